@@ -1,0 +1,21 @@
+"""Identifiers: ItemCodes, its vocabulary, and the policies that make identifiers unique."""
+
+from genrec_lab.codes.conflicts import POLICIES, IdentifierConfig, Reassigned, reassign
+from genrec_lab.codes.errors import CodesError
+from genrec_lab.codes.grouping import positions_within_groups, row_ids
+from genrec_lab.codes.item_codes import EOS, ONLY_DOMAIN, PAD, ItemCodes, Resolution
+
+__all__ = [
+    "EOS",
+    "ONLY_DOMAIN",
+    "PAD",
+    "POLICIES",
+    "CodesError",
+    "IdentifierConfig",
+    "ItemCodes",
+    "Reassigned",
+    "Resolution",
+    "positions_within_groups",
+    "reassign",
+    "row_ids",
+]

@@ -1,0 +1,65 @@
+"""Which rows of an integer matrix are equal: the one question that identifiers keep asking.
+
+Shapes: N rows (items), C columns (domain and codes), G distinct rows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+
+# A packed key stays below this, so that `key * span + column` never leaves int64.
+_LARGEST_KEY = np.iinfo(np.int64).max // 2
+
+
+def row_ids(rows: npt.NDArray[np.integer]) -> IntArray:
+    """Number the distinct rows from 0 in lexicographic order and give each row its number.
+
+    `rows` is (N, C) with entries >= 0; the answer is (N,) with values in 0..G-1. Columns are packed into one
+    int64 key; where the next column would overflow it, the key is first replaced by its rank.
+    """
+    n_rows, n_columns = rows.shape
+    keys = np.zeros(n_rows, dtype=np.int64)
+    if n_rows == 0:
+        return keys
+    span_so_far = 1
+    for column in range(n_columns):
+        values = rows[:, column].astype(np.int64, copy=False)
+        span = int(values.max()) + 1
+        if span_so_far > _LARGEST_KEY // span:
+            keys, span_so_far = _ranks(keys)
+        if span_so_far > _LARGEST_KEY // span:
+            values, span = _ranks(values)
+        keys = keys * span + values
+        span_so_far *= span
+    return _ranks(keys)[0]
+
+
+def positions_within_groups(ids: IntArray) -> IntArray:
+    """Count 0, 1, 2, … inside each group of equal ids, in row order; (N,) -> (N,)."""
+    order = np.argsort(ids, kind="stable")
+    sizes = np.bincount(ids) if ids.size else np.zeros(0, dtype=np.int64)
+    starts = np.cumsum(sizes) - sizes
+    positions = np.empty_like(ids)
+    positions[order] = np.arange(ids.size, dtype=np.int64) - starts[ids[order]]
+    return positions
+
+
+def members_of_groups(ids: IntArray, wanted: npt.NDArray[np.bool_]) -> list[IntArray]:
+    """List the rows of each wanted group, rows ascending, groups in order of their id.
+
+    `ids` is (N,) with values 0..G-1, `wanted` (G,) says which groups to list.
+    """
+    rows = np.flatnonzero(wanted[ids]) if ids.size else np.zeros(0, dtype=np.int64)
+    if rows.size == 0:
+        return []
+    rows = rows[np.argsort(ids[rows], kind="stable")]
+    borders = np.flatnonzero(np.diff(ids[rows])) + 1
+    return list(np.split(rows, borders))
+
+
+def _ranks(keys: IntArray) -> tuple[IntArray, int]:
+    distinct, ranks = np.unique(keys, return_inverse=True)
+    return ranks.reshape(-1).astype(np.int64, copy=False), int(distinct.size)

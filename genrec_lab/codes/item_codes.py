@@ -1,0 +1,351 @@
+"""ItemCodes: the semantic identifiers of a catalogue, their vocabulary, and their file.
+
+Shapes: N items, L levels; `sizes[l]` codes are possible at level l.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from genrec_lab.codes.conflicts import CodebooksLike, IdentifierConfig, reassign
+from genrec_lab.codes.errors import CodesError
+from genrec_lab.codes.grouping import IntArray, members_of_groups, row_ids
+
+PAD = 0
+EOS = 1
+_FIRST_CODE_TOKEN = 2
+_FILE_FORMAT = "genrec_lab.item_codes.1"
+ONLY_DOMAIN = "all"
+
+
+@dataclass(frozen=True, init=False, eq=False)
+class ItemCodes:
+    """The identifiers of N items: item i is the row `codes[i]` of L codes.
+
+    codes: (N, L) int64, read-only. sizes: the number of possible codes of each level.
+    domains: (N,) array of domain names, or None for a catalogue of one domain, called "all".
+    shared_levels: 0-based levels of equal size that share one range of token ids (UTGRec: levels 1..L-1).
+    Raises CodesError where codes, sizes, domains or shared levels do not fit together.
+    """
+
+    codes: IntArray
+    sizes: tuple[int, ...]
+    domains: npt.NDArray[np.str_] | None
+    shared_levels: tuple[int, ...]
+
+    def __init__(
+        self,
+        codes: npt.ArrayLike,
+        sizes: Sequence[int],
+        domains: Iterable[str | int] | None = None,
+        shared_levels: Sequence[int] = (),
+    ) -> None:
+        checked = _checked_codes(codes)
+        object.__setattr__(self, "codes", checked)
+        object.__setattr__(self, "sizes", _checked_sizes(sizes, checked))
+        object.__setattr__(self, "domains", _checked_domains(domains, len(checked)))
+        object.__setattr__(self, "shared_levels", _checked_shared_levels(shared_levels, self.sizes))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ItemCodes):
+            return NotImplemented
+        return (
+            self.sizes == other.sizes
+            and self.shared_levels == other.shared_levels
+            and self.domain_names == other.domain_names
+            and np.array_equal(self.codes, other.codes)
+            and np.array_equal(self.domain_index, other.domain_index)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"ItemCodes({self.n_items} items, sizes={self.sizes}, domains={self.domain_names})"
+
+    @property
+    def levels(self) -> int:
+        """The number of codes in an identifier, L."""
+        return len(self.sizes)
+
+    @property
+    def n_items(self) -> int:
+        """The number of items, N."""
+        return len(self.codes)
+
+    # --- domains
+
+    @cached_property
+    def domain_names(self) -> tuple[str, ...]:
+        """The domains in order of first appearance; ("all",) where no domains were given."""
+        if self.domains is None:
+            return (ONLY_DOMAIN,)
+        names, first = np.unique(self.domains, return_index=True)
+        return tuple(str(name) for name in names[np.argsort(first)])
+
+    @cached_property
+    def domain_index(self) -> IntArray:
+        """(N,) int64: each item's position in `domain_names`."""
+        if self.domains is None:
+            return np.zeros(self.n_items, dtype=np.int64)
+        names, inverse = np.unique(self.domains, return_inverse=True)
+        place = {name: index for index, name in enumerate(self.domain_names)}
+        return np.array([place[str(name)] for name in names], dtype=np.int64)[inverse]
+
+    def domain_items(self, domain: str | int | None = None) -> IntArray:
+        """The item indices of one domain, ascending; of all domains where `domain` is None."""
+        if domain is None:
+            return np.arange(self.n_items, dtype=np.int64)
+        name = str(domain)
+        if name not in self.domain_names:
+            raise CodesError(
+                f"domain {name!r} is not among the domains of these codes {list(self.domain_names)}"
+                + _nearest(name, self.domain_names)
+            )
+        return np.flatnonzero(self.domain_index == self.domain_names.index(name)).astype(np.int64, copy=False)
+
+    def subset(self, domain: str | int) -> ItemCodes:
+        """The codes of one domain's items, renumbered from 0 in item order; sizes and vocabulary stay."""
+        return self.select(self.domain_items(domain))
+
+    def select(self, items: npt.ArrayLike) -> ItemCodes:
+        """The codes of these items, in this order; sizes and vocabulary stay."""
+        chosen = np.asarray(items, dtype=np.int64)
+        domains = None if self.domains is None else self.domains[chosen]
+        return ItemCodes(self.codes[chosen], self.sizes, domains, self.shared_levels)
+
+    def with_separate_vocabularies(self) -> ItemCodes:
+        """Give each domain its own block of codes at every level: domain t's code c becomes t * size + c.
+
+        For codebooks that were trained a domain each, whose equal codes mean nothing alike. Sizes grow by the
+        number of domains. Resolve conflicts first: afterwards codes no longer index a domain's codebook.
+        """
+        widths = np.array(self.sizes, dtype=np.int64)
+        shifted = self.codes + self.domain_index[:, None] * widths[None, :]
+        sizes = tuple(len(self.domain_names) * size for size in self.sizes)
+        return ItemCodes(shifted, sizes, self.domains, self.shared_levels)
+
+    # --- uniqueness
+
+    @cached_property
+    def _identifier_ids(self) -> IntArray:
+        return row_ids(np.column_stack([self.domain_index, self.codes]))
+
+    def groups(self) -> list[IntArray]:
+        """The items of each ambiguous identifier: arrays of two or more items of one domain, ascending."""
+        sizes = np.bincount(self._identifier_ids)
+        return members_of_groups(self._identifier_ids, sizes > 1)
+
+    def collision_rate(self) -> float:
+        """The share of items whose whole identifier another item of the same domain has too."""
+        sizes = np.bincount(self._identifier_ids)
+        return float(sizes[sizes > 1].sum() / self.n_items)
+
+    @property
+    def unique(self) -> bool:
+        """Whether no two items of a domain share an identifier."""
+        return int(self._identifier_ids.max()) + 1 == self.n_items
+
+    def resolve(
+        self,
+        policy: str | IdentifierConfig,
+        residuals: npt.ArrayLike | None = None,
+        codebooks: CodebooksLike | None = None,
+        seed: int = 0,
+    ) -> ItemCodes:
+        """The codes after a conflict policy; see `resolve_with_cost`."""
+        return self.resolve_with_cost(policy, residuals, codebooks, seed).codes
+
+    def resolve_with_cost(
+        self,
+        policy: str | IdentifierConfig,
+        residuals: npt.ArrayLike | None = None,
+        codebooks: CodebooksLike | None = None,
+        seed: int = 0,
+    ) -> Resolution:
+        """Make identifiers unique within each domain by a policy, and say what that cost.
+
+        policy: "none", "extra_level", "nearest_free", "sinkhorn", "optimal", or an IdentifierConfig.
+        residuals: what the last level quantised, (N, d), or all levels' residuals (N, L, d).
+        codebooks: the last level's codewords (K, d), or all levels' (L, K, d); or a mapping from each domain's
+        name to either. Both are needed by "nearest_free", "sinkhorn" and "optimal" only.
+        seed: used only where a prefix has more items than last codes. Raises CodesError.
+        """
+        config = IdentifierConfig(policy=policy) if isinstance(policy, str) else policy
+        outcome = reassign(
+            self.codes, self.sizes, self.domain_index, self.domain_names, config, residuals, codebooks, seed
+        )
+        codes = ItemCodes(outcome.codes, outcome.sizes, self.domains, self.shared_levels)
+        return Resolution(
+            codes, config.policy, outcome.moved, outcome.cost, outcome.displaced, outcome.unsolved
+        )
+
+    # --- vocabulary
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """The token id of code 0 of each level: code c of level l is the token `offsets[l] + c`."""
+        offsets: list[int] = []
+        next_token = _FIRST_CODE_TOKEN
+        shared_offset: int | None = None
+        for level, size in enumerate(self.sizes):
+            if level in self.shared_levels and shared_offset is not None:
+                offsets.append(shared_offset)
+                continue
+            offsets.append(next_token)
+            if level in self.shared_levels:
+                shared_offset = next_token
+            next_token += size
+        return tuple(offsets)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """The number of token ids: pad (0), end (1), and each level's range, a shared range once."""
+        return max(offset + size for offset, size in zip(self.offsets, self.sizes, strict=True))
+
+    def tokens(self) -> IntArray:
+        """(N, L) int64 token ids of the identifiers."""
+        return self.codes + np.array(self.offsets, dtype=np.int64)[None, :]
+
+    # --- file
+
+    def write(self, file: str | Path) -> Path:
+        """Write one parquet file: columns `item`, `domain` (where known), `code_0`…; sizes in its metadata."""
+        path = Path(file)
+        columns: dict[str, Any] = {"item": np.arange(self.n_items, dtype=np.int64)}
+        if self.domains is not None:
+            columns["domain"] = self.domains.tolist()
+        columns |= {f"code_{level}": self.codes[:, level] for level in range(self.levels)}
+        header = {"format": _FILE_FORMAT, "sizes": self.sizes, "shared_levels": self.shared_levels}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Written beside and renamed, so that a killed run never leaves half a file under the right name.
+        partial = path.with_name(path.name + ".partial")
+        pl.DataFrame(columns).write_parquet(partial, metadata={"item_codes": json.dumps(header)})
+        os.replace(partial, path)
+        return path
+
+    @classmethod
+    def read(cls, file: str | Path) -> Self:
+        """Read what `write` wrote; raises CodesError where the file is missing or is something else."""
+        path = Path(file)
+        if not path.is_file():
+            raise CodesError(f"{path}: no such file; expected item codes written by ItemCodes.write")
+        try:
+            header = json.loads(pl.read_parquet_metadata(path)["item_codes"])
+            frame = pl.read_parquet(path)
+        except (KeyError, ValueError, pl.exceptions.PolarsError) as error:
+            raise CodesError(
+                f"{path}: not a file of item codes ({error}); write one with ItemCodes.write"
+            ) from error
+        if header.get("format") != _FILE_FORMAT:
+            raise CodesError(f"{path}: format {header.get('format')!r}, expected {_FILE_FORMAT!r}")
+        if not np.array_equal(frame["item"].to_numpy(), np.arange(frame.height)):
+            raise CodesError(f"{path}: column 'item' must count 0..{frame.height - 1}; rows are missing or moved")
+        codes = frame.select([f"code_{level}" for level in range(len(header["sizes"]))]).to_numpy()
+        domains = frame["domain"].to_list() if "domain" in frame.columns else None
+        return cls(codes, header["sizes"], domains, header["shared_levels"])
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """What a conflict policy made and what it cost.
+
+    codes: the new identifiers. policy: its name.
+    moved: items whose codes changed (an appended level changes none).
+    cost: sum over moved items of (distance of the last residual to its new last codeword - to its old one).
+    displaced: moved items that found every last code of their prefix taken and left the prefix.
+    unsolved: items that "sinkhorn" left colliding and that "nearest_free" then had to separate.
+    """
+
+    codes: ItemCodes
+    policy: str
+    moved: int
+    cost: float
+    displaced: int = 0
+    unsolved: int = 0
+
+    def __str__(self) -> str:
+        text = (
+            f"{self.policy}: {self.moved} of {self.codes.n_items} items moved, distance cost {self.cost:.4g}, "
+            f"collision rate now {self.codes.collision_rate():.2%}"
+        )
+        if self.displaced:
+            text += f"; {self.displaced} left their prefix because it was full"
+        if self.unsolved:
+            text += f"; {self.unsolved} still collided after Sinkhorn and went to their nearest free code"
+        return text
+
+
+def _checked_codes(codes: npt.ArrayLike) -> IntArray:
+    array = np.asarray(codes)
+    if array.ndim != 2 or 0 in array.shape:
+        raise CodesError(f"codes: shape {array.shape}, expected (items, levels) with at least one of each")
+    if array.dtype.kind not in "iuf":
+        raise CodesError(f"codes: dtype {array.dtype}, expected integers")
+    if array.dtype.kind == "f" and not (np.isfinite(array).all() and (array == np.floor(array)).all()):
+        row, level = np.argwhere(~(np.isfinite(array) & (array == np.floor(array))))[0]
+        raise CodesError(
+            f"codes: value {array[row, level]} of item {row} at level {level} is not a whole number"
+        )
+    copied = array.astype(np.int64)
+    copied.setflags(write=False)
+    return copied
+
+
+def _checked_sizes(sizes: Sequence[int], codes: IntArray) -> tuple[int, ...]:
+    checked = tuple(int(size) for size in sizes)
+    if len(checked) != codes.shape[1]:
+        raise CodesError(f"sizes: {len(checked)} values {checked} for codes of {codes.shape[1]} levels")
+    for level, size in enumerate(checked):
+        if size < 1:
+            raise CodesError(f"sizes: {size} at level {level}, expected at least 1")
+        column = codes[:, level]
+        if column.min() < 0 or column.max() >= size:
+            item = int(np.flatnonzero((column < 0) | (column >= size))[0])
+            raise CodesError(
+                f"codes: value {column[item]} of item {item} at level {level} is outside 0..{size - 1}; "
+                "correct the codes or enlarge sizes"
+            )
+    return checked
+
+
+def _checked_domains(domains: Iterable[str | int] | None, n_items: int) -> npt.NDArray[np.str_] | None:
+    if domains is None:
+        return None
+    listed = list(domains)
+    if len(listed) != n_items:
+        raise CodesError(f"domains: {len(listed)} values for {n_items} items, expected one an item")
+    for item, domain in enumerate(listed):
+        if not isinstance(domain, (str, int, np.integer)) or domain == "":
+            raise CodesError(f"domains: {domain!r} of item {item}, expected a name or an integer")
+    names = np.array([str(domain) for domain in listed], dtype=np.str_)
+    names.setflags(write=False)
+    return names
+
+
+def _checked_shared_levels(shared_levels: Sequence[int], sizes: tuple[int, ...]) -> tuple[int, ...]:
+    checked = tuple(sorted(int(level) for level in shared_levels))
+    if len(set(checked)) != len(checked) or any(not 0 <= level < len(sizes) for level in checked):
+        raise CodesError(f"shared_levels: {checked}, expected distinct levels among 0..{len(sizes) - 1}")
+    shared_sizes = {sizes[level] for level in checked}
+    if len(shared_sizes) > 1:
+        raise CodesError(
+            f"shared_levels: levels {checked} have sizes {sorted(shared_sizes)}; "
+            "levels that share token ids need the same size"
+        )
+    return checked
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
