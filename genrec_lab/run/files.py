@@ -1,0 +1,201 @@
+"""Atomic writes, content hashes and file locks: what makes a run folder survive a kill at any moment."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_HASH_CHUNK_BYTES = 1 << 20
+_LOCK_BYTE = 1 << 30  # far past the holder's description, so that Windows lets others read that
+
+
+class RunError(RuntimeError):
+    """What is wrong with a run folder, a run file or a stage, and how to mend it."""
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write UTF-8 text so that after a crash the file holds either the old content or the new, never a part.
+
+    Two writers of one file must be kept apart by a `FileLock`, since the temporary name is fixed
+    (a fixed name leaves no litter behind after a kill).
+    """
+    temporary = file.with_name(f".{file.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, file)
+    if sys.platform != "win32":  # a rename is only durable once its directory is on disk
+        directory = os.open(file.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write JSON atomically; NaN and infinities are refused with a ValueError, since JSON has none."""
+    write_text(file, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(file: Path) -> Any:
+    """Read a JSON file; raises `RunError` with file and line where it is malformed."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        where = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else f"byte {error.start}"
+        raise RunError(
+            f"{file} is not readable JSON ({where}: {error}). Restore it from a copy, or delete the "
+            f"folder {file.parent} and run again."
+        ) from error
+
+
+def hash_file(file: Path) -> str:
+    """SHA-256 of a file's content in hex, read in pieces so that its size does not matter."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(_HASH_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def hash_json(content: Any) -> str:
+    """SHA-256 in hex of a JSON value, independent of the order of its keys."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def hash_folder(folder: Path) -> dict[str, dict[str, Any]]:
+    """`{relative path: {"sha256", "bytes"}}` of every file below `folder`, sorted by path."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {
+        file.relative_to(folder).as_posix(): {"sha256": hash_file(file), "bytes": file.stat().st_size}
+        for file in files
+    }
+
+
+def damage(folder: Path, outputs: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Say how the files below `folder` differ from their recorded sizes and hashes; None: they do not."""
+    for path, recorded in outputs.items():
+        file = folder / path
+        if not file.is_file():
+            return f"its file {path} is missing"
+        if file.stat().st_size != recorded["bytes"]:
+            return f"its file {path} has {file.stat().st_size:,} bytes instead of {recorded['bytes']:,}"
+        if hash_file(file) != recorded["sha256"]:
+            return f"the content of its file {path} was changed after the stage finished"
+    return None
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or the one that caused it, comes from a full disk or an exhausted quota.
+
+    Native writers (parquet, safetensors) wrap the system's error in their own type, so its text is read too.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left on device" in str(error) or "Disk quota exceeded" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+class FileLock:
+    """An exclusive lock on a file that the system itself releases when its holder dies, however it dies.
+
+    The file stays; while the lock is held it describes the holder in JSON (pid, host, what for, since when).
+    """
+
+    def __init__(self, file: Path, purpose: str) -> None:
+        self.file = file
+        self.purpose = purpose
+        self.left_behind: dict[str, Any] | None = None
+        self._descriptor: int | None = None
+
+    def acquire(self, patience_seconds: float) -> bool:
+        """Take the lock, waiting at most `patience_seconds`; False if another holder kept it.
+
+        `left_behind` then tells of a previous holder that died without releasing it.
+        """
+        deadline = time.monotonic() + patience_seconds
+        descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o644)
+        while not _try_lock(descriptor):
+            if time.monotonic() >= deadline:
+                os.close(descriptor)
+                return False
+            time.sleep(0.05)
+        self._descriptor = descriptor
+        self.left_behind = self.holder()
+        self._describe({"pid": os.getpid(), "host": socket.gethostname(), "purpose": self.purpose,
+                        "since": time.strftime("%Y-%m-%d %H:%M:%S")})  # fmt: skip
+        return True
+
+    def release(self) -> None:
+        """Give the lock back; does nothing when it is not held."""
+        if self._descriptor is None:
+            return
+        try:
+            self._describe(None)
+        finally:
+            _unlock(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def holder(self) -> dict[str, Any] | None:
+        """The description of the present holder, or of one that died; None when it was released."""
+        try:
+            text = self.file.read_text(encoding="utf-8")
+            described = json.loads(text) if text.strip() else None
+        except (OSError, ValueError):  # read in the middle of the holder's writing: held, by whom is unknown
+            return {}
+        return described if isinstance(described, dict) else None
+
+    def _describe(self, holder: dict[str, Any] | None) -> None:
+        if self._descriptor is None:
+            return
+        os.ftruncate(self._descriptor, 0)
+        if holder is not None:
+            os.lseek(self._descriptor, 0, os.SEEK_SET)
+            with contextlib.suppress(OSError):  # on a full disk the lock holds all the same
+                os.write(self._descriptor, json.dumps(holder).encode())
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_lock(descriptor: int) -> bool:
+        os.lseek(descriptor, _LOCK_BYTE, os.SEEK_SET)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+    def _unlock(descriptor: int) -> None:
+        os.lseek(descriptor, _LOCK_BYTE, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+
+else:
+    import fcntl
+
+    def _try_lock(descriptor: int) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _unlock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)

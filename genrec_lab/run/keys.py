@@ -1,0 +1,95 @@
+"""When a finished stage may be used again: the key of a stage, and why a key changed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from genrec_lab.run.files import RunError, hash_json
+
+# Fields of a config that name it but change no result.
+_DESCRIPTIVE_FIELDS = ("name", "provenance")
+
+
+@dataclass(frozen=True)
+class StageState:
+    """Whether a stage's results can be used, and if not, why.
+
+    name: the stage. status: finished (usable), missing (never run), unfinished (killed, failed or running),
+    stale (made with other parameters, inputs or package version), damaged (its files were changed).
+    reason: one sentence for people.
+    """
+
+    name: str
+    status: Literal["finished", "missing", "unfinished", "stale", "damaged"]
+    reason: str
+
+    @property
+    def usable(self) -> bool:
+        """Whether the stage's outputs may be read."""
+        return self.status == "finished"
+
+
+def select_parameters(
+    dataset: Mapping[str, Any], config: Mapping[str, Any], seed: int, uses: Sequence[str] | None
+) -> dict[str, Any]:
+    """The parameters a stage's outputs depend on, as `{name: value}`.
+
+    `uses` names them: "dataset", "seed", or fields of the config as "tokenizer" or "training.epochs".
+    None means all of them, save the config's name and provenance. Raises `RunError` at an unknown name.
+    """
+    if uses is None:
+        kept = {name: value for name, value in config.items() if name not in _DESCRIPTIVE_FIELDS}
+        return {"dataset": dict(dataset), "seed": seed, **kept}
+    selected: dict[str, Any] = {}
+    for name in uses:
+        if name in ("dataset", "seed"):
+            selected[name] = dict(dataset) if name == "dataset" else seed
+            continue
+        value: Any = config
+        for part in name.split("."):
+            if not isinstance(value, Mapping) or part not in value:
+                known = ["dataset", "seed", *(str(key) for key in config)]
+                raise RunError(f"A stage cannot use {name!r}: {unknown_name(part, known)}")
+            value = value[part]
+        selected[name] = value
+    return selected
+
+
+def stage_key(
+    parameters: Mapping[str, Any], inputs: Mapping[str, str], also: Mapping[str, Any], version: str
+) -> str:
+    """Hash of everything that a stage's outputs follow from: equal keys mean that its results can be kept.
+
+    `inputs` maps input stages to the digest of their outputs; `also` is what the stage itself declared.
+    """
+    return hash_json({"parameters": parameters, "inputs": inputs, "also": also, "version": version})
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Changed values of two nested mappings as lines "tokenizer.levels: 3 before, 4 now"."""
+    before, after = dict(_flatten(old)), dict(_flatten(new))
+    lines = []
+    for name in dict.fromkeys([*before, *after]):
+        was, now = before.get(name, "not set"), after.get(name, "not set")
+        if was != now:
+            lines.append(f"{name}: {was} before, {now} now")
+    return lines
+
+
+def unknown_name(name: str, known: Iterable[str]) -> str:
+    """A sentence that names the nearest known name and then all of them."""
+    names = list(known)
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    return f"{name!r} is not known; {hint}Known: {', '.join(names) or 'none'}."
+
+
+def _flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

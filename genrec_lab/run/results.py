@@ -1,0 +1,147 @@
+"""Metrics, figures and log of a run: what notebooks show, the report gathers and runs are compared by."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from plotly.graph_objects import Figure
+
+from genrec_lab.run.files import RunError, read_json, write_json, write_text
+from genrec_lab.run.keys import unknown_name
+
+METRICS_SCHEMA = {
+    "method": pl.String, "domain": pl.String, "metric": pl.String, "k": pl.Int64,
+    "value": pl.Float64, "users": pl.Int64, "seed": pl.Int64,
+}  # fmt: skip
+_FIGURE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """The content of a run folder's metrics.json: `{"records": [...], "notes": {method: {...}}}`."""
+    file = folder / "metrics.json"
+    if not file.is_file():
+        return {"records": [], "notes": {}}
+    content = read_json(file)
+    if not isinstance(content, dict) or not isinstance(content.get("records"), list):
+        raise RunError(f"{file} holds no list 'records'. Delete it and run the notebooks 05 to 07 again.")
+    return content
+
+
+def metrics_frame(folder: Path) -> pl.DataFrame:
+    """All metrics of a run folder as a frame `method, domain, metric, k, value, users, seed`."""
+    records = read_metrics(folder)["records"]
+    return pl.DataFrame([[record[name] for name in METRICS_SCHEMA] for record in records],
+                        schema=METRICS_SCHEMA, orient="row")  # fmt: skip
+
+
+def metric_records(
+    method: str, rows: pl.DataFrame | Iterable[Mapping[str, Any]], seed: int
+) -> list[dict[str, Any]]:
+    """Validated metric records of one method; raises `RunError` at unknown, missing or non-finite values.
+
+    A row has `domain, metric, value` and may have `k`, `users` and `seed` (by default the run's).
+    """
+    if not method.strip():
+        raise RunError("Metrics need the name of a method, as 'gmc' or 'sasrec'; the name is empty.")
+    records = []
+    for row in rows.iter_rows(named=True) if isinstance(rows, pl.DataFrame) else rows:
+        for name in row:
+            if name not in METRICS_SCHEMA:
+                raise RunError(f"A metric of {method!r} has the field {unknown_name(name, METRICS_SCHEMA)}")
+        missing = [name for name in ("domain", "metric", "value") if row.get(name) is None]
+        if missing:
+            raise RunError(f"A metric of {method!r} lacks {', '.join(missing)}: {dict(row)}.")
+        if not math.isfinite(row["value"]):
+            raise RunError(
+                f"{row['metric']} of {method!r} in domain {row['domain']!r} is {row['value']}, which cannot be "
+                "compared. Look for an empty domain or a diverged training before it is recorded."
+            )
+        k, users = row.get("k"), row.get("users")
+        records.append({
+            "method": method, "domain": str(row["domain"]), "metric": str(row["metric"]),
+            "k": None if k is None else int(k), "value": float(row["value"]),
+            "users": None if users is None else int(users), "seed": int(row.get("seed", seed)),
+        })  # fmt: skip
+    if not records:
+        raise RunError(f"The metrics of {method!r} are empty; nothing was evaluated.")
+    return records
+
+
+def replace_metrics(
+    folder: Path, method: str, records: list[dict[str, Any]], notes: Mapping[str, Any], stage: str | None
+) -> None:
+    """Put a method's records and notes in place of those it had; the caller holds the run's write lock."""
+    content = read_metrics(folder)
+    kept = [record for record in content["records"] if record["method"] != method]
+    tagged = [{**record, "stage": stage} for record in records]
+    others = {name: note for name, note in content["notes"].items() if name != method}
+    if notes:
+        others[method] = dict(notes)
+    write_json(folder / "metrics.json", {"records": kept + tagged, "notes": others})
+
+
+def save_figure(folder: Path, name: str, figure: Figure, caption: str, stage: str | None) -> None:
+    """Store a plotly figure as figures/<name>.json with its caption; the caller holds the write lock."""
+    if not _FIGURE_NAME.fullmatch(name):
+        raise RunError(f"A figure's name is letters, digits, '_' and '-', as 'utilisation'; got {name!r}.")
+    if not isinstance(figure, Figure):
+        raise RunError(f"run.figure({name!r}, …) takes a plotly Figure; got {type(figure).__name__}.")
+    index = figure_index(folder)
+    (folder / "figures").mkdir(exist_ok=True)
+    write_text(folder / "figures" / f"{name}.json", str(figure.to_json()))
+    index[name] = {"caption": caption, "stage": stage}
+    write_json(folder / "figures" / "index.json", index)
+
+
+def figure_index(folder: Path) -> dict[str, dict[str, Any]]:
+    """`{name: {"caption", "stage"}}` of a run's figures, in the order in which they were first saved."""
+    file = folder / "figures" / "index.json"
+    return dict(read_json(file)) if file.is_file() else {}
+
+
+def drop_stage_results(folder: Path, stage: str) -> None:
+    """Forget the metrics and figures that a stage recorded; the caller holds the write lock."""
+    content = read_metrics(folder)
+    kept = [record for record in content["records"] if record.get("stage") != stage]
+    if len(kept) != len(content["records"]):
+        methods = {record["method"] for record in kept}
+        notes = {name: note for name, note in content["notes"].items() if name in methods}
+        write_json(folder / "metrics.json", {"records": kept, "notes": notes})
+    index = figure_index(folder)
+    gone = [name for name, entry in index.items() if entry["stage"] == stage]
+    if gone:
+        write_json(folder / "figures" / "index.json", {n: e for n, e in index.items() if n not in gone})
+        for name in gone:
+            (folder / "figures" / f"{name}.json").unlink(missing_ok=True)
+
+
+def append_log(folder: Path, record: Mapping[str, Any]) -> None:
+    """Append one event to log.jsonl in a single write, so that lines of two processes never mix."""
+    line = json.dumps(record, ensure_ascii=False, default=str) + "\n"
+    with (folder / "log.jsonl").open("ab", buffering=0) as stream:
+        stream.write(line.encode())
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The events of log.jsonl, without a last line that a kill cut off; raises at any other malformed line."""
+    file = folder / "log.jsonl"
+    if not file.is_file():
+        return []
+    lines = file.read_bytes().split(b"\n")
+    events = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            events.append(json.loads(line))
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise RunError(f"{file} line {number} is not JSON ({error}). Delete that line.") from error
+    return events
