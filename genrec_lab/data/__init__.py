@@ -1,0 +1,6 @@
+"""Data sets: what is read, how it is prepared, and the Dataset that every later part takes."""
+
+from genrec_lab.data.dataset import DataError, Dataset, Split
+from genrec_lab.data.preparation import co_occurrence_neighbours, k_core, leave_one_out
+
+__all__ = ["DataError", "Dataset", "Split", "co_occurrence_neighbours", "k_core", "leave_one_out"]

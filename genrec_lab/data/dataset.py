@@ -1,0 +1,289 @@
+"""The Dataset: a catalogue of items over one or several domains, and the users' sequences in it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from genrec_lab.data.fingerprint import content_fingerprint
+from genrec_lab.data.rules import ITEM_TYPES, DataError, checked_items, checked_sequences, nearest, relabelled
+
+__all__ = ["DataError", "Dataset", "Split"]
+
+# Raised when the files that `write` makes change their meaning.
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Items and sequences of one or several domains; users of different domains are different users.
+
+    `items`: `item` Int64 0..N-1 in order, `domain`, `title`, `text` strings, `image` path or null, `key` the
+    source's own id, then any attribute columns. `sequences`: `user` Int64 0..U-1 in order, `domain`, `items`
+    List(Int64) oldest first, `key`. `repairs` counts what was mended while reading, over all that was read.
+    Raises DataError where the tables contradict each other.
+    """
+
+    name: str
+    items: pl.DataFrame
+    sequences: pl.DataFrame
+    repairs: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise DataError("dataset: `name` is empty; give it a name such as 'Scientific'")
+        items = checked_items(self.items)
+        sequences = checked_sequences(self.sequences, items)
+        object.__setattr__(self, "items", items)
+        object.__setattr__(self, "sequences", sequences)
+        object.__setattr__(self, "repairs", dict(self.repairs))
+
+    def __repr__(self) -> str:
+        return (
+            f"Dataset({self.name!r}: {', '.join(self.domains)}; {self.n_users:,} users, {self.n_items:,} items, "
+            f"{self.n_interactions:,} interactions)"
+        )
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The domains' names in the order in which the items first show them."""
+        return tuple(self.items["domain"].unique(maintain_order=True))
+
+    @property
+    def n_items(self) -> int:
+        """Number of items in the catalogue, interacted with or not."""
+        return self.items.height
+
+    @property
+    def n_users(self) -> int:
+        """Number of users over all domains."""
+        return self.sequences.height
+
+    @property
+    def n_interactions(self) -> int:
+        """Number of places in all sequences."""
+        return int(self.sequences["items"].list.len().sum())
+
+    def item_domains(self) -> np.ndarray:
+        """Each item's domain as `(N,)` int64, an index into `domains`."""
+        index = {name: position for position, name in enumerate(self.domains)}
+        return self.items["domain"].replace_strict(index, return_dtype=pl.Int64).to_numpy()
+
+    def domain_items(self, domain: str) -> np.ndarray:
+        """The item indices of one domain, ascending int64; raises DataError for an unknown domain."""
+        self._require_domains([domain])
+        return self.items.filter(pl.col("domain") == domain)["item"].to_numpy()
+
+    def select(self, domains: str | Iterable[str]) -> Dataset:
+        """The part of the named domains, items and users counted anew from 0; `repairs` stays the whole reading's.
+
+        Rows keep their order. Raises DataError for an unknown domain or for none.
+        """
+        wanted = [domains] if isinstance(domains, str) else list(domains)
+        if not wanted:
+            raise DataError(f"select: no domain named; choose among {', '.join(self.domains)}")
+        self._require_domains(wanted)
+        kept = self.items.filter(pl.col("domain").is_in(wanted))
+        new_index = np.full(self.n_items, -1, dtype=np.int64)
+        new_index[kept["item"].to_numpy()] = np.arange(kept.height)
+        sequences = self.sequences.filter(pl.col("domain").is_in(wanted))
+        return Dataset(
+            name=self.name if set(wanted) == set(self.domains) else "+".join(dict.fromkeys(wanted)),
+            items=kept.with_columns(item=pl.int_range(kept.height, dtype=pl.Int64)),
+            sequences=sequences.with_columns(
+                user=pl.int_range(sequences.height, dtype=pl.Int64),
+                items=relabelled(sequences["items"], new_index),
+            ),
+            repairs=self.repairs,
+        )
+
+    @classmethod
+    def concat(cls, datasets: Sequence[Dataset], name: str | None = None) -> Dataset:
+        """Several datasets side by side, items and users counted on; their users stay different users.
+
+        Attribute columns that a dataset lacks become null. Raises DataError for no dataset, for a domain that two
+        of them have, and for an attribute column of two unlike types.
+        """
+        if not datasets:
+            raise DataError("concat: no dataset given; give at least one")
+        seen: dict[str, str] = {}
+        for dataset in datasets:
+            for domain in dataset.domains:
+                if domain in seen:
+                    raise DataError(
+                        f"concat: domain {domain!r} is in {seen[domain]!r} and in {dataset.name!r}; "
+                        "a domain may come once: rename one of them or leave it out with `select`"
+                    )
+                seen[domain] = dataset.name
+        item_starts = np.cumsum([0, *(dataset.n_items for dataset in datasets)])
+        user_starts = np.cumsum([0, *(dataset.n_users for dataset in datasets)])
+        items = [
+            dataset.items.with_columns(pl.col("item") + int(start))
+            for dataset, start in zip(datasets, item_starts[:-1], strict=True)
+        ]
+        sequences = [
+            dataset.sequences.with_columns(
+                pl.col("user") + int(user), pl.col("items").list.eval(pl.element() + int(item))
+            )
+            for dataset, user, item in zip(datasets, user_starts[:-1], item_starts[:-1], strict=True)
+        ]
+        repairs: dict[str, int] = {}
+        for dataset in datasets:
+            for what, count in dataset.repairs.items():
+                repairs[what] = repairs.get(what, 0) + count
+        try:
+            all_items = pl.concat(items, how="diagonal_relaxed")
+        except pl.exceptions.PolarsError as error:
+            schemas = "; ".join(
+                f"{d.name!r}: {dict(list(d.items.schema.items())[len(ITEM_TYPES) :])}" for d in datasets
+            )
+            raise DataError(
+                f"concat: attribute columns of unlike types ({schemas}); cast or drop them"
+            ) from error
+        return cls(name or "+".join(seen), all_items, pl.concat(sequences), repairs)
+
+    def statistics(self) -> pl.DataFrame:
+        """One row a domain as in GMC Table 2, and how many of its items nobody interacted with.
+
+        Columns `domain, users, items, interactions, sparsity` (share of user-item cells that are empty),
+        `mean_length` (interactions a user), `items_without_interactions`.
+        """
+        lengths = self.sequences.lazy().select("domain", length=pl.col("items").list.len().cast(pl.Int64))
+        seen = self.sequences.lazy().select(item=pl.col("items").explode()).unique()
+        by_domain = lengths.group_by("domain").agg(users=pl.len(), interactions=pl.col("length").sum())
+        items = self.items.lazy().with_row_index("row")
+        unseen = (
+            items.join(seen, on="item", how="anti")
+            .group_by("domain")
+            .agg(items_without_interactions=pl.len())
+        )
+        table = (
+            items.group_by("domain").agg(items=pl.len(), first=pl.col("row").min())
+            .join(by_domain, on="domain", how="left").join(unseen, on="domain", how="left")
+            .sort("first").with_columns(pl.col("users", "interactions", "items_without_interactions").fill_null(0))
+        )  # fmt: skip
+        cells = pl.col("users").cast(pl.Float64) * pl.col("items")
+        whole = pl.col("users", "items", "interactions", "items_without_interactions").cast(pl.Int64)
+        return (
+            table.with_columns(
+                sparsity=1 - pl.col("interactions") / cells,
+                mean_length=pl.col("interactions") / pl.col("users"),
+            )
+            .with_columns(whole)
+            .select(
+                "domain",
+                "users",
+                "items",
+                "interactions",
+                "sparsity",
+                "mean_length",
+                "items_without_interactions",
+            )
+            .collect()
+        )
+
+    def fingerprint(self) -> str:
+        """A hex hash of the content: equal content gives an equal hash on every machine and in every process.
+
+        Row chunks, column order after the fixed ones, the name, the repairs and the folders of the pictures do not
+        enter; the pictures' file names do.
+        """
+        picture = pl.col("image").str.replace_all("\\", "/", literal=True).str.split("/").list.last()
+        return content_fingerprint({"items": self.items.with_columns(picture), "sequences": self.sequences})
+
+    def write(self, folder: str | os.PathLike[str]) -> None:
+        """Write `items.parquet`, `sequences.parquet` and `dataset.json` into `folder`; no half-written file is left.
+
+        Pictures stay where they are: their paths are written as they stand. Raises OSError when the disk is full.
+        """
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        description = {
+            "format": FORMAT_VERSION,
+            "name": self.name,
+            "domains": list(self.domains),
+            "repairs": self.repairs,
+            "fingerprint": self.fingerprint(),
+        }
+        # The description goes last: a folder without it was not finished.
+        (target / "dataset.json").unlink(missing_ok=True)
+        for frame, name in ((self.items, "items.parquet"), (self.sequences, "sequences.parquet")):
+            partial = target / f"{name}.partial"
+            try:
+                frame.write_parquet(partial)
+                os.replace(partial, target / name)
+            finally:
+                partial.unlink(missing_ok=True)
+        partial = target / "dataset.json.partial"
+        try:
+            partial.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+            os.replace(partial, target / "dataset.json")
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike[str]) -> Dataset:
+        """Read what `write` wrote; raises DataError for a missing, foreign or altered folder."""
+        source = Path(folder)
+        for name in ("dataset.json", "items.parquet", "sequences.parquet"):
+            if not (source / name).is_file():
+                raise DataError(
+                    f"{source}: no {name} there; it is no finished dataset folder, write it again"
+                )
+        try:
+            description = json.loads((source / "dataset.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(
+                f"{source / 'dataset.json'}: not readable ({error}); write the dataset again"
+            ) from error
+        if not isinstance(description, dict) or description.get("format") != FORMAT_VERSION:
+            found = description.get("format") if isinstance(description, dict) else description
+            raise DataError(
+                f"{source}: format {found!r}, this version reads {FORMAT_VERSION}; write it again"
+            )
+        try:
+            items, sequences = (
+                pl.read_parquet(source / f"{name}.parquet") for name in ("items", "sequences")
+            )
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise DataError(
+                f"{source}: its parquet files are not readable ({error}); write it again"
+            ) from error
+        dataset = cls(description["name"], items, sequences, description["repairs"])
+        if dataset.fingerprint() != description["fingerprint"]:
+            raise DataError(
+                f"{source}: content has fingerprint {dataset.fingerprint()[:12]}, dataset.json says "
+                f"{str(description['fingerprint'])[:12]}; the files were altered, write the dataset again"
+            )
+        return dataset
+
+    def _require_domains(self, wanted: Iterable[str]) -> None:
+        for domain in wanted:
+            if domain not in self.domains:
+                raise DataError(f"unknown domain {domain!r}{nearest(domain, self.domains)}")
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Leave-one-out parts: frames `user:Int64, domain, history:List(Int64) oldest first, target:Int64`.
+
+    `repairs` counts what could not be split as it was, `max_history` is the longest history.
+    """
+
+    train: pl.DataFrame
+    valid: pl.DataFrame
+    test: pl.DataFrame
+    max_history: int
+    repairs: dict[str, int] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return (
+            f"Split({self.train.height:,} train, {self.valid.height:,} valid, {self.test.height:,} test, "
+            f"history <= {self.max_history})"
+        )

@@ -1,0 +1,144 @@
+"""From interactions to what is trained and tested on: k-core, leave-one-out split, co-occurrence neighbours."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from genrec_lab.data.dataset import DataError, Dataset, Split
+from genrec_lab.data.rules import nearest
+
+# GMC Section 5.1.1: "the maximal number of items is uniformly set to 20".
+MAX_HISTORY = 20
+# Leave-one-out takes the last item for the test and the one before for validation; a history needs one more.
+HELD_OUT = 2
+
+
+def k_core(interactions: pl.DataFrame | pl.LazyFrame, k: int) -> pl.DataFrame:
+    """The interactions left when users and items with fewer than `k` of them are taken out until none is left.
+
+    `interactions` has columns `user`, `item` and any others, a row an interaction; a pair that comes twice counts
+    twice. Rows keep their order and columns. The result may be empty. Raises DataError for a missing column, a null
+    id, or `k` below 1.
+    """
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise DataError(f"k_core: k is {k!r}, expected a whole number of at least 1 (1 keeps everything)")
+    frame = interactions.collect() if isinstance(interactions, pl.LazyFrame) else interactions
+    for name in ("user", "item"):
+        if name not in frame.columns:
+            raise DataError(f"k_core: no column {name!r}{nearest(name, frame.columns)}; rename yours")
+        if frame[name].null_count():
+            raise DataError(f"k_core: {frame[name].null_count()} rows have no {name}; fill or drop them")
+    if frame.height == 0:
+        return frame
+    # Dense numbers let every round be two bincounts, whatever type the ids have.
+    users, items = ((frame[name].rank("dense") - 1).cast(pl.Int64).to_numpy() for name in ("user", "item"))
+    rows = np.arange(frame.height)
+    while rows.size:
+        enough_user = np.bincount(users[rows])[users[rows]] >= k
+        enough_item = np.bincount(items[rows])[items[rows]] >= k
+        kept = rows[enough_user & enough_item]
+        if kept.size == rows.size:
+            break
+        rows = kept
+    return frame[rows]
+
+
+def leave_one_out(dataset: Dataset, max_history: int = MAX_HISTORY, max_sequence: int | None = None) -> Split:
+    """Each user's last item for the test, the one before for validation, every prefix of the rest for training.
+
+    Histories are the items before the target, oldest first, the most recent `max_history` of them, at least one.
+    A user with fewer than three items is only trained on, with the whole sequence (counted as `users_too_short`); a
+    domain without any test user is counted as `domains_without_test`. `max_sequence` keeps only a sequence's most
+    recent items before all else (counted as `sequences_shortened` and `interactions_left_out`); GMC Section 5.1.1
+    can be read both ways, None is the usual reading. Raises DataError where not one user can be tested on.
+    """
+    if isinstance(max_history, bool) or not isinstance(max_history, int) or max_history < 1:
+        raise DataError(
+            f"leave_one_out: max_history is {max_history!r}, expected a whole number of at least 1"
+        )
+    if max_sequence is not None and (not isinstance(max_sequence, int) or max_sequence <= HELD_OUT):
+        raise DataError(
+            f"leave_one_out: max_sequence is {max_sequence!r}, expected None or at least {HELD_OUT + 1}, as a test "
+            "needs a history, a validation item and a test item"
+        )
+    repairs: dict[str, int] = {}
+    sequences = dataset.sequences.select("user", "domain", "items")
+    lengths = sequences["items"].list.len().cast(pl.Int64)
+    if max_sequence is not None:
+        _count(repairs, "sequences_shortened", int((lengths > max_sequence).sum()))
+        _count(repairs, "interactions_left_out", int((lengths - max_sequence).clip(lower_bound=0).sum()))
+        sequences = sequences.with_columns(pl.col("items").list.tail(max_sequence))
+        lengths = lengths.clip(upper_bound=max_sequence)
+    testable = sequences.filter(lengths > HELD_OUT)
+    if testable.height == 0:
+        raise DataError(
+            f"leave_one_out: none of the {dataset.n_users} users of {dataset.name!r} has {HELD_OUT + 1} items, the "
+            f"longest has {lengths.max()}; one to learn from, one to validate and one to test are needed: "
+            "use data with longer sequences"
+        )
+    _count(repairs, "users_too_short", sequences.height - testable.height)
+    _count(repairs, "domains_without_test", len(dataset.domains) - testable["domain"].n_unique())
+    ends = {
+        name: testable.select(
+            "user",
+            "domain",
+            history=pl.col("items").list.head(pl.col("items").list.len() - back).list.tail(max_history),
+            target=pl.col("items").list.get(-back),
+        )
+        for name, back in (("valid", 2), ("test", 1))
+    }
+    train = _every_prefix(_training_part(sequences), max_history)
+    return Split(train, ends["valid"], ends["test"], max_history, repairs)
+
+
+def co_occurrence_neighbours(dataset: Dataset) -> pl.DataFrame:
+    """The items that stand next to each item, left or right, in the training part of the sequences.
+
+    Columns `item:Int64`, a row for every item of the catalogue in order, and `neighbours:List(Int64)`: a set,
+    ascending, without the item itself, empty where there is none. The last two items of each sequence are left out
+    (as `leave_one_out` does), so that nothing of validation or test enters. UTGRec Section 2.3.2.
+    """
+    parts = _training_part(dataset.sequences.select("user", "domain", "items"))
+    places = parts.lazy().explode("items").select("user", item="items")
+    beside = places.with_columns(next=pl.col("item").shift(-1).over("user"))
+    pairs = (
+        beside.drop_nulls("next").filter(pl.col("item") != pl.col("next")).select("item", neighbours="next")
+    )
+    both = pl.concat([pairs, pairs.select(item="neighbours", neighbours="item")])
+    sets = both.unique().sort("item", "neighbours").group_by("item", maintain_order=True).agg("neighbours")
+    table = dataset.items.lazy().select("item").join(sets, on="item", how="left", maintain_order="left")
+    return table.with_columns(pl.col("neighbours").fill_null(pl.lit([], dtype=pl.List(pl.Int64)))).collect()
+
+
+def _training_part(sequences: pl.DataFrame) -> pl.DataFrame:
+    """Sequences without the items held out; those too short to hold any out stay whole."""
+    length = pl.col("items").list.len().cast(pl.Int64)
+    kept = pl.when(length > HELD_OUT).then(length - HELD_OUT).otherwise(length)
+    return sequences.with_columns(pl.col("items").list.head(kept))
+
+
+def _every_prefix(sequences: pl.DataFrame, max_history: int) -> pl.DataFrame:
+    """A row for every item of every sequence but its first: the items before it, and it."""
+    longest = int(sequences["items"].list.len().max() or 1) - 1  # type: ignore[arg-type]
+    target, place = pl.col("target"), pl.col("place")
+    # One column a step back, oldest first; a step before the sequence's start is null and falls out of the list.
+    steps = [
+        pl.when(place >= back).then(target.shift(back)).alias(f"back_{back}")
+        for back in range(min(max_history, max(longest, 1)), 0, -1)
+    ]
+    return (
+        sequences.lazy()
+        .with_columns(place=pl.int_ranges(pl.col("items").list.len().cast(pl.Int64)))
+        .explode("items", "place")
+        .rename({"items": "target"})
+        .with_columns(history=pl.concat_list(steps).list.drop_nulls())
+        .filter(place > 0)
+        .select("user", "domain", "history", "target")
+        .collect()
+    )
+
+
+def _count(repairs: dict[str, int], what: str, number: int) -> None:
+    if number:
+        repairs[what] = number

@@ -1,0 +1,158 @@
+"""What the two tables of a Dataset must fulfil, and the error that says where they do not."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+import numpy as np
+import polars as pl
+
+ITEM_TYPES: dict[str, pl.DataType] = {
+    "item": pl.Int64(),
+    "domain": pl.String(),
+    "title": pl.String(),
+    "text": pl.String(),
+    "image": pl.String(),
+    "key": pl.String(),
+}
+SEQUENCE_TYPES: dict[str, pl.DataType] = {
+    "user": pl.Int64(),
+    "domain": pl.String(),
+    "items": pl.List(pl.Int64()),
+    "key": pl.String(),
+}
+
+
+class DataError(ValueError):
+    """Data that cannot be used as they are; the message names the place, the value and how to mend it."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The end of an error message about an unknown word: the nearest known one, then all of them."""
+    names = [str(name) for name in known]
+    by_lower = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(str(word).lower(), list(by_lower), n=1, cutoff=0.5)
+    guess = f"; did you mean {by_lower[close[0]]!r}?" if close else ";"
+    return f"{guess} known: {', '.join(names) or 'none'}"
+
+
+def checked_items(items: pl.DataFrame) -> pl.DataFrame:
+    """The items table with its fixed columns first and of their exact types.
+
+    Raises DataError for a missing column, a wrong type, a null, an empty table, ids that are not 0..N-1 in order,
+    a key twice in a domain, or an attribute column of a type that cannot be kept.
+    """
+    table = _typed(items, "items", ITEM_TYPES, may_be_null=("image",))
+    for name in table.columns[len(ITEM_TYPES) :]:
+        if not is_attribute_type(table.schema[name]):
+            raise DataError(
+                f"items: column {name!r} has type {table.schema[name]}; attribute columns hold text, numbers, "
+                "booleans or lists of these: cast or drop it"
+            )
+    _check_ids(table, "items", "item")
+    return table
+
+
+def checked_sequences(sequences: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+    """The sequences table with its columns in order and of their exact types.
+
+    `items` has passed `checked_items`. Raises DataError as there, and for a sequence that is empty, that names an
+    unknown item or an item of another domain.
+    """
+    table = _typed(sequences, "sequences", SEQUENCE_TYPES)
+    extra = [name for name in table.columns if name not in SEQUENCE_TYPES]
+    if extra:
+        raise DataError(f"sequences: unknown column {extra[0]!r}{nearest(extra[0], SEQUENCE_TYPES)}; drop it")
+    _check_ids(table, "sequences", "user")
+    empty = table.filter(pl.col("items").list.len() == 0)
+    if empty.height:
+        raise DataError(
+            f"sequences: {empty.height} users have no item, the first is key {empty['key'][0]!r} of domain "
+            f"{empty['domain'][0]!r}; leave them out"
+        )
+    places = table.select("user", "domain", item="items").explode("item")
+    index = places["item"]
+    unknown = places.filter(index.is_null() | (index < 0) | (index >= items.height))
+    if unknown.height:
+        raise DataError(
+            f"sequences: user {unknown['user'][0]} names item {unknown['item'][0]}, items are 0..{items.height - 1} "
+            f"({unknown.height} such places); add the item to the items or take the place out of the sequence"
+        )
+    foreign = places.with_columns(home=items["domain"].gather(index)).filter(
+        pl.col("home") != pl.col("domain")
+    )
+    if foreign.height:
+        raise DataError(
+            f"sequences: user {foreign['user'][0]} of domain {foreign['domain'][0]!r} has item {foreign['item'][0]} "
+            f"of domain {foreign['home'][0]!r} ({foreign.height} such places); a sequence stays within its domain: "
+            "make one user a domain of it"
+        )
+    return table
+
+
+def is_attribute_type(dtype: pl.DataType) -> bool:
+    """Whether an attribute column of this type can be kept: text, numbers, booleans, and lists of these."""
+    inner = dtype.inner if isinstance(dtype, pl.List) else dtype
+    return isinstance(inner, (pl.String, pl.Boolean, pl.Null)) or inner.is_integer() or inner.is_float()
+
+
+def relabelled(lists: pl.Series, new: np.ndarray) -> pl.Series:
+    """Lists of indices with every index i replaced by `new[i]`; the lists must not be empty."""
+    places = pl.DataFrame({"row": np.arange(len(lists)), "value": lists}).explode("value")
+    mapped = places.with_columns(value=pl.Series(new[places["value"].to_numpy()], dtype=pl.Int64))
+    return mapped.group_by("row", maintain_order=True).agg("value")["value"].rename(lists.name)
+
+
+def _typed(
+    table: pl.DataFrame, what: str, types: dict[str, pl.DataType], may_be_null: tuple[str, ...] = ()
+) -> pl.DataFrame:
+    missing = [name for name in types if name not in table.columns]
+    if missing:
+        raise DataError(
+            f"{what}: column {missing[0]!r} is missing (found: {', '.join(table.columns) or 'none'}); add it"
+        )
+    for name, wanted in types.items():
+        if not _same_kind(table.schema[name], wanted, name in may_be_null):
+            raise DataError(
+                f"{what}: column {name!r} has type {table.schema[name]}, expected {wanted}; cast it"
+            )
+        if name not in may_be_null and table[name].null_count():
+            row = int(table[name].is_null().arg_max() or 0)
+            raise DataError(
+                f"{what}: column {name!r} is null in row {row}; every row needs a value (text may be '')"
+            )
+    if table.height == 0:
+        raise DataError(f"{what}: the table is empty; at least one row is needed")
+    attributes = [name for name in table.columns if name not in types]
+    return table.select(*(pl.col(name).cast(wanted) for name, wanted in types.items()), *attributes).rechunk()
+
+
+def _same_kind(found: pl.DataType, wanted: pl.DataType, may_be_null: bool) -> bool:
+    if isinstance(wanted, pl.List):
+        return isinstance(found, pl.List) and (found.inner.is_integer() or isinstance(found.inner, pl.Null))
+    if isinstance(wanted, pl.String):
+        text = (pl.String, pl.Categorical, pl.Enum)
+        return isinstance(found, text) or (may_be_null and isinstance(found, pl.Null))
+    return found.is_integer()
+
+
+def _check_ids(table: pl.DataFrame, what: str, id_column: str) -> None:
+    ids = table[id_column]
+    if ids.n_unique() < table.height:
+        twice = ids.filter(ids.is_duplicated())[0]
+        raise DataError(f"{what}: {id_column} {twice} appears more than once; every row needs its own id")
+    if not (ids == pl.int_range(table.height, eager=True)).all():
+        row = int((ids != pl.int_range(table.height, eager=True)).arg_max() or 0)
+        raise DataError(
+            f"{what}: {id_column} ids must be 0..{table.height - 1} in order, row {row} has {ids[row]}; "
+            f"number the rows and keep the source's own ids in `key`"
+        )
+    keys = table.select("domain", "key")
+    if keys.n_unique() < table.height:
+        twice_row = keys.filter(keys.is_duplicated()).row(0)
+        raise DataError(
+            f"{what}: key {twice_row[1]!r} appears more than once in domain {twice_row[0]!r}; merge or rename them"
+        )
+    if table["domain"].is_in([""]).any():
+        raise DataError(f"{what}: a domain has the empty name; name it")
