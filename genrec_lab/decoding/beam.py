@@ -1,0 +1,87 @@
+"""Constrained beam search over the trie: all users of a batch and all their beams move together, a level at a time.
+
+Letters: B users, M beams, L levels, K codes of a level, C most children of a node at the level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genrec_lab.decoding.ranked import NO_ITEM, Ranked
+from genrec_lab.decoding.trie import CodeTrie
+
+Histories = Sequence[Sequence[int]]  # item indices, oldest first
+
+
+class CodeModel(Protocol):
+    """What decoding asks of a model: remember histories once, then log-probabilities of the next code of any prefix."""
+
+    def remember(self, histories: Histories) -> Any:
+        """Read B histories; what comes back is handed to the other two, with `of_users(indices)` to pick some."""
+
+    def step(self, memory: Any, codes: Tensor | None, cache: Any, parents: Tensor | None) -> tuple[Tensor, Any]:
+        """One level on: codes (B, M) just chosen (None at the start) whose prefixes are the old beams `parents` (B, M).
+
+        Returns log-probabilities (B, M, K) of the next level's codes in float32, and the new cache.
+        """
+
+    def continuations(self, memory: Any, prefixes: Tensor) -> Tensor:
+        """Log-probabilities (R, K) in float32 of the codes after prefixes (R, l), row r of the memory's user r."""
+
+
+@torch.inference_mode()
+def beam_search(
+    model: CodeModel, histories: Histories, trie: CodeTrie, beams: int, top_k: int, *, batch_size: int = 128
+) -> Ranked:
+    """Return for each history the top_k items that a beam search of width `beams` over the trie finds, best first.
+
+    Scores are the model's log-probabilities of the whole identifier over its full vocabulary, as transformers gives them; illegal
+    codes are never taken, but legal ones are not scaled up. A row has min(top_k, number of items) items, all distinct.
+    Raises ValueError where top_k is larger than beams, for then the last ones would be missing.
+    """
+    if not 1 <= top_k <= beams:
+        raise ValueError(f"top_k is {top_k} and beams is {beams}; expected 1 <= top_k <= beams")
+    parts = []
+    for start in range(0, len(histories), batch_size):
+        part = histories[start : start + batch_size]
+        nodes, scores = _search(model, model.remember(part), len(part), trie, beams)
+        items = np.where(np.isneginf(scores), NO_ITEM, trie.items[np.maximum(nodes, 0)])
+        parts.append(Ranked.best(items, scores, top_k))
+    return Ranked.concatenate(parts) if parts else Ranked(np.empty((0, top_k), np.int64), np.empty((0, top_k), np.float32))
+
+
+def _search(model: CodeModel, memory: Any, users: int, trie: CodeTrie, beams: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the leaves (B, M) that survive and their log-probabilities (B, M), -inf where there are fewer leaves than beams."""
+    log_probs, cache = model.step(memory, None, None, None)  # (B, 1, K)
+    nodes = torch.zeros(users, 1, dtype=torch.long)
+    scores = torch.zeros(users, 1)
+    for level, edges in enumerate(trie.levels):
+        children, codes = _children(edges.starts, edges.codes, nodes)  # (B, M, C)
+        gathered = torch.gather(log_probs.cpu(), 2, codes)
+        candidates = scores[:, :, None] + gathered.masked_fill(children < 0, -torch.inf)
+        width = min(beams, candidates.shape[1] * candidates.shape[2])
+        scores, places = candidates.flatten(1).topk(width)
+        parents = places // candidates.shape[2]
+        nodes = torch.gather(children.flatten(1), 1, places)
+        if level + 1 < trie.depth:
+            chosen = torch.gather(codes.flatten(1), 1, places)
+            log_probs, cache = model.step(memory, chosen, cache, parents)
+    return nodes.numpy(), scores.numpy()
+
+
+def _children(starts: np.ndarray, edge_codes: np.ndarray, nodes: Tensor) -> tuple[Tensor, Tensor]:
+    """Children (B, M, C) of nodes (B, M) as nodes a level down, -1 where a node has fewer than C, and the codes to them (0 there)."""
+    node = nodes.numpy()
+    alive = np.maximum(node, 0)
+    first = starts[alive].astype(np.int64)
+    count = np.where(node < 0, 0, starts[alive + 1] - first)
+    place = np.arange(max(1, int(count.max())))
+    real = place < count[..., None]
+    children = np.where(real, first[..., None] + place, 0)
+    codes = np.where(real, edge_codes[children], 0).astype(np.int64)
+    return torch.from_numpy(np.where(real, children, -1)), torch.from_numpy(codes)

@@ -1,0 +1,34 @@
+"""What every recommender answers: items in the order of their scores."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+NO_ITEM = -1
+
+
+class Ranked(NamedTuple):
+    """Items and scores of B users, best first; distinct, and past a catalogue's last item -1 and -inf."""
+
+    items: np.ndarray  # (B, K) int64: item indices
+    scores: np.ndarray  # (B, K) float32: log-probabilities, or whatever the model ranks by
+
+    @classmethod
+    def best(cls, items: np.ndarray, scores: np.ndarray, top_k: int) -> Ranked:
+        """Return the top_k of each row of (B, C) candidates: higher score first, at equal scores the lower item index.
+
+        Candidates with a score of -inf are none; rows with fewer than top_k others end in -1 and -inf.
+        """
+        order = np.lexsort((items, -scores), axis=-1)[:, :top_k]
+        items, scores = np.take_along_axis(items, order, 1), np.take_along_axis(scores, order, 1)
+        missing = top_k - items.shape[1]
+        items = np.pad(np.where(np.isneginf(scores), NO_ITEM, items), ((0, 0), (0, missing)), constant_values=NO_ITEM)
+        scores = np.pad(scores, ((0, 0), (0, missing)), constant_values=-np.inf)
+        return cls(items.astype(np.int64), scores.astype(np.float32))
+
+    @classmethod
+    def concatenate(cls, parts: list[Ranked]) -> Ranked:
+        """Return the users of all parts below one another."""
+        return cls(np.concatenate([p.items for p in parts]), np.concatenate([p.scores for p in parts]))

@@ -1,0 +1,122 @@
+"""The catalogue as a prefix tree in arrays (CSR), the legal continuations that constrained decoding may take.
+
+The layout follows the idea of compressed sparse rows for constrained decoding (static-constraint-decoding): the nodes of
+a level are numbered in the order of their prefixes, so a node's children are one range of the next level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+    from genrec_lab.codes import ItemCodes
+
+
+@dataclass(frozen=True)
+class Level:
+    """The edges from the nodes of one level to the nodes of the next."""
+
+    starts: np.ndarray  # (nodes + 1,) int64 or int32: node n's children are edges starts[n] to starts[n + 1]
+    codes: np.ndarray  # (edges,): the code on each edge; edge e leads to node e of the next level
+
+
+class CodeTrie:
+    """Prefix tree of identifiers: which codes may follow a prefix, and which item a whole identifier is.
+
+    `codes` is (N, L) integers (an array, a tensor or ItemCodes), `items` the (N,) item indices of the rows, by default 0 to N-1.
+    Raises ValueError where two rows are equal, since the identifier would name two items.
+    """
+
+    def __init__(
+        self, codes: np.ndarray | torch.Tensor | ItemCodes | Sequence[Sequence[int]], items: np.ndarray | None = None
+    ) -> None:
+        table = np.asarray(getattr(codes, "codes", codes))
+        if table.ndim != 2 or not table.size:
+            raise ValueError(f"codes have the shape {table.shape}; expected (items, levels) with at least one of each")
+        if not np.issubdtype(table.dtype, np.integer):
+            raise ValueError(f"codes are {table.dtype}; expected integers")
+        if table.min() < 0:
+            raise ValueError(f"codes hold {table.min()}; expected 0 or more")
+        rows = np.arange(len(table)) if items is None else np.asarray(items)
+        if rows.shape != (len(table),):
+            raise ValueError(f"items have the shape {rows.shape}; expected ({len(table)},), one for each row of codes")
+        code_type = np.min_scalar_type(int(table.max()))
+        order = np.lexsort(table.T[::-1])
+        table = table[order].astype(code_type)
+        # new[r] at level l: row r starts a prefix of l + 1 codes that the row before does not have.
+        new = np.zeros(len(table), dtype=bool)
+        new[0] = True
+        parents = np.zeros(1, dtype=np.int64)
+        self.depth = table.shape[1]
+        self.levels: tuple[Level, ...] = ()
+        for level in range(self.depth):
+            new[1:] |= table[1:, level] != table[:-1, level]
+            firsts = np.flatnonzero(new)
+            starts = np.append(np.searchsorted(firsts, parents), len(firsts))
+            small = np.int32 if len(firsts) < 2**31 else np.int64
+            self.levels += (Level(starts.astype(small), table[firsts, level].copy()),)
+            parents = firsts
+        if len(parents) < len(table):
+            same = int(np.flatnonzero(~new)[0])
+            raise ValueError(
+                f"items {rows[order[same - 1]]} and {rows[order[same]]} have the same identifier "
+                f"{table[same].tolist()}; resolve the collisions first: ItemCodes.resolve(policy)"
+            )
+        self.items = rows[order].astype(np.int32 if rows.max() < 2**31 else np.int64)
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+        return len(self.items)
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes that the arrays take."""
+        return self.items.nbytes + sum(level.starts.nbytes + level.codes.nbytes for level in self.levels)
+
+    def children(self, prefix: Sequence[int]) -> np.ndarray:
+        """Return the codes that may follow a prefix of 0 to L-1 codes, ascending; none where no item has the prefix."""
+        if len(prefix) >= self.depth:
+            raise ValueError(f"a prefix of {len(prefix)} codes has no children; identifiers have {self.depth} codes")
+        node = self._node(prefix)
+        if node is None:
+            return np.empty(0, dtype=np.int64)
+        level = self.levels[len(prefix)]
+        return level.codes[level.starts[node] : level.starts[node + 1]].astype(np.int64)
+
+    def item(self, codes: Sequence[int]) -> int:
+        """Return the item index of an identifier; KeyError where no item has it."""
+        node = self._node(codes) if len(codes) == self.depth else None
+        if node is None:
+            raise KeyError(f"no item has the identifier {tuple(int(c) for c in codes)}")
+        return int(self.items[node])
+
+    def _node(self, prefix: Sequence[int]) -> int | None:
+        """Return the number of the prefix among those of its length."""
+        node = 0
+        for level, code in zip(self.levels, prefix, strict=False):
+            start, end = int(level.starts[node]), int(level.starts[node + 1])
+            place = start + int(np.searchsorted(level.codes[start:end], code))
+            if place == end or level.codes[place] != code:
+                return None
+            node = place
+        return node
+
+    def expand(self, level: int, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return all children of nodes (R,) at a level as one list: which row each belongs to (E,), its node a level down (E,).
+
+        The code of child node e is `levels[level].codes[e]`. A node of -1 has no children.
+        """
+        starts = self.levels[level].starts
+        alive = np.maximum(nodes, 0)
+        first = starts[alive].astype(np.int64)
+        counts = np.where(nodes < 0, 0, starts[alive + 1] - first)
+        rows = np.repeat(np.arange(len(nodes)), counts)
+        ends = np.cumsum(counts)
+        children = np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(first - (ends - counts), counts)
+        return rows, children
