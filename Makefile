@@ -1,0 +1,75 @@
+# Everything runs in a virtual environment of its own: `make demo` and `make test` make it on first use.
+# Settable: PYTHON (3.11 or newer), VENV, PIP_ARGS (more options for pip install), JOBS (test processes), BENCH.
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+JOBS ?= 2
+
+BIN := $(VENV)/bin
+# Its date says when the environment was last brought in line with the files that describe it.
+STAMP := $(VENV)/.installed
+NOTEBOOKS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))
+BENCH ?= $(sort $(filter-out __init__,$(basename $(notdir $(wildcard benchmarks/*.py)))))
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup demo test check unit notebooks format lab bench hooks constraints clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make the virtual environment and install everything into it
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed; '$(PYTHON)' is not. Name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "'$(PYTHON)' lacks venv. On Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV): some minutes, once."
+	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[explore,offline,dev]'
+	@touch $@
+
+demo: $(STAMP) ## run the whole chain on the embedded data, a few minutes on two cores
+	$(BIN)/python -m genrec_lab.run papermill_runs/demo.yaml
+
+test: check unit notebooks ## everything: static checks, tests, notebooks
+
+check: $(STAMP) ## static checks only: ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(STAMP) ## the tests under tests/
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests
+
+# One process, in the notebooks' order, for each reads what the ones before it wrote.
+notebooks: $(STAMP) ## run every notebook at its defaults, in order, in a temporary runs folder
+ifneq ($(NOTEBOOKS),)
+	@runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && \
+	  GENREC_RUNS="$$runs" $(BIN)/python -m pytest -p no:xdist --nbval-lax --nbval-cell-timeout=600 $(NOTEBOOKS)
+endif
+
+format: $(STAMP) ## sort imports, mend what ruff can mend, format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lab: $(STAMP) ## open JupyterLab on the first notebook
+	$(BIN)/python -m jupyterlab notebooks/00_setup_check.ipynb
+
+bench: $(STAMP) ## run the benchmarks; one alone: make bench BENCH=name
+	@set -e; for name in $(BENCH); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
+
+hooks: $(STAMP) ## check and strip at every commit
+	$(BIN)/pre-commit install
+
+constraints: $(STAMP) ## write the versions of this environment into constraints.txt, after the tests passed with them
+	@head -n 1 constraints.txt > constraints.new
+	@$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+[^ ]*$$//' | LC_ALL=C sort -f >> constraints.new
+	@mv constraints.new constraints.txt && touch $(STAMP)
+
+clean: ## remove the environment and caches; results in papermill_runs/out stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,75 @@
+"""What all tests share: few threads, no network, a runs folder outside the repository, the real data sets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Read once, when numpy, torch and polars are first imported, so set before any test module is. One thread each:
+# small arrays gain nothing from more, several test processes share the cores, and sums stay in one order.
+for _variable in (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "POLARS_MAX_THREADS",
+):
+    os.environ.setdefault(_variable, "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# A test that asked a model hub would pass or fail with the network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+# A busy machine is slow, not wrong; in CI the same examples are drawn every time.
+settings.register_profile("genrec_lab", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("genrec_lab")
+
+
+def _real_data_folder() -> tuple[Path | None, str]:
+    """Return the folder with the real data sets, or None and why there is none."""
+    named = os.environ.get("GENREC_DATA")
+    folder = Path(named) if named else REPOSITORY.parent / "shared" / "data"
+    if folder.is_dir():
+        return folder, ""
+    if named:
+        return None, f"GENREC_DATA names {named}, which is no folder"
+    return None, "the real data sets are not here: set GENREC_DATA to their folder"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every user of the `real_data` fixture; skip what carries the mark where there is no such data."""
+    folder, reason = _real_data_folder()
+    for item in items:
+        if "real_data" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.real_data)
+        if folder is None and item.get_closest_marker("real_data"):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder with the real data sets: GENREC_DATA, or else ../shared/data beside the repository."""
+    folder, reason = _real_data_folder()
+    return folder if folder is not None else pytest.skip(reason)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _runs_outside_the_repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep a test that forgets to choose a runs folder from writing into the repository's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GENREC_RUNS", str(tmp_path_factory.mktemp("runs")))
+        yield
+
+
+@pytest.fixture
+def runs_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Empty folder that GENREC_RUNS names for this test and the processes that it starts."""
+    root = tmp_path / "runs"
+    root.mkdir()
+    monkeypatch.setenv("GENREC_RUNS", str(root))
+    return root
