@@ -1,0 +1,160 @@
+"""Residual quantisation and its k-means start: GMC Eqs 1, 2 and 5.
+
+Shapes: N items, B items of a batch, L levels, K codes a level, d dimensions.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from genrec_lab.losses import residual_quantization_loss
+
+# More points than this for each code do not move the centres of k-means noticeably, but cost time.
+POINTS_PER_CODE = 256
+
+
+class Quantized(NamedTuple):
+    """What quantising a batch gives."""
+
+    vectors: Tensor  # (B, d) sum of the chosen codewords; its gradient goes straight through to the input
+    codes: Tensor  # (B, L) int64
+    loss: Tensor  # scalar, GMC Eq. 5
+    residuals: Tensor  # (B, L, d) what each level quantised: r_0 = z first
+
+
+class Tokenized(NamedTuple):
+    """What tokenising a whole catalogue gives: `Quantized` as numpy arrays, without gradients."""
+
+    vectors: np.ndarray  # (N, d) float32, z_hat
+    codes: np.ndarray  # (N, L) int64
+    loss: float  # GMC Eq. 5, mean over the catalogue
+    residuals: np.ndarray  # (N, L, d) float32
+
+    @property
+    def latent(self) -> np.ndarray:
+        """(N, d) z, which is the residual that the first level quantises."""
+        return self.residuals[:, 0]
+
+
+def nearest_codes(residual: Tensor, codebook: Tensor) -> Tensor:
+    """Index of the codeword nearest to each residual (GMC Eq. 1): (B, d), (K, d) -> (B,) int64.
+
+    Ties go to the lowest index. Always in float32, under autocast too: bfloat16 would tie many distances.
+    """
+    with torch.autocast(residual.device.type, enabled=False):
+        codebook = codebook.float()
+        # ||r||^2 is the same for every code: left out, it cannot round small differences away either.
+        return torch.argmin(codebook.square().sum(dim=1) - 2 * residual.float() @ codebook.T, dim=1)
+
+
+def quantize_levels(vectors: Tensor, codebooks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Quantise level by level (GMC Eqs 1 and 2).
+
+    (B, d), (L, K, d) -> codes (B, L), residuals (B, L, d), codewords (B, L, d).
+    """
+    residual, codes, residuals, codewords = vectors.float(), [], [], []
+    for codebook in codebooks:
+        code = nearest_codes(residual.detach(), codebook.detach())
+        chosen = codebook.float()[code]
+        codes.append(code)
+        residuals.append(residual)
+        codewords.append(chosen)
+        # As in RQ-VAE (Lee et al. 2022) the codeword is a constant to the next residual: a codebook learns from
+        # its own level alone, while every level's commitment reaches the encoder.
+        residual = residual - chosen.detach()
+    return torch.stack(codes, dim=1), torch.stack(residuals, dim=1), torch.stack(codewords, dim=1)
+
+
+class ResidualQuantizer(nn.Module):
+    """L codebooks of K learnable codewords in d dimensions; each level quantises what the last one left over."""
+
+    def __init__(self, levels: int, size: int, dimension: int, beta: float = 0.25) -> None:
+        super().__init__()
+        self.beta = beta
+        # Uniform in +-1/K as in the first VQ-VAE code; the k-means start overwrites it.
+        self.codebooks = nn.Parameter(torch.empty(levels, size, dimension).uniform_(-1 / size, 1 / size))
+
+    def forward(self, vectors: Tensor) -> Quantized:
+        """(B, d) -> Quantized, in float32 under autocast too."""
+        with torch.autocast(vectors.device.type, enabled=False):
+            vectors = vectors.float()
+            codes, residuals, codewords = quantize_levels(vectors, self.codebooks)
+            loss = residual_quantization_loss(residuals, codewords, self.beta)
+            quantized = codewords.sum(dim=1)
+            return Quantized(vectors + (quantized - vectors).detach(), codes, loss, residuals)
+
+    @torch.no_grad()
+    def start_from(self, vectors: Tensor, seed: int) -> None:
+        """Set the codebooks by k-means, level by level, on the residuals of these (N, d) vectors."""
+        levels, size, _ = self.codebooks.shape
+        start, _, _ = residual_kmeans(vectors.cpu().numpy(), levels, size, seed)
+        self.codebooks.copy_(torch.from_numpy(start))
+
+
+def residual_kmeans(
+    x: np.ndarray, levels: int, size: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Run k-means on x, then on what it leaves over, `levels` times.
+
+    (N, D) -> codebooks (L, K, D) float32, codes (N, L) int64, residuals (N, L, D) float32 (what each level
+    quantised). Fits on at most 256 vectors a code, drawn by the seed; all vectors get codes. Where a deeper
+    level has fewer different residuals than codes, each becomes a codeword and the spare ones lie unused nearby.
+    Raises ValueError where the first level has fewer different vectors than codes, or a vector is not finite.
+    """
+    x = finite_vectors(x)
+    generator = np.random.default_rng(seed)
+    distinct = len(np.unique(x, axis=0))
+    if size > distinct:
+        raise ValueError(
+            f"tokenizer.codebook_size = {size} is larger than the catalogue: k-means can place at most "
+            f"{distinct} codes among {len(x)} items with {distinct} different vectors. "
+            f"Set tokenizer.codebook_size to {distinct} or less"
+        )
+    residual, codebooks, codes, residuals = torch.from_numpy(x), [], [], []
+    for _ in range(levels):
+        codebook = torch.from_numpy(_kmeans(residual.numpy(), size, generator))
+        code = torch.cat([nearest_codes(part, codebook) for part in residual.split(65_536)])
+        codebooks.append(codebook.numpy())
+        codes.append(code.numpy())
+        residuals.append(residual.numpy())
+        residual = residual - codebook[code]
+    return np.stack(codebooks), np.stack(codes, axis=1), np.stack(residuals, axis=1)
+
+
+def finite_vectors(x: np.ndarray) -> np.ndarray:
+    """The vectors as a contiguous (N, D) float32 array; ValueError naming the first that is not finite."""
+    x = np.ascontiguousarray(x, dtype=np.float32)
+    if x.ndim != 2 or 0 in x.shape:
+        raise ValueError(
+            f"content vectors have shape {x.shape}; expected (items, dimensions), at least one of each"
+        )
+    bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
+    if bad.size:
+        raise ValueError(
+            f"the content vectors of {bad.size} of {len(x)} items hold NaN or infinite values, the first is "
+            f"item {bad[0]}; look at this item's text, or encode again in float32"
+        )
+    return x
+
+
+def _kmeans(points: np.ndarray, size: int, generator: np.random.Generator) -> np.ndarray:
+    """Centres (K, D) of k-means; k-means++ start, Lloyd's iterations."""
+    from sklearn.cluster import KMeans
+
+    if len(points) > size * POINTS_PER_CODE:
+        points = points[np.sort(generator.choice(len(points), size * POINTS_PER_CODE, replace=False))]
+    distinct = np.unique(points, axis=0)
+    if len(distinct) <= size:
+        spare = generator.choice(len(distinct), size - len(distinct))
+        noise = generator.normal(0, 0.01 * points.std() + 1e-6, (len(spare), points.shape[1]))
+        return np.concatenate([distinct, distinct[spare] + noise]).astype(np.float32)
+    state = int(generator.integers(2**31))
+    return (
+        KMeans(size, n_init=1, max_iter=100, random_state=state)
+        .fit(points)
+        .cluster_centers_.astype(np.float32)
+    )
