@@ -11,8 +11,8 @@ from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-# Read once, when numpy, torch and polars are first imported, so set before any test module is. One thread each:
-# small arrays gain nothing from more, several test processes share the cores, and sums stay in one order.
+# Read once, when numpy, torch and polars are first imported, so set before any test module is. One thread
+# each: small arrays gain nothing from more, several test processes share the cores, sums stay in one order.
 for _variable in (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
