@@ -1,21 +1,18 @@
-"""Atomic writes, content hashes and file locks: what makes a run folder survive a kill at any moment."""
+"""Atomic writes and content hashes: what makes a run folder survive a kill at any moment."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import json
 import os
-import socket
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 _HASH_CHUNK_BYTES = 1 << 20
-_LOCK_BYTE = 1 << 30  # far past the holder's description, so that Windows lets others read that
+_DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows knows no quota error
 
 
 class RunError(RuntimeError):
@@ -25,8 +22,8 @@ class RunError(RuntimeError):
 def write_text(file: Path, text: str) -> None:
     """Write UTF-8 text so that after a crash the file holds either the old content or the new, never a part.
 
-    Two writers of one file must be kept apart by a `FileLock`, since the temporary name is fixed
-    (a fixed name leaves no litter behind after a kill).
+    Two writers of one file must be kept apart by a lock, since the temporary name is fixed (a fixed name
+    leaves no litter behind after a kill).
     """
     temporary = file.with_name(f".{file.name}.tmp")
     with temporary.open("w", encoding="utf-8") as stream:
@@ -104,98 +101,9 @@ def is_disk_full(error: BaseException | None) -> bool:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
             return True
         if "No space left on device" in str(error) or "Disk quota exceeded" in str(error):
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-class FileLock:
-    """An exclusive lock on a file that the system itself releases when its holder dies, however it dies.
-
-    The file stays; while the lock is held it describes the holder in JSON (pid, host, what for, since when).
-    """
-
-    def __init__(self, file: Path, purpose: str) -> None:
-        self.file = file
-        self.purpose = purpose
-        self.left_behind: dict[str, Any] | None = None
-        self._descriptor: int | None = None
-
-    def acquire(self, patience_seconds: float) -> bool:
-        """Take the lock, waiting at most `patience_seconds`; False if another holder kept it.
-
-        `left_behind` then tells of a previous holder that died without releasing it.
-        """
-        deadline = time.monotonic() + patience_seconds
-        descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o644)
-        while not _try_lock(descriptor):
-            if time.monotonic() >= deadline:
-                os.close(descriptor)
-                return False
-            time.sleep(0.05)
-        self._descriptor = descriptor
-        self.left_behind = self.holder()
-        self._describe({"pid": os.getpid(), "host": socket.gethostname(), "purpose": self.purpose,
-                        "since": time.strftime("%Y-%m-%d %H:%M:%S")})  # fmt: skip
-        return True
-
-    def release(self) -> None:
-        """Give the lock back; does nothing when it is not held."""
-        if self._descriptor is None:
-            return
-        try:
-            self._describe(None)
-        finally:
-            _unlock(self._descriptor)
-            os.close(self._descriptor)
-            self._descriptor = None
-
-    def holder(self) -> dict[str, Any] | None:
-        """The description of the present holder, or of one that died; None when it was released."""
-        try:
-            text = self.file.read_text(encoding="utf-8")
-            described = json.loads(text) if text.strip() else None
-        except (OSError, ValueError):  # read in the middle of the holder's writing: held, by whom is unknown
-            return {}
-        return described if isinstance(described, dict) else None
-
-    def _describe(self, holder: dict[str, Any] | None) -> None:
-        if self._descriptor is None:
-            return
-        os.ftruncate(self._descriptor, 0)
-        if holder is not None:
-            os.lseek(self._descriptor, 0, os.SEEK_SET)
-            with contextlib.suppress(OSError):  # on a full disk the lock holds all the same
-                os.write(self._descriptor, json.dumps(holder).encode())
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try_lock(descriptor: int) -> bool:
-        os.lseek(descriptor, _LOCK_BYTE, os.SEEK_SET)
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-    def _unlock(descriptor: int) -> None:
-        os.lseek(descriptor, _LOCK_BYTE, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
-
-else:
-    import fcntl
-
-    def _try_lock(descriptor: int) -> bool:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def _unlock(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from genrec_lab.run.files import RunError, hash_json
@@ -66,6 +68,28 @@ def stage_key(
     `inputs` maps input stages to the digest of their outputs; `also` is what the stage itself declared.
     """
     return hash_json({"parameters": parameters, "inputs": inputs, "also": also, "version": version})
+
+
+def source_signature(dataset: Any) -> str | None:
+    """Hash of names, sizes and times of the files that a dataset parameter points to; None if there are none.
+
+    Every text in it that holds a path separator counts as a path, environment variables expanded. Of a folder
+    the files directly inside count, subfolders (pictures) by name only. Content does not: it may be huge.
+    """
+    found: list[Any] = []
+    for name, value in _flatten({"dataset": dataset}):
+        for text in value if isinstance(value, list | tuple) else [value]:
+            path = (
+                Path(os.path.expandvars(text)).expanduser() if isinstance(text, str) and "/" in text else None
+            )
+            if path is None or not path.exists():
+                continue
+            for file in [path] if path.is_file() else sorted(path.iterdir()):
+                status = file.stat()
+                found.append(
+                    [name, file.name, [status.st_size, status.st_mtime_ns] if file.is_file() else None]
+                )
+    return hash_json(found) if found else None
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

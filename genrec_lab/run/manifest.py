@@ -1,4 +1,4 @@
-"""What a run records about its circumstances: source revision, package versions, hardware."""
+"""The manifest of a run: its stages, its parameters, and the source, packages and hardware behind them."""
 
 from __future__ import annotations
 
@@ -6,17 +6,44 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import genrec_lab
+from genrec_lab.run.files import RunError, read_json, write_json
+from genrec_lab.run.locks import writing
+
+_FORMAT = 1
 
 # What the numbers of a run can depend on; a package that is not installed is left out.
 RECORDED_PACKAGES = (
     "accelerate", "numpy", "papermill", "peft", "pillow", "plotly", "polars", "pydantic", "safetensors",
     "scikit-learn", "scipy", "sentence-transformers", "torch", "transformers", "umap-learn",
 )  # fmt: skip
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a run folder as it stands on disk; an empty one where there is none."""
+    file = folder / "manifest.json"
+    if not file.is_file():
+        return {"format": _FORMAT, "stages": {}, "replaced": {}, "notebooks": {}}
+    manifest: dict[str, Any] = read_json(file)
+    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
+        raise RunError(f"{file} was not written by this version of genrec_lab. Use another run name.")
+    return manifest
+
+
+@contextmanager
+def edited_manifest(folder: Path) -> Iterator[dict[str, Any]]:
+    """The manifest to be changed in place: read, changed, written as one step; untouched on an error."""
+    with writing(folder):
+        manifest = read_manifest(folder)
+        yield manifest
+        write_json(folder / "manifest.json", manifest)
 
 
 @cache
@@ -55,7 +82,10 @@ def package_versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """`{"system", "cpu", "cores", "memory_gb", "gpus"}`; cores are those this process may use."""
+    """`{"system", "cpu", "cores", "memory_gb", "gpus"}`; cores are those this process may use.
+
+    gpus is None where torch is not loaded: importing it takes seconds, and without it no GPU is used either.
+    """
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_model(),
@@ -91,12 +121,9 @@ def _memory_gb() -> float | None:
         return None
 
 
-def _gpus() -> list[str]:
-    try:
-        import torch
-    except ImportError:
-        return []
+def _gpus() -> list[str] | None:
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return None
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    if torch.backends.mps.is_available():
-        names.append("Apple GPU (mps)")
-    return names
+    return [*names, "Apple GPU (mps)"] if torch.backends.mps.is_available() else names

@@ -59,8 +59,8 @@ def metric_records(
             raise RunError(f"A metric of {method!r} lacks {', '.join(missing)}: {dict(row)}.")
         if not math.isfinite(row["value"]):
             raise RunError(
-                f"{row['metric']} of {method!r} in domain {row['domain']!r} is {row['value']}, which cannot be "
-                "compared. Look for an empty domain or a diverged training before it is recorded."
+                f"{row['metric']} of {method!r} in domain {row['domain']!r} is {row['value']}, which cannot "
+                "be compared. Look for an empty domain or a diverged training before it is recorded."
             )
         k, users = row.get("k"), row.get("users")
         records.append({
@@ -105,20 +105,43 @@ def figure_index(folder: Path) -> dict[str, dict[str, Any]]:
     return dict(read_json(file)) if file.is_file() else {}
 
 
-def drop_stage_results(folder: Path, stage: str) -> None:
-    """Forget the metrics and figures that a stage recorded; the caller holds the write lock."""
-    content = read_metrics(folder)
-    kept = [record for record in content["records"] if record.get("stage") != stage]
-    if len(kept) != len(content["records"]):
-        methods = {record["method"] for record in kept}
-        notes = {name: note for name, note in content["notes"].items() if name in methods}
-        write_json(folder / "metrics.json", {"records": kept, "notes": notes})
-    index = figure_index(folder)
-    gone = [name for name, entry in index.items() if entry["stage"] == stage]
+def drop_stage_results(folder: Path, stage: str, into: Path | None = None) -> None:
+    """Take a stage's metrics and figures out of a run; the caller holds the write lock.
+
+    They are kept in the folder `into`, whence `restore_stage_results` brings them back; None deletes them.
+    """
+    content, index = read_metrics(folder), figure_index(folder)
+    gone = [record for record in content["records"] if record.get("stage") == stage]
+    names = [name for name, entry in index.items() if entry["stage"] == stage]
+    methods = {record["method"] for record in gone}
+    notes = {method: note for method, note in content["notes"].items() if method in methods}
+    if into is not None:
+        figures = {name: read_json(folder / "figures" / f"{name}.json") for name in names}
+        entries = {name: index[name] for name in names}
+        write_json(into / "results.json",
+                   {"records": gone, "notes": notes, "figures": figures, "index": entries})  # fmt: skip
     if gone:
-        write_json(folder / "figures" / "index.json", {n: e for n, e in index.items() if n not in gone})
-        for name in gone:
+        kept = [record for record in content["records"] if record not in gone]
+        left = {method: note for method, note in content["notes"].items() if method not in methods}
+        write_json(folder / "metrics.json", {"records": kept, "notes": left})
+    if names:
+        write_json(folder / "figures" / "index.json", {n: e for n, e in index.items() if n not in names})
+        for name in names:
             (folder / "figures" / f"{name}.json").unlink(missing_ok=True)
+
+
+def restore_stage_results(folder: Path, source: Path) -> None:
+    """Bring back the metrics and figures that `drop_stage_results` kept; the caller holds the write lock."""
+    kept = read_json(source / "results.json")
+    if kept["records"]:
+        content = read_metrics(folder)
+        records, notes = content["records"] + kept["records"], content["notes"] | kept["notes"]
+        write_json(folder / "metrics.json", {"records": records, "notes": notes})
+    if kept["figures"]:
+        (folder / "figures").mkdir(exist_ok=True)
+        for name, figure in kept["figures"].items():
+            write_json(folder / "figures" / f"{name}.json", figure)
+        write_json(folder / "figures" / "index.json", figure_index(folder) | kept["index"])
 
 
 def append_log(folder: Path, record: Mapping[str, Any]) -> None:
@@ -129,7 +152,7 @@ def append_log(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The events of log.jsonl, without a last line that a kill cut off; raises at any other malformed line."""
+    """The events of log.jsonl, without a last line that a kill cut off; raises at other malformed lines."""
     file = folder / "log.jsonl"
     if not file.is_file():
         return []

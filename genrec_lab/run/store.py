@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import time
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +20,31 @@ import polars as pl
 from plotly.graph_objects import Figure
 
 import genrec_lab
-from genrec_lab.run import results
-from genrec_lab.run.files import (
-    FileLock,
-    RunError,
-    damage,
-    hash_folder,
-    hash_json,
-    is_disk_full,
-    read_json,
-    write_json,
-)
-from genrec_lab.run.keys import StageState, differences, select_parameters, stage_key
-from genrec_lab.run.manifest import circumstances
+from genrec_lab.run import execution, results
+from genrec_lab.run.execution import Stage
+from genrec_lab.run.files import RunError, damage, is_disk_full, read_json
+from genrec_lab.run.keys import StageState, differences, select_parameters, source_signature, stage_key
+from genrec_lab.run.locks import held, writing
+from genrec_lab.run.manifest import circumstances, edited_manifest, read_manifest
 
-__all__ = ["Run", "RunError", "Stage", "StageState", "existing_run", "open_run", "runs_root"]
+__all__ = ["Run", "RunError", "Stage", "StageState", "existing_run", "open_run", "project_root", "runs_root"]
 
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _STAGE_NAME = re.compile(r"[0-9]{2}_[a-z0-9_]+")
-_MANIFEST_FORMAT = 1
 _LOCK_PATIENCE_SECONDS = 3.0  # a kernel whose starter was killed needs about a second to notice and end
-_WRITE_PATIENCE_SECONDS = 30.0
-_LEAST_FREE_BYTES = 64 * 2**20  # below this a stage does not start: better now than after its training
+_MOST_CHANGES_SHOWN = 5
+
+
+def project_root(start: Path | None = None) -> Path | None:
+    """The checkout around a folder, by default the working directory: its pyproject.toml names genrec_lab."""
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        project = folder / "pyproject.toml"
+        if project.is_file():
+            name = tomllib.loads(project.read_text(encoding="utf-8")).get("project", {}).get("name", "")
+            if name.replace("-", "_") == "genrec_lab":
+                return folder
+    return None
 
 
 def runs_root() -> Path:
@@ -51,14 +52,7 @@ def runs_root() -> Path:
     named = os.environ.get("GENREC_RUNS")
     if named:
         return Path(named).expanduser().resolve()
-    here = Path.cwd().resolve()
-    for folder in (here, *here.parents):
-        project = folder / "pyproject.toml"
-        if project.is_file():
-            name = tomllib.loads(project.read_text(encoding="utf-8")).get("project", {}).get("name", "")
-            if name.replace("-", "_") == "genrec_lab":
-                return folder / "papermill_runs" / "out"
-    return here / "papermill_runs" / "out"
+    return (project_root() or Path.cwd().resolve()) / "papermill_runs" / "out"
 
 
 def load_config(preset: str, overrides: Mapping[str, Any]) -> Any:
@@ -80,35 +74,44 @@ def open_run(
     """Open the folder of a run, making it if need be, with the parameters that a notebook's first cell sets.
 
     Opening an existing run with other parameters is allowed: the stages that depend on a changed one become
-    stale, the others stay. Raises `RunError` for an impossible name or dataset and what the preset raises.
+    stale, the others stay. A stale stage that is run again keeps its former outputs aside until the new ones
+    are finished, and takes them back when the former parameters return before that.
+    Raises `RunError` for an impossible name or dataset and what the preset raises.
     """
+    opened = unopened_run(run, dataset=dataset, preset=preset, overrides=overrides, seed=seed, root=root)
+    opened.folder.mkdir(parents=True, exist_ok=True)
+    with edited_manifest(opened.folder) as manifest:
+        manifest["parameters"] = opened.parameters
+        manifest["config"] = opened.config.model_dump(mode="json")
+        manifest.update(circumstances())
+    return opened
+
+
+def unopened_run(
+    run: str,
+    *,
+    dataset: Mapping[str, Any],
+    preset: str,
+    overrides: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    root: Path | None = None,
+) -> Run:
+    """As `open_run`, but nothing is written: to check parameters and to ask for the state of stages."""
     if not _RUN_NAME.fullmatch(run):
         raise RunError(f"run={run!r} cannot name a folder; use letters, digits, '.', '_' and '-', as 'demo'.")
     if not isinstance(dataset, Mapping) or not isinstance(dataset.get("name"), str):
         raise RunError(f"dataset={dataset!r} lacks a name; write for example {{'name': 'bazaar'}}.")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise RunError(f"seed={seed!r} is not a whole number of at least 0.")
-    overrides = dict(overrides or {})
-    config = load_config(preset, overrides)
-    opened = Run(
-        folder=(root or runs_root()) / run,
-        parameters={
-            "run": run,
-            "dataset": dict(dataset),
-            "preset": preset,
-            "overrides": overrides,
-            "seed": seed,
-        },
-        config=config,
-    )
-    opened.folder.mkdir(parents=True, exist_ok=True)
-    with opened._write_lock():
-        manifest = opened.manifest()
-        manifest.update(
-            parameters=opened.parameters, config=config.model_dump(mode="json"), **circumstances()
-        )
-        write_json(opened.folder / "manifest.json", manifest)
-    return opened
+    parameters = {
+        "run": run,
+        "dataset": dict(dataset),
+        "preset": preset,
+        "overrides": dict(overrides or {}),
+        "seed": seed,
+    }
+    config = load_config(preset, overrides or {})
+    return Run((root or runs_root()) / run, parameters, config)
 
 
 def existing_run(run: str, root: Path | None = None) -> Run:
@@ -116,25 +119,10 @@ def existing_run(run: str, root: Path | None = None) -> Run:
     folder = (root or runs_root()) / run
     if not (folder / "manifest.json").is_file():
         raise RunError(
-            f"There is no run {run!r} in {folder.parent}. Run the notebooks, or the chain, under that name."
+            f"There is no run {run!r} in {folder.parent}. Run the notebooks under that name first."
         )
     parameters = read_json(folder / "manifest.json")["parameters"]
     return Run(folder, parameters, load_config(parameters["preset"], parameters["overrides"]))
-
-
-@dataclass
-class Stage:
-    """A stage while it is being worked on.
-
-    name: equal to the notebook's file name without ending. folder: for its outputs.
-    scratch: for checkpoints; survives a kill, emptied when the stage finishes or its parameters change.
-    is_finished: an earlier execution with the same key finished and its files are intact: skip the work.
-    """
-
-    name: str
-    folder: Path
-    scratch: Path
-    is_finished: bool
 
 
 class Run:
@@ -151,7 +139,7 @@ class Run:
     @property
     def name(self) -> str:
         """The run's name, which is its folder's."""
-        return str(self.parameters["run"])
+        return self.folder.name
 
     @property
     def seed(self) -> int:
@@ -164,14 +152,8 @@ class Run:
         return dict(self.parameters["dataset"])
 
     def manifest(self) -> dict[str, Any]:
-        """The manifest as it stands on disk; a new one where there is none."""
-        file = self.folder / "manifest.json"
-        if not file.is_file():
-            return {"format": _MANIFEST_FORMAT, "stages": {}, "notebooks": {}}
-        manifest: dict[str, Any] = read_json(file)
-        if not isinstance(manifest, dict) or manifest.get("format") != _MANIFEST_FORMAT:
-            raise RunError(f"{file} was not written by this version of genrec_lab. Use another run name.")
-        return manifest
+        """The manifest as it stands on disk."""
+        return read_manifest(self.folder)
 
     @contextmanager
     def stage(
@@ -186,34 +168,20 @@ class Run:
 
         inputs: stages whose outputs are read; they must be finished. uses: the parameters that the outputs
         depend on ("dataset", "seed", fields of the config as "tokenizer"); all of them when None. also: JSON
-        values of the caller's own that outputs depend on, as a data file's hash.
+        values of the caller's own that outputs depend on.
         The run folder is locked for as long as the block lasts. An error marks the stage as failed and keeps
         `scratch`, from which the next execution resumes. Raises `RunError` when the folder is in use, an
         input is missing or stale, or the disk is (nearly) full.
         """
         _check_stage_name(name)
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / ".stage.lock", name)
-        self._take(lock, name)
-        try:
+        with self._stage_lock(name):
             self._open_stage, self._open_inputs, self._last_stage = name, tuple(inputs), name
-            record = self._new_record(inputs, uses, also)
-            stage = self._start(name, record)
-            started = time.monotonic()
             try:
-                yield stage
-                if stage.is_finished:
-                    self._finish(stage, None)
-                else:
-                    self._finish(stage, time.monotonic() - started)
-            except BaseException as error:
-                self._fail(stage, error, time.monotonic() - started)
-                if is_disk_full(error):
-                    raise RunError(self._disk_full_message(name)) from error
-                raise
-        finally:
-            self._open_stage, self._open_inputs = None, ()
-            lock.release()
+                stage = execution.start(self.folder, name, self._new_record(name, inputs, uses, also))
+                yield from self._work(stage)
+            finally:
+                self._open_stage, self._open_inputs = None, ()
 
     def read_stage(self, name: str) -> Path:
         """The folder of a finished stage, files verified; else a `RunError` naming the notebook to run."""
@@ -225,16 +193,16 @@ class Run:
             )
         state = self.state(name)
         if not state.usable:
+            again = "" if state.status == "missing" else "again "
             raise RunError(
                 f"{name} of run {self.name!r} cannot be used: {state.reason} Run the notebook {name}.ipynb "
-                f"{'again ' if state.status != 'missing' else ''}with the same parameters as this one."
+                f"{again}with the same parameters as this one."
             )
         return self.folder / name
 
     def state(self, name: str, verify: bool = True) -> StageState:
         """Whether a stage can be used with this run's parameters; `verify` also hashes its output files."""
-        manifest = self.manifest()
-        record = manifest["stages"].get(name)
+        record = self.manifest()["stages"].get(name)
         if record is None:
             return StageState(name, "missing", "it has not been run yet.")
         stale = self._why_stale(record)
@@ -251,16 +219,10 @@ class Run:
     def forget(self, name: str) -> None:
         """Remove a stage's outputs, checkpoints, metrics and figures, so that it runs anew."""
         _check_stage_name(name)
-        lock = FileLock(self.folder / ".stage.lock", f"forgetting {name}")
-        self._take(lock, name)
-        try:
-            with self._write_lock():
-                self._clear(name, keep_scratch=False)
-                manifest = self.manifest()
-                manifest["stages"].pop(name, None)
-                write_json(self.folder / "manifest.json", manifest)
-        finally:
-            lock.release()
+        with self._stage_lock(name), edited_manifest(self.folder) as manifest:
+            execution.clear(self.folder, name, keep_scratch=False)
+            execution.discard_replaced(self.folder, name, manifest)
+            manifest["stages"].pop(name, None)
 
     def log(self, event: str, **fields: Any) -> None:
         """Append an event with time and stage to log.jsonl."""
@@ -269,10 +231,8 @@ class Run:
 
     def record_dataset(self, fingerprint: str, **summary: Any) -> None:
         """Put the dataset's fingerprint, and JSON values that sum it up, as repairs, in the manifest."""
-        with self._write_lock():
-            manifest = self.manifest()
+        with edited_manifest(self.folder) as manifest:
             manifest["dataset"] = {"fingerprint": fingerprint, **summary}
-            write_json(self.folder / "manifest.json", manifest)
 
     def record_metrics(
         self, method: str, rows: pl.DataFrame | Iterable[Mapping[str, Any]], **notes: Any
@@ -282,7 +242,7 @@ class Run:
         rows: a frame or records with `domain, metric, k, value, users`. notes: JSON values shown beside them.
         """
         records = results.metric_records(method, rows, self.seed)
-        with self._write_lock():
+        with writing(self.folder):
             results.replace_metrics(self.folder, method, records, notes, self._last_stage)
 
     def metrics(self) -> pl.DataFrame:
@@ -291,32 +251,47 @@ class Run:
 
     def figure(self, name: str, figure: Figure, caption: str = "") -> Figure:
         """Save a figure for the report, and hand it back so that it can be the last line of a cell."""
-        with self._write_lock():
+        with writing(self.folder):
             results.save_figure(self.folder, name, figure, caption, self._last_stage)
         return figure
 
-    def record_notebook(self, name: str, record: Mapping[str, Any] | None) -> None:
-        """Note in the manifest how the chain executed a notebook; None forgets it."""
-        with self._write_lock():
-            manifest = self.manifest()
-            manifest["notebooks"].pop(name, None)
-            if record is not None:
-                manifest["notebooks"][name] = dict(record)
-            write_json(self.folder / "manifest.json", manifest)
+    def _work(self, stage: Stage) -> Iterator[Stage]:
+        if stage.is_finished:
+            self.log("stage_already_finished")
+        else:
+            self.log("stage_resumed" if stage.is_resumed else "stage_started")
+        started = time.monotonic()
+        try:
+            yield stage
+            execution.finish(self.folder, stage, time.monotonic() - started)
+        except BaseException as error:
+            if (
+                not stage.is_finished
+            ):  # else its files are what they were: the error came from looking at them
+                execution.fail(self.folder, stage, error, time.monotonic() - started)
+            if is_disk_full(error):
+                raise RunError(execution.disk_full_message(self.folder, stage.name)) from error
+            self.log("stage_failed", error=f"{type(error).__name__}: {error}")
+            raise
+        self.log("stage_finished", seconds=round(time.monotonic() - started, 3))
 
     def _new_record(
-        self, inputs: Sequence[str], uses: Sequence[str] | None, also: Mapping[str, Any] | None
+        self, stage: str, inputs: Sequence[str], uses: Sequence[str] | None, also: Mapping[str, Any] | None
     ) -> dict[str, Any]:
         digests = {}
         for name in inputs:
             self.read_stage(name)
             digests[name] = self.manifest()["stages"][name]["digest"]
-        parameters = self._parameters_of(uses)
-        version, own = genrec_lab.__version__, dict(also or {})
+        parameters, version, own = self._parameters_of(uses), genrec_lab.__version__, dict(also or {})
+        # a stage without input stages reads the dataset's own files, which may change under the same name;
+        # where they cannot be seen (a run folder taken to another machine) they count as unchanged
+        source = None if inputs else source_signature(parameters.get("dataset"))
+        if source is None and not inputs:
+            source = self.manifest()["stages"].get(stage, {}).get("source")
         return {
-            "status": "started", "key": stage_key(parameters, digests, own, version),
+            "key": stage_key(parameters, digests, {"also": own, "source": source}, version),
             "uses": None if uses is None else list(uses), "parameters": parameters, "inputs": digests,
-            "also": own, "version": version,
+            "also": own, "source": source, "version": version,
         }  # fmt: skip
 
     def _parameters_of(self, uses: Sequence[str] | None) -> dict[str, Any]:
@@ -330,10 +305,15 @@ class Run:
             return f"it was made with another config. {error}"
         changed = differences(record["parameters"], parameters)
         if changed:
-            shown = "; ".join(changed[:5]) + (f"; and {len(changed) - 5} more" if len(changed) > 5 else "")
+            more = len(changed) - _MOST_CHANGES_SHOWN
+            shown = "; ".join(changed[:_MOST_CHANGES_SHOWN]) + (f"; and {more} more" if more > 0 else "")
             return f"it was made with other parameters ({shown})."
         if record["version"] != genrec_lab.__version__:
             return f"it was made by genrec_lab {record['version']}, and this is {genrec_lab.__version__}."
+        if record["source"] is not None:
+            source = source_signature(parameters.get("dataset"))
+            if source is not None and source != record["source"]:
+                return "the dataset's files have changed since."
         for name, digest in record["inputs"].items():
             state = self.state(name, verify=False)
             if not state.usable:
@@ -342,113 +322,14 @@ class Run:
                 return f"its input {name} has changed since."
         return None
 
-    def _start(self, name: str, record: dict[str, Any]) -> Stage:
-        folder, scratch = self.folder / name, self.folder / "scratch" / name
-        with self._write_lock():
-            manifest = self.manifest()
-            earlier = manifest["stages"].get(name)
-            same = earlier is not None and earlier["key"] == record["key"]
-            if same and earlier["status"] == "finished" and damage(folder, earlier["outputs"]) is None:
-                self.log("stage_already_finished")
-                return Stage(name, folder, scratch, is_finished=True)
-            if shutil.disk_usage(self.folder).free < _LEAST_FREE_BYTES:
-                raise RunError(self._disk_full_message(name))
-            resumed = same and earlier["status"] != "finished"
-            self._clear(name, keep_scratch=resumed)
-            folder.mkdir(parents=True)
-            scratch.mkdir(parents=True, exist_ok=True)
-            record |= {
-                "started_at": time.strftime("%Y-%m-%d %H:%M:%S"),
-                "attempts": earlier["attempts"] + 1 if resumed else 1,
-                "seconds": earlier["seconds"] if resumed else 0.0,
-                "revision": circumstances()["source"]["revision"], "error": None,
-            }  # fmt: skip
-            manifest["stages"][name] = record
-            write_json(self.folder / "manifest.json", manifest)
-        self.log("stage_resumed" if resumed else "stage_started")
-        return Stage(name, folder, scratch, is_finished=False)
-
-    def _finish(self, stage: Stage, seconds: float | None) -> None:
-        outputs = hash_folder(stage.folder)
-        with self._write_lock():
-            manifest = self.manifest()
-            record = manifest["stages"][stage.name]
-            record |= {"status": "finished", "outputs": outputs, "digest": hash_json(outputs)}
-            if seconds is not None:
-                record["seconds"] = round(record["seconds"] + seconds, 3)
-                record["finished_at"] = time.strftime("%Y-%m-%d %H:%M:%S")
-            write_json(self.folder / "manifest.json", manifest)
-        shutil.rmtree(stage.scratch, ignore_errors=True)
-        if seconds is not None:
-            self.log("stage_finished", seconds=round(seconds, 3))
-
-    def _fail(self, stage: Stage, error: BaseException, seconds: float) -> None:
-        if stage.is_finished:  # its files are what they were; the error came from looking at them
-            return
-        interrupted = isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
-        try:
-            with self._write_lock():
-                manifest = self.manifest()
-                record = manifest["stages"][stage.name]
-                record["status"] = "interrupted" if interrupted else "failed"
-                record["error"] = f"{type(error).__name__}: {error}"[:2000]
-                record["seconds"] = round(record["seconds"] + seconds, 3)
-                write_json(self.folder / "manifest.json", manifest)
-            self.log("stage_interrupted" if interrupted else "stage_failed", error=record["error"])
-        except OSError:  # a full disk: the manifest on disk still says "started", which also means unfinished
-            if not is_disk_full(error):
-                raise
-
-    def _clear(self, name: str, keep_scratch: bool) -> None:
-        results.drop_stage_results(self.folder, name)
-        for folder in [self.folder / name] + ([] if keep_scratch else [self.folder / "scratch" / name]):
-            if folder.exists():
-                shutil.rmtree(folder)
-
-    def _disk_full_message(self, name: str) -> str:
-        stages = self.manifest()["stages"]
-        safe = [other for other, record in stages.items() if record["status"] == "finished" and other != name]
-        free = shutil.disk_usage(self.folder).free / 2**20
-        return (
-            f"The disk that holds {self.folder} is full ({free:,.0f} MB free) in {name}. Safe on it: "
-            f"{', '.join(safe) or 'no finished stage yet'}, and the last checkpoint of {name} if it wrote one. "
-            "Free some space and run this again: it goes on from there. Or move the folder to another disk and "
-            "set GENREC_RUNS to where its parent now is."
-        )
-
-    def _take(self, lock: FileLock, name: str) -> None:
-        if not lock.acquire(_LOCK_PATIENCE_SECONDS):
-            raise RunError(f"The run folder {self.folder} is in use, so {name} cannot start: {_who(lock)}")
-        if lock.left_behind is not None:
-            holder = lock.left_behind
-            former, purpose = holder.get("pid"), holder.get("purpose")
-            print(
-                f"Taking over {self.folder.name} from process {former}, which ended without finishing {purpose}."
-            )
-            self.log("lock_taken_over", **{f"former_{key}": value for key, value in holder.items()})
-
     @contextmanager
-    def _write_lock(self) -> Iterator[None]:
-        lock = FileLock(self.folder / ".write.lock", "writing the manifest")
-        if not lock.acquire(_WRITE_PATIENCE_SECONDS):
-            raise RunError(
-                f"{self.folder} has been written to for {_WRITE_PATIENCE_SECONDS:.0f} s: {_who(lock)}"
-            )
-        try:
+    def _stage_lock(self, name: str) -> Iterator[None]:
+        with held(self.folder / ".stage.lock", name, _LOCK_PATIENCE_SECONDS) as died:
+            if died is not None:
+                former, purpose = died.get("pid", "unknown"), died.get("purpose", "its stage")
+                print(f"Taking over {self.name} from process {former}, which ended inside {purpose}.")
+                self.log("lock_taken_over", former_pid=former, former_stage=purpose)
             yield
-        finally:
-            lock.release()
-
-
-def _who(lock: FileLock) -> str:
-    holder = lock.holder() or {}
-    if holder.get("pid") == os.getpid():
-        return f"this same process is still inside {holder['purpose']}. Stages cannot be nested."
-    return (
-        f"process {holder.get('pid', 'unknown')} on {holder.get('host', 'this machine')} has been in "
-        f"{holder.get('purpose', 'it')} since {holder.get('since', 'a moment ago')}. "
-        "Wait for it, end it, or use another run name."
-    )
 
 
 def _check_stage_name(name: str) -> None:
