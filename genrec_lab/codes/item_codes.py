@@ -12,15 +12,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from genrec_lab.codes.conflicts import CodebooksLike, IdentifierConfig, reassign
+from genrec_lab.codes.conflicts import POLICIES, IdentifierConfig, Policy, reassign
 from genrec_lab.codes.errors import CodesError
 from genrec_lab.codes.grouping import IntArray, members_of_groups, row_ids
+from genrec_lab.codes.last_level import CodebooksLike
 
 PAD = 0
 EOS = 1
@@ -177,11 +178,11 @@ class ItemCodes:
 
         policy: "none", "extra_level", "nearest_free", "sinkhorn", "optimal", or an IdentifierConfig.
         residuals: what the last level quantised, (N, d), or all levels' residuals (N, L, d).
-        codebooks: the last level's codewords (K, d), or all levels' (L, K, d); or a mapping from each domain's
-        name to either. Both are needed by "nearest_free", "sinkhorn" and "optimal" only.
+        codebooks: the last level's codewords (K, d), or all levels' (L, K, d), or a mapping from each
+        domain's name to either. Both are needed by "nearest_free", "sinkhorn" and "optimal" only.
         seed: used only where a prefix has more items than last codes. Raises CodesError.
         """
-        config = IdentifierConfig(policy=policy) if isinstance(policy, str) else policy
+        config = policy if isinstance(policy, IdentifierConfig) else _config_of(policy)
         outcome = reassign(
             self.codes, self.sizes, self.domain_index, self.domain_names, config, residuals, codebooks, seed
         )
@@ -220,7 +221,7 @@ class ItemCodes:
     # --- file
 
     def write(self, file: str | Path) -> Path:
-        """Write one parquet file: columns `item`, `domain` (where known), `code_0`…; sizes in its metadata."""
+        """Write one parquet file: columns `item`, `domain` (if known), `code_0`…; sizes in its metadata."""
         path = Path(file)
         columns: dict[str, Any] = {"item": np.arange(self.n_items, dtype=np.int64)}
         if self.domains is not None:
@@ -250,7 +251,9 @@ class ItemCodes:
         if header.get("format") != _FILE_FORMAT:
             raise CodesError(f"{path}: format {header.get('format')!r}, expected {_FILE_FORMAT!r}")
         if not np.array_equal(frame["item"].to_numpy(), np.arange(frame.height)):
-            raise CodesError(f"{path}: column 'item' must count 0..{frame.height - 1}; rows are missing or moved")
+            raise CodesError(
+                f"{path}: column 'item' must count 0..{frame.height - 1}; rows are missing or moved"
+            )
         codes = frame.select([f"code_{level}" for level in range(len(header["sizes"]))]).to_numpy()
         domains = frame["domain"].to_list() if "domain" in frame.columns else None
         return cls(codes, header["sizes"], domains, header["shared_levels"])
@@ -276,8 +279,8 @@ class Resolution:
 
     def __str__(self) -> str:
         text = (
-            f"{self.policy}: {self.moved} of {self.codes.n_items} items moved, distance cost {self.cost:.4g}, "
-            f"collision rate now {self.codes.collision_rate():.2%}"
+            f"{self.policy}: {self.moved} of {self.codes.n_items} items moved at a distance of "
+            f"{self.cost:.4g}, collision rate now {self.codes.collision_rate():.2%}"
         )
         if self.displaced:
             text += f"; {self.displaced} left their prefix because it was full"
@@ -344,6 +347,12 @@ def _checked_shared_levels(shared_levels: Sequence[int], sizes: tuple[int, ...])
             "levels that share token ids need the same size"
         )
     return checked
+
+
+def _config_of(policy: str) -> IdentifierConfig:
+    if policy not in POLICIES:
+        raise CodesError(f"policy {policy!r} is not among {list(POLICIES)}{_nearest(policy, POLICIES)}")
+    return IdentifierConfig(policy=cast(Policy, policy))
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
