@@ -2,5 +2,15 @@
 
 from genrec_lab.data.dataset import DataError, Dataset, Split
 from genrec_lab.data.preparation import co_occurrence_neighbours, k_core, leave_one_out
+from genrec_lab.data.sources import datasets, load_dataset
 
-__all__ = ["DataError", "Dataset", "Split", "co_occurrence_neighbours", "k_core", "leave_one_out"]
+__all__ = [
+    "DataError",
+    "Dataset",
+    "Split",
+    "co_occurrence_neighbours",
+    "datasets",
+    "k_core",
+    "leave_one_out",
+    "load_dataset",
+]

@@ -46,7 +46,8 @@ class Dataset:
 
     def __repr__(self) -> str:
         return (
-            f"Dataset({self.name!r}: {', '.join(self.domains)}; {self.n_users:,} users, {self.n_items:,} items, "
+            f"Dataset({self.name!r}: {', '.join(self.domains)}; {self.n_users:,} users, {self.n_items:,} "
+            "items, "
             f"{self.n_interactions:,} interactions)"
         )
 
@@ -81,9 +82,10 @@ class Dataset:
         return self.items.filter(pl.col("domain") == domain)["item"].to_numpy()
 
     def select(self, domains: str | Iterable[str]) -> Dataset:
-        """The part of the named domains, items and users counted anew from 0; `repairs` stays the whole reading's.
+        """The part of the named domains, items and users counted anew from 0.
 
-        Rows keep their order. Raises DataError for an unknown domain or for none.
+        Rows keep their order; `repairs` stays that of the whole reading. Raises DataError for an unknown
+        domain or for none.
         """
         wanted = [domains] if isinstance(domains, str) else list(domains)
         if not wanted:
@@ -107,8 +109,8 @@ class Dataset:
     def concat(cls, datasets: Sequence[Dataset], name: str | None = None) -> Dataset:
         """Several datasets side by side, items and users counted on; their users stay different users.
 
-        Attribute columns that a dataset lacks become null. Raises DataError for no dataset, for a domain that two
-        of them have, and for an attribute column of two unlike types.
+        Attribute columns that a dataset lacks become null. Raises DataError for no dataset, for a domain that
+        two of them have, and for an attribute column of two unlike types.
         """
         if not datasets:
             raise DataError("concat: no dataset given; give at least one")
@@ -163,11 +165,12 @@ class Dataset:
             .group_by("domain")
             .agg(items_without_interactions=pl.len())
         )
-        table = (
-            items.group_by("domain").agg(items=pl.len(), first=pl.col("row").min())
-            .join(by_domain, on="domain", how="left").join(unseen, on="domain", how="left")
-            .sort("first").with_columns(pl.col("users", "interactions", "items_without_interactions").fill_null(0))
-        )  # fmt: skip
+        counted = items.group_by("domain").agg(items=pl.len(), first=pl.col("row").min()).sort("first")
+        for counts in (by_domain, unseen):
+            counted = counted.join(counts, on="domain", how="left", maintain_order="left")
+        table = counted.with_columns(
+            pl.col("users", "interactions", "items_without_interactions").fill_null(0)
+        )
         cells = pl.col("users").cast(pl.Float64) * pl.col("items")
         whole = pl.col("users", "items", "interactions", "items_without_interactions").cast(pl.Int64)
         return (
@@ -191,16 +194,17 @@ class Dataset:
     def fingerprint(self) -> str:
         """A hex hash of the content: equal content gives an equal hash on every machine and in every process.
 
-        Row chunks, column order after the fixed ones, the name, the repairs and the folders of the pictures do not
-        enter; the pictures' file names do.
+        Row chunks, column order after the fixed ones, the name, the repairs and the folders of the pictures
+        do not enter; the pictures' file names do.
         """
         picture = pl.col("image").str.replace_all("\\", "/", literal=True).str.split("/").list.last()
         return content_fingerprint({"items": self.items.with_columns(picture), "sequences": self.sequences})
 
     def write(self, folder: str | os.PathLike[str]) -> None:
-        """Write `items.parquet`, `sequences.parquet` and `dataset.json` into `folder`; no half-written file is left.
+        """Write `items.parquet`, `sequences.parquet` and `dataset.json` into `folder`.
 
-        Pictures stay where they are: their paths are written as they stand. Raises OSError when the disk is full.
+        No half-written file is left. Pictures stay where they are: their paths are written as they stand.
+        Raises OSError when the disk is full.
         """
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)

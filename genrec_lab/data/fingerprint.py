@@ -16,8 +16,8 @@ ROWS_AT_A_TIME = 65_536
 def content_fingerprint(tables: Mapping[str, pl.DataFrame]) -> str:
     """SHA-256 (64 hex digits) over the tables' names, columns, types and values.
 
-    Tables and columns enter in the order of their names, rows in theirs. Columns hold text, numbers, booleans or
-    lists of these; integers of every width count as equal, so do floats.
+    Tables and columns enter in the order of their names, rows in theirs. Columns hold text, numbers, booleans
+    or lists of these; integers of every width count as equal, so do floats.
     """
     digest = hashlib.sha256()
     for table_name in sorted(tables):

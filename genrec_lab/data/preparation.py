@@ -1,4 +1,4 @@
-"""From interactions to what is trained and tested on: k-core, leave-one-out split, co-occurrence neighbours."""
+"""From interactions to what is trained and tested on: k-core, leave-one-out, co-occurrence."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ HELD_OUT = 2
 
 
 def k_core(interactions: pl.DataFrame | pl.LazyFrame, k: int) -> pl.DataFrame:
-    """The interactions left when users and items with fewer than `k` of them are taken out until none is left.
+    """The interactions left when users and items with fewer than `k` are taken out until all have `k`.
 
-    `interactions` has columns `user`, `item` and any others, a row an interaction; a pair that comes twice counts
-    twice. Rows keep their order and columns. The result may be empty. Raises DataError for a missing column, a null
-    id, or `k` below 1.
+    `interactions` has columns `user`, `item` and any others, a row an interaction; a pair that comes twice
+    counts twice. Rows keep their order and columns. The result may be empty. Raises DataError for a missing
+    column, a null id, or `k` below 1.
     """
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise DataError(f"k_core: k is {k!r}, expected a whole number of at least 1 (1 keeps everything)")
@@ -45,13 +45,14 @@ def k_core(interactions: pl.DataFrame | pl.LazyFrame, k: int) -> pl.DataFrame:
 
 
 def leave_one_out(dataset: Dataset, max_history: int = MAX_HISTORY, max_sequence: int | None = None) -> Split:
-    """Each user's last item for the test, the one before for validation, every prefix of the rest for training.
+    """Each user's last item tests, the one before validates, every prefix of the rest trains.
 
-    Histories are the items before the target, oldest first, the most recent `max_history` of them, at least one.
-    A user with fewer than three items is only trained on, with the whole sequence (counted as `users_too_short`); a
-    domain without any test user is counted as `domains_without_test`. `max_sequence` keeps only a sequence's most
-    recent items before all else (counted as `sequences_shortened` and `interactions_left_out`); GMC Section 5.1.1
-    can be read both ways, None is the usual reading. Raises DataError where not one user can be tested on.
+    Histories are the items before the target, oldest first, the most recent `max_history` of them, at least
+    one. A user with fewer than three items is only trained on, with the whole sequence (counted as
+    `users_too_short`); a domain without any test user is counted as `domains_without_test`. `max_sequence`
+    keeps only a sequence's most recent items before all else (counted as `sequences_shortened` and
+    `interactions_left_out`); GMC Section 5.1.1 can be read both ways, None is the usual reading. Raises
+    DataError where not one user can be tested on.
     """
     if isinstance(max_history, bool) or not isinstance(max_history, int) or max_history < 1:
         raise DataError(
@@ -59,7 +60,8 @@ def leave_one_out(dataset: Dataset, max_history: int = MAX_HISTORY, max_sequence
         )
     if max_sequence is not None and (not isinstance(max_sequence, int) or max_sequence <= HELD_OUT):
         raise DataError(
-            f"leave_one_out: max_sequence is {max_sequence!r}, expected None or at least {HELD_OUT + 1}, as a test "
+            f"leave_one_out: max_sequence is {max_sequence!r}, expected None or at least {HELD_OUT + 1}, as "
+            "a test "
             "needs a history, a validation item and a test item"
         )
     repairs: dict[str, int] = {}
@@ -73,8 +75,9 @@ def leave_one_out(dataset: Dataset, max_history: int = MAX_HISTORY, max_sequence
     testable = sequences.filter(lengths > HELD_OUT)
     if testable.height == 0:
         raise DataError(
-            f"leave_one_out: none of the {dataset.n_users} users of {dataset.name!r} has {HELD_OUT + 1} items, the "
-            f"longest has {lengths.max()}; one to learn from, one to validate and one to test are needed: "
+            f"leave_one_out: none of the {dataset.n_users} users of {dataset.name!r} has {HELD_OUT + 1} "
+            "items, the "
+            f"longest has {lengths.max()!r}; one to learn from, one to validate and one to test are needed: "
             "use data with longer sequences"
         )
     _count(repairs, "users_too_short", sequences.height - testable.height)
@@ -96,8 +99,8 @@ def co_occurrence_neighbours(dataset: Dataset) -> pl.DataFrame:
     """The items that stand next to each item, left or right, in the training part of the sequences.
 
     Columns `item:Int64`, a row for every item of the catalogue in order, and `neighbours:List(Int64)`: a set,
-    ascending, without the item itself, empty where there is none. The last two items of each sequence are left out
-    (as `leave_one_out` does), so that nothing of validation or test enters. UTGRec Section 2.3.2.
+    ascending, without the item itself, empty where there is none. The last two items of each sequence are
+    left out (as `leave_one_out` does), so that nothing of validation or test enters. UTGRec Section 2.3.2.
     """
     parts = _training_part(dataset.sequences.select("user", "domain", "items"))
     places = parts.lazy().explode("items").select("user", item="items")
@@ -122,7 +125,8 @@ def _every_prefix(sequences: pl.DataFrame, max_history: int) -> pl.DataFrame:
     """A row for every item of every sequence but its first: the items before it, and it."""
     longest = int(sequences["items"].list.len().max() or 1) - 1  # type: ignore[arg-type]
     target, place = pl.col("target"), pl.col("place")
-    # One column a step back, oldest first; a step before the sequence's start is null and falls out of the list.
+    # One column a step back, oldest first; a step before the sequence's start is null and falls out of the
+    # list.
     steps = [
         pl.when(place >= back).then(target.shift(back)).alias(f"back_{back}")
         for back in range(min(max_history, max(longest, 1)), 0, -1)

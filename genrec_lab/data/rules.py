@@ -40,14 +40,15 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def checked_items(items: pl.DataFrame) -> pl.DataFrame:
     """The items table with its fixed columns first and of their exact types.
 
-    Raises DataError for a missing column, a wrong type, a null, an empty table, ids that are not 0..N-1 in order,
-    a key twice in a domain, or an attribute column of a type that cannot be kept.
+    Raises DataError for a missing column, a wrong type, a null, an empty table, ids that are not 0..N-1 in
+    order, a key twice in a domain, or an attribute column of a type that cannot be kept.
     """
     table = _typed(items, "items", ITEM_TYPES, may_be_null=("image",))
     for name in table.columns[len(ITEM_TYPES) :]:
         if not is_attribute_type(table.schema[name]):
             raise DataError(
-                f"items: column {name!r} has type {table.schema[name]}; attribute columns hold text, numbers, "
+                f"items: column {name!r} has type {table.schema[name]}; attribute columns hold text, "
+                "numbers, "
                 "booleans or lists of these: cast or drop it"
             )
     _check_ids(table, "items", "item")
@@ -57,8 +58,8 @@ def checked_items(items: pl.DataFrame) -> pl.DataFrame:
 def checked_sequences(sequences: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
     """The sequences table with its columns in order and of their exact types.
 
-    `items` has passed `checked_items`. Raises DataError as there, and for a sequence that is empty, that names an
-    unknown item or an item of another domain.
+    `items` has passed `checked_items`. Raises DataError as there, and for a sequence that is empty, that
+    names an unknown item or an item of another domain.
     """
     table = _typed(sequences, "sequences", SEQUENCE_TYPES)
     extra = [name for name in table.columns if name not in SEQUENCE_TYPES]
@@ -76,7 +77,8 @@ def checked_sequences(sequences: pl.DataFrame, items: pl.DataFrame) -> pl.DataFr
     unknown = places.filter(index.is_null() | (index < 0) | (index >= items.height))
     if unknown.height:
         raise DataError(
-            f"sequences: user {unknown['user'][0]} names item {unknown['item'][0]}, items are 0..{items.height - 1} "
+            f"sequences: user {unknown['user'][0]} names item {unknown['item'][0]}, items are "
+            f"0..{items.height - 1} "
             f"({unknown.height} such places); add the item to the items or take the place out of the sequence"
         )
     foreign = places.with_columns(home=items["domain"].gather(index)).filter(
@@ -84,8 +86,10 @@ def checked_sequences(sequences: pl.DataFrame, items: pl.DataFrame) -> pl.DataFr
     )
     if foreign.height:
         raise DataError(
-            f"sequences: user {foreign['user'][0]} of domain {foreign['domain'][0]!r} has item {foreign['item'][0]} "
-            f"of domain {foreign['home'][0]!r} ({foreign.height} such places); a sequence stays within its domain: "
+            f"sequences: user {foreign['user'][0]} of domain {foreign['domain'][0]!r} has item "
+            f"{foreign['item'][0]} "
+            f"of domain {foreign['home'][0]!r} ({foreign.height} such places); a sequence stays within its "
+            "domain: "
             "make one user a domain of it"
         )
     return table
@@ -152,7 +156,8 @@ def _check_ids(table: pl.DataFrame, what: str, id_column: str) -> None:
     if keys.n_unique() < table.height:
         twice_row = keys.filter(keys.is_duplicated()).row(0)
         raise DataError(
-            f"{what}: key {twice_row[1]!r} appears more than once in domain {twice_row[0]!r}; merge or rename them"
+            f"{what}: key {twice_row[1]!r} appears more than once in domain {twice_row[0]!r}; merge or "
+            "rename them"
         )
     if table["domain"].is_in([""]).any():
         raise DataError(f"{what}: a domain has the empty name; name it")

@@ -1,0 +1,212 @@
+"""From a table of interactions and a table of items, as any source gives them, to one domain's Dataset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+
+from genrec_lab.data.dataset import Dataset
+from genrec_lab.data.item_images import found_images
+from genrec_lab.data.item_text import DEFAULT_TEMPLATE, as_text, filled_text
+from genrec_lab.data.preparation import k_core
+from genrec_lab.data.rules import ITEM_TYPES, DataError, is_attribute_type
+
+# Every source fills these columns, with "" where it has none, so that one template serves all sources.
+TEXT_COLUMNS = ("title", "description", "brand", "categories")
+
+
+@dataclass(frozen=True)
+class ReadingRules:
+    """What all sources do alike with what they read."""
+
+    text_template: str = DEFAULT_TEMPLATE
+    # Repeated filter: users and items with fewer interactions go (None: all stay).
+    k_core: int | None = None
+    # Whether items that nobody interacted with stay in the catalogue that is ranked.
+    keep_unseen_items: bool = False
+    # Whether items may lack their description; they then have the title "".
+    allow_missing_text: bool = False
+
+
+@dataclass(frozen=True)
+class RawDomain:
+    """One domain as read.
+
+    `interactions`: `user`, `item` ids as text and, unless the rows are in time order, `timestamp`.
+    `items`: `key` (the ids that interactions name), any of TEXT_COLUMNS, attributes. `origin` is how messages
+    name the interactions, `items_origin` the items.
+    """
+
+    domain: str
+    interactions: pl.DataFrame
+    items: pl.DataFrame
+    origin: str
+    items_origin: str
+    # A column of paths or a template of them, and the folder that relative ones start from.
+    images: str | None = None
+    images_base: Path = Path()
+    # What was mended before, counted.
+    repairs: dict[str, int] = field(default_factory=dict)
+
+
+def assemble(raw: RawDomain, rules: ReadingRules) -> Dataset:
+    """One domain's Dataset: checked, filtered, in time order, with text; every repair counted.
+
+    Interactions are ordered by timestamp, equal ones as in the source; a pair that comes twice stays
+    (`repeated_interactions`). Users are numbered in the order of their first appearance, items as in their
+    table. Raises DataError for null ids or times, unlike rows of one item, an interaction with an unknown
+    item, and a domain that the k-core empties.
+    """
+    repairs = dict(raw.repairs)
+    interactions = _checked_interactions(raw)
+    items = _add_missing_items(_unique_items(raw, repairs), interactions, raw, rules, repairs)
+    repeated = interactions.height - interactions.select("user", "item").n_unique()
+    _count(repairs, "repeated_interactions", repeated)
+    if rules.k_core is not None:
+        before = interactions
+        interactions = k_core(interactions, rules.k_core)
+        if interactions.height == 0:
+            raise DataError(
+                f"domain {raw.domain!r}: the {rules.k_core}-core of its {before.height} interactions is "
+                "empty; "
+                f"give a smaller k_core than {rules.k_core}, more data, or leave the domain out"
+            )
+        _count(repairs, "interactions_removed_by_k_core", before.height - interactions.height)
+        _count(
+            repairs, "users_removed_by_k_core", before["user"].n_unique() - interactions["user"].n_unique()
+        )
+        _count(
+            repairs, "items_removed_by_k_core", before["item"].n_unique() - interactions["item"].n_unique()
+        )
+        items = items.filter(~_among(before["item"]) | _among(interactions["item"]))
+    if not rules.keep_unseen_items:
+        seen = items.filter(_among(interactions["item"]))
+        _count(repairs, "items_without_interactions_removed", items.height - seen.height)
+        items = seen
+    if raw.images is not None:
+        items = found_images(items, raw.images, raw.images_base, repairs)
+    catalogue = _catalogue(items, raw.domain, rules.text_template, repairs)
+    return Dataset(raw.domain, catalogue, _sequences(interactions, catalogue, raw.domain), repairs)
+
+
+def _checked_interactions(raw: RawDomain) -> pl.DataFrame:
+    frame = raw.interactions
+    if frame.height == 0:
+        raise DataError(f"{raw.origin}: no interaction in it; it needs at least one")
+    for name in ("user", "item", "timestamp"):
+        if name not in frame.columns:
+            continue
+        bad = frame[name].is_null()
+        if name != "timestamp":
+            bad = bad | (frame[name] == "")
+        elif frame[name].dtype.is_float():
+            bad = bad | frame[name].is_nan()
+        if bad.any():
+            raise DataError(
+                f"{raw.origin}: {bad.sum()} interactions have no {name}, the first is number "
+                f"{int(bad.arg_max() or 0) + 1}; fill it in or take them out"
+            )
+    return frame
+
+
+def _unique_items(raw: RawDomain, repairs: dict[str, int]) -> pl.DataFrame:
+    items = raw.items
+    keys = items["key"]
+    if (keys.is_null() | (keys == "")).any():
+        row = int((keys.is_null() | (keys == "")).arg_max() or 0) + 1
+        raise DataError(f"{raw.items_origin}: item number {row} has no id; fill it in or take it out")
+    distinct = items.unique(maintain_order=True)
+    _count(repairs, "identical_item_rows_merged", items.height - distinct.height)
+    twice = distinct.filter(distinct["key"].is_duplicated())
+    if twice.height:
+        raise DataError(
+            f"{raw.items_origin}: item {twice['key'][0]!r} has {(twice['key'] == twice['key'][0]).sum()} "
+            "rows that "
+            f"differ ({twice['key'].n_unique()} such items); keep one row an item"
+        )
+    return distinct
+
+
+def _add_missing_items(
+    items: pl.DataFrame,
+    interactions: pl.DataFrame,
+    raw: RawDomain,
+    rules: ReadingRules,
+    repairs: dict[str, int],
+) -> pl.DataFrame:
+    unknown = interactions.join(items, left_on="item", right_on="key", how="anti", maintain_order="left")
+    if unknown.height == 0:
+        return items
+    if not rules.allow_missing_text:
+        raise DataError(
+            f"{raw.origin}: user {unknown['user'][0]!r} has item {unknown['item'][0]!r}, which "
+            f"{raw.items_origin} "
+            f"does not know ({unknown['item'].n_unique()} such items, {unknown.height} interactions); add "
+            "the item "
+            "there, take its interactions out, or set allow_missing_text=True to keep it without text"
+        )
+    added = unknown.select(key="item").unique(maintain_order=True)
+    _count(repairs, "items_not_described", added.height)
+    return pl.concat([items, added], how="diagonal")
+
+
+def _catalogue(items: pl.DataFrame, domain: str, template: str, repairs: dict[str, int]) -> pl.DataFrame:
+    texts = [
+        (as_text(items[name]) if name in items.columns else pl.repeat("", items.height, eager=True)).alias(
+            name
+        )
+        for name in TEXT_COLUMNS
+    ]
+    items = items.with_columns(texts)
+    if "image" not in items.columns:
+        items = items.with_columns(image=pl.lit(None, dtype=pl.String))
+    text = filled_text(items, template, repairs)
+    attributes = [_kept_attribute(items[name]) for name in items.columns if name not in ITEM_TYPES]
+    return items.select(
+        pl.int_range(items.height, dtype=pl.Int64).alias("item"),
+        pl.lit(domain).alias("domain"),
+        "title",
+        text,
+        "image",
+        "key",
+        *attributes,
+    )
+
+
+def _kept_attribute(values: pl.Series) -> pl.Series:
+    return values if is_attribute_type(values.dtype) else as_text(values).rename(values.name)
+
+
+def _sequences(interactions: pl.DataFrame, catalogue: pl.DataFrame, domain: str) -> pl.DataFrame:
+    users = interactions.select("user").unique(maintain_order=True)
+    in_time = interactions.lazy()
+    if "timestamp" in interactions.columns:
+        in_time = in_time.sort("timestamp", maintain_order=True)
+    lists = (
+        in_time.join(
+            catalogue.lazy().select("key", index="item"),
+            left_on="item",
+            right_on="key",
+            maintain_order="left",
+        )
+        .group_by("user", maintain_order=True)
+        .agg(items=pl.col("index"))
+        .collect()
+    )
+    return users.join(lists, on="user", how="left", maintain_order="left").select(
+        pl.int_range(pl.len(), dtype=pl.Int64).alias("user"),
+        pl.lit(domain).alias("domain"),
+        "items",
+        key="user",
+    )
+
+
+def _among(values: pl.Series) -> pl.Expr:
+    return pl.col("key").is_in(values.unique().implode())
+
+
+def _count(repairs: dict[str, int], what: str, number: int) -> None:
+    if number:
+        repairs[what] = repairs.get(what, 0) + number

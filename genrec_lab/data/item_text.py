@@ -1,0 +1,129 @@
+"""The text of an item, built from its columns by a template that the config names."""
+
+from __future__ import annotations
+
+import re
+import string
+from dataclasses import dataclass
+
+import polars as pl
+
+from genrec_lab.data.rules import DataError, is_attribute_type, nearest
+
+# GMC Section 5.1.1: "we concatenate its title, brand and categories fields".
+DEFAULT_TEMPLATE = "{title} {brand} {categories}"
+
+# What stands between two fields: closing brackets of the first, a separator, the label of the second.
+_BETWEEN = re.compile(r"^([)\]}\"'»”]*)([\s,;:|/.·–—-]*)(.*)$", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class TemplateField:
+    """One field of a template with the `separator` before it, the `label` and `suffix` around it."""
+
+    name: str
+    separator: str
+    label: str
+    suffix: str
+
+
+def parse_template(template: str) -> tuple[TemplateField, ...]:
+    """The fields of a template such as "{title}, by {brand} ({categories})", in order.
+
+    Between two fields, closing brackets belong to the first, blanks and punctuation separate, and words and
+    opening brackets belong to the second. Raises DataError for a template without a field, with a nameless
+    field or with a format specification.
+    """
+    try:
+        pieces = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise DataError(f"text_template {template!r}: {error}; write fields as {{title}}") from error
+    fields: list[TemplateField] = []
+    for literal, name, specification, conversion in pieces:
+        suffix, separator, label = ("", "", literal)
+        if fields:
+            found = _BETWEEN.match(literal)
+            suffix, separator, label = found.groups() if found and name is not None else (literal, "", "")
+            last = fields[-1]
+            fields[-1] = TemplateField(last.name, last.separator, last.label, last.suffix + suffix)
+        if name is None:
+            continue
+        if not name or specification or conversion:
+            raise DataError(
+                f"text_template {template!r}: a field is the plain name of a column in braces, such as "
+                f"{{title}}, "
+                "without number, format or conversion"
+            )
+        fields.append(TemplateField(name, separator, label, ""))
+    if not fields:
+        raise DataError(
+            f"text_template {template!r}: no field in it; name columns in braces, such as {{title}}"
+        )
+    return tuple(fields)
+
+
+def template_text(template: str, items: pl.DataFrame) -> pl.Series:
+    """The text of each row by the template, `(N,)` strings.
+
+    An empty field vanishes with its label and separator. Runs of blanks become one blank. Raises DataError
+    for a field that is no column of `items`.
+    """
+    fields = parse_template(template)
+    for part in fields:
+        if part.name not in items.columns:
+            raise DataError(f"text_template: no column {part.name!r}{nearest(part.name, items.columns)}")
+    columns = {part.name: as_text(items[part.name]).rename(part.name) for part in fields}
+    built = pl.DataFrame({"built": pl.repeat("", items.height, dtype=pl.String, eager=True)})
+    for part in fields:
+        rendered = pl.concat_str(pl.lit(part.label), pl.col("value"), pl.lit(part.suffix))
+        separator = pl.when(pl.col("built") == "").then(pl.lit("")).otherwise(pl.lit(part.separator))
+        longer = pl.concat_str("built", separator, rendered)
+        built = built.with_columns(value=columns[part.name]).select(
+            built=pl.when(pl.col("value") != "").then(longer).otherwise("built")
+        )
+    return built["built"].str.replace_all(r"\s+", " ").str.strip_chars().rename("text")
+
+
+def as_text(values: pl.Series) -> pl.Series:
+    """A column as stripped text: null and NaN are "", whole floats lose their ".0", lists are joined by ", ".
+
+    Raises DataError for a type that has no text, such as a struct.
+    """
+    dtype = values.dtype
+    if (
+        not is_attribute_type(dtype)
+        and not dtype.is_temporal()
+        and not isinstance(dtype, pl.Categorical | pl.Enum)
+    ):
+        raise DataError(f"items: column {values.name!r} has type {dtype}, which has no text; cast or drop it")
+    if isinstance(dtype, pl.List):
+        flat = values.list.eval(pl.element().cast(pl.String).str.strip_chars()).list.drop_nulls()
+        return flat.list.eval(pl.element().filter(pl.element() != "")).list.join(", ").fill_null("")
+    if dtype.is_float():
+        number = pl.col(values.name)
+        whole = number.is_finite() & (number == number.round())
+        return values.to_frame().select(
+            pl.when(number.is_null() | number.is_nan())
+            .then(pl.lit(""))
+            .when(whole & (number.abs() < 2**53))
+            .then(pl.when(whole & (number.abs() < 2**53)).then(number).cast(pl.Int64).cast(pl.String))
+            .otherwise(number.cast(pl.String))
+            .alias(values.name)
+        )[values.name]
+    return values.cast(pl.String).fill_null("").str.strip_chars()
+
+
+def filled_text(items: pl.DataFrame, template: str, repairs: dict[str, int]) -> pl.Series:
+    """Each row's text by the template, or its title, or its key, so that an encoder has something to read.
+
+    `items` has columns `title` and `key`; rows whose text was empty are counted in
+    `repairs["items_without_text"]`.
+    """
+    text = template_text(template, items)
+    empty = int((text == "").sum())
+    if empty:
+        repairs["items_without_text"] = repairs.get("items_without_text", 0) + empty
+    title = pl.col("title").str.strip_chars()
+    instead = pl.when(title != "").then(title).otherwise(pl.col("key"))
+    filled = pl.when(pl.col("text") != "").then(pl.col("text")).otherwise(instead)
+    return items.select("title", "key").with_columns(text).select(text=filled)["text"]

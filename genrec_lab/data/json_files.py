@@ -1,0 +1,75 @@
+"""JSON objects as data sets publish them, with errors that say file and line."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from genrec_lab.data.paths import existing_file
+from genrec_lab.data.rules import DataError
+
+# Half of a surrogate pair: JSON may escape it, but it is no text that can be stored.
+_LONE_SURROGATE = re.compile(
+    r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
+
+
+def read_json_object(file: Path) -> dict[str, Any]:
+    """The JSON object in `file`, whole numbers as text (ids may be written either way).
+
+    Raises DataError with file, line and column for malformed JSON, for a key that comes twice in one object,
+    for what is no object, and for an empty file.
+    """
+    raw = existing_file(file, "file").read_bytes()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{file}, line {line}: not UTF-8 ({error.reason} at byte {error.start}); save it so"
+        ) from error
+
+    def without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [key for key, _ in pairs]
+            twin = next(key for key in found if names.count(key) > 1)
+            raise DataError(
+                f"{file}{_second_place(text, twin)}: key {twin!r} comes twice; keep one or rename it"
+            )
+        return found
+
+    def no_constant(constant: str) -> Any:
+        raise DataError(f"{file}: {constant} is no JSON value; replace it")
+
+    try:
+        found = json.loads(text, parse_int=str, parse_constant=no_constant, object_pairs_hook=without_twins)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{file}, line {error.lineno}, column {error.colno}: malformed JSON ({error.msg}); mend or fetch "
+            "it again"
+        ) from error
+    lone = _LONE_SURROGATE.search(text)
+    if lone and not _encodable(found):
+        line = text.count("\n", 0, lone.start()) + 1
+        raise DataError(f"{file}, line {line}: {lone.group()} is half of a character; replace or remove it")
+    if not isinstance(found, dict):
+        raise DataError(f"{file}: holds a {type(found).__name__}, expected an object in braces")
+    if not found:
+        raise DataError(f"{file}: the object is empty; fetch or write it again")
+    return found
+
+
+def _encodable(found: Any) -> bool:
+    try:
+        json.dumps(found, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _second_place(text: str, key: str) -> str:
+    places = list(re.finditer(re.escape(json.dumps(key)) + r"\s*:", text))
+    return f", line {text.count(chr(10), 0, places[1].start()) + 1}" if len(places) > 1 else ""

@@ -1,0 +1,111 @@
+"""GroupLens folders as they are unpacked: ml-100k, ml-1m, and ml-latest-small with its larger sisters."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import polars as pl
+
+from genrec_lab.data.assembly import RawDomain, ReadingRules, assemble
+from genrec_lab.data.dataset import Dataset
+from genrec_lab.data.frames import raw_interactions_of, raw_items_of
+from genrec_lab.data.item_text import DEFAULT_TEMPLATE
+from genrec_lab.data.paths import existing_file, existing_folder
+from genrec_lab.data.rules import DataError
+
+# The flags that end a line of ml-100k's u.item, in the order of its README.
+GENRES_100K = (
+    "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama",
+    "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
+)  # fmt: skip
+
+RATING_FIELDS = ("user", "item", "rating", "timestamp")
+
+
+def read_movielens(
+    folder: str | os.PathLike[str],
+    *,
+    posters: str | os.PathLike[str] | None = None,
+    domain: str | None = None,
+    text_template: str = DEFAULT_TEMPLATE,
+    k_core: int | None = None,
+    keep_unseen_items: bool = False,
+) -> Dataset:
+    """A Dataset from a GroupLens folder; every rating is an interaction, genres are the categories.
+
+    The kind of folder is known by its files: u.data and u.item (ml-100k), ratings.dat and movies.dat (ml-1m),
+    ratings.csv and movies.csv (ml-latest-small and others). `posters` is a folder with `<movie id>.jpg`;
+    films without one are counted as `items_without_image`. `domain` is "Movies" unless given. Raises
+    DataError for a folder without such files and for a line with a wrong number of fields, naming the line.
+    """
+    source = existing_folder(folder, "folder")
+    if (source / "u.data").exists():
+        ratings_file, films_file = source / "u.data", source / "u.item"
+        ratings, films = _lines(ratings_file, "\t", RATING_FIELDS), _films_100k(films_file)
+    elif (source / "ratings.dat").exists():
+        ratings_file, films_file = source / "ratings.dat", source / "movies.dat"
+        ratings = _lines(ratings_file, "::", RATING_FIELDS)
+        films = _without_bars(_lines(films_file, "::", ("item", "title", "categories")))
+    elif (source / "ratings.csv").exists():
+        ratings_file, films_file = source / "ratings.csv", source / "movies.csv"
+        ratings = _csv(ratings_file).rename({"userId": "user", "movieId": "item"}, strict=False)
+        films = _csv(films_file).rename({"movieId": "item", "genres": "categories"}, strict=False)
+        films = _without_bars(films)
+    else:
+        raise DataError(
+            f"folder: {source} is no GroupLens folder; expected u.data and u.item (ml-100k), ratings.dat and "
+            "movies.dat (ml-1m), or ratings.csv and movies.csv (ml-latest-small)"
+        )
+    interactions = raw_interactions_of(ratings.lazy(), {}, str(ratings_file))
+    items = raw_items_of(films, {}, str(films_file))
+    raw = RawDomain(
+        domain=domain or "Movies",
+        interactions=interactions,
+        items=items,
+        origin=str(ratings_file),
+        items_origin=str(films_file),
+        images=None if posters is None else "{key}.jpg",
+        images_base=source if posters is None else existing_folder(posters, "posters"),
+    )
+    return assemble(raw, ReadingRules(text_template, k_core, keep_unseen_items))
+
+
+def _lines(file: Path, separator: str, names: tuple[str, ...]) -> pl.DataFrame:
+    """The fields of each line as text columns; lines are latin-1, blank ones are passed over."""
+    text = existing_file(file, "folder").read_bytes().decode("latin-1")
+    # splitlines() would also break at control characters that may stand in a latin-1 title.
+    lines = pl.DataFrame({"line": text.replace("\r\n", "\n").split("\n")}).with_row_index("number", offset=1)
+    filled = lines.filter(pl.col("line").str.strip_chars() != "")
+    parts = filled.with_columns(parts=pl.col("line").str.split(separator))
+    wrong = parts.filter(pl.col("parts").list.len() != len(names))
+    if wrong.height:
+        raise DataError(
+            f"{file}, line {wrong['number'][0]}: {wrong['parts'].list.len()[0]} fields between "
+            f"{separator!r}, expected "
+            f"{len(names)} ({', '.join(names[:6])}{', ...' if len(names) > 6 else ''}); mend or fetch the "
+            "file again"
+        )
+    return parts.select(pl.col("parts").list.get(place).alias(name) for place, name in enumerate(names))
+
+
+def _films_100k(file: Path) -> pl.DataFrame:
+    columns = ("item", "title", "release_date", "video_release_date", "address", *GENRES_100K)
+    films = _lines(file, "|", columns)
+    flags = [pl.when(pl.col(name) == "1").then(pl.lit(name)) for name in GENRES_100K if name != "unknown"]
+    genres = pl.concat_list(flags).list.drop_nulls().list.join(", ")
+    return films.select("item", "title", "release_date", categories=genres)
+
+
+def _csv(file: Path) -> pl.DataFrame:
+    try:
+        return pl.read_csv(existing_file(file, "folder"), infer_schema=False)
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"{file}: not readable as csv: {error}; mend or fetch it again") from error
+
+
+def _without_bars(films: pl.DataFrame) -> pl.DataFrame:
+    if "categories" not in films.columns:
+        return films
+    genres = pl.col("categories").replace("(no genres listed)", "").str.replace_all("|", ", ", literal=True)
+    return films.with_columns(categories=genres)

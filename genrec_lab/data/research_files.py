@@ -1,0 +1,234 @@
+"""The files in which this field's repositories publish data: LC-Rec pairs and RecBole atomic files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from genrec_lab.data.assembly import TEXT_COLUMNS, RawDomain, ReadingRules, assemble
+from genrec_lab.data.dataset import Dataset
+from genrec_lab.data.frames import ColumnMapping, checked_mapping, raw_interactions_of, raw_items_of
+from genrec_lab.data.item_text import DEFAULT_TEMPLATE
+from genrec_lab.data.json_files import read_json_object
+from genrec_lab.data.paths import existing_file, existing_folder, only_file
+from genrec_lab.data.rules import ITEM_TYPES, DataError
+
+ATOMIC_TYPES = ("token", "token_seq", "float", "float_seq")
+# What RecBole's published data sets call title and categories.
+ATOMIC_NAMES = {"title": ("movie_title", "name"), "categories": ("class", "genre", "genres", "category")}
+
+
+def read_lcrec(
+    folder: str | os.PathLike[str],
+    *,
+    domain: str | None = None,
+    text_template: str = DEFAULT_TEMPLATE,
+    k_core: int | None = None,
+    keep_unseen_items: bool = True,
+    allow_missing_text: bool = False,
+) -> Dataset:
+    """A folder with the pair `<Name>.inter.json` and `<Name>.item.json`.
+
+    They hold {user: [item, ...] oldest first} and {item: {title, description, brand, categories}}.
+    `domain` is Name unless given. Users and items keep the order of the files, items in the order of their
+    numbers where all ids are numbers. The published item file is the catalogue, so items without interactions
+    stay. `allow_missing_text=True` reads a folder without item file, for models that need only ids. A user
+    without items is left out (counted as `users_without_items`). Raises DataError as the messages say.
+    """
+    source = existing_folder(folder, "folder")
+    inter_file = only_file(source, ".inter.json", "folder")
+    item_file = only_file(source, ".item.json", "folder")
+    if inter_file is None:
+        raise DataError(
+            f"folder: no *.inter.json in {source} (found: {_listing(source)}); give the folder of the pair"
+        )
+    name = inter_file.name.removesuffix(".inter.json")
+    if item_file is not None and item_file.name.removesuffix(".item.json") != name:
+        raise DataError(
+            f"folder: {inter_file.name} and {item_file.name} in {source} are no pair; name them alike"
+        )
+    if item_file is None and not allow_missing_text:
+        raise DataError(
+            f"folder: {source} has {inter_file.name} but no {name}.item.json; add it, or set "
+            "allow_missing_text=True for models that need no text"
+        )
+    repairs: dict[str, int] = {}
+    interactions = _lcrec_interactions(inter_file, repairs)
+    items = pl.DataFrame(schema={"key": pl.String}) if item_file is None else _lcrec_items(item_file)
+    if item_file is None:
+        items = interactions.select(key="item").unique(maintain_order=True)
+        repairs["items_not_described"] = items.height
+    raw = RawDomain(
+        domain=domain or name,
+        interactions=interactions,
+        items=_in_number_order(items),
+        origin=str(inter_file),
+        items_origin=str(item_file or inter_file),
+        repairs=repairs,
+    )
+    return assemble(raw, ReadingRules(text_template, k_core, keep_unseen_items, allow_missing_text))
+
+
+def read_recbole(
+    folder: str | os.PathLike[str],
+    *,
+    columns: ColumnMapping | None = None,
+    domain: str | None = None,
+    text_template: str = DEFAULT_TEMPLATE,
+    k_core: int | None = None,
+    keep_unseen_items: bool = False,
+    allow_missing_text: bool = False,
+) -> Dataset:
+    """A folder with RecBole's atomic files `<name>.inter` and `<name>.item`.
+
+    They are tab separated under a header `field:type`.    Ids are `user_id` and `item_id`, times `timestamp`;
+    title and categories are also found under RecBole's other names (`movie_title`, `class`, `genre`,
+    `genres`). `columns` maps roles to fields as `read_frames` does. `domain` is the files' name unless given.
+    `allow_missing_text=True` reads a folder without `.item`.
+    """
+    source = existing_folder(folder, "folder")
+    inter_file, item_file = only_file(source, ".inter", "folder"), only_file(source, ".item", "folder")
+    if inter_file is None:
+        raise DataError(
+            f"folder: no *.inter in {source} (found: {_listing(source)}); give a folder of atomic files"
+        )
+    if item_file is None and not allow_missing_text:
+        raise DataError(
+            f"folder: {source} has {inter_file.name} but no .item file; add it, or set "
+            "allow_missing_text=True for "
+            "models that need no text"
+        )
+    given = checked_mapping(columns or {})
+    defaults = {"user": "user_id", "item": "item_id"}
+    interactions = raw_interactions_of(_atomic(inter_file).lazy(), {**defaults, **given}, str(inter_file))
+    repairs: dict[str, int] = {}
+    if item_file is None:
+        items = interactions.select(key="item").unique(maintain_order=True)
+        repairs["items_not_described"] = items.height
+    else:
+        table = _atomic(item_file)
+        for role, names in ATOMIC_NAMES.items():
+            found = [name for name in names if name in table.columns]
+            if found and role not in table.columns:
+                defaults[role] = found[0]
+        items = raw_items_of(table, {**defaults, **given}, str(item_file))
+    raw = RawDomain(
+        domain=domain or inter_file.name.removesuffix(".inter"),
+        interactions=interactions,
+        items=items,
+        origin=str(inter_file),
+        items_origin=str(item_file or inter_file),
+        repairs=repairs,
+    )
+    return assemble(raw, ReadingRules(text_template, k_core, keep_unseen_items, allow_missing_text))
+
+
+def _atomic(file: Path) -> pl.DataFrame:
+    """An atomic file's table, columns named without their type: `float` ones as numbers, others as text."""
+    try:
+        table = pl.read_csv(
+            existing_file(file, "folder"), separator="\t", quote_char=None, infer_schema=False
+        )
+    except pl.exceptions.PolarsError as error:
+        raise DataError(
+            f"{file}: not readable as tab separated text: {error}; mend or fetch it again"
+        ) from error
+    types: dict[str, str] = {}
+    for field in table.columns:
+        name, colon, kind = field.rpartition(":")
+        if not colon or not name or kind not in ATOMIC_TYPES:
+            raise DataError(
+                f"{file}, line 1: field {field!r} is not of the form name:type; types are "
+                f"{', '.join(ATOMIC_TYPES)}"
+            )
+        types[name] = kind
+    table = table.rename({field: field.rpartition(":")[0] for field in table.columns})
+    for name, kind in types.items():
+        # Times stay text here: as 64-bit floats, late ones in nanoseconds would run together.
+        if kind != "float" or name == "timestamp":
+            continue
+        numbers = table[name].cast(pl.Float64, strict=False)
+        wrong = numbers.is_null() & table[name].is_not_null()
+        if wrong.any():
+            row = int(wrong.arg_max() or 0)
+            raise DataError(
+                f"{file}, line {row + 2}: {name} is {table[name][row]!r}, its header says float; mend it"
+            )
+        table = table.with_columns(numbers)
+    return table
+
+
+def _lcrec_interactions(file: Path, repairs: dict[str, int]) -> pl.DataFrame:
+    found = read_json_object(file)
+    try:
+        lists = pl.Series("item", list(found.values()), dtype=pl.List(pl.String), strict=True)
+        sound = not lists.null_count() and not lists.explode(empty_as_null=False).null_count()
+    except (TypeError, pl.exceptions.PolarsError):
+        sound = False
+    if not sound:
+        user, value = next((user, value) for user, value in found.items() if not _is_id_list(value))
+        raise DataError(
+            f"{file}: user {user!r} has {str(value)[:80]}, expected a list of item ids (text or whole "
+            "numbers)"
+        )
+    frame = pl.DataFrame({"user": list(found)}).with_columns(lists)
+    empty = frame["item"].list.len() == 0
+    if empty.any():
+        repairs["users_without_items"] = int(empty.sum())
+    return frame.filter(~empty).explode("item")
+
+
+def _is_id_list(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _lcrec_items(file: Path) -> pl.DataFrame:
+    found = read_json_object(file)
+    columns: dict[str, list[str]] = {name: [] for name in TEXT_COLUMNS}
+    for key, fields in found.items():
+        if not isinstance(fields, dict):
+            raise DataError(
+                f"{file}: item {key!r} has {str(fields)[:80]}, expected an object such as "
+                '{"title": ..., "description": ..., "brand": ..., "categories": ...}'
+            )
+        for name in fields:
+            if name not in columns:
+                columns[name] = []
+    for key, fields in found.items():
+        for name, values in columns.items():
+            values.append(
+                _flat_text(fields.get(name), ", " if name == "categories" else " ", f"{file}: item {key!r}")
+            )
+    named = {
+        f"source_{name}" if name in ITEM_TYPES and name != "title" else name: v for name, v in columns.items()
+    }
+    return pl.DataFrame(
+        {"key": list(found), **named}, schema_overrides=dict.fromkeys(("key", *named), pl.String)
+    )
+
+
+def _flat_text(value: Any, separator: str, where: str) -> str:
+    """Text, numbers, and lists of these however deep, as one text."""
+    if value is None:
+        return ""
+    if isinstance(value, (str, int, float)):
+        return str(value)
+    if isinstance(value, list):
+        parts = (_flat_text(part, separator, where) for part in value)
+        return separator.join(part for part in parts if part.strip())
+    raise DataError(
+        f"{where}: has an object inside a field ({str(value)[:80]}), expected text or a list of texts"
+    )
+
+
+def _in_number_order(items: pl.DataFrame) -> pl.DataFrame:
+    numbers = items["key"].cast(pl.Int64, strict=False)
+    return items if numbers.null_count() else items.sort(numbers, maintain_order=True)
+
+
+def _listing(folder: Path) -> str:
+    names = sorted(path.name for path in folder.iterdir())
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "nothing"
