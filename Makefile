@@ -65,7 +65,8 @@ bench: $(STAMP) ## run the benchmarks; one alone: make bench BENCH=name
 hooks: $(STAMP) ## check and strip at every commit
 	$(BIN)/pre-commit install
 
-constraints: $(STAMP) ## write the versions of this environment into constraints.txt, after the tests passed with them
+constraints: $(STAMP) ## write this environment's versions into constraints.txt, once the tests passed with them
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[browser]'
 	@head -n 1 constraints.txt > constraints.new
 	@$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+[^ ]*$$//' | LC_ALL=C sort -f >> constraints.new
 	@mv constraints.new constraints.txt && touch $(STAMP)
