@@ -29,6 +29,11 @@ class ReadingRules:
     # Whether items may lack their description; they then have the title "".
     allow_missing_text: bool = False
 
+    def __post_init__(self) -> None:
+        for option in ("keep_unseen_items", "allow_missing_text"):
+            if not isinstance(getattr(self, option), bool):
+                raise DataError(f"{option} is {getattr(self, option)!r}, expected true or false")
+
 
 @dataclass(frozen=True)
 class RawDomain:
@@ -70,8 +75,7 @@ def assemble(raw: RawDomain, rules: ReadingRules) -> Dataset:
         if interactions.height == 0:
             raise DataError(
                 f"domain {raw.domain!r}: the {rules.k_core}-core of its {before.height} interactions is "
-                "empty; "
-                f"give a smaller k_core than {rules.k_core}, more data, or leave the domain out"
+                f"empty; give a smaller k_core than {rules.k_core}, more data, or leave the domain out"
             )
         _count(repairs, "interactions_removed_by_k_core", before.height - interactions.height)
         _count(
@@ -123,8 +127,7 @@ def _unique_items(raw: RawDomain, repairs: dict[str, int]) -> pl.DataFrame:
     if twice.height:
         raise DataError(
             f"{raw.items_origin}: item {twice['key'][0]!r} has {(twice['key'] == twice['key'][0]).sum()} "
-            "rows that "
-            f"differ ({twice['key'].n_unique()} such items); keep one row an item"
+            f"rows that differ ({twice['key'].n_unique()} such items); keep one row an item"
         )
     return distinct
 
@@ -142,10 +145,9 @@ def _add_missing_items(
     if not rules.allow_missing_text:
         raise DataError(
             f"{raw.origin}: user {unknown['user'][0]!r} has item {unknown['item'][0]!r}, which "
-            f"{raw.items_origin} "
-            f"does not know ({unknown['item'].n_unique()} such items, {unknown.height} interactions); add "
-            "the item "
-            "there, take its interactions out, or set allow_missing_text=True to keep it without text"
+            f"{raw.items_origin} does not know ({unknown['item'].n_unique()} such items, {unknown.height} "
+            "interactions); add the item there, take its interactions out, or set allow_missing_text=True "
+            "to keep it without text"
         )
     added = unknown.select(key="item").unique(maintain_order=True)
     _count(repairs, "items_not_described", added.height)

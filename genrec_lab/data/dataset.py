@@ -18,6 +18,7 @@ __all__ = ["DataError", "Dataset", "Split"]
 
 # Raised when the files that `write` makes change their meaning.
 FORMAT_VERSION = 1
+FILES = ("items.parquet", "sequences.parquet", "dataset.json")
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +27,8 @@ class Dataset:
 
     `items`: `item` Int64 0..N-1 in order, `domain`, `title`, `text` strings, `image` path or null, `key` the
     source's own id, then any attribute columns. `sequences`: `user` Int64 0..U-1 in order, `domain`, `items`
-    List(Int64) oldest first, `key`. `repairs` counts what was mended while reading, over all that was read.
+    List(Int64) oldest first, `key`. Without a column `image` there are no pictures, without `key` the
+    numbers are the keys. `repairs` counts what was mended while reading, over all that was read.
     Raises DataError where the tables contradict each other.
     """
 
@@ -47,8 +49,7 @@ class Dataset:
     def __repr__(self) -> str:
         return (
             f"Dataset({self.name!r}: {', '.join(self.domains)}; {self.n_users:,} users, {self.n_items:,} "
-            "items, "
-            f"{self.n_interactions:,} interactions)"
+            f"items, {self.n_interactions:,} interactions)"
         )
 
     @property
@@ -119,8 +120,8 @@ class Dataset:
             for domain in dataset.domains:
                 if domain in seen:
                     raise DataError(
-                        f"concat: domain {domain!r} is in {seen[domain]!r} and in {dataset.name!r}; "
-                        "a domain may come once: rename one of them or leave it out with `select`"
+                        f"concat: domain {domain!r} is in {seen[domain]!r} and in {dataset.name!r}; a domain "
+                        "may come once: rename one of them or leave it out with `select`"
                     )
                 seen[domain] = dataset.name
         item_starts = np.cumsum([0, *(dataset.n_items for dataset in datasets)])
@@ -154,18 +155,19 @@ class Dataset:
         """One row a domain as in GMC Table 2, and how many of its items nobody interacted with.
 
         Columns `domain, users, items, interactions, sparsity` (share of user-item cells that are empty),
-        `mean_length` (interactions a user), `items_without_interactions`.
+        `mean_length` (interactions a user), `items_without_interactions`. A domain without users has null for
+        sparsity and mean length.
         """
         lengths = self.sequences.lazy().select("domain", length=pl.col("items").list.len().cast(pl.Int64))
         seen = self.sequences.lazy().select(item=pl.col("items").explode()).unique()
         by_domain = lengths.group_by("domain").agg(users=pl.len(), interactions=pl.col("length").sum())
-        items = self.items.lazy().with_row_index("row")
+        items = self.items.lazy()
         unseen = (
             items.join(seen, on="item", how="anti")
             .group_by("domain")
             .agg(items_without_interactions=pl.len())
         )
-        counted = items.group_by("domain").agg(items=pl.len(), first=pl.col("row").min()).sort("first")
+        counted = items.group_by("domain").agg(items=pl.len(), first=pl.col("item").min()).sort("first")
         for counts in (by_domain, unseen):
             counted = counted.join(counts, on="domain", how="left", maintain_order="left")
         table = counted.with_columns(
@@ -175,8 +177,8 @@ class Dataset:
         whole = pl.col("users", "items", "interactions", "items_without_interactions").cast(pl.Int64)
         return (
             table.with_columns(
-                sparsity=1 - pl.col("interactions") / cells,
-                mean_length=pl.col("interactions") / pl.col("users"),
+                sparsity=(1 - pl.col("interactions") / cells).fill_nan(None),
+                mean_length=(pl.col("interactions") / pl.col("users")).fill_nan(None),
             )
             .with_columns(whole)
             .select(
@@ -203,8 +205,8 @@ class Dataset:
     def write(self, folder: str | os.PathLike[str]) -> None:
         """Write `items.parquet`, `sequences.parquet` and `dataset.json` into `folder`.
 
-        No half-written file is left. Pictures stay where they are: their paths are written as they stand.
-        Raises OSError when the disk is full.
+        Where writing fails, what was there before stays. Pictures stay where they are: their paths are
+        written as they stand. Raises OSError when the disk is full.
         """
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
@@ -215,27 +217,23 @@ class Dataset:
             "repairs": self.repairs,
             "fingerprint": self.fingerprint(),
         }
-        # The description goes last: a folder without it was not finished.
-        (target / "dataset.json").unlink(missing_ok=True)
-        for frame, name in ((self.items, "items.parquet"), (self.sequences, "sequences.parquet")):
-            partial = target / f"{name}.partial"
-            try:
-                frame.write_parquet(partial)
-                os.replace(partial, target / name)
-            finally:
-                partial.unlink(missing_ok=True)
-        partial = target / "dataset.json.partial"
+        partial = {name: target / f"{name}.partial" for name in FILES}
         try:
-            partial.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-            os.replace(partial, target / "dataset.json")
+            self.items.write_parquet(partial["items.parquet"])
+            self.sequences.write_parquet(partial["sequences.parquet"])
+            partial["dataset.json"].write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+            # All bytes are on disk: a full disk has left what was here before as it was.
+            for name in FILES:
+                os.replace(partial[name], target / name)
         finally:
-            partial.unlink(missing_ok=True)
+            for path in partial.values():
+                path.unlink(missing_ok=True)
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Dataset:
         """Read what `write` wrote; raises DataError for a missing, foreign or altered folder."""
         source = Path(folder)
-        for name in ("dataset.json", "items.parquet", "sequences.parquet"):
+        for name in FILES:
             if not (source / name).is_file():
                 raise DataError(
                     f"{source}: no {name} there; it is no finished dataset folder, write it again"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import polars as pl
 
@@ -46,12 +47,15 @@ def read_frames(
     messages say.
     """
     mapping = checked_mapping(columns or {})
-    interactions_table, origin = _table(interactions, "interactions", guess_types=False)
-    raw_interactions = raw_interactions_of(interactions_table, mapping, origin)
+    interactions_file = _file(interactions, "interactions")
+    items_file = None if items is None else _file(items, "items")
+    origin = str(interactions_file or "interactions")
+    items_origin = str(items_file or ("interactions" if items is None else "items"))
+    raw_interactions = raw_interactions_of(_table(interactions, interactions_file), mapping, origin)
     repairs: dict[str, int] = {}
-    items_origin = origin
     if items is not None:
-        items_table, items_origin = _table(items, "items", guess_types=True)
+        key = mapping.get("key", mapping.get("item", "item"))
+        items_table = _table(items, items_file, guess_types_but=str(key))
         raw_items = raw_items_of(_collected(items_table, items_origin), mapping, items_origin)
     elif allow_missing_text:
         raw_items = raw_interactions.select(key="item").unique(maintain_order=True)
@@ -60,9 +64,16 @@ def read_frames(
         raise DataError(
             "items: no table given; give one, or set allow_missing_text=True for models without text"
         )
-    base = next((Path(given).parent for given in (items_origin, origin) if Path(given).is_file()), Path.cwd())
-    name = domain or (Path(origin).name.split(".")[0] if Path(origin).is_file() else "frames")
-    raw = RawDomain(name, raw_interactions, raw_items, origin, items_origin, images, base, repairs)
+    raw = RawDomain(
+        domain=domain or (interactions_file.name.split(".")[0] if interactions_file else "frames"),
+        interactions=raw_interactions,
+        items=raw_items,
+        origin=origin,
+        items_origin=items_origin,
+        images=images,
+        images_base=next((file.parent for file in (items_file, interactions_file) if file), Path.cwd()),
+        repairs=repairs,
+    )
     return assemble(raw, ReadingRules(text_template, k_core, keep_unseen_items, allow_missing_text))
 
 
@@ -128,29 +139,38 @@ def checked_mapping(columns: ColumnMapping) -> ColumnMapping:
     return columns
 
 
-def _table(given: Table, option: str, *, guess_types: bool) -> tuple[pl.LazyFrame, str]:
-    """The table, not yet read, and how messages call it: a file's whole path, or the option's name.
-
-    Without `guess_types` a csv is all text: ids stay as they are written ("007"), and no guess can go wrong.
-    """
+def _file(given: Table, option: str) -> Path | None:
+    """The file that `given` names, None where it is a frame; raises DataError for anything else."""
     if isinstance(given, (pl.DataFrame, pl.LazyFrame)):
-        return given.lazy(), option
+        return None
     if not isinstance(given, (str, os.PathLike)):
         raise DataError(
             f"{option}: a {type(given).__name__}, expected a path or a polars frame (pl.from_pandas)"
         )
     file = existing_file(given, option)
-    name = file.name.lower().removesuffix(".gz")
-    if name.endswith(".parquet"):
-        return pl.scan_parquet(file), str(file)
-    if name.endswith((".csv", ".tsv")):
-        separator = "\t" if name.endswith(".tsv") else ","
-        try:
-            table = pl.scan_csv(file, separator=separator, infer_schema=guess_types, infer_schema_length=None)
-        except pl.exceptions.PolarsError as error:
-            raise _unreadable(str(file), error) from error
-        return table, str(file)
-    raise DataError(f"{option}: {file.name} has an unknown ending; give .csv, .tsv (also .gz) or .parquet")
+    if not file.name.lower().removesuffix(".gz").endswith((".csv", ".tsv", ".parquet")):
+        raise DataError(
+            f"{option}: {file.name} has an unknown ending; give .csv, .tsv (also .gz) or .parquet"
+        )
+    return file
+
+
+def _table(given: Table, file: Path | None, guess_types_but: str | None = None) -> pl.LazyFrame:
+    """The table, not yet read; a csv is all text unless types are to be guessed for all columns but one.
+
+    Ids stay text, as they are written: "007" is not 7.
+    """
+    if file is None:
+        return given.lazy() if isinstance(given, pl.DataFrame) else cast(pl.LazyFrame, given)
+    if file.name.lower().endswith(".parquet"):
+        return pl.scan_parquet(file)
+    return pl.scan_csv(
+        file,
+        separator="\t" if ".tsv" in file.name.lower() else ",",
+        infer_schema=guess_types_but is not None,
+        infer_schema_length=None,
+        schema_overrides=None if guess_types_but is None else {guess_types_but: pl.String},
+    )
 
 
 def _column_names(table: pl.LazyFrame, origin: str) -> list[str]:
@@ -195,23 +215,26 @@ def _times(values: pl.Series, origin: str) -> pl.Series:
         )
     text = values.str.strip_chars()
     filled = text.is_not_null() & (text != "")
+    unread = filled
     for parsed in (text.cast(pl.Int64, strict=False), text.cast(pl.Float64, strict=False), _dates(text)):
-        if parsed is not None and not (parsed.is_null() & filled).any():
+        left = parsed.is_null() & filled
+        if not left.any():
             return parsed.to_physical()
-    row = int((text.cast(pl.Float64, strict=False).is_null() & filled).arg_max() or 0)
+        # The kind of time that fits most rows shows best which row is wrong.
+        unread = left if left.sum() < unread.sum() else unread
+    row = int(unread.arg_max() or 0)
     raise DataError(
         f"{origin}: column {values.name!r} has {text[row]!r} in row {row + 1}, which is no time; write "
-        "numbers or "
-        "dates such as 2024-05-17 12:30:00, alike in all rows"
+        "numbers or dates such as 2024-05-17 12:30:00, alike in all rows"
     )
 
 
-def _dates(text: pl.Series) -> pl.Series | None:
+def _dates(text: pl.Series) -> pl.Series:
     try:
         return text.str.to_datetime(strict=False)
     except pl.exceptions.PolarsError:
         # No format of dates fits the first value.
-        return None
+        return pl.repeat(None, len(text), dtype=pl.Datetime(), eager=True)
 
 
 def _names_of_flags(table: pl.DataFrame, names: Sequence[str], role: str, origin: str) -> pl.Series:
@@ -226,8 +249,7 @@ def _names_of_flags(table: pl.DataFrame, names: Sequence[str], role: str, origin
         if not numeric or not values.drop_nulls().cast(pl.Float64).is_in([0.0, 1.0]).all():
             raise DataError(
                 f"{origin}: column {name!r} in the list for {role!r} holds more than 0 and 1; a list joins "
-                "the names "
-                "of flag columns, to join texts use text_template"
+                "the names of flag columns, to join texts use text_template"
             )
         chosen.append(pl.when(pl.col(name).cast(pl.Float64) == 1).then(pl.lit(name)))
     if not chosen:

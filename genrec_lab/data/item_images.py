@@ -19,6 +19,10 @@ def found_images(items: pl.DataFrame, images: str, base: Path, repairs: dict[str
     Items without a picture are counted in `repairs["items_without_image"]`. Raises DataError for an unknown
     column, for addresses on the web, and where not one picture is found.
     """
+    if not isinstance(images, str) or not images:
+        raise DataError(
+            f'images is {images!r}, expected the name of a column or a template such as "posters/{{key}}.jpg"'
+        )
     images = expanded(images, "images")
     column = next((name for name in (images, f"source_{images}") if name in items.columns), None)
     if "{" in images:

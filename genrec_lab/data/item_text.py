@@ -34,6 +34,8 @@ def parse_template(template: str) -> tuple[TemplateField, ...]:
     opening brackets belong to the second. Raises DataError for a template without a field, with a nameless
     field or with a format specification.
     """
+    if not isinstance(template, str):
+        raise DataError(f"text_template is {template!r}, expected text such as {DEFAULT_TEMPLATE!r}")
     try:
         pieces = list(string.Formatter().parse(template))
     except ValueError as error:
@@ -51,8 +53,7 @@ def parse_template(template: str) -> tuple[TemplateField, ...]:
         if not name or specification or conversion:
             raise DataError(
                 f"text_template {template!r}: a field is the plain name of a column in braces, such as "
-                f"{{title}}, "
-                "without number, format or conversion"
+                f"{{title}}, without number, format or conversion"
             )
         fields.append(TemplateField(name, separator, label, ""))
     if not fields:

@@ -82,9 +82,8 @@ def _lines(file: Path, separator: str, names: tuple[str, ...]) -> pl.DataFrame:
     if wrong.height:
         raise DataError(
             f"{file}, line {wrong['number'][0]}: {wrong['parts'].list.len()[0]} fields between "
-            f"{separator!r}, expected "
-            f"{len(names)} ({', '.join(names[:6])}{', ...' if len(names) > 6 else ''}); mend or fetch the "
-            "file again"
+            f"{separator!r}, expected {len(names)} "
+            f"({', '.join(names[:6])}{', ...' if len(names) > 6 else ''}); mend or fetch the file again"
         )
     return parts.select(pl.col("parts").list.get(place).alias(name) for place, name in enumerate(names))
 

@@ -18,8 +18,8 @@ def expanded(text: str, option: str) -> str:
         name = match.group(1)
         if name not in os.environ:
             raise DataError(
-                f"{option}: {text!r} needs the environment variable {name}, which is not set; "
-                f"set it (export {name}=/path/to/your/data) or write the path itself"
+                f"{option}: {text!r} needs the environment variable {name}, which is not set; set it (export "
+                f"{name}=/path/to/your/data) or write the path itself"
             )
         return os.environ[name]
 

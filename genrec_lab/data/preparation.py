@@ -61,8 +61,7 @@ def leave_one_out(dataset: Dataset, max_history: int = MAX_HISTORY, max_sequence
     if max_sequence is not None and (not isinstance(max_sequence, int) or max_sequence <= HELD_OUT):
         raise DataError(
             f"leave_one_out: max_sequence is {max_sequence!r}, expected None or at least {HELD_OUT + 1}, as "
-            "a test "
-            "needs a history, a validation item and a test item"
+            "a test needs a history, a validation item and a test item"
         )
     repairs: dict[str, int] = {}
     sequences = dataset.sequences.select("user", "domain", "items")
@@ -76,9 +75,8 @@ def leave_one_out(dataset: Dataset, max_history: int = MAX_HISTORY, max_sequence
     if testable.height == 0:
         raise DataError(
             f"leave_one_out: none of the {dataset.n_users} users of {dataset.name!r} has {HELD_OUT + 1} "
-            "items, the "
-            f"longest has {lengths.max()!r}; one to learn from, one to validate and one to test are needed: "
-            "use data with longer sequences"
+            f"items, the longest has {lengths.max()!r}; one to learn from, one to validate and one to test "
+            "are needed: use data with longer sequences"
         )
     _count(repairs, "users_too_short", sequences.height - testable.height)
     _count(repairs, "domains_without_test", len(dataset.domains) - testable["domain"].n_unique())
@@ -123,24 +121,14 @@ def _training_part(sequences: pl.DataFrame) -> pl.DataFrame:
 
 def _every_prefix(sequences: pl.DataFrame, max_history: int) -> pl.DataFrame:
     """A row for every item of every sequence but its first: the items before it, and it."""
-    longest = int(sequences["items"].list.len().max() or 1) - 1  # type: ignore[arg-type]
-    target, place = pl.col("target"), pl.col("place")
-    # One column a step back, oldest first; a step before the sequence's start is null and falls out of the
-    # list.
-    steps = [
-        pl.when(place >= back).then(target.shift(back)).alias(f"back_{back}")
-        for back in range(min(max_history, max(longest, 1)), 0, -1)
-    ]
-    return (
-        sequences.lazy()
-        .with_columns(place=pl.int_ranges(pl.col("items").list.len().cast(pl.Int64)))
-        .explode("items", "place")
-        .rename({"items": "target"})
-        .with_columns(history=pl.concat_list(steps).list.drop_nulls())
-        .filter(place > 0)
-        .select("user", "domain", "history", "target")
-        .collect()
+    places = sequences.with_columns(place=pl.int_ranges(pl.col("items").list.len().cast(pl.Int64))).explode(
+        "items", "place"
     )
+    # A window that is open to the right: the places before this one, at most max_history of them.
+    windows = places.rolling("place", period=f"{max_history}i", closed="left", group_by="user")
+    before = windows.agg(history=pl.col("items")).sort("user", "place")
+    targets = places.select("user", "domain", "place", before["history"], target="items")
+    return targets.filter(pl.col("place") > 0).drop("place")
 
 
 def _count(repairs: dict[str, int], what: str, number: int) -> None:

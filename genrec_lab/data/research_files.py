@@ -98,8 +98,7 @@ def read_recbole(
     if item_file is None and not allow_missing_text:
         raise DataError(
             f"folder: {source} has {inter_file.name} but no .item file; add it, or set "
-            "allow_missing_text=True for "
-            "models that need no text"
+            "allow_missing_text=True for models that need no text"
         )
     given = checked_mapping(columns or {})
     defaults = {"user": "user_id", "item": "item_id"}

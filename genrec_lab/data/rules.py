@@ -43,13 +43,14 @@ def checked_items(items: pl.DataFrame) -> pl.DataFrame:
     Raises DataError for a missing column, a wrong type, a null, an empty table, ids that are not 0..N-1 in
     order, a key twice in a domain, or an attribute column of a type that cannot be kept.
     """
-    table = _typed(items, "items", ITEM_TYPES, may_be_null=("image",))
+    if "image" not in items.columns:
+        items = items.with_columns(image=pl.lit(None, dtype=pl.String))
+    table = _typed(_with_keys(items, "item"), "items", ITEM_TYPES, may_be_null=("image",))
     for name in table.columns[len(ITEM_TYPES) :]:
         if not is_attribute_type(table.schema[name]):
             raise DataError(
                 f"items: column {name!r} has type {table.schema[name]}; attribute columns hold text, "
-                "numbers, "
-                "booleans or lists of these: cast or drop it"
+                "numbers, booleans or lists of these: cast or drop it"
             )
     _check_ids(table, "items", "item")
     return table
@@ -61,7 +62,7 @@ def checked_sequences(sequences: pl.DataFrame, items: pl.DataFrame) -> pl.DataFr
     `items` has passed `checked_items`. Raises DataError as there, and for a sequence that is empty, that
     names an unknown item or an item of another domain.
     """
-    table = _typed(sequences, "sequences", SEQUENCE_TYPES)
+    table = _typed(_with_keys(sequences, "user"), "sequences", SEQUENCE_TYPES)
     extra = [name for name in table.columns if name not in SEQUENCE_TYPES]
     if extra:
         raise DataError(f"sequences: unknown column {extra[0]!r}{nearest(extra[0], SEQUENCE_TYPES)}; drop it")
@@ -78,8 +79,8 @@ def checked_sequences(sequences: pl.DataFrame, items: pl.DataFrame) -> pl.DataFr
     if unknown.height:
         raise DataError(
             f"sequences: user {unknown['user'][0]} names item {unknown['item'][0]}, items are "
-            f"0..{items.height - 1} "
-            f"({unknown.height} such places); add the item to the items or take the place out of the sequence"
+            f"0..{items.height - 1} ({unknown.height} such places); add the item to the items or take the "
+            "place out of the sequence"
         )
     foreign = places.with_columns(home=items["domain"].gather(index)).filter(
         pl.col("home") != pl.col("domain")
@@ -87,10 +88,8 @@ def checked_sequences(sequences: pl.DataFrame, items: pl.DataFrame) -> pl.DataFr
     if foreign.height:
         raise DataError(
             f"sequences: user {foreign['user'][0]} of domain {foreign['domain'][0]!r} has item "
-            f"{foreign['item'][0]} "
-            f"of domain {foreign['home'][0]!r} ({foreign.height} such places); a sequence stays within its "
-            "domain: "
-            "make one user a domain of it"
+            f"{foreign['item'][0]} of domain {foreign['home'][0]!r} ({foreign.height} such places); a "
+            "sequence stays within its domain: make one user a domain of it"
         )
     return table
 
@@ -108,9 +107,17 @@ def relabelled(lists: pl.Series, new: np.ndarray) -> pl.Series:
     return mapped.group_by("row", maintain_order=True).agg("value")["value"].rename(lists.name)
 
 
+def _with_keys(table: pl.DataFrame, id_column: str) -> pl.DataFrame:
+    if "key" in table.columns or id_column not in table.columns:
+        return table
+    return table.with_columns(key=pl.col(id_column).cast(pl.String))
+
+
 def _typed(
     table: pl.DataFrame, what: str, types: dict[str, pl.DataType], may_be_null: tuple[str, ...] = ()
 ) -> pl.DataFrame:
+    if table.height == 0:
+        raise DataError(f"{what}: the table is empty; at least one row is needed")
     missing = [name for name in types if name not in table.columns]
     if missing:
         raise DataError(
@@ -126,8 +133,6 @@ def _typed(
             raise DataError(
                 f"{what}: column {name!r} is null in row {row}; every row needs a value (text may be '')"
             )
-    if table.height == 0:
-        raise DataError(f"{what}: the table is empty; at least one row is needed")
     attributes = [name for name in table.columns if name not in types]
     return table.select(*(pl.col(name).cast(wanted) for name, wanted in types.items()), *attributes).rechunk()
 
@@ -150,7 +155,7 @@ def _check_ids(table: pl.DataFrame, what: str, id_column: str) -> None:
         row = int((ids != pl.int_range(table.height, eager=True)).arg_max() or 0)
         raise DataError(
             f"{what}: {id_column} ids must be 0..{table.height - 1} in order, row {row} has {ids[row]}; "
-            f"number the rows and keep the source's own ids in `key`"
+            "number the rows and keep the source's own ids in `key`"
         )
     keys = table.select("domain", "key")
     if keys.n_unique() < table.height:
