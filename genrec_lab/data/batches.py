@@ -1,0 +1,76 @@
+"""Training pairs as integer tables in memory, cut into batches of like length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import polars as pl
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+_NO_ITEM = -1
+_POOL = 64  # batches that are shuffled together before their samples are sorted by length
+
+
+class PairsConfig(BaseModel):
+    """Which (history, next item) pairs a recommender learns from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    max_history: int = Field(20, ge=1)  # items; GMC 5.1.1
+    per_user: int | None = Field(None, ge=1)  # pairs of a user in one epoch, drawn anew each epoch; None takes all
+
+
+class PairBatches:
+    """Batches of training pairs, `{"histories": (B, I) padded with -1, "targets": (B,)}`, in another order each epoch.
+
+    `pairs` has the columns user, history and target, as `Split.train`. Samples of like length share a batch, so that little is
+    padded; which samples meet, and the order of the batches, is drawn from (seed, epoch) and nothing else.
+    """
+
+    def __init__(self, pairs: pl.DataFrame, batch_size: int, *, per_user: int | None = None) -> None:
+        if pairs.is_empty():
+            raise ValueError("there is no training pair: every user has fewer than two items to learn from")
+        lengths = pairs["history"].list.len().to_numpy()
+        self.histories = np.full((pairs.height, int(lengths.max())), _NO_ITEM, dtype=np.int64)
+        self.histories[np.arange(self.histories.shape[1]) < lengths[:, None]] = pairs["history"].explode().to_numpy()
+        self.lengths = lengths
+        self.targets = pairs["target"].to_numpy().astype(np.int64)
+        self.users = pairs["user"].to_numpy()
+        self.batch_size, self.per_user = batch_size, per_user
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return -(-self.samples // self.batch_size)
+
+    @property
+    def samples(self) -> int:
+        """Return the number of pairs in an epoch."""
+        if self.per_user is None:
+            return len(self.targets)
+        return int(np.minimum(np.unique(self.users, return_counts=True)[1], self.per_user).sum())
+
+    def __call__(self, epoch: int, seed: int) -> Iterator[dict[str, Tensor]]:
+        """Yield the batches of one epoch."""
+        rng = np.random.default_rng([seed, epoch])
+        order = rng.permutation(len(self.targets))
+        if self.per_user is not None:
+            order = self._some_of_each_user(order)
+        width = self.batch_size * _POOL
+        pools = [order[start : start + width] for start in range(0, len(order), width)]
+        order = np.concatenate([pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools])
+        starts = np.arange(0, len(order), self.batch_size)
+        for start in rng.permutation(starts):
+            rows = order[start : start + self.batch_size]
+            histories = self.histories[rows, : self.lengths[rows].max()]
+            yield {"histories": torch.from_numpy(histories), "targets": torch.from_numpy(self.targets[rows])}
+
+    def _some_of_each_user(self, order: np.ndarray) -> np.ndarray:
+        """Keep the first `per_user` pairs of each user in a random order."""
+        users = self.users[order]
+        by_user = np.argsort(users, kind="stable")
+        counts = np.unique(users, return_counts=True)[1]
+        place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return order[np.sort(by_user[place < self.per_user])]
