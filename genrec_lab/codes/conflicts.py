@@ -184,7 +184,7 @@ def _place_displaced(
 ) -> None:
     """Give each item that its full prefix displaced a free identifier by chance (UTGRec's last resort).
 
-    Random last two codes first; where all pairs under the codes before are taken, random last three, and so on.
+    Random last two codes first; where all such pairs are taken, random last three, and so on.
     Changes `codes` in place; raises CodesError where a domain has more items than there are identifiers.
     """
     waiting = list(displaced)

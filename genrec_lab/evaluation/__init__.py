@@ -1,0 +1,51 @@
+"""Evaluation: ranking metrics, the health of codes, and paired significance."""
+
+from genrec_lab.evaluation.codebook import (
+    CodeHealth,
+    DomainSharing,
+    code_health,
+    domain_sharing,
+    neighbour_code_overlap,
+    prefix_entropy,
+)
+from genrec_lab.evaluation.ranking import (
+    RankingError,
+    metrics_table,
+    ndcg_at_k,
+    ndcg_per_user,
+    recall_at_k,
+    recall_per_user,
+    require_unique,
+    user_weighted_average,
+)
+from genrec_lab.evaluation.significance import (
+    PairedResult,
+    RankTest,
+    SignificanceError,
+    paired_bootstrap,
+    paired_t_test,
+    paired_wilcoxon,
+)
+
+__all__ = [
+    "CodeHealth",
+    "DomainSharing",
+    "PairedResult",
+    "RankTest",
+    "RankingError",
+    "SignificanceError",
+    "code_health",
+    "domain_sharing",
+    "metrics_table",
+    "ndcg_at_k",
+    "ndcg_per_user",
+    "neighbour_code_overlap",
+    "paired_bootstrap",
+    "paired_t_test",
+    "paired_wilcoxon",
+    "prefix_entropy",
+    "recall_at_k",
+    "recall_per_user",
+    "require_unique",
+    "user_weighted_average",
+]

@@ -1,0 +1,179 @@
+"""Recall and NDCG of full rankings with one relevant item a user, and the table over domains.
+
+Shapes: U users, K ranked items a user. A row lists item indices, best first; -1 fills its tail where the
+user's domain has fewer than K items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from genrec_lab.codes import ItemCodes
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+FILL = -1
+AVERAGE = "average"
+
+
+class RankingError(ValueError):
+    """Rankings, targets or domains that no honest metric can be computed from."""
+
+
+def recall_at_k(ranked: Any, target: npt.ArrayLike, k: int) -> float:
+    """The share of users whose target is among their first k items; arguments as in `recall_per_user`."""
+    return float(recall_per_user(ranked, target, k).mean())
+
+
+def ndcg_at_k(ranked: Any, target: npt.ArrayLike, k: int) -> float:
+    """The mean of `ndcg_per_user` over users, whose arguments it takes."""
+    return float(ndcg_per_user(ranked, target, k).mean())
+
+
+def recall_per_user(ranked: Any, target: npt.ArrayLike, k: int) -> FloatArray:
+    """Say for each user whether the target is among the first k items: (U,) of 1.0 and 0.0.
+
+    ranked: (U, K) item indices, an array or tensor, or anything with such an `.items`. target: (U,).
+    Raises RankingError for k outside 1..K, a repeated item in a row, a -1 before an item, or unequal U.
+    """
+    ranks, width = _ranks(ranked, target)
+    _require_k((k,), width)
+    return _recall(ranks, k)
+
+
+def ndcg_per_user(ranked: Any, target: npt.ArrayLike, k: int) -> FloatArray:
+    """Give each user 1 / log2(rank + 2), rank from 0, where the target is among the first k, else 0: (U,).
+
+    With one relevant item the ideal gain is 1, so this is NDCG (Järvelin and Kekäläinen, 2002).
+    Arguments and errors as in `recall_per_user`.
+    """
+    ranks, width = _ranks(ranked, target)
+    _require_k((k,), width)
+    return _ndcg(ranks, k)
+
+
+def metrics_table(
+    ranked: Any, targets: npt.ArrayLike, domains: Iterable[str], ks: Sequence[int] = (5, 10)
+) -> pl.DataFrame:
+    """Recall and NDCG at each k by domain, then their user-weighted average as in GMC Table 3.
+
+    domains: (U,) each user's domain. Columns domain, metric ("recall", "ndcg"), k, value, users; domains in
+    order of first appearance, "average" last. Arguments and errors else as in `recall_per_user`.
+    """
+    ranks, width = _ranks(ranked, targets)
+    _require_k(ks, width)
+    names = np.array([str(domain) for domain in domains])
+    if len(names) != len(ranks):
+        raise RankingError(f"domains: {len(names)} values for {len(ranks)} users, expected one a user")
+    if (names == AVERAGE).any():
+        raise RankingError(f"domains: a domain is called {AVERAGE!r}, the name of the last rows; rename it")
+    members = {name: names == name for name in dict.fromkeys(names.tolist())}
+    scores = {(metric, k): per_user(ranks, k) for metric, per_user in _METRICS for k in ks}
+    table = [
+        (name, metric, k, float(values[mask].mean()), int(mask.sum()))
+        for name, mask in members.items()
+        for (metric, k), values in scores.items()
+    ]
+    users = [int(mask.sum()) for mask in members.values()]
+    for (metric, k), values in scores.items():
+        of_domains = [float(values[mask].mean()) for mask in members.values()]
+        table.append((AVERAGE, metric, k, user_weighted_average(of_domains, users), sum(users)))
+    schema = {"domain": pl.String, "metric": pl.String, "k": pl.Int64, "value": pl.Float64, "users": pl.Int64}
+    return pl.DataFrame(table, schema=schema, orient="row")
+
+
+def user_weighted_average(values: Sequence[float], users: Sequence[int]) -> float:
+    """The average of domains' values, each weighted by its number of users (GMC Table 3, AVERAGE)."""
+    if len(values) != len(users) or sum(users) <= 0:
+        raise RankingError(f"{len(values)} values for {len(users)} domains with {sum(users)} users in all")
+    return float(np.average(np.asarray(values, dtype=np.float64), weights=np.asarray(users)))
+
+
+def require_unique(codes: ItemCodes) -> None:
+    """Refuse identifiers that name more than one item of a domain, since a ranking of them is ambiguous.
+
+    Raises RankingError that counts them, shows the first, and names the way out.
+    """
+    if codes.unique:
+        return
+    groups = codes.groups()
+    raise RankingError(
+        f"{sum(map(len, groups))} of {codes.n_items} items share their identifier with another item of their "
+        f"domain, among them items {groups[0][:5].tolist()} with {codes.codes[groups[0][0]].tolist()}; "
+        "metrics need one item an identifier: call codes.resolve('nearest_free', residuals, codebooks), or "
+        "codes.resolve('extra_level') where there are no codebooks"
+    )
+
+
+def _recall(ranks: IntArray, k: int) -> FloatArray:
+    return ((ranks >= 0) & (ranks < k)).astype(np.float64)
+
+
+def _ndcg(ranks: IntArray, k: int) -> FloatArray:
+    gains = 1.0 / np.log2(np.maximum(ranks, 0) + 2.0)
+    return np.where((ranks >= 0) & (ranks < k), gains, 0.0)
+
+
+_METRICS: tuple[tuple[str, Callable[[IntArray, int], FloatArray]], ...] = (
+    ("recall", _recall),
+    ("ndcg", _ndcg),
+)
+
+
+def _ranks(ranked: Any, target: npt.ArrayLike) -> tuple[IntArray, int]:
+    """Each user's 0-based rank of the target, -1 where it is not ranked, and the number of ranked places."""
+    items = _checked_items(ranked)
+    targets = np.asarray(target)
+    if targets.shape != (len(items),) or targets.dtype.kind not in "iu":
+        raise RankingError(
+            f"target: shape {targets.shape} of {targets.dtype}, expected ({len(items)},) item indices"
+        )
+    if targets.min() < 0:
+        raise RankingError(
+            f"target: {targets.min()} of user {int(targets.argmin())}, expected an item index from 0 up"
+        )
+    hits = items == targets[:, None]
+    return np.where(hits.any(axis=1), hits.argmax(axis=1), -1), items.shape[1]
+
+
+def _checked_items(ranked: Any) -> IntArray:
+    # A dict-like's `items` is a method; a ranking's is the array.
+    held = getattr(ranked, "items", None)
+    items = np.asarray(ranked if held is None or callable(held) else held)
+    if items.ndim != 2 or 0 in items.shape or items.dtype.kind not in "iu":
+        raise RankingError(
+            f"ranked: shape {items.shape} of {items.dtype}, expected (users, K) item indices with at least "
+            "one of each"
+        )
+    items = items.astype(np.int64)
+    filled = items == FILL
+    misplaced = (items < FILL).any(axis=1) | (filled[:, :-1] & ~filled[:, 1:]).any(axis=1)
+    if misplaced.any():
+        user = int(misplaced.argmax())
+        raise RankingError(
+            f"ranked: the row of user {user} is {items[user].tolist()}; -1 may only fill the end of a row "
+            "whose domain has fewer items, and no other index is negative"
+        )
+    in_order = np.sort(items, axis=1)
+    repeated = ((in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] != FILL)).any(axis=1)
+    if repeated.any():
+        user = int(repeated.argmax())
+        raise RankingError(
+            f"ranked: an item is repeated in the row of user {user}, {items[user].tolist()} "
+            f"({int(repeated.sum())} such rows); rank each item once"
+        )
+    return items
+
+
+def _require_k(ks: Sequence[int], width: int) -> None:
+    for k in ks:
+        if not 1 <= k <= width:
+            raise RankingError(
+                f"k: {k}, expected 1 to {width}, the number of ranked items a user; rank more items"
+            )

@@ -1,0 +1,143 @@
+"""Is one model better than another on the same users? Paired tests on per-user metrics.
+
+Shapes: U users; both models' values are (U,), in the same order of users.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+FloatArray = npt.NDArray[np.float64]
+
+# Resampled counts held at once: 32 MB.
+_LARGEST_BATCH = 4_000_000
+
+
+class SignificanceError(ValueError):
+    """Values that cannot be compared user by user."""
+
+
+@dataclass(frozen=True)
+class PairedResult:
+    """A paired comparison of two models, a and b.
+
+    test: its name. difference: mean of a - mean of b. low, high: the confidence interval of the difference.
+    p_value: two-sided, for a difference of zero. statistic: the test's own (the bootstrap's standard error).
+    users: the number of pairs. confidence: the interval's coverage.
+    """
+
+    test: str
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    statistic: float
+    users: int
+    confidence: float
+
+
+@dataclass(frozen=True)
+class RankTest:
+    """Wilcoxon's signed-rank test of two models: statistic, two-sided p_value, users, and unequal pairs."""
+
+    statistic: float
+    p_value: float
+    unequal: int
+    users: int
+
+
+def paired_bootstrap(
+    a: npt.ArrayLike, b: npt.ArrayLike, seed: int = 0, samples: int = 10_000, confidence: float = 0.95
+) -> PairedResult:
+    """Resample users with replacement and look at the mean difference each time (percentile bootstrap).
+
+    The p-value is twice the smaller share of samples on either side of zero, zero included and one sample
+    added, so that it is below 1 - confidence where the interval leaves zero out. Raises SignificanceError.
+    """
+    differences = _differences(a, b, confidence)
+    if samples < 100:
+        raise SignificanceError(f"samples: {samples}, expected at least 100 for an interval")
+    # Ranking metrics take few values, so users with equal differences are drawn together: the multinomial
+    # counts of the distinct values have the same distribution as drawing users one by one.
+    values, counts = np.unique(differences, return_counts=True)
+    users = len(differences)
+    generator = np.random.default_rng(seed)
+    means = np.empty(samples)
+    per_batch = max(1, _LARGEST_BATCH // len(values))
+    for start in range(0, samples, per_batch):
+        size = min(per_batch, samples - start)
+        drawn = generator.multinomial(users, counts / users, size=size)
+        means[start : start + size] = drawn @ values / users
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    # Equal gains and losses cancel only to rounding; such a sample lies on both sides.
+    rounding = 1e-12 * float(np.abs(values).max())
+    smaller_side = min(int((means <= rounding).sum()), int((means >= -rounding).sum()))
+    return PairedResult(
+        test="paired bootstrap",
+        difference=float(differences.mean()),
+        low=float(low),
+        high=float(high),
+        p_value=min(1.0, 2 * (smaller_side + 1) / (samples + 1)),
+        statistic=float(means.std(ddof=1)),
+        users=users,
+        confidence=confidence,
+    )
+
+
+def paired_t_test(a: npt.ArrayLike, b: npt.ArrayLike, confidence: float = 0.95) -> PairedResult:
+    """Student's t-test on the users' differences, with its confidence interval.
+
+    Where all differences are equal, p is 1 for zero and 0 otherwise. Raises SignificanceError.
+    """
+    differences = _differences(a, b, confidence)
+    users = len(differences)
+    mean = float(differences.mean())
+    # Subtracting a rounded mean from equal values would leave a spurious spread.
+    spread = 0.0 if np.ptp(differences) == 0 else float(differences.std(ddof=1))
+    error = spread / np.sqrt(users)
+    if error == 0:
+        statistic = 0.0 if mean == 0 else float(np.copysign(np.inf, mean))
+    else:
+        statistic = mean / error
+    margin = float(stats.t.ppf((1 + confidence) / 2, users - 1)) * error
+    return PairedResult(
+        test="paired t-test",
+        difference=mean,
+        low=mean - margin,
+        high=mean + margin,
+        p_value=float(2 * stats.t.sf(abs(statistic), users - 1)),
+        statistic=statistic,
+        users=users,
+        confidence=confidence,
+    )
+
+
+def paired_wilcoxon(a: npt.ArrayLike, b: npt.ArrayLike) -> RankTest:
+    """Test the users' differences by Wilcoxon's signed ranks, equal pairs left out; p is 1 where all are."""
+    differences = _differences(a, b, confidence=0.95)
+    unequal = differences[differences != 0]
+    if unequal.size == 0:
+        return RankTest(0.0, 1.0, 0, len(differences))
+    statistic, p_value = stats.wilcoxon(unequal)
+    return RankTest(float(statistic), float(p_value), len(unequal), len(differences))
+
+
+def _differences(a: npt.ArrayLike, b: npt.ArrayLike, confidence: float) -> FloatArray:
+    first = np.asarray(a, dtype=np.float64)
+    second = np.asarray(b, dtype=np.float64)
+    if first.ndim != 1 or first.shape != second.shape:
+        raise SignificanceError(
+            f"values of shapes {first.shape} and {second.shape}, expected one value a user for the same users"
+        )
+    if len(first) < 2:
+        raise SignificanceError(f"{len(first)} users, expected at least 2 to compare")
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        raise SignificanceError("NaN or infinity among the values, expected finite metrics of each user")
+    if not 0 < confidence < 1:
+        raise SignificanceError(f"confidence: {confidence}, expected between 0 and 1")
+    return first - second
