@@ -1,0 +1,257 @@
+"""report.html: everything that a run found, in one file that opens without a kernel and without a network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from plotly.offline import get_plotlyjs
+
+from genrec_lab.run import results
+from genrec_lab.run.files import write_text
+from genrec_lab.run.locks import writing
+from genrec_lab.run.progress import clock
+from genrec_lab.run.ranking_table import AVERAGE, ranked_table
+from genrec_lab.run.report_page import SCRIPT, STYLE
+from genrec_lab.run.store import Run
+
+_ORDINARY_EVENTS = (
+    "stage_started", "stage_finished", "stage_already_finished", "chain_started", "chain_finished",
+)  # fmt: skip
+
+
+def build_report(run: Run) -> Path:
+    """Write a run's report.html anew from what its folder holds, and return its path.
+
+    Every saved figure is in it, plotly's script once; links to the executed notebooks are relative.
+    """
+    manifest = run.manifest()
+    index = results.figure_index(run.folder)
+    stages = sorted({*manifest["stages"], *manifest["notebooks"]})
+    sections = [("results", "Results", _results(run))]
+    for name in stages:
+        names = [figure for figure, entry in index.items() if entry["stage"] == name]
+        sections.append((f"stage-{name}", _stage_title(name), _stage(run, manifest, name, names, index)))
+    others = [figure for figure, entry in index.items() if entry["stage"] not in stages]
+    if others:
+        sections.append(("figures", "Other figures", _figures(run.folder, others, index)))
+    sections += [
+        ("parameters", "Parameters", _parameters(manifest)),
+        ("data", "Data and repairs", _data(run, manifest)),
+        ("provenance", "Provenance and hardware", _provenance(manifest)),
+        ("log", "Log", _log(run)),
+    ]
+    page = run.folder / "report.html"
+    with writing(run.folder):
+        write_text(page, _page(run, manifest, sections))
+    return page
+
+
+def _page(run: Run, manifest: Mapping[str, Any], sections: Sequence[tuple[str, str, str]]) -> str:
+    contents = "".join(f'<li><a href="#{escape(key)}">{escape(title)}</a></li>' for key, title, _ in sections)
+    body = "".join(
+        f'<section id="{escape(key)}"><h2>{escape(title)}{_badge(run, key)}</h2>{content}</section>'
+        for key, title, content in sections
+    )
+    parameters = run.parameters
+    seconds = sum(record["seconds"] for record in manifest["stages"].values())
+    lead = (
+        f"preset {parameters['preset']}, dataset {parameters['dataset']['name']}, seed {parameters['seed']}, "
+        f"{clock(seconds)} of work in {len(manifest['stages'])} stages"
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(run.name)}: report</title><style>{STYLE}</style></head><body>"
+        f'<header><h1>{escape(run.name)}</h1><p class="lead">{escape(lead)}</p>'
+        f'<nav aria-label="Contents"><ol>{contents}</ol></nav></header><main>{body}</main>'
+        f"<footer>Written by genrec_lab {escape(manifest['source']['version'])}.</footer>"
+        "<noscript><p>The figures are drawn by a script in this file; allow it to run.</p></noscript>"
+        f"<script>{get_plotlyjs()}</script><script>{SCRIPT}</script></body></html>\n"
+    )
+
+
+def _badge(run: Run, key: str) -> str:
+    if not key.startswith("stage-"):
+        return ""
+    name = key.removeprefix("stage-")
+    if name not in run.manifest()["stages"]:
+        return ""
+    status = run.state(name, verify=False).status
+    return f'<span class="badge {status}">{status}</span>'
+
+
+def _results(run: Run) -> str:
+    metrics = run.metrics()
+    table = ranked_table(metrics)
+    if table is None:
+        return '<p class="note">No metrics have been recorded yet; the notebooks 05 to 07 do that.</p>'
+    html = _table(table.columns, table.rows, numbers=True, best=True)
+    html += f'<p class="note">Ranked by {escape(table.ranked_by)}.</p>'
+    for domain in dict.fromkeys(metrics["domain"]):
+        if domain != AVERAGE:
+            html += f"<h3>{escape(domain)}</h3>{_domain_table(metrics.filter(pl.col('domain') == domain))}"
+    notes = results.read_metrics(run.folder)["notes"]
+    if notes:
+        flat = {method: _text(note) for method, note in notes.items()}
+        html += f"<h3>Notes on the methods</h3>{_pairs(flat)}"
+    return html
+
+
+def _domain_table(metrics: pl.DataFrame) -> str:
+    table = ranked_table(metrics)
+    if table is None:
+        return ""
+    domain = metrics["domain"][0]
+    users = metrics["users"].drop_nulls().unique().to_list()
+    columns = [column.removesuffix(f" {domain}") for column in table.columns]
+    note = f'<p class="note">{users[0]:,} users</p>' if len(users) == 1 else ""
+    return note + _table(columns, table.rows, numbers=True, best=True)
+
+
+def _stage_title(name: str) -> str:
+    number, _, words = name.partition("_")
+    return f"{number} {words.replace('_', ' ')}"
+
+
+def _stage(
+    run: Run, manifest: Mapping[str, Any], name: str, figures: Sequence[str], index: Mapping[str, Any]
+) -> str:
+    facts: list[str] = []
+    record, notebook = manifest["stages"].get(name), manifest["notebooks"].get(name)
+    html = ""
+    if record is not None:
+        attempts = f" in {record['attempts']} attempts" if record["attempts"] > 1 else ""
+        facts.append(f"{clock(record['seconds'])} of work{attempts}, begun {record['started_at']}")
+        state = run.state(name, verify=False)
+        if not state.usable:
+            html += f"<p>{escape(state.reason[:1].upper() + state.reason[1:])}</p>"
+    line = escape("; ".join(facts))
+    executed = Path("notebooks") / f"{name}.ipynb"
+    if (run.folder / executed).is_file():
+        took = f" ({clock(notebook['seconds'])})" if notebook and notebook["seconds"] is not None else ""
+        line += "; " if line else ""
+        line += f'<a href="{escape(executed.as_posix())}">executed notebook</a>{escape(took)}'
+        printed = executed.with_suffix(".log")
+        if (run.folder / printed).is_file():
+            line += f', <a href="{escape(printed.as_posix())}">what it printed</a>'
+    html += f'<p class="note">{line}</p>' + _figures(run.folder, figures, index)
+    if record is not None and record.get("outputs"):
+        rows = [(path, f"{file['bytes']:,}", file["sha256"][:16]) for path, file in record["outputs"].items()]
+        html += _details(f"{len(rows)} output files", _table(("file", "bytes", "sha256"), rows))
+    return html
+
+
+def _figures(folder: Path, names: Iterable[str], index: Mapping[str, Any]) -> str:
+    html = ""
+    for name in names:
+        stored = (folder / "figures" / f"{name}.json").read_text(encoding="utf-8")
+        # inside a script element only "<" could end it or open a comment, and JSON can spell it otherwise
+        safe, key = stored.replace("<", "\\u003c"), escape(name)
+        html += (
+            f'<figure id="figure-{key}"><div class="drawing" data-figure="data-{key}"></div>'
+            f"<figcaption>{escape(index[name]['caption'])}</figcaption>"
+            f'<script type="application/json" id="data-{key}">{safe}</script></figure>'
+        )
+    return html
+
+
+def _parameters(manifest: Mapping[str, Any]) -> str:
+    given = {key: _text(value) for key, value in manifest["parameters"].items()}
+    config = json.dumps(manifest["config"], indent=2, ensure_ascii=False)
+    return _pairs(given) + _details("the whole config, defaults included", f"<pre>{escape(config)}</pre>")
+
+
+def _data(run: Run, manifest: Mapping[str, Any]) -> str:
+    recorded = manifest.get("dataset")
+    if recorded is None:
+        html = '<p class="note">The dataset has not been recorded yet; notebook 01 does that.</p>'
+    else:
+        html = _pairs({key: _text(value) for key, value in recorded.items() if key != "repairs"})
+        repairs = recorded.get("repairs") or {}
+        html += "<h3>Repairs</h3>" + (
+            _table(("what was mended", "times"), [(what, f"{count:,}") for what, count in repairs.items()])
+            if repairs
+            else '<p class="note">Nothing had to be mended.</p>'
+        )
+    events = [event for event in results.read_log(run.folder) if "repair" in event["event"]]
+    return html + (_events("Logged repairs", events) if events else "")
+
+
+def _provenance(manifest: Mapping[str, Any]) -> str:
+    source, hardware = manifest["source"], manifest["hardware"]
+    dirty = {True: "with uncommitted changes", False: "clean", None: ""}[source["dirty"]]
+    gpus = hardware["gpus"]
+    facts = {
+        "genrec_lab": source["version"],
+        "revision": f"{source['revision'] or 'unknown'} {dirty}".strip(),
+        "python": manifest["python"],
+        "system": hardware["system"],
+        "processor": hardware["cpu"],
+        "cores": hardware["cores"],
+        "memory": "unknown" if hardware["memory_gb"] is None else f"{hardware['memory_gb']} GB",
+        "GPUs": "not looked for" if gpus is None else (", ".join(gpus) or "none"),
+    }
+    durations = [
+        (name, record["status"], clock(record["seconds"]), str(record["attempts"]))
+        for name, record in sorted(manifest["stages"].items())
+    ]
+    html = f'<div class="columns"><div>{_pairs(facts)}</div><div>{_pairs(manifest["packages"])}</div></div>'
+    return html + "<h3>Durations</h3>" + _table(("stage", "status", "time", "attempts"), durations)
+
+
+def _log(run: Run) -> str:
+    events = results.read_log(run.folder)
+    notable = [event for event in events if event["event"] not in _ORDINARY_EVENTS]
+    html = (
+        _events("Notable events", notable) if notable else '<p class="note">Nothing out of the ordinary.</p>'
+    )
+    return html + _details(f"all {len(events)} events", _events("", events))
+
+
+def _events(title: str, events: Sequence[Mapping[str, Any]]) -> str:
+    rows = []
+    for event in events:
+        rest = {key: value for key, value in event.items() if key not in ("time", "stage", "event")}
+        rows.append((event["time"], event["stage"] or "", event["event"], _text(rest) if rest else ""))
+    heading = f"<h3>{escape(title)}</h3>" if title else ""
+    return heading + _table(("time", "stage", "event", "details"), rows)
+
+
+def _table(
+    headings: Sequence[str], rows: Iterable[Sequence[Any]], numbers: bool = False, best: bool = False
+) -> str:
+    """An HTML table; `numbers` aligns all but the first column to the right, `best` marks the first row."""
+
+    def cells(tag: str, values: Sequence[Any]) -> str:
+        kinds = ["" if not numbers or not column else ' class="number"' for column in range(len(values))]
+        return "".join(
+            f"<{tag}{kind}>{escape(str(value))}</{tag}>" for kind, value in zip(kinds, values, strict=True)
+        )
+
+    body = "".join(
+        f"<tr{' class=best' if best and not number else ''}>{cells('td', row)}</tr>"
+        for number, row in enumerate(rows)
+    )
+    head = f"<thead><tr>{cells('th', headings)}</tr></thead>"
+    return f'<div class="scroll"><table>{head}<tbody>{body}</tbody></table></div>'
+
+
+def _pairs(content: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f'<tr><td class="name">{escape(str(name))}</td><td class="value">{escape(str(value))}</td></tr>'
+        for name, value in content.items()
+    )
+    return f'<div class="scroll"><table><tbody>{rows}</tbody></table></div>'
+
+
+def _details(summary: str, content: str) -> str:
+    return f"<details><summary>{escape(summary)}</summary>{content}</details>"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
