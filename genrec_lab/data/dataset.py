@@ -85,14 +85,14 @@ class Dataset:
     def select(self, domains: str | Iterable[str]) -> Dataset:
         """The part of the named domains, items and users counted anew from 0.
 
-        Rows keep their order; `repairs` stays that of the whole reading. Raises DataError for an unknown
-        domain or for none.
+        Rows keep their order; attribute columns that have no value there go; `repairs` stays that of the
+        whole reading. Raises DataError for an unknown domain or for none.
         """
         wanted = [domains] if isinstance(domains, str) else list(domains)
         if not wanted:
             raise DataError(f"select: no domain named; choose among {', '.join(self.domains)}")
         self._require_domains(wanted)
-        kept = self.items.filter(pl.col("domain").is_in(wanted))
+        kept = _without_void_attributes(self.items.filter(pl.col("domain").is_in(wanted)))
         new_index = np.full(self.n_items, -1, dtype=np.int64)
         new_index[kept["item"].to_numpy()] = np.arange(kept.height)
         sequences = self.sequences.filter(pl.col("domain").is_in(wanted))
@@ -197,10 +197,11 @@ class Dataset:
         """A hex hash of the content: equal content gives an equal hash on every machine and in every process.
 
         Row chunks, column order after the fixed ones, the name, the repairs and the folders of the pictures
-        do not enter; the pictures' file names do.
+        do not enter, nor attribute columns without any value; the pictures' file names do.
         """
         picture = pl.col("image").str.replace_all("\\", "/", literal=True).str.split("/").list.last()
-        return content_fingerprint({"items": self.items.with_columns(picture), "sequences": self.sequences})
+        items = _without_void_attributes(self.items).with_columns(picture)
+        return content_fingerprint({"items": items, "sequences": self.sequences})
 
     def write(self, folder: str | os.PathLike[str]) -> None:
         """Write `items.parquet`, `sequences.parquet` and `dataset.json` into `folder`.
@@ -269,6 +270,11 @@ class Dataset:
         for domain in wanted:
             if domain not in self.domains:
                 raise DataError(f"unknown domain {domain!r}{nearest(domain, self.domains)}")
+
+
+def _without_void_attributes(items: pl.DataFrame) -> pl.DataFrame:
+    attributes = items.columns[len(ITEM_TYPES) :]
+    return items.drop(name for name in attributes if items[name].null_count() == items.height)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import string
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -41,26 +41,28 @@ def parse_template(template: str) -> tuple[TemplateField, ...]:
     except ValueError as error:
         raise DataError(f"text_template {template!r}: {error}; write fields as {{title}}") from error
     fields: list[TemplateField] = []
+    between = ""
     for literal, name, specification, conversion in pieces:
-        suffix, separator, label = ("", "", literal)
-        if fields:
-            found = _BETWEEN.match(literal)
-            suffix, separator, label = found.groups() if found and name is not None else (literal, "", "")
-            last = fields[-1]
-            fields[-1] = TemplateField(last.name, last.separator, last.label, last.suffix + suffix)
+        # An escaped brace ends a piece without a field.
+        between += literal
         if name is None:
             continue
         if not name or specification or conversion:
             raise DataError(
                 f"text_template {template!r}: a field is the plain name of a column in braces, such as "
-                f"{{title}}, without number, format or conversion"
+                "{title}, without number, format or conversion"
             )
+        found = _BETWEEN.match(between) if fields else None
+        suffix, separator, label = found.groups() if found else ("", "", between)
+        if fields:
+            fields[-1] = replace(fields[-1], suffix=suffix)
         fields.append(TemplateField(name, separator, label, ""))
+        between = ""
     if not fields:
         raise DataError(
             f"text_template {template!r}: no field in it; name columns in braces, such as {{title}}"
         )
-    return tuple(fields)
+    return (*fields[:-1], replace(fields[-1], suffix=between))
 
 
 def template_text(template: str, items: pl.DataFrame) -> pl.Series:

@@ -163,6 +163,9 @@ def _atomic(file: Path) -> pl.DataFrame:
 def _lcrec_interactions(file: Path, repairs: dict[str, int]) -> pl.DataFrame:
     found = read_json_object(file)
     try:
+        # polars would take a text for the list of its letters.
+        if not all(isinstance(value, list) for value in found.values()):
+            raise TypeError("not a list")
         lists = pl.Series("item", list(found.values()), dtype=pl.List(pl.String), strict=True)
         sound = not lists.null_count() and not lists.explode(empty_as_null=False).null_count()
     except (TypeError, pl.exceptions.PolarsError):
