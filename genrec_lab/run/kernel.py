@@ -71,6 +71,7 @@ def _execute_in(
         extra_arguments=["--HistoryManager.hist_file=:memory:"],
     )
     caught: list[BaseException] = []
+    ended = threading.Event()  # an interrupted Thread.join takes a running thread for a stopped one
 
     def work() -> None:
         try:
@@ -80,22 +81,23 @@ def _execute_in(
             )  # fmt: skip
         except BaseException as error:  # noqa: BLE001 - handed to the calling thread, which raises it
             caught.append(error)
+        finally:
+            ended.set()
 
     # papermill blocks; in a thread of its own it leaves signals and the progress display to this one
     worker = threading.Thread(target=work, name=f"papermill {notebook.stem}", daemon=True)
     try:
         worker.start()
-        while worker.is_alive():
-            worker.join(_POLL_SECONDS)
+        while not ended.wait(_POLL_SECONDS):
             waiting()
     except BaseException:
         if kernel.is_alive():
             kernel.interrupt_kernel()
-        worker.join(_INTERRUPT_PATIENCE_SECONDS)
+        ended.wait(_INTERRUPT_PATIENCE_SECONDS)
         raise
     finally:
         code = kernel.exit_code()
-        kernel.end(now=worker.is_alive() or bool(caught))
+        kernel.end(now=not ended.is_set() or bool(caught))
     if caught:
         raise _explained(notebook, executed, caught[0], code) from caught[0]
 

@@ -174,8 +174,9 @@ class StepOutput(io.TextIOBase):
         for line in lines:
             self._pass_on(line)
         if self._rest:
-            self._rest = _last_form(self._rest)
-            self._progress.unfinished_line(self._name, self._rest[:_LONGEST_LINE])
+            self._progress.unfinished_line(self._name, _last_form(self._rest)[:_LONGEST_LINE])
+            if self._rest.endswith("\r"):  # what comes next is drawn over it
+                self._rest = _last_form(self._rest) + "\r"
         return len(text)
 
     def flush(self) -> None:

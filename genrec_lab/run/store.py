@@ -271,7 +271,8 @@ class Run:
                 execution.fail(self.folder, stage, error, time.monotonic() - started)
             if is_disk_full(error):
                 raise RunError(execution.disk_full_message(self.folder, stage.name)) from error
-            self.log("stage_failed", error=f"{type(error).__name__}: {error}")
+            event = "stage_interrupted" if isinstance(error, KeyboardInterrupt) else "stage_failed"
+            self.log(event, error=f"{type(error).__name__}: {error}")
             raise
         self.log("stage_finished", seconds=round(time.monotonic() - started, 3))
 
