@@ -31,7 +31,9 @@ def domain_contrastive_loss(z_hat: Tensor, domain: Tensor) -> Tensor:
     (B, d), (B,) int -> scalar. Inner products without a temperature; an item counts itself in both sums, as
     the paper writes it. With a single domain in the batch the loss is exactly 0, and so is its gradient.
     """
-    similarity = (z_hat @ z_hat.T).float()
+    with torch.autocast(z_hat.device.type, enabled=False):  # exp() of a bfloat16 inner product is too coarse
+        z_hat = z_hat.to(torch.promote_types(z_hat.dtype, torch.float32))
+        similarity = z_hat @ z_hat.T
     same = domain[:, None] == domain[None, :]
     own = similarity.masked_fill(~same, -torch.inf).logsumexp(dim=1)
     return (similarity.logsumexp(dim=1) - own).mean()
@@ -51,4 +53,4 @@ def code_cross_entropy(logits: Tensor, tokens: Tensor) -> Tensor:
 
     (B, L, V) logits, (B, L) int64 tokens -> scalar: mean over batch and levels (the equations sum levels).
     """
-    return functional.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten())
+    return functional.cross_entropy(logits.flatten(0, 1), tokens.flatten())

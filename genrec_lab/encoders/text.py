@@ -140,7 +140,7 @@ def resolve_model(name: str) -> str:
 
 
 def _find_on_hub(name: str, hub_name: str) -> None:
-    """Ask once, briefly: the loading libraries retry for a minute before they say that there is no network."""
+    """Ask once, briefly: the loading libraries retry for a minute before they report no network."""
     from huggingface_hub import HfApi, snapshot_download
 
     try:
@@ -244,7 +244,7 @@ def _mean_pooling_encoder(config: TextConfig) -> BatchEncoder:
 def _encode_by_length(
     texts: list[str], encode: BatchEncoder, batch_size: int, progress: Progress
 ) -> np.ndarray:
-    """Encode the longest texts first, in batches of like length: least padding, memory runs out early if ever."""
+    """Encode the longest texts first, in batches of like length: least padding, and memory runs out early."""
     order = sorted(range(len(texts)), key=lambda index: (-len(texts[index]), index))
     parts = []
     with _reporter(progress, len(texts)) as report:

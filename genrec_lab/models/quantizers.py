@@ -63,20 +63,28 @@ def quantize_levels(vectors: Tensor, codebooks: Tensor) -> tuple[Tensor, Tensor,
         codes.append(code)
         residuals.append(residual)
         codewords.append(chosen)
-        # As in RQ-VAE (Lee et al. 2022) the codeword is a constant to the next residual: a codebook learns from
-        # its own level alone, while every level's commitment reaches the encoder.
+        # As in RQ-VAE (Lee et al. 2022) the codeword is a constant to the next residual: a codebook learns
+        # from its own level alone, while every level's commitment reaches the encoder.
         residual = residual - chosen.detach()
     return torch.stack(codes, dim=1), torch.stack(residuals, dim=1), torch.stack(codewords, dim=1)
 
 
 class ResidualQuantizer(nn.Module):
-    """L codebooks of K learnable codewords in d dimensions; each level quantises what the last one left over."""
+    """L codebooks of K learnable codewords in d dimensions; a level quantises what the last one left over."""
 
-    def __init__(self, levels: int, size: int, dimension: int, beta: float = 0.25) -> None:
+    def __init__(
+        self,
+        levels: int,
+        size: int,
+        dimension: int,
+        beta: float = 0.25,
+        generator: torch.Generator | None = None,
+    ) -> None:
         super().__init__()
         self.beta = beta
         # Uniform in +-1/K as in the first VQ-VAE code; the k-means start overwrites it.
-        self.codebooks = nn.Parameter(torch.empty(levels, size, dimension).uniform_(-1 / size, 1 / size))
+        start = torch.empty(levels, size, dimension).uniform_(-1 / size, 1 / size, generator=generator)
+        self.codebooks = nn.Parameter(start)
 
     def forward(self, vectors: Tensor) -> Quantized:
         """(B, d) -> Quantized, in float32 under autocast too."""
@@ -101,19 +109,14 @@ def residual_kmeans(
     """Run k-means on x, then on what it leaves over, `levels` times.
 
     (N, D) -> codebooks (L, K, D) float32, codes (N, L) int64, residuals (N, L, D) float32 (what each level
-    quantised). Fits on at most 256 vectors a code, drawn by the seed; all vectors get codes. Where a deeper
-    level has fewer different residuals than codes, each becomes a codeword and the spare ones lie unused nearby.
+    quantised). Fits on at most 256 vectors a code, drawn by the seed; all vectors get codes. Where
+    a deeper level has fewer different residuals than codes, each becomes a codeword and the spare ones lie
+    unused nearby.
     Raises ValueError where the first level has fewer different vectors than codes, or a vector is not finite.
     """
     x = finite_vectors(x)
+    check_codebook_fits(x, size)
     generator = np.random.default_rng(seed)
-    distinct = len(np.unique(x, axis=0))
-    if size > distinct:
-        raise ValueError(
-            f"tokenizer.codebook_size = {size} is larger than the catalogue: k-means can place at most "
-            f"{distinct} codes among {len(x)} items with {distinct} different vectors. "
-            f"Set tokenizer.codebook_size to {distinct} or less"
-        )
     residual, codebooks, codes, residuals = torch.from_numpy(x), [], [], []
     for _ in range(levels):
         codebook = torch.from_numpy(_kmeans(residual.numpy(), size, generator))
@@ -123,6 +126,17 @@ def residual_kmeans(
         residuals.append(residual.numpy())
         residual = residual - codebook[code]
     return np.stack(codebooks), np.stack(codes, axis=1), np.stack(residuals, axis=1)
+
+
+def check_codebook_fits(x: np.ndarray, size: int) -> None:
+    """Raise ValueError where (N, D) vectors have fewer different rows than a codebook has codes."""
+    distinct = len(_different_rows(x, size))
+    if size > distinct:
+        raise ValueError(
+            f"tokenizer.codebook_size = {size} is larger than the catalogue: k-means can place at most "
+            f"{distinct} codes among {len(x)} items with {distinct} different vectors. "
+            f"Set tokenizer.codebook_size to {distinct} or less"
+        )
 
 
 def finite_vectors(x: np.ndarray) -> np.ndarray:
@@ -147,7 +161,7 @@ def _kmeans(points: np.ndarray, size: int, generator: np.random.Generator) -> np
 
     if len(points) > size * POINTS_PER_CODE:
         points = points[np.sort(generator.choice(len(points), size * POINTS_PER_CODE, replace=False))]
-    distinct = np.unique(points, axis=0)
+    distinct = points[_different_rows(points, size + 1)]
     if len(distinct) <= size:
         spare = generator.choice(len(distinct), size - len(distinct))
         noise = generator.normal(0, 0.01 * points.std() + 1e-6, (len(spare), points.shape[1]))
@@ -158,3 +172,13 @@ def _kmeans(points: np.ndarray, size: int, generator: np.random.Generator) -> np
         .fit(points)
         .cluster_centers_.astype(np.float32)
     )
+
+
+def _different_rows(points: np.ndarray, limit: int) -> list[int]:
+    """Indices of the first `limit` rows that differ from all before them, or of all such rows."""
+    seen: dict[bytes, int] = {}
+    for index, row in enumerate(points):
+        seen.setdefault((row + 0.0).tobytes(), index)  # + 0.0 makes -0.0 the same as 0.0
+        if len(seen) == limit:
+            break
+    return list(seen.values())

@@ -1,4 +1,4 @@
-"""Residual k-means, the tokenizer without training: k-means on vectors, then on what each level leaves over."""
+"""Residual k-means, a tokenizer without training: k-means on vectors, then on what each level leaves over."""
 
 from __future__ import annotations
 
