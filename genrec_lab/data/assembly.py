@@ -155,13 +155,10 @@ def _add_missing_items(
 
 
 def _catalogue(items: pl.DataFrame, domain: str, template: str, repairs: dict[str, int]) -> pl.DataFrame:
-    texts = [
-        (as_text(items[name]) if name in items.columns else pl.repeat("", items.height, eager=True)).alias(
-            name
-        )
-        for name in TEXT_COLUMNS
-    ]
-    items = items.with_columns(texts)
+    without = pl.repeat("", items.height, eager=True)
+    items = items.with_columns(
+        (as_text(items[name]) if name in items.columns else without).alias(name) for name in TEXT_COLUMNS
+    )
     if "image" not in items.columns:
         items = items.with_columns(image=pl.lit(None, dtype=pl.String))
     text = filled_text(items, template, repairs)

@@ -32,7 +32,7 @@ def k_core(interactions: pl.DataFrame | pl.LazyFrame, k: int) -> pl.DataFrame:
     if frame.height == 0:
         return frame
     # Dense numbers let every round be two bincounts, whatever type the ids have.
-    users, items = ((frame[name].rank("dense") - 1).cast(pl.Int64).to_numpy() for name in ("user", "item"))
+    users, items = _numbered(frame["user"]), _numbered(frame["item"])
     rows = np.arange(frame.height)
     while rows.size:
         enough_user = np.bincount(users[rows])[users[rows]] >= k
@@ -129,6 +129,12 @@ def _every_prefix(sequences: pl.DataFrame, max_history: int) -> pl.DataFrame:
     before = windows.agg(history=pl.col("items")).sort("user", "place")
     targets = places.select("user", "domain", "place", before["history"], target="items")
     return targets.filter(pl.col("place") > 0).drop("place")
+
+
+def _numbered(ids: pl.Series) -> np.ndarray:
+    """Each id's number from 0 on, equal ids equal numbers."""
+    known = pl.DataFrame({"id": ids.unique()}).with_row_index("number")
+    return ids.to_frame("id").join(known, on="id", how="left", maintain_order="left")["number"].to_numpy()
 
 
 def _count(repairs: dict[str, int], what: str, number: int) -> None:
