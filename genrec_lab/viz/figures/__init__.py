@@ -1,0 +1,53 @@
+"""Every figure of the lab: functions from arrays and frames to a plotly figure."""
+
+from genrec_lab.evaluation.ranking import AVERAGE
+from genrec_lab.viz.figures.codes import code_sharing, code_usage, health_by_level, shared_share
+from genrec_lab.viz.figures.comparisons import (
+    adaptation_change,
+    beam_misses,
+    difference_intervals,
+    missed_share,
+)
+from genrec_lab.viz.figures.data import popularity_curve, sequence_lengths, statistics_table
+from genrec_lab.viz.figures.identifiers import (
+    collision_groups,
+    identifier_examples,
+    neighbour_overlap,
+    policy_costs,
+)
+from genrec_lab.viz.figures.method_bars import metric_bars, share_of_best
+from genrec_lab.viz.figures.residuals import explained_variance, map_purity, residual_atlas, residual_energy
+from genrec_lab.viz.figures.results import BEST_POSSIBLE, ranked_table, results_table, summarise
+from genrec_lab.viz.figures.training import metric_name, recommender_curves, tokenizer_curves
+
+__all__ = [
+    "AVERAGE",
+    "BEST_POSSIBLE",
+    "adaptation_change",
+    "beam_misses",
+    "code_sharing",
+    "code_usage",
+    "collision_groups",
+    "difference_intervals",
+    "explained_variance",
+    "health_by_level",
+    "identifier_examples",
+    "map_purity",
+    "metric_bars",
+    "metric_name",
+    "missed_share",
+    "neighbour_overlap",
+    "policy_costs",
+    "popularity_curve",
+    "ranked_table",
+    "recommender_curves",
+    "residual_atlas",
+    "residual_energy",
+    "results_table",
+    "sequence_lengths",
+    "share_of_best",
+    "shared_share",
+    "statistics_table",
+    "summarise",
+    "tokenizer_curves",
+]

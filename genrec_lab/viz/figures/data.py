@@ -1,0 +1,236 @@
+"""Figures of the data: how long sequences are, how unequal popularity is, and the table of statistics."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import plotly.graph_objects as go
+import polars as pl
+
+from genrec_lab.viz.layout import (
+    Panels,
+    counted,
+    finish,
+    finish_panels,
+    label,
+    listed,
+    panels,
+    percent,
+    require_columns,
+    seeded,
+)
+from genrec_lab.viz.tables import table_figure
+from genrec_lab.viz.theme import category_styles
+
+_MOST_BARS = 24
+_CURVE_POINTS = 300
+_HEADERS = {
+    "domain": "domain",
+    "users": "users",
+    "items": "items",
+    "interactions": "interactions",
+    "sparsity": "sparsity",
+    "mean_length": "mean length",
+    "items_without_interactions": "items nobody chose",
+}
+
+
+def sequence_lengths(sequences: pl.DataFrame, *, seed: int | None = None) -> go.Figure:
+    """Histogram of the number of interactions a user has, a panel a domain, as shares of its users.
+
+    sequences: frame with `domain` and `items` (lists), one row a user. Every user is counted: where lengths
+    span more than 24 values, bars cover ranges of geometrically growing width, the same ones in every domain.
+    """
+    require_columns(sequences, ("domain", "items"))
+    frame = sequences.select("domain", length=pl.col("items").list.len().cast(pl.Int64))
+    names = frame["domain"].unique(maintain_order=True).to_list()
+    edges = length_bins(frame["length"].to_numpy())
+    ranges = [_range_text(low, high) for low, high in pairwise(edges.tolist())]
+    styles = category_styles(names)
+    lengths = {name: frame.filter(pl.col("domain") == name)["length"].to_numpy() for name in names}
+    medians = {name: int(np.median(values)) for name, values in lengths.items()}
+    made = panels(
+        [f"{name}: {counted(len(lengths[name]), 'user')}, median {medians[name]}" for name in names],
+        row_height=230,
+        row_gap=48,
+        shared_x=True,
+        shared_y=True,
+    )
+    for panel, name in enumerate(names):
+        counts = np.histogram(lengths[name], bins=edges)[0]
+        made.figure.add_bar(
+            x=np.arange(len(ranges)),
+            y=100 * counts / counts.sum(),
+            marker_color=styles[name].colour,
+            name=label(name),
+            showlegend=False,
+            customdata=np.column_stack([np.array(ranges, dtype=object), counts]),
+            hovertemplate="%{customdata[0]} interactions: %{customdata[1]} users (%{y:.1f} %)",
+            **made.place(panel),
+        )
+        _number_bins(made, panel, ranges)
+    made.figure.update_layout(bargap=0.08)
+    note = f"All {counted(frame.height, 'user')} of {counted(len(names), 'domain')}"
+    return finish_panels(made, _length_title(medians), seeded(note, seed))
+
+
+def length_bins(lengths: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Whole-numbered edges of at most 24 bins [e_i, e_i+1) that hold every length.
+
+    Unit bins where they suffice, else bins whose widths grow geometrically. Raises ValueError for no lengths.
+    """
+    values = np.asarray(lengths, dtype=np.int64)
+    if values.size == 0:
+        raise ValueError("lengths: no values; expected at least one sequence")
+    low, high = int(values.min()), int(values.max()) + 1
+    if high - low <= _MOST_BARS:
+        return np.arange(low, high + 1, dtype=np.int64)
+    edges = np.unique(np.round(np.geomspace(max(low, 1), high, _MOST_BARS + 1)).astype(np.int64))
+    edges[0] = low
+    return edges
+
+
+def popularity_curve(
+    sequences: pl.DataFrame, items: pl.DataFrame | None = None, *, seed: int | None = None
+) -> go.Figure:
+    """Share of a domain's interactions that its r-th most popular item has, over r, both axes logarithmic.
+
+    sequences: frame with `domain` and `items`. items: frame with `item` and `domain`; with it, items without
+    an interaction are counted in the note (a logarithmic axis cannot show them) and in the top 1 %. The curve
+    has at most 300 of the ranks of a domain, evenly spread on the logarithmic axis, the ends included.
+    """
+    require_columns(sequences, ("domain", "items"))
+    chosen = sequences.select("domain", item=pl.col("items")).explode("item").drop_nulls("item")
+    names = sequences["domain"].unique(maintain_order=True).to_list()
+    styles = category_styles(names)
+    figure = go.Figure()
+    tops: dict[str, float] = {}
+    unseen = 0
+    for name in names:
+        in_domain = chosen.filter(pl.col("domain") == name)["item"].value_counts()["count"]
+        counts = in_domain.sort(descending=True).to_numpy()
+        if counts.size == 0:
+            raise ValueError(f"sequences: domain {name!r} has no interactions; leave it out")
+        catalogue = items.filter(pl.col("domain") == name).height if items is not None else counts.size
+        unseen += catalogue - counts.size
+        tops[name] = float(counts[: max(1, math.ceil(catalogue / 100))].sum() / counts.sum())
+        ranks = _spread_ranks(counts.size)
+        figure.add_scatter(
+            x=ranks,
+            y=100 * counts[ranks - 1] / counts.sum(),
+            mode="lines",
+            name=label(name),
+            line={"color": styles[name].colour, "dash": styles[name].dash, "width": 2.2},
+            customdata=counts[ranks - 1],
+            hovertemplate="rank %{x}: %{customdata} interactions (%{y:.3f} %)",
+        )
+    figure.update_xaxes(type="log", dtick=1, title="rank of the item by popularity (log)")
+    figure.update_yaxes(type="log", dtick=1, ticksuffix=" %", title="share of interactions (log)")
+    figure.update_layout(showlegend=len(names) > 1)
+    note = f"{counted(chosen.height, 'interaction')} of {counted(sequences.height, 'user')}"
+    if items is not None:
+        note += f"; {counted(unseen, 'item')} without an interaction not on the curve"
+    return finish(figure, _popularity_title(tops), seeded(note, seed))
+
+
+def statistics_table(statistics: pl.DataFrame, *, seed: int | None = None) -> go.Figure:
+    """`Dataset.statistics()` as a table: a row a domain (GMC Table 2), and the total where there are several.
+
+    statistics: frame with `domain`, `users`, `items`, `interactions`; shares and means get two decimals.
+    """
+    require_columns(statistics, ("domain", "users", "items", "interactions"))
+    names = [name for name in statistics.columns if name in _HEADERS]
+    columns = [[_cell(name, value) for value in statistics[name].to_list()] for name in names]
+    totals = {name: int(statistics[name].sum()) for name in ("users", "items", "interactions")}
+    if statistics.height > 1:
+        for name, column in zip(names, columns, strict=True):
+            column.append(_total(name, statistics, totals))
+    title = (
+        f"{counted(totals['interactions'], 'interaction')} of {counted(totals['users'], 'user')} with "
+        f"{counted(totals['items'], 'item')} in {counted(statistics.height, 'domain')}"
+    )
+    return table_figure(
+        title,
+        seeded(
+            "Sparsity: share of user-item pairs without an interaction; mean length: interactions a user",
+            seed,
+        ),
+        [_HEADERS[name] for name in names],
+        columns,
+        widths=[2.4 if name == "domain" else 1 for name in names],
+    )
+
+
+def _cell(column: str, value: object) -> str:
+    if value is None:
+        return "n/a"
+    if column == "sparsity":
+        return f"{100 * float(str(value)):.2f} %"
+    if column == "mean_length":
+        return f"{float(str(value)):.2f}"
+    return f"{int(str(value)):,}" if column != "domain" else str(value)
+
+
+def _total(column: str, statistics: pl.DataFrame, totals: dict[str, int]) -> str:
+    if column == "domain":
+        return "all"
+    if column == "sparsity":
+        # Users choose inside their own domain only, so the pairs are counted a domain.
+        pairs = (statistics["users"].cast(pl.Float64) * statistics["items"].cast(pl.Float64)).sum()
+        return _cell(column, 1 - totals["interactions"] / pairs if pairs else None)
+    if column == "mean_length":
+        return _cell(column, totals["interactions"] / totals["users"] if totals["users"] else None)
+    return _cell(column, int(statistics[column].sum()))
+
+
+def _number_bins(made: Panels, panel: int, ranges: list[str]) -> None:
+    step = max(1, math.ceil(len(ranges) / 5))
+    places = list(range(0, len(ranges), step))
+    made.figure.update_xaxes(
+        tickvals=places,
+        # The whole range would run into its neighbour; the hover gives it.
+        ticktext=[ranges[place].split("–")[0] for place in places],
+        tickangle=0,
+        title="interactions a user" if made.is_bottom(panel) else None,
+        **made.place(panel),
+    )
+    made.figure.update_yaxes(
+        ticksuffix=" %", title="share of users" if made.is_left(panel) else None, **made.place(panel)
+    )
+
+
+def _range_text(low: int, high: int) -> str:
+    return f"{low}" if high == low + 1 else f"{low}–{high - 1}"
+
+
+def _spread_ranks(count: int) -> npt.NDArray[np.int64]:
+    if count <= _CURVE_POINTS:
+        return np.arange(1, count + 1, dtype=np.int64)
+    return np.unique(np.round(np.geomspace(1, count, _CURVE_POINTS)).astype(np.int64))
+
+
+def _length_title(medians: dict[str, int]) -> str:
+    if len(medians) == 1:
+        return f"Half of the users have at most {counted(next(iter(medians.values())), 'interaction')}"
+    shortest = min(medians, key=lambda name: medians[name])
+    longest = max(medians, key=lambda name: medians[name])
+    if medians[shortest] == medians[longest]:
+        return f"Half of the users have at most {medians[shortest]} interactions, in every domain"
+    return (
+        f"The median user has {medians[shortest]} interactions in {listed([shortest])} and "
+        f"{medians[longest]} in {listed([longest])}"
+    )
+
+
+def _popularity_title(tops: dict[str, float]) -> str:
+    flattest = min(tops, key=lambda name: tops[name])
+    steepest = max(tops, key=lambda name: tops[name])
+    if len(tops) == 1:
+        return f"The most popular 1 % of items takes {percent(tops[steepest])} of the interactions"
+    return (
+        f"The most popular 1 % of items takes {percent(tops[steepest])} of the interactions in "
+        f"{listed([steepest])}, {percent(tops[flattest])} in {listed([flattest])}"
+    )

@@ -1,0 +1,303 @@
+"""Figures of identifiers: codes of similar items, collisions, and what uniqueness costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import plotly.graph_objects as go
+import polars as pl
+
+from genrec_lab.viz import theme
+from genrec_lab.viz.layout import (
+    Domains,
+    counted,
+    domains_of,
+    finish,
+    finish_panels,
+    label,
+    listed,
+    numbered_axis,
+    panels,
+    percent,
+    require_columns,
+    seeded,
+)
+from genrec_lab.viz.tables import table_figure
+from genrec_lab.viz.theme import category_styles
+
+IntArray = npt.NDArray[np.int64]
+
+
+def neighbour_overlap(
+    overlap: pl.DataFrame, *, n_items: int | None = None, seed: int | None = None
+) -> go.Figure:
+    """Codes that an item shares with its K nearest items, over K, by domain and tokenizer: GMC Figure 4.
+
+    overlap: frame `tokenizer, domain, k, overlap`, the overlap a share of the identifier's levels in 0..1.
+    """
+    require_columns(overlap, ("tokenizer", "domain", "k", "overlap"))
+    domains = overlap["domain"].unique(maintain_order=True).to_list()
+    tokenizers = overlap["tokenizer"].unique(maintain_order=True).to_list()
+    styles = category_styles(tokenizers)
+    made = panels(domains, row_height=240, shared_x=True, shared_y=True)
+    # Ks are tried in doublings or so; even steps keep the small ones apart.
+    ks = sorted(overlap["k"].unique().to_list())
+    step = {k: place for place, k in enumerate(ks)}
+    for panel, domain in enumerate(domains):
+        for tokenizer in tokenizers:
+            line = overlap.filter((pl.col("domain") == domain) & (pl.col("tokenizer") == tokenizer)).sort("k")
+            made.figure.add_scatter(
+                x=[step[k] for k in line["k"].to_list()],
+                y=100 * line["overlap"].to_numpy(),
+                mode="lines+markers",
+                name=label(tokenizer),
+                legendgroup=tokenizer,
+                showlegend=panel == 0,
+                line={"color": styles[tokenizer].colour, "dash": styles[tokenizer].dash, "width": 2},
+                marker={"symbol": styles[tokenizer].symbol, "size": 7},
+                customdata=line["k"].to_numpy(),
+                hovertemplate="K = %{customdata}: %{y:.1f} %",
+                **made.place(panel),
+            )
+        made.figure.update_xaxes(
+            tickvals=list(range(len(ks))),
+            ticktext=[str(k) for k in ks],
+            tickangle=0,
+            title="K nearest items" if made.is_bottom(panel) else None,
+            **made.place(panel),
+        )
+        made.figure.update_yaxes(
+            ticksuffix=" %", title="codes in common" if made.is_left(panel) else None, **made.place(panel)
+        )
+    made.figure.update_layout(showlegend=True)
+    note = "Mean share of the levels at which an item and its K nearest items have the same code"
+    if n_items is not None:
+        note += f"; {counted(n_items, 'item')}"
+    return finish_panels(made, _overlap_title(overlap, domains, tokenizers), seeded(note, seed))
+
+
+def collision_groups(codes: npt.ArrayLike, domains: npt.ArrayLike, *, seed: int | None = None) -> go.Figure:
+    """Items whose identifier other items of their domain have too, by size of group and by domain.
+
+    codes: (N, L). domains: (N,) names.
+    """
+    table = np.asarray(codes, dtype=np.int64)
+    names = domains_of(domains, expected=len(table))
+    sizes = _group_sizes(table, names)
+    ambiguous = sizes > 1
+    largest = int(sizes.max(initial=1))
+    edges = _group_edges(largest)
+    ranges = [f"{low}" if high == low + 1 else f"{low}–{high - 1}" for low, high in pairwise(edges.tolist())]
+    styles = category_styles(names.names)
+    figure = go.Figure()
+    for domain, name in enumerate(names.names):
+        counts = np.histogram(sizes[ambiguous & (names.index == domain)], bins=edges)[0]
+        figure.add_bar(
+            x=np.arange(len(ranges)),
+            y=counts,
+            name=label(name),
+            marker=styles[name].bar,
+            customdata=ranges,
+            hovertemplate="%{y} items in groups of %{customdata}",
+        )
+    figure.update_xaxes(**numbered_axis(ranges), title="items with the same identifier (group size)")
+    figure.update_yaxes(title="items", rangemode="tozero")
+    figure.update_layout(barmode="stack", showlegend=len(names) > 1, bargap=0.3)
+    if not ambiguous.any():
+        figure.update_xaxes(visible=False)
+        figure.update_yaxes(visible=False)
+        figure.update_layout(showlegend=False)
+        figure.add_annotation(
+            text="No two items of a domain have the same codes.",
+            x=0.5,
+            y=0.5,
+            xref="paper",
+            yref="paper",
+            showarrow=False,
+        )
+    note = f"{counted(len(table), 'item')} of {counted(len(names), 'domain')}; groups are inside a domain"
+    return finish(figure, _collision_title(sizes, names), seeded(note, seed))
+
+
+def policy_costs(costs: pl.DataFrame, *, n_items: int | None = None, seed: int | None = None) -> go.Figure:
+    """What each conflict policy did: items whose codes it changed, and the distance that the changes cost.
+
+    costs: frame `policy, moved, cost`, one row a policy, cost as `Resolution.cost` gives it.
+    """
+    require_columns(costs, ("policy", "moved", "cost"))
+    policies = [str(name) for name in costs["policy"].to_list()]
+    moved, cost = costs["moved"].to_numpy(), costs["cost"].to_numpy().astype(float)
+    made = panels(
+        ["Items with changed codes", "Added distance to the last codeword"],
+        columns=2,
+        row_height=38 * len(policies) + 20,
+        left_labels=90,
+    )
+    shown = (
+        (moved, [_moved_text(int(count), n_items) for count in moved]),
+        (cost, [f"{value:,.4g}" for value in cost]),
+    )
+    for panel, (values, texts) in enumerate(shown):
+        made.figure.add_bar(
+            y=np.arange(len(policies)),
+            x=values,
+            orientation="h",
+            marker_color=theme.ACCENT,
+            text=texts,
+            textposition="outside",
+            cliponaxis=False,
+            customdata=[label(policy) for policy in policies],
+            hovertemplate="%{customdata}: %{text}<extra></extra>",
+            showlegend=False,
+            **made.place(panel),
+        )
+        # Room for the number behind the longest bar.
+        largest = float(np.max(values, initial=0.0))
+        made.figure.update_xaxes(
+            range=[0, 1.45 * largest if largest else 1],
+            title="items" if panel == 0 else "distance, summed over items",
+            nticks=5,
+            **made.place(panel),
+        )
+        made.figure.update_yaxes(
+            **numbered_axis(policies),
+            range=[len(policies) - 0.5, -0.5],
+            showticklabels=panel == 0,
+            showgrid=False,
+            **made.place(panel),
+        )
+    note = "An appended level changes no code but lengthens every identifier"
+    if n_items is not None:
+        note = f"{counted(n_items, 'item')}; {note[0].lower()}{note[1:]}"
+    return finish_panels(made, _policy_title(policies, moved, cost), seeded(note, seed))
+
+
+def identifier_examples(
+    codes: npt.ArrayLike,
+    titles: Sequence[str],
+    domains: npt.ArrayLike,
+    *,
+    items: npt.ArrayLike | None = None,
+    rows: int = 12,
+    seed: int = 0,
+) -> go.Figure:
+    """Items and their identifiers as a table, sorted by codes; codes equal to the row above are in bold.
+
+    codes: (N, L). titles, domains: (N,). items: the items to show; by default a seeded choice of `rows` items
+    that spreads over the domains and takes items with equal first codes together, so that the table shows
+    what a shared prefix means.
+    """
+    table = np.asarray(codes, dtype=np.int64)
+    names = domains_of(domains, expected=len(table))
+    if len(titles) != len(table):
+        raise ValueError(f"titles: {len(titles)} values for {len(table)} items, expected one an item")
+    chosen = _examples(table, names, rows, seed) if items is None else np.asarray(items, dtype=np.int64)
+    order = chosen[np.lexsort([*table[chosen].T[::-1], names.index[chosen]])]
+    shown = table[order]
+    same = np.zeros(shown.shape, dtype=bool)
+    if len(order) > 1:
+        equal = (shown[1:] == shown[:-1]) & (names.index[order][1:] == names.index[order][:-1])[:, None]
+        same[1:] = np.logical_and.accumulate(equal, axis=1)
+    levels = table.shape[1]
+    plain = [False] * len(order)
+    return table_figure(
+        f"An item is {counted(levels, 'code')}: titles under the same first codes should be alike",
+        f"{len(order)} of {counted(len(table), 'item')}; bold: the prefix of the row above; seed {seed}",
+        ["title", "domain", *(f"level {level + 1}" for level in range(levels))],
+        [
+            [titles[item] for item in order],
+            [names.names[names.index[item]] for item in order],
+            *(shown[:, level].tolist() for level in range(levels)),
+        ],
+        widths=[4.2, 2.2, *([0.8] * levels)],
+        left=2,
+        emphasis=[plain, plain, *(same[:, level].tolist() for level in range(levels))],
+    )
+
+
+def _overlap_title(overlap: pl.DataFrame, domains: Sequence[str], tokenizers: Sequence[str]) -> str:
+    means = overlap.group_by(["tokenizer", "domain"], maintain_order=True).agg(pl.col("overlap").mean())
+    if len(tokenizers) == 1:
+        low, high = 100 * float(str(overlap["overlap"].min())), 100 * float(str(overlap["overlap"].max()))
+        return f"Near items share {low:.0f} to {high:.0f} % of their codes"
+    winners: dict[str, list[str]] = {}
+    for domain in domains:
+        rows = means.filter(pl.col("domain") == domain).sort("overlap", descending=True)
+        winners.setdefault(str(rows["tokenizer"][0]), []).append(domain)
+    most = max(winners, key=lambda name: len(winners[name]))
+    where = f"in {len(winners[most])} of {counted(len(domains), 'domain')}"
+    if len(domains) == 1:
+        where = f"in {listed(domains)}"
+    elif len(winners[most]) == len(domains):
+        where = "in every domain"
+    return f"Near items share most codes under {most}, {where}"
+
+
+def _group_sizes(codes: IntArray, names: Domains) -> IntArray:
+    """(N,): how many items of its domain have an item's identifier, itself included."""
+    _, inverse, counts = np.unique(
+        np.column_stack([names.index, codes]), axis=0, return_inverse=True, return_counts=True
+    )
+    return counts[inverse.reshape(-1)]
+
+
+def _group_edges(largest: int) -> IntArray:
+    edges = list(range(2, min(max(largest, 2), 9) + 2))
+    while edges[-1] <= largest:
+        edges.append(2 * edges[-1])
+    return np.array(edges, dtype=np.int64)
+
+
+def _collision_title(sizes: IntArray, names: Domains) -> str:
+    share = float((sizes > 1).mean())
+    if share == 0:
+        return "Every identifier belongs to one item of its domain"
+    by_domain = [float((sizes[names.index == domain] > 1).mean()) for domain in range(len(names))]
+    largest = counted(int(sizes.max()), "item")
+    text = f"{percent(share)} of the items cannot be told apart; the largest group has {largest}"
+    if len(names) == 1:
+        return text
+    worst = int(np.argmax(by_domain))
+    return f"{text}; most in {listed([names.names[worst]])} ({percent(by_domain[worst])})"
+
+
+def _moved_text(count: int, n_items: int | None) -> str:
+    return f"{count:,}" if not n_items else f"{count:,} ({percent(count / n_items)})"
+
+
+def _policy_title(policies: Sequence[str], moved: IntArray, cost: npt.NDArray[np.float64]) -> str:
+    movers = [place for place in range(len(policies)) if moved[place] > 0]
+    if not movers:
+        return "No policy had to change a code"
+    cheapest = min(movers, key=lambda place: cost[place])
+    dearest = max(movers, key=lambda place: cost[place])
+    if cost[cheapest] == cost[dearest]:
+        return f"Separating the items costs a distance of {cost[cheapest]:,.3g}"
+    return (
+        f"Of the policies that change codes, {policies[cheapest]} costs least: {cost[cheapest]:,.3g} "
+        f"against {cost[dearest]:,.3g} for {policies[dearest]}"
+    )
+
+
+def _examples(codes: IntArray, names: Domains, rows: int, seed: int) -> IntArray:
+    """At most `rows` items: in each domain, neighbours in code order around a seeded item."""
+    generator = np.random.default_rng(seed)
+    parts = []
+    for domain, part in enumerate(np.array_split(np.arange(min(rows, len(codes))), len(names))):
+        members = np.flatnonzero(names.index == domain)
+        ordered = members[np.lexsort(codes[members].T[::-1])]
+        # The item with the most company in its first two codes among a few drawn: a lone item teaches little.
+        starts = generator.integers(0, max(len(ordered) - len(part), 0) + 1, size=8)
+        company = [_company(codes[ordered[start : start + len(part)]]) for start in starts]
+        start = int(starts[int(np.argmax(company))])
+        parts.append(ordered[start : start + len(part)])
+    return np.concatenate(parts)
+
+
+def _company(codes: IntArray) -> int:
+    """How many of the first two codes of the rows are those of the row above, the first counted first."""
+    same = np.logical_and.accumulate(codes[1:, :2] == codes[:-1, :2], axis=1)
+    return int(same.sum())

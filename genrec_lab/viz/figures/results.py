@@ -1,0 +1,219 @@
+"""The records of runs, their summary over seeds, and the ranked table.
+
+A records frame has `method, seed, domain, metric, k, value, users`: `metrics_table` of each run with its
+method and seed beside it. Rows of the domain "average" are weighted by users; where a run lacks them they are
+computed. Where there is one domain only, it is its own average and none is shown.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import plotly.graph_objects as go
+import polars as pl
+
+from genrec_lab.evaluation.ranking import AVERAGE
+from genrec_lab.viz.figures.training import metric_name
+from genrec_lab.viz.layout import counted, listed, percent, require_columns
+from genrec_lab.viz.tables import table_figure
+
+BEST_POSSIBLE = "best possible"
+"""The method that is a bound, not a competitor: the best that any model could reach on Bazaar."""
+
+_COLUMNS = ("method", "domain", "metric", "k", "value")
+
+
+def summarise(records: pl.DataFrame, metric: str = "ndcg", k: int = 10) -> pl.DataFrame:
+    """Mean and standard deviation over seeds of one metric: frame `method, domain, mean, sd, seeds`.
+
+    Domains in order of first appearance, "average" last (computed anew, for runs of all domains only);
+    methods by falling average. sd (n - 1) is null for one seed. Raises ValueError where the metric at k is
+    not among the records or a run states a value twice.
+    """
+    require_columns(records, _COLUMNS)
+    chosen = records.filter((pl.col("metric").str.to_lowercase() == metric.lower()) & (pl.col("k") == k))
+    if chosen.height == 0:
+        known = sorted(
+            {metric_name(name, cut) for name, cut in records.select("metric", "k").unique().iter_rows()}
+        )
+        raise ValueError(f"records: no values of {metric_name(metric, k)}; there are {', '.join(known)}")
+    if "seed" not in chosen.columns:
+        chosen = chosen.with_columns(seed=pl.lit(0))
+    whole = _with_averages(chosen)
+    twice = whole.filter(whole.select("method", "seed", "domain").is_duplicated())
+    if twice.height:
+        raise ValueError(
+            f"records: {twice['method'][0]!r} with seed {twice['seed'][0]} states {metric_name(metric, k)} "
+            f"of {twice['domain'][0]!r} more than once; keep one row a run and domain"
+        )
+    domains = [name for name in whole["domain"].unique(maintain_order=True) if name != AVERAGE]
+    place = {name: index for index, name in enumerate([*domains, AVERAGE])}
+    table = whole.group_by(["method", "domain"], maintain_order=True).agg(
+        mean=pl.col("value").mean(), sd=pl.col("value").std(), seeds=pl.len()
+    )
+    order = _ranked_methods(table)
+    return (
+        table.with_columns(
+            rank=pl.col("method").replace_strict(
+                {name: index for index, name in enumerate(order)}, return_dtype=pl.Int64
+            ),
+            place=pl.col("domain").replace_strict(place, return_dtype=pl.Int64),
+        )
+        .sort("rank", "place")
+        .drop("rank", "place")
+    )
+
+
+def ranked_table(
+    records: pl.DataFrame,
+    metric: str = "ndcg",
+    k: int = 10,
+    *,
+    columns: Literal["domains", "metrics"] = "domains",
+    digits: int = 4,
+) -> pl.DataFrame:
+    """The results as a frame of text, ready to print: a row a method, ranked by one metric's average.
+
+    columns "domains": `rank, method, seeds`, that metric in each domain and on average; "metrics": `rank,
+    method, seeds`, the average of every metric at every k. Cells are "mean ± standard deviation", the latter
+    from two seeds on; "–" where a method has no value. The best possible comes first and has no rank.
+    """
+    ranking = summarise(records, metric, k)
+    methods = ranking["method"].unique(maintain_order=True).to_list()
+    if columns == "domains":
+        shown = {name: ranking.filter(pl.col("domain") == name) for name in domain_order(ranking)}
+    else:
+        whole = domain_order(ranking)[-1]
+        shown = {
+            metric_name(name, cut): summarise(records, name, cut).filter(pl.col("domain") == whole)
+            for name, cut in records.select("metric", "k").unique(maintain_order=True).iter_rows()
+        }
+    seeds = dict(ranking.group_by("method").agg(pl.col("seeds").max()).iter_rows())
+    ranks: list[str] = []
+    for method in methods:
+        ranks.append("–" if method == BEST_POSSIBLE else str(len(ranks) + 1 - ranks.count("–")))
+    cells = {
+        name: [_cell(frame.filter(pl.col("method") == method), digits) for method in methods]
+        for name, frame in shown.items()
+    }
+    return pl.DataFrame(
+        {"rank": ranks, "method": methods, "seeds": [str(seeds[method]) for method in methods], **cells}
+    )
+
+
+def results_table(
+    records: pl.DataFrame,
+    metric: str = "ndcg",
+    k: int = 10,
+    *,
+    columns: Literal["domains", "metrics"] = "domains",
+) -> go.Figure:
+    """`ranked_table` as a plotly table, the best of each column in bold."""
+    table = ranked_table(records, metric, k, columns=columns)
+    names = table.columns[3:]
+    values = [table[name].to_list() for name in table.columns]
+    rivals = [place for place, rank in enumerate(table["rank"]) if rank != "–"]
+    emphasis = [[False] * table.height for _ in range(3)]
+    for name in names:
+        numbers = np.array([_number(text) for text in table[name]])
+        best = max((numbers[place] for place in rivals if np.isfinite(numbers[place])), default=np.nan)
+        emphasis.append([place in rivals and numbers[place] == best for place in range(table.height)])
+    return table_figure(
+        winner_title(summarise(records, metric, k), metric_name(metric, k)),
+        records_note(records, f"ranked by the average {metric_name(metric, k)}"),
+        table.columns,
+        values,
+        widths=[50, 165, 60, *([593 / max(len(names), 1)] * len(names))],
+        left=2,
+        emphasis=emphasis,
+    )
+
+
+def _with_averages(chosen: pl.DataFrame) -> pl.DataFrame:
+    """Replace all averages by those of the runs that have every domain: columns method, seed, domain, value.
+
+    A table of one domain has an average too, of that domain alone, which must not stand beside the average of
+    all.
+    """
+    kept = ["method", "seed", "domain", "value"]
+    by_domain = chosen.filter(pl.col("domain") != AVERAGE)
+    n_domains = by_domain["domain"].n_unique()
+    if n_domains <= 1:
+        return by_domain.select(kept) if n_domains else chosen.select(kept)
+    found = pl.col("domain").filter(pl.col("domain") != AVERAGE).n_unique().over("method", "seed")
+    if "users" not in chosen.columns:
+        return chosen.filter((pl.col("domain") != AVERAGE) | (found == n_domains)).select(kept)
+    averages = (
+        by_domain.filter(found == n_domains)
+        .group_by("method", "seed", maintain_order=True)
+        .agg(value=(pl.col("value") * pl.col("users")).sum() / pl.col("users").sum())
+        .with_columns(domain=pl.lit(AVERAGE))
+    )
+    return pl.concat([by_domain.select(kept), averages.select(kept)])
+
+
+def _ranked_methods(table: pl.DataFrame) -> list[str]:
+    """The best possible, then methods by falling average; last those without one, by their mean value."""
+    averages = dict(table.filter(pl.col("domain") == AVERAGE).select("method", "mean").iter_rows())
+    means = dict(table.group_by("method").agg(pl.col("mean").mean()).iter_rows())
+    return sorted(
+        table["method"].unique(maintain_order=True),
+        key=lambda name: (
+            name != BEST_POSSIBLE,
+            name not in averages,
+            -float(averages.get(name, means[name]) or 0.0),
+        ),
+    )
+
+
+def domain_order(table: pl.DataFrame) -> list[str]:
+    """The domains in order of first appearance, the average last where there is one."""
+    names = table["domain"].unique(maintain_order=True).to_list()
+    return [*(name for name in names if name != AVERAGE), *([AVERAGE] if AVERAGE in names else [])]
+
+
+def _cell(row: pl.DataFrame, digits: int) -> str:
+    if row.height == 0:
+        return "–"
+    mean, sd = row["mean"][0], row["sd"][0]
+    return f"{mean:.{digits}f}" if sd is None else f"{mean:.{digits}f} ± {sd:.{digits}f}"
+
+
+def _number(text: str) -> float:
+    return float("nan") if text == "–" else float(text.split(" ")[0])
+
+
+def winner_title(table: pl.DataFrame, shown: str) -> str:
+    """Which method is best and by how much; table: of `summarise`, shown: the metric's written name."""
+    rivals = table.filter(pl.col("method") != BEST_POSSIBLE)
+    domains = domain_order(rivals)
+    where = AVERAGE if AVERAGE in domains else domains[-1]
+    rows = rivals.filter(pl.col("domain") == where).sort("mean", descending=True)
+    if rows.height == 0:
+        return f"{shown} of {counted(table['method'].n_unique(), 'method')}"
+    place = "on average" if where == AVERAGE else f"in {listed([where])}"
+    first = f"{listed([rows['method'][0]])} has the highest {shown} {place}: {rows['mean'][0]:.4f}"
+    if rows.height == 1:
+        return f"{listed([rows['method'][0]])}: {shown} {rows['mean'][0]:.4f} {place}"
+    second = rows["mean"][1]
+    gain = (
+        f", {percent(rows['mean'][0] / second - 1)} above {listed([rows['method'][1]])}" if second > 0 else ""
+    )
+    return first + gain
+
+
+def records_note(records: pl.DataFrame, *clauses: str) -> str:
+    """Users, domains and seeds of the records, and further clauses."""
+    parts = []
+    names = [name for name in records["domain"].unique(maintain_order=True) if name != AVERAGE]
+    if "users" in records.columns:
+        users = records.filter(pl.col("domain") != AVERAGE).group_by("domain").agg(pl.col("users").max())
+        parts.append(f"{counted(int(users['users'].sum()), 'test user')} of {counted(len(names), 'domain')}")
+    else:
+        parts.append(counted(len(names), "domain"))
+    if "seed" in records.columns:
+        seeds = sorted(records["seed"].drop_nulls().unique().to_list())
+        few = ", ".join(map(str, seeds)) if len(seeds) <= 6 else f"{seeds[0]}…{seeds[-1]}"
+        parts.append(f"{'seed' if len(seeds) == 1 else 'seeds'} {few}")
+    return "; ".join([*parts, *clauses])

@@ -1,0 +1,192 @@
+"""Curves that grow while a training runs: in place in a notebook, as plain lines where nobody looks."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
+import plotly.graph_objects as go
+
+from genrec_lab.training import Callback, EpochRecord, TrainingResult
+from genrec_lab.viz.figures.training import as_mapping, metric_name, recommender_curves, tokenizer_curves
+
+_LINE_SECONDS = 10.0
+
+
+class LiveCurves(Callback):
+    """Draws the records of a training as they come.
+
+    In a notebook with a front-end it shows one plotly FigureWidget, updates it in place and replaces it by
+    the static figure at the end. In a kernel without one (papermill, nbval) it prints a line now and then and
+    shows the static figure at the end; outside a kernel it only prints. The static figure is `figure`.
+
+    It is a callback of `training.fit`, and can itself be called with a record, as `train_rqvae(on_epoch=...)`
+    does. Use it as a context manager, or call `on_end`, where nobody else does.
+    """
+
+    def __init__(
+        self,
+        draw: Callable[[Sequence[Any]], go.Figure],
+        *,
+        title: str = "",
+        seconds: float = 1.0,
+        live: bool | None = None,
+    ) -> None:
+        """Take what draws the records.
+
+        draw: from all records so far to a figure. title: begins the printed lines. seconds: least time
+        between two updates. live: whether a front-end is there; None finds out.
+        """
+        self.records: list[Any] = []
+        self.title = title
+        self._draw = draw
+        self._seconds = seconds
+        self._live = has_front_end() if live is None else live
+        self._widget: Any = None
+        self._display: Any = None
+        self._last_update = float("-inf")
+        self._last_printed = -1
+
+    @classmethod
+    def tokenizer(
+        cls,
+        *,
+        title: str = "tokenizer",
+        n_items: int | None = None,
+        seed: int | None = None,
+        live: bool | None = None,
+    ) -> Self:
+        """Live `tokenizer_curves`."""
+        return cls(
+            lambda records: tokenizer_curves(records, n_items=n_items, seed=seed), title=title, live=live
+        )
+
+    @classmethod
+    def recommender(
+        cls,
+        *,
+        title: str = "recommender",
+        monitor: str = "ndcg@10",
+        users: int | None = None,
+        seed: int | None = None,
+        live: bool | None = None,
+    ) -> Self:
+        """Live `recommender_curves`."""
+        return cls(
+            lambda records: recommender_curves(records, monitor=monitor, users=users, seed=seed),
+            title=title,
+            live=live,
+        )
+
+    @property
+    def figure(self) -> go.Figure:
+        """The static figure of all records so far; raises ValueError where there are none."""
+        return self._draw(self.records)
+
+    def __call__(self, record: object) -> None:
+        """Take a record."""
+        self._take(record, None)
+
+    def on_epoch(self, record: EpochRecord, epochs: int) -> None:
+        """Take the record of an epoch, of `epochs` in all."""
+        self._take(record, epochs)
+
+    def on_end(self, result: TrainingResult | None = None) -> None:
+        """Put the static figure in place; a resumed training's result also brings the epochs of before."""
+        if result is not None:
+            self.records = list(result.history)
+        if not self.records:
+            return
+        if self._last_printed < len(self.records) and not self._live:
+            self._print(None)
+        if self._display is not None:
+            self._display.update(self.figure)
+        elif in_kernel():
+            _display(self.figure)
+        self._widget = self._display = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.on_end()
+
+    def _take(self, record: object, epochs: int | None) -> None:
+        self.records.append(record)
+        wait = self._seconds if self._live else _LINE_SECONDS
+        if time.monotonic() - self._last_update < wait:
+            return
+        self._last_update = time.monotonic()
+        if self._live:
+            self._update()
+        else:
+            self._print(epochs)
+
+    def _update(self) -> None:
+        figure = self.figure
+        if self._widget is None or len(self._widget.data) != len(figure.data):
+            self._widget = go.FigureWidget(figure)
+            if self._display is None:
+                self._display = _display(self._widget)
+            else:
+                self._display.update(self._widget)
+            return
+        with self._widget.batch_update():
+            for trace, new in zip(self._widget.data, figure.data, strict=True):
+                trace.update(x=new.x, y=new.y, mode=new.mode, text=new.text)
+            self._widget.layout.title = figure.layout.title
+            for axis in (*figure.select_xaxes(), *figure.select_yaxes()):
+                shown = self._widget.layout[axis.plotly_name]
+                shown.update(type=axis.type, dtick=axis.dtick, range=axis.range)
+                shown.autorange = axis.range is None
+
+    def _print(self, epochs: int | None) -> None:
+        self._last_printed = len(self.records)
+        print(record_line(as_mapping(self.records[-1]), self.title, epochs), flush=True)
+
+
+def record_line(record: Mapping[str, Any], title: str = "", epochs: int | None = None) -> str:
+    """One line of a record: epoch, loss, validation metrics or the health of the codes, seconds."""
+    parts = [f"{title} epoch {record['epoch']}".strip() + (f"/{epochs}" if epochs is not None else "")]
+    if record.get("loss") is not None:
+        parts.append(f"loss {record['loss']:.4g}")
+    parts += [f"{metric_name(name)} {value:.4f}" for name, value in (record.get("metrics") or {}).items()]
+    if record.get("utilisation"):
+        parts.append(f"utilisation {min(record['utilisation']):.0%} or more")
+    if record.get("collision_rate") is not None:
+        parts.append(f"collisions {record['collision_rate']:.1%}")
+    if record.get("seconds"):
+        parts.append(f"{record['seconds']:.1f} s")
+    return "  ".join(parts)
+
+
+def in_kernel() -> bool:
+    """Whether this code runs in a Jupyter kernel."""
+    module = sys.modules.get("IPython")
+    shell = module.get_ipython() if module is not None else None
+    return shell is not None and hasattr(shell, "kernel")
+
+
+def has_front_end() -> bool:
+    """Whether somebody looks at this kernel: by the signs that Jupyter servers, VS Code and Colab leave.
+
+    A kernel cannot ask its front-end while a cell runs. papermill, nbclient and nbval start kernels
+    themselves, so none of these signs is there; `GENREC_LIVE=0` or `1` decides where they mislead.
+    """
+    if not in_kernel():
+        return False
+    forced = os.environ.get("GENREC_LIVE")
+    if forced is not None:
+        if forced not in {"0", "1"}:
+            raise ValueError(f"GENREC_LIVE: {forced!r}, expected '0' or '1'")
+        return forced == "1"
+    return "JPY_SESSION_NAME" in os.environ or "VSCODE_CWD" in os.environ or "google.colab" in sys.modules
+
+
+def _display(thing: object) -> Any:
+    from IPython.display import display
+
+    return display(thing, display_id=True)

@@ -1,0 +1,246 @@
+"""Two-dimensional maps of residuals, by t-SNE and UMAP: seeded, of a stratified sample, and saved.
+
+Shapes: N items of the catalogue, n of them in the sample, L levels, d dimensions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self, get_args
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from genrec_lab.viz.layout import MAX_POINTS, domains_of
+
+Method = Literal["tsne", "umap"]
+
+_FILE_FORMAT = "genrec_lab.projection.1"
+# Beyond 50 dimensions t-SNE's own authors reduce by principal components first.
+_MOST_DIMENSIONS = 50
+_PERPLEXITY = 30.0
+_NEIGHBOURS = 15
+_MIN_DISTANCE = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """The map of a sample of items at every level.
+
+    coordinates: (n, L, 2) float32, each level scaled to unit mean square distance from its centre.
+    items: (n,) int64, the items' indices in the catalogue, ascending. method: "tsne" or "umap".
+    seed: of the sample and of the map. n_items: N, the catalogue from which the sample comes.
+    """
+
+    coordinates: npt.NDArray[np.float32]
+    items: npt.NDArray[np.int64]
+    method: str
+    seed: int
+    n_items: int
+
+    def write(self, file: str | Path) -> Path:
+        """Write one parquet file: `item`, then `x_0`, `y_0`, `x_1`, … a level; the rest in its metadata."""
+        path = Path(file)
+        columns: dict[str, npt.NDArray[np.generic]] = {"item": self.items}
+        for level in range(self.coordinates.shape[1]):
+            columns[f"x_{level}"] = self.coordinates[:, level, 0]
+            columns[f"y_{level}"] = self.coordinates[:, level, 1]
+        header = {
+            "format": _FILE_FORMAT,
+            "levels": self.coordinates.shape[1],
+            "method": self.method,
+            "seed": self.seed,
+            "n_items": self.n_items,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Written beside and renamed, so that a killed run never leaves half a file under the right name.
+        partial = path.with_name(path.name + ".partial")
+        pl.DataFrame(columns).write_parquet(partial, metadata={"projection": json.dumps(header)})
+        os.replace(partial, path)
+        return path
+
+    @classmethod
+    def read(cls, file: str | Path) -> Self:
+        """Read what `write` wrote; raises ValueError where the file is missing or is something else."""
+        path = Path(file)
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file; expected a projection written by Projection.write")
+        try:
+            header = json.loads(pl.read_parquet_metadata(path)["projection"])
+            frame = pl.read_parquet(path)
+        except (KeyError, ValueError, pl.exceptions.PolarsError) as error:
+            raise ValueError(
+                f"{path}: not a projection ({error}); write one with Projection.write"
+            ) from error
+        if header.get("format") != _FILE_FORMAT:
+            raise ValueError(
+                f"{path}: format {header.get('format')!r}, expected {_FILE_FORMAT!r}; project again"
+            )
+        names = [name for level in range(header["levels"]) for name in (f"x_{level}", f"y_{level}")]
+        coordinates = frame.select(names).to_numpy().reshape(frame.height, header["levels"], 2)
+        return cls(
+            coordinates.astype(np.float32),
+            frame["item"].to_numpy(),
+            header["method"],
+            header["seed"],
+            header["n_items"],
+        )
+
+
+def stratified_sample(
+    strata: Sequence[object] | npt.ArrayLike, size: int, seed: int
+) -> npt.NDArray[np.int64]:
+    """Draw `size` of N things without replacement so that each stratum keeps its share; (size,) ascending.
+
+    strata: (N,) names. Places left over by rounding down go to the strata with the largest remainders, and
+    each stratum gets at least one place while there are places enough. Everything is returned where N <=
+    size. Raises ValueError for a size below 1.
+    """
+    if size < 1:
+        raise ValueError(f"size: {size}, expected at least 1")
+    groups = domains_of(strata)
+    total = groups.index.size
+    if total <= size:
+        return np.arange(total, dtype=np.int64)
+    counts = np.bincount(groups.index, minlength=len(groups))
+    quota = _quotas(counts, size)
+    generator = np.random.default_rng(seed)
+    parts = [
+        generator.choice(np.flatnonzero(groups.index == stratum), size=int(quota[stratum]), replace=False)
+        for stratum in range(len(groups))
+    ]
+    return np.sort(np.concatenate(parts)).astype(np.int64)
+
+
+def project_residuals(
+    residuals: npt.ArrayLike,
+    domains: Sequence[object] | npt.ArrayLike,
+    *,
+    method: Method = "tsne",
+    size: int = 5_000,
+    seed: int = 0,
+    cache: Path | None = None,
+) -> Projection:
+    """Map the residuals of a sample of items, the same items at each level; stratified by domain.
+
+    residuals: (N, L, d), what each level quantised. domains: (N,). size: most items in the sample, at most
+    20,000 (5,000 items of 4 levels are what one figure draws; a level takes t-SNE about 25 s on two cores).
+    cache: a folder; a map of the same residuals, sample and method is read from it instead of made again.
+    Raises ValueError for shapes that do not fit, NaN, an unknown method, fewer than 3 items or a size out of
+    range.
+    """
+    vectors = np.asarray(residuals, dtype=np.float32)
+    _check(vectors, method, size)
+    groups = domains_of(domains, expected=len(vectors))
+    items = stratified_sample(domains, size, seed)
+    sample = np.ascontiguousarray(vectors[items])
+    file = (
+        cache / f"{method}_{_digest(sample, items, method, seed, len(groups.index))}.parquet"
+        if cache
+        else None
+    )
+    if file is not None and file.is_file():
+        return Projection.read(file)
+    maps = [_project(sample[:, level], method, seed) for level in range(sample.shape[1])]
+    made = Projection(np.stack(maps, axis=1), items, method, seed, len(vectors))
+    if file is not None:
+        made.write(file)
+    return made
+
+
+def _check(vectors: npt.NDArray[np.float32], method: str, size: int) -> None:
+    if vectors.ndim != 3 or min(vectors.shape) == 0:
+        raise ValueError(
+            f"residuals: shape {vectors.shape}, expected (items, levels, dimensions), none of them 0"
+        )
+    if len(vectors) < 3:
+        raise ValueError(f"residuals: {len(vectors)} items; a map needs at least 3")
+    if method not in get_args(Method):
+        raise ValueError(f"method: {method!r}, expected one of {list(get_args(Method))}")
+    if not 3 <= size <= MAX_POINTS:
+        raise ValueError(f"size: {size}, expected 3 to {MAX_POINTS:,} items")
+    finite = np.isfinite(vectors).all(axis=(1, 2))
+    if not finite.all():
+        bad = int(np.flatnonzero(~finite)[0])
+        raise ValueError(
+            f"residuals: item {bad} has a NaN or an infinite value; {int((~finite).sum())} items do"
+        )
+
+
+def _quotas(counts: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
+    exact = counts * (size / counts.sum())
+    quota = np.floor(exact).astype(np.int64)
+    if size >= len(counts):
+        quota = np.maximum(quota, 1)
+    while quota.sum() < size:
+        quota[int(np.argmax(np.where(quota < counts, exact - quota, -np.inf)))] += 1
+    while quota.sum() > size:
+        quota[int(np.argmax(np.where(quota > 1, quota - exact, -np.inf)))] -= 1
+    return quota
+
+
+def _digest(
+    sample: npt.NDArray[np.float32], items: npt.NDArray[np.int64], method: str, seed: int, n_items: int
+) -> str:
+    settings = [_FILE_FORMAT, method, seed, n_items, _PERPLEXITY, _NEIGHBOURS, _MIN_DISTANCE, sample.shape]
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    digest.update(sample.tobytes())
+    digest.update(items.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _project(vectors: npt.NDArray[np.float32], method: Method, seed: int) -> npt.NDArray[np.float32]:
+    """Map (n, d) to (n, 2), centred and of unit mean square radius."""
+    reduced = _leading_components(vectors, seed)
+    spread = reduced.std(axis=0)
+    if not (spread > 0).any():
+        # All residuals are equal: there is nothing to arrange, and the methods would divide by zero.
+        return np.zeros((len(vectors), 2), dtype=np.float32)
+    flat = _tsne(reduced, seed) if method == "tsne" else _umap(reduced, seed)
+    flat = flat - flat.mean(axis=0)
+    radius = float(np.sqrt((flat**2).sum(axis=1).mean()))
+    return (flat / (radius or 1.0)).astype(np.float32)
+
+
+def _leading_components(vectors: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.float32]:
+    if vectors.shape[1] <= _MOST_DIMENSIONS or len(vectors) <= _MOST_DIMENSIONS:
+        return vectors
+    from sklearn.decomposition import PCA
+
+    return PCA(_MOST_DIMENSIONS, svd_solver="randomized", random_state=seed).fit_transform(vectors)
+
+
+def _tsne(vectors: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.float64]:
+    from sklearn.manifold import TSNE
+
+    perplexity = min(_PERPLEXITY, (len(vectors) - 1) / 3)
+    start = "pca" if vectors.shape[1] >= 2 else "random"
+    return np.asarray(TSNE(perplexity=perplexity, init=start, random_state=seed).fit_transform(vectors))
+
+
+def _umap(vectors: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.float64]:
+    # Imported late: it compiles for several seconds, which t-SNE users need not wait for.
+    from umap import UMAP
+
+    neighbours = min(_NEIGHBOURS, len(vectors) - 1)
+    # A spectral start needs more points than it has eigenvectors to find.
+    start = "spectral" if len(vectors) > 2 * neighbours else "random"
+    mapper = UMAP(
+        n_neighbors=neighbours,
+        min_dist=_MIN_DISTANCE,
+        init=start,
+        random_state=seed,
+        n_jobs=1,
+        n_components=2,
+    )
+    with warnings.catch_warnings():
+        # Where the neighbour graph falls into pieces, UMAP says how it starts them; nothing is lost by it.
+        warnings.filterwarnings("ignore", module="umap")
+        return np.asarray(mapper.fit_transform(vectors))
