@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-import polars as pl
 from rich.console import Console
 
 from genrec_lab.run import pipeline
 from genrec_lab.run.files import RunError, is_disk_full
 from genrec_lab.run.pipeline import ChainResult, NotebookFailed
-from genrec_lab.run.ranking_table import ranked_table, terminal_table
+from genrec_lab.run.rankings import rankings, terminal_table
 
 FAILED, REFUSED, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
@@ -115,11 +114,12 @@ def _resuming(command: str) -> str:
 
 
 def _show(result: ChainResult, console: Console) -> None:
-    metrics = [opened.metrics() for opened in result.runs]
-    table = ranked_table(pl.concat(metrics))
-    if table is not None:
+    ranked = rankings(result.metrics())
+    if ranked is not None:
         names = ", ".join(opened.name for opened in result.runs)
-        console.print(terminal_table(table, f"{names}, ranked by {table.ranked_by}"))
+        (metric, by_domain), *_ = ranked.by_domain.items()
+        console.print(terminal_table(by_domain, f"{names}: {metric} by domain"))
+        console.print(terminal_table(ranked.averages, "Averages over users"))
     console.print(f"Report: {result.report}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from rich.console import Console
 
 from genrec_lab.run.files import RunError, hash_file
@@ -43,6 +44,10 @@ class ChainResult:
     runs: tuple[Run, ...]
     steps: dict[str, tuple[Step, ...]]
     report: Path | None
+
+    def metrics(self) -> pl.DataFrame:
+        """What the runs recorded, one below the other: `method, domain, metric, k, value, users, seed`."""
+        return pl.concat([opened.metrics() for opened in self.runs])
 
 
 def run(

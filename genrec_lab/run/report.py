@@ -15,9 +15,10 @@ from genrec_lab.run import results
 from genrec_lab.run.files import write_text
 from genrec_lab.run.locks import writing
 from genrec_lab.run.progress import clock
-from genrec_lab.run.ranking_table import AVERAGE, ranked_table
+from genrec_lab.run.rankings import rankings
 from genrec_lab.run.report_page import SCRIPT, STYLE
 from genrec_lab.run.store import Run
+from genrec_lab.viz.theme import Mode, template
 
 _ORDINARY_EVENTS = (
     "stage_started", "stage_finished", "stage_already_finished", "chain_started", "chain_finished",
@@ -71,6 +72,7 @@ def _page(run: Run, manifest: Mapping[str, Any], sections: Sequence[tuple[str, s
         f'<nav aria-label="Contents"><ol>{contents}</ol></nav></header><main>{body}</main>'
         f"<footer>Written by genrec_lab {escape(manifest['source']['version'])}.</footer>"
         "<noscript><p>The figures are drawn by a script in this file; allow it to run.</p></noscript>"
+        f'<script type="application/json" id="templates">{_templates()}</script>'
         f"<script>{get_plotlyjs()}</script><script>{SCRIPT}</script></body></html>\n"
     )
 
@@ -86,15 +88,14 @@ def _badge(run: Run, key: str) -> str:
 
 
 def _results(run: Run) -> str:
-    metrics = run.metrics()
-    table = ranked_table(metrics)
-    if table is None:
+    ranked = rankings(run.metrics())
+    if ranked is None:
         return '<p class="note">No metrics have been recorded yet; the notebooks 05 to 07 do that.</p>'
-    html = _table(table.columns, table.rows, numbers=True, best=True)
-    html += f'<p class="note">Ranked by {escape(table.ranked_by)}.</p>'
-    for domain in dict.fromkeys(metrics["domain"]):
-        if domain != AVERAGE:
-            html += f"<h3>{escape(domain)}</h3>{_domain_table(metrics.filter(pl.col('domain') == domain))}"
+    first, *others = ranked.by_domain.items()
+    html = f"<h3>{escape(first[0])} by domain</h3>{_ranking(first[1])}"
+    html += f"<h3>Averages over users</h3>{_ranking(ranked.averages)}"
+    for metric, table in others:
+        html += _details(f"{metric} by domain", _ranking(table))
     notes = results.read_metrics(run.folder)["notes"]
     if notes:
         flat = {method: _text(note) for method, note in notes.items()}
@@ -102,15 +103,9 @@ def _results(run: Run) -> str:
     return html
 
 
-def _domain_table(metrics: pl.DataFrame) -> str:
-    table = ranked_table(metrics)
-    if table is None:
-        return ""
-    domain = metrics["domain"][0]
-    users = metrics["users"].drop_nulls().unique().to_list()
-    columns = [column.removesuffix(f" {domain}") for column in table.columns]
-    note = f'<p class="note">{users[0]:,} users</p>' if len(users) == 1 else ""
-    return note + _table(columns, table.rows, numbers=True, best=True)
+def _ranking(table: pl.DataFrame) -> str:
+    best = table["rank"].index_of("1")  # None where only the bound was recorded
+    return _table(table.columns, table.rows(), numbers_from=2, marked=best)
 
 
 def _stage_title(name: str) -> str:
@@ -150,14 +145,23 @@ def _figures(folder: Path, names: Iterable[str], index: Mapping[str, Any]) -> st
     html = ""
     for name in names:
         stored = (folder / "figures" / f"{name}.json").read_text(encoding="utf-8")
-        # inside a script element only "<" could end it or open a comment, and JSON can spell it otherwise
-        safe, key = stored.replace("<", "\\u003c"), escape(name)
+        safe, key = _in_script(stored), escape(name)
         html += (
             f'<figure id="figure-{key}"><div class="drawing" data-figure="data-{key}"></div>'
             f"<figcaption>{escape(index[name]['caption'])}</figcaption>"
             f'<script type="application/json" id="data-{key}">{safe}</script></figure>'
         )
     return html
+
+
+def _templates() -> str:
+    modes: tuple[Mode, ...] = ("light", "dark")
+    return _in_script(json.dumps({mode: template(mode).to_plotly_json() for mode in modes}))
+
+
+def _in_script(text: str) -> str:
+    # inside a script element only "<" could end it or open a comment, and JSON can spell it otherwise
+    return text.replace("<", "\\u003c")
 
 
 def _parameters(manifest: Mapping[str, Any]) -> str:
@@ -223,18 +227,22 @@ def _events(title: str, events: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _table(
-    headings: Sequence[str], rows: Iterable[Sequence[Any]], numbers: bool = False, best: bool = False
+    headings: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    numbers_from: int | None = None,
+    marked: int | None = None,
 ) -> str:
-    """An HTML table; `numbers` aligns all but the first column to the right, `best` marks the first row."""
+    """An HTML table; columns from `numbers_from` on are aligned to the right, the row `marked` stands out."""
 
     def cells(tag: str, values: Sequence[Any]) -> str:
-        kinds = ["" if not numbers or not column else ' class="number"' for column in range(len(values))]
+        right = len(values) if numbers_from is None else numbers_from
+        kinds = ["" if column < right else ' class="number"' for column in range(len(values))]
         return "".join(
             f"<{tag}{kind}>{escape(str(value))}</{tag}>" for kind, value in zip(kinds, values, strict=True)
         )
 
     body = "".join(
-        f"<tr{' class=best' if best and not number else ''}>{cells('td', row)}</tr>"
+        f"<tr{' class=best' if number == marked else ''}>{cells('td', row)}</tr>"
         for number, row in enumerate(rows)
     )
     head = f"<thead><tr>{cells('th', headings)}</tr></thead>"

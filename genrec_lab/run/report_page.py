@@ -10,7 +10,7 @@ STYLE = """
 }
 @media (prefers-color-scheme: dark) {
   :root {
-    --page: #12161d; --card: #1a202a; --text: #e4e8ef; --faint: #9aa5b5; --line: #303947; --accent: #8ab0ff;
+    --page: #0d1014; --card: #14181d; --text: #e4e8ef; --faint: #9aa5b5; --line: #303947; --accent: #8ab0ff;
     --good: #63d199; --bad: #ff8a80; --warn: #f0c060; --stripe: #1f2631; --mark: #22304a;
   }
 }
@@ -49,7 +49,7 @@ pre { background: var(--stripe); border-radius: 8px; padding: 12px 14px; overflo
   white-space: pre-wrap; }
 details { margin: 14px 0 0; } summary { cursor: pointer; color: var(--accent); }
 details > *:not(summary) { margin-top: 10px; }
-figure { margin: 22px 0 0; } figure .drawing { min-height: 440px; }
+figure { margin: 22px 0 0; overflow-x: auto; } .drawing { min-height: 440px; min-width: 640px; }
 figcaption { color: var(--faint); font-size: .92rem; margin-top: 6px; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(340px, 1fr)); gap: 0 36px; }
 footer { max-width: 1080px; margin: 0 auto; padding: 8px 24px 48px; color: var(--faint); font-size: .88rem; }
@@ -58,37 +58,16 @@ footer { max-width: 1080px; margin: 0 auto; padding: 8px 24px 48px; color: var(-
 @media print { body { background: #fff; } section { break-inside: avoid-page; } nav { display: none; } }
 """
 
-# Figures bring their own colours; only what has to stand out from the page's ground follows the page's theme.
+# `templates` holds plotly's light and dark template, so that the figures follow the page's colours.
 SCRIPT = """
 (function () {
   var dark = window.matchMedia('(prefers-color-scheme: dark)');
+  var templates = JSON.parse(document.getElementById('templates').textContent);
   function themed(layout) {
-    var copy = JSON.parse(JSON.stringify(layout || {}));
-    copy.paper_bgcolor = 'rgba(0,0,0,0)';
+    var copy = Object.assign({}, layout);
+    copy.template = dark.matches ? templates.dark : templates.light;
     copy.autosize = true;
     delete copy.width;
-    if (!dark.matches) { return copy; }
-    copy.plot_bgcolor = 'rgba(0,0,0,0)';
-    copy.font = Object.assign({}, copy.font, {color: '#d5dbe6'});
-    var axis = {gridcolor: '#303947', zerolinecolor: '#46536a', linecolor: '#46536a', color: '#b9c2d0'};
-    function style(holder) {
-      Object.keys(holder).forEach(function (name) {
-        if (/^[xyz]axis/.test(name)) { holder[name] = Object.assign({}, holder[name], axis); }
-        if (/^scene/.test(name)) { style(holder[name]); }
-      });
-    }
-    copy.xaxis = copy.xaxis || {};
-    copy.yaxis = copy.yaxis || {};
-    style(copy);
-    (copy.annotations || []).forEach(function (note) {
-      note.font = Object.assign({}, note.font, {color: '#d5dbe6'});
-    });
-    ['legend', 'title'].forEach(function (part) {
-      if (copy[part] && typeof copy[part] === 'object') {
-        delete copy[part].bgcolor;
-        if (copy[part].font) { delete copy[part].font.color; }
-      }
-    });
     return copy;
   }
   function draw(holder) {
