@@ -5,6 +5,7 @@ Shapes: N items, B items of a batch, L levels, K codes a level, d dimensions.
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -158,6 +159,7 @@ def finite_vectors(x: np.ndarray) -> np.ndarray:
 def _kmeans(points: np.ndarray, size: int, generator: np.random.Generator) -> np.ndarray:
     """Centres (K, D) of k-means; k-means++ start, Lloyd's iterations."""
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
 
     if len(points) > size * POINTS_PER_CODE:
         points = points[np.sort(generator.choice(len(points), size * POINTS_PER_CODE, replace=False))]
@@ -166,12 +168,12 @@ def _kmeans(points: np.ndarray, size: int, generator: np.random.Generator) -> np
         spare = generator.choice(len(distinct), size - len(distinct))
         noise = generator.normal(0, 0.01 * points.std() + 1e-6, (len(spare), points.shape[1]))
         return np.concatenate([distinct, distinct[spare] + noise]).astype(np.float32)
-    state = int(generator.integers(2**31))
-    return (
-        KMeans(size, n_init=1, max_iter=100, random_state=state)
-        .fit(points)
-        .cluster_centers_.astype(np.float32)
-    )
+    start = int(generator.integers(2**31))
+    with warnings.catch_warnings():
+        # It complains of points that differ by rounding only; codewords that then coincide stay unused.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fitted = KMeans(size, n_init=1, max_iter=100, random_state=start).fit(points)
+    return np.asarray(fitted.cluster_centers_, dtype=np.float32)
 
 
 def _different_rows(points: np.ndarray, limit: int) -> list[int]:

@@ -64,8 +64,13 @@ class RQVAEConfig(BaseModel):
     )
     input_scaling: Literal["mean_square", "none"] = Field(
         "mean_square",
-        description="scale all vectors by one number, to a mean square of 1; unit-norm vectors as they are make "
-        "L_dcl outweigh the rest of Eq. 7, and level 1 is left with one code a domain",
+        description="scale all vectors by one number, to a mean square of 1; unit-norm vectors as they are "
+        "make L_dcl outweigh the rest of Eq. 7, and level 1 is left with one code a domain",
+    )
+    reduction: Literal["mean", "sum"] = Field(
+        "mean",
+        description="of Eqs 4 and 5 over dimensions (and levels): the paper writes sums, its lineage's code takes "
+        "means; beside sums over hundreds of dimensions, L_dcl with weight 1 has no effect",
     )
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(
@@ -130,9 +135,13 @@ class RQVAE(nn.Module):
             x = x.float() * self.scale
             quantized = self.quantizer(self.encoder(x))
             reconstruction = reconstruction_loss(x, self.decoder(quantized.vectors))
+            quantization = quantized.loss
+            if self.config.reduction == "mean":
+                reconstruction = reconstruction / self.inputs
+                quantization = quantization / (self.config.dimension * self.config.levels)
             contrastive = domain_contrastive_loss(quantized.vectors, domain)
-            loss = reconstruction + quantized.loss + self.config.contrastive_weight * contrastive
-        return Step(loss, reconstruction, quantized.loss, contrastive, quantized)
+            loss = reconstruction + quantization + self.config.contrastive_weight * contrastive
+        return Step(loss, reconstruction, quantization, contrastive, quantized)
 
     def encode(self, x: Tensor) -> Tensor:
         """Z = Enc(x): (B, D) -> (B, d)."""
@@ -256,6 +265,7 @@ class _Training:
         mean_square = float(self.x.square().mean())
         if self.config.input_scaling == "mean_square" and mean_square > 0:
             self.model.scale.fill_(mean_square**-0.5)
+        self.model.eval()
         if self.config.kmeans_init:
             self.model.quantizer.start_from(self.model.encode(self.x), self.seed)
 
@@ -296,8 +306,9 @@ class _Training:
             used[levels, step.quantized.codes] = True
         if not total.isfinite().all():
             raise FloatingPointError(
-                f"the tokenizer's loss is not finite in epoch {self.epoch} (reconstruction, quantisation, "
-                f"contrast: {total[1:].tolist()}); lower tokenizer.learning_rate, now {self.config.learning_rate}"
+                f"the tokenizer's loss is not finite in epoch {self.epoch} (reconstruction, "
+                f"quantisation, contrast: {total[1:].tolist()}); lower tokenizer.learning_rate, "
+                f"now {self.config.learning_rate}"
             )
         return total / len(self.x), used
 
@@ -306,6 +317,7 @@ class _Training:
         """Put each codeword that no item had in this epoch onto the residual of an item drawn at random."""
         if used.all():
             return
+        self.model.eval()
         drawn = torch.randperm(len(self.x), generator=generator)[: self.config.batch_size].to(self.device)
         _, residuals, _ = quantize_levels(self.model.encode(self.x[drawn]), self.model.quantizer.codebooks)
         for level in range(self.config.levels):
@@ -395,7 +407,9 @@ def _mlp(widths: tuple[int, ...], dropout: float, generator: torch.Generator | N
     """Linear layers with ReLU and dropout between them (GMC section 5.1.4 names MLPs with ReLU)."""
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(widths):
-        linear = nn.Linear(inputs, outputs)
+        linear = nn.utils.skip_init(
+            nn.Linear, inputs, outputs
+        )  # its own start would draw from the global generator
         nn.init.xavier_normal_(linear.weight, generator=generator)
         nn.init.zeros_(linear.bias)
         layers += [linear, nn.ReLU()] + ([nn.Dropout(dropout)] if dropout else [])

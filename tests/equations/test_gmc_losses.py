@@ -206,10 +206,13 @@ def network_twin(layers: torch.nn.Module, x: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.3, 0.0])
-def test_eqs3_and_7_total_of_the_model(weight: float) -> None:
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_eqs3_and_7_total_of_the_model(reduction: str, weight: float) -> None:
     generator = np.random.default_rng(3)
     x, domain = generator.normal(size=(9, 6)).astype(np.float32), generator.integers(3, size=9)
-    config = RQVAEConfig(hidden=(5, 4), dimension=3, levels=2, codebook_size=4, contrastive_weight=weight)
+    config = RQVAEConfig(
+        hidden=(5, 4), dimension=3, levels=2, codebook_size=4, contrastive_weight=weight, reduction=reduction
+    )
     model = RQVAE(6, config, torch.Generator().manual_seed(0))
     model.quantizer.codebooks.data.normal_(generator=torch.Generator().manual_seed(1))
     step = model(torch.tensor(x), torch.tensor(domain))
@@ -220,6 +223,8 @@ def test_eqs3_and_7_total_of_the_model(weight: float) -> None:
     z_hat = codewords.sum(axis=1)
     reconstruction = reconstruction_twin(x, network_twin(model.decoder, z_hat))
     quantization = 1.25 * codebook_half_twin(residuals, codewords)
+    if reduction == "mean":
+        reconstruction, quantization = reconstruction / 6, quantization / 3 / 2
     contrastive = contrastive_twin(z_hat, domain)
     assert step.reconstruction.item() == pytest.approx(reconstruction, rel=1e-5)
     assert step.quantization.item() == pytest.approx(quantization, rel=1e-5)
