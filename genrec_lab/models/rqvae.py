@@ -69,8 +69,8 @@ class RQVAEConfig(BaseModel):
     )
     reduction: Literal["mean", "sum"] = Field(
         "mean",
-        description="of Eqs 4 and 5 over dimensions (and levels): the paper writes sums, its lineage's code takes "
-        "means; beside sums over hundreds of dimensions, L_dcl with weight 1 has no effect",
+        description="of Eqs 4 and 5 over dimensions (and levels): the paper writes sums, its lineage's code "
+        "takes means; beside sums over hundreds of dimensions, L_dcl with weight 1 has no effect",
     )
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(
