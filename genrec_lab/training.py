@@ -34,9 +34,13 @@ class TrainingConfig(BaseModel):
     schedule: Literal["constant", "cosine", "inverse_sqrt"] = "cosine"
     warmup: float = Field(0.03, ge=0, lt=1)  # share of all steps in which the learning rate rises from 0
     clip_norm: float | None = Field(1.0, gt=0)  # largest gradient norm
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware multiplies it natively
+    precision: Literal["auto", "fp32", "bf16"] = (
+        "auto"  # auto: bf16 where the hardware multiplies it natively
+    )
     validate_every: int = Field(1, ge=1)  # epochs
-    validate_from: int = Field(1, ge=1)  # the first epoch after which it is worth looking
+    validate_from: int = Field(
+        1, ge=0
+    )  # the first epoch after which to look; 0 looks before any training too
     validation_users: int | None = Field(None, ge=1)  # a seeded sample of them; None takes all
     patience: int | None = Field(None, ge=1)  # validations without a better monitor before it stops
     monitor: str = "ndcg@10"
@@ -59,7 +63,9 @@ class EpochRecord:
     learning_rate: float  # at its end
     samples_per_second: float
     seconds: float  # training and validation
-    metrics: dict[str, float] = field(default_factory=dict)  # validation; empty where the epoch was not validated
+    metrics: dict[str, float] = field(
+        default_factory=dict
+    )  # validation; empty where the epoch was not validated
 
 
 @dataclass(frozen=True)
@@ -146,13 +152,28 @@ def fit(
     steps = len(batches) * config.epochs
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _factor(step, steps, config))
     wrapped, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
-    state = _State(Checkpoint(checkpoints) if checkpoints is not None else None, model, optimizer, schedule, names)
+    state = _State(
+        Checkpoint(checkpoints) if checkpoints is not None else None, model, optimizer, schedule, names
+    )
     started = time.monotonic() - state.resume()
+    if validate is not None and config.validate_from == 0 and not state.history:
+        clock = time.monotonic()
+        state.take(EpochRecord(0, math.nan, 0.0, 0.0, time.monotonic() - clock, validate()), config)
 
     while state.epoch < config.epochs and not state.is_patient_no_more(config):
         clock = time.monotonic()
         model.train()
-        loss, samples = _epoch(wrapped, batches(state.epoch, seed), accelerator, optimizer, schedule, config, callbacks, state, steps)
+        loss, samples = _epoch(
+            wrapped,
+            batches(state.epoch, seed),
+            accelerator,
+            optimizer,
+            schedule,
+            config,
+            callbacks,
+            state,
+            steps,
+        )
         trained = time.monotonic() - clock
         state.epoch += 1
         metrics = validate() if validate is not None and _is_due(state.epoch, config) else {}
@@ -167,7 +188,8 @@ def fit(
     model.eval()
     stopped = state.epoch < config.epochs
     best = None if state.best_value == -math.inf else state.best_value
-    result = TrainingResult(tuple(state.history), state.best_epoch or state.epoch, best, stopped, time.monotonic() - started)
+    best_epoch = state.epoch if best is None else state.best_epoch
+    result = TrainingResult(tuple(state.history), best_epoch, best, stopped, time.monotonic() - started)
     for callback in callbacks:
         callback.on_end(result)
     return result
@@ -216,7 +238,10 @@ def _decay_groups(parameters: list[nn.Parameter], config: TrainingConfig) -> lis
     """Decay matrices only: shrinking a norm's scale or a bias regularises nothing."""
     matrices = [p for p in parameters if p.ndim >= 2]
     vectors = [p for p in parameters if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
     return [group for group in groups if group["params"]]
 
 
@@ -240,7 +265,9 @@ def _is_due(epoch: int, config: TrainingConfig) -> bool:
 class _State:
     """Everything that a resumed training needs: counters, history, weights, moments, generators."""
 
-    def __init__(self, checkpoint: Checkpoint | None, model: nn.Module, optimizer: Any, schedule: Any, names: list[str]) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint | None, model: nn.Module, optimizer: Any, schedule: Any, names: list[str]
+    ) -> None:
         self.checkpoint, self.model, self.optimizer, self.schedule = checkpoint, model, optimizer, schedule
         self.names = names
         self.epoch = self.step = self.best_epoch = self.since_best = 0
@@ -254,7 +281,9 @@ class _State:
         if not record.metrics:
             return
         if config.monitor not in record.metrics:
-            raise KeyError(f"training.monitor is {config.monitor!r}; validation gives {sorted(record.metrics)}")
+            raise KeyError(
+                f"training.monitor is {config.monitor!r}; validation gives {sorted(record.metrics)}"
+            )
         value = record.metrics[config.monitor]
         self.since_best += 1
         if value > self.best_value:
@@ -318,7 +347,9 @@ class _State:
         self.history = [EpochRecord(**record) for record in counters["history"]]
         scheduler = getattr(self.schedule, "scheduler", self.schedule)
         scheduler.last_epoch = self.step
-        for group, base, factor in zip(self.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+        for group, base, factor in zip(
+            self.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+        ):
             group["lr"] = base * factor(self.step)
         scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
         torch.set_rng_state(tensors["generator"])
@@ -337,7 +368,10 @@ class Checkpoint:
         partial, final = self.folder / f"epoch-{epoch}.partial", self.folder / f"epoch-{epoch}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, partial / "state.safetensors")
+        save_file(
+            {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
+            partial / "state.safetensors",
+        )
         (partial / "counters.json").write_text(json.dumps(counters))
         shutil.rmtree(final, ignore_errors=True)
         os.replace(partial, final)

@@ -20,7 +20,9 @@ class PairsConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     max_history: int = Field(20, ge=1)  # items; GMC 5.1.1
-    per_user: int | None = Field(None, ge=1)  # pairs of a user in one epoch, drawn anew each epoch; None takes all
+    per_user: int | None = Field(
+        None, ge=1
+    )  # pairs of a user in one epoch, drawn anew each epoch; None takes all
 
 
 class PairBatches:
@@ -35,7 +37,9 @@ class PairBatches:
             raise ValueError("there is no training pair: every user has fewer than two items to learn from")
         lengths = pairs["history"].list.len().to_numpy()
         self.histories = np.full((pairs.height, int(lengths.max())), _NO_ITEM, dtype=np.int64)
-        self.histories[np.arange(self.histories.shape[1]) < lengths[:, None]] = pairs["history"].explode().to_numpy()
+        self.histories[np.arange(self.histories.shape[1]) < lengths[:, None]] = (
+            pairs["history"].explode().to_numpy()
+        )
         self.lengths = lengths
         self.targets = pairs["target"].to_numpy().astype(np.int64)
         self.users = pairs["user"].to_numpy()

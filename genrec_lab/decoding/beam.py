@@ -24,7 +24,9 @@ class CodeModel(Protocol):
     def remember(self, histories: Histories) -> Any:
         """Read B histories; what comes back is handed to the other two, with `of_users(indices)` to pick some."""
 
-    def step(self, memory: Any, codes: Tensor | None, cache: Any, parents: Tensor | None) -> tuple[Tensor, Any]:
+    def step(
+        self, memory: Any, codes: Tensor | None, cache: Any, parents: Tensor | None
+    ) -> tuple[Tensor, Any]:
         """One level on: codes (B, M) just chosen (None at the start) whose prefixes are the old beams `parents` (B, M).
 
         Returns log-probabilities (B, M, K) of the next level's codes in float32, and the new cache.
@@ -52,10 +54,16 @@ def beam_search(
         nodes, scores = _search(model, model.remember(part), len(part), trie, beams)
         items = np.where(np.isneginf(scores), NO_ITEM, trie.items[np.maximum(nodes, 0)])
         parts.append(Ranked.best(items, scores, top_k))
-    return Ranked.concatenate(parts) if parts else Ranked(np.empty((0, top_k), np.int64), np.empty((0, top_k), np.float32))
+    return (
+        Ranked.concatenate(parts)
+        if parts
+        else Ranked(np.empty((0, top_k), np.int64), np.empty((0, top_k), np.float32))
+    )
 
 
-def _search(model: CodeModel, memory: Any, users: int, trie: CodeTrie, beams: int) -> tuple[np.ndarray, np.ndarray]:
+def _search(
+    model: CodeModel, memory: Any, users: int, trie: CodeTrie, beams: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the leaves (B, M) that survive and their log-probabilities (B, M), -inf where there are fewer leaves than beams."""
     log_probs, cache = model.step(memory, None, None, None)  # (B, 1, K)
     nodes = torch.zeros(users, 1, dtype=torch.long)

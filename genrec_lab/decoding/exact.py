@@ -39,7 +39,11 @@ def exact_top_k(
         _branch_and_bound(model, histories[start : start + batch_size], trie, top_k, beams or 2 * top_k, rows)
         for start in range(0, len(histories), batch_size)
     ]
-    return Ranked.concatenate(parts) if parts else Ranked(np.empty((0, top_k), np.int64), np.empty((0, top_k), np.float32))
+    return (
+        Ranked.concatenate(parts)
+        if parts
+        else Ranked(np.empty((0, top_k), np.int64), np.empty((0, top_k), np.float32))
+    )
 
 
 def _branch_and_bound(
@@ -57,9 +61,13 @@ def _branch_and_bound(
         step = np.empty(len(child), dtype=np.float64)
         for start in range(0, len(node), rows):
             chunk = slice(start, start + rows)
-            log_probs = model.continuations(memory.of_users(torch.from_numpy(user[chunk])), torch.from_numpy(codes[chunk]))
+            log_probs = model.continuations(
+                memory.of_users(torch.from_numpy(user[chunk])), torch.from_numpy(codes[chunk])
+            )
             edges = slice(*np.searchsorted(parent, [start, start + rows]))
-            step[edges] = log_probs.cpu().numpy()[parent[edges] - start, trie.levels[level].codes[child[edges]]]
+            step[edges] = log_probs.cpu().numpy()[
+                parent[edges] - start, trie.levels[level].codes[child[edges]]
+            ]
         score = score[parent] + step
         keep = score >= bound[user[parent]]
         parent, node, score = parent[keep], child[keep], score[keep]

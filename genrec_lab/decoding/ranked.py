@@ -24,7 +24,9 @@ class Ranked(NamedTuple):
         order = np.lexsort((items, -scores), axis=-1)[:, :top_k]
         items, scores = np.take_along_axis(items, order, 1), np.take_along_axis(scores, order, 1)
         missing = top_k - items.shape[1]
-        items = np.pad(np.where(np.isneginf(scores), NO_ITEM, items), ((0, 0), (0, missing)), constant_values=NO_ITEM)
+        items = np.pad(
+            np.where(np.isneginf(scores), NO_ITEM, items), ((0, 0), (0, missing)), constant_values=NO_ITEM
+        )
         scores = np.pad(scores, ((0, 0), (0, missing)), constant_values=-np.inf)
         return cls(items.astype(np.int64), scores.astype(np.float32))
 

@@ -34,18 +34,24 @@ class CodeTrie:
     """
 
     def __init__(
-        self, codes: np.ndarray | torch.Tensor | ItemCodes | Sequence[Sequence[int]], items: np.ndarray | None = None
+        self,
+        codes: np.ndarray | torch.Tensor | ItemCodes | Sequence[Sequence[int]],
+        items: np.ndarray | None = None,
     ) -> None:
         table = np.asarray(getattr(codes, "codes", codes))
         if table.ndim != 2 or not table.size:
-            raise ValueError(f"codes have the shape {table.shape}; expected (items, levels) with at least one of each")
+            raise ValueError(
+                f"codes have the shape {table.shape}; expected (items, levels) with at least one of each"
+            )
         if not np.issubdtype(table.dtype, np.integer):
             raise ValueError(f"codes are {table.dtype}; expected integers")
         if table.min() < 0:
             raise ValueError(f"codes hold {table.min()}; expected 0 or more")
         rows = np.arange(len(table)) if items is None else np.asarray(items)
         if rows.shape != (len(table),):
-            raise ValueError(f"items have the shape {rows.shape}; expected ({len(table)},), one for each row of codes")
+            raise ValueError(
+                f"items have the shape {rows.shape}; expected ({len(table)},), one for each row of codes"
+            )
         code_type = np.min_scalar_type(int(table.max()))
         order = np.lexsort(table.T[::-1])
         table = table[order].astype(code_type)
@@ -82,7 +88,9 @@ class CodeTrie:
     def children(self, prefix: Sequence[int]) -> np.ndarray:
         """Return the codes that may follow a prefix of 0 to L-1 codes, ascending; none where no item has the prefix."""
         if len(prefix) >= self.depth:
-            raise ValueError(f"a prefix of {len(prefix)} codes has no children; identifiers have {self.depth} codes")
+            raise ValueError(
+                f"a prefix of {len(prefix)} codes has no children; identifiers have {self.depth} codes"
+            )
         node = self._node(prefix)
         if node is None:
             return np.empty(0, dtype=np.int64)

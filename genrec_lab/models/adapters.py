@@ -72,12 +72,16 @@ def load_lora(model: Recommender, domain: str, folder: Path) -> Recommender:
     """Return a copy of the base recommender with the adapter of `save_lora`; FileNotFoundError where there is none."""
     for name in (_WEIGHTS, "lora.json"):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name} is missing; expected the folder of an adapter written by save_lora")
+            raise FileNotFoundError(
+                f"{folder / name} is missing; expected the folder of an adapter written by save_lora"
+            )
     adapted = add_lora(model, LoRAConfig.model_validate_json((folder / "lora.json").read_text()), domain)
     weights = {name.removeprefix(_PREFIX): tensor for name, tensor in load_file(folder / _WEIGHTS).items()}
     found = set_peft_model_state_dict(adapted.t5, weights, adapter_name=_adapter_name(domain))
     if found.unexpected_keys:
-        raise ValueError(f"{folder} holds an adapter of another model: unexpected {found.unexpected_keys[:3]}")
+        raise ValueError(
+            f"{folder} holds an adapter of another model: unexpected {found.unexpected_keys[:3]}"
+        )
     return adapted.eval()
 
 

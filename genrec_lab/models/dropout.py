@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-_POOL_SIZE = 1 << 25  # more than the hidden states of 256 histories of 20 items of 4 codes
+_POOL_SIZE = 1 << 23
+_LARGEST_SLICE = _POOL_SIZE // 2  # so that at least half of the pool can be a slice's start
 _POOLS: dict[tuple[float, torch.dtype], Tensor] = {}
 
 
@@ -13,9 +14,9 @@ class PooledDropout(nn.Module):
     """Dropout that multiplies by a slice of a pool of masks, at an offset drawn anew for every call.
 
     On a CPU the generator draws one number an element on one thread: for the feed-forward layers of a small T5 that takes
-    sixty times as long as the multiplication itself. The pool is drawn once; where a call cuts its slice
-    comes from torch's generator, so a seed fixes the masks and a place in the network sees another one at each step. On other devices,
-    and for a tensor larger than the pool, this is plain dropout.
+    sixty times as long as the multiplication itself. The pool is drawn once; where a call cuts its slice comes from torch's
+    generator, so a seed fixes the masks, and a place in the network sees another one at each step. On other devices this is plain
+    dropout.
     """
 
     def __init__(self, p: float) -> None:
@@ -32,11 +33,19 @@ class PooledDropout(nn.Module):
         """Return x with each element zeroed with probability p and the others scaled by 1 / (1 - p), in training only."""
         if not self.training or self.p == 0.0:
             return x
-        if x.device.type != "cpu" or x.numel() >= _POOL_SIZE:
+        if x.device.type != "cpu":
             return nn.functional.dropout(x, self.p, training=True)
-        pool = self._pool(x.dtype)
-        offset = int(torch.randint(_POOL_SIZE - x.numel(), (1,)))
-        return x * pool[offset : offset + x.numel()].view(x.shape)
+        return x * self._mask(x.numel(), x.dtype).view(x.shape)
+
+    def _mask(self, numbers: int, dtype: torch.dtype) -> Tensor:
+        """Cut a mask of so many numbers from the pool, in several slices where one would be too large."""
+        pool = self._pool(dtype)
+        slices = []
+        for start in range(0, numbers, _LARGEST_SLICE):
+            size = min(_LARGEST_SLICE, numbers - start)
+            offset = int(torch.randint(_POOL_SIZE - size, (1,)))
+            slices.append(pool[offset : offset + size])
+        return slices[0] if len(slices) == 1 else torch.cat(slices)
 
     def _pool(self, dtype: torch.dtype) -> Tensor:
         """Return the pool of this rate in this type, shared by all layers of the same rate."""

@@ -181,12 +181,16 @@ class Recommender(nn.Module):
         elif domain is not None:
             wanted = [str(name) for name in domain]
             if len(wanted) != len(histories):
-                raise ValueError(f"domain has {len(wanted)} names for {len(histories)} histories; expected one each")
+                raise ValueError(
+                    f"domain has {len(wanted)} names for {len(histories)} histories; expected one each"
+                )
         elif len(names) == 1:
             wanted = [names[0]] * len(histories)
         else:
             if empty := [row for row, history in enumerate(histories) if not len(history)]:
-                raise ValueError(f"history {empty[0]} is empty, so its domain is unknown; pass domain=, one of {names}")
+                raise ValueError(
+                    f"history {empty[0]} is empty, so its domain is unknown; pass domain=, one of {names}"
+                )
             wanted = [names[self.codes.domain_index[history[-1]]] for history in histories]
         for name in wanted:
             if name not in names:
@@ -210,7 +214,9 @@ class Recommender(nn.Module):
         folder = Path(folder)
         for name in ("codes.parquet", "config.json", "model.safetensors"):
             if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder / name} is missing; expected a folder written by Recommender.save")
+                raise FileNotFoundError(
+                    f"{folder / name} is missing; expected a folder written by Recommender.save"
+                )
         config = T5Config.model_validate_json((folder / "config.json").read_text())
         model = cls(ItemCodes.read(folder / "codes.parquet"), config)
         model.t5.load_state_dict(load_file(folder / "model.safetensors"))
@@ -243,10 +249,14 @@ class Recommender(nn.Module):
             )
         )
         gated = c.feed_forward == "gated-gelu"
-        weights = {to_transformers_name(name, gated=gated): value for name, value in self.t5.state_dict().items()}
+        weights = {
+            to_transformers_name(name, gated=gated): value for name, value in self.t5.state_dict().items()
+        }
         missing, unexpected = theirs.load_state_dict(weights, strict=False)
         if unexpected or any(from_transformers_name(name, gated=gated) is not None for name in missing):
-            raise RuntimeError(f"transformers' T5 has other weights than ours: missing {missing}, unexpected {unexpected}")
+            raise RuntimeError(
+                f"transformers' T5 has other weights than ours: missing {missing}, unexpected {unexpected}"
+            )
         theirs.tie_weights()
         return theirs.eval()
 
@@ -276,6 +286,8 @@ class Recommender(nn.Module):
         named = {from_transformers_name(name, gated=gated): value for name, value in t5.state_dict().items()}
         head, shared = t5.get_output_embeddings().weight, t5.get_input_embeddings().weight
         if not torch.equal(head, shared):
-            raise ValueError("the T5's output head is not its embedding table; expected tied embeddings, as T5 1.0 has")
+            raise ValueError(
+                "the T5's output head is not its embedding table; expected tied embeddings, as T5 1.0 has"
+            )
         model.t5.load_state_dict({name: value for name, value in named.items() if name is not None})
         return model.eval()

@@ -267,7 +267,8 @@ class _Training:
             self.model.scale.fill_(mean_square**-0.5)
         self.model.eval()
         if self.config.kmeans_init:
-            self.model.quantizer.start_from(self.model.encode(self.x), self.seed)
+            parts = [self.model.encode(part) for part in self.x.split(8192)]
+            self.model.quantizer.start_from(torch.cat(parts), self.seed)
 
     def run_epoch(self) -> TokenizerEpoch | None:
         """Train one epoch; a report where this is one of the epochs that are reported."""
@@ -363,10 +364,6 @@ class _Training:
 
     def write(self, file: Path) -> None:
         """Write a checkpoint."""
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
-        for number, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in moments.items()}
         counters = {
             "identity": self._identity(),
             "epoch": self.epoch,
@@ -374,31 +371,17 @@ class _Training:
             "best_rate": self.best_rate if self.best else None,
             "history": [asdict(report) for report in self.history],
         }
-        write_checkpoint(file, tensors, counters)
+        write_checkpoint(file, self.model, self.optimizer, self.best, counters)
 
     def restore(self, file: Path) -> None:
         """Take up the state that `write` left; ValueError where it is of other data or settings."""
-        tensors, counters = read_checkpoint(file)
-        there, here = counters["identity"], self._identity()
-        for key in here:
-            if there.get(key) != here[key]:
-                raise ValueError(
-                    f"{file} belongs to a training with {key} = {there.get(key)!r}, this one has "
-                    f"{here[key]!r}; delete it to train anew, or give another checkpoint folder"
-                )
+        self.best, counters = read_checkpoint(file, self.model, self.optimizer, self._identity())
         if counters["epoch"] > self.config.epochs:
             raise ValueError(
                 f"{file} has been trained for {counters['epoch']} epochs, more than tokenizer.epochs = "
                 f"{self.config.epochs}; delete it to train anew, or give another checkpoint folder"
             )
-        self.model.load_state_dict(_part(tensors, "model"))
-        self.best = _part(tensors, "best")
         self.best_rate = counters["best_rate"] if self.best else math.inf
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _part(tensors, "optimizer").items():
-            number, key = name.split(".")
-            moments.setdefault(int(number), {})[key] = tensor
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         self.epoch, self.seconds = counters["epoch"], counters["seconds"]
         self.history = [_epoch_from_json(report) for report in counters["history"]]
 
@@ -427,9 +410,3 @@ def _epoch_seed(seed: int, epoch: int) -> int:
 
 def _sha(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {
-        name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(prefix + ".")
-    }

@@ -108,7 +108,9 @@ class FeedForward(nn.Module):
         super().__init__()
         self.wi = nn.Linear(config.d_model, config.d_ff, bias=False)
         self.gate = (
-            nn.Linear(config.d_model, config.d_ff, bias=False) if config.feed_forward == "gated-gelu" else None
+            nn.Linear(config.d_model, config.d_ff, bias=False)
+            if config.feed_forward == "gated-gelu"
+            else None
         )
         self.wo = nn.Linear(config.d_ff, config.d_model, bias=False)
         self.dropout = PooledDropout(config.dropout)
@@ -146,7 +148,9 @@ class RelativeBias(nn.Module):
         exact = buckets // 2
         # In float32 and truncated, as transformers computes it: a bucket more or less would change the logits.
         far = exact + (
-            torch.log(distance.clamp(min=1).float() / exact) / math.log(self.max_distance / exact) * (buckets - exact)
+            torch.log(distance.clamp(min=1).float() / exact)
+            / math.log(self.max_distance / exact)
+            * (buckets - exact)
         ).long().clamp(max=buckets - exact - 1)
         return base + torch.where(distance < exact, distance, far)
 
@@ -178,7 +182,13 @@ class DecoderBlock(nn.Module):
         self.dropout = PooledDropout(config.dropout)
 
     def forward(
-        self, x: Tensor, bias: Tensor, past: tuple[Tensor, Tensor] | None, keys: Tensor, values: Tensor, mask: Tensor
+        self,
+        x: Tensor,
+        bias: Tensor,
+        past: tuple[Tensor, Tensor] | None,
+        keys: Tensor,
+        values: Tensor,
+        mask: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One layer for (B, M, T, D): past keys and values (B, M, H, T', K), the history's (B, H, S, K); returns x and the new past."""
         a, h = self.attention, self.attention_norm(x)

@@ -1,0 +1,35 @@
+"""What recommenders that score a whole domain at once share: from a table of scores to ranked items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from genrec_lab.decoding import Histories, Ranked
+
+
+def rank_by_score(
+    score: Callable[[Histories], np.ndarray],
+    histories: Histories,
+    items: np.ndarray,
+    top_k: int,
+    batch_size: int = 512,
+) -> Ranked:
+    """Return the top_k of `items` (N,), the catalogue's item indices, by `score(histories) -> (B, N)`, a batch at a time."""
+    if top_k < 1:
+        raise ValueError(f"top_k is {top_k}; expected 1 or more")
+    parts = []
+    for start in range(0, len(histories), batch_size):
+        scores = score(histories[start : start + batch_size])
+        width = min(top_k, len(items))
+        # Everything that ties with the last place goes along, so that Ranked.best breaks the tie by item index.
+        worst = np.partition(scores, -width, axis=1)[:, -width, None]
+        most = int((scores >= worst).sum(1).max())
+        columns = np.argpartition(-scores, min(most, len(items)) - 1, axis=1)[:, :most]
+        parts.append(Ranked.best(items[columns], np.take_along_axis(scores, columns, 1), top_k))
+    return (
+        Ranked.concatenate(parts)
+        if parts
+        else Ranked(np.empty((0, top_k), np.int64), np.empty((0, top_k), np.float32))
+    )

@@ -1,0 +1,124 @@
+"""Stage 06: the unified recommender adapted to each domain (GMC 3.5, Eq. 9)."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from genrec_lab.data.batches import PairBatches
+from genrec_lab.models import Recommender
+from genrec_lab.models.adapters import Parameters, add_lora, count_parameters, load_lora, save_lora
+from genrec_lab.presets import MethodConfig, methods
+from genrec_lab.run.stages.preparing import PREPARATION, Prepared, load_prepared
+from genrec_lab.run.stages.recommending import (
+    RECOMMENDING,
+    Watch,
+    _curves,
+    generative_validator,
+    load_recommender,
+    part_of,
+    write_history,
+)
+from genrec_lab.run.stages.tokenizing import TOKENIZING
+from genrec_lab.run.store import Run, Stage
+from genrec_lab.training import fit
+
+ADAPTING = "06_domain_adaptation"
+
+
+def adapt_to_domains(run: Run, watch: Watch | None = None) -> pl.DataFrame:
+    """Adapt every method that is to be adapted; return `method, domain, metric, before, after, trained, share`, on validation users.
+
+    Before any training counts as an epoch: where no epoch beats it, the domain keeps the unified recommender.
+    """
+    with run.stage(
+        ADAPTING,
+        inputs=(PREPARATION, TOKENIZING, RECOMMENDING),
+        uses=("adaptation", "pairs", "compare", "seed"),
+    ) as stage:
+        if not stage.is_finished:
+            data, records = load_prepared(run), []
+            for name, config in methods(run.config).items():
+                if config.adaptation.kind != "none":
+                    for domain in data.dataset.domains:
+                        records += _adapt(run, data, name, config, domain, stage, watch)
+            (stage.folder / "changes.json").write_text(json.dumps(records, indent=2))
+        return pl.DataFrame(json.loads((stage.folder / "changes.json").read_text()))
+
+
+def load_adapted(run: Run, method: str, domain: str) -> Recommender:
+    """Read the recommender that serves a domain, adapted where the method adapts."""
+    config = methods(run.config)[method]
+    if config.adaptation.kind == "none":
+        return load_recommender(run, method, domain)
+    folder = run.read_stage(ADAPTING) / method / domain
+    if config.adaptation.kind == "full":
+        return Recommender.load(folder)
+    return load_lora(load_recommender(run, method, domain), domain, folder)
+
+
+def _adapt(
+    run: Run, data: Prepared, name: str, config: MethodConfig, domain: str, stage: Stage, watch: Watch | None
+) -> list[dict[str, Any]]:
+    base, adaptation, folder = (
+        load_recommender(run, name, domain),
+        config.adaptation,
+        stage.folder / name / domain,
+    )
+    model = add_lora(base, adaptation.lora, domain) if adaptation.kind == "lora" else copy.deepcopy(base)
+    parameters = count_parameters(model)
+    print(f"{name} {domain}: {parameters}", flush=True)
+    result = fit(
+        model,
+        PairBatches(
+            part_of(data.split.train, (domain,)),
+            adaptation.training.batch_size,
+            per_user=config.pairs.per_user,
+        ),
+        adaptation.training,
+        validate=generative_validator(
+            model,
+            part_of(data.split.valid, (domain,)),
+            config,
+            adaptation.training.validation_users,
+            run.seed,
+        ),
+        callbacks=[_curves(watch, f"{name} {domain}", run.seed)],
+        checkpoints=stage.scratch / name / domain,
+        seed=run.seed,
+    )
+    if adaptation.kind == "lora":
+        save_lora(model, adaptation.lora, domain, folder)
+    else:
+        model.save(folder)
+    write_history(result, folder)
+    return _changes(name, domain, result.history, result.best_epoch, parameters)
+
+
+def _changes(
+    name: str, domain: str, history: Any, best_epoch: int, parameters: Parameters
+) -> list[dict[str, Any]]:
+    before = history[0].metrics
+    after = next(record.metrics for record in history if record.epoch == best_epoch)
+    return [
+        {
+            "method": name,
+            "domain": domain,
+            "metric": metric,
+            "before": before[metric],
+            "after": after[metric],
+            "best_epoch": best_epoch,
+            "trained": parameters.trained,
+            "share": parameters.share,
+        }
+        for metric in before
+    ]
+
+
+def adapter_bytes(folder: Path) -> int:
+    """Return how many bytes the weights in a folder take."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))

@@ -1,0 +1,136 @@
+"""Stage 07: every row ranks the whole catalogue for every test user."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+
+from genrec_lab.data.bazaar import best_possible
+from genrec_lab.decoding import Histories, Ranked, beam_search, exact_top_k
+from genrec_lab.evaluation import metrics_table
+from genrec_lab.models import Recommender
+from genrec_lab.presets import methods
+from genrec_lab.run.stages.adapting import ADAPTING, load_adapted
+from genrec_lab.run.stages.preparing import PREPARATION, Prepared, load_prepared
+from genrec_lab.run.stages.recommending import RECOMMENDING, Recommends, load_sasrec, part_of, popularity_of
+from genrec_lab.run.stages.tokenizing import TOKENIZING
+from genrec_lab.run.store import Run
+from genrec_lab.training import autocast
+
+EVALUATION = "07_evaluation"
+BEST_POSSIBLE = "best possible"
+TOP_K = 10
+
+
+@dataclass(frozen=True)
+class Rankings:
+    """What the rows of a run recommend to the same test users."""
+
+    users: pl.DataFrame  # user, domain, history, target: the test part
+    items: dict[str, np.ndarray]  # (U, 10) item indices by row
+    scores: dict[str, np.ndarray]  # (U, 10)
+
+
+def rank_test_users(run: Run) -> Rankings:
+    """Rank for every row and test user, record Recall and NDCG at 5 and 10, and write the rankings."""
+    inputs = (PREPARATION, TOKENIZING, RECOMMENDING, ADAPTING)
+    with run.stage(EVALUATION, inputs=inputs, uses=("dataset", "decoding", "compare", "seed")) as stage:
+        if not stage.is_finished:
+            data = load_prepared(run)
+            test = data.split.test
+            for name in (
+                *methods(run.config),
+                *(row for row in ("sasrec", "popularity") if row in run.config.compare),
+            ):
+                started = time.monotonic()
+                ranked = _rank(run, data, name, test)
+                _write(ranked, test, stage.folder / f"{name}.parquet")
+                rate = test.height / (time.monotonic() - started)
+                run.record_metrics(
+                    name,
+                    metrics_table(ranked, test["target"], test["domain"]),
+                    users_per_second=round(rate, 1),
+                )
+                print(f"{name}: {test.height:,} users ranked, {rate:,.0f} users/s", flush=True)
+            if run.dataset["name"] == "bazaar":
+                _record_best_possible(run, test)
+        return _read(stage.folder, load_prepared(run).split.test)
+
+
+def load_rankings(run: Run) -> Rankings:
+    """Read what stage 07 wrote."""
+    return _read(run.read_stage(EVALUATION), load_prepared(run).split.test)
+
+
+def compare_beam_with_exact(
+    run: Run, method: str, beams: tuple[int, ...] = (10, 20, 50), users: int = 100
+) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """Return the true top 10 (U, 10) under the model and what beam search finds, by its width, for a sample of test users."""
+    sample = load_prepared(run).split.test
+    sample = sample.sample(min(users, sample.height), seed=run.seed).sort("domain", maintain_order=True)
+    exact: list[Ranked] = []
+    found: dict[int, list[Ranked]] = {width: [] for width in beams}
+    for (domain,), rows in sample.group_by("domain", maintain_order=True):
+        model = load_adapted(run, method, str(domain))
+        histories, trie = rows["history"].to_list(), model.trie(str(domain))
+        exact.append(exact_top_k(model, histories, trie, TOP_K))
+        for width in beams:
+            found[width].append(beam_search(model, histories, trie, width, TOP_K))
+    return Ranked.concatenate(exact).items, {
+        width: Ranked.concatenate(parts).items for width, parts in found.items()
+    }
+
+
+def _rank(run: Run, data: Prepared, name: str, test: pl.DataFrame) -> Ranked:
+    items = np.full((test.height, TOP_K), -1, dtype=np.int64)
+    scores = np.full((test.height, TOP_K), -np.inf, dtype=np.float32)
+    domains = test["domain"].to_numpy()
+    for domain in data.dataset.domains:
+        rows = np.flatnonzero(domains == domain)
+        if len(rows):
+            model = _model(run, data, name, domain)
+            items[rows], scores[rows] = model.recommend(part_of(test, (domain,))["history"].to_list(), TOP_K)
+    return Ranked(items, scores)
+
+
+def _model(run: Run, data: Prepared, name: str, domain: str) -> Recommends:
+    if name == "popularity":
+        return popularity_of(data, domain)
+    if name == "sasrec":
+        return load_sasrec(run, domain)
+    return _Generative(load_adapted(run, name, domain), domain, run)
+
+
+class _Generative:
+    """A recommender with a run's test settings."""
+
+    def __init__(self, model: Recommender, domain: str, run: Run) -> None:
+        self.model, self.domain, self.decoding = model, domain, run.config.decoding
+
+    def recommend(self, histories: Histories, top_k: int) -> Ranked:
+        with autocast(torch.device(self.model.item_tokens.device.type), self.decoding.precision):
+            return self.model.recommend(histories, top_k, self.domain, beams=self.decoding.test_beams)
+
+
+def _record_best_possible(run: Run, test: pl.DataFrame) -> None:
+    """On Bazaar the true distribution is known: what its best ranking scores on the very same test users."""
+    metrics = best_possible(run.dataset, test, (5, 10)).metrics
+    run.record_metrics(BEST_POSSIBLE, metrics.rename({"realised": "value"}).drop("expected"))
+
+
+def _write(ranked: Ranked, test: pl.DataFrame, file: Path) -> None:
+    pl.DataFrame({"user": test["user"], "items": ranked.items, "scores": ranked.scores}).write_parquet(file)
+
+
+def _read(folder: Path, test: pl.DataFrame) -> Rankings:
+    frames = {file.stem: pl.read_parquet(file) for file in sorted(folder.glob("*.parquet"))}
+    return Rankings(
+        test,
+        {name: frame["items"].to_numpy() for name, frame in frames.items()},
+        {name: frame["scores"].to_numpy() for name, frame in frames.items()},
+    )

@@ -1,0 +1,52 @@
+"""Stage 01: from a data source to a Dataset and its leave-one-out split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+
+from genrec_lab.data import Dataset, Split, leave_one_out, load_dataset
+from genrec_lab.run.store import Run
+
+PREPARATION = "01_data_preparation"
+
+
+class Prepared(NamedTuple):
+    """The data of a run."""
+
+    dataset: Dataset
+    split: Split
+
+
+def prepare_data(run: Run) -> Prepared:
+    """Load the run's dataset, split it, and write both; a finished stage is read instead."""
+    with run.stage(PREPARATION, uses=("dataset", "pairs.max_history")) as stage:
+        if stage.is_finished:
+            return _read(stage.folder, run)
+        options = run.dataset
+        dataset = load_dataset(options.pop("name"), **options)
+        split = leave_one_out(dataset, run.config.pairs.max_history)
+        dataset.write(stage.folder / "dataset")
+        for part in ("train", "valid", "test"):
+            getattr(split, part).write_parquet(stage.folder / f"{part}.parquet")
+        run.record_dataset(
+            dataset.fingerprint(),
+            repairs=dataset.repairs | split.repairs,
+            users=dataset.n_users,
+            items=dataset.n_items,
+            interactions=dataset.n_interactions,
+        )
+        return Prepared(dataset, split)
+
+
+def load_prepared(run: Run) -> Prepared:
+    """Read what stage 01 wrote; RunError naming the notebook where it has not run."""
+    return _read(run.read_stage(PREPARATION), run)
+
+
+def _read(folder: Path, run: Run) -> Prepared:
+    parts = {part: pl.read_parquet(folder / f"{part}.parquet") for part in ("train", "valid", "test")}
+    split = Split(**parts, max_history=run.config.pairs.max_history)
+    return Prepared(Dataset.read(folder / "dataset"), split)

@@ -1,0 +1,164 @@
+"""Stage 02: from item texts to vectors, codes and unique identifiers, for every method of the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from genrec_lab.codes import IdentifierConfig, ItemCodes, Resolution
+from genrec_lab.data import Dataset
+from genrec_lab.encoders import encode_texts
+from genrec_lab.models.residual_kmeans import ResidualKMeans, ResidualKMeansConfig
+from genrec_lab.models.rqvae import RQVAE, TokenizerEpoch, train_rqvae
+from genrec_lab.presets import MethodConfig, methods
+from genrec_lab.run.stages.preparing import PREPARATION, load_prepared
+from genrec_lab.run.stages.rows import scopes, tokenizer_owners
+from genrec_lab.run.store import Run, runs_root
+from genrec_lab.viz.live import LiveCurves
+
+TOKENIZING = "02_tokenizer_training"
+_USES = ("text", "tokenizer", "identifiers", "codebooks", "compare", "seed")
+
+
+@dataclass(frozen=True)
+class Identified:
+    """What a method's tokenizer made of the catalogue."""
+
+    raw: ItemCodes  # as quantised; items may share an identifier
+    codes: ItemCodes  # after the conflict policy; unique within each domain
+    residuals: np.ndarray  # (N, L, d): what each level quantised, r_0 first
+    codebooks: dict[str, np.ndarray]  # (L, K, d) by scope: "all", or a domain each
+    resolution: dict[str, Any]  # policy, moved, cost, displaced, unsolved
+    epochs: dict[str, list[dict[str, Any]]]  # TokenizerEpoch records by scope; empty for residual k-means
+
+
+def train_tokenizers(run: Run, watch: Callable[[str], LiveCurves] | None = None) -> dict[str, Identified]:
+    """Encode the texts, train each method's tokenizers, resolve conflicts, write all; return it by method.
+
+    `watch(title)` gives the live curves of a training; by default those of `viz.live`.
+    """
+    with run.stage(TOKENIZING, inputs=(PREPARATION,), uses=_USES) as stage:
+        rows = methods(run.config)
+        owners = tokenizer_owners(rows)
+        if not stage.is_finished:
+            dataset = load_prepared(run).dataset
+            vectors = encode_texts(
+                dataset.items["text"].to_list(), run.config.text, cache=runs_root() / "cache" / "text"
+            )
+            save_file({"vectors": vectors}, stage.folder / "vectors.safetensors")
+            for name in dict.fromkeys(owners.values()):
+                _identify(
+                    dataset, vectors, rows[name], run.seed, stage.folder / name, stage.scratch / name, watch
+                )
+            (stage.folder / "owners.json").write_text(json.dumps(owners, indent=2))
+        return {name: _read(stage.folder / owner) for name, owner in owners.items()}
+
+
+def load_identified(run: Run, method: str | None = None) -> Identified:
+    """Read a method's identifiers, by default those of the run's own method."""
+    folder = run.read_stage(TOKENIZING)
+    owners = json.loads((folder / "owners.json").read_text())
+    name = method or run.config.name
+    if name not in owners:
+        raise KeyError(f"run {run.name!r} has no tokenizer for {name!r}; it has {sorted(owners)}")
+    return _read(folder / owners[name])
+
+
+def load_vectors(run: Run) -> np.ndarray:
+    """Read the text vectors (N, D) of all items."""
+    return load_file(run.read_stage(TOKENIZING) / "vectors.safetensors")["vectors"]
+
+
+def _identify(
+    dataset: Dataset,
+    vectors: np.ndarray,
+    config: MethodConfig,
+    seed: int,
+    folder: Path,
+    scratch: Path,
+    watch: Callable[[str], LiveCurves] | None,
+) -> None:
+    """Train one method's tokenizers and write codes, residuals, codebooks and what the conflicts cost."""
+    of_item = dataset.item_domains()
+    names = np.array(dataset.domains)
+    levels, size = config.tokenizer.levels, config.tokenizer.codebook_size
+    codes = np.empty((dataset.n_items, levels), dtype=np.int64)
+    residuals: np.ndarray | None = None
+    codebooks, epochs = {}, {}
+    for scope, domains in scopes(dataset.domains, separate=config.codebooks == "separate").items():
+        items = np.flatnonzero(np.isin(names[of_item], domains))
+        if size > len(items):
+            raise ValueError(
+                f"tokenizer.codebook_size is {size}, but {scope!r} has only {len(items)} items; "
+                f"set overrides={{'tokenizer.codebook_size': {len(items)}}} or less"
+            )
+        model, records = _train(
+            vectors[items], of_item[items], config, seed, scratch / scope, f"{config.name} {scope}", watch
+        )
+        tokenized = model.tokenize(vectors[items])
+        codes[items] = tokenized.codes
+        if residuals is None:
+            residuals = np.zeros((dataset.n_items, *tokenized.residuals.shape[1:]), dtype=np.float32)
+        residuals[items] = tokenized.residuals
+        codebooks[scope], epochs[scope] = model.codebooks, [asdict(record) for record in records]
+        model.save(folder / "tokenizers" / scope)
+    assert residuals is not None  # noqa: S101 - a dataset has at least one domain
+    raw = ItemCodes(codes, (size,) * levels, names[of_item].tolist())
+    last = {
+        name: book
+        for domain in dataset.domains
+        for name, book in [(domain, codebooks.get(domain, codebooks.get("all")))]
+    }
+    resolution = _resolve(raw, config.identifiers, residuals, last, seed)
+    raw.write(folder / "raw_codes.parquet")
+    resolution.codes.write(folder / "codes.parquet")
+    save_file(
+        {"residuals": residuals, **{f"codebooks/{k}": v for k, v in codebooks.items()}},
+        folder / "quantised.safetensors",
+    )
+    cost = {key: getattr(resolution, key) for key in ("policy", "moved", "cost", "displaced", "unsolved")}
+    (folder / "resolution.json").write_text(json.dumps(cost | {"summary": str(resolution)}, indent=2))
+    (folder / "epochs.json").write_text(json.dumps(epochs))
+
+
+def _train(
+    vectors: np.ndarray,
+    domains: np.ndarray,
+    config: MethodConfig,
+    seed: int,
+    scratch: Path,
+    title: str,
+    watch: Callable[[str], LiveCurves] | None,
+) -> tuple[RQVAE | ResidualKMeans, list[TokenizerEpoch]]:
+    if isinstance(config.tokenizer, ResidualKMeansConfig):
+        return ResidualKMeans.fit(vectors, config.tokenizer, seed), []
+    curves = watch(title) if watch else LiveCurves.tokenizer(title=title, n_items=len(vectors), seed=seed)
+    with curves:
+        model = train_rqvae(vectors, domains, config.tokenizer, seed, on_epoch=curves, checkpoint=scratch)
+    return model, list(curves.records)
+
+
+def _resolve(
+    raw: ItemCodes, identifiers: IdentifierConfig, residuals: np.ndarray, codebooks: dict[str, Any], seed: int
+) -> Resolution:
+    resolution = raw.resolve_with_cost(identifiers, residuals, codebooks, seed)
+    print(f"collision rate {raw.collision_rate():.2%}; {resolution}", flush=True)
+    return resolution
+
+
+def _read(folder: Path) -> Identified:
+    tensors = load_file(folder / "quantised.safetensors")
+    return Identified(
+        raw=ItemCodes.read(folder / "raw_codes.parquet"),
+        codes=ItemCodes.read(folder / "codes.parquet"),
+        residuals=tensors.pop("residuals"),
+        codebooks={name.removeprefix("codebooks/"): book for name, book in tensors.items()},
+        resolution=json.loads((folder / "resolution.json").read_text()),
+        epochs=json.loads((folder / "epochs.json").read_text()),
+    )
