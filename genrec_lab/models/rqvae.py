@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -53,7 +53,7 @@ class RQVAEConfig(BaseModel):
 
     kind: Literal["rqvae"] = "rqvae"
     hidden: Widths = Field(
-        PAPER_HIDDEN, description="encoder widths between D and d; the decoder mirrors them"
+        PAPER_HIDDEN, description="encoder widths between D and d, mirrored by the decoder"
     )
     dimension: int = Field(32, ge=1, description="d of the latent vectors and codewords")
     levels: int = Field(4, ge=1, description="L")
@@ -87,7 +87,9 @@ class RQVAEConfig(BaseModel):
         description="move codewords that no item had for an epoch onto items' residuals; not in the paper",
     )
     select: Literal["last", "lowest_collision"] = Field(
-        "last", description="which epoch's weights to return; lowest_collision looks at the reported epochs"
+        "last",
+        description="which of the reported epochs' weights to return. The lineage keeps those with the "
+        "fewest collisions, which can be an early, hardly trained epoch",
     )
     report_every: int = Field(10, ge=1, description="epochs between two measurements on the whole catalogue")
 
@@ -254,6 +256,9 @@ class _Training:
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
+        # What must be equal for a checkpoint to fit; more epochs may be asked for than before.
+        settings = config.model_dump(mode="json", exclude={"epochs"})
+        self.identity = settings | {"seed": seed, "vectors": _sha(x), "domains": _sha(domains)}
         self.epoch, self.seconds = 0, 0.0
         self.history: list[TokenizerEpoch] = []
         self.best: dict[str, Tensor] = {}
@@ -282,9 +287,8 @@ class _Training:
         last = self.epoch == self.config.epochs
         if self.config.restart_dead_codes and not last:
             self._restart_dead_codes(used, generator)
-        report = None
-        if last or self.epoch == 1 or self.epoch % self.config.report_every == 0:
-            report = self._report(losses, self.seconds + time.perf_counter() - began)
+        due = last or self.epoch == 1 or self.epoch % self.config.report_every == 0
+        report = self._report(losses, self.seconds + time.perf_counter() - began) if due else None
         self.seconds += time.perf_counter() - began
         return report
 
@@ -293,9 +297,7 @@ class _Training:
         self.model.train()
         order = torch.randperm(len(self.x), generator=generator).to(self.device)
         total = torch.zeros(4, device=self.device)
-        used = torch.zeros(
-            self.config.levels, self.config.codebook_size, dtype=torch.bool, device=self.device
-        )
+        used = torch.zeros(self.model.codebooks.shape[:2], dtype=torch.bool, device=self.device)
         levels = torch.arange(self.config.levels, device=self.device)
         # Batches of nearly one size: a short last one would have fewer negatives in L_dcl and noisier steps.
         for rows in order.tensor_split(math.ceil(len(order) / self.config.batch_size)):
@@ -332,13 +334,11 @@ class _Training:
         share = counts / len(codes)
         entropy = -(share * np.log(np.where(share > 0, share, 1.0))).sum(axis=1)
         names = self.domains.cpu().numpy().astype(str)
-        loss, reconstruction, quantization, contrastive = losses.tolist()
         report = TokenizerEpoch(
             epoch=self.epoch,
-            loss=loss,
-            reconstruction=reconstruction,
-            quantization=quantization,
-            contrastive=contrastive,
+            **dict(
+                zip(("loss", "reconstruction", "quantization", "contrastive"), losses.tolist(), strict=True)
+            ),
             utilisation=tuple((counts > 0).mean(axis=1).tolist()),
             perplexity=tuple(np.exp(entropy).tolist()),
             collision_rate=ItemCodes(codes, (size,) * self.config.levels, names).collision_rate(),
@@ -356,16 +356,10 @@ class _Training:
             self.model.load_state_dict(self.best)
         return self.model.eval()
 
-    def _identity(self) -> dict[str, Any]:
-        """What must be equal for a checkpoint to fit; more epochs may be asked for than before."""
-        content = self.x.cpu().numpy().tobytes(), self.domains.cpu().numpy().tobytes()
-        settings = self.config.model_dump(mode="json", exclude={"epochs"})
-        return settings | {"seed": self.seed, "vectors": _sha(content[0]), "domains": _sha(content[1])}
-
     def write(self, file: Path) -> None:
         """Write a checkpoint."""
         counters = {
-            "identity": self._identity(),
+            "identity": self.identity,
             "epoch": self.epoch,
             "seconds": self.seconds,
             "best_rate": self.best_rate if self.best else None,
@@ -375,7 +369,7 @@ class _Training:
 
     def restore(self, file: Path) -> None:
         """Take up the state that `write` left; ValueError where it is of other data or settings."""
-        self.best, counters = read_checkpoint(file, self.model, self.optimizer, self._identity())
+        self.best, counters = read_checkpoint(file, self.model, self.optimizer, self.identity)
         if counters["epoch"] > self.config.epochs:
             raise ValueError(
                 f"{file} has been trained for {counters['epoch']} epochs, more than tokenizer.epochs = "
@@ -383,30 +377,25 @@ class _Training:
             )
         self.best_rate = counters["best_rate"] if self.best else math.inf
         self.epoch, self.seconds = counters["epoch"], counters["seconds"]
-        self.history = [_epoch_from_json(report) for report in counters["history"]]
+        for past in counters["history"]:
+            tuples = {name: tuple(past[name]) for name in ("utilisation", "perplexity")}
+            self.history.append(TokenizerEpoch(**past | tuples))
 
 
 def _mlp(widths: tuple[int, ...], dropout: float, generator: torch.Generator | None) -> nn.Sequential:
     """Linear layers with ReLU and dropout between them (GMC section 5.1.4 names MLPs with ReLU)."""
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(widths):
-        linear = nn.utils.skip_init(
-            nn.Linear, inputs, outputs
-        )  # its own start would draw from the global generator
+        linear = nn.utils.skip_init(nn.Linear, inputs, outputs)  # nn.Linear draws from the global generator
         nn.init.xavier_normal_(linear.weight, generator=generator)
         nn.init.zeros_(linear.bias)
         layers += [linear, nn.ReLU()] + ([nn.Dropout(dropout)] if dropout else [])
     return nn.Sequential(*layers[: -2 if dropout else -1])
 
 
-def _epoch_from_json(report: dict[str, Any]) -> TokenizerEpoch:
-    tuples = {name: tuple(report[name]) for name in ("utilisation", "perplexity")}
-    return TokenizerEpoch(**(report | tuples))
-
-
 def _epoch_seed(seed: int, epoch: int) -> int:
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _sha(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
+def _sha(content: np.ndarray) -> str:
+    return hashlib.sha256(content.tobytes()).hexdigest()[:16]
