@@ -227,18 +227,18 @@ def train_rqvae(
     if config.kmeans_init:
         check_codebook_fits(x, config.codebook_size)
     training = _Training(x, domains, config, seed, torch.device(device))
+    hear = on_epoch or (lambda report: None)
     file = None if checkpoint is None else Path(checkpoint) / "rqvae_training.safetensors"
     if file is not None and file.exists():
         training.restore(file)
-        if on_epoch is not None:
-            for past in training.history:
-                on_epoch(past)
+        for past in training.history:
+            hear(past)
     else:
         training.start()
     while training.epoch < config.epochs:
         report = training.run_epoch()
-        if report is not None and on_epoch is not None:
-            on_epoch(report)
+        if report is not None:
+            hear(report)
         if file is not None and (training.epoch % checkpoint_every == 0 or training.epoch == config.epochs):
             training.write(file)
     return training.selected()
@@ -298,7 +298,6 @@ class _Training:
         order = torch.randperm(len(self.x), generator=generator).to(self.device)
         total = torch.zeros(4, device=self.device)
         used = torch.zeros(self.model.codebooks.shape[:2], dtype=torch.bool, device=self.device)
-        levels = torch.arange(self.config.levels, device=self.device)
         # Batches of nearly one size: a short last one would have fewer negatives in L_dcl and noisier steps.
         for rows in order.tensor_split(math.ceil(len(order) / self.config.batch_size)):
             step: Step = self.model(self.x[rows], self.domains[rows])
@@ -306,7 +305,7 @@ class _Training:
             step.loss.backward()
             self.optimizer.step()
             total += torch.stack([loss.detach() for loss in step[:4]]) * len(rows)
-            used[levels, step.quantized.codes] = True
+            used[torch.arange(len(used)), step.quantized.codes] = True
         if not total.isfinite().all():
             raise FloatingPointError(
                 f"the tokenizer's loss is not finite in epoch {self.epoch} (reconstruction, "
