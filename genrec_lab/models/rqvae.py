@@ -209,7 +209,7 @@ def train_rqvae(
     on_epoch: Callable[[TokenizerEpoch], None] | None = None,
     checkpoint: Path | None = None,
     checkpoint_every: int = 50,
-    device: str | torch.device = "cpu",
+    device: str | None = None,
 ) -> RQVAE:
     """Train an RQ-VAE on a catalogue by GMC Eq. 7, all batches index the one tensor of all items.
 
@@ -217,8 +217,7 @@ def train_rqvae(
     and the last. With a `checkpoint` folder a killed training goes on from its last multiple of
     `checkpoint_every` epochs, gives the numbers of the unbroken one (on a CPU) and tells `on_epoch` of the
     earlier epochs again; a higher `epochs` trains on. Raises ValueError for vectors that are not finite, a
-    codebook larger than the catalogue or a checkpoint of other data or settings, and FloatingPointError for a
-    loss that is not finite.
+    codebook larger than the catalogue or a foreign checkpoint; FloatingPointError for a loss not finite.
     """
     x = finite_vectors(x)
     domains = np.asarray(domains, dtype=np.int64)
@@ -226,7 +225,8 @@ def train_rqvae(
         raise ValueError(f"domains have shape {domains.shape}; expected ({len(x)},), one integer an item")
     if config.kmeans_init:
         check_codebook_fits(x, config.codebook_size)
-    training = _Training(x, domains, config, seed, torch.device(device))
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    training = _Training(x, domains, config, seed, place)
     hear = on_epoch or (lambda report: None)
     file = None if checkpoint is None else Path(checkpoint) / "rqvae_training.safetensors"
     if file is not None and file.exists():
