@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import papermill
-from jupyter_client.blocking.client import BlockingKernelClient
-from jupyter_client.manager import KernelManager
+from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import run_sync
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
@@ -65,7 +66,7 @@ def _execute_in(
     waiting: Callable[[], None],
 ) -> None:
     # as nbclient starts its own kernels: no history file is shared, so none is locked
-    kernel.start_kernel(
+    run_sync(kernel.start_kernel)(
         cwd=str(notebook.parent),
         env={**os.environ, **environment},
         extra_arguments=["--HistoryManager.hist_file=:memory:"],
@@ -91,8 +92,8 @@ def _execute_in(
         while not ended.wait(_POLL_SECONDS):
             waiting()
     except BaseException:
-        if kernel.is_alive():
-            kernel.interrupt_kernel()
+        if run_sync(kernel.is_alive)():
+            run_sync(kernel.interrupt_kernel)()
         ended.wait(_INTERRUPT_PATIENCE_SECONDS)
         raise
     finally:
@@ -102,19 +103,19 @@ def _execute_in(
         raise _explained(notebook, executed, caught[0], code) from caught[0]
 
 
-class _Kernel(KernelManager):
+class _Kernel(AsyncKernelManager):
     """A kernel that closes the connection which papermill opens and leaves open for the next notebook."""
 
-    _opened: BlockingKernelClient | None = None
+    _opened: AsyncKernelClient | None = None
 
-    def client(self, **options: Any) -> BlockingKernelClient:
+    def client(self, **options: Any) -> AsyncKernelClient:  # type: ignore[override]  # as its base says itself
         self._opened = super().client(**options)
         return self._opened
 
     def end(self, now: bool) -> None:
         """End the kernel's process, at once or after what it does at its exit, and the connection to it."""
         with contextlib.suppress(RuntimeError):  # it may have ended by itself
-            self.shutdown_kernel(now=now)
+            run_sync(self.shutdown_kernel)(now=now)
         if self._opened is not None:
             self._opened.stop_channels()
 

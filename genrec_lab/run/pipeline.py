@@ -46,8 +46,11 @@ class ChainResult:
     report: Path | None
 
     def metrics(self) -> pl.DataFrame:
-        """What the runs recorded, one below the other: `method, domain, metric, k, value, users, seed`."""
-        return pl.concat([opened.metrics() for opened in self.runs])
+        """What the runs recorded, one below the other: `method, domain, metric, k, value, users, seed`.
+
+        A comparison holds the records of its runs once more; each is given once.
+        """
+        return pl.concat([opened.metrics() for opened in self.runs]).unique(maintain_order=True)
 
 
 def run(

@@ -14,10 +14,10 @@ from jupyter_client.kernelspec import KernelSpecManager
 from genrec_lab.run.files import RunError, hash_file
 from genrec_lab.run.keys import unknown_name
 from genrec_lab.run.runfile import PARAMETERS
+from genrec_lab.run.seeds import COMPARISON, runs_of, signatures
 from genrec_lab.run.store import Run
 
 KERNEL = "python3"
-COMPARISON = "09_compare_runs"
 COMPARED_RUNS = "runs"  # the comparison notebook alone has this parameter as well: a list of run names
 _PATTERN = "[0-9][0-9]_*.ipynb"
 
@@ -108,6 +108,8 @@ def plan_step(run: Run, notebook: Path, resume: bool) -> Step:
         state = run.state(name)
         if not state.usable:
             return Step(notebook, "run", state.reason)
+        if name == COMPARISON and _compared(run) != manifest["stages"][name]["also"].get("runs"):
+            return Step(notebook, "run", "the runs that it compares have changed since.")
     elif executed is not None and executed["status"] == "finished":
         return Step(notebook, "run", "it keeps no results of its own, so it is run each time.")
     if executed is None:
@@ -133,6 +135,11 @@ def notebook_parameters(
     if COMPARED_RUNS in check_notebook(notebook):
         return {**parameters, COMPARED_RUNS: list(compared)}
     return dict(parameters)
+
+
+def _compared(run: Run) -> dict[str, str]:
+    # the comparison reads other runs' folders, of which the record of its parameters and inputs knows nothing
+    return signatures(runs_of(run.name, run.folder.parent).runs)
 
 
 def _resolve(name: str, known: Sequence[str], where: str) -> str:

@@ -201,7 +201,7 @@ class StepOutput(io.TextIOBase):
 
 def clock(seconds: float) -> str:
     """A duration for people: "8.2 s", "3 min 05 s" or "2 h 14 min"."""
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -165,7 +165,8 @@ def _in_script(text: str) -> str:
 
 
 def _parameters(manifest: Mapping[str, Any]) -> str:
-    given = {key: _text(value) for key, value in manifest["parameters"].items()}
+    given = {key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+             for key, value in manifest["parameters"].items()}  # fmt: skip
     config = json.dumps(manifest["config"], indent=2, ensure_ascii=False)
     return _pairs(given) + _details("the whole config, defaults included", f"<pre>{escape(config)}</pre>")
 
@@ -200,11 +201,12 @@ def _provenance(manifest: Mapping[str, Any]) -> str:
         "memory": "unknown" if hardware["memory_gb"] is None else f"{hardware['memory_gb']} GB",
         "GPUs": "not looked for" if gpus is None else (", ".join(gpus) or "none"),
     }
+    packages = {name: version for name, version in manifest["packages"].items() if name != "genrec_lab"}
     durations = [
         (name, record["status"], clock(record["seconds"]), str(record["attempts"]))
         for name, record in sorted(manifest["stages"].items())
     ]
-    html = f'<div class="columns"><div>{_pairs(facts)}</div><div>{_pairs(manifest["packages"])}</div></div>'
+    html = f'<div class="columns"><div>{_pairs(facts)}</div><div>{_pairs(packages)}</div></div>'
     return html + "<h3>Durations</h3>" + _table(("stage", "status", "time", "attempts"), durations)
 
 
@@ -262,4 +264,11 @@ def _details(summary: str, content: str) -> str:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """A JSON value for people: "beams: 20, parameters: 123,456"."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_text(inner)}" for key, inner in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_text(inner) for inner in value) + "]"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return value if isinstance(value, str) else json.dumps(value)

@@ -41,7 +41,8 @@ th, td { text-align: left; padding: 6px 12px; border-bottom: 1px solid var(--lin
 th { font-weight: 600; color: var(--faint); font-size: .82rem; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 tr.best td { background: var(--mark); font-weight: 600; }
-td.name { white-space: nowrap; width: 1%; color: var(--faint); padding-left: 0; }
+th:first-child, td:first-child { padding-left: 8px; }
+td.name { white-space: nowrap; width: 1%; color: var(--faint); }
 code, pre, td.value { font-size: .86rem;
   font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 td.value, code { overflow-wrap: anywhere; }

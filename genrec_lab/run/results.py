@@ -70,12 +70,11 @@ def metric_records(
         })  # fmt: skip
     if not records:
         raise RunError(f"The metrics of {method!r} are empty; nothing was evaluated.")
-    named = [tuple(record[name] for name in ("domain", "metric", "k", "seed")) for record in records]
-    for name in named:
-        if named.count(name) > 1:
-            raise RunError(
-                f"The metrics of {method!r} state {name[1]}@{name[2]} of {name[0]!r} more than once."
-            )
+    cells = [tuple(record[field] for field in ("domain", "metric", "k", "seed")) for record in records]
+    for cell in cells:
+        if cells.count(cell) > 1:
+            domain, metric, k, _ = cell
+            raise RunError(f"The metrics of {method!r} state {metric}@{k} of {domain!r} more than once.")
     return records
 
 
