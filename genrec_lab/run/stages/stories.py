@@ -1,0 +1,101 @@
+"""One user's way through a recommender, as small frames for the notebooks 05 and 07."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+import torch
+
+from genrec_lab.data import Dataset
+from genrec_lab.models import Recommender
+from genrec_lab.run.stages.evaluating import Rankings
+
+
+def history_tokens(model: Recommender, dataset: Dataset, history: Sequence[int]) -> pl.DataFrame:
+    """What the encoder reads of a history: frame `item, title, identifier, tokens`, the end token last.
+
+    The tokens are those of `Recommender.inputs`: a level's offset in the vocabulary plus the code.
+    """
+    tokens = model.inputs([list(history)])["input_ids"][0].tolist()
+    levels = model.codes.levels
+    names = [*_titles(dataset, history), "(end of the history)"]
+    identifiers = [*(_identifier(model.codes.codes[item]) for item in history), ""]
+    groups = [tokens[place * levels : (place + 1) * levels] for place in range(len(names))]
+    written = [" ".join(map(str, group)) for group in groups]
+    frame = {"item": [*history, None], "title": names, "identifier": identifiers, "tokens": written}
+    return pl.DataFrame(frame, schema_overrides={"item": pl.Int64})
+
+
+@torch.inference_mode()
+def watch_beams(
+    model: Recommender, dataset: Dataset, history: Sequence[int], domain: str, beams: int = 5
+) -> pl.DataFrame:
+    """A beam search of one user level by level: what the trie allowed, what was kept, and at which score.
+
+    Frame `level, prefix, log_probability, allowed, of, legal_mass, items, example`, a row a beam that
+    survives, best first. allowed, of: how many of the level's codes the trie let the beam choose from.
+    legal_mass: the probability that the model itself gave to those. items: how many lie below the prefix;
+    example: the title of the first. Written anew from `CodeTrie.children` and `Recommender.continuations`,
+    to be read beside `beam_search`, with which it agrees.
+    """
+    model.eval()
+    trie, memory = model.trie(domain), model.remember([list(history)])
+    catalogue = model.codes.domain_items(domain)
+    open_beams: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+    rows = []
+    for level in range(trie.depth):
+        prefixes = torch.tensor([prefix for _, prefix in open_beams], dtype=torch.long)
+        users = torch.zeros(len(open_beams), dtype=torch.long)
+        log_probs = model.continuations(memory.of_users(users), prefixes).cpu().numpy()
+        candidates = []
+        for (score, prefix), of_codes in zip(open_beams, log_probs, strict=True):
+            legal = trie.children(prefix)
+            mass = float(np.exp(of_codes[legal]).sum())
+            candidates += [
+                (score + float(of_codes[code]), (*prefix, int(code)), len(legal), mass) for code in legal
+            ]
+        kept = sorted(candidates, key=lambda candidate: -candidate[0])[:beams]
+        open_beams = [(score, prefix) for score, prefix, _, _ in kept]
+        for score, prefix, allowed, mass in kept:
+            below = catalogue[(model.codes.codes[catalogue, : level + 1] == prefix).all(axis=1)]
+            size, (title,) = model.codes.sizes[level], _titles(dataset, below[:1].tolist())
+            rows.append((level + 1, _identifier(prefix), score, allowed, size, mass, len(below), title))
+    columns = ("level", "prefix", "log_probability", "allowed", "of", "legal_mass", "items", "example")
+    return pl.DataFrame(rows, schema=columns, orient="row")
+
+
+def user_story(rankings: Rankings, dataset: Dataset, method: str, row: int, places: int = 5) -> pl.DataFrame:
+    """A test user's history, what a method recommends with its scores, and the target, by their titles.
+
+    Frame `part, place, title, score`; part is "had", "recommended" or "recommended, the target", and last
+    "target". row: of the test part. places: how many recommendations.
+    """
+    user = rankings.users.row(row, named=True)
+    items = [int(item) for item in rankings.items[method][row][:places] if item >= 0]
+    scores = [float(score) for score in rankings.scores[method][row][: len(items)]]
+    hit = ["recommended, the target" if item == user["target"] else "recommended" for item in items]
+    frame = {
+        "part": ["had"] * len(user["history"]) + hit + ["target"],
+        "place": [*range(1, len(user["history"]) + 1), *range(1, len(items) + 1), None],
+        "title": _titles(dataset, [*user["history"], *items, user["target"]]),
+        "score": [*[None] * len(user["history"]), *scores, None],
+    }
+    return pl.DataFrame(frame, schema_overrides={"place": pl.Int64, "score": pl.Float64})
+
+
+def places_already_had(rankings: Rankings, method: str) -> float:
+    """The share of a method's recommended places that hold an item of the user's own history."""
+    had = rankings.users["history"].to_list()
+    shown = rankings.items[method]
+    taken = sum(int(np.isin(row, history).sum()) for row, history in zip(shown, had, strict=True))
+    return taken / int((shown >= 0).sum())
+
+
+def _titles(dataset: Dataset, items: Sequence[int]) -> list[str]:
+    return list(dataset.items["title"].gather(list(items)).to_list()) if len(items) else []
+
+
+def _identifier(codes: Sequence[int] | np.ndarray) -> str:
+    return " · ".join(str(int(code)) for code in codes)
