@@ -20,16 +20,16 @@ class PairsConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     max_history: int = Field(20, ge=1)  # items; GMC 5.1.1
-    per_user: int | None = Field(
-        None, ge=1
-    )  # pairs of a user in one epoch, drawn anew each epoch; None takes all
+    # Pairs of a user in one epoch, drawn anew each epoch; None takes all.
+    per_user: int | None = Field(None, ge=1)
 
 
 class PairBatches:
-    """Batches of training pairs, `{"histories": (B, I) padded with -1, "targets": (B,)}`, in another order each epoch.
+    """Batches of training pairs, `{"histories": (B, I), "targets": (B,)}`, in another order each epoch.
 
-    `pairs` has the columns user, history and target, as `Split.train`. Samples of like length share a batch, so that little is
-    padded; which samples meet, and the order of the batches, is drawn from (seed, epoch) and nothing else.
+    Histories are padded at the right with -1. `pairs` has the columns user, history and target, as
+    `Split.train`. Samples of like length share a batch, so that little is padded; which samples meet, and
+    the order of the batches, is drawn from (seed, epoch) and nothing else.
     """
 
     def __init__(self, pairs: pl.DataFrame, batch_size: int, *, per_user: int | None = None) -> None:
@@ -61,7 +61,7 @@ class PairBatches:
         rng = np.random.default_rng([seed, epoch])
         order = rng.permutation(len(self.targets))
         if self.per_user is not None:
-            order = self._some_of_each_user(order)
+            order = self._some_of_each_user(order, self.per_user)
         width = self.batch_size * _POOL
         pools = [order[start : start + width] for start in range(0, len(order), width)]
         order = np.concatenate([pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools])
@@ -71,10 +71,10 @@ class PairBatches:
             histories = self.histories[rows, : self.lengths[rows].max()]
             yield {"histories": torch.from_numpy(histories), "targets": torch.from_numpy(self.targets[rows])}
 
-    def _some_of_each_user(self, order: np.ndarray) -> np.ndarray:
-        """Keep the first `per_user` pairs of each user in a random order."""
+    def _some_of_each_user(self, order: np.ndarray, most: int) -> np.ndarray:
+        """Keep the first `most` pairs of each user in a random order."""
         users = self.users[order]
         by_user = np.argsort(users, kind="stable")
         counts = np.unique(users, return_counts=True)[1]
         place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-        return order[np.sort(by_user[place < self.per_user])]
+        return order[np.sort(by_user[place < most])]

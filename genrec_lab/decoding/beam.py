@@ -1,4 +1,4 @@
-"""Constrained beam search over the trie: all users of a batch and all their beams move together, a level at a time.
+"""Constrained beam search over the trie: all users and beams of a batch move together, a level at a time.
 
 Letters: B users, M beams, L levels, K codes of a level, C most children of a node at the level.
 """
@@ -19,31 +19,33 @@ Histories = Sequence[Sequence[int]]  # item indices, oldest first
 
 
 class CodeModel(Protocol):
-    """What decoding asks of a model: remember histories once, then log-probabilities of the next code of any prefix."""
+    """What decoding asks of a model: read histories once, then score the next code of any prefix."""
 
     def remember(self, histories: Histories) -> Any:
-        """Read B histories; what comes back is handed to the other two, with `of_users(indices)` to pick some."""
+        """Read B histories; the answer goes to the other two, its `of_users(indices)` picks some users."""
 
     def step(
         self, memory: Any, codes: Tensor | None, cache: Any, parents: Tensor | None
     ) -> tuple[Tensor, Any]:
-        """One level on: codes (B, M) just chosen (None at the start) whose prefixes are the old beams `parents` (B, M).
+        """Go one level on, with the codes (B, M) just chosen below the old beams `parents` (B, M).
 
-        Returns log-probabilities (B, M, K) of the next level's codes in float32, and the new cache.
+        At the start codes, cache and parents are None. Returns log-probabilities (B, M, K) of the next
+        level's codes in float32, and the new cache.
         """
 
     def continuations(self, memory: Any, prefixes: Tensor) -> Tensor:
-        """Log-probabilities (R, K) in float32 of the codes after prefixes (R, l), row r of the memory's user r."""
+        """Log-probabilities (R, K), float32, of the codes after prefixes (R, l); row r reads user r."""
 
 
 @torch.inference_mode()
 def beam_search(
     model: CodeModel, histories: Histories, trie: CodeTrie, beams: int, top_k: int, *, batch_size: int = 128
 ) -> Ranked:
-    """Return for each history the top_k items that a beam search of width `beams` over the trie finds, best first.
+    """Return for each history the top_k items that a beam search of width `beams` over the trie finds.
 
-    Scores are the model's log-probabilities of the whole identifier over its full vocabulary, as transformers gives them; illegal
-    codes are never taken, but legal ones are not scaled up. A row has min(top_k, number of items) items, all distinct.
+    Scores are the model's log-probabilities of the whole identifier over its full vocabulary, as transformers
+    gives them: illegal codes are never taken, but legal ones are not scaled up. A row has
+    min(top_k, number of items) items, best first, all distinct.
     Raises ValueError where top_k is larger than beams, for then the last ones would be missing.
     """
     if not 1 <= top_k <= beams:
@@ -64,7 +66,7 @@ def beam_search(
 def _search(
     model: CodeModel, memory: Any, users: int, trie: CodeTrie, beams: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the leaves (B, M) that survive and their log-probabilities (B, M), -inf where there are fewer leaves than beams."""
+    """Return the leaves (B, M) that survive and their log-probabilities (B, M), -inf past the last leaf."""
     log_probs, cache = model.step(memory, None, None, None)  # (B, 1, K)
     nodes = torch.zeros(users, 1, dtype=torch.long)
     scores = torch.zeros(users, 1)
@@ -83,7 +85,10 @@ def _search(
 
 
 def _children(starts: np.ndarray, edge_codes: np.ndarray, nodes: Tensor) -> tuple[Tensor, Tensor]:
-    """Children (B, M, C) of nodes (B, M) as nodes a level down, -1 where a node has fewer than C, and the codes to them (0 there)."""
+    """Children (B, M, C) of nodes (B, M) as nodes a level down, and the codes that lead to them.
+
+    Where a node has fewer than C children the node is -1 and the code 0.
+    """
     node = nodes.numpy()
     alive = np.maximum(node, 0)
     first = starts[alive].astype(np.int64)

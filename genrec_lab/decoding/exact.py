@@ -1,7 +1,8 @@
 """The model's true top-k: branch and bound over the trie.
 
-A log-probability is never above 0, so the score of a prefix bounds that of every item below it. A beam search gives a first
-k-th best score; every prefix below it is cut with proof, every other one is opened, and what is left at the leaves is exact.
+A log-probability is never above 0, so the score of a prefix bounds that of every item below it. A beam search
+gives a first k-th best score; every prefix below it is cut with proof, every other one is opened, and what is
+left at the leaves is exact.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from genrec_lab.decoding.beam import CodeModel, Histories, beam_search
 from genrec_lab.decoding.ranked import Ranked
 from genrec_lab.decoding.trie import CodeTrie
 
-# The beam's scores come from the cached path, the search's from whole prefixes: they may differ in the last digits.
+# The beam's scores come from the cached path, the search's from whole prefixes: their last digits may differ.
 _SLACK = 1e-3
 
 
@@ -30,8 +31,9 @@ def exact_top_k(
 ) -> Ranked:
     """Return for each history the top_k items of the whole trie under the model, as scoring every item would.
 
-    `beams` (by default 2 * top_k) only sets how tight the first bound is, not the result; `rows` is how many prefixes go through the
-    model at once. A flat model, where hardly any prefix can be cut, is answered correctly but slowly.
+    `beams` (by default 2 * top_k) only sets how tight the first bound is, not the result; `rows` is how many
+    prefixes go through the model at once. A flat model, where hardly any prefix can be cut, is answered
+    correctly but slowly.
     """
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}; expected 1 or more")

@@ -17,9 +17,10 @@ class Ranked(NamedTuple):
 
     @classmethod
     def best(cls, items: np.ndarray, scores: np.ndarray, top_k: int) -> Ranked:
-        """Return the top_k of each row of (B, C) candidates: higher score first, at equal scores the lower item index.
+        """Return the top_k of each row of (B, C) candidates, higher scores first.
 
-        Candidates with a score of -inf are none; rows with fewer than top_k others end in -1 and -inf.
+        At equal scores the lower item index comes first. Candidates with a score of -inf are none; rows with
+        fewer than top_k others end in -1 and -inf.
         """
         order = np.lexsort((items, -scores), axis=-1)[:, :top_k]
         items, scores = np.take_along_axis(items, order, 1), np.take_along_axis(scores, order, 1)

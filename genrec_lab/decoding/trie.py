@@ -1,7 +1,8 @@
 """The catalogue as a prefix tree in arrays (CSR), the legal continuations that constrained decoding may take.
 
-The layout follows the idea of compressed sparse rows for constrained decoding (static-constraint-decoding): the nodes of
-a level are numbered in the order of their prefixes, so a node's children are one range of the next level.
+The layout follows the idea of compressed sparse rows for constrained decoding (static-constraint-decoding):
+the nodes of a level are numbered in the order of their prefixes, so a node's children are one range of the
+next level.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ class Level:
 class CodeTrie:
     """Prefix tree of identifiers: which codes may follow a prefix, and which item a whole identifier is.
 
-    `codes` is (N, L) integers (an array, a tensor or ItemCodes), `items` the (N,) item indices of the rows, by default 0 to N-1.
-    Raises ValueError where two rows are equal, since the identifier would name two items.
+    `codes` is (N, L) integers (an array, a tensor or ItemCodes), `items` the (N,) item indices of the rows,
+    by default 0 to N-1. Raises ValueError where two rows are equal: their identifier would name two items.
     """
 
     def __init__(
@@ -86,7 +87,10 @@ class CodeTrie:
         return self.items.nbytes + sum(level.starts.nbytes + level.codes.nbytes for level in self.levels)
 
     def children(self, prefix: Sequence[int]) -> np.ndarray:
-        """Return the codes that may follow a prefix of 0 to L-1 codes, ascending; none where no item has the prefix."""
+        """Return the codes that may follow a prefix of 0 to L-1 codes, ascending; none where no item has it.
+
+        Raises ValueError for a whole identifier, which nothing follows.
+        """
         if len(prefix) >= self.depth:
             raise ValueError(
                 f"a prefix of {len(prefix)} codes has no children; identifiers have {self.depth} codes"
@@ -116,9 +120,10 @@ class CodeTrie:
         return node
 
     def expand(self, level: int, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return all children of nodes (R,) at a level as one list: which row each belongs to (E,), its node a level down (E,).
+        """Return all children of nodes (R,) at a level as one list of E.
 
-        The code of child node e is `levels[level].codes[e]`. A node of -1 has no children.
+        Two arrays (E,): the row of `nodes` that a child belongs to, and the child's node a level down. The
+        code of child node e is `levels[level].codes[e]`. A node of -1 has no children.
         """
         starts = self.levels[level].starts
         alive = np.maximum(nodes, 0)

@@ -1,10 +1,13 @@
-"""Per-domain adaptation of a trained recommender: LoRA on its attention (GMC Eq. 9), or all of its weights (GMC Table 4, row 5)."""
+"""Per-domain adaptation of a trained recommender: LoRA on its attention (GMC Eq. 9).
+
+The other way, all weights trained (GMC Table 4, row 5), needs no code but a copy of the recommender.
+"""
 
 from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
 from pydantic import BaseModel, ConfigDict, Field
@@ -43,7 +46,7 @@ class Parameters(NamedTuple):
 
 
 def add_lora(model: Recommender, config: LoRAConfig, domain: str) -> Recommender:
-    """Return a copy of a recommender whose weights are frozen and to which a fresh adapter named `domain` is added.
+    """Return a copy of a recommender with frozen weights and a fresh adapter named `domain`.
 
     The copy ranks as the original does until the adapter is trained, for LoRA's second matrix starts at zero.
     """
@@ -59,7 +62,10 @@ def count_parameters(model: Recommender) -> Parameters:
 
 
 def save_lora(model: Recommender, config: LoRAConfig, domain: str, folder: Path) -> Path:
-    """Write the adapter alone, in peft's format, so that `peft.PeftModel.from_pretrained(recommender.t5, folder)` reads it too."""
+    """Write the adapter alone, in peft's format.
+
+    `peft.PeftModel.from_pretrained(recommender.t5, folder)` reads it too.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     weights = get_peft_model_state_dict(model.t5, adapter_name=_adapter_name(domain))
     save_file({_PREFIX + name: tensor.contiguous() for name, tensor in weights.items()}, folder / _WEIGHTS)
@@ -69,7 +75,10 @@ def save_lora(model: Recommender, config: LoRAConfig, domain: str, folder: Path)
 
 
 def load_lora(model: Recommender, domain: str, folder: Path) -> Recommender:
-    """Return a copy of the base recommender with the adapter of `save_lora`; FileNotFoundError where there is none."""
+    """Return a copy of the base recommender with the adapter of `save_lora`.
+
+    Raises FileNotFoundError where there is none, ValueError where it is the adapter of another model.
+    """
     for name in (_WEIGHTS, "lora.json"):
         if not (folder / name).is_file():
             raise FileNotFoundError(
@@ -77,7 +86,7 @@ def load_lora(model: Recommender, domain: str, folder: Path) -> Recommender:
             )
     adapted = add_lora(model, LoRAConfig.model_validate_json((folder / "lora.json").read_text()), domain)
     weights = {name.removeprefix(_PREFIX): tensor for name, tensor in load_file(folder / _WEIGHTS).items()}
-    found = set_peft_model_state_dict(adapted.t5, weights, adapter_name=_adapter_name(domain))
+    found: Any = set_peft_model_state_dict(adapted.t5, weights, adapter_name=_adapter_name(domain))
     if found.unexpected_keys:
         raise ValueError(
             f"{folder} holds an adapter of another model: unexpected {found.unexpected_keys[:3]}"

@@ -16,14 +16,17 @@ def rank_by_score(
     top_k: int,
     batch_size: int = 512,
 ) -> Ranked:
-    """Return the top_k of `items` (N,), the catalogue's item indices, by `score(histories) -> (B, N)`, a batch at a time."""
+    """Return the top_k of `items` (N,), the catalogue's item indices, a batch of histories at a time.
+
+    `score(histories)` is (B, N), higher is better. Raises ValueError where top_k is below 1.
+    """
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}; expected 1 or more")
     parts = []
     for start in range(0, len(histories), batch_size):
         scores = score(histories[start : start + batch_size])
         width = min(top_k, len(items))
-        # Everything that ties with the last place goes along, so that Ranked.best breaks the tie by item index.
+        # All that ties with the last place goes along, so that Ranked.best breaks the tie by item index.
         worst = np.partition(scores, -width, axis=1)[:, -width, None]
         most = int((scores >= worst).sum(1).max())
         columns = np.argpartition(-scores, min(most, len(items)) - 1, axis=1)[:, :most]

@@ -13,10 +13,10 @@ _POOLS: dict[tuple[float, torch.dtype], Tensor] = {}
 class PooledDropout(nn.Module):
     """Dropout that multiplies by a slice of a pool of masks, at an offset drawn anew for every call.
 
-    On a CPU the generator draws one number an element on one thread: for the feed-forward layers of a small T5 that takes
-    sixty times as long as the multiplication itself. The pool is drawn once; where a call cuts its slice comes from torch's
-    generator, so a seed fixes the masks, and a place in the network sees another one at each step. On other devices this is plain
-    dropout.
+    On a CPU the generator draws one number an element on one thread: for the feed-forward layers of a small
+    T5 that takes sixty times as long as the multiplication itself. The pool is drawn once; where a call cuts
+    its slice comes from torch's generator, so a seed fixes the masks, and a place in the network sees another
+    one at each step. On other devices this is plain dropout.
     """
 
     def __init__(self, p: float) -> None:
@@ -30,7 +30,7 @@ class PooledDropout(nn.Module):
         return f"p={self.p}"
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x with each element zeroed with probability p and the others scaled by 1 / (1 - p), in training only."""
+        """Zero each element with probability p and scale the others by 1 / (1 - p), in training only."""
         if not self.training or self.p == 0.0:
             return x
         if x.device.type != "cpu":
@@ -51,7 +51,7 @@ class PooledDropout(nn.Module):
         """Return the pool of this rate in this type, shared by all layers of the same rate."""
         key = (self.p, dtype)
         if key not in _POOLS:
-            # A generator of its own: whether the pool exists already must not change what the next layer draws.
+            # A generator of its own: whether the pool is there already must not change what a layer draws.
             generator = torch.Generator().manual_seed(0x5EED)
             keep = torch.rand(_POOL_SIZE, generator=generator) >= self.p
             _POOLS[key] = (keep / (1.0 - self.p)).to(dtype)

@@ -1,4 +1,4 @@
-"""Popularity: the same items for everybody, those that the training part holds most often. The floor of every table."""
+"""Popularity: for everybody the items that the training part holds most often. The floor of every table."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from genrec_lab.models.catalogue import rank_by_score
 
 
 class Popularity:
-    """Ranks the items of one domain by how often they occur in training sequences; at equal counts by item index."""
+    """Ranks the items of one domain by their number in training sequences; at equal counts by item index."""
 
     def __init__(self, items: np.ndarray, sequences: Iterable[Iterable[int]]) -> None:
-        """Count: `items` (N,) are the domain's item indices, `sequences` the training parts of its users."""
+        """Count: `items` (N,) are the domain's item indices, `sequences` the training parts of its users.
+
+        Raises ValueError where a sequence holds another item.
+        """
         self.items = np.asarray(items)
         seen = np.fromiter((item for sequence in sequences for item in sequence), dtype=np.int64)
         foreign = np.setdiff1d(seen, self.items)

@@ -1,6 +1,7 @@
 """Recommender: the T5 over identifiers, from histories of items to ranked items.
 
-Letters: B users, I items of history, L levels of an identifier, S = I * L + 1 tokens, M beams, K codes of a level, V tokens.
+Letters: B users, I items of history, L levels of an identifier, S = I * L + 1 tokens, M beams, K codes of a
+level, V tokens of the vocabulary.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ _EMPTY = -1  # in a matrix of histories: no item
 class Recommender(nn.Module):
     """A T5 that reads the identifiers of a history and writes the identifier of the next item.
 
-    A history becomes the tokens of its items, oldest first, and an end token; the target is the L tokens of one identifier,
-    without an end token, so that its log-probability is the sum over levels of GMC Eq. 8. Items are indices into `codes`.
+    A history becomes the tokens of its items, oldest first, and an end token; the target is the L tokens of
+    one identifier, without an end token, so that its log-probability is the sum over levels of GMC Eq. 8.
+    Items are indices into `codes`.
     """
 
     def __init__(self, codes: ItemCodes, config: T5Config | None = None) -> None:
@@ -47,7 +49,10 @@ class Recommender(nn.Module):
     # --- training
 
     def forward(self, histories: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean negative log-likelihood of a target token: histories (B, I) padded with -1, targets (B,) (GMC Eq. 8)."""
+        """Return the mean negative log-likelihood of a target token (GMC Eq. 8).
+
+        `histories` is (B, I), padded at the right with -1, `targets` (B,).
+        """
         tokens, mask = self._tokens(histories)
         wanted = self.item_tokens[targets]
         start = torch.full_like(wanted[:, :1], PAD)
@@ -55,7 +60,10 @@ class Recommender(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten())
 
     def inputs(self, histories: Histories) -> dict[str, Tensor]:
-        """Return `input_ids` and `attention_mask`, (B, S) int64, padded at the right; transformers' T5 takes the same."""
+        """Return `input_ids` and `attention_mask`, (B, S) int64, padded right, as transformers' T5 takes.
+
+        Raises ValueError for an item that the identifiers do not have.
+        """
         tokens, mask = self._tokens(self._matrix(histories))
         return {"input_ids": tokens, "attention_mask": mask}
 
@@ -76,7 +84,8 @@ class Recommender(nn.Module):
         if matrix.size and (matrix.min() < _EMPTY or matrix.max() >= self.codes.n_items):
             user = int(np.flatnonzero((matrix.min(1) < _EMPTY) | (matrix.max(1) >= self.codes.n_items))[0])
             raise ValueError(
-                f"history {user} holds {sorted(set(matrix[user].tolist()) - {_EMPTY})}; expected item indices from 0 to {self.codes.n_items - 1}"
+                f"history {user} holds {sorted(set(matrix[user].tolist()) - {_EMPTY})}; "
+                f"expected item indices from 0 to {self.codes.n_items - 1}"
             )
         return torch.from_numpy(matrix).to(self.item_tokens.device)
 
@@ -90,7 +99,7 @@ class Recommender(nn.Module):
     def step(
         self, memory: Memory, codes: Tensor | None, cache: Cache | None, parents: Tensor | None
     ) -> tuple[Tensor, Cache]:
-        """Go one level on: the codes (B, M) just chosen below the old beams `parents` -> log-probabilities (B, M, K), cache."""
+        """Go one level on: codes (B, M) below the beams `parents` -> log-probabilities (B, M, K), cache."""
         device = self.item_tokens.device
         if cache is None or codes is None or parents is None:
             level, users = 0, memory.bias.shape[0]
@@ -103,7 +112,7 @@ class Recommender(nn.Module):
         return self._level_log_probs(logits[:, :, 0], level), cache
 
     def continuations(self, memory: Memory, prefixes: Tensor) -> Tensor:
-        """Log-probabilities (R, K) of the codes after prefixes (R, l), row r read with the memory's user r."""
+        """Log-probabilities (R, K) of the codes after prefixes (R, l), row r after the memory's user r."""
         level = prefixes.shape[1]
         offsets = torch.tensor(self.codes.offsets[:level], dtype=torch.long)
         tokens = F.pad(prefixes + offsets, (1, 0), value=PAD).to(self.item_tokens.device)
@@ -111,7 +120,7 @@ class Recommender(nn.Module):
         return self._level_log_probs(logits[:, 0, -1], level)
 
     def _level_log_probs(self, logits: Tensor, level: int) -> Tensor:
-        """Logits (..., V) -> log-probabilities (..., K) of one level's codes, normalised over the whole vocabulary."""
+        """Logits (..., V) -> log-probabilities (..., K) of one level's codes, over the whole vocabulary."""
         start, size = self.codes.offsets[level], self.codes.sizes[level]
         logits = logits.float()
         log_probs = logits[..., start : start + size] - torch.logsumexp(logits, dim=-1, keepdim=True)
@@ -147,8 +156,8 @@ class Recommender(nn.Module):
     ) -> Ranked:
         """Return the top_k items of each user's domain by beam search (GMC Eq. 10).
 
-        `domain` is one name for all users, one a user, or None for the domain of each history's last item (the only domain where
-        there is one). `beams` is by default the larger of top_k and 20, GMC's width.
+        `domain` is one name for all users, one a user, or None for the domain of each history's last item
+        (the only domain where there is one). `beams` is by default the larger of top_k and 20, GMC's width.
         Raises ValueError for an unknown item or domain, or an empty history whose domain is not told.
         """
         training = self.training
@@ -228,26 +237,25 @@ class Recommender(nn.Module):
         from transformers import T5ForConditionalGeneration
 
         c = self.config
-        theirs = T5ForConditionalGeneration(
-            TheirConfig(
-                vocab_size=self.codes.vocabulary_size,
-                d_model=c.d_model,
-                d_kv=c.d_kv,
-                d_ff=c.d_ff,
-                num_layers=c.encoder_layers,
-                num_decoder_layers=c.decoder_layers,
-                num_heads=c.heads,
-                relative_attention_num_buckets=c.relative_buckets,
-                relative_attention_max_distance=c.relative_max_distance,
-                dropout_rate=c.dropout,
-                feed_forward_proj=c.feed_forward,
-                scale_decoder_outputs=c.scale_output,
-                tie_word_embeddings=True,
-                pad_token_id=PAD,
-                eos_token_id=EOS,
-                decoder_start_token_id=PAD,
-            )
-        )
+        settings: dict[str, Any] = {
+            "vocab_size": self.codes.vocabulary_size,
+            "d_model": c.d_model,
+            "d_kv": c.d_kv,
+            "d_ff": c.d_ff,
+            "num_layers": c.encoder_layers,
+            "num_decoder_layers": c.decoder_layers,
+            "num_heads": c.heads,
+            "relative_attention_num_buckets": c.relative_buckets,
+            "relative_attention_max_distance": c.relative_max_distance,
+            "dropout_rate": c.dropout,
+            "feed_forward_proj": c.feed_forward,
+            "scale_decoder_outputs": c.scale_output,
+            "tie_word_embeddings": True,
+            "pad_token_id": PAD,
+            "eos_token_id": EOS,
+            "decoder_start_token_id": PAD,
+        }
+        theirs = T5ForConditionalGeneration(TheirConfig(**settings))
         gated = c.feed_forward == "gated-gelu"
         weights = {
             to_transformers_name(name, gated=gated): value for name, value in self.t5.state_dict().items()
@@ -262,11 +270,15 @@ class Recommender(nn.Module):
 
     @classmethod
     def from_transformers(cls, t5: T5ForConditionalGeneration, codes: ItemCodes) -> Self:
-        """Take over a transformers T5 whose vocabulary is that of `codes`; ValueError where it is not or cannot be taken."""
+        """Take over a transformers T5 whose vocabulary is that of `codes`.
+
+        Raises ValueError where the vocabulary is another one or the embeddings are not tied.
+        """
         theirs: Any = t5.config
         if theirs.vocab_size != codes.vocabulary_size:
             raise ValueError(
-                f"the T5's vocab_size is {theirs.vocab_size}; the identifiers need {codes.vocabulary_size} tokens"
+                f"the T5's vocab_size is {theirs.vocab_size}; "
+                f"the identifiers need {codes.vocabulary_size} tokens"
             )
         config = T5Config(
             d_model=theirs.d_model,

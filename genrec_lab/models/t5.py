@@ -1,15 +1,16 @@
-"""T5 (Raffel et al. 2020) in one file: the encoder-decoder that reads a history of codes and writes the next item's.
+"""T5 (Raffel et al. 2020) in one file: it reads a history of codes and writes the next item's.
 
-Shapes are written with one letter an axis: B users or samples, M beams, S encoder places, T decoder places, H heads,
-K width of a head, D width of the model, V tokens. Weights exchange with transformers' T5ForConditionalGeneration through
-`to_transformers_names` and `from_transformers_names`; the logits are equal.
+Shapes are written with one letter an axis: B users or samples, M beams, S encoder places, T decoder places,
+H heads, K width of a head, D width of the model, V tokens. Weights exchange with transformers'
+T5ForConditionalGeneration through `to_transformers_name` and `from_transformers_name`; the logits are equal.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from typing import Literal, NamedTuple
+from collections.abc import Iterable
+from typing import Literal, NamedTuple, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,7 +23,10 @@ _NEGATIVE = -1e9  # masks a score; finite, so that a row without any place does 
 
 
 class T5Config(BaseModel):
-    """Sizes of the recommender; the defaults are the body that TIGER and its successors use (4.59 M with 1,026 tokens)."""
+    """Sizes of the recommender; the defaults are the body of TIGER and its successors.
+
+    It has 4.59 M parameters with a vocabulary of 1,026 tokens.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -36,11 +40,11 @@ class T5Config(BaseModel):
     feed_forward: Literal["relu", "gated-gelu"] = "relu"  # T5 1.0 uses relu, T5 1.1 gated-gelu
     relative_buckets: int = Field(32, ge=4)  # of the position bias
     relative_max_distance: int = Field(128, ge=8)  # tokens; places farther apart share the last bucket
-    scale_output: bool = True  # hidden states times d_model**-0.5 before the tied head, as T5 1.0 does
+    scale_output: bool = True  # states times d_model**-0.5 before the tied head, as T5 1.0 does
 
 
 class Memory(NamedTuple):
-    """What the decoder needs of the encoder, once a user: keys and values a layer, and the mask of the places."""
+    """What the decoder needs of the encoder, once a user: keys and values a layer, the mask of the places."""
 
     keys: tuple[Tensor, ...]  # a layer: (B, H, S, K)
     values: tuple[Tensor, ...]  # a layer: (B, H, S, K)
@@ -78,7 +82,7 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention without the 1/sqrt(K) of the original transformer: T5 puts it into the initial weights."""
+    """Multi-head attention without the transformer's 1/sqrt(K): T5 puts it into the initial weights."""
 
     def __init__(self, config: T5Config) -> None:
         super().__init__()
@@ -95,7 +99,10 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
 
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        """Attend: queries (..., H, T, K), keys and values (..., H, S, K), bias broadcast to (..., H, T, S) -> (..., T, D)."""
+        """Attend: queries (..., H, T, K), keys and values (..., H, S, K) -> (..., T, D).
+
+        `bias` is added to the scores and broadcasts to (..., H, T, S).
+        """
         scores = queries @ keys.transpose(-2, -1) + bias
         weights = self.dropout(torch.softmax(scores.float(), dim=-1).to(values.dtype))
         return self.o((weights @ values).transpose(-3, -2).flatten(-2))
@@ -123,7 +130,7 @@ class FeedForward(nn.Module):
 
 
 class RelativeBias(nn.Module):
-    """T5's position information: one learnt number for each head and bucket of the distance between two places."""
+    """T5's position information: one learnt number for each head and bucket of the distance of two places."""
 
     def __init__(self, config: T5Config, *, both_ways: bool) -> None:
         super().__init__()
@@ -146,7 +153,7 @@ class RelativeBias(nn.Module):
         else:
             distance = (-distance).clamp(min=0)
         exact = buckets // 2
-        # In float32 and truncated, as transformers computes it: a bucket more or less would change the logits.
+        # In float32 and truncated, as transformers does: a bucket more or less would change the logits.
         far = exact + (
             torch.log(distance.clamp(min=1).float() / exact)
             / math.log(self.max_distance / exact)
@@ -190,7 +197,11 @@ class DecoderBlock(nn.Module):
         values: Tensor,
         mask: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One layer for (B, M, T, D): past keys and values (B, M, H, T', K), the history's (B, H, S, K); returns x and the new past."""
+        """Run one layer over x (B, M, T, D); return the new x and its own keys and values for the cache.
+
+        `past` are the layer's cached keys and values (B, M, H, T', K), `keys` and `values` the history's
+        (B, H, S, K), `mask` is 0 or very negative (B, 1, 1, S).
+        """
         a, h = self.attention, self.attention_norm(x)
         own_keys, own_values = a.split(a.k(h)), a.split(a.v(h))
         if past is not None:
@@ -204,7 +215,7 @@ class DecoderBlock(nn.Module):
 
 
 class T5(nn.Module):
-    """The encoder-decoder over a vocabulary of codes, with one embedding table that is also the output head."""
+    """The encoder-decoder over a vocabulary of codes; its one embedding table is also the output head."""
 
     def __init__(self, vocabulary: int, config: T5Config | None = None) -> None:
         super().__init__()
@@ -221,7 +232,7 @@ class T5(nn.Module):
         self.reset()
 
     def reset(self) -> None:
-        """Draw the weights as T5 does: without the 1/sqrt(K) in attention, the queries start smaller instead."""
+        """Draw the weights as T5 does: for want of 1/sqrt(K) in attention, the queries start smaller."""
         c = self.config
         std = {"q": (c.d_model * c.d_kv) ** -0.5, "o": (c.heads * c.d_kv) ** -0.5, "wo": c.d_ff**-0.5}
         for name, module in self.named_modules():
@@ -241,15 +252,15 @@ class T5(nn.Module):
         return self.dropout(self.encoder_norm(x))
 
     def remember(self, hidden: Tensor, mask: Tensor) -> Memory:
-        """Hidden states (B, S, D) and mask (B, S) -> the keys and values that every step of the decoder reads."""
+        """Hidden states (B, S, D) and mask (B, S) -> the keys and values that every decoder step reads."""
         keys, values = [], []
-        for block in self.decoder:
+        for block in cast("Iterable[DecoderBlock]", self.decoder):
             keys.append(block.cross.split(block.cross.k(hidden)))
             values.append(block.cross.split(block.cross.v(hidden)))
         return Memory(tuple(keys), tuple(values), self._mask_bias(mask).to(keys[0].dtype))
 
     def decode(self, tokens: Tensor, memory: Memory, cache: Cache | None = None) -> tuple[Tensor, Cache]:
-        """Decode tokens (B, M, T) that follow the cache -> logits (B, M, T, V) and the cache with them in it."""
+        """Decode tokens (B, M, T) that follow the cache -> logits (B, M, T, V) and the cache with them."""
         x = self.dropout(self.embedding(tokens))
         start = 0 if cache is None else cache.keys[0].shape[-2]
         places = torch.arange(start + tokens.shape[-1], device=tokens.device)
@@ -310,7 +321,7 @@ def to_transformers_name(name: str, *, gated: bool) -> str:
 
 
 def from_transformers_name(name: str, *, gated: bool) -> str | None:
-    """Return our name of a weight of transformers' T5ForConditionalGeneration, None for a copy of the embedding."""
+    """Return our name of a weight of transformers' T5, None for a copy of the embedding."""
     if name in {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"}:
         return None
     return _translate(name, [(b, a) for a, b in _NAMES], [(b, a) for a, b in _GATED] if gated else [])

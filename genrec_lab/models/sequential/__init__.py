@@ -1,0 +1,1 @@
+"""Recommenders over item ids, a file each: the rows that generative recommenders are compared with."""

@@ -1,7 +1,8 @@
 """SASRec (Kang and McAuley 2018): self-attention over item ids, here with a softmax over the whole catalogue.
 
-The paper's objective is binary cross-entropy with one sampled negative; full cross-entropy is what makes SASRec a strong row,
-and it is what this file trains. One model a domain, since item ids mean nothing across domains.
+The paper's objective is binary cross-entropy with one sampled negative; full cross-entropy is what makes
+SASRec a strong row, and it is what this file trains. One model a domain, since item ids mean nothing across
+domains.
 Letters: B users, T places of a sequence, D width, N items of the domain.
 """
 
@@ -27,7 +28,7 @@ _EMPTY = -1  # in a matrix of sequences: no item
 
 
 class SASRecConfig(BaseModel):
-    """Sizes of SASRec; the defaults are the paper's two layers with the width 64 that later studies settled on."""
+    """Sizes of SASRec: the paper's two layers with the width 64 that later studies settled on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -43,7 +44,7 @@ class SASRec(nn.Module):
     """A causal transformer whose output at each place ranks the items of its domain for the next place."""
 
     def __init__(self, items: np.ndarray, config: SASRecConfig | None = None) -> None:
-        """Start from random weights; `items` (N,) are the domain's item indices over all domains, ascending."""
+        """Start from random weights; `items` (N,) are the domain's indices over all domains, ascending."""
         super().__init__()
         self.config = config or SASRecConfig()
         c = self.config
@@ -61,14 +62,17 @@ class SASRec(nn.Module):
                 nn.init.normal_(parameter, std=0.02)
 
     def forward(self, sequences: Tensor) -> Tensor:
-        """Return the mean cross-entropy of each next item: sequences (B, T + 1) of the domain's places, padded right with -1."""
+        """Return the mean cross-entropy of each next item.
+
+        `sequences` (B, T + 1) are places in the domain's `items`, padded at the right with -1.
+        """
         wanted = sequences[:, 1:]
         real = wanted != _EMPTY
         states = self.states(sequences[:, :-1])[real]
         return F.cross_entropy((states @ self.embedding.weight.T).float(), wanted[real])
 
     def states(self, sequences: Tensor) -> Tensor:
-        """(B, T) padded right with -1 -> (B, T, D); a place sees itself and those before it, so padding changes nothing."""
+        """(B, T) padded at the right with -1 -> (B, T, D); a place sees itself and those before it only."""
         x = self.embedding(sequences.clamp(min=0)) + self.places.weight[: sequences.shape[1]]
         x = self.dropout(self.norm(x))
         for block in self.blocks:
@@ -77,7 +81,10 @@ class SASRec(nn.Module):
 
     @torch.inference_mode()
     def score(self, histories: Histories) -> np.ndarray:
-        """Return log-probabilities (B, N) of the domain's items after histories of item indices, oldest first, none empty."""
+        """Return log-probabilities (B, N) of the domain's items after histories of items, oldest first.
+
+        Raises ValueError for an empty history or an item of another domain.
+        """
         self.eval()
         rows = [self._places_of(row, history) for row, history in enumerate(histories)]
         lengths = torch.tensor([len(row) for row in rows])
@@ -119,10 +126,10 @@ class SASRec(nn.Module):
 
 
 class SequenceBatches:
-    """Batches of whole training sequences, `{"sequences": (B, T + 1)}`, each with every one of its next items to learn from.
+    """Batches of whole training sequences, `{"sequences": (B, T + 1)}`: each next item in them is learnt.
 
-    A sequence longer than T + 1 = max_history + 1 items is cut into pieces of that length from its end, so that no item is lost;
-    users with a single item have nothing to learn from and are counted in `skipped`.
+    A sequence longer than T + 1 = max_history + 1 items is cut into pieces of that length from its end, so
+    that no item is lost; users with a single item have nothing to learn from and are counted in `skipped`.
     """
 
     def __init__(
@@ -139,7 +146,7 @@ class SequenceBatches:
             places = np.searchsorted(items, np.asarray(sequence, dtype=np.int64))
             if len(places) < 2:
                 self.skipped += 1
-            # Pieces share one item: the last of a piece is the first of the next, whose successor it predicts.
+            # Pieces share one item: the last of a piece is the first of the next, where it is only read.
             for end in range(len(places), 1, -max_history):
                 self.rows.append(places[max(0, end - max_history - 1) : end])
         if not self.rows:
@@ -158,7 +165,7 @@ class SequenceBatches:
 
 
 class _Block(nn.Module):
-    """Causal self-attention and a feed-forward layer, each normed after it is added back, as in the paper's code lineage."""
+    """Causal self-attention and a feed-forward layer, each normed after it is added back."""
 
     def __init__(self, c: SASRecConfig) -> None:
         super().__init__()

@@ -31,9 +31,10 @@ ADAPTING = "06_domain_adaptation"
 
 
 def adapt_to_domains(run: Run, watch: Watch | None = None) -> pl.DataFrame:
-    """Adapt every method that is to be adapted; return `method, domain, metric, before, after, trained, share`, on validation users.
+    """Adapt every method that is to be adapted to each domain; return what it gained on validation users.
 
-    Before any training counts as an epoch: where no epoch beats it, the domain keeps the unified recommender.
+    The frame has the columns method, domain, metric, before, after, best_epoch, trained and share. Before any
+    training counts as an epoch: where no epoch beats it, the domain keeps the unified recommender.
     """
     with run.stage(
         ADAPTING,

@@ -70,7 +70,10 @@ def load_rankings(run: Run) -> Rankings:
 def compare_beam_with_exact(
     run: Run, method: str, beams: tuple[int, ...] = (10, 20, 50), users: int = 100
 ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-    """Return the true top 10 (U, 10) under the model and what beam search finds, by its width, for a sample of test users."""
+    """Return the model's true top 10 (U, 10), and by its width what beam search finds.
+
+    The U users are a seeded sample of the test users.
+    """
     sample = load_prepared(run).split.test
     sample = sample.sample(min(users, sample.height), seed=run.seed).sort("domain", maintain_order=True)
     exact: list[Ranked] = []

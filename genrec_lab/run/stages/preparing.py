@@ -47,6 +47,6 @@ def load_prepared(run: Run) -> Prepared:
 
 
 def _read(folder: Path, run: Run) -> Prepared:
-    parts = {part: pl.read_parquet(folder / f"{part}.parquet") for part in ("train", "valid", "test")}
-    split = Split(**parts, max_history=run.config.pairs.max_history)
+    train, valid, test = (pl.read_parquet(folder / f"{part}.parquet") for part in ("train", "valid", "test"))
+    split = Split(train, valid, test, max_history=run.config.pairs.max_history)
     return Prepared(Dataset.read(folder / "dataset"), split)

@@ -43,11 +43,15 @@ Watch = Callable[[str], Callback]
 class Recommends(Protocol):
     """Anything that ranks the items of its domain."""
 
-    def recommend(self, histories: Histories, top_k: int) -> Ranked: ...
+    def recommend(self, histories: Histories, top_k: int) -> Ranked:
+        """Return the top_k items of the domain for each history."""
 
 
 def train_recommenders(run: Run, watch: Watch | None = None) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Train every row of the run; return the epoch records by row and scope. `watch(title)` gives a training's live curves."""
+    """Train every row of the run; return the epoch records by row and scope.
+
+    `watch(title)` gives the live curves of a training; by default those of `viz.live`.
+    """
     with run.stage(RECOMMENDING, inputs=(PREPARATION, TOKENIZING), uses=_USES) as stage:
         if not stage.is_finished:
             data, rows = load_prepared(run), methods(run.config)

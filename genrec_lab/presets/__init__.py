@@ -1,0 +1,89 @@
+"""Every method as a function that returns a typed, validated config, and says where its values come from.
+
+`load("gmc")` gives the paper's sizes, for a GPU; `gmc_cpu` real data on two cores; `gmc_small` the embedded
+data in minutes. GMC's five variants (Table 4) are changes to `gmc`; as rows of a table they are changes to
+the run's own method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from genrec_lab.presets.baselines import tiger
+from genrec_lab.presets.errors import PresetError, did_you_mean
+from genrec_lab.presets.gmc import gmc, gmc_cpu, gmc_small, gmc_tiny, rkmeans
+from genrec_lab.presets.method_config import (
+    ROWS,
+    AdaptationConfig,
+    Change,
+    DecodingConfig,
+    MethodConfig,
+    SASRecRow,
+    changed,
+    methods,
+)
+from genrec_lab.presets.overrides import set_key, with_tuples
+
+__all__ = [
+    "ROWS",
+    "AdaptationConfig",
+    "DecodingConfig",
+    "MethodConfig",
+    "PresetError",
+    "SASRecRow",
+    "changed",
+    "load",
+    "methods",
+    "names",
+]
+
+
+def _variant(change: Change) -> Callable[[], MethodConfig]:
+    return lambda: change(gmc())
+
+
+_PRESETS: dict[str, Callable[[], MethodConfig]] = {
+    "gmc": gmc,
+    "gmc_cpu": gmc_cpu,
+    "gmc_small": gmc_small,
+    "gmc_tiny": gmc_tiny,
+    "tiger": tiger,
+    "rkmeans": rkmeans,
+    **{name: _variant(change) for name, change in ROWS.items() if change and name.startswith("gmc_")},
+}
+
+
+def names() -> tuple[str, ...]:
+    """Return the names that `load` knows."""
+    return tuple(_PRESETS)
+
+
+def load(name: str, overrides: Mapping[str, Any] | None = None) -> MethodConfig:
+    """Return a preset, with overrides by dotted names, as `{"tokenizer.levels": 3}`.
+
+    Raises PresetError for an unknown preset or key, naming the nearest, and for an impossible value, saying
+    what is allowed.
+    """
+    if name not in _PRESETS:
+        raise PresetError(
+            f"preset is {name!r}{did_you_mean(name, _PRESETS)}; expected one of {list(_PRESETS)}"
+        )
+    config = _PRESETS[name]()
+    if not overrides:
+        return config
+    content = config.model_dump()
+    for key, value in overrides.items():
+        set_key(content, key, value)
+    try:
+        return MethodConfig.model_validate(with_tuples(content))
+    except ValidationError as error:
+        lines = [
+            f"  {'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" if e["loc"] else f"  {e['msg']}"
+            for e in error.errors()
+        ]
+        raise PresetError(
+            f"preset {name!r} with overrides {dict(overrides)} is impossible:\n" + "\n".join(lines)
+        ) from None

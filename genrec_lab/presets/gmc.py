@@ -1,0 +1,179 @@
+"""GMC's presets: the paper's sizes, two cores, minutes, a smoke run; and its recommender on k-means codes."""
+
+from __future__ import annotations
+
+from genrec_lab.codes import IdentifierConfig
+from genrec_lab.data.batches import PairsConfig
+from genrec_lab.encoders.text import TextConfig
+from genrec_lab.models.adapters import LoRAConfig
+from genrec_lab.models.residual_kmeans import ResidualKMeansConfig
+from genrec_lab.models.rqvae import TIGER_HIDDEN, RQVAEConfig
+from genrec_lab.models.t5 import T5Config
+from genrec_lab.presets.baselines import sasrec_row
+from genrec_lab.presets.method_config import AdaptationConfig, DecodingConfig, MethodConfig, changed
+from genrec_lab.training import TrainingConfig
+
+
+def gmc() -> MethodConfig:
+    """GMC with the paper's values (5.1.4), for GPUs; what the paper leaves out is said in `provenance`."""
+    return MethodConfig(
+        name="gmc",
+        provenance=(
+            "GMC 5.1.4: LLaMA-3.1-8B-Instruct vectors, L 4, N 256, d 32, beta 0.25, AdamW 1e-3, batch 1,024, "
+            "10k epochs; T5 200 epochs, 2e-3, batch 1,024; fine-tuning 5e-4, batch 512, early stopping; "
+            "beam 20. Not in the paper: RQ-VAE widths (LC-Rec's), conflicts (Sinkhorn, LC-Rec's), "
+            "T5 192/64x6/1,536 with 2+2 layers and LoRA r 16 on q, k, v, the body whose 4.3 M and 0.17 M "
+            "parameters match 5.3; weight decay, schedule, patience and LoRA's alpha are ours."
+        ),
+        text=TextConfig(
+            kind="mean_pooled", model="meta-llama/Llama-3.1-8B-Instruct", precision="bfloat16", max_tokens=512
+        ),
+        tokenizer=RQVAEConfig(),
+        identifiers=IdentifierConfig(policy="sinkhorn"),
+        recommender=T5Config(d_model=192, d_kv=64, heads=6, d_ff=1536, encoder_layers=2, decoder_layers=2),
+        training=TrainingConfig(
+            epochs=200,
+            batch_size=1024,
+            learning_rate=2e-3,
+            weight_decay=0.01,
+            schedule="cosine",
+            validate_every=5,
+            patience=6,
+        ),
+        adaptation=AdaptationConfig(
+            kind="lora",
+            lora=LoRAConfig(rank=16, alpha=32.0, targets=("q", "k", "v")),
+            training=TrainingConfig(
+                epochs=50,
+                batch_size=512,
+                learning_rate=5e-4,
+                schedule="constant",
+                warmup=0.0,
+                validate_from=0,
+                patience=5,
+            ),
+        ),
+        decoding=DecodingConfig(validation_beams=20, test_beams=20),
+        compare=("popularity", "sasrec", "tiger"),
+        sasrec=sasrec_row(epochs=200),
+    )
+
+
+def gmc_cpu() -> MethodConfig:
+    """GMC on real data with two cores: MiniLM vectors, a smaller RQ-VAE, fewer epochs (docs/results.md)."""
+    return changed(
+        gmc(),
+        name="gmc_cpu",
+        provenance=(
+            "GMC's L 4, N 256, d 32, beta, L_dcl and LoRA. For two cores: MiniLM vectors, RQ-VAE 512-256-128 "
+            "over 1,000 epochs, T5 batch 256, AdamW 2e-3 cosine over 40 epochs, at most 8 pairs of a user an "
+            "epoch, drawn anew each time."
+        ),
+        text=TextConfig(),
+        tokenizer=RQVAEConfig(hidden=TIGER_HIDDEN, epochs=1000),
+        pairs=PairsConfig(max_history=20, per_user=8),
+        training=TrainingConfig(
+            epochs=40,
+            batch_size=256,
+            learning_rate=2e-3,
+            weight_decay=0.01,
+            schedule="cosine",
+            validate_every=5,
+            validate_from=10,
+            validation_users=3000,
+        ),
+        adaptation=AdaptationConfig(
+            kind="lora",
+            lora=LoRAConfig(rank=16, alpha=32.0, targets=("q", "k", "v")),
+            training=TrainingConfig(
+                epochs=10,
+                batch_size=256,
+                learning_rate=5e-4,
+                schedule="constant",
+                warmup=0.0,
+                validate_from=0,
+                patience=2,
+                validation_users=3000,
+            ),
+        ),
+        decoding=DecodingConfig(validation_beams=10, test_beams=20),
+    )
+
+
+def gmc_small() -> MethodConfig:
+    """GMC in minutes on two cores, for the embedded data and for a first look; the notebooks' default."""
+    return changed(
+        gmc_cpu(),
+        name="gmc_small",
+        provenance=(
+            "GMC's method on Bazaar's default size; every size is ours and chosen so that the whole chain "
+            "takes minutes."
+        ),
+        tokenizer=RQVAEConfig(hidden=(256, 128), levels=3, codebook_size=32, epochs=150, batch_size=512),
+        recommender=T5Config(d_model=96, d_kv=24, heads=4, d_ff=256, encoder_layers=2, decoder_layers=2),
+        pairs=PairsConfig(max_history=20, per_user=4),
+        training=TrainingConfig(
+            epochs=12,
+            batch_size=256,
+            learning_rate=3e-3,
+            schedule="cosine",
+            validate_every=3,
+            validation_users=600,
+        ),
+        adaptation=AdaptationConfig(
+            kind="lora",
+            lora=LoRAConfig(rank=8, alpha=16.0),
+            training=TrainingConfig(
+                epochs=3,
+                batch_size=256,
+                learning_rate=1e-3,
+                schedule="constant",
+                warmup=0.0,
+                validate_from=0,
+                patience=2,
+                validation_users=300,
+            ),
+        ),
+        sasrec=sasrec_row(epochs=40, patience=4),
+    )
+
+
+def gmc_tiny() -> MethodConfig:
+    """GMC at a size that only shows that everything runs; the smoke run's."""
+    return changed(
+        gmc_small(),
+        name="gmc_tiny",
+        provenance="No result is meant by it: the smallest sizes at which every step still does its work.",
+        text=TextConfig(kind="tfidf", dimensions=64),
+        tokenizer=RQVAEConfig(
+            hidden=(64,), dimension=16, levels=3, codebook_size=16, epochs=20, batch_size=256
+        ),
+        recommender=T5Config(d_model=32, d_kv=8, heads=4, d_ff=64, encoder_layers=1, decoder_layers=1),
+        training=TrainingConfig(epochs=3, batch_size=256, learning_rate=3e-3, validation_users=100),
+        adaptation=AdaptationConfig(
+            lora=LoRAConfig(rank=4, alpha=8.0),
+            training=TrainingConfig(
+                epochs=1,
+                batch_size=256,
+                learning_rate=1e-3,
+                schedule="constant",
+                warmup=0.0,
+                validate_from=0,
+                validation_users=60,
+            ),
+        ),
+        sasrec=sasrec_row(epochs=2),
+    )
+
+
+def rkmeans() -> MethodConfig:
+    """GMC's recommender on residual k-means codes, which need no training of a tokenizer."""
+    return changed(
+        gmc_cpu(),
+        name="rkmeans",
+        provenance=(
+            "Residual k-means, 4 levels of 256, on the text vectors themselves; everything else as gmc_cpu."
+        ),
+        tokenizer=ResidualKMeansConfig(levels=4, codebook_size=256),
+        identifiers=IdentifierConfig(policy="nearest_free"),
+    )

@@ -1,0 +1,201 @@
+"""One method, whole, from text to ranked items; and the changes that make one row of a table out of another.
+
+The rows that GMC is compared with, its five variants (Table 4) among them, are changes to a config, so that
+in a comparison everything else is equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from genrec_lab.codes import IdentifierConfig
+from genrec_lab.data.batches import PairsConfig
+from genrec_lab.encoders.text import TextConfig
+from genrec_lab.models.adapters import LoRAConfig
+from genrec_lab.models.residual_kmeans import ResidualKMeansConfig
+from genrec_lab.models.rqvae import RQVAEConfig
+from genrec_lab.models.sequential.sasrec import SASRecConfig
+from genrec_lab.models.t5 import T5Config
+from genrec_lab.presets.errors import PresetError, did_you_mean
+from genrec_lab.training import TrainingConfig
+
+_STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
+# YAML and JSON know lists only.
+_Names = Annotated[tuple[str, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
+
+
+class AdaptationConfig(BaseModel):
+    """What is trained for each domain after the unified recommender (GMC 3.5)."""
+
+    model_config = _STRICT
+
+    kind: Literal["none", "lora", "full"] = "lora"  # full: all weights, GMC Table 4 row (5)
+    lora: LoRAConfig = LoRAConfig()
+    training: TrainingConfig = TrainingConfig()
+
+
+class DecodingConfig(BaseModel):
+    """How wide the beams are; wider finds more of the true best items and costs as much more."""
+
+    model_config = _STRICT
+
+    validation_beams: int = Field(10, ge=10)
+    test_beams: int = Field(20, ge=10)  # GMC 5.1.4
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"  # scores are always normalised in fp32
+
+
+class SASRecRow(BaseModel):
+    """The row that every table carries: SASRec with cross-entropy over the whole catalogue."""
+
+    model_config = _STRICT
+
+    model: SASRecConfig = SASRecConfig()
+    training: TrainingConfig = TrainingConfig()
+
+
+class MethodConfig(BaseModel):
+    """One method from text to ranked items, whole."""
+
+    model_config = _STRICT
+
+    name: str
+    provenance: str  # where the values come from
+    text: TextConfig = TextConfig()
+    tokenizer: Annotated[RQVAEConfig | ResidualKMeansConfig, Field(discriminator="kind")] = RQVAEConfig()
+    identifiers: IdentifierConfig = IdentifierConfig()
+    codebooks: Literal["shared", "separate"] = "shared"  # separate: one tokenizer a domain
+    recommender: T5Config = T5Config()
+    recommenders: Literal["unified", "separate"] = "unified"  # separate: one recommender a domain
+    pairs: PairsConfig = PairsConfig()
+    training: TrainingConfig = TrainingConfig()
+    adaptation: AdaptationConfig = AdaptationConfig()
+    decoding: DecodingConfig = DecodingConfig()
+    compare: _Names = ()  # further rows of the table, from ROWS, trained in the same run
+    sasrec: SASRecRow = SASRecRow()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> MethodConfig:
+        if self.recommenders == "separate" and self.adaptation.kind != "none":
+            raise ValueError(
+                f"adaptation.kind is {self.adaptation.kind!r} with recommenders 'separate', which know one "
+                "domain already; set adaptation.kind to 'none'"
+            )
+        if self.codebooks == "separate" and self.recommenders == "unified":
+            raise ValueError(
+                "codebooks are 'separate' with a 'unified' recommender: equal codes would mean different "
+                "things; set recommenders to 'separate' and adaptation.kind to 'none'"
+            )
+        for row in self.compare:
+            if row not in ROWS:
+                raise ValueError(
+                    f"compare names {row!r}{did_you_mean(row, ROWS)}; expected some of {sorted(ROWS)}"
+                )
+        return self
+
+
+# A row of a table: a change to a config, or a model of its own kind.
+Change = Callable[[MethodConfig], MethodConfig]
+
+
+def changed(config: MethodConfig, **fields: Any) -> MethodConfig:
+    """Return the config with whole fields replaced, validated anew."""
+    return MethodConfig.model_validate({**dict(config), **fields})
+
+
+def _without_adaptation(config: MethodConfig) -> AdaptationConfig:
+    return config.adaptation.model_copy(update={"kind": "none"})
+
+
+def tiger_row(config: MethodConfig) -> MethodConfig:
+    """TIGER in a run of another method: a tokenizer and a recommender a domain, an extra code, no L_dcl.
+
+    It has 3 levels, or fewer where the other has fewer. Text vectors, code sizes, T5, pairs and training
+    budget stay those of the method it is compared with.
+    """
+    kept: RQVAEConfig | ResidualKMeansConfig = config.tokenizer
+    tokenizer: dict[str, Any] = {"levels": min(3, kept.levels)}
+    if isinstance(kept, RQVAEConfig):
+        tokenizer["contrastive_weight"] = 0.0
+    return changed(
+        config,
+        name="tiger",
+        provenance=(
+            f"TIGER (Rajput et al. 2023) with the sizes and the budget of {config.name}, "
+            "so that only the method differs."
+        ),
+        tokenizer=kept.model_copy(update=tokenizer),
+        identifiers=IdentifierConfig(policy="extra_level"),
+        codebooks="separate",
+        recommenders="separate",
+        adaptation=_without_adaptation(config),
+        compare=(),
+    )
+
+
+def separate_codebooks(config: MethodConfig) -> MethodConfig:
+    """GMC Table 4 (1), w/o sharable codebook: a tokenizer and a recommender a domain, no transfer."""
+    return changed(
+        config,
+        name="gmc_separate_codebooks",
+        codebooks="separate",
+        recommenders="separate",
+        adaptation=_without_adaptation(config),
+        compare=(),
+    )
+
+
+def separate_recommenders(config: MethodConfig) -> MethodConfig:
+    """GMC Table 4 (2), w/o unified recommender: shared identifiers, a recommender a domain."""
+    return changed(
+        config,
+        name="gmc_separate_recommenders",
+        recommenders="separate",
+        adaptation=_without_adaptation(config),
+        compare=(),
+    )
+
+
+def without_dcl(config: MethodConfig) -> MethodConfig:
+    """GMC Table 4 (3), w/o L_dcl: the tokenizer is not told the domains."""
+    if not isinstance(config.tokenizer, RQVAEConfig):
+        raise PresetError(
+            f"gmc_without_dcl needs tokenizer.kind 'rqvae'; {config.name} has {config.tokenizer.kind!r}"
+        )
+    tokenizer = config.tokenizer.model_copy(update={"contrastive_weight": 0.0})
+    return changed(config, name="gmc_without_dcl", tokenizer=tokenizer, compare=())
+
+
+def without_lora(config: MethodConfig) -> MethodConfig:
+    """GMC Table 4 (4), w/o lora finetuning: the unified recommender as it is."""
+    return changed(config, name="gmc_without_lora", adaptation=_without_adaptation(config), compare=())
+
+
+def full_finetuning(config: MethodConfig) -> MethodConfig:
+    """GMC Table 4 (5), finetune all parameters of the unified recommender for each domain."""
+    adaptation = config.adaptation.model_copy(update={"kind": "full"})
+    return changed(config, name="gmc_full_finetuning", adaptation=adaptation, compare=())
+
+
+# A row of None is not generative: it has a model of its own and needs no tokenizer.
+ROWS: dict[str, Change | None] = {
+    "popularity": None,
+    "sasrec": None,
+    "tiger": tiger_row,
+    "gmc_separate_codebooks": separate_codebooks,
+    "gmc_separate_recommenders": separate_recommenders,
+    "gmc_without_dcl": without_dcl,
+    "gmc_without_lora": without_lora,
+    "gmc_full_finetuning": full_finetuning,
+}
+
+
+def methods(config: MethodConfig) -> dict[str, MethodConfig]:
+    """Return the generative methods of a run by name: its own, then those it compares with, at its sizes."""
+    rows = {config.name: config}
+    for row in config.compare:
+        if (change := ROWS[row]) is not None:
+            rows[row] = change(config)
+    return rows

@@ -1,0 +1,57 @@
+"""Values of a preset that are set by dotted names, as in a run file or on a command line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from genrec_lab.models.residual_kmeans import ResidualKMeansConfig
+from genrec_lab.models.rqvae import RQVAEConfig
+from genrec_lab.presets.errors import PresetError, did_you_mean
+
+
+def set_key(content: dict[str, Any], key: str, value: Any) -> None:
+    """Set one dotted key of a config written as nested dicts."""
+    place, parts = content, key.split(".")
+    for depth, part in enumerate(parts):
+        where = ".".join(parts[:depth])
+        if not isinstance(place, dict):
+            raise PresetError(f"overrides: {where} is a value and has no keys below it; got {key!r}")
+        if part not in place:
+            raise PresetError(
+                f"overrides: {key!r} is unknown{did_you_mean(part, place)}; "
+                f"{where or 'the config'} has {sorted(place)}"
+            )
+        if depth < len(parts) - 1:
+            place = place[part]
+    if key == "tokenizer.kind":
+        _switch_tokenizer(place, value)
+    else:
+        place[parts[-1]] = value
+
+
+def _switch_tokenizer(place: dict[str, Any], kind: Any) -> None:
+    """Take the defaults of another kind of tokenizer, keeping the values that both have, as its levels."""
+    kinds: dict[str, type[BaseModel]] = {"rqvae": RQVAEConfig, "rkmeans": ResidualKMeansConfig}
+    if kind not in kinds:
+        raise PresetError(
+            f"overrides: tokenizer.kind is {kind!r}{did_you_mean(str(kind), kinds)}; "
+            f"expected one of {list(kinds)}"
+        )
+    shared = {
+        name: value for name, value in place.items() if name in kinds[kind].model_fields and name != "kind"
+    }
+    place.clear()
+    place.update(kinds[kind](**shared).model_dump())
+
+
+def with_tuples(content: dict[str, Any]) -> dict[str, Any]:
+    """Let JSON and YAML lists stand for tuples."""
+    return {key: _tuples(value) for key, value in content.items()}
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(part) for key, part in value.items()}
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,59 @@
+"""What a training tells of itself while it runs and at its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch came to."""
+
+    epoch: int  # counted from 1
+    loss: float  # mean over the samples
+    learning_rate: float  # at its end
+    samples_per_second: float
+    seconds: float  # training and validation
+    metrics: dict[str, float] = field(default_factory=dict)  # empty where the epoch was not validated
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """The history of a training; the model holds the weights of `best_epoch`."""
+
+    history: tuple[EpochRecord, ...]
+    best_epoch: int
+    best_value: float | None  # of the monitor; None where nothing was validated
+    stopped_early: bool
+    seconds: float
+
+
+class Callback:
+    """Hears of each step and epoch; all methods may be left out."""
+
+    def on_step(self, step: int, steps: int, loss: float) -> None:
+        """Called after some of the steps, at most a few times a second."""
+
+    def on_epoch(self, record: EpochRecord, epochs: int) -> None:
+        """Called after each epoch."""
+
+    def on_end(self, result: TrainingResult) -> None:
+        """Called once at the end."""
+
+
+class PrintEpochs(Callback):
+    """One line an epoch, readable in a terminal and in a log file."""
+
+    def __init__(self, title: str = "", every: int = 1) -> None:
+        self.title, self.every = title, every
+
+    def on_epoch(self, record: EpochRecord, epochs: int) -> None:
+        """Print loss, speed and validation metrics."""
+        if record.epoch % self.every and record.epoch != epochs and not record.metrics:
+            return
+        metrics = "  ".join(f"{name} {value:.4f}" for name, value in record.metrics.items())
+        print(
+            f"{self.title} epoch {record.epoch}/{epochs}  loss {record.loss:.4f}  "
+            f"{record.samples_per_second:,.0f} samples/s  {record.seconds:.1f} s  {metrics}",
+            flush=True,
+        )

@@ -1,0 +1,45 @@
+"""How a model is trained: sizes, learning rate, when to look and when to stop."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class TrainingConfig(BaseModel):
+    """How a model is trained; the presets say where their values come from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    epochs: int = Field(100, ge=0)
+    batch_size: int = Field(256, ge=1)  # samples a step, over all processes
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    schedule: Literal["constant", "cosine", "inverse_sqrt"] = "cosine"
+    warmup: float = Field(0.03, ge=0, lt=1)  # share of all steps in which the learning rate rises from 0
+    clip_norm: float | None = Field(1.0, gt=0)  # largest gradient norm
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware gains from it
+    validate_every: int = Field(1, ge=1)  # epochs
+    validate_from: int = Field(1, ge=0)  # the first epoch after which to look; 0 looks before any training
+    validation_users: int | None = Field(None, ge=1)  # a seeded sample of them; None takes all
+    patience: int | None = Field(None, ge=1)  # validations without a better monitor before it stops
+    monitor: str = "ndcg@10"
+
+
+def rate_factor(step: int, steps: int, config: TrainingConfig) -> float:
+    """Return the share of the learning rate that the step (from 0) of so many takes."""
+    warmup = config.warmup * steps
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if config.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1.0, steps - warmup))))
+    if config.schedule == "inverse_sqrt":
+        return math.sqrt(max(warmup, 1.0) / max(step, 1))
+    return 1.0
+
+
+def is_due(epoch: int, config: TrainingConfig) -> bool:
+    """Whether an epoch (from 1) is validated: every so many from the first on, and the last one always."""
+    return epoch == config.epochs or (epoch >= config.validate_from and epoch % config.validate_every == 0)

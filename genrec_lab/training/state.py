@@ -1,0 +1,108 @@
+"""Everything that a resumed training needs to give the numbers of the unbroken one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from genrec_lab.training.callbacks import EpochRecord
+from genrec_lab.training.checkpoints import Checkpoint
+from genrec_lab.training.configs import TrainingConfig
+
+
+class TrainingState:
+    """Everything that a resumed training needs: counters, history, weights, moments, generators."""
+
+    def __init__(
+        self, checkpoint: Checkpoint | None, model: nn.Module, optimizer: Any, schedule: Any, names: list[str]
+    ) -> None:
+        self.checkpoint, self.model, self.optimizer, self.schedule = checkpoint, model, optimizer, schedule
+        self.names = names
+        self.epoch = self.step = self.best_epoch = self.since_best = 0
+        self.best_value = -math.inf
+        self.best: dict[str, Tensor] = {}
+        self.history: list[EpochRecord] = []
+
+    def take(self, record: EpochRecord, config: TrainingConfig) -> None:
+        """Note an epoch, and its weights where it is the best so far."""
+        self.history.append(record)
+        if not record.metrics:
+            return
+        if config.monitor not in record.metrics:
+            raise KeyError(
+                f"training.monitor is {config.monitor!r}; validation gives {sorted(record.metrics)}"
+            )
+        value = record.metrics[config.monitor]
+        self.since_best += 1
+        if value > self.best_value:
+            self.best_value, self.best_epoch, self.since_best = value, record.epoch, 0
+            self.best = {name: tensor.detach().clone() for name, tensor in self._trained().items()}
+
+    def is_patient_no_more(self, config: TrainingConfig) -> bool:
+        """Whether `patience` validations went by without a better one."""
+        return config.patience is not None and self.since_best >= config.patience
+
+    def restore_best(self) -> None:
+        """Give the model the weights of the best validation, where there was one."""
+        trained = self._trained()
+        with torch.no_grad():
+            for name, tensor in self.best.items():
+                trained[name].copy_(tensor)
+
+    def _trained(self) -> dict[str, Tensor]:
+        parameters = dict(self.model.named_parameters())
+        return {name: parameters[name].data for name in self.names}
+
+    def save(self, seconds: float) -> None:
+        """Write a checkpoint, where there is a place for it."""
+        if self.checkpoint is None:
+            return
+        tensors = {f"model/{name}": tensor for name, tensor in self._trained().items()}
+        tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
+        for index, slots in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{index}/{slot}": value for slot, value in slots.items()}
+        tensors["generator"] = torch.get_rng_state()
+        counters = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "best_epoch": self.best_epoch,
+            "since_best": self.since_best,
+            "best_value": None if self.best_value == -math.inf else self.best_value,
+            "seconds": seconds,
+            "history": [asdict(record) for record in self.history],
+        }
+        self.checkpoint.write(tensors, counters)
+
+    def resume(self) -> float:
+        """Take up the last checkpoint, if there is one; return the seconds that were spent before it."""
+        found = self.checkpoint.read() if self.checkpoint is not None else None
+        if found is None:
+            return 0.0
+        tensors, counters = found
+        with torch.no_grad():
+            for name, tensor in self._trained().items():
+                tensor.copy_(tensors[f"model/{name}"])
+        self.best = {name.removeprefix("best/"): t for name, t in tensors.items() if name.startswith("best/")}
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer/"):
+                _, index, slot = name.split("/")
+                slots.setdefault(int(index), {})[slot] = tensor
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": slots})
+        for name in ("epoch", "step", "best_epoch", "since_best"):
+            setattr(self, name, counters[name])
+        self.best_value = -math.inf if counters["best_value"] is None else counters["best_value"]
+        self.history = [EpochRecord(**record) for record in counters["history"]]
+        scheduler = getattr(self.schedule, "scheduler", self.schedule)
+        scheduler.last_epoch = self.step
+        for group, base, factor in zip(
+            self.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+        ):
+            group["lr"] = base * factor(self.step)
+        scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+        torch.set_rng_state(tensors["generator"])
+        return float(counters["seconds"])
