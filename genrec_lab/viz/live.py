@@ -48,7 +48,8 @@ class LiveCurves(Callback):
         self._widget: Any = None
         self._display: Any = None
         self._last_update = float("-inf")
-        self._last_printed = -1
+        self._last_printed = 0
+        self._ended = False
 
     @classmethod
     def tokenizer(
@@ -98,12 +99,14 @@ class LiveCurves(Callback):
         """Put the static figure in place; a resumed training's result also brings the epochs of before."""
         if result is not None:
             self.records = list(result.history)
-        if not self.records:
+        if not self.records or self._ended:
             return
+        self._ended = True
         if self._last_printed < len(self.records) and not self._live:
             self._print(None)
         if self._display is not None:
-            self._display.update(self.figure)
+            # A figure object would show itself a second time; its rendered form takes the widget's place.
+            self._display.update(self.figure._repr_mimebundle_(), raw=True)
         elif in_kernel():
             _display(self.figure)
         self._widget = self._display = None
@@ -116,6 +119,7 @@ class LiveCurves(Callback):
 
     def _take(self, record: object, epochs: int | None) -> None:
         self.records.append(record)
+        self._ended = False
         wait = self._seconds if self._live else _LINE_SECONDS
         if time.monotonic() - self._last_update < wait:
             return

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from genrec_lab.viz.layout import NARROW, finish, wrapped
+from genrec_lab.viz.layout import NARROW, finish, shorten, wrapped
 
 _LINE = 17
 _CELL_PADDING = 12
@@ -43,7 +43,8 @@ def table_figure(
     room = [max(4, int((NARROW - 2 * _SIDE) * share / shares.sum() / _CHARACTER) - 2) for share in shares]
     # Lines are broken here, since the figure must know its height before plotly breaks any.
     head = [
-        wrapped(name, place, most_lines=_MOST_HEADER_LINES) for name, place in zip(headers, room, strict=True)
+        wrapped(_fitted(name, place), place, most_lines=_MOST_HEADER_LINES)
+        for name, place in zip(headers, room, strict=True)
     ]
     cells = [
         [wrapped(str(value), place, most_lines=_MOST_LINES) for value in column]
@@ -75,3 +76,8 @@ def table_figure(
     top = figure.layout.margin.t
     figure.update_layout(margin={"b": _SIDE, "l": _SIDE, "r": _SIDE}, height=round(top + height + _SIDE))
     return figure
+
+
+def _fitted(name: str, room: int) -> str:
+    """The name with each word cut to its column: better an ellipsis than a word broken anywhere."""
+    return " ".join(shorten(word, room) for word in name.split())

@@ -16,6 +16,7 @@ from genrec_lab.viz.figures.identifiers import (
     policy_costs,
 )
 from genrec_lab.viz.figures.method_bars import metric_bars, share_of_best
+from genrec_lab.viz.figures.pictures import item_pictures
 from genrec_lab.viz.figures.residuals import explained_variance, map_purity, residual_atlas, residual_energy
 from genrec_lab.viz.figures.results import BEST_POSSIBLE, ranked_table, results_table, summarise
 from genrec_lab.viz.figures.training import metric_name, recommender_curves, tokenizer_curves
@@ -32,6 +33,7 @@ __all__ = [
     "explained_variance",
     "health_by_level",
     "identifier_examples",
+    "item_pictures",
     "map_purity",
     "metric_bars",
     "metric_name",

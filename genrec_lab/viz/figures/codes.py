@@ -171,7 +171,7 @@ def health_by_level(
                 x=levels,
                 y=values,
                 name=label(name),
-                legendgroup=name,
+                legendgroup=label(name),
                 showlegend=panel == 0,
                 marker=styles[name].bar,
                 customdata=np.column_stack([one.used, one.dead]),

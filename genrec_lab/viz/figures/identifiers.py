@@ -54,7 +54,7 @@ def neighbour_overlap(
                 y=100 * line["overlap"].to_numpy(),
                 mode="lines+markers",
                 name=label(tokenizer),
-                legendgroup=tokenizer,
+                legendgroup=label(tokenizer),
                 showlegend=panel == 0,
                 line={"color": styles[tokenizer].colour, "dash": styles[tokenizer].dash, "width": 2},
                 marker={"symbol": styles[tokenizer].symbol, "size": 7},

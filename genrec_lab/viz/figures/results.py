@@ -119,12 +119,16 @@ def results_table(
         numbers = np.array([_number(text) for text in table[name]])
         best = max((numbers[place] for place in rivals if np.isfinite(numbers[place])), default=np.nan)
         emphasis.append([place in rivals and numbers[place] == best for place in range(table.height)])
+    # Seven columns of values leave room for little else.
+    narrow = len(names) >= 7
+    widths = [44, 126, 58] if narrow else [50, 165, 60]
+    widths += [round((868 - sum(widths)) / max(len(names), 1))] * len(names)
     return table_figure(
         winner_title(summarise(records, metric, k), metric_name(metric, k)),
         records_note(records, f"ranked by the average {metric_name(metric, k)}"),
         table.columns,
         values,
-        widths=[50, 165, 60, *([593 / max(len(names), 1)] * len(names))],
+        widths=widths,
         left=2,
         emphasis=emphasis,
     )

@@ -110,7 +110,7 @@ def recommender_curves(
     made = panels(["Training loss", f"Validation {shown}"], columns=2, row_height=280, column_gap=0.1)
     styles = category_styles(records)
     bests: dict[str, tuple[int, float]] = {}
-    validated_points: list[int] = []
+    everything: list[float] = []
     most = MAX_POINTS // (2 * len(records)) - 1
     for name, run in records.items():
         style = styles[name]
@@ -118,44 +118,25 @@ def recommender_curves(
         x = np.array([record["epoch"] for record in kept], dtype=np.int64)
         losses = np.array([record["loss"] for record in kept], dtype=float)
         _line(made, 0, x, losses, name or "loss", style, "%{y:.4f}", in_legend=True, group=name)
-        validated = [record for record in run if monitor in (record.get("metrics") or {})]
-        validated_points.append(len(validated))
-        values = np.array([record["metrics"][monitor] for record in validated], dtype=float)
-        when = np.array([record["epoch"] for record in validated], dtype=np.int64)
+        when, values = _validation(run, monitor)
         best = int(np.argmax(values)) if len(values) else None
         places = _kept(len(values), most, keep=best)
-        _line(
-            made,
-            1,
-            when[places],
-            values[places],
-            name or shown,
-            style,
-            "%{y:.4f}",
-            in_legend=False,
-            group=name,
-        )
+        x, y = when[places], values[places]
+        _line(made, 1, x, y, name or shown, style, "%{y:.4f}", in_legend=False, group=name)
         _mark_best(made, when, values, best, style, name, written=len(records) == 1)
+        everything += values.tolist()
         if best is not None:
             bests[name] = (int(when[best]), float(values[best]))
-    trained = max((len(run) for run in records.values()), default=0)
     last = max(int(record["epoch"]) for run in records.values() for record in run)
-    made.figure.update_xaxes(title="epoch", range=[0, 1.04 * last], dtick=1 if trained <= 10 else None)
-    flat = (
-        {value for _, value in bests.values()} if all(points <= 1 for points in validated_points) else set()
-    )
-    if flat:
-        # plotly would put a lone value in the middle of -1..1.
-        made.figure.update_yaxes(range=[0, 1.3 * max(flat)], **made.place(1))
+    made.figure.update_xaxes(title="epoch", range=[0, 1.04 * last], dtick=1 if last <= 10 else None)
     made.figure.update_yaxes(title="loss", **made.place(0))
-    made.figure.update_yaxes(title=shown, **made.place(1))
+    made.figure.update_yaxes(title=shown, range=_room_for_star(everything), **made.place(1))
     made.figure.update_layout(showlegend=len(records) > 1, hovermode="x unified")
-    note = f"{counted(trained, 'epoch')}" + (
-        f" at most, {len(records)} trainings" if len(records) > 1 else ""
-    )
+    note = counted(last, "epoch")
+    note += f" at most, {len(records)} trainings" if len(records) > 1 else ""
     if users is not None:
         note += f"; {counted(users, 'validation user')}"
-    return finish_panels(made, _best_title(bests, shown, trained), seeded(note, seed))
+    return finish_panels(made, _best_title(bests, shown, last), seeded(note, seed))
 
 
 def metric_name(metric: str, k: int | None = None) -> str:
@@ -214,13 +195,32 @@ def _line(
         # A lone epoch has no line to see.
         mode="lines+markers" if len(x) <= 40 else "lines",
         name=label(name),
-        legendgroup=group,
+        legendgroup=None if group is None else label(group),
         showlegend=in_legend,
         line={"color": style.colour, "dash": style.dash, "width": 2},
         marker={"symbol": style.symbol, "size": 5},
         hovertemplate=hover,
         **made.place(panel),
     )
+
+
+def _validation(
+    run: Sequence[Mapping[str, Any]], monitor: str
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """The epochs that were validated, and the metric at each."""
+    validated = [record for record in run if monitor in (record.get("metrics") or {})]
+    epochs = np.array([record["epoch"] for record in validated], dtype=np.int64)
+    return epochs, np.array([record["metrics"][monitor] for record in validated], dtype=float)
+
+
+def _room_for_star(values: Sequence[float]) -> list[float] | None:
+    """A range of the axis with room for the best value's number above it."""
+    if not values:
+        return None
+    low, high = min(values), max(values)
+    # A lone value stands on an axis from 0; plotly would put it in the middle of -1..1.
+    span = high - low if high > low else abs(high) or 1.0
+    return [low - 0.06 * span, high + 0.16 * span] if high > low else [0.0, high + 0.3 * span]
 
 
 def _mark_best(
@@ -239,7 +239,7 @@ def _mark_best(
         y=values[places],
         mode="markers+text" if written else "markers",
         text=[f"{values[place]:.4f}" for place in places],
-        textposition="bottom center",
+        textposition="top center",
         cliponaxis=False,
         marker={
             "symbol": "star",
@@ -248,7 +248,7 @@ def _mark_best(
             "line": {"width": 1, "color": theme.REFERENCE},
         },
         name=label(f"best {name}".strip()),
-        legendgroup=name,
+        legendgroup=label(name),
         showlegend=False,
         hovertemplate="best, epoch %{x}: %{y:.4f}<extra></extra>",
         **made.place(1),
