@@ -17,17 +17,16 @@ from genrec_lab.run.kernel import NotebookFailed, execute_notebook
 from genrec_lab.run.locks import held
 from genrec_lab.run.manifest import edited_manifest
 from genrec_lab.run.plan import (
-    COMPARISON,
     Step,
     check_kernel,
     check_notebook,
     choose_notebooks,
-    notebook_parameters,
     plan_step,
 )
 from genrec_lab.run.progress import LogProgress, Progress, StepOutput, TerminalProgress
 from genrec_lab.run.report import build_report
 from genrec_lab.run.runfile import RunFile, read_run_file
+from genrec_lab.run.seeds import COMPARISON
 from genrec_lab.run.store import Run, open_run, project_root, runs_root, unopened_run
 
 __all__ = ["ChainResult", "NotebookFailed", "run"]
@@ -89,8 +88,7 @@ def run(
         _unopened(part, root)
     if dry_run:
         return _dry(chains, root, resume, console)
-    compared = [spec.with_seed(seed).run for seed in seeds] if seeds else [spec.run]
-    results = [_run_chain(part, files, root, resume, compared, console) for part, files in chains]
+    results = [_run_chain(part, files, root, resume, console) for part, files in chains]
     return ChainResult(
         runs=tuple(opened for opened, _ in results),
         steps={opened.name: steps for opened, steps in results},
@@ -152,7 +150,6 @@ def _run_chain(
     notebooks: Sequence[Path],
     root: Path,
     resume: bool,
-    compared: Sequence[str],
     console: Console,
 ) -> tuple[Run, tuple[Step, ...]]:
     opened = open_run(**spec.parameters(), root=root)
@@ -171,8 +168,7 @@ def _run_chain(
                     continue
                 if not resume:
                     opened.forget(step.name)
-                parameters = notebook_parameters(notebook, spec.parameters(), compared)
-                _execute(opened, step, parameters, root, progress)
+                _execute(opened, step, root, progress)
             opened.log("chain_finished")
         except BaseException:
             progress.end()
@@ -184,11 +180,11 @@ def _run_chain(
     return opened, tuple(steps)
 
 
-def _execute(opened: Run, step: Step, parameters: Mapping[str, Any], root: Path, progress: Progress) -> None:
+def _execute(opened: Run, step: Step, root: Path, progress: Progress) -> None:
     executed = opened.folder / "notebooks" / step.notebook.name
     record = {
         "source": hash_file(step.notebook),
-        "parameters": dict(parameters),
+        "parameters": opened.parameters,
         "started_at": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
     _record(opened, step, {**record, "status": "started", "seconds": None})
@@ -199,7 +195,7 @@ def _execute(opened: Run, step: Step, parameters: Mapping[str, Any], root: Path,
             execute_notebook(
                 step.notebook,
                 executed,
-                parameters,
+                opened.parameters,
                 environment={"PLOTLY_RENDERER": _RENDERER, "GENREC_RUNS": str(root)},
                 output=output,
                 waiting=progress.waiting,

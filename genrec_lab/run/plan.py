@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import nbformat
 from jupyter_client.kernelspec import KernelSpecManager
@@ -18,7 +18,6 @@ from genrec_lab.run.seeds import COMPARISON, runs_of, signatures
 from genrec_lab.run.store import Run
 
 KERNEL = "python3"
-COMPARED_RUNS = "runs"  # the comparison notebook alone has this parameter as well: a list of run names
 _PATTERN = "[0-9][0-9]_*.ipynb"
 
 
@@ -61,8 +60,8 @@ def choose_notebooks(
     return [present[name] for name in chosen]
 
 
-def check_notebook(file: Path) -> tuple[str, ...]:
-    """A notebook's parameters; raises `RunError` unless one tagged cell sets just the known ones to literals.
+def check_notebook(file: Path) -> None:
+    """Raise `RunError` unless a notebook has one tagged cell that sets just the known parameters to literals.
 
     papermill itself only warns of a parameter that a notebook does not have, and would run with its default.
     """
@@ -76,16 +75,14 @@ def check_notebook(file: Path) -> tuple[str, ...]:
     names = []
     for statement in ast.parse(cells[0].source).body:
         names += _assigned_literal(file, statement)
-    allowed = (*PARAMETERS, COMPARED_RUNS) if file.stem == COMPARISON else PARAMETERS
     for name in names:
-        if name not in allowed:
-            raise RunError(f"{file}: the parameter {unknown_name(name, allowed)}")
+        if name not in PARAMETERS:
+            raise RunError(f"{file}: the parameter {unknown_name(name, PARAMETERS)}")
     for name in PARAMETERS:
         if name not in names:
             raise RunError(
                 f"{file}: its parameters cell does not set {name!r}, so a run file could not either."
             )
-    return tuple(names)
 
 
 def check_kernel() -> None:
@@ -126,15 +123,6 @@ def plan_step(run: Run, notebook: Path, resume: bool) -> Step:
             notebook, "run", "the notebook was edited since; work that stays the same is not repeated."
         )
     return Step(notebook, "skip", run.state(name, verify=False).reason)
-
-
-def notebook_parameters(
-    notebook: Path, parameters: Mapping[str, Any], compared: Sequence[str]
-) -> dict[str, Any]:
-    """What papermill sets in a notebook: the run's parameters, and for the comparison the runs to compare."""
-    if COMPARED_RUNS in check_notebook(notebook):
-        return {**parameters, COMPARED_RUNS: list(compared)}
-    return dict(parameters)
 
 
 def _compared(run: Run) -> dict[str, str]:

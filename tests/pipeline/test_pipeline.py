@@ -41,7 +41,7 @@ opened.record_metrics("gmc", [
     {"domain": name, "metric": "ndcg", "k": 10, "value": (1 + seed) / 10, "users": 5}
     for name in ("A", "average")])
 """
-COMPARE = 'print("compares", runs)'
+COMPARE = 'print("compares the seeds of", run)'
 
 
 @pytest.fixture
@@ -82,6 +82,7 @@ def actions(result):
     return [[step.action for step in steps] for steps in result.steps.values()]
 
 
+@pytest.mark.slow
 def test_a_chain_runs_once_and_again_only_what_changed(checkout, capsys):
     result = pipeline.run("demo.yaml")
     assert actions(result) == [["run", "run"]]
@@ -135,7 +136,7 @@ def start_chain(checkout):
         cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     checkpoint = checkout / "papermill_runs/out/demo/scratch/02_tokens/epoch"
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 180
     while not checkpoint.exists() or not checkpoint.read_text():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
@@ -143,6 +144,7 @@ def start_chain(checkout):
     return process
 
 
+@pytest.mark.slow
 def test_after_kill_9_the_chain_goes_on_in_the_stage_that_was_killed(checkout):
     process = start_chain(checkout)
     process.send_signal(signal.SIGKILL)
@@ -156,11 +158,12 @@ def test_after_kill_9_the_chain_goes_on_in_the_stage_that_was_killed(checkout):
     assert events.count("stage_resumed") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_chain_ends_its_kernel_and_keeps_the_checkpoint(checkout, number, code):
     process = start_chain(checkout)
     process.send_signal(number)
-    said = process.communicate(timeout=30)[0]
+    said = process.communicate(timeout=90)[0]
     assert process.returncode == code
     assert "Traceback" not in said
     folder = checkout / "papermill_runs/out/demo"
@@ -172,13 +175,14 @@ def test_an_interrupted_chain_ends_its_kernel_and_keeps_the_checkpoint(checkout,
     assert checkpoint.read_text() == reached
 
 
+@pytest.mark.slow
 def test_seeds_run_apart_and_are_compared(checkout, capsys):
-    write_notebook(checkout, "09_compare_runs", COMPARE, parameters="runs = []")
+    write_notebook(checkout, "09_compare_runs", COMPARE)
     assert main(["demo.yaml", "--seeds", "1,3"]) == 0
     for seed in (1, 3):
         recorded = json.loads((checkout / f"papermill_runs/out/demo-seed{seed}/metrics.json").read_text())
         assert {row["value"] for row in recorded["records"]} == {(1 + seed) / 10}
-    assert printed(checkout, "09_compare_runs") == "compares ['demo-seed1', 'demo-seed3']\n"
+    assert printed(checkout, "09_compare_runs") == "compares the seeds of demo\n"
     assert "0.3000 ± 0.1414" in capsys.readouterr().out
 
 
