@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,6 +12,15 @@ import torch
 from genrec_lab.data import Dataset
 from genrec_lab.models import Recommender
 from genrec_lab.run.stages.evaluating import Rankings
+from genrec_lab.viz.layout import counted, percent
+
+_BETWEEN_CODES = " · "
+
+
+def typical_user(users: pl.DataFrame, length: int = 5) -> dict[str, Any]:
+    """The first user of a part of the split whose history is as near as can be to `length` items."""
+    distance = (pl.col("history").list.len().cast(pl.Int64) - length).abs()
+    return users.sort(distance, maintain_order=True).row(0, named=True)
 
 
 def history_tokens(model: Recommender, dataset: Dataset, history: Sequence[int]) -> pl.DataFrame:
@@ -66,6 +76,25 @@ def watch_beams(
     return pl.DataFrame(rows, schema=columns, orient="row")
 
 
+def tell_beams(steps: pl.DataFrame) -> str:
+    """Tell the way of the item that ends first, level by level, in words; steps: of `watch_beams`."""
+    winner = steps.filter(pl.col("level") == pl.col("level").max()).row(0, named=True)
+    codes, lines = winner["prefix"].split(_BETWEEN_CODES), []
+    for level in range(1, len(codes) + 1):
+        kept = steps.filter(pl.col("level") == level)
+        path = _BETWEEN_CODES.join(codes[:level])
+        place = kept["prefix"].to_list().index(path)
+        row = kept.row(place, named=True)
+        after = f"After {_BETWEEN_CODES.join(codes[: level - 1])} the trie" if level > 1 else "The trie"
+        lines.append(
+            f"Level {level}. {after} allows {row['allowed']} of {row['of']} codes, to which the model gives "
+            f"{percent(row['legal_mass'])} of its probability. The path goes on with {codes[level - 1]}; "
+            f"{path} is number {place + 1} of the {counted(kept.height, 'kept prefix', 'kept prefixes')}, at "
+            f"{row['log_probability']:.2f}. Below it: {counted(row['items'], 'item')}, as {row['example']!r}."
+        )
+    return "\n".join(lines)
+
+
 def user_story(rankings: Rankings, dataset: Dataset, method: str, row: int, places: int = 5) -> pl.DataFrame:
     """A test user's history, what a method recommends with its scores, and the target, by their titles.
 
@@ -98,4 +127,4 @@ def _titles(dataset: Dataset, items: Sequence[int]) -> list[str]:
 
 
 def _identifier(codes: Sequence[int] | np.ndarray) -> str:
-    return " · ".join(str(int(code)) for code in codes)
+    return _BETWEEN_CODES.join(str(int(code)) for code in codes)

@@ -1,0 +1,41 @@
+"""The epoch records of stages 05 and 06 as a table and as lines of one figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+Records = Sequence[Mapping[str, Any]]
+Histories = Mapping[str, Mapping[str, Records]]
+
+
+def trainings(histories: Histories, rows: Sequence[str] | None = None) -> dict[str, Records]:
+    """The trainings of some rows (None: of all) by the name "row scope", for `recommender_curves`."""
+    return {
+        f"{row} {scope}": records
+        for row, scopes in histories.items()
+        for scope, records in scopes.items()
+        if rows is None or row in rows
+    }
+
+
+def training_summary(histories: Histories, monitor: str = "ndcg@10") -> pl.DataFrame:
+    """A row a training: `training, epochs, best_epoch, <monitor>, minutes, samples_per_second`.
+
+    best_epoch and the monitor are null where nothing was validated; epoch 0 is before any training.
+    """
+    rows = []
+    for name, records in trainings(histories).items():
+        validated = [record for record in records if monitor in record["metrics"]]
+        best = max(validated, key=lambda record: float(record["metrics"][monitor]), default=None)
+        trained = [record for record in records if record["epoch"] > 0]
+        seconds = sum(record["seconds"] for record in records)
+        rate = sum(record["samples_per_second"] for record in trained) / max(len(trained), 1)
+        found = (None, None) if best is None else (best["epoch"], best["metrics"][monitor])
+        rows.append((name, len(trained), *found, round(seconds / 60, 2), round(rate)))
+    schema = {"training": pl.String, "epochs": pl.Int64, "best_epoch": pl.Int64, monitor: pl.Float64}
+    return pl.DataFrame(
+        rows, schema=schema | {"minutes": pl.Float64, "samples_per_second": pl.Int64}, orient="row"
+    )
