@@ -14,6 +14,7 @@ class TrainingConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     epochs: int = Field(100, ge=0)
+    least_steps: int = Field(0, ge=0)  # small data go through more epochs, until there are so many steps
     batch_size: int = Field(256, ge=1)  # samples a step, over all processes
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
@@ -26,6 +27,12 @@ class TrainingConfig(BaseModel):
     validation_users: int | None = Field(None, ge=1)  # a seeded sample of them; None takes all
     patience: int | None = Field(None, ge=1)  # validations without a better monitor before it stops
     monitor: str = "ndcg@10"
+
+
+def with_enough_epochs(config: TrainingConfig, batches: int) -> TrainingConfig:
+    """Return the config with as many epochs of so many batches as `least_steps` asks for."""
+    epochs = max(config.epochs, math.ceil(config.least_steps / max(batches, 1)))
+    return config.model_copy(update={"epochs": epochs})
 
 
 def rate_factor(step: int, steps: int, config: TrainingConfig) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from genrec_lab.training.callbacks import Callback, EpochRecord, TrainingResult
 from genrec_lab.training.checkpoints import Checkpoint
-from genrec_lab.training.configs import TrainingConfig, is_due, rate_factor
+from genrec_lab.training.configs import TrainingConfig, is_due, rate_factor, with_enough_epochs
 from genrec_lab.training.precision import autocast
 from genrec_lab.training.state import TrainingState
 
@@ -46,6 +46,7 @@ def fit(
     loss is not finite, KeyError where `validate` does not give the monitor.
     """
     torch.manual_seed(seed)
+    config = with_enough_epochs(config, len(batches))
     accelerator = Accelerator()
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
