@@ -131,10 +131,10 @@ def project_residuals(
     """Map the residuals of a sample of items, the same items at each level; stratified by domain.
 
     residuals: (N, L, d), what each level quantised. domains: (N,). size: most items in the sample, at most
-    20,000 (5,000 items of 4 levels are what one figure draws; a level of them takes t-SNE about 25 s of one core).
-    cache: a folder; a map of the same residuals, sample and method is read from it instead of made again.
-    Raises ValueError for shapes that do not fit, NaN, an unknown method, fewer than 3 items or a size out of
-    range.
+    20,000; 5,000 items of 4 levels are what one figure draws, and a level of them takes t-SNE about 25 s of
+    one core. cache: a folder; a map of the same residuals, sample and method is read from it instead of made
+    again. Raises ValueError for shapes that do not fit, NaN, an unknown method, fewer than 3 items or a size
+    out of range.
     """
     vectors = np.asarray(residuals, dtype=np.float32)
     _check(vectors, method, size)

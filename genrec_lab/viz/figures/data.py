@@ -27,6 +27,7 @@ from genrec_lab.viz.theme import category_styles
 
 _MOST_BARS = 24
 _CURVE_POINTS = 300
+_WIDTHS = {"domain": 2.6, "interactions": 1.3}
 _HEADERS = {
     "domain": "domain",
     "users": "users",
@@ -160,7 +161,7 @@ def statistics_table(statistics: pl.DataFrame, *, seed: int | None = None) -> go
         ),
         [_HEADERS[name] for name in names],
         columns,
-        widths=[2.4 if name == "domain" else 1 for name in names],
+        widths=[_WIDTHS.get(name, 1.0) for name in names],
     )
 
 

@@ -18,8 +18,9 @@ from genrec_lab.viz.theme import NOTE_SIZE
 _COLUMNS = 6
 # Pixels: a card's picture, the lines below it, and how large a picture is stored at most.
 _PICTURE, _TEXT_LINE, _STORED = 118, 15, 160
-_TITLE_LINES = 2
-_TITLE_CHARACTERS = 19
+_CARD_WIDTH = (NARROW - 80) / _COLUMNS
+_TITLE_LINES = 3
+_TITLE_CHARACTERS = 21
 
 
 def item_pictures(items: pl.DataFrame, *, rows: int = 2, seed: int = 0) -> go.Figure:
@@ -51,7 +52,7 @@ def item_pictures(items: pl.DataFrame, *, rows: int = 2, seed: int = 0) -> go.Fi
             yref="y",
             xanchor="center",
             yanchor="top",
-            sizex=_PICTURE / (NARROW / _COLUMNS),
+            sizex=_PICTURE / _CARD_WIDTH,
             sizey=_PICTURE / card,
             sizing="contain",
             layer="above",
