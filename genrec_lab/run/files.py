@@ -56,6 +56,21 @@ def read_json(file: Path) -> Any:
         ) from error
 
 
+def as_json(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The mapping as it is read back from JSON, tuples as lists; raises `RunError` at what JSON cannot hold.
+
+    What was written and what is given can then be compared by `==`.
+    """
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(content, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise RunError(
+            f"{name}={content!r} cannot be kept in the manifest ({error}). Use texts, finite "
+            "numbers, booleans, None, lists and mappings only; paths as texts."
+        ) from error
+    return plain
+
+
 def hash_file(file: Path) -> str:
     """SHA-256 of a file's content in hex, read in pieces so that its size does not matter."""
     digest = hashlib.sha256()

@@ -22,7 +22,7 @@ from plotly.graph_objects import Figure
 import genrec_lab
 from genrec_lab.run import execution, results
 from genrec_lab.run.execution import Stage
-from genrec_lab.run.files import RunError, damage, is_disk_full, read_json
+from genrec_lab.run.files import RunError, as_json, damage, is_disk_full, read_json
 from genrec_lab.run.keys import StageState, differences, select_parameters, source_signature, stage_key
 from genrec_lab.run.locks import held, writing
 from genrec_lab.run.manifest import circumstances, edited_manifest, read_manifest
@@ -105,9 +105,9 @@ def unopened_run(
         raise RunError(f"seed={seed!r} is not a whole number of at least 0.")
     parameters = {
         "run": run,
-        "dataset": dict(dataset),
+        "dataset": as_json("dataset", dataset),
         "preset": preset,
-        "overrides": dict(overrides or {}),
+        "overrides": as_json("overrides", overrides or {}),
         "seed": seed,
     }
     config = load_config(preset, overrides or {})
@@ -283,7 +283,8 @@ class Run:
         for name in inputs:
             self.read_stage(name)
             digests[name] = self.manifest()["stages"][name]["digest"]
-        parameters, version, own = self._parameters_of(uses), genrec_lab.__version__, dict(also or {})
+        parameters, version = self._parameters_of(uses), genrec_lab.__version__
+        own = as_json("also", also or {})
         # a stage without input stages reads the dataset's own files, which may change under the same name;
         # where they cannot be seen (a run folder taken to another machine) they count as unchanged
         source = None if inputs else source_signature(parameters.get("dataset"))

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import plotly.graph_objects as go
 import polars as pl
@@ -61,6 +62,8 @@ def test_existing_runs_are_read_as_they_were_last_used(opened, tmp_path):
         ({"run": "../elsewhere"}, "cannot name a folder"),
         ({"run": ""}, "cannot name a folder"),
         ({"dataset": {"domains": {}}}, "lacks a name"),
+        ({"dataset": {"name": "lcrec", "folder": Path("x")}}, "paths as texts"),
+        ({"overrides": {"training.rate": float("nan")}}, "finite numbers"),
         ({"seed": -1}, "seed=-1"),
         ({"seed": True}, "seed=True"),
     ],

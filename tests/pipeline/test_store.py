@@ -64,6 +64,12 @@ def test_only_stages_that_use_a_changed_parameter_run_again(opened, changes, aga
     assert chain(opened(**changes)) == again
 
 
+def test_a_tuple_is_the_list_that_it_is_read_back_as(opened):
+    assert chain(opened(dataset={"name": "bazaar", "domains": ("Garden", "Studio")})) == [True, True, True]
+    assert chain(opened(dataset={"name": "bazaar", "domains": ("Garden", "Studio")})) == [False, False, False]
+    assert chain(opened(dataset={"name": "bazaar", "domains": ["Garden", "Studio"]})) == [False, False, False]
+
+
 def test_other_outputs_of_an_input_make_its_readers_stale(opened):
     chain(opened())
     run = opened(dataset={"name": "bazaar", "items": 9})
