@@ -125,7 +125,7 @@ def _unopened(spec: RunFile, root: Path) -> Run:
     try:
         return unopened_run(**spec.parameters(), root=root)
     except ValueError as error:  # pydantic's errors are ValueErrors too
-        raise RunError(f"preset {spec.preset!r} with overrides {spec.overrides}: {error}") from error
+        raise RunError(str(error)) from error
 
 
 def _dry(
