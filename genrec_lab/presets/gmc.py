@@ -114,15 +114,15 @@ def gmc_small() -> MethodConfig:
             "GMC's method on Bazaar's default size; every size is ours and chosen so that the whole chain "
             "takes minutes."
         ),
-        tokenizer=RQVAEConfig(hidden=(256, 128), levels=3, codebook_size=32, epochs=150, batch_size=512),
+        tokenizer=RQVAEConfig(hidden=(256, 128), levels=3, codebook_size=64, epochs=150, batch_size=512),
         recommender=T5Config(d_model=96, d_kv=24, heads=4, d_ff=256, encoder_layers=2, decoder_layers=2),
-        pairs=PairsConfig(max_history=20, per_user=4),
+        pairs=PairsConfig(max_history=20),
         training=TrainingConfig(
-            epochs=12,
+            epochs=20,
             batch_size=256,
             learning_rate=3e-3,
             schedule="cosine",
-            validate_every=3,
+            validate_every=4,
             validation_users=600,
         ),
         adaptation=AdaptationConfig(
