@@ -5,12 +5,13 @@ Letters: B users, M beams, L levels, K codes of a level, C most children of a no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genrec_lab.decoding.ranked import NO_ITEM, Ranked
 from genrec_lab.decoding.trie import CodeTrie
@@ -37,6 +38,20 @@ class CodeModel(Protocol):
         """Log-probabilities (R, K), float32, of the codes after prefixes (R, l); row r reads user r."""
 
 
+@contextmanager
+def evaluating(model: CodeModel) -> Iterator[None]:
+    """Put a torch module into evaluation mode for a while, so that dropout does not draw the ranking."""
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
 @torch.inference_mode()
 def beam_search(
     model: CodeModel, histories: Histories, trie: CodeTrie, beams: int, top_k: int, *, batch_size: int = 128
@@ -51,11 +66,12 @@ def beam_search(
     if not 1 <= top_k <= beams:
         raise ValueError(f"top_k is {top_k} and beams is {beams}; expected 1 <= top_k <= beams")
     parts = []
-    for start in range(0, len(histories), batch_size):
-        part = histories[start : start + batch_size]
-        nodes, scores = _search(model, model.remember(part), len(part), trie, beams)
-        items = np.where(np.isneginf(scores), NO_ITEM, trie.items[np.maximum(nodes, 0)])
-        parts.append(Ranked.best(items, scores, top_k))
+    with evaluating(model):
+        for start in range(0, len(histories), batch_size):
+            part = histories[start : start + batch_size]
+            nodes, scores = _search(model, model.remember(part), len(part), trie, beams)
+            items = np.where(np.isneginf(scores), NO_ITEM, trie.items[np.maximum(nodes, 0)])
+            parts.append(Ranked.best(items, scores, top_k))
     return (
         Ranked.concatenate(parts)
         if parts

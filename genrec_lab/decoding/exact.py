@@ -10,12 +10,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from genrec_lab.decoding.beam import CodeModel, Histories, beam_search
+from genrec_lab.decoding.beam import CodeModel, Histories, beam_search, evaluating
 from genrec_lab.decoding.ranked import Ranked
 from genrec_lab.decoding.trie import CodeTrie
 
 # The beam's scores come from the cached path, the search's from whole prefixes: their last digits may differ.
-_SLACK = 1e-3
+_SLACK = 1e-3  # share of the bound, and no less than this
 
 
 @torch.inference_mode()
@@ -37,10 +37,12 @@ def exact_top_k(
     """
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}; expected 1 or more")
-    parts = [
-        _branch_and_bound(model, histories[start : start + batch_size], trie, top_k, beams or 2 * top_k, rows)
-        for start in range(0, len(histories), batch_size)
-    ]
+    width = beams or 2 * top_k
+    with evaluating(model):
+        parts = [
+            _branch_and_bound(model, histories[start : start + batch_size], trie, top_k, width, rows)
+            for start in range(0, len(histories), batch_size)
+        ]
     return (
         Ranked.concatenate(parts)
         if parts
@@ -51,7 +53,8 @@ def exact_top_k(
 def _branch_and_bound(
     model: CodeModel, histories: Histories, trie: CodeTrie, top_k: int, beams: int, rows: int
 ) -> Ranked:
-    bound = beam_search(model, histories, trie, max(beams, top_k), top_k).scores[:, -1] - _SLACK
+    found = beam_search(model, histories, trie, max(beams, top_k), top_k).scores[:, -1]
+    bound = found - _SLACK * np.maximum(1.0, np.abs(found))
     memory = model.remember(histories)
     # One row an open prefix: its user, its node, its codes and its score.
     user = np.arange(len(histories))

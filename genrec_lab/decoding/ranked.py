@@ -22,6 +22,7 @@ class Ranked(NamedTuple):
         At equal scores the lower item index comes first. Candidates with a score of -inf are none; rows with
         fewer than top_k others end in -1 and -inf.
         """
+        scores = scores.astype(np.float32)  # first, so that what reads as equal is ordered as equal
         order = np.lexsort((items, -scores), axis=-1)[:, :top_k]
         items, scores = np.take_along_axis(items, order, 1), np.take_along_axis(scores, order, 1)
         missing = top_k - items.shape[1]
@@ -29,7 +30,7 @@ class Ranked(NamedTuple):
             np.where(np.isneginf(scores), NO_ITEM, items), ((0, 0), (0, missing)), constant_values=NO_ITEM
         )
         scores = np.pad(scores, ((0, 0), (0, missing)), constant_values=-np.inf)
-        return cls(items.astype(np.int64), scores.astype(np.float32))
+        return cls(items.astype(np.int64), scores)
 
     @classmethod
     def concatenate(cls, parts: list[Ranked]) -> Ranked:

@@ -31,7 +31,8 @@ class CodeTrie:
     """Prefix tree of identifiers: which codes may follow a prefix, and which item a whole identifier is.
 
     `codes` is (N, L) integers (an array, a tensor or ItemCodes), `items` the (N,) item indices of the rows,
-    by default 0 to N-1. Raises ValueError where two rows are equal: their identifier would name two items.
+    by default 0 to N-1. Raises ValueError where two rows are equal, for their identifier would name two
+    items, and where an item has two rows.
     """
 
     def __init__(
@@ -53,6 +54,8 @@ class CodeTrie:
             raise ValueError(
                 f"items have the shape {rows.shape}; expected ({len(table)},), one for each row of codes"
             )
+        if rows.min() < 0 or len(np.unique(rows)) < len(rows):
+            raise ValueError("items hold an index below 0 or one twice; expected each item's index once")
         code_type = np.min_scalar_type(int(table.max()))
         order = np.lexsort(table.T[::-1])
         table = table[order].astype(code_type)

@@ -31,7 +31,7 @@ class PooledDropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Zero each element with probability p and scale the others by 1 / (1 - p), in training only."""
-        if not self.training or self.p == 0.0:
+        if not self.training or self.p == 0.0 or x.numel() == 0:
             return x
         if x.device.type != "cpu":
             return nn.functional.dropout(x, self.p, training=True)
@@ -53,6 +53,8 @@ class PooledDropout(nn.Module):
         if key not in _POOLS:
             # A generator of its own: whether the pool is there already must not change what a layer draws.
             generator = torch.Generator().manual_seed(0x5EED)
-            keep = torch.rand(_POOL_SIZE, generator=generator) >= self.p
-            _POOLS[key] = (keep / (1.0 - self.p)).to(dtype)
+            # Outside of inference mode, in which a tensor is made that no later training could use.
+            with torch.inference_mode(False):
+                keep = torch.rand(_POOL_SIZE, generator=generator) >= self.p
+                _POOLS[key] = (keep / (1.0 - self.p)).to(dtype)
         return _POOLS[key]

@@ -20,7 +20,15 @@ from torch.nn import functional as F
 
 from genrec_lab.codes import EOS, PAD, ItemCodes
 from genrec_lab.decoding import CodeTrie, Histories, Ranked, beam_search
-from genrec_lab.models.t5 import T5, Cache, Memory, T5Config, from_transformers_name, to_transformers_name
+from genrec_lab.models.t5 import (
+    NORM_EPSILON,
+    T5,
+    Cache,
+    Memory,
+    T5Config,
+    from_transformers_name,
+    to_transformers_name,
+)
 
 if TYPE_CHECKING:
     from transformers import T5ForConditionalGeneration
@@ -77,17 +85,24 @@ class Recommender(nn.Module):
 
     def _matrix(self, histories: Histories) -> Tensor:
         """Lists of items -> (B, I) padded at the right with -1, on the model's device."""
+        self._check_items(histories)
         longest = max((len(h) for h in histories), default=0)
         matrix = np.full((len(histories), longest), _EMPTY, dtype=np.int64)
         for row, history in zip(matrix, histories, strict=True):
             row[: len(history)] = history
-        if matrix.size and (matrix.min() < _EMPTY or matrix.max() >= self.codes.n_items):
-            user = int(np.flatnonzero((matrix.min(1) < _EMPTY) | (matrix.max(1) >= self.codes.n_items))[0])
-            raise ValueError(
-                f"history {user} holds {sorted(set(matrix[user].tolist()) - {_EMPTY})}; "
-                f"expected item indices from 0 to {self.codes.n_items - 1}"
-            )
         return torch.from_numpy(matrix).to(self.item_tokens.device)
+
+    def _check_items(self, histories: Histories) -> None:
+        for user, history in enumerate(histories):
+            items = np.asarray(history)
+            if items.size and not np.issubdtype(items.dtype, np.integer):
+                raise ValueError(f"history {user} holds {items.dtype} values; expected item indices")
+            foreign = items[(items < 0) | (items >= self.codes.n_items)]
+            if foreign.size:
+                raise ValueError(
+                    f"history {user} holds item {foreign[0]}; "
+                    f"expected item indices from 0 to {self.codes.n_items - 1}"
+                )
 
     # --- decoding: the protocol genrec_lab.decoding.CodeModel
 
@@ -144,7 +159,6 @@ class Recommender(nn.Module):
             self._tries[domain] = CodeTrie(self.codes.codes[items], items)
         return self._tries[domain]
 
-    @torch.inference_mode()
     def recommend(
         self,
         histories: Histories,
@@ -160,28 +174,22 @@ class Recommender(nn.Module):
         (the only domain where there is one). `beams` is by default the larger of top_k and 20, GMC's width.
         Raises ValueError for an unknown item or domain, or an empty history whose domain is not told.
         """
-        training = self.training
-        self.eval()
-        try:
-            names = self._domains_of(histories, domain)
-            items = np.full((len(histories), top_k), -1, dtype=np.int64)
-            scores = np.full((len(histories), top_k), -np.inf, dtype=np.float32)
-            for name in dict.fromkeys(names):
-                # Users with histories of like length go together, so that hardly any padding is decoded.
-                rows = np.array([row for row, n in enumerate(names) if n == name])
-                rows = rows[np.argsort([len(histories[row]) for row in rows], kind="stable")]
-                ranked = beam_search(
-                    self,
-                    [histories[row] for row in rows],
-                    self.trie(name),
-                    beams or max(top_k, 20),
-                    top_k,
-                    batch_size=batch_size,
-                )
-                items[rows], scores[rows] = ranked
-            return Ranked(items, scores)
-        finally:
-            self.train(training)
+        names = self._domains_of(histories, domain)
+        items = np.full((len(histories), top_k), -1, dtype=np.int64)
+        scores = np.full((len(histories), top_k), -np.inf, dtype=np.float32)
+        for name in dict.fromkeys(names):
+            # Users with histories of like length go together, so that hardly any padding is decoded.
+            rows = np.array([row for row, n in enumerate(names) if n == name])
+            rows = rows[np.argsort([len(histories[row]) for row in rows], kind="stable")]
+            items[rows], scores[rows] = beam_search(
+                self,
+                [histories[row] for row in rows],
+                self.trie(name),
+                beams or max(top_k, 20),
+                top_k,
+                batch_size=batch_size,
+            )
+        return Ranked(items, scores)
 
     def _domains_of(self, histories: Histories, domain: str | Sequence[str] | None) -> list[str]:
         names = self.codes.domain_names
@@ -200,6 +208,7 @@ class Recommender(nn.Module):
                 raise ValueError(
                     f"history {empty[0]} is empty, so its domain is unknown; pass domain=, one of {names}"
                 )
+            self._check_items(histories)
             wanted = [names[self.codes.domain_index[history[-1]]] for history in histories]
         for name in wanted:
             if name not in names:
@@ -272,13 +281,18 @@ class Recommender(nn.Module):
     def from_transformers(cls, t5: T5ForConditionalGeneration, codes: ItemCodes) -> Self:
         """Take over a transformers T5 whose vocabulary is that of `codes`.
 
-        Raises ValueError where the vocabulary is another one or the embeddings are not tied.
+        Raises ValueError where the vocabulary is another one, the embeddings are not tied, or a setting is
+        one that T5Config does not have.
         """
         theirs: Any = t5.config
         if theirs.vocab_size != codes.vocabulary_size:
             raise ValueError(
                 f"the T5's vocab_size is {theirs.vocab_size}; "
                 f"the identifiers need {codes.vocabulary_size} tokens"
+            )
+        if theirs.layer_norm_epsilon != NORM_EPSILON:
+            raise ValueError(
+                f"the T5's layer_norm_epsilon is {theirs.layer_norm_epsilon}; expected {NORM_EPSILON}"
             )
         config = T5Config(
             d_model=theirs.d_model,

@@ -13,12 +13,13 @@ from collections.abc import Iterable
 from typing import Literal, NamedTuple, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec_lab.models.dropout import PooledDropout
 
+NORM_EPSILON = 1e-6  # of every T5 release
 _NEGATIVE = -1e9  # masks a score; finite, so that a row without any place does not give NaN
 
 
@@ -41,6 +42,16 @@ class T5Config(BaseModel):
     relative_buckets: int = Field(32, ge=4)  # of the position bias
     relative_max_distance: int = Field(128, ge=8)  # tokens; places farther apart share the last bucket
     scale_output: bool = True  # states times d_model**-0.5 before the tied head, as T5 1.0 does
+
+    @model_validator(mode="after")
+    def _has_far_buckets(self) -> T5Config:
+        # In the decoder, which looks one way, half of the buckets hold a distance each.
+        if self.relative_max_distance <= self.relative_buckets // 2:
+            raise ValueError(
+                f"relative_max_distance is {self.relative_max_distance} with {self.relative_buckets} "
+                f"relative_buckets; expected more than {self.relative_buckets // 2}, half of the buckets"
+            )
+        return self
 
 
 class Memory(NamedTuple):
@@ -78,7 +89,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
-        return F.rms_norm(x, self.weight.shape, self.weight, 1e-6)
+        return F.rms_norm(x, self.weight.shape, self.weight, NORM_EPSILON)
 
 
 class Attention(nn.Module):

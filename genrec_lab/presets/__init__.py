@@ -75,8 +75,9 @@ def load(name: str, overrides: Mapping[str, Any] | None = None) -> MethodConfig:
     if not overrides:
         return config
     content = config.model_dump()
-    for key, value in overrides.items():
-        set_key(content, key, value)
+    # The kind goes first: it changes which other keys there are.
+    for key in sorted(overrides, key=lambda name: name != "tokenizer.kind"):
+        set_key(content, key, overrides[key])
     try:
         return MethodConfig.model_validate(with_tuples(content))
     except ValidationError as error:

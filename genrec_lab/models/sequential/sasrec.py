@@ -9,7 +9,7 @@ Letters: B users, T places of a sequence, D width, N items of the domain.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -98,15 +98,10 @@ class SASRec(nn.Module):
 
     def _places_of(self, row: int, history: Sequence[int]) -> np.ndarray:
         """Turn item indices into the domain's own, the most recent `max_history` of them."""
-        recent = np.asarray(history, dtype=np.int64)[-self.config.max_history :]
-        places = np.searchsorted(self.items, recent)
-        if not len(recent):
+        if not len(history):
             raise ValueError(f"history {row} is empty; SASRec needs at least one item")
-        if (places == len(self.items)).any() or (self.items[places] != recent).any():
-            raise ValueError(
-                f"history {row} holds {recent.tolist()}, not all of which are items of this model's domain"
-            )
-        return places
+        recent = np.asarray(history, dtype=np.int64)[-self.config.max_history :]
+        return _places(self.items, recent, f"history {row}")
 
     def save(self, folder: Path) -> Path:
         """Write weights and config into a folder."""
@@ -135,15 +130,16 @@ class SequenceBatches:
     def __init__(
         self,
         items: np.ndarray,
-        sequences: Iterator[Sequence[int]] | Sequence[Sequence[int]],
+        sequences: Iterable[Sequence[int]],
         batch_size: int,
         max_history: int,
     ) -> None:
+        """Cut the sequences; ValueError where one holds an item that is not among `items` (N,), ascending."""
         self.batch_size = batch_size
         self.rows: list[np.ndarray] = []
         self.skipped = 0
-        for sequence in sequences:
-            places = np.searchsorted(items, np.asarray(sequence, dtype=np.int64))
+        for number, sequence in enumerate(sequences):
+            places = _places(items, np.asarray(sequence, dtype=np.int64), f"sequence {number}")
             if len(places) < 2:
                 self.skipped += 1
             # Pieces share one item: the last of a piece is the first of the next, where it is only read.
@@ -183,6 +179,17 @@ class _Block(nn.Module):
         weights = self.dropout(scores.masked_fill(future, -torch.inf).float().softmax(-1).to(v.dtype))
         x = self.attention_norm(x + self.dropout(self.out((weights @ v).transpose(1, 2).flatten(-2))))
         return self.feed_forward_norm(x + self.dropout(self.down(F.gelu(self.up(x)))))
+
+
+def _places(items: np.ndarray, wanted: np.ndarray, where: str) -> np.ndarray:
+    """Return the places of wanted items among a domain's `items`, ascending; `where` is for the error."""
+    places = np.searchsorted(items, wanted)
+    foreign = wanted[items[np.minimum(places, len(items) - 1)] != wanted]
+    if len(foreign):
+        raise ValueError(
+            f"{where} holds item {foreign[0]}, which is not among the {len(items)} of the domain"
+        )
+    return places
 
 
 def _padded(rows: Sequence[np.ndarray], width: int) -> Tensor:

@@ -1,0 +1,101 @@
+"""What tests of models and decoding share: tiny catalogues and recommenders, scores by brute force."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import pytest
+import torch
+from transformers import T5ForConditionalGeneration
+
+from genrec_lab.codes import EOS, PAD, ItemCodes
+from genrec_lab.models import Recommender, T5Config
+
+TINY = T5Config(
+    d_model=16,
+    d_kv=4,
+    heads=3,
+    d_ff=24,
+    encoder_layers=2,
+    decoder_layers=2,
+    relative_buckets=8,
+    relative_max_distance=16,
+)
+
+
+def unique_codes(items: dict[str, int], sizes: Sequence[int], seed: int = 0) -> ItemCodes:
+    """Random identifiers for so many items a domain, unique within each, the domains' items mixed."""
+    rng = np.random.default_rng(seed)
+    rows: list[tuple[np.ndarray, str]] = []
+    for domain, count in items.items():
+        chosen = rng.choice(int(np.prod(sizes)), size=count, replace=False)
+        rows += [(row, domain) for row in np.stack(np.unravel_index(chosen, sizes), axis=1)]
+    order = rng.permutation(len(rows))
+    return ItemCodes(np.array([rows[i][0] for i in order]), tuple(sizes), domains=[rows[i][1] for i in order])
+
+
+def tiny_recommender(
+    codes: ItemCodes, *, sharpness: float = 1.0, seed: int = 0, config: T5Config = TINY
+) -> Recommender:
+    """A recommender with random weights; sharpness multiplies its logits: 0.001 is flat, 10 is peaked."""
+    torch.manual_seed(seed)
+    model = Recommender(codes, config)
+    with torch.no_grad():
+        model.t5.decoder_norm.weight.mul_(sharpness)
+    return model.eval()
+
+
+_THEIRS: WeakKeyDictionary[Recommender, T5ForConditionalGeneration] = WeakKeyDictionary()
+
+
+@torch.no_grad()
+def score_by_force(model: Recommender, history: Sequence[int], items: Sequence[int]) -> np.ndarray:
+    """Sum log P(code) of each item in float64, from transformers' T5 with the weights at the first call."""
+    theirs = _THEIRS.get(model)
+    if theirs is None:
+        theirs = _THEIRS[model] = model.to_transformers()
+    tokens = torch.from_numpy(model.codes.tokens())
+    read = torch.tensor([[*tokens[list(history)].flatten().tolist(), EOS]]).expand(len(items), -1)
+    wanted = tokens[torch.as_tensor(items)]
+    written = torch.cat([torch.full((len(items), 1), PAD), wanted[:, :-1]], dim=1)
+    log_probs = theirs(input_ids=read, decoder_input_ids=written).logits.double().log_softmax(-1)
+    return log_probs.gather(2, wanted[:, :, None]).sum((1, 2)).numpy()
+
+
+def best_by_force(scores: np.ndarray, items: Sequence[int], top_k: int) -> list[int]:
+    """The items with the highest scores, the lower index first where two are equal."""
+    return [item for _, item in sorted((-score, item) for score, item in zip(scores, items, strict=True))][
+        :top_k
+    ]
+
+
+@pytest.fixture(scope="session")
+def make_codes() -> Callable[..., ItemCodes]:
+    """`make_codes({"a": 5, "b": 3}, sizes, seed)`: unique random identifiers."""
+    return unique_codes
+
+
+@pytest.fixture(scope="session")
+def make_recommender() -> Callable[..., Recommender]:
+    """`make_recommender(codes, sharpness=, seed=, config=)`: a tiny one, in evaluation mode."""
+    return tiny_recommender
+
+
+@pytest.fixture(scope="session")
+def force() -> Callable[..., np.ndarray]:
+    """`force(model, history, items)`: log-probabilities of whole identifiers by transformers."""
+    return score_by_force
+
+
+@pytest.fixture(scope="session")
+def best() -> Callable[..., list[int]]:
+    """`best(scores, items, top_k)`: the items in the order of their scores."""
+    return best_by_force
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> T5Config:
+    """Sizes of the tiny recommender."""
+    return TINY

@@ -1,0 +1,116 @@
+"""The exact top-k against scoring every item by force."""
+
+from __future__ import annotations
+
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genrec_lab.codes import ItemCodes
+from genrec_lab.decoding import CodeTrie, beam_search, exact_top_k
+from genrec_lab.models import Recommender
+
+SIZES = (4, 5, 3)
+HISTORIES = [[3, 1, 4], [], [7], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]]
+
+
+@pytest.fixture(scope="module")
+def codes(make_codes) -> ItemCodes:
+    return make_codes({"a": 40, "b": 6}, SIZES)
+
+
+@pytest.fixture(scope="module", params=[0.001, 1.0, 12.0, 100.0], ids=["flat", "plain", "peaked", "extreme"])
+def model(request, codes, make_recommender) -> Recommender:
+    return make_recommender(codes, sharpness=request.param)
+
+
+def trie_of(codes: ItemCodes, domain: str) -> CodeTrie:
+    items = codes.domain_items(domain)
+    return CodeTrie(codes.codes[items], items)
+
+
+def assert_best(ranked, row: int, scores: np.ndarray, items: np.ndarray, top_k: int) -> None:
+    """The ranked items are as good as the best by force, each with its own score."""
+    of_item = dict(zip(items.tolist(), scores, strict=True))
+    count = min(top_k, len(items))
+    found = ranked.items[row, :count].tolist()
+    assert len(set(found)) == count
+    tolerance = 1e-4 * max(1.0, np.abs(scores).max())
+    np.testing.assert_allclose([of_item[item] for item in found], ranked.scores[row, :count], atol=tolerance)
+    np.testing.assert_allclose(
+        [of_item[item] for item in found], np.sort(scores)[::-1][:count], atol=2 * tolerance
+    )
+    assert (ranked.items[row, count:] == -1).all()
+    assert np.isneginf(ranked.scores[row, count:]).all()
+
+
+@pytest.mark.parametrize("domain, top_k", [("a", 1), ("a", 10), ("a", 45), ("b", 10)])
+def test_it_is_the_ranking_by_force(model, codes, domain: str, top_k: int, force) -> None:
+    items = codes.domain_items(domain)
+    ranked = exact_top_k(model, HISTORIES, trie_of(codes, domain), top_k)
+    assert ranked.items.shape == ranked.scores.shape == (len(HISTORIES), top_k)
+    for row, history in enumerate(HISTORIES):
+        assert_best(ranked, row, force(model, history, items), items, top_k)
+
+
+@settings(max_examples=20)
+@given(data=st.data())
+def test_it_is_the_ranking_by_force_in_any_catalogue(
+    data: st.DataObject, make_codes, make_recommender, force
+) -> None:
+    sizes = data.draw(st.sampled_from([(12,), (4, 4), (2, 3, 4), (2, 2, 2, 3)]), label="sizes")
+    count = data.draw(st.integers(1, 12), label="items")
+    codes = make_codes({"a": count, "b": 2}, sizes, seed=data.draw(st.integers(0, 99), label="codes"))
+    model = make_recommender(
+        codes,
+        seed=data.draw(st.integers(0, 99), label="weights"),
+        sharpness=data.draw(st.sampled_from([0.01, 1.0, 5.0, 30.0]), label="sharpness"),
+    )
+    history = data.draw(st.lists(st.integers(0, count + 1), max_size=5), label="history")
+    top_k, beams = data.draw(st.integers(1, 14), label="top_k"), data.draw(st.none() | st.integers(1, 20))
+    items = codes.domain_items("a")
+    ranked = exact_top_k(model, [history], trie_of(codes, "a"), top_k, beams=beams)
+    assert_best(ranked, 0, force(model, history, items), items, top_k)
+
+
+def test_it_finds_what_a_narrow_beam_misses(codes, make_recommender) -> None:
+    """There are users whose best item lies below a prefix that a narrow beam leaves."""
+    histories = [[a, b] for a in range(20) for b in (21, 30)]
+    model, trie = make_recommender(codes, seed=2, sharpness=2.0), trie_of(codes, "a")
+    beam, exact = beam_search(model, histories, trie, 2, 2), exact_top_k(model, histories, trie, 2)
+    assert (exact.scores >= beam.scores - 1e-4).all()
+    assert (exact.items != beam.items).any(), "choose another seed: this beam misses nothing"
+
+
+@pytest.mark.parametrize("batch_size, rows, beams", [(1, 4096, None), (2, 1, None), (32, 3, 2), (3, 7, 40)])
+def test_how_the_work_is_cut_changes_nothing(codes, make_recommender, batch_size, rows, beams) -> None:
+    model, trie = make_recommender(codes, sharpness=3.0), trie_of(codes, "a")
+    whole = exact_top_k(model, HISTORIES, trie, 7)
+    cut = exact_top_k(model, HISTORIES, trie, 7, batch_size=batch_size, rows=rows, beams=beams)
+    np.testing.assert_array_equal(cut.items, whole.items)
+    np.testing.assert_allclose(cut.scores, whole.scores, atol=1e-4)
+
+
+def test_a_sure_model_opens_few_prefixes(make_codes, make_recommender) -> None:
+    """What the bound is for: of 3,000 items only a small part is scored."""
+    codes = make_codes({"a": 3000}, (16, 16, 16))
+    model = make_recommender(codes, sharpness=12.0)
+    with patch.object(model, "continuations", wraps=model.continuations) as spied:
+        exact_top_k(model, [[1, 2, 3], [4]], CodeTrie(codes), 5)
+    opened = [len(call.args[1]) for call in spied.call_args_list]
+    prefixes = len(np.unique(codes.codes[:, :2], axis=0))
+    assert len(opened) == 3  # a level each
+    assert opened[-1] < 0.25 * 2 * prefixes
+
+
+def test_no_user_gets_no_row(codes, make_recommender) -> None:
+    ranked = exact_top_k(make_recommender(codes), [], trie_of(codes, "a"), 3)
+    assert ranked.items.shape == ranked.scores.shape == (0, 3)
+
+
+def test_no_item_asked_for_is_refused(codes, make_recommender) -> None:
+    with pytest.raises(ValueError, match="top_k is 0; expected 1 or more"):
+        exact_top_k(make_recommender(codes), [[1]], trie_of(codes, "a"), 0)
