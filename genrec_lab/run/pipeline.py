@@ -14,7 +14,7 @@ from rich.console import Console
 
 from genrec_lab.run.files import RunError, hash_file
 from genrec_lab.run.kernel import NotebookFailed, execute_notebook
-from genrec_lab.run.locks import held
+from genrec_lab.run.locks import held, writing
 from genrec_lab.run.manifest import edited_manifest
 from genrec_lab.run.plan import (
     Step,
@@ -25,6 +25,7 @@ from genrec_lab.run.plan import (
 )
 from genrec_lab.run.progress import LogProgress, Progress, StepOutput, TerminalProgress
 from genrec_lab.run.report import build_report
+from genrec_lab.run.results import drop_figures_before
 from genrec_lab.run.runfile import RunFile, read_run_file
 from genrec_lab.run.seeds import COMPARISON
 from genrec_lab.run.store import Run, open_run, project_root, runs_root, unopened_run
@@ -189,7 +190,7 @@ def _execute(opened: Run, step: Step, root: Path, progress: Progress) -> None:
     }
     _record(opened, step, {**record, "status": "started", "seconds": None})
     progress.step(step.name, "runs", step.reason)
-    started, status = time.monotonic(), "interrupted"
+    began, started, status = time.time(), time.monotonic(), "interrupted"
     try:
         with StepOutput(executed.with_suffix(".log"), step.name, progress) as output:
             execute_notebook(
@@ -201,6 +202,8 @@ def _execute(opened: Run, step: Step, root: Path, progress: Progress) -> None:
                 waiting=progress.waiting,
             )
         _check_stage(opened, step)
+        with writing(opened.folder):
+            drop_figures_before(opened.folder, step.name, began)
         status = "finished"
     except NotebookFailed:
         status = "failed"

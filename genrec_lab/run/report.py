@@ -137,7 +137,9 @@ def _stage(
     html += f'<p class="note">{line}</p>' + _figures(run.folder, figures, index)
     if record is not None and record.get("outputs"):
         rows = [(path, f"{file['bytes']:,}", file["sha256"][:16]) for path, file in record["outputs"].items()]
-        html += _details(f"{len(rows)} output files", _table(("file", "bytes", "sha256"), rows))
+        html += _details(
+            f"{len(rows)} output file{'s' * (len(rows) > 1)}", _table(("file", "bytes", "sha256"), rows)
+        )
     return html
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -100,12 +101,12 @@ def save_figure(folder: Path, name: str, figure: Figure, caption: str, stage: st
     index = figure_index(folder)
     (folder / "figures").mkdir(exist_ok=True)
     write_text(folder / "figures" / f"{name}.json", str(figure.to_json()))
-    index[name] = {"caption": caption, "stage": stage}
+    index[name] = {"caption": caption, "stage": stage, "saved_at": time.time()}
     write_json(folder / "figures" / "index.json", index)
 
 
 def figure_index(folder: Path) -> dict[str, dict[str, Any]]:
-    """`{name: {"caption", "stage"}}` of a run's figures, in the order in which they were first saved."""
+    """`{name: {"caption", "stage", "saved_at"}}` of a run's figures, in the order of their first saving."""
     file = folder / "figures" / "index.json"
     return dict(read_json(file)) if file.is_file() else {}
 
@@ -129,10 +130,26 @@ def drop_stage_results(folder: Path, stage: str, into: Path | None = None) -> No
         kept = [record for record in content["records"] if record not in gone]
         left = {method: note for method, note in content["notes"].items() if method not in methods}
         write_json(folder / "metrics.json", {"records": kept, "notes": left})
-    if names:
-        write_json(folder / "figures" / "index.json", {n: e for n, e in index.items() if n not in names})
-        for name in names:
-            (folder / "figures" / f"{name}.json").unlink(missing_ok=True)
+    _remove_figures(folder, names)
+
+
+def drop_figures_before(folder: Path, stage: str, moment: float) -> None:
+    """Remove a stage's figures that were last saved before `moment` (seconds of the epoch).
+
+    After its notebook was executed from start to end those are the ones it does not make any more.
+    The caller holds the write lock.
+    """
+    entries = figure_index(folder).items()
+    _remove_figures(folder, [n for n, e in entries if e["stage"] == stage and e["saved_at"] < moment])
+
+
+def _remove_figures(folder: Path, names: list[str]) -> None:
+    if not names:
+        return
+    kept = {name: entry for name, entry in figure_index(folder).items() if name not in names}
+    write_json(folder / "figures" / "index.json", kept)
+    for name in names:
+        (folder / "figures" / f"{name}.json").unlink(missing_ok=True)
 
 
 def restore_stage_results(folder: Path, source: Path) -> None:

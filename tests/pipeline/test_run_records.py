@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -105,6 +106,20 @@ def test_metrics_that_cannot_be_compared_are_refused(opened, rows, message):
 def test_impossible_figure_names_are_refused(opened, name):
     with pytest.raises(RunError, match="figure's name"):
         opened().figure(name, go.Figure())
+
+
+def test_figures_that_a_notebook_no_longer_makes_go(opened):
+    run = opened()
+    run.figure("of-no-stage", go.Figure())
+    with run.stage(DATA):
+        run.figure("former", go.Figure())
+        run.figure("kept", go.Figure())
+    moment = time.time()
+    run.figure("kept", go.Figure())
+    results.drop_figures_before(run.folder, DATA, moment)
+    assert list(results.figure_index(run.folder)) == ["of-no-stage", "kept"]
+    stored = sorted(file.name for file in (run.folder / "figures").iterdir())
+    assert stored == ["index.json", "kept.json", "of-no-stage.json"]
 
 
 def test_a_crash_while_writing_leaves_the_old_file_whole(tmp_path, monkeypatch):
