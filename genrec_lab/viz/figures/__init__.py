@@ -1,6 +1,7 @@
 """Every figure of the lab: functions from arrays and frames to a plotly figure."""
 
 from genrec_lab.evaluation.ranking import AVERAGE
+from genrec_lab.viz.figures.bounds import room_above
 from genrec_lab.viz.figures.codes import code_sharing, code_usage, health_by_level, shared_share
 from genrec_lab.viz.figures.comparisons import (
     adaptation_change,
@@ -46,6 +47,7 @@ __all__ = [
     "residual_atlas",
     "residual_energy",
     "results_table",
+    "room_above",
     "sequence_lengths",
     "share_of_best",
     "shared_share",
