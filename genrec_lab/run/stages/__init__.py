@@ -1,28 +1,49 @@
 """The work behind the notebooks, a function a stage, and readers of what the stages wrote."""
 
+from genrec_lab.run.stages.adapted import adaptation_sizes, describe_adaptation, load_adaptation_history
 from genrec_lab.run.stages.adapting import adapt_to_domains, load_adapted
 from genrec_lab.run.stages.bounds import floor_and_ceiling
 from genrec_lab.run.stages.checking import Machine, check_machine, matmul_speed
+from genrec_lab.run.stages.comparing import Comparison, compare_runs
+from genrec_lab.run.stages.differences import differences_by_domain, differences_to_rows, strongest_other
 from genrec_lab.run.stages.evaluating import Rankings, compare_beam_with_exact, load_rankings, rank_test_users
+from genrec_lab.run.stages.histories import training_summary, trainings
 from genrec_lab.run.stages.mapping import Atlas, codeword_sums, comparable_codes, load_atlas, map_residuals
 from genrec_lab.run.stages.policies import compare_policies
 from genrec_lab.run.stages.preparing import Prepared, load_prepared, prepare_data
 from genrec_lab.run.stages.recommending import load_history, load_recommender, train_recommenders
+from genrec_lab.run.stages.stories import (
+    history_tokens,
+    places_already_had,
+    story_figure,
+    tell_beams,
+    typical_user,
+    user_story,
+    watch_beams,
+)
 from genrec_lab.run.stages.tokenizing import Identified, load_identified, load_vectors, train_tokenizers
 
 __all__ = [
     "Atlas",
+    "Comparison",
     "Identified",
     "Machine",
     "Prepared",
     "Rankings",
     "adapt_to_domains",
+    "adaptation_sizes",
     "check_machine",
     "codeword_sums",
     "comparable_codes",
     "compare_beam_with_exact",
     "compare_policies",
+    "compare_runs",
+    "describe_adaptation",
+    "differences_by_domain",
+    "differences_to_rows",
     "floor_and_ceiling",
+    "history_tokens",
+    "load_adaptation_history",
     "load_adapted",
     "load_atlas",
     "load_history",
@@ -33,8 +54,17 @@ __all__ = [
     "load_vectors",
     "map_residuals",
     "matmul_speed",
+    "places_already_had",
     "prepare_data",
     "rank_test_users",
+    "story_figure",
+    "strongest_other",
+    "tell_beams",
     "train_recommenders",
     "train_tokenizers",
+    "training_summary",
+    "trainings",
+    "typical_user",
+    "user_story",
+    "watch_beams",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 import polars as pl
 import torch
 
@@ -13,8 +14,10 @@ from genrec_lab.data import Dataset
 from genrec_lab.models import Recommender
 from genrec_lab.run.stages.evaluating import Rankings
 from genrec_lab.viz.layout import counted, percent
+from genrec_lab.viz.tables import table_figure
 
 _BETWEEN_CODES = " · "
+_RECOMMENDED, _HIT = "recommended", "recommended, the target"
 
 
 def typical_user(users: pl.DataFrame, length: int = 5) -> dict[str, Any]:
@@ -104,7 +107,7 @@ def user_story(rankings: Rankings, dataset: Dataset, method: str, row: int, plac
     user = rankings.users.row(row, named=True)
     items = [int(item) for item in rankings.items[method][row][:places] if item >= 0]
     scores = [float(score) for score in rankings.scores[method][row][: len(items)]]
-    hit = ["recommended, the target" if item == user["target"] else "recommended" for item in items]
+    hit = [_HIT if item == user["target"] else _RECOMMENDED for item in items]
     frame = {
         "part": ["had"] * len(user["history"]) + hit + ["target"],
         "place": [*range(1, len(user["history"]) + 1), *range(1, len(items) + 1), None],
@@ -112,6 +115,26 @@ def user_story(rankings: Rankings, dataset: Dataset, method: str, row: int, plac
         "score": [*[None] * len(user["history"]), *scores, None],
     }
     return pl.DataFrame(frame, schema_overrides={"place": pl.Int64, "score": pl.Float64})
+
+
+def story_figure(story: pl.DataFrame, method: str) -> go.Figure:
+    """`user_story` as a table for the report; its title says at which place the target stands, if at all."""
+    hits = story.filter(pl.col("part") == _HIT)
+    shown = story.filter(pl.col("part").is_in([_RECOMMENDED, _HIT])).height
+    if hits.height:
+        title = f"{method} puts what the user took at place {hits['place'][0]}"
+    else:
+        title = f"What the user took is not among the first {shown} of {method}"
+    columns = {
+        "": story["part"].to_list(),
+        "place": ["" if place is None else str(place) for place in story["place"]],
+        "title": story["title"].to_list(),
+        "log-probability": ["" if score is None else f"{score:.2f}" for score in story["score"]],
+    }
+    note = "had: the history, oldest first; target: what the user took next"
+    return table_figure(
+        title, note, list(columns), list(columns.values()), widths=[200, 56, 500, 130], left=3
+    )
 
 
 def places_already_had(rankings: Rankings, method: str) -> float:
