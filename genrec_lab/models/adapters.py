@@ -105,5 +105,5 @@ def _peft_config(config: LoRAConfig) -> LoraConfig:
 
 
 def _adapter_name(domain: str) -> str:
-    """A name that can stand in the path of a module, which has no dots."""
-    return domain.replace(".", "_")
+    """A name that can stand in the path of a module: without dots, and none that a module has, as "keys"."""
+    return "domain_" + domain.replace(".", "_")
