@@ -16,10 +16,12 @@ class TrainingConfig(BaseModel):
     epochs: int = Field(100, ge=0)
     least_steps: int = Field(0, ge=0)  # small data go through more epochs, until there are so many steps
     batch_size: int = Field(256, ge=1)  # samples a step, over all processes
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: on the weights of linear layers, AdamW elsewhere
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     schedule: Literal["constant", "cosine", "inverse_sqrt"] = "cosine"
-    warmup: float = Field(0.03, ge=0, lt=1)  # share of all steps in which the learning rate rises from 0
+    # Share of all steps in which the learning rate rises from 0, or with inverse_sqrt stays as it is.
+    warmup: float = Field(0.03, ge=0, lt=1)
     clip_norm: float | None = Field(1.0, gt=0)  # largest gradient norm
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware gains from it
     validate_every: int = Field(1, ge=1)  # epochs
@@ -38,12 +40,12 @@ def with_enough_epochs(config: TrainingConfig, batches: int) -> TrainingConfig:
 def rate_factor(step: int, steps: int, config: TrainingConfig) -> float:
     """Return the share of the learning rate that the step (from 0) of so many takes."""
     warmup = config.warmup * steps
+    if config.schedule == "inverse_sqrt":  # T5's and TIGER's: constant, then falling
+        return math.sqrt(max(warmup, 1.0) / max(step, warmup, 1.0))
     if step < warmup:
         return (step + 1) / (warmup + 1)
     if config.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1.0, steps - warmup))))
-    if config.schedule == "inverse_sqrt":
-        return math.sqrt(max(warmup, 1.0) / max(step, 1))
     return 1.0
 
 

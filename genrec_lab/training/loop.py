@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from genrec_lab.training.callbacks import Callback, EpochRecord, TrainingResult
 from genrec_lab.training.checkpoints import Checkpoint
 from genrec_lab.training.configs import TrainingConfig, is_due, rate_factor, with_enough_epochs
+from genrec_lab.training.optimizers import make_optimizers, set_learning_rate
 from genrec_lab.training.precision import autocast
 from genrec_lab.training.state import TrainingState
 
@@ -53,17 +54,17 @@ def fit(
     if not parameters:
         raise ValueError("the model has no parameter that requires a gradient: nothing would be trained")
     model.to(accelerator.device)
-    optimizer = torch.optim.AdamW(_decay_groups(parameters, config), lr=config.learning_rate, fused=True)
+    optimizers = make_optimizers(model, config)
     steps = len(batches) * config.epochs
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, steps, config))
-    wrapped, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
+    wrapped, *prepared = accelerator.prepare(model, *optimizers)
     state = TrainingState(
-        Checkpoint(checkpoints) if checkpoints is not None else None, model, optimizer, schedule, names
+        Checkpoint(checkpoints) if checkpoints is not None else None, model, optimizers, names
     )
     started = time.monotonic() - state.resume()
     if validate is not None and config.validate_from == 0 and not state.history:
         clock = time.monotonic()
-        state.take(EpochRecord(0, math.nan, 0.0, 0.0, time.monotonic() - clock, validate()), config)
+        metrics = validate()
+        state.take(EpochRecord(0, math.nan, 0.0, 0.0, time.monotonic() - clock, metrics), config)
 
     while state.epoch < config.epochs and not state.is_patient_no_more(config):
         clock = time.monotonic()
@@ -72,8 +73,7 @@ def fit(
             wrapped,
             batches(state.epoch, seed),
             accelerator,
-            optimizer,
-            schedule,
+            prepared,
             config,
             callbacks,
             state,
@@ -82,7 +82,7 @@ def fit(
         trained = time.monotonic() - clock
         state.epoch += 1
         metrics = validate() if validate is not None and is_due(state.epoch, config) else {}
-        rate = float(schedule.get_last_lr()[0])
+        rate = config.learning_rate * rate_factor(state.step, steps, config)
         record = EpochRecord(state.epoch, loss, rate, samples / trained, time.monotonic() - clock, metrics)
         state.take(record, config)
         state.save(time.monotonic() - started)
@@ -104,8 +104,7 @@ def _epoch(
     model: nn.Module,
     batches: Iterable[dict[str, Tensor]],
     accelerator: Accelerator,
-    optimizer: Any,
-    schedule: Any,
+    optimizers: Sequence[Any],
     config: TrainingConfig,
     callbacks: Sequence[Callback],
     state: TrainingState,
@@ -126,9 +125,10 @@ def _epoch(
         accelerator.backward(loss)
         if config.clip_norm is not None:
             accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
+        set_learning_rate(optimizers, config.learning_rate * rate_factor(state.step, steps, config))
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         state.step += 1
         total += value * size
         samples += size
@@ -137,14 +137,3 @@ def _epoch(
             for callback in callbacks:
                 callback.on_step(state.step, steps, value)
     return total / max(samples, 1), samples
-
-
-def _decay_groups(parameters: list[nn.Parameter], config: TrainingConfig) -> list[dict[str, Any]]:
-    """Decay matrices only: shrinking a norm's scale or a bias regularises nothing."""
-    matrices = [p for p in parameters if p.ndim >= 2]
-    vectors = [p for p in parameters if p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from genrec_lab.training.callbacks import EpochRecord
 from genrec_lab.training.checkpoints import Checkpoint
@@ -18,9 +18,9 @@ class TrainingState:
     """Everything that a resumed training needs: counters, history, weights, moments, generators."""
 
     def __init__(
-        self, checkpoint: Checkpoint | None, model: nn.Module, optimizer: Any, schedule: Any, names: list[str]
+        self, checkpoint: Checkpoint | None, model: nn.Module, optimizers: list[Optimizer], names: list[str]
     ) -> None:
-        self.checkpoint, self.model, self.optimizer, self.schedule = checkpoint, model, optimizer, schedule
+        self.checkpoint, self.model, self.optimizers = checkpoint, model, optimizers
         self.names = names
         self.epoch = self.step = self.best_epoch = self.since_best = 0
         self.best_value = -math.inf
@@ -63,8 +63,9 @@ class TrainingState:
             return
         tensors = {f"model/{name}": tensor for name, tensor in self._trained().items()}
         tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
-        for index, slots in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{index}/{slot}": value for slot, value in slots.items()}
+        for number, optimizer in enumerate(self.optimizers):
+            for index, slots in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer/{number}/{index}/{slot}": value for slot, value in slots.items()}
         tensors["generator"] = torch.get_rng_state()
         counters = {
             "epoch": self.epoch,
@@ -86,23 +87,21 @@ class TrainingState:
         with torch.no_grad():
             for name, tensor in self._trained().items():
                 tensor.copy_(tensors[f"model/{name}"])
-        self.best = {name.removeprefix("best/"): t for name, t in tensors.items() if name.startswith("best/")}
-        slots: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("optimizer/"):
-                _, index, slot = name.split("/")
+        self.best = _under("best/", tensors)
+        for number, optimizer in enumerate(self.optimizers):
+            slots: dict[int, dict[str, Tensor]] = {}
+            for name, tensor in _under(f"optimizer/{number}/", tensors).items():
+                index, slot = name.split("/")
                 slots.setdefault(int(index), {})[slot] = tensor
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": slots})
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": slots})
         for name in ("epoch", "step", "best_epoch", "since_best"):
             setattr(self, name, counters[name])
         self.best_value = -math.inf if counters["best_value"] is None else counters["best_value"]
         self.history = [EpochRecord(**record) for record in counters["history"]]
-        scheduler = getattr(self.schedule, "scheduler", self.schedule)
-        scheduler.last_epoch = self.step
-        for group, base, factor in zip(
-            self.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
-        ):
-            group["lr"] = base * factor(self.step)
-        scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
         torch.set_rng_state(tensors["generator"])
         return float(counters["seconds"])
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with the prefix, without it."""
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

@@ -264,7 +264,7 @@ def test_an_unknown_size_is_refused() -> None:
 
 
 def test_a_fresh_recommender_knows_nothing(make_codes) -> None:
-    """The initial loss is that of guessing among all tokens, to the spread that T5's unit-variance start gives."""
+    """The initial loss is that of guessing among all tokens, and the spread of a random start more."""
     codes = make_codes({"a": 500}, (32, 32, 32))
     torch.manual_seed(0)
     model = Recommender(codes).eval()
