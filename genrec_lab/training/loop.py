@@ -6,11 +6,12 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from genrec_lab.training.callbacks import Callback, EpochRecord, TrainingResult
 from genrec_lab.training.checkpoints import Checkpoint
@@ -104,7 +105,7 @@ def _epoch(
     model: nn.Module,
     batches: Iterable[dict[str, Tensor]],
     accelerator: Accelerator,
-    optimizers: Sequence[Any],
+    optimizers: Sequence[Optimizer],
     config: TrainingConfig,
     callbacks: Sequence[Callback],
     state: TrainingState,
