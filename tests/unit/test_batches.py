@@ -1,0 +1,157 @@
+"""Training pairs in batches: each pair once an epoch, orders drawn from seed and epoch, padding on the right."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from genrec_lab.data.batches import PairBatches, PairsConfig
+
+Pair = tuple[tuple[int, ...], int]
+
+
+def frame(users: list[list[int]], most: int = 20) -> pl.DataFrame:
+    """Every prefix of each user's sequence and its next item, as `leave_one_out` makes them."""
+    rows = [
+        (user, items[max(0, place - most) : place], items[place])
+        for user, items in enumerate(users)
+        for place in range(1, len(items))
+    ]
+    return pl.DataFrame(
+        rows,
+        schema={"user": pl.Int64, "history": pl.List(pl.Int64), "target": pl.Int64},
+        orient="row",
+    )
+
+
+def pairs_of(batch: dict[str, torch.Tensor]) -> list[Pair]:
+    return [
+        (tuple(item for item in history if item != -1), target)
+        for history, target in zip(batch["histories"].tolist(), batch["targets"].tolist(), strict=True)
+    ]
+
+
+def epoch_of(batches: PairBatches, epoch: int = 0, seed: int = 0) -> list[Pair]:
+    return [pair for batch in batches(epoch, seed) for pair in pairs_of(batch)]
+
+
+sequences = st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=9), min_size=1, max_size=30).filter(
+    lambda users: any(len(items) > 1 for items in users)
+)
+
+
+@settings(max_examples=60)
+@given(users=sequences, batch_size=st.integers(1, 20), epoch=st.integers(0, 5), seed=st.integers(0, 5))
+def test_every_pair_comes_once_an_epoch(
+    users: list[list[int]], batch_size: int, epoch: int, seed: int
+) -> None:
+    pairs = frame(users)
+    batches = PairBatches(pairs, batch_size)
+    expected = Counter(
+        (tuple(history), target) for history, target in pairs.select("history", "target").iter_rows()
+    )
+    drawn = list(batches(epoch, seed))
+    assert Counter(pair for batch in drawn for pair in pairs_of(batch)) == expected
+    assert len(drawn) == len(batches)
+    assert batches.samples == pairs.height
+    sizes = [len(batch["targets"]) for batch in drawn]
+    assert max(sizes) <= batch_size
+    assert sum(size < batch_size for size in sizes) <= 1
+
+
+@settings(max_examples=60)
+@given(users=sequences, batch_size=st.integers(1, 20))
+def test_padding_is_on_the_right_and_no_wider_than_the_longest(
+    users: list[list[int]], batch_size: int
+) -> None:
+    for batch in PairBatches(frame(users), batch_size)(0, 0):
+        histories = batch["histories"]
+        assert histories.dtype == batch["targets"].dtype == torch.int64
+        real = histories != -1
+        assert torch.equal(real, real.sort(dim=1, descending=True).values)
+        assert real.any(0).all()
+
+
+@settings(max_examples=60)
+@given(users=sequences, per_user=st.integers(1, 5), epoch=st.integers(0, 3))
+def test_no_user_has_more_than_the_cap(users: list[list[int]], per_user: int, epoch: int) -> None:
+    # Items carry their user, so that a pair tells whose it is.
+    marked = [[100 * user + item for item in items] for user, items in enumerate(users)]
+    pairs = frame(marked)
+    batches = PairBatches(pairs, 7, per_user=per_user)
+    drawn = epoch_of(batches, epoch)
+    of_user = Counter(target // 100 for _, target in drawn)
+    expected = {user: min(per_user, len(items) - 1) for user, items in enumerate(users) if len(items) > 1}
+    assert of_user == expected
+    assert batches.samples == len(drawn) == sum(expected.values())
+    available = Counter((tuple(h), t) for h, t in pairs.select("history", "target").iter_rows())
+    assert not Counter(drawn) - available
+
+
+def long_users(count: int = 40, length: int = 12) -> list[list[int]]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 1000, length).tolist() for _ in range(count)]
+
+
+def test_different_epochs_draw_different_pairs_and_all_get_their_turn() -> None:
+    pairs = frame(long_users())
+    batches = PairBatches(pairs, 16, per_user=3)
+    epochs = [set(epoch_of(batches, epoch)) for epoch in range(25)]
+    assert epochs[0] != epochs[1]
+    everything = {(tuple(h), t) for h, t in pairs.select("history", "target").iter_rows()}
+    assert set.union(*epochs) == everything
+
+
+def test_each_pair_of_a_user_is_as_likely() -> None:
+    """3 of 11 in each of 600 epochs: each place 164 times, to 5 standard deviations (10.9)."""
+    batches = PairBatches(frame([list(range(12))]), 16, per_user=3)
+    drawn = Counter(target for epoch in range(600) for _, target in epoch_of(batches, epoch))
+    assert all(abs(drawn[target] - 600 * 3 / 11) < 5 * 10.9 for target in range(1, 12))
+
+
+@pytest.mark.parametrize("per_user", [None, 3])
+def test_order_is_fixed_by_seed_and_epoch(per_user: int | None) -> None:
+    pairs = frame(long_users())
+    one, other = (PairBatches(pairs, 16, per_user=per_user) for _ in range(2))
+    assert epoch_of(one, 2, 7) == epoch_of(other, 2, 7)
+    assert epoch_of(one, 3, 7) != epoch_of(other, 2, 7)
+    assert epoch_of(one, 2, 8) != epoch_of(other, 2, 7)
+
+
+def test_samples_of_like_length_share_a_batch() -> None:
+    """Sorted by length little is padded: in random batches of 32 most of the matrix would be."""
+    rng = np.random.default_rng(1)
+    users = [rng.integers(0, 99, int(length)).tolist() for length in rng.integers(2, 21, 300)]
+    cells = real = 0
+    lengths = []
+    for batch in PairBatches(frame(users), 32)(0, 0):
+        cells += batch["histories"].numel()
+        real += int((batch["histories"] != -1).sum())
+        lengths.append(batch["histories"].shape[1])
+    assert real / cells > 0.9
+    assert lengths != sorted(lengths)  # and yet short and long batches alternate
+
+
+def test_more_pairs_than_a_pool() -> None:
+    """Lengths are sorted within pools of batches: a small batch size makes many of them."""
+    users = long_users(30, 8)
+    drawn = epoch_of(PairBatches(frame(users), 1))
+    assert len(drawn) == len(set(drawn)) == 30 * 7
+
+
+def test_nothing_to_learn_from_is_refused() -> None:
+    with pytest.raises(ValueError, match="no training pair: every user has fewer than two items"):
+        PairBatches(frame([[1], [2]]), 8)
+
+
+@pytest.mark.parametrize("settings", [{"max_history": 0}, {"per_user": 0}, {"per_users": 3}])
+def test_impossible_settings_are_refused(settings: dict[str, int]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(settings))):
+        PairsConfig.model_validate(settings)
