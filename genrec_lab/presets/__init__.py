@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from genrec_lab.presets.baselines import tiger
-from genrec_lab.presets.errors import PresetError, did_you_mean
+from genrec_lab.presets.errors import PresetError, did_you_mean, reasons
 from genrec_lab.presets.gmc import gmc, gmc_cpu, gmc_small, gmc_tiny, rkmeans
 from genrec_lab.presets.method_config import (
     ROWS,
@@ -25,7 +25,7 @@ from genrec_lab.presets.method_config import (
     changed,
     methods,
 )
-from genrec_lab.presets.overrides import set_key, with_tuples
+from genrec_lab.presets.overrides import dotted, set_key, with_tuples
 
 __all__ = [
     "ROWS",
@@ -62,7 +62,7 @@ def names() -> tuple[str, ...]:
 
 
 def load(name: str, overrides: Mapping[str, Any] | None = None) -> MethodConfig:
-    """Return a preset, with overrides by dotted names, as `{"tokenizer.levels": 3}`.
+    """Return a preset, with overrides by dotted names, as `{"tokenizer.levels": 3}`, or nested.
 
     Raises PresetError for an unknown preset or key, naming the nearest, and for an impossible value, saying
     what is allowed.
@@ -75,16 +75,11 @@ def load(name: str, overrides: Mapping[str, Any] | None = None) -> MethodConfig:
     if not overrides:
         return config
     content = config.model_dump()
-    # The kind goes first: it changes which other keys there are.
-    for key in sorted(overrides, key=lambda name: name != "tokenizer.kind"):
-        set_key(content, key, overrides[key])
+    for key, value in dotted(overrides).items():
+        set_key(content, key, value)
     try:
         return MethodConfig.model_validate(with_tuples(content))
     except ValidationError as error:
-        lines = [
-            f"  {'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" if e["loc"] else f"  {e['msg']}"
-            for e in error.errors()
-        ]
         raise PresetError(
-            f"preset {name!r} with overrides {dict(overrides)} is impossible:\n" + "\n".join(lines)
+            f"preset {name!r} with overrides {dict(overrides)} is impossible:\n{reasons(error)}"
         ) from None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from pydantic import BaseModel, ValidationError
+
 
 class PresetError(ValueError):
     """A preset or an override that does not exist or is impossible."""
@@ -14,3 +16,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return the part of a message that names the nearest of the known names, empty where none is near."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def reasons(error: ValidationError) -> str:
+    """Return a line for each value that pydantic refuses, with its dotted name."""
+    lines = []
+    for found in error.errors():
+        # Of a tokenizer the path holds its kind too, which is no key of the config.
+        path = [str(part) for part in found["loc"]]
+        key = ".".join(path[:1] + path[2:] if path[:1] == ["tokenizer"] and len(path) > 2 else path)
+        value = "" if isinstance(found["input"], dict | BaseModel) else f" = {found['input']!r}"
+        message = found["msg"].removeprefix("Value error, ")
+        lines.append(f"  {key}{value}: {message}" if key else f"  {message}")
+    return "\n".join(lines)

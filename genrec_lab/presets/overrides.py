@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -9,6 +10,20 @@ from pydantic import BaseModel
 from genrec_lab.models.residual_kmeans import ResidualKMeansConfig
 from genrec_lab.models.rqvae import RQVAEConfig
 from genrec_lab.presets.errors import PresetError, did_you_mean
+
+
+def dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested overrides by dotted names, as a run file may write them in blocks.
+
+    The tokenizer's kind comes first, for it changes which other keys there are.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in overrides.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{name}": part for name, part in dotted(value).items()}
+        else:
+            flat[key] = value
+    return dict(sorted(flat.items(), key=lambda pair: pair[0] != "tokenizer.kind"))
 
 
 def set_key(content: dict[str, Any], key: str, value: Any) -> None:

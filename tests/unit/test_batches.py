@@ -1,4 +1,4 @@
-"""Training pairs in batches: each pair once an epoch, orders drawn from seed and epoch, padding on the right."""
+"""Training pairs in batches: each once an epoch, orders drawn from seed and epoch, padding on the right."""
 
 from __future__ import annotations
 

@@ -1,0 +1,286 @@
+"""Presets: the papers' values, what each variant changes, overrides, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from genrec_lab import presets
+from genrec_lab.codes import ItemCodes
+from genrec_lab.models import Recommender
+from genrec_lab.models.adapters import add_lora, count_parameters
+from genrec_lab.models.residual_kmeans import ResidualKMeansConfig
+from genrec_lab.presets import ROWS, MethodConfig, PresetError, changed, methods
+
+# What each variant of GMC's Table 4 changes, by the paper's section 5.3.
+SEPARATE = {"recommenders": "separate", "adaptation.kind": "none"}
+TABLE_4: dict[str, dict[str, Any]] = {
+    "gmc_separate_codebooks": {"codebooks": "separate", **SEPARATE},
+    "gmc_separate_recommenders": SEPARATE,
+    "gmc_without_dcl": {"tokenizer.contrastive_weight": 0.0},
+    "gmc_without_lora": {"adaptation.kind": "none"},
+    "gmc_full_finetuning": {"adaptation.kind": "full"},
+}
+
+
+def flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
+
+
+def changes(one: MethodConfig, other: MethodConfig) -> dict[str, Any]:
+    """What the other config has that differs, besides its name and the rows that it is compared with."""
+    before, after = flat(one.model_dump()), flat(other.model_dump())
+    assert before.keys() == after.keys()
+    unsaid = ("name", "provenance", "compare")
+    return {key: value for key, value in after.items() if value != before[key] and key not in unsaid}
+
+
+# --- what there is
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_every_preset_loads_and_says_where_its_values_come_from(name: str) -> None:
+    config = presets.load(name)
+    assert config.name == name
+    assert len(config.provenance) > 40
+    assert config == presets.load(name) == presets.load(name, {})
+    assert MethodConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_the_presets_of_the_issue_are_there() -> None:
+    assert {"gmc", "gmc_cpu", "gmc_small", "gmc_tiny", "tiger", "rkmeans", *TABLE_4} == set(presets.names())
+
+
+def test_gmc_has_the_papers_values() -> None:
+    config = flat(presets.load("gmc").model_dump())  # GMC 5.1.4 unless said otherwise
+    assert {
+        "text.model": "meta-llama/Llama-3.1-8B-Instruct",
+        "tokenizer.levels": 4,
+        "tokenizer.codebook_size": 256,
+        "tokenizer.dimension": 32,
+        "tokenizer.beta": 0.25,
+        "tokenizer.contrastive_weight": 1.0,  # Eq. 7
+        "tokenizer.epochs": 10_000,
+        "tokenizer.learning_rate": 1e-3,
+        "tokenizer.batch_size": 1024,
+        "training.epochs": 200,
+        "training.learning_rate": 2e-3,
+        "training.batch_size": 1024,
+        "adaptation.kind": "lora",
+        "adaptation.training.learning_rate": 5e-4,
+        "adaptation.training.batch_size": 512,
+        "decoding.test_beams": 20,
+        "pairs.max_history": 20,  # 5.1.1
+        "pairs.per_user": None,
+        "codebooks": "shared",
+        "recommenders": "unified",
+    }.items() <= config.items()
+    assert config["adaptation.training.patience"] is not None  # "the early-stop strategy"
+
+
+def test_gmc_has_the_papers_parameters() -> None:
+    config = presets.load("gmc")
+    codes = ItemCodes([[0] * 4], (256,) * 4)
+    counted = count_parameters(add_lora(Recommender(codes, config.recommender), config.adaptation.lora, "a"))
+    assert round(counted.trained / 1e6, 2) == 0.17  # GMC 5.3
+    assert round((counted.all - counted.trained) / 1e6, 1) == 4.3
+    assert round(counted.share, 3) == 0.037
+
+
+def test_tiger_has_the_papers_values() -> None:
+    config = flat(presets.load("tiger").model_dump())  # Rajput et al. 2023, 4 and its appendix
+    assert {
+        "tokenizer.hidden": (512, 256, 128),
+        "tokenizer.dimension": 32,
+        "tokenizer.levels": 3,
+        "tokenizer.codebook_size": 256,
+        "tokenizer.beta": 0.25,
+        "tokenizer.contrastive_weight": 0.0,
+        "tokenizer.kmeans_init": True,
+        "identifiers.policy": "extra_level",
+        "recommender.d_model": 128,
+        "recommender.d_kv": 64,
+        "recommender.heads": 6,
+        "recommender.d_ff": 1024,
+        "recommender.encoder_layers": 4,
+        "recommender.decoder_layers": 4,
+        "recommender.dropout": 0.1,
+        "training.batch_size": 256,
+        "training.learning_rate": 0.01,
+        "training.schedule": "inverse_sqrt",
+        "codebooks": "separate",
+        "recommenders": "separate",
+        "adaptation.kind": "none",
+    }.items() <= config.items()
+
+
+def test_rkmeans_differs_from_gmc_on_a_cpu_in_its_tokenizer_only() -> None:
+    ours, rkmeans = presets.load("gmc_cpu"), presets.load("rkmeans")
+    assert rkmeans.tokenizer == ResidualKMeansConfig(levels=4, codebook_size=256)
+    same = changed(rkmeans, tokenizer=ours.tokenizer, identifiers=ours.identifiers)
+    assert changes(ours, same) == {}
+
+
+# --- the variants of Table 4
+
+
+@pytest.mark.parametrize("name", TABLE_4)
+def test_a_variant_differs_from_gmc_in_what_the_paper_says_and_nothing_else(name: str) -> None:
+    assert changes(presets.load("gmc"), presets.load(name)) == TABLE_4[name]
+
+
+@pytest.mark.parametrize("name", TABLE_4)
+@pytest.mark.parametrize("base", ["gmc_cpu", "gmc_small", "gmc_tiny"])
+def test_as_a_row_a_variant_keeps_the_sizes_of_the_run(base: str, name: str) -> None:
+    config = presets.load(base, {"compare": [name]})
+    assert changes(config, methods(config)[name]) == TABLE_4[name]
+
+
+def test_as_a_row_tiger_keeps_the_sizes_of_the_run() -> None:
+    config = presets.load("gmc_cpu")
+    assert changes(config, methods(config)["tiger"]) == {
+        "tokenizer.levels": 3,
+        "tokenizer.contrastive_weight": 0.0,
+        "identifiers.policy": "extra_level",
+        "codebooks": "separate",
+        "recommenders": "separate",
+        "adaptation.kind": "none",
+    }
+    two_levels = presets.load("gmc_cpu", {"tokenizer.levels": 2})
+    assert methods(two_levels)["tiger"].tokenizer.levels == 2
+
+
+def test_the_methods_of_a_run_are_its_own_and_the_generative_rows() -> None:
+    config = presets.load("gmc_small", {"compare": ["sasrec", "gmc_without_lora", "popularity", "tiger"]})
+    rows = methods(config)
+    assert list(rows) == ["gmc_small", "gmc_without_lora", "tiger"]
+    assert rows["gmc_small"] is config
+    assert all(row.compare == () for name, row in rows.items() if name != "gmc_small")
+
+
+def test_every_row_can_be_compared_with() -> None:
+    config = presets.load("gmc_tiny", {"compare": list(ROWS)})
+    assert set(methods(config)) == {"gmc_tiny", "tiger", *TABLE_4}
+
+
+def test_without_dcl_needs_a_tokenizer_that_has_it() -> None:
+    config = presets.load("rkmeans", {"compare": ["gmc_without_dcl"]})
+    with pytest.raises(PresetError, match=r"gmc_without_dcl needs tokenizer.kind 'rqvae'; rkmeans has"):
+        methods(config)
+
+
+# --- overrides
+
+
+def test_overrides_set_the_named_values_and_no_others() -> None:
+    overrides = {
+        "tokenizer.levels": 2,
+        "adaptation.lora.rank": 5,
+        "training.patience": None,
+        "sasrec.model.width": 8,
+        "training.learning_rate": 1,  # YAML's 1 for 1.0
+    }
+    base = presets.load("gmc_cpu", {"training.patience": 4})
+    assert changes(base, presets.load("gmc_cpu", overrides)) == overrides
+
+
+def test_lists_stand_for_tuples() -> None:
+    overrides = json.loads(
+        '{"tokenizer.hidden": [64, 32], "adaptation.lora.targets": ["q", "o"], "compare": ["sasrec"]}'
+    )
+    config = presets.load("gmc_small", overrides)
+    assert config.tokenizer.hidden == (64, 32)
+    assert config.adaptation.lora.targets == ("q", "o")
+    assert config.compare == ("sasrec",)
+
+
+def test_nested_overrides_are_those_of_dotted_names() -> None:
+    nested = {"recommender": {"d_model": 32}, "adaptation": {"lora": {"rank": 2}}, "tokenizer.levels": 2}
+    named = {"recommender.d_model": 32, "adaptation.lora.rank": 2, "tokenizer.levels": 2}
+    assert presets.load("gmc_small", nested) == presets.load("gmc_small", named)
+    assert changes(presets.load("gmc_small"), presets.load("gmc_small", nested)) == named
+
+
+def test_another_kind_of_tokenizer_keeps_what_both_have() -> None:
+    config = presets.load("gmc_small", {"tokenizer.levels": 2, "tokenizer.kind": "rkmeans"})
+    assert config.tokenizer == ResidualKMeansConfig(
+        levels=2, codebook_size=presets.load("gmc_small").tokenizer.codebook_size
+    )
+    back = presets.load("rkmeans", {"tokenizer.kind": "rqvae", "tokenizer.epochs": 7})
+    assert (back.tokenizer.kind, back.tokenizer.epochs, back.tokenizer.levels) == ("rqvae", 7, 4)
+
+
+def test_overrides_leave_the_preset_as_it_is() -> None:
+    before = presets.load("gmc_small")
+    presets.load("gmc_small", {"tokenizer.levels": 1, "compare": []})
+    assert presets.load("gmc_small") == before
+
+
+def test_configs_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        presets.load("gmc").training.epochs = 3
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    "name, overrides, message",
+    [
+        ("gmc_smal", {}, r"preset is 'gmc_smal' \(did you mean 'gmc_small'\?\); expected one of \['gmc', "),
+        ("xyz", {}, r"preset is 'xyz'; expected one of"),
+        ("gmc", {"tokenizer.levls": 3}, r"'tokenizer.levls' is unknown \(did you mean 'levels'\?\); token"),
+        ("gmc", {"tokeniser.levels": 3}, r"'tokeniser.levels' is unknown \(did you mean 'tokenizer'"),
+        ("gmc", {"adaptation.lora.rnak": 3}, r"did you mean 'rank'\?\); adaptation.lora has"),
+        ("gmc", {"recommender": {"dmodel": 64}}, r"'recommender.dmodel' is unknown \(did you mean 'd_model'"),
+        ("gmc", {"training.epochs.x": 1}, r"training.epochs is a value and has no keys below it"),
+        ("gmc", {"seed": 3}, r"'seed' is unknown.*the config has \['adaptation', "),
+        ("rkmeans", {"tokenizer.epochs": 5}, r"'tokenizer.epochs' is unknown; tokenizer has \['code"),
+        # In whatever order they stand, epochs are not dropped for a tokenizer that has none.
+        ("gmc", {"tokenizer.epochs": 5, "tokenizer.kind": "rkmeans"}, r"'tokenizer.epochs' is unknown"),
+        ("gmc", {"tokenizer.kind": "rqkmeans"}, r"tokenizer.kind is 'rqkmeans' \(did you mean 'rkmeans'\?\)"),
+    ],
+)  # fmt: skip
+def test_unknown_names_are_refused_with_the_nearest(name: str, overrides: dict, message: str) -> None:
+    with pytest.raises(PresetError, match=message):
+        presets.load(name, overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        ({"tokenizer.levels": 0}, r"tokenizer.levels = 0: Input should be greater than or equal to 1"),
+        ({"tokenizer.levels": "3"}, r"tokenizer.levels = '3': Input should be a valid integer"),
+        ({"training.epochs": 2.5}, r"training.epochs = 2.5: .*integer"),
+        ({"training.schedule": "linear"}, r"training.schedule = 'linear': Input should be 'constant', "),
+        ({"identifiers.policy": "random"}, r"identifiers.policy = 'random': Input should be 'none', "),
+        ({"adaptation.lora.targets": ["x"]}, r"adaptation.lora.targets.0 = 'x': Input should be 'q', 'k', "),
+        ({"decoding.test_beams": 5}, r"decoding.test_beams = 5: Input should be greater than or equal to 10"),
+        ({"recommender": 3}, r"recommender = 3: "),
+        ({"recommender.relative_max_distance": 16}, r"recommender: relative_max_distance is 16 with 32"),
+        ({"compare": ["tigr"]}, r"compare names 'tigr' \(did you mean 'tiger'\?\); expected some of"),
+        # Together impossible, each alone possible.
+        ({"recommenders": "separate"}, r"adaptation.kind is 'lora' with recommenders 'separate'.*set"),
+        ({"codebooks": "separate"}, r"codebooks are 'separate' with a 'unified' recommender.*set"),
+    ],
+)  # fmt: skip
+def test_impossible_values_are_refused_with_what_is_allowed(overrides: dict, message: str) -> None:
+    with pytest.raises(
+        PresetError, match=rf"preset 'gmc_small' with overrides .* is impossible:\n  {message}"
+    ):
+        presets.load("gmc_small", overrides)
+
+
+def test_all_impossible_values_are_named_at_once() -> None:
+    with pytest.raises(PresetError) as error:
+        presets.load("gmc", {"tokenizer.levels": 0, "training.batch_size": -1})
+    assert [line.split(" = ")[0] for line in str(error.value).splitlines()[1:]] == [
+        "  tokenizer.levels",
+        "  training.batch_size",
+    ]
