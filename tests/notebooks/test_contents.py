@@ -68,7 +68,7 @@ def test_promises_are_found_in_the_run_or_anywhere_in_the_own_stage(tmp_path):
     file = write(
         tmp_path,
         "05_third",
-        outputs="`05_third/`: `<row>/<scope>/` with `model.safetensors`; `metrics.json`. See `training.epochs`",
+        outputs="`05_third/`: `<row>/<scope>/` with `model.safetensors`; `metrics.json`; `training.epochs`",
         written="- `05_third/<row>/history.json`\n- the figure `curves`",
     )
     names = promised(read_page(file))

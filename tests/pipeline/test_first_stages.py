@@ -1,0 +1,173 @@
+"""What the notebooks 00 to 03 look at, on a tiny run: floor, policies, maps, overlap, the machine."""
+
+import dataclasses
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from genrec_lab.encoders.text import TextConfig
+from genrec_lab.run import open_run
+from genrec_lab.run.stages import (
+    check_machine,
+    codeword_sums,
+    comparable_codes,
+    compare_policies,
+    floor_and_ceiling,
+    load_atlas,
+    load_prepared,
+    load_vectors,
+    map_residuals,
+    matmul_speed,
+    prepare_data,
+    train_tokenizers,
+)
+from genrec_lab.run.stages.checking import text_model_of
+from genrec_lab.run.stages.mapping import neighbour_overlaps
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run with data and the tokenizers of its own method and of TIGER."""
+    opened = open_run(
+        "tiny",
+        dataset={"name": "bazaar", "items": 300, "users": 300},
+        preset="gmc_tiny",
+        overrides={"compare": ["tiger"], "tokenizer.epochs": 3},
+        root=tmp_path_factory.mktemp("runs"),
+    )
+    prepare_data(opened)
+    return opened
+
+
+@pytest.fixture(scope="module")
+def identified(run):
+    return train_tokenizers(run)
+
+
+def test_popularity_scores_what_counting_by_hand_gives(run):
+    found = floor_and_ceiling(run)
+    data = load_prepared(run)
+    for domain in data.dataset.domains:
+        counts = dict.fromkeys(data.dataset.domain_items(domain).tolist(), 0)
+        for items in data.dataset.sequences.filter(pl.col("domain") == domain)["items"].to_list():
+            for item in items[:-2]:
+                counts[item] += 1
+        best = sorted(counts, key=lambda item: (-counts[item], item))[:5]
+        targets = data.split.valid.filter(pl.col("domain") == domain)["target"].to_list()
+        hits = sum(target in best for target in targets) / len(targets)
+        row = found.filter(method="popularity", domain=domain, metric="recall", k=5)
+        assert row["value"].to_list() == [pytest.approx(hits)]
+        assert row["users"].to_list() == [len(targets)]
+
+
+def test_the_best_possible_is_above_popularity_and_a_sample_names_its_users(run):
+    found = floor_and_ceiling(run).pivot(on="method", index=["domain", "metric", "k"], values="value")
+    assert (found["best possible"] > found["popularity"]).all()
+    sampled = floor_and_ceiling(run, users=50).filter(domain="average")
+    assert sampled["users"].unique().to_list() == [50]
+
+
+def test_policies_are_those_of_the_run_and_only_none_keeps_conflicts(run, identified):
+    own = identified[run.config.name]
+    table = compare_policies(run, own)
+    chosen = table.row(by_predicate=pl.col("policy") == run.config.identifiers.policy, named=True)
+    assert chosen["moved"] == own.resolution["moved"]
+    assert chosen["cost"] == pytest.approx(own.resolution["cost"])
+    rates = dict(table.select("policy", "collision_rate").iter_rows())
+    assert rates.pop("none") == own.raw.collision_rate() > 0
+    assert set(rates.values()) == {0.0}
+    levels = dict(table.select("policy", "levels").iter_rows())
+    assert levels["extra_level"] == own.raw.levels + 1
+
+
+def test_policies_work_on_codebooks_of_a_domain_each(run, identified):
+    table = compare_policies(run, identified["tiger"])
+    assert table.filter(pl.col("policy") != "none")["collision_rate"].max() == 0.0
+
+
+@pytest.mark.parametrize("method", ["gmc_tiny", "tiger"])
+def test_codewords_and_what_is_left_add_up_to_the_first_residual(identified, method):
+    one = identified[method]
+    sums, last = codeword_sums(one), one.residuals[:, -1]
+    for item in range(0, one.raw.n_items, 17):
+        books = one.codebooks.get("all", one.codebooks.get(str(one.raw.domains[item])))
+        rest = last[item] - books[-1][one.raw.codes[item, -1]]
+        np.testing.assert_allclose(one.residuals[item, 0], sums[item] + rest, atol=1e-4)
+
+
+def test_equal_comparable_codes_are_equal_codewords(identified):
+    assert comparable_codes(identified["gmc_tiny"]) == identified["gmc_tiny"].raw
+    apart = comparable_codes(identified["tiger"])
+    for level in range(apart.levels):
+        used = [set(apart.codes[apart.domain_items(domain), level]) for domain in apart.domain_names]
+        assert sum(map(len, used)) == len(set.union(*used))
+
+
+def test_the_overlap_is_that_of_a_search_by_force(run, identified):
+    found = neighbour_overlaps(run, ks=(1, 7, 5_000))
+    assert found["k"].unique().sort().to_list() == [1, 7]  # no domain has 5,001 items
+    vectors = load_vectors(run).astype(np.float64)
+    for method in ("gmc_tiny", "tiger"):
+        codes = identified[method].raw
+        for domain in codes.domain_names:
+            items = codes.domain_items(domain)
+            shares = []
+            for item in items:
+                others = items[items != item]
+                order = np.argsort(((vectors[others] - vectors[item]) ** 2).sum(axis=1), kind="stable")
+                shares.append((codes.codes[others[order[:7]]] == codes.codes[item]).mean())
+            row = found.filter(tokenizer=method, domain=domain, k=7)
+            assert row["overlap"].to_list() == [pytest.approx(np.mean(shares), abs=2e-3)]
+
+
+@pytest.mark.slow
+def test_the_atlas_is_drawn_once_and_kept(run, identified, monkeypatch):
+    atlas = map_residuals(run)
+    own = identified[run.config.name]
+    assert atlas.tsne.coordinates.shape == atlas.umap.coordinates.shape == (300, own.raw.levels, 2)
+    assert np.isfinite(atlas.umap.coordinates).all()
+    assert not np.array_equal(atlas.tsne.coordinates, atlas.umap.coordinates)
+    folder = run.read_stage("03_residual_atlas")
+    assert {file.name for file in folder.iterdir()} == {
+        "tsne.parquet",
+        "umap.parquet",
+        "neighbour_overlap.parquet",
+    }
+    monkeypatch.setattr("genrec_lab.run.stages.mapping.project_residuals", None)  # a call would fail
+    np.testing.assert_array_equal(map_residuals(run).tsne.coordinates, atlas.tsne.coordinates)
+    assert load_atlas(run).overlap.equals(atlas.overlap)
+
+
+def test_the_machine_is_looked_at_once_until_it_is_another_one(run, monkeypatch):
+    machine = check_machine(run)
+    assert json.loads((run.folder / "00_setup_check" / "machine.json").read_text()) == dataclasses.asdict(
+        machine
+    )
+    assert machine.packages["python"].startswith("3.")
+    assert "TF-IDF" in machine.text_model
+    shown = dict(machine.table().iter_rows())
+    assert shown["trains on"] == machine.device
+    assert shown["processor"].endswith(f"{machine.hardware['cores']} cores")
+    monkeypatch.setattr("genrec_lab.run.stages.checking.text_model_of", lambda config: "looked again")
+    assert check_machine(run) == machine
+    another = {**machine.hardware, "cores": 128}
+    another.pop("free_disk_gb")
+    monkeypatch.setattr("genrec_lab.run.stages.checking.hardware", lambda: another)
+    looked = check_machine(run)
+    assert (looked.text_model, looked.hardware["cores"]) == ("looked again", 128)
+
+
+def test_the_text_model_is_named_with_the_place_it_comes_from(tmp_path, monkeypatch):
+    assert text_model_of(TextConfig(model=str(tmp_path))) == f"{tmp_path}, a local folder"
+    monkeypatch.setattr("genrec_lab.run.stages.checking.resolve_model", lambda name: f"org/{name}")
+    assert text_model_of(TextConfig(model="other")) == "other, from the model hub or its local store"
+
+
+def test_speed_is_counted_in_multiplications_and_additions(monkeypatch):
+    import torch
+
+    clock = iter([0.0, 9.0, 1.0, 3.0, 4.0, 5.0, 6.0, 8.0])  # the first, slow one warms up
+    monkeypatch.setattr("genrec_lab.run.stages.checking.time.perf_counter", lambda: next(clock))
+    assert matmul_speed("cpu", torch.float32) == pytest.approx(2 * 512**3 / 1.0 / 1e9)
