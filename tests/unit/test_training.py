@@ -27,6 +27,7 @@ from genrec_lab.training import (
     precision,
 )
 from genrec_lab.training.configs import rate_factor
+from genrec_lab.training.optimizers import make_optimizers
 
 PLAIN = TrainingConfig(epochs=5, learning_rate=0.01, schedule="constant", warmup=0.0, precision="fp32")
 
@@ -168,11 +169,35 @@ def test_gradients_are_clipped() -> None:
     assert moved[1e-12] < 1e-5
 
 
-def test_frozen_parameters_stay() -> None:
+def test_muon_turns_the_step_of_a_linear_layer_into_an_orthogonal_one() -> None:
+    """Every direction moves alike, by 0.2 * sqrt(longer side) of the rate; biases step as with AdamW."""
+    model = Regression()
+    weight, bias = model.up.weight.detach().clone(), model.up.bias.detach().clone()
+    config = PLAIN.model_copy(update={"epochs": 1, "optimizer": "muon", "weight_decay": 0.0})
+    fit(model, Line(16), config)
+    step = torch.linalg.svdvals(model.up.weight.detach() - weight) / (0.01 * 0.2 * math.sqrt(32))
+    assert step.shape == (3,)
+    assert (step > 0.6).all()  # Muon's five Newton-Schulz steps leave singular values between 0.7 and 1.2
+    assert (step < 1.3).all()
+    torch.testing.assert_close(
+        (model.up.bias.detach() - bias).abs(), torch.full((32,), 0.01), rtol=1e-3, atol=0
+    )
+
+
+def test_embeddings_are_not_muons() -> None:
+    model = nn.ModuleDict({"table": nn.Embedding(5, 4), "layer": nn.Linear(4, 4), "norm": nn.LayerNorm(4)})
+    muon, adamw = make_optimizers(model, PLAIN.model_copy(update={"optimizer": "muon"}))
+    assert [p.shape for group in muon.param_groups for p in group["params"]] == [(4, 4)]
+    assert [len(group["params"]) for group in adamw.param_groups] == [1, 3]
+    assert [group["weight_decay"] for group in adamw.param_groups] == [PLAIN.weight_decay, 0.0]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_frozen_parameters_stay(optimizer: str) -> None:
     model = Regression()
     model.up.requires_grad_(False)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    fit(model, Line(), PLAIN)
+    fit(model, Line(), PLAIN.model_copy(update={"optimizer": optimizer}))
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved == {"down.weight", "down.bias"}
 
@@ -344,14 +369,16 @@ def assert_same(one: tuple[Regression, TrainingResult], other: tuple[Regression,
     assert same_weights(one[0], other[0])
 
 
-@pytest.mark.parametrize("epoch", [1, 3, 5, 6])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("epoch", [1, 3, 6])
 def test_killed_after_an_epoch_and_called_again_it_equals_the_unbroken_one(
-    tmp_path: Path, epoch: int
+    tmp_path: Path, epoch: int, optimizer: str
 ) -> None:
-    unbroken = train(ANNEALED, None)
+    config = ANNEALED.model_copy(update={"optimizer": optimizer})
+    unbroken = train(config, None)
     with pytest.raises(Killed):
-        train(ANNEALED, tmp_path, KillAfter(epoch))
-    assert_same(go_on(ANNEALED, tmp_path), unbroken)
+        train(config, tmp_path, KillAfter(epoch))
+    assert_same(go_on(config, tmp_path), unbroken)
 
 
 def test_killed_within_an_epoch_it_goes_on_from_the_last_whole_one(tmp_path: Path) -> None:
