@@ -40,7 +40,7 @@ def tiger() -> MethodConfig:
 
 
 def sasrec_row(epochs: int, patience: int = 10) -> SASRecRow:
-    """SASRec's row, its sizes chosen on the validation part of Scientific (docs/results.md)."""
+    """SASRec's row: sizes of `SASRecConfig`, trained until validation NDCG stops rising."""
     training = TrainingConfig(
         epochs=epochs,
         batch_size=256,
