@@ -17,6 +17,7 @@ from genrec_lab.run.files import RunError, is_disk_full
 from genrec_lab.run.pipeline import ChainResult, NotebookFailed
 from genrec_lab.run.rankings import rankings, terminal_table
 
+_LOG_WIDTH = 160
 FAILED, REFUSED, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
 
@@ -57,7 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return INTERRUPTED
     if not options.dry_run:
-        _show(result, Console())
+        console = Console()
+        if not console.is_terminal:  # a log has no edge at which a table would have to be cut
+            console = Console(width=_LOG_WIDTH)
+        _show(result, console)
     return 0
 
 

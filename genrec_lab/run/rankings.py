@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import polars as pl
 from rich.box import SIMPLE_HEAD
@@ -14,6 +15,7 @@ from genrec_lab.viz.figures.training import metric_name
 
 _RANKED_BY = ("ndcg", 10)
 _TEXT_COLUMNS = 2  # rank and method; what follows are numbers
+_FIRST_VALUE = 3  # after rank, method and seeds
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,15 @@ def rankings(metrics: pl.DataFrame) -> Rankings | None:
 
 
 def terminal_table(table: pl.DataFrame, title: str) -> Table:
-    """A ranked table for a terminal, the best method in bold."""
+    """A ranked table for a terminal, the best method in bold.
+
+    In a narrow terminal "mean ± standard deviation" breaks before the second number; nothing is cut off.
+    """
     shown = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     for number, column in enumerate(table.columns):
-        shown.add_column(Text(column), justify="right" if number >= _TEXT_COLUMNS else "left", no_wrap=True)
+        is_value = number >= _FIRST_VALUE
+        justify: Literal["left", "right"] = "right" if number >= _TEXT_COLUMNS else "left"
+        shown.add_column(Text(column), justify=justify, no_wrap=not is_value, overflow="fold")
     for row in table.rows():
         shown.add_row(*(Text(cell) for cell in row), style="bold" if row[0] == "1" else "")
     return shown
