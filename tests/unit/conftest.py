@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import pytest
 import torch
-from transformers import T5ForConditionalGeneration
 
 from genrec_lab.codes import EOS, PAD, ItemCodes
 from genrec_lab.models import Recommender, T5Config
+
+if TYPE_CHECKING:
+    from transformers import T5ForConditionalGeneration
 
 TINY = T5Config(
     d_model=16,
