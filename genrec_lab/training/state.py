@@ -67,6 +67,8 @@ class TrainingState:
             for index, slots in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer/{number}/{index}/{slot}": value for slot, value in slots.items()}
         tensors["generator"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            tensors["cuda_generator"] = torch.cuda.get_rng_state()
         counters = {
             "epoch": self.epoch,
             "step": self.step,
@@ -99,6 +101,8 @@ class TrainingState:
         self.best_value = -math.inf if counters["best_value"] is None else counters["best_value"]
         self.history = [EpochRecord(**record) for record in counters["history"]]
         torch.set_rng_state(tensors["generator"])
+        if "cuda_generator" in tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors["cuda_generator"])
         return float(counters["seconds"])
 
 

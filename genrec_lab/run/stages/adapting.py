@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import torch
 
 from genrec_lab.data.batches import PairBatches
 from genrec_lab.models import Recommender
@@ -65,11 +66,9 @@ def load_adapted(run: Run, method: str, domain: str) -> Recommender:
 def _adapt(
     run: Run, data: Prepared, name: str, config: MethodConfig, domain: str, stage: Stage, watch: Watch | None
 ) -> list[dict[str, Any]]:
-    base, adaptation, folder = (
-        load_recommender(run, name, domain),
-        config.adaptation,
-        stage.folder / name / domain,
-    )
+    adaptation, folder = config.adaptation, stage.folder / name / domain
+    base = load_recommender(run, name, domain)
+    torch.manual_seed(run.seed)  # of the adapter's first weights
     model = add_lora(base, adaptation.lora, domain) if adaptation.kind == "lora" else copy.deepcopy(base)
     parameters = count_parameters(model)
     print(f"{name} {domain}: {parameters}", flush=True)
