@@ -1,19 +1,22 @@
 """Per-domain adaptation of a trained recommender: LoRA on its attention (GMC Eq. 9).
 
 The other way, all weights trained (GMC Table 4, row 5), needs no code but a copy of the recommender.
+peft is imported where it is used: that takes seconds, and every notebook reads LoRAConfig.
 """
 
 from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 
 from genrec_lab.models.recommender import Recommender
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 _WEIGHTS = "adapter_model.safetensors"  # peft's own name
 _PREFIX = "base_model.model."  # before each weight in a file of peft's
@@ -50,6 +53,8 @@ def add_lora(model: Recommender, config: LoRAConfig, domain: str) -> Recommender
 
     The copy ranks as the original does until the adapter is trained, for LoRA's second matrix starts at zero.
     """
+    from peft import inject_adapter_in_model
+
     adapted = copy.deepcopy(model)
     inject_adapter_in_model(_peft_config(config), adapted.t5, adapter_name=_adapter_name(domain))
     return adapted
@@ -66,6 +71,8 @@ def save_lora(model: Recommender, config: LoRAConfig, domain: str, folder: Path)
 
     `peft.PeftModel.from_pretrained(recommender.t5, folder)` reads it too.
     """
+    from peft import get_peft_model_state_dict
+
     folder.mkdir(parents=True, exist_ok=True)
     weights = get_peft_model_state_dict(model.t5, adapter_name=_adapter_name(domain))
     save_file({_PREFIX + name: tensor.contiguous() for name, tensor in weights.items()}, folder / _WEIGHTS)
@@ -79,6 +86,8 @@ def load_lora(model: Recommender, domain: str, folder: Path) -> Recommender:
 
     Raises FileNotFoundError where there is none, ValueError where it is the adapter of another model.
     """
+    from peft import set_peft_model_state_dict
+
     for name in (_WEIGHTS, "lora.json"):
         if not (folder / name).is_file():
             raise FileNotFoundError(
@@ -95,6 +104,8 @@ def load_lora(model: Recommender, domain: str, folder: Path) -> Recommender:
 
 
 def _peft_config(config: LoRAConfig) -> LoraConfig:
+    from peft import LoraConfig
+
     return LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft divides by r, so a fraction is fine
