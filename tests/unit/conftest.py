@@ -1,17 +1,22 @@
-"""What tests of models and decoding share: tiny catalogues and recommenders, scores by brute force."""
+"""What tests of models and training share: tiny recommenders, scores by brute force, a toy problem."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from genrec_lab.codes import EOS, PAD, ItemCodes
 from genrec_lab.models import Recommender, T5Config
+from genrec_lab.models.dropout import PooledDropout
+from genrec_lab.training import TrainingResult
 
 if TYPE_CHECKING:
     from transformers import T5ForConditionalGeneration
@@ -74,6 +79,75 @@ def best_by_force(scores: np.ndarray, items: Sequence[int], top_k: int) -> list[
     ]
 
 
+# --- a toy problem for the training loop
+
+
+class ToyRegression(nn.Module):
+    """A small network with dropout, whose forward is its loss."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.up, self.dropout, self.down = nn.Linear(3, 32), PooledDropout(0.1), nn.Linear(32, 1)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return nn.functional.mse_loss(self.down(self.dropout(torch.tanh(self.up(x))))[:, 0], y)
+
+
+class ToyLine:
+    """y = x1 - 2 x2, in batches whose order is drawn from epoch and seed; the last batch is smaller."""
+
+    def __init__(self, samples: int = 50, batch_size: int = 16) -> None:
+        rng = np.random.default_rng(0)
+        self.x = torch.from_numpy(rng.normal(size=(samples, 3)).astype(np.float32))
+        self.y = self.x[:, 0] - 2 * self.x[:, 1]
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.x) // self.batch_size)
+
+    def __call__(self, epoch: int, seed: int) -> Iterator[dict[str, Tensor]]:
+        order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(self.x)))
+        for rows in order.split(self.batch_size):
+            yield {"x": self.x[rows], "y": self.y[rows]}
+
+
+def error_of(model: ToyRegression, data: ToyLine) -> Callable[[], dict[str, float]]:
+    @torch.no_grad()
+    def validate() -> dict[str, float]:
+        model.eval()
+        return {"ndcg@10": -model(data.x, data.y).item()}
+
+    return validate
+
+
+def scripted(values: list[float], seen: list[dict[str, Tensor]], model: nn.Module):
+    """A validation that gives these values in turn and keeps the weights that it saw."""
+    script = iter(values)
+
+    def validate() -> dict[str, float]:
+        seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return {"ndcg@10": next(script), "recall@10": 0.5}
+
+    return validate
+
+
+def numbers(result: TrainingResult) -> list[object]:
+    """Everything of a result but the times."""
+    timeless = [
+        {name: value for name, value in asdict(record).items() if "second" not in name}
+        for record in result.history
+    ]
+    return [timeless, result.best_epoch, result.best_value, result.stopped_early]
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+# --- fixtures
+
+
 @pytest.fixture(scope="session")
 def make_codes() -> Callable[..., ItemCodes]:
     """`make_codes({"a": 5, "b": 3}, sizes, seed)`: unique random identifiers."""
@@ -102,3 +176,16 @@ def best() -> Callable[..., list[int]]:
 def tiny_config() -> T5Config:
     """Sizes of the tiny recommender."""
     return TINY
+
+
+@pytest.fixture(scope="session")
+def toy() -> SimpleNamespace:
+    """Classes `Regression` and `Line`; `error_of`, `scripted`, `numbers`, `same_weights`."""
+    return SimpleNamespace(
+        Regression=ToyRegression,
+        Line=ToyLine,
+        error_of=error_of,
+        scripted=scripted,
+        numbers=numbers,
+        same_weights=same_weights,
+    )

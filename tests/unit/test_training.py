@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from genrec_lab.models.dropout import PooledDropout
 from genrec_lab.training import (
     Callback,
     EpochRecord,
@@ -22,7 +20,6 @@ from genrec_lab.training import (
     TrainingResult,
     autocast,
     bf16_is_native,
-    checkpoints,
     fit,
     precision,
 )
@@ -32,89 +29,13 @@ from genrec_lab.training.optimizers import make_optimizers
 PLAIN = TrainingConfig(epochs=5, learning_rate=0.01, schedule="constant", warmup=0.0, precision="fp32")
 
 
-class Regression(nn.Module):
-    """A small network with dropout, whose forward is its loss."""
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        torch.manual_seed(seed)
-        self.up, self.dropout, self.down = nn.Linear(3, 32), PooledDropout(0.1), nn.Linear(32, 1)
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return nn.functional.mse_loss(self.down(self.dropout(torch.tanh(self.up(x))))[:, 0], y)
-
-
-class Line:
-    """y = x1 - 2 x2, in batches whose order is drawn from epoch and seed; the last batch is smaller."""
-
-    def __init__(self, samples: int = 50, batch_size: int = 16) -> None:
-        rng = np.random.default_rng(0)
-        self.x = torch.from_numpy(rng.normal(size=(samples, 3)).astype(np.float32))
-        self.y = self.x[:, 0] - 2 * self.x[:, 1]
-        self.batch_size = batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.x) // self.batch_size)
-
-    def __call__(self, epoch: int, seed: int) -> Iterator[dict[str, Tensor]]:
-        order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(self.x)))
-        for rows in order.split(self.batch_size):
-            yield {"x": self.x[rows], "y": self.y[rows]}
-
-
-class Killed(Exception):
-    """Stands for whatever ends a process."""
-
-
-class KillAfter(Callback):
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def on_epoch(self, record: EpochRecord, epochs: int) -> None:
-        if record.epoch == self.epoch:
-            raise Killed
-
-
-def error_of(model: Regression, data: Line) -> Callable[[], dict[str, float]]:
-    @torch.no_grad()
-    def validate() -> dict[str, float]:
-        model.eval()
-        return {"ndcg@10": -model(data.x, data.y).item()}
-
-    return validate
-
-
-def scripted(values: list[float], seen: list[dict[str, Tensor]], model: nn.Module):
-    """A validation that gives these values in turn and keeps the weights that it saw."""
-    script = iter(values)
-
-    def validate() -> dict[str, float]:
-        seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
-        return {"ndcg@10": next(script), "recall@10": 0.5}
-
-    return validate
-
-
-def numbers(result: TrainingResult) -> list[object]:
-    """Everything of a result but the times."""
-    timeless = [
-        {name: value for name, value in asdict(record).items() if "second" not in name}
-        for record in result.history
-    ]
-    return [timeless, result.best_epoch, result.best_value, result.stopped_early]
-
-
-def same_weights(one: nn.Module, other: nn.Module) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
-
-
 # --- learning
 
 
-def test_it_learns_a_line() -> None:
-    model, data = Regression(), Line(200)
+def test_it_learns_a_line(toy: SimpleNamespace) -> None:
+    model, data = toy.Regression(), toy.Line(200)
     config = TrainingConfig(epochs=60, batch_size=16, learning_rate=0.02)
-    result = fit(model, data, config, validate=error_of(model, data))
+    result = fit(model, data, config, validate=toy.error_of(model, data))
     losses = [record.loss for record in result.history]
     assert losses[0] > 1.0
     assert -result.best_value < 0.01
@@ -123,24 +44,26 @@ def test_it_learns_a_line() -> None:
     assert not model.training
 
 
-def test_the_same_seed_gives_the_same_numbers_and_another_gives_others() -> None:
-    models = [Regression(), Regression(), Regression()]
-    results = [fit(model, Line(), PLAIN, seed=seed) for model, seed in zip(models, (1, 1, 2), strict=True)]
-    assert numbers(results[0]) == numbers(results[1])
-    assert same_weights(models[0], models[1])
-    assert numbers(results[0]) != numbers(results[2])
+def test_the_same_seed_gives_the_same_numbers_and_another_gives_others(toy: SimpleNamespace) -> None:
+    models = [toy.Regression(), toy.Regression(), toy.Regression()]
+    results = [
+        fit(model, toy.Line(), PLAIN, seed=seed) for model, seed in zip(models, (1, 1, 2), strict=True)
+    ]
+    assert toy.numbers(results[0]) == toy.numbers(results[1])
+    assert toy.same_weights(models[0], models[1])
+    assert toy.numbers(results[0]) != toy.numbers(results[2])
 
 
-def test_the_loss_of_an_epoch_is_the_mean_over_samples() -> None:
+def test_the_loss_of_an_epoch_is_the_mean_over_samples(toy: SimpleNamespace) -> None:
     """Of 16, 16 and 5 samples, with a learning rate that moves nothing; a mean over batches would differ."""
-    model, data = Regression(), Line(37)
+    model, data = toy.Regression(), toy.Line(37)
     model.dropout.p = 0.0
     result = fit(model, data, PLAIN.model_copy(update={"epochs": 1, "learning_rate": 1e-12}))
     with torch.no_grad():
         assert result.history[0].loss == pytest.approx(model(data.x, data.y).item(), rel=1e-5)
 
 
-def test_only_matrices_decay() -> None:
+def test_only_matrices_decay(toy: SimpleNamespace) -> None:
     class Still(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -151,30 +74,32 @@ def test_only_matrices_decay() -> None:
 
     model = Still()
     matrix, vector = model.layer.weight.detach().clone(), model.layer.bias.detach().clone()
-    fit(model, Line(16), PLAIN.model_copy(update={"epochs": 3, "learning_rate": 0.1, "weight_decay": 0.5}))
+    fit(
+        model, toy.Line(16), PLAIN.model_copy(update={"epochs": 3, "learning_rate": 0.1, "weight_decay": 0.5})
+    )
     torch.testing.assert_close(model.layer.weight.detach(), matrix * (1 - 0.1 * 0.5) ** 3)
     assert torch.equal(model.layer.bias.detach(), vector)
 
 
-def test_gradients_are_clipped() -> None:
+def test_gradients_are_clipped(toy: SimpleNamespace) -> None:
     """Clipped to nothing, Adam's epsilon dominates; unclipped, its first step is the whole rate."""
     moved = {}
     for norm in (1e-12, None):
-        model = Regression()
+        model = toy.Regression()
         before = model.up.weight.detach().clone()
         config = PLAIN.model_copy(update={"epochs": 1, "clip_norm": norm, "weight_decay": 0.0})
-        fit(model, Line(16), config)
+        fit(model, toy.Line(16), config)
         moved[norm] = (model.up.weight.detach() - before).abs().max().item()
     assert moved[None] == pytest.approx(0.01, rel=1e-3)
     assert moved[1e-12] < 1e-5
 
 
-def test_muon_turns_the_step_of_a_linear_layer_into_an_orthogonal_one() -> None:
+def test_muon_turns_the_step_of_a_linear_layer_into_an_orthogonal_one(toy: SimpleNamespace) -> None:
     """Every direction moves alike, by 0.2 * sqrt(longer side) of the rate; biases step as with AdamW."""
-    model = Regression()
+    model = toy.Regression()
     weight, bias = model.up.weight.detach().clone(), model.up.bias.detach().clone()
     config = PLAIN.model_copy(update={"epochs": 1, "optimizer": "muon", "weight_decay": 0.0})
-    fit(model, Line(16), config)
+    fit(model, toy.Line(16), config)
     step = torch.linalg.svdvals(model.up.weight.detach() - weight) / (0.01 * 0.2 * math.sqrt(32))
     assert step.shape == (3,)
     assert (step > 0.6).all()  # Muon's five Newton-Schulz steps leave singular values between 0.7 and 1.2
@@ -193,18 +118,18 @@ def test_embeddings_are_not_muons() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_frozen_parameters_stay(optimizer: str) -> None:
-    model = Regression()
+def test_frozen_parameters_stay(toy: SimpleNamespace, optimizer: str) -> None:
+    model = toy.Regression()
     model.up.requires_grad_(False)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    fit(model, Line(), PLAIN.model_copy(update={"optimizer": optimizer}))
+    fit(model, toy.Line(), PLAIN.model_copy(update={"optimizer": optimizer}))
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved == {"down.weight", "down.bias"}
 
 
-def test_a_model_with_nothing_to_train_is_refused() -> None:
+def test_a_model_with_nothing_to_train_is_refused(toy: SimpleNamespace) -> None:
     with pytest.raises(ValueError, match="no parameter that requires a gradient"):
-        fit(Regression().requires_grad_(False), Line(), PLAIN)
+        fit(toy.Regression().requires_grad_(False), toy.Line(), PLAIN)
 
 
 # --- learning rate
@@ -228,40 +153,40 @@ def test_the_schedule_by_hand(schedule: str, warmup: float, expected: list[float
     assert [rate_factor(step, 8, config) for step in range(8)] == pytest.approx(expected)
 
 
-def test_the_rate_at_the_end_of_each_epoch_follows_the_schedule() -> None:
+def test_the_rate_at_the_end_of_each_epoch_follows_the_schedule(toy: SimpleNamespace) -> None:
     config = TrainingConfig(epochs=3, learning_rate=0.5, schedule="cosine", warmup=0.0)
-    result = fit(Regression(), Line(), config)  # 4 steps an epoch
+    result = fit(toy.Regression(), toy.Line(), config)  # 4 steps an epoch
     expected = [0.25 * (1 + math.cos(math.pi * step / 12)) for step in (4, 8, 12)]
     assert [record.learning_rate for record in result.history] == pytest.approx(expected)
 
 
-def test_small_data_go_through_more_epochs() -> None:
+def test_small_data_go_through_more_epochs(toy: SimpleNamespace) -> None:
     config = PLAIN.model_copy(update={"epochs": 2, "least_steps": 10})
-    assert len(fit(Regression(), Line(), config).history) == 3  # 4 steps an epoch
-    assert len(fit(Regression(), Line(400), config).history) == 2
+    assert len(fit(toy.Regression(), toy.Line(), config).history) == 3  # 4 steps an epoch
+    assert len(fit(toy.Regression(), toy.Line(400), config).history) == 2
 
 
 # --- validation
 
 
-def test_the_weights_of_the_best_validation_are_kept() -> None:
-    model, seen = Regression(), []
-    result = fit(model, Line(), PLAIN, validate=scripted([0.1, 0.3, 0.2, 0.3, 0.25], seen, model))
+def test_the_weights_of_the_best_validation_are_kept(toy: SimpleNamespace) -> None:
+    model, seen = toy.Regression(), []
+    result = fit(model, toy.Line(), PLAIN, validate=toy.scripted([0.1, 0.3, 0.2, 0.3, 0.25], seen, model))
     assert (result.best_epoch, result.best_value) == (2, 0.3)  # at equal values the earlier one
     assert all(torch.equal(tensor, seen[1][name]) for name, tensor in model.state_dict().items())
     assert not all(torch.equal(tensor, seen[4][name]) for name, tensor in model.state_dict().items())
     assert result.history[3].metrics == {"ndcg@10": 0.3, "recall@10": 0.5}
 
 
-def test_without_validation_the_last_weights_are_kept() -> None:
-    result = fit(Regression(), Line(), PLAIN)
+def test_without_validation_the_last_weights_are_kept(toy: SimpleNamespace) -> None:
+    result = fit(toy.Regression(), toy.Line(), PLAIN)
     assert (result.best_epoch, result.best_value) == (5, None)
 
 
-def test_patience_counts_validations_without_a_better_one() -> None:
-    model, seen = Regression(), []
+def test_patience_counts_validations_without_a_better_one(toy: SimpleNamespace) -> None:
+    model, seen = toy.Regression(), []
     config = PLAIN.model_copy(update={"epochs": 20, "patience": 2})
-    result = fit(model, Line(), config, validate=scripted([0.1, 0.3, 0.2, 0.3, 0.9], seen, model))
+    result = fit(model, toy.Line(), config, validate=toy.scripted([0.1, 0.3, 0.2, 0.3, 0.9], seen, model))
     assert [record.epoch for record in result.history] == [1, 2, 3, 4]
     assert result.stopped_early
     assert result.best_epoch == 2
@@ -277,236 +202,63 @@ def test_patience_counts_validations_without_a_better_one() -> None:
         ({"validate_from": 4}, [4, 5]),
     ],
 )
-def test_when_it_looks(settings: dict[str, int], validated: list[int]) -> None:
-    model = Regression()
+def test_when_it_looks(toy: SimpleNamespace, settings: dict[str, int], validated: list[int]) -> None:
+    model = toy.Regression()
     config = PLAIN.model_copy(update=settings)
-    result = fit(model, Line(), config, validate=scripted([0.1] * 9, [], model))
+    result = fit(model, toy.Line(), config, validate=toy.scripted([0.1] * 9, [], model))
     assert [record.epoch for record in result.history if record.metrics] == validated
 
 
-def test_looking_before_training_keeps_the_start_where_nothing_beats_it() -> None:
-    model, seen = Regression(), []
+def test_looking_before_training_keeps_the_start_where_nothing_beats_it(toy: SimpleNamespace) -> None:
+    model, seen = toy.Regression(), []
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     config = PLAIN.model_copy(update={"validate_from": 0, "patience": 3})
-    result = fit(model, Line(), config, validate=scripted([0.5, 0.4, 0.3, 0.2], seen, model))
+    result = fit(model, toy.Line(), config, validate=toy.scripted([0.5, 0.4, 0.3, 0.2], seen, model))
     assert (result.best_epoch, result.best_value, result.stopped_early) == (0, 0.5, True)
     assert math.isnan(result.history[0].loss)
     assert all(torch.equal(tensor, start[name]) for name, tensor in model.state_dict().items())
 
 
-def test_no_epochs_leave_the_model_as_it_is() -> None:
-    model, before = Regression(), Regression()
-    result = fit(model, Line(), PLAIN.model_copy(update={"epochs": 0}))
+def test_no_epochs_leave_the_model_as_it_is(toy: SimpleNamespace) -> None:
+    model, before = toy.Regression(), toy.Regression()
+    result = fit(model, toy.Line(), PLAIN.model_copy(update={"epochs": 0}))
     assert result.history == ()
-    assert same_weights(model, before)
+    assert toy.same_weights(model, before)
 
 
-def test_an_unknown_monitor_is_refused() -> None:
-    model = Regression()
+def test_an_unknown_monitor_is_refused(toy: SimpleNamespace) -> None:
+    model = toy.Regression()
     config = PLAIN.model_copy(update={"monitor": "ndgc@10"})
     with pytest.raises(KeyError, match=r"monitor is 'ndgc@10'; validation gives \['ndcg@10', 'recall"):
-        fit(model, Line(), config, validate=scripted([0.1], [], model))
+        fit(model, toy.Line(), config, validate=toy.scripted([0.1], [], model))
 
 
 # --- losses that are no numbers
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_stops_with_advice(value: float) -> None:
-    data = Line()
+def test_a_loss_that_is_no_number_stops_with_advice(toy: SimpleNamespace, value: float) -> None:
+    data = toy.Line()
     data.y[:] = value
     with pytest.raises(FloatingPointError, match=r"at step 0 of epoch 1: lower .*learning_rate \(now 0.01"):
-        fit(Regression(), data, PLAIN)
+        fit(toy.Regression(), data, PLAIN)
 
 
-def test_a_diverged_epoch_leaves_the_checkpoint_before_it(tmp_path: Path) -> None:
-    class Diverging(Line):
+def test_a_diverged_epoch_leaves_the_checkpoint_before_it(toy: SimpleNamespace, tmp_path: Path) -> None:
+    class Diverging(toy.Line):
         def __call__(self, epoch: int, seed: int) -> Iterator[dict[str, Tensor]]:
             for batch in super().__call__(epoch, seed):
                 yield {"x": batch["x"], "y": batch["y"] * (math.nan if epoch == 2 else 1.0)}
 
     with pytest.raises(FloatingPointError, match="of epoch 3"):
-        fit(Regression(), Diverging(), PLAIN, checkpoints=tmp_path)
+        fit(toy.Regression(), Diverging(), PLAIN, checkpoints=tmp_path)
     assert [folder.name for folder in tmp_path.iterdir()] == ["epoch-2"]
-
-
-# --- going on
-
-
-ANNEALED = TrainingConfig(
-    epochs=6,
-    learning_rate=0.02,
-    schedule="cosine",
-    warmup=0.2,
-    weight_decay=0.1,
-    precision="fp32",
-    validate_from=0,
-)
-
-
-def train(
-    config: TrainingConfig,
-    folder: Path | None,
-    *callbacks: Callback,
-    model_seed: int = 0,
-    data: Line | None = None,
-) -> tuple[Regression, TrainingResult]:
-    model = Regression(model_seed)
-    data = data or Line()
-    validate = error_of(model, Line())
-    return model, fit(model, data, config, validate=validate, callbacks=callbacks, checkpoints=folder, seed=5)
-
-
-def go_on(config: TrainingConfig, folder: Path) -> tuple[Regression, TrainingResult]:
-    """Call again as a new process would, with other weights and another state of the generators before it."""
-    torch.manual_seed(999)
-    return train(config, folder, model_seed=77)
-
-
-def assert_same(one: tuple[Regression, TrainingResult], other: tuple[Regression, TrainingResult]) -> None:
-    # The loss before training is no number, and no number equals itself.
-    assert str(numbers(one[1])) == str(numbers(other[1]))
-    assert same_weights(one[0], other[0])
-
-
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-@pytest.mark.parametrize("epoch", [1, 3, 6])
-def test_killed_after_an_epoch_and_called_again_it_equals_the_unbroken_one(
-    tmp_path: Path, epoch: int, optimizer: str
-) -> None:
-    config = ANNEALED.model_copy(update={"optimizer": optimizer})
-    unbroken = train(config, None)
-    with pytest.raises(Killed):
-        train(config, tmp_path, KillAfter(epoch))
-    assert_same(go_on(config, tmp_path), unbroken)
-
-
-def test_killed_within_an_epoch_it_goes_on_from_the_last_whole_one(tmp_path: Path) -> None:
-    class Breaking(Line):
-        def __call__(self, epoch: int, seed: int) -> Iterator[dict[str, Tensor]]:
-            for number, batch in enumerate(super().__call__(epoch, seed)):
-                if (epoch, number) == (3, 2):
-                    raise Killed
-                yield batch
-
-    with pytest.raises(Killed):
-        train(ANNEALED, tmp_path, data=Breaking())
-    assert_same(go_on(ANNEALED, tmp_path), train(ANNEALED, None))
-
-
-def test_killed_twice(tmp_path: Path) -> None:
-    for epoch in (2, 4):
-        with pytest.raises(Killed):
-            train(ANNEALED, tmp_path, KillAfter(epoch))
-    assert_same(go_on(ANNEALED, tmp_path), train(ANNEALED, None))
-
-
-def test_patience_and_best_weights_survive_a_kill(tmp_path: Path) -> None:
-    values = [0.1, 0.5, 0.2, 0.3, 0.4, 0.9]
-    config = PLAIN.model_copy(update={"epochs": 20, "patience": 3})
-    unbroken = Regression()
-    expected = fit(unbroken, Line(), config, validate=scripted(values, [], unbroken))
-    model = Regression()
-    with pytest.raises(Killed):
-        fit(model, Line(), config, validate=scripted(values, [], model), callbacks=[KillAfter(3)],
-            checkpoints=tmp_path)  # fmt: skip
-    model = Regression(77)
-    result = fit(model, Line(), config, validate=scripted(values[3:], [], model), checkpoints=tmp_path)
-    assert numbers(result) == numbers(expected)
-    assert result.best_epoch == 2
-    assert same_weights(model, unbroken)
-
-
-def test_a_finished_training_is_not_trained_again(tmp_path: Path) -> None:
-    finished = train(ANNEALED, tmp_path)
-
-    class Untouchable(Line):
-        def __call__(self, epoch: int, seed: int) -> Iterator[dict[str, Tensor]]:
-            raise AssertionError("trained again")
-
-    assert_same(train(ANNEALED, tmp_path, model_seed=77, data=Untouchable()), finished)
-
-
-def test_only_what_is_trained_is_resumed(tmp_path: Path) -> None:
-    """A frozen base is not in the checkpoint; the caller brings it."""
-
-    def half(callbacks: list[Callback], folder: Path | None) -> Regression:
-        model = Regression()
-        model.up.requires_grad_(False)
-        fit(model, Line(), ANNEALED, callbacks=callbacks, checkpoints=folder)
-        return model
-
-    with pytest.raises(Killed):
-        half([KillAfter(2)], tmp_path)
-    assert same_weights(half([], tmp_path), half([], None))
-
-
-def test_a_half_written_checkpoint_is_ignored(tmp_path: Path) -> None:
-    with pytest.raises(Killed):
-        train(ANNEALED, tmp_path, KillAfter(2))
-    partial = tmp_path / "epoch-3.partial"
-    shutil.copytree(tmp_path / "epoch-2", partial)
-    (partial / "counters.json").write_text('{"epoch": 3, "ste')
-    (tmp_path / "epoch-notes").mkdir()
-    assert_same(go_on(ANNEALED, tmp_path), train(ANNEALED, None))
-    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["epoch-6", "epoch-notes"]
-
-
-def test_of_two_whole_checkpoints_the_newer_is_taken(tmp_path: Path) -> None:
-    """A kill between writing the new one and removing the old one leaves both; 10 comes after 9."""
-    config = PLAIN.model_copy(update={"epochs": 12})
-    with pytest.raises(Killed):
-        train(config, tmp_path, KillAfter(9))
-    shutil.copytree(tmp_path / "epoch-9", tmp_path / "kept")
-    with pytest.raises(Killed):
-        train(config, tmp_path, KillAfter(10))
-    shutil.move(tmp_path / "kept", tmp_path / "epoch-9")
-    epochs: list[int] = []
-
-    class Note(Callback):
-        def on_epoch(self, record: EpochRecord, _: int) -> None:
-            epochs.append(record.epoch)
-
-    resumed = train(config, tmp_path, Note(), model_seed=77)
-    assert epochs == [11, 12]
-    assert_same(resumed, train(config, None))
-
-
-def test_a_full_disk_leaves_the_last_checkpoint_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write = checkpoints.save_file
-
-    def full(tensors: dict[str, Tensor], file: Path) -> None:
-        if "epoch-3" in str(file):
-            file.write_bytes(b"half")
-            raise OSError(28, "No space left on device")
-        write(tensors, file)
-
-    monkeypatch.setattr(checkpoints, "save_file", full)
-    with pytest.raises(OSError, match="No space left"):
-        train(ANNEALED, tmp_path)
-    monkeypatch.undo()
-    assert_same(go_on(ANNEALED, tmp_path), train(ANNEALED, None))
-
-
-def test_one_checkpoint_is_kept(tmp_path: Path) -> None:
-    train(ANNEALED, tmp_path)
-    assert [folder.name for folder in tmp_path.iterdir()] == ["epoch-6"]
-    assert {file.suffix for file in (tmp_path / "epoch-6").iterdir()} == {".safetensors", ".json"}
-
-
-def test_the_time_before_a_kill_counts(tmp_path: Path) -> None:
-    with pytest.raises(Killed):
-        train(ANNEALED, tmp_path, KillAfter(5))
-    _, result = go_on(ANNEALED, tmp_path)  # one epoch of the six
-    assert result.seconds >= sum(record.seconds for record in result.history) - 1e-6
 
 
 # --- callbacks
 
 
-def test_callbacks_hear_of_every_epoch_and_of_the_end() -> None:
+def test_callbacks_hear_of_every_epoch_and_of_the_end(toy: SimpleNamespace) -> None:
     heard: list[object] = []
 
     class Listen(Callback):
@@ -516,11 +268,11 @@ def test_callbacks_hear_of_every_epoch_and_of_the_end() -> None:
         def on_end(self, result: TrainingResult) -> None:
             heard.append(result)
 
-    result = fit(Regression(), Line(), PLAIN, callbacks=[Listen(), Callback()])
+    result = fit(toy.Regression(), toy.Line(), PLAIN, callbacks=[Listen(), Callback()])
     assert heard == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5), result]
 
 
-def test_steps_are_told_at_most_twice_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_are_told_at_most_twice_a_second(toy: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(np.arange(0, 1e6, 0.3).tolist())  # every look at the clock is 0.3 s after the last
     monkeypatch.setattr("genrec_lab.training.loop.time.monotonic", lambda: next(clock))
     told: list[tuple[int, int]] = []
@@ -530,20 +282,20 @@ def test_steps_are_told_at_most_twice_a_second(monkeypatch: pytest.MonkeyPatch) 
             assert loss > 0
             told.append((step, steps))
 
-    fit(Regression(), Line(160), PLAIN.model_copy(update={"epochs": 2}), callbacks=[Listen()])
+    fit(toy.Regression(), toy.Line(160), PLAIN.model_copy(update={"epochs": 2}), callbacks=[Listen()])
     assert 0 < len(told) < 20
     assert all(steps == 20 for _, steps in told)
     assert [step for step, _ in told] == sorted({step for step, _ in told})
 
 
-def test_printed_epochs(capsys: pytest.CaptureFixture[str]) -> None:
-    model = Regression()
+def test_printed_epochs(toy: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    model = toy.Regression()
     config = PLAIN.model_copy(update={"validate_every": 3})
     fit(
         model,
-        Line(),
+        toy.Line(),
         config,
-        validate=scripted([0.25, 0.5], [], model),
+        validate=toy.scripted([0.25, 0.5], [], model),
         callbacks=[PrintEpochs("toy", every=2)],
     )
     lines = capsys.readouterr().out.splitlines()
@@ -575,8 +327,8 @@ def test_no_other_device_claims_bf16() -> None:
     assert bf16_is_native(torch.device("meta")) is False
 
 
-def test_weights_stay_fp32_in_bf16_training() -> None:
-    model, data = Regression(), Line(200)
+def test_weights_stay_fp32_in_bf16_training(toy: SimpleNamespace) -> None:
+    model, data = toy.Regression(), toy.Line(200)
     config = TrainingConfig(epochs=40, learning_rate=0.02, precision="bf16")
     result = fit(model, data, config)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
