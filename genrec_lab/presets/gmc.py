@@ -120,12 +120,12 @@ def gmc_small() -> MethodConfig:
         recommender=T5Config(d_model=96, d_kv=24, heads=4, d_ff=256, encoder_layers=2, decoder_layers=2),
         pairs=PairsConfig(max_history=20),
         training=TrainingConfig(
-            epochs=12,
+            epochs=10,
             batch_size=256,
             optimizer="muon",
             learning_rate=3e-3,
             schedule="cosine",
-            validate_every=4,
+            validate_every=5,
             validation_users=600,
         ),
         adaptation=AdaptationConfig(
@@ -142,7 +142,7 @@ def gmc_small() -> MethodConfig:
                 validation_users=300,
             ),
         ),
-        sasrec=sasrec_row(epochs=40, patience=4),
+        sasrec=sasrec_row(epochs=30, patience=4),
     )
 
 
