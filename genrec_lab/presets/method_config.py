@@ -56,6 +56,10 @@ class SASRecRow(BaseModel):
     training: TrainingConfig = TrainingConfig()
 
 
+# What the validation of every row measures.
+MONITORS = ("recall@10", "ndcg@10")
+
+
 class MethodConfig(BaseModel):
     """One method from text to ranked items, whole."""
 
@@ -88,12 +92,22 @@ class MethodConfig(BaseModel):
                 "codebooks are 'separate' with a 'unified' recommender: equal codes would mean different "
                 "things; set recommenders to 'separate' and adaptation.kind to 'none'"
             )
+        for name, training in self._trainings().items():
+            if training.monitor not in MONITORS:
+                raise ValueError(f"{name}.monitor is {training.monitor!r}; expected one of {list(MONITORS)}")
         for row in self.compare:
             if row not in ROWS:
                 raise ValueError(
                     f"compare names {row!r}{did_you_mean(row, ROWS)}; expected some of {sorted(ROWS)}"
                 )
         return self
+
+    def _trainings(self) -> dict[str, TrainingConfig]:
+        return {
+            "training": self.training,
+            "adaptation.training": self.adaptation.training,
+            "sasrec.training": self.sasrec.training,
+        }
 
 
 # A row of a table: a change to a config, or a model of its own kind.

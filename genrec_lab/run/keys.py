@@ -73,9 +73,12 @@ def stage_key(
 def source_signature(dataset: Any) -> str | None:
     """Hash of names, sizes and times of the files that a dataset parameter points to; None if there are none.
 
-    Every text in it that holds a path separator counts as a path, environment variables expanded. Of a folder
+    Bazaar points to none: it is generated, and its folder of pictures is written, not read. Elsewhere every
+    text that holds a path separator counts as a path, environment variables expanded. Of a folder
     the files directly inside count, subfolders (pictures) by name only. Content does not: it may be huge.
     """
+    if isinstance(dataset, Mapping) and dataset.get("name") == "bazaar":
+        return None
     found: list[Any] = []
     for name, value in _flatten({"dataset": dataset}):
         for text in value if isinstance(value, list | tuple) else [value]:

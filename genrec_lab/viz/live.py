@@ -21,7 +21,8 @@ class LiveCurves(Callback):
 
     In a notebook with a front-end it shows one plotly FigureWidget, updates it in place and replaces it by
     the static figure at the end. In a kernel without one (papermill, nbval) it prints a line now and then and
-    shows the static figure at the end; outside a kernel it only prints. The static figure is `figure`.
+    shows the static figure at the end; outside a kernel it only prints. The static figure is `figure`; with
+    keep=False it is not shown at the end, for the caller draws it.
 
     It is a callback of `training.fit`, and can itself be called with a record, as `train_rqvae(on_epoch=...)`
     does. Use it as a context manager, or call `on_end`, where nobody else does.
@@ -34,21 +35,24 @@ class LiveCurves(Callback):
         title: str = "",
         seconds: float = 1.0,
         live: bool | None = None,
+        keep: bool = True,
     ) -> None:
         """Take what draws the records.
 
         draw: from all records so far to a figure. title: begins the printed lines. seconds: least time
-        between two updates. live: whether a front-end is there; None finds out.
+        between two updates. live: whether a front-end is there; None finds out. keep: whether the static
+        figure is shown at the end.
         """
         self.records: list[Any] = []
         self.title = title
         self._draw = draw
         self._seconds = seconds
         self._live = has_front_end() if live is None else live
+        self._keep = keep
         self._widget: Any = None
         self._display: Any = None
         self._last_update = float("-inf")
-        self._last_printed = 0
+        self._last_printed: int | None = None  # epoch
         self._ended = False
 
     @classmethod
@@ -59,10 +63,14 @@ class LiveCurves(Callback):
         n_items: int | None = None,
         seed: int | None = None,
         live: bool | None = None,
+        keep: bool = True,
     ) -> Self:
         """Live `tokenizer_curves`."""
         return cls(
-            lambda records: tokenizer_curves(records, n_items=n_items, seed=seed), title=title, live=live
+            lambda records: tokenizer_curves(records, n_items=n_items, seed=seed),
+            title=title,
+            live=live,
+            keep=keep,
         )
 
     @classmethod
@@ -74,12 +82,14 @@ class LiveCurves(Callback):
         users: int | None = None,
         seed: int | None = None,
         live: bool | None = None,
+        keep: bool = True,
     ) -> Self:
         """Live `recommender_curves`."""
         return cls(
             lambda records: recommender_curves(records, monitor=monitor, users=users, seed=seed),
             title=title,
             live=live,
+            keep=keep,
         )
 
     @property
@@ -102,9 +112,12 @@ class LiveCurves(Callback):
         if not self.records or self._ended:
             return
         self._ended = True
-        if self._last_printed < len(self.records) and not self._live:
+        if self._last_printed != self._epoch and not self._live:
             self._print(None)
-        if self._display is not None:
+        if not self._keep:
+            if self._display is not None:
+                self._display.update({"text/plain": self._line(None)}, raw=True)
+        elif self._display is not None:
             # A figure object would show itself a second time; its rendered form takes the widget's place.
             self._display.update(self.figure._repr_mimebundle_(), raw=True)
         elif in_kernel():
@@ -148,8 +161,15 @@ class LiveCurves(Callback):
                 shown.autorange = axis.range is None
 
     def _print(self, epochs: int | None) -> None:
-        self._last_printed = len(self.records)
-        print(record_line(as_mapping(self.records[-1]), self.title, epochs), flush=True)
+        self._last_printed = self._epoch
+        print(self._line(epochs), flush=True)
+
+    @property
+    def _epoch(self) -> int:
+        return int(as_mapping(self.records[-1])["epoch"])
+
+    def _line(self, epochs: int | None) -> str:
+        return record_line(as_mapping(self.records[-1]), self.title, epochs)
 
 
 def record_line(record: Mapping[str, Any], title: str = "", epochs: int | None = None) -> str:

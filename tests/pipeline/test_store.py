@@ -48,6 +48,14 @@ def test_finished_stages_are_not_run_again(opened):
     assert chain(opened()) == [False, False, False]
 
 
+def test_the_pictures_that_bazaar_writes_are_no_source(opened, tmp_path):
+    dataset = {"name": "bazaar", "images": str(tmp_path / "pictures")}
+    assert work(opened(dataset=dataset), DATA, uses=("dataset",))
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "1.png").write_text("drawn by the stage")
+    assert not work(opened(dataset=dataset), DATA, uses=("dataset",))
+
+
 @pytest.mark.parametrize(
     ("changes", "again"),
     [

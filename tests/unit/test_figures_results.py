@@ -285,6 +285,14 @@ def test_beam_misses_against_sets() -> None:
     assert "With 50 beams the search misses" in title_of(figure)
 
 
+def test_adaptation_change_from_nothing_has_no_share_and_stands_first() -> None:
+    changes = pl.DataFrame({"domain": ["A", "B", "C"], "before": [0.1, 0.0, 0.0], "after": [0.2, 0.1, 0.0]})
+    figure = figures.adaptation_change(changes)
+    (bars,) = [trace for trace in figure.data if trace.type == "bar"]
+    assert list(bars.text) == ["from 0", "+100\N{NO-BREAK SPACE}%", "±0\N{NO-BREAK SPACE}%"]
+    assert list(bars.x) == [0.0, pytest.approx(100.0), 0.0]
+
+
 def test_adaptation_change_averages_seeds_and_sorts_by_relative_change() -> None:
     changes = pl.DataFrame(
         {

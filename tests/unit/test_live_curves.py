@@ -52,6 +52,13 @@ def test_a_resumed_training_brings_the_epochs_of_before(capsys: pytest.CaptureFi
     assert list(curves.figure.data[0].x) == [1, 2, 3]
 
 
+def test_a_look_before_training_is_no_second_last_line(capsys: pytest.CaptureFixture[str]) -> None:
+    curves = LiveCurves.recommender()
+    curves.on_epoch(epoch(1), 1)
+    curves.on_end(TrainingResult((epoch(1), epoch(1)), 1, None, False, 1.0))
+    assert capsys.readouterr().out.splitlines() == ["recommender epoch 1/1  loss 3  0.5 s"]
+
+
 def test_as_a_context_it_ends_itself_and_takes_tokenizer_records(capsys: pytest.CaptureFixture[str]) -> None:
     records: list[dict[str, Any]] = [
         {

@@ -11,6 +11,7 @@ import polars as pl
 import torch
 
 from genrec_lab.data.bazaar import best_possible
+from genrec_lab.data.bazaar_oracle import MAX_ORACLE_ITEMS
 from genrec_lab.decoding import Histories, Ranked, beam_search, exact_top_k
 from genrec_lab.evaluation import metrics_table
 from genrec_lab.models import Recommender
@@ -57,7 +58,7 @@ def rank_test_users(run: Run) -> Rankings:
                     users_per_second=round(rate, 1),
                 )
                 print(f"{name}: {test.height:,} users ranked, {rate:,.0f} users/s", flush=True)
-            if run.dataset["name"] == "bazaar":
+            if run.dataset["name"] == "bazaar" and data.dataset.n_items <= MAX_ORACLE_ITEMS:
                 _record_best_possible(run, test)
         return _read(stage.folder, load_prepared(run).split.test)
 

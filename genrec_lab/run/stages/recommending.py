@@ -183,7 +183,7 @@ def _train_sasrec(run: Run, data: Prepared, stage: Stage, watch: Watch | None) -
 
 
 def _curves(watch: Watch | None, title: str, seed: int) -> Callback:
-    return watch(title) if watch else LiveCurves.recommender(title=title, seed=seed)
+    return watch(title) if watch else LiveCurves.recommender(title=title, seed=seed, keep=False)
 
 
 def write_history(result: TrainingResult, folder: Path) -> None:

@@ -138,7 +138,11 @@ def _train(
 ) -> tuple[RQVAE | ResidualKMeans, list[TokenizerEpoch]]:
     if isinstance(config.tokenizer, ResidualKMeansConfig):
         return ResidualKMeans.fit(vectors, config.tokenizer, seed), []
-    curves = watch(title) if watch else LiveCurves.tokenizer(title=title, n_items=len(vectors), seed=seed)
+    curves = (
+        watch(title)
+        if watch
+        else LiveCurves.tokenizer(title=title, n_items=len(vectors), seed=seed, keep=False)
+    )
     with curves:
         model = train_rqvae(vectors, domains, config.tokenizer, seed, on_epoch=curves, checkpoint=scratch)
     return model, list(curves.records)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -116,7 +117,12 @@ def adaptation_change(
             before_sd=pl.col("before").std().fill_null(0.0),
             after_sd=pl.col("after").std().fill_null(0.0),
         )
-        .with_columns(change=pl.col("after") / pl.col("before") - 1)
+        # From nothing to something is no finite share: infinite, first in the order, without a bar.
+        .with_columns(
+            change=pl.when(pl.col("after") == pl.col("before"))
+            .then(0.0)
+            .otherwise(pl.col("after") / pl.col("before") - 1)
+        )
         .sort("change", descending=True)
     )
     domains = table["domain"].to_list()
@@ -161,15 +167,16 @@ def adaptation_change(
             hovertemplate="%{customdata}: %{x:.4f}",
             **made.place(0),
         )
-    changes_in_percent = 100 * table["change"].to_numpy()
+    relative = table["change"].to_numpy()
+    changes_in_percent = 100 * np.where(np.isfinite(relative), relative, 0.0)
     made.figure.add_bar(
         x=changes_in_percent,
         y=places,
         orientation="h",
         width=0.4,
         showlegend=False,
-        marker_color=[theme.GOOD if change >= 0 else theme.BAD for change in changes_in_percent],
-        text=[_signed_percent(change) for change in table["change"]],
+        marker_color=[theme.GOOD if change >= 0 else theme.BAD for change in relative],
+        text=[_signed_percent(change) for change in relative],
         textposition="outside",
         cliponaxis=False,
         customdata=[label(domain) for domain in domains],
@@ -287,6 +294,8 @@ def difference_intervals(
 
 
 def _signed_percent(change: float) -> str:
+    if math.isinf(change):
+        return "from 0"
     return ("+" if change > 0 else "−" if change < 0 else "±") + percent(abs(change))
 
 

@@ -76,7 +76,7 @@ def tokenizer_curves(
             text = "%{y:.1f} %" if panel == 2 else "%{y:.1f}"
             named = f"level {level + 1}"
             _line(made, panel, x, values, named, style, text, in_legend=panel == 2, group=named)
-    _name_tokenizer_axes(made, parts, len(records))
+    _name_tokenizer_axes(made, parts, int(records[-1]["epoch"]))
     last = records[-1]
     lowest = int(np.argmin(last["utilisation"]))
     title = (
@@ -255,7 +255,7 @@ def _mark_best(
     )
 
 
-def _name_tokenizer_axes(made: Panels, parts: Mapping[str, npt.NDArray[np.float64]], epochs: int) -> None:
+def _name_tokenizer_axes(made: Panels, parts: Mapping[str, npt.NDArray[np.float64]], last: int) -> None:
     figure = made.figure
     everything = np.concatenate([values[np.isfinite(values)] for values in parts.values()] or [np.ones(1)])
     if everything.size and everything.min() > 0 and everything.max() > 20 * everything.min():
@@ -267,7 +267,7 @@ def _name_tokenizer_axes(made: Panels, parts: Mapping[str, npt.NDArray[np.float6
     figure.update_yaxes(rangemode="tozero", title="codes", **made.place(3))
     for panel in range(4):
         figure.update_xaxes(title="epoch" if made.is_bottom(panel) else None, **made.place(panel))
-    if epochs <= 10:
+    if last <= 10:
         figure.update_xaxes(dtick=1)
     figure.update_layout(showlegend=True, hovermode="x unified")
 
