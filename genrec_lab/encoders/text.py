@@ -303,6 +303,11 @@ def _tfidf(texts: list[str], config: TextConfig) -> np.ndarray:
             f"the first is {texts[0]!r}"
         ) from cause
     largest = min(counts.shape)
+    if counts.shape[1] < 2:
+        raise ValueError(
+            f'text.kind = "tfidf" found one word only in {len(texts)} texts, the first is {texts[0]!r}; '
+            "at least two different words are needed"
+        )
     if config.dimensions > largest:
         warnings.warn(
             f"text.dimensions = {config.dimensions} is more than {counts.shape[0]} texts with "

@@ -171,3 +171,18 @@ def test_speed_is_counted_in_multiplications_and_additions(monkeypatch):
     clock = iter([0.0, 9.0, 1.0, 3.0, 4.0, 5.0, 6.0, 8.0])  # the first, slow one warms up
     monkeypatch.setattr("genrec_lab.run.stages.checking.time.perf_counter", lambda: next(clock))
     assert matmul_speed("cpu", torch.float32) == pytest.approx(2 * 512**3 / 1.0 / 1e9)
+
+
+def test_a_codebook_larger_than_a_domain_is_refused_before_any_text_is_encoded(tmp_path):
+    opened = open_run(
+        "large",
+        dataset={"name": "bazaar", "items": 300, "users": 300},
+        preset="gmc_tiny",
+        overrides={"compare": ["tiger"], "tokenizer.codebook_size": 128},
+        root=tmp_path,
+    )
+    prepare_data(opened)
+    # the run's own tokenizer has all 300 items, TIGER's only those of its domain
+    with pytest.raises(ValueError, match=r"codebook_size is 128, but 'Garden' has only 100 items; set"):
+        train_tokenizers(opened)
+    assert not list(tmp_path.rglob("vectors.safetensors"))

@@ -162,6 +162,10 @@ class TestTfidf:
         with pytest.raises(ValueError, match="found no word of two letters or more in 2 texts"):
             encode_texts(["!", "a"], self.config)
 
+    def test_one_word_is_no_space(self) -> None:
+        with pytest.raises(ValueError, match="found one word only in 2 texts"):
+            encode_texts(["lamp", "lamp lamp"], self.config)
+
     def test_a_single_text(self) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)

@@ -48,6 +48,8 @@ def train_tokenizers(run: Run, watch: Callable[[str], LiveCurves] | None = None)
         owners = tokenizer_owners(rows)
         if not stage.is_finished:
             dataset = load_prepared(run).dataset
+            for name in dict.fromkeys(owners.values()):
+                _check_codebooks_fit(dataset, rows[name])  # before the texts are encoded, which takes long
             vectors = encode_texts(
                 dataset.items["text"].to_list(), run.config.text, cache=runs_root() / "cache" / "text"
             )
@@ -75,6 +77,17 @@ def load_vectors(run: Run) -> np.ndarray:
     return load_file(run.read_stage(TOKENIZING) / "vectors.safetensors")["vectors"]
 
 
+def _check_codebooks_fit(dataset: Dataset, config: MethodConfig) -> None:
+    size, counts = config.tokenizer.codebook_size, np.bincount(dataset.item_domains())
+    for scope, domains in scopes(dataset.domains, separate=config.codebooks == "separate").items():
+        items = int(sum(counts[dataset.domains.index(domain)] for domain in domains))
+        if size > items:
+            raise ValueError(
+                f"tokenizer.codebook_size is {size}, but {scope!r} has only {items} items; "
+                f"set overrides={{'tokenizer.codebook_size': {items}}} or less"
+            )
+
+
 def _identify(
     dataset: Dataset,
     vectors: np.ndarray,
@@ -93,11 +106,6 @@ def _identify(
     codebooks, epochs = {}, {}
     for scope, domains in scopes(dataset.domains, separate=config.codebooks == "separate").items():
         items = np.flatnonzero(np.isin(names[of_item], domains))
-        if size > len(items):
-            raise ValueError(
-                f"tokenizer.codebook_size is {size}, but {scope!r} has only {len(items)} items; "
-                f"set overrides={{'tokenizer.codebook_size': {len(items)}}} or less"
-            )
         model, records = _train(
             vectors[items], of_item[items], config, seed, scratch / scope, f"{config.name} {scope}", watch
         )
