@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import find_batch_size, send_to_device
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -20,13 +21,16 @@ from genrec_lab.training.optimizers import make_optimizers, set_learning_rate
 from genrec_lab.training.precision import autocast
 from genrec_lab.training.state import TrainingState
 
+# What a model is called with: tensors whose first dimension is the sample, or groups of them by name.
+Batch = Mapping[str, Tensor] | Mapping[str, Mapping[str, Tensor]]
+
 
 class Batches(Protocol):
     """An epoch's batches by epoch and seed, and how many there are."""
 
     def __len__(self) -> int: ...
 
-    def __call__(self, epoch: int, seed: int) -> Iterable[dict[str, Tensor]]:
+    def __call__(self, epoch: int, seed: int) -> Iterable[Batch]:
         """Yield the batches of one epoch (from 0), fixed by epoch and seed."""
 
 
@@ -103,7 +107,7 @@ def fit(
 
 def _epoch(
     model: nn.Module,
-    batches: Iterable[dict[str, Tensor]],
+    batches: Iterable[Batch],
     accelerator: Accelerator,
     optimizers: Sequence[Optimizer],
     config: TrainingConfig,
@@ -114,9 +118,9 @@ def _epoch(
     """Train one epoch; return the mean loss and the number of samples."""
     total, samples, told = 0.0, 0, time.monotonic()
     for batch in batches:
-        size = len(next(iter(batch.values())))
+        size = find_batch_size(batch)
         with autocast(accelerator.device, config.precision):
-            loss = model(**{name: tensor.to(accelerator.device) for name, tensor in batch.items()})
+            loss = model(**send_to_device(batch, accelerator.device))
         value = loss.item()
         if not math.isfinite(value):
             raise FloatingPointError(

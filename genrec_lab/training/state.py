@@ -57,11 +57,17 @@ class TrainingState:
         parameters = dict(self.model.named_parameters())
         return {name: parameters[name].data for name in self.names}
 
+    def _buffers(self) -> dict[str, Tensor]:
+        """What is neither trained nor derived, as a count of steps."""
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))
+        return {name: t for name, t in self.model.state_dict().items() if name not in parameters}
+
     def save(self, seconds: float) -> None:
         """Write a checkpoint, where there is a place for it."""
         if self.checkpoint is None:
             return
         tensors = {f"model/{name}": tensor for name, tensor in self._trained().items()}
+        tensors |= {f"buffer/{name}": tensor for name, tensor in self._buffers().items()}
         tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
         for number, optimizer in enumerate(self.optimizers):
             for index, slots in optimizer.state_dict()["state"].items():
@@ -89,6 +95,8 @@ class TrainingState:
         with torch.no_grad():
             for name, tensor in self._trained().items():
                 tensor.copy_(tensors[f"model/{name}"])
+            for name, tensor in self._buffers().items():
+                tensor.copy_(tensors[f"buffer/{name}"])
         self.best = _under("best/", tensors)
         for number, optimizer in enumerate(self.optimizers):
             slots: dict[int, dict[str, Tensor]] = {}

@@ -103,6 +103,23 @@ def test_killed_within_an_epoch_it_goes_on_from_the_last_whole_one(
     assert_same(toy, go_on(toy, ANNEALED, tmp_path), train(toy, ANNEALED, None))
 
 
+def test_a_count_of_steps_survives_a_kill(toy: SimpleNamespace, tmp_path: Path) -> None:
+    class Counting(toy.Regression):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("steps", torch.tensor(0))
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            self.steps += self.training
+            return super().forward(x, y)
+
+    with pytest.raises(Killed):
+        fit(Counting(), toy.Line(), ANNEALED, callbacks=[KillAfter(2)], checkpoints=tmp_path, seed=5)
+    model = Counting()
+    fit(model, toy.Line(), ANNEALED, checkpoints=tmp_path, seed=5)
+    assert model.steps == len(toy.Line()) * ANNEALED.epochs
+
+
 def test_killed_twice(toy: SimpleNamespace, tmp_path: Path) -> None:
     for epoch in (2, 4):
         with pytest.raises(Killed):

@@ -54,6 +54,20 @@ def test_the_same_seed_gives_the_same_numbers_and_another_gives_others(toy: Simp
     assert toy.numbers(results[0]) != toy.numbers(results[2])
 
 
+def test_grouped_tensors_are_the_same_batch(toy: SimpleNamespace) -> None:
+    class Grouped(toy.Regression):
+        def forward(self, sample: dict[str, Tensor]) -> Tensor:
+            return super().forward(**sample)
+
+    class GroupedLine(toy.Line):
+        def __call__(self, epoch: int, seed: int) -> Iterator[dict[str, dict[str, Tensor]]]:
+            for batch in super().__call__(epoch, seed):
+                yield {"sample": batch}
+
+    grouped = fit(Grouped(), GroupedLine(37), PLAIN)
+    assert toy.numbers(grouped) == toy.numbers(fit(toy.Regression(), toy.Line(37), PLAIN))
+
+
 def test_the_loss_of_an_epoch_is_the_mean_over_samples(toy: SimpleNamespace) -> None:
     """Of 16, 16 and 5 samples, with a learning rate that moves nothing; a mean over batches would differ."""
     model, data = toy.Regression(), toy.Line(37)
