@@ -1,8 +1,8 @@
-"""Training pairs as integer tables in memory, cut into batches of like length."""
+"""What models learn from, in batches: pairs of history and next item, and items beside their neighbours."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import polars as pl
@@ -78,3 +78,53 @@ class PairBatches:
         counts = np.unique(users, return_counts=True)[1]
         place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
         return order[np.sort(by_user[place < most])]
+
+
+class NeighbourBatches:
+    """Batches of items, each beside an item that stood next to it in some sequence (UTGRec 2.3.2).
+
+    `{"items": content(i), "neighbours": content(j)}`, where `content` turns B item indices into B rows of
+    tensors. Every item comes once an epoch; the order, and which of its neighbours stands beside it, is drawn
+    from (seed, epoch) and nothing else. An item without neighbours stands beside itself.
+    """
+
+    def __init__(
+        self,
+        items: np.ndarray,
+        neighbours: pl.DataFrame,
+        content: Callable[[np.ndarray], dict[str, Tensor]],
+        batch_size: int,
+    ) -> None:
+        """Take the items (n,), and all their neighbours as `co_occurrence_neighbours` gives them."""
+        if not len(items):
+            raise ValueError("there is no item to learn from")
+        self.items, self.content, self.batch_size = np.asarray(items, dtype=np.int64), content, batch_size
+        of_items = neighbours.filter(pl.col("item").is_in(self.items.tolist()))
+        found = dict(of_items.select("item", "neighbours").iter_rows())
+        lists = [found.get(item) or [item] for item in self.items.tolist()]
+        self.counts = np.array([len(one) for one in lists])
+        self._starts = np.cumsum(self.counts) - self.counts
+        self._flat = np.concatenate([np.asarray(one, dtype=np.int64) for one in lists])
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return -(-len(self.items) // self.batch_size)
+
+    @property
+    def without_neighbours(self) -> int:
+        """Return how many items stand beside themselves, for want of another."""
+        return int(((self.counts == 1) & (self._flat[self._starts] == self.items)).sum())
+
+    def pairs(self, epoch: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the items of an epoch in their order, (n,), and their neighbours, (n,)."""
+        rng = np.random.default_rng([seed, epoch])
+        order = rng.permutation(len(self.items))
+        drawn = self._starts[order] + rng.integers(self.counts[order])
+        return self.items[order], self._flat[drawn]
+
+    def __call__(self, epoch: int, seed: int) -> Iterator[dict[str, dict[str, Tensor]]]:
+        """Yield the batches of one epoch."""
+        items, neighbours = self.pairs(epoch, seed)
+        for start in range(0, len(items), self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            yield {"items": self.content(items[rows]), "neighbours": self.content(neighbours[rows])}

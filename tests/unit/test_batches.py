@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from genrec_lab.data.batches import PairBatches, PairsConfig
+from genrec_lab.data.batches import NeighbourBatches, PairBatches, PairsConfig
 
 Pair = tuple[tuple[int, ...], int]
 
@@ -155,3 +155,46 @@ def test_nothing_to_learn_from_is_refused() -> None:
 def test_impossible_settings_are_refused(settings: dict[str, int]) -> None:
     with pytest.raises(ValidationError, match=next(iter(settings))):
         PairsConfig.model_validate(settings)
+
+
+# --- items beside their neighbours
+
+NEIGHBOURS = pl.DataFrame(
+    {"item": [0, 1, 2, 3, 4], "neighbours": [[1, 2], [0], [0, 3], [2], []]},
+    schema={"item": pl.Int64, "neighbours": pl.List(pl.Int64)},
+)
+
+
+def beside(items: list[int], batch_size: int = 2) -> NeighbourBatches:
+    return NeighbourBatches(
+        np.array(items), NEIGHBOURS, lambda rows: {"id": torch.from_numpy(rows)}, batch_size
+    )
+
+
+def test_every_item_comes_once_an_epoch_beside_one_of_its_neighbours() -> None:
+    batches, seen = beside([0, 1, 2, 3, 4]), set()
+    for epoch in range(40):
+        drawn = list(batches(epoch, 3))
+        assert [len(b["items"]["id"]) for b in drawn] == [2, 2, 1] and len(batches) == 3
+        items = torch.cat([b["items"]["id"] for b in drawn]).tolist()
+        others = torch.cat([b["neighbours"]["id"] for b in drawn]).tolist()
+        assert sorted(items) == [0, 1, 2, 3, 4]
+        seen |= set(zip(items, others, strict=True))
+    # all pairs in the end, and the one without neighbours beside itself
+    assert seen == {(0, 1), (0, 2), (1, 0), (2, 0), (2, 3), (3, 2), (4, 4)}
+    assert batches.without_neighbours == 1
+
+
+def test_neighbours_are_drawn_alike_often_and_anew_each_epoch() -> None:
+    drawn = [
+        dict(zip(*(side.tolist() for side in beside([0, 2]).pairs(e, 0)), strict=True)) for e in range(2000)
+    ]
+    assert np.mean([one[0] == 1 for one in drawn]) == pytest.approx(0.5, abs=0.05)
+    assert drawn[:50] == [
+        dict(zip(*(side.tolist() for side in beside([0, 2]).pairs(e, 0)), strict=True)) for e in range(50)
+    ]
+
+
+def test_no_items_are_refused() -> None:
+    with pytest.raises(ValueError, match="no item to learn from"):
+        beside([])
