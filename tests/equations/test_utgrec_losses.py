@@ -1,4 +1,7 @@
-"""UTGRec Eqs 3 to 13 against float64 twins that follow the paper item by item, values and gradients."""
+"""UTGRec Eqs 3 to 13 against float64 twins that follow the paper item by item, values and gradients.
+
+The twins of Eq. 9, the diffusion loss, stand in tests/unit/test_diffusion.py.
+"""
 
 import itertools
 import os
