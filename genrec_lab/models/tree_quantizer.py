@@ -100,15 +100,20 @@ class Codebook(nn.Module):
             self.projection.copy_(torch.eye(len(self.projection)))
 
     @torch.no_grad()
+    def note_use(self, codes: Tensor) -> None:
+        """Note the codes (any shape) that some item had, in all processes."""
+        users = torch.zeros(len(self.used), dtype=torch.int32, device=self.used.device)
+        users[codes.flatten()] = 1
+        if _several_processes():
+            distributed.all_reduce(users)
+        self.used |= users > 0
+
+    @torch.no_grad()
     def restart_dead(self, points: Tensor) -> None:
         """Move codewords that nothing used onto (M, d) points drawn at random, then count anew.
 
         Every process then has the first one's codewords. A matrix that is fixed stays as it is.
         """
-        if _several_processes():
-            users = self.used.int()
-            distributed.all_reduce(users)
-            self.used.copy_(users > 0)
         dead = torch.nonzero(~self.used).flatten()[: len(points)]
         if self.matrix.requires_grad and len(dead):
             # drawn on the CPU, from the generator that also draws the dropout
@@ -243,21 +248,21 @@ class TreeQuantizer(nn.Module):
         books = self._books()
         return books[min(level, len(books) - 1)]
 
-    def _points(self, residuals: Tensor) -> list[Tensor]:
-        """What each book quantises: (points, d_c), all levels of the leaf together."""
+    def _points(self, by_level: Tensor) -> list[Tensor]:
+        """Residuals or codes (B, L, ...) of each book: (points, ...), all levels of the leaf together."""
         if self.config.structure == "tree":
-            return [residuals[:, 0], residuals[:, 1:].flatten(0, 1)]
-        return list(residuals.unbind(1))
+            return [by_level[:, 0], by_level[:, 1:].flatten(0, 1)]
+        return list(by_level.unbind(1))
 
     @torch.no_grad()
     def _note_use(self, quantized: Quantized) -> None:
         """Note which codewords this batch had; restart the unused ones when it is time."""
-        for level, code in enumerate(quantized.codes.unbind(1)):
-            self._book(level).used[code] = True
+        for book, codes in zip(self._books(), self._points(quantized.codes), strict=True):
+            book.note_use(codes)
         self.batches += 1
         if int(self.batches) >= self.config.restart_every:
             for book, points in zip(self._books(), self._points(quantized.residuals), strict=True):
-                book.restart_dead(points)
+                book.restart_dead(points.detach())
             self.batches.zero_()
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, multiprocessing
 
 from genrec_lab.codes import ItemCodes
 from genrec_lab.models.tree_quantizer import (
@@ -276,3 +279,34 @@ class TestRestart:
         before = model.codebooks()[0].detach().clone()
         model(h)
         assert torch.equal(model.codebooks()[0], before)
+
+    def test_two_processes_keep_one_codebook_and_what_either_used(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("GLOO_SOCKET_IFNAME", os.environ.get("GLOO_SOCKET_IFNAME", "lo"))
+        multiprocessing.start_processes(process, (str(tmp_path),), nprocs=2, start_method="fork")
+        one, other = (np.load(tmp_path / f"{rank}.npz") for rank in (0, 1))
+        np.testing.assert_array_equal(one["after"], other["after"])
+        used = np.union1d(one["codes"], other["codes"])
+        assert len(used) > max(len(np.unique(one["codes"])), len(np.unique(other["codes"])))
+        np.testing.assert_array_equal(one["after"][used], one["before"][used])
+        dead = np.setdiff1d(np.arange(16), used)
+        moved = (one["after"][dead] != one["before"][dead]).any(axis=1)
+        assert len(dead) > 4 and moved.sum() == 4  # as many as a process has items
+
+
+def process(rank: int, folder: str) -> None:
+    """One of two processes that quantise different items until codewords restart; writes what it then has."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
+    )
+    try:
+        config = SMALL.model_copy(update={"root_size": 16, "restart_dead": True, "restart_every": 1})
+        model = quantizer(config).train()
+        torch.manual_seed(rank)
+        before = model.codebooks()[0].detach().clone()
+        codes = model(drawn(4, 3, 4, seed=rank)).codes[:, 0]
+        after = model.codebooks()[0].detach()
+        np.savez(f"{folder}/{rank}.npz", before=before.numpy(), after=after.numpy(), codes=codes.numpy())
+    finally:
+        torch.distributed.destroy_process_group()
