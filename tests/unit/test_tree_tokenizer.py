@@ -1,22 +1,20 @@
-"""The whole tokenizer around a toy encoder: objective, ablations, warm-up, transfer, decoding, files."""
+"""The whole tokenizer around a toy encoder: objective, ablations, warm-up, transfer, decoding."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from genrec_lab.losses import co_occurrence_alignment_loss
 from genrec_lab.models.content_decoders import DecoderConfig
 from genrec_lab.models.diffusion import DiffusionConfig
 from genrec_lab.models.tree_quantizer import TreeQuantizerConfig
-from genrec_lab.models.tree_tokenizer import TreeTokenizer, TreeTokenizerConfig, for_fidelity
+from genrec_lab.models.tree_tokenizer import TreeTokenizer, TreeTokenizerConfig
 
 LEVELS, WORDS, TOKENS, CHANNELS = 3, 13, 4, 12
 CONFIG = TreeTokenizerConfig(
@@ -347,56 +345,6 @@ class TestWhatACodeMeans:
         assert best.tolist() == [3, 7] * 4
 
 
-class TestFiles:
-    def test_all_but_the_frozen_network_comes_back(self, tmp_path: Path) -> None:
-        model = tokenizer()
-        train(model, 3)
-        model.freeze_for_transfer()
-        model.save(tmp_path)
-        stored = load_file(tmp_path / "model.safetensors")
-        assert "encoder.backbone" not in stored
-        assert {"encoder.trained", "encoder.words", "quantizer.books.0.matrix"} <= set(stored)
-        again = TreeTokenizer.load(tmp_path, ToyEncoder(seed=5))
-        assert again.config == model.config and not again.training
-        for name, tensor in again.state_dict().items():
-            assert torch.equal(tensor, model.state_dict()[name]), name
-        one, other = (each.tokenize([items(20)]) for each in (model, again))
-        for a, b in zip(one[:4], other[:4], strict=True):
-            np.testing.assert_array_equal(a, b)
-
-    def test_a_trained_part_that_is_frozen_later_is_still_written(self, tmp_path: Path) -> None:
-        model = tokenizer()
-        model.encoder.trained.requires_grad_(False)
-        model.save(tmp_path)
-        again = TreeTokenizer.load(tmp_path, ToyEncoder(seed=5))
-        assert torch.equal(again.encoder.trained, model.encoder.trained)
-
-    @pytest.mark.parametrize(
-        "encoder, message",
-        [
-            (ToyEncoder(dimension=10), r"model\.safetensors has \(10, 8\) for adapter.*asks for \(10, 10\)"),
-            (ToyEncoder(words=20), r"has \(13, 7\) for encoder\.words.*asks for \(20, 7\)"),
-        ],
-    )
-    def test_another_encoder_is_refused(self, tmp_path: Path, encoder: ToyEncoder, message: str) -> None:
-        tokenizer().save(tmp_path)
-        with pytest.raises(ValueError, match=message):
-            TreeTokenizer.load(tmp_path, encoder)
-
-    def test_a_file_without_a_weight_is_refused(self, tmp_path: Path) -> None:
-        tokenizer().save(tmp_path)
-        weights = load_file(tmp_path / "model.safetensors")
-        del weights["projection.bias"]
-        save_file(weights, tmp_path / "model.safetensors")
-        with pytest.raises(ValueError, match=r"has nothing for projection\.bias"):
-            TreeTokenizer.load(tmp_path, ToyEncoder())
-
-    def test_its_settings_are_plain_json(self, tmp_path: Path) -> None:
-        tokenizer().save(tmp_path)
-        settings = json.loads((tmp_path / "config.json").read_text())
-        assert settings["kind"] == "tree" and settings["quantizer"]["leaf_size"] == 9
-
-
 def test_an_encoder_with_other_levels_is_refused() -> None:
     with pytest.raises(ValueError, match=r"gives 2 representations .* tokenizer\.quantizer\.levels is 3"):
         tokenizer(encoder=ToyEncoder(levels=2))
@@ -424,27 +372,3 @@ def test_codes_under_autocast_are_those_of_float32(monkeypatch: pytest.MonkeyPat
     assert model.parts["code"].item() == plain["code"].item()
     assert model.parts["alignment"].item() == plain["alignment"].item()
     assert loss.dtype == torch.float32
-
-
-class TestFidelity:
-    def test_where_paper_and_code_disagree(self) -> None:
-        paper, code = for_fidelity("paper").model_dump(), for_fidelity("code").model_dump()
-        changed = {
-            f"{name}.{key}" if isinstance(value, dict) else name
-            for name, value in paper.items()
-            for key in (value if isinstance(value, dict) else [""])
-            if (code[name][key] != value[key] if isinstance(value, dict) else code[name] != value)
-        }
-        assert changed == {
-            "quantizer.reduction",
-            "decoder.masking",
-            "decoder.reduction",
-            "alpha",
-            "alignment_on",
-            "alignment_reduction",
-            "warm_up_steps",
-        }
-
-    def test_an_unknown_one_is_refused(self) -> None:
-        with pytest.raises(ValueError, match='fidelity is \'both\'; expected "paper" or "code"'):
-            for_fidelity("both")
