@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.nn import functional
+
+# Where UTGRec's paper and its published code reduce a loss differently: the paper sums, the code averages.
+Reduction = Literal["paper", "code"]
 
 
 def reconstruction_loss(x: Tensor, x_hat: Tensor) -> Tensor:
@@ -54,3 +59,105 @@ def code_cross_entropy(logits: Tensor, tokens: Tensor) -> Tensor:
     (B, L, V) logits, (B, L) int64 tokens -> scalar: mean over batch and levels (the equations sum levels).
     """
     return functional.cross_entropy(logits.flatten(0, 1), tokens.flatten())
+
+
+def tree_code_loss(
+    residuals: Tensor, codewords: Tensor, beta: float = 0.25, reduction: Reduction = "paper"
+) -> Tensor:
+    """UTGRec Eqs 5 to 7: half the root's loss, half the mean loss of the levels that share the leaf codebook.
+
+    (B, L, d), (B, L, d) -> scalar: sum over d ("paper") or mean over d ("code"), mean over the batch.
+    Raises ValueError for fewer than two levels, which have no leaf.
+    """
+    if residuals.shape[1] < 2:
+        raise ValueError(
+            f"residuals have shape {tuple(residuals.shape)}: tree codebooks need at least 2 levels, a root "
+            f"and a leaf"
+        )
+    # The paper's sg[]: the first half moves codewords only, the second residuals only.
+    codebook = (residuals.detach() - codewords).square()
+    commitment = (residuals - codewords.detach()).square()
+    levels = (codebook + beta * commitment).sum(dim=-1).mean(dim=0)
+    loss = (levels[0] + levels[1:].mean()) / 2
+    return loss if reduction == "paper" else loss / residuals.shape[-1]
+
+
+def text_reconstruction_loss(
+    logits: Tensor, tokens: Tensor, items: int, reduction: Reduction = "paper"
+) -> Tensor:
+    """UTGRec Eq. 8: negative log-likelihood of the M true tokens of some items.
+
+    (M, V) logits, (M,) int64 tokens -> scalar: sum over an item's tokens and mean over the `items` ("paper"),
+    or mean over all M tokens ("code"). No tokens give a zero that back-propagates.
+    """
+    total = functional.cross_entropy(logits, tokens, reduction="sum")
+    return total / max(items if reduction == "paper" else len(tokens), 1)
+
+
+def co_occurrence_alignment_loss(
+    a: Tensor, b: Tensor, temperature: float = 0.1, reduction: Reduction = "paper"
+) -> Tensor:
+    """UTGRec Eq. 11: an item's content at each level belongs to its neighbour's, against all of the batch.
+
+    (B, L, d), (B, L, d) -> scalar: sum ("paper") or mean ("code") over levels, mean over the batch. Every
+    process computes the loss over the rows of all processes, which gives each its negatives.
+    """
+    with torch.autocast(a.device.type, enabled=False):  # exp(cos / 0.1) of a bfloat16 cosine is too coarse
+        a, b = (gather_rows(x.to(torch.promote_types(x.dtype, torch.float32))) for x in (a, b))
+        levels = [info_nce(a[:, level], b[:, level], temperature) for level in range(a.shape[1])]
+    total = torch.stack(levels).sum()
+    return total if reduction == "paper" else total / len(levels)
+
+
+def utgrec_objective(
+    text: Tensor,
+    picture: Tensor,
+    code: Tensor,
+    alignment: Tensor,
+    neighbour_text: Tensor,
+    neighbour_picture: Tensor,
+    *,
+    alpha: float,
+    lambda_code: float,
+    mu: float,
+    eta: float,
+) -> Tensor:
+    """UTGRec Eq. 13: L_Raw + lambda L_Code + mu L_Ali + eta L_Re, with L_Raw of Eq. 10 and L_Re of Eq. 12."""
+    raw = text + alpha * picture
+    neighbour = neighbour_text + alpha * neighbour_picture
+    return raw + lambda_code * code + mu * alignment + eta * neighbour
+
+
+def gather_rows(x: Tensor) -> Tensor:
+    """The rows of all processes, in the order of their ranks; in a single process x itself.
+
+    (B, ...) -> (sum of the processes' B, ...). Backwards each process gets the gradient of its own rows,
+    summed over the processes: after the usual averaging of gradients it is that of one large batch.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+        return x
+    return _GatherRows.apply(x)
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Gather rows of which each process may have another number."""
+        own = torch.tensor([len(x)], device=x.device)
+        counts = [torch.zeros_like(own) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(counts, own)
+        rows = [int(count) for count in counts]
+        # All processes must send tensors of one shape.
+        padded = torch.cat([x, x.new_zeros(max(rows) - len(x), *x.shape[1:])]).contiguous()
+        parts = [torch.empty_like(padded) for _ in rows]
+        distributed.all_gather(parts, padded)
+        ctx.start = sum(rows[: distributed.get_rank()])
+        ctx.rows = len(x)
+        return torch.cat([part[:count] for part, count in zip(parts, rows, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Sum what all processes found, keep the own rows."""
+        total = gradient.contiguous().clone()
+        distributed.all_reduce(total)
+        return total[ctx.start : ctx.start + ctx.rows]

@@ -120,7 +120,7 @@ def residual_kmeans(
     generator = np.random.default_rng(seed)
     residual, codebooks, codes, residuals = torch.from_numpy(x), [], [], []
     for _ in range(levels):
-        codebook = torch.from_numpy(_kmeans(residual.numpy(), size, generator))
+        codebook = torch.from_numpy(kmeans_centres(residual.numpy(), size, generator))
         code = torch.cat([nearest_codes(part, codebook) for part in residual.split(65_536)])
         codebooks.append(codebook.numpy())
         codes.append(code.numpy())
@@ -156,8 +156,11 @@ def finite_vectors(x: np.ndarray) -> np.ndarray:
     return x
 
 
-def _kmeans(points: np.ndarray, size: int, generator: np.random.Generator) -> np.ndarray:
-    """Centres (K, D) of k-means; k-means++ start, Lloyd's iterations."""
+def kmeans_centres(points: np.ndarray, size: int, generator: np.random.Generator) -> np.ndarray:
+    """Centres of k-means: k-means++ start, Lloyd's iterations, on at most 256 points a centre.
+
+    (N, D) -> (K, D) float32. Fewer different points than centres: each is one, the spare ones lie nearby.
+    """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 

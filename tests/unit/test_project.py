@@ -37,7 +37,12 @@ PUBLIC_NAMES = {
     "genrec_lab.data": ["Dataset", "Split", "k_core", "leave_one_out", "load_dataset"],
     "genrec_lab.decoding": ["CodeTrie", "Ranked", "beam_search", "exact_top_k"],
     "genrec_lab.evaluation": ["CodeHealth", "code_health", "ndcg_at_k", "recall_at_k"],
-    "genrec_lab.losses": ["domain_contrastive_loss", "info_nce", "residual_quantization_loss"],
+    "genrec_lab.losses": [
+        "domain_contrastive_loss",
+        "info_nce",
+        "residual_quantization_loss",
+        "tree_code_loss",
+    ],
     "genrec_lab.models": ["Recommender"],
     "genrec_lab.presets": ["load", "names"],
 }

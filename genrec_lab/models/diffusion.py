@@ -1,0 +1,171 @@
+"""The diffusion loss of picture tokens (UTGRec Eq. 9) after Li et al. 2024 (MAR): each token by itself.
+
+Shapes: M tokens, d dimensions of a condition, c channels of a token, w width of the network.
+Schedule, noising and sampling are diffusers', which is imported where it is used: that takes seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from genrec_lab.models.linear import drawn_linear
+
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler, DDPMScheduler
+
+_FREQUENCIES = 128  # of the embedding of a step: as many sines and cosines as in MAR
+_LONGEST_PERIOD = 10_000  # steps, as in transformers
+
+
+class DiffusionConfig(BaseModel):
+    """Sizes of the diffusion loss; the defaults are those of UTGRec's code."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    width: int = Field(1024, ge=1, description="w of the network")
+    depth: int = Field(3, ge=1, description="residual blocks of the network")
+    steps: int = Field(1000, ge=1, description="of the noising")
+    sampling_steps: int = Field(100, ge=1, description="of drawing a token, at most `steps`")
+    repeats: int = Field(4, ge=1, description="noises and steps drawn for each token of a batch")
+    schedule: Literal["squaredcos_cap_v2", "linear"] = Field(
+        "squaredcos_cap_v2", description="diffusers' name; the first is the cosine schedule"
+    )
+    sampler: Literal["ddpm", "ddim"] = Field("ddpm", description="ddim needs fewer steps")
+
+    @model_validator(mode="after")
+    def _samples_in_the_steps(self) -> DiffusionConfig:
+        if self.sampling_steps > self.steps:
+            raise ValueError(
+                f"diffusion.sampling_steps is {self.sampling_steps}, more than the {self.steps} of "
+                f"diffusion.steps; lower it"
+            )
+        return self
+
+
+class AdaptiveBlock(nn.Module):
+    """A residual MLP, its layer norm shifted and scaled and its output gated by the condition."""
+
+    def __init__(self, width: int, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.inner = drawn_linear(width, width, generator)
+        self.outer = drawn_linear(width, width, generator)
+        self.modulation = drawn_linear(width, 3 * width, generator, scale=0.0)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """(M, w) tokens, (M, w) conditions -> (M, w)."""
+        shift, scale, gate = self.modulation(functional.silu(condition)).chunk(3, dim=-1)
+        hidden = self.norm(x) * (1 + scale) + shift
+        return x + gate * self.outer(functional.silu(self.inner(hidden)))
+
+
+class AdaptiveMLP(nn.Module):
+    """The network that finds the noise in a token, given its step and its condition."""
+
+    def __init__(
+        self, channels: int, condition: int, config: DiffusionConfig, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        width = config.width
+        self.token = drawn_linear(channels, width, generator)
+        self.condition = drawn_linear(condition, width, generator)
+        self.step_inner = drawn_linear(2 * _FREQUENCIES, width, generator)
+        self.step_outer = drawn_linear(width, width, generator)
+        self.blocks = nn.ModuleList(AdaptiveBlock(width, generator) for _ in range(config.depth))
+        # At first the blocks do nothing and the answer is zero: MAR starts modulations and output so.
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.modulation = drawn_linear(width, 2 * width, generator, scale=0.0)
+        self.output = drawn_linear(width, channels, generator, scale=0.0)
+
+    def forward(self, noisy: Tensor, steps: Tensor, condition: Tensor) -> Tensor:
+        """(M, c) noisy tokens, (M,) steps, (M, d) conditions -> (M, c) noise."""
+        embedded = step_embedding(steps).to(noisy.dtype)
+        about = self.step_outer(functional.silu(self.step_inner(embedded))) + self.condition(condition)
+        x = self.token(noisy)
+        for block in self.blocks:
+            x = block(x, about)
+        shift, scale = self.modulation(functional.silu(about)).chunk(2, dim=-1)
+        return self.output(self.norm(x) * (1 + scale) + shift)
+
+
+class DiffusionLoss(nn.Module):
+    """Diffusion of single tokens under a condition: its loss in training, its samples afterwards."""
+
+    largest: Tensor  # () largest absolute value of a training token; samples are held inside of it
+
+    def __init__(
+        self, channels: int, condition: int, config: DiffusionConfig, generator: torch.Generator | None = None
+    ) -> None:
+        """`channels` is c, `condition` is d; the weights are drawn from the generator."""
+        super().__init__()
+        self.config, self.channels = config, channels
+        self.network = AdaptiveMLP(channels, condition, config, generator)
+        self.register_buffer("largest", torch.zeros(()))
+        self._schedule: Any = self._scheduler("ddpm")
+
+    def forward(self, condition: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Mean squared error of the found noise: (M, d), (M, c) -> scalar.
+
+        Every token is noised `repeats` times, at steps drawn from the generator (or else torch's own).
+        No tokens at all give a zero that back-propagates.
+        """
+        target = target.to(torch.promote_types(target.dtype, torch.float32))
+        if self.training and len(target):
+            self.largest.copy_(torch.maximum(self.largest, target.detach().abs().max()))
+        condition, target = (x.repeat(self.config.repeats, 1) for x in (condition, target))
+        noise = _normal(target.shape, generator, target)
+        device = target.device if generator is None else generator.device
+        steps = torch.randint(self.config.steps, (len(target),), generator=generator, device=device)
+        steps = steps.to(target.device)
+        noisy = self._schedule.add_noise(target, noise, steps)
+        found = self.network(noisy, steps, condition).to(noise.dtype)
+        return (found - noise).square().sum() / max(noise.numel(), 1)
+
+    @torch.no_grad()
+    def sample(
+        self, condition: Tensor, generator: torch.Generator | None = None, steps: int | None = None
+    ) -> Tensor:
+        """Draw a token for each condition: (M, d) -> (M, c), in `steps` or else `sampling_steps` steps."""
+        steps = self.config.sampling_steps if steps is None else steps
+        if not 1 <= steps <= self.config.steps:
+            raise ValueError(f"{steps} sampling steps were asked for; expected 1 to {self.config.steps}")
+        scheduler: Any = self._scheduler(self.config.sampler, float(self.largest))
+        scheduler.set_timesteps(steps)
+        parameter = next(self.parameters())
+        token = _normal((len(condition), self.channels), generator, parameter)
+        for step in scheduler.timesteps:
+            at = step.expand(len(token)).to(token.device)
+            found = self.network(token, at, condition).to(token.dtype)
+            token = scheduler.step(found, int(step), token, generator=generator).prev_sample
+        return token
+
+    def _scheduler(self, sampler: str, largest: float = 0.0) -> DDPMScheduler | DDIMScheduler:
+        from diffusers import DDIMScheduler, DDPMScheduler
+
+        kind = DDPMScheduler if sampler == "ddpm" else DDIMScheduler
+        # Where almost all is noise a small error of the found noise is a huge one of the token: hold it in.
+        return kind(
+            num_train_timesteps=self.config.steps,
+            beta_schedule=self.config.schedule,
+            clip_sample=largest > 0,
+            clip_sample_range=largest or 1.0,
+        )
+
+
+def step_embedding(steps: Tensor) -> Tensor:
+    """Cosines and sines of steps, at periods from 2 pi to 10,000 x 2 pi: (M,) -> (M, 256) float32."""
+    exponents = torch.arange(_FREQUENCIES, device=steps.device, dtype=torch.float32) / _FREQUENCIES
+    angles = steps.float()[:, None] * torch.exp(-math.log(_LONGEST_PERIOD) * exponents)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def _normal(shape: tuple[int, ...], generator: torch.Generator | None, like: Tensor) -> Tensor:
+    """Standard normal numbers of the generator, which may be on another device."""
+    device = like.device if generator is None else generator.device
+    return torch.randn(shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
