@@ -17,6 +17,8 @@ from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
+from genrec_lab.encoders.text import model_identity
+
 # No consumer here looks at more: Qwen2-VL takes at most 1,024 tokens of 28 x 28 pixels, 0.8 million.
 MAX_PIXELS = 2_000_000
 _ORIENTATION = 0x0112
@@ -194,6 +196,12 @@ class PictureTarget(BaseModel):
         if self.autoencoder is None:
             return self.patch
         return int(2 ** (len(_autoencoder_config(self.autoencoder)["block_out_channels"]) - 1))
+
+    def identity(self) -> dict[str, object]:
+        """What tells one target from another in a cache's name, the autoencoder by its content."""
+        if self.autoencoder is None:
+            return {"size": self.size, "patch": self.patch}
+        return {"size": self.size, "autoencoder": model_identity(self.autoencoder)}
 
     def to_tokens(self, images: Tensor) -> Tensor:
         """Pictures (3, S, S) or (B, 3, S, S) in 0..1 as tokens (P, c) or (B, P, c) of about [-1, 1]."""
