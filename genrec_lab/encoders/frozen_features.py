@@ -30,7 +30,7 @@ Compute = Callable[[Content, dict[str, int]], dict[str, list[Tensor]]]
 
 @dataclass(frozen=True)
 class _Shard:
-    """Features of some items, in memory as `tensors` or in `file`; item i: rows bounds[i] to bounds[i + 1]."""
+    """Features of some items, in memory as `tensors` or in `file`; item i in bounds[i]:bounds[i + 1]."""
 
     bounds: dict[str, np.ndarray]
     repairs: dict[str, int]
@@ -100,7 +100,8 @@ def frozen_features(
 
     `reads` says what of an item the features come from. A file of the cache is named by the hash of the
     items' texts or of their pictures' bytes, and of `settings`, which holds all else that changes the
-    features; their precision is that which `compute` gives. A killed run goes on where it stopped. A damaged file is computed again, with a warning.
+    features; their precision is that which `compute` gives. A killed run goes on where it
+    stopped. A damaged file is computed again, with a warning.
     """
     shards = []
     with reporter(progress, len(content), reads) as report:

@@ -35,6 +35,20 @@ def reporter(progress: Progress, total: int, what: str) -> Iterator[Callable[[in
         yield _log_every_half_minute(total, what)
 
 
+@contextmanager
+def no_loading_bar() -> Iterator[None]:
+    """Keep the bars that transformers draws while it loads or writes weights out of logs and notebooks."""
+    from transformers.utils import logging as transformers_logging
+
+    had_bar = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if had_bar:
+            transformers_logging.enable_progress_bar()
+
+
 def _log_every_half_minute(total: int, what: str) -> Callable[[int], None]:
     start = last = time.monotonic()
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from genrec_lab.encoders.progress import Progress, reporter
+from genrec_lab.encoders.progress import Progress, no_loading_bar, reporter
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,10 @@ class TextConfig(BaseModel):
 
 class TextModelError(RuntimeError):
     """A text model that cannot be found or loaded."""
+
+
+class HubError(RuntimeError):
+    """The model hub does not answer, or does not give this model; the message is its first line."""
 
 
 def encode_texts(
@@ -138,12 +142,18 @@ def resolve_model(name: str) -> str:
 
         return str(get_model_path())
     hub_name = f"sentence-transformers/{name}" if "/" not in name else name
-    _find_on_hub(name, hub_name)
+    try:
+        find_on_hub(hub_name)
+    except HubError as refusal:
+        raise _missing_model(name, refusal) from refusal
     return hub_name
 
 
-def _find_on_hub(name: str, hub_name: str) -> None:
-    """Ask once, briefly: the loading libraries retry for a minute before they report no network."""
+def find_on_hub(hub_name: str) -> None:
+    """Make sure that a model is stored here or that the hub knows it; raises HubError with the reason.
+
+    Asks once, briefly: the loading libraries retry for a minute before they report no network.
+    """
     from huggingface_hub import HfApi, snapshot_download
 
     try:
@@ -154,7 +164,7 @@ def _find_on_hub(name: str, hub_name: str) -> None:
     try:
         HfApi().model_info(hub_name, timeout=10)
     except Exception as cause:  # network, name, permission and offline errors have no common base class
-        raise _missing_model(name, cause) from cause
+        raise HubError((str(cause).strip() or type(cause).__name__).splitlines()[0]) from cause
 
 
 def _missing_model(name: str, cause: Exception) -> TextModelError:
@@ -172,17 +182,11 @@ def _missing_model(name: str, cause: Exception) -> TextModelError:
 @contextmanager
 def _loading(name: str) -> Iterator[None]:
     """Keep transformers' loading bar out of logs, and turn its errors into one that names the ways out."""
-    from transformers.utils import logging as transformers_logging
-
-    had_bar = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
     try:
-        yield
+        with no_loading_bar():
+            yield
     except (OSError, ValueError, ImportError) as cause:
         raise _missing_model(name, cause) from cause
-    finally:
-        if had_bar:
-            transformers_logging.enable_progress_bar()
 
 
 def _device(config: TextConfig) -> str:

@@ -1,4 +1,4 @@
-"""The compact encoder: frozen features against their sources, the cache, the words, and how items are read."""
+"""The compact encoder: frozen features against their sources, the cache, the words, how items are read."""
 
 import importlib.util
 import warnings
