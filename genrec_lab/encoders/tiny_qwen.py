@@ -1,10 +1,10 @@
-"""A Qwen2-VL of a few million random parameters in a folder, for runs without the real weights."""
+"""A Qwen2-VL with random weights in a folder, of a few million parameters or of the real size."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -31,6 +31,19 @@ _CHAT_TEMPLATE = (
 )
 
 
+# The sizes of the published Qwen2-VL-2B, from its config.json.
+QWEN2_VL_2B_TEXT = {
+    "vocab_size": 151_936,
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-6,
+}
+QWEN2_VL_2B_VISION = {"depth": 32, "embed_dim": 1280, "hidden_size": 1536, "num_heads": 16, "mlp_ratio": 4}
+
+
 def tiny_qwen(
     folder: Path,
     texts: Sequence[str],
@@ -42,40 +55,63 @@ def tiny_qwen(
 ) -> Path:
     """Write a random Qwen2-VL with a tokenizer trained on `texts`, as `save_pretrained` does, into `folder`.
 
-    The folder is loaded as the real model's is. `hidden` is the width of the language model (a multiple of
-    64), `vocabulary` the most tokens that byte-pair encoding may learn.
+    The folder, which is returned, is loaded as the real model's is. `hidden` is the width of the language
+    model (a multiple of 64), `vocabulary` the most tokens that byte-pair encoding may learn.
     Raises ValueError for a width that does not fit.
     """
-    from transformers import GenerationConfig, Qwen2VLConfig, Qwen2VLForConditionalGeneration
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-
     if hidden < 64 or hidden % 64:
         raise ValueError(
             f"hidden = {hidden}; expected a multiple of 64, for four heads with rotary positions"
         )
+    text = {
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+    vision = {"depth": 2, "embed_dim": 64, "hidden_size": hidden, "num_heads": 2, "mlp_ratio": 2}
+    return random_qwen(folder, texts, text, vision, seed, vocabulary=vocabulary)
+
+
+def random_qwen(
+    folder: Path,
+    texts: Sequence[str],
+    text: Mapping[str, Any],
+    vision: Mapping[str, Any],
+    seed: int = 0,
+    *,
+    vocabulary: int = 4000,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+) -> Path:
+    """Write a random Qwen2-VL of any size into `folder`; `text` and `vision` are parts of its config.
+
+    With QWEN2_VL_2B_TEXT and QWEN2_VL_2B_VISION in bfloat16, 4.4 GB: the real size without its weights. A
+    `vocab_size` in `text` makes the table larger than the tokenizer needs, as the published one is.
+    """
+    from transformers import GenerationConfig, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
     tokenizer = _tokenizer(texts, vocabulary)
     number = {token: tokenizer.convert_tokens_to_ids(token) for token in _SPECIAL}
-    head = hidden // 4
+    head = text["hidden_size"] // text["num_attention_heads"]
+    # The published models split half a head's 128 numbers 16 : 24 : 24 between time, height and width.
+    sections = [head // 8, 3 * head // 16, 3 * head // 16]
     config = Qwen2VLConfig(
         text_config={
             "vocab_size": len(tokenizer),
-            "hidden_size": hidden,
-            "intermediate_size": 2 * hidden,
-            "num_hidden_layers": layers,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 4096,
-            # The published models split a head's rotary half as 16 : 24 : 24 between time, height and width.
+            "max_position_embeddings": 32_768,
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 1_000_000.0,
-                "mrope_section": [head // 8, 3 * head // 16, 3 * head // 16],
+                "mrope_section": sections,
             },
             "bos_token_id": None,
             "eos_token_id": number["<|im_end|>"],
             "pad_token_id": tokenizer.pad_token_id,
+            **text,
         },
-        vision_config={"depth": 2, "embed_dim": 64, "hidden_size": hidden, "num_heads": 2, "mlp_ratio": 2},
+        vision_config=dict(vision),
         image_token_id=number["<|image_pad|>"],
         video_token_id=number["<|video_pad|>"],
         vision_start_token_id=number["<|vision_start|>"],
@@ -84,7 +120,8 @@ def tiny_qwen(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Qwen2VLForConditionalGeneration(config)
+        precision = getattr(torch, dtype)
+        model: Any = Qwen2VLForConditionalGeneration._from_config(config, dtype=precision)
     model.generation_config = GenerationConfig()
     with no_loading_bar():
         model.save_pretrained(folder)

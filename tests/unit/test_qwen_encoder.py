@@ -1,5 +1,6 @@
 """The Qwen2-VL encoder against transformers' own forward pass, its cache, its freezing, its errors."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,12 +12,12 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from genrec_lab.encoders import frozen_features as frozen_module
-from genrec_lab.encoders import multimodal, qwen_loading
+from genrec_lab.encoders import qwen_loading
 from genrec_lab.encoders.content import Content
 from genrec_lab.encoders.multimodal import QwenConfig, QwenEncoder
 from genrec_lab.encoders.pictures import PictureTarget, read_picture
 from genrec_lab.encoders.qwen_loading import QwenMemoryError, QwenModelError, load_qwen, memory_advice
-from genrec_lab.encoders.tiny_qwen import tiny_qwen
+from genrec_lab.encoders.tiny_qwen import QWEN2_VL_2B_TEXT, QWEN2_VL_2B_VISION, random_qwen, tiny_qwen
 
 TEXTS = (
     "a red garden kettle",
@@ -293,8 +294,6 @@ class TestSaving:
     def test_a_moved_backbone_is_named_and_another_refused(
         self, folder: Path, content: Content, tmp_path: Path
     ) -> None:
-        import shutil
-
         reader = encoder(folder)
         reader.save(tmp_path / "encoder")
         shutil.copytree(folder, tmp_path / "moved")
@@ -391,6 +390,27 @@ class TestErrors:
             QwenConfig(min_visual_tokens=9, max_visual_tokens=4)
 
 
+def test_the_real_sizes_make_the_published_number_of_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import Qwen2VLForConditionalGeneration
+
+    class Made(Exception):
+        pass
+
+    made: list[int] = []
+    build = Qwen2VLForConditionalGeneration._from_config
+
+    def on_meta(config: object, dtype: torch.dtype) -> torch.nn.Module:
+        with torch.device("meta"):
+            model = build(config, dtype=dtype)
+        made.append(sum(p.numel() for p in model.parameters()))
+        raise Made
+
+    monkeypatch.setattr(Qwen2VLForConditionalGeneration, "_from_config", on_meta)
+    with pytest.raises(Made):
+        random_qwen(Path("nowhere"), TEXTS, QWEN2_VL_2B_TEXT, QWEN2_VL_2B_VISION, dtype="bfloat16")
+    assert made == [2_208_985_600]  # the model card of Qwen2-VL-2B says 2.21 B
+
+
 def test_defaults_are_the_published_values() -> None:
     default = QwenConfig()
     assert (default.lora_rank, default.lora_alpha, default.lora_dropout) == (8, 32, 0.1)
@@ -399,4 +419,3 @@ def test_defaults_are_the_published_values() -> None:
         128,
         1024,
     )
-    assert multimodal.QwenConfig(levels=4).levels == 4
