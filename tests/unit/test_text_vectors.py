@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from genrec_lab.encoders import TextConfig, TextModelError, encode_texts
+from genrec_lab.encoders import progress as progress_module
 from genrec_lab.encoders import text as text_module
 
 TEXTS = [
@@ -312,7 +313,7 @@ class TestProgress:
         self, decoder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         clock = iter(range(0, 1000, 20))
-        monkeypatch.setattr(text_module.time, "monotonic", lambda: float(next(clock)))
+        monkeypatch.setattr(progress_module.time, "monotonic", lambda: float(next(clock)))
         with caplog.at_level(logging.INFO, logger="genrec_lab"):
             encode_texts(TEXTS, TextConfig(kind="mean_pooled", model=str(decoder), batch_size=1))
         lines = [record.message for record in caplog.records if record.name.startswith("genrec_lab")]

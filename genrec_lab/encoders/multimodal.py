@@ -1,0 +1,292 @@
+"""The paper's content encoder: Qwen2-VL reads picture and text and compresses them into L code tokens.
+
+UTGRec Section 2.2.1, Eq 2. What the paper leaves open (LoRA's sizes, where the hidden states are taken, the
+budgets, the prompt without a picture) follows the authors' public code.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from genrec_lab.encoders.content import Content, PreparedContent
+from genrec_lab.encoders.frozen_features import frozen_features, padded
+from genrec_lab.encoders.pictures import PictureTarget, centre_square, read_picture
+from genrec_lab.encoders.progress import Progress
+from genrec_lab.encoders.qwen_loading import QwenModelError, load_qwen, memory_advice
+from genrec_lab.encoders.qwen_prompt import ItemPrompt
+from genrec_lab.encoders.text import model_identity
+
+_PICTURE_BATCH = 8
+# Qwen2-VL refuses pictures more than 200 times as long as wide.
+_LONGEST = 100
+
+
+class QwenConfig(BaseModel):
+    """Qwen2-VL as UTGRec's encoder; the values are those of the authors' code."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    model: str = Field("Qwen/Qwen2-VL-2B-Instruct", min_length=1, description="a local folder or a hub name")
+    levels: int = Field(3, ge=1, description="L, code tokens and content representations of an item")
+    lora_rank: int = Field(8, ge=1, description="LoRA on every linear of the language model")
+    lora_alpha: int = Field(32, ge=1)
+    lora_dropout: float = Field(0.1, ge=0, lt=1)
+    train_embeddings: bool = Field(True, description="word embeddings and LM head trained in full")
+    max_text_tokens: int = Field(1024, ge=1, description="a longer text is cut, and counted")
+    min_visual_tokens: int = Field(128, ge=1, description="a smaller picture is enlarged")
+    max_visual_tokens: int = Field(1024, ge=1, description="a larger picture is shrunk")
+    gradient_checkpointing: bool = Field(False, description="less memory for a third more time")
+    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="of what is frozen")
+    picture: PictureTarget = Field(default_factory=PictureTarget, description="what of a picture is rebuilt")
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if self.min_visual_tokens > self.max_visual_tokens:
+            raise ValueError(
+                f"min_visual_tokens = {self.min_visual_tokens} is above max_visual_tokens = "
+                f"{self.max_visual_tokens}; lower the one or raise the other"
+            )
+        return self
+
+
+class QwenEncoder(nn.Module):
+    """Qwen2-VL with LoRA and L code tokens: content batches to the last hidden states at the code tokens.
+
+    The vision tower is frozen and runs in `prepare`, once a picture. What is trained is kept in float32,
+    whatever `dtype` the frozen weights have. The code tokens `<CODE_0>` ... are rows beside the vocabulary,
+    so they are learnt also where the embeddings are not.
+    """
+
+    def __init__(self, config: QwenConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or QwenConfig()
+        self.levels, self.picture, self.text_tokens = config.levels, config.picture, config.max_text_tokens
+        with memory_advice("loading the model"):
+            loaded = load_qwen(config.model, config.dtype, config.min_visual_tokens, config.max_visual_tokens)
+        self.identity = model_identity(config.model)
+        self._tokenizer, self._images = loaded.tokenizer, loaded.images
+        self._prompt = ItemPrompt(loaded.tokenizer, config.levels)
+        whole: Any = loaded.model.requires_grad_(False)
+        self.backbone: Any = whole.model
+        language = self.backbone.language_model
+        _add_lora(language, config)
+        table = language.embed_tokens.weight
+        # Published Qwen2-VL 2B ties its LM head to the embeddings, 7B does not.
+        self.head: Any = None if whole.lm_head.weight is table else whole.lm_head
+        if config.train_embeddings:
+            for module in (language.embed_tokens, self.head):
+                if module is not None:
+                    module.float().requires_grad_(True)
+        if config.gradient_checkpointing:
+            # Renamed within transformers 5.
+            new_name = getattr(language, "activation_checkpointing_enable", None)
+            (new_name or language.gradient_checkpointing_enable)({"use_reentrant": False})
+        self.dimension = int(table.shape[1])
+        # Each starts as a word between all words, a little apart from the others.
+        words = table.detach().float()
+        self.code_tokens = nn.Parameter(
+            words.mean(0) + words.std() * torch.randn(config.levels, self.dimension)
+        )
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Content representations H of a prepared batch, (B, L, d) float32; UTGRec Eq 2.
+
+        Raises QwenMemoryError where memory runs out.
+        """
+        with memory_advice("reading a batch"):
+            ids, mask = batch["encoder_ids"], batch["encoder_mask"]
+            language, levels = self.backbone.language_model, self.levels
+            # Frozen weights and adapters meet in the frozen ones' precision.
+            precision = language.norm.weight.dtype
+            inputs = language.embed_tokens(ids).to(precision)
+            seen = batch["encoder_picture"][batch["encoder_picture_mask"]].to(precision)
+            inputs = inputs.masked_scatter((ids == self._prompt.picture_id)[..., None], seen)
+            places = mask.sum(1, keepdim=True) - levels + torch.arange(levels, device=ids.device)
+            places = places[..., None].expand(-1, -1, inputs.shape[2])
+            codes = self.code_tokens.to(precision).expand(len(ids), -1, -1)
+            hidden = language(
+                inputs_embeds=inputs.scatter(1, places, codes),
+                attention_mask=mask.long(),
+                position_ids=batch["encoder_positions"].transpose(0, 1),
+                use_cache=False,
+            ).last_hidden_state
+            return hidden.gather(1, places).float()
+
+    def word_table(self) -> Tensor:
+        """The LM head (V, e), which is the embedding table where the two are tied; trained where they are."""
+        return self.backbone.language_model.embed_tokens.weight if self.head is None else self.head.weight
+
+    def words(self) -> list[str]:
+        """What each of the V tokens looks like; rows that the tokenizer does not use are empty."""
+        used = min(len(self._tokenizer), len(self.word_table()))
+        words = [self._tokenizer.decode([token]) for token in range(used)]
+        return words + [""] * (len(self.word_table()) - used)
+
+    def prepare(
+        self, content: Content, cache: Path | None = None, progress: Progress = True
+    ) -> PreparedContent:
+        """Run the frozen vision tower over N items once, or read from `cache` what it said of them before.
+
+        Without `cache` the features stay in memory: up to 3 MB a picture at full size. Counts in `repairs`:
+        mended pictures, `texts_truncated`, `items_without_picture`. Raises PictureError for a picture that
+        cannot be read, QwenMemoryError where memory runs out.
+        """
+        config = self.config
+        texts = self._prompt.texts(content.texts)
+        repairs = {"texts_truncated": sum(len(text) > config.max_text_tokens for text in texts)}
+        texts = [text[: config.max_text_tokens] for text in texts]
+        settings: dict[str, object] = {
+            "what": "visual tokens",
+            "model": self.identity,
+            "dtype": config.dtype,
+            "bounds": [config.min_visual_tokens, config.max_visual_tokens],
+            "target": config.picture.identity(),
+        }
+        with memory_advice("running the vision tower"):
+            pictures = frozen_features(content, "pictures", self._read_pictures, settings, cache, progress)
+        shown = torch.tensor([picture is not None for picture in content.pictures])
+        repairs["items_without_picture"] = int((~shown).sum())
+        repairs |= pictures.repairs
+        target = config.picture
+
+        def collate(items: np.ndarray) -> dict[str, Tensor]:
+            own = [texts[item] for item in items]
+            seen = pictures.rows("tokens", items)
+            features, feature_mask = padded(seen, self.dimension)
+            prompts = [self._prompt.ids(text, len(rows)) for text, rows in zip(own, seen, strict=True)]
+            ids, mask = _side_by_side(prompts)
+            words, text_mask = _side_by_side(own)
+            return {
+                "text_ids": words,
+                "text_mask": text_mask,
+                "patches": padded(pictures.rows("patches", items), target.channels, target.tokens)[0],
+                "has_picture": shown[torch.from_numpy(items)],
+                "encoder_ids": ids,
+                "encoder_mask": mask,
+                "encoder_positions": self._positions(ids, mask, torch.cat(pictures.rows("grid", items))),
+                "encoder_picture": features,
+                "encoder_picture_mask": feature_mask,
+            }
+
+        return PreparedContent(len(content), collate, {what: n for what, n in repairs.items() if n})
+
+    def _positions(self, ids: Tensor, mask: Tensor, grids: Tensor) -> Tensor:
+        """Rotary positions in time, height and width, (B, 3, n)."""
+        kinds = (ids == self._prompt.picture_id).int()
+        positions, _ = self.backbone.get_rope_index(
+            ids, kinds, image_grid_thw=grids if len(grids) else None, attention_mask=mask
+        )
+        return positions.transpose(0, 1).contiguous()
+
+    def _read_pictures(self, content: Content, repairs: dict[str, int]) -> dict[str, list[Tensor]]:
+        """Visual tokens, their grid and the patches to rebuild of each picture; no rows without one."""
+        target, precision = self.picture, getattr(torch, self.config.dtype)
+        tokens = [torch.empty(0, self.dimension, dtype=precision)] * len(content)
+        grids = [torch.empty(0, 3, dtype=torch.long)] * len(content)
+        patches = [torch.empty(0, target.channels, dtype=torch.half)] * len(content)
+        there = [place for place, picture in enumerate(content.pictures) if picture is not None]
+        for start in range(0, len(there), _PICTURE_BATCH):
+            chosen, images = there[start : start + _PICTURE_BATCH], []
+            for place in chosen:
+                picture = content.pictures[place]
+                if picture is not None:
+                    image = read_picture(picture, item=content.keys[place], repairs=repairs)
+                    patches[place] = target.to_tokens(centre_square(image, target.size)).half()
+                    images.append(_not_too_long(image, repairs))
+            pixels = self._images(images=images, return_tensors="pt")
+            found = self._visual_tokens(pixels["pixel_values"], pixels["image_grid_thw"])
+            for place, rows, grid in zip(chosen, found, pixels["image_grid_thw"], strict=True):
+                tokens[place], grids[place] = rows.cpu(), grid[None].cpu()
+        return {"tokens": tokens, "grid": grids, "patches": patches}
+
+    @torch.no_grad()
+    def _visual_tokens(self, pixels: Tensor, grids: Tensor) -> tuple[Tensor, ...]:
+        device = self.code_tokens.device
+        return self.backbone.get_image_features(pixels.to(device), grids.to(device)).pooler_output
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """What is trained and nothing else: LoRA, code tokens, and the embeddings unless they are frozen."""
+        trained = ((name, p.detach()) for name, p in self.named_parameters() if p.requires_grad)
+        return {name: tensor.contiguous() for name, tensor in trained}
+
+    def save(self, folder: Path) -> None:
+        """Write the trained part as `encoder.safetensors`, with `encoder.json`; never the frozen backbone."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.trained_state(), folder / "encoder.safetensors", {"backbone": self.identity})
+        (folder / "encoder.json").write_text(self.config.model_dump_json(indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path, model: str | None = None) -> Self:
+        """Read what `save` wrote; `model` names the backbone's folder where it has moved.
+
+        Raises QwenModelError where the backbone is not the one that was trained with.
+        """
+        config = QwenConfig.model_validate_json((folder / "encoder.json").read_text())
+        encoder = cls(config if model is None else config.model_copy(update={"model": model}))
+        encoder.load_trained(folder / "encoder.safetensors")
+        return encoder.eval()
+
+    def load_trained(self, file: Path) -> None:
+        """Put the trained part of `save` into this encoder; raises QwenModelError where it does not fit."""
+        from safetensors import safe_open
+
+        with safe_open(file, framework="pt") as stored:
+            backbone = (stored.metadata() or {}).get("backbone")
+        state, own = load_file(file), self.trained_state()
+        wrong = sorted(set(state) ^ set(own)) or [n for n in own if own[n].shape != state[n].shape]
+        if wrong or backbone != self.identity:
+            what = f"{wrong[0]} does not fit" if wrong else "its backbone has other weights"
+            raise QwenModelError(
+                f'{file} was trained with another model than "{self.config.model}" or with other settings '
+                f"({what}); load it with the model and the settings that it was trained with"
+            )
+        self.load_state_dict(state, strict=False)
+
+
+def _add_lora(language: nn.Module, config: QwenConfig) -> None:
+    """LoRA on every linear of the language model, in float32."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    linears = {name.split(".")[-1] for name, part in language.named_modules() if isinstance(part, nn.Linear)}
+    lora = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=sorted(linears),
+        bias="none",
+    )
+    inject_adapter_in_model(lora, language)
+    for name, parameter in language.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(True)
+
+
+def _side_by_side(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """Rows of numbers as (B, longest) int64, 0 behind a row's end, and their mask; at least one place."""
+    lengths = torch.tensor([len(row) for row in rows])
+    ids = torch.zeros(len(rows), max(1, int(lengths.max())), dtype=torch.long)
+    for line, row in zip(ids, rows, strict=True):
+        line[: len(row)] = torch.tensor(row, dtype=torch.long)
+    return ids, torch.arange(ids.shape[1]) < lengths[:, None]
+
+
+def _not_too_long(image: Image.Image, repairs: dict[str, int]) -> Image.Image:
+    """The picture on a white ground where it is more than a hundred times as long as wide."""
+    width, height = image.size
+    needed = (max(width, math.ceil(height / _LONGEST)), max(height, math.ceil(width / _LONGEST)))
+    if needed == image.size:
+        return image
+    repairs["pictures_widened"] = repairs.get("pictures_widened", 0) + 1
+    ground = Image.new("RGB", needed, "white")
+    ground.paste(image, ((needed[0] - width) // 2, (needed[1] - height) // 2))
+    return ground

@@ -1,0 +1,63 @@
+"""How far a long encoding has come: a bar in a terminal, a line in a log now and then elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+log = logging.getLogger(__name__)
+
+Progress = bool | Callable[[int, int], None]
+
+
+@contextmanager
+def reporter(progress: Progress, total: int, what: str) -> Iterator[Callable[[int], None]]:
+    """A function to call with the number done; `what` names the things counted, such as "text vectors".
+
+    `progress=True` draws a bar in a terminal and logs a line every half minute elsewhere, False is silent, a
+    callable gets (done, all).
+    """
+    if callable(progress):
+        yield lambda done: progress(done, total)
+    elif not progress:
+        yield lambda done: None
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import Progress as Bar
+
+        with Bar(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(f"{total:,} {what}", total=total)
+            yield lambda done: bar.update(task, completed=done)
+    else:
+        yield _log_every_half_minute(total, what)
+
+
+@contextmanager
+def no_loading_bar() -> Iterator[None]:
+    """Keep the bars that transformers draws while it loads or writes weights out of logs and notebooks."""
+    from transformers.utils import logging as transformers_logging
+
+    had_bar = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if had_bar:
+            transformers_logging.enable_progress_bar()
+
+
+def _log_every_half_minute(total: int, what: str) -> Callable[[int], None]:
+    start = last = time.monotonic()
+
+    def report(done: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= 30.0:
+            last = now
+            left = (now - start) / done * (total - done)
+            log.info("%s: %d of %d (%.0f %%), about %.0f s left", what, done, total, 100 * done / total, left)
+
+    return report
