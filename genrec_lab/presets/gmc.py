@@ -68,19 +68,18 @@ def gmc_cpu() -> MethodConfig:
         name="gmc_cpu",
         provenance=(
             "GMC's L 4, N 256, d 32, beta, L_dcl and LoRA. For two cores: MiniLM vectors, RQ-VAE "
-            "512-256-128 over 300 epochs; T5 batch 128, 2e-3 cosine over 15 epochs (and at least 1,000 "
-            "steps), each with at most 4 pairs of a user, drawn anew; Muon instead of AdamW, which reaches "
+            "512-256-128 over 300 epochs; T5 batch 256, 2e-3 cosine over 12 epochs, each with at most 8 "
+            "pairs of a user, drawn anew; Muon instead of AdamW, which reaches "
             "the same validation NDCG in about a tenth of the epochs (docs/results.md); conflicts by "
             "nearest_free, which moves items less far than Sinkhorn."
         ),
         text=TextConfig(),
         tokenizer=RQVAEConfig(hidden=TIGER_HIDDEN, epochs=300),
         identifiers=IdentifierConfig(policy="nearest_free"),
-        pairs=PairsConfig(max_history=20, per_user=4),
+        pairs=PairsConfig(max_history=20, per_user=8),
         training=TrainingConfig(
-            epochs=15,
-            least_steps=1000,
-            batch_size=128,
+            epochs=12,
+            batch_size=256,
             optimizer="muon",
             learning_rate=2e-3,
             weight_decay=0.01,
