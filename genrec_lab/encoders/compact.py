@@ -113,7 +113,9 @@ class CompactEncoder(nn.Module):
         self.text_places = nn.Parameter(0.02 * torch.randn(config.max_tokens + 2, width))
         self.picture_places = nn.Parameter(0.02 * torch.randn(self._pictures.places, width))
         self.no_picture = nn.Parameter(0.02 * torch.randn(width))
-        self.queries = nn.Parameter(torch.randn(config.levels, width))
+        # Small beside what they read: at 1.0 all items look alike at first (2 % of the variance lies between
+        # items, at 0.1 it is 60 %), and a quantiser collapses on them.
+        self.queries = nn.Parameter(0.1 * torch.randn(config.levels, width))
         self.layers = nn.ModuleList(_ReadingLayer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
 
@@ -134,16 +136,16 @@ class CompactEncoder(nn.Module):
         return self.norm(queries)
 
     def word_table(self) -> Tensor:
-        """Frozen vectors (V, e) of the words to rebuild; raises ValueError before a catalogue was seen."""
-        if self.vocabulary[0] < 0:
-            raise ValueError(
-                "the encoder knows no words yet; call for_catalogue(texts) or prepare(content) first"
-            )
+        """Frozen vectors (V, e) of the words to rebuild; zeros before a catalogue was seen."""
         return self.word_vectors
 
     def words(self) -> list[str]:
-        """The V words by their number in `text_ids`; "##" begins a piece inside a word."""
-        self.word_table()
+        """The V words by their number in `text_ids`; "##" begins a piece inside a word.
+
+        Raises ValueError before a catalogue was seen.
+        """
+        if self.vocabulary[0] < 0:
+            raise ValueError("the encoder knows no words yet; call for_catalogue(texts) or prepare(content)")
         return self._text.words(self.vocabulary.tolist())
 
     def for_catalogue(self, texts: Sequence[str]) -> Self:
@@ -164,7 +166,8 @@ class CompactEncoder(nn.Module):
     ) -> PreparedContent:
         """Run the frozen networks over N items once, or read from `cache` what they said of the same items.
 
-        Takes the vocabulary from these items where none was set. Counts in `repairs`: mended pictures,
+        Takes the vocabulary from these items where none was set or loaded; load trained weights first, for
+        the batches number the words as the vocabulary does now. Counts in `repairs`: mended pictures,
         `texts_truncated`, `items_without_picture`, `items_without_words` (nothing of the text is rebuilt) and
         `words_outside_vocabulary` (places of texts, left out of the loss). Raises PictureError for a picture
         that cannot be read.

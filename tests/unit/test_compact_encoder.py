@@ -234,6 +234,12 @@ class TestReading:
             changed = batch | {key: batch[key].flip(1)}
             assert (reader(changed) - before).abs().max() > 1e-4
 
+    def test_items_differ_before_any_training(self, content: Content) -> None:
+        reader = encoder(TINY.model_copy(update={"dimension": 64}))
+        hidden = reader(reader.prepare(content, progress=False).batch(range(6)))
+        between = (hidden - hidden.mean(0)).square().sum() / hidden.square().sum()
+        assert between > 0.3
+
     def test_a_batch_without_any_picture_trains(self, content: Content) -> None:
         reader = CompactEncoder(TINY)
         hidden = reader(reader.prepare(content, progress=False).batch([1, 5]))
@@ -251,7 +257,17 @@ class TestReading:
 class TestWords:
     def test_are_unknown_before_a_catalogue_was_seen(self) -> None:
         with pytest.raises(ValueError, match=r"knows no words yet; call for_catalogue"):
-            encoder().word_table()
+            encoder().words()
+        assert not encoder().word_table().any()
+
+    def test_come_back_with_the_state(self, content: Content) -> None:
+        trained = encoder().for_catalogue(TEXTS)
+        fresh = encoder(seed=1)
+        fresh.load_state_dict(trained.state_dict())
+        prepared = fresh.prepare(Content(("silk scarf",), (None,), ("a",)), progress=False)
+        assert torch.equal(fresh.vocabulary, trained.vocabulary)
+        assert torch.equal(fresh.word_table(), trained.word_table())
+        assert not prepared.batch([0])["text_mask"].any()
 
     def test_the_first_catalogue_sets_them_and_a_second_keeps_them(self, content: Content) -> None:
         reader = encoder()
