@@ -34,6 +34,7 @@ class CompactConfig(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
+    kind: Literal["compact"] = "compact"
     levels: int = Field(3, ge=1, description="L, content representations an item, one a query")
     dimension: int = Field(256, ge=1, description="d, numbers of a representation")
     heads: int = Field(4, ge=1, description="attention heads; they divide the dimension")
@@ -202,7 +203,7 @@ class CompactEncoder(nn.Module):
         places, target = self._pictures.places, config.picture
 
         def collate(items: np.ndarray) -> dict[str, Tensor]:
-            rows = torch.from_numpy(items)
+            rows = torch.tensor(items)
             states, read = padded(text.rows("text", items), self._text.width)
             # Cut at the batch's longest text: a decoder pays for every place.
             words = ids[rows, : max(1, int(lengths[rows].max()))].long()

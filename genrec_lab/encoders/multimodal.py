@@ -35,6 +35,7 @@ class QwenConfig(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
+    kind: Literal["qwen"] = "qwen"
     model: str = Field("Qwen/Qwen2-VL-2B-Instruct", min_length=1, description="a local folder or a hub name")
     levels: int = Field(3, ge=1, description="L, code tokens and content representations of an item")
     lora_rank: int = Field(8, ge=1, description="LoRA on every linear of the language model")

@@ -36,7 +36,7 @@ class TreeQuantizerConfig(BaseModel):
         "paper", description="of L_Code over d_c: paper sums (squared L2), code takes the mean"
     )
     kmeans_start: bool = Field(
-        False, description="the trainer places the books by k-means on data first; not in the paper"
+        False, description="place the codewords by k-means at the end of the warm-up; not in the paper"
     )
     restart_dead: bool = Field(
         False, description="move codewords that no item had for a while onto items; not in the paper"
@@ -98,6 +98,8 @@ class Codebook(nn.Module):
         self.matrix.copy_(centres)
         if self.projection is not None:
             self.projection.copy_(torch.eye(len(self.projection)))
+        if _several_processes():  # of the first one's points, for all
+            distributed.broadcast(self.matrix.data, 0)
 
     @torch.no_grad()
     def note_use(self, codes: Tensor) -> None:
@@ -180,6 +182,9 @@ class TreeQuantizer(nn.Module):
         with torch.autocast(content.device.type, enabled=False):
             content = content.float()
             residuals = self.increments(content)
+            restarts = self.training and self.config.restart_dead
+            if restarts:
+                self._restart_when_due(residuals)
             books = self.codebooks()
             codes = [
                 nearest_codes(r.detach(), b.detach()) for r, b in zip(residuals.unbind(1), books, strict=True)
@@ -191,8 +196,8 @@ class TreeQuantizer(nn.Module):
                 self._loss(residuals, codewords),
                 residuals,
             )
-        if self.training and self.config.restart_dead:
-            self._note_use(quantized)
+            if restarts:
+                self._note_use(quantized.codes)
         return quantized
 
     def from_codes(self, prefix: Tensor) -> Tensor:
@@ -255,13 +260,15 @@ class TreeQuantizer(nn.Module):
         return list(by_level.unbind(1))
 
     @torch.no_grad()
-    def _note_use(self, quantized: Quantized) -> None:
-        """Note which codewords this batch had; restart the unused ones when it is time."""
-        for book, codes in zip(self._books(), self._points(quantized.codes), strict=True):
-            book.note_use(codes)
+    def _note_use(self, codes: Tensor) -> None:
+        for book, some in zip(self._books(), self._points(codes), strict=True):
+            book.note_use(some)
         self.batches += 1
+
+    def _restart_when_due(self, residuals: Tensor) -> None:
+        """Restart what no batch used, before this one is quantised: its gradients need the books as is."""
         if int(self.batches) >= self.config.restart_every:
-            for book, points in zip(self._books(), self._points(quantized.residuals), strict=True):
+            for book, points in zip(self._books(), self._points(residuals), strict=True):
                 book.restart_dead(points.detach())
             self.batches.zero_()
 

@@ -28,6 +28,9 @@ from genrec_lab.models.tree_quantizer import TreeQuantizer, TreeQuantizerConfig
 
 Batch = Mapping[str, Tensor]
 
+# Of so many items per code the codewords are placed; more would not move them noticeably.
+_POINTS_A_CODE = 16
+
 
 class PictureTokens(Protocol):
     """What of a picture is rebuilt: P tokens of c channels."""
@@ -142,6 +145,8 @@ class TreeTokenizer(nn.Module):
     """
 
     steps: Tensor  # () int64: training batches so far
+    seen: Tensor  # (R, L, d_c) content of the last items of the warm-up, to place the codewords on
+    is_placed: Tensor  # () bool: whether the codewords have been placed, where they are to be
     parts: dict[str, Tensor]
 
     def __init__(
@@ -180,6 +185,10 @@ class TreeTokenizer(nn.Module):
             generator,
         )
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        places = config.quantizer.kmeans_start and config.warm_up_steps > 0
+        kept_rows = _POINTS_A_CODE * max(self.quantizer.sizes) if places else 0
+        self.register_buffer("seen", torch.full((kept_rows, levels, d_c), torch.nan))
+        self.register_buffer("is_placed", torch.tensor(not places))
         self.parts = {}
         # Of the encoder a file holds what is trained and its buffers, never the frozen network.
         module = cast(nn.Module, encoder)
@@ -210,6 +219,8 @@ class TreeTokenizer(nn.Module):
                 f"to 0"
             )
         content, adapted = self._encode(items)
+        if self.training:
+            self._place_codewords(adapted.detach())
         quantized = self.quantizer(adapted)
         vectors, code = quantized.vectors, quantized.loss
         if self._warms_up():
@@ -257,14 +268,6 @@ class TreeTokenizer(nn.Module):
         codes, residuals, content, vectors = (torch.cat(t).numpy() for t in zip(*parts, strict=True))
         return TokenizedContent(codes, residuals, content, vectors, total / items)
 
-    @torch.no_grad()
-    def start_codebooks(self, batches: Iterable[Batch], seed: int) -> None:
-        """Place the codewords by k-means on a catalogue's content, for `quantizer.kmeans_start`.
-
-        Call it before training; every process with the same batches and seed gets the same codewords.
-        """
-        self.quantizer.start_from(torch.cat(list(self._adapted(batches))), seed)
-
     def freeze_for_transfer(self, full: bool = False) -> None:
         """Prepare fine-tuning on another domain (section 2.4.2): E^r and E^f are fixed, there is no warm-up.
 
@@ -273,6 +276,7 @@ class TreeTokenizer(nn.Module):
         if not full:
             self.quantizer.fix_codebook_matrices()
         self.steps.fill_(max(int(self.steps), self.config.warm_up_steps))
+        self.is_placed.fill_(True)
 
     def take_vocabulary(self) -> None:
         """Fit the text decoder to the encoder's word table after it took other words (another catalogue)."""
@@ -337,12 +341,26 @@ class TreeTokenizer(nn.Module):
         return model.eval()
 
     def _names(self) -> list[str]:
-        own = [name for name in self.state_dict() if not name.startswith("encoder.")]
+        own = [name for name in self.state_dict() if not name.startswith("encoder.") and name != "seen"]
         return own + self._kept
 
     def _warms_up(self) -> bool:
         warm_up = self.config.warm_up_steps
         return self.training and warm_up > 0 and int(self.steps) < warm_up
+
+    def _place_codewords(self, adapted: Tensor) -> None:
+        """Keep the content of the warm-up's last items, and at its end place the codewords on it by k-means.
+
+        Placed at the very start they would describe what an untrained encoder says, which soon means nothing.
+        """
+        if bool(self.is_placed):
+            return
+        if self._warms_up():
+            self.seen.copy_(torch.cat([adapted, self.seen])[: len(self.seen)])
+            return
+        known = self.seen[~self.seen[:, 0, 0].isnan()]
+        self.quantizer.start_from(known if len(known) else adapted, int(self.steps))
+        self.is_placed.fill_(True)
 
     def _encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """H (B, L, d) and H' (B, L, d_c)."""

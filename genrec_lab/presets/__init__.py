@@ -1,13 +1,15 @@
 """Every method as a function that returns a typed, validated config, and says where its values come from.
 
 `load("gmc")` gives the paper's sizes, for a GPU; `gmc_cpu` real data on two cores; `gmc_small` the embedded
-data in minutes. GMC's five variants (Table 4) are changes to `gmc`; as rows of a table they are changes to
-the run's own method.
+data in minutes; `utgrec`, `utgrec_code` and `utgrec_small` the same for UTGRec. GMC's five variants (Table 4)
+are changes to `gmc`, UTGRec's seven (Table 3) to `utgrec`; as rows of a table they are changes to the run's
+own method.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -22,10 +24,12 @@ from genrec_lab.presets.method_config import (
     DecodingConfig,
     MethodConfig,
     SASRecRow,
+    TransferConfig,
     changed,
     methods,
 )
 from genrec_lab.presets.overrides import dotted, set_key, with_tuples
+from genrec_lab.presets.utgrec import utgrec, utgrec_small, utgrec_tiny
 
 __all__ = [
     "ROWS",
@@ -34,6 +38,7 @@ __all__ = [
     "MethodConfig",
     "PresetError",
     "SASRecRow",
+    "TransferConfig",
     "changed",
     "load",
     "methods",
@@ -41,8 +46,12 @@ __all__ = [
 ]
 
 
-def _variant(change: Change) -> Callable[[], MethodConfig]:
-    return lambda: change(gmc())
+def _variant(change: Change, of: Callable[[], MethodConfig]) -> Callable[[], MethodConfig]:
+    return lambda: change(of())
+
+
+def _variants(of: Callable[[], MethodConfig], prefix: str) -> dict[str, Callable[[], MethodConfig]]:
+    return {name: _variant(change, of) for name, change in ROWS.items() if change and name.startswith(prefix)}
 
 
 _PRESETS: dict[str, Callable[[], MethodConfig]] = {
@@ -52,7 +61,12 @@ _PRESETS: dict[str, Callable[[], MethodConfig]] = {
     "gmc_tiny": gmc_tiny,
     "tiger": tiger,
     "rkmeans": rkmeans,
-    **{name: _variant(change) for name, change in ROWS.items() if change and name.startswith("gmc_")},
+    **_variants(gmc, "gmc_"),
+    "utgrec": utgrec,
+    "utgrec_code": partial(utgrec, "code"),
+    "utgrec_small": utgrec_small,
+    "utgrec_tiny": utgrec_tiny,
+    **_variants(utgrec, "utgrec_"),
 }
 
 

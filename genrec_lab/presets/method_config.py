@@ -13,12 +13,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from genrec_lab.codes import IdentifierConfig
 from genrec_lab.data.batches import PairsConfig
+from genrec_lab.encoders.compact import CompactConfig
+from genrec_lab.encoders.multimodal import QwenConfig
 from genrec_lab.encoders.text import TextConfig
 from genrec_lab.models.adapters import LoRAConfig
 from genrec_lab.models.residual_kmeans import ResidualKMeansConfig
 from genrec_lab.models.rqvae import RQVAEConfig
 from genrec_lab.models.sequential.sasrec import SASRecConfig
 from genrec_lab.models.t5 import T5Config
+from genrec_lab.models.tree_tokenizer import TreeTokenizerConfig
 from genrec_lab.presets.errors import PresetError, did_you_mean
 from genrec_lab.training import TrainingConfig
 
@@ -35,6 +38,21 @@ class AdaptationConfig(BaseModel):
     kind: Literal["none", "lora", "full"] = "lora"  # full: all weights, GMC Table 4 row (5)
     lora: LoRAConfig = LoRAConfig()
     training: TrainingConfig = TrainingConfig()
+
+
+class TransferConfig(BaseModel):
+    """Pre-training on some domains and transfer to the others (UTGRec 2.4)."""
+
+    model_config = _STRICT
+
+    # The domains that items are recommended in. The others are for pre-training, in rows that pre-train.
+    # None named: all domains are both.
+    targets: _Names = ()
+    pretrain_tokenizer: bool = True  # False: UTGRec Table 3, variant 7
+    pretrain_recommender: bool = True  # False: variants 6 and 7
+    # What of the tokenizer is fine-tuned: all but E (2.4.2), all (variant 5), nothing (variant 4).
+    tokenizer: Literal["projections", "full", "none"] = "projections"
+    training: TrainingConfig = TrainingConfig()  # of the tokenizer's fine-tuning
 
 
 class DecodingConfig(BaseModel):
@@ -68,7 +86,15 @@ class MethodConfig(BaseModel):
     name: str
     provenance: str  # where the values come from
     text: TextConfig = TextConfig()
-    tokenizer: Annotated[RQVAEConfig | ResidualKMeansConfig, Field(discriminator="kind")] = RQVAEConfig()
+    tokenizer: Annotated[
+        RQVAEConfig | ResidualKMeansConfig | TreeTokenizerConfig, Field(discriminator="kind")
+    ] = RQVAEConfig()
+    # Of tokenizers of kind "tree": what reads an item's text and picture, and how both are trained.
+    content: Annotated[CompactConfig | QwenConfig, Field(discriminator="kind")] = CompactConfig()
+    tokenizer_training: TrainingConfig = TrainingConfig()
+    # Beside a tree: the tokenizer of the rows that quantise vectors, as TIGER's.
+    rqvae: RQVAEConfig = RQVAEConfig()
+    transfer: TransferConfig = TransferConfig()
     identifiers: IdentifierConfig = IdentifierConfig()
     codebooks: Literal["shared", "separate"] = "shared"  # separate: one tokenizer a domain
     recommender: T5Config = T5Config()
@@ -92,6 +118,18 @@ class MethodConfig(BaseModel):
                 "codebooks are 'separate' with a 'unified' recommender: equal codes would mean different "
                 "things; set recommenders to 'separate' and adaptation.kind to 'none'"
             )
+        if isinstance(self.tokenizer, TreeTokenizerConfig):
+            levels = self.tokenizer.quantizer.levels
+            if self.content.levels != levels:
+                raise ValueError(
+                    f"content.levels is {self.content.levels}, tokenizer.quantizer.levels is {levels}; "
+                    "set both to the same number"
+                )
+            if self.codebooks == "separate":
+                raise ValueError(
+                    "codebooks are 'separate' with a tokenizer of kind 'tree', which is one for all domains; "
+                    "for a tokenizer of the target alone set transfer.pretrain_tokenizer to false"
+                )
         for name, training in self._trainings().items():
             if training.monitor not in MONITORS:
                 raise ValueError(f"{name}.monitor is {training.monitor!r}; expected one of {list(MONITORS)}")
@@ -129,7 +167,8 @@ def tiger_row(config: MethodConfig) -> MethodConfig:
     It has 3 levels, or fewer where the other has fewer. Text vectors, code sizes, T5, pairs and training
     budget stay those of the method it is compared with.
     """
-    kept: RQVAEConfig | ResidualKMeansConfig = config.tokenizer
+    own = config.tokenizer
+    kept: RQVAEConfig | ResidualKMeansConfig = config.rqvae if isinstance(own, TreeTokenizerConfig) else own
     tokenizer: dict[str, Any] = {"levels": min(3, kept.levels)}
     if isinstance(kept, RQVAEConfig):
         tokenizer["contrastive_weight"] = 0.0
@@ -193,6 +232,63 @@ def full_finetuning(config: MethodConfig) -> MethodConfig:
     return changed(config, name="gmc_full_finetuning", adaptation=adaptation, compare=())
 
 
+def _tree(config: MethodConfig, row: str) -> TreeTokenizerConfig:
+    if not isinstance(config.tokenizer, TreeTokenizerConfig):
+        raise PresetError(f"{row} needs tokenizer.kind 'tree'; {config.name} has {config.tokenizer.kind!r}")
+    return config.tokenizer
+
+
+def _with_transfer(config: MethodConfig, row: str, **fields: Any) -> MethodConfig:
+    _tree(config, row)
+    return changed(config, name=row, transfer=config.transfer.model_copy(update=fields), compare=())
+
+
+def utgrec_without_tree(config: MethodConfig) -> MethodConfig:
+    """UTGRec Table 3 (1), w/o TreeCode: plain codebooks of each level's own."""
+    tree = _tree(config, "utgrec_without_tree")
+    plain = tree.quantizer.model_copy(update={"structure": "levels"})
+    tokenizer = tree.model_copy(update={"quantizer": plain})
+    return changed(config, name="utgrec_without_tree", tokenizer=tokenizer, compare=())
+
+
+def utgrec_without_alignment(config: MethodConfig) -> MethodConfig:
+    """UTGRec Table 3 (2), w/o L_Ali."""
+    tokenizer = _tree(config, "utgrec_without_alignment").model_copy(update={"mu": 0.0})
+    return changed(config, name="utgrec_without_alignment", tokenizer=tokenizer, compare=())
+
+
+def utgrec_without_cooccurrence_reconstruction(config: MethodConfig) -> MethodConfig:
+    """UTGRec Table 3 (3), w/o L_Re."""
+    row = "utgrec_without_cooccurrence_reconstruction"
+    return changed(config, name=row, tokenizer=_tree(config, row).model_copy(update={"eta": 0.0}), compare=())
+
+
+def utgrec_without_tokenizer_finetuning(config: MethodConfig) -> MethodConfig:
+    """UTGRec Table 3 (4), w/o FT(T): the pre-trained tokenizer names the target's items as it is."""
+    return _with_transfer(config, "utgrec_without_tokenizer_finetuning", tokenizer="none")
+
+
+def utgrec_full_finetuning(config: MethodConfig) -> MethodConfig:
+    """UTGRec Table 3 (5), Full FT: E^r and E^f are fine-tuned too."""
+    return _with_transfer(config, "utgrec_full_finetuning", tokenizer="full")
+
+
+def utgrec_without_recommender_pretraining(config: MethodConfig) -> MethodConfig:
+    """UTGRec Table 3 (6), w/o PT(R): only the tokenizer is pre-trained."""
+    return _with_transfer(config, "utgrec_without_recommender_pretraining", pretrain_recommender=False)
+
+
+def utgrec_without_pretraining(config: MethodConfig) -> MethodConfig:
+    """UTGRec Table 3 (7), w/o PT: tokenizer and recommender learn from the target alone."""
+    return _with_transfer(
+        config,
+        "utgrec_without_pretraining",
+        pretrain_tokenizer=False,
+        pretrain_recommender=False,
+        tokenizer="none",
+    )
+
+
 # A row of None is not generative: it has a model of its own and needs no tokenizer.
 ROWS: dict[str, Change | None] = {
     "popularity": None,
@@ -203,6 +299,13 @@ ROWS: dict[str, Change | None] = {
     "gmc_without_dcl": without_dcl,
     "gmc_without_lora": without_lora,
     "gmc_full_finetuning": full_finetuning,
+    "utgrec_without_tree": utgrec_without_tree,
+    "utgrec_without_alignment": utgrec_without_alignment,
+    "utgrec_without_cooccurrence_reconstruction": utgrec_without_cooccurrence_reconstruction,
+    "utgrec_without_tokenizer_finetuning": utgrec_without_tokenizer_finetuning,
+    "utgrec_full_finetuning": utgrec_full_finetuning,
+    "utgrec_without_recommender_pretraining": utgrec_without_recommender_pretraining,
+    "utgrec_without_pretraining": utgrec_without_pretraining,
 }
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from genrec_lab.models.residual_kmeans import ResidualKMeansConfig
 from genrec_lab.models.rqvae import RQVAEConfig
+from genrec_lab.models.tree_tokenizer import TreeTokenizerConfig
 from genrec_lab.presets.errors import PresetError, did_you_mean
 
 
@@ -48,7 +49,11 @@ def set_key(content: dict[str, Any], key: str, value: Any) -> None:
 
 def _switch_tokenizer(place: dict[str, Any], kind: Any) -> None:
     """Take the defaults of another kind of tokenizer, keeping the values that both have, as its levels."""
-    kinds: dict[str, type[BaseModel]] = {"rqvae": RQVAEConfig, "rkmeans": ResidualKMeansConfig}
+    kinds: dict[str, type[BaseModel]] = {
+        "rqvae": RQVAEConfig,
+        "rkmeans": ResidualKMeansConfig,
+        "tree": TreeTokenizerConfig,
+    }
     if kind not in kinds:
         raise PresetError(
             f"overrides: tokenizer.kind is {kind!r}{did_you_mean(str(kind), kinds)}; "

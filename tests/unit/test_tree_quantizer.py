@@ -248,15 +248,24 @@ class TestRestart:
         torch.manual_seed(0)
         used = model(h).codes[:, 0].unique()
         model(h)
+        model(h)
         assert len(used) < 6
         before = model.codebooks()[0].detach().clone()
-        model(h)  # the third batch
+        model(h)  # after the third batch
         after = model.codebooks()[0].detach()
         dead = [code for code in range(6) if code not in used]
         torch.testing.assert_close(after[used], before[used])
         residuals = model.increments(h)[:, 0]
         assert torch.cdist(after[dead], residuals).min(dim=1).values.max() < 1e-3
         assert len(model(h).codes[:, 0].unique()) > len(used)
+
+    def test_gradients_flow_in_every_batch(self) -> None:
+        model, h = self.far_from_all()
+        for _ in range(7):
+            content = h.clone().requires_grad_()
+            quantized = model(content)
+            (quantized.loss + quantized.vectors.sum()).backward()
+            assert content.grad is not None and content.grad.isfinite().all()
 
     def test_evaluation_counts_and_moves_nothing(self) -> None:
         model, h = self.far_from_all()
@@ -306,6 +315,7 @@ def process(rank: int, folder: str) -> None:
         torch.manual_seed(rank)
         before = model.codebooks()[0].detach().clone()
         codes = model(drawn(4, 3, 4, seed=rank)).codes[:, 0]
+        model(drawn(4, 3, 4, seed=rank))
         after = model.codebooks()[0].detach()
         np.savez(f"{folder}/{rank}.npz", before=before.numpy(), after=after.numpy(), codes=codes.numpy())
     finally:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from genrec_lab.losses import co_occurrence_alignment_loss
@@ -266,13 +267,47 @@ class TestTokenize:
         with pytest.raises(ValueError, match=r"item 8 \(and 0 more"):
             tokenizer().tokenize([items(6), bad])
 
-    def test_kmeans_start_places_the_codewords_on_the_catalogue(self) -> None:
-        model, catalogue = tokenizer(), items(40)
-        before = model.tokenize([catalogue])
-        model.start_codebooks([rows(catalogue, slice(0, 20)), rows(catalogue, slice(20, 40))], seed=0)
-        after = model.tokenize([catalogue])
-        assert after.loss < 0.7 * before.loss
-        assert len(np.unique(after.codes[:, 0])) == 6 and len(np.unique(after.codes[:, 1:])) == 9
+
+class TestPlacing:
+    def placed(self, warm_up_steps: int) -> TreeTokenizer:
+        quantizer = CONFIG.quantizer.model_copy(update={"kmeans_start": True})
+        return tokenizer(quantizer=quantizer, warm_up_steps=warm_up_steps)
+
+    def test_codewords_are_placed_on_what_the_warm_up_has_learnt(self) -> None:
+        model, plain = self.placed(3), tokenizer(warm_up_steps=3)
+        train(model, 3)
+        before = model.quantizer.codebooks()[0].detach().clone()
+        train(model, 1)
+        assert not torch.equal(model.quantizer.codebooks()[0], before)
+        train(plain, 4)
+        catalogue = items(6)  # what it was trained on
+        assert model.tokenize([catalogue]).loss < 0.5 * plain.tokenize([catalogue]).loss
+
+    def test_they_are_placed_once_and_not_by_evaluation(self) -> None:
+        model = self.placed(2)
+        train(model, 2)
+        model.tokenize([items(6)])
+        assert not model.is_placed
+        train(model, 1)
+        assert model.is_placed
+        with torch.no_grad():
+            marked = model.quantizer.books[0].matrix.add_(100.0).clone()
+        train(model, 1)
+        assert (model.quantizer.books[0].matrix - marked).abs().max() < 1
+
+    def test_fine_tuning_keeps_the_codewords(self) -> None:
+        model = self.placed(50)
+        train(model, 2)
+        before = [book.matrix.detach().clone() for book in model.quantizer.books]
+        model.freeze_for_transfer()
+        train(model, 2)
+        assert all(torch.equal(b.matrix, old) for b, old in zip(model.quantizer.books, before, strict=True))
+
+    def test_a_file_holds_no_content(self, tmp_path: Path) -> None:
+        model = self.placed(5)
+        train(model, 1)
+        model.save(tmp_path)
+        assert "seen" not in load_file(tmp_path / "model.safetensors")
 
 
 class TestTransfer:

@@ -7,10 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 
+from genrec_lab.codes import ItemCodes
 from genrec_lab.data.batches import PairBatches
+from genrec_lab.evaluation import require_unique
 from genrec_lab.models import Recommender
 from genrec_lab.models.adapters import Parameters, add_lora, count_parameters, load_lora, save_lora
 from genrec_lab.presets import MethodConfig, methods
@@ -24,7 +27,9 @@ from genrec_lab.run.stages.recommending import (
     part_of,
     write_history,
 )
-from genrec_lab.run.stages.tokenizing import TOKENIZING
+from genrec_lab.run.stages.rows import ALL, is_universal, served
+from genrec_lab.run.stages.tokenizing import TOKENIZING, load_identified, tokenizer_folder
+from genrec_lab.run.stages.universal import item_codes, load_tokenizer, train_tokenizer
 from genrec_lab.run.store import Run, Stage
 from genrec_lab.training import fit
 
@@ -40,13 +45,13 @@ def adapt_to_domains(run: Run, watch: Watch | None = None) -> pl.DataFrame:
     with run.stage(
         ADAPTING,
         inputs=(PREPARATION, TOKENIZING, RECOMMENDING),
-        uses=("adaptation", "pairs", "compare", "seed"),
+        uses=("adaptation", "pairs", "recommender", "transfer", "content", "tokenizer", "compare", "seed"),
     ) as stage:
         if not stage.is_finished:
             data, records = load_prepared(run), []
             for name, config in methods(run.config).items():
                 if config.adaptation.kind != "none":
-                    for domain in data.dataset.domains:
+                    for domain in served(run.config, data.dataset.domains):
                         records += _adapt(run, data, name, config, domain, stage, watch)
             (stage.folder / "changes.json").write_text(json.dumps(records, indent=2))
         return pl.DataFrame(json.loads((stage.folder / "changes.json").read_text()))
@@ -67,7 +72,11 @@ def _adapt(
     run: Run, data: Prepared, name: str, config: MethodConfig, domain: str, stage: Stage, watch: Watch | None
 ) -> list[dict[str, Any]]:
     adaptation, folder = config.adaptation, stage.folder / name / domain
-    base = load_recommender(run, name, domain)
+    base = (
+        _transferred(run, data, name, config, domain, stage)
+        if is_universal(config)
+        else load_recommender(run, name, domain)
+    )
     torch.manual_seed(run.seed)  # of the adapter's first weights
     model = add_lora(base, adaptation.lora, domain) if adaptation.kind == "lora" else copy.deepcopy(base)
     parameters = count_parameters(model)
@@ -97,6 +106,66 @@ def _adapt(
         model.save(folder)
     write_history(result, folder)
     return _changes(name, domain, result.history, result.best_epoch, parameters)
+
+
+def _transferred(
+    run: Run, data: Prepared, name: str, config: MethodConfig, domain: str, stage: Stage
+) -> Recommender:
+    """UTGRec's recommender before it is fine-tuned on a target, which its fine-tuned tokenizer has named.
+
+    2.4.2: the tokenizer learns from the target's items, with E^r and E^f fixed; then the target's items get
+    their identifiers, and the pre-trained recommender (or an untrained one) reads and writes those.
+    """
+    codes = load_identified(run, name).codes
+    if config.transfer.tokenizer != "none" and config.transfer.targets:
+        codes = _renamed(run, data, name, config, domain, stage)
+    require_unique(codes)
+    torch.manual_seed(run.seed)
+    model = Recommender(codes, config.recommender)
+    if config.transfer.pretrain_recommender:
+        before = load_recommender(run, name, domain)
+        if before.codes.vocabulary_size != codes.vocabulary_size:
+            raise ValueError(
+                f"{name}: the pre-trained recommender knows {before.codes.vocabulary_size} tokens, the "
+                f"target's identifiers have {codes.vocabulary_size}; a transfer needs a conflict policy that "
+                f"adds no level, identifiers.policy is {config.identifiers.policy!r}"
+            )
+        model.t5.load_state_dict(before.t5.state_dict())
+    return model
+
+
+def _renamed(
+    run: Run, data: Prepared, name: str, config: MethodConfig, domain: str, stage: Stage
+) -> ItemCodes:
+    """Fine-tune the tokenizer on a target, and give its items new identifiers; the others keep theirs."""
+    dataset, identified = data.dataset, load_identified(run, name)
+    items = dataset.domain_items(domain)
+    found = load_tokenizer(tokenizer_folder(run, name, ALL), dataset, config, items)
+    found.model.freeze_for_transfer(full=config.transfer.tokenizer == "full")
+    records = train_tokenizer(
+        found,
+        dataset,
+        items,
+        config.transfer.training,
+        run.seed,
+        stage.scratch / name / f"{domain}-tokenizer",
+        f"{name} {domain} tokenizer",
+    )
+    folder = stage.folder / name / domain / "tokenizer"
+    found.model.save(folder)
+    (folder / "epochs.json").write_text(json.dumps(records))
+    tokenized = found.tokenize(items)
+    codes, residuals = identified.raw.codes.copy(), identified.residuals.copy()
+    codes[items], residuals[items] = tokenized.codes, tokenized.residuals
+    books: dict[str, list[np.ndarray]] = {
+        other: found.codebooks() if other == domain else identified.codebooks[ALL]
+        for other in dataset.domains
+    }
+    raw = item_codes(found, codes, dataset)
+    raw.write(folder / "raw_codes.parquet")
+    resolution = raw.resolve_with_cost(config.identifiers, residuals, books, run.seed)
+    print(f"{name} {domain}: {resolution}", flush=True)
+    return resolution.codes
 
 
 def _changes(

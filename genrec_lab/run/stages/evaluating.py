@@ -19,6 +19,7 @@ from genrec_lab.presets import methods
 from genrec_lab.run.stages.adapting import ADAPTING, load_adapted
 from genrec_lab.run.stages.preparing import PREPARATION, Prepared, load_prepared
 from genrec_lab.run.stages.recommending import RECOMMENDING, Recommends, load_sasrec, part_of, popularity_of
+from genrec_lab.run.stages.rows import served
 from genrec_lab.run.stages.tokenizing import TOKENIZING
 from genrec_lab.run.store import Run
 from genrec_lab.training import autocast
@@ -40,10 +41,12 @@ class Rankings:
 def rank_test_users(run: Run) -> Rankings:
     """Rank for every row and test user, record Recall and NDCG at 5 and 10, and write the rankings."""
     inputs = (PREPARATION, TOKENIZING, RECOMMENDING, ADAPTING)
-    with run.stage(EVALUATION, inputs=inputs, uses=("dataset", "decoding", "compare", "seed")) as stage:
+    with run.stage(
+        EVALUATION, inputs=inputs, uses=("dataset", "decoding", "transfer.targets", "compare", "seed")
+    ) as stage:
         if not stage.is_finished:
             data = load_prepared(run)
-            test = data.split.test
+            test = _test_users(run)
             for name in (
                 *methods(run.config),
                 *(row for row in ("sasrec", "popularity") if row in run.config.compare),
@@ -60,12 +63,17 @@ def rank_test_users(run: Run) -> Rankings:
                 print(f"{name}: {test.height:,} users ranked, {rate:,.0f} users/s", flush=True)
             if run.dataset["name"] == "bazaar" and data.dataset.n_items <= MAX_ORACLE_ITEMS:
                 _record_best_possible(run, test)
-        return _read(stage.folder, load_prepared(run).split.test)
+        return _read(stage.folder, _test_users(run))
 
 
 def load_rankings(run: Run) -> Rankings:
     """Read what stage 07 wrote."""
-    return _read(run.read_stage(EVALUATION), load_prepared(run).split.test)
+    return _read(run.read_stage(EVALUATION), _test_users(run))
+
+
+def _test_users(run: Run) -> pl.DataFrame:
+    data = load_prepared(run)
+    return part_of(data.split.test, served(run.config, data.dataset.domains))
 
 
 def compare_beam_with_exact(
@@ -75,7 +83,7 @@ def compare_beam_with_exact(
 
     The U users are a seeded sample of the test users.
     """
-    sample = load_prepared(run).split.test
+    sample = _test_users(run)
     sample = sample.sample(min(users, sample.height), seed=run.seed).sort("domain", maintain_order=True)
     exact: list[Ranked] = []
     found: dict[int, list[Ranked]] = {width: [] for width in beams}
@@ -94,7 +102,7 @@ def _rank(run: Run, data: Prepared, name: str, test: pl.DataFrame) -> Ranked:
     items = np.full((test.height, TOP_K), -1, dtype=np.int64)
     scores = np.full((test.height, TOP_K), -np.inf, dtype=np.float32)
     domains = test["domain"].to_numpy()
-    for domain in data.dataset.domains:
+    for domain in dict.fromkeys(domains.tolist()):
         rows = np.flatnonzero(domains == domain)
         if len(rows):
             model = _model(run, data, name, domain)

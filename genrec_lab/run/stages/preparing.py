@@ -8,7 +8,8 @@ from typing import NamedTuple
 import polars as pl
 
 from genrec_lab.data import Dataset, Split, leave_one_out, load_dataset
-from genrec_lab.run.store import Run
+from genrec_lab.run.files import hash_json
+from genrec_lab.run.store import Run, runs_root
 
 PREPARATION = "01_data_preparation"
 
@@ -26,6 +27,9 @@ def prepare_data(run: Run) -> Prepared:
         if stage.is_finished:
             return _read(stage.folder, run)
         options = run.dataset
+        if options["name"] == "bazaar" and options.get("images") is True:
+            # A generated catalogue has its pictures drawn once, for all runs of the same options.
+            options["images"] = str(runs_root() / "cache" / "bazaar" / hash_json(options)[:16])
         dataset = load_dataset(options.pop("name"), **options)
         split = leave_one_out(dataset, run.config.pairs.max_history)
         dataset.write(stage.folder / "dataset")

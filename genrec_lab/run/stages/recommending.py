@@ -19,7 +19,7 @@ from genrec_lab.models.popularity import Popularity
 from genrec_lab.models.sequential.sasrec import SASRec, SequenceBatches
 from genrec_lab.presets import MethodConfig, methods
 from genrec_lab.run.stages.preparing import PREPARATION, Prepared, load_prepared
-from genrec_lab.run.stages.rows import recommender_owners, scopes
+from genrec_lab.run.stages.rows import is_universal, pretrained_on, recommender_owners, scopes, served
 from genrec_lab.run.stages.tokenizing import TOKENIZING, load_identified
 from genrec_lab.run.store import Run, Stage
 from genrec_lab.training import Callback, TrainingResult, autocast, fit
@@ -33,6 +33,8 @@ _USES = (
     "training",
     "decoding.validation_beams",
     "sasrec",
+    "transfer.targets",
+    "transfer.pretrain_recommender",
     "compare",
     "seed",
 )
@@ -59,6 +61,8 @@ def train_recommenders(run: Run, watch: Watch | None = None) -> dict[str, dict[s
             if "sasrec" in run.config.compare:
                 _train_sasrec(run, data, stage, watch)
             for name in dict.fromkeys(owners.values()):
+                if is_universal(rows[name]) and not rows[name].transfer.pretrain_recommender:
+                    continue  # it learns from its target alone, in stage 06
                 _train_generative(run, data, name, rows[name], stage, watch)
             (stage.folder / "owners.json").write_text(json.dumps(owners, indent=2))
         return _histories(stage.folder)
@@ -134,7 +138,9 @@ def _train_generative(
 ) -> None:
     codes = load_identified(run, name).codes
     require_unique(codes)
-    for scope, domains in scopes(data.dataset.domains, separate=config.recommenders == "separate").items():
+    trained_on = pretrained_on if is_universal(config) else served
+    domains_of = trained_on(config, data.dataset.domains)
+    for scope, domains in scopes(domains_of, separate=config.recommenders == "separate").items():
         torch.manual_seed(run.seed)
         model = Recommender(codes, config.recommender)
         batches = PairBatches(
@@ -156,7 +162,7 @@ def _train_generative(
 
 def _train_sasrec(run: Run, data: Prepared, stage: Stage, watch: Watch | None) -> None:
     row = run.config.sasrec
-    for domain in data.dataset.domains:
+    for domain in served(run.config, data.dataset.domains):
         torch.manual_seed(run.seed)
         items = data.dataset.domain_items(domain)
         model = SASRec(items, row.model)

@@ -3,12 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
+from genrec_lab.models.tree_tokenizer import TreeTokenizerConfig
 from genrec_lab.presets import MethodConfig
 
 ALL = "all"
-_OF_TOKENIZER = ("text", "tokenizer", "identifiers", "codebooks")
-_OF_RECOMMENDER = (*_OF_TOKENIZER, "recommender", "recommenders", "pairs", "training")
+_OF_TOKENIZER = (
+    "text",
+    "tokenizer",
+    "identifiers",
+    "codebooks",
+    "content",
+    "tokenizer_training",
+    "transfer.targets",
+    "transfer.pretrain_tokenizer",
+)
+_OF_RECOMMENDER = (
+    *_OF_TOKENIZER,
+    "recommender",
+    "recommenders",
+    "pairs",
+    "training",
+    "transfer.pretrain_recommender",
+)
+
+
+def served(config: MethodConfig, domains: Sequence[str]) -> tuple[str, ...]:
+    """Return the domains in which items are recommended: the targets of a transfer, or else all.
+
+    Raises ValueError for a target that the data do not have.
+    """
+    targets = config.transfer.targets
+    if unknown := [name for name in targets if name not in domains]:
+        raise ValueError(f"transfer.targets names {unknown[0]!r}; the data have the domains {list(domains)}")
+    return targets or tuple(domains)
+
+
+def pretrained_on(config: MethodConfig, domains: Sequence[str]) -> tuple[str, ...]:
+    """Return the domains of pre-training: all but the targets, or all where no target is named.
+
+    Raises ValueError where nothing is left to pre-train on.
+    """
+    left = tuple(name for name in domains if name not in served(config, domains))
+    if config.transfer.targets and not left:
+        raise ValueError(
+            f"transfer.targets names every domain, {list(domains)}; leave at least one to pre-train on"
+        )
+    return left or tuple(domains)
+
+
+def is_universal(config: MethodConfig) -> bool:
+    """Whether the method has UTGRec's tokenizer."""
+    return isinstance(config.tokenizer, TreeTokenizerConfig)
 
 
 def scopes(domains: Sequence[str], *, separate: bool) -> dict[str, tuple[str, ...]]:
@@ -30,7 +77,9 @@ def _owners(methods: dict[str, MethodConfig], fields: tuple[str, ...]) -> dict[s
     owners: dict[str, str] = {}
     for name, config in methods.items():
         alike = (
-            other for other in owners if all(getattr(methods[other], f) == getattr(config, f) for f in fields)
+            other
+            for other in owners
+            if all(attrgetter(field)(methods[other]) == attrgetter(field)(config) for field in fields)
         )
         owners[name] = next(alike, name)
     return owners

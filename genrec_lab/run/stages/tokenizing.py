@@ -15,15 +15,35 @@ from genrec_lab.codes import IdentifierConfig, ItemCodes, Resolution
 from genrec_lab.data import Dataset
 from genrec_lab.encoders import encode_texts
 from genrec_lab.models.residual_kmeans import ResidualKMeans, ResidualKMeansConfig
-from genrec_lab.models.rqvae import RQVAE, TokenizerEpoch, train_rqvae
+from genrec_lab.models.rqvae import RQVAE, RQVAEConfig, TokenizerEpoch, train_rqvae
+from genrec_lab.models.tree_tokenizer import TreeTokenizerConfig
 from genrec_lab.presets import MethodConfig, methods
 from genrec_lab.run.stages.preparing import PREPARATION, load_prepared
-from genrec_lab.run.stages.rows import scopes, tokenizer_owners
+from genrec_lab.run.stages.rows import (
+    ALL,
+    is_universal,
+    pretrained_on,
+    scopes,
+    served,
+    tokenizer_owners,
+)
+from genrec_lab.run.stages.universal import item_codes, new_tokenizer, train_tokenizer
 from genrec_lab.run.store import Run, runs_root
 from genrec_lab.viz.live import LiveCurves
 
 TOKENIZING = "02_tokenizer_training"
-_USES = ("text", "tokenizer", "identifiers", "codebooks", "compare", "seed")
+_USES = (
+    "text",
+    "tokenizer",
+    "identifiers",
+    "codebooks",
+    "content",
+    "tokenizer_training",
+    "rqvae",
+    "transfer",
+    "compare",
+    "seed",
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +53,7 @@ class Identified:
     raw: ItemCodes  # as quantised; items may share an identifier
     codes: ItemCodes  # after the conflict policy; unique within each domain
     residuals: np.ndarray  # (N, L, d): what each level quantised, r_0 first
-    codebooks: dict[str, np.ndarray]  # (L, K, d) by scope: "all", or a domain each
+    codebooks: dict[str, list[np.ndarray]]  # (K, d) of each level, by scope: "all", or a domain each
     resolution: dict[str, Any]  # policy, moved, cost, displaced, unsolved
     epochs: dict[str, list[dict[str, Any]]]  # TokenizerEpoch records by scope; empty for residual k-means
 
@@ -55,7 +75,8 @@ def train_tokenizers(run: Run, watch: Callable[[str], LiveCurves] | None = None)
             )
             save_file({"vectors": vectors}, stage.folder / "vectors.safetensors")
             for name in dict.fromkeys(owners.values()):
-                _identify(
+                identify = _identify_universally if is_universal(rows[name]) else _identify
+                identify(
                     dataset, vectors, rows[name], run.seed, stage.folder / name, stage.scratch / name, watch
                 )
             (stage.folder / "owners.json").write_text(json.dumps(owners, indent=2))
@@ -72,12 +93,21 @@ def load_identified(run: Run, method: str | None = None) -> Identified:
     return _read(folder / owners[name])
 
 
+def tokenizer_folder(run: Run, method: str, scope: str) -> Path:
+    """Return where stage 02 wrote a method's tokenizer of a scope: "all", or a domain."""
+    folder = run.read_stage(TOKENIZING)
+    owners = json.loads((folder / "owners.json").read_text())
+    return Path(folder / owners[method] / "tokenizers" / scope)
+
+
 def load_vectors(run: Run) -> np.ndarray:
     """Read the text vectors (N, D) of all items."""
     return load_file(run.read_stage(TOKENIZING) / "vectors.safetensors")["vectors"]
 
 
 def _check_codebooks_fit(dataset: Dataset, config: MethodConfig) -> None:
+    if isinstance(config.tokenizer, TreeTokenizerConfig):
+        return  # its codebooks are trained, and may be larger than the catalogue
     size, counts = config.tokenizer.codebook_size, np.bincount(dataset.item_domains())
     for scope, domains in scopes(dataset.domains, separate=config.codebooks == "separate").items():
         items = int(sum(counts[dataset.domains.index(domain)] for domain in domains))
@@ -100,8 +130,9 @@ def _identify(
     """Train one method's tokenizers and write codes, residuals, codebooks and what the conflicts cost."""
     of_item = dataset.item_domains()
     names = np.array(dataset.domains)
+    assert not isinstance(config.tokenizer, TreeTokenizerConfig)  # noqa: S101 - the caller's choice
     levels, size = config.tokenizer.levels, config.tokenizer.codebook_size
-    codes = np.empty((dataset.n_items, levels), dtype=np.int64)
+    codes = np.zeros((dataset.n_items, levels), dtype=np.int64)
     residuals: np.ndarray | None = None
     codebooks, epochs = {}, {}
     for scope, domains in scopes(dataset.domains, separate=config.codebooks == "separate").items():
@@ -114,22 +145,82 @@ def _identify(
         if residuals is None:
             residuals = np.zeros((dataset.n_items, *tokenized.residuals.shape[1:]), dtype=np.float32)
         residuals[items] = tokenized.residuals
-        codebooks[scope], epochs[scope] = model.codebooks, [asdict(record) for record in records]
+        codebooks[scope], epochs[scope] = list(model.codebooks), [asdict(record) for record in records]
         model.save(folder / "tokenizers" / scope)
     assert residuals is not None  # noqa: S101 - a dataset has at least one domain
     raw = ItemCodes(codes, (size,) * levels, names[of_item].tolist())
-    last = {
-        name: book
-        for domain in dataset.domains
-        for name, book in [(domain, codebooks.get(domain, codebooks.get("all")))]
-    }
-    resolution = _resolve(raw, config.identifiers, residuals, last, seed)
+    _write(folder, raw, residuals, codebooks, epochs, config.identifiers, seed)
+
+
+def _identify_universally(
+    dataset: Dataset,
+    vectors: np.ndarray,
+    config: MethodConfig,
+    seed: int,
+    folder: Path,
+    scratch: Path,
+    watch: Callable[[str], LiveCurves] | None,
+) -> None:
+    """Pre-train UTGRec's tokenizer (2.3) and let it name all items, also those of domains it has not seen.
+
+    Without pre-training (Table 3, variant 7) each target has a tokenizer of its own instead.
+    """
+    names = dataset.items["domain"].to_numpy()
+    if config.transfer.pretrain_tokenizer:
+        domains_of = {ALL: pretrained_on(config, dataset.domains)}
+    else:
+        domains_of = {domain: (domain,) for domain in served(config, dataset.domains)}
+    codes: np.ndarray | None = None
+    codebooks, epochs = {}, {}
+    for scope, domains in domains_of.items():
+        items = np.flatnonzero(np.isin(names, domains))
+        tokenizer = new_tokenizer(dataset, config, items, seed)
+        epochs[scope] = train_tokenizer(
+            tokenizer,
+            dataset,
+            items,
+            config.tokenizer_training,
+            seed,
+            scratch / scope,
+            f"{config.name} {scope}",
+            watch,
+        )
+        tokenizer.model.save(folder / "tokenizers" / scope)
+        found = tokenizer.tokenize()
+        if codes is None:
+            codes, residuals = found.codes.copy(), found.residuals.copy()
+        else:
+            codes[items], residuals[items] = found.codes[items], found.residuals[items]
+        codebooks[scope] = tokenizer.codebooks()
+    assert codes is not None  # noqa: S101 - there is at least one scope
+    raw = item_codes(tokenizer, codes, dataset)
+    if not config.transfer.pretrain_tokenizer:
+        first = codebooks[next(iter(domains_of))]
+        codebooks |= {name: first for name in dataset.domains if name not in codebooks}
+    _write(folder, raw, residuals, codebooks, epochs, config.identifiers, seed)
+
+
+def _write(
+    folder: Path,
+    raw: ItemCodes,
+    residuals: np.ndarray,
+    codebooks: dict[str, list[np.ndarray]],
+    epochs: dict[str, Any],
+    identifiers: IdentifierConfig,
+    seed: int,
+) -> None:
+    """Make the identifiers unique and write everything of a method's tokenizers."""
+    last = {name: codebooks[name if name in codebooks else ALL] for name in raw.domain_names}
+    resolution = _resolve(raw, identifiers, residuals, last, seed)
+    folder.mkdir(parents=True, exist_ok=True)
     raw.write(folder / "raw_codes.parquet")
     resolution.codes.write(folder / "codes.parquet")
-    save_file(
-        {"residuals": residuals, **{f"codebooks/{k}": v for k, v in codebooks.items()}},
-        folder / "quantised.safetensors",
-    )
+    tensors = {
+        f"codebooks/{scope}/{level}": np.ascontiguousarray(book)
+        for scope, books_of_scope in codebooks.items()
+        for level, book in enumerate(books_of_scope)
+    }
+    save_file({"residuals": residuals, **tensors}, folder / "quantised.safetensors")
     cost = {key: getattr(resolution, key) for key in ("policy", "moved", "cost", "displaced", "unsolved")}
     (folder / "resolution.json").write_text(json.dumps(cost | {"summary": str(resolution)}, indent=2))
     (folder / "epochs.json").write_text(json.dumps(epochs))
@@ -144,15 +235,17 @@ def _train(
     title: str,
     watch: Callable[[str], LiveCurves] | None,
 ) -> tuple[RQVAE | ResidualKMeans, list[TokenizerEpoch]]:
-    if isinstance(config.tokenizer, ResidualKMeansConfig):
-        return ResidualKMeans.fit(vectors, config.tokenizer, seed), []
+    tokenizer = config.tokenizer
+    if isinstance(tokenizer, ResidualKMeansConfig):
+        return ResidualKMeans.fit(vectors, tokenizer, seed), []
+    assert isinstance(tokenizer, RQVAEConfig)  # noqa: S101 - the only other kind that reads vectors
     curves = (
         watch(title)
         if watch
         else LiveCurves.tokenizer(title=title, n_items=len(vectors), seed=seed, keep=False)
     )
     with curves:
-        model = train_rqvae(vectors, domains, config.tokenizer, seed, on_epoch=curves, checkpoint=scratch)
+        model = train_rqvae(vectors, domains, tokenizer, seed, on_epoch=curves, checkpoint=scratch)
     return model, list(curves.records)
 
 
@@ -170,7 +263,16 @@ def _read(folder: Path) -> Identified:
         raw=ItemCodes.read(folder / "raw_codes.parquet"),
         codes=ItemCodes.read(folder / "codes.parquet"),
         residuals=tensors.pop("residuals"),
-        codebooks={name.removeprefix("codebooks/"): book for name, book in tensors.items()},
+        codebooks=_by_scope(tensors),
         resolution=json.loads((folder / "resolution.json").read_text()),
         epochs=json.loads((folder / "epochs.json").read_text()),
     )
+
+
+def _by_scope(tensors: dict[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
+    """`codebooks/<scope>/<level>` -> the books of each scope in the order of levels."""
+    named = sorted((name.split("/")[1], int(name.rsplit("/", 1)[1]), name) for name in tensors)
+    found: dict[str, list[np.ndarray]] = {}
+    for scope, _, name in named:
+        found.setdefault(scope, []).append(tensors[name])
+    return found

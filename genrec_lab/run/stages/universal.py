@@ -1,0 +1,198 @@
+"""UTGRec's tokenizer in a run: pre-trained over domains (stage 02), fine-tuned on a target (stage 06)."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genrec_lab.codes import ItemCodes
+from genrec_lab.data import Dataset, co_occurrence_neighbours
+from genrec_lab.data.batches import NeighbourBatches
+from genrec_lab.encoders.compact import CompactConfig, CompactEncoder
+from genrec_lab.encoders.content import PreparedContent, content_of
+from genrec_lab.encoders.multimodal import QwenEncoder
+from genrec_lab.evaluation import code_health
+from genrec_lab.models.tree_tokenizer import TokenizedContent, TreeTokenizer, TreeTokenizerConfig
+from genrec_lab.presets import MethodConfig
+from genrec_lab.run.store import runs_root
+from genrec_lab.training import Callback, EpochRecord, TrainingConfig, fit
+from genrec_lab.viz.live import LiveCurves
+
+_PARTS = ("text", "picture", "code", "alignment", "neighbour_text", "neighbour_picture")
+_AT_ONCE = 256  # items that are tokenised together
+
+
+@dataclass(frozen=True)
+class UniversalEpoch:
+    """One epoch: the mean terms of Eq. 13 before their weights, and the codes of the items trained on."""
+
+    epoch: int  # counted from 1
+    loss: float
+    text: float
+    picture: float
+    code: float
+    alignment: float
+    neighbour_text: float
+    neighbour_picture: float
+    utilisation: tuple[float, ...]  # per level, of the codes of its book
+    perplexity: tuple[float, ...]
+    collision_rate: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class UniversalTokenizer:
+    """A tokenizer beside a catalogue that its encoder has made ready."""
+
+    model: TreeTokenizer
+    content: PreparedContent
+
+    def tokenize(self, items: np.ndarray | None = None) -> TokenizedContent:
+        """Codes of some items, by default of all."""
+        rows = np.arange(self.content.n_items) if items is None else items
+        return self.model.tokenize(self._batches(rows))
+
+    def codebooks(self) -> list[np.ndarray]:
+        """The codewords (K_l, d_c) of each level."""
+        return [book.detach().cpu().numpy() for book in self.model.quantizer.codebooks()]
+
+    def _batches(self, rows: np.ndarray) -> Iterator[dict[str, Tensor]]:
+        for start in range(0, len(rows), _AT_ONCE):
+            yield self.content.batch(rows[start : start + _AT_ONCE])
+
+
+def new_tokenizer(dataset: Dataset, config: MethodConfig, items: np.ndarray, seed: int) -> UniversalTokenizer:
+    """An untrained tokenizer, whose words to rebuild are those of the given items' texts."""
+    torch.manual_seed(seed)
+    encoder, content = _encoder(dataset, config, items)
+    model = TreeTokenizer(encoder, _tree(config), torch.Generator().manual_seed(seed))
+    return UniversalTokenizer(model, content)
+
+
+def load_tokenizer(
+    folder: Path, dataset: Dataset, config: MethodConfig, items: np.ndarray | None = None
+) -> UniversalTokenizer:
+    """Read a tokenizer; with `items` it takes the words of their texts, as fine-tuning on them needs."""
+    encoder, _ = _encoder(dataset, config, np.arange(dataset.n_items))
+    model = TreeTokenizer.load(folder, encoder)
+    if items is not None and isinstance(encoder, CompactEncoder):
+        encoder.for_catalogue([dataset.items["text"][int(item)] for item in items])
+        model.take_vocabulary()
+    return UniversalTokenizer(model, encoder.prepare(content_of(dataset), _cache()))
+
+
+def train_tokenizer(
+    tokenizer: UniversalTokenizer,
+    dataset: Dataset,
+    items: np.ndarray,
+    training: TrainingConfig,
+    seed: int,
+    scratch: Path,
+    title: str,
+    watch: Callable[[str], LiveCurves] | None = None,
+) -> list[dict[str, Any]]:
+    """Train on some items beside their neighbours (Eq. 13); return what each epoch came to.
+
+    A killed training goes on from its last epoch when it is called again with the same folder `scratch`.
+    """
+    batches = NeighbourBatches(
+        items, co_occurrence_neighbours(dataset), tokenizer.content.batch, training.batch_size
+    )
+    curves = (
+        watch(title)
+        if watch
+        else LiveCurves.tokenizer(title=title, n_items=len(items), seed=seed, keep=False)
+    )
+    names = [dataset.items["domain"][int(item)] for item in items]
+    records = _Records(tokenizer, items, names, curves, scratch / "records.json")
+    with curves:
+        fit(tokenizer.model, batches, training, callbacks=[records], checkpoints=scratch / "model", seed=seed)
+    return records.records
+
+
+class _Records(Callback):
+    """After each epoch: mean terms of the loss and the health of the codes; kept on disk for a resumption."""
+
+    def __init__(
+        self,
+        tokenizer: UniversalTokenizer,
+        items: np.ndarray,
+        domains: list[str],
+        curves: LiveCurves,
+        file: Path,
+    ) -> None:
+        self.tokenizer, self.items, self.domains, self.curves, self.file = (
+            tokenizer,
+            items,
+            domains,
+            curves,
+            file,
+        )
+        self.records: list[dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else []
+        self.before = self.records[-1]["seconds"] if self.records else 0.0
+        self.started = time.monotonic()
+        self.sums, self.batches = dict.fromkeys(_PARTS, 0.0), 0
+        tokenizer.model.register_forward_hook(self._add)
+
+    def _add(self, model: torch.nn.Module, *_: object) -> None:
+        if model.training:
+            parts = self.tokenizer.model.parts
+            self.sums = {name: total + float(parts[name]) for name, total in self.sums.items()}
+            self.batches += 1
+
+    def on_epoch(self, record: EpochRecord, epochs: int) -> None:
+        """Tokenise the items and note what came out."""
+        sizes = self.tokenizer.model.quantizer.sizes
+        health = code_health(self.tokenizer.tokenize(self.items).codes, sizes, self.domains)
+        made = UniversalEpoch(
+            epoch=record.epoch,
+            loss=record.loss,
+            **{name: total / max(self.batches, 1) for name, total in self.sums.items()},
+            utilisation=tuple(health.utilisation),
+            perplexity=tuple(health.perplexity),
+            collision_rate=health.collision_rate,
+            seconds=self.before + time.monotonic() - self.started,
+        )
+        self.sums, self.batches = dict.fromkeys(_PARTS, 0.0), 0
+        # An epoch that was trained again after a kill replaces its first record.
+        self.records = [one for one in self.records if one["epoch"] < record.epoch] + [asdict(made)]
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.file.write_text(json.dumps(self.records))
+        self.curves(made)
+
+
+def item_codes(tokenizer: UniversalTokenizer, codes: np.ndarray, dataset: Dataset) -> ItemCodes:
+    """The catalogue's codes as identifiers of the tokenizer's books; levels 2..L share their numbers."""
+    quantizer = tokenizer.model.quantizer
+    return ItemCodes(codes, quantizer.sizes, dataset.items["domain"].to_list(), quantizer.shared_levels)
+
+
+def _encoder(
+    dataset: Dataset, config: MethodConfig, items: np.ndarray
+) -> tuple[CompactEncoder | QwenEncoder, PreparedContent]:
+    content = content_of(dataset)
+    encoder: CompactEncoder | QwenEncoder
+    if isinstance(config.content, CompactConfig):
+        encoder = CompactEncoder(config.content)
+        encoder.for_catalogue([content.texts[int(item)] for item in items])
+    else:
+        encoder = QwenEncoder(config.content)
+    return encoder, encoder.prepare(content, _cache())
+
+
+def _cache() -> Path:
+    return runs_root() / "cache" / "content"
+
+
+def _tree(config: MethodConfig) -> TreeTokenizerConfig:
+    if not isinstance(config.tokenizer, TreeTokenizerConfig):
+        raise TypeError(f"{config.name} has a tokenizer of kind {config.tokenizer.kind!r}; expected 'tree'")
+    return config.tokenizer
