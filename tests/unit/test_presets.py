@@ -17,6 +17,15 @@ from genrec_lab.presets import ROWS, MethodConfig, PresetError, changed, methods
 
 # What each variant of GMC's Table 4 changes, by the paper's section 5.3.
 SEPARATE = {"recommenders": "separate", "adaptation.kind": "none"}
+TABLE_3 = {
+    "utgrec_without_tree",
+    "utgrec_without_alignment",
+    "utgrec_without_cooccurrence_reconstruction",
+    "utgrec_without_tokenizer_finetuning",
+    "utgrec_full_finetuning",
+    "utgrec_without_recommender_pretraining",
+    "utgrec_without_pretraining",
+}
 TABLE_4: dict[str, dict[str, Any]] = {
     "gmc_separate_codebooks": {"codebooks": "separate", **SEPARATE},
     "gmc_separate_recommenders": SEPARATE,
@@ -54,7 +63,9 @@ def test_every_preset_loads_and_says_where_its_values_come_from(name: str) -> No
 
 
 def test_the_presets_of_the_issue_are_there() -> None:
-    assert {"gmc", "gmc_cpu", "gmc_small", "gmc_tiny", "tiger", "rkmeans", *TABLE_4} == set(presets.names())
+    gmc = {"gmc", "gmc_cpu", "gmc_small", "gmc_tiny", "tiger", "rkmeans", *TABLE_4}
+    utgrec = {"utgrec", "utgrec_code", "utgrec_small", "utgrec_tiny", *TABLE_3}
+    assert gmc | utgrec == set(presets.names())
 
 
 def test_gmc_has_the_papers_values() -> None:
@@ -165,8 +176,62 @@ def test_the_methods_of_a_run_are_its_own_and_the_generative_rows() -> None:
 
 
 def test_every_row_can_be_compared_with() -> None:
-    config = presets.load("gmc_tiny", {"compare": list(ROWS)})
+    of_gmc = [row for row in ROWS if not row.startswith("utgrec_")]
+    config = presets.load("gmc_tiny", {"compare": of_gmc})
     assert set(methods(config)) == {"gmc_tiny", "tiger", *TABLE_4}
+    of_utgrec = [row for row in ROWS if not row.startswith("gmc_")]
+    config = presets.load("utgrec_tiny", {"compare": of_utgrec})
+    assert set(methods(config)) == {"utgrec_tiny", "tiger", *TABLE_3}
+
+
+@pytest.mark.parametrize(
+    "row, changes",
+    [
+        ("utgrec_without_tree", {"tokenizer.quantizer.structure": "levels"}),
+        ("utgrec_without_alignment", {"tokenizer.mu": 0.0}),
+        ("utgrec_without_cooccurrence_reconstruction", {"tokenizer.eta": 0.0}),
+        ("utgrec_without_tokenizer_finetuning", {"transfer.tokenizer": "none"}),
+        ("utgrec_full_finetuning", {"transfer.tokenizer": "full"}),
+        ("utgrec_without_recommender_pretraining", {"transfer.pretrain_recommender": False}),
+        (
+            "utgrec_without_pretraining",
+            {
+                "transfer.pretrain_recommender": False,
+                "transfer.pretrain_tokenizer": False,
+                "transfer.tokenizer": "none",
+            },
+        ),
+    ],
+)
+def test_a_variant_of_table_3_changes_what_it_says_and_nothing_else(row: str, changes: dict) -> None:
+    config = presets.load("utgrec_tiny", {"compare": [row], "transfer.targets": ["Wardrobe"]})
+    expected = presets.load("utgrec_tiny", {"transfer.targets": ["Wardrobe"], **changes})
+    assert methods(config)[row] == changed(expected, name=row, compare=())
+
+
+def test_utgrec_has_the_papers_values() -> None:
+    config = presets.load("utgrec")
+    tree = config.tokenizer
+    assert (tree.quantizer.levels, tree.quantizer.root_size, tree.quantizer.leaf_size) == (3, 256, 512)
+    assert (tree.lambda_code, tree.mu, tree.eta) == (200.0, 0.01, 0.03)
+    assert (config.tokenizer_training.epochs, config.tokenizer_training.learning_rate) == (3, 3e-4)
+    assert config.tokenizer_training.batch_size == 16 * 16
+    assert (config.transfer.training.epochs, config.transfer.training.learning_rate) == (20, 1e-4)
+    assert (config.training.epochs, config.training.learning_rate, config.training.batch_size) == (
+        50,
+        5e-3,
+        4 * 256,
+    )
+    assert config.adaptation.training.learning_rate == 3e-3
+    assert config.decoding.test_beams == 50
+    assert presets.load("utgrec_code").tokenizer.alpha == 5.0
+
+
+def test_the_tiger_of_a_utgrec_run_quantises_vectors() -> None:
+    config = presets.load("utgrec_tiny", {"compare": ["tiger"], "transfer.targets": ["Wardrobe"]})
+    row = methods(config)["tiger"]
+    assert row.tokenizer == config.rqvae.model_copy(update={"contrastive_weight": 0.0})
+    assert row.transfer.targets == ("Wardrobe",)
 
 
 def test_without_dcl_needs_a_tokenizer_that_has_it() -> None:

@@ -163,7 +163,8 @@ class _Records(Callback):
         )
         self.sums, self.batches = dict.fromkeys(_PARTS, 0.0), 0
         # An epoch that was trained again after a kill replaces its first record.
-        self.records = [one for one in self.records if one["epoch"] < record.epoch] + [asdict(made)]
+        kept = [one for one in self.records if one["epoch"] < record.epoch]
+        self.records = [*kept, json.loads(json.dumps(asdict(made)))]  # as they are read back
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self.file.write_text(json.dumps(self.records))
         self.curves(made)

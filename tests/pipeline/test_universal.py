@@ -1,0 +1,168 @@
+"""UTGRec in a run: pre-training on some domains, transfer to another, at the smallest size."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from genrec_lab.codes import ItemCodes
+from genrec_lab.run import open_run
+from genrec_lab.run.stages import (
+    adapt_to_domains,
+    load_adapted,
+    load_identified,
+    load_prepared,
+    prepare_data,
+    rank_test_users,
+    train_recommenders,
+    train_tokenizers,
+)
+from genrec_lab.run.stages.recommending import load_recommender
+from genrec_lab.run.stages.rows import pretrained_on, served
+from genrec_lab.run.stages.tokenizing import tokenizer_folder
+from genrec_lab.run.stages.universal import load_tokenizer, new_tokenizer, train_tokenizer
+
+VARIANTS = ["utgrec_without_tokenizer_finetuning", "utgrec_full_finetuning", "utgrec_without_pretraining"]
+
+
+def opened(root, name="transfer", targets=("Wardrobe",), **overrides):
+    return open_run(
+        name,
+        dataset={
+            "name": "bazaar",
+            "domains": ["Garden", "Kitchen", "Wardrobe"],
+            "items": 300,
+            "users": 450,
+            "images": str(root / "pictures"),
+        },
+        preset="utgrec_tiny",
+        overrides={
+            "transfer.targets": list(targets),
+            "tokenizer_training.epochs": 2,
+            "training.epochs": 1,
+            "adaptation.training.epochs": 1,
+            **overrides,
+        },
+        root=root,
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The whole chain with three of Table 3's variants beside it."""
+    lab = opened(tmp_path_factory.mktemp("runs"), compare=["popularity", *VARIANTS])
+    prepare_data(lab)
+    train_tokenizers(lab)
+    train_recommenders(lab)
+    adapt_to_domains(lab)
+    rank_test_users(lab)
+    return lab
+
+
+def matrices(folder):
+    found = load_file(folder / "model.safetensors")
+    return {name: tensor for name, tensor in found.items() if name.endswith((".matrix", ".projection"))}
+
+
+def test_identifiers_are_unique_and_levels_after_the_first_share_their_tokens(run):
+    identified = load_identified(run)
+    assert identified.codes.unique
+    assert identified.codes.sizes == (16, 32, 32)
+    assert identified.codes.offsets[1] == identified.codes.offsets[2]
+    assert [len(book) for book in identified.codebooks["all"]] == [16, 32, 32]
+    # what each level quantised is nearest to its codeword
+    for level, book in enumerate(identified.codebooks["all"]):
+        distances = np.linalg.norm(identified.residuals[:, level, None] - book, axis=2)
+        chosen = distances[np.arange(len(distances)), identified.raw.codes[:, level]]
+        np.testing.assert_allclose(chosen, distances.min(axis=1), rtol=1e-4, atol=1e-5)
+
+
+def test_only_the_target_is_recommended_in(run):
+    metrics = run.metrics()
+    assert set(metrics["domain"]) == {"Wardrobe", "average"}
+    assert set(metrics["method"]) == {"utgrec_tiny", *VARIANTS, "popularity", "best possible"}
+    users = load_prepared(run).split.test.filter(pl.col("domain") == "Wardrobe").height
+    assert metrics.filter(pl.col("domain") == "average")["users"].unique().to_list() == [users]
+
+
+def test_fine_tuning_fixes_the_matrices_and_trains_the_projections(run):
+    before = matrices(tokenizer_folder(run, "utgrec_tiny", "all"))
+    after = matrices(run.read_stage("06_domain_adaptation") / "utgrec_tiny" / "Wardrobe" / "tokenizer")
+    assert before.keys() == after.keys() and len(before) == 4
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name]) == name.endswith(".matrix"), name
+    full = run.read_stage("06_domain_adaptation") / "utgrec_full_finetuning" / "Wardrobe" / "tokenizer"
+    assert not any(torch.equal(tensor, before[name]) for name, tensor in matrices(full).items())
+
+
+def test_fine_tuning_renames_the_targets_items_only(run):
+    before = load_identified(run).raw.codes
+    folder = run.read_stage("06_domain_adaptation") / "utgrec_tiny" / "Wardrobe" / "tokenizer"
+    after = ItemCodes.read(folder / "raw_codes.parquet").codes
+    target = load_prepared(run).dataset.items["domain"].to_numpy() == "Wardrobe"
+    np.testing.assert_array_equal(after[~target], before[~target])
+    kept = load_adapted(run, "utgrec_without_tokenizer_finetuning", "Wardrobe").codes.codes
+    np.testing.assert_array_equal(kept, load_identified(run).codes.codes)
+
+
+def test_without_pretraining_nothing_of_other_domains_is_seen(run):
+    with pytest.raises(FileNotFoundError):
+        load_recommender(run, "utgrec_without_pretraining", "Wardrobe")
+    records = json.loads(
+        (run.read_stage("02_tokenizer_training") / "utgrec_without_pretraining" / "epochs.json").read_text()
+    )
+    assert list(records) == ["Wardrobe"]
+
+
+def test_the_tokenizer_of_a_run_names_its_items_again(run):
+    config, data = run.config, load_prepared(run).dataset
+    loaded = load_tokenizer(tokenizer_folder(run, config.name, "all"), data, config)
+    np.testing.assert_array_equal(loaded.tokenize().codes, load_identified(run).raw.codes)
+
+
+def test_a_killed_tokenizer_training_ends_with_the_same_codes(run, tmp_path):
+    config, data = run.config, load_prepared(run).dataset
+    items = data.domain_items("Garden")
+
+    class Killed(Exception):
+        pass
+
+    class Watch:
+        """Stands for the live curves; kills at an epoch."""
+
+        def __init__(self, at):
+            self.at = at
+
+        def __call__(self, record):
+            if record.epoch == self.at:
+                raise Killed
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
+
+    def train(folder, at=None):
+        made = new_tokenizer(data, config, items, seed=3)
+        training = config.tokenizer_training.model_copy(update={"epochs": 3})
+        records = train_tokenizer(made, data, items, training, 3, folder, "", lambda _: Watch(at))
+        return made.tokenize(items).codes, [{**one, "seconds": 0} for one in records]
+
+    with pytest.raises(Killed):
+        train(tmp_path / "a", at=2)
+    resumed, unbroken = train(tmp_path / "a"), train(tmp_path / "b")
+    np.testing.assert_array_equal(resumed[0], unbroken[0])
+    assert resumed[1] == unbroken[1]
+
+
+def test_targets_and_what_is_pretrained_on(run):
+    assert served(run.config, ["Garden", "Kitchen", "Wardrobe"]) == ("Wardrobe",)
+    assert pretrained_on(run.config, ["Garden", "Kitchen", "Wardrobe"]) == ("Garden", "Kitchen")
+    with pytest.raises(ValueError, match=r"names 'Wardrobe'; the data have the domains \['Gard"):
+        served(run.config, ["Garden", "Kitchen"])
+    with pytest.raises(ValueError, match="names every domain"):
+        pretrained_on(run.config, ["Wardrobe"])
