@@ -11,15 +11,18 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from genrec_lab.codes import POLICIES, CodesError, ItemCodes
+from genrec_lab.codes import POLICIES, CodesError, ItemCodes, Resolution
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue, written
 from genrec_lab.viz.explorer.sharing import cosine
+from genrec_lab.viz.layout import counted
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
 _MOST_INSIDE = 60
 """Items of a group whose distances to one another are measured; a larger group shows its first ones."""
+# By policy, the most items under one prefix for which it is tried: each takes about 0.1 s for so many.
+_MOST_MOVED = {"nearest_free": 2_000, "optimal": 1_000, "sinkhorn": 30}
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +143,8 @@ def policy_effects(catalogue: CodedCatalogue, items: npt.ArrayLike, seed: int | 
     Frame `policy, item, before, after, moved, policy_moved, policy_cost, note`, a row a policy and item. The
     last three are of the policy over all items of the domain that have the same codes before the last one, of
     which others may move too; that is how far the moves of a policy reach, unless more items share those
-    codes than there are last codes. A policy that needs distances says so in `note` where none are known.
+    codes than there are last codes. `note` says why a policy was not tried: distances are not known, items
+    are more than there are identifiers, or they are too many to wait for.
     """
     chosen = np.asarray(items, dtype=np.int64)
     codes = catalogue.codes
@@ -162,25 +166,18 @@ def policy_effects(catalogue: CodedCatalogue, items: npt.ArrayLike, seed: int | 
     rows: list[tuple[object, ...]] = []
     for policy in POLICIES:
         try:
-            done = within.resolve_with_cost(policy, residuals, book, catalogue.seed if seed is None else seed)
+            done = _resolved(within, policy, residuals, book, catalogue.seed if seed is None else seed)
         except CodesError as error:
-            if residuals is not None and book is not None:
-                raise
             note = f"not known: {error}".split(";")[0]
-            rows += [
-                (policy, int(item), was, None, None, None, None, note)
-                for item, was in zip(chosen, before, strict=True)
-            ]
+            nothing = (None, None, None, None, note)
+            rows += [(policy, item, was, *nothing) for item, was in zip(chosen.tolist(), before, strict=True)]
             continue
-        new = done.codes.codes[place]
-        after = new.copy()
+        after = done.codes.codes[place].copy()
         after[:, : row.size] += first
-        for item, was, codes_now in zip(chosen.tolist(), before, after.tolist(), strict=True):
-            now = written(codes_now)
-            note = f"{done.displaced} found the prefix full" if done.displaced else ""
-            rows.append(
-                (policy, item, was, now, codes_now[: row.size] != row.tolist(), done.moved, done.cost, note)
-            )
+        note = f"{counted(done.displaced, 'item')} found the prefix full" if done.displaced else ""
+        for item, was, now in zip(chosen.tolist(), before, after.tolist(), strict=True):
+            moved = now[: row.size] != row.tolist()
+            rows.append((policy, item, was, written(now), moved, done.moved, done.cost, note))
     schema = {
         "policy": pl.String,
         "item": pl.Int64,
@@ -192,6 +189,22 @@ def policy_effects(catalogue: CodedCatalogue, items: npt.ArrayLike, seed: int | 
         "note": pl.String,
     }
     return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def _resolved(
+    codes: ItemCodes,
+    policy: str,
+    residuals: npt.NDArray[np.float32] | None,
+    book: npt.NDArray[np.float32] | None,
+    seed: int,
+) -> Resolution:
+    """`resolve_with_cost`, but not for so many items that nobody would wait for it."""
+    most = _MOST_MOVED.get(policy, codes.n_items)
+    if codes.n_items > most:
+        raise CodesError(
+            f"{codes.n_items:,} items share all codes but the last; more than {most:,} take too long"
+        )
+    return codes.resolve_with_cost(policy, residuals, book, seed)
 
 
 def _stretches(starts: IntArray, lengths: IntArray) -> IntArray:

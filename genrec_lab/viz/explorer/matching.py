@@ -15,6 +15,7 @@ from scipy.optimize import linear_sum_assignment
 
 from genrec_lab.codes import row_ids
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
+from genrec_lab.viz.layout import counted
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -196,10 +197,12 @@ def _left_out(a: CodedCatalogue, b: CodedCatalogue, common: int) -> list[str]:
     said = []
     for one in (a, b):
         if missing := one.n_items - common:
-            said.append(f"{missing:,} of {one.n_items:,} items of {one.name} are only there")
+            said.append(f"{missing:,} of {one.n_items:,} items of {one.name} have no counterpart")
     if a.levels != b.levels:
         more, fewer = (a, b) if a.levels > b.levels else (b, a)
-        said.append(f"levels {fewer.levels + 1} to {more.levels} of {more.name} have none to compare with")
+        first = fewer.levels + 1
+        last = f"levels {first} to {more.levels}" if more.levels > first else f"level {first}"
+        said.append(f"{last} of {more.name}: {fewer.name} has only {counted(fewer.levels, 'level')}")
     for level, (one_size, other_size) in enumerate(zip(a.codes.sizes, b.codes.sizes, strict=False)):
         if one_size != other_size:
             said.append(f"level {level + 1} has {one_size} codes in {a.name} and {other_size} in {b.name}")
