@@ -71,7 +71,7 @@ def answers(state: ExplorerState, turn: int) -> dict[str, Callable[[], object]]:
         "match a level": lambda: state.two.level(turn % LEVELS),  # type: ignore[union-attr]
         "changed company": lambda: state.two.changes(1 + turn % LEVELS),  # type: ignore[union-attr]
         "exposure": lambda: state.exposure("made up"),
-        "health chips": state.health,
+        "health chips": lambda: state.health,
     }
 
 
@@ -96,4 +96,5 @@ def measure(items: int) -> bool:
 
 if __name__ == "__main__":
     sizes = [int(argument.replace(",", "").replace("_", "")) for argument in sys.argv[1:]] or list(LIMITS)
-    sys.exit(0 if all([measure(size) for size in sizes]) else 1)
+    in_time = [measure(size) for size in sizes]
+    sys.exit(0 if all(in_time) else 1)

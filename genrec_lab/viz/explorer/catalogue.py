@@ -113,6 +113,11 @@ class CodedCatalogue:
         return PrefixOrder(self.codes, self.traffic)
 
     @cached_property
+    def by_popularity(self) -> IntArray:
+        """(N,) the items from the most to the least traffic, equal ones by index."""
+        return np.argsort(-self.traffic, kind="stable")
+
+    @cached_property
     def words(self) -> TitleWords:
         """The words of the titles, in the order of the codes."""
         return TitleWords(self.titles.gather(self.order.items))
@@ -148,7 +153,7 @@ class CodedCatalogue:
 
     def prepare(self) -> CodedCatalogue:
         """Do at once what would make the first answers slow: the order, the words, distances and norms."""
-        _ = self.order, self.words, self.lower_titles, self.norms, self.distances
+        _ = self.order, self.words, self.lower_titles, self.norms, self.distances, self.by_popularity
         for level in range(self.levels):
             self.order.with_code(level, 0)
         return self

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,7 @@ class ExplorerState:
         self._shown: dict[str, IntArray] = {}
         self._pairs: PairSimilarity | None = None
         self._labels = lru_cache(_LABELS_KEPT)(self._find_labels)
+        _ = self.health  # shown at once, and the slowest number of all
 
     # --- the selection
 
@@ -125,8 +126,9 @@ class ExplorerState:
 
     # --- the views
 
+    @cached_property
     def health(self) -> CodeHealth:
-        """Use of each level and collisions of the whole catalogue."""
+        """Use of each level and collisions of the whole catalogue, whatever is selected."""
         codes = self.catalogue.codes
         return code_health(codes.codes, codes.sizes, codes.domains)
 

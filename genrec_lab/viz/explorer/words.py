@@ -55,11 +55,14 @@ class TitleWords:
         lengths = np.bincount(found["row"].to_numpy(), minlength=len(titles))
         self.starts: IntArray = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         self.totals: IntArray = np.bincount(self.numbers, minlength=len(self.words))
-        # The commonest words get the low numbers of a short list, from which labels are taken.
-        common = np.argsort(-self.totals, kind="stable")[:_LABEL_WORDS]
-        self._short = np.full(len(self.words), -1, dtype=np.int64)
-        self._short[common] = np.arange(common.size)
-        self._common = common
+        # The commonest words again by low numbers and without the rest: labels are taken from these.
+        self._common = np.argsort(-self.totals, kind="stable")[:_LABEL_WORDS]
+        short = np.full(len(self.words), -1, dtype=np.int32)
+        short[self._common] = np.arange(self._common.size)
+        tokens_short = short[self.numbers]
+        is_common = tokens_short >= 0
+        self._short = tokens_short[is_common]
+        self._short_starts: IntArray = np.concatenate([[0], np.cumsum(is_common)])[self.starts]
 
     def counts(self, places: IntArray) -> IntArray:
         """(V,) titles among these places (rows of the series) that hold each word."""
@@ -89,17 +92,13 @@ class TitleWords:
         n_groups = len(borders) - 1
         if n_groups < 2 or not self.words:
             return [[] for _ in range(n_groups)]
-        edges = self.starts[borders]
-        tokens = self._short[self.numbers[edges[0] : edges[-1]]]
-        group = np.repeat(np.arange(n_groups), np.diff(edges))
-        common = tokens >= 0
-        width = self._common.size
-        table = np.bincount(group[common] * width + tokens[common], minlength=n_groups * width).reshape(
-            n_groups, width
-        )
+        edges, width = self._short_starts[borders], self._common.size
+        cells = np.repeat(np.arange(n_groups) * width, np.diff(edges))
+        cells += self._short[edges[0] : edges[-1]]
+        table = np.bincount(cells, minlength=n_groups * width).reshape(n_groups, width)
         whole = table.sum(axis=0)
         # The words outside the short list count towards the sums of the log-odds all the same.
-        lengths, rows, columns = np.diff(edges), *np.nonzero(table)
+        lengths, (rows, columns) = np.diff(self.starts[borders]), np.nonzero(table)
         scores = _scores(
             table[rows, columns],
             whole[columns] - table[rows, columns],
