@@ -5,7 +5,7 @@ Shapes: M beams, L levels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,8 @@ class BeamTree:
 
     nodes: frame `level` (from 1), `prefix` (written "12 4"), `parent`, `code`, `rank` (from 1),
     `log_probability` of the prefix, `step` (what its last code added), `survives` (whether a prefix of the
-    next level grows from it; true at the last), `on_target`. left_at: the first level (from 1) at which no
+    next level grows from it; true at the last), `on_target`, `example` (the title of an item below, if
+    given). left_at: the first level (from 1) at which no
     beam holds the target's prefix; None where it stayed to the end. target: its codes. missed_by: how much
     its log-probability was below the last one kept there, None where it stayed or is not known. steps: the
     target's log-probability after each level, where known.
@@ -52,11 +53,13 @@ def beam_tree(
     log_probabilities: Sequence[Sequence[float]],
     target: Sequence[int],
     target_log_probabilities: Sequence[float] | None = None,
+    examples: Mapping[tuple[int, ...], str] | None = None,
 ) -> BeamTree:
     """Build the tree from what a beam search kept: for each level l the prefixes of l + 1 codes.
 
     log_probabilities: of those prefixes, in the same order. target: (L,) codes. target_log_probabilities:
-    (L,) of the target's own prefixes. Raises ValueError where lengths do not fit or a parent was not kept.
+    (L,) of the target's own prefixes. examples: titles by prefix. Raises ValueError where lengths
+    do not fit or a parent was not kept.
     """
     wanted = tuple(int(code) for code in target)
     if not prefixes or len(prefixes) != len(wanted) or len(prefixes) != len(log_probabilities):
@@ -87,7 +90,8 @@ def beam_tree(
             step = now[prefix] - before[prefix[:-1]]
             on_target = prefix == wanted[: level + 1]
             row = (level + 1, _text(prefix), _text(prefix[:-1]), prefix[-1], rank)
-            rows.append((*row, now[prefix], step, prefix in grow, on_target))
+            example = (examples or {}).get(prefix)
+            rows.append((*row, now[prefix], step, prefix in grow, on_target, example))
         if left_at is None and wanted[: level + 1] not in now:
             left_at = level + 1
             if target_log_probabilities is not None and now:
@@ -103,6 +107,7 @@ def beam_tree(
         "step": pl.Float64,
         "survives": pl.Boolean,
         "on_target": pl.Boolean,
+        "example": pl.String,
     }
     steps = None
     if target_log_probabilities is not None:
