@@ -335,6 +335,11 @@ def test_labels_of_children_are_their_telling_words(
             )
 
 
+def test_function_words_are_no_words() -> None:
+    words = TitleWords(pl.Series(["The lamp of oak", "a lamp and the lamp"]))
+    assert dict(zip(words.words, words.totals.tolist(), strict=True)) == {"lamp": 2, "oak": 1}
+
+
 def test_titles_without_words() -> None:
     words = TitleWords(pl.Series(["", "  ", "…"], dtype=pl.String))
     assert words.telling(np.array([0, 1])) == []

@@ -43,7 +43,7 @@ class TwoTokenizers:
     """The items and levels that two catalogues have in common, and what can be said of them.
 
     items_a, items_b: (n,) the same items as each numbers them. levels: those that both have. left_out: in
-    words, what could not be compared; empty where all was.
+    words, what could not be compared or differs in kind; empty where nothing does.
     """
 
     def __init__(self, a: CodedCatalogue, b: CodedCatalogue) -> None:
@@ -203,7 +203,9 @@ def _left_out(a: CodedCatalogue, b: CodedCatalogue, common: int) -> list[str]:
         first = fewer.levels + 1
         last = f"levels {first} to {more.levels}" if more.levels > first else f"level {first}"
         said.append(f"{last} of {more.name}: {fewer.name} has only {counted(fewer.levels, 'level')}")
-    for level, (one_size, other_size) in enumerate(zip(a.codes.sizes, b.codes.sizes, strict=False)):
-        if one_size != other_size:
-            said.append(f"level {level + 1} has {one_size} codes in {a.name} and {other_size} in {b.name}")
+    both = min(a.levels, b.levels)
+    sizes_a, sizes_b = a.codes.sizes[:both], b.codes.sizes[:both]
+    if sizes_a != sizes_b:
+        of_a, of_b = (", ".join(map(str, sizes)) for sizes in (sizes_a, sizes_b))
+        said.append(f"codes a level: {of_a} in {a.name}, {of_b} in {b.name}")
     return said

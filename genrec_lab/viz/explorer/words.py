@@ -2,7 +2,7 @@
 
 The score is the log-odds ratio of a word with that prior over its standard deviation, as in Monroe, Colaresi
 and Quinn (2008), "Fightin' Words", Political Analysis 16(4). A word that comes twice in a title counts once:
-what counts is how many titles hold it.
+what counts is how many titles hold it. English function words are left out.
 Shapes: N titles, V words, C groups of titles.
 """
 
@@ -19,6 +19,11 @@ FloatArray = npt.NDArray[np.float64]
 
 # Letters and digits of any script, joined by apostrophes and hyphens within a word.
 _WORD = r"[\p{L}\p{M}\p{N}]+(?:['’\-][\p{L}\p{M}\p{N}]+)*"
+# They come and go with the wording of a title and tell nothing of what it is about.
+_FUNCTION_WORDS = (
+    "a", "an", "and", "as", "at", "by", "for", "from", "in", "into", "is", "it", "its", "of", "on", "or",
+    "the", "to", "with",
+)  # fmt: skip
 _PRIOR_WORDS = 100.0
 """The weight of the prior, in words: as if every group had held 100 words of the whole catalogue before."""
 _LABEL_WORDS = 2_000
@@ -45,6 +50,7 @@ class TitleWords:
             .select("row", pl.col("title").str.extract_all(_WORD).list.unique(maintain_order=True))
             .explode("title")
             .drop_nulls()
+            .filter(~pl.col("title").is_in(_FUNCTION_WORDS))
             .collect()
         )
         names = tokens["title"].unique().sort()
