@@ -56,7 +56,7 @@ def collision_group(
         seeded(_note(effects, measured.measure, len(shown), len(measured.items), rank), seed),
         ["title", "interactions", "mean distance", *_SHOWN.values()],
         columns,
-        widths=[2.9, 1.4, 1.1, 1.5, 1.5, 1.5, 1.9],
+        widths=[2.8, 1.65, 1.1, 1.5, 1.5, 1.5, 1.9],
         emphasis=bold,
     )
 

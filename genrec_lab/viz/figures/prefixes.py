@@ -171,7 +171,7 @@ def code_items(page: CodePage, catalogue: CodedCatalogue, *, seed: int | None = 
     ]
     headers = ["", "title", "domain", "identifier", "distance", "interactions"]
     return table_figure(
-        title, seeded(note, seed), headers, columns, widths=[1.2, 4.0, 1.5, 1.7, 1.2, 1.6], left=4
+        title, seeded(note, seed), headers, columns, widths=[1.2, 3.9, 1.5, 1.7, 1.2, 1.75], left=4
     )
 
 
@@ -241,6 +241,8 @@ def _say(figure: go.Figure, text: str, place: dict[str, int]) -> None:
         y=sum(axis.yaxis.domain) / 2,
         xref="paper",
         yref="paper",
+        # Left to itself plotly would hang the text to the right of this place in the left third.
+        xanchor="center",
         showarrow=False,
     )
     figure.update_xaxes(showticklabels=False, ticks="", **place)
