@@ -8,6 +8,7 @@ import torch
 
 from genrec_lab.data import Dataset
 from genrec_lab.models import Recommender
+from genrec_lab.presets import methods
 from genrec_lab.run.stages.adapting import load_adapted
 from genrec_lab.run.stages.evaluating import EVALUATION, load_rankings
 from genrec_lab.run.stages.mapping import MAPPING, comparable_codes, load_atlas
@@ -15,7 +16,9 @@ from genrec_lab.run.stages.preparing import load_prepared
 from genrec_lab.run.stages.stories import watch_beams
 from genrec_lab.run.stages.tokenizing import Identified, load_identified, load_vectors
 from genrec_lab.run.store import Run
+from genrec_lab.viz import theme
 from genrec_lab.viz.explorer import BeamTree, CodedCatalogue, ExplorerState, RunRecords, beam_tree
+from genrec_lab.viz.explorer.view import ExplorerView
 
 _BETWEEN_CODES = " · "
 
@@ -50,6 +53,36 @@ def explorer_state(
     return ExplorerState(coded_catalogue(run, method), second, records=records, source=source)
 
 
+def explore(
+    run: Run,
+    other: Run | None = None,
+    *,
+    method: str | None = None,
+    other_method: str | None = None,
+    mode: theme.Mode = "light",
+) -> ExplorerView:
+    """Open the explorer on a run, or on two to compare; as the last line of a cell it shows itself.
+
+    Arguments as of `explorer_state`.
+    """
+    state = explorer_state(run, method, other, other_method)
+    own = method in (None, run.config.name)
+    atlas = load_atlas(run) if own and run.state(MAPPING).usable else None
+    ready = run.state(EVALUATION).usable
+
+    def watch(chosen: str, row: int) -> tuple[BeamTree, str]:
+        source = f"state.watch_beam(watched_beam(existing_run({run.name!r}), {chosen!r}, {row!r}))"
+        return watched_beam(run, chosen, row), source
+
+    return ExplorerView(
+        state,
+        maps={} if atlas is None else {"t-SNE": atlas.tsne, "UMAP": atlas.umap},
+        watch=watch if ready else None,
+        methods=list(methods(run.config)) if ready else [],
+        mode=mode,
+    )
+
+
 def coded_catalogue(run: Run, method: str | None = None) -> CodedCatalogue:
     """Read the items of a run with the codes that a method's tokenizer gave them before any policy."""
     dataset, own = load_prepared(run).dataset, load_identified(run, method)
@@ -77,7 +110,10 @@ def interactions(dataset: Dataset) -> np.ndarray:
 
 def watched_beam(run: Run, method: str, row: int, beams: int = 10) -> BeamTree:
     """Search for one test user, by row of the test part, and keep what the beam held at each level."""
-    user = load_prepared(run).split.test.row(row, named=True)
+    users = load_prepared(run).split.test
+    if not 0 <= row < users.height:
+        raise ValueError(f"row: {row}, the test part has users 0..{users.height - 1}")
+    user = users.row(row, named=True)
     model = load_adapted(run, method, user["domain"])
     dataset = load_prepared(run).dataset
     steps = watch_beams(model, dataset, user["history"], user["domain"], beams)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 
@@ -74,13 +73,13 @@ def beam_way(tree: BeamTree, *, seed: int | None = None) -> go.Figure:
 
 def _edges(
     pairs: list[tuple[tuple[float, float], tuple[float, float]]],
-) -> tuple[list[float], list[float]]:
+) -> tuple[list[float | None], list[float | None]]:
     """Lines from parents to children with a gap after each."""
-    xs: list[float] = []
-    ys: list[float] = []
+    xs: list[float | None] = []
+    ys: list[float | None] = []
     for (x0, y0), (x1, y1) in pairs:
-        xs += [x0, x1, np.nan]
-        ys += [y0, y1, np.nan]
+        xs += [x0, x1, None]
+        ys += [y0, y1, None]
     return xs, ys
 
 

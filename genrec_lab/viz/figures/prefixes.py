@@ -66,6 +66,8 @@ def prefix_bars(
             orientation="h",
             name=label(name),
             marker=styles[name].bar,
+            # The codes, for whoever listens to clicks on the bars.
+            ids=[str(code) for code in shown],
             customdata=names[: len(shown)],
             hovertemplate="%{customdata}: %{x} items",
             **made.place(0),
