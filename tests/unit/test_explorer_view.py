@@ -105,7 +105,7 @@ def test_a_beam_is_watched_and_slices_are_kept(view: ExplorerView) -> None:
     view.tab.value = "Beam"
     view.go.click()
     assert "again()" in view.state.panel("beam").python
-    assert "target leaves the beam at level 2" in figures_of(view)[0].layout.title.text
+    assert "target leaves the beam at level 2" in view.body.children[0].value
     view.state.select(prefix=(1,))
     view.slice_name.value = EVIL
     view.keep.click()

@@ -116,9 +116,10 @@ def _exposure(state: ExplorerState, _: Mapping[str, Projection], __: int) -> Sho
     found = {method: state.exposure(method) for method in state.records.recommended}
     if not found:
         return Shown(said=[panels.NO_RECOMMENDER])
-    labels = state.labels()
-    drawn = [figures.exposure_by_code(one, labels, method=name) for name, one in found.items()]
-    return Shown([figures.exposure_by_popularity(found), *drawn])
+    # One method code by code, the run's own, beside all of them by popularity: five figures would be slow.
+    method = next(iter(found))
+    by_code = figures.exposure_by_code(found[method], state.labels(), method=method)
+    return Shown([figures.exposure_by_popularity(found), by_code])
 
 
 TABS: dict[str, Tab] = {

@@ -18,12 +18,14 @@ from genrec_lab.viz import theme
 from genrec_lab.viz.explorer.beams import BeamTree
 from genrec_lab.viz.explorer.state import ExplorerState
 from genrec_lab.viz.explorer.tabs import TABS, Pick, Shown
-from genrec_lab.viz.layout import percent, shorten
+from genrec_lab.viz.layout import percent, shorten, untitled
 from genrec_lab.viz.projection import Projection
 
 Watch = Callable[[str, int], tuple[BeamTree, str]]
 _EVERYWHERE = "all domains"
 _MOST_HITS = 20
+_WIDTH = 850
+"""Pixels of a figure: what a notebook of JupyterLab leaves at 1,280 pixels, its side bar open."""
 _LARGEST_LINK = 8_000_000
 """Bytes of CSV that a link in the page may hold; a larger panel is exported by its Python."""
 
@@ -211,7 +213,11 @@ class ExplorerView(widgets.VBox):
         self.options.children = controls.get(self.tab.value, [])
         parts: list[widgets.Widget] = [widgets.HTML(_line(text)) for text in shown.said]
         for figure in shown.figures:
-            drawn = go.FigureWidget(theme.themed(figure, self.mode))
+            bare, title, note = untitled(figure)
+            drawn = go.FigureWidget(theme.themed(bare, self.mode))
+            # Drawn before it stands in the page, plotly would take 700 pixels, too few for a table.
+            drawn.update_layout(width=_WIDTH, autosize=False)
+            parts.append(widgets.HTML(f"<b>{html.escape(title)}</b><br>{html.escape(note)}"))
             for trace in drawn.data if shown.click is not None else ():
                 trace.on_click(self._click(shown.click))
             parts.append(drawn)
