@@ -64,7 +64,7 @@ def test_controls_and_state_follow_each_other(view: ExplorerView) -> None:
     view.level.value = 2
     assert (view.state.selection.domain, view.state.selection.level) == ("Kitchen", 2)
     view.state.select(prefix=(1,), domain=None)
-    assert (view.domain.value, view.level.value) == (None, 1)
+    assert (view.domain.label, view.level.value) == ("all domains", 1)
 
 
 def test_search_lists_titles_and_opens_codes(view: ExplorerView) -> None:
@@ -89,7 +89,7 @@ def test_every_tab_shows_figures_or_says_why_not(
     view.state.select(prefix=prefix)
     view.tab.value = tab
     assert view.body.children
-    if tab in ("Map",) or (tab == "Beam"):
+    if tab in ("Map", "Beam"):
         assert not figures_of(view)
     view.csv.click()
     if link := re.search(r"base64,([^\"]+)", view.export.value):
@@ -122,6 +122,16 @@ def test_dark_and_light(view: ExplorerView) -> None:
     assert figures_of(view)[0].layout.template.layout.paper_bgcolor == dark
     view.dark.value = False
     assert figures_of(view)[0].layout.template.layout.paper_bgcolor != dark
+
+
+def test_tables_are_html_of_their_cells(view: ExplorerView) -> None:
+    view.state.select(prefix=(1,))
+    view.tab.value = "Page"
+    page, table = view.state.page(), view.body.children[-1].value
+    assert page is not None
+    shown = page.frame().drop_nulls("part")
+    assert table.count("<tr>") == shown.height + 1
+    assert re.findall(r"<td[^>]*>(nearest|median|farthest)</td>", table) == shown["part"].to_list()
 
 
 def test_names_are_escaped_wherever_they_stand() -> None:

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from genrec_lab.viz import figures
 from genrec_lab.viz.explorer import panels
 from genrec_lab.viz.explorer.state import ExplorerState
+from genrec_lab.viz.layout import counted
 from genrec_lab.viz.projection import Projection
 
 Pick = dict[str, Any]
@@ -83,7 +84,7 @@ def _collisions(state: ExplorerState, _: Mapping[str, Projection], group: int) -
     if not found.sizes.size:
         return Shown(said=[panels.NO_COLLISIONS])
     place = min(group, found.sizes.size - 1)
-    said = f"{found.sizes.size:,} identifiers of several items, the largest is group 0; shown: group {place}."
+    said = f"{counted(found.sizes.size, 'ambiguous identifier')}, largest group first; shown: group {place}."
     return Shown([figures.collision_group(state.catalogue, found.group(place), rank=place + 1)], [said])
 
 

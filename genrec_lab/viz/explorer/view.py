@@ -109,7 +109,7 @@ class ExplorerView(widgets.VBox):
                 not self.state.can_go_back,
                 not self.state.can_go_forward,
             )
-            self.level.value, self.domain.value = selected.level, selected.domain
+            self.level.value, self.domain.value = selected.level, selected.domain or ""
         finally:
             self._quiet = False
         self.message.value, self.export.value = "", ""
@@ -125,11 +125,12 @@ class ExplorerView(widgets.VBox):
         self.forward = widgets.Button(description="▸", tooltip="forward", layout=small)
         self.back.on_click(lambda _: self.state.back())
         self.forward.on_click(lambda _: self.state.forward())
-        places = [(_EVERYWHERE, None), *((shorten(name, 30), name) for name in catalogue.domains)]
+        # "" is all domains: to a drop-down None means that nothing is chosen, and it would stand empty.
+        places = [(_EVERYWHERE, ""), *((shorten(name, 30), name) for name in catalogue.domains)]
         self.domain = widgets.Dropdown(options=places, layout=widgets.Layout(width="180px"))
         levels = [(f"level {level + 1}", level) for level in range(catalogue.levels)]
         self.level = widgets.Dropdown(options=levels, layout=widgets.Layout(width="110px"))
-        self.domain.observe(self._on(lambda value: self.state.select(domain=value)), "value")
+        self.domain.observe(self._on(lambda value: self.state.select(domain=value or None)), "value")
         self.level.observe(self._on(lambda value: self.state.select(level=value)), "value")
         self.dark = widgets.ToggleButton(
             value=self.mode == "dark", description="☾", tooltip="dark", layout=small
@@ -214,10 +215,13 @@ class ExplorerView(widgets.VBox):
         parts: list[widgets.Widget] = [widgets.HTML(_line(text)) for text in shown.said]
         for figure in shown.figures:
             bare, title, note = untitled(figure)
+            parts.append(widgets.HTML(f"<b>{html.escape(title)}</b><br>{html.escape(note)}"))
+            if figure.data and figure.data[0].type == "table":
+                parts.append(widgets.HTML(_table(figure.data[0])))
+                continue
             drawn = go.FigureWidget(theme.themed(bare, self.mode))
             # Drawn before it stands in the page, plotly would take 700 pixels, too few for a table.
             drawn.update_layout(width=_WIDTH, autosize=False)
-            parts.append(widgets.HTML(f"<b>{html.escape(title)}</b><br>{html.escape(note)}"))
             for trace in drawn.data if shown.click is not None else ():
                 trace.on_click(self._click(shown.click))
             parts.append(drawn)
@@ -252,6 +256,20 @@ class ExplorerView(widgets.VBox):
     def _keep_slice(self) -> None:
         kept = self.state.save_slice(self.slice_name.value)
         self.export.value = _line(f"{len(kept.items):,} items kept as “{kept.name}”.")
+
+
+def _table(table: go.Table) -> str:
+    """A table of plotly, whose texts are escaped, as HTML: plotly places cells by their drawn size too."""
+    align = table.cells.align
+    rows = [(table.header.values, "th"), *((row, "td") for row in zip(*table.cells.values, strict=True))]
+    lines = [
+        "".join(
+            f'<{tag} style="text-align:{side};padding:2px 10px">{cell}</{tag}>'
+            for cell, side in zip(row, align, strict=True)
+        )
+        for row, tag in rows
+    ]
+    return f'<table style="max-width:{_WIDTH}px">{"".join(f"<tr>{line}</tr>" for line in lines)}</table>'
 
 
 def _line(text: str) -> str:
