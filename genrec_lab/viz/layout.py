@@ -6,6 +6,7 @@ domains are data, so each goes through `escape` (or through a function here that
 
 from __future__ import annotations
 
+import html
 import math
 import re
 import textwrap
@@ -246,6 +247,25 @@ def finish(
         autosize=True,
     )
     return figure
+
+
+def untitled(figure: go.Figure) -> tuple[go.Figure, str, str]:
+    """A copy of a finished figure without title and note, as much lower, and the two as plain text.
+
+    For widgets, which write them above the figure: plotly places a note by the size of the drawn title, and a
+    figure that is drawn before it stands in the page has none.
+    """
+    title, note = figure.layout.title.text or "", figure.layout.title.subtitle.text or ""
+    room = 34 + _TITLE_LINE * title.count("<br>") + (38 + _NOTE_LINE * note.count("<br>") / 2 if note else 0)
+    room = min(room, figure.layout.margin.t - 8)
+    bare = go.Figure(figure)
+    bare.update_layout(
+        title={"text": "", "subtitle": {"text": ""}},
+        margin={"t": figure.layout.margin.t - room},
+        height=round(figure.layout.height - room),
+    )
+    texts = (html.unescape(text.replace("<br>", " ")) for text in (title, note))
+    return bare, *texts
 
 
 def finish_panels(made: Panels, title: str, note: str) -> go.Figure:

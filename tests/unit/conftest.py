@@ -17,6 +17,7 @@ from genrec_lab.codes import EOS, PAD, ItemCodes
 from genrec_lab.models import Recommender, T5Config
 from genrec_lab.models.dropout import PooledDropout
 from genrec_lab.training import TrainingResult
+from genrec_lab.viz.explorer import CodedCatalogue
 
 if TYPE_CHECKING:
     from transformers import T5ForConditionalGeneration
@@ -145,7 +146,56 @@ def same_weights(one: nn.Module, other: nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
+# --- a catalogue for the explorer
+
+_TITLE_WORDS = ("oak", "lamp", "red", "blue", "tea", "cup", "garden", "chair", "für", "杯", "non-slip", "12")
+
+
+def coded_catalogue(
+    seed: int = 0,
+    items: int = 40,
+    sizes: Sequence[int] = (4, 3, 5),
+    domains: Sequence[str] = ("Garden", "Kitchen", "Studio"),
+    *,
+    geometry: bool = True,
+    books: int = 1,
+    skew: float = 1.0,
+    name: str = "made up",
+) -> CodedCatalogue:
+    """Random codes with collisions and dead codes, titles of few words, traffic with zeros, geometry or none.
+
+    books: 1, or as many as domains: then a domain's codes lie in its own block of each level.
+    """
+    rng = np.random.default_rng(seed)
+    weights = [rng.dirichlet(np.full(size, skew)) for size in sizes]
+    codes = np.stack([rng.choice(len(w), size=items, p=w) for w in weights], axis=1)
+    domain = rng.integers(0, len(domains), items)
+    named = [domains[place] for place in domain]
+    of_items = ItemCodes(codes, tuple(sizes), named)
+    if books > 1:
+        of_items = of_items.with_separate_vocabularies()
+        books = len(of_items.domain_names)
+    words = [rng.choice(_TITLE_WORDS, size=rng.integers(0, 6)) for _ in range(items)]
+    return CodedCatalogue(
+        name,
+        of_items,
+        [" ".join(part) for part in words],
+        traffic=rng.poisson(2.0, items) * rng.integers(0, 2, items),
+        residuals=rng.normal(size=(items, len(sizes), 4)) if geometry else None,
+        codewords=[rng.normal(size=(size, 4)) for size in of_items.sizes] if geometry else None,
+        vectors=rng.normal(size=(items, 6)) if geometry else None,
+        books=books,
+        seed=seed,
+    )
+
+
 # --- fixtures
+
+
+@pytest.fixture(scope="session")
+def make_catalogue() -> Callable[..., CodedCatalogue]:
+    """`make_catalogue(seed, items, sizes, domains, geometry=, books=, skew=, name=)` for the explorer."""
+    return coded_catalogue
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genrec_lab.viz import figures, theme
-from genrec_lab.viz.layout import domains_of, escape, percent, shorten, wrapped
+from genrec_lab.viz.layout import domains_of, escape, percent, shorten, untitled, wrapped
 
 # --- text
 
@@ -107,6 +107,17 @@ def test_many_categories_stay_different() -> None:
     styles = theme.category_styles([f"method {number}" for number in range(20)])
     assert len({(style.colour, style.pattern) for style in styles.values()}) == 20
     assert len({(style.colour, style.dash) for style in styles.values()}) == 20
+
+
+def test_an_untitled_copy_gives_its_title_as_text_and_is_as_much_lower() -> None:
+    codes = np.random.default_rng(0).integers(0, 8, (40, 2))
+    figure = figures.code_usage(codes, (8, 8), ["A < B"] * 30 + ["Kitchen"] * 10, seed=3)
+    bare, title, note = untitled(figure)
+    assert html.unescape(figure.layout.title.text.replace("<br>", " ")) == title
+    assert note.endswith("seed 3")
+    assert bare.layout.title.text == "" and figure.layout.title.text
+    assert figure.layout.height - bare.layout.height == round(figure.layout.margin.t - bare.layout.margin.t)
+    assert bare.layout.margin.t > 0
 
 
 def test_an_unknown_mode_names_the_known_ones() -> None:

@@ -7,6 +7,7 @@ from genrec_lab.run.stages.checking import Machine, check_machine, matmul_speed
 from genrec_lab.run.stages.comparing import Comparison, compare_runs
 from genrec_lab.run.stages.differences import differences_by_domain, differences_to_rows, strongest_other
 from genrec_lab.run.stages.evaluating import Rankings, compare_beam_with_exact, load_rankings, rank_test_users
+from genrec_lab.run.stages.exploring import coded_catalogue, explore, explorer_state, watched_beam
 from genrec_lab.run.stages.histories import training_summary, trainings
 from genrec_lab.run.stages.mapping import Atlas, codeword_sums, comparable_codes, load_atlas, map_residuals
 from genrec_lab.run.stages.policies import compare_policies
@@ -33,6 +34,7 @@ __all__ = [
     "adapt_to_domains",
     "adaptation_sizes",
     "check_machine",
+    "coded_catalogue",
     "codeword_sums",
     "comparable_codes",
     "compare_beam_with_exact",
@@ -41,6 +43,8 @@ __all__ = [
     "describe_adaptation",
     "differences_by_domain",
     "differences_to_rows",
+    "explore",
+    "explorer_state",
     "floor_and_ceiling",
     "history_tokens",
     "load_adaptation_history",
@@ -67,4 +71,5 @@ __all__ = [
     "typical_user",
     "user_story",
     "watch_beams",
+    "watched_beam",
 ]

@@ -1,8 +1,11 @@
 """Every figure of the lab: functions from arrays and frames to a plotly figure."""
 
 from genrec_lab.evaluation.ranking import AVERAGE
+from genrec_lab.viz.figures.beams import beam_way
 from genrec_lab.viz.figures.bounds import room_above
+from genrec_lab.viz.figures.codebook_training import codebook_by_epoch
 from genrec_lab.viz.figures.codes import code_sharing, code_usage, health_by_level, shared_share
+from genrec_lab.viz.figures.collisions import collision_group
 from genrec_lab.viz.figures.comparisons import (
     adaptation_change,
     beam_misses,
@@ -10,16 +13,21 @@ from genrec_lab.viz.figures.comparisons import (
     missed_share,
 )
 from genrec_lab.viz.figures.data import popularity_curve, sequence_lengths, statistics_table
+from genrec_lab.viz.figures.exposure import exposure_by_code, exposure_by_popularity
 from genrec_lab.viz.figures.identifiers import (
     collision_groups,
     identifier_examples,
     neighbour_overlap,
     policy_costs,
 )
+from genrec_lab.viz.figures.matching import changed_company, tokenizer_match
 from genrec_lab.viz.figures.method_bars import metric_bars, share_of_best
 from genrec_lab.viz.figures.pictures import item_pictures
+from genrec_lab.viz.figures.prefix_map import prefix_map
+from genrec_lab.viz.figures.prefixes import code_items, code_profile, prefix_bars
 from genrec_lab.viz.figures.residuals import explained_variance, map_purity, residual_atlas, residual_energy
 from genrec_lab.viz.figures.results import BEST_POSSIBLE, ranked_table, results_table, summarise
+from genrec_lab.viz.figures.sharing import domain_lift, similarity_by_prefix
 from genrec_lab.viz.figures.training import metric_name, recommender_curves, tokenizer_curves
 
 __all__ = [
@@ -27,11 +35,20 @@ __all__ = [
     "BEST_POSSIBLE",
     "adaptation_change",
     "beam_misses",
+    "beam_way",
+    "changed_company",
+    "code_items",
+    "code_profile",
     "code_sharing",
     "code_usage",
+    "codebook_by_epoch",
+    "collision_group",
     "collision_groups",
     "difference_intervals",
+    "domain_lift",
     "explained_variance",
+    "exposure_by_code",
+    "exposure_by_popularity",
     "health_by_level",
     "identifier_examples",
     "item_pictures",
@@ -42,6 +59,8 @@ __all__ = [
     "neighbour_overlap",
     "policy_costs",
     "popularity_curve",
+    "prefix_bars",
+    "prefix_map",
     "ranked_table",
     "recommender_curves",
     "residual_atlas",
@@ -51,7 +70,9 @@ __all__ = [
     "sequence_lengths",
     "share_of_best",
     "shared_share",
+    "similarity_by_prefix",
     "statistics_table",
     "summarise",
     "tokenizer_curves",
+    "tokenizer_match",
 ]

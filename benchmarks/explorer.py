@@ -1,0 +1,100 @@
+"""How long the explorer takes for each answer, on generated codes: `python benchmarks/explorer.py [ITEMS …]`.
+
+By default 100,000 items (at most 100 ms an answer) and 1,000,000 (at most 300 ms): 4 levels of 256 codes, 3
+domains, codes as skewed as a trained tokenizer's, titles of eight words, 32-dimensional residuals and
+384-dimensional vectors where memory allows. Prints a line an answer: the median and the worst of the repeats,
+each after another selection, so that nothing is answered from memory. Exits with 1 where one is too slow.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from genrec_lab.codes import ItemCodes
+from genrec_lab.viz.explorer import CodedCatalogue, ExplorerState, RunRecords
+
+LEVELS, SIZE, REPEATS = 4, 256, 7
+DOMAINS = ("Garden", "Kitchen", "Studio")
+LIMITS = {100_000: 100.0, 1_000_000: 300.0}
+
+
+def made_up(items: int, seed: int, dimensions: int = 32) -> CodedCatalogue:
+    """Return a catalogue whose codes are skewed and whose later codes depend on the first."""
+    rng = np.random.default_rng(seed)
+    shares = np.sort(rng.dirichlet(np.full(SIZE, 0.8)))[::-1]
+    codes = np.stack([rng.choice(SIZE, items, p=shares) for _ in range(LEVELS)], axis=1)
+    codes[:, 1:] = (codes[:, 1:] + codes[:, :1] * 7) % SIZE
+    vocabulary = np.array([f"word{number}" for number in range(20_000)])
+    drawn = np.minimum(rng.zipf(1.3, (items, 7)) - 1, len(vocabulary) - 1)
+    titles = [
+        " ".join([*row, f"kind{code}"]) for row, code in zip(vocabulary[drawn], codes[:, 0], strict=True)
+    ]
+    wide = 384 if items <= 100_000 else 64
+    return CodedCatalogue(
+        f"{items:,} items",
+        ItemCodes(codes, (SIZE,) * LEVELS, np.array(DOMAINS)[rng.integers(0, 3, items)].tolist()),
+        titles,
+        traffic=rng.zipf(1.5, items).clip(max=10_000),
+        residuals=rng.normal(size=(items, LEVELS, dimensions)).astype(np.float32),
+        codewords=[rng.normal(size=(SIZE, dimensions)) for _ in range(LEVELS)],
+        vectors=rng.normal(size=(items, wide)).astype(np.float32),
+    )
+
+
+def answers(state: ExplorerState, turn: int) -> dict[str, Callable[[], object]]:
+    """Return what is timed; `turn` changes the selection, so that no answer comes from memory."""
+    codes = state.catalogue.codes.codes
+    commonest = int(np.bincount(codes[:, 0]).argmax())
+    state.select(prefix=(), domain=None, item=None)
+    return {
+        "children of all": lambda: state.children().frame(),  # type: ignore[union-attr]
+        "words of all children": lambda: (state._labels.cache_clear(), state.labels()),
+        "code page, largest code": lambda: state.page(0, commonest),
+        "code page, any prefix": lambda: state.page(2, turn),
+        "select and children below": lambda: (
+            state.select(prefix=(commonest,)),
+            state.children(),
+            state.labels(),
+            state.page(),
+        ),
+        "select an item": lambda: (state.select(item=turn), state.page()),
+        "search a title": lambda: state.search(f"word{turn} word"),
+        "search a code": lambda: state.search(f"{turn} › 3"),
+        "sharing of a level": state.sharing,
+        "pairs": lambda: (setattr(state, "_pairs", None), state.pairs()),
+        "collisions": lambda: (state.select(prefix=()), state.collisions(), state.collisions().frame(50)),
+        "policies of a group": lambda: state.panel("policies", group=turn),
+        "match a level": lambda: state.two.level(turn % LEVELS),  # type: ignore[union-attr]
+        "changed company": lambda: state.two.changes(1 + turn % LEVELS),  # type: ignore[union-attr]
+        "exposure": lambda: state.exposure("made up"),
+        "health chips": lambda: state.health,
+    }
+
+
+def measure(items: int) -> bool:
+    """Print the table for so many items; return whether all answers were fast enough."""
+    catalogue, other = made_up(items, 0), made_up(items, 1, dimensions=2)
+    lists = np.random.default_rng(2).integers(0, items, (20_000, 10))
+    started = time.perf_counter()
+    state = ExplorerState(catalogue, other, records=RunRecords(recommended={"made up": lists}))
+    print(f"\n{items:,} items: opened in {time.perf_counter() - started:.1f} s")
+    limit, times = LIMITS.get(items, float("inf")), {}
+    for turn in range(REPEATS):
+        for name, answer in answers(state, turn).items():
+            started = time.perf_counter()
+            answer()
+            times.setdefault(name, []).append(1000 * (time.perf_counter() - started))
+    for name, taken in times.items():
+        late = "  TOO SLOW" if np.median(taken) > limit else ""
+        print(f"  {name:28} {np.median(taken):7.1f} ms, at worst {max(taken):7.1f} ms{late}")
+    return all(np.median(taken) <= limit for taken in times.values())
+
+
+if __name__ == "__main__":
+    sizes = [int(argument.replace(",", "").replace("_", "")) for argument in sys.argv[1:]] or list(LIMITS)
+    in_time = [measure(size) for size in sizes]
+    sys.exit(0 if all(in_time) else 1)

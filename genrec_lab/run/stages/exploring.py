@@ -1,0 +1,149 @@
+"""What the codebook explorer shows of a run: everything that its finished stages hold, and a user's beam."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import torch
+
+from genrec_lab.data import Dataset
+from genrec_lab.models import Recommender
+from genrec_lab.presets import methods
+from genrec_lab.run.stages.adapting import load_adapted
+from genrec_lab.run.stages.evaluating import EVALUATION, load_rankings
+from genrec_lab.run.stages.mapping import MAPPING, comparable_codes, load_atlas
+from genrec_lab.run.stages.preparing import load_prepared
+from genrec_lab.run.stages.stories import watch_beams
+from genrec_lab.run.stages.tokenizing import Identified, load_identified, load_vectors
+from genrec_lab.run.store import Run
+from genrec_lab.viz import theme
+from genrec_lab.viz.explorer import BeamTree, CodedCatalogue, ExplorerState, RunRecords, beam_tree
+from genrec_lab.viz.explorer.view import ExplorerView
+
+_BETWEEN_CODES = " · "
+
+
+def explorer_state(
+    run: Run, method: str | None = None, other: Run | None = None, other_method: str | None = None
+) -> ExplorerState:
+    """Open a method's tokenizer, by default the run's own, beside another's where one is named.
+
+    other: a second run, or None for the same one; other_method: a method of it. Only the data and the
+    tokenizers must be there; what other stages have not written yet is left out, and the views say so.
+    Raises RunError naming the notebook to run.
+    """
+    second = None
+    given = [f"existing_run({run.name!r})", repr(method)]
+    if other is not None or other_method is not None:
+        second = coded_catalogue(other or run, other_method)
+        given += [f"existing_run({other.name!r})" if other is not None else "None", repr(other_method)]
+    source = (
+        "from genrec_lab.run import existing_run\n"
+        "from genrec_lab.run.stages import explorer_state, watched_beam\n\n"
+        f"state = explorer_state({', '.join(given)})"
+    )
+    own = load_identified(run, method)
+    records = RunRecords(
+        epochs=own.epochs,
+        sizes=own.raw.sizes,
+        neighbours=load_atlas(run).overlap if run.state(MAPPING).usable else None,
+        recommended=dict(load_rankings(run).items) if run.state(EVALUATION).usable else {},
+        folder=run.folder,
+    )
+    return ExplorerState(coded_catalogue(run, method), second, records=records, source=source)
+
+
+def explore(
+    run: Run,
+    other: Run | None = None,
+    *,
+    method: str | None = None,
+    other_method: str | None = None,
+    mode: theme.Mode = "light",
+) -> ExplorerView:
+    """Open the explorer on a run, or on two to compare; as the last line of a cell it shows itself.
+
+    Arguments as of `explorer_state`.
+    """
+    state = explorer_state(run, method, other, other_method)
+    own = method in (None, run.config.name)
+    atlas = load_atlas(run) if own and run.state(MAPPING).usable else None
+    ready = run.state(EVALUATION).usable
+
+    def watch(chosen: str, row: int) -> tuple[BeamTree, str]:
+        source = f"state.watch_beam(watched_beam(existing_run({run.name!r}), {chosen!r}, {row!r}))"
+        return watched_beam(run, chosen, row), source
+
+    return ExplorerView(
+        state,
+        maps={} if atlas is None else {"t-SNE": atlas.tsne, "UMAP": atlas.umap},
+        watch=watch if ready else None,
+        methods=list(methods(run.config)) if ready else [],
+        mode=mode,
+    )
+
+
+def coded_catalogue(run: Run, method: str | None = None) -> CodedCatalogue:
+    """Read the items of a run with the codes that a method's tokenizer gave them before any policy."""
+    dataset, own = load_prepared(run).dataset, load_identified(run, method)
+    items = dataset.items
+    return CodedCatalogue(
+        f"{run.name} · {method or run.config.name}",
+        comparable_codes(own),
+        items["title"].to_list(),
+        traffic=interactions(dataset),
+        residuals=own.residuals,
+        codewords=_codewords(own),
+        vectors=load_vectors(run),
+        images=items["image"].to_list() if "image" in items.columns else None,
+        keys=items["key"].to_list() if "key" in items.columns else None,
+        books=len(own.codebooks),
+        seed=run.seed,
+    )
+
+
+def interactions(dataset: Dataset) -> np.ndarray:
+    """Return how often each item stands in the sequences, (N,)."""
+    seen = dataset.sequences["items"].explode().drop_nulls().to_numpy()
+    return np.bincount(seen, minlength=dataset.n_items)
+
+
+def watched_beam(run: Run, method: str, row: int, beams: int = 10) -> BeamTree:
+    """Search for one test user, by row of the test part, and keep what the beam held at each level."""
+    users = load_prepared(run).split.test
+    if not 0 <= row < users.height:
+        raise ValueError(f"row: {row}, the test part has users 0..{users.height - 1}")
+    user = users.row(row, named=True)
+    model = load_adapted(run, method, user["domain"])
+    dataset = load_prepared(run).dataset
+    steps = watch_beams(model, dataset, user["history"], user["domain"], beams)
+    prefixes, scores = [], []
+    for level in range(1, model.codes.levels + 1):
+        kept = steps.filter(pl.col("level") == level)
+        prefixes.append([_codes(text) for text in kept["prefix"]])
+        scores.append(kept["log_probability"].to_list())
+    examples = {_codes(text): title for text, title in steps.select("prefix", "example").iter_rows()}
+    target = model.codes.codes[user["target"]].tolist()
+    return beam_tree(prefixes, scores, target, _way_of(model, user["history"], target), examples)
+
+
+@torch.inference_mode()
+def _way_of(model: Recommender, history: list[int], target: list[int]) -> list[float]:
+    """The log-probabilities of a target's prefixes of 1, 2, … codes."""
+    memory, sums, total = model.remember([history]), [], 0.0
+    for level, code in enumerate(target):
+        total += float(model.continuations(memory, torch.tensor([target[:level]], dtype=torch.long))[0, code])
+        sums.append(total)
+    return sums
+
+
+def _codewords(own: Identified) -> list[np.ndarray]:
+    """By level (K, d); the codebooks of tokenizers trained a domain each one below the other."""
+    if len(own.codebooks) == 1:
+        return list(next(iter(own.codebooks.values())))
+    stacked = [own.codebooks[domain] for domain in own.raw.domain_names]
+    return [np.concatenate(of_level) for of_level in zip(*stacked, strict=True)]
+
+
+def _codes(text: str) -> tuple[int, ...]:
+    return tuple(int(code) for code in text.split(_BETWEEN_CODES))

@@ -1,0 +1,61 @@
+"""The codebook explorer: its logic over arrays, without widgets, in `ExplorerState`."""
+
+from genrec_lab.viz.explorer.beams import BeamTree, beam_tree
+from genrec_lab.viz.explorer.catalogue import CodedCatalogue
+from genrec_lab.viz.explorer.code_page import CodePage, code_page
+from genrec_lab.viz.explorer.collisions import Collisions, Group, collisions, inside, policy_effects
+from genrec_lab.viz.explorer.exposure import Exposure, exposure, gini, shown_counts
+from genrec_lab.viz.explorer.matching import LevelMatch, TwoTokenizers
+from genrec_lab.viz.explorer.panels import PANELS, Panel
+from genrec_lab.viz.explorer.prefixes import Children, PrefixOrder
+from genrec_lab.viz.explorer.selection import Found, Selection, parse_prefix, search
+from genrec_lab.viz.explorer.sharing import LevelSharing, PairSimilarity, level_sharing, pair_similarity
+from genrec_lab.viz.explorer.slices import NamedSlice, SliceError, load_slice, save_slice, slice_names
+from genrec_lab.viz.explorer.state import ExplorerState, RunRecords
+from genrec_lab.viz.explorer.training import Churn, churn, settled, training_frame
+from genrec_lab.viz.explorer.words import TitleWords, Word, log_odds
+
+__all__ = [
+    "PANELS",
+    "BeamTree",
+    "Children",
+    "Churn",
+    "CodePage",
+    "CodedCatalogue",
+    "Collisions",
+    "ExplorerState",
+    "Exposure",
+    "Found",
+    "Group",
+    "LevelMatch",
+    "LevelSharing",
+    "NamedSlice",
+    "PairSimilarity",
+    "Panel",
+    "PrefixOrder",
+    "RunRecords",
+    "Selection",
+    "SliceError",
+    "TitleWords",
+    "TwoTokenizers",
+    "Word",
+    "beam_tree",
+    "churn",
+    "code_page",
+    "collisions",
+    "exposure",
+    "gini",
+    "inside",
+    "level_sharing",
+    "load_slice",
+    "log_odds",
+    "pair_similarity",
+    "parse_prefix",
+    "policy_effects",
+    "save_slice",
+    "search",
+    "settled",
+    "shown_counts",
+    "slice_names",
+    "training_frame",
+]

@@ -1,0 +1,187 @@
+"""What the explorer looks at: one tokenizer's codes of a catalogue, and whatever else a run has of its items.
+
+Shapes: N items, L levels, K codes of a level, d dimensions of the codebook space, D of the content vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from genrec_lab.codes import ItemCodes
+from genrec_lab.viz.explorer.prefixes import PrefixOrder
+from genrec_lab.viz.explorer.words import TitleWords
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+# Residuals turned to distances at once: about 100 MB at 32 dimensions.
+_ITEMS_AT_ONCE = 200_000
+
+
+class CodedCatalogue:
+    """The items of a catalogue with their codes, titles, traffic and, where known, their geometry.
+
+    codes: before any conflict policy, equal codes being the same codeword. titles: (N,). traffic: (N,)
+    interactions of each item; nothing known is zeros. residuals: (N, L, d), what each level quantised.
+    codewords: L arrays (K, d). vectors: (N, D) content vectors. images: (N,) paths or None. keys: (N,) the
+    source's own ids, by which two catalogues are matched; by default the item numbers. books: how many
+    codebooks stand one after another in each level: 1, or one a domain for tokenizers trained apart.
+    Raises ValueError naming what does not fit.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        codes: ItemCodes,
+        titles: Sequence[str],
+        *,
+        traffic: npt.ArrayLike | None = None,
+        residuals: npt.ArrayLike | None = None,
+        codewords: Sequence[npt.ArrayLike] | None = None,
+        vectors: npt.ArrayLike | None = None,
+        images: Sequence[str | None] | None = None,
+        keys: Sequence[object] | None = None,
+        books: int = 1,
+        seed: int = 0,
+    ) -> None:
+        self.name, self.codes, self.seed, self.books = name, codes, seed, books
+        self.titles = pl.Series("title", list(titles), dtype=pl.String).fill_null("")
+        counts = np.zeros(codes.n_items) if traffic is None else np.asarray(traffic)
+        self.images = None if images is None else list(images)
+        self.keys = list(range(codes.n_items)) if keys is None else list(keys)
+        for what, given in (
+            ("titles", self.titles),
+            ("traffic", counts),
+            ("keys", self.keys),
+            ("images", self.images),
+            ("residuals", residuals),
+            ("vectors", vectors),
+        ):
+            if given is not None and len(given) != codes.n_items:  # type: ignore[arg-type]
+                raise ValueError(
+                    f"{what}: {len(given)} values for {codes.n_items} items, expected one an item"  # type: ignore[arg-type]
+                )
+        if counts.ndim != 1 or (counts < 0).any():
+            raise ValueError(f"traffic: shape {counts.shape} with least {counts.min()}; expected counts (N,)")
+        self.traffic: IntArray = counts.astype(np.int64)
+        self.residuals = None if residuals is None else np.asarray(residuals, dtype=np.float32)
+        self.codewords = (
+            None if codewords is None else tuple(np.asarray(book, dtype=np.float32) for book in codewords)
+        )
+        self.vectors = None if vectors is None else np.asarray(vectors, dtype=np.float32)
+        self._check_geometry()
+
+    def _check_geometry(self) -> None:
+        levels, sizes = self.codes.levels, self.codes.sizes
+        if self.residuals is not None and (self.residuals.ndim != 3 or self.residuals.shape[1] != levels):
+            raise ValueError(f"residuals: shape {self.residuals.shape}, expected (N, {levels}, d)")
+        if self.codewords is not None:
+            found = tuple(len(book) for book in self.codewords)
+            if found != sizes:
+                raise ValueError(f"codewords: levels of {found} codes, the identifiers have {sizes}")
+        if self.books < 1 or any(size % self.books for size in sizes):
+            raise ValueError(f"books: {self.books} do not divide the sizes {sizes} of the levels")
+
+    @property
+    def n_items(self) -> int:
+        """The number of items, N."""
+        return self.codes.n_items
+
+    @property
+    def levels(self) -> int:
+        """The number of codes of an identifier, L."""
+        return self.codes.levels
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The domains in order of first appearance."""
+        return self.codes.domain_names
+
+    @property
+    def has_geometry(self) -> bool:
+        """Whether distances of items to codewords are known."""
+        return self.residuals is not None and self.codewords is not None
+
+    @cached_property
+    def order(self) -> PrefixOrder:
+        """The items in the order of their codes, so that the items of a prefix are one slice."""
+        return PrefixOrder(self.codes, self.traffic)
+
+    @cached_property
+    def by_popularity(self) -> IntArray:
+        """(N,) the items from the most to the least traffic, equal ones by index."""
+        return np.argsort(-self.traffic, kind="stable")
+
+    @cached_property
+    def words(self) -> TitleWords:
+        """The words of the titles, in the order of the codes."""
+        return TitleWords(self.titles.gather(self.order.items))
+
+    @cached_property
+    def lower_titles(self) -> pl.Series:
+        """The titles in lower case, for the search."""
+        return self.titles.str.to_lowercase()
+
+    @cached_property
+    def norms(self) -> npt.NDArray[np.float32] | None:
+        """(N, L) norms of what each level quantised, or None where the residuals are not known."""
+        if self.residuals is None:
+            return None
+        norms = np.empty(self.residuals.shape[:2], dtype=np.float32)
+        for start in range(0, self.n_items, _ITEMS_AT_ONCE):
+            part = self.residuals[start : start + _ITEMS_AT_ONCE]
+            norms[start : start + len(part)] = np.sqrt(np.einsum("nld,nld->nl", part, part))
+        return norms
+
+    @cached_property
+    def distances(self) -> npt.NDArray[np.float32] | None:
+        """(N, L) Euclidean distances of each level's residual to its codeword, or None where not known."""
+        if self.residuals is None or self.codewords is None:
+            return None
+        distances = np.empty(self.residuals.shape[:2], dtype=np.float32)
+        for level, book in enumerate(self.codewords):
+            for start in range(0, self.n_items, _ITEMS_AT_ONCE):
+                part = slice(start, start + _ITEMS_AT_ONCE)
+                left = self.residuals[part, level] - book[self.codes.codes[part, level]]
+                distances[part, level] = np.sqrt(np.einsum("nd,nd->n", left, left))
+        return distances
+
+    def prepare(self) -> CodedCatalogue:
+        """Do at once what would make the first answers slow: the order, the words, distances and norms."""
+        _ = self.order, self.words, self.lower_titles, self.norms, self.distances, self.by_popularity
+        for level in range(self.levels):
+            self.order.with_code(level, 0)
+        return self
+
+    def domain_number(self, domain: str | None) -> int | None:
+        """A domain's place among the domains, None for None; raises ValueError naming the known ones."""
+        if domain is None:
+            return None
+        if domain not in self.domains:
+            raise ValueError(f"domain: {domain!r}, expected one of {list(self.domains)} or None for all")
+        return self.domains.index(domain)
+
+    def cards(self, items: npt.ArrayLike) -> pl.DataFrame:
+        """Frame `item, title, domain, codes, interactions, image`, a row an item, in the order given."""
+        chosen = np.asarray(items, dtype=np.int64)
+        names = np.array(self.domains, dtype=object)[self.codes.domain_index[chosen]]
+        images = [None] * len(chosen) if self.images is None else [self.images[item] for item in chosen]
+        columns = {
+            "item": chosen,
+            "title": self.titles.gather(chosen),
+            "domain": pl.Series(names.tolist(), dtype=pl.String),
+            "codes": pl.Series([written(row) for row in self.codes.codes[chosen].tolist()], dtype=pl.String),
+            "interactions": self.traffic[chosen],
+            "image": pl.Series(images, dtype=pl.String),
+        }
+        return pl.DataFrame(columns)
+
+
+def written(codes: Sequence[int]) -> str:
+    """Codes as the explorer writes them: "12 › 4"."""
+    return " › ".join(str(int(code)) for code in codes)

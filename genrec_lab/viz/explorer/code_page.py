@@ -1,0 +1,214 @@
+"""A code's page: who has it, how near its items lie to its codeword, which words tell it, what is around it.
+
+Shapes: n items that have the code, K codes of its level, T domains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from genrec_lab.viz.explorer.catalogue import CodedCatalogue
+from genrec_lab.viz.explorer.prefixes import entropy_bits, purity_of
+from genrec_lab.viz.explorer.words import Word
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+ALIVE, NEARLY_DEAD, DEAD, EMPTY = "alive", "nearly dead", "dead", "not under this prefix"
+_NEARLY_DEAD_SHARE = 0.1
+_BINS = 24
+
+
+@dataclass(frozen=True, eq=False)
+class CodePage:
+    """What is known of the items that have a code at a level, under one prefix or any.
+
+    level: 0-based. within: the codes before it, or None for any. items: (n,) in the order of their codes.
+    by_domain: (T,) items. state: "alive", "nearly dead" (under a tenth of an even share of the items),
+    "dead" (nobody has the code at this level), or "not under this prefix". purity: the share of the commonest
+    domain, NaN without items. entropy: of the domains, bits. nearest, median, farthest: items by distance to
+    the codeword, empty where no distances are known. norms: counts and edges of the norms of the residuals
+    that this level quantises. nearest_codes: codes of the same codebook and the distance of their codewords.
+    parents, children: codes of the levels before and after that its items have, and how many.
+    """
+
+    level: int
+    code: int
+    within: tuple[int, ...] | None
+    items: IntArray
+    n_items: int
+    domains: tuple[str, ...]
+    by_domain: IntArray
+    interactions: int
+    traffic_share: float
+    state: str
+    nearest: IntArray
+    median: IntArray
+    farthest: IntArray
+    norms: tuple[IntArray, FloatArray] | None
+    words: list[Word]
+    nearest_codes: list[tuple[int, float]]
+    parents: list[tuple[int, int]]
+    children: list[tuple[int, int]]
+    distances: FloatArray | None
+
+    @property
+    def support(self) -> int:
+        """How many items have the code."""
+        return int(self.items.size)
+
+    @property
+    def purity(self) -> float:
+        """The share of the items that are of the commonest domain; NaN without items."""
+        return float(purity_of(self.by_domain[None, :])[0])
+
+    @property
+    def entropy(self) -> float:
+        """The entropy of the items' domains in bits: 0 for one domain, log2(T) for all alike."""
+        return entropy_bits(self.by_domain)
+
+    def frame(self) -> pl.DataFrame:
+        """The page's items by distance: `part` ("nearest", "median", "farthest" or null), `item`, `distance`.
+
+        Where no distances are known, the items stand in the order of their codes.
+        """
+        if self.distances is None:
+            parts: list[str | None] = [None] * self.support
+            items, distance = self.items, [None] * self.support
+        else:
+            order = np.lexsort((self.items, self.distances))
+            items, distance = self.items[order], self.distances[order].tolist()
+            part_of = dict.fromkeys(self.median.tolist(), "median")
+            part_of |= dict.fromkeys(self.farthest.tolist(), "farthest")
+            part_of |= dict.fromkeys(self.nearest.tolist(), "nearest")
+            parts = [part_of.get(item) for item in items.tolist()]
+        schema = {"part": pl.String, "item": pl.Int64, "distance": pl.Float64}
+        return pl.DataFrame({"part": parts, "item": items, "distance": distance}, schema=schema)
+
+
+def code_page(
+    catalogue: CodedCatalogue,
+    level: int,
+    code: int,
+    within: Sequence[int] | None = None,
+    *,
+    domain: str | None = None,
+    top: int = 5,
+) -> CodePage:
+    """The page of a code of a level (0-based), of all its items or of those under a prefix.
+
+    within: the codes of the levels before, None for any. top: how many items of each kind, words and codes.
+    Raises ValueError for a level or code that does not exist, or a prefix of another length.
+    """
+    sizes, order = catalogue.codes.sizes, catalogue.order
+    if not 0 <= level < len(sizes) or not 0 <= code < sizes[level]:
+        raise ValueError(
+            f"code {code} at level {level}: expected a level of 0..{len(sizes) - 1} and its codes"
+        )
+    if within is not None and len(within) != level:
+        raise ValueError(
+            f"within: {len(within)} codes, a code of level {level} (0-based) has {level} before it"
+        )
+    prefix = None if within is None else tuple(int(value) for value in within)
+    everywhere = order.with_code(level, code)
+    places = everywhere if prefix is None else np.arange(*order.span([*prefix, code]))
+    number = catalogue.domain_number(domain)
+    if number is not None:
+        places = places[order.domain_index[places] == number]
+    items = order.items[places]
+    traffic = catalogue.traffic[items].sum()
+    distance = None if catalogue.distances is None else catalogue.distances[items, level].astype(np.float64)
+    near, middle, far = _by_distance(items, distance, top)
+    return CodePage(
+        level=level,
+        code=code,
+        within=prefix,
+        items=items,
+        n_items=catalogue.n_items,
+        domains=catalogue.domains,
+        by_domain=np.bincount(order.domain_index[places], minlength=len(catalogue.domains)),
+        interactions=int(traffic),
+        traffic_share=float(traffic / max(int(catalogue.traffic.sum()), 1)),
+        state=_state(items.size, everywhere.size, catalogue.n_items / sizes[level]),
+        nearest=near,
+        median=middle,
+        farthest=far,
+        norms=_norm_histogram(catalogue, items, level),
+        words=catalogue.words.telling(places, 2 * top),
+        nearest_codes=_nearest_codes(catalogue, level, code, top),
+        parents=_commonest(order.columns[level - 1][places], top) if level else [],
+        children=_commonest(order.columns[level + 1][places], top) if level + 1 < len(sizes) else [],
+        distances=distance,
+    )
+
+
+def _state(support: int, everywhere: int, even_share: float) -> str:
+    if everywhere == 0:
+        return DEAD
+    if support == 0:
+        return EMPTY
+    return NEARLY_DEAD if everywhere < _NEARLY_DEAD_SHARE * even_share else ALIVE
+
+
+def _by_distance(
+    items: IntArray, distance: FloatArray | None, top: int
+) -> tuple[IntArray, IntArray, IntArray]:
+    """The nearest, those around the median and the farthest (farthest first); no item comes twice."""
+    if distance is None or items.size == 0:
+        return items[:0], items[:0], items[:0]
+    # Ties by item, so that the same catalogue always shows the same cards. Of a large code only the parts
+    # that are shown are sorted: what lies beyond the borders of a partition cannot be among them.
+    n = items.size
+    near, far = min(top, n), min(top, n - min(top, n))
+    middle = min(top, n - near - far)
+    start = min(max((n - middle) // 2, near), n - far - middle)
+    ends = {0, near - 1, start, start + middle - 1, n - far, n - 1}
+    values = np.partition(distance, sorted(place for place in ends if 0 <= place < n))
+
+    def stretch(first: int, count: int) -> IntArray:
+        if count == 0:
+            return items[:0]
+        low, high = values[first], values[first + count - 1]
+        inside = np.flatnonzero((distance >= low) & (distance <= high))
+        chosen = inside[np.lexsort((items[inside], distance[inside]))]
+        before = first - int((distance < low).sum())
+        return items[chosen[before : before + count]]
+
+    return stretch(0, near), stretch(start, middle), stretch(n - far, far)[::-1]
+
+
+def _norm_histogram(
+    catalogue: CodedCatalogue, items: IntArray, level: int
+) -> tuple[IntArray, FloatArray] | None:
+    """Counts of the norms in bins that are the same for all codes of a level, so that pages compare."""
+    if catalogue.norms is None:
+        return None
+    norms = catalogue.norms[:, level]
+    highest = float(norms.max())
+    edges = np.linspace(0.0, highest if highest > 0 else 1.0, _BINS + 1)
+    return np.histogram(norms[items], bins=edges)[0], edges
+
+
+def _nearest_codes(catalogue: CodedCatalogue, level: int, code: int, top: int) -> list[tuple[int, float]]:
+    """The codes of the same codebook with the nearest codewords; of other codebooks nothing is comparable."""
+    if catalogue.codewords is None:
+        return []
+    book = catalogue.codewords[level].astype(np.float64)
+    width = len(book) // catalogue.books
+    first = code // width * width
+    distance = np.linalg.norm(book[first : first + width] - book[code], axis=1)
+    distance[code - first] = np.inf
+    order = np.argsort(distance, kind="stable")[: min(top, width - 1)]
+    return [(int(first + place), float(distance[place])) for place in order]
+
+
+def _commonest(codes: npt.NDArray[np.int32], top: int) -> list[tuple[int, int]]:
+    """The commonest codes with their counts, equal ones by code."""
+    counts = np.bincount(codes)
+    order = np.argsort(-counts, kind="stable")[:top]
+    return [(int(place), int(counts[place])) for place in order if counts[place] > 0]

@@ -1,0 +1,190 @@
+"""What is selected, the way back and forward, and the search by title or code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from genrec_lab.viz.explorer.catalogue import CodedCatalogue, written
+
+ALL = "All"
+_MOST_STEPS = 500
+_MOST_SEARCHED = 1_000
+# "12", "12 4", "12 › 4 › *", "12, 4", "12.4", "12-4": codes with something between them, stars at the end.
+_BETWEEN = r"(?:\s*[›>/,.·\-]\s*|\s+)"
+_CODES = re.compile(rf"\s*(?:{ALL}{_BETWEEN})?\d{{1,9}}(?:{_BETWEEN}\d{{1,9}})*(?:{_BETWEEN}\*)*\s*")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What every view follows: a prefix, the level looked at, one domain or all, and an item or none.
+
+    prefix: codes from level 0 on; empty is the whole catalogue. level: 0-based, which level the map and the
+    code page are about.
+    """
+
+    prefix: tuple[int, ...] = ()
+    level: int = 0
+    domain: str | None = None
+    item: int | None = None
+
+
+class SelectionHistory:
+    """The selections in the order made; a new one after going back drops those that lay ahead."""
+
+    def __init__(self, first: Selection) -> None:
+        self._steps, self._place = [first], 0
+
+    @property
+    def current(self) -> Selection:
+        """The selection that stands."""
+        return self._steps[self._place]
+
+    @property
+    def can_go_back(self) -> bool:
+        """Whether there is a selection before this one."""
+        return self._place > 0
+
+    @property
+    def can_go_forward(self) -> bool:
+        """Whether one went back from a later selection."""
+        return self._place + 1 < len(self._steps)
+
+    def go(self, selection: Selection) -> bool:
+        """Select; returns False and keeps everything where it is what stands already."""
+        if selection == self.current:
+            return False
+        self._steps = [*self._steps[: self._place + 1], selection][-_MOST_STEPS:]
+        self._place = len(self._steps) - 1
+        return True
+
+    def back(self) -> Selection:
+        """Go to the selection before, if there is one."""
+        self._place = max(self._place - 1, 0)
+        return self.current
+
+    def forward(self) -> Selection:
+        """Go to the selection after, if there is one."""
+        self._place = min(self._place + 1, len(self._steps) - 1)
+        return self.current
+
+
+def checked(selection: Selection, catalogue: CodedCatalogue) -> Selection:
+    """The selection, if it fits the catalogue; raises ValueError that names what does not.
+
+    A prefix that no item has is allowed: it is an empty selection, which every view can show.
+    """
+    prefix = tuple(int(code) for code in selection.prefix)
+    if len(prefix) > catalogue.levels:
+        raise ValueError(f"prefix: {list(prefix)} has more codes than the {catalogue.levels} levels")
+    for level, code in enumerate(prefix):
+        if not 0 <= code < catalogue.codes.sizes[level]:
+            raise ValueError(
+                f"prefix: code {code} at level {level + 1}, expected 0..{catalogue.codes.sizes[level] - 1}"
+            )
+    if not 0 <= selection.level < catalogue.levels:
+        raise ValueError(f"level: {selection.level}, expected 0..{catalogue.levels - 1}")
+    catalogue.domain_number(selection.domain)
+    if selection.item is not None and not 0 <= selection.item < catalogue.n_items:
+        raise ValueError(f"item: {selection.item}, expected 0..{catalogue.n_items - 1} or None")
+    return replace(selection, prefix=prefix)
+
+
+def moved(selection: Selection, catalogue: CodedCatalogue, **changes: Any) -> Selection:
+    """The selection with some fields changed, the others kept in step with them.
+
+    A new prefix takes the level to that of its children and drops an item that is not below it; a new item
+    without a prefix takes its own whole identifier. Raises as `checked` does, TypeError for unknown fields.
+    """
+    new = replace(selection, **changes)
+    if "item" in changes and "prefix" not in changes and new.item is not None:
+        new = checked(new, catalogue)
+        own = tuple(catalogue.codes.codes[new.item].tolist())
+        new, changes = replace(new, prefix=own), changes | {"prefix": own}
+    if "prefix" in changes and "level" not in changes:
+        new = replace(new, level=min(len(new.prefix), catalogue.levels - 1))
+    new = checked(new, catalogue)
+    if new.item is not None and "item" not in changes:
+        below = tuple(catalogue.codes.codes[new.item, : len(new.prefix)].tolist()) == new.prefix
+        in_domain = new.domain in (None, catalogue.domains[int(catalogue.codes.domain_index[new.item])])
+        new = new if below and in_domain else replace(new, item=None)
+    return new
+
+
+def breadcrumb(selection: Selection, levels: int) -> list[tuple[str, tuple[int, ...]]]:
+    """The way to the selection: what is written and the prefix that a click on it selects; last a star.
+
+    For the prefix 12, 4 of three levels: All, 12, 4, and "*" for what is still open.
+    """
+    steps: list[tuple[str, tuple[int, ...]]] = [(ALL, ())]
+    steps += [(str(code), selection.prefix[: place + 1]) for place, code in enumerate(selection.prefix)]
+    return steps if len(selection.prefix) == levels else [*steps, ("*", selection.prefix)]
+
+
+def parse_prefix(text: str, sizes: Sequence[int]) -> tuple[int, ...] | None:
+    """The prefix that a text writes, as "12 › 4 › *" or "12 4"; None where it is no prefix of such codes."""
+    if not _CODES.fullmatch(text):
+        return None
+    codes = tuple(int(code) for code in re.findall(r"\d+", text))
+    if len(codes) > len(sizes) or any(code >= size for code, size in zip(codes, sizes, strict=False)):
+        return None
+    return codes
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search found: a prefix if the text writes one, and items whose titles hold the text.
+
+    prefix_items: items below the prefix. items: the first of the `total` hits, most popular first.
+    """
+
+    text: str
+    prefix: tuple[int, ...] | None
+    prefix_items: int
+    items: npt.NDArray[np.int64]
+    total: int
+
+    def __str__(self) -> str:
+        if not self.text:
+            return "Type a part of a title, or codes as 12 › 4."
+        titles = f"{self.total:,} {'title holds' if self.total == 1 else 'titles hold'} “{self.text}”"
+        if self.prefix is None:
+            return f"{titles}." if self.total else f"No title holds “{self.text}”."
+        return f"{written(self.prefix)}: {self.prefix_items:,} items below. {titles}."
+
+
+def search(catalogue: CodedCatalogue, text: str, most: int = 20, domain: str | None = None) -> Found:
+    """Find a prefix by its codes and items by a part of their titles, upper and lower case alike.
+
+    The text is taken as it stands: signs of regular expressions and of HTML have no meaning. Only its first
+    1,000 characters are looked for. Hits come by traffic, equal ones by index.
+    """
+    wanted = text.strip()[:_MOST_SEARCHED]
+    number = catalogue.domain_number(domain)
+    if not wanted:
+        return Found("", None, 0, np.zeros(0, dtype=np.int64), 0)
+    prefix = parse_prefix(wanted, catalogue.codes.sizes)
+    # Lowered by the same rules as the titles were; Python and polars differ for a few letters.
+    lowered = pl.Series([wanted]).str.to_lowercase()[0]
+    hits = catalogue.lower_titles.str.contains(lowered, literal=True).to_numpy()
+    places = np.flatnonzero(hits if number is None else hits & (catalogue.codes.domain_index == number))
+    best = _largest(catalogue.traffic[places], most)
+    below = 0 if prefix is None else catalogue.order.members(prefix, number).size
+    return Found(wanted, prefix, below, places[best], places.size)
+
+
+def _largest(values: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
+    """The places of the `most` largest values, largest first, equal ones in their order."""
+    if values.size > most > 0:
+        # All that could be among them, ties at the border included, so that the order settles the ties.
+        border = np.partition(values, values.size - most)[values.size - most]
+        candidates = np.flatnonzero(values >= border)
+    else:
+        candidates = np.arange(values.size)
+    return candidates[np.argsort(-values[candidates], kind="stable")][:most]

@@ -1,0 +1,174 @@
+"""How domains share codes, and whether items with a longer common prefix are more alike.
+
+Shapes: N items, L levels, K codes of a level, T domains, P pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from scipy.stats import rankdata
+
+from genrec_lab.viz.explorer.catalogue import CodedCatalogue
+from genrec_lab.viz.explorer.prefixes import PrefixOrder
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+_FEWEST_ITEMS = 2
+_PAIRS = 4_000
+
+
+@dataclass(frozen=True, eq=False)
+class LevelSharing:
+    """Who uses the codes of one level, or of one level below a prefix.
+
+    items: (T, K) items of each domain with each code. lift: (T, K), the share of a domain's items that have a
+    code over the share of all items that have it: 1 where a code takes no side, T at most where all domains
+    are of one size and the code is one domain's own, 0 where the domain does not have it, NaN for unused
+    codes and for domains without items. used_by: (T + 1,) codes that exactly 0, 1, …, T domains use.
+    """
+
+    level: int
+    domains: tuple[str, ...]
+    items: IntArray
+    lift: FloatArray
+    used_by: IntArray
+
+    @property
+    def shared(self) -> float:
+        """The share of the used codes that two or more domains use; 0 where no code is used."""
+        return float(self.used_by[2:].sum() / max(int(self.used_by[1:].sum()), 1))
+
+    def frame(self) -> pl.DataFrame:
+        """One row a code and domain: `level` (from 1), `code`, `domain`, `items`, `lift`."""
+        n_domains, n_codes = self.items.shape
+        return pl.DataFrame(
+            {
+                "level": np.full(n_domains * n_codes, self.level + 1),
+                "code": np.repeat(np.arange(n_codes), n_domains),
+                "domain": list(self.domains) * n_codes,
+                "items": self.items.T.reshape(-1),
+                "lift": pl.Series(self.lift.T.reshape(-1)).fill_nan(None),
+            }
+        )
+
+
+def level_sharing(catalogue: CodedCatalogue, level: int) -> LevelSharing:
+    """Who uses the codes of a level (0-based), under any prefix; raises ValueError for no such level."""
+    sizes = catalogue.codes.sizes
+    if not 0 <= level < len(sizes):
+        raise ValueError(f"level: {level}, expected 0..{len(sizes) - 1}")
+    n_domains, order = len(catalogue.domains), catalogue.order
+    cells = order.domain_index.astype(np.int64) * sizes[level] + order.columns[level]
+    items = np.bincount(cells, minlength=n_domains * sizes[level]).reshape(n_domains, sizes[level])
+    of_domain, of_code = items.sum(axis=1), items.sum(axis=0)
+    expected = of_domain[:, None] * of_code[None, :] / items.sum()
+    with np.errstate(invalid="ignore"):
+        lift = items / np.where(expected > 0, expected, np.nan)
+    used_by = np.bincount((items > 0).sum(axis=0), minlength=n_domains + 1)
+    return LevelSharing(level, catalogue.domains, items, lift, used_by)
+
+
+@dataclass(frozen=True, eq=False)
+class PairSimilarity:
+    """Common prefix against cosine similarity of the content vectors, over sampled pairs of items.
+
+    rho: Spearman's correlation over `pairs` pairs drawn from all pairs alike, NaN where one of the two never
+    varies. frame: a row a number of common codes 0..L: `common`, `group` ("same domain", "two domains"),
+    `pairs`, `mean`, `low`, `high` (quartiles), from pairs drawn anew among those with exactly that many.
+    """
+
+    rho: float
+    pairs: int
+    seed: int
+    frame: pl.DataFrame
+
+
+def pair_similarity(
+    catalogue: CodedCatalogue, pairs: int = _PAIRS, seed: int | None = None
+) -> PairSimilarity | None:
+    """Compare common prefixes with cosine similarity; None where there are no vectors or fewer than 2 items.
+
+    pairs: drawn for rho, and again for each number of common codes, with replacement.
+    """
+    if catalogue.vectors is None or catalogue.n_items < _FEWEST_ITEMS:
+        return None
+    seed = catalogue.seed if seed is None else seed
+    generator = np.random.default_rng(seed)
+    first, second = _any_pairs(catalogue.n_items, pairs, generator)
+    common = common_codes(catalogue, first, second)
+    rho = spearman(common, cosine(catalogue.vectors, first, second))
+    rows = []
+    for length in range(catalogue.levels + 1):
+        one, other = pairs_below(catalogue.order, length, pairs, generator)
+        exact = common_codes(catalogue, one, other) == length
+        one, other = one[exact], other[exact]
+        alike = cosine(catalogue.vectors, one, other)
+        same = catalogue.codes.domain_index[one] == catalogue.codes.domain_index[other]
+        for name, chosen in (("same domain", same), ("two domains", ~same)):
+            if chosen.any():
+                low, middle, high = np.quantile(alike[chosen], [0.25, 0.5, 0.75])
+                mean = float(alike[chosen].mean())
+                rows.append((length, name, int(chosen.sum()), mean, float(low), float(middle), float(high)))
+    columns = {"common": pl.Int64, "group": pl.String, "pairs": pl.Int64}
+    columns |= dict.fromkeys(("mean", "low", "median", "high"), pl.Float64)
+    return PairSimilarity(rho, len(first), seed, pl.DataFrame(rows, schema=columns, orient="row"))
+
+
+def common_codes(catalogue: CodedCatalogue, first: IntArray, second: IntArray) -> IntArray:
+    """(P,) how many codes from level 0 on the two items of each pair have in common."""
+    equal = catalogue.codes.codes[first] == catalogue.codes.codes[second]
+    lengths: IntArray = np.logical_and.accumulate(equal, axis=1).sum(axis=1)
+    return lengths
+
+
+def cosine(vectors: npt.NDArray[np.float32], first: IntArray, second: IntArray) -> FloatArray:
+    """(P,) cosine similarity of pairs of vectors; 0 where one of them is zero."""
+    one, other = vectors[first], vectors[second]
+    dots = np.einsum("pd,pd->p", one, other, dtype=np.float64)
+    norms = np.sqrt(
+        np.einsum("pd,pd->p", one, one, dtype=np.float64)
+        * np.einsum("pd,pd->p", other, other, dtype=np.float64)
+    )
+    similarity: FloatArray = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
+    return similarity
+
+
+def spearman(one: npt.ArrayLike, other: npt.ArrayLike) -> float:
+    """Spearman's rho with average ranks of ties; NaN where one of the two never varies."""
+    first, second = rankdata(one), rankdata(other)
+    first, second = first - first.mean(), second - second.mean()
+    scale = float(np.sqrt((first**2).sum() * (second**2).sum()))
+    return float((first * second).sum() / scale) if scale > 0 else float("nan")
+
+
+def pairs_below(
+    order: PrefixOrder, length: int, pairs: int, generator: np.random.Generator
+) -> tuple[IntArray, IntArray]:
+    """Draw pairs of items that have the first `length` codes in common, every such pair being as likely.
+
+    Two arrays of items, empty where no two items have so many codes in common.
+    """
+    n_items = len(order.items)
+    borders = np.array([0, n_items]) if length == 0 else order.starts[length - 1]
+    sizes = np.diff(borders).astype(np.float64)
+    # A group of n items holds n (n - 1) ordered pairs, so that is how often it must be drawn.
+    sums = np.cumsum(sizes * (sizes - 1))
+    if not sums.size or sums[-1] == 0:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    group = np.searchsorted(sums, generator.random(pairs) * sums[-1], side="right")
+    low, count = borders[group], np.diff(borders)[group]
+    one = generator.integers(0, count)
+    other = generator.integers(0, count - 1)
+    other += other >= one
+    return order.items[low + one], order.items[low + other]
+
+
+def _any_pairs(n_items: int, pairs: int, generator: np.random.Generator) -> tuple[IntArray, IntArray]:
+    one = generator.integers(0, n_items, size=pairs)
+    other = generator.integers(0, n_items - 1, size=pairs)
+    return one, other + (other >= one)

@@ -1,0 +1,115 @@
+"""What the explorer shows of a run: geometry of its codebooks, traffic, a beam, and what is missing."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from genrec_lab.decoding import beam_search
+from genrec_lab.models import Recommender, T5Config
+from genrec_lab.run import RunError, open_run
+from genrec_lab.run.stages import (
+    explorer_state,
+    exploring,
+    load_identified,
+    load_prepared,
+    prepare_data,
+    train_tokenizers,
+    watched_beam,
+)
+from genrec_lab.viz.explorer import collisions, policy_effects
+
+SMALL = T5Config(d_model=16, d_kv=4, heads=2, d_ff=16, encoder_layers=1, decoder_layers=1)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run with data and the tokenizers of its own method and of TIGER, and no recommender."""
+    opened = open_run(
+        "tiny",
+        dataset={"name": "bazaar", "items": 300, "users": 300},
+        preset="gmc_tiny",
+        overrides={"compare": ["tiger"], "tokenizer.epochs": 3},
+        root=tmp_path_factory.mktemp("runs"),
+    )
+    prepare_data(opened)
+    train_tokenizers(opened)
+    return opened
+
+
+@pytest.mark.parametrize("method", ["gmc_tiny", "tiger"])
+def test_every_item_lies_nearest_to_its_own_codeword(run, method):
+    catalogue = explorer_state(run, method).catalogue
+    assert catalogue.books == (1 if method == "gmc_tiny" else 3)
+    for level, book in enumerate(catalogue.codewords):
+        width = len(book) // catalogue.books
+        for item in range(0, catalogue.n_items, 7):
+            code = catalogue.codes.codes[item, level]
+            block = book[code // width * width :][:width]
+            distances = np.linalg.norm(block - catalogue.residuals[item, level], axis=1)
+            assert catalogue.distances[item, level] == pytest.approx(distances.min(), rel=1e-3, abs=1e-4)
+
+
+def test_traffic_counts_the_sequences(run):
+    counts = np.zeros(300, dtype=int)
+    for items in load_prepared(run).dataset.sequences["items"].to_list():
+        for item in items:
+            counts[item] += 1
+    assert explorer_state(run).catalogue.traffic.tolist() == counts.tolist()
+
+
+def test_a_run_without_recommender_or_maps_says_so(run):
+    state = explorer_state(run, other_method="tiger")
+    assert state.panel("exposure").note.startswith("No recommendations yet")
+    assert state.panel("neighbours").note.startswith("The codes of nearest items were not compared yet")
+    assert state.panel("matching").frame.height
+    assert state.two.n_items == 300
+    assert state.training()["level"].n_unique() == state.catalogue.levels
+    assert state.save_slice("mine").n_items == 300
+    assert (run.folder / "slices").is_dir()
+
+
+def test_the_python_of_a_panel_opens_the_run_again(run, monkeypatch):
+    monkeypatch.setenv("GENREC_RUNS", str(run.folder.parent))
+    state = explorer_state(run, "gmc_tiny", run, "tiger")
+    state.select(prefix=(int(state.catalogue.codes.codes[0, 0]),))
+    for name in ("children", "matching", "collisions"):
+        names = {}
+        exec(state.panel(name).python, names)  # noqa: S102 - what the export is for
+        assert names["frame"].equals(state.panel(name).frame)
+
+
+@pytest.mark.parametrize("method", ["gmc_tiny", "tiger"])
+def test_policies_of_a_group_are_those_that_the_run_used(run, method):
+    own, state = load_identified(run, method), explorer_state(run, method)
+    policy, levels = own.resolution["policy"], state.catalogue.levels
+    found = collisions(state.catalogue)
+    for place in range(min(found.sizes.size, 20)):
+        effects = policy_effects(state.catalogue, found.group(place)).filter(policy=policy)
+        for row in effects.iter_rows(named=True):
+            block = state.catalogue.codes.codes[row["item"]] - own.raw.codes[row["item"]]
+            after = [int(code) for code in row["after"].split(" › ")]
+            after[:levels] = (np.array(after[:levels]) - block).tolist()
+            assert after == own.codes.codes[row["item"]].tolist()
+
+
+def test_a_watched_beam_is_the_beam_that_recommends(run, monkeypatch):
+    model = Recommender(load_identified(run).codes, SMALL).eval()
+    monkeypatch.setattr(exploring, "load_adapted", lambda *_: model)
+    user = load_prepared(run).split.test.row(4, named=True)
+    tree = watched_beam(run, "gmc_tiny", 4, beams=6)
+    ranked = beam_search(model, [user["history"]], model.trie(user["domain"]), 6, 6)
+    last = tree.nodes.filter(pl.col("level") == model.codes.levels).sort("rank")
+    assert last["log_probability"].to_list() == pytest.approx(ranked.scores[0].tolist(), abs=1e-4)
+    found = [model.codes.codes[item].tolist() for item in ranked.items[0]]
+    assert [list(map(int, prefix.split())) for prefix in last["prefix"]] == found
+    assert tree.target == tuple(model.codes.codes[user["target"]].tolist())
+    everything = model.trie(user["domain"])
+    wide = beam_search(model, [user["history"]], everything, len(everything), len(everything))
+    place = wide.items[0].tolist().index(user["target"])
+    assert tree.steps[-1] == pytest.approx(float(wide.scores[0][place]), abs=1e-4)
+
+
+def test_a_run_without_tokenizers_names_the_notebook(tmp_path):
+    opened = open_run("empty", dataset={"name": "bazaar"}, preset="gmc_tiny", root=tmp_path)
+    with pytest.raises(RunError, match="02_tokenizer_training"):
+        explorer_state(opened)

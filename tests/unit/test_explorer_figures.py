@@ -1,0 +1,273 @@
+"""The explorer's static twins: what they draw is what the state says, and titles stay text."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Callable
+
+import numpy as np
+import plotly.graph_objects as go
+import polars as pl
+import pytest
+
+from genrec_lab.codes import ItemCodes
+from genrec_lab.viz import figures
+from genrec_lab.viz.explorer import (
+    CodedCatalogue,
+    ExplorerState,
+    RunRecords,
+    TwoTokenizers,
+    beam_tree,
+    training_frame,
+)
+from genrec_lab.viz.layout import MAX_POINTS
+from genrec_lab.viz.projection import Projection
+
+Make = Callable[..., CodedCatalogue]
+EVIL = "<script>alert(1)</script> $x$ <b>"
+
+
+def plain(text: str) -> str:
+    return html.unescape(text.replace("<br>", " ")).replace("\N{NO-BREAK SPACE}", " ")
+
+
+def title_of(figure: go.Figure) -> str:
+    return plain(figure.layout.title.text)
+
+
+def note_of(figure: go.Figure) -> str:
+    return plain(figure.layout.title.subtitle.text)
+
+
+def drawn(figure: go.Figure, name: str) -> go.Scatter | go.Bar:
+    return next(trace for trace in figure.data if trace.name == name)
+
+
+def state_of(make: Make, **options: object) -> ExplorerState:
+    lists = np.random.default_rng(0).integers(0, 60, (40, 5))
+    records = RunRecords(recommended={"gmc": lists})
+    return ExplorerState(make(1, 60, (4, 3, 5), **options), make(2, 60, (4, 3, 5)), records=records)
+
+
+def map_of(catalogue: CodedCatalogue, items: int | None = None) -> Projection:
+    kept = np.arange(catalogue.n_items if items is None else items)
+    points = np.random.default_rng(0).normal(size=(len(kept), catalogue.levels, 2)).astype(np.float32)
+    return Projection(points, kept, "tsne", 0, catalogue.n_items)
+
+
+def every_figure(state: ExplorerState) -> dict[str, go.Figure]:
+    """All twins of what is selected."""
+    catalogue, tree = state.catalogue, beam_tree([[(1,)], [(1, 0)]], [[-1.0], [-2.0]], (1, 2), [-1.0, -3.0])
+    exposures = {name: state.exposure(name) for name in state.records.recommended}
+    pairs, page, children, found = state.pairs(), state.page(), state.children(), state.collisions()
+    made = {
+        "lift": figures.domain_lift(state.sharing()),
+        "beam": figures.beam_way(tree),
+        "map": figures.prefix_map(catalogue, map_of(catalogue), state.selection.prefix),
+    }
+    if children is not None:
+        made["children"] = figures.prefix_bars(children, state.labels())
+    if page is not None:
+        made |= {"page": figures.code_profile(page), "items": figures.code_items(page, catalogue)}
+    if pairs is not None:
+        made["pairs"] = figures.similarity_by_prefix(pairs, catalogue.levels)
+    if found.sizes.size:
+        made["collision"] = figures.collision_group(catalogue, found.group(0))
+    if state.two is not None:
+        made |= {"match": figures.tokenizer_match(state.two), "changed": figures.changed_company(state.two)}
+    for name, one in exposures.items():
+        made["exposure"] = figures.exposure_by_code(one, state.labels(), method=name)
+    if exposures:
+        made["popularity"] = figures.exposure_by_popularity(exposures)
+    return made
+
+
+def test_bars_of_children_are_their_items_by_domain(make_catalogue: Make) -> None:
+    state = state_of(make_catalogue)
+    largest = int(np.bincount(state.catalogue.codes.codes[:, 0]).argmax())
+    state.select(prefix=(largest,))
+    children = state.children()
+    assert children is not None
+    figure = figures.prefix_bars(children, {0: ["tea", EVIL]}, top=2, seed=4)
+    order = np.argsort(-children.sizes, kind="stable")[:2]
+    for place, name in enumerate(children.domains):
+        assert list(drawn(figure, name).x) == children.items[order, place].tolist()
+    shares = 100 * children.sizes[order] / children.sizes.sum()
+    assert list(drawn(figure, "share of items").x) == pytest.approx(shares.tolist())
+    below = children.interactions.sum(axis=1)
+    traffic = 100 * below[order] / max(below.sum(), 1)
+    assert list(drawn(figure, "share of interactions").x) == pytest.approx(traffic.tolist())
+    used = int((children.sizes > 0).sum())
+    assert title_of(figure).startswith(
+        f"Below {largest}, {used} codes of 3 follow; code {order[0]} alone has "
+    )
+    assert "the 2 largest of 3 used codes" in note_of(figure) and note_of(figure).endswith("seed 4")
+
+
+def test_dead_codes_are_hollow_and_named() -> None:
+    codes = ItemCodes([[0]] * 3, (20,))
+    children = ExplorerState(CodedCatalogue("x", codes, ["a"] * 3)).children()
+    assert children is not None
+    figure = figures.prefix_bars(children)
+    hollow = drawn(figure, "dead: no item has it")
+    assert list(hollow.customdata) == ["1", "2"]
+    assert hollow.marker.color == "rgba(0,0,0,0)"
+    assert "dead at this level: 1, 2, 3, 4, 5, 6, 7, 8 and 11 more" in note_of(figure)
+    assert title_of(figure) == "Level 1 uses 1 of 20 codes; code 0 alone has 100 % of the items"
+
+
+def test_a_code_profile_draws_its_words_domains_and_norms(make_catalogue: Make) -> None:
+    state = state_of(make_catalogue)
+    state.select(prefix=(1,))
+    page = state.page()
+    assert page is not None and page.norms is not None
+    figure = figures.code_profile(page, top=3)
+    words, domains, norms = figure.data
+    assert list(words.x) == [word.score for word in page.words[:3]]
+    assert list(domains.y) == page.by_domain.tolist()
+    assert list(norms.y) == page.norms[0].tolist()
+    assert title_of(figure).startswith(f"Prefix 1 has {page.support} items, ")
+    dead = ExplorerState(CodedCatalogue("x", ItemCodes([[0]], (2,)), ["a"])).page(0, 1)
+    assert dead is not None
+    assert title_of(figures.code_profile(dead)) == "Code 1 of level 1 is dead: no item has it"
+
+
+def test_lift_is_drawn_in_doublings_and_dead_codes_stay_empty() -> None:
+    codes = ItemCodes([[0], [0], [1], [1]], (3,), ["a", "a", "a", "b"])
+    figure = figures.domain_lift(ExplorerState(CodedCatalogue("x", codes, [""] * 4)).sharing())
+    values = np.array(figure.data[0].z, dtype=float)
+    assert np.allclose(values[:, :2], [[np.log2(4 / 3), np.log2(2 / 3)], [-3.0, 1.0]])
+    assert np.isnan(values[:, 2]).all()
+    assert title_of(figure) == "50 % of the used codes of level 1 belong to one domain alone, 50 % to all 2"
+
+
+def test_the_beam_marks_where_the_target_left() -> None:
+    tree = beam_tree([[(1,), (2,)], [(1, 0), (1, 3)]], [[-0.5, -1.0], [-0.9, -1.5]], (2, 4), [-1.0, -2.5])
+    figure = figures.beam_way(tree)
+    cross = drawn(figure, "where the target left")
+    assert (cross.x[0], cross.text[0].strip()) == (2.0, "4 at -2.50")
+    assert list(drawn(figure, "on the target's way").text) == ["2"]
+    assert title_of(figure) == "The target leaves the beam at level 2 of 2: 1.00 below the last of 2 kept"
+    stays = figures.beam_way(beam_tree([[(1,)], [(1, 0)]], [[-0.5], [-0.9]], (1, 0)))
+    assert not [trace for trace in stays.data if trace.name == "where the target left"]
+
+
+def test_exposure_above_and_below_the_line(make_catalogue: Make) -> None:
+    state = state_of(make_catalogue)
+    found = state.exposure("gmc")
+    figure = figures.exposure_by_code(found, method="gmc")
+    x, y = found.by_code["catalogue_share"].to_numpy(), found.by_code["recommendation_share"].to_numpy()
+    assert list(drawn(figure, "shown more").y) == pytest.approx((100 * y[y > x]).tolist())
+    assert list(drawn(figure, "shown less").x) == pytest.approx((100 * x[y <= x]).tolist())
+    groups = figures.exposure_by_popularity({"gmc": found})
+    assert list(drawn(groups, "gmc").y) == pytest.approx(
+        (100 * found.groups["recommendation_share"].to_numpy()).tolist()
+    )
+    assert list(groups.data[-1].x) == [found.traffic_gini, found.gini]
+    with pytest.raises(ValueError, match="no methods"):
+        figures.exposure_by_popularity({})
+
+
+def test_matched_codes_lie_on_the_diagonal(make_catalogue: Make) -> None:
+    a = make_catalogue(4, 50, (5,), geometry=False, name="a")
+    renamed = np.array([3, 0, 4, 1, 2])
+    b = CodedCatalogue("b", ItemCodes(renamed[a.codes.codes], (5,), a.codes.domains), a.titles.to_list())
+    figure = figures.tokenizer_match(TwoTokenizers(a, b))
+    table = np.array(figure.data[-1].z, dtype=float)
+    assert (np.diag(table) == 100).all()
+    assert np.isnan(table[~np.eye(len(table), dtype=bool)]).all()
+    assert title_of(figure) == "a and b part the items alike at every level"
+    b.keys = list(range(100, 150))
+    assert title_of(figures.tokenizer_match(TwoTokenizers(a, b))) == "a and b have no item in common"
+
+
+def test_epochs_are_drawn_by_level_and_what_is_missing_has_no_panel() -> None:
+    records = [{"epoch": e, "utilisation": [0.5, e / 10], "perplexity": [3.0, 2.0]} for e in range(1, 9)]
+    figure = figures.codebook_by_epoch(training_frame({"all": records}, (8, 10)))
+    assert [plain(note.text) for note in figure.layout.annotations] == [
+        "Codes in use",
+        "Perplexity",
+        "Dead codes",
+    ]
+    second = [trace for trace in figure.data if trace.name == "level 2"]
+    assert list(second[0].y) == pytest.approx([10.0 * e for e in range(1, 9)])
+    assert list(second[2].y) == [9, 8, 7, 6, 5, 4, 3, 2]
+    assert title_of(figure).startswith("Level 1 ends with the fewest codes in use, 50 %")
+    with pytest.raises(ValueError, match=r"scope: 'b', expected one of \['all'\]"):
+        figures.codebook_by_epoch(training_frame({"all": records}, (8, 10)), scope="b")
+    with pytest.raises(ValueError, match="nothing was recorded"):
+        figures.codebook_by_epoch(training_frame({"all": [{"epoch": 1}]}, (8,)))
+
+
+def test_the_map_colours_the_prefix_and_draws_no_more_than_it_may(make_catalogue: Make) -> None:
+    catalogue = make_catalogue(1, 60)
+    projection = map_of(catalogue)
+    figure = figures.prefix_map(catalogue, projection, (1,))
+    inside = np.flatnonzero(catalogue.codes.codes[:, 0] == 1)
+    coloured = [trace for trace in figure.data if trace.name in catalogue.domains]
+    assert sum(len(trace.x) for trace in coloured) == inside.size
+    assert len(drawn(figure, "other items").x) == 60 - inside.size
+    found = sorted(float(x) for trace in coloured for x in trace.x)
+    assert found == pytest.approx(sorted(projection.coordinates[inside, 1, 0].tolist()))
+    many = CodedCatalogue("x", ItemCodes(np.zeros((25_000, 1), int), (1,)), [""] * 25_000)
+    assert sum(len(trace.x) for trace in figures.prefix_map(many, map_of(many)).data) == MAX_POINTS
+    with pytest.raises(ValueError, match="expected a map of this catalogue"):
+        figures.prefix_map(many, projection)
+
+
+def test_the_items_of_a_collision_stand_with_their_new_codes(make_catalogue: Make) -> None:
+    state = state_of(make_catalogue)
+    group = state.collisions().group(0)
+    figure = figures.collision_group(state.catalogue, group, rank=1)
+    effects = state.panel("policies").frame.filter(policy="optimal")
+    cells = [plain(cell).removeprefix("<b>").removesuffix("</b>") for cell in figure.data[0].cells.values[4]]
+    assert cells == effects["after"].to_list()
+    moved = effects["moved"].to_list()
+    assert [cell.startswith("<b>") for cell in figure.data[0].cells.values[4]] == moved
+    assert title_of(figure).startswith(f"{len(group)} items of ")
+
+
+@pytest.mark.parametrize("prefix", [(), (1,), (1, 2), (1, 2, 3)])
+def test_titles_and_names_never_become_markup(prefix: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    codes = ItemCodes(rng.integers(0, 4, (90, 3)), (4, 4, 4), [(EVIL, "Kitchen")[i % 2] for i in range(90)])
+    made = {
+        name: CodedCatalogue(
+            f"{name} {EVIL}",
+            codes,
+            [f"{EVIL} {i % 7}" for i in range(90)],
+            residuals=rng.normal(size=(90, 3, 2)),
+            codewords=[rng.normal(size=(4, 2)) for _ in range(3)],
+            vectors=rng.normal(size=(90, 3)),
+        )
+        for name in ("a", "b")
+    }
+    records = RunRecords(recommended={EVIL: rng.integers(0, 90, (9, 5))})
+    state = ExplorerState(made["a"], made["b"], records=records)
+    state.select(prefix=prefix)
+    for name, figure in every_figure(state).items():
+        text = json.dumps(figure.to_plotly_json(), default=lambda value: np.asarray(value).tolist())
+        assert "<script" not in text and "$x$" not in text, name
+
+
+@pytest.mark.parametrize("shape", [(1, (1,)), (3, (2, 2)), (40, (1, 1))])
+@pytest.mark.parametrize("geometry", [True, False])
+def test_twins_of_small_and_odd_catalogues(
+    make_catalogue: Make, shape: tuple[int, tuple[int, ...]], geometry: bool
+) -> None:
+    items, sizes = shape
+    catalogue = make_catalogue(0, items, sizes, ("only",), geometry=geometry)
+    records = RunRecords(recommended={"gmc": np.full((2, 2), -1)})
+    state = ExplorerState(catalogue, make_catalogue(1, items, sizes, ("only",)), records=records)
+    for prefix in ((), tuple(catalogue.codes.codes[0].tolist()), tuple(size - 1 for size in sizes)):
+        state.select(prefix=prefix)
+        for name, figure in every_figure(state).items():
+            assert title_of(figure), name
+            assert "nan" not in f"{title_of(figure)} {note_of(figure)}".lower().split(), name
+    assert title_of(figures.exposure_by_code(state.exposure("gmc"))).startswith("Nothing of this part")
+
+
+def test_a_frame_without_churn_columns_is_refused() -> None:
+    with pytest.raises(ValueError, match="columns"):
+        figures.codebook_by_epoch(pl.DataFrame({"epoch": [1]}))

@@ -1,0 +1,217 @@
+"""The explorer's state: exports, slices, and readable answers whatever a run has or lacks."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genrec_lab.codes import ItemCodes
+from genrec_lab.viz.explorer import (
+    PANELS,
+    CodedCatalogue,
+    ExplorerState,
+    RunRecords,
+    SliceError,
+    beam_tree,
+    load_slice,
+    save_slice,
+    slice_names,
+)
+from genrec_lab.viz.explorer.slices import named_slice, slice_file
+
+Make = Callable[..., CodedCatalogue]
+
+
+def full_state(make: Make, folder: Path | None = None, **options: object) -> ExplorerState:
+    """A state with everything that a run may have."""
+    catalogue, other = make(1, 60, (4, 3, 5), **options), make(2, 60, (4, 3, 5), **options)
+    epochs = {"all": [{"epoch": 1, "utilisation": [0.5, 0.5, 0.5]}]}
+    lists = np.random.default_rng(0).integers(0, 60, (9, 5))
+    records = RunRecords(epochs, (4, 3, 5), pl.DataFrame({"k": [1]}), {"gmc": lists}, folder)
+    state = ExplorerState(catalogue, other, records=records, source="state = make_state()")
+    state.watch_beam(beam_tree([[(1,)], [(1, 0)]], [[-1.0], [-2.0]], (1, 0)), "watch_again(state)")
+    return state
+
+
+# --- exports
+
+
+def test_csv_reads_back_as_shown_and_the_python_makes_it_again(make_catalogue: Make) -> None:
+    state = full_state(make_catalogue)
+    for selected in ({"prefix": ()}, {"prefix": (1,), "domain": "Garden"}, {"item": 3}):
+        state.select(**({"domain": None, "item": None} | selected))
+        for name in PANELS:
+            panel = state.panel(name)
+            assert panel.frame.width or panel.note, name
+            if panel.frame.width:
+                back = pl.read_csv(io.StringIO(panel.csv()), schema=panel.frame.schema)
+                assert back.equals(panel.frame), name
+            made_again: list[str] = []
+            names = {"make_state": lambda: full_state(make_catalogue), "watch_again": made_again.append}
+            exec(panel.python, names)  # noqa: S102 - what the export is for
+            frame = names["frame"]
+            assert isinstance(frame, pl.DataFrame)
+            assert frame.equals(panel.frame), name
+            assert len(made_again) == (name == "beam")
+
+
+@given(
+    st.lists(
+        st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12), min_size=1, max_size=8
+    )
+)
+@settings(max_examples=50)
+def test_titles_of_any_signs_come_through_csv(names: list[str]) -> None:
+    catalogue = CodedCatalogue("x", ItemCodes([[0]] * len(names), (1,)), names)
+    panel = ExplorerState(catalogue).panel("items")
+    back = pl.read_csv(io.StringIO(panel.csv()), schema=panel.frame.schema)
+    assert back["title"].to_list() == panel.frame["title"].to_list() == names
+
+
+def test_python_quotes_what_names_hold() -> None:
+    domain = "'); raise SystemExit('"
+    catalogue = CodedCatalogue("x", ItemCodes([[0]], (1,), [domain]), ["a"])
+    state = ExplorerState(catalogue)
+    state.select(domain=domain)
+    names: dict[str, object] = {"state": ExplorerState(catalogue)}
+    exec(state.panel("items").python.replace(state.source, ""), names)  # noqa: S102 - what the export is for
+    again = names["state"]
+    assert isinstance(again, ExplorerState)
+    assert again.selection.domain == domain
+
+
+def test_csv_is_written_as_it_is(make_catalogue: Make, tmp_path: Path) -> None:
+    panel = full_state(make_catalogue).panel("children")
+    file = panel.write_csv(tmp_path / "children.csv")
+    assert file.read_bytes().decode() == panel.csv()
+
+
+def test_an_unknown_panel_names_the_known_ones(make_catalogue: Make) -> None:
+    with pytest.raises(ValueError, match=r"'atlas', expected one of.*children"):
+        full_state(make_catalogue).panel("atlas")
+    with pytest.raises(ValueError, match=r"'sasrec', expected one of \['gmc'\]"):
+        full_state(make_catalogue).panel("exposure", method="sasrec")
+
+
+# --- slices
+
+
+@given(st.text(max_size=30), st.text(max_size=30))
+@settings(max_examples=100)
+def test_slices_of_any_name_read_back(
+    tmp_path_factory: pytest.TempPathFactory, name: str, other: str
+) -> None:
+    folder = tmp_path_factory.mktemp("run")
+    try:
+        chosen = named_slice(name, "demo · gmc", 9, [5, 2, 2], (1, 4), "Garden")
+    except SliceError:
+        assert not name.strip() or any(0xD800 <= ord(sign) <= 0xDFFF for sign in name)
+        return
+    file = save_slice(folder, chosen)
+    assert file.parent == folder / "slices"
+    assert load_slice(folder, name) == chosen
+    assert chosen.items == (2, 5)
+    try:
+        second = named_slice(other, "demo · gmc", 9, [0])
+    except SliceError:
+        return
+    save_slice(folder, second)
+    assert slice_names(folder) == sorted({chosen.name, second.name})
+    assert load_slice(folder, other).items == (0,)
+
+
+def test_names_that_differ_in_case_only_have_files_of_their_own(tmp_path: Path) -> None:
+    files = [
+        slice_file(tmp_path, name).name.lower() for name in ("Lamps", "lamps", "../x", "a" * 200, "a" * 199)
+    ]
+    assert len(set(files)) == 5
+    assert all("/" not in name and len(name) < 90 for name in files)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"format": "genrec_lab.slice.0"}, "not a slice of format"),
+        ({"items": [3, 1]}, "not ascending"),
+        ({"items": [77]}, "the catalogue has 0..8"),
+        ({"items": "many"}, "not a readable slice"),
+        ({"colour": 1}, "not a readable slice"),
+    ],
+)
+def test_a_damaged_slice_says_what_is_wrong(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    file = save_slice(tmp_path, named_slice("mine", "demo", 9, [1, 3]))
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(SliceError, match=message):
+        load_slice(tmp_path, "mine")
+    assert slice_names(tmp_path) == []
+
+
+def test_slices_of_a_state(make_catalogue: Make, tmp_path: Path) -> None:
+    state = full_state(make_catalogue, tmp_path)
+    state.select(prefix=(1,), domain="Garden")
+    saved = state.save_slice("mine")
+    assert list(saved.items) == sorted(state.items().tolist())
+    assert (saved.prefix, saved.domain) == ((1,), "Garden")
+    assert state.load_slice("mine") == saved
+    assert state.save_slice("lasso", [4, 2]).items == (2, 4)
+    assert state.slice_names() == ["lasso", "mine"]
+    with pytest.raises(SliceError, match=r"no slice 'other'.*\['lasso', 'mine'\]"):
+        state.load_slice("other")
+    small = ExplorerState(make_catalogue(0, 5), records=RunRecords(folder=tmp_path))
+    with pytest.raises(ValueError, match="made of 60 items, made up has 5"):
+        small.load_slice("mine")
+    with pytest.raises(ValueError, match="no run folder"):
+        ExplorerState(make_catalogue(0, 5)).save_slice("x")
+    assert ExplorerState(make_catalogue(0, 5)).slice_names() == []
+
+
+# --- runs that lack things
+
+
+@pytest.mark.parametrize(
+    "items, sizes, domains",
+    [
+        (1, (1,), ("one",)),
+        (3, (2,), ("one",)),
+        (3, (4, 4), ("one", "two")),
+        (50, (1, 1, 1), ("one", "two")),
+        (50, (300, 2), ("one",)),
+    ],
+)
+@pytest.mark.parametrize("geometry", [True, False])
+def test_small_and_odd_catalogues_answer_everything(
+    make_catalogue: Make, items: int, sizes: tuple[int, ...], domains: tuple[str, ...], geometry: bool
+) -> None:
+    catalogue = make_catalogue(0, items, sizes, domains, geometry=geometry)
+    other = make_catalogue(1, max(items - 1, 1), (*sizes, 2), domains, geometry=geometry)
+    for state in (ExplorerState(catalogue), ExplorerState(catalogue, other)):
+        whole = tuple(catalogue.codes.codes[0].tolist())
+        nobody = tuple(size - 1 for size in sizes)
+        for prefix in ((), whole[:1], whole, nobody):
+            state.select(prefix=prefix)
+            for name in PANELS:
+                panel = state.panel(name)
+                assert panel.frame.height or panel.note or name in ("words", "changes", "matching"), name
+    assert ExplorerState(catalogue).panel("exposure").note.startswith("No recommendations yet")
+    assert ExplorerState(catalogue).panel("matching").note.startswith("Only one tokenizer")
+
+
+def test_one_code_for_all(make_catalogue: Make) -> None:
+    catalogue = CodedCatalogue("x", ItemCodes(np.zeros((2000, 2), int), (256, 256)), ["oak lamp"] * 2000)
+    state = ExplorerState(catalogue)
+    assert state.collisions().sizes.tolist() == [2000]
+    children = state.children()
+    assert children is not None
+    assert children.states.count("dead") == 255
+    page = state.page(0, 0)
+    assert page is not None and page.support == 2000 and page.words == []
+    effects = state.panel("policies").frame
+    assert effects.filter(policy="extra_level")["after"].n_unique() == 2000
