@@ -19,6 +19,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from genrec_lab.losses import Reduction, co_occurrence_alignment_loss, utgrec_objective
 from genrec_lab.models.content_decoders import DecoderConfig, TextDecoder, VisionDecoder
@@ -80,6 +81,11 @@ class TreeTokenizerConfig(BaseModel):
     diffusion: DiffusionConfig = DiffusionConfig()
     adapter_hidden: int = Field(768, ge=1, description="hidden width of the adapter from d to d_c")
     adapter_dropout: float = Field(0.1, ge=0, lt=1)
+    standardise: bool = Field(
+        False,
+        description="give each number of H' mean 0 and variance 1 over the batch (Lancucki et al. 2020), so "
+        "that the levels share the leaf book and no level shrinks to a point; not in the paper",
+    )
     alpha: float = Field(3.0, ge=0, description="weight of pictures beside texts, Eqs 10 and 12")
     lambda_code: float = Field(200.0, ge=0, description="lambda, weight of L_Code in Eq. 13")
     mu: float = Field(0.01, ge=0, description="weight of L_Ali in Eq. 13; 0 leaves it out, Table 3 variant 2")
@@ -173,6 +179,7 @@ class TreeTokenizer(nn.Module):
             nn.Dropout(config.adapter_dropout),
             drawn_linear(config.adapter_hidden, d_c, generator),
         )
+        self.standard = nn.BatchNorm1d(levels * d_c, affine=False) if config.standardise else None
         self.quantizer = TreeQuantizer(config.quantizer, generator)
         self.projection = drawn_linear(d_c, width, generator)  # from H-hat to both decoders
         self.text = TextDecoder(width, words, word_dimension, config.decoder, generator)
@@ -367,7 +374,17 @@ class TreeTokenizer(nn.Module):
         content = cast(nn.Module, self.encoder)(dict(batch)).float()
         # What is quantised is float32: codes after bfloat16 training would differ from those of `tokenize`.
         with torch.autocast(content.device.type, enabled=False):
-            return content, self.adapter(content)
+            return content, self._standardised(self.adapter(content))
+
+    def _standardised(self, adapted: Tensor) -> Tensor:
+        if self.standard is None:
+            return adapted
+        flat = adapted.flatten(1)
+        if self.training and len(flat) > 1:
+            return self.standard(flat).view_as(adapted)
+        # One item has no variance: it is measured by those before it, as in evaluation.
+        mean, variance = self.standard.running_mean, self.standard.running_var
+        return functional.batch_norm(flat, mean, variance, eps=self.standard.eps).view_as(adapted)
 
     def _rebuild(
         self, seen: Tensor, batch: Batch, generator: torch.Generator | None

@@ -83,13 +83,15 @@ def utgrec_small() -> MethodConfig:
         name="utgrec_small",
         provenance=(
             "UTGRec's method; every size is ours. MiniLM and EfficientNet-lite0, not Qwen2-VL; pictures "
-            "of 32 px; L_Code as a mean (its code's), codewords placed by k-means and dead ones restarted, "
-            "for else small catalogues collapse; Muon, as in gmc_cpu."
+            "of 32 px; L_Code as a mean (its code's). For small catalogues collapse otherwise: content "
+            "standardised, no dropout, lambda .3, codewords placed by k-means after 10 batches and dead ones "
+            "restarted (docs/results.md). T5 with Muon, as in gmc_cpu."
         ),
         text=TextConfig(),
         content=CompactConfig(
             dimension=128,
             layers=1,
+            dropout=0.0,
             max_tokens=32,
             vocabulary=512,
             picture=PictureTarget(size=32, patch=8),
@@ -102,17 +104,20 @@ def utgrec_small() -> MethodConfig:
                 reduction="code",
                 kmeans_start=True,
                 restart_dead=True,
-                restart_every=20,
+                restart_every=10,
             ),
             decoder=DecoderConfig(heads=4, expansion=2, text_places=32, reduction="code"),
             diffusion=DiffusionConfig(width=128, depth=2, sampling_steps=50, repeats=1),
             adapter_hidden=128,
-            lambda_code=10.0,
+            adapter_dropout=0.0,
+            standardise=True,
+            lambda_code=0.3,
             alignment_on="adapted",
             alignment_reduction="code",
+            warm_up_steps=10,
         ),
-        tokenizer_training=TrainingConfig(epochs=20, batch_size=128, learning_rate=1e-3),
-        transfer=TransferConfig(training=TrainingConfig(epochs=10, batch_size=128, learning_rate=5e-4)),
+        tokenizer_training=TrainingConfig(epochs=16, batch_size=32, learning_rate=1e-3),
+        transfer=TransferConfig(training=TrainingConfig(epochs=10, batch_size=32, learning_rate=5e-4)),
         recommender=T5Config(d_model=96, d_kv=24, heads=4, d_ff=256, encoder_layers=2, decoder_layers=2),
         training=TrainingConfig(
             epochs=10,
@@ -160,6 +165,7 @@ def utgrec_tiny() -> MethodConfig:
             dimension=32,
             heads=2,
             layers=1,
+            dropout=0.0,
             max_tokens=16,
             vocabulary=128,
             text_model="hash",

@@ -310,6 +310,38 @@ class TestPlacing:
         assert "seen" not in load_file(tmp_path / "model.safetensors")
 
 
+class TestStandardised:
+    def test_what_is_quantised_has_mean_0_and_variance_1(self) -> None:
+        model = tokenizer(standardise=True).train()
+        found: list[Tensor] = []
+        model.quantizer.register_forward_pre_hook(lambda _, given: found.append(given[0].detach()))
+        model(items(64), items(64, seed=1))
+        content = found[0].double()
+        torch.testing.assert_close(content.mean(dim=0), torch.zeros(LEVELS, 4).double(), atol=1e-5, rtol=0)
+        variance = content.var(dim=0, unbiased=False)
+        torch.testing.assert_close(variance, torch.ones(LEVELS, 4).double(), atol=0.02, rtol=0)
+
+    def test_an_item_has_the_same_codes_in_whatever_batch(self) -> None:
+        model, catalogue = tokenizer(standardise=True), items(6)
+        train(model, 20)
+        whole = model.tokenize([catalogue]).codes
+        parts = model.tokenize([rows(catalogue, slice(i, i + 1)) for i in range(6)]).codes
+        np.testing.assert_array_equal(whole, parts)
+
+    def test_a_batch_of_one_trains(self) -> None:
+        model = tokenizer(standardise=True).train()
+        loss = model(items(1), items(1, seed=1))
+        loss.backward()
+        assert loss.isfinite()
+
+    def test_the_measure_is_saved(self, tmp_path: Path) -> None:
+        model = tokenizer(standardise=True)
+        train(model, 5)
+        model.save(tmp_path)
+        loaded = TreeTokenizer.load(tmp_path, ToyEncoder())
+        np.testing.assert_array_equal(loaded.tokenize([items()]).codes, model.tokenize([items()]).codes)
+
+
 class TestTransfer:
     @pytest.mark.parametrize("full", [False, True])
     def test_matrices_are_fixed_and_everything_else_moves(self, full: bool) -> None:
