@@ -1,6 +1,7 @@
 """What the explorer shows of a run: geometry of its codebooks, traffic, a beam, and what is missing."""
 
 import numpy as np
+import plotly.graph_objects as go
 import polars as pl
 import pytest
 
@@ -8,15 +9,19 @@ from genrec_lab.decoding import beam_search
 from genrec_lab.models import Recommender, T5Config
 from genrec_lab.run import RunError, open_run
 from genrec_lab.run.stages import (
+    explore,
     explorer_state,
     exploring,
     load_identified,
     load_prepared,
     prepare_data,
+    survey_codes,
     train_tokenizers,
     watched_beam,
 )
 from genrec_lab.viz.explorer import collisions, policy_effects
+from genrec_lab.viz.explorer.view import ExplorerView
+from genrec_lab.viz.figures import prefix_bars, tokenizer_match
 
 SMALL = T5Config(d_model=16, d_kv=4, heads=2, d_ff=16, encoder_layers=1, decoder_layers=1)
 
@@ -113,3 +118,44 @@ def test_a_run_without_tokenizers_names_the_notebook(tmp_path):
     opened = open_run("empty", dataset={"name": "bazaar"}, preset="gmc_tiny", root=tmp_path)
     with pytest.raises(RunError, match="02_tokenizer_training"):
         explorer_state(opened)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "looked_at", "widget"), [(True, True, True), (True, False, False), (False, False, True)]
+)
+def test_a_kernel_that_nobody_looks_at_gets_a_figure(run, monkeypatch, capsys, kernel, looked_at, widget):
+    monkeypatch.setattr(exploring, "in_kernel", lambda: kernel)
+    monkeypatch.setattr(exploring, "has_front_end", lambda: looked_at)
+    opened = explore(run)
+    assert isinstance(opened, ExplorerView if widget else go.Figure)
+    assert ("Nobody looks" in capsys.readouterr().out) is not widget
+
+
+def test_the_figure_in_place_of_the_explorer_is_its_first_view(run, monkeypatch):
+    monkeypatch.setattr(exploring, "in_kernel", lambda: True)
+    monkeypatch.setattr(exploring, "has_front_end", lambda: False)
+    state = explorer_state(run, other_method="tiger")
+    expected = prefix_bars(state.children(), state.labels(), seed=state.catalogue.seed)
+    assert explore(run).layout.title.text == expected.layout.title.text
+    compared, dark = explore(run, other_method="tiger"), explore(run, mode="dark")
+    assert compared.layout.title.text == tokenizer_match(state.two, level=0).layout.title.text
+    assert dark.layout.template.layout.paper_bgcolor != compared.layout.template.layout.paper_bgcolor
+
+
+def test_the_survey_is_a_stage_that_needs_no_recommender(run):
+    codes = survey_codes(run)
+    raw = load_identified(run).raw
+    for row in codes.iter_rows(named=True):
+        assert row["items"] == (raw.codes[:, row["level"] - 1] == row["code"]).sum()
+    folder = run.read_stage("04_codebook_explorer")
+    groups = pl.read_parquet(folder / "collisions.parquet")
+    names = np.array(raw.domain_names)[raw.domain_index]
+    found = {}
+    for domain, identifier in zip(names, map(tuple, raw.codes.tolist()), strict=True):
+        found[domain, identifier] = found.get((domain, identifier), 0) + 1
+    expected = {(d, " › ".join(map(str, c))): n for (d, c), n in found.items() if n > 1}
+    kept = zip(groups["domain"], groups["identifier"], groups["items"], strict=True)
+    assert {(domain, identifier): size for domain, identifier, size in kept} == expected
+    written = (folder / "codes.parquet").stat().st_mtime_ns
+    assert survey_codes(run).equals(codes)
+    assert (folder / "codes.parquet").stat().st_mtime_ns == written

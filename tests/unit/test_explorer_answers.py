@@ -22,6 +22,7 @@ from genrec_lab.viz.explorer import (
     beam_tree,
     churn,
     code_page,
+    code_survey,
     collisions,
     exposure,
     gini,
@@ -90,6 +91,24 @@ def test_a_code_page_counts_what_there_is(
     for place, found in ((level - 1, page.parents), (level + 1, page.children)):
         counts = Counter(codes[items, place].tolist()) if 0 <= place < catalogue.levels else Counter()
         assert found == sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:3]
+
+
+@given(shapes, st.booleans())
+@settings(max_examples=40)
+def test_the_survey_says_of_each_code_what_its_page_says(
+    make_catalogue: Make, shape: Shape, apart: bool
+) -> None:
+    catalogue = build(make_catalogue, shape, books=3 if apart else 1)
+    rows = list(code_survey(catalogue).iter_rows(named=True))
+    sizes = catalogue.codes.sizes
+    places = [(level + 1, code) for level, size in enumerate(sizes) for code in range(size)]
+    assert [(row["level"], row["code"]) for row in rows] == places
+    for row in rows:
+        page = code_page(catalogue, row["level"] - 1, row["code"])
+        names = Counter(domain_of(catalogue, item) for item in page.items.tolist())
+        assert (row["items"], row["domains"]) == (sum(names.values()), len(names))
+        assert (row["interactions"], row["state"]) == (page.interactions, page.state)
+        assert row["purity"] == (max(names.values()) / sum(names.values()) if names else None)
 
 
 @given(shapes, st.integers(1, 4))

@@ -210,6 +210,7 @@ def test_the_map_colours_the_prefix_and_draws_no_more_than_it_may(make_catalogue
     assert len(drawn(figure, "other items").x) == 60 - inside.size
     found = sorted(float(x) for trace in coloured for x in trace.x)
     assert found == pytest.approx(sorted(projection.coordinates[inside, 1, 0].tolist()))
+    assert f"Prefix 1 has {inside.size} items" in figure.layout.title.text.replace("<br>", " ")
     many = CodedCatalogue("x", ItemCodes(np.zeros((25_000, 1), int), (1,)), [""] * 25_000)
     assert sum(len(trace.x) for trace in figures.prefix_map(many, map_of(many)).data) == MAX_POINTS
     with pytest.raises(ValueError, match="expected a map of this catalogue"):

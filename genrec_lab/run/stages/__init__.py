@@ -7,7 +7,13 @@ from genrec_lab.run.stages.checking import Machine, check_machine, matmul_speed
 from genrec_lab.run.stages.comparing import Comparison, compare_runs
 from genrec_lab.run.stages.differences import differences_by_domain, differences_to_rows, strongest_other
 from genrec_lab.run.stages.evaluating import Rankings, compare_beam_with_exact, load_rankings, rank_test_users
-from genrec_lab.run.stages.exploring import coded_catalogue, explore, explorer_state, watched_beam
+from genrec_lab.run.stages.exploring import (
+    coded_catalogue,
+    explore,
+    explorer_state,
+    survey_codes,
+    watched_beam,
+)
 from genrec_lab.run.stages.histories import training_summary, trainings
 from genrec_lab.run.stages.mapping import Atlas, codeword_sums, comparable_codes, load_atlas, map_residuals
 from genrec_lab.run.stages.policies import compare_policies
@@ -63,6 +69,7 @@ __all__ = [
     "rank_test_users",
     "story_figure",
     "strongest_other",
+    "survey_codes",
     "tell_beams",
     "train_recommenders",
     "train_tokenizers",

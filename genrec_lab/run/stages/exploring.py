@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import plotly.graph_objects as go
 import polars as pl
 import torch
 
@@ -12,14 +13,24 @@ from genrec_lab.presets import methods
 from genrec_lab.run.stages.adapting import load_adapted
 from genrec_lab.run.stages.evaluating import EVALUATION, load_rankings
 from genrec_lab.run.stages.mapping import MAPPING, comparable_codes, load_atlas
-from genrec_lab.run.stages.preparing import load_prepared
+from genrec_lab.run.stages.preparing import PREPARATION, load_prepared
 from genrec_lab.run.stages.stories import watch_beams
-from genrec_lab.run.stages.tokenizing import Identified, load_identified, load_vectors
+from genrec_lab.run.stages.tokenizing import TOKENIZING, Identified, load_identified, load_vectors
 from genrec_lab.run.store import Run
 from genrec_lab.viz import theme
-from genrec_lab.viz.explorer import BeamTree, CodedCatalogue, ExplorerState, RunRecords, beam_tree
-from genrec_lab.viz.explorer.view import ExplorerView
+from genrec_lab.viz.explorer import (
+    BeamTree,
+    CodedCatalogue,
+    ExplorerState,
+    RunRecords,
+    beam_tree,
+    code_survey,
+    collisions,
+)
+from genrec_lab.viz.explorer.view import ExplorerView, still
+from genrec_lab.viz.live import has_front_end, in_kernel
 
+EXPLORING = "04_codebook_explorer"
 _BETWEEN_CODES = " · "
 
 
@@ -60,12 +71,16 @@ def explore(
     method: str | None = None,
     other_method: str | None = None,
     mode: theme.Mode = "light",
-) -> ExplorerView:
+) -> ExplorerView | go.Figure:
     """Open the explorer on a run, or on two to compare; as the last line of a cell it shows itself.
 
-    Arguments as of `explorer_state`.
+    In a kernel that nobody looks at (papermill, nbval) it says so, and the figure of its first view takes its
+    place. Arguments as of `explorer_state`.
     """
     state = explorer_state(run, method, other, other_method)
+    if in_kernel() and not has_front_end():
+        print(f"Nobody looks at this kernel, so the explorer of {state.catalogue.name} stands still.")
+        return still(state, mode)
     own = method in (None, run.config.name)
     atlas = load_atlas(run) if own and run.state(MAPPING).usable else None
     ready = run.state(EVALUATION).usable
@@ -81,6 +96,19 @@ def explore(
         methods=list(methods(run.config)) if ready else [],
         mode=mode,
     )
+
+
+def survey_codes(run: Run) -> pl.DataFrame:
+    """Write every code of the run's own tokenizer with its use, and every ambiguous identifier.
+
+    Returns the codes, a frame as of `code_survey`.
+    """
+    with run.stage(EXPLORING, inputs=(PREPARATION, TOKENIZING), uses=("seed",)) as stage:
+        if not stage.is_finished:
+            catalogue = coded_catalogue(run)
+            code_survey(catalogue).write_parquet(stage.folder / "codes.parquet")
+            collisions(catalogue).frame().write_parquet(stage.folder / "collisions.parquet")
+        return pl.read_parquet(stage.folder / "codes.parquet")
 
 
 def coded_catalogue(run: Run, method: str | None = None) -> CodedCatalogue:

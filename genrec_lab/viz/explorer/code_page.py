@@ -134,7 +134,7 @@ def code_page(
         by_domain=np.bincount(order.domain_index[places], minlength=len(catalogue.domains)),
         interactions=int(traffic),
         traffic_share=float(traffic / max(int(catalogue.traffic.sum()), 1)),
-        state=_state(items.size, everywhere.size, catalogue.n_items / sizes[level]),
+        state=state_of(items.size, everywhere.size, catalogue.n_items / sizes[level]),
         nearest=near,
         median=middle,
         farthest=far,
@@ -147,7 +147,8 @@ def code_page(
     )
 
 
-def _state(support: int, everywhere: int, even_share: float) -> str:
+def state_of(support: int, everywhere: int, even_share: float) -> str:
+    """A code's state by its items here and under any prefix; even_share: items a code if all had as many."""
     if everywhere == 0:
         return DEAD
     if support == 0:

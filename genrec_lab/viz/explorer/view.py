@@ -258,6 +258,12 @@ class ExplorerView(widgets.VBox):
         self.export.value = _line(f"{len(kept.items):,} items kept as “{kept.name}”.")
 
 
+def still(state: ExplorerState, mode: theme.Mode = "light") -> go.Figure:
+    """The first view as a figure, for where no widget can live: two tokenizers matched, or the codes."""
+    shown = TABS["Codes" if state.two is None else "Compare"].draw(state, {}, 0)
+    return theme.themed(shown.figures[0], mode)
+
+
 def _table(table: go.Table) -> str:
     """A table of plotly, whose texts are escaped, as HTML: plotly places cells by their drawn size too."""
     align = table.cells.align

@@ -61,8 +61,9 @@ def beam_way(tree: BeamTree, *, seed: int | None = None) -> go.Figure:
     if tree.left_at is not None:
         _add_leaving(figure, tree, places, widest)
     names = ["start", *(f"level {level}" for level in range(1, levels + 1))]
+    # A third of the width is for the titles, however many levels share the rest: as many pixels as they need.
     figure.update_xaxes(
-        tickvals=list(range(levels + 1)), ticktext=names, range=[-0.15, levels + 1.15], showgrid=False
+        tickvals=list(range(levels + 1)), ticktext=names, range=[-0.15, 1.52 * levels + 0.15], showgrid=False
     )
     figure.update_yaxes(range=[widest + 1.9, 0.2], visible=False)
     figure.update_layout(showlegend=True)

@@ -85,7 +85,7 @@ def _title(
     found = int(inside.sum())
     if found == 0:
         return f"No item on the map has the prefix {written(prefix)}"
-    text = f"{counted(found, 'item')} of {written(prefix)}, {percent(found / len(inside))} of the map"
+    text = f"Prefix {written(prefix)} has {counted(found, 'item')}, {percent(found / len(inside))} of the map"
     if found < 2:
         return text
     # How far the prefix spreads, against all points: 1 is as far as all.
@@ -97,4 +97,4 @@ def _title(
         if spread > 0.8
         else "lie in one region"
     )
-    return f"{text}, {kind} at level {level + 1}"
+    return f"{text}; they {kind} at level {level + 1}"
