@@ -1,3 +1,3 @@
 """genrec_lab: a notebook-first workbench for generative recommendation with semantic identifiers."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
