@@ -57,7 +57,7 @@ def what_codes_keep(run: Run, items: Sequence[int], seed: int, words: int = WORD
     """Decode the first 1, 2, ... L codes of some items with the run's tokenizer of stage 02.
 
     For each prefix: its likeliest words (UTGRec Eq. 8; marks and pieces of words are passed over) and a
-    picture drawn by diffusion (Eq. 9), from the same noise at every level. Raises ValueError for a tokenizer
+    picture drawn by diffusion (Eq. 9), every one from the same noise. Raises ValueError for a tokenizer
     without decoders, and for items of domains that it does not serve.
     """
     if not has_decoders(run):
@@ -114,6 +114,12 @@ def _likeliest(scores: Tensor, names: Sequence[str], most: int) -> list[tuple[st
 def _drawn(model: TreeTokenizer, prefixes: Sequence[Tensor], seed: int) -> npt.NDArray[np.float32] | None:
     if not model.vision.diffusion.largest:
         return None
-    drawn = [model.decode_pictures(p, torch.Generator().manual_seed(seed)) for p in prefixes]
+    # One by one: every prefix is drawn from the same noise, so that equal prefixes have equal pictures.
+    drawn = [
+        torch.cat(
+            [model.decode_pictures(one, torch.Generator().manual_seed(seed)) for one in prefix.split(1)]
+        )
+        for prefix in prefixes
+    ]
     pictures: npt.NDArray[np.float32] = torch.stack(drawn, dim=1).permute(0, 1, 3, 4, 2).cpu().numpy()
     return pictures

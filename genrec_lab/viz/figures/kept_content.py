@@ -81,7 +81,7 @@ def kept_by_codes(
             _write(figure, f"{told}<br><i>{escape(prefix)}</i>", level + 1, row + (picture + 4) / card)
     note = f"{counted(items.height, 'item')}; below each picture the likeliest words, bold where the item's "
     note += "text has them, and the codes they are told from; "
-    note += "pictures drawn by diffusion, from the same noise at every level" if drawn is not None else (
+    note += "pictures drawn by diffusion, all from the same noise" if drawn is not None else (
         "no pictures are drawn, for the tokenizer saw none in training"
     )  # fmt: skip
     plot_height = round(items.height * card + _HEAD)
@@ -110,10 +110,10 @@ def _check(
 ) -> None:
     n = items.height
     told = {len(of_item) for of_item in words}
-    if not n or codes.ndim != 2 or len(codes) != n or len(words) != n or told != {codes.shape[1]}:
+    if codes.ndim != 2 or len(codes) != n or len(words) != n or told != {codes.shape[1]}:
         raise ValueError(
             f"{n} items with codes of shape {codes.shape} and words of {len(words)} items with "
-            f"{sorted(told)} levels; expected items, (items, levels) codes and words of each level"
+            f"{sorted(told)} levels; expected (items, levels) codes and words of each level"
         )
     shape = None if pictures is None else np.shape(pictures)
     if shape is not None and (len(shape) != 5 or shape[:2] != codes.shape or shape[4] != 3):
