@@ -31,7 +31,7 @@ def quantisation_errors(
         x=levels,
         y=100 * shares,
         marker_color=[style.colour for style in ordered_styles(len(levels))],
-        text=[percent(float(share)) for share in shares],
+        text=[_written(float(share)) for share in shares],
         textposition="outside",
         cliponaxis=False,
         showlegend=False,
@@ -85,8 +85,16 @@ def _title(shares: npt.NDArray[np.float64]) -> str:
     if not np.isfinite(shares).any():
         return "No level has any variance to keep"
     worst = int(np.nanargmax(shares))
-    if len(shares) == 1:
-        return f"The level loses {percent(float(shares[0]))} of the variance of what it quantises"
-    return (
-        f"Level {worst + 1} loses most of what it quantises: {percent(float(shares[worst]))} of its variance"
-    )
+    level = "The level" if len(shares) == 1 else f"Level {worst + 1}"
+    share = float(shares[worst])
+    if share > 1:
+        return (
+            f"{level} is no better than one codeword at the mean: its error is {_written(share)} its variance"
+        )
+    most = "" if len(shares) == 1 else "most: "
+    return f"{level} loses {most}{percent(share)} of the variance of what it quantises"
+
+
+def _written(share: float) -> str:
+    """A share as a percentage; one above 1 as a multiple, as books have that the vectors are far from."""
+    return f"{share:,.3g} times" if share > 1 else percent(share)
