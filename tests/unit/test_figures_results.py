@@ -350,6 +350,9 @@ def hostile_figures() -> dict[str, Callable[[], go.Figure]]:
     changes = pl.DataFrame({"domain": [HOSTILE], "before": [0.1], "after": [0.2]})
     difference = pl.DataFrame({"name": [HOSTILE], "difference": [0.2], "low": [0.1], "high": [0.3]})
     costs = pl.DataFrame({"policy": [HOSTILE], "moved": [1], "cost": [1.0]})
+    told = pl.DataFrame({name: [HOSTILE] for name in ("title", "domain", "text")}).with_columns(
+        image=pl.lit(None, pl.String)
+    )
     exact = np.arange(40 * 5).reshape(40, 5)
     titles = [HOSTILE] * 40
     return {
@@ -366,6 +369,8 @@ def hostile_figures() -> dict[str, Callable[[], go.Figure]]:
         "identifier_examples": lambda: figures.identifier_examples(codes, titles, domains),
         "residual_atlas": lambda: figures.residual_atlas(points, domains, titles=titles, method=HOSTILE),
         "residual_energy": lambda: figures.residual_energy(points, points[:, 0] * 0.9, domains),
+        "quantisation_errors": lambda: figures.quantisation_errors(points, points * 0.9, domains),
+        "kept_by_codes": lambda: figures.kept_by_codes(told, [[1]], [[[HOSTILE]]], None),
         "metric_bars": lambda: figures.metric_bars(records),
         "results_table": lambda: figures.results_table(records),
         "share_of_best": lambda: figures.share_of_best(records),
@@ -381,7 +386,7 @@ def test_no_figure_draws_data_as_markup_or_tex(name: str) -> None:
     del figure["layout"]["template"]
     texts = re.findall(r'"((?:[^"\\]|\\.)*)"', json.dumps(figure, default=lambda value: value.tolist()))
     drawn = [text for text in texts if "img src" in html.unescape(text) or "Sons" in html.unescape(text)]
-    own_markup = re.compile(r"</?b>|<br>")
+    own_markup = re.compile(r"</?[bi]>|<br>")
     for text in drawn:
         assert "<" not in own_markup.sub("", text), text
         assert "$" not in text, text

@@ -1,6 +1,13 @@
 """The work behind the notebooks, a function a stage, and readers of what the stages wrote."""
 
-from genrec_lab.run.stages.adapted import adaptation_sizes, describe_adaptation, load_adaptation_history
+from genrec_lab.run.stages.adapted import (
+    adaptation_sizes,
+    describe_adaptation,
+    load_adaptation_history,
+    load_tokenizer_transfers,
+    lora_parameters,
+    renamed_items,
+)
 from genrec_lab.run.stages.adapting import adapt_to_domains, load_adapted
 from genrec_lab.run.stages.bounds import floor_and_ceiling
 from genrec_lab.run.stages.checking import Machine, check_machine, matmul_speed
@@ -15,10 +22,18 @@ from genrec_lab.run.stages.exploring import (
     watched_beam,
 )
 from genrec_lab.run.stages.histories import training_summary, trainings
+from genrec_lab.run.stages.levels import item_levels, what_levels_leave
 from genrec_lab.run.stages.mapping import Atlas, codeword_sums, comparable_codes, load_atlas, map_residuals
+from genrec_lab.run.stages.meaning import Kept, has_decoders, told_items, what_codes_keep
 from genrec_lab.run.stages.policies import compare_policies
 from genrec_lab.run.stages.preparing import Prepared, load_prepared, prepare_data
-from genrec_lab.run.stages.recommending import load_history, load_recommender, train_recommenders
+from genrec_lab.run.stages.recommending import (
+    learnt_from,
+    load_history,
+    load_recommender,
+    starting_recommender,
+    train_recommenders,
+)
 from genrec_lab.run.stages.stories import (
     history_tokens,
     places_already_had,
@@ -34,6 +49,7 @@ __all__ = [
     "Atlas",
     "Comparison",
     "Identified",
+    "Kept",
     "Machine",
     "Prepared",
     "Rankings",
@@ -52,7 +68,10 @@ __all__ = [
     "explore",
     "explorer_state",
     "floor_and_ceiling",
+    "has_decoders",
     "history_tokens",
+    "item_levels",
+    "learnt_from",
     "load_adaptation_history",
     "load_adapted",
     "load_atlas",
@@ -61,16 +80,21 @@ __all__ = [
     "load_prepared",
     "load_rankings",
     "load_recommender",
+    "load_tokenizer_transfers",
     "load_vectors",
+    "lora_parameters",
     "map_residuals",
     "matmul_speed",
     "places_already_had",
     "prepare_data",
     "rank_test_users",
+    "renamed_items",
+    "starting_recommender",
     "story_figure",
     "strongest_other",
     "survey_codes",
     "tell_beams",
+    "told_items",
     "train_recommenders",
     "train_tokenizers",
     "training_summary",
@@ -79,4 +103,6 @@ __all__ = [
     "user_story",
     "watch_beams",
     "watched_beam",
+    "what_codes_keep",
+    "what_levels_leave",
 ]

@@ -34,6 +34,7 @@ from genrec_lab.run.store import Run, Stage
 from genrec_lab.training import fit
 
 ADAPTING = "06_domain_adaptation"
+_BASE = "base"  # of a folder: what a LoRA adapter is for, where its items were renamed
 
 
 def adapt_to_domains(run: Run, watch: Watch | None = None) -> pl.DataFrame:
@@ -65,7 +66,8 @@ def load_adapted(run: Run, method: str, domain: str) -> Recommender:
     folder = run.read_stage(ADAPTING) / method / domain
     if config.adaptation.kind == "full":
         return Recommender.load(folder)
-    return load_lora(load_recommender(run, method, domain), domain, folder)
+    base = Recommender.load(folder / _BASE) if is_universal(config) else load_recommender(run, method, domain)
+    return load_lora(base, domain, folder)
 
 
 def _adapt(
@@ -102,6 +104,8 @@ def _adapt(
     )
     if adaptation.kind == "lora":
         save_lora(model, adaptation.lora, domain, folder)
+        if is_universal(config):
+            base.save(folder / _BASE)  # with the target's own identifiers, which no other stage knows
     else:
         model.save(folder)
     write_history(result, folder)

@@ -125,7 +125,7 @@ def coded_catalogue(run: Run, method: str | None = None) -> CodedCatalogue:
         vectors=load_vectors(run),
         images=items["image"].to_list() if "image" in items.columns else None,
         keys=items["key"].to_list() if "key" in items.columns else None,
-        books=len(own.codebooks),
+        books=own.tokenizers,
         seed=run.seed,
     )
 
@@ -167,7 +167,7 @@ def _way_of(model: Recommender, history: list[int], target: list[int]) -> list[f
 
 def _codewords(own: Identified) -> list[np.ndarray]:
     """By level (K, d); the codebooks of tokenizers trained a domain each one below the other."""
-    if len(own.codebooks) == 1:
+    if own.tokenizers == 1:
         return list(next(iter(own.codebooks.values())))
     stacked = [own.codebooks[domain] for domain in own.raw.domain_names]
     return [np.concatenate(of_level) for of_level in zip(*stacked, strict=True)]

@@ -96,7 +96,7 @@ def comparable_codes(own: Identified) -> ItemCodes:
 
     Tokenizers that were trained a domain each have codebooks of their own; their codes get a range a domain.
     """
-    return own.raw if len(own.codebooks) == 1 else own.raw.with_separate_vocabularies()
+    return own.raw if own.tokenizers == 1 else own.raw.with_separate_vocabularies()
 
 
 def _read(folder: Path) -> Atlas:

@@ -76,6 +76,25 @@ def load_recommender(run: Run, method: str, domain: str) -> Recommender:
     return Recommender.load(scope if scope.is_dir() else owner / "all")
 
 
+def starting_recommender(run: Run, method: str, domain: str) -> Recommender:
+    """The recommender that a domain's training in stage 06 starts from, before its items get other names.
+
+    It is that of stage 05, or an untrained one for a row that learns from its target alone (UTGRec Table 3,
+    variants 6 and 7).
+    """
+    config = methods(run.config)[method]
+    if not is_universal(config) or config.transfer.pretrain_recommender:
+        return load_recommender(run, method, domain)
+    torch.manual_seed(run.seed)
+    return Recommender(load_identified(run, method).codes, config.recommender)
+
+
+def learnt_from(run: Run, frame: pl.DataFrame) -> pl.DataFrame:
+    """The users of a part of the split from whose domains the run's method learns in stage 05."""
+    domains = load_prepared(run).dataset.domains
+    return part_of(frame, pretrained_on(run.config, domains) if is_universal(run.config) else domains)
+
+
 def load_sasrec(run: Run, domain: str) -> SASRec:
     """Read the SASRec of a domain."""
     return SASRec.load(run.read_stage(RECOMMENDING) / "sasrec" / domain)

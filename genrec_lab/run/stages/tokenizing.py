@@ -55,7 +55,16 @@ class Identified:
     residuals: np.ndarray  # (N, L, d): what each level quantised, r_0 first
     codebooks: dict[str, list[np.ndarray]]  # (K, d) of each level, by scope: "all", or a domain each
     resolution: dict[str, Any]  # policy, moved, cost, displaced, unsolved
-    epochs: dict[str, list[dict[str, Any]]]  # TokenizerEpoch records by scope; empty for residual k-means
+    epochs: dict[str, list[dict[str, Any]]]  # a training's records by scope; empty for residual k-means
+
+    @property
+    def tokenizers(self) -> int:
+        """How many tokenizers were trained: one for all domains, or one a domain."""
+        return len(self.epochs)
+
+    def codebooks_of(self, domain: str) -> list[np.ndarray]:
+        """The codebooks (K_l, d) of each level with which a domain's items were named."""
+        return self.codebooks[domain if domain in self.codebooks else ALL]
 
 
 def train_tokenizers(run: Run, watch: Callable[[str], LiveCurves] | None = None) -> dict[str, Identified]:

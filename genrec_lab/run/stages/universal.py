@@ -64,6 +64,12 @@ class UniversalTokenizer:
         """The codewords (K_l, d_c) of each level."""
         return [book.detach().cpu().numpy() for book in self.model.quantizer.codebooks()]
 
+    def words(self) -> list[str]:
+        """The words that the text decoder tells, by their number."""
+        encoder = self.model.encoder
+        assert isinstance(encoder, CompactEncoder | QwenEncoder)  # noqa: S101 - it has no other
+        return encoder.words()
+
     def _batches(self, rows: np.ndarray) -> Iterator[dict[str, Tensor]]:
         for start in range(0, len(rows), _AT_ONCE):
             yield self.content.batch(rows[start : start + _AT_ONCE])

@@ -20,6 +20,8 @@ from genrec_lab.viz.figures.identifiers import (
     neighbour_overlap,
     policy_costs,
 )
+from genrec_lab.viz.figures.kept_content import kept_by_codes, shares_told
+from genrec_lab.viz.figures.level_errors import error_shares, quantisation_errors
 from genrec_lab.viz.figures.matching import changed_company, tokenizer_match
 from genrec_lab.viz.figures.method_bars import metric_bars, share_of_best
 from genrec_lab.viz.figures.pictures import item_pictures
@@ -46,12 +48,14 @@ __all__ = [
     "collision_groups",
     "difference_intervals",
     "domain_lift",
+    "error_shares",
     "explained_variance",
     "exposure_by_code",
     "exposure_by_popularity",
     "health_by_level",
     "identifier_examples",
     "item_pictures",
+    "kept_by_codes",
     "map_purity",
     "metric_bars",
     "metric_name",
@@ -61,6 +65,7 @@ __all__ = [
     "popularity_curve",
     "prefix_bars",
     "prefix_map",
+    "quantisation_errors",
     "ranked_table",
     "recommender_curves",
     "residual_atlas",
@@ -70,6 +75,7 @@ __all__ = [
     "sequence_lengths",
     "share_of_best",
     "shared_share",
+    "shares_told",
     "similarity_by_prefix",
     "statistics_table",
     "summarise",

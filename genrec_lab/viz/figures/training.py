@@ -30,6 +30,12 @@ _LOSS_PARTS = {
     "reconstruction": "reconstruction",
     "quantization": "quantisation",
     "contrastive": "domain contrast",
+    "text": "text",
+    "picture": "picture",
+    "code": "codes",
+    "alignment": "alignment",
+    "neighbour_text": "neighbour's text",
+    "neighbour_picture": "neighbour's picture",
 }
 
 
@@ -38,9 +44,9 @@ def tokenizer_curves(
 ) -> go.Figure:
     """A tokenizer's training by epoch: loss and its parts, utilisation, perplexity, collision rate.
 
-    epochs: `TokenizerEpoch` records, or mappings with the same names; a part of the loss that is 0 or None in
-    every epoch is not drawn. Of a very long training evenly spaced epochs are drawn, the first and the last
-    included.
+    epochs: `TokenizerEpoch` or `UniversalEpoch` records, or mappings with the same names; a part of the loss
+    that is 0 or None in every epoch is not drawn. Of a very long training evenly spaced epochs are drawn, the
+    first and the last included.
     """
     records = [as_mapping(record) for record in epochs]
     if not records:
