@@ -2,17 +2,14 @@
 
 Shapes: N items, B items of a batch, L levels, l of a prefix, d encoder dimensions, d_c code dimensions,
 w decoder width, T text tokens, P picture tokens of c channels, V words of e dimensions, S pixels a side.
-
-A batch of content is a mapping of tensors whose first dimension is B: `text_ids` (B, T) int64, `text_mask`
-(B, T) bool, `patches` (B, P, c), `has_picture` (B,) bool, and what the encoder reads, under `encoder_...`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, Self, cast
+from typing import Literal, NamedTuple, Self, cast
 
 import numpy as np
 import torch
@@ -22,52 +19,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from genrec_lab.losses import Reduction, co_occurrence_alignment_loss, utgrec_objective
+from genrec_lab.models.content_batches import Batch, ContentEncoder
 from genrec_lab.models.content_decoders import DecoderConfig, TextDecoder, VisionDecoder
 from genrec_lab.models.diffusion import DiffusionConfig
 from genrec_lab.models.linear import drawn_linear
 from genrec_lab.models.tree_quantizer import TreeQuantizer, TreeQuantizerConfig
 
-Batch = Mapping[str, Tensor]
-
 # Of so many items per code the codewords are placed; more would not move them noticeably.
 _POINTS_A_CODE = 16
-
-
-class PictureTokens(Protocol):
-    """What of a picture is rebuilt: P tokens of c channels."""
-
-    @property
-    def tokens(self) -> int:
-        """P."""
-
-    @property
-    def channels(self) -> int:
-        """The numbers of a token, c."""
-
-    def to_images(self, tokens: Tensor) -> Tensor:
-        """(B, P, c) -> (B, 3, S, S) in 0..1."""
-
-
-class ContentEncoder(Protocol):
-    """An nn.Module that gives L content representations of an item (Eq. 2)."""
-
-    @property
-    def levels(self) -> int:
-        """L."""
-
-    @property
-    def dimension(self) -> int:
-        """The numbers of a representation, d."""
-
-    @property
-    def picture(self) -> PictureTokens:
-        """What of a picture is rebuilt."""
-
-    def word_table(self) -> Tensor:
-        """Vectors of the words that `text_ids` number: (V, e)."""
-
-    def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """A batch of content -> H (B, L, d)."""
 
 
 class TreeTokenizerConfig(BaseModel):
