@@ -115,11 +115,11 @@ def gmc_small() -> MethodConfig:
             "GMC's method on Bazaar's default size; every size is ours and chosen so that the whole chain "
             "takes minutes."
         ),
-        tokenizer=RQVAEConfig(hidden=(256, 128), levels=3, codebook_size=64, epochs=150, batch_size=512),
+        tokenizer=RQVAEConfig(hidden=(256, 128), levels=3, codebook_size=64, epochs=120, batch_size=512),
         recommender=T5Config(d_model=96, d_kv=24, heads=4, d_ff=256, encoder_layers=2, decoder_layers=2),
         pairs=PairsConfig(max_history=20),
         training=TrainingConfig(
-            epochs=10,
+            epochs=8,
             batch_size=256,
             optimizer="muon",
             learning_rate=3e-3,
@@ -141,7 +141,7 @@ def gmc_small() -> MethodConfig:
                 validation_users=300,
             ),
         ),
-        sasrec=sasrec_row(epochs=30, patience=4),
+        sasrec=sasrec_row(epochs=24, patience=4),
     )
 
 
