@@ -15,10 +15,12 @@ from genrec_lab.run.stages import (
     load_adapted,
     load_identified,
     load_prepared,
+    load_rankings,
     prepare_data,
     rank_test_users,
     train_recommenders,
     train_tokenizers,
+    watched_beam,
 )
 from genrec_lab.run.stages.recommending import load_recommender
 from genrec_lab.run.stages.rows import pretrained_on, served
@@ -86,6 +88,17 @@ def test_only_the_target_is_recommended_in(run):
     assert set(metrics["method"]) == {"utgrec_tiny", *VARIANTS, "popularity", "best possible"}
     users = load_prepared(run).split.test.filter(pl.col("domain") == "Wardrobe").height
     assert metrics.filter(pl.col("domain") == "average")["users"].unique().to_list() == [users]
+
+
+def test_a_beam_is_watched_for_a_ranked_user(run):
+    """Rows of rankings and of beams are the same users, also where some domains only pre-train."""
+    users = load_rankings(run).users
+    assert set(users["domain"]) == {"Wardrobe"}
+    model = load_adapted(run, "utgrec_tiny", "Wardrobe")
+    target = model.codes.codes[users["target"][3]].tolist()
+    assert list(watched_beam(run, "utgrec_tiny", 3).target) == target
+    with pytest.raises(ValueError, match=f"users 0..{users.height - 1}"):
+        watched_beam(run, "utgrec_tiny", users.height)
 
 
 def test_fine_tuning_fixes_the_matrices_and_trains_the_projections(run):

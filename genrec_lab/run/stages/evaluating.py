@@ -46,7 +46,7 @@ def rank_test_users(run: Run) -> Rankings:
     ) as stage:
         if not stage.is_finished:
             data = load_prepared(run)
-            test = _test_users(run)
+            test = ranked_users(run)
             for name in (
                 *methods(run.config),
                 *(row for row in ("sasrec", "popularity") if row in run.config.compare),
@@ -63,15 +63,16 @@ def rank_test_users(run: Run) -> Rankings:
                 print(f"{name}: {test.height:,} users ranked, {rate:,.0f} users/s", flush=True)
             if run.dataset["name"] == "bazaar" and data.dataset.n_items <= MAX_ORACLE_ITEMS:
                 _record_best_possible(run, test)
-        return _read(stage.folder, _test_users(run))
+        return _read(stage.folder, ranked_users(run))
 
 
 def load_rankings(run: Run) -> Rankings:
     """Read what stage 07 wrote."""
-    return _read(run.read_stage(EVALUATION), _test_users(run))
+    return _read(run.read_stage(EVALUATION), ranked_users(run))
 
 
-def _test_users(run: Run) -> pl.DataFrame:
+def ranked_users(run: Run) -> pl.DataFrame:
+    """Read the users of the test part that are ranked: those of the domains in which the run recommends."""
     data = load_prepared(run)
     return part_of(data.split.test, served(run.config, data.dataset.domains))
 
@@ -83,7 +84,7 @@ def compare_beam_with_exact(
 
     The U users are a seeded sample of the test users.
     """
-    sample = _test_users(run)
+    sample = ranked_users(run)
     sample = sample.sample(min(users, sample.height), seed=run.seed).sort("domain", maintain_order=True)
     exact: list[Ranked] = []
     found: dict[int, list[Ranked]] = {width: [] for width in beams}
@@ -104,9 +105,8 @@ def _rank(run: Run, data: Prepared, name: str, test: pl.DataFrame) -> Ranked:
     domains = test["domain"].to_numpy()
     for domain in dict.fromkeys(domains.tolist()):
         rows = np.flatnonzero(domains == domain)
-        if len(rows):
-            model = _model(run, data, name, domain)
-            items[rows], scores[rows] = model.recommend(part_of(test, (domain,))["history"].to_list(), TOP_K)
+        model = _model(run, data, name, domain)
+        items[rows], scores[rows] = model.recommend(part_of(test, (domain,))["history"].to_list(), TOP_K)
     return Ranked(items, scores)
 
 

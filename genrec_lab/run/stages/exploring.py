@@ -11,7 +11,7 @@ from genrec_lab.data import Dataset
 from genrec_lab.models import Recommender
 from genrec_lab.presets import methods
 from genrec_lab.run.stages.adapting import load_adapted
-from genrec_lab.run.stages.evaluating import EVALUATION, load_rankings
+from genrec_lab.run.stages.evaluating import EVALUATION, load_rankings, ranked_users
 from genrec_lab.run.stages.mapping import MAPPING, comparable_codes, load_atlas
 from genrec_lab.run.stages.preparing import PREPARATION, load_prepared
 from genrec_lab.run.stages.stories import watch_beams
@@ -137,8 +137,8 @@ def interactions(dataset: Dataset) -> np.ndarray:
 
 
 def watched_beam(run: Run, method: str, row: int, beams: int = 10) -> BeamTree:
-    """Search for one test user, by row of the test part, and keep what the beam held at each level."""
-    users = load_prepared(run).split.test
+    """Search for one test user, by row of `ranked_users`, and keep what the beam held at each level."""
+    users = ranked_users(run)
     if not 0 <= row < users.height:
         raise ValueError(f"row: {row}, the test part has users 0..{users.height - 1}")
     user = users.row(row, named=True)
