@@ -1,7 +1,5 @@
 """GMC Eqs 1 to 7 against float64 twins that follow the paper's text item by item, values and gradients."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
@@ -17,24 +15,9 @@ from genrec_lab.losses import (
 )
 from genrec_lab.models.quantizers import ResidualQuantizer
 from genrec_lab.models.rqvae import RQVAE, RQVAEConfig
+from tests.equations.gradients import leaf, numeric_gradient
 
 seeds = st.integers(0, 2**32 - 1)
-
-
-def numeric_gradient(
-    function: Callable[[np.ndarray], float], at: np.ndarray, step: float = 1e-6
-) -> np.ndarray:
-    """Central differences of a scalar function."""
-    gradient = np.zeros_like(at)
-    for index in np.ndindex(*at.shape):
-        offset = np.zeros_like(at)
-        offset[index] = step
-        gradient[index] = (function(at + offset) - function(at - offset)) / (2 * step)
-    return gradient
-
-
-def leaf(array: np.ndarray) -> torch.Tensor:
-    return torch.tensor(array, requires_grad=True)
 
 
 def reconstruction_twin(x: np.ndarray, x_hat: np.ndarray) -> float:

@@ -5,7 +5,6 @@ The twins of Eq. 9, the diffusion loss, stand in tests/unit/test_diffusion.py.
 
 import itertools
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,24 +22,9 @@ from genrec_lab.losses import (
     utgrec_objective,
 )
 from genrec_lab.models.tree_quantizer import TreeQuantizer, TreeQuantizerConfig, prefix_residual
+from tests.equations.gradients import leaf, numeric_gradient
 
 seeds = st.integers(0, 2**32 - 1)
-
-
-def numeric_gradient(
-    function: Callable[[np.ndarray], float], at: np.ndarray, step: float = 1e-6
-) -> np.ndarray:
-    """Central differences of a scalar function."""
-    gradient = np.zeros_like(at)
-    for index in np.ndindex(*at.shape):
-        offset = np.zeros_like(at)
-        offset[index] = step
-        gradient[index] = (function(at + offset) - function(at - offset)) / (2 * step)
-    return gradient
-
-
-def leaf(array: np.ndarray) -> torch.Tensor:
-    return torch.tensor(array, requires_grad=True)
 
 
 def squared(vector: np.ndarray) -> float:

@@ -28,7 +28,7 @@ from genrec_lab.run.stages.recommending import (
     write_history,
 )
 from genrec_lab.run.stages.rows import ALL, is_universal, served
-from genrec_lab.run.stages.tokenizing import TOKENIZING, load_identified, tokenizer_folder
+from genrec_lab.run.stages.tokenizing import TOKENIZING, Identified, load_identified, tokenizer_folder
 from genrec_lab.run.stages.universal import item_codes, load_tokenizer, train_tokenizer
 from genrec_lab.run.store import Run, Stage
 from genrec_lab.training import fit
@@ -120,9 +120,10 @@ def _transferred(
     2.4.2: the tokenizer learns from the target's items, with E^r and E^f fixed; then the target's items get
     their identifiers, and the pre-trained recommender (or an untrained one) reads and writes those.
     """
-    codes = load_identified(run, name).codes
+    identified = load_identified(run, name)
+    codes = identified.codes
     if config.transfer.tokenizer != "none" and config.transfer.targets:
-        codes = _renamed(run, data, name, config, domain, stage)
+        codes = _renamed(run, data, name, config, domain, stage, identified)
     require_unique(codes)
     torch.manual_seed(run.seed)
     model = Recommender(codes, config.recommender)
@@ -139,10 +140,16 @@ def _transferred(
 
 
 def _renamed(
-    run: Run, data: Prepared, name: str, config: MethodConfig, domain: str, stage: Stage
+    run: Run,
+    data: Prepared,
+    name: str,
+    config: MethodConfig,
+    domain: str,
+    stage: Stage,
+    identified: Identified,
 ) -> ItemCodes:
     """Fine-tune the tokenizer on a target, and give its items new identifiers; the others keep theirs."""
-    dataset, identified = data.dataset, load_identified(run, name)
+    dataset = data.dataset
     items = dataset.domain_items(domain)
     found = load_tokenizer(tokenizer_folder(run, name, ALL), dataset, config, items)
     found.model.freeze_for_transfer(full=config.transfer.tokenizer == "full")

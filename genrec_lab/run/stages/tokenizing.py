@@ -27,7 +27,7 @@ from genrec_lab.run.stages.rows import (
     served,
     tokenizer_owners,
 )
-from genrec_lab.run.stages.universal import item_codes, new_tokenizer, train_tokenizer
+from genrec_lab.run.stages.universal import item_codes, new_tokenizer, train_tokenizer, training_curves
 from genrec_lab.run.store import Run, runs_root
 from genrec_lab.viz.live import LiveCurves
 
@@ -248,12 +248,7 @@ def _train(
     if isinstance(tokenizer, ResidualKMeansConfig):
         return ResidualKMeans.fit(vectors, tokenizer, seed), []
     assert isinstance(tokenizer, RQVAEConfig)  # noqa: S101 - the only other kind that reads vectors
-    curves = (
-        watch(title)
-        if watch
-        else LiveCurves.tokenizer(title=title, n_items=len(vectors), seed=seed, keep=False)
-    )
-    with curves:
+    with training_curves(watch, title, len(vectors), seed) as curves:
         model = train_rqvae(vectors, domains, tokenizer, seed, on_epoch=curves, checkpoint=scratch)
     return model, list(curves.records)
 

@@ -112,16 +112,21 @@ def train_tokenizer(
     batches = NeighbourBatches(
         items, co_occurrence_neighbours(dataset), tokenizer.content.batch, training.batch_size
     )
-    curves = (
-        watch(title)
-        if watch
-        else LiveCurves.tokenizer(title=title, n_items=len(items), seed=seed, keep=False)
-    )
+    curves = training_curves(watch, title, len(items), seed)
     names = [dataset.items["domain"][int(item)] for item in items]
     records = _Records(tokenizer, items, names, curves, scratch / "records.json")
     with curves:
         fit(tokenizer.model, batches, training, callbacks=[records], checkpoints=scratch / "model", seed=seed)
     return records.records
+
+
+def training_curves(
+    watch: Callable[[str], LiveCurves] | None, title: str, n_items: int, seed: int
+) -> LiveCurves:
+    """The live curves of a tokenizer's training: those that `watch` gives, or plain ones."""
+    return (
+        watch(title) if watch else LiveCurves.tokenizer(title=title, n_items=n_items, seed=seed, keep=False)
+    )
 
 
 class _Records(Callback):

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 import polars as pl
 from PIL import Image
 
-from genrec_lab.viz.figures.pictures import picture_uri
+from genrec_lab.viz.figures.pictures import picture_uri, put_caption, put_picture
 from genrec_lab.viz.layout import (
     NARROW,
     counted,
@@ -25,7 +25,6 @@ from genrec_lab.viz.layout import (
     seeded,
     wrapped,
 )
-from genrec_lab.viz.theme import NOTE_SIZE
 
 # Pixels: a picture as it is drawn and stored, a line of text, the head above the columns.
 _PICTURE, _STORED, _LINE, _HEAD = 104, 128, 15, 24
@@ -64,21 +63,23 @@ def kept_by_codes(
     figure.update_yaxes(visible=False, range=[items.height, -_HEAD / card], fixedrange=True)
     heads = ["the item", *(counted(level + 1, "code") for level in range(levels))]
     for column, head in enumerate(heads):
-        _write(figure, f"<b>{head}</b>", column, -_HEAD / card)
+        put_caption(figure, f"<b>{head}</b>", column, -_HEAD / card)
     for row, (title, domain, text, image) in enumerate(
         items.select("title", "domain", "text", "image").iter_rows()
     ):
         if image is not None:
-            _put(figure, picture_uri(image), 0, row, width, card)
+            put_picture(figure, picture_uri(image), 0, row, _PICTURE / width, _PICTURE / card)
         name, _ = wrapped(title, characters, most_lines=_TITLE_LINES)
-        _write(figure, f"{name}<br><i>{label(domain, characters)}</i>", 0, row + (picture + 4) / card)
+        put_caption(figure, f"{name}<br><i>{label(domain, characters)}</i>", 0, row + (picture + 4) / card)
         own = words_of(text)
         for level in range(levels):
             if drawn is not None:
-                _put(figure, _uri(drawn[row, level]), level + 1, row, width, card)
+                put_picture(
+                    figure, _uri(drawn[row, level]), level + 1, row, _PICTURE / width, _PICTURE / card
+                )
             told = _lines(words[row][level], own, characters)
             prefix = "·".join(str(code) for code in numbers[row, : level + 1])
-            _write(figure, f"{told}<br><i>{escape(prefix)}</i>", level + 1, row + (picture + 4) / card)
+            put_caption(figure, f"{told}<br><i>{escape(prefix)}</i>", level + 1, row + (picture + 4) / card)
     note = f"{counted(items.height, 'item')}; below each picture the likeliest words, bold where the item's "
     note += "text has them, and the codes they are told from; "
     note += "pictures drawn by diffusion, all from the same noise" if drawn is not None else (
@@ -133,34 +134,6 @@ def _lines(words: Sequence[str], own: set[str], characters: int) -> str:
         length += len(word) + 1
         lines[-1].append(f"<b>{label(word)}</b>" if word in own else label(word))
     return "<br>".join(" ".join(line) for line in lines[:_WORD_LINES])
-
-
-def _put(figure: go.Figure, source: str, column: int, row: int, width: float, card: float) -> None:
-    figure.add_layout_image(
-        source=source,
-        x=column + 0.5,
-        y=row,
-        xref="x",
-        yref="y",
-        xanchor="center",
-        yanchor="top",
-        sizex=_PICTURE / width,
-        sizey=_PICTURE / card,
-        sizing="contain",
-        layer="above",
-    )
-
-
-def _write(figure: go.Figure, text: str, column: int, y: float) -> None:
-    figure.add_annotation(
-        text=text,
-        x=column + 0.5,
-        y=y,
-        xanchor="center",
-        yanchor="top",
-        showarrow=False,
-        font={"size": NOTE_SIZE - 1},
-    )
 
 
 def _uri(pixels: npt.NDArray[np.float64]) -> str:

@@ -44,33 +44,44 @@ def item_pictures(items: pl.DataFrame, *, rows: int = 2, seed: int = 0) -> go.Fi
     card = _PICTURE + (_TITLE_LINES + 1) * _TEXT_LINE + 10
     for place, (title, domain, image) in enumerate(chosen.select("title", "domain", "image").iter_rows()):
         row, column = divmod(place, _COLUMNS)
-        figure.add_layout_image(
-            source=picture_uri(image),
-            x=column + 0.5,
-            y=row,
-            xref="x",
-            yref="y",
-            xanchor="center",
-            yanchor="top",
-            sizex=_PICTURE / _CARD_WIDTH,
-            sizey=_PICTURE / card,
-            sizing="contain",
-            layer="above",
-        )
+        put_picture(figure, picture_uri(image), column, row, _PICTURE / _CARD_WIDTH, _PICTURE / card)
         text, _ = wrapped(title, _TITLE_CHARACTERS, most_lines=_TITLE_LINES)
-        figure.add_annotation(
-            text=f"{text}<br><i>{label(domain, _TITLE_CHARACTERS)}</i>",
-            x=column + 0.5,
-            y=row + (_PICTURE + 4) / card,
-            xanchor="center",
-            yanchor="top",
-            showarrow=False,
-            font={"size": NOTE_SIZE - 1},
-        )
+        caption = f"{text}<br><i>{label(domain, _TITLE_CHARACTERS)}</i>"
+        put_caption(figure, caption, column, row + (_PICTURE + 4) / card)
     note = f"{chosen.height} of {counted(pictured.height, 'item')} with a picture, stratified by domain"
     if pictured.height < items.height:
         note += f"; {counted(items.height - pictured.height, 'item')} without one"
     return finish(figure, _title(domains), seeded(note, seed), plot_height=lines * card)
+
+
+def put_picture(figure: go.Figure, source: str, column: int, row: float, width: float, height: float) -> None:
+    """Put a picture at the top of a column's card; width and height in columns and rows."""
+    figure.add_layout_image(
+        source=source,
+        x=column + 0.5,
+        y=row,
+        xref="x",
+        yref="y",
+        xanchor="center",
+        yanchor="top",
+        sizex=width,
+        sizey=height,
+        sizing="contain",
+        layer="above",
+    )
+
+
+def put_caption(figure: go.Figure, text: str, column: int, y: float) -> None:
+    """Write escaped text in the middle of a column, down from y."""
+    figure.add_annotation(
+        text=text,
+        x=column + 0.5,
+        y=y,
+        xanchor="center",
+        yanchor="top",
+        showarrow=False,
+        font={"size": NOTE_SIZE - 1},
+    )
 
 
 def picture_uri(file: str | Path) -> str:
