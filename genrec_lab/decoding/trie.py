@@ -36,6 +36,11 @@ class CodeTrie:
     items, and where an item has two rows.
     """
 
+    depth: int  # L
+    levels: tuple[Level, ...]
+    items: np.ndarray  # (N,) the item of each leaf
+    roots: int  # nodes that a search may start from: one, or one for each joined trie
+
     def __init__(
         self,
         codes: np.ndarray | torch.Tensor | ItemCodes | Sequence[Sequence[int]],
@@ -55,11 +60,10 @@ class CodeTrie:
             raise ValueError(
                 f"items have the shape {rows.shape}; expected ({len(table)},), one for each row of codes"
             )
-        if rows.min() < 0 or len(np.unique(rows)) < len(rows):
+        if items is not None and (rows.min() < 0 or len(np.unique(rows)) < len(rows)):
             raise ValueError("items hold an index below 0 or one twice; expected each item's index once")
-        code_type = np.min_scalar_type(int(table.max()))
         order = _in_order(table)
-        table = table[order].astype(code_type)
+        table = table.astype(np.min_scalar_type(int(table.max())))[order]
         self.items = rows[order].astype(_index_type(int(rows.max())))
         # new[r] at level l: row r starts a prefix of l + 1 codes that the row before does not have.
         new = np.zeros(len(table), dtype=bool)
@@ -96,7 +100,9 @@ class CodeTrie:
         joined = cls.__new__(cls)
         joined.depth, joined.roots = depths[0], sum(trie.roots for trie in tries)
         joined.items = np.concatenate([trie.items for trie in tries])
-        joined.levels = tuple(_side_by_side([trie.levels[level] for trie in tries]) for level in range(depths[0]))
+        joined.levels = tuple(
+            _side_by_side([trie.levels[level] for trie in tries]) for level in range(depths[0])
+        )
         return joined
 
     def __len__(self) -> int:
@@ -157,12 +163,15 @@ class CodeTrie:
         children = np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(first - (ends - counts), counts)
         return rows, children
 
-    def leaves(self, level: int, nodes: np.ndarray) -> np.ndarray:
-        """Return how many leaves lie below nodes of any shape, `level` codes down; 0 below a node of -1."""
+    def leaf_ranges(self, level: int, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the first leaf below nodes of any shape, `level` codes down, and the one after the last.
+
+        Both are leaf numbers as `items` is indexed by; they are equal below a node of -1.
+        """
         first, last = np.maximum(nodes, 0), nodes + 1
         for edges in self.levels[level:]:
             first, last = edges.starts[first], edges.starts[last]
-        return np.where(nodes < 0, 0, last - first)
+        return first, last
 
 
 def _in_order(table: np.ndarray) -> np.ndarray:

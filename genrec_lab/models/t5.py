@@ -91,15 +91,22 @@ class Cache(NamedTuple):
 
     def of_layer(self, layer: int) -> tuple[list[Tensor], list[Tensor]]:
         """Return a layer's keys and values of each beam's ancestors, a token: (B, M or 1, H*K)."""
-        pairs = [(self.keys[layer], []), (self.values[layer], [])]
-        for tensors, gathered in pairs:
-            for tensor, places in zip(tensors, self.ancestors, strict=True):
-                users, beams, _ = tensor.shape
-                if beams > 1:
-                    rows = places + beams * torch.arange(users, device=places.device)[:, None]
-                    tensor = tensor.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, rows.shape)
-                gathered.append(tensor)
-        return pairs[0][1], pairs[1][1]
+        return (
+            [_of_beams(key, beams) for key, beams in zip(self.keys[layer], self.ancestors, strict=True)],
+            [
+                _of_beams(value, beams)
+                for value, beams in zip(self.values[layer], self.ancestors, strict=True)
+            ],
+        )
+
+
+def _of_beams(tensor: Tensor, beams: Tensor) -> Tensor:
+    """(B, M', W) and beams (B, M) -> (B, M, W); (B, 1, W) stays as it is, and broadcasts."""
+    users, width, _ = tensor.shape
+    if width == 1:
+        return tensor
+    rows = beams + width * torch.arange(users, device=beams.device)[:, None]
+    return tensor.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, rows.shape)
 
 
 class RMSNorm(nn.Module):
