@@ -2,7 +2,8 @@
 
 Users and items follow power laws, as Amazon's do. Each run is a process of its own, which reads the file,
 filters until every user and item has five reviews, and lists each user's items in the order of time. Only
-that is timed, not the start of the process. Memory is the peak of what the process itself holds (anonymous pages);
+that is timed, not the start of the process. Memory is the peak of what the process itself holds (anonymous
+pages);
 pages of the mapped file, which the system may drop at any time, are not counted for either. Sequences must
 be identical, users in the order of their first review.
 """
