@@ -80,7 +80,7 @@ def agree(results: Mapping[str, Any]) -> Iterator[Check]:
 def measure(options: Options) -> list[Comparison]:
     """A trained model, then a flat one."""
     dataset = catalogue(options)
-    levels, size, steps, users = (2, 16, 60, 2) if options.small else (3, 256, 1500, 16)
+    levels, size, steps, users = (2, 16, 20, 2) if options.small else (3, 256, 1500, 16)
     codes = identifiers(dataset, levels, size)
     split = leave_one_out(dataset)
     torch.manual_seed(0)
