@@ -136,8 +136,8 @@ class Autoencoder(nn.Module, ABC):
         if self.config.input_scaling == "mean_square" and mean_square > 0:
             self.scale.fill_(mean_square**-0.5)
 
-    def start_epoch(self, seed: int) -> None:
-        """Do what is due at the start of an epoch; nothing, unless a subclass has something to do."""
+    def start_epoch(self, epoch: int, seed: int) -> None:
+        """Do what is due at the start of an epoch (from 1); by default nothing."""
 
     def after_epoch(self, x: Tensor, used: Tensor, generator: torch.Generator) -> None:
         """Do what is due after an epoch whose items had the codes `used` (L, K); by default nothing."""

@@ -111,7 +111,7 @@ class _Training(Generic[Model]):
         # From seed and number: an epoch is the same whether or not the training was killed before it.
         number = _epoch_seed(self.seed, self.epoch)
         generator = torch.Generator().manual_seed(number)
-        self.model.start_epoch(number)
+        self.model.start_epoch(self.epoch, number)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # for dropout
             losses, used = self._train_batches(generator)

@@ -44,9 +44,13 @@ class Recommender(nn.Module):
     Items are indices into `codes`.
     """
 
-    def __init__(self, codes: ItemCodes, config: T5Config | None = None) -> None:
+    def __init__(
+        self, codes: ItemCodes, config: T5Config | None = None, *, temperature: float = 1.0
+    ) -> None:
+        """`temperature` divides the logits of the training loss, and nothing else (LETTER's Eq. 7)."""
         super().__init__()
         self.codes = codes
+        self.temperature = temperature
         self.config = config or T5Config()
         self.t5 = T5(codes.vocabulary_size, self.config)
         # The last row is that of "no item", so that an index of -1 reads padding.
@@ -65,7 +69,7 @@ class Recommender(nn.Module):
         wanted = self.item_tokens[targets]
         start = torch.full_like(wanted[:, :1], PAD)
         logits = self.t5(tokens, mask, torch.cat([start, wanted[:, :-1]], dim=1))
-        return F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten())
+        return F.cross_entropy(logits.flatten(0, 1).float() / self.temperature, wanted.flatten())
 
     def inputs(self, histories: Histories) -> dict[str, Tensor]:
         """Return `input_ids` and `attention_mask`, (B, S) int64, padded right, as transformers' T5 takes.

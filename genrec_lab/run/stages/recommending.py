@@ -46,6 +46,7 @@ _USES = (
     "recommenders",
     "pairs",
     "training",
+    "loss_temperature",
     "decoding.validation_beams",
     "transfer.targets",
     "transfer.pretrain_recommender",
@@ -62,7 +63,7 @@ def train_recommenders(run: Run, watch: Watch | None = None) -> dict[str, dict[s
     uses = (*_USES, *(f"rows.{name}" for name in item_rows(run.config)))
     with run.stage(RECOMMENDING, inputs=(PREPARATION, TOKENIZING), uses=uses) as stage:
         if not stage.is_finished:
-            data, rows = load_prepared(run), methods(run.config)
+            data, rows = load_prepared(run), identified_methods(run)
             owners = recommender_owners(rows)
             for name, row in trained_item_rows(run.config, data.dataset).items():
                 train_item_row(run, data, name, row, stage, watch)
@@ -139,7 +140,7 @@ def _train_generative(
     domains_of = trained_on(config, data.dataset.domains)
     for scope, domains in scopes(domains_of, separate=config.recommenders == "separate").items():
         torch.manual_seed(run.seed)
-        model = Recommender(codes, config.recommender)
+        model = Recommender(codes, config.recommender, temperature=config.loss_temperature)
         batches = PairBatches(
             part_of(data.split.train, domains), config.training.batch_size, per_user=config.pairs.per_user
         )

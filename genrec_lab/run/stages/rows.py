@@ -11,7 +11,7 @@ from genrec_lab.data import Dataset
 from genrec_lab.models.sequential.domain_items import Need
 from genrec_lab.models.sequential.kinds import MODELS
 from genrec_lab.models.tree_tokenizer import TreeTokenizerConfig
-from genrec_lab.presets import ItemRow, MethodConfig, item_rows
+from genrec_lab.presets import ItemRow, MethodConfig, item_rows, methods
 
 ALL = "all"
 _OF_TOKENIZER = (
@@ -21,6 +21,8 @@ _OF_TOKENIZER = (
     "codebooks",
     "content",
     "tokenizer_training",
+    "collaborative",
+    "pictures",
     "transfer.targets",
     "transfer.pretrain_tokenizer",
 )
@@ -30,6 +32,7 @@ _OF_RECOMMENDER = (
     "recommenders",
     "pairs",
     "training",
+    "loss_temperature",
     "transfer.pretrain_recommender",
 )
 
@@ -66,10 +69,24 @@ def is_universal(config: MethodConfig) -> bool:
 def skipped_rows(config: MethodConfig, dataset: Dataset) -> dict[str, str]:
     """Return the rows that the data cannot feed, by name, and why: no texts, or no pictures, in a domain."""
     skipped = {}
+    for name, method in methods(config).items():
+        if method.pictures != "none" and (lacking := _lacking(("pictures",), dataset)):
+            skipped[name] = lacking
     for name, row in item_rows(config).items():
         if lacking := _lacking(MODELS[row.model.kind].needs, dataset):
             skipped[name] = lacking
     return skipped
+
+
+def fed_methods(config: MethodConfig, dataset: Dataset) -> dict[str, MethodConfig]:
+    """Return the generative methods of a run that the data can feed, by name.
+
+    Raises ValueError where the run's own method is not among them.
+    """
+    skipped = skipped_rows(config, dataset)
+    if config.name in skipped:
+        raise ValueError(f"{config.name} cannot run with these data: {skipped[config.name]}")
+    return {name: method for name, method in methods(config).items() if name not in skipped}
 
 
 def trained_item_rows(config: MethodConfig, dataset: Dataset) -> dict[str, ItemRow]:
