@@ -14,13 +14,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from genrec_lab.presets.baselines import tiger
+from genrec_lab.presets.baselines import letter, p5_cid, tiger, tiger_multimodal
 from genrec_lab.presets.errors import PresetError, did_you_mean, reasons
 from genrec_lab.presets.gmc import gmc, gmc_cpu, gmc_small, gmc_tiny, rkmeans
 from genrec_lab.presets.method_config import (
     ROWS,
     AdaptationConfig,
     Change,
+    CollaborativeConfig,
     DecodingConfig,
     ItemRow,
     MethodConfig,
@@ -35,6 +36,7 @@ from genrec_lab.presets.utgrec import utgrec, utgrec_small, utgrec_tiny
 __all__ = [
     "ROWS",
     "AdaptationConfig",
+    "CollaborativeConfig",
     "DecodingConfig",
     "ItemRow",
     "MethodConfig",
@@ -62,6 +64,9 @@ _PRESETS: dict[str, Callable[[], MethodConfig]] = {
     "gmc_small": gmc_small,
     "gmc_tiny": gmc_tiny,
     "tiger": tiger,
+    "tiger_multimodal": tiger_multimodal,
+    "letter": letter,
+    "p5_cid": p5_cid,
     "rkmeans": rkmeans,
     **_variants(gmc, "gmc_"),
     "utgrec": utgrec,

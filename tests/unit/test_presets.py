@@ -65,7 +65,8 @@ def test_every_preset_loads_and_says_where_its_values_come_from(name: str) -> No
 def test_the_presets_of_the_issue_are_there() -> None:
     gmc = {"gmc", "gmc_cpu", "gmc_small", "gmc_tiny", "tiger", "rkmeans", *TABLE_4}
     utgrec = {"utgrec", "utgrec_code", "utgrec_small", "utgrec_tiny", *TABLE_3}
-    assert gmc | utgrec == set(presets.names())
+    baselines = {"tiger_multimodal", "letter", "p5_cid"}
+    assert gmc | utgrec | baselines == set(presets.names())
 
 
 def test_gmc_has_the_papers_values() -> None:
@@ -178,7 +179,8 @@ def test_the_methods_of_a_run_are_its_own_and_the_generative_rows() -> None:
 def test_every_row_can_be_compared_with() -> None:
     of_gmc = [row for row in ROWS if not row.startswith("utgrec_")]
     config = presets.load("gmc_tiny", {"compare": of_gmc})
-    assert set(methods(config)) == {"gmc_tiny", "tiger", *TABLE_4}
+    baselines = {"tiger", "tiger_multimodal", "letter", "p5_cid"}
+    assert set(methods(config)) == {"gmc_tiny", *baselines, *TABLE_4}
     of_utgrec = [row for row in ROWS if not row.startswith("gmc_")]
     config = presets.load("utgrec_tiny", {"compare": of_utgrec})
     assert set(methods(config)) == {"utgrec_tiny", "tiger", *TABLE_3}

@@ -20,13 +20,30 @@ from genrec_lab.presets import MethodConfig, methods
 from genrec_lab.run.stages.preparing import PREPARATION, Prepared, load_prepared
 from genrec_lab.run.stages.recommending import RECOMMENDING, generative_validator, load_recommender
 from genrec_lab.run.stages.rows import ALL, is_universal, served
-from genrec_lab.run.stages.tokenizing import TOKENIZING, Identified, load_identified, tokenizer_folder
+from genrec_lab.run.stages.tokenizing import (
+    TOKENIZING,
+    Identified,
+    identified_methods,
+    load_identified,
+    tokenizer_folder,
+)
 from genrec_lab.run.stages.training import Watch, curves, part_of, write_history
 from genrec_lab.run.stages.universal import item_codes, load_tokenizer, train_tokenizer
 from genrec_lab.run.store import Run, Stage
 from genrec_lab.training import fit
 
 ADAPTING = "06_domain_adaptation"
+_USES = (
+    "adaptation",
+    "pairs",
+    "recommender",
+    "loss_temperature",
+    "transfer",
+    "content",
+    "tokenizer",
+    "compare",
+    "seed",
+)
 _BASE = "base"  # of a folder: what a LoRA adapter is for, where its items were renamed
 
 
@@ -39,11 +56,11 @@ def adapt_to_domains(run: Run, watch: Watch | None = None) -> pl.DataFrame:
     with run.stage(
         ADAPTING,
         inputs=(PREPARATION, TOKENIZING, RECOMMENDING),
-        uses=("adaptation", "pairs", "recommender", "transfer", "content", "tokenizer", "compare", "seed"),
+        uses=_USES,
     ) as stage:
         if not stage.is_finished:
             data, records = load_prepared(run), []
-            for name, config in methods(run.config).items():
+            for name, config in identified_methods(run).items():
                 if config.adaptation.kind != "none":
                     for domain in served(run.config, data.dataset.domains):
                         records += _adapt(run, data, name, config, domain, stage, watch)
@@ -74,6 +91,7 @@ def _adapt(
     )
     torch.manual_seed(run.seed)  # of the adapter's first weights
     model = add_lora(base, adaptation.lora, domain) if adaptation.kind == "lora" else copy.deepcopy(base)
+    model.temperature = config.loss_temperature
     parameters = count_parameters(model)
     print(f"{name} {domain}: {parameters}", flush=True)
     result = fit(

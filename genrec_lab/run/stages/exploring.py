@@ -9,13 +9,18 @@ import torch
 
 from genrec_lab.data import Dataset
 from genrec_lab.models import Recommender
-from genrec_lab.presets import methods
 from genrec_lab.run.stages.adapting import load_adapted
 from genrec_lab.run.stages.evaluating import EVALUATION, load_rankings, ranked_users
 from genrec_lab.run.stages.mapping import MAPPING, comparable_codes, load_atlas
 from genrec_lab.run.stages.preparing import PREPARATION, load_prepared
 from genrec_lab.run.stages.stories import watch_beams
-from genrec_lab.run.stages.tokenizing import TOKENIZING, Identified, load_identified, load_vectors
+from genrec_lab.run.stages.tokenizing import (
+    TOKENIZING,
+    Identified,
+    identified_methods,
+    load_identified,
+    load_vectors,
+)
 from genrec_lab.run.store import Run
 from genrec_lab.viz import theme
 from genrec_lab.viz.explorer import (
@@ -93,7 +98,7 @@ def explore(
         state,
         maps={} if atlas is None else {"t-SNE": atlas.tsne, "UMAP": atlas.umap},
         watch=watch if ready else None,
-        methods=list(methods(run.config)) if ready else [],
+        methods=list(identified_methods(run)) if ready else [],
         mode=mode,
     )
 
@@ -120,7 +125,7 @@ def coded_catalogue(run: Run, method: str | None = None) -> CodedCatalogue:
         comparable_codes(own),
         items["title"].to_list(),
         traffic=interactions(dataset),
-        residuals=own.residuals,
+        residuals=None if own.geometry == "none" else own.residuals,
         codewords=_codewords(own),
         vectors=load_vectors(run),
         images=items["image"].to_list() if "image" in items.columns else None,
@@ -165,8 +170,13 @@ def _way_of(model: Recommender, history: list[int], target: list[int]) -> list[f
     return sums
 
 
-def _codewords(own: Identified) -> list[np.ndarray]:
-    """By level (K, d); the codebooks of tokenizers trained a domain each one below the other."""
+def _codewords(own: Identified) -> list[np.ndarray] | None:
+    """By level (K, d); the codebooks of tokenizers trained a domain each one below the other.
+
+    None where a code has no one codeword: the codes quantise nothing, or differ from prefix to prefix.
+    """
+    if own.geometry in ("none", "prefix"):
+        return None
     if own.tokenizers == 1:
         return list(next(iter(own.codebooks.values())))
     stacked = [own.codebooks[domain] for domain in own.raw.domain_names]

@@ -32,7 +32,9 @@ def check_items_suffice(dataset: Dataset, config: MethodConfig) -> None:
     """Raise ValueError where a method has more codes a level to place than there are items."""
     if isinstance(config.tokenizer, TreeTokenizerConfig | CoOccurrenceConfig):
         return  # the one trains its codebooks, which may be larger; the other has as many codes as it needs
-    size, counts = least_items(config.tokenizer), np.bincount(dataset.item_domains())
+    own = config.tokenizer
+    size = own.codebook_size if isinstance(own, LetterConfig) else least_items(own)
+    counts = np.bincount(dataset.item_domains())
     for scope, domains in scopes(dataset.domains, separate=config.codebooks == "separate").items():
         items = int(sum(counts[dataset.domains.index(domain)] for domain in domains))
         if size > items:
@@ -104,7 +106,7 @@ def _train(
         sequences = training_sequences(dataset, np.unique(dataset.items["domain"].to_numpy()[items]))
         places = np.full(dataset.n_items, -1)
         places[items] = np.arange(len(items))
-        graph = co_occurrence_graph([places[sequence] for sequence in sequences], len(items))
+        graph = co_occurrence_graph([places[sequence].tolist() for sequence in sequences], len(items))
         return CoOccurrenceCodes.fit(graph, tokenizer, seed), []
     if not isinstance(tokenizer, AutoencoderConfig):
         return fit_tokenizer(vectors, domains, tokenizer, seed), []

@@ -31,6 +31,7 @@ _OF_RECOMMENDER = (
     "recommender",
     "recommenders",
     "pairs",
+    "one_pass",
     "training",
     "loss_temperature",
     "transfer.pretrain_recommender",

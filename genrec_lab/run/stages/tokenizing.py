@@ -83,7 +83,7 @@ def train_tokenizers(run: Run, watch: Callable[[str], LiveCurves] | None = None)
 
 
 def identified_methods(run: Run) -> dict[str, MethodConfig]:
-    """The generative methods of a run that its data could feed, by name: those that stage 02 named items for."""
+    """The generative methods of a run that its data could feed, by name: those in stage 02."""
     owners = json.loads((run.read_stage(TOKENIZING) / "owners.json").read_text())
     return {name: config for name, config in methods(run.config).items() if name in owners}
 
