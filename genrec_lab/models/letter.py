@@ -14,7 +14,7 @@ from typing import Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -30,27 +30,23 @@ class LetterConfig(ResidualAutoencoderConfig):
     """Settings of LETTER's tokenizer; the weights are those of its paper, section 4.1.3."""
 
     kind: Literal["letter"] = "letter"
+    codebook_size: int = Field(256, ge=2, description="K, codes a level")
     collaborative_weight: float = Field(0.02, ge=0, description="alpha, weight of L_CF")
     diversity_weight: float = Field(1e-4, ge=0, description="beta of the paper, weight of L_Div")
-    clusters: int = Field(10, ge=1, description="of the codewords of each level, by constrained k-means")
+    clusters: int = Field(10, ge=1, description="of each level's codewords, by constrained k-means")
     cluster_every: int = Field(
         10, ge=1, description="epochs between two clusterings; its code has 1, which takes most of the time"
     )
 
-    @model_validator(mode="after")
-    def _has_codes_enough(self) -> LetterConfig:
-        if self.codebook_size < 2 * self.clusters:
-            raise ValueError(
-                f"clusters is {self.clusters} with codebook_size {self.codebook_size}: a cluster needs two "
-                f"codes at least; set clusters to {self.codebook_size // 2} or less"
-            )
-        return self
-
     @property
-    def cluster_sizes(self) -> tuple[int, int]:
-        """The least and the most codes of a cluster: half the mean size, and four times that, as its code."""
-        least = max(2, self.codebook_size // (2 * self.clusters))
-        return least, 4 * least
+    def cluster_sizes(self) -> tuple[int, int, int]:
+        """How many clusters a level has, and the least and most codes of one: half the mean size, as its code.
+
+        A cluster needs two codes, so that of few codes there are fewer clusters than asked for.
+        """
+        clusters = min(self.clusters, self.codebook_size // 2)
+        least = max(2, self.codebook_size // (2 * clusters))
+        return clusters, least, 4 * least
 
 
 class Letter(ResidualAutoencoder):
@@ -81,10 +77,10 @@ class Letter(ResidualAutoencoder):
         self._generator.manual_seed(seed)
         if (epoch - 1) % self.config.cluster_every:
             return
-        least, most = self.config.cluster_sizes
+        clusters, least, most = self.config.cluster_sizes
         generator = np.random.default_rng(seed)
         for level, book in enumerate(self.codebooks):
-            labels = constrained_clusters(book, self.config.clusters, least, most, generator)
+            labels = constrained_clusters(book, clusters, least, most, generator)
             self.clusters[level] = torch.from_numpy(labels)
 
     def forward(self, x: Tensor, domain: Tensor, rows: Tensor | None = None) -> Step:
