@@ -40,7 +40,7 @@ class LetterConfig(ResidualAutoencoderConfig):
 
     @property
     def cluster_sizes(self) -> tuple[int, int, int]:
-        """How many clusters a level has, and the least and most codes of one: half the mean size, as its code.
+        """How many clusters a level has, and the least and most codes of one, as in its code.
 
         A cluster needs two codes, so that of few codes there are fewer clusters than asked for.
         """
