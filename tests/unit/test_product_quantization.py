@@ -1,4 +1,4 @@
-"""Product quantisation: nearest sub-codewords by brute force, what a rotation must keep, and what is refused."""
+"""Product quantisation: nearest sub-codewords by brute force, what a rotation keeps, what is refused."""
 
 import builtins
 from pathlib import Path
@@ -56,7 +56,7 @@ def test_pq_is_what_faiss_makes_of_the_same_seed() -> None:
 
 
 def _unpacked(book: faiss.ProductQuantizer, x: np.ndarray) -> np.ndarray:
-    """faiss packs three bits a code, the first code in the lowest bits."""
+    """Faiss packs three bits a code, the first code in the lowest bits."""
     packed = np.unpackbits(book.compute_codes(x), axis=1, bitorder="little")[:, :9].reshape(-1, 3, 3)
     return packed @ np.array([1, 2, 4])
 
@@ -96,7 +96,7 @@ def test_what_cannot_be_quantised_is_refused() -> None:
         ProductQuantizer.fit(x, config, 0)
     with pytest.raises(ValueError, match=r"codebook_size is 12; .* power of two, as 8"):
         ProductQuantizer.fit(x, ProductQuantizationConfig(levels=3, codebook_size=12), 0)
-    with pytest.raises(ValueError, match="codebook_size = 8 is larger than the catalogue.*at most 5"):
+    with pytest.raises(ValueError, match=r"codebook_size = 8 is larger than the catalogue.*at most 5"):
         fitted("pq", x[:5])
     broken = x.copy()
     broken[17, 2] = np.nan

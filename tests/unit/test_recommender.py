@@ -79,6 +79,22 @@ def test_the_loss_is_the_mean_over_target_tokens(model, force) -> None:
     assert wider == pytest.approx(loss, abs=1e-6)
 
 
+def test_a_temperature_sharpens_the_loss_and_no_ranking(codes, make_recommender) -> None:
+    """Every logit over the temperature in the loss; scores are those of the logits as they are."""
+    plain, sharp = (make_recommender(codes, sharpness=3.0) for _ in range(2))
+    sharp.temperature = 0.7
+    assert Recommender(codes, plain.config, temperature=0.7).temperature == 0.7
+    histories, targets = torch.tensor([[3, 1], [2, -1]]), torch.tensor([5, 7])
+    tokens, mask = plain._tokens(histories)
+    wanted = plain.item_tokens[targets]
+    logits = plain.t5(tokens, mask, F.pad(wanted[:, :-1], (1, 0), value=0)).double()
+    shares = torch.exp(logits / 0.7) / torch.exp(logits / 0.7).sum(-1, keepdim=True)
+    expected = -torch.log(shares.gather(-1, wanted[..., None])).mean()
+    assert sharp(histories=histories, targets=targets).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert sharp(histories=histories, targets=targets) != plain(histories=histories, targets=targets)
+    assert_equal(sharp.recommend([[3, 1]], 5, "a"), plain.recommend([[3, 1]], 5, "a"))
+
+
 @pytest.fixture
 def reading_the_past(model) -> Iterator[Recommender]:
     model.reads_whole = False
