@@ -12,9 +12,8 @@ from joblib import Parallel, cpu_count, delayed
 
 from genrec_lab.codes import ItemCodes
 from genrec_lab.evaluation import neighbour_code_overlap
-from genrec_lab.presets import methods
 from genrec_lab.run.stages.preparing import PREPARATION, load_prepared
-from genrec_lab.run.stages.rows import ALL, tokenizer_owners
+from genrec_lab.run.stages.rows import ALL, generative_rows, tokenizer_owners
 from genrec_lab.run.stages.tokenizing import TOKENIZING, Identified, load_identified, load_vectors
 from genrec_lab.run.store import Run
 from genrec_lab.viz.layout import MAX_POINTS
@@ -68,7 +67,7 @@ def neighbour_overlaps(run: Run, ks: tuple[int, ...] = _NEIGHBOURS) -> pl.DataFr
     level or a longer identifier would change the share for reasons that have nothing to do with similarity.
     Every k below a domain's number of items is measured.
     """
-    vectors, rows = load_vectors(run), methods(run.config)
+    vectors, rows = load_vectors(run), generative_rows(run)
     raw = {name: load_identified(run, name).raw for name in dict.fromkeys(tokenizer_owners(rows).values())}
     levels = min(codes.levels for codes in raw.values())
     parts = []

@@ -17,11 +17,14 @@ from genrec_lab.encoders import encode_texts
 from genrec_lab.models.residual_kmeans import ResidualKMeans, ResidualKMeansConfig
 from genrec_lab.models.rqvae import RQVAE, RQVAEConfig, TokenizerEpoch, train_rqvae
 from genrec_lab.models.tree_tokenizer import TreeTokenizerConfig
-from genrec_lab.presets import MethodConfig, methods
+from genrec_lab.presets import MethodConfig
 from genrec_lab.run.stages.preparing import PREPARATION, load_prepared
 from genrec_lab.run.stages.rows import (
     ALL,
+    generative_rows,
+    has_texts,
     is_universal,
+    lead_row,
     pretrained_on,
     scopes,
     served,
@@ -73,16 +76,19 @@ def train_tokenizers(run: Run, watch: Callable[[str], LiveCurves] | None = None)
     `watch(title)` gives the live curves of a training; by default those of `viz.live`.
     """
     with run.stage(TOKENIZING, inputs=(PREPARATION,), uses=_USES) as stage:
-        rows = methods(run.config)
+        rows = generative_rows(run)
         owners = tokenizer_owners(rows)
         if not stage.is_finished:
             dataset = load_prepared(run).dataset
             for name in dict.fromkeys(owners.values()):
                 _check_codebooks_fit(dataset, rows[name])  # before the texts are encoded, which takes long
-            vectors = encode_texts(
-                dataset.items["text"].to_list(), run.config.text, cache=runs_root() / "cache" / "text"
-            )
-            save_file({"vectors": vectors}, stage.folder / "vectors.safetensors")
+            if has_texts(dataset):
+                vectors = encode_texts(
+                    dataset.items["text"].to_list(), run.config.text, cache=runs_root() / "cache" / "text"
+                )
+                save_file({"vectors": vectors}, stage.folder / "vectors.safetensors")
+            else:  # only rows that read no texts are left
+                vectors = np.zeros((dataset.n_items, 1), dtype=np.float32)
             for name in dict.fromkeys(owners.values()):
                 identify = _identify_universally if is_universal(rows[name]) else _identify
                 identify(
@@ -96,7 +102,7 @@ def load_identified(run: Run, method: str | None = None) -> Identified:
     """Read a method's identifiers, by default those of the run's own method."""
     folder = run.read_stage(TOKENIZING)
     owners = json.loads((folder / "owners.json").read_text())
-    name = method or run.config.name
+    name = method or lead_row(run)
     if name not in owners:
         raise KeyError(f"run {run.name!r} has no tokenizer for {name!r}; it has {sorted(owners)}")
     return _read(folder / owners[name])
