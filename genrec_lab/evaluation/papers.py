@@ -61,12 +61,11 @@ def other_data(metrics: pl.DataFrame) -> list[str]:
     """Say which measured domains have the name of a paper's data set but other users: a sentence each."""
     measured = _named(metrics).select("name", "domain", "users").drop_nulls().unique(maintain_order=True)
     printed = _named(paper_results()).select("paper", "name", "users").unique(maintain_order=True)
-    unlike = measured.join(printed, on="name", suffix="_theirs").filter(
-        pl.col("users") != pl.col("users_theirs")
-    )
+    pairs = measured.join(printed, on="name", suffix="_theirs")
+    unlike = pairs.filter(pl.col("users") != pl.col("users_theirs"))
     return [
-        f"{row['domain']} has {row['users']:,} users here and {row['users_theirs']:,} in {row['paper']}'s table: "
-        "other data, whose figures cannot be compared."
+        f"{row['domain']} has {row['users']:,} users here and {row['users_theirs']:,} in the table of "
+        f"{row['paper']}: other data, whose figures cannot be compared."
         for row in unlike.iter_rows(named=True)
     ]
 

@@ -328,9 +328,10 @@ def methods(config: MethodConfig) -> dict[str, MethodConfig]:
     A row that the data cannot feed is among them; `run.stages.rows.generative_rows` leaves it out.
     """
     rows = {config.name: config} if config.own_row else {}
+    base = config.model_copy(update={"own_row": True})
     for row in config.compare:
         if (change := ROWS.get(row)) is not None:
-            rows[row] = change(config)
+            rows[row] = change(base)
     return rows
 
 

@@ -26,7 +26,8 @@ def adapted_methods(run: Run) -> list[str]:
 
 def describe_adaptation(run: Run) -> str:
     """Say what is trained for each domain, or why nothing is: a line for each generative method of a run."""
-    return "\n".join(f"{name}: {_described(config)}" for name, config in generative_rows(run).items())
+    described = (f"{name}: {_described(config)}" for name, config in generative_rows(run).items())
+    return "\n".join(described) or "No row of this run is generative, so nothing is adapted."
 
 
 def load_adaptation_history(run: Run) -> dict[str, dict[str, list[dict[str, Any]]]]:

@@ -11,7 +11,7 @@ from genrec_lab.viz.figures import paper_table
 
 
 def show_beside_papers(run: Run, metrics: pl.DataFrame | None = None) -> list[go.Figure]:
-    """Draw and save a table for each paper that has a run's data, ours beside theirs; say where there is none.
+    """Draw and save a table for each paper that has a run's data, ours beside theirs; say where none has.
 
     `metrics` are by default the run's own, and may be those of several seeds.
     """
