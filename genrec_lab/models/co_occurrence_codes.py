@@ -30,6 +30,7 @@ class CoOccurrenceConfig(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
     geometry: ClassVar[Geometry] = "none"
+    needs: ClassVar[tuple[str, ...]] = ()  # no texts
 
     kind: Literal["p5_cid"] = "p5_cid"
     clusters: int = Field(20, ge=2, description="C, clusters below each cluster that is split")

@@ -20,6 +20,7 @@ class RandomCodesConfig(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
     geometry: ClassVar[Geometry] = "none"
+    needs: ClassVar[tuple[str, ...]] = ()  # no texts
 
     kind: Literal["random"] = "random"
     levels: int = Field(4, ge=1, description="L")

@@ -1,7 +1,8 @@
 """Every method as a function that returns a typed, validated config, and says where its values come from.
 
 `load("gmc")` gives the paper's sizes, for a GPU; `gmc_cpu` real data on two cores; `gmc_small` the embedded
-data in minutes; `utgrec`, `utgrec_code` and `utgrec_small` the same for UTGRec. GMC's five variants (Table 4)
+data in minutes; `utgrec`, `utgrec_code` and `utgrec_small` the same for UTGRec; `baselines` is no method but
+all rows that both are compared with. GMC's five variants (Table 4)
 are changes to `gmc`, UTGRec's seven (Table 3) to `utgrec`; as rows of a table they are changes to the run's
 own method.
 """
@@ -15,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from genrec_lab.presets.baselines import letter, p5_cid, tiger, tiger_multimodal
+from genrec_lab.presets.comparison import baselines, baselines_tiny
 from genrec_lab.presets.errors import PresetError, did_you_mean, reasons
 from genrec_lab.presets.gmc import gmc, gmc_cpu, gmc_small, gmc_tiny, rkmeans
 from genrec_lab.presets.method_config import (
@@ -74,6 +76,8 @@ _PRESETS: dict[str, Callable[[], MethodConfig]] = {
     "utgrec_small": utgrec_small,
     "utgrec_tiny": utgrec_tiny,
     **_variants(utgrec, "utgrec_"),
+    "baselines": baselines,
+    "baselines_tiny": baselines_tiny,
 }
 
 

@@ -56,6 +56,8 @@ class TransferConfig(BaseModel):
     # The domains that items are recommended in. The others are for pre-training, in rows that pre-train.
     # None named: all domains are both.
     targets: _Names = ()
+    # True: rows that pre-train do so on the targets as well, as in GMC's comparison (5.1.2).
+    pretrain_on_targets: bool = False
     pretrain_tokenizer: bool = True  # False: UTGRec Table 3, variant 7
     pretrain_recommender: bool = True  # False: variants 6 and 7
     # What of the tokenizer is fine-tuned: all but E (2.4.2), all (variant 5), nothing (variant 4).
@@ -103,6 +105,7 @@ class MethodConfig(BaseModel):
 
     name: str
     provenance: str  # where the values come from
+    own_row: bool = True  # False: the preset is no row itself, a run has those of `compare` alone
     text: TextConfig = TextConfig()
     # What stands beside the text vectors of tokenizers that read vectors: pooled features of pictures.
     pictures: Literal["none", "efficientnet-lite0", "pixels"] = "none"
@@ -173,6 +176,11 @@ class MethodConfig(BaseModel):
             known = sorted({*ROWS, *self.rows})
             if row not in known:
                 raise ValueError(f"compare names {row!r}{did_you_mean(row, known)}; expected some of {known}")
+        if not (self.own_row or self.compare):
+            raise ValueError(
+                "own_row is false and compare names no row, so nothing would be trained; set "
+                f"overrides={{'compare': […]}} to some of {sorted({*ROWS, *self.rows})}"
+            )
         if taken := [row for row in self.rows if row in ROWS or row == self.name]:
             raise ValueError(f"rows has {taken[0]!r}, the name of another row; choose another name")
         return self
@@ -327,11 +335,15 @@ ROWS: dict[str, Change | None] = {
 
 
 def methods(config: MethodConfig) -> dict[str, MethodConfig]:
-    """Return the generative methods of a run by name: its own, then those it compares with, at its sizes."""
-    rows = {config.name: config}
+    """Return the generative methods of a run by name: its own, then those it compares with, at its sizes.
+
+    A row that the data cannot feed is among them; `run.stages.rows.generative_rows` leaves it out.
+    """
+    rows = {config.name: config} if config.own_row else {}
+    base = config.model_copy(update={"own_row": True})
     for row in config.compare:
         if (change := ROWS.get(row)) is not None:
-            rows[row] = change(config)
+            rows[row] = change(base)
     return rows
 
 

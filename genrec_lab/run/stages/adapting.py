@@ -16,17 +16,11 @@ from genrec_lab.data.batches import PairBatches
 from genrec_lab.evaluation import require_unique
 from genrec_lab.models import Recommender
 from genrec_lab.models.adapters import Parameters, add_lora, count_parameters, load_lora, save_lora
-from genrec_lab.presets import MethodConfig, methods
+from genrec_lab.presets import MethodConfig
 from genrec_lab.run.stages.preparing import PREPARATION, Prepared, load_prepared
 from genrec_lab.run.stages.recommending import RECOMMENDING, generative_validator, load_recommender
-from genrec_lab.run.stages.rows import ALL, is_universal, served
-from genrec_lab.run.stages.tokenizing import (
-    TOKENIZING,
-    Identified,
-    identified_methods,
-    load_identified,
-    tokenizer_folder,
-)
+from genrec_lab.run.stages.rows import ALL, generative_rows, is_universal, served
+from genrec_lab.run.stages.tokenizing import TOKENIZING, Identified, load_identified, tokenizer_folder
 from genrec_lab.run.stages.training import Watch, curves, part_of, write_history
 from genrec_lab.run.stages.universal import item_codes, load_tokenizer, train_tokenizer
 from genrec_lab.run.store import Run, Stage
@@ -60,7 +54,7 @@ def adapt_to_domains(run: Run, watch: Watch | None = None) -> pl.DataFrame:
     ) as stage:
         if not stage.is_finished:
             data, records = load_prepared(run), []
-            for name, config in identified_methods(run).items():
+            for name, config in generative_rows(run).items():
                 if config.adaptation.kind != "none":
                     for domain in served(run.config, data.dataset.domains):
                         records += _adapt(run, data, name, config, domain, stage, watch)
@@ -70,7 +64,7 @@ def adapt_to_domains(run: Run, watch: Watch | None = None) -> pl.DataFrame:
 
 def load_adapted(run: Run, method: str, domain: str) -> Recommender:
     """Read the recommender that serves a domain, adapted where the method adapts."""
-    config = methods(run.config)[method]
+    config = generative_rows(run)[method]
     if config.adaptation.kind == "none":
         return load_recommender(run, method, domain)
     folder = run.read_stage(ADAPTING) / method / domain

@@ -13,14 +13,9 @@ from genrec_lab.run.stages.adapting import load_adapted
 from genrec_lab.run.stages.evaluating import EVALUATION, load_rankings, ranked_users
 from genrec_lab.run.stages.mapping import MAPPING, comparable_codes, load_atlas
 from genrec_lab.run.stages.preparing import PREPARATION, load_prepared
+from genrec_lab.run.stages.rows import generative_rows, lead_row
 from genrec_lab.run.stages.stories import watch_beams
-from genrec_lab.run.stages.tokenizing import (
-    TOKENIZING,
-    Identified,
-    identified_methods,
-    load_identified,
-    load_vectors,
-)
+from genrec_lab.run.stages.tokenizing import TOKENIZING, Identified, load_identified, load_vectors
 from genrec_lab.run.store import Run
 from genrec_lab.viz import theme
 from genrec_lab.viz.explorer import (
@@ -86,7 +81,7 @@ def explore(
     if in_kernel() and not has_front_end():
         print(f"Nobody looks at this kernel, so the explorer of {state.catalogue.name} stands still.")
         return still(state, mode)
-    own = method in (None, run.config.name)
+    own = method in (None, lead_row(run))
     atlas = load_atlas(run) if own and run.state(MAPPING).usable else None
     ready = run.state(EVALUATION).usable
 
@@ -98,7 +93,7 @@ def explore(
         state,
         maps={} if atlas is None else {"t-SNE": atlas.tsne, "UMAP": atlas.umap},
         watch=watch if ready else None,
-        methods=list(identified_methods(run)) if ready else [],
+        methods=list(generative_rows(run)) if ready else [],
         mode=mode,
     )
 
@@ -121,7 +116,7 @@ def coded_catalogue(run: Run, method: str | None = None) -> CodedCatalogue:
     dataset, own = load_prepared(run).dataset, load_identified(run, method)
     items = dataset.items
     return CodedCatalogue(
-        f"{run.name} · {method or run.config.name}",
+        f"{run.name} · {method or lead_row(run)}",
         comparable_codes(own),
         items["title"].to_list(),
         traffic=interactions(dataset),

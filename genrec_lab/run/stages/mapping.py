@@ -13,14 +13,8 @@ from joblib import Parallel, cpu_count, delayed
 from genrec_lab.codes import ItemCodes
 from genrec_lab.evaluation import neighbour_code_overlap
 from genrec_lab.run.stages.preparing import PREPARATION, load_prepared
-from genrec_lab.run.stages.rows import tokenizer_owners
-from genrec_lab.run.stages.tokenizing import (
-    TOKENIZING,
-    Identified,
-    identified_methods,
-    load_identified,
-    load_vectors,
-)
+from genrec_lab.run.stages.rows import generative_rows, tokenizer_owners
+from genrec_lab.run.stages.tokenizing import TOKENIZING, Identified, load_identified, load_vectors
 from genrec_lab.run.store import Run
 from genrec_lab.viz.layout import MAX_POINTS
 from genrec_lab.viz.projection import Method, Projection, project_residuals
@@ -91,7 +85,7 @@ def neighbour_overlaps(run: Run, ks: tuple[int, ...] = _NEIGHBOURS) -> pl.DataFr
     level or a longer identifier would change the share for reasons that have nothing to do with similarity.
     Every k below a domain's number of items is measured.
     """
-    vectors, rows = load_vectors(run), identified_methods(run)
+    vectors, rows = load_vectors(run), generative_rows(run)
     raw = {name: load_identified(run, name).raw for name in dict.fromkeys(tokenizer_owners(rows).values())}
     levels = min(codes.levels for codes in raw.values())
     parts = []

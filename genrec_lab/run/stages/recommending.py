@@ -18,10 +18,11 @@ from genrec_lab.models import Recommender
 from genrec_lab.models.popularity import Popularity
 from genrec_lab.models.sequential.item_model import ItemModel
 from genrec_lab.models.sequential.kinds import MODELS
-from genrec_lab.presets import MethodConfig, item_rows, methods
+from genrec_lab.presets import MethodConfig, item_rows
 from genrec_lab.run.stages.item_rows import train_item_row
 from genrec_lab.run.stages.preparing import PREPARATION, Prepared, load_prepared
 from genrec_lab.run.stages.rows import (
+    generative_rows,
     is_universal,
     pretrained_on,
     recommender_owners,
@@ -29,7 +30,7 @@ from genrec_lab.run.stages.rows import (
     served,
     trained_item_rows,
 )
-from genrec_lab.run.stages.tokenizing import TOKENIZING, identified_methods, load_identified
+from genrec_lab.run.stages.tokenizing import TOKENIZING, load_identified
 from genrec_lab.run.stages.training import (
     Watch,
     curves,
@@ -52,6 +53,7 @@ _USES = (
     "loss_temperature",
     "decoding.validation_beams",
     "transfer.targets",
+    "transfer.pretrain_on_targets",
     "transfer.pretrain_recommender",
     "compare",
     "seed",
@@ -66,7 +68,7 @@ def train_recommenders(run: Run, watch: Watch | None = None) -> dict[str, dict[s
     uses = (*_USES, *(f"rows.{name}" for name in item_rows(run.config)))
     with run.stage(RECOMMENDING, inputs=(PREPARATION, TOKENIZING), uses=uses) as stage:
         if not stage.is_finished:
-            data, rows = load_prepared(run), identified_methods(run)
+            data, rows = load_prepared(run), generative_rows(run)
             owners = recommender_owners(rows)
             for name, row in trained_item_rows(run.config, data.dataset).items():
                 train_item_row(run, data, name, row, stage, watch)
@@ -92,7 +94,7 @@ def starting_recommender(run: Run, method: str, domain: str) -> Recommender:
     It is that of stage 05, or an untrained one for a row that learns from its target alone (UTGRec Table 3,
     variants 6 and 7).
     """
-    config = methods(run.config)[method]
+    config = generative_rows(run)[method]
     if not is_universal(config) or config.transfer.pretrain_recommender:
         return load_recommender(run, method, domain)
     torch.manual_seed(run.seed)

@@ -17,8 +17,10 @@ from genrec_lab.run.stages.preparing import PREPARATION, load_prepared
 from genrec_lab.run.stages.quantising import check_items_suffice, identify_by_vectors
 from genrec_lab.run.stages.rows import (
     ALL,
-    fed_methods,
+    generative_rows,
+    has_texts,
     is_universal,
+    lead_row,
     pretrained_on,
     served,
     tokenizer_owners,
@@ -30,7 +32,6 @@ from genrec_lab.viz.live import LiveCurves
 __all__ = [
     "TOKENIZING",
     "Identified",
-    "identified_methods",
     "load_identified",
     "load_vectors",
     "tokenizer_folder",
@@ -61,15 +62,18 @@ def train_tokenizers(run: Run, watch: Callable[[str], LiveCurves] | None = None)
     """
     with run.stage(TOKENIZING, inputs=(PREPARATION,), uses=_USES) as stage:
         dataset = load_prepared(run).dataset
-        rows = fed_methods(run.config, dataset)
+        rows = generative_rows(run)
         owners = tokenizer_owners(rows)
         if not stage.is_finished:
             for name in dict.fromkeys(owners.values()):
                 check_items_suffice(dataset, rows[name])  # before the texts are encoded, which takes long
-            vectors = encode_texts(
-                dataset.items["text"].to_list(), run.config.text, cache=runs_root() / "cache" / "text"
-            )
-            save_file({"vectors": vectors}, stage.folder / "vectors.safetensors")
+            if has_texts(dataset):
+                vectors = encode_texts(
+                    dataset.items["text"].to_list(), run.config.text, cache=runs_root() / "cache" / "text"
+                )
+                save_file({"vectors": vectors}, stage.folder / "vectors.safetensors")
+            else:  # only rows that read no texts are left
+                vectors = np.zeros((dataset.n_items, 1), dtype=np.float32)
             for name in dict.fromkeys(owners.values()):
                 identify = _identify_universally if is_universal(rows[name]) else identify_by_vectors
                 identify(
@@ -82,17 +86,11 @@ def train_tokenizers(run: Run, watch: Callable[[str], LiveCurves] | None = None)
         }
 
 
-def identified_methods(run: Run) -> dict[str, MethodConfig]:
-    """The generative methods of a run that its data could feed, by name: those in stage 02."""
-    owners = json.loads((run.read_stage(TOKENIZING) / "owners.json").read_text())
-    return {name: config for name, config in methods(run.config).items() if name in owners}
-
-
 def load_identified(run: Run, method: str | None = None) -> Identified:
     """Read a method's identifiers, by default those of the run's own method."""
     folder = run.read_stage(TOKENIZING)
     owners = json.loads((folder / "owners.json").read_text())
-    name = method or run.config.name
+    name = method or lead_row(run)
     if name not in owners:
         raise KeyError(f"run {run.name!r} has no tokenizer for {name!r}; it has {sorted(owners)}")
     return read_identified(folder / owners[name], methods(run.config)[name].tokenizer.geometry)

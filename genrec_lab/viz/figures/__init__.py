@@ -24,6 +24,7 @@ from genrec_lab.viz.figures.kept_content import kept_by_codes, shares_told
 from genrec_lab.viz.figures.level_errors import error_shares, quantisation_errors
 from genrec_lab.viz.figures.matching import changed_company, tokenizer_match
 from genrec_lab.viz.figures.method_bars import metric_bars, share_of_best
+from genrec_lab.viz.figures.papers import paper_table
 from genrec_lab.viz.figures.pictures import item_pictures
 from genrec_lab.viz.figures.prefix_map import prefix_map
 from genrec_lab.viz.figures.prefixes import code_items, code_profile, prefix_bars
@@ -68,6 +69,7 @@ __all__ = [
     "missed_share",
     "neighbour_overlap",
     "nothing_quantised",
+    "paper_table",
     "policy_costs",
     "popularity_curve",
     "prefix_bars",
