@@ -157,7 +157,7 @@ def test_a_row_that_needs_pictures_is_skipped_with_its_reason(root) -> None:
 
     alone = opened(root, "alone", pictures="pixels")
     prepare_data(alone)
-    with pytest.raises(ValueError, match="gmc_tiny cannot run with these data: it needs item pictures"):
+    with pytest.raises(ValueError, match="gmc_tiny cannot be run with these data: it needs item pictures"):
         train_tokenizers(alone)
 
 
