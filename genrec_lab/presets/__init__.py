@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from genrec_lab.presets.baselines import tiger
 from genrec_lab.presets.errors import PresetError, did_you_mean, reasons
-from genrec_lab.presets.gmc import gmc, gmc_cpu, gmc_small, gmc_tiny, rkmeans
+from genrec_lab.presets.gmc import causal, gmc, gmc_cpu, gmc_small, gmc_tiny, rkmeans
 from genrec_lab.presets.method_config import (
     ROWS,
     AdaptationConfig,
@@ -63,6 +63,7 @@ _PRESETS: dict[str, Callable[[], MethodConfig]] = {
     "gmc_tiny": gmc_tiny,
     "tiger": tiger,
     "rkmeans": rkmeans,
+    "causal": causal,
     **_variants(gmc, "gmc_"),
     "utgrec": utgrec,
     "utgrec_code": partial(utgrec, "code"),

@@ -135,6 +135,17 @@ def test_in_one_pass_no_place_reads_a_later_item(model) -> None:
     assert other != pytest.approx(losses[0], abs=1e-3)
 
 
+def test_a_recommender_that_reads_the_past_says_so_in_its_files(codes, tmp_path) -> None:
+    config = T5Config(d_model=16, d_kv=4, heads=3, d_ff=24, encoder_layers=1, decoder_layers=1, reads="past")
+    torch.manual_seed(0)
+    model = Recommender(codes, config).eval()
+    assert model.inputs([[3, 1], [2]])["input_ids"].shape == (2, 2 * len(SIZES))  # no end token
+    read = Recommender.load(model.save(tmp_path / "past"))
+    assert_equal(read.recommend([[3, 1, 4]], 3, "a"), model.recommend([[3, 1, 4]], 3, "a"))
+    with pytest.raises(ValueError, match="recommender.reads is 'past'"):
+        model.to_transformers()
+
+
 def test_a_whole_history_is_read_otherwise(model) -> None:
     """The two encoders differ, which is why a training in one pass is followed by whole histories."""
     whole = model.recommend([[3, 1, 4]], 3, "a").scores

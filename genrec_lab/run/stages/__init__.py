@@ -29,6 +29,7 @@ from genrec_lab.run.stages.policies import compare_policies
 from genrec_lab.run.stages.preparing import Prepared, load_prepared, prepare_data
 from genrec_lab.run.stages.recommending import (
     learnt_from,
+    lessons,
     load_history,
     load_recommender,
     starting_recommender,
@@ -72,6 +73,7 @@ __all__ = [
     "history_tokens",
     "item_levels",
     "learnt_from",
+    "lessons",
     "load_adaptation_history",
     "load_adapted",
     "load_atlas",
