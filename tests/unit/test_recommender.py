@@ -142,7 +142,7 @@ def test_a_recommender_that_reads_the_past_says_so_in_its_files(codes, tmp_path)
     assert model.inputs([[3, 1], [2]])["input_ids"].shape == (2, 2 * len(SIZES))  # no end token
     read = Recommender.load(model.save(tmp_path / "past"))
     assert_equal(read.recommend([[3, 1, 4]], 3, "a"), model.recommend([[3, 1, 4]], 3, "a"))
-    with pytest.raises(ValueError, match="recommender.reads is 'past'"):
+    with pytest.raises(ValueError, match=r"recommender\.reads is 'past'"):
         model.to_transformers()
 
 
