@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from genrec_lab.presets.baselines import letter, p5_cid, tiger, tiger_multimodal
 from genrec_lab.presets.comparison import baselines, baselines_tiny
 from genrec_lab.presets.errors import PresetError, did_you_mean, reasons
-from genrec_lab.presets.gmc import gmc, gmc_cpu, gmc_small, gmc_tiny, rkmeans
+from genrec_lab.presets.gmc import causal, gmc, gmc_cpu, gmc_small, gmc_tiny, rkmeans
 from genrec_lab.presets.method_config import (
     ROWS,
     AdaptationConfig,
@@ -70,6 +70,7 @@ _PRESETS: dict[str, Callable[[], MethodConfig]] = {
     "letter": letter,
     "p5_cid": p5_cid,
     "rkmeans": rkmeans,
+    "causal": causal,
     **_variants(gmc, "gmc_"),
     "utgrec": utgrec,
     "utgrec_code": partial(utgrec, "code"),

@@ -18,6 +18,7 @@ from genrec_lab.encoders.multimodal import QwenConfig
 from genrec_lab.encoders.text import TextConfig
 from genrec_lab.models.adapters import LoRAConfig
 from genrec_lab.models.letter import LetterConfig
+from genrec_lab.models.recommenders import RecommenderConfig, learns_in_one_pass
 from genrec_lab.models.rqvae import RQVAEConfig
 from genrec_lab.models.sequential.kinds import AnyItemModelConfig
 from genrec_lab.models.sequential.sasrec import SASRecConfig
@@ -119,7 +120,7 @@ class MethodConfig(BaseModel):
     transfer: TransferConfig = TransferConfig()
     identifiers: IdentifierConfig = IdentifierConfig()
     codebooks: Literal["shared", "separate"] = "shared"  # separate: one tokenizer a domain
-    recommender: T5Config = T5Config()
+    recommender: RecommenderConfig = T5Config()
     recommenders: Literal["unified", "separate"] = "unified"  # separate: one recommender a domain
     pairs: PairsConfig = PairsConfig()
     # Before `training`: epochs that learn every place of a sequence in one pass, with an encoder whose items
@@ -144,6 +145,11 @@ class MethodConfig(BaseModel):
             raise ValueError(
                 "codebooks are 'separate' with a 'unified' recommender: equal codes would mean different "
                 "things; set recommenders to 'separate' and adaptation.kind to 'none'"
+            )
+        if self.one_pass is not None and learns_in_one_pass(self.recommender):
+            raise ValueError(
+                "one_pass is given, and the recommender learns in one pass anyhow; leave one_pass out, or "
+                "set recommender.reads to 'whole'"
             )
         if isinstance(self.tokenizer, TreeTokenizerConfig):
             levels = self.tokenizer.quantizer.levels

@@ -83,7 +83,6 @@ def test_a_temperature_sharpens_the_loss_and_no_ranking(codes, make_recommender)
     """Every logit over the temperature in the loss; scores are those of the logits as they are."""
     plain, sharp = (make_recommender(codes, sharpness=3.0) for _ in range(2))
     sharp.temperature = 0.7
-    assert Recommender(codes, plain.config, temperature=0.7).temperature == 0.7
     histories, targets = torch.tensor([[3, 1], [2, -1]]), torch.tensor([5, 7])
     tokens, mask = plain._tokens(histories)
     wanted = plain.item_tokens[targets]
@@ -149,6 +148,17 @@ def test_in_one_pass_no_place_reads_a_later_item(model) -> None:
         other = model.stretch_loss(rows, places, torch.tensor([[3, 1, 5, 1]])).item()
     assert losses[0] == losses[1] == pytest.approx(losses[2], abs=1e-6)
     assert other != pytest.approx(losses[0], abs=1e-3)
+
+
+def test_a_recommender_that_reads_the_past_says_so_in_its_files(codes, tmp_path) -> None:
+    config = T5Config(d_model=16, d_kv=4, heads=3, d_ff=24, encoder_layers=1, decoder_layers=1, reads="past")
+    torch.manual_seed(0)
+    model = Recommender(codes, config).eval()
+    assert model.inputs([[3, 1], [2]])["input_ids"].shape == (2, 2 * len(SIZES))  # no end token
+    read = Recommender.load(model.save(tmp_path / "past"))
+    assert_equal(read.recommend([[3, 1, 4]], 3, "a"), model.recommend([[3, 1, 4]], 3, "a"))
+    with pytest.raises(ValueError, match=r"recommender\.reads is 'past'"):
+        model.to_transformers()
 
 
 def test_a_whole_history_is_read_otherwise(model) -> None:

@@ -38,6 +38,7 @@ from genrec_lab.run.stages.policies import compare_policies
 from genrec_lab.run.stages.preparing import Prepared, load_prepared, prepare_data
 from genrec_lab.run.stages.recommending import (
     learnt_from,
+    lessons,
     load_history,
     load_recommender,
     starting_recommender,
@@ -86,6 +87,7 @@ __all__ = [
     "item_levels",
     "lead_row",
     "learnt_from",
+    "lessons",
     "load_adaptation_history",
     "load_adapted",
     "load_atlas",

@@ -8,7 +8,7 @@ import polars as pl
 import torch
 
 from genrec_lab.data import Dataset
-from genrec_lab.models import Recommender
+from genrec_lab.models.code_recommender import CodeRecommender
 from genrec_lab.run.stages.adapting import load_adapted
 from genrec_lab.run.stages.evaluating import EVALUATION, load_rankings, ranked_users
 from genrec_lab.run.stages.mapping import MAPPING, comparable_codes, load_atlas
@@ -156,7 +156,7 @@ def watched_beam(run: Run, method: str, row: int, beams: int = 10) -> BeamTree:
 
 
 @torch.inference_mode()
-def _way_of(model: Recommender, history: list[int], target: list[int]) -> list[float]:
+def _way_of(model: CodeRecommender, history: list[int], target: list[int]) -> list[float]:
     """The log-probabilities of a target's prefixes of 1, 2, … codes."""
     memory, sums, total = model.remember([history]), [], 0.0
     for level, code in enumerate(target):
