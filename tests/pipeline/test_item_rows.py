@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from typing import ClassVar
 
 import numpy as np
@@ -55,9 +54,8 @@ def write_toys(folder, name="Toys", users=30, seed=0):
 
 
 def opened(root, dataset, compare, preset="baselines_tiny", **overrides):
-    fast = {"rows.sasrec.training.epochs": 1, "rows.hgn.training.epochs": 1}
-    return open_run("toys", dataset=dataset, preset=preset, overrides={"compare": compare, **fast, **overrides},
-                    root=root)  # fmt: skip
+    fast = {"rows.sasrec.training.epochs": 1, "rows.hgn.training.epochs": 1, **overrides}
+    return open_run("toys", dataset=dataset, preset=preset, overrides={"compare": compare, **fast}, root=root)
 
 
 def executed(run):
@@ -108,7 +106,7 @@ def test_a_row_is_ranked_by_its_stored_model_for_the_user_that_asks(toys):
     assert (model.score(histories, users) != model.score(histories)).any()
 
 
-def test_nothing_is_learnt_from_validation_and_test_items(toys, monkeypatch):
+def test_nothing_is_learnt_from_validation_and_test_items(toys):
     """The last two items of each user stand nowhere else, so no batch may hold them."""
     run, _ = toys
     data = load_prepared(run)
@@ -129,7 +127,7 @@ def test_nothing_is_learnt_from_validation_and_test_items(toys, monkeypatch):
                     assert held_back.isdisjoint(domain.items[places].tolist())
 
 
-def test_there_are_no_codes_to_look_at(toys, capsys, monkeypatch):
+def test_there_are_no_codes_to_look_at(toys, capsys):
     run, _ = toys
     assert shown_row(run) == "sasrec"
     with pytest.raises(RunError, match="rows over items only, so there are no codes"):
@@ -155,9 +153,7 @@ def test_a_papers_table_is_a_figure_of_the_run_and_stands_in_its_report(toys):
         domain=pl.lit("Instruments"), users=pl.lit(24772, pl.Int64)
     )  # fmt: skip
     (figure,) = show_beside_papers(run, frame)
-    assert (
-        figure.data[0].cells.values[1] == ("<b>sasrec</b>",) * 4 or len(figure.data[0].cells.values[1]) == 4
-    )
+    assert list(figure.data[0].cells.values[2]) == ["recall@5", "recall@10", "ndcg@5", "ndcg@10"]
     assert (run.folder / "figures" / "beside_gmc_table_3.json").is_file()
     run.record_metrics("sasrec", frame.drop("method"))
     assert "Beside GMC Table 3" in build_report(run).read_text(encoding="utf-8")
@@ -169,7 +165,7 @@ def test_a_generative_method_of_its_own_needs_texts(tmp_path):
     run = opened(tmp_path / "runs", dataset, ["sasrec"], preset="gmc_tiny")
     prepare_data(run)
     with pytest.raises(
-        ValueError, match="gmc_tiny cannot be run with these data: it needs item texts.*'baselines'"
+        ValueError, match=r"gmc_tiny cannot be run with these data: it needs item texts.*'baselines'"
     ):
         train_tokenizers(run)
 
@@ -273,7 +269,7 @@ def test_a_need_is_looked_for_in_every_domain(tmp_path, monkeypatch):
         assert skipped_rows(run.config, dataset) == ({} if why is None else {"sasrec": why})
 
 
-def test_a_killed_row_goes_on_and_a_finished_run_is_read(toys, tmp_path):
+def test_what_is_finished_is_read_and_not_trained_again(toys):
     run, rankings = toys
     trained = run.manifest()["stages"]["05_recommender_training"]["finished_at"]
     again = train_recommenders(run)
@@ -281,4 +277,3 @@ def test_a_killed_row_goes_on_and_a_finished_run_is_read(toys, tmp_path):
     assert set(again) == {"sasrec", "hgn"}
     assert all(set(scopes) == {"Toys"} for scopes in again.values())
     np.testing.assert_array_equal(rank_test_users(run).items["sasrec"], rankings.items["sasrec"])
-    shutil.rmtree(tmp_path)
