@@ -15,14 +15,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from genrec_lab.presets.baselines import tiger
+from genrec_lab.presets.baselines import letter, p5_cid, tiger, tiger_multimodal
 from genrec_lab.presets.comparison import baselines, baselines_tiny
 from genrec_lab.presets.errors import PresetError, did_you_mean, reasons
-from genrec_lab.presets.gmc import gmc, gmc_cpu, gmc_small, gmc_tiny, rkmeans
+from genrec_lab.presets.gmc import causal, gmc, gmc_cpu, gmc_small, gmc_tiny, rkmeans
 from genrec_lab.presets.method_config import (
     ROWS,
     AdaptationConfig,
     Change,
+    CollaborativeConfig,
     DecodingConfig,
     ItemRow,
     MethodConfig,
@@ -37,6 +38,7 @@ from genrec_lab.presets.utgrec import utgrec, utgrec_small, utgrec_tiny
 __all__ = [
     "ROWS",
     "AdaptationConfig",
+    "CollaborativeConfig",
     "DecodingConfig",
     "ItemRow",
     "MethodConfig",
@@ -64,7 +66,11 @@ _PRESETS: dict[str, Callable[[], MethodConfig]] = {
     "gmc_small": gmc_small,
     "gmc_tiny": gmc_tiny,
     "tiger": tiger,
+    "tiger_multimodal": tiger_multimodal,
+    "letter": letter,
+    "p5_cid": p5_cid,
     "rkmeans": rkmeans,
+    "causal": causal,
     **_variants(gmc, "gmc_"),
     "utgrec": utgrec,
     "utgrec_code": partial(utgrec, "code"),

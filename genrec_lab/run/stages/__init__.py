@@ -24,13 +24,21 @@ from genrec_lab.run.stages.exploring import (
 )
 from genrec_lab.run.stages.histories import training_figures, training_summary, trainings
 from genrec_lab.run.stages.levels import item_levels, what_levels_leave
-from genrec_lab.run.stages.mapping import Atlas, codeword_sums, comparable_codes, load_atlas, map_residuals
+from genrec_lab.run.stages.mapping import (
+    Atlas,
+    codeword_sums,
+    comparable_codes,
+    load_atlas,
+    map_residuals,
+    mapped_things,
+)
 from genrec_lab.run.stages.meaning import Kept, has_decoders, told_items, what_codes_keep
 from genrec_lab.run.stages.papers import show_beside_papers
 from genrec_lab.run.stages.policies import compare_policies
 from genrec_lab.run.stages.preparing import Prepared, load_prepared, prepare_data
 from genrec_lab.run.stages.recommending import (
     learnt_from,
+    lessons,
     load_history,
     load_recommender,
     starting_recommender,
@@ -79,6 +87,7 @@ __all__ = [
     "item_levels",
     "lead_row",
     "learnt_from",
+    "lessons",
     "load_adaptation_history",
     "load_adapted",
     "load_atlas",
@@ -91,6 +100,7 @@ __all__ = [
     "load_vectors",
     "lora_parameters",
     "map_residuals",
+    "mapped_things",
     "matmul_speed",
     "places_already_had",
     "prepare_data",

@@ -8,7 +8,7 @@ import polars as pl
 import torch
 
 from genrec_lab.data import Dataset
-from genrec_lab.models import Recommender
+from genrec_lab.models.code_recommender import CodeRecommender
 from genrec_lab.run.stages.adapting import load_adapted
 from genrec_lab.run.stages.evaluating import EVALUATION, load_rankings, ranked_users
 from genrec_lab.run.stages.mapping import MAPPING, comparable_codes, load_atlas
@@ -120,7 +120,7 @@ def coded_catalogue(run: Run, method: str | None = None) -> CodedCatalogue:
         comparable_codes(own),
         items["title"].to_list(),
         traffic=interactions(dataset),
-        residuals=own.residuals,
+        residuals=None if own.geometry == "none" else own.residuals,
         codewords=_codewords(own),
         vectors=load_vectors(run),
         images=items["image"].to_list() if "image" in items.columns else None,
@@ -156,7 +156,7 @@ def watched_beam(run: Run, method: str, row: int, beams: int = 10) -> BeamTree:
 
 
 @torch.inference_mode()
-def _way_of(model: Recommender, history: list[int], target: list[int]) -> list[float]:
+def _way_of(model: CodeRecommender, history: list[int], target: list[int]) -> list[float]:
     """The log-probabilities of a target's prefixes of 1, 2, … codes."""
     memory, sums, total = model.remember([history]), [], 0.0
     for level, code in enumerate(target):
@@ -165,8 +165,13 @@ def _way_of(model: Recommender, history: list[int], target: list[int]) -> list[f
     return sums
 
 
-def _codewords(own: Identified) -> list[np.ndarray]:
-    """By level (K, d); the codebooks of tokenizers trained a domain each one below the other."""
+def _codewords(own: Identified) -> list[np.ndarray] | None:
+    """By level (K, d); the codebooks of tokenizers trained a domain each one below the other.
+
+    None where a code has no one codeword: the codes quantise nothing, or differ from prefix to prefix.
+    """
+    if own.geometry in ("none", "prefix"):
+        return None
     if own.tokenizers == 1:
         return list(next(iter(own.codebooks.values())))
     stacked = [own.codebooks[domain] for domain in own.raw.domain_names]

@@ -26,6 +26,8 @@ _OF_TOKENIZER = (
     "codebooks",
     "content",
     "tokenizer_training",
+    "collaborative",
+    "pictures",
     "transfer.targets",
     "transfer.pretrain_on_targets",
     "transfer.pretrain_tokenizer",
@@ -37,6 +39,7 @@ _OF_RECOMMENDER = (
     "pairs",
     "one_pass",
     "training",
+    "loss_temperature",
     "transfer.pretrain_recommender",
 )
 
@@ -78,9 +81,7 @@ def skipped_rows(config: MethodConfig, dataset: Dataset) -> dict[str, str]:
     Raises ValueError where that is the run's own method, without which there is nothing to compare.
     """
     needs = {name: MODELS[row.model.kind].needs for name, row in item_rows(config).items()}
-    # A tokenizer reads texts unless its config says what else it needs.
-    tokenizers = {name: method.tokenizer for name, method in methods(config).items()}
-    needs |= {name: getattr(type(tokenizer), "needs", ("text",)) for name, tokenizer in tokenizers.items()}
+    needs |= {name: _needs_of(method) for name, method in methods(config).items()}
     found = {name: _lacking(of_row, dataset) for name, of_row in needs.items()}
     skipped = {name: lacking for name, lacking in found.items() if lacking}
     if config.own_row and config.name in skipped:
@@ -119,6 +120,12 @@ def trained_item_rows(config: MethodConfig, dataset: Dataset) -> dict[str, ItemR
     """Return the rows with a model over items that the data can feed."""
     skipped = skipped_rows(config, dataset)
     return {name: row for name, row in item_rows(config).items() if name not in skipped}
+
+
+def _needs_of(method: MethodConfig) -> tuple[Need, ...]:
+    """What a generative method needs: texts, unless its tokenizer's config says what else, and pictures."""
+    needs: tuple[Need, ...] = getattr(type(method.tokenizer), "needs", ("text",))
+    return needs if method.pictures == "none" else (*needs, "pictures")
 
 
 def _lacking(needs: Sequence[Need], dataset: Dataset) -> str | None:
