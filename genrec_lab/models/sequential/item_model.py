@@ -41,6 +41,7 @@ class Phase(NamedTuple):
     shared: bool = False
     budget: Literal["training", "pretraining"] = "training"  # which of the row's two TrainingConfigs
     validated: bool = True  # False: no validation and no early stopping, the last weights are kept
+    epochs: int | None = None  # at most so many, whatever the budget says
 
 
 class ItemModel(nn.Module):

@@ -18,7 +18,7 @@ from genrec_lab.run.stages.rows import pretrained_on, served
 from genrec_lab.run.stages.tokenizing import load_vectors
 from genrec_lab.run.stages.training import Watch, curves, part_of, training_part, validator, write_history
 from genrec_lab.run.store import Run, Stage
-from genrec_lab.training import fit
+from genrec_lab.training import TrainingConfig, fit
 
 
 def train_item_row(
@@ -72,7 +72,9 @@ def _train(
     watch: Watch | None,
 ) -> None:
     """Train one phase of a model, and write its history; `place` is the folder of both."""
-    config = getattr(row, phase.budget)
+    config: TrainingConfig = getattr(row, phase.budget)
+    if phase.epochs is not None:
+        config = config.model_copy(update={"epochs": min(config.epochs, phase.epochs), "least_steps": 0})
     sequences, users = training_part(data, domains)
     model.begin(phase.name)
 
