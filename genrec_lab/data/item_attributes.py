@@ -2,9 +2,9 @@
 
 The rule. Every text column beside title, text, image, key and description is a kind of attribute, and so is
 every column of lists of text. A value is one attribute; categories with commas between them, and lists, are
-several. The same words in two columns are two attributes. Where the table has no such column, the words of the
-text are the attributes: lower case, three letters or more. Kept is what at least `least` items have and at
-most half of all: what one item has, or all have, tells nothing of a neighbour.
+several. The same words in two columns are two attributes. Where the table has no such column, the words of
+the text are the attributes: lower case, three letters or more. Kept is what at least `least` items have and
+at most half of all: what one item has, or all have, tells nothing of a neighbour.
 """
 
 from __future__ import annotations

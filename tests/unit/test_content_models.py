@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -258,8 +257,8 @@ TRANSFERABLE = [name for name in CONFIGS if any(phase.shared for phase in MODELS
 
 
 @pytest.fixture
-def other_domain() -> Iterator[DomainItems]:
-    yield domain_of(np.array([30, 31, 35, 40, 41, 50]), seed=3)
+def other_domain() -> DomainItems:
+    return domain_of(np.array([30, 31, 35, 40, 41, 50]), seed=3)
 
 
 @pytest.mark.parametrize("name", TRANSFERABLE)

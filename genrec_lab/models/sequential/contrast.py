@@ -17,9 +17,9 @@ def in_batch_contrast(
 ) -> Tensor:
     """Return the mean negative log-probability of each row's own target among the targets of all rows.
 
-    states, targets (R, D), by cosine over the temperature; ids (R,) say what the targets are: another row with
-    the same id is no negative. fakes (R, D) give each row one more negative of its own (VQ-Rec Eq. 6).
-    UniSRec Eqs 5 and 6, MISSRec's losses of pre-training.
+    states, targets (R, D), by cosine over the temperature; ids (R,) say what the targets are: another row
+    with the same id is no negative. fakes (R, D) give each row one more negative of its own. The losses of
+    pre-training of UniSRec, VQ-Rec (with fakes) and MISSRec.
     """
     states, targets = F.normalize(states.float(), dim=-1), F.normalize(targets.float(), dim=-1)
     logits = states @ targets.T

@@ -1,8 +1,8 @@
 """FDSA (Zhang et al. 2019): self-attention over item ids and over item features, side by side.
 
-The features of an item are its text vector and its attributes, weighted by vanilla attention (3.2 of the
-paper). Sizes and the norm on the output are those of the FDSA in RUCAIBox's UniSRec code, with which GMC's
-lineage compares; the text vector takes the place of the paper's topic words. Ours: the attributes' rule
+The features of an item are its text vector and its attributes, weighted by the paper's vanilla attention.
+Sizes and the norm on the output are those of the FDSA in RUCAIBox's UniSRec code, with which GMC's lineage
+compares; the text vector takes the place of the paper's topic words. Ours: the attributes' rule
 (`data/item_attributes.py`), and the softmax over all items at every place.
 Letters: B users, T places, D width, N items, A attributes, V numbers of a text vector.
 """

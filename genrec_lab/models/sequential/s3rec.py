@@ -70,7 +70,7 @@ class S3Rec(ItemModel):
         self.embedding = nn.Embedding(len(self.items) + 1, c.width)
         self.attributes = nn.Embedding(self.has.shape[1], c.width)
         self.encoder = VectorEncoder(c, "s3rec")
-        # A map of its own for each objective, W of Eqs 5, 7, 9 and 11.
+        # A map of its own for each objective, the W of its mutual information.
         self.of_attribute, self.of_item = nn.Linear(c.width, c.width), nn.Linear(c.width, c.width)
         self.of_masked, self.of_segment = nn.Linear(c.width, c.width), nn.Linear(c.width, c.width)
         start_small(self)
@@ -119,7 +119,7 @@ class S3Rec(ItemModel):
         segments: Tensor,
         strangers: Tensor,
     ) -> Objectives:
-        """Return Eqs 5, 7, 9 and 11; all arguments are (B, T), as MaskedBatches gives them."""
+        """Return the four losses; all arguments are (B, T), as MaskedBatches gives them."""
         states = self.states(masked, both_ways=True)
         hidden, seen = masked == self.mask, (masked != self.mask) & (masked != EMPTY)
         rows = len(sequences)
@@ -148,11 +148,11 @@ def _pair_loss(context: Tensor, wanted: Tensor, other: Tensor) -> Tensor:
 class MaskedBatches:
     """Batches for the four objectives; all tensors are (B, T) places, padded at the right with -1.
 
-    `sequences` as they are; `masked` with some items masked; `negatives` with another item, which the sequence
-    does not have, at masked places; `around` with a segment masked; `segments` with all but it masked;
-    `strangers` with a segment of the same length from anywhere in the data instead. What is masked is drawn
-    from (seed, epoch) and nothing else. Sequences are cut into pieces of `max_history` items from their end;
-    pieces of one item are left out.
+    `sequences` as they are; `masked` with some items masked; `negatives` with another item, which the
+    sequence does not have, at masked places; `around` with a segment masked; `segments` with all but it
+    masked; `strangers` with a segment of the same length from anywhere in the data instead. What is masked
+    is drawn from (seed, epoch) and nothing else. Sequences are cut into pieces of `max_history` items from
+    their end; pieces of one item are left out.
     """
 
     def __init__(

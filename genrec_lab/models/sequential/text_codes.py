@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 _MISSING = (
-    "the row 'vqrec' makes its codes with faiss, which is not installed: `pip install 'genrec-lab[baselines]'`, "
-    "or take the row out of compare"
+    "the row 'vqrec' makes its codes with faiss, which is not installed: "
+    "`pip install 'genrec-lab[baselines]'`, or take the row out of compare"
 )
 
 
 class TextCodebooks(NamedTuple):
-    """What turns a text vector into M codes: rotate it, take off the mean, find each part's nearest centre."""
+    """What turns a text vector into M codes: rotate, take off the mean, find each part's nearest centre."""
 
     rotation: np.ndarray  # (V, V) float32
     mean: np.ndarray  # (V,) of the rotated vectors
@@ -33,8 +33,8 @@ class TextCodebooks(NamedTuple):
 def fit_opq(vectors: np.ndarray, codes: int, bits: int) -> TextCodebooks:
     """Fit a rotation and M = `codes` books of K = 2^`bits` centres to vectors (N, V).
 
-    faiss's "OPQ{M},IVF1,PQ{M}x{bits}" without the index. Raises ValueError for M that does not divide V and for
-    fewer vectors than centres, ImportError where faiss is missing.
+    faiss's "OPQ{M},IVF1,PQ{M}x{bits}" without the index. Raises ValueError for M that does not divide V and
+    for fewer vectors than centres, ImportError where faiss is missing.
     """
     n, width = vectors.shape
     if width % codes:

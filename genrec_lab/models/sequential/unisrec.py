@@ -1,8 +1,8 @@
 """UniSRec (Hou et al. 2022): items are their texts, whitened and mixed by experts, so that a model can move.
 
-Values are those of the authors' code (RUCAIBox/UniSRec). Ours: every place of a sequence is a sample, which in
-a causal network is the same as one sample a prefix; a place whose target is the same item is no negative (the
-code lets its logit count as 0); of the two ways to augment a sequence only item drop, nine tenths of the
+Values are those of the authors' code (RUCAIBox/UniSRec). Ours: every place of a sequence is a sample, which
+in a causal network is the same as one sample a prefix; a place whose target is the same item is no negative
+(the code lets its logit count as 0); of the two ways to augment a sequence only item drop, nine tenths of the
 code's batches, since word drop needs a second encoding of all texts; histories of 20 items, as in every row.
 Letters: B users, T places, D width, N items, E experts, V numbers of a text vector.
 """
@@ -36,16 +36,16 @@ class UniSRecConfig(VectorEncoderConfig):
     experts: int = Field(8, ge=1)  # E
     adaptor_dropout: float = Field(0.2, ge=0, lt=1)  # on the text vectors
     temperature: float = Field(0.07, gt=0)
-    sequence_weight: float = Field(1e-3, ge=0)  # lambda of Eq. 7
+    sequence_weight: float = Field(1e-3, ge=0)  # lambda, of the contrast of sequences
     drop: float = Field(0.2, ge=0, lt=1)  # share of a sequence's items that its augmentation leaves out
     # The transductive setting adds a vector an item, learnt in fine-tuning; the inductive one has text alone.
     setting: Literal["transductive", "inductive"] = "transductive"
-    # What fine-tuning after pre-training leaves as it is (3.4 of the paper): all but adaptor and item ids.
+    # Fine-tuning after pre-training leaves places and layers as they are, as the paper has it.
     freeze_encoder: bool = True
 
 
 class MixtureAdaptor(nn.Module):
-    """Text vectors to item vectors: E whitening layers, mixed by a gate that the text itself sets (Eqs 1-3)."""
+    """Text vectors to item vectors: E whitening layers, mixed by a gate that the text itself sets."""
 
     def __init__(self, inputs: int, width: int, experts: int, dropout: float) -> None:
         """Start with an even gate, as the code does."""
@@ -57,7 +57,7 @@ class MixtureAdaptor(nn.Module):
         self.dropout = PooledDropout(dropout)
 
     def forward(self, text: Tensor) -> Tensor:
-        """(M, V) -> (M, D); the gate is noisy in training only (Eq. 3)."""
+        """(M, V) -> (M, D); the gate is noisy in training only."""
         logits = text @ self.gate
         if self.training:
             logits = logits + torch.randn_like(logits) * (F.softplus(text @ self.noise) + 1e-2)
@@ -120,7 +120,7 @@ class UniSRec(ItemModel):
         )
 
     def item_vectors(self) -> Tensor:
-        """Return the vectors (N, D) of all items: text, and in the transductive setting an id (Eq. 10)."""
+        """Return the vectors (N, D) of all items: text, and in the transductive setting an id."""
         adapted = self.adaptor(self.text)
         return adapted if self.embedding is None else adapted + self.embedding.weight
 
@@ -133,12 +133,12 @@ class UniSRec(ItemModel):
         return self.encoder(table[sequences.clamp(min=0)])
 
     def _scores(self, states: Tensor, table: Tensor) -> Tensor:
-        """Cosine over the temperature (Eqs 9 and 10, with the code's normalisation)."""
+        """Cosine over the temperature, as the authors' code has it."""
         cosine = F.normalize(states.float(), dim=-1) @ F.normalize(table.float(), dim=-1).T
         return cosine / self.config.temperature
 
     def _pretraining_loss(self, sequences: Tensor) -> Tensor:
-        """Eq. 7: each place's state against its next item, and against itself in a shortened sequence."""
+        """Contrast each place's state with its next item, and with itself in a shortened sequence."""
         c, histories, wanted = self.config, sequences[:, :-1], sequences[:, 1:]
         real = wanted != EMPTY
         # Only the items of the batch are adapted.

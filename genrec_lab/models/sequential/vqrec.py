@@ -108,9 +108,9 @@ class VQRec(ItemModel):
         return F.cross_entropy(self._scores(states, table), wanted[real])
 
     def item_vectors(self) -> Tensor:
-        """Return the vectors (N, D) of all items (Eq. 3), by permuted code vectors while those are learnt."""
+        """Return the vectors (N, D) of all items by permuted code vectors while those are learnt."""
         self._make_codes()
-        vectors = self.code_vectors
+        vectors: Tensor = self.code_vectors
         if self.permutation is not None:
             vectors = self.permutation_matrices() @ vectors
         return self._pooled(self.codes, vectors)
@@ -121,7 +121,7 @@ class VQRec(ItemModel):
         return self._scores(last_of(self._states(sequences, table), sequences), table)
 
     def fake_codes(self, codes: Tensor) -> Tensor:
-        """(R, M) -> (R, M): each code is with probability rho one drawn evenly (3.3.2, enhanced negatives)."""
+        """(R, M) -> (R, M): each code is with probability rho one drawn evenly (enhanced negatives)."""
         drawn = torch.randint_like(codes, self.values)
         replaced = torch.rand(codes.shape, device=codes.device) < self.config.fake_share
         return torch.where(replaced, drawn, codes)
@@ -129,7 +129,7 @@ class VQRec(ItemModel):
     def permutation_matrices(self) -> Tensor:
         """Return (M, K, K), rows that each choose one code vector; the gradient is that of the soft choice.
 
-        Gumbel-Sinkhorn (3.4.2): in training with noise, else without.
+        Gumbel-Sinkhorn: in training with noise, else without.
         """
         if self.permutation is None:
             raise RuntimeError("VQ-Rec has a permutation in its phase 'permutation' only; begin that phase")
@@ -149,7 +149,7 @@ class VQRec(ItemModel):
         c = self.config
         soft = sinkhorn(self.permutation / c.sinkhorn_temperature, c.sinkhorn_rounds).cpu().numpy()
         chosen = [torch.from_numpy(linear_sum_assignment(-matrix)[1]) for matrix in soft]
-        for vectors, order in zip(self.code_vectors, chosen, strict=True):
+        for vectors, order in zip(self.code_vectors.data, chosen, strict=True):
             vectors.copy_(vectors[order.to(vectors.device)])
         self.permutation = None
 
@@ -174,7 +174,7 @@ class VQRec(ItemModel):
 
 
 def sinkhorn(scores: Tensor, rounds: int) -> Tensor:
-    """(…, K, K) -> (…, K, K): exponentials whose rows and then columns are made to sum to 1, again and again."""
+    """(…, K, K) -> (…, K, K): exponentials whose rows, and then columns, are made to sum to 1."""
     for _ in range(rounds):
         scores = scores - scores.logsumexp(-1, keepdim=True)
         scores = scores - scores.logsumexp(-2, keepdim=True)
