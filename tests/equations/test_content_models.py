@@ -109,7 +109,7 @@ def test_the_adaptor_mixes_whitened_texts_by_its_gate() -> None:
 
 
 def test_the_gate_is_noisy_in_training_as_far_as_the_text_says() -> None:
-    """With a strongly negative noise logit the deviation is the floor of .01, with a positive one it grows."""
+    """With a very negative noise logit the deviation is the floor of .01, with a positive one it grows."""
     adaptor = MixtureAdaptor(inputs=2, width=3, experts=4, dropout=0.0)
     text = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     with torch.no_grad():
