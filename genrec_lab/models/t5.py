@@ -59,13 +59,17 @@ class Memory(NamedTuple):
 
     keys: tuple[Tensor, ...]  # a layer: (B, H, S, K)
     values: tuple[Tensor, ...]  # a layer: (B, H, S, K)
-    bias: Tensor  # (B, 1, 1, S): 0 where there is a token, very negative where there is padding
+    bias: Tensor  # (B, 1, 1 or M*T, S): 0 at a token that may be read, very negative at others and padding
 
     def of_users(self, users: Tensor) -> Memory:
         """Return the memory of the chosen users, (B',) indices that may repeat."""
         return Memory(
             tuple(k[users] for k in self.keys), tuple(v[users] for v in self.values), self.bias[users]
         )
+
+    def seen_by(self, places: Tensor) -> Memory:
+        """Return the memory in which each query place reads some tokens only, (M*T, S) true where it does."""
+        return self._replace(bias=self.bias.masked_fill(~places, _NEGATIVE))
 
 
 class Cache(NamedTuple):
@@ -211,7 +215,7 @@ class DecoderBlock(nn.Module):
         """Run one layer over x (B, M, T, D); return the new x and its own keys and values for the cache.
 
         `past` are the layer's cached keys and values (B, M, H, T', K), `keys` and `values` the history's
-        (B, H, S, K), `mask` is 0 or very negative (B, 1, 1, S).
+        (B, H, S, K), `mask` is 0 or very negative (B, 1, 1 or M*T, S).
         """
         a, h = self.attention, self.attention_norm(x)
         own_keys, own_values = a.split(a.k(h)), a.split(a.v(h))
@@ -253,11 +257,17 @@ class T5(nn.Module):
                 nn.init.normal_(module.weight, std=c.d_model**-0.5)
         nn.init.normal_(self.embedding.weight, std=1.0)
 
-    def encode(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Histories (B, S) of tokens with mask (B, S) -> hidden states (B, S, D)."""
+    def encode(self, tokens: Tensor, mask: Tensor, items: Tensor | None = None) -> Tensor:
+        """Histories (B, S) of tokens with mask (B, S) -> hidden states (B, S, D).
+
+        With `items` (S,), the number of the item that a place belongs to, no place reads a later item.
+        """
         x = self.dropout(self.embedding(tokens))
         places = torch.arange(tokens.shape[1], device=tokens.device)
-        bias = (self.encoder_bias(places, places) + self._mask_bias(mask)).to(self._compute_type(x))
+        bias = self.encoder_bias(places, places)
+        if items is not None:
+            bias = bias.masked_fill(items[None, :] > items[:, None], _NEGATIVE)
+        bias = (bias + self._mask_bias(mask)).to(self._compute_type(x))
         for block in self.encoder:
             x = block(x, bias)
         return self.dropout(self.encoder_norm(x))
@@ -272,6 +282,13 @@ class T5(nn.Module):
 
     def decode(self, tokens: Tensor, memory: Memory, cache: Cache | None = None) -> tuple[Tensor, Cache]:
         """Decode tokens (B, M, T) that follow the cache -> logits (B, M, T, V) and the cache with them."""
+        states, cache = self.decode_states(tokens, memory, cache)
+        return self.logits(states), cache
+
+    def decode_states(
+        self, tokens: Tensor, memory: Memory, cache: Cache | None = None
+    ) -> tuple[Tensor, Cache]:
+        """Decode as `decode` does, up to the states (B, M, T, D) that the head reads."""
         x = self.dropout(self.embedding(tokens))
         start = 0 if cache is None else cache.keys[0].shape[-2]
         places = torch.arange(start + tokens.shape[-1], device=tokens.device)
@@ -283,10 +300,13 @@ class T5(nn.Module):
             x, own_keys, own_values = block(x, bias, past, memory.keys[i], memory.values[i], memory.bias)
             keys.append(own_keys)
             values.append(own_values)
-        x = self.dropout(self.decoder_norm(x))
+        return self.dropout(self.decoder_norm(x)), Cache(tuple(keys), tuple(values))
+
+    def logits(self, states: Tensor) -> Tensor:
+        """States (..., D) of the decoder -> logits (..., V)."""
         if self.config.scale_output:
-            x = x * self.config.d_model**-0.5
-        return F.linear(x, self.embedding.weight), Cache(tuple(keys), tuple(values))
+            states = states * self.config.d_model**-0.5
+        return F.linear(states, self.embedding.weight)
 
     def forward(self, tokens: Tensor, mask: Tensor, decoder_tokens: Tensor) -> Tensor:
         """Histories (B, S), their mask (B, S) and decoder inputs (B, T) -> logits (B, T, V)."""

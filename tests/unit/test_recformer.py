@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from genrec_lab.models.sequential.domain_items import DomainItems
+from genrec_lab.models.sequential.drawn_prefixes import DrawnPrefixes
 from genrec_lab.models.sequential.item_language import KEY, START, VALUE, ItemLanguage, key_values
-from genrec_lab.models.sequential.prefix_batches import PrefixBatches
 from genrec_lab.models.sequential.recformer import RecFormer, RecFormerConfig
 from genrec_lab.training import TrainingConfig, fit
 from tests.unit.test_content_models import ITEMS, SEQUENCES, domain_of
@@ -109,10 +109,10 @@ def test_the_tokenizer_writes_any_text_and_is_read_as_it_was_written(tmp_path: P
 
 def test_prefix_batches_take_all_targets_or_draw_some() -> None:
     sequences = [[3, 4, 8, 10, 11, 17, 20], [23], [4, 3]]
-    taken = [row for batch in PrefixBatches(ITEMS, sequences, 4, 3)(0, 0) for row in rows_of(batch)]
+    taken = [row for batch in DrawnPrefixes(ITEMS, sequences, 4, 3)(0, 0) for row in rows_of(batch)]
     whole = [(s[max(0, i - 3) : i], s[i]) for s in sequences for i in range(1, len(s))]
     assert sorted(taken) == sorted(whole)
-    drawing = PrefixBatches(ITEMS, sequences, 4, 3, per_sequence=1, later_half=True)
+    drawing = DrawnPrefixes(ITEMS, sequences, 4, 3, per_sequence=1, later_half=True)
     drawn = [row for epoch in range(40) for batch in drawing(epoch, 0) for row in rows_of(batch)]
     assert len(drawn) == 80
     assert {target for _, target in drawn} == {10, 11, 17, 20, 3}  # none of the first half of the long one
@@ -122,7 +122,7 @@ def test_prefix_batches_take_all_targets_or_draw_some() -> None:
 
 def rows_of(batch: dict[str, torch.Tensor]) -> list[tuple[list[int], int]]:
     histories = [ITEMS[[p for p in row if p >= 0]].tolist() for row in batch["sequences"].tolist()]
-    return list(zip(histories, ITEMS[batch["targets"]].tolist(), strict=True))
+    return list(zip(histories, ITEMS[batch["wanted"]].tolist(), strict=True))
 
 
 # --- the network and its losses
@@ -185,7 +185,7 @@ def test_no_masked_token_is_no_loss() -> None:
 def test_pretraining_adds_the_masked_losses_of_both_sides_to_the_contrast() -> None:
     model = recformer(mask_weight=0.0).eval()
     model.begin("pretraining")
-    batch = {"sequences": torch.tensor([[0, 1, 2], [3, -1, -1]]), "targets": torch.tensor([4, 5])}
+    batch = {"sequences": torch.tensor([[0, 1, 2], [3, -1, -1]]), "wanted": torch.tensor([4, 5])}
     with torch.no_grad():
         a = torch.stack([model.states(model.tokens([h]))[0, 0] for h in ([0, 1, 2], [3])])
         b = torch.stack([model.states(model.tokens([[i]]))[0, 0] for i in (4, 5)])

@@ -23,11 +23,20 @@ def in_batch_contrast(
     """
     states, targets = F.normalize(states.float(), dim=-1), F.normalize(targets.float(), dim=-1)
     logits = states @ targets.T
-    again = (ids[:, None] == ids[None, :]).fill_diagonal_(False)
-    logits = logits.masked_fill(again, -torch.inf)
     if fakes is not None:
         logits = torch.cat([logits, (states * F.normalize(fakes.float(), dim=-1)).sum(-1, True)], dim=1)
-    return F.cross_entropy(logits / temperature, torch.arange(len(ids), device=ids.device))
+    return in_batch_cross_entropy(logits / temperature, ids)
+
+
+def in_batch_cross_entropy(logits: Tensor, ids: Tensor) -> Tensor:
+    """Return the mean cross-entropy of (R, R or more) logits whose row i belongs to column i.
+
+    Another column with the same of the ids (R,) does not count.
+    """
+    again = (ids[:, None] == ids[None, :]).fill_diagonal_(False)
+    again = F.pad(again, (0, logits.shape[1] - len(ids)))
+    places = torch.arange(len(ids), device=ids.device)
+    return F.cross_entropy(logits.masked_fill(again, -torch.inf), places)
 
 
 def shortened(sequences: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:

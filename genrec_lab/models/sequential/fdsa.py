@@ -60,7 +60,7 @@ class FDSA(ItemModel):
         self.adapter = nn.Linear(text.shape[1], c.width)
         self.attributes = nn.Embedding(has.shape[1], c.width)
         self.attention = nn.Linear(c.width, 1)
-        self.item_encoder, self.feature_encoder = VectorEncoder(c, "fdsa"), VectorEncoder(c, "fdsa")
+        self.item_encoder, self.feature_encoder = VectorEncoder(c), VectorEncoder(c)
         self.join, self.norm = nn.Linear(2 * c.width, c.width), nn.LayerNorm(c.width)
         self.dropout = PooledDropout(c.dropout)
         start_small(self)

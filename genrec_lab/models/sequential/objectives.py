@@ -34,7 +34,7 @@ def bpr(states: Tensor, embeddings: Tensor, wanted: Tensor) -> Tensor:
 def bpr_max(
     states: Tensor, embeddings: Tensor, wanted: Tensor, samples: int, regularisation: float
 ) -> Tensor:
-    """GRU4Rec's BPR-max (Hidasi and Karatzoglou 2018, Eq. 10): BPR weighted to the highest negatives.
+    """GRU4Rec's BPR-max (Hidasi and Karatzoglou 2018): BPR weighted to the highest negatives.
 
     The `samples` negatives are shared by all places; where one is the wanted item, it does not count.
     """
@@ -44,7 +44,7 @@ def bpr_max(
 
 
 def top1_max(states: Tensor, embeddings: Tensor, wanted: Tensor, samples: int) -> Tensor:
-    """GRU4Rec's TOP1-max (Hidasi and Karatzoglou 2018, Eq. 8), negatives as in `bpr_max`."""
+    """GRU4Rec's TOP1-max (Hidasi and Karatzoglou 2018), negatives as in `bpr_max`."""
     positive, negative, weight = _with_samples(states, embeddings, wanted, samples)
     return (weight * (torch.sigmoid(negative - positive) + torch.sigmoid(negative**2))).sum(1).mean()
 

@@ -31,9 +31,9 @@ from genrec_lab.encoders.progress import no_loading_bar
 from genrec_lab.encoders.text import HubError, find_on_hub
 from genrec_lab.models.sequential.contrast import in_batch_contrast
 from genrec_lab.models.sequential.domain_items import DomainItems
+from genrec_lab.models.sequential.drawn_prefixes import DrawnPrefixes, RefreshedBatches
 from genrec_lab.models.sequential.item_language import ItemLanguage, Tokens
 from genrec_lab.models.sequential.item_model import ItemModel, ItemModelConfig, Phase
-from genrec_lab.models.sequential.prefix_batches import PrefixBatches
 from genrec_lab.models.sequential.sequence_batches import EMPTY, ItemBatches
 from genrec_lab.models.sequential.vector_encoder import start_small
 
@@ -184,7 +184,7 @@ class RecFormer(ItemModel):
         self, sequences: Sequence[Sequence[int]], users: Sequence[int], batch_size: int
     ) -> ItemBatches:
         """Return prefixes and their next items; in the second phase each epoch refreshes the items."""
-        prefixes = PrefixBatches(
+        prefixes = DrawnPrefixes(
             self.items,
             sequences,
             batch_size,
@@ -192,16 +192,16 @@ class RecFormer(ItemModel):
             per_sequence=self.config.prefixes,
             later_half=self.phase == "pretraining",
         )
-        return _Refreshing(self, prefixes) if self.phase == "moving items" else prefixes
+        return RefreshedBatches(self, prefixes) if self.phase == "moving items" else prefixes
 
-    def forward(self, sequences: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of the phase; `sequences` (B, T) are padded with -1, `targets` (B,) follow them."""
+    def forward(self, sequences: Tensor, wanted: Tensor) -> Tensor:
+        """Return the loss of the phase; `sequences` (B, T) are padded with -1, `wanted` (B,) follow them."""
         if self.phase != "pretraining":
-            return F.cross_entropy(self._scores(sequences, self._table()), targets)
+            return F.cross_entropy(self._scores(sequences, self._table()), wanted)
         c = self.config
-        read = self.tokens(_histories(sequences)), self.tokens([[i] for i in targets.tolist()])
+        read = self.tokens(_histories(sequences)), self.tokens([[i] for i in wanted.tolist()])
         vectors = [self.states(tokens)[:, 0] for tokens in read]
-        loss = in_batch_contrast(*vectors, targets, c.temperature)
+        loss = in_batch_contrast(*vectors, wanted, c.temperature)
         for tokens in read if c.mask_weight else ():
             loss = loss + c.mask_weight * self.masked_loss(tokens)
         return loss
@@ -282,21 +282,6 @@ class RecFormer(ItemModel):
         return model.eval()
 
 
-class _Refreshing:
-    """Batches before each epoch of which a model reads its items anew."""
-
-    def __init__(self, model: RecFormer, batches: PrefixBatches) -> None:
-        self.model, self.inner = model, batches
-
-    def __len__(self) -> int:
-        return len(self.inner)
-
-    def __call__(self, epoch: int, seed: int) -> Iterator[dict[str, Tensor]]:
-        """Yield the batches of one epoch."""
-        self.model.refresh()
-        yield from self.inner(epoch, seed)
-
-
 def _histories(sequences: Tensor) -> list[list[int]]:
     return [[place for place in row if place != EMPTY] for row in sequences.tolist()]
 
@@ -308,8 +293,8 @@ def _released(encoder: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, HubError) as cause:
         raise ValueError(
-            f"recformer.encoder is {encoder!r}, which is no Longformer in a folder with its tokenizer, nor one "
-            f"that the hub gives ({str(cause).splitlines()[0]}); name another, or None for a small one"
+            f"recformer.encoder is {encoder!r}, which is no Longformer in a folder with its tokenizer, nor "
+            f"one that the hub gives ({str(cause).splitlines()[0]}); name another, or None for a small one"
         ) from cause
 
 

@@ -69,7 +69,7 @@ class S3Rec(ItemModel):
         self.register_buffer("has", attributes_of(domain, c.least_items), persistent=False)
         self.embedding = nn.Embedding(len(self.items) + 1, c.width)
         self.attributes = nn.Embedding(self.has.shape[1], c.width)
-        self.encoder = VectorEncoder(c, "s3rec")
+        self.encoder = VectorEncoder(c)
         # A map of its own for each objective, the W of its mutual information.
         self.of_attribute, self.of_item = nn.Linear(c.width, c.width), nn.Linear(c.width, c.width)
         self.of_masked, self.of_segment = nn.Linear(c.width, c.width), nn.Linear(c.width, c.width)

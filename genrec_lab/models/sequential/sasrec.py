@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from genrec_lab.models.dropout import PooledDropout
+from genrec_lab.models.sequential.attention import AttentionBlock, future
 from genrec_lab.models.sequential.domain_items import DomainItems
 from genrec_lab.models.sequential.item_model import ItemModel, ItemModelConfig
 from genrec_lab.models.sequential.objectives import binary_cross_entropy, cross_entropy
@@ -44,14 +43,12 @@ class SASRec(ItemModel):
         """Start from random weights."""
         super().__init__(domain, config or SASRecConfig())
         c = self.config
-        if c.width % c.heads:
-            raise ValueError(
-                f"sasrec.width is {c.width}, which {c.heads} heads cannot share; expected a multiple"
-            )
         self.embedding = nn.Embedding(len(self.items), c.width)
         self.places = nn.Embedding(c.max_history, c.width)
         self.norm, self.dropout = nn.LayerNorm(c.width), PooledDropout(c.dropout)
-        self.blocks = nn.ModuleList(_Block(c) for _ in range(c.layers))
+        self.blocks = nn.ModuleList(
+            AttentionBlock(c.width, c.heads, c.feed_forward, c.dropout) for _ in range(c.layers)
+        )
         for parameter in self.parameters():
             if parameter.ndim == 2:
                 nn.init.normal_(parameter, std=0.02)
@@ -70,31 +67,11 @@ class SASRec(ItemModel):
         """(B, T) padded at the right with -1 -> (B, T, D); a place sees itself and those before it only."""
         x = self.embedding(sequences.clamp(min=0)) + self.places.weight[: sequences.shape[1]]
         x = self.dropout(self.norm(x))
+        unseen = future(sequences.shape[1], x.device)
         for block in self.blocks:
-            x = block(x)
+            x = block(x, unseen)
         return x
 
     def logits(self, sequences: Tensor, users: Tensor) -> Tensor:
         """Score all items by the state of the last item; SASRec does not know users."""
         return last_of(self.states(sequences), sequences) @ self.embedding.weight.T
-
-
-class _Block(nn.Module):
-    """Causal self-attention and a feed-forward layer, each normed after it is added back."""
-
-    def __init__(self, c: SASRecConfig) -> None:
-        super().__init__()
-        self.heads, self.rate = c.heads, c.dropout
-        self.qkv, self.out = nn.Linear(c.width, 3 * c.width), nn.Linear(c.width, c.width)
-        self.up, self.down = nn.Linear(c.width, c.feed_forward), nn.Linear(c.feed_forward, c.width)
-        self.attention_norm, self.feed_forward_norm = nn.LayerNorm(c.width), nn.LayerNorm(c.width)
-        self.dropout = PooledDropout(c.dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
-        future = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
-        weights = self.dropout(scores.masked_fill(future, -torch.inf).float().softmax(-1).to(v.dtype))
-        x = self.attention_norm(x + self.dropout(self.out((weights @ v).transpose(1, 2).flatten(-2))))
-        return self.feed_forward_norm(x + self.dropout(self.down(F.gelu(self.up(x)))))

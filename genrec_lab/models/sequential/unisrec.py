@@ -88,7 +88,7 @@ class UniSRec(ItemModel):
         text = text_of(domain)
         self.register_buffer("text", text, persistent=False)
         self.adaptor = MixtureAdaptor(text.shape[1], c.width, c.experts, c.adaptor_dropout)
-        self.encoder = VectorEncoder(c, "unisrec")
+        self.encoder = VectorEncoder(c)
         start_small(self.encoder)
         self.embedding = nn.Embedding(len(self.items), c.width) if c.setting == "transductive" else None
         if self.embedding is not None:

@@ -1,7 +1,7 @@
 """The network that the models with item content share: self-attention over vectors of items.
 
-It is SASRec's: a learnt vector a place, then layers of attention and feed-forward, each normed after it is
-added back. Letters: B users, T places, D width, H heads.
+It is SASRec's: a learnt vector a place, then blocks of attention. Letters: B users, T places, D width,
+N items, V numbers of a text vector.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from genrec_lab.models.dropout import PooledDropout
+from genrec_lab.models.sequential.attention import AttentionBlock, future
 from genrec_lab.models.sequential.domain_items import DomainItems
 from genrec_lab.models.sequential.item_model import ItemModelConfig
 
@@ -30,16 +30,14 @@ class VectorEncoderConfig(ItemModelConfig):
 class VectorEncoder(nn.Module):
     """Vectors of a history's items in, a state a place out."""
 
-    def __init__(self, c: VectorEncoderConfig, name: str) -> None:
-        """Start from random weights; ValueError, which names the row, for heads that do not fit."""
+    def __init__(self, c: VectorEncoderConfig) -> None:
+        """Start from random weights; ValueError where the heads cannot share the width."""
         super().__init__()
-        if c.width % c.heads:
-            raise ValueError(
-                f"{name}.width is {c.width}, which {c.heads} heads cannot share; expected a multiple"
-            )
         self.places = nn.Embedding(c.max_history, c.width)
         self.norm, self.dropout = nn.LayerNorm(c.width), PooledDropout(c.dropout)
-        self.blocks = nn.ModuleList(_Block(c) for _ in range(c.layers))
+        self.blocks = nn.ModuleList(
+            AttentionBlock(c.width, c.heads, c.feed_forward, c.dropout) for _ in range(c.layers)
+        )
 
     def forward(self, vectors: Tensor, real: Tensor | None = None) -> Tensor:
         """(B, T, D) -> (B, T, D).
@@ -47,37 +45,16 @@ class VectorEncoder(nn.Module):
         A place sees itself and those before it; with `real` (B, T) bool it sees all places that are real.
         """
         steps = vectors.shape[1]
-        if real is None:
-            seen = torch.ones(steps, steps, dtype=torch.bool, device=vectors.device).tril()
-        else:
-            seen = real[:, None, None, :]
+        unseen = future(steps, vectors.device) if real is None else ~real[:, None, None, :]
         x = self.dropout(self.norm(vectors + self.places.weight[:steps]))
         for block in self.blocks:
-            x = block(x, seen)
+            x = block(x, unseen)
         return x
 
     def freeze(self) -> None:
         """Fix the vectors of the places and the layers; the first norm stays free, as in RUCAIBox's code."""
         self.places.requires_grad_(False)
         self.blocks.requires_grad_(False)
-
-
-class _Block(nn.Module):
-    def __init__(self, c: VectorEncoderConfig) -> None:
-        super().__init__()
-        self.heads = c.heads
-        self.qkv, self.out = nn.Linear(c.width, 3 * c.width), nn.Linear(c.width, c.width)
-        self.up, self.down = nn.Linear(c.width, c.feed_forward), nn.Linear(c.feed_forward, c.width)
-        self.attention_norm, self.feed_forward_norm = nn.LayerNorm(c.width), nn.LayerNorm(c.width)
-        self.dropout = PooledDropout(c.dropout)
-
-    def forward(self, x: Tensor, seen: Tensor) -> Tensor:
-        """(B, T, D), and bool that broadcasts to (B, H, T, T) -> (B, T, D)."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        scores = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).float()
-        weights = self.dropout(scores.masked_fill(~seen, -torch.inf).softmax(-1).to(v.dtype))
-        x = self.attention_norm(x + self.dropout(self.out((weights @ v).transpose(1, 2).flatten(-2))))
-        return self.feed_forward_norm(x + self.dropout(self.down(F.gelu(self.up(x)))))
 
 
 def start_small(module: nn.Module) -> None:

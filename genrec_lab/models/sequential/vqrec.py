@@ -66,7 +66,7 @@ class VQRec(ItemModel):
         self.values = 2**c.bits
         self.register_buffer("codes", torch.full((len(self.items), c.codes), EMPTY))
         self.code_vectors = nn.Parameter(torch.empty(c.codes, self.values, c.width))
-        self.encoder = VectorEncoder(c, "vqrec")
+        self.encoder = VectorEncoder(c)
         start_small(self)
         nn.init.normal_(self.code_vectors, std=0.02)
         self.permutation: nn.Parameter | None = None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
 import torch
 
 from genrec_lab.data.batches import PairBatches
+from genrec_lab.data.stretches import StretchBatches
 from genrec_lab.decoding import Ranked
 from genrec_lab.evaluation import require_unique
 from genrec_lab.models import Recommender
@@ -38,13 +40,14 @@ from genrec_lab.run.stages.training import (
     write_history,
 )
 from genrec_lab.run.store import Run, Stage
-from genrec_lab.training import autocast, fit
+from genrec_lab.training import TrainingResult, autocast, fit
 
 RECOMMENDING = "05_recommender_training"
 _USES = (
     "recommender",
     "recommenders",
     "pairs",
+    "one_pass",
     "training",
     "decoding.validation_beams",
     "transfer.targets",
@@ -144,6 +147,7 @@ def _train_generative(
             part_of(data.split.train, domains), config.training.batch_size, per_user=config.pairs.per_user
         )
         valid = part_of(data.split.valid, domains)
+        before = _learn_in_one_pass(run, data, name, config, scope, domains, model, stage, watch)
         result = fit(
             model,
             batches,
@@ -154,4 +158,48 @@ def _train_generative(
             seed=run.seed,
         )
         model.save(stage.folder / name / scope)
-        write_history(result, stage.folder / name / scope)
+        write_history(_followed(before, result), stage.folder / name / scope)
+
+
+def _learn_in_one_pass(
+    run: Run,
+    data: Prepared,
+    name: str,
+    config: MethodConfig,
+    scope: str,
+    domains: tuple[str, ...],
+    model: Recommender,
+    stage: Stage,
+    watch: Watch | None,
+) -> TrainingResult | None:
+    """Train the epochs in which the encoder reads no later items; None where the config has none."""
+    training = config.one_pass
+    if training is None:
+        return None
+    sequences, _ = training_part(data, domains)
+    valid = part_of(data.split.valid, domains)
+    model.reads_whole = False
+    result = fit(
+        model,
+        StretchBatches(sequences, training.batch_size, config.pairs.max_history),
+        training,
+        validate=generative_validator(model, valid, config, training.validation_users, run.seed),
+        callbacks=[curves(watch, f"{name} {scope}, one pass", run.seed)],
+        checkpoints=stage.scratch / name / f"{scope}, one pass",
+        seed=run.seed,
+    )
+    model.reads_whole = True
+    return result
+
+
+def _followed(before: TrainingResult | None, result: TrainingResult) -> TrainingResult:
+    """Join the histories of two phases; the second's epochs are counted on."""
+    if before is None:
+        return result
+    done = len(before.history)
+    return replace(
+        result,
+        history=before.history + tuple(replace(one, epoch=one.epoch + done) for one in result.history),
+        best_epoch=result.best_epoch + done,
+        seconds=before.seconds + result.seconds,
+    )

@@ -29,6 +29,7 @@ _OF_RECOMMENDER = (
     "recommender",
     "recommenders",
     "pairs",
+    "one_pass",
     "training",
     "transfer.pretrain_recommender",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor
 from genrec_lab.models.sequential.sequence_batches import padded, places_of
 
 
-class PrefixBatches:
-    """Batches `{"sequences": (B, T), "targets": (B,)}`: some prefixes of each sequence and their next items.
+class DrawnPrefixes:
+    """Batches `{"sequences": (B, T), "wanted": (B,)}`: some prefixes of each sequence and their next items.
 
     Prefixes are the most recent `max_history` items before their target, padded at the right with -1. Each
     epoch draws `per_sequence` targets of each sequence, or takes all; with `later_half` no target is in the
@@ -62,5 +63,28 @@ class PrefixBatches:
             prefixes = [row[max(0, target - self.max_history) : target] for row, target in drawn]
             yield {
                 "sequences": padded(prefixes, max(map(len, prefixes))),
-                "targets": torch.tensor([int(row[target]) for row, target in drawn]),
+                "wanted": torch.tensor([int(row[target]) for row, target in drawn]),
             }
+
+
+class Refreshable(Protocol):
+    """A model that keeps something made of its weights, which each epoch makes anew."""
+
+    def refresh(self) -> None:
+        """Make it anew."""
+
+
+class RefreshedBatches:
+    """Batches before each epoch of which a model is refreshed."""
+
+    def __init__(self, model: Refreshable, batches: DrawnPrefixes) -> None:
+        self.model, self.batches = model, batches
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return len(self.batches)
+
+    def __call__(self, epoch: int, seed: int) -> Iterator[dict[str, Tensor]]:
+        """Refresh the model, then yield the batches of one epoch."""
+        self.model.refresh()
+        yield from self.batches(epoch, seed)
