@@ -26,9 +26,8 @@ from genrec_lab.models.t5 import (
     Cache,
     Memory,
     T5Config,
-    from_transformers_name,
-    to_transformers_name,
 )
+from genrec_lab.models.t5_names import from_transformers_name, to_transformers_name
 
 if TYPE_CHECKING:
     from transformers import T5ForConditionalGeneration
@@ -88,7 +87,7 @@ class Recommender(nn.Module):
         place_of = torch.arange(first, sequences.shape[1], device=tokens.device).repeat_interleave(levels)
         memory = self.t5.remember(self.t5.encode(tokens, mask, item_of), mask)
         wanted = self.item_tokens[sequences[:, first:]]  # (B, places, L)
-        states, _ = self.t5.decode_states(
+        states = self.t5.decode_states(
             F.pad(wanted[..., :-1], (1, 0), value=PAD), memory.seen_by(item_of < place_of[:, None])
         )
         chosen = rows, places - first
@@ -154,18 +153,18 @@ class Recommender(nn.Module):
             level, users = 0, memory.bias.shape[0]
             tokens = torch.full((users, 1), PAD, device=device)
         else:
-            level = cache.keys[0].shape[-2]
-            tokens = codes.to(device) + self.codes.offsets[level - 1]
             cache = cache.of_parents(parents.to(device))
-        logits, cache = self.t5.decode(tokens[:, :, None], memory, cache)
-        return self._level_log_probs(logits[:, :, 0], level), cache
+            level = len(cache.ancestors)
+            tokens = codes.to(device) + self.codes.offsets[level - 1]
+        logits, cache = self.t5.step(tokens, memory, cache)
+        return self._level_log_probs(logits, level), cache
 
     def continuations(self, memory: Memory, prefixes: Tensor) -> Tensor:
         """Log-probabilities (R, K) of the codes after prefixes (R, l), row r after the memory's user r."""
         level = prefixes.shape[1]
         offsets = torch.tensor(self.codes.offsets[:level], dtype=torch.long)
         tokens = F.pad(prefixes + offsets, (1, 0), value=PAD).to(self.item_tokens.device)
-        logits, _ = self.t5.decode(tokens[:, None], memory)
+        logits = self.t5.decode(tokens[:, None], memory)
         return self._level_log_probs(logits[:, 0, -1], level)
 
     def _level_log_probs(self, logits: Tensor, level: int) -> Tensor:
