@@ -55,10 +55,10 @@ class ItemLanguage:
     @classmethod
     def learnt(cls, items: pl.DataFrame, most: int, vocabulary: int) -> ItemLanguage:
         """Learn byte-pair encoding of at most `vocabulary` tokens from all that the items say."""
-        from transformers import LongformerTokenizer
+        from transformers import RobertaTokenizer
 
         texts = [f"{key} {value}" for row in key_values(items, most) for key, value in row]
-        blank: Any = LongformerTokenizer()
+        blank: Any = RobertaTokenizer()  # Longformer's own
         return cls(blank.train_new_from_iterator(texts, vocabulary, show_progress=False))
 
     @classmethod

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec_lab.decoding import Histories, Ranked
+from genrec_lab.encoders.picture_vectors import PictureModel
 from genrec_lab.models.dropout import PooledDropout
 from genrec_lab.models.sequential.contrast import in_batch_contrast, in_batch_cross_entropy, shortened
 from genrec_lab.models.sequential.domain_items import DomainItems
@@ -48,6 +49,7 @@ class MISSRecConfig(VectorEncoderConfig):
     drop: float = Field(0.2, ge=0, lt=1)  # share of a sequence's items that its augmentation leaves out
     # The transductive setting adds a vector an item, learnt in fine-tuning; the inductive one has none.
     setting: Literal["transductive", "inductive"] = "transductive"
+    picture_model: PictureModel = "efficientnet-lite0"  # what reads the pictures, where there are any
     # Prefixes of a sequence, drawn each epoch; None: all, as in the authors' data.
     prefixes: int | None = Field(None, ge=1)
 

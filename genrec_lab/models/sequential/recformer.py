@@ -200,8 +200,8 @@ class RecFormer(ItemModel):
             return F.cross_entropy(self._scores(sequences, self._table()), wanted)
         c = self.config
         read = self.tokens(_histories(sequences)), self.tokens([[i] for i in wanted.tolist()])
-        vectors = [self.states(tokens)[:, 0] for tokens in read]
-        loss = in_batch_contrast(*vectors, wanted, c.temperature)
+        histories, items = (self.states(tokens)[:, 0] for tokens in read)
+        loss = in_batch_contrast(histories, items, wanted, c.temperature)
         for tokens in read if c.mask_weight else ():
             loss = loss + c.mask_weight * self.masked_loss(tokens)
         return loss

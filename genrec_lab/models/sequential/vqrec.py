@@ -108,7 +108,7 @@ class VQRec(ItemModel):
         return F.cross_entropy(self._scores(states, table), wanted[real])
 
     def item_vectors(self) -> Tensor:
-        """Return the vectors (N, D) of all items by permuted code vectors while those are learnt."""
+        """Return the vectors (N, D) of all items, by permuted code vectors while those are learnt."""
         self._make_codes()
         vectors: Tensor = self.code_vectors
         if self.permutation is not None:
@@ -133,11 +133,11 @@ class VQRec(ItemModel):
         """
         if self.permutation is None:
             raise RuntimeError("VQ-Rec has a permutation in its phase 'permutation' only; begin that phase")
-        c, scores = self.config, self.permutation
+        c, noisy = self.config, self.permutation.clone()
         if self.training:
-            uniform = torch.rand_like(scores).clamp(1e-6, 1 - 1e-6)
-            scores = scores - torch.log(-torch.log(uniform))
-        soft = sinkhorn(scores / c.sinkhorn_temperature, c.sinkhorn_rounds)
+            uniform = torch.rand_like(noisy).clamp(1e-6, 1 - 1e-6)
+            noisy = self.permutation - torch.log(-torch.log(uniform))
+        soft = sinkhorn(noisy / c.sinkhorn_temperature, c.sinkhorn_rounds)
         hard = F.one_hot(soft.argmax(-1), self.values).to(soft.dtype)
         return hard + soft - soft.detach()
 
