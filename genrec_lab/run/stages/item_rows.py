@@ -10,7 +10,7 @@ import torch
 
 from genrec_lab.decoding import Ranked
 from genrec_lab.encoders.content import content_of
-from genrec_lab.encoders.picture_vectors import encode_pictures
+from genrec_lab.encoders.picture_vectors import PictureModel, encode_pictures
 from genrec_lab.models.sequential.domain_items import DomainItems
 from genrec_lab.models.sequential.item_model import ItemModel, Phase
 from genrec_lab.models.sequential.kinds import MODELS
@@ -69,7 +69,7 @@ def _picture_vectors(data: Prepared, row: ItemRow, items: np.ndarray) -> np.ndar
     """Vectors of the pictures of some items, zeros for one without; None where no domain has any picture."""
     if data.dataset.items["image"].null_count() == data.dataset.n_items:
         return None
-    model = getattr(row.model, "picture_model", "efficientnet-lite0")
+    model: PictureModel = getattr(row.model, "picture_model", "efficientnet-lite0")
     vectors = encode_pictures(content_of(data.dataset), model, cache=runs_root() / "cache" / "pictures")
     return np.ascontiguousarray(vectors[items])
 
