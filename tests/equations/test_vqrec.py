@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from genrec_lab.models.sequential.text_codes import TextCodebooks, fit_opq
-from genrec_lab.models.sequential.vqrec import VQRec, VQRecConfig, sinkhorn
+from genrec_lab.models.sequential.vqrec import VQRec, VQRecConfig, sinkhorn, text_codes
 from tests.equations.content_twins import SEQUENCES, SIZES, by_hand, shaken
 from tests.unit.test_content_models import ITEMS, domain_of
 
@@ -23,53 +22,37 @@ def vqrec(**changes: Any) -> VQRec:
     return shaken(VQRec(domain_of(), config))
 
 
-def test_codes_are_the_nearest_centres_of_the_rotated_parts() -> None:
-    rng = np.random.default_rng(0)
-    rotation = np.linalg.qr(rng.normal(size=(6, 6)))[0].astype(np.float32)
-    books = TextCodebooks(rotation, rng.normal(size=6), rng.normal(size=(3, 4, 2)))
-    vectors = rng.normal(size=(20, 6))
-    found = books.codes(vectors)
-    for row, vector in enumerate(vectors):
-        turned = np.array([sum(rotation[i, j] * vector[j] for j in range(6)) for i in range(6)]) - books.mean
-        for code in range(3):
-            part = turned[2 * code : 2 * code + 2]
-            far = [float(((part - centre) ** 2).sum()) for centre in books.centres[code]]
-            assert found[row, code] == far.index(min(far))
-
-
 @pytest.mark.parametrize("items", [8, 40])  # fewer than the 12 numbers of a vector, and more
-def test_a_fitted_rotation_is_one_and_loses_no_more_than_none(items: int) -> None:
+def test_codes_are_those_of_a_rotation_that_loses_little(items: int) -> None:
     rng = np.random.default_rng(0)
     # All that there is lies in few directions, which an even rotation shares among the codes.
     vectors = (rng.normal(size=(items, 3)) @ rng.normal(size=(3, 12))).astype(np.float32)
-    books = fit_opq(vectors, 3, 2)
-    np.testing.assert_allclose(books.rotation @ books.rotation.T, np.eye(12), atol=1e-4)
-    parts = (vectors @ books.rotation.T - books.mean).reshape(items, 3, 4)
-    codes = books.codes(vectors)
-    lost = sum(((parts[:, m] - books.centres[m][codes[:, m]]) ** 2).sum() for m in range(3))
-    assert lost < ((vectors - vectors.mean(0)) ** 2).sum() / 2
-    # Each centre is the mean of the parts that it stands for: k-means has come to rest, or nearly.
-    for m, k in itertools.product(range(3), range(4)):
-        chosen = parts[codes[:, m] == k, m]
-        if len(chosen):
-            assert np.abs(chosen.mean(0) - books.centres[m, k]).max() < np.abs(parts[:, m]).max() / 2
-
-
-def test_equal_texts_have_equal_codes_and_bad_sizes_are_named() -> None:
-    vectors = np.random.default_rng(0).normal(size=(10, 12)).astype(np.float32)
     vectors[7] = vectors[2]
-    codes = fit_opq(vectors, 3, 2).codes(vectors)
+    codes = text_codes(vectors, 3, 2).numpy()
+    assert codes.shape == (items, 3)
+    assert codes.min() >= 0
+    assert codes.max() <= 3
     assert codes[7].tolist() == codes[2].tolist()
+    # What the codes of an item cannot tell: how far it is from the mean of all that have the same.
+    groups: dict[tuple[int, ...], list[np.ndarray]] = {}
+    for code, vector in zip(codes.tolist(), vectors, strict=True):
+        groups.setdefault(tuple(code), []).append(vector)
+    lost = sum(((np.array(group) - np.mean(group, 0)) ** 2).sum() for group in groups.values())
+    assert lost < ((vectors - vectors.mean(0)) ** 2).sum() / 4
+
+
+def test_bad_sizes_are_named() -> None:
+    vectors = np.random.default_rng(0).normal(size=(10, 12)).astype(np.float32)
     with pytest.raises(ValueError, match=r"vqrec\.codes is 5, which does not divide the 12"):
-        fit_opq(vectors, 5, 2)
+        text_codes(vectors, 5, 2)
     with pytest.raises(ValueError, match=r"vqrec\.bits is 4.*only 10 items; set it to 3"):
-        fit_opq(vectors, 3, 4)
+        text_codes(vectors, 3, 4)
 
 
-def test_without_faiss_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "faiss", None)
-    with pytest.raises(ImportError, match=r"genrec-lab\[baselines\]"):
-        fit_opq(np.zeros((10, 12), dtype=np.float32), 3, 2)
+def test_without_faiss_the_error_names_the_row_and_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ModuleNotFoundError, match=r"'vqrec'.*genrec-lab\[baselines\]"):
+        text_codes(np.random.default_rng(0).normal(size=(10, 12)).astype(np.float32), 3, 2)
 
 
 def test_an_item_is_the_mean_of_its_code_vectors() -> None:

@@ -189,7 +189,9 @@ def trained(name: str, epochs: int = 60, **changes: Any) -> ItemModel:
 def test_it_learns_what_follows_what(name: str) -> None:
     """In SEQUENCES each item is always followed by the same one."""
     freezes = "freeze_encoder" in type(shaken(name).config).model_fields
-    model = trained(name, 20 if name.startswith("missrec") else 30, **({"freeze_encoder": False} if freezes else {}))
+    model = trained(
+        name, 20 if name.startswith("missrec") else 30, **({"freeze_encoder": False} if freezes else {})
+    )
     after = {s[i]: s[i + 1] for s in SEQUENCES for i in range(len(s) - 1)}
     ranked = model.recommend([sequence[:-1] for sequence in SEQUENCES], 1).items[:, 0]
     assert ranked.tolist() == [after[sequence[-2]] for sequence in SEQUENCES]

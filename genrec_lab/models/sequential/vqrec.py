@@ -13,17 +13,18 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genrec_lab.models.product_quantization import ProductQuantizationConfig, ProductQuantizer
 from genrec_lab.models.sequential.contrast import in_batch_contrast
 from genrec_lab.models.sequential.domain_items import DomainItems
 from genrec_lab.models.sequential.item_model import ItemModel, Phase
 from genrec_lab.models.sequential.sequence_batches import EMPTY, last_of
-from genrec_lab.models.sequential.text_codes import fit_opq
 from genrec_lab.models.sequential.vector_encoder import (
     VectorEncoder,
     VectorEncoderConfig,
@@ -155,9 +156,7 @@ class VQRec(ItemModel):
 
     def _make_codes(self) -> None:
         if bool((self.codes == EMPTY).any()):
-            text = text_of(self.domain).numpy()
-            books = fit_opq(text, self.config.codes, self.config.bits)
-            self.codes.copy_(torch.from_numpy(books.codes(text)))
+            self.codes.copy_(text_codes(text_of(self.domain).numpy(), self.config.codes, self.config.bits))
 
     def _pooled(self, codes: Tensor, vectors: Tensor) -> Tensor:
         """(R, M) codes, (M, K, D) vectors -> (R, D), the mean over the codes."""
@@ -171,6 +170,34 @@ class VQRec(ItemModel):
         """Cosine over the temperature, as the authors' code has it."""
         cosine = F.normalize(states.float(), dim=-1) @ F.normalize(table.float(), dim=-1).T
         return cosine / self.config.temperature
+
+
+def text_codes(vectors: np.ndarray, codes: int, bits: int) -> Tensor:
+    """Return (N, M) codes below 2^bits of text vectors (N, V), by optimised product quantisation.
+
+    The authors' "OPQ{M},IVF1,PQ{M}x{bits}" of faiss without the index. Raises ValueError for M that does not
+    divide V and for fewer items than a code has values, ModuleNotFoundError where faiss is missing.
+    """
+    n, width = vectors.shape
+    if width % codes:
+        raise ValueError(
+            f"vqrec.codes is {codes}, which does not divide the {width} numbers of a text vector; "
+            f"expected one of {[m for m in range(1, width + 1) if width % m == 0]}"
+        )
+    if n < 2**bits:
+        raise ValueError(
+            f"vqrec.bits is {bits}, so that a code has {2**bits} values, but there are only {n} items; "
+            f"set it to {n.bit_length() - 1} or less"
+        )
+    config = ProductQuantizationConfig(kind="opq", levels=codes, codebook_size=2**bits)
+    try:
+        quantizer = ProductQuantizer.fit(vectors, config, seed=0)
+    except ModuleNotFoundError as missing:
+        raise ModuleNotFoundError(
+            "the row 'vqrec' makes its codes with faiss, which is not installed: "
+            "`pip install 'genrec-lab[baselines]'`, or take the row out of compare"
+        ) from missing
+    return torch.from_numpy(quantizer.tokenize(vectors).codes)
 
 
 def sinkhorn(scores: Tensor, rounds: int) -> Tensor:
