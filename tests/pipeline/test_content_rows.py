@@ -135,7 +135,7 @@ def test_pictures_are_read_where_there_are_any(run, trainings, tmp_path, monkeyp
 def test_rows_that_need_text_are_skipped_with_their_reason_on_data_without():
     dataset = load_dataset("bazaar", items=300, users=60)
     blank = Dataset("blank", dataset.items.with_columns(text=pl.lit(""), title=pl.lit("")), dataset.sequences)
-    config = load("gmc_tiny", {"compare": ["sasrec", *CONTENT]})
+    config = load("baselines_tiny", {"compare": ["sasrec", *CONTENT]})
     assert skipped_rows(config, dataset) == {}
     skipped = skipped_rows(config, blank)
     assert tuple(skipped) == CONTENT
