@@ -79,6 +79,7 @@ def gmc_cpu() -> MethodConfig:
         tokenizer=RQVAEConfig(hidden=TIGER_HIDDEN, epochs=300),
         identifiers=IdentifierConfig(policy="nearest_free"),
         pairs=PairsConfig(max_history=20, per_user=8),
+        rows=rows_over_items(epochs=200, size="cpu"),
         one_pass=TrainingConfig(
             epochs=12,
             batch_size=512,
@@ -155,7 +156,7 @@ def gmc_small() -> MethodConfig:
                 validation_users=300,
             ),
         ),
-        rows=rows_over_items(epochs=24, patience=4),
+        rows=rows_over_items(epochs=24, patience=4, size="small"),
     )
 
 
@@ -184,7 +185,7 @@ def gmc_tiny() -> MethodConfig:
                 validation_users=60,
             ),
         ),
-        rows=rows_over_items(epochs=2),
+        rows=rows_over_items(epochs=2, size="tiny"),
     )
 
 

@@ -152,7 +152,7 @@ def utgrec_small() -> MethodConfig:
             batch_size=512,
             contrastive_weight=0.0,
         ),
-        rows=rows_over_items(epochs=30, patience=4),
+        rows=rows_over_items(epochs=30, patience=4, size="small"),
     )
 
 
@@ -207,5 +207,5 @@ def utgrec_tiny() -> MethodConfig:
             contrastive_weight=0.0,
         ),
         compare=("popularity", "sasrec"),
-        rows=rows_over_items(epochs=2),
+        rows=rows_over_items(epochs=2, size="tiny"),
     )  # fmt: skip
