@@ -81,7 +81,8 @@ class ProductQuantizer:
         if config.kind == "opq":
             turned = faiss.OPQMatrix(dimensions, levels)
             turned.pq, turned.niter = book, _OPQ_ROUNDS
-            turned.train(x)
+            # With fewer vectors than dimensions faiss 1.15 writes past its memory; repeats fit the same.
+            turned.train(np.tile(x, (-(-dimensions // len(x)), 1)))
             rotation = faiss.vector_to_array(turned.A).reshape(dimensions, dimensions).copy()
             x = np.ascontiguousarray(x @ rotation.T)
         book.train(x)
