@@ -41,6 +41,7 @@ def prepare_data(run: Run) -> Prepared:
             users=dataset.n_users,
             items=dataset.n_items,
             interactions=dataset.n_interactions,
+            sources=dataset.sources,
         )
         return Prepared(dataset, split)
 
