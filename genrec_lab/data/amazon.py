@@ -58,10 +58,6 @@ class AmazonRules:
         for option in ("require_title", "download"):
             if not isinstance(getattr(self, option), bool):
                 raise DataError(f"{option} is {getattr(self, option)!r}, expected true or false")
-        if self.reviews == "5core" and not self.edition.five_core:
-            raise DataError(
-                'reviews is "5core", which this edition does not publish as reviews; leave it "all"'
-            )
         category = self.category
         if category is not None and (
             not isinstance(category, str) or not category.replace("_", "").isalnum()
@@ -87,7 +83,7 @@ def read_amazon2014(
     text_template: str = DEFAULT_TEMPLATE,
     k_core: int | None = CORE,
 ) -> Dataset:
-    """One category of the 2014 edition: a folder's `reviews_<Category>.json.gz` and `meta_<Category>.json.gz`.
+    """One category of the 2014 edition: `reviews_<Category>.json.gz` and `meta_<Category>.json.gz`.
 
     Metadata are Python literals, read as such and never executed. `reviews="5core"` takes
     `reviews_<Category>_5.json.gz`. Options as in `read_amazon2018`.
@@ -183,8 +179,7 @@ def _read(
         k_core,
         images,
         domain,
-        # What has no metadata is described by its id; `require_title` has taken it out before.
-        ReadingRules(text_template, None, False, True),
+        ReadingRules(text_template),
     )
     review_file, metadata_file, sources = _files(rules)
     interactions = _interactions(review_file, rules)
@@ -199,8 +194,7 @@ def _read(
     raw = RawDomain(
         domain=domain or review_file.name.split(".")[0].removeprefix("reviews_").removesuffix("_5"),
         interactions=kept,
-        # The order of the metadata is that of the crawl; ids give one that does not depend on the file.
-        items=items.filter(pl.col("key").is_in(kept["item"].unique().implode())).sort("key"),
+        items=_described(kept["item"].unique(), items, rules),
         origin=str(review_file),
         items_origin=str(metadata_file),
         images=images,
@@ -265,6 +259,14 @@ def _with_title(interactions: pl.DataFrame, items: pl.DataFrame, rules: AmazonRu
             "require_title=False"
         )
     return _core(left, rules)
+
+
+def _described(keys: pl.Series, items: pl.DataFrame, rules: AmazonRules) -> pl.DataFrame:
+    """A row for each of these items, without texts where there is no metadata, in the order of their ids."""
+    # Not in the order of the metadata, which is that of the crawl.
+    table = keys.to_frame("key").join(items, on="key", how="left").sort("key")
+    _count(rules, "items_not_described", table["title"].null_count())
+    return table.with_columns(pl.all().fill_null(""))
 
 
 def _files(rules: AmazonRules) -> tuple[Path, Path, dict[str, dict[str, Any]]]:

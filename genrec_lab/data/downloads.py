@@ -14,7 +14,7 @@ import urllib.request
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from http.client import HTTPMessage as Message
+from email.message import Message
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit, urlunsplit
@@ -85,7 +85,7 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
         fp: IO[bytes],
         code: int,
         msg: str,
-        headers: Message,
+        headers: http.client.HTTPMessage,
         newurl: str,
     ) -> urllib.request.Request | None:
         require_safe(newurl)
@@ -106,7 +106,7 @@ def download(
     *,
     attempts: int = ATTEMPTS,
     timeout: float = 30.0,
-    sleep: Callable[[float], None] = time.sleep,
+    sleep: Callable[[float], None] | None = None,
 ) -> DownloadRecord:
     """Fetch the first of these addresses that answers into `target`, unless it is there already.
 
@@ -132,7 +132,7 @@ def download(
                 if error.wait is None:
                     break
                 if attempt + 1 < attempts:
-                    sleep(max(error.wait, min(2.0**attempt, PATIENCE)))
+                    (sleep or time.sleep)(max(error.wait, min(2.0**attempt, PATIENCE)))
                 continue
             record = DownloadRecord(public_address(address), partial.stat().st_size, _sha256(partial), made)
             noted.write_text(json.dumps(asdict(record), indent=2) + "\n", encoding="utf-8")
