@@ -256,6 +256,14 @@ class Dataset:
             raise DataError(
                 f"{source}: format {found!r}, this version reads {FORMAT_VERSION}; write it again"
             )
+        needed = {"name": str, "repairs": dict, "fingerprint": str}
+        for key, kind in needed.items():
+            if not isinstance(description.get(key), kind):
+                raise DataError(
+                    f"{source / 'dataset.json'}: {key} is {description.get(key)!r}, expected a "
+                    f"{kind.__name__}; "
+                    "write the dataset again"
+                )
         try:
             items, sequences = (
                 pl.read_parquet(source / f"{name}.parquet") for name in ("items", "sequences")

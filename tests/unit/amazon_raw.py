@@ -52,7 +52,7 @@ class Raw:
 
 
 def raw(edition: str, seed: int = 0, users: int = 60, items: int = 25) -> Raw:
-    """Reviews with repeats, ties and one-off users; items without title or metadata, HTML, doubled records."""
+    """Reviews with repeats and ties, items without title or metadata, HTML, doubled records."""
     rng = np.random.default_rng(seed)
     keys = [f"B{number:09d}" for number in range(items)]
     events: list[tuple[str, str, int]] = []
@@ -162,13 +162,13 @@ def _item(edition: str, number: int, key: str) -> tuple[dict[str, Any], str]:
         "main_category": "Patio", "title": title, "average_rating": 4.5, "rating_number": 3,
         "features": ["Ash handle", "Forged head"], "description": [], "price": None,
         "images": images if number % 4 else [], "videos": [], "store": "Oak",
-        "categories": ["Patio", "Tools"] if number % 3 else [], "details": {"Weight": "1 lb", "Deep": {"a": [1]}},
+        "categories": ["Patio", "Tools"] if number % 3 else [], "details": {"Deep": {"a": [1]}},
         "parent_asin": key, "bought_together": None,
     }, title  # fmt: skip
 
 
 def expected_sequences(made: Raw, k: int = 5, require_title: bool | None = None) -> dict[str, list[str]]:
-    """Each user's items, oldest first, by loops: repeats out, untitled items out, then rounds of the k-core."""
+    """Each user's items, oldest first, by loops: repeats and untitled items out, then the k-core."""
     if require_title is None:
         require_title = made.edition != "amazon2023"
     earliest: dict[tuple[str, str], tuple[int, int]] = {}
