@@ -62,9 +62,7 @@ class Source:
 
 
 def lines(content: bytes) -> int:
-    """Filled lines of a file that may be packed."""
-    if content[:2] == b"\x1f\x8b":
-        content = gzip.decompress(content)
+    """Filled lines of a file."""
     return sum(1 for line in content.split(b"\n") if line.strip())
 
 
