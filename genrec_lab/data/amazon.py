@@ -22,11 +22,15 @@ from genrec_lab.data.dataset import Dataset
 from genrec_lab.data.downloads import download
 from genrec_lab.data.item_text import DEFAULT_TEMPLATE
 from genrec_lab.data.paths import existing_folder, expanded
+from genrec_lab.data.picture_downloads import fetch_pictures
+from genrec_lab.data.picture_pack import ENDING, SUFFIX
 from genrec_lab.data.preparation import k_core as filtered
 from genrec_lab.data.rules import DataError, nearest
 
 # GMC Section 5.1.1 and UTGRec Section 3.1.1: 5-core.
 CORE = 5
+# What `images` says where pictures are to be fetched.
+FETCH = "download"
 # UTGRec Section 3.1.1: "we concatenate the title, feature, and category fields".
 TEMPLATE_2023 = "{title} {features} {categories}"
 
@@ -114,9 +118,9 @@ def read_amazon2018(
     `meta_<Category>.json.gz`, also unpacked; `category` may be left out where it holds one. `download=True`
     fetches what is missing from `mirrors`, in order, addresses under which the published paths lie.
     `require_title` takes out items without a title, or without metadata at all. `repeats="first"` keeps the
-    earliest of a user's reviews of one item. `images` is a template of pictures relative to `folder`, such
-    as "Office.pictures.zip/{key}.jpg"; the address of each item's picture is its attribute `image_url`.
-    Raises DataError as the messages say; counts every repair.
+    earliest of a user's reviews of one item. `images` is a template of pictures relative to `folder`, or
+    "download": each item's picture (its attribute `image_url`) is fetched into `<Category>.pictures`, see
+    `fetch_pictures`. Raises DataError as the messages say; counts every repair.
     """
     return _read(
         "amazon2018", folder, category, download, mirrors, reviews, repeats, require_title, images, domain,
@@ -191,10 +195,13 @@ def _read(
     if require_title:
         interactions = _with_title(interactions, items, rules)
     kept = interactions.with_columns(pl.col("user", "item").cast(pl.String))
+    described = _described(kept["item"].unique(), items, rules)
+    if images == FETCH:
+        images = _fetched_pictures(described, metadata_file, rules)
     raw = RawDomain(
         domain=domain or review_file.name.split(".")[0].removeprefix("reviews_").removesuffix("_5"),
         interactions=kept,
-        items=_described(kept["item"].unique(), items, rules),
+        items=described,
         origin=str(review_file),
         items_origin=str(metadata_file),
         images=images,
@@ -267,6 +274,16 @@ def _described(keys: pl.Series, items: pl.DataFrame, rules: AmazonRules) -> pl.D
     table = keys.to_frame("key").join(items, on="key", how="left").sort("key")
     _count(rules, "items_not_described", table["title"].null_count())
     return table.with_columns(pl.all().fill_null(""))
+
+
+def _fetched_pictures(items: pl.DataFrame, metadata_file: Path, rules: AmazonRules) -> str:
+    """Fetch the items' pictures into one file beside the raw ones; the template of their paths."""
+    name = metadata_file.name.split(".")[0].removeprefix("meta_") + SUFFIX
+    addresses = dict(items.select("key", "image_url").iter_rows())
+    found = fetch_pictures(addresses, rules.folder / name)
+    for reason, number in found.missing.items():
+        _count(rules, f"pictures_missing_{reason.replace(' ', '_').replace(',', '')}", number)
+    return f"{name}/{{key}}{ENDING}"
 
 
 def _files(rules: AmazonRules) -> tuple[Path, Path, dict[str, dict[str, Any]]]:

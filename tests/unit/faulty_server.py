@@ -116,6 +116,8 @@ def _send(handler: BaseHTTPRequestHandler, content: bytes, wanted: str | None, f
     announced = {"short": len(body) + 500, "long": max(len(body) // 2, 1)}.get(fault, len(body))
     handler.send_response(206 if start else 200)
     handler.send_header("ETag", tag)
+    page = body.startswith(b"<html>")
+    handler.send_header("Content-Type", "text/html" if page else "application/octet-stream")
     if start:
         first = start + 1 if fault == "wrong_range" else start
         handler.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
