@@ -26,9 +26,8 @@ from genrec_lab.models.t5 import (
     Cache,
     Memory,
     T5Config,
-    from_transformers_name,
-    to_transformers_name,
 )
+from genrec_lab.models.t5_names import from_transformers_name, to_transformers_name
 
 if TYPE_CHECKING:
     from transformers import T5ForConditionalGeneration
@@ -49,6 +48,8 @@ class Recommender(nn.Module):
         self.codes = codes
         self.config = config or T5Config()
         self.t5 = T5(codes.vocabulary_size, self.config)
+        # Whether a history's items read those after them too; False only while `stretch_loss` trains.
+        self.reads_whole = True
         # The last row is that of "no item", so that an index of -1 reads padding.
         table = np.vstack([codes.tokens(), np.full((1, codes.levels), PAD)])
         self.register_buffer("item_tokens", torch.from_numpy(table), persistent=False)
@@ -56,16 +57,41 @@ class Recommender(nn.Module):
 
     # --- training
 
-    def forward(self, histories: Tensor, targets: Tensor) -> Tensor:
+    def forward(self, **batch: Tensor) -> Tensor:
         """Return the mean negative log-likelihood of a target token (GMC Eq. 8).
 
-        `histories` is (B, I), padded at the right with -1, `targets` (B,).
+        The batch is one of `PairBatches`, or of `StretchBatches`, in which every place of a sequence is
+        learnt.
         """
+        return self.stretch_loss(**batch) if "sequences" in batch else self.pair_loss(**batch)
+
+    def pair_loss(self, histories: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of items `targets` (B,) after `histories` (B, I), padded at the right with -1."""
         tokens, mask = self._tokens(histories)
         wanted = self.item_tokens[targets]
         start = torch.full_like(wanted[:, :1], PAD)
         logits = self.t5(tokens, mask, torch.cat([start, wanted[:, :-1]], dim=1))
         return F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten())
+
+    def stretch_loss(self, rows: Tensor, places: Tensor, sequences: Tensor) -> Tensor:
+        """Return the loss of the items `sequences[rows, places]`, each after those before it, in one pass.
+
+        `sequences` is (B, I + 1), padded at the right with -1; `rows` and `places`, from 1, are (n,). The
+        encoder runs once a sequence, and no item in it reads a later one, so its states serve every place.
+        That is another encoder than the one which reads a whole history: a model trained so needs an epoch of
+        `pair_loss` to become that one.
+        """
+        levels, first = self.codes.levels, int(places.min())
+        tokens, mask = self._tokens(sequences[:, :-1], whole=False)
+        item_of = torch.arange(tokens.shape[1], device=tokens.device) // levels
+        place_of = torch.arange(first, sequences.shape[1], device=tokens.device).repeat_interleave(levels)
+        memory = self.t5.remember(self.t5.encode(tokens, mask, item_of), mask)
+        wanted = self.item_tokens[sequences[:, first:]]  # (B, places, L)
+        states = self.t5.decode_states(
+            F.pad(wanted[..., :-1], (1, 0), value=PAD), memory.seen_by(item_of < place_of[:, None])
+        )
+        chosen = rows, places - first
+        return F.cross_entropy(self.t5.logits(states[chosen]).flatten(0, 1).float(), wanted[chosen].flatten())
 
     def inputs(self, histories: Histories) -> dict[str, Tensor]:
         """Return `input_ids` and `attention_mask`, (B, S) int64, padded right, as transformers' T5 takes.
@@ -75,8 +101,14 @@ class Recommender(nn.Module):
         tokens, mask = self._tokens(self._matrix(histories))
         return {"input_ids": tokens, "attention_mask": mask}
 
-    def _tokens(self, histories: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, I) items padded at the right with -1 -> tokens (B, S) and mask (B, S)."""
+    def _tokens(self, histories: Tensor, *, whole: bool = True) -> tuple[Tensor, Tensor]:
+        """(B, I) items padded at the right with -1 -> tokens (B, S) and mask (B, S).
+
+        The end token of a `whole` history is left out where its states serve shorter histories too.
+        """
+        if not whole:
+            tokens = self.item_tokens[histories].flatten(1)
+            return tokens, (histories != _EMPTY).long().repeat_interleave(self.codes.levels, 1)
         tokens = F.pad(self.item_tokens[histories].flatten(1), (0, 1), value=PAD)
         ends = (histories != _EMPTY).sum(1, keepdim=True) * self.codes.levels
         places = torch.arange(tokens.shape[1], device=tokens.device)
@@ -108,8 +140,9 @@ class Recommender(nn.Module):
 
     def remember(self, histories: Histories) -> Memory:
         """Encode B histories once and keep the keys and values that the decoder reads."""
-        tokens, mask = self._tokens(self._matrix(histories))
-        return self.t5.remember(self.t5.encode(tokens, mask), mask)
+        tokens, mask = self._tokens(self._matrix(histories), whole=self.reads_whole)
+        items = torch.arange(tokens.shape[1], device=tokens.device) // self.codes.levels
+        return self.t5.remember(self.t5.encode(tokens, mask, None if self.reads_whole else items), mask)
 
     def step(
         self, memory: Memory, codes: Tensor | None, cache: Cache | None, parents: Tensor | None
@@ -120,18 +153,18 @@ class Recommender(nn.Module):
             level, users = 0, memory.bias.shape[0]
             tokens = torch.full((users, 1), PAD, device=device)
         else:
-            level = cache.keys[0].shape[-2]
-            tokens = codes.to(device) + self.codes.offsets[level - 1]
             cache = cache.of_parents(parents.to(device))
-        logits, cache = self.t5.decode(tokens[:, :, None], memory, cache)
-        return self._level_log_probs(logits[:, :, 0], level), cache
+            level = len(cache.ancestors)
+            tokens = codes.to(device) + self.codes.offsets[level - 1]
+        logits, cache = self.t5.step(tokens, memory, cache)
+        return self._level_log_probs(logits, level), cache
 
     def continuations(self, memory: Memory, prefixes: Tensor) -> Tensor:
         """Log-probabilities (R, K) of the codes after prefixes (R, l), row r after the memory's user r."""
         level = prefixes.shape[1]
         offsets = torch.tensor(self.codes.offsets[:level], dtype=torch.long)
         tokens = F.pad(prefixes + offsets, (1, 0), value=PAD).to(self.item_tokens.device)
-        logits, _ = self.t5.decode(tokens[:, None], memory)
+        logits = self.t5.decode(tokens[:, None], memory)
         return self._level_log_probs(logits[:, 0, -1], level)
 
     def _level_log_probs(self, logits: Tensor, level: int) -> Tensor:

@@ -100,6 +100,9 @@ class MethodConfig(BaseModel):
     recommender: T5Config = T5Config()
     recommenders: Literal["unified", "separate"] = "unified"  # separate: one recommender a domain
     pairs: PairsConfig = PairsConfig()
+    # Before `training`: epochs that learn every place of a sequence in one pass, with an encoder whose items
+    # do not read later ones. A batch has so many items to learn. None leaves them out, as the papers do.
+    one_pass: TrainingConfig | None = None
     training: TrainingConfig = TrainingConfig()
     adaptation: AdaptationConfig = AdaptationConfig()
     decoding: DecodingConfig = DecodingConfig()
@@ -141,11 +144,12 @@ class MethodConfig(BaseModel):
         return self
 
     def _trainings(self) -> dict[str, TrainingConfig]:
-        return {
+        trainings = {
             "training": self.training,
             "adaptation.training": self.adaptation.training,
             "sasrec.training": self.sasrec.training,
         }
+        return trainings if self.one_pass is None else {"one_pass": self.one_pass, **trainings}
 
 
 # A row of a table: a change to a config, or a model of its own kind.

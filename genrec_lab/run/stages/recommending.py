@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ import polars as pl
 import torch
 
 from genrec_lab.data.batches import PairBatches
+from genrec_lab.data.stretches import StretchBatches
 from genrec_lab.decoding import Histories, Ranked
 from genrec_lab.evaluation import ndcg_at_k, recall_at_k, require_unique
 from genrec_lab.models import Recommender
@@ -30,6 +31,7 @@ _USES = (
     "recommender",
     "recommenders",
     "pairs",
+    "one_pass",
     "training",
     "decoding.validation_beams",
     "sasrec",
@@ -166,6 +168,7 @@ def _train_generative(
             part_of(data.split.train, domains), config.training.batch_size, per_user=config.pairs.per_user
         )
         valid = part_of(data.split.valid, domains)
+        before = _learn_in_one_pass(run, data, name, config, scope, domains, model, stage, watch)
         result = fit(
             model,
             batches,
@@ -176,7 +179,51 @@ def _train_generative(
             seed=run.seed,
         )
         model.save(stage.folder / name / scope)
-        write_history(result, stage.folder / name / scope)
+        write_history(_followed(before, result), stage.folder / name / scope)
+
+
+def _learn_in_one_pass(
+    run: Run,
+    data: Prepared,
+    name: str,
+    config: MethodConfig,
+    scope: str,
+    domains: tuple[str, ...],
+    model: Recommender,
+    stage: Stage,
+    watch: Watch | None,
+) -> TrainingResult | None:
+    """Train the epochs in which the encoder reads no later items; None where the config has none."""
+    training = config.one_pass
+    if training is None:
+        return None
+    sequences = (items for domain in domains for items in training_sequences(data, domain))
+    valid = part_of(data.split.valid, domains)
+    model.reads_whole = False
+    result = fit(
+        model,
+        StretchBatches(sequences, training.batch_size, config.pairs.max_history),
+        training,
+        validate=generative_validator(model, valid, config, training.validation_users, run.seed),
+        callbacks=[_curves(watch, f"{name} {scope}, one pass", run.seed)],
+        checkpoints=stage.scratch / name / f"{scope}, one pass",
+        seed=run.seed,
+    )
+    model.reads_whole = True
+    return result
+
+
+def _followed(before: TrainingResult | None, result: TrainingResult) -> TrainingResult:
+    """Join the histories of two phases; the second's epochs are counted on."""
+    if before is None:
+        return result
+    done = len(before.history)
+    return replace(
+        result,
+        history=before.history + tuple(replace(one, epoch=one.epoch + done) for one in result.history),
+        best_epoch=result.best_epoch + done,
+        seconds=before.seconds + result.seconds,
+    )
 
 
 def _train_sasrec(run: Run, data: Prepared, stage: Stage, watch: Watch | None) -> None:

@@ -24,6 +24,7 @@ _OF_RECOMMENDER = (
     "recommender",
     "recommenders",
     "pairs",
+    "one_pass",
     "training",
     "transfer.pretrain_recommender",
 )
