@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from genrec_lab.codes import EOS, PAD, ItemCodes
 from genrec_lab.decoding import CodeTrie, Histories, Ranked, beam_search
+from genrec_lab.models.sharing import Shareable
 from genrec_lab.models.t5 import (
     NORM_EPSILON,
     T5,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 _EMPTY = -1  # in a matrix of histories: no item
 
 
-class Recommender(nn.Module):
+class Recommender(nn.Module, Shareable):
     """A T5 that reads the identifiers of a history and writes the identifier of the next item.
 
     A history becomes the tokens of its items, oldest first, and an end token; the target is the L tokens of

@@ -30,6 +30,7 @@ from genrec_lab.models.quantizers import (
     finite_vectors,
     quantize_levels,
 )
+from genrec_lab.models.sharing import Shareable
 from genrec_lab.models.tokenizer_checkpoint import read_checkpoint, write_checkpoint
 
 # YAML and JSON know lists only; everything else about the value stays strict.
@@ -52,9 +53,7 @@ class RQVAEConfig(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     kind: Literal["rqvae"] = "rqvae"
-    hidden: Widths = Field(
-        PAPER_HIDDEN, description="encoder widths between D and d, mirrored by the decoder"
-    )
+    hidden: Widths = Field(PAPER_HIDDEN, description="encoder widths from D to d, the decoder's mirrored")
     dimension: int = Field(32, ge=1, description="d of the latent vectors and codewords")
     levels: int = Field(4, ge=1, description="L")
     codebook_size: int = Field(256, ge=1, description="K, codes a level")
@@ -104,7 +103,7 @@ class Step(NamedTuple):
     quantized: Quantized
 
 
-class RQVAE(nn.Module):
+class RQVAE(nn.Module, Shareable):
     """Encoder, residual quantiser and decoder; float32 throughout, under autocast too."""
 
     scale: Tensor
