@@ -1,4 +1,4 @@
-"""Known flaws of the versions in constraints.txt, by pip-audit; fails for a flaw, not for want of a network."""
+"""Known flaws of the versions in constraints.txt, by pip-audit; want of a network is no failure."""
 
 from __future__ import annotations
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import polars as pl
 
 from genrec_lab.data.dataset import Dataset
 from genrec_lab.data.rules import DataError, nearest
 
 _FIELDS = ("users", "items", "interactions")
+_TOGETHER, _PRETRAINING_DOMAINS = "Pre-training", 5
+# The paper that uses an edition.
+TABLES = {"amazon2018": "GMC Table 2", "amazon2023": "UTGRec Table 1"}
 
 # Users, items and interactions by domain. The pre-training row counts its five domains together.
 PUBLISHED: dict[str, dict[str, tuple[int, int, int]]] = {
@@ -61,3 +66,29 @@ def compared_with_paper(
             values |= {name: own, f"paper_{name}": theirs, f"off_{name}": own - theirs}
         found.append({**values, "differs": ours != known[row]})
     return pl.DataFrame(found)
+
+
+def lines_beside_paper(dataset: Dataset, source: str, targets: Sequence[str] = ()) -> list[str]:
+    """Sentences that hold an Amazon dataset against the table of the paper that uses its edition.
+
+    `targets` are the downstream domains; where five others are there, they are UTGRec's pre-training row. No
+    sentence for another source, or where no domain has the name of a row.
+    """
+    table = TABLES.get(source)
+    if table is None:
+        return []
+    rows = {row: [row] for row in PUBLISHED[table] if row in dataset.domains}
+    others = [domain for domain in dataset.domains if domain not in targets]
+    if _TOGETHER in PUBLISHED[table] and targets and len(others) == _PRETRAINING_DOMAINS:
+        rows = {_TOGETHER: others} | rows
+    if not rows:
+        return []
+    lines = []
+    for row in compared_with_paper(dataset, table, rows).iter_rows(named=True):
+        parts = [
+            f"{row[name]:,} {name}" + (f" ({row[f'off_{name}']:+,})" if row[f"off_{name}"] else "")
+            for name in _FIELDS
+        ]
+        verdict = f"DIFFERS from {table}" if row["differs"] else f"as {table}"
+        lines.append(f"{row['row']}: {', '.join(parts)}: {verdict}")
+    return lines

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from genrec_lab.data import DataError, Dataset, load_dataset
-from genrec_lab.data.amazon_statistics import compared_with_paper
+from genrec_lab.data.amazon_statistics import compared_with_paper, lines_beside_paper
 from genrec_lab.data.html_text import flat_text, plain_text
 from genrec_lab.run.keys import source_signature
 from tests.unit.amazon_raw import CATEGORY, NAMES, expected_sequences, raw
@@ -247,7 +247,23 @@ def test_statistics_stand_beside_the_papers(tmp_path: Path) -> None:
         compared_with_paper(load_dataset("amazon2018", folder=tmp_path), "GMC Table 2")
 
 
+def test_statistics_are_said_in_sentences(tmp_path: Path) -> None:
+    raw("amazon2023", 1).write(tmp_path)
+    names = ("A", "B", "C", "D", "E", "Office")
+    dataset = load_dataset("amazon2023", domains=dict.fromkeys(names, tmp_path))
+    lines = lines_beside_paper(dataset, "amazon2023", ["Office"])
+    each = dataset.n_users // 6
+    assert lines[0].startswith(f"Pre-training: {5 * each:,} users ({5 * each - 999_334:,}), ")
+    assert lines[1].startswith(f"Office: {each} users ({each - 223_308:,}), ")
+    assert all(line.endswith("DIFFERS from UTGRec Table 1") for line in lines)
+    assert len(lines) == 2 and len(lines_beside_paper(dataset, "amazon2023")) == 1
+    assert lines_beside_paper(dataset, "lcrec") == []
+    assert lines_beside_paper(dataset.select("A"), "amazon2018") == []
+
+
 @pytest.mark.real_data
 def test_published_files_agree_with_the_paper(real_data: Path) -> None:
     dataset = load_dataset("lcrec", domains={"Scientific": real_data / "scientific_2018"})
-    assert compared_with_paper(dataset, "GMC Table 2")["differs"].to_list() == [False]
+    assert lines_beside_paper(dataset, "amazon2018") == [
+        "Scientific: 8,317 users, 4,344 items, 58,492 interactions: as GMC Table 2"
+    ]
