@@ -227,7 +227,7 @@ def test_generated_damage_is_refused_or_loses_nothing(
     source, folder = SOURCES[name], tmp_path_factory.mktemp(name)
     assert source.outcome(folder, {}) == "read"
 
-    @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(file=st.sampled_from(sorted(source.files)), damage=damages())
     def damaged(file: str, damage: Callable[[bytes], bytes]) -> None:
         source.outcome(folder, {file: damage(source.files[file])})
