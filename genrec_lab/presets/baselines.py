@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from genrec_lab.codes import IdentifierConfig
 from genrec_lab.models.rqvae import TIGER_HIDDEN, RQVAEConfig
+from genrec_lab.models.sequential.kinds import MODELS
 from genrec_lab.models.t5 import T5Config
-from genrec_lab.presets.method_config import AdaptationConfig, MethodConfig, SASRecRow
+from genrec_lab.presets.method_config import AdaptationConfig, ItemRow, MethodConfig
 from genrec_lab.training import TrainingConfig
 
 
@@ -35,12 +36,15 @@ def tiger() -> MethodConfig:
         ),
         adaptation=AdaptationConfig(kind="none"),
         compare=("popularity", "sasrec"),
-        sasrec=sasrec_row(epochs=200),
+        rows=rows_over_items(epochs=200),
     )
 
 
-def sasrec_row(epochs: int, patience: int = 10) -> SASRecRow:
-    """SASRec's row: sizes of `SASRecConfig`, trained until validation NDCG stops rising."""
+def rows_over_items(epochs: int, patience: int = 10) -> dict[str, ItemRow]:
+    """Every row with a model over items, at the sizes of its config and with one budget for all.
+
+    AdamW with 1e-3, batches of 256 sequences, until validation NDCG stops rising.
+    """
     training = TrainingConfig(
         epochs=epochs,
         batch_size=256,
@@ -52,4 +56,7 @@ def sasrec_row(epochs: int, patience: int = 10) -> SASRecRow:
         validate_every=2,
         patience=patience,
     )
-    return SASRecRow(training=training)
+    return {
+        name: ItemRow(model=model.Config(), training=training, pretraining=training)
+        for name, model in MODELS.items()
+    }

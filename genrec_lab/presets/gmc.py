@@ -9,7 +9,7 @@ from genrec_lab.models.adapters import LoRAConfig
 from genrec_lab.models.residual_kmeans import ResidualKMeansConfig
 from genrec_lab.models.rqvae import TIGER_HIDDEN, RQVAEConfig
 from genrec_lab.models.t5 import T5Config
-from genrec_lab.presets.baselines import sasrec_row
+from genrec_lab.presets.baselines import rows_over_items
 from genrec_lab.presets.method_config import AdaptationConfig, DecodingConfig, MethodConfig, changed
 from genrec_lab.training import TrainingConfig
 
@@ -57,7 +57,7 @@ def gmc() -> MethodConfig:
         ),
         decoding=DecodingConfig(validation_beams=20, test_beams=20),
         compare=("popularity", "sasrec", "tiger"),
-        sasrec=sasrec_row(epochs=200),
+        rows=rows_over_items(epochs=200),
     )
 
 
@@ -159,7 +159,7 @@ def gmc_small() -> MethodConfig:
                 validation_users=300,
             ),
         ),
-        sasrec=sasrec_row(epochs=24, patience=4),
+        rows=rows_over_items(epochs=24, patience=4),
     )
 
 
@@ -188,7 +188,7 @@ def gmc_tiny() -> MethodConfig:
                 validation_users=60,
             ),
         ),
-        sasrec=sasrec_row(epochs=2),
+        rows=rows_over_items(epochs=2),
     )
 
 

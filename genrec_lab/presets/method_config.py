@@ -19,7 +19,7 @@ from genrec_lab.encoders.text import TextConfig
 from genrec_lab.models.adapters import LoRAConfig
 from genrec_lab.models.residual_kmeans import ResidualKMeansConfig
 from genrec_lab.models.rqvae import RQVAEConfig
-from genrec_lab.models.sequential.sasrec import SASRecConfig
+from genrec_lab.models.sequential.kinds import AnyItemModelConfig
 from genrec_lab.models.t5 import T5Config
 from genrec_lab.models.tree_tokenizer import TreeTokenizerConfig
 from genrec_lab.presets.errors import PresetError, did_you_mean
@@ -65,13 +65,14 @@ class DecodingConfig(BaseModel):
     precision: Literal["auto", "fp32", "bf16"] = "fp32"  # scores are always normalised in fp32
 
 
-class SASRecRow(BaseModel):
-    """The row that every table carries: SASRec with cross-entropy over the whole catalogue."""
+class ItemRow(BaseModel):
+    """A row with a model over items (`genrec_lab.models.sequential`), and how long it is trained."""
 
     model_config = _STRICT
 
-    model: SASRecConfig = SASRecConfig()
+    model: AnyItemModelConfig
     training: TrainingConfig = TrainingConfig()
+    pretraining: TrainingConfig = TrainingConfig()  # of models that have such a phase
 
 
 # What the validation of every row measures.
@@ -106,8 +107,8 @@ class MethodConfig(BaseModel):
     training: TrainingConfig = TrainingConfig()
     adaptation: AdaptationConfig = AdaptationConfig()
     decoding: DecodingConfig = DecodingConfig()
-    compare: _Names = ()  # further rows of the table, from ROWS, trained in the same run
-    sasrec: SASRecRow = SASRecRow()
+    compare: _Names = ()  # further rows of the table, from ROWS or `rows`, trained in the same run
+    rows: dict[str, ItemRow] = {}  # the rows with a model over items, by name
 
     @model_validator(mode="after")
     def _fits_together(self) -> MethodConfig:
@@ -137,17 +138,18 @@ class MethodConfig(BaseModel):
             if training.monitor not in MONITORS:
                 raise ValueError(f"{name}.monitor is {training.monitor!r}; expected one of {list(MONITORS)}")
         for row in self.compare:
-            if row not in ROWS:
-                raise ValueError(
-                    f"compare names {row!r}{did_you_mean(row, ROWS)}; expected some of {sorted(ROWS)}"
-                )
+            known = sorted({*ROWS, *self.rows})
+            if row not in known:
+                raise ValueError(f"compare names {row!r}{did_you_mean(row, known)}; expected some of {known}")
+        if taken := [row for row in self.rows if row in ROWS or row == self.name]:
+            raise ValueError(f"rows has {taken[0]!r}, the name of another row; choose another name")
         return self
 
     def _trainings(self) -> dict[str, TrainingConfig]:
         trainings = {
             "training": self.training,
             "adaptation.training": self.adaptation.training,
-            "sasrec.training": self.sasrec.training,
+            **{f"rows.{name}.training": row.training for name, row in self.rows.items()},
         }
         return trainings if self.one_pass is None else {"one_pass": self.one_pass, **trainings}
 
@@ -293,10 +295,9 @@ def utgrec_without_pretraining(config: MethodConfig) -> MethodConfig:
     )
 
 
-# A row of None is not generative: it has a model of its own and needs no tokenizer.
+# A row of None is neither generative nor trained. Rows with a model over items are in MethodConfig.rows.
 ROWS: dict[str, Change | None] = {
     "popularity": None,
-    "sasrec": None,
     "tiger": tiger_row,
     "gmc_separate_codebooks": separate_codebooks,
     "gmc_separate_recommenders": separate_recommenders,
@@ -317,6 +318,11 @@ def methods(config: MethodConfig) -> dict[str, MethodConfig]:
     """Return the generative methods of a run by name: its own, then those it compares with, at its sizes."""
     rows = {config.name: config}
     for row in config.compare:
-        if (change := ROWS[row]) is not None:
+        if (change := ROWS.get(row)) is not None:
             rows[row] = change(config)
     return rows
+
+
+def item_rows(config: MethodConfig) -> dict[str, ItemRow]:
+    """Return the rows with a model over items that a run compares with, by name."""
+    return {name: config.rows[name] for name in config.compare if name in config.rows}

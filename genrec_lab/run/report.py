@@ -88,14 +88,17 @@ def _badge(run: Run, key: str) -> str:
 
 
 def _results(run: Run) -> str:
-    ranked = rankings(run.metrics())
+    ranked, skipped = rankings(run.metrics()), run.skipped()
+    left_out = f"<h3>Rows that were skipped</h3>{_pairs(skipped)}" if skipped else ""
     if ranked is None:
-        return '<p class="note">No metrics have been recorded yet; the notebooks 05 to 07 do that.</p>'
+        nothing = "No metrics have been recorded yet; the notebooks 05 to 07 do that."
+        return f'<p class="note">{nothing}</p>{left_out}'
     first, *others = ranked.by_domain.items()
     html = f"<h3>{escape(first[0])} by domain</h3>{_ranking(first[1])}"
     html += f"<h3>Averages over users</h3>{_ranking(ranked.averages)}"
     for metric, table in others:
         html += _details(f"{metric} by domain", _ranking(table))
+    html += left_out
     notes = results.read_metrics(run.folder)["notes"]
     if notes:
         flat = {method: _text(note) for method, note in notes.items()}

@@ -248,7 +248,7 @@ def test_overrides_set_the_named_values_and_no_others() -> None:
         "tokenizer.levels": 2,
         "adaptation.lora.rank": 5,
         "training.patience": None,
-        "sasrec.model.width": 8,
+        "rows.sasrec.model.width": 8,
         "training.learning_rate": 1,  # YAML's 1 for 1.0
     }
     base = presets.load("gmc_cpu", {"training.patience": 4})
@@ -329,7 +329,7 @@ def test_unknown_names_are_refused_with_the_nearest(name: str, overrides: dict, 
         ({"decoding.test_beams": 5}, r"decoding.test_beams = 5: Input should be greater than or equal to 10"),
         ({"recommender": 3}, r"recommender = 3: "),
         ({"recommender.relative_max_distance": 16}, r"recommender: relative_max_distance is 16 with 32"),
-        ({"sasrec.training.monitor": "ndcg@5"}, r"sasrec.training.monitor is .ndcg@5.; expected one of"),
+        ({"rows.sasrec.training.monitor": "ndcg@5"}, r"rows.sasrec.training.monitor is .ndcg@5.; expected"),
         ({"compare": ["tigr"]}, r"compare names 'tigr' \(did you mean 'tiger'\?\); expected some of"),
         # Together impossible, each alone possible.
         ({"recommenders": "separate"}, r"adaptation.kind is 'lora' with recommenders 'separate'.*set"),

@@ -18,17 +18,10 @@ from genrec_lab.models import Recommender
 from genrec_lab.models.adapters import Parameters, add_lora, count_parameters, load_lora, save_lora
 from genrec_lab.presets import MethodConfig, methods
 from genrec_lab.run.stages.preparing import PREPARATION, Prepared, load_prepared
-from genrec_lab.run.stages.recommending import (
-    RECOMMENDING,
-    Watch,
-    _curves,
-    generative_validator,
-    load_recommender,
-    part_of,
-    write_history,
-)
+from genrec_lab.run.stages.recommending import RECOMMENDING, generative_validator, load_recommender
 from genrec_lab.run.stages.rows import ALL, is_universal, served
 from genrec_lab.run.stages.tokenizing import TOKENIZING, Identified, load_identified, tokenizer_folder
+from genrec_lab.run.stages.training import Watch, curves, part_of, write_history
 from genrec_lab.run.stages.universal import item_codes, load_tokenizer, train_tokenizer
 from genrec_lab.run.store import Run, Stage
 from genrec_lab.training import fit
@@ -98,7 +91,7 @@ def _adapt(
             adaptation.training.validation_users,
             run.seed,
         ),
-        callbacks=[_curves(watch, f"{name} {domain}", run.seed)],
+        callbacks=[curves(watch, f"{name} {domain}", run.seed)],
         checkpoints=stage.scratch / name / domain,
         seed=run.seed,
     )

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import attrgetter
 
+import polars as pl
+
+from genrec_lab.data import Dataset
+from genrec_lab.models.sequential.domain_items import Need
+from genrec_lab.models.sequential.kinds import MODELS
 from genrec_lab.models.tree_tokenizer import TreeTokenizerConfig
-from genrec_lab.presets import MethodConfig
+from genrec_lab.presets import ItemRow, MethodConfig, item_rows
 
 ALL = "all"
 _OF_TOKENIZER = (
@@ -57,6 +62,37 @@ def pretrained_on(config: MethodConfig, domains: Sequence[str]) -> tuple[str, ..
 def is_universal(config: MethodConfig) -> bool:
     """Whether the method has UTGRec's tokenizer."""
     return isinstance(config.tokenizer, TreeTokenizerConfig)
+
+
+def skipped_rows(config: MethodConfig, dataset: Dataset) -> dict[str, str]:
+    """Return the rows that the data cannot feed, by name, and why: no texts, or no pictures, in a domain."""
+    skipped = {}
+    for name, row in item_rows(config).items():
+        if lacking := _lacking(MODELS[row.model.kind].needs, dataset):
+            skipped[name] = lacking
+    return skipped
+
+
+def trained_item_rows(config: MethodConfig, dataset: Dataset) -> dict[str, ItemRow]:
+    """Return the rows with a model over items that the data can feed."""
+    skipped = skipped_rows(config, dataset)
+    return {name: row for name, row in item_rows(config).items() if name not in skipped}
+
+
+def _lacking(needs: Sequence[Need], dataset: Dataset) -> str | None:
+    """What a row needs and a domain has for none of its items, as a sentence; None where all is there."""
+    has = {
+        "text": pl.col("text").str.strip_chars() != "",
+        "words": pl.col("text").str.strip_chars() != "",
+        "pictures": pl.col("image").is_not_null(),
+    }
+    words = {"text": "item texts", "words": "item texts", "pictures": "item pictures"}
+    for need in needs:
+        counts = dataset.items.group_by("domain", maintain_order=True).agg(has[need].any())
+        for domain, there in counts.iter_rows():
+            if not there:
+                return f"it needs {words[need]}, and {domain} has none"
+    return None
 
 
 def scopes(domains: Sequence[str], *, separate: bool) -> dict[str, tuple[str, ...]]:
