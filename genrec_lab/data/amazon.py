@@ -19,7 +19,7 @@ from genrec_lab.data.amazon_editions import EDITIONS, Edition
 from genrec_lab.data.amazon_records import read_metadata, read_reviews
 from genrec_lab.data.assembly import RawDomain, ReadingRules, assemble
 from genrec_lab.data.dataset import Dataset
-from genrec_lab.data.downloads import download
+from genrec_lab.data.downloads import download, public_address
 from genrec_lab.data.item_text import DEFAULT_TEMPLATE
 from genrec_lab.data.paths import existing_folder, expanded
 from genrec_lab.data.picture_downloads import fetch_pictures
@@ -69,6 +69,13 @@ class AmazonRules:
             raise DataError(
                 f"category is {category!r}, expected a name as the files have, such as 'Office_Products'"
             )
+        for mirror in self.mirrors:
+            if public_address(mirror) != mirror:
+                raise DataError(
+                    f"mirrors: {public_address(mirror)!r} comes with a user, a query or a fragment, which "
+                    "would "
+                    "stand in the run's manifest; give the plain address"
+                )
         if self.download and category is None:
             raise DataError("category is not given; a download needs its name, such as 'Musical_Instruments'")
 

@@ -178,6 +178,8 @@ def test_folders_that_fill_by_download_do_not_make_a_stage_stale(tmp_path: Path)
         ({"mirrors": "https://x"}, "mirrors is 'https://x', expected a list of addresses"),
         ({"download": True, "category": "X", "mirrors": ["http://example.com"]}, "downloads go over https"),
         ({"download": True, "category": "X", "mirrors": ["file:///etc"]}, "downloads go over https"),
+        ({"mirrors": ["https://me:tok@x.org/a"]}, "^((?!tok@).)*comes with a user, a query"),
+        ({"mirrors": ["https://x.org/a?key=tok"]}, "^((?!tok).)*comes with a user, a query"),
         ({"k_core": 500}, "the 500-core of .* interactions is empty"),
         ({"k_core": 0}, "k is 0, expected a whole number"),
         ({"text_template": "{nothing}"}, "no column 'nothing'"),
