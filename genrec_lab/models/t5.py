@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, Self, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -22,11 +22,8 @@ NORM_EPSILON = 1e-6  # of every T5 release
 _NEGATIVE = -1e9  # masks a score; finite, so that a row without any place does not give NaN
 
 
-class T5Config(BaseModel):
-    """Sizes of the recommender; the defaults are the body of TIGER and its successors.
-
-    It has 4.59 M parameters with a vocabulary of 1,026 tokens.
-    """
+class BlockSizes(BaseModel):
+    """Sizes of one layer, whichever network it stands in."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -34,16 +31,13 @@ class T5Config(BaseModel):
     d_kv: int = Field(64, ge=4)  # width of one head; heads * d_kv need not equal d_model
     heads: int = Field(6, ge=1)
     d_ff: int = Field(1024, ge=8)  # hidden width of the feed-forward layers
-    encoder_layers: int = Field(4, ge=1)
-    decoder_layers: int = Field(4, ge=1)
     dropout: float = Field(0.1, ge=0, lt=1)
     feed_forward: Literal["relu", "gated-gelu"] = "relu"  # T5 1.0 uses relu, T5 1.1 gated-gelu
     relative_buckets: int = Field(32, ge=4)  # of the position bias
     relative_max_distance: int = Field(128, ge=8)  # tokens; places farther apart share the last bucket
-    scale_output: bool = True  # states times d_model**-0.5 before the tied head, as T5 1.0 does
 
     @model_validator(mode="after")
-    def _has_far_buckets(self) -> T5Config:
+    def _has_far_buckets(self) -> Self:
         # In the decoder, which looks one way, half of the buckets hold a distance each.
         if self.relative_max_distance <= self.relative_buckets // 2:
             raise ValueError(
@@ -51,6 +45,21 @@ class T5Config(BaseModel):
                 f"relative_buckets; expected more than {self.relative_buckets // 2}, half of the buckets"
             )
         return self
+
+
+class T5Config(BlockSizes):
+    """Sizes of the recommender; the defaults are the body of TIGER and its successors.
+
+    It has 4.59 M parameters with a vocabulary of 1,026 tokens.
+    """
+
+    kind: Literal["t5"] = "t5"
+    encoder_layers: int = Field(4, ge=1)
+    decoder_layers: int = Field(4, ge=1)
+    scale_output: bool = True  # states times d_model**-0.5 before the tied head, as T5 1.0 does
+    # What an item of a history reads: the whole of it, as in T5, or its past, no later item. Then one pass
+    # over a sequence learns every place in it, several times as fast. The papers read the whole.
+    reads: Literal["whole", "past"] = "whole"
 
 
 class Memory(NamedTuple):
@@ -124,7 +133,7 @@ class RMSNorm(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention without the transformer's 1/sqrt(K): T5 puts it into the initial weights."""
 
-    def __init__(self, config: T5Config) -> None:
+    def __init__(self, config: BlockSizes) -> None:
         super().__init__()
         self.heads = config.heads
         inner = config.heads * config.d_kv
@@ -165,7 +174,7 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """The position-wise layer: D -> d_ff -> D, with relu (T5 1.0) or a gated gelu (T5 1.1)."""
 
-    def __init__(self, config: T5Config) -> None:
+    def __init__(self, config: BlockSizes) -> None:
         super().__init__()
         self.wi = nn.Linear(config.d_model, config.d_ff, bias=False)
         self.gate = (
@@ -190,7 +199,7 @@ class FeedForward(nn.Module):
 class RelativeBias(nn.Module):
     """T5's position information: one learnt number for each head and bucket of the distance of two places."""
 
-    def __init__(self, config: T5Config, *, both_ways: bool) -> None:
+    def __init__(self, config: BlockSizes, *, both_ways: bool) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(config.relative_buckets, config.heads))
         self.both_ways = both_ways
@@ -223,7 +232,7 @@ class RelativeBias(nn.Module):
 class EncoderBlock(nn.Module):
     """Self-attention and feed-forward, each on a normed copy and added back."""
 
-    def __init__(self, config: T5Config) -> None:
+    def __init__(self, config: BlockSizes) -> None:
         super().__init__()
         self.attention_norm, self.attention = RMSNorm(config.d_model), Attention(config)
         self.feed_forward_norm, self.feed_forward = RMSNorm(config.d_model), FeedForward(config)
@@ -239,7 +248,7 @@ class EncoderBlock(nn.Module):
 class DecoderBlock(nn.Module):
     """Self-attention over the codes so far, attention over the history, feed-forward."""
 
-    def __init__(self, config: T5Config) -> None:
+    def __init__(self, config: BlockSizes) -> None:
         super().__init__()
         self.attention_norm, self.attention = RMSNorm(config.d_model), Attention(config)
         self.cross_norm, self.cross = RMSNorm(config.d_model), Attention(config)
@@ -277,6 +286,26 @@ class DecoderBlock(nn.Module):
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
+def draw_weights(network: nn.Module, sizes: BlockSizes) -> None:
+    """Draw a network's layers as T5 does: for want of 1/sqrt(K) in attention, the queries start smaller."""
+    std = {
+        "q": (sizes.d_model * sizes.d_kv) ** -0.5,
+        "o": (sizes.heads * sizes.d_kv) ** -0.5,
+        "wo": sizes.d_ff**-0.5,
+    }
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=std.get(name.rsplit(".", 1)[-1], sizes.d_model**-0.5))
+        elif isinstance(module, RelativeBias):
+            nn.init.normal_(module.weight, std=sizes.d_model**-0.5)
+
+
+def compute_type(x: Tensor) -> torch.dtype:
+    """Return the type that attention scores have: autocast's where it is on, else the states' own."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
 class T5(nn.Module):
     """The encoder-decoder over a vocabulary of codes; its one embedding table is also the output head."""
 
@@ -292,17 +321,7 @@ class T5(nn.Module):
         self.decoder_bias = RelativeBias(c, both_ways=False)
         self.decoder_norm = RMSNorm(c.d_model)
         self.dropout = PooledDropout(c.dropout)
-        self.reset()
-
-    def reset(self) -> None:
-        """Draw the weights as T5 does: for want of 1/sqrt(K) in attention, the queries start smaller."""
-        c = self.config
-        std = {"q": (c.d_model * c.d_kv) ** -0.5, "o": (c.heads * c.d_kv) ** -0.5, "wo": c.d_ff**-0.5}
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=std.get(name.rsplit(".", 1)[-1], c.d_model**-0.5))
-            elif isinstance(module, RelativeBias):
-                nn.init.normal_(module.weight, std=c.d_model**-0.5)
+        draw_weights(self, c)
         nn.init.normal_(self.embedding.weight, std=1.0)
 
     def encode(self, tokens: Tensor, mask: Tensor, items: Tensor | None = None) -> Tensor:
@@ -315,7 +334,7 @@ class T5(nn.Module):
         bias = self.encoder_bias(places, places)
         if items is not None:
             bias = bias.masked_fill(items[None, :] > items[:, None], _NEGATIVE)
-        bias = (bias + self._mask_bias(mask)).to(self._compute_type(x))
+        bias = (bias + self._mask_bias(mask)).to(compute_type(x))
         for block in self.encoder:
             x = block(x, bias)
         return self.dropout(self.encoder_norm(x))
@@ -338,7 +357,7 @@ class T5(nn.Module):
         x = self.dropout(self.embedding(tokens))
         places = torch.arange(tokens.shape[-1], device=tokens.device)
         bias = self.decoder_bias(places, places)
-        bias = bias.masked_fill(places[None, :] > places[:, None], _NEGATIVE).to(self._compute_type(x))
+        bias = bias.masked_fill(places[None, :] > places[:, None], _NEGATIVE).to(compute_type(x))
         for i, block in enumerate(self.decoder):
             x = block(x, bias, memory.keys[i], memory.values[i], memory.bias)
         return self._scaled(self.dropout(self.decoder_norm(x)))
@@ -379,9 +398,3 @@ class T5(nn.Module):
     def _mask_bias(mask: Tensor) -> Tensor:
         """(B, S) of 1 and 0 -> (B, 1, 1, S) of 0 and very negative."""
         return (1.0 - mask[:, None, None, :].float()) * _NEGATIVE
-
-    @staticmethod
-    def _compute_type(x: Tensor) -> torch.dtype:
-        """The type that attention scores have: autocast's where it is on, else the states' own."""
-        device = x.device.type
-        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

@@ -6,6 +6,7 @@ from genrec_lab.codes import IdentifierConfig
 from genrec_lab.data.batches import PairsConfig
 from genrec_lab.encoders.text import TextConfig
 from genrec_lab.models.adapters import LoRAConfig
+from genrec_lab.models.causal import CausalConfig
 from genrec_lab.models.residual_kmeans import ResidualKMeansConfig
 from genrec_lab.models.rqvae import TIGER_HIDDEN, RQVAEConfig
 from genrec_lab.models.t5 import T5Config
@@ -126,23 +127,18 @@ def gmc_small() -> MethodConfig:
             "takes minutes."
         ),
         tokenizer=RQVAEConfig(hidden=(256, 128), levels=3, codebook_size=64, epochs=120, batch_size=512),
-        recommender=T5Config(d_model=96, d_kv=24, heads=4, d_ff=256, encoder_layers=2, decoder_layers=2),
+        recommender=T5Config(
+            d_model=96, d_kv=24, heads=4, d_ff=256, encoder_layers=2, decoder_layers=2, reads="past"
+        ),
         pairs=PairsConfig(max_history=20),
-        one_pass=TrainingConfig(
-            epochs=12,
+        one_pass=None,
+        training=TrainingConfig(
+            epochs=16,
             batch_size=256,
             optimizer="muon",
             learning_rate=3e-3,
             schedule="cosine",
-            validate_every=6,
-            validation_users=600,
-        ),
-        training=TrainingConfig(
-            epochs=2,
-            batch_size=256,
-            optimizer="muon",
-            learning_rate=1e-3,
-            schedule="cosine",
+            validate_every=8,
             validation_users=600,
         ),
         adaptation=AdaptationConfig(
@@ -189,6 +185,24 @@ def gmc_tiny() -> MethodConfig:
             ),
         ),
         rows=rows_over_items(epochs=2),
+    )
+
+
+def causal() -> MethodConfig:
+    """A causal recommender in GMC's place, with the same identifiers and budget; no paper's method."""
+    base = gmc_cpu()
+    return changed(
+        base,
+        name="causal",
+        provenance=(
+            "gmc_cpu with a stack of 3 causal layers of the T5's sizes instead of the T5, and without an "
+            "adaptation. It learns from every place of a sequence in one pass."
+        ),
+        recommender=CausalConfig(d_model=192, d_kv=64, heads=6, d_ff=1536, layers=3),
+        one_pass=None,
+        training=base.one_pass,
+        adaptation=base.adaptation.model_copy(update={"kind": "none"}),
+        compare=("popularity", "sasrec"),
     )
 
 

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel
-
-from genrec_lab.models.residual_kmeans import ResidualKMeansConfig
-from genrec_lab.models.rqvae import RQVAEConfig
-from genrec_lab.models.tree_tokenizer import TreeTokenizerConfig
 from genrec_lab.presets.errors import PresetError, did_you_mean
+from genrec_lab.presets.tokenizers import KINDS
 
 
 def dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,28 +38,26 @@ def set_key(content: dict[str, Any], key: str, value: Any) -> None:
         if depth < len(parts) - 1:
             place = place[part]
     if key == "tokenizer.kind":
-        _switch_tokenizer(place, value)
+        _switch_tokenizer(content, value)
     else:
         place[parts[-1]] = value
 
 
-def _switch_tokenizer(place: dict[str, Any], kind: Any) -> None:
-    """Take the defaults of another kind of tokenizer, keeping the values that both have, as its levels."""
-    kinds: dict[str, type[BaseModel]] = {
-        "rqvae": RQVAEConfig,
-        "rkmeans": ResidualKMeansConfig,
-        "tree": TreeTokenizerConfig,
-    }
-    if kind not in kinds:
+def _switch_tokenizer(content: dict[str, Any], kind: Any) -> None:
+    """Take the defaults of another kind of tokenizer, keeping the values that both have, as its levels.
+
+    The settings of an RQ-VAE stay those of the rows that have one, as TIGER's.
+    """
+    if kind not in KINDS:
         raise PresetError(
-            f"overrides: tokenizer.kind is {kind!r}{did_you_mean(str(kind), kinds)}; "
-            f"expected one of {list(kinds)}"
+            f"overrides: tokenizer.kind is {kind!r}{did_you_mean(str(kind), KINDS)}; "
+            f"expected one of {list(KINDS)}"
         )
-    shared = {
-        name: value for name, value in place.items() if name in kinds[kind].model_fields and name != "kind"
-    }
-    place.clear()
-    place.update(kinds[kind](**shared).model_dump())
+    before = content["tokenizer"]
+    if before["kind"] == "rqvae":
+        content["rqvae"] = dict(before)
+    shared = {name: value for name, value in before.items() if name in KINDS[kind].model_fields}
+    content["tokenizer"] = KINDS[kind](**(shared | {"kind": kind})).model_dump()
 
 
 def with_tuples(content: dict[str, Any]) -> dict[str, Any]:

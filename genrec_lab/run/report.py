@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 from plotly.offline import get_plotlyjs
 
+from genrec_lab.evaluation.papers import beside_papers
 from genrec_lab.run import results
 from genrec_lab.run.files import write_text
 from genrec_lab.run.locks import writing
@@ -98,11 +99,25 @@ def _results(run: Run) -> str:
     html += f"<h3>Averages over users</h3>{_ranking(ranked.averages)}"
     for metric, table in others:
         html += _details(f"{metric} by domain", _ranking(table))
-    html += left_out
+    html += _papers(run.metrics()) + left_out
     notes = results.read_metrics(run.folder)["notes"]
     if notes:
         flat = {method: _text(note) for method, note in notes.items()}
         html += f"<h3>Notes on the methods</h3>{_pairs(flat)}"
+    return html
+
+
+def _papers(metrics: pl.DataFrame) -> str:
+    """What papers print of the same data beside what was measured, a table a paper; "" where none has them."""
+    html = ""
+    for (paper,), rows in beside_papers(metrics).group_by("paper", maintain_order=True):
+        lines = [
+            (row["method"], row["domain"], f"{row['metric']}@{row['k']}", f"{row['ours']:.4f}",
+             f"{row['theirs']:.4f}", f"{row['difference']:+.1f} %")
+            for row in rows.iter_rows(named=True)
+        ]  # fmt: skip
+        headings = ("row", "domain", "metric", "ours", "the paper's", "difference")
+        html += f"<h3>Beside {escape(str(paper))}</h3>{_table(headings, lines, numbers_from=3)}"
     return html
 
 

@@ -79,6 +79,21 @@ def test_the_loss_is_the_mean_over_target_tokens(model, force) -> None:
     assert wider == pytest.approx(loss, abs=1e-6)
 
 
+def test_a_temperature_sharpens_the_loss_and_no_ranking(codes, make_recommender) -> None:
+    """Every logit over the temperature in the loss; scores are those of the logits as they are."""
+    plain, sharp = (make_recommender(codes, sharpness=3.0) for _ in range(2))
+    sharp.temperature = 0.7
+    histories, targets = torch.tensor([[3, 1], [2, -1]]), torch.tensor([5, 7])
+    tokens, mask = plain._tokens(histories)
+    wanted = plain.item_tokens[targets]
+    logits = plain.t5(tokens, mask, F.pad(wanted[:, :-1], (1, 0), value=0)).double()
+    shares = torch.exp(logits / 0.7) / torch.exp(logits / 0.7).sum(-1, keepdim=True)
+    expected = -torch.log(shares.gather(-1, wanted[..., None])).mean()
+    assert sharp(histories=histories, targets=targets).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert sharp(histories=histories, targets=targets) != plain(histories=histories, targets=targets)
+    assert_equal(sharp.recommend([[3, 1]], 5, "a"), plain.recommend([[3, 1]], 5, "a"))
+
+
 @pytest.fixture
 def reading_the_past(model) -> Iterator[Recommender]:
     model.reads_whole = False
@@ -133,6 +148,17 @@ def test_in_one_pass_no_place_reads_a_later_item(model) -> None:
         other = model.stretch_loss(rows, places, torch.tensor([[3, 1, 5, 1]])).item()
     assert losses[0] == losses[1] == pytest.approx(losses[2], abs=1e-6)
     assert other != pytest.approx(losses[0], abs=1e-3)
+
+
+def test_a_recommender_that_reads_the_past_says_so_in_its_files(codes, tmp_path) -> None:
+    config = T5Config(d_model=16, d_kv=4, heads=3, d_ff=24, encoder_layers=1, decoder_layers=1, reads="past")
+    torch.manual_seed(0)
+    model = Recommender(codes, config).eval()
+    assert model.inputs([[3, 1], [2]])["input_ids"].shape == (2, 2 * len(SIZES))  # no end token
+    read = Recommender.load(model.save(tmp_path / "past"))
+    assert_equal(read.recommend([[3, 1, 4]], 3, "a"), model.recommend([[3, 1, 4]], 3, "a"))
+    with pytest.raises(ValueError, match=r"recommender\.reads is 'past'"):
+        model.to_transformers()
 
 
 def test_a_whole_history_is_read_otherwise(model) -> None:

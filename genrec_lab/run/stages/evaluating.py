@@ -14,11 +14,10 @@ from genrec_lab.data.bazaar import best_possible
 from genrec_lab.data.bazaar_oracle import MAX_ORACLE_ITEMS
 from genrec_lab.decoding import Ranked, beam_search, exact_top_k
 from genrec_lab.evaluation import metrics_table
-from genrec_lab.presets import methods
 from genrec_lab.run.stages.adapting import ADAPTING, load_adapted
 from genrec_lab.run.stages.preparing import PREPARATION, Prepared, load_prepared
 from genrec_lab.run.stages.recommending import RECOMMENDING, load_item_model, popularity_of
-from genrec_lab.run.stages.rows import served, skipped_rows, trained_item_rows
+from genrec_lab.run.stages.rows import generative_rows, served, skipped_rows, trained_item_rows
 from genrec_lab.run.stages.tokenizing import TOKENIZING
 from genrec_lab.run.stages.training import part_of
 from genrec_lab.run.store import Run
@@ -40,7 +39,8 @@ class Rankings:
 
 def rank_test_users(run: Run) -> Rankings:
     """Rank for every row and test user, record Recall and NDCG at 5 and 10, and write the rankings."""
-    inputs = (PREPARATION, TOKENIZING, RECOMMENDING, ADAPTING)
+    adapting = (ADAPTING,) if generative_rows(run) else ()  # notebook 06 has nothing to do without
+    inputs = (PREPARATION, TOKENIZING, RECOMMENDING, *adapting)
     with run.stage(
         EVALUATION, inputs=inputs, uses=("dataset", "decoding", "transfer.targets", "compare", "seed")
     ) as stage:
@@ -112,7 +112,7 @@ def _rank(run: Run, data: Prepared, name: str, test: pl.DataFrame) -> Ranked:
 
 def _ranked_rows(run: Run, data: Prepared) -> tuple[str, ...]:
     popularity = ("popularity",) if "popularity" in run.config.compare else ()
-    return (*methods(run.config), *trained_item_rows(run.config, data.dataset), *popularity)
+    return (*generative_rows(run), *trained_item_rows(run.config, data.dataset), *popularity)
 
 
 def _recommended(run: Run, data: Prepared, name: str, domain: str, users: pl.DataFrame) -> Ranked:

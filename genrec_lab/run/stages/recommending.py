@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,14 +14,17 @@ from genrec_lab.data.batches import PairBatches
 from genrec_lab.data.stretches import StretchBatches
 from genrec_lab.decoding import Ranked
 from genrec_lab.evaluation import require_unique
-from genrec_lab.models import Recommender
+from genrec_lab.models.code_recommender import CodeRecommender
 from genrec_lab.models.popularity import Popularity
+from genrec_lab.models.recommender import Recommender
+from genrec_lab.models.recommenders import learns_in_one_pass, new_recommender, read_recommender
 from genrec_lab.models.sequential.item_model import ItemModel
 from genrec_lab.models.sequential.kinds import MODELS
-from genrec_lab.presets import MethodConfig, item_rows, methods
+from genrec_lab.presets import MethodConfig, item_rows
 from genrec_lab.run.stages.item_rows import train_item_row
 from genrec_lab.run.stages.preparing import PREPARATION, Prepared, load_prepared
 from genrec_lab.run.stages.rows import (
+    generative_rows,
     is_universal,
     pretrained_on,
     recommender_owners,
@@ -40,7 +43,7 @@ from genrec_lab.run.stages.training import (
     write_history,
 )
 from genrec_lab.run.store import Run, Stage
-from genrec_lab.training import TrainingResult, autocast, fit
+from genrec_lab.training import TrainingConfig, TrainingResult, autocast, fit
 
 RECOMMENDING = "05_recommender_training"
 _USES = (
@@ -49,8 +52,10 @@ _USES = (
     "pairs",
     "one_pass",
     "training",
+    "loss_temperature",
     "decoding.validation_beams",
     "transfer.targets",
+    "transfer.pretrain_on_targets",
     "transfer.pretrain_recommender",
     "compare",
     "seed",
@@ -65,7 +70,7 @@ def train_recommenders(run: Run, watch: Watch | None = None) -> dict[str, dict[s
     uses = (*_USES, *(f"rows.{name}" for name in item_rows(run.config)))
     with run.stage(RECOMMENDING, inputs=(PREPARATION, TOKENIZING), uses=uses) as stage:
         if not stage.is_finished:
-            data, rows = load_prepared(run), methods(run.config)
+            data, rows = load_prepared(run), generative_rows(run)
             owners = recommender_owners(rows)
             for name, row in trained_item_rows(run.config, data.dataset).items():
                 train_item_row(run, data, name, row, stage, watch)
@@ -77,25 +82,25 @@ def train_recommenders(run: Run, watch: Watch | None = None) -> dict[str, dict[s
         return read_histories(stage.folder)
 
 
-def load_recommender(run: Run, method: str, domain: str) -> Recommender:
+def load_recommender(run: Run, method: str, domain: str) -> CodeRecommender:
     """Read the recommender that serves a domain, before adaptation."""
     folder = run.read_stage(RECOMMENDING)
     owner = folder / json.loads((folder / "owners.json").read_text())[method]
     scope = owner / domain
-    return Recommender.load(scope if scope.is_dir() else owner / "all")
+    return read_recommender(scope if scope.is_dir() else owner / "all")
 
 
-def starting_recommender(run: Run, method: str, domain: str) -> Recommender:
+def starting_recommender(run: Run, method: str, domain: str) -> CodeRecommender:
     """The recommender that a domain's training in stage 06 starts from, before its items get other names.
 
     It is that of stage 05, or an untrained one for a row that learns from its target alone (UTGRec Table 3,
     variants 6 and 7).
     """
-    config = methods(run.config)[method]
+    config = generative_rows(run)[method]
     if not is_universal(config) or config.transfer.pretrain_recommender:
         return load_recommender(run, method, domain)
     torch.manual_seed(run.seed)
-    return Recommender(load_identified(run, method).codes, config.recommender)
+    return new_recommender(load_identified(run, method).codes, config.recommender)
 
 
 def learnt_from(run: Run, frame: pl.DataFrame) -> pl.DataFrame:
@@ -120,8 +125,18 @@ def popularity_of(data: Prepared, domain: str) -> Popularity:
     return Popularity(data.dataset.domain_items(domain), training_part(data, (domain,))[0])
 
 
+def lessons(
+    config: MethodConfig, data: Prepared, domains: Sequence[str], training: TrainingConfig
+) -> PairBatches | StretchBatches:
+    """Return what a method's recommender learns from in some domains: pairs, or places of sequences."""
+    if learns_in_one_pass(config.recommender):
+        return StretchBatches(training_part(data, domains)[0], training.batch_size, config.pairs.max_history)
+    pairs = part_of(data.split.train, domains)
+    return PairBatches(pairs, training.batch_size, per_user=config.pairs.per_user)
+
+
 def generative_validator(
-    model: Recommender, users: pl.DataFrame, config: MethodConfig, most: int | None, seed: int
+    model: CodeRecommender, users: pl.DataFrame, config: MethodConfig, most: int | None, seed: int
 ) -> Callable[[], dict[str, float]]:
     """Return the validation of a recommender, with the beams and the precision that the config names."""
 
@@ -142,15 +157,13 @@ def _train_generative(
     domains_of = trained_on(config, data.dataset.domains)
     for scope, domains in scopes(domains_of, separate=config.recommenders == "separate").items():
         torch.manual_seed(run.seed)
-        model = Recommender(codes, config.recommender)
-        batches = PairBatches(
-            part_of(data.split.train, domains), config.training.batch_size, per_user=config.pairs.per_user
-        )
+        model = new_recommender(codes, config.recommender)
+        model.temperature = config.loss_temperature
         valid = part_of(data.split.valid, domains)
         before = _learn_in_one_pass(run, data, name, config, scope, domains, model, stage, watch)
         result = fit(
             model,
-            batches,
+            lessons(config, data, domains, config.training),
             config.training,
             validate=generative_validator(model, valid, config, config.training.validation_users, run.seed),
             callbacks=[curves(watch, f"{name} {scope}", run.seed)],
@@ -168,13 +181,13 @@ def _learn_in_one_pass(
     config: MethodConfig,
     scope: str,
     domains: tuple[str, ...],
-    model: Recommender,
+    model: CodeRecommender,
     stage: Stage,
     watch: Watch | None,
 ) -> TrainingResult | None:
     """Train the epochs in which the encoder reads no later items; None where the config has none."""
     training = config.one_pass
-    if training is None:
+    if training is None or not isinstance(model, Recommender):
         return None
     sequences, _ = training_part(data, domains)
     valid = part_of(data.split.valid, domains)
