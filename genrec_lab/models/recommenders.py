@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from genrec_lab.codes import ItemCodes
 from genrec_lab.models.causal import CausalConfig, CausalRecommender
@@ -16,7 +16,8 @@ from genrec_lab.models.t5 import T5Config
 
 RecommenderConfig = Annotated[T5Config | CausalConfig, Field(discriminator="kind")]
 
-_KINDS: dict[str, type[Recommender] | type[CausalRecommender]] = {
+KINDS: dict[str, type[BaseModel]] = {"t5": T5Config, "causal": CausalConfig}
+_MODELS: dict[str, type[Recommender] | type[CausalRecommender]] = {
     "t5": Recommender,
     "causal": CausalRecommender,
 }
@@ -33,7 +34,7 @@ def read_recommender(folder: str | Path) -> CodeRecommender:
     """Read what `save` of any kind wrote; FileNotFoundError where a file is missing."""
     config = Path(folder) / "config.json"
     kind = json.loads(config.read_text())["kind"] if config.is_file() else "t5"
-    return _KINDS[kind].load(folder)
+    return _MODELS[kind].load(folder)
 
 
 def learns_in_one_pass(config: T5Config | CausalConfig) -> bool:

@@ -108,7 +108,7 @@ def _results(run: Run) -> str:
 
 
 def _papers(metrics: pl.DataFrame) -> str:
-    """What papers print of the same data beside what was measured, a table a paper; "" where none has them."""
+    """What papers print of the same data beside what was measured, a table a paper; may be empty."""
     html = ""
     for (paper,), rows in beside_papers(metrics).group_by("paper", maintain_order=True):
         lines = [
