@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from genrec_lab.training.callbacks import Callback, EpochRecord, TrainingResult
 from genrec_lab.training.checkpoints import Checkpoint
 from genrec_lab.training.configs import TrainingConfig, is_due, rate_factor, with_enough_epochs
+from genrec_lab.training.memory import batch_must_fit
 from genrec_lab.training.optimizers import make_optimizers, set_learning_rate
 from genrec_lab.training.precision import autocast
 from genrec_lab.training.processes import accelerator_of_all, agreed, mean_over_processes, own_share
@@ -50,7 +51,8 @@ def fit(
     `model(**batch)` is the loss; `validate()` gives metrics of which `config.monitor` is maximised. With
     `checkpoints` the state is written there after each epoch, and a later call with the same arguments goes
     on from it; the caller removes the folder when it is done with it. Raises FloatingPointError where the
-    loss is not finite, KeyError where `validate` does not give the monitor. Under `accelerate launch` the
+    loss is not finite, TrainingMemoryError where the device cannot hold a batch, KeyError where `validate`
+    does not give the monitor. Under `accelerate launch` the
     processes train one model, see `processes`; the first one writes and calls back.
     """
     torch.manual_seed(seed)
@@ -126,7 +128,10 @@ def _epoch(
     for batch in batches:
         size = find_batch_size(batch)
         own, weight = own_share(batch, accelerator)
-        with autocast(accelerator.device, config.precision):
+        with (
+            batch_must_fit(size, state.epoch + 1),
+            autocast(accelerator.device, config.precision),
+        ):
             loss = model(**send_to_device(own, accelerator.device)) * weight
         value = mean_over_processes(loss, accelerator)
         if not math.isfinite(value):
@@ -134,7 +139,8 @@ def _epoch(
                 f"the loss is {value} at step {state.step} of epoch {state.epoch + 1}: lower "
                 f"training.learning_rate (now {config.learning_rate}) or set training.precision to 'fp32'"
             )
-        accelerator.backward(loss)
+        with batch_must_fit(size, state.epoch + 1):
+            accelerator.backward(loss)
         if config.clip_norm is not None:
             accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
         set_learning_rate(optimizers, config.learning_rate * rate_factor(state.step, steps, config))
