@@ -124,7 +124,7 @@ def gmc_small() -> MethodConfig:
         name="gmc_small",
         provenance=(
             "GMC's method on Bazaar's default size; every size is ours and chosen so that the whole chain "
-            "takes minutes."
+            "takes minutes. The T5 reads the past of a history, which learns a sequence in one pass."
         ),
         tokenizer=RQVAEConfig(hidden=(256, 128), levels=3, codebook_size=64, epochs=120, batch_size=512),
         recommender=T5Config(
