@@ -42,7 +42,7 @@ def test_two_processes_give_the_losses_and_weights_of_one(tmp_path: Path) -> Non
     running = [start(together, rank, port) for rank in (0, 1)]
     main(alone)
     for process in running:
-        said, _ = process.communicate(timeout=120)
+        said, _ = process.communicate(timeout=600)
         assert process.returncode == 0, said[-3000:]
     losses = json.loads((alone / "losses-0.json").read_text())
     assert losses[0][-1] < losses[0][0]
