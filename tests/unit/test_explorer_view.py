@@ -139,7 +139,7 @@ def test_names_are_escaped_wherever_they_stand() -> None:
     view = ExplorerView(ExplorerState(catalogue))
     for tab in TABS:
         view.tab.value = tab
-        shown = [view.chips.value, view.message.value]
+        shown = [view.name.value, view.message.value]
         shown += [child.value for child in view.body.children if hasattr(child, "value")]
         assert not any("<script" in text for text in shown)
     view.watch("x", 0)

@@ -70,7 +70,7 @@ def explore(
     *,
     method: str | None = None,
     other_method: str | None = None,
-    mode: theme.Mode = "light",
+    mode: theme.Mode | None = None,
 ) -> ExplorerView | go.Figure:
     """Open the explorer on a run, or on two to compare; as the last line of a cell it shows itself.
 
@@ -80,7 +80,7 @@ def explore(
     state = explorer_state(run, method, other, other_method)
     if in_kernel() and not has_front_end():
         print(f"Nobody looks at this kernel, so the explorer of {state.catalogue.name} stands still.")
-        return still(state, mode)
+        return still(state, mode or "light")
     own = method in (None, run.config.name)
     atlas = load_atlas(run) if own and run.state(MAPPING).usable else None
     ready = run.state(EVALUATION).usable

@@ -20,11 +20,15 @@ Pick = dict[str, Any]
 
 @dataclass(frozen=True)
 class Shown:
-    """What a tab shows. said: lines of plain text. click: from a bar's id to what it selects, or None."""
+    """What a tab shows. said: lines of plain text. click: from a bar's id to what it selects, or None.
+
+    lasso: whether the ids are items, which a lasso may gather.
+    """
 
     figures: list[go.Figure] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     click: Callable[[str], Pick] | None = None
+    lasso: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,11 @@ def _map(state: ExplorerState, maps: Mapping[str, Projection], _: int) -> Shown:
         for one in maps.values()
         if selected.level < one.coordinates.shape[1]
     ]
-    return Shown(drawn, [] if drawn else ["This level has no map."])
+    if not drawn:
+        return Shown(said=["This level has no map."])
+    said = "Draw around points to gather items, click one to select it, click twice to let go."
+    # The level stays: a whole identifier is selected, and the map must not jump to its last code.
+    return Shown(drawn, [said], lambda item: {"item": int(item), "level": selected.level}, lasso=True)
 
 
 def _sharing(state: ExplorerState, _: Mapping[str, Projection], __: int) -> Shown:

@@ -1,0 +1,150 @@
+"""A JupyterLab of its own on loopback, and a notebook in it as a user sees it in Chromium."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, Locator, Page
+
+REPOSITORY = Path(__file__).parents[2]
+_STARTS_WITHIN = 60.0
+_RUNS_WITHIN = 40.0
+# Everything is in the page, so that a test may look at any cell, and no dialog asks about news.
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "notebook-extension/tracker": {"windowingMode": "none"},
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    "docmanager-extension/plugin": {"autosave": False},
+}
+_PROMPTS = (
+    "() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.textContent.trim())"
+)
+_ERRORS = """() => [...document.querySelectorAll('[data-mime-type="application/vnd.jupyter.error"]')]
+    .map(e => e.textContent)"""
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A running server: its address and token, and the folder whose notebooks it opens."""
+
+    url: str
+    token: str
+    root: Path
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as tried:
+        tried.bind(("127.0.0.1", 0))
+        return int(tried.getsockname()[1])
+
+
+@contextmanager
+def served(folder: Path, runs: Path, theme: str = "JupyterLab Light") -> Iterator[Lab]:
+    """Serve folder/notebooks with kernels that import this checkout and keep their runs in `runs`."""
+    root = folder / "notebooks"
+    root.mkdir(exist_ok=True)
+    lab = Lab(f"http://127.0.0.1:{free_port()}", secrets.token_hex(16), root)
+    settings = folder / "settings" / "@jupyterlab"
+    for name, content in {**_SETTINGS, "apputils-extension/themes": {"theme": theme}}.items():
+        file = settings / f"{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(content), encoding="utf-8")
+    own = ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "JUPYTERLAB_WORKSPACES_DIR")
+    environment = os.environ | {name: str(folder / name.lower()) for name in own}
+    environment |= {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")])),
+        "GENREC_RUNS": str(runs),
+        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+    }
+    options = [
+        f"--ServerApp.port={lab.url.rsplit(':', 1)[1]}",
+        "--ServerApp.ip=127.0.0.1",
+        "--ServerApp.port_retries=0",
+        f"--ServerApp.root_dir={root}",
+        f"--IdentityProvider.token={lab.token}",
+        "--ServerApp.open_browser=False",
+        "--ServerApp.allow_root=True",
+        "--LabApp.news_url=",
+    ]
+    with (folder / "server.log").open("w", encoding="utf-8") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", *options],
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            _wait_for(lab, server, folder / "server.log")
+            yield lab
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+def _wait_for(lab: Lab, server: subprocess.Popen[bytes], log: Path) -> None:
+    until = time.monotonic() + _STARTS_WITHIN
+    while time.monotonic() < until and server.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{lab.url}/api/status?token={lab.token}", timeout=5):  # noqa: S310
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.2)
+    raise RuntimeError(f"JupyterLab did not start; it said:\n{log.read_text(encoding='utf-8')[-3000:]}")
+
+
+class NotebookPage:
+    """A notebook opened in a browser: its cells, and what the page complained about."""
+
+    def __init__(self, browser: Browser, lab: Lab, name: str, width: int = 1280, height: int = 900) -> None:
+        self.page: Page = browser.new_page(viewport={"width": width, "height": height})
+        self.page.set_default_timeout(15_000)
+        self.complaints: list[str] = []
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        # A script that got into the page by a title would open a dialog.
+        self.page.on("dialog", lambda dialog: (self.complaints.append(dialog.message), dialog.dismiss()))
+        address = f"{lab.url}/lab/workspaces/{secrets.token_hex(4)}/tree/{name}?token={lab.token}&reset"
+        self.page.goto(address, wait_until="domcontentloaded", timeout=60_000)
+        self.page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=60_000)
+        self.page.locator('.jp-NotebookPanel-toolbar [data-status="idle"]').wait_for(timeout=60_000)
+
+    def run_all(self) -> None:
+        """Run all cells by the menu, and wait for the last; raises RuntimeError with what a cell raised."""
+        self.page.locator("li.lm-MenuBar-item", has_text="Run").click()
+        self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        until = time.monotonic() + _RUNS_WITHIN
+        prompts: list[str] = []
+        while time.monotonic() < until:
+            prompts = self.page.evaluate(_PROMPTS)
+            if errors := self.page.evaluate(_ERRORS):
+                raise RuntimeError(f"A cell failed:\n{errors[0]}")
+            if prompts and all(prompt.strip("[]:").isdigit() for prompt in prompts):
+                return
+            time.sleep(0.2)
+        raise RuntimeError(f"The cells were not run within {_RUNS_WITHIN:.0f} s: {prompts}")
+
+    def explorer(self, number: int = 0) -> Locator:
+        """The explorer of the notebook that was opened as the number-th."""
+        found = self.page.locator(".genrec-explorer").nth(number)
+        found.wait_for()
+        return found
+
+    def wide(self, width: int, height: int = 900) -> None:
+        """Make the window so wide."""
+        self.page.set_viewport_size({"width": width, "height": height})
+
+    def close(self) -> None:
+        """Close the page."""
+        self.page.close()
