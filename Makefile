@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "'$(PYTHON)' lacks venv. On Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV): some minutes, once."
-	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[explore,offline,dev]'
+	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[explore,offline,browser,dev]'
 	@touch $@
 
 demo: $(STAMP) ## run the whole chain on the embedded data, a few minutes on two cores
@@ -66,7 +66,6 @@ hooks: $(STAMP) ## check and strip at every commit
 	$(BIN)/pre-commit install
 
 constraints: $(STAMP) ## write this environment's versions into constraints.txt, once the tests passed with them
-	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[browser]'
 	@head -n 1 constraints.txt > constraints.new
 	@$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+[^ ]*$$//' | LC_ALL=C sort -f >> constraints.new
 	@mv constraints.new constraints.txt && touch $(STAMP)

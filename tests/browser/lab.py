@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -17,20 +18,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Locator, Page
+from playwright.sync_api import Browser, Locator, Page, expect
 
 REPOSITORY = Path(__file__).parents[2]
 _STARTS_WITHIN = 60.0
-_RUNS_WITHIN = 40.0
 # Everything is in the page, so that a test may look at any cell, and no dialog asks about news.
 _SETTINGS: dict[str, dict[str, Any]] = {
     "notebook-extension/tracker": {"windowingMode": "none"},
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     "docmanager-extension/plugin": {"autosave": False},
 }
-_PROMPTS = (
-    "() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.textContent.trim())"
-)
+# A page that is still being set up asks for a kernel instead of running, so its own promises are waited for.
+_RUN_ALL = """async () => {
+    await jupyterapp.restored;
+    const notebook = jupyterapp.shell.currentWidget;
+    await notebook.revealed;
+    await notebook.sessionContext.ready;
+    await jupyterapp.commands.execute('notebook:run-all-cells');
+}"""
 _ERRORS = """() => [...document.querySelectorAll('[data-mime-type="application/vnd.jupyter.error"]')]
     .map(e => e.textContent)"""
 
@@ -42,6 +47,17 @@ class Lab:
     url: str
     token: str
     root: Path
+
+    def start_kernel(self, notebook: str) -> None:
+        """Start the kernel of a notebook, as opening it would."""
+        asked = {"path": notebook, "name": notebook, "type": "notebook", "kernel": {"name": "python3"}}
+        request = urllib.request.Request(  # noqa: S310
+            f"{self.url}/api/sessions?token={self.token}",
+            json.dumps(asked).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=30):  # noqa: S310
+            pass
 
 
 def free_port() -> int:
@@ -77,7 +93,7 @@ def served(folder: Path, runs: Path, theme: str = "JupyterLab Light") -> Iterato
         f"--IdentityProvider.token={lab.token}",
         "--ServerApp.open_browser=False",
         "--ServerApp.allow_root=True",
-        "--LabApp.news_url=",
+        "--LabApp.expose_app_in_browser=True",
     ]
     with (folder / "server.log").open("w", encoding="utf-8") as log:
         server = subprocess.Popen(
@@ -115,25 +131,17 @@ class NotebookPage:
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         # A script that got into the page by a title would open a dialog.
         self.page.on("dialog", lambda dialog: (self.complaints.append(dialog.message), dialog.dismiss()))
+        # With its kernel already there the page never asks which one to take.
+        lab.start_kernel(name)
         address = f"{lab.url}/lab/workspaces/{secrets.token_hex(4)}/tree/{name}?token={lab.token}&reset"
         self.page.goto(address, wait_until="domcontentloaded", timeout=60_000)
         self.page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=60_000)
-        self.page.locator('.jp-NotebookPanel-toolbar [data-status="idle"]').wait_for(timeout=60_000)
 
     def run_all(self) -> None:
-        """Run all cells by the menu, and wait for the last; raises RuntimeError with what a cell raised."""
-        self.page.locator("li.lm-MenuBar-item", has_text="Run").click()
-        self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        until = time.monotonic() + _RUNS_WITHIN
-        prompts: list[str] = []
-        while time.monotonic() < until:
-            prompts = self.page.evaluate(_PROMPTS)
-            if errors := self.page.evaluate(_ERRORS):
-                raise RuntimeError(f"A cell failed:\n{errors[0]}")
-            if prompts and all(prompt.strip("[]:").isdigit() for prompt in prompts):
-                return
-            time.sleep(0.2)
-        raise RuntimeError(f"The cells were not run within {_RUNS_WITHIN:.0f} s: {prompts}")
+        """Run all cells, as the menu does, to the last; raises RuntimeError with what a cell raised."""
+        self.page.evaluate(_RUN_ALL)
+        if errors := self.page.evaluate(_ERRORS):
+            raise RuntimeError(f"A cell failed:\n{errors[0]}")
 
     def explorer(self, number: int = 0) -> Locator:
         """The explorer of the notebook that was opened as the number-th."""
@@ -148,3 +156,47 @@ class NotebookPage:
     def close(self) -> None:
         """Close the page."""
         self.page.close()
+
+    def start_over(self, explorer: Locator) -> None:
+        """Bring an explorer back to its first view."""
+        self.open_tab(explorer, "Codes")
+        self.page.keyboard.press("Escape")
+        explorer.get_by_role("button", name="All", exact=True).click()
+        expect(explorer.locator(".genrec-head h4")).to_have_text("All items")
+
+    def open_tab(self, explorer: Locator, name: str) -> None:
+        """Open a tab and wait until the page shows it."""
+        tab = explorer.locator(".widget-toggle-buttons").get_by_role("button", name=name, exact=True)
+        tab.click()
+        expect(tab).to_have_class(re.compile("mod-active"))
+
+    def click_bar(self, explorer: Locator, place: int = 0) -> None:
+        """Click on a bar of the first figure, as a mouse does: through what plotly lays over it."""
+        bar = explorer.locator(".js-plotly-plot").first.locator(".bars .point path").nth(place)
+        bar.wait_for()
+        box = bar.bounding_box()
+        assert box is not None
+        self.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        self.page.wait_for_timeout(100)
+        self.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+
+    def lasso(self, explorer: Locator, inset: float = 0.02) -> None:
+        """Draw a line around the middle of the first figure, `inset` of its size from the edges."""
+        area = explorer.locator(".js-plotly-plot").first.locator(".nsewdrag").first
+        area.wait_for(state="attached")
+        box = area.bounding_box()
+        assert box is not None
+        left, right = box["x"] + inset * box["width"], box["x"] + (1 - inset) * box["width"]
+        top, bottom = box["y"] + inset * box["height"], box["y"] + (1 - inset) * box["height"]
+        self.page.mouse.move(left, top)
+        self.page.mouse.down()
+        for x, y in ((right, top), (right, bottom), (left, bottom), (left, top)):
+            self.page.mouse.move(x, y, steps=6)
+        self.page.mouse.up()
+
+    def shoot(self, explorer: Locator, file: Path, width: int = 1280) -> None:
+        """Keep a picture of the whole explorer in a window so wide."""
+        self.wide(width, 2200)
+        explorer.scroll_into_view_if_needed()
+        self.page.wait_for_timeout(400)
+        explorer.screenshot(path=file)

@@ -14,6 +14,8 @@ from genrec_lab.viz.explorer.state import ExplorerState
 from genrec_lab.viz.explorer.tabs import TABS
 from genrec_lab.viz.layout import percent, shorten
 
+NOTHING = ""
+"""The value of a list of which nothing is chosen: of None a drop-down shows no text."""
 _EVERYWHERE = "all domains"
 _MOST_BELOW = 300
 """Codes in the list of those below: a browser is slow with thousands, and the largest come first."""
@@ -30,17 +32,18 @@ class Controls(widgets.VBox):
         self.chips = _chips(state)
         self.back = widgets.Button(description="◂", tooltip="back", layout=small)
         self.forward = widgets.Button(description="▸", tooltip="forward", layout=small)
-        # "" is all domains: to a drop-down None means that nothing is chosen, and it would stand empty.
-        places = [(_EVERYWHERE, ""), *((shorten(name, 30), name) for name in catalogue.domains)]
+        places = [(_EVERYWHERE, NOTHING), *((shorten(name, 30), name) for name in catalogue.domains)]
         self.domain = widgets.Dropdown(options=places, layout=widgets.Layout(width="150px"))
         levels = [(f"level {level + 1}", level) for level in range(catalogue.levels)]
         self.level = widgets.Dropdown(options=levels, layout=widgets.Layout(width="90px"))
         self.down = widgets.Dropdown(options=[], layout=widgets.Layout(width="240px"))
         self.dark = widgets.ToggleButton(value=dark, description="☾", tooltip="dark or light", layout=small)
         self.search = widgets.Text(
-            placeholder="a part of a title, or codes as 12 › 4", continuous_update=False
+            placeholder="search: a part of a title, or codes as 12 › 4",
+            continuous_update=False,
+            layout=widgets.Layout(width="330px"),
         )
-        self.hits = widgets.Dropdown(options=[], layout=widgets.Layout(width="480px", display="none"))
+        self.hits = widgets.Dropdown(options=[], layout=widgets.Layout(width="470px", display="none"))
         self.tab = widgets.ToggleButtons(options=list(TABS), style={"button_width": "auto"})
         self.method = widgets.Dropdown(options=list(methods), description="method")
         self.row = widgets.BoundedIntText(value=0, min=0, max=10**9, description="test user")
@@ -104,15 +107,15 @@ class Controls(widgets.VBox):
 
     def _list_children(self, children: Children | None, labels: Mapping[int, Sequence[str]]) -> None:
         """The way down for those who use no mouse: the codes below, largest first, with their words."""
-        options: list[tuple[str, int | None]] = [("go down to …", None)]
+        options = [("go down to …", NOTHING)]
         if children is not None:
             sizes = children.sizes
             order = sorted((-int(size), code) for code, size in enumerate(sizes.tolist()) if size)
             for negative, code in order[:_MOST_BELOW]:
                 words = ", ".join(labels.get(code, ()))
                 name = shorten(f"{code} · {words}" if words else str(code), 34)
-                options.append((f"{name} ({-negative:,})", code))
-        self.down.options, self.down.value = options, None
+                options.append((f"{name} ({-negative:,})", str(code)))
+        self.down.options, self.down.value = options, NOTHING
         self.down.disabled = len(options) == 1
 
     def _list_hits(self, options: Sequence[tuple[str, int]]) -> None:
@@ -121,9 +124,8 @@ class Controls(widgets.VBox):
         self.hits.layout.display = "" if options else "none"
 
     def _list_slices(self, names: Sequence[str]) -> None:
-        options: list[tuple[str, str | None]] = [("open a slice …", None)]
-        self.slices.options = options + [(shorten(name, 40), name) for name in names]
-        self.slices.value = None
+        self.slices.options = [("open a slice …", NOTHING), *((shorten(name, 40), name) for name in names)]
+        self.slices.value = NOTHING
         self.slices.layout.display = "" if names else "none"
 
     def _show_options(self, tab: str) -> None:

@@ -26,12 +26,20 @@ _BORROWED = {
     "--jp-border-color1": "line",
 }
 
+# The arrow of a drop-down is a picture, so it cannot take the colour of the text.
+_ARROW = (
+    "url(\"data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 18 18'%3E"
+    "%3Cpath fill='none' stroke='%23808A96' stroke-width='2' d='M5 7l4 4 4-4'/%3E%3C/svg%3E\")"
+)
+
 _RULES = """
 .genrec-explorer { background: var(--genrec-page); color: var(--genrec-text); padding: 10px 12px 12px;
   border: 1px solid var(--genrec-line); border-radius: 8px; overflow: hidden; box-sizing: border-box; }
 .genrec-explorer .widget-html, .genrec-explorer .widget-html-content { height: auto; line-height: 1.45;
   color: var(--genrec-text); margin: 0; }
 .genrec-explorer .widget-html-content:empty { display: none; }
+.genrec-explorer > .widget-toggle-buttons { margin: 6px 2px; }
+.genrec-explorer input::placeholder { color: var(--genrec-quiet); opacity: 1; }
 .genrec-explorer .jupyter-button { background: var(--genrec-button); color: var(--genrec-text);
   border-radius: 5px; }
 .genrec-explorer .jupyter-button.mod-active, .genrec-explorer .jupyter-button:active {
@@ -42,12 +50,12 @@ _RULES = """
 .genrec-explorer .genrec-wrap { flex-wrap: wrap; row-gap: 2px; overflow: visible; align-items: center; }
 .genrec-explorer .genrec-name { font-weight: 600; margin-right: 8px; }
 .genrec-explorer .genrec-chip .jupyter-button, .genrec-explorer .jupyter-button.genrec-chip {
-  border: 1px solid var(--genrec-line); border-radius: 999px; background: transparent; padding: 0 10px;
-  width: auto; height: 26px; line-height: 24px; }
+  border: 1px solid var(--genrec-line); border-radius: 999px; background: transparent; padding: 0 9px;
+  width: auto; height: 24px; line-height: 22px; font-size: 12px; }
 .genrec-explorer .genrec-said { color: var(--genrec-accent); font-weight: 600; }
 .genrec-explorer .genrec-finding b { font-size: 15px; }
 .genrec-explorer .genrec-finding span { color: var(--genrec-quiet); }
-.genrec-explorer table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.genrec-explorer table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 .genrec-explorer th { color: var(--genrec-quiet); font-weight: 600; }
 .genrec-explorer td, .genrec-explorer th { padding: 3px 10px 3px 0; vertical-align: top;
   border-bottom: 1px solid var(--genrec-line); }
@@ -69,7 +77,7 @@ _RULES = """
   background: var(--genrec-page); border: 1px solid var(--genrec-line); border-radius: 6px; }
 .genrec-card:hover { border-color: var(--genrec-accent); }
 .genrec-chosen { border: 2px solid var(--genrec-accent); padding: 7px; }
-.genrec-picture { width: 100%; height: 96px; object-fit: contain; background: #fff; border-radius: 4px; }
+.genrec-picture { width: 100%; height: 96px; object-fit: contain; border-radius: 4px; }
 .genrec-none { display: flex; align-items: center; justify-content: center; background: var(--genrec-button);
   color: var(--genrec-quiet); }
 .genrec-words { display: flex; flex-direction: column; min-width: 0; }
@@ -86,6 +94,7 @@ def style_sheet() -> str:
     for mode in ("light", "dark"):
         colours = {f"--genrec-{name}": value for name, value in theme.page_colours(mode).items()}
         colours |= {variable: colours[f"--genrec-{name}"] for variable, name in _BORROWED.items()}
+        colours["--jp-widgets-dropdown-arrow"] = _ARROW
         own = "".join(f"{name}: {value}; " for name, value in colours.items())
         sheets.append(f".{ROOT}.genrec-{mode} {{ color-scheme: {mode}; {own}}}")
     return f"<style>{''.join(sheets)}</style>"

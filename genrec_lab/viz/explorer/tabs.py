@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import plotly.graph_objects as go
 
 from genrec_lab.viz import figures
@@ -22,13 +24,15 @@ Pick = dict[str, Any]
 class Shown:
     """What a tab shows. said: lines of plain text. click: from a bar's id to what it selects, or None.
 
-    lasso: whether the ids are items, which a lasso may gather.
+    lasso: whether the ids are items, which a lasso may gather. beside: items to show as cards instead of
+    those of the selection, with their name.
     """
 
     figures: list[go.Figure] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     click: Callable[[str], Pick] | None = None
     lasso: bool = False
+    beside: tuple[str, npt.NDArray[np.int64]] | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,9 @@ def _collisions(state: ExplorerState, _: Mapping[str, Projection], group: int) -
         return Shown(said=[panels.NO_COLLISIONS])
     place = min(group, found.sizes.size - 1)
     said = f"{counted(found.sizes.size, 'ambiguous identifier')}, largest group first; shown: group {place}."
-    return Shown([figures.collision_group(state.catalogue, found.group(place), rank=place + 1)], [said])
+    items = found.group(place)
+    table = figures.collision_group(state.catalogue, items, rank=place + 1)
+    return Shown([table], [said], beside=(f"Group {place}", items))
 
 
 def _training(state: ExplorerState, _: Mapping[str, Projection], __: int) -> Shown:

@@ -18,7 +18,7 @@ from genrec_lab.viz import theme
 from genrec_lab.viz.explorer import markup
 from genrec_lab.viz.explorer.beams import BeamTree
 from genrec_lab.viz.explorer.cards import Cards, of_items, of_selection
-from genrec_lab.viz.explorer.controls import Controls
+from genrec_lab.viz.explorer.controls import NOTHING, Controls
 from genrec_lab.viz.explorer.exports import download
 from genrec_lab.viz.explorer.state import ExplorerState
 from genrec_lab.viz.explorer.tabs import TABS, Pick, Shown
@@ -52,6 +52,7 @@ class ExplorerView(Controls):
     ) -> None:
         self.state, self.maps, self._watch_user = state, dict(maps or {}), watch
         self.gathered: tuple[str, IntArray] | None = None
+        self._beside: tuple[str, IntArray] | None = None
         self._quiet = False
         super().__init__(state, methods, dark=mode == "dark")
         self.cards = Cards()
@@ -109,7 +110,7 @@ class ExplorerView(Controls):
             self._quiet = False
         self.message.value, self.export.value, self.gathered = "", "", None
         self._dress(self.mode)
-        self._draw_tab()
+        self._beside = self._draw_tab()
         self._draw_cards()
 
     # --- how it listens
@@ -165,12 +166,12 @@ class ExplorerView(Controls):
         if item is not None:
             self.state.select(item=item)
 
-    def _go_down(self, code: int | None) -> None:
-        if code is not None:
-            self.state.select(prefix=(*self.state.selection.prefix, code))
+    def _go_down(self, code: str) -> None:
+        if code != NOTHING:
+            self.state.select(prefix=(*self.state.selection.prefix, int(code)))
 
-    def _open_slice(self, name: str | None) -> None:
-        if name is not None:
+    def _open_slice(self, name: str) -> None:
+        if name != NOTHING:
             items = self.state.load_slice(name).items
             self.gather(np.array(items, dtype=np.int64), f"Slice “{name}”")
 
@@ -186,13 +187,15 @@ class ExplorerView(Controls):
         self._draw_path(self.state.breadcrumb(), lambda prefix: self.pick({"prefix": prefix}))
 
     def _draw_cards(self) -> None:
-        if self.gathered is None:
+        named = self.gathered or self._beside
+        if named is None:
             self.cards.show(of_selection(self.state))
         else:
-            name, items = self.gathered
+            name, items = named
             self.cards.show(of_items(self.state.catalogue, items, name))
 
-    def _draw_tab(self) -> None:
+    def _draw_tab(self) -> tuple[str, IntArray] | None:
+        """Draw the open tab; returns the items that it wants to be shown as cards, with their name."""
         shown: Shown = TABS[self.tab.value].draw(self.state, self.maps, self.group.value)
         self._show_options(self.tab.value)
         parts: list[widgets.Widget] = [widgets.HTML(markup.line(text)) for text in shown.said]
@@ -207,6 +210,7 @@ class ExplorerView(Controls):
         # Widgets that left the page would be kept by the kernel and by the browser for ever.
         for widget in before:
             widget.close()
+        return shown.beside
 
     def _widget(self, figure: go.Figure, shown: Shown) -> go.FigureWidget:
         drawn = go.FigureWidget(theme.themed(figure, self.mode))
