@@ -61,8 +61,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def small_run(root: Path, name: str, overrides: dict[str, object] | None = None) -> Run:
-    """A run of 240 items with pictures, of the tiny preset alone."""
-    dataset = {"name": "bazaar", "items": 240, "users": 240, "images": str(root / "pictures")}
+    """A run of 300 items with pictures, of the tiny preset alone."""
+    dataset = {"name": "bazaar", "items": 300, "users": 300, "images": str(root / "pictures")}
     chosen = {"compare": [], "tokenizer.epochs": 8, **(overrides or {})}
     return open_run(name, dataset=dataset, preset="gmc_tiny", overrides=chosen, root=root)
 

@@ -22,6 +22,8 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 REPOSITORY = Path(__file__).parents[2]
 _STARTS_WITHIN = 60.0
+_PATIENCE = 30_000  # milliseconds: on a busy machine a page is slow, not wrong
+expect.set_options(timeout=_PATIENCE)
 # Everything is in the page, so that a test may look at any cell, and no dialog asks about news.
 _SETTINGS: dict[str, dict[str, Any]] = {
     "notebook-extension/tracker": {"windowingMode": "none"},
@@ -35,6 +37,11 @@ _RUN_ALL = """async () => {
     await notebook.revealed;
     await notebook.sessionContext.ready;
     await jupyterapp.commands.execute('notebook:run-all-cells');
+}"""
+_SETTLE = """async () => {
+    const kernel = jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+    const wait = milliseconds => new Promise(done => setTimeout(done, milliseconds));
+    for (let quiet = 0; quiet < 3; quiet = kernel.status === 'idle' ? quiet + 1 : 0) await wait(60);
 }"""
 _ERRORS = """() => [...document.querySelectorAll('[data-mime-type="application/vnd.jupyter.error"]')]
     .map(e => e.textContent)"""
@@ -126,7 +133,7 @@ class NotebookPage:
 
     def __init__(self, browser: Browser, lab: Lab, name: str, width: int = 1280, height: int = 900) -> None:
         self.page: Page = browser.new_page(viewport={"width": width, "height": height})
-        self.page.set_default_timeout(15_000)
+        self.page.set_default_timeout(_PATIENCE)
         self.complaints: list[str] = []
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         # A script that got into the page by a title would open a dialog.
@@ -169,6 +176,11 @@ class NotebookPage:
         tab = explorer.locator(".widget-toggle-buttons").get_by_role("button", name=name, exact=True)
         tab.click()
         expect(tab).to_have_class(re.compile("mod-active"))
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until the kernel has nothing left to do for the page."""
+        self.page.evaluate(_SETTLE)
 
     def click_bar(self, explorer: Locator, place: int = 0) -> None:
         """Click on a bar of the first figure, as a mouse does: through what plotly lays over it."""
@@ -179,6 +191,7 @@ class NotebookPage:
         self.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
         self.page.wait_for_timeout(100)
         self.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        self.settle()
 
     def lasso(self, explorer: Locator, inset: float = 0.02) -> None:
         """Draw a line around the middle of the first figure, `inset` of its size from the edges."""
@@ -193,10 +206,15 @@ class NotebookPage:
         for x, y in ((right, top), (right, bottom), (left, bottom), (left, top)):
             self.page.mouse.move(x, y, steps=6)
         self.page.mouse.up()
+        self.settle()
 
     def shoot(self, explorer: Locator, file: Path, width: int = 1280) -> None:
         """Keep a picture of the whole explorer in a window so wide."""
-        self.wide(width, 2200)
+        self.wide(width)
+        inside = explorer.bounding_box()
+        assert inside is not None
+        # What does not fit the window would be grey.
+        self.wide(width, int(inside["height"]) + 200)
         explorer.scroll_into_view_if_needed()
-        self.page.wait_for_timeout(400)
+        self.page.wait_for_timeout(200)
         explorer.screenshot(path=file)

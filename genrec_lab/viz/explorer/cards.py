@@ -91,7 +91,15 @@ function render({model, el}) {
   tell();
   const watch = new MutationObserver(tell);
   watch.observe(document.body, {attributes: true, attributeFilter: ['data-jp-theme-light', 'class']});
-  return () => watch.disconnect();
+  let alive = true;
+  const guard = () => {
+    // JupyterLab would take the arrows and Enter for its own shortcuts, whatever has the focus.
+    const root = el.closest('.genrec-explorer');
+    if (root) root.dataset.lmSuppressShortcuts = 'true';
+    else if (alive) requestAnimationFrame(guard);
+  };
+  guard();
+  return () => { alive = false; watch.disconnect(); };
 }
 export default {render};
 """

@@ -213,9 +213,9 @@ class ExplorerView(Controls):
         return shown.beside
 
     def _widget(self, figure: go.Figure, shown: Shown) -> go.FigureWidget:
-        drawn = go.FigureWidget(theme.themed(figure, self.mode))
+        drawn = go.FigureWidget(figure)
         # Drawn before it stands in the page, plotly would take 700 pixels, too few for a table.
-        drawn.update_layout(width=_WIDTH, autosize=False)
+        drawn.update_layout(template=theme.template(self.mode), width=_WIDTH, autosize=False)
         for trace in drawn.data if shown.click is not None else ():
             trace.on_click(self._click(shown.click))
         if shown.lasso:
