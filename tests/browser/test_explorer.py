@@ -142,9 +142,7 @@ def test_a_code_page_with_pictures(
     notebook.shoot(explorer, screenshots / "page_1920_light.png", 1920)
 
 
-def test_the_dark_is_dark_throughout(
-    notebook: NotebookPage, explorer: Locator, screenshots: Path
-) -> None:
+def test_the_dark_is_dark_throughout(notebook: NotebookPage, explorer: Locator, screenshots: Path) -> None:
     notebook.click_bar(explorer)
     explorer.get_by_title("dark or light").click()
     expect(explorer).to_have_class(re.compile("genrec-dark"))

@@ -22,7 +22,7 @@ from genrec_lab.run.stages.exploring import (
     watched_beam,
 )
 from genrec_lab.run.stages.histories import training_summary, trainings
-from genrec_lab.run.stages.levels import item_levels, what_levels_leave
+from genrec_lab.run.stages.levels import item_levels, step_through, what_levels_leave
 from genrec_lab.run.stages.mapping import Atlas, codeword_sums, comparable_codes, load_atlas, map_residuals
 from genrec_lab.run.stages.meaning import Kept, has_decoders, told_items, what_codes_keep
 from genrec_lab.run.stages.policies import compare_policies
@@ -90,6 +90,7 @@ __all__ = [
     "rank_test_users",
     "renamed_items",
     "starting_recommender",
+    "step_through",
     "story_figure",
     "strongest_other",
     "survey_codes",

@@ -13,6 +13,7 @@ from genrec_lab.presets import methods
 from genrec_lab.run.stages.adapting import load_adapted
 from genrec_lab.run.stages.evaluating import EVALUATION, load_rankings, ranked_users
 from genrec_lab.run.stages.mapping import MAPPING, comparable_codes, load_atlas
+from genrec_lab.run.stages.meaning import teller
 from genrec_lab.run.stages.preparing import PREPARATION, load_prepared
 from genrec_lab.run.stages.stories import watch_beams
 from genrec_lab.run.stages.tokenizing import TOKENIZING, Identified, load_identified, load_vectors
@@ -60,6 +61,7 @@ def explorer_state(
         neighbours=load_atlas(run).overlap if run.state(MAPPING).usable else None,
         recommended=dict(load_rankings(run).items) if run.state(EVALUATION).usable else {},
         folder=run.folder,
+        decode=teller(run, method),
     )
     return ExplorerState(coded_catalogue(run, method), second, records=records, source=source)
 

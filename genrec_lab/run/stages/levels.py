@@ -6,12 +6,12 @@ import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 
-from genrec_lab.run.stages.mapping import codeword_sums
+from genrec_lab.run.stages.mapping import Atlas, codeword_sums, comparable_codes
 from genrec_lab.run.stages.preparing import load_prepared
 from genrec_lab.run.stages.rows import is_universal
 from genrec_lab.run.stages.tokenizing import Identified
 from genrec_lab.run.store import Run
-from genrec_lab.viz.figures import quantisation_errors, residual_energy
+from genrec_lab.viz.figures import quantisation_errors, residual_energy, residual_stepper
 
 
 def item_levels(own: Identified, item: int = 0) -> pl.DataFrame:
@@ -38,6 +38,19 @@ def chosen_codewords(own: Identified) -> np.ndarray:
         for level, book in enumerate(own.codebooks_of(domain)):
             chosen[items, level] = book[own.raw.codes[items, level]]
     return chosen
+
+
+def step_through(run: Run, own: Identified, atlas: Atlas) -> go.Figure:
+    """`residual_stepper` of a run's own tokenizer, on the map by t-SNE."""
+    items, codes = load_prepared(run).dataset.items, comparable_codes(own).codes
+    return residual_stepper(
+        atlas.tsne,
+        own.residuals,
+        chosen_codewords(own),
+        codes,
+        items["domain"].to_list(),
+        items["title"].to_list(),
+    )
 
 
 def what_levels_leave(run: Run, own: Identified) -> go.Figure:
