@@ -26,7 +26,7 @@ class Controls(widgets.VBox):
 
     def __init__(self, state: ExplorerState, methods: Sequence[str], *, dark: bool) -> None:
         catalogue, small = state.catalogue, widgets.Layout(width="40px")
-        self.message, self.export, self.body = widgets.HTML(), widgets.HTML(), widgets.VBox()
+        self.message, self.export = widgets.HTML(), widgets.HTML()
         self.path, self.options = widgets.HBox(), widgets.HBox()
         self.name = widgets.HTML(markup.line(shorten(catalogue.name, 60), "genrec-name"))
         self.chips = _chips(state)
@@ -63,12 +63,12 @@ class Controls(widgets.VBox):
         self.slices = widgets.Dropdown(options=[], layout=widgets.Layout(width="180px"))
         super().__init__()
 
-    def _lay_out(self, side: widgets.Widget) -> None:
-        """Put everything in its place; side: what stands beside the open tab, or below it."""
+    def _lay_out(self, canvas: widgets.Widget, side: widgets.Widget) -> None:
+        """Put everything in its place; canvas: the open tab, side: what stands beside it, or below it."""
         chips = _row([self.name, *(chip for chip, _ in self.chips)], "genrec-chip")
         main = widgets.VBox(
             [
-                self.body,
+                canvas,
                 _row([self.csv, self.python, self.slice_name, self.keep, self.slices]),
                 self.export,
             ]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import html
 
 import plotly.graph_objects as go
+import polars as pl
 
 from genrec_lab.viz import theme
+from genrec_lab.viz.explorer.panels import Panel
 
 ROOT = "genrec-explorer"
+_MOST_ROWS = 20
 
 # What ipywidgets and JupyterLab colour by; set on the explorer, so that it is dark or light by itself.
 _BORROWED = {
@@ -111,6 +114,20 @@ def table_markup(table: go.Table) -> str:
         for row, tag in rows
     ]
     return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+
+
+def still_life(name: str, panel: Panel) -> str:
+    """The largest codes below the selection, for a page in which no widget lives."""
+    said = f"The codebook explorer of {name}: its largest codes. Run this cell in a live kernel to explore."
+    head = f"<p>{html.escape(said)}</p>"
+    if panel.frame.is_empty():
+        return f"{head}<p>{html.escape(panel.note)}</p>"
+    largest = panel.frame.filter(pl.col("items") > 0).sort("items", "code", descending=[True, False])
+    shown = largest.head(_MOST_ROWS).select("code", "words", "items", "interactions")
+    rows = [f"<tr>{''.join(f'<th>{name}</th>' for name in shown.columns)}</tr>"]
+    for row in shown.iter_rows():
+        rows.append(f"<tr>{''.join(f'<td>{html.escape(str(cell))}</td>' for cell in row)}</tr>")
+    return f"{head}<table>{''.join(rows)}</table>"
 
 
 def finding(title: str, note: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import ipywidgets as widgets
 import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
@@ -17,20 +16,19 @@ import plotly.graph_objects as go
 from genrec_lab.viz import theme
 from genrec_lab.viz.explorer import markup
 from genrec_lab.viz.explorer.beams import BeamTree
+from genrec_lab.viz.explorer.canvas import Canvas
 from genrec_lab.viz.explorer.cards import Cards, of_items, of_selection
 from genrec_lab.viz.explorer.controls import NOTHING, Controls
 from genrec_lab.viz.explorer.exports import download
 from genrec_lab.viz.explorer.state import ExplorerState
 from genrec_lab.viz.explorer.tabs import TABS, Pick, Shown
-from genrec_lab.viz.layout import counted, shorten, untitled
+from genrec_lab.viz.layout import counted, shorten
 from genrec_lab.viz.projection import Projection
 
 Watch = Callable[[str, int], tuple[BeamTree, str]]
 IntArray = npt.NDArray[np.int64]
 
 _MOST_HITS = 20
-_WIDTH = 822
-"""Pixels of a figure: what a notebook of JupyterLab leaves at 1,280 pixels, its side bar open."""
 
 
 class ExplorerView(Controls):
@@ -52,14 +50,14 @@ class ExplorerView(Controls):
     ) -> None:
         self.state, self.maps, self._watch_user = state, dict(maps or {}), watch
         self.gathered: tuple[str, IntArray] | None = None
-        self._beside: tuple[str, IntArray] | None = None
+        self.shown = Shown()
         self._quiet = False
         super().__init__(state, methods, dark=mode == "dark")
-        self.cards = Cards()
+        self.canvas, self.cards = Canvas(), Cards()
         self.cards.on_msg(self._on_card)
         if mode is None:
             self.cards.observe(self._follow_page, "page_is_dark")
-        self._lay_out(self.cards)
+        self._lay_out(self.canvas, self.cards)
         self._listen()
         state.watch(lambda _: self.refresh())
         self.refresh()
@@ -96,7 +94,13 @@ class ExplorerView(Controls):
             self.refresh()
 
     def gather(self, items: IntArray, name: str = "In the lasso") -> None:
-        """Show items beside the selection, to look at or to keep under a name; none lets go of them."""
+        """Show items beside the selection, to look at or to keep under a name; none lets go of them.
+
+        Raises ValueError for items that the catalogue does not have.
+        """
+        n_items = self.state.catalogue.n_items
+        if items.size and not (items.min() >= 0 and items.max() < n_items):
+            raise ValueError(f"items: {items.min()}..{items.max()}, expected 0..{n_items - 1}")
         self.gathered = (name, np.sort(items)) if items.size else None
         self.export.value = ""
         self._draw_cards()
@@ -110,12 +114,21 @@ class ExplorerView(Controls):
             self._quiet = False
         self.message.value, self.export.value, self.gathered = "", "", None
         self._dress(self.mode)
-        self._beside = self._draw_tab()
+        self._draw_tab()
         self._draw_cards()
+
+    def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
+        """Beside the widget a table, for pages without a kernel: a saved notebook, a viewer, a repository."""
+        bundle = super()._repr_mimebundle_(**options) or {}
+        return {
+            **bundle,
+            "text/html": markup.still_life(self.state.catalogue.name, self.state.panel("children")),
+        }
 
     # --- how it listens
 
     def _listen(self) -> None:
+        self.canvas.listen(self._clicked, self._lassoed)
         self.back.on_click(lambda _: self.state.back())
         self.forward.on_click(lambda _: self.state.forward())
         self.domain.observe(self._on(lambda value: self.state.select(domain=value or None)), "value")
@@ -162,6 +175,15 @@ class ExplorerView(Controls):
         if isinstance(content, dict) and type(content.get("item")) is int:
             self.pick({"item": content["item"]})
 
+    def _clicked(self, found: str) -> None:
+        if self.shown.click is not None:
+            click = self.shown.click
+            self._try(lambda: self.state.select(**click(found)))
+
+    def _lassoed(self, found: list[str]) -> None:
+        if self.shown.lasso:
+            self._try(lambda: self.gather(np.array([int(item) for item in found], dtype=np.int64)))
+
     def _open_hit(self, item: int | None) -> None:
         if item is not None:
             self.state.select(item=item)
@@ -187,63 +209,17 @@ class ExplorerView(Controls):
         self._draw_path(self.state.breadcrumb(), lambda prefix: self.pick({"prefix": prefix}))
 
     def _draw_cards(self) -> None:
-        named = self.gathered or self._beside
+        named = self.gathered or self.shown.beside
         if named is None:
             self.cards.show(of_selection(self.state))
         else:
             name, items = named
             self.cards.show(of_items(self.state.catalogue, items, name))
 
-    def _draw_tab(self) -> tuple[str, IntArray] | None:
-        """Draw the open tab; returns the items that it wants to be shown as cards, with their name."""
-        shown: Shown = TABS[self.tab.value].draw(self.state, self.maps, self.group.value)
+    def _draw_tab(self) -> None:
         self._show_options(self.tab.value)
-        parts: list[widgets.Widget] = [widgets.HTML(markup.line(text)) for text in shown.said]
-        for figure in shown.figures:
-            bare, title, note = untitled(figure)
-            parts.append(widgets.HTML(markup.finding(title, note)))
-            if figure.data and figure.data[0].type == "table":
-                parts.append(widgets.HTML(markup.table_markup(figure.data[0])))
-            else:
-                parts.append(self._widget(bare, shown))
-        before, self.body.children = self.body.children, parts
-        # Widgets that left the page would be kept by the kernel and by the browser for ever.
-        for widget in before:
-            widget.close()
-        return shown.beside
-
-    def _widget(self, figure: go.Figure, shown: Shown) -> go.FigureWidget:
-        drawn = go.FigureWidget(figure)
-        # Drawn before it stands in the page, plotly would take 700 pixels, too few for a table.
-        drawn.update_layout(template=theme.template(self.mode), width=_WIDTH, autosize=False)
-        for trace in drawn.data if shown.click is not None else ():
-            trace.on_click(self._click(shown.click))
-        if shown.lasso:
-            drawn.update_layout(dragmode="lasso", modebar={"remove": ["zoomin", "zoomout", "autoscale"]})
-            self._gather_by_lasso(drawn)
-        return drawn
-
-    def _click(self, click: Callable[[str], Pick] | None) -> Callable[..., None]:
-        def clicked(trace: Any, points: Any, _: Any) -> None:
-            if points.point_inds and trace.ids is not None and click is not None:
-                self.pick(click(str(trace.ids[points.point_inds[0]])))
-
-        return clicked
-
-    def _gather_by_lasso(self, drawn: go.FigureWidget) -> None:
-        """Plotly reports a lasso once for each trace, in their order: the last one has them all."""
-        found: list[str] = []
-
-        def selected(trace: Any, points: Any, _: Any) -> None:
-            if points.trace_index == 0:
-                found.clear()
-            found.extend(str(trace.ids[place]) for place in points.point_inds)
-            if points.trace_index == len(drawn.data) - 1:
-                self.gather(np.array(found, dtype=np.int64))
-
-        for trace in drawn.data:
-            trace.on_selection(selected)
-            trace.on_deselect(lambda *_: self.gather(np.zeros(0, dtype=np.int64)))
+        self.shown = TABS[self.tab.value].draw(self.state, self.maps, self.group.value)
+        self.canvas.show(self.shown, self.mode)
 
     # --- exports
 

@@ -188,5 +188,5 @@ def _title(before: FloatArray, after: FloatArray) -> str:
     most, least = int(removed.argmax()), int(removed.argmin())
     return (
         f"Level {most + 1} takes {percent(float(removed[most]))} off the norm of what it quantises, "
-        f"level {least + 1} {percent(float(removed[least]))}"
+        f"level {least + 1} takes {percent(float(removed[least]))}"
     )
