@@ -43,6 +43,7 @@ _SETTLE = """async () => {
     const wait = milliseconds => new Promise(done => setTimeout(done, milliseconds));
     for (let quiet = 0; quiet < 3; quiet = kernel.status === 'idle' ? quiet + 1 : 0) await wait(60);
 }"""
+_BOXES = "all => all.map(e => e.getBoundingClientRect().toJSON())"
 _ERRORS = """() => [...document.querySelectorAll('[data-mime-type="application/vnd.jupyter.error"]')]
     .map(e => e.textContent)"""
 
@@ -182,15 +183,17 @@ class NotebookPage:
         """Wait until the kernel has nothing left to do for the page."""
         self.page.evaluate(_SETTLE)
 
-    def click_bar(self, explorer: Locator, place: int = 0) -> None:
-        """Click on a bar of the first figure, as a mouse does: through what plotly lays over it."""
-        bar = explorer.locator(".js-plotly-plot").first.locator(".bars .point path").nth(place)
-        bar.wait_for()
-        box = bar.bounding_box()
-        assert box is not None
-        self.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    def click_bar(self, explorer: Locator, row: int = 0) -> None:
+        """Click on a row of bars of the first figure, as a mouse does: through what plotly lays over them."""
+        bars = explorer.locator(".js-plotly-plot").first.locator(".bars .point path:visible")
+        bars.first.wait_for()
+        # Drawn domain by domain, and a code without items of a domain has an empty bar there.
+        boxes = sorted(bars.evaluate_all(_BOXES), key=lambda box: (round(box["y"]), box["x"]))
+        rows = list({round(box["y"]): box for box in reversed(boxes)}.values())[::-1]
+        x, y = (rows[row][at] + rows[row][size] / 2 for at, size in (("x", "width"), ("y", "height")))
+        self.page.mouse.move(x, y)
         self.page.wait_for_timeout(100)
-        self.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        self.page.mouse.click(x, y)
         self.settle()
 
     def lasso(self, explorer: Locator, inset: float = 0.02) -> None:

@@ -93,9 +93,10 @@ function render({model, el}) {
   watch.observe(document.body, {attributes: true, attributeFilter: ['data-jp-theme-light', 'class']});
   let alive = true;
   const guard = () => {
-    // JupyterLab would take the arrows and Enter for its own shortcuts, whatever has the focus.
+    // JupyterLab takes the arrows and Enter for its own shortcuts, unless what has the focus says no itself.
     const root = el.closest('.genrec-explorer');
-    if (root) root.dataset.lmSuppressShortcuts = 'true';
+    const mine = event => { event.target.dataset.lmSuppressShortcuts = 'true'; };
+    if (root) root.addEventListener('focusin', mine);
     else if (alive) requestAnimationFrame(guard);
   };
   guard();
