@@ -14,7 +14,7 @@ BENCH ?= $(sort $(filter-out __init__,$(basename $(notdir $(wildcard benchmarks/
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test check unit notebooks format lab bench hooks constraints clean
+.PHONY: help setup demo test check unit notebooks format lab bench gallery hooks constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,10 @@ lab: $(STAMP) ## open JupyterLab on the first notebook
 
 bench: $(STAMP) ## run the benchmarks; one alone: make bench BENCH=name
 	@set -e; for name in $(BENCH); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
+
+gallery: $(STAMP) ## make docs/gallery.md and its pictures, in Chromium, from a small run; some minutes
+	$(BIN)/python -m genrec_lab.run papermill_runs/gallery.yaml
+	$(BIN)/python -m docs.gallery
 
 hooks: $(STAMP) ## check and strip at every commit
 	$(BIN)/pre-commit install
