@@ -6,13 +6,18 @@ Shapes: N items, B items of a batch, L levels, K codes a level, d dimensions.
 from __future__ import annotations
 
 import warnings
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from genrec_lab.losses import residual_quantization_loss
+
+# What a level of a tokenizer quantises: what the levels before it left over, which their codewords fill up
+# ("residual"); the same with codewords that differ from prefix to prefix ("prefix"); a part of the vector of
+# its own, from which nothing is handed on ("parts"); or nothing at all ("none").
+Geometry = Literal["residual", "prefix", "parts", "none"]
 
 # More points than this for each code do not move the centres of k-means noticeably, but cost time.
 POINTS_PER_CODE = 256
@@ -131,7 +136,7 @@ def residual_kmeans(
 
 def check_codebook_fits(x: np.ndarray, size: int) -> None:
     """Raise ValueError where (N, D) vectors have fewer different rows than a codebook has codes."""
-    distinct = len(_different_rows(x, size))
+    distinct = len(different_rows(x, size))
     if size > distinct:
         raise ValueError(
             f"tokenizer.codebook_size = {size} is larger than the catalogue: k-means can place at most "
@@ -166,7 +171,7 @@ def kmeans_centres(points: np.ndarray, size: int, generator: np.random.Generator
 
     if len(points) > size * POINTS_PER_CODE:
         points = points[np.sort(generator.choice(len(points), size * POINTS_PER_CODE, replace=False))]
-    distinct = points[_different_rows(points, size + 1)]
+    distinct = points[different_rows(points, size + 1)]
     if len(distinct) <= size:
         spare = generator.choice(len(distinct), size - len(distinct))
         noise = generator.normal(0, 0.01 * points.std() + 1e-6, (len(spare), points.shape[1]))
@@ -179,7 +184,7 @@ def kmeans_centres(points: np.ndarray, size: int, generator: np.random.Generator
     return np.asarray(fitted.cluster_centers_, dtype=np.float32)
 
 
-def _different_rows(points: np.ndarray, limit: int) -> list[int]:
+def different_rows(points: np.ndarray, limit: int) -> list[int]:
     """Indices of the first `limit` rows that differ from all before them, or of all such rows."""
     seen: dict[bytes, int] = {}
     for index, row in enumerate(points):

@@ -7,16 +7,24 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from genrec_lab.models.residual_kmeans import ResidualKMeansConfig
-from genrec_lab.models.rqvae import RQVAEConfig
-from genrec_lab.models.tree_tokenizer import TreeTokenizerConfig
+from genrec_lab.models.recommenders import KINDS as RECOMMENDERS
 from genrec_lab.presets.errors import PresetError, did_you_mean
+from genrec_lab.presets.tokenizers import KINDS as TOKENIZERS
+from genrec_lab.training import TrainingConfig
+
+# Keys that say which kind a part of the config is, and the configs of its kinds.
+_OF_KINDS: dict[str, dict[str, type[BaseModel]]] = {
+    "tokenizer.kind": TOKENIZERS,
+    "recommender.kind": RECOMMENDERS,
+}
+# Parts that a config may leave out: keys below one begin from its defaults.
+_LEFT_OUT: dict[str, type[BaseModel]] = {"one_pass": TrainingConfig}
 
 
 def dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return nested overrides by dotted names, as a run file may write them in blocks.
 
-    The tokenizer's kind comes first, for it changes which other keys there are.
+    Kinds come first, for they change which other keys there are.
     """
     flat: dict[str, Any] = {}
     for key, value in overrides.items():
@@ -24,7 +32,7 @@ def dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:
             flat |= {f"{key}.{name}": part for name, part in dotted(value).items()}
         else:
             flat[key] = value
-    return dict(sorted(flat.items(), key=lambda pair: pair[0] != "tokenizer.kind"))
+    return dict(sorted(flat.items(), key=lambda pair: pair[0] not in _OF_KINDS))
 
 
 def set_key(content: dict[str, Any], key: str, value: Any) -> None:
@@ -40,30 +48,31 @@ def set_key(content: dict[str, Any], key: str, value: Any) -> None:
                 f"{where or 'the config'} has {sorted(place)}"
             )
         if depth < len(parts) - 1:
+            if place[part] is None and part in _LEFT_OUT:
+                place[part] = _LEFT_OUT[part]().model_dump()
             place = place[part]
-    if key == "tokenizer.kind":
-        _switch_tokenizer(place, value)
+    if key in _OF_KINDS:
+        _switch(content, parts[0], value)
     else:
         place[parts[-1]] = value
 
 
-def _switch_tokenizer(place: dict[str, Any], kind: Any) -> None:
-    """Take the defaults of another kind of tokenizer, keeping the values that both have, as its levels."""
-    kinds: dict[str, type[BaseModel]] = {
-        "rqvae": RQVAEConfig,
-        "rkmeans": ResidualKMeansConfig,
-        "tree": TreeTokenizerConfig,
-    }
+def _switch(content: dict[str, Any], part: str, kind: Any) -> None:
+    """Take the defaults of another kind, keeping the values that both have, as a tokenizer's levels.
+
+    The settings of an RQ-VAE stay those of the rows that have one, as TIGER's.
+    """
+    kinds = _OF_KINDS[f"{part}.kind"]
     if kind not in kinds:
         raise PresetError(
-            f"overrides: tokenizer.kind is {kind!r}{did_you_mean(str(kind), kinds)}; "
+            f"overrides: {part}.kind is {kind!r}{did_you_mean(str(kind), kinds)}; "
             f"expected one of {list(kinds)}"
         )
-    shared = {
-        name: value for name, value in place.items() if name in kinds[kind].model_fields and name != "kind"
-    }
-    place.clear()
-    place.update(kinds[kind](**shared).model_dump())
+    before = content[part]
+    if before["kind"] == "rqvae":
+        content["rqvae"] = dict(before)
+    shared = {name: value for name, value in before.items() if name in kinds[kind].model_fields}
+    content[part] = kinds[kind](**(shared | {"kind": kind})).model_dump()
 
 
 def with_tuples(content: dict[str, Any]) -> dict[str, Any]:

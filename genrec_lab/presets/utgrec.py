@@ -16,7 +16,7 @@ from genrec_lab.models.rqvae import TIGER_HIDDEN, RQVAEConfig
 from genrec_lab.models.t5 import T5Config
 from genrec_lab.models.tree_quantizer import TreeQuantizerConfig
 from genrec_lab.models.tree_tokenizer import TreeTokenizerConfig, for_fidelity
-from genrec_lab.presets.baselines import sasrec_row
+from genrec_lab.presets.baselines import rows_over_items
 from genrec_lab.presets.method_config import (
     AdaptationConfig,
     DecodingConfig,
@@ -72,7 +72,7 @@ def utgrec(fidelity: Literal["paper", "code"] = "paper") -> MethodConfig:
         decoding=DecodingConfig(validation_beams=20, test_beams=50),
         rqvae=RQVAEConfig(hidden=TIGER_HIDDEN, levels=3, contrastive_weight=0.0, epochs=20_000),
         compare=("popularity", "sasrec", "tiger"),
-        sasrec=sasrec_row(epochs=200),
+        rows=rows_over_items(epochs=200),
     )
 
 
@@ -149,7 +149,7 @@ def utgrec_small() -> MethodConfig:
             batch_size=512,
             contrastive_weight=0.0,
         ),
-        sasrec=sasrec_row(epochs=30, patience=4),
+        rows=rows_over_items(epochs=30, patience=4),
     )
 
 
@@ -204,5 +204,5 @@ def utgrec_tiny() -> MethodConfig:
             contrastive_weight=0.0,
         ),
         compare=("popularity", "sasrec"),
-        sasrec=sasrec_row(epochs=2),
+        rows=rows_over_items(epochs=2),
     )  # fmt: skip

@@ -287,7 +287,7 @@ def stepped(make_catalogue: Make) -> tuple[CodedCatalogue, Projection, np.ndarra
     drawn = figures.residual_stepper(
         projection,
         catalogue.residuals,
-        chosen,
+        catalogue.residuals - chosen,
         catalogue.codes.codes,
         domains.tolist(),
         ["<b>" + title for title in catalogue.titles.to_list()],

@@ -14,7 +14,8 @@ from transformers.models.t5.modeling_t5 import T5Attention
 
 from genrec_lab.codes import PAD, ItemCodes
 from genrec_lab.models import T5, Recommender, T5Config
-from genrec_lab.models.t5 import RelativeBias, from_transformers_name, to_transformers_name
+from genrec_lab.models.t5 import RelativeBias
+from genrec_lab.models.t5_names import from_transformers_name, to_transformers_name
 
 VOCABULARY = 26  # of CODES: pad, end, 3 levels of 8
 CODES = ItemCodes([[0, 0, 0], [7, 7, 7]], (8, 8, 8))
@@ -177,7 +178,7 @@ def test_loss_equals_transformers(feed_forward: str, scale_output: bool) -> None
     padded = torch.tensor([history + [-1] * (7 - len(history)) for history in histories])
     read = model.inputs(histories)
     with torch.no_grad():
-        ours = model(padded, torch.tensor(targets))
+        ours = model.pair_loss(padded, torch.tensor(targets))
         theirs = model.to_transformers()(**read, labels=torch.from_numpy(codes.tokens()[targets])).loss
     assert float(ours) == pytest.approx(float(theirs), abs=1e-5)
 
@@ -196,15 +197,15 @@ def test_cached_steps_equal_whole_prefixes(steps: int, beams: int, users: int, s
     with torch.no_grad():
         memory = model.remember(model.encode(tokens, mask), mask)
         prefixes = torch.full((users, 1, 1), PAD)
-        logits, cache = model.decode(prefixes, memory)
+        logits, cache = model.step(prefixes[:, :, 0], memory)
         for _ in range(steps):
             parents = torch.randint(prefixes.shape[1], (users, beams), generator=generator)
-            new = torch.randint(2, VOCABULARY, (users, beams, 1), generator=generator)
+            new = torch.randint(2, VOCABULARY, (users, beams), generator=generator)
             rows = torch.arange(users)[:, None]
-            prefixes = torch.cat([prefixes[rows, parents], new], dim=-1)
-            logits, cache = model.decode(new, memory, cache.of_parents(parents))
+            prefixes = torch.cat([prefixes[rows, parents], new[:, :, None]], dim=-1)
+            logits, cache = model.step(new, memory, cache.of_parents(parents))
         whole = torch.stack([model(tokens, mask, prefixes[:, beam])[:, -1] for beam in range(beams)], dim=1)
-    torch.testing.assert_close(logits[:, :, -1], whole, atol=1e-4, rtol=0)
+    torch.testing.assert_close(logits, whole, atol=1e-4, rtol=0)
 
 
 def test_memory_of_users_is_that_of_the_users_alone() -> None:
@@ -214,7 +215,7 @@ def test_memory_of_users_is_that_of_the_users_alone() -> None:
     with torch.no_grad():
         memory = model.remember(model.encode(tokens, mask), mask)
         chosen = torch.tensor([2, 0, 2])
-        logits, _ = model.decode(written[chosen][:, None], memory.of_users(chosen))
+        logits = model.decode(written[chosen][:, None], memory.of_users(chosen))
         expected = model(tokens, mask, written)[chosen]
     torch.testing.assert_close(logits[:, 0], expected, atol=1e-5, rtol=0)
 

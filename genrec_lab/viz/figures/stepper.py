@@ -28,33 +28,33 @@ FloatArray = npt.NDArray[np.float64]
 def residual_stepper(
     projection: Projection,
     residuals: npt.ArrayLike,
-    chosen: npt.ArrayLike,
+    remainders: npt.ArrayLike,
     codes: npt.ArrayLike,
     domains: Sequence[object] | npt.ArrayLike,
     titles: Sequence[str] | None = None,
 ) -> go.Figure:
     """A map of the same items at every level, one at a time by a slider, beside the norms before and after.
 
-    residuals: (N, L, d), what each level quantises. chosen: (N, L, d), the codeword that each item got there.
+    residuals: (N, L, d), what each level quantises. remainders: (N, L, d), what it leaves of that.
     codes: (N, L). domains, titles: (N,). A point's text has its code and the norm of its residual before and
     after; the numbers on the map stand where most items of the level's largest codes lie. Each map fills the
     same square, so that nothing jumps. Raises ValueError where the shapes do not agree.
     """
-    left, taken = np.asarray(residuals, dtype=np.float32), np.asarray(chosen, dtype=np.float32)
+    seen, left = np.asarray(residuals, dtype=np.float32), np.asarray(remainders, dtype=np.float32)
     numbers, items = np.asarray(codes), projection.items
     levels = projection.coordinates.shape[1]
-    if left.ndim != 3 or taken.shape != left.shape or numbers.shape != left.shape[:2]:
+    if seen.ndim != 3 or left.shape != seen.shape or numbers.shape != seen.shape[:2]:
         raise ValueError(
-            f"residuals: shape {left.shape} with codewords of {taken.shape} and codes of {numbers.shape}; "
+            f"residuals: shape {seen.shape} with remainders of {left.shape} and codes of {numbers.shape}; "
             "expected (N, L, d) twice and (N, L)"
         )
-    if levels != left.shape[1] or projection.n_items != len(left):
+    if levels != seen.shape[1] or projection.n_items != len(seen):
         raise ValueError(
-            f"map of {projection.n_items} items and {levels} levels for {len(left)} items and "
-            f"{left.shape[1]} levels; expected a map of these residuals"
+            f"map of {projection.n_items} items and {levels} levels for {len(seen)} items and "
+            f"{seen.shape[1]} levels; expected a map of these residuals"
         )
-    names = domains_of(domains, len(left))
-    before, after = np.linalg.norm(left, axis=2), np.linalg.norm(left - taken, axis=2)
+    names = domains_of(domains, len(seen))
+    before, after = np.linalg.norm(seen, axis=2), np.linalg.norm(left, axis=2)
     made = panels(
         ["Items by what the level quantises", "Mean norm before and after each level"],
         columns=2,
@@ -101,7 +101,7 @@ def residual_stepper(
     made.figure.update_yaxes(title="mean norm", rangemode="tozero", **made.place(1))
     made.figure.update_layout(showlegend=True, hovermode="closest", barmode="group")
     method = _METHOD_NAMES.get(projection.method, projection.method)
-    note = f"{method} of each level by itself; {counted(len(items), 'item')} of {len(left):,}; "
+    note = f"{method} of each level by itself; {counted(len(items), 'item')} of {len(seen):,}; "
     note += f"the numbers stand where the {_NAMED_CODES} largest codes of the level lie"
     title = _title(before.mean(axis=0), after.mean(axis=0))
     return _with_slider(finish_panels(made, title, seeded(note, projection.seed)), np.array(owners), levels)
