@@ -37,6 +37,8 @@ _RUN_ALL = """async () => {
     await notebook.revealed;
     await notebook.sessionContext.ready;
     await jupyterapp.commands.execute('notebook:run-all-cells');
+    const outputs = notebook.context.model.toJSON().cells.flatMap(cell => cell.outputs || []);
+    return outputs.filter(one => one.output_type === 'error').map(one => one.ename + ': ' + one.evalue);
 }"""
 _SETTLE = """async () => {
     const kernel = jupyterapp.shell.currentWidget.sessionContext.session.kernel;
@@ -44,8 +46,6 @@ _SETTLE = """async () => {
     for (let quiet = 0; quiet < 3; quiet = kernel.status === 'idle' ? quiet + 1 : 0) await wait(60);
 }"""
 _BOXES = "all => all.map(e => e.getBoundingClientRect().toJSON())"
-_ERRORS = """() => [...document.querySelectorAll('[data-mime-type="application/vnd.jupyter.error"]')]
-    .map(e => e.textContent)"""
 
 
 @dataclass(frozen=True)
@@ -147,9 +147,8 @@ class NotebookPage:
 
     def run_all(self) -> None:
         """Run all cells, as the menu does, to the last; raises RuntimeError with what a cell raised."""
-        self.page.evaluate(_RUN_ALL)
-        if errors := self.page.evaluate(_ERRORS):
-            raise RuntimeError(f"A cell failed:\n{errors[0]}")
+        if errors := self.page.evaluate(_RUN_ALL):
+            raise RuntimeError(f"A cell failed: {errors[0]}")
 
     def explorer(self, number: int = 0) -> Locator:
         """The explorer of the notebook that was opened as the number-th."""

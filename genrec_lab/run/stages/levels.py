@@ -54,7 +54,7 @@ def chosen_codewords(own: Identified) -> np.ndarray:
 
 
 def step_through(run: Run, own: Identified, atlas: Atlas) -> go.Figure:
-    """`residual_stepper` of a run's own tokenizer, on the map by t-SNE; `nothing_quantised` for other codes."""
+    """`residual_stepper` of a run's tokenizer on the map by t-SNE; `nothing_quantised` where nothing is."""
     if own.geometry == "none":
         return nothing_quantised(own.raw.levels, own.raw.n_items)
     if own.geometry == "prefix":
