@@ -15,7 +15,7 @@ BENCH ?= $(sort $(filter-out __init__,$(basename $(notdir $(wildcard benchmarks/
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test check unit notebooks format lab bench hooks constraints clean
+.PHONY: help setup demo test check unit notebooks format lab bench gallery hooks constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "'$(PYTHON)' lacks venv. On Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV): some minutes, once."
-	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[explore,offline,baselines,dev]'
+	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[explore,offline,baselines,browser,dev]'
 	@touch $@
 
 demo: $(STAMP) ## run the whole chain on the embedded data, a few minutes on two cores
@@ -68,11 +68,14 @@ lab: $(STAMP) ## open JupyterLab on the first notebook
 bench: $(STAMP) ## run the benchmarks; one alone: make bench BENCH=name
 	@set -e; for name in $(BENCH); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
 
+gallery: $(STAMP) ## make docs/gallery.md and its pictures, in Chromium, from a small run; some minutes
+	$(BIN)/python -m genrec_lab.run papermill_runs/gallery.yaml
+	$(BIN)/python -m docs.gallery
+
 hooks: $(STAMP) ## check and strip at every commit
 	$(BIN)/pre-commit install
 
 constraints: $(STAMP) ## write this environment's versions into constraints.txt, once the tests passed with them
-	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[browser]'
 	@head -n 1 constraints.txt > constraints.new
 	@$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+[^ ]*$$//' | LC_ALL=C sort -f >> constraints.new
 	@mv constraints.new constraints.txt && touch $(STAMP)
