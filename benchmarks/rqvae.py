@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from benchmarks.measuring import Check, Comparison, Options, compare, main
-from genrec_lab.models.linear import relu_layers
-from genrec_lab.models.rqvae import RQVAE, TIGER_HIDDEN, RQVAEConfig
+from genrec_lab.models.autoencoder import TIGER_HIDDEN, mlp
+from genrec_lab.models.rqvae import RQVAE, RQVAEConfig
 
 BATCH, DIMENSIONS, LATENT, LEVELS = 1024, 384, 32, 4
 OURS, HALF, PEER = "genrec_lab, float32", "genrec_lab, precision=bf16", "ResidualVQ"
@@ -42,8 +42,8 @@ class PeerRQVAE(torch.nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         widths = (DIMENSIONS, *TIGER_HIDDEN, LATENT)
-        self.encoder = relu_layers(widths, 0.0, generator)
-        self.decoder = relu_layers(widths[::-1], 0.0, generator)
+        self.encoder = mlp(widths, 0.0, generator)
+        self.decoder = mlp(widths[::-1], 0.0, generator)
         self.quantizer = ResidualVQ(
             dim=LATENT, num_quantizers=LEVELS, codebook_size=codes, kmeans_init=True, commitment_weight=0.25
         )

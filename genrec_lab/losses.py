@@ -44,6 +44,28 @@ def domain_contrastive_loss(z_hat: Tensor, domain: Tensor) -> Tensor:
     return (similarity.logsumexp(dim=1) - own).mean()
 
 
+def collaborative_alignment_loss(z_hat: Tensor, collaborative: Tensor) -> Tensor:
+    """LETTER's L_CF: an item's quantised vector belongs to its own collaborative vector, against the batch's.
+
+    (B, d), (B, d) -> scalar: cross-entropy over inner products without a temperature, mean over the batch.
+    """
+    with torch.autocast(z_hat.device.type, enabled=False):  # exp() of a bfloat16 inner product is too coarse
+        z_hat = z_hat.to(torch.promote_types(z_hat.dtype, torch.float32))
+        similarity = z_hat @ collaborative.to(z_hat.dtype).T
+    return functional.cross_entropy(similarity, torch.arange(len(z_hat), device=z_hat.device))
+
+
+def code_diversity_loss(codebook: Tensor, codes: Tensor, partners: Tensor) -> Tensor:
+    """LETTER's L_Div of one level: a chosen codeword draws near another of its cluster, away from all others.
+
+    (K, d) codewords, (B,) int64 chosen codes, (B,) int64 codes of their clusters, none the chosen one ->
+    scalar: cross-entropy over inner products with all codewords but the chosen one, mean over the batch.
+    """
+    similarity = codebook[codes] @ codebook.T
+    similarity = similarity.scatter(1, codes[:, None], -torch.inf)
+    return functional.cross_entropy(similarity, partners)
+
+
 def info_nce(a: Tensor, b: Tensor, temperature: float) -> Tensor:
     """UTGRec Eq. 11 for one level: row i of a belongs to row i of b, all other rows of b are its negatives.
 

@@ -4,6 +4,7 @@ from genrec_lab.codes.conflicts import POLICIES, IdentifierConfig, Reassigned, r
 from genrec_lab.codes.errors import CodesError
 from genrec_lab.codes.grouping import positions_within_groups, row_ids
 from genrec_lab.codes.item_codes import EOS, ONLY_DOMAIN, PAD, ItemCodes, Resolution
+from genrec_lab.codes.prefix_codewords import PrefixCodewords
 
 __all__ = [
     "EOS",
@@ -13,6 +14,7 @@ __all__ = [
     "CodesError",
     "IdentifierConfig",
     "ItemCodes",
+    "PrefixCodewords",
     "Reassigned",
     "Resolution",
     "positions_within_groups",

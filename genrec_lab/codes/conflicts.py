@@ -65,7 +65,7 @@ def reassign(
         return Reassigned(codes, sizes)
     if config.policy == "extra_level":
         return extra_level(codes, sizes, domain_index)
-    last = LastLevel.build(config.policy, residuals, codebooks, domain_index, domain_names, sizes[-1])
+    last = LastLevel.build(config.policy, residuals, codebooks, domain_index, domain_names, codes, sizes[-1])
     if config.policy == "nearest_free":
         return nearest_free(codes, sizes, last, seed)
     if config.policy == "optimal":

@@ -179,7 +179,8 @@ class ItemCodes:
         policy: "none", "extra_level", "nearest_free", "sinkhorn", "optimal", or an IdentifierConfig.
         residuals: what the last level quantised, (N, d), or all levels' residuals (N, L, d).
         codebooks: the last level's codewords (K, d), or all levels' (L, K, d), or a mapping from each
-        domain's name to either. Both are needed by "nearest_free", "sinkhorn" and "optimal" only.
+        domain's name to either, or `PrefixCodewords` in place of an array. Both are needed by "nearest_free",
+        "sinkhorn" and "optimal" only.
         seed: used only where a prefix has more items than last codes. Raises CodesError.
         """
         config = policy if isinstance(policy, IdentifierConfig) else _config_of(policy)

@@ -7,25 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial.distance import cdist
 
 from genrec_lab.codes.errors import CodesError
-from genrec_lab.codes.grouping import IntArray
+from genrec_lab.codes.grouping import IntArray, row_ids
+from genrec_lab.codes.prefix_codewords import PrefixBooks, PrefixCodewords
 
 FloatArray = npt.NDArray[np.float64]
-CodebooksLike = npt.ArrayLike | Mapping[str, npt.ArrayLike]
+CodebooksLike = npt.ArrayLike | PrefixCodewords | Mapping[str, npt.ArrayLike | PrefixCodewords]
 
 
 @dataclass(frozen=True)
 class LastLevel:
-    """The last level's geometry: residuals (N, d), each domain's codewords (K, d), items' domains (N,)."""
+    """The last level's geometry: residuals (N, d), books of codewords (K, d), items' domains (N,).
+
+    book_index: (N,) each item's book: that of its domain, or of its prefix where every prefix has its own.
+    """
 
     residuals: FloatArray
-    codebooks: tuple[FloatArray, ...]
+    codebooks: Sequence[FloatArray]
     domain_index: IntArray
+    book_index: IntArray
 
     @classmethod
     def build(
@@ -35,6 +41,7 @@ class LastLevel:
         codebooks: CodebooksLike | None,
         domain_index: IntArray,
         domain_names: Sequence[str],
+        codes: IntArray,
         size: int,
     ) -> LastLevel:
         """Check and pick the last level of what was given; arguments as in `ItemCodes.resolve_with_cost`.
@@ -59,27 +66,40 @@ class LastLevel:
                     f"codebooks: no entry for domains {absent}; given are {list(codebooks)}, "
                     f"needed {list(domain_names)}"
                 )
-            books = tuple(_last_codebook(codebooks[name], f"codebooks[{name!r}]") for name in domain_names)
+            given = [(codebooks[name], f"codebooks[{name!r}]") for name in domain_names]
         else:
-            books = (_last_codebook(codebooks, "codebooks"),) * len(domain_names)
-        for book in books:
-            if book.shape != (size, last_residuals.shape[1]):
-                raise CodesError(
-                    f"codebooks: last level is {book.shape}, expected {(size, last_residuals.shape[1])}: "
-                    "the last of sizes by the dimensions of residuals"
-                )
-        return cls(last_residuals, books, domain_index)
+            given = [(codebooks, "codebooks")] * len(domain_names)
+        books: Sequence[FloatArray]
+        prefixed = [book for book, _ in given if isinstance(book, PrefixCodewords)]
+        if prefixed:
+            if len(prefixed) < len(given):
+                raise CodesError("codebooks: some domains have codewords of each prefix, others not")
+            rows = np.column_stack([domain_index, codes[:, :-1]])
+            book_index = row_ids(rows)
+            first = np.unique(book_index, return_index=True)[1]
+            books = PrefixBooks(prefixed, [tuple(row) for row in rows[first].tolist()])
+            shapes = {(book.size, book.vectors.shape[1]) for book in prefixed}
+        else:
+            book_index = domain_index
+            books = tuple(_last_codebook(cast(npt.ArrayLike, book), name) for book, name in given)
+            shapes = {(len(book), book.shape[1]) for book in books}
+        for shape in shapes - {(size, last_residuals.shape[1])}:
+            raise CodesError(
+                f"codebooks: last level is {shape}, expected {(size, last_residuals.shape[1])}: "
+                "the last of sizes by the dimensions of residuals"
+            )
+        return cls(last_residuals, books, domain_index, book_index)
 
     def distances(self, items: IntArray) -> FloatArray:
-        """(len(items), K) Euclidean distances of these items, all of one domain, to every last codeword."""
-        return cdist(self.residuals[items], self.codebooks[self.domain_index[items[0]]])
+        """(len(items), K) Euclidean distances of these items, all of one prefix, to every last codeword."""
+        return cdist(self.residuals[items], self.codebooks[self.book_index[items[0]]])
 
     def distance_to(self, items: IntArray, last_codes: IntArray) -> FloatArray:
         """(len(items),) Euclidean distance of each item to the last codeword named beside it."""
         distances = np.zeros(len(items))
-        for domain, codebook in enumerate(self.codebooks):
-            rows = np.flatnonzero(self.domain_index[items] == domain)
-            differences = self.residuals[items[rows]] - codebook[last_codes[rows]]
+        for book in np.unique(self.book_index[items]):
+            rows = np.flatnonzero(self.book_index[items] == book)
+            differences = self.residuals[items[rows]] - self.codebooks[book][last_codes[rows]]
             distances[rows] = np.sqrt((differences**2).sum(axis=1))
         return distances
 

@@ -61,7 +61,7 @@ def balanced_log_plan(logits: FloatArray, iterations: int) -> FloatArray:
 
 
 def _scaled_distances(batch: IntArray, last: LastLevel) -> FloatArray:
-    codebook = last.codebooks[last.domain_index[batch[0, 0]]]
+    codebook = last.codebooks[last.book_index[batch[0, 0]]]
     flat = cdist(last.residuals[batch.reshape(-1)], codebook, "sqeuclidean")
     squared = flat.reshape(*batch.shape, len(codebook))
     largest = squared.max(axis=(1, 2), keepdims=True)
@@ -78,12 +78,12 @@ def _log_sum_exp(values: FloatArray, axis: int) -> FloatArray:
 
 
 def _batches(groups: list[IntArray], last: LastLevel) -> list[IntArray]:
-    """Stack groups of one domain and size into (G, n) matrices of items, split to bounded size."""
+    """Stack groups of one book and size into (G, n) matrices of items, split to bounded size."""
     by_kind: dict[tuple[int, int], list[IntArray]] = {}
     for group in groups:
-        by_kind.setdefault((int(last.domain_index[group[0]]), len(group)), []).append(group)
+        by_kind.setdefault((int(last.book_index[group[0]]), len(group)), []).append(group)
     batches: list[IntArray] = []
-    for (domain, size), alike in by_kind.items():
-        per_batch = max(1, _LARGEST_BATCH // (size * len(last.codebooks[domain])))
+    for (book, size), alike in by_kind.items():
+        per_batch = max(1, _LARGEST_BATCH // (size * len(last.codebooks[book])))
         batches += [np.stack(alike[start : start + per_batch]) for start in range(0, len(alike), per_batch)]
     return batches

@@ -1,7 +1,7 @@
 """Data sets: what is read, how it is prepared, and the Dataset that every later part takes."""
 
 from genrec_lab.data.dataset import DataError, Dataset, Split
-from genrec_lab.data.preparation import co_occurrence_neighbours, k_core, leave_one_out
+from genrec_lab.data.preparation import co_occurrence_neighbours, k_core, leave_one_out, training_sequences
 from genrec_lab.data.sources import datasets, load_dataset
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "k_core",
     "leave_one_out",
     "load_dataset",
+    "training_sequences",
 ]

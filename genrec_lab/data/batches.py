@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-_NO_ITEM = -1
+NO_ITEM = -1  # pads a history
 _POOL = 64  # batches that are shuffled together before their samples are sorted by length
 
 
@@ -36,7 +36,7 @@ class PairBatches:
         if pairs.is_empty():
             raise ValueError("there is no training pair: every user has fewer than two items to learn from")
         lengths = pairs["history"].list.len().to_numpy()
-        self.histories = np.full((pairs.height, int(lengths.max())), _NO_ITEM, dtype=np.int64)
+        self.histories = np.full((pairs.height, int(lengths.max())), NO_ITEM, dtype=np.int64)
         self.histories[np.arange(self.histories.shape[1]) < lengths[:, None]] = (
             pairs["history"].explode().to_numpy()
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import polars as pl
 
@@ -114,6 +116,12 @@ def co_occurrence_neighbours(dataset: Dataset) -> pl.DataFrame:
     sets = both.unique().sort("item", "neighbours").group_by("item", maintain_order=True).agg("neighbours")
     table = dataset.items.lazy().select("item").join(sets, on="item", how="left", maintain_order="left")
     return table.with_columns(pl.col("neighbours").fill_null(pl.lit([], dtype=pl.List(pl.Int64)))).collect()
+
+
+def training_sequences(dataset: Dataset, domains: Iterable[str]) -> list[list[int]]:
+    """What of each user's sequence is trained on, all but the last two items, in some domains."""
+    parts = _training_part(dataset.sequences.select("user", "domain", "items"))
+    return parts.filter(pl.col("domain").is_in([str(name) for name in domains]))["items"].to_list()
 
 
 def _training_part(sequences: pl.DataFrame) -> pl.DataFrame:

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 
-from genrec_lab.models.recommender import Recommender
+from genrec_lab.models.code_recommender import CodeRecommender
 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
 _WEIGHTS = "adapter_model.safetensors"  # peft's own name
 _PREFIX = "base_model.model."  # before each weight in a file of peft's
+
+
+AnyRecommender = TypeVar("AnyRecommender", bound=CodeRecommender)
 
 
 class LoRAConfig(BaseModel):
@@ -48,7 +51,7 @@ class Parameters(NamedTuple):
         return f"{self.trained:,} of {self.all:,} parameters are trained ({self.share:.1%})"
 
 
-def add_lora(model: Recommender, config: LoRAConfig, domain: str) -> Recommender:
+def add_lora(model: AnyRecommender, config: LoRAConfig, domain: str) -> AnyRecommender:
     """Return a copy of a recommender with frozen weights and a fresh adapter named `domain`.
 
     The copy ranks as the original does until the adapter is trained, for LoRA's second matrix starts at zero.
@@ -56,32 +59,32 @@ def add_lora(model: Recommender, config: LoRAConfig, domain: str) -> Recommender
     from peft import inject_adapter_in_model
 
     adapted = copy.deepcopy(model)
-    inject_adapter_in_model(_peft_config(config), adapted.t5, adapter_name=_adapter_name(domain))
+    inject_adapter_in_model(_peft_config(config), adapted.body, adapter_name=_adapter_name(domain))
     return adapted
 
 
-def count_parameters(model: Recommender) -> Parameters:
+def count_parameters(model: CodeRecommender) -> Parameters:
     """Return how many of a model's parameters require a gradient."""
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
     return Parameters(sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes))
 
 
-def save_lora(model: Recommender, config: LoRAConfig, domain: str, folder: Path) -> Path:
+def save_lora(model: CodeRecommender, config: LoRAConfig, domain: str, folder: Path) -> Path:
     """Write the adapter alone, in peft's format.
 
-    `peft.PeftModel.from_pretrained(recommender.t5, folder)` reads it too.
+    `peft.PeftModel.from_pretrained(recommender.body, folder)` reads it too.
     """
     from peft import get_peft_model_state_dict
 
     folder.mkdir(parents=True, exist_ok=True)
-    weights = get_peft_model_state_dict(model.t5, adapter_name=_adapter_name(domain))
+    weights = get_peft_model_state_dict(model.body, adapter_name=_adapter_name(domain))
     save_file({_PREFIX + name: tensor.contiguous() for name, tensor in weights.items()}, folder / _WEIGHTS)
     _peft_config(config).save_pretrained(str(folder))
     (folder / "lora.json").write_text(config.model_dump_json(indent=2) + "\n")
     return folder
 
 
-def load_lora(model: Recommender, domain: str, folder: Path) -> Recommender:
+def load_lora(model: AnyRecommender, domain: str, folder: Path) -> AnyRecommender:
     """Return a copy of the base recommender with the adapter of `save_lora`.
 
     Raises FileNotFoundError where there is none, ValueError where it is the adapter of another model.
@@ -95,7 +98,7 @@ def load_lora(model: Recommender, domain: str, folder: Path) -> Recommender:
             )
     adapted = add_lora(model, LoRAConfig.model_validate_json((folder / "lora.json").read_text()), domain)
     weights = {name.removeprefix(_PREFIX): tensor for name, tensor in load_file(folder / _WEIGHTS).items()}
-    found: Any = set_peft_model_state_dict(adapted.t5, weights, adapter_name=_adapter_name(domain))
+    found: Any = set_peft_model_state_dict(adapted.body, weights, adapter_name=_adapter_name(domain))
     if found.unexpected_keys:
         raise ValueError(
             f"{folder} holds an adapter of another model: unexpected {found.unexpected_keys[:3]}"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
-from genrec_lab.decoding import Histories, Ranked
+from genrec_lab.decoding import Ranked
+
+Row = TypeVar("Row")  # a history, or whatever else a score is asked for
 
 
 def rank_by_score(
-    score: Callable[[Histories], np.ndarray],
-    histories: Histories,
+    score: Callable[[Sequence[Row]], np.ndarray],
+    histories: Sequence[Row],
     items: np.ndarray,
     top_k: int,
     batch_size: int = 512,

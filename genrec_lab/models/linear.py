@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 from torch import nn
 
@@ -20,16 +18,3 @@ def drawn_linear(
     nn.init.normal_(linear.weight, std=scale * inputs**-0.5, generator=generator)
     nn.init.zeros_(linear.bias)
     return linear
-
-
-def relu_layers(
-    widths: tuple[int, ...], dropout: float, generator: torch.Generator | None = None
-) -> nn.Sequential:
-    """Return linear layers with ReLU and dropout between them (GMC section 5.1.4 names MLPs with ReLU)."""
-    layers: list[nn.Module] = []
-    for inputs, outputs in itertools.pairwise(widths):
-        linear = nn.utils.skip_init(nn.Linear, inputs, outputs)  # nn.Linear draws from the global generator
-        nn.init.xavier_normal_(linear.weight, generator=generator)
-        nn.init.zeros_(linear.bias)
-        layers += [linear, nn.ReLU()] + ([nn.Dropout(dropout)] if dropout else [])
-    return nn.Sequential(*layers[: -2 if dropout else -1])

@@ -5,7 +5,7 @@ Shapes: N items, B items of a batch, L levels, K codes a level, d dimensions.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,11 @@ from torch import Tensor, nn
 
 from genrec_lab.losses import residual_quantization_loss
 from genrec_lab.models.kmeans import different_rows, kmeans_centres, nearest_rows
+
+# What a level of a tokenizer quantises: what the levels before it left over, which their codewords fill up
+# ("residual"); the same with codewords that differ from prefix to prefix ("prefix"); a part of the vector of
+# its own, from which nothing is handed on ("parts"); or nothing at all ("none").
+Geometry = Literal["residual", "prefix", "parts", "none"]
 
 
 class Quantized(NamedTuple):

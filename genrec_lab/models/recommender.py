@@ -6,21 +6,15 @@ level, V tokens of the vocabulary.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from genrec_lab.codes import EOS, PAD, ItemCodes
-from genrec_lab.decoding import CodeTrie, Histories, Normalise, Ranked, beam_search
-from genrec_lab.models.not_finite import source_of_nan
+from genrec_lab.decoding import Histories
+from genrec_lab.models.code_recommender import NO_ITEM, CodeRecommender
 from genrec_lab.models.t5 import (
     NORM_EPSILON,
     T5,
@@ -33,10 +27,8 @@ from genrec_lab.models.t5_names import from_transformers_name, to_transformers_n
 if TYPE_CHECKING:
     from transformers import T5ForConditionalGeneration
 
-_EMPTY = -1  # in a matrix of histories: no item
 
-
-class Recommender(nn.Module):
+class Recommender(CodeRecommender):
     """A T5 that reads the identifiers of a history and writes the identifier of the next item.
 
     A history becomes the tokens of its items, oldest first, and an end token; the target is the L tokens of
@@ -44,73 +36,93 @@ class Recommender(nn.Module):
     Items are indices into `codes`.
     """
 
+    Config = T5Config
+
     def __init__(self, codes: ItemCodes, config: T5Config | None = None) -> None:
-        super().__init__()
-        self.codes = codes
-        self.config = config or T5Config()
+        super().__init__(codes)
+        self.config: T5Config = config or T5Config()
         self.t5 = T5(codes.vocabulary_size, self.config)
-        # The last row is that of "no item", so that an index of -1 reads padding.
-        table = np.vstack([codes.tokens(), np.full((1, codes.levels), PAD)])
-        self.register_buffer("item_tokens", torch.from_numpy(table), persistent=False)
-        self.item_tokens: Tensor
+        # Whether a history's items read those after them too; otherwise than the config says only while
+        # `stretch_loss` prepares a model that will.
+        self.reads_whole = self.config.reads == "whole"
+
+    @property
+    def body(self) -> T5:
+        """The network over tokens."""
+        return self.t5
 
     # --- training
 
-    def forward(self, histories: Tensor, targets: Tensor) -> Tensor:
+    def forward(self, **batch: Tensor) -> Tensor:
         """Return the mean negative log-likelihood of a target token (GMC Eq. 8).
 
-        `histories` is (B, I), padded at the right with -1, `targets` (B,).
+        The batch is one of `PairBatches`, or of `StretchBatches`, in which every place of a sequence is
+        learnt.
         """
+        return self.stretch_loss(**batch) if "sequences" in batch else self.pair_loss(**batch)
+
+    def pair_loss(self, histories: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of items `targets` (B,) after `histories` (B, I), padded at the right with -1."""
         tokens, mask = self._tokens(histories)
         wanted = self.item_tokens[targets]
         start = torch.full_like(wanted[:, :1], PAD)
         logits = self.t5(tokens, mask, torch.cat([start, wanted[:, :-1]], dim=1))
-        return F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten())
+        return self.token_loss(logits, wanted)
+
+    def stretch_loss(self, rows: Tensor, places: Tensor, sequences: Tensor) -> Tensor:
+        """Return the loss of the items `sequences[rows, places]`, each after those before it, in one pass.
+
+        `sequences` is (B, I + 1), padded at the right with -1; `rows` and `places`, from 1, are (n,). The
+        encoder runs once a sequence, and no item in it reads a later one, so its states serve every place.
+        That is another encoder than the one which reads a whole history: a model that is to read so needs
+        epochs of `pair_loss` after it.
+        """
+        levels, first = self.codes.levels, int(places.min())
+        tokens, mask = self._tokens(sequences[:, :-1], whole=False)
+        item_of = torch.arange(tokens.shape[1], device=tokens.device) // levels
+        place_of = torch.arange(first, sequences.shape[1], device=tokens.device).repeat_interleave(levels)
+        memory = self.t5.remember(self.t5.encode(tokens, mask, item_of), mask)
+        wanted = self.item_tokens[sequences[:, first:]]  # (B, places, L)
+        states = self.t5.decode_states(
+            F.pad(wanted[..., :-1], (1, 0), value=PAD), memory.seen_by(item_of < place_of[:, None])
+        )
+        chosen = rows, places - first
+        return self.token_loss(self.t5.logits(states[chosen]), wanted[chosen])
 
     def inputs(self, histories: Histories) -> dict[str, Tensor]:
         """Return `input_ids` and `attention_mask`, (B, S) int64, padded right, as transformers' T5 takes.
 
         Raises ValueError for an item that the identifiers do not have.
         """
-        tokens, mask = self._tokens(self._matrix(histories))
+        tokens, mask = self._tokens(self.matrix(histories), whole=self.reads_whole)
         return {"input_ids": tokens, "attention_mask": mask}
 
-    def _tokens(self, histories: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, I) items padded at the right with -1 -> tokens (B, S) and mask (B, S)."""
+    def _tokens(self, histories: Tensor, *, whole: bool = True) -> tuple[Tensor, Tensor]:
+        """(B, I) items padded at the right with -1 -> tokens (B, S) and mask (B, S).
+
+        The end token of a `whole` history is left out where its states serve shorter histories too.
+        """
+        if not whole:
+            tokens = self.item_tokens[histories].flatten(1)
+            return tokens, (histories != NO_ITEM).long().repeat_interleave(self.codes.levels, 1)
         tokens = F.pad(self.item_tokens[histories].flatten(1), (0, 1), value=PAD)
-        ends = (histories != _EMPTY).sum(1, keepdim=True) * self.codes.levels
+        ends = (histories != NO_ITEM).sum(1, keepdim=True) * self.codes.levels
         places = torch.arange(tokens.shape[1], device=tokens.device)
         tokens = tokens.masked_fill(places == ends, EOS)
         return tokens, (places <= ends).long()
-
-    def _matrix(self, histories: Histories) -> Tensor:
-        """Lists of items -> (B, I) padded at the right with -1, on the model's device."""
-        self._check_items(histories)
-        longest = max((len(h) for h in histories), default=0)
-        matrix = np.full((len(histories), longest), _EMPTY, dtype=np.int64)
-        for row, history in zip(matrix, histories, strict=True):
-            row[: len(history)] = history
-        return torch.from_numpy(matrix).to(self.item_tokens.device)
-
-    def _check_items(self, histories: Histories) -> None:
-        for user, history in enumerate(histories):
-            items = np.asarray(history)
-            if items.size and not np.issubdtype(items.dtype, np.integer):
-                raise ValueError(f"history {user} holds {items.dtype} values; expected item indices")
-            foreign = items[(items < 0) | (items >= self.codes.n_items)]
-            if foreign.size:
-                raise ValueError(
-                    f"history {user} holds item {foreign[0]}; "
-                    f"expected item indices from 0 to {self.codes.n_items - 1}"
-                )
 
     # --- decoding: the protocol genrec_lab.decoding.CodeModel
 
     def remember(self, histories: Histories) -> Memory:
         """Encode B histories once and keep the keys and values that the decoder reads."""
-        tokens, mask = self._tokens(self._matrix(histories))
-        hidden = self.t5.encode(tokens, mask)
-        self._require_finite(hidden, "of the history", lambda: self.t5.encode(tokens, mask))
+        tokens, mask = self._tokens(self.matrix(histories), whole=self.reads_whole)
+        items = torch.arange(tokens.shape[1], device=tokens.device) // self.codes.levels
+
+        def encode() -> Tensor:
+            return self.t5.encode(tokens, mask, None if self.reads_whole else items)
+
+        hidden = encode()
+        self.require_finite(hidden, "of the history", encode)
         return self.t5.remember(hidden, mask)
 
     def step(
@@ -126,9 +138,8 @@ class Recommender(nn.Module):
             level = len(past.ancestors)
             tokens = codes.to(device) + self.codes.offsets[level - 1]
         logits, longer = self.t5.step(tokens, memory, past)
-        log_probs = self._level_log_probs(logits, level)
-        self._require_finite(log_probs, f"at level {level}", lambda: self.t5.step(tokens, memory, past))
-        return log_probs, longer
+        self.require_finite(logits, f"at level {level}", lambda: self.t5.step(tokens, memory, past))
+        return self.level_log_probs(logits, level), longer
 
     def continuations(self, memory: Memory, prefixes: Tensor) -> Tensor:
         """Log-probabilities (R, K) of the codes after prefixes (R, l), row r after the memory's user r."""
@@ -136,127 +147,23 @@ class Recommender(nn.Module):
         offsets = torch.tensor(self.codes.offsets[:level], dtype=torch.long)
         tokens = F.pad(prefixes + offsets, (1, 0), value=PAD).to(self.item_tokens.device)
         logits = self.t5.decode(tokens[:, None], memory)
-        return self._level_log_probs(logits[:, 0, -1], level)
+        return self.level_log_probs(logits[:, 0, -1], level)
 
-    def _level_log_probs(self, logits: Tensor, level: int) -> Tensor:
-        """Logits (..., V) -> log-probabilities (..., K) of one level's codes, over the whole vocabulary."""
-        start, size = self.codes.offsets[level], self.codes.sizes[level]
-        logits = logits.float()
-        return logits[..., start : start + size] - torch.logsumexp(logits, dim=-1, keepdim=True)
-
-    def _require_finite(self, values: Tensor, where: str, run: Callable[[], object]) -> None:
-        """Raise ValueError where values hold NaN, naming the layer; `run` computes them once more."""
-        if torch.isnan(values).any():
-            raise ValueError(
-                f"the recommender gives NaN {where}: {source_of_nan(self.t5, run)}. Its weights have "
-                "diverged; go back to the last checkpoint and lower training.learning_rate"
-            )
-
-    # --- recommending
-
-    @cached_property
-    def _tries(self) -> dict[tuple[str, ...], CodeTrie]:
-        return {}
-
-    def trie(self, *domains: str) -> CodeTrie:
-        """Return the trie of one domain's items, or of several side by side, a root each; built once."""
-        if domains not in self._tries:
-            if len(domains) == 1:
-                items = self.codes.domain_items(domains[0])
-                self._tries[domains] = CodeTrie(self.codes.codes[items], items)
-            else:
-                self._tries[domains] = CodeTrie.joined([self.trie(domain) for domain in domains])
-        return self._tries[domains]
-
-    def recommend(
-        self,
-        histories: Histories,
-        top_k: int,
-        domain: str | Sequence[str] | None = None,
-        *,
-        beams: int | None = None,
-        normalise: Normalise = "vocabulary",
-        batch_size: int = 128,
-    ) -> Ranked:
-        """Return the top_k items of each user's domain by beam search (GMC Eq. 10).
-
-        `domain` is one name for all users, one a user, or None for the domain of each history's last item
-        (the only domain where there is one). `beams` is by default the larger of top_k and 20, GMC's width;
-        `normalise` is that of `beam_search`. Users of several domains share batches.
-        Raises ValueError for an unknown item or domain, or an empty history whose domain is not told.
-        """
-        names = self._domains_of(histories, domain)
-        wanted = tuple(name for name in self.codes.domain_names if name in set(names))
-        # Users with histories of like length go together, so that hardly any padding is decoded.
-        order = np.argsort([len(history) for history in histories], kind="stable")
-        ranked = beam_search(
-            self,
-            [histories[row] for row in order],
-            self.trie(*wanted) if wanted else self.trie(self.codes.domain_names[0]),
-            beams or max(top_k, 20),
-            top_k,
-            roots=[wanted.index(names[row]) for row in order],
-            normalise=normalise,
-            batch_size=batch_size,
-        )
-        back = np.argsort(order)
-        return Ranked(ranked.items[back], ranked.scores[back])
-
-    def _domains_of(self, histories: Histories, domain: str | Sequence[str] | None) -> list[str]:
-        names = self.codes.domain_names
-        if isinstance(domain, (str, int)):
-            wanted = [str(domain)] * len(histories)
-        elif domain is not None:
-            wanted = [str(name) for name in domain]
-            if len(wanted) != len(histories):
-                raise ValueError(
-                    f"domain has {len(wanted)} names for {len(histories)} histories; expected one each"
-                )
-        elif len(names) == 1:
-            wanted = [names[0]] * len(histories)
-        else:
-            if empty := [row for row, history in enumerate(histories) if not len(history)]:
-                raise ValueError(
-                    f"history {empty[0]} is empty, so its domain is unknown; pass domain=, one of {names}"
-                )
-            self._check_items(histories)
-            wanted = [names[self.codes.domain_index[history[-1]]] for history in histories]
-        for name in wanted:
-            if name not in names:
-                raise ValueError(f"domain is {name!r}; expected one of {list(names)}")
-        return wanted
-
-    # --- files and exchange
-
-    def save(self, folder: str | Path) -> Path:
-        """Write weights (safetensors), sizes (json) and identifiers (parquet) into a folder."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.codes.write(folder / "codes.parquet")
-        (folder / "config.json").write_text(json.dumps(self.config.model_dump(), indent=2))
-        save_file(self.t5.state_dict(), folder / "model.safetensors")
-        return folder
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Read what `save` wrote; FileNotFoundError where a file is missing."""
-        folder = Path(folder)
-        for name in ("codes.parquet", "config.json", "model.safetensors"):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(
-                    f"{folder / name} is missing; expected a folder written by Recommender.save"
-                )
-        config = T5Config.model_validate_json((folder / "config.json").read_text())
-        model = cls(ItemCodes.read(folder / "codes.parquet"), config)
-        model.t5.load_state_dict(load_file(folder / "model.safetensors"))
-        return model.eval()
+    # --- exchange
 
     def to_transformers(self) -> T5ForConditionalGeneration:
-        """Return transformers' T5 with the same weights, in evaluation mode; its logits equal ours."""
+        """Return transformers' T5 with the same weights, in evaluation mode; its logits equal ours.
+
+        Raises ValueError where the encoder reads the past only, which transformers' cannot.
+        """
         from transformers import T5Config as TheirConfig
         from transformers import T5ForConditionalGeneration
 
         c = self.config
+        if c.reads != "whole":
+            raise ValueError(
+                f"recommender.reads is {c.reads!r}; transformers' T5 reads a history as a 'whole'"
+            )
         settings: dict[str, Any] = {
             "vocab_size": self.codes.vocabulary_size,
             "d_model": c.d_model,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -11,13 +11,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.numpy import load_file, save_file
 
 from genrec_lab.losses import residual_quantization_loss
-from genrec_lab.models.quantizers import Tokenized, finite_vectors, quantize_levels, residual_kmeans
+from genrec_lab.models.quantizers import Geometry, Tokenized, finite_vectors, quantize_levels, residual_kmeans
+from genrec_lab.models.sharing import Shareable
 
 
 class ResidualKMeansConfig(BaseModel):
     """Settings of residual k-means."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    geometry: ClassVar[Geometry] = "residual"
 
     kind: Literal["rkmeans"] = "rkmeans"
     levels: int = Field(
@@ -26,7 +29,7 @@ class ResidualKMeansConfig(BaseModel):
     codebook_size: int = Field(256, ge=1, description="K, codes a level (GMC section 5.1.4)")
 
 
-class ResidualKMeans:
+class ResidualKMeans(Shareable):
     """Codebooks over the content vectors themselves, with the same face as `RQVAE`."""
 
     def __init__(self, codebooks: np.ndarray, config: ResidualKMeansConfig) -> None:

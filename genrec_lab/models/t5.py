@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, Self, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -22,11 +22,8 @@ NORM_EPSILON = 1e-6  # of every T5 release
 _NEGATIVE = -1e9  # masks a score; finite, so that a row without any place does not give NaN
 
 
-class T5Config(BaseModel):
-    """Sizes of the recommender; the defaults are the body of TIGER and its successors.
-
-    It has 4.59 M parameters with a vocabulary of 1,026 tokens.
-    """
+class BlockSizes(BaseModel):
+    """Sizes of one layer, whichever network it stands in."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -34,16 +31,13 @@ class T5Config(BaseModel):
     d_kv: int = Field(64, ge=4)  # width of one head; heads * d_kv need not equal d_model
     heads: int = Field(6, ge=1)
     d_ff: int = Field(1024, ge=8)  # hidden width of the feed-forward layers
-    encoder_layers: int = Field(4, ge=1)
-    decoder_layers: int = Field(4, ge=1)
     dropout: float = Field(0.1, ge=0, lt=1)
     feed_forward: Literal["relu", "gated-gelu"] = "relu"  # T5 1.0 uses relu, T5 1.1 gated-gelu
     relative_buckets: int = Field(32, ge=4)  # of the position bias
     relative_max_distance: int = Field(128, ge=8)  # tokens; places farther apart share the last bucket
-    scale_output: bool = True  # states times d_model**-0.5 before the tied head, as T5 1.0 does
 
     @model_validator(mode="after")
-    def _has_far_buckets(self) -> T5Config:
+    def _has_far_buckets(self) -> Self:
         # In the decoder, which looks one way, half of the buckets hold a distance each.
         if self.relative_max_distance <= self.relative_buckets // 2:
             raise ValueError(
@@ -53,18 +47,37 @@ class T5Config(BaseModel):
         return self
 
 
+class T5Config(BlockSizes):
+    """Sizes of the recommender; the defaults are the body of TIGER and its successors.
+
+    It has 4.59 M parameters with a vocabulary of 1,026 tokens.
+    """
+
+    kind: Literal["t5"] = "t5"
+    encoder_layers: int = Field(4, ge=1)
+    decoder_layers: int = Field(4, ge=1)
+    scale_output: bool = True  # states times d_model**-0.5 before the tied head, as T5 1.0 does
+    # What an item of a history reads: the whole of it, as in T5, or its past, no later item. Then one pass
+    # over a sequence learns every place in it, several times as fast. The papers read the whole.
+    reads: Literal["whole", "past"] = "whole"
+
+
 class Memory(NamedTuple):
     """What the decoder needs of the encoder, once a user: keys and values a layer, the mask of the places."""
 
     keys: tuple[Tensor, ...]  # a layer: (B, H, S, K)
     values: tuple[Tensor, ...]  # a layer: (B, H, S, K)
-    bias: Tensor  # (B, 1, 1, S): 0 where there is a token, very negative where there is padding
+    bias: Tensor  # (B, 1, 1 or M*T, S): 0 at a token that may be read, very negative at others and padding
 
     def of_users(self, users: Tensor) -> Memory:
         """Return the memory of the chosen users, (B',) indices that may repeat."""
         return Memory(
             tuple(k[users] for k in self.keys), tuple(v[users] for v in self.values), self.bias[users]
         )
+
+    def seen_by(self, places: Tensor) -> Memory:
+        """Return the memory in which each query place reads some tokens only, (M*T, S) true where it does."""
+        return self._replace(bias=self.bias.masked_fill(~places, _NEGATIVE))
 
 
 class Cache(NamedTuple):
@@ -91,22 +104,18 @@ class Cache(NamedTuple):
 
     def of_layer(self, layer: int) -> tuple[list[Tensor], list[Tensor]]:
         """Return a layer's keys and values of each beam's ancestors, a token: (B, M or 1, H*K)."""
-        return (
-            [_of_beams(key, beams) for key, beams in zip(self.keys[layer], self.ancestors, strict=True)],
-            [
-                _of_beams(value, beams)
-                for value, beams in zip(self.values[layer], self.ancestors, strict=True)
-            ],
-        )
-
-
-def _of_beams(tensor: Tensor, beams: Tensor) -> Tensor:
-    """(B, M', W) and beams (B, M) -> (B, M, W); (B, 1, W) stays as it is, and broadcasts."""
-    users, width, _ = tensor.shape
-    if width == 1:
-        return tensor
-    rows = beams + width * torch.arange(users, device=beams.device)[:, None]
-    return tensor.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, rows.shape)
+        pairs: list[tuple[tuple[Tensor, ...], list[Tensor]]] = [
+            (self.keys[layer], []),
+            (self.values[layer], []),
+        ]
+        for tensors, gathered in pairs:
+            for tensor, places in zip(tensors, self.ancestors, strict=True):
+                users, beams, _ = tensor.shape
+                if beams > 1:
+                    rows = places + beams * torch.arange(users, device=places.device)[:, None]
+                    tensor = tensor.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, rows.shape)
+                gathered.append(tensor)
+        return pairs[0][1], pairs[1][1]
 
 
 class RMSNorm(nn.Module):
@@ -124,7 +133,7 @@ class RMSNorm(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention without the transformer's 1/sqrt(K): T5 puts it into the initial weights."""
 
-    def __init__(self, config: T5Config) -> None:
+    def __init__(self, config: BlockSizes) -> None:
         super().__init__()
         self.heads = config.heads
         inner = config.heads * config.d_kv
@@ -165,7 +174,7 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """The position-wise layer: D -> d_ff -> D, with relu (T5 1.0) or a gated gelu (T5 1.1)."""
 
-    def __init__(self, config: T5Config) -> None:
+    def __init__(self, config: BlockSizes) -> None:
         super().__init__()
         self.wi = nn.Linear(config.d_model, config.d_ff, bias=False)
         self.gate = (
@@ -190,7 +199,7 @@ class FeedForward(nn.Module):
 class RelativeBias(nn.Module):
     """T5's position information: one learnt number for each head and bucket of the distance of two places."""
 
-    def __init__(self, config: T5Config, *, both_ways: bool) -> None:
+    def __init__(self, config: BlockSizes, *, both_ways: bool) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(config.relative_buckets, config.heads))
         self.both_ways = both_ways
@@ -223,7 +232,7 @@ class RelativeBias(nn.Module):
 class EncoderBlock(nn.Module):
     """Self-attention and feed-forward, each on a normed copy and added back."""
 
-    def __init__(self, config: T5Config) -> None:
+    def __init__(self, config: BlockSizes) -> None:
         super().__init__()
         self.attention_norm, self.attention = RMSNorm(config.d_model), Attention(config)
         self.feed_forward_norm, self.feed_forward = RMSNorm(config.d_model), FeedForward(config)
@@ -239,7 +248,7 @@ class EncoderBlock(nn.Module):
 class DecoderBlock(nn.Module):
     """Self-attention over the codes so far, attention over the history, feed-forward."""
 
-    def __init__(self, config: T5Config) -> None:
+    def __init__(self, config: BlockSizes) -> None:
         super().__init__()
         self.attention_norm, self.attention = RMSNorm(config.d_model), Attention(config)
         self.cross_norm, self.cross = RMSNorm(config.d_model), Attention(config)
@@ -249,7 +258,7 @@ class DecoderBlock(nn.Module):
     def forward(self, x: Tensor, bias: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """Run one layer over whole sequences x (B, M, T, D) -> (B, M, T, D).
 
-        `keys` and `values` are the history's (B, H, S, K), `mask` is 0 or very negative (B, 1, 1, S).
+        `keys` and `values` are the history's (B, H, S, K), `mask` is 0 or very negative (B, 1, 1 or M*T, S).
         """
         a, h = self.attention, self.attention_norm(x)
         x = x + self.dropout(a(a.split(a.q(h)), a.split(a.k(h)), a.split(a.v(h)), bias))
@@ -277,6 +286,26 @@ class DecoderBlock(nn.Module):
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
+def draw_weights(network: nn.Module, sizes: BlockSizes) -> None:
+    """Draw a network's layers as T5 does: for want of 1/sqrt(K) in attention, the queries start smaller."""
+    std = {
+        "q": (sizes.d_model * sizes.d_kv) ** -0.5,
+        "o": (sizes.heads * sizes.d_kv) ** -0.5,
+        "wo": sizes.d_ff**-0.5,
+    }
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=std.get(name.rsplit(".", 1)[-1], sizes.d_model**-0.5))
+        elif isinstance(module, RelativeBias):
+            nn.init.normal_(module.weight, std=sizes.d_model**-0.5)
+
+
+def compute_type(x: Tensor) -> torch.dtype:
+    """Return the type that attention scores have: autocast's where it is on, else the states' own."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
 class T5(nn.Module):
     """The encoder-decoder over a vocabulary of codes; its one embedding table is also the output head."""
 
@@ -292,24 +321,20 @@ class T5(nn.Module):
         self.decoder_bias = RelativeBias(c, both_ways=False)
         self.decoder_norm = RMSNorm(c.d_model)
         self.dropout = PooledDropout(c.dropout)
-        self.reset()
-
-    def reset(self) -> None:
-        """Draw the weights as T5 does: for want of 1/sqrt(K) in attention, the queries start smaller."""
-        c = self.config
-        std = {"q": (c.d_model * c.d_kv) ** -0.5, "o": (c.heads * c.d_kv) ** -0.5, "wo": c.d_ff**-0.5}
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=std.get(name.rsplit(".", 1)[-1], c.d_model**-0.5))
-            elif isinstance(module, RelativeBias):
-                nn.init.normal_(module.weight, std=c.d_model**-0.5)
+        draw_weights(self, c)
         nn.init.normal_(self.embedding.weight, std=1.0)
 
-    def encode(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Histories (B, S) of tokens with mask (B, S) -> hidden states (B, S, D)."""
+    def encode(self, tokens: Tensor, mask: Tensor, items: Tensor | None = None) -> Tensor:
+        """Histories (B, S) of tokens with mask (B, S) -> hidden states (B, S, D).
+
+        With `items` (S,), the number of the item that a place belongs to, no place reads a later item.
+        """
         x = self.dropout(self.embedding(tokens))
         places = torch.arange(tokens.shape[1], device=tokens.device)
-        bias = (self.encoder_bias(places, places) + self._mask_bias(mask)).to(self._compute_type(x))
+        bias = self.encoder_bias(places, places)
+        if items is not None:
+            bias = bias.masked_fill(items[None, :] > items[:, None], _NEGATIVE)
+        bias = (bias + self._mask_bias(mask)).to(compute_type(x))
         for block in self.encoder:
             x = block(x, bias)
         return self.dropout(self.encoder_norm(x))
@@ -325,13 +350,21 @@ class T5(nn.Module):
 
     def decode(self, tokens: Tensor, memory: Memory) -> Tensor:
         """Decode whole sequences of tokens (B, M, T) -> logits (B, M, T, V)."""
+        return self.logits(self.decode_states(tokens, memory))
+
+    def decode_states(self, tokens: Tensor, memory: Memory) -> Tensor:
+        """Decode whole sequences of tokens (B, M, T) up to the states (B, M, T, D) that the head reads."""
         x = self.dropout(self.embedding(tokens))
         places = torch.arange(tokens.shape[-1], device=tokens.device)
         bias = self.decoder_bias(places, places)
-        bias = bias.masked_fill(places[None, :] > places[:, None], _NEGATIVE).to(self._compute_type(x))
+        bias = bias.masked_fill(places[None, :] > places[:, None], _NEGATIVE).to(compute_type(x))
         for i, block in enumerate(self.decoder):
             x = block(x, bias, memory.keys[i], memory.values[i], memory.bias)
-        return F.linear(self._scaled(self.dropout(self.decoder_norm(x))), self.embedding.weight)
+        return self._scaled(self.dropout(self.decoder_norm(x)))
+
+    def logits(self, states: Tensor) -> Tensor:
+        """States (..., D) of the decoder -> logits (..., V)."""
+        return F.linear(states, self.embedding.weight)
 
     def step(self, tokens: Tensor, memory: Memory, cache: Cache | None = None) -> tuple[Tensor, Cache]:
         """Decode the next token of each beam: tokens (B, M) -> float32 logits (B, M, V) and the new cache."""
@@ -365,9 +398,3 @@ class T5(nn.Module):
     def _mask_bias(mask: Tensor) -> Tensor:
         """(B, S) of 1 and 0 -> (B, 1, 1, S) of 0 and very negative."""
         return (1.0 - mask[:, None, None, :].float()) * _NEGATIVE
-
-    @staticmethod
-    def _compute_type(x: Tensor) -> torch.dtype:
-        """The type that attention scores have: autocast's where it is on, else the states' own."""
-        device = x.device.type
-        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, NamedTuple, Self, cast
+from typing import ClassVar, Literal, NamedTuple, Self, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from genrec_lab.models.content_batches import Batch, ContentEncoder
 from genrec_lab.models.content_decoders import DecoderConfig, TextDecoder, VisionDecoder
 from genrec_lab.models.diffusion import DiffusionConfig
 from genrec_lab.models.linear import drawn_linear
+from genrec_lab.models.quantizers import Geometry
+from genrec_lab.models.sharing import Shareable
 from genrec_lab.models.tree_quantizer import TreeQuantizer, TreeQuantizerConfig
 
 # Of so many items per code the codewords are placed; more would not move them noticeably.
@@ -33,6 +35,8 @@ class TreeTokenizerConfig(BaseModel):
     """Settings of the tokenizer; the defaults are the paper's, or its code's where the paper has none."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    geometry: ClassVar[Geometry] = "parts"
 
     kind: Literal["tree"] = "tree"
     quantizer: TreeQuantizerConfig = TreeQuantizerConfig()
@@ -102,7 +106,7 @@ class TokenizedContent(NamedTuple):
     loss: float  # L_Code, mean over the catalogue
 
 
-class TreeTokenizer(nn.Module):
+class TreeTokenizer(nn.Module, Shareable):
     """The whole tokenizer; its forward is the objective of Eq. 13.
 
     `parts` holds the terms of the last forward, detached and before their weights: text, picture, code,

@@ -1,7 +1,8 @@
 """Every method as a function that returns a typed, validated config, and says where its values come from.
 
 `load("gmc")` gives the paper's sizes, for a GPU; `gmc_cpu` real data on two cores; `gmc_small` the embedded
-data in minutes; `utgrec`, `utgrec_code` and `utgrec_small` the same for UTGRec. GMC's five variants (Table 4)
+data in minutes; `utgrec`, `utgrec_code` and `utgrec_small` the same for UTGRec; `baselines` is no method but
+all rows that both are compared with. GMC's five variants (Table 4)
 are changes to `gmc`, UTGRec's seven (Table 3) to `utgrec`; as rows of a table they are changes to the run's
 own method.
 """
@@ -14,18 +15,21 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from genrec_lab.presets.baselines import tiger
+from genrec_lab.presets.baselines import letter, p5_cid, tiger, tiger_multimodal
+from genrec_lab.presets.comparison import baselines, baselines_tiny
 from genrec_lab.presets.errors import PresetError, did_you_mean, reasons
-from genrec_lab.presets.gmc import gmc, gmc_cpu, gmc_small, gmc_tiny, rkmeans
+from genrec_lab.presets.gmc import causal, gmc, gmc_cpu, gmc_small, gmc_tiny, rkmeans
 from genrec_lab.presets.method_config import (
     ROWS,
     AdaptationConfig,
     Change,
+    CollaborativeConfig,
     DecodingConfig,
+    ItemRow,
     MethodConfig,
-    SASRecRow,
     TransferConfig,
     changed,
+    item_rows,
     methods,
 )
 from genrec_lab.presets.overrides import dotted, set_key, with_tuples
@@ -34,12 +38,14 @@ from genrec_lab.presets.utgrec import utgrec, utgrec_small, utgrec_tiny
 __all__ = [
     "ROWS",
     "AdaptationConfig",
+    "CollaborativeConfig",
     "DecodingConfig",
+    "ItemRow",
     "MethodConfig",
     "PresetError",
-    "SASRecRow",
     "TransferConfig",
     "changed",
+    "item_rows",
     "load",
     "methods",
     "names",
@@ -60,13 +66,19 @@ _PRESETS: dict[str, Callable[[], MethodConfig]] = {
     "gmc_small": gmc_small,
     "gmc_tiny": gmc_tiny,
     "tiger": tiger,
+    "tiger_multimodal": tiger_multimodal,
+    "letter": letter,
+    "p5_cid": p5_cid,
     "rkmeans": rkmeans,
+    "causal": causal,
     **_variants(gmc, "gmc_"),
     "utgrec": utgrec,
     "utgrec_code": partial(utgrec, "code"),
     "utgrec_small": utgrec_small,
     "utgrec_tiny": utgrec_tiny,
     **_variants(utgrec, "utgrec_"),
+    "baselines": baselines,
+    "baselines_tiny": baselines_tiny,
 }
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from genrec_lab.codes import IdentifierConfig
+from genrec_lab.models.co_occurrence_codes import CoOccurrenceConfig
+from genrec_lab.models.letter import LetterConfig
 from genrec_lab.models.rqvae import TIGER_HIDDEN, RQVAEConfig
+from genrec_lab.models.sequential.kinds import MODELS
 from genrec_lab.models.t5 import T5Config
-from genrec_lab.presets.method_config import AdaptationConfig, MethodConfig, SASRecRow
+from genrec_lab.presets.content_rows import Size, content_rows
+from genrec_lab.presets.method_config import AdaptationConfig, ItemRow, MethodConfig, changed
 from genrec_lab.training import TrainingConfig
 
 
@@ -35,12 +39,72 @@ def tiger() -> MethodConfig:
         ),
         adaptation=AdaptationConfig(kind="none"),
         compare=("popularity", "sasrec"),
-        sasrec=sasrec_row(epochs=200),
+        rows=rows_over_items(epochs=200),
     )
 
 
-def sasrec_row(epochs: int, patience: int = 10) -> SASRecRow:
-    """SASRec's row: sizes of `SASRecConfig`, trained until validation NDCG stops rising."""
+def tiger_multimodal() -> MethodConfig:
+    """TIGER_M with TIGER's values: text vectors with those of pictures beside them."""
+    return changed(
+        tiger(),
+        name="tiger_multimodal",
+        provenance=(
+            "TIGER_M of UTGRec's Table 2: unit vectors of text and picture side by side, then TIGER with its "
+            "paper's values. UTGRec has vectors of CLIP or Qwen2-VL-2B, the better of the two; here MiniLM's "
+            "of the text and pooled features of EfficientNet-lite0, zeros where an item has no picture."
+        ),
+        pictures="efficientnet-lite0",
+    )
+
+
+def letter() -> MethodConfig:
+    """LETTER on TIGER with its paper's values: a tokenizer and a recommender a domain."""
+    return changed(
+        tiger(),
+        name="letter",
+        provenance=(
+            "LETTER (Wang et al. 2024) 4.1: 4 levels of 256, d 32, collaborative weight .02, diversity "
+            "weight 1e-4 over 10 constrained clusters a level, AdamW 1e-3, batch 1,024, 20k epochs; T5 as "
+            "TIGER's, AdamW 5e-4, cosine, batch 256, 200 epochs; beam 20. Temperature .7, which it tunes. "
+            "From its code: widths, conflicts by Sinkhorn. Ours: MiniLM instead of LLaMA vectors; a SASRec "
+            "of 32 dimensions over 50 epochs of the training part; clusters anew every 10 epochs, not each."
+        ),
+        tokenizer=LetterConfig(epochs=20_000),
+        identifiers=IdentifierConfig(policy="sinkhorn"),
+        loss_temperature=0.7,
+        training=TrainingConfig(
+            epochs=200,
+            batch_size=256,
+            learning_rate=5e-4,
+            schedule="cosine",
+            validate_every=10,
+            patience=10,
+        ),
+    )
+
+
+def p5_cid() -> MethodConfig:
+    """P5-CID with the clusters of its code, on TIGER's recommender: no content at all."""
+    return changed(
+        tiger(),
+        name="p5_cid",
+        provenance=(
+            "P5-CID (Hua et al. 2023), clusters of its code: 20 each, until none has more than 500 items, by "
+            "spectral clustering with pivoted QR of the co-occurrence graph of the training part; then a "
+            "number within the cluster. Each level has a vocabulary of its own. Ours: TIGER's T5 and its "
+            "training instead of t5-small and P5's prompts."
+        ),
+        tokenizer=CoOccurrenceConfig(),
+        identifiers=IdentifierConfig(policy="none"),
+    )
+
+
+def rows_over_items(epochs: int, patience: int = 10, size: Size = "paper") -> dict[str, ItemRow]:
+    """Every row with a model over items, at the sizes of its config and with one budget for all.
+
+    Rows with item content have the sizes that `content_rows` gives them. AdamW with 1e-3, batches of 256
+    sequences, until validation NDCG stops rising.
+    """
     training = TrainingConfig(
         epochs=epochs,
         batch_size=256,
@@ -52,4 +116,11 @@ def sasrec_row(epochs: int, patience: int = 10) -> SASRecRow:
         validate_every=2,
         patience=patience,
     )
-    return SASRecRow(training=training)
+    content = content_rows(training, size)
+    kinds = {row.model.kind for row in content.values()}
+    over_ids = {
+        name: ItemRow(model=model.Config(), training=training, pretraining=training)
+        for name, model in MODELS.items()
+        if name not in kinds
+    }
+    return over_ids | content

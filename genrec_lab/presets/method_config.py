@@ -17,12 +17,21 @@ from genrec_lab.encoders.compact import CompactConfig
 from genrec_lab.encoders.multimodal import QwenConfig
 from genrec_lab.encoders.text import TextConfig
 from genrec_lab.models.adapters import LoRAConfig
-from genrec_lab.models.residual_kmeans import ResidualKMeansConfig
+from genrec_lab.models.letter import LetterConfig
+from genrec_lab.models.recommenders import RecommenderConfig, learns_in_one_pass
 from genrec_lab.models.rqvae import RQVAEConfig
+from genrec_lab.models.sequential.kinds import AnyItemModelConfig
 from genrec_lab.models.sequential.sasrec import SASRecConfig
 from genrec_lab.models.t5 import T5Config
 from genrec_lab.models.tree_tokenizer import TreeTokenizerConfig
 from genrec_lab.presets.errors import PresetError, did_you_mean
+from genrec_lab.presets.generative_rows import (
+    letter_fields,
+    p5_cid_fields,
+    tiger_fields,
+    tiger_multimodal_fields,
+)
+from genrec_lab.presets.tokenizers import TokenizerConfig
 from genrec_lab.training import TrainingConfig
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -48,6 +57,8 @@ class TransferConfig(BaseModel):
     # The domains that items are recommended in. The others are for pre-training, in rows that pre-train.
     # None named: all domains are both.
     targets: _Names = ()
+    # True: rows that pre-train do so on the targets as well, as in GMC's comparison (5.1.2).
+    pretrain_on_targets: bool = False
     pretrain_tokenizer: bool = True  # False: UTGRec Table 3, variant 7
     pretrain_recommender: bool = True  # False: variants 6 and 7
     # What of the tokenizer is fine-tuned: all but E (2.4.2), all (variant 5), nothing (variant 4).
@@ -65,13 +76,23 @@ class DecodingConfig(BaseModel):
     precision: Literal["auto", "fp32", "bf16"] = "fp32"  # scores are always normalised in fp32
 
 
-class SASRecRow(BaseModel):
-    """The row that every table carries: SASRec with cross-entropy over the whole catalogue."""
+class CollaborativeConfig(BaseModel):
+    """The SASRec whose item vectors LETTER's tokenizer aligns its codes with, and how long it is trained."""
 
     model_config = _STRICT
 
-    model: SASRecConfig = SASRecConfig()
+    model: SASRecConfig = SASRecConfig(width=32, feed_forward=128)  # LETTER: 32 dimensions
+    training: TrainingConfig = TrainingConfig(epochs=50)
+
+
+class ItemRow(BaseModel):
+    """A row with a model over items (`genrec_lab.models.sequential`), and how long it is trained."""
+
+    model_config = _STRICT
+
+    model: AnyItemModelConfig
     training: TrainingConfig = TrainingConfig()
+    pretraining: TrainingConfig = TrainingConfig()  # of models that have such a phase
 
 
 # What the validation of every row measures.
@@ -85,26 +106,33 @@ class MethodConfig(BaseModel):
 
     name: str
     provenance: str  # where the values come from
+    own_row: bool = True  # False: the preset is no row itself, a run has those of `compare` alone
     text: TextConfig = TextConfig()
-    tokenizer: Annotated[
-        RQVAEConfig | ResidualKMeansConfig | TreeTokenizerConfig, Field(discriminator="kind")
-    ] = RQVAEConfig()
+    # What stands beside the text vectors of tokenizers that read vectors: pooled features of pictures.
+    pictures: Literal["none", "efficientnet-lite0", "pixels"] = "none"
+    tokenizer: TokenizerConfig = RQVAEConfig()
     # Of tokenizers of kind "tree": what reads an item's text and picture, and how both are trained.
     content: Annotated[CompactConfig | QwenConfig, Field(discriminator="kind")] = CompactConfig()
     tokenizer_training: TrainingConfig = TrainingConfig()
     # Beside a tree: the tokenizer of the rows that quantise vectors, as TIGER's.
     rqvae: RQVAEConfig = RQVAEConfig()
+    collaborative: CollaborativeConfig = CollaborativeConfig()  # of tokenizers of kind "letter"
     transfer: TransferConfig = TransferConfig()
     identifiers: IdentifierConfig = IdentifierConfig()
     codebooks: Literal["shared", "separate"] = "shared"  # separate: one tokenizer a domain
-    recommender: T5Config = T5Config()
+    recommender: RecommenderConfig = T5Config()
     recommenders: Literal["unified", "separate"] = "unified"  # separate: one recommender a domain
     pairs: PairsConfig = PairsConfig()
+    # Before `training`: epochs that learn every place of a sequence in one pass, with an encoder whose items
+    # do not read later ones. A batch has so many items to learn. None leaves them out, as the papers do.
+    one_pass: TrainingConfig | None = None
     training: TrainingConfig = TrainingConfig()
+    # Divides the logits of the recommender's loss; LETTER ranks better with less than 1.
+    loss_temperature: float = Field(1.0, gt=0)
     adaptation: AdaptationConfig = AdaptationConfig()
     decoding: DecodingConfig = DecodingConfig()
-    compare: _Names = ()  # further rows of the table, from ROWS, trained in the same run
-    sasrec: SASRecRow = SASRecRow()
+    compare: _Names = ()  # further rows of the table, from ROWS or `rows`, trained in the same run
+    rows: dict[str, ItemRow] = {}  # the rows with a model over items, by name
 
     @model_validator(mode="after")
     def _fits_together(self) -> MethodConfig:
@@ -118,6 +146,11 @@ class MethodConfig(BaseModel):
                 "codebooks are 'separate' with a 'unified' recommender: equal codes would mean different "
                 "things; set recommenders to 'separate' and adaptation.kind to 'none'"
             )
+        if self.one_pass is not None and learns_in_one_pass(self.recommender):
+            raise ValueError(
+                "one_pass is given, and the recommender learns in one pass anyhow; leave one_pass out, or "
+                "set recommender.reads to 'whole'"
+            )
         if isinstance(self.tokenizer, TreeTokenizerConfig):
             levels = self.tokenizer.quantizer.levels
             if self.content.levels != levels:
@@ -130,22 +163,41 @@ class MethodConfig(BaseModel):
                     "codebooks are 'separate' with a tokenizer of kind 'tree', which is one for all domains; "
                     "for a tokenizer of the target alone set transfer.pretrain_tokenizer to false"
                 )
+            if self.pictures != "none":
+                raise ValueError(
+                    f"pictures is {self.pictures!r} with a tokenizer of kind 'tree', which reads pictures by "
+                    "`content`; set pictures to 'none'"
+                )
+        if isinstance(self.tokenizer, LetterConfig):
+            width, dimension = self.collaborative.model.width, self.tokenizer.dimension
+            if width != dimension:
+                raise ValueError(
+                    f"collaborative.model.width is {width}, tokenizer.dimension is {dimension}; LETTER "
+                    "compares the two vectors, set both to the same number"
+                )
         for name, training in self._trainings().items():
             if training.monitor not in MONITORS:
                 raise ValueError(f"{name}.monitor is {training.monitor!r}; expected one of {list(MONITORS)}")
         for row in self.compare:
-            if row not in ROWS:
-                raise ValueError(
-                    f"compare names {row!r}{did_you_mean(row, ROWS)}; expected some of {sorted(ROWS)}"
-                )
+            known = sorted({*ROWS, *self.rows})
+            if row not in known:
+                raise ValueError(f"compare names {row!r}{did_you_mean(row, known)}; expected some of {known}")
+        if not (self.own_row or self.compare):
+            raise ValueError(
+                "own_row is false and compare names no row, so nothing would be trained; set "
+                f"overrides={{'compare': […]}} to some of {sorted({*ROWS, *self.rows})}"
+            )
+        if taken := [row for row in self.rows if row in ROWS or row == self.name]:
+            raise ValueError(f"rows has {taken[0]!r}, the name of another row; choose another name")
         return self
 
     def _trainings(self) -> dict[str, TrainingConfig]:
-        return {
+        trainings = {
             "training": self.training,
             "adaptation.training": self.adaptation.training,
-            "sasrec.training": self.sasrec.training,
+            **{f"rows.{name}.training": row.training for name, row in self.rows.items()},
         }
+        return trainings if self.one_pass is None else {"one_pass": self.one_pass, **trainings}
 
 
 # A row of a table: a change to a config, or a model of its own kind.
@@ -161,31 +213,8 @@ def _without_adaptation(config: MethodConfig) -> AdaptationConfig:
     return config.adaptation.model_copy(update={"kind": "none"})
 
 
-def tiger_row(config: MethodConfig) -> MethodConfig:
-    """TIGER in a run of another method: a tokenizer and a recommender a domain, an extra code, no L_dcl.
-
-    It has 3 levels, or fewer where the other has fewer. Text vectors, code sizes, T5, pairs and training
-    budget stay those of the method it is compared with.
-    """
-    own = config.tokenizer
-    kept: RQVAEConfig | ResidualKMeansConfig = config.rqvae if isinstance(own, TreeTokenizerConfig) else own
-    tokenizer: dict[str, Any] = {"levels": min(3, kept.levels)}
-    if isinstance(kept, RQVAEConfig):
-        tokenizer["contrastive_weight"] = 0.0
-    return changed(
-        config,
-        name="tiger",
-        provenance=(
-            f"TIGER (Rajput et al. 2023) with the sizes and the budget of {config.name}, "
-            "so that only the method differs."
-        ),
-        tokenizer=kept.model_copy(update=tokenizer),
-        identifiers=IdentifierConfig(policy="extra_level"),
-        codebooks="separate",
-        recommenders="separate",
-        adaptation=_without_adaptation(config),
-        compare=(),
-    )
+def _row(fields: Callable[[MethodConfig], dict[str, Any]]) -> Change:
+    return lambda config: changed(config, **fields(config))
 
 
 def separate_codebooks(config: MethodConfig) -> MethodConfig:
@@ -289,11 +318,13 @@ def utgrec_without_pretraining(config: MethodConfig) -> MethodConfig:
     )
 
 
-# A row of None is not generative: it has a model of its own and needs no tokenizer.
+# A row of None is neither generative nor trained. Rows with a model over items are in MethodConfig.rows.
 ROWS: dict[str, Change | None] = {
     "popularity": None,
-    "sasrec": None,
-    "tiger": tiger_row,
+    "tiger": _row(tiger_fields),
+    "tiger_multimodal": _row(tiger_multimodal_fields),
+    "letter": _row(letter_fields),
+    "p5_cid": _row(p5_cid_fields),
     "gmc_separate_codebooks": separate_codebooks,
     "gmc_separate_recommenders": separate_recommenders,
     "gmc_without_dcl": without_dcl,
@@ -310,9 +341,18 @@ ROWS: dict[str, Change | None] = {
 
 
 def methods(config: MethodConfig) -> dict[str, MethodConfig]:
-    """Return the generative methods of a run by name: its own, then those it compares with, at its sizes."""
-    rows = {config.name: config}
+    """Return the generative methods of a run by name: its own, then those it compares with, at its sizes.
+
+    A row that the data cannot feed is among them; `run.stages.rows.generative_rows` leaves it out.
+    """
+    rows = {config.name: config} if config.own_row else {}
+    base = config.model_copy(update={"own_row": True})
     for row in config.compare:
-        if (change := ROWS[row]) is not None:
-            rows[row] = change(config)
+        if (change := ROWS.get(row)) is not None:
+            rows[row] = change(base)
     return rows
+
+
+def item_rows(config: MethodConfig) -> dict[str, ItemRow]:
+    """Return the rows with a model over items that a run compares with, by name."""
+    return {name: config.rows[name] for name in config.compare if name in config.rows}

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 from plotly.offline import get_plotlyjs
 
+from genrec_lab.evaluation.papers import beside_papers
 from genrec_lab.run import results
 from genrec_lab.run.files import write_text
 from genrec_lab.run.locks import writing
@@ -88,18 +89,35 @@ def _badge(run: Run, key: str) -> str:
 
 
 def _results(run: Run) -> str:
-    ranked = rankings(run.metrics())
+    ranked, skipped = rankings(run.metrics()), run.skipped()
+    left_out = f"<h3>Rows that were skipped</h3>{_pairs(skipped)}" if skipped else ""
     if ranked is None:
-        return '<p class="note">No metrics have been recorded yet; the notebooks 05 to 07 do that.</p>'
+        nothing = "No metrics have been recorded yet; the notebooks 05 to 07 do that."
+        return f'<p class="note">{nothing}</p>{left_out}'
     first, *others = ranked.by_domain.items()
     html = f"<h3>{escape(first[0])} by domain</h3>{_ranking(first[1])}"
     html += f"<h3>Averages over users</h3>{_ranking(ranked.averages)}"
     for metric, table in others:
         html += _details(f"{metric} by domain", _ranking(table))
+    html += _papers(run.metrics()) + left_out
     notes = results.read_metrics(run.folder)["notes"]
     if notes:
         flat = {method: _text(note) for method, note in notes.items()}
         html += f"<h3>Notes on the methods</h3>{_pairs(flat)}"
+    return html
+
+
+def _papers(metrics: pl.DataFrame) -> str:
+    """What papers print of the same data beside what was measured, a table a paper; may be empty."""
+    html = ""
+    for (paper,), rows in beside_papers(metrics).group_by("paper", maintain_order=True):
+        lines = [
+            (row["method"], row["domain"], f"{row['metric']}@{row['k']}", f"{row['ours']:.4f}",
+             f"{row['theirs']:.4f}", f"{row['difference']:+.1f} %")
+            for row in rows.iter_rows(named=True)
+        ]  # fmt: skip
+        headings = ("row", "domain", "metric", "ours", "the paper's", "difference")
+        html += f"<h3>Beside {escape(str(paper))}</h3>{_table(headings, lines, numbers_from=3)}"
     return html
 
 
@@ -178,7 +196,8 @@ def _data(run: Run, manifest: Mapping[str, Any]) -> str:
     if recorded is None:
         html = '<p class="note">The dataset has not been recorded yet; notebook 01 does that.</p>'
     else:
-        html = _pairs({key: _text(value) for key, value in recorded.items() if key != "repairs"})
+        told = {key: value for key, value in recorded.items() if key != "repairs" and value not in ({}, [])}
+        html = _pairs({key: _text(value) for key, value in told.items()})
         repairs = recorded.get("repairs") or {}
         html += "<h3>Repairs</h3>" + (
             _table(("what was mended", "times"), [(what, f"{count:,}") for what, count in repairs.items()])

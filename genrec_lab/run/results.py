@@ -24,14 +24,18 @@ _FIGURE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """The content of a run folder's metrics.json: `{"records": [...], "notes": {method: {...}}}`."""
+    """The content of a run folder's metrics.json.
+
+    `{"records": [...], "notes": {method: {...}}, "skipped": {method: {"why", "stage"}}}`
+    """
     file = folder / "metrics.json"
+    empty: dict[str, Any] = {"records": [], "notes": {}, "skipped": {}}
     if not file.is_file():
-        return {"records": [], "notes": {}}
+        return empty
     content = read_json(file)
     if not isinstance(content, dict) or not isinstance(content.get("records"), list):
         raise RunError(f"{file} holds no list 'records'. Delete it and run the notebooks 05 to 07 again.")
-    return content
+    return empty | content
 
 
 def metrics_frame(folder: Path) -> pl.DataFrame:
@@ -89,7 +93,22 @@ def replace_metrics(
     others = {name: note for name, note in content["notes"].items() if name != method}
     if notes:
         others[method] = dict(notes)
-    write_json(folder / "metrics.json", {"records": kept + tagged, "notes": others})
+    skipped = {name: reason for name, reason in content["skipped"].items() if name != method}
+    _write_metrics(folder, kept + tagged, others, skipped)
+
+
+def record_skipped(folder: Path, method: str, why: str, stage: str | None) -> None:
+    """Put the reason why a method was skipped in place of what it had; the caller holds the write lock."""
+    replace_metrics(folder, method, [], {}, stage)
+    content = read_metrics(folder)
+    skipped = content["skipped"] | {method: {"why": why, "stage": stage}}
+    _write_metrics(folder, content["records"], content["notes"], skipped)
+
+
+def _write_metrics(
+    folder: Path, records: list[dict[str, Any]], notes: Mapping[str, Any], skipped: Mapping[str, Any]
+) -> None:
+    write_json(folder / "metrics.json", {"records": records, "notes": notes, "skipped": skipped})
 
 
 def save_figure(folder: Path, name: str, figure: Figure, caption: str, stage: str | None) -> None:
@@ -121,15 +140,18 @@ def drop_stage_results(folder: Path, stage: str, into: Path | None = None) -> No
     names = [name for name, entry in index.items() if entry["stage"] == stage]
     methods = {record["method"] for record in gone}
     notes = {method: note for method, note in content["notes"].items() if method in methods}
+    skipped = {name: reason for name, reason in content["skipped"].items() if reason["stage"] == stage}
     if into is not None:
         figures = {name: read_json(folder / "figures" / f"{name}.json") for name in names}
         entries = {name: index[name] for name in names}
         write_json(into / "results.json",
-                   {"records": gone, "notes": notes, "figures": figures, "index": entries})  # fmt: skip
-    if gone:
+                   {"records": gone, "notes": notes, "skipped": skipped,
+                    "figures": figures, "index": entries})  # fmt: skip
+    if gone or skipped:
         kept = [record for record in content["records"] if record not in gone]
         left = {method: note for method, note in content["notes"].items() if method not in methods}
-        write_json(folder / "metrics.json", {"records": kept, "notes": left})
+        others = {name: reason for name, reason in content["skipped"].items() if name not in skipped}
+        _write_metrics(folder, kept, left, others)
     _remove_figures(folder, names)
 
 
@@ -155,10 +177,10 @@ def _remove_figures(folder: Path, names: list[str]) -> None:
 def restore_stage_results(folder: Path, source: Path) -> None:
     """Bring back the metrics and figures that `drop_stage_results` kept; the caller holds the write lock."""
     kept = read_json(source / "results.json")
-    if kept["records"]:
+    if kept["records"] or kept["skipped"]:
         content = read_metrics(folder)
         records, notes = content["records"] + kept["records"], content["notes"] | kept["notes"]
-        write_json(folder / "metrics.json", {"records": records, "notes": notes})
+        _write_metrics(folder, records, notes, content["skipped"] | kept["skipped"])
     if kept["figures"]:
         (folder / "figures").mkdir(exist_ok=True)
         for name, figure in kept["figures"].items():

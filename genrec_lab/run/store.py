@@ -245,6 +245,15 @@ class Run:
         with writing(self.folder):
             results.replace_metrics(self.folder, method, records, notes, self._last_stage)
 
+    def record_skipped(self, method: str, why: str) -> None:
+        """Say in metrics.json that a method was not run with these data, and why, in place of its metrics."""
+        with writing(self.folder):
+            results.record_skipped(self.folder, method, why, self._last_stage)
+
+    def skipped(self) -> dict[str, str]:
+        """Why methods were skipped, by method."""
+        return {name: reason["why"] for name, reason in results.read_metrics(self.folder)["skipped"].items()}
+
     def metrics(self) -> pl.DataFrame:
         """All recorded metrics: `method, domain, metric, k, value, users, seed`."""
         return results.metrics_frame(self.folder)

@@ -210,6 +210,13 @@ def has_front_end() -> bool:
     return "JPY_SESSION_NAME" in os.environ or "VSCODE_CWD" in os.environ or "google.colab" in sys.modules
 
 
+def end_notebook(reason: str) -> None:
+    """Say why a notebook has nothing to show, and let the cells below do nothing; a restart undoes it."""
+    print(f"Nothing to show from here on: {reason} The cells below do nothing until the kernel is restarted.")
+    if in_kernel():
+        sys.modules["IPython"].get_ipython().input_transformers_post.append(lambda lines: [])
+
+
 def _display(thing: object) -> Any:
     from IPython.display import display
 

@@ -32,7 +32,7 @@ def train(model: Recommender, steps: int = 3) -> None:
     )
     for _ in range(steps):
         optimizer.zero_grad()
-        model(torch.tensor([[1, 2, 3], [4, 5, -1]]), torch.tensor([6, 7])).backward()
+        model.pair_loss(torch.tensor([[1, 2, 3], [4, 5, -1]]), torch.tensor([6, 7])).backward()
         optimizer.step()
 
 
@@ -66,7 +66,7 @@ def test_training_moves_the_adapter_and_nothing_of_the_base(base) -> None:
 
 def test_gradients_reach_the_adapter_only(base) -> None:
     adapted = add_lora(base, LoRAConfig(rank=2), "a").train()
-    adapted(torch.tensor([[1]]), torch.tensor([2])).backward()
+    adapted.pair_loss(torch.tensor([[1]]), torch.tensor([2])).backward()
     assert {name for name, p in adapted.named_parameters() if p.grad is not None} == {
         name for name, _ in adapted.named_parameters() if "lora_" in name
     }

@@ -63,9 +63,10 @@ def test_every_preset_loads_and_says_where_its_values_come_from(name: str) -> No
 
 
 def test_the_presets_of_the_issue_are_there() -> None:
-    gmc = {"gmc", "gmc_cpu", "gmc_small", "gmc_tiny", "tiger", "rkmeans", *TABLE_4}
+    gmc = {"gmc", "gmc_cpu", "gmc_small", "gmc_tiny", "tiger", "rkmeans", "causal", *TABLE_4}
     utgrec = {"utgrec", "utgrec_code", "utgrec_small", "utgrec_tiny", *TABLE_3}
-    assert gmc | utgrec == set(presets.names())
+    compared = {"tiger_multimodal", "letter", "p5_cid", "baselines", "baselines_tiny"}
+    assert gmc | utgrec | compared == set(presets.names())
 
 
 def test_gmc_has_the_papers_values() -> None:
@@ -178,10 +179,11 @@ def test_the_methods_of_a_run_are_its_own_and_the_generative_rows() -> None:
 def test_every_row_can_be_compared_with() -> None:
     of_gmc = [row for row in ROWS if not row.startswith("utgrec_")]
     config = presets.load("gmc_tiny", {"compare": of_gmc})
-    assert set(methods(config)) == {"gmc_tiny", "tiger", *TABLE_4}
+    baselines = {"tiger", "tiger_multimodal", "letter", "p5_cid"}
+    assert set(methods(config)) == {"gmc_tiny", *baselines, *TABLE_4}
     of_utgrec = [row for row in ROWS if not row.startswith("gmc_")]
     config = presets.load("utgrec_tiny", {"compare": of_utgrec})
-    assert set(methods(config)) == {"utgrec_tiny", "tiger", *TABLE_3}
+    assert set(methods(config)) == {"utgrec_tiny", *baselines, *TABLE_3}
 
 
 @pytest.mark.parametrize(
@@ -234,6 +236,45 @@ def test_the_tiger_of_a_utgrec_run_quantises_vectors() -> None:
     assert row.transfer.targets == ("Wardrobe",)
 
 
+def test_letter_keeps_the_sizes_of_the_run_and_has_its_own_losses() -> None:
+    for preset in ("gmc_small", "utgrec_small"):
+        config = presets.load(preset, {"compare": ["letter"]})
+        row, kept = methods(config)["letter"], config.rqvae
+        if preset == "gmc_small":
+            kept = config.tokenizer
+        assert (row.tokenizer.kind, row.loss_temperature, row.identifiers.policy) == (
+            "letter",
+            0.7,
+            "sinkhorn",
+        )
+        assert (row.tokenizer.collaborative_weight, row.tokenizer.diversity_weight) == (0.02, 1e-4)
+        for name in ("hidden", "levels", "codebook_size", "dimension", "epochs", "batch_size", "beta"):
+            assert getattr(row.tokenizer, name) == getattr(kept, name)
+        assert row.collaborative.model.width == row.tokenizer.dimension
+        assert (row.recommender, row.training, row.pairs) == (
+            config.recommender,
+            config.training,
+            config.pairs,
+        )
+        assert (row.codebooks, row.recommenders, row.adaptation.kind) == ("separate", "separate", "none")
+
+
+def test_the_multimodal_tiger_differs_from_tiger_in_its_vectors_alone() -> None:
+    rows = methods(presets.load("gmc_small", {"compare": ["tiger", "tiger_multimodal"]}))
+    tiger, multimodal = (rows[name].model_dump() for name in ("tiger", "tiger_multimodal"))
+    different = {key for key in tiger if tiger[key] != multimodal[key]}
+    assert different == {"name", "provenance", "pictures"}
+    assert multimodal["pictures"] == "efficientnet-lite0"
+
+
+def test_the_rows_of_an_explored_tokenizer_keep_the_rqvae_that_it_replaced() -> None:
+    base = presets.load("gmc_small", {"compare": ["tiger"]})
+    config = presets.load("gmc_small", {"compare": ["tiger", "letter"], "tokenizer": {"kind": "opq"}})
+    assert (config.tokenizer.kind, config.tokenizer.levels, config.tokenizer.codebook_size) == ("opq", 3, 64)
+    assert methods(config)["tiger"].tokenizer == methods(base)["tiger"].tokenizer
+    assert methods(config)["letter"].tokenizer.epochs == base.tokenizer.epochs
+
+
 def test_without_dcl_needs_a_tokenizer_that_has_it() -> None:
     config = presets.load("rkmeans", {"compare": ["gmc_without_dcl"]})
     with pytest.raises(PresetError, match=r"gmc_without_dcl needs tokenizer.kind 'rqvae'; rkmeans has"):
@@ -248,7 +289,7 @@ def test_overrides_set_the_named_values_and_no_others() -> None:
         "tokenizer.levels": 2,
         "adaptation.lora.rank": 5,
         "training.patience": None,
-        "sasrec.model.width": 8,
+        "rows.sasrec.model.width": 8,
         "training.learning_rate": 1,  # YAML's 1 for 1.0
     }
     base = presets.load("gmc_cpu", {"training.patience": 4})
@@ -329,8 +370,13 @@ def test_unknown_names_are_refused_with_the_nearest(name: str, overrides: dict, 
         ({"decoding.test_beams": 5}, r"decoding.test_beams = 5: Input should be greater than or equal to 10"),
         ({"recommender": 3}, r"recommender = 3: "),
         ({"recommender.relative_max_distance": 16}, r"recommender: relative_max_distance is 16 with 32"),
-        ({"sasrec.training.monitor": "ndcg@5"}, r"sasrec.training.monitor is .ndcg@5.; expected one of"),
+        ({"rows.sasrec.training.monitor": "ndcg@5"}, r"rows.sasrec.training.monitor is .ndcg@5.; expected"),
         ({"compare": ["tigr"]}, r"compare names 'tigr' \(did you mean 'tiger'\?\); expected some of"),
+        ({"pictures": "clip"}, r"pictures = 'clip'"),
+        (
+            {"tokenizer.kind": "letter", "collaborative.model.width": 16},
+            r"collaborative.model.width is 16, tokenizer.dimension is 32",
+        ),
         # Together impossible, each alone possible.
         ({"recommenders": "separate"}, r"adaptation.kind is 'lora' with recommenders 'separate'.*set"),
         ({"codebooks": "separate"}, r"codebooks are 'separate' with a 'unified' recommender.*set"),

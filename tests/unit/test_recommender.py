@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -72,10 +73,101 @@ def test_the_loss_is_the_mean_over_target_tokens(model, force) -> None:
         force(model, history, [target])[0] for history, target in zip(histories, targets, strict=True)
     ]
     with torch.no_grad():
-        loss = model(padded, torch.tensor(targets)).item()
-        wider = model(F.pad(padded, (0, 6), value=-1), torch.tensor(targets)).item()
+        loss = model(histories=padded, targets=torch.tensor(targets)).item()
+        wider = model.pair_loss(F.pad(padded, (0, 6), value=-1), torch.tensor(targets)).item()
     assert loss == pytest.approx(-np.mean(by_force) / len(SIZES), abs=1e-5)
     assert wider == pytest.approx(loss, abs=1e-6)
+
+
+def test_a_temperature_sharpens_the_loss_and_no_ranking(codes, make_recommender) -> None:
+    """Every logit over the temperature in the loss; scores are those of the logits as they are."""
+    plain, sharp = (make_recommender(codes, sharpness=3.0) for _ in range(2))
+    sharp.temperature = 0.7
+    histories, targets = torch.tensor([[3, 1], [2, -1]]), torch.tensor([5, 7])
+    tokens, mask = plain._tokens(histories)
+    wanted = plain.item_tokens[targets]
+    logits = plain.t5(tokens, mask, F.pad(wanted[:, :-1], (1, 0), value=0)).double()
+    shares = torch.exp(logits / 0.7) / torch.exp(logits / 0.7).sum(-1, keepdim=True)
+    expected = -torch.log(shares.gather(-1, wanted[..., None])).mean()
+    assert sharp(histories=histories, targets=targets).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert sharp(histories=histories, targets=targets) != plain(histories=histories, targets=targets)
+    assert_equal(sharp.recommend([[3, 1]], 5, "a"), plain.recommend([[3, 1]], 5, "a"))
+
+
+@pytest.fixture
+def reading_the_past(model) -> Iterator[Recommender]:
+    model.reads_whole = False
+    yield model
+    model.reads_whole = True
+
+
+SEQUENCES = [[3, 1, 4, 1], [5, 9], [2, 6, 5]]
+
+
+def stretches_of(sequences: list[list[int]], width: int = 4) -> torch.Tensor:
+    return torch.tensor([items + [-1] * (width - len(items)) for items in sequences])
+
+
+def scored_alone(model: Recommender, history: list[int], item: int) -> float:
+    """Log-probability of an item after a history that is read by itself, a code at a time."""
+    memory, codes = model.remember([history]), model.codes.codes[item]
+    steps = [
+        model.continuations(memory, torch.tensor(codes[None, :level]))[0, codes[level]].item()
+        for level in range(len(codes))
+    ]
+    return sum(steps)
+
+
+def test_one_pass_learns_each_place_as_its_history_alone_would(reading_the_past) -> None:
+    model = reading_the_past
+    wanted = [(0, 1), (0, 2), (0, 3), (1, 1), (2, 1), (2, 2)]
+    with torch.no_grad():
+        alone = [scored_alone(model, SEQUENCES[row][:place], SEQUENCES[row][place]) for row, place in wanted]
+    rows, places = torch.tensor(wanted).T
+    with torch.no_grad():
+        loss = model(rows=rows, places=places, sequences=stretches_of(SEQUENCES)).item()
+        wider = model(rows=rows, places=places, sequences=stretches_of(SEQUENCES, width=7)).item()
+    assert loss == pytest.approx(-np.mean(alone) / len(SIZES), abs=1e-5)
+    assert wider == pytest.approx(loss, abs=1e-6)
+
+
+def test_one_pass_may_leave_the_first_places_to_be_read_only(reading_the_past) -> None:
+    model = reading_the_past
+    with torch.no_grad():
+        alone = [scored_alone(model, [3, 1], 4), scored_alone(model, [2, 6], 5)]
+        loss = model.stretch_loss(torch.tensor([0, 2]), torch.tensor([2, 2]), stretches_of(SEQUENCES))
+    assert loss.item() == pytest.approx(-np.mean(alone) / len(SIZES), abs=1e-5)
+
+
+def test_in_one_pass_no_place_reads_a_later_item(model) -> None:
+    rows, places = torch.tensor([0, 0]), torch.tensor([1, 2])
+    with torch.no_grad():
+        losses = [
+            model.stretch_loss(rows, places, torch.tensor([[3, 1, 4, last]])).item() for last in (1, 7, -1)
+        ]
+        other = model.stretch_loss(rows, places, torch.tensor([[3, 1, 5, 1]])).item()
+    assert losses[0] == losses[1] == pytest.approx(losses[2], abs=1e-6)
+    assert other != pytest.approx(losses[0], abs=1e-3)
+
+
+def test_a_recommender_that_reads_the_past_says_so_in_its_files(codes, tmp_path) -> None:
+    config = T5Config(d_model=16, d_kv=4, heads=3, d_ff=24, encoder_layers=1, decoder_layers=1, reads="past")
+    torch.manual_seed(0)
+    model = Recommender(codes, config).eval()
+    assert model.inputs([[3, 1], [2]])["input_ids"].shape == (2, 2 * len(SIZES))  # no end token
+    read = Recommender.load(model.save(tmp_path / "past"))
+    assert_equal(read.recommend([[3, 1, 4]], 3, "a"), model.recommend([[3, 1, 4]], 3, "a"))
+    with pytest.raises(ValueError, match=r"recommender\.reads is 'past'"):
+        model.to_transformers()
+
+
+def test_a_whole_history_is_read_otherwise(model) -> None:
+    """The two encoders differ, which is why a training in one pass is followed by whole histories."""
+    whole = model.recommend([[3, 1, 4]], 3, "a").scores
+    model.reads_whole = False
+    past = model.recommend([[3, 1, 4]], 3, "a").scores
+    model.reads_whole = True
+    assert not np.allclose(whole, past, atol=1e-3)
 
 
 # --- recommending
@@ -152,7 +244,7 @@ def test_recommending_leaves_no_gradient_and_training_goes_on(codes, make_recomm
     model = make_recommender(codes).train()
     ranked = model.recommend([[1]], 3, "a")
     assert isinstance(ranked.scores, np.ndarray)
-    model(torch.tensor([[1]]), torch.tensor([2])).backward()
+    model.pair_loss(torch.tensor([[1]]), torch.tensor([2])).backward()
     assert model.t5.embedding.weight.grad is not None
 
 
@@ -269,5 +361,5 @@ def test_a_fresh_recommender_knows_nothing(make_codes) -> None:
     torch.manual_seed(0)
     model = Recommender(codes).eval()
     with torch.no_grad():
-        loss = model(torch.arange(64)[:, None], torch.arange(100, 164)).item()
+        loss = model.pair_loss(torch.arange(64)[:, None], torch.arange(100, 164)).item()
     assert math.log(98) - 0.1 < loss < math.log(98) + 1.5

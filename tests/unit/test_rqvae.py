@@ -238,7 +238,7 @@ class TestTokenize:
         assert model.training
 
     def test_refuses_vectors_of_another_width(self) -> None:
-        with pytest.raises(ValueError, match="have 11 dimensions, this RQ-VAE was trained on 12"):
+        with pytest.raises(ValueError, match="have 11 dimensions, this tokenizer was trained on 12"):
             RQVAE(12, RQVAEConfig(**SMALL)).tokenize(np.ones((2, 11), dtype=np.float32))
 
 

@@ -178,7 +178,7 @@ def test_loss_equals_transformers(feed_forward: str, scale_output: bool) -> None
     padded = torch.tensor([history + [-1] * (7 - len(history)) for history in histories])
     read = model.inputs(histories)
     with torch.no_grad():
-        ours = model(padded, torch.tensor(targets))
+        ours = model.pair_loss(padded, torch.tensor(targets))
         theirs = model.to_transformers()(**read, labels=torch.from_numpy(codes.tokens()[targets])).loss
     assert float(ours) == pytest.approx(float(theirs), abs=1e-5)
 

@@ -13,6 +13,7 @@ from genrec_lab.run.stages.bounds import floor_and_ceiling
 from genrec_lab.run.stages.checking import Machine, check_machine, matmul_speed
 from genrec_lab.run.stages.comparing import Comparison, compare_runs
 from genrec_lab.run.stages.differences import differences_by_domain, differences_to_rows, strongest_other
+from genrec_lab.run.stages.endings import describe_skipped, end_without_codes, shown_row
 from genrec_lab.run.stages.evaluating import Rankings, compare_beam_with_exact, load_rankings, rank_test_users
 from genrec_lab.run.stages.exploring import (
     coded_catalogue,
@@ -21,19 +22,29 @@ from genrec_lab.run.stages.exploring import (
     survey_codes,
     watched_beam,
 )
-from genrec_lab.run.stages.histories import training_summary, trainings
-from genrec_lab.run.stages.levels import item_levels, what_levels_leave
-from genrec_lab.run.stages.mapping import Atlas, codeword_sums, comparable_codes, load_atlas, map_residuals
+from genrec_lab.run.stages.histories import training_figures, training_summary, trainings
+from genrec_lab.run.stages.levels import item_levels, step_through, what_levels_leave
+from genrec_lab.run.stages.mapping import (
+    Atlas,
+    codeword_sums,
+    comparable_codes,
+    load_atlas,
+    map_residuals,
+    mapped_things,
+)
 from genrec_lab.run.stages.meaning import Kept, has_decoders, told_items, what_codes_keep
+from genrec_lab.run.stages.papers import show_beside_papers
 from genrec_lab.run.stages.policies import compare_policies
 from genrec_lab.run.stages.preparing import Prepared, load_prepared, prepare_data
 from genrec_lab.run.stages.recommending import (
     learnt_from,
+    lessons,
     load_history,
     load_recommender,
     starting_recommender,
     train_recommenders,
 )
+from genrec_lab.run.stages.rows import generative_rows, lead_row
 from genrec_lab.run.stages.stories import (
     history_tokens,
     places_already_had,
@@ -63,15 +74,20 @@ __all__ = [
     "compare_policies",
     "compare_runs",
     "describe_adaptation",
+    "describe_skipped",
     "differences_by_domain",
     "differences_to_rows",
+    "end_without_codes",
     "explore",
     "explorer_state",
     "floor_and_ceiling",
+    "generative_rows",
     "has_decoders",
     "history_tokens",
     "item_levels",
+    "lead_row",
     "learnt_from",
+    "lessons",
     "load_adaptation_history",
     "load_adapted",
     "load_atlas",
@@ -84,12 +100,16 @@ __all__ = [
     "load_vectors",
     "lora_parameters",
     "map_residuals",
+    "mapped_things",
     "matmul_speed",
     "places_already_had",
     "prepare_data",
     "rank_test_users",
     "renamed_items",
+    "show_beside_papers",
+    "shown_row",
     "starting_recommender",
+    "step_through",
     "story_figure",
     "strongest_other",
     "survey_codes",
@@ -97,6 +117,7 @@ __all__ = [
     "told_items",
     "train_recommenders",
     "train_tokenizers",
+    "training_figures",
     "training_summary",
     "trainings",
     "typical_user",

@@ -9,11 +9,11 @@ import polars as pl
 
 from genrec_lab.codes import ItemCodes
 from genrec_lab.models.adapters import Parameters, add_lora, count_parameters
-from genrec_lab.presets import MethodConfig, methods
+from genrec_lab.presets import MethodConfig
 from genrec_lab.run.stages.adapting import ADAPTING, adapter_bytes
 from genrec_lab.run.stages.preparing import load_prepared
 from genrec_lab.run.stages.recommending import RECOMMENDING, starting_recommender
-from genrec_lab.run.stages.rows import ALL, is_universal, served
+from genrec_lab.run.stages.rows import ALL, generative_rows, is_universal, lead_row, served
 from genrec_lab.run.stages.tokenizing import load_identified
 from genrec_lab.run.store import Run
 from genrec_lab.viz.layout import counted
@@ -21,12 +21,13 @@ from genrec_lab.viz.layout import counted
 
 def adapted_methods(run: Run) -> list[str]:
     """Return the methods of a run that are adapted to domains; empty where none is."""
-    return [name for name, config in methods(run.config).items() if config.adaptation.kind != "none"]
+    return [name for name, config in generative_rows(run).items() if config.adaptation.kind != "none"]
 
 
 def describe_adaptation(run: Run) -> str:
     """Say what is trained for each domain, or why nothing is: a line for each generative method of a run."""
-    return "\n".join(f"{name}: {_described(config)}" for name, config in methods(run.config).items())
+    described = (f"{name}: {_described(config)}" for name, config in generative_rows(run).items())
+    return "\n".join(described) or "No row of this run is generative, so nothing is adapted."
 
 
 def load_adaptation_history(run: Run) -> dict[str, dict[str, list[dict[str, Any]]]]:
@@ -85,7 +86,7 @@ def renamed_items(run: Run) -> pl.DataFrame:
 def lora_parameters(run: Run) -> Parameters:
     """How many parameters LoRA trains of the run's own recommender, whatever the run itself trains."""
     domain = served(run.config, load_prepared(run).dataset.domains)[0]
-    base = starting_recommender(run, run.config.name, domain)
+    base = starting_recommender(run, lead_row(run), domain)
     return count_parameters(add_lora(base, run.config.adaptation.lora, domain))
 
 

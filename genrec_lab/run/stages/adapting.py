@@ -12,28 +12,32 @@ import polars as pl
 import torch
 
 from genrec_lab.codes import ItemCodes
-from genrec_lab.data.batches import PairBatches
 from genrec_lab.evaluation import require_unique
-from genrec_lab.models import Recommender
 from genrec_lab.models.adapters import Parameters, add_lora, count_parameters, load_lora, save_lora
-from genrec_lab.presets import MethodConfig, methods
+from genrec_lab.models.code_recommender import CodeRecommender
+from genrec_lab.models.recommenders import new_recommender, read_recommender
+from genrec_lab.presets import MethodConfig
 from genrec_lab.run.stages.preparing import PREPARATION, Prepared, load_prepared
-from genrec_lab.run.stages.recommending import (
-    RECOMMENDING,
-    Watch,
-    _curves,
-    generative_validator,
-    load_recommender,
-    part_of,
-    write_history,
-)
-from genrec_lab.run.stages.rows import ALL, is_universal, served
+from genrec_lab.run.stages.recommending import RECOMMENDING, generative_validator, lessons, load_recommender
+from genrec_lab.run.stages.rows import ALL, generative_rows, is_universal, served
 from genrec_lab.run.stages.tokenizing import TOKENIZING, Identified, load_identified, tokenizer_folder
+from genrec_lab.run.stages.training import Watch, curves, part_of, write_history
 from genrec_lab.run.stages.universal import item_codes, load_tokenizer, train_tokenizer
 from genrec_lab.run.store import Run, Stage
 from genrec_lab.training import fit
 
 ADAPTING = "06_domain_adaptation"
+_USES = (
+    "adaptation",
+    "pairs",
+    "recommender",
+    "loss_temperature",
+    "transfer",
+    "content",
+    "tokenizer",
+    "compare",
+    "seed",
+)
 _BASE = "base"  # of a folder: what a LoRA adapter is for, where its items were renamed
 
 
@@ -46,11 +50,11 @@ def adapt_to_domains(run: Run, watch: Watch | None = None) -> pl.DataFrame:
     with run.stage(
         ADAPTING,
         inputs=(PREPARATION, TOKENIZING, RECOMMENDING),
-        uses=("adaptation", "pairs", "recommender", "transfer", "content", "tokenizer", "compare", "seed"),
+        uses=_USES,
     ) as stage:
         if not stage.is_finished:
             data, records = load_prepared(run), []
-            for name, config in methods(run.config).items():
+            for name, config in generative_rows(run).items():
                 if config.adaptation.kind != "none":
                     for domain in served(run.config, data.dataset.domains):
                         records += _adapt(run, data, name, config, domain, stage, watch)
@@ -58,15 +62,15 @@ def adapt_to_domains(run: Run, watch: Watch | None = None) -> pl.DataFrame:
         return pl.DataFrame(json.loads((stage.folder / "changes.json").read_text()))
 
 
-def load_adapted(run: Run, method: str, domain: str) -> Recommender:
+def load_adapted(run: Run, method: str, domain: str) -> CodeRecommender:
     """Read the recommender that serves a domain, adapted where the method adapts."""
-    config = methods(run.config)[method]
+    config = generative_rows(run)[method]
     if config.adaptation.kind == "none":
         return load_recommender(run, method, domain)
     folder = run.read_stage(ADAPTING) / method / domain
     if config.adaptation.kind == "full":
-        return Recommender.load(folder)
-    base = Recommender.load(folder / _BASE) if is_universal(config) else load_recommender(run, method, domain)
+        return read_recommender(folder)
+    base = read_recommender(folder / _BASE) if is_universal(config) else load_recommender(run, method, domain)
     return load_lora(base, domain, folder)
 
 
@@ -81,15 +85,12 @@ def _adapt(
     )
     torch.manual_seed(run.seed)  # of the adapter's first weights
     model = add_lora(base, adaptation.lora, domain) if adaptation.kind == "lora" else copy.deepcopy(base)
+    model.temperature = config.loss_temperature
     parameters = count_parameters(model)
     print(f"{name} {domain}: {parameters}", flush=True)
     result = fit(
         model,
-        PairBatches(
-            part_of(data.split.train, (domain,)),
-            adaptation.training.batch_size,
-            per_user=config.pairs.per_user,
-        ),
+        lessons(config, data, (domain,), adaptation.training),
         adaptation.training,
         validate=generative_validator(
             model,
@@ -98,7 +99,7 @@ def _adapt(
             adaptation.training.validation_users,
             run.seed,
         ),
-        callbacks=[_curves(watch, f"{name} {domain}", run.seed)],
+        callbacks=[curves(watch, f"{name} {domain}", run.seed)],
         checkpoints=stage.scratch / name / domain,
         seed=run.seed,
     )
@@ -114,7 +115,7 @@ def _adapt(
 
 def _transferred(
     run: Run, data: Prepared, name: str, config: MethodConfig, domain: str, stage: Stage
-) -> Recommender:
+) -> CodeRecommender:
     """UTGRec's recommender before it is fine-tuned on a target, which its fine-tuned tokenizer has named.
 
     2.4.2: the tokenizer learns from the target's items, with E^r and E^f fixed; then the target's items get
@@ -126,7 +127,7 @@ def _transferred(
         codes = _renamed(run, data, name, config, domain, stage, identified)
     require_unique(codes)
     torch.manual_seed(run.seed)
-    model = Recommender(codes, config.recommender)
+    model = new_recommender(codes, config.recommender)
     if config.transfer.pretrain_recommender:
         before = load_recommender(run, name, domain)
         if before.codes.vocabulary_size != codes.vocabulary_size:
@@ -135,7 +136,7 @@ def _transferred(
                 f"target's identifiers have {codes.vocabulary_size}; a transfer needs a conflict policy that "
                 f"adds no level, identifiers.policy is {config.identifiers.policy!r}"
             )
-        model.t5.load_state_dict(before.t5.state_dict())
+        model.body.load_state_dict(before.body.state_dict())
     return model
 
 

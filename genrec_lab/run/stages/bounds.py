@@ -10,7 +10,8 @@ from genrec_lab.data.bazaar_oracle import MAX_ORACLE_ITEMS
 from genrec_lab.evaluation import metrics_table
 from genrec_lab.run.stages.evaluating import BEST_POSSIBLE
 from genrec_lab.run.stages.preparing import load_prepared
-from genrec_lab.run.stages.recommending import part_of, popularity_of
+from genrec_lab.run.stages.recommending import popularity_of
+from genrec_lab.run.stages.training import part_of
 from genrec_lab.run.store import Run
 
 _KS = (5, 10)

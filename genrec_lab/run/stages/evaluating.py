@@ -12,15 +12,14 @@ import torch
 
 from genrec_lab.data.bazaar import best_possible
 from genrec_lab.data.bazaar_oracle import MAX_ORACLE_ITEMS
-from genrec_lab.decoding import Histories, Ranked, beam_search, exact_top_k
+from genrec_lab.decoding import Ranked, beam_search, exact_top_k
 from genrec_lab.evaluation import metrics_table
-from genrec_lab.models import Recommender
-from genrec_lab.presets import methods
 from genrec_lab.run.stages.adapting import ADAPTING, load_adapted
 from genrec_lab.run.stages.preparing import PREPARATION, Prepared, load_prepared
-from genrec_lab.run.stages.recommending import RECOMMENDING, Recommends, load_sasrec, part_of, popularity_of
-from genrec_lab.run.stages.rows import served
+from genrec_lab.run.stages.recommending import RECOMMENDING, load_item_model, popularity_of
+from genrec_lab.run.stages.rows import generative_rows, served, skipped_rows, trained_item_rows
 from genrec_lab.run.stages.tokenizing import TOKENIZING
+from genrec_lab.run.stages.training import part_of
 from genrec_lab.run.store import Run
 from genrec_lab.training import autocast
 
@@ -40,17 +39,15 @@ class Rankings:
 
 def rank_test_users(run: Run) -> Rankings:
     """Rank for every row and test user, record Recall and NDCG at 5 and 10, and write the rankings."""
-    inputs = (PREPARATION, TOKENIZING, RECOMMENDING, ADAPTING)
+    adapting = (ADAPTING,) if generative_rows(run) else ()  # notebook 06 has nothing to do without
+    inputs = (PREPARATION, TOKENIZING, RECOMMENDING, *adapting)
     with run.stage(
         EVALUATION, inputs=inputs, uses=("dataset", "decoding", "transfer.targets", "compare", "seed")
     ) as stage:
         if not stage.is_finished:
             data = load_prepared(run)
             test = ranked_users(run)
-            for name in (
-                *methods(run.config),
-                *(row for row in ("sasrec", "popularity") if row in run.config.compare),
-            ):
+            for name in _ranked_rows(run, data):
                 started = time.monotonic()
                 ranked = _rank(run, data, name, test)
                 _write(ranked, test, stage.folder / f"{name}.parquet")
@@ -61,6 +58,9 @@ def rank_test_users(run: Run) -> Rankings:
                     users_per_second=round(rate, 1),
                 )
                 print(f"{name}: {test.height:,} users ranked, {rate:,.0f} users/s", flush=True)
+            for name, why in skipped_rows(run.config, data.dataset).items():
+                run.record_skipped(name, why)
+                print(f"{name}: skipped, {why}", flush=True)
             if run.dataset["name"] == "bazaar" and data.dataset.n_items <= MAX_ORACLE_ITEMS:
                 _record_best_possible(run, test)
         return _read(stage.folder, ranked_users(run))
@@ -105,28 +105,25 @@ def _rank(run: Run, data: Prepared, name: str, test: pl.DataFrame) -> Ranked:
     domains = test["domain"].to_numpy()
     for domain in dict.fromkeys(domains.tolist()):
         rows = np.flatnonzero(domains == domain)
-        model = _model(run, data, name, domain)
-        items[rows], scores[rows] = model.recommend(part_of(test, (domain,))["history"].to_list(), TOP_K)
+        of_domain = part_of(test, (domain,))
+        items[rows], scores[rows] = _recommended(run, data, name, domain, of_domain)
     return Ranked(items, scores)
 
 
-def _model(run: Run, data: Prepared, name: str, domain: str) -> Recommends:
+def _ranked_rows(run: Run, data: Prepared) -> tuple[str, ...]:
+    popularity = ("popularity",) if "popularity" in run.config.compare else ()
+    return (*generative_rows(run), *trained_item_rows(run.config, data.dataset), *popularity)
+
+
+def _recommended(run: Run, data: Prepared, name: str, domain: str, users: pl.DataFrame) -> Ranked:
+    histories = users["history"].to_list()
     if name == "popularity":
-        return popularity_of(data, domain)
-    if name == "sasrec":
-        return load_sasrec(run, domain)
-    return _Generative(load_adapted(run, name, domain), domain, run)
-
-
-class _Generative:
-    """A recommender with a run's test settings."""
-
-    def __init__(self, model: Recommender, domain: str, run: Run) -> None:
-        self.model, self.domain, self.decoding = model, domain, run.config.decoding
-
-    def recommend(self, histories: Histories, top_k: int) -> Ranked:
-        with autocast(torch.device(self.model.item_tokens.device.type), self.decoding.precision):
-            return self.model.recommend(histories, top_k, self.domain, beams=self.decoding.test_beams)
+        return popularity_of(data, domain).recommend(histories, TOP_K)
+    if name in run.config.rows:
+        return load_item_model(run, name, domain).recommend(histories, TOP_K, users["user"].to_list())
+    model, decoding = load_adapted(run, name, domain), run.config.decoding
+    with autocast(torch.device(model.item_tokens.device.type), decoding.precision):
+        return model.recommend(histories, TOP_K, domain, beams=decoding.test_beams)
 
 
 def _record_best_possible(run: Run, test: pl.DataFrame) -> None:

@@ -8,12 +8,13 @@ import polars as pl
 import torch
 
 from genrec_lab.data import Dataset
-from genrec_lab.models import Recommender
-from genrec_lab.presets import methods
+from genrec_lab.models.code_recommender import CodeRecommender
 from genrec_lab.run.stages.adapting import load_adapted
 from genrec_lab.run.stages.evaluating import EVALUATION, load_rankings, ranked_users
 from genrec_lab.run.stages.mapping import MAPPING, comparable_codes, load_atlas
+from genrec_lab.run.stages.meaning import teller
 from genrec_lab.run.stages.preparing import PREPARATION, load_prepared
+from genrec_lab.run.stages.rows import generative_rows, has_texts, lead_row
 from genrec_lab.run.stages.stories import watch_beams
 from genrec_lab.run.stages.tokenizing import TOKENIZING, Identified, load_identified, load_vectors
 from genrec_lab.run.store import Run
@@ -60,6 +61,7 @@ def explorer_state(
         neighbours=load_atlas(run).overlap if run.state(MAPPING).usable else None,
         recommended=dict(load_rankings(run).items) if run.state(EVALUATION).usable else {},
         folder=run.folder,
+        decode=teller(run, method),
     )
     return ExplorerState(coded_catalogue(run, method), second, records=records, source=source)
 
@@ -70,7 +72,7 @@ def explore(
     *,
     method: str | None = None,
     other_method: str | None = None,
-    mode: theme.Mode = "light",
+    mode: theme.Mode | None = None,
 ) -> ExplorerView | go.Figure:
     """Open the explorer on a run, or on two to compare; as the last line of a cell it shows itself.
 
@@ -80,8 +82,8 @@ def explore(
     state = explorer_state(run, method, other, other_method)
     if in_kernel() and not has_front_end():
         print(f"Nobody looks at this kernel, so the explorer of {state.catalogue.name} stands still.")
-        return still(state, mode)
-    own = method in (None, run.config.name)
+        return still(state, mode or "light")
+    own = method in (None, lead_row(run))
     atlas = load_atlas(run) if own and run.state(MAPPING).usable else None
     ready = run.state(EVALUATION).usable
 
@@ -93,7 +95,7 @@ def explore(
         state,
         maps={} if atlas is None else {"t-SNE": atlas.tsne, "UMAP": atlas.umap},
         watch=watch if ready else None,
-        methods=list(methods(run.config)) if ready else [],
+        methods=list(generative_rows(run)) if ready else [],
         mode=mode,
     )
 
@@ -116,13 +118,13 @@ def coded_catalogue(run: Run, method: str | None = None) -> CodedCatalogue:
     dataset, own = load_prepared(run).dataset, load_identified(run, method)
     items = dataset.items
     return CodedCatalogue(
-        f"{run.name} · {method or run.config.name}",
+        f"{run.name} · {method or lead_row(run)}",
         comparable_codes(own),
         items["title"].to_list(),
         traffic=interactions(dataset),
-        residuals=own.residuals,
+        residuals=None if own.geometry == "none" else own.residuals,
         codewords=_codewords(own),
-        vectors=load_vectors(run),
+        vectors=load_vectors(run) if has_texts(dataset) else None,
         images=items["image"].to_list() if "image" in items.columns else None,
         keys=items["key"].to_list() if "key" in items.columns else None,
         books=own.tokenizers,
@@ -156,7 +158,7 @@ def watched_beam(run: Run, method: str, row: int, beams: int = 10) -> BeamTree:
 
 
 @torch.inference_mode()
-def _way_of(model: Recommender, history: list[int], target: list[int]) -> list[float]:
+def _way_of(model: CodeRecommender, history: list[int], target: list[int]) -> list[float]:
     """The log-probabilities of a target's prefixes of 1, 2, … codes."""
     memory, sums, total = model.remember([history]), [], 0.0
     for level, code in enumerate(target):
@@ -165,8 +167,13 @@ def _way_of(model: Recommender, history: list[int], target: list[int]) -> list[f
     return sums
 
 
-def _codewords(own: Identified) -> list[np.ndarray]:
-    """By level (K, d); the codebooks of tokenizers trained a domain each one below the other."""
+def _codewords(own: Identified) -> list[np.ndarray] | None:
+    """By level (K, d); the codebooks of tokenizers trained a domain each one below the other.
+
+    None where a code has no one codeword: the codes quantise nothing, or differ from prefix to prefix.
+    """
+    if own.geometry in ("none", "prefix"):
+        return None
     if own.tokenizers == 1:
         return list(next(iter(own.codebooks.values())))
     stacked = [own.codebooks[domain] for domain in own.raw.domain_names]

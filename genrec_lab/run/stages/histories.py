@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import plotly.graph_objects as go
 import polars as pl
+
+from genrec_lab.run.store import Run
+from genrec_lab.viz.figures import recommender_curves
 
 Records = Sequence[Mapping[str, Any]]
 Histories = Mapping[str, Mapping[str, Records]]
@@ -19,6 +23,18 @@ def trainings(histories: Histories, rows: Sequence[str] | None = None) -> dict[s
         for scope, records in scopes.items()
         if rows is None or row in rows
     }
+
+
+def training_figures(run: Run, histories: Histories) -> list[go.Figure]:
+    """Draw and save the curves of every row, its trainings in one figure."""
+    return [
+        run.figure(
+            f"training_{row}",
+            recommender_curves(trainings(histories, [row]), seed=run.seed),
+            f"Training loss and validation NDCG@10 of {row} by epoch.",
+        )
+        for row in histories
+    ]
 
 
 def training_summary(histories: Histories, monitor: str = "ndcg@10") -> pl.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,8 @@ from joblib import Parallel, cpu_count, delayed
 
 from genrec_lab.codes import ItemCodes
 from genrec_lab.evaluation import neighbour_code_overlap
-from genrec_lab.presets import methods
 from genrec_lab.run.stages.preparing import PREPARATION, load_prepared
-from genrec_lab.run.stages.rows import ALL, tokenizer_owners
+from genrec_lab.run.stages.rows import generative_rows, tokenizer_owners
 from genrec_lab.run.stages.tokenizing import TOKENIZING, Identified, load_identified, load_vectors
 from genrec_lab.run.store import Run
 from genrec_lab.viz.layout import MAX_POINTS
@@ -44,16 +43,34 @@ def map_residuals(run: Run) -> Atlas:
             size = min(_MOST_ITEMS, MAX_POINTS // own.raw.levels)
             domains = dataset.items["domain"].to_list()
             # Side by side: UMAP compiles and runs on one core for about as long as t-SNE takes.
+            seen = what_is_mapped(run, own)
             maps = Parallel(n_jobs=min(len(_MAPS), cpu_count()))(
                 delayed(project_residuals)(
-                    own.residuals, domains, method=method, size=size, seed=run.seed, cache=stage.scratch
+                    seen, domains, method=method, size=size, seed=run.seed, cache=stage.scratch
                 )
                 for method in _MAPS
             )
+            if own.geometry == "none":  # one map of the texts, the same for every level
+                maps = [replace(one, coordinates=one.coordinates.repeat(own.raw.levels, 1)) for one in maps]
             for method, projection in zip(_MAPS, maps, strict=True):
                 projection.write(stage.folder / f"{method}.parquet")
             neighbour_overlaps(run).write_parquet(stage.folder / "neighbour_overlap.parquet")
         return _read(stage.folder)
+
+
+def what_is_mapped(run: Run, own: Identified) -> npt.NDArray[np.float32]:
+    """What stage 03 maps: what each level quantised (N, L, d), or the texts where nothing was (N, 1, D)."""
+    return load_vectors(run)[:, None] if own.geometry == "none" else own.residuals
+
+
+def mapped_things(own: Identified) -> str:
+    """Say what the maps of stage 03 show, for a figure's note."""
+    return {
+        "residual": "the residuals that each level quantises",
+        "prefix": "the residuals that each level quantises, from the centres of their clusters",
+        "parts": "the part of each item's vector that each level quantises by itself",
+        "none": "the text vectors, for these codes quantise nothing",
+    }[own.geometry]
 
 
 def load_atlas(run: Run) -> Atlas:
@@ -68,7 +85,7 @@ def neighbour_overlaps(run: Run, ks: tuple[int, ...] = _NEIGHBOURS) -> pl.DataFr
     level or a longer identifier would change the share for reasons that have nothing to do with similarity.
     Every k below a domain's number of items is measured.
     """
-    vectors, rows = load_vectors(run), methods(run.config)
+    vectors, rows = load_vectors(run), generative_rows(run)
     raw = {name: load_identified(run, name).raw for name in dict.fromkeys(tokenizer_owners(rows).values())}
     levels = min(codes.levels for codes in raw.values())
     parts = []
@@ -83,11 +100,11 @@ def neighbour_overlaps(run: Run, ks: tuple[int, ...] = _NEIGHBOURS) -> pl.DataFr
 
 
 def codeword_sums(own: Identified) -> npt.NDArray[np.float32]:
-    """The quantised vectors of all items before any conflict policy, (N, d): what their codes add up to."""
-    sums = np.zeros((own.raw.n_items, own.residuals.shape[2]), dtype=np.float32)
-    for scope, books in own.codebooks.items():
-        items = own.raw.domain_items(None if set(own.codebooks) == {ALL} else scope)
-        sums[items] = sum(book[codes] for book, codes in zip(books, own.raw.codes[items].T, strict=True))
+    """The quantised vectors of all items before any conflict policy, (N, d): what their codes add up to.
+
+    Of levels that hand on what they leave over: geometry "residual" or "prefix".
+    """
+    sums: npt.NDArray[np.float32] = own.residuals[:, 0] - own.remainder()
     return sums
 
 

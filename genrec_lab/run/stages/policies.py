@@ -5,7 +5,6 @@ from __future__ import annotations
 import polars as pl
 
 from genrec_lab.codes.conflicts import POLICIES
-from genrec_lab.run.stages.rows import ALL
 from genrec_lab.run.stages.tokenizing import Identified
 from genrec_lab.run.store import Run
 
@@ -16,7 +15,7 @@ def compare_policies(run: Run, own: Identified) -> pl.DataFrame:
     Frame `policy, moved, cost, displaced, unsolved, levels, vocabulary, collision_rate`: the first four as
     `Resolution` has them, the others of the identifiers afterwards. Sinkhorn's settings are the run's.
     """
-    codebooks = own.codebooks.get(ALL, own.codebooks)
+    codebooks = own.last_codewords
     rows = []
     for policy in POLICIES:
         config = run.config.identifiers.model_copy(update={"policy": policy})

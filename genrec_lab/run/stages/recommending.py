@@ -3,50 +3,63 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import polars as pl
 import torch
 
 from genrec_lab.data.batches import PairBatches
-from genrec_lab.decoding import Histories, Ranked
-from genrec_lab.evaluation import ndcg_at_k, recall_at_k, require_unique
-from genrec_lab.models import Recommender
+from genrec_lab.data.stretches import StretchBatches
+from genrec_lab.decoding import Ranked
+from genrec_lab.evaluation import require_unique
+from genrec_lab.models.code_recommender import CodeRecommender
 from genrec_lab.models.popularity import Popularity
-from genrec_lab.models.sequential.sasrec import SASRec, SequenceBatches
-from genrec_lab.presets import MethodConfig, methods
+from genrec_lab.models.recommender import Recommender
+from genrec_lab.models.recommenders import learns_in_one_pass, new_recommender, read_recommender
+from genrec_lab.models.sequential.item_model import ItemModel
+from genrec_lab.models.sequential.kinds import MODELS
+from genrec_lab.presets import MethodConfig, item_rows
+from genrec_lab.run.stages.item_rows import train_item_row
 from genrec_lab.run.stages.preparing import PREPARATION, Prepared, load_prepared
-from genrec_lab.run.stages.rows import is_universal, pretrained_on, recommender_owners, scopes, served
+from genrec_lab.run.stages.rows import (
+    generative_rows,
+    is_universal,
+    pretrained_on,
+    recommender_owners,
+    scopes,
+    served,
+    trained_item_rows,
+)
 from genrec_lab.run.stages.tokenizing import TOKENIZING, load_identified
+from genrec_lab.run.stages.training import (
+    Watch,
+    curves,
+    part_of,
+    read_histories,
+    training_part,
+    validator,
+    write_history,
+)
 from genrec_lab.run.store import Run, Stage
-from genrec_lab.training import Callback, TrainingResult, autocast, fit
-from genrec_lab.viz.live import LiveCurves
+from genrec_lab.training import TrainingConfig, TrainingResult, autocast, fit
 
 RECOMMENDING = "05_recommender_training"
 _USES = (
     "recommender",
     "recommenders",
     "pairs",
+    "one_pass",
     "training",
+    "loss_temperature",
     "decoding.validation_beams",
-    "sasrec",
     "transfer.targets",
+    "transfer.pretrain_on_targets",
     "transfer.pretrain_recommender",
     "compare",
     "seed",
 )
-
-Watch = Callable[[str], Callback]
-
-
-class Recommends(Protocol):
-    """Anything that ranks the items of its domain."""
-
-    def recommend(self, histories: Histories, top_k: int) -> Ranked:
-        """Return the top_k items of the domain for each history."""
 
 
 def train_recommenders(run: Run, watch: Watch | None = None) -> dict[str, dict[str, list[dict[str, Any]]]]:
@@ -54,39 +67,40 @@ def train_recommenders(run: Run, watch: Watch | None = None) -> dict[str, dict[s
 
     `watch(title)` gives the live curves of a training; by default those of `viz.live`.
     """
-    with run.stage(RECOMMENDING, inputs=(PREPARATION, TOKENIZING), uses=_USES) as stage:
+    uses = (*_USES, *(f"rows.{name}" for name in item_rows(run.config)))
+    with run.stage(RECOMMENDING, inputs=(PREPARATION, TOKENIZING), uses=uses) as stage:
         if not stage.is_finished:
-            data, rows = load_prepared(run), methods(run.config)
+            data, rows = load_prepared(run), generative_rows(run)
             owners = recommender_owners(rows)
-            if "sasrec" in run.config.compare:
-                _train_sasrec(run, data, stage, watch)
+            for name, row in trained_item_rows(run.config, data.dataset).items():
+                train_item_row(run, data, name, row, stage, watch)
             for name in dict.fromkeys(owners.values()):
                 if is_universal(rows[name]) and not rows[name].transfer.pretrain_recommender:
                     continue  # it learns from its target alone, in stage 06
                 _train_generative(run, data, name, rows[name], stage, watch)
             (stage.folder / "owners.json").write_text(json.dumps(owners, indent=2))
-        return _histories(stage.folder)
+        return read_histories(stage.folder)
 
 
-def load_recommender(run: Run, method: str, domain: str) -> Recommender:
+def load_recommender(run: Run, method: str, domain: str) -> CodeRecommender:
     """Read the recommender that serves a domain, before adaptation."""
     folder = run.read_stage(RECOMMENDING)
     owner = folder / json.loads((folder / "owners.json").read_text())[method]
     scope = owner / domain
-    return Recommender.load(scope if scope.is_dir() else owner / "all")
+    return read_recommender(scope if scope.is_dir() else owner / "all")
 
 
-def starting_recommender(run: Run, method: str, domain: str) -> Recommender:
+def starting_recommender(run: Run, method: str, domain: str) -> CodeRecommender:
     """The recommender that a domain's training in stage 06 starts from, before its items get other names.
 
     It is that of stage 05, or an untrained one for a row that learns from its target alone (UTGRec Table 3,
     variants 6 and 7).
     """
-    config = methods(run.config)[method]
+    config = generative_rows(run)[method]
     if not is_universal(config) or config.transfer.pretrain_recommender:
         return load_recommender(run, method, domain)
     torch.manual_seed(run.seed)
-    return Recommender(load_identified(run, method).codes, config.recommender)
+    return new_recommender(load_identified(run, method).codes, config.recommender)
 
 
 def learnt_from(run: Run, frame: pl.DataFrame) -> pl.DataFrame:
@@ -95,57 +109,39 @@ def learnt_from(run: Run, frame: pl.DataFrame) -> pl.DataFrame:
     return part_of(frame, pretrained_on(run.config, domains) if is_universal(run.config) else domains)
 
 
-def load_sasrec(run: Run, domain: str) -> SASRec:
-    """Read the SASRec of a domain."""
-    return SASRec.load(run.read_stage(RECOMMENDING) / "sasrec" / domain)
+def load_item_model(run: Run, row: str, domain: str) -> ItemModel:
+    """Read the model over items that serves a domain in a row of the run."""
+    kind = run.config.rows[row].model.kind
+    return MODELS[kind].load(run.read_stage(RECOMMENDING) / row / domain)
 
 
 def load_history(run: Run) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """Read the epoch records of every row, by row and scope."""
-    return _histories(run.read_stage(RECOMMENDING))
+    return read_histories(run.read_stage(RECOMMENDING))
 
 
 def popularity_of(data: Prepared, domain: str) -> Popularity:
     """Count the training part of a domain; nothing is stored, for counting is as fast as reading."""
-    return Popularity(data.dataset.domain_items(domain), training_sequences(data, domain))
+    return Popularity(data.dataset.domain_items(domain), training_part(data, (domain,))[0])
 
 
-def training_sequences(data: Prepared, domain: str) -> list[list[int]]:
-    """Return the part of each user's sequence that is trained on: all but the last two items."""
-    of_domain = data.dataset.sequences.filter(pl.col("domain") == domain)["items"]
-    return [items[:-2] if len(items) > 2 else items for items in of_domain.to_list()]
-
-
-def part_of(frame: pl.DataFrame, domains: tuple[str, ...] | list[str]) -> pl.DataFrame:
-    """Return the users of some domains of one part of the split."""
-    return frame.filter(pl.col("domain").is_in(list(domains)))
-
-
-def validator(
-    recommend: Callable[[Histories, list[str]], Ranked], users: pl.DataFrame, most: int | None, seed: int
-) -> Callable[[], dict[str, float]]:
-    """Return what `fit` calls after an epoch: Recall and NDCG at 10 over (a seeded sample of) the users."""
-    if most is not None and users.height > most:
-        users = users.sample(most, seed=seed)
-    histories, names, targets = (
-        users["history"].to_list(),
-        users["domain"].to_list(),
-        users["target"].to_numpy(),
-    )
-
-    def validate() -> dict[str, float]:
-        ranked = recommend(histories, names)
-        return {"recall@10": recall_at_k(ranked, targets, 10), "ndcg@10": ndcg_at_k(ranked, targets, 10)}
-
-    return validate
+def lessons(
+    config: MethodConfig, data: Prepared, domains: Sequence[str], training: TrainingConfig
+) -> PairBatches | StretchBatches:
+    """Return what a method's recommender learns from in some domains: pairs, or places of sequences."""
+    if learns_in_one_pass(config.recommender):
+        return StretchBatches(training_part(data, domains)[0], training.batch_size, config.pairs.max_history)
+    pairs = part_of(data.split.train, domains)
+    return PairBatches(pairs, training.batch_size, per_user=config.pairs.per_user)
 
 
 def generative_validator(
-    model: Recommender, users: pl.DataFrame, config: MethodConfig, most: int | None, seed: int
+    model: CodeRecommender, users: pl.DataFrame, config: MethodConfig, most: int | None, seed: int
 ) -> Callable[[], dict[str, float]]:
     """Return the validation of a recommender, with the beams and the precision that the config names."""
 
-    def recommend(histories: Histories, names: list[str]) -> Ranked:
+    def recommend(rows: pl.DataFrame) -> Ranked:
+        histories, names = rows["history"].to_list(), rows["domain"].to_list()
         with autocast(torch.device(model.item_tokens.device.type), config.decoding.precision):
             return model.recommend(histories, 10, names, beams=config.decoding.validation_beams)
 
@@ -161,67 +157,62 @@ def _train_generative(
     domains_of = trained_on(config, data.dataset.domains)
     for scope, domains in scopes(domains_of, separate=config.recommenders == "separate").items():
         torch.manual_seed(run.seed)
-        model = Recommender(codes, config.recommender)
-        batches = PairBatches(
-            part_of(data.split.train, domains), config.training.batch_size, per_user=config.pairs.per_user
-        )
+        model = new_recommender(codes, config.recommender)
+        model.temperature = config.loss_temperature
         valid = part_of(data.split.valid, domains)
+        before = _learn_in_one_pass(run, data, name, config, scope, domains, model, stage, watch)
         result = fit(
             model,
-            batches,
+            lessons(config, data, domains, config.training),
             config.training,
             validate=generative_validator(model, valid, config, config.training.validation_users, run.seed),
-            callbacks=[_curves(watch, f"{name} {scope}", run.seed)],
+            callbacks=[curves(watch, f"{name} {scope}", run.seed)],
             checkpoints=stage.scratch / name / scope,
             seed=run.seed,
         )
         model.save(stage.folder / name / scope)
-        write_history(result, stage.folder / name / scope)
+        write_history(_followed(before, result), stage.folder / name / scope)
 
 
-def _train_sasrec(run: Run, data: Prepared, stage: Stage, watch: Watch | None) -> None:
-    row = run.config.sasrec
-    for domain in served(run.config, data.dataset.domains):
-        torch.manual_seed(run.seed)
-        items = data.dataset.domain_items(domain)
-        model = SASRec(items, row.model)
-        batches = SequenceBatches(
-            items, training_sequences(data, domain), row.training.batch_size, row.model.max_history
-        )
-
-        def recommend(histories: Histories, names: list[str], model: SASRec = model) -> Ranked:
-            return model.recommend(histories, 10)
-
-        result = fit(
-            model,
-            batches,
-            row.training,
-            validate=validator(
-                recommend, part_of(data.split.valid, (domain,)), row.training.validation_users, run.seed
-            ),
-            callbacks=[_curves(watch, f"sasrec {domain}", run.seed)],
-            checkpoints=stage.scratch / "sasrec" / domain,
-            seed=run.seed,
-        )
-        model.save(stage.folder / "sasrec" / domain)
-        write_history(result, stage.folder / "sasrec" / domain)
-
-
-def _curves(watch: Watch | None, title: str, seed: int) -> Callback:
-    return watch(title) if watch else LiveCurves.recommender(title=title, seed=seed, keep=False)
-
-
-def write_history(result: TrainingResult, folder: Path) -> None:
-    """Write the epoch records of a training beside its model."""
-    content = {"best_epoch": result.best_epoch, "best_value": result.best_value, "seconds": result.seconds}
-    epochs = [asdict(record) for record in result.history]
-    (folder / "history.json").write_text(json.dumps(content | {"epochs": epochs}))
+def _learn_in_one_pass(
+    run: Run,
+    data: Prepared,
+    name: str,
+    config: MethodConfig,
+    scope: str,
+    domains: tuple[str, ...],
+    model: CodeRecommender,
+    stage: Stage,
+    watch: Watch | None,
+) -> TrainingResult | None:
+    """Train the epochs in which the encoder reads no later items; None where the config has none."""
+    training = config.one_pass
+    if training is None or not isinstance(model, Recommender):
+        return None
+    sequences, _ = training_part(data, domains)
+    valid = part_of(data.split.valid, domains)
+    model.reads_whole = False
+    result = fit(
+        model,
+        StretchBatches(sequences, training.batch_size, config.pairs.max_history),
+        training,
+        validate=generative_validator(model, valid, config, training.validation_users, run.seed),
+        callbacks=[curves(watch, f"{name} {scope}, one pass", run.seed)],
+        checkpoints=stage.scratch / name / f"{scope}, one pass",
+        seed=run.seed,
+    )
+    model.reads_whole = True
+    return result
 
 
-def _histories(folder: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for file in sorted(folder.glob("*/*/history.json")):
-        found.setdefault(file.parent.parent.name, {})[file.parent.name] = json.loads(file.read_text())[
-            "epochs"
-        ]
-    return found
+def _followed(before: TrainingResult | None, result: TrainingResult) -> TrainingResult:
+    """Join the histories of two phases; the second's epochs are counted on."""
+    if before is None:
+        return result
+    done = len(before.history)
+    return replace(
+        result,
+        history=before.history + tuple(replace(one, epoch=one.epoch + done) for one in result.history),
+        best_epoch=result.best_epoch + done,
+        seconds=before.seconds + result.seconds,
+    )

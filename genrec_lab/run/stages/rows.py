@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import attrgetter
 
+import polars as pl
+
+from genrec_lab.data import Dataset
+from genrec_lab.models.sequential.domain_items import Need
+from genrec_lab.models.sequential.kinds import MODELS
 from genrec_lab.models.tree_tokenizer import TreeTokenizerConfig
-from genrec_lab.presets import MethodConfig
+from genrec_lab.presets import ItemRow, MethodConfig, item_rows, methods
+from genrec_lab.run.files import RunError
+from genrec_lab.run.stages.preparing import load_prepared
+from genrec_lab.run.store import Run
 
 ALL = "all"
+# An item without a text has its key in place of one, for encoders that cannot read nothing.
+_HAS_TEXT = (pl.col("text").str.strip_chars() != "") & (pl.col("text") != pl.col("key"))
 _OF_TOKENIZER = (
     "text",
     "tokenizer",
@@ -16,7 +26,10 @@ _OF_TOKENIZER = (
     "codebooks",
     "content",
     "tokenizer_training",
+    "collaborative",
+    "pictures",
     "transfer.targets",
+    "transfer.pretrain_on_targets",
     "transfer.pretrain_tokenizer",
 )
 _OF_RECOMMENDER = (
@@ -24,7 +37,9 @@ _OF_RECOMMENDER = (
     "recommender",
     "recommenders",
     "pairs",
+    "one_pass",
     "training",
+    "loss_temperature",
     "transfer.pretrain_recommender",
 )
 
@@ -43,8 +58,10 @@ def served(config: MethodConfig, domains: Sequence[str]) -> tuple[str, ...]:
 def pretrained_on(config: MethodConfig, domains: Sequence[str]) -> tuple[str, ...]:
     """Return the domains of pre-training: all but the targets, or all where no target is named.
 
-    Raises ValueError where nothing is left to pre-train on.
+    All, too, where the config pre-trains on targets. Raises ValueError where nothing is left to pre-train on.
     """
+    if config.transfer.pretrain_on_targets:
+        return tuple(domains)
     left = tuple(name for name in domains if name not in served(config, domains))
     if config.transfer.targets and not left:
         raise ValueError(
@@ -56,6 +73,71 @@ def pretrained_on(config: MethodConfig, domains: Sequence[str]) -> tuple[str, ..
 def is_universal(config: MethodConfig) -> bool:
     """Whether the method has UTGRec's tokenizer."""
     return isinstance(config.tokenizer, TreeTokenizerConfig)
+
+
+def skipped_rows(config: MethodConfig, dataset: Dataset) -> dict[str, str]:
+    """Return the rows that the data cannot feed, by name, and why: no texts, or no pictures, in a domain.
+
+    Raises ValueError where that is the run's own method, without which there is nothing to compare.
+    """
+    needs = {name: MODELS[row.model.kind].needs for name, row in item_rows(config).items()}
+    needs |= {name: _needs_of(method) for name, method in methods(config).items()}
+    found = {name: _lacking(of_row, dataset) for name, of_row in needs.items()}
+    skipped = {name: lacking for name, lacking in found.items() if lacking}
+    if config.own_row and config.name in skipped:
+        raise ValueError(
+            f"{config.name} cannot be run with these data: {skipped[config.name]}. Take the preset "
+            "'baselines', in which rows that the data cannot feed are skipped"
+        )
+    return skipped
+
+
+def generative_rows(run: Run) -> dict[str, MethodConfig]:
+    """Return the generative methods of a run that its data can feed, by name, the own one first."""
+    skipped = skipped_rows(run.config, load_prepared(run).dataset)
+    return {name: config for name, config in methods(run.config).items() if name not in skipped}
+
+
+def lead_row(run: Run) -> str:
+    """Return the row that is looked at when none is named: the run's own, or its first generative one.
+
+    Raises RunError where no row of the run is generative.
+    """
+    for name in generative_rows(run):
+        return name
+    raise RunError(
+        f"Run {run.name!r} has rows over items only, so there are no codes to look at. Name a generative row "
+        "in compare."
+    )
+
+
+def has_texts(dataset: Dataset) -> bool:
+    """Whether any item has a text."""
+    return bool(dataset.items.select(_HAS_TEXT.any()).item())
+
+
+def trained_item_rows(config: MethodConfig, dataset: Dataset) -> dict[str, ItemRow]:
+    """Return the rows with a model over items that the data can feed."""
+    skipped = skipped_rows(config, dataset)
+    return {name: row for name, row in item_rows(config).items() if name not in skipped}
+
+
+def _needs_of(method: MethodConfig) -> tuple[Need, ...]:
+    """What a generative method needs: texts, unless its tokenizer's config says what else, and pictures."""
+    needs: tuple[Need, ...] = getattr(type(method.tokenizer), "needs", ("text",))
+    return needs if method.pictures == "none" else (*needs, "pictures")
+
+
+def _lacking(needs: Sequence[Need], dataset: Dataset) -> str | None:
+    """What a row needs and a domain has for none of its items, as a sentence; None where all is there."""
+    has = {"text": _HAS_TEXT, "words": _HAS_TEXT, "pictures": pl.col("image").is_not_null()}
+    words = {"text": "item texts", "words": "item texts", "pictures": "item pictures"}
+    for need in needs:
+        counts = dataset.items.group_by("domain", maintain_order=True).agg(has[need].any())
+        for domain, there in counts.iter_rows():
+            if not there:
+                return f"it needs {words[need]}, and {domain} has none"
+    return None
 
 
 def scopes(domains: Sequence[str], *, separate: bool) -> dict[str, tuple[str, ...]]:

@@ -10,8 +10,9 @@ import plotly.graph_objects as go
 import polars as pl
 import torch
 
+from genrec_lab.codes import EOS
 from genrec_lab.data import Dataset
-from genrec_lab.models import Recommender
+from genrec_lab.models.code_recommender import CodeRecommender
 from genrec_lab.run.stages.evaluating import Rankings
 from genrec_lab.viz.layout import counted, percent
 from genrec_lab.viz.tables import table_figure
@@ -26,32 +27,40 @@ def typical_user(users: pl.DataFrame, length: int = 5) -> dict[str, Any]:
     return users.sort(distance, maintain_order=True).row(0, named=True)
 
 
-def history_tokens(model: Recommender, dataset: Dataset, history: Sequence[int]) -> pl.DataFrame:
-    """What the encoder reads of a history: frame `item, title, identifier, tokens`, the end token last.
+def history_tokens(model: CodeRecommender, dataset: Dataset, history: Sequence[int]) -> pl.DataFrame:
+    """What the network reads of a history: frame `item, title, identifier, tokens`.
 
-    The tokens are those of `Recommender.inputs`: a level's offset in the vocabulary plus the code.
+    The tokens are those of the recommender's `inputs`: a level's offset in the vocabulary plus the code. A T5
+    that reads whole histories has an end token after them, a causal one a token before them.
     """
     tokens = model.inputs([list(history)])["input_ids"][0].tolist()
     levels = model.codes.levels
-    names = [*_titles(dataset, history), "(end of the history)"]
-    identifiers = [*(_identifier(model.codes.codes[item]) for item in history), ""]
-    groups = [tokens[place * levels : (place + 1) * levels] for place in range(len(names))]
-    written = [" ".join(map(str, group)) for group in groups]
-    frame = {"item": [*history, None], "title": names, "identifier": identifiers, "tokens": written}
-    return pl.DataFrame(frame, schema_overrides={"item": pl.Int64})
+    before = int(tokens[0] == EOS) if history else 0
+    groups = [tokens[before + place * levels :][:levels] for place in range(len(history))]
+    rows: list[tuple[int | None, str, str, str]] = [
+        (item, title, _identifier(model.codes.codes[item]), " ".join(map(str, group)))
+        for item, title, group in zip(history, _titles(dataset, history), groups, strict=True)
+    ]
+    outside = len(tokens) - len(history) * levels
+    if before:
+        rows.insert(0, (None, "(begin of the history)", "", str(EOS)))
+    elif outside:
+        rows.append((None, "(end of the history)", "", str(EOS)))
+    schema = {"item": pl.Int64, "title": pl.String, "identifier": pl.String, "tokens": pl.String}
+    return pl.DataFrame(rows, schema, orient="row")
 
 
 @torch.inference_mode()
 def watch_beams(
-    model: Recommender, dataset: Dataset, history: Sequence[int], domain: str, beams: int = 5
+    model: CodeRecommender, dataset: Dataset, history: Sequence[int], domain: str, beams: int = 5
 ) -> pl.DataFrame:
     """A beam search of one user level by level: what the trie allowed, what was kept, and at which score.
 
     Frame `level, prefix, log_probability, allowed, of, legal_mass, items, example`, a row a beam that
     survives, best first. allowed, of: how many of the level's codes the trie let the beam choose from.
     legal_mass: the probability that the model itself gave to those. items: how many lie below the prefix;
-    example: the title of the first. Written anew from `CodeTrie.children` and `Recommender.continuations`,
-    to be read beside `beam_search`, with which it agrees.
+    example: the title of the first. Written anew from `CodeTrie.children` and the recommender's
+    `continuations`, to be read beside `beam_search`, with which it agrees.
     """
     model.eval()
     trie, memory = model.trie(domain), model.remember([list(history)])

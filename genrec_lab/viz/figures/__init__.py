@@ -24,12 +24,20 @@ from genrec_lab.viz.figures.kept_content import kept_by_codes, shares_told
 from genrec_lab.viz.figures.level_errors import error_shares, quantisation_errors
 from genrec_lab.viz.figures.matching import changed_company, tokenizer_match
 from genrec_lab.viz.figures.method_bars import metric_bars, share_of_best
+from genrec_lab.viz.figures.papers import paper_table
 from genrec_lab.viz.figures.pictures import item_pictures
 from genrec_lab.viz.figures.prefix_map import prefix_map
 from genrec_lab.viz.figures.prefixes import code_items, code_profile, prefix_bars
-from genrec_lab.viz.figures.residuals import explained_variance, map_purity, residual_atlas, residual_energy
+from genrec_lab.viz.figures.residuals import (
+    explained_variance,
+    map_purity,
+    nothing_quantised,
+    residual_atlas,
+    residual_energy,
+)
 from genrec_lab.viz.figures.results import BEST_POSSIBLE, ranked_table, results_table, summarise
 from genrec_lab.viz.figures.sharing import domain_lift, similarity_by_prefix
+from genrec_lab.viz.figures.stepper import residual_stepper
 from genrec_lab.viz.figures.training import metric_name, recommender_curves, tokenizer_curves
 
 __all__ = [
@@ -61,6 +69,8 @@ __all__ = [
     "metric_name",
     "missed_share",
     "neighbour_overlap",
+    "nothing_quantised",
+    "paper_table",
     "policy_costs",
     "popularity_curve",
     "prefix_bars",
@@ -70,6 +80,7 @@ __all__ = [
     "recommender_curves",
     "residual_atlas",
     "residual_energy",
+    "residual_stepper",
     "results_table",
     "room_above",
     "sequence_lengths",

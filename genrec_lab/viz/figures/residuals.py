@@ -40,14 +40,16 @@ def residual_atlas(
     *,
     titles: Sequence[str] | None = None,
     method: str = "tsne",
+    what: str = "the residuals that each level quantises",
     n_items: int | None = None,
     seed: int = 0,
 ) -> go.Figure:
     """One map a level, coloured by domain, the same items in each: GMC Figure 3, left.
 
     coordinates: (n, L, 2), as `Projection.coordinates`. domains: (n,) of these items. titles: (n,) for the
-    hover. n_items: the catalogue from which the n come. Where n times L is above 20,000, a stratified sample
-    is drawn. The titles state how often a point's 10 nearest points on the map are of its own domain.
+    hover. what: the note's words for what is mapped. n_items: the catalogue from which the n come. Where n
+    times L is above 20,000, a stratified sample is drawn. The titles state how often a point's 10 nearest
+    points on the map are of its own domain.
     """
     points = np.asarray(coordinates, dtype=np.float64)
     if points.ndim != 3 or points.shape[2] != 2 or 0 in points.shape:
@@ -77,7 +79,7 @@ def residual_atlas(
     made.figure.update_xaxes(showticklabels=False, ticks="", showgrid=False, mirror=True)
     made.figure.update_yaxes(showticklabels=False, ticks="", showgrid=False, mirror=True)
     made.figure.update_layout(showlegend=several, hovermode="closest")
-    note = f"{_METHOD_NAMES.get(method, method)} of the residuals that each level quantises; "
+    note = f"{_METHOD_NAMES.get(method, method)} of {what}; "
     note += counted(len(drawn), "item")
     total = len(points) if n_items is None else n_items
     note += f" of {total:,}, stratified by domain" if len(drawn) < total else ", all of them"
@@ -150,6 +152,22 @@ def residual_energy(
     made.figure.update_layout(showlegend=len(names) > 1)
     text = f"All {counted(len(norms), 'item')} of {counted(len(names), 'domain')}"
     return finish_panels(made, _energy_title(explained), seeded(text, seed))
+
+
+def nothing_quantised(levels: int, n_items: int) -> go.Figure:
+    """An empty figure for codes that do not quantise a vector: it says that nothing is left over."""
+    made = panels(["What each level leaves"], columns=1, row_height=160)
+    made.figure.add_annotation(
+        text=f"The {counted(levels, 'level')} of these codes quantise no vector, so nothing is left over.",
+        showarrow=False,
+        xref="x domain",
+        yref="y domain",
+        x=0.5,
+        y=0.5,
+    )
+    made.figure.update_xaxes(visible=False)
+    made.figure.update_yaxes(visible=False)
+    return finish_panels(made, "These codes quantise nothing", f"All {counted(n_items, 'item')}")
 
 
 def explained_variance(

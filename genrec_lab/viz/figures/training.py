@@ -30,6 +30,8 @@ _LOSS_PARTS = {
     "reconstruction": "reconstruction",
     "quantization": "quantisation",
     "contrastive": "domain contrast",
+    "collaborative": "collaborative",
+    "diversity": "diversity",
     "text": "text",
     "picture": "picture",
     "code": "codes",

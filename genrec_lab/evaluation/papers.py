@@ -1,0 +1,83 @@
+"""The figures that papers print, beside those that were measured here on the same data.
+
+`paper_results.csv` holds GMC's Table 3 and UTGRec's Table 2 as printed, with the users of each data set from
+their Tables 2 and 1: a data set counts as the same where its name and its number of users are.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib.resources import files
+
+import polars as pl
+
+# Rows that are called otherwise here than in the papers; case, hyphens and underscores make no difference.
+_ALIASES = {"tigermultimodal": "tigerm"}
+# A preset at other sizes is still the method: gmc_cpu, utgrec_small.
+_SIZES = ("cpu", "small", "tiny", "code")
+_KEYS = ("name", "users", "metric", "k")
+
+
+@cache
+def paper_results() -> pl.DataFrame:
+    """Return what papers print: frame `paper, table, domain, users, row, metric, k, value`."""
+    source = files("genrec_lab.evaluation").joinpath("paper_results.csv")
+    return pl.read_csv(source.read_bytes())
+
+
+def beside_papers(metrics: pl.DataFrame) -> pl.DataFrame:
+    """Put the papers' figures beside measured ones, for each row that a paper has on the same data.
+
+    `metrics` has the columns `method, domain, metric, k, value, users`; several seeds are averaged. Frame
+    `paper, domain, method, metric, k, ours, theirs, difference`: difference in percent of theirs, in the
+    order of the paper's table. Empty where no paper has the data.
+    """
+    ours = (
+        _named(metrics.filter(pl.col("k").is_not_null()))
+        .with_columns(key=pl.col("method").map_elements(_key, return_dtype=pl.String))
+        .group_by(*_KEYS, "domain", "method", "key")
+        .agg(ours=pl.col("value").mean())
+    )
+    theirs = (
+        _named(paper_results())
+        .with_columns(key=pl.col("row").map_elements(_key, return_dtype=pl.String))
+        .with_row_index("place")
+        .rename({"value": "theirs"})
+        .drop("domain")
+    )
+    return (
+        theirs.join(ours, on=[*_KEYS, "key"], how="inner")
+        .sort("place", "method")
+        .with_columns(difference=100 * (pl.col("ours") / pl.col("theirs") - 1))
+        .select(
+            pl.concat_str("paper", "table", separator=" ").alias("paper"),
+            *("domain", "method", "metric", "k", "ours", "theirs", "difference"),
+        )
+    )
+
+
+def other_data(metrics: pl.DataFrame) -> list[str]:
+    """Say which measured domains have the name of a paper's data set but other users: a sentence each."""
+    measured = _named(metrics).select("name", "domain", "users").drop_nulls().unique(maintain_order=True)
+    printed = _named(paper_results()).select("paper", "name", "users").unique(maintain_order=True)
+    pairs = measured.join(printed, on="name", suffix="_theirs")
+    unlike = pairs.filter(pl.col("users") != pl.col("users_theirs"))
+    return [
+        f"{row['domain']} has {row['users']:,} users here and {row['users_theirs']:,} in the table of "
+        f"{row['paper']}: other data, whose figures cannot be compared."
+        for row in unlike.iter_rows(named=True)
+    ]
+
+
+def _named(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.with_columns(name=pl.col("domain").str.to_lowercase(), k=pl.col("k").cast(pl.Int64))
+
+
+def _key(row: str) -> str:
+    """The name of a row without what names it further: "S3-Rec" and "s3_rec", "GMC" and "gmc_cpu"."""
+    words = [word for word in re.split(r"[^a-z0-9]+", row.lower()) if word]
+    while len(words) > 1 and words[-1] in _SIZES:
+        words.pop()
+    key = "".join(words)
+    return _ALIASES.get(key, key)

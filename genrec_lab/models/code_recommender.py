@@ -1,0 +1,212 @@
+"""What all recommenders over identifiers share: items as tokens, tries, recommending, files.
+
+Letters: B users, I items of history, L levels of an identifier, K codes of a level, V tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from pydantic import BaseModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genrec_lab.codes import PAD, ItemCodes
+from genrec_lab.decoding import CodeTrie, Histories, Normalise, Ranked, beam_search
+from genrec_lab.models.not_finite import source_of_nan
+from genrec_lab.models.sharing import Shareable
+
+NO_ITEM = -1  # in a matrix of histories
+
+
+class CodeRecommender(nn.Module, Shareable, ABC):
+    """A model that reads the identifiers of a history and writes the identifier of the next item.
+
+    A subclass names its config and its `body`, the network over tokens, gives the loss of a batch, and what
+    beam search asks of it: `remember`, `step` and `continuations` of genrec_lab.decoding.CodeModel. Items are
+    indices into `codes`.
+    """
+
+    Config: ClassVar[type[BaseModel]]
+    config: Any
+
+    def __init__(self, codes: ItemCodes) -> None:
+        super().__init__()
+        self.codes = codes
+        self.temperature = 1.0  # divides the logits of the loss, and nothing else (LETTER's Eq. 7)
+        # The last row is that of "no item", so that an index of -1 reads padding.
+        table = np.vstack([codes.tokens(), np.full((1, codes.levels), PAD)])
+        self.register_buffer("item_tokens", torch.from_numpy(table), persistent=False)
+        self.item_tokens: Tensor
+
+    @property
+    @abstractmethod
+    def body(self) -> nn.Module:
+        """The network over tokens, whose weights are saved."""
+
+    @abstractmethod
+    def inputs(self, histories: Histories) -> dict[str, Tensor]:
+        """Return what the network reads: `input_ids` and `attention_mask`, (B, S) int64.
+
+        Raises ValueError for an item that the identifiers do not have.
+        """
+
+    @abstractmethod
+    def remember(self, histories: Histories) -> Any:
+        """Read B histories; see CodeModel."""
+
+    @abstractmethod
+    def step(
+        self, memory: Any, codes: Tensor | None, cache: Any, parents: Tensor | None
+    ) -> tuple[Tensor, Any]:
+        """Go one level on; see CodeModel."""
+
+    @abstractmethod
+    def continuations(self, memory: Any, prefixes: Tensor) -> Tensor:
+        """Score the codes after prefixes; see CodeModel."""
+
+    def token_loss(self, logits: Tensor, wanted: Tensor) -> Tensor:
+        """(n, L, V) logits, (n, L) tokens -> the mean cross-entropy, of logits over the temperature."""
+        return F.cross_entropy(logits.flatten(0, 1).float() / self.temperature, wanted.flatten())
+
+    def matrix(self, histories: Histories) -> Tensor:
+        """Lists of items -> (B, I) padded at the right with -1, on the model's device."""
+        self._check_items(histories)
+        longest = max((len(h) for h in histories), default=0)
+        matrix = np.full((len(histories), longest), NO_ITEM, dtype=np.int64)
+        for row, history in zip(matrix, histories, strict=True):
+            row[: len(history)] = history
+        return torch.from_numpy(matrix).to(self.item_tokens.device)
+
+    def _check_items(self, histories: Histories) -> None:
+        for user, history in enumerate(histories):
+            items = np.asarray(history)
+            if items.size and not np.issubdtype(items.dtype, np.integer):
+                raise ValueError(f"history {user} holds {items.dtype} values; expected item indices")
+            foreign = items[(items < 0) | (items >= self.codes.n_items)]
+            if foreign.size:
+                raise ValueError(
+                    f"history {user} holds item {foreign[0]}; "
+                    f"expected item indices from 0 to {self.codes.n_items - 1}"
+                )
+
+    def level_log_probs(self, logits: Tensor, level: int) -> Tensor:
+        """Logits (..., V) -> log-probabilities (..., K) of one level's codes, over the whole vocabulary."""
+        start, size = self.codes.offsets[level], self.codes.sizes[level]
+        logits = logits.float()
+        return logits[..., start : start + size] - torch.logsumexp(logits, dim=-1, keepdim=True)
+
+    def require_finite(self, values: Tensor, where: str, run: Callable[[], object]) -> None:
+        """Raise ValueError where values are not finite, naming the layer; `run` computes them once more."""
+        if not torch.isfinite(values).all():
+            raise ValueError(
+                f"the recommender gives NaN {where}: {source_of_nan(self.body, run)}. Its weights have "
+                "diverged; go back to the last checkpoint and lower training.learning_rate"
+            )
+
+    # --- recommending
+
+    @cached_property
+    def _tries(self) -> dict[tuple[str, ...], CodeTrie]:
+        return {}
+
+    def trie(self, *domains: str) -> CodeTrie:
+        """Return the trie of one domain's items, or of several side by side, a root each; built once."""
+        if domains not in self._tries:
+            if len(domains) == 1:
+                items = self.codes.domain_items(domains[0])
+                self._tries[domains] = CodeTrie(self.codes.codes[items], items)
+            else:
+                self._tries[domains] = CodeTrie.joined([self.trie(domain) for domain in domains])
+        return self._tries[domains]
+
+    def recommend(
+        self,
+        histories: Histories,
+        top_k: int,
+        domain: str | Sequence[str] | None = None,
+        *,
+        beams: int | None = None,
+        normalise: Normalise = "vocabulary",
+        batch_size: int = 128,
+    ) -> Ranked:
+        """Return the top_k items of each user's domain by beam search (GMC Eq. 10).
+
+        `domain` is one name for all users, one a user, or None for the domain of each history's last item
+        (the only domain where there is one). `beams` is by default the larger of top_k and 20, GMC's width;
+        `normalise` is that of `beam_search`. Users of several domains share batches.
+        Raises ValueError for an unknown item or domain, or an empty history whose domain is not told.
+        """
+        names = self._domains_of(histories, domain)
+        wanted = tuple(name for name in self.codes.domain_names if name in set(names))
+        # Users with histories of like length go together, so that hardly any padding is decoded.
+        order = np.argsort([len(history) for history in histories], kind="stable")
+        ranked = beam_search(
+            self,
+            [histories[row] for row in order],
+            self.trie(*wanted) if wanted else self.trie(self.codes.domain_names[0]),
+            beams or max(top_k, 20),
+            top_k,
+            roots=[wanted.index(names[row]) for row in order],
+            normalise=normalise,
+            batch_size=batch_size,
+        )
+        back = np.argsort(order)
+        return Ranked(ranked.items[back], ranked.scores[back])
+
+    def _domains_of(self, histories: Histories, domain: str | Sequence[str] | None) -> list[str]:
+        names = self.codes.domain_names
+        if isinstance(domain, (str, int)):
+            wanted = [str(domain)] * len(histories)
+        elif domain is not None:
+            wanted = [str(name) for name in domain]
+            if len(wanted) != len(histories):
+                raise ValueError(
+                    f"domain has {len(wanted)} names for {len(histories)} histories; expected one each"
+                )
+        elif len(names) == 1:
+            wanted = [names[0]] * len(histories)
+        else:
+            if empty := [row for row, history in enumerate(histories) if not len(history)]:
+                raise ValueError(
+                    f"history {empty[0]} is empty, so its domain is unknown; pass domain=, one of {names}"
+                )
+            self._check_items(histories)
+            wanted = [names[self.codes.domain_index[history[-1]]] for history in histories]
+        for name in wanted:
+            if name not in names:
+                raise ValueError(f"domain is {name!r}; expected one of {list(names)}")
+        return wanted
+
+    # --- files
+
+    def save(self, folder: str | Path) -> Path:
+        """Write weights (safetensors), sizes (json) and identifiers (parquet) into a folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.codes.write(folder / "codes.parquet")
+        (folder / "config.json").write_text(json.dumps(self.config.model_dump(), indent=2))
+        save_file(self.body.state_dict(), folder / "model.safetensors")
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read what `save` wrote; FileNotFoundError where a file is missing."""
+        folder = Path(folder)
+        for name in ("codes.parquet", "config.json", "model.safetensors"):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(
+                    f"{folder / name} is missing; expected a folder written by {cls.__name__}.save"
+                )
+        config = cls.Config.model_validate_json((folder / "config.json").read_text())
+        model = cls(ItemCodes.read(folder / "codes.parquet"), config)  # type: ignore[call-arg]
+        model.body.load_state_dict(load_file(folder / "model.safetensors"))
+        return model.eval()

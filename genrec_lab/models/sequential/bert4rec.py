@@ -1,0 +1,131 @@
+"""BERT4Rec (Sun et al. 2019): a transformer that looks both ways and fills in masked items.
+
+Trained as a cloze: in each sequence a share of the items is masked, and in some sequences the last item
+alone, as in inference, where a mask stands behind the history. Sizes are RecBole's; the paper masks .2 to .6
+of the items, by data set. The loss is a softmax over all items in the paper too.
+Letters: B users, T places of a sequence, D width, N items of the domain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genrec_lab.models.dropout import PooledDropout
+from genrec_lab.models.sequential.attention import AttentionBlock
+from genrec_lab.models.sequential.domain_items import DomainItems
+from genrec_lab.models.sequential.item_model import ItemModel, ItemModelConfig
+from genrec_lab.models.sequential.sequence_batches import EMPTY, SequenceBatches, last_of
+
+
+class BERT4RecConfig(ItemModelConfig):
+    """Sizes of BERT4Rec and what its cloze masks."""
+
+    kind: Literal["bert4rec"] = "bert4rec"
+    width: int = Field(64, ge=4)
+    layers: int = Field(2, ge=1)
+    heads: int = Field(2, ge=1)
+    feed_forward: int = Field(256, ge=4)
+    dropout: float = Field(0.5, ge=0, lt=1)
+    masked: float = Field(0.2, gt=0, lt=1)  # share of a sequence's items
+    last_only: float = Field(0.5, ge=0, le=1)  # share of the sequences in which the last item alone is masked
+
+
+class BERT4Rec(ItemModel):
+    """A bidirectional transformer that ranks the items of its domain for a masked place."""
+
+    Config: ClassVar = BERT4RecConfig
+    own_weights: ClassVar = ("embedding.", "bias")
+    config: BERT4RecConfig
+
+    def __init__(self, domain: DomainItems, config: BERT4RecConfig | None = None) -> None:
+        """Start from random weights."""
+        super().__init__(domain, config or BERT4RecConfig())
+        c = self.config
+        self.mask = len(self.items)  # the vector after the items' own
+        self.embedding = nn.Embedding(len(self.items) + 1, c.width)
+        self.places = nn.Embedding(c.max_history + 1, c.width)
+        self.norm, self.dropout = nn.LayerNorm(c.width), PooledDropout(c.dropout)
+        self.blocks = nn.ModuleList(
+            AttentionBlock(c.width, c.heads, c.feed_forward, c.dropout) for _ in range(c.layers)
+        )
+        self.out, self.out_norm = nn.Linear(c.width, c.width), nn.LayerNorm(c.width)
+        self.bias = nn.Parameter(torch.zeros(len(self.items)))
+        for parameter in self.parameters():
+            if parameter.ndim == 2:
+                nn.init.normal_(parameter, std=0.02)
+
+    def batches(self, sequences: Sequence[Sequence[int]], users: Sequence[int], batch_size: int) -> Cloze:
+        """Return whole sequences with some of their items masked."""
+        c = self.config
+        whole = SequenceBatches(self.items, sequences, batch_size, c.max_history)
+        return Cloze(whole, self.mask, c.masked, c.last_only)
+
+    def forward(self, sequences: Tensor, wanted: Tensor) -> Tensor:
+        """Return the mean cross-entropy of the masked items.
+
+        `sequences` (B, T) are places in the domain's `items`, N where masked, padded at the right with -1;
+        `wanted` (B, T) are the items under the masks, -1 elsewhere.
+        """
+        masked = wanted != EMPTY
+        return F.cross_entropy(self.scores(self.states(sequences)[masked]).float(), wanted[masked])
+
+    def states(self, sequences: Tensor) -> Tensor:
+        """(B, T) padded at the right with -1 -> (B, T, D); every place sees all places but the padding."""
+        x = self.embedding(sequences.clamp(min=0)) + self.places.weight[: sequences.shape[1]]
+        x = self.dropout(self.norm(x))
+        unseen = (sequences == EMPTY)[:, None, None]
+        for block in self.blocks:
+            x = block(x, unseen)
+        return x
+
+    def scores(self, states: Tensor) -> Tensor:
+        """(…, D) -> (…, N), Eq. (7): one more layer, then the items' vectors and a bias for each item.
+
+        The norm after the layer is not in the equation, but in the authors' code, as in BERT; without it
+        training may not leave its flat start.
+        """
+        return self.out_norm(F.gelu(self.out(states))) @ self.embedding.weight[: self.mask].T + self.bias
+
+    def logits(self, sequences: Tensor, users: Tensor) -> Tensor:
+        """Score all items for a mask behind the last item; BERT4Rec does not know users."""
+        longer = F.pad(sequences, (0, 1), value=EMPTY)
+        lengths = (sequences != EMPTY).sum(1, keepdim=True)
+        longer = longer.scatter(1, lengths, self.mask)
+        return self.scores(last_of(self.states(longer), longer))
+
+
+class Cloze:
+    """Sequences in which items are masked anew in each epoch, `{"sequences": (B, T), "wanted": (B, T)}`."""
+
+    def __init__(self, whole: SequenceBatches, mask: int, masked: float, last_only: float) -> None:
+        self.whole, self.mask, self.masked, self.last_only = whole, mask, masked, last_only
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return len(self.whole)
+
+    def __call__(self, epoch: int, seed: int) -> Iterator[dict[str, Tensor]]:
+        """Yield the batches of one epoch; at least one item of each sequence is masked."""
+        rng = np.random.default_rng([seed, epoch, 1])
+        for batch in self.whole(epoch, seed):
+            sequences = batch["sequences"].numpy()
+            real = sequences != EMPTY
+            rows, lengths = np.arange(len(sequences)), real.sum(1)
+            hidden = real & (rng.random(sequences.shape) < self.masked)
+            one = rng.integers(lengths)  # of each sequence, so that none is without a mask
+            without = ~hidden.any(1)
+            hidden[rows[without], one[without]] = True
+            last = rng.random(len(sequences)) < self.last_only
+            hidden[last] = False
+            hidden[rows[last], lengths[last] - 1] = True
+            yield {
+                "sequences": torch.from_numpy(np.where(hidden, self.mask, sequences)),
+                "wanted": torch.from_numpy(np.where(hidden, sequences, EMPTY)),
+            }

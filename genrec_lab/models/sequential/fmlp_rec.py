@@ -1,0 +1,105 @@
+"""FMLP-Rec (Zhou et al. 2022): filters with learnt frequencies in place of attention.
+
+Each block multiplies the spectrum of a sequence by a learnt filter, then has a feed-forward layer; sizes are
+the authors' code's. A filter mixes all places of what it reads, the later ones too. So a model never reads an
+item that it is to predict: every prefix of a sequence is a sample of its own, set against the right end of a
+window of `max_history` places, however long the others of its batch are.
+By default trained with a softmax over all items; `objective: "bpr"` is the paper's, one negative.
+Letters: B users, T places of a sequence, W places of the window, D width, N items of the domain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genrec_lab.models.dropout import PooledDropout
+from genrec_lab.models.sequential.domain_items import DomainItems
+from genrec_lab.models.sequential.item_model import ItemModel, ItemModelConfig
+from genrec_lab.models.sequential.objectives import bpr, cross_entropy
+from genrec_lab.models.sequential.sequence_batches import EMPTY, PrefixBatches
+
+
+class FMLPRecConfig(ItemModelConfig):
+    """Sizes of FMLP-Rec and what it is trained for."""
+
+    kind: Literal["fmlp_rec"] = "fmlp_rec"
+    width: int = Field(64, ge=4)
+    layers: int = Field(2, ge=1)
+    feed_forward: int = Field(256, ge=4)
+    dropout: float = Field(0.5, ge=0, lt=1)
+    objective: Literal["cross_entropy", "bpr"] = "cross_entropy"
+
+
+class FMLPRec(ItemModel):
+    """Filter blocks whose output at the last place ranks the items of its domain."""
+
+    Config: ClassVar = FMLPRecConfig
+    config: FMLPRecConfig
+
+    def __init__(self, domain: DomainItems, config: FMLPRecConfig | None = None) -> None:
+        """Start from random weights."""
+        super().__init__(domain, config or FMLPRecConfig())
+        c = self.config
+        self.embedding = nn.Embedding(len(self.items), c.width)
+        self.places = nn.Embedding(c.max_history, c.width)
+        self.norm, self.dropout = nn.LayerNorm(c.width), PooledDropout(c.dropout)
+        self.blocks = nn.ModuleList(_FilterBlock(c) for _ in range(c.layers))
+        for parameter in self.parameters():
+            if parameter.ndim >= 2:
+                nn.init.normal_(parameter, std=0.02)
+
+    def batches(
+        self, sequences: Sequence[Sequence[int]], users: Sequence[int], batch_size: int
+    ) -> PrefixBatches:
+        """Return every prefix beside its next item."""
+        return PrefixBatches(self.items, sequences, batch_size, self.config.max_history)
+
+    def forward(self, sequences: Tensor, wanted: Tensor) -> Tensor:
+        """Return the mean loss of the items `wanted` (B,) after `sequences` (B, T)."""
+        loss = cross_entropy if self.config.objective == "cross_entropy" else bpr
+        return loss(self.states(sequences), self.embedding.weight, wanted)
+
+    def states(self, sequences: Tensor) -> Tensor:
+        """(B, T) padded at the right with -1 -> (B, D): what has been read up to the last item."""
+        window = at_the_end(sequences, self.config.max_history)
+        real = (window != EMPTY)[..., None]
+        x = self.dropout(self.norm(self.embedding(window.clamp(min=0)) * real + self.places.weight))
+        for block in self.blocks:
+            x = block(x)
+        return x[:, -1]
+
+    def logits(self, sequences: Tensor, users: Tensor) -> Tensor:
+        """Score all items by the state at the last item; FMLP-Rec does not know users."""
+        return self.states(sequences) @ self.embedding.weight.T
+
+
+class _FilterBlock(nn.Module):
+    """A learnt filter and a feed-forward layer, each normed after it is added back."""
+
+    def __init__(self, c: FMLPRecConfig) -> None:
+        super().__init__()
+        self.filter = nn.Parameter(torch.empty(c.max_history // 2 + 1, c.width, 2))  # real, imaginary
+        self.up, self.down = nn.Linear(c.width, c.feed_forward), nn.Linear(c.feed_forward, c.width)
+        self.filter_norm, self.feed_forward_norm = nn.LayerNorm(c.width), nn.LayerNorm(c.width)
+        self.dropout = PooledDropout(c.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, W, D) -> (B, W, D); the transforms are in fp32, which is the least that all devices have."""
+        spectrum = torch.fft.rfft(x.float(), dim=1, norm="ortho") * torch.view_as_complex(self.filter.float())
+        filtered = torch.fft.irfft(spectrum, n=x.shape[1], dim=1, norm="ortho").to(x.dtype)
+        x = self.filter_norm(x + self.dropout(filtered))
+        return self.feed_forward_norm(x + self.dropout(self.down(F.gelu(self.up(x)))))
+
+
+def at_the_end(sequences: Tensor, width: int) -> Tensor:
+    """(B, T) padded at the right with -1 -> (B, W), the most recent W items, padded at the left."""
+    lengths = (sequences != EMPTY).sum(1, keepdim=True)
+    source = torch.arange(width, device=sequences.device) - width + lengths
+    moved = sequences.gather(1, source.clamp(min=0, max=sequences.shape[1] - 1))
+    return moved.masked_fill(source < 0, EMPTY)

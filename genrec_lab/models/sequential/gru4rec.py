@@ -1,0 +1,76 @@
+"""GRU4Rec (Hidasi et al. 2016; Hidasi and Karatzoglou 2018): a recurrent network over item ids.
+
+Sizes are RecBole's: one layer of 128 units over item vectors of 64, dropout .3 on the input. By default
+trained with a softmax over all items; `objective` "bpr_max" and "top1_max" are the losses of the 2018 paper,
+on sampled negatives. Parallel sessions are not needed: histories are short.
+Letters: B users, T places of a sequence, D width, N items of the domain.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from genrec_lab.models.dropout import PooledDropout
+from genrec_lab.models.sequential.domain_items import DomainItems
+from genrec_lab.models.sequential.item_model import ItemModel, ItemModelConfig
+from genrec_lab.models.sequential.objectives import bpr_max, cross_entropy, top1_max
+from genrec_lab.models.sequential.sequence_batches import EMPTY, last_of
+
+
+class GRU4RecConfig(ItemModelConfig):
+    """Sizes of GRU4Rec and what it is trained for."""
+
+    kind: Literal["gru4rec"] = "gru4rec"
+    width: int = Field(64, ge=4)  # of an item
+    hidden: int = Field(128, ge=4)  # of the recurrent state
+    layers: int = Field(1, ge=1)
+    dropout: float = Field(0.3, ge=0, lt=1)
+    objective: Literal["cross_entropy", "bpr_max", "top1_max"] = "cross_entropy"
+    samples: int = Field(2048, ge=1)  # negatives of bpr_max and top1_max (2018, section 5)
+    regularisation: float = Field(1.0, ge=0)  # of the negatives' scores in bpr_max
+
+
+class GRU4Rec(ItemModel):
+    """A GRU whose state after each item ranks the items of its domain for the next place."""
+
+    Config: ClassVar = GRU4RecConfig
+    config: GRU4RecConfig
+
+    def __init__(self, domain: DomainItems, config: GRU4RecConfig | None = None) -> None:
+        """Start from random weights."""
+        super().__init__(domain, config or GRU4RecConfig())
+        c = self.config
+        self.embedding = nn.Embedding(len(self.items), c.width)
+        self.dropout = PooledDropout(c.dropout)
+        self.gru = nn.GRU(c.width, c.hidden, c.layers, batch_first=True)
+        self.out = nn.Linear(c.hidden, c.width)
+        nn.init.xavier_normal_(self.embedding.weight)
+        for name, weight in self.gru.named_parameters():
+            if name.startswith("weight"):
+                nn.init.xavier_uniform_(weight)
+
+    def forward(self, sequences: Tensor) -> Tensor:
+        """Return the mean loss of each next item.
+
+        `sequences` (B, T + 1) are places in the domain's `items`, padded at the right with -1.
+        """
+        c, wanted = self.config, sequences[:, 1:]
+        real = wanted != EMPTY
+        compared = self.states(sequences[:, :-1])[real], self.embedding.weight, wanted[real]
+        if c.objective == "cross_entropy":
+            return cross_entropy(*compared)
+        if c.objective == "top1_max":
+            return top1_max(*compared, c.samples)
+        return bpr_max(*compared, c.samples, c.regularisation)
+
+    def states(self, sequences: Tensor) -> Tensor:
+        """(B, T) padded at the right with -1 -> (B, T, D); padding comes after all that a state has read."""
+        read, _ = self.gru(self.dropout(self.embedding(sequences.clamp(min=0))))
+        return self.out(read)
+
+    def logits(self, sequences: Tensor, users: Tensor) -> Tensor:
+        """Score all items by the state after the last item; GRU4Rec does not know users."""
+        return last_of(self.states(sequences), sequences) @ self.embedding.weight.T

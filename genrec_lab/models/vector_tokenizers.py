@@ -1,0 +1,75 @@
+"""The tokenizers that name items by their content vectors: one type for all of them, one way to fit them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from genrec_lab.models.autoencoder import TokenizerEpoch
+from genrec_lab.models.finite_scalar import FiniteScalarConfig, train_finite_scalar
+from genrec_lab.models.hierarchical_kmeans import HierarchicalKMeans, HierarchicalKMeansConfig
+from genrec_lab.models.product_quantization import ProductQuantizationConfig, ProductQuantizer
+from genrec_lab.models.quantizers import Tokenized
+from genrec_lab.models.random_codes import RandomCodes, RandomCodesConfig
+from genrec_lab.models.residual_kmeans import ResidualKMeans, ResidualKMeansConfig
+from genrec_lab.models.rqvae import RQVAEConfig, train_rqvae
+
+VectorTokenizerConfig = (
+    RQVAEConfig
+    | ResidualKMeansConfig
+    | ProductQuantizationConfig
+    | FiniteScalarConfig
+    | HierarchicalKMeansConfig
+    | RandomCodesConfig
+)
+
+
+class VectorTokenizer(Protocol):
+    """What all of them answer to, once fitted."""
+
+    def tokenize(self, x: np.ndarray) -> Tokenized:
+        """Codes, and what each level quantised, of (N, D) content vectors."""
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer into a folder."""
+
+
+def fit_tokenizer(
+    x: np.ndarray,
+    domains: np.ndarray,
+    config: VectorTokenizerConfig,
+    seed: int,
+    on_epoch: Callable[[TokenizerEpoch], None] | None = None,
+    checkpoint: Path | None = None,
+) -> VectorTokenizer:
+    """Fit or train the tokenizer that the config names on a catalogue: (N, D) vectors, (N,) domains.
+
+    `on_epoch` hears of the epochs of those that are trained; `checkpoint` is a folder from which a killed
+    training goes on. Raises ValueError as the tokenizers do.
+    """
+    if isinstance(config, RQVAEConfig):
+        return train_rqvae(x, domains, config, seed, on_epoch, checkpoint)
+    if isinstance(config, FiniteScalarConfig):
+        return train_finite_scalar(x, domains, config, seed, on_epoch, checkpoint)
+    if isinstance(config, ResidualKMeansConfig):
+        return ResidualKMeans.fit(x, config, seed)
+    if isinstance(config, ProductQuantizationConfig):
+        return ProductQuantizer.fit(x, config, seed)
+    if isinstance(config, HierarchicalKMeansConfig):
+        return HierarchicalKMeans.fit(x, config, seed)
+    return RandomCodes(config, seed)
+
+
+def is_trained(config: VectorTokenizerConfig) -> bool:
+    """Whether the tokenizer is trained by epochs, of which there are curves to draw."""
+    return isinstance(config, RQVAEConfig | FiniteScalarConfig)
+
+
+def least_items(config: VectorTokenizerConfig) -> int:
+    """The items that a catalogue must have at least, so that every code can be placed on one."""
+    if isinstance(config, FiniteScalarConfig | RandomCodesConfig):
+        return 1  # their codes lie fixed, wherever the items are
+    return config.codebook_size

@@ -1,0 +1,31 @@
+"""Runs without codes: what their notebooks say in place of what they have nothing to show of."""
+
+from __future__ import annotations
+
+from genrec_lab.run.stages.preparing import load_prepared
+from genrec_lab.run.stages.rows import generative_rows, has_texts, skipped_rows, trained_item_rows
+from genrec_lab.run.store import Run
+from genrec_lab.viz.live import end_notebook
+
+
+def end_without_codes(run: Run, *, texts: bool = False) -> None:
+    """Say that there is nothing to show, and let the cells below do nothing, where no row has codes.
+
+    texts: also where the items have no texts, whose vectors the cells below show.
+    """
+    if not generative_rows(run):
+        end_notebook(f"no row of the run {run.name!r} gives items codes.")
+    elif texts and not has_texts(load_prepared(run).dataset):
+        end_notebook(f"the items of the run {run.name!r} have no texts.")
+
+
+def shown_row(run: Run) -> str:
+    """Return the row that is looked at closely: the run's own, its first generative one, or its first."""
+    rows = (*generative_rows(run), *trained_item_rows(run.config, load_prepared(run).dataset), "popularity")
+    return rows[0]
+
+
+def describe_skipped(run: Run) -> str:
+    """Say which rows the data cannot feed, and why: a line each."""
+    skipped = skipped_rows(run.config, load_prepared(run).dataset)
+    return "\n".join(f"{name} is skipped: {why}." for name, why in skipped.items()) or "No row is skipped."
