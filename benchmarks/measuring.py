@@ -17,9 +17,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
+if TYPE_CHECKING:
+    import torch  # where it is used, so that a child process that needs none starts quickly
 
 RESULTS = Path(__file__).parent / "results"
 MEGABYTE = 1e6
@@ -157,6 +158,8 @@ def timed(run: Callable[[], Any]) -> tuple[Any, float, float, float | None]:
 
 def matrix_rate(kind: torch.dtype, small: bool = False) -> float:
     """Floating-point operations a second that a product of large matrices reaches: the hardware's limit."""
+    import torch
+
     size = 256 if small else 2048
     a, b = (torch.randn(size, size).to(kind) for _ in range(2))
     best = min(timed(lambda: a @ b)[1] for _ in range(4))
@@ -189,6 +192,8 @@ def main(measure: Callable[[Options], Sequence[Comparison]], arguments: Sequence
     if given.keep_memory:
         name += "_kept_memory"
         keep_freed_memory()
+    import torch
+
     torch.set_num_threads(given.threads)
     options = Options(given.small, given.repeats or (2 if given.small else 5))
     comparisons = measure(options)
@@ -237,6 +242,8 @@ def table(comparison: Comparison) -> str:
 
 def write(file: Path, comparisons: Sequence[Comparison], options: Options, threads: int) -> None:
     """Write the results and what they were measured on as JSON."""
+    import torch
+
     rows = [
         {
             **asdict(comparison),
