@@ -9,12 +9,13 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 # Its date says when the environment was last brought in line with the files that describe it.
 STAMP := $(VENV)/.installed
+AUDITED := $(VENV)/.audited
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))
 BENCH ?= $(sort $(filter-out __init__,$(basename $(notdir $(wildcard benchmarks/*.py)))))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test check unit notebooks format lab bench hooks constraints clean
+.PHONY: help setup demo test check unit notebooks format lab bench gallery hooks constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "'$(PYTHON)' lacks venv. On Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV): some minutes, once."
-	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[explore,offline,baselines,dev]'
+	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[explore,offline,baselines,browser,dev]'
 	@touch $@
 
 demo: $(STAMP) ## run the whole chain on the embedded data, a few minutes on two cores
@@ -36,11 +37,16 @@ demo: $(STAMP) ## run the whole chain on the embedded data, a few minutes on two
 
 test: check unit notebooks ## everything: static checks, tests, notebooks
 
-check: $(STAMP) ## static checks only: ruff, mypy, import-linter
+check: $(STAMP) $(AUDITED) ## static checks only: ruff (security rules too), mypy, import-linter, pip-audit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Once for each set of versions. A flaw that became known since they were tested is told and breaks no test.
+$(AUDITED): constraints.txt $(STAMP)
+	-$(BIN)/python .ci/audit.py constraints.txt
+	@touch $@
 
 unit: $(STAMP) ## the tests under tests/
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests
@@ -62,11 +68,14 @@ lab: $(STAMP) ## open JupyterLab on the first notebook
 bench: $(STAMP) ## run the benchmarks; one alone: make bench BENCH=name
 	@set -e; for name in $(BENCH); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
 
+gallery: $(STAMP) ## make docs/gallery.md and its pictures, in Chromium, from a small run; some minutes
+	$(BIN)/python -m genrec_lab.run papermill_runs/gallery.yaml
+	$(BIN)/python -m docs.gallery
+
 hooks: $(STAMP) ## check and strip at every commit
 	$(BIN)/pre-commit install
 
 constraints: $(STAMP) ## write this environment's versions into constraints.txt, once the tests passed with them
-	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[browser]'
 	@head -n 1 constraints.txt > constraints.new
 	@$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+[^ ]*$$//' | LC_ALL=C sort -f >> constraints.new
 	@mv constraints.new constraints.txt && touch $(STAMP)

@@ -3,23 +3,33 @@
 By default 100,000 items (at most 100 ms an answer) and 1,000,000 (at most 300 ms): 4 levels of 256 codes, 3
 domains, codes as skewed as a trained tokenizer's, titles of eight words, 32-dimensional residuals and
 384-dimensional vectors where memory allows. Prints a line an answer: the median and the worst of the repeats,
-each after another selection, so that nothing is answered from memory. Exits with 1 where one is too slow.
+each after another selection, so that nothing is answered from memory. Then what the widget sends to the
+browser, counted in its messages: opening it, at most 10 MB for 100,000 items, and opening each tab, the map
+with its 20,000 points. Exits with 1 where an answer is too slow or the page too large.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
+import comm
 import numpy as np
 
 from genrec_lab.codes import ItemCodes
 from genrec_lab.viz.explorer import CodedCatalogue, ExplorerState, RunRecords
+from genrec_lab.viz.explorer.tabs import TABS
+from genrec_lab.viz.explorer.view import ExplorerView
+from genrec_lab.viz.layout import MAX_POINTS
+from genrec_lab.viz.projection import Projection
 
 LEVELS, SIZE, REPEATS = 4, 256, 7
 DOMAINS = ("Garden", "Kitchen", "Studio")
 LIMITS = {100_000: 100.0, 1_000_000: 300.0}
+MOST_SENT = 10_000_000
 
 
 def made_up(items: int, seed: int, dimensions: int = 32) -> CodedCatalogue:
@@ -91,7 +101,39 @@ def measure(items: int) -> bool:
     for name, taken in times.items():
         late = "  TOO SLOW" if np.median(taken) > limit else ""
         print(f"  {name:28} {np.median(taken):7.1f} ms, at worst {max(taken):7.1f} ms{late}")
-    return all(np.median(taken) <= limit for taken in times.values())
+    little = measure_sent(state)
+    return little and all(np.median(taken) <= limit for taken in times.values())
+
+
+class Counted(comm.DummyComm):  # type: ignore[misc]
+    """A connection to no browser that counts what would be sent, in `sent`."""
+
+    sent = 0
+
+    def publish_msg(self, msg_type: str, data: Any = None, buffers: Any = None, **_: Any) -> None:
+        """Count a message as the JSON that it becomes, and its buffers as they are."""
+        Counted.sent += len(json.dumps(data)) + sum(memoryview(part).nbytes for part in buffers or ())
+
+
+def measure_sent(state: ExplorerState) -> bool:
+    """Print what the browser gets when the explorer opens and with each tab; return whether it is little."""
+    n_items, rng = state.catalogue.n_items, np.random.default_rng(3)
+    shown = np.sort(rng.choice(n_items, min(MAX_POINTS, n_items), replace=False))
+    points = rng.normal(size=(len(shown), LEVELS, 2)).astype(np.float32)
+    comm.create_comm = lambda *given, **named: Counted(*given, **named)
+    state.select(prefix=(), level=0, domain=None, item=None)
+    Counted.sent, started = 0, time.perf_counter()
+    view = ExplorerView(state, maps={"made up": Projection(points, shown, "tsne", 3, n_items)})
+    opened = Counted.sent
+    late = "  TOO MUCH" if opened > MOST_SENT else ""
+    print(f"  sent to open {opened / 1e6:.2f} MB, in {time.perf_counter() - started:.1f} s{late}")
+    sizes = {}
+    for tab in TABS:
+        Counted.sent, started = 0, time.perf_counter()
+        view.tab.value = tab
+        sizes[tab] = f"{tab} {Counted.sent / 1e3:.0f} kB in {1000 * (time.perf_counter() - started):.0f} ms"
+    print(f"  sent for a tab: {', '.join(sizes.values())}")
+    return opened <= MOST_SENT
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,6 +51,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.real_data)
         if folder is None and item.get_closest_marker("real_data"):
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _why_no_browser() -> str:
+    """Why the tests in tests/browser cannot run here, or nothing where they can."""
+    if importlib.util.find_spec("playwright") is None:
+        return "playwright is not installed: pip install -e '.[browser]'"
+    if importlib.util.find_spec("jupyterlab") is None:
+        return "JupyterLab is not installed: pip install -e '.[explore]'"
+    if shutil.which("chromium") is None:
+        return "there is no chromium on the path: on Debian or Ubuntu, apt install chromium"
+    return ""
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave tests/browser out where no browser is, unless GENREC_BROWSER=1 says that one must be."""
+    browser = collection_path == REPOSITORY / "tests" / "browser"
+    return True if browser and _why_no_browser() and os.environ.get("GENREC_BROWSER") != "1" else None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say loudly at the end that no browser was driven; a skip would drown among the dots."""
+    if reason := _why_no_browser():
+        terminalreporter.section("NO BROWSER TESTS", sep="!", yellow=True, bold=True)
+        terminalreporter.line(f"tests/browser was not run: {reason}", yellow=True)
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from genrec_lab.models.quantizers import (
     finite_vectors,
     nearest_codes,
 )
+from genrec_lab.models.sharing import Shareable
 
 _OPQ_ROUNDS = 50  # faiss's own number of turns between rotation and codebooks
 
@@ -40,7 +41,7 @@ class ProductQuantizationConfig(BaseModel):
     iterations: int = Field(25, ge=1, description="of k-means in each sub-space; 25 is faiss's number")
 
 
-class ProductQuantizer:
+class ProductQuantizer(Shareable):
     """Codebooks of the parts of a vector, with the same face as `RQVAE`."""
 
     def __init__(

@@ -192,6 +192,21 @@ def template(mode: Mode = "light") -> go.layout.Template:
     return made
 
 
+def page_colours(mode: Mode) -> dict[str, str]:
+    """The colours of a page around the figures: of the page, text, quiet text, lines, buttons and links."""
+    surface = _SURFACES[mode]
+    return {
+        "page": surface.paper,
+        "text": surface.text,
+        "quiet": surface.quiet_text,
+        "line": surface.grid,
+        "button": surface.stripe,
+        "pressed": surface.header,
+        # The blue of the figures is too dark for letters on a dark page.
+        "accent": ACCENT if mode == "light" else PALETTE[5],
+    }
+
+
 def themed(figure: go.Figure, mode: Mode) -> go.Figure:
     """A copy of the figure in the light or the dark template; the figure itself stays as it is."""
     copy = go.Figure(figure)

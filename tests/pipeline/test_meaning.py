@@ -9,6 +9,7 @@ from genrec_lab.run import open_run
 from genrec_lab.run.stages import (
     adapt_to_domains,
     adaptation_sizes,
+    explorer_state,
     has_decoders,
     learnt_from,
     load_adapted,
@@ -115,6 +116,22 @@ def test_the_words_are_the_likeliest_of_the_prefix(run):
             told = kept.words[place][level]
             assert len(set(told)) == 4
             assert [whole[word] for word in told] == sorted(whole.values(), reverse=True)[:4]
+
+
+@pytest.mark.parametrize("name", ["run", "alone"])
+def test_the_explorer_tells_of_a_prefix_what_its_items_codes_keep(name, request):
+    lab = request.getfixturevalue(name)
+    items = told_items(lab, 2)
+    kept = what_codes_keep(lab, items, seed=lab.seed)
+    state = explorer_state(lab)
+    assert state.told() is None
+    for place, item in enumerate(items):
+        codes = state.catalogue.codes.codes[item].tolist()
+        for level in range(len(codes)):
+            state.select(prefix=tuple(codes[: level + 1]))
+            told = state.told()
+            assert told.words == kept.words[place][level]
+            np.testing.assert_allclose(told.picture, kept.pictures[place, level], atol=1e-4)
 
 
 def test_equal_prefixes_have_equal_words_and_pictures_whatever_is_asked_beside_them(run):

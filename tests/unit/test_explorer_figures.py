@@ -272,3 +272,77 @@ def test_twins_of_small_and_odd_catalogues(
 def test_a_frame_without_churn_columns_is_refused() -> None:
     with pytest.raises(ValueError, match="columns"):
         figures.codebook_by_epoch(pl.DataFrame({"epoch": [1]}))
+
+
+def stepped(make_catalogue: Make) -> tuple[CodedCatalogue, Projection, np.ndarray, go.Figure]:
+    catalogue = make_catalogue(4, 90)
+    rng = np.random.default_rng(5)
+    shown = np.sort(rng.choice(90, 40, replace=False))
+    projection = Projection(rng.normal(size=(40, 3, 2)).astype(np.float32), shown, "tsne", 5, 90)
+    assert catalogue.codewords is not None and catalogue.residuals is not None
+    chosen = np.stack(
+        [book[catalogue.codes.codes[:, level]] for level, book in enumerate(catalogue.codewords)], axis=1
+    )
+    domains = np.array(catalogue.domains)[catalogue.codes.domain_index]
+    drawn = figures.residual_stepper(
+        projection,
+        catalogue.residuals,
+        catalogue.residuals - chosen,
+        catalogue.codes.codes,
+        domains.tolist(),
+        ["<b>" + title for title in catalogue.titles.to_list()],
+    )
+    return catalogue, projection, chosen, drawn
+
+
+def test_each_step_shows_one_level_and_all_its_items(make_catalogue: Make) -> None:
+    catalogue, projection, chosen, drawn = stepped(make_catalogue)
+    steps = drawn.layout.sliders[0].steps
+    seen = np.array([step.args[0]["visible"] for step in steps])
+    assert (seen.sum(axis=0) == 1).all() and seen.shape == (3, len(drawn.data))
+    assert [trace.visible for trace in drawn.data] == seen[0].tolist()
+    for level in range(3):
+        traces = [trace for trace, on in zip(drawn.data, seen[level], strict=True) if on]
+        maps = [trace for trace in traces if trace.type == "scatter" and trace.mode == "markers"]
+        found = [text for trace in maps for text in trace.text]
+        assert len(found) == 40
+        expected = []
+        for item in projection.items.tolist():
+            residual = catalogue.residuals[item, level].astype(float)
+            left = np.linalg.norm(residual - chosen[item, level])
+            norms = f"norm {np.linalg.norm(residual):.3g} before, {left:.3g} after"
+            expected.append(f"code {catalogue.codes.codes[item, level]}; {norms}")
+        assert sorted(text.split("<br>")[1] for text in found) == sorted(expected)
+        assert not any("<b>" in text for text in found)
+        before, after = (trace for trace in traces if trace.type == "bar")
+        lengths = np.linalg.norm(catalogue.residuals.astype(float), axis=2).mean(axis=0)
+        np.testing.assert_allclose(before.y, lengths, rtol=1e-5)
+        np.testing.assert_allclose(
+            after.y, np.linalg.norm(catalogue.residuals - chosen, axis=2).mean(axis=0), rtol=1e-5
+        )
+        assert np.argmax(before.marker.opacity) == level
+
+
+def test_the_numbers_on_a_step_stand_amid_the_items_of_their_code(make_catalogue: Make) -> None:
+    catalogue, projection, _, drawn = stepped(make_catalogue)
+    numbers = [trace for trace in drawn.data if trace.type == "scatter" and trace.mode == "text"]
+    for level, trace in enumerate(numbers):
+        points = projection.coordinates[:, level].astype(float)
+        centre, size = (points.min(0) + points.max(0)) / 2, (points.max(0) - points.min(0)).max()
+        codes = catalogue.codes.codes[projection.items, level]
+        for text, x, y in zip(trace.text, trace.x, trace.y, strict=True):
+            own = points[codes == int(text[3:-4])]
+            np.testing.assert_allclose([x, y], 2 * (np.median(own, axis=0) - centre) / size, atol=1e-5)
+        shown = {int(text[3:-4]) for text in trace.text}
+        counts = np.bincount(codes)
+        left_out = np.delete(counts, sorted(shown))
+        assert counts[sorted(shown)].min() >= left_out.max(initial=0)
+
+
+def test_a_step_of_other_shapes_is_refused(make_catalogue: Make) -> None:
+    catalogue, projection, chosen, _ = stepped(make_catalogue)
+    codes, domains = catalogue.codes.codes, ["a"] * 90
+    with pytest.raises(ValueError, match=r"expected \(N, L, d\) twice"):
+        figures.residual_stepper(projection, catalogue.residuals, chosen[:, :2], codes, domains)
+    with pytest.raises(ValueError, match="expected a map of these residuals"):
+        figures.residual_stepper(projection, catalogue.residuals[:80], chosen[:80], codes[:80], domains[:80])

@@ -23,7 +23,7 @@ from genrec_lab.run.stages.exploring import (
     watched_beam,
 )
 from genrec_lab.run.stages.histories import training_figures, training_summary, trainings
-from genrec_lab.run.stages.levels import item_levels, what_levels_leave
+from genrec_lab.run.stages.levels import item_levels, step_through, what_levels_leave
 from genrec_lab.run.stages.mapping import (
     Atlas,
     codeword_sums,
@@ -109,6 +109,7 @@ __all__ = [
     "show_beside_papers",
     "shown_row",
     "starting_recommender",
+    "step_through",
     "story_figure",
     "strongest_other",
     "survey_codes",

@@ -12,8 +12,9 @@ from genrec_lab.models.code_recommender import CodeRecommender
 from genrec_lab.run.stages.adapting import load_adapted
 from genrec_lab.run.stages.evaluating import EVALUATION, load_rankings, ranked_users
 from genrec_lab.run.stages.mapping import MAPPING, comparable_codes, load_atlas
+from genrec_lab.run.stages.meaning import teller
 from genrec_lab.run.stages.preparing import PREPARATION, load_prepared
-from genrec_lab.run.stages.rows import generative_rows, lead_row
+from genrec_lab.run.stages.rows import generative_rows, has_texts, lead_row
 from genrec_lab.run.stages.stories import watch_beams
 from genrec_lab.run.stages.tokenizing import TOKENIZING, Identified, load_identified, load_vectors
 from genrec_lab.run.store import Run
@@ -60,6 +61,7 @@ def explorer_state(
         neighbours=load_atlas(run).overlap if run.state(MAPPING).usable else None,
         recommended=dict(load_rankings(run).items) if run.state(EVALUATION).usable else {},
         folder=run.folder,
+        decode=teller(run, method),
     )
     return ExplorerState(coded_catalogue(run, method), second, records=records, source=source)
 
@@ -70,7 +72,7 @@ def explore(
     *,
     method: str | None = None,
     other_method: str | None = None,
-    mode: theme.Mode = "light",
+    mode: theme.Mode | None = None,
 ) -> ExplorerView | go.Figure:
     """Open the explorer on a run, or on two to compare; as the last line of a cell it shows itself.
 
@@ -80,7 +82,7 @@ def explore(
     state = explorer_state(run, method, other, other_method)
     if in_kernel() and not has_front_end():
         print(f"Nobody looks at this kernel, so the explorer of {state.catalogue.name} stands still.")
-        return still(state, mode)
+        return still(state, mode or "light")
     own = method in (None, lead_row(run))
     atlas = load_atlas(run) if own and run.state(MAPPING).usable else None
     ready = run.state(EVALUATION).usable
@@ -122,7 +124,7 @@ def coded_catalogue(run: Run, method: str | None = None) -> CodedCatalogue:
         traffic=interactions(dataset),
         residuals=None if own.geometry == "none" else own.residuals,
         codewords=_codewords(own),
-        vectors=load_vectors(run),
+        vectors=load_vectors(run) if has_texts(dataset) else None,
         images=items["image"].to_list() if "image" in items.columns else None,
         keys=items["key"].to_list() if "key" in items.columns else None,
         books=own.tokenizers,

@@ -6,11 +6,16 @@ import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 
-from genrec_lab.run.stages.mapping import codeword_sums
+from genrec_lab.run.stages.mapping import Atlas, codeword_sums, comparable_codes
 from genrec_lab.run.stages.preparing import load_prepared
 from genrec_lab.run.stages.tokenizing import Identified
 from genrec_lab.run.store import Run
-from genrec_lab.viz.figures import nothing_quantised, quantisation_errors, residual_energy
+from genrec_lab.viz.figures import (
+    nothing_quantised,
+    quantisation_errors,
+    residual_energy,
+    residual_stepper,
+)
 
 
 def item_levels(own: Identified, item: int = 0) -> pl.DataFrame:
@@ -46,6 +51,25 @@ def chosen_codewords(own: Identified) -> np.ndarray:
         for level, book in enumerate(own.codebooks_of(domain)):
             chosen[items, level] = book[own.raw.codes[items, level]]
     return chosen
+
+
+def step_through(run: Run, own: Identified, atlas: Atlas) -> go.Figure:
+    """`residual_stepper` of a run's tokenizer on the map by t-SNE; `nothing_quantised` where nothing is."""
+    if own.geometry == "none":
+        return nothing_quantised(own.raw.levels, own.raw.n_items)
+    if own.geometry == "prefix":
+        remainders = np.concatenate([own.residuals[:, 1:], own.remainder()[:, None]], axis=1)
+    else:
+        remainders = own.residuals - chosen_codewords(own)
+    items = load_prepared(run).dataset.items
+    return residual_stepper(
+        atlas.tsne,
+        own.residuals,
+        remainders,
+        comparable_codes(own).codes,
+        items["domain"].to_list(),
+        items["title"].to_list(),
+    )
 
 
 def what_levels_leave(run: Run, own: Identified) -> go.Figure:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +17,9 @@ from genrec_lab.models.tree_tokenizer import TreeTokenizer
 from genrec_lab.run.stages.preparing import load_prepared
 from genrec_lab.run.stages.rows import ALL, is_universal, pretrained_on, served
 from genrec_lab.run.stages.tokenizing import load_identified, tokenizer_folder
-from genrec_lab.run.stages.universal import load_tokenizer
+from genrec_lab.run.stages.universal import UniversalTokenizer, load_tokenizer
 from genrec_lab.run.store import Run
+from genrec_lab.viz.explorer import Told
 from genrec_lab.viz.figures import kept_by_codes
 from genrec_lab.viz.projection import stratified_sample
 
@@ -79,6 +81,35 @@ def what_codes_keep(run: Run, items: Sequence[int], seed: int, words: int = WORD
         tuple(tuple(level[place] for level in told) for place in range(len(chosen))),
         _drawn(tokenizer.model, prefixes, seed),
     )
+
+
+def teller(run: Run, method: str | None = None) -> Callable[[tuple[int, ...]], Told] | None:
+    """What asks a method's decoders what a prefix of the explorer means; None where it has none.
+
+    Prefixes are as of `comparable_codes`. Tokenizers are read when they are first asked. One prefix is always
+    drawn from the same noise.
+    """
+    if method not in (None, run.config.name) or not has_decoders(run):
+        return None
+    own = load_identified(run, method)
+    dataset, config = load_prepared(run).dataset, run.config
+    scopes = list(own.epochs) if own.tokenizers == 1 else own.raw.domain_names
+
+    @lru_cache
+    def of_scope(scope: str) -> UniversalTokenizer:
+        return load_tokenizer(tokenizer_folder(run, config.name, scope), dataset, config)
+
+    def tell(prefix: tuple[int, ...]) -> Told:
+        # Tokenizers that were trained apart have a range of codes each.
+        place = prefix[0] // own.raw.sizes[0] if own.tokenizers > 1 else 0
+        within = [code - place * size for code, size in zip(prefix, own.raw.sizes, strict=False)]
+        tokenizer = of_scope(scopes[place])
+        asked = torch.tensor([within])
+        words = _likeliest(tokenizer.model.decode_words(asked), tokenizer.words(), WORDS)[0]
+        pictures = _drawn(tokenizer.model, [asked], run.seed)
+        return Told(words, None if pictures is None else pictures[0, 0])
+
+    return tell
 
 
 def _scope(run: Run, items: npt.NDArray[np.int64]) -> str:

@@ -11,7 +11,7 @@ from genrec_lab.viz.explorer.prefixes import Children, PrefixOrder
 from genrec_lab.viz.explorer.selection import Found, Selection, parse_prefix, search
 from genrec_lab.viz.explorer.sharing import LevelSharing, PairSimilarity, level_sharing, pair_similarity
 from genrec_lab.viz.explorer.slices import NamedSlice, SliceError, load_slice, save_slice, slice_names
-from genrec_lab.viz.explorer.state import ExplorerState, RunRecords
+from genrec_lab.viz.explorer.state import ExplorerState, RunRecords, Told
 from genrec_lab.viz.explorer.survey import code_survey
 from genrec_lab.viz.explorer.training import Churn, churn, settled, training_frame
 from genrec_lab.viz.explorer.words import TitleWords, Word, log_odds
@@ -38,6 +38,7 @@ __all__ = [
     "Selection",
     "SliceError",
     "TitleWords",
+    "Told",
     "TwoTokenizers",
     "Word",
     "beam_tree",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 
 from genrec_lab.viz.explorer.collisions import inside, policy_effects
@@ -73,6 +74,11 @@ def _children(state: ExplorerState) -> Made:
     frame = children.frame()
     words = pl.Series("words", [", ".join(labels.get(code, [])) for code in frame["code"].to_list()])
     return frame.insert_column(1, words), "" if children.sizes.any() else NOBODY
+
+
+def _items(state: ExplorerState, items: Sequence[int] | None = None) -> Made:
+    chosen = state.items() if items is None else np.asarray(items, dtype=np.int64)
+    return state.catalogue.cards(chosen), "" if chosen.size else NOBODY
 
 
 def _page(state: ExplorerState, level: int | None = None, code: int | None = None) -> Made:
@@ -164,7 +170,7 @@ def _popularity(state: ExplorerState, method: str | None = None) -> Made:
 
 PANELS: dict[str, Callable[..., Made]] = {
     "children": _children,
-    "items": lambda state: (state.catalogue.cards(state.items()), "" if state.items().size else NOBODY),
+    "items": _items,
     "page": _page,
     "words": _words,
     "sharing": lambda state: (state.sharing().frame(), ""),

@@ -36,11 +36,23 @@ _LABELS_KEPT = 64
 
 
 @dataclass(frozen=True, eq=False)
+class Told:
+    """What a tokenizer's decoders tell from a prefix: words, likeliest first, and a picture.
+
+    picture: (S, S, 3) in 0..1, None from a tokenizer that saw none in training.
+    """
+
+    words: tuple[str, ...]
+    picture: npt.NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
 class RunRecords:
     """What a run has besides the codes; everything may be missing.
 
     epochs: the tokenizer's epoch records by scope, sizes: codes a level in one scope. neighbours: frame of
     `neighbour_code_overlap`. recommended: by method, the lists (U, K). folder: where slices are kept.
+    decode: what the tokenizer's decoders tell from a prefix, where it has such.
     """
 
     epochs: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
@@ -48,6 +60,7 @@ class RunRecords:
     neighbours: pl.DataFrame | None = None
     recommended: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
     folder: Path | None = None
+    decode: Callable[[tuple[int, ...]], Told] | None = None
 
 
 class ExplorerState:
@@ -74,6 +87,7 @@ class ExplorerState:
         self._shown: dict[str, IntArray] = {}
         self._pairs: PairSimilarity | None = None
         self._labels = lru_cache(_LABELS_KEPT)(self._find_labels)
+        self._told_of = lru_cache(_LABELS_KEPT)(self._decode)
         _ = self.health  # shown at once, and the slowest number of all
 
     # --- the selection
@@ -156,6 +170,10 @@ class ExplorerState:
             return None
         return code_page(self.catalogue, len(prefix) - 1, prefix[-1], prefix[:-1], domain=domain, top=top)
 
+    def told(self) -> Told | None:
+        """What the tokenizer's decoders tell from the selected prefix; None without decoders or a prefix."""
+        return self._told_of(self.selection.prefix) if self.selection.prefix else None
+
     def watch_beam(self, beam: BeamTree, source: str = "") -> None:
         """Show one user's beam; source: the Python line that makes it again."""
         self.beam, self.beam_source = beam, source
@@ -197,8 +215,8 @@ class ExplorerState:
     def panel(self, name: str, **options: Any) -> Panel:
         """A panel's numbers by its name, with its CSV and its Python; ValueError naming the known ones.
 
-        Options: `method` of "exposure" and "popularity", `group` of "policies" and "distances", `level` and
-        `code` of "page" and "words", `level` of "matching", `length` of "changes".
+        Options: `items` of "items", `method` of "exposure" and "popularity", `group` of "policies" and
+        "distances", `level` and `code` of "page" and "words", `level` of "matching", `length` of "changes".
         """
         return make_panel(self, name, options)
 
@@ -242,6 +260,9 @@ class ExplorerState:
         if self.records.folder is None:
             raise ValueError("slices: this state has no run folder; give RunRecords(folder=...)")
         return self.records.folder
+
+    def _decode(self, prefix: tuple[int, ...]) -> Told | None:
+        return None if self.records.decode is None else self.records.decode(prefix)
 
     def _find_labels(self, prefix: tuple[int, ...]) -> dict[int, list[str]]:
         order = self.catalogue.order

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import plotly.graph_objects as go
 
 from genrec_lab.viz import figures
@@ -20,11 +22,17 @@ Pick = dict[str, Any]
 
 @dataclass(frozen=True)
 class Shown:
-    """What a tab shows. said: lines of plain text. click: from a bar's id to what it selects, or None."""
+    """What a tab shows. said: lines of plain text. click: from a bar's id to what it selects, or None.
+
+    lasso: whether the ids are items, which a lasso may gather. beside: items to show as cards instead of
+    those of the selection, with their name.
+    """
 
     figures: list[go.Figure] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     click: Callable[[str], Pick] | None = None
+    lasso: bool = False
+    beside: tuple[str, npt.NDArray[np.int64]] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,11 @@ def _map(state: ExplorerState, maps: Mapping[str, Projection], _: int) -> Shown:
         for one in maps.values()
         if selected.level < one.coordinates.shape[1]
     ]
-    return Shown(drawn, [] if drawn else ["This level has no map."])
+    if not drawn:
+        return Shown(said=["This level has no map."])
+    said = "Draw around points to gather items, click one to select it, click twice to let go."
+    # The level stays: a whole identifier is selected, and the map must not jump to its last code.
+    return Shown(drawn, [said], lambda item: {"item": int(item), "level": selected.level}, lasso=True)
 
 
 def _sharing(state: ExplorerState, _: Mapping[str, Projection], __: int) -> Shown:
@@ -85,7 +97,9 @@ def _collisions(state: ExplorerState, _: Mapping[str, Projection], group: int) -
         return Shown(said=[panels.NO_COLLISIONS])
     place = min(group, found.sizes.size - 1)
     said = f"{counted(found.sizes.size, 'ambiguous identifier')}, largest group first; shown: group {place}."
-    return Shown([figures.collision_group(state.catalogue, found.group(place), rank=place + 1)], [said])
+    items = found.group(place)
+    table = figures.collision_group(state.catalogue, items, rank=place + 1)
+    return Shown([table], [said], beside=(f"Group {place}", items))
 
 
 def _training(state: ExplorerState, _: Mapping[str, Projection], __: int) -> Shown:

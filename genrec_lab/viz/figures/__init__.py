@@ -37,6 +37,7 @@ from genrec_lab.viz.figures.residuals import (
 )
 from genrec_lab.viz.figures.results import BEST_POSSIBLE, ranked_table, results_table, summarise
 from genrec_lab.viz.figures.sharing import domain_lift, similarity_by_prefix
+from genrec_lab.viz.figures.stepper import residual_stepper
 from genrec_lab.viz.figures.training import metric_name, recommender_curves, tokenizer_curves
 
 __all__ = [
@@ -79,6 +80,7 @@ __all__ = [
     "recommender_curves",
     "residual_atlas",
     "residual_energy",
+    "residual_stepper",
     "results_table",
     "room_above",
     "sequence_lengths",

@@ -40,13 +40,15 @@ def prefix_map(
     trace = go.Scattergl if len(drawn) > 6_000 else go.Scatter
     domain = catalogue.codes.domain_index[items]
     if not inside.all():
-        figure.add_trace(_points(trace, points[~inside], "other items", theme.MUTED, 3, None))
+        rest = items[~inside]
+        figure.add_trace(_points(trace, points[~inside], rest, "other items", theme.MUTED, 3, None))
     for place, name in enumerate(catalogue.domains):
         own = inside & (domain == place)
         if own.any():
             titles = [label(title, 70) for title in catalogue.titles.gather(items[own]).to_list()]
             size = 5 if inside.all() else 8
-            figure.add_trace(_points(trace, points[own], label(name), styles[name].colour, size, titles))
+            colour = styles[name].colour
+            figure.add_trace(_points(trace, points[own], items[own], label(name), colour, size, titles))
     figure.update_xaxes(showticklabels=False, ticks="", showgrid=False, mirror=True)
     figure.update_yaxes(showticklabels=False, ticks="", showgrid=False, mirror=True)
     figure.update_layout(showlegend=True, hovermode="closest")
@@ -59,11 +61,19 @@ def prefix_map(
 
 
 def _points(
-    trace: type, points: npt.NDArray[np.float32], name: str, colour: str, size: int, titles: list[str] | None
+    trace: type,
+    points: npt.NDArray[np.float32],
+    items: npt.NDArray[np.int64],
+    name: str,
+    colour: str,
+    size: int,
+    titles: list[str] | None,
 ) -> go.Scatter | go.Scattergl:
     return trace(
         x=points[:, 0],
         y=points[:, 1],
+        # The items, for whoever listens to clicks and to the lasso.
+        ids=[str(item) for item in items],
         mode="markers",
         name=name,
         marker={"color": colour, "size": size, "opacity": 0.85 if titles else 0.45, "line": {"width": 0}},

@@ -1,0 +1,182 @@
+"""Makes docs/gallery.md and its pictures from a run: `make gallery`, or `python -m docs.gallery [RUN]`.
+
+The run, by default "gallery" of papermill_runs/gallery.yaml, must have gone through the whole chain; its data
+should have pictures. Chromium draws the saved figures and the explorer as JupyterLab shows it. Pictures are
+stored with a palette of 256 colours. Raises RuntimeError where the folder would pass 2 MB.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+import plotly.io as pio
+from PIL import Image
+from playwright.sync_api import Browser, Locator, sync_playwright
+
+from genrec_lab.run import Run, existing_run
+from tests.browser.lab import NotebookPage, served
+
+FOLDER = Path(__file__).parent
+PICTURES = FOLDER / "gallery"
+MOST_BYTES = 2_000_000
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+WIDTH = 900
+
+EXPLORER = {
+    "codes": "**Codes.** Every code of a level with the words that tell it, its items by domain, and whether "
+    "it is visited more than it is large; beside it the items themselves.",
+    "page": "**Page, in the dark.** One prefix: its words, its domains, how long its residuals are, and the "
+    "items nearest to the codeword and farthest from it.",
+    "map": "**Map.** The residuals of one level; a lasso gathers items, which become cards, a CSV or a named "
+    "slice of the run.",
+    "collisions": "**Collisions.** Items that the tokenizer cannot tell apart, side by side, and what each "
+    "policy would make of their codes.",
+    "compare": "**Compare.** Two tokenizers of the same items: codes matched one to one, and the items that "
+    "changed their company.",
+    "beam": "**Beam.** One user's recommendation, level by level: what the beam held, and where the target "
+    "left it.",
+}
+"""Tabs of the explorer, in this order, and what to see in each."""
+
+FIGURES = {
+    "pictures": "**Items as a shopper sees them** (notebook 01). The embedded data draw their own pictures.",
+    "atlas_tsne": "**Residual atlas** (03). Colours part at level 1 and mix at the later levels.",
+    "residual_stepper": "**Residual stepper** (03). What each level takes off, by a slider over levels.",
+    "code_usage": "**Code usage** (03). A bar of one colour belongs to a domain; one of many is shared.",
+    "code_health": "**Code health** (02). Use, perplexity and evenness of each level, method by method.",
+    "neighbour_overlap": "**Codes of near items** (03). Lines that fall: near items share more codes.",
+    "domain_lift": "**Lift** (04). Grey codes take no side; strong colours belong to a domain.",
+    "rare_code": "**A rare code on the map** (04). Points at a rim are outliers with a code of their own.",
+    "share_of_best": "**Against the best possible** (07). How much of what a ranking could reach is reached.",
+    "exposure_by_popularity": "**Exposure** (07). Who is shown: the head or the tail of the catalogue.",
+}
+"""Figures that the notebooks save in the run folder, and what to see in each."""
+
+
+def main(name: str = "gallery") -> None:
+    """Write the page and its pictures."""
+    run = existing_run(name)
+    shutil.rmtree(PICTURES, ignore_errors=True)
+    PICTURES.mkdir()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        shoot_figures(browser, run)
+        shoot_explorer(browser, run)
+        browser.close()
+    size = sum(file.stat().st_size for file in PICTURES.iterdir())
+    if size > MOST_BYTES:
+        raise RuntimeError(f"{PICTURES}: {size:,} bytes of pictures, at most {MOST_BYTES:,} are allowed")
+    (FOLDER / "gallery.md").write_text(page(run), encoding="utf-8")
+    print(f"{len(list(PICTURES.iterdir()))} pictures of {size / 1e6:.2f} MB in {PICTURES}")
+
+
+def page(run: Run) -> str:
+    """The gallery as markdown."""
+    data = run.parameters["dataset"]
+    lines = [
+        "# Gallery",
+        "",
+        f"Pictures of a small run: {data['items']:,} items of the embedded data, preset "
+        f"`{run.parameters['preset']}`, seed {run.seed}. They show what there is to see; no result is meant "
+        "by them. `make gallery` makes this page again.",
+        "",
+        "## The codebook explorer",
+        "",
+        "Notebook 04, or `explore(run)` in any cell. One selection moves every tab and the cards.",
+        "",
+    ]
+    for name, text in EXPLORER.items():
+        lines += [text, "", f"![{name}](gallery/explorer_{name}.png)", ""]
+    lines += ["## Figures of the notebooks", ""]
+    for name, text in FIGURES.items():
+        lines += [text, "", f"![{name}](gallery/{name}.png)", ""]
+    return "\n".join(lines)
+
+
+def shoot_figures(browser: Browser, run: Run) -> None:
+    """Draw the saved figures, each as wide as it is made for."""
+    for name in FIGURES:
+        figure = pio.from_json((run.folder / "figures" / f"{name}.json").read_text(encoding="utf-8"))
+        opened = browser.new_page(viewport={"width": WIDTH + 40, "height": 900})
+        options = {"displayModeBar": False}
+        opened.set_content(figure.to_html(config=options, default_width=f"{WIDTH}px"))
+        opened.locator(".js-plotly-plot .main-svg").first.wait_for(state="attached", timeout=30_000)
+        opened.wait_for_timeout(500)
+        keep(opened.locator(".js-plotly-plot"), name)
+        opened.close()
+
+
+def shoot_explorer(browser: Browser, run: Run) -> None:
+    """Open the explorer in JupyterLab, on the run and on two of its tokenizers, and walk through its tabs."""
+    cell = (
+        "from genrec_lab.run import existing_run\nfrom genrec_lab.run.stages import explore\n"
+        f"explore(existing_run({run.name!r}), other_method='tiger')"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
+        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+        (Path(folder) / "notebooks").mkdir()
+        nbformat.write(notebook, Path(folder) / "notebooks" / "gallery.ipynb")
+        with served(Path(folder), run.folder.parent) as lab:
+            opened = NotebookPage(browser, lab, "gallery.ipynb", width=1920, height=1000)
+            opened.run_all()
+            walk(opened)
+            opened.close()
+
+
+def walk(notebook: NotebookPage) -> None:
+    """Take a picture of each tab, with something selected in it."""
+    explorer = notebook.explorer()
+
+    def shoot(name: str, width: int) -> None:
+        notebook.shoot(explorer, PICTURES / f"explorer_{name}.png", width)
+        compress(PICTURES / f"explorer_{name}.png")
+
+    notebook.settle()
+    shoot("codes", 1920)
+    notebook.open_tab(explorer, "Compare")
+    shoot("compare", 1280)
+    notebook.open_tab(explorer, "Beam")
+    explorer.get_by_role("button", name="watch").click()
+    explorer.locator(".js-plotly-plot").wait_for()
+    notebook.settle()
+    shoot("beam", 1280)
+    notebook.open_tab(explorer, "Collisions")
+    shoot("collisions", 1280)
+    notebook.open_tab(explorer, "Codes")
+    notebook.wide(1920, 1000)
+    explorer.scroll_into_view_if_needed()
+    notebook.click_bar(explorer)
+    explorer.get_by_title("dark or light").click()
+    notebook.open_tab(explorer, "Page")
+    shoot("page", 1920)
+    explorer.get_by_title("dark or light").click()
+    notebook.open_tab(explorer, "Map")
+    notebook.wide(1920, 1000)
+    explorer.scroll_into_view_if_needed()
+    notebook.lasso(explorer, 0.3)
+    shoot("map", 1920)
+
+
+def keep(shown: Locator, name: str) -> None:
+    """Store the picture of a figure."""
+    file = PICTURES / f"{name}.png"
+    shown.screenshot(path=file)
+    compress(file)
+
+
+def compress(file: Path) -> None:
+    """Store a picture again with a palette of 256 colours, which drawings do not miss."""
+    stored = io.BytesIO()
+    with Image.open(file) as opened:
+        opened.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(stored, "PNG", optimize=True)
+    file.write_bytes(stored.getvalue())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
