@@ -9,6 +9,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 # Its date says when the environment was last brought in line with the files that describe it.
 STAMP := $(VENV)/.installed
+AUDITED := $(VENV)/.audited
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))
 BENCH ?= $(sort $(filter-out __init__,$(basename $(notdir $(wildcard benchmarks/*.py)))))
 
@@ -36,11 +37,16 @@ demo: $(STAMP) ## run the whole chain on the embedded data, a few minutes on two
 
 test: check unit notebooks ## everything: static checks, tests, notebooks
 
-check: $(STAMP) ## static checks only: ruff, mypy, import-linter
+check: $(STAMP) $(AUDITED) ## static checks only: ruff (security rules too), mypy, import-linter, pip-audit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Once for each set of versions. A flaw that became known since they were tested is told and breaks no test.
+$(AUDITED): constraints.txt $(STAMP)
+	-$(BIN)/python .ci/audit.py constraints.txt
+	@touch $@
 
 unit: $(STAMP) ## the tests under tests/
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests

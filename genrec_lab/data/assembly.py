@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -54,6 +55,8 @@ class RawDomain:
     images_base: Path = Path()
     # What was mended before, counted.
     repairs: dict[str, int] = field(default_factory=dict)
+    # What is known of the raw files, by their names.
+    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def assemble(raw: RawDomain, rules: ReadingRules) -> Dataset:
@@ -92,7 +95,8 @@ def assemble(raw: RawDomain, rules: ReadingRules) -> Dataset:
     if raw.images is not None:
         items = found_images(items, raw.images, raw.images_base, repairs)
     catalogue = _catalogue(items, raw.domain, rules.text_template, repairs)
-    return Dataset(raw.domain, catalogue, _sequences(interactions, catalogue, raw.domain), repairs)
+    sources = {f"{raw.domain}/{file}": known for file, known in raw.sources.items()}
+    return Dataset(raw.domain, catalogue, _sequences(interactions, catalogue, raw.domain), repairs, sources)
 
 
 def _checked_interactions(raw: RawDomain) -> pl.DataFrame:

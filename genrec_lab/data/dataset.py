@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -28,14 +29,16 @@ class Dataset:
     `items`: `item` Int64 0..N-1 in order, `domain`, `title`, `text` strings, `image` path or null, `key` the
     source's own id, then any attribute columns. `sequences`: `user` Int64 0..U-1 in order, `domain`, `items`
     List(Int64) oldest first, `key`. Without a column `image` there are no pictures, without `key` the
-    numbers are the keys. `repairs` counts what was mended while reading, over all that was read.
-    Raises DataError where the tables contradict each other.
+    numbers are the keys. `repairs` counts what was mended while reading, over all that was read; `sources`
+    says of raw files, by "domain/file", what is known of them: bytes, sha256, address. Raises DataError where
+    the tables contradict each other.
     """
 
     name: str
     items: pl.DataFrame
     sequences: pl.DataFrame
     repairs: dict[str, int] = field(default_factory=dict)
+    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -104,6 +107,7 @@ class Dataset:
                 items=relabelled(sequences["items"], new_index),
             ),
             repairs=self.repairs,
+            sources=self.sources,
         )
 
     @classmethod
@@ -149,7 +153,8 @@ class Dataset:
             raise DataError(
                 f"concat: attribute columns of unlike types ({schemas}); cast or drop them"
             ) from error
-        return cls(name or "+".join(seen), all_items, pl.concat(sequences), repairs)
+        sources = {name: known for dataset in datasets for name, known in dataset.sources.items()}
+        return cls(name or "+".join(seen), all_items, pl.concat(sequences), repairs, sources)
 
     def statistics(self) -> pl.DataFrame:
         """One row a domain as in GMC Table 2, and how many of its items nobody interacted with.
@@ -216,6 +221,7 @@ class Dataset:
             "name": self.name,
             "domains": list(self.domains),
             "repairs": self.repairs,
+            "sources": self.sources,
             "fingerprint": self.fingerprint(),
         }
         partial = {name: target / f"{name}.partial" for name in FILES}
@@ -250,6 +256,14 @@ class Dataset:
             raise DataError(
                 f"{source}: format {found!r}, this version reads {FORMAT_VERSION}; write it again"
             )
+        needed = {"name": str, "repairs": dict, "fingerprint": str}
+        for key, kind in needed.items():
+            if not isinstance(description.get(key), kind):
+                raise DataError(
+                    f"{source / 'dataset.json'}: {key} is {description.get(key)!r}, expected a "
+                    f"{kind.__name__}; "
+                    "write the dataset again"
+                )
         try:
             items, sequences = (
                 pl.read_parquet(source / f"{name}.parquet") for name in ("items", "sequences")
@@ -258,7 +272,9 @@ class Dataset:
             raise DataError(
                 f"{source}: its parquet files are not readable ({error}); write it again"
             ) from error
-        dataset = cls(description["name"], items, sequences, description["repairs"])
+        dataset = cls(
+            description["name"], items, sequences, description["repairs"], description.get("sources", {})
+        )
         if dataset.fingerprint() != description["fingerprint"]:
             raise DataError(
                 f"{source}: content has fingerprint {dataset.fingerprint()[:12]}, dataset.json says "

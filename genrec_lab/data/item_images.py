@@ -9,13 +9,15 @@ import polars as pl
 
 from genrec_lab.data.item_text import TemplateField, as_text, parse_template
 from genrec_lab.data.paths import expanded
+from genrec_lab.data.picture_pack import SUFFIX, packed_names
 from genrec_lab.data.rules import DataError, nearest
 
 
 def found_images(items: pl.DataFrame, images: str, base: Path, repairs: dict[str, int]) -> pl.DataFrame:
     """`items` with the column `image`: the absolute path of each picture, null where there is none.
 
-    `images` is a column of paths, or a template such as "posters/{key}.jpg"; relative paths start at `base`.
+    `images` is a column of paths, or a template such as "posters/{key}.jpg"; relative paths start at `base`,
+    and may lead into a packed file as if it were a folder: "Office.pictures/{key}.jpg".
     Items without a picture are counted in `repairs["items_without_image"]`. Raises DataError for an unknown
     column, for addresses on the web, and where not one picture is found.
     """
@@ -69,6 +71,13 @@ def _pieces(part: TemplateField) -> list[pl.Expr]:
     return [pl.lit(part.separator + part.label), pl.col(part.name), pl.lit(part.suffix)]
 
 
+def _names_in(folder: Path) -> set[str]:
+    """The names of the files of a folder, or of the pictures of a packed file."""
+    if folder.suffix == SUFFIX and folder.is_file():
+        return packed_names(folder)
+    return {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
+
+
 def _only_present(paths: list[str | None]) -> list[str | None]:
     """The paths with None for files that are not there; a folder is listed once, not asked for every file."""
     listings: dict[str, set[str]] = {}
@@ -76,8 +85,6 @@ def _only_present(paths: list[str | None]) -> list[str | None]:
     for path in paths:
         folder, name = os.path.split(path or "")
         if folder not in listings:
-            listings[folder] = (
-                {entry.name for entry in os.scandir(folder)} if os.path.isdir(folder) else set()
-            )
+            listings[folder] = _names_in(Path(folder))
         kept.append(path if name in listings[folder] else None)
     return kept

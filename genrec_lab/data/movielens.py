@@ -99,7 +99,7 @@ def _films_100k(file: Path) -> pl.DataFrame:
 def _csv(file: Path) -> pl.DataFrame:
     try:
         return pl.read_csv(existing_file(file, "folder"), infer_schema=False)
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{file}: not readable as csv: {error}; mend or fetch it again") from error
 
 

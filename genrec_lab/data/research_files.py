@@ -131,7 +131,7 @@ def _atomic(file: Path) -> pl.DataFrame:
         table = pl.read_csv(
             existing_file(file, "folder"), separator="\t", quote_char=None, infer_schema=False
         )
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(
             f"{file}: not readable as tab separated text: {error}; mend or fetch it again"
         ) from error

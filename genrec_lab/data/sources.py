@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from genrec_lab.data.amazon import read_amazon2014, read_amazon2018, read_amazon2023
 from genrec_lab.data.dataset import Dataset
 from genrec_lab.data.frames import read_frames
 from genrec_lab.data.movielens import read_movielens
@@ -19,10 +20,13 @@ READERS: dict[str, Callable[..., Dataset]] = {
     "recbole": read_recbole,
     "movielens": read_movielens,
     "frames": read_frames,
+    "amazon2014": read_amazon2014,
+    "amazon2018": read_amazon2018,
+    "amazon2023": read_amazon2023,
 }
 EMBEDDED = "bazaar"
 # Options that mean one domain and so cannot hold for several.
-PER_DOMAIN = {"domain", "folder", "interactions", "items", "posters"}
+PER_DOMAIN = {"domain", "folder", "category", "interactions", "items", "posters"}
 
 
 def datasets() -> tuple[str, ...]:
@@ -31,7 +35,8 @@ def datasets() -> tuple[str, ...]:
 
 
 def load_dataset(name: str, **options: Any) -> Dataset:
-    """The Dataset of a source ("bazaar", "lcrec", "recbole", "movielens", "frames") with its own options.
+    """The Dataset of a source ("bazaar", "lcrec", "recbole", "movielens", "frames", "amazon2014",
+    "amazon2018", "amazon2023") with its own options.
 
     Several domains at once, of one source or of several: `domains={"Scientific": folder, "Movies": {"name":
     "frames", "interactions": ..., "items": ...}}`. A value is a folder, or a mapping of options that may name

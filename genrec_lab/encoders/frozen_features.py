@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from genrec_lab.data.picture_pack import has_picture, picture_source
 from genrec_lab.encoders.content import Content
 from genrec_lab.encoders.progress import Progress, reporter
 
@@ -138,7 +139,10 @@ def _picture_bytes(picture: Path | None) -> bytes:
     if picture is None:
         return b"none"
     # A picture that is not there has no bytes here; whoever reads it says which item misses it.
-    return b"some" + (picture.read_bytes() if picture.is_file() else b"")
+    if not has_picture(picture):
+        return b"some"
+    source = picture_source(picture)
+    return b"some" + (source.read_bytes() if isinstance(source, Path) else source.getvalue())
 
 
 def _gathered(features: dict[str, list[Tensor]], repairs: dict[str, int]) -> _Shard:

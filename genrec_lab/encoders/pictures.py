@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
+from genrec_lab.data.picture_pack import has_picture, picture_source
 from genrec_lab.encoders.text import model_identity
 
 # No consumer here looks at more: Qwen2-VL takes at most 1,024 tokens of 28 x 28 pixels, 0.8 million.
@@ -60,13 +61,13 @@ def read_picture(
     """
     file = inside(path, root, item)
     counts: MutableMapping[str, int] = {} if repairs is None else repairs
-    if not file.is_file():
+    if not has_picture(file):
         raise PictureError(f"item {item}: there is no picture {file}; restore it, or drop it from the item")
     try:
         with warnings.catch_warnings():
             # Pictures between one and two times Pillow's limit are read here, shrunk; above that it refuses.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(file) as opened:
+            with Image.open(picture_source(file)) as opened:
                 return _upright_rgb(opened, max_pixels, counts)
     except Image.DecompressionBombError as error:
         raise PictureError(

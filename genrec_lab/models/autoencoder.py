@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from genrec_lab.models.quantizers import Quantized, Tokenized, finite_vectors
+from genrec_lab.models.sharing import Shareable
 
 # YAML and JSON know lists only; everything else about the value stays strict.
 Widths = Annotated[
@@ -88,7 +89,7 @@ class TokenizerEpoch:
     diversity: float = 0.0
 
 
-class Autoencoder(nn.Module, ABC):
+class Autoencoder(nn.Module, Shareable, ABC):
     """An encoder and a decoder around a quantiser that a subclass adds; float32 throughout."""
 
     scale: Tensor

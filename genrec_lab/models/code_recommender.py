@@ -21,11 +21,12 @@ from torch.nn import functional as F
 
 from genrec_lab.codes import PAD, ItemCodes
 from genrec_lab.decoding import CodeTrie, Histories, Ranked, beam_search
+from genrec_lab.models.sharing import Shareable
 
 NO_ITEM = -1  # in a matrix of histories
 
 
-class CodeRecommender(nn.Module, ABC):
+class CodeRecommender(nn.Module, Shareable, ABC):
     """A model that reads the identifiers of a history and writes the identifier of the next item.
 
     A subclass names its config and its `body`, the network over tokens, gives the loss of a batch, and what

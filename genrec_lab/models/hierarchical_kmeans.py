@@ -26,6 +26,7 @@ from genrec_lab.models.quantizers import (
     kmeans_centres,
     nearest_codes,
 )
+from genrec_lab.models.sharing import Shareable
 
 
 class HierarchicalKMeansConfig(BaseModel):
@@ -39,7 +40,7 @@ class HierarchicalKMeansConfig(BaseModel):
     codebook_size: int = Field(256, ge=1, description="K, clusters below each cluster at most")
 
 
-class HierarchicalKMeans:
+class HierarchicalKMeans(Shareable):
     """A tree of clusters over the content vectors, with the same face as `RQVAE` but for its codebooks.
 
     levels: for each level the clusters that there are, with their centres as steps from their parents'.

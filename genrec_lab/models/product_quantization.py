@@ -21,6 +21,7 @@ from genrec_lab.models.quantizers import (
     finite_vectors,
     nearest_codes,
 )
+from genrec_lab.models.sharing import Shareable
 
 _OPQ_ROUNDS = 50  # faiss's own number of turns between rotation and codebooks
 
@@ -40,7 +41,7 @@ class ProductQuantizationConfig(BaseModel):
     iterations: int = Field(25, ge=1, description="of k-means in each sub-space; 25 is faiss's number")
 
 
-class ProductQuantizer:
+class ProductQuantizer(Shareable):
     """Codebooks of the parts of a vector, with the same face as `RQVAE`."""
 
     def __init__(
@@ -81,7 +82,8 @@ class ProductQuantizer:
         if config.kind == "opq":
             turned = faiss.OPQMatrix(dimensions, levels)
             turned.pq, turned.niter = book, _OPQ_ROUNDS
-            turned.train(x)
+            # With fewer vectors than dimensions faiss 1.15 writes past its memory; repeats fit the same.
+            turned.train(np.tile(x, (-(-dimensions // len(x)), 1)))
             rotation = faiss.vector_to_array(turned.A).reshape(dimensions, dimensions).copy()
             x = np.ascontiguousarray(x @ rotation.T)
         book.train(x)

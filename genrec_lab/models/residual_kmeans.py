@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from genrec_lab.losses import residual_quantization_loss
 from genrec_lab.models.quantizers import Geometry, Tokenized, finite_vectors, quantize_levels, residual_kmeans
+from genrec_lab.models.sharing import Shareable
 
 
 class ResidualKMeansConfig(BaseModel):
@@ -28,7 +29,7 @@ class ResidualKMeansConfig(BaseModel):
     codebook_size: int = Field(256, ge=1, description="K, codes a level (GMC section 5.1.4)")
 
 
-class ResidualKMeans:
+class ResidualKMeans(Shareable):
     """Codebooks over the content vectors themselves, with the same face as `RQVAE`."""
 
     def __init__(self, codebooks: np.ndarray, config: ResidualKMeansConfig) -> None:

@@ -24,6 +24,7 @@ from genrec_lab.models.content_decoders import DecoderConfig, TextDecoder, Visio
 from genrec_lab.models.diffusion import DiffusionConfig
 from genrec_lab.models.linear import drawn_linear
 from genrec_lab.models.quantizers import Geometry
+from genrec_lab.models.sharing import Shareable
 from genrec_lab.models.tree_quantizer import TreeQuantizer, TreeQuantizerConfig
 
 # Of so many items per code the codewords are placed; more would not move them noticeably.
@@ -105,7 +106,7 @@ class TokenizedContent(NamedTuple):
     loss: float  # L_Code, mean over the catalogue
 
 
-class TreeTokenizer(nn.Module):
+class TreeTokenizer(nn.Module, Shareable):
     """The whole tokenizer; its forward is the objective of Eq. 13.
 
     `parts` holds the terms of the last forward, detached and before their weights: text, picture, code,

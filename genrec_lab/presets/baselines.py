@@ -8,6 +8,7 @@ from genrec_lab.models.letter import LetterConfig
 from genrec_lab.models.rqvae import TIGER_HIDDEN, RQVAEConfig
 from genrec_lab.models.sequential.kinds import MODELS
 from genrec_lab.models.t5 import T5Config
+from genrec_lab.presets.content_rows import Size, content_rows
 from genrec_lab.presets.method_config import AdaptationConfig, ItemRow, MethodConfig, changed
 from genrec_lab.training import TrainingConfig
 
@@ -98,10 +99,11 @@ def p5_cid() -> MethodConfig:
     )
 
 
-def rows_over_items(epochs: int, patience: int = 10) -> dict[str, ItemRow]:
+def rows_over_items(epochs: int, patience: int = 10, size: Size = "paper") -> dict[str, ItemRow]:
     """Every row with a model over items, at the sizes of its config and with one budget for all.
 
-    AdamW with 1e-3, batches of 256 sequences, until validation NDCG stops rising.
+    Rows with item content have the sizes that `content_rows` gives them. AdamW with 1e-3, batches of 256
+    sequences, until validation NDCG stops rising.
     """
     training = TrainingConfig(
         epochs=epochs,
@@ -114,7 +116,11 @@ def rows_over_items(epochs: int, patience: int = 10) -> dict[str, ItemRow]:
         validate_every=2,
         patience=patience,
     )
-    return {
+    content = content_rows(training, size)
+    kinds = {row.model.kind for row in content.values()}
+    over_ids = {
         name: ItemRow(model=model.Config(), training=training, pretraining=training)
         for name, model in MODELS.items()
+        if name not in kinds
     }
+    return over_ids | content

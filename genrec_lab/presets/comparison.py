@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from genrec_lab.models.sequential.kinds import MODELS
 from genrec_lab.presets.baselines import rows_over_items
 from genrec_lab.presets.gmc import gmc_cpu, gmc_tiny
 from genrec_lab.presets.method_config import ROWS, ItemRow, MethodConfig, changed
@@ -24,14 +23,14 @@ def baselines() -> MethodConfig:
             "vectors."
         ),
         compare=every_baseline(),
-        rows=rows_over_items(epochs=200, patience=10),
+        rows=rows_over_items(epochs=200, patience=10, size="cpu"),
     )
 
 
 def baselines_tiny() -> MethodConfig:
     """All baselines at sizes that only show that everything runs; the smoke run's."""
     tiny = gmc_tiny()
-    rows = {name: _tiny(row) for name, row in rows_over_items(epochs=2).items()}
+    rows = {name: _tiny(row) for name, row in rows_over_items(epochs=2, size="tiny").items()}
     return changed(
         tiny,
         name="baselines_tiny",
@@ -44,7 +43,8 @@ def baselines_tiny() -> MethodConfig:
 
 def every_baseline() -> tuple[str, ...]:
     """Return the names of all rows but those that are variants of one method."""
-    return (*MODELS, *(name for name in ROWS if not name.startswith(_VARIANTS)))
+    over_items = rows_over_items(epochs=1)
+    return (*over_items, *(name for name in ROWS if not name.startswith(_VARIANTS)))
 
 
 def _tiny(row: ItemRow) -> ItemRow:

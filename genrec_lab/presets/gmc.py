@@ -79,6 +79,7 @@ def gmc_cpu() -> MethodConfig:
         tokenizer=RQVAEConfig(hidden=TIGER_HIDDEN, epochs=300),
         identifiers=IdentifierConfig(policy="nearest_free"),
         pairs=PairsConfig(max_history=20, per_user=8),
+        rows=rows_over_items(epochs=200, size="cpu"),
         one_pass=TrainingConfig(
             epochs=12,
             batch_size=512,
@@ -124,7 +125,7 @@ def gmc_small() -> MethodConfig:
         name="gmc_small",
         provenance=(
             "GMC's method on Bazaar's default size; every size is ours and chosen so that the whole chain "
-            "takes minutes."
+            "takes minutes. The T5 reads the past of a history, which learns a sequence in one pass."
         ),
         tokenizer=RQVAEConfig(hidden=(256, 128), levels=3, codebook_size=64, epochs=120, batch_size=512),
         recommender=T5Config(
@@ -155,7 +156,7 @@ def gmc_small() -> MethodConfig:
                 validation_users=300,
             ),
         ),
-        rows=rows_over_items(epochs=24, patience=4),
+        rows=rows_over_items(epochs=24, patience=4, size="small"),
     )
 
 
@@ -184,7 +185,7 @@ def gmc_tiny() -> MethodConfig:
                 validation_users=60,
             ),
         ),
-        rows=rows_over_items(epochs=2),
+        rows=rows_over_items(epochs=2, size="tiny"),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,12 +33,14 @@ def dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:
             flat |= {f"{key}.{name}": part for name, part in dotted(value).items()}
         else:
             flat[key] = value
-    return dict(sorted(flat.items(), key=lambda pair: pair[0] not in _OF_KINDS))
+    return dict(sorted(flat.items(), key=lambda pair: not pair[0].endswith(".kind")))
 
 
 def set_key(content: dict[str, Any], key: str, value: Any) -> None:
     """Set one dotted key of a config written as nested dicts."""
     place, parts = content, key.split(".")
+    if parts[0] == "rows" and len(parts) > 1 and parts[1] not in content["rows"]:
+        _add_row(content["rows"], parts, value)
     for depth, part in enumerate(parts):
         where = ".".join(parts[:depth])
         if not isinstance(place, dict):
@@ -55,6 +58,17 @@ def set_key(content: dict[str, Any], key: str, value: Any) -> None:
         _switch(content, parts[0], value)
     else:
         place[parts[-1]] = value
+
+
+def _add_row(rows: dict[str, Any], parts: list[str], value: Any) -> None:
+    """Make `rows.<name>.model.kind` a further row, at first a copy of the preset's row of that kind."""
+    name = parts[1]
+    if parts[2:] != ["model", "kind"] or value not in rows:
+        raise PresetError(
+            f"overrides: rows has no {name!r}{did_you_mean(name, rows)}; it has {sorted(rows)}. A new row "
+            f"begins with one of these as its kind: rows.{name}.model.kind"
+        )
+    rows[name] = copy.deepcopy(rows[value])
 
 
 def _switch(content: dict[str, Any], part: str, kind: Any) -> None:

@@ -85,7 +85,8 @@ def utgrec_small() -> MethodConfig:
             "UTGRec's method; every size is ours. MiniLM and EfficientNet-lite0, not Qwen2-VL; pictures "
             "of 32 px; L_Code as a mean (its code's). For small catalogues collapse otherwise: content "
             "standardised, no dropout, lambda .3, codewords placed by k-means after 10 batches and dead ones "
-            "restarted (docs/results.md). T5 with Muon, as in gmc_cpu."
+            "restarted (docs/results.md). T5 with Muon, as in gmc_cpu, its "
+            "histories reading the past, which learns a sequence in one pass."
         ),
         text=TextConfig(),
         content=CompactConfig(
@@ -118,9 +119,11 @@ def utgrec_small() -> MethodConfig:
         ),
         tokenizer_training=TrainingConfig(epochs=16, batch_size=32, learning_rate=1e-3),
         transfer=TransferConfig(training=TrainingConfig(epochs=10, batch_size=32, learning_rate=5e-4)),
-        recommender=T5Config(d_model=96, d_kv=24, heads=4, d_ff=256, encoder_layers=2, decoder_layers=2),
+        recommender=T5Config(
+            d_model=96, d_kv=24, heads=4, d_ff=256, encoder_layers=2, decoder_layers=2, reads="past"
+        ),
         training=TrainingConfig(
-            epochs=10,
+            epochs=14,
             batch_size=256,
             optimizer="muon",
             learning_rate=3e-3,
@@ -130,12 +133,12 @@ def utgrec_small() -> MethodConfig:
         adaptation=AdaptationConfig(
             kind="full",
             training=TrainingConfig(
-                epochs=20,
+                epochs=30,
                 batch_size=256,
                 optimizer="muon",
                 learning_rate=2e-3,
                 validate_from=0,
-                validate_every=2,
+                validate_every=3,
                 patience=3,
                 validation_users=600,
             ),
@@ -149,7 +152,7 @@ def utgrec_small() -> MethodConfig:
             batch_size=512,
             contrastive_weight=0.0,
         ),
-        rows=rows_over_items(epochs=30, patience=4),
+        rows=rows_over_items(epochs=30, patience=4, size="small"),
     )
 
 
@@ -204,5 +207,5 @@ def utgrec_tiny() -> MethodConfig:
             contrastive_weight=0.0,
         ),
         compare=("popularity", "sasrec"),
-        rows=rows_over_items(epochs=2),
+        rows=rows_over_items(epochs=2, size="tiny"),
     )  # fmt: skip

@@ -75,12 +75,16 @@ def source_signature(dataset: Any) -> str | None:
 
     Bazaar points to none: it is generated, and its folder of pictures is written, not read. Elsewhere every
     text that holds a path separator counts as a path, environment variables expanded. Of a folder
-    the files directly inside count, subfolders (pictures) by name only. Content does not: it may be huge.
+    the files directly inside count, subfolders (pictures) by name only. Content does not: it may be huge. Nor
+    do folders that are downloaded into (`download` true): they fill while the stage runs.
     """
     if isinstance(dataset, Mapping) and dataset.get("name") == "bazaar":
         return None
     found: list[Any] = []
-    for name, value in _flatten({"dataset": dataset}):
+    given = dict(_flatten({"dataset": dataset}))
+    for name, value in given.items():
+        if any(given.get(f"{above}.download") is True for above in _above(name)):
+            continue
         for text in value if isinstance(value, list | tuple) else [value]:
             path = (
                 Path(os.path.expandvars(text)).expanduser() if isinstance(text, str) and "/" in text else None
@@ -93,6 +97,12 @@ def source_signature(dataset: Any) -> str | None:
                     [name, file.name, [status.st_size, status.st_mtime_ns] if file.is_file() else None]
                 )
     return hash_json(found) if found else None
+
+
+def _above(name: str) -> list[str]:
+    """The dotted names above this one, nearest last."""
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts))]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

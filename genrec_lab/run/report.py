@@ -196,7 +196,8 @@ def _data(run: Run, manifest: Mapping[str, Any]) -> str:
     if recorded is None:
         html = '<p class="note">The dataset has not been recorded yet; notebook 01 does that.</p>'
     else:
-        html = _pairs({key: _text(value) for key, value in recorded.items() if key != "repairs"})
+        told = {key: value for key, value in recorded.items() if key != "repairs" and value not in ({}, [])}
+        html = _pairs({key: _text(value) for key, value in told.items()})
         repairs = recorded.get("repairs") or {}
         html += "<h3>Repairs</h3>" + (
             _table(("what was mended", "times"), [(what, f"{count:,}") for what, count in repairs.items()])

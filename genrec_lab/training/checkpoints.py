@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,6 +12,12 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+_HASH = "sha256"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that was damaged after it was written; the message names it."""
 
 
 class Checkpoint:
@@ -29,7 +36,8 @@ class Checkpoint:
             {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
             partial / "state.safetensors",
         )
-        (partial / "counters.json").write_text(json.dumps(counters))
+        described = {**counters, _HASH: _sha256(partial / "state.safetensors")}
+        (partial / "counters.json").write_text(json.dumps(described))
         shutil.rmtree(final, ignore_errors=True)
         os.replace(partial, final)
         for _, old in self._states():
@@ -37,15 +45,33 @@ class Checkpoint:
                 shutil.rmtree(old)
 
     def read(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Return the newest whole state, or None."""
+        """Return the newest whole state, or None; raises CheckpointError where it is not what was written."""
         states = sorted(self._states())
         if not states:
             return None
         newest = states[-1][1]
-        return load_file(newest / "state.safetensors"), json.loads((newest / "counters.json").read_text())
+        try:
+            counters = json.loads((newest / "counters.json").read_text())
+            found = _sha256(newest / "state.safetensors")
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{newest} is not a readable checkpoint ({error}); delete it to train anew"
+            ) from error
+        # Without a hash it is of a version that wrote none.
+        if not isinstance(counters, dict) or counters.pop(_HASH, found) != found:
+            raise CheckpointError(
+                f"{newest} is not what was written, a damaged disk or a change by hand; delete it to train "
+                "anew"
+            )
+        return load_file(newest / "state.safetensors"), counters
 
     def _states(self) -> Iterator[tuple[int, Path]]:
         for path in list(self.folder.glob("epoch-*")):
             number = path.name.removeprefix("epoch-")
             if number.isdigit():
                 yield int(number), path
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -49,7 +49,16 @@ def test_a_domain_sets_its_own_options_over_the_shared_ones(tmp_path: Path) -> N
 
 
 def test_names_are_listed() -> None:
-    assert datasets() == ("bazaar", "lcrec", "recbole", "movielens", "frames")
+    assert datasets() == (
+        "bazaar",
+        "lcrec",
+        "recbole",
+        "movielens",
+        "frames",
+        "amazon2014",
+        "amazon2018",
+        "amazon2023",
+    )
     assert set(READERS) < set(datasets())
 
 
@@ -57,7 +66,7 @@ def test_names_are_listed() -> None:
     ("name", "options", "message"),
     [
         ("lcrek", {}, "unknown dataset 'lcrek'; did you mean 'lcrec'"),
-        ("amazon2014", {}, "unknown dataset 'amazon2014'; known: bazaar, lcrec"),
+        ("netflix", {}, "unknown dataset 'netflix'; known: bazaar, lcrec"),
         ("lcrec", {}, "the option 'folder' is missing; give it, or domains="),
         ("frames", {}, "the option 'interactions' is missing"),
         ("lcrec", {"foldr": "x"}, "unknown option 'foldr'; did you mean 'folder'"),

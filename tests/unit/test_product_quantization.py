@@ -69,6 +69,14 @@ def test_a_rotation_keeps_distances_and_lowers_the_error() -> None:
     assert model.tokenize(x).loss < 0.9 * fitted("pq", x).tokenize(x).loss
 
 
+def test_a_rotation_of_fewer_vectors_than_dimensions() -> None:
+    x = vectors(10, 24)
+    model = ProductQuantizer.fit(x, ProductQuantizationConfig(kind="opq", levels=2, codebook_size=8), 0)
+    assert model.rotation is not None
+    np.testing.assert_allclose(model.rotation @ model.rotation.T, np.eye(24), atol=1e-4)
+    assert model.tokenize(x).loss < np.square(x - x.mean(axis=0)).sum(axis=1).mean()
+
+
 def test_the_seed_decides() -> None:
     x = vectors()
     np.testing.assert_array_equal(fitted("pq", x, 3).codebooks, fitted("pq", x, 3).codebooks)

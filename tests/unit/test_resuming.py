@@ -20,6 +20,7 @@ from genrec_lab.training import (
     checkpoints,
     fit,
 )
+from genrec_lab.training.memory import TrainingMemoryError
 
 PLAIN = TrainingConfig(epochs=5, learning_rate=0.01, schedule="constant", warmup=0.0, precision="fp32")
 
@@ -216,6 +217,39 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
         train(toy, ANNEALED, tmp_path)
     monkeypatch.undo()
     assert_same(toy, go_on(toy, ANNEALED, tmp_path), train(toy, ANNEALED, None))
+
+
+@pytest.mark.parametrize(
+    "damage", ["flipped", "cut", "empty", "gone", "counters cut", "counters gone", "list"]
+)
+def test_a_damaged_checkpoint_is_refused_by_name(toy: SimpleNamespace, tmp_path: Path, damage: str) -> None:
+    with pytest.raises(Killed):
+        train(toy, ANNEALED, tmp_path, KillAfter(2))
+    counters = damage.startswith("counters") or damage == "list"
+    file = tmp_path / "epoch-2" / ("counters.json" if counters else "state.safetensors")
+    content = file.read_bytes()
+    if damage.endswith("gone"):
+        file.unlink()
+    elif damage == "flipped":
+        # A last byte of a tensor: safetensors itself would not notice.
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    else:
+        file.write_bytes({"cut": content[:-9], "counters cut": content[:-9], "list": b"[]"}.get(damage, b""))
+    with pytest.raises(checkpoints.CheckpointError, match=r"epoch-2 is not .*delete it to train anew"):
+        go_on(toy, ANNEALED, tmp_path)
+
+
+def test_memory_that_runs_out_says_what_to_lower(toy: SimpleNamespace) -> None:
+    class Greedy(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = torch.nn.Linear(1, 1)
+
+        def forward(self, **batch: Tensor) -> Tensor:
+            raise torch.OutOfMemoryError("Tried to allocate 20 GiB")
+
+    with pytest.raises(TrainingMemoryError, match=r"batch of \d+ samples in epoch 1; lower .*20 GiB"):
+        fit(Greedy(), toy.Line(), PLAIN)
 
 
 def test_one_checkpoint_is_kept(toy: SimpleNamespace, tmp_path: Path) -> None:

@@ -52,6 +52,11 @@ class DomainItems:
             if tables[need] is None:
                 raise ValueError(f"{model} needs {need} of its items; give DomainItems(…, {need}=…)")
 
+    def present(self, needs: Sequence[Need]) -> tuple[Need, ...]:
+        """Return those of the needs that are there."""
+        tables = self._tables()
+        return tuple(need for need in needs if tables[need] is not None)
+
     def user_places(self, users: Sequence[int]) -> np.ndarray:
         """Return (B,) places in `users`, -1 for a user that is not among them."""
         wanted = np.asarray(users, dtype=np.int64)

@@ -41,17 +41,19 @@ class Phase(NamedTuple):
     shared: bool = False
     budget: Literal["training", "pretraining"] = "training"  # which of the row's two TrainingConfigs
     validated: bool = True  # False: no validation and no early stopping, the last weights are kept
+    epochs: int | None = None  # at most so many, whatever the budget says
 
 
 class ItemModel(nn.Module):
     """A recommender that scores all items of its domain after a history.
 
-    A model's file sets `Config`, and `needs`, `phases` and `own_weights` where they differ from these; it
-    defines `logits` and `forward`, the loss of a batch, and may define `batches` and `begin`.
+    A model's file sets `Config`, and `needs`, `takes`, `phases` and `own_weights` where they differ from
+    these; it defines `logits` and `forward`, the loss of a batch, and may define `batches` and `begin`.
     """
 
     Config: ClassVar[type[ItemModelConfig]]
     needs: ClassVar[tuple[Need, ...]] = ()  # parts of DomainItems without which there is no such model
+    takes: ClassVar[tuple[Need, ...]] = ()  # parts that it reads where they are there
     phases: ClassVar[tuple[Phase, ...]] = (Phase(),)
     # Names, or beginnings of names, of weights that belong to one domain's items: `start_from` leaves them.
     own_weights: ClassVar[tuple[str, ...]] = ("embedding.",)
@@ -144,7 +146,7 @@ class ItemModel(nn.Module):
         """Write weights, config and what the model needs of its domain into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: part.contiguous() for name, part in self.state_dict().items()}, folder / _WEIGHTS)
-        self.domain.write(folder, self.needs)
+        self.domain.write(folder, (*self.needs, *self.domain.present(self.takes)))
         (folder / _CONFIG).write_text(json.dumps(self.config.model_dump(), indent=2))
         return folder
 

@@ -14,7 +14,7 @@ from genrec_lab.run.stages.evaluating import EVALUATION, load_rankings, ranked_u
 from genrec_lab.run.stages.mapping import MAPPING, comparable_codes, load_atlas
 from genrec_lab.run.stages.meaning import teller
 from genrec_lab.run.stages.preparing import PREPARATION, load_prepared
-from genrec_lab.run.stages.rows import generative_rows, lead_row
+from genrec_lab.run.stages.rows import generative_rows, has_texts, lead_row
 from genrec_lab.run.stages.stories import watch_beams
 from genrec_lab.run.stages.tokenizing import TOKENIZING, Identified, load_identified, load_vectors
 from genrec_lab.run.store import Run
@@ -124,7 +124,7 @@ def coded_catalogue(run: Run, method: str | None = None) -> CodedCatalogue:
         traffic=interactions(dataset),
         residuals=None if own.geometry == "none" else own.residuals,
         codewords=_codewords(own),
-        vectors=load_vectors(run),
+        vectors=load_vectors(run) if has_texts(dataset) else None,
         images=items["image"].to_list() if "image" in items.columns else None,
         keys=items["key"].to_list() if "key" in items.columns else None,
         books=own.tokenizers,

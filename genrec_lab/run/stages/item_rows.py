@@ -9,7 +9,9 @@ import polars as pl
 import torch
 
 from genrec_lab.decoding import Ranked
-from genrec_lab.models.sequential.domain_items import DomainItems, Need
+from genrec_lab.encoders.content import content_of
+from genrec_lab.encoders.picture_vectors import PictureModel, encode_pictures
+from genrec_lab.models.sequential.domain_items import DomainItems
 from genrec_lab.models.sequential.item_model import ItemModel, Phase
 from genrec_lab.models.sequential.kinds import MODELS
 from genrec_lab.presets import ItemRow
@@ -17,8 +19,8 @@ from genrec_lab.run.stages.preparing import Prepared
 from genrec_lab.run.stages.rows import pretrained_on, served
 from genrec_lab.run.stages.tokenizing import load_vectors
 from genrec_lab.run.stages.training import Watch, curves, part_of, training_part, validator, write_history
-from genrec_lab.run.store import Run, Stage
-from genrec_lab.training import fit
+from genrec_lab.run.store import Run, Stage, runs_root
+from genrec_lab.training import TrainingConfig, fit
 
 
 def train_item_row(
@@ -31,12 +33,12 @@ def train_item_row(
     if shared:
         domains = pretrained_on(run.config, data.dataset.domains)
         torch.manual_seed(run.seed)
-        pretrained = model_class(domain_items_of(run, data, domains, model_class.needs), row.model)
+        pretrained = model_class(domain_items_of(run, data, domains, row), row.model)
         for phase in shared:
             _train(run, data, pretrained, row, phase, domains, f"{name}/{phase.name}", stage, watch)
     for domain in served(run.config, data.dataset.domains):
         torch.manual_seed(run.seed)
-        model = model_class(domain_items_of(run, data, (domain,), model_class.needs), row.model)
+        model = model_class(domain_items_of(run, data, (domain,), row), row.model)
         if pretrained is not None:
             model.start_from(pretrained)
         for phase in model_class.phases:
@@ -47,8 +49,10 @@ def train_item_row(
         model.save(stage.folder / name / domain)
 
 
-def domain_items_of(run: Run, data: Prepared, domains: Sequence[str], needs: Sequence[Need]) -> DomainItems:
-    """Return what the models over items may know of some domains: their items, users and what is needed."""
+def domain_items_of(run: Run, data: Prepared, domains: Sequence[str], row: ItemRow) -> DomainItems:
+    """Return what a row's models may know of some domains: their items, users and what they read."""
+    model_class = MODELS[row.model.kind]
+    needs = (*model_class.needs, *model_class.takes)
     table = data.dataset.items.filter(pl.col("domain").is_in(list(domains)))
     users = data.dataset.sequences.filter(pl.col("domain").is_in(list(domains)))["user"].to_numpy()
     items = table["item"].to_numpy()
@@ -56,8 +60,18 @@ def domain_items_of(run: Run, data: Prepared, domains: Sequence[str], needs: Seq
         items,
         users,
         text=np.ascontiguousarray(load_vectors(run)[items]) if "text" in needs else None,
+        pictures=_picture_vectors(data, row, items) if "pictures" in needs else None,
         words=table if "words" in needs else None,
     )
+
+
+def _picture_vectors(data: Prepared, row: ItemRow, items: np.ndarray) -> np.ndarray | None:
+    """Vectors of the pictures of some items, zeros for one without; None where no domain has any picture."""
+    if data.dataset.items["image"].null_count() == data.dataset.n_items:
+        return None
+    model: PictureModel = getattr(row.model, "picture_model", "efficientnet-lite0")
+    vectors = encode_pictures(content_of(data.dataset), model, cache=runs_root() / "cache" / "pictures")
+    return np.ascontiguousarray(vectors[items])
 
 
 def _train(
@@ -72,7 +86,9 @@ def _train(
     watch: Watch | None,
 ) -> None:
     """Train one phase of a model, and write its history; `place` is the folder of both."""
-    config = getattr(row, phase.budget)
+    config: TrainingConfig = getattr(row, phase.budget)
+    if phase.epochs is not None:
+        config = config.model_copy(update={"epochs": min(config.epochs, phase.epochs), "least_steps": 0})
     sequences, users = training_part(data, domains)
     model.begin(phase.name)
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import polars as pl
 
 from genrec_lab.data import Dataset, Split, leave_one_out, load_dataset
+from genrec_lab.data.amazon_statistics import lines_beside_paper
 from genrec_lab.run.files import hash_json
 from genrec_lab.run.store import Run, runs_root
 
@@ -30,7 +31,11 @@ def prepare_data(run: Run) -> Prepared:
         if options["name"] == "bazaar" and options.get("images") is True:
             # A generated catalogue has its pictures drawn once, for all runs of the same options.
             options["images"] = str(runs_root() / "cache" / "bazaar" / hash_json(options)[:16])
-        dataset = load_dataset(options.pop("name"), **options)
+        source = options.pop("name")
+        dataset = load_dataset(source, **options)
+        beside_paper = lines_beside_paper(dataset, source, run.config.transfer.targets)
+        for line in beside_paper:
+            print(line)
         split = leave_one_out(dataset, run.config.pairs.max_history)
         dataset.write(stage.folder / "dataset")
         for part in ("train", "valid", "test"):
@@ -41,6 +46,8 @@ def prepare_data(run: Run) -> Prepared:
             users=dataset.n_users,
             items=dataset.n_items,
             interactions=dataset.n_interactions,
+            sources=dataset.sources,
+            beside_paper=beside_paper,
         )
         return Prepared(dataset, split)
 

@@ -17,6 +17,8 @@ from genrec_lab.run.stages.preparing import load_prepared
 from genrec_lab.run.store import Run
 
 ALL = "all"
+# An item without a text has its key in place of one, for encoders that cannot read nothing.
+_HAS_TEXT = (pl.col("text").str.strip_chars() != "") & (pl.col("text") != pl.col("key"))
 _OF_TOKENIZER = (
     "text",
     "tokenizer",
@@ -111,7 +113,7 @@ def lead_row(run: Run) -> str:
 
 def has_texts(dataset: Dataset) -> bool:
     """Whether any item has a text."""
-    return bool((dataset.items["text"].str.strip_chars() != "").any())
+    return bool(dataset.items.select(_HAS_TEXT.any()).item())
 
 
 def trained_item_rows(config: MethodConfig, dataset: Dataset) -> dict[str, ItemRow]:
@@ -128,11 +130,7 @@ def _needs_of(method: MethodConfig) -> tuple[Need, ...]:
 
 def _lacking(needs: Sequence[Need], dataset: Dataset) -> str | None:
     """What a row needs and a domain has for none of its items, as a sentence; None where all is there."""
-    has = {
-        "text": pl.col("text").str.strip_chars() != "",
-        "words": pl.col("text").str.strip_chars() != "",
-        "pictures": pl.col("image").is_not_null(),
-    }
+    has = {"text": _HAS_TEXT, "words": _HAS_TEXT, "pictures": pl.col("image").is_not_null()}
     words = {"text": "item texts", "words": "item texts", "pictures": "item pictures"}
     for need in needs:
         counts = dataset.items.group_by("domain", maintain_order=True).agg(has[need].any())

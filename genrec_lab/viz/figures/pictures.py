@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 import polars as pl
 from PIL import Image, UnidentifiedImageError
 
+from genrec_lab.data.picture_pack import picture_source
 from genrec_lab.viz.layout import NARROW, counted, finish, label, listed, require_columns, seeded, wrapped
 from genrec_lab.viz.projection import stratified_sample
 from genrec_lab.viz.theme import NOTE_SIZE
@@ -87,9 +88,9 @@ def put_caption(figure: go.Figure, text: str, column: int, y: float) -> None:
 def picture_uri(file: str | Path) -> str:
     """A picture as a data URI, shrunk to at most 160 px a side; raises ValueError for what is no picture."""
     try:
-        with Image.open(file) as opened:
+        with Image.open(picture_source(Path(file))) as opened:
             small = opened.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ValueError(
             f"{file}: not a picture that can be read ({error}); restore it, or prepare the data again"
         ) from error

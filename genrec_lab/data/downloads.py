@@ -1,0 +1,254 @@
+"""Files from the web: over https only, resumed where they broke, checked, put in place as one step."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import http.client
+import ipaddress
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from email.message import Message
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from genrec_lab.data.rules import DataError
+
+ATTEMPTS, PATIENCE, CHUNK = 5, 60.0, 1 << 20
+# Answers after which the same address may do better later; others end the attempts with it.
+PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+_RANGE_NOT_SATISFIABLE = 416
+
+
+@dataclass(frozen=True)
+class DownloadRecord:
+    """What is known of a fetched file: where from (without user, password or query), its size and hash."""
+
+    address: str
+    bytes: int
+    sha256: str
+    attempts: int
+
+
+class _Broken(Exception):
+    """An attempt that failed; `wait` seconds before the next, None where this address is not asked again."""
+
+    def __init__(self, message: str, wait: float | None = 0.0) -> None:
+        super().__init__(message)
+        self.wait = wait
+
+
+def require_safe(address: str) -> str:
+    """The address itself; raises DataError unless it is https, or http to this very machine."""
+    parts = urlsplit(address)
+    if parts.scheme == "https" and parts.hostname:
+        return address
+    if parts.scheme == "http" and _is_loopback(parts.hostname):
+        return address
+    raise DataError(
+        f"{public_address(address)!r}: downloads go over https, or over http to this machine; give an "
+        "https address"
+    )
+
+
+def public_address(address: str) -> str:
+    """The address as it may be logged: without user, password, query and fragment, where tokens stand."""
+    parts = urlsplit(address)
+    place = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, place, parts.path, "", ""))
+
+
+def _is_loopback(host: str | None) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False
+
+
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects only to where `require_safe` allows."""
+
+    max_redirections = 5
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        require_safe(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def opened(address: str, headers: dict[str, str] | None = None, timeout: float = 30.0) -> Any:
+    """The answer to a request for a safe address, redirects checked; raises as urllib does, and DataError."""
+    request = urllib.request.Request(  # noqa: S310 - require_safe has seen the scheme
+        require_safe(address), headers={"User-Agent": "genrec_lab", **(headers or {})}
+    )
+    return urllib.request.build_opener(_SafeRedirects).open(request, timeout=timeout)
+
+
+def download(
+    addresses: Sequence[str],
+    target: Path,
+    *,
+    attempts: int = ATTEMPTS,
+    timeout: float = 30.0,
+    sleep: Callable[[float], None] | None = None,
+) -> DownloadRecord:
+    """Fetch the first of these addresses that answers into `target`, unless it is there already.
+
+    The bytes go to `target.partial`, from whose end a broken download goes on (also in a later process); the
+    whole file is checked (announced length, gzip's own checksum), hashed, and renamed. Its record lies beside
+    it as `target.download.json`. Raises DataError naming every address with what it answered.
+    """
+    noted = target.with_name(f"{target.name}.download.json")
+    if target.is_file():
+        return _noted_record(noted, target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    answers: list[str] = []
+    made = 0
+    for address in addresses:
+        require_safe(address)
+        for attempt in range(attempts):
+            made += 1
+            try:
+                partial = _fetch(address, target, timeout)
+                _check_gzip(partial)
+            except _Broken as error:
+                answers.append(f"{public_address(address)}: {error}")
+                if error.wait is None:
+                    break
+                if attempt + 1 < attempts:
+                    (sleep or time.sleep)(max(error.wait, min(2.0**attempt, PATIENCE)))
+                continue
+            record = DownloadRecord(public_address(address), partial.stat().st_size, _sha256(partial), made)
+            noted.write_text(json.dumps(asdict(record), indent=2) + "\n", encoding="utf-8")
+            os.replace(partial, target)
+            _state_file(target).unlink(missing_ok=True)
+            return record
+    seen = "\n  ".join(dict.fromkeys(answers))
+    raise DataError(
+        f"{target.name}: not one of {len(addresses)} addresses gave it:\n  {seen}\nTry again later (what "
+        "has come is "
+        f"kept), name other mirrors, or put the file at {target} yourself"
+    )
+
+
+def _noted_record(noted: Path, target: Path) -> DownloadRecord:
+    try:
+        record = DownloadRecord(**json.loads(noted.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        # Put there by hand: nothing was noted.
+        return DownloadRecord("", target.stat().st_size, "", 0)
+    if record.bytes != target.stat().st_size:
+        raise DataError(
+            f"{target}: {target.stat().st_size:,} bytes, but {record.bytes:,} were fetched; delete it to "
+            "fetch it anew"
+        )
+    return record
+
+
+def _state_file(target: Path) -> Path:
+    return target.with_name(f"{target.name}.partial.json")
+
+
+def _fetch(address: str, target: Path, timeout: float) -> Path:
+    """One attempt; the partial file where it is whole, otherwise raises _Broken and keeps what has come."""
+    partial, state = target.with_name(f"{target.name}.partial"), _state_file(target)
+    have, validator = _resumable(partial, state, address)
+    headers = {"Range": f"bytes={have}-", "If-Range": validator} if have else {}
+    try:
+        with opened(address, headers, timeout) as answer:
+            resumed = answer.status == 206 and _starts_at(answer.headers.get("Content-Range"), have)
+            if answer.status == 206 and not resumed:
+                partial.unlink(missing_ok=True)
+                raise _Broken("answered with another range than was asked for")
+            total = _announced(answer.headers, have if resumed else 0)
+            state.write_text(
+                json.dumps({"address": public_address(address), "validator": _validator(answer.headers)}),
+                encoding="utf-8",
+            )
+            with partial.open("ab" if resumed else "wb") as file:
+                while piece := answer.read(CHUNK):
+                    file.write(piece)
+    except urllib.error.HTTPError as error:
+        if error.code == _RANGE_NOT_SATISFIABLE:
+            partial.unlink(missing_ok=True)
+            raise _Broken("the part on disk does not belong to it; begun anew") from error
+        wait = _retry_after(error.headers) if error.code in PASSING else None
+        raise _Broken(f"answered {error.code} {error.reason}", wait) from error
+    except http.client.IncompleteRead as error:
+        raise _Broken(f"broke off, {len(error.partial):,} bytes short of a piece") from error
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+        if isinstance(error, OSError) and error.errno == 28:  # no space left on device
+            raise
+        raise _Broken(f"broke off ({getattr(error, 'reason', error) or type(error).__name__})") from error
+    size = partial.stat().st_size
+    if total is not None and size != total:
+        if size > total:
+            partial.unlink()
+        raise _Broken(f"gave {size:,} bytes of the {total:,} announced")
+    return partial
+
+
+def _resumable(partial: Path, state: Path, address: str) -> tuple[int, str]:
+    """Bytes that may be gone on from, and what tells that the file has not changed since."""
+    try:
+        noted = json.loads(state.read_text(encoding="utf-8"))
+        have = partial.stat().st_size
+    except (OSError, ValueError):
+        return 0, ""
+    if noted.get("address") != public_address(address) or not noted.get("validator"):
+        return 0, ""
+    return have, str(noted["validator"])
+
+
+def _validator(headers: Message) -> str:
+    etag = headers.get("ETag") or ""
+    # A weak tag does not promise equal bytes, so a range may not be tied to it.
+    return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified") or ""
+
+
+def _starts_at(content_range: str | None, have: int) -> bool:
+    return bool(content_range) and str(content_range).startswith(f"bytes {have}-")
+
+
+def _announced(headers: Message, have: int) -> int | None:
+    length = headers.get("Content-Length", "")
+    return have + int(length) if length.isdigit() else None
+
+
+def _retry_after(headers: Message) -> float:
+    value = headers.get("Retry-After", "")
+    return min(float(value), PATIENCE) if value.isdigit() else 0.0
+
+
+def _check_gzip(partial: Path) -> None:
+    """Read a gzip file to its end, where its checksum stands; other files pass."""
+    if not partial.name.removesuffix(".partial").endswith(".gz"):
+        return
+    try:
+        with gzip.open(partial) as file:
+            while file.read(CHUNK):
+                pass
+    except (OSError, EOFError, zlib.error) as error:
+        partial.unlink()
+        raise _Broken(f"gave a damaged gzip file ({error})") from error
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -1,0 +1,279 @@
+"""MISSRec (Wang et al. 2023): a history is read in the light of the interests that its items belong to.
+
+Interests are clusters of the adapted text and picture vectors of all items. An encoder reads the interests of
+a history, a decoder its items beside them. Where there are no pictures there is text alone, as in any domain
+without them. Values are those of the authors' code (gimpong/MM23-MISSRec). Ours: interests are found anew
+before each epoch of pre-training too, by scikit-learn's k-means on batches, and are at most
+`most_interests`; an item without a picture is scored by its text; the loss of the interests is a mean over
+real interests and users; of the two ways to augment a sequence only item drop; another target of a batch that
+is the same item is no negative; scores use the interests that the weights of the moment give.
+Letters: B users, T places, D width, N items.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar, Literal, NamedTuple, Self
+
+import numpy as np
+import torch
+from pydantic import Field
+from sklearn.cluster import MiniBatchKMeans
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genrec_lab.decoding import Histories, Ranked
+from genrec_lab.encoders.picture_vectors import PictureModel
+from genrec_lab.models.dropout import PooledDropout
+from genrec_lab.models.sequential.contrast import in_batch_contrast, in_batch_cross_entropy, shortened
+from genrec_lab.models.sequential.domain_items import DomainItems
+from genrec_lab.models.sequential.drawn_prefixes import DrawnPrefixes, RefreshedBatches
+from genrec_lab.models.sequential.item_model import ItemModel, Phase
+from genrec_lab.models.sequential.sequence_batches import EMPTY, ItemBatches, last_of
+from genrec_lab.models.sequential.vector_encoder import VectorEncoderConfig, start_small, text_of
+
+
+class MISSRecConfig(VectorEncoderConfig):
+    """Sizes of MISSRec, its interests, and the weights of its losses."""
+
+    kind: Literal["missrec"] = "missrec"
+    heads: int = Field(4, ge=1)
+    interest_share: float = Field(0.5, gt=0, le=1)  # clusters for each vector of text or picture
+    most_interests: int = Field(1000, ge=1)
+    temperature: float = Field(0.07, gt=0)
+    sequence_weight: float = Field(1e-3, ge=0)  # lambda, of the contrast of sequences
+    interest_weight: float = Field(1e-4, ge=0)  # gamma, against interests that all say the same
+    drop: float = Field(0.2, ge=0, lt=1)  # share of a sequence's items that its augmentation leaves out
+    # The transductive setting adds a vector an item, learnt in fine-tuning; the inductive one has none.
+    setting: Literal["transductive", "inductive"] = "transductive"
+    picture_model: PictureModel = "efficientnet-lite0"  # what reads the pictures, where there are any
+    # Prefixes of a sequence, drawn each epoch; None: all, as in the authors' data.
+    prefixes: int | None = Field(None, ge=1)
+
+
+class _Adapted(NamedTuple):
+    """All items' vectors, (N, D) each; without pictures the second is None."""
+
+    text: Tensor
+    pictures: Tensor | None
+
+    def together(self) -> Tensor:
+        """Return (N, D), their sum."""
+        return self.text if self.pictures is None else self.text + self.pictures
+
+
+class MISSRec(ItemModel):
+    """A transformer whose encoder reads interests and whose decoder reads the items of a history."""
+
+    Config: ClassVar = MISSRecConfig
+    config: MISSRecConfig
+    needs: ClassVar = ("text",)
+    takes: ClassVar = ("pictures",)
+    phases: ClassVar = (
+        Phase("pretraining", shared=True, budget="pretraining", validated=False),
+        Phase("fine-tuning"),
+    )
+    own_weights: ClassVar = ("embedding.", "centres", "interests")
+    text: Tensor
+    pictures: Tensor
+    centres: Tensor
+    interests: Tensor
+
+    def __init__(self, domain: DomainItems, config: MISSRecConfig | None = None) -> None:
+        """Start from random weights; interests are found when they are first needed."""
+        super().__init__(domain, config or MISSRecConfig())
+        c, text = self.config, text_of(domain)
+        n = len(self.items)
+        pictures = torch.zeros(n, 0)
+        if domain.pictures is not None:
+            pictures = torch.from_numpy(np.ascontiguousarray(domain.pictures, dtype=np.float32))
+        self.register_buffer("text", text, persistent=False)
+        self.register_buffer("pictures", pictures, persistent=False)
+        self.of_text = nn.Linear(text.shape[1], c.width)
+        self.of_pictures = nn.Linear(pictures.shape[1], c.width) if pictures.shape[1] else None
+        # How sharply the nearer of text and picture counts for more; 0 is their mean.
+        self.fusion = nn.Parameter(torch.zeros(())) if pictures.shape[1] else None
+        self.embedding = nn.Embedding(n, c.width) if c.setting == "transductive" else None
+        self.places = nn.Embedding(c.max_history, c.width)
+        self.norm, self.dropout = nn.LayerNorm(c.width), PooledDropout(c.dropout)
+        sizes = (c.width, c.heads, c.feed_forward, c.dropout, "gelu")
+        self.encoder = nn.ModuleList(
+            nn.TransformerEncoderLayer(*sizes, batch_first=True) for _ in range(c.layers)
+        )
+        self.decoder = nn.ModuleList(
+            nn.TransformerDecoderLayer(*sizes, batch_first=True) for _ in range(c.layers)
+        )
+        start_small(self)
+        vectors = n + int(self._has_picture.sum())
+        clusters = min(c.most_interests, max(1, math.ceil(vectors * c.interest_share)))
+        self.register_buffer("centres", torch.zeros(clusters, c.width))
+        # (N, 2): the interests of an item's text and of its picture, -1 where there is none.
+        self.register_buffer("interests", torch.full((n, 2), EMPTY))
+        self._settled = False
+
+    @property
+    def _has_picture(self) -> Tensor:
+        return self.pictures.any(1)
+
+    # --- interests
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Cluster the adapted vectors of all items, texts and pictures together, without dropout."""
+        adapted, seen = self._adapted(), self._has_picture
+        vectors = adapted.text
+        if adapted.pictures is not None:
+            vectors = torch.cat([vectors, adapted.pictures[seen]])
+        kmeans = MiniBatchKMeans(
+            len(self.centres), batch_size=2048, max_iter=5, n_init=1, random_state=0, reassignment_ratio=0
+        )
+        found = torch.from_numpy(kmeans.fit_predict(vectors.float().cpu().numpy()).astype(np.int64))
+        self.centres.copy_(torch.from_numpy(kmeans.cluster_centers_))
+        self.interests.fill_(EMPTY)
+        self.interests[:, 0] = found[: len(self.items)].to(self.interests.device)
+        self.interests[seen, 1] = found[len(self.items) :].to(self.interests.device)
+
+    def interests_of(self, sequences: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T) places -> (B, 2 T) interests, ascending, and bool: which of them are there, each once."""
+        found = self.interests[sequences.clamp(min=0)]
+        found = found.masked_fill((sequences == EMPTY)[..., None], EMPTY).flatten(1).sort(1).values
+        first = F.pad(found[:, 1:] != found[:, :-1], (1, 0), value=True)
+        return found.clamp(min=0), first & (found != EMPTY)
+
+    # --- the network
+
+    def _adapted(self) -> _Adapted:
+        text = self.of_text(self.text)
+        if self.of_pictures is None:
+            return _Adapted(text, None)
+        seen = self._has_picture[:, None]
+        return _Adapted(text, torch.where(seen, self.of_pictures(self.pictures), 0.0))
+
+    def states(self, sequences: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T), vectors of all items (N, D) -> the states at the last items (B, D), the loss of interests.
+
+        Items and interests see all of each other: a state is that of the whole sequence.
+        """
+        which, there = self.interests_of(sequences)
+        memory = self.centres[which]
+        for layer in self.encoder:
+            memory = layer(memory, src_key_padding_mask=~there)
+        pooled = torch.where(there[..., None], memory, 0.0).sum(1) / there.sum(1, keepdim=True)
+        vectors = items[sequences.clamp(min=0)] + self.places.weight[: sequences.shape[1]]
+        x = self.dropout(self.norm(vectors))
+        for layer in self.decoder:
+            x = layer(x, memory, tgt_key_padding_mask=sequences == EMPTY, memory_key_padding_mask=~there)
+        return last_of(x, sequences), pooled.square().mean()
+
+    def _items(self, adapted: _Adapted) -> Tensor:
+        """Vectors of items in a history: text and picture, and after pre-training an id (N, D)."""
+        together = adapted.together()
+        use_ids = self.embedding is not None and self.phase != "pretraining"
+        return together + self.embedding.weight if use_ids and self.embedding is not None else together
+
+    def similarity(self, states: Tensor, adapted: _Adapted, ids: Tensor | None = None) -> Tensor:
+        """(R, D) states, M items -> (R, M): cosine with text and picture, the nearer counting for more.
+
+        With `ids` (M, D), a third of it is the cosine with these; without pictures they are added to text.
+        """
+        if adapted.pictures is None or self.fusion is None:
+            return _cosine(states, adapted.text if ids is None else adapted.text + ids)
+        both = torch.stack([_cosine(states, part) for part in (adapted.text, adapted.pictures)], dim=-1)
+        weights = (both * self.fusion).softmax(-1)
+        seen = adapted.pictures.any(1)
+        fused = torch.where(seen, (both * weights).sum(-1), both[..., 0])
+        return fused if ids is None else (_cosine(states, ids) + 2 * fused) / 3
+
+    # --- training
+
+    def begin(self, phase: str) -> None:
+        """Pre-train without ids."""
+        super().begin(phase)
+        self._settled = False
+        if self.embedding is not None:
+            self.embedding.requires_grad_(phase != "pretraining")
+
+    def batches(
+        self, sequences: Sequence[Sequence[int]], users: Sequence[int], batch_size: int
+    ) -> ItemBatches:
+        """Return prefixes and their next items; interests are found anew before each epoch."""
+        c = self.config
+        prefixes = DrawnPrefixes(self.items, sequences, batch_size, c.max_history, per_sequence=c.prefixes)
+        return RefreshedBatches(self, prefixes)
+
+    def forward(self, sequences: Tensor, wanted: Tensor) -> Tensor:
+        """Return the loss of the phase; `sequences` (B, T) are padded with -1, `wanted` (B,) follow them."""
+        c, adapted = self.config, self._adapted()
+        self._find_interests()
+        items = self._items(adapted)
+        states, told = self.states(sequences, items)
+        if self.phase != "pretraining":
+            loss = F.cross_entropy(self._scores(states, adapted), wanted)
+            return loss + c.interest_weight * told
+        pictures = None if adapted.pictures is None else adapted.pictures[wanted]
+        targets = _Adapted(adapted.text[wanted], pictures)
+        loss = in_batch_cross_entropy(self.similarity(states, targets) / c.temperature, wanted)
+        kept = torch.rand(sequences.shape, device=sequences.device) >= c.drop
+        augmented, told_again = self.states(shortened(sequences, kept)[0], items)
+        loss = loss + c.sequence_weight * in_batch_contrast(states, augmented, wanted, c.temperature)
+        return loss + c.interest_weight * (told + told_again)
+
+    def _find_interests(self) -> None:
+        if not self.centres.any():
+            self.refresh()
+
+    # --- scores
+
+    def logits(self, sequences: Tensor, users: Tensor) -> Tensor:
+        """Score all items by the state at the last item; MISSRec does not know users."""
+        self._find_interests()
+        adapted = self._adapted()
+        states, _ = self.states(sequences, self._items(adapted))
+        return self._scores(states, adapted)
+
+    def _scores(self, states: Tensor, adapted: _Adapted) -> Tensor:
+        ids = None if self.embedding is None else self.embedding.weight
+        return self.similarity(states, adapted, ids) / self.config.temperature
+
+    def score(self, histories: Histories, users: Sequence[int] | None = None) -> np.ndarray:
+        """Return log-probabilities (B, N) after histories of items; see ItemModel."""
+        with self._settling():
+            return super().score(histories, users)
+
+    def recommend(self, histories: Histories, top_k: int, users: Sequence[int] | None = None) -> Ranked:
+        """Return the top_k items of the domain for each history; see ItemModel."""
+        with self._settling():
+            return super().recommend(histories, top_k, users)
+
+    @contextmanager
+    def _settling(self) -> Iterator[None]:
+        """Find the interests of the weights of the moment, once for a call, unless a file gave them."""
+        settled = self._settled
+        if not settled:
+            self.refresh()
+            self._settled = True
+        try:
+            yield
+        finally:
+            self._settled = settled
+
+    # --- files
+
+    def save(self, folder: Path) -> Path:
+        """Write the interests of these weights with them."""
+        with self._settling():
+            return super().save(folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+        model = super().load(folder)
+        model._settled = True
+        return model
+
+
+def _cosine(states: Tensor, vectors: Tensor) -> Tensor:
+    return F.normalize(states.float(), dim=-1) @ F.normalize(vectors.float(), dim=-1).T

@@ -1,0 +1,334 @@
+"""RecFormer (Li et al. 2023): items and histories are text, and one Longformer reads both.
+
+An item is the keys and values of its attributes, a history the items from the newest to the oldest; the state
+of the start token is their vector. Pre-training contrasts histories with next items and fills in masked
+tokens; fine-tuning is in two stages, item vectors made anew each epoch, then fixed. Values are those of the
+authors' code (AaronHeee/RecFormer) as far as sizes allow. By default a small encoder with a tokenizer of its
+own, learnt from the items of pre-training, for a CPU; `encoder` names a folder or a hub model of the released
+size (allenai/longformer-base-4096), of which the language part is taken over. Ours: masked are single tokens,
+not whole words; the head for masked tokens starts anew; scores in the first stage use item vectors of the
+moment; another target of a batch that is the same item is no negative; the softmax is over all items.
+Letters: B histories, S tokens, D width, N items.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import Field, field_validator
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genrec_lab.decoding import Histories, Ranked
+from genrec_lab.encoders.progress import no_loading_bar
+from genrec_lab.encoders.text import HubError, find_on_hub
+from genrec_lab.models.sequential.contrast import in_batch_contrast
+from genrec_lab.models.sequential.domain_items import DomainItems
+from genrec_lab.models.sequential.drawn_prefixes import DrawnPrefixes, RefreshedBatches
+from genrec_lab.models.sequential.item_language import ItemLanguage, Tokens
+from genrec_lab.models.sequential.item_model import ItemModel, ItemModelConfig, Phase
+from genrec_lab.models.sequential.sequence_batches import EMPTY, ItemBatches
+from genrec_lab.models.sequential.vector_encoder import start_small
+
+_TOKENIZER, _ENCODER = "tokenizer", "encoder.json"
+
+
+class RecFormerConfig(ItemModelConfig):
+    """Sizes of RecFormer; those from `width` to `dropout` are of the small encoder only."""
+
+    kind: Literal["recformer"] = "recformer"
+    encoder: str | None = Field(None, description="a folder or a hub name of a Longformer; None: a small one")
+    width: int = Field(64, ge=4)
+    layers: int = Field(2, ge=1)
+    heads: int = Field(2, ge=1)
+    feed_forward: int = Field(256, ge=4)
+    vocabulary: int = Field(4000, ge=300, description="most tokens of the tokenizer that is learnt")
+    dropout: float = Field(0.1, ge=0, lt=1)
+    window: int = Field(64, ge=2, description="tokens that a token sees, half on each side; even")
+    max_tokens: int = Field(1024, ge=8, description="of a history")
+    max_attributes: int = Field(3, ge=1, description="of an item")
+    attribute_tokens: int = Field(32, ge=2, description="of an attribute, key and value")
+    prefixes: int | None = Field(1, ge=1, description="of a sequence, drawn each epoch; None: all")
+    temperature: float = Field(0.05, gt=0)
+    mask_share: float = Field(0.15, ge=0, lt=1)
+    mask_weight: float = Field(0.1, ge=0)
+    item_batch: int = Field(64, ge=1, description="items that are encoded at a time")
+
+    @field_validator("window")
+    @classmethod
+    def _even(cls, window: int) -> int:
+        if window % 2:
+            raise ValueError(f"recformer.window is {window}; expected an even number, half for each side")
+        return window
+
+
+class RecFormer(ItemModel):
+    """A Longformer over the text of a history, by cosine with its reading of each item alone."""
+
+    Config: ClassVar = RecFormerConfig
+    config: RecFormerConfig
+    needs: ClassVar = ("words",)
+    phases: ClassVar = (
+        Phase("pretraining", shared=True, budget="pretraining", validated=False),
+        Phase("moving items"),
+        Phase("fixed items"),
+    )
+    own_weights: ClassVar = ("table",)
+    table: Tensor
+
+    def __init__(
+        self,
+        domain: DomainItems,
+        config: RecFormerConfig | None = None,
+        language: ItemLanguage | None = None,
+        backbone: dict[str, Any] | None = None,
+    ) -> None:
+        """Start from random weights, or those that `encoder` names; the other two are for `load`.
+
+        A tokenizer is learnt when it is first needed, unless there is one already.
+        """
+        super().__init__(domain, config or RecFormerConfig())
+        c = self.config
+        self._written: list[tuple[np.ndarray, np.ndarray]] | None = None
+        self._held: Tensor | None = None
+        self.longformer = _longformer(c, backbone)
+        if language is None and c.encoder is not None:
+            with _released(c.encoder):
+                language = ItemLanguage.read(c.encoder)
+        self.language = language
+        width = self.longformer.config.hidden_size
+        self.kinds = nn.Embedding(3, width)
+        self.item_places = nn.Embedding(c.max_history + 1, width)
+        self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
+        self.head_bias = nn.Parameter(torch.zeros(self.longformer.config.vocab_size))
+        for part in (self.kinds, self.item_places, self.head):
+            start_small(part)
+        self.register_buffer("table", torch.zeros(len(self.items), width))
+
+    # --- text
+
+    @property
+    def written(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Token ids and kinds of each of the N items."""
+        if self._written is None:
+            c, words = self.config, self.domain.words
+            if words is None:
+                raise ValueError("RecFormer needs words of its items; give DomainItems(…, words=…)")
+            if self.language is None:
+                self.language = ItemLanguage.learnt(words, c.max_attributes, c.vocabulary)
+            self._written = self.language.of_items(words, c.max_attributes, c.attribute_tokens)
+        return self._written
+
+    def tokens(self, histories: Sequence[Sequence[int]]) -> Tokens:
+        """Write histories, lists of places in `items`, oldest first."""
+        written, c = self.written, self.config
+        assert self.language is not None  # noqa: S101 - `written` has made it
+        made = self.language.batch(written, histories, c.max_tokens, c.window)
+        return Tokens(*(part.to(self.table.device) for part in made))
+
+    def start_from(self, pretrained: ItemModel) -> None:
+        """Take over the weights and the tokenizer that they are for."""
+        if not isinstance(pretrained, RecFormer):
+            raise TypeError(f"RecFormer starts from a RecFormer, not from a {type(pretrained).__name__}")
+        super().start_from(pretrained)
+        self.language, self._written = pretrained.language, None
+
+    # --- the network
+
+    def states(self, tokens: Tokens) -> Tensor:
+        """Read tokens -> (B, S, D); the start token sees all and is seen by all."""
+        vectors = self.longformer.get_input_embeddings()(tokens.ids)
+        vectors = vectors + self.kinds(tokens.kinds) + self.item_places(tokens.items)
+        everywhere = torch.zeros_like(tokens.ids)
+        everywhere[:, 0] = 1
+        read = self.longformer(
+            inputs_embeds=vectors, attention_mask=tokens.real.long(), global_attention_mask=everywhere
+        )
+        states: Tensor = read.last_hidden_state
+        return states
+
+    def item_vectors(self) -> Tensor:
+        """Return (N, D): each item read as a history of itself."""
+        rows = torch.arange(len(self.items)).split(self.config.item_batch)
+        return torch.cat([self.states(self.tokens([[int(i)] for i in part]))[:, 0] for part in rows])
+
+    def _scores(self, sequences: Tensor, table: Tensor) -> Tensor:
+        states = self.states(self.tokens(_histories(sequences)))[:, 0]
+        cosine = F.normalize(states.float(), dim=-1) @ F.normalize(table.float(), dim=-1).T
+        return cosine / self.config.temperature
+
+    # --- training
+
+    def begin(self, phase: str) -> None:
+        """Fix the item vectors for the last phase, as the best weights of the one before read them."""
+        super().begin(phase)
+        if phase == self.phases[-1].name:
+            self.refresh()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Make the table of item vectors anew, without dropout."""
+        training = self.training
+        self.eval()
+        self.table.copy_(self.item_vectors())
+        self.train(training)
+
+    def batches(
+        self, sequences: Sequence[Sequence[int]], users: Sequence[int], batch_size: int
+    ) -> ItemBatches:
+        """Return prefixes and their next items; in the second phase each epoch refreshes the items."""
+        prefixes = DrawnPrefixes(
+            self.items,
+            sequences,
+            batch_size,
+            self.config.max_history,
+            per_sequence=self.config.prefixes,
+            later_half=self.phase == "pretraining",
+        )
+        return RefreshedBatches(self, prefixes) if self.phase == "moving items" else prefixes
+
+    def forward(self, sequences: Tensor, wanted: Tensor) -> Tensor:
+        """Return the loss of the phase; `sequences` (B, T) are padded with -1, `wanted` (B,) follow them."""
+        if self.phase != "pretraining":
+            return F.cross_entropy(self._scores(sequences, self._table()), wanted)
+        c = self.config
+        read = self.tokens(_histories(sequences)), self.tokens([[i] for i in wanted.tolist()])
+        histories, items = (self.states(tokens)[:, 0] for tokens in read)
+        loss = in_batch_contrast(histories, items, wanted, c.temperature)
+        for tokens in read if c.mask_weight else ():
+            loss = loss + c.mask_weight * self.masked_loss(tokens)
+        return loss
+
+    def masked_loss(self, tokens: Tokens) -> Tensor:
+        """Return the mean cross-entropy of masked tokens: 80 % a mask, 10 % any token, 10 % as they are."""
+        assert self.language is not None  # noqa: S101 - there are tokens of it
+        chosen = (
+            torch.rand(tokens.ids.shape, device=tokens.ids.device) < self.config.mask_share
+        ) & tokens.real
+        chosen[:, 0] = False
+        fate = torch.rand(tokens.ids.shape, device=tokens.ids.device)
+        drawn = torch.randint_like(tokens.ids, len(self.language.tokenizer))
+        ids = tokens.ids.masked_fill(chosen & (fate < 0.8), self.language.tokenizer.mask_token_id)
+        ids = torch.where(chosen & (fate >= 0.9), drawn, ids)
+        states = self.head(self.states(tokens._replace(ids=ids))[chosen])
+        logits = states @ self.longformer.get_input_embeddings().weight.T + self.head_bias
+        # A sum over no token is 0, a mean would be NaN.
+        total = F.cross_entropy(logits.float(), tokens.ids[chosen], reduction="sum")
+        return total / chosen.sum().clamp(min=1)
+
+    def _table(self) -> Tensor:
+        if not self.table.any():
+            self.refresh()
+        return self.table
+
+    # --- scores
+
+    def logits(self, sequences: Tensor, users: Tensor) -> Tensor:
+        """Score all items by the start token's state; RecFormer does not know users."""
+        return self._scores(sequences, self._table() if self._held is None else self._held)
+
+    def score(self, histories: Histories, users: Sequence[int] | None = None) -> np.ndarray:
+        """Return log-probabilities (B, N) after histories of items; see ItemModel."""
+        with self._holding():
+            return super().score(histories, users)
+
+    def recommend(self, histories: Histories, top_k: int, users: Sequence[int] | None = None) -> Ranked:
+        """Return the top_k items of the domain for each history; see ItemModel."""
+        with self._holding():
+            return super().recommend(histories, top_k, users)
+
+    @contextmanager
+    def _holding(self) -> Iterator[None]:
+        """Until the last phase fixes them, read the items with the weights of the moment, once for a call."""
+        if self._held is not None or self.phase == self.phases[-1].name:
+            yield
+            return
+        self.eval()
+        with torch.inference_mode():
+            self._held = self.item_vectors()
+        try:
+            yield
+        finally:
+            self._held = None
+
+    # --- files
+
+    def save(self, folder: Path) -> Path:
+        """Write also the tokenizer and the sizes of the encoder."""
+        self._table()
+        super().save(folder)
+        assert self.language is not None  # noqa: S101 - the table is made of its tokens
+        self.language.write(folder / _TOKENIZER)
+        (folder / _ENCODER).write_text(json.dumps(self.longformer.config.to_dict(), indent=2))
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote; neither the hub nor the encoder's first folder is asked."""
+        model = cls(
+            DomainItems.read(folder),
+            RecFormerConfig.model_validate_json((folder / "config.json").read_text()),
+            ItemLanguage.read(folder / _TOKENIZER),
+            json.loads((folder / _ENCODER).read_text()),
+        )
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        return model.eval()
+
+
+def _histories(sequences: Tensor) -> list[list[int]]:
+    return [[place for place in row if place != EMPTY] for row in sequences.tolist()]
+
+
+@contextmanager
+def _released(encoder: str) -> Iterator[None]:
+    """Turn what transformers says of a folder or a hub model that it cannot load into an error of the key."""
+    try:
+        yield
+    except (OSError, ValueError, HubError) as cause:
+        raise ValueError(
+            f"recformer.encoder is {encoder!r}, which is no Longformer in a folder with its tokenizer, nor "
+            f"one that the hub gives ({str(cause).splitlines()[0]}); name another, or None for a small one"
+        ) from cause
+
+
+def _longformer(c: RecFormerConfig, backbone: dict[str, Any] | None) -> Any:
+    """Return a LongformerModel: of saved sizes, of the model that `encoder` names, or a small random one."""
+    from transformers import LongformerConfig, LongformerModel
+
+    if backbone is not None:
+        return LongformerModel(LongformerConfig.from_dict(backbone), add_pooling_layer=False)
+    if c.encoder is not None:
+        with _released(c.encoder), no_loading_bar():
+            if not Path(c.encoder).is_dir():
+                find_on_hub(c.encoder)
+            sizes = LongformerConfig.from_pretrained(c.encoder)
+            sizes.attention_window = [c.window] * sizes.num_hidden_layers
+            return LongformerModel.from_pretrained(c.encoder, config=sizes, add_pooling_layer=False)
+    if c.width % c.heads:
+        raise ValueError(
+            f"recformer.width is {c.width}, which {c.heads} heads cannot share; expected a multiple"
+        )
+    sizes = LongformerConfig(
+        vocab_size=c.vocabulary,
+        hidden_size=c.width,
+        num_hidden_layers=c.layers,
+        num_attention_heads=c.heads,
+        intermediate_size=c.feed_forward,
+        attention_window=[c.window] * c.layers,
+        # Counted from 1, and up to the next multiple of the window.
+        max_position_embeddings=c.max_tokens + c.window + 1,
+        hidden_dropout_prob=c.dropout,
+        attention_probs_dropout_prob=c.dropout,
+        # A layer then says as much beside what passes it by as in the released width of 768.
+        initializer_range=0.02 * (768 / c.width) ** 0.5,
+        type_vocab_size=1,
+        pad_token_id=0,
+    )
+    return LongformerModel(sizes, add_pooling_layer=False)

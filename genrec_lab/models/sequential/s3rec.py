@@ -1,0 +1,219 @@
+"""S3-Rec (Zhou et al. 2020): four self-supervised objectives on items and attributes, then SASRec's training.
+
+Weights, mask ratio and the reductions are those of the authors' code: one negative item or segment, a binary
+cross-entropy over all attributes, sums over places and attributes. Ours: the mean over the sequences of a
+batch (Adam does not feel the factor), the attributes' rule (`data/item_attributes.py`), no attribute that
+belongs to more than half of the items, padding at the right, the softmax over all items in fine-tuning.
+Letters: B sequences, T places, D width, N items, A attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Literal, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genrec_lab.models.sequential.attributes import attributes_of
+from genrec_lab.models.sequential.domain_items import DomainItems
+from genrec_lab.models.sequential.item_model import ItemModel, Phase
+from genrec_lab.models.sequential.sequence_batches import (
+    EMPTY,
+    ItemBatches,
+    SequenceBatches,
+    last_of,
+    padded,
+    places_of,
+)
+from genrec_lab.models.sequential.vector_encoder import VectorEncoder, VectorEncoderConfig, start_small
+
+
+class S3RecConfig(VectorEncoderConfig):
+    """Sizes of S3-Rec and the weights of its objectives."""
+
+    kind: Literal["s3rec"] = "s3rec"
+    mask_ratio: float = Field(0.2, gt=0, lt=1)
+    aap_weight: float = Field(1.0, ge=0)
+    mip_weight: float = Field(0.2, ge=0)
+    map_weight: float = Field(1.0, ge=0)
+    sp_weight: float = Field(0.5, ge=0)
+    least_items: int = Field(5, ge=1)  # an attribute of fewer items is left out
+
+
+class Objectives(NamedTuple):
+    """The four losses of a batch before their weights: sums over places and attributes, means over B."""
+
+    attributes: Tensor  # AAP, associated attribute prediction
+    items: Tensor  # MIP, masked item prediction
+    masked_attributes: Tensor  # MAP, masked attribute prediction
+    segments: Tensor  # SP, segment prediction
+
+
+class S3Rec(ItemModel):
+    """SASRec whose item vectors and layers have first learnt from attributes, masked items and segments."""
+
+    Config: ClassVar = S3RecConfig
+    config: S3RecConfig
+    needs: ClassVar = ("words",)
+    phases: ClassVar = (Phase("pretraining", budget="pretraining", validated=False), Phase("fine-tuning"))
+    has: Tensor
+
+    def __init__(self, domain: DomainItems, config: S3RecConfig | None = None) -> None:
+        """Start from random weights; the last row of the embedding is the mask."""
+        super().__init__(domain, config or S3RecConfig())
+        c = self.config
+        self.register_buffer("has", attributes_of(domain, c.least_items), persistent=False)
+        self.embedding = nn.Embedding(len(self.items) + 1, c.width)
+        self.attributes = nn.Embedding(self.has.shape[1], c.width)
+        self.encoder = VectorEncoder(c)
+        # A map of its own for each objective, the W of its mutual information.
+        self.of_attribute, self.of_item = nn.Linear(c.width, c.width), nn.Linear(c.width, c.width)
+        self.of_masked, self.of_segment = nn.Linear(c.width, c.width), nn.Linear(c.width, c.width)
+        start_small(self)
+
+    @property
+    def mask(self) -> int:
+        """The place that stands for a masked item, after those of all items."""
+        return len(self.items)
+
+    def batches(
+        self, sequences: Sequence[Sequence[int]], users: Sequence[int], batch_size: int
+    ) -> ItemBatches:
+        """Return masked sequences and segments in pre-training, whole sequences in fine-tuning."""
+        if self.phase == "pretraining":
+            return MaskedBatches(
+                self.items, sequences, batch_size, self.config.max_history, self.config.mask_ratio
+            )
+        return SequenceBatches(self.items, sequences, batch_size, self.config.max_history)
+
+    def forward(self, sequences: Tensor, **masked: Tensor) -> Tensor:
+        """Return the loss of the phase: weighted objectives, or the mean cross-entropy of each next item."""
+        if self.phase == "pretraining":
+            c, found = self.config, self.objectives(sequences, **masked)
+            weights = (c.aap_weight, c.mip_weight, c.map_weight, c.sp_weight)
+            return torch.stack([weight * loss for weight, loss in zip(weights, found, strict=True)]).sum()
+        wanted = sequences[:, 1:]
+        real = wanted != EMPTY
+        states = self.states(sequences[:, :-1])[real]
+        return F.cross_entropy(self._scores(states), wanted[real])
+
+    def logits(self, sequences: Tensor, users: Tensor) -> Tensor:
+        """Score all items by the state of the last item; S3-Rec does not know users."""
+        return self._scores(last_of(self.states(sequences), sequences))
+
+    def states(self, sequences: Tensor, *, both_ways: bool = False) -> Tensor:
+        """(B, T) padded at the right with -1 -> (B, T, D); pre-training reads both ways."""
+        vectors = self.embedding(sequences.clamp(min=0))
+        return self.encoder(vectors, sequences != EMPTY if both_ways else None)
+
+    def objectives(
+        self,
+        sequences: Tensor,
+        masked: Tensor,
+        negatives: Tensor,
+        around: Tensor,
+        segments: Tensor,
+        strangers: Tensor,
+    ) -> Objectives:
+        """Return the four losses; all arguments are (B, T), as MaskedBatches gives them."""
+        states = self.states(masked, both_ways=True)
+        hidden, seen = masked == self.mask, (masked != self.mask) & (masked != EMPTY)
+        rows = len(sequences)
+        attributes = self._attribute_loss(self.of_attribute(states[seen]), sequences[seen])
+        masked_attributes = self._attribute_loss(self.of_masked(states[hidden]), sequences[hidden])
+        context = self.of_item(states[hidden])
+        items = _pair_loss(context, self.embedding(sequences[hidden]), self.embedding(negatives[hidden]))
+        last = [last_of(self.states(part, both_ways=True), part) for part in (around, segments, strangers)]
+        segment = _pair_loss(self.of_segment(last[0]), last[1], last[2])
+        return Objectives(attributes / rows, items / rows, masked_attributes / rows, segment / rows)
+
+    def _attribute_loss(self, states: Tensor, items: Tensor) -> Tensor:
+        logits = states @ self.attributes.weight.T
+        return F.binary_cross_entropy_with_logits(logits.float(), self.has[items].float(), reduction="sum")
+
+    def _scores(self, states: Tensor) -> Tensor:
+        return (states @ self.embedding.weight[: self.mask].T).float()
+
+
+def _pair_loss(context: Tensor, wanted: Tensor, other: Tensor) -> Tensor:
+    """Sum of -log sigmoid(f(context, wanted) - f(context, other)), f the sigmoid of an inner product."""
+    positive, negative = (torch.sigmoid((context * of).sum(-1).float()) for of in (wanted, other))
+    return F.softplus(negative - positive).sum()
+
+
+class MaskedBatches:
+    """Batches for the four objectives; all tensors are (B, T) places, padded at the right with -1.
+
+    `sequences` as they are; `masked` with some items masked; `negatives` with another item, which the
+    sequence does not have, at masked places; `around` with a segment masked; `segments` with all but it
+    masked; `strangers` with a segment of the same length from anywhere in the data instead. What is masked
+    is drawn from (seed, epoch) and nothing else. Sequences are cut into pieces of `max_history` items from
+    their end; pieces of one item are left out.
+    """
+
+    def __init__(
+        self,
+        items: np.ndarray,
+        sequences: Sequence[Sequence[int]],
+        batch_size: int,
+        max_history: int,
+        mask_ratio: float,
+    ) -> None:
+        """Cut the sequences; ValueError where one holds an item that is not among `items`, ascending."""
+        self.n_items, self.batch_size, self.mask_ratio = len(items), batch_size, mask_ratio
+        self.rows: list[np.ndarray] = []
+        for number, sequence in enumerate(sequences):
+            places = places_of(items, np.asarray(sequence, dtype=np.int64), f"sequence {number}")
+            pieces = [places[max(0, end - max_history) : end] for end in range(len(places), 1, -max_history)]
+            self.rows += [piece for piece in pieces if len(piece) > 1]
+        if not self.rows:
+            raise ValueError("no training sequence has two items: there is nothing to learn from")
+        self._all = np.concatenate(self.rows)
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return -(-len(self.rows) // self.batch_size)
+
+    def __call__(self, epoch: int, seed: int) -> Iterator[dict[str, Tensor]]:
+        """Yield the batches of one epoch in a new order."""
+        rng = np.random.default_rng([seed, epoch])
+        order = rng.permutation(len(self.rows))
+        names = ("sequences", "masked", "negatives", "around", "segments", "strangers")
+        for start in range(0, len(order), self.batch_size):
+            rows = [self._masked(self.rows[i], rng) for i in order[start : start + self.batch_size]]
+            width = max(len(row[0]) for row in rows)
+            columns = zip(*rows, strict=True)
+            yield {name: padded(part, width) for name, part in zip(names, columns, strict=True)}
+
+    def _masked(self, row: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        hidden = rng.random(len(row)) < self.mask_ratio
+        negatives = np.where(hidden, self._others(row, rng), row)
+        length = int(rng.integers(1, len(row) // 2 + 1))
+        start = int(rng.integers(len(row) - length + 1))
+        elsewhere = int(rng.integers(len(self._all) - length + 1))
+        inside = np.zeros(len(row), dtype=bool)
+        inside[start : start + length] = True
+        strangers = np.full(len(row), self.n_items)
+        strangers[inside] = self._all[elsewhere : elsewhere + length]
+        return (
+            row,
+            np.where(hidden, self.n_items, row),
+            negatives,
+            np.where(inside, self.n_items, row),
+            np.where(inside, row, self.n_items),
+            strangers,
+        )
+
+    def _others(self, row: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Draw for each place an item that the row does not have; any item where it has them all."""
+        own = np.unique(row)
+        free = self.n_items - len(own)
+        if not free:
+            return rng.integers(self.n_items, size=len(row))
+        # The r-th free item is r, moved up by the own items that are not above it.
+        drawn = rng.integers(free, size=len(row))
+        return drawn + np.searchsorted(own - np.arange(len(own)), drawn, side="right")

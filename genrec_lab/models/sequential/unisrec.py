@@ -1,0 +1,157 @@
+"""UniSRec (Hou et al. 2022): items are their texts, whitened and mixed by experts, so that a model can move.
+
+Values are those of the authors' code (RUCAIBox/UniSRec). Ours: every place of a sequence is a sample, which
+in a causal network is the same as one sample a prefix; a place whose target is the same item is no negative
+(the code lets its logit count as 0); of the two ways to augment a sequence only item drop, nine tenths of the
+code's batches, since word drop needs a second encoding of all texts; histories of 20 items, as in every row.
+Letters: B users, T places, D width, N items, E experts, V numbers of a text vector.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genrec_lab.models.dropout import PooledDropout
+from genrec_lab.models.sequential.contrast import in_batch_contrast, shortened
+from genrec_lab.models.sequential.domain_items import DomainItems
+from genrec_lab.models.sequential.item_model import ItemModel, Phase
+from genrec_lab.models.sequential.sequence_batches import EMPTY, last_of
+from genrec_lab.models.sequential.vector_encoder import (
+    VectorEncoder,
+    VectorEncoderConfig,
+    start_small,
+    text_of,
+)
+
+
+class UniSRecConfig(VectorEncoderConfig):
+    """Sizes of UniSRec, what it contrasts, and what is fine-tuned."""
+
+    kind: Literal["unisrec"] = "unisrec"
+    experts: int = Field(8, ge=1)  # E
+    adaptor_dropout: float = Field(0.2, ge=0, lt=1)  # on the text vectors
+    temperature: float = Field(0.07, gt=0)
+    sequence_weight: float = Field(1e-3, ge=0)  # lambda, of the contrast of sequences
+    drop: float = Field(0.2, ge=0, lt=1)  # share of a sequence's items that its augmentation leaves out
+    # The transductive setting adds a vector an item, learnt in fine-tuning; the inductive one has text alone.
+    setting: Literal["transductive", "inductive"] = "transductive"
+    # Fine-tuning after pre-training leaves places and layers as they are, as the paper has it.
+    freeze_encoder: bool = True
+
+
+class MixtureAdaptor(nn.Module):
+    """Text vectors to item vectors: E whitening layers, mixed by a gate that the text itself sets."""
+
+    def __init__(self, inputs: int, width: int, experts: int, dropout: float) -> None:
+        """Start with an even gate, as the code does."""
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(experts, inputs))
+        self.weight = nn.Parameter(0.02 * torch.randn(experts, width, inputs))
+        self.gate = nn.Parameter(torch.zeros(inputs, experts))
+        self.noise = nn.Parameter(torch.zeros(inputs, experts))
+        self.dropout = PooledDropout(dropout)
+
+    def forward(self, text: Tensor) -> Tensor:
+        """(M, V) -> (M, D); the gate is noisy in training only."""
+        logits = text @ self.gate
+        if self.training:
+            logits = logits + torch.randn_like(logits) * (F.softplus(text @ self.noise) + 1e-2)
+        shares = logits.softmax(-1)
+        whitened = [
+            F.linear(self.dropout(text) - bias, weight)
+            for bias, weight in zip(self.bias, self.weight, strict=True)
+        ]
+        return torch.einsum("me,emd->md", shares, torch.stack(whitened))
+
+
+class UniSRec(ItemModel):
+    """Self-attention over adapted text vectors, by cosine with the adapted vectors of all items."""
+
+    Config: ClassVar = UniSRecConfig
+    config: UniSRecConfig
+    needs: ClassVar = ("text",)
+    phases: ClassVar = (
+        Phase("pretraining", shared=True, budget="pretraining", validated=False),
+        Phase("fine-tuning"),
+    )
+    text: Tensor
+
+    def __init__(self, domain: DomainItems, config: UniSRecConfig | None = None) -> None:
+        """Start from random weights."""
+        super().__init__(domain, config or UniSRecConfig())
+        c = self.config
+        text = text_of(domain)
+        self.register_buffer("text", text, persistent=False)
+        self.adaptor = MixtureAdaptor(text.shape[1], c.width, c.experts, c.adaptor_dropout)
+        self.encoder = VectorEncoder(c)
+        start_small(self.encoder)
+        self.embedding = nn.Embedding(len(self.items), c.width) if c.setting == "transductive" else None
+        if self.embedding is not None:
+            nn.init.normal_(self.embedding.weight, std=0.02)
+        self.pretrained = False
+
+    def begin(self, phase: str) -> None:
+        """Pre-train without ids; fine-tune the adaptor and the ids, and the encoder where it is new."""
+        super().begin(phase)
+        if self.embedding is not None:
+            self.embedding.requires_grad_(phase != "pretraining")
+        if phase == "fine-tuning" and self.pretrained and self.config.freeze_encoder:
+            self.encoder.freeze()
+
+    def start_from(self, pretrained: ItemModel) -> None:
+        """Take over adaptor and encoder."""
+        super().start_from(pretrained)
+        self.pretrained = True
+
+    def forward(self, sequences: Tensor) -> Tensor:
+        """Return the loss of the phase; `sequences` (B, T + 1) are places in `items`, padded with -1."""
+        if self.phase == "pretraining":
+            return self._pretraining_loss(sequences)
+        wanted = sequences[:, 1:]
+        real = wanted != EMPTY
+        table = self.item_vectors()
+        return F.cross_entropy(
+            self._scores(self._states(sequences[:, :-1], table)[real], table), wanted[real]
+        )
+
+    def item_vectors(self) -> Tensor:
+        """Return the vectors (N, D) of all items: text, and in the transductive setting an id."""
+        adapted = self.adaptor(self.text)
+        return adapted if self.embedding is None else adapted + self.embedding.weight
+
+    def logits(self, sequences: Tensor, users: Tensor) -> Tensor:
+        """Score all items by the state after the last item; UniSRec does not know users."""
+        table = self.item_vectors()
+        return self._scores(last_of(self._states(sequences, table), sequences), table)
+
+    def _states(self, sequences: Tensor, table: Tensor) -> Tensor:
+        return self.encoder(table[sequences.clamp(min=0)])
+
+    def _scores(self, states: Tensor, table: Tensor) -> Tensor:
+        """Cosine over the temperature, as the authors' code has it."""
+        cosine = F.normalize(states.float(), dim=-1) @ F.normalize(table.float(), dim=-1).T
+        return cosine / self.config.temperature
+
+    def _pretraining_loss(self, sequences: Tensor) -> Tensor:
+        """Contrast each place's state with its next item, and with itself in a shortened sequence."""
+        c, histories, wanted = self.config, sequences[:, :-1], sequences[:, 1:]
+        real = wanted != EMPTY
+        # Only the items of the batch are adapted.
+        read, places = sequences.clamp(min=0).unique(return_inverse=True)
+        table = self.adaptor(self.text[read])
+        states, targets = self.encoder(table[places[:, :-1]])[real], table[places[:, 1:]][real]
+        loss = in_batch_contrast(states, targets, wanted[real], c.temperature)
+        if c.sequence_weight == 0:
+            return loss
+        kept = torch.rand(histories.shape, device=histories.device) >= c.drop
+        # Places within the batch's own items, so that the table need not be made twice.
+        local = places[:, :-1].masked_fill(histories == EMPTY, EMPTY)
+        short, last = shortened(local, kept)
+        augmented = self.encoder(table[short.clamp(min=0)])
+        augmented = augmented.gather(1, last[..., None].expand_as(augmented))[real]
+        return loss + c.sequence_weight * in_batch_contrast(states, augmented, wanted[real], c.temperature)

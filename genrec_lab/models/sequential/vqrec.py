@@ -1,0 +1,208 @@
+"""VQ-Rec (Hou et al. 2023): text to discrete codes to vectors, so that texts and items are loosely bound.
+
+Values are those of the authors' code (RUCAIBox/VQ-Rec). An item's vector is the mean of its code vectors (the
+paper's pooling; a sum has the same cosine). Ours: every place of a sequence is a sample; a place whose target
+is the same item is no negative (the code lets its logit count as 0); the rotation and the codes are fitted to
+all items of the domain, also to those that no training sequence has, as every row knows the whole catalogue;
+the permutation's gradient passes straight through its rounding (the code's rounding lets none pass), and what
+is fixed at the end is a true permutation, found by assignment; histories of 20 items.
+Letters: B users, T places, D width, N items, M codes an item, K values of a code.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genrec_lab.models.product_quantization import ProductQuantizationConfig, ProductQuantizer
+from genrec_lab.models.sequential.contrast import in_batch_contrast
+from genrec_lab.models.sequential.domain_items import DomainItems
+from genrec_lab.models.sequential.item_model import ItemModel, Phase
+from genrec_lab.models.sequential.sequence_batches import EMPTY, last_of
+from genrec_lab.models.sequential.vector_encoder import (
+    VectorEncoder,
+    VectorEncoderConfig,
+    start_small,
+    text_of,
+)
+
+
+class VQRecConfig(VectorEncoderConfig):
+    """Sizes of VQ-Rec, its codes, its negatives, and how its codes are matched to a new domain's."""
+
+    kind: Literal["vqrec"] = "vqrec"
+    codes: int = Field(32, ge=1)  # M; it must divide the numbers of a text vector
+    bits: int = Field(8, ge=1, le=8)  # K = 2^bits, at most the number of items
+    temperature: float = Field(0.07, gt=0)
+    fake_share: float = Field(0.75, ge=0, le=1)  # rho: of a fake negative's codes, drawn anew
+    sinkhorn_rounds: int = Field(3, ge=1)
+    sinkhorn_temperature: float = Field(0.7, gt=0)
+    freeze_encoder: bool = True  # in fine-tuning, after pre-training
+
+
+class VQRec(ItemModel):
+    """Self-attention over pooled code vectors, by cosine with those of all items."""
+
+    Config: ClassVar = VQRecConfig
+    config: VQRecConfig
+    needs: ClassVar = ("text",)
+    phases: ClassVar = (
+        Phase("pretraining", shared=True, budget="pretraining", validated=False),
+        Phase("permutation", validated=False, epochs=5),
+        Phase("fine-tuning"),
+    )
+    own_weights: ClassVar = ("codes", "permutation")
+    codes: Tensor
+
+    def __init__(self, domain: DomainItems, config: VQRecConfig | None = None) -> None:
+        """Start from random weights; the codes are made when they are first needed, which takes long."""
+        super().__init__(domain, config or VQRecConfig())
+        c = self.config
+        self.values = 2**c.bits
+        self.register_buffer("codes", torch.full((len(self.items), c.codes), EMPTY))
+        self.code_vectors = nn.Parameter(torch.empty(c.codes, self.values, c.width))
+        self.encoder = VectorEncoder(c)
+        start_small(self)
+        nn.init.normal_(self.code_vectors, std=0.02)
+        self.permutation: nn.Parameter | None = None
+        self.pretrained = False
+
+    def begin(self, phase: str) -> None:
+        """Train everything, then the permutation alone, then the code vectors that it has rearranged."""
+        super().begin(phase)
+        self._make_codes()
+        if phase == "permutation":
+            if not self.pretrained:
+                # Without pre-training the code vectors have no meaning that could be matched.
+                return
+            self.requires_grad_(False)
+            drawn = torch.randn(self.config.codes, self.values, self.values, device=self.codes.device)
+            self.permutation = nn.Parameter(drawn)
+        elif phase == "fine-tuning":
+            self._fix_permutation()
+            self.requires_grad_(True)
+            if self.pretrained and self.config.freeze_encoder:
+                self.encoder.freeze()
+
+    def start_from(self, pretrained: ItemModel) -> None:
+        """Take over code vectors and encoder; the domain keeps its own codes."""
+        super().start_from(pretrained)
+        self.pretrained = True
+
+    def forward(self, sequences: Tensor) -> Tensor:
+        """Return the loss of the phase; `sequences` (B, T + 1) are places in `items`, padded with -1."""
+        wanted = sequences[:, 1:]
+        real = wanted != EMPTY
+        table = self.item_vectors()
+        states = self._states(sequences[:, :-1], table)[real]
+        if self.phase == "pretraining":
+            fakes = self._pooled(self.fake_codes(self.codes[wanted[real]]), self.code_vectors)
+            return in_batch_contrast(
+                states, table[wanted[real]], wanted[real], self.config.temperature, fakes
+            )
+        return F.cross_entropy(self._scores(states, table), wanted[real])
+
+    def item_vectors(self) -> Tensor:
+        """Return the vectors (N, D) of all items, by permuted code vectors while those are learnt."""
+        self._make_codes()
+        vectors: Tensor = self.code_vectors
+        if self.permutation is not None:
+            vectors = self.permutation_matrices() @ vectors
+        return self._pooled(self.codes, vectors)
+
+    def logits(self, sequences: Tensor, users: Tensor) -> Tensor:
+        """Score all items by the state after the last item; VQ-Rec does not know users."""
+        table = self.item_vectors()
+        return self._scores(last_of(self._states(sequences, table), sequences), table)
+
+    def fake_codes(self, codes: Tensor) -> Tensor:
+        """(R, M) -> (R, M): each code is with probability rho one drawn evenly (enhanced negatives)."""
+        drawn = torch.randint_like(codes, self.values)
+        replaced = torch.rand(codes.shape, device=codes.device) < self.config.fake_share
+        return torch.where(replaced, drawn, codes)
+
+    def permutation_matrices(self) -> Tensor:
+        """Return (M, K, K), rows that each choose one code vector; the gradient is that of the soft choice.
+
+        Gumbel-Sinkhorn: in training with noise, else without.
+        """
+        if self.permutation is None:
+            raise RuntimeError("VQ-Rec has a permutation in its phase 'permutation' only; begin that phase")
+        c, noisy = self.config, self.permutation.clone()
+        if self.training:
+            uniform = torch.rand_like(noisy).clamp(1e-6, 1 - 1e-6)
+            noisy = self.permutation - torch.log(-torch.log(uniform))
+        soft = sinkhorn(noisy / c.sinkhorn_temperature, c.sinkhorn_rounds)
+        hard = F.one_hot(soft.argmax(-1), self.values).to(soft.dtype)
+        return hard + soft - soft.detach()
+
+    @torch.no_grad()
+    def _fix_permutation(self) -> None:
+        """Rearrange the code vectors by the permutation nearest to the learnt matrices, and drop those."""
+        if self.permutation is None:
+            return
+        c = self.config
+        soft = sinkhorn(self.permutation / c.sinkhorn_temperature, c.sinkhorn_rounds).cpu().numpy()
+        chosen = [torch.from_numpy(linear_sum_assignment(-matrix)[1]) for matrix in soft]
+        for vectors, order in zip(self.code_vectors.data, chosen, strict=True):
+            vectors.copy_(vectors[order.to(vectors.device)])
+        self.permutation = None
+
+    def _make_codes(self) -> None:
+        if bool((self.codes == EMPTY).any()):
+            self.codes.copy_(text_codes(text_of(self.domain).numpy(), self.config.codes, self.config.bits))
+
+    def _pooled(self, codes: Tensor, vectors: Tensor) -> Tensor:
+        """(R, M) codes, (M, K, D) vectors -> (R, D), the mean over the codes."""
+        flat = codes + torch.arange(codes.shape[1], device=codes.device) * self.values
+        return F.embedding_bag(flat, vectors.flatten(0, 1), mode="mean")
+
+    def _states(self, sequences: Tensor, table: Tensor) -> Tensor:
+        return self.encoder(table[sequences.clamp(min=0)])
+
+    def _scores(self, states: Tensor, table: Tensor) -> Tensor:
+        """Cosine over the temperature, as the authors' code has it."""
+        cosine = F.normalize(states.float(), dim=-1) @ F.normalize(table.float(), dim=-1).T
+        return cosine / self.config.temperature
+
+
+def text_codes(vectors: np.ndarray, codes: int, bits: int) -> Tensor:
+    """Return (N, M) codes below 2^bits of text vectors (N, V), by optimised product quantisation.
+
+    The authors' "OPQ{M},IVF1,PQ{M}x{bits}" of faiss without the index. Raises ValueError for M that does not
+    divide V and for fewer items than a code has values, ModuleNotFoundError where faiss is missing.
+    """
+    n, width = vectors.shape
+    if width % codes:
+        raise ValueError(
+            f"vqrec.codes is {codes}, which does not divide the {width} numbers of a text vector; "
+            f"expected one of {[m for m in range(1, width + 1) if width % m == 0]}"
+        )
+    if n < 2**bits:
+        raise ValueError(
+            f"vqrec.bits is {bits}, so that a code has {2**bits} values, but there are only {n} items; "
+            f"set it to {n.bit_length() - 1} or less"
+        )
+    config = ProductQuantizationConfig(kind="opq", levels=codes, codebook_size=2**bits)
+    try:
+        quantizer = ProductQuantizer.fit(vectors, config, seed=0)
+    except ModuleNotFoundError as missing:
+        raise ModuleNotFoundError(
+            "the row 'vqrec' makes its codes with faiss, which is not installed: "
+            "`pip install 'genrec-lab[baselines]'`, or take the row out of compare"
+        ) from missing
+    return torch.from_numpy(quantizer.tokenize(vectors).codes)
+
+
+def sinkhorn(scores: Tensor, rounds: int) -> Tensor:
+    """(…, K, K) -> (…, K, K): exponentials whose rows, and then columns, are made to sum to 1."""
+    for _ in range(rounds):
+        scores = scores - scores.logsumexp(-1, keepdim=True)
+        scores = scores - scores.logsumexp(-2, keepdim=True)
+    return scores.exp()

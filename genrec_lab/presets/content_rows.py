@@ -1,0 +1,87 @@
+"""The rows with item content: their sizes and budgets, and where those come from.
+
+Paper: the sizes of the authors' codes (RUCAIBox for FDSA, S3-Rec, UniSRec and VQ-Rec; gimpong's MISSRec;
+AaronHeee's RecFormer on a Longformer of the released size, from the hub or a folder), pre-training of 300
+epochs. Ours in all sizes: the optimiser, the batches and the early stopping of the other rows over items, so
+that budgets are equal, and MiniLM's text vectors. RecFormer has its own code's rate and smaller batches.
+Cpu and small: width 64, RecFormer with a small encoder of its own that reads the newest items only.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from genrec_lab.models.sequential.fdsa import FDSAConfig
+from genrec_lab.models.sequential.missrec import MISSRecConfig
+from genrec_lab.models.sequential.recformer import RecFormerConfig
+from genrec_lab.models.sequential.s3rec import S3RecConfig
+from genrec_lab.models.sequential.unisrec import UniSRecConfig
+from genrec_lab.models.sequential.vqrec import VQRecConfig
+from genrec_lab.presets.method_config import ItemRow
+from genrec_lab.training import TrainingConfig
+
+# paper: a GPU; cpu: real data on two cores; small: the embedded data in minutes; tiny: that it runs.
+Size = Literal["paper", "cpu", "small", "tiny"]
+
+_WIDTHS: dict[Size, dict[str, Any]] = {
+    "paper": {},
+    "cpu": {"width": 64},
+    "small": {"width": 64},
+    "tiny": {"width": 16, "layers": 1, "feed_forward": 32},
+}
+# A code has no more values than a domain has items: 300 in the embedded data, 100 in its tiny size.
+_CODES: dict[Size, dict[str, Any]] = {
+    "paper": {},
+    "cpu": {},
+    "small": {"bits": 6},
+    "tiny": {"codes": 8, "bits": 5},
+}
+_RECFORMER: dict[Size, dict[str, Any]] = {
+    "paper": {"encoder": "allenai/longformer-base-4096"},
+    "cpu": {"max_tokens": 256, "window": 32},
+    "small": {"max_tokens": 128, "window": 32, "vocabulary": 1000},
+    "tiny": {
+        "max_tokens": 64,
+        "window": 16,
+        "vocabulary": 400,
+        "width": 16,
+        "layers": 1,
+        "feed_forward": 32,
+        "max_attributes": 1,
+    },
+}
+_PRETRAINING_EPOCHS: dict[Size, int] = {"paper": 300, "cpu": 100, "small": 20, "tiny": 1}
+# Longformer's rate in the authors' code; a small encoder from random weights takes larger steps.
+_RECFORMER_RATES: dict[Size, float] = {"paper": 5e-5, "cpu": 5e-4, "small": 1e-3, "tiny": 1e-3}
+_RECFORMER_EPOCHS: dict[Size, int] = {"paper": 16, "cpu": 16, "small": 4, "tiny": 1}
+
+
+def content_rows(training: TrainingConfig, size: Size) -> dict[str, ItemRow]:
+    """Return the rows by name; `training` is the budget of all rows over items."""
+    sizes = _WIDTHS[size]
+    pretraining = training.model_copy(update={"epochs": _PRETRAINING_EPOCHS[size]})
+    pictures = {"picture_model": "pixels"} if size == "tiny" else {}
+    models = {
+        "fdsa": FDSAConfig.model_validate(sizes),
+        "s3rec": S3RecConfig.model_validate(sizes),
+        "unisrec": UniSRecConfig.model_validate(sizes),
+        "unisrec_inductive": UniSRecConfig.model_validate({**sizes, "setting": "inductive"}),
+        "vqrec": VQRecConfig.model_validate({**sizes, **_CODES[size]}),
+        "missrec": MISSRecConfig.model_validate({**sizes, **pictures}),
+    }
+    rows = {
+        name: ItemRow(model=model, training=training, pretraining=pretraining)
+        for name, model in models.items()
+    }
+    of_recformer: dict[str, Any] = {
+        "batch_size": 16 if size == "paper" else 64,
+        "learning_rate": _RECFORMER_RATES[size],
+        "epochs": min(training.epochs, _RECFORMER_EPOCHS[size]),
+        "validate_every": 1,
+    }
+    rows["recformer"] = ItemRow(
+        model=RecFormerConfig.model_validate(_RECFORMER[size]),
+        training=training.model_copy(update=of_recformer),
+        pretraining=training.model_copy(update=of_recformer | {"epochs": min(32, _PRETRAINING_EPOCHS[size])}),
+    )
+    return rows

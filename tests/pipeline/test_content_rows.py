@@ -1,0 +1,156 @@
+"""The rows with item content in a run: what they are trained on, for how long, and why one is skipped."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from genrec_lab.data import Dataset, load_dataset
+from genrec_lab.models.sequential.kinds import MODELS
+from genrec_lab.presets import load
+from genrec_lab.presets.baselines import rows_over_items
+from genrec_lab.run import open_run
+from genrec_lab.run.stages import item_rows, load_prepared, prepare_data
+from genrec_lab.run.stages.rows import skipped_rows, trained_item_rows
+from genrec_lab.training import TrainingResult
+
+CONTENT = ("fdsa", "s3rec", "unisrec", "unisrec_inductive", "vqrec", "missrec", "recformer")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    opened = open_run(
+        "content",
+        dataset={"name": "bazaar", "items": 300, "users": 300},
+        preset="gmc_tiny",
+        overrides={"compare": list(CONTENT), "rows.vqrec.training.epochs": 9},
+        root=tmp_path_factory.mktemp("runs"),
+    )
+    prepare_data(opened)
+    return opened
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """The trainings that stage 05 asks for, none of which is done: model, batches, config, validated."""
+    asked = []
+
+    def hear(model, batches, config, **rest):
+        drawn = list(batches(0, 0))
+        asked.append(SimpleNamespace(model=model, phase=model.phase, drawn=drawn, config=config, **rest))
+        return TrainingResult((), 0, None, False, 0.0)
+
+    monkeypatch.setattr(item_rows, "fit", hear)
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(item_rows, "load_vectors", lambda run: rng.normal(size=(300, 64)).astype(np.float32))
+    return asked
+
+
+def train(run, name, tmp_path, data=None):
+    stage = SimpleNamespace(folder=tmp_path / "stage", scratch=tmp_path / "scratch")
+    row = run.config.rows[name]
+    item_rows.train_item_row(run, data or load_prepared(run), name, row, stage, lambda title: None)
+    return stage.folder / name
+
+
+@pytest.mark.parametrize("name", CONTENT)
+def test_every_phase_reads_the_training_part_alone_and_every_domain_gets_a_model(
+    run, trainings, tmp_path, name
+):
+    data = load_prepared(run)
+    folder = train(run, name, tmp_path)
+    phases, domains = MODELS[run.config.rows[name].model.kind].phases, data.dataset.domains
+    assert len(trainings) == sum(1 if phase.shared else len(domains) for phase in phases)
+    learnt = {pair for items in data.dataset.sequences["items"].to_list() for pair in pairwise(items[:-2])}
+    held_out = {
+        pair
+        for items in data.dataset.sequences["items"].to_list()
+        for pair in ((items[-3], items[-2]), (items[-2], items[-1]))
+    } - learnt
+    assert held_out
+    for training in trainings:
+        shared = training.phase == "pretraining" and any(phase.shared for phase in phases)
+        assert len(training.model.items) == (300 if shared else 100)
+        assert (training.validate is None) == (not _phase(phases, training.phase).validated)
+        read = set()
+        for batch in training.drawn:
+            rows = batch["sequences"].tolist()
+            if "wanted" in batch:
+                rows = [
+                    [place for place in row if place >= 0] + [wanted]
+                    for row, wanted in zip(rows, batch["wanted"].tolist(), strict=True)
+                ]
+            items = [[int(training.model.items[place]) for place in row if place >= 0] for row in rows]
+            read |= {pair for row in items for pair in pairwise(row)}
+        assert read <= learnt
+        assert not read & held_out
+    for domain in domains:
+        model = MODELS[run.config.rows[name].model.kind].load(folder / domain)
+        assert model.items.tolist() == data.dataset.domain_items(domain).tolist()
+
+
+def _phase(phases, name):
+    return next(phase for phase in phases if phase.name == name)
+
+
+def test_the_permutation_has_five_epochs_of_the_budget_and_pretraining_its_own(run, trainings, tmp_path):
+    train(run, "vqrec", tmp_path)
+    epochs = [(training.phase, training.config.epochs) for training in trainings]
+    assert epochs == [("pretraining", 1), *[("permutation", 5), ("fine-tuning", 9)] * 3]
+
+
+def test_what_was_pretrained_is_what_each_domain_starts_from(run, trainings, tmp_path):
+    train(run, "unisrec", tmp_path)
+    pretrained, *tuned = [training.model for training in trainings]
+    assert len(tuned) == 3
+    for model in tuned:
+        assert model.pretrained
+        np.testing.assert_array_equal(
+            model.adaptor.weight.detach().numpy(), pretrained.adaptor.weight.detach().numpy()
+        )
+        assert not model.encoder.places.weight.requires_grad
+
+
+def test_pictures_are_read_where_there_are_any(run, trainings, tmp_path, monkeypatch):
+    train(run, "missrec", tmp_path)
+    assert all(training.model.domain.pictures is None for training in trainings)
+    trainings.clear()
+    vectors = np.random.default_rng(1).normal(size=(300, 5)).astype(np.float32)
+    vectors[7] = 0
+    monkeypatch.setattr(item_rows, "encode_pictures", lambda content, model, cache: vectors)
+    data = load_prepared(run)
+    items = data.dataset.items.with_columns(image=pl.lit("there.jpg"))
+    shown = SimpleNamespace(dataset=Dataset("shown", items, data.dataset.sequences), split=data.split)
+    folder = train(run, "missrec", tmp_path / "again", shown)
+    for training in trainings:
+        np.testing.assert_array_equal(training.model.domain.pictures, vectors[training.model.items])
+    loaded = MODELS["missrec"].load(folder / data.dataset.domains[0])
+    assert loaded.score([[7, 8]]).shape == (1, 100)
+
+
+def test_rows_that_need_text_are_skipped_with_their_reason_on_data_without():
+    dataset = load_dataset("bazaar", items=300, users=60)
+    blank = Dataset("blank", dataset.items.with_columns(text=pl.lit(""), title=pl.lit("")), dataset.sequences)
+    config = load("baselines_tiny", {"compare": ["sasrec", *CONTENT]})
+    assert skipped_rows(config, dataset) == {}
+    skipped = skipped_rows(config, blank)
+    assert tuple(skipped) == CONTENT
+    assert set(skipped.values()) == {"it needs item texts, and Garden has none"}
+    assert list(trained_item_rows(config, blank)) == ["sasrec"]
+
+
+@pytest.mark.parametrize("size", ["paper", "cpu", "small", "tiny"])
+def test_rows_of_all_sizes_have_the_budget_of_the_others(size):
+    rows = rows_over_items(epochs=40, size=size)
+    assert {"sasrec", *CONTENT} <= set(rows)
+    for name in CONTENT:
+        if name != "recformer":
+            assert rows[name].training == rows["sasrec"].training
+            assert rows[name].model.max_history == rows["sasrec"].model.max_history
+    assert rows["unisrec_inductive"].model.setting == "inductive"
+    assert rows["unisrec"].model.setting == "transductive"
+    assert (rows["recformer"].model.encoder is None) == (size != "paper")
