@@ -25,15 +25,18 @@ def k_core(interactions: pl.DataFrame | pl.LazyFrame, k: int) -> pl.DataFrame:
     """
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise DataError(f"k_core: k is {k!r}, expected a whole number of at least 1 (1 keeps everything)")
-    frame = interactions.collect() if isinstance(interactions, pl.LazyFrame) else interactions
+    table = interactions.lazy()
+    known = table.collect_schema()
     for name in ("user", "item"):
-        if name not in frame.columns:
-            raise DataError(f"k_core: no column {name!r}{nearest(name, frame.columns)}; rename yours")
+        if name not in known:
+            raise DataError(f"k_core: no column {name!r}{nearest(name, known.names())}; rename yours")
+    # Ids of text are numbered while they are read: two numbers a row are held, not two texts.
+    texts = [name for name in ("user", "item") if known[name] == pl.String]
+    frame = table.with_columns(pl.col(texts).cast(pl.Categorical)).collect(engine="streaming")
+    for name in ("user", "item"):
         if frame[name].null_count():
             raise DataError(f"k_core: {frame[name].null_count()} rows have no {name}; fill or drop them")
-    if frame.height == 0:
-        return frame
-    # Dense numbers let every round be two bincounts, whatever type the ids have.
+    # Small numbers let every round be two bincounts, whatever type the ids have.
     users, items = _numbered(frame["user"]), _numbered(frame["item"])
     rows = np.arange(frame.height)
     while rows.size:
@@ -43,7 +46,8 @@ def k_core(interactions: pl.DataFrame | pl.LazyFrame, k: int) -> pl.DataFrame:
         if kept.size == rows.size:
             break
         rows = kept
-    return frame[rows]
+    kept_frame = frame if len(rows) == frame.height else frame[rows]
+    return kept_frame.with_columns(pl.col(texts).cast(pl.String))
 
 
 def leave_one_out(dataset: Dataset, max_history: int = MAX_HISTORY, max_sequence: int | None = None) -> Split:
@@ -140,7 +144,9 @@ def _every_prefix(sequences: pl.DataFrame, max_history: int) -> pl.DataFrame:
 
 
 def _numbered(ids: pl.Series) -> np.ndarray:
-    """Each id's number from 0 on, equal ids equal numbers."""
+    """Each id's number, equal ids equal numbers; there are few more numbers than ids."""
+    if ids.dtype == pl.Categorical:
+        return ids.to_physical().to_numpy()
     known = pl.DataFrame({"id": ids.unique()}).with_row_index("number")
     return ids.to_frame("id").join(known, on="id", how="left", maintain_order="left")["number"].to_numpy()
 

@@ -1,8 +1,17 @@
 """Decoding: the catalogue as a trie, beam search over it, and the exact top-k."""
 
-from genrec_lab.decoding.beam import CodeModel, Histories, beam_search
+from genrec_lab.decoding.beam import CodeModel, Histories, Normalise, beam_search
 from genrec_lab.decoding.exact import exact_top_k
 from genrec_lab.decoding.ranked import NO_ITEM, Ranked
 from genrec_lab.decoding.trie import CodeTrie
 
-__all__ = ["NO_ITEM", "CodeModel", "CodeTrie", "Histories", "Ranked", "beam_search", "exact_top_k"]
+__all__ = [
+    "NO_ITEM",
+    "CodeModel",
+    "CodeTrie",
+    "Histories",
+    "Normalise",
+    "Ranked",
+    "beam_search",
+    "exact_top_k",
+]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -17,13 +17,15 @@ from genrec_lab.decoding.ranked import NO_ITEM, Ranked
 from genrec_lab.decoding.trie import CodeTrie
 
 Histories = Sequence[Sequence[int]]  # item indices, oldest first
+# Over which codes a step's probabilities sum to 1: the whole vocabulary, or the codes that the trie allows.
+Normalise = Literal["vocabulary", "legal"]
 
 
 class CodeModel(Protocol):
     """What decoding asks of a model: read histories once, then score the next code of any prefix."""
 
     def remember(self, histories: Histories) -> Any:
-        """Read B histories; the answer goes to the other two, its `of_users(indices)` picks some users."""
+        """Read B histories; the answer goes to `step`, its `of_users(indices)` picks some users."""
 
     def step(
         self, memory: Any, codes: Tensor | None, cache: Any, parents: Tensor | None
@@ -31,11 +33,8 @@ class CodeModel(Protocol):
         """Go one level on, with the codes (B, M) just chosen below the old beams `parents` (B, M).
 
         At the start codes, cache and parents are None. Returns log-probabilities (B, M, K) of the next
-        level's codes in float32, and the new cache.
+        level's codes in float32, and the new cache, whose `of_users(indices)` picks some users.
         """
-
-    def continuations(self, memory: Any, prefixes: Tensor) -> Tensor:
-        """Log-probabilities (R, K), float32, of the codes after prefixes (R, l); row r reads user r."""
 
 
 @contextmanager
@@ -54,50 +53,121 @@ def evaluating(model: CodeModel) -> Iterator[None]:
 
 @torch.inference_mode()
 def beam_search(
-    model: CodeModel, histories: Histories, trie: CodeTrie, beams: int, top_k: int, *, batch_size: int = 128
+    model: CodeModel,
+    histories: Histories,
+    trie: CodeTrie,
+    beams: int,
+    top_k: int,
+    *,
+    roots: Sequence[int] | np.ndarray | None = None,
+    normalise: Normalise = "vocabulary",
+    batch_size: int = 128,
 ) -> Ranked:
     """Return for each history the top_k items that a beam search of width `beams` over the trie finds.
 
     Scores are the model's log-probabilities of the whole identifier over its full vocabulary, as transformers
-    gives them: illegal codes are never taken, but legal ones are not scaled up. A row has
-    min(top_k, number of items) items, best first, all distinct.
+    gives them: illegal codes are never taken, but legal ones are not scaled up. With normalise="legal" each
+    step's probabilities are over the legal codes alone, and a prefix of one item is not decoded any further.
+    A row has min(top_k, number of items) items, best first, all distinct; of equal scores the lower item
+    index is kept and comes first. `roots` says below which root of a joined trie each user stands. Under
+    autocast the model computes in that type, scores stay float32.
     Raises ValueError where top_k is larger than beams, for then the last ones would be missing.
     """
     if not 1 <= top_k <= beams:
         raise ValueError(f"top_k is {top_k} and beams is {beams}; expected 1 <= top_k <= beams")
+    start_nodes = nodes_of_roots(roots, len(histories), trie, normalise)
     parts = []
     with evaluating(model):
         for start in range(0, len(histories), batch_size):
-            part = histories[start : start + batch_size]
-            nodes, scores = _search(model, model.remember(part), len(part), trie, beams)
-            items = np.where(np.isneginf(scores), NO_ITEM, trie.items[np.maximum(nodes, 0)])
-            parts.append(Ranked.best(items, scores, top_k))
-    return (
-        Ranked.concatenate(parts)
-        if parts
-        else Ranked(np.empty((0, top_k), np.int64), np.empty((0, top_k), np.float32))
-    )
+            rows = slice(start, start + batch_size)
+            memory = model.remember(histories[rows])
+            parts.append(search(model, memory, start_nodes[rows], trie, beams, top_k, normalise))
+    return Ranked.concatenate(parts) if parts else Ranked.nobody(top_k)
 
 
-def _search(
-    model: CodeModel, memory: Any, users: int, trie: CodeTrie, beams: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the leaves (B, M) that survive and their log-probabilities (B, M), -inf past the last leaf."""
+def nodes_of_roots(
+    roots: Sequence[int] | np.ndarray | None, users: int, trie: CodeTrie, normalise: str
+) -> np.ndarray:
+    """Return the node (users, 1) at which each user's search starts; ValueError for bad options."""
+    if normalise not in ("vocabulary", "legal"):
+        raise ValueError(f"normalise is {normalise!r}; expected 'vocabulary' or 'legal'")
+    nodes = np.zeros(users, dtype=np.int64) if roots is None else np.asarray(roots, dtype=np.int64)
+    if nodes.shape != (users,) or ((nodes < 0) | (nodes >= trie.roots)).any():
+        raise ValueError(
+            f"roots are {nodes.tolist()}; expected one for each of the {users} histories, "
+            f"from 0 to {trie.roots - 1}"
+        )
+    return nodes[:, None]
+
+
+def search(
+    model: CodeModel,
+    memory: Any,
+    roots: np.ndarray,
+    trie: CodeTrie,
+    beams: int,
+    top_k: int,
+    normalise: Normalise = "vocabulary",
+) -> Ranked:
+    """Search for the users of a memory, from the nodes `roots` (B, 1); the model is in evaluation mode."""
     log_probs, cache = model.step(memory, None, None, None)  # (B, 1, K)
-    nodes = torch.zeros(users, 1, dtype=torch.long)
-    scores = torch.zeros(users, 1)
+    nodes = torch.from_numpy(roots)
+    scores = torch.zeros(roots.shape)
+    # Where each beam's log-probabilities stand among those that were decoded.
+    columns = torch.zeros(roots.shape, dtype=torch.long)
     for level, edges in enumerate(trie.levels):
         children, codes = _children(edges.starts, edges.codes, nodes)  # (B, M, C)
-        gathered = torch.gather(log_probs.cpu(), 2, codes)
-        candidates = scores[:, :, None] + gathered.masked_fill(children < 0, -torch.inf)
-        width = min(beams, candidates.shape[1] * candidates.shape[2])
-        scores, places = candidates.flatten(1).topk(width)
-        parents = places // candidates.shape[2]
-        nodes = torch.gather(children.flatten(1), 1, places)
-        if level + 1 < trie.depth:
-            chosen = torch.gather(codes.flatten(1), 1, places)
-            log_probs, cache = model.step(memory, chosen, cache, parents)
-    return nodes.numpy(), scores.numpy()
+        places = columns[:, :, None] * log_probs.shape[2] + codes
+        steps = log_probs.cpu().flatten(1).gather(1, places.flatten(1)).view(codes.shape)
+        steps.masked_fill_(children < 0, -torch.inf)
+        if normalise == "legal":
+            # A dead beam has no legal code at all; its sum must not turn into NaN.
+            steps -= torch.logsumexp(steps, dim=2, keepdim=True).nan_to_num(neginf=0.0)
+        candidates = (scores[:, :, None] + steps).flatten(1)
+        children = children.flatten(1)
+        chosen = _best(candidates, children, edges.lowest, beams)
+        parents = columns.gather(1, chosen // codes.shape[2])
+        nodes, scores = children.gather(1, chosen), candidates.gather(1, chosen)
+        if level + 1 == trie.depth:
+            break
+        code = codes.flatten(1).gather(1, chosen)
+        columns = torch.arange(nodes.shape[1]).expand(nodes.shape)
+        if normalise == "legal":
+            first, last = trie.leaf_ranges(level + 1, nodes.numpy())
+            columns, decoded = _undecided(torch.from_numpy(last - first > 1))
+            code, parents = code.gather(1, decoded), parents.gather(1, decoded)
+        if code.shape[1]:
+            log_probs, cache = model.step(memory, code, cache, parents)
+    items = trie.items[np.maximum(nodes.numpy(), 0)]
+    return Ranked.best(np.where(nodes.numpy() < 0, NO_ITEM, items), scores.numpy(), top_k)
+
+
+def _undecided(more: Tensor) -> tuple[Tensor, Tensor]:
+    """Say which beams go through the model, where `more` (B, M) are those with more than one item below.
+
+    Returns each beam's column among the decoded ones (B, M), 0 for the others, and the beam of each decoded
+    column (B, M'), where M' is the most that a user has.
+    """
+    width = int(more.sum(1).max())
+    decoded = torch.argsort(~more, dim=1, stable=True)[:, :width]
+    columns = torch.zeros(more.shape, dtype=torch.long)
+    columns.scatter_(1, decoded, torch.arange(width).expand(decoded.shape))
+    return columns, decoded
+
+
+def _best(candidates: Tensor, children: Tensor, lowest: np.ndarray, beams: int) -> Tensor:
+    """Places (B, M) of the best of (B, X) candidates; of equal ones those with the lowest item below them."""
+    width = min(beams, candidates.shape[1])
+    best, places = candidates.topk(width)
+    last = best[:, -1:]
+    # Without more candidates at the last score than places for them, there is nothing to choose.
+    tied = ((candidates >= last).sum(1, keepdim=True) > width) & ~torch.isneginf(last)
+    for user in torch.nonzero(tied[:, 0]).flatten().tolist():
+        alive = torch.nonzero(candidates[user] >= last[user]).flatten().numpy()
+        lowest_below = lowest[children[user].numpy()[alive]]
+        order = np.lexsort((lowest_below, -candidates[user].numpy()[alive]))[:width]
+        places[user] = torch.from_numpy(alive[order])
+    return places
 
 
 def _children(starts: np.ndarray, edge_codes: np.ndarray, nodes: Tensor) -> tuple[Tensor, Tensor]:

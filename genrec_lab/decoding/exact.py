@@ -3,18 +3,24 @@
 A log-probability is never above 0, so the score of a prefix bounds that of every item below it. A beam search
 gives a first k-th best score; every prefix below it is cut with proof, every other one is opened, and what is
 left at the leaves is exact.
+
+Letters: B users, M open prefixes of a user, E children of all of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
 import numpy as np
 import torch
 
-from genrec_lab.decoding.beam import CodeModel, Histories, beam_search, evaluating
+from genrec_lab.decoding.beam import CodeModel, Histories, Normalise, evaluating, nodes_of_roots, search
 from genrec_lab.decoding.ranked import Ranked
 from genrec_lab.decoding.trie import CodeTrie
 
-# The beam's scores come from the cached path, the search's from whole prefixes: their last digits may differ.
+# The same prefix in a batch of another shape has other last digits.
 _SLACK = 1e-3  # share of the bound, and no less than this
 
 
@@ -25,67 +31,139 @@ def exact_top_k(
     trie: CodeTrie,
     top_k: int,
     *,
+    roots: Sequence[int] | np.ndarray | None = None,
+    normalise: Normalise = "vocabulary",
     beams: int | None = None,
     batch_size: int = 32,
     rows: int = 4096,
 ) -> Ranked:
     """Return for each history the top_k items of the whole trie under the model, as scoring every item would.
 
-    `beams` (by default 2 * top_k) only sets how tight the first bound is, not the result; `rows` is how many
-    prefixes go through the model at once. A flat model, where hardly any prefix can be cut, is answered
-    correctly but slowly.
+    `roots` and `normalise` are those of `beam_search`. `beams` (by default 2 * top_k) only sets how tight the
+    first bound is, not the result; `rows` is how many prefixes go through the model at once. A flat model,
+    where hardly any prefix can be cut, is answered correctly but slowly.
     """
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}; expected 1 or more")
-    width = beams or 2 * top_k
+    nodes = nodes_of_roots(roots, len(histories), trie, normalise)
+    width, parts = max(beams or 2 * top_k, top_k), []
     with evaluating(model):
-        parts = [
-            _branch_and_bound(model, histories[start : start + batch_size], trie, top_k, width, rows)
-            for start in range(0, len(histories), batch_size)
-        ]
-    return (
-        Ranked.concatenate(parts)
-        if parts
-        else Ranked(np.empty((0, top_k), np.int64), np.empty((0, top_k), np.float32))
-    )
+        for start in range(0, len(histories), batch_size):
+            users = slice(start, start + batch_size)
+            memory = model.remember(histories[users])
+            found = search(model, memory, nodes[users], trie, width, top_k, normalise).scores[:, -1]
+            bound = found - _SLACK * np.maximum(1.0, np.abs(found))
+            opening = _Search(model, trie, rows, normalise, bound)
+            opening.open(0, _Prefixes.roots(nodes[users]), memory, None)
+            parts.append(opening.best(top_k))
+    return Ranked.concatenate(parts) if parts else Ranked.nobody(top_k)
 
 
-def _branch_and_bound(
-    model: CodeModel, histories: Histories, trie: CodeTrie, top_k: int, beams: int, rows: int
-) -> Ranked:
-    found = beam_search(model, histories, trie, max(beams, top_k), top_k).scores[:, -1]
-    bound = found - _SLACK * np.maximum(1.0, np.abs(found))
-    memory = model.remember(histories)
-    # One row an open prefix: its user, its node, its codes and its score.
-    user = np.arange(len(histories))
-    node = np.zeros(len(histories), dtype=np.int64)
-    codes = np.zeros((len(histories), 0), dtype=np.int64)
-    score = np.zeros(len(histories), dtype=np.float64)
-    for level in range(trie.depth):
-        parent, child = trie.expand(level, node)
-        step = np.empty(len(child), dtype=np.float64)
-        for start in range(0, len(node), rows):
-            chunk = slice(start, start + rows)
-            log_probs = model.continuations(
-                memory.of_users(torch.from_numpy(user[chunk])), torch.from_numpy(codes[chunk])
-            )
-            edges = slice(*np.searchsorted(parent, [start, start + rows]))
-            step[edges] = log_probs.cpu().numpy()[
-                parent[edges] - start, trie.levels[level].codes[child[edges]]
-            ]
-        score = score[parent] + step
-        keep = score >= bound[user[parent]]
-        parent, node, score = parent[keep], child[keep], score[keep]
-        user = user[parent]
-        codes = np.column_stack([codes[parent], trie.levels[level].codes[node].astype(np.int64)])
-    return _top_of_each(user, trie.items[node], score, len(histories), top_k)
+class _Prefixes(NamedTuple):
+    """Open prefixes of one length; those of a user stand in one row, from its left."""
+
+    users: np.ndarray  # (B,) rows of the whole batch
+    counts: np.ndarray  # (B,) how many places of a row are filled
+    nodes: np.ndarray  # (B, M) in the trie, -1 past the last
+    codes: np.ndarray  # (B, M) the last code of each
+    parents: np.ndarray  # (B, M) the column of each one's parent in the cache
+    scores: np.ndarray  # (B, M) float64
+
+    @classmethod
+    def roots(cls, nodes: np.ndarray) -> _Prefixes:
+        """Return the empty prefix of each user, at nodes (B, 1)."""
+        users, zeros = len(nodes), np.zeros_like(nodes)
+        return cls(np.arange(users), np.ones(users, np.int64), nodes, zeros, zeros, np.zeros(nodes.shape))
+
+    def groups(self, rows: int) -> Iterator[tuple[np.ndarray, _Prefixes]]:
+        """Cut into groups of at most `rows` places, where no user has less than half as many as another.
+
+        Yields the places of a group's users in `users`, and its prefixes. A user with more prefixes than
+        `rows` comes in several groups; one without any in none.
+        """
+        order = np.argsort(-self.counts, kind="stable")[: np.count_nonzero(self.counts)]
+        ordered, start = self.counts[order], 0
+        while start < len(order):
+            width = int(ordered[start])
+            alike = int(np.searchsorted(-ordered, -width / 2, side="right"))
+            end = max(start + 1, min(start + rows // width, alike))
+            group, start = order[start:end], end
+            for first in range(0, width, rows):
+                tables = (table[group, first : min(width, first + rows)] for table in self[2:])
+                yield group, _Prefixes(self.users[group], self.counts[group], *tables)
 
 
-def _top_of_each(user: np.ndarray, items: np.ndarray, score: np.ndarray, users: int, top_k: int) -> Ranked:
-    """Lay the leaves of each user side by side and take the best."""
-    counts = np.bincount(user, minlength=users)
-    column = np.arange(len(user)) - np.repeat(np.cumsum(counts) - counts, counts)
-    table = np.full((users, max(1, int(counts.max()))), -1, dtype=np.int64)
-    scores = np.full(table.shape, -np.inf)
-    table[user, column], scores[user, column] = items, score
-    return Ranked.best(table, scores, top_k)
+@dataclass
+class _Search:
+    """One batch's branch and bound: goes down a group of prefixes at a time and collects what it finds."""
+
+    model: CodeModel
+    trie: CodeTrie
+    rows: int
+    normalise: Normalise
+    bound: np.ndarray  # (B,) no item below this score is among a user's best
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(
+        default_factory=list
+    )  # users, leaves, scores
+
+    def open(self, level: int, prefixes: _Prefixes, memory: Any, cache: Any) -> None:
+        """Open prefixes of `level` codes, below those of the cache, and all that the bound leaves below."""
+        for group, part in prefixes.groups(self.rows):
+            places = torch.from_numpy(group)
+            of_group = memory.of_users(places)
+            if cache is None:
+                log_probs, longer = self.model.step(of_group, None, None, None)
+            else:
+                codes, parents = torch.from_numpy(part.codes), torch.from_numpy(part.parents)
+                log_probs, longer = self.model.step(of_group, codes, cache.of_users(places), parents)
+            children = self._children(level, part, log_probs.cpu().numpy())
+            if children.counts.any():
+                self.open(level + 1, children, of_group, longer)
+
+    def _children(self, level: int, prefixes: _Prefixes, log_probs: np.ndarray) -> _Prefixes:
+        """Return the children that are left open; those that are an item already are collected."""
+        parent, node = self.trie.expand(level, prefixes.nodes.ravel())
+        row, column = np.divmod(parent, prefixes.nodes.shape[1])
+        code = self.trie.levels[level].codes[node].astype(np.int64)
+        step = log_probs[row, column, code].astype(np.float64)
+        if self.normalise == "legal":
+            firsts = np.flatnonzero(np.diff(parent, prepend=-1))
+            siblings = np.diff(firsts, append=len(parent))
+            step -= np.repeat(np.logaddexp.reduceat(step, firsts), siblings)
+        score = prefixes.scores.ravel()[parent] + step
+        first, last = self.trie.leaf_ranges(level + 1, node)
+        kept = score >= self.bound[prefixes.users[row]]
+        # Over legal codes a prefix of one item goes on with certainty, so that its score is the item's.
+        whole = level + 1 == self.trie.depth
+        ends = (last - first == 1) if self.normalise == "legal" else np.full(kept.shape, whole)
+        leaves, more = kept & ends, kept & ~ends
+        self.found.append((prefixes.users[row[leaves]], first[leaves], score[leaves]))
+        values = ((node, -1), (code, 0), (column, 0), (score, 0))
+        tables, counts = _rows(row[more], len(prefixes.users), *((v[more], empty) for v, empty in values))
+        return _Prefixes(prefixes.users, counts, *tables)
+
+    def best(self, top_k: int) -> Ranked:
+        """Return the best top_k of what was found for each user."""
+        user, leaf, score = (np.concatenate(parts) for parts in zip(*self.found, strict=True))
+        order = np.argsort(user, kind="stable")
+        (items, scores), _ = _rows(
+            user[order], len(self.bound), (self.trie.items[leaf[order]], -1), (score[order], -np.inf)
+        )
+        return Ranked.best(items, scores, top_k)
+
+
+def _rows(
+    row: np.ndarray, rows: int, *columns: tuple[np.ndarray, float]
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Lay values (E,) of ascending rows side by side: tables (rows, most of a row), and the rows' counts.
+
+    `columns` are the values and what stands where a row has no more.
+    """
+    counts = np.bincount(row, minlength=rows)
+    place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    tables = []
+    for values, empty in columns:
+        table = np.full((rows, int(counts.max(initial=0))), empty, dtype=values.dtype)
+        table[row, place] = values
+        tables.append(table)
+    return tables, counts

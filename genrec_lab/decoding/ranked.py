@@ -36,3 +36,8 @@ class Ranked(NamedTuple):
     def concatenate(cls, parts: list[Ranked]) -> Ranked:
         """Return the users of all parts below one another."""
         return cls(np.concatenate([p.items for p in parts]), np.concatenate([p.scores for p in parts]))
+
+    @classmethod
+    def nobody(cls, top_k: int) -> Ranked:
+        """Return the rankings of no user at all."""
+        return cls(np.empty((0, top_k), np.int64), np.empty((0, top_k), np.float32))

@@ -25,6 +25,7 @@ class Level:
 
     starts: np.ndarray  # (nodes + 1,) int64 or int32: node n's children are edges starts[n] to starts[n + 1]
     codes: np.ndarray  # (edges,): the code on each edge; edge e leads to node e of the next level
+    lowest: np.ndarray  # (edges,): the lowest item index below each edge, which breaks ties
 
 
 class CodeTrie:
@@ -34,6 +35,11 @@ class CodeTrie:
     by default 0 to N-1. Raises ValueError where two rows are equal, for their identifier would name two
     items, and where an item has two rows.
     """
+
+    depth: int  # L
+    levels: tuple[Level, ...]
+    items: np.ndarray  # (N,) the item of each leaf
+    roots: int  # nodes that a search may start from: one, or one for each joined trie
 
     def __init__(
         self,
@@ -54,31 +60,50 @@ class CodeTrie:
             raise ValueError(
                 f"items have the shape {rows.shape}; expected ({len(table)},), one for each row of codes"
             )
-        if rows.min() < 0 or len(np.unique(rows)) < len(rows):
+        if items is not None and (rows.min() < 0 or len(np.unique(rows)) < len(rows)):
             raise ValueError("items hold an index below 0 or one twice; expected each item's index once")
-        code_type = np.min_scalar_type(int(table.max()))
-        order = np.lexsort(table.T[::-1])
-        table = table[order].astype(code_type)
+        order = _in_order(table)
+        table = table.astype(np.min_scalar_type(int(table.max())))[order]
+        self.items = rows[order].astype(_index_type(int(rows.max())))
         # new[r] at level l: row r starts a prefix of l + 1 codes that the row before does not have.
         new = np.zeros(len(table), dtype=bool)
         new[0] = True
         parents = np.zeros(1, dtype=np.int64)
-        self.depth = table.shape[1]
-        self.levels: tuple[Level, ...] = ()
+        self.depth, self.roots = table.shape[1], 1
+        self.levels = ()
         for level in range(self.depth):
             new[1:] |= table[1:, level] != table[:-1, level]
             firsts = np.flatnonzero(new)
             starts = np.append(np.searchsorted(firsts, parents), len(firsts))
-            small = np.int32 if len(firsts) < 2**31 else np.int64
-            self.levels += (Level(starts.astype(small), table[firsts, level].copy()),)
+            leaf = len(firsts) == len(table)
+            lowest = self.items if leaf else np.minimum.reduceat(self.items, firsts)
+            codes_of_edges = table[firsts, level].copy()
+            self.levels += (Level(starts.astype(_index_type(len(firsts))), codes_of_edges, lowest),)
             parents = firsts
         if len(parents) < len(table):
             same = int(np.flatnonzero(~new)[0])
+            first, second = sorted(rows[order[same - 1 : same + 1]].tolist())
             raise ValueError(
-                f"items {rows[order[same - 1]]} and {rows[order[same]]} have the same identifier "
+                f"items {first} and {second} have the same identifier "
                 f"{table[same].tolist()}; resolve the collisions first: ItemCodes.resolve(policy)"
             )
-        self.items = rows[order].astype(np.int32 if rows.max() < 2**31 else np.int64)
+
+    @classmethod
+    def joined(cls, tries: Sequence[CodeTrie]) -> CodeTrie:
+        """Return these tries side by side, root r that of the r-th, so that a batch may hold users of each.
+
+        `children` and `item` of the joined one tell of its first root. Raises ValueError where depths differ.
+        """
+        depths = [trie.depth for trie in tries]
+        if len(set(depths)) != 1:
+            raise ValueError(f"the tries have {depths} levels; expected at least one, all of one depth")
+        joined = cls.__new__(cls)
+        joined.depth, joined.roots = depths[0], sum(trie.roots for trie in tries)
+        joined.items = np.concatenate([trie.items for trie in tries])
+        joined.levels = tuple(
+            _side_by_side([trie.levels[level] for trie in tries]) for level in range(depths[0])
+        )
+        return joined
 
     def __len__(self) -> int:
         """Return the number of items."""
@@ -87,7 +112,8 @@ class CodeTrie:
     @property
     def nbytes(self) -> int:
         """Return the bytes that the arrays take."""
-        return self.items.nbytes + sum(level.starts.nbytes + level.codes.nbytes for level in self.levels)
+        arrays = [a for level in self.levels for a in (level.starts, level.codes, level.lowest)]
+        return sum({id(array): array.nbytes for array in [self.items, *arrays]}.values())
 
     def children(self, prefix: Sequence[int]) -> np.ndarray:
         """Return the codes that may follow a prefix of 0 to L-1 codes, ascending; none where no item has it.
@@ -136,3 +162,43 @@ class CodeTrie:
         ends = np.cumsum(counts)
         children = np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(first - (ends - counts), counts)
         return rows, children
+
+    def leaf_ranges(self, level: int, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the first leaf below nodes of any shape, `level` codes down, and the one after the last.
+
+        Both are leaf numbers as `items` is indexed by; they are equal below a node of -1.
+        """
+        first, last = np.maximum(nodes, 0), nodes + 1
+        for edges in self.levels[level:]:
+            first, last = edges.starts[first], edges.starts[last]
+        return first, last
+
+
+def _in_order(table: np.ndarray) -> np.ndarray:
+    """Return the rows of (N, L) codes in the order of the codes, the first code first."""
+    widths = [int(width) for width in np.ceil(np.log2(table.max(axis=0).astype(np.float64) + 2))]
+    if sum(widths) > 63:
+        return np.lexsort(table.T[::-1])
+    # A row as one number sorts many times faster than column after column.
+    key = np.zeros(len(table), dtype=np.int64)
+    for column, width in zip(table.T, widths, strict=True):
+        key <<= width
+        key |= column
+    return np.argsort(key)
+
+
+def _index_type(largest: int) -> type[np.signedinteger]:
+    return np.int32 if largest < 2**31 else np.int64
+
+
+def _side_by_side(levels: Sequence[Level]) -> Level:
+    edges = [len(level.codes) for level in levels]
+    starts = [
+        level.starts[:-1] + np.int64(before)
+        for level, before in zip(levels, np.cumsum([0, *edges[:-1]]), strict=True)
+    ]
+    return Level(
+        np.append(np.concatenate(starts), sum(edges)).astype(_index_type(sum(edges))),
+        np.concatenate([level.codes for level in levels]),
+        np.concatenate([level.lowest for level in levels]),
+    )

@@ -57,6 +57,11 @@ class AutoencoderConfig(BaseModel):
         description="which of the reported epochs' weights to return. The lineage keeps those with the "
         "fewest collisions, which can be an early, hardly trained epoch",
     )
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32",
+        description="of the encoder's and decoder's matrix products in training; where the hardware has bf16 "
+        "products it halves the time. Quantising, the losses and all tokenising stay in float32",
+    )
     report_every: int = Field(10, ge=1, description="epochs between two measurements on the whole catalogue")
 
 
@@ -66,7 +71,7 @@ class Step(NamedTuple):
     loss: Tensor  # what is minimised, GMC Eq. 7 for an RQ-VAE
     reconstruction: Tensor  # Eq. 4
     quantization: Tensor  # Eq. 5
-    contrastive: Tensor  # Eq. 6, before its weight
+    contrastive: Tensor  # Eq. 6, before its weight; 0 where the weight is 0
     quantized: Quantized
     collaborative: Tensor | None = None  # LETTER's L_CF, before its weight
     diversity: Tensor | None = None  # LETTER's L_Div, before its weight
@@ -80,7 +85,7 @@ class TokenizerEpoch:
     loss: float
     reconstruction: float
     quantization: float
-    contrastive: float  # before its weight
+    contrastive: float  # before its weight; 0 where that is 0
     utilisation: tuple[float, ...]  # per level: share of the codes that some item has
     perplexity: tuple[float, ...]  # per level: exp of the entropy, the number of codes if all were used alike
     collision_rate: float  # share of items whose identifier another item of their domain has too
@@ -90,7 +95,7 @@ class TokenizerEpoch:
 
 
 class Autoencoder(nn.Module, Shareable, ABC):
-    """An encoder and a decoder around a quantiser that a subclass adds; float32 throughout."""
+    """An encoder and a decoder around a quantiser that a subclass adds; float32, but for `precision`."""
 
     scale: Tensor
     config: AutoencoderConfig
@@ -142,6 +147,12 @@ class Autoencoder(nn.Module, Shareable, ABC):
 
     def after_epoch(self, x: Tensor, used: Tensor, generator: torch.Generator) -> None:
         """Do what is due after an epoch whose items had the codes `used` (L, K); by default nothing."""
+
+    def through(self, layers: nn.Module, x: Tensor) -> Tensor:
+        """Run encoder or decoder, in training in the type that `precision` names; float32 in and out."""
+        half = self.training and self.config.precision == "bf16"
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+            return layers(x).float()
 
     def encode(self, x: Tensor) -> Tensor:
         """Z = Enc(x): (B, D) -> (B, d)."""

@@ -34,8 +34,4 @@ def rank_by_score(
         most = int((scores >= worst).sum(1).max())
         columns = np.argpartition(-scores, min(most, len(items)) - 1, axis=1)[:, :most]
         parts.append(Ranked.best(items[columns], np.take_along_axis(scores, columns, 1), top_k))
-    return (
-        Ranked.concatenate(parts)
-        if parts
-        else Ranked(np.empty((0, top_k), np.int64), np.empty((0, top_k), np.float32))
-    )
+    return Ranked.concatenate(parts) if parts else Ranked.nobody(top_k)

@@ -230,7 +230,12 @@ class CausalRecommender(CodeRecommender):
     def remember(self, histories: Histories) -> CausalMemory:
         """Read B histories once and keep the keys and values that every beam shares."""
         tokens, mask = self.inputs(histories).values()
-        return self.transformer.read(tokens, self._levels(tokens.shape[1], first=-1), mask)
+        levels = self._levels(tokens.shape[1], first=-1)
+        memory = self.transformer.read(tokens, levels, mask)
+        self.require_finite(
+            memory.last, "of the history", lambda: self.transformer.read(tokens, levels, mask)
+        )
+        return memory
 
     def step(
         self,
@@ -242,14 +247,16 @@ class CausalRecommender(CodeRecommender):
         """Go one level on: codes (B, M) below the beams `parents` -> log-probabilities (B, M, K), cache."""
         if cache is None or codes is None or parents is None:
             nothing: tuple[tuple[Tensor, ...], ...] = ((),) * self.config.layers
-            return self.level_log_probs(self.transformer.logits(memory.last)[:, None], 0), Cache(
-                nothing, nothing, ()
-            )
+            logits, longer = self.transformer.logits(memory.last)[:, None], Cache(nothing, nothing, ())
+            self.require_finite(logits, "at level 0", lambda: self.transformer.logits(memory.last))
+            return self.level_log_probs(logits, 0), longer
         device = self.item_tokens.device
-        cache = cache.of_parents(parents.to(device))
-        tokens = codes.to(device) + self.codes.offsets[len(cache.ancestors)]
-        states, cache = self.transformer.step(tokens, memory, cache)
-        return self.level_log_probs(self.transformer.logits(states), len(cache.ancestors)), cache
+        past = cache.of_parents(parents.to(device))
+        tokens = codes.to(device) + self.codes.offsets[len(past.ancestors)]
+        states, longer = self.transformer.step(tokens, memory, past)
+        logits, level = self.transformer.logits(states), len(longer.ancestors)
+        self.require_finite(logits, f"at level {level}", lambda: self.transformer.step(tokens, memory, past))
+        return self.level_log_probs(logits, level), longer
 
     def continuations(self, memory: CausalMemory, prefixes: Tensor) -> Tensor:
         """Log-probabilities (R, K) of the codes after prefixes (R, l), row r after the memory's user r."""

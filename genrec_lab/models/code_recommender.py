@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec_lab.codes import PAD, ItemCodes
-from genrec_lab.decoding import CodeTrie, Histories, Ranked, beam_search
+from genrec_lab.decoding import CodeTrie, Histories, Normalise, Ranked, beam_search
+from genrec_lab.models.not_finite import source_of_nan
 from genrec_lab.models.sharing import Shareable
 
 NO_ITEM = -1  # in a matrix of histories
@@ -101,26 +102,31 @@ class CodeRecommender(nn.Module, Shareable, ABC):
         """Logits (..., V) -> log-probabilities (..., K) of one level's codes, over the whole vocabulary."""
         start, size = self.codes.offsets[level], self.codes.sizes[level]
         logits = logits.float()
-        log_probs = logits[..., start : start + size] - torch.logsumexp(logits, dim=-1, keepdim=True)
-        if torch.isnan(log_probs).any():
+        return logits[..., start : start + size] - torch.logsumexp(logits, dim=-1, keepdim=True)
+
+    def require_finite(self, values: Tensor, where: str, run: Callable[[], object]) -> None:
+        """Raise ValueError where values are not finite, naming the layer; `run` computes them once more."""
+        if not torch.isfinite(values).all():
             raise ValueError(
-                f"the recommender gives NaN at level {level}: its weights have diverged; "
-                "go back to the last checkpoint and lower training.learning_rate"
+                f"the recommender gives NaN {where}: {source_of_nan(self.body, run)}. Its weights have "
+                "diverged; go back to the last checkpoint and lower training.learning_rate"
             )
-        return log_probs
 
     # --- recommending
 
     @cached_property
-    def _tries(self) -> dict[str, CodeTrie]:
+    def _tries(self) -> dict[tuple[str, ...], CodeTrie]:
         return {}
 
-    def trie(self, domain: str) -> CodeTrie:
-        """Return the trie of one domain's items, built once."""
-        if domain not in self._tries:
-            items = self.codes.domain_items(domain)
-            self._tries[domain] = CodeTrie(self.codes.codes[items], items)
-        return self._tries[domain]
+    def trie(self, *domains: str) -> CodeTrie:
+        """Return the trie of one domain's items, or of several side by side, a root each; built once."""
+        if domains not in self._tries:
+            if len(domains) == 1:
+                items = self.codes.domain_items(domains[0])
+                self._tries[domains] = CodeTrie(self.codes.codes[items], items)
+            else:
+                self._tries[domains] = CodeTrie.joined([self.trie(domain) for domain in domains])
+        return self._tries[domains]
 
     def recommend(
         self,
@@ -129,30 +135,32 @@ class CodeRecommender(nn.Module, Shareable, ABC):
         domain: str | Sequence[str] | None = None,
         *,
         beams: int | None = None,
+        normalise: Normalise = "vocabulary",
         batch_size: int = 128,
     ) -> Ranked:
         """Return the top_k items of each user's domain by beam search (GMC Eq. 10).
 
         `domain` is one name for all users, one a user, or None for the domain of each history's last item
-        (the only domain where there is one). `beams` is by default the larger of top_k and 20, GMC's width.
+        (the only domain where there is one). `beams` is by default the larger of top_k and 20, GMC's width;
+        `normalise` is that of `beam_search`. Users of several domains share batches.
         Raises ValueError for an unknown item or domain, or an empty history whose domain is not told.
         """
         names = self._domains_of(histories, domain)
-        items = np.full((len(histories), top_k), -1, dtype=np.int64)
-        scores = np.full((len(histories), top_k), -np.inf, dtype=np.float32)
-        for name in dict.fromkeys(names):
-            # Users with histories of like length go together, so that hardly any padding is decoded.
-            rows = np.array([row for row, n in enumerate(names) if n == name])
-            rows = rows[np.argsort([len(histories[row]) for row in rows], kind="stable")]
-            items[rows], scores[rows] = beam_search(
-                self,
-                [histories[row] for row in rows],
-                self.trie(name),
-                beams or max(top_k, 20),
-                top_k,
-                batch_size=batch_size,
-            )
-        return Ranked(items, scores)
+        wanted = tuple(name for name in self.codes.domain_names if name in set(names))
+        # Users with histories of like length go together, so that hardly any padding is decoded.
+        order = np.argsort([len(history) for history in histories], kind="stable")
+        ranked = beam_search(
+            self,
+            [histories[row] for row in order],
+            self.trie(*wanted) if wanted else self.trie(self.codes.domain_names[0]),
+            beams or max(top_k, 20),
+            top_k,
+            roots=[wanted.index(names[row]) for row in order],
+            normalise=normalise,
+            batch_size=batch_size,
+        )
+        back = np.argsort(order)
+        return Ranked(ranked.items[back], ranked.scores[back])
 
     def _domains_of(self, histories: Histories, domain: str | Sequence[str] | None) -> list[str]:
         names = self.codes.domain_names

@@ -17,13 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.numpy import load_file, save_file
 
 from genrec_lab.codes import PrefixCodewords, row_ids
+from genrec_lab.models.kmeans import different_rows, kmeans_centres
 from genrec_lab.models.quantizers import (
     Geometry,
     Tokenized,
     check_codebook_fits,
-    different_rows,
     finite_vectors,
-    kmeans_centres,
     nearest_codes,
 )
 from genrec_lab.models.sharing import Shareable

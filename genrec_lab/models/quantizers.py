@@ -5,7 +5,6 @@ Shapes: N items, B items of a batch, L levels, K codes a level, d dimensions.
 
 from __future__ import annotations
 
-import warnings
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -13,14 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from genrec_lab.losses import residual_quantization_loss
+from genrec_lab.models.kmeans import different_rows, kmeans_centres, nearest_rows
 
 # What a level of a tokenizer quantises: what the levels before it left over, which their codewords fill up
 # ("residual"); the same with codewords that differ from prefix to prefix ("prefix"); a part of the vector of
 # its own, from which nothing is handed on ("parts"); or nothing at all ("none").
 Geometry = Literal["residual", "prefix", "parts", "none"]
-
-# More points than this for each code do not move the centres of k-means noticeably, but cost time.
-POINTS_PER_CODE = 256
 
 
 class Quantized(NamedTuple):
@@ -52,9 +49,7 @@ def nearest_codes(residual: Tensor, codebook: Tensor) -> Tensor:
     Ties go to the lowest index. Always in float32, under autocast too: bfloat16 would tie many distances.
     """
     with torch.autocast(residual.device.type, enabled=False):
-        codebook = codebook.float()
-        # ||r||^2 is the same for every code: left out, it cannot round small differences away either.
-        return torch.argmin(codebook.square().sum(dim=1) - 2 * residual.float() @ codebook.T, dim=1)
+        return nearest_rows(residual.float(), codebook.float())
 
 
 def quantize_levels(vectors: Tensor, codebooks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -123,15 +118,17 @@ def residual_kmeans(
     x = finite_vectors(x)
     check_codebook_fits(x, size)
     generator = np.random.default_rng(seed)
-    residual, codebooks, codes, residuals = torch.from_numpy(x), [], [], []
-    for _ in range(levels):
-        codebook = torch.from_numpy(kmeans_centres(residual.numpy(), size, generator))
-        code = torch.cat([nearest_codes(part, codebook) for part in residual.split(65_536)])
-        codebooks.append(codebook.numpy())
-        codes.append(code.numpy())
-        residuals.append(residual.numpy())
-        residual = residual - codebook[code]
-    return np.stack(codebooks), np.stack(codes, axis=1), np.stack(residuals, axis=1)
+    codebooks = np.empty((levels, size, x.shape[1]), dtype=np.float32)
+    codes = np.empty((len(x), levels), dtype=np.int64)
+    residuals = np.empty((len(x), levels, x.shape[1]), dtype=np.float32)
+    residual = torch.from_numpy(x.copy())
+    for level in range(levels):
+        codebooks[level] = kmeans_centres(residual.numpy(), size, generator)
+        codebook, residuals[:, level] = torch.from_numpy(codebooks[level]), residual.numpy()
+        code = nearest_codes(residual, codebook)
+        codes[:, level] = code.numpy()
+        residual -= codebook[code]
+    return codebooks, codes, residuals
 
 
 def check_codebook_fits(x: np.ndarray, size: int) -> None:
@@ -159,36 +156,3 @@ def finite_vectors(x: np.ndarray) -> np.ndarray:
             f"item {bad[0]}; look at this item's text, or encode again in float32"
         )
     return x
-
-
-def kmeans_centres(points: np.ndarray, size: int, generator: np.random.Generator) -> np.ndarray:
-    """Centres of k-means: k-means++ start, Lloyd's iterations, on at most 256 points a centre.
-
-    (N, D) -> (K, D) float32. Fewer different points than centres: each is one, the spare ones lie nearby.
-    """
-    from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
-
-    if len(points) > size * POINTS_PER_CODE:
-        points = points[np.sort(generator.choice(len(points), size * POINTS_PER_CODE, replace=False))]
-    distinct = points[different_rows(points, size + 1)]
-    if len(distinct) <= size:
-        spare = generator.choice(len(distinct), size - len(distinct))
-        noise = generator.normal(0, 0.01 * points.std() + 1e-6, (len(spare), points.shape[1]))
-        return np.concatenate([distinct, distinct[spare] + noise]).astype(np.float32)
-    start = int(generator.integers(2**31))
-    with warnings.catch_warnings():
-        # It complains of points that differ by rounding only; codewords that then coincide stay unused.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        fitted = KMeans(size, n_init=1, max_iter=100, random_state=start).fit(points)
-    return np.asarray(fitted.cluster_centers_, dtype=np.float32)
-
-
-def different_rows(points: np.ndarray, limit: int) -> list[int]:
-    """Indices of the first `limit` rows that differ from all before them, or of all such rows."""
-    seen: dict[bytes, int] = {}
-    for index, row in enumerate(points):
-        seen.setdefault((row + 0.0).tobytes(), index)  # + 0.0 makes -0.0 the same as 0.0
-        if len(seen) == limit:
-            break
-    return list(seen.values())

@@ -117,7 +117,13 @@ class Recommender(CodeRecommender):
         """Encode B histories once and keep the keys and values that the decoder reads."""
         tokens, mask = self._tokens(self.matrix(histories), whole=self.reads_whole)
         items = torch.arange(tokens.shape[1], device=tokens.device) // self.codes.levels
-        return self.t5.remember(self.t5.encode(tokens, mask, None if self.reads_whole else items), mask)
+
+        def encode() -> Tensor:
+            return self.t5.encode(tokens, mask, None if self.reads_whole else items)
+
+        hidden = encode()
+        self.require_finite(hidden, "of the history", encode)
+        return self.t5.remember(hidden, mask)
 
     def step(
         self, memory: Memory, codes: Tensor | None, cache: Cache | None, parents: Tensor | None
@@ -125,14 +131,15 @@ class Recommender(CodeRecommender):
         """Go one level on: codes (B, M) below the beams `parents` -> log-probabilities (B, M, K), cache."""
         device = self.item_tokens.device
         if cache is None or codes is None or parents is None:
-            level, users = 0, memory.bias.shape[0]
+            level, users, past = 0, memory.bias.shape[0], None
             tokens = torch.full((users, 1), PAD, device=device)
         else:
-            cache = cache.of_parents(parents.to(device))
-            level = len(cache.ancestors)
+            past = cache.of_parents(parents.to(device))
+            level = len(past.ancestors)
             tokens = codes.to(device) + self.codes.offsets[level - 1]
-        logits, cache = self.t5.step(tokens, memory, cache)
-        return self.level_log_probs(logits, level), cache
+        logits, longer = self.t5.step(tokens, memory, past)
+        self.require_finite(logits, f"at level {level}", lambda: self.t5.step(tokens, memory, past))
+        return self.level_log_probs(logits, level), longer
 
     def continuations(self, memory: Memory, prefixes: Tensor) -> Tensor:
         """Log-probabilities (R, K) of the codes after prefixes (R, l), row r after the memory's user r."""

@@ -79,7 +79,7 @@ class RQVAEConfig(ResidualAutoencoderConfig):
 
 
 class ResidualAutoencoder(Autoencoder):
-    """Encoder, residual quantiser and decoder; float32 throughout, under autocast too."""
+    """Encoder, residual quantiser and decoder; float32, but for the configuration's `precision`."""
 
     config: ResidualAutoencoderConfig
 
@@ -101,8 +101,8 @@ class ResidualAutoencoder(Autoencoder):
     def autoencode(self, x: Tensor) -> Step:
         """GMC Eqs 1 to 5 of a batch of content vectors (B, D), with a contrast of zero."""
         x = x.float() * self.scale
-        quantized = self.quantizer(self.encoder(x))
-        reconstruction = reconstruction_loss(x, self.decoder(quantized.vectors))
+        quantized = self.quantizer(self.through(self.encoder, x))
+        reconstruction = reconstruction_loss(x, self.through(self.decoder, quantized.vectors))
         quantization = quantized.loss
         if self.config.reduction == "mean":
             reconstruction = reconstruction / self.inputs
@@ -154,6 +154,8 @@ class RQVAE(ResidualAutoencoder):
         """Losses of a batch: (B, D) content vectors, (B,) int64 domains."""
         with torch.autocast(x.device.type, enabled=False):
             step = self.autoencode(x)
+            if not self.config.contrastive_weight:
+                return step
             contrastive = domain_contrastive_loss(step.quantized.vectors, domain)
             loss = step.loss + self.config.contrastive_weight * contrastive
         return step._replace(loss=loss, contrastive=contrastive)

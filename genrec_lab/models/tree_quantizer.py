@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, distributed, nn
 
 from genrec_lab.losses import Reduction, residual_quantization_loss, tree_code_loss
-from genrec_lab.models.quantizers import Quantized, kmeans_centres, nearest_codes
+from genrec_lab.models.kmeans import kmeans_centres
+from genrec_lab.models.quantizers import Quantized, nearest_codes
 
 
 class TreeQuantizerConfig(BaseModel):

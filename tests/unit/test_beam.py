@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -172,10 +173,166 @@ def test_more_items_than_beams_are_refused(codes, make_recommender, top_k: int, 
         beam_search(make_recommender(codes), [[1]], trie_of(codes, "a"), beams, top_k)
 
 
-def test_weights_that_diverged_are_named(codes, make_recommender) -> None:
-    model = make_recommender(codes, sharpness=float("nan"))
-    with pytest.raises(ValueError, match=r"gives NaN at level 0.*learning_rate"):
+@pytest.mark.parametrize("beams", [1, 5, 23])
+def test_where_all_is_equal_a_narrow_beam_keeps_the_lowest_items(codes, make_recommender, beams) -> None:
+    """The lowest items lie below at most `beams` prefixes of any length, and those are kept."""
+    ranked = beam_search(make_recommender(codes, sharpness=0.0), HISTORIES, trie_of(codes, "a"), beams, beams)
+    assert (ranked.items == codes.domain_items("a")[:beams]).all()
+
+
+def test_ties_at_the_edge_of_the_beam_alone_are_broken_by_the_item_index() -> None:
+    """One prefix is better than all others, which are equal: the second place is that of the lowest item."""
+    rows = [[3, 0], [2, 0], [1, 0], [0, 0]]
+    tables = [torch.tensor([[0.2, 0.4, 0.2, 0.2]]).log(), torch.zeros(4, 1)]
+    ranked = beam_search(Markov(tables), [[]], CodeTrie(rows, np.array([7, 5, 6, 4])), 2, 2)
+    assert ranked.items.tolist() == [[6, 4]]
+
+
+@pytest.mark.parametrize(
+    "weight, where",
+    [
+        ("decoder_norm.weight", r"NaN at level 0: the weight decoder_norm.weight is not finite"),
+        ("encoder.1.attention.v.weight", r"NaN of the history: the weight encoder.1.attention.v.weight"),
+    ],
+)
+def test_weights_that_diverged_are_named(codes, make_recommender, weight: str, where: str) -> None:
+    model = make_recommender(codes)
+    with torch.no_grad():
+        model.t5.get_parameter(weight).fill_(float("nan"))
+    with pytest.raises(ValueError, match=where + r".*learning_rate"):
         beam_search(model, [[1]], trie_of(codes, "a"), 5, 3)
+
+
+@pytest.mark.parametrize("layer", ["encoder.1.attention.v", "decoder.0.cross.q"])
+def test_a_layer_that_overflows_is_named(codes, make_recommender, layer: str) -> None:
+    """Finite weights so large that float32 does not hold the output."""
+    model = make_recommender(codes)
+    with torch.no_grad():
+        model.t5.get_parameter(f"{layer}.weight").fill_(3e38)
+    with pytest.raises(ValueError, match=f"the output of {layer} is not finite"):
+        beam_search(model, [[1, 2]], trie_of(codes, "a"), 5, 3)
+
+
+# --- over legal codes only
+
+
+def legal_scores(model: Recommender, history: list[int], items: list[int]) -> dict[int, float]:
+    """A softmax over the children that the items' identifiers allow, prefix by prefix, in float64."""
+    theirs, tokens = model.to_transformers(), model.codes.tokens()
+    read = model.inputs([history])
+    of_prefix: dict[tuple[int, ...], dict[int, float]] = {}
+    for item in items:
+        for level in range(tokens.shape[1]):
+            prefix = tuple(tokens[item, :level].tolist())
+            if prefix not in of_prefix:
+                with torch.no_grad():
+                    logits = theirs(**read, decoder_input_ids=torch.tensor([[0, *prefix]])).logits[0, -1]
+                legal = sorted({int(tokens[i, level]) for i in items if tuple(tokens[i, :level]) == prefix})
+                log_probs = logits.double()[legal].log_softmax(0).tolist()
+                of_prefix[prefix] = dict(zip(legal, log_probs, strict=True))
+    return {
+        item: sum(
+            of_prefix[tuple(tokens[item, :level].tolist())][int(tokens[item, level])] for level in range(3)
+        )
+        for item in items
+    }
+
+
+@pytest.mark.parametrize("domain", ["a", "b"])
+def test_over_legal_codes_it_is_the_softmax_of_each_prefix_children(model, codes, domain: str) -> None:
+    items, trie = codes.domain_items(domain).tolist(), trie_of(codes, domain)
+    count, histories = len(items), HISTORIES[:3]
+    beam = beam_search(model, histories, trie, count, count, normalise="legal")
+    exact = exact_top_k(model, histories, trie, count, normalise="legal")
+    for row, history in enumerate(histories):
+        expected = legal_scores(model, history, items)
+        assert sum(np.exp(list(expected.values()))) == pytest.approx(1.0)  # of the domain's items alone
+        for ranked in (beam, exact):
+            found = [expected[item] for item in ranked.items[row].tolist()]
+            assert sorted(ranked.items[row].tolist()) == items
+            np.testing.assert_allclose(ranked.scores[row], found, atol=1e-4, rtol=1e-4)
+
+
+def test_over_legal_codes_a_narrow_beam_finds_items_with_their_own_scores(model, codes) -> None:
+    items, trie = codes.domain_items("a").tolist(), trie_of(codes, "a")
+    ranked = beam_search(model, HISTORIES[:2], trie, 4, 4, normalise="legal")
+    for row, history in enumerate(HISTORIES[:2]):
+        expected = legal_scores(model, history, items)
+        np.testing.assert_allclose(
+            ranked.scores[row], [expected[item] for item in ranked.items[row].tolist()], atol=1e-4, rtol=1e-4
+        )
+
+
+@pytest.mark.parametrize("search", [beam_search, exact_top_k], ids=["beam", "exact"])
+def test_over_legal_codes_a_prefix_of_one_item_is_not_decoded(make_recommender, search) -> None:
+    """Two items share their first code; the six others are known after one step, and need no other."""
+    rows = [[0, 1, 0], [0, 1, 1], *([code, 0, 0] for code in range(1, 7))]
+    codes = ItemCodes(rows, (7, 2, 2))
+    model, trie = make_recommender(codes), CodeTrie(codes)
+    widths = (8, 8) if search is beam_search else (8,)
+    with patch.object(model, "step", wraps=model.step) as spied:
+        ranked = search(model, [[1], [2, 3]], trie, *widths, normalise="legal")
+    decoded = [call.args[1].shape for call in spied.call_args_list if call.args[1] is not None]
+    assert set(decoded) == {(2, 1)}
+    assert (np.sort(ranked.items) == np.arange(8)).all()
+    only = CodeTrie(rows[2:])
+    with patch.object(model, "step", wraps=model.step) as spied:
+        search(model, [[1]], only, *widths, normalise="legal")
+    assert all(call.args[1] is None for call in spied.call_args_list)
+
+
+def test_a_domain_of_one_item_is_certain_over_legal_codes(make_codes, make_recommender) -> None:
+    codes = make_codes({"a": 5, "b": 1}, SIZES)
+    model, trie = make_recommender(codes), trie_of(codes, "b")
+    for search in (beam_search, exact_top_k):
+        widths = (10, 3) if search is beam_search else (3,)
+        plain, legal = (search(model, [[0], []], trie, *widths, normalise=n) for n in ("vocabulary", "legal"))
+        only = codes.domain_items("b")[0]
+        assert plain.items.tolist() == legal.items.tolist() == [[only, -1, -1]] * 2
+        assert legal.scores[:, 0].tolist() == [0.0, 0.0]
+        assert (plain.scores[:, 0] < 0).all()
+
+
+# --- several domains in one batch
+
+
+@pytest.mark.parametrize("normalise", ["vocabulary", "legal"])
+@pytest.mark.parametrize("search", [beam_search, exact_top_k], ids=["beam", "exact"])
+def test_users_of_several_domains_share_a_batch(model, codes, search, normalise) -> None:
+    tries = [trie_of(codes, domain) for domain in ("a", "b")]
+    widths = (12, 10) if search is beam_search else (10,)
+    roots = [0, 1, 1, 0, 1]
+    mixed = search(model, HISTORIES, CodeTrie.joined(tries), *widths, roots=roots, normalise=normalise)
+    for row, (history, root) in enumerate(zip(HISTORIES, roots, strict=True)):
+        alone = search(model, [history], tries[root], *widths, normalise=normalise)
+        np.testing.assert_allclose(mixed.scores[row], alone.scores[0], atol=1e-4, rtol=1e-4)
+        assert set(mixed.items[row].tolist()) - {-1} <= set(codes.domain_items("ab"[root]).tolist())
+
+
+@pytest.mark.parametrize("search", [beam_search, exact_top_k], ids=["beam", "exact"])
+def test_options_that_do_not_fit_are_refused(codes, make_recommender, search) -> None:
+    model, trie = make_recommender(codes), trie_of(codes, "a")
+    widths = (5, 3) if search is beam_search else (3,)
+    with pytest.raises(ValueError, match="normalise is 'softmax'; expected 'vocabulary' or 'legal'"):
+        search(model, [[1]], trie, *widths, normalise="softmax")
+    for roots in ([1], [-1], [0, 0]):
+        with pytest.raises(ValueError, match="expected one for each of the 1 histories, from 0 to 0"):
+            search(model, [[1]], trie, *widths, roots=roots)
+
+
+def test_under_autocast_scores_stay_float32_and_near(codes, make_recommender) -> None:
+    model, trie = make_recommender(codes, sharpness=3.0), trie_of(codes, "a")
+    exact = beam_search(model, HISTORIES, trie, 24, 24)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = beam_search(model, HISTORIES, trie, 24, 24)
+    assert rough.scores.dtype == np.float32
+    assert np.abs(rough.scores - exact.scores).max() < 0.3
+    # Scores in bfloat16 would have 8 bits, and so be multiples of 1/16 here; they are not rounded.
+    assert len(np.unique(rough.scores * 16 % 1)) > 50
+    found = [
+        len({*a[:10]} & {*b[:10]}) for a, b in zip(exact.items.tolist(), rough.items.tolist(), strict=True)
+    ]
+    assert sum(found) >= 45
 
 
 # --- any model that follows the protocol
@@ -185,25 +342,28 @@ class Markov:
     """A model of another kind: the next code depends on the last one only, by a table of a level each."""
 
     class Memory:
+        level = -1
+
         def of_users(self, users: Tensor) -> Markov.Memory:
-            return self
+            memory = Markov.Memory()
+            memory.users, memory.level = len(users), self.level
+            return memory
 
     def __init__(self, tables: list[Tensor]) -> None:
         self.tables = tables  # of level l: (codes before, codes) log-probabilities
 
     def remember(self, histories) -> Markov.Memory:
-        self.users = len(histories)
-        return self.Memory()
+        memory = Markov.Memory()
+        memory.users = len(histories)
+        return memory
 
     def step(self, memory, codes, cache, parents):
+        after = Markov.Memory()
         if codes is None:
-            return self.tables[0][:1].expand(self.users, 1, -1), 0
-        return self.tables[cache + 1][codes], cache + 1
-
-    def continuations(self, memory, prefixes):
-        level = prefixes.shape[1]
-        before = prefixes[:, -1] if level else torch.zeros(len(prefixes), dtype=torch.long)
-        return self.tables[level][before]
+            after.level = 0
+            return self.tables[0][:1].expand(memory.users, 1, -1), after
+        after.level = cache.level + 1
+        return self.tables[after.level][codes], after
 
 
 @settings(max_examples=30)

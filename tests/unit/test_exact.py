@@ -98,12 +98,30 @@ def test_a_sure_model_opens_few_prefixes(make_codes, make_recommender) -> None:
     """What the bound is for: of 3,000 items only a small part is scored."""
     codes = make_codes({"a": 3000}, (16, 16, 16))
     model = make_recommender(codes, sharpness=12.0)
-    with patch.object(model, "continuations", wraps=model.continuations) as spied:
-        exact_top_k(model, [[1, 2, 3], [4]], CodeTrie(codes), 5)
-    opened = [len(call.args[1]) for call in spied.call_args_list]
+    trie = CodeTrie(codes)
+    with patch.object(model, "step", wraps=model.step) as spied:
+        beam_search(model, [[1, 2, 3], [4]], trie, 10, 5)
+        of_beam = spied.call_count
+        exact_top_k(model, [[1, 2, 3], [4]], trie, 5)
+    opened = [call.args[1].numel() for call in spied.call_args_list[2 * of_beam + 1 :]]
     prefixes = len(np.unique(codes.codes[:, :2], axis=0))
-    assert len(opened) == 3  # a level each
+    assert len(opened) == 2  # a level each, below the first
     assert opened[-1] < 0.25 * 2 * prefixes
+
+
+def test_a_user_with_many_open_prefixes_does_not_fill_the_rows_of_others(codes, make_recommender) -> None:
+    """Users are grouped by how many prefixes are open: at most half of the decoded places are empty."""
+    model, trie = make_recommender(codes, sharpness=3.0), trie_of(codes, "a")
+    histories = [[a, b] for a in range(12) for b in (3, 17)]
+    with patch.object(model, "step", wraps=model.step) as spied:
+        alone = [exact_top_k(model, [history], trie, 2, beams=2) for history in histories]
+        needed = sum(call.args[1].numel() for call in spied.call_args_list if call.args[1] is not None)
+        spied.reset_mock()
+        together = exact_top_k(model, histories, trie, 2, beams=2)
+        decoded = sum(call.args[1].numel() for call in spied.call_args_list if call.args[1] is not None)
+    assert decoded <= 2 * needed
+    for row, one in enumerate(alone):
+        assert together.items[row].tolist() == one.items[0].tolist()
 
 
 def test_no_user_gets_no_row(codes, make_recommender) -> None:

@@ -129,11 +129,12 @@ def test_bytes_are_those_of_the_arrays_and_grow_by_bytes_an_item() -> None:
     rng = np.random.default_rng(0)
     rows = np.unique(rng.integers(0, 256, (20_000, 4)), axis=0)
     trie = CodeTrie(rows)
-    arrays = [trie.items, *(a for level in trie.levels for a in (level.starts, level.codes))]
+    arrays = [a for level in trie.levels for a in (level.starts, level.codes, level.lowest)]
+    assert trie.levels[-1].lowest is trie.items
     assert trie.nbytes == sum(a.nbytes for a in arrays)
-    # One byte a code and four a start: a node costs 5 bytes, an item 4 more; dictionaries take hundreds.
+    # One byte a code, four a start and four an item's number: a node costs 9 bytes.
     nodes = sum(len(level.codes) for level in trie.levels)
-    assert trie.nbytes < 5 * nodes + 4 * len(rows) + 100
+    assert trie.nbytes < 9 * nodes + 100
 
 
 def test_equal_identifiers_are_refused_with_both_items() -> None:
@@ -168,3 +169,49 @@ def test_a_whole_identifier_has_no_children() -> None:
 def test_an_identifier_of_another_length_is_absent(codes: list[int]) -> None:
     with pytest.raises(KeyError, match="no item has the identifier"):
         CodeTrie([[1, 2]]).item(codes)
+
+
+@given(rows=catalogues(), data=st.data())
+def test_leaves_and_lowest_items_below_a_node_are_those_of_the_rows(rows: Rows, data: st.DataObject) -> None:
+    items = data.draw(st.permutations(range(3, 3 + len(rows))))
+    trie = CodeTrie(np.array(rows), np.array(items))
+    for length in range(1, trie.depth + 1):
+        prefixes = sorted({row[:length] for row in rows})
+        first, last = trie.leaf_ranges(length, np.arange(-1, len(prefixes)))
+        assert first[0] == last[0]
+        for node, prefix in enumerate(prefixes):
+            below = {item for row, item in zip(rows, items, strict=True) if row[:length] == prefix}
+            assert set(trie.items[first[node + 1] : last[node + 1]].tolist()) == below
+            assert trie.levels[length - 1].lowest[node] == min(below)
+
+
+@given(parts=st.lists(catalogues().filter(lambda rows: len(rows[0]) == 3), min_size=1, max_size=3))
+def test_joined_tries_hold_each_below_its_own_root(parts: list[Rows]) -> None:
+    tries = [
+        CodeTrie(np.array(rows), np.arange(100 * i, 100 * i + len(rows))) for i, rows in enumerate(parts)
+    ]
+    joined = CodeTrie.joined(tries)
+    assert (joined.roots, len(joined)) == (len(parts), sum(map(len, parts)))
+    for root, trie in enumerate(tries):
+        nodes, alone = np.array([root]), np.array([0])
+        for level in range(3):
+            (_, nodes), (_, alone) = joined.expand(level, nodes), trie.expand(level, alone)
+            for field in ("codes", "lowest"):
+                ours, theirs = (getattr(t.levels[level], field) for t in (joined, trie))
+                assert ours[nodes].tolist() == theirs[alone].tolist()
+        assert joined.items[nodes].tolist() == trie.items[alone].tolist()
+
+
+def test_tries_of_unlike_depth_are_not_joined() -> None:
+    with pytest.raises(ValueError, match=r"the tries have \[2, 1\] levels.*all of one depth"):
+        CodeTrie.joined([CodeTrie([[0, 1]]), CodeTrie([[0]])])
+
+
+def test_codes_too_wide_for_one_number_are_ordered_column_by_column() -> None:
+    rng = np.random.default_rng(0)
+    narrow = np.unique(rng.integers(0, 5, (60, 3)), axis=0)
+    wide = narrow + np.array([2**40, 2**41, 0])
+    one, other = CodeTrie(narrow), CodeTrie(wide)
+    assert one.items.tolist() == other.items.tolist()
+    for level in range(3):
+        assert one.levels[level].starts.tolist() == other.levels[level].starts.tolist()
