@@ -52,7 +52,6 @@ FIGURES = {
     "neighbour_overlap": "**Codes of near items** (03). Lines that fall: near items share more codes.",
     "domain_lift": "**Lift** (04). Grey codes take no side; strong colours belong to a domain.",
     "rare_code": "**A rare code on the map** (04). Points at a rim are outliers with a code of their own.",
-    "share_of_best": "**Against the best possible** (07). How much of what a ranking could reach is reached.",
     "exposure_by_popularity": "**Exposure** (07). Who is shown: the head or the tail of the catalogue.",
 }
 """Figures that the notebooks save in the run folder, and what to see in each."""

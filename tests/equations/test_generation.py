@@ -151,7 +151,7 @@ def test_eq_8_is_the_sum_over_levels_of_all_domains_pairs(model, twin) -> None:
     targets = [7, 1, 0, 3]
     expected = sum(twin.item_score(h, y) for h, y in zip(HISTORIES, targets, strict=True))
     with torch.no_grad():
-        loss = model(padded(HISTORIES), torch.tensor(targets)).item()
+        loss = model.pair_loss(padded(HISTORIES), torch.tensor(targets)).item()
     assert loss == pytest.approx(-expected / (len(targets) * len(SIZES)), abs=1e-5)
 
 
@@ -161,14 +161,14 @@ def test_eq_8_is_the_sum_over_levels_of_all_domains_pairs(model, twin) -> None:
 )
 def test_eq_8_of_any_pair(history: list[int], target: int, model, twin) -> None:
     with torch.no_grad():
-        loss = model(padded([history]), torch.tensor([target])).item()
+        loss = model.pair_loss(padded([history]), torch.tensor([target])).item()
     assert loss * len(SIZES) == pytest.approx(-twin.item_score(history, target), abs=1e-4)
 
 
 def test_eq_8_has_the_gradient_of_the_sum(model, twin) -> None:
     """Central differences of the twin's loss in some weights of each kind against autograd."""
     model.zero_grad()
-    model(padded([[0, 2, 4]]), torch.tensor([7])).backward()
+    model.pair_loss(padded([[0, 2, 4]]), torch.tensor([7])).backward()
     rng = np.random.default_rng(0)
     for name in [
         "embedding.weight",

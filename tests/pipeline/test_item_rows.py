@@ -113,11 +113,12 @@ def test_nothing_is_learnt_from_validation_and_test_items(toys):
     held_back = {item for items in data.dataset.sequences["items"].to_list() for item in items[-2:]}
     sequences, users = training_part(data, ("Toys",))
     assert users == data.dataset.sequences["user"].to_list()
-    domain = domain_items_of(run, data, ("Toys",), ())
-    for kind, model_class in MODELS.items():
+    for row in run.config.rows.values():
+        model_class = MODELS[row.model.kind]
         if model_class.needs:
             continue
-        model = model_class(domain, run.config.rows[kind].model)
+        domain = domain_items_of(run, data, ("Toys",), row)
+        model = model_class(domain, row.model)
         for phase in model_class.phases:
             model.begin(phase.name)
             for batch in model.batches(sequences, users, 7)(0, 0):

@@ -77,7 +77,7 @@ def explore(
     """Open the explorer on a run, or on two to compare; as the last line of a cell it shows itself.
 
     In a kernel that nobody looks at (papermill, nbval) it says so, and the figure of its first view takes its
-    place. Arguments as of `explorer_state`.
+    place. Arguments as of `explorer_state`; mode: None follows the theme of the page.
     """
     state = explorer_state(run, method, other, other_method)
     if in_kernel() and not has_front_end():
