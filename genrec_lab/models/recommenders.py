@@ -33,7 +33,7 @@ def new_recommender(codes: ItemCodes, config: T5Config | CausalConfig) -> CodeRe
 def read_recommender(folder: str | Path) -> CodeRecommender:
     """Read what `save` of any kind wrote; FileNotFoundError where a file is missing."""
     config = Path(folder) / "config.json"
-    kind = json.loads(config.read_text())["kind"] if config.is_file() else "t5"
+    kind = json.loads(config.read_text()).get("kind", "t5") if config.is_file() else "t5"
     return _MODELS[kind].load(folder)
 
 
