@@ -134,12 +134,12 @@ def gmc_small() -> MethodConfig:
         pairs=PairsConfig(max_history=20),
         one_pass=None,
         training=TrainingConfig(
-            epochs=16,
+            epochs=13,
             batch_size=256,
             optimizer="muon",
             learning_rate=3e-3,
             schedule="cosine",
-            validate_every=8,
+            validate_every=13,
             validation_users=600,
         ),
         adaptation=AdaptationConfig(
