@@ -139,7 +139,7 @@ def gmc_small() -> MethodConfig:
             optimizer="muon",
             learning_rate=3e-3,
             schedule="cosine",
-            validate_every=13,
+            validate_every=6,
             validation_users=600,
         ),
         adaptation=AdaptationConfig(
