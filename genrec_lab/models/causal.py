@@ -22,10 +22,9 @@ from genrec_lab.decoding import Histories
 from genrec_lab.models.code_recommender import NO_ITEM, CodeRecommender
 from genrec_lab.models.dropout import PooledDropout
 from genrec_lab.models.t5 import (
-    Attention,
     BlockSizes,
     Cache,
-    FeedForward,
+    EncoderBlock,
     RelativeBias,
     RMSNorm,
     compute_type,
@@ -61,16 +60,10 @@ class CausalMemory(NamedTuple):
         )
 
 
-class CausalBlock(nn.Module):
-    """Self-attention over the past and feed-forward, each on a normed copy and added back."""
+class CausalBlock(EncoderBlock):
+    """A layer of the T5's encoder that hands out its keys and values, and goes on by one token at a time."""
 
-    def __init__(self, config: CausalConfig) -> None:
-        super().__init__()
-        self.attention_norm, self.attention = RMSNorm(config.d_model), Attention(config)
-        self.feed_forward_norm, self.feed_forward = RMSNorm(config.d_model), FeedForward(config)
-        self.dropout = PooledDropout(config.dropout)
-
-    def forward(self, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def read(self, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, S, D), (B or 1, H, S, S) -> the new x, and the keys and values (B, H, S, K)."""
         a, h = self.attention, self.attention_norm(x)
         keys, values = a.split(a.k(h)), a.split(a.v(h))
@@ -148,8 +141,8 @@ class CausalTransformer(nn.Module):
         if mask is not None:
             bias = bias.masked_fill(mask[:, None, None] == 0, _NEGATIVE)
         kept: list[tuple[Tensor, Tensor]] = []
-        for block in self.blocks:
-            x, keys, values = block(x, bias.to(compute_type(x)))
+        for block in cast("Iterable[CausalBlock]", self.blocks):
+            x, keys, values = block.read(x, bias.to(compute_type(x)))
             kept.append((keys, values))
         return self._out(x), tuple(k for k, _ in kept), tuple(v for _, v in kept)
 
