@@ -22,6 +22,7 @@ from genrec_lab.decoding import Histories
 from genrec_lab.models.code_recommender import NO_ITEM, CodeRecommender
 from genrec_lab.models.dropout import PooledDropout
 from genrec_lab.models.t5 import (
+    NEGATIVE,
     BlockSizes,
     Cache,
     EncoderBlock,
@@ -29,9 +30,9 @@ from genrec_lab.models.t5 import (
     RMSNorm,
     compute_type,
     draw_weights,
+    mask_bias,
 )
 
-_NEGATIVE = -1e9  # masks a score
 _BEGIN = EOS  # begins a sequence, so that an empty history has a place to predict from
 
 
@@ -117,29 +118,27 @@ class CausalTransformer(nn.Module):
         nn.init.normal_(self.embedding.weight, std=1.0)
         nn.init.normal_(self.level.weight, std=config.d_model**-0.5)
 
-    def read(self, tokens: Tensor, levels: Tensor, mask: Tensor | None = None) -> CausalMemory:
+    def read(self, tokens: Tensor, levels: Tensor, mask: Tensor) -> CausalMemory:
         """Tokens (B, S), each of the level in `levels` (S,) -> what decoding needs, for the last place too.
 
         `mask` (B, S) is 0 at padding.
         """
-        states, keys, values = self._layers(tokens, levels, mask)
-        bias = torch.zeros(len(tokens), 1, 1, tokens.shape[1], device=tokens.device)
-        if mask is not None:
-            bias = bias.masked_fill(mask[:, None, None] == 0, _NEGATIVE)
-        return CausalMemory(keys, values, bias.to(keys[0].dtype), states[:, -1])
+        padding = mask_bias(mask)
+        states, keys, values = self._layers(tokens, levels, padding)
+        return CausalMemory(keys, values, padding.to(keys[0].dtype), states[:, -1])
 
     def states(self, tokens: Tensor, levels: Tensor) -> Tensor:
         """Tokens (B, S), each of the level in `levels` (S,) -> states (B, S, D) that the head reads."""
         return self._layers(tokens, levels, None)[0]
 
     def _layers(
-        self, tokens: Tensor, levels: Tensor, mask: Tensor | None
+        self, tokens: Tensor, levels: Tensor, padding: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
         x = self.dropout(self.embedding(tokens) + self.level(levels))
         places = torch.arange(tokens.shape[1], device=tokens.device)
-        bias = self.bias(places, places).masked_fill(places[None, :] > places[:, None], _NEGATIVE)[None]
-        if mask is not None:
-            bias = bias.masked_fill(mask[:, None, None] == 0, _NEGATIVE)
+        bias = self.bias(places, places).masked_fill(places[None, :] > places[:, None], NEGATIVE)[None]
+        if padding is not None:
+            bias = bias + padding
         kept: list[tuple[Tensor, Tensor]] = []
         for block in cast("Iterable[CausalBlock]", self.blocks):
             x, keys, values = block.read(x, bias.to(compute_type(x)))

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from genrec_lab.models.dropout import PooledDropout
 
 NORM_EPSILON = 1e-6  # of every T5 release
-_NEGATIVE = -1e9  # masks a score; finite, so that a row without any place does not give NaN
+NEGATIVE = -1e9  # masks a score; finite, so that a row without any place does not give NaN
 
 
 class BlockSizes(BaseModel):
@@ -77,7 +77,7 @@ class Memory(NamedTuple):
 
     def seen_by(self, places: Tensor) -> Memory:
         """Return the memory in which each query place reads some tokens only, (M*T, S) true where it does."""
-        return self._replace(bias=self.bias.masked_fill(~places, _NEGATIVE))
+        return self._replace(bias=self.bias.masked_fill(~places, NEGATIVE))
 
 
 class Cache(NamedTuple):
@@ -300,6 +300,11 @@ def draw_weights(network: nn.Module, sizes: BlockSizes) -> None:
             nn.init.normal_(module.weight, std=sizes.d_model**-0.5)
 
 
+def mask_bias(mask: Tensor) -> Tensor:
+    """(B, S) of 1 and 0 -> (B, 1, 1, S) of 0 and very negative, to be added to scores."""
+    return (1.0 - mask[:, None, None, :].float()) * NEGATIVE
+
+
 def compute_type(x: Tensor) -> torch.dtype:
     """Return the type that attention scores have: autocast's where it is on, else the states' own."""
     device = x.device.type
@@ -333,8 +338,8 @@ class T5(nn.Module):
         places = torch.arange(tokens.shape[1], device=tokens.device)
         bias = self.encoder_bias(places, places)
         if items is not None:
-            bias = bias.masked_fill(items[None, :] > items[:, None], _NEGATIVE)
-        bias = (bias + self._mask_bias(mask)).to(compute_type(x))
+            bias = bias.masked_fill(items[None, :] > items[:, None], NEGATIVE)
+        bias = (bias + mask_bias(mask)).to(compute_type(x))
         for block in self.encoder:
             x = block(x, bias)
         return self.dropout(self.encoder_norm(x))
@@ -346,7 +351,7 @@ class T5(nn.Module):
             # Laid out a head at a time, once: else every product with them would do it again.
             keys.append(block.cross.split(block.cross.k(hidden)).contiguous())
             values.append(block.cross.split(block.cross.v(hidden)).contiguous())
-        return Memory(tuple(keys), tuple(values), self._mask_bias(mask).to(keys[0].dtype))
+        return Memory(tuple(keys), tuple(values), mask_bias(mask).to(keys[0].dtype))
 
     def decode(self, tokens: Tensor, memory: Memory) -> Tensor:
         """Decode whole sequences of tokens (B, M, T) -> logits (B, M, T, V)."""
@@ -357,7 +362,7 @@ class T5(nn.Module):
         x = self.dropout(self.embedding(tokens))
         places = torch.arange(tokens.shape[-1], device=tokens.device)
         bias = self.decoder_bias(places, places)
-        bias = bias.masked_fill(places[None, :] > places[:, None], _NEGATIVE).to(compute_type(x))
+        bias = bias.masked_fill(places[None, :] > places[:, None], NEGATIVE).to(compute_type(x))
         for i, block in enumerate(self.decoder):
             x = block(x, bias, memory.keys[i], memory.values[i], memory.bias)
         return self._scaled(self.dropout(self.decoder_norm(x)))
@@ -393,8 +398,3 @@ class T5(nn.Module):
         """Histories (B, S), their mask (B, S) and decoder inputs (B, T) -> logits (B, T, V)."""
         memory = self.remember(self.encode(tokens, mask), mask)
         return self.decode(decoder_tokens[:, None], memory)[:, 0]
-
-    @staticmethod
-    def _mask_bias(mask: Tensor) -> Tensor:
-        """(B, S) of 1 and 0 -> (B, 1, 1, S) of 0 and very negative."""
-        return (1.0 - mask[:, None, None, :].float()) * _NEGATIVE
