@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from genrec_lab.presets.baselines import letter, p5_cid, tiger, tiger_multimodal
+from genrec_lab.presets.baselines import idgenrec, letter, p5_cid, tiger, tiger_multimodal
 from genrec_lab.presets.comparison import baselines, baselines_tiny
 from genrec_lab.presets.errors import PresetError, did_you_mean, reasons
 from genrec_lab.presets.gmc import causal, gmc, gmc_cpu, gmc_small, gmc_tiny, rkmeans
@@ -27,6 +27,7 @@ from genrec_lab.presets.method_config import (
     DecodingConfig,
     ItemRow,
     MethodConfig,
+    NamingConfig,
     TransferConfig,
     changed,
     item_rows,
@@ -42,6 +43,7 @@ __all__ = [
     "DecodingConfig",
     "ItemRow",
     "MethodConfig",
+    "NamingConfig",
     "PresetError",
     "TransferConfig",
     "changed",
@@ -69,6 +71,7 @@ _PRESETS: dict[str, Callable[[], MethodConfig]] = {
     "tiger_multimodal": tiger_multimodal,
     "letter": letter,
     "p5_cid": p5_cid,
+    "idgenrec": idgenrec,
     "rkmeans": rkmeans,
     "causal": causal,
     **_variants(gmc, "gmc_"),

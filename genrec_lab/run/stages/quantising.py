@@ -17,11 +17,13 @@ from genrec_lab.models.autoencoder import AutoencoderConfig, TokenizerEpoch
 from genrec_lab.models.co_occurrence_codes import CoOccurrenceCodes, CoOccurrenceConfig, co_occurrence_graph
 from genrec_lab.models.hierarchical_kmeans import HierarchicalKMeans
 from genrec_lab.models.letter import LetterConfig, train_letter
+from genrec_lab.models.textual_ids import TextualIdsConfig
 from genrec_lab.models.tree_tokenizer import TreeTokenizerConfig
 from genrec_lab.models.vector_tokenizers import VectorTokenizer, fit_tokenizer, least_items
 from genrec_lab.presets import MethodConfig
 from genrec_lab.run.stages.collaborating import collaborative_vectors
 from genrec_lab.run.stages.identified import write_identified
+from genrec_lab.run.stages.naming import written_ids
 from genrec_lab.run.stages.rows import scopes
 from genrec_lab.run.stages.universal import training_curves
 from genrec_lab.run.store import runs_root
@@ -30,8 +32,8 @@ from genrec_lab.viz.live import LiveCurves
 
 def check_items_suffice(dataset: Dataset, config: MethodConfig) -> None:
     """Raise ValueError where a method has more codes a level to place than there are items."""
-    if isinstance(config.tokenizer, TreeTokenizerConfig | CoOccurrenceConfig):
-        return  # the one trains its codebooks, which may be larger; the other has as many codes as it needs
+    if isinstance(config.tokenizer, TreeTokenizerConfig | CoOccurrenceConfig | TextualIdsConfig):
+        return  # books that are trained may be larger; the others have as many codes as they need
     own = config.tokenizer
     size = own.codebook_size if isinstance(own, LetterConfig) else least_items(own)
     counts = np.bincount(dataset.item_domains())
@@ -76,7 +78,9 @@ def identify_by_vectors(
     for scope, book in books.items():
         if not book:  # codes that lie nowhere
             books[scope] = [np.zeros((size, 0), dtype=np.float32) for size in sizes]
-    raw = ItemCodes(codes, sizes, names.tolist())
+    # A piece of a word is the same one wherever it stands in an id.
+    alike = range(len(sizes)) if isinstance(config.tokenizer, TextualIdsConfig) else ()
+    raw = ItemCodes(codes, sizes, names.tolist(), alike)
     write_identified(folder, raw, residuals, books, epochs, config.identifiers, seed)
 
 
@@ -108,6 +112,8 @@ def _train(
         places[items] = np.arange(len(items))
         graph = co_occurrence_graph([places[sequence].tolist() for sequence in sequences], len(items))
         return CoOccurrenceCodes.fit(graph, tokenizer, seed), []
+    if isinstance(tokenizer, TextualIdsConfig):
+        return written_ids(dataset, items, tokenizer, config.naming, seed, scratch, title), []
     if not isinstance(tokenizer, AutoencoderConfig):
         return fit_tokenizer(vectors, domains, tokenizer, seed), []
     beside: np.ndarray | None = None

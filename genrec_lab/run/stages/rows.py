@@ -27,6 +27,7 @@ _OF_TOKENIZER = (
     "content",
     "tokenizer_training",
     "collaborative",
+    "naming",
     "pictures",
     "transfer.targets",
     "transfer.pretrain_on_targets",

@@ -48,6 +48,7 @@ _USES = (
     "tokenizer_training",
     "rqvae",
     "collaborative",
+    "naming",
     "pictures",
     "transfer",
     "compare",
