@@ -160,7 +160,7 @@ def gpu_estimate(found: dict[str, Any], samples: int) -> dict[str, float]:
         ),
         "GB of logits: 2^26 at a time x 16 bytes": LOGITS_BYTES / 1e9,
         f"GB on a GPU in all, {samples} samples": (weights + kept + again + LOGITS_BYTES) / 1e9,
-        f"s a step, a GPU: {samples} x {operations / 1e12:.2f} TFLOP by {GPU_RATE / 1e12:.0f} TFLOP/s": seconds,
+        f"s a step: {samples} x {operations / 1e12:.2f} TFLOP by {GPU_RATE / 1e12:.0f} TFLOP/s": seconds,
         f"hours of pre-training, {PAPER_GPUS} GPUs: {PAPER_ITEMS:,} x {PAPER_EPOCHS} / {PAPER_BATCH} steps": (
             steps * seconds / 3600
         ),

@@ -187,7 +187,7 @@ class IdGenerator(nn.Module):
                 taken.add(whole)
                 return torch.tensor(whole)
         raise ValueError(
-            f"item {item} finds no free id: {len(taken)} items have ids, and too many of them the same text; "
+            f"item {item} finds no free id beside those of {len(taken)} others: too many have the same text; "
             "drop the copies, or raise tokenizer.levels"
         )
 

@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 _WORD = re.compile(r"\w+")
+_BEGINNING = "\u2581"  # T5's mark of a word's beginning
 FIRST_PIECE = 3
 
 
@@ -35,12 +36,15 @@ class WordPieces:
 
     @classmethod
     def learnt(cls, texts: Sequence[str], vocabulary: int) -> Self:
-        """Learn pieces of words from texts, at most `vocabulary` tokens."""
+        """Take pieces of words from texts, at most `vocabulary` tokens; the same texts give the same ones."""
         from transformers import T5Tokenizer
 
-        blank: Any = T5Tokenizer(extra_ids=0)
-        plain = [" ".join(words_of(text)) for text in texts]
-        return cls(blank.train_new_from_iterator(plain, vocabulary, show_progress=False), vocabulary)
+        # The trainers of the tokenizers library break ties by chance, so a resumed run would differ.
+        counted = pieces_of_words(Counter(word for text in texts for word in words_of(text)), vocabulary - 3)
+        total = 1 + sum(counted.values())
+        special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -100.0)]
+        pieces = [(piece, log(count / total)) for piece, count in counted.items()]
+        return cls(T5Tokenizer(vocab=[*special, *pieces], extra_ids=0), vocabulary)
 
     @classmethod
     def read(cls, folder: str | Path, size: int) -> Self:
@@ -68,9 +72,37 @@ class WordPieces:
         special = set(self.tokenizer.all_special_ids)
         names = self.tokenizer.convert_ids_to_tokens(list(range(min(len(self.tokenizer), self.size))))
         for number, name in enumerate(names):
-            piece = name.removeprefix("\u2581")  # T5's mark of a word's beginning
+            piece = name.removeprefix(_BEGINNING)
             allowed[number] = number not in special and piece.isalnum()
         return allowed
+
+
+def pieces_of_words(words: Counter[str], most: int) -> dict[str, int]:
+    """At most so many pieces with their counts: letters, whole words, then beginnings and ends of the others.
+
+    Letters take a quarter of the places at most, words three quarters of the rest, the most frequent first;
+    of the other words' parts those that stand for most letters in all texts.
+    """
+    letters: Counter[str] = Counter()
+    for word, count in words.items():
+        for place, letter in enumerate(word):
+            letters[letter if place else _BEGINNING + letter] += count
+    found = dict(_first(letters, most // 4))
+    whole = {_BEGINNING + word: count for word, count in words.items() if len(word) > 1 and count > 1}
+    found |= _first(whole, (most - len(found)) * 3 // 4)
+    parts: Counter[str] = Counter()
+    for word, count in words.items():
+        if _BEGINNING + word not in found:
+            for cut in range(1, len(word)):
+                parts[_BEGINNING + word[:cut]] += count
+                parts[word[cut:]] += count
+    new = {part: count * len(part) for part, count in parts.items() if part not in found}
+    return found | {part: parts[part] for part, _ in _first(new, most - len(found))}
+
+
+def _first(counts: dict[str, int], most: int) -> list[tuple[str, int]]:
+    """The largest counts, equal ones by the alphabet."""
+    return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:most]
 
 
 def words_of(text: str) -> list[str]:
