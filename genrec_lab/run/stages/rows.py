@@ -146,6 +146,13 @@ def scopes(domains: Sequence[str], *, separate: bool) -> dict[str, tuple[str, ..
     return {domain: (domain,) for domain in domains} if separate else {ALL: tuple(domains)}
 
 
+def tokenizer_scopes(config: MethodConfig, domains: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return what tokenizers a method trains: one over all domains, or one for each that is served."""
+    if config.codebooks == "separate":
+        return scopes(served(config, domains), separate=True)
+    return scopes(domains, separate=False)
+
+
 def tokenizer_owners(methods: dict[str, MethodConfig]) -> dict[str, str]:
     """Return for each method the first one with the same tokenizer and identifiers: it is trained once."""
     return _owners(methods, _OF_TOKENIZER)
