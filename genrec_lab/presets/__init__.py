@@ -34,6 +34,7 @@ from genrec_lab.presets.method_config import (
     methods,
 )
 from genrec_lab.presets.overrides import dotted, set_key, with_tuples
+from genrec_lab.presets.tuning import TuningConfig
 from genrec_lab.presets.utgrec import utgrec, utgrec_small, utgrec_tiny
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "NamingConfig",
     "PresetError",
     "TransferConfig",
+    "TuningConfig",
     "changed",
     "item_rows",
     "load",

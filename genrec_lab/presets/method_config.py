@@ -34,6 +34,7 @@ from genrec_lab.presets.generative_rows import (
     tiger_multimodal_fields,
 )
 from genrec_lab.presets.tokenizers import TokenizerConfig
+from genrec_lab.presets.tuning import TuningConfig
 from genrec_lab.training import TrainingConfig
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -109,6 +110,7 @@ class ItemRow(BaseModel):
     model: AnyItemModelConfig
     training: TrainingConfig = TrainingConfig()
     pretraining: TrainingConfig = TrainingConfig()  # of models that have such a phase
+    tuning: TuningConfig = TuningConfig()
 
 
 # What the validation of every row measures.
@@ -122,6 +124,7 @@ class MethodConfig(BaseModel):
 
     name: str
     provenance: str  # where the values come from
+    tuning: TuningConfig = TuningConfig()  # what was searched before these values were settled on
     own_row: bool = True  # False: the preset is no row itself, a run has those of `compare` alone
     text: TextConfig = TextConfig()
     # What stands beside the text vectors of tokenizers that read vectors: pooled features of pictures.

@@ -1,15 +1,20 @@
-"""What a run does not serve is not trained: tokenizers of one domain, the same as in a run that serves all."""
+"""What a run does not serve is not trained; what it serves is named as in a run that serves all."""
 
 import numpy as np
 import pytest
+import torch
 
-from genrec_lab.models.textual_ids import TextualIds
+from genrec_lab.data import load_dataset
+from genrec_lab.models.t5 import T5Config
+from genrec_lab.models.textual_ids import TextualIds, TextualIdsConfig
+from genrec_lab.presets import NamingConfig
 from genrec_lab.run import open_run
 from genrec_lab.run.stages import (
     adapt_to_domains,
     load_identified,
     load_prepared,
     load_rankings,
+    naming,
     prepare_data,
     rank_test_users,
     train_recommenders,
@@ -17,6 +22,7 @@ from genrec_lab.run.stages import (
 )
 from genrec_lab.run.stages.recommending import load_recommender
 from genrec_lab.run.stages.tokenizing import tokenizer_folder
+from genrec_lab.training import TrainingConfig
 
 ROWS = ["tiger", "p5_cid", "idgenrec"]
 TARGET = {"transfer.targets": ["Wardrobe"], "transfer.pretrain_on_targets": True}
@@ -90,3 +96,36 @@ def test_idgenrec_writes_ids_from_texts_and_its_recommender_goes_on(runs) -> Non
     ranked = load_rankings(one).items["idgenrec"]
     assert set(ranked[ranked >= 0].tolist()) <= set(items.tolist())
     assert all(len(set(row)) == len(row) for row in ranked.tolist())
+
+
+@pytest.mark.parametrize("turns", [1, 3])
+def test_a_killed_writing_of_ids_goes_on_and_ends_the_same(tmp_path, monkeypatch, turns) -> None:
+    dataset = load_dataset("bazaar", items=300, users=60, domains=["Garden"])
+    body = T5Config(d_model=16, d_kv=8, heads=2, d_ff=16, encoder_layers=1, decoder_layers=1)
+    config = TextualIdsConfig(levels=3, candidates=3, text_tokens=8, vocabulary=200, body=body)
+    once = TrainingConfig(epochs=1, batch_size=50)
+    budget = NamingConfig(rounds=2, labels=once, generator=once, recommender=once, max_history=3, per_user=1)
+
+    def written(folder):
+        return naming.written_ids(dataset, np.arange(300), config, budget, 0, folder, "ids")
+
+    whole, fit, done = written(tmp_path / "whole"), naming.fit, []
+
+    def killed(*given, **named):
+        if len(done) == turns:
+            raise KeyboardInterrupt
+        done.append(fit(*given, **named))
+
+    monkeypatch.setattr(naming, "fit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        written(tmp_path / "killed")
+    monkeypatch.setattr(naming, "fit", fit)
+    again = written(tmp_path / "killed")
+    np.testing.assert_array_equal(again.ids, whole.ids)
+    for part, weights in whole.weights.items():
+        for name, tensor in weights.items():
+            assert torch.equal(tensor, again.weights[part][name]), (part, name)
+    pairs = naming.training_pairs(dataset, np.arange(300), 3)
+    first = pairs.filter(pairs["user"] == 0)
+    assert first["target"].to_list() == dataset.sequences["items"][0].to_list()[1:-2]
+    assert first["history"].list.len().max() <= 3

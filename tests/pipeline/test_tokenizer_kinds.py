@@ -46,6 +46,7 @@ KINDS = {
     "fsq": "parts",
     "hkmeans": "prefix",
     "p5_cid": "none",
+    "idgen": "none",
     "random": "none",
 }
 
