@@ -75,7 +75,7 @@ class PairBatches:
 
 
 def some_of_each(owners: np.ndarray, order: np.ndarray, most: int) -> np.ndarray:
-    """Keep, of rows in a random order, the first `most` of each owner; `owners` (N,) has that of every row."""
+    """Keep, of rows in a random order, the first `most` of each owner; `owners` (N,) is by row."""
     owner = owners[order]
     by_owner = np.argsort(owner, kind="stable")
     counts = np.unique(owner, return_counts=True)[1]

@@ -70,7 +70,7 @@ def gmc_cpu() -> MethodConfig:
         name="gmc_cpu",
         provenance=(
             "GMC's L 4, N 256, d 32, beta, L_dcl and LoRA. For two cores: MiniLM vectors, RQ-VAE "
-            "512-256-128 over 300 epochs with bf16 products; the T5 reads the past of a history, which learns "
+            "512-256-128 over 300 epochs with bf16 products; the T5 reads the past of a history and learns "
             "every place of a sequence in one pass, 12 epochs of one stretch of 21 items a user, batch 512 "
             "items, 3e-3 cosine; Muon instead of AdamW, which reaches the same validation NDCG in about a "
             "tenth of the epochs (docs/results.md); LoRA at most 6 epochs; conflicts by nearest_free, which "
