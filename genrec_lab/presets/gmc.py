@@ -71,8 +71,8 @@ def gmc_cpu() -> MethodConfig:
         provenance=(
             "GMC's L 4, N 256, d 32, beta, L_dcl and LoRA. For two cores: MiniLM vectors, RQ-VAE "
             "512-256-128 over 300 epochs with bf16 products; the T5 reads the past of a history and learns "
-            "every place of a sequence in one pass, 20 epochs of one stretch of 21 items a user, batch 1,024 "
-            "items, 2e-3 cosine; Muon instead of AdamW, which reaches the same validation NDCG in about a "
+            "every place of a sequence in one pass, 20 epochs of one stretch of 21 items a user, batch 512 "
+            "items, 1e-3 cosine; Muon instead of AdamW, which reaches the same validation NDCG in about a "
             "tenth of the epochs (docs/results.md); LoRA at most 6 epochs; conflicts by nearest_free, which "
             "moves items less far than Sinkhorn."
         ),
@@ -84,9 +84,9 @@ def gmc_cpu() -> MethodConfig:
         rows=rows_over_items(epochs=200, patience=5, size="cpu"),
         training=TrainingConfig(
             epochs=20,
-            batch_size=1024,
+            batch_size=512,
             optimizer="muon",
-            learning_rate=2e-3,
+            learning_rate=1e-3,
             weight_decay=0.01,
             schedule="cosine",
             validate_every=5,
