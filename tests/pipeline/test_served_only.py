@@ -98,10 +98,10 @@ def test_idgenrec_writes_ids_from_texts_and_its_recommender_goes_on(runs) -> Non
     assert all(len(set(row)) == len(row) for row in ranked.tolist())
 
 
-@pytest.mark.parametrize("turns", [1, 3])
-def test_a_killed_writing_of_ids_goes_on_and_ends_the_same(tmp_path, monkeypatch, turns) -> None:
+@pytest.mark.parametrize(("turns", "reads"), [(1, "whole"), (3, "past")])
+def test_a_killed_writing_of_ids_goes_on_and_ends_the_same(tmp_path, monkeypatch, turns, reads) -> None:
     dataset = load_dataset("bazaar", items=300, users=60, domains=["Garden"])
-    body = T5Config(d_model=16, d_kv=8, heads=2, d_ff=16, encoder_layers=1, decoder_layers=1)
+    body = T5Config(d_model=16, d_kv=8, heads=2, d_ff=16, encoder_layers=1, decoder_layers=1, reads=reads)
     config = TextualIdsConfig(levels=3, candidates=3, text_tokens=8, vocabulary=200, body=body)
     once = TrainingConfig(epochs=1, batch_size=50)
     budget = NamingConfig(rounds=2, labels=once, generator=once, recommender=once, max_history=3, per_user=1)
@@ -125,7 +125,7 @@ def test_a_killed_writing_of_ids_goes_on_and_ends_the_same(tmp_path, monkeypatch
     for part, weights in whole.weights.items():
         for name, tensor in weights.items():
             assert torch.equal(tensor, again.weights[part][name]), (part, name)
-    pairs = naming.training_pairs(dataset, np.arange(300), 3)
+    pairs = naming.training_pairs(naming.training_places(dataset, np.arange(300)), 3)
     first = pairs.filter(pairs["user"] == 0)
     assert first["target"].to_list() == dataset.sequences["items"][0].to_list()[1:-2]
     assert first["history"].list.len().max() <= 3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 
 from genrec_lab.data import Dataset, training_sequences
 from genrec_lab.data.batches import PairBatches
+from genrec_lab.data.stretches import StretchBatches
 from genrec_lab.models.textual_ids import (
     IdGenerator,
     IdLessons,
@@ -57,11 +58,13 @@ def written_ids(
     pieces = word_pieces(texts, tokenizer)
     generator = IdGenerator(pieces, texts, tokenizer)
     reader_over = new_reader(pieces, tokenizer)
-    pairs = training_pairs(dataset, items, naming.max_history)
+    sequences = training_places(dataset, items)
+    pairs = training_pairs(sequences, naming.max_history)
     if tokenizer.generator is None:
-        batches = _Items(len(items), naming.labels.batch_size)
-        _fit(generator, batches, naming.labels, scratch / "labels", seed, f"{title}, words")
+        every = _Items(len(items), naming.labels.batch_size)
+        _fit(generator, every, naming.labels, scratch / "labels", seed, f"{title}, words")
     ids = generator.unique_ids()
+    batches: PairBatches | StretchBatches
     for turn in range(1, naming.rounds + 1):
         generator.requires_grad_(True)
         lessons = IdLessons(generator, reader_over(ids))
@@ -69,7 +72,14 @@ def written_ids(
         _fit(lessons, batches, naming.generator, scratch / f"writer {turn}", seed, f"{title}, writer {turn}")
         ids = generator.unique_ids()
         reader = reader_over(ids).requires_grad_(True)
-        batches = PairBatches(pairs, naming.recommender.batch_size, per_user=naming.per_user)
+        # One that reads the past learns every place of a sequence in one pass, as it will in stage 05.
+        batches = (
+            PairBatches(pairs, naming.recommender.batch_size, per_user=naming.per_user)
+            if reader.reads_whole
+            else StretchBatches(
+                sequences, naming.recommender.batch_size, naming.max_history, per_user=naming.per_user
+            )
+        )
         _fit(reader, batches, naming.recommender, scratch / f"reader {turn}", seed, f"{title}, reader {turn}")
     weights = {"generator": generator.t5.state_dict(), "recommender": reader.t5.state_dict()}
     written = TextualIds(ids.numpy(), pieces, tokenizer, weights)
@@ -78,17 +88,21 @@ def written_ids(
     return written
 
 
-def training_pairs(dataset: Dataset, items: np.ndarray, max_history: int) -> pl.DataFrame:
-    """Every prefix of the training part and its next item: `user, history, target`, places in `items`."""
+def training_places(dataset: Dataset, items: np.ndarray) -> list[list[int]]:
+    """The training part of the sequences of some items (n,), all those of their domains: places in them."""
     places = np.full(dataset.n_items, -1)
     places[items] = np.arange(len(items))
     names = np.unique(dataset.items["domain"].to_numpy()[items])
+    return [places[sequence].tolist() for sequence in training_sequences(dataset, names)]
+
+
+def training_pairs(sequences: Sequence[Sequence[int]], max_history: int) -> pl.DataFrame:
+    """Every prefix of sequences and its next item: `user, history, target`."""
     users, histories, targets = [], [], []
-    for user, sequence in enumerate(training_sequences(dataset, names)):
-        row = places[sequence].tolist()
+    for user, row in enumerate(sequences):
         for end in range(1, len(row)):
             users.append(user)
-            histories.append(row[max(0, end - max_history) : end])
+            histories.append(list(row[max(0, end - max_history) : end]))
             targets.append(row[end])
     return pl.DataFrame(
         {"user": users, "history": histories, "target": targets},
@@ -98,7 +112,7 @@ def training_pairs(dataset: Dataset, items: np.ndarray, max_history: int) -> pl.
 
 def _fit(
     model: torch.nn.Module,
-    batches: PairBatches | _Items,
+    batches: PairBatches | StretchBatches | _Items,
     training: TrainingConfig,
     scratch: Path,
     seed: int,
