@@ -46,7 +46,6 @@ KINDS = {
     "fsq": "parts",
     "hkmeans": "prefix",
     "p5_cid": "none",
-    "idgen": "none",
     "random": "none",
 }
 
