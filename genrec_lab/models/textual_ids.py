@@ -24,7 +24,7 @@ from genrec_lab.encoders.progress import no_loading_bar
 from genrec_lab.encoders.text import HubError, find_on_hub
 from genrec_lab.models.quantizers import Geometry, Tokenized
 from genrec_lab.models.recommender import Recommender
-from genrec_lab.models.t5 import NEGATIVE, T5, Memory, T5Config
+from genrec_lab.models.t5 import NEGATIVE, T5, Cache, Memory, T5Config
 from genrec_lab.models.word_pieces import WordPieces, telling_words, words_of
 
 END = (
@@ -105,7 +105,8 @@ class IdGenerator(nn.Module):
         A group's piece costs `penalty` for each group before it that wrote the same piece at the same place.
         `least` pieces are written before an id may end.
         """
-        memory, past, levels = self._remember(items), None, self.config.levels
+        memory, levels = self._remember(items), self.config.levels
+        past: Cache | None = None
         written = torch.full((len(items), groups, levels), END, device=items.device)
         ended = torch.zeros(len(items), groups, dtype=torch.bool, device=items.device)
         tokens = torch.full((len(items), 1), PAD, device=items.device)
@@ -221,7 +222,8 @@ class IdLessons(nn.Module):
         vectors = table[PAD].expand(*histories.shape, levels, -1).clone()
         vectors[there] = self.generator.soft_ids(items, table)[places]
         lengths = there.sum(1, keepdim=True) * levels
-        x, items_of = vectors.flatten(1, 2), None
+        x = vectors.flatten(1, 2)
+        items_of: Tensor | None = None
         if reader.reads_whole:
             x = torch.cat([x, table[PAD].expand(len(x), 1, -1)], dim=1)
             x = x.scatter(1, lengths[..., None].expand(-1, -1, x.shape[2]), table[EOS].expand(len(x), 1, -1))
