@@ -1,5 +1,6 @@
 """Identifiers: ItemCodes, its vocabulary, and the policies that make identifiers unique."""
 
+from genrec_lab.codes.changes import Churn, churn
 from genrec_lab.codes.conflicts import POLICIES, IdentifierConfig, Reassigned, reassign
 from genrec_lab.codes.errors import CodesError
 from genrec_lab.codes.grouping import positions_within_groups, row_ids
@@ -11,12 +12,14 @@ __all__ = [
     "ONLY_DOMAIN",
     "PAD",
     "POLICIES",
+    "Churn",
     "CodesError",
     "IdentifierConfig",
     "ItemCodes",
     "PrefixCodewords",
     "Reassigned",
     "Resolution",
+    "churn",
     "positions_within_groups",
     "reassign",
     "row_ids",

@@ -1,5 +1,6 @@
 """The codebook explorer: its logic over arrays, without widgets, in `ExplorerState`."""
 
+from genrec_lab.codes import Churn, churn
 from genrec_lab.viz.explorer.beams import BeamTree, beam_tree
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.explorer.code_page import CodePage, code_page
@@ -13,7 +14,7 @@ from genrec_lab.viz.explorer.sharing import LevelSharing, PairSimilarity, level_
 from genrec_lab.viz.explorer.slices import NamedSlice, SliceError, load_slice, save_slice, slice_names
 from genrec_lab.viz.explorer.state import ExplorerState, RunRecords, Told
 from genrec_lab.viz.explorer.survey import code_survey
-from genrec_lab.viz.explorer.training import Churn, churn, settled, training_frame
+from genrec_lab.viz.explorer.training import settled, training_frame
 from genrec_lab.viz.explorer.words import TitleWords, Word, log_odds
 
 __all__ = [
