@@ -27,7 +27,8 @@ def write_checkpoint(
 ) -> None:
     """Write weights, optimiser moments, the best weights so far and counters that JSON can hold.
 
-    codes: (N, L) of the last epoch that was reported, with which the next report compares. Atomic: a kill leaves the old file or the new one.
+    codes: (N, L) of the last epoch that was reported, with which the next report compares. Atomic: a kill
+    leaves the old file or the new one.
     """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
@@ -47,7 +48,8 @@ def read_checkpoint(
 ) -> tuple[dict[str, Tensor], dict[str, Any], np.ndarray | None]:
     """Put weights and moments back, return the best weights, the counters and the codes.
 
-    The codes are None where nothing was reported yet, or in a file of an older version. Raises ValueError where the file is damaged, or where its counters' "identity" differs from this one.
+    The codes are None where nothing was reported yet, or in a file of an older version. Raises
+    ValueError where the file is damaged, or where its counters' "identity" differs from this one.
     """
     try:
         with safe_open(file, framework="pt") as stored:

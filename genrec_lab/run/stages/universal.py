@@ -137,8 +137,8 @@ def training_curves(
 class _Records(Callback):
     """After each epoch: mean terms of the loss and the health of the codes; kept on disk for a resumption.
 
-    `records.json` has the records, `codes.safetensors` the codes (n, L) of the last two of them by epoch: a kill
-    between the two files leaves records whose codes are still there.
+    `records.json` has the records, `codes.safetensors` the codes (n, L) of the last two of them by epoch: a
+    kill between the two files leaves records whose codes are still there.
     """
 
     def __init__(

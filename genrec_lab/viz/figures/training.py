@@ -48,8 +48,8 @@ def tokenizer_curves(
     """A tokenizer's training by epoch: loss and its parts, collisions, use of the codes, and their change.
 
     epochs: `TokenizerEpoch` or `UniversalEpoch` records, or mappings with the same names; a part of the loss
-    that is 0 or None in every epoch is not drawn, nor is the change of codes where no record has any, as those
-    of older versions. Of a very long training evenly spaced epochs are drawn, the
+    that is 0 or None in every epoch is not drawn, nor is the change of codes where no record has any, as of
+    older versions. Of a very long training evenly spaced epochs are drawn, the
     first and the last included.
     """
     records = [as_mapping(record) for record in epochs]
