@@ -108,6 +108,8 @@ def test_a_watched_beam_is_the_beam_that_recommends(run, monkeypatch):
     found = [model.codes.codes[item].tolist() for item in ranked.items[0]]
     assert [list(map(int, prefix.split())) for prefix in last["prefix"]] == found
     assert tree.target == tuple(model.codes.codes[user["target"]].tolist())
+    assert tree.results == tuple(ranked.items[0].tolist())
+    assert (tree.history, tree.target_item) == (tuple(user["history"]), user["target"])
     everything = model.trie(user["domain"])
     wide = beam_search(model, [user["history"]], everything, len(everything), len(everything))
     place = wide.items[0].tolist().index(user["target"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import plotly.graph_objects as go
 import polars as pl
@@ -154,7 +156,12 @@ def watched_beam(run: Run, method: str, row: int, beams: int = 10) -> BeamTree:
         scores.append(kept["log_probability"].to_list())
     examples = {_codes(text): title for text, title in steps.select("prefix", "example").iter_rows()}
     target = model.codes.codes[user["target"]].tolist()
-    return beam_tree(prefixes, scores, target, _way_of(model, user["history"], target), examples)
+    tree = beam_tree(prefixes, scores, target, _way_of(model, user["history"], target), examples)
+    own = model.codes.domain_items(user["domain"])
+    named = dict(zip(map(tuple, model.codes.codes[own].tolist()), own.tolist(), strict=True))
+    last = tree.nodes.filter(pl.col("level") == model.codes.levels).sort("rank")
+    results = tuple(named[tuple(map(int, prefix.split()))] for prefix in last["prefix"])
+    return replace(tree, history=tuple(user["history"]), target_item=user["target"], results=results)
 
 
 @torch.inference_mode()
