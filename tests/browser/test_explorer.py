@@ -197,7 +197,7 @@ def test_the_training_tab_shows_how_many_codes_changed(
     notebook: NotebookPage, explorer: Locator, screenshots: Path
 ) -> None:
     notebook.open_tab(explorer, "Training")
-    expect(explorer.get_by_text("Items whose code changed since the record before")).to_be_visible()
+    expect(explorer.locator(".js-plotly-plot").first).to_contain_text("Items whose code changed")
     notebook.shoot(explorer, screenshots / "training_1280_light.png")
 
 

@@ -122,6 +122,16 @@ def test_a_run_without_tokenizers_names_the_notebook(tmp_path):
         explorer_state(opened)
 
 
+def test_a_run_that_cannot_be_opened_is_a_sentence_where_somebody_looks(tmp_path, monkeypatch):
+    opened = open_run("empty <b>", dataset={"name": "bazaar"}, preset="gmc_tiny", root=tmp_path)
+    with pytest.raises(RunError, match=r"01_data_preparation|02_tokenizer_training"):
+        explore(opened)
+    monkeypatch.setattr(exploring, "in_kernel", lambda: True)
+    monkeypatch.setattr(exploring, "has_front_end", lambda: True)
+    shown = explore(opened).value
+    assert "Run the notebook" in shown and "&lt;b&gt;" in shown and "<b>" not in shown
+
+
 @pytest.mark.parametrize(
     ("kernel", "looked_at", "widget"), [(True, True, True), (True, False, False), (False, False, True)]
 )

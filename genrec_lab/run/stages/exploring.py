@@ -11,6 +11,7 @@ import torch
 
 from genrec_lab.data import Dataset
 from genrec_lab.models.code_recommender import CodeRecommender
+from genrec_lab.run.files import RunError
 from genrec_lab.run.stages.adapting import load_adapted
 from genrec_lab.run.stages.evaluating import EVALUATION, load_rankings, ranked_users
 from genrec_lab.run.stages.mapping import MAPPING, comparable_codes, load_atlas
@@ -30,7 +31,7 @@ from genrec_lab.viz.explorer import (
     code_survey,
     collisions,
 )
-from genrec_lab.viz.explorer.view import ExplorerView, still
+from genrec_lab.viz.explorer.view import Explained, ExplorerView, still
 from genrec_lab.viz.live import has_front_end, in_kernel
 
 EXPLORING = "04_codebook_explorer"
@@ -75,13 +76,20 @@ def explore(
     method: str | None = None,
     other_method: str | None = None,
     mode: theme.Mode | None = None,
-) -> ExplorerView | go.Figure:
+) -> ExplorerView | go.Figure | Explained:
     """Open the explorer on a run, or on two to compare; as the last line of a cell it shows itself.
 
     In a kernel that nobody looks at (papermill, nbval) it says so, and the figure of its first view takes its
-    place. Arguments as of `explorer_state`; mode: None follows the theme of the page.
+    place. Where somebody looks, a run that cannot be opened yet is a sentence that names the notebook to run;
+    else that is a RunError, so that a chain stops. Arguments as of `explorer_state`; mode: None follows the
+    theme of the page.
     """
-    state = explorer_state(run, method, other, other_method)
+    try:
+        state = explorer_state(run, method, other, other_method)
+    except RunError as error:
+        if in_kernel() and has_front_end():
+            return Explained(str(error))
+        raise
     if in_kernel() and not has_front_end():
         print(f"Nobody looks at this kernel, so the explorer of {state.catalogue.name} stands still.")
         return still(state, mode or "light")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import ipywidgets as widgets
 import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
@@ -265,6 +266,13 @@ class ExplorerView(Controls):
         finally:
             self._quiet = False
         self.export.value = markup.line(f"{counted(len(kept.items), 'item')} kept as “{kept.name}”.")
+
+
+class Explained(widgets.HTML):
+    """A sentence in place of an explorer that cannot be opened."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(markup.line(why))
 
 
 def still(state: ExplorerState, mode: theme.Mode = "light") -> go.Figure:
