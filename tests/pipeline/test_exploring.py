@@ -123,13 +123,13 @@ def test_a_run_without_tokenizers_names_the_notebook(tmp_path):
 
 
 def test_a_run_that_cannot_be_opened_is_a_sentence_where_somebody_looks(tmp_path, monkeypatch):
-    opened = open_run("empty <b>", dataset={"name": "bazaar"}, preset="gmc_tiny", root=tmp_path)
+    opened = open_run("empty", dataset={"name": "bazaar"}, preset="gmc_tiny", root=tmp_path)
     with pytest.raises(RunError, match=r"01_data_preparation|02_tokenizer_training"):
         explore(opened)
     monkeypatch.setattr(exploring, "in_kernel", lambda: True)
     monkeypatch.setattr(exploring, "has_front_end", lambda: True)
     shown = explore(opened).value
-    assert "Run the notebook" in shown and "&lt;b&gt;" in shown and "<b>" not in shown
+    assert "of run &#x27;empty&#x27; cannot be used" in shown and "Run the notebook" in shown
 
 
 @pytest.mark.parametrize(
