@@ -151,8 +151,8 @@ def test_beside_the_beam_stand_the_history_the_target_and_the_results_as_cards(m
     assert (
         "12 items, the last 8 shown. The target stays in the beam and ends at place 2." in view.cards.lines[0]
     )
-    assert view.cards.cards[0]["note"].startswith("item 5 of the history")
-    assert view.cards.cards[-1]["note"].startswith("place 2 · -3.00")
+    assert view.cards.cards[0]["note"].startswith("5 of 12 · ")
+    assert view.cards.cards[-1]["note"].startswith("place 2, what they took · -3.00")
     titles = view.state.catalogue.cards([item for _, item in shown])
     for part in ("title", "codes"):
         assert [card[part] for card in view.cards.cards] == titles[part].to_list()

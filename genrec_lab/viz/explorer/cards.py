@@ -206,8 +206,13 @@ def of_beam(catalogue: CodedCatalogue, beam: BeamTree, chosen: int | None = None
     first = len(beam.history) - len(history)
     last = beam.nodes.filter(pl.col("level") == len(beam.target)).sort("rank")
     scores = last["log_probability"].to_list()
-    places = [f"place {place} · {score:.2f}" for place, score in enumerate(scores, start=1)]
-    rows = [(_HISTORY, item, f"item {first + place} of the history") for place, item in enumerate(history, 1)]
+    places = [
+        f"place {place}{', what they took' if item == beam.target_item else ''} · {score:.2f}"
+        for place, (item, score) in enumerate(zip(beam.results, scores, strict=True), start=1)
+    ]
+    rows = [
+        (_HISTORY, item, f"{first + place} of {len(beam.history)}") for place, item in enumerate(history, 1)
+    ]
     if beam.target_item is not None:
         rank = beam.rank
         rows.append((_TARGET, beam.target_item, "not kept" if rank is None else f"place {rank}"))
