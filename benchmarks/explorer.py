@@ -136,10 +136,10 @@ def measure_sent(state: ExplorerState) -> bool:
     print(f"  sent to open {opened / 1e6:.2f} MB, in {time.perf_counter() - started:.1f} s{late}")
     sizes = {}
     for tab in TABS:
-        Counted.sent, started = 0, time.perf_counter()
+        Counted.sent, started = 0, time.process_time()
         view.tab.value = tab
-        sizes[tab] = f"{tab} {Counted.sent / 1e3:.0f} kB in {1000 * (time.perf_counter() - started):.0f} ms"
-    print(f"  sent for a tab: {', '.join(sizes.values())}")
+        sizes[tab] = f"{tab} {Counted.sent / 1e3:.0f} kB in {1000 * (time.process_time() - started):.0f} ms"
+    print(f"  sent for a tab, drawn in so much CPU time: {', '.join(sizes.values())}")
     return opened <= MOST_SENT
 
 
