@@ -72,7 +72,7 @@ def _points(
     return trace(
         x=points[:, 0],
         y=points[:, 1],
-        # The items, for whoever listens to clicks and to the lasso; of a list plotly would look at each value.
+        # The items, for whoever listens to clicks and to the lasso; of a list plotly looks at each value.
         ids=items.astype(str),
         mode="markers",
         name=name,
