@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genrec_lab import processes
 from genrec_lab.codes import ItemCodes
 from genrec_lab.data import Dataset, co_occurrence_neighbours
 from genrec_lab.data.batches import NeighbourBatches
@@ -22,6 +23,7 @@ from genrec_lab.encoders.multimodal import QwenEncoder
 from genrec_lab.evaluation import code_health
 from genrec_lab.models.tree_tokenizer import TokenizedContent, TreeTokenizer, TreeTokenizerConfig
 from genrec_lab.presets import MethodConfig
+from genrec_lab.run.files import write_json
 from genrec_lab.run.store import runs_root
 from genrec_lab.training import Callback, EpochRecord, TrainingConfig, fit
 from genrec_lab.viz.live import LiveCurves
@@ -92,7 +94,9 @@ def load_tokenizer(
     if items is not None and isinstance(encoder, CompactEncoder):
         encoder.for_catalogue([dataset.items["text"][int(item)] for item in items])
         model.take_vocabulary()
-    return UniversalTokenizer(model, encoder.prepare(content_of(dataset), _cache()))
+    with processes.first_one_first():
+        prepared = encoder.prepare(content_of(dataset), _cache())
+    return UniversalTokenizer(model, prepared)
 
 
 def train_tokenizer(
@@ -156,7 +160,11 @@ class _Records(Callback):
     def _add(self, model: torch.nn.Module, *_: object) -> None:
         if model.training:
             parts = self.tokenizer.model.parts
-            self.sums = {name: total + float(parts[name]) for name, total in self.sums.items()}
+            # Shares of a batch differ by one item at most, so their mean is near that of the batch.
+            means = processes.total(torch.stack([parts[name] for name in _PARTS])) / processes.count()
+            self.sums = {
+                name: self.sums[name] + mean for name, mean in zip(_PARTS, means.tolist(), strict=True)
+            }
             self.batches += 1
 
     def on_epoch(self, record: EpochRecord, epochs: int) -> None:
@@ -177,7 +185,7 @@ class _Records(Callback):
         kept = [one for one in self.records if one["epoch"] < record.epoch]
         self.records = [*kept, json.loads(json.dumps(asdict(made)))]  # as they are read back
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        self.file.write_text(json.dumps(self.records))
+        write_json(self.file, self.records)
         self.curves(made)
 
 
@@ -197,7 +205,9 @@ def _encoder(
         encoder.for_catalogue([content.texts[int(item)] for item in items])
     else:
         encoder = QwenEncoder(config.content)
-    return encoder, encoder.prepare(content, _cache())
+    with processes.first_one_first():
+        prepared = encoder.prepare(content, _cache())
+    return encoder, prepared
 
 
 def _cache() -> Path:
