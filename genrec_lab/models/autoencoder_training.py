@@ -18,7 +18,7 @@ from genrec_lab import processes
 from genrec_lab.codes import ItemCodes
 from genrec_lab.models.autoencoder import Autoencoder, Step, TokenizerEpoch
 from genrec_lab.models.quantizers import finite_vectors
-from genrec_lab.models.tokenizer_checkpoint import read_checkpoint, write_checkpoint
+from genrec_lab.models.tokenizer_checkpoint import DamagedCheckpoint, read_checkpoint, write_checkpoint
 
 Model = TypeVar("Model", bound=Autoencoder)
 _LOSSES = ("loss", "reconstruction", "quantization", "contrastive", "collaborative", "diversity")
@@ -42,8 +42,8 @@ def train_autoencoder(
     `checkpoint_every` epochs, gives the numbers of the unbroken one (on a CPU) and tells `on_epoch` of the
     earlier epochs again; a higher `epochs` trains on. `identity` names what else must be equal for a
     checkpoint to fit. Several processes share each batch; the first of them writes and tells `on_epoch`.
-    Raises ValueError for vectors that are not finite or a foreign checkpoint; FloatingPointError for a loss
-    that is not finite.
+    A damaged checkpoint is told of, and training begins anew. Raises ValueError for vectors that are not
+    finite or a foreign checkpoint; FloatingPointError for a loss that is not finite.
     """
     x = finite_vectors(x)
     domains = np.asarray(domains, dtype=np.int64)
@@ -55,8 +55,7 @@ def train_autoencoder(
     training = _Training(model, x, domains, seed, place, dict(identity or {}))
     first = processes.number() == 0
     hear = on_epoch if on_epoch is not None and first else (lambda report: None)
-    if checkpoint is not None and checkpoint.exists():
-        training.restore(checkpoint)
+    if training.is_resumed(checkpoint):
         for past in training.history:
             hear(past)
     else:
@@ -203,6 +202,17 @@ class _Training(Generic[Model]):
             "history": [asdict(report) for report in self.history],
         }
         write_checkpoint(file, self.model, self.optimizer, self.best, counters)
+
+    def is_resumed(self, file: Path | None) -> bool:
+        """Take up a checkpoint, if there is one; a damaged one is told of and counts as none."""
+        if file is None or not file.exists():
+            return False
+        try:
+            self.restore(file)
+        except DamagedCheckpoint as error:
+            print(f"{error}: training anew", flush=True)
+            return False
+        return True
 
     def restore(self, file: Path) -> None:
         """Take up the state that `write` left; ValueError where it is of other data or settings."""

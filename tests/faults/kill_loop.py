@@ -284,15 +284,17 @@ def main() -> int:
     """Run the loop by the command line; 1 where a file was half-written or a result is another one."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.kill_loop")
     parser.add_argument("--file", default="papermill_runs/smoke.yaml", help="the run file")
+    parser.add_argument("--small", action="store_true", help="tests.faults.small_chain instead of a run file")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where the runs go, and stay (a temporary folder)")
     given = parser.parse_args()
-    command = [sys.executable, "-m", "genrec_lab.run", given.file]
+    work = ["tests.faults.small_chain"] if given.small else ["genrec_lab.run", given.file]
+    command, span = [sys.executable, "-m", *work], (0.5, 1.0) if given.small else (0.02, 0.5)
     with tempfile.TemporaryDirectory(prefix="genrec-kills-") as temporary:
         folder = given.folder or Path(temporary)
         outcome = kill_loop(
-            command, folder, given.kills, given.seed, tell=lambda line: print(line, flush=True)
+            command, folder, given.kills, given.seed, span, tell=lambda line: print(line, flush=True)
         )
     print(
         f"{outcome.kills} kills ({dict(outcome.victims)}), in {dict(outcome.struck)}; {outcome.finished} "

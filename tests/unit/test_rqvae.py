@@ -194,13 +194,19 @@ class TestCheckpoint:
         with pytest.raises(ValueError, match=r"more than tokenizer.epochs = 3"):
             train_rqvae(x, domain, RQVAEConfig(**SMALL | {"epochs": 3}), seed=0, checkpoint=tmp_path)
 
-    def test_a_damaged_checkpoint_is_named(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+    def test_of_a_damaged_checkpoint_one_hears_and_it_is_trained_anew(
+        self, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         x, domain = catalogue()
-        (tmp_path / "rqvae_training.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0 half a file")
-        with pytest.raises(
-            ValueError, match=r"rqvae_training.safetensors is not a readable checkpoint .* delete it"
-        ):
-            train_rqvae(x, domain, RQVAEConfig(**SMALL), seed=0, checkpoint=tmp_path)
+        config = RQVAEConfig(**SMALL)
+        whole = train_rqvae(x, domain, config, seed=0, checkpoint=tmp_path)
+        file = tmp_path / "rqvae_training.safetensors"
+        content = file.read_bytes()
+        flipped = content[:-1] + bytes([content[-1] ^ 1])  # a tensor's last byte, which safetensors accepts
+        file.write_bytes({"cut": content[:-9], "flipped": flipped, "empty": b""}[damage])
+        assert_same_weights(train_rqvae(x, domain, config, seed=0, checkpoint=tmp_path), whole)
+        assert "rqvae_training.safetensors is not " in capsys.readouterr().out
 
 
 class TestTokenize:

@@ -147,7 +147,7 @@ def learn_tree(folder: Path) -> Trained:
         np.arange(14), neighbours, lambda rows: {name: t[rows] for name, t in content.items()}, 6
     )
     told = fit(model, batches, TRAINING, checkpoints=folder / "tree", seed=1)
-    # Weights without influence, as a bias before the statistics, drift where AdamW scales what is all but zero.
+    # Weights without influence, as a bias before the statistics, drift: AdamW scales what is all but zero.
     found = model.tokenize([content])
     return [record.loss for record in told.history], {"codes": torch.from_numpy(found.codes)}
 
