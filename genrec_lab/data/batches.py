@@ -22,6 +22,8 @@ class PairsConfig(BaseModel):
     max_history: int = Field(20, ge=1)  # items; GMC 5.1.1
     # Pairs of a user in one epoch, drawn anew each epoch; None takes all.
     per_user: int | None = Field(None, ge=1)
+    # The same for learning in one pass, where a long sequence is cut into stretches (`StretchBatches`).
+    stretches_per_user: int | None = Field(None, ge=1)
 
 
 class PairBatches:
@@ -61,7 +63,7 @@ class PairBatches:
         rng = np.random.default_rng([seed, epoch])
         order = rng.permutation(len(self.targets))
         if self.per_user is not None:
-            order = self._some_of_each_user(order, self.per_user)
+            order = some_of_each(self.users, order, self.per_user)
         width = self.batch_size * _POOL
         pools = [order[start : start + width] for start in range(0, len(order), width)]
         order = np.concatenate([pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools])
@@ -71,13 +73,14 @@ class PairBatches:
             histories = self.histories[rows, : self.lengths[rows].max()]
             yield {"histories": torch.from_numpy(histories), "targets": torch.from_numpy(self.targets[rows])}
 
-    def _some_of_each_user(self, order: np.ndarray, most: int) -> np.ndarray:
-        """Keep the first `most` pairs of each user in a random order."""
-        users = self.users[order]
-        by_user = np.argsort(users, kind="stable")
-        counts = np.unique(users, return_counts=True)[1]
-        place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-        return order[np.sort(by_user[place < most])]
+
+def some_of_each(owners: np.ndarray, order: np.ndarray, most: int) -> np.ndarray:
+    """Keep, of rows in a random order, the first `most` of each owner; `owners` (N,) is by row."""
+    owner = owners[order]
+    by_owner = np.argsort(owner, kind="stable")
+    counts = np.unique(owner, return_counts=True)[1]
+    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return order[np.sort(by_owner[place < most])]
 
 
 class NeighbourBatches:

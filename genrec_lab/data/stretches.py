@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genrec_lab.data.batches import NO_ITEM
+from genrec_lab.data.batches import NO_ITEM, some_of_each
 
 _POOL = 16  # batches that are shuffled together before their stretches are sorted by length
 
@@ -19,15 +19,29 @@ class StretchBatches:
     The items to learn are `sequences[rows, places]`, n of them, about `batch_size`; each comes once an epoch,
     after the items before it in its row. Rows are padded at the right with -1. A sequence of more than
     max_history + 1 items is cut into stretches that overlap by half, so that each item stands after at least
-    max_history / 2 others where so many exist. Order and batches are drawn from (seed, epoch) alone.
+    max_history / 2 others where so many exist. With `per_user` an epoch has at most so many stretches of a
+    sequence, drawn anew each time. Order and batches are drawn from (seed, epoch) alone.
     """
 
-    def __init__(self, sequences: Iterable[Sequence[int]], batch_size: int, max_history: int) -> None:
+    def __init__(
+        self,
+        sequences: Iterable[Sequence[int]],
+        batch_size: int,
+        max_history: int,
+        *,
+        per_user: int | None = None,
+    ) -> None:
         """Cut the sequences, the part of each that is trained on; ValueError where none has two items."""
-        self.batch_size = batch_size
-        cut = [stretch for sequence in sequences for stretch in _stretches(sequence, max_history)]
-        if not cut:
+        self.batch_size, self.per_user = batch_size, per_user
+        owned = [
+            (owner, stretch)
+            for owner, sequence in enumerate(sequences)
+            for stretch in _stretches(sequence, max_history)
+        ]
+        if not owned:
             raise ValueError("no training sequence has two items: there is nothing to learn from")
+        cut = [stretch for _, stretch in owned]
+        self.owners = np.array([owner for owner, _ in owned])
         self.lengths = np.array([len(items) for items, _ in cut])
         self.firsts = np.array([first for _, first in cut])
         self.items = np.full((len(cut), self.lengths.max()), NO_ITEM, dtype=np.int64)
@@ -40,13 +54,19 @@ class StretchBatches:
 
     @property
     def samples(self) -> int:
-        """Return the number of items that an epoch learns."""
-        return int((self.lengths - self.firsts).sum())
+        """Return the number of items that an epoch learns; with `per_user` the mean over epochs."""
+        learnt = self.lengths - self.firsts
+        if self.per_user is None:
+            return int(learnt.sum())
+        counts = np.bincount(self.owners)[self.owners]
+        return round(float((learnt * np.minimum(1.0, self.per_user / counts)).sum()))
 
     def __call__(self, epoch: int, seed: int) -> Iterator[dict[str, Tensor]]:
         """Yield the batches of one epoch."""
         rng = np.random.default_rng([seed, epoch])
         order = rng.permutation(len(self.lengths))
+        if self.per_user is not None:
+            order = some_of_each(self.owners, order, self.per_user)
         pools = np.split(order, range(self.batch_size * _POOL, len(order), self.batch_size * _POOL))
         order = np.concatenate([pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools])
         learnt = np.cumsum((self.lengths - self.firsts)[order])

@@ -76,3 +76,27 @@ def test_rows_are_padded_at_the_right_and_no_wider_than_their_longest() -> None:
 def test_sequences_of_single_items_leave_nothing_to_learn() -> None:
     with pytest.raises(ValueError, match="no training sequence has two items"):
         StretchBatches([[1], [], [2]], 4, 20)
+
+
+@settings(max_examples=60)
+@given(many=lengths, most=st.integers(1, 8), per_user=st.integers(1, 3), batch_size=st.integers(1, 40))
+def test_an_epoch_has_so_many_stretches_of_a_user_and_in_time_all_of_them(
+    many: list[int], most: int, per_user: int, batch_size: int
+) -> None:
+    users = sequences_of(many)
+    every = StretchBatches(users, batch_size, most)
+    some = StretchBatches(users, batch_size, most, per_user=per_user)
+    stretches = {tuple(row[row >= 0]): owner for row, owner in zip(every.items, every.owners, strict=True)}
+    seen: set[tuple[int, ...]] = set()
+    for epoch in range(60):
+        rows = [tuple(row[row >= 0].tolist()) for batch in some(epoch, 0) for row in batch["sequences"]]
+        of_user = Counter(stretches[row] for row in rows)
+        assert of_user == {
+            owner: min(per_user, count) for owner, count in Counter(stretches.values()).items()
+        }
+        seen.update(rows)
+    longest = max(Counter(stretches.values()).values())
+    assert longest > 8 or seen == set(stretches)
+    learnt = [(len(items) - 1, Counter(stretches.values())[user]) for user, items in enumerate(users)]
+    expected = sum(n * min(per_user, cuts) / cuts for n, cuts in learnt if n > 0)
+    assert some.samples == pytest.approx(expected, abs=0.5)

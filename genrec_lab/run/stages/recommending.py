@@ -130,9 +130,16 @@ def lessons(
 ) -> PairBatches | StretchBatches:
     """Return what a method's recommender learns from in some domains: pairs, or places of sequences."""
     if learns_in_one_pass(config.recommender):
-        return StretchBatches(training_part(data, domains)[0], training.batch_size, config.pairs.max_history)
+        return _stretches(config, training_part(data, domains)[0], training)
     pairs = part_of(data.split.train, domains)
     return PairBatches(pairs, training.batch_size, per_user=config.pairs.per_user)
+
+
+def _stretches(config: MethodConfig, sequences: list[list[int]], training: TrainingConfig) -> StretchBatches:
+    pairs = config.pairs
+    return StretchBatches(
+        sequences, training.batch_size, pairs.max_history, per_user=pairs.stretches_per_user
+    )
 
 
 def generative_validator(
@@ -194,7 +201,7 @@ def _learn_in_one_pass(
     model.reads_whole = False
     result = fit(
         model,
-        StretchBatches(sequences, training.batch_size, config.pairs.max_history),
+        _stretches(config, sequences, training),
         training,
         validate=generative_validator(model, valid, config, training.validation_users, run.seed),
         callbacks=[curves(watch, f"{name} {scope}, one pass", run.seed)],
