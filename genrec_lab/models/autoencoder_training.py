@@ -24,6 +24,10 @@ Model = TypeVar("Model", bound=Autoencoder)
 _LOSSES = ("loss", "reconstruction", "quantization", "contrastive", "collaborative", "diversity")
 
 
+class TokenizerMemoryError(RuntimeError):
+    """A batch that the device cannot hold; the message says what to lower."""
+
+
 def train_autoencoder(
     model: Model,
     x: np.ndarray,
@@ -43,7 +47,8 @@ def train_autoencoder(
     earlier epochs again; a higher `epochs` trains on. `identity` names what else must be equal for a
     checkpoint to fit. Several processes share each batch; the first of them writes and tells `on_epoch`.
     A damaged checkpoint is told of, and training begins anew. Raises ValueError for vectors that are not
-    finite or a foreign checkpoint; FloatingPointError for a loss that is not finite.
+    finite or a foreign checkpoint; FloatingPointError for a loss that is not finite,
+    TokenizerMemoryError where the device cannot hold a batch.
     """
     x = finite_vectors(x)
     domains = np.asarray(domains, dtype=np.int64)
@@ -143,12 +148,19 @@ class _Training(Generic[Model]):
         world = processes.count()
         for batch in order.tensor_split(math.ceil(len(order) / self.config.batch_size)):
             alone = len(batch) < world  # then each process computes the whole batch
-            with processes.apart(alone):
-                rows = batch.tensor_split(processes.count())[processes.number()]
-                step: Step = self.model(self.x[rows], self.domains[rows], rows)
-                weight = len(rows) * processes.count() / len(batch)
-            self.optimizer.zero_grad()
-            (step.loss * weight).backward()
+            try:
+                with processes.apart(alone):
+                    rows = batch.tensor_split(processes.count())[processes.number()]
+                    step: Step = self.model(self.x[rows], self.domains[rows], rows)
+                    weight = len(rows) * processes.count() / len(batch)
+                self.optimizer.zero_grad()
+                (step.loss * weight).backward()
+            except torch.OutOfMemoryError as error:
+                raise TokenizerMemoryError(
+                    f"the device's memory ran out at a batch of {len(batch)} items in epoch {self.epoch}; "
+                    f"lower tokenizer.batch_size (now {self.config.batch_size}), with which L_dcl has fewer "
+                    f"negatives, or tokenizer.hidden, or let more processes share it ({str(error)[:200]})"
+                ) from error
             processes.average_gradients(self.model.parameters())
             self.optimizer.step()
             losses = [getattr(step, name) for name in _LOSSES]

@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from genrec_lab.codes import ItemCodes
+from genrec_lab.models.autoencoder_training import TokenizerMemoryError
 from genrec_lab.models.rqvae import RQVAE, RQVAEConfig, TokenizerEpoch, train_rqvae
 
 SMALL = {
@@ -207,6 +208,15 @@ class TestCheckpoint:
         file.write_bytes({"cut": content[:-9], "flipped": flipped, "empty": b""}[damage])
         assert_same_weights(train_rqvae(x, domain, config, seed=0, checkpoint=tmp_path), whole)
         assert "rqvae_training.safetensors is not " in capsys.readouterr().out
+
+    def test_memory_that_runs_out_says_what_to_lower(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def greedy(*_: object) -> None:
+            raise torch.OutOfMemoryError("Tried to allocate 20 GiB")
+
+        monkeypatch.setattr(RQVAE, "forward", greedy)
+        x, domain = catalogue()
+        with pytest.raises(TokenizerMemoryError, match=r"epoch 1; lower tokenizer.batch_size .*20 GiB"):
+            train_rqvae(x, domain, RQVAEConfig(**SMALL), seed=0)
 
 
 class TestTokenize:
