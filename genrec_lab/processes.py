@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, cast
 
 import torch
@@ -17,6 +18,8 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from torch import Tensor, distributed
 
+# The others wait while the first process encodes all texts; one that died is noticed at once all the same.
+_PATIENCE = timedelta(hours=12)
 _apart = False
 
 
@@ -26,7 +29,7 @@ def several() -> bool:
         return False
     if not distributed.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         # Joins the group that the environment names, as Accelerator would.
-        PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+        PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=_PATIENCE)
     return bool(distributed.is_initialized()) and distributed.get_world_size() > 1
 
 

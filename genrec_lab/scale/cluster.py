@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 import genrec_lab
 
 _MEGABYTE = 2**20
+_ATTEMPTS = 3
 
 
 class ScaleError(RuntimeError):
@@ -56,17 +57,31 @@ def connected(cluster: Cluster | None = None) -> Iterator[Any]:
         }
         if cluster.object_store_megabytes is not None:
             options["object_store_memory"] = cluster.object_store_megabytes * _MEGABYTE
-    ray.init(log_to_driver=False, logging_level="warning", **options)
+    _begin(ray, options)
     try:
         yield ray
     finally:
         ray.shutdown()
 
 
+def _begin(ray: Any, options: dict[str, Any]) -> None:
+    """Start or join Ray; again where its own parts wait for each other in vain, as on a busy machine."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            ray.init(log_to_driver=False, logging_level="warning", **options)
+            return
+        except Exception as error:  # Ray raises nothing more special
+            ray.shutdown()
+            if attempt == _ATTEMPTS or options.get("address") is not None:
+                raise ScaleError(
+                    f"Ray did not start ({str(error)[:300]}); see /tmp/ray/session_latest/logs, or, for a "
+                    f"cluster, whether its address {options.get('address')!r} answers"
+                ) from error
+
+
 def _ray() -> Any:
     # Read by Ray when it is imported; nobody is told of what is run here.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # a busy machine takes more than Ray's 30
     try:
         import ray
     except ImportError as error:

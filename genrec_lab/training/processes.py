@@ -28,6 +28,7 @@ class Part(NamedTuple):
 
 def accelerator_of_all() -> Accelerator:
     """Return the accelerator of this process, among the others where there are any."""
+    processes.several()  # joins the group with the patience that the rest of the work needs
     # A step may leave parameters out, as a decoder in a step without pictures.
     return Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
 
