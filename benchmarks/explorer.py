@@ -2,10 +2,11 @@
 
 By default 100,000 items (at most 100 ms an answer) and 1,000,000 (at most 300 ms): 4 levels of 256 codes, 3
 domains, codes as skewed as a trained tokenizer's, titles of eight words, 32-dimensional residuals and
-384-dimensional vectors where memory allows. Prints a line an answer: the median and the worst of the repeats,
-each after another selection, so that nothing is answered from memory. Then what the widget sends to the
-browser, counted in its messages: opening it, at most 10 MB for 100,000 items, and opening each tab, the map
-with its 20,000 points. Exits with 1 where an answer is too slow or the page too large.
+384-dimensional vectors where memory allows. Prints a line an answer: the median and the worst of the repeats
+in CPU time, which other work on the machine does not lengthen, and the median by the clock; each after
+another selection, so that nothing is answered from memory. Then what the widget sends to the browser, counted
+in its messages: opening it, at most 10 MB for 100,000 items, and opening each tab, the map with its 20,000
+points. Exits with 1 where an answer is too slow or the page too large.
 """
 
 from __future__ import annotations
@@ -92,15 +93,21 @@ def measure(items: int) -> bool:
     started = time.perf_counter()
     state = ExplorerState(catalogue, other, records=RunRecords(recommended={"made up": lists}))
     print(f"\n{items:,} items: opened in {time.perf_counter() - started:.1f} s")
-    limit, times = LIMITS.get(items, float("inf")), {}
+    limit = LIMITS.get(items, float("inf"))
+    times: dict[str, list[float]] = {}
+    waited: dict[str, list[float]] = {}
     for turn in range(REPEATS):
         for name, answer in answers(state, turn).items():
-            started = time.perf_counter()
+            started, clock = time.process_time(), time.perf_counter()
             answer()
-            times.setdefault(name, []).append(1000 * (time.perf_counter() - started))
+            times.setdefault(name, []).append(1000 * (time.process_time() - started))
+            waited.setdefault(name, []).append(1000 * (time.perf_counter() - clock))
     for name, taken in times.items():
         late = "  TOO SLOW" if np.median(taken) > limit else ""
-        print(f"  {name:28} {np.median(taken):7.1f} ms, at worst {max(taken):7.1f} ms{late}")
+        print(
+            f"  {name:28} {np.median(taken):7.1f} ms, at worst {max(taken):7.1f} ms; "
+            f"{np.median(waited[name]):7.1f} ms by the clock{late}"
+        )
     little = measure_sent(state)
     return little and all(np.median(taken) <= limit for taken in times.values())
 
@@ -129,10 +136,10 @@ def measure_sent(state: ExplorerState) -> bool:
     print(f"  sent to open {opened / 1e6:.2f} MB, in {time.perf_counter() - started:.1f} s{late}")
     sizes = {}
     for tab in TABS:
-        Counted.sent, started = 0, time.perf_counter()
+        Counted.sent, started = 0, time.process_time()
         view.tab.value = tab
-        sizes[tab] = f"{tab} {Counted.sent / 1e3:.0f} kB in {1000 * (time.perf_counter() - started):.0f} ms"
-    print(f"  sent for a tab: {', '.join(sizes.values())}")
+        sizes[tab] = f"{tab} {Counted.sent / 1e3:.0f} kB in {1000 * (time.process_time() - started):.0f} ms"
+    print(f"  sent for a tab, drawn in so much CPU time: {', '.join(sizes.values())}")
     return opened <= MOST_SENT
 
 

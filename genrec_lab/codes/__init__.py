@@ -1,8 +1,10 @@
 """Identifiers: ItemCodes, its vocabulary, and the policies that make identifiers unique."""
 
+from genrec_lab.codes.changes import Churn, churn
 from genrec_lab.codes.conflicts import POLICIES, IdentifierConfig, Reassigned, reassign
 from genrec_lab.codes.errors import CodesError
 from genrec_lab.codes.grouping import positions_within_groups, row_ids
+from genrec_lab.codes.index_files import IndexFile, read_index_file, read_index_files
 from genrec_lab.codes.item_codes import EOS, ONLY_DOMAIN, PAD, ItemCodes, Resolution
 from genrec_lab.codes.prefix_codewords import PrefixCodewords
 
@@ -11,13 +13,18 @@ __all__ = [
     "ONLY_DOMAIN",
     "PAD",
     "POLICIES",
+    "Churn",
     "CodesError",
     "IdentifierConfig",
+    "IndexFile",
     "ItemCodes",
     "PrefixCodewords",
     "Reassigned",
     "Resolution",
+    "churn",
     "positions_within_groups",
+    "read_index_file",
+    "read_index_files",
     "reassign",
     "row_ids",
 ]

@@ -5,6 +5,7 @@ from genrec_lab.evaluation.codebook import (
     DomainSharing,
     code_health,
     domain_sharing,
+    health_table,
     neighbour_code_overlap,
     prefix_entropy,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "SignificanceError",
     "code_health",
     "domain_sharing",
+    "health_table",
     "metrics_table",
     "ndcg_at_k",
     "ndcg_per_user",

@@ -5,7 +5,7 @@ Shapes: N items, L levels, K codes of a level, T domains. Entropies are in bits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,9 @@ from genrec_lab.codes import CodesError, ItemCodes, row_ids
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
+
+_BY_LEVEL = ("used", "utilisation", "perplexity", "gini", "dead")
+_OVERALL = ("collision_rate", "largest_collision", "unique_ratio")
 
 # Distances held at once by the neighbour search: 64 MB.
 _LARGEST_BATCH = 8_000_000
@@ -80,6 +83,32 @@ def prefix_entropy(codes: npt.ArrayLike, sizes: Sequence[int]) -> tuple[float, .
     checked = ItemCodes(codes, sizes)
     prefixes = (row_ids(checked.codes[:, :length]) for length in range(1, checked.levels + 1))
     return tuple(_entropy_bits(np.bincount(ids)) for ids in prefixes)
+
+
+def health_table(tokenizers: Mapping[str, ItemCodes]) -> pl.DataFrame:
+    """The code health of several tokenizers, a row a tokenizer and level.
+
+    Columns `tokenizer, level` (from 1), `codes` (of the level), `used, utilisation, perplexity, gini, dead`,
+    `prefix_entropy` (bits, of the codes up to this level), and the same in each row of a tokenizer: `items`,
+    `collision_rate, largest_collision, unique_ratio`, as of `CodeHealth`; only items of a domain collide.
+    """
+    rows = []
+    for name, codes in tokenizers.items():
+        health = code_health(codes.codes, codes.sizes, codes.domains)
+        entropies = prefix_entropy(codes.codes, codes.sizes)
+        rows += [
+            {
+                "tokenizer": name,
+                "level": level + 1,
+                "codes": size,
+                **{part: getattr(health, part)[level] for part in _BY_LEVEL},
+                "prefix_entropy": entropies[level],
+                "items": codes.n_items,
+                **{part: getattr(health, part) for part in _OVERALL},
+            }
+            for level, size in enumerate(codes.sizes)
+        ]
+    return pl.DataFrame(rows)
 
 
 @dataclass(frozen=True, eq=False)

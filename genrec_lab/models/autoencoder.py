@@ -92,6 +92,8 @@ class TokenizerEpoch:
     seconds: float  # of training since epoch 1, without the time between a kill and its resumption
     collaborative: float = 0.0  # LETTER's, before its weight
     diversity: float = 0.0
+    # per level: share of items whose code is not that of the record before; None for the first record
+    churn: tuple[float, ...] | None = None
 
 
 class Autoencoder(nn.Module, Shareable, ABC):

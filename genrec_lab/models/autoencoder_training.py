@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from genrec_lab import processes
-from genrec_lab.codes import ItemCodes
+from genrec_lab.codes import ItemCodes, churn
 from genrec_lab.models.autoencoder import Autoencoder, Step, TokenizerEpoch
 from genrec_lab.models.quantizers import finite_vectors
 from genrec_lab.models.tokenizer_checkpoint import DamagedCheckpoint, read_checkpoint, write_checkpoint
@@ -106,6 +106,7 @@ class _Training(Generic[Model]):
         }
         self.epoch, self.seconds = 0, 0.0
         self.history: list[TokenizerEpoch] = []
+        self.codes: np.ndarray | None = None  # (N, L) of the last report
         self.best: dict[str, Tensor] = {}
         self.best_rate = math.inf
 
@@ -184,6 +185,8 @@ class _Training(Generic[Model]):
         share = counts / len(codes)
         entropy = -(share * np.log(np.where(share > 0, share, 1.0))).sum(axis=1)
         names = self.domains.cpu().numpy().astype(str)
+        changed = None if self.codes is None else tuple(churn(self.codes, codes).by_level.tolist())
+        self.codes = codes
         report = TokenizerEpoch(
             epoch=self.epoch,
             **dict(zip(_LOSSES, losses.tolist(), strict=True)),
@@ -191,6 +194,7 @@ class _Training(Generic[Model]):
             perplexity=tuple(np.exp(entropy).tolist()),
             collision_rate=ItemCodes(codes, (size,) * levels, names).collision_rate(),
             seconds=seconds,
+            churn=changed,
         )
         self.history.append(report)
         if self.config.select == "lowest_collision" and report.collision_rate < self.best_rate:
@@ -213,7 +217,7 @@ class _Training(Generic[Model]):
             "best_rate": self.best_rate if self.best else None,
             "history": [asdict(report) for report in self.history],
         }
-        write_checkpoint(file, self.model, self.optimizer, self.best, counters)
+        write_checkpoint(file, self.model, self.optimizer, self.best, counters, self.codes)
 
     def is_resumed(self, file: Path | None) -> bool:
         """Take up a checkpoint, if there is one; a damaged one is told of and counts as none."""
@@ -228,7 +232,7 @@ class _Training(Generic[Model]):
 
     def restore(self, file: Path) -> None:
         """Take up the state that `write` left; ValueError where it is of other data or settings."""
-        self.best, counters = read_checkpoint(file, self.model, self.optimizer, self.identity)
+        self.best, counters, self.codes = read_checkpoint(file, self.model, self.optimizer, self.identity)
         if counters["epoch"] > self.config.epochs:
             raise ValueError(
                 f"{file} has been trained for {counters['epoch']} epochs, more than tokenizer.epochs = "
@@ -237,7 +241,8 @@ class _Training(Generic[Model]):
         self.best_rate = counters["best_rate"] if self.best else math.inf
         self.epoch, self.seconds = counters["epoch"], counters["seconds"]
         for past in counters["history"]:
-            tuples = {name: tuple(past[name]) for name in ("utilisation", "perplexity")}
+            listed = ("utilisation", "perplexity", "churn")
+            tuples = {name: tuple(past[name]) for name in listed if past.get(name) is not None}
             self.history.append(TokenizerEpoch(**past | tuples))
 
 

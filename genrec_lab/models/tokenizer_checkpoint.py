@@ -8,12 +8,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-_COUNTERS, _HASH = "counters", "sha256"
+_COUNTERS, _HASH, _CODES = "counters", "sha256", "codes"
 
 
 class DamagedCheckpoint(ValueError):
@@ -26,15 +27,19 @@ def write_checkpoint(
     optimizer: torch.optim.Optimizer,
     best: dict[str, Tensor],
     counters: dict[str, Any],
+    codes: np.ndarray | None = None,
 ) -> None:
     """Write weights, optimiser moments, the best weights so far and counters that JSON can hold.
 
-    Atomic: a kill leaves the old file or the new one.
+    codes: (N, L) of the last epoch that was reported, with which the next report compares. Atomic: a kill
+    leaves the old file or the new one.
     """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
     for number, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in moments.items()}
+    if codes is not None:
+        tensors[_CODES] = torch.from_numpy(codes)
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.partial")
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -44,11 +49,12 @@ def write_checkpoint(
 
 def read_checkpoint(
     file: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: dict[str, Any]
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Put weights and moments back, return the best weights and the counters.
+) -> tuple[dict[str, Tensor], dict[str, Any], np.ndarray | None]:
+    """Put weights and moments back, return the best weights, the counters and the codes.
 
-    Raises DamagedCheckpoint where the file is not what was written, by its hash, and ValueError where its
-    counters' "identity" differs from this one.
+    The codes are None where nothing was reported yet, or in a file of an older version. Raises
+    DamagedCheckpoint where the file is not what was written, by its hash, and ValueError where its counters'
+    "identity" differs from this one.
     """
     try:
         with safe_open(file, framework="pt") as stored:
@@ -74,7 +80,8 @@ def read_checkpoint(
         number, key = name.split(".")
         moments.setdefault(int(number), {})[key] = tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-    return _part(tensors, "best"), counters
+    codes = tensors.get(_CODES)
+    return _part(tensors, "best"), counters, None if codes is None else codes.numpy()
 
 
 def _hash(tensors: dict[str, Tensor]) -> str:

@@ -131,6 +131,9 @@ class MethodConfig(BaseModel):
     loss_temperature: float = Field(1.0, gt=0)
     adaptation: AdaptationConfig = AdaptationConfig()
     decoding: DecodingConfig = DecodingConfig()
+    # Folder of identifiers that other tokenizers gave these items, `*.index.json`, to compare with in
+    # notebook 04; ${VAR} allowed. It changes no result.
+    reference_codes: str = ""
     compare: _Names = ()  # further rows of the table, from ROWS or `rows`, trained in the same run
     rows: dict[str, ItemRow] = {}  # the rows with a model over items, by name
 

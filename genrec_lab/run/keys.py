@@ -12,7 +12,7 @@ from typing import Any, Literal
 from genrec_lab.run.files import RunError, hash_json
 
 # Fields of a config that name it but change no result.
-_DESCRIPTIVE_FIELDS = ("name", "provenance")
+_DESCRIPTIVE_FIELDS = ("name", "provenance", "reference_codes")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def select_parameters(
     """The parameters a stage's outputs depend on, as `{name: value}`.
 
     `uses` names them: "dataset", "seed", or fields of the config as "tokenizer" or "training.epochs".
-    None means all of them, save the config's name and provenance. Raises `RunError` at an unknown name.
+    None means all of them, save what describes the config. Raises `RunError` at an unknown name.
     """
     if uses is None:
         kept = {name: value for name, value in config.items() if name not in _DESCRIPTIVE_FIELDS}

@@ -182,6 +182,8 @@ def record_line(record: Mapping[str, Any], title: str = "", epochs: int | None =
         parts.append(f"utilisation {min(record['utilisation']):.0%} or more")
     if record.get("collision_rate") is not None:
         parts.append(f"collisions {record['collision_rate']:.1%}")
+    if record.get("churn"):
+        parts.append(f"codes changed {max(record['churn']):.1%} or less")
     if record.get("seconds"):
         parts.append(f"{record['seconds']:.1f} s")
     return "  ".join(parts)

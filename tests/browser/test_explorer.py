@@ -12,6 +12,7 @@ from playwright.sync_api import Locator, expect
 
 from genrec_lab.run import existing_run
 from genrec_lab.run.stages import explorer_state
+from genrec_lab.run.stages.evaluating import ranked_users
 from genrec_lab.viz.explorer import ExplorerState
 from tests.browser.conftest import EVIL
 from tests.browser.lab import NotebookPage
@@ -160,12 +161,44 @@ def test_the_dark_is_dark_throughout(notebook: NotebookPage, explorer: Locator, 
     expect(explorer).to_have_class(re.compile("genrec-light"))
 
 
-def test_a_beam_is_watched(notebook: NotebookPage, explorer: Locator, screenshots: Path) -> None:
+def test_a_beam_is_watched(
+    notebook: NotebookPage, explorer: Locator, state: ExplorerState, runs: Path, screenshots: Path
+) -> None:
     notebook.open_tab(explorer, "Beam")
     expect(explorer.get_by_text("No beam was watched")).to_be_visible()
     explorer.get_by_role("button", name="watch").click()
     expect(explorer.locator(".js-plotly-plot")).to_have_count(1)
+    user = ranked_users(existing_run("shown", runs)).row(0, named=True)
+    parts = explorer.locator(".genrec-side h5")
+    expect(parts).to_have_text(["History, oldest first", "What they took next", "What the beam recommends"])
+    titles = state.catalogue.titles
+    history = explorer.locator(".genrec-grid").nth(0).locator(".genrec-title")
+    expect(history).to_have_text([titles[item] for item in user["history"][-8:]])
+    expect(explorer.locator(".genrec-grid").nth(1).locator(".genrec-title")).to_have_text(
+        titles[user["target"]]
+    )
+    assert explorer.locator(".genrec-grid").nth(2).locator("img.genrec-picture").count() >= 5
     notebook.shoot(explorer, screenshots / "beam_1280_light.png")
+    notebook.shoot(explorer, screenshots / "beam_1920_light.png", 1920)
+
+
+def test_all_items_are_written_for_embedding_atlas(
+    notebook: NotebookPage, explorer: Locator, state: ExplorerState, runs: Path
+) -> None:
+    explorer.get_by_role("button", name="atlas", exact=True).click()
+    expect(explorer.get_by_text(f"{state.catalogue.n_items} items written")).to_be_visible()
+    expect(explorer.locator("pre")).to_contain_text("--text title --x x --y y")
+    frame = pl.read_parquet(runs / "shown" / "exports" / "embedding_atlas.parquet")
+    assert frame["title"].to_list() == state.catalogue.titles.to_list()
+    assert all(Path(picture).is_file() for picture in frame["picture"])
+
+
+def test_the_training_tab_shows_how_many_codes_changed(
+    notebook: NotebookPage, explorer: Locator, screenshots: Path
+) -> None:
+    notebook.open_tab(explorer, "Training")
+    expect(explorer.locator(".js-plotly-plot").first).to_contain_text("Items whose code changed")
+    notebook.shoot(explorer, screenshots / "training_1280_light.png")
 
 
 def test_the_csv_is_downloaded(

@@ -108,6 +108,8 @@ def test_a_watched_beam_is_the_beam_that_recommends(run, monkeypatch):
     found = [model.codes.codes[item].tolist() for item in ranked.items[0]]
     assert [list(map(int, prefix.split())) for prefix in last["prefix"]] == found
     assert tree.target == tuple(model.codes.codes[user["target"]].tolist())
+    assert tree.results == tuple(ranked.items[0].tolist())
+    assert (tree.history, tree.target_item) == (tuple(user["history"]), user["target"])
     everything = model.trie(user["domain"])
     wide = beam_search(model, [user["history"]], everything, len(everything), len(everything))
     place = wide.items[0].tolist().index(user["target"])
@@ -118,6 +120,16 @@ def test_a_run_without_tokenizers_names_the_notebook(tmp_path):
     opened = open_run("empty", dataset={"name": "bazaar"}, preset="gmc_tiny", root=tmp_path)
     with pytest.raises(RunError, match="02_tokenizer_training"):
         explorer_state(opened)
+
+
+def test_a_run_that_cannot_be_opened_is_a_sentence_where_somebody_looks(tmp_path, monkeypatch):
+    opened = open_run("empty", dataset={"name": "bazaar"}, preset="gmc_tiny", root=tmp_path)
+    with pytest.raises(RunError, match=r"01_data_preparation|02_tokenizer_training"):
+        explore(opened)
+    monkeypatch.setattr(exploring, "in_kernel", lambda: True)
+    monkeypatch.setattr(exploring, "has_front_end", lambda: True)
+    shown = explore(opened).value
+    assert "of run &#x27;empty&#x27; cannot be used" in shown and "Run the notebook" in shown
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,23 @@ def test_a_killed_tokenizer_training_ends_with_the_same_codes(run, tmp_path):
         assert [one[part] for part in ("loss", "text", "picture", "code", "alignment")] == pytest.approx(
             [other[part] for part in ("loss", "text", "picture", "code", "alignment")], rel=1e-4
         )
+    # Killed after its second epoch was recorded: the third is compared with the codes kept on disk.
+    for name in ("a", "b"):
+        assert [one["epoch"] for one in json.loads((tmp_path / name / "records.json").read_text())] == [
+            1,
+            2,
+            3,
+        ]
+    changed, expected = ([one["churn"] for one in records] for records in (resumed[1], unbroken[1]))
+    assert changed[0] is expected[0] is None
+    np.testing.assert_allclose(changed[1:], expected[1:], atol=0.02)
+    assert np.max(expected[1:]) > 0
+
+
+def test_the_run_keeps_how_many_items_changed_their_codes(run):
+    for records in load_identified(run).epochs.values():
+        assert [one["churn"] is None for one in records] == [True] + [False] * (len(records) - 1)
+        assert all(len(one["churn"]) == 3 for one in records[1:])
 
 
 def test_targets_and_what_is_pretrained_on(run):

@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,34 @@ def test_a_beam_is_watched_and_slices_are_kept(view: ExplorerView) -> None:
     view.slice_name.value = " "
     view.keep.click()
     assert "expected 1 to 200" in view.message.value
+
+
+def test_beside_the_beam_stand_the_history_the_target_and_the_results_as_cards(make_catalogue: Make) -> None:
+    tree = beam_tree([[(1,), (2,)], [(1, 0), (2, 3)]], [[-1.0, -1.5], [-2.0, -3.0]], (2, 3))
+    user = replace(tree, history=tuple(range(20, 32)), target_item=7, results=(4, 7))
+    view = ExplorerView(ExplorerState(make_catalogue(1, 60)), watch=lambda *_: (user, ""), methods=["gmc"])
+    view.tab.value = "Beam"
+    assert view.cards.heading == "All items"
+    view.go.click()
+    shown = [(card["part"], card["item"]) for card in view.cards.cards]
+    assert shown[:8] == [("History, oldest first", item) for item in range(24, 32)]
+    assert shown[8:] == [
+        ("What they took next", 7),
+        ("What the beam recommends", 4),
+        ("What the beam recommends", 7),
+    ]
+    assert (
+        "12 items, the last 8 shown. The target stays in the beam and ends at place 2." in view.cards.lines[0]
+    )
+    assert view.cards.cards[0]["note"].startswith("5 of 12 · ")
+    assert view.cards.cards[-1]["note"].startswith("place 2, what they took · -3.00")
+    titles = view.state.catalogue.cards([item for _, item in shown])
+    for part in ("title", "codes"):
+        assert [card[part] for card in view.cards.cards] == titles[part].to_list()
+    told(view, "cards", item=4)
+    assert view.state.selection.item == 4 and [card["chosen"] for card in view.cards.cards].count(True) == 1
+    view.tab.value = "Codes"
+    assert all("part" not in card for card in view.cards.cards)
 
 
 def test_dark_and_light(view: ExplorerView) -> None:

@@ -104,6 +104,22 @@ def test_tokenizer_curves_leave_out_a_loss_that_is_not_used() -> None:
     assert {"total", "reconstruction", "quantisation"} <= set(names)
 
 
+def test_tokenizer_curves_show_the_change_of_codes_where_it_was_recorded() -> None:
+    records = [vars(epoch) for epoch in tokenizer_epochs(4)]
+    old = figures.tokenizer_curves(records)
+    new = figures.tokenizer_curves(
+        [one | {"churn": (0.1 * e, 0.5) if e else None} for e, one in enumerate(records)]
+    )
+    assert "yaxis5" not in old.to_dict()["layout"]
+    lines = [trace for trace in new.data if trace.yaxis == "y5"]
+    assert [trace.name for trace in lines] == ["level 1", "level 2"]
+    assert list(lines[0].y)[1:] == pytest.approx([10, 20, 30]) and np.isnan(lines[0].y[0])
+    titles = [note.text for note in new.layout.annotations]
+    assert [title for title in titles if title not in [note.text for note in old.layout.annotations]] == [
+        "Items whose code changed since the record before"
+    ]
+
+
 def test_a_long_training_is_thinned_to_its_ends() -> None:
     figure = figures.tokenizer_curves(tokenizer_epochs(10_000))
     assert sum(len(trace.x) for trace in figure.data) <= MAX_POINTS

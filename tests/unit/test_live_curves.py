@@ -78,6 +78,22 @@ def test_as_a_context_it_ends_itself_and_takes_tokenizer_records(capsys: pytest.
     assert len(lines) == 2
 
 
+def test_the_curves_and_the_line_say_how_many_codes_changed() -> None:
+    record: dict[str, Any] = {"utilisation": (0.5, 1.0), "perplexity": (5.0, 6.0), "collision_rate": 0.0}
+    first = {**record, "epoch": 1, "churn": None}
+    second = {**record, "epoch": 5, "loss": 1.0, "churn": [0.25, 0.125]}
+    assert "changed" not in record_line(first)
+    assert record_line(second).endswith("codes changed 25.0% or less")
+    curves = LiveCurves.tokenizer(live=False)
+    curves(first | {"loss": 2.0})
+    curves(second)
+    changed = [line for line in curves.figure.data if line.yaxis == "y5"]
+    assert [(line.name, list(line.x)[1:], list(line.y)[1:]) for line in changed] == [
+        ("level 1", [5], [25.0]),
+        ("level 2", [5], [12.5]),
+    ]
+
+
 def test_no_record_no_figure(capsys: pytest.CaptureFixture[str]) -> None:
     with LiveCurves.tokenizer():
         pass

@@ -1,12 +1,15 @@
 """RQ-VAE training: what it learns, that a kill changes nothing, and what it refuses."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from genrec_lab.codes import ItemCodes
 from genrec_lab.models.autoencoder_training import TokenizerMemoryError
@@ -170,6 +173,43 @@ class TestCheckpoint:
             [dataclasses.replace(report, seconds=0.0) for report in run] for run in (resumed, unbroken)
         ]
         assert untimed[0] == untimed[1]
+
+    def test_the_change_of_codes_is_that_between_the_codes_of_two_records(self) -> None:
+        x, domain = catalogue()
+        # a training of e epochs has at its end the codes that a longer one reports for epoch e
+        options = SMALL | {"report_every": 4, "restart_dead_codes": False}
+        epochs: list[TokenizerEpoch] = []
+        train_rqvae(x, domain, RQVAEConfig(**options), seed=0, on_epoch=epochs.append)
+        codes = [
+            train_rqvae(x, domain, RQVAEConfig(**options | {"epochs": report.epoch}), seed=0)
+            .tokenize(x)
+            .codes
+            for report in epochs
+        ]
+        assert [report.epoch for report in epochs] == [1, 4, 8, 12] and epochs[0].churn is None
+        for report, before, after in zip(epochs[1:], codes, codes[1:], strict=False):
+            pairs = list(zip(before.tolist(), after.tolist(), strict=True))
+            expected = [
+                sum(one[level] != two[level] for one, two in pairs) / len(pairs) for level in range(3)
+            ]
+            assert report.churn == pytest.approx(expected) and max(expected) > 0
+
+    def test_a_checkpoint_of_before_the_change_of_codes_was_recorded_is_gone_on_from(
+        self, tmp_path: Path
+    ) -> None:
+        x, domain = catalogue()
+        options = SMALL | {"report_every": 3, "restart_dead_codes": False}
+        train_rqvae(x, domain, RQVAEConfig(**options | {"epochs": 6}), seed=0, checkpoint=tmp_path)
+        file = tmp_path / "rqvae_training.safetensors"
+        with safe_open(file, framework="pt") as stored:
+            counters = json.loads(stored.metadata()["counters"])
+            tensors = {name: stored.get_tensor(name) for name in stored.keys() if name != "codes"}  # noqa: SIM118
+        for past in counters["history"]:
+            del past["churn"]
+        save_file(tensors, file, {"counters": json.dumps(counters)})
+        epochs: list[TokenizerEpoch] = []
+        train_rqvae(x, domain, RQVAEConfig(**options), seed=0, on_epoch=epochs.append, checkpoint=tmp_path)
+        assert [report.churn is None for report in epochs] == [True, True, True, True, False]
 
     def test_a_finished_training_is_not_run_again_and_more_epochs_go_on(self, tmp_path: Path) -> None:
         x, domain = catalogue()

@@ -44,6 +44,7 @@ from genrec_lab.run.stages.recommending import (
     starting_recommender,
     train_recommenders,
 )
+from genrec_lab.run.stages.references import codes_of_same_items
 from genrec_lab.run.stages.rows import generative_rows, lead_row
 from genrec_lab.run.stages.stories import (
     history_tokens,
@@ -68,6 +69,7 @@ __all__ = [
     "adaptation_sizes",
     "check_machine",
     "coded_catalogue",
+    "codes_of_same_items",
     "codeword_sums",
     "comparable_codes",
     "compare_beam_with_exact",

@@ -17,7 +17,7 @@ from genrec_lab.run.store import Run
 from genrec_lab.viz.figures import summarise
 
 # What two seeds of one run may differ in without a word.
-_EXPECTED_DIFFERENCES = ("run", "seed", "config.provenance")
+_EXPECTED_DIFFERENCES = ("run", "seed", "config.provenance", "config.reference_codes")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import plotly.graph_objects as go
 import polars as pl
@@ -9,6 +11,7 @@ import torch
 
 from genrec_lab.data import Dataset
 from genrec_lab.models.code_recommender import CodeRecommender
+from genrec_lab.run.files import RunError
 from genrec_lab.run.stages.adapting import load_adapted
 from genrec_lab.run.stages.evaluating import EVALUATION, load_rankings, ranked_users
 from genrec_lab.run.stages.mapping import MAPPING, comparable_codes, load_atlas
@@ -28,7 +31,7 @@ from genrec_lab.viz.explorer import (
     code_survey,
     collisions,
 )
-from genrec_lab.viz.explorer.view import ExplorerView, still
+from genrec_lab.viz.explorer.view import Explained, ExplorerView, still
 from genrec_lab.viz.live import has_front_end, in_kernel
 
 EXPLORING = "04_codebook_explorer"
@@ -73,13 +76,20 @@ def explore(
     method: str | None = None,
     other_method: str | None = None,
     mode: theme.Mode | None = None,
-) -> ExplorerView | go.Figure:
+) -> ExplorerView | go.Figure | Explained:
     """Open the explorer on a run, or on two to compare; as the last line of a cell it shows itself.
 
     In a kernel that nobody looks at (papermill, nbval) it says so, and the figure of its first view takes its
-    place. Arguments as of `explorer_state`; mode: None follows the theme of the page.
+    place. Where somebody looks, a run that cannot be opened yet is a sentence that names the notebook to run;
+    else that is a RunError, so that a chain stops. Arguments as of `explorer_state`; mode: None follows the
+    theme of the page.
     """
-    state = explorer_state(run, method, other, other_method)
+    try:
+        state = explorer_state(run, method, other, other_method)
+    except RunError as error:
+        if in_kernel() and has_front_end():
+            return Explained(str(error))
+        raise
     if in_kernel() and not has_front_end():
         print(f"Nobody looks at this kernel, so the explorer of {state.catalogue.name} stands still.")
         return still(state, mode or "light")
@@ -154,7 +164,12 @@ def watched_beam(run: Run, method: str, row: int, beams: int = 10) -> BeamTree:
         scores.append(kept["log_probability"].to_list())
     examples = {_codes(text): title for text, title in steps.select("prefix", "example").iter_rows()}
     target = model.codes.codes[user["target"]].tolist()
-    return beam_tree(prefixes, scores, target, _way_of(model, user["history"], target), examples)
+    tree = beam_tree(prefixes, scores, target, _way_of(model, user["history"], target), examples)
+    own = model.codes.domain_items(user["domain"])
+    named = dict(zip(map(tuple, model.codes.codes[own].tolist()), own.tolist(), strict=True))
+    last = tree.nodes.filter(pl.col("level") == model.codes.levels).sort("rank")
+    results = tuple(named[tuple(map(int, prefix.split()))] for prefix in last["prefix"])
+    return replace(tree, history=tuple(user["history"]), target_item=user["target"], results=results)
 
 
 @torch.inference_mode()

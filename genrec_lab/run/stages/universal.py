@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -11,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from genrec_lab import processes
-from genrec_lab.codes import ItemCodes
+from genrec_lab.codes import ItemCodes, churn
 from genrec_lab.data import Dataset, co_occurrence_neighbours
 from genrec_lab.data.batches import NeighbourBatches
 from genrec_lab.encoders.compact import CompactConfig, CompactEncoder
@@ -23,7 +25,7 @@ from genrec_lab.encoders.multimodal import QwenEncoder
 from genrec_lab.evaluation import code_health
 from genrec_lab.models.tree_tokenizer import TokenizedContent, TreeTokenizer, TreeTokenizerConfig
 from genrec_lab.presets import MethodConfig
-from genrec_lab.run.files import write_json
+from genrec_lab.run.files import write_text
 from genrec_lab.run.store import runs_root
 from genrec_lab.training import Callback, EpochRecord, TrainingConfig, fit
 from genrec_lab.viz.live import LiveCurves
@@ -48,6 +50,8 @@ class UniversalEpoch:
     perplexity: tuple[float, ...]
     collision_rate: float
     seconds: float
+    # per level: share of items whose code is not that of the record before; None for the first record
+    churn: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ def train_tokenizer(
     )
     curves = training_curves(watch, title, len(items), seed)
     names = [dataset.items["domain"][int(item)] for item in items]
-    records = _Records(tokenizer, items, names, curves, scratch / "records.json")
+    records = _Records(tokenizer, items, names, curves, scratch)
     with curves:
         fit(tokenizer.model, batches, training, callbacks=[records], checkpoints=scratch / "model", seed=seed)
     return records.records
@@ -134,7 +138,11 @@ def training_curves(
 
 
 class _Records(Callback):
-    """After each epoch: mean terms of the loss and the health of the codes; kept on disk for a resumption."""
+    """After each epoch: mean terms of the loss and the health of the codes; kept on disk for a resumption.
+
+    `records.json` has the records, `codes.safetensors` the codes (n, L) of the last two of them by epoch: a
+    kill between the two files leaves records whose codes are still there.
+    """
 
     def __init__(
         self,
@@ -142,16 +150,12 @@ class _Records(Callback):
         items: np.ndarray,
         domains: list[str],
         curves: LiveCurves,
-        file: Path,
+        folder: Path,
     ) -> None:
-        self.tokenizer, self.items, self.domains, self.curves, self.file = (
-            tokenizer,
-            items,
-            domains,
-            curves,
-            file,
-        )
-        self.records: list[dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else []
+        self.tokenizer, self.items, self.domains, self.curves = tokenizer, items, domains, curves
+        self.file, self.codes_file = folder / "records.json", folder / "codes.safetensors"
+        self.records: list[dict[str, Any]] = json.loads(self.file.read_text()) if self.file.is_file() else []
+        self.codes = load_file(self.codes_file) if self.codes_file.is_file() else {}
         self.before = self.records[-1]["seconds"] if self.records else 0.0
         self.started = time.monotonic()
         self.sums, self.batches = dict.fromkeys(_PARTS, 0.0), 0
@@ -170,7 +174,12 @@ class _Records(Callback):
     def on_epoch(self, record: EpochRecord, epochs: int) -> None:
         """Tokenise the items and note what came out."""
         sizes = self.tokenizer.model.quantizer.sizes
-        health = code_health(self.tokenizer.tokenize(self.items).codes, sizes, self.domains)
+        codes = self.tokenizer.tokenize(self.items).codes
+        health = code_health(codes, sizes, self.domains)
+        # An epoch that was trained again after a kill replaces its first record.
+        self.records = [one for one in self.records if one["epoch"] < record.epoch]
+        last = str(self.records[-1]["epoch"]) if self.records else ""
+        before = self.codes.get(last)  # none from a version that did not keep them
         made = UniversalEpoch(
             epoch=record.epoch,
             loss=record.loss,
@@ -179,14 +188,21 @@ class _Records(Callback):
             perplexity=tuple(health.perplexity),
             collision_rate=health.collision_rate,
             seconds=self.before + time.monotonic() - self.started,
+            churn=None if before is None else tuple(churn(before, codes).by_level.tolist()),
         )
         self.sums, self.batches = dict.fromkeys(_PARTS, 0.0), 0
-        # An epoch that was trained again after a kill replaces its first record.
-        kept = [one for one in self.records if one["epoch"] < record.epoch]
-        self.records = [*kept, json.loads(json.dumps(asdict(made)))]  # as they are read back
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self.file, self.records)
+        self.records.append(json.loads(json.dumps(asdict(made))))  # as they are read back
+        self.codes = {} if before is None else {last: before}
+        self.codes[str(record.epoch)] = np.ascontiguousarray(codes)
+        self._write()
         self.curves(made)
+
+    def _write(self) -> None:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.codes_file.with_name(f".{self.codes_file.name}.partial")
+        save_file(self.codes, partial)
+        os.replace(partial, self.codes_file)
+        write_text(self.file, json.dumps(self.records))
 
 
 def item_codes(tokenizer: UniversalTokenizer, codes: np.ndarray, dataset: Dataset) -> ItemCodes:

@@ -1,5 +1,7 @@
 """The codebook explorer: its logic over arrays, without widgets, in `ExplorerState`."""
 
+from genrec_lab.codes import Churn, churn
+from genrec_lab.viz.explorer.atlas_file import AtlasFile, atlas_frame, write_atlas
 from genrec_lab.viz.explorer.beams import BeamTree, beam_tree
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.explorer.code_page import CodePage, code_page
@@ -13,11 +15,12 @@ from genrec_lab.viz.explorer.sharing import LevelSharing, PairSimilarity, level_
 from genrec_lab.viz.explorer.slices import NamedSlice, SliceError, load_slice, save_slice, slice_names
 from genrec_lab.viz.explorer.state import ExplorerState, RunRecords, Told
 from genrec_lab.viz.explorer.survey import code_survey
-from genrec_lab.viz.explorer.training import Churn, churn, settled, training_frame
+from genrec_lab.viz.explorer.training import settled, training_frame
 from genrec_lab.viz.explorer.words import TitleWords, Word, log_odds
 
 __all__ = [
     "PANELS",
+    "AtlasFile",
     "BeamTree",
     "Children",
     "Churn",
@@ -41,6 +44,7 @@ __all__ = [
     "Told",
     "TwoTokenizers",
     "Word",
+    "atlas_frame",
     "beam_tree",
     "churn",
     "code_page",
@@ -61,4 +65,5 @@ __all__ = [
     "shown_counts",
     "slice_names",
     "training_frame",
+    "write_atlas",
 ]

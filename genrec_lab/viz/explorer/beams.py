@@ -22,7 +22,8 @@ class BeamTree:
     given). left_at: the first level (from 1) at which no
     beam holds the target's prefix; None where it stayed to the end. target: its codes. missed_by: how much
     its log-probability was below the last one kept there, None where it stayed or is not known. steps: the
-    target's log-probability after each level, where known.
+    target's log-probability after each level, where known. history, target_item, results: item indices,
+    oldest and best first, where the search was of items.
     """
 
     nodes: pl.DataFrame
@@ -30,6 +31,9 @@ class BeamTree:
     left_at: int | None
     missed_by: float | None
     steps: tuple[float, ...] | None
+    history: tuple[int, ...] = ()
+    target_item: int | None = None
+    results: tuple[int, ...] = ()
 
     @property
     def rank(self) -> int | None:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import polars as pl
 import traitlets
 
+from genrec_lab.viz.explorer.beams import BeamTree
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue, written
 from genrec_lab.viz.explorer.code_page import CodePage
 from genrec_lab.viz.explorer.state import ExplorerState
@@ -29,6 +30,8 @@ MOST_CARDS = 12
 _OF_EACH_PART = 4
 _MOST_WORDS = 6
 _LONGEST_TITLE = 110
+_MOST_HISTORY = 8
+_HISTORY, _TARGET, _RESULTS = "History, oldest first", "What they took next", "What the beam recommends"
 
 _SCRIPT = """
 function isDark() {
@@ -63,6 +66,20 @@ function card(model, item) {
   button.addEventListener('click', () => model.send({item: item.item}));
   return button;
 }
+function grids(model) {
+  const made_ones = [];
+  let part = null, grid = null;
+  for (const item of model.get('cards')) {
+    if (grid === null || (item.part || '') !== part) {
+      part = item.part || '';
+      if (part) made_ones.push(made('h5', '', part));
+      grid = made('div', 'genrec-grid');
+      made_ones.push(grid);
+    }
+    grid.append(card(model, item));
+  }
+  return made_ones;
+}
 function render({model, el}) {
   el.classList.add('genrec-side');
   const draw = () => {
@@ -81,9 +98,7 @@ function render({model, el}) {
       box.append(made('p', '', told.words));
       head.append(box);
     }
-    const grid = made('div', 'genrec-grid');
-    grid.append(...model.get('cards').map(item => card(model, item)));
-    el.replaceChildren(head, grid);
+    el.replaceChildren(head, ...grids(model));
   };
   const tell = () => { model.set('page_is_dark', isDark()); model.save_changes(); };
   model.on('change:heading change:lines change:cards change:told', draw);
@@ -126,7 +141,8 @@ class Cards(anywidget.AnyWidget):
 
 @dataclass(frozen=True)
 class Content:
-    """What the panel says: plain text, and a dict a card (`item, title, domain, codes, note, picture`)."""
+    """What the panel says: plain text, and a dict a card (`item, title, domain, codes, note, picture`,
+    and `part`, under whose name those that follow each other stand)."""
 
     heading: str
     lines: list[str]
@@ -181,6 +197,34 @@ def of_items(catalogue: CodedCatalogue, items: IntArray, name: str) -> Content:
     return _content(catalogue, name, lines, _most_visited(catalogue, items), {}, None)
 
 
+def of_beam(catalogue: CodedCatalogue, beam: BeamTree, chosen: int | None = None) -> Content:
+    """A watched user: the last items of the history, what they took next, and what the beam recommends.
+
+    chosen: the selected item, which is marked where it is among them.
+    """
+    history = beam.history[-_MOST_HISTORY:]
+    first = len(beam.history) - len(history)
+    last = beam.nodes.filter(pl.col("level") == len(beam.target)).sort("rank")
+    scores = last["log_probability"].to_list()
+    places = [
+        f"place {place}{', what they took' if item == beam.target_item else ''} · {score:.2f}"
+        for place, (item, score) in enumerate(zip(beam.results, scores, strict=True), start=1)
+    ]
+    rows = [
+        (_HISTORY, item, f"{first + place} of {len(beam.history)}") for place, item in enumerate(history, 1)
+    ]
+    if beam.target_item is not None:
+        rank = beam.rank
+        rows.append((_TARGET, beam.target_item, "not kept" if rank is None else f"place {rank}"))
+    rows += [(_RESULTS, item, note) for item, note in zip(beam.results, places, strict=True)]
+    cards = _cards(catalogue, [item for _, item, _ in rows], [note for *_, note in rows])
+    for card, (part, item, _) in zip(cards, rows, strict=True):
+        card |= {"part": part, "chosen": item == chosen}
+    cut = f", the last {len(history)} shown" if first else ""
+    lines = [f"History of {counted(len(beam.history), 'item')}{cut}. {beam.told()}."]
+    return Content("A test user's beam", lines, cards, {}, any(card["picture"] for card in cards))
+
+
 def _lines(page: CodePage, known: bool) -> list[str]:
     if not page.support:
         return [f"This code is {page.state}: no item has it here."]
@@ -212,9 +256,17 @@ def _content(
     told: Mapping[str, str] | None = None,
 ) -> Content:
     shown = list(dict.fromkeys([*([] if first is None else [first]), *items.tolist()]))[:MOST_CARDS]
-    frame: pl.DataFrame = catalogue.cards(shown)
+    cards = _cards(catalogue, shown, [notes.get(item, "") for item in shown])
+    for card in cards:
+        card["chosen"] = card["item"] == first
+    pictured = any(card["picture"] for card in cards)
+    return Content(heading, list(lines), cards, dict(told or {}), pictured)
+
+
+def _cards(catalogue: CodedCatalogue, items: Sequence[int], notes: Sequence[str]) -> list[dict[str, Any]]:
+    frame: pl.DataFrame = catalogue.cards(items)
     cards = []
-    for row in frame.iter_rows(named=True):
+    for row, note in zip(frame.iter_rows(named=True), notes, strict=True):
         visits = counted(row["interactions"], "interaction")
         cards.append(
             {
@@ -222,10 +274,8 @@ def _content(
                 "title": shorten(row["title"], _LONGEST_TITLE),
                 "domain": shorten(row["domain"], 40),
                 "codes": row["codes"],
-                "note": f"{notes[row['item']]} · {visits}" if row["item"] in notes else visits,
+                "note": f"{note} · {visits}" if note else visits,
                 "picture": None if row["image"] is None else thumbnail(row["image"]),
-                "chosen": row["item"] == first,
             }
         )
-    pictured = any(card["picture"] for card in cards)
-    return Content(heading, list(lines), cards, dict(told or {}), pictured)
+    return cards

@@ -54,6 +54,9 @@ class Controls(widgets.VBox):
         self.python = widgets.Button(
             description="code", tooltip="the Python that makes this panel again", layout=narrow
         )
+        self.atlas = widgets.Button(
+            description="atlas", tooltip="all items as a parquet file for embedding-atlas", layout=narrow
+        )
         self.slice_name = widgets.Text(placeholder="name of a slice", layout=widgets.Layout(width="180px"))
         self.keep = widgets.Button(
             description="save slice",
@@ -69,7 +72,7 @@ class Controls(widgets.VBox):
         main = widgets.VBox(
             [
                 canvas,
-                _row([self.csv, self.python, self.slice_name, self.keep, self.slices]),
+                _row([self.csv, self.python, self.atlas, self.slice_name, self.keep, self.slices]),
                 self.export,
             ]
         )

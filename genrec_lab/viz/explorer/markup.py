@@ -70,6 +70,7 @@ _RULES = """
 .genrec-explorer .genrec-main { flex: 0 1 850px; min-width: 0; overflow-x: auto; }
 .genrec-explorer .genrec-side { flex: 1 1 380px; min-width: 0; }
 .genrec-head h4 { margin: 4px 0 2px; font-size: 15px; }
+.genrec-side h5 { margin: 12px 0 0; font-size: 13px; color: var(--genrec-quiet); }
 .genrec-head p { margin: 0 0 2px; overflow-wrap: anywhere; }
 .genrec-told { display: flex; gap: 10px; align-items: center; margin: 6px 0; }
 .genrec-drawn { width: 112px; height: 112px; border-radius: 5px; border: 1px solid var(--genrec-line); }

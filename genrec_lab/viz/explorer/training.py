@@ -1,44 +1,12 @@
-"""A tokenizer's training as a table by epoch, and how many items changed their codes between two moments."""
+"""A tokenizer's training as a table by epoch, and when its codes settled."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
-
-FloatArray = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Churn:
-    """The share of items whose code changed.
-
-    by_level: (L,) the share whose code of that level changed, whatever the levels before did. by_prefix: (L,)
-    the share for which any code up to that level changed; its last value is the share of changed identifiers.
-    """
-
-    by_level: FloatArray
-    by_prefix: FloatArray
-
-    @property
-    def identifiers(self) -> float:
-        """The share of items whose whole identifier changed."""
-        return float(self.by_prefix[-1])
-
-
-def churn(codes_before: npt.ArrayLike, codes_after: npt.ArrayLike) -> Churn:
-    """Compare the codes of the same items at two moments of one training; both (N, L), ValueError else."""
-    before, after = np.asarray(codes_before), np.asarray(codes_after)
-    if before.ndim != 2 or before.shape != after.shape or 0 in before.shape:
-        raise ValueError(
-            f"codes: shapes {before.shape} before and {after.shape} after; expected (items, levels) twice"
-        )
-    changed = before != after
-    return Churn(changed.mean(axis=0), np.logical_or.accumulate(changed, axis=1).mean(axis=0))
 
 
 def training_frame(

@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import ipywidgets as widgets
 import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
 from genrec_lab.viz import theme
 from genrec_lab.viz.explorer import markup
+from genrec_lab.viz.explorer.atlas_file import ATLAS_FILE, write_atlas
 from genrec_lab.viz.explorer.beams import BeamTree
 from genrec_lab.viz.explorer.canvas import Canvas
-from genrec_lab.viz.explorer.cards import Cards, of_items, of_selection
+from genrec_lab.viz.explorer.cards import Cards, of_beam, of_items, of_selection
 from genrec_lab.viz.explorer.controls import NOTHING, Controls
 from genrec_lab.viz.explorer.exports import download
 from genrec_lab.viz.explorer.state import ExplorerState
@@ -142,6 +144,7 @@ class ExplorerView(Controls):
         self.group.observe(self._on(lambda _: self.refresh()), "value")
         self.csv.on_click(lambda _: self._try(self._show_csv))
         self.python.on_click(lambda _: self._try(self._show_python))
+        self.atlas.on_click(lambda _: self._try(self._write_atlas))
         self.keep.on_click(lambda _: self._try(self._keep_slice))
         self.slices.observe(self._on(self._open_slice), "value")
         for chip, tab in self.chips:
@@ -209,8 +212,10 @@ class ExplorerView(Controls):
         self._draw_path(self.state.breadcrumb(), lambda prefix: self.pick({"prefix": prefix}))
 
     def _draw_cards(self) -> None:
-        named = self.gathered or self.shown.beside
-        if named is None:
+        named, beam = self.gathered or self.shown.beside, self.state.beam
+        if named is None and self.tab.value == "Beam" and beam is not None and beam.results:
+            self.cards.show(of_beam(self.state.catalogue, beam, self.state.selection.item))
+        elif named is None:
             self.cards.show(of_selection(self.state))
         else:
             name, items = named
@@ -240,6 +245,18 @@ class ExplorerView(Controls):
     def _show_python(self) -> None:
         self.export.value = markup.code(self._panel().python)
 
+    def _write_atlas(self) -> None:
+        """The whole catalogue for embedding-atlas, by the first map at the selected level."""
+        folder = self.state.records.folder
+        if folder is None:
+            raise ValueError("atlas: this state has no run folder; use write_atlas(catalogue, file)")
+        selected = self.state.selection
+        length = max(1, len(selected.prefix))
+        made = write_atlas(self.state.catalogue, folder / ATLAS_FILE, self.maps, selected.level, length)
+        mapped = f", {made.mapped:,} of them on the map" if made.mapped else ", without a map"
+        self.export.value = markup.line(f"{counted(made.items, 'item')} written{mapped}. Open them with:")
+        self.export.value += markup.code(made.command)
+
     def _keep_slice(self) -> None:
         items = None if self.gathered is None else self.gathered[1]
         kept = self.state.save_slice(self.slice_name.value, items)
@@ -249,6 +266,13 @@ class ExplorerView(Controls):
         finally:
             self._quiet = False
         self.export.value = markup.line(f"{counted(len(kept.items), 'item')} kept as “{kept.name}”.")
+
+
+class Explained(widgets.HTML):
+    """A sentence in place of an explorer that cannot be opened."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(markup.line(why))
 
 
 def still(state: ExplorerState, mode: theme.Mode = "light") -> go.Figure:

@@ -38,6 +38,7 @@ from genrec_lab.viz.figures.residuals import (
 from genrec_lab.viz.figures.results import BEST_POSSIBLE, ranked_table, results_table, summarise
 from genrec_lab.viz.figures.sharing import domain_lift, similarity_by_prefix
 from genrec_lab.viz.figures.stepper import residual_stepper
+from genrec_lab.viz.figures.tokenizer_health import tokenizers_compared
 from genrec_lab.viz.figures.training import metric_name, recommender_curves, tokenizer_curves
 
 __all__ = [
@@ -92,4 +93,5 @@ __all__ = [
     "summarise",
     "tokenizer_curves",
     "tokenizer_match",
+    "tokenizers_compared",
 ]

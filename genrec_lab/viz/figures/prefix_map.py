@@ -72,12 +72,12 @@ def _points(
     return trace(
         x=points[:, 0],
         y=points[:, 1],
-        # The items, for whoever listens to clicks and to the lasso.
-        ids=[str(item) for item in items],
+        # The items, for whoever listens to clicks and to the lasso; of a list plotly looks at each value.
+        ids=items.astype(str),
         mode="markers",
         name=name,
         marker={"color": colour, "size": size, "opacity": 0.85 if titles else 0.45, "line": {"width": 0}},
-        text=titles,
+        text=None if titles is None else np.array(titles),
         hovertemplate="%{text}" if titles is not None else None,
         hoverinfo=None if titles is not None else "skip",
     )

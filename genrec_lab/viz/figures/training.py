@@ -39,26 +39,29 @@ _LOSS_PARTS = {
     "neighbour_text": "neighbour's text",
     "neighbour_picture": "neighbour's picture",
 }
+_CHURN = "Items whose code changed since the record before"
 
 
 def tokenizer_curves(
     epochs: Sequence[object], *, n_items: int | None = None, seed: int | None = None
 ) -> go.Figure:
-    """A tokenizer's training by epoch: loss and its parts, utilisation, perplexity, collision rate.
+    """A tokenizer's training by epoch: loss and its parts, collisions, use of the codes, and their change.
 
     epochs: `TokenizerEpoch` or `UniversalEpoch` records, or mappings with the same names; a part of the loss
-    that is 0 or None in every epoch is not drawn. Of a very long training evenly spaced epochs are drawn, the
+    that is 0 or None in every epoch is not drawn, nor is the change of codes where no record has any, as of
+    older versions. Of a very long training evenly spaced epochs are drawn, the
     first and the last included.
     """
     records = [as_mapping(record) for record in epochs]
     if not records:
         raise ValueError("epochs: no records; expected at least one")
     levels = len(records[0]["utilisation"])
-    lines = len(_LOSS_PARTS) + 2 * levels + 1
+    has_churn = any(record.get("churn") for record in records)
+    lines = len(_LOSS_PARTS) + (3 if has_churn else 2) * levels + 1
     drawn = [records[place] for place in _kept(len(records), MAX_POINTS // lines)]
     x = np.array([record["epoch"] for record in drawn])
     made = panels(
-        ["Loss", "Collision rate", "Utilisation", "Perplexity"],
+        ["Loss", "Collision rate", "Utilisation", "Perplexity", *([_CHURN] if has_churn else [])],
         columns=2,
         row_height=200,
         column_gap=0.1,
@@ -84,6 +87,10 @@ def tokenizer_curves(
             text = "%{y:.1f} %" if panel == 2 else "%{y:.1f}"
             named = f"level {level + 1}"
             _line(made, panel, x, values, named, style, text, in_legend=panel == 2, group=named)
+        if has_churn:
+            changed = [record.get("churn") for record in drawn]
+            values = np.array([math.nan if of is None else 100 * of[level] for of in changed])
+            _line(made, 4, x, values, named, style, "%{y:.1f} %", in_legend=False, group=named)
     _name_tokenizer_axes(made, parts, int(records[-1]["epoch"]))
     last = records[-1]
     lowest = int(np.argmin(last["utilisation"]))
@@ -273,7 +280,9 @@ def _name_tokenizer_axes(made: Panels, parts: Mapping[str, npt.NDArray[np.float6
     figure.update_yaxes(ticksuffix=" %", rangemode="tozero", title="share of items", **made.place(1))
     figure.update_yaxes(ticksuffix=" %", range=[0, 103], title="codes in use", **made.place(2))
     figure.update_yaxes(rangemode="tozero", title="codes", **made.place(3))
-    for panel in range(4):
+    if made.count == 5:
+        figure.update_yaxes(ticksuffix=" %", rangemode="tozero", title="share of items", **made.place(4))
+    for panel in range(made.count):
         figure.update_xaxes(title="epoch" if made.is_bottom(panel) else None, **made.place(panel))
     if last <= 10:
         figure.update_xaxes(dtick=1)
