@@ -2,7 +2,7 @@
 
 Reviews and metadata are made up in the 2023 format, gzip JSON lines, as skewed as Amazon's: half of the
 reviews come from users with a single one, items follow a power law, one review in fifty is repeated, one item
-in fifty has no title. `--small` makes 200,000 of them, to see that it works. The reader runs in a process of
+in fifty has no title. `--small` makes 20,000 of them, to see that it works. The reader runs in a process of
 its own, whose peak of resident memory is the figure; what it returned is checked against the rules of a
 5-core. Exits with 1 where memory passes 4 GB.
 """
@@ -19,14 +19,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
 
+from benchmarks.measuring import MEGABYTE, Check, Comparison, Measured, Options, compare, main
 from genrec_lab.data import load_dataset
 
-REVIEWS, SMALL, LIMIT_GB, CATEGORY, PIECE = 10_000_000, 200_000, 4.0, "Musical_Instruments", 500_000
+REVIEWS, SMALL, PIECE, LIMIT_MEGABYTES = 10_000_000, 20_000, 500_000, 4_000.0
+OURS, CATEGORY = "genrec_lab", "Musical_Instruments"
 WORDS = (
     "warm",
     "strings",
@@ -42,7 +46,6 @@ WORDS = (
     "and",
     "case",
 )
-_READ = "from benchmarks.amazon import read; import sys; read(sys.argv[1])"
 
 
 def write_reviews(folder: Path, reviews: int, seed: int = 0) -> None:
@@ -94,45 +97,61 @@ def write_reviews(folder: Path, reviews: int, seed: int = 0) -> None:
             file.write(json.dumps(described) + "\n")
 
 
-def read(folder: str) -> None:
+def run_here(folder: Path) -> None:
     """Read `folder` in this process and print its figures as JSON."""
-    began = time.perf_counter()
+    wall, processor = time.perf_counter(), time.process_time()
     dataset = load_dataset("amazon2023", folder=folder)
-    seconds = time.perf_counter() - began
+    wall, processor = time.perf_counter() - wall, time.process_time() - processor
     lengths = dataset.sequences["items"].list.len()
     traffic = dataset.sequences["items"].explode().value_counts()["count"]
-    assert lengths.min() >= 5 and traffic.min() >= 5  # type: ignore[operator]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    counts = {"users": dataset.n_users, "items": dataset.n_items, "interactions": dataset.n_interactions}
-    print(json.dumps({"seconds": seconds, "peak_gb": peak, **counts, "repairs": dataset.repairs}))
+    least = [int(cast(int, lengths.min())), int(cast(int, traffic.min()))]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MEGABYTE
+    counts = [dataset.n_users, dataset.n_items, dataset.n_interactions]
+    print(json.dumps([dataset.fingerprint(), counts, least, wall, processor, peak]))
 
 
-def main() -> int:
-    """Make the files, read them, print a line; 1 where memory passes the limit."""
-    parser = argparse.ArgumentParser(description="Read made-up Amazon reviews: seconds and peak memory.")
-    parser.add_argument("--reviews", type=int, default=REVIEWS)
-    parser.add_argument("--small", action="store_true", help=f"{SMALL:,} reviews")
-    options = parser.parse_args()
-    reviews = SMALL if options.small else options.reviews
+def measure(options: Options) -> list[Comparison]:
+    """The reader, each run in a process of its own."""
+    reviews = SMALL if options.small else REVIEWS
     with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
         write_reviews(Path(folder), reviews)
-        size = sum(file.stat().st_size for file in Path(folder).iterdir()) / 2**30
-        print(
-            f"{reviews:,} reviews made up in {time.perf_counter() - began:.0f} s, {size:.2f} GB", flush=True
-        )
-        environment = {**os.environ, "POLARS_MAX_THREADS": os.environ.get("POLARS_MAX_THREADS", "2")}
-        done = subprocess.run(
-            [sys.executable, "-c", _READ, folder], env=environment, check=True, capture_output=True, text=True
-        )
-    found = json.loads(done.stdout)
-    print(
-        f"read in {found['seconds']:.0f} s with {environment['POLARS_MAX_THREADS']} threads, peak "
-        f"{found['peak_gb']:.2f} GB: {found['users']:,} users, {found['items']:,} items, "
-        f"{found['interactions']:,} interactions\n  {found['repairs']}"
-    )
-    return int(found["peak_gb"] > LIMIT_GB)
+
+        def in_child() -> Measured:
+            environment = {**os.environ, "POLARS_MAX_THREADS": os.environ.get("POLARS_MAX_THREADS", "2")}
+            command = [sys.executable, "-m", "benchmarks.amazon", "--folder", folder]
+            answer = subprocess.run(
+                command,
+                env=environment,
+                capture_output=True,
+                text=True,
+                cwd=Path(__file__).parents[1],
+                check=False,
+            )
+            if answer.returncode:
+                raise RuntimeError(f"the reader failed:\n{answer.stderr}")
+            *found, wall, processor, peak = json.loads(answer.stdout)
+            return Measured((*found, peak), wall, processor, peak)
+
+        def agree(results: Mapping[str, Any]) -> Iterator[Check]:
+            fingerprint, (users, items, interactions), least, peak = results[OURS]
+            counted = f"{users:,} users, {items:,} items, {interactions:,} interactions"
+            yield Check(f"{counted}: each user and item has 5 or more", min(least) >= 5)
+            yield Check(
+                "every run gives the same data set",
+                fingerprints.setdefault("first", fingerprint) == fingerprint,
+            )
+            yield Check(f"memory stays below {LIMIT_MEGABYTES:,.0f} MB", peak < LIMIT_MEGABYTES)
+
+        fingerprints: dict[str, str] = {}
+        work = f"Amazon 2023: {reviews:,} raw reviews to 5-core sequences"
+        return [compare(work, {OURS: in_child}, agree, options, unit="reviews", amount=reviews)]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--folder", type=Path)
+    known, others = parser.parse_known_args()
+    if known.folder:
+        run_here(known.folder)
+        sys.exit(0)
+    sys.exit(main(measure, others))

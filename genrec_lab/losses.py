@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.nn import functional
+
+from genrec_lab.processes import gather_rows
 
 # Where UTGRec's paper and its published code reduce a loss differently: the paper sums, the code averages.
 Reduction = Literal["paper", "code"]
@@ -35,9 +37,11 @@ def domain_contrastive_loss(z_hat: Tensor, domain: Tensor) -> Tensor:
 
     (B, d), (B,) int -> scalar. Inner products without a temperature; an item counts itself in both sums, as
     the paper writes it. With a single domain in the batch the loss is exactly 0, and so is its gradient.
+    Every process computes the loss over the rows of all processes.
     """
     with torch.autocast(z_hat.device.type, enabled=False):  # exp() of a bfloat16 inner product is too coarse
-        z_hat = z_hat.to(torch.promote_types(z_hat.dtype, torch.float32))
+        z_hat = gather_rows(z_hat.to(torch.promote_types(z_hat.dtype, torch.float32)))
+        domain = gather_rows(domain)
         similarity = z_hat @ z_hat.T
     same = domain[:, None] == domain[None, :]
     own = similarity.masked_fill(~same, -torch.inf).logsumexp(dim=1)
@@ -47,11 +51,12 @@ def domain_contrastive_loss(z_hat: Tensor, domain: Tensor) -> Tensor:
 def collaborative_alignment_loss(z_hat: Tensor, collaborative: Tensor) -> Tensor:
     """LETTER's L_CF: an item's quantised vector belongs to its own collaborative vector, against the batch's.
 
-    (B, d), (B, d) -> scalar: cross-entropy over inner products without a temperature, mean over the batch.
+    (B, d), (B, d) -> scalar: cross-entropy over inner products without a temperature, mean over the batch, of
+    all processes.
     """
     with torch.autocast(z_hat.device.type, enabled=False):  # exp() of a bfloat16 inner product is too coarse
-        z_hat = z_hat.to(torch.promote_types(z_hat.dtype, torch.float32))
-        similarity = z_hat @ collaborative.to(z_hat.dtype).T
+        z_hat = gather_rows(z_hat.to(torch.promote_types(z_hat.dtype, torch.float32)))
+        similarity = z_hat @ gather_rows(collaborative.to(z_hat.dtype)).T
     return functional.cross_entropy(similarity, torch.arange(len(z_hat), device=z_hat.device))
 
 
@@ -148,38 +153,3 @@ def utgrec_objective(
     raw = text + alpha * picture
     neighbour = neighbour_text + alpha * neighbour_picture
     return raw + lambda_code * code + mu * alignment + eta * neighbour
-
-
-def gather_rows(x: Tensor) -> Tensor:
-    """The rows of all processes, in the order of their ranks; in a single process x itself.
-
-    (B, ...) -> (sum of the processes' B, ...). Backwards each process gets the gradient of its own rows,
-    summed over the processes: after the usual averaging of gradients it is that of one large batch.
-    """
-    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
-        return x
-    return _GatherRows.apply(x)
-
-
-class _GatherRows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        """Gather rows of which each process may have another number."""
-        own = torch.tensor([len(x)], device=x.device)
-        counts = [torch.zeros_like(own) for _ in range(distributed.get_world_size())]
-        distributed.all_gather(counts, own)
-        rows = [int(count) for count in counts]
-        # All processes must send tensors of one shape.
-        padded = torch.cat([x, x.new_zeros(max(rows) - len(x), *x.shape[1:])]).contiguous()
-        parts = [torch.empty_like(padded) for _ in rows]
-        distributed.all_gather(parts, padded)
-        ctx.start = sum(rows[: distributed.get_rank()])
-        ctx.rows = len(x)
-        return torch.cat([part[:count] for part, count in zip(parts, rows, strict=True)])
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        """Sum what all processes found, keep the own rows."""
-        total = gradient.contiguous().clone()
-        distributed.all_reduce(total)
-        return total[ctx.start : ctx.start + ctx.rows]

@@ -92,11 +92,7 @@ def encode_texts(
         cached = _read_cache(file, len(texts))
         if cached is not None:
             return cached
-    if config.kind == "tfidf":
-        vectors = _tfidf(texts, config)
-    else:
-        encode = _sentence_encoder(config) if config.kind == "sentence" else _mean_pooling_encoder(config)
-        vectors = _encode_by_length(texts, encode, config.batch_size, progress)
+    vectors = _tfidf(texts, config) if config.kind == "tfidf" else text_encoder(config, progress)(texts)
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if bad.size:
         raise ValueError(
@@ -106,6 +102,14 @@ def encode_texts(
     if file is not None:
         _write_cache(file, vectors, config)
     return vectors
+
+
+def text_encoder(config: TextConfig, progress: Progress = False) -> BatchEncoder:
+    """Load a model once, for texts (n) -> vectors (n, D); ValueError for TF-IDF, which loads none."""
+    if config.kind == "tfidf":
+        raise ValueError("text.kind is 'tfidf', which has no model; call encode_texts with all texts")
+    encode = _sentence_encoder(config) if config.kind == "sentence" else _mean_pooling_encoder(config)
+    return lambda texts: _encode_by_length(texts, encode, config.batch_size, progress)
 
 
 def cache_key(texts: Sequence[str], config: TextConfig) -> str:

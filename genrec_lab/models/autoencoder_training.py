@@ -14,13 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genrec_lab import processes
 from genrec_lab.codes import ItemCodes, churn
 from genrec_lab.models.autoencoder import Autoencoder, Step, TokenizerEpoch
 from genrec_lab.models.quantizers import finite_vectors
-from genrec_lab.models.tokenizer_checkpoint import read_checkpoint, write_checkpoint
+from genrec_lab.models.tokenizer_checkpoint import DamagedCheckpoint, read_checkpoint, write_checkpoint
 
 Model = TypeVar("Model", bound=Autoencoder)
 _LOSSES = ("loss", "reconstruction", "quantization", "contrastive", "collaborative", "diversity")
+
+
+class TokenizerMemoryError(RuntimeError):
+    """A batch that the device cannot hold; the message says what to lower."""
 
 
 def train_autoencoder(
@@ -40,18 +45,22 @@ def train_autoencoder(
     and the last. With a `checkpoint` file a killed training goes on from its last multiple of
     `checkpoint_every` epochs, gives the numbers of the unbroken one (on a CPU) and tells `on_epoch` of the
     earlier epochs again; a higher `epochs` trains on. `identity` names what else must be equal for a
-    checkpoint to fit. Raises ValueError for vectors that are not finite or a foreign checkpoint;
-    FloatingPointError for a loss that is not finite.
+    checkpoint to fit. Several processes share each batch; the first of them writes and tells `on_epoch`.
+    A damaged checkpoint is told of, and training begins anew. Raises ValueError for vectors that are not
+    finite or a foreign checkpoint; FloatingPointError for a loss that is not finite,
+    TokenizerMemoryError where the device cannot hold a batch.
     """
     x = finite_vectors(x)
     domains = np.asarray(domains, dtype=np.int64)
     if domains.shape != (len(x),):
         raise ValueError(f"domains have shape {domains.shape}; expected ({len(x)},), one integer an item")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if processes.several():
+        place = processes.device()
     training = _Training(model, x, domains, seed, place, dict(identity or {}))
-    hear = on_epoch or (lambda report: None)
-    if checkpoint is not None and checkpoint.exists():
-        training.restore(checkpoint)
+    first = processes.number() == 0
+    hear = on_epoch if on_epoch is not None and first else (lambda report: None)
+    if training.is_resumed(checkpoint):
         for past in training.history:
             hear(past)
     else:
@@ -61,8 +70,10 @@ def train_autoencoder(
         report = training.run_epoch()
         if report is not None:
             hear(report)
-        if checkpoint is not None and (training.epoch % checkpoint_every == 0 or training.epoch == epochs):
+        due = training.epoch % checkpoint_every == 0 or training.epoch == epochs
+        if checkpoint is not None and due and first:
             training.write(checkpoint)
+    processes.wait()
     return training.selected()
 
 
@@ -104,6 +115,7 @@ class _Training(Generic[Model]):
         """Let the model prepare itself on the whole catalogue, once, before the first epoch."""
         self.model.eval()
         self.model.start(self.x, self.seed)
+        processes.same_in_all(self.model.state_dict().values())
 
     def run_epoch(self) -> TokenizerEpoch | None:
         """Train one epoch; a report where this is one of the epochs that are reported."""
@@ -114,11 +126,13 @@ class _Training(Generic[Model]):
         generator = torch.Generator().manual_seed(number)
         self.model.start_epoch(self.epoch, number)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # for dropout
+            # for dropout, of which each process has its own
+            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)) + processes.number())
             losses, used = self._train_batches(generator)
         last = self.epoch == self.config.epochs
         if not last:
             self.model.after_epoch(self.x, used, generator)
+            processes.same_in_all(self.model.state_dict().values())
         due = last or self.epoch == 1 or self.epoch % self.config.report_every == 0
         report = self._report(losses, self.seconds + time.perf_counter() - began) if due else None
         self.seconds += time.perf_counter() - began
@@ -132,14 +146,30 @@ class _Training(Generic[Model]):
         zero = torch.zeros((), device=self.device)
         used = torch.zeros(self.model.codebooks.shape[:2], dtype=torch.bool, device=self.device)
         # Batches of nearly one size: a short last one would have fewer negatives in L_dcl and noisier steps.
-        for rows in order.tensor_split(math.ceil(len(order) / self.config.batch_size)):
-            step: Step = self.model(self.x[rows], self.domains[rows], rows)
-            self.optimizer.zero_grad()
-            step.loss.backward()
+        world = processes.count()
+        for batch in order.tensor_split(math.ceil(len(order) / self.config.batch_size)):
+            alone = len(batch) < world  # then each process computes the whole batch
+            try:
+                with processes.apart(alone):
+                    rows = batch.tensor_split(processes.count())[processes.number()]
+                    step: Step = self.model(self.x[rows], self.domains[rows], rows)
+                    weight = len(rows) * processes.count() / len(batch)
+                self.optimizer.zero_grad()
+                (step.loss * weight).backward()
+            except torch.OutOfMemoryError as error:
+                raise TokenizerMemoryError(
+                    f"the device's memory ran out at a batch of {len(batch)} items in epoch {self.epoch}; "
+                    f"lower tokenizer.batch_size (now {self.config.batch_size}), with which L_dcl has fewer "
+                    f"negatives, or tokenizer.hidden, or let more processes share it ({str(error)[:200]})"
+                ) from error
+            processes.average_gradients(self.model.parameters())
             self.optimizer.step()
             losses = [getattr(step, name) for name in _LOSSES]
-            total += torch.stack([zero if loss is None else loss.detach() for loss in losses]) * len(rows)
+            taken = weight * len(batch) / world
+            total += torch.stack([zero if loss is None else loss.detach() for loss in losses]) * taken
             used[torch.arange(len(used)), step.quantized.codes] = True
+        if processes.several():
+            total, used = processes.total(total), processes.largest(used.int()) > 0
         if not total.isfinite().all():
             raise FloatingPointError(
                 f"the tokenizer's loss is not finite in epoch {self.epoch} ({', '.join(_LOSSES)}: "
@@ -188,6 +218,17 @@ class _Training(Generic[Model]):
             "history": [asdict(report) for report in self.history],
         }
         write_checkpoint(file, self.model, self.optimizer, self.best, counters, self.codes)
+
+    def is_resumed(self, file: Path | None) -> bool:
+        """Take up a checkpoint, if there is one; a damaged one is told of and counts as none."""
+        if file is None or not file.exists():
+            return False
+        try:
+            self.restore(file)
+        except DamagedCheckpoint as error:
+            print(f"{error}: training anew", flush=True)
+            return False
+        return True
 
     def restore(self, file: Path) -> None:
         """Take up the state that `write` left; ValueError where it is of other data or settings."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from genrec_lab import processes
 from genrec_lab.losses import Reduction, text_reconstruction_loss
 from genrec_lab.models.diffusion import DiffusionConfig, DiffusionLoss
 from genrec_lab.models.linear import drawn_linear
@@ -176,13 +177,18 @@ class TextDecoder(nn.Module):
             total = torch.stack([checkpoint(part, *one, use_reentrant=False) for one in parts]).sum()
         if self.config.reduction == "paper":
             return total
-        return total * items / max(len(words), 1)
+        return processes.share_of_mean(total * items / max(len(words), 1), len(words), items)
 
     def _shown(self, ids: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Which places show a word in training, and which word: (B, T) bool, (B, T) int64."""
         device = ids.device if generator is None else generator.device
-        draw = torch.rand(ids.shape, generator=generator, device=device).to(ids.device)
-        random = torch.randint(len(self.bias), ids.shape, generator=generator, device=device).to(ids.device)
+        words, places = len(self.bias), ids.shape[1]
+        draw = processes.drawn_for_all(
+            lambda rows: torch.rand(rows, places, generator=generator, device=device), len(ids)
+        ).to(ids.device)
+        random = processes.drawn_for_all(
+            lambda rows: torch.randint(words, (rows, places), generator=generator, device=device), len(ids)
+        ).to(ids.device)
         return draw >= _MASKED, torch.where(draw < _MASKED + _RANDOM, random, ids)
 
 
@@ -215,7 +221,8 @@ class VisionDecoder(nn.Module):
         A batch without any picture gives a zero that back-propagates.
         """
         states = self.places(content[has_picture], patches.shape[1])
-        return self.diffusion(states.flatten(0, 1), patches[has_picture].flatten(0, 1), generator)
+        loss = self.diffusion(states.flatten(0, 1), patches[has_picture].flatten(0, 1), generator)
+        return processes.share_of_mean(loss, len(states), len(content))
 
     @torch.no_grad()
     def sample(

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from genrec_lab import processes
 from genrec_lab.models.linear import drawn_linear
 
 if TYPE_CHECKING:
@@ -116,13 +117,23 @@ class DiffusionLoss(nn.Module):
         No tokens at all give a zero that back-propagates.
         """
         target = target.to(torch.promote_types(target.dtype, torch.float32))
-        if self.training and len(target):
-            self.largest.copy_(torch.maximum(self.largest, target.detach().abs().max()))
-        condition, target = (x.repeat(self.config.repeats, 1) for x in (condition, target))
-        noise = _normal(target.shape, generator, target)
+        repeats, tokens = self.config.repeats, len(target)
+        if self.training:
+            most = target.detach().abs().max() if tokens else torch.zeros_like(self.largest)
+            self.largest.copy_(torch.maximum(self.largest, processes.largest(most)))
+        condition, target = (x.repeat(repeats, 1) for x in (condition, target))
+        noise = processes.drawn_for_all(
+            lambda rows: _normal((repeats, rows, self.channels), generator, target), tokens, dim=1
+        ).flatten(0, 1)
         device = target.device if generator is None else generator.device
-        steps = torch.randint(self.config.steps, (len(target),), generator=generator, device=device)
-        steps = steps.to(target.device)
+        steps = processes.drawn_for_all(
+            lambda rows: torch.randint(
+                self.config.steps, (repeats, rows), generator=generator, device=device
+            ),
+            tokens,
+            dim=1,
+        )
+        steps = steps.flatten().to(target.device)
         noisy = self._schedule.add_noise(target, noise, steps)
         found = self.network(noisy, steps, condition).to(noise.dtype)
         return (found - noise).square().sum() / max(noise.numel(), 1)

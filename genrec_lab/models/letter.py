@@ -24,6 +24,7 @@ from genrec_lab.models.autoencoder_training import sha, train_autoencoder
 from genrec_lab.models.constrained_kmeans import constrained_clusters
 from genrec_lab.models.quantizers import check_codebook_fits, finite_vectors
 from genrec_lab.models.rqvae import ResidualAutoencoder, ResidualAutoencoderConfig
+from genrec_lab.processes import drawn_for_all
 
 
 class LetterConfig(ResidualAutoencoderConfig):
@@ -113,7 +114,9 @@ class Letter(ResidualAutoencoder):
 
     def draw_partners(self, codes: Tensor) -> Tensor:
         """For each code (B, L) another one of its cluster, all equally likely: (B, L)."""
-        drawn = torch.rand(codes.shape, generator=self._generator).to(codes.device)
+        levels = codes.shape[1]
+        drawn = drawn_for_all(lambda rows: torch.rand(rows, levels, generator=self._generator), len(codes))
+        drawn = drawn.to(codes.device)
         partners = []
         for level, labels in enumerate(self.clusters):
             own = codes[:, level]

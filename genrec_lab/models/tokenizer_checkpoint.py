@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -13,8 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-_COUNTERS = "counters"
-_CODES = "codes"
+_COUNTERS, _HASH, _CODES = "counters", "sha256", "codes"
+
+
+class DamagedCheckpoint(ValueError):
+    """A checkpoint that is not what was written; the message names the file."""
 
 
 def write_checkpoint(
@@ -39,7 +43,7 @@ def write_checkpoint(
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.partial")
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, partial, {_COUNTERS: json.dumps(counters)})
+    save_file(contiguous, partial, {_COUNTERS: json.dumps(counters), _HASH: _hash(contiguous)})
     os.replace(partial, file)
 
 
@@ -49,14 +53,20 @@ def read_checkpoint(
     """Put weights and moments back, return the best weights, the counters and the codes.
 
     The codes are None where nothing was reported yet, or in a file of an older version. Raises
-    ValueError where the file is damaged, or where its counters' "identity" differs from this one.
+    DamagedCheckpoint where the file is not what was written, by its hash, and ValueError where its counters'
+    "identity" differs from this one.
     """
     try:
         with safe_open(file, framework="pt") as stored:
             counters = json.loads(stored.metadata()[_COUNTERS])
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{file} is not a readable checkpoint ({error}); delete it to train anew") from error
+            written = stored.metadata().get(_HASH)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise DamagedCheckpoint(f"{file} is not a readable checkpoint ({error})") from error
+    if written not in (None, _hash(tensors)):  # without a hash it is of a version that wrote none
+        raise DamagedCheckpoint(
+            f"{file} is not what was written, by its hash: a failing disk, or a change by hand"
+        )
     there = counters["identity"]
     for key, here in identity.items():
         if there.get(key) != here:
@@ -72,6 +82,15 @@ def read_checkpoint(
     optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
     codes = tensors.get(_CODES)
     return _part(tensors, "best"), counters, None if codes is None else codes.numpy()
+
+
+def _hash(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over all tensors in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -11,8 +11,9 @@ from typing import Literal
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
+from genrec_lab import processes
 from genrec_lab.losses import Reduction, residual_quantization_loss, tree_code_loss
 from genrec_lab.models.kmeans import kmeans_centres
 from genrec_lab.models.quantizers import Quantized, nearest_codes
@@ -99,17 +100,14 @@ class Codebook(nn.Module):
         self.matrix.copy_(centres)
         if self.projection is not None:
             self.projection.copy_(torch.eye(len(self.projection)))
-        if _several_processes():  # of the first one's points, for all
-            distributed.broadcast(self.matrix.data, 0)
+        processes.same_in_all([self.matrix.data])
 
     @torch.no_grad()
     def note_use(self, codes: Tensor) -> None:
         """Note the codes (any shape) that some item had, in all processes."""
         users = torch.zeros(len(self.used), dtype=torch.int32, device=self.used.device)
         users[codes.flatten()] = 1
-        if _several_processes():
-            distributed.all_reduce(users)
-        self.used |= users > 0
+        self.used |= processes.total(users) > 0
 
     @torch.no_grad()
     def restart_dead(self, points: Tensor) -> None:
@@ -124,8 +122,7 @@ class Codebook(nn.Module):
             if self.projection is not None:  # the row e with e W = point
                 drawn = torch.linalg.lstsq(self.projection.T, drawn.T).solution.T
             self.matrix[dead] = drawn
-            if _several_processes():
-                distributed.broadcast(self.matrix.data, 0)
+            processes.same_in_all([self.matrix.data])
         self.used.zero_()
 
 
@@ -269,10 +266,7 @@ class TreeQuantizer(nn.Module):
     def _restart_when_due(self, residuals: Tensor) -> None:
         """Restart what no batch used, before this one is quantised: its gradients need the books as is."""
         if int(self.batches) >= self.config.restart_every:
-            for book, points in zip(self._books(), self._points(residuals), strict=True):
-                book.restart_dead(points.detach())
+            of_all = processes.gather_rows(residuals.detach())
+            for book, points in zip(self._books(), self._points(of_all), strict=True):
+                book.restart_dead(points)
             self.batches.zero_()
-
-
-def _several_processes() -> bool:
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

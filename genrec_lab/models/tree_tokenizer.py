@@ -26,6 +26,7 @@ from genrec_lab.models.linear import drawn_linear
 from genrec_lab.models.quantizers import Geometry
 from genrec_lab.models.sharing import Shareable
 from genrec_lab.models.tree_quantizer import TreeQuantizer, TreeQuantizerConfig
+from genrec_lab.processes import gather_rows, places_of_rows
 
 # Of so many items per code the codewords are placed; more would not move them noticeably.
 _POINTS_A_CODE = 16
@@ -190,7 +191,7 @@ class TreeTokenizer(nn.Module, Shareable):
             )
         content, adapted = self._encode(items)
         if self.training:
-            self._place_codewords(adapted.detach())
+            self._place_codewords(gather_rows(adapted.detach()))
         quantized = self.quantizer(adapted)
         vectors, code = quantized.vectors, quantized.loss
         if self._warms_up():
@@ -343,8 +344,11 @@ class TreeTokenizer(nn.Module, Shareable):
         if self.standard is None:
             return adapted
         flat = adapted.flatten(1)
-        if self.training and len(flat) > 1:
-            return self.standard(flat).view_as(adapted)
+        if self.training:
+            of_all = gather_rows(flat)
+            if len(of_all) > 1:
+                first, _ = places_of_rows(len(flat))
+                return self.standard(of_all)[first : first + len(flat)].view_as(adapted)
         # One item has no variance: it is measured by those before it, as in evaluation.
         mean, variance = self.standard.running_mean, self.standard.running_var
         return functional.batch_norm(flat, mean, variance, eps=self.standard.eps).view_as(adapted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -76,6 +77,11 @@ def run(
     something is wrong, and `NotebookFailed` where a notebook is.
     """
     console = console or Console()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RunError(
+            "A chain of notebooks is one process, and this is one of several (WORLD_SIZE is set). Share its "
+            "stages first, accelerate launch -m genrec_lab.run.shared FILE.yaml, then run the chain alone."
+        )
     file = Path(source) if isinstance(source, str) else source
     spec = read_run_file(file, sets)
     folder = notebooks or _notebooks_folder(file if isinstance(file, Path) else None)

@@ -20,7 +20,7 @@ import polars as pl
 from plotly.graph_objects import Figure
 
 import genrec_lab
-from genrec_lab.run import execution, results
+from genrec_lab.run import execution, results, sharing
 from genrec_lab.run.execution import Stage
 from genrec_lab.run.files import RunError, as_json, damage, is_disk_full, read_json
 from genrec_lab.run.keys import StageState, differences, select_parameters, source_signature, stage_key
@@ -79,11 +79,15 @@ def open_run(
     Raises `RunError` for an impossible name or dataset and what the preset raises.
     """
     opened = unopened_run(run, dataset=dataset, preset=preset, overrides=overrides, seed=seed, root=root)
+    if not sharing.is_first():
+        sharing.wait()
+        return opened
     opened.folder.mkdir(parents=True, exist_ok=True)
     with edited_manifest(opened.folder) as manifest:
         manifest["parameters"] = opened.parameters
         manifest["config"] = opened.config.model_dump(mode="json")
         manifest.update(circumstances())
+    sharing.wait()
     return opened
 
 
@@ -171,15 +175,26 @@ class Run:
         values of the caller's own that outputs depend on.
         The run folder is locked for as long as the block lasts. An error marks the stage as failed and keeps
         `scratch`, from which the next execution resumes. Raises `RunError` when the folder is in use, an
-        input is missing or stale, or the disk is (nearly) full.
+        input is missing or stale, or the disk is (nearly) full. Of several processes that share the work only
+        the first writes; the others have a folder that is thrown away.
         """
         _check_stage_name(name)
+        if not sharing.is_first():
+            self._open_stage, self._open_inputs, self._last_stage = name, tuple(inputs), name
+            try:
+                with sharing.beside_the_first(self.folder, name) as stage:
+                    yield stage
+            finally:
+                self._open_stage, self._open_inputs = None, ()
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._stage_lock(name):
             self._open_stage, self._open_inputs, self._last_stage = name, tuple(inputs), name
             try:
                 stage = execution.start(self.folder, name, self._new_record(name, inputs, uses, also))
+                sharing.tell_of(stage)
                 yield from self._work(stage)
+                sharing.wait()
             finally:
                 self._open_stage, self._open_inputs = None, ()
 
@@ -226,11 +241,15 @@ class Run:
 
     def log(self, event: str, **fields: Any) -> None:
         """Append an event with time and stage to log.jsonl."""
+        if not sharing.is_first():
+            return
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         results.append_log(self.folder, {"time": stamp, "stage": self._open_stage, "event": event, **fields})
 
     def record_dataset(self, fingerprint: str, **summary: Any) -> None:
         """Put the dataset's fingerprint, and JSON values that sum it up, as repairs, in the manifest."""
+        if not sharing.is_first():
+            return
         with edited_manifest(self.folder) as manifest:
             manifest["dataset"] = {"fingerprint": fingerprint, **summary}
 
@@ -242,11 +261,15 @@ class Run:
         rows: a frame or records with `domain, metric, k, value, users`. notes: JSON values shown beside them.
         """
         records = results.metric_records(method, rows, self.seed)
+        if not sharing.is_first():
+            return
         with writing(self.folder):
             results.replace_metrics(self.folder, method, records, notes, self._last_stage)
 
     def record_skipped(self, method: str, why: str) -> None:
         """Say in metrics.json that a method was not run with these data, and why, in place of its metrics."""
+        if not sharing.is_first():
+            return
         with writing(self.folder):
             results.record_skipped(self.folder, method, why, self._last_stage)
 
@@ -260,8 +283,9 @@ class Run:
 
     def figure(self, name: str, figure: Figure, caption: str = "") -> Figure:
         """Save a figure for the report, and hand it back so that it can be the last line of a cell."""
-        with writing(self.folder):
-            results.save_figure(self.folder, name, figure, caption, self._last_stage)
+        if sharing.is_first():
+            with writing(self.folder):
+                results.save_figure(self.folder, name, figure, caption, self._last_stage)
         return figure
 
     def _work(self, stage: Stage) -> Iterator[Stage]:

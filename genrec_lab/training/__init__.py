@@ -9,6 +9,7 @@ from genrec_lab.training.checkpoints import Checkpoint
 from genrec_lab.training.configs import TrainingConfig
 from genrec_lab.training.loop import Batches, fit
 from genrec_lab.training.precision import autocast, bf16_is_native
+from genrec_lab.training.shared_ranking import rank_in_shares
 
 __all__ = [
     "Batches",
@@ -21,4 +22,5 @@ __all__ = [
     "autocast",
     "bf16_is_native",
     "fit",
+    "rank_in_shares",
 ]

@@ -16,10 +16,6 @@ from torch import Tensor
 _HASH = "sha256"
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that was damaged after it was written; the message names it."""
-
-
 class Checkpoint:
     """The newest state of a training in a folder, replaced as a whole: safetensors and json."""
 
@@ -45,31 +41,29 @@ class Checkpoint:
                 shutil.rmtree(old)
 
     def read(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Return the newest whole state, or None; raises CheckpointError where it is not what was written."""
-        states = sorted(self._states())
-        if not states:
-            return None
-        newest = states[-1][1]
-        try:
-            counters = json.loads((newest / "counters.json").read_text())
-            found = _sha256(newest / "state.safetensors")
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{newest} is not a readable checkpoint ({error}); delete it to train anew"
-            ) from error
-        # Without a hash it is of a version that wrote none.
-        if not isinstance(counters, dict) or counters.pop(_HASH, found) != found:
-            raise CheckpointError(
-                f"{newest} is not what was written, a damaged disk or a change by hand; delete it to train "
-                "anew"
-            )
-        return load_file(newest / "state.safetensors"), counters
+        """Return the newest state that is what was written, or None; says which ones are not."""
+        for _, folder in sorted(self._states(), reverse=True):
+            try:
+                return _verified(folder)
+            except (OSError, ValueError) as error:
+                print(f"{folder} is damaged ({error}): going on from what was before it", flush=True)
+        return None
 
     def _states(self) -> Iterator[tuple[int, Path]]:
         for path in list(self.folder.glob("epoch-*")):
             number = path.name.removeprefix("epoch-")
             if number.isdigit():
                 yield int(number), path
+
+
+def _verified(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a state; ValueError where it is not what was written."""
+    counters = json.loads((folder / "counters.json").read_text())
+    found = _sha256(folder / "state.safetensors")
+    # Without a hash it is of a version that wrote none.
+    if not isinstance(counters, dict) or counters.pop(_HASH, found) != found:
+        raise ValueError("not what was written, by its hash: a failing disk, or a change by hand")
+    return load_file(folder / "state.safetensors"), counters
 
 
 def _sha256(file: Path) -> str:

@@ -16,6 +16,9 @@ class TrainingConfig(BaseModel):
     epochs: int = Field(100, ge=0)
     least_steps: int = Field(0, ge=0)  # small data go through more epochs, until there are so many steps
     batch_size: int = Field(256, ge=1)  # samples a step, over all processes
+    # About so many samples does a device hold at one time: it learns a larger share of the batch in parts,
+    # whose gradients add up. Samples that a loss compares are compared within the parts of one time.
+    samples_at_once: int | None = Field(None, ge=1)
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: on the weights of linear layers, AdamW elsewhere
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)

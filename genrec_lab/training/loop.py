@@ -10,17 +10,18 @@ from typing import Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import find_batch_size, send_to_device
+from accelerate.utils import find_batch_size
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from genrec_lab import processes
 from genrec_lab.training.callbacks import Callback, EpochRecord, TrainingResult
 from genrec_lab.training.checkpoints import Checkpoint
 from genrec_lab.training.configs import TrainingConfig, is_due, rate_factor, with_enough_epochs
 from genrec_lab.training.memory import batch_must_fit
 from genrec_lab.training.optimizers import make_optimizers, set_learning_rate
 from genrec_lab.training.precision import autocast
-from genrec_lab.training.processes import accelerator_of_all, agreed, mean_over_processes, own_share
+from genrec_lab.training.processes import accelerator_of_all, learn
 from genrec_lab.training.state import TrainingState
 
 # What a model is called with: tensors whose first dimension is the sample, or groups of them by name.
@@ -52,8 +53,8 @@ def fit(
     `checkpoints` the state is written there after each epoch, and a later call with the same arguments goes
     on from it; the caller removes the folder when it is done with it. Raises FloatingPointError where the
     loss is not finite, TrainingMemoryError where the device cannot hold a batch, KeyError where `validate`
-    does not give the monitor. Under `accelerate launch` the
-    processes train one model, see `processes`; the first one writes and calls back.
+    does not give the monitor. Several processes, as of `accelerate launch`, train one model (`processes`);
+    all call `validate`, the first one writes and calls back.
     """
     torch.manual_seed(seed)
     config = with_enough_epochs(config, len(batches))
@@ -73,7 +74,7 @@ def fit(
     started = time.monotonic() - state.resume()
     if validate is not None and config.validate_from == 0 and not state.history:
         clock = time.monotonic()
-        metrics = agreed(validate(), accelerator)
+        metrics = processes.of_the_first(validate())
         state.take(EpochRecord(0, math.nan, 0.0, 0.0, time.monotonic() - clock, metrics), config)
 
     while state.epoch < config.epochs and not state.is_patient_no_more(config):
@@ -92,7 +93,7 @@ def fit(
         trained = time.monotonic() - clock
         state.epoch += 1
         due = validate is not None and is_due(state.epoch, config)
-        metrics = agreed(validate(), accelerator) if validate and due else {}
+        metrics = processes.of_the_first(validate()) if validate and due else {}
         rate = config.learning_rate * rate_factor(state.step, steps, config)
         record = EpochRecord(state.epoch, loss, rate, samples / trained, time.monotonic() - clock, metrics)
         state.take(record, config)
@@ -127,20 +128,19 @@ def _epoch(
     total, samples, told = 0.0, 0, time.monotonic()
     for batch in batches:
         size = find_batch_size(batch)
-        own, weight = own_share(batch, accelerator)
-        with (
-            batch_must_fit(size, state.epoch + 1),
-            autocast(accelerator.device, config.precision),
-        ):
-            loss = model(**send_to_device(own, accelerator.device)) * weight
-        value = mean_over_processes(loss, accelerator)
+        with batch_must_fit(size, state.epoch + 1, config.samples_at_once, accelerator.num_processes):
+            value = learn(
+                model,
+                batch,
+                accelerator,
+                config.samples_at_once,
+                lambda: autocast(accelerator.device, config.precision),
+            )
         if not math.isfinite(value):
             raise FloatingPointError(
                 f"the loss is {value} at step {state.step} of epoch {state.epoch + 1}: lower "
                 f"training.learning_rate (now {config.learning_rate}) or set training.precision to 'fp32'"
             )
-        with batch_must_fit(size, state.epoch + 1):
-            accelerator.backward(loss)
         if config.clip_norm is not None:
             accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
         set_learning_rate(optimizers, config.learning_rate * rate_factor(state.step, steps, config))

@@ -222,9 +222,15 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
 @pytest.mark.parametrize(
     "damage", ["flipped", "cut", "empty", "gone", "counters cut", "counters gone", "list"]
 )
-def test_a_damaged_checkpoint_is_refused_by_name(toy: SimpleNamespace, tmp_path: Path, damage: str) -> None:
+def test_of_a_damaged_checkpoint_one_hears_and_goes_on_from_the_one_before_it(
+    toy: SimpleNamespace, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Killed):
+        train(toy, ANNEALED, tmp_path, KillAfter(1))
+    shutil.copytree(tmp_path / "epoch-1", tmp_path / "kept")
     with pytest.raises(Killed):
         train(toy, ANNEALED, tmp_path, KillAfter(2))
+    shutil.move(tmp_path / "kept", tmp_path / "epoch-1")
     counters = damage.startswith("counters") or damage == "list"
     file = tmp_path / "epoch-2" / ("counters.json" if counters else "state.safetensors")
     content = file.read_bytes()
@@ -235,8 +241,17 @@ def test_a_damaged_checkpoint_is_refused_by_name(toy: SimpleNamespace, tmp_path:
         file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     else:
         file.write_bytes({"cut": content[:-9], "counters cut": content[:-9], "list": b"[]"}.get(damage, b""))
-    with pytest.raises(checkpoints.CheckpointError, match=r"epoch-2 is not .*delete it to train anew"):
-        go_on(toy, ANNEALED, tmp_path)
+    capsys.readouterr()
+    for kept in (True, False):  # with one before it, and without
+        folder = tmp_path if kept else tmp_path / "alone"
+        if not kept:
+            folder.mkdir()
+            shutil.move(tmp_path / "damaged", folder / "epoch-2")
+        else:
+            shutil.copytree(tmp_path / "epoch-2", tmp_path / "damaged")
+        again = go_on(toy, ANNEALED, folder) if kept else train(toy, ANNEALED, folder)
+        assert_same(toy, again, train(toy, ANNEALED, None))
+        assert "epoch-2 is damaged (" in capsys.readouterr().out
 
 
 def test_memory_that_runs_out_says_what_to_lower(toy: SimpleNamespace) -> None:
@@ -248,7 +263,7 @@ def test_memory_that_runs_out_says_what_to_lower(toy: SimpleNamespace) -> None:
         def forward(self, **batch: Tensor) -> Tensor:
             raise torch.OutOfMemoryError("Tried to allocate 20 GiB")
 
-    with pytest.raises(TrainingMemoryError, match=r"batch of \d+ samples in epoch 1; lower .*20 GiB"):
+    with pytest.raises(TrainingMemoryError, match=r"16 samples in epoch 1, .*lower .* to 8 .*20 GiB"):
         fit(Greedy(), toy.Line(), PLAIN)
 
 

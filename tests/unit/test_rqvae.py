@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from genrec_lab.codes import ItemCodes
+from genrec_lab.models.autoencoder_training import TokenizerMemoryError
 from genrec_lab.models.rqvae import RQVAE, RQVAEConfig, TokenizerEpoch, train_rqvae
 
 SMALL = {
@@ -234,13 +235,28 @@ class TestCheckpoint:
         with pytest.raises(ValueError, match=r"more than tokenizer.epochs = 3"):
             train_rqvae(x, domain, RQVAEConfig(**SMALL | {"epochs": 3}), seed=0, checkpoint=tmp_path)
 
-    def test_a_damaged_checkpoint_is_named(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+    def test_of_a_damaged_checkpoint_one_hears_and_it_is_trained_anew(
+        self, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         x, domain = catalogue()
-        (tmp_path / "rqvae_training.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0 half a file")
-        with pytest.raises(
-            ValueError, match=r"rqvae_training.safetensors is not a readable checkpoint .* delete it"
-        ):
-            train_rqvae(x, domain, RQVAEConfig(**SMALL), seed=0, checkpoint=tmp_path)
+        config = RQVAEConfig(**SMALL)
+        whole = train_rqvae(x, domain, config, seed=0, checkpoint=tmp_path)
+        file = tmp_path / "rqvae_training.safetensors"
+        content = file.read_bytes()
+        flipped = content[:-1] + bytes([content[-1] ^ 1])  # a tensor's last byte, which safetensors accepts
+        file.write_bytes({"cut": content[:-9], "flipped": flipped, "empty": b""}[damage])
+        assert_same_weights(train_rqvae(x, domain, config, seed=0, checkpoint=tmp_path), whole)
+        assert "rqvae_training.safetensors is not " in capsys.readouterr().out
+
+    def test_memory_that_runs_out_says_what_to_lower(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def greedy(*_: object) -> None:
+            raise torch.OutOfMemoryError("Tried to allocate 20 GiB")
+
+        monkeypatch.setattr(RQVAE, "forward", greedy)
+        x, domain = catalogue()
+        with pytest.raises(TokenizerMemoryError, match=r"epoch 1; lower tokenizer.batch_size .*20 GiB"):
+            train_rqvae(x, domain, RQVAEConfig(**SMALL), seed=0)
 
 
 class TestTokenize:

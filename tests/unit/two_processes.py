@@ -1,30 +1,42 @@
-"""Trains small models and writes their losses: alone, or as one of two processes, `python … FOLDER`."""
+"""Trains small models and writes what came out: alone, or as one of two processes, `python … FOLDER`."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import torch
-from accelerate import PartialState
+from pydantic import BaseModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from genrec_lab import processes
 from genrec_lab.codes import ItemCodes
-from genrec_lab.data.batches import PairBatches
+from genrec_lab.data.batches import NeighbourBatches, PairBatches
+from genrec_lab.data.stretches import StretchBatches
+from genrec_lab.decoding import Ranked
 from genrec_lab.models import Recommender, T5Config
-from genrec_lab.training import TrainingConfig, fit
+from genrec_lab.models.letter import LetterConfig, train_letter
+from genrec_lab.models.rqvae import RQVAEConfig, train_rqvae
+from genrec_lab.models.tree_tokenizer import TreeTokenizer
+from genrec_lab.run import store
+from genrec_lab.training import TrainingConfig, fit, rank_in_shares
+from tests.unit.test_tree_tokenizer import CONFIG, ToyEncoder, items
 
 TINY = T5Config(
     d_model=16, d_kv=4, heads=3, d_ff=24, encoder_layers=1, decoder_layers=1, dropout=0.0,
     relative_buckets=8, relative_max_distance=16,
 )  # fmt: skip
+TRAINING = TrainingConfig(epochs=3, batch_size=4, learning_rate=0.01, precision="fp32")
+Trained = tuple[list[float], dict[str, Tensor]]
 
 
 class Contrast(nn.Module):
-    """A loss that compares the samples of a batch, as the tokenizers' alignment does."""
+    """A loss of a kind that `fit` does not know, in which all samples of a batch are compared."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,25 +60,156 @@ class Vectors:
         return [{"x": torch.randn(7, 4, generator=generator)} for _ in range(3)]
 
 
-def main(folder: Path) -> None:
-    """Train both, with checkpoints; the first process writes losses and weights."""
-    config = TrainingConfig(epochs=3, batch_size=4, learning_rate=0.01, precision="fp32")
+def recommender() -> Recommender:
     torch.manual_seed(2)
-    model = Recommender(ItemCodes([[item // 3, item % 3] for item in range(9)], (4, 4)), TINY)
+    return Recommender(ItemCodes([[item // 3, item % 3] for item in range(9)], (4, 4)), TINY)
+
+
+def pairs() -> PairBatches:
     rng = torch.Generator().manual_seed(3)
-    # 13 pairs in batches of 4: the last batch has a row for one process only.
+    # 13 pairs in batches of 4: the last batch has one row, which is too few to be dealt out.
     histories = [torch.randint(9, (1 + row % 3,), generator=rng).tolist() for row in range(13)]
     frame = pl.DataFrame({"user": range(13), "history": histories, "target": [row % 9 for row in range(13)]})
-    told = fit(model, PairBatches(frame, 4), config, checkpoints=folder / "recommender", seed=1)
+    return PairBatches(frame, 4)
+
+
+def learn_pairs(folder: Path, **changes: object) -> Trained:
+    model = recommender()
+    config = TRAINING.model_copy(update=changes)
+    told = fit(model, pairs(), config, checkpoints=folder / "pairs", seed=1)
+    return [record.loss for record in told.history], model.t5.state_dict()
+
+
+def learn_pairs_in_parts(folder: Path) -> Trained:
+    """The same batches, of which a device holds one sample at a time."""
+    return learn_pairs(folder / "parts", samples_at_once=1)
+
+
+def learn_stretches(folder: Path) -> Trained:
+    model, rng = recommender(), np.random.default_rng(4)
+    sequences = [rng.integers(9, size=size).tolist() for size in (2, 3, 3, 4, 5, 5, 6, 9, 12)]
+    batches = StretchBatches(sequences, 6, 4)
+    told = fit(model, batches, TRAINING, checkpoints=folder / "stretches", seed=1)
+    return [record.loss for record in told.history], model.t5.state_dict()
+
+
+def learn_contrast(folder: Path) -> Trained:
     torch.manual_seed(5)
-    contrast = Contrast()
-    also = fit(contrast, Vectors(), config, checkpoints=folder / "contrast", seed=1)
-    rank = PartialState().process_index
-    losses = [[record.loss for record in result.history] for result in (told, also)]
-    (folder / f"losses-{rank}.json").write_text(json.dumps(losses))
-    save_file(
-        {name: t.clone() for name, t in model.t5.state_dict().items()}, folder / f"weights-{rank}.safetensors"
+    model = Contrast()
+    told = fit(model, Vectors(), TRAINING, checkpoints=folder / "contrast", seed=1)
+    return [record.loss for record in told.history], model.state_dict()
+
+
+def vectors() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(6)
+    domains = np.arange(41) % 3
+    return rng.normal(size=(41, 12)).astype(np.float32) + domains[:, None], domains
+
+
+def learn_rqvae(folder: Path) -> Trained:
+    x, domains = vectors()
+    config = RQVAEConfig(hidden=(10,), levels=2, codebook_size=6, dimension=4, batch_size=8, epochs=4,
+                         report_every=1, kmeans_init=True, contrastive_weight=0.1)  # fmt: skip
+    losses: list[float] = []
+    model = train_rqvae(x, domains, config, 3, lambda epoch: losses.append(epoch.loss), folder / "rqvae", 2)
+    return losses, model.state_dict()
+
+
+def learn_letter(folder: Path) -> Trained:
+    x, domains = vectors()
+    config = LetterConfig(hidden=(10,), levels=2, codebook_size=6, dimension=4, batch_size=8, epochs=3,
+                          report_every=1, clusters=2, cluster_every=2)  # fmt: skip
+    beside = np.random.default_rng(7).normal(size=(41, 4)).astype(np.float32)
+    losses: list[float] = []
+    told = lambda epoch: losses.append(epoch.loss)  # noqa: E731
+    model = train_letter(x, beside, domains, config, 3, told, folder / "letter")
+    return losses, model.state_dict()
+
+
+def learn_tree(folder: Path) -> Trained:
+    """With all that looks at a whole batch: negatives, means over words and pictures, statistics, k-means."""
+    content = items(14, seed=8)
+    content["has_picture"][2:7] = False
+    quantizer = CONFIG.quantizer.model_copy(
+        update={"kmeans_start": True, "restart_dead": True, "restart_every": 3}
     )
+    decoder = CONFIG.decoder.model_copy(update={"masking": "mixed", "reduction": "code"})
+    changes = {"quantizer": quantizer, "decoder": decoder, "standardise": True, "warm_up_steps": 3}
+    model = TreeTokenizer(
+        ToyEncoder(),
+        CONFIG.model_copy(update={**changes, "mu": 0.5, "lambda_code": 0.01}),
+        torch.Generator().manual_seed(0),
+    )
+    neighbours = pl.DataFrame(
+        {"item": range(14), "neighbours": [[(5 * item + 3) % 14] for item in range(14)]}
+    )
+    batches = NeighbourBatches(
+        np.arange(14), neighbours, lambda rows: {name: t[rows] for name, t in content.items()}, 6
+    )
+    told = fit(model, batches, TRAINING, checkpoints=folder / "tree", seed=1)
+    # Weights without influence, as a bias before the statistics, drift: AdamW scales what is all but zero.
+    found = model.tokenize([content])
+    return [record.loss for record in told.history], {"codes": torch.from_numpy(found.codes)}
+
+
+def ranking(folder: Path) -> Trained:
+    """Users ranked in shares come out in their order."""
+    users = pl.DataFrame({"user": range(7)})
+
+    def recommend(rows: pl.DataFrame) -> Ranked:
+        assert rows.height == len(processes.own_rows(7))
+        items = rows["user"].to_numpy()[:, None] * 10 + np.arange(3)
+        return Ranked(items.astype(np.int64), -items.astype(np.float32))
+
+    ranked = rank_in_shares(recommend, users)
+    return ranked.scores.flatten().tolist(), {"items": torch.from_numpy(ranked.items)}
+
+
+class Settings(BaseModel):
+    """The config of a run that trains nothing."""
+
+    tokenizer: int = 3
+
+
+def stage_of_two(folder: Path) -> Trained:
+    """A stage that all processes work on: one of them writes, and all read."""
+    store.load_config = lambda preset, overrides: Settings()
+    run = store.open_run("shared", dataset={"name": "bazaar"}, preset="tiny", root=folder)
+    told = []
+    for _ in range(2):
+        with run.stage("01_data_preparation", uses=("tokenizer",)) as stage:
+            told.append(float(stage.is_finished))
+            if not stage.is_finished:
+                (stage.folder / "made.txt").write_text(f"process {processes.number()}")
+                run.log("made", by=processes.number())
+    made = (run.read_stage("01_data_preparation") / "made.txt").read_text()
+    assert made == "process 0"
+    return [2.0, *told, 1.0], {"read": torch.ones(1)}
+
+
+WORK: dict[str, Callable[[Path], Trained]] = {
+    "pairs": learn_pairs,
+    "pairs in parts": learn_pairs_in_parts,
+    "stretches": learn_stretches,
+    "contrast": learn_contrast,
+    "rqvae": learn_rqvae,
+    "letter": learn_letter,
+    "tree": learn_tree,
+    "ranking": ranking,
+    "stage": stage_of_two,
+}
+
+
+def main(folder: Path) -> None:
+    """Do all work; write losses and weights of each, by the number of the process."""
+    rank = processes.number()
+    told = {}
+    for name, work in WORK.items():
+        losses, weights = work(folder)
+        told[name] = losses
+        flat = {key: tensor.clone().contiguous() for key, tensor in weights.items()}
+        save_file(flat, folder / f"{name}-{rank}.safetensors")
+    (folder / f"losses-{rank}.json").write_text(json.dumps(told))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from genrec_lab.run.stages.rows import generative_rows, served, skipped_rows, tr
 from genrec_lab.run.stages.tokenizing import TOKENIZING
 from genrec_lab.run.stages.training import part_of
 from genrec_lab.run.store import Run
-from genrec_lab.training import autocast
+from genrec_lab.training import autocast, rank_in_shares
 
 EVALUATION = "07_evaluation"
 BEST_POSSIBLE = "best possible"
@@ -106,7 +107,8 @@ def _rank(run: Run, data: Prepared, name: str, test: pl.DataFrame) -> Ranked:
     for domain in dict.fromkeys(domains.tolist()):
         rows = np.flatnonzero(domains == domain)
         of_domain = part_of(test, (domain,))
-        items[rows], scores[rows] = _recommended(run, data, name, domain, of_domain)
+        recommend = partial(_recommended, run, data, name, domain)
+        items[rows], scores[rows] = rank_in_shares(recommend, of_domain)
     return Ranked(items, scores)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from genrec_lab import processes
 from genrec_lab.codes import ItemCodes, PrefixCodewords
 from genrec_lab.data import Dataset, training_sequences
 from genrec_lab.encoders.content import content_of
@@ -114,7 +115,8 @@ def _with_pictures(dataset: Dataset, vectors: np.ndarray, config: MethodConfig) 
     if config.pictures == "none":
         return vectors
     content = content_of(dataset)
-    pictures = encode_pictures(content, config.pictures, cache=runs_root() / "cache" / "pictures")
+    with processes.first_one_first():
+        pictures = encode_pictures(content, config.pictures, cache=runs_root() / "cache" / "pictures")
     return np.concatenate([vectors, pictures], axis=1)
 
 

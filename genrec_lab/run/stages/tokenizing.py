@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from genrec_lab import processes
 from genrec_lab.data import Dataset
 from genrec_lab.encoders import encode_texts
 from genrec_lab.presets import MethodConfig, methods
@@ -69,9 +70,10 @@ def train_tokenizers(run: Run, watch: Callable[[str], LiveCurves] | None = None)
             for name in dict.fromkeys(owners.values()):
                 check_items_suffice(dataset, rows[name])  # before the texts are encoded, which takes long
             if has_texts(dataset):
-                vectors = encode_texts(
-                    dataset.items["text"].to_list(), run.config.text, cache=runs_root() / "cache" / "text"
-                )
+                with processes.first_one_first():
+                    vectors = encode_texts(
+                        dataset.items["text"].to_list(), run.config.text, cache=runs_root() / "cache" / "text"
+                    )
                 save_file({"vectors": vectors}, stage.folder / "vectors.safetensors")
             else:  # only rows that read no texts are left
                 vectors = np.zeros((dataset.n_items, 1), dtype=np.float32)

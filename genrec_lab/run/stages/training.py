@@ -13,7 +13,7 @@ import polars as pl
 from genrec_lab.decoding import Ranked
 from genrec_lab.evaluation import ndcg_at_k, recall_at_k
 from genrec_lab.run.stages.preparing import Prepared
-from genrec_lab.training import Callback, TrainingResult
+from genrec_lab.training import Callback, TrainingResult, rank_in_shares
 from genrec_lab.viz.live import LiveCurves
 
 Watch = Callable[[str], Callback]
@@ -36,14 +36,15 @@ def validator(
 ) -> Callable[[], dict[str, float]]:
     """Return what `fit` calls after an epoch: Recall and NDCG at 10 over (a seeded sample of) the users.
 
-    `recommend(rows)` ranks 10 items for each row of `users`, which has user, domain, history and target.
+    `recommend(rows)` ranks 10 items for each row of `users`, which has user, domain, history and target;
+    several processes rank a share each.
     """
     if most is not None and users.height > most:
         users = users.sample(most, seed=seed)
     targets = users["target"].to_numpy()
 
     def validate() -> dict[str, float]:
-        ranked = recommend(users)
+        ranked = rank_in_shares(recommend, users)
         return {"recall@10": recall_at_k(ranked, targets, 10), "ndcg@10": ndcg_at_k(ranked, targets, 10)}
 
     return validate

@@ -15,6 +15,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
+from genrec_lab import processes
 from genrec_lab.codes import ItemCodes, churn
 from genrec_lab.data import Dataset, co_occurrence_neighbours
 from genrec_lab.data.batches import NeighbourBatches
@@ -97,7 +98,9 @@ def load_tokenizer(
     if items is not None and isinstance(encoder, CompactEncoder):
         encoder.for_catalogue([dataset.items["text"][int(item)] for item in items])
         model.take_vocabulary()
-    return UniversalTokenizer(model, encoder.prepare(content_of(dataset), _cache()))
+    with processes.first_one_first():
+        prepared = encoder.prepare(content_of(dataset), _cache())
+    return UniversalTokenizer(model, prepared)
 
 
 def train_tokenizer(
@@ -161,7 +164,11 @@ class _Records(Callback):
     def _add(self, model: torch.nn.Module, *_: object) -> None:
         if model.training:
             parts = self.tokenizer.model.parts
-            self.sums = {name: total + float(parts[name]) for name, total in self.sums.items()}
+            # Shares of a batch differ by one item at most, so their mean is near that of the batch.
+            means = processes.total(torch.stack([parts[name] for name in _PARTS])) / processes.count()
+            self.sums = {
+                name: self.sums[name] + mean for name, mean in zip(_PARTS, means.tolist(), strict=True)
+            }
             self.batches += 1
 
     def on_epoch(self, record: EpochRecord, epochs: int) -> None:
@@ -214,7 +221,9 @@ def _encoder(
         encoder.for_catalogue([content.texts[int(item)] for item in items])
     else:
         encoder = QwenEncoder(config.content)
-    return encoder, encoder.prepare(content, _cache())
+    with processes.first_one_first():
+        prepared = encoder.prepare(content, _cache())
+    return encoder, prepared
 
 
 def _cache() -> Path:
