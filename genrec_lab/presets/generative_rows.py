@@ -17,7 +17,6 @@ from genrec_lab.models.rqvae import RQVAEConfig
 from genrec_lab.models.sequential.sasrec import SASRecConfig
 from genrec_lab.models.t5 import T5Config
 from genrec_lab.models.textual_ids import TextualIdsConfig
-from genrec_lab.presets.tuning import TuningConfig
 from genrec_lab.training import TrainingConfig
 
 if TYPE_CHECKING:
@@ -158,6 +157,5 @@ def _a_domain_each(config: MethodConfig) -> dict[str, Any]:
         "codebooks": "separate",
         "recommenders": "separate",
         "adaptation": config.adaptation.model_copy(update={"kind": "none"}),
-        "tuning": TuningConfig(),  # what was searched for the run's own method is not this row's
         "compare": (),
     }
