@@ -7,7 +7,7 @@ import json
 import re
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import plotly.graph_objects as go
@@ -84,6 +84,11 @@ def tokenizer_epochs(count: int, contrastive: float = 3.0) -> list[Epoch]:
         )
         for e in range(1, count + 1)
     ]
+
+
+def test_tokenizer_curves_say_all_where_no_code_is_unused() -> None:
+    full = replace(tokenizer_epochs(20)[-1], utilisation=(1.0, 1.0))
+    assert "every level uses all of its codes" in title_of(figures.tokenizer_curves([full]))
 
 
 def test_tokenizer_curves_state_the_last_epoch() -> None:

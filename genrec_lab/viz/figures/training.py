@@ -94,9 +94,10 @@ def tokenizer_curves(
     _name_tokenizer_axes(made, parts, int(records[-1]["epoch"]))
     last = records[-1]
     lowest = int(np.argmin(last["utilisation"]))
+    least = float(last["utilisation"][lowest])
     title = (
-        f"After {counted(int(last['epoch']), 'epoch')} every level uses at least "
-        f"{percent(float(last['utilisation'][lowest]))} of its codes; "
+        f"After {counted(int(last['epoch']), 'epoch')} every level uses "
+        f"{'all' if least == 1 else f'at least {percent(least)}'} of its codes; "
         f"{percent(float(last['collision_rate']))} of the items collide"
     )
     note = f"{counted(n_items, 'item')}; " if n_items is not None else ""
@@ -274,7 +275,7 @@ def _name_tokenizer_axes(made: Panels, parts: Mapping[str, npt.NDArray[np.float6
     figure = made.figure
     everything = np.concatenate([values[np.isfinite(values)] for values in parts.values()] or [np.ones(1)])
     if everything.size and everything.min() > 0 and everything.max() > 20 * everything.min():
-        figure.update_yaxes(type="log", dtick=1, title="loss (log)", **made.place(0))
+        figure.update_yaxes(type="log", dtick=1, exponentformat="power", title="loss (log)", **made.place(0))
     else:
         figure.update_yaxes(title="loss", **made.place(0))
     figure.update_yaxes(ticksuffix=" %", rangemode="tozero", title="share of items", **made.place(1))
