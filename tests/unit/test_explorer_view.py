@@ -206,8 +206,12 @@ def test_a_lasso_gathers_items_for_the_cards_the_csv_and_a_slice(view: ExplorerV
     points = np.random.default_rng(0).normal(size=(60, 3, 2)).astype(np.float32)
     view.maps = {"t-SNE": Projection(points, np.arange(60), "tsne", 0, 60)}
     view.tab.value = "Map"
-    ids = [found for trace in figures_of(view)[0]["data"] for found in trace["ids"]]
-    assert sorted(map(int, ids)) == list(range(60))
+    traces = figures_of(view)[0]["data"]
+    assert {trace["meta"] for trace in traces} == {"items"}
+    sent = [base64.b64decode(trace["customdata"]["bdata"]) for trace in traces]
+    kinds = [trace["customdata"]["dtype"] for trace in traces]
+    items = np.concatenate([np.frombuffer(part, kind) for part, kind in zip(sent, kinds, strict=True)])
+    assert sorted(items.tolist()) == list(range(60))
     told(view, "canvas", kind="lasso", ids=["7", "3", "41"])
     assert view.cards.heading == "In the lasso" and view.cards.lines[0].startswith("3 items")
     assert {card["item"] for card in view.cards.cards} == {3, 7, 41}
