@@ -94,6 +94,12 @@ class TokenizerEpoch:
     diversity: float = 0.0
     # per level: share of items whose code is not that of the record before; None for the first record
     churn: tuple[float, ...] | None = None
+    # Of the codes too, as `use_of_codes` has them; empty in records from before they were kept.
+    gini: tuple[float, ...] = ()
+    prefix_entropy: tuple[float, ...] = ()
+    shared_items: tuple[float, ...] = ()
+    largest_collision: int = 0
+    unique_ratio: float = 0.0
 
 
 class Autoencoder(nn.Module, Shareable, ABC):

@@ -125,6 +125,16 @@ def test_tokenizer_curves_show_the_change_of_codes_where_it_was_recorded() -> No
     ]
 
 
+def test_tokenizer_curves_show_how_even_the_codes_are_where_it_was_recorded() -> None:
+    records = [
+        vars(epoch) | {"gini": (0.2, 0.1 * e) if e else ()} for e, epoch in enumerate(tokenizer_epochs(4))
+    ]
+    figure = figures.tokenizer_curves(records)
+    lines = [trace for trace in figure.data if trace.yaxis == "y5"]
+    assert list(lines[1].y)[1:] == pytest.approx([0.1, 0.2, 0.3]) and np.isnan(lines[1].y[0])
+    assert "Gini of the codes" in [note.text for note in figure.layout.annotations]
+
+
 def test_a_long_training_is_thinned_to_its_ends() -> None:
     figure = figures.tokenizer_curves(tokenizer_epochs(10_000))
     assert sum(len(trace.x) for trace in figure.data) <= MAX_POINTS
