@@ -7,6 +7,7 @@ from genrec_lab.codes.grouping import positions_within_groups, row_ids
 from genrec_lab.codes.health import (
     CodeHealth,
     DomainSharing,
+    LaterMeasures,
     code_health,
     domain_sharing,
     prefix_entropy,
@@ -28,6 +29,7 @@ __all__ = [
     "IdentifierConfig",
     "IndexFile",
     "ItemCodes",
+    "LaterMeasures",
     "PrefixCodewords",
     "Reassigned",
     "Resolution",

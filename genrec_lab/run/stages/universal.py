@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from genrec_lab import processes
-from genrec_lab.codes import ItemCodes, churn, use_of_codes
+from genrec_lab.codes import ItemCodes, LaterMeasures, churn, use_of_codes
 from genrec_lab.data import Dataset, co_occurrence_neighbours
 from genrec_lab.data.batches import NeighbourBatches
 from genrec_lab.encoders.compact import CompactConfig, CompactEncoder
@@ -34,7 +34,7 @@ _AT_ONCE = 256  # items that are tokenised together
 
 
 @dataclass(frozen=True)
-class UniversalEpoch:
+class UniversalEpoch(LaterMeasures):
     """One epoch: the mean terms of Eq. 13 before their weights, and the codes of the items trained on."""
 
     epoch: int  # counted from 1
@@ -49,14 +49,6 @@ class UniversalEpoch:
     perplexity: tuple[float, ...]
     collision_rate: float
     seconds: float
-    # per level: share of items whose code is not that of the record before; None for the first record
-    churn: tuple[float, ...] | None = None
-    # Of the codes too, as `use_of_codes` has them; empty in records from before they were kept.
-    gini: tuple[float, ...] = ()
-    prefix_entropy: tuple[float, ...] = ()
-    shared_items: tuple[float, ...] = ()
-    largest_collision: int = 0
-    unique_ratio: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 
 from genrec_lab.viz.explorer.panels import Panel
 
-PICTURES = Path("exports")
-"""Where in a run's folder pictures are written."""
+EXPORTS = Path("exports")
+"""Where in a run's folder the explorer writes files."""
 
 _PIXELS_A_POINT = 2  # sharp on today's screens and in print
 

@@ -21,7 +21,7 @@ from genrec_lab.viz.explorer.beams import BeamTree
 from genrec_lab.viz.explorer.canvas import Canvas
 from genrec_lab.viz.explorer.cards import Cards, of_beam, of_items, of_selection
 from genrec_lab.viz.explorer.controls import NOTHING, Controls
-from genrec_lab.viz.explorer.exports import PICTURES, download, write_png
+from genrec_lab.viz.explorer.exports import EXPORTS, download, write_png
 from genrec_lab.viz.explorer.state import ExplorerState
 from genrec_lab.viz.explorer.tabs import TABS, Pick, Shown
 from genrec_lab.viz.layout import counted, shorten
@@ -255,7 +255,7 @@ class ExplorerView(Controls):
             raise ValueError("PNG: this tab has no figure now")
         self.export.value = markup.line("Drawing …")
         figures = [theme.themed(figure, self.mode) for figure in self.shown.figures]
-        files = write_png(figures, folder / PICTURES, self.tab.value.lower())
+        files = write_png(figures, folder / EXPORTS, self.tab.value.lower())
         self.export.value = markup.line(f"Written: {', '.join(str(file) for file in files)}")
 
     def _write_atlas(self) -> None:

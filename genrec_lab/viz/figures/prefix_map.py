@@ -78,12 +78,7 @@ def _points(
         meta="items",
         mode="markers",
         name=name,
-        marker={
-            "color": colour,
-            "size": size,
-            "opacity": opacity,
-            "line": {"width": 0},
-        },
+        marker={"color": colour, "size": size, "opacity": opacity, "line": {"width": 0}},
         text=titles,
         hovertemplate="%{text}" if titles is not None else None,
         hoverinfo=None if titles is not None else "skip",
