@@ -48,7 +48,7 @@ class StepMeter:
     """Counts the operations of the first steps, from which it tells the MFU of the others."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype, *, counts: bool = True) -> None:
-        """`dtype` is that of matrix products, autocast's where it is on; without `counts` nothing is counted."""
+        """`dtype` is the matrix products', autocast's where it is on; without `counts` nothing is counted."""
         self.device, self.dtype = device, dtype
         self._left = _COUNTED_STEPS if counts else 0
         self._operations, self._samples = 0, 0
