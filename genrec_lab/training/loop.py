@@ -19,7 +19,7 @@ from genrec_lab.operations import StepMeter
 from genrec_lab.training.callbacks import Callback, EpochRecord, TrainingResult
 from genrec_lab.training.checkpoints import Checkpoint
 from genrec_lab.training.configs import TrainingConfig, is_due, rate_factor, with_enough_epochs
-from genrec_lab.training.memory import batch_must_fit
+from genrec_lab.training.memory import batch_must_fit, recomputed_layers
 from genrec_lab.training.optimizers import make_optimizers, set_learning_rate
 from genrec_lab.training.precision import autocast, product_type
 from genrec_lab.training.processes import accelerator_of_all, learn
@@ -68,12 +68,14 @@ def fit(
     model.to(accelerator.device)
     optimizers = make_optimizers(model, config)
     steps = len(batches) * config.epochs
-    wrapped, *prepared = accelerator.prepare(model, *optimizers)
+    compiled = torch.compile(model, dynamic=True) if config.compile else model
+    wrapped, *prepared = accelerator.prepare(compiled, *optimizers)
     state = TrainingState(
         Checkpoint(checkpoints) if checkpoints is not None else None, model, optimizers, names
     )
     started = time.monotonic() - state.resume()
-    meter = StepMeter(accelerator.device, product_type(accelerator.device, config.precision))
+    kind = product_type(accelerator.device, config.precision)
+    meter = StepMeter(accelerator.device, kind, counts=not config.compile)
     if validate is not None and config.validate_from == 0 and not state.history:
         clock = time.monotonic()
         metrics = processes.of_the_first(validate())
@@ -82,17 +84,18 @@ def fit(
     while state.epoch < config.epochs and not state.is_patient_no_more(config):
         clock = time.monotonic()
         model.train()
-        loss, samples = _epoch(
-            wrapped,
-            batches(state.epoch, seed),
-            accelerator,
-            prepared,
-            config,
-            callbacks,
-            state,
-            steps,
-            meter,
-        )
+        with recomputed_layers(model, config.gradient_checkpointing):
+            loss, samples = _epoch(
+                wrapped,
+                batches(state.epoch, seed),
+                accelerator,
+                prepared,
+                config,
+                callbacks,
+                state,
+                steps,
+                meter,
+            )
         trained = time.monotonic() - clock
         state.epoch += 1
         due = validate is not None and is_due(state.epoch, config)
