@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -52,10 +53,11 @@ def fit(
 
     `model(**batch)` is the loss; `validate()` gives metrics of which `config.monitor` is maximised. With
     `checkpoints` the state is written there after each epoch, and a later call with the same arguments goes
-    on from it; the caller removes the folder when it is done with it. Raises FloatingPointError where the
-    loss is not finite, TrainingMemoryError where the device cannot hold a batch, KeyError where `validate`
-    does not give the monitor. Several processes, as of `accelerate launch`, train one model (`processes`);
-    all call `validate`, the first one writes and calls back.
+    on from it; the caller removes the folder when it is done with it. Callbacks hear of an epoch before its
+    state is written, so after a kill they may hear of one twice, and miss none. Raises FloatingPointError
+    where the loss is not finite, TrainingMemoryError where the device cannot hold a batch, KeyError where
+    `validate` does not give the monitor. Several processes, as of `accelerate launch`, train one model
+    (`processes`); all call `validate`, the first one writes and calls back.
     """
     torch.manual_seed(seed)
     config = with_enough_epochs(config, len(batches))
@@ -76,6 +78,7 @@ def fit(
     started = time.monotonic() - state.resume()
     kind = product_type(accelerator.device, config.precision)
     meter = StepMeter(accelerator.device, kind, counts=not config.compile)
+    learning = _Learning(wrapped, accelerator, prepared, config, callbacks, state, steps, meter)
     if validate is not None and config.validate_from == 0 and not state.history:
         clock = time.monotonic()
         metrics = processes.of_the_first(validate())
@@ -85,17 +88,7 @@ def fit(
         clock = time.monotonic()
         model.train()
         with recomputed_layers(model, config.gradient_checkpointing):
-            loss, samples = _epoch(
-                wrapped,
-                batches(state.epoch, seed),
-                accelerator,
-                prepared,
-                config,
-                callbacks,
-                state,
-                steps,
-                meter,
-            )
+            loss, samples = learning.epoch(batches(state.epoch, seed))
         trained = time.monotonic() - clock
         state.epoch += 1
         due = validate is not None and is_due(state.epoch, config)
@@ -105,11 +98,11 @@ def fit(
         seconds = time.monotonic() - clock
         record = EpochRecord(state.epoch, loss, rate, speed, seconds, metrics, meter.mfu(speed))
         state.take(record, config)
+        for callback in callbacks:
+            callback.on_epoch(record, config.epochs)
         if accelerator.is_main_process:
             state.save(time.monotonic() - started)
         accelerator.wait_for_everyone()
-        for callback in callbacks:
-            callback.on_epoch(record, config.epochs)
 
     state.restore_best()
     model.eval()
@@ -122,25 +115,40 @@ def fit(
     return result
 
 
-def _epoch(
-    model: nn.Module,
-    batches: Iterable[Batch],
-    accelerator: Accelerator,
-    optimizers: Sequence[Optimizer],
-    config: TrainingConfig,
-    callbacks: Sequence[Callback],
-    state: TrainingState,
-    steps: int,
-    meter: StepMeter,
-) -> tuple[float, int]:
-    """Train one epoch; return the mean loss and the number of samples."""
-    total, samples, told = 0.0, 0, time.monotonic()
-    for batch in batches:
-        size = find_batch_size(batch)
+@dataclass(frozen=True)
+class _Learning:
+    """What all epochs of one training share."""
+
+    model: nn.Module  # as accelerate wrapped it
+    accelerator: Accelerator
+    optimizers: Sequence[Optimizer]
+    config: TrainingConfig
+    callbacks: Sequence[Callback]
+    state: TrainingState
+    steps: int  # of all epochs
+    meter: StepMeter
+
+    def epoch(self, batches: Iterable[Batch]) -> tuple[float, int]:
+        """Train one epoch; return the mean loss and the number of samples."""
+        total, samples, told = 0.0, 0, time.monotonic()
+        for batch in batches:
+            size = find_batch_size(batch)
+            value = self._step(batch, size)
+            total += value * size
+            samples += size
+            if time.monotonic() - told > 0.5:
+                told = time.monotonic()
+                for callback in self.callbacks:
+                    callback.on_step(self.state.step, self.steps, value)
+        return total / max(samples, 1), samples
+
+    def _step(self, batch: Batch, size: int) -> float:
+        """Learn from one batch; return its loss."""
+        config, state, accelerator = self.config, self.state, self.accelerator
         memory = batch_must_fit(size, state.epoch + 1, config.samples_at_once, accelerator.num_processes)
-        with memory, meter.step(size):
+        with memory, self.meter.step(size):
             value = learn(
-                model,
+                self.model,
                 batch,
                 accelerator,
                 config.samples_at_once,
@@ -152,16 +160,11 @@ def _epoch(
                 f"training.learning_rate (now {config.learning_rate}) or set training.precision to 'fp32'"
             )
         if config.clip_norm is not None:
-            accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
-        set_learning_rate(optimizers, config.learning_rate * rate_factor(state.step, steps, config))
-        for optimizer in optimizers:
+            accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+        rate = config.learning_rate * rate_factor(state.step, self.steps, config)
+        set_learning_rate(self.optimizers, rate)
+        for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
         state.step += 1
-        total += value * size
-        samples += size
-        if time.monotonic() - told > 0.5:
-            told = time.monotonic()
-            for callback in callbacks:
-                callback.on_step(state.step, steps, value)
-    return total / max(samples, 1), samples
+        return value

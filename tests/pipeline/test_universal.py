@@ -174,7 +174,7 @@ def test_a_killed_tokenizer_training_ends_with_the_same_codes(run, tmp_path):
         assert [one[part] for part in ("loss", "text", "picture", "code", "alignment")] == pytest.approx(
             [other[part] for part in ("loss", "text", "picture", "code", "alignment")], rel=1e-4
         )
-    # Killed after its second epoch was recorded: the third is compared with the codes kept on disk.
+    # Killed when its second epoch was recorded, not yet kept: trained again, compared with the first's codes.
     for name in ("a", "b"):
         assert [one["epoch"] for one in json.loads((tmp_path / name / "records.json").read_text())] == [
             1,

@@ -30,12 +30,17 @@ class Killed(Exception):
 
 
 class KillAfter(Callback):
+    """Kills at the end of the next epoch, before its checkpoint, so that the given one's is the last."""
+
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
 
     def on_epoch(self, record: EpochRecord, epochs: int) -> None:
-        if record.epoch == self.epoch:
+        if record.epoch > self.epoch:
             raise Killed
+
+    def on_end(self, result: TrainingResult) -> None:
+        raise Killed
 
 
 ANNEALED = TrainingConfig(
@@ -119,6 +124,22 @@ def test_a_count_of_steps_survives_a_kill(toy: SimpleNamespace, tmp_path: Path) 
     model = Counting()
     fit(model, toy.Line(), ANNEALED, checkpoints=tmp_path, seed=5)
     assert model.steps == len(toy.Line()) * ANNEALED.epochs
+
+
+def test_callbacks_hear_of_every_epoch_though_one_of_them_was_cut_off(
+    toy: SimpleNamespace, tmp_path: Path
+) -> None:
+    heard: list[int] = []
+
+    class Note(Callback):
+        def on_epoch(self, record: EpochRecord, _: int) -> None:
+            heard.append(record.epoch)
+
+    with pytest.raises(Killed):
+        train(toy, ANNEALED, tmp_path, KillAfter(2), Note())
+    assert heard == [1, 2]
+    train(toy, ANNEALED, tmp_path, Note(), model_seed=77)
+    assert heard == [1, 2, 3, 4, 5, 6]
 
 
 def test_killed_twice(toy: SimpleNamespace, tmp_path: Path) -> None:
