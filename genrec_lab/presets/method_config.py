@@ -60,6 +60,9 @@ class TransferConfig(BaseModel):
     # The domains that items are recommended in. The others are for pre-training, in rows that pre-train.
     # None named: all domains are both.
     targets: _Names = ()
+    # Another run, by name or folder, that pre-trained UTGRec's tokenizer and recommender (its stages 02 and
+    # 05): both are taken from there, and the data need no domains to pre-train on.
+    start: str | None = None
     # True: rows that pre-train do so on the targets as well, as in GMC's comparison (5.1.2).
     pretrain_on_targets: bool = False
     pretrain_tokenizer: bool = True  # False: UTGRec Table 3, variant 7
@@ -173,6 +176,11 @@ class MethodConfig(BaseModel):
             raise ValueError(
                 "one_pass is given, and the recommender learns in one pass anyhow; leave one_pass out, or "
                 "set recommender.reads to 'whole'"
+            )
+        if self.transfer.start is not None and not self.transfer.targets:
+            raise ValueError(
+                f"transfer.start is {self.transfer.start!r} without transfer.targets; name the domains that "
+                "are to be served"
             )
         if isinstance(self.tokenizer, TreeTokenizerConfig):
             levels = self.tokenizer.quantizer.levels

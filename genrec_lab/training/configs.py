@@ -28,8 +28,8 @@ class TrainingConfig(BaseModel):
     clip_norm: float | None = Field(1.0, gt=0)  # largest gradient norm
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware gains from it
     gradient_checkpointing: bool = False  # layers compute anew what they would keep: `recomputed_layers`
-    # torch.compile with shapes left open. Meant for GPUs: on a CPU the small T5 was half as fast with it and
-    # took minutes to compile (docs/benchmarks.md). Its operations cannot be counted: no MFU.
+    # torch.compile of the stacked layers, `compiled_layers`; meant for GPUs (docs/benchmarks.md has what it
+    # does on a CPU). Its operations cannot be counted: no MFU.
     compile: bool = False
     validate_every: int = Field(1, ge=1)  # epochs
     validate_from: int = Field(1, ge=0)  # the first epoch after which to look; 0 looks before any training

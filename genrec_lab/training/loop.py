@@ -20,7 +20,8 @@ from genrec_lab.operations import StepMeter
 from genrec_lab.training.callbacks import Callback, EpochRecord, TrainingResult
 from genrec_lab.training.checkpoints import Checkpoint
 from genrec_lab.training.configs import TrainingConfig, is_due, rate_factor, with_enough_epochs
-from genrec_lab.training.memory import batch_must_fit, recomputed_layers
+from genrec_lab.training.layers import compiled_layers, recomputed_layers
+from genrec_lab.training.memory import batch_must_fit
 from genrec_lab.training.optimizers import make_optimizers, set_learning_rate
 from genrec_lab.training.precision import autocast, product_type
 from genrec_lab.training.processes import accelerator_of_all, learn
@@ -70,8 +71,7 @@ def fit(
     model.to(accelerator.device)
     optimizers = make_optimizers(model, config)
     steps = len(batches) * config.epochs
-    compiled = torch.compile(model, dynamic=True) if config.compile else model
-    wrapped, *prepared = accelerator.prepare(compiled, *optimizers)
+    wrapped, *prepared = accelerator.prepare(model, *optimizers)
     state = TrainingState(
         Checkpoint(checkpoints) if checkpoints is not None else None, model, optimizers, names
     )
@@ -87,7 +87,7 @@ def fit(
     while state.epoch < config.epochs and not state.is_patient_no_more(config):
         clock = time.monotonic()
         model.train()
-        with recomputed_layers(model, config.gradient_checkpointing):
+        with compiled_layers(model, config.compile), recomputed_layers(model, config.gradient_checkpointing):
             loss, samples = learning.epoch(batches(state.epoch, seed))
         trained = time.monotonic() - clock
         state.epoch += 1

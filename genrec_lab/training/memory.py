@@ -1,37 +1,15 @@
-"""A device's memory: layers that keep less of it, and which setting to lower when it runs out."""
+"""What is told when a device's memory runs out: which setting to lower."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 
 import torch
-from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 
 class TrainingMemoryError(RuntimeError):
     """A batch that the device cannot hold; the message says what to lower."""
-
-
-@contextmanager
-def recomputed_layers(model: nn.Module, wanted: bool = True) -> Iterator[None]:
-    """Let the model's stacked layers (every member of a ModuleList) keep their inputs only.
-
-    What happens inside them is computed again for the backward pass, dropout included: the same numbers for
-    less memory and about a third more time (Chen et al. 2016, Training deep nets with sublinear memory cost).
-    """
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    layers = {layer for one in lists for layer in one if not isinstance(layer, nn.ModuleList)}
-    layers = layers if wanted else set()
-    for layer in layers:
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward  # the class's own stands again
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from genrec_lab.data.batches import PairBatches
 from genrec_lab.data.stretches import StretchBatches
 from genrec_lab.models import Recommender
 from genrec_lab.training import TrainingConfig, TrainingResult, fit
-from genrec_lab.training.memory import recomputed_layers
+from genrec_lab.training.layers import recomputed_layers
 from tests.unit.small_recommender import recommender, some_pairs
 
 
@@ -78,15 +78,19 @@ def with_recomputed_layers(model: Recommender, batch: dict[str, torch.Tensor]) -
         model(**batch)
 
 
-def test_a_compiled_model_trains_alike() -> None:
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_a_compiled_model_trains_alike(recomputed: bool) -> None:
     plain = recommender(dropout=0.0)
     compiled = copy.deepcopy(plain)
     config = TrainingConfig(epochs=2, batch_size=16, precision="fp32")
     expected = fit(plain, PairBatches(some_pairs(), 16), config)
     # Traced as for any backend, but run as it stands: generating C++ takes minutes.
     with mock.patch("torch.compile", wraps=partial(torch.compile, backend="eager")) as called:
-        result = fit(compiled, PairBatches(some_pairs(), 16), config.model_copy(update={"compile": True}))
-    called.assert_called_once()
+        options = {"compile": True, "gradient_checkpointing": recomputed}
+        result = fit(compiled, PairBatches(some_pairs(), 16), config.model_copy(update=options))
+    layers = [*plain.t5.encoder, *plain.t5.decoder]
+    assert called.call_count == config.epochs * len(layers)
+    assert not any("forward" in vars(layer) for layer in [*compiled.t5.encoder, *compiled.t5.decoder])
     assert losses(result) == pytest.approx(losses(expected), rel=1e-5)
     assert all(epoch.mfu is None for epoch in result.history)
     for name, tensor in plain.state_dict().items():

@@ -15,6 +15,7 @@ from genrec_lab.run.stages.preparing import load_prepared
 from genrec_lab.run.stages.recommending import RECOMMENDING, starting_recommender
 from genrec_lab.run.stages.rows import ALL, generative_rows, is_universal, lead_row, served
 from genrec_lab.run.stages.tokenizing import load_identified
+from genrec_lab.run.stages.training import HISTORY_FILE
 from genrec_lab.run.store import Run
 from genrec_lab.viz.layout import counted
 
@@ -34,7 +35,7 @@ def load_adaptation_history(run: Run) -> dict[str, dict[str, list[dict[str, Any]
     """Read the epoch records of every adaptation by method and domain; epoch 0 is before any training."""
     folder, found = run.read_stage(ADAPTING), {}
     for name in adapted_methods(run):
-        files = sorted((folder / name).glob("*/history.json"), key=lambda file: file.parent.name)
+        files = sorted((folder / name).glob(f"*/{HISTORY_FILE}"), key=lambda file: file.parent.name)
         found[name] = {file.parent.name: json.loads(file.read_text())["epochs"] for file in files}
     return found
 
@@ -48,7 +49,7 @@ def adaptation_sizes(run: Run) -> pl.DataFrame:
     owners = json.loads((trained / "owners.json").read_text())
     for name in adapted_methods(run):
         unified = trained / owners[name] / ALL
-        for folder in sorted(file.parent for file in (adapted / name).glob("*/history.json")):
+        for folder in sorted(file.parent for file in (adapted / name).glob(f"*/{HISTORY_FILE}")):
             own = adapter_bytes(folder)
             # A row that is trained on its target alone has nothing but that.
             whole = adapter_bytes(unified) if unified.is_dir() else own

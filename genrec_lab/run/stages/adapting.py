@@ -18,7 +18,13 @@ from genrec_lab.models.code_recommender import CodeRecommender
 from genrec_lab.models.recommenders import new_recommender, read_recommender
 from genrec_lab.presets import MethodConfig
 from genrec_lab.run.stages.preparing import PREPARATION, Prepared, load_prepared
-from genrec_lab.run.stages.recommending import RECOMMENDING, generative_validator, lessons, load_recommender
+from genrec_lab.run.stages.recommending import (
+    RECOMMENDING,
+    generative_validator,
+    lessons,
+    load_recommender,
+    with_weights_of,
+)
 from genrec_lab.run.stages.rows import ALL, generative_rows, is_universal, served
 from genrec_lab.run.stages.tokenizing import TOKENIZING, Identified, load_identified, tokenizer_folder
 from genrec_lab.run.stages.training import Watch, curves, part_of, write_history
@@ -127,17 +133,9 @@ def _transferred(
         codes = _renamed(run, data, name, config, domain, stage, identified)
     require_unique(codes)
     torch.manual_seed(run.seed)
-    model = new_recommender(codes, config.recommender)
     if config.transfer.pretrain_recommender:
-        before = load_recommender(run, name, domain)
-        if before.codes.vocabulary_size != codes.vocabulary_size:
-            raise ValueError(
-                f"{name}: the pre-trained recommender knows {before.codes.vocabulary_size} tokens, the "
-                f"target's identifiers have {codes.vocabulary_size}; a transfer needs a conflict policy that "
-                f"adds no level, identifiers.policy is {config.identifiers.policy!r}"
-            )
-        model.body.load_state_dict(before.body.state_dict())
-    return model
+        return with_weights_of(load_recommender(run, name, domain), codes, config)
+    return new_recommender(codes, config.recommender)
 
 
 def _renamed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import polars as pl
 import torch
 
+from genrec_lab.codes import ItemCodes
 from genrec_lab.data.batches import PairBatches
 from genrec_lab.data.stretches import StretchBatches
 from genrec_lab.decoding import Ranked
@@ -24,7 +26,9 @@ from genrec_lab.models.textual_ids import learnt_recommender
 from genrec_lab.presets import MethodConfig, item_rows
 from genrec_lab.run.stages.item_rows import train_item_row
 from genrec_lab.run.stages.preparing import PREPARATION, Prepared, load_prepared
+from genrec_lab.run.stages.pretrained import digests_of_start, pretrained_run
 from genrec_lab.run.stages.rows import (
+    ALL,
     generative_rows,
     is_universal,
     pretrained_on,
@@ -35,6 +39,7 @@ from genrec_lab.run.stages.rows import (
 )
 from genrec_lab.run.stages.tokenizing import TOKENIZING, load_identified, tokenizer_folder
 from genrec_lab.run.stages.training import (
+    HISTORY_FILE,
     Watch,
     curves,
     part_of,
@@ -56,6 +61,7 @@ _USES = (
     "loss_temperature",
     "decoding.validation_beams",
     "transfer.targets",
+    "transfer.start",
     "transfer.pretrain_on_targets",
     "transfer.pretrain_recommender",
     "compare",
@@ -69,7 +75,8 @@ def train_recommenders(run: Run, watch: Watch | None = None) -> dict[str, dict[s
     `watch(title)` gives the live curves of a training; by default those of `viz.live`.
     """
     uses = (*_USES, *(f"rows.{name}" for name in item_rows(run.config)))
-    with run.stage(RECOMMENDING, inputs=(PREPARATION, TOKENIZING), uses=uses) as stage:
+    also = digests_of_start(run, RECOMMENDING)
+    with run.stage(RECOMMENDING, inputs=(PREPARATION, TOKENIZING), uses=uses, also=also) as stage:
         if not stage.is_finished:
             data, rows = load_prepared(run), generative_rows(run)
             owners = recommender_owners(rows)
@@ -78,6 +85,10 @@ def train_recommenders(run: Run, watch: Watch | None = None) -> dict[str, dict[s
             for name in dict.fromkeys(owners.values()):
                 if is_universal(rows[name]) and not rows[name].transfer.pretrain_recommender:
                     continue  # it learns from its target alone, in stage 06
+                start = pretrained_run(run, rows[name])
+                if start is not None:
+                    _take_over(run, name, rows[name], start, stage)
+                    continue
                 _train_generative(run, data, name, rows[name], stage, watch)
             (stage.folder / "owners.json").write_text(json.dumps(owners, indent=2))
         return read_histories(stage.folder)
@@ -182,6 +193,31 @@ def _train_generative(
         )
         model.save(stage.folder / name / scope)
         write_history(_followed(before, result), stage.folder / name / scope)
+
+
+def with_weights_of(before: CodeRecommender, codes: ItemCodes, config: MethodConfig) -> CodeRecommender:
+    """A recommender over other identifiers with a trained one's weights.
+
+    Raises ValueError where the identifiers have not as many tokens.
+    """
+    model = new_recommender(codes, config.recommender)
+    if before.codes.vocabulary_size != codes.vocabulary_size:
+        raise ValueError(
+            f"{config.name}: the pre-trained recommender knows {before.codes.vocabulary_size} tokens, the "
+            f"target's identifiers have {codes.vocabulary_size}; a transfer needs a conflict policy that "
+            f"adds no level, identifiers.policy is {config.identifiers.policy!r}"
+        )
+    model.body.load_state_dict(before.body.state_dict())
+    return model
+
+
+def _take_over(run: Run, name: str, config: MethodConfig, start: Run, stage: Stage) -> None:
+    """Give the recommender that another run pre-trained this run's identifiers; its history comes with it."""
+    of_start = start.read_stage(RECOMMENDING) / start.config.name / ALL
+    model = with_weights_of(read_recommender(of_start), load_identified(run, name).codes, config)
+    model.temperature = config.loss_temperature
+    model.save(stage.folder / name / ALL)
+    shutil.copy(of_start / HISTORY_FILE, stage.folder / name / ALL / HISTORY_FILE)
 
 
 def _learn_in_one_pass(

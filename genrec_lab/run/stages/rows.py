@@ -30,6 +30,7 @@ _OF_TOKENIZER = (
     "naming",
     "pictures",
     "transfer.targets",
+    "transfer.start",
     "transfer.pretrain_on_targets",
     "transfer.pretrain_tokenizer",
 )
@@ -59,14 +60,16 @@ def served(config: MethodConfig, domains: Sequence[str]) -> tuple[str, ...]:
 def pretrained_on(config: MethodConfig, domains: Sequence[str]) -> tuple[str, ...]:
     """Return the domains of pre-training: all but the targets, or all where no target is named.
 
-    All, too, where the config pre-trains on targets. Raises ValueError where nothing is left to pre-train on.
+    All, too, where the config pre-trains on targets or starts from another run. Raises ValueError where
+    nothing is left to pre-train on.
     """
-    if config.transfer.pretrain_on_targets:
+    if config.transfer.pretrain_on_targets or config.transfer.start is not None:
         return tuple(domains)
     left = tuple(name for name in domains if name not in served(config, domains))
     if config.transfer.targets and not left:
         raise ValueError(
-            f"transfer.targets names every domain, {list(domains)}; leave at least one to pre-train on"
+            f"transfer.targets names every domain, {list(domains)}; leave at least one to pre-train on, or "
+            "name a run that did in transfer.start"
         )
     return left or tuple(domains)
 

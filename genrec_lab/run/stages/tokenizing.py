@@ -16,6 +16,7 @@ from genrec_lab.presets import MethodConfig, methods
 from genrec_lab.run.files import RunError
 from genrec_lab.run.stages.identified import Identified, read_identified, write_identified
 from genrec_lab.run.stages.preparing import PREPARATION, load_prepared
+from genrec_lab.run.stages.pretrained import digests_of_start, pretrained_run
 from genrec_lab.run.stages.quantising import check_items_suffice, identify_by_vectors
 from genrec_lab.run.stages.rows import (
     ALL,
@@ -27,7 +28,7 @@ from genrec_lab.run.stages.rows import (
     served,
     tokenizer_owners,
 )
-from genrec_lab.run.stages.universal import item_codes, new_tokenizer, train_tokenizer
+from genrec_lab.run.stages.universal import item_codes, load_tokenizer, new_tokenizer, train_tokenizer
 from genrec_lab.run.store import Run, runs_root
 from genrec_lab.viz.live import LiveCurves
 
@@ -63,7 +64,8 @@ def train_tokenizers(run: Run, watch: Callable[[str], LiveCurves] | None = None)
 
     `watch(title)` gives the live curves of a training; by default those of `viz.live`.
     """
-    with run.stage(TOKENIZING, inputs=(PREPARATION,), uses=_USES) as stage:
+    also = digests_of_start(run, TOKENIZING)
+    with run.stage(TOKENIZING, inputs=(PREPARATION,), uses=_USES, also=also) as stage:
         dataset = load_prepared(run).dataset
         rows = generative_rows(run)
         owners = tokenizer_owners(rows)
@@ -80,7 +82,10 @@ def train_tokenizers(run: Run, watch: Callable[[str], LiveCurves] | None = None)
                 vectors = np.zeros((dataset.n_items, 1), dtype=np.float32)
             for name in dict.fromkeys(owners.values()):
                 where = stage.folder / name, stage.scratch / name
-                if is_universal(rows[name]):
+                start = pretrained_run(run, rows[name])
+                if start is not None and rows[name].transfer.pretrain_tokenizer:
+                    _identify_by_start(dataset, rows[name], run.seed, stage.folder / name, start)
+                elif is_universal(rows[name]):
                     _identify_universally(dataset, rows[name], run.seed, *where, watch)
                 else:
                     identify_by_vectors(dataset, vectors, rows[name], run.seed, *where, watch)
@@ -165,3 +170,12 @@ def _identify_universally(
         first = codebooks[next(iter(domains_of))]
         codebooks |= {name: first for name in dataset.domains if name not in codebooks}
     write_identified(folder, raw, residuals, codebooks, epochs, config.identifiers, seed)
+
+
+def _identify_by_start(dataset: Dataset, config: MethodConfig, seed: int, folder: Path, start: Run) -> None:
+    """Let the tokenizer that another run pre-trained name all items; its training's records come with it."""
+    tokenizer = load_tokenizer(tokenizer_folder(start, start.config.name, ALL), dataset, config)
+    tokenizer.model.save(folder / "tokenizers" / ALL)
+    found, epochs = tokenizer.tokenize(), load_identified(start).epochs
+    raw, books = item_codes(tokenizer, found.codes, dataset), {ALL: tokenizer.codebooks()}
+    write_identified(folder, raw, found.residuals, books, epochs, config.identifiers, seed)

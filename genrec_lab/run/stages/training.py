@@ -17,6 +17,7 @@ from genrec_lab.training import Callback, TrainingResult, rank_in_shares
 from genrec_lab.viz.live import LiveCurves
 
 Watch = Callable[[str], Callback]
+HISTORY_FILE = "history.json"  # beside each trained model
 
 
 def part_of(frame: pl.DataFrame, domains: Sequence[str]) -> pl.DataFrame:
@@ -60,13 +61,13 @@ def write_history(result: TrainingResult, folder: Path) -> None:
     content = {"best_epoch": result.best_epoch, "best_value": result.best_value, "seconds": result.seconds}
     epochs = [asdict(record) for record in result.history]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "history.json").write_text(json.dumps(content | {"epochs": epochs}))
+    (folder / HISTORY_FILE).write_text(json.dumps(content | {"epochs": epochs}))
 
 
 def read_histories(folder: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """Read the epoch records of all trainings below a folder, by row and scope."""
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for file in sorted(folder.glob("*/*/history.json")):
+    for file in sorted(folder.glob(f"*/*/{HISTORY_FILE}")):
         found.setdefault(file.parent.parent.name, {})[file.parent.name] = json.loads(file.read_text())[
             "epochs"
         ]
