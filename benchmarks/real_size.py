@@ -61,13 +61,13 @@ def train_here(folder: Path, steps: int, small: bool) -> dict[str, Any]:
     import polars as pl
     import torch
     from PIL import Image
-    from torch.utils.flop_counter import FlopCounterMode
 
     from genrec_lab import presets
     from genrec_lab.data.batches import NeighbourBatches
     from genrec_lab.encoders.content import Content
     from genrec_lab.encoders.multimodal import QwenConfig, QwenEncoder
     from genrec_lab.models.tree_tokenizer import TreeTokenizer, TreeTokenizerConfig
+    from genrec_lab.operations import OperationCounter
     from genrec_lab.training import fit
 
     overrides: dict[str, Any] = {"content.model": str(folder), "tokenizer_training.batch_size": BATCH}
@@ -92,7 +92,8 @@ def train_here(folder: Path, steps: int, small: bool) -> dict[str, Any]:
     neighbours = pl.DataFrame({"item": [0, 1], "neighbours": [[1], [0]]})
     batches = NeighbourBatches(np.arange(BATCH), neighbours, prepared.batch, BATCH)
     before = {name: _summary(parameter) for name, parameter in model.named_parameters()}
-    with FlopCounterMode(display=False) as counted:
+    # Not torch's FlopCounterMode: under it layers that are computed again are kept until the step ends.
+    with OperationCounter() as counted:
         result = fit(model, batches, config.tokenizer_training)
     moved = {name for name, parameter in model.named_parameters() if _summary(parameter) != before[name]}
     trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
@@ -110,7 +111,7 @@ def train_here(folder: Path, steps: int, small: bool) -> dict[str, Any]:
         "frozen": sum(p.numel() for p in frozen),
         "frozen_bytes": sum(p.numel() * p.element_size() for p in frozen),
         "tokens": int(prepared.batch(np.arange(BATCH))["encoder_mask"].sum()) / BATCH,
-        "operations": counted.get_total_flops() / steps,
+        "operations": counted.operations / steps,
         "width": encoder.dimension,
         "feed_forward": language.config.intermediate_size,
         "layers": language.config.num_hidden_layers,

@@ -48,8 +48,11 @@ def product_rate(device: torch.device | str, dtype: torch.dtype, size: int, repe
     return 2 * size**3 / min(seconds[1:])
 
 
-class _Counter(TorchDispatchMode):
-    """Adds up the operations of what runs; unlike torch's FlopCounterMode it takes none of them apart."""
+class OperationCounter(TorchDispatchMode):
+    """Adds up the `operations` of what runs within its block.
+
+    Unlike torch's FlopCounterMode it takes none of them apart, and keeps no layer that is computed again.
+    """
 
     operations = 0
 
@@ -78,7 +81,7 @@ class StepMeter:
         if not self._left:
             yield
             return
-        with _Counter() as counter:
+        with OperationCounter() as counter:
             yield
         self._left -= 1
         self._operations += counter.operations

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from genrec_lab.codes import ItemCodes
-from genrec_lab.run import open_run
+from genrec_lab.presets import PresetError
+from genrec_lab.run import RunError, open_run
 from genrec_lab.run.stages import (
     adapt_to_domains,
     load_adapted,
@@ -30,12 +31,14 @@ from genrec_lab.run.stages.universal import load_tokenizer, new_tokenizer, train
 VARIANTS = ["utgrec_without_tokenizer_finetuning", "utgrec_full_finetuning", "utgrec_without_pretraining"]
 
 
-def opened(root, name="transfer", targets=("Wardrobe",), **overrides):
+def opened(
+    root, name="transfer", targets=("Wardrobe",), domains=("Garden", "Kitchen", "Wardrobe"), **overrides
+):
     return open_run(
         name,
         dataset={
             "name": "bazaar",
-            "domains": ["Garden", "Kitchen", "Wardrobe"],
+            "domains": list(domains),
             "items": 300,
             "users": 450,
             "images": str(root / "pictures"),
@@ -200,3 +203,75 @@ def test_targets_and_what_is_pretrained_on(run):
         served(run.config, ["Garden", "Kitchen"])
     with pytest.raises(ValueError, match="names every domain"):
         pretrained_on(run.config, ["Wardrobe"])
+
+
+@pytest.fixture(scope="module")
+def pretrained(run):
+    """A run that pre-trains on the domains that `run` does, and knows nothing of its target."""
+    lab = opened(run.folder.parent, "pretrained", targets=(), domains=("Garden", "Kitchen"), compare=[])
+    prepare_data(lab)
+    train_tokenizers(lab)
+    train_recommenders(lab)
+    return lab
+
+
+def test_a_target_starts_from_what_another_run_pretrained(run, pretrained):
+    lab = opened(
+        run.folder.parent,
+        "later",
+        domains=("Wardrobe",),
+        compare=["utgrec_without_pretraining"],
+        **{"transfer.start": "pretrained"},
+    )
+    prepare_data(lab)
+    identified = train_tokenizers(lab)["utgrec_tiny"]
+    theirs = load_identified(pretrained)
+    assert identified.epochs == theirs.epochs
+    for level, book in enumerate(identified.codebooks["all"]):
+        np.testing.assert_array_equal(book, theirs.codebooks["all"][level])
+    tokenizer = load_tokenizer(
+        tokenizer_folder(pretrained, "utgrec_tiny", "all"), load_prepared(lab).dataset, lab.config
+    )
+    np.testing.assert_array_equal(identified.raw.codes, tokenizer.tokenize().codes)
+    histories = train_recommenders(lab)
+    assert list(histories) == ["utgrec_tiny"]  # what learns from its target alone does so in stage 06
+    body, same = (load_recommender(one, "utgrec_tiny", "Wardrobe").body for one in (lab, pretrained))
+    for name, tensor in same.state_dict().items():
+        assert torch.equal(body.state_dict()[name], tensor), name
+    adapt_to_domains(lab)
+    rank_test_users(lab)
+    assert set(lab.metrics()["domain"]) == {"Wardrobe", "average"}
+    # What is pre-trained anew gives another key: the stages that took the former over are done again.
+    before = lab.manifest()["stages"]["02_tokenizer_training"]["key"]
+    pretrained.forget("02_tokenizer_training")
+    with pytest.raises(RunError, match=r"^02_tokenizer_training of run 'pretrained' cannot be used"):
+        train_tokenizers(lab)
+    again = opened(
+        run.folder.parent, "pretrained", targets=(), domains=("Garden", "Kitchen"), compare=[],
+        **{"tokenizer_training.epochs": 1},
+    )  # fmt: skip
+    train_tokenizers(again)
+    train_tokenizers(lab)
+    assert lab.manifest()["stages"]["02_tokenizer_training"]["key"] != before
+
+
+def test_a_start_that_does_not_fit_is_refused(run, pretrained):
+    def tokenizers_from(start, **overrides):
+        lab = opened(
+            run.folder.parent,
+            "wrong",
+            domains=("Wardrobe",),
+            compare=[],
+            **{"transfer.start": start, **overrides},
+        )
+        prepare_data(lab)
+        train_tokenizers(lab)
+
+    with pytest.raises(RunError, match="There is no run 'nowhere'"):
+        tokenizers_from("nowhere")
+    with pytest.raises(RunError, match="this very run"):
+        tokenizers_from("wrong")
+    with pytest.raises(RunError, match=r"quantizer\.root_size: 16 before, 8 now.*same preset"):
+        tokenizers_from("pretrained", **{"tokenizer.quantizer.root_size": 8})
+    with pytest.raises(PresetError, match=r"without transfer\.targets"):
+        opened(run.folder.parent, "wrong", targets=(), **{"transfer.start": "pretrained"})
