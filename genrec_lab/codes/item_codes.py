@@ -6,8 +6,6 @@ Shapes: N items, L levels; `sizes[l]` codes are possible at level l.
 from __future__ import annotations
 
 import difflib
-import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,11 +20,14 @@ from genrec_lab.codes.conflicts import POLICIES, IdentifierConfig, Policy, reass
 from genrec_lab.codes.errors import CodesError
 from genrec_lab.codes.grouping import IntArray, members_of_groups, row_ids
 from genrec_lab.codes.last_level import CodebooksLike
+from genrec_lab.data.headed_tables import HeadedTable
 
 PAD = 0
 EOS = 1
 _FIRST_CODE_TOKEN = 2
-_FILE_FORMAT = "genrec_lab.item_codes.1"
+_FILE = HeadedTable(
+    "item_codes", "genrec_lab.item_codes.1", "item codes", "ItemCodes.write", error=CodesError
+)
 ONLY_DOMAIN = "all"
 
 
@@ -223,37 +224,20 @@ class ItemCodes:
 
     def write(self, file: str | Path) -> Path:
         """Write one parquet file: columns `item`, `domain` (if known), `code_0`…; sizes in its metadata."""
-        path = Path(file)
         columns: dict[str, Any] = {"item": np.arange(self.n_items, dtype=np.int64)}
         if self.domains is not None:
             columns["domain"] = self.domains.tolist()
         columns |= {f"code_{level}": self.codes[:, level] for level in range(self.levels)}
-        header = {"format": _FILE_FORMAT, "sizes": self.sizes, "shared_levels": self.shared_levels}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Written beside and renamed, so that a killed run never leaves half a file under the right name.
-        partial = path.with_name(path.name + ".partial")
-        pl.DataFrame(columns).write_parquet(partial, metadata={"item_codes": json.dumps(header)})
-        os.replace(partial, path)
-        return path
+        header = {"sizes": self.sizes, "shared_levels": self.shared_levels}
+        return _FILE.write(file, pl.DataFrame(columns), header)
 
     @classmethod
     def read(cls, file: str | Path) -> Self:
         """Read what `write` wrote; raises CodesError where the file is missing or is something else."""
-        path = Path(file)
-        if not path.is_file():
-            raise CodesError(f"{path}: no such file; expected item codes written by ItemCodes.write")
-        try:
-            header = json.loads(pl.read_parquet_metadata(path)["item_codes"])
-            frame = pl.read_parquet(path)
-        except (KeyError, ValueError, pl.exceptions.PolarsError) as error:
-            raise CodesError(
-                f"{path}: not a file of item codes ({error}); write one with ItemCodes.write"
-            ) from error
-        if header.get("format") != _FILE_FORMAT:
-            raise CodesError(f"{path}: format {header.get('format')!r}, expected {_FILE_FORMAT!r}")
+        frame, header = _FILE.read(file)
         if not np.array_equal(frame["item"].to_numpy(), np.arange(frame.height)):
             raise CodesError(
-                f"{path}: column 'item' must count 0..{frame.height - 1}; rows are missing or moved"
+                f"{file}: column 'item' must count 0..{frame.height - 1}; rows are missing or moved"
             )
         codes = frame.select([f"code_{level}" for level in range(len(header["sizes"]))]).to_numpy()
         domains = frame["domain"].to_list() if "domain" in frame.columns else None

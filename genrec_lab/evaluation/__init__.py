@@ -1,14 +1,7 @@
 """Evaluation: ranking metrics, the health of codes, and paired significance."""
 
-from genrec_lab.evaluation.codebook import (
-    CodeHealth,
-    DomainSharing,
-    code_health,
-    domain_sharing,
-    health_table,
-    neighbour_code_overlap,
-    prefix_entropy,
-)
+from genrec_lab.codes import CodeHealth, DomainSharing, code_health, domain_sharing, prefix_entropy
+from genrec_lab.evaluation.codebook import health_table, neighbour_code_overlap
 from genrec_lab.evaluation.ranking import (
     RankingError,
     metrics_table,

@@ -1,18 +1,17 @@
-"""How well a catalogue uses its codes: use of each level, collisions, neighbours, sharing between domains.
+"""Tokenizers beside each other, and whether near items share codes.
 
-Shapes: N items, L levels, K codes of a level, T domains. Entropies are in bits.
+Shapes: N items, L levels. Entropies are in bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from genrec_lab.codes import CodesError, ItemCodes, row_ids
+from genrec_lab.codes import CodesError, ItemCodes, code_health, prefix_entropy
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -22,67 +21,6 @@ _OVERALL = ("collision_rate", "largest_collision", "unique_ratio")
 
 # Distances held at once by the neighbour search: 64 MB.
 _LARGEST_BATCH = 8_000_000
-
-
-@dataclass(frozen=True)
-class CodeHealth:
-    """How the codes of each level are used (a tuple entry a level), and how far identifiers tell items apart.
-
-    used: codes that at least one item has. utilisation: used / size. dead: codes that no item has.
-    entropy: of the code frequencies, in bits. perplexity: 2 ** entropy, the number of codes that evenly used
-    ones would match. gini: inequality of the code frequencies, unused codes included; 0 is even.
-    collision_rate: share of items whose whole identifier another item has too.
-    largest_collision: items of the most shared identifier, 1 where all are unique.
-    unique_ratio: distinct identifiers / items.
-    """
-
-    used: tuple[int, ...]
-    utilisation: tuple[float, ...]
-    perplexity: tuple[float, ...]
-    entropy: tuple[float, ...]
-    gini: tuple[float, ...]
-    dead: tuple[int, ...]
-    collision_rate: float
-    largest_collision: int
-    unique_ratio: float
-
-
-def code_health(
-    codes: npt.ArrayLike, sizes: Sequence[int], domains: Iterable[str | int] | None = None
-) -> CodeHealth:
-    """Measure (N, L) codes; with `domains` (N,), only items of one domain collide.
-
-    Raises CodesError where codes and sizes do not fit.
-    """
-    checked = ItemCodes(codes, sizes, domains)
-    counts = [
-        np.bincount(checked.codes[:, level], minlength=size) for level, size in enumerate(checked.sizes)
-    ]
-    entropies = tuple(_entropy_bits(level_counts) for level_counts in counts)
-    used = tuple(int(np.count_nonzero(level_counts)) for level_counts in counts)
-    groups = np.bincount(row_ids(np.column_stack([checked.domain_index, checked.codes])))
-    return CodeHealth(
-        used=used,
-        utilisation=tuple(n / size for n, size in zip(used, checked.sizes, strict=True)),
-        perplexity=tuple(2.0**entropy for entropy in entropies),
-        entropy=entropies,
-        gini=tuple(_gini(level_counts) for level_counts in counts),
-        dead=tuple(size - n for n, size in zip(used, checked.sizes, strict=True)),
-        collision_rate=float(groups[groups > 1].sum() / checked.n_items),
-        largest_collision=int(groups.max()),
-        unique_ratio=len(groups) / checked.n_items,
-    )
-
-
-def prefix_entropy(codes: npt.ArrayLike, sizes: Sequence[int]) -> tuple[float, ...]:
-    """The entropy in bits of the prefixes of 1, 2, …, L codes.
-
-    The step from one level to the next is the entropy of a code given those before it; the last value is
-    log2(N) exactly where all identifiers are distinct.
-    """
-    checked = ItemCodes(codes, sizes)
-    prefixes = (row_ids(checked.codes[:, :length]) for length in range(1, checked.levels + 1))
-    return tuple(_entropy_bits(np.bincount(ids)) for ids in prefixes)
 
 
 def health_table(tokenizers: Mapping[str, ItemCodes]) -> pl.DataFrame:
@@ -109,40 +47,6 @@ def health_table(tokenizers: Mapping[str, ItemCodes]) -> pl.DataFrame:
             for level, size in enumerate(codes.sizes)
         ]
     return pl.DataFrame(rows)
-
-
-@dataclass(frozen=True, eq=False)
-class DomainSharing:
-    """Which codes the domains share (GMC 5.4.2, Figure 3); tuple entries are levels.
-
-    domains: the T names. counts: (T, K) items of each domain with each code.
-    codes_by_domains: (T + 1,) number of codes that exactly 0, 1, …, T domains use.
-    shared_items: share of items whose code another domain uses too.
-    """
-
-    domains: tuple[str, ...]
-    counts: tuple[IntArray, ...]
-    codes_by_domains: tuple[IntArray, ...]
-    shared_items: tuple[float, ...]
-
-
-def domain_sharing(codes: npt.ArrayLike, domains: Iterable[str | int], sizes: Sequence[int]) -> DomainSharing:
-    """Count each level's codes by domain; codes (N, L), domains (N,). Raises CodesError."""
-    checked = ItemCodes(codes, sizes, domains)
-    n_domains = len(checked.domain_names)
-    counts: list[IntArray] = []
-    codes_by_domains: list[IntArray] = []
-    shared_items: list[float] = []
-    for level, size in enumerate(checked.sizes):
-        flat = np.bincount(checked.domain_index * size + checked.codes[:, level], minlength=n_domains * size)
-        by_domain = flat.reshape(n_domains, size).astype(np.int64, copy=False)
-        users_of_code = np.count_nonzero(by_domain, axis=0)
-        counts.append(by_domain)
-        codes_by_domains.append(
-            np.bincount(users_of_code, minlength=n_domains + 1).astype(np.int64, copy=False)
-        )
-        shared_items.append(float(by_domain[:, users_of_code > 1].sum() / checked.n_items))
-    return DomainSharing(checked.domain_names, tuple(counts), tuple(codes_by_domains), tuple(shared_items))
 
 
 def neighbour_code_overlap(
@@ -223,18 +127,3 @@ def _checked_vectors(vectors: npt.ArrayLike, n_items: int) -> FloatArray:
     if bad_rows.size:
         raise CodesError(f"vectors: NaN or infinity in {bad_rows.size} rows, the first is row {bad_rows[0]}")
     return points
-
-
-def _entropy_bits(counts: npt.NDArray[np.integer]) -> float:
-    present = counts[counts > 0]
-    shares = present / present.sum()
-    # max() turns the -0.0 of a single code into 0.0.
-    return max(0.0, float(-(shares * np.log2(shares)).sum()))
-
-
-def _gini(counts: npt.NDArray[np.integer]) -> float:
-    # Integers until the division, so that even use gives exactly 0.
-    ascending = np.sort(counts).astype(np.int64)
-    size = len(ascending)
-    weights = 2 * np.arange(1, size + 1) - size - 1
-    return float((weights * ascending).sum() / (size * ascending.sum()))

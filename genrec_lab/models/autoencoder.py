@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from genrec_lab.codes import LaterMeasures
 from genrec_lab.models.quantizers import Quantized, Tokenized, finite_vectors
 from genrec_lab.models.sharing import Shareable
 
@@ -78,7 +79,7 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TokenizerEpoch:
+class TokenizerEpoch(LaterMeasures):
     """One epoch of tokenizer training: mean losses of its batches, and the codes of the whole catalogue."""
 
     epoch: int  # counted from 1
@@ -92,8 +93,6 @@ class TokenizerEpoch:
     seconds: float  # of training since epoch 1, without the time between a kill and its resumption
     collaborative: float = 0.0  # LETTER's, before its weight
     diversity: float = 0.0
-    # per level: share of items whose code is not that of the record before; None for the first record
-    churn: tuple[float, ...] | None = None
 
 
 class Autoencoder(nn.Module, Shareable, ABC):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from genrec_lab import processes
-from genrec_lab.codes import ItemCodes, churn
+from genrec_lab.codes import churn, use_of_codes
 from genrec_lab.models.autoencoder import Autoencoder, Step, TokenizerEpoch
 from genrec_lab.models.quantizers import finite_vectors
 from genrec_lab.models.tokenizer_checkpoint import DamagedCheckpoint, read_checkpoint, write_checkpoint
@@ -181,18 +181,13 @@ class _Training(Generic[Model]):
     def _report(self, losses: Tensor, seconds: float) -> TokenizerEpoch:
         levels, size = self.model.codebooks.shape[:2]
         codes = self.model.tokenize(self.x).codes
-        counts = np.stack([np.bincount(column, minlength=size) for column in codes.T])
-        share = counts / len(codes)
-        entropy = -(share * np.log(np.where(share > 0, share, 1.0))).sum(axis=1)
         names = self.domains.cpu().numpy().astype(str)
         changed = None if self.codes is None else tuple(churn(self.codes, codes).by_level.tolist())
         self.codes = codes
         report = TokenizerEpoch(
             epoch=self.epoch,
             **dict(zip(_LOSSES, losses.tolist(), strict=True)),
-            utilisation=tuple((counts > 0).mean(axis=1).tolist()),
-            perplexity=tuple(np.exp(entropy).tolist()),
-            collision_rate=ItemCodes(codes, (size,) * levels, names).collision_rate(),
+            **use_of_codes(codes, (size,) * levels, names),
             seconds=seconds,
             churn=changed,
         )
@@ -241,8 +236,7 @@ class _Training(Generic[Model]):
         self.best_rate = counters["best_rate"] if self.best else math.inf
         self.epoch, self.seconds = counters["epoch"], counters["seconds"]
         for past in counters["history"]:
-            listed = ("utilisation", "perplexity", "churn")
-            tuples = {name: tuple(past[name]) for name in listed if past.get(name) is not None}
+            tuples = {name: tuple(value) for name, value in past.items() if isinstance(value, list)}
             self.history.append(TokenizerEpoch(**past | tuples))
 
 

@@ -330,11 +330,11 @@ class T5(nn.Module):
         nn.init.normal_(self.embedding.weight, std=1.0)
 
     def encode(self, tokens: Tensor, mask: Tensor, items: Tensor | None = None) -> Tensor:
-        """Histories (B, S) of tokens with mask (B, S) -> hidden states (B, S, D).
+        """Histories (B, S) of tokens, or (B, S, D) of vectors, with mask (B, S) -> hidden states (B, S, D).
 
         With `items` (S,), the number of the item that a place belongs to, no place reads a later item.
         """
-        x = self.dropout(self.embedding(tokens))
+        x = self.dropout(tokens if tokens.is_floating_point() else self.embedding(tokens))
         places = torch.arange(tokens.shape[1], device=tokens.device)
         bias = self.encoder_bias(places, places)
         if items is not None:

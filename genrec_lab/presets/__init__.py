@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from genrec_lab.presets.baselines import letter, p5_cid, tiger, tiger_multimodal
+from genrec_lab.presets.baselines import idgenrec, letter, p5_cid, tiger, tiger_multimodal
 from genrec_lab.presets.comparison import baselines, baselines_tiny
 from genrec_lab.presets.errors import PresetError, did_you_mean, reasons
 from genrec_lab.presets.gmc import causal, gmc, gmc_cpu, gmc_small, gmc_tiny, rkmeans
@@ -27,12 +27,14 @@ from genrec_lab.presets.method_config import (
     DecodingConfig,
     ItemRow,
     MethodConfig,
+    NamingConfig,
     TransferConfig,
     changed,
     item_rows,
     methods,
 )
 from genrec_lab.presets.overrides import dotted, set_key, with_tuples
+from genrec_lab.presets.tuning import TuningConfig
 from genrec_lab.presets.utgrec import utgrec, utgrec_small, utgrec_tiny
 
 __all__ = [
@@ -42,8 +44,10 @@ __all__ = [
     "DecodingConfig",
     "ItemRow",
     "MethodConfig",
+    "NamingConfig",
     "PresetError",
     "TransferConfig",
+    "TuningConfig",
     "changed",
     "item_rows",
     "load",
@@ -69,6 +73,7 @@ _PRESETS: dict[str, Callable[[], MethodConfig]] = {
     "tiger_multimodal": tiger_multimodal,
     "letter": letter,
     "p5_cid": p5_cid,
+    "idgenrec": idgenrec,
     "rkmeans": rkmeans,
     "causal": causal,
     **_variants(gmc, "gmc_"),

@@ -1,4 +1,4 @@
-"""Rows of a table that differ from a run's method in tokenizer and identifiers: TIGER_M, LETTER, P5-CID.
+"""Rows of a table that differ from a run's method in tokenizer and identifiers, as LETTER or IDGenRec.
 
 Each function returns the fields of the run's config that make the row out of it, so that sizes, pairs and
 budget stay those of the method it is compared with.
@@ -15,6 +15,9 @@ from genrec_lab.models.letter import LetterConfig
 from genrec_lab.models.residual_kmeans import ResidualKMeansConfig
 from genrec_lab.models.rqvae import RQVAEConfig
 from genrec_lab.models.sequential.sasrec import SASRecConfig
+from genrec_lab.models.t5 import T5Config
+from genrec_lab.models.textual_ids import TextualIdsConfig
+from genrec_lab.training import TrainingConfig
 
 if TYPE_CHECKING:
     from genrec_lab.presets.method_config import MethodConfig
@@ -109,6 +112,41 @@ def p5_cid_fields(config: MethodConfig) -> dict[str, Any]:
             f"{config.name} from random weights instead of t5-small and prompts."
         ),
         "tokenizer": CoOccurrenceConfig(clusters=min(20, size), leaf_size=size),
+        "identifiers": IdentifierConfig(policy="none"),
+        **_a_domain_each(config),
+    }
+
+
+def idgenrec_fields(config: MethodConfig) -> dict[str, Any]:
+    """IDGenRec: ids of word pieces that a T5 writes from the text, in turns with the T5 that reads them."""
+    body = config.recommender if isinstance(config.recommender, T5Config) else T5Config()
+    small = quantises_vectors(config).codebook_size < 128  # a run of minutes, on the embedded data
+    levels, tokens, vocabulary = (4, 32, 600) if small else (6, 64, 4000)
+    epochs = max(1, min(10, config.training.epochs))
+    naming = {
+        "rounds": 1 if small else 3,
+        "labels": TrainingConfig(epochs=epochs, batch_size=64),
+        "generator": TrainingConfig(epochs=1, batch_size=32, learning_rate=1e-6),
+        "recommender": TrainingConfig(epochs=min(2, epochs), batch_size=256),
+        "max_history": 5,
+        "per_user": 1,
+    }
+    return {
+        "name": "idgenrec",
+        "provenance": (
+            f"IDGenRec (Tan et al. 2024), facts from its code: {levels} pieces at most of an id (10 there), "
+            "the first free one of 10 by diverse beam search, the generator first and then the recommender, "
+            f"in {1 if small else 3} rounds (3 there). Ours: both are the T5 of {config.name} from random "
+            f"weights with {vocabulary:,} word pieces learnt from the texts, where it has a T5 trained on "
+            "tags of articles and t5-small (the preset 'idgenrec'); so ours first learns to write each "
+            "text's telling words. Rate 1e-6 of the generator (1e-8 there), one pair a user with 5 items of "
+            "history in these turns. No prompt around the history, no id of the user; what no penalty makes "
+            "unique has its last piece changed. Then the recommender goes on with the budget of "
+            f"{config.name}."
+        ),
+        "tokenizer": TextualIdsConfig(levels=levels, text_tokens=tokens, vocabulary=vocabulary, body=body),
+        "recommender": body,
+        "naming": naming,
         "identifiers": IdentifierConfig(policy="none"),
         **_a_domain_each(config),
     }

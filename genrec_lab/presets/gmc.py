@@ -12,6 +12,7 @@ from genrec_lab.models.rqvae import TIGER_HIDDEN, RQVAEConfig
 from genrec_lab.models.t5 import T5Config
 from genrec_lab.presets.baselines import rows_over_items
 from genrec_lab.presets.method_config import AdaptationConfig, DecodingConfig, MethodConfig, changed
+from genrec_lab.presets.tuning import TuningConfig
 from genrec_lab.training import TrainingConfig
 
 
@@ -76,6 +77,14 @@ def gmc_cpu() -> MethodConfig:
             "tenth of the epochs (docs/results.md); LoRA at most 6 epochs; conflicts by nearest_free, which "
             "moves items less far than Sinkhorn."
         ),
+        tuning=TuningConfig(
+            trials=14,
+            space=(
+                "7 of TIGER on Scientific, 7 of GMC (docs/results.md): training.batch_size 256 to 2048, "
+                "training.learning_rate 1e-3 to 6e-3, training.weight_decay 0.01 and 1, recommender.dropout "
+                "0.1 and 0.2, recommender.d_ff 1536 and 3072, codebooks shared and separate"
+            ),
+        ),
         text=TextConfig(),
         tokenizer=RQVAEConfig(hidden=TIGER_HIDDEN, epochs=300, precision="bf16"),
         identifiers=IdentifierConfig(policy="nearest_free"),
@@ -120,6 +129,7 @@ def gmc_small() -> MethodConfig:
             "GMC's method on Bazaar's default size; every size is ours and chosen so that the whole chain "
             "takes minutes. The T5 reads the past of a history, which learns a sequence in one pass."
         ),
+        tuning=TuningConfig(),
         tokenizer=RQVAEConfig(hidden=(256, 128), levels=3, codebook_size=64, epochs=120, batch_size=512),
         recommender=T5Config(
             d_model=96, d_kv=24, heads=4, d_ff=256, encoder_layers=2, decoder_layers=2, reads="past"

@@ -23,15 +23,18 @@ from genrec_lab.models.rqvae import RQVAEConfig
 from genrec_lab.models.sequential.kinds import AnyItemModelConfig
 from genrec_lab.models.sequential.sasrec import SASRecConfig
 from genrec_lab.models.t5 import T5Config
+from genrec_lab.models.textual_ids import TextualIdsConfig
 from genrec_lab.models.tree_tokenizer import TreeTokenizerConfig
 from genrec_lab.presets.errors import PresetError, did_you_mean
 from genrec_lab.presets.generative_rows import (
+    idgenrec_fields,
     letter_fields,
     p5_cid_fields,
     tiger_fields,
     tiger_multimodal_fields,
 )
 from genrec_lab.presets.tokenizers import TokenizerConfig
+from genrec_lab.presets.tuning import TuningConfig
 from genrec_lab.training import TrainingConfig
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -85,6 +88,20 @@ class CollaborativeConfig(BaseModel):
     training: TrainingConfig = TrainingConfig(epochs=50)
 
 
+class NamingConfig(BaseModel):
+    """How the two T5s of textual ids are trained, in turns (IDGenRec's alternate training)."""
+
+    model_config = _STRICT
+
+    rounds: int = Field(3, ge=1)  # the generator first, then the recommender over the ids that it then writes
+    # Before the rounds, of a generator without released weights: it writes the telling words of the texts.
+    labels: TrainingConfig = TrainingConfig(epochs=10, batch_size=64)
+    generator: TrainingConfig = TrainingConfig(epochs=1, batch_size=12, learning_rate=1e-8)
+    recommender: TrainingConfig = TrainingConfig(epochs=10, batch_size=64)
+    max_history: int = Field(20, ge=1)
+    per_user: int | None = Field(None, ge=1)  # most pairs of a user in an epoch; None: all
+
+
 class ItemRow(BaseModel):
     """A row with a model over items (`genrec_lab.models.sequential`), and how long it is trained."""
 
@@ -93,6 +110,7 @@ class ItemRow(BaseModel):
     model: AnyItemModelConfig
     training: TrainingConfig = TrainingConfig()
     pretraining: TrainingConfig = TrainingConfig()  # of models that have such a phase
+    tuning: TuningConfig = TuningConfig()
 
 
 # What the validation of every row measures.
@@ -106,6 +124,7 @@ class MethodConfig(BaseModel):
 
     name: str
     provenance: str  # where the values come from
+    tuning: TuningConfig = TuningConfig()  # what was searched before these values were settled on
     own_row: bool = True  # False: the preset is no row itself, a run has those of `compare` alone
     text: TextConfig = TextConfig()
     # What stands beside the text vectors of tokenizers that read vectors: pooled features of pictures.
@@ -117,6 +136,7 @@ class MethodConfig(BaseModel):
     # Beside a tree: the tokenizer of the rows that quantise vectors, as TIGER's.
     rqvae: RQVAEConfig = RQVAEConfig()
     collaborative: CollaborativeConfig = CollaborativeConfig()  # of tokenizers of kind "letter"
+    naming: NamingConfig = NamingConfig()  # of tokenizers of kind "idgen"
     transfer: TransferConfig = TransferConfig()
     identifiers: IdentifierConfig = IdentifierConfig()
     codebooks: Literal["shared", "separate"] = "shared"  # separate: one tokenizer a domain
@@ -178,6 +198,11 @@ class MethodConfig(BaseModel):
                     f"collaborative.model.width is {width}, tokenizer.dimension is {dimension}; LETTER "
                     "compares the two vectors, set both to the same number"
                 )
+        if isinstance(self.tokenizer, TextualIdsConfig) and self.recommender != self.tokenizer.body:
+            raise ValueError(
+                f"recommender is {self.recommender}, tokenizer.body is {self.tokenizer.body}; set both to "
+                "the same sizes, for the recommender goes on from the one that was trained beside the ids"
+            )
         for name, training in self._trainings().items():
             if training.monitor not in MONITORS:
                 raise ValueError(f"{name}.monitor is {training.monitor!r}; expected one of {list(MONITORS)}")
@@ -328,6 +353,7 @@ ROWS: dict[str, Change | None] = {
     "tiger_multimodal": _row(tiger_multimodal_fields),
     "letter": _row(letter_fields),
     "p5_cid": _row(p5_cid_fields),
+    "idgenrec": _row(idgenrec_fields),
     "gmc_separate_codebooks": separate_codebooks,
     "gmc_separate_recommenders": separate_recommenders,
     "gmc_without_dcl": without_dcl,

@@ -14,6 +14,7 @@ from genrec_lab.models.product_quantization import ProductQuantizationConfig
 from genrec_lab.models.random_codes import RandomCodesConfig
 from genrec_lab.models.residual_kmeans import ResidualKMeansConfig
 from genrec_lab.models.rqvae import RQVAEConfig
+from genrec_lab.models.textual_ids import TextualIdsConfig
 from genrec_lab.models.tree_tokenizer import TreeTokenizerConfig
 
 TokenizerConfig = Annotated[
@@ -25,6 +26,7 @@ TokenizerConfig = Annotated[
     | FiniteScalarConfig
     | HierarchicalKMeansConfig
     | CoOccurrenceConfig
+    | TextualIdsConfig
     | RandomCodesConfig,
     Field(discriminator="kind"),
 ]
@@ -38,5 +40,6 @@ KINDS: dict[str, type[BaseModel]] = {
     "fsq": FiniteScalarConfig,
     "hkmeans": HierarchicalKMeansConfig,
     "p5_cid": CoOccurrenceConfig,
+    "idgen": TextualIdsConfig,
     "random": RandomCodesConfig,
 }

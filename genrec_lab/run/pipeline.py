@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
+from genrec_lab.run import sharing
 from genrec_lab.run.files import RunError, hash_file
 from genrec_lab.run.kernel import NotebookFailed, execute_notebook
 from genrec_lab.run.locks import held, writing
@@ -77,7 +77,7 @@ def run(
     something is wrong, and `NotebookFailed` where a notebook is.
     """
     console = console or Console()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if sharing.several():
         raise RunError(
             "A chain of notebooks is one process, and this is one of several (WORLD_SIZE is set). Share its "
             "stages first, accelerate launch -m genrec_lab.run.shared FILE.yaml, then run the chain alone."

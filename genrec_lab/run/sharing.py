@@ -16,7 +16,7 @@ from genrec_lab.run.execution import Stage
 
 def is_first() -> bool:
     """Whether this process is the one that writes: the only one, or the first of several."""
-    if not _several():
+    if not several():
         return True
     from genrec_lab import processes
 
@@ -25,7 +25,7 @@ def is_first() -> bool:
 
 def wait() -> None:
     """Wait until all processes are here."""
-    if _several():
+    if several():
         from genrec_lab import processes
 
         processes.wait()
@@ -33,7 +33,7 @@ def wait() -> None:
 
 def tell_of(stage: Stage) -> None:
     """Tell the other processes how the first one found a stage."""
-    if _several():
+    if several():
         from genrec_lab import processes
 
         processes.of_the_first((stage.is_finished, stage.is_resumed))
@@ -55,5 +55,6 @@ def beside_the_first(run_folder: Path, name: str) -> Iterator[Stage]:
         processes.wait()
 
 
-def _several() -> bool:
+def several() -> bool:
+    """Whether the environment names several processes."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1

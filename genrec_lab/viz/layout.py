@@ -63,6 +63,15 @@ def label(text: str, limit: int = 40) -> str:
     return escape(shorten(str(text), limit))
 
 
+def labels(texts: pl.Series, limit: int) -> npt.NDArray[np.object_]:
+    """`label` of many texts at once, several times as fast."""
+    flat = texts.cast(pl.String).str.replace_all(_BLANKS.pattern, " ").str.strip_chars()
+    cut = flat.str.slice(0, max(limit - 1, 1)).str.strip_chars_end() + "…"
+    short = cut.zip_with(flat.str.len_chars() > limit, flat)
+    unsafe = {chr(found): safe for found, safe in _ESCAPES.items()}
+    return short.str.replace_many(list(unsafe), list(unsafe.values())).to_numpy()
+
+
 def wrapped(text: str, width: int, most_lines: int | None = None) -> tuple[str, int]:
     """The escaped text in lines of at most `width` characters, joined by <br>, and the number of lines.
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from genrec_lab.data.headed_tables import HeadedTable
 from genrec_lab.viz.layout import MAX_POINTS, domains_of
 
 Method = Literal["tsne", "umap"]
 
-_FILE_FORMAT = "genrec_lab.projection.1"
+_FILE = HeadedTable("projection", "genrec_lab.projection.1", "a projection", "Projection.write")
 # Beyond 50 dimensions t-SNE's own authors reduce by principal components first.
 _MOST_DIMENSIONS = 50
 _PERPLEXITY = 30.0
@@ -47,42 +47,22 @@ class Projection:
 
     def write(self, file: str | Path) -> Path:
         """Write one parquet file: `item`, then `x_0`, `y_0`, `x_1`, … a level; the rest in its metadata."""
-        path = Path(file)
         columns: dict[str, npt.NDArray[np.generic]] = {"item": self.items}
         for level in range(self.coordinates.shape[1]):
             columns[f"x_{level}"] = self.coordinates[:, level, 0]
             columns[f"y_{level}"] = self.coordinates[:, level, 1]
         header = {
-            "format": _FILE_FORMAT,
             "levels": self.coordinates.shape[1],
             "method": self.method,
             "seed": self.seed,
             "n_items": self.n_items,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Written beside and renamed, so that a killed run never leaves half a file under the right name.
-        partial = path.with_name(path.name + ".partial")
-        pl.DataFrame(columns).write_parquet(partial, metadata={"projection": json.dumps(header)})
-        os.replace(partial, path)
-        return path
+        return _FILE.write(file, pl.DataFrame(columns), header)
 
     @classmethod
     def read(cls, file: str | Path) -> Self:
         """Read what `write` wrote; raises ValueError where the file is missing or is something else."""
-        path = Path(file)
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file; expected a projection written by Projection.write")
-        try:
-            header = json.loads(pl.read_parquet_metadata(path)["projection"])
-            frame = pl.read_parquet(path)
-        except (KeyError, ValueError, pl.exceptions.PolarsError) as error:
-            raise ValueError(
-                f"{path}: not a projection ({error}); write one with Projection.write"
-            ) from error
-        if header.get("format") != _FILE_FORMAT:
-            raise ValueError(
-                f"{path}: format {header.get('format')!r}, expected {_FILE_FORMAT!r}; project again"
-            )
+        frame, header = _FILE.read(file)
         names = [name for level in range(header["levels"]) for name in (f"x_{level}", f"y_{level}")]
         coordinates = frame.select(names).to_numpy().reshape(frame.height, header["levels"], 2)
         return cls(
@@ -189,7 +169,7 @@ def _quotas(counts: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
 def _digest(
     sample: npt.NDArray[np.float32], items: npt.NDArray[np.int64], method: str, seed: int, n_items: int
 ) -> str:
-    settings = [_FILE_FORMAT, method, seed, n_items, _PERPLEXITY, _NEIGHBOURS, _MIN_DISTANCE, sample.shape]
+    settings = [_FILE.format, method, seed, n_items, _PERPLEXITY, _NEIGHBOURS, _MIN_DISTANCE, sample.shape]
     digest = hashlib.sha256(json.dumps(settings).encode())
     digest.update(sample.tobytes())
     digest.update(items.tobytes())

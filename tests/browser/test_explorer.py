@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 from playwright.sync_api import Locator, expect
 
 from genrec_lab.run import existing_run
@@ -191,6 +192,16 @@ def test_all_items_are_written_for_embedding_atlas(
     frame = pl.read_parquet(runs / "shown" / "exports" / "embedding_atlas.parquet")
     assert frame["title"].to_list() == state.catalogue.titles.to_list()
     assert all(Path(picture).is_file() for picture in frame["picture"])
+
+
+def test_figures_of_a_tab_are_saved_as_pictures(
+    notebook: NotebookPage, explorer: Locator, runs: Path
+) -> None:
+    notebook.open_tab(explorer, "Codes")
+    explorer.get_by_role("button", name="PNG", exact=True).click()
+    expect(explorer.get_by_text("Written: ")).to_be_visible(timeout=120_000)
+    with Image.open(runs / "shown" / "exports" / "codes_1.png") as picture:
+        assert picture.format == "PNG" and min(picture.size) >= 600
 
 
 def test_the_training_tab_shows_how_many_codes_changed(

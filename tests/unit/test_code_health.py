@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec_lab.codes import CodesError, ItemCodes
+from genrec_lab.codes import CodesError, ItemCodes, use_of_codes
 from genrec_lab.evaluation import code_health, domain_sharing, neighbour_code_overlap, prefix_entropy
 
 Rows = list[list[int]]
@@ -93,6 +93,21 @@ def test_collisions_agree_with_counting(case: tuple[Rows, list[int], list[str]],
 def test_codes_outside_their_sizes_are_refused() -> None:
     with pytest.raises(CodesError, match=r"value 4 of item 0 at level 0 is outside 0\.\.3"):
         code_health([[4]], (4,))
+
+
+@given(coded_items())
+def test_the_record_of_an_epoch_holds_the_same_measures(case: tuple[Rows, list[int], list[str]]) -> None:
+    rows, sizes, domains = case
+    record, health = use_of_codes(rows, sizes, domains), code_health(rows, sizes, domains)
+    assert all(record[name] == getattr(health, name) for name in record.keys() & vars(health).keys())
+    assert len(record.keys() & vars(health).keys()) == 6
+    assert record["prefix_entropy"] == prefix_entropy(rows, sizes)
+    for level, share in enumerate(record["shared_items"]):
+        owners = {row[level]: set() for row in rows}
+        for row, domain in zip(rows, domains, strict=True):
+            owners[row[level]].add(domain)
+        shared = sum(len(owners[row[level]]) > 1 for row in rows)
+        assert share == pytest.approx(shared / len(rows))
 
 
 # --- prefix_entropy

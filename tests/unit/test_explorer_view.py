@@ -13,6 +13,7 @@ from typing import Any
 
 import comm
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 from PIL import Image
 
@@ -206,8 +207,12 @@ def test_a_lasso_gathers_items_for_the_cards_the_csv_and_a_slice(view: ExplorerV
     points = np.random.default_rng(0).normal(size=(60, 3, 2)).astype(np.float32)
     view.maps = {"t-SNE": Projection(points, np.arange(60), "tsne", 0, 60)}
     view.tab.value = "Map"
-    ids = [found for trace in figures_of(view)[0]["data"] for found in trace["ids"]]
-    assert sorted(map(int, ids)) == list(range(60))
+    traces = figures_of(view)[0]["data"]
+    assert {trace["meta"] for trace in traces} == {"items"}
+    sent = [base64.b64decode(trace["customdata"]["bdata"]) for trace in traces]
+    kinds = [trace["customdata"]["dtype"] for trace in traces]
+    items = np.concatenate([np.frombuffer(part, kind) for part, kind in zip(sent, kinds, strict=True)])
+    assert sorted(items.tolist()) == list(range(60))
     told(view, "canvas", kind="lasso", ids=["7", "3", "41"])
     assert view.cards.heading == "In the lasso" and view.cards.lines[0].startswith("3 items")
     assert {card["item"] for card in view.cards.cards} == {3, 7, 41}
@@ -330,3 +335,37 @@ def test_names_are_escaped_wherever_they_stand() -> None:
         assert not any("<script" in text for text in shown)
     view.watch("x", 0)
     assert "no recommender" in view.message.value
+
+
+def test_the_figures_of_a_tab_become_pictures_in_the_run(
+    view: ExplorerView, tmp_path: Path, monkeypatch
+) -> None:
+    drawn: list[go.Figure] = []
+    monkeypatch.setattr(go.Figure, "to_image", lambda figure, **how: drawn.append(figure) or b"\x89PNG")
+    view.tab.value = "Sharing"
+    view.png.click()
+    files = sorted((tmp_path / "exports").iterdir())
+    assert [file.name for file in files] == [f"sharing_{n}.png" for n in range(1, len(drawn) + 1)] and drawn
+    assert {file.read_bytes() for file in files} == {b"\x89PNG"}
+    assert all(str(file) in view.export.value for file in files)
+    assert drawn[0].layout.title.text  # a picture stands alone, so its title is in it
+
+
+@pytest.mark.parametrize("error", [ValueError("kaleido"), RuntimeError("no Chrome\nsecond line"), OSError()])
+def test_without_a_browser_it_says_what_a_picture_needs(
+    view: ExplorerView, tmp_path: Path, monkeypatch, error: Exception
+) -> None:
+    def fail(figure: go.Figure, **how: Any) -> bytes:
+        raise error
+
+    monkeypatch.setattr(go.Figure, "to_image", fail)
+    view.png.click()
+    assert "pip install kaleido" in view.message.value and "BROWSER_PATH" in view.message.value
+    assert "second line" not in view.message.value
+    assert not list((tmp_path / "exports").iterdir())
+
+
+def test_no_run_folder_no_picture(make_catalogue: Make) -> None:
+    view = ExplorerView(ExplorerState(make_catalogue(1, 60)))
+    view.png.click()
+    assert "no run folder" in view.message.value

@@ -7,7 +7,7 @@ import json
 import re
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import plotly.graph_objects as go
@@ -86,6 +86,11 @@ def tokenizer_epochs(count: int, contrastive: float = 3.0) -> list[Epoch]:
     ]
 
 
+def test_tokenizer_curves_say_all_where_no_code_is_unused() -> None:
+    full = replace(tokenizer_epochs(20)[-1], utilisation=(1.0, 1.0))
+    assert "every level uses all of its codes" in title_of(figures.tokenizer_curves([full]))
+
+
 def test_tokenizer_curves_state_the_last_epoch() -> None:
     figure = figures.tokenizer_curves(tokenizer_epochs(20), n_items=77, seed=3)
     assert title_of(figure) == (
@@ -118,6 +123,16 @@ def test_tokenizer_curves_show_the_change_of_codes_where_it_was_recorded() -> No
     assert [title for title in titles if title not in [note.text for note in old.layout.annotations]] == [
         "Items whose code changed since the record before"
     ]
+
+
+def test_tokenizer_curves_show_how_even_the_codes_are_where_it_was_recorded() -> None:
+    records = [
+        vars(epoch) | {"gini": (0.2, 0.1 * e) if e else ()} for e, epoch in enumerate(tokenizer_epochs(4))
+    ]
+    figure = figures.tokenizer_curves(records)
+    lines = [trace for trace in figure.data if trace.yaxis == "y5"]
+    assert list(lines[1].y)[1:] == pytest.approx([0.1, 0.2, 0.3]) and np.isnan(lines[1].y[0])
+    assert "Gini of the codes" in [note.text for note in figure.layout.annotations]
 
 
 def test_a_long_training_is_thinned_to_its_ends() -> None:

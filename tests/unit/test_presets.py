@@ -65,7 +65,7 @@ def test_every_preset_loads_and_says_where_its_values_come_from(name: str) -> No
 def test_the_presets_of_the_issue_are_there() -> None:
     gmc = {"gmc", "gmc_cpu", "gmc_small", "gmc_tiny", "tiger", "rkmeans", "causal", *TABLE_4}
     utgrec = {"utgrec", "utgrec_code", "utgrec_small", "utgrec_tiny", *TABLE_3}
-    compared = {"tiger_multimodal", "letter", "p5_cid", "baselines", "baselines_tiny"}
+    compared = {"tiger_multimodal", "letter", "p5_cid", "idgenrec", "baselines", "baselines_tiny"}
     assert gmc | utgrec | compared == set(presets.names())
 
 
@@ -179,7 +179,7 @@ def test_the_methods_of_a_run_are_its_own_and_the_generative_rows() -> None:
 def test_every_row_can_be_compared_with() -> None:
     of_gmc = [row for row in ROWS if not row.startswith("utgrec_")]
     config = presets.load("gmc_tiny", {"compare": of_gmc})
-    baselines = {"tiger", "tiger_multimodal", "letter", "p5_cid"}
+    baselines = {"tiger", "tiger_multimodal", "letter", "p5_cid", "idgenrec"}
     assert set(methods(config)) == {"gmc_tiny", *baselines, *TABLE_4}
     of_utgrec = [row for row in ROWS if not row.startswith("gmc_")]
     config = presets.load("utgrec_tiny", {"compare": of_utgrec})

@@ -115,7 +115,7 @@ def test_something_else_in_the_file_is_named(tmp_path: Path) -> None:
         Projection.read(tmp_path / "absent.parquet")
     other = tmp_path / "other.parquet"
     other.write_bytes(b"not parquet")
-    with pytest.raises(ValueError, match="not a projection"):
+    with pytest.raises(ValueError, match="not a file of a projection"):
         Projection.read(other)
 
 

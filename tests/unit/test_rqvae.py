@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from genrec_lab.codes import ItemCodes
+from genrec_lab.codes import ItemCodes, use_of_codes
 from genrec_lab.models.autoencoder_training import TokenizerMemoryError
 from genrec_lab.models.rqvae import RQVAE, RQVAEConfig, TokenizerEpoch, train_rqvae
 
@@ -187,6 +187,11 @@ class TestCheckpoint:
             for report in epochs
         ]
         assert [report.epoch for report in epochs] == [1, 4, 8, 12] and epochs[0].churn is None
+        for report, now in zip(epochs, codes, strict=True):
+            sizes = (RQVAEConfig(**options).codebook_size,) * 3
+            measured = use_of_codes(now, sizes, domain.tolist())
+            for name, value in measured.items():
+                assert getattr(report, name) == pytest.approx(value), name
         for report, before, after in zip(epochs[1:], codes, codes[1:], strict=False):
             pairs = list(zip(before.tolist(), after.tolist(), strict=True))
             expected = [
@@ -205,11 +210,13 @@ class TestCheckpoint:
             counters = json.loads(stored.metadata()["counters"])
             tensors = {name: stored.get_tensor(name) for name in stored.keys() if name != "codes"}  # noqa: SIM118
         for past in counters["history"]:
-            del past["churn"]
+            for name in ("churn", "gini", "prefix_entropy", "shared_items", "largest_collision"):
+                del past[name]
         save_file(tensors, file, {"counters": json.dumps(counters)})
         epochs: list[TokenizerEpoch] = []
         train_rqvae(x, domain, RQVAEConfig(**options), seed=0, on_epoch=epochs.append, checkpoint=tmp_path)
         assert [report.churn is None for report in epochs] == [True, True, True, True, False]
+        assert [len(report.gini) for report in epochs] == [0, 0, 0, 3, 3]
 
     def test_a_finished_training_is_not_run_again_and_more_epochs_go_on(self, tmp_path: Path) -> None:
         x, domain = catalogue()

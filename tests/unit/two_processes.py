@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import polars as pl
@@ -171,17 +172,21 @@ class Settings(BaseModel):
     tokenizer: int = 3
 
 
+def _stage_once(run: store.Run) -> float:
+    """Whether the stage was finished before; it is afterwards."""
+    with run.stage("01_data_preparation", uses=("tokenizer",)) as stage:
+        finished = stage.is_finished
+        if not finished:
+            (stage.folder / "made.txt").write_text(f"process {processes.number()}")
+            run.log("made", by=processes.number())
+        return float(finished)
+
+
 def stage_of_two(folder: Path) -> Trained:
     """A stage that all processes work on: one of them writes, and all read."""
-    store.load_config = lambda preset, overrides: Settings()
-    run = store.open_run("shared", dataset={"name": "bazaar"}, preset="tiny", root=folder)
-    told = []
-    for _ in range(2):
-        with run.stage("01_data_preparation", uses=("tokenizer",)) as stage:
-            told.append(float(stage.is_finished))
-            if not stage.is_finished:
-                (stage.folder / "made.txt").write_text(f"process {processes.number()}")
-                run.log("made", by=processes.number())
+    with mock.patch.object(store, "load_config", return_value=Settings()):
+        run = store.open_run("shared", dataset={"name": "bazaar"}, preset="tiny", root=folder)
+        told = [_stage_once(run) for _ in range(2)]
     made = (run.read_stage("01_data_preparation") / "made.txt").read_text()
     assert made == "process 0"
     return [2.0, *told, 1.0], {"read": torch.ones(1)}

@@ -56,6 +56,7 @@ from genrec_lab.run.stages.stories import (
     watch_beams,
 )
 from genrec_lab.run.stages.tokenizing import Identified, load_identified, load_vectors, train_tokenizers
+from genrec_lab.run.stages.tuned import tuning_of_rows
 
 __all__ = [
     "Atlas",
@@ -122,6 +123,7 @@ __all__ = [
     "training_figures",
     "training_summary",
     "trainings",
+    "tuning_of_rows",
     "typical_user",
     "user_story",
     "watch_beams",

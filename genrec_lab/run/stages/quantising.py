@@ -18,12 +18,15 @@ from genrec_lab.models.autoencoder import AutoencoderConfig, TokenizerEpoch
 from genrec_lab.models.co_occurrence_codes import CoOccurrenceCodes, CoOccurrenceConfig, co_occurrence_graph
 from genrec_lab.models.hierarchical_kmeans import HierarchicalKMeans
 from genrec_lab.models.letter import LetterConfig, train_letter
+from genrec_lab.models.quantizers import Tokenized
+from genrec_lab.models.textual_ids import TextualIds, TextualIdsConfig
 from genrec_lab.models.tree_tokenizer import TreeTokenizerConfig
 from genrec_lab.models.vector_tokenizers import VectorTokenizer, fit_tokenizer, least_items
 from genrec_lab.presets import MethodConfig
 from genrec_lab.run.stages.collaborating import collaborative_vectors
 from genrec_lab.run.stages.identified import write_identified
-from genrec_lab.run.stages.rows import scopes
+from genrec_lab.run.stages.naming import written_ids
+from genrec_lab.run.stages.rows import tokenizer_scopes
 from genrec_lab.run.stages.universal import training_curves
 from genrec_lab.run.store import runs_root
 from genrec_lab.viz.live import LiveCurves
@@ -31,12 +34,12 @@ from genrec_lab.viz.live import LiveCurves
 
 def check_items_suffice(dataset: Dataset, config: MethodConfig) -> None:
     """Raise ValueError where a method has more codes a level to place than there are items."""
-    if isinstance(config.tokenizer, TreeTokenizerConfig | CoOccurrenceConfig):
-        return  # the one trains its codebooks, which may be larger; the other has as many codes as it needs
+    if isinstance(config.tokenizer, TreeTokenizerConfig | CoOccurrenceConfig | TextualIdsConfig):
+        return  # books that are trained may be larger; the others have as many codes as they need
     own = config.tokenizer
     size = own.codebook_size if isinstance(own, LetterConfig) else least_items(own)
     counts = np.bincount(dataset.item_domains())
-    for scope, domains in scopes(dataset.domains, separate=config.codebooks == "separate").items():
+    for scope, domains in tokenizer_scopes(config, dataset.domains).items():
         items = int(sum(counts[dataset.domains.index(domain)] for domain in domains))
         if size > items:
             raise ValueError(
@@ -56,14 +59,17 @@ def identify_by_vectors(
 ) -> None:
     """Train one method's tokenizers and write codes, residuals, codebooks and what the conflicts cost.
 
-    vectors: (N, D) text vectors of all items.
+    vectors: (N, D) text vectors of all items. Items of domains that a run does not serve, and that have no
+    tokenizer of their own, are named by that of the first domain that it serves.
     """
     names = np.array(dataset.domains)[dataset.item_domains()]
     vectors = _with_pictures(dataset, vectors, config)
     found: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
     books: dict[str, list[np.ndarray] | PrefixCodewords] = {}
     epochs = {}
-    for scope, domains in scopes(dataset.domains, separate=config.codebooks == "separate").items():
+    trained = tokenizer_scopes(config, dataset.domains)
+    unserved = np.flatnonzero(~np.isin(names, [name for domains in trained.values() for name in domains]))
+    for scope, domains in trained.items():
         items = np.flatnonzero(np.isin(names, domains))
         title = f"{config.name} {scope}"
         model, records = _train(dataset, items, vectors[items], config, seed, scratch / scope, title, watch)
@@ -72,13 +78,36 @@ def identify_by_vectors(
         books[scope] = _codewords(model)
         epochs[scope] = [asdict(record) for record in records]
         model.save(folder / "tokenizers" / scope)
+        if len(unserved) and len(found) == 1:
+            others = sorted(set(names[unserved].tolist()))
+            print(f"{title}: names {', '.join(others)} too, where nothing is recommended", flush=True)
+            found["unserved"] = unserved, *_named_by(model, vectors[unserved], tokenized)
+            books |= dict.fromkeys(others, books[scope])
     codes, residuals = _assembled(list(found.values()), dataset.n_items)
     sizes = _sizes(books, codes)
     for scope, book in books.items():
         if not book:  # codes that lie nowhere
             books[scope] = [np.zeros((size, 0), dtype=np.float32) for size in sizes]
-    raw = ItemCodes(codes, sizes, names.tolist())
+    # A piece of a word is the same one wherever it stands in an id.
+    alike = range(len(sizes)) if isinstance(config.tokenizer, TextualIdsConfig) else ()
+    raw = ItemCodes(codes, sizes, names.tolist(), alike)
     write_identified(folder, raw, residuals, books, epochs, config.identifiers, seed)
+
+
+def _named_by(model: VectorTokenizer, vectors: np.ndarray, own: Tokenized) -> tuple[np.ndarray, np.ndarray]:
+    """Codes (n, L) and residuals (n, L, d) of other items than a tokenizer was trained on.
+
+    One that knows the items of its own catalogue alone, `own`, has them numbered: their last codes count on.
+    """
+    if not isinstance(model, CoOccurrenceCodes | TextualIds):
+        other = model.tokenize(vectors)
+        return other.codes, other.residuals
+    numbers = np.arange(len(vectors))
+    codes = np.empty((len(vectors), own.codes.shape[1]), dtype=np.int64)
+    for level, size in enumerate(own.codes.max(axis=0)[:-1] + 1):
+        numbers, codes[:, level] = np.divmod(numbers, size)
+    codes[:, -1] = numbers
+    return codes, np.zeros((*codes.shape, 0), dtype=np.float32)
 
 
 def _with_pictures(dataset: Dataset, vectors: np.ndarray, config: MethodConfig) -> np.ndarray:
@@ -110,6 +139,8 @@ def _train(
         places[items] = np.arange(len(items))
         graph = co_occurrence_graph([places[sequence].tolist() for sequence in sequences], len(items))
         return CoOccurrenceCodes.fit(graph, tokenizer, seed), []
+    if isinstance(tokenizer, TextualIdsConfig):
+        return written_ids(dataset, items, tokenizer, config.naming, seed, scratch, title), []
     if not isinstance(tokenizer, AutoencoderConfig):
         return fit_tokenizer(vectors, domains, tokenizer, seed), []
     beside: np.ndarray | None = None

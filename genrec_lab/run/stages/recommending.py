@@ -20,6 +20,7 @@ from genrec_lab.models.recommender import Recommender
 from genrec_lab.models.recommenders import learns_in_one_pass, new_recommender, read_recommender
 from genrec_lab.models.sequential.item_model import ItemModel
 from genrec_lab.models.sequential.kinds import MODELS
+from genrec_lab.models.textual_ids import learnt_recommender
 from genrec_lab.presets import MethodConfig, item_rows
 from genrec_lab.run.stages.item_rows import train_item_row
 from genrec_lab.run.stages.preparing import PREPARATION, Prepared, load_prepared
@@ -32,7 +33,7 @@ from genrec_lab.run.stages.rows import (
     served,
     trained_item_rows,
 )
-from genrec_lab.run.stages.tokenizing import TOKENIZING, load_identified
+from genrec_lab.run.stages.tokenizing import TOKENIZING, load_identified, tokenizer_folder
 from genrec_lab.run.stages.training import (
     Watch,
     curves,
@@ -166,6 +167,8 @@ def _train_generative(
         torch.manual_seed(run.seed)
         model = new_recommender(codes, config.recommender)
         model.temperature = config.loss_temperature
+        if (learnt := learnt_recommender(tokenizer_folder(run, name, scope))) is not None:
+            model.body.load_state_dict(learnt)
         valid = part_of(data.split.valid, domains)
         before = _learn_in_one_pass(run, data, name, config, scope, domains, model, stage, watch)
         result = fit(

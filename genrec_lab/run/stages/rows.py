@@ -27,6 +27,7 @@ _OF_TOKENIZER = (
     "content",
     "tokenizer_training",
     "collaborative",
+    "naming",
     "pictures",
     "transfer.targets",
     "transfer.pretrain_on_targets",
@@ -143,6 +144,13 @@ def _lacking(needs: Sequence[Need], dataset: Dataset) -> str | None:
 def scopes(domains: Sequence[str], *, separate: bool) -> dict[str, tuple[str, ...]]:
     """Return what is trained, by name: one model over all domains, or one a domain."""
     return {domain: (domain,) for domain in domains} if separate else {ALL: tuple(domains)}
+
+
+def tokenizer_scopes(config: MethodConfig, domains: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return what tokenizers a method trains: one over all domains, or one for each that is served."""
+    if config.codebooks == "separate":
+        return scopes(served(config, domains), separate=True)
+    return scopes(domains, separate=False)
 
 
 def tokenizer_owners(methods: dict[str, MethodConfig]) -> dict[str, str]:

@@ -49,6 +49,7 @@ _USES = (
     "tokenizer_training",
     "rqvae",
     "collaborative",
+    "naming",
     "pictures",
     "transfer",
     "compare",
@@ -77,10 +78,11 @@ def train_tokenizers(run: Run, watch: Callable[[str], LiveCurves] | None = None)
             else:  # only rows that read no texts are left
                 vectors = np.zeros((dataset.n_items, 1), dtype=np.float32)
             for name in dict.fromkeys(owners.values()):
-                identify = _identify_universally if is_universal(rows[name]) else identify_by_vectors
-                identify(
-                    dataset, vectors, rows[name], run.seed, stage.folder / name, stage.scratch / name, watch
-                )
+                where = stage.folder / name, stage.scratch / name
+                if is_universal(rows[name]):
+                    _identify_universally(dataset, rows[name], run.seed, *where, watch)
+                else:
+                    identify_by_vectors(dataset, vectors, rows[name], run.seed, *where, watch)
             (stage.folder / "owners.json").write_text(json.dumps(owners, indent=2))
         return {
             name: read_identified(stage.folder / owner, rows[name].tokenizer.geometry)
@@ -112,7 +114,6 @@ def load_vectors(run: Run) -> np.ndarray:
 
 def _identify_universally(
     dataset: Dataset,
-    vectors: np.ndarray,
     config: MethodConfig,
     seed: int,
     folder: Path,

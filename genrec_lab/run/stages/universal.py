@@ -16,13 +16,12 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from genrec_lab import processes
-from genrec_lab.codes import ItemCodes, churn
+from genrec_lab.codes import ItemCodes, LaterMeasures, churn, use_of_codes
 from genrec_lab.data import Dataset, co_occurrence_neighbours
 from genrec_lab.data.batches import NeighbourBatches
 from genrec_lab.encoders.compact import CompactConfig, CompactEncoder
 from genrec_lab.encoders.content import PreparedContent, content_of
 from genrec_lab.encoders.multimodal import QwenEncoder
-from genrec_lab.evaluation import code_health
 from genrec_lab.models.tree_tokenizer import TokenizedContent, TreeTokenizer, TreeTokenizerConfig
 from genrec_lab.presets import MethodConfig
 from genrec_lab.run.files import write_text
@@ -35,7 +34,7 @@ _AT_ONCE = 256  # items that are tokenised together
 
 
 @dataclass(frozen=True)
-class UniversalEpoch:
+class UniversalEpoch(LaterMeasures):
     """One epoch: the mean terms of Eq. 13 before their weights, and the codes of the items trained on."""
 
     epoch: int  # counted from 1
@@ -50,8 +49,6 @@ class UniversalEpoch:
     perplexity: tuple[float, ...]
     collision_rate: float
     seconds: float
-    # per level: share of items whose code is not that of the record before; None for the first record
-    churn: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -175,18 +172,16 @@ class _Records(Callback):
         """Tokenise the items and note what came out."""
         sizes = self.tokenizer.model.quantizer.sizes
         codes = self.tokenizer.tokenize(self.items).codes
-        health = code_health(codes, sizes, self.domains)
         # An epoch that was trained again after a kill replaces its first record.
         self.records = [one for one in self.records if one["epoch"] < record.epoch]
         last = str(self.records[-1]["epoch"]) if self.records else ""
         before = self.codes.get(last)  # none from a version that did not keep them
+        terms: dict[str, Any] = {name: total / max(self.batches, 1) for name, total in self.sums.items()}
         made = UniversalEpoch(
             epoch=record.epoch,
             loss=record.loss,
-            **{name: total / max(self.batches, 1) for name, total in self.sums.items()},
-            utilisation=tuple(health.utilisation),
-            perplexity=tuple(health.perplexity),
-            collision_rate=health.collision_rate,
+            **terms,
+            **use_of_codes(codes, sizes, self.domains),
             seconds=self.before + time.monotonic() - self.started,
             churn=None if before is None else tuple(churn(before, codes).by_level.tolist()),
         )

@@ -16,9 +16,10 @@ import numpy as np
 import polars as pl
 
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue, written
+from genrec_lab.viz.explorer.exports import EXPORTS
 from genrec_lab.viz.projection import Projection
 
-ATLAS_FILE = Path("exports") / "embedding_atlas.parquet"
+ATLAS_FILE = EXPORTS / "embedding_atlas.parquet"
 """Where the explorer writes it, inside the run folder."""
 
 

@@ -29,7 +29,8 @@ const made = {exports: {}};
 }).call(globalThis, made, made.exports, undefined);
 const Plotly = made.exports;
 const CONFIG = {displaylogo: false, plotlyServerURL: '', showSendToCloud: false};
-const idOf = point => point.data.ids ? point.data.ids[point.pointNumber] : undefined;
+const idOf = point => point.data.ids ? point.data.ids[point.pointNumber]
+  : point.data.meta === 'items' ? String(point.customdata) : undefined;
 function render({model, el}) {
   el.classList.add('genrec-canvas');
   function plot() {

@@ -54,6 +54,9 @@ class Controls(widgets.VBox):
         self.python = widgets.Button(
             description="code", tooltip="the Python that makes this panel again", layout=narrow
         )
+        self.png = widgets.Button(
+            description="PNG", tooltip="this panel's figures as pictures in the run folder", layout=narrow
+        )
         self.atlas = widgets.Button(
             description="atlas", tooltip="all items as a parquet file for embedding-atlas", layout=narrow
         )
@@ -72,7 +75,7 @@ class Controls(widgets.VBox):
         main = widgets.VBox(
             [
                 canvas,
-                _row([self.csv, self.python, self.atlas, self.slice_name, self.keep, self.slices]),
+                _row([self.csv, self.python, self.png, self.atlas, self.slice_name, self.keep, self.slices]),
                 self.export,
             ]
         )

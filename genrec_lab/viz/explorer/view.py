@@ -21,7 +21,7 @@ from genrec_lab.viz.explorer.beams import BeamTree
 from genrec_lab.viz.explorer.canvas import Canvas
 from genrec_lab.viz.explorer.cards import Cards, of_beam, of_items, of_selection
 from genrec_lab.viz.explorer.controls import NOTHING, Controls
-from genrec_lab.viz.explorer.exports import download
+from genrec_lab.viz.explorer.exports import EXPORTS, download, write_png
 from genrec_lab.viz.explorer.state import ExplorerState
 from genrec_lab.viz.explorer.tabs import TABS, Pick, Shown
 from genrec_lab.viz.layout import counted, shorten
@@ -144,6 +144,7 @@ class ExplorerView(Controls):
         self.group.observe(self._on(lambda _: self.refresh()), "value")
         self.csv.on_click(lambda _: self._try(self._show_csv))
         self.python.on_click(lambda _: self._try(self._show_python))
+        self.png.on_click(lambda _: self._try(self._write_png))
         self.atlas.on_click(lambda _: self._try(self._write_atlas))
         self.keep.on_click(lambda _: self._try(self._keep_slice))
         self.slices.observe(self._on(self._open_slice), "value")
@@ -244,6 +245,18 @@ class ExplorerView(Controls):
 
     def _show_python(self) -> None:
         self.export.value = markup.code(self._panel().python)
+
+    def _write_png(self) -> None:
+        """The figures of the open tab, as they stand there, with their titles."""
+        folder = self.state.records.folder
+        if folder is None:
+            raise ValueError("PNG: this state has no run folder; use the camera above a figure")
+        if not self.shown.figures:
+            raise ValueError("PNG: this tab has no figure now")
+        self.export.value = markup.line("Drawing …")
+        figures = [theme.themed(figure, self.mode) for figure in self.shown.figures]
+        files = write_png(figures, folder / EXPORTS, self.tab.value.lower())
+        self.export.value = markup.line(f"Written: {', '.join(str(file) for file in files)}")
 
     def _write_atlas(self) -> None:
         """The whole catalogue for embedding-atlas, by the first map at the selected level."""

@@ -90,5 +90,6 @@ def _title(frame: pl.DataFrame) -> str:
     worst = last.sort("utilisation").row(0, named=True)
     text = f"Level {worst['level']} ends with the fewest codes in use, {percent(worst['utilisation'])}"
     if last["utilisation"].n_unique() == 1:
-        text = f"Every level ends with {percent(worst['utilisation'])} of its codes in use"
+        share = "all" if worst["utilisation"] == 1 else percent(worst["utilisation"])
+        text = f"Every level ends with {share} of its codes in use"
     return f"{text}; use of codes settles at epoch {settled(frame)}"

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from genrec_lab.viz import theme
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue, written
-from genrec_lab.viz.layout import MAX_POINTS, counted, finish, label, percent, seeded
+from genrec_lab.viz.layout import MAX_POINTS, counted, finish, label, labels, percent, seeded
 from genrec_lab.viz.projection import Projection, stratified_sample
 from genrec_lab.viz.theme import category_styles
 
@@ -45,7 +45,7 @@ def prefix_map(
     for place, name in enumerate(catalogue.domains):
         own = inside & (domain == place)
         if own.any():
-            titles = [label(title, 70) for title in catalogue.titles.gather(items[own]).to_list()]
+            titles = labels(catalogue.titles.gather(items[own]), 70)
             size = 5 if inside.all() else 8
             colour = styles[name].colour
             figure.add_trace(_points(trace, points[own], items[own], label(name), colour, size, titles))
@@ -67,17 +67,19 @@ def _points(
     name: str,
     colour: str,
     size: int,
-    titles: list[str] | None,
+    titles: npt.NDArray[np.object_] | None,
 ) -> go.Scatter | go.Scattergl:
+    opacity = 0.45 if titles is None else 0.85
     return trace(
         x=points[:, 0],
         y=points[:, 1],
-        # The items, for whoever listens to clicks and to the lasso; of a list plotly looks at each value.
-        ids=items.astype(str),
+        # For whoever listens to clicks and to the lasso; numbers, for of texts plotly copies each.
+        customdata=items,
+        meta="items",
         mode="markers",
         name=name,
-        marker={"color": colour, "size": size, "opacity": 0.85 if titles else 0.45, "line": {"width": 0}},
-        text=None if titles is None else np.array(titles),
+        marker={"color": colour, "size": size, "opacity": opacity, "line": {"width": 0}},
+        text=titles,
         hovertemplate="%{text}" if titles is not None else None,
         hoverinfo=None if titles is not None else "skip",
     )

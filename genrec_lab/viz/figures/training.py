@@ -39,16 +39,20 @@ _LOSS_PARTS = {
     "neighbour_text": "neighbour's text",
     "neighbour_picture": "neighbour's picture",
 }
-_CHURN = "Items whose code changed since the record before"
+# What later versions recorded too, by level: the panel's title, the scale and what its axis counts.
+_LATER = {
+    "churn": ("Items whose code changed since the record before", 100.0, "share of items"),
+    "gini": ("Gini of the codes", 1.0, "0 even, 1 one code"),
+}
 
 
 def tokenizer_curves(
     epochs: Sequence[object], *, n_items: int | None = None, seed: int | None = None
 ) -> go.Figure:
-    """A tokenizer's training by epoch: loss and its parts, collisions, use of the codes, and their change.
+    """A tokenizer's training by epoch: loss and its parts, collisions, use of the codes, change, evenness.
 
     epochs: `TokenizerEpoch` or `UniversalEpoch` records, or mappings with the same names; a part of the loss
-    that is 0 or None in every epoch is not drawn, nor is the change of codes where no record has any, as of
+    that is 0 or None in every epoch is not drawn, nor are change and evenness where no record has any, as of
     older versions. Of a very long training evenly spaced epochs are drawn, the
     first and the last included.
     """
@@ -56,12 +60,12 @@ def tokenizer_curves(
     if not records:
         raise ValueError("epochs: no records; expected at least one")
     levels = len(records[0]["utilisation"])
-    has_churn = any(record.get("churn") for record in records)
-    lines = len(_LOSS_PARTS) + (3 if has_churn else 2) * levels + 1
+    later = [name for name in _LATER if any(record.get(name) for record in records)]
+    lines = len(_LOSS_PARTS) + (2 + len(later)) * levels + 1
     drawn = [records[place] for place in _kept(len(records), MAX_POINTS // lines)]
     x = np.array([record["epoch"] for record in drawn])
     made = panels(
-        ["Loss", "Collision rate", "Utilisation", "Perplexity", *([_CHURN] if has_churn else [])],
+        ["Loss", "Collision rate", "Utilisation", "Perplexity", *(_LATER[name][0] for name in later)],
         columns=2,
         row_height=200,
         column_gap=0.1,
@@ -87,16 +91,20 @@ def tokenizer_curves(
             text = "%{y:.1f} %" if panel == 2 else "%{y:.1f}"
             named = f"level {level + 1}"
             _line(made, panel, x, values, named, style, text, in_legend=panel == 2, group=named)
-        if has_churn:
-            changed = [record.get("churn") for record in drawn]
-            values = np.array([math.nan if of is None else 100 * of[level] for of in changed])
-            _line(made, 4, x, values, named, style, "%{y:.1f} %", in_legend=False, group=named)
-    _name_tokenizer_axes(made, parts, int(records[-1]["epoch"]))
+        for panel, name in enumerate(later, start=4):
+            scale = _LATER[name][1]
+            # None or nothing in records that were made before it was kept, and in the first of churn.
+            of_records = [record.get(name) or None for record in drawn]
+            values = np.array([math.nan if of is None else scale * of[level] for of in of_records])
+            text = "%{y:.1f} %" if scale == 100 else "%{y:.2f}"
+            _line(made, panel, x, values, named, style, text, in_legend=False, group=named)
+    _name_tokenizer_axes(made, parts, later, int(records[-1]["epoch"]))
     last = records[-1]
     lowest = int(np.argmin(last["utilisation"]))
+    least = float(last["utilisation"][lowest])
     title = (
-        f"After {counted(int(last['epoch']), 'epoch')} every level uses at least "
-        f"{percent(float(last['utilisation'][lowest]))} of its codes; "
+        f"After {counted(int(last['epoch']), 'epoch')} every level uses "
+        f"{'all' if least == 1 else f'at least {percent(least)}'} of its codes; "
         f"{percent(float(last['collision_rate']))} of the items collide"
     )
     note = f"{counted(n_items, 'item')}; " if n_items is not None else ""
@@ -270,18 +278,23 @@ def _mark_best(
     )
 
 
-def _name_tokenizer_axes(made: Panels, parts: Mapping[str, npt.NDArray[np.float64]], last: int) -> None:
+def _name_tokenizer_axes(
+    made: Panels, parts: Mapping[str, npt.NDArray[np.float64]], later: Sequence[str], last: int
+) -> None:
     figure = made.figure
     everything = np.concatenate([values[np.isfinite(values)] for values in parts.values()] or [np.ones(1)])
     if everything.size and everything.min() > 0 and everything.max() > 20 * everything.min():
-        figure.update_yaxes(type="log", dtick=1, title="loss (log)", **made.place(0))
+        figure.update_yaxes(type="log", dtick=1, exponentformat="power", title="loss (log)", **made.place(0))
     else:
         figure.update_yaxes(title="loss", **made.place(0))
     figure.update_yaxes(ticksuffix=" %", rangemode="tozero", title="share of items", **made.place(1))
     figure.update_yaxes(ticksuffix=" %", range=[0, 103], title="codes in use", **made.place(2))
     figure.update_yaxes(rangemode="tozero", title="codes", **made.place(3))
-    if made.count == 5:
-        figure.update_yaxes(ticksuffix=" %", rangemode="tozero", title="share of items", **made.place(4))
+    for panel, name in enumerate(later, start=4):
+        _, scale, title = _LATER[name]
+        figure.update_yaxes(
+            ticksuffix=" %" if scale == 100 else "", rangemode="tozero", title=title, **made.place(panel)
+        )
     for panel in range(made.count):
         figure.update_xaxes(title="epoch" if made.is_bottom(panel) else None, **made.place(panel))
     if last <= 10:

@@ -1,0 +1,162 @@
+"""How the codes of a catalogue are used, how far they tell items apart, and which domains share them.
+
+Shapes: N items, L levels, T domains, K codes of a level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from genrec_lab.codes.grouping import IntArray, row_ids
+from genrec_lab.codes.item_codes import ItemCodes
+
+
+@dataclass(frozen=True)
+class CodeHealth:
+    """How the codes of each level are used (a tuple entry a level), and how far identifiers tell items apart.
+
+    used: codes that at least one item has. utilisation: used / size. dead: codes that no item has.
+    entropy: of the code frequencies, in bits. perplexity: 2 ** entropy, the number of codes that evenly used
+    ones would match. gini: inequality of the code frequencies, unused codes included; 0 is even.
+    collision_rate: share of items whose whole identifier another item has too.
+    largest_collision: items of the most shared identifier, 1 where all are unique.
+    unique_ratio: distinct identifiers / items.
+    """
+
+    used: tuple[int, ...]
+    utilisation: tuple[float, ...]
+    perplexity: tuple[float, ...]
+    entropy: tuple[float, ...]
+    gini: tuple[float, ...]
+    dead: tuple[int, ...]
+    collision_rate: float
+    largest_collision: int
+    unique_ratio: float
+
+
+def code_health(
+    codes: npt.ArrayLike, sizes: Sequence[int], domains: Iterable[str | int] | None = None
+) -> CodeHealth:
+    """Measure (N, L) codes; with `domains` (N,), only items of one domain collide.
+
+    Raises CodesError where codes and sizes do not fit.
+    """
+    checked = ItemCodes(codes, sizes, domains)
+    counts = [
+        np.bincount(checked.codes[:, level], minlength=size) for level, size in enumerate(checked.sizes)
+    ]
+    entropies = tuple(_entropy_bits(level_counts) for level_counts in counts)
+    used = tuple(int(np.count_nonzero(level_counts)) for level_counts in counts)
+    groups = np.bincount(row_ids(np.column_stack([checked.domain_index, checked.codes])))
+    return CodeHealth(
+        used=used,
+        utilisation=tuple(n / size for n, size in zip(used, checked.sizes, strict=True)),
+        perplexity=tuple(2.0**entropy for entropy in entropies),
+        entropy=entropies,
+        gini=tuple(_gini(level_counts) for level_counts in counts),
+        dead=tuple(size - n for n, size in zip(used, checked.sizes, strict=True)),
+        collision_rate=float(groups[groups > 1].sum() / checked.n_items),
+        largest_collision=int(groups.max()),
+        unique_ratio=len(groups) / checked.n_items,
+    )
+
+
+def prefix_entropy(codes: npt.ArrayLike, sizes: Sequence[int]) -> tuple[float, ...]:
+    """The entropy in bits of the prefixes of 1, 2, …, L codes.
+
+    The step from one level to the next is the entropy of a code given those before it; the last value is
+    log2(N) exactly where all identifiers are distinct.
+    """
+    checked = ItemCodes(codes, sizes)
+    prefixes = (row_ids(checked.codes[:, :length]) for length in range(1, checked.levels + 1))
+    return tuple(_entropy_bits(np.bincount(ids)) for ids in prefixes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaterMeasures:
+    """What every record of a tokenizer's epoch has beside its own, and what old records lack.
+
+    churn: by level, the share of items whose code is not that of the record before; None in the first record.
+    The others are as `use_of_codes` has them.
+    """
+
+    churn: tuple[float, ...] | None = None
+    gini: tuple[float, ...] = ()
+    prefix_entropy: tuple[float, ...] = ()
+    shared_items: tuple[float, ...] = ()
+    largest_collision: int = 0
+    unique_ratio: float = 0.0
+
+
+def use_of_codes(codes: npt.ArrayLike, sizes: Sequence[int], domains: Iterable[str | int]) -> dict[str, Any]:
+    """What is recorded of the codes while a tokenizer trains; tuples are by level.
+
+    `utilisation, perplexity, gini, collision_rate, largest_collision, unique_ratio` as of `CodeHealth`,
+    `prefix_entropy`, and `shared_items`, the share of items whose code another domain has too.
+    """
+    names = list(domains)
+    health = code_health(codes, sizes, names)
+    return {
+        "utilisation": health.utilisation,
+        "perplexity": health.perplexity,
+        "gini": health.gini,
+        "prefix_entropy": prefix_entropy(codes, sizes),
+        "shared_items": domain_sharing(codes, names, sizes).shared_items,
+        "collision_rate": health.collision_rate,
+        "largest_collision": health.largest_collision,
+        "unique_ratio": health.unique_ratio,
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class DomainSharing:
+    """Which codes the domains share (GMC 5.4.2, Figure 3); tuple entries are levels.
+
+    domains: the T names. counts: (T, K) items of each domain with each code.
+    codes_by_domains: (T + 1,) number of codes that exactly 0, 1, …, T domains use.
+    shared_items: share of items whose code another domain uses too.
+    """
+
+    domains: tuple[str, ...]
+    counts: tuple[IntArray, ...]
+    codes_by_domains: tuple[IntArray, ...]
+    shared_items: tuple[float, ...]
+
+
+def domain_sharing(codes: npt.ArrayLike, domains: Iterable[str | int], sizes: Sequence[int]) -> DomainSharing:
+    """Count each level's codes by domain; codes (N, L), domains (N,). Raises CodesError."""
+    checked = ItemCodes(codes, sizes, domains)
+    n_domains = len(checked.domain_names)
+    counts: list[IntArray] = []
+    codes_by_domains: list[IntArray] = []
+    shared_items: list[float] = []
+    for level, size in enumerate(checked.sizes):
+        flat = np.bincount(checked.domain_index * size + checked.codes[:, level], minlength=n_domains * size)
+        by_domain = flat.reshape(n_domains, size).astype(np.int64, copy=False)
+        users_of_code = np.count_nonzero(by_domain, axis=0)
+        counts.append(by_domain)
+        codes_by_domains.append(
+            np.bincount(users_of_code, minlength=n_domains + 1).astype(np.int64, copy=False)
+        )
+        shared_items.append(float(by_domain[:, users_of_code > 1].sum() / checked.n_items))
+    return DomainSharing(checked.domain_names, tuple(counts), tuple(codes_by_domains), tuple(shared_items))
+
+
+def _entropy_bits(counts: npt.NDArray[np.integer]) -> float:
+    present = counts[counts > 0]
+    shares = present / present.sum()
+    # max() turns the -0.0 of a single code into 0.0.
+    return max(0.0, float(-(shares * np.log2(shares)).sum()))
+
+
+def _gini(counts: npt.NDArray[np.integer]) -> float:
+    # Integers until the division, so that even use gives exactly 0.
+    ascending = np.sort(counts).astype(np.int64)
+    size = len(ascending)
+    weights = 2 * np.arange(1, size + 1) - size - 1
+    return float((weights * ascending).sum() / (size * ascending.sum()))

@@ -1,0 +1,131 @@
+"""What a run does not serve is not trained; what it serves is named as in a run that serves all."""
+
+import numpy as np
+import pytest
+import torch
+
+from genrec_lab.data import load_dataset
+from genrec_lab.models.t5 import T5Config
+from genrec_lab.models.textual_ids import TextualIds, TextualIdsConfig
+from genrec_lab.presets import NamingConfig
+from genrec_lab.run import open_run
+from genrec_lab.run.stages import (
+    adapt_to_domains,
+    load_identified,
+    load_prepared,
+    load_rankings,
+    naming,
+    prepare_data,
+    rank_test_users,
+    train_recommenders,
+    train_tokenizers,
+)
+from genrec_lab.run.stages.recommending import load_recommender
+from genrec_lab.run.stages.tokenizing import tokenizer_folder
+from genrec_lab.training import TrainingConfig
+
+ROWS = ["tiger", "p5_cid", "idgenrec"]
+TARGET = {"transfer.targets": ["Wardrobe"], "transfer.pretrain_on_targets": True}
+
+
+def opened(root, name, compare, **overrides):
+    return open_run(
+        name,
+        dataset={"name": "bazaar", "domains": ["Garden", "Wardrobe"], "items": 300, "users": 300},
+        preset="baselines_tiny",
+        overrides={"compare": compare, "text.kind": "tfidf", "training.epochs": 1, **overrides},
+        root=root,
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    one, both = opened(root, "one", ROWS, **TARGET), opened(root, "both", ["tiger", "p5_cid"])
+    for lab in (one, both):
+        prepare_data(lab)
+        train_tokenizers(lab)
+    train_recommenders(one)
+    adapt_to_domains(one)
+    rank_test_users(one)
+    return one, both
+
+
+def test_only_the_served_domain_has_tokenizers_and_they_are_those_of_a_run_of_all(runs) -> None:
+    one, both = runs
+    items = load_prepared(one).dataset.domain_items("Wardrobe")
+    for row in ("tiger", "p5_cid"):
+        alone, among = load_identified(one, row), load_identified(both, row)
+        assert list(alone.epochs) == ["Wardrobe"] and set(among.epochs) == {"Garden", "Wardrobe"}
+        assert not tokenizer_folder(one, row, "Garden").exists()
+        np.testing.assert_array_equal(alone.raw.codes[items, 0], among.raw.codes[items, 0])
+        np.testing.assert_array_equal(alone.raw.codes[items, -1], among.raw.codes[items, -1])
+        np.testing.assert_array_equal(alone.residuals[items], among.residuals[items])
+        assert alone.codes.unique and alone.codes.n_items == 300
+
+
+def test_the_others_are_named_by_the_served_domains_tokenizer_or_numbered(runs) -> None:
+    one, _ = runs
+    others = load_prepared(one).dataset.domain_items("Garden")
+    tiger = load_identified(one, "tiger")
+    for level, (books, other) in enumerate(
+        zip(tiger.codebooks_of("Garden"), tiger.codebooks_of("Wardrobe"), strict=True)
+    ):
+        np.testing.assert_array_equal(books, other)
+        left = tiger.residuals[others, level]
+        nearest = ((left[:, None] - books[None]) ** 2).sum(-1).argmin(1)
+        np.testing.assert_array_equal(tiger.raw.codes[others, level], nearest)
+    for row in ("p5_cid", "idgenrec"):
+        codes = load_identified(one, row).codes.codes[others]
+        assert len(np.unique(codes, axis=0)) == len(others)
+
+
+def test_idgenrec_writes_ids_from_texts_and_its_recommender_goes_on(runs) -> None:
+    one, _ = runs
+    items = load_prepared(one).dataset.domain_items("Wardrobe")
+    found = load_identified(one, "idgenrec")
+    written = TextualIds.load(tokenizer_folder(one, "idgenrec", "Wardrobe"))
+    np.testing.assert_array_equal(written.ids - 2, found.codes.codes[items])
+    assert found.codes.shared_levels == tuple(range(found.codes.levels))
+    assert found.codes.vocabulary_size == written.pieces.size
+    texts = load_prepared(one).dataset.items["text"].to_list()
+    known = {word for item in items for word in texts[item].lower().split()}
+    assert any(word in known for words in written.words() for word in words.split())
+    model = load_recommender(one, "idgenrec", "Wardrobe")
+    assert model.t5.embedding.weight.shape == written.weights["recommender"]["embedding.weight"].shape
+    ranked = load_rankings(one).items["idgenrec"]
+    assert set(ranked[ranked >= 0].tolist()) <= set(items.tolist())
+    assert all(len(set(row)) == len(row) for row in ranked.tolist())
+
+
+@pytest.mark.parametrize(("turns", "reads"), [(1, "whole"), (3, "past")])
+def test_a_killed_writing_of_ids_goes_on_and_ends_the_same(tmp_path, monkeypatch, turns, reads) -> None:
+    dataset = load_dataset("bazaar", items=300, users=60, domains=["Garden"])
+    body = T5Config(d_model=16, d_kv=8, heads=2, d_ff=16, encoder_layers=1, decoder_layers=1, reads=reads)
+    config = TextualIdsConfig(levels=3, candidates=3, text_tokens=8, vocabulary=200, body=body)
+    once = TrainingConfig(epochs=1, batch_size=50)
+    budget = NamingConfig(rounds=2, labels=once, generator=once, recommender=once, max_history=3, per_user=1)
+
+    def written(folder):
+        return naming.written_ids(dataset, np.arange(300), config, budget, 0, folder, "ids")
+
+    whole, fit, done = written(tmp_path / "whole"), naming.fit, []
+
+    def killed(*given, **named):
+        if len(done) == turns:
+            raise KeyboardInterrupt
+        done.append(fit(*given, **named))
+
+    monkeypatch.setattr(naming, "fit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        written(tmp_path / "killed")
+    monkeypatch.setattr(naming, "fit", fit)
+    again = written(tmp_path / "killed")
+    np.testing.assert_array_equal(again.ids, whole.ids)
+    for part, weights in whole.weights.items():
+        for name, tensor in weights.items():
+            assert torch.equal(tensor, again.weights[part][name]), (part, name)
+    pairs = naming.training_pairs(naming.training_places(dataset, np.arange(300)), 3)
+    first = pairs.filter(pairs["user"] == 0)
+    assert first["target"].to_list() == dataset.sequences["items"][0].to_list()[1:-2]
+    assert first["history"].list.len().max() <= 3
