@@ -1,8 +1,8 @@
 """More than one machine, by Ray: a catalogue encoded and tokenized, all users served, a sweep of runs.
 
 Needs the extra `scale` (pip install -e '.[scale]'). On one machine nothing has to be started before; of a
-cluster only the address is asked for. Tables are parquet
-files or folders of them, on a disk that all machines see, or at an address that Ray reads, as s3://.
+cluster only the address is asked for. Tables are parquet files or folders of them, on a disk that all
+machines see. From the shell: `python -m genrec_lab.scale --help`.
 """
 
 from genrec_lab.scale.cluster import Cluster, ScaleError, connected
@@ -13,11 +13,12 @@ from genrec_lab.scale.pipelines import (
     recommend_to_users,
     tokenize_catalogue,
 )
-from genrec_lab.scale.sweep import RunResources, SweptRun, sweep
+from genrec_lab.scale.sweep import RunResources, Runs, SweptRun, sweep
 
 __all__ = [
     "Cluster",
     "RunResources",
+    "Runs",
     "ScaleError",
     "SweptRun",
     "Workers",

@@ -14,6 +14,13 @@ import genrec_lab
 
 _MEGABYTE = 2**20
 _ATTEMPTS = 3
+_SAID = 500  # characters of what Ray answered
+_WITHOUT_IRI_GRAMMAR = Path(__file__).with_name("without_iri_grammar")
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nobody is told of what is run here
+    "RAY_raylet_start_wait_time_s": "90",  # until a machine must be ready; 30 is little for a busy one
+    "RAY_worker_niceness": "0",  # a run of a sweep comes to the processor as often as one without Ray
+}
 
 
 class ScaleError(RuntimeError):
@@ -26,7 +33,7 @@ class Cluster(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     address: str | None = Field(
-        None, description='of a running cluster, as "auto" on its head node or "ray://host:10001"'
+        None, description='of a running cluster, as "auto" on one of its machines, or "host:6379"'
     )
     processors: int | None = Field(None, ge=1, description="of this machine, without an address; all of them")
     object_store_megabytes: int | None = Field(
@@ -38,50 +45,82 @@ class Cluster(BaseModel):
 def connected(cluster: Cluster | None = None) -> Iterator[Any]:
     """Connect to Ray while the block lasts, and give its module; Ray starts here where no address is told.
 
-    Within another such block its connection serves. Raises ScaleError where Ray is not installed.
+    Within another such block its connection serves. Raises ScaleError where Ray is not installed, does not
+    start, or does not answer at the address.
     """
     ray = _ray()
     if ray.is_initialized():
         yield ray
         return
     cluster = cluster or Cluster()
-    source = str(Path(genrec_lab.__file__).parents[1])
-    # Workers of one machine work with this very source; on a cluster the package is installed beside Ray.
-    path = os.pathsep.join(part for part in (source, os.environ.get("PYTHONPATH", "")) if part)
-    options: dict[str, Any] = {"address": cluster.address}
     if cluster.address is None:
-        options = {
-            "num_cpus": cluster.processors,
-            "include_dashboard": False,
-            "runtime_env": {"env_vars": {"PYTHONPATH": path}},
-        }
-        if cluster.object_store_megabytes is not None:
-            options["object_store_memory"] = cluster.object_store_megabytes * _MEGABYTE
-    _begin(ray, options)
+        _start(ray, cluster)
+    else:
+        _join(ray, cluster.address)
     try:
         yield ray
     finally:
         ray.shutdown()
 
 
-def _begin(ray: Any, options: dict[str, Any]) -> None:
-    """Start or join Ray; again where its own parts wait for each other in vain, as on a busy machine."""
+def _start(ray: Any, cluster: Cluster) -> None:
+    """Start Ray on this machine; again where a busy machine kept its parts from finding each other."""
+    store = cluster.object_store_megabytes
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            ray.init(log_to_driver=False, logging_level="warning", **options)
+            with _environment("PYTHONPATH", _search_path()):
+                ray.init(
+                    address="local",
+                    num_cpus=cluster.processors,
+                    object_store_memory=None if store is None else store * _MEGABYTE,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level="error",
+                )
             return
         except Exception as error:  # Ray raises nothing more special
             ray.shutdown()
-            if attempt == _ATTEMPTS or options.get("address") is not None:
+            if attempt == _ATTEMPTS:
                 raise ScaleError(
-                    f"Ray did not start ({str(error)[:300]}); see /tmp/ray/session_latest/logs, or, for a "
-                    f"cluster, whether its address {options.get('address')!r} answers"
+                    f"Ray did not start in {_ATTEMPTS} attempts ({str(error)[:_SAID]}). Its logs are in "
+                    "ray/session_latest/logs of the temporary folder, raylet.err first; often the machine is "
+                    "too busy, or has no memory left in /dev/shm"
                 ) from error
 
 
+def _join(ray: Any, address: str) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="error")
+    except Exception as error:  # Ray raises nothing more special
+        raise ScaleError(
+            f"no Ray answers at the address {address!r} ({str(error)[:_SAID]}). `ray status` there says "
+            "whether one runs; all machines need the same ~/.ray/auth_token and the same versions"
+        ) from error
+
+
+def _search_path() -> str:
+    """Where this machine's workers look for modules: this very source, and no grammar that takes seconds."""
+    source = Path(genrec_lab.__file__).parents[1]
+    given = os.environ.get("PYTHONPATH")
+    return os.pathsep.join([str(_WITHOUT_IRI_GRAMMAR), str(source), *([given] if given else [])])
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
 def _ray() -> Any:
-    # Read by Ray when it is imported; nobody is told of what is run here.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name, value in _SETTINGS.items():  # read by Ray when it is imported
+        os.environ.setdefault(name, value)
     try:
         import ray
     except ImportError as error:

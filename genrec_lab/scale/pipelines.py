@@ -1,40 +1,35 @@
 """Encoding, tokenizing and recommending as Ray Data pipelines from parquet to parquet.
 
 Each pipeline streams blocks of rows through workers that load their model once. A worker that dies is started
-again and its block done again. Rows may be written in another order than they were read; each carries its
-number, and `read_table` sorts by it.
+again and its block done again. Rows may be written in another order than they were read: `read_table` sorts
+them by their keys. Heavy imports are left to the workers.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
-from genrec_lab.encoders.text import TextConfig, text_encoder
-from genrec_lab.models.letter import Letter
-from genrec_lab.models.product_quantization import ProductQuantizer
-from genrec_lab.models.recommenders import read_recommender
-from genrec_lab.models.residual_kmeans import ResidualKMeans
-from genrec_lab.models.rqvae import RQVAE
+import genrec_lab
+from genrec_lab.encoders.text import TextConfig, model_identity, text_encoder
+from genrec_lab.run.files import as_json, hash_file, hash_folder, read_json, write_json
 from genrec_lab.scale.cluster import Cluster, ScaleError, connected
 
-Batch = Mapping[str, np.ndarray]
-TOKENIZERS: dict[str, Any] = {
-    "rqvae": RQVAE,
-    "letter": Letter,
-    "rkmeans": ResidualKMeans,
-    "pq": ProductQuantizer,
-    "opq": ProductQuantizer,
-}
-_DONE = "_SUCCESS"  # written last: a folder without it is not whole
+if TYPE_CHECKING:
+    import pyarrow
+
+_MADE_OF = "made_of.json"  # written last: a folder without it is no table of a pipeline
+_ROWS_OF_A_FILE = 65_536
+_SAID = 1000  # characters of a worker's error
 
 
 class Workers(BaseModel):
@@ -46,6 +41,18 @@ class Workers(BaseModel):
     processors: float = Field(1.0, gt=0, description="of each worker")
     gpus: float = Field(0.0, ge=0, description="of each worker; .5 lets two share one")
     rows: int = Field(1024, ge=1, description="that a worker is given at one time")
+    restarts: int = Field(3, ge=0, description="times that a worker which died is started again")
+
+
+@dataclass(frozen=True)
+class _Pipeline:
+    """What a table's rows go through, and what the outcome depends on beside them."""
+
+    worker: type
+    options: Mapping[str, Any]
+    keys: tuple[str, ...]
+    reads: tuple[str, ...]
+    depends_on: Mapping[str, Any]
 
 
 class EncodeTexts:
@@ -54,40 +61,43 @@ class EncodeTexts:
     def __init__(self, config: dict[str, Any]) -> None:
         self.encode = text_encoder(TextConfig(**config))
 
-    def __call__(self, batch: Batch) -> dict[str, np.ndarray]:
-        """`item`, `text` -> `item`, `vector` (B, D)."""
-        return {"item": batch["item"], "vector": self.encode([str(text) for text in batch["text"]])}
+    def __call__(self, rows: pyarrow.Table) -> pyarrow.Table:
+        """`item`, `text` -> `item`, `vector` (D)."""
+        frame = pl.DataFrame(rows)
+        return _columns(frame.select("item"), vector=self.encode(frame["text"].to_list()))
 
 
 class TokenizeVectors:
-    """Content vectors to the codes of a tokenizer that `save` wrote."""
+    """Content vectors to the codes of a fitted tokenizer."""
 
     def __init__(self, folder: str) -> None:
-        kind = json.loads((Path(folder) / "config.json").read_text())["kind"]
-        if kind not in TOKENIZERS:
-            raise ScaleError(
-                f"{folder} holds a tokenizer of kind {kind!r}; expected one of {sorted(TOKENIZERS)}"
-            )
-        self.tokenizer = TOKENIZERS[kind].load(Path(folder))
+        from genrec_lab.models.vector_tokenizers import read_tokenizer
 
-    def __call__(self, batch: Batch) -> dict[str, np.ndarray]:
-        """`item`, `vector` -> `item`, `codes` (B, L)."""
-        vectors = np.stack(list(batch["vector"])).astype(np.float32)
-        return {"item": batch["item"], "codes": self.tokenizer.tokenize(vectors).codes}
+        self.tokenizer = read_tokenizer(folder)
+
+    def __call__(self, rows: pyarrow.Table) -> pyarrow.Table:
+        """`item`, `vector` (D) -> `item`, `codes` (L)."""
+        frame = pl.DataFrame(rows)
+        vectors = frame["vector"].cast(pl.List(pl.Float32))
+        width = int(vectors.list.len().max() or 0)  # type: ignore[arg-type]  # of a list's length it is an int
+        codes = self.tokenizer.tokenize(vectors.list.to_array(width).to_numpy()).codes
+        return _columns(frame.select("item"), codes=codes)
 
 
 class RecommendToUsers:
-    """Histories to the next items, by a recommender that `save` wrote."""
+    """Histories to the next items, by a trained recommender."""
 
     def __init__(self, folder: str, top_k: int, beams: int | None) -> None:
+        from genrec_lab.models.recommenders import read_recommender
+
         self.model, self.top_k, self.beams = read_recommender(folder), top_k, beams
 
-    def __call__(self, batch: Batch) -> dict[str, np.ndarray]:
-        """`user`, `history`, `domain` -> `user`, `items` (B, K), `scores` (B, K)."""
-        histories = [np.asarray(history, dtype=np.int64).tolist() for history in batch["history"]]
-        domains = [str(name) for name in batch["domain"]] if "domain" in batch else None
+    def __call__(self, rows: pyarrow.Table) -> pyarrow.Table:
+        """`user`, `domain`, `history` -> `user`, `domain`, `items` (K), `scores` (K)."""
+        frame = pl.DataFrame(rows)
+        histories, domains = frame["history"].to_list(), frame["domain"].to_list()
         ranked = self.model.recommend(histories, self.top_k, domains, beams=self.beams)
-        return {"user": batch["user"], "items": ranked.items, "scores": ranked.scores}
+        return _columns(frame.select("user", "domain"), items=ranked.items, scores=ranked.scores)
 
 
 def encode_catalogue(
@@ -97,16 +107,18 @@ def encode_catalogue(
     workers: Workers | None = None,
     cluster: Cluster | None = None,
 ) -> None:
-    """Encode the `text` of each `item` of a table into `vector`.
+    """Encode the `text` of each `item` of a table into its `vector`.
 
-    Raises ScaleError for TF-IDF, which looks at all texts at once.
+    Raises ScaleError for TF-IDF, which looks at all texts at once, and as all pipelines do.
     """
     config = config or TextConfig()
     if config.kind == "tfidf":
         raise ScaleError(
             "text.kind is 'tfidf', which counts the words of all texts; take 'sentence' or 'mean_pooled'"
         )
-    through(EncodeTexts, {"config": config.model_dump()}, source, target, ("item", "text"), workers, cluster)
+    settings = config.model_dump(exclude={"batch_size", "device"}) | {"model": model_identity(config.model)}
+    options = {"config": config.model_dump()}
+    _stream(_Pipeline(EncodeTexts, options, ("item",), ("text",), settings), source, target, workers, cluster)
 
 
 def tokenize_catalogue(
@@ -116,8 +128,14 @@ def tokenize_catalogue(
     workers: Workers | None = None,
     cluster: Cluster | None = None,
 ) -> None:
-    """Give each `item` with its `vector` the `codes` of a tokenizer, before conflicts are resolved."""
-    through(TokenizeVectors, {"folder": str(tokenizer)}, source, target, ("item", "vector"), workers, cluster)
+    """Give each `item` with its `vector` the `codes` of a tokenizer, before conflicts are resolved.
+
+    tokenizer: the folder of one that names an item by its vector alone. Raises as all pipelines do.
+    """
+    options = {"folder": str(_model_folder(tokenizer))}
+    depends_on = hash_folder(Path(tokenizer))
+    pipeline = _Pipeline(TokenizeVectors, options, ("item",), ("vector",), depends_on)
+    _stream(pipeline, source, target, workers, cluster)
 
 
 def recommend_to_users(
@@ -129,56 +147,138 @@ def recommend_to_users(
     workers: Workers | None = None,
     cluster: Cluster | None = None,
 ) -> None:
-    """Rank `top_k` items for each `user` after its `history` of item indices, in its `domain` if told."""
-    options = {"folder": str(recommender), "top_k": top_k, "beams": beams}
-    through(RecommendToUsers, options, source, target, ("user", "history"), workers, cluster)
+    """Rank `top_k` items of its `domain` for each `user` after its `history` of item indices.
 
-
-def through(
-    work: type,
-    options: Mapping[str, Any],
-    source: str | Path,
-    target: str | Path,
-    columns: tuple[str, ...],
-    workers: Workers | None,
-    cluster: Cluster | None,
-) -> None:
-    """Stream a table through workers `work(**options)`; a table that is whole already is left as it is.
-
-    A target that is not whole, as after a kill, is made anew. Raises ScaleError where a column is missing.
+    recommender: its folder. beams: those of `recommend`. Raises as all pipelines do.
     """
-    workers = workers or Workers()
-    local = "://" not in str(target)
-    if local and (Path(target) / _DONE).is_file():
-        return
-    with connected(cluster) as ray:
-        from ray.data import ActorPoolStrategy
-
-        table = ray.data.read_parquet(str(source))
-        missing = [name for name in columns if name not in table.columns()]
-        if missing:
-            raise ScaleError(f"{source} has the columns {sorted(table.columns())}; {missing} are needed")
-        partial = f"{str(target).rstrip('/')}.partial" if local else str(target)
-        if local:
-            shutil.rmtree(partial, ignore_errors=True)
-        table.map_batches(
-            work,
-            fn_constructor_kwargs=dict(options),
-            batch_size=workers.rows,
-            batch_format="numpy",
-            compute=ActorPoolStrategy(size=workers.count),
-            num_cpus=workers.processors,
-            num_gpus=workers.gpus or None,
-        ).write_parquet(partial)
-    if local:
-        (Path(partial) / _DONE).touch()
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(partial, target)
+    options = {"folder": str(_model_folder(recommender)), "top_k": top_k, "beams": beams}
+    depends_on = {"top_k": top_k, "beams": beams, "files": hash_folder(Path(recommender))}
+    pipeline = _Pipeline(RecommendToUsers, options, ("user", "domain"), ("history",), depends_on)
+    _stream(pipeline, source, target, workers, cluster)
 
 
 def read_table(folder: str | Path) -> pl.DataFrame:
-    """Read what a pipeline wrote, sorted by its first column; ScaleError where it is not whole."""
-    if not (Path(folder) / _DONE).is_file():
-        raise ScaleError(f"{folder} is not whole: the pipeline that wrote it did not end; run it again")
-    table = pl.read_parquet(Path(folder) / "*.parquet")
-    return table.sort(table.columns[0])
+    """Read what a pipeline wrote, sorted by its keys; ScaleError where it is none, or not whole."""
+    mark = Path(folder) / _MADE_OF
+    if not mark.is_file():
+        raise ScaleError(f"{folder} is no table of a pipeline that came to its end; run it again")
+    return pl.read_parquet(Path(folder) / "*.parquet").sort(read_json(mark)["keys"])
+
+
+def _stream(
+    pipeline: _Pipeline,
+    source: str | Path,
+    target: str | Path,
+    workers: Workers | None,
+    cluster: Cluster | None,
+) -> None:
+    """Stream a table through workers into a folder; one that was made of the same is left as it is.
+
+    The folder appears when it is whole. Raises ScaleError where the source lacks a column, a value or rows,
+    or names one key twice, where the target is something else, and where a worker fails.
+    """
+    files, folder = _parquet_files(Path(source)), Path(target)
+    rows = _require_sound(source, files, pipeline)
+    made_of = as_json(
+        str(target),
+        {
+            "worker": pipeline.worker.__name__,
+            "keys": pipeline.keys,
+            "depends_on": pipeline.depends_on,
+            "source": {file.name: hash_file(file) for file in files},
+            "genrec_lab": genrec_lab.__version__,
+        },
+    )
+    mark = folder / _MADE_OF
+    if mark.is_file() and read_json(mark) == made_of:
+        return
+    if folder.exists() and not mark.is_file():
+        raise ScaleError(f"{folder} is there and no pipeline wrote it; name a folder that can be made")
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    _run(pipeline, files, partial, rows, workers or Workers(), cluster)
+    # Of a block that was done again just one outcome may count.
+    if _counts(pl.scan_parquet(partial / "*.parquet"), pipeline.keys) != (rows, rows):
+        raise ScaleError(f"{partial} has not each of the {rows} rows of {source} once; run it again")
+    write_json(partial / _MADE_OF, made_of)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+
+
+def _run(
+    pipeline: _Pipeline, files: list[Path], target: Path, rows: int, workers: Workers, cluster: Cluster | None
+) -> None:
+    with connected(cluster) as ray:
+        from ray.data import ActorPoolStrategy
+
+        table = ray.data.read_parquet(
+            [str(file) for file in files],
+            columns=[*pipeline.keys, *pipeline.reads],
+            partitioning=None,  # a folder's name is no column
+            override_num_blocks=math.ceil(rows / workers.rows),
+        ).map_batches(
+            pipeline.worker,
+            fn_constructor_kwargs=dict(pipeline.options),
+            batch_size=workers.rows,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=workers.count),
+            num_cpus=workers.processors,
+            num_gpus=workers.gpus or None,
+            max_restarts=workers.restarts,
+            max_task_retries=workers.restarts,
+        )
+        try:
+            table.write_parquet(str(target), min_rows_per_file=_ROWS_OF_A_FILE)
+        except ray.exceptions.RayError as error:
+            raise ScaleError(
+                f"a worker of {pipeline.worker.__name__} failed, nothing was written: {str(error)[-_SAID:]}"
+            ) from error
+
+
+def _columns(keys: pl.DataFrame, **values: np.ndarray) -> pyarrow.Table:
+    """Rows of keys and beside them arrays (N, D) as lists, which every reader of parquet knows."""
+    lists = [pl.Series(name, array).arr.to_list() for name, array in values.items()]
+    return keys.with_columns(lists).to_arrow()
+
+
+def _parquet_files(source: Path) -> list[Path]:
+    files = sorted(source.glob("*.parquet")) if source.is_dir() else [source]
+    if not files or not files[0].is_file():
+        raise ScaleError(f"{source} is no parquet file and no folder of such; an address is not read")
+    return [file.resolve() for file in files]
+
+
+def _model_folder(folder: str | Path) -> Path:
+    if not (Path(folder) / "config.json").is_file():
+        raise ScaleError(
+            f"{folder} holds no config.json; expected the folder of a saved model, on a disk that all "
+            "machines see. One of the hub: from_pretrained(name).save(folder) first"
+        )
+    return Path(folder).resolve()
+
+
+def _require_sound(source: str | Path, files: list[Path], pipeline: _Pipeline) -> int:
+    """The number of rows, every one with a key of its own and with all that is read."""
+    table = pl.scan_parquet(files)
+    names = table.collect_schema().names()
+    needed = [*pipeline.keys, *pipeline.reads]
+    missing = [name for name in needed if name not in names]
+    if missing:
+        raise ScaleError(f"{source} has the columns {sorted(names)}; {missing} are needed")
+    empty = table.select(pl.col(needed).null_count()).collect().row(0, named=True)
+    lacking = {name: count for name, count in empty.items() if count}
+    if lacking:
+        raise ScaleError(f"{source} lacks values, by column {lacking}; fill them or leave these rows out")
+    rows, distinct = _counts(table, pipeline.keys)
+    if rows == 0 or distinct != rows:
+        raise ScaleError(
+            f"{source} has {rows} rows with {distinct} different {' and '.join(pipeline.keys)}; "
+            "expected one row for each, and at least one"
+        )
+    return rows
+
+
+def _counts(table: pl.LazyFrame, keys: Sequence[str]) -> tuple[int, int]:
+    """Rows, and different keys."""
+    rows, distinct = table.select(pl.len(), pl.struct(keys).n_unique().alias("distinct")).collect().row(0)
+    return int(rows), int(distinct)

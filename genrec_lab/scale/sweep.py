@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+from rich.console import Console
 
+from genrec_lab.run import pipeline
 from genrec_lab.run.files import RunError
-from genrec_lab.run.runfile import read_run_file
+from genrec_lab.run.plan import choose_notebooks
+from genrec_lab.run.runfile import RunFile, read_run_file
+from genrec_lab.run.seeds import COMPARISON
 from genrec_lab.run.store import project_root, runs_root
 from genrec_lab.scale.cluster import Cluster, connected
-
-_SAID = 4000  # characters of a failed run's last words
 
 
 class RunResources(BaseModel):
@@ -26,80 +25,131 @@ class RunResources(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     processors: float = Field(1.0, gt=0)
-    gpus: float = Field(0.0, ge=0)
+    gpus: float = Field(0.0, ge=0, description=".5 lets two runs share one")
     memory_gigabytes: float | None = Field(
         None, gt=0, description="that must be free; None: whatever there is"
     )
-    retries: int = Field(
-        2, ge=0, description="times that a run whose worker died is started again; it goes on"
-    )
+    restarts: int = Field(2, ge=0, description="times that a run whose worker died goes on on another one")
+
+
+class Runs(BaseModel):
+    """The runs that a run file makes: one for each seed, named as `genrec_lab.run FILE --seeds` does.
+
+    Without seeds it is one run, under the file's name and seed.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    file: Path
+    seeds: tuple[int, ...] = ()
+    sets: tuple[str, ...] = Field((), description="key=value, as those of --set, over the file")
+    resources: RunResources = RunResources()
 
 
 @dataclass(frozen=True)
 class SweptRun:
-    """What became of one run."""
+    """What became of one run; `failure` says what went wrong, None where it ended well."""
 
     run: str
     folder: Path
-    code: int  # 0 where it ended well, else that of `python -m genrec_lab.run`
-    said: str  # its last words where it failed
+    failure: str | None
 
 
-def sweep(
-    runs: Sequence[tuple[Path | str, Sequence[str]]],
-    resources: RunResources | Mapping[str, RunResources] | None = None,
-    cluster: Cluster | None = None,
-    root: Path | None = None,
-) -> list[SweptRun]:
-    """Do `python -m genrec_lab.run FILE --set …` for each run file with its settings, side by side.
+@dataclass(frozen=True)
+class _Chain:
+    """What a worker is told: the arguments of `pipeline.run`."""
 
-    resources: those of every run, or by the run's name. root: the folder of all runs, on a disk that all
-    machines see. A run that was finished is skipped, a killed one goes on. Raises RunError for a file or a
-    setting that is refused, and where two runs have one name.
+    run: str
+    source: dict[str, Any]
+    seed: int | None
+    only: tuple[str, ...]
+    notebooks: Path
+    root: Path
+    resources: RunResources
+
+
+def sweep(runs: Sequence[Runs], cluster: Cluster | None = None, root: Path | None = None) -> list[SweptRun]:
+    """Execute the notebooks of all runs side by side, as many at a time as their resources allow.
+
+    root: the folder of all runs, by default that of the checkout, on a disk that all machines see, as is the
+    checkout. A run that was finished is skipped, a killed one goes on. One that fails keeps no other from its
+    end. Raises RunError, before anything starts, for what `python -m genrec_lab.run` refuses, and where two
+    runs have one name.
     """
-    folder = project_root()
-    if folder is None:
+    project = project_root()
+    if project is None:
         raise RunError("A sweep needs the checkout's notebooks; go into the folder of its pyproject.toml.")
     root = root or runs_root()
-    names = [read_run_file(Path(file), list(sets)).parameters()["run"] for file, sets in runs]
+    chains = [chain for part in runs for chain in _chains(part, project / "notebooks", root)]
+    names = [chain.run for chain in chains]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise RunError(f"{', '.join(twice)} names two runs of the sweep; add run=<another name> to one.")
-    tasks = []
+    for chain in chains:
+        _execute(chain, dry_run=True)
     with connected(cluster) as ray:
-        work = ray.remote(_execute)
-        for name, (file, sets) in zip(names, runs, strict=True):
-            own = resources.get(name, RunResources()) if isinstance(resources, Mapping) else resources
-            options = _options(own or RunResources())
-            tasks.append(
-                work.options(name=name, **options).remote(str(file), list(sets), str(root), str(folder))
-            )
-        answers = ray.get(tasks)
+        work = ray.remote(_outcome)
+        tasks = [work.options(name=chain.run, **_options(chain.resources)).remote(chain) for chain in chains]
+        failures = [_answer(ray, task) for task in tasks]
     return [
-        SweptRun(name, root / name, code, said) for name, (code, said) in zip(names, answers, strict=True)
+        SweptRun(chain.run, chain.root / chain.run, failure)
+        for chain, failure in zip(chains, failures, strict=True)
     ]
+
+
+def _chains(runs: Runs, notebooks: Path, root: Path) -> list[_Chain]:
+    spec = read_run_file(runs.file, runs.sets)
+    chosen = [notebook.stem for notebook in choose_notebooks(notebooks, spec.notebooks, None, None)]
+    if not runs.seeds:
+        return [_Chain(spec.run, spec.parameters(), None, tuple(chosen), notebooks, root, runs.resources)]
+    # What compares the runs comes when all have ended.
+    only = tuple(name for name in chosen if name != COMPARISON)
+    return [
+        _Chain(_name(spec, seed), spec.parameters(), seed, only, notebooks, root, runs.resources)
+        for seed in runs.seeds
+    ]
+
+
+def _name(spec: RunFile, seed: int) -> str:
+    return spec.with_seed(seed).run
 
 
 def _options(resources: RunResources) -> dict[str, Any]:
     options: dict[str, Any] = {
         "num_cpus": resources.processors,
         "num_gpus": resources.gpus,
-        "max_retries": resources.retries,
+        "max_retries": resources.restarts,
     }
     if resources.memory_gigabytes is not None:
         options["memory"] = int(resources.memory_gigabytes * 2**30)
     return options
 
 
-def _execute(file: str, sets: list[str], root: str, folder: str) -> tuple[int, str]:
-    """Run a chain on the worker's machine; Ray has set which GPUs it sees."""
-    settings = [part for one in sets for part in ("--set", one)]
-    done = subprocess.run(
-        [sys.executable, "-m", "genrec_lab.run", file, *settings],
-        cwd=folder,
-        env={**os.environ, "GENREC_RUNS": root},
-        capture_output=True,
-        text=True,
-        check=False,
+def _answer(ray: Any, task: Any) -> str | None:
+    try:
+        return ray.get(task)
+    except (
+        ray.exceptions.RayError
+    ) as error:  # its worker died too often, or an error that no run should raise
+        return str(error)
+
+
+def _outcome(chain: _Chain) -> str | None:
+    """Do the run on the worker's machine, where Ray has set which GPUs it sees; give what went wrong."""
+    try:
+        _execute(chain)
+    except (RunError, OSError) as error:
+        return str(error)
+    return None
+
+
+def _execute(chain: _Chain, dry_run: bool = False) -> None:
+    pipeline.run(
+        chain.source,
+        only=chain.only,
+        seeds=None if chain.seed is None else [chain.seed],
+        notebooks=chain.notebooks,
+        root=chain.root,
+        dry_run=dry_run,
+        console=Console(quiet=dry_run),
     )
-    return done.returncode, "" if done.returncode == 0 else (done.stdout + done.stderr)[-_SAID:]

@@ -1,14 +1,17 @@
-"""Ray on two processors gives what plain calls give, with workers that die on the way."""
+"""Ray on two processors gives what plain calls give, with workers that are killed on the way."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -16,15 +19,25 @@ import pytest
 import torch
 
 from genrec_lab.codes import ItemCodes
+from genrec_lab.encoders import encode_texts
+from genrec_lab.encoders.text import TextConfig
 from genrec_lab.models import Recommender, T5Config
 from genrec_lab.models.rqvae import RQVAE, RQVAEConfig
+from genrec_lab.models.sharing import CardFacts
+from genrec_lab.run import pipeline
 from genrec_lab.run.files import RunError
+from genrec_lab.run.stages import prepare_data
+from genrec_lab.run.store import existing_run, open_run
+from tests.unit.test_text_vectors import tiny_decoder
 
-ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[scale]'")
+pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[scale]'")
 
 from genrec_lab.scale import (  # noqa: E402 - after the test for Ray
     Cluster,
+    RunResources,
+    Runs,
     ScaleError,
+    Workers,
     connected,
     encode_catalogue,
     pipelines,
@@ -33,43 +46,39 @@ from genrec_lab.scale import (  # noqa: E402 - after the test for Ray
     sweep,
     tokenize_catalogue,
 )
-from genrec_lab.scale.pipelines import RecommendToUsers, TokenizeVectors, Workers, through  # noqa: E402
+from genrec_lab.scale.__main__ import main  # noqa: E402
 
+REPOSITORY = Path(__file__).parents[2]
 TINY = T5Config(d_model=16, d_kv=4, heads=3, d_ff=24, encoder_layers=1, decoder_layers=1,
                 relative_buckets=8, relative_max_distance=16)  # fmt: skip
-TWO = Workers(count=2, processors=0.5, rows=16)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_ray() -> Iterator[None]:
-    """One Ray for all tests of this file, for each start takes seconds."""
-    with ExitStack() as stack:
-        try:
-            opened = stack.enter_context(connected(Cluster(processors=2, object_store_megabytes=100)))
-        except ScaleError as error:  # its parts wait 15 seconds for each other, which a busy machine exceeds
-            pytest.skip(f"Ray cannot start on this machine now: {error}")
-        opened.data.DataContext.get_current().enable_progress_bars = False
-        yield
-
-
-class DiesOnce:
-    """Kills its own process at the second batch, once in all."""
-
-    def __init__(self, marker: str, **options: Any) -> None:
-        self.inner = (TokenizeVectors if "top_k" not in options else RecommendToUsers)(**options)
-        self.marker, self.batches = Path(marker), 0
-
-    def __call__(self, batch: Any) -> Any:
-        self.batches += 1
-        if self.batches == 2 and not self.marker.exists():
-            self.marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return self.inner(batch)
+TWO = Workers(count=2, processors=1, rows=16)
+RUN_FILE = """
+run: tiny
+dataset: {name: bazaar, items: 60, users: 90}
+preset: gmc_tiny
+notebooks: [01_data_preparation]
+"""
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray, RQVAE, Recommender]:
-    """Vectors of 90 items in three files, a tokenizer, a recommender, 90 users; all saved in a folder."""
+def ray() -> Iterator[Any]:
+    """One Ray for all tests of this file, for each start takes seconds."""
+    with connected(Cluster(processors=2, object_store_megabytes=100)) as started:
+        started.data.DataContext.get_current().enable_progress_bars = False
+        yield started
+
+
+class Made(NamedTuple):
+    """What the pipelines read: `folder/vectors` in three files, `folder/users.parquet`, and saved models."""
+
+    folder: Path
+    vectors: np.ndarray
+    tokenizer: RQVAE
+    recommender: Recommender
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("scale")
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(90, 12)).astype(np.float32)
@@ -80,103 +89,204 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray, RQ
         frame.write_parquet(folder / "vectors" / f"{part}.parquet")
     config = RQVAEConfig(hidden=(10,), levels=3, codebook_size=6, dimension=4)
     tokenizer = RQVAE(12, config, torch.Generator().manual_seed(0)).eval()
-    tokenizer.save(folder / "tokenizer")
+    tokenizer.save_pretrained(folder / "tokenizer", CardFacts(dataset="made up"))
     torch.manual_seed(1)
-    codes = ItemCodes([[item // 6, item % 6] for item in range(36)], (6, 6))
+    domains = ["Books" if item < 18 else "Films" for item in range(36)]
+    codes = ItemCodes([[item // 6, item % 6] for item in range(36)], (6, 6), domains)
     recommender = Recommender(codes, TINY).eval()
     recommender.save(folder / "recommender")
-    histories = [rng.integers(36, size=1 + user % 5).tolist() for user in range(90)]
-    pl.DataFrame({"user": range(90), "history": histories}).write_parquet(folder / "users.parquet")
-    return folder, vectors, tokenizer, recommender
+    # A user of both domains has a row in each.
+    users = pl.DataFrame(
+        {
+            "user": [row // 2 for row in range(90)],
+            "domain": [("Books", "Films")[row % 2] for row in range(90)],
+            "history": [rng.integers(36, size=1 + row % 5).tolist() for row in range(90)],
+        }
+    )
+    users.write_parquet(folder / "users.parquet")
+    return Made(folder, vectors, tokenizer, recommender)
 
 
-@pytest.mark.parametrize("dies", [False, True])
-def test_codes_are_those_of_a_plain_call(
-    made: tuple[Path, np.ndarray, RQVAE, Recommender], tmp_path: Path, dies: bool
+def dying(worker: type, marker: Path, always: bool = False) -> type:
+    """A worker whose process is killed at its second rows: the first one that comes there, or every one."""
+
+    class Dying(worker):  # type: ignore[misc]  # defined in a function, so it is sent whole, not by its name
+        calls = 0
+
+        def __call__(self, rows: Any) -> Any:
+            self.calls += 1
+            if self.calls == 2 and (always or not marker.exists()):
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().__call__(rows)
+
+    Dying.__name__ = worker.__name__
+    return Dying
+
+
+def test_codes_are_those_of_a_plain_call_though_a_worker_is_killed(
+    ray: Any, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, vectors, tokenizer, _ = made
-    if dies:
-        options = {"marker": str(tmp_path / "died"), "folder": str(folder / "tokenizer")}
-        _by_value()
-        through(DiesOnce, options, folder / "vectors", tmp_path / "codes", ("item", "vector"), TWO, None)
-        assert (tmp_path / "died").exists()
-    else:
-        tokenize_catalogue(folder / "vectors", tmp_path / "codes", folder / "tokenizer", TWO)
+    marker = tmp_path / "killed"
+    monkeypatch.setattr(pipelines, "TokenizeVectors", dying(pipelines.TokenizeVectors, marker))
+    tokenize_catalogue(made.folder / "vectors", tmp_path / "codes", made.folder / "tokenizer", TWO)
+    assert marker.exists()
     table = read_table(tmp_path / "codes")
     assert table["item"].to_list() == list(range(90))
-    np.testing.assert_array_equal(np.stack(table["codes"].to_numpy()), tokenizer.tokenize(vectors).codes)
+    expected = made.tokenizer.tokenize(made.vectors).codes
+    np.testing.assert_array_equal(np.array(table["codes"].to_list()), expected)
 
 
-@pytest.mark.parametrize("dies", [False, True])
-def test_recommendations_are_those_of_a_plain_call(
-    made: tuple[Path, np.ndarray, RQVAE, Recommender], tmp_path: Path, dies: bool
+def test_recommendations_are_those_of_a_plain_call_though_a_worker_is_killed(
+    ray: Any, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, _, _, recommender = made
-    source, target = folder / "users.parquet", tmp_path / "ranked"
-    if dies:
-        options = {
-            "marker": str(tmp_path / "died"),
-            "folder": str(folder / "recommender"),
-            "top_k": 5,
-            "beams": 10,
-        }
-        _by_value()
-        through(DiesOnce, options, source, target, ("user", "history"), TWO, None)
-        assert (tmp_path / "died").exists()
-    else:
-        recommend_to_users(source, target, folder / "recommender", 5, 10, TWO)
-    table = read_table(target)
-    histories = pl.read_parquet(source)["history"].to_list()
-    expected = recommender.recommend(histories, 5, beams=10)
-    assert table["user"].to_list() == list(range(90))
-    np.testing.assert_array_equal(np.stack(table["items"].to_numpy()), expected.items)
-    np.testing.assert_allclose(np.stack(table["scores"].to_numpy()), expected.scores, rtol=1e-5)
+    marker = tmp_path / "killed"
+    monkeypatch.setattr(pipelines, "RecommendToUsers", dying(pipelines.RecommendToUsers, marker))
+    source, target = made.folder / "users.parquet", tmp_path / "ranked"
+    recommend_to_users(source, target, made.folder / "recommender", 5, 10, TWO)
+    assert marker.exists()
+    table, users = read_table(target), pl.read_parquet(source)
+    assert table.select("user", "domain").equals(users.select("user", "domain"))
+    expected = made.recommender.recommend(users["history"].to_list(), 5, users["domain"].to_list(), beams=10)
+    np.testing.assert_array_equal(np.array(table["items"].to_list()), expected.items)
+    np.testing.assert_allclose(np.array(table["scores"].to_list()), expected.scores, rtol=1e-5)
 
 
-def test_a_table_that_is_whole_is_left_and_a_half_one_is_made_anew(
-    made: tuple[Path, np.ndarray, RQVAE, Recommender], tmp_path: Path
+def test_vectors_are_those_of_a_plain_call(ray: Any, tmp_path: Path) -> None:
+    config = TextConfig(kind="mean_pooled", model=str(tiny_decoder(tmp_path / "model")))
+    texts = [" ".join(["red", "blue", "lamp"][: 1 + item % 3]) + f" {item}" for item in range(40)]
+    pl.DataFrame({"item": range(40), "title": "", "text": texts}).write_parquet(tmp_path / "items.parquet")
+    encode_catalogue(tmp_path / "items.parquet", tmp_path / "vectors", config, Workers(rows=16))
+    found = np.array(read_table(tmp_path / "vectors")["vector"].to_list())
+    np.testing.assert_allclose(found, encode_texts(texts, config, progress=False), atol=1e-6)
+
+
+def test_a_worker_that_always_dies_ends_the_pipeline_with_a_message(
+    ray: Any, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, target = made[0], tmp_path / "codes"
-    target.mkdir()
-    (target / "part.parquet").write_bytes(b"PAR1 half")
-    with pytest.raises(ScaleError, match="codes is not whole"):
-        read_table(target)
-    tokenize_catalogue(folder / "vectors", target, folder / "tokenizer", TWO)
+    worker = dying(pipelines.TokenizeVectors, tmp_path / "killed", always=True)
+    monkeypatch.setattr(pipelines, "TokenizeVectors", worker)
+    with pytest.raises(ScaleError, match="a worker of TokenizeVectors failed, nothing was written"):
+        tokenize_catalogue(
+            made.folder / "vectors",
+            tmp_path / "codes",
+            made.folder / "tokenizer",
+            Workers(rows=16, restarts=0),
+        )
+    assert not (tmp_path / "codes").exists()
+
+
+def test_the_shell_joins_a_cluster_by_its_address_and_leaves_what_is_made(
+    ray: Any, made: Made, tmp_path: Path
+) -> None:
+    source, target = made.folder / "vectors", tmp_path / "codes"
+    address = ray.get_runtime_context().gcs_address
+    command = ["tokenize", str(source), str(target), str(made.folder / "tokenizer"), "--rows", "64"]
+    done = subprocess.run(
+        [sys.executable, "-m", "genrec_lab.scale", *command, "--address", address],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"{target} is finished"
+    expected = made.tokenizer.tokenize(made.vectors).codes
+    np.testing.assert_array_equal(np.array(read_table(target)["codes"].to_list()), expected)
     stamp = target.stat().st_mtime_ns
-    tokenize_catalogue(folder / "nothing", target, folder / "tokenizer", TWO)
-    assert read_table(target).height == 90
+    tokenize_catalogue(source, target, made.folder / "tokenizer", TWO)  # what is made of the same stays
     assert target.stat().st_mtime_ns == stamp
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["codes"]
 
 
-def test_what_is_missing_is_named(made: tuple[Path, np.ndarray, RQVAE, Recommender], tmp_path: Path) -> None:
-    with pytest.raises(ScaleError, match=r"columns \['history', 'user'\]; \['item', 'vector'\] are needed"):
-        tokenize_catalogue(made[0] / "users.parquet", tmp_path / "codes", made[0] / "tokenizer")
-    with pytest.raises(ScaleError, match="'tfidf', which counts the words of all texts"):
-        encode_catalogue("texts", tmp_path / "vectors", pipelines.TextConfig(kind="tfidf"))
-
-
-def test_a_sweep_runs_every_file_and_tells_of_those_that_fail(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_cannot_be_done_is_told_before_anything_starts(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    repository = Path(__file__).parents[2]
-    monkeypatch.chdir(repository)
-    smoke = repository / "papermill_runs" / "smoke.yaml"
-    with pytest.raises(RunError, match="smoke names two runs"):
-        sweep([(smoke, []), (smoke, [])], root=tmp_path)
-    # Without a folder for runs each chain is refused: that they were started, with their settings, shows.
-    root = tmp_path / "file"
-    root.write_text("no folder")
-    swept = sweep([(smoke, []), (smoke, ["run=other"])], root=root)
-    assert [one.run for one in swept] == ["smoke", "other"]
-    assert [one.folder.name for one in swept] == ["smoke", "other"]
-    assert all(one.code != 0 and "file" in one.said for one in swept)
+    tokenizer, target = made.folder / "tokenizer", tmp_path / "codes"
+    with pytest.raises(ScaleError, match=r"'history', 'user'\]; \['item', 'vector'\] are needed"):
+        tokenize_catalogue(made.folder / "users.parquet", target, tokenizer)
+    with pytest.raises(ScaleError, match="nowhere is no parquet file and no folder of such"):
+        tokenize_catalogue(tmp_path / "nowhere", target, tokenizer)
+    with pytest.raises(ScaleError, match=r"nothing holds no config.json; .* from_pretrained"):
+        tokenize_catalogue(made.folder / "vectors", target, tmp_path / "nothing")
+    with pytest.raises(ScaleError, match="'tfidf', which counts the words of all texts"):
+        encode_catalogue("texts", target, TextConfig(kind="tfidf"))
+    twice, empty = tmp_path / "twice.parquet", tmp_path / "empty.parquet"
+    pl.DataFrame({"item": [1, 1], "text": ["a", "b"]}).write_parquet(twice)
+    with pytest.raises(ScaleError, match="2 rows with 1 different item; expected one row for each"):
+        encode_catalogue(twice, target)
+    pl.DataFrame({"item": [1, 2], "text": ["a", None]}).write_parquet(empty)
+    with pytest.raises(ScaleError, match=r"lacks values, by column \{'text': 1\}"):
+        encode_catalogue(empty, target)
+    (tmp_path / "thesis").mkdir()
+    with pytest.raises(ScaleError, match="thesis is there and no pipeline wrote it"):
+        tokenize_catalogue(made.folder / "vectors", tmp_path / "thesis", tokenizer)
+    with pytest.raises(ScaleError, match="thesis is no table of a pipeline that came to its end"):
+        read_table(tmp_path / "thesis")
+    assert main(["recommend", str(empty), str(target), str(made.folder / "recommender")]) == 2
+    assert "['user', 'domain', 'history'] are needed" in capsys.readouterr().err
+    assert main(["encode", str(empty), str(target), "--text", "tfidf"]) == 2
+    assert "--text tfidf: expected key=value" in capsys.readouterr().err
+    assert main(["sweep", str(tmp_path / "none.yaml")]) == 2
+    assert "does not exist" in capsys.readouterr().err
 
 
-def test_cluster_settings_are_strict() -> None:
+def test_a_sweep_ends_as_plain_runs_do_though_a_worker_is_killed(
+    ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    file, root = tmp_path / "tiny.yaml", tmp_path / "runs"
+    file.write_text(RUN_FILE)
+    killer = threading.Thread(target=_kill_the_holder, args=[root / "tiny-seed0" / ".chain.lock"])
+    killer.start()
+    swept = sweep([Runs(file=file, seeds=(0, 1), resources=RunResources(processors=1))], root=root)
+    killer.join()
+    assert [(one.run, one.failure) for one in swept] == [("tiny-seed0", None), ("tiny-seed1", None)]
+    again = pipeline.run(file, seeds=[0, 1], root=root, dry_run=True)
+    assert {step.action for steps in again.steps.values() for step in steps} == {"skip"}
+    for seed in (0, 1):
+        parameters = existing_run(f"tiny-seed{seed}", root).parameters
+        plain = open_run(**{**parameters, "run": f"plain-{seed}"}, root=tmp_path)
+        prepare_data(plain)
+        by_ray = _outputs(root / f"tiny-seed{seed}")
+        assert by_ray == _outputs(plain.folder)
+        starts = (root / f"tiny-seed{seed}" / "log.jsonl").read_text().count("chain_started")
+        assert starts == (2 if seed == 0 else 1)
+
+
+def _outputs(run: Path) -> Any:
+    return json.loads((run / "manifest.json").read_text())["stages"]["01_data_preparation"]["outputs"]
+
+
+def _kill_the_holder(lock: Path) -> None:
+    """Kill the process that executes a run's notebooks, a moment after it began."""
+    for _ in range(1200):
+        try:
+            holder = json.loads(lock.read_text() or "null")
+        except (OSError, ValueError):
+            holder = None
+        if holder:
+            time.sleep(0.5)
+            os.kill(holder["pid"], signal.SIGKILL)
+            return
+        time.sleep(0.05)
+
+
+def test_a_sweep_refuses_what_a_run_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    file = tmp_path / "tiny.yaml"
+    file.write_text(RUN_FILE)
+    with pytest.raises(RunError, match="tiny-seed1 names two runs"):
+        sweep([Runs(file=file, seeds=(0, 1)), Runs(file=file, seeds=(1,))], root=tmp_path)
+    with pytest.raises(RunError, match="the key 'sede'"):
+        sweep([Runs(file=file, sets=("sede=1",))], root=tmp_path)
+    with pytest.raises(RunError, match="gmc_tinny"):
+        sweep([Runs(file=file), Runs(file=file, sets=("run=b", "preset=gmc_tinny"))], root=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.yaml"]
+
+
+def test_settings_are_strict() -> None:
     with pytest.raises(ValueError, match="greater than or equal to 80"):
         Cluster(object_store_megabytes=1)
-
-
-def _by_value() -> None:
-    """Send this module's classes whole to the workers, which do not know the tests."""
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    with pytest.raises(ValueError, match="greater than 0"):
+        RunResources(processors=0)
