@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 import polars as pl
@@ -208,31 +209,67 @@ def _stream(
 def _run(
     pipeline: _Pipeline, files: list[Path], target: Path, rows: int, workers: Workers, cluster: Cluster | None
 ) -> None:
+    starts = target / "starts"
+    starts.mkdir(parents=True)
     with connected(cluster) as ray:
         from ray.data import ActorPoolStrategy
 
+        _require_room(ray.cluster_resources(), workers)
+
         table = ray.data.read_parquet(
             [str(file) for file in files],
-            columns=[*pipeline.keys, *pipeline.reads],
             partitioning=None,  # a folder's name is no column
             override_num_blocks=math.ceil(rows / workers.rows),
-        ).map_batches(
-            pipeline.worker,
-            fn_constructor_kwargs=dict(pipeline.options),
+        )
+        outcome = table.select_columns([*pipeline.keys, *pipeline.reads]).map_batches(
+            _Worker,
+            fn_constructor_kwargs={
+                "work": pipeline.worker,
+                "options": dict(pipeline.options),
+                "starts": str(starts),
+                "most": workers.count + workers.restarts,
+            },
             batch_size=workers.rows,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=workers.count),
             num_cpus=workers.processors,
             num_gpus=workers.gpus or None,
-            max_restarts=workers.restarts,
-            max_task_retries=workers.restarts,
         )
         try:
-            table.write_parquet(str(target), min_rows_per_file=_ROWS_OF_A_FILE)
+            outcome.write_parquet(str(target), min_rows_per_file=_ROWS_OF_A_FILE)
         except ray.exceptions.RayError as error:
             raise ScaleError(
                 f"a worker of {pipeline.worker.__name__} failed, nothing was written: {str(error)[-_SAID:]}"
             ) from error
+    shutil.rmtree(starts)
+
+
+def _require_room(has: Mapping[str, float], workers: Workers) -> None:
+    """Ray would wait without end for a processor that is free to read and write."""
+    needed = {"CPU": workers.count * workers.processors + 1, "GPU": workers.count * workers.gpus}
+    for kind, amount in needed.items():
+        if amount > has.get(kind, 0.0):
+            raise ScaleError(
+                f"{workers.count} workers, and 1 CPU to read and write, need {amount:g} of {kind}, Ray has "
+                f"{has.get(kind, 0.0):g}; have fewer workers, or give each less, as processors=.5"
+            )
+
+
+class _Worker:
+    """A worker that counts the starts of all, for Ray starts one that dies again without end."""
+
+    def __init__(self, work: type, options: Mapping[str, Any], starts: str, most: int) -> None:
+        (Path(starts) / uuid4().hex).touch()
+        started = sum(1 for _ in Path(starts).iterdir())
+        if started > most:
+            raise ScaleError(
+                f"workers had to be started {started} times. They die mostly for want of memory: give each "
+                "fewer rows, or have fewer of them. What ended them is in Ray's logs and the system's"
+            )
+        self.work = work(**options)
+
+    def __call__(self, rows: pyarrow.Table) -> pyarrow.Table:
+        return self.work(rows)
 
 
 def _columns(keys: pl.DataFrame, **values: np.ndarray) -> pyarrow.Table:

@@ -32,7 +32,7 @@ from tests.unit.test_text_vectors import tiny_decoder
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[scale]'")
 
-from genrec_lab.scale import (  # noqa: E402 - after the test for Ray
+from genrec_lab.scale import (
     Cluster,
     RunResources,
     Runs,
@@ -46,15 +46,15 @@ from genrec_lab.scale import (  # noqa: E402 - after the test for Ray
     sweep,
     tokenize_catalogue,
 )
-from genrec_lab.scale.__main__ import main  # noqa: E402
+from genrec_lab.scale.__main__ import main
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = T5Config(d_model=16, d_kv=4, heads=3, d_ff=24, encoder_layers=1, decoder_layers=1,
                 relative_buckets=8, relative_max_distance=16)  # fmt: skip
-TWO = Workers(count=2, processors=1, rows=16)
+TWO = Workers(count=2, processors=0.5, rows=16)
 RUN_FILE = """
 run: tiny
-dataset: {name: bazaar, items: 60, users: 90}
+dataset: {name: bazaar, items: 300, users: 300}
 preset: gmc_tiny
 notebooks: [01_data_preparation]
 """
