@@ -1,19 +1,19 @@
 """Encoding, tokenizing and recommending as Ray Data pipelines from parquet to parquet.
 
-Each pipeline streams blocks of rows through workers that load their model once. A worker that dies is started
-again and its block done again. Rows may be written in another order than they were read: `read_table` sorts
-them by their keys. Heavy imports are left to the workers.
+A table is cut into parts, which Ray Data streams through workers that load their model once. A worker reads
+its part, and writes what came of it into a file of the part's own, whole or not at all: a part that is done
+again, since a worker died, changes nothing, and a pipeline that was killed goes on where it was. Heavy
+imports are left to the workers.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -25,11 +25,8 @@ from genrec_lab.encoders.text import TextConfig, model_identity, text_encoder
 from genrec_lab.run.files import as_json, hash_file, hash_folder, read_json, write_json
 from genrec_lab.scale.cluster import Cluster, ScaleError, connected
 
-if TYPE_CHECKING:
-    import pyarrow
-
-_MADE_OF = "made_of.json"  # written last: a folder without it is no table of a pipeline
-_ROWS_OF_A_FILE = 65_536
+_MADE_OF = "made_of.json"  # what a table was made of; without it a folder is no table of a pipeline
+_PLAN = "plan.json"  # the same, of a table that is being made
 _SAID = 1000  # characters of a worker's error
 
 
@@ -41,7 +38,7 @@ class Workers(BaseModel):
     count: int = Field(1, ge=1)
     processors: float = Field(1.0, gt=0, description="of each worker")
     gpus: float = Field(0.0, ge=0, description="of each worker; .5 lets two share one")
-    rows: int = Field(1024, ge=1, description="that a worker is given at one time")
+    rows: int = Field(4096, ge=1, description="of a part, which a worker is given at one time")
     restarts: int = Field(3, ge=0, description="times that a worker which died is started again")
 
 
@@ -62,10 +59,9 @@ class EncodeTexts:
     def __init__(self, config: dict[str, Any]) -> None:
         self.encode = text_encoder(TextConfig(**config))
 
-    def __call__(self, rows: pyarrow.Table) -> pyarrow.Table:
+    def __call__(self, rows: pl.DataFrame) -> pl.DataFrame:
         """`item`, `text` -> `item`, `vector` (D)."""
-        frame = pl.DataFrame(rows)
-        return _columns(frame.select("item"), vector=self.encode(frame["text"].to_list()))
+        return _with_lists(rows.select("item"), vector=self.encode(rows["text"].to_list()))
 
 
 class TokenizeVectors:
@@ -76,13 +72,12 @@ class TokenizeVectors:
 
         self.tokenizer = read_tokenizer(folder)
 
-    def __call__(self, rows: pyarrow.Table) -> pyarrow.Table:
+    def __call__(self, rows: pl.DataFrame) -> pl.DataFrame:
         """`item`, `vector` (D) -> `item`, `codes` (L)."""
-        frame = pl.DataFrame(rows)
-        vectors = frame["vector"].cast(pl.List(pl.Float32))
+        vectors = rows["vector"].cast(pl.List(pl.Float32))
         width = int(vectors.list.len().max() or 0)  # type: ignore[arg-type]  # of a list's length it is an int
         codes = self.tokenizer.tokenize(vectors.list.to_array(width).to_numpy()).codes
-        return _columns(frame.select("item"), codes=codes)
+        return _with_lists(rows.select("item"), codes=codes)
 
 
 class RecommendToUsers:
@@ -93,12 +88,11 @@ class RecommendToUsers:
 
         self.model, self.top_k, self.beams = read_recommender(folder), top_k, beams
 
-    def __call__(self, rows: pyarrow.Table) -> pyarrow.Table:
+    def __call__(self, rows: pl.DataFrame) -> pl.DataFrame:
         """`user`, `domain`, `history` -> `user`, `domain`, `items` (K), `scores` (K)."""
-        frame = pl.DataFrame(rows)
-        histories, domains = frame["history"].to_list(), frame["domain"].to_list()
+        histories, domains = rows["history"].to_list(), rows["domain"].to_list()
         ranked = self.model.recommend(histories, self.top_k, domains, beams=self.beams)
-        return _columns(frame.select("user", "domain"), items=ranked.items, scores=ranked.scores)
+        return _with_lists(rows.select("user", "domain"), items=ranked.items, scores=ranked.scores)
 
 
 def encode_catalogue(
@@ -195,87 +189,104 @@ def _stream(
         return
     if folder.exists() and not mark.is_file():
         raise ScaleError(f"{folder} is there and no pipeline wrote it; name a folder that can be made")
+    workers = workers or Workers()
     partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    _run(pipeline, files, partial, rows, workers or Workers(), cluster)
-    # Of a block that was done again just one outcome may count.
+    parts = _open_plan(partial, {**made_of, "rows": workers.rows}, files, workers.rows)
+    if parts:
+        _run(pipeline, parts, partial, workers, cluster)
     if _counts(pl.scan_parquet(partial / "*.parquet"), pipeline.keys) != (rows, rows):
-        raise ScaleError(f"{partial} has not each of the {rows} rows of {source} once; run it again")
+        raise ScaleError(
+            f"{partial} has not each of the {rows} rows of {source} once; delete it, run it again"
+        )
     write_json(partial / _MADE_OF, made_of)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
 
 
+def _open_plan(partial: Path, plan: Mapping[str, Any], files: list[Path], rows: int) -> list[dict[str, Any]]:
+    """The parts that are still to be done; what was begun by another plan is thrown away."""
+    if not (partial / _PLAN).is_file() or read_json(partial / _PLAN) != plan:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        write_json(partial / _PLAN, plan)
+    shutil.rmtree(partial / "starts", ignore_errors=True)
+    (partial / "starts").mkdir()
+    places = [(file, first) for file in files for first in range(0, _length(file), rows)]
+    parts = [
+        {"file": str(file), "first": first, "rows": rows, "outcome": str(partial / f"{number:06d}.parquet")}
+        for number, (file, first) in enumerate(places)
+    ]
+    return [part for part in parts if not Path(str(part["outcome"])).is_file()]
+
+
 def _run(
-    pipeline: _Pipeline, files: list[Path], target: Path, rows: int, workers: Workers, cluster: Cluster | None
+    pipeline: _Pipeline, parts: list[dict[str, Any]], partial: Path, workers: Workers, cluster: Cluster | None
 ) -> None:
-    starts = target / "starts"
-    starts.mkdir(parents=True)
     with connected(cluster) as ray:
         from ray.data import ActorPoolStrategy
 
         _require_room(ray.cluster_resources(), workers)
-
-        table = ray.data.read_parquet(
-            [str(file) for file in files],
-            partitioning=None,  # a folder's name is no column
-            override_num_blocks=math.ceil(rows / workers.rows),
-        )
-        outcome = table.select_columns([*pipeline.keys, *pipeline.reads]).map_batches(
+        done = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
             _Worker,
-            fn_constructor_kwargs={
-                "work": pipeline.worker,
-                "options": dict(pipeline.options),
-                "starts": str(starts),
-                "most": workers.count + workers.restarts,
-            },
-            batch_size=workers.rows,
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=workers.count),
+            fn_constructor_args=(pipeline, partial / "starts", workers.count + workers.restarts),
+            batch_size=1,
+            batch_format="numpy",
+            compute=ActorPoolStrategy(size=min(workers.count, len(parts))),
             num_cpus=workers.processors,
             num_gpus=workers.gpus or None,
         )
         try:
-            outcome.write_parquet(str(target), min_rows_per_file=_ROWS_OF_A_FILE)
+            done.take_all()
         except ray.exceptions.RayError as error:
             raise ScaleError(
-                f"a worker of {pipeline.worker.__name__} failed, nothing was written: {str(error)[-_SAID:]}"
+                f"a worker of {pipeline.worker.__name__} failed; parts that are done are kept, and the same "
+                f"call goes on with the others. It said: {str(error).strip()[-_SAID:]}"
             ) from error
-    shutil.rmtree(starts)
-
-
-def _require_room(has: Mapping[str, float], workers: Workers) -> None:
-    """Ray would wait without end for a processor that is free to read and write."""
-    needed = {"CPU": workers.count * workers.processors + 1, "GPU": workers.count * workers.gpus}
-    for kind, amount in needed.items():
-        if amount > has.get(kind, 0.0):
-            raise ScaleError(
-                f"{workers.count} workers, and 1 CPU to read and write, need {amount:g} of {kind}, Ray has "
-                f"{has.get(kind, 0.0):g}; have fewer workers, or give each less, as processors=.5"
-            )
 
 
 class _Worker:
-    """A worker that counts the starts of all, for Ray starts one that dies again without end."""
+    """Takes a part from its file to the file of its outcome.
 
-    def __init__(self, work: type, options: Mapping[str, Any], starts: str, most: int) -> None:
-        (Path(starts) / uuid4().hex).touch()
-        started = sum(1 for _ in Path(starts).iterdir())
-        if started > most:
+    It counts the starts of all workers, for Ray starts one that dies again without end.
+    """
+
+    def __init__(self, pipeline: _Pipeline, starts: Path, most: int) -> None:
+        self.columns = [*pipeline.keys, *pipeline.reads]
+        (starts / uuid4().hex).touch()
+        self.starts = sum(1 for _ in starts.iterdir())
+        self.work = pipeline.worker(**pipeline.options) if self.starts <= most else None
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if self.work is None:  # said here, since Ray would start what fails at its start again
             raise ScaleError(
-                f"workers had to be started {started} times. They die mostly for want of memory: give each "
+                f"workers had to be started {self.starts} times. They die mostly for want of memory: give each "
                 "fewer rows, or have fewer of them. What ended them is in Ray's logs and the system's"
             )
-        self.work = work(**options)
+        part = {name: values.item() for name, values in batch.items()}
+        rows = pl.scan_parquet(part["file"]).slice(part["first"], part["rows"]).select(self.columns)
+        outcome = Path(part["outcome"])
+        written = outcome.with_suffix(
+            f".{uuid4().hex}"
+        )  # two may do one part where a machine was lost to sight
+        self.work(rows.collect()).write_parquet(written)
+        os.replace(written, outcome)
+        return {"outcome": batch["outcome"]}
 
-    def __call__(self, rows: pyarrow.Table) -> pyarrow.Table:
-        return self.work(rows)
+
+def _require_room(has: Mapping[str, float], workers: Workers) -> None:
+    """Ray would wait without end for what there is not."""
+    for kind, amount in (("CPU", workers.processors), ("GPU", workers.gpus)):
+        needed = workers.count * amount
+        if needed > has.get(kind, 0.0):
+            raise ScaleError(
+                f"{workers.count} workers need {needed:g} of {kind}, Ray has {has.get(kind, 0.0):g}; have fewer "
+                "workers, or give each less, as processors=.5"
+            )
 
 
-def _columns(keys: pl.DataFrame, **values: np.ndarray) -> pyarrow.Table:
+def _with_lists(keys: pl.DataFrame, **values: np.ndarray) -> pl.DataFrame:
     """Rows of keys and beside them arrays (N, D) as lists, which every reader of parquet knows."""
-    lists = [pl.Series(name, array).arr.to_list() for name, array in values.items()]
-    return keys.with_columns(lists).to_arrow()
+    return keys.with_columns([pl.Series(name, array).arr.to_list() for name, array in values.items()])
 
 
 def _parquet_files(source: Path) -> list[Path]:
@@ -313,6 +324,10 @@ def _require_sound(source: str | Path, files: list[Path], pipeline: _Pipeline) -
             "expected one row for each, and at least one"
         )
     return rows
+
+
+def _length(file: Path) -> int:
+    return int(pl.scan_parquet(file).select(pl.len()).collect().item())
 
 
 def _counts(table: pl.LazyFrame, keys: Sequence[str]) -> tuple[int, int]:

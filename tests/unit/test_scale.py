@@ -156,24 +156,30 @@ def test_vectors_are_those_of_a_plain_call(ray: Any, tmp_path: Path) -> None:
     config = TextConfig(kind="mean_pooled", model=str(tiny_decoder(tmp_path / "model")))
     texts = [" ".join(["red", "blue", "lamp"][: 1 + item % 3]) + f" {item}" for item in range(40)]
     pl.DataFrame({"item": range(40), "title": "", "text": texts}).write_parquet(tmp_path / "items.parquet")
-    encode_catalogue(tmp_path / "items.parquet", tmp_path / "vectors", config, Workers(rows=16))
+    encode_catalogue(
+        tmp_path / "items.parquet", tmp_path / "vectors", config, Workers(rows=16, processors=0.5)
+    )
     found = np.array(read_table(tmp_path / "vectors")["vector"].to_list())
     np.testing.assert_allclose(found, encode_texts(texts, config, progress=False), atol=1e-6)
 
 
-def test_a_worker_that_always_dies_ends_the_pipeline_with_a_message(
+def test_workers_that_always_die_end_the_pipeline_and_it_goes_on_where_it_was(
     ray: Any, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker = dying(pipelines.TokenizeVectors, tmp_path / "killed", always=True)
-    monkeypatch.setattr(pipelines, "TokenizeVectors", worker)
-    with pytest.raises(ScaleError, match="a worker of TokenizeVectors failed, nothing was written"):
-        tokenize_catalogue(
-            made.folder / "vectors",
-            tmp_path / "codes",
-            made.folder / "tokenizer",
-            Workers(rows=16, restarts=0),
-        )
-    assert not (tmp_path / "codes").exists()
+    source, target, tokenizer = made.folder / "vectors", tmp_path / "codes", made.folder / "tokenizer"
+    one = Workers(rows=16, restarts=0, processors=0.5)
+    with monkeypatch.context() as patch:
+        worker = dying(pipelines.TokenizeVectors, tmp_path / "killed", always=True)
+        patch.setattr(pipelines, "TokenizeVectors", worker)
+        with pytest.raises(ScaleError, match=r"(?s)parts that are done are kept.*started 2 times"):
+            tokenize_catalogue(source, target, tokenizer, one)
+    assert not target.exists()
+    begun = {file.name: file.stat().st_mtime_ns for file in tmp_path.glob(".codes.partial/*.parquet")}
+    assert len(begun) == 1
+    tokenize_catalogue(source, target, tokenizer, one)
+    assert {name: (target / name).stat().st_mtime_ns for name in begun} == begun
+    expected = made.tokenizer.tokenize(made.vectors).codes
+    np.testing.assert_array_equal(np.array(read_table(target)["codes"].to_list()), expected)
 
 
 def test_the_shell_joins_a_cluster_by_its_address_and_leaves_what_is_made(
@@ -181,7 +187,7 @@ def test_the_shell_joins_a_cluster_by_its_address_and_leaves_what_is_made(
 ) -> None:
     source, target = made.folder / "vectors", tmp_path / "codes"
     address = ray.get_runtime_context().gcs_address
-    command = ["tokenize", str(source), str(target), str(made.folder / "tokenizer"), "--rows", "64"]
+    command = ["tokenize", str(source), str(target), str(made.folder / "tokenizer"), "--processors", ".5"]
     done = subprocess.run(
         [sys.executable, "-m", "genrec_lab.scale", *command, "--address", address],
         cwd=REPOSITORY,
