@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("source", type=Path, help="a parquet file, or a folder of such")
     table.add_argument("target", type=Path, help="the folder to be written")
     table.add_argument("--workers", type=int, default=1, help="that work at the same time")
-    table.add_argument("--rows", type=int, default=1024, help="that a worker is given at one time")
+    table.add_argument("--rows", type=int, default=4096, help="that a worker is given at one time")
     encode = commands.add_parser("encode", parents=[table, every], help="item, text -> item, vector")
     encode.add_argument(
         "--text", action="append", default=[], metavar="KEY=VALUE", help="as model=…; repeated"

@@ -196,7 +196,7 @@ def _stream(
         _run(pipeline, parts, partial, workers, cluster)
     if _counts(pl.scan_parquet(partial / "*.parquet"), pipeline.keys) != (rows, rows):
         raise ScaleError(
-            f"{partial} has not each of the {rows} rows of {source} once; delete it, run it again"
+            f"{partial} has not each of the {rows} rows of {source} once; delete it and run again"
         )
     write_json(partial / _MADE_OF, made_of)
     shutil.rmtree(folder, ignore_errors=True)
@@ -259,15 +259,14 @@ class _Worker:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if self.work is None:  # said here, since Ray would start what fails at its start again
             raise ScaleError(
-                f"workers had to be started {self.starts} times. They die mostly for want of memory: give each "
-                "fewer rows, or have fewer of them. What ended them is in Ray's logs and the system's"
+                f"workers had to be started {self.starts} times. They die mostly for want of memory: give "
+                "each fewer rows, or have fewer of them. What ended them is in Ray's logs and the system's"
             )
         part = {name: values.item() for name, values in batch.items()}
         rows = pl.scan_parquet(part["file"]).slice(part["first"], part["rows"]).select(self.columns)
         outcome = Path(part["outcome"])
-        written = outcome.with_suffix(
-            f".{uuid4().hex}"
-        )  # two may do one part where a machine was lost to sight
+        # A name of its own: two may do one part, where a machine was lost to sight and goes on.
+        written = outcome.with_suffix(f".{uuid4().hex}")
         self.work(rows.collect()).write_parquet(written)
         os.replace(written, outcome)
         return {"outcome": batch["outcome"]}
@@ -279,8 +278,8 @@ def _require_room(has: Mapping[str, float], workers: Workers) -> None:
         needed = workers.count * amount
         if needed > has.get(kind, 0.0):
             raise ScaleError(
-                f"{workers.count} workers need {needed:g} of {kind}, Ray has {has.get(kind, 0.0):g}; have fewer "
-                "workers, or give each less, as processors=.5"
+                f"{workers.count} workers need {needed:g} of {kind}, Ray has {has.get(kind, 0.0):g}; have "
+                "fewer workers, or give each less, as processors=.5"
             )
 
 

@@ -34,8 +34,6 @@ pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[scale
 
 from genrec_lab.scale import (
     Cluster,
-    RunResources,
-    Runs,
     ScaleError,
     Workers,
     connected,
@@ -43,14 +41,15 @@ from genrec_lab.scale import (
     pipelines,
     read_table,
     recommend_to_users,
-    sweep,
     tokenize_catalogue,
 )
 from genrec_lab.scale.__main__ import main
+from genrec_lab.scale.sweep import RunResources, Runs, sweep
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = T5Config(d_model=16, d_kv=4, heads=3, d_ff=24, encoder_layers=1, decoder_layers=1,
                 relative_buckets=8, relative_max_distance=16)  # fmt: skip
+ONE = Workers(processors=0.5, rows=16)
 TWO = Workers(count=2, processors=0.5, rows=16)
 RUN_FILE = """
 run: tiny
@@ -143,7 +142,7 @@ def test_recommendations_are_those_of_a_plain_call_though_a_worker_is_killed(
     marker = tmp_path / "killed"
     monkeypatch.setattr(pipelines, "RecommendToUsers", dying(pipelines.RecommendToUsers, marker))
     source, target = made.folder / "users.parquet", tmp_path / "ranked"
-    recommend_to_users(source, target, made.folder / "recommender", 5, 10, TWO)
+    recommend_to_users(source, target, made.folder / "recommender", 5, 10, ONE)
     assert marker.exists()
     table, users = read_table(target), pl.read_parquet(source)
     assert table.select("user", "domain").equals(users.select("user", "domain"))
@@ -155,39 +154,28 @@ def test_recommendations_are_those_of_a_plain_call_though_a_worker_is_killed(
 def test_vectors_are_those_of_a_plain_call(ray: Any, tmp_path: Path) -> None:
     config = TextConfig(kind="mean_pooled", model=str(tiny_decoder(tmp_path / "model")))
     texts = [" ".join(["red", "blue", "lamp"][: 1 + item % 3]) + f" {item}" for item in range(40)]
-    pl.DataFrame({"item": range(40), "title": "", "text": texts}).write_parquet(tmp_path / "items.parquet")
-    encode_catalogue(
-        tmp_path / "items.parquet", tmp_path / "vectors", config, Workers(rows=16, processors=0.5)
-    )
+    source = tmp_path / "items.parquet"
+    pl.DataFrame({"item": range(40), "title": "", "text": texts}).write_parquet(source)
+    encode_catalogue(source, tmp_path / "vectors", config, ONE)
     found = np.array(read_table(tmp_path / "vectors")["vector"].to_list())
     np.testing.assert_allclose(found, encode_texts(texts, config, progress=False), atol=1e-6)
 
 
-def test_workers_that_always_die_end_the_pipeline_and_it_goes_on_where_it_was(
+def test_workers_that_always_die_end_the_pipeline_and_the_shell_goes_on_on_the_cluster(
     ray: Any, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, target, tokenizer = made.folder / "vectors", tmp_path / "codes", made.folder / "tokenizer"
-    one = Workers(rows=16, restarts=0, processors=0.5)
     with monkeypatch.context() as patch:
         worker = dying(pipelines.TokenizeVectors, tmp_path / "killed", always=True)
         patch.setattr(pipelines, "TokenizeVectors", worker)
         with pytest.raises(ScaleError, match=r"(?s)parts that are done are kept.*started 2 times"):
-            tokenize_catalogue(source, target, tokenizer, one)
+            tokenize_catalogue(source, target, tokenizer, ONE.model_copy(update={"restarts": 0}))
     assert not target.exists()
     begun = {file.name: file.stat().st_mtime_ns for file in tmp_path.glob(".codes.partial/*.parquet")}
     assert len(begun) == 1
-    tokenize_catalogue(source, target, tokenizer, one)
-    assert {name: (target / name).stat().st_mtime_ns for name in begun} == begun
-    expected = made.tokenizer.tokenize(made.vectors).codes
-    np.testing.assert_array_equal(np.array(read_table(target)["codes"].to_list()), expected)
 
-
-def test_the_shell_joins_a_cluster_by_its_address_and_leaves_what_is_made(
-    ray: Any, made: Made, tmp_path: Path
-) -> None:
-    source, target = made.folder / "vectors", tmp_path / "codes"
+    command = ["tokenize", str(source), str(target), str(tokenizer), "--rows", "16", "--processors", ".5"]
     address = ray.get_runtime_context().gcs_address
-    command = ["tokenize", str(source), str(target), str(made.folder / "tokenizer"), "--processors", ".5"]
     done = subprocess.run(
         [sys.executable, "-m", "genrec_lab.scale", *command, "--address", address],
         cwd=REPOSITORY,
@@ -196,13 +184,15 @@ def test_the_shell_joins_a_cluster_by_its_address_and_leaves_what_is_made(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == f"{target} is finished"
+    assert done.stdout.strip().endswith(f"{target} is finished")
+    assert {name: (target / name).stat().st_mtime_ns for name in begun} == begun
     expected = made.tokenizer.tokenize(made.vectors).codes
     np.testing.assert_array_equal(np.array(read_table(target)["codes"].to_list()), expected)
+
     stamp = target.stat().st_mtime_ns
-    tokenize_catalogue(source, target, made.folder / "tokenizer", TWO)  # what is made of the same stays
+    tokenize_catalogue(source, target, tokenizer, TWO)  # what is made of the same stays
     assert target.stat().st_mtime_ns == stamp
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["codes"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["codes", "killed"]
 
 
 def test_what_cannot_be_done_is_told_before_anything_starts(
