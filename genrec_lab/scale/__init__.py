@@ -2,8 +2,8 @@
 
 Needs the extra `scale` (pip install -e '.[scale]'). On one machine nothing has to be started before; of a
 cluster only the address is asked for. Tables are parquet files or folders of them, on a disk that all
-machines see. Sweeps are in `genrec_lab.scale.sweep`, apart, since workers of tables need no notebooks. From the
-shell: `python -m genrec_lab.scale --help`.
+machines see. Sweeps are in `genrec_lab.scale.sweep`, apart, since workers of tables need no notebooks.
+From the shell: `python -m genrec_lab.scale --help`.
 """
 
 from genrec_lab.scale.cluster import Cluster, ScaleError, connected

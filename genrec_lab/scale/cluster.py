@@ -13,12 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field
 import genrec_lab
 
 _MEGABYTE = 2**20
-_ATTEMPTS = 3
+_ATTEMPTS = 5  # each is given up after 30 s; the later ones find Ray's files in memory
 _SAID = 500  # characters of what Ray answered
 _WITHOUT_IRI_GRAMMAR = Path(__file__).with_name("without_iri_grammar")
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nobody is told of what is run here
-    "RAY_raylet_start_wait_time_s": "90",  # until a machine must be ready; 30 is little for a busy one
     "RAY_worker_niceness": "0",  # a run of a sweep comes to the processor as often as one without Ray
 }
 

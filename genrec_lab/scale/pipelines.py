@@ -172,7 +172,7 @@ def _stream(
     The folder appears when it is whole. Raises ScaleError where the source lacks a column, a value or rows,
     or names one key twice, where the target is something else, and where a worker fails.
     """
-    files, folder = _parquet_files(Path(source)), Path(target)
+    files, folder = _parquet_files(Path(source)), Path(target).resolve()
     rows = _require_sound(source, files, pipeline)
     made_of = as_json(
         str(target),
@@ -198,6 +198,8 @@ def _stream(
         raise ScaleError(
             f"{partial} has not each of the {rows} rows of {source} once; delete it and run again"
         )
+    for other in [path for path in partial.iterdir() if path.suffix != ".parquet"]:
+        shutil.rmtree(other) if other.is_dir() else other.unlink()
     write_json(partial / _MADE_OF, made_of)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)

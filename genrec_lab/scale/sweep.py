@@ -40,7 +40,7 @@ class Runs(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
-    file: Path
+    file: str | Path
     seeds: tuple[int, ...] = ()
     sets: tuple[str, ...] = Field((), description="key=value, as those of --set, over the file")
     resources: RunResources = RunResources()
@@ -79,7 +79,7 @@ def sweep(runs: Sequence[Runs], cluster: Cluster | None = None, root: Path | Non
     project = project_root()
     if project is None:
         raise RunError("A sweep needs the checkout's notebooks; go into the folder of its pyproject.toml.")
-    root = root or runs_root()
+    root = (root or runs_root()).resolve()
     chains = [chain for part in runs for chain in _chains(part, project / "notebooks", root)]
     names = [chain.run for chain in chains]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -98,7 +98,7 @@ def sweep(runs: Sequence[Runs], cluster: Cluster | None = None, root: Path | Non
 
 
 def _chains(runs: Runs, notebooks: Path, root: Path) -> list[_Chain]:
-    spec = read_run_file(runs.file, runs.sets)
+    spec = read_run_file(Path(runs.file), runs.sets)
     chosen = [notebook.stem for notebook in choose_notebooks(notebooks, spec.notebooks, None, None)]
     if not runs.seeds:
         return [_Chain(spec.run, spec.parameters(), None, tuple(chosen), notebooks, root, runs.resources)]

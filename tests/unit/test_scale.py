@@ -186,6 +186,7 @@ def test_workers_that_always_die_end_the_pipeline_and_the_shell_goes_on_on_the_c
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith(f"{target} is finished")
     assert {name: (target / name).stat().st_mtime_ns for name in begun} == begun
+    assert {file.suffix for file in target.iterdir()} == {".parquet", ".json"}
     expected = made.tokenizer.tokenize(made.vectors).codes
     np.testing.assert_array_equal(np.array(read_table(target)["codes"].to_list()), expected)
 
