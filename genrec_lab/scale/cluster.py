@@ -62,6 +62,17 @@ def connected(cluster: Cluster | None = None) -> Iterator[Any]:
         ray.shutdown()
 
 
+def require_room(ray: Any, who: str, processors: float, gpus: float) -> None:
+    """Raise ScaleError where Ray has less than that in all: it would wait without end for more."""
+    has = ray.cluster_resources()
+    for kind, amount in (("CPU", processors), ("GPU", gpus)):
+        if amount > has.get(kind, 0.0):
+            raise ScaleError(
+                f"{who} need {amount:g} of {kind}, Ray has {has.get(kind, 0.0):g}; have fewer, or give each "
+                "less, as processors=.5"
+            )
+
+
 def _start(ray: Any, cluster: Cluster) -> None:
     """Start Ray on this machine; again where a busy machine kept its parts from finding each other."""
     store = cluster.object_store_megabytes

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 import genrec_lab
 from genrec_lab.encoders.text import TextConfig, model_identity, text_encoder
 from genrec_lab.run.files import as_json, hash_file, hash_folder, read_json, write_json
-from genrec_lab.scale.cluster import Cluster, ScaleError, connected
+from genrec_lab.scale.cluster import Cluster, ScaleError, connected, require_room
 
 _MADE_OF = "made_of.json"  # what a table was made of; without it a folder is no table of a pipeline
 _PLAN = "plan.json"  # the same, of a table that is being made
@@ -227,7 +227,8 @@ def _run(
     with connected(cluster) as ray:
         from ray.data import ActorPoolStrategy
 
-        _require_room(ray.cluster_resources(), workers)
+        wanted = workers.count * workers.processors, workers.count * workers.gpus
+        require_room(ray, f"{workers.count} workers", *wanted)
         done = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
             _Worker,
             fn_constructor_args=(pipeline, partial / "starts", workers.count + workers.restarts),
@@ -272,17 +273,6 @@ class _Worker:
         self.work(rows.collect()).write_parquet(written)
         os.replace(written, outcome)
         return {"outcome": batch["outcome"]}
-
-
-def _require_room(has: Mapping[str, float], workers: Workers) -> None:
-    """Ray would wait without end for what there is not."""
-    for kind, amount in (("CPU", workers.processors), ("GPU", workers.gpus)):
-        needed = workers.count * amount
-        if needed > has.get(kind, 0.0):
-            raise ScaleError(
-                f"{workers.count} workers need {needed:g} of {kind}, Ray has {has.get(kind, 0.0):g}; have "
-                "fewer workers, or give each less, as processors=.5"
-            )
 
 
 def _with_lists(keys: pl.DataFrame, **values: np.ndarray) -> pl.DataFrame:

@@ -16,7 +16,7 @@ from genrec_lab.run.plan import choose_notebooks
 from genrec_lab.run.runfile import RunFile, read_run_file
 from genrec_lab.run.seeds import COMPARISON
 from genrec_lab.run.store import project_root, runs_root
-from genrec_lab.scale.cluster import Cluster, connected
+from genrec_lab.scale.cluster import Cluster, connected, require_room
 
 
 class RunResources(BaseModel):
@@ -74,7 +74,7 @@ def sweep(runs: Sequence[Runs], cluster: Cluster | None = None, root: Path | Non
     root: the folder of all runs, by default that of the checkout, on a disk that all machines see, as is the
     checkout. A run that was finished is skipped, a killed one goes on. One that fails keeps no other from its
     end. Raises RunError, before anything starts, for what `python -m genrec_lab.run` refuses, and where two
-    runs have one name.
+    runs have one name; ScaleError where a run asks for more than there is.
     """
     project = project_root()
     if project is None:
@@ -88,6 +88,8 @@ def sweep(runs: Sequence[Runs], cluster: Cluster | None = None, root: Path | Non
     for chain in chains:
         _execute(chain, dry_run=True)
     with connected(cluster) as ray:
+        for chain in chains:
+            require_room(ray, f"runs as {chain.run}", chain.resources.processors, chain.resources.gpus)
         work = ray.remote(_outcome)
         tasks = [work.options(name=chain.run, **_options(chain.resources)).remote(chain) for chain in chains]
         failures = [_answer(ray, task) for task in tasks]

@@ -251,6 +251,19 @@ def test_a_sweep_ends_as_plain_runs_do_though_a_worker_is_killed(
         assert starts == (2 if seed == 0 else 1)
 
 
+def test_what_ray_has_not_got_is_not_waited_for(
+    ray: Any, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    many = Workers(count=3, processors=0.75)
+    with pytest.raises(ScaleError, match=r"3 workers need 2.25 of CPU, Ray has 2; .* processors=.5"):
+        tokenize_catalogue(made.folder / "vectors", tmp_path / "codes", made.folder / "tokenizer", many)
+    (tmp_path / "tiny.yaml").write_text(RUN_FILE)
+    wanted = Runs(file=tmp_path / "tiny.yaml", resources=RunResources(gpus=1))
+    with pytest.raises(ScaleError, match="runs as tiny need 1 of GPU, Ray has 0"):
+        sweep([wanted], root=tmp_path)
+
+
 def _outputs(run: Path) -> Any:
     return json.loads((run / "manifest.json").read_text())["stages"]["01_data_preparation"]["outputs"]
 
