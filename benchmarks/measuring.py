@@ -106,6 +106,8 @@ def compare(
     `agree` gets each entrant's result of the warm-up, and at the end that of its last run. `operations` are
     an entrant's floating-point operations in one run and the type it multiplies in.
     """
+    from genrec_lab.operations import product_rate
+
     results: dict[str, Any] = {}
     peaks: dict[str, float | None] = dict.fromkeys(runs, 0.0)
     for name, run in runs.items():
@@ -120,7 +122,7 @@ def compare(
             seconds[name].append((wall, processor))
             peaks[name] = None if peak is None else max(peaks[name] or 0.0, peak)
         for kind, measured in rates.items():
-            measured.append(matrix_rate(kind, options.small))
+            measured.append(product_rate("cpu", kind, 256 if options.small else 2048))
     checks += agree(results)
     timings = {
         name: Timing([wall for wall, _ in taken], [cpu for _, cpu in taken], peaks[name])
@@ -154,16 +156,6 @@ def timed(run: Callable[[], Any]) -> tuple[Any, float, float, float | None]:
         return result
     wall, processor = time.perf_counter() - wall, time.process_time() - processor
     return result, wall, processor, None if before is None else (held("VmHWM") - before) / MEGABYTE
-
-
-def matrix_rate(kind: torch.dtype, small: bool = False) -> float:
-    """Floating-point operations a second that a product of large matrices reaches: the hardware's limit."""
-    import torch
-
-    size = 256 if small else 2048
-    a, b = (torch.randn(size, size).to(kind) for _ in range(2))
-    best = min(timed(lambda: a @ b)[1] for _ in range(4))
-    return 2 * size**3 / best
 
 
 def same_items(ours: Any, theirs: Any, share: float) -> tuple[float, bool]:

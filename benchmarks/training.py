@@ -4,7 +4,8 @@ Amazon "Scientific" (GENREC_DATA/scientific_2018), every prefix of a sequence a 
 The peer is T5ForConditionalGeneration in float32 with every history padded to 20 items, as most public code
 trains it. After the same samples both must have the same validation loss within 1 %. A third entrant learns
 all places of a sequence in one pass (`recommender.reads: past`): not the same network, so its loss is printed
-and not held to the peer's.
+and not held to the peer's. A second table measures the loop's options, `gradient_checkpointing` and `compile`
+(at full size only: compiling takes minutes), by time and memory against the loop without them.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from genrec_lab.models.quantizers import residual_kmeans
 from genrec_lab.training import TrainingConfig, fit
 
 OURS, ONE_PASS, PEER = "genrec_lab", "genrec_lab, one pass", "transformers T5, float32, padded"
+PLAIN, RECOMPUTED, COMPILED = "no option", "gradient_checkpointing", "compile"
 RATE, BATCH, HISTORY = 1e-3, 256, 20
 
 
@@ -55,10 +57,16 @@ def codes_of(dataset: Dataset, small: bool) -> ItemCodes:
     return ItemCodes(codes, (size,) * 3).resolve("extra_level")
 
 
-def train_ours(model: Recommender, batches: Any, epochs: int = 1) -> Recommender:
+def train_ours(model: Recommender, batches: Any, epochs: int = 1, **options: bool) -> Recommender:
     """Train by the package's own loop."""
     config = TrainingConfig(
-        epochs=epochs, batch_size=BATCH, learning_rate=RATE, schedule="constant", warmup=0.0, clip_norm=None
+        epochs=epochs,
+        batch_size=BATCH,
+        learning_rate=RATE,
+        schedule="constant",
+        warmup=0.0,
+        clip_norm=None,
+        **options,
     )
     fit(model, batches, config)
     return model
@@ -145,8 +153,38 @@ def measure(options: Options) -> list[Comparison]:
                 OURS: (training_operations(start, pairs), torch.bfloat16),
                 PEER: (training_operations(start, pairs, HISTORY), torch.float32),
             },
-        )
+        ),
+        options_of_the_loop(past, StretchBatches(sequences, BATCH, HISTORY), options),
     ]
+
+
+def options_of_the_loop(start: Recommender, batches: StretchBatches, options: Options) -> Comparison:
+    """An epoch in one pass without any option, with recomputed layers, and compiled."""
+    # Each trains its own model on: a copy a run would be compiled anew each time.
+    models = {name: copy.deepcopy(start) for name in (PLAIN, RECOMPUTED, COMPILED)}
+    chosen = {PLAIN: {}, RECOMPUTED: {"gradient_checkpointing": True}, COMPILED: {"compile": True}}
+    if options.small:
+        del chosen[COMPILED]
+
+    def agree(results: Mapping[str, Any]) -> Iterator[Check]:
+        weights = {name: result.t5.embedding.weight.detach() for name, result in results.items()}
+        gap = float((weights[RECOMPUTED] - weights[PLAIN]).abs().max())
+        yield Check(f"{RECOMPUTED}: the embeddings of {PLAIN} to 1e-3", gap <= 1e-3)
+        finite = all(bool(weight.isfinite().all()) for weight in weights.values())
+        yield Check("all weights are finite", finite)
+
+    def trained(name: str) -> Callable[[], Recommender]:
+        return lambda: train_ours(models[name], batches, **chosen[name])
+
+    return compare(
+        f"Options of the loop: an epoch of {batches.samples:,} samples in one pass",
+        {name: trained(name) for name in chosen},
+        agree,
+        options,
+        unit="samples",
+        amount=batches.samples,
+        peer=PLAIN,
+    )
 
 
 def training_operations(model: Recommender, pairs: pl.DataFrame, width: int | None = None) -> float:

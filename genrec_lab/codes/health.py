@@ -82,7 +82,8 @@ class LaterMeasures:
     """What every record of a tokenizer's epoch has beside its own, and what old records lack.
 
     churn: by level, the share of items whose code is not that of the record before; None in the first record.
-    The others are as `use_of_codes` has them.
+    items_per_second and mfu (`genrec_lab.operations`): of the epoch's training. The others are as
+    `use_of_codes` has them.
     """
 
     churn: tuple[float, ...] | None = None
@@ -91,6 +92,8 @@ class LaterMeasures:
     shared_items: tuple[float, ...] = ()
     largest_collision: int = 0
     unique_ratio: float = 0.0
+    items_per_second: float | None = None
+    mfu: float | None = None
 
 
 def use_of_codes(codes: npt.ArrayLike, sizes: Sequence[int], domains: Iterable[str | int]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from genrec_lab.codes import churn, use_of_codes
 from genrec_lab.models.autoencoder import Autoencoder, Step, TokenizerEpoch
 from genrec_lab.models.quantizers import finite_vectors
 from genrec_lab.models.tokenizer_checkpoint import DamagedCheckpoint, read_checkpoint, write_checkpoint
+from genrec_lab.operations import StepMeter
 
 Model = TypeVar("Model", bound=Autoencoder)
 _LOSSES = ("loss", "reconstruction", "quantization", "contrastive", "collaborative", "diversity")
@@ -109,6 +110,7 @@ class _Training(Generic[Model]):
         self.codes: np.ndarray | None = None  # (N, L) of the last report
         self.best: dict[str, Tensor] = {}
         self.best_rate = math.inf
+        self.meter = StepMeter(device, torch.bfloat16 if config.precision == "bf16" else torch.float32)
 
     @torch.no_grad()
     def start(self) -> None:
@@ -129,12 +131,13 @@ class _Training(Generic[Model]):
             # for dropout, of which each process has its own
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)) + processes.number())
             losses, used = self._train_batches(generator)
+            speed = len(self.x) / (time.perf_counter() - began)
         last = self.epoch == self.config.epochs
         if not last:
             self.model.after_epoch(self.x, used, generator)
             processes.same_in_all(self.model.state_dict().values())
         due = last or self.epoch == 1 or self.epoch % self.config.report_every == 0
-        report = self._report(losses, self.seconds + time.perf_counter() - began) if due else None
+        report = self._report(losses, speed, self.seconds + time.perf_counter() - began) if due else None
         self.seconds += time.perf_counter() - began
         return report
 
@@ -150,12 +153,12 @@ class _Training(Generic[Model]):
         for batch in order.tensor_split(math.ceil(len(order) / self.config.batch_size)):
             alone = len(batch) < world  # then each process computes the whole batch
             try:
-                with processes.apart(alone):
+                with processes.apart(alone), self.meter.step(len(batch)):
                     rows = batch.tensor_split(processes.count())[processes.number()]
                     step: Step = self.model(self.x[rows], self.domains[rows], rows)
                     weight = len(rows) * processes.count() / len(batch)
-                self.optimizer.zero_grad()
-                (step.loss * weight).backward()
+                    self.optimizer.zero_grad()
+                    (step.loss * weight).backward()
             except torch.OutOfMemoryError as error:
                 raise TokenizerMemoryError(
                     f"the device's memory ran out at a batch of {len(batch)} items in epoch {self.epoch}; "
@@ -178,7 +181,7 @@ class _Training(Generic[Model]):
             )
         return total / len(self.x), used
 
-    def _report(self, losses: Tensor, seconds: float) -> TokenizerEpoch:
+    def _report(self, losses: Tensor, speed: float, seconds: float) -> TokenizerEpoch:
         levels, size = self.model.codebooks.shape[:2]
         codes = self.model.tokenize(self.x).codes
         names = self.domains.cpu().numpy().astype(str)
@@ -190,6 +193,8 @@ class _Training(Generic[Model]):
             **use_of_codes(codes, (size,) * levels, names),
             seconds=seconds,
             churn=changed,
+            items_per_second=speed,
+            mfu=self.meter.mfu(speed),
         )
         self.history.append(report)
         if self.config.select == "lowest_collision" and report.collision_rate < self.best_rate:

@@ -16,7 +16,7 @@ class PooledDropout(nn.Module):
     On a CPU the generator draws one number an element on one thread: for the feed-forward layers of a small
     T5 that takes sixty times as long as the multiplication itself. The pool is drawn once; where a call cuts
     its slice comes from torch's generator, so a seed fixes the masks, and a place in the network sees another
-    one at each step. On other devices this is plain dropout.
+    one at each step. On other devices, and where torch compiles the model, this is plain dropout.
     """
 
     def __init__(self, p: float) -> None:
@@ -33,7 +33,7 @@ class PooledDropout(nn.Module):
         """Zero each element with probability p and scale the others by 1 / (1 - p), in training only."""
         if not self.training or self.p == 0.0 or x.numel() == 0:
             return x
-        if x.device.type != "cpu":
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
             return nn.functional.dropout(x, self.p, training=True)
         return x * self._mask(x.numel(), x.dtype).view(x.shape)
 

@@ -15,6 +15,8 @@ class EpochRecord:
     samples_per_second: float
     seconds: float  # training and validation
     metrics: dict[str, float] = field(default_factory=dict)  # empty where the epoch was not validated
+    # Share of the device's matrix-product rate (`genrec_lab.operations`); None in epoch 0 and in old records.
+    mfu: float | None = None
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,9 @@ class PrintEpochs(Callback):
         if record.epoch % self.every and record.epoch != epochs and not record.metrics:
             return
         metrics = "  ".join(f"{name} {value:.4f}" for name, value in record.metrics.items())
+        mfu = "" if record.mfu is None else f"  MFU {record.mfu:.0%}"
         print(
             f"{self.title} epoch {record.epoch}/{epochs}  loss {record.loss:.4f}  "
-            f"{record.samples_per_second:,.0f} samples/s  {record.seconds:.1f} s  {metrics}",
+            f"{record.samples_per_second:,.0f} samples/s{mfu}  {record.seconds:.1f} s  {metrics}",
             flush=True,
         )

@@ -27,6 +27,10 @@ class TrainingConfig(BaseModel):
     warmup: float = Field(0.03, ge=0, lt=1)
     clip_norm: float | None = Field(1.0, gt=0)  # largest gradient norm
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware gains from it
+    gradient_checkpointing: bool = False  # layers compute anew what they would keep: `recomputed_layers`
+    # torch.compile with shapes left open. Meant for GPUs: on a CPU the small T5 was half as fast with it and
+    # took minutes to compile (docs/benchmarks.md). Its operations cannot be counted: no MFU.
+    compile: bool = False
     validate_every: int = Field(1, ge=1)  # epochs
     validate_from: int = Field(1, ge=0)  # the first epoch after which to look; 0 looks before any training
     validation_users: int | None = Field(None, ge=1)  # a seeded sample of them; None takes all

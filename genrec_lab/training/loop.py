@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from genrec_lab import processes
+from genrec_lab.operations import StepMeter
 from genrec_lab.training.callbacks import Callback, EpochRecord, TrainingResult
 from genrec_lab.training.checkpoints import Checkpoint
 from genrec_lab.training.configs import TrainingConfig, is_due, rate_factor, with_enough_epochs
-from genrec_lab.training.memory import batch_must_fit
+from genrec_lab.training.memory import batch_must_fit, recomputed_layers
 from genrec_lab.training.optimizers import make_optimizers, set_learning_rate
-from genrec_lab.training.precision import autocast
+from genrec_lab.training.precision import autocast, product_type
 from genrec_lab.training.processes import accelerator_of_all, learn
 from genrec_lab.training.state import TrainingState
 
@@ -67,11 +68,14 @@ def fit(
     model.to(accelerator.device)
     optimizers = make_optimizers(model, config)
     steps = len(batches) * config.epochs
-    wrapped, *prepared = accelerator.prepare(model, *optimizers)
+    compiled = torch.compile(model, dynamic=True) if config.compile else model
+    wrapped, *prepared = accelerator.prepare(compiled, *optimizers)
     state = TrainingState(
         Checkpoint(checkpoints) if checkpoints is not None else None, model, optimizers, names
     )
     started = time.monotonic() - state.resume()
+    kind = product_type(accelerator.device, config.precision)
+    meter = StepMeter(accelerator.device, kind, counts=not config.compile)
     if validate is not None and config.validate_from == 0 and not state.history:
         clock = time.monotonic()
         metrics = processes.of_the_first(validate())
@@ -80,22 +84,26 @@ def fit(
     while state.epoch < config.epochs and not state.is_patient_no_more(config):
         clock = time.monotonic()
         model.train()
-        loss, samples = _epoch(
-            wrapped,
-            batches(state.epoch, seed),
-            accelerator,
-            prepared,
-            config,
-            callbacks,
-            state,
-            steps,
-        )
+        with recomputed_layers(model, config.gradient_checkpointing):
+            loss, samples = _epoch(
+                wrapped,
+                batches(state.epoch, seed),
+                accelerator,
+                prepared,
+                config,
+                callbacks,
+                state,
+                steps,
+                meter,
+            )
         trained = time.monotonic() - clock
         state.epoch += 1
         due = validate is not None and is_due(state.epoch, config)
         metrics = processes.of_the_first(validate()) if validate and due else {}
         rate = config.learning_rate * rate_factor(state.step, steps, config)
-        record = EpochRecord(state.epoch, loss, rate, samples / trained, time.monotonic() - clock, metrics)
+        speed = samples / trained
+        seconds = time.monotonic() - clock
+        record = EpochRecord(state.epoch, loss, rate, speed, seconds, metrics, meter.mfu(speed))
         state.take(record, config)
         if accelerator.is_main_process:
             state.save(time.monotonic() - started)
@@ -123,12 +131,14 @@ def _epoch(
     callbacks: Sequence[Callback],
     state: TrainingState,
     steps: int,
+    meter: StepMeter,
 ) -> tuple[float, int]:
     """Train one epoch; return the mean loss and the number of samples."""
     total, samples, told = 0.0, 0, time.monotonic()
     for batch in batches:
         size = find_batch_size(batch)
-        with batch_must_fit(size, state.epoch + 1, config.samples_at_once, accelerator.num_processes):
+        memory = batch_must_fit(size, state.epoch + 1, config.samples_at_once, accelerator.num_processes)
+        with memory, meter.step(size):
             value = learn(
                 model,
                 batch,

@@ -14,7 +14,13 @@ def bf16_is_native(device: torch.device) -> bool:
     return False
 
 
+def product_type(device: torch.device, precision: str) -> torch.dtype:
+    """Return the type in which matrix products run under a precision setting."""
+    is_bf16 = precision == "bf16" or (precision == "auto" and bf16_is_native(device))
+    return torch.bfloat16 if is_bf16 else torch.float32
+
+
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Return the autocast context of a precision setting."""
-    enabled = precision == "bf16" or (precision == "auto" and bf16_is_native(device))
+    enabled = product_type(device, precision) is torch.bfloat16
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)

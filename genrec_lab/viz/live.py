@@ -11,7 +11,13 @@ from typing import Any, Self
 import plotly.graph_objects as go
 
 from genrec_lab.training import Callback, EpochRecord, TrainingResult
-from genrec_lab.viz.figures.training import as_mapping, metric_name, recommender_curves, tokenizer_curves
+from genrec_lab.viz.figures.training import (
+    as_mapping,
+    metric_name,
+    recommender_curves,
+    speed_parts,
+    tokenizer_curves,
+)
 
 _LINE_SECONDS = 10.0
 
@@ -173,7 +179,7 @@ class LiveCurves(Callback):
 
 
 def record_line(record: Mapping[str, Any], title: str = "", epochs: int | None = None) -> str:
-    """One line of a record: epoch, loss, validation metrics or the health of the codes, seconds."""
+    """One line of a record: epoch, loss, validation metrics or the health of the codes, speed, seconds."""
     parts = [f"{title} epoch {record['epoch']}".strip() + (f"/{epochs}" if epochs is not None else "")]
     if record.get("loss") is not None:
         parts.append(f"loss {record['loss']:.4g}")
@@ -184,6 +190,7 @@ def record_line(record: Mapping[str, Any], title: str = "", epochs: int | None =
         parts.append(f"collisions {record['collision_rate']:.1%}")
     if record.get("churn"):
         parts.append(f"codes changed {max(record['churn']):.1%} or less")
+    parts += speed_parts(record)
     if record.get("seconds"):
         parts.append(f"{record['seconds']:.1f} s")
     return "  ".join(parts)

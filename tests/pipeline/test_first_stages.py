@@ -19,7 +19,6 @@ from genrec_lab.run.stages import (
     load_prepared,
     load_vectors,
     map_residuals,
-    matmul_speed,
     prepare_data,
     train_tokenizers,
 )
@@ -163,14 +162,6 @@ def test_the_text_model_is_named_with_the_place_it_comes_from(tmp_path, monkeypa
     assert text_model_of(TextConfig(model=str(tmp_path))) == f"{tmp_path}, a local folder"
     monkeypatch.setattr("genrec_lab.run.stages.checking.resolve_model", lambda name: f"org/{name}")
     assert text_model_of(TextConfig(model="other")) == "other, from the model hub or its local store"
-
-
-def test_speed_is_counted_in_multiplications_and_additions(monkeypatch):
-    import torch
-
-    clock = iter([0.0, 9.0, 1.0, 3.0, 4.0, 5.0, 6.0, 8.0])  # the first, slow one warms up
-    monkeypatch.setattr("genrec_lab.run.stages.checking.time.perf_counter", lambda: next(clock))
-    assert matmul_speed("cpu", torch.float32) == pytest.approx(2 * 512**3 / 1.0 / 1e9)
 
 
 def test_a_codebook_larger_than_a_domain_is_refused_before_any_text_is_encoded(tmp_path):

@@ -136,7 +136,7 @@ def scripted(values: list[float], seen: list[dict[str, Tensor]], model: nn.Modul
 def numbers(result: TrainingResult) -> list[object]:
     """Everything of a result but the times."""
     timeless = [
-        {name: value for name, value in asdict(record).items() if "second" not in name}
+        {name: value for name, value in asdict(record).items() if "second" not in name and name != "mfu"}
         for record in result.history
     ]
     return [timeless, result.best_epoch, result.best_value, result.stopped_early]

@@ -38,8 +38,8 @@ def test_without_a_kernel_it_prints_the_first_and_the_last_epoch(capsys: pytest.
     curves.on_end()
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
-        "GMC epoch 1/5  loss 3  NDCG@10 0.0100  0.5 s",
-        "GMC epoch 5  loss 0.6  NDCG@10 0.0500  0.5 s",
+        "GMC epoch 1/5  loss 3  NDCG@10 0.0100  100 samples/s  0.5 s",
+        "GMC epoch 5  loss 0.6  NDCG@10 0.0500  100 samples/s  0.5 s",
     ]
     assert list(curves.figure.data[1].x) == [1, 2, 3, 4, 5]
 
@@ -56,7 +56,7 @@ def test_a_look_before_training_is_no_second_last_line(capsys: pytest.CaptureFix
     curves = LiveCurves.recommender()
     curves.on_epoch(epoch(1), 1)
     curves.on_end(TrainingResult((epoch(1), epoch(1)), 1, None, False, 1.0))
-    assert capsys.readouterr().out.splitlines() == ["recommender epoch 1/1  loss 3  0.5 s"]
+    assert capsys.readouterr().out.splitlines() == ["recommender epoch 1/1  loss 3  100 samples/s  0.5 s"]
 
 
 def test_as_a_context_it_ends_itself_and_takes_tokenizer_records(capsys: pytest.CaptureFixture[str]) -> None:

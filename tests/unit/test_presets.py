@@ -134,8 +134,8 @@ def test_tiger_has_the_papers_values() -> None:
 
 def test_rkmeans_differs_from_gmc_on_a_cpu_in_its_tokenizer_only() -> None:
     ours, rkmeans = presets.load("gmc_cpu"), presets.load("rkmeans")
-    assert rkmeans.tokenizer == ResidualKMeansConfig(levels=4, codebook_size=256)
-    same = changed(rkmeans, tokenizer=ours.tokenizer, identifiers=ours.identifiers)
+    assert rkmeans.tokenizer == ResidualKMeansConfig(levels=3, codebook_size=256)
+    same = changed(rkmeans, tokenizer=ours.tokenizer)
     assert changes(ours, same) == {}
 
 
@@ -155,7 +155,7 @@ def test_as_a_row_a_variant_keeps_the_sizes_of_the_run(base: str, name: str) -> 
 
 
 def test_as_a_row_tiger_keeps_the_sizes_of_the_run() -> None:
-    config = presets.load("gmc_cpu")
+    config = presets.load("gmc_cpu", {"tokenizer.levels": 4, "identifiers.policy": "nearest_free"})
     assert changes(config, methods(config)["tiger"]) == {
         "tokenizer.levels": 3,
         "tokenizer.contrastive_weight": 0.0,
@@ -319,7 +319,7 @@ def test_another_kind_of_tokenizer_keeps_what_both_have() -> None:
         levels=2, codebook_size=presets.load("gmc_small").tokenizer.codebook_size
     )
     back = presets.load("rkmeans", {"tokenizer.kind": "rqvae", "tokenizer.epochs": 7})
-    assert (back.tokenizer.kind, back.tokenizer.epochs, back.tokenizer.levels) == ("rqvae", 7, 4)
+    assert (back.tokenizer.kind, back.tokenizer.epochs, back.tokenizer.levels) == ("rqvae", 7, 3)
 
 
 def test_overrides_leave_the_preset_as_it_is() -> None:

@@ -172,16 +172,17 @@ def test_a_lone_row_is_compared_with_nothing(rankings):
 
 
 def test_trainings_are_summed_up_with_their_best_epoch():
-    def epoch(number, value, rate):
+    def epoch(number, value, rate, mfu=None):
         metrics = {} if value is None else {"ndcg@10": value}
-        return {"epoch": number, "metrics": metrics, "seconds": 30.0, "samples_per_second": rate}
+        speed = {"seconds": 30.0, "samples_per_second": rate} | ({} if mfu is None else {"mfu": mfu})
+        return {"epoch": number, "metrics": metrics, **speed}
 
     histories = {
-        "gmc": {"all": [epoch(0, 0.2, 0.0), epoch(1, 0.1, 100.0), epoch(2, 0.2, 300.0)]},
+        "gmc": {"all": [epoch(0, 0.2, 0.0), epoch(1, 0.1, 100.0, 0.2), epoch(2, 0.2, 300.0, 0.4)]},
         "tiger": {"a": [epoch(1, None, 50.0)]},
     }
     assert training_summary(histories).rows() == [
-        ("gmc all", 2, 0, 0.2, 1.5, 200),
-        ("tiger a", 1, None, None, 0.5, 50),
+        ("gmc all", 2, 0, 0.2, 1.5, 200, 0.3),
+        ("tiger a", 1, None, None, 0.5, 50, None),
     ]
     assert list(trainings(histories, ["tiger"])) == ["tiger a"]

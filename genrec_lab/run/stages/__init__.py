@@ -10,7 +10,7 @@ from genrec_lab.run.stages.adapted import (
 )
 from genrec_lab.run.stages.adapting import adapt_to_domains, load_adapted
 from genrec_lab.run.stages.bounds import floor_and_ceiling
-from genrec_lab.run.stages.checking import Machine, check_machine, matmul_speed
+from genrec_lab.run.stages.checking import Machine, check_machine
 from genrec_lab.run.stages.comparing import Comparison, compare_runs
 from genrec_lab.run.stages.differences import differences_by_domain, differences_to_rows, strongest_other
 from genrec_lab.run.stages.endings import describe_skipped, end_without_codes, shown_row
@@ -104,7 +104,6 @@ __all__ = [
     "lora_parameters",
     "map_residuals",
     "mapped_things",
-    "matmul_speed",
     "places_already_had",
     "prepare_data",
     "rank_test_users",

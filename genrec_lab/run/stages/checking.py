@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,6 @@ from genrec_lab.run.store import Run
 from genrec_lab.training import bf16_is_native
 
 CHECK = "00_setup_check"
-_MATRIX = 512
-_REPEATS = 3
 
 
 @dataclass(frozen=True)
@@ -75,17 +72,6 @@ def training_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def matmul_speed(device: torch.device | str, dtype: torch.dtype) -> float:
-    """Gigaflops of a product of two 512 x 512 matrices, the best of three after one to warm up."""
-    a = torch.randn(_MATRIX, _MATRIX, generator=torch.Generator().manual_seed(0)).to(device, dtype)
-    seconds = []
-    for _ in range(_REPEATS + 1):
-        started = time.perf_counter()
-        (a @ a).sum().item()  # reading a number waits for the device
-        seconds.append(time.perf_counter() - started)
-    return 2 * _MATRIX**3 / min(seconds[1:]) / 1e9
 
 
 def text_model_of(config: TextConfig) -> str:

@@ -38,9 +38,10 @@ def training_figures(run: Run, histories: Histories) -> list[go.Figure]:
 
 
 def training_summary(histories: Histories, monitor: str = "ndcg@10") -> pl.DataFrame:
-    """A row a training: `training, epochs, best_epoch, <monitor>, minutes, samples_per_second`.
+    """A row a training: `training, epochs, best_epoch, <monitor>, minutes, samples_per_second, mfu`.
 
-    best_epoch and the monitor are null where nothing was validated; epoch 0 is before any training.
+    best_epoch and the monitor are null where nothing was validated; epoch 0 is before any training. Speed
+    and MFU (`genrec_lab.operations`) are means over the epochs; of records without it the MFU is null.
     """
     rows = []
     for name, records in trainings(histories).items():
@@ -49,9 +50,10 @@ def training_summary(histories: Histories, monitor: str = "ndcg@10") -> pl.DataF
         trained = [record for record in records if record["epoch"] > 0]
         seconds = sum(record["seconds"] for record in records)
         rate = sum(record["samples_per_second"] for record in trained) / max(len(trained), 1)
+        shares = [record["mfu"] for record in trained if record.get("mfu") is not None]
+        mfu = round(sum(shares) / len(shares), 3) if shares else None
         found = (None, None) if best is None else (best["epoch"], best["metrics"][monitor])
-        rows.append((name, len(trained), *found, round(seconds / 60, 2), round(rate)))
-    schema = {"training": pl.String, "epochs": pl.Int64, "best_epoch": pl.Int64, monitor: pl.Float64}
-    return pl.DataFrame(
-        rows, schema=schema | {"minutes": pl.Float64, "samples_per_second": pl.Int64}, orient="row"
-    )
+        rows.append((name, len(trained), *found, round(seconds / 60, 2), round(rate), mfu))
+    schema = ["training", "epochs", "best_epoch", monitor, "minutes", "samples_per_second", "mfu"]
+    kinds = [pl.String, pl.Int64, pl.Int64, pl.Float64, pl.Float64, pl.Int64, pl.Float64]
+    return pl.DataFrame(rows, schema=dict(zip(schema, kinds, strict=True)), orient="row")

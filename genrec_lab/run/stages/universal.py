@@ -184,6 +184,8 @@ class _Records(Callback):
             **use_of_codes(codes, sizes, self.domains),
             seconds=self.before + time.monotonic() - self.started,
             churn=None if before is None else tuple(churn(before, codes).by_level.tolist()),
+            items_per_second=record.samples_per_second,
+            mfu=record.mfu,
         )
         self.sums, self.batches = dict.fromkeys(_PARTS, 0.0), 0
         self.records.append(json.loads(json.dumps(asdict(made))))  # as they are read back

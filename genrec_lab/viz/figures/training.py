@@ -110,6 +110,8 @@ def tokenizer_curves(
     note = f"{counted(n_items, 'item')}; " if n_items is not None else ""
     note += f"{counted(int(last['epoch']), 'epoch')} in {_duration(float(last.get('seconds') or 0))}"
     note += f", {len(records)} of them measured" if len(records) < int(last["epoch"]) else ""
+    if speed := speed_parts(last):
+        note += f"; the last at {' and '.join(speed)}"
     return finish_panels(made, title, seeded(note, seed))
 
 
@@ -168,6 +170,15 @@ def metric_name(metric: str, k: int | None = None) -> str:
     written = name.upper() if name.lower() in {"ndcg", "mrr"} else name[:1].upper() + name[1:]
     cut = str(k) if k is not None else cut
     return f"{written}@{cut}" if cut else written
+
+
+def speed_parts(record: Mapping[str, Any]) -> list[str]:
+    """How fast an epoch was, in words: samples or items a second, and the share of the device's rate."""
+    parts = []
+    for name, unit in (("samples_per_second", "samples/s"), ("items_per_second", "items/s")):
+        if record.get(name):
+            parts.append(f"{record[name]:,.0f} {unit}")
+    return parts + ([f"MFU {record['mfu']:.0%}"] if record.get("mfu") is not None else [])
 
 
 def as_mapping(record: object) -> Mapping[str, Any]:
