@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -234,10 +233,14 @@ def test_a_sweep_ends_as_plain_runs_do_though_a_worker_is_killed(
     monkeypatch.chdir(REPOSITORY)
     file, root = tmp_path / "tiny.yaml", tmp_path / "runs"
     file.write_text(RUN_FILE)
-    killer = threading.Thread(target=_kill_the_holder, args=[root / "tiny-seed0" / ".chain.lock"])
+    ended = threading.Event()
+    killer = threading.Thread(target=_kill_the_holder, args=[root / "tiny-seed0" / ".chain.lock", ended])
     killer.start()
-    swept = sweep([Runs(file=file, seeds=(0, 1), resources=RunResources(processors=1))], root=root)
-    killer.join()
+    try:
+        swept = sweep([Runs(file=file, seeds=(0, 1), resources=RunResources(processors=1))], root=root)
+    finally:
+        ended.set()
+        killer.join()
     assert [(one.run, one.failure) for one in swept] == [("tiny-seed0", None), ("tiny-seed1", None)]
     again = pipeline.run(file, seeds=[0, 1], root=root, dry_run=True)
     assert {step.action for steps in again.steps.values() for step in steps} == {"skip"}
@@ -268,18 +271,17 @@ def _outputs(run: Path) -> Any:
     return json.loads((run / "manifest.json").read_text())["stages"]["01_data_preparation"]["outputs"]
 
 
-def _kill_the_holder(lock: Path) -> None:
+def _kill_the_holder(lock: Path, ended: threading.Event) -> None:
     """Kill the process that executes a run's notebooks, a moment after it began."""
-    for _ in range(1200):
+    while not ended.wait(0.05):
         try:
             holder = json.loads(lock.read_text() or "null")
-        except (OSError, ValueError):
-            holder = None
+        except (OSError, ValueError):  # not there yet, or read in the middle of its being written
+            continue
         if holder:
-            time.sleep(0.5)
+            ended.wait(0.5)
             os.kill(holder["pid"], signal.SIGKILL)
             return
-        time.sleep(0.05)
 
 
 def test_a_sweep_refuses_what_a_run_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
