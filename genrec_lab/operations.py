@@ -12,9 +12,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 _COUNTED_STEPS = 4  # batches differ in length; counting costs some per cent of a step
 
@@ -46,6 +48,21 @@ def product_rate(device: torch.device | str, dtype: torch.dtype, size: int, repe
     return 2 * size**3 / min(seconds[1:])
 
 
+class _Counter(TorchDispatchMode):
+    """Adds up the operations of what runs; unlike torch's FlopCounterMode it takes none of them apart."""
+
+    operations = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        out = func(*args, **given)
+        if count := flop_registry.get(func._overloadpacket):
+            self.operations += count(*args, **given, out_val=out)
+        return out
+
+
 class StepMeter:
     """Counts the operations of the first steps, from which it tells the MFU of the others."""
 
@@ -61,10 +78,10 @@ class StepMeter:
         if not self._left:
             yield
             return
-        with FlopCounterMode(display=False) as counter:
+        with _Counter() as counter:
             yield
         self._left -= 1
-        self._operations += counter.get_total_flops()
+        self._operations += counter.operations
         self._samples += samples
 
     @property

@@ -1,7 +1,14 @@
 """Data sets: what is read, how it is prepared, and the Dataset that every later part takes."""
 
 from genrec_lab.data.dataset import DataError, Dataset, Split
-from genrec_lab.data.preparation import co_occurrence_neighbours, k_core, leave_one_out, training_sequences
+from genrec_lab.data.preparation import (
+    co_occurrence_neighbours,
+    every_prefix,
+    k_core,
+    leave_one_out,
+    training_places,
+    training_sequences,
+)
 from genrec_lab.data.sources import datasets, load_dataset
 
 __all__ = [
@@ -10,8 +17,10 @@ __all__ = [
     "Split",
     "co_occurrence_neighbours",
     "datasets",
+    "every_prefix",
     "k_core",
     "leave_one_out",
     "load_dataset",
+    "training_places",
     "training_sequences",
 ]

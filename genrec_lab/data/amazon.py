@@ -7,8 +7,9 @@ published 2018 files hold no pair of user and item twice either.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -36,24 +37,34 @@ TEMPLATE_2023 = "{title} {features} {categories}"
 
 
 @dataclass(frozen=True)
-class AmazonRules:
-    """What is asked of one category, checked."""
+class AmazonOptions:
+    """What may be asked of one category of the 2014 or the 2018 edition; DataError where it cannot be.
 
-    edition: Edition
-    category: str | None
-    folder: Path
-    download: bool
-    mirrors: tuple[str, ...]
-    reviews: str
-    repeats: str
-    require_title: bool
-    k_core: int | None
-    images: str | None
-    domain: str | None
-    reading: ReadingRules
-    repairs: dict[str, int] = field(default_factory=dict)
+    `folder` holds all reviews and the metadata, by their published names, also unpacked; `category` may be
+    left out where it holds one. `download=True` fetches what is missing from `mirrors`, in order, addresses
+    under which the published paths lie. `reviews="5core"` takes the file of the published 5-core.
+    `require_title` takes out items without a title, or without metadata at all. `repeats="first"` keeps the
+    earliest of a user's reviews of one item. `images` is a template of pictures relative to `folder`, or
+    "download": each item's picture (its attribute `image_url`) is fetched into `<Category>.pictures`, see
+    `fetch_pictures`.
+    """
+
+    folder: str | os.PathLike[str]
+    _: KW_ONLY
+    category: str | None = None
+    download: bool = False
+    mirrors: Sequence[str] | None = None
+    reviews: str = "all"
+    repeats: str = "first"
+    require_title: bool = True
+    images: str | None = None
+    domain: str | None = None
+    text_template: str = DEFAULT_TEMPLATE
+    k_core: int | None = CORE
 
     def __post_init__(self) -> None:
+        if isinstance(self.mirrors, str) or not all(isinstance(one, str) for one in self.mirrors or ()):
+            raise DataError(f"mirrors is {self.mirrors!r}, expected a list of addresses")
         for option, known in (("reviews", ("all", "5core")), ("repeats", ("first", "all"))):
             if getattr(self, option) not in known:
                 raise DataError(
@@ -69,144 +80,79 @@ class AmazonRules:
             raise DataError(
                 f"category is {category!r}, expected a name as the files have, such as 'Office_Products'"
             )
-        for mirror in self.mirrors:
+        for mirror in self.mirrors or ():
             if public_address(mirror) != mirror:
                 raise DataError(
                     f"mirrors: {public_address(mirror)!r} comes with a user, a query or a fragment, which "
-                    "would "
-                    "stand in the run's manifest; give the plain address"
+                    "would stand in the run's manifest; give the plain address"
                 )
         if self.download and category is None:
             raise DataError("category is not given; a download needs its name, such as 'Musical_Instruments'")
 
 
-def read_amazon2014(
-    folder: str | os.PathLike[str],
-    *,
-    category: str | None = None,
-    download: bool = False,
-    mirrors: Sequence[str] | None = None,
-    reviews: str = "all",
-    repeats: str = "first",
-    require_title: bool = True,
-    images: str | None = None,
-    domain: str | None = None,
-    text_template: str = DEFAULT_TEMPLATE,
-    k_core: int | None = CORE,
-) -> Dataset:
-    """One category of the 2014 edition: `reviews_<Category>.json.gz` and `meta_<Category>.json.gz`.
+@dataclass(frozen=True, kw_only=True)
+class Amazon2023Options(AmazonOptions):
+    """What may be asked of one category of the 2023 edition, as `AmazonOptions`.
 
-    Metadata are Python literals, read as such and never executed. `reviews="5core"` takes
-    `reviews_<Category>_5.json.gz`. Options as in `read_amazon2018`.
+    Items without title stay unless `require_title`: UTGRec Section 3.1.1 names no such filter.
     """
-    return _read(
-        "amazon2014", folder, category, download, mirrors, reviews, repeats, require_title, images, domain,
-        text_template, k_core,
-    )  # fmt: skip
+
+    reviews: str = field(default="all", init=False)  # this edition has no file of a 5-core
+    require_title: bool = False
+    text_template: str = TEMPLATE_2023
 
 
-def read_amazon2018(
-    folder: str | os.PathLike[str],
-    *,
-    category: str | None = None,
-    download: bool = False,
-    mirrors: Sequence[str] | None = None,
-    reviews: str = "all",
-    repeats: str = "first",
-    require_title: bool = True,
-    images: str | None = None,
-    domain: str | None = None,
-    text_template: str = DEFAULT_TEMPLATE,
-    k_core: int | None = CORE,
-) -> Dataset:
-    """One category of the 2018 edition, prepared as GMC Section 5.1.1 says.
+@dataclass(frozen=True)
+class AmazonRules:
+    """What is asked of one category, and what was mended so far."""
 
-    `folder` holds `<Category>.json.gz` (or `<Category>_5.json.gz` with `reviews="5core"`) and
-    `meta_<Category>.json.gz`, also unpacked; `category` may be left out where it holds one. `download=True`
-    fetches what is missing from `mirrors`, in order, addresses under which the published paths lie.
-    `require_title` takes out items without a title, or without metadata at all. `repeats="first"` keeps the
-    earliest of a user's reviews of one item. `images` is a template of pictures relative to `folder`, or
-    "download": each item's picture (its attribute `image_url`) is fetched into `<Category>.pictures`, see
-    `fetch_pictures`. Raises DataError as the messages say; counts every repair.
-    """
-    return _read(
-        "amazon2018", folder, category, download, mirrors, reviews, repeats, require_title, images, domain,
-        text_template, k_core,
-    )  # fmt: skip
+    edition: Edition
+    options: AmazonOptions
+    folder: Path
+    reading: ReadingRules
+    repairs: dict[str, int] = field(default_factory=dict)
 
 
-def read_amazon2023(
-    folder: str | os.PathLike[str],
-    *,
-    category: str | None = None,
-    download: bool = False,
-    mirrors: Sequence[str] | None = None,
-    repeats: str = "first",
-    require_title: bool = False,
-    images: str | None = None,
-    domain: str | None = None,
-    text_template: str = TEMPLATE_2023,
-    k_core: int | None = CORE,
-) -> Dataset:
-    """One category of the 2023 edition, prepared as UTGRec Section 3.1.1 says.
+def _reader(edition: str, options: type[AmazonOptions]) -> Callable[..., Dataset]:
+    """A reader of an edition, with the signature of its options, by which `load_dataset` knows them."""
 
-    `folder` holds `<Category>.jsonl.gz` and `meta_<Category>.jsonl.gz`, also unpacked. An item is a
-    `parent_asin`, a time is in milliseconds, `image_url` is the main "large" picture. Items without title
-    stay unless `require_title`: the paper names no such filter. Other options as in `read_amazon2018`.
-    """
-    return _read(
-        "amazon2023", folder, category, download, mirrors, "all", repeats, require_title, images, domain,
-        text_template, k_core,
-    )  # fmt: skip
+    @wraps(options, assigned=("__doc__",), updated=())
+    def read(*given: Any, **named: Any) -> Dataset:
+        return _read(EDITIONS[edition], options(*given, **named))
+
+    return read
 
 
-def _read(
-    edition: str,
-    folder: str | os.PathLike[str],
-    category: str | None,
-    download: bool,
-    mirrors: Sequence[str] | None,
-    reviews: str,
-    repeats: str,
-    require_title: bool,
-    images: str | None,
-    domain: str | None,
-    text_template: str,
-    k_core: int | None,
-) -> Dataset:
-    if download is True and isinstance(folder, str | os.PathLike):
-        Path(expanded(os.fspath(folder), "folder")).expanduser().mkdir(parents=True, exist_ok=True)
-    if isinstance(mirrors, str) or not all(isinstance(mirror, str) for mirror in mirrors or ()):
-        raise DataError(f"mirrors is {mirrors!r}, expected a list of addresses")
-    rules = AmazonRules(
-        EDITIONS[edition],
-        category,
-        existing_folder(folder, "folder"),
-        download,
-        tuple(mirrors or EDITIONS[edition].mirrors),
-        reviews,
-        repeats,
-        require_title,
-        k_core,
-        images,
-        domain,
-        ReadingRules(text_template),
-    )
+# Metadata of 2014 are Python literals, read as such and never executed.
+read_amazon2014 = _reader("amazon2014", AmazonOptions)
+# Prepared as GMC Section 5.1.1 says.
+read_amazon2018 = _reader("amazon2018", AmazonOptions)
+# Prepared as UTGRec Section 3.1.1 says. An item is a `parent_asin`, a time is in milliseconds, `image_url` is
+# the main "large" picture.
+read_amazon2023 = _reader("amazon2023", Amazon2023Options)
+
+
+def _read(edition: Edition, options: AmazonOptions) -> Dataset:
+    """Read and prepare one category; raises DataError as the messages say, counts every repair."""
+    if options.download and isinstance(options.folder, str | os.PathLike):
+        Path(expanded(os.fspath(options.folder), "folder")).expanduser().mkdir(parents=True, exist_ok=True)
+    folder = existing_folder(options.folder, "folder")
+    rules = AmazonRules(edition, options, folder, ReadingRules(options.text_template))
     review_file, metadata_file, sources = _files(rules)
     interactions = _interactions(review_file, rules)
-    known = EDITIONS[edition]
     wanted = set(interactions["item"].unique().cast(pl.String))
     items = read_metadata(
-        metadata_file, known.key, known.texts, known.image, wanted, rules.repairs, known.literals
+        metadata_file, edition.key, edition.texts, edition.image, wanted, rules.repairs, edition.literals
     )
-    if require_title:
+    if options.require_title:
         interactions = _with_title(interactions, items, rules)
     kept = interactions.with_columns(pl.col("user", "item").cast(pl.String))
     described = _described(kept["item"].unique(), items, rules)
+    images = options.images
     if images == FETCH:
         images = _fetched_pictures(described, metadata_file, rules)
     raw = RawDomain(
-        domain=domain or review_file.name.split(".")[0].removeprefix("reviews_").removesuffix("_5"),
+        domain=options.domain or review_file.name.split(".")[0].removeprefix("reviews_").removesuffix("_5"),
         interactions=kept,
         items=described,
         origin=str(review_file),
@@ -222,7 +168,7 @@ def _read(
 def _interactions(file: Path, rules: AmazonRules) -> pl.DataFrame:
     """The reviews, each pair of user and item once, filtered to the k-core."""
     reviews = read_reviews(file, rules.edition.fields)
-    if rules.repeats == "first":
+    if rules.options.repeats == "first":
         # A pair's two numbers as one: sorting 64-bit numbers needs a tenth of the memory of sorting rows.
         pairs = reviews["user"].to_physical().cast(pl.UInt64).to_numpy() << np.uint64(32)
         pairs |= reviews["item"].to_physical().cast(pl.UInt64).to_numpy()
@@ -235,14 +181,13 @@ def _interactions(file: Path, rules: AmazonRules) -> pl.DataFrame:
 
 
 def _core(interactions: pl.DataFrame, rules: AmazonRules) -> pl.DataFrame:
-    if rules.k_core is None:
+    if rules.options.k_core is None:
         return interactions
-    kept = filtered(interactions, rules.k_core)
+    kept = filtered(interactions, rules.options.k_core)
     if kept.height == 0:
         raise DataError(
-            f"the {rules.k_core}-core of {interactions.height:,} interactions is empty; give a smaller "
-            "k_core, or "
-            "more data"
+            f"the {rules.options.k_core}-core of {interactions.height:,} interactions is empty; give a "
+            "smaller k_core, or more data"
         )
     for what, lost in (
         ("interactions", interactions.height - kept.height),
@@ -296,23 +241,24 @@ def _fetched_pictures(items: pl.DataFrame, metadata_file: Path, rules: AmazonRul
 def _files(rules: AmazonRules) -> tuple[Path, Path, dict[str, dict[str, Any]]]:
     """The two files, fetched where that is asked for, and what is known of where they came from."""
     edition = rules.edition
-    pattern = edition.five_core if rules.reviews == "5core" else edition.reviews
-    category = rules.category or _only_category(rules, pattern)
+    pattern = edition.five_core if rules.options.reviews == "5core" else edition.reviews
+    category = rules.options.category or _only_category(rules, pattern)
+    mirrors = rules.options.mirrors or edition.mirrors
     found, sources = [], {}
     for path in (pattern.format(category), edition.metadata.format(category)):
         name = path.rpartition("/")[2]
         file = next(
             (f for f in (rules.folder / name, rules.folder / name.removesuffix(".gz")) if f.is_file()), None
         )
-        if file is None and not rules.download:
+        if file is None and not rules.options.download:
             there = sorted(entry.name for entry in rules.folder.iterdir())
             raise DataError(
                 f"folder: no {name} in {rules.folder}{nearest(name, there[:20])}; put it there, or set "
                 "download=True"
             )
-        if rules.download and (file is None or file.name == name):
+        if rules.options.download and (file is None or file.name == name):
             file = rules.folder / name
-            record = download([f"{mirror.rstrip('/')}/{path}" for mirror in rules.mirrors], file)
+            record = download([f"{mirror.rstrip('/')}/{path}" for mirror in mirrors], file)
             sources[name] = {"bytes": record.bytes, "sha256": record.sha256, "address": record.address}
         assert file is not None  # noqa: S101 - missing files were refused or fetched above
         sources.setdefault(file.name, {"bytes": file.stat().st_size})

@@ -74,6 +74,13 @@ class PairBatches:
             yield {"histories": torch.from_numpy(histories), "targets": torch.from_numpy(self.targets[rows])}
 
 
+def shuffled(count: int, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """The numbers below `count` in batches, each once, in an order that is drawn before the first batch."""
+    order = rng.permutation(count)
+    for start in range(0, count, batch_size):
+        yield order[start : start + batch_size]
+
+
 def some_of_each(owners: np.ndarray, order: np.ndarray, most: int) -> np.ndarray:
     """Keep, of rows in a random order, the first `most` of each owner; `owners` (N,) is by row."""
     owner = owners[order]

@@ -14,6 +14,7 @@ import polars as pl
 
 from genrec_lab.data.fingerprint import content_fingerprint
 from genrec_lab.data.rules import ITEM_TYPES, DataError, checked_items, checked_sequences, nearest, relabelled
+from genrec_lab.data.whole_files import whole_file
 
 __all__ = ["DataError", "Dataset", "Split"]
 
@@ -224,17 +225,12 @@ class Dataset:
             "sources": self.sources,
             "fingerprint": self.fingerprint(),
         }
-        partial = {name: target / f"{name}.partial" for name in FILES}
-        try:
-            self.items.write_parquet(partial["items.parquet"])
-            self.sequences.write_parquet(partial["sequences.parquet"])
-            partial["dataset.json"].write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-            # All bytes are on disk: a full disk has left what was here before as it was.
-            for name in FILES:
-                os.replace(partial[name], target / name)
-        finally:
-            for path in partial.values():
-                path.unlink(missing_ok=True)
+        items, sequences, described = (target / name for name in FILES)
+        # All three are renamed at the end, the last one first: a full disk leaves what was here before.
+        with whole_file(described) as file, whole_file(sequences) as second, whole_file(items) as first:
+            self.items.write_parquet(first)
+            self.sequences.write_parquet(second)
+            file.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Dataset:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+
+from genrec_lab.data.whole_files import whole_file
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,8 @@ class HeadedTable:
         """Write a file whole or not at all, and return its path."""
         path = Path(file)
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Written beside and renamed, so that a killed run never leaves half a file under the right name.
-        partial = path.with_name(path.name + ".partial")
-        frame.write_parquet(partial, metadata={self.key: json.dumps({"format": self.format, **header})})
-        os.replace(partial, path)
+        with whole_file(path) as partial:
+            frame.write_parquet(partial, metadata={self.key: json.dumps({"format": self.format, **header})})
         return path
 
     def read(self, file: str | Path) -> tuple[pl.DataFrame, dict[str, Any]]:

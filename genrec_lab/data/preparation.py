@@ -95,7 +95,7 @@ def leave_one_out(dataset: Dataset, max_history: int = MAX_HISTORY, max_sequence
         )
         for name, back in (("valid", 2), ("test", 1))
     }
-    train = _every_prefix(_training_part(sequences), max_history)
+    train = every_prefix(_training_part(sequences), max_history)
     return Split(train, ends["valid"], ends["test"], max_history, repairs)
 
 
@@ -124,6 +124,14 @@ def training_sequences(dataset: Dataset, domains: Iterable[str]) -> list[list[in
     return parts.filter(pl.col("domain").is_in([str(name) for name in domains]))["items"].to_list()
 
 
+def training_places(dataset: Dataset, items: np.ndarray) -> list[list[int]]:
+    """`training_sequences` of the domains of some items (n,), all those there, as places among the items."""
+    places = np.full(dataset.n_items, -1)
+    places[items] = np.arange(len(items))
+    names = np.unique(dataset.items["domain"].to_numpy()[items])
+    return [places[sequence].tolist() for sequence in training_sequences(dataset, names)]
+
+
 def _training_part(sequences: pl.DataFrame) -> pl.DataFrame:
     """Sequences without the items held out; those too short to hold any out stay whole."""
     length = pl.col("items").list.len().cast(pl.Int64)
@@ -131,15 +139,19 @@ def _training_part(sequences: pl.DataFrame) -> pl.DataFrame:
     return sequences.with_columns(pl.col("items").list.head(kept))
 
 
-def _every_prefix(sequences: pl.DataFrame, max_history: int) -> pl.DataFrame:
-    """A row for every item of every sequence but its first: the items before it, and it."""
+def every_prefix(sequences: pl.DataFrame, max_history: int) -> pl.DataFrame:
+    """A row for every item of every sequence but its first: the items before it, and it.
+
+    `sequences` has columns `user`, ascending, `items` and any others; in place of `items` the result has
+    `history`, the most recent `max_history` items, and `target`.
+    """
     places = sequences.with_columns(place=pl.int_ranges(pl.col("items").list.len().cast(pl.Int64))).explode(
         "items", "place"
     )
     # A window that is open to the right: the places before this one, at most max_history of them.
     windows = places.rolling("place", period=f"{max_history}i", closed="left", group_by="user")
     before = windows.agg(history=pl.col("items")).sort("user", "place")
-    targets = places.select("user", "domain", "place", before["history"], target="items")
+    targets = places.select(pl.exclude("items"), before["history"], target="items")
     return targets.filter(pl.col("place") > 0).drop("place")
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from genrec_lab.data.picture_pack import has_picture, picture_source
+from genrec_lab.data.whole_files import whole_file
 from genrec_lab.encoders.content import Content
 from genrec_lab.encoders.progress import Progress, reporter
 
@@ -174,17 +173,10 @@ def _read(file: Path, items: int) -> _Shard | None:
 
 
 def _write(file: Path, shard: _Shard) -> None:
-    """Write beside the target and rename: a killed process never leaves half a file under the final name."""
     file.parent.mkdir(parents=True, exist_ok=True)
     described = {
         "bounds": {name: ends.tolist() for name, ends in shard.bounds.items()},
         "repairs": shard.repairs,
     }
-    handle, partial = tempfile.mkstemp(dir=file.parent, suffix=".partial")
-    os.close(handle)
-    try:
+    with whole_file(file, several_writers=True) as partial:
         save_file(shard.tensors or {}, partial, {"features": json.dumps(described)})
-        os.replace(partial, file)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise

@@ -6,8 +6,6 @@ import hashlib
 import importlib.util
 import json
 import logging
-import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from genrec_lab.data.whole_files import whole_file
 from genrec_lab.encoders.progress import Progress, no_loading_bar, reporter
 
 log = logging.getLogger(__name__)
@@ -353,13 +352,6 @@ def _read_cache(file: Path, rows: int) -> np.ndarray | None:
 
 
 def _write_cache(file: Path, vectors: np.ndarray, config: TextConfig) -> None:
-    """Write beside the target and rename: a killed process never leaves half a file under the final name."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=file.parent, suffix=".partial")
-    os.close(handle)
-    try:
-        save_file({"vectors": vectors}, name, metadata={"text": config.model_dump_json()})
-        os.replace(name, file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with whole_file(file, several_writers=True) as partial:
+        save_file({"vectors": vectors}, partial, metadata={"text": config.model_dump_json()})

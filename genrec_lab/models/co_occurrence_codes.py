@@ -10,27 +10,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from safetensors.numpy import load_file, save_file
 from scipy.linalg import eigh, qr, svd
 from scipy.sparse import csr_matrix, diags_array
 from scipy.sparse.linalg import eigsh
 
 from genrec_lab.codes import positions_within_groups, row_ids
-from genrec_lab.models.quantizers import Geometry, Tokenized
+from genrec_lab.models.quantizers import ContentFreeConfig, Tokenized
 
 _MOST_DENSE = 1_000  # nodes up to which all eigenvectors are as fast as a few
 
 
-class CoOccurrenceConfig(BaseModel):
+class CoOccurrenceConfig(ContentFreeConfig):
     """Settings of P5-CID's identifiers; 20 and 500 are those of its code."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-    geometry: ClassVar[Geometry] = "none"
-    needs: ClassVar[tuple[str, ...]] = ()  # no texts
 
     kind: Literal["p5_cid"] = "p5_cid"
     clusters: int = Field(20, ge=2, description="C, clusters below each cluster that is split")
@@ -64,8 +60,7 @@ class CoOccurrenceCodes:
                 f"{len(x)} items to tokenize, the graph of co-occurrences had {len(self.codes)}; cluster it "
                 f"anew for another catalogue"
             )
-        nothing = np.zeros((*self.codes.shape, 0), dtype=np.float32)
-        return Tokenized(nothing[:, 0], self.codes, 0.0, nothing)
+        return Tokenized.of_codes(self.codes)
 
     def save(self, folder: Path) -> None:
         """Write `codes.safetensors` and `config.json` into a folder."""

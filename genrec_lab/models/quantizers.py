@@ -5,10 +5,11 @@ Shapes: N items, B items of a batch, L levels, K codes a level, d dimensions.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from genrec_lab.losses import residual_quantization_loss
@@ -41,6 +42,20 @@ class Tokenized(NamedTuple):
     def latent(self) -> np.ndarray:
         """(N, d) z, which is the residual that the first level quantises."""
         return self.residuals[:, 0]
+
+    @classmethod
+    def of_codes(cls, codes: np.ndarray) -> Self:
+        """Codes (N, L) that quantise nothing: vectors and residuals without dimensions, no loss."""
+        nothing = np.zeros((*codes.shape, 0), dtype=np.float32)
+        return cls(nothing[:, 0], codes, 0.0, nothing)
+
+
+class ContentFreeConfig(BaseModel):
+    """What the settings of tokenizers that read nothing of an item's content begin with."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    geometry: ClassVar[Geometry] = "none"
+    needs: ClassVar[tuple[str, ...]] = ()  # no texts
 
 
 def nearest_codes(residual: Tensor, codebook: Tensor) -> Tensor:

@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from genrec_lab.models.quantizers import Geometry, Tokenized, finite_vectors
+from genrec_lab.models.quantizers import ContentFreeConfig, Tokenized, finite_vectors
 
 
-class RandomCodesConfig(BaseModel):
+class RandomCodesConfig(ContentFreeConfig):
     """Settings of random codes."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-    geometry: ClassVar[Geometry] = "none"
-    needs: ClassVar[tuple[str, ...]] = ()  # no texts
 
     kind: Literal["random"] = "random"
     levels: int = Field(4, ge=1, description="L")
@@ -56,8 +52,7 @@ class RandomCodes:
         for row, number in enumerate(chosen):
             for level in range(levels):
                 number, codes[row, level] = divmod(number, size)
-        nothing = np.zeros((items, levels, 0), dtype=np.float32)
-        return Tokenized(nothing[:, 0], codes, 0.0, nothing)
+        return Tokenized.of_codes(codes)
 
     def save(self, folder: Path) -> None:
         """Write `config.json` and `seed.txt` into a folder."""

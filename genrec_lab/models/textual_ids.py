@@ -265,8 +265,7 @@ class TextualIds:
                 f"{len(x)} items to tokenize, but ids were written for {len(self.ids)}; train the generator "
                 "anew for another catalogue"
             )
-        nothing = np.zeros((*self.ids.shape, 0), dtype=np.float32)
-        return Tokenized(nothing[:, 0], self.ids - _FIRST_CODE, 0.0, nothing)
+        return Tokenized.of_codes(self.ids - _FIRST_CODE)
 
     def words(self) -> list[str]:
         """The N ids as they are read."""

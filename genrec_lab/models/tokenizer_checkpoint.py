@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from genrec_lab.data.whole_files import whole_file
 
 _COUNTERS, _HASH, _CODES = "counters", "sha256", "codes"
 
@@ -41,10 +42,9 @@ def write_checkpoint(
     if codes is not None:
         tensors[_CODES] = torch.from_numpy(codes)
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.partial")
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, partial, {_COUNTERS: json.dumps(counters), _HASH: _hash(contiguous)})
-    os.replace(partial, file)
+    with whole_file(file) as partial:
+        save_file(contiguous, partial, {_COUNTERS: json.dumps(counters), _HASH: _hash(contiguous)})
 
 
 def read_checkpoint(

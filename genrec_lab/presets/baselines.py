@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from genrec_lab.codes import IdentifierConfig
 from genrec_lab.models.co_occurrence_codes import CoOccurrenceConfig
 from genrec_lab.models.letter import LetterConfig
@@ -12,6 +14,8 @@ from genrec_lab.models.textual_ids import TextualIdsConfig
 from genrec_lab.presets.content_rows import Size, content_rows
 from genrec_lab.presets.method_config import AdaptationConfig, ItemRow, MethodConfig, changed
 from genrec_lab.training import TrainingConfig
+
+TIGER_RQVAE = RQVAEConfig(hidden=TIGER_HIDDEN, levels=3, contrastive_weight=0.0, epochs=20_000)
 
 
 def tiger() -> MethodConfig:
@@ -24,20 +28,12 @@ def tiger() -> MethodConfig:
             "then inverse square root, 200k steps; beam 20. Ours: MiniLM instead of Sentence-T5 vectors; "
             "steps are counted in epochs."
         ),
-        tokenizer=RQVAEConfig(hidden=TIGER_HIDDEN, levels=3, contrastive_weight=0.0, epochs=20_000),
+        tokenizer=TIGER_RQVAE,
         identifiers=IdentifierConfig(policy="extra_level"),
         codebooks="separate",
         recommenders="separate",
         recommender=T5Config(),
-        training=TrainingConfig(
-            epochs=1500,
-            batch_size=256,
-            learning_rate=0.01,
-            schedule="inverse_sqrt",
-            warmup=0.05,
-            validate_every=10,
-            patience=10,
-        ),
+        training=_full_length(epochs=1500, learning_rate=0.01, schedule="inverse_sqrt", warmup=0.05),
         adaptation=AdaptationConfig(kind="none"),
         compare=("popularity", "sasrec"),
         rows=rows_over_items(epochs=200),
@@ -73,14 +69,7 @@ def letter() -> MethodConfig:
         tokenizer=LetterConfig(epochs=20_000),
         identifiers=IdentifierConfig(policy="sinkhorn"),
         loss_temperature=0.7,
-        training=TrainingConfig(
-            epochs=200,
-            batch_size=256,
-            learning_rate=5e-4,
-            schedule="cosine",
-            validate_every=10,
-            patience=10,
-        ),
+        training=_full_length(epochs=200, learning_rate=5e-4, schedule="cosine"),
     )
 
 
@@ -159,3 +148,8 @@ def rows_over_items(epochs: int, patience: int = 10, size: Size = "paper") -> di
         if name not in kinds
     }
     return over_ids | content
+
+
+def _full_length(**training: Any) -> TrainingConfig:
+    """The papers' batches; looked at every ten epochs, and stopped after ten looks without a better one."""
+    return TrainingConfig(batch_size=256, validate_every=10, patience=10, **training)

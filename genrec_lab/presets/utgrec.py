@@ -12,11 +12,12 @@ from genrec_lab.encoders.pictures import PictureTarget
 from genrec_lab.encoders.text import TextConfig
 from genrec_lab.models.content_decoders import DecoderConfig
 from genrec_lab.models.diffusion import DiffusionConfig
-from genrec_lab.models.rqvae import TIGER_HIDDEN, RQVAEConfig
+from genrec_lab.models.rqvae import RQVAEConfig
 from genrec_lab.models.t5 import T5Config
 from genrec_lab.models.tree_quantizer import TreeQuantizerConfig
 from genrec_lab.models.tree_tokenizer import TreeTokenizerConfig, for_fidelity
-from genrec_lab.presets.baselines import rows_over_items
+from genrec_lab.presets.baselines import TIGER_RQVAE, rows_over_items
+from genrec_lab.presets.gmc import SMALL_T5
 from genrec_lab.presets.method_config import (
     AdaptationConfig,
     DecodingConfig,
@@ -70,7 +71,7 @@ def utgrec(fidelity: Literal["paper", "code"] = "paper") -> MethodConfig:
             ),
         ),
         decoding=DecodingConfig(validation_beams=20, test_beams=50),
-        rqvae=RQVAEConfig(hidden=TIGER_HIDDEN, levels=3, contrastive_weight=0.0, epochs=20_000),
+        rqvae=TIGER_RQVAE,
         compare=("popularity", "sasrec", "tiger"),
         rows=rows_over_items(epochs=200),
     )
@@ -119,9 +120,7 @@ def utgrec_small() -> MethodConfig:
         ),
         tokenizer_training=TrainingConfig(epochs=16, batch_size=32, learning_rate=1e-3),
         transfer=TransferConfig(training=TrainingConfig(epochs=10, batch_size=32, learning_rate=5e-4)),
-        recommender=T5Config(
-            d_model=96, d_kv=24, heads=4, d_ff=256, encoder_layers=2, decoder_layers=2, reads="past"
-        ),
+        recommender=SMALL_T5,
         training=TrainingConfig(
             epochs=14,
             batch_size=256,

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from genrec_lab.data.whole_files import whole_file
+
 _HASH_CHUNK_BYTES = 1 << 20
 _DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows knows no quota error
 
@@ -25,12 +27,10 @@ def write_text(file: Path, text: str) -> None:
     Two writers of one file must be kept apart by a lock, since the temporary name is fixed (a fixed name
     leaves no litter behind after a kill).
     """
-    temporary = file.with_name(f".{file.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
+    with whole_file(file) as partial, partial.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
-    os.replace(temporary, file)
     if sys.platform != "win32":  # a rename is only durable once its directory is on disk
         directory = os.open(file.parent, os.O_RDONLY)
         try:

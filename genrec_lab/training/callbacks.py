@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,18 @@ class PrintEpochs(Callback):
         if record.epoch % self.every and record.epoch != epochs and not record.metrics:
             return
         metrics = "  ".join(f"{name} {value:.4f}" for name, value in record.metrics.items())
-        mfu = "" if record.mfu is None else f"  MFU {record.mfu:.0%}"
+        speed = "  ".join(speed_parts(asdict(record)))
         print(
-            f"{self.title} epoch {record.epoch}/{epochs}  loss {record.loss:.4f}  "
-            f"{record.samples_per_second:,.0f} samples/s{mfu}  {record.seconds:.1f} s  {metrics}",
+            f"{self.title} epoch {record.epoch}/{epochs}  loss {record.loss:.4f}  {speed}  "
+            f"{record.seconds:.1f} s  {metrics}",
             flush=True,
         )
+
+
+def speed_parts(record: Mapping[str, Any]) -> list[str]:
+    """How fast an epoch was, in words: samples or items a second, and the share of the device's rate."""
+    parts = []
+    for name, unit in (("samples_per_second", "samples/s"), ("items_per_second", "items/s")):
+        if record.get(name):
+            parts.append(f"{record[name]:,.0f} {unit}")
+    return parts + ([f"MFU {record['mfu']:.0%}"] if record.get("mfu") is not None else [])

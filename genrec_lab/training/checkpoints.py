@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from genrec_lab.data.whole_files import whole_folder
 
 _HASH = "sha256"
 
@@ -24,18 +25,14 @@ class Checkpoint:
 
     def write(self, tensors: dict[str, Tensor], counters: dict[str, Any]) -> None:
         """Write beside the old state and swap, so that a kill at any moment leaves one whole state."""
-        epoch = counters["epoch"]
-        partial, final = self.folder / f"epoch-{epoch}.partial", self.folder / f"epoch-{epoch}"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_file(
-            {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
-            partial / "state.safetensors",
-        )
-        described = {**counters, _HASH: _sha256(partial / "state.safetensors")}
-        (partial / "counters.json").write_text(json.dumps(described))
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(partial, final)
+        final = self.folder / f"epoch-{counters['epoch']}"
+        with whole_folder(final) as partial:
+            save_file(
+                {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
+                partial / "state.safetensors",
+            )
+            described = {**counters, _HASH: _sha256(partial / "state.safetensors")}
+            (partial / "counters.json").write_text(json.dumps(described))
         for _, old in self._states():
             if old != final:
                 shutil.rmtree(old)

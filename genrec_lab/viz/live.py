@@ -11,13 +11,8 @@ from typing import Any, Self
 import plotly.graph_objects as go
 
 from genrec_lab.training import Callback, EpochRecord, TrainingResult
-from genrec_lab.viz.figures.training import (
-    as_mapping,
-    metric_name,
-    recommender_curves,
-    speed_parts,
-    tokenizer_curves,
-)
+from genrec_lab.training.callbacks import speed_parts
+from genrec_lab.viz.figures.training import as_mapping, metric_name, recommender_curves, tokenizer_curves
 
 _LINE_SECONDS = 10.0
 

@@ -31,6 +31,7 @@ from genrec_lab.run.stages import (
     rank_test_users,
     show_beside_papers,
     shown_row,
+    tokenizing,
     train_recommenders,
     train_tokenizers,
 )
@@ -140,6 +141,27 @@ def test_there_are_no_codes_to_look_at(toys, capsys):
         "Nothing to show from here on: no row of the run 'toys' gives items codes." in capsys.readouterr().out
     )
     assert not (run.folder / "02_tokenizer_training" / "vectors.safetensors").exists()
+
+
+def test_texts_are_encoded_only_where_a_row_reads_them(tmp_path, monkeypatch):
+    encoded = []
+
+    def encode(texts, *_, **__):
+        encoded.append(len(texts))
+        return np.ones((len(texts), 4), dtype=np.float32)
+
+    monkeypatch.setattr(tokenizing, "encode_texts", encode)
+    dataset = {"name": "bazaar", "items": 300, "users": 60}
+    for compare, times in {("sasrec", "hgn", "popularity"): 0, ("sasrec", "unisrec"): 1}.items():
+        run = opened(tmp_path / "-".join(compare), dataset, list(compare))
+        prepare_data(run)
+        train_tokenizers(run)
+        assert len(encoded) == times
+        if times:
+            assert load_vectors(run).shape == (300, 4)
+        else:
+            with pytest.raises(RunError, match=r"vectors.safetensors is missing: .* no row that reads them"):
+                load_vectors(run)
 
 
 def test_no_paper_has_these_data(toys, capsys):

@@ -125,7 +125,3 @@ def test_a_killed_writing_of_ids_goes_on_and_ends_the_same(tmp_path, monkeypatch
     for part, weights in whole.weights.items():
         for name, tensor in weights.items():
             assert torch.equal(tensor, again.weights[part][name]), (part, name)
-    pairs = naming.training_pairs(naming.training_places(dataset, np.arange(300)), 3)
-    first = pairs.filter(pairs["user"] == 0)
-    assert first["target"].to_list() == dataset.sequences["items"][0].to_list()[1:-2]
-    assert first["history"].list.len().max() <= 3

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from genrec_lab.data.batches import NeighbourBatches, PairBatches, PairsConfig
+from genrec_lab.data.batches import NeighbourBatches, PairBatches, PairsConfig, shuffled
 
 Pair = tuple[tuple[int, ...], int]
 
@@ -198,3 +198,17 @@ def test_neighbours_are_drawn_alike_often_and_anew_each_epoch() -> None:
 def test_no_items_are_refused() -> None:
     with pytest.raises(ValueError, match="no item to learn from"):
         beside([])
+
+
+@given(count=st.integers(0, 50), batch_size=st.integers(1, 60), seed=st.integers(0, 9))
+def test_shuffled_batches_hold_each_number_once(count: int, batch_size: int, seed: int) -> None:
+    batches = list(shuffled(count, batch_size, np.random.default_rng(seed)))
+    assert sorted(np.concatenate([[], *batches]).tolist()) == list(range(count))
+    assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
+    assert all(len(batch) for batch in batches)
+
+
+def test_the_order_is_drawn_before_anything_that_a_batch_draws() -> None:
+    rng = np.random.default_rng(3)
+    whole = np.concatenate([(rng.random(4), batch)[1] for batch in shuffled(9, 2, rng)])
+    assert whole.tolist() == np.random.default_rng(3).permutation(9).tolist()

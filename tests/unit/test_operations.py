@@ -5,37 +5,19 @@ from __future__ import annotations
 from contextlib import nullcontext
 from unittest import mock
 
-import polars as pl
 import pytest
 import torch
 from torch import nn
 
 from benchmarks.training import training_operations
 from genrec_lab import operations
-from genrec_lab.codes import ItemCodes
 from genrec_lab.data.batches import PairBatches
-from genrec_lab.models import Recommender, T5Config
 from genrec_lab.models.rqvae import RQVAEConfig, train_rqvae
 from genrec_lab.operations import StepMeter, product_rate
 from genrec_lab.training import TrainingConfig, fit
+from tests.unit.small_recommender import recommender, some_pairs
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def model() -> Recommender:
-    """A small T5 over 64 items."""
-    torch.manual_seed(0)
-    codes = torch.cartesian_prod(torch.arange(8), torch.arange(8)).numpy()
-    sizes = T5Config(d_model=32, d_kv=8, heads=4, d_ff=64, encoder_layers=2, decoder_layers=1)
-    return Recommender(ItemCodes(codes, (8, 8)), sizes)
-
-
-@pytest.fixture
-def pairs() -> pl.DataFrame:
-    """Forty users, each with one pair of a history of five items."""
-    histories = torch.randint(64, (40, 5), generator=torch.Generator().manual_seed(1)).tolist()
-    return pl.DataFrame({"user": range(40), "history": histories, "target": list(range(40))})
 
 
 def test_a_linear_layer_has_six_operations_a_weight_and_sample() -> None:
@@ -65,7 +47,8 @@ def test_mfu_is_the_share_of_the_rate_of_a_product() -> None:
         assert meter.mfu(20.0) == pytest.approx(2 * 50 * 100 * 20 / 1e6)
 
 
-def test_the_count_of_a_t5_is_that_of_its_dimensions(model: Recommender, pairs: pl.DataFrame) -> None:
+def test_the_count_of_a_t5_is_that_of_its_dimensions() -> None:
+    model, pairs = recommender(), some_pairs()
     meter = StepMeter(CPU, torch.float32)
     (batch,) = PairBatches(pairs, 64)(0, 0)
     with meter.step(len(pairs)):
@@ -75,7 +58,8 @@ def test_the_count_of_a_t5_is_that_of_its_dimensions(model: Recommender, pairs: 
     assert counted == pytest.approx(training_operations(model, pairs), rel=0.02)
 
 
-def test_counting_changes_no_training(model: Recommender, pairs: pl.DataFrame) -> None:
+def test_counting_changes_no_training() -> None:
+    model, pairs = recommender(), some_pairs()
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     config = TrainingConfig(epochs=2, batch_size=16, precision="bf16")
     counted = fit(model, PairBatches(pairs, 16), config)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genrec_lab.data.batches import shuffled
 from genrec_lab.models.sequential.sequence_batches import padded, places_of
 
 
@@ -57,9 +58,8 @@ class DrawnPrefixes:
                 targets if self.per_sequence is None else rng.permutation(targets)[: self.per_sequence]
             )
         ]
-        order = rng.permutation(len(samples))
-        for start in range(0, len(order), self.batch_size):
-            drawn = [samples[i] for i in order[start : start + self.batch_size]]
+        for chosen in shuffled(len(samples), self.batch_size, rng):
+            drawn = [samples[i] for i in chosen]
             prefixes = [row[max(0, target - self.max_history) : target] for row, target in drawn]
             yield {
                 "sequences": padded(prefixes, max(map(len, prefixes))),

@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genrec_lab.data.batches import shuffled
 from genrec_lab.models.sequential.attributes import attributes_of
 from genrec_lab.models.sequential.domain_items import DomainItems
 from genrec_lab.models.sequential.item_model import ItemModel, Phase
@@ -181,10 +182,9 @@ class MaskedBatches:
     def __call__(self, epoch: int, seed: int) -> Iterator[dict[str, Tensor]]:
         """Yield the batches of one epoch in a new order."""
         rng = np.random.default_rng([seed, epoch])
-        order = rng.permutation(len(self.rows))
         names = ("sequences", "masked", "negatives", "around", "segments", "strangers")
-        for start in range(0, len(order), self.batch_size):
-            rows = [self._masked(self.rows[i], rng) for i in order[start : start + self.batch_size]]
+        for drawn in shuffled(len(self.rows), self.batch_size, rng):
+            rows = [self._masked(self.rows[i], rng) for i in drawn]
             width = max(len(row[0]) for row in rows)
             columns = zip(*rows, strict=True)
             yield {name: padded(part, width) for name, part in zip(names, columns, strict=True)}

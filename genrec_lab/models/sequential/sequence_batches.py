@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genrec_lab.data.batches import shuffled
+
 EMPTY = -1  # in a matrix of sequences: no item
 _NOTHING_TO_LEARN = "no training sequence has two items: there is nothing to learn from"
 
@@ -61,9 +63,7 @@ class SequenceBatches:
 
     def __call__(self, epoch: int, seed: int) -> Iterator[dict[str, Tensor]]:
         """Yield the batches of one epoch in a new order."""
-        order = np.random.default_rng([seed, epoch]).permutation(len(self.rows))
-        for start in range(0, len(order), self.batch_size):
-            drawn = order[start : start + self.batch_size]
+        for drawn in shuffled(len(self.rows), self.batch_size, np.random.default_rng([seed, epoch])):
             rows = [self.rows[i] for i in drawn]
             batch = {"sequences": padded(rows, max(map(len, rows)))}
             yield batch if self.users is None else {**batch, "users": torch.from_numpy(self.users[drawn])}
@@ -99,9 +99,8 @@ class PrefixBatches:
 
     def __call__(self, epoch: int, seed: int) -> Iterator[dict[str, Tensor]]:
         """Yield the batches of one epoch in a new order."""
-        order = np.random.default_rng([seed, epoch]).permutation(len(self.ends))
-        for start in range(0, len(order), self.batch_size):
-            drawn = self.ends[order[start : start + self.batch_size]].tolist()
+        for samples in shuffled(len(self.ends), self.batch_size, np.random.default_rng([seed, epoch])):
+            drawn = self.ends[samples].tolist()
             rows = [self.whole[row][max(0, end - self.max_history) : end] for row, end in drawn]
             wanted = np.array([self.whole[row][end] for row, end in drawn])
             yield {"sequences": padded(rows, max(map(len, rows))), "wanted": torch.from_numpy(wanted)}

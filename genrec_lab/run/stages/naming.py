@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import torch
 
-from genrec_lab.data import Dataset, training_sequences
-from genrec_lab.data.batches import PairBatches
+from genrec_lab.data import Dataset, every_prefix, training_places
+from genrec_lab.data.batches import PairBatches, shuffled
 from genrec_lab.data.stretches import StretchBatches
 from genrec_lab.models.textual_ids import (
     IdGenerator,
@@ -35,9 +35,8 @@ class _Items:
         return -(-self.items // self.batch_size)
 
     def __call__(self, epoch: int, seed: int) -> Iterator[dict[str, torch.Tensor]]:
-        order = np.random.default_rng([seed, epoch]).permutation(self.items)
-        for start in range(0, self.items, self.batch_size):
-            yield {"items": torch.from_numpy(order[start : start + self.batch_size])}
+        for drawn in shuffled(self.items, self.batch_size, np.random.default_rng([seed, epoch])):
+            yield {"items": torch.from_numpy(drawn)}
 
 
 def written_ids(
@@ -59,7 +58,8 @@ def written_ids(
     generator = IdGenerator(pieces, texts, tokenizer)
     reader_over = new_reader(pieces, tokenizer)
     sequences = training_places(dataset, items)
-    pairs = training_pairs(sequences, naming.max_history)
+    table = pl.DataFrame({"items": sequences}, schema={"items": pl.List(pl.Int64)}).with_row_index("user")
+    pairs = every_prefix(table, naming.max_history)
     if tokenizer.generator is None:
         every = _Items(len(items), naming.labels.batch_size)
         _fit(generator, every, naming.labels, scratch / "labels", seed, f"{title}, words")
@@ -86,28 +86,6 @@ def written_ids(
     told = ", ".join(f"{words!r}" for words in written.words()[:3])
     print(f"{title}: the first ids are {told}", flush=True)
     return written
-
-
-def training_places(dataset: Dataset, items: np.ndarray) -> list[list[int]]:
-    """The training part of the sequences of some items (n,), all those of their domains: places in them."""
-    places = np.full(dataset.n_items, -1)
-    places[items] = np.arange(len(items))
-    names = np.unique(dataset.items["domain"].to_numpy()[items])
-    return [places[sequence].tolist() for sequence in training_sequences(dataset, names)]
-
-
-def training_pairs(sequences: Sequence[Sequence[int]], max_history: int) -> pl.DataFrame:
-    """Every prefix of sequences and its next item: `user, history, target`."""
-    users, histories, targets = [], [], []
-    for user, row in enumerate(sequences):
-        for end in range(1, len(row)):
-            users.append(user)
-            histories.append(list(row[max(0, end - max_history) : end]))
-            targets.append(row[end])
-    return pl.DataFrame(
-        {"user": users, "history": histories, "target": targets},
-        schema_overrides={"history": pl.List(pl.Int64)},
-    )
 
 
 def _fit(

@@ -11,7 +11,7 @@ import numpy as np
 
 from genrec_lab import processes
 from genrec_lab.codes import ItemCodes, PrefixCodewords
-from genrec_lab.data import Dataset, training_sequences
+from genrec_lab.data import Dataset, training_places
 from genrec_lab.encoders.content import content_of
 from genrec_lab.encoders.picture_vectors import encode_pictures
 from genrec_lab.models.autoencoder import AutoencoderConfig, TokenizerEpoch
@@ -134,10 +134,7 @@ def _train(
     tokenizer, domains = config.tokenizer, dataset.item_domains()[items]
     assert not isinstance(tokenizer, TreeTokenizerConfig)  # noqa: S101 - the caller's choice
     if isinstance(tokenizer, CoOccurrenceConfig):
-        sequences = training_sequences(dataset, np.unique(dataset.items["domain"].to_numpy()[items]))
-        places = np.full(dataset.n_items, -1)
-        places[items] = np.arange(len(items))
-        graph = co_occurrence_graph([places[sequence].tolist() for sequence in sequences], len(items))
+        graph = co_occurrence_graph(training_places(dataset, items), len(items))
         return CoOccurrenceCodes.fit(graph, tokenizer, seed), []
     if isinstance(tokenizer, TextualIdsConfig):
         return written_ids(dataset, items, tokenizer, config.naming, seed, scratch, title), []

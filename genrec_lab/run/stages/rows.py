@@ -123,6 +123,15 @@ def trained_item_rows(config: MethodConfig, dataset: Dataset) -> dict[str, ItemR
     return {name: row for name, row in item_rows(config).items() if name not in skipped}
 
 
+def reads_text_vectors(config: MethodConfig, dataset: Dataset) -> bool:
+    """Whether there are texts whose vectors a row over items reads, or which are looked at beside codes."""
+    skipped = skipped_rows(config, dataset)
+    if any(name not in skipped for name in methods(config)):
+        return has_texts(dataset)
+    models = (MODELS[row.model.kind] for row in trained_item_rows(config, dataset).values())
+    return has_texts(dataset) and any("text" in (*model.needs, *model.takes) for model in models)
+
+
 def _needs_of(method: MethodConfig) -> tuple[Need, ...]:
     """What a generative method needs: texts, unless its tokenizer's config says what else, and pictures."""
     needs: tuple[Need, ...] = getattr(type(method.tokenizer), "needs", ("text",))

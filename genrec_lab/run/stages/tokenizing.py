@@ -13,16 +13,17 @@ from genrec_lab import processes
 from genrec_lab.data import Dataset
 from genrec_lab.encoders import encode_texts
 from genrec_lab.presets import MethodConfig, methods
+from genrec_lab.run.files import RunError
 from genrec_lab.run.stages.identified import Identified, read_identified, write_identified
 from genrec_lab.run.stages.preparing import PREPARATION, load_prepared
 from genrec_lab.run.stages.quantising import check_items_suffice, identify_by_vectors
 from genrec_lab.run.stages.rows import (
     ALL,
     generative_rows,
-    has_texts,
     is_universal,
     lead_row,
     pretrained_on,
+    reads_text_vectors,
     served,
     tokenizer_owners,
 )
@@ -69,7 +70,7 @@ def train_tokenizers(run: Run, watch: Callable[[str], LiveCurves] | None = None)
         if not stage.is_finished:
             for name in dict.fromkeys(owners.values()):
                 check_items_suffice(dataset, rows[name])  # before the texts are encoded, which takes long
-            if has_texts(dataset):
+            if reads_text_vectors(run.config, dataset):
                 with processes.first_one_first():
                     vectors = encode_texts(
                         dataset.items["text"].to_list(), run.config.text, cache=runs_root() / "cache" / "text"
@@ -108,8 +109,14 @@ def tokenizer_folder(run: Run, method: str, scope: str) -> Path:
 
 
 def load_vectors(run: Run) -> np.ndarray:
-    """Read the text vectors (N, D) of all items."""
-    return load_file(run.read_stage(TOKENIZING) / "vectors.safetensors")["vectors"]
+    """Read the text vectors (N, D) of all items; raises RunError where stage 02 had none to encode."""
+    file = run.read_stage(TOKENIZING) / "vectors.safetensors"
+    if not file.is_file():
+        raise RunError(
+            f"{file} is missing: when stage {TOKENIZING} ran there were no texts, or no row that reads them. "
+            f"Where there are now, delete the folder {file.parent} and run it again."
+        )
+    return load_file(file)["vectors"]
 
 
 def _identify_universally(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from genrec_lab import processes
 from genrec_lab.codes import ItemCodes, LaterMeasures, churn, use_of_codes
 from genrec_lab.data import Dataset, co_occurrence_neighbours
 from genrec_lab.data.batches import NeighbourBatches
+from genrec_lab.data.whole_files import whole_file
 from genrec_lab.encoders.compact import CompactConfig, CompactEncoder
 from genrec_lab.encoders.content import PreparedContent, content_of
 from genrec_lab.encoders.multimodal import QwenEncoder
@@ -196,9 +196,8 @@ class _Records(Callback):
 
     def _write(self) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.codes_file.with_name(f".{self.codes_file.name}.partial")
-        save_file(self.codes, partial)
-        os.replace(partial, self.codes_file)
+        with whole_file(self.codes_file) as partial:
+            save_file(self.codes, partial)
         write_text(self.file, json.dumps(self.records))
 
 

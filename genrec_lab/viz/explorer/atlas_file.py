@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from genrec_lab.data.whole_files import whole_file
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue, written
 from genrec_lab.viz.explorer.exports import EXPORTS
 from genrec_lab.viz.projection import Projection
@@ -87,8 +88,7 @@ def write_atlas(
     path = Path(file)
     frame = atlas_frame(catalogue, maps, level, length)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    frame.write_parquet(partial)
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        frame.write_parquet(partial)
     mapped = frame.height - frame["x"].null_count() if "x" in frame.columns else 0
     return AtlasFile(path, frame.height, mapped)

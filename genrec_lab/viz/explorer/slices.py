@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,8 @@ from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
+
+from genrec_lab.data.whole_files import whole_file
 
 FOLDER = "slices"
 _FORMAT = "genrec_lab.slice.1"
@@ -76,10 +77,9 @@ def save_slice(run_folder: str | Path, chosen: NamedSlice) -> Path:
     """Write a slice into a run folder, in place of one of the same name; returns its file."""
     file = slice_file(Path(run_folder), chosen.name)
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
     content = {"format": _FORMAT, **asdict(chosen)}
-    partial.write_text(json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, file)
+    with whole_file(file) as partial:
+        partial.write_text(json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     return file
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
+from genrec_lab.training.callbacks import speed_parts
 from genrec_lab.viz import theme
 from genrec_lab.viz.layout import (
     MAX_POINTS,
@@ -170,15 +171,6 @@ def metric_name(metric: str, k: int | None = None) -> str:
     written = name.upper() if name.lower() in {"ndcg", "mrr"} else name[:1].upper() + name[1:]
     cut = str(k) if k is not None else cut
     return f"{written}@{cut}" if cut else written
-
-
-def speed_parts(record: Mapping[str, Any]) -> list[str]:
-    """How fast an epoch was, in words: samples or items a second, and the share of the device's rate."""
-    parts = []
-    for name, unit in (("samples_per_second", "samples/s"), ("items_per_second", "items/s")):
-        if record.get(name):
-            parts.append(f"{record[name]:,.0f} {unit}")
-    return parts + ([f"MFU {record['mfu']:.0%}"] if record.get("mfu") is not None else [])
 
 
 def as_mapping(record: object) -> Mapping[str, Any]:
