@@ -13,12 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field
 import genrec_lab
 
 _MEGABYTE = 2**20
-_ATTEMPTS = 5  # each is given up after 30 s; the later ones find Ray's files in memory
+_ATTEMPTS = 3
 _SAID = 500  # characters of what Ray answered
-_WITHOUT_IRI_GRAMMAR = Path(__file__).with_name("without_iri_grammar")
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nobody is told of what is run here
     "RAY_worker_niceness": "0",  # a run of a sweep comes to the processor as often as one without Ray
+    # Its parts wait for one another, by default not as long as they take to start on two busy cores.
+    "RAY_agent_register_timeout_ms": "90000",
+    "RAY_raylet_start_wait_time_s": "120",
 }
 
 
@@ -109,10 +111,10 @@ def _join(ray: Any, address: str) -> None:
 
 
 def _search_path() -> str:
-    """Where this machine's workers look for modules: this very source, and no grammar that takes seconds."""
-    source = Path(genrec_lab.__file__).parents[1]
+    """Where this machine's workers look for modules: in this very source first."""
+    source = str(Path(genrec_lab.__file__).parents[1])
     given = os.environ.get("PYTHONPATH")
-    return os.pathsep.join([str(_WITHOUT_IRI_GRAMMAR), str(source), *([given] if given else [])])
+    return f"{source}{os.pathsep}{given}" if given else source
 
 
 @contextmanager

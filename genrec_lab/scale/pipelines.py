@@ -21,6 +21,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 import genrec_lab
+from genrec_lab.data.whole_files import whole_file
 from genrec_lab.encoders.text import TextConfig, model_identity, text_encoder
 from genrec_lab.run.files import as_json, hash_file, hash_folder, read_json, write_json
 from genrec_lab.scale.cluster import Cluster, ScaleError, connected, require_room
@@ -268,10 +269,9 @@ class _Worker:
         part = {name: values.item() for name, values in batch.items()}
         rows = pl.scan_parquet(part["file"]).slice(part["first"], part["rows"]).select(self.columns)
         outcome = Path(part["outcome"])
-        # A name of its own: two may do one part, where a machine was lost to sight and goes on.
-        written = outcome.with_suffix(f".{uuid4().hex}")
-        self.work(rows.collect()).write_parquet(written)
-        os.replace(written, outcome)
+        # Two may do one part, where a machine was lost to sight and goes on.
+        with whole_file(outcome, several_writers=True) as written:
+            self.work(rows.collect()).write_parquet(written)
         return {"outcome": batch["outcome"]}
 
 
