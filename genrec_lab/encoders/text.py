@@ -91,24 +91,34 @@ def encode_texts(
         cached = _read_cache(file, len(texts))
         if cached is not None:
             return cached
-    vectors = _tfidf(texts, config) if config.kind == "tfidf" else text_encoder(config, progress)(texts)
-    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-    if bad.size:
-        raise ValueError(
-            f"{bad.size} of {len(texts)} text vectors are not finite, the first is text {bad[0]} "
-            f'({texts[bad[0]][:60]!r}); try text.precision="float32" instead of "{config.precision}"'
-        )
+    if config.kind == "tfidf":
+        vectors = _finite(_tfidf(texts, config), texts, config)
+    else:
+        vectors = text_encoder(config, progress)(texts)
     if file is not None:
         _write_cache(file, vectors, config)
     return vectors
 
 
 def text_encoder(config: TextConfig, progress: Progress = False) -> BatchEncoder:
-    """Load a model once, for texts (n) -> vectors (n, D); ValueError for TF-IDF, which loads none."""
+    """Load a model once, for texts (n) -> vectors (n, D); ValueError for TF-IDF, which loads none.
+
+    What it gives raises ValueError for vectors that are not finite.
+    """
     if config.kind == "tfidf":
         raise ValueError("text.kind is 'tfidf', which has no model; call encode_texts with all texts")
     encode = _sentence_encoder(config) if config.kind == "sentence" else _mean_pooling_encoder(config)
-    return lambda texts: _encode_by_length(texts, encode, config.batch_size, progress)
+    return lambda texts: _finite(_encode_by_length(texts, encode, config.batch_size, progress), texts, config)
+
+
+def _finite(vectors: np.ndarray, texts: Sequence[str], config: TextConfig) -> np.ndarray:
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if bad.size:
+        raise ValueError(
+            f"{bad.size} of {len(texts)} text vectors are not finite, the first is text {bad[0]} "
+            f'({texts[bad[0]][:60]!r}); try text.precision="float32" instead of "{config.precision}"'
+        )
+    return vectors
 
 
 def cache_key(texts: Sequence[str], config: TextConfig) -> str:

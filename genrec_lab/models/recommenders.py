@@ -31,10 +31,14 @@ def new_recommender(codes: ItemCodes, config: T5Config | CausalConfig) -> CodeRe
 
 
 def read_recommender(folder: str | Path) -> CodeRecommender:
-    """Read what `save` of any kind wrote; FileNotFoundError where a file is missing."""
+    """Read what `save` or `save_pretrained` of any kind wrote; FileNotFoundError where a file is missing.
+
+    Raises SharingError for a shared folder that was altered.
+    """
     config = Path(folder) / "config.json"
     kind = json.loads(config.read_text()).get("kind", "t5") if config.is_file() else "t5"
-    return _MODELS[kind].load(folder)
+    found = _MODELS[kind]
+    return found.from_pretrained(folder) if (Path(folder) / "shared.json").is_file() else found.load(folder)
 
 
 def learns_in_one_pass(config: T5Config | CausalConfig) -> bool:

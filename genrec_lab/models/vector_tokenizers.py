@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -9,13 +10,14 @@ from typing import Protocol
 import numpy as np
 
 from genrec_lab.models.autoencoder import TokenizerEpoch
-from genrec_lab.models.finite_scalar import FiniteScalarConfig, train_finite_scalar
+from genrec_lab.models.finite_scalar import FiniteScalar, FiniteScalarConfig, train_finite_scalar
 from genrec_lab.models.hierarchical_kmeans import HierarchicalKMeans, HierarchicalKMeansConfig
+from genrec_lab.models.letter import Letter
 from genrec_lab.models.product_quantization import ProductQuantizationConfig, ProductQuantizer
 from genrec_lab.models.quantizers import Tokenized
 from genrec_lab.models.random_codes import RandomCodes, RandomCodesConfig
 from genrec_lab.models.residual_kmeans import ResidualKMeans, ResidualKMeansConfig
-from genrec_lab.models.rqvae import RQVAEConfig, train_rqvae
+from genrec_lab.models.rqvae import RQVAE, RQVAEConfig, train_rqvae
 
 VectorTokenizerConfig = (
     RQVAEConfig
@@ -25,6 +27,20 @@ VectorTokenizerConfig = (
     | HierarchicalKMeansConfig
     | RandomCodesConfig
 )
+
+
+# Those that name an item by its vector alone, whatever other items there are.
+_BY_VECTOR: dict[
+    str, type[RQVAE | Letter | FiniteScalar | ResidualKMeans | HierarchicalKMeans | ProductQuantizer]
+] = {
+    "rqvae": RQVAE,
+    "letter": Letter,
+    "fsq": FiniteScalar,
+    "rkmeans": ResidualKMeans,
+    "hkmeans": HierarchicalKMeans,
+    "pq": ProductQuantizer,
+    "opq": ProductQuantizer,
+}
 
 
 class VectorTokenizer(Protocol):
@@ -61,6 +77,22 @@ def fit_tokenizer(
     if isinstance(config, HierarchicalKMeansConfig):
         return HierarchicalKMeans.fit(x, config, seed)
     return RandomCodes(config, seed)
+
+
+def read_tokenizer(folder: str | Path) -> VectorTokenizer:
+    """Read what `save` or `save_pretrained` wrote of any kind that names an item by its vector alone.
+
+    Raises ValueError for one of another kind, SharingError for a shared folder that was altered.
+    """
+    source = Path(folder)
+    kind = json.loads((source / "config.json").read_text())["kind"]
+    if kind not in _BY_VECTOR:
+        raise ValueError(
+            f"{source} holds a tokenizer of kind {kind!r}, which does not go by an item's vector alone; "
+            f"expected one of {', '.join(_BY_VECTOR)}"
+        )
+    found = _BY_VECTOR[kind]
+    return found.from_pretrained(source) if (source / "shared.json").is_file() else found.load(source)
 
 
 def is_trained(config: VectorTokenizerConfig) -> bool:

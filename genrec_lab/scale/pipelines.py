@@ -1,0 +1,327 @@
+"""Encoding, tokenizing and recommending as Ray Data pipelines from parquet to parquet.
+
+A table is cut into parts, which Ray Data streams through workers that load their model once. A worker reads
+its part, and writes what came of it into a file of the part's own, whole or not at all: a part that is done
+again, since a worker died, changes nothing, and a pipeline that was killed goes on where it was. Heavy
+imports are left to the workers.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field
+
+import genrec_lab
+from genrec_lab.data.whole_files import whole_file
+from genrec_lab.encoders.text import TextConfig, model_identity, text_encoder
+from genrec_lab.run.files import as_json, hash_file, hash_folder, read_json, write_json
+from genrec_lab.scale.cluster import Cluster, ScaleError, connected, require_room
+
+_MADE_OF = "made_of.json"  # what a table was made of; without it a folder is no table of a pipeline
+_PLAN = "plan.json"  # the same, of a table that is being made
+_SAID = 1000  # characters of a worker's error
+
+
+class Workers(BaseModel):
+    """How many workers a pipeline has, and what each of them takes."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    count: int = Field(1, ge=1)
+    processors: float = Field(1.0, gt=0, description="of each worker")
+    gpus: float = Field(0.0, ge=0, description="of each worker; .5 lets two share one")
+    rows: int = Field(4096, ge=1, description="of a part, which a worker is given at one time")
+    restarts: int = Field(3, ge=0, description="times that a worker which died is started again")
+
+
+@dataclass(frozen=True)
+class _Pipeline:
+    """What a table's rows go through, and what the outcome depends on beside them."""
+
+    worker: type
+    options: Mapping[str, Any]
+    keys: tuple[str, ...]
+    reads: tuple[str, ...]
+    depends_on: Mapping[str, Any]
+
+
+class EncodeTexts:
+    """Texts to content vectors."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.encode = text_encoder(TextConfig(**config))
+
+    def __call__(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """`item`, `text` -> `item`, `vector` (D)."""
+        return _with_lists(rows.select("item"), vector=self.encode(rows["text"].to_list()))
+
+
+class TokenizeVectors:
+    """Content vectors to the codes of a fitted tokenizer."""
+
+    def __init__(self, folder: str) -> None:
+        from genrec_lab.models.vector_tokenizers import read_tokenizer
+
+        self.tokenizer = read_tokenizer(folder)
+
+    def __call__(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """`item`, `vector` (D) -> `item`, `codes` (L)."""
+        vectors = rows["vector"].cast(pl.List(pl.Float32))
+        width = int(vectors.list.len().max() or 0)  # type: ignore[arg-type]  # of a list's length it is an int
+        codes = self.tokenizer.tokenize(vectors.list.to_array(width).to_numpy()).codes
+        return _with_lists(rows.select("item"), codes=codes)
+
+
+class RecommendToUsers:
+    """Histories to the next items, by a trained recommender."""
+
+    def __init__(self, folder: str, top_k: int, beams: int | None) -> None:
+        from genrec_lab.models.recommenders import read_recommender
+
+        self.model, self.top_k, self.beams = read_recommender(folder), top_k, beams
+
+    def __call__(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """`user`, `domain`, `history` -> `user`, `domain`, `items` (K), `scores` (K)."""
+        histories, domains = rows["history"].to_list(), rows["domain"].to_list()
+        ranked = self.model.recommend(histories, self.top_k, domains, beams=self.beams)
+        return _with_lists(rows.select("user", "domain"), items=ranked.items, scores=ranked.scores)
+
+
+def encode_catalogue(
+    source: str | Path,
+    target: str | Path,
+    config: TextConfig | None = None,
+    workers: Workers | None = None,
+    cluster: Cluster | None = None,
+) -> None:
+    """Encode the `text` of each `item` of a table into its `vector`.
+
+    Raises ScaleError for TF-IDF, which looks at all texts at once, and as all pipelines do.
+    """
+    config = config or TextConfig()
+    if config.kind == "tfidf":
+        raise ScaleError(
+            "text.kind is 'tfidf', which counts the words of all texts; take 'sentence' or 'mean_pooled'"
+        )
+    settings = config.model_dump(exclude={"batch_size", "device"}) | {"model": model_identity(config.model)}
+    options = {"config": config.model_dump()}
+    _stream(_Pipeline(EncodeTexts, options, ("item",), ("text",), settings), source, target, workers, cluster)
+
+
+def tokenize_catalogue(
+    source: str | Path,
+    target: str | Path,
+    tokenizer: str | Path,
+    workers: Workers | None = None,
+    cluster: Cluster | None = None,
+) -> None:
+    """Give each `item` with its `vector` the `codes` of a tokenizer, before conflicts are resolved.
+
+    tokenizer: the folder of one that names an item by its vector alone. Raises as all pipelines do.
+    """
+    options = {"folder": str(_model_folder(tokenizer))}
+    depends_on = hash_folder(Path(tokenizer))
+    pipeline = _Pipeline(TokenizeVectors, options, ("item",), ("vector",), depends_on)
+    _stream(pipeline, source, target, workers, cluster)
+
+
+def recommend_to_users(
+    source: str | Path,
+    target: str | Path,
+    recommender: str | Path,
+    top_k: int = 10,
+    beams: int | None = None,
+    workers: Workers | None = None,
+    cluster: Cluster | None = None,
+) -> None:
+    """Rank `top_k` items of its `domain` for each `user` after its `history` of item indices.
+
+    recommender: its folder. beams: those of `recommend`. Raises as all pipelines do.
+    """
+    options = {"folder": str(_model_folder(recommender)), "top_k": top_k, "beams": beams}
+    depends_on = {"top_k": top_k, "beams": beams, "files": hash_folder(Path(recommender))}
+    pipeline = _Pipeline(RecommendToUsers, options, ("user", "domain"), ("history",), depends_on)
+    _stream(pipeline, source, target, workers, cluster)
+
+
+def read_table(folder: str | Path) -> pl.DataFrame:
+    """Read what a pipeline wrote, sorted by its keys; ScaleError where it is none, or not whole."""
+    mark = Path(folder) / _MADE_OF
+    if not mark.is_file():
+        raise ScaleError(f"{folder} is no table of a pipeline that came to its end; run it again")
+    return pl.read_parquet(Path(folder) / "*.parquet").sort(read_json(mark)["keys"])
+
+
+def _stream(
+    pipeline: _Pipeline,
+    source: str | Path,
+    target: str | Path,
+    workers: Workers | None,
+    cluster: Cluster | None,
+) -> None:
+    """Stream a table through workers into a folder; one that was made of the same is left as it is.
+
+    The folder appears when it is whole. Raises ScaleError where the source lacks a column, a value or rows,
+    or names one key twice, where the target is something else, and where a worker fails.
+    """
+    files, folder = _parquet_files(Path(source)), Path(target).resolve()
+    rows = _require_sound(source, files, pipeline)
+    made_of = as_json(
+        str(target),
+        {
+            "worker": pipeline.worker.__name__,
+            "keys": pipeline.keys,
+            "depends_on": pipeline.depends_on,
+            "source": {file.name: hash_file(file) for file in files},
+            "genrec_lab": genrec_lab.__version__,
+        },
+    )
+    mark = folder / _MADE_OF
+    if mark.is_file() and read_json(mark) == made_of:
+        return
+    if folder.exists() and not mark.is_file():
+        raise ScaleError(f"{folder} is there and no pipeline wrote it; name a folder that can be made")
+    workers = workers or Workers()
+    partial = folder.with_name(f".{folder.name}.partial")
+    parts = _open_plan(partial, {**made_of, "rows": workers.rows}, files, workers.rows)
+    if parts:
+        _run(pipeline, parts, partial, workers, cluster)
+    if _counts(pl.scan_parquet(partial / "*.parquet"), pipeline.keys) != (rows, rows):
+        raise ScaleError(
+            f"{partial} has not each of the {rows} rows of {source} once; delete it and run again"
+        )
+    for other in [path for path in partial.iterdir() if path.suffix != ".parquet"]:
+        shutil.rmtree(other) if other.is_dir() else other.unlink()
+    write_json(partial / _MADE_OF, made_of)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+
+
+def _open_plan(partial: Path, plan: Mapping[str, Any], files: list[Path], rows: int) -> list[dict[str, Any]]:
+    """The parts that are still to be done; what was begun by another plan is thrown away."""
+    if not (partial / _PLAN).is_file() or read_json(partial / _PLAN) != plan:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        write_json(partial / _PLAN, plan)
+    shutil.rmtree(partial / "starts", ignore_errors=True)
+    (partial / "starts").mkdir()
+    places = [(file, first) for file in files for first in range(0, _length(file), rows)]
+    parts = [
+        {"file": str(file), "first": first, "rows": rows, "outcome": str(partial / f"{number:06d}.parquet")}
+        for number, (file, first) in enumerate(places)
+    ]
+    return [part for part in parts if not Path(str(part["outcome"])).is_file()]
+
+
+def _run(
+    pipeline: _Pipeline, parts: list[dict[str, Any]], partial: Path, workers: Workers, cluster: Cluster | None
+) -> None:
+    with connected(cluster) as ray:
+        from ray.data import ActorPoolStrategy
+
+        wanted = workers.count * workers.processors, workers.count * workers.gpus
+        require_room(ray, f"{workers.count} workers", *wanted)
+        done = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
+            _Worker,
+            fn_constructor_args=(pipeline, partial / "starts", workers.count + workers.restarts),
+            batch_size=1,
+            batch_format="numpy",
+            compute=ActorPoolStrategy(size=min(workers.count, len(parts))),
+            num_cpus=workers.processors,
+            num_gpus=workers.gpus or None,
+        )
+        try:
+            done.take_all()
+        except ray.exceptions.RayError as error:
+            raise ScaleError(
+                f"a worker of {pipeline.worker.__name__} failed; parts that are done are kept, and the same "
+                f"call goes on with the others. It said: {str(error).strip()[-_SAID:]}"
+            ) from error
+
+
+class _Worker:
+    """Takes a part from its file to the file of its outcome.
+
+    It counts the starts of all workers, for Ray starts one that dies again without end.
+    """
+
+    def __init__(self, pipeline: _Pipeline, starts: Path, most: int) -> None:
+        self.columns = [*pipeline.keys, *pipeline.reads]
+        (starts / uuid4().hex).touch()
+        self.starts = sum(1 for _ in starts.iterdir())
+        self.work = pipeline.worker(**pipeline.options) if self.starts <= most else None
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if self.work is None:  # said here, since Ray would start what fails at its start again
+            raise ScaleError(
+                f"workers had to be started {self.starts} times. They die mostly for want of memory: give "
+                "each fewer rows, or have fewer of them. What ended them is in Ray's logs and the system's"
+            )
+        part = {name: values.item() for name, values in batch.items()}
+        rows = pl.scan_parquet(part["file"]).slice(part["first"], part["rows"]).select(self.columns)
+        outcome = Path(part["outcome"])
+        # Two may do one part, where a machine was lost to sight and goes on.
+        with whole_file(outcome, several_writers=True) as written:
+            self.work(rows.collect()).write_parquet(written)
+        return {"outcome": batch["outcome"]}
+
+
+def _with_lists(keys: pl.DataFrame, **values: np.ndarray) -> pl.DataFrame:
+    """Rows of keys and beside them arrays (N, D) as lists, which every reader of parquet knows."""
+    return keys.with_columns([pl.Series(name, array).arr.to_list() for name, array in values.items()])
+
+
+def _parquet_files(source: Path) -> list[Path]:
+    files = sorted(source.glob("*.parquet")) if source.is_dir() else [source]
+    if not files or not files[0].is_file():
+        raise ScaleError(f"{source} is no parquet file and no folder of such; an address is not read")
+    return [file.resolve() for file in files]
+
+
+def _model_folder(folder: str | Path) -> Path:
+    if not (Path(folder) / "config.json").is_file():
+        raise ScaleError(
+            f"{folder} holds no config.json; expected the folder of a saved model, on a disk that all "
+            "machines see. One of the hub: from_pretrained(name).save(folder) first"
+        )
+    return Path(folder).resolve()
+
+
+def _require_sound(source: str | Path, files: list[Path], pipeline: _Pipeline) -> int:
+    """The number of rows, every one with a key of its own and with all that is read."""
+    table = pl.scan_parquet(files)
+    names = table.collect_schema().names()
+    needed = [*pipeline.keys, *pipeline.reads]
+    missing = [name for name in needed if name not in names]
+    if missing:
+        raise ScaleError(f"{source} has the columns {sorted(names)}; {missing} are needed")
+    empty = table.select(pl.col(needed).null_count()).collect().row(0, named=True)
+    lacking = {name: count for name, count in empty.items() if count}
+    if lacking:
+        raise ScaleError(f"{source} lacks values, by column {lacking}; fill them or leave these rows out")
+    rows, distinct = _counts(table, pipeline.keys)
+    if rows == 0 or distinct != rows:
+        raise ScaleError(
+            f"{source} has {rows} rows with {distinct} different {' and '.join(pipeline.keys)}; "
+            "expected one row for each, and at least one"
+        )
+    return rows
+
+
+def _length(file: Path) -> int:
+    return int(pl.scan_parquet(file).select(pl.len()).collect().item())
+
+
+def _counts(table: pl.LazyFrame, keys: Sequence[str]) -> tuple[int, int]:
+    """Rows, and different keys."""
+    rows, distinct = table.select(pl.len(), pl.struct(keys).n_unique().alias("distinct")).collect().row(0)
+    return int(rows), int(distinct)

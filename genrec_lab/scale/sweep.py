@@ -1,0 +1,157 @@
+"""A sweep: papermill runs as Ray tasks, each with the processors, GPUs and memory that it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from rich.console import Console
+
+from genrec_lab.run import pipeline
+from genrec_lab.run.files import RunError
+from genrec_lab.run.plan import choose_notebooks
+from genrec_lab.run.runfile import RunFile, read_run_file
+from genrec_lab.run.seeds import COMPARISON
+from genrec_lab.run.store import project_root, runs_root
+from genrec_lab.scale.cluster import Cluster, connected, require_room
+
+
+class RunResources(BaseModel):
+    """What one run of a sweep takes of the machine that it comes to."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    processors: float = Field(1.0, gt=0)
+    gpus: float = Field(0.0, ge=0, description=".5 lets two runs share one")
+    memory_gigabytes: float | None = Field(
+        None, gt=0, description="that must be free; None: whatever there is"
+    )
+    restarts: int = Field(2, ge=0, description="times that a run whose worker died goes on on another one")
+
+
+class Runs(BaseModel):
+    """The runs that a run file makes: one for each seed, named as `genrec_lab.run FILE --seeds` does.
+
+    Without seeds it is one run, under the file's name and seed.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    file: str | Path
+    seeds: tuple[int, ...] = ()
+    sets: tuple[str, ...] = Field((), description="key=value, as those of --set, over the file")
+    resources: RunResources = RunResources()
+
+
+@dataclass(frozen=True)
+class SweptRun:
+    """What became of one run; `failure` says what went wrong, None where it ended well."""
+
+    run: str
+    folder: Path
+    failure: str | None
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """What a worker is told: the arguments of `pipeline.run`."""
+
+    run: str
+    source: dict[str, Any]
+    seed: int | None
+    only: tuple[str, ...]
+    notebooks: Path
+    root: Path
+    resources: RunResources
+
+
+def sweep(runs: Sequence[Runs], cluster: Cluster | None = None, root: Path | None = None) -> list[SweptRun]:
+    """Execute the notebooks of all runs side by side, as many at a time as their resources allow.
+
+    root: the folder of all runs, by default that of the checkout, on a disk that all machines see, as is the
+    checkout. A run that was finished is skipped, a killed one goes on. One that fails keeps no other from its
+    end. Raises RunError, before anything starts, for what `python -m genrec_lab.run` refuses, and where two
+    runs have one name; ScaleError where a run asks for more than there is.
+    """
+    project = project_root()
+    if project is None:
+        raise RunError("A sweep needs the checkout's notebooks; go into the folder of its pyproject.toml.")
+    root = (root or runs_root()).resolve()
+    chains = [chain for part in runs for chain in _chains(part, project / "notebooks", root)]
+    names = [chain.run for chain in chains]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise RunError(f"{', '.join(twice)} names two runs of the sweep; add run=<another name> to one.")
+    for chain in chains:
+        _execute(chain, dry_run=True)
+    with connected(cluster) as ray:
+        for chain in chains:
+            require_room(ray, f"runs as {chain.run}", chain.resources.processors, chain.resources.gpus)
+        work = ray.remote(_outcome)
+        tasks = [work.options(name=chain.run, **_options(chain.resources)).remote(chain) for chain in chains]
+        failures = [_answer(ray, task) for task in tasks]
+    return [
+        SweptRun(chain.run, chain.root / chain.run, failure)
+        for chain, failure in zip(chains, failures, strict=True)
+    ]
+
+
+def _chains(runs: Runs, notebooks: Path, root: Path) -> list[_Chain]:
+    spec = read_run_file(Path(runs.file), runs.sets)
+    chosen = [notebook.stem for notebook in choose_notebooks(notebooks, spec.notebooks, None, None)]
+    if not runs.seeds:
+        return [_Chain(spec.run, spec.parameters(), None, tuple(chosen), notebooks, root, runs.resources)]
+    # What compares the runs comes when all have ended.
+    only = tuple(name for name in chosen if name != COMPARISON)
+    return [
+        _Chain(_name(spec, seed), spec.parameters(), seed, only, notebooks, root, runs.resources)
+        for seed in runs.seeds
+    ]
+
+
+def _name(spec: RunFile, seed: int) -> str:
+    return spec.with_seed(seed).run
+
+
+def _options(resources: RunResources) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "num_cpus": resources.processors,
+        "num_gpus": resources.gpus,
+        "max_retries": resources.restarts,
+    }
+    if resources.memory_gigabytes is not None:
+        options["memory"] = int(resources.memory_gigabytes * 2**30)
+    return options
+
+
+def _answer(ray: Any, task: Any) -> str | None:
+    try:
+        return ray.get(task)
+    except (
+        ray.exceptions.RayError
+    ) as error:  # its worker died too often, or an error that no run should raise
+        return str(error)
+
+
+def _outcome(chain: _Chain) -> str | None:
+    """Do the run on the worker's machine, where Ray has set which GPUs it sees; give what went wrong."""
+    try:
+        _execute(chain)
+    except (RunError, OSError) as error:
+        return str(error)
+    return None
+
+
+def _execute(chain: _Chain, dry_run: bool = False) -> None:
+    pipeline.run(
+        chain.source,
+        only=chain.only,
+        seeds=None if chain.seed is None else [chain.seed],
+        notebooks=chain.notebooks,
+        root=chain.root,
+        dry_run=dry_run,
+        console=Console(quiet=dry_run),
+    )
