@@ -30,6 +30,9 @@ from genrec_lab.models.causal import CausalConfig
 from genrec_lab.models.recommenders import learns_in_one_pass, new_recommender
 from genrec_lab.training import Callback, EpochRecord, TrainingConfig, autocast, fit
 
+# Batch (pairs, or sequences) and Muon's step: the best of each that were tried (docs/benchmarks.md).
+STEPS = {"T5": (256, 1e-3), "T5, one pass": (512, 1e-3), "causal": (256, 2e-3)}
+
 
 def entrants(small: bool) -> dict[str, T5Config | CausalConfig]:
     """The models that are compared, of about the same number of parameters."""
@@ -78,12 +81,15 @@ def run(epochs: int, users: int, small: bool) -> dict[str, Clock]:
         torch.manual_seed(0)
         model = new_recommender(codes, sizes)
         one_pass = learns_in_one_pass(sizes)
-        batches: Any = StretchBatches(sequences, 512, HISTORY) if one_pass else PairBatches(split.train, 256)
+        size, rate = STEPS[name]
+        batches: Any = (
+            StretchBatches(sequences, size, HISTORY) if one_pass else PairBatches(split.train, size)
+        )
         config = TrainingConfig(
             epochs=epochs,
             batch_size=batches.batch_size,
             optimizer="muon",
-            learning_rate=1e-3,  # the best that was tried for the T5 in one pass (docs/results.md)
+            learning_rate=rate,
             validate_every=2,
         )
 

@@ -71,15 +71,16 @@ def compared_with_paper(
 def lines_beside_paper(dataset: Dataset, source: str, targets: Sequence[str] = ()) -> list[str]:
     """Sentences that hold an Amazon dataset against the table of the paper that uses its edition.
 
-    `targets` are the downstream domains; where five others are there, they are UTGRec's pre-training row. No
-    sentence for another source, or where no domain has the name of a row.
+    `targets` are the downstream domains; where five others are there, none with a row of its own, they are
+    UTGRec's pre-training row. No sentence for another source, or where no domain has the name of a row.
     """
     table = TABLES.get(source)
     if table is None:
         return []
     rows = {row: [row] for row in PUBLISHED[table] if row in dataset.domains}
     others = [domain for domain in dataset.domains if domain not in targets]
-    if _TOGETHER in PUBLISHED[table] and targets and len(others) == _PRETRAINING_DOMAINS:
+    pretraining = len(others) == _PRETRAINING_DOMAINS and not any(domain in rows for domain in others)
+    if _TOGETHER in PUBLISHED[table] and pretraining:
         rows = {_TOGETHER: others} | rows
     if not rows:
         return []
