@@ -36,8 +36,9 @@ def _lowest(distances: Tensor) -> Tensor:
     return distances.argmin(dim=1)
 
 
+@torch.autocast("cpu", enabled=False)
 def kmeans_centres(points: np.ndarray, size: int, generator: np.random.Generator) -> np.ndarray:
-    """Centres of k-means on at most 256 points a centre, drawn by the generator.
+    """Centres of k-means on at most 256 points a centre, drawn by the generator; in float32, always.
 
     (N, D) -> (K, D) float32. Fewer different points than centres: each is one, the spare ones lie nearby.
     """

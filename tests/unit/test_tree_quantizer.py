@@ -220,6 +220,15 @@ class TestKMeansStart:
         quantized = model(content)
         torch.testing.assert_close(quantized.vectors, content, atol=1e-5, rtol=0)
 
+    def test_autocast_changes_nothing(self) -> None:
+        content = drawn(300, 3, 4)
+        plain, cast = (quantizer(SMALL.model_copy(update={"kmeans_start": True})) for _ in range(2))
+        plain.start_from(content, seed=1)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            cast.start_from(content, seed=1)
+        for one, other in zip(plain.codebooks(), cast.codebooks(), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
+
     def test_the_seed_decides(self) -> None:
         books = []
         for seed in (1, 1, 2):
