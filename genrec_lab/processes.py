@@ -28,8 +28,10 @@ def several() -> bool:
     if _apart or not distributed.is_available():
         return False
     if not distributed.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # Joins the group that the environment names, as Accelerator would.
-        PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=_PATIENCE)
+        # Joins the group that the environment names, as Accelerator would; without devices on the CPU, which
+        # notebook_launcher leaves to be said.
+        on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+        PartialState(cpu=on_cpu, timeout=_PATIENCE)
     return bool(distributed.is_initialized()) and distributed.get_world_size() > 1
 
 

@@ -19,6 +19,18 @@ from genrec_lab.training.processes import own_parts
 from tests.unit.two_processes import WORK, main
 
 REPOSITORY = Path(__file__).parents[2]
+LAUNCHED = """
+import sys
+import torch
+from accelerate import notebook_launcher
+from genrec_lab import processes
+
+def work():
+    total = processes.total(torch.tensor([1.0 + processes.number()])).item()
+    print(f"{processes.number()} of {processes.count()}: {total}", flush=True)
+
+notebook_launcher(work, num_processes=2, use_port=sys.argv[1])
+"""
 
 
 def start(folder: Path, rank: int, port: int) -> subprocess.Popen[str]:
@@ -32,13 +44,17 @@ def start(folder: Path, rank: int, port: int) -> subprocess.Popen[str]:
     )
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The folders of one process alone and of two together, all work done."""
     alone, together = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     running = [start(together, rank, port) for rank in (0, 1)]
     main(alone)
     for process in running:
@@ -63,6 +79,20 @@ def test_two_processes_give_the_losses_and_weights_of_one(both: tuple[Path, Path
         assert theirs.keys() == weights.keys()
         for name, tensor in weights.items():
             torch.testing.assert_close(theirs[name], tensor, rtol=1e-3, atol=1e-4, msg=f"{work} {name}")
+
+
+def test_what_a_notebook_launches_works_together(tmp_path: Path) -> None:
+    file = tmp_path / "launched.py"
+    file.write_text(LAUNCHED)
+    done = subprocess.run(
+        [sys.executable, str(file), str(free_port())],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert {line for line in done.stdout.splitlines() if " of " in line} == {"0 of 2: 3.0", "1 of 2: 3.0"}
 
 
 def test_parts_that_add_up_give_the_whole_batch(both: tuple[Path, Path]) -> None:
