@@ -143,6 +143,19 @@ def test_rows_that_need_text_are_skipped_with_their_reason_on_data_without():
     assert list(trained_item_rows(config, blank)) == ["sasrec"]
 
 
+def test_a_row_that_learns_its_target_alone_needs_nothing_of_the_other_domains():
+    """TIGER_M on a shop with pictures, beside UTGRec pre-trained on shops without."""
+    dataset = load_dataset("bazaar", domains=["Garden", "Wardrobe"], items=300, users=60)
+    image = pl.when(pl.col("domain") == "Wardrobe").then(pl.lit("there.jpg"))
+    shown = Dataset("shown", dataset.items.with_columns(image=image), dataset.sequences)
+    compare = {"compare": ["tiger_multimodal", "sasrec"]}
+    config = load("utgrec_tiny", {"transfer.targets": ["Wardrobe"], **compare})
+    assert skipped_rows(config, shown) == {}
+    why = {"tiger_multimodal": "it needs item pictures, and Garden has none"}
+    assert skipped_rows(load("utgrec_tiny", {"transfer.targets": ["Garden"], **compare}), shown) == why
+    assert skipped_rows(load("utgrec_tiny", compare), shown) == why
+
+
 @pytest.mark.parametrize("size", ["paper", "cpu", "small", "tiny"])
 def test_rows_of_all_sizes_have_the_budget_of_the_others(size):
     rows = rows_over_items(epochs=40, size=size)

@@ -82,11 +82,19 @@ def is_universal(config: MethodConfig) -> bool:
 def skipped_rows(config: MethodConfig, dataset: Dataset) -> dict[str, str]:
     """Return the rows that the data cannot feed, by name, and why: no texts, or no pictures, in a domain.
 
-    Raises ValueError where that is the run's own method, without which there is nothing to compare.
+    Only domains that a row reads count: one that learns each domain by itself needs nothing of domains that
+    others pre-train on. Raises ValueError where the row is the run's own method, without which there is
+    nothing to compare.
     """
-    needs = {name: MODELS[row.model.kind].needs for name, row in item_rows(config).items()}
-    needs |= {name: _needs_of(method) for name, method in methods(config).items()}
-    found = {name: _lacking(of_row, dataset) for name, of_row in needs.items()}
+    targets = served(config, dataset.domains)
+    found: dict[str, str | None] = {}
+    for name, row in item_rows(config).items():
+        model = MODELS[row.model.kind]
+        shared = any(phase.shared for phase in model.phases)
+        found[name] = _lacking(model.needs, dataset, dataset.domains if shared else targets)
+    for name, method in methods(config).items():
+        apart = method.codebooks == "separate"
+        found[name] = _lacking(_needs_of(method), dataset, targets if apart else dataset.domains)
     skipped = {name: lacking for name, lacking in found.items() if lacking}
     if config.own_row and config.name in skipped:
         raise ValueError(
@@ -141,12 +149,13 @@ def _needs_of(method: MethodConfig) -> tuple[Need, ...]:
     return needs if method.pictures == "none" else (*needs, "pictures")
 
 
-def _lacking(needs: Sequence[Need], dataset: Dataset) -> str | None:
+def _lacking(needs: Sequence[Need], dataset: Dataset, domains: Sequence[str]) -> str | None:
     """What a row needs and a domain has for none of its items, as a sentence; None where all is there."""
     has = {"text": _HAS_TEXT, "words": _HAS_TEXT, "pictures": pl.col("image").is_not_null()}
     words = {"text": "item texts", "words": "item texts", "pictures": "item pictures"}
     for need in needs:
-        counts = dataset.items.group_by("domain", maintain_order=True).agg(has[need].any())
+        items = dataset.items.filter(pl.col("domain").is_in(list(domains)))
+        counts = items.group_by("domain", maintain_order=True).agg(has[need].any())
         for domain, there in counts.iter_rows():
             if not there:
                 return f"it needs {words[need]}, and {domain} has none"
