@@ -37,8 +37,7 @@ def read_recommender(folder: str | Path) -> CodeRecommender:
     """
     config = Path(folder) / "config.json"
     kind = json.loads(config.read_text()).get("kind", "t5") if config.is_file() else "t5"
-    found = _MODELS[kind]
-    return found.from_pretrained(folder) if (Path(folder) / "shared.json").is_file() else found.load(folder)
+    return _MODELS[kind].read(folder)
 
 
 def learns_in_one_pass(config: T5Config | CausalConfig) -> bool:

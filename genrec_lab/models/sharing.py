@@ -73,6 +73,12 @@ class Shareable:
         return target
 
     @classmethod
+    def read(cls, folder: str | Path) -> Self:
+        """Read what `save` or `save_pretrained` wrote, whichever it was; SharingError for an altered file."""
+        shared = (Path(folder) / "shared.json").is_file()
+        return cls.from_pretrained(folder) if shared else cls.load(folder)  # type: ignore[attr-defined]
+
+    @classmethod
     def from_pretrained(cls, source: str | Path, *, revision: str | None = None, **given: Any) -> Self:
         """Read a model from a folder that `save_pretrained` wrote, or from a hub repository owner/name.
 

@@ -91,8 +91,7 @@ def read_tokenizer(folder: str | Path) -> VectorTokenizer:
             f"{source} holds a tokenizer of kind {kind!r}, which does not go by an item's vector alone; "
             f"expected one of {', '.join(_BY_VECTOR)}"
         )
-    found = _BY_VECTOR[kind]
-    return found.from_pretrained(source) if (source / "shared.json").is_file() else found.load(source)
+    return _BY_VECTOR[kind].read(source)
 
 
 def is_trained(config: VectorTokenizerConfig) -> bool:

@@ -16,6 +16,7 @@ from genrec_lab.run import pipeline
 from genrec_lab.run.files import RunError, is_disk_full
 from genrec_lab.run.pipeline import ChainResult, NotebookFailed
 from genrec_lab.run.rankings import rankings, terminal_table
+from genrec_lab.run.seeds import seeds_argument
 
 _LOG_WIDTH = 160
 FAILED, REFUSED, INTERRUPTED, TERMINATED = 1, 2, 130, 143
@@ -92,20 +93,13 @@ def _parser() -> argparse.ArgumentParser:
         help="set a key of the run file, as seed=3 or overrides.tokenizer.levels=4; may be repeated",
     )
     parser.add_argument(
-        "--seeds", type=_seeds, metavar="1,2,3", help="the chain once a seed, then a comparison"
+        "--seeds", type=seeds_argument, metavar="1,2,3", help="the chain once a seed, then a comparison"
     )
     return parser
 
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _seeds(text: str) -> list[int]:
-    try:
-        return [int(seed) for seed in text.split(",")]
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers, as 1,2,3") from error
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

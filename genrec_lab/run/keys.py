@@ -13,6 +13,7 @@ from genrec_lab.run.files import RunError, hash_json
 
 # Fields of a config that name it but change no result.
 _DESCRIPTIVE_FIELDS = ("name", "provenance", "reference_codes")
+_MOST_CHANGES_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         if was != now:
             lines.append(f"{name}: {was} before, {now} now")
     return lines
+
+
+def told(changes: Sequence[str]) -> str:
+    """The first of many changes, and how many there are beside them."""
+    more = len(changes) - _MOST_CHANGES_SHOWN
+    return "; ".join(changes[:_MOST_CHANGES_SHOWN]) + (f"; and {more} more" if more > 0 else "")
 
 
 def unknown_name(name: str, known: Iterable[str]) -> str:

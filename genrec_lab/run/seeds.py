@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +14,14 @@ from genrec_lab.run.store import Run, existing_run
 
 COMPARISON = "09_compare_runs"
 EVALUATION = "07_evaluation"  # what is compared is what this stage recorded
+
+
+def seeds_argument(text: str) -> tuple[int, ...]:
+    """The seeds of an option as `--seeds 1,2,3`, for argparse; ArgumentTypeError for anything else."""
+    try:
+        return tuple(int(seed) for seed in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers, as 1,2,3") from error
 
 
 class SeedRuns(NamedTuple):

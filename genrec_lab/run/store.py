@@ -23,7 +23,14 @@ import genrec_lab
 from genrec_lab.run import execution, results, sharing
 from genrec_lab.run.execution import Stage
 from genrec_lab.run.files import RunError, as_json, damage, is_disk_full, read_json
-from genrec_lab.run.keys import StageState, differences, select_parameters, source_signature, stage_key
+from genrec_lab.run.keys import (
+    StageState,
+    differences,
+    select_parameters,
+    source_signature,
+    stage_key,
+    told,
+)
 from genrec_lab.run.locks import held, writing
 from genrec_lab.run.manifest import circumstances, edited_manifest, read_manifest
 
@@ -32,7 +39,6 @@ __all__ = ["Run", "RunError", "Stage", "StageState", "existing_run", "open_run",
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _STAGE_NAME = re.compile(r"[0-9]{2}_[a-z0-9_]+")
 _LOCK_PATIENCE_SECONDS = 3.0  # a kernel whose starter was killed needs about a second to notice and end
-_MOST_CHANGES_SHOWN = 5
 
 
 def project_root(start: Path | None = None) -> Path | None:
@@ -340,9 +346,7 @@ class Run:
             return f"it was made with another config. {error}"
         changed = differences(record["parameters"], parameters)
         if changed:
-            more = len(changed) - _MOST_CHANGES_SHOWN
-            shown = "; ".join(changed[:_MOST_CHANGES_SHOWN]) + (f"; and {more} more" if more > 0 else "")
-            return f"it was made with other parameters ({shown})."
+            return f"it was made with other parameters ({told(changed)})."
         if record["version"] != genrec_lab.__version__:
             return f"it was made by genrec_lab {record['version']}, and this is {genrec_lab.__version__}."
         if record["source"] is not None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from genrec_lab.run import pipeline
 from genrec_lab.run.files import RunError
 from genrec_lab.run.plan import choose_notebooks
-from genrec_lab.run.runfile import RunFile, read_run_file
+from genrec_lab.run.runfile import read_run_file
 from genrec_lab.run.seeds import COMPARISON
 from genrec_lab.run.store import project_root, runs_root
 from genrec_lab.scale.cluster import Cluster, connected, require_room
@@ -107,13 +107,9 @@ def _chains(runs: Runs, notebooks: Path, root: Path) -> list[_Chain]:
     # What compares the runs comes when all have ended.
     only = tuple(name for name in chosen if name != COMPARISON)
     return [
-        _Chain(_name(spec, seed), spec.parameters(), seed, only, notebooks, root, runs.resources)
+        _Chain(spec.with_seed(seed).run, spec.parameters(), seed, only, notebooks, root, runs.resources)
         for seed in runs.seeds
     ]
-
-
-def _name(spec: RunFile, seed: int) -> str:
-    return spec.with_seed(seed).run
 
 
 def _options(resources: RunResources) -> dict[str, Any]:

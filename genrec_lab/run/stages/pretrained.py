@@ -7,13 +7,12 @@ from typing import Any
 
 from genrec_lab.presets import MethodConfig
 from genrec_lab.run.files import RunError
-from genrec_lab.run.keys import differences
+from genrec_lab.run.keys import differences, told
 from genrec_lab.run.stages.rows import is_universal
 from genrec_lab.run.store import Run, existing_run
 
 # What must be equal, for the weights of one to fit into the other.
 _OF_THE_WEIGHTS = ("content", "tokenizer", "recommender")
-_SHOWN = 3  # differences that an error names
 
 
 def pretrained_run(run: Run, config: MethodConfig) -> Run | None:
@@ -33,10 +32,9 @@ def pretrained_run(run: Run, config: MethodConfig) -> Run | None:
         for one in (config, start.config)
     )
     if found := differences(theirs, ours):
-        more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         raise RunError(
             f"{config.name} cannot start from run {named!r}, whose weights are of other sizes "
-            f"({'; '.join(found[:_SHOWN])}{more}). Give both runs the same preset and overrides."
+            f"({told(found)}). Give both runs the same preset and overrides."
         )
     return start
 

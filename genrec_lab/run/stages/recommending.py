@@ -86,10 +86,10 @@ def train_recommenders(run: Run, watch: Watch | None = None) -> dict[str, dict[s
                 if is_universal(rows[name]) and not rows[name].transfer.pretrain_recommender:
                     continue  # it learns from its target alone, in stage 06
                 start = pretrained_run(run, rows[name])
-                if start is not None:
+                if start is None:
+                    _train_generative(run, data, name, rows[name], stage, watch)
+                else:
                     _take_over(run, name, rows[name], start, stage)
-                    continue
-                _train_generative(run, data, name, rows[name], stage, watch)
             (stage.folder / "owners.json").write_text(json.dumps(owners, indent=2))
         return read_histories(stage.folder)
 

@@ -153,8 +153,8 @@ def _lacking(needs: Sequence[Need], dataset: Dataset, domains: Sequence[str]) ->
     """What a row needs and a domain has for none of its items, as a sentence; None where all is there."""
     has = {"text": _HAS_TEXT, "words": _HAS_TEXT, "pictures": pl.col("image").is_not_null()}
     words = {"text": "item texts", "words": "item texts", "pictures": "item pictures"}
+    items = dataset.items.filter(pl.col("domain").is_in(list(domains)))
     for need in needs:
-        items = dataset.items.filter(pl.col("domain").is_in(list(domains)))
         counts = items.group_by("domain", maintain_order=True).agg(has[need].any())
         for domain, there in counts.iter_rows():
             if not there:
