@@ -44,7 +44,9 @@ class TreeQuantizerConfig(BaseModel):
         False, description="move codewords that no item had for a while onto items; not in the paper"
     )
     restart_every: int = Field(
-        100, ge=1, description="training batches between two restarts of unused codewords"
+        100,
+        ge=1,
+        description="training batches between two restarts; fewer than an epoch takes rare codewords for unused",
     )
 
 

@@ -1,13 +1,18 @@
 """Run files, the choice of notebooks, and what is refused before anything runs."""
 
+from pathlib import Path
+
 import nbformat
 import pytest
 
+from genrec_lab.data import load_dataset
 from genrec_lab.run import RunError
 from genrec_lab.run.plan import check_notebook, choose_notebooks
 from genrec_lab.run.runfile import read_run_file
 
 GOOD = 'run: demo\ndataset: {name: bazaar, domains: {Shop: "${SHOP_DATA}/shop"}}\npreset: tiny\n'
+OURS = Path(__file__).parents[2] / "papermill_runs"
+ON_REAL_DATA = [file.stem for file in OURS.glob("*.yaml") if "${GENREC_DATA}" in file.read_text()]
 PARAMETERS = 'run = "demo"\ndataset = {"name": "bazaar"}\npreset = "tiny"\noverrides = {}\nseed = 0'
 
 
@@ -26,6 +31,16 @@ def test_a_run_file_is_read_with_its_defaults(yaml_file):
         "run": "demo", "dataset": {"name": "bazaar", "domains": {"Shop": "${SHOP_DATA}/shop"}},
         "preset": "tiny", "overrides": {}, "seed": 0,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ON_REAL_DATA)
+def test_our_run_files_find_their_real_data(real_data, monkeypatch, name):
+    monkeypatch.setenv("GENREC_DATA", str(real_data))
+    options = dict(read_run_file(OURS / f"{name}.yaml").dataset)
+    dataset = load_dataset(options.pop("name"), **options)
+    assert list(dataset.domains) == list(options["domains"])
+    if "posters" in (OURS / f"{name}.yaml").read_text():
+        assert dataset.items.filter(domain="Movies")["image"].null_count() == 0
 
 
 def test_settings_are_laid_over_the_file(yaml_file):
