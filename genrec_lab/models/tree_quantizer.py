@@ -46,7 +46,7 @@ class TreeQuantizerConfig(BaseModel):
     restart_every: int = Field(
         100,
         ge=1,
-        description="training batches between two restarts; fewer than an epoch takes rare codewords for unused",
+        description="training batches from restart to restart; fewer than an epoch moves rare codewords too",
     )
 
 
