@@ -1,7 +1,8 @@
 """Rows of a table that differ from a run's method in tokenizer and identifiers, as LETTER or IDGenRec.
 
 Each function returns the fields of the run's config that make the row out of it, so that sizes, pairs and
-budget stay those of the method it is compared with.
+budget stay those of the method it is compared with; where that one is pre-trained elsewhere and fine-tuned
+as a whole, the budget is its fine-tuning's, for that is all it learns from the target.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ def tiger_fields(config: MethodConfig) -> dict[str, Any]:
     return {
         "name": "tiger",
         "provenance": (
-            f"TIGER (Rajput et al. 2023) with the sizes and the budget of {config.name}, "
-            "so that only the method differs."
+            f"TIGER (Rajput et al. 2023) with the sizes and the budget of {config.name} (that of its "
+            "fine-tuning, where it fine-tunes all weights), so that only the method differs."
         ),
         "tokenizer": kept.model_copy(update=tokenizer),
         "identifiers": IdentifierConfig(policy="extra_level"),
@@ -153,9 +154,13 @@ def idgenrec_fields(config: MethodConfig) -> dict[str, Any]:
 
 
 def _a_domain_each(config: MethodConfig) -> dict[str, Any]:
-    return {
+    fields = {
         "codebooks": "separate",
         "recommenders": "separate",
         "adaptation": config.adaptation.model_copy(update={"kind": "none"}),
         "compare": (),
     }
+    if config.adaptation.kind == "full":
+        # The method learns a target in its fine-tuning: whoever knows nothing else gets no less of it.
+        fields["training"] = config.adaptation.training
+    return fields
