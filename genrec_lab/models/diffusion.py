@@ -29,7 +29,7 @@ class DiffusionConfig(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
-    width: int = Field(1024, ge=1, description="w of the network")
+    width: int = Field(1024, ge=1, description="w of the network, at least the c channels of a token")
     depth: int = Field(3, ge=1, description="residual blocks of the network")
     steps: int = Field(1000, ge=1, description="of the noising")
     sampling_steps: int = Field(100, ge=1, description="of drawing a token, at most `steps`")
@@ -103,8 +103,17 @@ class DiffusionLoss(nn.Module):
     def __init__(
         self, channels: int, condition: int, config: DiffusionConfig, generator: torch.Generator | None = None
     ) -> None:
-        """`channels` is c, `condition` is d; the weights are drawn from the generator."""
+        """`channels` is c, `condition` is d; the weights are drawn from the generator.
+
+        Raises ValueError for a network narrower than a token.
+        """
         super().__init__()
+        if config.width < channels:
+            # The noise of a token has c independent numbers: what does not pass is left in every sample.
+            raise ValueError(
+                f"diffusion.width is {config.width}, less than the {channels} channels of a token, whose "
+                f"noise would not fit through it; raise it to {channels} or more, or lower picture.patch"
+            )
         self.config, self.channels = config, channels
         self.network = AdaptiveMLP(channels, condition, config, generator)
         self.register_buffer("largest", torch.zeros(()))

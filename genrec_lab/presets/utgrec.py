@@ -96,7 +96,7 @@ def utgrec_small() -> MethodConfig:
             dropout=0.0,
             max_tokens=32,
             vocabulary=512,
-            picture=PictureTarget(size=32, patch=8),
+            picture=PictureTarget(size=32, patch=4),
         ),
         tokenizer=TreeTokenizerConfig(
             quantizer=TreeQuantizerConfig(
@@ -109,7 +109,7 @@ def utgrec_small() -> MethodConfig:
                 restart_every=10,
             ),
             decoder=DecoderConfig(heads=4, expansion=2, text_places=32, reduction="code"),
-            diffusion=DiffusionConfig(width=128, depth=2, sampling_steps=50, repeats=1),
+            diffusion=DiffusionConfig(width=192, depth=2, sampling_steps=50, repeats=1),
             adapter_hidden=128,
             adapter_dropout=0.0,
             standardise=True,
@@ -172,7 +172,7 @@ def utgrec_tiny() -> MethodConfig:
             vocabulary=128,
             text_model="hash",
             picture_model="pixels",
-            picture=PictureTarget(size=16, patch=8),
+            picture=PictureTarget(size=16, patch=4),
         ),
         tokenizer=small.tokenizer.model_copy(
             update={
@@ -186,7 +186,7 @@ def utgrec_tiny() -> MethodConfig:
                     restart_every=5,
                 ),
                 "decoder": DecoderConfig(heads=2, expansion=1, text_places=16, reduction="code"),
-                "diffusion": DiffusionConfig(width=32, depth=1, sampling_steps=10, repeats=1),
+                "diffusion": DiffusionConfig(width=48, depth=1, sampling_steps=10, repeats=1),
                 "adapter_hidden": 32,
             }
         ),
