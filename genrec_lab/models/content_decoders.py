@@ -148,10 +148,13 @@ class TextDecoder(nn.Module):
         return self._loss(states, ids[mask], table, len(ids))
 
     def word_scores(self, content: Tensor, table: Tensor, places: int = 32) -> Tensor:
-        """Mean over the first places of the words' log-probabilities: (B, l, w), (V, e) -> (B, V)."""
+        """Log of the words' mean probability over the first places: (B, l, w), (V, e) -> (B, V).
+
+        So a word that one place is sure of counts, and not only those that fit everywhere.
+        """
         states = self.places(content, min(places, self.config.text_places))
         # Item by item: all places of many items times a large vocabulary would not fit.
-        scores = [self._logits(one, table).float().log_softmax(dim=-1).mean(dim=0) for one in states]
+        scores = [self._logits(one, table).float().softmax(dim=-1).mean(dim=0).log() for one in states]
         return torch.stack(scores) if scores else table.new_zeros(0, len(table))
 
     def take_vocabulary(self, words: int) -> None:

@@ -255,7 +255,7 @@ class TreeTokenizer(nn.Module, Shareable):
 
     @torch.no_grad()
     def decode_words(self, prefix: Tensor) -> Tensor:
-        """What words a prefix of codes stands for: (B, l) int64 -> mean log-probabilities (B, V)."""
+        """What words a prefix of codes stands for: (B, l) int64 -> logs of mean probabilities (B, V)."""
         with _evaluating(self):
             seen = self.projection(self.quantizer.from_codes(prefix.to(self.device)))
             return self.text.word_scores(seen, self.encoder.word_table())

@@ -185,12 +185,12 @@ def test_heads_must_divide_the_width() -> None:
 
 
 @pytest.mark.parametrize("levels", [1, 3])
-def test_word_scores_are_the_mean_log_probability_over_places(levels: int) -> None:
+def test_word_scores_are_the_log_of_the_mean_probability_over_places(levels: int) -> None:
     model = text_decoder(5)
     content, table = drawn(4, levels, WIDTH), drawn(WORDS, 5, seed=3)
     scores = model.word_scores(content, table, places=4)
     logits = model.up(model.places(content, 4)) @ table.T + model.bias
-    torch.testing.assert_close(scores, logits.log_softmax(-1).mean(dim=1))
+    torch.testing.assert_close(scores.exp(), logits.softmax(-1).mean(dim=1))
     assert scores.shape == (4, WORDS)
     assert model.word_scores(content[:0], table).shape == (0, WORDS)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from genrec_lab.viz.figures import kept_by_codes
 from genrec_lab.viz.projection import stratified_sample
 
 WORDS = 8  # told of a prefix
+_USUAL = 256  # items whose prefixes say how likely a word is anyway
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Kept:
 
     items: pl.DataFrame  # of the dataset, a row an item
     codes: npt.NDArray[np.int64]  # (n, L), before any conflict policy
-    words: tuple[tuple[tuple[str, ...], ...], ...]  # by item and level: the likeliest words, best first
+    words: tuple[tuple[tuple[str, ...], ...], ...]  # by item and level: the telling words, best first
     # (n, L, S, S, 3) in 0..1, or None of a tokenizer that has not seen a picture in training.
     pictures: npt.NDArray[np.float32] | None
 
@@ -58,8 +59,10 @@ def told_items(run: Run, number: int = 4) -> list[int]:
 def what_codes_keep(run: Run, items: Sequence[int], seed: int, words: int = WORDS) -> Kept:
     """Decode the first 1, 2, ... L codes of some items with the run's tokenizer of stage 02.
 
-    For each prefix: its likeliest words (UTGRec Eq. 8; marks and pieces of words are passed over) and a
-    picture drawn by diffusion (Eq. 9), every one from the same noise. Raises ValueError for a tokenizer
+    For each prefix: its telling words (UTGRec Eq. 8) and a picture drawn by diffusion (Eq. 9), every one
+    from the same noise. A word tells as much as p log(p / q), where p is its probability under the prefix
+    and q the one under an average prefix of that length: what every text has tells nothing. Words that no
+    text of the data set has, pieces of words among them, are passed over. Raises ValueError for a tokenizer
     without decoders, and for items of domains that it does not serve.
     """
     if not has_decoders(run):
@@ -68,18 +71,15 @@ def what_codes_keep(run: Run, items: Sequence[int], seed: int, words: int = WORD
             "of words and pictures; use a preset of UTGRec's"
         )
     dataset, chosen = load_prepared(run).dataset, np.asarray(items, dtype=np.int64)
-    tokenizer = load_tokenizer(
-        tokenizer_folder(run, run.config.name, _scope(run, chosen)), dataset, run.config
-    )
+    telling = _telling(run, _scope(run, chosen))
     codes = load_identified(run).raw.codes[chosen]
     prefixes = [torch.from_numpy(codes[:, :levels]) for levels in range(1, codes.shape[1] + 1)]
-    names = tokenizer.words()
-    told = [_likeliest(tokenizer.model.decode_words(prefix), names, words) for prefix in prefixes]
+    told = [telling.words(prefix, words) for prefix in prefixes]
     return Kept(
         dataset.items[chosen],
         codes,
         tuple(tuple(level[place] for level in told) for place in range(len(chosen))),
-        _drawn(tokenizer.model, prefixes, seed),
+        _drawn(telling.tokenizer.model, prefixes, seed),
     )
 
 
@@ -92,24 +92,79 @@ def teller(run: Run, method: str | None = None) -> Callable[[tuple[int, ...]], T
     if method not in (None, run.config.name) or not has_decoders(run):
         return None
     own = load_identified(run, method)
-    dataset, config = load_prepared(run).dataset, run.config
     scopes = list(own.epochs) if own.tokenizers == 1 else own.raw.domain_names
 
     @lru_cache
-    def of_scope(scope: str) -> UniversalTokenizer:
-        return load_tokenizer(tokenizer_folder(run, config.name, scope), dataset, config)
+    def of_scope(scope: str) -> _Telling:
+        return _telling(run, scope)
 
     def tell(prefix: tuple[int, ...]) -> Told:
         # Tokenizers that were trained apart have a range of codes each.
         place = prefix[0] // own.raw.sizes[0] if own.tokenizers > 1 else 0
         within = [code - place * size for code, size in zip(prefix, own.raw.sizes, strict=False)]
-        tokenizer = of_scope(scopes[place])
+        telling = of_scope(scopes[place])
         asked = torch.tensor([within])
-        words = _likeliest(tokenizer.model.decode_words(asked), tokenizer.words(), WORDS)[0]
-        pictures = _drawn(tokenizer.model, [asked], run.seed)
-        return Told(words, None if pictures is None else pictures[0, 0])
+        pictures = _drawn(telling.tokenizer.model, [asked], run.seed)
+        return Told(telling.words(asked, WORDS)[0], None if pictures is None else pictures[0, 0])
 
     return tell
+
+
+@dataclass(frozen=True)
+class _Telling:
+    """A tokenizer whose decoders are asked what a prefix means."""
+
+    tokenizer: UniversalTokenizer
+    codes: Tensor  # (n, L) of items that it was trained on, for what is usual
+    texts: pl.Series  # of all items: a word is one that they have
+
+    def words(self, prefixes: Tensor, most: int) -> list[tuple[str, ...]]:
+        """Of each prefix (B, l) the words that tell most, without repetition."""
+        usual = self._usual[prefixes.shape[1] - 1]
+        scores = self.tokenizer.model.decode_words(prefixes).cpu()
+        told = []
+        for row in scores.exp() * (scores - usual):
+            found: dict[str, None] = {}
+            for place in row.argsort(descending=True).tolist():
+                word = self._names[place]
+                if word in self._known:
+                    found.setdefault(word)
+                if len(found) == most:
+                    break
+            told.append(tuple(found))
+        return told
+
+    @cached_property
+    def _usual(self) -> list[Tensor]:
+        """The logs of the words' mean probabilities over the prefixes of 1, 2, ... L codes, each (V,)."""
+        usual = []
+        for levels in range(1, self.codes.shape[1] + 1):
+            prefixes, times = self.codes[:, :levels].unique(dim=0, return_counts=True)
+            likely = self.tokenizer.model.decode_words(prefixes).cpu().exp()
+            usual.append((times[:, None] * likely).sum(dim=0).div(times.sum()).log())
+        return usual
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return [name.strip().lower() for name in self.tokenizer.words()]
+
+    @cached_property
+    def _known(self) -> set[str]:
+        return set(self.texts.str.to_lowercase().str.extract_all(r"[^\W_]+").explode().drop_nulls())
+
+
+def _telling(run: Run, scope: str) -> _Telling:
+    """The run's own tokenizer of all domains or of one, ready to be asked."""
+    dataset, config = load_prepared(run).dataset, run.config
+    domains = pretrained_on(config, dataset.domains) if scope == ALL else (scope,)
+    known = np.flatnonzero(dataset.items["domain"].is_in(list(domains)).to_numpy())
+    if len(known) > _USUAL:
+        known = np.random.default_rng(run.seed).choice(known, _USUAL, replace=False)
+    return _Telling(
+        load_tokenizer(tokenizer_folder(run, config.name, scope), dataset, config),
+        torch.from_numpy(load_identified(run).raw.codes[known]),
+        dataset.items["text"],
+    )
 
 
 def _scope(run: Run, items: npt.NDArray[np.int64]) -> str:
@@ -125,21 +180,6 @@ def _scope(run: Run, items: npt.NDArray[np.int64]) -> str:
             "alone; choose items of one of these"
         )
     return domains[0]
-
-
-def _likeliest(scores: Tensor, names: Sequence[str], most: int) -> list[tuple[str, ...]]:
-    """Of each row of (n, V) log-probabilities the likeliest whole words, without repetition."""
-    told = []
-    for row in scores:
-        found: dict[str, None] = {}
-        for place in row.argsort(descending=True).tolist():
-            word = names[place].strip().lower()
-            if word.isalnum():
-                found.setdefault(word)
-            if len(found) == most:
-                break
-        told.append(tuple(found))
-    return told
 
 
 def _drawn(model: TreeTokenizer, prefixes: Sequence[Tensor], seed: int) -> npt.NDArray[np.float32] | None:

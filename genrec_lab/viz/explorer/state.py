@@ -37,7 +37,7 @@ _LABELS_KEPT = 64
 
 @dataclass(frozen=True, eq=False)
 class Told:
-    """What a tokenizer's decoders tell from a prefix: words, likeliest first, and a picture.
+    """What a tokenizer's decoders tell from a prefix: words, the most telling first, and a picture.
 
     picture: (S, S, 3) in 0..1, None from a tokenizer that saw none in training.
     """

@@ -44,7 +44,7 @@ def kept_by_codes(
     """A row an item: its picture and title, then what 1, 2, ... L codes keep of both.
 
     items: frame `title, domain, text, image` of n items, image a file or null. codes: (n, L). words: by item
-    and level the words told from so many codes, likeliest first; those that the item's text has are bold.
+    and level the words told from so many codes, most telling first; those that the item's text has are bold.
     pictures: (n, L, S, S, 3) in 0..1, drawn from the codes, or None. The title states the share of told words
     that the texts have. Raises ValueError where the shapes do not agree, and for no item at all.
     """
@@ -80,8 +80,8 @@ def kept_by_codes(
             told = _lines(words[row][level], own, characters)
             prefix = "·".join(str(code) for code in numbers[row, : level + 1])
             put_caption(figure, f"{told}<br><i>{escape(prefix)}</i>", level + 1, row + (picture + 4) / card)
-    note = f"{counted(items.height, 'item')}; below each picture the likeliest words, bold where the item's "
-    note += "text has them, and the codes they are told from; "
+    note = f"{counted(items.height, 'item')}; below each picture the most telling words, bold where the "
+    note += "item's text has them, and the codes they are told from; "
     note += "pictures drawn by diffusion, all from the same noise" if drawn is not None else (
         "no pictures are drawn, for the tokenizer saw none in training"
     )  # fmt: skip
