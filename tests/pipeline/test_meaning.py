@@ -155,6 +155,9 @@ def test_equal_prefixes_have_equal_words_and_pictures_whatever_is_asked_beside_t
     kept = what_codes_keep(run, [*twins, other], seed=3)
     assert kept.words[0][0] == kept.words[1][0]
     assert kept.pictures.shape == (3, 3, 16, 16, 3)
+    assert kept.means.shape == kept.pictures.shape
+    assert kept.means.std() < kept.pictures.std()
+    np.testing.assert_array_equal(kept.means[0, 0], kept.means[1, 0])
     assert kept.pictures.min() >= 0
     assert kept.pictures.max() <= 1
     np.testing.assert_array_equal(kept.pictures[0, 0], kept.pictures[1, 0])

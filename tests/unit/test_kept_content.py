@@ -51,6 +51,21 @@ def test_a_row_an_item_with_its_own_content_first(items):
     assert last.getpixel((60, 60)) == (0, 0, 255)
 
 
+def test_the_mean_of_many_pictures_stands_right_of_one(items):
+    pictures, means = np.zeros((2, 2, 4, 4, 3)), np.ones((2, 2, 4, 4, 3))
+    images = kept_by_codes(items, CODES, WORDS, pictures, means).layout.images
+    assert len(images) == 9
+    one, mean = images[1:3]
+    assert one.x < 1.5 < mean.x and one.x + one.sizex < mean.x and one.y == mean.y
+    assert mean.x + mean.sizex / 2 < 2
+    shown = [
+        Image.open(io.BytesIO(base64.b64decode(image.source.partition(",")[2]))) for image in (one, mean)
+    ]
+    assert [picture.getpixel((0, 0)) for picture in shown] == [(0, 0, 0), (255, 255, 255)]
+    with pytest.raises(ValueError, match=r"means: shape \(2, 1, 4, 4, 3\)"):
+        kept_by_codes(items, CODES, WORDS, pictures, means[:, :1])
+
+
 def test_without_pictures_the_note_says_why(items):
     figure = kept_by_codes(items.with_columns(image=pl.lit(None, pl.String)), CODES, WORDS, None)
     assert not figure.layout.images

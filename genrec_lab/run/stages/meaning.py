@@ -24,6 +24,7 @@ from genrec_lab.viz.figures import kept_by_codes
 from genrec_lab.viz.projection import stratified_sample
 
 WORDS = 8  # told of a prefix
+_DRAWS = 16  # pictures of a prefix, of which the mean shows what they agree in
 _USUAL = 256  # items whose prefixes say how likely a word is anyway
 
 
@@ -36,10 +37,11 @@ class Kept:
     words: tuple[tuple[tuple[str, ...], ...], ...]  # by item and level: the telling words, best first
     # (n, L, S, S, 3) in 0..1, or None of a tokenizer that has not seen a picture in training.
     pictures: npt.NDArray[np.float32] | None
+    means: npt.NDArray[np.float32] | None  # as pictures: the means of 16 draws
 
     def figure(self, seed: int | None = None) -> go.Figure:
         """The items beside what their codes keep."""
-        return kept_by_codes(self.items, self.codes, self.words, self.pictures, seed=seed)
+        return kept_by_codes(self.items, self.codes, self.words, self.pictures, self.means, seed=seed)
 
 
 def has_decoders(run: Run) -> bool:
@@ -60,10 +62,10 @@ def what_codes_keep(run: Run, items: Sequence[int], seed: int, words: int = WORD
     """Decode the first 1, 2, ... L codes of some items with the run's tokenizer of stage 02.
 
     For each prefix: its telling words (UTGRec Eq. 8) and a picture drawn by diffusion (Eq. 9), every one
-    from the same noise. A word tells as much as p log(p / q), where p is its probability under the prefix
-    and q the one under an average prefix of that length: what every text has tells nothing. Words that no
-    text of the data set has, pieces of words among them, are passed over. Raises ValueError for a tokenizer
-    without decoders, and for items of domains that it does not serve.
+    from the same noise, beside the mean of more such pictures. A word tells as much as p log(p / q), where p
+    is its probability under the prefix and q the one under an average prefix of that length: what every text
+    has tells nothing. Words that no text of the data set has, pieces of words among them, are passed over.
+    Raises ValueError for a tokenizer without decoders, and for items of domains that it does not serve.
     """
     if not has_decoders(run):
         raise ValueError(
@@ -80,6 +82,7 @@ def what_codes_keep(run: Run, items: Sequence[int], seed: int, words: int = WORD
         codes,
         tuple(tuple(level[place] for level in told) for place in range(len(chosen))),
         _drawn(telling.tokenizer.model, prefixes, seed),
+        _drawn(telling.tokenizer.model, prefixes, seed, _DRAWS),
     )
 
 
@@ -182,13 +185,19 @@ def _scope(run: Run, items: npt.NDArray[np.int64]) -> str:
     return domains[0]
 
 
-def _drawn(model: TreeTokenizer, prefixes: Sequence[Tensor], seed: int) -> npt.NDArray[np.float32] | None:
+def _drawn(
+    model: TreeTokenizer, prefixes: Sequence[Tensor], seed: int, draws: int = 1
+) -> npt.NDArray[np.float32] | None:
+    """The mean of so many pictures of each of (n, l) prefixes, for each length: (n, L, S, S, 3)."""
     if not model.vision.diffusion.largest:
         return None
     # One by one: every prefix is drawn from the same noise, so that equal prefixes have equal pictures.
     drawn = [
-        torch.cat(
-            [model.decode_pictures(one, torch.Generator().manual_seed(seed)) for one in prefix.split(1)]
+        torch.stack(
+            [
+                model.decode_pictures(one.expand(draws, -1), torch.Generator().manual_seed(seed)).mean(dim=0)
+                for one in prefix.split(1)
+            ]
         )
         for prefix in prefixes
     ]

@@ -26,8 +26,8 @@ from genrec_lab.viz.layout import (
     wrapped,
 )
 
-# Pixels: a picture as it is drawn and stored, a line of text, the head above the columns.
-_PICTURE, _STORED, _LINE, _HEAD = 104, 128, 15, 24
+# Pixels: a picture as drawn and as stored, a line of text, the head above the columns, a gap.
+_PICTURE, _STORED, _LINE, _HEAD, _BETWEEN = 104, 128, 15, 24, 6
 _TITLE_LINES, _WORD_LINES = 4, 4
 _CHARACTER = 6.2
 _PARTS = re.compile(r"[^\W_]+")
@@ -38,6 +38,7 @@ def kept_by_codes(
     codes: npt.ArrayLike,
     words: Sequence[Sequence[Sequence[str]]],
     pictures: npt.ArrayLike | None,
+    means: npt.ArrayLike | None = None,
     *,
     seed: int | None = None,
 ) -> go.Figure:
@@ -45,17 +46,19 @@ def kept_by_codes(
 
     items: frame `title, domain, text, image` of n items, image a file or null. codes: (n, L). words: by item
     and level the words told from so many codes, most telling first; those that the item's text has are bold.
-    pictures: (n, L, S, S, 3) in 0..1, drawn from the codes, or None. The title states the share of told words
-    that the texts have. Raises ValueError where the shapes do not agree, and for no item at all.
+    pictures: (n, L, S, S, 3) in 0..1, drawn from the codes, or None; means: the same of means of many such
+    pictures, which stand beside the single ones. The title states the share of told words that the texts
+    have. Raises ValueError where the shapes do not agree, and for no item at all.
     """
     require_columns(items, ("title", "domain", "text", "image"))
     numbers = np.asarray(codes)
-    _check(items, numbers, words, pictures)
+    _check(items, numbers, words, pictures, means)
     levels = numbers.shape[1]
-    drawn = None if pictures is None else np.asarray(pictures, dtype=np.float64)
+    drawn = [np.asarray(shown, dtype=np.float64) for shown in (pictures, means) if shown is not None]
     width = (NARROW - 80) / (levels + 1)
+    side = min(_PICTURE, (width - _BETWEEN) / max(1, len(drawn)) - _BETWEEN)
     characters = int((width - 16) / _CHARACTER)
-    has_pictures = drawn is not None or items["image"].null_count() < items.height
+    has_pictures = bool(drawn) or items["image"].null_count() < items.height
     picture = _PICTURE if has_pictures else 0
     card = picture + (max(_TITLE_LINES, _WORD_LINES) + 1) * _LINE + 14
     figure = go.Figure()
@@ -73,18 +76,21 @@ def kept_by_codes(
         put_caption(figure, f"{name}<br><i>{label(domain, characters)}</i>", 0, row + (picture + 4) / card)
         own = words_of(text)
         for level in range(levels):
-            if drawn is not None:
+            for place, shown in enumerate(drawn):
+                aside = (place - (len(drawn) - 1) / 2) * (side + _BETWEEN) / width
                 put_picture(
-                    figure, _uri(drawn[row, level]), level + 1, row, _PICTURE / width, _PICTURE / card
+                    figure, _uri(shown[row, level]), level + 1 + aside, row, side / width, side / card
                 )
             told = _lines(words[row][level], own, characters)
             prefix = "·".join(str(code) for code in numbers[row, : level + 1])
             put_caption(figure, f"{told}<br><i>{escape(prefix)}</i>", level + 1, row + (picture + 4) / card)
     note = f"{counted(items.height, 'item')}; below each picture the most telling words, bold where the "
     note += "item's text has them, and the codes they are told from; "
-    note += "pictures drawn by diffusion, all from the same noise" if drawn is not None else (
+    note += "pictures drawn by diffusion, all from the same noise" if drawn else (
         "no pictures are drawn, for the tokenizer saw none in training"
     )  # fmt: skip
+    if means is not None:
+        note += ", and right of each the mean of many, sharp where they agree"
     plot_height = round(items.height * card + _HEAD)
     return finish(figure, _title(shares_told(items["text"].to_list(), words)), seeded(note, seed),
                   plot_height=plot_height)  # fmt: skip
@@ -108,6 +114,7 @@ def _check(
     codes: npt.NDArray[np.int64],
     words: Sequence[Sequence[Sequence[str]]],
     pictures: npt.ArrayLike | None,
+    means: npt.ArrayLike | None,
 ) -> None:
     n = items.height
     told = {len(of_item) for of_item in words}
@@ -116,11 +123,12 @@ def _check(
             f"{n} items with codes of shape {codes.shape} and words of {len(words)} items with "
             f"{sorted(told)} levels; expected (items, levels) codes and words of each level"
         )
-    shape = None if pictures is None else np.shape(pictures)
-    if shape is not None and (len(shape) != 5 or shape[:2] != codes.shape or shape[4] != 3):
-        raise ValueError(
-            f"pictures: shape {shape}, expected {(*codes.shape, 'S', 'S', 3)}, one an item and level"
-        )
+    for name, given in (("pictures", pictures), ("means", means)):
+        shape = None if given is None else np.shape(given)
+        if shape is not None and (len(shape) != 5 or shape[:2] != codes.shape or shape[4] != 3):
+            raise ValueError(
+                f"{name}: shape {shape}, expected {(*codes.shape, 'S', 'S', 3)}, one an item and level"
+            )
 
 
 def _lines(words: Sequence[str], own: set[str], characters: int) -> str:

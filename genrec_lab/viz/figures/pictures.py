@@ -55,7 +55,9 @@ def item_pictures(items: pl.DataFrame, *, rows: int = 2, seed: int = 0) -> go.Fi
     return finish(figure, _title(domains), seeded(note, seed), plot_height=lines * card)
 
 
-def put_picture(figure: go.Figure, source: str, column: int, row: float, width: float, height: float) -> None:
+def put_picture(
+    figure: go.Figure, source: str, column: float, row: float, width: float, height: float
+) -> None:
     """Put a picture at the top of a column's card; width and height in columns and rows."""
     figure.add_layout_image(
         source=source,
