@@ -6,6 +6,7 @@ M true text tokens of a batch, P picture tokens of c channels, V words, e dimens
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -153,8 +154,12 @@ class TextDecoder(nn.Module):
         So a word that one place is sure of counts, and not only those that fit everywhere.
         """
         states = self.places(content, min(places, self.config.text_places))
-        # Item by item: all places of many items times a large vocabulary would not fit.
-        scores = [self._logits(one, table).float().softmax(dim=-1).mean(dim=0).log() for one in states]
+        # Item by item: all places of many items times a large vocabulary would not fit. In logs throughout: a
+        # probability that is rounded to 0 has none.
+        scores = [
+            self._logits(one, table).float().log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(one))
+            for one in states
+        ]
         return torch.stack(scores) if scores else table.new_zeros(0, len(table))
 
     def take_vocabulary(self, words: int) -> None:

@@ -21,6 +21,7 @@ from genrec_lab.run.stages.universal import UniversalTokenizer, load_tokenizer
 from genrec_lab.run.store import Run
 from genrec_lab.viz.explorer import Told
 from genrec_lab.viz.figures import kept_by_codes
+from genrec_lab.viz.figures.kept_content import words_of
 from genrec_lab.viz.projection import stratified_sample
 
 WORDS = 8  # told of a prefix
@@ -143,8 +144,8 @@ class _Telling:
         usual = []
         for levels in range(1, self.codes.shape[1] + 1):
             prefixes, times = self.codes[:, :levels].unique(dim=0, return_counts=True)
-            likely = self.tokenizer.model.decode_words(prefixes).cpu().exp()
-            usual.append((times[:, None] * likely).sum(dim=0).div(times.sum()).log())
+            weights = times.div(times.sum()).log()[:, None]
+            usual.append((weights + self.tokenizer.model.decode_words(prefixes).cpu()).logsumexp(dim=0))
         return usual
 
     @cached_property
@@ -153,7 +154,7 @@ class _Telling:
 
     @cached_property
     def _known(self) -> set[str]:
-        return set(self.texts.str.to_lowercase().str.extract_all(r"[^\W_]+").explode().drop_nulls())
+        return set().union(*map(words_of, self.texts))
 
 
 def _telling(run: Run, scope: str) -> _Telling:
