@@ -2,6 +2,7 @@
 
 `paper_results.csv` holds GMC's Table 3 and UTGRec's Table 2 as printed, with the users of each data set from
 their Tables 2 and 1: a data set counts as the same where its name and its number of users are.
+`paper_ablations.csv` holds GMC's Table 4 and UTGRec's Table 3 as printed, under the names of rows here.
 """
 
 from __future__ import annotations
@@ -24,6 +25,19 @@ def paper_results() -> pl.DataFrame:
     """Return what papers print: frame `paper, table, domain, users, row, metric, k, value`."""
     source = files("genrec_lab.evaluation").joinpath("paper_results.csv")
     return pl.read_csv(source.read_bytes())
+
+
+@cache
+def paper_ablations() -> pl.DataFrame:
+    """Return what papers print of their methods without parts.
+
+    Frame `paper, table, domain, row, metric, k, value, change`: change in percent of the whole method's value
+    in the same cell, negative where a part is missed.
+    """
+    source = files("genrec_lab.evaluation").joinpath("paper_ablations.csv")
+    printed = pl.read_csv(source.read_bytes())
+    whole = pl.col("value").first().over("paper", "domain", "metric", "k")  # each cell begins with it
+    return printed.with_columns(change=100 * (pl.col("value") / whole - 1))
 
 
 def beside_papers(metrics: pl.DataFrame) -> pl.DataFrame:

@@ -20,6 +20,7 @@ from genrec_lab.presets.comparison import baselines, baselines_tiny
 from genrec_lab.presets.errors import PresetError, did_you_mean, reasons
 from genrec_lab.presets.gmc import causal, gmc, gmc_cpu, gmc_small, gmc_tiny, rkmeans
 from genrec_lab.presets.method_config import (
+    ABLATIONS,
     ROWS,
     AdaptationConfig,
     Change,
@@ -32,12 +33,14 @@ from genrec_lab.presets.method_config import (
     changed,
     item_rows,
     methods,
+    variants,
 )
 from genrec_lab.presets.overrides import dotted, set_key, with_tuples
 from genrec_lab.presets.tuning import TuningConfig
 from genrec_lab.presets.utgrec import utgrec, utgrec_small, utgrec_tiny
 
 __all__ = [
+    "ABLATIONS",
     "ROWS",
     "AdaptationConfig",
     "CollaborativeConfig",
@@ -53,6 +56,7 @@ __all__ = [
     "load",
     "methods",
     "names",
+    "variants",
 ]
 
 

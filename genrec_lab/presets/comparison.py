@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from genrec_lab.presets.baselines import rows_over_items
 from genrec_lab.presets.gmc import gmc_cpu, gmc_tiny
-from genrec_lab.presets.method_config import ROWS, ItemRow, MethodConfig, changed
+from genrec_lab.presets.method_config import ABLATIONS, ROWS, ItemRow, MethodConfig, changed
 
-_VARIANTS = ("gmc_", "utgrec_")  # beginnings of rows that are a method without one of its parts
 _TINY_WIDTH = 16
 
 
@@ -44,7 +43,7 @@ def baselines_tiny() -> MethodConfig:
 def every_baseline() -> tuple[str, ...]:
     """Return the names of all rows but those that are variants of one method."""
     over_items = rows_over_items(epochs=1)
-    return (*over_items, *(name for name in ROWS if not name.startswith(_VARIANTS)))
+    return (*over_items, *(name for name in ROWS if name not in ABLATIONS))
 
 
 def _tiny(row: ItemRow) -> ItemRow:

@@ -137,6 +137,8 @@ def gmc_small() -> MethodConfig:
             patience=2,
             validation_users=300,
         ),
+        # What LoRA is worth costs no training: notebook 08 always has a part to weigh.
+        compare=(*gmc_cpu().compare, "gmc_without_lora"),
         rows=rows_over_items(epochs=24, patience=4, size="small"),
     )
 

@@ -354,14 +354,8 @@ def utgrec_without_pretraining(config: MethodConfig) -> MethodConfig:
     )
 
 
-# A row of None is neither generative nor trained. Rows with a model over items are in MethodConfig.rows.
-ROWS: dict[str, Change | None] = {
-    "popularity": None,
-    "tiger": _row(tiger_fields),
-    "tiger_multimodal": _row(tiger_multimodal_fields),
-    "letter": _row(letter_fields),
-    "p5_cid": _row(p5_cid_fields),
-    "idgenrec": _row(idgenrec_fields),
+# Rows that are GMC (Table 4) or UTGRec (Table 3) without one of its parts, in the tables' order.
+ABLATIONS: dict[str, Change] = {
     "gmc_separate_codebooks": separate_codebooks,
     "gmc_separate_recommenders": separate_recommenders,
     "gmc_without_dcl": without_dcl,
@@ -376,6 +370,17 @@ ROWS: dict[str, Change | None] = {
     "utgrec_without_pretraining": utgrec_without_pretraining,
 }
 
+# A row of None is neither generative nor trained. Rows with a model over items are in MethodConfig.rows.
+ROWS: dict[str, Change | None] = {
+    "popularity": None,
+    "tiger": _row(tiger_fields),
+    "tiger_multimodal": _row(tiger_multimodal_fields),
+    "letter": _row(letter_fields),
+    "p5_cid": _row(p5_cid_fields),
+    "idgenrec": _row(idgenrec_fields),
+    **ABLATIONS,
+}
+
 
 def methods(config: MethodConfig) -> dict[str, MethodConfig]:
     """Return the generative methods of a run by name: its own, then those it compares with, at its sizes.
@@ -388,6 +393,15 @@ def methods(config: MethodConfig) -> dict[str, MethodConfig]:
         if (change := ROWS.get(row)) is not None:
             rows[row] = change(base)
     return rows
+
+
+def variants(config: MethodConfig) -> dict[str, MethodConfig]:
+    """Return the rows of a run that are its own method without one of its parts, in the papers' order.
+
+    Empty for a preset that is no row itself.
+    """
+    rows = methods(config)
+    return {name: rows[name] for name in ABLATIONS if name in rows} if config.own_row else {}
 
 
 def item_rows(config: MethodConfig) -> dict[str, ItemRow]:

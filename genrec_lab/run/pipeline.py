@@ -28,7 +28,7 @@ from genrec_lab.run.progress import LogProgress, Progress, StepOutput, TerminalP
 from genrec_lab.run.report import build_report
 from genrec_lab.run.results import drop_figures_before
 from genrec_lab.run.runfile import RunFile, read_run_file
-from genrec_lab.run.seeds import COMPARISON
+from genrec_lab.run.seeds import OVER_SEEDS
 from genrec_lab.run.store import Run, open_run, project_root, runs_root, unopened_run
 
 __all__ = ["ChainResult", "NotebookFailed", "run"]
@@ -71,7 +71,7 @@ def run(
 
     only, from_: restrict which notebooks. resume: False runs the chosen ones anew from their start. dry_run:
     say what would run and why, and touch nothing. sets: `key=value` laid over the file. seeds: the chain once
-    a seed, as runs `<run>-seed<s>`, then the comparison notebook over them as run `<run>`. notebooks, root:
+    a seed, as runs `<run>-seed<s>`, then notebooks 08 and 09 over them as run `<run>`. notebooks, root:
     folders of the notebooks and of the runs, by default those of the checkout.
     Everything that can be checked is checked before the first notebook starts. Raises `RunError` where
     something is wrong, and `NotebookFailed` where a notebook is.
@@ -111,10 +111,10 @@ def _chains(
         return [(spec, list(chosen))]
     if len(set(seeds)) != len(seeds):
         raise RunError(f"--seeds {','.join(map(str, seeds))} names a seed twice.")
-    single = [notebook for notebook in chosen if notebook.stem != COMPARISON]
+    single = [notebook for notebook in chosen if notebook.stem not in OVER_SEEDS]
     chains = [(spec.with_seed(seed), single) for seed in seeds] if single else []
-    comparison = [notebook for notebook in chosen if notebook.stem == COMPARISON]
-    return chains + ([(spec, comparison)] if comparison else [])
+    over_seeds = [notebook for notebook in chosen if notebook.stem in OVER_SEEDS]
+    return chains + ([(spec, over_seeds)] if over_seeds else [])
 
 
 def _notebooks_folder(file: Path | None) -> Path:

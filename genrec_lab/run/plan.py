@@ -14,7 +14,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 from genrec_lab.run.files import RunError, hash_file
 from genrec_lab.run.keys import unknown_name
 from genrec_lab.run.runfile import PARAMETERS
-from genrec_lab.run.seeds import COMPARISON, runs_of, signatures
+from genrec_lab.run.seeds import ABLATION, OVER_SEEDS, runs_of, signatures
 from genrec_lab.run.store import Run
 
 KERNEL = "python3"
@@ -97,6 +97,8 @@ def check_kernel() -> None:
 def plan_step(run: Run, notebook: Path, resume: bool) -> Step:
     """Whether a notebook has to run, as things stand now: later steps change with what earlier ones make."""
     name = notebook.stem
+    if name == ABLATION and (nothing := _nothing_taken_out(run)):
+        return Step(notebook, "skip", nothing)
     if not resume:
         return Step(notebook, "run", "asked to run again.")
     manifest = run.manifest()
@@ -105,7 +107,7 @@ def plan_step(run: Run, notebook: Path, resume: bool) -> Step:
         state = run.state(name)
         if not state.usable:
             return Step(notebook, "run", state.reason)
-        if name == COMPARISON and _compared(run) != manifest["stages"][name]["also"].get("runs"):
+        if name in OVER_SEEDS and _compared(run) != manifest["stages"][name]["also"].get("runs"):
             return Step(notebook, "run", "the runs that it compares have changed since.")
     elif executed is not None and executed["status"] == "finished":
         return Step(notebook, "run", "it keeps no results of its own, so it is run each time.")
@@ -123,6 +125,15 @@ def plan_step(run: Run, notebook: Path, resume: bool) -> Step:
             notebook, "run", "the notebook was edited since; work that stays the same is not repeated."
         )
     return Step(notebook, "skip", run.state(name, verify=False).reason)
+
+
+def _nothing_taken_out(run: Run) -> str:
+    """Why there is nothing to show of parts of the method; empty where there is."""
+    from genrec_lab.presets import variants  # imported here since presets import every method
+
+    if variants(run.config):
+        return ""
+    return "no row of compare is the run's method without one of its parts, as gmc_without_lora is GMC."
 
 
 def _compared(run: Run) -> dict[str, str]:

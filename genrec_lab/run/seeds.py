@@ -12,7 +12,8 @@ from genrec_lab.run.files import RunError, hash_json
 from genrec_lab.run.results import read_metrics
 from genrec_lab.run.store import Run, existing_run
 
-COMPARISON = "09_compare_runs"
+ABLATION, COMPARISON = "08_ablations", "09_compare_runs"
+OVER_SEEDS = (ABLATION, COMPARISON)  # notebooks that read the evaluated runs of a name, all its seeds
 EVALUATION = "07_evaluation"  # what is compared is what this stage recorded
 
 
@@ -72,7 +73,7 @@ def own_records(run: Run) -> list[dict[str, object]]:
 def _shown(run: Run) -> list[object]:
     manifest = run.manifest()
     stages = manifest["stages"].items()
-    seconds = {name: record["seconds"] for name, record in stages if name != COMPARISON}
+    seconds = {name: record["seconds"] for name, record in stages if name not in OVER_SEEDS}
     return [own_records(run), manifest["parameters"], manifest.get("dataset"), seconds]
 
 

@@ -14,7 +14,7 @@ from genrec_lab.run import pipeline
 from genrec_lab.run.files import RunError
 from genrec_lab.run.plan import choose_notebooks
 from genrec_lab.run.runfile import read_run_file
-from genrec_lab.run.seeds import COMPARISON
+from genrec_lab.run.seeds import OVER_SEEDS
 from genrec_lab.run.store import project_root, runs_root
 from genrec_lab.scale.cluster import Cluster, connected, require_room
 
@@ -105,7 +105,7 @@ def _chains(runs: Runs, notebooks: Path, root: Path) -> list[_Chain]:
     if not runs.seeds:
         return [_Chain(spec.run, spec.parameters(), None, tuple(chosen), notebooks, root, runs.resources)]
     # What compares the runs comes when all have ended.
-    only = tuple(name for name in chosen if name != COMPARISON)
+    only = tuple(name for name in chosen if name not in OVER_SEEDS)
     return [
         _Chain(spec.with_seed(seed).run, spec.parameters(), seed, only, notebooks, root, runs.resources)
         for seed in runs.seeds

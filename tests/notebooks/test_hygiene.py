@@ -10,7 +10,7 @@ from nbformat.validator import NotebookValidationError
 
 from genrec_lab.run.contents import read_page
 from genrec_lab.run.files import RunError
-from genrec_lab.run.plan import COMPARISON, check_notebook
+from genrec_lab.run.plan import check_notebook
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 FILES = sorted(NOTEBOOKS.glob("*.ipynb"))
@@ -97,8 +97,6 @@ def _parameters(file, source):
         for statement in ast.parse(source).body
         if isinstance(statement, ast.Assign)
     }
-    if file.stem == COMPARISON:
-        values.pop("runs", None)
     if list(values.items()) != list(PARAMETERS.items()):
         yield f"the parameters are {values}, in every notebook they are {PARAMETERS}"
 

@@ -22,7 +22,7 @@ CHAIN = [sys.executable, "-m", "genrec_lab.run", "papermill_runs/smoke.yaml"]
 PREPARED, TOKENIZED, TRAINED = "01_data_preparation", "02_tokenizer_training", "05_recommender_training"
 # What metrics follow from; the others only look at what these have made.
 NEEDED = [PREPARED, TOKENIZED, TRAINED, "06_domain_adaptation", "07_evaluation"]
-ROWS = {"gmc_tiny", "tiger", "sasrec", "popularity", "best possible"}
+ROWS = {"gmc_tiny", "gmc_without_lora", "tiger", "sasrec", "popularity", "best possible"}
 DOMAINS = {"Garden", "Kitchen", "Studio", "average"}
 
 pytestmark = pytest.mark.slow

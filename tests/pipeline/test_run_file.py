@@ -6,13 +6,15 @@ import nbformat
 import pytest
 
 from genrec_lab.data import load_dataset
+from genrec_lab.presets import ABLATIONS, load, variants
 from genrec_lab.run import RunError
 from genrec_lab.run.plan import check_notebook, choose_notebooks
 from genrec_lab.run.runfile import read_run_file
 
 GOOD = 'run: demo\ndataset: {name: bazaar, domains: {Shop: "${SHOP_DATA}/shop"}}\npreset: tiny\n'
 OURS = Path(__file__).parents[2] / "papermill_runs"
-ON_REAL_DATA = [file.stem for file in OURS.glob("*.yaml") if "${GENREC_DATA}" in file.read_text()]
+ALL = [str(file.relative_to(OURS)) for file in sorted([*OURS.glob("*.yaml"), *OURS.glob("ablations/*.yaml")])]
+ON_REAL_DATA = [name for name in ALL if "${GENREC_DATA}" in (OURS / name).read_text()]
 PARAMETERS = 'run = "demo"\ndataset = {"name": "bazaar"}\npreset = "tiny"\noverrides = {}\nseed = 0'
 
 
@@ -33,13 +35,23 @@ def test_a_run_file_is_read_with_its_defaults(yaml_file):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_our_run_files_name_runs_of_their_own_and_settings_that_there_are(name):
+    spec = read_run_file(OURS / name)
+    config = load(spec.preset, spec.overrides)
+    assert [other for other in ALL if read_run_file(OURS / other).run == spec.run] == [name]
+    if name.startswith("ablations/"):
+        method = spec.preset.split("_")[0]
+        assert list(variants(config)) == [row for row in ABLATIONS if row.startswith(f"{method}_")]
+
+
 @pytest.mark.parametrize("name", ON_REAL_DATA)
 def test_our_run_files_find_their_real_data(real_data, monkeypatch, name):
     monkeypatch.setenv("GENREC_DATA", str(real_data))
-    options = dict(read_run_file(OURS / f"{name}.yaml").dataset)
+    options = dict(read_run_file(OURS / name).dataset)
     dataset = load_dataset(options.pop("name"), **options)
     assert list(dataset.domains) == list(options["domains"])
-    if "posters" in (OURS / f"{name}.yaml").read_text():
+    if "posters" in (OURS / name).read_text():
         assert dataset.items.filter(domain="Movies")["image"].null_count() == 0
 
 

@@ -22,6 +22,7 @@ from genrec_lab.run.stages import (
     train_recommenders,
     train_tokenizers,
     watched_beam,
+    weigh_parts,
 )
 from genrec_lab.run.stages.recommending import load_recommender
 from genrec_lab.run.stages.rows import pretrained_on, served
@@ -275,3 +276,21 @@ def test_a_start_that_does_not_fit_is_refused(run, pretrained):
         tokenizers_from("pretrained", **{"tokenizer.quantizer.root_size": 8})
     with pytest.raises(PresetError, match=r"without transfer\.targets"):
         opened(run.folder.parent, "wrong", targets=(), **{"transfer.start": "pretrained"})
+
+
+def test_parts_are_weighed_by_the_codes_that_the_target_has_after_fine_tuning(run):
+    """The variant without it has those of pre-training, which know nothing of the target."""
+    ablation = weigh_parts(run)
+    assert ablation.parts["variant"].to_list() == VARIANTS
+    before = load_identified(run).raw
+    items = before.domain_items("Wardrobe")
+    after = ItemCodes.read(
+        run.folder / "06_domain_adaptation/utgrec_tiny/Wardrobe/tokenizer/raw_codes.parquet"
+    )
+    used = {
+        name: [len(set(codes.codes[items, level].tolist())) for level in range(3)]
+        for name, codes in {"utgrec_tiny": after, VARIANTS[0]: before}.items()
+    }
+    for name, counts in used.items():
+        assert ablation.health.filter(tokenizer=name)["used"].to_list() == counts
+    assert set(ablation.health["items"]) == {len(items)}

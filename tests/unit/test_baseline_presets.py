@@ -35,7 +35,7 @@ def test_baselines_are_all_rows_that_are_no_variant_and_nothing_else() -> None:
 
 
 def test_a_preset_of_its_own_stays_the_first_row() -> None:
-    assert list(methods(presets.load("gmc_small"))) == ["gmc_small", "tiger"]
+    assert list(methods(presets.load("gmc_small"))) == ["gmc_small", "tiger", "gmc_without_lora"]
 
 
 def test_a_new_row_begins_as_a_copy_of_the_row_of_its_kind() -> None:

@@ -360,6 +360,49 @@ def test_difference_intervals_sort_the_decided_from_the_undecided() -> None:
         figures.difference_intervals(differences.with_columns(low=0.25), first="GMC", second="TIGER")
 
 
+WORTH = pl.DataFrame(
+    {
+        "variant": ["without a", "without b", "without c"],
+        "change": [-20.0, -3.0, 4.0],
+        "low": [-30.0, -8.0, 1.0],
+        "high": [-12.0, 2.0, 9.0],
+        "sd": [2.0, None, 1.0],
+    }
+)
+
+
+def test_worth_of_parts_tells_missed_parts_from_others_and_puts_the_papers_above() -> None:
+    papers = pl.DataFrame(
+        {
+            "row": ["without c", "without a", "another method's"],
+            "paper": ["P Table 1"] * 3,
+            "domain": ["Office", "Office", "Office"],
+            "change": [-1.0, -5.0, -9.0],
+        }
+    )
+    figure = figures.worth_of_parts(WORTH, papers, method="GMC", users=70)
+    drawn = {trace.name: dict(zip(trace.y, trace.x, strict=True)) for trace in figure.data}
+    assert drawn["worse without"] == {0: -20.0}
+    assert drawn["better without"] == {2: 4.0}
+    assert drawn["undecided"] == {1: -3.0}
+    above = {round(place + 0.32): change for place, change in drawn["P Table 1, Office"].items()}
+    assert above == {0: -5.0, 2: -1.0}
+    worse = figure.data[0].error_x
+    assert (list(worse.array), list(worse.arrayminus)) == ([8.0], [10.0])
+    assert title_of(figure) == "without a has 20 % less NDCG@10 than GMC; 1 of 3 parts are certainly missed"
+    marks = [trace.marker.symbol for trace in figure.data]
+    assert len(set(marks)) == len(marks)
+
+
+def test_worth_of_parts_without_a_missed_one_says_so_and_refuses_several_rows_of_a_variant() -> None:
+    figure = figures.worth_of_parts(WORTH[1:], method="GMC")
+    assert title_of(figure) == "GMC: neither part is certainly missed (NDCG@10, 95 % intervals)"
+    with pytest.raises(ValueError, match="'without a' has more than one row"):
+        figures.worth_of_parts(pl.concat([WORTH, WORTH[:1]]), method="GMC")
+    with pytest.raises(ValueError, match="no rows"):
+        figures.worth_of_parts(WORTH[:0], method="GMC")
+
+
 # --- hostile text
 
 
@@ -408,6 +451,14 @@ def hostile_figures() -> dict[str, Callable[[], go.Figure]]:
         "beam_misses": lambda: figures.beam_misses(exact, {5: exact}, domains),
         "adaptation_change": lambda: figures.adaptation_change(changes, before=HOSTILE, metric=HOSTILE),
         "difference_intervals": lambda: figures.difference_intervals(difference, first=HOSTILE, second="b"),
+        "worth_of_parts": lambda: figures.worth_of_parts(
+            WORTH.with_columns(variant=pl.concat_str(pl.lit(HOSTILE), "variant")),
+            pl.DataFrame(
+                {"row": [f"{HOSTILE}without a"], "paper": [HOSTILE], "domain": [HOSTILE], "change": [1.0]}
+            ),
+            method=HOSTILE,
+            metric=HOSTILE,
+        ),
     }
 
 

@@ -6,7 +6,8 @@ import polars as pl
 import pytest
 
 from genrec_lab.evaluation import user_weighted_average
-from genrec_lab.evaluation.papers import beside_papers, other_data, paper_results
+from genrec_lab.evaluation.papers import beside_papers, other_data, paper_ablations, paper_results
+from genrec_lab.presets import ABLATIONS
 from genrec_lab.viz.figures import paper_table
 
 GMC_AVERAGES = {  # the line AVERAGE of GMC Table 3, which is no part of the resource
@@ -50,6 +51,39 @@ def test_tables_are_whole_and_recall_is_never_below_ndcg() -> None:
     assert table.select("paper", "domain", "row", "metric", "k").is_duplicated().sum() == 0
     wide = table.pivot(on=["metric"], index=["paper", "domain", "row", "k"], values="value")
     assert (wide["recall"] > wide["ndcg"]).all()
+
+
+# "RI" of GMC Table 4: what GMC gains over each variant, in percent; a column that the resource does not have.
+GMC_GAINS = {
+    ("gmc_separate_codebooks", "Scientific", "recall"): 25.1,
+    ("gmc_separate_codebooks", "Office", "ndcg"): 6.5,
+    ("gmc_separate_recommenders", "Pantry", "recall"): 49.2,
+    ("gmc_separate_recommenders", "Office", "ndcg"): 3.2,
+    ("gmc_without_dcl", "Instruments", "recall"): 4.1, ("gmc_without_dcl", "Scientific", "ndcg"): 1.7,
+    ("gmc_without_lora", "Pantry", "ndcg"): 5.8, ("gmc_without_lora", "Scientific", "recall"): 3.5,
+    ("gmc_full_finetuning", "Pantry", "recall"): 7.0, ("gmc_full_finetuning", "Instruments", "recall"): 0.8,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("cell", GMC_GAINS, ids=str)
+def test_gains_of_gmc_over_its_variants_are_those_that_the_paper_prints(cell: tuple) -> None:
+    row, domain, metric = cell
+    change = paper_ablations().filter(row=row, domain=domain, metric=metric)["change"].item()
+    assert 100 / (1 + change / 100) - 100 == pytest.approx(GMC_GAINS[cell], abs=0.25)
+
+
+def test_ablations_are_whole_and_named_as_rows_are() -> None:
+    table = paper_ablations()
+    assert table.height == 4 * 2 * 6 + 2 * 2 * 8
+    assert set(table["row"]) == {*ABLATIONS, "gmc", "utgrec"}
+    assert table.filter(pl.col("row").is_in(["gmc", "utgrec"]))["change"].to_list() == [0.0] * 12
+    cells = {
+        ("utgrec_without_tree", "Instrument", "recall"): 0.0591,
+        ("utgrec_full_finetuning", "Scientific", "ndcg"): 0.0225,
+        ("utgrec_without_pretraining", "Scientific", "recall"): 0.0444,
+    }
+    for (row, domain, metric), value in cells.items():
+        assert table.filter(row=row, domain=domain, metric=metric)["value"].to_list() == [value]
 
 
 def test_rows_stand_beside_their_papers_with_the_difference_in_percent() -> None:

@@ -1,5 +1,6 @@
 """The work behind the notebooks, a function a stage, and readers of what the stages wrote."""
 
+from genrec_lab.run.stages.ablating import Ablation, weigh_parts
 from genrec_lab.run.stages.adapted import (
     adaptation_sizes,
     describe_adaptation,
@@ -13,7 +14,12 @@ from genrec_lab.run.stages.bounds import floor_and_ceiling
 from genrec_lab.run.stages.checking import Machine, check_machine
 from genrec_lab.run.stages.comparing import Comparison, compare_runs
 from genrec_lab.run.stages.differences import differences_by_domain, differences_to_rows, strongest_other
-from genrec_lab.run.stages.endings import describe_skipped, end_without_codes, shown_row
+from genrec_lab.run.stages.endings import (
+    describe_skipped,
+    end_without_codes,
+    end_without_variants,
+    shown_row,
+)
 from genrec_lab.run.stages.evaluating import Rankings, compare_beam_with_exact, load_rankings, rank_test_users
 from genrec_lab.run.stages.exploring import (
     coded_catalogue,
@@ -59,6 +65,7 @@ from genrec_lab.run.stages.tokenizing import Identified, load_identified, load_v
 from genrec_lab.run.stages.tuned import tuning_of_rows
 
 __all__ = [
+    "Ablation",
     "Atlas",
     "Comparison",
     "Identified",
@@ -81,6 +88,7 @@ __all__ = [
     "differences_by_domain",
     "differences_to_rows",
     "end_without_codes",
+    "end_without_variants",
     "explore",
     "explorer_state",
     "floor_and_ceiling",
@@ -127,6 +135,7 @@ __all__ = [
     "user_story",
     "watch_beams",
     "watched_beam",
+    "weigh_parts",
     "what_codes_keep",
     "what_levels_leave",
 ]

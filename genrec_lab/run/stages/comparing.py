@@ -12,7 +12,7 @@ import polars as pl
 
 from genrec_lab.run.files import RunError, write_json
 from genrec_lab.run.results import METRICS_SCHEMA
-from genrec_lab.run.seeds import COMPARISON, EVALUATION, own_records, runs_of, signatures
+from genrec_lab.run.seeds import COMPARISON, EVALUATION, OVER_SEEDS, own_records, runs_of, signatures
 from genrec_lab.run.store import Run
 from genrec_lab.viz.figures import summarise
 
@@ -115,7 +115,7 @@ def _records(run: Run) -> pl.DataFrame:
 
 
 def _circumstances(run: Run, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    seconds = sum(record["seconds"] for name, record in manifest["stages"].items() if name != COMPARISON)
+    seconds = sum(record["seconds"] for name, record in manifest["stages"].items() if name not in OVER_SEEDS)
     return {
         "run": run.name,
         "seed": run.seed,
@@ -128,7 +128,8 @@ def _circumstances(run: Run, manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _durations(manifests: Mapping[str, Mapping[str, Any]]) -> pl.DataFrame:
-    stages = sorted({stage for manifest in manifests.values() for stage in manifest["stages"]} - {COMPARISON})
+    known = {stage for manifest in manifests.values() for stage in manifest["stages"]}
+    stages = sorted(known.difference(OVER_SEEDS))
     columns = {
         name: [manifest["stages"].get(stage, {}).get("seconds") for stage in stages]
         for name, manifest in manifests.items()

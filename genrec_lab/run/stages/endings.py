@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from genrec_lab.presets import variants
 from genrec_lab.run.stages.preparing import load_prepared
 from genrec_lab.run.stages.rows import generative_rows, has_texts, skipped_rows, trained_item_rows
 from genrec_lab.run.store import Run
@@ -17,6 +18,15 @@ def end_without_codes(run: Run, *, texts: bool = False) -> None:
         end_notebook(f"no row of the run {run.name!r} gives items codes.")
     elif texts and not has_texts(load_prepared(run).dataset):
         end_notebook(f"the items of the run {run.name!r} have no texts.")
+
+
+def end_without_variants(run: Run) -> None:
+    """Say that there is nothing to show, and let the cells below do nothing, where no part is left out."""
+    if not variants(run.config):
+        end_notebook(
+            f"no row of the run {run.name!r} is its method without one of its parts; name some in "
+            "overrides['compare'], as 'gmc_without_lora' or 'utgrec_without_tree'."
+        )
 
 
 def shown_row(run: Run) -> str:

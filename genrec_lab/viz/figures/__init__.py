@@ -1,6 +1,7 @@
 """Every figure of the lab: functions from arrays and frames to a plotly figure."""
 
 from genrec_lab.evaluation.ranking import AVERAGE
+from genrec_lab.viz.figures.ablations import worth_of_parts
 from genrec_lab.viz.figures.beams import beam_way
 from genrec_lab.viz.figures.bounds import room_above
 from genrec_lab.viz.figures.codebook_training import codebook_by_epoch
@@ -94,4 +95,5 @@ __all__ = [
     "tokenizer_curves",
     "tokenizer_match",
     "tokenizers_compared",
+    "worth_of_parts",
 ]
