@@ -32,7 +32,7 @@ class BERT4RecConfig(ItemModelConfig):
     layers: int = Field(2, ge=1)
     heads: int = Field(2, ge=1)
     feed_forward: int = Field(256, ge=4)
-    dropout: float = Field(0.5, ge=0, lt=1)
+    dropout: float = Field(0.2, ge=0, lt=1)
     masked: float = Field(0.2, gt=0, lt=1)  # share of a sequence's items
     last_only: float = Field(0.5, ge=0, le=1)  # share of the sequences in which the last item alone is masked
 
