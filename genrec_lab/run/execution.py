@@ -14,6 +14,9 @@ from genrec_lab.run.manifest import circumstances, edited_manifest, read_manifes
 
 _LEAST_FREE_BYTES = 64 * 2**20  # below this a stage does not start: better now than after its training
 _LONGEST_ERROR = 2000
+# In the folder of a whole part of a stage (`run.parts`): what it was made from, and its files' hashes.
+PART_FILE = "part.json"
+_PARTS = "parts"  # of the outputs set aside: those of executions that did not finish
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,9 @@ def start(run_folder: Path, name: str, record: dict[str, Any]) -> Stage:
     """Begin a stage whose `record` holds its key: keep what the same key left, put everything else away.
 
     The stage's folder is emptied unless it is finished, so that it never mixes two executions; checkpoints
-    stay only with the key that they were made under. Finished outputs of another key are set aside until the
-    new ones are finished. Raises `RunError` when the disk is nearly full.
+    stay only with the key that they were made under. Finished outputs of another key, and whole parts of
+    unfinished ones, are set aside until the new ones are finished. Raises `RunError` when the disk is nearly
+    full.
     """
     folder, scratch = run_folder / name, run_folder / "scratch" / name
     with edited_manifest(run_folder) as manifest:
@@ -58,6 +62,8 @@ def start(run_folder: Path, name: str, record: dict[str, Any]) -> Stage:
         same = earlier is not None and earlier["key"] == record["key"]
         if earlier is not None and earlier["status"] == "finished" and not same and folder.exists():
             _set_aside(run_folder, name, manifest)
+        if earlier is not None and earlier["status"] != "finished":
+            _keep_parts(run_folder, name)
         resumed = same and earlier["status"] != "finished"
         clear(run_folder, name, keep_scratch=resumed)
         folder.mkdir(parents=True)
@@ -111,6 +117,13 @@ def clear(run_folder: Path, name: str, keep_scratch: bool) -> None:
             shutil.rmtree(folder)
 
 
+def earlier_parts(run_folder: Path, name: str, part: str) -> list[Path]:
+    """Where earlier executions of a stage left a part, the latest first."""
+    replaced = _replaced_folder(run_folder, name)
+    found = (replaced / _PARTS / part, replaced / "files" / part)
+    return [folder for folder in found if (folder / PART_FILE).is_file()]
+
+
 def discard_replaced(run_folder: Path, name: str, manifest: dict[str, Any]) -> None:
     """Remove the outputs that were set aside for a stage; the manifest is being edited."""
     manifest["replaced"].pop(name, None)
@@ -121,6 +134,16 @@ def discard_replaced(run_folder: Path, name: str, manifest: dict[str, Any]) -> N
 
 def _replaced_folder(run_folder: Path, name: str) -> Path:
     return run_folder / "replaced" / name
+
+
+def _keep_parts(run_folder: Path, name: str) -> None:
+    """Put the whole parts of a stage that did not finish where the next execution finds them."""
+    for file in (run_folder / name).glob(f"*/{PART_FILE}"):
+        kept = _replaced_folder(run_folder, name) / _PARTS / file.parent.name
+        if kept.exists():
+            shutil.rmtree(kept)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.rename(kept)
 
 
 def _set_aside(run_folder: Path, name: str, manifest: dict[str, Any]) -> None:

@@ -17,16 +17,24 @@ from genrec_lab.models.adapters import Parameters, add_lora, count_parameters, l
 from genrec_lab.models.code_recommender import CodeRecommender
 from genrec_lab.models.recommenders import new_recommender, read_recommender
 from genrec_lab.presets import MethodConfig
+from genrec_lab.run.parts import outputs_of, part, settings_of
 from genrec_lab.run.stages.preparing import PREPARATION, Prepared, load_prepared
 from genrec_lab.run.stages.recommending import (
     RECOMMENDING,
     generative_validator,
     lessons,
     load_recommender,
+    recommender_owner,
     with_weights_of,
 )
 from genrec_lab.run.stages.rows import ALL, generative_rows, is_universal, served
-from genrec_lab.run.stages.tokenizing import TOKENIZING, Identified, load_identified, tokenizer_folder
+from genrec_lab.run.stages.tokenizing import (
+    TOKENIZING,
+    Identified,
+    load_identified,
+    tokenizer_folder,
+    tokenizer_owner,
+)
 from genrec_lab.run.stages.training import Watch, curves, part_of, write_history
 from genrec_lab.run.stages.universal import item_codes, load_tokenizer, train_tokenizer
 from genrec_lab.run.store import Run, Stage
@@ -62,8 +70,7 @@ def adapt_to_domains(run: Run, watch: Watch | None = None) -> pl.DataFrame:
             data, records = load_prepared(run), []
             for name, config in generative_rows(run).items():
                 if config.adaptation.kind != "none":
-                    for domain in served(run.config, data.dataset.domains):
-                        records += _adapt(run, data, name, config, domain, stage, watch)
+                    records += _adapt_to_all(run, data, name, config, stage, watch)
             (stage.folder / "changes.json").write_text(json.dumps(records, indent=2))
         return pl.DataFrame(json.loads((stage.folder / "changes.json").read_text()))
 
@@ -78,6 +85,26 @@ def load_adapted(run: Run, method: str, domain: str) -> CodeRecommender:
         return read_recommender(folder)
     base = read_recommender(folder / _BASE) if is_universal(config) else load_recommender(run, method, domain)
     return load_lora(base, domain, folder)
+
+
+def _adapt_to_all(
+    run: Run, data: Prepared, name: str, config: MethodConfig, stage: Stage, watch: Watch | None
+) -> list[dict[str, Any]]:
+    """Adapt a method to each domain, unless that is done already; its changes are in its folder too."""
+    file, records = stage.folder / name / "changes.json", []
+    follows_from = {
+        "settings": settings_of(run, config, _USES),
+        "data": outputs_of(run, PREPARATION),
+        "tokenizers": outputs_of(run, TOKENIZING, tokenizer_owner(run, name)),
+        "recommenders": outputs_of(run, RECOMMENDING, recommender_owner(run, name)),
+    }
+    with part(stage, name, follows_from) as made:
+        if made:
+            return list(json.loads(file.read_text()))
+        for domain in served(run.config, data.dataset.domains):
+            records += _adapt(run, data, name, config, domain, stage, watch)
+        file.write_text(json.dumps(records, indent=2))
+    return records
 
 
 def _adapt(

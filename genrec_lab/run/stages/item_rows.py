@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -15,9 +16,10 @@ from genrec_lab.models.sequential.domain_items import DomainItems
 from genrec_lab.models.sequential.item_model import ItemModel, Phase
 from genrec_lab.models.sequential.kinds import MODELS
 from genrec_lab.presets import ItemRow
-from genrec_lab.run.stages.preparing import Prepared
+from genrec_lab.run.parts import outputs_of
+from genrec_lab.run.stages.preparing import PREPARATION, Prepared
 from genrec_lab.run.stages.rows import pretrained_on, served
-from genrec_lab.run.stages.tokenizing import load_vectors
+from genrec_lab.run.stages.tokenizing import TOKENIZING, VECTORS_FILE, load_vectors
 from genrec_lab.run.stages.training import Watch, curves, part_of, training_part, validator, write_history
 from genrec_lab.run.store import Run, Stage, runs_root
 from genrec_lab.training import TrainingConfig, fit
@@ -47,6 +49,20 @@ def train_item_row(
                 place = f"{name}/{domain}" if last else f"{name}/{domain} {phase.name}"
                 _train(run, data, model, row, phase, (domain,), place, stage, watch)
         model.save(stage.folder / name / domain)
+
+
+def what_item_row_follows_from(run: Run, data: Prepared, row: ItemRow) -> dict[str, Any]:
+    """All that a row's models follow from: its settings, the data, and the text vectors if it reads them."""
+    model_class, domains = MODELS[row.model.kind], data.dataset.domains
+    reads = "text" in (*model_class.needs, *model_class.takes)
+    return {
+        "row": row.model_dump(mode="json", exclude={"tuning"}),
+        "seed": run.seed,
+        "served": served(run.config, domains),
+        "pretrained_on": pretrained_on(run.config, domains),
+        "data": outputs_of(run, PREPARATION),
+        "vectors": outputs_of(run, TOKENIZING).get(VECTORS_FILE) if reads else None,
+    }
 
 
 def domain_items_of(run: Run, data: Prepared, domains: Sequence[str], row: ItemRow) -> DomainItems:

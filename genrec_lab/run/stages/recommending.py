@@ -24,7 +24,8 @@ from genrec_lab.models.sequential.item_model import ItemModel
 from genrec_lab.models.sequential.kinds import MODELS
 from genrec_lab.models.textual_ids import learnt_recommender
 from genrec_lab.presets import MethodConfig, item_rows
-from genrec_lab.run.stages.item_rows import train_item_row
+from genrec_lab.run.parts import outputs_of, part, settings_of
+from genrec_lab.run.stages.item_rows import train_item_row, what_item_row_follows_from
 from genrec_lab.run.stages.preparing import PREPARATION, Prepared, load_prepared
 from genrec_lab.run.stages.pretrained import digests_of_start, pretrained_run
 from genrec_lab.run.stages.rows import (
@@ -37,7 +38,7 @@ from genrec_lab.run.stages.rows import (
     served,
     trained_item_rows,
 )
-from genrec_lab.run.stages.tokenizing import TOKENIZING, load_identified, tokenizer_folder
+from genrec_lab.run.stages.tokenizing import TOKENIZING, load_identified, tokenizer_folder, tokenizer_owner
 from genrec_lab.run.stages.training import (
     HISTORY_FILE,
     Watch,
@@ -81,25 +82,44 @@ def train_recommenders(run: Run, watch: Watch | None = None) -> dict[str, dict[s
             data, rows = load_prepared(run), generative_rows(run)
             owners = recommender_owners(rows)
             for name, row in trained_item_rows(run.config, data.dataset).items():
-                train_item_row(run, data, name, row, stage, watch)
+                with part(stage, name, what_item_row_follows_from(run, data, row)) as made:
+                    if not made:
+                        train_item_row(run, data, name, row, stage, watch)
             for name in dict.fromkeys(owners.values()):
                 if is_universal(rows[name]) and not rows[name].transfer.pretrain_recommender:
                     continue  # it learns from its target alone, in stage 06
                 start = pretrained_run(run, rows[name])
-                if start is None:
-                    _train_generative(run, data, name, rows[name], stage, watch)
-                else:
-                    _take_over(run, name, rows[name], start, stage)
+                with part(stage, name, {**_follows_from(run, name, rows[name]), "also": also}) as made:
+                    if made:
+                        continue
+                    if start is None:
+                        _train_generative(run, data, name, rows[name], stage, watch)
+                    else:
+                        _take_over(run, name, rows[name], start, stage)
             (stage.folder / "owners.json").write_text(json.dumps(owners, indent=2))
         return read_histories(stage.folder)
 
 
+def _follows_from(run: Run, name: str, config: MethodConfig) -> dict[str, Any]:
+    """All that a generative row's recommenders follow from: settings, the data, and its own tokenizers."""
+    return {
+        "settings": settings_of(run, config, _USES),
+        "data": outputs_of(run, PREPARATION),
+        "tokenizers": outputs_of(run, TOKENIZING, tokenizer_owner(run, name)),
+    }
+
+
 def load_recommender(run: Run, method: str, domain: str) -> CodeRecommender:
     """Read the recommender that serves a domain, before adaptation."""
-    folder = run.read_stage(RECOMMENDING)
-    owner = folder / json.loads((folder / "owners.json").read_text())[method]
+    owner = run.read_stage(RECOMMENDING) / recommender_owner(run, method)
     scope = owner / domain
     return read_recommender(scope if scope.is_dir() else owner / "all")
+
+
+def recommender_owner(run: Run, method: str) -> str:
+    """Return where in stage 05 a method's recommenders are: the folder of the first row with the same."""
+    owners: dict[str, str] = json.loads((run.read_stage(RECOMMENDING) / "owners.json").read_text())
+    return owners[method]
 
 
 def starting_recommender(run: Run, method: str, domain: str) -> CodeRecommender:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -13,7 +14,8 @@ from genrec_lab import processes
 from genrec_lab.data import Dataset
 from genrec_lab.encoders import encode_texts
 from genrec_lab.presets import MethodConfig, methods
-from genrec_lab.run.files import RunError
+from genrec_lab.run.files import RunError, hash_file
+from genrec_lab.run.parts import outputs_of, part, settings_of
 from genrec_lab.run.stages.identified import Identified, read_identified, write_identified
 from genrec_lab.run.stages.preparing import PREPARATION, load_prepared
 from genrec_lab.run.stages.pretrained import digests_of_start, pretrained_run
@@ -29,7 +31,7 @@ from genrec_lab.run.stages.rows import (
     tokenizer_owners,
 )
 from genrec_lab.run.stages.universal import item_codes, load_tokenizer, new_tokenizer, train_tokenizer
-from genrec_lab.run.store import Run, runs_root
+from genrec_lab.run.store import Run, Stage, runs_root
 from genrec_lab.viz.live import LiveCurves
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
 ]
 
 TOKENIZING = "02_tokenizer_training"
+VECTORS_FILE = "vectors.safetensors"
 _USES = (
     "text",
     "tokenizer",
@@ -77,18 +80,14 @@ def train_tokenizers(run: Run, watch: Callable[[str], LiveCurves] | None = None)
                     vectors = encode_texts(
                         dataset.items["text"].to_list(), run.config.text, cache=runs_root() / "cache" / "text"
                     )
-                save_file({"vectors": vectors}, stage.folder / "vectors.safetensors")
+                save_file({"vectors": vectors}, stage.folder / VECTORS_FILE)
             else:  # only rows that read no texts are left
                 vectors = np.zeros((dataset.n_items, 1), dtype=np.float32)
             for name in dict.fromkeys(owners.values()):
-                where = stage.folder / name, stage.scratch / name
-                start = pretrained_run(run, rows[name])
-                if start is not None and rows[name].transfer.pretrain_tokenizer:
-                    _identify_by_start(dataset, rows[name], run.seed, stage.folder / name, start)
-                elif is_universal(rows[name]):
-                    _identify_universally(dataset, rows[name], run.seed, *where, watch)
-                else:
-                    identify_by_vectors(dataset, vectors, rows[name], run.seed, *where, watch)
+                follows_from = _follows_from(run, rows[name], stage.folder / VECTORS_FILE)
+                with part(stage, name, {**follows_from, "also": also}) as made:
+                    if not made:
+                        _identify(run, dataset, vectors, name, rows[name], stage, watch)
             (stage.folder / "owners.json").write_text(json.dumps(owners, indent=2))
         return {
             name: read_identified(stage.folder / owner, rows[name].tokenizer.geometry)
@@ -96,32 +95,63 @@ def train_tokenizers(run: Run, watch: Callable[[str], LiveCurves] | None = None)
         }
 
 
+def tokenizer_owner(run: Run, method: str) -> str:
+    """Return where in stage 02 a method's tokenizers are: the folder of the first row with the same."""
+    owners: dict[str, str] = json.loads((run.read_stage(TOKENIZING) / "owners.json").read_text())
+    if method not in owners:
+        raise KeyError(f"run {run.name!r} has no tokenizer for {method!r}; it has {sorted(owners)}")
+    return owners[method]
+
+
 def load_identified(run: Run, method: str | None = None) -> Identified:
     """Read a method's identifiers, by default those of the run's own method."""
-    folder = run.read_stage(TOKENIZING)
-    owners = json.loads((folder / "owners.json").read_text())
     name = method or lead_row(run)
-    if name not in owners:
-        raise KeyError(f"run {run.name!r} has no tokenizer for {name!r}; it has {sorted(owners)}")
-    return read_identified(folder / owners[name], methods(run.config)[name].tokenizer.geometry)
+    folder = run.read_stage(TOKENIZING) / tokenizer_owner(run, name)
+    return read_identified(folder, methods(run.config)[name].tokenizer.geometry)
 
 
 def tokenizer_folder(run: Run, method: str, scope: str) -> Path:
     """Return where stage 02 wrote a method's tokenizer of a scope: "all", or a domain."""
-    folder = run.read_stage(TOKENIZING)
-    owners = json.loads((folder / "owners.json").read_text())
-    return Path(folder / owners[method] / "tokenizers" / scope)
+    return Path(run.read_stage(TOKENIZING) / tokenizer_owner(run, method) / "tokenizers" / scope)
 
 
 def load_vectors(run: Run) -> np.ndarray:
     """Read the text vectors (N, D) of all items; raises RunError where stage 02 had none to encode."""
-    file = run.read_stage(TOKENIZING) / "vectors.safetensors"
+    file = run.read_stage(TOKENIZING) / VECTORS_FILE
     if not file.is_file():
         raise RunError(
             f"{file} is missing: when stage {TOKENIZING} ran there were no texts, or no row that reads them. "
             f"Where there are now, delete the folder {file.parent} and run it again."
         )
     return load_file(file)["vectors"]
+
+
+def _follows_from(run: Run, config: MethodConfig, vectors: Path) -> dict[str, Any]:
+    """All that a row's tokenizers follow from: its settings, the data, and the text vectors, if any."""
+    return {
+        "settings": settings_of(run, config, _USES),
+        "data": outputs_of(run, PREPARATION),
+        "vectors": hash_file(vectors) if vectors.is_file() else None,
+    }
+
+
+def _identify(
+    run: Run,
+    dataset: Dataset,
+    vectors: np.ndarray,
+    name: str,
+    config: MethodConfig,
+    stage: Stage,
+    watch: Callable[[str], LiveCurves] | None,
+) -> None:
+    where = stage.folder / name, stage.scratch / name
+    start = pretrained_run(run, config)
+    if start is not None and config.transfer.pretrain_tokenizer:
+        _identify_by_start(dataset, config, run.seed, stage.folder / name, start)
+    elif is_universal(config):
+        _identify_universally(dataset, config, run.seed, *where, watch)
+    else:
+        identify_by_vectors(dataset, vectors, config, run.seed, *where, watch)
 
 
 def _identify_universally(
