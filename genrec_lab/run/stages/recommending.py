@@ -111,7 +111,8 @@ def _follows_from(run: Run, name: str, config: MethodConfig) -> dict[str, Any]:
 
 def load_recommender(run: Run, method: str, domain: str) -> CodeRecommender:
     """Read the recommender that serves a domain, before adaptation."""
-    owner = run.read_stage(RECOMMENDING) / recommender_owner(run, method)
+    folder = run.read_stage(RECOMMENDING)
+    owner = folder / json.loads((folder / "owners.json").read_text())[method]
     scope = owner / domain
     return read_recommender(scope if scope.is_dir() else owner / "all")
 

@@ -97,22 +97,28 @@ def train_tokenizers(run: Run, watch: Callable[[str], LiveCurves] | None = None)
 
 def tokenizer_owner(run: Run, method: str) -> str:
     """Return where in stage 02 a method's tokenizers are: the folder of the first row with the same."""
-    owners: dict[str, str] = json.loads((run.read_stage(TOKENIZING) / "owners.json").read_text())
-    if method not in owners:
-        raise KeyError(f"run {run.name!r} has no tokenizer for {method!r}; it has {sorted(owners)}")
-    return owners[method]
+    return _owners_folder(run, method).name
+
+
+def _owners_folder(run: Run, method: str | None) -> Path:
+    """The folder of a method's tokenizers, by default those of the run's own method."""
+    folder = run.read_stage(TOKENIZING)
+    owners = json.loads((folder / "owners.json").read_text())
+    name = method or lead_row(run)
+    if name not in owners:
+        raise KeyError(f"run {run.name!r} has no tokenizer for {name!r}; it has {sorted(owners)}")
+    return Path(folder / owners[name])
 
 
 def load_identified(run: Run, method: str | None = None) -> Identified:
     """Read a method's identifiers, by default those of the run's own method."""
-    name = method or lead_row(run)
-    folder = run.read_stage(TOKENIZING) / tokenizer_owner(run, name)
-    return read_identified(folder, methods(run.config)[name].tokenizer.geometry)
+    folder = _owners_folder(run, method)
+    return read_identified(folder, methods(run.config)[method or lead_row(run)].tokenizer.geometry)
 
 
 def tokenizer_folder(run: Run, method: str, scope: str) -> Path:
     """Return where stage 02 wrote a method's tokenizer of a scope: "all", or a domain."""
-    return Path(run.read_stage(TOKENIZING) / tokenizer_owner(run, method) / "tokenizers" / scope)
+    return _owners_folder(run, method) / "tokenizers" / scope
 
 
 def load_vectors(run: Run) -> np.ndarray:
