@@ -387,7 +387,7 @@ def test_worth_of_parts_tells_missed_parts_from_others_and_puts_the_papers_above
     assert drawn["undecided"] == {1: -3.0}
     above = {round(place + 0.32): change for place, change in drawn["P Table 1, Office"].items()}
     assert above == {0: -5.0, 2: -1.0}
-    worse = figure.data[0].error_x
+    worse = next(trace for trace in figure.data if trace.name == "worse without").error_x
     assert (list(worse.array), list(worse.arrayminus)) == ([8.0], [10.0])
     assert title_of(figure) == "without a has 20 % less NDCG@10 than GMC; 1 of 3 parts are certainly missed"
     marks = [trace.marker.symbol for trace in figure.data]

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -111,16 +112,19 @@ def _follows_from(run: Run, name: str, config: MethodConfig) -> dict[str, Any]:
 
 def load_recommender(run: Run, method: str, domain: str) -> CodeRecommender:
     """Read the recommender that serves a domain, before adaptation."""
-    folder = run.read_stage(RECOMMENDING)
-    owner = folder / json.loads((folder / "owners.json").read_text())[method]
+    owner = _owners_folder(run, method)
     scope = owner / domain
     return read_recommender(scope if scope.is_dir() else owner / "all")
 
 
 def recommender_owner(run: Run, method: str) -> str:
     """Return where in stage 05 a method's recommenders are: the folder of the first row with the same."""
-    owners: dict[str, str] = json.loads((run.read_stage(RECOMMENDING) / "owners.json").read_text())
-    return owners[method]
+    return _owners_folder(run, method).name
+
+
+def _owners_folder(run: Run, method: str) -> Path:
+    folder = run.read_stage(RECOMMENDING)
+    return Path(folder / json.loads((folder / "owners.json").read_text())[method])
 
 
 def starting_recommender(run: Run, method: str, domain: str) -> CodeRecommender:

@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 
-from genrec_lab.viz import theme
+from genrec_lab.viz.figures.intervals import add_intervals
 from genrec_lab.viz.layout import counted, finish, label, listed, numbered_axis, require_columns, seeded
 from genrec_lab.viz.theme import category_styles
 
@@ -35,43 +35,23 @@ def worth_of_parts(
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"worth: {twice!r} has more than one row; keep one domain, metric and k")
-    figure, places = go.Figure(), np.arange(len(names))
     change, low, high = (worth[column].to_numpy().astype(float) for column in ("change", "low", "high"))
     spread = ["" if sd is None else f"<br>± {sd:.1f} over seeds" for sd in worth["sd"].to_list()]
-    kinds = {
-        "worse without": (high < 0, theme.BAD, "circle"),
-        "better without": (low > 0, theme.GOOD, "square"),
-        "undecided": ((low <= 0) & (high >= 0), theme.MUTED, "circle-open"),
-    }
-    for kind, (chosen, colour, symbol) in kinds.items():
-        if not chosen.any():
-            continue
-        figure.add_scatter(
-            x=change[chosen],
-            y=places[chosen],
-            mode="markers",
-            name=kind,
-            showlegend=True,
-            marker={"color": colour, "size": 11, "symbol": symbol, "line": {"width": 2, "color": colour}},
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": (high - change)[chosen],
-                "arrayminus": (change - low)[chosen],
-                "thickness": 2.5,
-                "width": 5,
-            },
-            customdata=np.array(
-                [
-                    (label(names[place], 60), f"{low[place]:+.1f} to {high[place]:+.1f} %", spread[place])
-                    for place in places[chosen]
-                ],
-                dtype=object,
-            ),
-            hovertemplate="%{customdata[0]}: %{x:+.1f} %, %{customdata[1]}%{customdata[2]}<extra></extra>",
-        )
+    told = [f"{least:+.1f} to {most:+.1f} %" for least, most in zip(low, high, strict=True)]
+    figure = go.Figure()
+    add_intervals(
+        figure,
+        change,
+        low,
+        high,
+        above="better without",
+        below="worse without",
+        customdata=np.array(
+            list(zip((label(name, 60) for name in names), told, spread, strict=True)), dtype=object
+        ),
+        hovertemplate="%{customdata[0]}: %{x:+.1f} %, %{customdata[1]}%{customdata[2]}<extra></extra>",
+    )
     sources = _add_papers(figure, papers, names)
-    figure.add_vline(x=0, line_color=theme.REFERENCE, line_width=1.5, line_dash="dash")
     figure.update_xaxes(title=f"change of {label(metric)} without the part", ticksuffix=" %")
     figure.update_yaxes(**numbered_axis(names, 44), range=[len(names) - 0.5, -0.6], showgrid=False)
     figure.update_layout(showlegend=True)

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 import polars as pl
 
 from genrec_lab.viz import theme
+from genrec_lab.viz.figures.intervals import add_intervals
 from genrec_lab.viz.layout import (
     counted,
     domains_of,
@@ -241,42 +242,18 @@ def difference_intervals(
             f"differences: {names[bad]!r} has {middle[bad]} outside its interval {low[bad]}..{high[bad]}; "
             "expected low <= difference <= high"
         )
-    kinds = {
-        f"{first} better": (low > 0, theme.GOOD, "circle"),
-        f"{second} better": (high < 0, theme.BAD, "square"),
-        "undecided": ((low <= 0) & (high >= 0), theme.MUTED, "circle-open"),
-    }
     figure = go.Figure()
-    for kind, (chosen, colour, symbol) in kinds.items():
-        if not chosen.any():
-            continue
-        places = np.flatnonzero(chosen)
-        figure.add_scatter(
-            x=middle[places],
-            y=places,
-            mode="markers",
-            name=label(kind),
-            showlegend=True,
-            marker={"color": colour, "size": 11, "symbol": symbol, "line": {"width": 2, "color": colour}},
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": (high - middle)[places],
-                "arrayminus": (middle - low)[places],
-                "thickness": 2.5,
-                "width": 5,
-            },
-            customdata=np.column_stack(
-                [
-                    np.array([label(names[place], 60) for place in places], dtype=object),
-                    low[places],
-                    high[places],
-                ]
-            ),
-            hovertemplate="%{customdata[0]}: %{x:+.4f}, %{customdata[1]:+.4f} to %{customdata[2]:+.4f}"
-            "<extra></extra>",
-        )
-    figure.add_vline(x=0, line_color=theme.REFERENCE, line_width=1.5, line_dash="dash")
+    add_intervals(
+        figure,
+        middle,
+        low,
+        high,
+        above=f"{first} better",
+        below=f"{second} better",
+        customdata=np.column_stack([np.array([label(name, 60) for name in names], dtype=object), low, high]),
+        hovertemplate="%{customdata[0]}: %{x:+.4f}, %{customdata[1]:+.4f} to %{customdata[2]:+.4f}"
+        "<extra></extra>",
+    )
     short = f"{listed([first])} minus {listed([second])}"
     figure.update_xaxes(title=f"difference in {label(metric)}: {label(short, 70)}")
     figure.update_yaxes(**numbered_axis(names, 34), range=[len(names) - 0.5, -0.5], showgrid=False)
