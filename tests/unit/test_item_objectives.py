@@ -25,13 +25,6 @@ def fix_samples(monkeypatch, drawn: list[int]) -> None:
     monkeypatch.setattr(torch, "randint", lambda *_, **__: torch.tensor(drawn))
 
 
-def test_cross_entropy() -> None:
-    table = scores()
-    by_hand = [-np.log(np.exp(row[w]) / np.exp(row).sum()) for row, w in zip(table, WANTED, strict=True)]
-    loss = objectives.cross_entropy(STATES, EMBEDDINGS, WANTED).item()
-    assert loss == pytest.approx(np.mean(by_hand), abs=1e-6)
-
-
 @pytest.mark.parametrize("name", ["binary_cross_entropy", "bpr"])
 def test_losses_of_one_negative(monkeypatch, name: str) -> None:
     negatives = [1, 4, 0, 3]

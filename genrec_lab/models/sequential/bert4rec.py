@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from genrec_lab.models.dropout import PooledDropout
 from genrec_lab.models.sequential.attention import AttentionBlock
+from genrec_lab.models.sequential.catalogue_loss import catalogue_cross_entropy
 from genrec_lab.models.sequential.domain_items import DomainItems
 from genrec_lab.models.sequential.item_model import ItemModel, ItemModelConfig
 from genrec_lab.models.sequential.sequence_batches import EMPTY, SequenceBatches, last_of
@@ -74,7 +75,8 @@ class BERT4Rec(ItemModel):
         `wanted` (B, T) are the items under the masks, -1 elsewhere.
         """
         masked = wanted != EMPTY
-        return F.cross_entropy(self.scores(self.states(sequences)[masked]).float(), wanted[masked])
+        read = self.compared(self.states(sequences)[masked])
+        return catalogue_cross_entropy(read, self.embedding.weight[: self.mask], wanted[masked], self.bias)
 
     def states(self, sequences: Tensor) -> Tensor:
         """(B, T) padded at the right with -1 -> (B, T, D); every place sees all places but the padding."""
@@ -86,12 +88,17 @@ class BERT4Rec(ItemModel):
         return x
 
     def scores(self, states: Tensor) -> Tensor:
-        """(…, D) -> (…, N), Eq. (7): one more layer, then the items' vectors and a bias for each item.
+        """(…, D) -> (…, N), Eq. (7): one more layer, then the items' vectors and a bias for each item."""
+        return self.compared(states) @ self.embedding.weight[: self.mask].T + self.bias
+
+    def compared(self, states: Tensor) -> Tensor:
+        """(…, D) -> (…, D): the layer before states are compared with the items' vectors.
 
         The norm after the layer is not in the equation, but in the authors' code, as in BERT; without it
         training may not leave its flat start.
         """
-        return self.out_norm(F.gelu(self.out(states))) @ self.embedding.weight[: self.mask].T + self.bias
+        normed: Tensor = self.out_norm(F.gelu(self.out(states)))
+        return normed
 
     def logits(self, sequences: Tensor, users: Tensor) -> Tensor:
         """Score all items for a mask behind the last item; BERT4Rec does not know users."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from genrec_lab.models.sequential.catalogue_loss import batch_cross_entropy
 from genrec_lab.models.sequential.sequence_batches import EMPTY
 
 
@@ -22,10 +23,9 @@ def in_batch_contrast(
     pre-training of UniSRec, VQ-Rec (with fakes) and MISSRec.
     """
     states, targets = F.normalize(states.float(), dim=-1), F.normalize(targets.float(), dim=-1)
-    logits = states @ targets.T
     if fakes is not None:
-        logits = torch.cat([logits, (states * F.normalize(fakes.float(), dim=-1)).sum(-1, True)], dim=1)
-    return in_batch_cross_entropy(logits / temperature, ids)
+        fakes = (states * F.normalize(fakes.float(), dim=-1)).sum(-1) / temperature
+    return batch_cross_entropy(states / temperature, targets, ids, fakes)
 
 
 def in_batch_cross_entropy(logits: Tensor, ids: Tensor) -> Tensor:

@@ -14,10 +14,10 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from genrec_lab.models.dropout import PooledDropout
 from genrec_lab.models.sequential.attributes import attributes_of
+from genrec_lab.models.sequential.catalogue_loss import catalogue_cross_entropy
 from genrec_lab.models.sequential.domain_items import DomainItems
 from genrec_lab.models.sequential.item_model import ItemModel
 from genrec_lab.models.sequential.sequence_batches import EMPTY, last_of
@@ -70,7 +70,7 @@ class FDSA(ItemModel):
         wanted = sequences[:, 1:]
         real = wanted != EMPTY
         states = self.states(sequences[:, :-1])[real]
-        return F.cross_entropy((states @ self.embedding.weight.T).float(), wanted[real])
+        return catalogue_cross_entropy(states, self.embedding.weight, wanted[real])
 
     def logits(self, sequences: Tensor, users: Tensor) -> Tensor:
         """Score all items by the state of the last item; FDSA does not know users."""

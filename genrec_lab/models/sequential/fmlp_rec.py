@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec_lab.models.dropout import PooledDropout
+from genrec_lab.models.sequential.catalogue_loss import catalogue_cross_entropy
 from genrec_lab.models.sequential.domain_items import DomainItems
 from genrec_lab.models.sequential.item_model import ItemModel, ItemModelConfig
-from genrec_lab.models.sequential.objectives import bpr, cross_entropy
+from genrec_lab.models.sequential.objectives import bpr
 from genrec_lab.models.sequential.sequence_batches import EMPTY, PrefixBatches
 
 
@@ -62,7 +63,7 @@ class FMLPRec(ItemModel):
 
     def forward(self, sequences: Tensor, wanted: Tensor) -> Tensor:
         """Return the mean loss of the items `wanted` (B,) after `sequences` (B, T)."""
-        loss = cross_entropy if self.config.objective == "cross_entropy" else bpr
+        loss = catalogue_cross_entropy if self.config.objective == "cross_entropy" else bpr
         return loss(self.states(sequences), self.embedding.weight, wanted)
 
     def states(self, sequences: Tensor) -> Tensor:

@@ -14,9 +14,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from genrec_lab.models.dropout import PooledDropout
+from genrec_lab.models.sequential.catalogue_loss import catalogue_cross_entropy
 from genrec_lab.models.sequential.domain_items import DomainItems
 from genrec_lab.models.sequential.item_model import ItemModel, ItemModelConfig
-from genrec_lab.models.sequential.objectives import bpr_max, cross_entropy, top1_max
+from genrec_lab.models.sequential.objectives import bpr_max, top1_max
 from genrec_lab.models.sequential.sequence_batches import EMPTY, last_of
 
 
@@ -61,7 +62,7 @@ class GRU4Rec(ItemModel):
         real = wanted != EMPTY
         compared = self.states(sequences[:, :-1])[real], self.embedding.weight, wanted[real]
         if c.objective == "cross_entropy":
-            return cross_entropy(*compared)
+            return catalogue_cross_entropy(*compared)
         if c.objective == "top1_max":
             return top1_max(*compared, c.samples)
         return bpr_max(*compared, c.samples, c.regularisation)

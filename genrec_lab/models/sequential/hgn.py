@@ -17,9 +17,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from genrec_lab.models.dropout import PooledDropout
+from genrec_lab.models.sequential.catalogue_loss import catalogue_cross_entropy
 from genrec_lab.models.sequential.domain_items import DomainItems
 from genrec_lab.models.sequential.item_model import ItemModel, ItemModelConfig
-from genrec_lab.models.sequential.objectives import bpr, cross_entropy
+from genrec_lab.models.sequential.objectives import bpr
 from genrec_lab.models.sequential.sequence_batches import EMPTY, SequenceBatches, last_of
 
 
@@ -74,7 +75,7 @@ class HGN(ItemModel):
         """
         wanted = sequences[:, 1:]
         real = wanted != EMPTY
-        loss = cross_entropy if self.config.objective == "cross_entropy" else bpr
+        loss = catalogue_cross_entropy if self.config.objective == "cross_entropy" else bpr
         return loss(self.states(sequences[:, :-1], users)[real], self.target.weight, wanted[real])
 
     def states(self, sequences: Tensor, users: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What models over items are trained for: the common softmax over the catalogue, and the papers' own losses.
+"""What papers train models over items for, instead of the softmax over the catalogue that is common here.
 
 Letters: M places that predict, D width, N items of the domain, S sampled negatives.
 Negatives are drawn evenly from the domain with torch's generator, as dropout's masks are.
@@ -9,14 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-
-def cross_entropy(states: Tensor, embeddings: Tensor, wanted: Tensor) -> Tensor:
-    """Return the mean cross-entropy of the wanted items (M,) over the whole catalogue.
-
-    `states` (M, D) are compared with `embeddings` (N, D) by inner products.
-    """
-    return F.cross_entropy((states @ embeddings.T).float(), wanted)
 
 
 def binary_cross_entropy(states: Tensor, embeddings: Tensor, wanted: Tensor) -> Tensor:

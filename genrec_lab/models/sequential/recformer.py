@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from genrec_lab.decoding import Histories, Ranked
 from genrec_lab.encoders.progress import no_loading_bar
 from genrec_lab.encoders.text import HubError, find_on_hub
+from genrec_lab.models.sequential.catalogue_loss import catalogue_cross_entropy
 from genrec_lab.models.sequential.contrast import in_batch_contrast
 from genrec_lab.models.sequential.domain_items import DomainItems
 from genrec_lab.models.sequential.drawn_prefixes import DrawnPrefixes, RefreshedBatches
@@ -37,6 +38,7 @@ from genrec_lab.models.sequential.item_model import ItemModel, ItemModelConfig, 
 from genrec_lab.models.sequential.sequence_batches import EMPTY, ItemBatches
 from genrec_lab.models.sequential.vector_encoder import start_small
 
+_TOGETHER = 16  # texts of like length that are read at a time
 _TOKENIZER, _ENCODER = "tokenizer", "encoder.json"
 
 
@@ -59,7 +61,6 @@ class RecFormerConfig(ItemModelConfig):
     temperature: float = Field(0.05, gt=0)
     mask_share: float = Field(0.15, ge=0, lt=1)
     mask_weight: float = Field(0.1, ge=0)
-    item_batch: int = Field(64, ge=1, description="items that are encoded at a time")
 
     @field_validator("window")
     @classmethod
@@ -98,7 +99,9 @@ class RecFormer(ItemModel):
         c = self.config
         self._written: list[tuple[np.ndarray, np.ndarray]] | None = None
         self._held: Tensor | None = None
-        self.longformer = _longformer(c, backbone)
+        from genrec_lab.models.sequential.banded_attention import for_short_texts
+
+        self.longformer = for_short_texts(_longformer(c, backbone))
         if language is None and c.encoder is not None:
             with _released(c.encoder):
                 language = ItemLanguage.read(c.encoder)
@@ -156,11 +159,23 @@ class RecFormer(ItemModel):
 
     def item_vectors(self) -> Tensor:
         """Return (N, D): each item read as a history of itself."""
-        rows = torch.arange(len(self.items)).split(self.config.item_batch)
-        return torch.cat([self.states(self.tokens([[int(i)] for i in part]))[:, 0] for part in rows])
+        return self._vectors(self._of_like_length([[i] for i in range(len(self.items))]))
+
+    def _of_like_length(self, histories: Sequence[Sequence[int]]) -> list[tuple[list[int], Tokens]]:
+        """Write histories, those of like length together, which leaves little padding; and which they are."""
+        lengths = [sum(len(self.written[place][0]) for place in history) for history in histories]
+        order = sorted(range(len(histories)), key=lengths.__getitem__)
+        parts = [order[start : start + _TOGETHER] for start in range(0, len(order), _TOGETHER)]
+        return [(rows, self.tokens([histories[row] for row in rows])) for rows in parts]
+
+    def _vectors(self, parts: Sequence[tuple[list[int], Tokens]]) -> Tensor:
+        """Read what `_of_like_length` wrote -> (B, D), in the histories' order."""
+        order = torch.tensor([row for rows, _ in parts for row in rows])
+        states = torch.cat([self.states(tokens)[:, 0] for _, tokens in parts])
+        return states[order.argsort().to(states.device)]
 
     def _scores(self, sequences: Tensor, table: Tensor) -> Tensor:
-        states = self.states(self.tokens(_histories(sequences)))[:, 0]
+        states = self._vectors(self._of_like_length(_histories(sequences)))
         cosine = F.normalize(states.float(), dim=-1) @ F.normalize(table.float(), dim=-1).T
         return cosine / self.config.temperature
 
@@ -199,15 +214,25 @@ class RecFormer(ItemModel):
         if self.phase != "pretraining":
             return F.cross_entropy(self._scores(sequences, self._table()), wanted)
         c = self.config
-        read = self.tokens(_histories(sequences)), self.tokens([[i] for i in wanted.tolist()])
-        histories, items = (self.states(tokens)[:, 0] for tokens in read)
+        of_items = [[item] for item in wanted.tolist()]
+        read = self._of_like_length(_histories(sequences)), self._of_like_length(of_items)
+        histories, items = (self._vectors(parts) for parts in read)
         loss = in_batch_contrast(histories, items, wanted, c.temperature)
-        for tokens in read if c.mask_weight else ():
-            loss = loss + c.mask_weight * self.masked_loss(tokens)
+        for parts in read if c.mask_weight else ():
+            loss = loss + c.mask_weight * self.masked_loss([tokens for _, tokens in parts])
         return loss
 
-    def masked_loss(self, tokens: Tokens) -> Tensor:
+    def masked_loss(self, parts: Sequence[Tokens]) -> Tensor:
         """Return the mean cross-entropy of masked tokens: 80 % a mask, 10 % any token, 10 % as they are."""
+        hidden = [self._masked(tokens) for tokens in parts]
+        states, wanted = (torch.cat(of) for of in zip(*hidden, strict=True))
+        if not len(wanted):
+            return states.sum()
+        table = self.longformer.get_input_embeddings().weight
+        return catalogue_cross_entropy(self.head(states), table, wanted, self.head_bias)
+
+    def _masked(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Return the states (M, D) of tokens that are masked, and what they were (M,)."""
         assert self.language is not None  # noqa: S101 - there are tokens of it
         chosen = (
             torch.rand(tokens.ids.shape, device=tokens.ids.device) < self.config.mask_share
@@ -217,11 +242,7 @@ class RecFormer(ItemModel):
         drawn = torch.randint_like(tokens.ids, len(self.language.tokenizer))
         ids = tokens.ids.masked_fill(chosen & (fate < 0.8), self.language.tokenizer.mask_token_id)
         ids = torch.where(chosen & (fate >= 0.9), drawn, ids)
-        states = self.head(self.states(tokens._replace(ids=ids))[chosen])
-        logits = states @ self.longformer.get_input_embeddings().weight.T + self.head_bias
-        # A sum over no token is 0, a mean would be NaN.
-        total = F.cross_entropy(logits.float(), tokens.ids[chosen], reduction="sum")
-        return total / chosen.sum().clamp(min=1)
+        return self.states(tokens._replace(ids=ids))[chosen], tokens.ids[chosen]
 
     def _table(self) -> Tensor:
         if not self.table.any():

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from genrec_lab.data.batches import shuffled
 from genrec_lab.models.sequential.attributes import attributes_of
+from genrec_lab.models.sequential.catalogue_loss import catalogue_cross_entropy
 from genrec_lab.models.sequential.domain_items import DomainItems
 from genrec_lab.models.sequential.item_model import ItemModel, Phase
 from genrec_lab.models.sequential.sequence_batches import (
@@ -100,7 +101,7 @@ class S3Rec(ItemModel):
         wanted = sequences[:, 1:]
         real = wanted != EMPTY
         states = self.states(sequences[:, :-1])[real]
-        return F.cross_entropy(self._scores(states), wanted[real])
+        return catalogue_cross_entropy(states, self.embedding.weight[: self.mask], wanted[real])
 
     def logits(self, sequences: Tensor, users: Tensor) -> Tensor:
         """Score all items by the state of the last item; S3-Rec does not know users."""

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from genrec_lab.models.dropout import PooledDropout
 from genrec_lab.models.sequential.attention import AttentionBlock, future
+from genrec_lab.models.sequential.catalogue_loss import catalogue_cross_entropy
 from genrec_lab.models.sequential.domain_items import DomainItems
 from genrec_lab.models.sequential.item_model import ItemModel, ItemModelConfig
-from genrec_lab.models.sequential.objectives import binary_cross_entropy, cross_entropy
+from genrec_lab.models.sequential.objectives import binary_cross_entropy
 from genrec_lab.models.sequential.sequence_batches import EMPTY, last_of
 
 
@@ -60,7 +61,7 @@ class SASRec(ItemModel):
         """
         wanted = sequences[:, 1:]
         real = wanted != EMPTY
-        loss = cross_entropy if self.config.objective == "cross_entropy" else binary_cross_entropy
+        loss = catalogue_cross_entropy if self.config.objective == "cross_entropy" else binary_cross_entropy
         return loss(self.states(sequences[:, :-1])[real], self.embedding.weight, wanted[real])
 
     def states(self, sequences: Tensor) -> Tensor:

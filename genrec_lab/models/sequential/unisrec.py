@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec_lab.models.dropout import PooledDropout
+from genrec_lab.models.sequential.catalogue_loss import catalogue_cross_entropy
 from genrec_lab.models.sequential.contrast import in_batch_contrast, shortened
 from genrec_lab.models.sequential.domain_items import DomainItems
 from genrec_lab.models.sequential.item_model import ItemModel, Phase
@@ -115,9 +116,8 @@ class UniSRec(ItemModel):
         wanted = sequences[:, 1:]
         real = wanted != EMPTY
         table = self.item_vectors()
-        return F.cross_entropy(
-            self._scores(self._states(sequences[:, :-1], table)[real], table), wanted[real]
-        )
+        states = self._states(sequences[:, :-1], table)[real]
+        return catalogue_cross_entropy(*self._compared(states, table), wanted[real])
 
     def item_vectors(self) -> Tensor:
         """Return the vectors (N, D) of all items: text, and in the transductive setting an id."""
@@ -134,8 +134,15 @@ class UniSRec(ItemModel):
 
     def _scores(self, states: Tensor, table: Tensor) -> Tensor:
         """Cosine over the temperature, as the authors' code has it."""
-        cosine = F.normalize(states.float(), dim=-1) @ F.normalize(table.float(), dim=-1).T
-        return cosine / self.config.temperature
+        read, items = self._compared(states, table)
+        return read @ items.T
+
+    def _compared(self, states: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+        """Return states and items whose inner products are the scores."""
+        return (
+            F.normalize(states.float(), dim=-1) / self.config.temperature,
+            F.normalize(table.float(), dim=-1),
+        )
 
     def _pretraining_loss(self, sequences: Tensor) -> Tensor:
         """Contrast each place's state with its next item, and with itself in a shortened sequence."""
