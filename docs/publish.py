@@ -1,0 +1,162 @@
+"""Puts what runs measured into docs/results: `python -m docs.publish NAME`, once its runs are evaluated.
+
+`docs/results/<name>.json` holds a record for each row and seed, so that rows and seeds that were measured at
+other times, on other machines, come together: what a run measured takes the place of what stood there for the
+same row and seed, and all else stays. Prints the table of the means, the papers' figures beside them where
+their data are the same. Raises ValueError where data or a row's settings are not those of what stands there.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from genrec_lab.evaluation.papers import beside_papers
+from genrec_lab.presets import MethodConfig, item_rows, methods
+from genrec_lab.run import Run, runs_root
+from genrec_lab.run.files import hash_json, read_json, write_json
+from genrec_lab.run.results import METRICS_SCHEMA
+from genrec_lab.run.seeds import OVER_SEEDS, own_records, runs_of
+
+FOLDER = Path(__file__).parent / "results"
+# Of a generative row's config: what says nothing of the row itself.
+_NOT_THE_ROW = {"name", "provenance", "compare", "rows", "tuning", "own_row", "reference_codes"}
+
+
+def main(name: str) -> None:
+    """Bring together what stands in docs/results and the runs of a name, and print the table."""
+    file = FOLDER / f"{name}.json"
+    found = runs_of(name, runs_root())
+    for left, why in found.left_out.items():
+        print(f"LEFT OUT: {left}: {why}")
+    before = read_json(file) if file.is_file() else None
+    content = together(name, before, [measured(run) for run in found.runs])
+    write_json(file, content)
+    print(table(content))
+
+
+def measured(run: Run) -> dict[str, Any]:
+    """What one run adds: its circumstances, the settings of each row by hash, and its records."""
+    manifest = run.manifest()
+    stages = manifest["stages"].items()
+    records = [
+        {name: record[name] for name in METRICS_SCHEMA}
+        for record in own_records(run)
+        if record["k"] is not None
+    ]
+    return {
+        "run": run.name,
+        "seed": run.seed,
+        "preset": run.parameters["preset"],
+        "dataset": manifest["dataset"]["fingerprint"][:12],
+        "revision": (manifest["source"]["revision"] or "unknown")[:12],
+        "processor": ", ".join(manifest["hardware"]["gpus"] or [manifest["hardware"]["cpu"]]),
+        "minutes": round(sum(stage["seconds"] for name, stage in stages if name not in OVER_SEEDS) / 60, 1),
+        "rows": settings(run.config, dict.fromkeys(record["method"] for record in records)),
+        "records": records,
+    }
+
+
+def settings(config: MethodConfig, rows: Iterable[str]) -> dict[str, str]:
+    """A hash of all that each row follows from but data and seed, by the row's name."""
+    over_items, generative = item_rows(config), methods(config)
+    found = {}
+    for name in rows:
+        own: Any = None  # popularity has no settings
+        if name in over_items:
+            own = over_items[name].model_dump(mode="json", exclude={"tuning"})
+            own |= {
+                "transfer": config.transfer.model_dump(mode="json"),
+                "text": config.text.model_dump(mode="json"),
+            }
+        elif name in generative:
+            own = generative[name].model_dump(mode="json", exclude=_NOT_THE_ROW)
+        found[name] = hash_json(own)[:12]
+    return found
+
+
+def together(
+    name: str, before: Mapping[str, Any] | None, runs: Iterable[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Bring what stands in a file and what runs measured together; ValueError where they do not fit."""
+    told = list(before["runs"]) if before else []
+    records = pl.DataFrame(before["records"] if before else [], schema=METRICS_SCHEMA)
+    for run in runs:
+        _must_fit(run, told)
+        fresh = pl.DataFrame(run["records"], schema=METRICS_SCHEMA)
+        records = pl.concat([records.join(fresh, on=["method", "seed"], how="anti"), fresh])
+        # Of an earlier run of the seed only the rows that this one does not have are left.
+        for earlier in told:
+            if earlier["seed"] == run["seed"]:
+                earlier["rows"] = {row: key for row, key in earlier["rows"].items() if row not in run["rows"]}
+        told = [earlier for earlier in told if earlier["rows"]]
+        told.append({key: value for key, value in run.items() if key != "records"})
+    records = records.sort("method", "seed", maintain_order=True)
+    cells = ["method", "domain", "metric", "k"]
+    summary = (
+        records.group_by(cells, maintain_order=True)
+        .agg(mean=pl.col("value").mean(), sd=pl.col("value").std(), seeds=pl.len())
+        .to_dicts()
+    )
+    return {"run": name, "runs": told, "summary": summary, "records": records.to_dicts()}
+
+
+def _must_fit(run: Mapping[str, Any], told: Iterable[Mapping[str, Any]]) -> None:
+    for other in told:
+        if other["dataset"] != run["dataset"]:
+            raise ValueError(
+                f"{run['run']} has the data {run['dataset']}, but {other['run']} in the file "
+                f"{other['dataset']}: numbers on different data cannot be compared; publish them under "
+                "another name"
+            )
+        unlike = [row for row, key in run["rows"].items() if other["rows"].get(row, key) != key]
+        if unlike and other["seed"] != run["seed"]:
+            raise ValueError(
+                f"{unlike[0]} has other settings in {run['run']} than in {other['run']}, which the file "
+                "holds: a mean over both means nothing; take its records out of the file, or run the seeds "
+                "alike"
+            )
+
+
+def table(content: Mapping[str, Any], k: int = 10) -> str:
+    """The means over seeds as markdown, a table a domain: papers' rows in their order, then the others."""
+    records = pl.DataFrame(content["records"], schema=METRICS_SCHEMA).filter(pl.col("k") == k)
+    summary = pl.DataFrame(content["summary"]).filter(pl.col("k") == k)
+    papers = beside_papers(records)
+    lines: list[str] = []
+    for domain in records["domain"].unique(maintain_order=True):
+        of_paper = papers.filter(pl.col("domain") == domain)
+        own = summary.filter(pl.col("domain") == domain)
+        rows = dict.fromkeys([*of_paper["method"], *own.sort("mean", descending=True)["method"]])
+        lines += [f"**{domain}**", ""]
+        lines += [f"| row | seeds | Recall@{k} | paper | | NDCG@{k} | paper | |", "|---" * 8 + "|"]
+        lines += ["| " + " | ".join([row, *_cells(row, own, of_paper)]) + " |" for row in rows]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _cells(row: str, own: pl.DataFrame, papers: pl.DataFrame) -> list[str]:
+    cells: list[str] = []
+    for metric in ("recall", "ndcg"):
+        ours = own.filter(method=row, metric=metric).to_dicts()[0]
+        if not cells:
+            cells.append(str(ours["seeds"]))
+        spread = "" if ours["sd"] is None else f" ± {_short(ours['sd'])}"
+        theirs = papers.filter(method=row, metric=metric).to_dicts()
+        cells += [_short(ours["mean"]) + spread]
+        cells += [_short(theirs[0]["theirs"]), f"{theirs[0]['difference']:+.0f} %"] if theirs else ["", ""]
+    return cells
+
+
+def _short(value: float) -> str:
+    return f"{value:.4f}".removeprefix("0")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        raise SystemExit("usage: python -m docs.publish NAME, as baselines_scientific")
+    main(sys.argv[1])

@@ -1,0 +1,100 @@
+"""Results that are published in pieces, a row and a seed at a time, from any machine: none is lost."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from docs.publish import settings, table, together
+from genrec_lab import presets
+
+
+def run(seed: int, rows: dict[str, float], settings_hash: str = "same", **fields: Any) -> dict[str, Any]:
+    records = [
+        {
+            "method": method,
+            "domain": "Scientific",
+            "metric": metric,
+            "k": 10,
+            "value": value,
+            "users": 8317,
+            "seed": seed,
+        }
+        for method, value in rows.items()
+        for metric in ("recall", "ndcg")
+    ]
+    about = {"run": f"all-seed{seed}", "seed": seed, "dataset": "abc", "revision": "one"}
+    return {**about, "rows": dict.fromkeys(rows, settings_hash), "records": records, **fields}
+
+
+def values(content: dict[str, Any], method: str) -> dict[int, float]:
+    rows = [row for row in content["records"] if row["method"] == method and row["metric"] == "ndcg"]
+    assert len({row["seed"] for row in rows}) == len(rows), "a seed stands there twice"
+    return {row["seed"]: row["value"] for row in rows}
+
+
+def test_rows_and_seeds_come_together_over_several_calls() -> None:
+    first = together("all", None, [run(0, {"sasrec": 0.06, "hgn": 0.04}), run(1, {"sasrec": 0.07})])
+    second = together("all", first, [run(1, {"hgn": 0.05}), run(2, {"sasrec": 0.08})])
+    assert values(second, "sasrec") == {0: 0.06, 1: 0.07, 2: 0.08}
+    assert values(second, "hgn") == {0: 0.04, 1: 0.05}
+    (mean,) = [row for row in second["summary"] if row["method"] == "sasrec" and row["metric"] == "ndcg"]
+    assert (mean["mean"], mean["sd"], mean["seeds"]) == (pytest.approx(0.07), pytest.approx(0.01), 3)
+    assert [(told["run"], sorted(told["rows"])) for told in second["runs"]] == [
+        ("all-seed0", ["hgn", "sasrec"]),
+        ("all-seed1", ["sasrec"]),
+        ("all-seed1", ["hgn"]),
+        ("all-seed2", ["sasrec"]),
+    ]
+
+
+def test_a_later_measurement_takes_the_place_of_the_earlier_one() -> None:
+    first = together("all", None, [run(0, {"sasrec": 0.06, "hgn": 0.04})])
+    second = together("all", first, [run(0, {"sasrec": 0.065}, revision="two")])
+    assert (values(second, "sasrec"), values(second, "hgn")) == ({0: 0.065}, {0: 0.04})
+    assert [(told["revision"], list(told["rows"])) for told in second["runs"]] == [
+        ("one", ["hgn"]),
+        ("two", ["sasrec"]),
+    ]
+    third = together("all", second, [run(0, {"hgn": 0.05})])
+    assert [list(told["rows"]) for told in third["runs"]] == [["sasrec"], ["hgn"]]
+
+
+def test_what_is_published_twice_changes_nothing() -> None:
+    runs = [run(0, {"sasrec": 0.06}), run(1, {"sasrec": 0.07})]
+    once = together("all", None, runs)
+    assert together("all", copy.deepcopy(once), runs) == once
+
+
+def test_other_data_or_settings_are_refused() -> None:
+    first = together("all", None, [run(0, {"sasrec": 0.06})])
+    with pytest.raises(ValueError, match=r"all-seed1 has the data xyz, but all-seed0 in the file abc"):
+        together("all", first, [run(1, {"sasrec": 0.07}, dataset="xyz")])
+    with pytest.raises(ValueError, match=r"sasrec has other settings in all-seed1 than in all-seed0"):
+        together("all", first, [run(1, {"sasrec": 0.07}, settings_hash="other")])
+    # With the only seed that it had, a row may change.
+    changed = together("all", first, [run(0, {"sasrec": 0.07}, settings_hash="other")])
+    assert values(changed, "sasrec") == {0: 0.07}
+
+
+def test_the_table_has_the_papers_figures_beside_ours() -> None:
+    content = together("all", None, [run(0, {"hgn": 0.05, "fmlp_rec": 0.07}), run(1, {"hgn": 0.07})])
+    lines = table(content).splitlines()
+    assert lines[0] == "**Scientific**"
+    # GMC Table 3, HGN on Scientific: Recall@10 .0916, NDCG@10 .0491
+    assert lines[4] == "| hgn | 2 | .0600 ± .0141 | .0916 | -34 % | .0600 ± .0141 | .0491 | +22 % |"
+    assert lines[5] == "| fmlp_rec | 1 | .0700 |  |  | .0700 |  |  |"
+
+
+def test_a_rows_settings_are_its_own_alone() -> None:
+    plain = presets.load("baselines")
+    names = ["sasrec", "hgn", "tiger", "popularity"]
+    before = settings(plain, names)
+    fewer = settings(presets.load("baselines", {"compare": names}), names)
+    assert fewer == before
+    wider = settings(presets.load("baselines", {"rows.hgn.model.width": 32}), names)
+    assert {name for name in names if wider[name] != before[name]} == {"hgn"}
+    longer = settings(presets.load("baselines", {"training.epochs": 3}), names)
+    assert {name for name in names if longer[name] != before[name]} == {"tiger"}
