@@ -26,6 +26,7 @@ BENCHMARKS = {
     "kmeans": "faiss",
     "preparation": "pandas",
     "training": None,
+    "item_models": None,
 }
 
 
