@@ -1,7 +1,7 @@
 """Decoding: the catalogue as a trie, beam search over it, and the exact top-k."""
 
 from genrec_lab.decoding.beam import CodeModel, Histories, Normalise, beam_search
-from genrec_lab.decoding.exact import exact_top_k
+from genrec_lab.decoding.exact import exact_top_k, score_items
 from genrec_lab.decoding.ranked import NO_ITEM, Ranked
 from genrec_lab.decoding.trie import CodeTrie
 
@@ -14,4 +14,5 @@ __all__ = [
     "Ranked",
     "beam_search",
     "exact_top_k",
+    "score_items",
 ]

@@ -1,4 +1,4 @@
-"""The model's true top-k: branch and bound over the trie.
+"""The model's true top-k by branch and bound over the trie, and the scores of all of its items.
 
 A log-probability is never above 0, so the score of a prefix bounds that of every item below it. A beam search
 gives a first k-th best score; every prefix below it is cut with proof, every other one is opened, and what is
@@ -57,6 +57,34 @@ def exact_top_k(
             opening.open(0, _Prefixes.roots(nodes[users]), memory, None)
             parts.append(opening.best(top_k))
     return Ranked.concatenate(parts) if parts else Ranked.nobody(top_k)
+
+
+@torch.inference_mode()
+def score_items(
+    model: CodeModel,
+    histories: Histories,
+    trie: CodeTrie,
+    *,
+    normalise: Normalise = "vocabulary",
+    batch_size: int = 32,
+    rows: int = 4096,
+) -> np.ndarray:
+    """Return the log-probabilities (B, N) of all items of a trie of one root, by ascending item index.
+
+    Every prefix is opened once, whatever it is worth; `normalise` is that of `beam_search`, `rows` how many
+    prefixes go through the model at once.
+    """
+    nodes = nodes_of_roots(None, len(histories), trie, normalise)
+    scores = np.empty((len(histories), len(trie.items)))
+    columns = np.argsort(np.argsort(trie.items))  # of a leaf
+    with evaluating(model):
+        for start in range(0, len(histories), batch_size):
+            users = slice(start, start + batch_size)
+            opening = _Search(model, trie, rows, normalise, np.full(len(nodes[users]), -np.inf))
+            opening.open(0, _Prefixes.roots(nodes[users]), model.remember(histories[users]), None)
+            for user, leaf, score in opening.found:
+                scores[start + user, columns[leaf]] = score
+    return scores
 
 
 class _Prefixes(NamedTuple):

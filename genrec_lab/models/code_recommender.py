@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec_lab.codes import PAD, ItemCodes
-from genrec_lab.decoding import CodeTrie, Histories, Normalise, Ranked, beam_search
+from genrec_lab.decoding import CodeTrie, Histories, Normalise, Ranked, beam_search, score_items
 from genrec_lab.models.not_finite import source_of_nan
 from genrec_lab.models.sharing import Shareable
 
@@ -161,6 +161,25 @@ class CodeRecommender(nn.Module, Shareable, ABC):
         )
         back = np.argsort(order)
         return Ranked(ranked.items[back], ranked.scores[back])
+
+    def score(
+        self, histories: Histories, domain: str | None = None, *, normalise: Normalise = "vocabulary"
+    ) -> np.ndarray:
+        """Return log-probabilities (B, N) of the items of one domain, in the order of `codes.domain_items`.
+
+        That is one forward pass for each prefix of the catalogue and user: `recommend` is faster by far where
+        the best are enough. `domain` None is that of the histories' last items. Raises ValueError as
+        `recommend`, and where users are of several domains, whose items are not the same.
+        """
+        names = self._domains_of(histories, domain)
+        if len(set(names)) > 1:
+            raise ValueError(
+                f"the histories are of the domains {sorted(set(names))}, whose items are not the same; score "
+                "each domain's by themselves, or pass domain="
+            )
+        return score_items(
+            self, histories, self.trie(names[0] if names else self.codes.domain_names[0]), normalise=normalise
+        )
 
     def _domains_of(self, histories: Histories, domain: str | Sequence[str] | None) -> list[str]:
         names = self.codes.domain_names

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec_lab.codes import ItemCodes
-from genrec_lab.decoding import CodeTrie, beam_search, exact_top_k
+from genrec_lab.decoding import CodeTrie, beam_search, exact_top_k, score_items
 from genrec_lab.models import Recommender
 
 SIZES = (4, 5, 3)
@@ -132,3 +132,48 @@ def test_no_user_gets_no_row(codes, make_recommender) -> None:
 def test_no_item_asked_for_is_refused(codes, make_recommender) -> None:
     with pytest.raises(ValueError, match="top_k is 0; expected 1 or more"):
         exact_top_k(make_recommender(codes), [[1]], trie_of(codes, "a"), 0)
+
+
+@pytest.mark.parametrize("domain", ["a", "b"])
+@pytest.mark.parametrize("rows", [7, 4096])
+def test_all_items_have_the_scores_by_force(model, codes, domain: str, rows: int, force) -> None:
+    items = codes.domain_items(domain)
+    scores = score_items(model, HISTORIES, trie_of(codes, domain), batch_size=3, rows=rows)
+    assert scores.shape == (len(HISTORIES), len(items))
+    for row, history in enumerate(HISTORIES):
+        expected = force(model, history, items)
+        np.testing.assert_allclose(scores[row], expected, atol=1e-4 * max(1.0, np.abs(expected).max()))
+
+
+def test_scores_stand_in_the_order_of_the_items(model, codes) -> None:
+    """Whatever order the trie was given them in."""
+    items = codes.domain_items("a")
+    order = np.random.default_rng(0).permutation(len(items))
+    shuffled = CodeTrie(codes.codes[items[order]], items[order])
+    plain, other = (score_items(model, HISTORIES, trie) for trie in (trie_of(codes, "a"), shuffled))
+    np.testing.assert_allclose(plain, other, rtol=1e-5)
+
+
+def test_over_legal_codes_the_scores_are_a_distribution(model, codes) -> None:
+    scores = score_items(model, HISTORIES, trie_of(codes, "a"), normalise="legal")
+    np.testing.assert_allclose(np.exp(scores).sum(1), 1.0, atol=1e-4)
+
+
+def test_a_recommender_scores_what_it_recommends(model, codes) -> None:
+    histories = [[3, 1, 4], [7], [0, 1, 2]]
+    items = codes.domain_items("a")
+    scores, ranked = model.score(histories, "a"), exact_top_k(model, histories, trie_of(codes, "a"), 5)
+    for row in range(len(histories)):
+        places = np.searchsorted(items, ranked.items[row])
+        tolerance = 1e-4 * max(1.0, np.abs(scores[row]).max())
+        np.testing.assert_allclose(scores[row, places], ranked.scores[row], atol=tolerance)
+        np.testing.assert_allclose(np.sort(scores[row])[::-1][:5], ranked.scores[row], atol=tolerance)
+    assert model.score([[3], [3]], domain="b").shape == (2, len(codes.domain_items("b")))
+    assert model.score([], domain="a").shape == (0, len(items))
+
+
+def test_scores_of_users_of_several_domains_are_refused(model, codes) -> None:
+    one_of_each = [[int(codes.domain_items(domain)[0])] for domain in "ab"]
+    with pytest.raises(ValueError, match=r"domains \['a', 'b'\].*domain="):
+        model.score(one_of_each)
+    assert model.score(one_of_each[:1]).shape == (1, len(codes.domain_items("a")))
