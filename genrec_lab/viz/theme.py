@@ -28,6 +28,9 @@ BAD = "#D55E00"
 # Half transparent, so that they read as a light grey on white and as a dark grey on black.
 TRACK = "rgba(128,138,150,0.28)"
 REFERENCE = "rgba(128,138,150,0.9)"
+# PuOr without its ends, which vanish on a dark background, and with a grey middle that stays apart from an
+# empty place on a light one.
+LEAN = ((0.0, "#5E3C99"), (0.3, "#9A8CC2"), (0.5, "#B8BDC4"), (0.7, "#E0A35A"), (1.0, "#E66101"))
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 TEXT_SIZE = 12

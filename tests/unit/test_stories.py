@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
+from scipy import stats
 
 from genrec_lab.codes import EOS, ItemCodes
 from genrec_lab.data import Dataset
@@ -146,8 +147,9 @@ def test_a_users_story_holds_history_recommendations_and_target(rankings, datase
 
 
 def test_places_that_users_already_had_are_counted_without_fill(rankings):
-    assert places_already_had(rankings, "own") == pytest.approx((2 + 1 + 2 + 1) / 11)
-    assert places_already_had(rankings, "other") == pytest.approx(1 / 11)
+    shares = places_already_had(rankings)
+    assert shares["row"].to_list() == ["other", "own"]
+    assert shares["already_had"].to_list() == pytest.approx([1 / 11, (2 + 1 + 2 + 1) / 11])
 
 
 def test_differences_are_those_of_the_users_means(rankings):
@@ -156,6 +158,9 @@ def test_differences_are_those_of_the_users_means(rankings):
     assert (row["name"], row["users"]) == ("other", 4)
     assert row["difference"] == pytest.approx(np.mean(ndcg["own"]) - np.mean(ndcg["other"]))
     assert row["low"] <= row["difference"] <= row["high"]
+    differences = np.subtract(ndcg["own"], ndcg["other"])
+    error = differences.std(ddof=1) / np.sqrt(4)
+    assert row["t_test"] == pytest.approx(2 * stats.t.sf(abs(differences.mean() / error), 3))
     assert strongest_other(rankings, "other", k=3) == "own"
     assert strongest_other(Rankings(rankings.users, {"own": rankings.items["own"]}, {}), "own", k=3) is None
 

@@ -30,6 +30,7 @@ from genrec_lab.run.stages.exploring import (
 )
 from genrec_lab.run.stages.histories import training_figures, training_summary, trainings
 from genrec_lab.run.stages.levels import item_levels, step_through, what_levels_leave
+from genrec_lab.run.stages.long_tail import long_tail_figure, rows_by_popularity
 from genrec_lab.run.stages.mapping import (
     Atlas,
     codeword_sums,
@@ -109,6 +110,7 @@ __all__ = [
     "load_recommender",
     "load_tokenizer_transfers",
     "load_vectors",
+    "long_tail_figure",
     "lora_parameters",
     "map_residuals",
     "mapped_things",
@@ -116,6 +118,7 @@ __all__ = [
     "prepare_data",
     "rank_test_users",
     "renamed_items",
+    "rows_by_popularity",
     "show_beside_papers",
     "shown_row",
     "starting_recommender",

@@ -1,4 +1,4 @@
-"""Is the run's method better than its other rows? Differences over test users with bootstrap intervals."""
+"""Is the run's method better than its other rows? Differences over test users, tested in two ways."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from genrec_lab.evaluation import ndcg_per_user, paired_bootstrap, recall_per_user
+from genrec_lab.evaluation import ndcg_per_user, paired_bootstrap, paired_t_test, recall_per_user
 from genrec_lab.run.stages.evaluating import Rankings
 
 _METRICS: dict[str, Callable[..., npt.NDArray[np.float64]]] = {
@@ -22,12 +22,13 @@ def differences_to_rows(
 ) -> pl.DataFrame:
     """The method minus each other row over all test users, largest difference first.
 
-    Frame `name, difference, low, high, p_value, users`; low, high: the 95 % interval of a paired bootstrap
-    over users. Empty where the method is the only row.
+    Frame `name, difference, low, high, p_value, t_test, users`; low, high, p_value: the 95 % interval of a
+    paired bootstrap over users and its p; t_test: p of the paired t-test, which papers state. Empty
+    where the method is the only row.
     """
-    own = _per_user(rankings, method, metric, k)
+    own = per_user(rankings, method, metric, k)
     others = [name for name in rankings.items if name != method]
-    rows = [_row(other, own - _per_user(rankings, other, metric, k), seed) for other in others]
+    rows = [_row(other, own - per_user(rankings, other, metric, k), seed) for other in others]
     return _frame(rows)
 
 
@@ -38,7 +39,7 @@ def differences_by_domain(
 
     A domain with fewer than two test users has no interval and is left out.
     """
-    difference = _per_user(rankings, method, metric, k) - _per_user(rankings, other, metric, k)
+    difference = per_user(rankings, method, metric, k) - per_user(rankings, other, metric, k)
     domains = rankings.users["domain"].to_numpy()
     members = {str(name): difference[domains == name] for name in dict.fromkeys(domains.tolist())}
     return _frame([_row(name, values, seed) for name, values in members.items() if len(values) > 1])
@@ -47,21 +48,23 @@ def differences_by_domain(
 def strongest_other(rankings: Rankings, method: str, metric: str = "ndcg", k: int = 10) -> str | None:
     """The row besides the method with the highest mean over all test users; None where there is none."""
     others = [name for name in rankings.items if name != method]
-    return max(others, key=lambda name: float(_per_user(rankings, name, metric, k).mean()), default=None)
+    return max(others, key=lambda name: float(per_user(rankings, name, metric, k).mean()), default=None)
 
 
-def _per_user(rankings: Rankings, method: str, metric: str, k: int) -> npt.NDArray[np.float64]:
+def per_user(rankings: Rankings, method: str, metric: str, k: int) -> npt.NDArray[np.float64]:
+    """A row's metric, "ndcg" or "recall", of each test user."""
     targets = rankings.users["target"].to_numpy()
     return _METRICS[metric](rankings.items[method], targets, k)
 
 
 def _row(name: str, differences: npt.NDArray[np.float64], seed: int) -> dict[str, object]:
-    result = paired_bootstrap(differences, np.zeros_like(differences), seed=seed)
+    nothing = np.zeros_like(differences)
+    result = paired_bootstrap(differences, nothing, seed=seed)
     kept = {field: getattr(result, field) for field in ("difference", "low", "high", "p_value", "users")}
-    return {"name": name, **kept}
+    return {"name": name, **kept, "t_test": paired_t_test(differences, nothing).p_value}
 
 
 def _frame(rows: list[dict[str, object]]) -> pl.DataFrame:
-    numbers = dict.fromkeys(("difference", "low", "high", "p_value"), pl.Float64)
+    numbers = dict.fromkeys(("difference", "low", "high", "p_value", "t_test"), pl.Float64)
     schema = {"name": pl.String, **numbers, "users": pl.Int64}
     return pl.DataFrame(rows, schema=schema).sort("difference", descending=True)

@@ -146,12 +146,14 @@ def story_figure(story: pl.DataFrame, method: str) -> go.Figure:
     )
 
 
-def places_already_had(rankings: Rankings, method: str) -> float:
-    """The share of a method's recommended places that hold an item of the user's own history."""
+def places_already_had(rankings: Rankings) -> pl.DataFrame:
+    """Each row's share of places that hold an item of the user's own history: frame `row, already_had`."""
     had = rankings.users["history"].to_list()
-    shown = rankings.items[method]
-    taken = sum(int(np.isin(row, history).sum()) for row, history in zip(shown, had, strict=True))
-    return taken / int((shown >= 0).sum())
+    shares = []
+    for name, shown in rankings.items.items():
+        taken = sum(int(np.isin(row, history).sum()) for row, history in zip(shown, had, strict=True))
+        shares.append((name, taken / int((shown >= 0).sum())))
+    return pl.DataFrame(shares, schema=["row", "already_had"], orient="row").sort("already_had")
 
 
 def _titles(dataset: Dataset, items: Sequence[int]) -> list[str]:

@@ -23,6 +23,7 @@ from genrec_lab.viz.figures.identifiers import (
 )
 from genrec_lab.viz.figures.kept_content import kept_by_codes, shares_told
 from genrec_lab.viz.figures.level_errors import error_shares, quantisation_errors
+from genrec_lab.viz.figures.long_tail import long_tail
 from genrec_lab.viz.figures.matching import changed_company, tokenizer_match
 from genrec_lab.viz.figures.method_bars import metric_bars, share_of_best
 from genrec_lab.viz.figures.papers import paper_table
@@ -66,6 +67,7 @@ __all__ = [
     "identifier_examples",
     "item_pictures",
     "kept_by_codes",
+    "long_tail",
     "map_purity",
     "metric_bars",
     "metric_name",

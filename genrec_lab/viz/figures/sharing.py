@@ -13,13 +13,10 @@ import polars as pl
 
 from genrec_lab.viz.explorer.sharing import LevelSharing, PairSimilarity
 from genrec_lab.viz.layout import counted, escape, finish, label, numbered_axis, percent, seeded
-from genrec_lab.viz.theme import category_styles
+from genrec_lab.viz.theme import LEAN, category_styles
 
 # Lifts are drawn on a scale of doublings; beyond eight times, or an eighth, the colour stays.
 _MOST_DOUBLINGS = 3
-# PuOr without its ends, which vanish on a dark background, and with a grey middle that stays apart from
-# "no items" on a light one.
-_LEAN = ((0.0, "#5E3C99"), (0.3, "#9A8CC2"), (0.5, "#B8BDC4"), (0.7, "#E0A35A"), (1.0, "#E66101"))
 
 
 def domain_lift(sharing: LevelSharing, *, seed: int | None = None) -> go.Figure:
@@ -53,7 +50,7 @@ def domain_lift(sharing: LevelSharing, *, seed: int | None = None) -> go.Figure:
             hovertemplate="%{text}<extra></extra>",
             zmin=-_MOST_DOUBLINGS,
             zmax=_MOST_DOUBLINGS,
-            colorscale=_LEAN,
+            colorscale=LEAN,
             ygap=2,
             xgap=0.5 if n_codes <= 128 else 0,
             hoverongaps=False,

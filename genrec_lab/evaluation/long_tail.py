@@ -1,0 +1,64 @@
+"""Metrics by how popular the target is: who is found in the long tail (UTGRec 3.4.3, Figure 4).
+
+Popularity is a target's number of interactions in the training part. UTGRec's groups are 20 interactions
+wide, up to 100; here they are cut so that each has about as many test users, for on small data most targets
+would fall into the first. Targets that the training part does not have at all are a group of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+
+def popularity_edges(popularity: npt.ArrayLike, groups: int = 5) -> tuple[int, ...]:
+    """Return the largest popularity (users,) of each group, ascending, for about as many users in each.
+
+    0 is an edge where it occurs. There are fewer groups where many targets are equally popular.
+    """
+    counts = np.sort(np.asarray(popularity, dtype=np.int64))
+    if not len(counts):
+        raise ValueError("popularity: no users; expected the target's interactions of at least one")
+    seen = counts[counts > 0]
+    parts = [] if not len(seen) else np.array_split(seen, min(groups, len(seen)))
+    edges = {int(part[-1]) for part in parts} | ({0} if counts[0] == 0 else set())
+    return tuple(sorted(edges))
+
+
+def metric_by_popularity(
+    values: Mapping[str, npt.ArrayLike], popularity: npt.ArrayLike, edges: Sequence[int] | None = None
+) -> pl.DataFrame:
+    """Return the mean of each row's metric (users,) by group of the target's popularity (users,).
+
+    `edges` are the largest popularity of each group, ascending, by default `popularity_edges`; what is beyond
+    the last is a group too. Frame `group, low, high, users, row, value`: a group's name, its least and its
+    greatest popularity, a line for each row and group that has users. Raises ValueError for edges that do not
+    ascend and for another number of values than of users.
+    """
+    counts = np.asarray(popularity, dtype=np.int64)
+    bounds = list(popularity_edges(counts) if edges is None else edges)
+    if any(low >= high for low, high in pairwise(bounds)) or not bounds:
+        raise ValueError(f"edges are {bounds}; expected one or more numbers, each larger than the last")
+    if counts.max() > bounds[-1]:
+        bounds.append(int(counts.max()))
+    place = np.searchsorted(bounds, counts)
+    lines = []
+    for number, (low, high) in enumerate(pairwise([-1, *bounds])):
+        chosen = place == number
+        if not chosen.any():
+            continue
+        for row, of_users in values.items():
+            metric = np.asarray(of_users, dtype=np.float64)
+            if metric.shape != counts.shape:
+                raise ValueError(
+                    f"{row} has {metric.shape} values, expected one for each of {len(counts)} users"
+                )
+            name = f"{low + 1:,} to {high:,}" if low + 1 < high else f"{high:,}"
+            users, mean = int(chosen.sum()), float(metric[chosen].mean())
+            lines.append((name, low + 1, high, users, row, mean))
+    schema = {"group": pl.String, "low": pl.Int64, "high": pl.Int64, "users": pl.Int64, "row": pl.String}
+    return pl.DataFrame(lines, schema={**schema, "value": pl.Float64}, orient="row")
