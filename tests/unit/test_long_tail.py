@@ -46,7 +46,7 @@ def test_edges_by_hand_and_what_is_beyond_them() -> None:
 def test_what_cannot_be_grouped_is_refused() -> None:
     with pytest.raises(ValueError, match=r"edges are \[5, 5\]; expected .* each larger"):
         metric_by_popularity({"own": [0.0]}, [1], (5, 5))
-    with pytest.raises(ValueError, match=r"own has \(2,\) values, expected 1, one a user"):
+    with pytest.raises(ValueError, match=r"own has \(2,\) values, expected one for each of 1 users"):
         metric_by_popularity({"own": [0.0, 1.0]}, [1])
     with pytest.raises(ValueError, match="no users"):
         popularity_edges([])
