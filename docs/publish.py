@@ -16,6 +16,7 @@ from typing import Any
 import polars as pl
 
 from genrec_lab.evaluation.papers import beside_papers
+from genrec_lab.evaluation.ranking import AVERAGE
 from genrec_lab.presets import MethodConfig, item_rows, methods
 from genrec_lab.run import Run, runs_root
 from genrec_lab.run.files import hash_json, read_json, write_json
@@ -128,7 +129,8 @@ def table(content: Mapping[str, Any], k: int = 10) -> str:
     summary = pl.DataFrame(content["summary"]).filter(pl.col("k") == k)
     papers = beside_papers(records)
     lines: list[str] = []
-    for domain in records["domain"].unique(maintain_order=True):
+    domains = [name for name in records["domain"].unique(maintain_order=True) if name != AVERAGE]
+    for domain in domains if len(domains) == 1 else [*domains, AVERAGE]:
         of_paper = papers.filter(pl.col("domain") == domain)
         own = summary.filter(pl.col("domain") == domain)
         rows = dict.fromkeys([*of_paper["method"], *own.sort("mean", descending=True)["method"]])
