@@ -19,9 +19,11 @@ from genrec_lab.evaluation.papers import beside_papers
 from genrec_lab.evaluation.ranking import AVERAGE
 from genrec_lab.presets import MethodConfig, item_rows, methods
 from genrec_lab.run import Run, runs_root
+from genrec_lab.run.execution import PART_FILE
 from genrec_lab.run.files import hash_json, read_json, write_json
 from genrec_lab.run.results import METRICS_SCHEMA
-from genrec_lab.run.seeds import OVER_SEEDS, own_records, runs_of
+from genrec_lab.run.seeds import own_records, runs_of
+from genrec_lab.run.stages.recommending import RECOMMENDING
 
 FOLDER = Path(__file__).parent / "results"
 # Of a generative row's config: what says nothing of the row itself.
@@ -41,9 +43,8 @@ def main(name: str) -> None:
 
 
 def measured(run: Run) -> dict[str, Any]:
-    """What one run adds: its circumstances, the settings of each row by hash, and its records."""
+    """What one run adds: its circumstances, the settings (by hash) and code of each row, and its records."""
     manifest = run.manifest()
-    stages = manifest["stages"].items()
     records = [
         {name: record[name] for name in METRICS_SCHEMA}
         for record in own_records(run)
@@ -54,12 +55,20 @@ def measured(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "preset": run.parameters["preset"],
         "dataset": manifest["dataset"]["fingerprint"][:12],
-        "revision": (manifest["source"]["revision"] or "unknown")[:12],
         "processor": ", ".join(manifest["hardware"]["gpus"] or [manifest["hardware"]["cpu"]]),
-        "minutes": round(sum(stage["seconds"] for name, stage in stages if name not in OVER_SEEDS) / 60, 1),
-        "rows": settings(run.config, dict.fromkeys(record["method"] for record in records)),
+        "rows": {
+            row: {"settings": key, "revision": _revision(run, row)}
+            for row, key in settings(run.config, dict.fromkeys(r["method"] for r in records)).items()
+        },
         "records": records,
     }
+
+
+def _revision(run: Run, row: str) -> str:
+    """The code that trained a row: of its part, for the run may have been executed again since."""
+    file = run.folder / RECOMMENDING / row / PART_FILE
+    source = read_json(file) if file.is_file() else run.manifest()["source"]
+    return (source["revision"] or "unknown")[:12]
 
 
 def settings(config: MethodConfig, rows: Iterable[str]) -> dict[str, str]:
@@ -93,7 +102,9 @@ def together(
         # Of an earlier run of the seed only the rows that this one does not have are left.
         for earlier in told:
             if earlier["seed"] == run["seed"]:
-                earlier["rows"] = {row: key for row, key in earlier["rows"].items() if row not in run["rows"]}
+                earlier["rows"] = {
+                    row: made for row, made in earlier["rows"].items() if row not in run["rows"]
+                }
         told = [earlier for earlier in told if earlier["rows"]]
         told.append({key: value for key, value in run.items() if key != "records"})
     records = records.sort("method", "seed", maintain_order=True)
@@ -114,7 +125,11 @@ def _must_fit(run: Mapping[str, Any], told: Iterable[Mapping[str, Any]]) -> None
                 f"{other['dataset']}: numbers on different data cannot be compared; publish them under "
                 "another name"
             )
-        unlike = [row for row, key in run["rows"].items() if other["rows"].get(row, key) != key]
+        unlike = [
+            row
+            for row, made in run["rows"].items()
+            if other["rows"].get(row, made)["settings"] != made["settings"]
+        ]
         if unlike and other["seed"] != run["seed"]:
             raise ValueError(
                 f"{unlike[0]} has other settings in {run['run']} than in {other['run']}, which the file "

@@ -26,8 +26,9 @@ def run(seed: int, rows: dict[str, float], settings_hash: str = "same", **fields
         for domain in ("Scientific", "average")
         for metric in ("recall", "ndcg")
     ]
-    about = {"run": f"all-seed{seed}", "seed": seed, "dataset": "abc", "revision": "one"}
-    return {**about, "rows": dict.fromkeys(rows, settings_hash), "records": records, **fields}
+    about = {"run": f"all-seed{seed}", "seed": seed, "dataset": "abc", "processor": "one"}
+    made = {"settings": settings_hash, "revision": "4d015e4"}
+    return {**about, "rows": dict.fromkeys(rows, made), "records": records, **fields}
 
 
 def values(content: dict[str, Any], method: str) -> dict[int, float]:
@@ -55,9 +56,9 @@ def test_rows_and_seeds_come_together_over_several_calls() -> None:
 
 def test_a_later_measurement_takes_the_place_of_the_earlier_one() -> None:
     first = together("all", None, [run(0, {"sasrec": 0.06, "hgn": 0.04})])
-    second = together("all", first, [run(0, {"sasrec": 0.065}, revision="two")])
+    second = together("all", first, [run(0, {"sasrec": 0.065}, processor="two")])
     assert (values(second, "sasrec"), values(second, "hgn")) == ({0: 0.065}, {0: 0.04})
-    assert [(told["revision"], list(told["rows"])) for told in second["runs"]] == [
+    assert [(told["processor"], list(told["rows"])) for told in second["runs"]] == [
         ("one", ["hgn"]),
         ("two", ["sasrec"]),
     ]
