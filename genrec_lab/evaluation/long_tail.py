@@ -47,7 +47,7 @@ def metric_by_popularity(
         bounds.append(int(counts.max()))
     place = np.searchsorted(bounds, counts)
     lines = []
-    for number, (low, high) in enumerate(pairwise([-1, *bounds])):
+    for number, (low, high) in enumerate(pairwise([int(counts.min()) - 1, *bounds])):
         chosen = place == number
         if not chosen.any():
             continue

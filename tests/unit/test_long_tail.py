@@ -40,6 +40,8 @@ def test_edges_by_hand_and_what_is_beyond_them() -> None:
     own = frame.filter(row="own")
     assert own["group"].to_list() == ["0 to 20", "21 to 40", "41 to 100"]
     assert own["value"].to_list() == [3.0, 7.0, 8.5]
+    (low,) = metric_by_popularity({"own": [0.5, 0.1]}, [3, 4], (20,))["low"]
+    assert low == 3  # nobody's target is rarer
     assert own["users"].to_list() == [7, 1, 2]
 
 
@@ -72,6 +74,17 @@ def test_where_the_reference_finds_nothing_there_is_no_colour() -> None:
     (heatmap,) = long_tail(by_group, "tiger").data
     assert np.isnan(heatmap.z[0][0]) and np.isnan(heatmap.z[1][0])
     assert heatmap.z[1][1] == 0
+
+
+def test_what_nobody_finds_is_said_and_not_the_best() -> None:
+    values = {"tiger": [0.0, 0.2, 0.5], "ours": [0.0, 0.3, 0.3]}
+    figure = long_tail(metric_by_popularity(values, [0, 2, 9]), "tiger")
+    assert figure.layout.title.text.replace("<br>", " ") == (
+        "No row finds what training never had; of the rest ours finds the rarest targets best, "
+        "tiger the most popular"
+    )
+    bold = {(int(a.x), int(a.y)) for a in figure.layout.annotations if a.text.startswith("<b>")}
+    assert bold == {(1, 1), (2, 0)}
 
 
 def test_an_unknown_reference_is_refused() -> None:

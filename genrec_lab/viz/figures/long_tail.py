@@ -6,11 +6,12 @@ import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 
-from genrec_lab.viz.layout import counted, escape, finish, label, listed, numbered_axis, require_columns
+from genrec_lab.viz.layout import counted, escape, finish, listed, numbered_axis, require_columns
 from genrec_lab.viz.theme import LEAN
 
 _COLUMNS = ("group", "low", "users", "row", "value")
 _MOST = 100  # percent; beyond, the colour stays
+_DARK = -65  # percent; below, the colour is too dark for dark letters
 
 
 def long_tail(by_group: pl.DataFrame, reference: str, *, metric: str = "NDCG@10") -> go.Figure:
@@ -30,7 +31,7 @@ def long_tail(by_group: pl.DataFrame, reference: str, *, metric: str = "NDCG@10"
     base = values[names.index(reference)]
     with np.errstate(divide="ignore", invalid="ignore"):
         change = np.where(base > 0, 100 * (values / base - 1), np.nan)
-    best = values == values.max(axis=0, keepdims=True)
+    best = (values == values.max(axis=0, keepdims=True)) & (values > 0)
     figure = go.Figure(
         go.Heatmap(
             z=change,
@@ -42,7 +43,6 @@ def long_tail(by_group: pl.DataFrame, reference: str, *, metric: str = "NDCG@10"
             hoverongaps=False,
             hovertemplate="%{z:+.0f} %<extra></extra>",
             colorbar={
-                "title": {"text": f"to {label(reference, 16)}", "side": "top"},
                 "tickvals": [-100, -50, 0, 50, 100],
                 "ticktext": ["−100 %", "−50 %", "0", "+50 %", "≥ +100 %"],
                 "thickness": 14,
@@ -52,13 +52,12 @@ def long_tail(by_group: pl.DataFrame, reference: str, *, metric: str = "NDCG@10"
     )
     for (row, column), value in np.ndenumerate(values):
         text = f"{value:.4f}".removeprefix("0") if value < 1 else "1"
-        # Dark letters in either mode: they stand on the colours, of which none is dark.
         figure.add_annotation(
             x=column,
             y=row,
             text=f"<b>{text}</b>" if best[row, column] else text,
             showarrow=False,
-            font={"color": "#14181D" if np.isfinite(change[row, column]) else None},
+            font={"color": _letters(change[row, column])},
         )
     users = groups["users"].to_list()
     named = zip(groups["group"], users, strict=True)
@@ -78,14 +77,23 @@ def long_tail(by_group: pl.DataFrame, reference: str, *, metric: str = "NDCG@10"
     return finish(figure, _title(names, values, groups, reference), note, plot_height=max(height, 170))
 
 
+def _letters(change: float) -> str | None:
+    """The colour of a number on its cell, in either mode; that of all text where there is no cell."""
+    if not np.isfinite(change):
+        return None
+    return "#FFFFFF" if change < _DARK else "#14181D"
+
+
 def _title(names: list[str], values: np.ndarray, groups: pl.DataFrame, reference: str) -> str:
     """Who is best where targets are rarest, and where they are most popular."""
-    rarest, most = (names[int(values[:, column].argmax())] for column in (0, -1))
-    first, last = groups["group"][0], groups["group"][-1]
     if len(names) == 1 or groups.height == 1:
         return f"What {listed([reference])} finds by the popularity of the target"
-    if not values[:, 0].any():
-        return f"No row finds targets with {first} interactions, {listed([most])} best those with {last}"
+    found = values.any(axis=0)
+    if not found.any():
+        return "No row finds any target"
+    never = groups["low"][0] == 0 and not found[0]
+    rarest, most = (names[int(values[:, column].argmax())] for column in (int(found.argmax()), -1))
+    start = "No row finds what training never had; of the rest " if never else ""
     if rarest == most:
-        return f"{listed([rarest])} finds both the rarest and the most popular targets best"
-    return f"{listed([rarest])} finds the rarest targets best, {listed([most])} the most popular"
+        return f"{start}{listed([rarest])} finds both the rarest and the most popular targets best"
+    return f"{start}{listed([rarest])} finds the rarest targets best, {listed([most])} the most popular"
