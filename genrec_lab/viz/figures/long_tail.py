@@ -57,7 +57,7 @@ def long_tail(by_group: pl.DataFrame, reference: str, *, metric: str = "NDCG@10"
             y=row,
             text=f"<b>{text}</b>" if best[row, column] else text,
             showarrow=False,
-            font={"color": _letters(change[row, column])},
+            font={"color": _letters(float(change[row, column]))},
         )
     users = groups["users"].to_list()
     named = zip(groups["group"], users, strict=True)
@@ -88,11 +88,11 @@ def _title(names: list[str], values: np.ndarray, groups: pl.DataFrame, reference
     """Who is best where targets are rarest, and where they are most popular."""
     if len(names) == 1 or groups.height == 1:
         return f"What {listed([reference])} finds by the popularity of the target"
-    found = values.any(axis=0)
-    if not found.any():
+    found = np.flatnonzero(values.max(axis=0))
+    if not len(found):
         return "No row finds any target"
-    never = groups["low"][0] == 0 and not found[0]
-    rarest, most = (names[int(values[:, column].argmax())] for column in (int(found.argmax()), -1))
+    never = groups["low"][0] == 0 and found[0] > 0
+    rarest, most = (names[int(values[:, column].argmax())] for column in (int(found[0]), -1))
     start = "No row finds what training never had; of the rest " if never else ""
     if rarest == most:
         return f"{start}{listed([rarest])} finds both the rarest and the most popular targets best"
