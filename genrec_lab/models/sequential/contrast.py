@@ -22,10 +22,15 @@ def in_batch_contrast(
     with the same id is no negative. fakes (R, D) give each row one more negative of its own. The losses of
     pre-training of UniSRec, VQ-Rec (with fakes) and MISSRec.
     """
-    states, targets = F.normalize(states.float(), dim=-1), F.normalize(targets.float(), dim=-1)
+    states, targets = for_cosine(states, targets, temperature)
     if fakes is not None:
-        fakes = (states * F.normalize(fakes.float(), dim=-1)).sum(-1) / temperature
-    return batch_cross_entropy(states / temperature, targets, ids, fakes)
+        fakes = (states * F.normalize(fakes.float(), dim=-1)).sum(-1)
+    return batch_cross_entropy(states, targets, ids, fakes)
+
+
+def for_cosine(states: Tensor, items: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return states (R, D) and items (N, D) whose inner products are their cosines over the temperature."""
+    return F.normalize(states.float(), dim=-1) / temperature, F.normalize(items.float(), dim=-1)
 
 
 def in_batch_cross_entropy(logits: Tensor, ids: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from genrec_lab.models.dropout import PooledDropout
 from genrec_lab.models.sequential.catalogue_loss import catalogue_cross_entropy
-from genrec_lab.models.sequential.contrast import in_batch_contrast, shortened
+from genrec_lab.models.sequential.contrast import for_cosine, in_batch_contrast, shortened
 from genrec_lab.models.sequential.domain_items import DomainItems
 from genrec_lab.models.sequential.item_model import ItemModel, Phase
 from genrec_lab.models.sequential.sequence_batches import EMPTY, last_of
@@ -117,7 +117,7 @@ class UniSRec(ItemModel):
         real = wanted != EMPTY
         table = self.item_vectors()
         states = self._states(sequences[:, :-1], table)[real]
-        return catalogue_cross_entropy(*self._compared(states, table), wanted[real])
+        return catalogue_cross_entropy(*for_cosine(states, table, self.config.temperature), wanted[real])
 
     def item_vectors(self) -> Tensor:
         """Return the vectors (N, D) of all items: text, and in the transductive setting an id."""
@@ -134,15 +134,8 @@ class UniSRec(ItemModel):
 
     def _scores(self, states: Tensor, table: Tensor) -> Tensor:
         """Cosine over the temperature, as the authors' code has it."""
-        read, items = self._compared(states, table)
+        read, items = for_cosine(states, table, self.config.temperature)
         return read @ items.T
-
-    def _compared(self, states: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-        """Return states and items whose inner products are the scores."""
-        return (
-            F.normalize(states.float(), dim=-1) / self.config.temperature,
-            F.normalize(table.float(), dim=-1),
-        )
 
     def _pretraining_loss(self, sequences: Tensor) -> Tensor:
         """Contrast each place's state with its next item, and with itself in a shortened sequence."""

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from genrec_lab.models.product_quantization import ProductQuantizationConfig, ProductQuantizer
 from genrec_lab.models.sequential.catalogue_loss import catalogue_cross_entropy
-from genrec_lab.models.sequential.contrast import in_batch_contrast
+from genrec_lab.models.sequential.contrast import for_cosine, in_batch_contrast
 from genrec_lab.models.sequential.domain_items import DomainItems
 from genrec_lab.models.sequential.item_model import ItemModel, Phase
 from genrec_lab.models.sequential.sequence_batches import EMPTY, last_of
@@ -107,7 +107,7 @@ class VQRec(ItemModel):
             return in_batch_contrast(
                 states, table[wanted[real]], wanted[real], self.config.temperature, fakes
             )
-        return catalogue_cross_entropy(*self._compared(states, table), wanted[real])
+        return catalogue_cross_entropy(*for_cosine(states, table, self.config.temperature), wanted[real])
 
     def item_vectors(self) -> Tensor:
         """Return the vectors (N, D) of all items, by permuted code vectors while those are learnt."""
@@ -169,15 +169,8 @@ class VQRec(ItemModel):
 
     def _scores(self, states: Tensor, table: Tensor) -> Tensor:
         """Cosine over the temperature, as the authors' code has it."""
-        read, items = self._compared(states, table)
+        read, items = for_cosine(states, table, self.config.temperature)
         return read @ items.T
-
-    def _compared(self, states: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-        """Return states and items whose inner products are the scores."""
-        return (
-            F.normalize(states.float(), dim=-1) / self.config.temperature,
-            F.normalize(table.float(), dim=-1),
-        )
 
 
 def text_codes(vectors: np.ndarray, codes: int, bits: int) -> Tensor:
