@@ -100,11 +100,15 @@ def together(
         fresh = pl.DataFrame(run["records"], schema=METRICS_SCHEMA)
         records = pl.concat([records.join(fresh, on=["method", "seed"], how="anti"), fresh])
         # Of an earlier run of the seed only the rows that this one does not have are left.
-        for earlier in told:
-            if earlier["seed"] == run["seed"]:
-                earlier["rows"] = {
-                    row: made for row, made in earlier["rows"].items() if row not in run["rows"]
-                }
+        told = [
+            {
+                **earlier,
+                "rows": {row: made for row, made in earlier["rows"].items() if row not in run["rows"]},
+            }
+            if earlier["seed"] == run["seed"]
+            else earlier
+            for earlier in told
+        ]
         told = [earlier for earlier in told if earlier["rows"]]
         told.append({key: value for key, value in run.items() if key != "records"})
     records = records.sort("method", "seed", maintain_order=True)
