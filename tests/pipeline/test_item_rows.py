@@ -22,6 +22,7 @@ from genrec_lab.run.stages import (
     adapt_to_domains,
     describe_adaptation,
     describe_skipped,
+    end_without_adaptation,
     end_without_codes,
     lead_row,
     load_history,
@@ -35,6 +36,7 @@ from genrec_lab.run.stages import (
     train_recommenders,
     train_tokenizers,
 )
+from genrec_lab.run.stages.adapting import ADAPTING
 from genrec_lab.run.stages.item_rows import domain_items_of
 from genrec_lab.run.stages.recommending import load_item_model
 from genrec_lab.run.stages.rows import skipped_rows
@@ -141,6 +143,21 @@ def test_there_are_no_codes_to_look_at(toys, capsys):
         "Nothing to show from here on: no row of the run 'toys' gives items codes." in capsys.readouterr().out
     )
     assert not (run.folder / "02_tokenizer_training" / "vectors.safetensors").exists()
+
+
+def test_adaptation_of_earlier_rows_does_not_stand_in_the_way(tmp_path, capsys):
+    """The chain asks for a stage 06 of the run's own rows, also where they leave nothing to adapt."""
+    dataset = {"name": "lcrec", "domains": {"Toys": str(write_toys(tmp_path / "data"))}}
+    dataset["allow_missing_text"] = True
+    for compare in (["sasrec", "hgn"], ["sasrec"]):
+        run = opened(tmp_path / "runs", dataset, compare)
+        prepare_data(run)
+        train_tokenizers(run)
+        train_recommenders(run)
+        assert not run.state(ADAPTING).usable
+        end_without_adaptation(run)
+        assert run.state(ADAPTING).usable
+        assert "Nothing to show from here on" in capsys.readouterr().out
 
 
 def test_texts_are_encoded_only_where_a_row_reads_them(tmp_path, monkeypatch):

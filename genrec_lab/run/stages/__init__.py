@@ -16,6 +16,7 @@ from genrec_lab.run.stages.comparing import Comparison, compare_runs
 from genrec_lab.run.stages.differences import differences_by_domain, differences_to_rows, strongest_other
 from genrec_lab.run.stages.endings import (
     describe_skipped,
+    end_without_adaptation,
     end_without_codes,
     end_without_variants,
     shown_row,
@@ -88,6 +89,7 @@ __all__ = [
     "describe_skipped",
     "differences_by_domain",
     "differences_to_rows",
+    "end_without_adaptation",
     "end_without_codes",
     "end_without_variants",
     "explore",

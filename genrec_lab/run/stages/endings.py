@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from genrec_lab.presets import variants
+from genrec_lab.run.stages.adapting import adapt_to_domains
 from genrec_lab.run.stages.preparing import load_prepared
 from genrec_lab.run.stages.rows import generative_rows, has_texts, skipped_rows, trained_item_rows
 from genrec_lab.run.store import Run
@@ -18,6 +19,16 @@ def end_without_codes(run: Run, *, texts: bool = False) -> None:
         end_notebook(f"no row of the run {run.name!r} gives items codes.")
     elif texts and not has_texts(load_prepared(run).dataset):
         end_notebook(f"the items of the run {run.name!r} have no texts.")
+
+
+def end_without_adaptation(run: Run) -> None:
+    """Finish stage 06 empty and let the cells below do nothing, where no row has codes.
+
+    Finished it must be: what earlier rows of the run left in it would count as made with other parameters.
+    """
+    if not generative_rows(run):
+        adapt_to_domains(run)
+        end_without_codes(run)
 
 
 def end_without_variants(run: Run) -> None:
