@@ -58,7 +58,7 @@ def measured(run: Run) -> dict[str, Any]:
         "processor": ", ".join(manifest["hardware"]["gpus"] or [manifest["hardware"]["cpu"]]),
         "rows": {
             row: {"settings": key, "revision": _revision(run, row)}
-            for row, key in settings(run.config, dict.fromkeys(r["method"] for r in records)).items()
+            for row, key in settings(run.config, dict.fromkeys(str(r["method"]) for r in records)).items()
         },
         "records": records,
     }
