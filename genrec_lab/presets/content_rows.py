@@ -56,7 +56,7 @@ _RECFORMER: dict[Size, dict[str, Any]] = {
 }
 _PRETRAINING_EPOCHS: dict[Size, int] = {"paper": 300, "cpu": 40, "small": 20, "tiny": 1}
 # Longformer's rate in the authors' code; a small encoder from random weights takes larger steps.
-_RECFORMER_RATES: dict[Size, float] = {"paper": 5e-5, "cpu": 5e-4, "small": 1e-3, "tiny": 1e-3}
+_RECFORMER_RATES: dict[Size, float] = {"paper": 5e-5, "cpu": 1e-3, "small": 1e-3, "tiny": 1e-3}
 _RECFORMER_EPOCHS: dict[Size, int] = {"paper": 16, "cpu": 16, "small": 4, "tiny": 1}
 _RECFORMER_PRETRAINING: dict[Size, int] = {"paper": 32, "cpu": 12, "small": 20, "tiny": 1}
 

@@ -120,9 +120,26 @@ def test_prefix_batches_take_all_targets_or_draw_some() -> None:
     assert all(row in whole for row in drawn)
 
 
+def test_random_weights_tell_items_apart(monkeypatch) -> None:
+    """The start token carries the text: cosines of any two items are not all but 1, as BERT starts them."""
+
+    def room() -> float:
+        torch.manual_seed(0)
+        with torch.no_grad():
+            vectors = torch.nn.functional.normalize(recformer(width=64).eval().item_vectors(), dim=-1)
+        cosines = vectors @ vectors.T
+        return 1 - cosines[~torch.eye(len(cosines), dtype=torch.bool)].mean().item()
+
+    ours = room()
+    monkeypatch.setattr(
+        "genrec_lab.models.sequential.recformer._start_reading", lambda longformer: longformer
+    )
+    assert ours > 5 * room()
+
+
 def rows_of(batch: dict[str, torch.Tensor]) -> list[tuple[list[int], int]]:
     histories = [ITEMS[[p for p in row if p >= 0]].tolist() for row in batch["sequences"].tolist()]
-    return list(zip(histories, ITEMS[batch["wanted"]].tolist(), strict=True))
+    return list(zip(histories, ITEMS[batch["wanted"].numpy()].tolist(), strict=True))
 
 
 # --- the network and its losses
@@ -145,7 +162,7 @@ def test_items_are_encoded_alike_in_any_batch_and_beside_longer_ones(monkeypatch
     model = recformer().eval()
     with torch.no_grad():
         all_at_once = model.item_vectors()
-        monkeypatch.setattr("genrec_lab.models.sequential.recformer._TOGETHER", 1)
+        monkeypatch.setattr("genrec_lab.models.sequential.recformer._TOKENS_TOGETHER", 1)
         torch.testing.assert_close(model.item_vectors(), all_at_once, atol=1e-5, rtol=1e-5)
 
 

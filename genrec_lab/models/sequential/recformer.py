@@ -38,7 +38,8 @@ from genrec_lab.models.sequential.item_model import ItemModel, ItemModelConfig, 
 from genrec_lab.models.sequential.sequence_batches import EMPTY, ItemBatches
 from genrec_lab.models.sequential.vector_encoder import start_small
 
-_TOGETHER = 16  # texts of like length that are read at a time
+_TOKENS_TOGETHER = 16_384  # of texts of like length that are read at a time, padding and all
+_PLACES, _READ = 0.1, 3.0  # of random weights: how much places count, and what attention reads
 _TOKENIZER, _ENCODER = "tokenizer", "encoder.json"
 
 
@@ -163,9 +164,13 @@ class RecFormer(ItemModel):
 
     def _of_like_length(self, histories: Sequence[Sequence[int]]) -> list[tuple[list[int], Tokens]]:
         """Write histories, those of like length together, which leaves little padding; and which they are."""
-        lengths = [sum(len(self.written[place][0]) for place in history) for history in histories]
-        order = sorted(range(len(histories)), key=lengths.__getitem__)
-        parts = [order[start : start + _TOGETHER] for start in range(0, len(order), _TOGETHER)]
+        lengths = [1 + sum(len(self.written[place][0]) for place in history) for history in histories]
+        parts: list[list[int]] = [[]]
+        for row in sorted(range(len(histories)), key=lengths.__getitem__):
+            longest = min(lengths[row], self.config.max_tokens)
+            if parts[-1] and (len(parts[-1]) + 1) * longest > _TOKENS_TOGETHER:
+                parts.append([])
+            parts[-1].append(row)
         return [(rows, self.tokens([histories[row] for row in rows])) for rows in parts]
 
     def _vectors(self, parts: Sequence[tuple[list[int], Tokens]]) -> Tensor:
@@ -352,4 +357,22 @@ def _longformer(c: RecFormerConfig, backbone: dict[str, Any] | None) -> Any:
         type_vocab_size=1,
         pad_token_id=0,
     )
-    return LongformerModel(sizes, add_pooling_layer=False)
+    return _start_reading(LongformerModel(sizes, add_pooling_layer=False))
+
+
+@torch.no_grad()
+def _start_reading(longformer: Any) -> Any:
+    """Let random weights carry what a text says into its start token, in place.
+
+    As BERT starts them, the vectors of any two items have a cosine of .999: what attention reads is a mean
+    over tokens, half of it says where they stand, and two random matrices make it smaller still. Pre-training
+    then learns little more than which domain a text is from.
+    """
+    embeddings = longformer.embeddings
+    embeddings.position_embeddings.weight *= _PLACES
+    for layer in longformer.encoder.layer:
+        attention = layer.attention.self
+        nn.init.orthogonal_(attention.value.weight)
+        attention.value_global.weight.copy_(attention.value.weight)
+        nn.init.orthogonal_(layer.attention.output.dense.weight, gain=_READ)
+    return longformer
