@@ -1,8 +1,9 @@
 """BERT4Rec (Sun et al. 2019): a transformer that looks both ways and fills in masked items.
 
 Trained as a cloze: in each sequence a share of the items is masked, and in some sequences the last item
-alone, as in inference, where a mask stands behind the history. Sizes are RecBole's; the paper masks .2 to .6
-of the items, by data set. The loss is a softmax over all items in the paper too.
+alone, as in inference, where a mask stands behind the history. Each prefix of a user's items is a sequence of
+its own, as in RecBole, whose sizes these are; the paper draws ten masks of each whole sequence, of .2 to .6
+of its items, by data set. The loss is a softmax over all items in the paper too.
 Letters: B users, T places of a sequence, D width, N items of the domain.
 """
 
@@ -21,8 +22,9 @@ from genrec_lab.models.dropout import PooledDropout
 from genrec_lab.models.sequential.attention import AttentionBlock
 from genrec_lab.models.sequential.catalogue_loss import catalogue_cross_entropy
 from genrec_lab.models.sequential.domain_items import DomainItems
+from genrec_lab.models.sequential.drawn_prefixes import DrawnPrefixes
 from genrec_lab.models.sequential.item_model import ItemModel, ItemModelConfig
-from genrec_lab.models.sequential.sequence_batches import EMPTY, SequenceBatches, last_of
+from genrec_lab.models.sequential.sequence_batches import EMPTY, last_of
 
 
 class BERT4RecConfig(ItemModelConfig):
@@ -36,6 +38,7 @@ class BERT4RecConfig(ItemModelConfig):
     dropout: float = Field(0.2, ge=0, lt=1)
     masked: float = Field(0.2, gt=0, lt=1)  # share of a sequence's items
     last_only: float = Field(0.5, ge=0, le=1)  # share of the sequences in which the last item alone is masked
+    prefixes: int | None = Field(None, ge=1)  # of a user's items, drawn each epoch; None: all
 
 
 class BERT4Rec(ItemModel):
@@ -63,10 +66,10 @@ class BERT4Rec(ItemModel):
                 nn.init.normal_(parameter, std=0.02)
 
     def batches(self, sequences: Sequence[Sequence[int]], users: Sequence[int], batch_size: int) -> Cloze:
-        """Return whole sequences with some of their items masked."""
+        """Return prefixes of the sequences, of two items and more, with some of their items masked."""
         c = self.config
-        whole = SequenceBatches(self.items, sequences, batch_size, c.max_history)
-        return Cloze(whole, self.mask, c.masked, c.last_only)
+        prefixes = DrawnPrefixes(self.items, sequences, batch_size, c.max_history, per_sequence=c.prefixes)
+        return Cloze(prefixes, self.mask, c.masked, c.last_only)
 
     def forward(self, sequences: Tensor, wanted: Tensor) -> Tensor:
         """Return the mean cross-entropy of the masked items.
@@ -102,27 +105,34 @@ class BERT4Rec(ItemModel):
 
     def logits(self, sequences: Tensor, users: Tensor) -> Tensor:
         """Score all items for a mask behind the last item; BERT4Rec does not know users."""
-        longer = F.pad(sequences, (0, 1), value=EMPTY)
-        lengths = (sequences != EMPTY).sum(1, keepdim=True)
-        longer = longer.scatter(1, lengths, self.mask)
+        longer = with_next(sequences, torch.full_like(users, self.mask))
         return self.scores(last_of(self.states(longer), longer))
 
 
-class Cloze:
-    """Sequences in which items are masked anew in each epoch, `{"sequences": (B, T), "wanted": (B, T)}`."""
+def with_next(sequences: Tensor, items: Tensor) -> Tensor:
+    """(B, T) padded at the right with -1 -> (B, T + 1), with one of the items (B,) behind each sequence."""
+    lengths = (sequences != EMPTY).sum(1, keepdim=True)
+    return F.pad(sequences, (0, 1), value=EMPTY).scatter(1, lengths, items[:, None])
 
-    def __init__(self, whole: SequenceBatches, mask: int, masked: float, last_only: float) -> None:
-        self.whole, self.mask, self.masked, self.last_only = whole, mask, masked, last_only
+
+class Cloze:
+    """Prefixes and their next items, in which items are masked anew in each epoch.
+
+    Batches `{"sequences": (B, T + 1), "wanted": (B, T + 1)}`, padded at the right with -1.
+    """
+
+    def __init__(self, prefixes: DrawnPrefixes, mask: int, masked: float, last_only: float) -> None:
+        self.prefixes, self.mask, self.masked, self.last_only = prefixes, mask, masked, last_only
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
-        return len(self.whole)
+        return len(self.prefixes)
 
     def __call__(self, epoch: int, seed: int) -> Iterator[dict[str, Tensor]]:
         """Yield the batches of one epoch; at least one item of each sequence is masked."""
         rng = np.random.default_rng([seed, epoch, 1])
-        for batch in self.whole(epoch, seed):
-            sequences = batch["sequences"].numpy()
+        for batch in self.prefixes(epoch, seed):
+            sequences = with_next(batch["sequences"], batch["wanted"]).numpy()
             real = sequences != EMPTY
             rows, lengths = np.arange(len(sequences)), real.sum(1)
             hidden = real & (rng.random(sequences.shape) < self.masked)
