@@ -22,7 +22,6 @@ from genrec_lab.run.stages import (
     adapt_to_domains,
     describe_adaptation,
     describe_skipped,
-    end_without_adaptation,
     end_without_codes,
     lead_row,
     load_history,
@@ -36,7 +35,6 @@ from genrec_lab.run.stages import (
     train_recommenders,
     train_tokenizers,
 )
-from genrec_lab.run.stages.adapting import ADAPTING
 from genrec_lab.run.stages.item_rows import domain_items_of
 from genrec_lab.run.stages.recommending import load_item_model
 from genrec_lab.run.stages.rows import skipped_rows
@@ -145,19 +143,23 @@ def test_there_are_no_codes_to_look_at(toys, capsys):
     assert not (run.folder / "02_tokenizer_training" / "vectors.safetensors").exists()
 
 
-def test_adaptation_of_earlier_rows_does_not_stand_in_the_way(tmp_path, capsys):
-    """The chain asks for a stage 06 of the run's own rows, also where they leave nothing to adapt."""
-    dataset = {"name": "lcrec", "domains": {"Toys": str(write_toys(tmp_path / "data"))}}
-    dataset["allow_missing_text"] = True
-    for compare in (["sasrec", "hgn"], ["sasrec"]):
-        run = opened(tmp_path / "runs", dataset, compare)
-        prepare_data(run)
-        train_tokenizers(run)
-        train_recommenders(run)
-        assert not run.state(ADAPTING).usable
-        end_without_adaptation(run)
-        assert run.state(ADAPTING).usable
-        assert "Nothing to show from here on" in capsys.readouterr().out
+@pytest.mark.parametrize("stage", ["03_residual_atlas", "04_codebook_explorer", "06_domain_adaptation"])
+def test_what_earlier_rows_left_in_a_stage_does_not_stand_in_the_way(tmp_path, capsys, stage):
+    """Stale results stop a chain behind a notebook that ends early; other rows' are none of this run's."""
+    dataset = {"name": "bazaar", "items": 300, "users": 60}
+    before = opened(tmp_path, dataset, ["sasrec", "tiger"])
+    prepare_data(before)
+    with before.stage(stage, uses=("compare",)) as made:
+        (made.folder / "of_tiger.json").write_text("[]")
+    end_without_codes(before, stage=stage)
+    run = opened(tmp_path, dataset, ["sasrec"])
+    assert run.state(stage).status == "stale"
+    assert not capsys.readouterr().out
+    end_without_codes(run, stage=stage)
+    assert "no row of the run 'toys' gives items codes" in capsys.readouterr().out
+    assert run.state(stage).status == "missing"
+    assert stage not in run.manifest()["stages"]  # so the chain has nothing to ask for
+    assert not list((run.folder / stage).glob("*"))
 
 
 def test_texts_are_encoded_only_where_a_row_reads_them(tmp_path, monkeypatch):

@@ -38,7 +38,7 @@ from genrec_lab.models.sequential.item_model import ItemModel, ItemModelConfig, 
 from genrec_lab.models.sequential.sequence_batches import EMPTY, ItemBatches
 from genrec_lab.models.sequential.vector_encoder import start_small
 
-_TOKENS_TOGETHER = 16_384  # of texts of like length that are read at a time, padding and all
+_TOKENS_TOGETHER = 16_384  # of texts of like length that are read at a time, each as long as the longest
 _PLACES, _READ = 0.1, 3.0  # of random weights: how much places count, and what attention reads
 _TOKENIZER, _ENCODER = "tokenizer", "encoder.json"
 
@@ -165,10 +165,10 @@ class RecFormer(ItemModel):
     def _of_like_length(self, histories: Sequence[Sequence[int]]) -> list[tuple[list[int], Tokens]]:
         """Write histories, those of like length together, which leaves little padding; and which they are."""
         lengths = [1 + sum(len(self.written[place][0]) for place in history) for history in histories]
+        lengths = [min(length, self.config.max_tokens) for length in lengths]
         parts: list[list[int]] = [[]]
         for row in sorted(range(len(histories)), key=lengths.__getitem__):
-            longest = min(lengths[row], self.config.max_tokens)
-            if parts[-1] and (len(parts[-1]) + 1) * longest > _TOKENS_TOGETHER:
+            if parts[-1] and (len(parts[-1]) + 1) * lengths[row] > _TOKENS_TOGETHER:
                 parts.append([])
             parts[-1].append(row)
         return [(rows, self.tokens([histories[row] for row in rows])) for rows in parts]

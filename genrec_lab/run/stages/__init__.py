@@ -16,7 +16,6 @@ from genrec_lab.run.stages.comparing import Comparison, compare_runs
 from genrec_lab.run.stages.differences import differences_by_domain, differences_to_rows, strongest_other
 from genrec_lab.run.stages.endings import (
     describe_skipped,
-    end_without_adaptation,
     end_without_codes,
     end_without_variants,
     shown_row,
@@ -89,7 +88,6 @@ __all__ = [
     "describe_skipped",
     "differences_by_domain",
     "differences_to_rows",
-    "end_without_adaptation",
     "end_without_codes",
     "end_without_variants",
     "explore",

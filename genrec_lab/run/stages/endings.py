@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 from genrec_lab.presets import variants
-from genrec_lab.run.stages.adapting import adapt_to_domains
 from genrec_lab.run.stages.preparing import load_prepared
 from genrec_lab.run.stages.rows import generative_rows, has_texts, skipped_rows, trained_item_rows
 from genrec_lab.run.store import Run
 from genrec_lab.viz.live import end_notebook
 
 
-def end_without_codes(run: Run, *, texts: bool = False) -> None:
+def end_without_codes(run: Run, *, texts: bool = False, stage: str | None = None) -> None:
     """Say that there is nothing to show, and let the cells below do nothing, where no row has codes.
 
-    texts: also where the items have no texts, whose vectors the cells below show.
+    texts: also where the items have no texts, whose vectors the cells below show. stage: the one that they
+    would make; what other rows of the run left there before is removed, for these rows did not make it.
     """
     if not generative_rows(run):
-        end_notebook(f"no row of the run {run.name!r} gives items codes.")
+        why = f"no row of the run {run.name!r} gives items codes."
     elif texts and not has_texts(load_prepared(run).dataset):
-        end_notebook(f"the items of the run {run.name!r} have no texts.")
-
-
-def end_without_adaptation(run: Run) -> None:
-    """Finish stage 06 empty and let the cells below do nothing, where no row has codes.
-
-    Finished it must be: what earlier rows of the run left in it would count as made with other parameters.
-    """
-    if not generative_rows(run):
-        adapt_to_domains(run)
-        end_without_codes(run)
+        why = f"the items of the run {run.name!r} have no texts."
+    else:
+        return
+    if stage is not None:
+        run.forget(stage)
+    end_notebook(why)
 
 
 def end_without_variants(run: Run) -> None:
