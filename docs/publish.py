@@ -1,5 +1,8 @@
 """Puts what runs measured into docs/results: `python -m docs.publish NAME`, once its runs are evaluated.
 
+`python -m docs.publish NAME --without ROW` first takes out what stands there of a row, as is needed where its
+settings have changed.
+
 `docs/results/<name>.json` holds a record for each row and seed, so that rows and seeds that were measured at
 other times, on other machines, come together: what a run measured takes the place of what stood there for the
 same row and seed, and all else stays. Prints the table of the means, the papers' figures beside them where
@@ -8,8 +11,8 @@ their data are the same. Raises ValueError where data or a row's settings are no
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Mapping
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +33,18 @@ FOLDER = Path(__file__).parent / "results"
 _NOT_THE_ROW = {"name", "provenance", "compare", "rows", "tuning", "own_row", "reference_codes"}
 
 
-def main(name: str) -> None:
-    """Bring together what stands in docs/results and the runs of a name, and print the table."""
+def main(name: str, outdated: Sequence[str] = ()) -> None:
+    """Bring together what stands in docs/results and the runs of a name, and print the table.
+
+    What stands there of the rows that are `outdated` is taken out first; ValueError where there is nothing.
+    """
     file = FOLDER / f"{name}.json"
     found = runs_of(name, runs_root())
     for left, why in found.left_out.items():
         print(f"LEFT OUT: {left}: {why}")
     before = read_json(file) if file.is_file() else None
+    for row in outdated:
+        before = without(row, before)
     content = together(name, before, [measured(run) for run in found.runs])
     write_json(file, content)
     print(table(content))
@@ -121,6 +129,22 @@ def together(
     return {"run": name, "runs": told, "summary": summary, "records": records.to_dicts()}
 
 
+def without(row: str, content: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What stands in a file but all that was measured of a row; ValueError where the file has none of it."""
+    records = list(content["records"]) if content else []
+    known = {record["method"] for record in records}
+    if content is None or row not in known:
+        raise ValueError(
+            f"there are no records of {row!r} to take out; there are {', '.join(sorted(known)) or 'none'}"
+        )
+    told = [{**run, "rows": {k: v for k, v in run["rows"].items() if k != row}} for run in content["runs"]]
+    left = {
+        "runs": [run for run in told if run["rows"]],
+        "records": [record for record in records if record["method"] != row],
+    }
+    return together(content["run"], left, [])
+
+
 def _must_fit(run: Mapping[str, Any], told: Iterable[Mapping[str, Any]]) -> None:
     for other in told:
         if other["dataset"] != run["dataset"]:
@@ -137,8 +161,8 @@ def _must_fit(run: Mapping[str, Any], told: Iterable[Mapping[str, Any]]) -> None
         if unlike and other["seed"] != run["seed"]:
             raise ValueError(
                 f"{unlike[0]} has other settings in {run['run']} than in {other['run']}, which the file "
-                "holds: a mean over both means nothing; take its records out of the file, or run the seeds "
-                "alike"
+                "holds: a mean over both means nothing; take its records out of the file (--without), or "
+                "run the seeds alike"
             )
 
 
@@ -178,6 +202,10 @@ def _short(value: float) -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        raise SystemExit("usage: python -m docs.publish NAME, as baselines_scientific")
-    main(sys.argv[1])
+    parser = argparse.ArgumentParser(prog="python -m docs.publish", description=__doc__.split("\n\n")[0])
+    parser.add_argument("name", help="of the runs, as baselines_scientific")
+    parser.add_argument(
+        "--without", action="append", default=[], metavar="ROW", help="take out what stands of it"
+    )
+    asked = parser.parse_args()
+    main(asked.name, asked.without)

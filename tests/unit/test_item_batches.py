@@ -16,7 +16,7 @@ from genrec_lab.models.sequential.domain_items import DomainItems
 from genrec_lab.models.sequential.drawn_prefixes import DrawnPrefixes
 from genrec_lab.models.sequential.fmlp_rec import at_the_end
 from genrec_lab.models.sequential.sasrec import SASRec, SASRecConfig
-from genrec_lab.models.sequential.sequence_batches import EMPTY, PrefixBatches, SequenceBatches, last_of
+from genrec_lab.models.sequential.sequence_batches import EMPTY, SequenceBatches, last_of
 
 ITEMS = np.array([3, 4, 8, 10, 11, 17, 20, 23])
 SEQUENCES = st.lists(st.lists(st.sampled_from(ITEMS.tolist()), max_size=12), min_size=1, max_size=6).filter(
@@ -32,7 +32,7 @@ def items_of(row: list[int]) -> list[int]:
 def test_every_prefix_is_learnt_once_with_its_next_item(
     sequences: list[list[int]], max_history: int, batch_size: int
 ) -> None:
-    batches = PrefixBatches(ITEMS, sequences, batch_size, max_history)
+    batches = DrawnPrefixes(ITEMS, sequences, batch_size, max_history)
     drawn = list(batches(3, 1))
     assert len(drawn) == len(batches)
     learnt = Counter(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from docs.publish import settings, table, together
+from docs.publish import settings, table, together, without
 from genrec_lab import presets
 
 
@@ -81,6 +81,17 @@ def test_other_data_or_settings_are_refused() -> None:
     # With the only seed that it had, a row may change.
     changed = together("all", first, [run(0, {"sasrec": 0.07}, settings_hash="other")])
     assert values(changed, "sasrec") == {0: 0.07}
+
+
+def test_a_row_is_taken_out_alone_and_may_then_have_other_settings() -> None:
+    first = together("all", None, [run(0, {"sasrec": 0.06, "hgn": 0.04}), run(1, {"sasrec": 0.07})])
+    left = without("sasrec", first)
+    assert left == together("all", None, [run(0, {"hgn": 0.04})])
+    assert values(first, "sasrec") == {0: 0.06, 1: 0.07}
+    anew = together("all", left, [run(1, {"sasrec": 0.08}, settings_hash="other")])
+    assert (values(anew, "sasrec"), values(anew, "hgn")) == ({1: 0.08}, {0: 0.04})
+    with pytest.raises(ValueError, match=r"no records of 'gru4rec' to take out; there are hgn, sasrec"):
+        without("gru4rec", first)
 
 
 def test_the_table_has_the_papers_figures_beside_ours() -> None:

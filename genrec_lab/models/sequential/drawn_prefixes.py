@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from genrec_lab.data.batches import shuffled
-from genrec_lab.models.sequential.sequence_batches import padded, places_of
+from genrec_lab.models.sequential.sequence_batches import NOTHING_TO_LEARN, padded, places_of
 
 
 class DrawnPrefixes:
@@ -18,8 +18,8 @@ class DrawnPrefixes:
 
     Prefixes are the most recent `max_history` items before their target, padded at the right with -1. Each
     epoch draws `per_sequence` targets of each sequence, or takes all; with `later_half` no target is in the
-    first half. What is drawn, and the order, depends on (seed, epoch) and nothing else. Sequences of one item
-    have nothing to learn from.
+    first half. What is drawn, and the order, depends on (seed, epoch) and nothing else. Sequences of a single
+    item have nothing to learn from and are counted in `skipped`.
     """
 
     def __init__(
@@ -37,8 +37,9 @@ class DrawnPrefixes:
         numbered = enumerate(sequences)
         places = [places_of(items, np.asarray(s, dtype=np.int64), f"sequence {i}") for i, s in numbered]
         self.rows = [row for row in places if len(row) > 1]
+        self.skipped = len(places) - len(self.rows)
         if not self.rows:
-            raise ValueError("no training sequence has two items: there is nothing to learn from")
+            raise ValueError(NOTHING_TO_LEARN)
         starts = [max(1, (len(row) - 1) // 2) if later_half else 1 for row in self.rows]
         self.targets = [np.arange(start, len(row)) for start, row in zip(starts, self.rows, strict=True)]
 

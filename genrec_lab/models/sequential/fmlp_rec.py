@@ -21,9 +21,10 @@ from torch.nn import functional as F
 from genrec_lab.models.dropout import PooledDropout
 from genrec_lab.models.sequential.catalogue_loss import catalogue_cross_entropy
 from genrec_lab.models.sequential.domain_items import DomainItems
+from genrec_lab.models.sequential.drawn_prefixes import DrawnPrefixes
 from genrec_lab.models.sequential.item_model import ItemModel, ItemModelConfig
 from genrec_lab.models.sequential.objectives import bpr
-from genrec_lab.models.sequential.sequence_batches import EMPTY, PrefixBatches
+from genrec_lab.models.sequential.sequence_batches import EMPTY
 
 
 class FMLPRecConfig(ItemModelConfig):
@@ -57,9 +58,9 @@ class FMLPRec(ItemModel):
 
     def batches(
         self, sequences: Sequence[Sequence[int]], users: Sequence[int], batch_size: int
-    ) -> PrefixBatches:
+    ) -> DrawnPrefixes:
         """Return every prefix beside its next item."""
-        return PrefixBatches(self.items, sequences, batch_size, self.config.max_history)
+        return DrawnPrefixes(self.items, sequences, batch_size, self.config.max_history)
 
     def forward(self, sequences: Tensor, wanted: Tensor) -> Tensor:
         """Return the mean loss of the items `wanted` (B,) after `sequences` (B, T)."""

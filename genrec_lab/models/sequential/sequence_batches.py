@@ -12,7 +12,7 @@ from torch import Tensor
 from genrec_lab.data.batches import shuffled
 
 EMPTY = -1  # in a matrix of sequences: no item
-_NOTHING_TO_LEARN = "no training sequence has two items: there is nothing to learn from"
+NOTHING_TO_LEARN = "no training sequence has two items: there is nothing to learn from"
 
 
 class ItemBatches(Protocol):
@@ -54,7 +54,7 @@ class SequenceBatches:
                 self.rows.append(places[max(0, end - max_history - 1) : end])
                 owners.append(number)
         if not self.rows:
-            raise ValueError(_NOTHING_TO_LEARN)
+            raise ValueError(NOTHING_TO_LEARN)
         self.users = None if users is None else np.asarray(users, dtype=np.int64)[owners]
 
     def __len__(self) -> int:
@@ -67,43 +67,6 @@ class SequenceBatches:
             rows = [self.rows[i] for i in drawn]
             batch = {"sequences": padded(rows, max(map(len, rows)))}
             yield batch if self.users is None else {**batch, "users": torch.from_numpy(self.users[drawn])}
-
-
-class PrefixBatches:
-    """Batches of prefixes, `{"sequences": (B, T), "wanted": (B,)}`: each is a sample beside its next item.
-
-    A prefix holds at most the most recent `max_history` items; users with a single item are counted in
-    `skipped`.
-    """
-
-    def __init__(
-        self, items: np.ndarray, sequences: Iterable[Sequence[int]], batch_size: int, max_history: int
-    ) -> None:
-        """Cut the sequences; ValueError where one holds an item that is not among `items` (N,), ascending."""
-        self.batch_size, self.max_history = batch_size, max_history
-        self.skipped = 0
-        self.whole: list[np.ndarray] = []
-        ends: list[tuple[int, int]] = []
-        for number, sequence in enumerate(sequences):
-            places = places_of(items, np.asarray(sequence, dtype=np.int64), f"sequence {number}")
-            self.whole.append(places)
-            self.skipped += len(places) < 2
-            ends += [(number, end) for end in range(1, len(places))]
-        if not ends:
-            raise ValueError(_NOTHING_TO_LEARN)
-        self.ends = np.array(ends)  # (samples, 2): the sequence, and the place of what comes next in it
-
-    def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
-        return -(-len(self.ends) // self.batch_size)
-
-    def __call__(self, epoch: int, seed: int) -> Iterator[dict[str, Tensor]]:
-        """Yield the batches of one epoch in a new order."""
-        for samples in shuffled(len(self.ends), self.batch_size, np.random.default_rng([seed, epoch])):
-            drawn = self.ends[samples].tolist()
-            rows = [self.whole[row][max(0, end - self.max_history) : end] for row, end in drawn]
-            wanted = np.array([self.whole[row][end] for row, end in drawn])
-            yield {"sequences": padded(rows, max(map(len, rows))), "wanted": torch.from_numpy(wanted)}
 
 
 def places_of(items: np.ndarray, wanted: np.ndarray, where: str) -> np.ndarray:
