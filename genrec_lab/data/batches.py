@@ -64,12 +64,7 @@ class PairBatches:
         order = rng.permutation(len(self.targets))
         if self.per_user is not None:
             order = some_of_each(self.users, order, self.per_user)
-        width = self.batch_size * _POOL
-        pools = [order[start : start + width] for start in range(0, len(order), width)]
-        order = np.concatenate([pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools])
-        starts = np.arange(0, len(order), self.batch_size)
-        for start in rng.permutation(starts):
-            rows = order[start : start + self.batch_size]
+        for rows in of_like_length(order, self.lengths, self.batch_size, rng):
             histories = self.histories[rows, : self.lengths[rows].max()]
             yield {"histories": torch.from_numpy(histories), "targets": torch.from_numpy(self.targets[rows])}
 
@@ -78,6 +73,20 @@ def shuffled(count: int, batch_size: int, rng: np.random.Generator) -> Iterator[
     """The numbers below `count` in batches, each once, in an order that is drawn before the first batch."""
     order = rng.permutation(count)
     for start in range(0, count, batch_size):
+        yield order[start : start + batch_size]
+
+
+def of_like_length(
+    order: np.ndarray, lengths: np.ndarray, batch_size: int, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Rows in a random order (n,) in batches of like length, each once; `lengths` (N,) is by row.
+
+    Rows near one another in the order are sorted together; the batches come in an order of their own.
+    """
+    width = batch_size * _POOL
+    pools = [order[start : start + width] for start in range(0, len(order), width)]
+    order = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
+    for start in rng.permutation(np.arange(0, len(order), batch_size)):
         yield order[start : start + batch_size]
 
 

@@ -28,11 +28,16 @@ def items_of(row: list[int]) -> list[int]:
     return [int(ITEMS[place]) for place in row if place != EMPTY]
 
 
-@given(sequences=SEQUENCES, max_history=st.integers(1, 6), batch_size=st.integers(1, 7))
+@given(
+    sequences=SEQUENCES,
+    max_history=st.integers(1, 6),
+    batch_size=st.integers(1, 7),
+    like_length=st.booleans(),
+)
 def test_every_prefix_is_learnt_once_with_its_next_item(
-    sequences: list[list[int]], max_history: int, batch_size: int
+    sequences: list[list[int]], max_history: int, batch_size: int, like_length: bool
 ) -> None:
-    batches = DrawnPrefixes(ITEMS, sequences, batch_size, max_history)
+    batches = DrawnPrefixes(ITEMS, sequences, batch_size, max_history, like_length=like_length)
     drawn = list(batches(3, 1))
     assert len(drawn) == len(batches)
     learnt = Counter(
@@ -45,6 +50,19 @@ def test_every_prefix_is_learnt_once_with_its_next_item(
     )
     assert learnt == expected
     assert batches.skipped == sum(len(s) < 2 for s in sequences)
+
+
+def test_prefixes_of_like_length_share_a_batch() -> None:
+    sequences = [ITEMS[:length].tolist() for length in (2, 3, 5, 8)] * 16  # prefixes of 1 to 7 items
+    batches = DrawnPrefixes(ITEMS, sequences, 16, 20, like_length=True)
+    spreads = []
+    for batch in batches(0, 0):
+        lengths = (batch["sequences"] != EMPTY).sum(1)
+        spreads.append(int(lengths.max() - lengths.min()))
+    assert max(spreads) <= 2 < 6, spreads
+    order = [batch["sequences"].shape[1] for batch in batches(0, 0)]
+    assert order != sorted(order), "long prefixes would always come last"
+    assert order != [batch["sequences"].shape[1] for batch in batches(1, 0)]
 
 
 @settings(max_examples=50)

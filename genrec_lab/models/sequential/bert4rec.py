@@ -68,7 +68,9 @@ class BERT4Rec(ItemModel):
     def batches(self, sequences: Sequence[Sequence[int]], users: Sequence[int], batch_size: int) -> Cloze:
         """Return prefixes of the sequences, of two items and more, with some of their items masked."""
         c = self.config
-        prefixes = DrawnPrefixes(self.items, sequences, batch_size, c.max_history, per_sequence=c.prefixes)
+        prefixes = DrawnPrefixes(
+            self.items, sequences, batch_size, c.max_history, per_sequence=c.prefixes, like_length=True
+        )
         return Cloze(prefixes, self.mask, c.masked, c.last_only)
 
     def forward(self, sequences: Tensor, wanted: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genrec_lab.data.batches import shuffled
+from genrec_lab.data.batches import of_like_length, shuffled
 from genrec_lab.models.sequential.sequence_batches import NOTHING_TO_LEARN, padded, places_of
 
 
@@ -18,8 +18,9 @@ class DrawnPrefixes:
 
     Prefixes are the most recent `max_history` items before their target, padded at the right with -1. Each
     epoch draws `per_sequence` targets of each sequence, or takes all; with `later_half` no target is in the
-    first half. What is drawn, and the order, depends on (seed, epoch) and nothing else. Sequences of a single
-    item have nothing to learn from and are counted in `skipped`.
+    first half. With `like_length` prefixes of like length share a batch, so that little is padded. What is
+    drawn, and the order, depends on (seed, epoch) and nothing else. Sequences of a single item have nothing
+    to learn from and are counted in `skipped`.
     """
 
     def __init__(
@@ -31,9 +32,11 @@ class DrawnPrefixes:
         *,
         per_sequence: int | None = None,
         later_half: bool = False,
+        like_length: bool = False,
     ) -> None:
         """Read the sequences; ValueError where one holds an item that is not among `items`, ascending."""
         self.batch_size, self.max_history, self.per_sequence = batch_size, max_history, per_sequence
+        self.like_length = like_length
         numbered = enumerate(sequences)
         places = [places_of(items, np.asarray(s, dtype=np.int64), f"sequence {i}") for i, s in numbered]
         self.rows = [row for row in places if len(row) > 1]
@@ -59,7 +62,12 @@ class DrawnPrefixes:
                 targets if self.per_sequence is None else rng.permutation(targets)[: self.per_sequence]
             )
         ]
-        for chosen in shuffled(len(samples), self.batch_size, rng):
+        if self.like_length:
+            lengths = np.array([min(target, self.max_history) for _, target in samples])
+            batches = of_like_length(rng.permutation(len(samples)), lengths, self.batch_size, rng)
+        else:
+            batches = shuffled(len(samples), self.batch_size, rng)
+        for chosen in batches:
             drawn = [samples[i] for i in chosen]
             prefixes = [row[max(0, target - self.max_history) : target] for row, target in drawn]
             yield {
