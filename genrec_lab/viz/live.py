@@ -53,6 +53,7 @@ class LiveCurves(Callback):
         self._widget: Any = None
         self._display: Any = None
         self._last_update = float("-inf")
+        self._last_validated = float("-inf")  # the same, of a record with metrics
         self._last_printed: int | None = None  # epoch
         self._ended = False
 
@@ -135,9 +136,13 @@ class LiveCurves(Callback):
         self.records.append(record)
         self._ended = False
         wait = self._seconds if self._live else _LINE_SECONDS
-        if time.monotonic() - self._last_update < wait:
+        now, validated = time.monotonic(), bool(as_mapping(record).get("metrics"))
+        # On a clock of their own, for where every second epoch is validated the others might take all lines.
+        if now - self._last_update < wait and not (validated and now - self._last_validated >= wait):
             return
-        self._last_update = time.monotonic()
+        self._last_update = now
+        if validated:
+            self._last_validated = now
         if self._live:
             self._update()
         else:

@@ -44,6 +44,20 @@ def test_without_a_kernel_it_prints_the_first_and_the_last_epoch(capsys: pytest.
     assert list(curves.figure.data[1].x) == [1, 2, 3, 4, 5]
 
 
+def test_epochs_that_are_not_validated_do_not_take_the_lines_of_those_that_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter(
+        range(0, 600, 6)
+    )  # seconds: an epoch is shorter than the wait between two lines, two are longer
+    monkeypatch.setattr(live.time, "monotonic", lambda: float(next(clock)))
+    curves = LiveCurves.recommender()
+    for number in range(1, 9):
+        curves.on_epoch(epoch(number, {"ndcg@10": 0.1} if number % 2 == 0 else None), 8)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[2] for line in lines] == ["1/8", "2/8", "4/8", "6/8", "8/8"]
+
+
 def test_a_resumed_training_brings_the_epochs_of_before(capsys: pytest.CaptureFixture[str]) -> None:
     curves = LiveCurves.recommender()
     curves.on_epoch(epoch(3), 3)
