@@ -10,7 +10,7 @@ _TINY_WIDTH = 16
 
 
 def baselines() -> MethodConfig:
-    """All baselines with one budget, for two cores; what the data cannot feed is skipped with its reason."""
+    """All rows of the papers' tables with one budget, for two cores; what the data cannot feed is skipped with its reason."""
     return changed(
         gmc_cpu(),
         name="baselines",

@@ -153,6 +153,25 @@ def idgenrec_fields(config: MethodConfig) -> dict[str, Any]:
     }
 
 
+def gmc_fields(config: MethodConfig) -> dict[str, Any]:
+    """GMC: one tokenizer that knows the domains and one recommender for all, adapted to each by LoRA."""
+    kept = quantises_vectors(config)
+    if isinstance(kept, RQVAEConfig) and not kept.contrastive_weight:
+        kept = kept.model_copy(update={"contrastive_weight": RQVAEConfig().contrastive_weight})
+    return {
+        "name": "gmc",
+        "provenance": (
+            f"GMC with the sizes and the budget of {config.name}: one tokenizer with L_dcl and one "
+            "recommender over all domains of pre-training, then LoRA for each that is served."
+        ),
+        "tokenizer": kept,
+        "codebooks": "shared",
+        "recommenders": "unified",
+        "adaptation": config.adaptation.model_copy(update={"kind": "lora"}),
+        "compare": (),
+    }
+
+
 def _a_domain_each(config: MethodConfig) -> dict[str, Any]:
     fields = {
         "codebooks": "separate",

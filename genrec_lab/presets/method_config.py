@@ -27,6 +27,7 @@ from genrec_lab.models.textual_ids import TextualIdsConfig
 from genrec_lab.models.tree_tokenizer import TreeTokenizerConfig
 from genrec_lab.presets.errors import PresetError, did_you_mean
 from genrec_lab.presets.generative_rows import (
+    gmc_fields,
     idgenrec_fields,
     letter_fields,
     p5_cid_fields,
@@ -214,6 +215,8 @@ class MethodConfig(BaseModel):
         for name, training in self._trainings().items():
             if training.monitor not in MONITORS:
                 raise ValueError(f"{name}.monitor is {training.monitor!r}; expected one of {list(MONITORS)}")
+        if self.own_row and self.name in self.compare:
+            raise ValueError(f"compare names {self.name!r}, which is the run's own row; leave it out")
         for row in self.compare:
             known = sorted({*ROWS, *self.rows})
             if row not in known:
@@ -378,6 +381,7 @@ ROWS: dict[str, Change | None] = {
     "letter": _row(letter_fields),
     "p5_cid": _row(p5_cid_fields),
     "idgenrec": _row(idgenrec_fields),
+    "gmc": _row(gmc_fields),
     **ABLATIONS,
 }
 

@@ -11,12 +11,14 @@ from genrec_lab.presets import NamingConfig
 from genrec_lab.run import open_run
 from genrec_lab.run.stages import (
     adapt_to_domains,
+    adapting,
     load_identified,
     load_prepared,
     load_rankings,
     naming,
     prepare_data,
     rank_test_users,
+    recommending,
     train_recommenders,
     train_tokenizers,
 )
@@ -78,6 +80,38 @@ def test_the_others_are_named_by_the_served_domains_tokenizer_or_numbered(runs) 
     for row in ("p5_cid", "idgenrec"):
         codes = load_identified(one, row).codes.codes[others]
         assert len(np.unique(codes, axis=0)) == len(others)
+
+
+@pytest.mark.parametrize(("on_targets", "learnt"), [(True, {"Garden", "Wardrobe"}), (False, {"Garden"})])
+def test_gmc_learns_from_the_domains_of_pretraining_and_is_adapted_to_what_is_served(
+    tmp_path, monkeypatch, on_targets, learnt
+) -> None:
+    lab = opened(tmp_path, "gmc", ["gmc"], **{**TARGET, "transfer.pretrain_on_targets": on_targets})
+    prepare_data(lab)
+    train_tokenizers(lab)
+    domain_of = load_prepared(lab).dataset.items["domain"].to_numpy()
+    taught = {}
+
+    def watched(stage):
+        lessons = stage.lessons
+
+        def seen(*given):
+            batches = lessons(*given)
+            taught.setdefault(stage, set()).update(domain_of[batches.targets])
+            return batches
+
+        monkeypatch.setattr(stage, "lessons", seen)
+
+    watched(recommending)
+    watched(adapting)
+    train_recommenders(lab)
+    changes = adapt_to_domains(lab)
+    assert taught == {recommending: learnt, adapting: {"Wardrobe"}}
+    assert set(changes["method"]) == {"gmc"} and set(changes["domain"]) == {"Wardrobe"}
+    assert list(load_identified(lab, "gmc").epochs) == ["all"]
+    rank_test_users(lab)
+    ranked = load_rankings(lab).items["gmc"]
+    assert set(domain_of[ranked[ranked >= 0]]) == {"Wardrobe"}
 
 
 def test_idgenrec_writes_ids_from_texts_and_its_recommender_goes_on(runs) -> None:

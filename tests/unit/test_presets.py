@@ -13,6 +13,7 @@ from genrec_lab.codes import ItemCodes
 from genrec_lab.models import Recommender
 from genrec_lab.models.adapters import add_lora, count_parameters
 from genrec_lab.models.residual_kmeans import ResidualKMeansConfig
+from genrec_lab.models.rqvae import RQVAEConfig
 from genrec_lab.presets import ROWS, MethodConfig, PresetError, changed, methods
 
 # What each variant of GMC's Table 4 changes, by the paper's section 5.3.
@@ -179,11 +180,28 @@ def test_the_methods_of_a_run_are_its_own_and_the_generative_rows() -> None:
 def test_every_row_can_be_compared_with() -> None:
     of_gmc = [row for row in ROWS if not row.startswith("utgrec_")]
     config = presets.load("gmc_tiny", {"compare": of_gmc})
-    baselines = {"tiger", "tiger_multimodal", "letter", "p5_cid", "idgenrec"}
+    baselines = {"tiger", "tiger_multimodal", "letter", "p5_cid", "idgenrec", "gmc"}
     assert set(methods(config)) == {"gmc_tiny", *baselines, *TABLE_4}
     of_utgrec = [row for row in ROWS if not row.startswith("gmc_")]
     config = presets.load("utgrec_tiny", {"compare": of_utgrec})
     assert set(methods(config)) == {"utgrec_tiny", *baselines, *TABLE_3}
+
+
+def test_gmc_as_a_row_is_the_preset_that_has_it_of_its_own() -> None:
+    own, row = presets.load("gmc_cpu"), methods(presets.load("baselines"))["gmc"]
+    assert row == changed(
+        own, name="gmc", compare=(), provenance=row.provenance, rows=row.rows, tuning=row.tuning
+    )
+    beside_utgrec = methods(presets.load("utgrec_tiny", {"compare": ["gmc", "tiger"]}))
+    gmc, tiger = beside_utgrec["gmc"], beside_utgrec["tiger"]
+    assert gmc.tokenizer.contrastive_weight == RQVAEConfig().contrastive_weight > 0
+    assert gmc.tokenizer.hidden == tiger.tokenizer.hidden
+    assert (gmc.codebooks, gmc.recommenders, gmc.adaptation.kind) == ("shared", "unified", "lora")
+
+
+def test_a_run_does_not_compare_with_itself() -> None:
+    with pytest.raises(PresetError, match="compare names 'gmc', which is the run's own row"):
+        presets.load("gmc", {"compare": ["gmc"]})
 
 
 @pytest.mark.parametrize(

@@ -33,10 +33,9 @@ from genrec_lab.run.stages.rows import (
     ALL,
     generative_rows,
     is_universal,
-    pretrained_on,
+    learns_from,
     recommender_owners,
     scopes,
-    served,
     trained_item_rows,
 )
 from genrec_lab.run.stages.tokenizing import TOKENIZING, load_identified, tokenizer_folder, tokenizer_owner
@@ -142,8 +141,7 @@ def starting_recommender(run: Run, method: str, domain: str) -> CodeRecommender:
 
 def learnt_from(run: Run, frame: pl.DataFrame) -> pl.DataFrame:
     """The users of a part of the split from whose domains the run's method learns in stage 05."""
-    domains = load_prepared(run).dataset.domains
-    return part_of(frame, pretrained_on(run.config, domains) if is_universal(run.config) else domains)
+    return part_of(frame, learns_from(run.config, load_prepared(run).dataset.domains))
 
 
 def load_item_model(run: Run, row: str, domain: str) -> ItemModel:
@@ -197,14 +195,13 @@ def _train_generative(
 ) -> None:
     codes = load_identified(run, name).codes
     require_unique(codes)
-    trained_on = pretrained_on if is_universal(config) else served
-    domains_of = trained_on(config, data.dataset.domains)
-    for scope, domains in scopes(domains_of, separate=config.recommenders == "separate").items():
+    learnt = learns_from(config, data.dataset.domains)
+    for scope, domains in scopes(learnt, separate=config.recommenders == "separate").items():
         torch.manual_seed(run.seed)
         model = new_recommender(codes, config.recommender)
         model.temperature = config.loss_temperature
-        if (learnt := learnt_recommender(tokenizer_folder(run, name, scope))) is not None:
-            model.body.load_state_dict(learnt)
+        if (written := learnt_recommender(tokenizer_folder(run, name, scope))) is not None:
+            model.body.load_state_dict(written)
         valid = part_of(data.split.valid, domains)
         before = _learn_in_one_pass(run, data, name, config, scope, domains, model, stage, watch)
         result = fit(

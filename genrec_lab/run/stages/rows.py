@@ -74,6 +74,15 @@ def pretrained_on(config: MethodConfig, domains: Sequence[str]) -> tuple[str, ..
     return left or tuple(domains)
 
 
+def learns_from(config: MethodConfig, domains: Sequence[str]) -> tuple[str, ...]:
+    """Return the domains whose users a method's recommenders learn from, before any adaptation.
+
+    Those of pre-training where one recommender is for all, those that are served where each has its own.
+    """
+    unified = is_universal(config) or config.recommenders == "unified"
+    return pretrained_on(config, domains) if unified else served(config, domains)
+
+
 def is_universal(config: MethodConfig) -> bool:
     """Whether the method has UTGRec's tokenizer."""
     return isinstance(config.tokenizer, TreeTokenizerConfig)
