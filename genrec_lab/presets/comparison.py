@@ -1,4 +1,4 @@
-"""Runs of baselines alone: every row that the papers' tables hold beside their own method."""
+"""Runs without a method of their own: every row of the papers' tables, GMC among them, UTGRec not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _TINY_WIDTH = 16
 
 
 def baselines() -> MethodConfig:
-    """All rows of the papers' tables with one budget, for two cores; what the data cannot feed is skipped with its reason."""
+    """All rows with one budget, for two cores; what the data cannot feed is skipped with its reason."""
     return changed(
         gmc_cpu(),
         name="baselines",
@@ -21,26 +21,26 @@ def baselines() -> MethodConfig:
             "validation NDCG has not risen for 20. Generative rows: the sizes and epochs of gmc_cpu, MiniLM "
             "vectors."
         ),
-        compare=every_baseline(),
+        compare=every_row(),
         rows=rows_over_items(epochs=200, patience=10, size="cpu"),
     )
 
 
 def baselines_tiny() -> MethodConfig:
-    """All baselines at sizes that only show that everything runs; the smoke run's."""
+    """All rows at sizes that only show that everything runs; the smoke run's."""
     tiny = gmc_tiny()
     rows = {name: _tiny(row) for name, row in rows_over_items(epochs=2, size="tiny").items()}
     return changed(
         tiny,
         name="baselines_tiny",
         own_row=False,
-        provenance="No result is meant by it: every baseline at the smallest sizes.",
-        compare=every_baseline(),
+        provenance="No result is meant by it: every row at the smallest sizes.",
+        compare=every_row(),
         rows=rows,
     )
 
 
-def every_baseline() -> tuple[str, ...]:
+def every_row() -> tuple[str, ...]:
     """Return the names of all rows but those that are variants of one method."""
     over_items = rows_over_items(epochs=1)
     return (*over_items, *(name for name in ROWS if name not in ABLATIONS))
