@@ -12,6 +12,7 @@ from genrec_lab.run import open_run
 from genrec_lab.run.stages import (
     adapt_to_domains,
     adapting,
+    learnt_from,
     load_identified,
     load_prepared,
     load_rankings,
@@ -55,6 +56,7 @@ def runs(tmp_path_factory):
 
 def test_only_the_served_domain_has_tokenizers_and_they_are_those_of_a_run_of_all(runs) -> None:
     one, both = runs
+    assert set(learnt_from(one, load_prepared(one).split.test)["domain"]) == {"Wardrobe"}
     items = load_prepared(one).dataset.domain_items("Wardrobe")
     for row in ("tiger", "p5_cid"):
         alone, among = load_identified(one, row), load_identified(both, row)
@@ -108,6 +110,7 @@ def test_gmc_learns_from_the_domains_of_pretraining_and_is_adapted_to_what_is_se
     changes = adapt_to_domains(lab)
     assert taught == {recommending: learnt, adapting: {"Wardrobe"}}
     assert set(changes["method"]) == {"gmc"} and set(changes["domain"]) == {"Wardrobe"}
+    assert set(learnt_from(lab, load_prepared(lab).split.test)["domain"]) == learnt
     assert list(load_identified(lab, "gmc").epochs) == ["all"]
     rank_test_users(lab)
     ranked = load_rankings(lab).items["gmc"]

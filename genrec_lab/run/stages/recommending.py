@@ -140,8 +140,14 @@ def starting_recommender(run: Run, method: str, domain: str) -> CodeRecommender:
 
 
 def learnt_from(run: Run, frame: pl.DataFrame) -> pl.DataFrame:
-    """The users of a part of the split from whose domains the run's method learns in stage 05."""
-    return part_of(frame, learns_from(run.config, load_prepared(run).dataset.domains))
+    """The users of a part of the split from whose domains the run's lead row learns in stage 05.
+
+    All of them in a run without a generative row.
+    """
+    domains = load_prepared(run).dataset.domains
+    for config in generative_rows(run).values():
+        return part_of(frame, learns_from(config, domains))
+    return frame
 
 
 def load_item_model(run: Run, row: str, domain: str) -> ItemModel:
