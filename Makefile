@@ -35,7 +35,13 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## run the whole chain on the embedded data, a few minutes on two cores
 	$(BIN)/python -m genrec_lab.run papermill_runs/demo.yaml
 
-test: check unit notebooks ## everything: static checks, tests, notebooks
+# The tests leave cores idle while a slow file ends, and a notebook uses little more than one: what they do goes on
+# beside the tests, and is printed after them.
+test: $(STAMP) ## everything: static checks, tests, notebooks
+	@beside=$$(mktemp) && trap 'rm -f "$$beside"' EXIT && \
+	  { $(MAKE) --no-print-directory check notebooks >"$$beside" 2>&1 & } && \
+	  $(MAKE) --no-print-directory unit; tests=$$?; \
+	  wait $$!; others=$$?; cat "$$beside"; exit $$((tests || others))
 
 check: $(STAMP) $(AUDITED) ## static checks only: ruff (security rules too), mypy, import-linter, pip-audit
 	$(BIN)/ruff check .
