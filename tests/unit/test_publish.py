@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pytest
 
-from docs.publish import settings, table, together, without
+from docs.publish import FOLDER, settings, table, together, without
 from genrec_lab import presets
+from genrec_lab.run.files import read_json
 
 
 def run(seed: int, rows: dict[str, float], settings_hash: str = "same", **fields: Any) -> dict[str, Any]:
@@ -114,3 +116,23 @@ def test_a_rows_settings_are_its_own_alone() -> None:
     assert {name for name in names if wider[name] != before[name]} == {"hgn"}
     longer = settings(presets.load("baselines", {"training.epochs": 3}), names)
     assert {name for name in names if longer[name] != before[name]} == {"tiger"}
+
+
+@pytest.mark.parametrize("name", ["baselines_scientific", "baselines_instruments"])
+def test_the_documents_hold_the_tables_of_the_files(name: str) -> None:
+    def cells(line: str) -> list[str]:
+        first, *others = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        return [re.sub("[-_]", "", first).lower(), *(cell.replace("−", "-") for cell in others)]
+
+    content = read_json(FOLDER / f"{name}.json")
+    published = [cells(line) for line in table(content).splitlines() if line.startswith("| ")][1:]
+    document = (FOLDER.parent / "results.md").read_text(encoding="utf-8")
+    _, _, after = document.partition(f"python -m docs.publish {name}\n\n| row |")
+    told = [cells(line) for line in after.split("\n\n")[0].splitlines()[2:]]
+    assert sorted(told) == sorted(published)
+    (domain,) = {record["domain"] for record in content["records"]} - {"average"}
+    readme = (FOLDER.parents[1] / "README.md").read_text(encoding="utf-8")
+    head, *lines = readme[readme.index("| NDCG@10 |") :].split("\n\n")[0].splitlines()
+    place = cells(head).index(domain)
+    shown = {row[0]: row[place : place + 2] for row in map(cells, lines[1:]) if row[place]}
+    assert shown == {row[0]: row[5:7] for row in published if row[0] != "popularity"}
