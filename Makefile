@@ -35,11 +35,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## run the whole chain on the embedded data, a few minutes on two cores
 	$(BIN)/python -m genrec_lab.run papermill_runs/demo.yaml
 
-# The tests leave cores idle while a slow file ends, and a notebook uses little more than one: what they do goes on
-# beside the tests, and is printed after them.
+# The tests leave cores idle while a slow file ends: the static checks and the notebooks go on beside them, with one
+# thread for they share the cores, and are printed after them.
 test: $(STAMP) ## everything: static checks, tests, notebooks
 	@beside=$$(mktemp) && trap 'rm -f "$$beside"' EXIT && \
-	  { $(MAKE) --no-print-directory check notebooks >"$$beside" 2>&1 & } && \
+	  { OMP_NUM_THREADS=1 $(MAKE) --no-print-directory check notebooks >"$$beside" 2>&1 & } && \
 	  $(MAKE) --no-print-directory unit; tests=$$?; \
 	  wait $$!; others=$$?; cat "$$beside"; exit $$((tests || others))
 
@@ -61,7 +61,7 @@ unit: $(STAMP) ## the tests under tests/
 notebooks: $(STAMP) ## run every notebook at its defaults, in order, in a temporary runs folder
 ifneq ($(NOTEBOOKS),)
 	@runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && \
-	  GENREC_RUNS="$$runs" $(BIN)/python -m pytest -p no:xdist --nbval-lax --nbval-cell-timeout=600 $(NOTEBOOKS)
+	  GENREC_RUNS="$$runs" $(BIN)/python -m pytest -p no:xdist --nbval-lax --nbval-cell-timeout=1800 $(NOTEBOOKS)
 endif
 
 format: $(STAMP) ## sort imports, mend what ruff can mend, format
