@@ -35,8 +35,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## run the whole chain on the embedded data, a few minutes on two cores
 	$(BIN)/python -m genrec_lab.run papermill_runs/demo.yaml
 
-# The tests leave cores idle while a slow file ends: the static checks and the notebooks go on beside them, with one
-# thread for they share the cores, and are printed after them.
+# The tests leave cores idle while a slow file ends: the static checks and the notebooks go on beside them and are
+# printed after them; they have one thread, for threads that wait for a core would slow the tests.
 test: $(STAMP) ## everything: static checks, tests, notebooks
 	@beside=$$(mktemp) && trap 'rm -f "$$beside"' EXIT && \
 	  { OMP_NUM_THREADS=1 $(MAKE) --no-print-directory check notebooks >"$$beside" 2>&1 & } && \

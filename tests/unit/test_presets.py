@@ -189,9 +189,7 @@ def test_every_row_can_be_compared_with() -> None:
 
 def test_gmc_as_a_row_is_the_preset_that_has_it_of_its_own() -> None:
     own, row = presets.load("gmc_cpu"), methods(presets.load("baselines"))["gmc"]
-    assert row == changed(
-        own, name="gmc", compare=(), provenance=row.provenance, rows=row.rows, tuning=row.tuning
-    )
+    assert row == changed(own, name="gmc", compare=(), provenance=row.provenance, rows=row.rows)
     beside_utgrec = methods(presets.load("utgrec_tiny", {"compare": ["gmc", "tiger"]}))
     gmc, tiger = beside_utgrec["gmc"], beside_utgrec["tiger"]
     assert gmc.tokenizer.contrastive_weight == RQVAEConfig().contrastive_weight > 0
