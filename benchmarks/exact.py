@@ -24,7 +24,7 @@ from genrec_lab.data.batches import PairBatches
 from genrec_lab.decoding import CodeTrie, Ranked, exact_top_k
 from genrec_lab.encoders.text import TextConfig, encode_texts
 from genrec_lab.models import Recommender, T5Config
-from genrec_lab.models.quantizers import residual_kmeans
+from genrec_lab.models.tokenizers.quantizers import residual_kmeans
 from genrec_lab.training import TrainingConfig, fit
 
 TOP_K, ROWS = 10, 512

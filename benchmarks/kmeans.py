@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.measuring import Check, Comparison, Options, compare, main
 from benchmarks.rqvae import clustered
-from genrec_lab.models.quantizers import residual_kmeans
+from genrec_lab.models.tokenizers.quantizers import residual_kmeans
 
 LEVELS, DIMENSIONS = 4, 64
 OURS, PEER, WIDE = "genrec_lab", "faiss, beam 1", "faiss, beam 5 (its default)"

@@ -66,7 +66,7 @@ def train_here(folder: Path, steps: int, small: bool) -> dict[str, Any]:
     from genrec_lab.data.batches import NeighbourBatches
     from genrec_lab.encoders.content import Content
     from genrec_lab.encoders.multimodal import QwenConfig, QwenEncoder
-    from genrec_lab.models.tree_tokenizer import TreeTokenizer, TreeTokenizerConfig
+    from genrec_lab.models.tokenizers.tree_tokenizer import TreeTokenizer, TreeTokenizerConfig
     from genrec_lab.operations import OperationCounter
     from genrec_lab.training import fit
 

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from benchmarks.measuring import Check, Comparison, Options, compare, main
-from genrec_lab.models.autoencoder import TIGER_HIDDEN, mlp
-from genrec_lab.models.rqvae import RQVAE, RQVAEConfig
+from genrec_lab.models.tokenizers.autoencoder import TIGER_HIDDEN, mlp
+from genrec_lab.models.tokenizers.rqvae import RQVAE, RQVAEConfig
 
 BATCH, DIMENSIONS, LATENT, LEVELS = 1024, 384, 32, 4
 OURS, HALF, PEER = "genrec_lab, float32", "genrec_lab, precision=bf16", "ResidualVQ"

@@ -26,8 +26,8 @@ from genrec_lab.data.batches import PairBatches
 from genrec_lab.data.stretches import StretchBatches
 from genrec_lab.evaluation import ndcg_at_k
 from genrec_lab.models import T5Config
-from genrec_lab.models.causal import CausalConfig
-from genrec_lab.models.recommenders import learns_in_one_pass, new_recommender
+from genrec_lab.models.recommenders.causal import CausalConfig
+from genrec_lab.models.recommenders.kinds import learns_in_one_pass, new_recommender
 from genrec_lab.training import Callback, EpochRecord, TrainingConfig, autocast, fit
 
 # Batch (pairs, or sequences) and Muon's step: the best of each that were tried (docs/benchmarks.md).

@@ -28,7 +28,7 @@ from genrec_lab.data.batches import PairBatches
 from genrec_lab.data.stretches import StretchBatches
 from genrec_lab.encoders.text import TextConfig, encode_texts
 from genrec_lab.models import Recommender, T5Config
-from genrec_lab.models.quantizers import residual_kmeans
+from genrec_lab.models.tokenizers.quantizers import residual_kmeans
 from genrec_lab.training import TrainingConfig, fit
 
 OURS, ONE_PASS, PEER = "genrec_lab", "genrec_lab, one pass", "transformers T5, float32, padded"

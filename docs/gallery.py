@@ -18,7 +18,7 @@ import plotly.io as pio
 from PIL import Image
 from playwright.sync_api import Browser, Locator, sync_playwright
 
-from genrec_lab.run import Run, existing_run
+from genrec_lab.lab import Run, existing_run
 from tests.browser.lab import NotebookPage, served
 
 FOLDER = Path(__file__).parent
@@ -113,7 +113,7 @@ def shoot_figures(browser: Browser, run: Run) -> None:
 def shoot_explorer(browser: Browser, run: Run) -> None:
     """Open the explorer in JupyterLab, on the run and on two of its tokenizers, and walk through its tabs."""
     cell = (
-        "from genrec_lab.run import existing_run\nfrom genrec_lab.run.stages import explore\n"
+        "from genrec_lab.lab import existing_run\nfrom genrec_lab.lab.stages import explore\n"
         f"explore(existing_run({run.name!r}), other_method='tiger')"
     )
     with tempfile.TemporaryDirectory() as folder:

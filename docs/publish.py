@@ -20,13 +20,13 @@ import polars as pl
 
 from genrec_lab.evaluation.papers import beside_papers
 from genrec_lab.evaluation.ranking import AVERAGE
+from genrec_lab.lab import Run, runs_root
+from genrec_lab.lab.execution import PART_FILE
+from genrec_lab.lab.files import hash_json, read_json, write_json
+from genrec_lab.lab.results import METRICS_SCHEMA
+from genrec_lab.lab.seeds import own_records, runs_of
+from genrec_lab.lab.stages.recommending import RECOMMENDING
 from genrec_lab.presets import MethodConfig, item_rows, methods
-from genrec_lab.run import Run, runs_root
-from genrec_lab.run.execution import PART_FILE
-from genrec_lab.run.files import hash_json, read_json, write_json
-from genrec_lab.run.results import METRICS_SCHEMA
-from genrec_lab.run.seeds import own_records, runs_of
-from genrec_lab.run.stages.recommending import RECOMMENDING
 
 FOLDER = Path(__file__).parent / "results"
 # Of a generative row's config: what says nothing of the row itself.

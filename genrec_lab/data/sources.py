@@ -14,6 +14,7 @@ from genrec_lab.data.movielens import read_movielens
 from genrec_lab.data.paths import expanded
 from genrec_lab.data.research_files import read_lcrec, read_recbole
 from genrec_lab.data.rules import DataError, nearest
+from genrec_lab.registry import Registry
 
 READERS: dict[str, Callable[..., Dataset]] = {
     "lcrec": read_lcrec,
@@ -25,6 +26,9 @@ READERS: dict[str, Callable[..., Dataset]] = {
     "amazon2023": read_amazon2023,
 }
 EMBEDDED = "bazaar"
+SOURCES: Registry[Callable[..., Dataset]] = Registry(
+    "data source", declared={EMBEDDED: "genrec_lab.bazaar:make_bazaar"}
+)
 # Options that mean one domain and so cannot hold for several.
 PER_DOMAIN = {"domain", "folder", "category", "interactions", "items", "posters"}
 
@@ -107,8 +111,7 @@ def _read(source: str, options: dict[str, Any], where: str) -> Dataset:
 
 
 def _bazaar(options: dict[str, Any]) -> Dataset:
-    from genrec_lab.data.bazaar import make_bazaar
-
+    make_bazaar = SOURCES.find(EMBEDDED)
     _require_options(make_bazaar, options, f"load_dataset({EMBEDDED!r})")
     if isinstance(options.get("images"), str):
         options = {**options, "images": expanded(options["images"], "images")}

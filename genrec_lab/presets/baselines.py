@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from genrec_lab.codes import IdentifierConfig
-from genrec_lab.models.co_occurrence_codes import CoOccurrenceConfig
-from genrec_lab.models.letter import LetterConfig
-from genrec_lab.models.rqvae import TIGER_HIDDEN, RQVAEConfig
+from genrec_lab.models.recommenders.t5 import T5Config
 from genrec_lab.models.sequential.kinds import MODELS
-from genrec_lab.models.t5 import T5Config
-from genrec_lab.models.textual_ids import TextualIdsConfig
+from genrec_lab.models.tokenizers.co_occurrence import CoOccurrenceConfig
+from genrec_lab.models.tokenizers.letter import LetterConfig
+from genrec_lab.models.tokenizers.rqvae import TIGER_HIDDEN, RQVAEConfig
+from genrec_lab.models.tokenizers.textual_ids import TextualIdsConfig
 from genrec_lab.presets.content_rows import Size, content_rows
 from genrec_lab.presets.method_config import AdaptationConfig, ItemRow, MethodConfig, changed
 from genrec_lab.training import TrainingConfig

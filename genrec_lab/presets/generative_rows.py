@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from genrec_lab.codes import IdentifierConfig
 from genrec_lab.encoders.compact import CompactConfig
-from genrec_lab.models.co_occurrence_codes import CoOccurrenceConfig
-from genrec_lab.models.letter import LetterConfig
-from genrec_lab.models.residual_kmeans import ResidualKMeansConfig
-from genrec_lab.models.rqvae import RQVAEConfig
+from genrec_lab.models.recommenders.t5 import T5Config
 from genrec_lab.models.sequential.sasrec import SASRecConfig
-from genrec_lab.models.t5 import T5Config
-from genrec_lab.models.textual_ids import TextualIdsConfig
+from genrec_lab.models.tokenizers.co_occurrence import CoOccurrenceConfig
+from genrec_lab.models.tokenizers.letter import LetterConfig
+from genrec_lab.models.tokenizers.residual_kmeans import ResidualKMeansConfig
+from genrec_lab.models.tokenizers.rqvae import RQVAEConfig
+from genrec_lab.models.tokenizers.textual_ids import TextualIdsConfig
 from genrec_lab.training import TrainingConfig
 
 if TYPE_CHECKING:

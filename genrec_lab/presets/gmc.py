@@ -7,11 +7,11 @@ from typing import Any
 from genrec_lab.codes import IdentifierConfig
 from genrec_lab.data.batches import PairsConfig
 from genrec_lab.encoders.text import TextConfig
-from genrec_lab.models.adapters import LoRAConfig
-from genrec_lab.models.causal import CausalConfig
-from genrec_lab.models.residual_kmeans import ResidualKMeansConfig
-from genrec_lab.models.rqvae import TIGER_HIDDEN, RQVAEConfig
-from genrec_lab.models.t5 import T5Config
+from genrec_lab.models.recommenders.adapters import LoRAConfig
+from genrec_lab.models.recommenders.causal import CausalConfig
+from genrec_lab.models.recommenders.t5 import T5Config
+from genrec_lab.models.tokenizers.residual_kmeans import ResidualKMeansConfig
+from genrec_lab.models.tokenizers.rqvae import TIGER_HIDDEN, RQVAEConfig
 from genrec_lab.presets.baselines import rows_over_items
 from genrec_lab.presets.method_config import AdaptationConfig, DecodingConfig, MethodConfig, changed
 from genrec_lab.presets.tuning import TuningConfig

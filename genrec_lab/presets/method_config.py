@@ -16,15 +16,15 @@ from genrec_lab.data.batches import PairsConfig
 from genrec_lab.encoders.compact import CompactConfig
 from genrec_lab.encoders.multimodal import QwenConfig
 from genrec_lab.encoders.text import TextConfig
-from genrec_lab.models.adapters import LoRAConfig
-from genrec_lab.models.letter import LetterConfig
-from genrec_lab.models.recommenders import RecommenderConfig, learns_in_one_pass
-from genrec_lab.models.rqvae import RQVAEConfig
+from genrec_lab.models.recommenders.adapters import LoRAConfig
+from genrec_lab.models.recommenders.kinds import RecommenderConfig, learns_in_one_pass
+from genrec_lab.models.recommenders.t5 import T5Config
 from genrec_lab.models.sequential.kinds import AnyItemModelConfig
 from genrec_lab.models.sequential.sasrec import SASRecConfig
-from genrec_lab.models.t5 import T5Config
-from genrec_lab.models.textual_ids import TextualIdsConfig
-from genrec_lab.models.tree_tokenizer import TreeTokenizerConfig
+from genrec_lab.models.tokenizers.letter import LetterConfig
+from genrec_lab.models.tokenizers.rqvae import RQVAEConfig
+from genrec_lab.models.tokenizers.textual_ids import TextualIdsConfig
+from genrec_lab.models.tokenizers.tree_tokenizer import TreeTokenizerConfig
 from genrec_lab.presets.errors import PresetError, did_you_mean
 from genrec_lab.presets.generative_rows import (
     gmc_fields,

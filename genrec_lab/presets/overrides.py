@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from genrec_lab.models.recommenders import KINDS as RECOMMENDERS
+from genrec_lab.models.recommenders.kinds import KINDS as RECOMMENDERS
 from genrec_lab.presets.errors import PresetError, did_you_mean
 from genrec_lab.presets.tokenizers import KINDS as TOKENIZERS
 from genrec_lab.training import TrainingConfig

@@ -6,16 +6,16 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from genrec_lab.models.co_occurrence_codes import CoOccurrenceConfig
-from genrec_lab.models.finite_scalar import FiniteScalarConfig
-from genrec_lab.models.hierarchical_kmeans import HierarchicalKMeansConfig
-from genrec_lab.models.letter import LetterConfig
-from genrec_lab.models.product_quantization import ProductQuantizationConfig
-from genrec_lab.models.random_codes import RandomCodesConfig
-from genrec_lab.models.residual_kmeans import ResidualKMeansConfig
-from genrec_lab.models.rqvae import RQVAEConfig
-from genrec_lab.models.textual_ids import TextualIdsConfig
-from genrec_lab.models.tree_tokenizer import TreeTokenizerConfig
+from genrec_lab.models.tokenizers.co_occurrence import CoOccurrenceConfig
+from genrec_lab.models.tokenizers.finite_scalar import FiniteScalarConfig
+from genrec_lab.models.tokenizers.hierarchical_kmeans import HierarchicalKMeansConfig
+from genrec_lab.models.tokenizers.letter import LetterConfig
+from genrec_lab.models.tokenizers.product_quantization import ProductQuantizationConfig
+from genrec_lab.models.tokenizers.random_codes import RandomCodesConfig
+from genrec_lab.models.tokenizers.residual_kmeans import ResidualKMeansConfig
+from genrec_lab.models.tokenizers.rqvae import RQVAEConfig
+from genrec_lab.models.tokenizers.textual_ids import TextualIdsConfig
+from genrec_lab.models.tokenizers.tree_tokenizer import TreeTokenizerConfig
 
 TokenizerConfig = Annotated[
     RQVAEConfig

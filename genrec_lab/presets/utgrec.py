@@ -10,12 +10,12 @@ from genrec_lab.encoders.compact import CompactConfig
 from genrec_lab.encoders.multimodal import QwenConfig
 from genrec_lab.encoders.pictures import PictureTarget
 from genrec_lab.encoders.text import TextConfig
-from genrec_lab.models.content_decoders import DecoderConfig
-from genrec_lab.models.diffusion import DiffusionConfig
-from genrec_lab.models.rqvae import RQVAEConfig
-from genrec_lab.models.t5 import T5Config
-from genrec_lab.models.tree_quantizer import TreeQuantizerConfig
-from genrec_lab.models.tree_tokenizer import TreeTokenizerConfig, for_fidelity
+from genrec_lab.models.recommenders.t5 import T5Config
+from genrec_lab.models.tokenizers.content_decoders import DecoderConfig
+from genrec_lab.models.tokenizers.diffusion import DiffusionConfig
+from genrec_lab.models.tokenizers.rqvae import RQVAEConfig
+from genrec_lab.models.tokenizers.tree_quantizer import TreeQuantizerConfig
+from genrec_lab.models.tokenizers.tree_tokenizer import TreeTokenizerConfig, for_fidelity
 from genrec_lab.presets.baselines import TIGER_RQVAE, rows_over_items
 from genrec_lab.presets.gmc import SMALL_T5
 from genrec_lab.presets.method_config import (

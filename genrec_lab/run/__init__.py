@@ -1,5 +1,1 @@
-"""Runs: the folder that notebooks share, the chain that executes them, and the report."""
-
-from genrec_lab.run.store import Run, RunError, Stage, StageState, existing_run, open_run, runs_root
-
-__all__ = ["Run", "RunError", "Stage", "StageState", "existing_run", "open_run", "runs_root"]
+"""The former name of the command: `python -m genrec_lab.run FILE.yaml` is `genrec run FILE.yaml`."""

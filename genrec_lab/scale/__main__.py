@@ -10,8 +10,8 @@ from pathlib import Path
 import yaml
 
 from genrec_lab.encoders.text import TextConfig
-from genrec_lab.run.files import RunError
-from genrec_lab.run.seeds import seeds_argument
+from genrec_lab.lab.files import RunError
+from genrec_lab.lab.seeds import seeds_argument
 from genrec_lab.scale.cluster import Cluster, ScaleError
 from genrec_lab.scale.pipelines import Workers, encode_catalogue, recommend_to_users, tokenize_catalogue
 from genrec_lab.scale.sweep import RunResources, Runs, sweep

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 import genrec_lab
 from genrec_lab.data.whole_files import whole_file
 from genrec_lab.encoders.text import TextConfig, model_identity, text_encoder
-from genrec_lab.run.files import as_json, hash_file, hash_folder, read_json, write_json
+from genrec_lab.lab.files import as_json, hash_file, hash_folder, read_json, write_json
 from genrec_lab.scale.cluster import Cluster, ScaleError, connected, require_room
 
 _MADE_OF = "made_of.json"  # what a table was made of; without it a folder is no table of a pipeline
@@ -69,7 +69,7 @@ class TokenizeVectors:
     """Content vectors to the codes of a fitted tokenizer."""
 
     def __init__(self, folder: str) -> None:
-        from genrec_lab.models.vector_tokenizers import read_tokenizer
+        from genrec_lab.models.tokenizers.vector_tokenizers import read_tokenizer
 
         self.tokenizer = read_tokenizer(folder)
 
@@ -85,7 +85,7 @@ class RecommendToUsers:
     """Histories to the next items, by a trained recommender."""
 
     def __init__(self, folder: str, top_k: int, beams: int | None) -> None:
-        from genrec_lab.models.recommenders import read_recommender
+        from genrec_lab.models.recommenders.kinds import read_recommender
 
         self.model, self.top_k, self.beams = read_recommender(folder), top_k, beams
 

@@ -10,12 +10,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 
-from genrec_lab.run import pipeline
-from genrec_lab.run.files import RunError
-from genrec_lab.run.plan import choose_notebooks
-from genrec_lab.run.runfile import read_run_file
-from genrec_lab.run.seeds import OVER_SEEDS
-from genrec_lab.run.store import project_root, runs_root
+from genrec_lab.lab import pipeline
+from genrec_lab.lab.files import RunError
+from genrec_lab.lab.plan import choose_notebooks
+from genrec_lab.lab.runfile import read_run_file
+from genrec_lab.lab.seeds import OVER_SEEDS
+from genrec_lab.lab.store import project_root, runs_root
 from genrec_lab.scale.cluster import Cluster, connected, require_room
 
 
@@ -33,7 +33,7 @@ class RunResources(BaseModel):
 
 
 class Runs(BaseModel):
-    """The runs that a run file makes: one for each seed, named as `genrec_lab.run FILE --seeds` does.
+    """The runs that a run file makes: one for each seed, named as `genrec_lab.lab FILE --seeds` does.
 
     Without seeds it is one run, under the file's name and seed.
     """

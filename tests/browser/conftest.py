@@ -10,8 +10,8 @@ import nbformat
 import pytest
 from playwright.sync_api import Browser, Locator, sync_playwright
 
-from genrec_lab.run import Run, open_run
-from genrec_lab.run.stages import (
+from genrec_lab.lab import Run, open_run
+from genrec_lab.lab.stages import (
     adapt_to_domains,
     load_identified,
     load_prepared,
@@ -20,7 +20,7 @@ from genrec_lab.run.stages import (
     train_recommenders,
     train_tokenizers,
 )
-from genrec_lab.run.stages.mapping import MAPPING, PREPARATION, TOKENIZING, neighbour_overlaps
+from genrec_lab.lab.stages.mapping import MAPPING, PREPARATION, TOKENIZING, neighbour_overlaps
 from genrec_lab.viz.projection import project_residuals
 from tests.browser.lab import REPOSITORY, Lab, NotebookPage, served
 
@@ -29,7 +29,7 @@ SCREENSHOTS = REPOSITORY / "build" / "screenshots"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
 EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script> 🪑 كرسي " + "long " * 2_000
 
-COMPARED = """from genrec_lab.run import existing_run
+COMPARED = """from genrec_lab.lab import existing_run
 explore(lab, existing_run("again"))"""
 UNTRUSTED = f"""from genrec_lab.codes import ItemCodes
 from genrec_lab.viz.explorer import CodedCatalogue, ExplorerState

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Locator, expect
 
-from genrec_lab.run import existing_run
-from genrec_lab.run.stages import explorer_state
-from genrec_lab.run.stages.evaluating import ranked_users
+from genrec_lab.lab import existing_run
+from genrec_lab.lab.stages import explorer_state
+from genrec_lab.lab.stages.evaluating import ranked_users
 from genrec_lab.viz.explorer import ExplorerState
 from tests.browser.conftest import EVIL
 from tests.browser.lab import NotebookPage

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from genrec_lab.codes import ItemCodes
 from genrec_lab.models import Recommender, T5Config
-from genrec_lab.models.adapters import LoRAConfig, add_lora
+from genrec_lab.models.recommenders.adapters import LoRAConfig, add_lora
 from genrec_lab.training import TrainingConfig, fit
 
 SIZES = (3, 4, 3)

@@ -13,8 +13,8 @@ from genrec_lab.losses import (
     reconstruction_loss,
     residual_quantization_loss,
 )
-from genrec_lab.models.quantizers import ResidualQuantizer
-from genrec_lab.models.rqvae import RQVAE, RQVAEConfig
+from genrec_lab.models.tokenizers.quantizers import ResidualQuantizer
+from genrec_lab.models.tokenizers.rqvae import RQVAE, RQVAEConfig
 from tests.equations.gradients import leaf, numeric_gradient
 
 seeds = st.integers(0, 2**32 - 1)

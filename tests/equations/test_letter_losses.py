@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec_lab.losses import code_diversity_loss, collaborative_alignment_loss
-from genrec_lab.models.letter import Letter, LetterConfig
+from genrec_lab.models.tokenizers.letter import Letter, LetterConfig
 from tests.equations.gradients import leaf, numeric_gradient
 
 seeds = st.integers(0, 2**32 - 1)

@@ -21,7 +21,7 @@ from genrec_lab.losses import (
     tree_code_loss,
     utgrec_objective,
 )
-from genrec_lab.models.tree_quantizer import TreeQuantizer, TreeQuantizerConfig, prefix_residual
+from genrec_lab.models.tokenizers.tree_quantizer import TreeQuantizer, TreeQuantizerConfig, prefix_residual
 from tests.equations.gradients import leaf, numeric_gradient
 
 seeds = st.integers(0, 2**32 - 1)

@@ -30,7 +30,7 @@ from pathlib import Path
 import polars as pl
 from safetensors import safe_open
 
-from genrec_lab.run.files import damage
+from genrec_lab.lab.files import damage
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _VICTIMS = {"chain and kernel": 6, "chain": 2, "kernel": 2}
@@ -289,7 +289,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where the runs go, and stay (a temporary folder)")
     given = parser.parse_args()
-    work = ["tests.faults.small_chain"] if given.small else ["genrec_lab.run", given.file]
+    work = ["tests.faults.small_chain"] if given.small else ["genrec_lab.lab", given.file]
     command, span = [sys.executable, "-m", *work], (0.5, 1.0) if given.small else (0.02, 0.5)
     with tempfile.TemporaryDirectory(prefix="genrec-kills-") as temporary:
         folder = given.folder or Path(temporary)

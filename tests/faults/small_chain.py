@@ -9,9 +9,9 @@ from pydantic import BaseModel
 
 from genrec_lab.codes import ItemCodes
 from genrec_lab.data.batches import PairBatches
+from genrec_lab.lab import store
 from genrec_lab.models import Recommender, T5Config
-from genrec_lab.models.rqvae import RQVAEConfig, train_rqvae
-from genrec_lab.run import store
+from genrec_lab.models.tokenizers.rqvae import RQVAEConfig, train_rqvae
 from genrec_lab.training import TrainingConfig, fit
 
 T5 = T5Config(d_model=16, d_kv=4, heads=3, d_ff=24, encoder_layers=1, decoder_layers=1, dropout=0.1,

@@ -8,9 +8,9 @@ import nbformat
 import pytest
 from nbformat.validator import NotebookValidationError
 
-from genrec_lab.run.contents import read_page
-from genrec_lab.run.files import RunError
-from genrec_lab.run.plan import check_notebook
+from genrec_lab.lab.contents import read_page
+from genrec_lab.lab.files import RunError
+from genrec_lab.lab.plan import check_notebook
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 FILES = sorted(NOTEBOOKS.glob("*.ipynb"))
@@ -191,7 +191,7 @@ HEAD = (
     "**Outputs.** `01_good_one/a.json`.\n\n**Time.** A second.\n\n[◀ 00 First](00_first.ipynb)"
 )
 LITERALS = "\n".join(f"{name} = {value!r}" for name, value in PARAMETERS.items())
-OPEN = "from genrec_lab.run import open_run\n\nlab = open_run(run, dataset=dataset, preset=preset)"
+OPEN = "from genrec_lab.lab import open_run\n\nlab = open_run(run, dataset=dataset, preset=preset)"
 ENDING = "## Exercises\n\n1. One?\n2. Two?"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from genrec_lab.run import store
+from genrec_lab.lab import store
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = Path(__file__).parent / "tiny_presets"

@@ -7,10 +7,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from genrec_lab.run import RunError, open_run
-from genrec_lab.run.plan import plan_step
-from genrec_lab.run.seeds import ABLATION
-from genrec_lab.run.stages import (
+from genrec_lab.lab import RunError, open_run
+from genrec_lab.lab.plan import plan_step
+from genrec_lab.lab.seeds import ABLATION
+from genrec_lab.lab.stages import (
     adapt_to_domains,
     prepare_data,
     rank_test_users,

@@ -10,12 +10,12 @@ import polars as pl
 import pytest
 
 from genrec_lab.data import Dataset, load_dataset
+from genrec_lab.lab import open_run
+from genrec_lab.lab.stages import item_rows, load_prepared, prepare_data
+from genrec_lab.lab.stages.rows import skipped_rows, trained_item_rows
 from genrec_lab.models.sequential.kinds import MODELS
 from genrec_lab.presets import load
 from genrec_lab.presets.baselines import rows_over_items
-from genrec_lab.run import open_run
-from genrec_lab.run.stages import item_rows, load_prepared, prepare_data
-from genrec_lab.run.stages.rows import skipped_rows, trained_item_rows
 from genrec_lab.training import TrainingResult
 
 CONTENT = ("fdsa", "s3rec", "unisrec", "unisrec_inductive", "vqrec", "missrec", "recformer")

@@ -6,9 +6,8 @@ import polars as pl
 import pytest
 
 from genrec_lab.decoding import beam_search
-from genrec_lab.models import Recommender, T5Config
-from genrec_lab.run import RunError, open_run
-from genrec_lab.run.stages import (
+from genrec_lab.lab import RunError, open_run
+from genrec_lab.lab.stages import (
     explore,
     explorer_state,
     exploring,
@@ -19,6 +18,7 @@ from genrec_lab.run.stages import (
     train_tokenizers,
     watched_beam,
 )
+from genrec_lab.models import Recommender, T5Config
 from genrec_lab.viz.explorer import collisions, policy_effects
 from genrec_lab.viz.explorer.view import ExplorerView
 from genrec_lab.viz.figures import prefix_bars, tokenizer_match

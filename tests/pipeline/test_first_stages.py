@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 from genrec_lab.encoders.text import TextConfig
-from genrec_lab.run import open_run
-from genrec_lab.run.stages import (
+from genrec_lab.lab import open_run
+from genrec_lab.lab.stages import (
     check_machine,
     codeword_sums,
     comparable_codes,
@@ -22,8 +22,8 @@ from genrec_lab.run.stages import (
     prepare_data,
     train_tokenizers,
 )
-from genrec_lab.run.stages.checking import text_model_of
-from genrec_lab.run.stages.mapping import neighbour_overlaps
+from genrec_lab.lab.stages.checking import text_model_of
+from genrec_lab.lab.stages.mapping import neighbour_overlaps
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_the_atlas_is_drawn_once_and_kept(run, identified, monkeypatch):
         "umap.parquet",
         "neighbour_overlap.parquet",
     }
-    monkeypatch.setattr("genrec_lab.run.stages.mapping.project_residuals", None)  # a call would fail
+    monkeypatch.setattr("genrec_lab.lab.stages.mapping.project_residuals", None)  # a call would fail
     np.testing.assert_array_equal(map_residuals(run).tsne.coordinates, atlas.tsne.coordinates)
     assert load_atlas(run).overlap.equals(atlas.overlap)
 
@@ -149,18 +149,18 @@ def test_the_machine_is_looked_at_once_until_it_is_another_one(run, monkeypatch)
     shown = dict(machine.table().iter_rows())
     assert shown["trains on"] == machine.device
     assert shown["processor"].endswith(f"{machine.hardware['cores']} cores")
-    monkeypatch.setattr("genrec_lab.run.stages.checking.text_model_of", lambda config: "looked again")
+    monkeypatch.setattr("genrec_lab.lab.stages.checking.text_model_of", lambda config: "looked again")
     assert check_machine(run) == machine
     another = {**machine.hardware, "cores": 128}
     another.pop("free_disk_gb")
-    monkeypatch.setattr("genrec_lab.run.stages.checking.hardware", lambda: another)
+    monkeypatch.setattr("genrec_lab.lab.stages.checking.hardware", lambda: another)
     looked = check_machine(run)
     assert (looked.text_model, looked.hardware["cores"]) == ("looked again", 128)
 
 
 def test_the_text_model_is_named_with_the_place_it_comes_from(tmp_path, monkeypatch):
     assert text_model_of(TextConfig(model=str(tmp_path))) == f"{tmp_path}, a local folder"
-    monkeypatch.setattr("genrec_lab.run.stages.checking.resolve_model", lambda name: f"org/{name}")
+    monkeypatch.setattr("genrec_lab.lab.stages.checking.resolve_model", lambda name: f"org/{name}")
     assert text_model_of(TextConfig(model="other")) == "other, from the model hub or its local store"
 
 

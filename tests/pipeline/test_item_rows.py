@@ -12,13 +12,10 @@ import torch
 from IPython.core.interactiveshell import InteractiveShell
 
 from genrec_lab.evaluation import ndcg_at_k
-from genrec_lab.models.sequential.item_model import Phase
-from genrec_lab.models.sequential.kinds import MODELS
-from genrec_lab.models.sequential.sasrec import SASRec
-from genrec_lab.run import open_run
-from genrec_lab.run.files import RunError
-from genrec_lab.run.report import build_report
-from genrec_lab.run.stages import (
+from genrec_lab.lab import open_run
+from genrec_lab.lab.files import RunError
+from genrec_lab.lab.report import build_report
+from genrec_lab.lab.stages import (
     adapt_to_domains,
     describe_adaptation,
     describe_skipped,
@@ -35,10 +32,13 @@ from genrec_lab.run.stages import (
     train_recommenders,
     train_tokenizers,
 )
-from genrec_lab.run.stages.item_rows import domain_items_of
-from genrec_lab.run.stages.recommending import load_item_model
-from genrec_lab.run.stages.rows import skipped_rows
-from genrec_lab.run.stages.training import training_part
+from genrec_lab.lab.stages.item_rows import domain_items_of
+from genrec_lab.lab.stages.recommending import load_item_model
+from genrec_lab.lab.stages.rows import skipped_rows
+from genrec_lab.lab.stages.training import training_part
+from genrec_lab.models.sequential.item_model import Phase
+from genrec_lab.models.sequential.kinds import MODELS
+from genrec_lab.models.sequential.sasrec import SASRec
 from genrec_lab.viz import live
 
 ROWS = ["sasrec", "hgn", "popularity", "tiger"]

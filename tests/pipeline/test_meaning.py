@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 import torch
 
-from genrec_lab.run import open_run
-from genrec_lab.run.stages import (
+from genrec_lab.lab import open_run
+from genrec_lab.lab.stages import (
     adapt_to_domains,
     adaptation_sizes,
     explorer_state,
@@ -28,10 +28,10 @@ from genrec_lab.run.stages import (
     train_tokenizers,
     what_codes_keep,
 )
-from genrec_lab.run.stages.levels import chosen_codewords, item_levels
-from genrec_lab.run.stages.mapping import comparable_codes
-from genrec_lab.run.stages.tokenizing import tokenizer_folder
-from genrec_lab.run.stages.universal import load_tokenizer
+from genrec_lab.lab.stages.levels import chosen_codewords, item_levels
+from genrec_lab.lab.stages.mapping import comparable_codes
+from genrec_lab.lab.stages.tokenizing import tokenizer_folder
+from genrec_lab.lab.stages.universal import load_tokenizer
 
 
 def opened(root, name, preset="utgrec_tiny", **overrides):

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from genrec_lab.run import open_run, sharing
-from genrec_lab.run.parts import part
-from genrec_lab.run.stages import (
+from genrec_lab.lab import open_run, sharing
+from genrec_lab.lab.parts import part
+from genrec_lab.lab.stages import (
     adapt_to_domains,
     prepare_data,
     rank_test_users,

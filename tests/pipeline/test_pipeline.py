@@ -10,13 +10,13 @@ import time
 import nbformat
 import pytest
 
-from genrec_lab.run import RunError, pipeline, results
-from genrec_lab.run.__main__ import main
-from genrec_lab.run.locks import held
+from genrec_lab.lab import RunError, pipeline, results
+from genrec_lab.lab.__main__ import main
+from genrec_lab.lab.locks import held
 
 OPEN = """
 import os
-from genrec_lab.run import open_run
+from genrec_lab.lab import open_run
 opened = open_run(run, dataset=dataset, preset=preset, overrides=overrides, seed=seed)
 """
 DATA = """

@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from genrec_lab.run import progress
-from genrec_lab.run.progress import LogProgress, StepOutput, TerminalProgress, clock
+from genrec_lab.lab import progress
+from genrec_lab.lab.progress import LogProgress, StepOutput, TerminalProgress, clock
 
 
 @pytest.fixture

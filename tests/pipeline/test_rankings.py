@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from genrec_lab.run.rankings import rankings, terminal_table
+from genrec_lab.lab.rankings import rankings, terminal_table
 
 DOMAINS = {"Scientific": 0.1017, "Pantry": 0.0523, "Instruments": 0.0948}
 

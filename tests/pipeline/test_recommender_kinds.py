@@ -5,10 +5,8 @@ import json
 import polars as pl
 import pytest
 
-from genrec_lab.models.causal import CausalRecommender
-from genrec_lab.models.recommender import Recommender
-from genrec_lab.run import open_run
-from genrec_lab.run.stages import (
+from genrec_lab.lab import open_run
+from genrec_lab.lab.stages import (
     adapt_to_domains,
     history_tokens,
     load_adapted,
@@ -18,6 +16,8 @@ from genrec_lab.run.stages import (
     train_recommenders,
     train_tokenizers,
 )
+from genrec_lab.models.recommenders.causal import CausalRecommender
+from genrec_lab.models.recommenders.recommender import Recommender
 
 QUICK = {"epochs": 1, "batch_size": 256, "learning_rate": 0.003, "validation_users": 20}
 WAYS = {

@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 
 from genrec_lab.codes import CodesError
-from genrec_lab.run import open_run
-from genrec_lab.run.stages import codes_of_same_items, load_identified, prepare_data, train_tokenizers
+from genrec_lab.lab import open_run
+from genrec_lab.lab.stages import codes_of_same_items, load_identified, prepare_data, train_tokenizers
 
 KINDS = ["oak chair", "glass lamp", "wool rug", "steel pan"]
 

@@ -7,8 +7,8 @@ import plotly.graph_objects as go
 import pytest
 from plotly.offline import get_plotlyjs
 
-from genrec_lab.run.report import build_report
-from genrec_lab.run.report_page import SCRIPT
+from genrec_lab.lab.report import build_report
+from genrec_lab.lab.report_page import SCRIPT
 
 EVIL = "</script><script>alert('title')</script>"
 DATA, TOKENS = "01_data_preparation", "02_tokenizer_training"

@@ -6,10 +6,10 @@ import nbformat
 import pytest
 
 from genrec_lab.data import load_dataset
+from genrec_lab.lab import RunError
+from genrec_lab.lab.plan import check_notebook, choose_notebooks
+from genrec_lab.lab.runfile import read_run_file
 from genrec_lab.presets import ABLATIONS, load, variants
-from genrec_lab.run import RunError
-from genrec_lab.run.plan import check_notebook, choose_notebooks
-from genrec_lab.run.runfile import read_run_file
 
 GOOD = 'run: demo\ndataset: {name: bazaar, domains: {Shop: "${SHOP_DATA}/shop"}}\npreset: tiny\n'
 OURS = Path(__file__).parents[2] / "papermill_runs"

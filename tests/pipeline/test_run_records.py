@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec_lab.run import RunError, existing_run, files, results, runs_root
+from genrec_lab.lab import RunError, existing_run, files, results, runs_root
 
 DATA = "01_data_preparation"
 
@@ -19,7 +19,7 @@ DATA = "01_data_preparation"
 RECORD = """
 import sys
 from pathlib import Path
-from genrec_lab.run import open_run
+from genrec_lab.lab import open_run
 run = open_run("demo", dataset={"name": "bazaar"}, preset="tiny", root=Path(sys.argv[1]))
 for number in range(10):
     name = f"{sys.argv[2]}-{number}"

@@ -5,11 +5,8 @@ import pytest
 import torch
 
 from genrec_lab.data import load_dataset
-from genrec_lab.models.t5 import T5Config
-from genrec_lab.models.textual_ids import TextualIds, TextualIdsConfig
-from genrec_lab.presets import NamingConfig
-from genrec_lab.run import open_run
-from genrec_lab.run.stages import (
+from genrec_lab.lab import open_run
+from genrec_lab.lab.stages import (
     adapt_to_domains,
     adapting,
     learnt_from,
@@ -23,8 +20,11 @@ from genrec_lab.run.stages import (
     train_recommenders,
     train_tokenizers,
 )
-from genrec_lab.run.stages.recommending import load_recommender
-from genrec_lab.run.stages.tokenizing import tokenizer_folder
+from genrec_lab.lab.stages.recommending import load_recommender
+from genrec_lab.lab.stages.tokenizing import tokenizer_folder
+from genrec_lab.models.recommenders.t5 import T5Config
+from genrec_lab.models.tokenizers.textual_ids import TextualIds, TextualIdsConfig
+from genrec_lab.presets import NamingConfig
 from genrec_lab.training import TrainingConfig
 
 ROWS = ["tiger", "p5_cid", "idgenrec"]

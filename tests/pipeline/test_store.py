@@ -9,8 +9,8 @@ import time
 import plotly.graph_objects as go
 import pytest
 
-from genrec_lab.run import RunError, results
-from genrec_lab.run.execution import disk_full_message
+from genrec_lab.lab import RunError, results
+from genrec_lab.lab.execution import disk_full_message
 
 DATA, TOKENS, TRAINING = "01_data_preparation", "02_tokenizer_training", "05_recommender_training"
 
@@ -194,7 +194,7 @@ def test_forgetting_a_stage_makes_it_run_from_its_start(opened):
 HOLD = """
 import sys, time
 from pathlib import Path
-from genrec_lab.run import open_run
+from genrec_lab.lab import open_run
 run = open_run("demo", dataset={"name": "bazaar"}, preset="tiny", root=Path(sys.argv[1]))
 with run.stage("01_data_preparation") as stage:
     (stage.scratch / "step-7").write_text("7")

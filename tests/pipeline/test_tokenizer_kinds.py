@@ -7,10 +7,8 @@ import polars as pl
 import pytest
 
 from genrec_lab.data import load_dataset
-from genrec_lab.models.sequential.sasrec import SASRecConfig
-from genrec_lab.presets import CollaborativeConfig, PresetError
-from genrec_lab.run import open_run
-from genrec_lab.run.stages import (
+from genrec_lab.lab import open_run
+from genrec_lab.lab.stages import (
     coded_catalogue,
     compare_policies,
     item_levels,
@@ -25,10 +23,12 @@ from genrec_lab.run.stages import (
     train_tokenizers,
     what_levels_leave,
 )
-from genrec_lab.run.stages.adapting import adapt_to_domains
-from genrec_lab.run.stages.collaborating import collaborative_vectors
-from genrec_lab.run.stages.mapping import codeword_sums, what_is_mapped
-from genrec_lab.run.stages.tokenizing import load_vectors
+from genrec_lab.lab.stages.adapting import adapt_to_domains
+from genrec_lab.lab.stages.collaborating import collaborative_vectors
+from genrec_lab.lab.stages.mapping import codeword_sums, what_is_mapped
+from genrec_lab.lab.stages.tokenizing import load_vectors
+from genrec_lab.models.sequential.sasrec import SASRecConfig
+from genrec_lab.presets import CollaborativeConfig, PresetError
 from genrec_lab.training import TrainingConfig
 from genrec_lab.viz.explorer import policy_effects
 

@@ -3,9 +3,9 @@
 import pytest
 
 from genrec_lab import presets
+from genrec_lab.lab import open_run
+from genrec_lab.lab.stages import tuning_of_rows
 from genrec_lab.presets import PresetError
-from genrec_lab.run import open_run
-from genrec_lab.run.stages import tuning_of_rows
 
 ROWS = ["tiger", "idgenrec", "gmc_without_lora", "sasrec", "gru4rec", "popularity"]
 

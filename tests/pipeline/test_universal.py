@@ -9,9 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from genrec_lab.codes import ItemCodes
-from genrec_lab.presets import PresetError
-from genrec_lab.run import RunError, open_run
-from genrec_lab.run.stages import (
+from genrec_lab.lab import RunError, open_run
+from genrec_lab.lab.stages import (
     adapt_to_domains,
     load_adapted,
     load_identified,
@@ -24,10 +23,11 @@ from genrec_lab.run.stages import (
     watched_beam,
     weigh_parts,
 )
-from genrec_lab.run.stages.recommending import load_recommender
-from genrec_lab.run.stages.rows import pretrained_on, served
-from genrec_lab.run.stages.tokenizing import tokenizer_folder
-from genrec_lab.run.stages.universal import load_tokenizer, new_tokenizer, train_tokenizer
+from genrec_lab.lab.stages.recommending import load_recommender
+from genrec_lab.lab.stages.rows import pretrained_on, served
+from genrec_lab.lab.stages.tokenizing import tokenizer_folder
+from genrec_lab.lab.stages.universal import load_tokenizer, new_tokenizer, train_tokenizer
+from genrec_lab.presets import PresetError
 
 VARIANTS = ["utgrec_without_tokenizer_finetuning", "utgrec_full_finetuning", "utgrec_without_pretraining"]
 

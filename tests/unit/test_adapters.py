@@ -14,7 +14,13 @@ from torch import nn
 
 from genrec_lab.codes import ItemCodes
 from genrec_lab.models import Recommender, T5Config
-from genrec_lab.models.adapters import LoRAConfig, add_lora, count_parameters, load_lora, save_lora
+from genrec_lab.models.recommenders.adapters import (
+    LoRAConfig,
+    add_lora,
+    count_parameters,
+    load_lora,
+    save_lora,
+)
 
 HISTORIES = [[1, 2, 3], [4], [0, 5]]
 DOMAINS = ["Movies", "Home & Kitchen", "a.b", "Büro", "keys", "weight", "lora_A", "q", "7"]

@@ -12,7 +12,7 @@ import pytest
 from genrec_lab.data import DataError, Dataset, load_dataset
 from genrec_lab.data.amazon_statistics import compared_with_paper, lines_beside_paper
 from genrec_lab.data.html_text import flat_text, plain_text
-from genrec_lab.run.keys import source_signature
+from genrec_lab.lab.keys import source_signature
 from tests.unit.amazon_raw import CATEGORY, NAMES, expected_sequences, raw
 from tests.unit.faulty_server import serving
 

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from genrec_lab.data.bazaar import (
+from genrec_lab.bazaar import (
     BazaarConfig,
     BazaarWorld,
     make_bazaar,
 )
-from genrec_lab.data.bazaar_catalogue import (
+from genrec_lab.bazaar.catalogue import (
     COLOURS,
     DEPARTMENT_MATERIALS,
     DEPARTMENTS,
@@ -29,9 +29,9 @@ from genrec_lab.data.bazaar_catalogue import (
     Attributes,
     kind_departments,
 )
-from genrec_lab.data.bazaar_pictures import draw_picture
-from genrec_lab.data.bazaar_sequences import draw_lengths, draw_sequences
-from genrec_lab.data.bazaar_world import FACTOR_SCALE, WEIGHT_SCALE
+from genrec_lab.bazaar.pictures import draw_picture
+from genrec_lab.bazaar.sequences import draw_lengths, draw_sequences
+from genrec_lab.bazaar.world import FACTOR_SCALE, WEIGHT_SCALE
 from genrec_lab.data.dataset import DataError, Dataset
 
 SMALL = {"items": 300, "users": 600, "domains": ("Garden", "Kitchen")}

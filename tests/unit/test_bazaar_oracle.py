@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec_lab.data.bazaar import (
+from genrec_lab.bazaar import (
     BazaarWorld,
     best_possible,
     make_bazaar,
     next_item_probabilities,
     oracle_ranking,
 )
-from genrec_lab.data.bazaar_catalogue import SHOPS
-from genrec_lab.data.bazaar_sequences import draw_sequences
-from genrec_lab.data.bazaar_world import FACTOR_SCALE, DomainWorld
+from genrec_lab.bazaar.catalogue import SHOPS
+from genrec_lab.bazaar.sequences import draw_sequences
+from genrec_lab.bazaar.world import FACTOR_SCALE, DomainWorld
 from genrec_lab.data.dataset import DataError, Dataset
 from genrec_lab.data.preparation import leave_one_out
 

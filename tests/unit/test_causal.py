@@ -11,8 +11,8 @@ from transformers.models.t5.modeling_t5 import T5Attention
 
 from genrec_lab.codes import EOS, ItemCodes
 from genrec_lab.decoding import CodeTrie, beam_search, exact_top_k
-from genrec_lab.models.causal import CausalConfig, CausalRecommender
-from genrec_lab.models.recommenders import new_recommender, read_recommender
+from genrec_lab.models.recommenders.causal import CausalConfig, CausalRecommender
+from genrec_lab.models.recommenders.kinds import new_recommender, read_recommender
 
 SIZES = (4, 5, 3)
 HISTORIES = [[3, 1, 4], [], [7], [0, 1, 2, 3, 4, 5, 6, 7], [5, 5]]

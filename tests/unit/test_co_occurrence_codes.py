@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from genrec_lab.data import load_dataset, training_sequences
-from genrec_lab.models.co_occurrence_codes import (
+from genrec_lab.models.tokenizers.co_occurrence import (
     CoOccurrenceCodes,
     CoOccurrenceConfig,
     cluster_ways,
@@ -46,7 +46,7 @@ def test_the_graph_counts_pairs_of_places(sequences: list[list[int]]) -> None:
 
 @pytest.mark.parametrize("dense", [True, False])
 def test_communities_become_clusters(dense: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("genrec_lab.models.co_occurrence_codes._MOST_DENSE", 1_000 if dense else 0)
+    monkeypatch.setattr("genrec_lab.models.tokenizers.co_occurrence._MOST_DENSE", 1_000 if dense else 0)
     sizes = (30, 20, 25)
     labels = spectral_clusters(communities(sizes), 3, np.random.default_rng(0))
     member = np.repeat(np.arange(3), sizes)

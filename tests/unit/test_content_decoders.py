@@ -7,9 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-import genrec_lab.models.content_decoders as decoders
-from genrec_lab.models.content_decoders import BidirectionalLayer, DecoderConfig, TextDecoder, VisionDecoder
-from genrec_lab.models.diffusion import DiffusionConfig
+import genrec_lab.models.tokenizers.content_decoders as decoders
+from genrec_lab.models.tokenizers.content_decoders import (
+    BidirectionalLayer,
+    DecoderConfig,
+    TextDecoder,
+    VisionDecoder,
+)
+from genrec_lab.models.tokenizers.diffusion import DiffusionConfig
 
 WIDTH, WORDS, PLACES = 8, 11, 6
 CONFIG = DecoderConfig(heads=2, expansion=2, text_places=PLACES)

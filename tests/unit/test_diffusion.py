@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from genrec_lab.models.diffusion import AdaptiveMLP, DiffusionConfig, DiffusionLoss
+from genrec_lab.models.tokenizers.diffusion import AdaptiveMLP, DiffusionConfig, DiffusionLoss
 
 TINY = DiffusionConfig(width=12, depth=2, steps=50, sampling_steps=10, repeats=3)
 

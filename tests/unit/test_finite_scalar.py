@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from genrec_lab.models.finite_scalar import FiniteScalar, FiniteScalarConfig, train_finite_scalar
+from genrec_lab.models.tokenizers.finite_scalar import FiniteScalar, FiniteScalarConfig, train_finite_scalar
 
 SMALL = {"hidden": (16,), "levels": 2, "steps": (4, 3), "epochs": 15, "batch_size": 32, "report_every": 5}
 

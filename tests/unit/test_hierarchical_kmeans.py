@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from genrec_lab.codes import POLICIES, CodesError, ItemCodes, PrefixCodewords
-from genrec_lab.models.hierarchical_kmeans import HierarchicalKMeans, HierarchicalKMeansConfig
+from genrec_lab.models.tokenizers.hierarchical_kmeans import HierarchicalKMeans, HierarchicalKMeansConfig
 
 CONFIG = HierarchicalKMeansConfig(levels=3, codebook_size=4)
 

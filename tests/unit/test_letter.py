@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from genrec_lab.models.autoencoder import TokenizerEpoch
-from genrec_lab.models.letter import Letter, LetterConfig, train_letter
+from genrec_lab.models.tokenizers.autoencoder import TokenizerEpoch
+from genrec_lab.models.tokenizers.letter import Letter, LetterConfig, train_letter
 
 SMALL = {
     "hidden": (16,),

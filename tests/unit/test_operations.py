@@ -12,7 +12,7 @@ from torch import nn
 from benchmarks.training import training_operations
 from genrec_lab import operations
 from genrec_lab.data.batches import PairBatches
-from genrec_lab.models.rqvae import RQVAEConfig, train_rqvae
+from genrec_lab.models.tokenizers.rqvae import RQVAEConfig, train_rqvae
 from genrec_lab.operations import StepMeter, product_rate
 from genrec_lab.training import TrainingConfig, fit
 from tests.unit.small_recommender import recommender, some_pairs

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from genrec_lab import presets
 from genrec_lab.codes import ItemCodes
 from genrec_lab.models import Recommender
-from genrec_lab.models.adapters import add_lora, count_parameters
-from genrec_lab.models.residual_kmeans import ResidualKMeansConfig
-from genrec_lab.models.rqvae import RQVAEConfig
+from genrec_lab.models.recommenders.adapters import add_lora, count_parameters
+from genrec_lab.models.tokenizers.residual_kmeans import ResidualKMeansConfig
+from genrec_lab.models.tokenizers.rqvae import RQVAEConfig
 from genrec_lab.presets import ROWS, MethodConfig, PresetError, changed, methods
 
 # What each variant of GMC's Table 4 changes, by the paper's section 5.3.

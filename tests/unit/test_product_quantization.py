@@ -7,7 +7,7 @@ import faiss
 import numpy as np
 import pytest
 
-from genrec_lab.models.product_quantization import ProductQuantizationConfig, ProductQuantizer
+from genrec_lab.models.tokenizers.product_quantization import ProductQuantizationConfig, ProductQuantizer
 
 
 def vectors(items: int = 240, dimensions: int = 12, seed: int = 0) -> np.ndarray:

@@ -142,8 +142,8 @@ def test_imports_point_one_way() -> None:
     [
         (
             "data/__init__.py",
-            "import genrec_lab.run\n",
-            "data is not allowed to import genrec_lab.run",
+            "import genrec_lab.lab\n",
+            "data is not allowed to import genrec_lab.lab",
         ),
         (
             "encoders/__init__.py",

@@ -10,7 +10,7 @@ import pytest
 
 from docs.publish import FOLDER, settings, table, together, without
 from genrec_lab import presets
-from genrec_lab.run.files import read_json
+from genrec_lab.lab.files import read_json
 
 
 def run(seed: int, rows: dict[str, float], settings_hash: str = "same", **fields: Any) -> dict[str, Any]:

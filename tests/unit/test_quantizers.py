@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec_lab.models.quantizers import ResidualQuantizer, nearest_codes, residual_kmeans
-from genrec_lab.models.residual_kmeans import ResidualKMeans, ResidualKMeansConfig
+from genrec_lab.models.tokenizers.quantizers import ResidualQuantizer, nearest_codes, residual_kmeans
+from genrec_lab.models.tokenizers.residual_kmeans import ResidualKMeans, ResidualKMeansConfig
 
 seeds = st.integers(0, 2**32 - 1)
 

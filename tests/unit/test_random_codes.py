@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from genrec_lab.models.random_codes import RandomCodes, RandomCodesConfig
+from genrec_lab.models.tokenizers.random_codes import RandomCodes, RandomCodesConfig
 
 
 def codes_of(items: int, levels: int, size: int, seed: int = 0) -> np.ndarray:

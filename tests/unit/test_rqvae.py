@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from genrec_lab.codes import ItemCodes, use_of_codes
-from genrec_lab.models.autoencoder_training import TokenizerMemoryError
-from genrec_lab.models.rqvae import RQVAE, RQVAEConfig, TokenizerEpoch, train_rqvae
+from genrec_lab.models.tokenizers.autoencoder_training import TokenizerMemoryError
+from genrec_lab.models.tokenizers.rqvae import RQVAE, RQVAEConfig, TokenizerEpoch, train_rqvae
 
 SMALL = {
     "hidden": (24, 16),

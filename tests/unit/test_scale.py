@@ -20,13 +20,13 @@ import torch
 from genrec_lab.codes import ItemCodes
 from genrec_lab.encoders import encode_texts
 from genrec_lab.encoders.text import TextConfig
+from genrec_lab.lab import pipeline
+from genrec_lab.lab.files import RunError
+from genrec_lab.lab.stages import prepare_data
+from genrec_lab.lab.store import existing_run, open_run
 from genrec_lab.models import Recommender, T5Config
-from genrec_lab.models.rqvae import RQVAE, RQVAEConfig
 from genrec_lab.models.sharing import CardFacts
-from genrec_lab.run import pipeline
-from genrec_lab.run.files import RunError
-from genrec_lab.run.stages import prepare_data
-from genrec_lab.run.store import existing_run, open_run
+from genrec_lab.models.tokenizers.rqvae import RQVAE, RQVAEConfig
 from tests.unit.test_text_vectors import tiny_decoder
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[scale]'")

@@ -14,8 +14,8 @@ from transformers.models.t5.modeling_t5 import T5Attention
 
 from genrec_lab.codes import PAD, ItemCodes
 from genrec_lab.models import T5, Recommender, T5Config
-from genrec_lab.models.t5 import RelativeBias
-from genrec_lab.models.t5_names import from_transformers_name, to_transformers_name
+from genrec_lab.models.recommenders.t5 import RelativeBias
+from genrec_lab.models.recommenders.t5_names import from_transformers_name, to_transformers_name
 
 VOCABULARY = 26  # of CODES: pad, end, 3 levels of 8
 CODES = ItemCodes([[0, 0, 0], [7, 7, 7]], (8, 8, 8))

@@ -10,9 +10,9 @@ from transformers import T5Config as TheirConfig
 from transformers import T5ForConditionalGeneration
 
 from genrec_lab.decoding import exact_top_k
-from genrec_lab.models.recommender import Recommender
-from genrec_lab.models.t5 import T5Config
-from genrec_lab.models.textual_ids import (
+from genrec_lab.models.recommenders.recommender import Recommender
+from genrec_lab.models.recommenders.t5 import T5Config
+from genrec_lab.models.tokenizers.textual_ids import (
     END,
     IdGenerator,
     IdLessons,
@@ -25,7 +25,7 @@ from genrec_lab.models.textual_ids import (
     past_end,
     word_pieces,
 )
-from genrec_lab.models.word_pieces import WordPieces, pieces_of_words, telling_words, words_of
+from genrec_lab.models.tokenizers.word_pieces import WordPieces, pieces_of_words, telling_words, words_of
 
 BODY = T5Config(d_model=16, d_kv=8, heads=2, d_ff=32, encoder_layers=1, decoder_layers=1, dropout=0.0)
 CONFIG = TextualIdsConfig(levels=3, candidates=4, text_tokens=12, vocabulary=120, body=BODY)

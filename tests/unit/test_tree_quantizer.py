@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor, multiprocessing
 
 from genrec_lab.codes import ItemCodes
-from genrec_lab.models.tree_quantizer import (
+from genrec_lab.models.tokenizers.tree_quantizer import (
     TreeQuantizer,
     TreeQuantizerConfig,
     inverse_prefix_residual,

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from genrec_lab.losses import co_occurrence_alignment_loss
-from genrec_lab.models.content_decoders import DecoderConfig
-from genrec_lab.models.diffusion import DiffusionConfig
-from genrec_lab.models.tree_quantizer import TreeQuantizerConfig
-from genrec_lab.models.tree_tokenizer import TreeTokenizer, TreeTokenizerConfig
+from genrec_lab.models.tokenizers.content_decoders import DecoderConfig
+from genrec_lab.models.tokenizers.diffusion import DiffusionConfig
+from genrec_lab.models.tokenizers.tree_quantizer import TreeQuantizerConfig
+from genrec_lab.models.tokenizers.tree_tokenizer import TreeTokenizer, TreeTokenizerConfig
 
 LEVELS, WORDS, TOKENS, CHANNELS = 3, 13, 4, 12
 CONFIG = TreeTokenizerConfig(

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from genrec_lab.models.content_decoders import DecoderConfig
-from genrec_lab.models.diffusion import DiffusionConfig
-from genrec_lab.models.tree_quantizer import TreeQuantizerConfig
-from genrec_lab.models.tree_tokenizer import TreeTokenizer, TreeTokenizerConfig, for_fidelity
+from genrec_lab.models.tokenizers.content_decoders import DecoderConfig
+from genrec_lab.models.tokenizers.diffusion import DiffusionConfig
+from genrec_lab.models.tokenizers.tree_quantizer import TreeQuantizerConfig
+from genrec_lab.models.tokenizers.tree_tokenizer import TreeTokenizer, TreeTokenizerConfig, for_fidelity
 
 CONFIG = TreeTokenizerConfig(
     quantizer=TreeQuantizerConfig(root_size=6, leaf_size=9, dimension=4),

@@ -20,11 +20,11 @@ from genrec_lab.codes import ItemCodes
 from genrec_lab.data.batches import NeighbourBatches, PairBatches
 from genrec_lab.data.stretches import StretchBatches
 from genrec_lab.decoding import Ranked
+from genrec_lab.lab import store
 from genrec_lab.models import Recommender, T5Config
-from genrec_lab.models.letter import LetterConfig, train_letter
-from genrec_lab.models.rqvae import RQVAEConfig, train_rqvae
-from genrec_lab.models.tree_tokenizer import TreeTokenizer
-from genrec_lab.run import store
+from genrec_lab.models.tokenizers.letter import LetterConfig, train_letter
+from genrec_lab.models.tokenizers.rqvae import RQVAEConfig, train_rqvae
+from genrec_lab.models.tokenizers.tree_tokenizer import TreeTokenizer
 from genrec_lab.training import TrainingConfig, fit, rank_in_shares
 from tests.unit.test_tree_tokenizer import CONFIG, ToyEncoder, items
 

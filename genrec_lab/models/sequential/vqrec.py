@@ -20,7 +20,6 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genrec_lab.models.product_quantization import ProductQuantizationConfig, ProductQuantizer
 from genrec_lab.models.sequential.catalogue_loss import catalogue_cross_entropy
 from genrec_lab.models.sequential.contrast import for_cosine, in_batch_contrast
 from genrec_lab.models.sequential.domain_items import DomainItems
@@ -32,6 +31,7 @@ from genrec_lab.models.sequential.vector_encoder import (
     start_small,
     text_of,
 )
+from genrec_lab.models.tokenizers.product_quantization import ProductQuantizationConfig, ProductQuantizer
 
 
 class VQRecConfig(VectorEncoderConfig):

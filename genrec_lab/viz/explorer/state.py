@@ -1,7 +1,7 @@
 """The explorer without widgets: one selection, and an answer to every view's question about it.
 
 Every answer is a frozen result with a `frame`; views draw it, panels export it. Nothing here knows of a run
-folder or a browser: `genrec_lab.run.exploring` fills a state from a run.
+folder or a browser: `genrec_lab.lab.exploring` fills a state from a run.
 """
 
 from __future__ import annotations

@@ -1,0 +1,279 @@
+"""The best ranking that any model could give on Bazaar, and the Recall and NDCG that it can expect.
+
+A model sees a history h = (h_1, ..., h_n) and not the user's archetype t. Since the world is known, so is
+the exact posterior predictive (notation of `bazaar_world.py`; S_s are the first s items):
+
+    p(t | h)    proportional to  p(t) * product over s of p(h_s | t, h_(s-1), S_(s-1))
+    p(i | h) =  sum over t of p(t | h) p(i | t, h_n, S_n)
+
+Ranking by p(i | h) is Bayes-optimal: over the world's chance, no ranking made from h, by whatever means,
+has a higher expected Recall@K or NDCG@K. With one target a user and r(i) the rank of item i, the
+expectations are sums over the K first items: of p(i | h) for Recall@K, and of p(i | h) / log2(r(i) + 1) for
+NDCG@K. On targets that were really drawn the same ranking scores more or less than that by chance alone.
+
+The oracle sees every item before the target. A model that is shown only the most recent ones knows less, so
+for users with longer sequences the oracle is an upper bound that such a model cannot quite reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from genrec_lab.bazaar.sequences import draw_sequences
+from genrec_lab.bazaar.world import BazaarWorld, DomainWorld
+from genrec_lab.data.rules import DataError, nearest
+
+MAX_ORACLE_ITEMS: Final = 100_000
+# Users are ranked in chunks: how many at most, and how many numbers a chunk's (users, items) table may hold.
+_CHUNK_USERS: Final = 1024
+_CHUNK_NUMBERS: Final = 2**22
+
+
+class OracleRanking(NamedTuple):
+    """The K likeliest next items of each user and their exact probabilities, likeliest first.
+
+    `items` (U, K) int64 counted over all domains and `probabilities` (U, K) float64; -1 and 0 past the last
+    item where the domain has fewer than K that the user has not had. Equally likely items stand in the
+    order of their index.
+    """
+
+    items: np.ndarray
+    probabilities: np.ndarray
+
+
+@dataclass(frozen=True)
+class BestPossible:
+    """The oracle on one part of a split: rankings, row by row as in the part, and what they score.
+
+    `items`, `probabilities` (U, K) as in `OracleRanking`, K the largest of the cut-offs; `metrics` a frame
+    with columns `domain, metric, k, expected, realised, users`: `expected` is the best that any model could
+    expect of these histories, `realised` what the oracle's ranking scored on the targets drawn. The last
+    rows, of domain "average", weigh the domains by their users.
+    """
+
+    items: np.ndarray
+    probabilities: np.ndarray
+    metrics: pl.DataFrame
+
+
+def oracle_ranking(
+    world: BazaarWorld, histories: Sequence[Sequence[int] | np.ndarray], domain: str, k: int
+) -> OracleRanking:
+    """Rank the next items of users of one domain by their exact probability given the history.
+
+    `histories` are lists of item indices over all domains, oldest first, from the very first item of the
+    user, and may be empty. Raises DataError for a domain that the world has not, an item that is none of
+    the domain's, an item twice in a history (nobody takes one twice), `k` below 1, or a world of more than
+    100,000 items.
+    """
+    _require_small(world)
+    if domain not in world.domains:
+        raise DataError(f"oracle_ranking: unknown domain {domain!r}{nearest(domain, world.domains)}")
+    if k < 1:
+        raise DataError(f"oracle_ranking: k is {k}, expected at least 1")
+    place = world.domains[domain]
+    had, lengths = _padded_histories(histories, place)
+    found = np.full((len(had), k), -1, dtype=np.int64)
+    probabilities = np.zeros((len(had), k))
+    for rows, table in _predictive(place, had, lengths):
+        best = np.argsort(-table, axis=1, kind="stable")[:, :k]
+        chances = np.take_along_axis(table, best, axis=1)
+        probabilities[rows, : best.shape[1]] = chances
+        found[rows, : best.shape[1]] = np.where(chances > 0, best + place.first_item, -1)
+    return OracleRanking(found, probabilities)
+
+
+def next_item_probabilities(
+    world: BazaarWorld, histories: Sequence[Sequence[int] | np.ndarray], domain: str
+) -> np.ndarray:
+    """p(i | h) for all items of the domain: (U, N) float64, rows sum to 1, columns as `Dataset.domain_items`.
+
+    As `oracle_ranking`, which keeps only the K likeliest; for worlds and numbers of users that fit into
+    memory.
+    """
+    _require_small(world)
+    place = world.domains[domain]
+    had, lengths = _padded_histories(histories, place)
+    return np.concatenate(
+        [np.zeros((0, place.n_items)), *(table for _, table in _predictive(place, had, lengths))]
+    )
+
+
+def best_possible(
+    dataset_options: Mapping[str, Any], part: pl.DataFrame, ks: int | Sequence[int] = (5, 10)
+) -> BestPossible:
+    """The best possible ranking, Recall@k and NDCG@k on one part of a split of a Bazaar.
+
+    `dataset_options` are those that the Bazaar was made with; `part` has columns `user, domain, history,
+    target`, as `Split.valid` and `Split.test`. The world and the whole sequences are drawn anew from the
+    options, so histories that the split shortened are completed. Raises DataError where `part` does not come
+    from this Bazaar, or as `oracle_ranking`.
+    """
+    cutoffs = (ks,) if isinstance(ks, int) else tuple(ks)
+    if not cutoffs or min(cutoffs) < 1:
+        raise DataError(f"best_possible: ks = {ks!r}, expected whole numbers of at least 1")
+    world = BazaarWorld.from_options(dataset_options)
+    _require_small(world)
+    absent = [name for name in ("user", "domain", "history", "target") if name not in part.columns]
+    if absent or not part.height:
+        problem = f"no column {absent[0]!r}" if absent else "no row"
+        raise DataError(f"best_possible: {problem} in `part`; give `valid` or `test` of leave_one_out")
+    histories = _whole_histories(world, part)
+    domains = part["domain"].to_numpy()
+    targets = part["target"].to_numpy()
+    items = np.full((part.height, max(cutoffs)), -1, dtype=np.int64)
+    probabilities = np.zeros((part.height, max(cutoffs)))
+    for domain in world.domains:
+        rows = np.flatnonzero(domains == domain)
+        own = [histories[row] for row in rows]
+        items[rows], probabilities[rows] = oracle_ranking(world, own, domain, max(cutoffs))
+    metrics = _metrics(items, probabilities, targets, domains, world, cutoffs)
+    return BestPossible(items, probabilities, metrics)
+
+
+def _require_small(world: BazaarWorld) -> None:
+    if world.config.items > MAX_ORACLE_ITEMS:
+        raise DataError(
+            f"the oracle weighs every item for every user: {world.config.items:,} items are too many, "
+            f"at most {MAX_ORACLE_ITEMS:,}; take a smaller `items`"
+        )
+
+
+def _padded_histories(
+    histories: Sequence[Sequence[int] | np.ndarray], place: DomainWorld
+) -> tuple[np.ndarray, np.ndarray]:
+    """Histories counted within the domain, (U, longest) padded with -1, and their lengths (U,)."""
+    lengths = np.array([len(history) for history in histories], dtype=np.int64)
+    had = np.full((len(histories), int(lengths.max(initial=0))), -1, dtype=np.int64)
+    for row, history in enumerate(histories):
+        own = np.asarray(history, dtype=np.int64) - place.first_item
+        if len(own) and (own.min() < 0 or own.max() >= place.n_items):
+            foreign = int(own[(own < 0) | (own >= place.n_items)][0]) + place.first_item
+            raise DataError(
+                f"history {row}: item {foreign} is not of domain {place.shop.name!r}, whose items are "
+                f"{place.first_item}..{place.first_item + place.n_items - 1}"
+            )
+        if len(np.unique(own)) < len(own):
+            raise DataError(f"history {row}: an item comes twice, which has no probability in a Bazaar")
+        had[row, : len(own)] = own
+    return had, lengths
+
+
+def _predictive(
+    place: DomainWorld, had: np.ndarray, lengths: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Chunks of rows (B,) and their p(i | h): (B, N) float64."""
+    weights = place.item_weights().astype(np.float64)
+    factors = place.factors.astype(np.float64)
+    cell_weights = np.stack([np.bincount(place.cells, row, place.n_cells) for row in weights])
+    size = min(_CHUNK_USERS, max(1, _CHUNK_NUMBERS // place.n_items))
+    for start in range(0, len(had), size):
+        rows = np.arange(start, min(start + size, len(had)))
+        posterior, totals = _posterior(place, weights, cell_weights, factors, had[rows], lengths[rows])
+        last = _last_cells(place, had[rows], lengths[rows])
+        # f does not depend on the archetype, so the mixture over archetypes is one product of matrices.
+        table = (posterior / totals) @ weights * factors[last][:, place.cells]
+        present = np.arange(had.shape[1]) < lengths[rows][:, None]
+        table[np.nonzero(present)[0], had[rows][present]] = 0.0
+        yield rows, table
+
+
+def _last_cells(place: DomainWorld, had: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The row of `place.factors` that applies after the given number of items: (B,)."""
+    if not had.shape[1]:
+        return np.full(len(had), place.n_cells)
+    last = had[np.arange(len(had)), np.maximum(lengths - 1, 0)]
+    return np.where(lengths > 0, place.cells[last], place.n_cells)
+
+
+def _posterior(
+    place: DomainWorld,
+    weights: np.ndarray,
+    cell_weights: np.ndarray,
+    factors: np.ndarray,
+    had: np.ndarray,
+    lengths: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """p(t | h) and the sum of w_t f over the items not yet had, both (B, T).
+
+    f of the items chosen is the same for all archetypes and falls out of the posterior; the sums do not.
+    """
+    prior = place.archetype_weights / place.archetype_weights.sum()
+    log_posterior = np.tile(np.log(prior), (len(had), 1))
+    for step in range(had.shape[1]):
+        rows = np.flatnonzero(lengths > step)
+        totals = _totals(place, weights, cell_weights, factors, had[rows, :step])
+        log_posterior[rows] += np.log(weights[:, had[rows, step]].T) - np.log(totals)
+    totals = np.empty_like(log_posterior)
+    for length in np.unique(lengths):
+        rows = np.flatnonzero(lengths == length)
+        totals[rows] = _totals(place, weights, cell_weights, factors, had[rows, :length])
+    log_posterior -= log_posterior.max(axis=1, keepdims=True)
+    posterior = np.exp(log_posterior)
+    return posterior / posterior.sum(axis=1, keepdims=True), totals
+
+
+def _totals(
+    place: DomainWorld, weights: np.ndarray, cell_weights: np.ndarray, factors: np.ndarray, had: np.ndarray
+) -> np.ndarray:
+    """The sum of w_t(i) f(last, i) over the items i not in `had` (B, s): (B, T)."""
+    rows = factors[_last_cells(place, had, np.full(len(had), had.shape[1]))]
+    taken = np.einsum("tbs,bs->bt", weights[:, had], np.take_along_axis(rows, place.cells[had], axis=1))
+    # Weights are whole numbers, so what is left is at least 1 unless nothing is.
+    return np.maximum(rows @ cell_weights.T - taken, 1.0)
+
+
+def _whole_histories(world: BazaarWorld, part: pl.DataFrame) -> list[np.ndarray]:
+    """For each row of `part` all items of the user before the target, also those that the split cut off."""
+    of_user: list[tuple[str, np.ndarray]] = []
+    for domain, sequences in draw_sequences(world).items():
+        of_user += [(domain, own) for own in np.split(sequences.items, np.cumsum(sequences.lengths)[:-1])]
+    whole = []
+    for user, domain, history, target in part.select("user", "domain", "history", "target").iter_rows():
+        own_domain, items = of_user[user] if 0 <= user < len(of_user) else (None, np.empty(0, dtype=np.int64))
+        before = items[: int(np.argmax(items == target))] if target in items else None
+        if (
+            own_domain != domain
+            or before is None
+            or list(before[len(before) - len(history) :]) != list(history)
+        ):
+            raise DataError(
+                f"best_possible: user {user} of domain {domain!r} with target {target} is not in the Bazaar "
+                "of these options; give the options that the dataset was made with, and a part of its split"
+            )
+        whole.append(before)
+    return whole
+
+
+def _metrics(
+    items: np.ndarray,
+    probabilities: np.ndarray,
+    targets: np.ndarray,
+    domains: np.ndarray,
+    world: BazaarWorld,
+    cutoffs: tuple[int, ...],
+) -> pl.DataFrame:
+    """Expected and realised Recall and NDCG: a row a domain, metric and cut-off, then all users together."""
+    discounts = 1 / np.log2(np.arange(items.shape[1]) + 2)
+    hits = items == targets[:, None]
+    groups = [(name, domains == name) for name in world.domains if (domains == name).any()]
+    rows = []
+    for name, members in [*groups, ("average", np.full(len(domains), True))]:
+        for metric, gains in (("recall", np.ones_like(discounts)), ("ndcg", discounts)):
+            for k in cutoffs:
+                expected = (probabilities[members, :k] @ gains[:k]).mean()
+                realised = (hits[members, :k] @ gains[:k]).mean()
+                rows.append((name, metric, k, expected, realised, int(members.sum())))
+    schema = {
+        "domain": pl.String,
+        "metric": pl.String,
+        "k": pl.Int64,
+        "expected": pl.Float64,
+        "realised": pl.Float64,
+    }
+    return pl.DataFrame(rows, schema={**schema, "users": pl.Int64}, orient="row")

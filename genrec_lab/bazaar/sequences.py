@@ -1,0 +1,130 @@
+"""The users of Bazaar: how long their sequences are, who they are, and what they choose."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from genrec_lab.bazaar.world import MIN_LENGTH, BazaarWorld, DomainWorld, stream
+
+# Lengths beyond the minimum are a mixture of two geometric distributions: most users come for a short
+# while, a fifth stay six times as long. The shares and means keep the mixture's mean at 1.
+LONG_STAY_SHARE: Final = 0.2
+SHORT_STAY_MEAN: Final = 0.5
+LONG_STAY_MEAN: Final = 3.0
+# Probabilities of lengths as whole numbers, so that every machine draws the same.
+_LENGTH_SCALE: Final = 2**40
+# How often an item that a user has had is drawn again before the slower way is taken.
+_REDRAWS: Final = 4
+
+
+class Sequences(NamedTuple):
+    """The users of one domain, in order.
+
+    `items` are all their items end to end, counted over all domains, oldest first; `lengths` (U,) how many
+    each has; `archetypes` (U,) who each of them is, which no model is told.
+    """
+
+    items: np.ndarray
+    lengths: np.ndarray
+    archetypes: np.ndarray
+
+
+def draw_sequences(world: BazaarWorld) -> dict[str, Sequences]:
+    """Draw every user of the world: domain -> `Sequences`."""
+    config = world.config
+    drawn = {}
+    for domain, n_users in zip(config.domains, config.domain_sizes(config.n_users()), strict=True):
+        place = world.domains[domain]
+        prior = np.cumsum(place.archetype_weights)
+        chance = stream(config.seed, "archetypes", place.shop).integers(0, prior[-1], n_users)
+        archetypes = np.searchsorted(prior, chance, side="right")
+        # Nobody buys out a shop: past a third of the items, what is left would hardly tell about taste.
+        longest = max(MIN_LENGTH, min(config.max_length, place.n_items // 3))
+        lengths = draw_lengths(
+            n_users, config.mean_length, longest, stream(config.seed, "lengths", place.shop)
+        )
+        items = _draw_choices(place, archetypes, lengths, stream(config.seed, "choices", place.shop))
+        drawn[domain] = Sequences(items + place.first_item, lengths, archetypes)
+    return drawn
+
+
+def draw_lengths(n_users: int, mean: float, longest: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw (U,) sequence lengths from `MIN_LENGTH` to `longest`; `mean` before the cut."""
+    extra = np.arange(longest - MIN_LENGTH + 1)
+    weights = np.zeros(len(extra))
+    for share, part in ((1 - LONG_STAY_SHARE, SHORT_STAY_MEAN), (LONG_STAY_SHARE, LONG_STAY_MEAN)):
+        stop = 1 / (1 + part * (mean - MIN_LENGTH))
+        weights += share * stop * (1 - stop) ** extra
+    # Those who would stay longer leave at the cut, as the most recent `longest` items are what a shop would
+    # keep.
+    weights[-1] += 1 - weights.sum()
+    cumulative = np.cumsum(np.rint(weights * _LENGTH_SCALE).astype(np.int64))
+    return MIN_LENGTH + np.searchsorted(cumulative, rng.integers(0, cumulative[-1], n_users), side="right")
+
+
+def _draw_choices(
+    place: DomainWorld, archetypes: np.ndarray, lengths: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """The items of all users of one domain end to end, counted within the domain."""
+    starts = np.cumsum(lengths) - lengths
+    items = np.empty(int(lengths.sum()), dtype=np.int64)
+    # Items in order of their cell, so that a cell is a stretch of one cumulative sum.
+    by_cell = np.argsort(place.cells, kind="stable")
+    position_of = np.argsort(by_cell)
+    cell_ends = np.cumsum(np.bincount(place.cells, minlength=place.n_cells))
+    for archetype in range(place.n_archetypes):
+        users = np.flatnonzero(archetypes == archetype)
+        if not len(users):
+            continue
+        # Longest first: those who still choose are always the first rows.
+        users = users[np.argsort(-lengths[users], kind="stable")]
+        upto = np.concatenate([[0], np.cumsum(place.archetype_item_weights(archetype)[by_cell])])
+        cell_upto = upto[np.concatenate([[0], cell_ends])]
+        had = np.full((len(users), lengths[users[0]]), -1, dtype=np.int64)
+        for step in range(had.shape[1]):
+            choosing = int((lengths[users] > step).sum())
+            last_cells = place.cells[had[:choosing, step - 1]] if step else np.full(choosing, place.n_cells)
+            pending = np.arange(choosing)
+            # Drawing again until the item is new is drawing from the distribution without the items had.
+            # Where nearly all that a user likes is had, that takes long; then their weights are taken out.
+            for _ in range(_REDRAWS):
+                positions = _draw_positions(place.factors[last_cells[pending]], upto, cell_upto, rng)
+                had[pending, step] = by_cell[positions]
+                pending = pending[(had[pending, :step] == had[pending, step, None]).any(axis=1)]
+            taken = np.sort(position_of[had[pending, :step]], axis=1)
+            positions = _draw_positions(place.factors[last_cells[pending]], upto, cell_upto, rng, taken)
+            had[pending, step] = by_cell[positions]
+        present = np.arange(had.shape[1]) < lengths[users][:, None]
+        items[(starts[users][:, None] + np.arange(had.shape[1]))[present]] = had[present]
+    return items
+
+
+def _draw_positions(
+    factors: np.ndarray,
+    upto: np.ndarray,
+    cell_upto: np.ndarray,
+    rng: np.random.Generator,
+    taken: np.ndarray | None = None,
+) -> np.ndarray:
+    """Draw a cell for each row of `factors` (B, C), then a position among the items in cell order: (B,).
+
+    `upto` (N + 1,) and `cell_upto` (C + 1,) are the weights before each item and before each cell; `taken`
+    (B, s), ascending, are positions that cannot be drawn.
+    """
+    rows = np.arange(len(factors))
+    cell_weights = np.tile(np.diff(cell_upto), (len(factors), 1))
+    taken = np.empty((len(factors), 0), dtype=np.int64) if taken is None else taken
+    taken_weights = upto[taken + 1] - upto[taken]
+    taken_cells = np.searchsorted(cell_upto, upto[taken], side="right") - 1
+    np.subtract.at(cell_weights, (rows[:, None], taken_cells), taken_weights)
+    cumulative = np.cumsum(factors * cell_weights, axis=1)
+    chance = rng.integers(0, cumulative[:, -1])
+    cells = (cumulative <= chance[:, None]).sum(axis=1)
+    within = cell_upto[cells] + rng.integers(0, cell_weights[rows, cells])
+    # What was drawn counts only the items left: step over each one taken before it in the cell.
+    for column in range(taken.shape[1]):
+        before = (taken_cells[:, column] == cells) & (upto[taken[:, column]] <= within)
+        within = within + before * taken_weights[:, column]
+    return np.searchsorted(upto, within, side="right") - 1

@@ -1,0 +1,324 @@
+"""Bazaar's world: what its items are, what its users like, and how likely each next item is.
+
+A user is one of `archetypes` taste archetypes, the same in every shop. With archetype t, last item j and
+the items S that the user has had, the next item is i with probability
+
+    p(i | t, j, S) = w_t(i) f(j, i) / sum over i' not in S of w_t(i') f(j, i')     for i not in S, else 0
+
+    w_t(i)  = exp(Zipf popularity of i + taste of t for i's attributes)
+    f(j, i) = exp(department of j -> department of i + kind of j -> kind of i + carry-over if of one style)
+
+and for the first item f = 1. Tastes and the departments' part of f are shared by all shops: that is what
+transfers. f needs only the *cell* of an item (its kind of goods and its style), so a choice is a cell, then
+an item in it, and a million items cost little more than a thousand. All weights are whole numbers made from
+whole 64ths of a nat, so sums are exact in any order and the same seed gives the same world on every
+machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from genrec_lab.bazaar.catalogue import (
+    COLOURS,
+    DEPARTMENTS,
+    KINDS_PER_DEPARTMENT,
+    MATERIALS,
+    SHAPES,
+    SHARED_BRANDS,
+    SHOPS,
+    STYLES,
+    Attributes,
+    Shop,
+    draw_attributes,
+    kind_departments,
+)
+from genrec_lab.data.rules import DataError, nearest
+
+MIN_ITEMS: Final = 300
+MAX_ITEMS: Final = 1_000_000
+MIN_LENGTH: Final = 5  # Amazon's 5-core: nobody has fewer interactions
+MAX_USERS: Final = 10_000_000
+DEFAULT_USERS_PER_ITEM: Final = 4
+MAX_DEFAULT_USERS: Final = 400_000
+
+STEPS_PER_NAT: Final = 64
+WEIGHT_SCALE: Final = 2**22  # of the likeliest item; with the bounds on the knobs every sum stays below 2**63
+FACTOR_SCALE: Final = 64
+
+# How strongly an archetype minds each attribute, in nats at taste_strength 1. Brands matter least: a third
+# are own.
+TASTE_SCALES: Final = {
+    "department": 0.2,
+    "material": 0.6,
+    "colour": 1.2,
+    "shape": 0.2,
+    "style": 0.9,
+    "brand": 0.2,
+}
+
+
+class BazaarConfig(BaseModel):
+    """Everything that decides what a Bazaar holds; pictures and the wording of `text` do not belong to it."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    items: int = Field(900, ge=MIN_ITEMS, le=MAX_ITEMS, description="items over all domains, spread evenly")
+    users: int | None = Field(None, ge=1, le=MAX_USERS, description="spread as the items; None: four an item")
+    domains: tuple[str, ...] = Field(("Garden", "Kitchen", "Studio"), description="the shops, each a domain")
+    seed: int = Field(0, ge=0, description="decides all that is drawn")
+    archetypes: int = Field(24, ge=1, le=1000, description="kinds of users, shared by all domains")
+    taste_strength: float = Field(1.0, ge=0, le=4, description="how much archetypes differ")
+    popularity_exponent: float = Field(0.3, ge=0, le=2, description="Zipf: rank r weighs r**-exponent")
+    transition_strength: float = Field(2.4, ge=0, le=5, description="nats for the usual next department")
+    style_carry_over: float = Field(0.4, ge=0, le=3, description="nats for the style of the last item")
+    mean_length: float = Field(8.0, ge=MIN_LENGTH, le=50, description="interactions a user, before the cut")
+    max_length: int = Field(100, ge=MIN_LENGTH, le=1000, description="the cut, or a third of the items")
+
+    @field_validator("domains", mode="before")
+    @classmethod
+    def _listed_domains(cls, value: object) -> object:
+        if isinstance(value, str):
+            raise ValueError(f"a list of shops is expected, such as [{value!r}]")
+        return tuple(value) if isinstance(value, list) else value  # JSON and YAML know no tuples
+
+    @field_validator("domains")
+    @classmethod
+    def _known_domains(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError(f"no domain named; choose among {', '.join(SHOPS)}")
+        for position, name in enumerate(value):
+            if name not in SHOPS:
+                raise ValueError(f"unknown domain {name!r}{nearest(name, SHOPS)}")
+            if name in value[:position]:
+                raise ValueError(f"domain {name!r} is named twice; name each once")
+        return value
+
+    @model_validator(mode="after")
+    def _users_everywhere(self) -> BazaarConfig:
+        if self.users is not None and self.users < len(self.domains):
+            raise ValueError(
+                f"users: {self.users} are too few for {len(self.domains)} domains; "
+                "each domain needs one, and a few hundred to learn from"
+            )
+        return self
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> BazaarConfig:
+        """The config among the options of `load_dataset("bazaar", ...)`.
+
+        `name`, `images` and `text_template` are passed over. Raises DataError naming every wrong key, its
+        value and what is allowed.
+        """
+        own = {key: value for key, value in options.items() if key not in ("name", "images", "text_template")}
+        for key in own:
+            if key not in cls.model_fields:
+                known = [*cls.model_fields, "images", "text_template"]
+                raise DataError(f"bazaar: unknown option {key!r}{nearest(key, known)}")
+        try:
+            return cls(**own)
+        except ValidationError as error:
+            raise DataError("bazaar: " + "; ".join(_problem(entry) for entry in error.errors())) from error
+
+    def domain_sizes(self, total: int) -> tuple[int, ...]:
+        """`total` spread over the domains, the first ones one more where it does not divide."""
+        share, rest = divmod(total, len(self.domains))
+        return tuple(share + (position < rest) for position in range(len(self.domains)))
+
+    def n_users(self) -> int:
+        """Users over all domains: `users`, or four an item up to `MAX_DEFAULT_USERS`."""
+        if self.users is not None:
+            return self.users
+        return min(DEFAULT_USERS_PER_ITEM * self.items, MAX_DEFAULT_USERS)
+
+
+def _problem(entry: Mapping[str, Any]) -> str:
+    """One of pydantic's complaints as `key = value: what is allowed`."""
+    message = entry["msg"].removeprefix("Value error, ")
+    return f"{entry['loc'][0]} = {entry['input']!r}: {message}" if entry["loc"] else message
+
+
+# The streams of chance, one a concern (and a shop): drawing more from one leaves the others as they are.
+_STREAMS: Final = (
+    "tastes", "departments", "attributes", "wording", "popularity", "kinds", "archetypes", "lengths",
+    "choices", "pictures",
+)  # fmt: skip
+
+
+def stream(seed: int, concern: str, shop: Shop | None = None) -> np.random.Generator:
+    """The generator of one concern; with `shop`, of that concern in that shop."""
+    key = (_STREAMS.index(concern),) if shop is None else (_STREAMS.index(concern), shop.number)
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+
+
+def _steps(nats: np.ndarray | float) -> np.ndarray:
+    """Nats as whole 64ths."""
+    return np.rint(np.asarray(nats) * STEPS_PER_NAT).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class DomainWorld:
+    """One shop of the world. N items counted from 0 within the shop, C cells, T archetypes.
+
+    `first_item` is the shop's first index among all items; `attributes` the items' attributes; `popularity`
+    (N,) and `tastes` attribute -> (T, values) are log-weights in 64ths of a nat; `cells` (N,) each item's
+    cell; `factors` (C + 1, C) the whole numbers proportional to f, row = cell of the last item, row C = no
+    item yet; `archetype_weights` (T,) the prior over archetypes as whole numbers.
+    """
+
+    shop: Shop
+    first_item: int
+    attributes: Attributes
+    popularity: np.ndarray
+    tastes: dict[str, np.ndarray]
+    cells: np.ndarray
+    factors: np.ndarray
+    archetype_weights: np.ndarray
+
+    @property
+    def n_items(self) -> int:
+        """Number of items in this shop."""
+        return len(self.cells)
+
+    @property
+    def n_archetypes(self) -> int:
+        """Number of taste archetypes, the same in every shop."""
+        return len(self.archetype_weights)
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells: kinds of goods times styles."""
+        return self.factors.shape[1]
+
+    def archetype_item_weights(self, archetype: int) -> np.ndarray:
+        """w_t of the module's equation as (N,) int64, at least 1, the largest `WEIGHT_SCALE`."""
+        own = self.attributes
+        log_weights = (
+            self.popularity
+            + self.tastes["department"][archetype, kind_departments()[own.kind]]
+            + self.tastes["material"][archetype, own.material]
+            + self.tastes["colour"][archetype, own.colour]
+            + self.tastes["shape"][archetype, own.shape]
+            + self.tastes["style"][archetype, own.style]
+            + self.tastes["brand"][archetype, own.brand]
+        )
+        below_best = log_weights.max() - log_weights
+        table = np.rint(WEIGHT_SCALE * np.exp(-np.arange(below_best.max() + 1) / STEPS_PER_NAT))
+        return np.maximum(table, 1).astype(np.int64)[below_best]
+
+    def item_weights(self) -> np.ndarray:
+        """The weights w of every archetype as (T, N) int64."""
+        return np.stack([self.archetype_item_weights(archetype) for archetype in range(self.n_archetypes)])
+
+
+@dataclass(frozen=True)
+class BazaarWorld:
+    """The whole world that a config describes: one `DomainWorld` a domain, in the config's order."""
+
+    config: BazaarConfig
+    domains: dict[str, DomainWorld]
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> BazaarWorld:
+        """The world of a notebook's `dataset` literal, such as `{"name": "bazaar", "items": 900}`.
+
+        Nothing is read: the same options always draw the same world. Raises DataError for options that are
+        no Bazaar's.
+        """
+        if options.get("name", "bazaar") != "bazaar":
+            raise DataError(
+                f"the dataset is {options['name']!r}: only 'bazaar' knows the world that it was drawn from"
+            )
+        return cls.from_config(BazaarConfig.from_options(options))
+
+    @classmethod
+    def from_config(cls, config: BazaarConfig) -> BazaarWorld:
+        """Draw the world: what all shops share first, then each shop from its own streams."""
+        tastes = _draw_tastes(config, stream(config.seed, "tastes"))
+        follows = _draw_department_steps(config, stream(config.seed, "departments"))
+        archetype_weights = stream(config.seed, "archetypes").integers(2, 7, config.archetypes)
+        sizes = config.domain_sizes(config.items)
+        domains = {}
+        for name, n_items, end in zip(config.domains, sizes, np.cumsum(sizes), strict=True):
+            shop = SHOPS[name]
+            attributes = draw_attributes(shop, n_items, stream(config.seed, "attributes", shop))
+            ranks = stream(config.seed, "popularity", shop).permutation(n_items) + 1
+            domains[name] = DomainWorld(
+                shop=shop,
+                first_item=int(end) - n_items,
+                attributes=attributes,
+                popularity=_steps(-config.popularity_exponent * np.log(ranks)),
+                tastes=tastes | {"brand": _with_own_brands(tastes["brand"], shop)},
+                cells=attributes.kind * len(STYLES) + attributes.style,
+                factors=_draw_factors(config, shop, follows),
+                archetype_weights=archetype_weights,
+            )
+        return cls(config, domains)
+
+
+def _draw_tastes(config: BazaarConfig, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Each archetype's log-weight for each shared attribute value: attribute -> (T, values) in 64ths.
+
+    Of an attribute's values an archetype loves a fifth (+1), is cool about half (-1) and neutral about the
+    rest. Every value is loved by as many archetypes as another, give or take one, so that tastes do not
+    make items popular.
+    """
+    values = {
+        "department": DEPARTMENTS,
+        "material": MATERIALS,
+        "colour": COLOURS,
+        "shape": SHAPES,
+        "style": STYLES,
+        "brand": SHARED_BRANDS,
+    }
+    tastes = {}
+    for attribute, names in values.items():
+        order = np.arange(len(names))
+        liking = np.where(order < max(1, len(names) // 5), 1.0, np.where(order < len(names) // 2, 0.0, -1.0))
+        place_of_value = rng.permutation(len(names))
+        turn_of_archetype = rng.permutation(config.archetypes)
+        turned = liking[(place_of_value[None, :] + turn_of_archetype[:, None]) % len(names)]
+        tastes[attribute] = _steps(config.taste_strength * TASTE_SCALES[attribute] * turned)
+    return tastes
+
+
+def _with_own_brands(shared: np.ndarray, shop: Shop) -> np.ndarray:
+    """Tastes for a shop's brands (T, brands): nobody has an opinion on the shop's own."""
+    return np.pad(shared, ((0, 0), (0, len(shop.brands))))
+
+
+def _draw_department_steps(config: BazaarConfig, rng: np.random.Generator) -> np.ndarray:
+    """The log-weight of each department after each, shared by all shops: (6, 6) in 64ths of a nat.
+
+    The departments stand in a circle, in an order drawn. Usually the next one follows (1 x
+    transition_strength), often the next but one (0.6 x), rarely one of the last two (-0.4 x). In a circle
+    none is visited more than another.
+    """
+    strengths = np.array([0.0, 1.0, 0.6, 0.0, -0.4, -0.4])
+    place = rng.permutation(len(DEPARTMENTS))
+    further = (place[None, :] - place[:, None]) % len(DEPARTMENTS)
+    return _steps(config.transition_strength * strengths[further])
+
+
+def _draw_factors(config: BazaarConfig, shop: Shop, follows: np.ndarray) -> np.ndarray:
+    """The whole numbers proportional to f for one shop: (C + 1, C); row C, before any item, is flat.
+
+    After each kind of goods, one kind of every department is preferred (0.4 x transition_strength): a
+    shop's own ways.
+    """
+    departments = kind_departments()
+    n_kinds, n_departments = len(departments), len(DEPARTMENTS)
+    preferred = stream(config.seed, "kinds", shop).integers(0, KINDS_PER_DEPARTMENT, (n_kinds, n_departments))
+    is_preferred = np.arange(n_kinds) % KINDS_PER_DEPARTMENT == preferred[:, departments]
+    preference = _steps(0.4 * config.transition_strength)
+    between_kinds = follows[departments][:, departments] + is_preferred * preference
+    same_style = np.eye(len(STYLES), dtype=np.int64) * _steps(config.style_carry_over)
+    n_cells = n_kinds * len(STYLES)
+    log_factors = (between_kinds[:, None, :, None] + same_style[None, :, None, :]).reshape(n_cells, n_cells)
+    factors = np.maximum(np.rint(FACTOR_SCALE * np.exp(log_factors / STEPS_PER_NAT)), 1).astype(np.int64)
+    return np.vstack([factors, np.full(n_cells, FACTOR_SCALE, dtype=np.int64)])

@@ -1,0 +1,70 @@
+"""Is the run's method better than its other rows? Differences over test users, tested in two ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from genrec_lab.evaluation import ndcg_per_user, paired_bootstrap, paired_t_test, recall_per_user
+from genrec_lab.lab.stages.evaluating import Rankings
+
+_METRICS: dict[str, Callable[..., npt.NDArray[np.float64]]] = {
+    "ndcg": ndcg_per_user,
+    "recall": recall_per_user,
+}
+
+
+def differences_to_rows(
+    rankings: Rankings, method: str, metric: str = "ndcg", k: int = 10, seed: int = 0
+) -> pl.DataFrame:
+    """The method minus each other row over all test users, largest difference first.
+
+    Frame `name, difference, low, high, p_value, t_test, users`; low, high, p_value: the 95 % interval of a
+    paired bootstrap over users and its p; t_test: p of the paired t-test, which papers state. Empty
+    where the method is the only row.
+    """
+    own = per_user(rankings, method, metric, k)
+    others = [name for name in rankings.items if name != method]
+    rows = [_row(other, own - per_user(rankings, other, metric, k), seed) for other in others]
+    return _frame(rows)
+
+
+def differences_by_domain(
+    rankings: Rankings, method: str, other: str, metric: str = "ndcg", k: int = 10, seed: int = 0
+) -> pl.DataFrame:
+    """The method minus one other row in each domain: frame as of `differences_to_rows`, `name` the domain.
+
+    A domain with fewer than two test users has no interval and is left out.
+    """
+    difference = per_user(rankings, method, metric, k) - per_user(rankings, other, metric, k)
+    domains = rankings.users["domain"].to_numpy()
+    members = {str(name): difference[domains == name] for name in dict.fromkeys(domains.tolist())}
+    return _frame([_row(name, values, seed) for name, values in members.items() if len(values) > 1])
+
+
+def strongest_other(rankings: Rankings, method: str, metric: str = "ndcg", k: int = 10) -> str | None:
+    """The row besides the method with the highest mean over all test users; None where there is none."""
+    others = [name for name in rankings.items if name != method]
+    return max(others, key=lambda name: float(per_user(rankings, name, metric, k).mean()), default=None)
+
+
+def per_user(rankings: Rankings, method: str, metric: str, k: int) -> npt.NDArray[np.float64]:
+    """A row's metric, "ndcg" or "recall", of each test user."""
+    targets = rankings.users["target"].to_numpy()
+    return _METRICS[metric](rankings.items[method], targets, k)
+
+
+def _row(name: str, differences: npt.NDArray[np.float64], seed: int) -> dict[str, object]:
+    nothing = np.zeros_like(differences)
+    result = paired_bootstrap(differences, nothing, seed=seed)
+    kept = {field: getattr(result, field) for field in ("difference", "low", "high", "p_value", "users")}
+    return {"name": name, **kept, "t_test": paired_t_test(differences, nothing).p_value}
+
+
+def _frame(rows: list[dict[str, object]]) -> pl.DataFrame:
+    numbers = dict.fromkeys(("difference", "low", "high", "p_value", "t_test"), pl.Float64)
+    schema = {"name": pl.String, **numbers, "users": pl.Int64}
+    return pl.DataFrame(rows, schema=schema).sort("difference", descending=True)

@@ -1,0 +1,164 @@
+"""One user's way through a recommender, as small frames for the notebooks 05 and 07."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import polars as pl
+import torch
+
+from genrec_lab.codes import EOS
+from genrec_lab.data import Dataset
+from genrec_lab.lab.stages.evaluating import Rankings
+from genrec_lab.models.recommenders.code_recommender import CodeRecommender
+from genrec_lab.viz.layout import counted, percent
+from genrec_lab.viz.tables import table_figure
+
+_BETWEEN_CODES = " · "
+_RECOMMENDED, _HIT = "recommended", "recommended, the target"
+
+
+def typical_user(users: pl.DataFrame, length: int = 5) -> dict[str, Any]:
+    """The first user of a part of the split whose history is as near as can be to `length` items."""
+    distance = (pl.col("history").list.len().cast(pl.Int64) - length).abs()
+    return users.sort(distance, maintain_order=True).row(0, named=True)
+
+
+def history_tokens(model: CodeRecommender, dataset: Dataset, history: Sequence[int]) -> pl.DataFrame:
+    """What the network reads of a history: frame `item, title, identifier, tokens`.
+
+    The tokens are those of the recommender's `inputs`: a level's offset in the vocabulary plus the code. A T5
+    that reads whole histories has an end token after them, a causal one a token before them.
+    """
+    tokens = model.inputs([list(history)])["input_ids"][0].tolist()
+    levels = model.codes.levels
+    before = int(tokens[0] == EOS) if history else 0
+    groups = [tokens[before + place * levels :][:levels] for place in range(len(history))]
+    rows: list[tuple[int | None, str, str, str]] = [
+        (item, title, _identifier(model.codes.codes[item]), " ".join(map(str, group)))
+        for item, title, group in zip(history, _titles(dataset, history), groups, strict=True)
+    ]
+    outside = len(tokens) - len(history) * levels
+    if before:
+        rows.insert(0, (None, "(begin of the history)", "", str(EOS)))
+    elif outside:
+        rows.append((None, "(end of the history)", "", str(EOS)))
+    schema = {"item": pl.Int64, "title": pl.String, "identifier": pl.String, "tokens": pl.String}
+    return pl.DataFrame(rows, schema, orient="row")
+
+
+@torch.inference_mode()
+def watch_beams(
+    model: CodeRecommender, dataset: Dataset, history: Sequence[int], domain: str, beams: int = 5
+) -> pl.DataFrame:
+    """A beam search of one user level by level: what the trie allowed, what was kept, and at which score.
+
+    Frame `level, prefix, log_probability, allowed, of, legal_mass, items, example`, a row a beam that
+    survives, best first. allowed, of: how many of the level's codes the trie let the beam choose from.
+    legal_mass: the probability that the model itself gave to those. items: how many lie below the prefix;
+    example: the title of the first. Written anew from `CodeTrie.children` and the recommender's
+    `continuations`, to be read beside `beam_search`, with which it agrees.
+    """
+    model.eval()
+    trie, memory = model.trie(domain), model.remember([list(history)])
+    catalogue = model.codes.domain_items(domain)
+    open_beams: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+    rows = []
+    for level in range(trie.depth):
+        prefixes = torch.tensor([prefix for _, prefix in open_beams], dtype=torch.long)
+        users = torch.zeros(len(open_beams), dtype=torch.long)
+        log_probs = model.continuations(memory.of_users(users), prefixes).cpu().numpy()
+        candidates = []
+        for (score, prefix), of_codes in zip(open_beams, log_probs, strict=True):
+            legal = trie.children(prefix)
+            mass = float(np.exp(of_codes[legal]).sum())
+            candidates += [
+                (score + float(of_codes[code]), (*prefix, int(code)), len(legal), mass) for code in legal
+            ]
+        kept = sorted(candidates, key=lambda candidate: -candidate[0])[:beams]
+        open_beams = [(score, prefix) for score, prefix, _, _ in kept]
+        for score, prefix, allowed, mass in kept:
+            below = catalogue[(model.codes.codes[catalogue, : level + 1] == prefix).all(axis=1)]
+            size, (title,) = model.codes.sizes[level], _titles(dataset, below[:1].tolist())
+            rows.append((level + 1, _identifier(prefix), score, allowed, size, mass, len(below), title))
+    columns = ("level", "prefix", "log_probability", "allowed", "of", "legal_mass", "items", "example")
+    return pl.DataFrame(rows, schema=columns, orient="row")
+
+
+def tell_beams(steps: pl.DataFrame) -> str:
+    """Tell the way of the item that ends first, level by level, in words; steps: of `watch_beams`."""
+    winner = steps.filter(pl.col("level") == pl.col("level").max()).row(0, named=True)
+    codes, lines = winner["prefix"].split(_BETWEEN_CODES), []
+    for level in range(1, len(codes) + 1):
+        kept = steps.filter(pl.col("level") == level)
+        path = _BETWEEN_CODES.join(codes[:level])
+        place = kept["prefix"].to_list().index(path)
+        row = kept.row(place, named=True)
+        after = f"After {_BETWEEN_CODES.join(codes[: level - 1])} the trie" if level > 1 else "The trie"
+        lines.append(
+            f"Level {level}. {after} allows {row['allowed']} of {row['of']} codes, to which the model gives "
+            f"{percent(row['legal_mass'])} of its probability. The path goes on with {codes[level - 1]}; "
+            f"{path} is number {place + 1} of the {counted(kept.height, 'kept prefix', 'kept prefixes')}, at "
+            f"{row['log_probability']:.2f}. Below it: {counted(row['items'], 'item')}, as {row['example']!r}."
+        )
+    return "\n".join(lines)
+
+
+def user_story(rankings: Rankings, dataset: Dataset, method: str, row: int, places: int = 5) -> pl.DataFrame:
+    """A test user's history, what a method recommends with its scores, and the target, by their titles.
+
+    Frame `part, place, title, score`; part is "had", "recommended" or "recommended, the target", and last
+    "target". row: of the test part. places: how many recommendations.
+    """
+    user = rankings.users.row(row, named=True)
+    items = [int(item) for item in rankings.items[method][row][:places] if item >= 0]
+    scores = [float(score) for score in rankings.scores[method][row][: len(items)]]
+    hit = [_HIT if item == user["target"] else _RECOMMENDED for item in items]
+    frame = {
+        "part": ["had"] * len(user["history"]) + hit + ["target"],
+        "place": [*range(1, len(user["history"]) + 1), *range(1, len(items) + 1), None],
+        "title": _titles(dataset, [*user["history"], *items, user["target"]]),
+        "score": [*[None] * len(user["history"]), *scores, None],
+    }
+    return pl.DataFrame(frame, schema_overrides={"place": pl.Int64, "score": pl.Float64})
+
+
+def story_figure(story: pl.DataFrame, method: str) -> go.Figure:
+    """`user_story` as a table for the report; its title says at which place the target stands, if at all."""
+    hits = story.filter(pl.col("part") == _HIT)
+    shown = story.filter(pl.col("part").is_in([_RECOMMENDED, _HIT])).height
+    if hits.height:
+        title = f"{method} puts what the user took at place {hits['place'][0]}"
+    else:
+        title = f"What the user took is not among the first {shown} of {method}"
+    columns = {
+        "": story["part"].to_list(),
+        "place": ["" if place is None else str(place) for place in story["place"]],
+        "title": story["title"].to_list(),
+        "log-probability": ["" if score is None else f"{score:.2f}" for score in story["score"]],
+    }
+    note = "had: the history, oldest first; target: what the user took next"
+    return table_figure(
+        title, note, list(columns), list(columns.values()), widths=[200, 56, 500, 130], left=3
+    )
+
+
+def places_already_had(rankings: Rankings) -> pl.DataFrame:
+    """Each row's share of places that hold an item of the user's own history: frame `row, already_had`."""
+    had = rankings.users["history"].to_list()
+    shares = []
+    for name, shown in rankings.items.items():
+        taken = sum(int(np.isin(row, history).sum()) for row, history in zip(shown, had, strict=True))
+        shares.append((name, taken / int((shown >= 0).sum())))
+    return pl.DataFrame(shares, schema=["row", "already_had"], orient="row").sort("already_had")
+
+
+def _titles(dataset: Dataset, items: Sequence[int]) -> list[str]:
+    return list(dataset.items["title"].gather(list(items)).to_list()) if len(items) else []
+
+
+def _identifier(codes: Sequence[int] | np.ndarray) -> str:
+    return _BETWEEN_CODES.join(str(int(code)) for code in codes)

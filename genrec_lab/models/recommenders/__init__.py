@@ -1,0 +1,1 @@
+"""Recommenders over codes: a model a file."""

@@ -1,0 +1,237 @@
+"""Recommender: the T5 over identifiers, from histories of items to ranked items.
+
+Letters: B users, I items of history, L levels of an identifier, S = I * L + 1 tokens, M beams, K codes of a
+level, V tokens of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from genrec_lab.codes import EOS, PAD, ItemCodes
+from genrec_lab.decoding import Histories
+from genrec_lab.models.recommenders.code_recommender import NO_ITEM, CodeRecommender
+from genrec_lab.models.recommenders.t5 import (
+    NORM_EPSILON,
+    T5,
+    Cache,
+    Memory,
+    T5Config,
+)
+from genrec_lab.models.recommenders.t5_names import from_transformers_name, to_transformers_name
+
+if TYPE_CHECKING:
+    from transformers import T5ForConditionalGeneration
+
+
+class Recommender(CodeRecommender):
+    """A T5 that reads the identifiers of a history and writes the identifier of the next item.
+
+    A history becomes the tokens of its items, oldest first, and an end token; the target is the L tokens of
+    one identifier, without an end token, so that its log-probability is the sum over levels of GMC Eq. 8.
+    Items are indices into `codes`.
+    """
+
+    Config = T5Config
+
+    def __init__(self, codes: ItemCodes, config: T5Config | None = None) -> None:
+        super().__init__(codes)
+        self.config: T5Config = config or T5Config()
+        self.t5 = T5(codes.vocabulary_size, self.config)
+        # Whether a history's items read those after them too; otherwise than the config says only while
+        # `stretch_loss` prepares a model that will.
+        self.reads_whole = self.config.reads == "whole"
+
+    @property
+    def body(self) -> T5:
+        """The network over tokens."""
+        return self.t5
+
+    # --- training
+
+    def forward(self, **batch: Tensor) -> Tensor:
+        """Return the mean negative log-likelihood of a target token (GMC Eq. 8).
+
+        The batch is one of `PairBatches`, or of `StretchBatches`, in which every place of a sequence is
+        learnt.
+        """
+        return self.stretch_loss(**batch) if "sequences" in batch else self.pair_loss(**batch)
+
+    def pair_loss(self, histories: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of items `targets` (B,) after `histories` (B, I), padded at the right with -1."""
+        tokens, mask = self._tokens(histories)
+        wanted = self.item_tokens[targets]
+        start = torch.full_like(wanted[:, :1], PAD)
+        logits = self.t5(tokens, mask, torch.cat([start, wanted[:, :-1]], dim=1))
+        return self.token_loss(logits, wanted)
+
+    def stretch_loss(self, rows: Tensor, places: Tensor, sequences: Tensor) -> Tensor:
+        """Return the loss of the items `sequences[rows, places]`, each after those before it, in one pass.
+
+        `sequences` is (B, I + 1), padded at the right with -1; `rows` and `places`, from 1, are (n,). The
+        encoder runs once a sequence, and no item in it reads a later one, so its states serve every place.
+        That is another encoder than the one which reads a whole history: a model that is to read so needs
+        epochs of `pair_loss` after it.
+        """
+        levels, first = self.codes.levels, int(places.min())
+        tokens, mask = self._tokens(sequences[:, :-1], whole=False)
+        item_of = torch.arange(tokens.shape[1], device=tokens.device) // levels
+        place_of = torch.arange(first, sequences.shape[1], device=tokens.device).repeat_interleave(levels)
+        memory = self.t5.remember(self.t5.encode(tokens, mask, item_of), mask)
+        wanted = self.item_tokens[sequences[:, first:]]  # (B, places, L)
+        states = self.t5.decode_states(
+            F.pad(wanted[..., :-1], (1, 0), value=PAD), memory.seen_by(item_of < place_of[:, None])
+        )
+        chosen = rows, places - first
+        return self.token_loss(self.t5.logits(states[chosen]), wanted[chosen])
+
+    def inputs(self, histories: Histories) -> dict[str, Tensor]:
+        """Return `input_ids` and `attention_mask`, (B, S) int64, padded right, as transformers' T5 takes.
+
+        Raises ValueError for an item that the identifiers do not have.
+        """
+        tokens, mask = self._tokens(self.matrix(histories), whole=self.reads_whole)
+        return {"input_ids": tokens, "attention_mask": mask}
+
+    def _tokens(self, histories: Tensor, *, whole: bool = True) -> tuple[Tensor, Tensor]:
+        """(B, I) items padded at the right with -1 -> tokens (B, S) and mask (B, S).
+
+        The end token of a `whole` history is left out where its states serve shorter histories too.
+        """
+        if not whole:
+            tokens = self.item_tokens[histories].flatten(1)
+            return tokens, (histories != NO_ITEM).long().repeat_interleave(self.codes.levels, 1)
+        tokens = F.pad(self.item_tokens[histories].flatten(1), (0, 1), value=PAD)
+        ends = (histories != NO_ITEM).sum(1, keepdim=True) * self.codes.levels
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        tokens = tokens.masked_fill(places == ends, EOS)
+        return tokens, (places <= ends).long()
+
+    # --- decoding: the protocol genrec_lab.decoding.CodeModel
+
+    def remember(self, histories: Histories) -> Memory:
+        """Encode B histories once and keep the keys and values that the decoder reads."""
+        tokens, mask = self._tokens(self.matrix(histories), whole=self.reads_whole)
+        items = torch.arange(tokens.shape[1], device=tokens.device) // self.codes.levels
+
+        def encode() -> Tensor:
+            return self.t5.encode(tokens, mask, None if self.reads_whole else items)
+
+        hidden = encode()
+        self.require_finite(hidden, "of the history", encode)
+        return self.t5.remember(hidden, mask)
+
+    def step(
+        self, memory: Memory, codes: Tensor | None, cache: Cache | None, parents: Tensor | None
+    ) -> tuple[Tensor, Cache]:
+        """Go one level on: codes (B, M) below the beams `parents` -> log-probabilities (B, M, K), cache."""
+        device = self.item_tokens.device
+        if cache is None or codes is None or parents is None:
+            level, users, past = 0, memory.bias.shape[0], None
+            tokens = torch.full((users, 1), PAD, device=device)
+        else:
+            past = cache.of_parents(parents.to(device))
+            level = len(past.ancestors)
+            tokens = codes.to(device) + self.codes.offsets[level - 1]
+        logits, longer = self.t5.step(tokens, memory, past)
+        self.require_finite(logits, f"at level {level}", lambda: self.t5.step(tokens, memory, past))
+        return self.level_log_probs(logits, level), longer
+
+    def continuations(self, memory: Memory, prefixes: Tensor) -> Tensor:
+        """Log-probabilities (R, K) of the codes after prefixes (R, l), row r after the memory's user r."""
+        level = prefixes.shape[1]
+        offsets = torch.tensor(self.codes.offsets[:level], dtype=torch.long)
+        tokens = F.pad(prefixes + offsets, (1, 0), value=PAD).to(self.item_tokens.device)
+        logits = self.t5.decode(tokens[:, None], memory)
+        return self.level_log_probs(logits[:, 0, -1], level)
+
+    # --- exchange
+
+    def to_transformers(self) -> T5ForConditionalGeneration:
+        """Return transformers' T5 with the same weights, in evaluation mode; its logits equal ours.
+
+        Raises ValueError where the encoder reads the past only, which transformers' cannot.
+        """
+        from transformers import T5Config as TheirConfig
+        from transformers import T5ForConditionalGeneration
+
+        c = self.config
+        if c.reads != "whole":
+            raise ValueError(
+                f"recommender.reads is {c.reads!r}; transformers' T5 reads a history as a 'whole'"
+            )
+        settings: dict[str, Any] = {
+            "vocab_size": self.codes.vocabulary_size,
+            "d_model": c.d_model,
+            "d_kv": c.d_kv,
+            "d_ff": c.d_ff,
+            "num_layers": c.encoder_layers,
+            "num_decoder_layers": c.decoder_layers,
+            "num_heads": c.heads,
+            "relative_attention_num_buckets": c.relative_buckets,
+            "relative_attention_max_distance": c.relative_max_distance,
+            "dropout_rate": c.dropout,
+            "feed_forward_proj": c.feed_forward,
+            "scale_decoder_outputs": c.scale_output,
+            "tie_word_embeddings": True,
+            "pad_token_id": PAD,
+            "eos_token_id": EOS,
+            "decoder_start_token_id": PAD,
+        }
+        theirs = T5ForConditionalGeneration(TheirConfig(**settings))
+        gated = c.feed_forward == "gated-gelu"
+        weights = {
+            to_transformers_name(name, gated=gated): value for name, value in self.t5.state_dict().items()
+        }
+        missing, unexpected = theirs.load_state_dict(weights, strict=False)
+        if unexpected or any(from_transformers_name(name, gated=gated) is not None for name in missing):
+            raise RuntimeError(
+                f"transformers' T5 has other weights than ours: missing {missing}, unexpected {unexpected}"
+            )
+        theirs.tie_weights()
+        return theirs.eval()
+
+    @classmethod
+    def from_transformers(cls, t5: T5ForConditionalGeneration, codes: ItemCodes) -> Self:
+        """Take over a transformers T5 whose vocabulary is that of `codes`.
+
+        Raises ValueError where the vocabulary is another one, the embeddings are not tied, or a setting is
+        one that T5Config does not have.
+        """
+        theirs: Any = t5.config
+        if theirs.vocab_size != codes.vocabulary_size:
+            raise ValueError(
+                f"the T5's vocab_size is {theirs.vocab_size}; "
+                f"the identifiers need {codes.vocabulary_size} tokens"
+            )
+        if theirs.layer_norm_epsilon != NORM_EPSILON:
+            raise ValueError(
+                f"the T5's layer_norm_epsilon is {theirs.layer_norm_epsilon}; expected {NORM_EPSILON}"
+            )
+        config = T5Config(
+            d_model=theirs.d_model,
+            d_kv=theirs.d_kv,
+            heads=theirs.num_heads,
+            d_ff=theirs.d_ff,
+            encoder_layers=theirs.num_layers,
+            decoder_layers=theirs.num_decoder_layers,
+            dropout=theirs.dropout_rate,
+            feed_forward=theirs.feed_forward_proj,
+            relative_buckets=theirs.relative_attention_num_buckets,
+            relative_max_distance=theirs.relative_attention_max_distance,
+            scale_output=bool(getattr(theirs, "scale_decoder_outputs", theirs.tie_word_embeddings)),
+        )
+        model = cls(codes, config)
+        gated = config.feed_forward == "gated-gelu"
+        named = {from_transformers_name(name, gated=gated): value for name, value in t5.state_dict().items()}
+        head, shared = t5.get_output_embeddings().weight, t5.get_input_embeddings().weight
+        if not torch.equal(head, shared):
+            raise ValueError(
+                "the T5's output head is not its embedding table; expected tied embeddings, as T5 1.0 has"
+            )
+        model.t5.load_state_dict({name: value for name, value in named.items() if name is not None})
+        return model.eval()

@@ -1,0 +1,241 @@
+"""The two light decoders that tell an item's text and picture from its codes alone (UTGRec section 2.3.1).
+
+Shapes: B items, l code vectors of an item (all L or the first few), w width of a decoder, T text tokens,
+M true text tokens of a batch, P picture tokens of c channels, V words, e dimensions of the word table.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from genrec_lab import processes
+from genrec_lab.losses import Reduction, text_reconstruction_loss
+from genrec_lab.models.linear import drawn_linear
+from genrec_lab.models.tokenizers.diffusion import DiffusionConfig, DiffusionLoss
+
+# Logits of a large vocabulary are made for so many numbers at a time, and again backwards.
+_LOGITS_AT_ONCE = 1 << 26
+# Masking of UTGRec's code: of ten chosen places eight show the mask, one a random word, one the word itself.
+_MASKED, _RANDOM = 0.8, 0.1
+
+
+class DecoderConfig(BaseModel):
+    """Sizes of both decoders; the defaults are those of UTGRec's code beside Qwen2-VL-2B (w = 1,536)."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    width: int | None = Field(None, ge=1, description="w; None takes the encoder's dimension d, as the paper")
+    heads: int = Field(12, ge=1, description="attention heads; they divide w")
+    expansion: int = Field(4, ge=1, description="feed-forward width over w")
+    text_places: int = Field(1024, ge=1, description="longest text in tokens")
+    masking: Literal["all", "mixed"] = Field(
+        "all", description="of the text in training: all places (paper), or 80/10/10 (code)"
+    )
+    reduction: Reduction = Field("paper", description="of Eq. 8: sum over a text (paper), mean (code)")
+
+
+class BidirectionalLayer(nn.Module):
+    """One transformer layer in which every place sees every true one; normalised before and after."""
+
+    def __init__(self, width: int, config: DecoderConfig, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        if width % config.heads:
+            raise ValueError(
+                f"decoder.heads is {config.heads}, which does not divide the width {width}; choose a "
+                f"divisor, or set decoder.width"
+            )
+        self.heads, hidden = config.heads, config.expansion * width
+        self.norm_attention, self.norm_feed, self.norm = (nn.LayerNorm(width) for _ in range(3))
+        self.queries_keys_values = drawn_linear(width, 3 * width, generator)
+        self.attended = drawn_linear(width, width, generator)
+        self.feed_in = drawn_linear(width, hidden, generator)
+        self.feed_out = drawn_linear(hidden, width, generator)
+
+    def forward(self, x: Tensor, true: Tensor | None = None) -> Tensor:
+        """(B, S, w) places, (B, S) bool true ones -> (B, S, w)."""
+        split = self.queries_keys_values(self.norm_attention(x)).unflatten(-1, (3, self.heads, -1))
+        q, k, v = split.permute(2, 0, 3, 1, 4)  # each (B, heads, S, w / heads)
+        seen = None if true is None else true[:, None, None, :]
+        mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        x = x + self.attended(mixed.transpose(1, 2).flatten(2))
+        return self.norm(x + self.feed_out(functional.gelu(self.feed_in(self.norm_feed(x)))))
+
+
+class MaskedPlaces(nn.Module):
+    """Mask tokens with positions behind an item's code vectors, read by one bidirectional layer."""
+
+    def __init__(
+        self, width: int, places: int, config: DecoderConfig, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        self.mask = nn.Parameter(torch.empty(width).normal_(0, 0.02, generator=generator))
+        self.positions = nn.Parameter(torch.empty(places, width).normal_(0, 0.02, generator=generator))
+        self.layer = BidirectionalLayer(width, config, generator)
+
+    def forward(
+        self,
+        content: Tensor,
+        places: int,
+        true: Tensor | None = None,
+        shown: Tensor | None = None,
+        is_shown: Tensor | None = None,
+    ) -> Tensor:
+        """States of so many places behind (B, l, w) code vectors -> (B, places, w).
+
+        true (B, places) bool: places that exist; shown (B, places, w): what is seen instead of the mask where
+        `is_shown` (B, places) says so. Raises ValueError for more places than there are positions.
+        """
+        batch, levels, _ = content.shape
+        if places > len(self.positions):
+            raise ValueError(
+                f"a text of {places} tokens is longer than decoder.text_places = {len(self.positions)}; "
+                f"raise it, or cut the texts"
+            )
+        masks = self.mask.expand(batch, places, -1)
+        if shown is not None and is_shown is not None:
+            masks = torch.where(is_shown[..., None], shown.to(masks.dtype), masks)
+        sequence = torch.cat([content, masks + self.positions[:places]], dim=1)
+        if true is not None:
+            true = torch.cat([true.new_ones(batch, levels), true], dim=1)
+        return self.layer(sequence, true)[:, levels:]
+
+
+class TextDecoder(nn.Module):
+    """Tells the words of an item's text from its code vectors (Eq. 8)."""
+
+    def __init__(
+        self,
+        width: int,
+        words: int,
+        word_dimension: int,
+        config: DecoderConfig,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """`words` is V and `word_dimension` e of the word table that every call is given."""
+        super().__init__()
+        self.config = config
+        self.places = MaskedPlaces(width, config.text_places, config, generator)
+        same = width == word_dimension
+        self.up = nn.Identity() if same else drawn_linear(width, word_dimension, generator)
+        if config.masking == "mixed":
+            self.down = nn.Identity() if same else drawn_linear(word_dimension, width, generator)
+        self.bias = nn.Parameter(torch.zeros(words))
+
+    def forward(
+        self,
+        content: Tensor,
+        ids: Tensor,
+        mask: Tensor,
+        table: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """L^t of a batch: (B, l, w) code vectors, (B, T) int64 words, (B, T) bool true, (V, e) -> scalar.
+
+        With mixed masking one place in five shows a word in training, drawn from the generator; in evaluation
+        every place is masked. A batch without any true word gives a zero that back-propagates.
+        """
+        shown = is_shown = None
+        if self.training and self.config.masking == "mixed":
+            is_shown, seen = self._shown(ids, generator)
+            shown = self.down(functional.embedding(seen, table))
+        states = self.places(content, ids.shape[1], mask, shown, is_shown)[mask]
+        return self._loss(states, ids[mask], table, len(ids))
+
+    def word_scores(self, content: Tensor, table: Tensor, places: int = 32) -> Tensor:
+        """Log of the words' mean probability over the first places: (B, l, w), (V, e) -> (B, V).
+
+        So a word that one place is sure of counts, and not only those that fit everywhere.
+        """
+        states = self.places(content, min(places, self.config.text_places))
+        # Item by item: all places of many items times a large vocabulary would not fit. In logs throughout: a
+        # probability that is rounded to 0 has none.
+        scores = [
+            self._logits(one, table).float().log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(one))
+            for one in states
+        ]
+        return torch.stack(scores) if scores else table.new_zeros(0, len(table))
+
+    def take_vocabulary(self, words: int) -> None:
+        """Start anew with V other words: the bias is that of the old ones."""
+        self.bias = nn.Parameter(self.bias.new_zeros(words))
+
+    def _logits(self, states: Tensor, table: Tensor) -> Tensor:
+        up = self.up(states)
+        return functional.linear(up, table.to(up.dtype), self.bias.to(up.dtype))
+
+    def _loss(self, states: Tensor, words: Tensor, table: Tensor, items: int) -> Tensor:
+        """Eq. 8 part by part, so that (M, V) logits never exist as a whole."""
+
+        def part(states: Tensor, words: Tensor) -> Tensor:
+            logits = self._logits(states, table)
+            return text_reconstruction_loss(logits.float(), words, items)
+
+        at_once = max(_LOGITS_AT_ONCE // len(table), 1)
+        if len(words) <= at_once:
+            total = part(states, words)
+        else:
+            parts = zip(states.split(at_once), words.split(at_once), strict=True)
+            total = torch.stack([checkpoint(part, *one, use_reentrant=False) for one in parts]).sum()
+        if self.config.reduction == "paper":
+            return total
+        return processes.share_of_mean(total * items / max(len(words), 1), len(words), items)
+
+    def _shown(self, ids: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Which places show a word in training, and which word: (B, T) bool, (B, T) int64."""
+        device = ids.device if generator is None else generator.device
+        words, places = len(self.bias), ids.shape[1]
+        draw = processes.drawn_for_all(
+            lambda rows: torch.rand(rows, places, generator=generator, device=device), len(ids)
+        ).to(ids.device)
+        random = processes.drawn_for_all(
+            lambda rows: torch.randint(words, (rows, places), generator=generator, device=device), len(ids)
+        ).to(ids.device)
+        return draw >= _MASKED, torch.where(draw < _MASKED + _RANDOM, random, ids)
+
+
+class VisionDecoder(nn.Module):
+    """Tells an item's picture from its code vectors, by diffusion of each of its tokens (Eq. 9)."""
+
+    def __init__(
+        self,
+        width: int,
+        tokens: int,
+        channels: int,
+        config: DecoderConfig,
+        diffusion: DiffusionConfig,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """`tokens` is P and `channels` c of a picture."""
+        super().__init__()
+        self.places = MaskedPlaces(width, tokens, config, generator)
+        self.diffusion = DiffusionLoss(channels, width, diffusion, generator)
+
+    def forward(
+        self,
+        content: Tensor,
+        patches: Tensor,
+        has_picture: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """L^v of a batch: (B, l, w) code vectors, (B, P, c) pictures, (B,) bool who has one -> scalar.
+
+        A batch without any picture gives a zero that back-propagates.
+        """
+        states = self.places(content[has_picture], patches.shape[1])
+        loss = self.diffusion(states.flatten(0, 1), patches[has_picture].flatten(0, 1), generator)
+        return processes.share_of_mean(loss, len(states), len(content))
+
+    @torch.no_grad()
+    def sample(
+        self, content: Tensor, generator: torch.Generator | None = None, steps: int | None = None
+    ) -> Tensor:
+        """Draw a picture for each item: (B, l, w) -> (B, P, c)."""
+        states = self.places(content, len(self.places.positions))
+        return self.diffusion.sample(states.flatten(0, 1), generator, steps).unflatten(0, states.shape[:2])

@@ -1,0 +1,173 @@
+"""Residual quantisation and its k-means start: GMC Eqs 1, 2 and 5.
+
+Shapes: N items, B items of a batch, L levels, K codes a level, d dimensions.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, NamedTuple, Self
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from genrec_lab.losses import residual_quantization_loss
+from genrec_lab.models.tokenizers.kmeans import different_rows, kmeans_centres, nearest_rows
+
+# What a level of a tokenizer quantises: what the levels before it left over, which their codewords fill up
+# ("residual"); the same with codewords that differ from prefix to prefix ("prefix"); a part of the vector of
+# its own, from which nothing is handed on ("parts"); or nothing at all ("none").
+Geometry = Literal["residual", "prefix", "parts", "none"]
+
+
+class Quantized(NamedTuple):
+    """What quantising a batch gives."""
+
+    vectors: Tensor  # (B, d) sum of the chosen codewords; its gradient goes straight through to the input
+    codes: Tensor  # (B, L) int64
+    loss: Tensor  # scalar, GMC Eq. 5
+    residuals: Tensor  # (B, L, d) what each level quantised: r_0 = z first
+
+
+class Tokenized(NamedTuple):
+    """What tokenising a whole catalogue gives: `Quantized` as numpy arrays, without gradients."""
+
+    vectors: np.ndarray  # (N, d) float32, z_hat
+    codes: np.ndarray  # (N, L) int64
+    loss: float  # GMC Eq. 5, mean over the catalogue
+    residuals: np.ndarray  # (N, L, d) float32
+
+    @property
+    def latent(self) -> np.ndarray:
+        """(N, d) z, which is the residual that the first level quantises."""
+        return self.residuals[:, 0]
+
+    @classmethod
+    def of_codes(cls, codes: np.ndarray) -> Self:
+        """Codes (N, L) that quantise nothing: vectors and residuals without dimensions, no loss."""
+        nothing = np.zeros((*codes.shape, 0), dtype=np.float32)
+        return cls(nothing[:, 0], codes, 0.0, nothing)
+
+
+class ContentFreeConfig(BaseModel):
+    """What the settings of tokenizers that read nothing of an item's content begin with."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    geometry: ClassVar[Geometry] = "none"
+    needs: ClassVar[tuple[str, ...]] = ()  # no texts
+
+
+def nearest_codes(residual: Tensor, codebook: Tensor) -> Tensor:
+    """Index of the codeword nearest to each residual (GMC Eq. 1): (B, d), (K, d) -> (B,) int64.
+
+    Ties go to the lowest index. Always in float32, under autocast too: bfloat16 would tie many distances.
+    """
+    with torch.autocast(residual.device.type, enabled=False):
+        return nearest_rows(residual.float(), codebook.float())
+
+
+def quantize_levels(vectors: Tensor, codebooks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Quantise level by level (GMC Eqs 1 and 2).
+
+    (B, d), (L, K, d) -> codes (B, L), residuals (B, L, d), codewords (B, L, d).
+    """
+    residual, codes, residuals, codewords = vectors.float(), [], [], []
+    for codebook in codebooks:
+        code = nearest_codes(residual.detach(), codebook.detach())
+        chosen = codebook.float()[code]
+        codes.append(code)
+        residuals.append(residual)
+        codewords.append(chosen)
+        # As in RQ-VAE (Lee et al. 2022) the codeword is a constant to the next residual: a codebook learns
+        # from its own level alone, while every level's commitment reaches the encoder.
+        residual = residual - chosen.detach()
+    return torch.stack(codes, dim=1), torch.stack(residuals, dim=1), torch.stack(codewords, dim=1)
+
+
+class ResidualQuantizer(nn.Module):
+    """L codebooks of K learnable codewords in d dimensions; a level quantises what the last one left over."""
+
+    def __init__(
+        self,
+        levels: int,
+        size: int,
+        dimension: int,
+        beta: float = 0.25,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.beta = beta
+        # Uniform in +-1/K as in the first VQ-VAE code; the k-means start overwrites it.
+        start = torch.empty(levels, size, dimension).uniform_(-1 / size, 1 / size, generator=generator)
+        self.codebooks = nn.Parameter(start)
+
+    def forward(self, vectors: Tensor) -> Quantized:
+        """(B, d) -> Quantized, in float32 under autocast too."""
+        with torch.autocast(vectors.device.type, enabled=False):
+            vectors = vectors.float()
+            codes, residuals, codewords = quantize_levels(vectors, self.codebooks)
+            loss = residual_quantization_loss(residuals, codewords, self.beta)
+            quantized = codewords.sum(dim=1)
+            return Quantized(vectors + (quantized - vectors).detach(), codes, loss, residuals)
+
+    @torch.no_grad()
+    def start_from(self, vectors: Tensor, seed: int) -> None:
+        """Set the codebooks by k-means, level by level, on the residuals of these (N, d) vectors."""
+        levels, size, _ = self.codebooks.shape
+        start, _, _ = residual_kmeans(vectors.cpu().numpy(), levels, size, seed)
+        self.codebooks.copy_(torch.from_numpy(start))
+
+
+def residual_kmeans(
+    x: np.ndarray, levels: int, size: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Run k-means on x, then on what it leaves over, `levels` times.
+
+    (N, D) -> codebooks (L, K, D) float32, codes (N, L) int64, residuals (N, L, D) float32 (what each level
+    quantised). Fits on at most 256 vectors a code, drawn by the seed; all vectors get codes. Where
+    a deeper level has fewer different residuals than codes, each becomes a codeword and the spare ones lie
+    unused nearby.
+    Raises ValueError where the first level has fewer different vectors than codes, or a vector is not finite.
+    """
+    x = finite_vectors(x)
+    check_codebook_fits(x, size)
+    generator = np.random.default_rng(seed)
+    codebooks = np.empty((levels, size, x.shape[1]), dtype=np.float32)
+    codes = np.empty((len(x), levels), dtype=np.int64)
+    residuals = np.empty((len(x), levels, x.shape[1]), dtype=np.float32)
+    residual = torch.from_numpy(x.copy())
+    for level in range(levels):
+        codebooks[level] = kmeans_centres(residual.numpy(), size, generator)
+        codebook, residuals[:, level] = torch.from_numpy(codebooks[level]), residual.numpy()
+        code = nearest_codes(residual, codebook)
+        codes[:, level] = code.numpy()
+        residual -= codebook[code]
+    return codebooks, codes, residuals
+
+
+def check_codebook_fits(x: np.ndarray, size: int) -> None:
+    """Raise ValueError where (N, D) vectors have fewer different rows than a codebook has codes."""
+    distinct = len(different_rows(x, size))
+    if size > distinct:
+        raise ValueError(
+            f"tokenizer.codebook_size = {size} is larger than the catalogue: k-means can place at most "
+            f"{distinct} codes among {len(x)} items with {distinct} different vectors. "
+            f"Set tokenizer.codebook_size to {distinct} or less"
+        )
+
+
+def finite_vectors(x: np.ndarray) -> np.ndarray:
+    """The vectors as a contiguous (N, D) float32 array; ValueError naming the first that is not finite."""
+    x = np.ascontiguousarray(x, dtype=np.float32)
+    if x.ndim != 2 or 0 in x.shape:
+        raise ValueError(
+            f"content vectors have shape {x.shape}; expected (items, dimensions), at least one of each"
+        )
+    bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
+    if bad.size:
+        raise ValueError(
+            f"the content vectors of {bad.size} of {len(x)} items hold NaN or infinite values, the first is "
+            f"item {bad[0]}; look at this item's text, or encode again in float32"
+        )
+    return x

@@ -1,0 +1,389 @@
+"""UTGRec's universal tokenizer: encoder, adapter, tree codebooks and two decoders (sections 2.2 and 2.3).
+
+Shapes: N items, B items of a batch, L levels, l of a prefix, d encoder dimensions, d_c code dimensions,
+w decoder width, T text tokens, P picture tokens of c channels, V words of e dimensions, S pixels a side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar, Literal, NamedTuple, Self, cast
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from genrec_lab.losses import Reduction, co_occurrence_alignment_loss, utgrec_objective
+from genrec_lab.models.linear import drawn_linear
+from genrec_lab.models.sharing import Shareable
+from genrec_lab.models.tokenizers.content_batches import Batch, ContentEncoder
+from genrec_lab.models.tokenizers.content_decoders import DecoderConfig, TextDecoder, VisionDecoder
+from genrec_lab.models.tokenizers.diffusion import DiffusionConfig
+from genrec_lab.models.tokenizers.quantizers import Geometry
+from genrec_lab.models.tokenizers.tree_quantizer import TreeQuantizer, TreeQuantizerConfig
+from genrec_lab.processes import gather_rows, places_of_rows
+
+# Of so many items per code the codewords are placed; more would not move them noticeably.
+_POINTS_A_CODE = 16
+
+
+class TreeTokenizerConfig(BaseModel):
+    """Settings of the tokenizer; the defaults are the paper's, or its code's where the paper has none."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    geometry: ClassVar[Geometry] = "parts"
+
+    kind: Literal["tree"] = "tree"
+    quantizer: TreeQuantizerConfig = TreeQuantizerConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    adapter_hidden: int = Field(768, ge=1, description="hidden width of the adapter from d to d_c")
+    adapter_dropout: float = Field(0.1, ge=0, lt=1)
+    standardise: bool = Field(
+        False,
+        description="give each number of H' mean 0 and variance 1 over the batch (Lancucki et al. 2020), so "
+        "that the levels share the leaf book and no level shrinks to a point; not in the paper",
+    )
+    alpha: float = Field(3.0, ge=0, description="weight of pictures beside texts, Eqs 10 and 12")
+    lambda_code: float = Field(200.0, ge=0, description="lambda, weight of L_Code in Eq. 13")
+    mu: float = Field(0.01, ge=0, description="weight of L_Ali in Eq. 13; 0 leaves it out, Table 3 variant 2")
+    eta: float = Field(0.03, ge=0, description="weight of L_Re in Eq. 13; 0 leaves it out, Table 3 variant 3")
+    temperature: float = Field(0.1, gt=0, description="tau of Eq. 11")
+    alignment_on: Literal["content", "adapted"] = Field(
+        "content", description="what Eq. 11 compares: H (paper) or the adapter's H' (code)"
+    )
+    alignment_reduction: Reduction = Field(
+        "paper", description="of Eq. 11: sum (paper) or mean (code) of levels"
+    )
+    warm_up_steps: int = Field(
+        0, ge=0, description="training batches that decode continuous vectors, without L_Code"
+    )
+
+
+def for_fidelity(fidelity: Literal["paper", "code"]) -> TreeTokenizerConfig:
+    """The settings that the paper states ("paper"), or those of the authors' published code ("code").
+
+    | what                  | paper                        | code                                     |
+    |-----------------------|------------------------------|------------------------------------------|
+    | L_Code over d_c       | sum                          | mean                                     |
+    | L^t over tokens       | sum over a text              | mean over the batch's tokens             |
+    | L_Ali compares        | H, the encoder's             | H', the adapter's                        |
+    | L_Ali over levels     | sum                          | mean                                     |
+    | masking of the text   | all places                   | of ten: 8 masked, 1 random, 1 as it is   |
+    | alpha                 | 3                            | 5                                        |
+    | warm-up               | none stated                  | 300 batches of continuous vectors        |
+
+    The same in both: beta .25, lambda 200, mu .01, eta .03, and what only the code states (adapter, d_c, tau,
+    the sizes of decoders and diffusion). A lambda of 200 on sums beside a text's sum is about as heavy as on
+    means beside a token's mean, where a text has as many tokens as a code vector dimensions.
+    """
+    if fidelity == "paper":
+        return TreeTokenizerConfig()
+    if fidelity == "code":
+        return TreeTokenizerConfig(
+            quantizer=TreeQuantizerConfig(reduction="code"),
+            decoder=DecoderConfig(masking="mixed", reduction="code"),
+            alpha=5.0,
+            alignment_on="adapted",
+            alignment_reduction="code",
+            warm_up_steps=300,
+        )
+    raise ValueError(f'fidelity is {fidelity!r}; expected "paper" or "code"')
+
+
+class TokenizedContent(NamedTuple):
+    """What tokenising a catalogue gives, as numpy arrays."""
+
+    codes: np.ndarray  # (N, L) int64
+    residuals: np.ndarray  # (N, L, d_c) float32, what each level quantised (h-tilde)
+    content: np.ndarray  # (N, L, d_c) float32, the adapter's H' before the codes
+    vectors: np.ndarray  # (N, L, d_c) float32, H-hat restored from the codes
+    loss: float  # L_Code, mean over the catalogue
+
+
+class TreeTokenizer(nn.Module, Shareable):
+    """The whole tokenizer; its forward is the objective of Eq. 13.
+
+    `parts` holds the terms of the last forward, detached and before their weights: text, picture, code,
+    alignment, neighbour_text, neighbour_picture.
+    """
+
+    steps: Tensor  # () int64: training batches so far
+    seen: Tensor  # (R, L, d_c) content of the last items of the warm-up, to place the codewords on
+    is_placed: Tensor  # () bool: whether the codewords have been placed, where they are to be
+    parts: dict[str, Tensor]
+
+    def __init__(
+        self,
+        encoder: ContentEncoder,
+        config: TreeTokenizerConfig,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Weights beside the encoder's are drawn from the generator; ValueError where the two do not fit."""
+        super().__init__()
+        levels, d_c = config.quantizer.levels, config.quantizer.dimension
+        if encoder.levels != levels:
+            raise ValueError(
+                f"the encoder gives {encoder.levels} representations an item, tokenizer.quantizer.levels is "
+                f"{levels}; set both to the same number"
+            )
+        self.config, self.encoder = config, encoder
+        words, word_dimension = encoder.word_table().shape
+        width = config.decoder.width or encoder.dimension
+        self.adapter = nn.Sequential(
+            nn.Dropout(config.adapter_dropout),
+            drawn_linear(encoder.dimension, config.adapter_hidden, generator),
+            nn.SiLU(),
+            nn.Dropout(config.adapter_dropout),
+            drawn_linear(config.adapter_hidden, d_c, generator),
+        )
+        self.standard = nn.BatchNorm1d(levels * d_c, affine=False) if config.standardise else None
+        self.quantizer = TreeQuantizer(config.quantizer, generator)
+        self.projection = drawn_linear(d_c, width, generator)  # from H-hat to both decoders
+        self.text = TextDecoder(width, words, word_dimension, config.decoder, generator)
+        self.vision = VisionDecoder(
+            width,
+            encoder.picture.tokens,
+            encoder.picture.channels,
+            config.decoder,
+            config.diffusion,
+            generator,
+        )
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        places = config.quantizer.kmeans_start and config.warm_up_steps > 0
+        kept_rows = _POINTS_A_CODE * max(self.quantizer.sizes) if places else 0
+        self.register_buffer("seen", torch.full((kept_rows, levels, d_c), torch.nan))
+        self.register_buffer("is_placed", torch.tensor(not places))
+        self.parts = {}
+        # Of the encoder a file holds what is trained and its buffers, never the frozen network.
+        module = cast(nn.Module, encoder)
+        parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+        kept = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+        kept += [name for name in module.state_dict() if name not in parameters]
+        self._kept = [f"encoder.{name}" for name in kept]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.projection.weight.device
+
+    def forward(
+        self, items: Batch, neighbours: Batch | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The objective (Eq. 13) of B items and one co-occurring item each: a scalar.
+
+        Noise, and masking in training, come from the generator (or else torch's own). Only what a weight asks
+        for is computed: with mu = 0 the neighbours are not encoded, with eta = 0 not decoded.
+        Raises ValueError where neighbours are needed and missing.
+        """
+        config = self.config
+        if neighbours is None and (config.mu or config.eta):
+            raise ValueError(
+                f"no neighbours were given, but tokenizer.mu = {config.mu} and tokenizer.eta = {config.eta} "
+                f"need them; pass a co-occurring item for each item (itself where it has none), or set both "
+                f"to 0"
+            )
+        content, adapted = self._encode(items)
+        if self.training:
+            self._place_codewords(gather_rows(adapted.detach()))
+        quantized = self.quantizer(adapted)
+        vectors, code = quantized.vectors, quantized.loss
+        if self._warms_up():
+            # Zero, but the codebooks stay in the graph: parallel training wants a gradient of every weight.
+            vectors, code = adapted, 0.0 * code
+        seen = self.projection(vectors)
+        text, picture = self._rebuild(seen, items, generator)
+        alignment = neighbour_text = neighbour_picture = content.new_zeros(())
+        if neighbours is not None and config.mu:
+            content_2, adapted_2 = self._encode(neighbours)
+            pair = (content, content_2) if config.alignment_on == "content" else (adapted, adapted_2)
+            alignment = co_occurrence_alignment_loss(*pair, config.temperature, config.alignment_reduction)
+        if neighbours is not None and config.eta:
+            neighbour_text, neighbour_picture = self._rebuild(seen, neighbours, generator)
+        parts = {
+            "text": text,
+            "picture": picture,
+            "code": code,
+            "alignment": alignment,
+            "neighbour_text": neighbour_text,
+            "neighbour_picture": neighbour_picture,
+        }
+        self.parts = {name: part.detach() for name, part in parts.items()}
+        if self.training:
+            self.steps += 1
+        return utgrec_objective(
+            **parts, alpha=config.alpha, lambda_code=config.lambda_code, mu=config.mu, eta=config.eta
+        )
+
+    @torch.no_grad()
+    def tokenize(self, batches: Iterable[Batch]) -> TokenizedContent:
+        """Codes of a catalogue, given as batches of content in the order of its items.
+
+        Evaluation mode, without autocast: an item has the same codes in whatever batch.
+        Raises ValueError for no batch at all and for content that is not finite, naming the item.
+        """
+        parts: list[tuple[Tensor, ...]] = []
+        total, items = 0.0, 0
+        for adapted in self._adapted(batches):
+            quantized = self.quantizer(adapted)
+            total += float(quantized.loss) * len(adapted)
+            items += len(adapted)
+            kept = (quantized.codes, quantized.residuals, adapted, quantized.vectors)
+            parts.append(tuple(tensor.cpu() for tensor in kept))
+        codes, residuals, content, vectors = (torch.cat(t).numpy() for t in zip(*parts, strict=True))
+        return TokenizedContent(codes, residuals, content, vectors, total / items)
+
+    def freeze_for_transfer(self, full: bool = False) -> None:
+        """Prepare fine-tuning on another domain (section 2.4.2): E^r and E^f are fixed, there is no warm-up.
+
+        `full` leaves E^r and E^f trained too: Table 3 variant 5.
+        """
+        if not full:
+            self.quantizer.fix_codebook_matrices()
+        self.steps.fill_(max(int(self.steps), self.config.warm_up_steps))
+        self.is_placed.fill_(True)
+
+    def take_vocabulary(self) -> None:
+        """Fit the text decoder to the encoder's word table after it took other words (another catalogue)."""
+        self.text.take_vocabulary(len(self.encoder.word_table()))
+
+    @torch.no_grad()
+    def decode_words(self, prefix: Tensor) -> Tensor:
+        """What words a prefix of codes stands for: (B, l) int64 -> logs of mean probabilities (B, V)."""
+        with _evaluating(self):
+            seen = self.projection(self.quantizer.from_codes(prefix.to(self.device)))
+            return self.text.word_scores(seen, self.encoder.word_table())
+
+    @torch.no_grad()
+    def decode_pictures(
+        self, prefix: Tensor, generator: torch.Generator | None = None, steps: int | None = None
+    ) -> Tensor:
+        """Draw a picture of each prefix of codes: (B, l) int64 -> (B, 3, S, S) in 0..1.
+
+        `steps` of sampling, or else `diffusion.sampling_steps`. Raises ValueError for a tokenizer that was
+        trained without a single picture.
+        """
+        if not self.vision.diffusion.largest:
+            raise ValueError(
+                "this tokenizer has not seen a single picture in training, so it cannot draw one; train it "
+                "on items with pictures, or decode words only"
+            )
+        with _evaluating(self):
+            seen = self.projection(self.quantizer.from_codes(prefix.to(self.device)))
+            return self.encoder.picture.to_images(self.vision.sample(seen, generator, steps)).clamp(0, 1)
+
+    def save(self, folder: Path) -> None:
+        """Write `model.safetensors` and `config.json`, with all but the encoder's frozen parameters."""
+        folder.mkdir(parents=True, exist_ok=True)
+        state = self.state_dict()
+        kept = {name: state[name] for name in self._names()}
+        save_file(
+            {name: t.detach().cpu().contiguous() for name, t in kept.items()}, folder / "model.safetensors"
+        )
+        (folder / "config.json").write_text(self.config.model_dump_json(indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path, encoder: ContentEncoder) -> Self:
+        """Read what `save` wrote into a new tokenizer around an encoder of the same settings.
+
+        The encoder's trained part is overwritten. Raises ValueError where the encoder is another one.
+        """
+        config = TreeTokenizerConfig.model_validate_json((folder / "config.json").read_text())
+        weights = load_file(folder / "model.safetensors")
+        model = cls(encoder, config)
+        own = {
+            name: tensor.shape for name, tensor in model.state_dict().items() if name in set(model._names())
+        }
+        for name in sorted(own.keys() | weights.keys()):
+            there = tuple(weights[name].shape) if name in weights else "nothing"
+            here = tuple(own[name]) if name in own else "nothing"
+            if there != here:
+                raise ValueError(
+                    f"{folder / 'model.safetensors'} has {there} for {name}, this encoder asks for {here}; "
+                    f"make the encoder with the settings that the tokenizer was trained with"
+                )
+        model.load_state_dict(weights, strict=False)
+        return model.eval()
+
+    def _names(self) -> list[str]:
+        own = [name for name in self.state_dict() if not name.startswith("encoder.") and name != "seen"]
+        return own + self._kept
+
+    def _warms_up(self) -> bool:
+        warm_up = self.config.warm_up_steps
+        return self.training and warm_up > 0 and int(self.steps) < warm_up
+
+    def _place_codewords(self, adapted: Tensor) -> None:
+        """Keep the content of the warm-up's last items, and at its end place the codewords on it by k-means.
+
+        Placed at the very start they would describe what an untrained encoder says, which soon means nothing.
+        """
+        if bool(self.is_placed):
+            return
+        if self._warms_up():
+            self.seen.copy_(torch.cat([adapted, self.seen])[: len(self.seen)])
+            return
+        known = self.seen[~self.seen[:, 0, 0].isnan()]
+        self.quantizer.start_from(known if len(known) else adapted, int(self.steps))
+        self.is_placed.fill_(True)
+
+    def _encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """H (B, L, d) and H' (B, L, d_c)."""
+        content = cast(nn.Module, self.encoder)(dict(batch)).float()
+        # What is quantised is float32: codes after bfloat16 training would differ from those of `tokenize`.
+        with torch.autocast(content.device.type, enabled=False):
+            return content, self._standardised(self.adapter(content))
+
+    def _standardised(self, adapted: Tensor) -> Tensor:
+        if self.standard is None:
+            return adapted
+        flat = adapted.flatten(1)
+        if self.training:
+            of_all = gather_rows(flat)
+            if len(of_all) > 1:
+                first, _ = places_of_rows(len(flat))
+                return self.standard(of_all)[first : first + len(flat)].view_as(adapted)
+        # One item has no variance: it is measured by those before it, as in evaluation.
+        mean, variance = self.standard.running_mean, self.standard.running_var
+        return functional.batch_norm(flat, mean, variance, eps=self.standard.eps).view_as(adapted)
+
+    def _rebuild(
+        self, seen: Tensor, batch: Batch, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """L^t and L^v of a batch, told from (B, L, w)."""
+        table = self.encoder.word_table()
+        text = self.text(seen, batch["text_ids"], batch["text_mask"], table, generator)
+        return text, self.vision(seen, batch["patches"], batch["has_picture"], generator)
+
+    def _adapted(self, batches: Iterable[Batch]) -> Iterable[Tensor]:
+        """H' (B, L, d_c) of each batch, in evaluation mode."""
+        items = 0
+        with _evaluating(self), torch.autocast(self.device.type, enabled=False):
+            for batch in batches:
+                adapted = self._encode({name: t.to(self.device) for name, t in batch.items()})[1]
+                wrong = torch.nonzero(~adapted.isfinite().flatten(1).all(dim=1)).flatten()
+                if len(wrong):
+                    raise ValueError(
+                        f"the content vectors of item {items + int(wrong[0])} (and {len(wrong) - 1} more of "
+                        f"its batch) are not finite; the weights are damaged, or lower the learning rate"
+                    )
+                items += len(adapted)
+                yield adapted
+        if not items:
+            raise ValueError("no batch of items was given; there is nothing to tokenize")
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
