@@ -111,7 +111,7 @@ class Registry(Generic[T]):
                 f"{self.noun} {name!r}: {_place(component)} lacks {', '.join(lacking)}; a {self.noun} has "
                 f"{', '.join(self.required)}"
             )
-        return component  # type: ignore[no-any-return]
+        return component
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
