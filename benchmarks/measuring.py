@@ -106,7 +106,7 @@ def compare(
     `agree` gets each entrant's result of the warm-up, and at the end that of its last run. `operations` are
     an entrant's floating-point operations in one run and the type it multiplies in.
     """
-    from genrec_lab.operations import product_rate
+    from genrec_lab.training.operations import product_rate
 
     results: dict[str, Any] = {}
     peaks: dict[str, float | None] = dict.fromkeys(runs, 0.0)

@@ -67,8 +67,8 @@ def train_here(folder: Path, steps: int, small: bool) -> dict[str, Any]:
     from genrec_lab.encoders.content import Content
     from genrec_lab.encoders.multimodal import QwenConfig, QwenEncoder
     from genrec_lab.models.tokenizers.tree_tokenizer import TreeTokenizer, TreeTokenizerConfig
-    from genrec_lab.operations import OperationCounter
     from genrec_lab.training import fit
+    from genrec_lab.training.operations import OperationCounter
 
     overrides: dict[str, Any] = {"content.model": str(folder), "tokenizer_training.batch_size": BATCH}
     overrides |= {"tokenizer_training.epochs": steps, "tokenizer_training.schedule": "constant"}

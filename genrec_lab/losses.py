@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from genrec_lab.processes import gather_rows
+from genrec_lab.training.processes import gather_rows
 
 # Where UTGRec's paper and its published code reduce a loss differently: the paper sums, the code averages.
 Reduction = Literal["paper", "code"]

@@ -82,7 +82,7 @@ class LaterMeasures:
     """What every record of a tokenizer's epoch has beside its own, and what old records lack.
 
     churn: by level, the share of items whose code is not that of the record before; None in the first record.
-    items_per_second and mfu (`genrec_lab.operations`): of the epoch's training. The others are as
+    items_per_second and mfu (`genrec_lab.training.operations`): of the epoch's training. The others are as
     `use_of_codes` has them.
     """
 

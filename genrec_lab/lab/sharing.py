@@ -18,7 +18,7 @@ def is_first() -> bool:
     """Whether this process is the one that writes: the only one, or the first of several."""
     if not several():
         return True
-    from genrec_lab import processes
+    from genrec_lab.training import processes
 
     return processes.number() == 0
 
@@ -26,7 +26,7 @@ def is_first() -> bool:
 def wait() -> None:
     """Wait until all processes are here."""
     if several():
-        from genrec_lab import processes
+        from genrec_lab.training import processes
 
         processes.wait()
 
@@ -34,7 +34,7 @@ def wait() -> None:
 def tell_of(stage: Stage) -> None:
     """Tell the other processes how the first one found a stage."""
     if several():
-        from genrec_lab import processes
+        from genrec_lab.training import processes
 
         processes.of_the_first((stage.is_finished, stage.is_resumed))
 
@@ -45,7 +45,7 @@ def beside_the_first(run_folder: Path, name: str) -> Iterator[Stage]:
 
     Checkpoints are read where the first process keeps them. The block ends when the first one has finished.
     """
-    from genrec_lab import processes
+    from genrec_lab.training import processes
 
     finished, resumed = processes.of_the_first(None)
     with tempfile.TemporaryDirectory(prefix="genrec-beside-") as thrown_away:

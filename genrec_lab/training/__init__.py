@@ -9,7 +9,7 @@ from genrec_lab.training.checkpoints import Checkpoint
 from genrec_lab.training.configs import TrainingConfig
 from genrec_lab.training.loop import Batches, fit
 from genrec_lab.training.precision import autocast, bf16_is_native
-from genrec_lab.training.shared_ranking import rank_in_shares
+from genrec_lab.training.processes import rank_in_shares
 
 __all__ = [
     "Batches",

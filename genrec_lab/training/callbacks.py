@@ -17,7 +17,7 @@ class EpochRecord:
     samples_per_second: float
     seconds: float  # training and validation
     metrics: dict[str, float] = field(default_factory=dict)  # empty where the epoch was not validated
-    # Share of the device's matrix-product rate (`genrec_lab.operations`); None in epoch 0 and in old records.
+    # Share of the device's matrix-product rate (`operations`); None in epoch 0 and in old records.
     mfu: float | None = None
 
 

@@ -15,13 +15,13 @@ from accelerate.utils import find_batch_size
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from genrec_lab import processes
-from genrec_lab.operations import StepMeter
+from genrec_lab.training import processes
 from genrec_lab.training.callbacks import Callback, EpochRecord, TrainingResult
 from genrec_lab.training.checkpoints import Checkpoint
 from genrec_lab.training.configs import TrainingConfig, is_due, rate_factor, with_enough_epochs
 from genrec_lab.training.layers import compiled_layers, recomputed_layers
 from genrec_lab.training.memory import batch_must_fit
+from genrec_lab.training.operations import StepMeter
 from genrec_lab.training.optimizers import make_optimizers, set_learning_rate
 from genrec_lab.training.precision import autocast, product_type
 from genrec_lab.training.processes import accelerator_of_all, learn

@@ -1,22 +1,250 @@
-"""One training over several processes, and in several parts where a batch is too large: who learns what.
+"""Several processes that train one model: who does what, and what all of them gather.
 
-Loss and gradients are those of the whole batch. A batch is dealt out, a process a share, and each share again
-into parts that the device holds at one time, whose gradients add up. Batches of a kind that is not known here
-are computed whole by every process: no faster, and the same.
+A process is one of many where `accelerate launch` or `notebook_launcher` started it (torch.distributed).
+In a single process every function gives back what it was given. All processes must call the same functions in
+the same order, for each waits for the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from datetime import timedelta
+from typing import Any, NamedTuple, Protocol, Self, TypeVar, cast
 
+import numpy as np
+import polars as pl
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, send_to_device
-from torch import Tensor, nn
+from accelerate import Accelerator, PartialState
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    broadcast_object_list,
+    parse_flag_from_env,
+    send_to_device,
+)
+from torch import Tensor, distributed, nn
 
-from genrec_lab import processes
+# The others wait while the first process encodes all texts; one that died is noticed at once all the same.
+_PATIENCE = timedelta(hours=12)
+_apart = False
+
+
+def several() -> bool:
+    """Whether this process is one of several that work together, and not `apart` at the moment."""
+    if _apart or not distributed.is_available():
+        return False
+    if not distributed.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # Joins the group that the environment names, as Accelerator would; without devices on the CPU, which
+        # notebook_launcher leaves to be said.
+        on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+        PartialState(cpu=on_cpu, timeout=_PATIENCE)
+    return bool(distributed.is_initialized()) and distributed.get_world_size() > 1
+
+
+def count() -> int:
+    """How many processes work together."""
+    return int(distributed.get_world_size()) if several() else 1
+
+
+def number() -> int:
+    """The number of this process, from 0."""
+    return int(distributed.get_rank()) if several() else 0
+
+
+def device() -> torch.device:
+    """The device of this process."""
+    found: torch.device = PartialState().device
+    return found
+
+
+@contextmanager
+def apart(alone: bool = True) -> Iterator[None]:
+    """Let every process work by itself, as if there were no others, on work too small to be dealt out."""
+    global _apart
+    before, _apart = _apart, _apart or alone
+    try:
+        yield
+    finally:
+        _apart = before
+
+
+def wait() -> None:
+    """Wait until all processes are here."""
+    if several():
+        PartialState().wait_for_everyone()
+
+
+@contextmanager
+def first_one_first() -> Iterator[None]:
+    """Let the first process through before the others, which then find in a cache what it wrote there."""
+    if not several():
+        yield
+        return
+    with PartialState().main_process_first():
+        yield
+
+
+def of_the_first(content: Any) -> Any:
+    """What the first process gave, in all of them."""
+    if not several():
+        return content
+    shared = [content]
+    broadcast_object_list(shared)
+    return shared[0]
+
+
+def own_rows(rows: int) -> list[int]:
+    """Which of so many rows, all alike, this process takes; all where there are fewer than processes."""
+    world = count()
+    return list(range(rows)) if rows < world else list(range(number(), rows, world))
+
+
+def rows_of_all(own: Tensor, rows: int) -> Tensor:
+    """What the processes found for their `own_rows`, in the order of the rows: (own, ...) -> (rows, ...)."""
+    world = count()
+    if world == 1 or rows < world:
+        return own
+    order = [row for process in range(world) for row in range(process, rows, world)]
+    gathered = gather_rows(own.to(device())).to(own.device)
+    found = torch.empty_like(gathered)
+    found[order] = gathered
+    return found
+
+
+def total(x: Tensor) -> Tensor:
+    """The sum over all processes, without a gradient."""
+    if not several():
+        return x
+    summed = x.detach().clone()
+    distributed.all_reduce(summed)
+    return summed
+
+
+def largest(x: Tensor) -> Tensor:
+    """The largest of all processes, element by element, without a gradient."""
+    if not several():
+        return x
+    most = x.detach().clone()
+    distributed.all_reduce(most, distributed.ReduceOp.MAX)
+    return most
+
+
+def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Give all processes the mean of their gradients, in one message; all have the same."""
+    world = count()
+    if world == 1:
+        return
+    trained = [parameter for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([cast(Tensor, parameter.grad).flatten() for parameter in trained])
+    mean = total(flat) / world
+    for parameter, part in zip(trained, mean.split([one.numel() for one in trained]), strict=True):
+        parameter.grad = part.view_as(parameter)
+
+
+def same_in_all(tensors: Iterable[Tensor]) -> None:
+    """Overwrite tensors by those of the first process."""
+    if not several():
+        return
+    for tensor in tensors:
+        distributed.broadcast(tensor.detach(), 0)
+
+
+def share_of_mean(mean: Tensor, counted: int, rows: int) -> Tensor:
+    """Turn a mean over some things of this process's rows into its part of the mean over those of all.
+
+    mean: scalar, over `counted` things that `rows` rows have, as pictures of items. The processes' means,
+    weighted by their rows, then give the mean over all things.
+    """
+    if not several():
+        return mean
+    things, of_all = total(torch.tensor([counted, rows], device=mean.device)).tolist()
+    return mean * (counted / max(things, 1)) * (of_all / max(rows, 1))
+
+
+def drawn_for_all(draw: Callable[[int], Tensor], rows: int, dim: int = 0) -> Tensor:
+    """Own rows of what is drawn for the rows of all processes, as a single process would draw it.
+
+    `draw(n)` draws for n rows, along dimension `dim`.
+    """
+    if not several():
+        return draw(rows)
+    first, of_all = places_of_rows(rows)
+    return draw(of_all).narrow(dim, first, rows)
+
+
+def places_of_rows(rows: int) -> tuple[int, int]:
+    """Which of the rows of all processes this one's first is, in the order of their ranks, and how many."""
+    if not several():
+        return 0, rows
+    of_each = torch.zeros(distributed.get_world_size(), dtype=torch.int64, device=device())
+    of_each[distributed.get_rank()] = rows
+    counts: list[int] = total(of_each).tolist()
+    return sum(counts[: distributed.get_rank()]), sum(counts)
+
+
+def gather_rows(x: Tensor) -> Tensor:
+    """The rows of all processes, in the order of their ranks; in a single process x itself.
+
+    (B, ...) -> (sum of the processes' B, ...). Backwards each process gets the gradient of its own rows,
+    summed over the processes: after the usual averaging of gradients it is that of one large batch.
+    """
+    if not several():
+        return x
+    gathered: Tensor = _GatherRows.apply(x)
+    return gathered
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Gather rows of which each process may have another number."""
+        own = torch.tensor([len(x)], device=x.device)
+        counts = [torch.zeros_like(own) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(counts, own)
+        rows = [int(count) for count in counts]
+        # All processes must send tensors of one shape.
+        padded = torch.cat([x, x.new_zeros(max(rows) - len(x), *x.shape[1:])]).contiguous()
+        parts = [torch.empty_like(padded) for _ in rows]
+        distributed.all_gather(parts, padded)
+        ctx.start = sum(rows[: distributed.get_rank()])
+        ctx.rows = len(x)
+        return torch.cat([part[:count] for part, count in zip(parts, rows, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Sum what all processes found, keep the own rows."""
+        total = gradient.contiguous().clone()
+        distributed.all_reduce(total)
+        return total[ctx.start : ctx.start + ctx.rows]
+
+
+class _Ranking(Protocol):
+    """Items and scores of users, as `decoding.Ranked`."""
+
+    @property
+    def items(self) -> np.ndarray: ...
+
+    @property
+    def scores(self) -> np.ndarray: ...
+
+    def _replace(self, *, items: np.ndarray, scores: np.ndarray) -> Self: ...
+
+
+R = TypeVar("R", bound=_Ranking)
+
+
+def rank_in_shares(recommend: Callable[[pl.DataFrame], R], users: pl.DataFrame) -> R:
+    """Rank all users, each process some, and give every process all rankings in the order of `users`.
+
+    `recommend(rows)` ranks some rows of `users`. A single process ranks all.
+    """
+    own = own_rows(users.height)
+    ranked = recommend(users[own] if len(own) < users.height else users)
+    items, scores = (
+        rows_of_all(torch.as_tensor(part), users.height).numpy() for part in (ranked.items, ranked.scores)
+    )
+    return ranked._replace(items=items, scores=scores)
 
 
 class Part(NamedTuple):
@@ -28,7 +256,7 @@ class Part(NamedTuple):
 
 def accelerator_of_all() -> Accelerator:
     """Return the accelerator of this process, among the others where there are any."""
-    processes.several()  # joins the group with the patience that the rest of the work needs
+    several()  # joins the group with the patience that the rest of the work needs
     # A step may leave parameters out, as a decoder in a step without pictures.
     return Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
 
@@ -68,7 +296,7 @@ def learn(
     parts = own_parts(batch, accelerator.num_processes, accelerator.process_index, at_once)
     value = torch.zeros((), device=accelerator.device)
     # Where every process computes the whole batch they must not gather one another's rows.
-    with processes.apart(parts[0].batch is batch):
+    with apart(parts[0].batch is batch):
         for number, (own, weight) in enumerate(parts, start=1):
             with _in_step(model, accelerator, last=number == len(parts)):
                 with contexts():

@@ -106,7 +106,7 @@ def test_entrants_run_in_turns_after_a_warm_up_and_the_ratio_is_of_medians() -> 
 
 
 def test_the_share_of_the_limit_is_operations_over_the_measured_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("genrec_lab.operations.product_rate", lambda *asked: 100.0)
+    monkeypatch.setattr("genrec_lab.training.operations.product_rate", lambda *asked: 100.0)
     compared = compare(
         "work",
         {"ours": lambda: Measured(1.0, 2.0, 2.0, 0.0)},

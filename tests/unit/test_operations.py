@@ -10,11 +10,10 @@ import torch
 from torch import nn
 
 from benchmarks.training import training_operations
-from genrec_lab import operations
 from genrec_lab.data.batches import PairBatches
 from genrec_lab.models.tokenizers.rqvae import RQVAEConfig, train_rqvae
-from genrec_lab.operations import StepMeter, product_rate
-from genrec_lab.training import TrainingConfig, fit
+from genrec_lab.training import TrainingConfig, fit, operations
+from genrec_lab.training.operations import StepMeter, product_rate
 from tests.unit.small_recommender import recommender, some_pairs
 
 CPU = torch.device("cpu")

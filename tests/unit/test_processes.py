@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from genrec_lab import processes
+from genrec_lab.training import processes
 from genrec_lab.training.processes import own_parts
 from tests.unit.two_processes import WORK, main
 
@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 import torch
 from accelerate import notebook_launcher
-from genrec_lab import processes
+from genrec_lab.training import processes
 
 def work():
     total = processes.total(torch.tensor([1.0 + processes.number()])).item()

@@ -15,7 +15,6 @@ from pydantic import BaseModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from genrec_lab import processes
 from genrec_lab.codes import ItemCodes
 from genrec_lab.data.batches import NeighbourBatches, PairBatches
 from genrec_lab.data.stretches import StretchBatches
@@ -25,7 +24,7 @@ from genrec_lab.models import Recommender, T5Config
 from genrec_lab.models.tokenizers.letter import LetterConfig, train_letter
 from genrec_lab.models.tokenizers.rqvae import RQVAEConfig, train_rqvae
 from genrec_lab.models.tokenizers.tree_tokenizer import TreeTokenizer
-from genrec_lab.training import TrainingConfig, fit, rank_in_shares
+from genrec_lab.training import TrainingConfig, fit, processes, rank_in_shares
 from tests.unit.test_tree_tokenizer import CONFIG, ToyEncoder, items
 
 TINY = T5Config(

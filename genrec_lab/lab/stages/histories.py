@@ -41,7 +41,7 @@ def training_summary(histories: Histories, monitor: str = "ndcg@10") -> pl.DataF
     """A row a training: `training, epochs, best_epoch, <monitor>, minutes, samples_per_second, mfu`.
 
     best_epoch and the monitor are null where nothing was validated; epoch 0 is before any training. Speed
-    and MFU (`genrec_lab.operations`) are means over the epochs; of records without it the MFU is null.
+    and MFU (`training.operations`) are means over the epochs; of records without it the MFU is null.
     """
     rows = []
     for name, records in trainings(histories).items():

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from genrec_lab import processes
 from genrec_lab.codes import ItemCodes, PrefixCodewords
 from genrec_lab.data import Dataset, training_places
 from genrec_lab.encoders.content import content_of
@@ -33,6 +32,7 @@ from genrec_lab.models.tokenizers.textual_ids import TextualIds, TextualIdsConfi
 from genrec_lab.models.tokenizers.tree_tokenizer import TreeTokenizerConfig
 from genrec_lab.models.tokenizers.vector_tokenizers import VectorTokenizer, fit_tokenizer, least_items
 from genrec_lab.presets import MethodConfig
+from genrec_lab.training import processes
 from genrec_lab.viz.live import LiveCurves
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from genrec_lab import processes
 from genrec_lab.data import Dataset
 from genrec_lab.encoders import encode_texts
 from genrec_lab.lab.files import RunError, hash_file
@@ -32,6 +31,7 @@ from genrec_lab.lab.stages.rows import (
 from genrec_lab.lab.stages.universal import item_codes, load_tokenizer, new_tokenizer, train_tokenizer
 from genrec_lab.lab.store import Run, Stage, runs_root
 from genrec_lab.presets import MethodConfig, methods
+from genrec_lab.training import processes
 from genrec_lab.viz.live import LiveCurves
 
 __all__ = [

@@ -14,7 +14,6 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from genrec_lab import processes
 from genrec_lab.codes import ItemCodes, LaterMeasures, churn, use_of_codes
 from genrec_lab.data import Dataset, co_occurrence_neighbours
 from genrec_lab.data.batches import NeighbourBatches
@@ -26,7 +25,7 @@ from genrec_lab.lab.files import write_text
 from genrec_lab.lab.store import runs_root
 from genrec_lab.models.tokenizers.tree_tokenizer import TokenizedContent, TreeTokenizer, TreeTokenizerConfig
 from genrec_lab.presets import MethodConfig
-from genrec_lab.training import Callback, EpochRecord, TrainingConfig, fit
+from genrec_lab.training import Callback, EpochRecord, TrainingConfig, fit, processes
 from genrec_lab.viz.live import LiveCurves
 
 _PARTS = ("text", "picture", "code", "alignment", "neighbour_text", "neighbour_picture")

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genrec_lab import processes
 from genrec_lab.codes import churn, use_of_codes
 from genrec_lab.models.tokenizers.autoencoder import Autoencoder, Step, TokenizerEpoch
 from genrec_lab.models.tokenizers.quantizers import finite_vectors
@@ -23,7 +22,8 @@ from genrec_lab.models.tokenizers.tokenizer_checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from genrec_lab.operations import StepMeter
+from genrec_lab.training import processes
+from genrec_lab.training.operations import StepMeter
 
 Model = TypeVar("Model", bound=Autoencoder)
 _LOSSES = ("loss", "reconstruction", "quantization", "contrastive", "collaborative", "diversity")

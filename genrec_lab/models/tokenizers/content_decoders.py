@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from genrec_lab import processes
 from genrec_lab.losses import Reduction, text_reconstruction_loss
 from genrec_lab.models.linear import drawn_linear
 from genrec_lab.models.tokenizers.diffusion import DiffusionConfig, DiffusionLoss
+from genrec_lab.training import processes
 
 # Logits of a large vocabulary are made for so many numbers at a time, and again backwards.
 _LOGITS_AT_ONCE = 1 << 26

@@ -24,7 +24,7 @@ from genrec_lab.models.tokenizers.autoencoder_training import sha, train_autoenc
 from genrec_lab.models.tokenizers.constrained_kmeans import constrained_clusters
 from genrec_lab.models.tokenizers.quantizers import check_codebook_fits, finite_vectors
 from genrec_lab.models.tokenizers.rqvae import ResidualAutoencoder, ResidualAutoencoderConfig
-from genrec_lab.processes import drawn_for_all
+from genrec_lab.training.processes import drawn_for_all
 
 
 class LetterConfig(ResidualAutoencoderConfig):

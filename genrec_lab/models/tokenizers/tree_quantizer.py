@@ -13,10 +13,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from genrec_lab import processes
 from genrec_lab.losses import Reduction, residual_quantization_loss, tree_code_loss
 from genrec_lab.models.tokenizers.kmeans import kmeans_centres
 from genrec_lab.models.tokenizers.quantizers import Quantized, nearest_codes
+from genrec_lab.training import processes
 
 
 class TreeQuantizerConfig(BaseModel):

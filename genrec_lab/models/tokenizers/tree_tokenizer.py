@@ -26,7 +26,7 @@ from genrec_lab.models.tokenizers.content_decoders import DecoderConfig, TextDec
 from genrec_lab.models.tokenizers.diffusion import DiffusionConfig
 from genrec_lab.models.tokenizers.quantizers import Geometry
 from genrec_lab.models.tokenizers.tree_quantizer import TreeQuantizer, TreeQuantizerConfig
-from genrec_lab.processes import gather_rows, places_of_rows
+from genrec_lab.training.processes import gather_rows, places_of_rows
 
 # Of so many items per code the codewords are placed; more would not move them noticeably.
 _POINTS_A_CODE = 16
