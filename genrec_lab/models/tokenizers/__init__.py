@@ -1,1 +1,39 @@
-"""Tokenizers: from what is known of items to their codes, a family a file."""
+"""Tokenizers: from what is known of items to their codes, a family a file.
+
+>>> import numpy as np
+>>> from genrec_lab.models.tokenizers import ResidualKMeans
+>>> vectors = np.random.default_rng(0).normal(size=(40, 8))
+>>> tokenizer = ResidualKMeans(ResidualKMeans.Config(levels=2, codebook_size=4)).fit(vectors)
+>>> tokenizer.encode(vectors).shape, tokenizer.sizes
+((40, 2), (4, 4))
+"""
+
+from genrec_lab.models.tokenizers.base import (
+    TOKENIZERS,
+    AnyTokenizerConfig,
+    ItemContent,
+    Tokenized,
+    Tokenizer,
+    TokenizerConfig,
+    TokenizerError,
+    checked_codes,
+    find_tokenizer,
+    load_tokenizer,
+    register_tokenizer,
+    tokenizer_config,
+)
+
+__all__ = [
+    "TOKENIZERS",
+    "AnyTokenizerConfig",
+    "ItemContent",
+    "Tokenized",
+    "Tokenizer",
+    "TokenizerConfig",
+    "TokenizerError",
+    "checked_codes",
+    "find_tokenizer",
+    "load_tokenizer",
+    "register_tokenizer",
+    "tokenizer_config",
+]
