@@ -48,13 +48,16 @@ def fit(
     validate: Callable[[], dict[str, float]] | None = None,
     callbacks: Sequence[Callback] = (),
     checkpoints: Path | None = None,
+    checkpoint_every: int = 1,
+    optimizers: Sequence[Optimizer] | None = None,
     seed: int = 0,
 ) -> TrainingResult:
     """Train the parameters that require gradients, keep the best validation's weights, return the history.
 
     `model(**batch)` is the loss; `validate()` gives metrics of which `config.monitor` is maximised. With
-    `checkpoints` the state is written there after each epoch, and a later call with the same arguments goes
-    on from it; the caller removes the folder when it is done with it. Callbacks hear of an epoch before its
+    `checkpoints` the state is written there after every `checkpoint_every` epochs and the last, and a later
+    call with the same arguments goes on from it; the caller removes the folder when it is done with it.
+    `optimizers` take the place of the config's, with its learning rate. Callbacks hear of an epoch before its
     state is written, so after a kill they may hear of one twice, and miss none. Raises FloatingPointError
     where the loss is not finite, TrainingMemoryError where the device cannot hold a batch, KeyError where
     `validate` does not give the monitor. Several processes, as of `accelerate launch`, train one model
@@ -69,7 +72,7 @@ def fit(
     if not parameters:
         raise ValueError("the model has no parameter that requires a gradient: nothing would be trained")
     model.to(accelerator.device)
-    optimizers = make_optimizers(model, config)
+    optimizers = list(optimizers) if optimizers is not None else make_optimizers(model, config)
     steps = len(batches) * config.epochs
     wrapped, *prepared = accelerator.prepare(model, *optimizers)
     state = TrainingState(
@@ -100,7 +103,8 @@ def fit(
         state.take(record, config)
         for callback in callbacks:
             callback.on_epoch(record, config.epochs)
-        if accelerator.is_main_process:
+        due = state.epoch % checkpoint_every == 0 or state.epoch == config.epochs
+        if accelerator.is_main_process and due:
             state.save(time.monotonic() - started)
         accelerator.wait_for_everyone()
 

@@ -376,7 +376,22 @@ class _Neighbours:
         return {side: {name: t[rows] for name, t in content.items()} for side, content in batch.items()}
 
 
-_KINDS: dict[frozenset[str], type[_Pairs] | type[_Neighbours]] = {
+class _Places:
+    """Places of things that the model itself holds, dealt out as neighbours are."""
+
+    deal = _Neighbours.deal
+
+    @staticmethod
+    def size(batch: Mapping[str, Any]) -> tuple[int, int]:
+        return len(batch["rows"]), len(batch["rows"])
+
+    @staticmethod
+    def take(batch: Mapping[str, Any], rows: Tensor) -> Mapping[str, Any]:
+        return {"rows": batch["rows"][rows.to(batch["rows"].device)]}
+
+
+_KINDS: dict[frozenset[str], type[_Pairs] | type[_Neighbours] | type[_Places]] = {
+    frozenset({"rows"}): _Places,
     frozenset({"histories", "targets"}): _Pairs,
     frozenset({"rows", "places", "sequences"}): _Stretches,
     frozenset({"items", "neighbours"}): _Neighbours,
