@@ -22,8 +22,7 @@ import torch
 from benchmarks.measuring import RESULTS
 from benchmarks.training import HISTORY, codes_of, scientific
 from genrec_lab.data import leave_one_out
-from genrec_lab.data.batches import PairBatches
-from genrec_lab.data.stretches import StretchBatches
+from genrec_lab.data.batches import PairBatches, StretchBatches
 from genrec_lab.evaluation import ndcg_at_k
 from genrec_lab.models import T5Config
 from genrec_lab.models.recommenders.causal import CausalConfig

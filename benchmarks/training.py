@@ -24,8 +24,7 @@ import torch
 from benchmarks.measuring import Check, Comparison, Options, compare, main
 from genrec_lab.codes import ItemCodes
 from genrec_lab.data import Dataset, leave_one_out, load_dataset
-from genrec_lab.data.batches import PairBatches
-from genrec_lab.data.stretches import StretchBatches
+from genrec_lab.data.batches import PairBatches, StretchBatches
 from genrec_lab.encoders.text import TextConfig, encode_texts
 from genrec_lab.models import Recommender, T5Config
 from genrec_lab.models.tokenizers.quantizers import residual_kmeans

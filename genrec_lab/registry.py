@@ -117,11 +117,14 @@ class Registry(Generic[T]):
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Return the part of a message that names the nearest of the known names; empty where none is near.
 
+    Upper and lower case count as equal.
+
     >>> did_you_mean("sasrek", ["sasrec", "hgn"])
     " (did you mean 'sasrec'?)"
     """
-    close = difflib.get_close_matches(str(name), [str(one) for one in known], n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    by_lower = {str(one).lower(): str(one) for one in known}
+    close = difflib.get_close_matches(str(name).lower(), list(by_lower), n=1, cutoff=0.5)
+    return f" (did you mean {by_lower[close[0]]!r}?)" if close else ""
 
 
 @contextmanager

@@ -1,8 +1,7 @@
 """Bazaar, the embedded data set: shops, items with words and pictures, and users, all generated from a seed.
 
-`make_bazaar` gives an ordinary `Dataset`. Because its world is known (`bazaar_world.py`), so is the best
-ranking that any model could make from a history: `oracle_ranking` and `best_possible` (`bazaar_oracle.py`)
-give it.
+`make_bazaar` returns an ordinary `Dataset`. Because its world is known (`world.py`), so is the best ranking
+that any model could make from a history: `oracle_ranking` and `best_possible` (`oracle.py`).
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from genrec_lab.bazaar.sequences import Sequences, draw_sequences
 from genrec_lab.bazaar.world import BazaarConfig, BazaarWorld, DomainWorld, stream
 from genrec_lab.data.dataset import Dataset
 from genrec_lab.data.item_text import DEFAULT_TEMPLATE, template_text
+from genrec_lab.data.paths import absolute_path
 from genrec_lab.data.rules import DataError
 
 __all__ = [
@@ -81,11 +81,11 @@ def make_bazaar(
 def _picture_folder(images: object) -> Path | None:
     if images is None or images is False:
         return None
-    if not isinstance(images, (str, PathLike)) or not fspath(images):
+    if not isinstance(images, str | PathLike) or not fspath(images):
         raise DataError(
             f"bazaar: images = {images!r}: name a folder for the pictures, or None for no pictures"
         )
-    folder = Path(fspath(images)).expanduser().absolute()
+    folder = absolute_path(images, "bazaar: images")
     if folder.exists() and not folder.is_dir():
         raise DataError(f"bazaar: images = {str(folder)!r} is a file; name a folder for the pictures")
     return folder

@@ -1,7 +1,7 @@
 """The best ranking that any model could give on Bazaar, and the Recall and NDCG that it can expect.
 
 A model sees a history h = (h_1, ..., h_n) and not the user's archetype t. Since the world is known, so is
-the exact posterior predictive (notation of `bazaar_world.py`; S_s are the first s items):
+the exact posterior predictive (notation of `world.py`; S_s are the first s items):
 
     p(t | h)    proportional to  p(t) * product over s of p(h_s | t, h_(s-1), S_(s-1))
     p(i | h) =  sum over t of p(t | h) p(i | t, h_n, S_n)
@@ -26,7 +26,7 @@ import polars as pl
 
 from genrec_lab.bazaar.sequences import draw_sequences
 from genrec_lab.bazaar.world import BazaarWorld, DomainWorld
-from genrec_lab.data.rules import DataError, nearest
+from genrec_lab.data.rules import NO_ITEM, DataError, nearest
 
 MAX_ORACLE_ITEMS: Final = 100_000
 # Users are ranked in chunks: how many at most, and how many numbers a chunk's (users, items) table may hold.
@@ -78,13 +78,13 @@ def oracle_ranking(
         raise DataError(f"oracle_ranking: k is {k}, expected at least 1")
     place = world.domains[domain]
     had, lengths = _padded_histories(histories, place)
-    found = np.full((len(had), k), -1, dtype=np.int64)
+    found = np.full((len(had), k), NO_ITEM, dtype=np.int64)
     probabilities = np.zeros((len(had), k))
     for rows, table in _predictive(place, had, lengths):
         best = np.argsort(-table, axis=1, kind="stable")[:, :k]
         chances = np.take_along_axis(table, best, axis=1)
         probabilities[rows, : best.shape[1]] = chances
-        found[rows, : best.shape[1]] = np.where(chances > 0, best + place.first_item, -1)
+        found[rows, : best.shape[1]] = np.where(chances > 0, best + place.first_item, NO_ITEM)
     return OracleRanking(found, probabilities)
 
 
@@ -126,7 +126,7 @@ def best_possible(
     histories = _whole_histories(world, part)
     domains = part["domain"].to_numpy()
     targets = part["target"].to_numpy()
-    items = np.full((part.height, max(cutoffs)), -1, dtype=np.int64)
+    items = np.full((part.height, max(cutoffs)), NO_ITEM, dtype=np.int64)
     probabilities = np.zeros((part.height, max(cutoffs)))
     for domain in world.domains:
         rows = np.flatnonzero(domains == domain)
@@ -149,7 +149,7 @@ def _padded_histories(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Histories counted within the domain, (U, longest) padded with -1, and their lengths (U,)."""
     lengths = np.array([len(history) for history in histories], dtype=np.int64)
-    had = np.full((len(histories), int(lengths.max(initial=0))), -1, dtype=np.int64)
+    had = np.full((len(histories), int(lengths.max(initial=0))), NO_ITEM, dtype=np.int64)
     for row, history in enumerate(histories):
         own = np.asarray(history, dtype=np.int64) - place.first_item
         if len(own) and (own.min() < 0 or own.max() >= place.n_items):

@@ -14,8 +14,7 @@ import numpy as np
 
 from genrec_lab.codes.errors import CodesError
 from genrec_lab.codes.item_codes import ItemCodes
-from genrec_lab.data.json_files import read_json_object
-from genrec_lab.data.paths import existing_folder
+from genrec_lab.data.paths import existing_folder, read_json_object
 
 _TOKEN = re.compile(r"<([a-z])_([0-9]{1,9})>")
 _INDEX = re.compile(r"\.index(?=\.|$)")

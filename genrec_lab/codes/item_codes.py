@@ -20,7 +20,7 @@ from genrec_lab.codes.conflicts import POLICIES, IdentifierConfig, Policy, reass
 from genrec_lab.codes.errors import CodesError
 from genrec_lab.codes.grouping import IntArray, members_of_groups, row_ids
 from genrec_lab.codes.last_level import CodebooksLike
-from genrec_lab.data.headed_tables import HeadedTable
+from genrec_lab.data.whole_files import HeadedTable
 
 PAD = 0
 EOS = 1

@@ -9,9 +9,12 @@ from genrec_lab.data.preparation import (
     training_places,
     training_sequences,
 )
-from genrec_lab.data.sources import datasets, load_dataset
+from genrec_lab.data.rules import NO_ITEM
+from genrec_lab.data.sources import SOURCES, datasets, load_dataset, register_source
 
 __all__ = [
+    "NO_ITEM",
+    "SOURCES",
     "DataError",
     "Dataset",
     "Split",
@@ -21,6 +24,7 @@ __all__ = [
     "k_core",
     "leave_one_out",
     "load_dataset",
+    "register_source",
     "training_places",
     "training_sequences",
 ]

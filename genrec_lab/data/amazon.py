@@ -1,7 +1,8 @@
 """Raw Amazon reviews to a Dataset: the preparations of GMC (2018 edition) and UTGRec (2023 edition).
 
 That repeated reviews count once, the earliest, is the rule of the 2023 edition's benchmark script; GMC's
-published 2018 files hold no pair of user and item twice either.
+published 2018 files hold no pair of user and item twice either. The papers' own statistics are here too, and
+how a prepared Dataset differs from them.
 """
 
 from __future__ import annotations
@@ -16,17 +17,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from genrec_lab.data.amazon_editions import EDITIONS, Edition
-from genrec_lab.data.amazon_records import read_metadata, read_reviews
-from genrec_lab.data.assembly import RawDomain, ReadingRules, assemble
+from genrec_lab.data.amazon_records import EDITIONS, Edition, read_metadata, read_reviews
+from genrec_lab.data.assembly import RawDomain, ReadingRules, assemble, kept_core
 from genrec_lab.data.dataset import Dataset
 from genrec_lab.data.downloads import download, public_address
 from genrec_lab.data.item_text import DEFAULT_TEMPLATE
-from genrec_lab.data.paths import existing_folder, expanded
+from genrec_lab.data.paths import absolute_path, existing_folder
 from genrec_lab.data.picture_downloads import fetch_pictures
-from genrec_lab.data.picture_pack import ENDING, SUFFIX
-from genrec_lab.data.preparation import k_core as filtered
-from genrec_lab.data.rules import DataError, nearest
+from genrec_lab.data.picture_pack import PACK_SUFFIX, PICTURE_ENDING
+from genrec_lab.data.rules import DataError, count_repair, nearest
+from genrec_lab.data.sources import one_domain
 
 # GMC Section 5.1.1 and UTGRec Section 3.1.1: 5-core.
 CORE = 5
@@ -38,13 +38,13 @@ TEMPLATE_2023 = "{title} {features} {categories}"
 
 @dataclass(frozen=True)
 class AmazonOptions:
-    """What may be asked of one category of the 2014 or the 2018 edition; DataError where it cannot be.
+    """The options of one category of the 2014 or the 2018 edition; raises DataError for a wrong one.
 
-    `folder` holds all reviews and the metadata, by their published names, also unpacked; `category` may be
-    left out where it holds one. `download=True` fetches what is missing from `mirrors`, in order, addresses
-    under which the published paths lie. `reviews="5core"` takes the file of the published 5-core.
-    `require_title` takes out items without a title, or without metadata at all. `repeats="first"` keeps the
-    earliest of a user's reviews of one item. `images` is a template of pictures relative to `folder`, or
+    `folder` holds all reviews and the metadata under their published names, packed or unpacked; `category`
+    may be left out if it holds only one. `download=True` fetches what is missing from `mirrors`, tried in
+    order, addresses under which the published paths lie. `reviews="5core"` takes the file of the published
+    5-core. `require_title` removes items without a title, or without metadata at all. `repeats="first"` keeps
+    the earliest of a user's reviews of one item. `images` is a template of pictures relative to `folder`, or
     "download": each item's picture (its attribute `image_url`) is fetched into `<Category>.pictures`, see
     `fetch_pictures`.
     """
@@ -92,7 +92,7 @@ class AmazonOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Amazon2023Options(AmazonOptions):
-    """What may be asked of one category of the 2023 edition, as `AmazonOptions`.
+    """The options of one category of the 2023 edition, as `AmazonOptions`.
 
     Items without title stay unless `require_title`: UTGRec Section 3.1.1 names no such filter.
     """
@@ -102,23 +102,13 @@ class Amazon2023Options(AmazonOptions):
     text_template: str = TEMPLATE_2023
 
 
-@dataclass(frozen=True)
-class AmazonRules:
-    """What is asked of one category, and what was mended so far."""
-
-    edition: Edition
-    options: AmazonOptions
-    folder: Path
-    reading: ReadingRules
-    repairs: dict[str, int] = field(default_factory=dict)
-
-
 def _reader(edition: str, options: type[AmazonOptions]) -> Callable[..., Dataset]:
     """A reader of an edition, with the signature of its options, by which `load_dataset` knows them."""
 
+    @one_domain("category")
     @wraps(options, assigned=("__doc__",), updated=())
     def read(*given: Any, **named: Any) -> Dataset:
-        return _read(EDITIONS[edition], options(*given, **named))
+        return _Category.opened(EDITIONS[edition], options(*given, **named)).dataset()
 
     return read
 
@@ -132,160 +122,228 @@ read_amazon2018 = _reader("amazon2018", AmazonOptions)
 read_amazon2023 = _reader("amazon2023", Amazon2023Options)
 
 
-def _read(edition: Edition, options: AmazonOptions) -> Dataset:
-    """Read and prepare one category; raises DataError as the messages say, counts every repair."""
-    if options.download and isinstance(options.folder, str | os.PathLike):
-        Path(expanded(os.fspath(options.folder), "folder")).expanduser().mkdir(parents=True, exist_ok=True)
-    folder = existing_folder(options.folder, "folder")
-    rules = AmazonRules(edition, options, folder, ReadingRules(options.text_template))
-    review_file, metadata_file, sources = _files(rules)
-    interactions = _interactions(review_file, rules)
-    wanted = set(interactions["item"].unique().cast(pl.String))
-    items = read_metadata(
-        metadata_file, edition.key, edition.texts, edition.image, wanted, rules.repairs, edition.literals
-    )
-    if options.require_title:
-        interactions = _with_title(interactions, items, rules)
-    kept = interactions.with_columns(pl.col("user", "item").cast(pl.String))
-    described = _described(kept["item"].unique(), items, rules)
-    images = options.images
-    if images == FETCH:
-        images = _fetched_pictures(described, metadata_file, rules)
-    raw = RawDomain(
-        domain=options.domain or review_file.name.split(".")[0].removeprefix("reviews_").removesuffix("_5"),
-        interactions=kept,
-        items=described,
-        origin=str(review_file),
-        items_origin=str(metadata_file),
-        images=images,
-        images_base=rules.folder,
-        repairs=rules.repairs,
-        sources=sources,
-    )
-    return assemble(raw, rules.reading)
+@dataclass(frozen=True)
+class _Category:
+    """One category in a folder, and what was repaired so far."""
 
+    edition: Edition
+    options: AmazonOptions
+    folder: Path
+    rules: ReadingRules
+    repairs: dict[str, int] = field(default_factory=dict)
 
-def _interactions(file: Path, rules: AmazonRules) -> pl.DataFrame:
-    """The reviews, each pair of user and item once, filtered to the k-core."""
-    reviews = read_reviews(file, rules.edition.fields)
-    if rules.options.repeats == "first":
-        # A pair's two numbers as one: sorting 64-bit numbers needs a tenth of the memory of sorting rows.
-        pairs = reviews["user"].to_physical().cast(pl.UInt64).to_numpy() << np.uint64(32)
-        pairs |= reviews["item"].to_physical().cast(pl.UInt64).to_numpy()
-        in_time = np.argsort(reviews["timestamp"].to_numpy(), kind="stable")
-        _, first = np.unique(pairs[in_time], return_index=True)
-        rows = np.sort(in_time[first])
-        _count(rules, "repeated_reviews_removed", reviews.height - rows.size)
-        reviews = reviews[rows]
-    return _core(reviews, rules)
+    @classmethod
+    def opened(cls, edition: Edition, options: AmazonOptions) -> _Category:
+        if options.download:
+            absolute_path(options.folder, "folder").mkdir(parents=True, exist_ok=True)
+        folder = existing_folder(options.folder, "folder")
+        return cls(edition, options, folder, ReadingRules(options.text_template))
 
-
-def _core(interactions: pl.DataFrame, rules: AmazonRules) -> pl.DataFrame:
-    if rules.options.k_core is None:
-        return interactions
-    kept = filtered(interactions, rules.options.k_core)
-    if kept.height == 0:
-        raise DataError(
-            f"the {rules.options.k_core}-core of {interactions.height:,} interactions is empty; give a "
-            "smaller k_core, or more data"
+    def dataset(self) -> Dataset:
+        review_file, metadata_file, sources = self._files()
+        interactions = self._interactions(review_file)
+        wanted = set(interactions["item"].unique().cast(pl.String))
+        items = read_metadata(metadata_file, self.edition, wanted, self.repairs)
+        if self.options.require_title:
+            interactions = self._with_title(interactions, items)
+        kept = interactions.with_columns(pl.col("user", "item").cast(pl.String))
+        # In the order of the ids, not in that of the metadata, which is the crawl's.
+        described = kept.select(key=pl.col("item").unique()).join(items, on="key", how="left").sort("key")
+        self._count("items_not_described", described["title"].null_count())
+        described = described.with_columns(pl.all().fill_null(""))
+        images = self.options.images
+        if images == FETCH:
+            images = self._fetched_pictures(described, metadata_file)
+        name = review_file.name.split(".")[0].removeprefix("reviews_").removesuffix("_5")
+        raw = RawDomain(
+            domain=self.options.domain or name,
+            interactions=kept,
+            items=described,
+            origin=str(review_file),
+            items_origin=str(metadata_file),
+            images=images,
+            images_base=self.folder,
+            repairs=self.repairs,
+            sources=sources,
         )
-    for what, lost in (
-        ("interactions", interactions.height - kept.height),
-        ("users", interactions["user"].n_unique() - kept["user"].n_unique()),
-        ("items", interactions["item"].n_unique() - kept["item"].n_unique()),
-    ):
-        _count(rules, f"{what}_removed_by_k_core", lost)
-    return kept
+        return assemble(raw, self.rules)
 
+    def _interactions(self, file: Path) -> pl.DataFrame:
+        """The reviews, each pair of user and item once, filtered to the k-core."""
+        reviews = read_reviews(file, self.edition)
+        if self.options.repeats == "first":
+            # A pair's two numbers as one: sorting 64-bit numbers needs a tenth of the memory of sorting rows.
+            pairs = reviews["user"].to_physical().cast(pl.UInt64).to_numpy() << np.uint64(32)
+            pairs |= reviews["item"].to_physical().cast(pl.UInt64).to_numpy()
+            in_time = np.argsort(reviews["timestamp"].to_numpy(), kind="stable")
+            _, first = np.unique(pairs[in_time], return_index=True)
+            rows = np.sort(in_time[first])
+            self._count("repeated_reviews_removed", reviews.height - rows.size)
+            reviews = reviews[rows]
+        return self._core(reviews, file)
 
-def _with_title(interactions: pl.DataFrame, items: pl.DataFrame, rules: AmazonRules) -> pl.DataFrame:
-    """The interactions with titled items, filtered to the k-core again.
+    def _core(self, interactions: pl.DataFrame, origin: Path | str) -> pl.DataFrame:
+        if self.options.k_core is None:
+            return interactions
+        return kept_core(interactions, self.options.k_core, self.repairs, str(origin))
 
-    Equal to filtering them out first: the k-core of a part lies within the k-core of the whole.
-    """
-    titled = items.filter(pl.col("title") != "")["key"]
-    has_title = interactions["item"].cast(pl.String).is_in(titled.implode())
-    untitled = interactions.filter(~has_title)["item"].n_unique()
-    if not untitled:
-        return interactions
-    _count(rules, "items_without_title_removed", untitled)
-    _count(rules, "interactions_of_items_without_title_removed", int((~has_title).sum()))
-    left = interactions.filter(has_title)
-    if left.height == 0:
-        raise DataError(
-            f"not one of {untitled:,} items has a title; check that reviews and metadata are of one "
-            "category, or set "
-            "require_title=False"
-        )
-    return _core(left, rules)
+    def _with_title(self, interactions: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+        """The interactions with titled items, filtered to the k-core again.
 
-
-def _described(keys: pl.Series, items: pl.DataFrame, rules: AmazonRules) -> pl.DataFrame:
-    """A row for each of these items, without texts where there is no metadata, in the order of their ids."""
-    # Not in the order of the metadata, which is that of the crawl.
-    table = keys.to_frame("key").join(items, on="key", how="left").sort("key")
-    _count(rules, "items_not_described", table["title"].null_count())
-    return table.with_columns(pl.all().fill_null(""))
-
-
-def _fetched_pictures(items: pl.DataFrame, metadata_file: Path, rules: AmazonRules) -> str:
-    """Fetch the items' pictures into one file beside the raw ones; the template of their paths."""
-    name = metadata_file.name.split(".")[0].removeprefix("meta_") + SUFFIX
-    addresses = dict(items.select("key", "image_url").iter_rows())
-    found = fetch_pictures(addresses, rules.folder / name)
-    for reason, number in found.missing.items():
-        _count(rules, f"pictures_missing_{reason.replace(' ', '_').replace(',', '')}", number)
-    return f"{name}/{{key}}{ENDING}"
-
-
-def _files(rules: AmazonRules) -> tuple[Path, Path, dict[str, dict[str, Any]]]:
-    """The two files, fetched where that is asked for, and what is known of where they came from."""
-    edition = rules.edition
-    pattern = edition.five_core if rules.options.reviews == "5core" else edition.reviews
-    category = rules.options.category or _only_category(rules, pattern)
-    mirrors = rules.options.mirrors or edition.mirrors
-    found, sources = [], {}
-    for path in (pattern.format(category), edition.metadata.format(category)):
-        name = path.rpartition("/")[2]
-        file = next(
-            (f for f in (rules.folder / name, rules.folder / name.removesuffix(".gz")) if f.is_file()), None
-        )
-        if file is None and not rules.options.download:
-            there = sorted(entry.name for entry in rules.folder.iterdir())
+        Equal to filtering them out first: the k-core of a part lies within the k-core of the whole.
+        """
+        titled = items.filter(pl.col("title") != "")["key"]
+        has_title = interactions["item"].cast(pl.String).is_in(titled.implode())
+        untitled = interactions.filter(~has_title)["item"].n_unique()
+        if not untitled:
+            return interactions
+        self._count("items_without_title_removed", untitled)
+        self._count("interactions_of_items_without_title_removed", int((~has_title).sum()))
+        left = interactions.filter(has_title)
+        if left.height == 0:
             raise DataError(
-                f"folder: no {name} in {rules.folder}{nearest(name, there[:20])}; put it there, or set "
-                "download=True"
+                f"not one of {untitled:,} items has a title; check that reviews and metadata are of one "
+                "category, or set require_title=False"
             )
-        if rules.options.download and (file is None or file.name == name):
-            file = rules.folder / name
-            record = download([f"{mirror.rstrip('/')}/{path}" for mirror in mirrors], file)
-            sources[name] = {"bytes": record.bytes, "sha256": record.sha256, "address": record.address}
-        assert file is not None  # noqa: S101 - missing files were refused or fetched above
-        sources.setdefault(file.name, {"bytes": file.stat().st_size})
-        found.append(file)
-    return found[0], found[1], sources
+        return self._core(left, "items with a title")
+
+    def _fetched_pictures(self, items: pl.DataFrame, metadata_file: Path) -> str:
+        """Fetch the items' pictures into one file beside the raw ones; return the template of their paths."""
+        name = metadata_file.name.split(".")[0].removeprefix("meta_") + PACK_SUFFIX
+        addresses = dict(items.select("key", "image_url").iter_rows())
+        found = fetch_pictures(addresses, self.folder / name)
+        for reason, number in found.missing.items():
+            self._count(f"pictures_missing_{reason.replace(' ', '_').replace(',', '')}", number)
+        return f"{name}/{{key}}{PICTURE_ENDING}"
+
+    def _files(self) -> tuple[Path, Path, dict[str, dict[str, Any]]]:
+        """The two files, fetched if that is asked for, and what is known of where they came from."""
+        edition, options = self.edition, self.options
+        pattern = edition.five_core if options.reviews == "5core" else edition.reviews
+        category = options.category or self._only_category(pattern)
+        mirrors = options.mirrors or edition.mirrors
+        found, sources = [], {}
+        for path in (pattern.format(category), edition.metadata.format(category)):
+            name = path.rpartition("/")[2]
+            places = (self.folder / name, self.folder / name.removesuffix(".gz"))
+            file = next((place for place in places if place.is_file()), places[0])
+            if not file.is_file() and not options.download:
+                there = sorted(entry.name for entry in self.folder.iterdir())
+                raise DataError(
+                    f"folder: no {name} in {self.folder}{nearest(name, there[:20])}; put it there, or set "
+                    "download=True"
+                )
+            if options.download and file.name == name:
+                record = download([f"{mirror.rstrip('/')}/{path}" for mirror in mirrors], file)
+                sources[name] = {"bytes": record.bytes, "sha256": record.sha256, "address": record.address}
+            sources.setdefault(file.name, {"bytes": file.stat().st_size})
+            found.append(file)
+        return found[0], found[1], sources
+
+    def _only_category(self, pattern: str) -> str:
+        """The one category whose metadata lie in the folder."""
+        before, after = self.edition.metadata.rpartition("/")[2].split("{}")
+        endings = (after, after.removesuffix(".gz"))
+        names = {
+            entry.name.removeprefix(before).removesuffix(ending)
+            for entry in self.folder.iterdir()
+            for ending in endings
+            if entry.name.startswith(before) and entry.name.endswith(ending)
+        }
+        if len(names) != 1:
+            wanted = pattern.rpartition("/")[2].format("<Category>")
+            raise DataError(
+                f"folder: {self.folder} holds metadata of {len(names)} categories "
+                f"({', '.join(sorted(names)) or 'none'}); expected {wanted} and {before}<Category>{after}, "
+                "or name one with category=..."
+            )
+        return names.pop()
+
+    def _count(self, what: str, number: int) -> None:
+        count_repair(self.repairs, what, number)
 
 
-def _only_category(rules: AmazonRules, pattern: str) -> str:
-    """The one category whose metadata lie in the folder."""
-    before, after = rules.edition.metadata.rpartition("/")[2].split("{}")
-    endings = (after, after.removesuffix(".gz"))
-    names = {
-        entry.name.removeprefix(before).removesuffix(ending)
-        for entry in rules.folder.iterdir()
-        for ending in endings
-        if entry.name.startswith(before) and entry.name.endswith(ending)
-    }
-    if len(names) != 1:
-        wanted = pattern.rpartition("/")[2].format("<Category>")
+_FIELDS = ("users", "items", "interactions")
+_TOGETHER, _PRETRAINING_DOMAINS = "Pre-training", 5
+# The table of the paper that uses an edition.
+TABLES = {"amazon2018": "GMC Table 2", "amazon2023": "UTGRec Table 1"}
+
+# Users, items and interactions by domain. The pre-training row counts its five domains together.
+PUBLISHED: dict[str, dict[str, tuple[int, int, int]]] = {
+    "GMC Table 2": {
+        "Scientific": (8_317, 4_344, 58_492),
+        "Pantry": (13_073, 4_897, 126_693),
+        "Instruments": (24_772, 9_922, 206_153),
+        "Arts": (45_141, 20_956, 390_832),
+        "Office": (86_554, 25_847, 675_882),
+    },
+    "UTGRec Table 1": {
+        "Pre-training": (999_334, 344_412, 8_609_909),
+        "Instrument": (57_439, 24_587, 511_836),
+        "Scientific": (50_985, 25_848, 412_947),
+        "Game": (94_762, 25_612, 814_586),
+        "Office": (223_308, 77_551, 1_577_570),
+    },
+}
+
+
+def compared_with_paper(
+    dataset: Dataset, table: str, rows: dict[str, list[str]] | None = None
+) -> pl.DataFrame:
+    """The dataset's statistics beside a paper's: a row for each of the paper's that the dataset has.
+
+    `table` is "GMC Table 2" or "UTGRec Table 1"; `rows` maps a row of it to the domains that it counts
+    together, by default each row to the domain of its name. Columns `row`, then for users, items and
+    interactions ours, `paper_...` and `off_...` (ours minus theirs), and `differs`. Raises DataError for an
+    unknown table, row or domain, and where no row is left.
+    """
+    if table not in PUBLISHED:
+        raise DataError(f"table {table!r} is unknown{nearest(table, PUBLISHED)}")
+    known = PUBLISHED[table]
+    chosen = rows if rows is not None else {row: [row] for row in known if row in dataset.domains}
+    if not chosen:
         raise DataError(
-            f"folder: {rules.folder} holds metadata of {len(names)} categories "
-            f"({', '.join(sorted(names)) or 'none'}); "
-            f"expected {wanted} and {before}<Category>{after}, or name one with category=..."
+            f"{table} has {', '.join(known)}, the dataset has {', '.join(dataset.domains)}; say which belong "
+            'together, as rows={"Game": ["Video_Games"]}'
         )
-    return names.pop()
+    counted = dataset.statistics()
+    found = []
+    for row, domains in chosen.items():
+        if row not in known:
+            raise DataError(f"{table} has no row {row!r}{nearest(row, known)}")
+        for domain in domains:
+            if domain not in dataset.domains:
+                raise DataError(f"row {row!r}: unknown domain {domain!r}{nearest(domain, dataset.domains)}")
+        ours = counted.filter(pl.col("domain").is_in(domains)).select(pl.col(_FIELDS).sum()).row(0)
+        values: dict[str, object] = {"row": row}
+        for name, own, theirs in zip(_FIELDS, ours, known[row], strict=True):
+            values |= {name: own, f"paper_{name}": theirs, f"off_{name}": own - theirs}
+        found.append({**values, "differs": ours != known[row]})
+    return pl.DataFrame(found)
 
 
-def _count(rules: AmazonRules, what: str, number: int) -> None:
-    if number:
-        rules.repairs[what] = rules.repairs.get(what, 0) + number
+def lines_beside_paper(dataset: Dataset, source: str, targets: Sequence[str] = ()) -> list[str]:
+    """Sentences that hold an Amazon dataset against the table of the paper that uses its edition.
+
+    `targets` are the downstream domains; where five others are there, none with a row of its own, they are
+    UTGRec's pre-training row. No sentence for another source, or where no domain has the name of a row.
+    """
+    table = TABLES.get(source)
+    if table is None:
+        return []
+    rows = {row: [row] for row in PUBLISHED[table] if row in dataset.domains}
+    others = [domain for domain in dataset.domains if domain not in targets]
+    pretraining = len(others) == _PRETRAINING_DOMAINS and not any(domain in rows for domain in others)
+    if _TOGETHER in PUBLISHED[table] and pretraining:
+        rows = {_TOGETHER: others} | rows
+    if not rows:
+        return []
+    lines = []
+    for row in compared_with_paper(dataset, table, rows).iter_rows(named=True):
+        parts = [
+            f"{row[name]:,} {name}" + (f" ({row[f'off_{name}']:+,})" if row[f"off_{name}"] else "")
+            for name in _FIELDS
+        ]
+        verdict = f"DIFFERS from {table}" if row["differs"] else f"as {table}"
+        lines.append(f"{row['row']}: {', '.join(parts)}: {verdict}")
+    return lines

@@ -1,4 +1,8 @@
-"""The lines of Amazon's published files: reviews as ids and times, metadata as one record an item."""
+"""Amazon's review data as McAuley's group publishes them: the editions of 2014, 2018 and 2023, line by line.
+
+File names and fields follow the data sets' own pages: jmcauley.ucsd.edu/data/amazon (2014),
+cseweb.ucsd.edu/~jmcauley/datasets/amazon_v2 (2018), amazon-reviews-2023.github.io (2023).
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,9 @@ from typing import Any, NoReturn
 
 import polars as pl
 
-from genrec_lab.data.html_text import flat_text
+from genrec_lab.data.item_text import flat_text
 from genrec_lab.data.paths import existing_file
-from genrec_lab.data.rules import DataError
+from genrec_lab.data.rules import DataError, count_repair
 
 # The longest line of the published metadata is below 1 MB; a longer one is damage, or a trap for memory.
 LONGEST_LINE = 8 * 2**20
@@ -27,38 +31,52 @@ _SCRIPT_IN_TITLE = "getTime"
 
 
 @dataclass(frozen=True)
-class ReviewFields:
-    """What the fields of a review are called."""
+class Edition:
+    """How one edition's files are called, where they are, and what their fields mean."""
 
+    # Addresses under which the published paths lie, tried in order.
+    mirrors: tuple[str, ...]
+    # Paths below a mirror: all reviews, those of the published 5-core ("" where there is none), metadata.
+    reviews: str
+    five_core: str
+    metadata: str
+    # The fields of a review; the item's is also the metadata's key.
     user: str
     item: str
     timestamp: str
+    # The columns of texts, and for each the metadata's fields that may hold it.
+    texts: dict[str, tuple[str, ...]]
+    # The address of the picture in a record of the metadata, "" where there is none.
+    image: Callable[[dict[str, Any]], str]
+    # Whether the metadata are Python literals instead of JSON.
+    literals: bool = False
 
 
-def read_reviews(file: Path, fields: ReviewFields) -> pl.DataFrame:
-    """User and item ids (Categorical) and times (Int64), a row a review, in the file's order.
+def read_reviews(file: Path, edition: Edition) -> pl.DataFrame:
+    """User and item ids (Categorical) and times (Int64), one row per review, in the file's order.
 
-    Streams the file: ids are kept once each. Raises DataError with the line for what is no JSON object, for
-    an id or time that is missing or of a wrong type, and for a damaged gzip file.
+    Streams the file, so each id is kept once. Raises DataError with the line for anything but a JSON object,
+    for an id or time that is missing or of a wrong type, and for a damaged gzip file.
     """
     existing_file(file, "reviews")
-    names = {"user": fields.user, "item": fields.item, "timestamp": fields.timestamp}
-    schema = {fields.user: pl.String, fields.item: pl.String, fields.timestamp: pl.Int64}
-    numbered = [
-        pl.col(name).cast(pl.Categorical(pl.Categories.random())).alias(role) for role, name in names.items()
+    names = {"user": edition.user, "item": edition.item, "timestamp": edition.timestamp}
+    schema = {edition.user: pl.String, edition.item: pl.String, edition.timestamp: pl.Int64}
+    ids = [
+        pl.col(names[role]).cast(pl.Categorical(pl.Categories.random())).alias(role)
+        for role in ("user", "item")
     ]
     try:
         table = (
             pl.scan_ndjson(file, schema=schema)
-            .select(*numbered[:2], pl.col(fields.timestamp).alias("timestamp"))
+            .select(*ids, pl.col(edition.timestamp).alias("timestamp"))
             .collect(engine="streaming")
         )
     except (pl.exceptions.PolarsError, OSError) as error:
         _name_first_damage(file, names, error)
     if table.height == 0:
         raise DataError(f"{file}: no review in it; fetch it again")
-    ids = (table[role].unique().cast(pl.String) for role in ("user", "item"))
-    odd = any((known.str.contains(r'^\s*$|^[\[{]|\x00|^"')).any() for known in ids)
+    found = (table[role].unique().cast(pl.String) for role in ("user", "item"))
+    odd = any((known.str.contains(r'^\s*$|^[\[{]|\x00|^"')).any() for known in found)
     if odd or any(table[role].null_count() for role in names):
         _name_first_damage(file, names, None)
     return table
@@ -67,7 +85,7 @@ def read_reviews(file: Path, fields: ReviewFields) -> pl.DataFrame:
 def _name_first_damage(file: Path, names: dict[str, str], cause: Exception | None) -> NoReturn:
     """Read line by line until the line that is wrong; raises DataError that names it."""
     for number, line in numbered_lines(file):
-        record = json_object(file, number, line)
+        record = _parsed(file, number, line)
         for role, name in names.items():
             value = record.get(name)
             whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
@@ -76,8 +94,7 @@ def _name_first_damage(file: Path, names: dict[str, str], cause: Exception | Non
                 expected = "a whole number" if role == "timestamp" else "an id as text"
                 raise DataError(
                     f"{file}, line {number}: {name} is {str(value)[:80]!r}, expected {expected}; mend the "
-                    "line or "
-                    "fetch the file again"
+                    "line or fetch the file again"
                 ) from cause
     raise DataError(f"{file}: not readable: {cause}; fetch it again") from cause
 
@@ -98,8 +115,7 @@ def numbered_lines(file: Path) -> Iterator[tuple[int, bytes]]:
                 if len(line) > LONGEST_LINE:
                     raise DataError(
                         f"{file}, line {number}: longer than {LONGEST_LINE:,} bytes, which no published "
-                        "line is; "
-                        "fetch the file again"
+                        "line is; fetch the file again"
                     )
                 if line.strip():
                     yield number, line
@@ -109,34 +125,23 @@ def numbered_lines(file: Path) -> Iterator[tuple[int, bytes]]:
         ) from error
 
 
-def json_object(file: Path, number: int, line: bytes) -> dict[str, Any]:
-    """The JSON object of a line; raises DataError naming file and line."""
-    try:
-        record = json.loads(line, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{file}, line {number}: malformed JSON ({error}); mend the line or fetch the file again"
-        ) from error
-    return _object(file, number, record)
-
-
-def python_literal(file: Path, number: int, line: bytes) -> dict[str, Any]:
-    """The Python literal of a line, as 2014 metadata are written; nothing is executed.
+def _parsed(file: Path, number: int, line: bytes, literal: bool = False) -> dict[str, Any]:
+    """The JSON object of a line, or its Python literal, which is read and never executed.
 
     Raises DataError naming file and line.
     """
+    record: Any
     try:
-        record = ast.literal_eval(line.decode("utf-8").strip())
+        if literal:
+            record = ast.literal_eval(line.decode("utf-8").strip())
+        else:
+            record = json.loads(line, parse_constant=_no_constant)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        problem = "no Python literal" if literal else "malformed JSON"
         raise DataError(
-            f"{file}, line {number}: no Python literal ({type(error).__name__}: {str(error)[:80]}); mend "
-            "the line "
-            "or fetch the file again"
+            f"{file}, line {number}: {problem} ({type(error).__name__}: {str(error)[:80]}); mend the line or "
+            "fetch the file again"
         ) from error
-    return _object(file, number, record)
-
-
-def _object(file: Path, number: int, record: Any) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise DataError(
             f"{file}, line {number}: a {type(record).__name__}, expected an object in braces; mend the line"
@@ -148,48 +153,38 @@ def _no_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON value")
 
 
-def read_metadata(
-    file: Path,
-    key: str,
-    fields: dict[str, tuple[str, ...]],
-    image: Callable[[dict[str, Any]], str],
-    wanted: set[str],
-    repairs: dict[str, int],
-    literals: bool = False,
-) -> pl.DataFrame:
-    """The wanted items' texts: columns `key`, those of `fields`, and `image_url`, a row an item.
+def read_metadata(file: Path, edition: Edition, wanted: set[str], repairs: dict[str, int]) -> pl.DataFrame:
+    """The wanted items' texts: columns `key`, those of `edition.texts`, and `image_url`, one row per item.
 
-    `fields` maps a column to the field names that may hold it, the first filled one taken. An item described
-    again is read once, its first record (`item_records_repeated` where the later one says the same,
-    `item_records_differing` otherwise). A title that is a piece of a page's script is none
-    (`titles_made_of_script`). Raises DataError with the line for what cannot be read.
+    Of the fields that may hold a text the first filled one is taken. An item described again is read once,
+    its first record (`item_records_repeated` where the later one says the same, `item_records_differing`
+    otherwise). A title that is a piece of a page's script is emptied (`titles_made_of_script`). Raises
+    DataError with the line that cannot be read.
     """
     existing_file(file, "metadata")
-    parse = python_literal if literals else json_object
-    columns: dict[str, list[str]] = {name: [] for name in ("key", *fields, "image_url")}
+    columns: dict[str, list[str]] = {name: [] for name in ("key", *edition.texts, "image_url")}
     places: dict[str, int] = {}
     for number, line in numbered_lines(file):
-        first = _ASIN_FIRST.match(line) if literals else None
+        first = _ASIN_FIRST.match(line) if edition.literals else None
         if first and first[1].decode() not in wanted:
             continue
-        record = parse(file, number, line)
-        item = record.get(key)
+        record = _parsed(file, number, line, edition.literals)
+        item = record.get(edition.item)
         if not isinstance(item, str) or not _is_id(item):
             raise DataError(
-                f"{file}, line {number}: {key} is {str(item)[:80]!r}, expected the item's id as text; mend "
-                "the line"
+                f"{file}, line {number}: {edition.item} is {str(item)[:80]!r}, expected the item's id as "
+                "text; mend the line"
             )
         if item not in wanted:
             continue
-        row = _described(record, fields, f"{file}, line {number}: {{}} of item {item!r}")
+        row = _described(record, edition.texts, f"{file}, line {number}: {{}} of item {item!r}")
         if _SCRIPT_IN_TITLE in row["title"]:
             row["title"] = ""
-            repairs["titles_made_of_script"] = repairs.get("titles_made_of_script", 0) + 1
-        row = {"key": item, **row, "image_url": image(record)}
+            count_repair(repairs, "titles_made_of_script", 1)
+        row = {"key": item, **row, "image_url": edition.image(record)}
         if item in places:
             same = all(columns[name][places[item]] == value for name, value in row.items())
-            what = "item_records_repeated" if same else "item_records_differing"
-            repairs[what] = repairs.get(what, 0) + 1
+            count_repair(repairs, "item_records_repeated" if same else "item_records_differing", 1)
             continue
         places[item] = len(places)
         for name, value in row.items():
@@ -206,29 +201,22 @@ def _described(record: dict[str, Any], fields: dict[str, tuple[str, ...]], where
     return row
 
 
-def image_2014(record: dict[str, Any]) -> str:
-    """The address of an item's picture, "" where there is none: `imUrl`."""
+def _address(*values: Any) -> str:
+    """The first web address among the values, "" without one."""
+    texts = (value.strip() for value in values if isinstance(value, str))
+    return next((text for text in texts if text.startswith(("http://", "https://"))), "")
+
+
+def _image_2014(record: dict[str, Any]) -> str:
     return _address(record.get("imUrl"))
 
 
-def image_2018(record: dict[str, Any]) -> str:
-    """The address of an item's first picture: `imageURLHighRes`, else `imageURL`, lists in the files."""
-    for name in ("imageURLHighRes", "imageURL"):
-        value = record.get(name)
-        found = next(
-            (
-                address
-                for one in (value if isinstance(value, list) else [value])
-                if (address := _address(one))
-            ),
-            "",
-        )
-        if found:
-            return found
-    return ""
+def _image_2018(record: dict[str, Any]) -> str:
+    fields = (record.get(name) for name in ("imageURLHighRes", "imageURL"))
+    return _address(*(one for value in fields for one in (value if isinstance(value, list) else [value])))
 
 
-def image_2023(record: dict[str, Any]) -> str:
+def _image_2023(record: dict[str, Any]) -> str:
     """The address of an item's `large` picture, the main one before its variants (UTGRec Section 3.1.1)."""
     pictures = record.get("images")
     if isinstance(pictures, dict):
@@ -241,12 +229,52 @@ def image_2023(record: dict[str, Any]) -> str:
         ]
     if not isinstance(pictures, list):
         return ""
-    known = [picture for picture in pictures if isinstance(picture, dict) and _address(picture.get("large"))]
+    known = [picture for picture in pictures if isinstance(picture, dict)]
     known.sort(key=lambda picture: picture.get("variant") != "MAIN")
-    return _address(known[0]["large"]) if known else ""
+    return _address(*(picture.get("large") for picture in known))
 
 
-def _address(value: Any) -> str:
-    return (
-        value.strip() if isinstance(value, str) and value.strip().startswith(("http://", "https://")) else ""
-    )
+_UCSD = "https://mcauleylab.ucsd.edu/public_datasets/data"
+_UCSD_2 = "https://datarepo.eng.ucsd.edu/mcauley_group/data"
+_TEXTS: dict[str, tuple[str, ...]] = {"title": ("title",), "description": ("description",)}
+EDITIONS = {
+    "amazon2014": Edition(
+        mirrors=("https://snap.stanford.edu/data/amazon/productGraph",),
+        reviews="categoryFiles/reviews_{}.json.gz",
+        five_core="categoryFiles/reviews_{}_5.json.gz",
+        metadata="categoryFiles/meta_{}.json.gz",
+        user="reviewerID",
+        item="asin",
+        timestamp="unixReviewTime",
+        texts={**_TEXTS, "brand": ("brand",), "categories": ("categories",)},
+        image=_image_2014,
+        literals=True,
+    ),
+    "amazon2018": Edition(
+        mirrors=(f"{_UCSD}/amazon_v2", f"{_UCSD_2}/amazon_v2", "https://jmcauley.ucsd.edu/data/amazon_v2"),
+        reviews="categoryFiles/{}.json.gz",
+        five_core="categoryFilesSmall/{}_5.json.gz",
+        metadata="metaFiles2/meta_{}.json.gz",
+        user="reviewerID",
+        item="asin",
+        timestamp="unixReviewTime",
+        texts={**_TEXTS, "brand": ("brand",), "categories": ("category",), "features": ("feature",)},
+        image=_image_2018,
+    ),
+    "amazon2023": Edition(
+        mirrors=(f"{_UCSD}/amazon_2023/raw", f"{_UCSD_2}/amazon_2023/raw"),
+        reviews="review_categories/{}.jsonl.gz",
+        five_core="",
+        metadata="meta_categories/meta_{}.jsonl.gz",
+        user="user_id",
+        item="parent_asin",
+        timestamp="timestamp",
+        texts={
+            **_TEXTS,
+            "brand": ("store",),
+            "categories": ("categories", "main_category"),
+            "features": ("features",),
+        },
+        image=_image_2023,
+    ),
+}

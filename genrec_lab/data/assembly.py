@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import polars as pl
 
 from genrec_lab.data.dataset import Dataset
-from genrec_lab.data.item_images import found_images
-from genrec_lab.data.item_text import DEFAULT_TEMPLATE, as_text, filled_text
+from genrec_lab.data.item_text import DEFAULT_TEMPLATE, as_text, filled_text, parse_template
+from genrec_lab.data.paths import expanded
+from genrec_lab.data.picture_pack import PACK_SUFFIX, packed_names
 from genrec_lab.data.preparation import k_core
-from genrec_lab.data.rules import ITEM_TYPES, DataError, is_attribute_type
+from genrec_lab.data.rules import ITEM_TYPES, DataError, count_repair, is_attribute_type, nearest
 
 # Every source fills these columns, with "" where it has none, so that one template serves all sources.
 TEXT_COLUMNS = ("title", "description", "brand", "categories")
@@ -71,32 +73,83 @@ def assemble(raw: RawDomain, rules: ReadingRules) -> Dataset:
     interactions = _checked_interactions(raw)
     items = _add_missing_items(_unique_items(raw, repairs), interactions, raw, rules, repairs)
     repeated = interactions.height - interactions.select("user", "item").n_unique()
-    _count(repairs, "repeated_interactions", repeated)
+    count_repair(repairs, "repeated_interactions", repeated)
     if rules.k_core is not None:
-        before = interactions
-        interactions = k_core(interactions, rules.k_core)
-        if interactions.height == 0:
-            raise DataError(
-                f"domain {raw.domain!r}: the {rules.k_core}-core of its {before.height} interactions is "
-                f"empty; give a smaller k_core than {rules.k_core}, more data, or leave the domain out"
-            )
-        _count(repairs, "interactions_removed_by_k_core", before.height - interactions.height)
-        _count(
-            repairs, "users_removed_by_k_core", before["user"].n_unique() - interactions["user"].n_unique()
-        )
-        _count(
-            repairs, "items_removed_by_k_core", before["item"].n_unique() - interactions["item"].n_unique()
-        )
-        items = items.filter(~_among(before["item"]) | _among(interactions["item"]))
+        before = interactions["item"]
+        interactions = kept_core(interactions, rules.k_core, repairs, f"domain {raw.domain!r}")
+        items = items.filter(~_among(before) | _among(interactions["item"]))
     if not rules.keep_unseen_items:
         seen = items.filter(_among(interactions["item"]))
-        _count(repairs, "items_without_interactions_removed", items.height - seen.height)
+        count_repair(repairs, "items_without_interactions_removed", items.height - seen.height)
         items = seen
     if raw.images is not None:
         items = found_images(items, raw.images, raw.images_base, repairs)
     catalogue = _catalogue(items, raw.domain, rules.text_template, repairs)
     sources = {f"{raw.domain}/{file}": known for file, known in raw.sources.items()}
     return Dataset(raw.domain, catalogue, _sequences(interactions, catalogue, raw.domain), repairs, sources)
+
+
+def kept_core(interactions: pl.DataFrame, k: int, repairs: dict[str, int], where: str) -> pl.DataFrame:
+    """The k-core of interactions, with what it removes counted; raises DataError where nothing is left."""
+    kept = k_core(interactions, k)
+    if kept.height == 0:
+        raise DataError(
+            f"{where}: the {k}-core of its {interactions.height:,} interactions is empty; give a smaller "
+            "k_core or more data, or leave the domain out"
+        )
+    count_repair(repairs, "interactions_removed_by_k_core", interactions.height - kept.height)
+    for role in ("user", "item"):
+        lost = interactions[role].n_unique() - kept[role].n_unique()
+        count_repair(repairs, f"{role}s_removed_by_k_core", lost)
+    return kept
+
+
+def undescribed_items(interactions: pl.DataFrame, repairs: dict[str, int]) -> pl.DataFrame:
+    """The items that interactions name, as a table with nothing but their keys; counted as not described."""
+    items = interactions.select(key="item").unique(maintain_order=True)
+    count_repair(repairs, "items_not_described", items.height)
+    return items
+
+
+def found_images(items: pl.DataFrame, images: str, base: Path, repairs: dict[str, int]) -> pl.DataFrame:
+    """`items` with the column `image`: the absolute path of each picture, null where there is none.
+
+    `images` is a column of paths, or a template such as "posters/{key}.jpg"; relative paths start at `base`,
+    and may lead into a packed file as if it were a folder: "Office.pictures/{key}.jpg".
+    Items without a picture are counted in `repairs["items_without_image"]`. Raises DataError for an unknown
+    column, for addresses on the web, and where not one picture is found.
+    """
+    if not isinstance(images, str) or not images:
+        raise DataError(
+            f'images is {images!r}, expected the name of a column or a template such as "posters/{{key}}.jpg"'
+        )
+    images = expanded(images, "images")
+    column = next((name for name in (images, f"source_{images}") if name in items.columns), None)
+    if "{" in images:
+        named = _paths_by_template(images, items)
+    elif column is not None:
+        named = as_text(items[column])
+        items = items.drop(column)
+    else:
+        raise DataError(
+            f"images: no column {images!r}{nearest(images, items.columns)}; "
+            'name a column of paths, or give a template such as "posters/{key}.jpg"'
+        )
+    web = named.filter(named.str.contains("^https?://"))
+    if len(web):
+        raise DataError(
+            f"images: {web[0]!r} is an address on the web; fetch the pictures and give their files"
+        )
+    paths = [str(base / Path(name).expanduser()) if name else None for name in named]
+    kept = _only_present(paths)
+    absent = kept.count(None)
+    if absent == len(kept):
+        looked = next((path for path in paths if path is not None), "no path at all")
+        raise DataError(
+            f"images: not one of {len(kept)} pictures is there, first looked for: {looked}; check images"
+        )
+    count_repair(repairs, "items_without_image", absent)
+    return items.with_columns(pl.Series("image", kept, dtype=pl.String))
 
 
 def _checked_interactions(raw: RawDomain) -> pl.DataFrame:
@@ -108,9 +161,9 @@ def _checked_interactions(raw: RawDomain) -> pl.DataFrame:
             continue
         bad = frame[name].is_null()
         if name != "timestamp":
-            bad = bad | (frame[name] == "")
+            bad |= frame[name] == ""
         elif frame[name].dtype.is_float():
-            bad = bad | frame[name].is_nan()
+            bad |= frame[name].is_nan()
         if bad.any():
             raise DataError(
                 f"{raw.origin}: {bad.sum()} interactions have no {name}, the first is number "
@@ -121,12 +174,12 @@ def _checked_interactions(raw: RawDomain) -> pl.DataFrame:
 
 def _unique_items(raw: RawDomain, repairs: dict[str, int]) -> pl.DataFrame:
     items = raw.items
-    keys = items["key"]
-    if (keys.is_null() | (keys == "")).any():
-        row = int((keys.is_null() | (keys == "")).arg_max() or 0) + 1
+    without = items["key"].is_null() | (items["key"] == "")
+    if without.any():
+        row = int(without.arg_max() or 0) + 1
         raise DataError(f"{raw.items_origin}: item number {row} has no id; fill it in or take it out")
     distinct = items.unique(maintain_order=True)
-    _count(repairs, "identical_item_rows_merged", items.height - distinct.height)
+    count_repair(repairs, "identical_item_rows_merged", items.height - distinct.height)
     twice = distinct.filter(distinct["key"].is_duplicated())
     if twice.height:
         raise DataError(
@@ -153,9 +206,7 @@ def _add_missing_items(
             "interactions); add the item there, take its interactions out, or set allow_missing_text=True "
             "to keep it without text"
         )
-    added = unknown.select(key="item").unique(maintain_order=True)
-    _count(repairs, "items_not_described", added.height)
-    return pl.concat([items, added], how="diagonal")
+    return pl.concat([items, undescribed_items(unknown, repairs)], how="diagonal")
 
 
 def _catalogue(items: pl.DataFrame, domain: str, template: str, repairs: dict[str, int]) -> pl.DataFrame:
@@ -210,6 +261,34 @@ def _among(values: pl.Series) -> pl.Expr:
     return pl.col("key").is_in(values.unique().implode())
 
 
-def _count(repairs: dict[str, int], what: str, number: int) -> None:
-    if number:
-        repairs[what] = repairs.get(what, 0) + number
+def _paths_by_template(template: str, items: pl.DataFrame) -> pl.Series:
+    """The template filled in for each row, "" where a field of it is empty."""
+    fields = parse_template(template)
+    for part in fields:
+        if part.name not in items.columns:
+            raise DataError(f"images: {template!r} names no column{nearest(part.name, items.columns)}")
+    values = items.select(as_text(items[name]) for name in dict.fromkeys(part.name for part in fields))
+    pieces: list[pl.Expr] = []
+    for part in fields:
+        pieces += [pl.lit(part.separator + part.label), pl.col(part.name), pl.lit(part.suffix)]
+    complete = pl.all_horizontal(pl.all() != "")
+    return values.select(path=pl.when(complete).then(pl.concat_str(pieces)).otherwise(pl.lit("")))["path"]
+
+
+def _names_in(folder: Path) -> set[str]:
+    """The names of the files of a folder, or of the pictures of a packed file."""
+    if folder.suffix == PACK_SUFFIX and folder.is_file():
+        return packed_names(folder)
+    return {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
+
+
+def _only_present(paths: list[str | None]) -> list[str | None]:
+    """The paths with None for files that are not there; a folder is listed once, not asked for every file."""
+    listings: dict[str, set[str]] = {}
+    kept: list[str | None] = []
+    for path in paths:
+        folder, name = os.path.split(path or "")
+        if folder not in listings:
+            listings[folder] = _names_in(Path(folder))
+        kept.append(path if name in listings[folder] else None)
+    return kept

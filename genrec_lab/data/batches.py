@@ -1,8 +1,8 @@
-"""What models learn from, in batches: pairs of history and next item, and items beside their neighbours."""
+"""What models learn from, in batches: pairs of history and next item, stretches, items with neighbours."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import polars as pl
@@ -10,8 +10,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-NO_ITEM = -1  # pads a history
-_POOL = 64  # batches that are shuffled together before their samples are sorted by length
+from genrec_lab.data.rules import NO_ITEM
+
+# So many batches are shuffled together before their samples are sorted by length.
+_POOL, _STRETCH_POOL = 64, 16
 
 
 class PairsConfig(BaseModel):
@@ -29,7 +31,7 @@ class PairsConfig(BaseModel):
 class PairBatches:
     """Batches of training pairs, `{"histories": (B, I), "targets": (B,)}`, in another order each epoch.
 
-    Histories are padded at the right with -1. `pairs` has the columns user, history and target, as
+    Histories are padded at the right with `NO_ITEM`. `pairs` has the columns user, history and target, as
     `Split.train`. Samples of like length share a batch, so that little is padded; which samples meet, and
     the order of the batches, is drawn from (seed, epoch) and nothing else.
     """
@@ -83,11 +85,14 @@ def of_like_length(
 
     Rows near one another in the order are sorted together; the batches come in an order of their own.
     """
-    width = batch_size * _POOL
-    pools = [order[start : start + width] for start in range(0, len(order), width)]
-    order = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
+    order = _sorted_in_pools(order, lengths, batch_size * _POOL)
     for start in rng.permutation(np.arange(0, len(order), batch_size)):
         yield order[start : start + batch_size]
+
+
+def _sorted_in_pools(order: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
+    pools = [order[start : start + width] for start in range(0, len(order), width)]
+    return np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
 
 
 def some_of_each(owners: np.ndarray, order: np.ndarray, most: int) -> np.ndarray:
@@ -97,6 +102,91 @@ def some_of_each(owners: np.ndarray, order: np.ndarray, most: int) -> np.ndarray
     counts = np.unique(owner, return_counts=True)[1]
     place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
     return order[np.sort(by_owner[place < most])]
+
+
+class StretchBatches:
+    """Batches of stretches, `{"rows": (n,), "places": (n,), "sequences": (B, I + 1)}`.
+
+    The items to learn are `sequences[rows, places]`, n of them, about `batch_size`; each comes once an epoch,
+    after the items before it in its row. Rows are padded at the right with -1. A sequence of more than
+    max_history + 1 items is cut into stretches that overlap by half, so that each item stands after at least
+    max_history / 2 others where so many exist. With `per_user` an epoch has at most so many stretches of a
+    sequence, drawn anew each time. Order and batches are drawn from (seed, epoch) alone.
+    """
+
+    def __init__(
+        self,
+        sequences: Iterable[Sequence[int]],
+        batch_size: int,
+        max_history: int,
+        *,
+        per_user: int | None = None,
+    ) -> None:
+        """Cut the sequences, the part of each that is trained on; ValueError where none has two items."""
+        self.batch_size, self.per_user = batch_size, per_user
+        owned = [
+            (owner, stretch)
+            for owner, sequence in enumerate(sequences)
+            for stretch in _stretches(sequence, max_history)
+        ]
+        if not owned:
+            raise ValueError("no training sequence has two items: there is nothing to learn from")
+        cut = [stretch for _, stretch in owned]
+        self.owners = np.array([owner for owner, _ in owned])
+        self.lengths = np.array([len(items) for items, _ in cut])
+        self.firsts = np.array([first for _, first in cut])
+        self.items = np.full((len(cut), self.lengths.max()), NO_ITEM, dtype=np.int64)
+        for row, (items, _) in zip(self.items, cut, strict=True):
+            row[: len(items)] = items
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch; fewer where a stretch has more items than a batch."""
+        return -(-self.samples // self.batch_size)
+
+    @property
+    def samples(self) -> int:
+        """Return the number of items that an epoch learns; with `per_user` the mean over epochs."""
+        learnt = self.lengths - self.firsts
+        if self.per_user is None:
+            return int(learnt.sum())
+        counts = np.bincount(self.owners)[self.owners]
+        return round(float((learnt * np.minimum(1.0, self.per_user / counts)).sum()))
+
+    def __call__(self, epoch: int, seed: int) -> Iterator[dict[str, Tensor]]:
+        """Yield the batches of one epoch."""
+        rng = np.random.default_rng([seed, epoch])
+        order = rng.permutation(len(self.lengths))
+        if self.per_user is not None:
+            order = some_of_each(self.owners, order, self.per_user)
+        order = _sorted_in_pools(order, self.lengths, self.batch_size * _STRETCH_POOL)
+        learnt = np.cumsum((self.lengths - self.firsts)[order])
+        cuts = np.searchsorted(learnt, np.arange(self.batch_size, learnt[-1], self.batch_size), "right")
+        parts = [part for part in np.split(order, cuts) if len(part)]
+        for number in rng.permutation(len(parts)):
+            part = parts[number]
+            counts = (self.lengths - self.firsts)[part]
+            rows = np.repeat(np.arange(len(part)), counts)
+            places = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+            yield {
+                "rows": torch.from_numpy(rows),
+                "places": torch.from_numpy(places + self.firsts[part][rows]),
+                "sequences": torch.from_numpy(self.items[part, : self.lengths[part].max()]),
+            }
+
+
+def _stretches(sequence: Sequence[int], max_history: int) -> Iterator[tuple[Sequence[int], int]]:
+    """Yield the stretches of a sequence, and in each the place of the first item to learn."""
+    start, first, last_start = 0, 1, max(0, len(sequence) - max_history - 1)
+    if len(sequence) < 2:
+        return
+    while True:
+        stretch = sequence[start : start + max_history + 1]
+        yield stretch, first
+        if start == last_start:
+            return
+        following = min(start + max(1, max_history // 2), last_start)
+        first = start + len(stretch) - following
+        start = following
 
 
 class NeighbourBatches:

@@ -12,8 +12,17 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from genrec_lab.data.fingerprint import content_fingerprint
-from genrec_lab.data.rules import ITEM_TYPES, DataError, checked_items, checked_sequences, nearest, relabelled
+from genrec_lab.data.rules import (
+    ITEM_TYPES,
+    NO_ITEM,
+    DataError,
+    checked_items,
+    checked_sequences,
+    content_fingerprint,
+    count_repair,
+    nearest,
+    relabelled,
+)
 from genrec_lab.data.whole_files import whole_file
 
 __all__ = ["DataError", "Dataset", "Split"]
@@ -97,7 +106,7 @@ class Dataset:
             raise DataError(f"select: no domain named; choose among {', '.join(self.domains)}")
         self._require_domains(wanted)
         kept = _without_void_attributes(self.items.filter(pl.col("domain").is_in(wanted)))
-        new_index = np.full(self.n_items, -1, dtype=np.int64)
+        new_index = np.full(self.n_items, NO_ITEM, dtype=np.int64)
         new_index[kept["item"].to_numpy()] = np.arange(kept.height)
         sequences = self.sequences.filter(pl.col("domain").is_in(wanted))
         return Dataset(
@@ -144,7 +153,7 @@ class Dataset:
         repairs: dict[str, int] = {}
         for dataset in datasets:
             for what, count in dataset.repairs.items():
-                repairs[what] = repairs.get(what, 0) + count
+                count_repair(repairs, what, count)
         try:
             all_items = pl.concat(items, how="diagonal_relaxed")
         except pl.exceptions.PolarsError as error:
@@ -257,8 +266,7 @@ class Dataset:
             if not isinstance(description.get(key), kind):
                 raise DataError(
                     f"{source / 'dataset.json'}: {key} is {description.get(key)!r}, expected a "
-                    f"{kind.__name__}; "
-                    "write the dataset again"
+                    f"{kind.__name__}; write the dataset again"
                 )
         try:
             items, sequences = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import http.client
 import ipaddress
 import json
@@ -20,6 +19,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from genrec_lab.data.rules import DataError
+from genrec_lab.data.whole_files import sha256_of
 
 ATTEMPTS, PATIENCE, CHUNK = 5, 60.0, 1 << 20
 # Answers after which the same address may do better later; others end the attempts with it.
@@ -134,7 +134,7 @@ def download(
                 if attempt + 1 < attempts:
                     (sleep or time.sleep)(max(error.wait, min(2.0**attempt, PATIENCE)))
                 continue
-            record = DownloadRecord(public_address(address), partial.stat().st_size, _sha256(partial), made)
+            record = DownloadRecord(public_address(address), partial.stat().st_size, sha256_of(partial), made)
             noted.write_text(json.dumps(asdict(record), indent=2) + "\n", encoding="utf-8")
             os.replace(partial, target)
             _state_file(target).unlink(missing_ok=True)
@@ -142,8 +142,7 @@ def download(
     seen = "\n  ".join(dict.fromkeys(answers))
     raise DataError(
         f"{target.name}: not one of {len(addresses)} addresses gave it:\n  {seen}\nTry again later (what "
-        "has come is "
-        f"kept), name other mirrors, or put the file at {target} yourself"
+        f"has come is kept), name other mirrors, or put the file at {target} yourself"
     )
 
 
@@ -156,7 +155,7 @@ def _noted_record(noted: Path, target: Path) -> DownloadRecord:
     if record.bytes != target.stat().st_size:
         raise DataError(
             f"{target}: {target.stat().st_size:,} bytes, but {record.bytes:,} were fetched; delete it to "
-            "fetch it anew"
+            "fetch it again"
         )
     return record
 
@@ -205,7 +204,7 @@ def _fetch(address: str, target: Path, timeout: float) -> Path:
 
 
 def _resumable(partial: Path, state: Path, address: str) -> tuple[int, str]:
-    """Bytes that may be gone on from, and what tells that the file has not changed since."""
+    """How many bytes may be kept, and the validator that shows that the file has not changed since."""
     try:
         noted = json.loads(state.read_text(encoding="utf-8"))
         have = partial.stat().st_size
@@ -247,8 +246,3 @@ def _check_gzip(partial: Path) -> None:
     except (OSError, EOFError, zlib.error) as error:
         partial.unlink()
         raise _Broken(f"gave a damaged gzip file ({error})") from error
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

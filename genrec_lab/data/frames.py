@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
 import polars as pl
 
-from genrec_lab.data.assembly import TEXT_COLUMNS, RawDomain, ReadingRules, assemble
+from genrec_lab.data.assembly import TEXT_COLUMNS, RawDomain, ReadingRules, assemble, undescribed_items
 from genrec_lab.data.dataset import Dataset
 from genrec_lab.data.item_text import DEFAULT_TEMPLATE, as_text
 from genrec_lab.data.paths import existing_file
 from genrec_lab.data.rules import ITEM_TYPES, DataError, nearest
+from genrec_lab.data.sources import one_domain
+from genrec_lab.registry import base_folder
 
 Table = str | os.PathLike[str] | pl.DataFrame | pl.LazyFrame
 ColumnMapping = Mapping[str, str | Sequence[str] | None]
@@ -23,6 +26,7 @@ ColumnMapping = Mapping[str, str | Sequence[str] | None]
 ROLES = ("user", "item", "timestamp", "key", *TEXT_COLUMNS)
 
 
+@one_domain("items")
 def read_frames(
     interactions: Table,
     items: Table | None = None,
@@ -55,11 +59,11 @@ def read_frames(
     repairs: dict[str, int] = {}
     if items is not None:
         key = mapping.get("key", mapping.get("item", "item"))
-        items_table = _table(items, items_file, guess_types_but=str(key))
-        raw_items = raw_items_of(_collected(items_table, items_origin), mapping, items_origin)
+        with reading(items_origin):
+            items_table = _table(items, items_file, guess_types_but=str(key)).collect()
+        raw_items = raw_items_of(items_table, mapping, items_origin)
     elif allow_missing_text:
-        raw_items = raw_interactions.select(key="item").unique(maintain_order=True)
-        repairs["items_not_described"] = raw_items.height
+        raw_items = undescribed_items(raw_interactions, repairs)
     else:
         raise DataError(
             "items: no table given; give one, or set allow_missing_text=True for models without text"
@@ -71,7 +75,7 @@ def read_frames(
         origin=origin,
         items_origin=items_origin,
         images=images,
-        images_base=next((file.parent for file in (items_file, interactions_file) if file), Path.cwd()),
+        images_base=next((file.parent for file in (items_file, interactions_file) if file), base_folder()),
         repairs=repairs,
     )
     return assemble(raw, ReadingRules(text_template, k_core, keep_unseen_items, allow_missing_text))
@@ -83,12 +87,14 @@ def raw_interactions_of(table: pl.LazyFrame, columns: ColumnMapping, origin: str
     Without `timestamp` where the mapping says None. Raises DataError for a missing column or an unreadable
     time.
     """
-    known = _column_names(table, origin)
+    with reading(origin):
+        known = table.collect_schema().names()
     wanted = {role: _column(known, columns, role, origin) for role in ("user", "item")}
     if columns.get("timestamp", "timestamp") is not None:
         hint = ', or say that rows are in time order with columns={"timestamp": None}'
         wanted["timestamp"] = _column(known, columns, "timestamp", origin, hint)
-    read = _collected(table.select(*dict.fromkeys(wanted.values())), origin)
+    with reading(origin):
+        read = table.select(*dict.fromkeys(wanted.values())).collect()
     found = {role: as_text(read[wanted[role]]) for role in ("user", "item")}
     if "timestamp" in wanted:
         found["timestamp"] = _times(read[wanted["timestamp"]], origin)
@@ -173,22 +179,13 @@ def _table(given: Table, file: Path | None, guess_types_but: str | None = None) 
     )
 
 
-def _column_names(table: pl.LazyFrame, origin: str) -> list[str]:
+@contextmanager
+def reading(origin: object) -> Iterator[None]:
+    """Turn what polars raises for a table into a DataError that names it."""
     try:
-        return table.collect_schema().names()
+        yield
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise _unreadable(origin, error) from error
-
-
-def _collected(table: pl.LazyFrame, origin: str) -> pl.DataFrame:
-    try:
-        return table.collect()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise _unreadable(origin, error) from error
-
-
-def _unreadable(origin: str, error: Exception) -> DataError:
-    return DataError(f"{origin}: not readable: {error}; mend it or write it again")
+        raise DataError(f"{origin}: not readable: {error}; mend it, or fetch or write it again") from error
 
 
 def _column(known: Sequence[str], columns: ColumnMapping, role: str, origin: str, hint: str = "") -> str:

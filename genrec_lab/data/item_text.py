@@ -1,20 +1,37 @@
-"""The text of an item, built from its columns by a template that the config names."""
+"""The text of an item: built from its columns by a template, and cleaned of what shop pages leave in it."""
 
 from __future__ import annotations
 
+import html
 import re
 import string
 from dataclasses import dataclass, replace
+from typing import Any
 
 import polars as pl
 
-from genrec_lab.data.rules import DataError, is_attribute_type, nearest
+from genrec_lab.data.rules import DataError, count_repair, is_attribute_type, nearest
 
 # GMC Section 5.1.1: "we concatenate its title, brand and categories fields".
 DEFAULT_TEMPLATE = "{title} {brand} {categories}"
 
 # What stands between two fields: closing brackets of the first, a separator, the label of the second.
 _BETWEEN = re.compile(r"^([)\]}\"'»”]*)([\s,;:|/.·–—-]*)(.*)$", re.DOTALL)
+# Only names of HTML: "x <y and z> w" is text, and stays.
+_TAG_NAMES = (
+    "a|abbr|area|article|aside|audio|b|big|blockquote|body|br|button|canvas|caption|center|cite|code|col|dd|"
+    "del|details|div|dl|dt|em|embed|fieldset|figure|font|footer|form|h[1-6]|head|header|hr|html|i|iframe|img|"
+    "input|ins|label|legend|li|link|main|map|meta|nav|noscript|object|ol|option|p|param|pre|q|s|section|"
+    "select|small|source|span|strike|strong|style|sub|summary|sup|svg|table|tbody|td|template|textarea|tfoot|"
+    "th|thead|title|tr|tt|u|ul|var|video|wbr"
+)
+_TAG = re.compile(rf"</?(?:{_TAG_NAMES})(?:\s[^<>]*)?/?>", re.IGNORECASE)
+_HIDDEN = re.compile(
+    r"<(script|style)\b[^<>]*>.*?(?:</\1\s*>|\Z)|<!--.*?(?:-->|\Z)", re.IGNORECASE | re.DOTALL
+)
+_BLANKS = re.compile(r"\s+")
+# Half of a surrogate pair and control characters, which no encoder reads and parquet or HTML may not hold.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -93,26 +110,17 @@ def as_text(values: pl.Series) -> pl.Series:
     Raises DataError for a type that has no text, such as a struct.
     """
     dtype = values.dtype
-    if (
-        not is_attribute_type(dtype)
-        and not dtype.is_temporal()
-        and not isinstance(dtype, pl.Categorical | pl.Enum)
-    ):
+    if not (is_attribute_type(dtype) or dtype.is_temporal() or isinstance(dtype, pl.Categorical | pl.Enum)):
         raise DataError(f"items: column {values.name!r} has type {dtype}, which has no text; cast or drop it")
     if isinstance(dtype, pl.List):
         flat = values.list.eval(pl.element().cast(pl.String).str.strip_chars()).list.drop_nulls()
         return flat.list.eval(pl.element().filter(pl.element() != "")).list.join(", ").fill_null("")
     if dtype.is_float():
-        number = pl.col(values.name)
-        whole = number.is_finite() & (number == number.round())
-        return values.to_frame().select(
-            pl.when(number.is_null() | number.is_nan())
-            .then(pl.lit(""))
-            .when(whole & (number.abs() < 2**53))
-            .then(pl.when(whole & (number.abs() < 2**53)).then(number).cast(pl.Int64).cast(pl.String))
-            .otherwise(number.cast(pl.String))
-            .alias(values.name)
-        )[values.name]
+        number = pl.col(values.name).fill_nan(None)
+        whole = number.is_finite() & (number == number.round()) & (number.abs() < 2**53)
+        as_integer = pl.when(whole).then(number).cast(pl.Int64).cast(pl.String)
+        shown = pl.coalesce(as_integer, number.cast(pl.String), pl.lit("")).alias(values.name)
+        return values.to_frame().select(shown)[values.name]
     return values.cast(pl.String).fill_null("").str.strip_chars()
 
 
@@ -123,10 +131,40 @@ def filled_text(items: pl.DataFrame, template: str, repairs: dict[str, int]) -> 
     `repairs["items_without_text"]`.
     """
     text = template_text(template, items)
-    empty = int((text == "").sum())
-    if empty:
-        repairs["items_without_text"] = repairs.get("items_without_text", 0) + empty
+    count_repair(repairs, "items_without_text", int((text == "").sum()))
     title = pl.col("title").str.strip_chars()
     instead = pl.when(title != "").then(title).otherwise(pl.col("key"))
     filled = pl.when(pl.col("text") != "").then(pl.col("text")).otherwise(instead)
     return items.select("title", "key").with_columns(text).select(text=filled)["text"]
+
+
+def plain_text(text: str) -> str:
+    """Text without scripts, tags, entities and control characters, its blanks single.
+
+    Entities are read twice, for the published files hold "&amp;amp;"; tags written as entities go as well.
+    """
+    if "<" in text:
+        text = _TAG.sub(" ", _HIDDEN.sub(" ", text))
+    if "&" in text:
+        text = _TAG.sub(" ", _HIDDEN.sub(" ", html.unescape(html.unescape(text))))
+    return _BLANKS.sub(" ", _UNPRINTABLE.sub(" ", text)).strip()
+
+
+def flat_text(value: Any, separator: str, where: str) -> str:
+    """Text, numbers, and lists of these however deep, as one plain text; a text twice in a list is once.
+
+    Raises DataError naming `where` for an object inside.
+    """
+    parts: dict[str, None] = {}
+    waiting = [value]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, list | tuple):
+            waiting.extend(reversed(part))
+        elif isinstance(part, str | int | float) and not isinstance(part, bool):
+            parts[plain_text(str(part))] = None
+        elif part is not None:
+            raise DataError(
+                f"{where} holds {str(part)[:80]!r}, a {type(part).__name__}; expected text or a list of texts"
+            )
+    return separator.join(part for part in parts if part)

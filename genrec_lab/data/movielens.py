@@ -9,10 +9,11 @@ import polars as pl
 
 from genrec_lab.data.assembly import RawDomain, ReadingRules, assemble
 from genrec_lab.data.dataset import Dataset
-from genrec_lab.data.frames import raw_interactions_of, raw_items_of
+from genrec_lab.data.frames import raw_interactions_of, raw_items_of, reading
 from genrec_lab.data.item_text import DEFAULT_TEMPLATE
 from genrec_lab.data.paths import existing_file, existing_folder
 from genrec_lab.data.rules import DataError
+from genrec_lab.data.sources import one_domain
 
 # The flags that end a line of ml-100k's u.item, in the order of its README.
 GENRES_100K = (
@@ -23,6 +24,7 @@ GENRES_100K = (
 RATING_FIELDS = ("user", "item", "rating", "timestamp")
 
 
+@one_domain("posters")
 def read_movielens(
     folder: str | os.PathLike[str],
     *,
@@ -97,10 +99,8 @@ def _films_100k(file: Path) -> pl.DataFrame:
 
 
 def _csv(file: Path) -> pl.DataFrame:
-    try:
+    with reading(file):
         return pl.read_csv(existing_file(file, "folder"), infer_schema=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{file}: not readable as csv: {error}; mend or fetch it again") from error
 
 
 def _without_bars(films: pl.DataFrame) -> pl.DataFrame:

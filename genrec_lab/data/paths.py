@@ -1,14 +1,21 @@
-"""Paths as run files write them: environment variables named in them, checked before they are read."""
+"""Files as users name them: paths resolved and checked, and JSON read with errors that say file and line."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from genrec_lab.data.rules import DataError
+from genrec_lab.registry import base_folder
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
+# Half of a surrogate pair: JSON may escape it, but no text that can be stored holds it.
+_LONE_SURROGATE = re.compile(
+    r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
 
 
 def expanded(text: str, option: str) -> str:
@@ -26,9 +33,20 @@ def expanded(text: str, option: str) -> str:
     return _VARIABLE.sub(value, text)
 
 
+def absolute_path(path: object, option: str) -> Path:
+    """The absolute path that an option names; raises DataError where it is no path.
+
+    `${VAR}` and `~` are filled in. A relative path begins at `genrec_lab.registry.base_folder()`: in a
+    run the run file's folder, otherwise the working directory.
+    """
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise DataError(f"{option}: {path!r} is no path; give a path as text")
+    return (base_folder() / Path(expanded(os.fspath(path), option)).expanduser()).absolute()
+
+
 def existing_folder(path: str | os.PathLike[str], option: str) -> Path:
     """The absolute path of a folder that is there; raises DataError otherwise."""
-    folder = _absolute(path, option)
+    folder = absolute_path(path, option)
     if not folder.is_dir():
         what = "a file, expected a folder" if folder.exists() else "not there"
         raise DataError(f"{option}: {folder} is {what}; give the folder that holds the data files")
@@ -37,7 +55,7 @@ def existing_folder(path: str | os.PathLike[str], option: str) -> Path:
 
 def existing_file(path: str | os.PathLike[str], option: str) -> Path:
     """The absolute path of a file that is there and not empty; raises DataError otherwise."""
-    file = _absolute(path, option)
+    file = absolute_path(path, option)
     if not file.is_file():
         what = "a folder, expected a file" if file.exists() else "not there"
         raise DataError(f"{option}: {file} is {what}; check the path")
@@ -46,18 +64,60 @@ def existing_file(path: str | os.PathLike[str], option: str) -> Path:
     return file
 
 
-def only_file(folder: Path, suffix: str, option: str) -> Path | None:
-    """The one file of `folder` that ends in `suffix` or None; raises DataError for several."""
-    found = sorted(path for path in folder.iterdir() if path.name.endswith(suffix) and path.name != suffix)
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
+def read_json_object(file: Path) -> dict[str, Any]:
+    """The JSON object in `file`, whole numbers as text (ids may be written either way).
+
+    Raises DataError with file, line and column for malformed JSON, for a key that comes twice in one object,
+    for JSON that is no object, and for an empty file.
+    """
+    raw = existing_file(file, "file").read_bytes()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"{option}: {folder} has {len(found)} *{suffix} files ({names}); give each a folder of its own"
-        )
-    return found[0] if found else None
+            f"{file}, line {line}: not UTF-8 ({error.reason} at byte {error.start}); save it so"
+        ) from error
+
+    def without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [key for key, _ in pairs]
+            twin = next(key for key in found if names.count(key) > 1)
+            raise DataError(
+                f"{file}{_second_place(text, twin)}: key {twin!r} comes twice; keep one or rename it"
+            )
+        return found
+
+    def no_constant(constant: str) -> Any:
+        raise DataError(f"{file}: {constant} is no JSON value; replace it")
+
+    try:
+        found = json.loads(text, parse_int=str, parse_constant=no_constant, object_pairs_hook=without_twins)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{file}, line {error.lineno}, column {error.colno}: malformed JSON ({error.msg}); mend or fetch "
+            "it again"
+        ) from error
+    lone = _LONE_SURROGATE.search(text)
+    if lone and not _encodable(found):
+        line = text.count("\n", 0, lone.start()) + 1
+        raise DataError(f"{file}, line {line}: {lone.group()} is half of a character; replace or remove it")
+    if not isinstance(found, dict):
+        raise DataError(f"{file}: holds a {type(found).__name__}, expected an object in braces")
+    if not found:
+        raise DataError(f"{file}: the object is empty; fetch or write it again")
+    return found
 
 
-def _absolute(path: str | os.PathLike[str], option: str) -> Path:
-    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
-        raise DataError(f"{option}: {path!r} is no path; give a path as text")
-    return Path(expanded(os.fspath(path), option)).expanduser().absolute()
+def _encodable(found: Any) -> bool:
+    try:
+        json.dumps(found, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _second_place(text: str, key: str) -> str:
+    places = list(re.finditer(re.escape(json.dumps(key)) + r"\s*:", text))
+    return f", line {text.count(chr(10), 0, places[1].start()) + 1}" if len(places) > 1 else ""

@@ -15,13 +15,13 @@ from urllib.parse import quote
 
 from genrec_lab.data.rules import DataError
 
-SUFFIX, ENDING = ".pictures", ".jpg"
+PACK_SUFFIX, PICTURE_ENDING = ".pictures", ".jpg"
 _FORMAT = "genrec_lab pictures 1"
 
 
 def pack_of(path: Path) -> Path | None:
     """The packed file that a picture's path leads into, None for a file of its own."""
-    return path.parent if path.parent.suffix == SUFFIX and path.parent.is_file() else None
+    return path.parent if path.parent.suffix == PACK_SUFFIX and path.parent.is_file() else None
 
 
 def picture_source(path: Path) -> Path | io.BytesIO:
@@ -52,7 +52,7 @@ def has_picture(path: Path) -> bool:
 def packed_names(pack: Path) -> set[str]:
     """The names `<key>.jpg` of all pictures in a packed file."""
     with _reading(pack) as stored:
-        return {f"{key}{ENDING}" for (key,) in stored.execute("SELECT key FROM pictures")}
+        return {f"{key}{PICTURE_ENDING}" for (key,) in stored.execute("SELECT key FROM pictures")}
 
 
 @contextmanager
@@ -75,8 +75,7 @@ def writing_pack(pack: Path, settings: str) -> Iterator[PictureWriter]:
             elif about != (_FORMAT, settings):
                 raise DataError(
                     f"{pack}: made as {about[0]} with {about[1]}, asked for is {_FORMAT} with {settings}; "
-                    "give it "
-                    "another name, or delete it"
+                    "give it another name, or delete it"
                 )
             yield PictureWriter(stored)
             stored.commit()
@@ -131,4 +130,4 @@ def _damage(pack: Path) -> Iterator[None]:
 
 
 def _key(name: str) -> str:
-    return name.removesuffix(ENDING)
+    return name.removesuffix(PICTURE_ENDING)

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from genrec_lab.data.dataset import DataError, Dataset, Split
-from genrec_lab.data.rules import nearest
+from genrec_lab.data.rules import NO_ITEM, count_repair, nearest
 
 # GMC Section 5.1.1: "the maximal number of items is uniformly set to 20".
 MAX_HISTORY = 20
@@ -73,8 +73,10 @@ def leave_one_out(dataset: Dataset, max_history: int = MAX_HISTORY, max_sequence
     sequences = dataset.sequences.select("user", "domain", "items")
     lengths = sequences["items"].list.len().cast(pl.Int64)
     if max_sequence is not None:
-        _count(repairs, "sequences_shortened", int((lengths > max_sequence).sum()))
-        _count(repairs, "interactions_left_out", int((lengths - max_sequence).clip(lower_bound=0).sum()))
+        count_repair(repairs, "sequences_shortened", int((lengths > max_sequence).sum()))
+        count_repair(
+            repairs, "interactions_left_out", int((lengths - max_sequence).clip(lower_bound=0).sum())
+        )
         sequences = sequences.with_columns(pl.col("items").list.tail(max_sequence))
         lengths = lengths.clip(upper_bound=max_sequence)
     testable = sequences.filter(lengths > HELD_OUT)
@@ -84,8 +86,8 @@ def leave_one_out(dataset: Dataset, max_history: int = MAX_HISTORY, max_sequence
             f"items, the longest has {lengths.max()!r}; one to learn from, one to validate and one to test "
             "are needed: use data with longer sequences"
         )
-    _count(repairs, "users_too_short", sequences.height - testable.height)
-    _count(repairs, "domains_without_test", len(dataset.domains) - testable["domain"].n_unique())
+    count_repair(repairs, "users_too_short", sequences.height - testable.height)
+    count_repair(repairs, "domains_without_test", len(dataset.domains) - testable["domain"].n_unique())
     ends = {
         name: testable.select(
             "user",
@@ -126,7 +128,7 @@ def training_sequences(dataset: Dataset, domains: Iterable[str]) -> list[list[in
 
 def training_places(dataset: Dataset, items: np.ndarray) -> list[list[int]]:
     """`training_sequences` of the domains of some items (n,), all those there, as places among the items."""
-    places = np.full(dataset.n_items, -1)
+    places = np.full(dataset.n_items, NO_ITEM)
     places[items] = np.arange(len(items))
     names = np.unique(dataset.items["domain"].to_numpy()[items])
     return [places[sequence].tolist() for sequence in training_sequences(dataset, names)]
@@ -161,8 +163,3 @@ def _numbered(ids: pl.Series) -> np.ndarray:
         return ids.to_physical().to_numpy()
     known = pl.DataFrame({"id": ids.unique()}).with_row_index("number")
     return ids.to_frame("id").join(known, on="id", how="left", maintain_order="left")["number"].to_numpy()
-
-
-def _count(repairs: dict[str, int], what: str, number: int) -> None:
-    if number:
-        repairs[what] = number

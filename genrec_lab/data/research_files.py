@@ -8,13 +8,18 @@ from typing import Any
 
 import polars as pl
 
-from genrec_lab.data.assembly import TEXT_COLUMNS, RawDomain, ReadingRules, assemble
+from genrec_lab.data.assembly import TEXT_COLUMNS, RawDomain, ReadingRules, assemble, undescribed_items
 from genrec_lab.data.dataset import Dataset
-from genrec_lab.data.frames import ColumnMapping, checked_mapping, raw_interactions_of, raw_items_of
+from genrec_lab.data.frames import (
+    ColumnMapping,
+    checked_mapping,
+    raw_interactions_of,
+    raw_items_of,
+    reading,
+)
 from genrec_lab.data.item_text import DEFAULT_TEMPLATE
-from genrec_lab.data.json_files import read_json_object
-from genrec_lab.data.paths import existing_file, existing_folder, only_file
-from genrec_lab.data.rules import ITEM_TYPES, DataError
+from genrec_lab.data.paths import existing_file, existing_folder, read_json_object
+from genrec_lab.data.rules import ITEM_TYPES, DataError, count_repair
 
 ATOMIC_TYPES = ("token", "token_seq", "float", "float_seq")
 # What RecBole's published data sets call title and categories.
@@ -38,29 +43,15 @@ def read_lcrec(
     stay. `allow_missing_text=True` reads a folder without item file, for models that need only ids. A user
     without items is left out (counted as `users_without_items`). Raises DataError as the messages say.
     """
-    source = existing_folder(folder, "folder")
-    inter_file = only_file(source, ".inter.json", "folder")
-    item_file = only_file(source, ".item.json", "folder")
-    if inter_file is None:
-        raise DataError(
-            f"folder: no *.inter.json in {source} (found: {_listing(source)}); give the folder of the pair"
-        )
-    name = inter_file.name.removesuffix(".inter.json")
+    name, inter_file, item_file = _pair(folder, ".inter.json", ".item.json", allow_missing_text)
     if item_file is not None and item_file.name.removesuffix(".item.json") != name:
         raise DataError(
-            f"folder: {inter_file.name} and {item_file.name} in {source} are no pair; name them alike"
-        )
-    if item_file is None and not allow_missing_text:
-        raise DataError(
-            f"folder: {source} has {inter_file.name} but no {name}.item.json; add it, or set "
-            "allow_missing_text=True for models that need no text"
+            f"folder: {inter_file.name} and {item_file.name} in {item_file.parent} are no pair; give them "
+            "the same name"
         )
     repairs: dict[str, int] = {}
     interactions = _lcrec_interactions(inter_file, repairs)
-    items = pl.DataFrame(schema={"key": pl.String}) if item_file is None else _lcrec_items(item_file)
-    if item_file is None:
-        items = interactions.select(key="item").unique(maintain_order=True)
-        repairs["items_not_described"] = items.height
+    items = undescribed_items(interactions, repairs) if item_file is None else _lcrec_items(item_file)
     raw = RawDomain(
         domain=domain or name,
         interactions=interactions,
@@ -84,38 +75,27 @@ def read_recbole(
 ) -> Dataset:
     """A folder with RecBole's atomic files `<name>.inter` and `<name>.item`.
 
-    They are tab separated under a header `field:type`.    Ids are `user_id` and `item_id`, times `timestamp`;
+    They are tab separated under a header `field:type`. Ids are `user_id` and `item_id`, times `timestamp`;
     title and categories are also found under RecBole's other names (`movie_title`, `class`, `genre`,
     `genres`). `columns` maps roles to fields as `read_frames` does. `domain` is the files' name unless given.
     `allow_missing_text=True` reads a folder without `.item`.
     """
-    source = existing_folder(folder, "folder")
-    inter_file, item_file = only_file(source, ".inter", "folder"), only_file(source, ".item", "folder")
-    if inter_file is None:
-        raise DataError(
-            f"folder: no *.inter in {source} (found: {_listing(source)}); give a folder of atomic files"
-        )
-    if item_file is None and not allow_missing_text:
-        raise DataError(
-            f"folder: {source} has {inter_file.name} but no .item file; add it, or set "
-            "allow_missing_text=True for models that need no text"
-        )
+    name, inter_file, item_file = _pair(folder, ".inter", ".item", allow_missing_text)
     given = checked_mapping(columns or {})
     defaults = {"user": "user_id", "item": "item_id"}
     interactions = raw_interactions_of(_atomic(inter_file).lazy(), {**defaults, **given}, str(inter_file))
     repairs: dict[str, int] = {}
     if item_file is None:
-        items = interactions.select(key="item").unique(maintain_order=True)
-        repairs["items_not_described"] = items.height
+        items = undescribed_items(interactions, repairs)
     else:
         table = _atomic(item_file)
-        for role, names in ATOMIC_NAMES.items():
-            found = [name for name in names if name in table.columns]
+        for role, others in ATOMIC_NAMES.items():
+            found = [other for other in others if other in table.columns]
             if found and role not in table.columns:
                 defaults[role] = found[0]
         items = raw_items_of(table, {**defaults, **given}, str(item_file))
     raw = RawDomain(
-        domain=domain or inter_file.name.removesuffix(".inter"),
+        domain=domain or name,
         interactions=interactions,
         items=items,
         origin=str(inter_file),
@@ -125,16 +105,41 @@ def read_recbole(
     return assemble(raw, ReadingRules(text_template, k_core, keep_unseen_items, allow_missing_text))
 
 
+def _pair(
+    folder: str | os.PathLike[str], inter: str, item: str, allow_missing_text: bool
+) -> tuple[str, Path, Path | None]:
+    """The name of the data in a folder, their file of interactions, and that of the items or None."""
+    source = existing_folder(folder, "folder")
+    inter_file, item_file = _only_file(source, inter), _only_file(source, item)
+    if inter_file is None:
+        names = sorted(path.name for path in source.iterdir())
+        found = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") or "nothing"
+        raise DataError(f"folder: no *{inter} in {source} (found: {found}); give the folder of both files")
+    name = inter_file.name.removesuffix(inter)
+    if item_file is None and not allow_missing_text:
+        raise DataError(
+            f"folder: {source} has {inter_file.name} but no {name}{item}; add it, or set "
+            "allow_missing_text=True for models that need no text"
+        )
+    return name, inter_file, item_file
+
+
+def _only_file(folder: Path, suffix: str) -> Path | None:
+    found = sorted(path for path in folder.iterdir() if path.name.endswith(suffix) and path.name != suffix)
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise DataError(
+            f"folder: {folder} has {len(found)} *{suffix} files ({names}); give each a folder of its own"
+        )
+    return found[0] if found else None
+
+
 def _atomic(file: Path) -> pl.DataFrame:
     """An atomic file's table, columns named without their type: `float` ones as numbers, others as text."""
-    try:
+    with reading(file):
         table = pl.read_csv(
             existing_file(file, "folder"), separator="\t", quote_char=None, infer_schema=False
         )
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(
-            f"{file}: not readable as tab separated text: {error}; mend or fetch it again"
-        ) from error
     types: dict[str, str] = {}
     for field in table.columns:
         name, colon, kind = field.rpartition(":")
@@ -178,8 +183,7 @@ def _lcrec_interactions(file: Path, repairs: dict[str, int]) -> pl.DataFrame:
         )
     frame = pl.DataFrame({"user": list(found)}).with_columns(lists)
     empty = frame["item"].list.len() == 0
-    if empty.any():
-        repairs["users_without_items"] = int(empty.sum())
+    count_repair(repairs, "users_without_items", int(empty.sum()))
     return frame.filter(~empty).explode("item")
 
 
@@ -189,27 +193,21 @@ def _is_id_list(value: Any) -> bool:
 
 def _lcrec_items(file: Path) -> pl.DataFrame:
     found = read_json_object(file)
-    columns: dict[str, list[str]] = {name: [] for name in TEXT_COLUMNS}
     for key, fields in found.items():
         if not isinstance(fields, dict):
             raise DataError(
                 f"{file}: item {key!r} has {str(fields)[:80]}, expected an object such as "
                 '{"title": ..., "description": ..., "brand": ..., "categories": ...}'
             )
-        for name in fields:
-            if name not in columns:
-                columns[name] = []
-    for key, fields in found.items():
-        for name, values in columns.items():
-            values.append(
-                _flat_text(fields.get(name), ", " if name == "categories" else " ", f"{file}: item {key!r}")
-            )
-    named = {
-        f"source_{name}" if name in ITEM_TYPES and name != "title" else name: v for name, v in columns.items()
-    }
-    return pl.DataFrame(
-        {"key": list(found), **named}, schema_overrides=dict.fromkeys(("key", *named), pl.String)
-    )
+    names = dict.fromkeys((*TEXT_COLUMNS, *(name for fields in found.values() for name in fields)))
+    columns = {"key": list(found)}
+    for name in names:
+        separator = ", " if name == "categories" else " "
+        kept = f"source_{name}" if name in ITEM_TYPES and name != "title" else name
+        columns[kept] = [
+            _flat_text(fields.get(name), separator, f"{file}: item {key!r}") for key, fields in found.items()
+        ]
+    return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
 
 
 def _flat_text(value: Any, separator: str, where: str) -> str:
@@ -229,8 +227,3 @@ def _flat_text(value: Any, separator: str, where: str) -> str:
 def _in_number_order(items: pl.DataFrame) -> pl.DataFrame:
     numbers = items["key"].cast(pl.Int64, strict=False)
     return items if numbers.null_count() else items.sort(numbers, maintain_order=True)
-
-
-def _listing(folder: Path) -> str:
-    names = sorted(path.name for path in folder.iterdir())
-    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "nothing"

@@ -1,12 +1,20 @@
-"""What the two tables of a Dataset must fulfil, and the error that says where they do not."""
+"""The two tables of a Dataset: what they must fulfil, the error where they do not, and their hash."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import polars as pl
+
+from genrec_lab.registry import did_you_mean
+
+# Stands for no item, wherever items are numbers: pads histories and rankings.
+NO_ITEM = -1
+# Strings are hashed so many rows at a time, which bounds the memory and does not change the hash.
+_HASHED_ROWS = 65_536
 
 ITEM_TYPES: dict[str, pl.DataType] = {
     "item": pl.Int64(),
@@ -31,10 +39,13 @@ class DataError(ValueError):
 def nearest(word: str, known: Iterable[str]) -> str:
     """The end of an error message about an unknown word: the nearest known one, then all of them."""
     names = [str(name) for name in known]
-    by_lower = {name.lower(): name for name in names}
-    close = difflib.get_close_matches(str(word).lower(), list(by_lower), n=1, cutoff=0.5)
-    guess = f"; did you mean {by_lower[close[0]]!r}?" if close else ";"
-    return f"{guess} known: {', '.join(names) or 'none'}"
+    return f"{did_you_mean(word, names)}; known: {', '.join(names) or 'none'}"
+
+
+def count_repair(repairs: dict[str, int], what: str, number: int) -> None:
+    """Add to the count of a repair; one that repaired nothing is not mentioned."""
+    if number:
+        repairs[what] = repairs.get(what, 0) + number
 
 
 def checked_items(items: pl.DataFrame) -> pl.DataFrame:
@@ -107,6 +118,22 @@ def relabelled(lists: pl.Series, new: np.ndarray) -> pl.Series:
     return mapped.group_by("row", maintain_order=True).agg("value")["value"].rename(lists.name)
 
 
+def content_fingerprint(tables: Mapping[str, pl.DataFrame]) -> str:
+    """SHA-256 (64 hex digits) over the tables' names, columns, types and values.
+
+    Tables and columns enter in the order of their names, rows in theirs. Columns hold text, numbers, booleans
+    or lists of these; integers of every width count as equal, so do floats.
+    """
+    digest = hashlib.sha256()
+    for table_name in sorted(tables):
+        table = tables[table_name]
+        _feed_text(digest, f"table {table_name} {table.height} rows")
+        for column in sorted(table.columns):
+            _feed_text(digest, f"column {column}")
+            _feed_values(digest, table[column])
+    return digest.hexdigest()
+
+
 def _with_keys(table: pl.DataFrame, id_column: str) -> pl.DataFrame:
     if "key" in table.columns or id_column not in table.columns:
         return table
@@ -166,3 +193,36 @@ def _check_ids(table: pl.DataFrame, what: str, id_column: str) -> None:
         )
     if table["domain"].is_in([""]).any():
         raise DataError(f"{what}: a domain has the empty name; name it")
+
+
+def _feed_values(digest: Any, values: pl.Series) -> None:
+    missing = values.is_null()
+    _feed_text(digest, f"{missing.sum()} nulls")
+    if missing.any():
+        digest.update(np.packbits(missing.to_numpy()).tobytes())
+    present = values.drop_nulls()
+    dtype = present.dtype
+    if isinstance(dtype, pl.List):
+        _feed_text(digest, "lists")
+        digest.update(present.list.len().cast(pl.Int64).to_numpy().astype("<i8").tobytes())
+        _feed_values(digest, present.filter(present.list.len() > 0).explode())
+    elif isinstance(dtype, pl.String):
+        _feed_text(digest, "text")
+        digest.update(present.str.len_bytes().cast(pl.Int64).to_numpy().astype("<i8").tobytes())
+        for start in range(0, len(present), _HASHED_ROWS):
+            digest.update("".join(present.slice(start, _HASHED_ROWS).to_list()).encode("utf-8"))
+    elif isinstance(dtype, pl.Null):
+        _feed_text(digest, "nothing")
+    elif dtype.is_float():
+        _feed_text(digest, "floats")
+        digest.update(present.cast(pl.Float64).to_numpy().astype("<f8").tobytes())
+    else:
+        _feed_text(digest, "integers")
+        digest.update(present.cast(pl.Int64).to_numpy().astype("<i8").tobytes())
+
+
+def _feed_text(digest: Any, text: str) -> None:
+    # The length first, so that no two different feeds run together into the same bytes.
+    raw = text.encode("utf-8")
+    digest.update(len(raw).to_bytes(8, "little"))
+    digest.update(raw)

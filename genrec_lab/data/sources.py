@@ -1,58 +1,90 @@
-"""The one door to all data: a source's name and its options, one domain or several."""
+"""Data sources: an open registry of functions that return a Dataset, and `load_dataset`, which calls them."""
 
 from __future__ import annotations
 
 import inspect
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-from genrec_lab.data.amazon import read_amazon2014, read_amazon2018, read_amazon2023
 from genrec_lab.data.dataset import Dataset
-from genrec_lab.data.frames import read_frames
-from genrec_lab.data.movielens import read_movielens
-from genrec_lab.data.paths import expanded
-from genrec_lab.data.research_files import read_lcrec, read_recbole
 from genrec_lab.data.rules import DataError, nearest
-from genrec_lab.registry import Registry
+from genrec_lab.registry import Registry, RegistryError
 
-READERS: dict[str, Callable[..., Dataset]] = {
-    "lcrec": read_lcrec,
-    "recbole": read_recbole,
-    "movielens": read_movielens,
-    "frames": read_frames,
-    "amazon2014": read_amazon2014,
-    "amazon2018": read_amazon2018,
-    "amazon2023": read_amazon2023,
-}
-EMBEDDED = "bazaar"
-SOURCES: Registry[Callable[..., Dataset]] = Registry(
-    "data source", declared={EMBEDDED: "genrec_lab.bazaar:make_bazaar"}
+Source = Callable[..., Dataset]
+_Source = TypeVar("_Source", bound=Source)
+
+# A source is a function of its options. One with the option `domain` reads one domain, and `load_dataset` can
+# call it for several; one without it makes its domains itself.
+SOURCES: Registry[Source] = Registry(
+    "dataset",
+    declared={
+        "bazaar": "genrec_lab.bazaar:make_bazaar",
+        "lcrec": "genrec_lab.data.research_files:read_lcrec",
+        "recbole": "genrec_lab.data.research_files:read_recbole",
+        "movielens": "genrec_lab.data.movielens:read_movielens",
+        "frames": "genrec_lab.data.frames:read_frames",
+        "amazon2014": "genrec_lab.data.amazon:read_amazon2014",
+        "amazon2018": "genrec_lab.data.amazon:read_amazon2018",
+        "amazon2023": "genrec_lab.data.amazon:read_amazon2023",
+    },
 )
-# Options that mean one domain and so cannot hold for several.
-PER_DOMAIN = {"domain", "folder", "category", "interactions", "items", "posters"}
+
+
+def register_source(name: str) -> Callable[[_Source], _Source]:
+    """Register the decorated function as a data source: it takes options by name and returns a Dataset.
+
+    With an option `domain`, the name that its one domain gets, it can be one of several `domains`.
+
+        >>> import polars as pl
+        >>> from genrec_lab.data import Dataset, load_dataset, register_source
+        >>> @register_source("two_books")
+        ... def two_books(domain: str = "Books") -> Dataset:
+        ...     titles = ["Dune", "Emma"]
+        ...     items = {"item": [0, 1], "domain": domain, "title": titles, "text": titles}
+        ...     users = {"user": [0], "domain": domain, "items": [[1, 0]]}
+        ...     return Dataset("Books", pl.DataFrame(items), pl.DataFrame(users))
+        >>> load_dataset("two_books", domain="Shop")
+        Dataset('Books': Shop; 1 users, 2 items, 2 interactions)
+    """
+    return SOURCES.register(name)
+
+
+def one_domain(*options: str) -> Callable[[_Source], _Source]:
+    """Say which options of the decorated source hold for one domain alone and cannot be shared by several.
+
+    Those without a default, and `domain`, never can.
+    """
+
+    def mark(source: _Source) -> _Source:
+        source.__dict__["one_domain"] = options
+        return source
+
+    return mark
 
 
 def datasets() -> tuple[str, ...]:
     """The names that `load_dataset` knows."""
-    return (EMBEDDED, *READERS)
+    return SOURCES.names()
 
 
 def load_dataset(name: str, **options: Any) -> Dataset:
-    """The Dataset of a source ("bazaar", "lcrec", "recbole", "movielens", "frames", "amazon2014",
-    "amazon2018", "amazon2023") with its own options.
+    """The Dataset of a source with its own options.
+
+    `name` is a registered source ("bazaar", "lcrec", "recbole", "movielens", "frames", "amazon2014",
+    "amazon2018", "amazon2023" and those of `register_source`), or the place of a function that returns a
+    Dataset: `package.module:function`, or `file.py:function`.
 
     Several domains at once, of one source or of several: `domains={"Scientific": folder, "Movies": {"name":
     "frames", "interactions": ..., "items": ...}}`. A value is a folder, or a mapping of options that may name
     another source; options beside `domains` hold for every domain whose source knows them, unless its own
-    mapping says otherwise. `${VAR}` in a path is taken from the environment. Raises DataError for an unknown
-    name or option, naming the nearest, and for what the sources' readers refuse.
+    mapping says otherwise. Paths may hold `${VAR}`, which is taken from the environment; relative ones begin
+    at `genrec_lab.registry.base_folder()`. Raises DataError for an unknown name or option, naming the
+    nearest, for a result that is no Dataset, and for what the sources refuse.
     """
-    _require_known(name)
-    if name == EMBEDDED:
-        return _bazaar(options)
-    if "domains" not in options:
-        return _read(name, options, f"load_dataset({name!r})")
+    source = _source(name)
+    if "domains" not in options or "domains" in _options_of(source):
+        return _loaded(name, options, f"load_dataset({name!r})")
     shared = {option: value for option, value in options.items() if option != "domains"}
     domains = options["domains"]
     if not isinstance(domains, Mapping) or not domains:
@@ -60,75 +92,87 @@ def load_dataset(name: str, **options: Any) -> Dataset:
             f'domains: {domains!r} is no mapping of at least one domain; write {{"Scientific": "folder"}}'
         )
     own = {domain: _own_options(name, domain, value) for domain, value in domains.items()}
+    sharable = {source_name: _sharable_options(_source(source_name)) for source_name, _ in own.values()}
+    known = sorted(set().union(*sharable.values()))
     for option in shared:
-        known = sorted(
-            {known for source, _ in own.values() for known in _options_of(READERS[source])} - PER_DOMAIN
-        )
         if option not in known:
             raise DataError(
                 f"load_dataset({name!r}): unknown option {option!r} beside domains{nearest(option, known)}"
             )
     parts = []
-    for domain, (source, given) in own.items():
-        inherited = {key: value for key, value in shared.items() if key in _options_of(READERS[source])}
-        parts.append(_read(source, {**inherited, **given, "domain": domain}, f"domains[{domain!r}]"))
+    for domain, (source_name, given) in own.items():
+        inherited = {key: value for key, value in shared.items() if key in sharable[source_name]}
+        asked = {**inherited, **given, "domain": domain}
+        parts.append(_loaded(source_name, asked, f"domains[{domain!r}]"))
     return Dataset.concat(parts) if len(parts) > 1 else parts[0]
+
+
+def _source(name: object) -> Source:
+    try:
+        return SOURCES.find(str(name))
+    except RegistryError as error:
+        if ":" in str(name):
+            raise DataError(str(error)) from error
+        known = nearest(str(name), datasets())
+        raise DataError(f"unknown dataset {name!r}{known}, or package.module:function") from error
 
 
 def _own_options(name: str, domain: object, value: object) -> tuple[str, dict[str, Any]]:
     """The source of one domain and its own options."""
     if not isinstance(domain, str) or not domain:
         raise DataError(f"domains: {domain!r} is no name for a domain; give text that is not empty")
-    if isinstance(value, (str, os.PathLike)):
-        if name == "frames":
+    where = f"domains[{domain!r}]"
+    if isinstance(value, str | os.PathLike):
+        if "folder" not in _options_of(_source(name)):
             raise DataError(
-                f"domains[{domain!r}]: frames need tables, not a folder; write "
-                '{"interactions": "ratings.csv", "items": "items.csv", "columns": {...}}'
+                f"{where}: {name!r} has no option 'folder'; give a mapping of its options "
+                f"{', '.join(_options_of(_source(name)))}"
             )
-        return name, {"folder": value}
+        value = {"folder": value}
     if not isinstance(value, Mapping):
-        raise DataError(f"domains[{domain!r}]: {value!r}, expected a folder or a mapping of options")
-    source = value.get("name", name)
-    _require_known(source)
-    if source == EMBEDDED:
+        raise DataError(f"{where}: {value!r}, expected a folder or a mapping of options")
+    source_name = value.get("name", name)
+    if "domain" not in _options_of(_source(source_name)):
         raise DataError(
-            f'domains[{domain!r}]: {EMBEDDED} makes its domains itself; load it by load_dataset("bazaar")'
+            f"{where}: {source_name} makes its domains itself (it has no option `domain`); load it with "
+            f"load_dataset({source_name!r})"
         )
     if "domain" in value:
-        raise DataError(
-            f"domains[{domain!r}]: `domain` is set twice; the key {domain!r} is the domain's name"
-        )
-    return source, {option: given for option, given in value.items() if option != "name"}
+        raise DataError(f"{where}: `domain` is set twice; the key {domain!r} is the domain's name")
+    return source_name, {option: given for option, given in value.items() if option != "name"}
 
 
-def _read(source: str, options: dict[str, Any], where: str) -> Dataset:
-    reader = READERS[source]
-    _require_options(reader, options, where)
+def _loaded(name: str, options: Mapping[str, Any], where: str) -> Dataset:
+    source = _source(name)
+    _require_options(source, options, where)
     try:
-        return reader(**options)
+        dataset = source(**options)
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
+    except Exception as error:
+        error.add_note(f"{where}: this came from the data source {name!r}")
+        raise
+    if not isinstance(dataset, Dataset):
+        raise DataError(
+            f"{where}: {name} returned {dataset!r:.80}, a {type(dataset).__name__}; expected a "
+            "genrec_lab.data.Dataset"
+        )
+    return dataset
 
 
-def _bazaar(options: dict[str, Any]) -> Dataset:
-    make_bazaar = SOURCES.find(EMBEDDED)
-    _require_options(make_bazaar, options, f"load_dataset({EMBEDDED!r})")
-    if isinstance(options.get("images"), str):
-        options = {**options, "images": expanded(options["images"], "images")}
-    return make_bazaar(**options)
+def _options_of(source: Source) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(source).parameters
 
 
-def _require_known(name: object) -> None:
-    if name not in datasets():
-        raise DataError(f"unknown dataset {name!r}{nearest(str(name), datasets())}")
+def _sharable_options(source: Source) -> set[str]:
+    """The options that several domains of a source may have in common."""
+    alone = {"domain", *getattr(source, "one_domain", ())}
+    named = (one for one in _options_of(source).values() if one.kind is not one.VAR_KEYWORD)
+    return {one.name for one in named if one.default is not one.empty} - alone
 
 
-def _options_of(reader: Callable[..., Dataset]) -> dict[str, inspect.Parameter]:
-    return dict(inspect.signature(reader).parameters)
-
-
-def _require_options(reader: Callable[..., Dataset], options: Mapping[str, Any], where: str) -> None:
-    parameters = _options_of(reader)
+def _require_options(source: Source, options: Mapping[str, Any], where: str) -> None:
+    parameters = _options_of(source)
     known = [name for name, parameter in parameters.items() if parameter.kind is not parameter.VAR_KEYWORD]
     if len(known) == len(parameters):
         for option in options:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from genrec_lab.data.headed_tables import HeadedTable
+from genrec_lab.data.whole_files import HeadedTable
 from genrec_lab.viz.layout import MAX_POINTS, domains_of
 
 Method = Literal["tsne", "umap"]

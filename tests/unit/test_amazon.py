@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 
 from genrec_lab.data import DataError, Dataset, load_dataset
-from genrec_lab.data.amazon_statistics import compared_with_paper, lines_beside_paper
-from genrec_lab.data.html_text import flat_text, plain_text
+from genrec_lab.data.amazon import compared_with_paper, lines_beside_paper
+from genrec_lab.data.item_text import flat_text, plain_text
 from genrec_lab.lab.keys import source_signature
 from tests.unit.amazon_raw import CATEGORY, NAMES, expected_sequences, raw
 from tests.unit.faulty_server import serving
@@ -183,7 +183,7 @@ def test_folders_that_fill_by_download_do_not_make_a_stage_stale(tmp_path: Path)
         ({"k_core": 500}, "the 500-core of .* interactions is empty"),
         ({"k_core": 0}, "k is 0, expected a whole number"),
         ({"text_template": "{nothing}"}, "no column 'nothing'"),
-        ({"catgory": "X"}, "unknown option 'catgory'; did you mean 'category'"),
+        ({"catgory": "X"}, r"unknown option 'catgory' \(did you mean 'category'"),
     ],
 )
 def test_options_that_are_refused(tmp_path: Path, options: dict[str, object], message: str) -> None:
@@ -243,7 +243,7 @@ def test_statistics_stand_beside_the_papers(tmp_path: Path) -> None:
     assert row["differs"] is True
     both = compared_with_paper(dataset, "UTGRec Table 1", {"Pre-training": ["Office"]})
     assert both["paper_items"].to_list() == [344_412]
-    with pytest.raises(DataError, match="no row 'Ofice'; did you mean 'Office'"):
+    with pytest.raises(DataError, match=r"no row 'Ofice' \(did you mean 'Office'"):
         compared_with_paper(dataset, "GMC Table 2", {"Ofice": ["Office"]})
     with pytest.raises(DataError, match="say which belong together"):
         compared_with_paper(load_dataset("amazon2018", folder=tmp_path), "GMC Table 2")

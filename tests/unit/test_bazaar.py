@@ -202,14 +202,14 @@ def test_world_is_found_again_from_a_run_files_literal() -> None:
         ({"items": 900.0}, r"items = 900\.0"),
         ({"domains": ()}, r"no domain named; choose among Garden"),
         ({"domains": ("Garden", "Garden")}, r"'Garden' is named twice"),
-        ({"domains": ("Kitchen", "Gardn")}, r"unknown domain 'Gardn'; did you mean 'Garden'"),
+        ({"domains": ("Kitchen", "Gardn")}, r"unknown domain 'Gardn' \(did you mean 'Garden'"),
         ({"domains": "Garden"}, r"list of shops is expected"),
         ({"users": 2}, r"users: 2 are too few for 3 domains"),
         ({"seed": -1}, r"seed = -1"),
         ({"taste_strength": 5.0}, r"taste_strength = 5\.0.*4"),
-        ({"taste_strenght": 1.0}, r"unknown option 'taste_strenght'; did you mean 'taste_strength'"),
+        ({"taste_strenght": 1.0}, r"unknown option 'taste_strenght' \(did you mean 'taste_strength'"),
         ({"images": True}, r"images = True: name a folder"),
-        ({"text_template": "{titel}"}, r"no column 'titel'; did you mean 'title'"),
+        ({"text_template": "{titel}"}, r"no column 'titel' \(did you mean 'title'"),
     ],
 )
 def test_wrong_options_are_told(options: dict[str, object], told: str) -> None:

@@ -62,7 +62,7 @@ def test_columns_of_every_kind_have_a_text() -> None:
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{titel}", "no column 'titel'; did you mean 'title'"),
+        ("{titel}", r"no column 'titel' \(did you mean 'title'"),
         ("no field", "no field in it"),
         ("{}", "plain name of a column"),
         ("{title!r}", "plain name of a column"),

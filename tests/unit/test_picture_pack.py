@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from genrec_lab.data import DataError, load_dataset
-from genrec_lab.data.item_images import found_images
+from genrec_lab.data.assembly import found_images
 from genrec_lab.data.picture_downloads import PictureCounts, fetch_pictures
 from genrec_lab.data.picture_pack import has_picture, packed_names, picture_source, writing_pack
 from genrec_lab.encoders.content import content_of

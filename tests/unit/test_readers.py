@@ -216,7 +216,7 @@ def test_recbole_takes_a_mapping_of_fields(tmp_path: Path) -> None:
         (INTER + "a\t7\tbest\t1\n", ITEM, r"shed\.inter, line 2: rating is 'best', its header says float"),
         (INTER + "a\t9\t1\t1\n", ITEM, "user 'a' has item '9'"),
         (INTER + "a\t7\t1\t\n", ITEM, "1 interactions have no timestamp, the first is number 1"),
-        (INTER + "a\t7\t1\t1\n", None, r"no \.item file; add it, or set allow_missing_text=True"),
+        (INTER + "a\t7\t1\t1\n", None, r"no shed\.item; add it, or set allow_missing_text=True"),
     ],
 )
 def test_recbole_files_that_are_refused(tmp_path: Path, inter: str, item: str | None, message: str) -> None:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec_lab.data.stretches import StretchBatches
+from genrec_lab.data.batches import StretchBatches
 
 Learnt = tuple[tuple[int, ...], int]
 

@@ -10,8 +10,7 @@ import polars as pl
 import pytest
 import torch
 
-from genrec_lab.data.batches import PairBatches
-from genrec_lab.data.stretches import StretchBatches
+from genrec_lab.data.batches import PairBatches, StretchBatches
 from genrec_lab.models import Recommender
 from genrec_lab.training import TrainingConfig, TrainingResult, fit
 from genrec_lab.training.layers import recomputed_layers

@@ -16,8 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from genrec_lab.codes import ItemCodes
-from genrec_lab.data.batches import NeighbourBatches, PairBatches
-from genrec_lab.data.stretches import StretchBatches
+from genrec_lab.data.batches import NeighbourBatches, PairBatches, StretchBatches
 from genrec_lab.decoding import Ranked
 from genrec_lab.lab import store
 from genrec_lab.models import Recommender, T5Config

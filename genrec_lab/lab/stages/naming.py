@@ -10,8 +10,7 @@ import polars as pl
 import torch
 
 from genrec_lab.data import Dataset, every_prefix, training_places
-from genrec_lab.data.batches import PairBatches, shuffled
-from genrec_lab.data.stretches import StretchBatches
+from genrec_lab.data.batches import PairBatches, StretchBatches, shuffled
 from genrec_lab.models.tokenizers.textual_ids import (
     IdGenerator,
     IdLessons,

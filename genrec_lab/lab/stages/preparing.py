@@ -8,7 +8,7 @@ from typing import NamedTuple
 import polars as pl
 
 from genrec_lab.data import Dataset, Split, leave_one_out, load_dataset
-from genrec_lab.data.amazon_statistics import lines_beside_paper
+from genrec_lab.data.amazon import lines_beside_paper
 from genrec_lab.lab.files import hash_json
 from genrec_lab.lab.store import Run, runs_root
 

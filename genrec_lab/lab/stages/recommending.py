@@ -13,8 +13,7 @@ import polars as pl
 import torch
 
 from genrec_lab.codes import ItemCodes
-from genrec_lab.data.batches import PairBatches
-from genrec_lab.data.stretches import StretchBatches
+from genrec_lab.data.batches import PairBatches, StretchBatches
 from genrec_lab.decoding import Ranked
 from genrec_lab.evaluation import require_unique
 from genrec_lab.lab.parts import outputs_of, part, settings_of
