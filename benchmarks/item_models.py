@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from benchmarks.measuring import Check, Comparison, Options, compare, main
 from genrec_lab.models.sequential.banded_attention import for_short_texts
-from genrec_lab.models.sequential.catalogue_loss import catalogue_cross_entropy
+from genrec_lab.models.sequential.objectives import catalogue_cross_entropy
 
 WIDTH, TOKENS, WINDOW = 64, 128, 32
 # Places that predict in a batch, and items.

@@ -25,8 +25,8 @@ from genrec_lab.data import leave_one_out
 from genrec_lab.data.batches import PairBatches, StretchBatches
 from genrec_lab.evaluation import ndcg_at_k
 from genrec_lab.models import T5Config
+from genrec_lab.models.recommenders.base import RECOMMENDERS
 from genrec_lab.models.recommenders.causal import CausalConfig
-from genrec_lab.models.recommenders.kinds import learns_in_one_pass, new_recommender
 from genrec_lab.training import Callback, EpochRecord, TrainingConfig, autocast, fit
 
 # Batch (pairs, or sequences) and Muon's step: the best of each that were tried (docs/benchmarks.md).
@@ -78,8 +78,8 @@ def run(epochs: int, users: int, small: bool) -> dict[str, Clock]:
     clocks = {}
     for name, sizes in entrants(small).items():
         torch.manual_seed(0)
-        model = new_recommender(codes, sizes)
-        one_pass = learns_in_one_pass(sizes)
+        model = RECOMMENDERS.find(sizes.kind)(codes, sizes)
+        one_pass = sizes.learns_in_one_pass
         size, rate = STEPS[name]
         batches: Any = (
             StretchBatches(sequences, size, HISTORY) if one_pass else PairBatches(split.train, size)

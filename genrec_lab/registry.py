@@ -9,6 +9,7 @@ before it is needed.
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -21,12 +22,24 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
+import pydantic_core
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
 T = TypeVar("T")
 _Registered = TypeVar("_Registered")
 
 _PLACE = re.compile(r"(?P<module>[^:]+):(?P<name>[A-Za-z_][A-Za-z0-9_]*)")
 # Where relative paths of the run file begin; None: the working directory. Threads share it.
 _base: Path | None = None
+
+
+class ComponentConfig(BaseModel):
+    """The settings of a component; `kind` is the name or the place by which a run file names its class."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    kind: str = ""
 
 
 class RegistryError(ValueError):
@@ -112,6 +125,77 @@ class Registry(Generic[T]):
                 f"{', '.join(self.required)}"
             )
         return component
+
+
+def component_config(registry: Registry[Any], given: Any) -> ComponentConfig:
+    """Return the config that a run file gives a component: the class's own `Config`, with its `kind`.
+
+    given: such a config, or a mapping with `kind` and the settings of `Config`. A `Config` without a field
+    `kind` gets one. Raises RegistryError where there is no such component or its `Config` is no pydantic
+    model, ValidationError where the `Config` refuses a setting; both name a class of yours.
+    """
+    if isinstance(given, ComponentConfig):
+        given_kind: Any = given.kind
+    elif isinstance(given, Mapping):
+        given_kind = given.get("kind", "")
+    else:
+        raise RegistryError(
+            f"{given!r} is a {type(given).__name__}; expected `kind`, the name of a {registry.noun}, and its "
+            "settings"
+        )
+    if not given_kind:
+        raise RegistryError(
+            f"kind is missing; expected one of {', '.join(registry.names())}, or package.module:Class"
+        )
+    component, config = registry.find(given_kind), config_class(registry, given_kind)
+    if isinstance(given, config):
+        return given
+    settings = given.model_dump() if isinstance(given, ComponentConfig) else dict(given)
+    try:
+        # By JSON, whose lists are tuples where a field asks for them, whatever else is strict.
+        return config.model_validate_json(pydantic_core.to_json(settings, inf_nan_mode="constants"))
+    except ValidationError as error:
+        if component.__module__.startswith("genrec_lab."):
+            raise
+        raise _naming(component, error) from None
+
+
+def config_class(registry: Registry[Any], kind: str) -> type[ComponentConfig]:
+    """Return the `Config` of a component, with a field `kind` also where its own has none.
+
+    Raises RegistryError where there is no such component, or its `Config` is no pydantic model.
+    """
+    component = registry.find(kind)
+    config = component.Config
+    if not (isinstance(config, type) and issubclass(config, BaseModel)):
+        raise RegistryError(
+            f"{registry.noun} {kind!r}: {_place(component)}.Config is {config!r}; expected a class of "
+            "pydantic's BaseModel, or of genrec_lab.registry.ComponentConfig"
+        )
+    return config if issubclass(config, ComponentConfig) else _with_kind(config)
+
+
+@functools.cache
+def _with_kind(config: type[BaseModel]) -> type[ComponentConfig]:
+    bases: Any = (config, ComponentConfig)
+    return create_model(config.__name__, __base__=bases, __module__=config.__module__)
+
+
+def _naming(component: Any, error: ValidationError) -> ValidationError:
+    """Return the error with the component's class in each of its messages."""
+    found: list[InitErrorDetails] = [
+        {
+            "type": PydanticCustomError(
+                "component",
+                "{message} (Config of {place})",
+                {"message": one["msg"], "place": _place(component)},
+            ),
+            "loc": one["loc"],
+            "input": one["input"],
+        }
+        for one in error.errors()
+    ]
+    return ValidationError.from_exception_data(error.title, found)
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:

@@ -97,7 +97,7 @@ def leave_one_out(dataset: Dataset, max_history: int = MAX_HISTORY, max_sequence
         )
         for name, back in (("valid", 2), ("test", 1))
     }
-    train = every_prefix(_training_part(sequences), max_history)
+    train = every_prefix(training_part(sequences), max_history)
     return Split(train, ends["valid"], ends["test"], max_history, repairs)
 
 
@@ -108,7 +108,7 @@ def co_occurrence_neighbours(dataset: Dataset) -> pl.DataFrame:
     ascending, without the item itself, empty where there is none. The last two items of each sequence are
     left out (as `leave_one_out` does), so that nothing of validation or test enters. UTGRec Section 2.3.2.
     """
-    parts = _training_part(dataset.sequences.select("user", "domain", "items"))
+    parts = training_part(dataset.sequences.select("user", "domain", "items"))
     places = parts.lazy().explode("items").select("user", item="items")
     beside = places.with_columns(next=pl.col("item").shift(-1).over("user"))
     pairs = (
@@ -122,7 +122,7 @@ def co_occurrence_neighbours(dataset: Dataset) -> pl.DataFrame:
 
 def training_sequences(dataset: Dataset, domains: Iterable[str]) -> list[list[int]]:
     """What of each user's sequence is trained on, all but the last two items, in some domains."""
-    parts = _training_part(dataset.sequences.select("user", "domain", "items"))
+    parts = training_part(dataset.sequences.select("user", "domain", "items"))
     return parts.filter(pl.col("domain").is_in([str(name) for name in domains]))["items"].to_list()
 
 
@@ -134,7 +134,7 @@ def training_places(dataset: Dataset, items: np.ndarray) -> list[list[int]]:
     return [places[sequence].tolist() for sequence in training_sequences(dataset, names)]
 
 
-def _training_part(sequences: pl.DataFrame) -> pl.DataFrame:
+def training_part(sequences: pl.DataFrame) -> pl.DataFrame:
     """Sequences without the items held out; those too short to hold any out stay whole."""
     length = pl.col("items").list.len().cast(pl.Int64)
     kept = pl.when(length > HELD_OUT).then(length - HELD_OUT).otherwise(length)

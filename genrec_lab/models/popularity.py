@@ -3,36 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
+from typing import ClassVar, Literal, Self
 
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
-from genrec_lab.decoding import Histories, Ranked
-from genrec_lab.models.catalogue import rank_by_score
+from genrec_lab.data import Dataset
+from genrec_lab.decoding import Histories
+from genrec_lab.models.recommenders.base import ItemRecommender, TrainingData
+from genrec_lab.registry import ComponentConfig
+
+_FILE = "counts.safetensors"
 
 
-class Popularity:
-    """Ranks the items of one domain by their number in training sequences; at equal counts by item index."""
+class PopularityConfig(ComponentConfig):
+    """There is nothing to set."""
 
-    def __init__(self, items: np.ndarray, sequences: Iterable[Iterable[int]]) -> None:
-        """Count: `items` (N,) are the domain's item indices, `sequences` the training parts of its users.
+    kind: Literal["popularity"] = "popularity"
 
-        Raises ValueError where a sequence holds another item.
-        """
-        self.items = np.asarray(items)
+
+class Popularity(ItemRecommender):
+    """Ranks the items of its data by their number in training sequences; at equal counts by item index.
+
+    After `fit`, `counts` (N,) are the numbers of `items` (N,).
+    """
+
+    Config: ClassVar = PopularityConfig
+
+    def __init__(self, config: PopularityConfig | None = None) -> None:
+        self.config = config or PopularityConfig()
+        self._items, self.counts = np.empty(0, np.int64), np.empty(0, np.float32)
+
+    @property
+    def items(self) -> np.ndarray:
+        """(N,) the items of the data, ascending."""
+        return self._items
+
+    def fit(self, data: Dataset | TrainingData) -> Self:
+        """Count the items of the training part."""
+        learnt = TrainingData.of(data)
+        return self.count(learnt.items["item"].to_numpy(), learnt.sequences["items"].to_list())
+
+    def count(self, items: np.ndarray, sequences: Iterable[Iterable[int]]) -> Self:
+        """Count some items (N,) in sequences of them; ValueError where a sequence holds another."""
+        self._items = np.sort(items)
         seen = np.fromiter((item for sequence in sequences for item in sequence), dtype=np.int64)
-        foreign = np.setdiff1d(seen, self.items)
+        foreign = np.setdiff1d(seen, self._items)
         if len(foreign):
             raise ValueError(
-                f"the sequences hold item {foreign[0]}, which is not among the {len(self.items)} items given"
+                f"the sequences hold item {foreign[0]}, which is not among the {len(self._items)} items given"
             )
-        order = np.argsort(self.items)
-        places = order[np.searchsorted(self.items, seen, sorter=order)]
-        self.counts = np.bincount(places, minlength=len(self.items)).astype(np.float32)
+        places = np.searchsorted(self._items, seen)
+        self.counts = np.bincount(places, minlength=len(self._items)).astype(np.float32)
+        return self
 
-    def score(self, histories: Histories) -> np.ndarray:
+    def score(self, histories: Histories, users: object = None) -> np.ndarray:
         """Return the counts (B, N), equal in each row."""
         return np.broadcast_to(self.counts, (len(histories), len(self.counts)))
 
-    def recommend(self, histories: Histories, top_k: int) -> Ranked:
-        """Return the top_k items of the domain for each history."""
-        return rank_by_score(self.score, histories, self.items, top_k)
+    def save(self, folder: Path) -> Path:
+        """Write items and counts into a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({"items": self._items, "counts": self.counts}, folder / _FILE)
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+        model, held = cls(), load_file(Path(folder) / _FILE)
+        model._items, model.counts = held["items"], held["counts"]
+        return model

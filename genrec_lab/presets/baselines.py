@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from genrec_lab.codes import IdentifierConfig
+from genrec_lab.models.recommenders.base import ITEM_MODELS
 from genrec_lab.models.recommenders.t5 import T5Config
-from genrec_lab.models.sequential.kinds import MODELS
 from genrec_lab.models.tokenizers.co_occurrence import CoOccurrenceConfig
 from genrec_lab.models.tokenizers.letter import LetterConfig
 from genrec_lab.models.tokenizers.rqvae import TIGER_HIDDEN, RQVAEConfig
@@ -15,6 +15,7 @@ from genrec_lab.presets.content_rows import Size, content_rows
 from genrec_lab.presets.method_config import AdaptationConfig, ItemRow, MethodConfig, changed
 from genrec_lab.training import TrainingConfig
 
+_OVER_IDS = ("gru4rec", "sasrec", "bert4rec", "hgn", "fmlp_rec")
 TIGER_RQVAE = RQVAEConfig(hidden=TIGER_HIDDEN, levels=3, contrastive_weight=0.0, epochs=20_000)
 
 
@@ -140,11 +141,9 @@ def rows_over_items(epochs: int, patience: int = 10, size: Size = "paper") -> di
         patience=patience,
     )
     content = content_rows(training, size)
-    kinds = {row.model.kind for row in content.values()}
     over_ids = {
-        name: ItemRow(model=model.Config(), training=training, pretraining=training)
-        for name, model in MODELS.items()
-        if name not in kinds
+        name: ItemRow(model=ITEM_MODELS.find(name).Config(), training=training, pretraining=training)
+        for name in _OVER_IDS
     }
     return over_ids | content
 

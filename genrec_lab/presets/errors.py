@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from pydantic import BaseModel, ValidationError
 
-_OF_SEVERAL_KINDS = ("tokenizer", "content", "recommender")
+_OF_SEVERAL_KINDS = ("tokenizer", "content")
 
 
 class PresetError(ValueError):

@@ -7,9 +7,18 @@ in a comparison everything else is equal.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    SerializeAsAny,
+    model_validator,
+)
 
 from genrec_lab.codes import IdentifierConfig
 from genrec_lab.data.batches import PairsConfig
@@ -17,9 +26,8 @@ from genrec_lab.encoders.compact import CompactConfig
 from genrec_lab.encoders.multimodal import QwenConfig
 from genrec_lab.encoders.text import TextConfig
 from genrec_lab.models.recommenders.adapters import LoRAConfig
-from genrec_lab.models.recommenders.kinds import RecommenderConfig, learns_in_one_pass
+from genrec_lab.models.recommenders.base import ITEM_MODELS, RECOMMENDERS
 from genrec_lab.models.recommenders.t5 import T5Config
-from genrec_lab.models.sequential.kinds import AnyItemModelConfig
 from genrec_lab.models.sequential.sasrec import SASRecConfig
 from genrec_lab.models.tokenizers.letter import LetterConfig
 from genrec_lab.models.tokenizers.rqvae import RQVAEConfig
@@ -36,11 +44,20 @@ from genrec_lab.presets.generative_rows import (
 )
 from genrec_lab.presets.tokenizers import TokenizerConfig
 from genrec_lab.presets.tuning import TuningConfig
+from genrec_lab.registry import ComponentConfig, component_config
 from genrec_lab.training import TrainingConfig
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
 # YAML and JSON know lists only.
 _Names = Annotated[tuple[str, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
+
+
+_Recommender = Annotated[
+    SerializeAsAny[ComponentConfig], PlainValidator(partial(component_config, RECOMMENDERS))
+]
+_ItemModel = Annotated[
+    SerializeAsAny[ComponentConfig], PlainValidator(partial(component_config, ITEM_MODELS))
+]
 
 
 class AdaptationConfig(BaseModel):
@@ -111,7 +128,7 @@ class ItemRow(BaseModel):
 
     model_config = _STRICT
 
-    model: AnyItemModelConfig
+    model: _ItemModel
     training: TrainingConfig = TrainingConfig()
     pretraining: TrainingConfig = TrainingConfig()  # of models that have such a phase
     tuning: TuningConfig = TuningConfig()
@@ -144,7 +161,7 @@ class MethodConfig(BaseModel):
     transfer: TransferConfig = TransferConfig()
     identifiers: IdentifierConfig = IdentifierConfig()
     codebooks: Literal["shared", "separate"] = "shared"  # separate: one tokenizer a domain
-    recommender: RecommenderConfig = T5Config()
+    recommender: _Recommender = T5Config()
     recommenders: Literal["unified", "separate"] = "unified"  # separate: one recommender a domain
     pairs: PairsConfig = PairsConfig()
     # Before `training`: epochs that learn every place of a sequence in one pass, with an encoder whose items
@@ -168,12 +185,17 @@ class MethodConfig(BaseModel):
                 f"adaptation.kind is {self.adaptation.kind!r} with recommenders 'separate', which know one "
                 "domain already; set adaptation.kind to 'none'"
             )
+        if self.adaptation.kind != "none" and not hasattr(RECOMMENDERS.find(self.recommender.kind), "adapt"):
+            raise ValueError(
+                f"adaptation.kind is {self.adaptation.kind!r}, and the recommender "
+                f"{self.recommender.kind!r} has no `adapt`; set adaptation.kind to 'none'"
+            )
         if self.codebooks == "separate" and self.recommenders == "unified":
             raise ValueError(
                 "codebooks are 'separate' with a 'unified' recommender: equal codes would mean different "
                 "things; set recommenders to 'separate' and adaptation.kind to 'none'"
             )
-        if self.one_pass is not None and learns_in_one_pass(self.recommender):
+        if self.one_pass is not None and getattr(self.recommender, "learns_in_one_pass", False):
             raise ValueError(
                 "one_pass is given, and the recommender learns in one pass anyhow; leave one_pass out, or "
                 "set recommender.reads to 'whole'"

@@ -8,15 +8,17 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from genrec_lab.models.recommenders.kinds import KINDS as RECOMMENDERS
+from genrec_lab.models.recommenders.base import ITEM_MODELS, RECOMMENDERS
 from genrec_lab.presets.errors import PresetError, did_you_mean
 from genrec_lab.presets.tokenizers import KINDS as TOKENIZERS
+from genrec_lab.registry import Registry, RegistryError, config_class
 from genrec_lab.training import TrainingConfig
 
-# Keys that say which kind a part of the config is, and the configs of its kinds.
-_OF_KINDS: dict[str, dict[str, type[BaseModel]]] = {
-    "tokenizer.kind": TOKENIZERS,
-    "recommender.kind": RECOMMENDERS,
+# Parts of the config that are of several kinds, and where these are found.
+_OF_KINDS: dict[str, dict[str, type[BaseModel]] | Registry[Any]] = {
+    "tokenizer": TOKENIZERS,
+    "recommender": RECOMMENDERS,
+    "rows.*.model": ITEM_MODELS,
 }
 # Parts that a config may leave out: keys below one begin from its defaults.
 _LEFT_OUT: dict[str, type[BaseModel]] = {"one_pass": TrainingConfig}
@@ -41,6 +43,7 @@ def set_key(content: dict[str, Any], key: str, value: Any) -> None:
     place, parts = content, key.split(".")
     if parts[0] == "rows" and len(parts) > 1 and parts[1] not in content["rows"]:
         _add_row(content["rows"], parts, value)
+        return
     for depth, part in enumerate(parts):
         where = ".".join(parts[:depth])
         if not isinstance(place, dict):
@@ -54,39 +57,62 @@ def set_key(content: dict[str, Any], key: str, value: Any) -> None:
             if place[part] is None and part in _LEFT_OUT:
                 place[part] = _LEFT_OUT[part]().model_dump()
             place = place[part]
-    if key in _OF_KINDS:
-        _switch(content, parts[0], value)
+    part = "rows.*.model" if parts[0] == "rows" else ".".join(parts[:-1])
+    if parts[-1] == "kind" and part in _OF_KINDS:
+        if part == "tokenizer" and place["kind"] == "rqvae":
+            content["rqvae"] = dict(place)  # the settings of an RQ-VAE stay those of the rows that have one
+        switched = _switched(place, key, value, _OF_KINDS[part])
+        place.clear()
+        place |= switched
     else:
         place[parts[-1]] = value
 
 
-def _add_row(rows: dict[str, Any], parts: list[str], value: Any) -> None:
-    """Make `rows.<name>.model.kind` a further row, at first a copy of the preset's row of that kind."""
-    name = parts[1]
-    if parts[2:] != ["model", "kind"] or value not in rows:
+def _add_row(rows: dict[str, Any], parts: list[str], kind: Any) -> None:
+    """Make `rows.<name>.model.kind` a further row.
+
+    It is a copy of the preset's row of that name, or else has the model's defaults and the budget of the
+    preset's first row.
+    """
+    name, key = parts[1], ".".join(parts)
+    if parts[2:] != ["model", "kind"]:
         raise PresetError(
             f"overrides: rows has no {name!r}{did_you_mean(name, rows)}; it has {sorted(rows)}. A new row "
-            f"begins with one of these as its kind: rows.{name}.model.kind"
+            f"begins with rows.{name}.model.kind, the name of a model over items or its place, as "
+            "my_models.py:MyModel"
         )
-    rows[name] = copy.deepcopy(rows[value])
+    if kind in rows:
+        rows[name] = copy.deepcopy(rows[kind])
+        return
+    model = _config_of_kind(key, kind, ITEM_MODELS)(kind=kind).model_dump()
+    budget: dict[str, Any] = copy.deepcopy(next(iter(rows.values()), {}))
+    rows[name] = {"model": model} | {
+        part: budget[part] for part in ("training", "pretraining") if part in budget
+    }
 
 
-def _switch(content: dict[str, Any], part: str, kind: Any) -> None:
-    """Take the defaults of another kind, keeping the values that both have, as a tokenizer's levels.
+def _switched(
+    before: dict[str, Any], key: str, kind: Any, kinds: dict[str, type[BaseModel]] | Registry[Any]
+) -> dict[str, Any]:
+    """Return the defaults of another kind with the values that both have, as a tokenizer's levels."""
+    config = _config_of_kind(key, kind, kinds)
+    shared = {name: value for name, value in before.items() if name in config.model_fields}
+    return config(**(shared | {"kind": kind})).model_dump()
 
-    The settings of an RQ-VAE stay those of the rows that have one, as TIGER's.
-    """
-    kinds = _OF_KINDS[f"{part}.kind"]
+
+def _config_of_kind(
+    key: str, kind: Any, kinds: dict[str, type[BaseModel]] | Registry[Any]
+) -> type[BaseModel]:
+    if isinstance(kinds, Registry):
+        try:
+            return config_class(kinds, kind)
+        except RegistryError as error:
+            raise PresetError(f"overrides: {key} is {kind!r}: {error}") from error
     if kind not in kinds:
         raise PresetError(
-            f"overrides: {part}.kind is {kind!r}{did_you_mean(str(kind), kinds)}; "
-            f"expected one of {list(kinds)}"
+            f"overrides: {key} is {kind!r}{did_you_mean(str(kind), kinds)}; expected one of {list(kinds)}"
         )
-    before = content[part]
-    if before["kind"] == "rqvae":
-        content["rqvae"] = dict(before)
-    shared = {name: value for name, value in before.items() if name in kinds[kind].model_fields}
-    content[part] = kinds[kind](**(shared | {"kind": kind})).model_dump()
+    return kinds[kind]
 
 
 def with_tuples(content: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from genrec_lab.training.configs import TrainingConfig
 from genrec_lab.training.loop import Batches, fit
 from genrec_lab.training.precision import autocast, bf16_is_native
 from genrec_lab.training.processes import rank_in_shares
+from genrec_lab.training.validation import validation_metrics, validator
 
 __all__ = [
     "Batches",
@@ -23,4 +24,6 @@ __all__ = [
     "bf16_is_native",
     "fit",
     "rank_in_shares",
+    "validation_metrics",
+    "validator",
 ]

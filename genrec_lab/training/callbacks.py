@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 
@@ -30,6 +30,16 @@ class TrainingResult:
     best_value: float | None  # of the monitor; None where nothing was validated
     stopped_early: bool
     seconds: float
+
+    def following(self, before: TrainingResult) -> TrainingResult:
+        """Return the joined history of two trainings in a row; this one's epochs are counted on."""
+        done = len(before.history)
+        return replace(
+            self,
+            history=before.history + tuple(replace(one, epoch=one.epoch + done) for one in self.history),
+            best_epoch=self.best_epoch + done,
+            seconds=before.seconds + self.seconds,
+        )
 
 
 class Callback:

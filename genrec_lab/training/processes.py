@@ -219,19 +219,21 @@ class _GatherRows(torch.autograd.Function):
         return total[ctx.start : ctx.start + ctx.rows]
 
 
-class _Ranking(Protocol):
+class Ranking(Protocol):
     """Items and scores of users, as `decoding.Ranked`."""
 
     @property
-    def items(self) -> np.ndarray: ...
+    def items(self) -> np.ndarray:
+        """(U, K) item indices."""
 
     @property
-    def scores(self) -> np.ndarray: ...
+    def scores(self) -> np.ndarray:
+        """(U, K) scores."""
 
     def _replace(self, *, items: np.ndarray, scores: np.ndarray) -> Self: ...
 
 
-R = TypeVar("R", bound=_Ranking)
+R = TypeVar("R", bound=Ranking)
 
 
 def rank_in_shares(recommend: Callable[[pl.DataFrame], R], users: pl.DataFrame) -> R:

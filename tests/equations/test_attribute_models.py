@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from genrec_lab.models.sequential.domain_items import DomainItems
+from genrec_lab.models.sequential.base import DomainItems
 from genrec_lab.models.sequential.fdsa import FDSA, FDSAConfig
 from genrec_lab.models.sequential.s3rec import MaskedBatches, S3Rec, S3RecConfig
 from tests.equations.content_twins import SIZES, shaken
@@ -23,7 +23,7 @@ from tests.unit.test_content_models import ITEMS, domain_of
 
 def test_features_are_weighted_by_attention_over_what_an_item_has() -> None:
     torch.manual_seed(0)
-    model = shaken(FDSA(domain_of(), FDSAConfig(**SIZES, least_items=1)))
+    model = shaken(FDSA(FDSAConfig(**SIZES, least_items=1)).build(domain_of()))
     found = model.item_features().detach().numpy()
     assert model.has.any(0).all()
     assert not model.has.all(0).any()
@@ -38,7 +38,7 @@ def test_features_are_weighted_by_attention_over_what_an_item_has() -> None:
 
 def test_fdsa_joins_the_last_states_of_ids_and_of_features() -> None:
     torch.manual_seed(0)
-    model = shaken(FDSA(domain_of(), FDSAConfig(**SIZES, least_items=1)))
+    model = shaken(FDSA(FDSAConfig(**SIZES, least_items=1)).build(domain_of()))
     places = [2, 3, 7]
     with torch.no_grad():
         ids = model.item_encoder(model.embedding.weight[places][None])[0, -1]
@@ -50,7 +50,7 @@ def test_fdsa_joins_the_last_states_of_ids_and_of_features() -> None:
 
 def test_fdsa_with_text_alone_needs_no_attribute() -> None:
     bare = DomainItems(ITEMS, text=domain_of().text, words=domain_of().words.select("item", "title"))
-    model = FDSA(bare, FDSAConfig(**SIZES, features="text"))
+    model = FDSA(FDSAConfig(**SIZES, features="text")).build(bare)
     torch.testing.assert_close(model.item_features(), model.adapter(model.text))
 
 
@@ -59,7 +59,7 @@ def test_fdsa_with_text_alone_needs_no_attribute() -> None:
 
 def s3rec(**changes: Any) -> S3Rec:
     torch.manual_seed(0)
-    return shaken(S3Rec(domain_of(), S3RecConfig(**SIZES, least_items=1, **changes)))
+    return shaken(S3Rec(S3RecConfig(**SIZES, least_items=1, **changes)).build(domain_of()))
 
 
 def sigmoid(x: float) -> float:

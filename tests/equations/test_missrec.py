@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from genrec_lab.models.sequential.domain_items import DomainItems
+from genrec_lab.models.sequential.base import DomainItems
 from genrec_lab.models.sequential.missrec import MISSRec, MISSRecConfig
 from tests.equations.content_twins import SIZES, by_hand, shaken, unit
 from tests.unit.test_content_models import ITEMS, domain_of
@@ -26,7 +26,7 @@ def missrec(pictures: bool = False, **changes: Any) -> MISSRec:
         domain = DomainItems(ITEMS, text=domain.text, pictures=vectors)
     torch.manual_seed(0)
     config = {**SIZES, "kind": "missrec", "heads": 2, "interest_share": 0.4, **changes}
-    model = shaken(MISSRec(domain, MISSRecConfig.model_validate(config)))
+    model = shaken(MISSRec(MISSRecConfig.model_validate(config)).build(domain))
     model.refresh()
     return model
 

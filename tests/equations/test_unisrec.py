@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec_lab.models.sequential.contrast import in_batch_contrast, shortened
+from genrec_lab.models.sequential.objectives import in_batch_contrast, shortened
 from genrec_lab.models.sequential.unisrec import MixtureAdaptor, UniSRec, UniSRecConfig
 from tests.equations.content_twins import SEQUENCES, SIZES, by_hand, shaken, unit
 from tests.unit.test_content_models import ITEMS, domain_of
@@ -86,7 +86,7 @@ def test_the_gate_is_noisy_in_training_as_far_as_the_text_says() -> None:
 def unisrec(**changes: Any) -> UniSRec:
     torch.manual_seed(0)
     config = UniSRecConfig.model_validate({**SIZES, "kind": "unisrec", "experts": 2, **changes})
-    return shaken(UniSRec(domain_of(), config))
+    return shaken(UniSRec(config).build(domain_of()))
 
 
 @pytest.mark.parametrize("setting", ["inductive", "transductive"])

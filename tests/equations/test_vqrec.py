@@ -19,7 +19,7 @@ from tests.unit.test_content_models import ITEMS, domain_of
 def vqrec(**changes: Any) -> VQRec:
     torch.manual_seed(0)
     config = VQRecConfig.model_validate({**SIZES, "kind": "vqrec", "codes": 3, "bits": 2, **changes})
-    return shaken(VQRec(domain_of(), config))
+    return shaken(VQRec(config).build(domain_of()))
 
 
 @pytest.mark.parametrize("items", [8, 40])  # fewer than the 12 numbers of a vector, and more

@@ -13,7 +13,7 @@ from genrec_lab.data import Dataset, load_dataset
 from genrec_lab.lab import open_run
 from genrec_lab.lab.stages import item_rows, load_prepared, prepare_data
 from genrec_lab.lab.stages.rows import skipped_rows, trained_item_rows
-from genrec_lab.models.sequential.kinds import MODELS
+from genrec_lab.models.recommenders.base import ITEM_MODELS
 from genrec_lab.presets import load
 from genrec_lab.presets.baselines import rows_over_items
 from genrec_lab.training import TrainingResult
@@ -44,7 +44,7 @@ def trainings(monkeypatch):
         asked.append(SimpleNamespace(model=model, phase=model.phase, drawn=drawn, config=config, **rest))
         return TrainingResult((), 0, None, False, 0.0)
 
-    monkeypatch.setattr(item_rows, "fit", hear)
+    monkeypatch.setattr("genrec_lab.models.sequential.base.train", hear)
     rng = np.random.default_rng(0)
     monkeypatch.setattr(item_rows, "load_vectors", lambda run: rng.normal(size=(300, 64)).astype(np.float32))
     return asked
@@ -63,7 +63,7 @@ def test_every_phase_reads_the_training_part_alone_and_every_domain_gets_a_model
 ):
     data = load_prepared(run)
     folder = train(run, name, tmp_path)
-    phases, domains = MODELS[run.config.rows[name].model.kind].phases, data.dataset.domains
+    phases, domains = ITEM_MODELS.find(run.config.rows[name].model.kind).phases, data.dataset.domains
     assert len(trainings) == sum(1 if phase.shared else len(domains) for phase in phases)
     learnt = {pair for items in data.dataset.sequences["items"].to_list() for pair in pairwise(items[:-2])}
     held_out = {
@@ -89,7 +89,7 @@ def test_every_phase_reads_the_training_part_alone_and_every_domain_gets_a_model
         assert read <= learnt
         assert not read & held_out
     for domain in domains:
-        model = MODELS[run.config.rows[name].model.kind].load(folder / domain)
+        model = ITEM_MODELS.find(run.config.rows[name].model.kind).load(folder / domain)
         assert model.items.tolist() == data.dataset.domain_items(domain).tolist()
 
 
@@ -128,7 +128,7 @@ def test_pictures_are_read_where_there_are_any(run, trainings, tmp_path, monkeyp
     folder = train(run, "missrec", tmp_path / "again", shown)
     for training in trainings:
         np.testing.assert_array_equal(training.model.domain.pictures, vectors[training.model.items])
-    loaded = MODELS["missrec"].load(folder / data.dataset.domains[0])
+    loaded = ITEM_MODELS.find("missrec").load(folder / data.dataset.domains[0])
     assert loaded.score([[7, 8]]).shape == (1, 100)
 
 

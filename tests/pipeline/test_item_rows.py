@@ -32,12 +32,10 @@ from genrec_lab.lab.stages import (
     train_recommenders,
     train_tokenizers,
 )
-from genrec_lab.lab.stages.item_rows import domain_items_of
 from genrec_lab.lab.stages.recommending import load_item_model
 from genrec_lab.lab.stages.rows import skipped_rows
-from genrec_lab.lab.stages.training import training_part
-from genrec_lab.models.sequential.item_model import Phase
-from genrec_lab.models.sequential.kinds import MODELS
+from genrec_lab.models.recommenders.base import ITEM_MODELS, TrainingData
+from genrec_lab.models.sequential.base import DomainItems, Phase
 from genrec_lab.models.sequential.sasrec import SASRec
 from genrec_lab.viz import live
 
@@ -112,14 +110,15 @@ def test_nothing_is_learnt_from_validation_and_test_items(toys):
     run, _ = toys
     data = load_prepared(run)
     held_back = {item for items in data.dataset.sequences["items"].to_list() for item in items[-2:]}
-    sequences, users = training_part(data, ("Toys",))
+    learnt = TrainingData.of(data.dataset, data.split).of_domains("Toys")
+    sequences, users = learnt.sequences["items"].to_list(), learnt.sequences["user"].to_list()
     assert users == data.dataset.sequences["user"].to_list()
+    domain = DomainItems(learnt.items["item"].to_numpy(), np.array(users))
     for row in run.config.rows.values():
-        model_class = MODELS[row.model.kind]
+        model_class = ITEM_MODELS.find(row.model.kind)
         if model_class.needs:
             continue
-        domain = domain_items_of(run, data, ("Toys",), row)
-        model = model_class(domain, row.model)
+        model = model_class(row.model).build(domain)
         for phase in model_class.phases:
             model.begin(phase.name)
             for batch in model.batches(sequences, users, 7)(0, 0):
@@ -247,7 +246,7 @@ class PhasedSASRec(SASRec):
 
 @pytest.fixture
 def phased(tmp_path, monkeypatch):
-    monkeypatch.setitem(MODELS, "sasrec", PhasedSASRec)
+    monkeypatch.setitem(ITEM_MODELS._components, "sasrec", PhasedSASRec)
     monkeypatch.setattr(PhasedSASRec, "begun", [])
 
     def run_with(**overrides):

@@ -8,7 +8,6 @@ from genrec_lab.data import load_dataset
 from genrec_lab.lab import open_run
 from genrec_lab.lab.stages import (
     adapt_to_domains,
-    adapting,
     learnt_from,
     load_identified,
     load_prepared,
@@ -16,12 +15,12 @@ from genrec_lab.lab.stages import (
     naming,
     prepare_data,
     rank_test_users,
-    recommending,
     train_recommenders,
     train_tokenizers,
 )
 from genrec_lab.lab.stages.recommending import load_recommender
 from genrec_lab.lab.stages.tokenizing import tokenizer_folder
+from genrec_lab.models.recommenders.code_recommender import CodeRecommender
 from genrec_lab.models.recommenders.t5 import T5Config
 from genrec_lab.models.tokenizers.textual_ids import TextualIds, TextualIdsConfig
 from genrec_lab.presets import NamingConfig
@@ -94,21 +93,19 @@ def test_gmc_learns_from_the_domains_of_pretraining_and_is_adapted_to_what_is_se
     domain_of = load_prepared(lab).dataset.items["domain"].to_numpy()
     taught = {}
 
-    def watched(stage):
-        lessons = stage.lessons
+    of_model = CodeRecommender.batches
 
-        def seen(*given):
-            batches = lessons(*given)
-            taught.setdefault(stage, set()).update(domain_of[batches.targets])
-            return batches
+    def seen(model, data, *given):
+        batches = of_model(model, data, *given)
+        taught.setdefault(stage, set()).update(domain_of[batches.targets])
+        return batches
 
-        monkeypatch.setattr(stage, "lessons", seen)
-
-    watched(recommending)
-    watched(adapting)
+    monkeypatch.setattr(CodeRecommender, "batches", seen)
+    stage = "recommending"
     train_recommenders(lab)
+    stage = "adapting"
     changes = adapt_to_domains(lab)
-    assert taught == {recommending: learnt, adapting: {"Wardrobe"}}
+    assert taught == {"recommending": learnt, "adapting": {"Wardrobe"}}
     assert set(changes["method"]) == {"gmc"} and set(changes["domain"]) == {"Wardrobe"}
     assert set(learnt_from(lab, load_prepared(lab).split.test)["domain"]) == learnt
     assert list(load_identified(lab, "gmc").epochs) == ["all"]

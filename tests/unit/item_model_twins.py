@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import erf
 
-from genrec_lab.models.sequential.item_model import ItemModel
+from genrec_lab.models.sequential.base import ItemModel
 
 Weights = dict[str, np.ndarray]
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genrec_lab.decoding import Ranked
-from genrec_lab.models.catalogue import rank_by_score
+from genrec_lab.models.recommenders.base import rank_by_score
 
 
 @given(data=st.data())

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from genrec_lab.models.sequential import catalogue_loss
-from genrec_lab.models.sequential.catalogue_loss import batch_cross_entropy, catalogue_cross_entropy
+from genrec_lab.models.sequential import objectives
+from genrec_lab.models.sequential.objectives import batch_cross_entropy, catalogue_cross_entropy
 
 PLACES, WIDTH, ITEMS = 70, 8, 30
 
@@ -17,8 +17,8 @@ PLACES, WIDTH, ITEMS = 70, 8, 30
 @pytest.fixture(autouse=True)
 def several_parts(monkeypatch) -> None:
     """16 rows at a time: the 70 places take five parts, the last of them smaller."""
-    monkeypatch.setattr(catalogue_loss, "_FEWEST_ROWS", 16)
-    monkeypatch.setattr(catalogue_loss, "_ON_CPU", 0)
+    monkeypatch.setattr(objectives, "_FEWEST_ROWS", 16)
+    monkeypatch.setattr(objectives, "_ON_CPU", 0)
 
 
 def drawn(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:

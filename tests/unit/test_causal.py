@@ -11,8 +11,8 @@ from transformers.models.t5.modeling_t5 import T5Attention
 
 from genrec_lab.codes import EOS, ItemCodes
 from genrec_lab.decoding import CodeTrie, beam_search, exact_top_k
+from genrec_lab.models.recommenders.base import read_recommender
 from genrec_lab.models.recommenders.causal import CausalConfig, CausalRecommender
-from genrec_lab.models.recommenders.kinds import new_recommender, read_recommender
 
 SIZES = (4, 5, 3)
 HISTORIES = [[3, 1, 4], [], [7], [0, 1, 2, 3, 4, 5, 6, 7], [5, 5]]
@@ -160,7 +160,7 @@ def test_it_learns_a_rule_that_the_last_item_decides(make_codes) -> None:
     """Item i is followed by item i + 1: after some steps that is what it recommends."""
     codes = make_codes({"a": 12}, SIZES)
     torch.manual_seed(0)
-    model = new_recommender(codes, TINY.model_copy(update={"dropout": 0.0}))
+    model = CausalRecommender(codes, TINY.model_copy(update={"dropout": 0.0}))
     sequences = torch.tensor([[(start + step) % 12 for step in range(5)] for start in range(12)])
     rows = torch.arange(12).repeat_interleave(4)
     places = torch.arange(1, 5).repeat(12)

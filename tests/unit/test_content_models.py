@@ -13,9 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from genrec_lab.models.sequential.domain_items import DomainItems
-from genrec_lab.models.sequential.item_model import ItemModel
-from genrec_lab.models.sequential.kinds import MODELS
+from genrec_lab.models.recommenders.base import ITEM_MODELS
+from genrec_lab.models.sequential.base import DomainItems, ItemModel
 from genrec_lab.training import TrainingConfig, fit
 
 ITEMS = np.array([3, 4, 8, 10, 11, 17, 20, 23])  # a domain's, scattered over the whole catalogue
@@ -34,6 +33,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "unisrec inductive": {**_SIZES, "experts": 3, "setting": "inductive"},
     "vqrec": {**_SIZES, "codes": 4, "bits": 2},
 }
+
+
+def class_of(name: str) -> type[ItemModel]:
+    return ITEM_MODELS.find(name.split()[0])
 
 
 def items_frame(items: np.ndarray, seed: int = 0) -> pl.DataFrame:
@@ -59,14 +62,14 @@ def domain_of(items: np.ndarray = ITEMS, seed: int = 0) -> DomainItems:
 
 def make(name: str, domain: DomainItems | None = None, **changes: Any) -> ItemModel:
     kind = name.split()[0]
-    config = MODELS[kind].Config.model_validate({"kind": kind, **CONFIGS[name], **changes})
+    config = ITEM_MODELS.find(kind).Config.model_validate({"kind": kind, **CONFIGS[name], **changes})
     torch.manual_seed(0)
     domain = domain or domain_of()
     if "pictures" in name:
         pictures = np.random.default_rng(9).normal(size=(len(domain.items), 7)).astype(np.float32)
         pictures[1] = 0  # an item without one
         domain = replace(domain, pictures=pictures)
-    return MODELS[kind](domain, config)
+    return ITEM_MODELS.find(kind)(config).build(domain)
 
 
 @cache
@@ -264,7 +267,7 @@ def test_a_written_model_is_read_as_it_was(name: str, tmp_path: Path) -> None:
 @every_model
 def test_a_domain_without_what_a_model_reads_is_refused(name: str) -> None:
     whole = domain_of()
-    for need in MODELS[name.split()[0]].needs:
+    for need in class_of(name).needs:
         with pytest.raises(ValueError, match=f"needs {need}"):
             make(name, replace(whole, **{need: None}))
 
@@ -272,8 +275,8 @@ def test_a_domain_without_what_a_model_reads_is_refused(name: str) -> None:
 # --- transfer
 
 
-FREEZING = [name for name in CONFIGS if "freeze_encoder" in MODELS[name.split()[0]].Config.model_fields]
-TRANSFERABLE = [name for name in CONFIGS if any(phase.shared for phase in MODELS[name.split()[0]].phases)]
+FREEZING = [name for name in CONFIGS if "freeze_encoder" in class_of(name).Config.model_fields]
+TRANSFERABLE = [name for name in CONFIGS if any(phase.shared for phase in class_of(name).phases)]
 
 
 @pytest.fixture

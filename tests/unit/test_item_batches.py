@@ -11,12 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from genrec_lab.models.sequential.base import DomainItems
+from genrec_lab.models.sequential.batches import EMPTY, DrawnPrefixes, SequenceBatches, last_of
 from genrec_lab.models.sequential.bert4rec import Cloze
-from genrec_lab.models.sequential.domain_items import DomainItems
-from genrec_lab.models.sequential.drawn_prefixes import DrawnPrefixes
 from genrec_lab.models.sequential.fmlp_rec import at_the_end
 from genrec_lab.models.sequential.sasrec import SASRec, SASRecConfig
-from genrec_lab.models.sequential.sequence_batches import EMPTY, SequenceBatches, last_of
 
 ITEMS = np.array([3, 4, 8, 10, 11, 17, 20, 23])
 SEQUENCES = st.lists(st.lists(st.sampled_from(ITEMS.tolist()), max_size=12), min_size=1, max_size=6).filter(
@@ -126,7 +125,7 @@ def test_domain_items_refuse_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="text has 7 rows for 8 items; expected one each"):
         DomainItems(ITEMS, text=np.zeros((7, 4), np.float32))
     with pytest.raises(
-        ValueError, match=r"UniX needs pictures of its items; give DomainItems\(…, pictures=…\)"
+        ValueError, match=r"UniX needs pictures of its items; .* DomainItems\(…, pictures=…\)"
     ):
         DomainItems(ITEMS, text=np.zeros((8, 4), np.float32)).require(("text", "pictures"), "UniX")
 
@@ -162,7 +161,10 @@ def test_users_that_are_not_known_have_no_place() -> None:
 def test_a_pretrained_model_gives_all_weights_but_those_of_its_items() -> None:
     config = SASRecConfig(width=8, heads=2, feed_forward=8, max_history=5)
     torch.manual_seed(1)
-    pretrained, model = SASRec(DomainItems(np.arange(30)), config), SASRec(DomainItems(ITEMS), config)
+    pretrained, model = (
+        SASRec(config).build(DomainItems(np.arange(30))),
+        SASRec(config).build(DomainItems(ITEMS)),
+    )
     own = model.embedding.weight.detach().clone()
     model.start_from(pretrained)
     assert torch.equal(model.embedding.weight, own)
@@ -175,6 +177,6 @@ def test_models_of_other_sizes_cannot_start_from_each_other() -> None:
     with pytest.raises(
         ValueError, match=r"cannot start from another SASRec: 'blocks\.1\..* in only one of them"
     ):
-        SASRec(DomainItems(ITEMS), small.model_copy(update={"layers": 2})).start_from(
-            SASRec(DomainItems(ITEMS), small)
+        SASRec(small.model_copy(update={"layers": 2})).build(DomainItems(ITEMS)).start_from(
+            SASRec(small).build(DomainItems(ITEMS))
         )

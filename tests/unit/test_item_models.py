@@ -7,12 +7,11 @@ import pytest
 import torch
 from scipy.special import log_softmax
 
+from genrec_lab.models.sequential.base import DomainItems, ItemModel
 from genrec_lab.models.sequential.bert4rec import BERT4Rec, BERT4RecConfig
-from genrec_lab.models.sequential.domain_items import DomainItems
 from genrec_lab.models.sequential.fmlp_rec import FMLPRec, FMLPRecConfig
 from genrec_lab.models.sequential.gru4rec import GRU4Rec, GRU4RecConfig
 from genrec_lab.models.sequential.hgn import HGN, HGNConfig
-from genrec_lab.models.sequential.item_model import ItemModel
 from genrec_lab.models.sequential.sasrec import SASRec, SASRecConfig
 from genrec_lab.training import TrainingConfig, fit
 from tests.unit import item_model_twins as twins
@@ -32,7 +31,7 @@ SMALL = {
 def make(kind: str, **changes) -> ItemModel:
     model_class, config = SMALL[kind]
     torch.manual_seed(0)
-    model = model_class(DOMAIN, config.model_copy(update=changes))
+    model = model_class(config.model_copy(update=changes)).build(DOMAIN)
     with torch.no_grad():  # away from the small start, at which hardly anything matters
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -135,7 +134,7 @@ def test_a_catalogue_smaller_than_k_is_ranked_whole_and_filled_up(model: ItemMod
 
 def test_a_catalogue_of_one_item_is_certain(kind: str) -> None:
     model_class, config = SMALL[kind]
-    model = model_class(DomainItems(np.array([7])), config)
+    model = model_class(config).build(DomainItems(np.array([7])))
     assert model.recommend([[7, 7]], 2).items.tolist() == [[7, -1]]
     np.testing.assert_allclose(model.score([[7]]), [[0.0]], atol=1e-6)
     (batch,) = model.batches([[7, 7, 7]], [0], 4)(0, 0)
@@ -159,7 +158,7 @@ def test_it_learns_a_cycle_and_ranks_items_that_it_never_saw(kind: str) -> None:
     torch.manual_seed(0)
     # A cloze learns slowly; that all masks are at the end shortens the test.
     changes = {"width": 16, "dropout": 0.0} | ({"last_only": 1.0} if kind == "bert4rec" else {})
-    model = model_class(DOMAIN, config.model_copy(update=changes))
+    model = model_class(config.model_copy(update=changes)).build(DOMAIN)
     training = TrainingConfig(epochs=60, learning_rate=0.006, weight_decay=0.0, precision="fp32")
     fit(model, model.batches(sequences, [2, 5, 6] * 8, 6), training)
     for length in (2, 5):
@@ -183,7 +182,7 @@ def test_it_learns_a_cycle_by_its_papers_objective(kind: str, objective: str) ->
     torch.manual_seed(0)
     changes = {"width": 16, "dropout": 0.0, "objective": objective}
     changes |= {"samples": 16} if kind == "gru4rec" else {}
-    model = model_class(DOMAIN, config.model_copy(update=changes))
+    model = model_class(config.model_copy(update=changes)).build(DOMAIN)
     training = TrainingConfig(epochs=100, learning_rate=0.02, weight_decay=0.0, precision="fp32")
     fit(model, model.batches(sequences, [2] * 8, 8), training)
     ranked = model.recommend([cycle[start : start + 4] for start in range(8)], 1, [2] * 8)

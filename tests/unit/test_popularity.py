@@ -19,7 +19,7 @@ def test_items_come_by_count_and_at_equal_counts_by_index(data: st.DataObject) -
     top_k = data.draw(st.integers(1, 18))
     counts = Counter(item for sequence in sequences for item in sequence)
     expected = sorted(items, key=lambda item: (-counts[item], item))[:top_k]
-    ranked = Popularity(np.array(items), sequences).recommend([[], [items[0]]], top_k)
+    ranked = Popularity().count(np.array(items), sequences).recommend([[], [items[0]]], top_k)
     assert ranked.items.shape == (2, top_k)
     for row in range(2):  # the same for everybody
         assert ranked.items[row].tolist() == expected + [-1] * (top_k - len(expected))
@@ -28,20 +28,20 @@ def test_items_come_by_count_and_at_equal_counts_by_index(data: st.DataObject) -
 
 
 def test_items_that_nobody_had_come_last() -> None:
-    ranked = Popularity(np.array([4, 7, 9]), [[9, 7], [9]]).recommend([[7]], 3)
+    ranked = Popularity().count(np.array([4, 7, 9]), [[9, 7], [9]]).recommend([[7]], 3)
     assert ranked.items.tolist() == [[9, 7, 4]]
     assert ranked.scores.tolist() == [[2, 1, 0]]
 
 
 def test_sequences_may_be_a_generator() -> None:
-    model = Popularity(np.array([1, 2]), ((item for item in [2, 2]) for _ in range(3)))
+    model = Popularity().count(np.array([1, 2]), ((item for item in [2, 2]) for _ in range(3)))
     assert model.counts.tolist() == [0, 6]
 
 
 def test_nobody_gets_no_row() -> None:
-    assert Popularity(np.array([1]), [[1]]).recommend([], 2).items.shape == (0, 2)
+    assert Popularity().count(np.array([1]), [[1]]).recommend([], 2).items.shape == (0, 2)
 
 
 def test_an_item_of_another_domain_is_refused() -> None:
     with pytest.raises(ValueError, match="the sequences hold item 5, which is not among the 2 items"):
-        Popularity(np.array([1, 2]), [[1], [2, 5]])
+        Popularity().count(np.array([1, 2]), [[1], [2, 5]])

@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 import torch
 
-from genrec_lab.models.sequential.domain_items import DomainItems
-from genrec_lab.models.sequential.drawn_prefixes import DrawnPrefixes
+from genrec_lab.models.sequential.base import DomainItems
+from genrec_lab.models.sequential.batches import DrawnPrefixes
 from genrec_lab.models.sequential.item_language import KEY, START, VALUE, ItemLanguage, key_values
 from genrec_lab.models.sequential.recformer import RecFormer, RecFormerConfig
 from genrec_lab.training import TrainingConfig, fit
@@ -31,7 +31,7 @@ SIZES: dict[str, Any] = {
 
 def recformer(**changes: Any) -> RecFormer:
     torch.manual_seed(0)
-    return RecFormer(domain_of(), RecFormerConfig.model_validate({**SIZES, **changes}))
+    return RecFormer(RecFormerConfig.model_validate({**SIZES, **changes})).build(domain_of())
 
 
 class _Letters:
@@ -150,7 +150,7 @@ def test_only_order_and_text_tell_histories_apart() -> None:
     twins = domain_of().words.with_columns(pl.lit("Elm bowl").alias("title"), pl.lit("x").alias("brand"))
     twins = twins.with_columns(pl.lit("y").alias("categories"))
     torch.manual_seed(0)
-    model = RecFormer(DomainItems(ITEMS, words=twins), RecFormerConfig.model_validate(SIZES)).eval()
+    model = RecFormer(RecFormerConfig.model_validate(SIZES)).build(DomainItems(ITEMS, words=twins)).eval()
     with torch.no_grad():
         vectors = model.item_vectors()
     torch.testing.assert_close(vectors, vectors[:1].expand_as(vectors))
@@ -282,7 +282,7 @@ def test_a_new_domain_is_written_in_the_tokens_of_pretraining() -> None:
     source = recformer()
     assert source.written
     other = domain_of(np.array([30, 31, 35]), seed=3)
-    target = RecFormer(other, RecFormerConfig.model_validate(SIZES))
+    target = RecFormer(RecFormerConfig.model_validate(SIZES)).build(other)
     target.start_from(source)
     assert target.language is source.language
     assert target.score([[30]]).shape == (1, 3)

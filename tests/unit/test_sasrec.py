@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec_lab.models.sequential.domain_items import DomainItems
+from genrec_lab.models.sequential.base import DomainItems
+from genrec_lab.models.sequential.batches import SequenceBatches
 from genrec_lab.models.sequential.sasrec import SASRec, SASRecConfig
-from genrec_lab.models.sequential.sequence_batches import SequenceBatches
 from genrec_lab.training import TrainingConfig, fit
 
 ITEMS = np.array([3, 4, 8, 10, 11, 17, 20, 23])  # a domain's, scattered over the whole catalogue
@@ -22,7 +22,7 @@ SMALL = SASRecConfig(width=16, layers=2, heads=2, feed_forward=32, dropout=0.2, 
 @pytest.fixture(scope="module")
 def model() -> SASRec:
     torch.manual_seed(0)
-    model = SASRec(DomainItems(ITEMS), SMALL)
+    model = SASRec(SMALL).build(DomainItems(ITEMS))
     with torch.no_grad():  # away from the small start, at which hardly anything matters
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -156,7 +156,7 @@ def test_it_learns_a_cycle() -> None:
     cycle = ITEMS.tolist() * 3
     sequences = [cycle[start : start + 9] for start in range(8)]
     torch.manual_seed(0)
-    model = SASRec(DomainItems(ITEMS), SMALL)
+    model = SASRec(SMALL).build(DomainItems(ITEMS))
     config = TrainingConfig(epochs=80, learning_rate=0.01, precision="fp32")
     fit(model, SequenceBatches(ITEMS, sequences, 8, 5), config)
     histories = [cycle[start : start + 4] for start in range(8)]
@@ -199,4 +199,4 @@ def test_sequences_of_one_item_are_nothing_to_learn_from() -> None:
 
 def test_a_width_that_heads_cannot_share_is_refused() -> None:
     with pytest.raises(ValueError, match="width is 10, which 4 heads cannot share"):
-        SASRec(DomainItems(ITEMS), SASRecConfig(width=10, heads=4))
+        SASRec(SASRecConfig(width=10, heads=4)).build(DomainItems(ITEMS))

@@ -45,7 +45,6 @@ from genrec_lab.lab.stages.policies import compare_policies
 from genrec_lab.lab.stages.preparing import Prepared, load_prepared, prepare_data
 from genrec_lab.lab.stages.recommending import (
     learnt_from,
-    lessons,
     load_history,
     load_recommender,
     starting_recommender,
@@ -99,7 +98,6 @@ __all__ = [
     "item_levels",
     "lead_row",
     "learnt_from",
-    "lessons",
     "load_adaptation_history",
     "load_adapted",
     "load_atlas",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,10 @@ from genrec_lab.lab.parts import outputs_of, part, settings_of
 from genrec_lab.lab.stages.preparing import PREPARATION, Prepared, load_prepared
 from genrec_lab.lab.stages.recommending import (
     RECOMMENDING,
-    generative_validator,
-    lessons,
+    how_to_fit,
     load_recommender,
     recommender_owner,
-    with_weights_of,
+    training_data,
 )
 from genrec_lab.lab.stages.rows import ALL, generative_rows, is_universal, served
 from genrec_lab.lab.stages.tokenizing import (
@@ -31,20 +29,16 @@ from genrec_lab.lab.stages.tokenizing import (
     tokenizer_folder,
     tokenizer_owner,
 )
-from genrec_lab.lab.stages.training import Watch, curves, part_of, write_history
+from genrec_lab.lab.stages.training import Watch, phase_curves, write_history
 from genrec_lab.lab.stages.universal import item_codes, load_tokenizer, train_tokenizer
 from genrec_lab.lab.store import Run, Stage
 from genrec_lab.models.recommenders.adapters import (
     Parameters,
-    add_lora,
     count_parameters,
-    load_lora,
-    save_lora,
 )
+from genrec_lab.models.recommenders.base import RECOMMENDERS, read_recommender
 from genrec_lab.models.recommenders.code_recommender import CodeRecommender
-from genrec_lab.models.recommenders.kinds import new_recommender, read_recommender
 from genrec_lab.presets import MethodConfig
-from genrec_lab.training import fit
 
 ADAPTING = "06_domain_adaptation"
 _USES = (
@@ -90,7 +84,7 @@ def load_adapted(run: Run, method: str, domain: str) -> CodeRecommender:
     if config.adaptation.kind == "full":
         return read_recommender(folder)
     base = read_recommender(folder / _BASE) if is_universal(config) else load_recommender(run, method, domain)
-    return load_lora(base, domain, folder)
+    return base.with_adaptation(domain, folder)
 
 
 def _adapt_to_all(
@@ -122,32 +116,20 @@ def _adapt(
         if is_universal(config)
         else load_recommender(run, name, domain)
     )
-    torch.manual_seed(run.seed)  # of the adapter's first weights
-    model = add_lora(base, adaptation.lora, domain) if adaptation.kind == "lora" else copy.deepcopy(base)
-    model.temperature = config.loss_temperature
-    parameters = count_parameters(model)
-    print(f"{name} {domain}: {parameters}", flush=True)
-    result = fit(
-        model,
-        lessons(config, data, (domain,), adaptation.training),
-        adaptation.training,
-        validate=generative_validator(
-            model,
-            part_of(data.split.valid, (domain,)),
-            config,
-            adaptation.training.validation_users,
-            run.seed,
-        ),
-        callbacks=[curves(watch, f"{name} {domain}", run.seed)],
+    model = base.adapt(
+        training_data(data),
+        domain,
+        lora=adaptation.lora if adaptation.kind == "lora" else None,
+        training=adaptation.training,
+        callbacks=phase_curves(watch, f"{name} {domain}", run.seed),
         checkpoints=stage.scratch / name / domain,
-        seed=run.seed,
+        **how_to_fit(config, run.seed),
     )
-    if adaptation.kind == "lora":
-        save_lora(model, adaptation.lora, domain, folder)
-        if is_universal(config):
-            base.save(folder / _BASE)  # with the target's own identifiers, which no other stage knows
-    else:
-        model.save(folder)
+    parameters, result = count_parameters(model), model.results_["training"]
+    print(f"{name} {domain}: {parameters}", flush=True)
+    model.save_adaptation(folder)
+    if adaptation.kind == "lora" and is_universal(config):
+        base.save(folder / _BASE)  # with the target's own identifiers, which no other stage knows
     write_history(result, folder)
     return _changes(name, domain, result.history, result.best_epoch, parameters)
 
@@ -167,8 +149,8 @@ def _transferred(
     require_unique(codes)
     torch.manual_seed(run.seed)
     if config.transfer.pretrain_recommender:
-        return with_weights_of(load_recommender(run, name, domain), codes, config)
-    return new_recommender(codes, config.recommender)
+        return load_recommender(run, name, domain).with_codes(codes)
+    return RECOMMENDERS.find(config.recommender.kind)(codes, config.recommender)
 
 
 def _renamed(

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from genrec_lab.data import Dataset, training_sequences
-from genrec_lab.models.sequential.domain_items import DomainItems
+from genrec_lab.models.sequential.base import DomainItems
+from genrec_lab.models.sequential.batches import SequenceBatches
 from genrec_lab.models.sequential.sasrec import SASRec
-from genrec_lab.models.sequential.sequence_batches import SequenceBatches
 from genrec_lab.presets import CollaborativeConfig
 from genrec_lab.training import fit
 
@@ -25,7 +25,7 @@ def collaborative_vectors(
     """
     names = np.unique(dataset.items["domain"].to_numpy()[items])
     torch.manual_seed(seed)
-    model = SASRec(DomainItems(items), config.model)
+    model = SASRec(config.model).build(DomainItems(items))
     batches = SequenceBatches(
         items, training_sequences(dataset, names), config.training.batch_size, config.model.max_history
     )

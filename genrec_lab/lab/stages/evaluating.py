@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import torch
 
 from genrec_lab.bazaar import best_possible
 from genrec_lab.bazaar.oracle import MAX_ORACLE_ITEMS
@@ -22,7 +21,7 @@ from genrec_lab.lab.stages.rows import generative_rows, served, skipped_rows, tr
 from genrec_lab.lab.stages.tokenizing import TOKENIZING
 from genrec_lab.lab.stages.training import part_of
 from genrec_lab.lab.store import Run
-from genrec_lab.training import autocast, rank_in_shares
+from genrec_lab.training import rank_in_shares
 
 EVALUATION = "07_evaluation"
 BEST_POSSIBLE = "best possible"
@@ -124,8 +123,7 @@ def _recommended(run: Run, data: Prepared, name: str, domain: str, users: pl.Dat
     if name in run.config.rows:
         return load_item_model(run, name, domain).recommend(histories, TOP_K, users["user"].to_list())
     model, decoding = load_adapted(run, name, domain), run.config.decoding
-    with autocast(torch.device(model.item_tokens.device.type), decoding.precision):
-        return model.recommend(histories, TOP_K, domain, beams=decoding.test_beams)
+    return model.recommend(histories, TOP_K, domain, beams=decoding.test_beams, precision=decoding.precision)
 
 
 def _record_best_possible(run: Run, test: pl.DataFrame) -> None:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 import polars as pl
 
+from genrec_lab.data import training_sequences
 from genrec_lab.evaluation.long_tail import metric_by_popularity
 from genrec_lab.lab.stages.differences import per_user
 from genrec_lab.lab.stages.evaluating import Rankings
 from genrec_lab.lab.stages.preparing import load_prepared
-from genrec_lab.lab.stages.training import training_part
 from genrec_lab.lab.store import Run
 from genrec_lab.viz.figures import long_tail
 
@@ -24,7 +24,7 @@ def rows_by_popularity(
 ) -> pl.DataFrame:
     """Each row's metric by how often the training part has the target; see `metric_by_popularity`."""
     data = load_prepared(run)
-    sequences, _ = training_part(data, data.dataset.domains)
+    sequences = training_sequences(data.dataset, data.dataset.domains)
     counts = Counter(item for sequence in sequences for item in sequence)
     popularity = [counts[target] for target in rankings.users["target"].to_list()]
     values = {row: per_user(rankings, row, metric, k) for row in rankings.items}

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import torch
 
-from genrec_lab.codes import ItemCodes
-from genrec_lab.data.batches import PairBatches, StretchBatches
-from genrec_lab.decoding import Ranked
 from genrec_lab.evaluation import require_unique
 from genrec_lab.lab.parts import outputs_of, part, settings_of
 from genrec_lab.lab.stages.item_rows import train_item_row, what_item_row_follows_from
@@ -33,23 +29,24 @@ from genrec_lab.lab.stages.tokenizing import TOKENIZING, load_identified, tokeni
 from genrec_lab.lab.stages.training import (
     HISTORY_FILE,
     Watch,
-    curves,
     part_of,
+    phase_curves,
     read_histories,
-    training_part,
-    validator,
-    write_history,
+    write_histories,
 )
 from genrec_lab.lab.store import Run, Stage
 from genrec_lab.models.popularity import Popularity
+from genrec_lab.models.recommenders.base import (
+    ITEM_MODELS,
+    RECOMMENDERS,
+    TrainingData,
+    read_recommender,
+    with_accepted,
+)
 from genrec_lab.models.recommenders.code_recommender import CodeRecommender
-from genrec_lab.models.recommenders.kinds import learns_in_one_pass, new_recommender, read_recommender
-from genrec_lab.models.recommenders.recommender import Recommender
-from genrec_lab.models.sequential.item_model import ItemModel
-from genrec_lab.models.sequential.kinds import MODELS
+from genrec_lab.models.sequential.base import ItemModel
 from genrec_lab.models.tokenizers.textual_ids import learnt_recommender
 from genrec_lab.presets import MethodConfig, item_rows
-from genrec_lab.training import TrainingConfig, TrainingResult, autocast, fit
 
 RECOMMENDING = "05_recommender_training"
 _USES = (
@@ -135,7 +132,7 @@ def starting_recommender(run: Run, method: str, domain: str) -> CodeRecommender:
     if not is_universal(config) or config.transfer.pretrain_recommender:
         return load_recommender(run, method, domain)
     torch.manual_seed(run.seed)
-    return new_recommender(load_identified(run, method).codes, config.recommender)
+    return RECOMMENDERS.find(config.recommender.kind)(load_identified(run, method).codes, config.recommender)
 
 
 def learnt_from(run: Run, frame: pl.DataFrame) -> pl.DataFrame:
@@ -152,7 +149,7 @@ def learnt_from(run: Run, frame: pl.DataFrame) -> pl.DataFrame:
 def load_item_model(run: Run, row: str, domain: str) -> ItemModel:
     """Read the model over items that serves a domain in a row of the run."""
     kind = run.config.rows[row].model.kind
-    return MODELS[kind].load(run.read_stage(RECOMMENDING) / row / domain)
+    return ITEM_MODELS.find(kind).load(run.read_stage(RECOMMENDING) / row / domain)
 
 
 def load_history(run: Run) -> dict[str, dict[str, list[dict[str, Any]]]]:
@@ -162,37 +159,24 @@ def load_history(run: Run) -> dict[str, dict[str, list[dict[str, Any]]]]:
 
 def popularity_of(data: Prepared, domain: str) -> Popularity:
     """Count the training part of a domain; nothing is stored, for counting is as fast as reading."""
-    return Popularity(data.dataset.domain_items(domain), training_part(data, (domain,))[0])
+    return Popularity().fit(training_data(data, (domain,)))
 
 
-def lessons(
-    config: MethodConfig, data: Prepared, domains: Sequence[str], training: TrainingConfig
-) -> PairBatches | StretchBatches:
-    """Return what a method's recommender learns from in some domains: pairs, or places of sequences."""
-    if learns_in_one_pass(config.recommender):
-        return _stretches(config, training_part(data, domains)[0], training)
-    pairs = part_of(data.split.train, domains)
-    return PairBatches(pairs, training.batch_size, per_user=config.pairs.per_user)
+def training_data(data: Prepared, domains: Sequence[str] | None = None) -> TrainingData:
+    """Return what recommenders may learn from in some domains, by default in all."""
+    learnt = TrainingData.of(data.dataset, data.split)
+    return learnt if domains is None else learnt.of_domains(domains)
 
 
-def _stretches(config: MethodConfig, sequences: list[list[int]], training: TrainingConfig) -> StretchBatches:
-    pairs = config.pairs
-    return StretchBatches(
-        sequences, training.batch_size, pairs.max_history, per_user=pairs.stretches_per_user
-    )
-
-
-def generative_validator(
-    model: CodeRecommender, users: pl.DataFrame, config: MethodConfig, most: int | None, seed: int
-) -> Callable[[], dict[str, float]]:
-    """Return the validation of a recommender, with the beams and the precision that the config names."""
-
-    def recommend(rows: pl.DataFrame) -> Ranked:
-        histories, names = rows["history"].to_list(), rows["domain"].to_list()
-        with autocast(torch.device(model.item_tokens.device.type), config.decoding.precision):
-            return model.recommend(histories, 10, names, beams=config.decoding.validation_beams)
-
-    return validator(recommend, users, most, seed)
+def how_to_fit(config: MethodConfig, seed: int) -> dict[str, Any]:
+    """Return what the `fit` and `adapt` of a generative recommender may take, beside budgets and places."""
+    return {
+        "pairs": config.pairs,
+        "temperature": config.loss_temperature,
+        "validation_beams": config.decoding.validation_beams,
+        "precision": config.decoding.precision,
+        "seed": seed,
+    }
 
 
 def _train_generative(
@@ -203,89 +187,25 @@ def _train_generative(
     learnt = learns_from(config, data.dataset.domains)
     for scope, domains in scopes(learnt, separate=config.recommenders == "separate").items():
         torch.manual_seed(run.seed)
-        model = new_recommender(codes, config.recommender)
-        model.temperature = config.loss_temperature
+        model = RECOMMENDERS.find(config.recommender.kind)(codes, config.recommender)
         if (written := learnt_recommender(tokenizer_folder(run, name, scope))) is not None:
             model.body.load_state_dict(written)
-        valid = part_of(data.split.valid, domains)
-        before = _learn_in_one_pass(run, data, name, config, scope, domains, model, stage, watch)
-        result = fit(
-            model,
-            lessons(config, data, domains, config.training),
-            config.training,
-            validate=generative_validator(model, valid, config, config.training.validation_users, run.seed),
-            callbacks=[curves(watch, f"{name} {scope}", run.seed)],
+        with_accepted(
+            model.fit,
+            training_data(data, domains),
+            training=config.training,
+            one_pass=config.one_pass,
+            callbacks=phase_curves(watch, f"{name} {scope}", run.seed),
             checkpoints=stage.scratch / name / scope,
-            seed=run.seed,
+            **how_to_fit(config, run.seed),
         )
         model.save(stage.folder / name / scope)
-        write_history(_followed(before, result), stage.folder / name / scope)
-
-
-def with_weights_of(before: CodeRecommender, codes: ItemCodes, config: MethodConfig) -> CodeRecommender:
-    """A recommender over other identifiers with a trained one's weights.
-
-    Raises ValueError where the identifiers have not as many tokens.
-    """
-    model = new_recommender(codes, config.recommender)
-    if before.codes.vocabulary_size != codes.vocabulary_size:
-        raise ValueError(
-            f"{config.name}: the pre-trained recommender knows {before.codes.vocabulary_size} tokens, the "
-            f"target's identifiers have {codes.vocabulary_size}; a transfer needs a conflict policy that "
-            f"adds no level, identifiers.policy is {config.identifiers.policy!r}"
-        )
-    model.body.load_state_dict(before.body.state_dict())
-    return model
+        write_histories(model, stage.folder / name / scope)
 
 
 def _take_over(run: Run, name: str, config: MethodConfig, start: Run, stage: Stage) -> None:
     """Give the recommender that another run pre-trained this run's identifiers; its history comes with it."""
     of_start = start.read_stage(RECOMMENDING) / start.config.name / ALL
-    model = with_weights_of(read_recommender(of_start), load_identified(run, name).codes, config)
-    model.temperature = config.loss_temperature
+    model = read_recommender(of_start).with_codes(load_identified(run, name).codes)
     model.save(stage.folder / name / ALL)
     shutil.copy(of_start / HISTORY_FILE, stage.folder / name / ALL / HISTORY_FILE)
-
-
-def _learn_in_one_pass(
-    run: Run,
-    data: Prepared,
-    name: str,
-    config: MethodConfig,
-    scope: str,
-    domains: tuple[str, ...],
-    model: CodeRecommender,
-    stage: Stage,
-    watch: Watch | None,
-) -> TrainingResult | None:
-    """Train the epochs in which the encoder reads no later items; None where the config has none."""
-    training = config.one_pass
-    if training is None or not isinstance(model, Recommender):
-        return None
-    sequences, _ = training_part(data, domains)
-    valid = part_of(data.split.valid, domains)
-    model.reads_whole = False
-    result = fit(
-        model,
-        _stretches(config, sequences, training),
-        training,
-        validate=generative_validator(model, valid, config, training.validation_users, run.seed),
-        callbacks=[curves(watch, f"{name} {scope}, one pass", run.seed)],
-        checkpoints=stage.scratch / name / f"{scope}, one pass",
-        seed=run.seed,
-    )
-    model.reads_whole = True
-    return result
-
-
-def _followed(before: TrainingResult | None, result: TrainingResult) -> TrainingResult:
-    """Join the histories of two phases; the second's epochs are counted on."""
-    if before is None:
-        return result
-    done = len(before.history)
-    return replace(
-        result,
-        history=before.history + tuple(replace(one, epoch=one.epoch + done) for one in result.history),
-        best_epoch=result.best_epoch + done,
-        seconds=before.seconds + result.seconds,
-    )

@@ -11,8 +11,7 @@ from genrec_lab.data import Dataset
 from genrec_lab.lab.files import RunError
 from genrec_lab.lab.stages.preparing import load_prepared
 from genrec_lab.lab.store import Run
-from genrec_lab.models.sequential.domain_items import Need
-from genrec_lab.models.sequential.kinds import MODELS
+from genrec_lab.models.recommenders.base import ITEM_MODELS, Need, needs_of, pretrains
 from genrec_lab.models.tokenizers.tree_tokenizer import TreeTokenizerConfig
 from genrec_lab.presets import ItemRow, MethodConfig, item_rows, methods
 
@@ -98,9 +97,8 @@ def skipped_rows(config: MethodConfig, dataset: Dataset) -> dict[str, str]:
     targets = served(config, dataset.domains)
     found: dict[str, str | None] = {}
     for name, row in item_rows(config).items():
-        model = MODELS[row.model.kind]
-        shared = any(phase.shared for phase in model.phases)
-        found[name] = _lacking(model.needs, dataset, dataset.domains if shared else targets)
+        model = ITEM_MODELS.find(row.model.kind)
+        found[name] = _lacking(needs_of(model), dataset, dataset.domains if pretrains(model) else targets)
     for name, method in methods(config).items():
         apart = method.codebooks == "separate"
         found[name] = _lacking(_needs_of(method), dataset, targets if apart else dataset.domains)
@@ -148,8 +146,8 @@ def reads_text_vectors(config: MethodConfig, dataset: Dataset) -> bool:
     skipped = skipped_rows(config, dataset)
     if any(name not in skipped for name in methods(config)):
         return has_texts(dataset)
-    models = (MODELS[row.model.kind] for row in trained_item_rows(config, dataset).values())
-    return has_texts(dataset) and any("text" in (*model.needs, *model.takes) for model in models)
+    models = (ITEM_MODELS.find(row.model.kind) for row in trained_item_rows(config, dataset).values())
+    return has_texts(dataset) and any("text" in needs_of(model, also_taken=True) for model in models)
 
 
 def _needs_of(method: MethodConfig) -> tuple[Need, ...]:

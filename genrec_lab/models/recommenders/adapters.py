@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 
-from genrec_lab.models.recommenders.code_recommender import CodeRecommender
-
 if TYPE_CHECKING:
     from peft import LoraConfig
+
+    from genrec_lab.models.recommenders.code_recommender import CodeRecommender
 
 _WEIGHTS = "adapter_model.safetensors"  # peft's own name
 _PREFIX = "base_model.model."  # before each weight in a file of peft's
 
 
-AnyRecommender = TypeVar("AnyRecommender", bound=CodeRecommender)
+AnyRecommender = TypeVar("AnyRecommender", bound="CodeRecommender")
 
 
 class LoRAConfig(BaseModel):
@@ -60,6 +60,7 @@ def add_lora(model: AnyRecommender, config: LoRAConfig, domain: str) -> AnyRecom
 
     adapted = copy.deepcopy(model)
     inject_adapter_in_model(_peft_config(config), adapted.body, adapter_name=_adapter_name(domain))
+    adapted.adapter = domain, config
     return adapted
 
 

@@ -42,6 +42,11 @@ class CausalConfig(BlockSizes):
     kind: Literal["causal"] = "causal"
     layers: int = Field(4, ge=1)
 
+    @property
+    def learns_in_one_pass(self) -> bool:
+        """Always, for no place reads a later one."""
+        return True
+
 
 class CausalMemory(NamedTuple):
     """What decoding needs of a history, once a user. Histories are padded at the left: all end at S."""
@@ -174,10 +179,10 @@ class CausalRecommender(CodeRecommender):
     """A causal transformer over the tokens of a history; what it writes on is the next item's identifier."""
 
     Config = CausalConfig
+    config: CausalConfig
 
     def __init__(self, codes: ItemCodes, config: CausalConfig | None = None) -> None:
-        super().__init__(codes)
-        self.config: CausalConfig = config or CausalConfig()
+        super().__init__(codes, config or CausalConfig())
         self.transformer = CausalTransformer(codes.vocabulary_size, codes.levels, self.config)
 
     @property

@@ -1,30 +1,40 @@
-"""What all recommenders over identifiers share: items as tokens, tries, recommending, files.
+"""What all recommenders over identifiers share: items as tokens, training, tries, recommending, files.
 
 Letters: B users, I items of history, L levels of an identifier, K codes of a level, V tokens.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
+import polars as pl
 import torch
-from pydantic import BaseModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from genrec_lab.codes import PAD, ItemCodes
+from genrec_lab.data import Dataset
+from genrec_lab.data.batches import PairBatches, PairsConfig, StretchBatches
 from genrec_lab.decoding import CodeTrie, Histories, Normalise, Ranked, beam_search, score_items
+from genrec_lab.losses import code_cross_entropy
 from genrec_lab.models.not_finite import source_of_nan
+from genrec_lab.models.recommenders.adapters import LoRAConfig, add_lora, load_lora, save_lora
+from genrec_lab.models.recommenders.base import Callbacks, RecommenderConfig, TrainingData, callbacks_of
 from genrec_lab.models.sharing import Shareable
+from genrec_lab.training import TrainingConfig, TrainingResult, autocast, processes, validator
+from genrec_lab.training import fit as train
 
 NO_ITEM = -1  # in a matrix of histories
+
+Precision = Literal["auto", "fp32", "bf16"]
 
 
 class CodeRecommender(nn.Module, Shareable, ABC):
@@ -32,15 +42,17 @@ class CodeRecommender(nn.Module, Shareable, ABC):
 
     A subclass names its config and its `body`, the network over tokens, gives the loss of a batch, and what
     beam search asks of it: `remember`, `step` and `continuations` of genrec_lab.decoding.CodeModel. Items are
-    indices into `codes`.
+    indices into `codes`. After `fit`, `results_["training"]` is the history of the training.
     """
 
-    Config: ClassVar[type[BaseModel]]
+    Config: ClassVar[type[RecommenderConfig]]
     config: Any
 
-    def __init__(self, codes: ItemCodes) -> None:
+    def __init__(self, codes: ItemCodes, config: RecommenderConfig) -> None:
         super().__init__()
-        self.codes = codes
+        self.codes, self.config = codes, config
+        self.results_: dict[str, TrainingResult] = {}
+        self.adapter: tuple[str, LoRAConfig] | None = None  # domain and sizes of the LoRA in the body
         self.temperature = 1.0  # divides the logits of the loss, and nothing else (LETTER's Eq. 7)
         # The last row is that of "no item", so that an index of -1 reads padding.
         table = np.vstack([codes.tokens(), np.full((1, codes.levels), PAD)])
@@ -75,7 +87,7 @@ class CodeRecommender(nn.Module, Shareable, ABC):
 
     def token_loss(self, logits: Tensor, wanted: Tensor) -> Tensor:
         """(n, L, V) logits, (n, L) tokens -> the mean cross-entropy, of logits over the temperature."""
-        return F.cross_entropy(logits.flatten(0, 1).float() / self.temperature, wanted.flatten())
+        return code_cross_entropy(logits.float() / self.temperature, wanted)
 
     def matrix(self, histories: Histories) -> Tensor:
         """Lists of items -> (B, I) padded at the right with -1, on the model's device."""
@@ -112,6 +124,126 @@ class CodeRecommender(nn.Module, Shareable, ABC):
                 "diverged; go back to the last checkpoint and lower training.learning_rate"
             )
 
+    # --- training
+
+    def fit(
+        self,
+        data: Dataset | TrainingData,
+        *,
+        training: TrainingConfig | None = None,
+        pairs: PairsConfig | None = None,
+        one_pass: TrainingConfig | None = None,
+        temperature: float = 1.0,
+        validation_beams: int = 10,
+        precision: Precision = "fp32",
+        seed: int = 0,
+        callbacks: Callbacks = (),
+        checkpoints: Path | None = None,
+    ) -> Self:
+        """Train the weights that require gradients on all domains of the data, and return the recommender.
+
+        training: the budget, by default TrainingConfig's. pairs: which pairs of history and next item are
+        learnt. one_pass: epochs before it in which no item of a history reads a later one (`reading_past`).
+        temperature: divides the logits of the loss. validation_beams, precision: of the validation that
+        chooses the epoch. callbacks, checkpoints: as of a model over items. The first weights are drawn by
+        the constructor, so call `torch.manual_seed` before it. Raises ValueError for identifiers that several
+        items of a domain share.
+        """
+        pairs, training = pairs or PairsConfig(), training or TrainingConfig()
+        learnt = TrainingData.of(data, max_history=pairs.max_history)
+        self._require_unique()
+        self.temperature = temperature
+
+        def recommend(users: pl.DataFrame) -> Ranked:
+            histories, domains = users["history"].to_list(), users["domain"].to_list()
+            return self.recommend(histories, 10, domains, beams=validation_beams, precision=precision)
+
+        def trained(name: str, config: TrainingConfig) -> TrainingResult:
+            return train(
+                self,
+                self.batches(learnt, config.batch_size, pairs),
+                config,
+                validate=validator(recommend, learnt.valid, config.validation_users, seed),
+                callbacks=callbacks_of(callbacks, name),
+                checkpoints=checkpoints / name if checkpoints else None,
+                seed=seed,
+            )
+
+        before = None
+        if one_pass is not None:
+            with self.reading_past():
+                before = trained("one pass", one_pass)
+        result = trained("training", training)
+        self.results_ = {"training": result.following(before) if before else result}
+        return self
+
+    @contextmanager
+    def reading_past(self) -> Iterator[None]:
+        """While the block lasts, let no item of a history read a later one, so that one pass learns them all.
+
+        Raises ValueError where the recommender does so anyhow.
+        """
+        raise ValueError(
+            f"one_pass is given, and a {type(self).__name__} learns in one pass anyhow; leave it out"
+        )
+        yield
+
+    @property
+    def learns_in_one_pass(self) -> bool:
+        """Whether one pass over a sequence learns every place in it."""
+        return bool(self.config.learns_in_one_pass)
+
+    def batches(
+        self, data: TrainingData, batch_size: int, pairs: PairsConfig
+    ) -> PairBatches | StretchBatches:
+        """Return what an epoch is made of: pairs, or stretches of sequences where one pass learns them."""
+        if not self.learns_in_one_pass:
+            return PairBatches(data.pairs(), batch_size, per_user=pairs.per_user)
+        sequences = data.sequences["items"].to_list()
+        return StretchBatches(sequences, batch_size, pairs.max_history, per_user=pairs.stretches_per_user)
+
+    def adapt(
+        self,
+        data: Dataset | TrainingData,
+        domain: str,
+        *,
+        lora: LoRAConfig | None,
+        seed: int = 0,
+        **given: Any,
+    ) -> Self:
+        """Return a copy that is trained further on one domain (GMC 3.5); this recommender stays as it is.
+
+        lora: sizes of the adapter that alone is trained (GMC Eq. 9), or None for all weights (GMC Table 4,
+        row 5). `given` are the other arguments of `fit`.
+        """
+        torch.manual_seed(seed)  # of the adapter's first weights
+        adapted = copy.deepcopy(self) if lora is None else add_lora(self, lora, domain)
+        learnt = TrainingData.of(data, max_history=(given.get("pairs") or PairsConfig()).max_history)
+        return adapted.fit(learnt.of_domains(domain), seed=seed, **given)
+
+    def with_codes(self, codes: ItemCodes) -> Self:
+        """Return the same recommender over other identifiers, as of items that a tokenizer has named anew.
+
+        Raises ValueError where these have another number of tokens.
+        """
+        if self.codes.vocabulary_size != codes.vocabulary_size:
+            raise ValueError(
+                f"the recommender knows {self.codes.vocabulary_size} tokens, the new identifiers have "
+                f"{codes.vocabulary_size}; a transfer needs a conflict policy that adds no level, as "
+                "identifiers.policy 'nearest_free'"
+            )
+        model = type(self)(codes, self.config)
+        model.body.load_state_dict(self.body.state_dict())
+        return model.to(self.item_tokens.device)
+
+    def _require_unique(self) -> None:
+        if not self.codes.unique:
+            groups = self.codes.groups()
+            raise ValueError(
+                f"{sum(map(len, groups))} of {self.codes.n_items} items share their identifier with another "
+                f"item of their domain, among them items {groups[0][:5].tolist()}; call codes.resolve(…)"
+            )
+
     # --- recommending
 
     @cached_property
@@ -135,6 +267,7 @@ class CodeRecommender(nn.Module, Shareable, ABC):
         domain: str | Sequence[str] | None = None,
         *,
         beams: int | None = None,
+        precision: Precision = "fp32",
         normalise: Normalise = "vocabulary",
         batch_size: int = 128,
     ) -> Ranked:
@@ -142,23 +275,25 @@ class CodeRecommender(nn.Module, Shareable, ABC):
 
         `domain` is one name for all users, one a user, or None for the domain of each history's last item
         (the only domain where there is one). `beams` is by default the larger of top_k and 20, GMC's width;
-        `normalise` is that of `beam_search`. Users of several domains share batches.
+        `precision` is that of the network, `normalise` that of `beam_search`, which normalises scores in
+        fp32. Users of several domains share batches.
         Raises ValueError for an unknown item or domain, or an empty history whose domain is not told.
         """
         names = self._domains_of(histories, domain)
         wanted = tuple(name for name in self.codes.domain_names if name in set(names))
         # Users with histories of like length go together, so that hardly any padding is decoded.
         order = np.argsort([len(history) for history in histories], kind="stable")
-        ranked = beam_search(
-            self,
-            [histories[row] for row in order],
-            self.trie(*wanted) if wanted else self.trie(self.codes.domain_names[0]),
-            beams or max(top_k, 20),
-            top_k,
-            roots=[wanted.index(names[row]) for row in order],
-            normalise=normalise,
-            batch_size=batch_size,
-        )
+        with autocast(torch.device(self.item_tokens.device.type), precision):
+            ranked = beam_search(
+                self,
+                [histories[row] for row in order],
+                self.trie(*wanted) if wanted else self.trie(self.codes.domain_names[0]),
+                beams or max(top_k, 20),
+                top_k,
+                roots=[wanted.index(names[row]) for row in order],
+                normalise=normalise,
+                batch_size=batch_size,
+            )
         back = np.argsort(order)
         return Ranked(ranked.items[back], ranked.scores[back])
 
@@ -218,7 +353,7 @@ class CodeRecommender(nn.Module, Shareable, ABC):
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read what `save` wrote; FileNotFoundError where a file is missing."""
+        """Read what `save` wrote, onto this process's device; FileNotFoundError where a file is missing."""
         folder = Path(folder)
         for name in ("codes.parquet", "config.json", "model.safetensors"):
             if not (folder / name).is_file():
@@ -226,6 +361,19 @@ class CodeRecommender(nn.Module, Shareable, ABC):
                     f"{folder / name} is missing; expected a folder written by {cls.__name__}.save"
                 )
         config = cls.Config.model_validate_json((folder / "config.json").read_text())
-        model = cls(ItemCodes.read(folder / "codes.parquet"), config)  # type: ignore[call-arg]
+        model = cls(ItemCodes.read(folder / "codes.parquet"), config)
         model.body.load_state_dict(load_file(folder / "model.safetensors"))
-        return model.eval()
+        return model.to(processes.device()).eval()
+
+    def save_adaptation(self, folder: Path) -> Path:
+        """Write what `adapt` has trained: the adapter alone, or the recommender where there is none."""
+        if self.adapter is None:
+            return self.save(folder)
+        domain, lora = self.adapter
+        return save_lora(self, lora, domain, folder)
+
+    def with_adaptation(self, domain: str, folder: Path) -> Self:
+        """Return the recommender that `save_adaptation` wrote, for a domain; this one is what was adapted."""
+        return (
+            load_lora(self, domain, folder) if (folder / "lora.json").is_file() else type(self).load(folder)
+        )

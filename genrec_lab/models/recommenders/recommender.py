@@ -6,6 +6,8 @@ level, V tokens of the vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -37,13 +39,12 @@ class Recommender(CodeRecommender):
     """
 
     Config = T5Config
+    config: T5Config
 
     def __init__(self, codes: ItemCodes, config: T5Config | None = None) -> None:
-        super().__init__(codes)
-        self.config: T5Config = config or T5Config()
+        super().__init__(codes, config or T5Config())
         self.t5 = T5(codes.vocabulary_size, self.config)
-        # Whether a history's items read those after them too; otherwise than the config says only while
-        # `stretch_loss` prepares a model that will.
+        # Whether a history's items read those after them too; other than the config says in `reading_past`.
         self.reads_whole = self.config.reads == "whole"
 
     @property
@@ -52,6 +53,27 @@ class Recommender(CodeRecommender):
         return self.t5
 
     # --- training
+
+    @contextmanager
+    def reading_past(self) -> Iterator[None]:
+        """While the block lasts, let no item of a history read a later one, so that one pass learns them all.
+
+        Raises ValueError where the recommender does so anyhow.
+        """
+        if not self.reads_whole:
+            raise ValueError(
+                "recommender.reads is 'past', so that one pass learns all places; leave one_pass out"
+            )
+        self.reads_whole = False
+        try:
+            yield
+        finally:
+            self.reads_whole = True
+
+    @property
+    def learns_in_one_pass(self) -> bool:
+        """Whether one pass over a sequence learns every place in it."""
+        return not self.reads_whole
 
     def forward(self, **batch: Tensor) -> Tensor:
         """Return the mean negative log-likelihood of a target token (GMC Eq. 8).

@@ -12,20 +12,19 @@ from collections.abc import Iterable
 from typing import Literal, NamedTuple, Self, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec_lab.models.dropout import PooledDropout
+from genrec_lab.models.recommenders.base import RecommenderConfig
 
 NORM_EPSILON = 1e-6  # of every T5 release
 NEGATIVE = -1e9  # masks a score; finite, so that a row without any place does not give NaN
 
 
-class BlockSizes(BaseModel):
+class BlockSizes(RecommenderConfig):
     """Sizes of one layer, whichever network it stands in."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     d_model: int = Field(128, ge=8)  # width of the residual stream
     d_kv: int = Field(64, ge=4)  # width of one head; heads * d_kv need not equal d_model
@@ -60,6 +59,11 @@ class T5Config(BlockSizes):
     # What an item of a history reads: the whole of it, as in T5, or its past, no later item. Then one pass
     # over a sequence learns every place in it, several times as fast. The papers read the whole.
     reads: Literal["whole", "past"] = "whole"
+
+    @property
+    def learns_in_one_pass(self) -> bool:
+        """Whether one pass over a sequence learns every place in it, for no item reads a later one."""
+        return self.reads == "past"
 
 
 class Memory(NamedTuple):

@@ -19,12 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec_lab.models.dropout import PooledDropout
-from genrec_lab.models.sequential.attention import AttentionBlock
-from genrec_lab.models.sequential.catalogue_loss import catalogue_cross_entropy
-from genrec_lab.models.sequential.domain_items import DomainItems
-from genrec_lab.models.sequential.drawn_prefixes import DrawnPrefixes
-from genrec_lab.models.sequential.item_model import ItemModel, ItemModelConfig
-from genrec_lab.models.sequential.sequence_batches import EMPTY, last_of
+from genrec_lab.models.sequential.base import ItemModel, ItemModelConfig
+from genrec_lab.models.sequential.batches import EMPTY, DrawnPrefixes, last_of
+from genrec_lab.models.sequential.layers import AttentionBlock
+from genrec_lab.models.sequential.objectives import catalogue_cross_entropy
 
 
 class BERT4RecConfig(ItemModelConfig):
@@ -48,9 +46,8 @@ class BERT4Rec(ItemModel):
     own_weights: ClassVar = ("embedding.", "bias")
     config: BERT4RecConfig
 
-    def __init__(self, domain: DomainItems, config: BERT4RecConfig | None = None) -> None:
+    def make(self) -> None:
         """Start from random weights."""
-        super().__init__(domain, config or BERT4RecConfig())
         c = self.config
         self.mask = len(self.items)  # the vector after the items' own
         self.embedding = nn.Embedding(len(self.items) + 1, c.width)

@@ -16,17 +16,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from genrec_lab.models.dropout import PooledDropout
-from genrec_lab.models.sequential.attributes import attributes_of
-from genrec_lab.models.sequential.catalogue_loss import catalogue_cross_entropy
-from genrec_lab.models.sequential.domain_items import DomainItems
-from genrec_lab.models.sequential.item_model import ItemModel
-from genrec_lab.models.sequential.sequence_batches import EMPTY, last_of
-from genrec_lab.models.sequential.vector_encoder import (
-    VectorEncoder,
-    VectorEncoderConfig,
-    start_small,
-    text_of,
-)
+from genrec_lab.models.sequential.base import ItemModel
+from genrec_lab.models.sequential.batches import EMPTY, last_of
+from genrec_lab.models.sequential.layers import VectorEncoder, VectorEncoderConfig, start_small
+from genrec_lab.models.sequential.objectives import catalogue_cross_entropy
 
 
 class FDSAConfig(VectorEncoderConfig):
@@ -46,14 +39,13 @@ class FDSA(ItemModel):
     text: Tensor
     has: Tensor
 
-    def __init__(self, domain: DomainItems, config: FDSAConfig | None = None) -> None:
+    def make(self) -> None:
         """Start from random weights."""
-        super().__init__(domain, config or FDSAConfig())
         c = self.config
-        text = text_of(domain)
+        text = self.domain.text_vectors()
         has = torch.zeros(len(self.items), 0, dtype=torch.bool)
         if c.features == "text_and_attributes":
-            has = attributes_of(domain, c.least_items)
+            has = self.domain.attributes(c.least_items)
         self.register_buffer("text", text, persistent=False)
         self.register_buffer("has", has, persistent=False)
         self.embedding = nn.Embedding(len(self.items), c.width)

@@ -19,12 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec_lab.models.dropout import PooledDropout
-from genrec_lab.models.sequential.catalogue_loss import catalogue_cross_entropy
-from genrec_lab.models.sequential.domain_items import DomainItems
-from genrec_lab.models.sequential.drawn_prefixes import DrawnPrefixes
-from genrec_lab.models.sequential.item_model import ItemModel, ItemModelConfig
-from genrec_lab.models.sequential.objectives import bpr
-from genrec_lab.models.sequential.sequence_batches import EMPTY
+from genrec_lab.models.sequential.base import ItemModel, ItemModelConfig
+from genrec_lab.models.sequential.batches import EMPTY, DrawnPrefixes
+from genrec_lab.models.sequential.objectives import bpr, catalogue_cross_entropy
 
 
 class FMLPRecConfig(ItemModelConfig):
@@ -44,9 +41,8 @@ class FMLPRec(ItemModel):
     Config: ClassVar = FMLPRecConfig
     config: FMLPRecConfig
 
-    def __init__(self, domain: DomainItems, config: FMLPRecConfig | None = None) -> None:
+    def make(self) -> None:
         """Start from random weights."""
-        super().__init__(domain, config or FMLPRecConfig())
         c = self.config
         self.embedding = nn.Embedding(len(self.items), c.width)
         self.places = nn.Embedding(c.max_history, c.width)

@@ -14,11 +14,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from genrec_lab.models.dropout import PooledDropout
-from genrec_lab.models.sequential.catalogue_loss import catalogue_cross_entropy
-from genrec_lab.models.sequential.domain_items import DomainItems
-from genrec_lab.models.sequential.item_model import ItemModel, ItemModelConfig
-from genrec_lab.models.sequential.objectives import bpr_max, top1_max
-from genrec_lab.models.sequential.sequence_batches import EMPTY, last_of
+from genrec_lab.models.sequential.base import ItemModel, ItemModelConfig
+from genrec_lab.models.sequential.batches import EMPTY, last_of
+from genrec_lab.models.sequential.objectives import bpr_max, catalogue_cross_entropy, top1_max
 
 
 class GRU4RecConfig(ItemModelConfig):
@@ -40,9 +38,8 @@ class GRU4Rec(ItemModel):
     Config: ClassVar = GRU4RecConfig
     config: GRU4RecConfig
 
-    def __init__(self, domain: DomainItems, config: GRU4RecConfig | None = None) -> None:
+    def make(self) -> None:
         """Start from random weights."""
-        super().__init__(domain, config or GRU4RecConfig())
         c = self.config
         self.embedding = nn.Embedding(len(self.items), c.width)
         self.dropout = PooledDropout(c.dropout)

@@ -17,11 +17,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from genrec_lab.models.dropout import PooledDropout
-from genrec_lab.models.sequential.catalogue_loss import catalogue_cross_entropy
-from genrec_lab.models.sequential.domain_items import DomainItems
-from genrec_lab.models.sequential.item_model import ItemModel, ItemModelConfig
-from genrec_lab.models.sequential.objectives import bpr
-from genrec_lab.models.sequential.sequence_batches import EMPTY, SequenceBatches, last_of
+from genrec_lab.models.sequential.base import ItemModel, ItemModelConfig
+from genrec_lab.models.sequential.batches import EMPTY, SequenceBatches, last_of
+from genrec_lab.models.sequential.objectives import bpr, catalogue_cross_entropy
 
 
 class HGNConfig(ItemModelConfig):
@@ -40,13 +38,12 @@ class HGN(ItemModel):
     own_weights: ClassVar = ("embedding.", "target.", "user.")
     config: HGNConfig
 
-    def __init__(self, domain: DomainItems, config: HGNConfig | None = None) -> None:
+    def make(self) -> None:
         """Start from random weights, with a vector for each of the domain's users."""
-        super().__init__(domain, config or HGNConfig())
         c = self.config
         self.embedding = nn.Embedding(len(self.items), c.width)  # of items that were taken
         self.target = nn.Embedding(len(self.items), c.width)  # of items that are ranked
-        self.user = nn.Embedding(len(domain.users), c.width)
+        self.user = nn.Embedding(len(self.domain.users), c.width)
         self.feature_of_item = nn.Linear(c.width, c.width)
         self.feature_of_user = nn.Linear(c.width, c.width, bias=False)
         self.instance_of_item = nn.Linear(c.width, 1, bias=False)

@@ -28,12 +28,10 @@ from torch.nn import functional as F
 from genrec_lab.decoding import Histories, Ranked
 from genrec_lab.encoders.picture_vectors import PictureModel
 from genrec_lab.models.dropout import PooledDropout
-from genrec_lab.models.sequential.contrast import in_batch_contrast, in_batch_cross_entropy, shortened
-from genrec_lab.models.sequential.domain_items import DomainItems
-from genrec_lab.models.sequential.drawn_prefixes import DrawnPrefixes, RefreshedBatches
-from genrec_lab.models.sequential.item_model import ItemModel, Phase
-from genrec_lab.models.sequential.sequence_batches import EMPTY, ItemBatches, last_of
-from genrec_lab.models.sequential.vector_encoder import VectorEncoderConfig, start_small, text_of
+from genrec_lab.models.sequential.base import ItemModel, Phase
+from genrec_lab.models.sequential.batches import EMPTY, DrawnPrefixes, ItemBatches, RefreshedBatches, last_of
+from genrec_lab.models.sequential.layers import VectorEncoderConfig, start_small
+from genrec_lab.models.sequential.objectives import in_batch_contrast, in_batch_cross_entropy, shortened
 
 
 class MISSRecConfig(VectorEncoderConfig):
@@ -82,14 +80,13 @@ class MISSRec(ItemModel):
     centres: Tensor
     interests: Tensor
 
-    def __init__(self, domain: DomainItems, config: MISSRecConfig | None = None) -> None:
+    def make(self) -> None:
         """Start from random weights; interests are found when they are first needed."""
-        super().__init__(domain, config or MISSRecConfig())
-        c, text = self.config, text_of(domain)
+        c, text = self.config, self.domain.text_vectors()
         n = len(self.items)
         pictures = torch.zeros(n, 0)
-        if domain.pictures is not None:
-            pictures = torch.from_numpy(np.ascontiguousarray(domain.pictures, dtype=np.float32))
+        if self.domain.pictures is not None:
+            pictures = torch.from_numpy(np.ascontiguousarray(self.domain.pictures, dtype=np.float32))
         self.register_buffer("text", text, persistent=False)
         self.register_buffer("pictures", pictures, persistent=False)
         self.of_text = nn.Linear(text.shape[1], c.width)

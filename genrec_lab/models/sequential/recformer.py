@@ -29,14 +29,12 @@ from torch.nn import functional as F
 from genrec_lab.decoding import Histories, Ranked
 from genrec_lab.encoders.progress import no_loading_bar
 from genrec_lab.encoders.text import HubError, find_on_hub
-from genrec_lab.models.sequential.catalogue_loss import catalogue_cross_entropy
-from genrec_lab.models.sequential.contrast import in_batch_contrast
-from genrec_lab.models.sequential.domain_items import DomainItems
-from genrec_lab.models.sequential.drawn_prefixes import DrawnPrefixes, RefreshedBatches
+from genrec_lab.models.sequential.base import DomainItems, ItemModel, ItemModelConfig, Phase
+from genrec_lab.models.sequential.batches import EMPTY, DrawnPrefixes, ItemBatches, RefreshedBatches
 from genrec_lab.models.sequential.item_language import ItemLanguage, Tokens
-from genrec_lab.models.sequential.item_model import ItemModel, ItemModelConfig, Phase
-from genrec_lab.models.sequential.sequence_batches import EMPTY, ItemBatches
-from genrec_lab.models.sequential.vector_encoder import start_small
+from genrec_lab.models.sequential.layers import start_small
+from genrec_lab.models.sequential.objectives import catalogue_cross_entropy, in_batch_contrast
+from genrec_lab.training import processes
 
 _TOKENS_TOGETHER = 16_384  # of texts of like length that are read at a time, each as long as the longest
 _PLACES, _READ = 0.1, 3.0  # of random weights: how much places count, and what attention reads
@@ -85,19 +83,17 @@ class RecFormer(ItemModel):
     own_weights: ClassVar = ("table",)
     table: Tensor
 
-    def __init__(
-        self,
-        domain: DomainItems,
-        config: RecFormerConfig | None = None,
-        language: ItemLanguage | None = None,
-        backbone: dict[str, Any] | None = None,
-    ) -> None:
-        """Start from random weights, or those that `encoder` names; the other two are for `load`.
+    def __init__(self, config: RecFormerConfig | None = None) -> None:
+        super().__init__(config)
+        self._saved: tuple[ItemLanguage, dict[str, Any]] | None = None  # tokenizer and sizes, for `load`
+
+    def make(self) -> None:
+        """Start from random weights, or those that `encoder` names.
 
         A tokenizer is learnt when it is first needed, unless there is one already.
         """
-        super().__init__(domain, config or RecFormerConfig())
         c = self.config
+        language, backbone = self._saved or (None, None)
         self._written: list[tuple[np.ndarray, np.ndarray]] | None = None
         self._held: Tensor | None = None
         from genrec_lab.models.sequential.banded_attention import for_short_texts
@@ -298,14 +294,12 @@ class RecFormer(ItemModel):
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote; neither the hub nor the encoder's first folder is asked."""
-        model = cls(
-            DomainItems.read(folder),
-            RecFormerConfig.model_validate_json((folder / "config.json").read_text()),
-            ItemLanguage.read(folder / _TOKENIZER),
-            json.loads((folder / _ENCODER).read_text()),
-        )
+        model = cls(RecFormerConfig.model_validate_json((folder / "config.json").read_text()))
+        model._saved = ItemLanguage.read(folder / _TOKENIZER), json.loads((folder / _ENCODER).read_text())
+        model.build(DomainItems.read(folder))
+        model._saved = None
         model.load_state_dict(load_file(folder / "model.safetensors"))
-        return model.eval()
+        return model.to(processes.device()).eval()
 
 
 def _histories(sequences: Tensor) -> list[list[int]]:

@@ -19,11 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec_lab.data.batches import shuffled
-from genrec_lab.models.sequential.attributes import attributes_of
-from genrec_lab.models.sequential.catalogue_loss import catalogue_cross_entropy
-from genrec_lab.models.sequential.domain_items import DomainItems
-from genrec_lab.models.sequential.item_model import ItemModel, Phase
-from genrec_lab.models.sequential.sequence_batches import (
+from genrec_lab.models.sequential.base import ItemModel, Phase
+from genrec_lab.models.sequential.batches import (
     EMPTY,
     ItemBatches,
     SequenceBatches,
@@ -31,7 +28,8 @@ from genrec_lab.models.sequential.sequence_batches import (
     padded,
     places_of,
 )
-from genrec_lab.models.sequential.vector_encoder import VectorEncoder, VectorEncoderConfig, start_small
+from genrec_lab.models.sequential.layers import VectorEncoder, VectorEncoderConfig, start_small
+from genrec_lab.models.sequential.objectives import catalogue_cross_entropy
 
 
 class S3RecConfig(VectorEncoderConfig):
@@ -64,11 +62,10 @@ class S3Rec(ItemModel):
     phases: ClassVar = (Phase("pretraining", budget="pretraining", validated=False), Phase("fine-tuning"))
     has: Tensor
 
-    def __init__(self, domain: DomainItems, config: S3RecConfig | None = None) -> None:
+    def make(self) -> None:
         """Start from random weights; the last row of the embedding is the mask."""
-        super().__init__(domain, config or S3RecConfig())
         c = self.config
-        self.register_buffer("has", attributes_of(domain, c.least_items), persistent=False)
+        self.register_buffer("has", self.domain.attributes(c.least_items), persistent=False)
         self.embedding = nn.Embedding(len(self.items) + 1, c.width)
         self.attributes = nn.Embedding(self.has.shape[1], c.width)
         self.encoder = VectorEncoder(c)

@@ -14,12 +14,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from genrec_lab.models.dropout import PooledDropout
-from genrec_lab.models.sequential.attention import AttentionBlock, future
-from genrec_lab.models.sequential.catalogue_loss import catalogue_cross_entropy
-from genrec_lab.models.sequential.domain_items import DomainItems
-from genrec_lab.models.sequential.item_model import ItemModel, ItemModelConfig
-from genrec_lab.models.sequential.objectives import binary_cross_entropy
-from genrec_lab.models.sequential.sequence_batches import EMPTY, last_of
+from genrec_lab.models.sequential.base import ItemModel, ItemModelConfig
+from genrec_lab.models.sequential.batches import EMPTY, last_of
+from genrec_lab.models.sequential.layers import AttentionBlock, future
+from genrec_lab.models.sequential.objectives import binary_cross_entropy, catalogue_cross_entropy
 
 
 class SASRecConfig(ItemModelConfig):
@@ -40,9 +38,8 @@ class SASRec(ItemModel):
     Config: ClassVar = SASRecConfig
     config: SASRecConfig
 
-    def __init__(self, domain: DomainItems, config: SASRecConfig | None = None) -> None:
+    def make(self) -> None:
         """Start from random weights."""
-        super().__init__(domain, config or SASRecConfig())
         c = self.config
         self.embedding = nn.Embedding(len(self.items), c.width)
         self.places = nn.Embedding(c.max_history, c.width)

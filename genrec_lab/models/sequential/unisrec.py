@@ -17,16 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec_lab.models.dropout import PooledDropout
-from genrec_lab.models.sequential.catalogue_loss import catalogue_cross_entropy
-from genrec_lab.models.sequential.contrast import for_cosine, in_batch_contrast, shortened
-from genrec_lab.models.sequential.domain_items import DomainItems
-from genrec_lab.models.sequential.item_model import ItemModel, Phase
-from genrec_lab.models.sequential.sequence_batches import EMPTY, last_of
-from genrec_lab.models.sequential.vector_encoder import (
-    VectorEncoder,
-    VectorEncoderConfig,
-    start_small,
-    text_of,
+from genrec_lab.models.sequential.base import ItemModel, Phase
+from genrec_lab.models.sequential.batches import EMPTY, last_of
+from genrec_lab.models.sequential.layers import VectorEncoder, VectorEncoderConfig, start_small
+from genrec_lab.models.sequential.objectives import (
+    catalogue_cross_entropy,
+    for_cosine,
+    in_batch_contrast,
+    shortened,
 )
 
 
@@ -82,11 +80,10 @@ class UniSRec(ItemModel):
     )
     text: Tensor
 
-    def __init__(self, domain: DomainItems, config: UniSRecConfig | None = None) -> None:
+    def make(self) -> None:
         """Start from random weights."""
-        super().__init__(domain, config or UniSRecConfig())
         c = self.config
-        text = text_of(domain)
+        text = self.domain.text_vectors()
         self.register_buffer("text", text, persistent=False)
         self.adaptor = MixtureAdaptor(text.shape[1], c.width, c.experts, c.adaptor_dropout)
         self.encoder = VectorEncoder(c)

@@ -20,17 +20,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genrec_lab.models.sequential.catalogue_loss import catalogue_cross_entropy
-from genrec_lab.models.sequential.contrast import for_cosine, in_batch_contrast
-from genrec_lab.models.sequential.domain_items import DomainItems
-from genrec_lab.models.sequential.item_model import ItemModel, Phase
-from genrec_lab.models.sequential.sequence_batches import EMPTY, last_of
-from genrec_lab.models.sequential.vector_encoder import (
-    VectorEncoder,
-    VectorEncoderConfig,
-    start_small,
-    text_of,
-)
+from genrec_lab.models.sequential.base import ItemModel, Phase
+from genrec_lab.models.sequential.batches import EMPTY, last_of
+from genrec_lab.models.sequential.layers import VectorEncoder, VectorEncoderConfig, start_small
+from genrec_lab.models.sequential.objectives import catalogue_cross_entropy, for_cosine, in_batch_contrast
 from genrec_lab.models.tokenizers.product_quantization import ProductQuantizationConfig, ProductQuantizer
 
 
@@ -61,9 +54,8 @@ class VQRec(ItemModel):
     own_weights: ClassVar = ("codes", "permutation")
     codes: Tensor
 
-    def __init__(self, domain: DomainItems, config: VQRecConfig | None = None) -> None:
+    def make(self) -> None:
         """Start from random weights; the codes are made when they are first needed, which takes long."""
-        super().__init__(domain, config or VQRecConfig())
         c = self.config
         self.values = 2**c.bits
         self.register_buffer("codes", torch.full((len(self.items), c.codes), EMPTY))
@@ -157,7 +149,9 @@ class VQRec(ItemModel):
 
     def _make_codes(self) -> None:
         if bool((self.codes == EMPTY).any()):
-            self.codes.copy_(text_codes(text_of(self.domain).numpy(), self.config.codes, self.config.bits))
+            self.codes.copy_(
+                text_codes(self.domain.text_vectors().numpy(), self.config.codes, self.config.bits)
+            )
 
     def _pooled(self, codes: Tensor, vectors: Tensor) -> Tensor:
         """(R, M) codes, (M, K, D) vectors -> (R, D), the mean over the codes."""

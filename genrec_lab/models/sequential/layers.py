@@ -1,20 +1,45 @@
-"""The network that the models with item content share: self-attention over vectors of items.
+"""Layers that the models over items share: the block of attention, and an encoder over vectors of items.
 
-It is SASRec's: a learnt vector a place, then blocks of attention. Letters: B users, T places, D width,
-N items, V numbers of a text vector.
+Letters: B users, T places of a sequence, D width.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from genrec_lab.models.dropout import PooledDropout
-from genrec_lab.models.sequential.attention import AttentionBlock, future
-from genrec_lab.models.sequential.domain_items import DomainItems
-from genrec_lab.models.sequential.item_model import ItemModelConfig
+from genrec_lab.models.sequential.base import ItemModelConfig
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention and a feed-forward layer with GELU, each normed after it is added back."""
+
+    def __init__(self, width: int, heads: int, feed_forward: int, dropout: float) -> None:
+        """Start from torch's random weights; ValueError where the heads cannot share the width."""
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width is {width}, which {heads} heads cannot share; expected a multiple")
+        self.heads = heads
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, feed_forward), nn.Linear(feed_forward, width)
+        self.attention_norm, self.feed_forward_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.dropout = PooledDropout(dropout)
+
+    def forward(self, x: Tensor, unseen: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D); `unseen` (T, T) or (B, 1, 1, T) is true where a place is not looked at."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+        weights = self.dropout(scores.masked_fill(unseen, -torch.inf).float().softmax(-1).to(v.dtype))
+        x = self.attention_norm(x + self.dropout(self.out((weights @ v).transpose(1, 2).flatten(-2))))
+        return self.feed_forward_norm(x + self.dropout(self.down(F.gelu(self.up(x)))))
+
+
+def future(places: int, device: torch.device) -> Tensor:
+    """Return (T, T), true where the place of a column comes after that of its row."""
+    return torch.ones(places, places, dtype=torch.bool, device=device).triu(1)
 
 
 class VectorEncoderConfig(ItemModelConfig):
@@ -62,10 +87,3 @@ def start_small(module: nn.Module) -> None:
     for parameter in module.parameters():
         if parameter.ndim == 2:
             nn.init.normal_(parameter, std=0.02)
-
-
-def text_of(domain: DomainItems) -> Tensor:
-    """Return the text vectors (N, V) of a domain's items; ValueError where it has none."""
-    if domain.text is None:
-        raise ValueError("the domain's items have no text vectors; give DomainItems(…, text=…)")
-    return torch.from_numpy(np.ascontiguousarray(domain.text, dtype=np.float32))

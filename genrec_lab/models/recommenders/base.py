@@ -1,0 +1,327 @@
+"""What a recommender is, ours or yours: how it is made, fitted, asked, stored, and found by name.
+
+A generative recommender is made of identifiers and its config, `T(codes, config)`; a model over items of its
+config alone, `T(config)`. Both have a class attribute `Config` (pydantic) and the methods
+
+    fit(data, ...)                        learns from a TrainingData and returns itself
+    recommend(histories, top_k, ...)      a Ranked: (B, top_k) items and scores, best first
+    save(folder), load(folder)            `load` is a class method
+
+Everything after `data` and `top_k` is offered by keyword, and a method gets what its signature names
+(`with_accepted`). They may have more: `score`, `needs` and `takes` (parts of the items that they read),
+`pretrain` and `phases` (a training over several domains before each domain's own), `adapt`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+import numpy as np
+import polars as pl
+from pydantic import BaseModel
+
+from genrec_lab.data import Dataset, Split, leave_one_out
+from genrec_lab.data.preparation import MAX_HISTORY, every_prefix, training_part
+from genrec_lab.decoding import Histories, Ranked
+from genrec_lab.registry import ComponentConfig, Registry
+from genrec_lab.training import Callback
+
+T = TypeVar("T")
+
+# "text": vectors of the texts; "pictures": vectors of the pictures; "words": the table of items itself.
+Need = Literal["text", "pictures", "words"]
+# Callbacks of all trainings of a fit, or those of each training by its name, as "fine-tuning".
+Callbacks = Sequence[Callback] | Callable[[str], Sequence[Callback]]
+
+_METHODS = ("Config", "fit", "recommend", "save", "load")
+
+RECOMMENDERS: Registry[Any] = Registry(
+    "recommender",
+    required=_METHODS,
+    declared={
+        "t5": "genrec_lab.models.recommenders.recommender:Recommender",
+        "causal": "genrec_lab.models.recommenders.causal:CausalRecommender",
+    },
+)
+ITEM_MODELS: Registry[Any] = Registry(
+    "model over items",
+    required=_METHODS,
+    declared={
+        "gru4rec": "genrec_lab.models.sequential.gru4rec:GRU4Rec",
+        "sasrec": "genrec_lab.models.sequential.sasrec:SASRec",
+        "bert4rec": "genrec_lab.models.sequential.bert4rec:BERT4Rec",
+        "hgn": "genrec_lab.models.sequential.hgn:HGN",
+        "fmlp_rec": "genrec_lab.models.sequential.fmlp_rec:FMLPRec",
+        "fdsa": "genrec_lab.models.sequential.fdsa:FDSA",
+        "s3rec": "genrec_lab.models.sequential.s3rec:S3Rec",
+        "unisrec": "genrec_lab.models.sequential.unisrec:UniSRec",
+        "vqrec": "genrec_lab.models.sequential.vqrec:VQRec",
+        "missrec": "genrec_lab.models.sequential.missrec:MISSRec",
+        "recformer": "genrec_lab.models.sequential.recformer:RecFormer",
+        "popularity": "genrec_lab.models.popularity:Popularity",
+    },
+)
+
+
+def register_recommender(name: str) -> Callable[[T], T]:
+    """Register the decorated class as the generative recommender that `recommender.kind` names."""
+    return RECOMMENDERS.register(name)
+
+
+def register_item_model(name: str) -> Callable[[T], T]:
+    """Register the decorated class as the model over items that `rows.<row>.model.kind` names."""
+    return ITEM_MODELS.register(name)
+
+
+class RecommenderConfig(ComponentConfig):
+    """What the configs of generative recommenders have; each adds its sizes."""
+
+    @property
+    def learns_in_one_pass(self) -> bool:
+        """Whether one pass over a sequence learns every place in it, so that no pairs are needed."""
+        return False
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """What a recommender may learn from: the catalogue, what of each sequence is trained on, and validation.
+
+    items: rows of `Dataset.items`. sequences: `user, domain, items`, without the last two items of each user.
+    valid: `user, domain, history, target`. Test targets are not in it. Items and users keep the numbers that
+    they have in the whole data set, also in a part of its domains.
+
+        data = TrainingData.of(dataset).of_domains("Garden")
+        model = SASRec(SASRec.Config()).fit(data)
+    """
+
+    items: pl.DataFrame
+    sequences: pl.DataFrame
+    valid: pl.DataFrame
+    max_history: int = MAX_HISTORY
+
+    @classmethod
+    def of(
+        cls, data: Dataset | TrainingData, split: Split | None = None, max_history: int = MAX_HISTORY
+    ) -> TrainingData:
+        """Return what of a data set may be learnt from, by leave-one-out or by a split that there is already.
+
+        Raises DataError where not one user has enough items to be validated on.
+        """
+        if isinstance(data, TrainingData):
+            return data
+        split = split or leave_one_out(data, max_history)
+        kept = training_part(data.sequences.select("user", "domain", "items"))
+        return cls(data.items, kept, split.valid, split.max_history)
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The names of the domains, in the order in which the items show them first."""
+        return tuple(self.items["domain"].unique(maintain_order=True))
+
+    def of_domains(self, domains: str | Iterable[str]) -> TrainingData:
+        """Return the part of some domains; ValueError names one that is not there."""
+        wanted = [domains] if isinstance(domains, str) else list(domains)
+        if unknown := [name for name in wanted if name not in self.domains]:
+            raise ValueError(f"domain is {unknown[0]!r}; expected one of {list(self.domains)}")
+        inside = pl.col("domain").is_in(wanted)
+        parts = (self.items, self.sequences, self.valid)
+        items, sequences, valid = (part.filter(inside) for part in parts)
+        return replace(self, items=items, sequences=sequences, valid=valid)
+
+    def pairs(self) -> pl.DataFrame:
+        """Return every pair `user, domain, history, target` of the sequences, as `Split.train` has them."""
+        return every_prefix(self.sequences, self.max_history)
+
+
+class ItemRecommender:
+    """A model over items that ranks by `score`; what a class of yours needs beside it is in this file's head.
+
+    items: (N,) the item indices that it may recommend, ascending, there after `fit` and `load`.
+    """
+
+    Config: ClassVar[type[BaseModel]]
+    needs: ClassVar[tuple[Need, ...]] = ()  # parts of the items without which there is no such model
+    takes: ClassVar[tuple[Need, ...]] = ()  # parts that it reads where they are there
+
+    @property
+    def items(self) -> np.ndarray:
+        """(N,) item indices, ascending."""
+        raise TypeError(f"{type(self).__name__} defines no items")
+
+    def score(self, histories: Histories, users: Sequence[int] | None = None) -> np.ndarray:
+        """Return scores (B, N) of `items` after histories of items, oldest first; higher is better."""
+        raise TypeError(f"{type(self).__name__} defines no score")
+
+    def recommend(self, histories: Histories, top_k: int, users: Sequence[int] | None = None) -> Ranked:
+        """Return the top_k items of the domain for each history; -1 and -inf past the last item of all.
+
+        users: whose the histories are, for models that know users. Raises ValueError where top_k is below 1,
+        RecommenderError for scores of a wrong shape and for NaN.
+        """
+        rows = list(zip(histories, [-1] * len(histories) if users is None else users, strict=True))
+        return rank_by_score(
+            lambda part: checked_scores(
+                with_accepted(self.score, [history for history, _ in part], users=[user for _, user in part]),
+                type(self),
+                (len(part), len(self.items)),
+            ),
+            rows,
+            self.items,
+            top_k,
+        )
+
+
+def rank_by_score(
+    score: Callable[[Sequence[T]], np.ndarray],
+    rows: Sequence[T],
+    items: np.ndarray,
+    top_k: int,
+    batch_size: int = 512,
+) -> Ranked:
+    """Return the top_k of `items` (N,), the catalogue's item indices, a batch of rows at a time.
+
+    `score(rows)` is (B, N), higher is better. Raises ValueError where top_k is below 1.
+    """
+    if top_k < 1:
+        raise ValueError(f"top_k is {top_k}; expected 1 or more")
+    parts = []
+    for start in range(0, len(rows), batch_size):
+        scores = score(rows[start : start + batch_size])
+        width = min(top_k, len(items))
+        # All that ties with the last place goes along, so that Ranked.best breaks the tie by item index.
+        worst = np.partition(scores, -width, axis=1)[:, -width, None]
+        most = int((scores >= worst).sum(1).max())
+        columns = np.argpartition(-scores, min(most, len(items)) - 1, axis=1)[:, :most]
+        parts.append(Ranked.best(items[columns], np.take_along_axis(scores, columns, 1), top_k))
+    return Ranked.concatenate(parts) if parts else Ranked.nobody(top_k)
+
+
+def needs_of(model: type[Any], *, also_taken: bool = False) -> tuple[Need, ...]:
+    """Return what a recommender's class needs of the items, and with `also_taken` what it may read."""
+    needs: tuple[Need, ...] = getattr(model, "needs", ())
+    return (*needs, *getattr(model, "takes", ())) if also_taken else needs
+
+
+def pretrains(model: type[Any]) -> bool:
+    """Whether a class of models over items first learns from several domains together, by `pretrain`."""
+    return any(phase.shared for phase in getattr(model, "phases", ()))
+
+
+def with_accepted(function: Callable[..., T], *arguments: Any, **offered: Any) -> T:
+    """Call a function with the arguments, and with those of the offered keywords that its signature names."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters):
+        return function(*arguments, **offered)
+    names = {one.name for one in parameters}
+    return function(*arguments, **{name: value for name, value in offered.items() if name in names})
+
+
+def callbacks_of(callbacks: Callbacks, training: str) -> Sequence[Callback]:
+    """Return the callbacks of one of the trainings of a fit."""
+    return callbacks(training) if callable(callbacks) else callbacks
+
+
+class RecommenderError(ValueError):
+    """What a recommender gave that cannot be used; the message names its class and what was expected."""
+
+
+def recommend_to(model: Any, users: pl.DataFrame, top_k: int, items: np.ndarray, **offered: Any) -> Ranked:
+    """Return a recommender's top_k of the items (N,) for users `user, domain, history`, checked.
+
+    `offered` are keywords that its `recommend` may accept beside `domain` and `users`, as `beams`. Raises
+    RecommenderError as `checked_ranking`.
+    """
+    ranked = with_accepted(
+        model.recommend,
+        users["history"].to_list(),
+        top_k,
+        domain=users["domain"].to_list(),
+        users=users["user"].to_list(),
+        **offered,
+    )
+    return checked_ranking(ranked, type(model), (users.height, top_k), items)
+
+
+def checked_ranking(
+    ranked: Any, model: type[Any], shape: tuple[int, int], items: np.ndarray | None = None
+) -> Ranked:
+    """Return what a recommender's `recommend` gave as a Ranked of `shape` (U, top_k).
+
+    Item indices without scores are taken too, best first. items: (N,) those that may be recommended. Raises
+    RecommenderError for another shape or type, NaN among the scores, an item that is repeated or none of
+    `items`, and -1 before an item.
+    """
+    gave = f"{model.__module__}:{model.__qualname__}.recommend gave"
+    held = getattr(ranked, "items", ranked)
+    found = np.asarray(held() if callable(held) else held)
+    if found.shape != shape or found.dtype.kind not in "iu":
+        raise RecommenderError(
+            f"{gave} {_told(found)}; expected item indices of shape {shape}, a row a user, best first"
+        )
+    found = found.astype(np.int64)
+    places = -np.arange(shape[1], dtype=np.float32)
+    scores = np.asarray(getattr(ranked, "scores", np.broadcast_to(places, shape)))
+    if scores.shape != shape or scores.dtype.kind != "f":
+        raise RecommenderError(f"{gave} scores that are {_told(scores)}; expected floats of shape {shape}")
+    if np.isnan(scores).any():
+        user = int(np.isnan(scores).any(1).argmax())
+        raise RecommenderError(f"{gave} NaN among the scores of user {user}; expected a number for each item")
+    filled = found == -1
+    if (wrong := (filled[:, :-1] & ~filled[:, 1:]).any(1)).any():
+        user = int(wrong.argmax())
+        raise RecommenderError(
+            f"{gave} user {user} the items {found[user].tolist()}; -1 may only fill the end of a row, where "
+            "the domain has fewer items"
+        )
+    allowed = filled | (np.isin(found, items) if items is not None else found >= 0)
+    if not allowed.all():
+        user, place = (int(one) for one in np.argwhere(~allowed)[0])
+        raise RecommenderError(
+            f"{gave} user {user} the item {found[user, place]}, which is none of the "
+            f"{'' if items is None else f'{len(items)} '}items of the user's domain"
+        )
+    in_order = np.sort(found, axis=1)
+    repeated = ((in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] != -1)).any(1)
+    if repeated.any():
+        user = int(repeated.argmax())
+        raise RecommenderError(
+            f"{gave} user {user} an item twice, {found[user].tolist()}; recommend each item once"
+        )
+    return ranked if isinstance(ranked, Ranked) else Ranked(found, scores)
+
+
+def checked_scores(scores: Any, model: type[Any], shape: tuple[int, int]) -> np.ndarray:
+    """Return what a model over items' `score` gave as an array of `shape` (B, N).
+
+    Raises RecommenderError for another shape, and for NaN.
+    """
+    gave = f"{model.__module__}:{model.__qualname__}.score gave"
+    found = np.asarray(scores)
+    if found.shape != shape or found.dtype.kind not in "fiu":
+        raise RecommenderError(
+            f"{gave} {_told(found)}; expected {shape}, a score for each history and item of the domain"
+        )
+    if np.isnan(found).any():
+        row = int(np.isnan(found).any(1).argmax())
+        raise RecommenderError(f"{gave} NaN for history {row}; expected a number for each item")
+    return found
+
+
+def _told(array: np.ndarray) -> str:
+    return f"an array of shape {array.shape} and type {array.dtype}"
+
+
+def read_recommender(folder: str | Path) -> Any:
+    """Read what `save` or `save_pretrained` of a generative recommender wrote, whichever its kind.
+
+    Raises FileNotFoundError where a file is missing, SharingError for a shared folder that was altered.
+    """
+    config = Path(folder) / "config.json"
+    kind = json.loads(config.read_text()).get("kind", "t5") if config.is_file() else "t5"
+    model = RECOMMENDERS.find(kind)
+    return getattr(model, "read", model.load)(folder)

@@ -1,0 +1,381 @@
+"""What every model over items shares, whatever its network: items in, a score for each item out.
+
+A model serves one domain. Its file holds its network, its config and its loss; this one trains it phase by
+phase, turns histories into places of the domain's items, and a model into files and back.
+Letters: B users, T places of a sequence, N items of the domain, V numbers of a text vector.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+import numpy as np
+import polars as pl
+import torch
+from pydantic import Field
+from safetensors import numpy as arrays
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genrec_lab.data import Dataset
+from genrec_lab.data.item_attributes import item_attributes
+from genrec_lab.decoding import Histories, Ranked
+from genrec_lab.models.recommenders.base import (
+    Callbacks,
+    ItemRecommender,
+    Need,
+    TrainingData,
+    callbacks_of,
+    pretrains,
+)
+from genrec_lab.models.sequential.batches import ItemBatches, SequenceBatches, padded, places_of
+from genrec_lab.registry import ComponentConfig
+from genrec_lab.training import TrainingConfig, TrainingResult, processes, validator
+from genrec_lab.training import fit as train
+
+_WEIGHTS, _CONFIG, _ARRAYS, _WORDS = "model.safetensors", "config.json", "domain.safetensors", "items.parquet"
+
+
+class ItemModelConfig(ComponentConfig):
+    """What the configs of all item models have; each adds its sizes and a `kind` that names it."""
+
+    max_history: int = Field(20, ge=1)  # the most recent items that are read
+
+
+class Phase(NamedTuple):
+    """One of the trainings that a model goes through, in order."""
+
+    name: str = "training"
+    # On the sequences of all domains of pre-training together; each domain's model then starts from it.
+    shared: bool = False
+    budget: Literal["training", "pretraining"] = "training"  # which of the two TrainingConfigs of `fit`
+    validated: bool = True  # False: no validation and no early stopping, the last weights are kept
+    epochs: int | None = None  # at most so many, whatever the budget says
+
+
+@dataclass(frozen=True, eq=False)
+class DomainItems:
+    """A domain's items, or several domains' together: row i of every table is that of `items[i]`."""
+
+    items: np.ndarray  # (N,) int64, indices over all domains, ascending
+    users: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # (U,) int64, ascending
+    text: np.ndarray | None = None  # (N, V) float32, of `encode_texts`
+    pictures: np.ndarray | None = None  # (N, V) float32
+    words: pl.DataFrame | None = None  # N rows of Dataset.items
+
+    def __post_init__(self) -> None:
+        """Check the order of ids and the number of rows; ValueError names what is wrong."""
+        for name in ("items", "users"):
+            ids = np.asarray(getattr(self, name), dtype=np.int64)
+            if (np.diff(ids) <= 0).any():
+                raise ValueError(f"the domain's {name} are not ascending and distinct; sort them")
+            object.__setattr__(self, name, ids)
+        if not len(self.items):
+            raise ValueError("the domain has no items; there is nothing to recommend")
+        for need, table in self._tables().items():
+            if table is not None and len(table) != len(self.items):
+                raise ValueError(
+                    f"{need} has {len(table)} rows for {len(self.items)} items; expected one each"
+                )
+
+    def require(self, needs: Sequence[Need], model: str) -> None:
+        """Raise ValueError where one of the needs is not there, naming the model."""
+        tables = self._tables()
+        for need in needs:
+            if tables[need] is None:
+                raise ValueError(
+                    f"{model} needs {need} of its items; give it to fit, or DomainItems(…, {need}=…)"
+                )
+
+    def present(self, needs: Sequence[Need]) -> tuple[Need, ...]:
+        """Return those of the needs that are there."""
+        tables = self._tables()
+        return tuple(need for need in needs if tables[need] is not None)
+
+    def user_places(self, users: Sequence[int]) -> np.ndarray:
+        """Return (B,) places in `users`, -1 for a user that is not among them."""
+        wanted = np.asarray(users, dtype=np.int64)
+        if not len(self.users):
+            return np.full(len(wanted), -1, dtype=np.int64)
+        places = np.minimum(np.searchsorted(self.users, wanted), len(self.users) - 1)
+        return np.where(self.users[places] == wanted, places, -1)
+
+    def text_vectors(self) -> Tensor:
+        """Return the text vectors (N, V) as a tensor; ValueError where there are none."""
+        if self.text is None:
+            raise ValueError("the domain's items have no text vectors; give DomainItems(…, text=…)")
+        return torch.from_numpy(np.ascontiguousarray(self.text, dtype=np.float32))
+
+    def attributes(self, least_items: int) -> Tensor:
+        """Return (N, A) bool, which attributes the items have by the rule of `data/item_attributes.py`.
+
+        Raises ValueError where there is no table of words, DataError where no attribute is left.
+        """
+        if self.words is None:
+            raise ValueError("the domain's items have no table of words; give DomainItems(…, words=…)")
+        return torch.from_numpy(item_attributes(self.words, least_items).of_items)
+
+    def write(self, folder: Path, needs: Sequence[Need]) -> None:
+        """Write items, users and the needed tables into a folder."""
+        vectors = {"text": self.text, "pictures": self.pictures}
+        held = {"items": self.items, "users": self.users}
+        held |= {name: array for name, array in vectors.items() if name in needs and array is not None}
+        arrays.save_file({name: np.ascontiguousarray(one) for name, one in held.items()}, folder / _ARRAYS)
+        if "words" in needs and self.words is not None:
+            self.words.write_parquet(folder / _WORDS)
+
+    @classmethod
+    def read(cls, folder: Path) -> DomainItems:
+        """Read what `write` wrote."""
+        words = folder / _WORDS
+        table = pl.read_parquet(words) if words.is_file() else None
+        return cls(**arrays.load_file(folder / _ARRAYS), words=table)
+
+    def _tables(self) -> dict[Need, np.ndarray | pl.DataFrame | None]:
+        return {"text": self.text, "pictures": self.pictures, "words": self.words}
+
+
+class ItemModel(nn.Module, ItemRecommender):
+    """A recommender that scores all items of its domain after a history.
+
+    `fit` makes the network and trains it, `build` makes it only. A model's file sets `Config`, and `needs`,
+    `takes`, `phases` and `own_weights` where they differ from these; it defines `make`, `logits` and
+    `forward`, the loss of a batch, and may define `batches` and `begin`. After `fit`, `results_` has the
+    history of each phase by its name.
+    """
+
+    Config: ClassVar[type[ItemModelConfig]]
+    config: Any
+    phases: ClassVar[tuple[Phase, ...]] = (Phase(),)
+    # Names, or beginnings of names, of weights that belong to one domain's items: `start_from` leaves them.
+    own_weights: ClassVar[tuple[str, ...]] = ("embedding.",)
+
+    def __init__(self, config: ItemModelConfig | None = None) -> None:
+        """Take the config, by default the class's; there is no network before `fit`, `build` or `load`."""
+        super().__init__()
+        self.config = config or self.Config()
+        self.phase = self.phases[-1].name
+        self.results_: dict[str, TrainingResult] = {}
+        self._domain: DomainItems | None = None
+
+    @property
+    def domain(self) -> DomainItems:
+        """What the model knows of its domain; RuntimeError before `fit`."""
+        if self._domain is None:
+            raise RuntimeError(f"{type(self).__name__} knows no items yet; call fit or load first")
+        return self._domain
+
+    @property
+    def items(self) -> np.ndarray:
+        """(N,) the domain's indices over all domains, ascending."""
+        return self.domain.items
+
+    def build(self, domain: DomainItems) -> Self:
+        """Make the network for a domain, from random weights; ValueError where it lacks what the model needs.
+
+        The weights come from torch's generator.
+        """
+        domain.require(self.needs, type(self).__name__)
+        self._domain = domain
+        self.make()
+        return self
+
+    def make(self) -> None:
+        """Make the network for `domain` and `config`."""
+        raise TypeError(f"{type(self).__name__} defines no make")
+
+    def logits(self, sequences: Tensor, users: Tensor) -> Tensor:
+        """Return (B, N): how well each item goes next.
+
+        `sequences` (B, T) are places in `items`, oldest first, padded at the right with -1; each has an item.
+        `users` (B,) are places in the domain's users, -1 where the user is not known.
+        """
+        raise TypeError(f"{type(self).__name__} defines no logits")
+
+    # --- training
+
+    def batches(
+        self, sequences: Sequence[Sequence[int]], users: Sequence[int], batch_size: int
+    ) -> ItemBatches:
+        """Return what an epoch of the current phase is made of; `forward` is called with each batch.
+
+        `sequences` are items oldest first, of the training part, `users` whose they are.
+        """
+        return SequenceBatches(self.items, sequences, batch_size, self.config.max_history)
+
+    def begin(self, phase: str) -> None:
+        """Make ready for one of `phases`, named; what it freezes or computes anew is the model's own."""
+        self.phase = phase
+
+    def start_from(self, pretrained: ItemModel) -> None:
+        """Take over the weights of a model of the same config, but for those in `own_weights`."""
+        taken = {
+            name: weight
+            for name, weight in pretrained.state_dict().items()
+            if not name.startswith(self.own_weights)
+        }
+        missing, unexpected = self.load_state_dict(taken, strict=False)
+        lost = [name for name in missing if not name.startswith(self.own_weights)]
+        if lost or unexpected:
+            raise ValueError(
+                f"{type(self).__name__} cannot start from another {type(pretrained).__name__}: "
+                f"{[*lost, *unexpected][0]!r} is in only one of them; name the weights of one domain's items "
+                "in own_weights"
+            )
+
+    def fit(
+        self,
+        data: Dataset | TrainingData,
+        *,
+        training: TrainingConfig | None = None,
+        pretraining: TrainingConfig | None = None,
+        pretrained: ItemModel | None = None,
+        text: np.ndarray | None = None,
+        pictures: np.ndarray | None = None,
+        seed: int = 0,
+        callbacks: Callbacks = (),
+        checkpoints: Path | None = None,
+    ) -> Self:
+        """Make the network for the only domain of the data, train it through its phases, and return it.
+
+        training, pretraining: the budgets of the phases, by default TrainingConfig's. pretrained: a model
+        after `pretrain`; without one, a model with shared phases goes through them on this domain. text,
+        pictures: vectors of the items of the whole data set, (items, V), for models that read them.
+        callbacks: those of all phases, or a function from a phase's name to them. checkpoints: a folder from
+        which a killed training goes on. Raises ValueError for data of several domains, or where something
+        that the model needs is missing.
+
+            SASRec(SASRec.Config()).fit(dataset.select("Garden")).recommend([[3, 14]], top_k=10)
+        """
+        learnt = TrainingData.of(data, max_history=self.config.max_history)
+        if len(learnt.domains) != 1:
+            raise ValueError(
+                f"{type(self).__name__} serves one domain, and the data have {list(learnt.domains)}; give "
+                "those of one, as TrainingData.of(dataset).of_domains('…')"
+            )
+        budgets: dict[str, Any] = {"training": training, "pretraining": pretraining}
+        given: dict[str, Any] = {"seed": seed, "callbacks": callbacks, "checkpoints": checkpoints}
+        if pretrained is None and pretrains(type(self)):
+            pretrained = type(self)(self.config)
+            pretrained.pretrain(learnt, text=text, pictures=pictures, **budgets, **given)
+        torch.manual_seed(seed)
+        self.build(self._domain_items(learnt, text, pictures))
+        if pretrained is not None:
+            self.start_from(pretrained)
+        self._train(learnt, budgets, shared=False, **given)
+        return self
+
+    def pretrain(
+        self,
+        data: Dataset | TrainingData,
+        *,
+        training: TrainingConfig | None = None,
+        pretraining: TrainingConfig | None = None,
+        text: np.ndarray | None = None,
+        pictures: np.ndarray | None = None,
+        seed: int = 0,
+        callbacks: Callbacks = (),
+        checkpoints: Path | None = None,
+    ) -> Self:
+        """Make the network for all domains of the data and train its shared phases; arguments as of `fit`.
+
+        The result is what `fit(…, pretrained=…)` starts from.
+        """
+        learnt = TrainingData.of(data, max_history=self.config.max_history)
+        budgets = {"training": training, "pretraining": pretraining}
+        torch.manual_seed(seed)
+        self.build(self._domain_items(learnt, text, pictures))
+        self._train(learnt, budgets, True, seed, callbacks, checkpoints)
+        return self
+
+    def _domain_items(
+        self, data: TrainingData, text: np.ndarray | None, pictures: np.ndarray | None
+    ) -> DomainItems:
+        items, read = data.items["item"].to_numpy(), (*self.needs, *self.takes)
+        given: dict[Need, np.ndarray | None] = {"text": text, "pictures": pictures}
+        vectors = {
+            name: np.ascontiguousarray(of_all[items])
+            for name, of_all in given.items()
+            if name in read and of_all is not None
+        }
+        words = data.items if "words" in read else None
+        return DomainItems(items, data.sequences["user"].to_numpy(), words=words, **vectors)
+
+    def _train(
+        self,
+        data: TrainingData,
+        budgets: dict[str, TrainingConfig | None],
+        shared: bool,
+        seed: int,
+        callbacks: Callbacks,
+        checkpoints: Path | None,
+    ) -> None:
+        """Go through the phases that are shared, or through the others."""
+        sequences, users = data.sequences["items"].to_list(), data.sequences["user"].to_list()
+        for phase in (one for one in self.phases if one.shared is shared):
+            config = budgets[phase.budget] or TrainingConfig()
+            if phase.epochs is not None:
+                fewer = {"epochs": min(config.epochs, phase.epochs), "least_steps": 0}
+                config = config.model_copy(update=fewer)
+            self.begin(phase.name)
+            self.results_[phase.name] = train(
+                self,
+                self.batches(sequences, users, config.batch_size),
+                config,
+                validate=validator(self._recommend_to, data.valid, config.validation_users, seed)
+                if phase.validated
+                else None,
+                callbacks=callbacks_of(callbacks, phase.name),
+                checkpoints=checkpoints / phase.name if checkpoints else None,
+                seed=seed,
+            )
+
+    def _recommend_to(self, users: pl.DataFrame) -> Ranked:
+        return self.recommend(users["history"].to_list(), 10, users["user"].to_list())
+
+    # --- scores
+
+    @torch.inference_mode()
+    def score(self, histories: Histories, users: Sequence[int] | None = None) -> np.ndarray:
+        """Return log-probabilities (B, N) of the domain's items after histories of items, oldest first.
+
+        `users` say whose the histories are, for models that know users; others do not ask. Raises ValueError
+        for an empty history or an item of another domain.
+        """
+        self.eval()
+        rows = [self._places_of(row, history) for row, history in enumerate(histories)]
+        device = next(self.parameters()).device
+        sequences = padded(rows, max(map(len, rows))).to(device)
+        known = self.domain.user_places([-1] * len(rows) if users is None else users)
+        logits = self.logits(sequences, torch.from_numpy(known).to(device))
+        return F.log_softmax(logits.float(), dim=-1).cpu().numpy()
+
+    def _places_of(self, row: int, history: Sequence[int]) -> np.ndarray:
+        """Turn item indices into the domain's own, the most recent `max_history` of them."""
+        if not len(history):
+            raise ValueError(f"history {row} is empty; {type(self).__name__} needs at least one item")
+        recent = np.asarray(history, dtype=np.int64)[-self.config.max_history :]
+        return places_of(self.items, recent, f"history {row}")
+
+    # --- files
+
+    def save(self, folder: Path) -> Path:
+        """Write weights, config and what the model needs of its domain into a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: part.contiguous() for name, part in self.state_dict().items()}, folder / _WEIGHTS)
+        self.domain.write(folder, (*self.needs, *self.domain.present(self.takes)))
+        (folder / _CONFIG).write_text(json.dumps(self.config.model_dump(), indent=2))
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote, onto the device of this process."""
+        model = cls(cls.Config.model_validate_json((folder / _CONFIG).read_text()))
+        model.build(DomainItems.read(folder))
+        model.load_state_dict(load_file(folder / _WEIGHTS))
+        return model.to(processes.device()).eval()
