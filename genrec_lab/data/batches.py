@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -14,6 +16,67 @@ from genrec_lab.data.rules import NO_ITEM
 
 # So many batches are shuffled together before their samples are sorted by length.
 _POOL, _STRETCH_POOL = 64, 16
+
+
+class Batch(Mapping[str, Any]):
+    """The samples of one training step: tensors by name, collated when one of them is first asked for.
+
+    A process that shares the step with others asks for its `share` first, so it never collates the rest.
+
+    >>> batch = Batch(np.arange(5), lambda rows: {"x": torch.from_numpy(rows) * 10})
+    >>> batch.share(1, 2)["x"]
+    tensor([10, 30])
+    """
+
+    def __init__(
+        self,
+        numbers: np.ndarray,
+        collate: Callable[[np.ndarray], Mapping[str, Any]],
+        *,
+        weights: np.ndarray | None = None,
+        in_order: bool = False,
+    ) -> None:
+        """Take the numbers (n,) of the rows, of which `collate(some)` returns the tensors, and two options.
+
+        weights (n,): samples in each row, where it is not one. in_order: shares are consecutive rows, which a
+        loss needs that compares all rows; otherwise every n-th row, so that each share gets some of every
+        length.
+        """
+        self.numbers, self.weights, self.in_order = numbers, weights, in_order
+        self._collate = collate
+        self._tensors: Mapping[str, Any] | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many rows can be shared out."""
+        return len(self.numbers)
+
+    @property
+    def samples(self) -> int:
+        """Over how many samples the loss is a mean."""
+        return len(self.numbers) if self.weights is None else int(self.weights.sum())
+
+    def share(self, number: int, of: int) -> Batch:
+        """Return the share of this number, from 0, of so many that together are the batch."""
+        rows = np.array_split(np.arange(self.rows), of)[number] if self.in_order else slice(number, None, of)
+        weights = None if self.weights is None else self.weights[rows]
+        return Batch(self.numbers[rows], self._collate, weights=weights, in_order=self.in_order)
+
+    @property
+    def tensors(self) -> Mapping[str, Any]:
+        """The tensors by name, or groups of them by name; collated once."""
+        if self._tensors is None:
+            self._tensors = self._collate(self.numbers)
+        return self._tensors
+
+    def __getitem__(self, name: str) -> Any:
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
 
 
 class PairsConfig(BaseModel):
@@ -60,15 +123,19 @@ class PairBatches:
             return len(self.targets)
         return int(np.minimum(np.unique(self.users, return_counts=True)[1], self.per_user).sum())
 
-    def __call__(self, epoch: int, seed: int) -> Iterator[dict[str, Tensor]]:
+    def __call__(self, epoch: int, seed: int) -> Iterator[Batch]:
         """Yield the batches of one epoch."""
         rng = np.random.default_rng([seed, epoch])
         order = rng.permutation(len(self.targets))
         if self.per_user is not None:
             order = some_of_each(self.users, order, self.per_user)
         for rows in of_like_length(order, self.lengths, self.batch_size, rng):
-            histories = self.histories[rows, : self.lengths[rows].max()]
-            yield {"histories": torch.from_numpy(histories), "targets": torch.from_numpy(self.targets[rows])}
+            yield Batch(rows, partial(self._collated, width=self.lengths[rows].max()))
+
+    def _collated(self, rows: np.ndarray, width: int) -> dict[str, Tensor]:
+        """Return some pairs, padded to the width of the whole batch, in which they have the same numbers."""
+        histories = self.histories[rows, :width]
+        return {"histories": torch.from_numpy(histories), "targets": torch.from_numpy(self.targets[rows])}
 
 
 def shuffled(count: int, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
@@ -152,7 +219,7 @@ class StretchBatches:
         counts = np.bincount(self.owners)[self.owners]
         return round(float((learnt * np.minimum(1.0, self.per_user / counts)).sum()))
 
-    def __call__(self, epoch: int, seed: int) -> Iterator[dict[str, Tensor]]:
+    def __call__(self, epoch: int, seed: int) -> Iterator[Batch]:
         """Yield the batches of one epoch."""
         rng = np.random.default_rng([seed, epoch])
         order = rng.permutation(len(self.lengths))
@@ -164,14 +231,19 @@ class StretchBatches:
         parts = [part for part in np.split(order, cuts) if len(part)]
         for number in rng.permutation(len(parts)):
             part = parts[number]
-            counts = (self.lengths - self.firsts)[part]
-            rows = np.repeat(np.arange(len(part)), counts)
-            places = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-            yield {
-                "rows": torch.from_numpy(rows),
-                "places": torch.from_numpy(places + self.firsts[part][rows]),
-                "sequences": torch.from_numpy(self.items[part, : self.lengths[part].max()]),
-            }
+            collate = partial(self._collated, width=self.lengths[part].max())
+            yield Batch(part, collate, weights=(self.lengths - self.firsts)[part])
+
+    def _collated(self, part: np.ndarray, width: int) -> dict[str, Tensor]:
+        """Return some stretches, padded to the width of the whole batch."""
+        counts = (self.lengths - self.firsts)[part]
+        rows = np.repeat(np.arange(len(part)), counts)
+        places = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        return {
+            "rows": torch.from_numpy(rows),
+            "places": torch.from_numpy(places + self.firsts[part][rows]),
+            "sequences": torch.from_numpy(self.items[part, :width]),
+        }
 
 
 def _stretches(sequence: Sequence[int], max_history: int) -> Iterator[tuple[Sequence[int], int]]:
@@ -189,19 +261,27 @@ def _stretches(sequence: Sequence[int], max_history: int) -> Iterator[tuple[Sequ
         start = following
 
 
+class ContentOf(Protocol):
+    """Turns B item indices into B rows of tensors, such as `PreparedContent.batch`."""
+
+    def __call__(self, items: np.ndarray, among: np.ndarray, /) -> Mapping[str, Tensor]:
+        """Return rows for `items` (B,), padded as in a batch of the items `among` (any number)."""
+
+
 class NeighbourBatches:
     """Batches of items, each beside an item that stood next to it in some sequence (UTGRec 2.3.2).
 
     `{"items": content(i), "neighbours": content(j)}`, where `content` turns B item indices into B rows of
-    tensors. Every item comes once an epoch; the order, and which of its neighbours stands beside it, is drawn
-    from (seed, epoch) and nothing else. An item without neighbours stands beside itself.
+    tensors, padded as in a batch of those that its second argument names. Every item comes once an epoch; the
+    order, and which of its neighbours stands beside it, is drawn from (seed, epoch) and nothing else. An item
+    without neighbours stands beside itself.
     """
 
     def __init__(
         self,
         items: np.ndarray,
         neighbours: pl.DataFrame,
-        content: Callable[[np.ndarray], dict[str, Tensor]],
+        content: ContentOf,
         batch_size: int,
     ) -> None:
         """Take the items (n,), and all their neighbours as `co_occurrence_neighbours` gives them."""
@@ -231,9 +311,16 @@ class NeighbourBatches:
         drawn = self._starts[order] + rng.integers(self.counts[order])
         return self.items[order], self._flat[drawn]
 
-    def __call__(self, epoch: int, seed: int) -> Iterator[dict[str, dict[str, Tensor]]]:
+    def __call__(self, epoch: int, seed: int) -> Iterator[Batch]:
         """Yield the batches of one epoch."""
         items, neighbours = self.pairs(epoch, seed)
         for start in range(0, len(items), self.batch_size):
-            rows = slice(start, start + self.batch_size)
-            yield {"items": self.content(items[rows]), "neighbours": self.content(neighbours[rows])}
+            pair = items[start : start + self.batch_size], neighbours[start : start + self.batch_size]
+            yield Batch(np.arange(len(pair[0])), partial(self._collated, pair), in_order=True)
+
+    def _collated(self, pair: tuple[np.ndarray, np.ndarray], rows: np.ndarray) -> dict[str, Any]:
+        items, neighbours = pair
+        return {
+            "items": self.content(items[rows], items),
+            "neighbours": self.content(neighbours[rows], neighbours),
+        }

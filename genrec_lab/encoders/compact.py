@@ -202,11 +202,11 @@ class CompactEncoder(nn.Module):
         repairs |= pictures.repairs
         places, target = self._pictures.places, config.picture
 
-        def collate(items: np.ndarray) -> dict[str, Tensor]:
+        def collate(items: np.ndarray, among: np.ndarray) -> dict[str, Tensor]:
             rows = torch.tensor(items)
-            states, read = padded(text.rows("text", items), self._text.width)
+            states, read = padded(text.rows("text", items), self._text.width, text.longest("text", among))
             # Cut at the batch's longest text: a decoder pays for every place.
-            words = ids[rows, : max(1, int(lengths[rows].max()))].long()
+            words = ids[rows, : max(1, int(lengths[torch.tensor(among)].max()))].long()
             return {
                 "text_ids": words.clamp(min=0),
                 "text_mask": words >= 0,

@@ -74,21 +74,24 @@ def content_of(dataset: Dataset, root: str | Path | None = None) -> Content:
 class PreparedContent:
     """N items made ready by an encoder: its frozen parts have run, a batch only gathers.
 
-    `collate` turns item indices into the batch; `repairs` counts what was mended (converted pictures,
+    `collate(items, among)` turns item indices into a batch, padded as a batch of the items `among` would be,
+    so that a share of a batch has the batch's shapes; `repairs` counts what was mended (converted pictures,
     truncated texts, ...), to be kept beside the run.
     """
 
     n_items: int
-    collate: Callable[[np.ndarray], dict[str, Tensor]]
+    collate: Callable[[np.ndarray, np.ndarray], dict[str, Tensor]]
     repairs: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.n_items
 
-    def batch(self, items: Sequence[int] | np.ndarray) -> dict[str, Tensor]:
-        """The content of B items: `text_ids` (B, T) int64 and `text_mask` (B, T) bool, the words to rebuild;
-        `patches` (B, P, c) float32, zero where missing, and `has_picture` (B,) bool; `encoder_...` as the
-        encoder likes it.
+    def batch(self, items: Sequence[int] | np.ndarray, among: np.ndarray | None = None) -> dict[str, Tensor]:
+        """Return the content of B items, padded to the longest of them, or of the items `among`.
+
+        `text_ids` (B, T) int64 and `text_mask` (B, T) bool are the words to rebuild; `patches` (B, P, c)
+        float32, zero where missing, and `has_picture` (B,) bool the picture; `encoder_...` is what the
+        encoder reads.
 
         Raises ContentError for no item or an index outside 0..N-1.
         """
@@ -98,4 +101,4 @@ class PreparedContent:
                 f"batch: items {rows.tolist()[:5]}... of shape {rows.shape}; expected a list of one or more "
                 f"indices in 0..{self.n_items - 1}"
             )
-        return self.collate(rows)
+        return self.collate(rows, rows if among is None else among)

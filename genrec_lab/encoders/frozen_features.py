@@ -64,6 +64,12 @@ class FrozenFeatures:
             for what, count in shard.repairs.items():
                 self.repairs[what] = self.repairs.get(what, 0) + count
 
+    def longest(self, name: str, items: np.ndarray) -> int:
+        """Return the most rows that a feature has for one of `items`, without reading any."""
+        numbers, places = np.divmod(items, SHARD_ITEMS)
+        bounds = (self._shards[number].bounds[name] for number in numbers)
+        return max(int(ends[i + 1] - ends[i]) for ends, i in zip(bounds, places, strict=True))
+
     def rows(self, name: str, items: np.ndarray) -> list[Tensor]:
         """The rows of one feature for each of `items`, in their order: (rows, width) each."""
         found: list[Tensor] = [torch.empty(0)] * len(items)

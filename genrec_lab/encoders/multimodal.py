@@ -159,13 +159,17 @@ class QwenEncoder(nn.Module):
         repairs |= pictures.repairs
         target = config.picture
 
-        def collate(items: np.ndarray) -> dict[str, Tensor]:
+        def longest_prompt(items: np.ndarray) -> int:
+            shown = [pictures.longest("tokens", items[i : i + 1]) for i in range(len(items))]
+            return max(self._prompt.length(len(texts[item]), n) for item, n in zip(items, shown, strict=True))
+
+        def collate(items: np.ndarray, among: np.ndarray) -> dict[str, Tensor]:
             own = [texts[item] for item in items]
             seen = pictures.rows("tokens", items)
-            features, feature_mask = padded(seen, self.dimension)
+            features, feature_mask = padded(seen, self.dimension, pictures.longest("tokens", among))
             prompts = [self._prompt.ids(text, len(rows)) for text, rows in zip(own, seen, strict=True)]
-            ids, mask = _side_by_side(prompts)
-            words, text_mask = _side_by_side(own)
+            ids, mask = _side_by_side(prompts, longest_prompt(among))
+            words, text_mask = _side_by_side(own, max(len(texts[item]) for item in among))
             return {
                 "text_ids": words,
                 "text_mask": text_mask,
@@ -272,10 +276,10 @@ def _add_lora(language: nn.Module, config: QwenConfig) -> None:
             parameter.requires_grad_(True)
 
 
-def _side_by_side(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+def _side_by_side(rows: list[list[int]], longest: int) -> tuple[Tensor, Tensor]:
     """Rows of numbers as (B, longest) int64, 0 behind a row's end, and their mask; at least one place."""
     lengths = torch.tensor([len(row) for row in rows])
-    ids = torch.zeros(len(rows), max(1, int(lengths.max())), dtype=torch.long)
+    ids = torch.zeros(len(rows), max(1, longest), dtype=torch.long)
     for line, row in zip(ids, rows, strict=True):
         line[: len(row)] = torch.tensor(row, dtype=torch.long)
     return ids, torch.arange(ids.shape[1]) < lengths[:, None]

@@ -53,6 +53,11 @@ class ItemPrompt:
         before, between, after = self._shown
         return [*before, *[self.picture_id] * picture_tokens, *between, *text, *after, *codes]
 
+    def length(self, text_tokens: int, picture_tokens: int) -> int:
+        """Return how many tokens `ids` gives for so many of the text and of the picture."""
+        fixed = self._shown if picture_tokens else self._missing
+        return sum(map(len, fixed)) + text_tokens + picture_tokens + self._levels
+
     def _rendered(self, picture: list[dict[str, str]], words: str) -> str:
         content = [*picture, {"type": "text", "text": words.format(levels=self._levels)}]
         return self._tokenizer.apply_chat_template(

@@ -1,15 +1,22 @@
-"""The one training loop: any model whose forward returns a loss, on whatever device accelerate finds.
+"""The one training loop: any model whose forward returns a loss, on the accelerator where there is one.
 
-It knows nothing of recommendation. A killed run goes on from its last checkpoint and gives the numbers of the
-unbroken one.
+It knows nothing of recommendation. A killed run continues from its last checkpoint and gives the numbers of
+the unbroken one.
 """
 
 from genrec_lab.training.callbacks import Callback, EpochRecord, PrintEpochs, TrainingResult
 from genrec_lab.training.checkpoints import Checkpoint
-from genrec_lab.training.configs import TrainingConfig
+from genrec_lab.training.config import TrainingConfig
+from genrec_lab.training.devices import (
+    TrainingMemoryError,
+    autocast,
+    bf16_is_native,
+    computing_on,
+    device,
+    placed,
+)
 from genrec_lab.training.loop import Batches, fit
-from genrec_lab.training.precision import autocast, bf16_is_native
-from genrec_lab.training.processes import rank_in_shares
+from genrec_lab.training.processes import in_shares, rank_in_shares
 from genrec_lab.training.validation import validation_metrics, validator
 
 __all__ = [
@@ -19,10 +26,15 @@ __all__ = [
     "EpochRecord",
     "PrintEpochs",
     "TrainingConfig",
+    "TrainingMemoryError",
     "TrainingResult",
     "autocast",
     "bf16_is_native",
+    "computing_on",
+    "device",
     "fit",
+    "in_shares",
+    "placed",
     "rank_in_shares",
     "validation_metrics",
     "validator",

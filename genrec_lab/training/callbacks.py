@@ -1,24 +1,26 @@
-"""What a training tells of itself while it runs and at its end."""
+"""What a training reports while it runs and at its end."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch came to."""
+    """The result of one epoch."""
 
     epoch: int  # counted from 1
     loss: float  # mean over the samples
-    learning_rate: float  # at its end
+    learning_rate: float  # at the end of the epoch
     samples_per_second: float
     seconds: float  # training and validation
     metrics: dict[str, float] = field(default_factory=dict)  # empty where the epoch was not validated
     # Share of the device's matrix-product rate (`operations`); None in epoch 0 and in old records.
     mfu: float | None = None
+    # Mean over the samples of what else the model returned beside its loss.
+    terms: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,16 @@ class TrainingResult:
 
 
 class Callback:
-    """Hears of each step and epoch; all methods may be left out."""
+    """Called after steps and epochs; a subclass defines the methods that it needs.
+
+    Of several processes the first one calls it, and the others wait. With `everywhere` all of them do: then
+    they can share work, by `processes.in_shares`, and one of them alone may write.
+    """
+
+    everywhere: ClassVar[bool] = False
 
     def on_step(self, step: int, steps: int, loss: float) -> None:
-        """Called after some of the steps, at most a few times a second."""
+        """Called after some of the steps, about twice a second."""
 
     def on_epoch(self, record: EpochRecord, epochs: int) -> None:
         """Called after each epoch."""
@@ -56,7 +64,7 @@ class Callback:
 
 
 class PrintEpochs(Callback):
-    """One line an epoch, readable in a terminal and in a log file."""
+    """Prints a line after each epoch, readable in a terminal and in a log file."""
 
     def __init__(self, title: str = "", every: int = 1) -> None:
         self.title, self.every = title, every
@@ -75,7 +83,7 @@ class PrintEpochs(Callback):
 
 
 def speed_parts(record: Mapping[str, Any]) -> list[str]:
-    """How fast an epoch was, in words: samples or items a second, and the share of the device's rate."""
+    """Return the speed of an epoch in words: samples or items a second, and the share of the rate."""
     parts = []
     for name, unit in (("samples_per_second", "samples/s"), ("items_per_second", "items/s")):
         if record.get(name):

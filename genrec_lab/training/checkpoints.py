@@ -1,24 +1,30 @@
-"""The state of a training on disk, of which a kill at any moment leaves one whole copy."""
+"""The state of a training, and its copy on disk, of which a kill at any moment leaves a whole one."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from genrec_lab.data.whole_files import whole_folder
+from genrec_lab.training.callbacks import EpochRecord
+from genrec_lab.training.config import TrainingConfig
 
 _HASH = "sha256"
 
 
 class Checkpoint:
-    """The newest state of a training in a folder, replaced as a whole: safetensors and json."""
+    """The newest state of a training in a folder, replaced as a whole; safetensors and JSON."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
@@ -38,7 +44,7 @@ class Checkpoint:
                 shutil.rmtree(old)
 
     def read(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Return the newest state that is what was written, or None; says which ones are not."""
+        """Return the newest state that is what was written, or None; print which ones are damaged."""
         for _, folder in sorted(self._states(), reverse=True):
             try:
                 return _verified(folder)
@@ -66,3 +72,112 @@ def _verified(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _sha256(file: Path) -> str:
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+class TrainingState:
+    """Everything that a resumed training needs to give the numbers of the unbroken one.
+
+    These are counters, history, weights, moments of the optimisers and states of the random generators.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint | None, model: nn.Module, optimizers: list[Optimizer], names: list[str]
+    ) -> None:
+        self.checkpoint, self.model, self.optimizers = checkpoint, model, optimizers
+        self.names = names
+        self.epoch = self.step = self.best_epoch = self.since_best = 0
+        self.best_value = -math.inf
+        self.best: dict[str, Tensor] = {}
+        self.history: list[EpochRecord] = []
+
+    def take(self, record: EpochRecord, config: TrainingConfig) -> None:
+        """Note an epoch, and the weights where its validation is the best so far."""
+        self.history.append(record)
+        if not record.metrics:
+            return
+        if config.monitor not in record.metrics:
+            raise KeyError(
+                f"training.monitor is {config.monitor!r}; validation gives {sorted(record.metrics)}"
+            )
+        value = record.metrics[config.monitor]
+        self.since_best += 1
+        if value > self.best_value:
+            self.best_value, self.best_epoch, self.since_best = value, record.epoch, 0
+            self.best = {name: tensor.detach().clone() for name, tensor in self._trained().items()}
+
+    def is_done(self, config: TrainingConfig) -> bool:
+        """Whether all epochs are trained, or `patience` validations went by without a better one."""
+        stopped = config.patience is not None and self.since_best >= config.patience
+        return stopped or self.epoch >= config.epochs
+
+    def restore_best(self) -> None:
+        """Give the model the weights of the best validation, where there was one."""
+        trained = self._trained()
+        with torch.no_grad():
+            for name, tensor in self.best.items():
+                trained[name].copy_(tensor)
+
+    def _trained(self) -> dict[str, Tensor]:
+        parameters = dict(self.model.named_parameters())
+        return {name: parameters[name].data for name in self.names}
+
+    def _buffers(self) -> dict[str, Tensor]:
+        """What is neither trained nor derived, such as a count of steps."""
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))
+        return {name: t for name, t in self.model.state_dict().items() if name not in parameters}
+
+    def save(self, seconds: float) -> None:
+        """Write a checkpoint, where there is a place for it."""
+        if self.checkpoint is None:
+            return
+        tensors = {f"model/{name}": tensor for name, tensor in self._trained().items()}
+        tensors |= {f"buffer/{name}": tensor for name, tensor in self._buffers().items()}
+        tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
+        for number, optimizer in enumerate(self.optimizers):
+            for index, slots in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer/{number}/{index}/{slot}": value for slot, value in slots.items()}
+        tensors["generator"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            tensors["cuda_generator"] = torch.cuda.get_rng_state()
+        counters = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "best_epoch": self.best_epoch,
+            "since_best": self.since_best,
+            "best_value": None if self.best_value == -math.inf else self.best_value,
+            "seconds": seconds,
+            "history": [asdict(record) for record in self.history],
+        }
+        self.checkpoint.write(tensors, counters)
+
+    def resume(self) -> float:
+        """Continue from the last checkpoint, if there is one; return the seconds spent before it."""
+        found = self.checkpoint.read() if self.checkpoint is not None else None
+        if found is None:
+            return 0.0
+        tensors, counters = found
+        with torch.no_grad():
+            for name, tensor in self._trained().items():
+                tensor.copy_(tensors[f"model/{name}"])
+            for name, tensor in self._buffers().items():
+                tensor.copy_(tensors[f"buffer/{name}"])
+        self.best = _under("best/", tensors)
+        for number, optimizer in enumerate(self.optimizers):
+            slots: dict[int, dict[str, Tensor]] = {}
+            for name, tensor in _under(f"optimizer/{number}/", tensors).items():
+                index, slot = name.split("/")
+                slots.setdefault(int(index), {})[slot] = tensor
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": slots})
+        for name in ("epoch", "step", "best_epoch", "since_best"):
+            setattr(self, name, counters[name])
+        self.best_value = -math.inf if counters["best_value"] is None else counters["best_value"]
+        self.history = [EpochRecord(**record) for record in counters["history"]]
+        torch.set_rng_state(tensors["generator"])
+        if "cuda_generator" in tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors["cuda_generator"])
+        return float(counters["seconds"])
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with the prefix, without it."""
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

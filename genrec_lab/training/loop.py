@@ -5,30 +5,39 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import find_batch_size
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from genrec_lab.training import processes
 from genrec_lab.training.callbacks import Callback, EpochRecord, TrainingResult
-from genrec_lab.training.checkpoints import Checkpoint
-from genrec_lab.training.configs import TrainingConfig, is_due, rate_factor, with_enough_epochs
-from genrec_lab.training.layers import compiled_layers, recomputed_layers
-from genrec_lab.training.memory import batch_must_fit
+from genrec_lab.training.checkpoints import Checkpoint, TrainingState
+from genrec_lab.training.config import (
+    TrainingConfig,
+    is_due,
+    make_optimizers,
+    rate_factor,
+    set_learning_rate,
+    with_enough_epochs,
+)
+from genrec_lab.training.devices import (
+    autocast,
+    batch_must_fit,
+    compiled_layers,
+    device,
+    moved,
+    placed,
+    product_type,
+    recomputed_layers,
+)
 from genrec_lab.training.operations import StepMeter
-from genrec_lab.training.optimizers import make_optimizers, set_learning_rate
-from genrec_lab.training.precision import autocast, product_type
-from genrec_lab.training.processes import accelerator_of_all, learn
-from genrec_lab.training.state import TrainingState
 
-# What a model is called with: tensors whose first dimension is the sample, or groups of them by name.
-Batch = Mapping[str, Tensor] | Mapping[str, Mapping[str, Tensor]]
+_LOOKS = 0.5  # seconds between two readings of the loss, for each of which the device must catch up
+LOSS = "loss"
 
 
 class Batches(Protocol):
@@ -36,8 +45,13 @@ class Batches(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __call__(self, epoch: int, seed: int) -> Iterable[Batch]:
-        """Yield the batches of one epoch (from 0), fixed by epoch and seed."""
+    def __call__(self, epoch: int, seed: int) -> Iterable[Mapping[str, Any]]:
+        """Yield the batches of one epoch (from 0), fixed by epoch and seed.
+
+        A batch is what the model is called with: tensors by name, or groups of them, whose first dimension is
+        the sample. Several processes share it out where it is `Divisible`, such as a
+        `genrec_lab.data.batches.Batch`; otherwise each of them computes the whole.
+        """
 
 
 def fit(
@@ -54,59 +68,60 @@ def fit(
 ) -> TrainingResult:
     """Train the parameters that require gradients, keep the best validation's weights, return the history.
 
-    `model(**batch)` is the loss; `validate()` gives metrics of which `config.monitor` is maximised. With
-    `checkpoints` the state is written there after every `checkpoint_every` epochs and the last, and a later
-    call with the same arguments goes on from it; the caller removes the folder when it is done with it.
-    `optimizers` take the place of the config's, with its learning rate. Callbacks hear of an epoch before its
-    state is written, so after a kill they may hear of one twice, and miss none. Raises FloatingPointError
-    where the loss is not finite, TrainingMemoryError where the device cannot hold a batch, KeyError where
-    `validate` does not give the monitor. Several processes, as of `accelerate launch`, train one model
-    (`processes`); all call `validate`, the first one writes and calls back.
+    The model is moved to `device()`. `model(**batch)` returns the loss, or a mapping of scalars of which one
+    is called "loss"; the others are recorded. `validate()` returns metrics, of which `config.monitor` is
+    maximised. With `checkpoints` the state is written there after every `checkpoint_every` epochs and the
+    last, and a later call with the same arguments continues from it; the caller removes the folder when it is
+    done with it. `optimizers` take the place of the config's, with its learning rate. Callbacks are called
+    before the state is written, so after a kill they may see an epoch twice, and miss none. Several
+    processes, as of `accelerate launch`, train one model (`processes`); all call `validate`, the first one
+    writes and calls the callbacks, the others only those that are `everywhere`.
+
+    Raises FloatingPointError where the loss is not finite, TrainingMemoryError where the device cannot hold a
+    batch, KeyError where `validate` does not return the monitor.
     """
     torch.manual_seed(seed)
     config = with_enough_epochs(config, len(batches))
-    accelerator = accelerator_of_all()
-    callbacks = callbacks if accelerator.is_main_process else ()
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not parameters:
+    if not names:
         raise ValueError("the model has no parameter that requires a gradient: nothing would be trained")
-    model.to(accelerator.device)
+    placed(model)
+    is_first = processes.number() == 0
+    callbacks = [callback for callback in callbacks if is_first or callback.everywhere]
     optimizers = list(optimizers) if optimizers is not None else make_optimizers(model, config)
-    steps = len(batches) * config.epochs
-    wrapped, *prepared = accelerator.prepare(model, *optimizers)
-    state = TrainingState(
-        Checkpoint(checkpoints) if checkpoints is not None else None, model, optimizers, names
-    )
+    checkpoint = Checkpoint(checkpoints) if checkpoints is not None else None
+    state = TrainingState(checkpoint, model, optimizers, names)
     started = time.monotonic() - state.resume()
-    kind = product_type(accelerator.device, config.precision)
-    meter = StepMeter(accelerator.device, kind, counts=not config.compile)
-    learning = _Learning(wrapped, accelerator, prepared, config, callbacks, state, steps, meter)
+    learning = _Learning(model, optimizers, config, callbacks, state, len(batches) * config.epochs)
     if validate is not None and config.validate_from == 0 and not state.history:
         clock = time.monotonic()
         metrics = processes.of_the_first(validate())
         state.take(EpochRecord(0, math.nan, 0.0, 0.0, time.monotonic() - clock, metrics), config)
 
-    while state.epoch < config.epochs and not state.is_patient_no_more(config):
+    while not state.is_done(config):
         clock = time.monotonic()
         model.train()
         with compiled_layers(model, config.compile), recomputed_layers(model, config.gradient_checkpointing):
-            loss, samples = learning.epoch(batches(state.epoch, seed))
-        trained = time.monotonic() - clock
+            means, samples = learning.epoch(batches(state.epoch, seed))
+        speed = samples / (time.monotonic() - clock)
         state.epoch += 1
-        due = validate is not None and is_due(state.epoch, config)
-        metrics = processes.of_the_first(validate()) if validate and due else {}
-        rate = config.learning_rate * rate_factor(state.step, steps, config)
-        speed = samples / trained
-        seconds = time.monotonic() - clock
-        record = EpochRecord(state.epoch, loss, rate, speed, seconds, metrics, meter.mfu(speed))
+        metrics = processes.of_the_first(validate()) if validate and is_due(state.epoch, config) else {}
+        record = EpochRecord(
+            epoch=state.epoch,
+            loss=means.pop(LOSS, 0.0),
+            learning_rate=learning.rate(),
+            samples_per_second=speed,
+            seconds=time.monotonic() - clock,
+            metrics=metrics,
+            mfu=learning.meter.mfu(speed),
+            terms=means,
+        )
         state.take(record, config)
         for callback in callbacks:
             callback.on_epoch(record, config.epochs)
-        due = state.epoch % checkpoint_every == 0 or state.epoch == config.epochs
-        if accelerator.is_main_process and due:
+        if is_first and (state.epoch % checkpoint_every == 0 or state.is_done(config)):
             state.save(time.monotonic() - started)
-        accelerator.wait_for_everyone()
+        processes.wait()
 
     state.restore_best()
     model.eval()
@@ -119,56 +134,116 @@ def fit(
     return result
 
 
-@dataclass(frozen=True)
 class _Learning:
     """What all epochs of one training share."""
 
-    model: nn.Module  # as accelerate wrapped it
-    accelerator: Accelerator
-    optimizers: Sequence[Optimizer]
-    config: TrainingConfig
-    callbacks: Sequence[Callback]
-    state: TrainingState
-    steps: int  # of all epochs
-    meter: StepMeter
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[Optimizer],
+        config: TrainingConfig,
+        callbacks: Sequence[Callback],
+        state: TrainingState,
+        steps: int,
+    ) -> None:
+        """Take `steps`, the number of all epochs; it stretches the schedule of the learning rate."""
+        self.device = device()
+        self.model = processes.together(model, self.device)
+        self.optimizers, self.config, self.callbacks, self.state = optimizers, config, callbacks, state
+        self.steps = steps
+        kind = product_type(self.device, config.precision)
+        self.meter = StepMeter(self.device, kind, counts=not config.compile)
 
-    def epoch(self, batches: Iterable[Batch]) -> tuple[float, int]:
-        """Train one epoch; return the mean loss and the number of samples."""
-        total, samples, told = 0.0, 0, time.monotonic()
+    def epoch(self, batches: Iterable[Mapping[str, Any]]) -> tuple[dict[str, float], int]:
+        """Train one epoch; return the mean loss and terms over its samples, and their number."""
+        read, looked = _Reading(self.state, self.config), time.monotonic()
         for batch in batches:
-            size = find_batch_size(batch)
-            value = self._step(batch, size)
-            total += value * size
-            samples += size
-            if time.monotonic() - told > 0.5:
-                told = time.monotonic()
+            size = processes.samples_of(batch)
+            read.later(self._step(batch, size), size)
+            if time.monotonic() - looked > _LOOKS:
+                looked = time.monotonic()
+                loss = read.now()
                 for callback in self.callbacks:
-                    callback.on_step(self.state.step, self.steps, value)
-        return total / max(samples, 1), samples
+                    callback.on_step(self.state.step, self.steps, loss)
+        read.now()
+        return {name: total / read.samples for name, total in read.totals.items()}, read.samples
 
-    def _step(self, batch: Batch, size: int) -> float:
-        """Learn from one batch; return its loss."""
-        config, state, accelerator = self.config, self.state, self.accelerator
-        memory = batch_must_fit(size, state.epoch + 1, config.samples_at_once, accelerator.num_processes)
+    def _step(self, batch: Mapping[str, Any], size: int) -> dict[str, Tensor]:
+        """Learn from one batch; return its loss and terms, on the device."""
+        config, state = self.config, self.state
+        memory = batch_must_fit(size, state.epoch + 1, config.samples_at_once, processes.count())
         with memory, self.meter.step(size):
-            value = learn(
-                self.model,
-                batch,
-                accelerator,
-                config.samples_at_once,
-                lambda: autocast(accelerator.device, config.precision),
-            )
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"the loss is {value} at step {state.step} of epoch {state.epoch + 1}: lower "
-                f"training.learning_rate (now {config.learning_rate}) or set training.precision to 'fp32'"
-            )
+            values = self._gradients(batch)
         if config.clip_norm is not None:
-            accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
-        rate = config.learning_rate * rate_factor(state.step, self.steps, config)
-        set_learning_rate(self.optimizers, rate)
+            nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+        set_learning_rate(self.optimizers, self.rate())
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
         state.step += 1
-        return value
+        return values
+
+    def _gradients(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Add the gradients of a batch to those of the model; return the whole batch's loss and terms."""
+        parts = processes.own_parts(batch, processes.count(), processes.number(), self.config.samples_at_once)
+        values: dict[str, Tensor] = {}
+        # Where every process computes the whole batch they must not gather one another's rows.
+        with processes.apart(parts[0].batch is batch):
+            for number, (own, weight) in enumerate(parts, start=1):
+                last = number == len(parts)
+                with nullcontext() if last else processes.without_exchange(self.model):
+                    with autocast(self.device, self.config.precision):
+                        found = self.model(**moved(own, self.device))
+                        found = found if isinstance(found, Mapping) else {LOSS: found}
+                        weighted = {name: value * weight for name, value in found.items()}
+                    weighted[LOSS].backward()
+                for name, value in weighted.items():
+                    learnt = value.detach().float()
+                    values[name] = values[name] + learnt if name in values else learnt
+        if processes.several():
+            values = {name: processes.total(value) / processes.count() for name, value in values.items()}
+        return values
+
+    def rate(self) -> float:
+        """Return the learning rate of the next step."""
+        return self.config.learning_rate * rate_factor(self.state.step, self.steps, self.config)
+
+
+class _Reading:
+    """Losses that stay on the device until they are read, many at once: each reading waits for the device."""
+
+    def __init__(self, state: TrainingState, config: TrainingConfig) -> None:
+        self.state, self.config = state, config
+        self.samples, self.totals = 0, dict[str, float]()
+        self._values: list[dict[str, Tensor]] = []
+        self._sizes: list[int] = []
+
+    def later(self, values: dict[str, Tensor], samples: int) -> None:
+        """Note what a step over so many samples came to."""
+        self._values.append(values)
+        self._sizes.append(samples)
+        self.samples += samples
+
+    def now(self) -> float:
+        """Read and add up what was noted; return the last loss, or 0 where nothing was noted.
+
+        Raises FloatingPointError where a loss is not finite, naming the first such step.
+        """
+        if not self._values:
+            return 0.0
+        numbers = iter(torch.stack([value for values in self._values for value in values.values()]).tolist())
+        first, loss = self.state.step - len(self._values), 0.0
+        for step, (values, size) in enumerate(zip(self._values, self._sizes, strict=True), start=first):
+            for name in values:
+                value = next(numbers)
+                self.totals[name] = self.totals.get(name, 0.0) + value * size
+                if name == LOSS:
+                    loss = value
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"the loss is {loss} at step {step} of epoch {self.state.epoch + 1}: lower "
+                    f"training.learning_rate (now {self.config.learning_rate}) or set training.precision to "
+                    "'fp32'"
+                )
+        self._values, self._sizes = [], []
+        return loss

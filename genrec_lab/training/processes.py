@@ -1,33 +1,32 @@
-"""Several processes that train one model: who does what, and what all of them gather.
+"""Several processes that train one model: who computes what, and what all of them gather.
 
-A process is one of many where `accelerate launch` or `notebook_launcher` started it (torch.distributed).
-In a single process every function gives back what it was given. All processes must call the same functions in
+A process is one of several where `accelerate launch` or `notebook_launcher` started it (torch.distributed).
+In a single process every function returns what it was given. All processes must call the same functions in
 the same order, for each waits for the others.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from typing import Any, NamedTuple, Protocol, Self, TypeVar, cast
+from typing import Any, NamedTuple, Protocol, Self, TypeVar, cast, runtime_checkable
 
 import numpy as np
 import polars as pl
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    broadcast_object_list,
-    parse_flag_from_env,
-    send_to_device,
-)
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
-# The others wait while the first process encodes all texts; one that died is noticed at once all the same.
-_PATIENCE = timedelta(hours=12)
+# The others wait while the first process encodes all texts; a process that died is noticed at once anyway.
+_TIMEOUT = timedelta(hours=12)
 _apart = False
+
+
+# --- the group
 
 
 def several() -> bool:
@@ -35,32 +34,40 @@ def several() -> bool:
     if _apart or not distributed.is_available():
         return False
     if not distributed.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # Joins the group that the environment names, as Accelerator would; without devices on the CPU, which
-        # notebook_launcher leaves to be said.
-        on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-        PartialState(cpu=on_cpu, timeout=_PATIENCE)
+        # Joins the group that the environment names. Without accelerators it must be told to use the CPU,
+        # which notebook_launcher does not say.
+        PartialState(cpu=_accelerator() is None, timeout=_TIMEOUT)
     return bool(distributed.is_initialized()) and distributed.get_world_size() > 1
 
 
+def _accelerator() -> torch.device | None:
+    """The kind of accelerator that this machine has, unless the CPU is asked for."""
+    if parse_flag_from_env("ACCELERATE_USE_CPU") or os.environ.get("GENREC_DEVICE") == "cpu":
+        return None
+    return torch.accelerator.current_accelerator(check_available=True)
+
+
 def count() -> int:
-    """How many processes work together."""
+    """Return how many processes work together."""
     return int(distributed.get_world_size()) if several() else 1
 
 
 def number() -> int:
-    """The number of this process, from 0."""
+    """Return the number of this process, from 0."""
     return int(distributed.get_rank()) if several() else 0
 
 
-def device() -> torch.device:
-    """The device of this process."""
-    found: torch.device = PartialState().device
-    return found
+def own_device() -> torch.device:
+    """Return the accelerator of this process, or the CPU; with `training.device` a user can choose."""
+    if distributed.is_available() and distributed.is_initialized():
+        found: torch.device = PartialState().device
+        return found
+    return _accelerator() or torch.device("cpu")
 
 
 @contextmanager
 def apart(alone: bool = True) -> Iterator[None]:
-    """Let every process work by itself, as if there were no others, on work too small to be dealt out."""
+    """Within the block, let every process compute by itself, as for work that is too small to be shared."""
     global _apart
     before, _apart = _apart, _apart or alone
     try:
@@ -77,7 +84,7 @@ def wait() -> None:
 
 @contextmanager
 def first_one_first() -> Iterator[None]:
-    """Let the first process through before the others, which then find in a cache what it wrote there."""
+    """Let the first process run the block before the others, which then read its results from a cache."""
     if not several():
         yield
         return
@@ -86,7 +93,7 @@ def first_one_first() -> Iterator[None]:
 
 
 def of_the_first(content: Any) -> Any:
-    """What the first process gave, in all of them."""
+    """Return, in all processes, the value that the first process passed in."""
     if not several():
         return content
     shared = [content]
@@ -94,133 +101,42 @@ def of_the_first(content: Any) -> Any:
     return shared[0]
 
 
+# --- rows that are shared out
+
+
 def own_rows(rows: int) -> list[int]:
-    """Which of so many rows, all alike, this process takes; all where there are fewer than processes."""
+    """Return which of so many rows this process computes; all where there are fewer than processes."""
     world = count()
     return list(range(rows)) if rows < world else list(range(number(), rows, world))
 
 
 def rows_of_all(own: Tensor, rows: int) -> Tensor:
-    """What the processes found for their `own_rows`, in the order of the rows: (own, ...) -> (rows, ...)."""
+    """Gather what processes found for their `own_rows`, in order: (own rows, ...) -> (rows, ...)."""
     world = count()
     if world == 1 or rows < world:
         return own
     order = [row for process in range(world) for row in range(process, rows, world)]
-    gathered = gather_rows(own.to(device())).to(own.device)
+    gathered = gather_rows(own.to(own_device())).to(own.device)
     found = torch.empty_like(gathered)
     found[order] = gathered
     return found
 
 
-def total(x: Tensor) -> Tensor:
-    """The sum over all processes, without a gradient."""
-    if not several():
-        return x
-    summed = x.detach().clone()
-    distributed.all_reduce(summed)
-    return summed
+def in_shares(compute: Callable[[np.ndarray], Sequence[np.ndarray]], rows: int) -> tuple[np.ndarray, ...]:
+    """Compute arrays for `rows` rows, each process some of the rows, and give every process all of them.
 
+    `compute(own)` is called with the numbers of this process's rows (n,) and returns arrays whose first
+    dimension is n; so are the results, with `rows` rows in their order. A single process computes all.
 
-def largest(x: Tensor) -> Tensor:
-    """The largest of all processes, element by element, without a gradient."""
-    if not several():
-        return x
-    most = x.detach().clone()
-    distributed.all_reduce(most, distributed.ReduceOp.MAX)
-    return most
-
-
-def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Give all processes the mean of their gradients, in one message; all have the same."""
-    world = count()
-    if world == 1:
-        return
-    trained = [parameter for parameter in parameters if parameter.grad is not None]
-    flat = torch.cat([cast(Tensor, parameter.grad).flatten() for parameter in trained])
-    mean = total(flat) / world
-    for parameter, part in zip(trained, mean.split([one.numel() for one in trained]), strict=True):
-        parameter.grad = part.view_as(parameter)
-
-
-def same_in_all(tensors: Iterable[Tensor]) -> None:
-    """Overwrite tensors by those of the first process."""
-    if not several():
-        return
-    for tensor in tensors:
-        distributed.broadcast(tensor.detach(), 0)
-
-
-def share_of_mean(mean: Tensor, counted: int, rows: int) -> Tensor:
-    """Turn a mean over some things of this process's rows into its part of the mean over those of all.
-
-    mean: scalar, over `counted` things that `rows` rows have, as pictures of items. The processes' means,
-    weighted by their rows, then give the mean over all things.
+    >>> in_shares(lambda own: [own * own], 4)
+    (array([0, 1, 4, 9]),)
     """
-    if not several():
-        return mean
-    things, of_all = total(torch.tensor([counted, rows], device=mean.device)).tolist()
-    return mean * (counted / max(things, 1)) * (of_all / max(rows, 1))
-
-
-def drawn_for_all(draw: Callable[[int], Tensor], rows: int, dim: int = 0) -> Tensor:
-    """Own rows of what is drawn for the rows of all processes, as a single process would draw it.
-
-    `draw(n)` draws for n rows, along dimension `dim`.
-    """
-    if not several():
-        return draw(rows)
-    first, of_all = places_of_rows(rows)
-    return draw(of_all).narrow(dim, first, rows)
-
-
-def places_of_rows(rows: int) -> tuple[int, int]:
-    """Which of the rows of all processes this one's first is, in the order of their ranks, and how many."""
-    if not several():
-        return 0, rows
-    of_each = torch.zeros(distributed.get_world_size(), dtype=torch.int64, device=device())
-    of_each[distributed.get_rank()] = rows
-    counts: list[int] = total(of_each).tolist()
-    return sum(counts[: distributed.get_rank()]), sum(counts)
-
-
-def gather_rows(x: Tensor) -> Tensor:
-    """The rows of all processes, in the order of their ranks; in a single process x itself.
-
-    (B, ...) -> (sum of the processes' B, ...). Backwards each process gets the gradient of its own rows,
-    summed over the processes: after the usual averaging of gradients it is that of one large batch.
-    """
-    if not several():
-        return x
-    gathered: Tensor = _GatherRows.apply(x)
-    return gathered
-
-
-class _GatherRows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        """Gather rows of which each process may have another number."""
-        own = torch.tensor([len(x)], device=x.device)
-        counts = [torch.zeros_like(own) for _ in range(distributed.get_world_size())]
-        distributed.all_gather(counts, own)
-        rows = [int(count) for count in counts]
-        # All processes must send tensors of one shape.
-        padded = torch.cat([x, x.new_zeros(max(rows) - len(x), *x.shape[1:])]).contiguous()
-        parts = [torch.empty_like(padded) for _ in rows]
-        distributed.all_gather(parts, padded)
-        ctx.start = sum(rows[: distributed.get_rank()])
-        ctx.rows = len(x)
-        return torch.cat([part[:count] for part, count in zip(parts, rows, strict=True)])
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        """Sum what all processes found, keep the own rows."""
-        total = gradient.contiguous().clone()
-        distributed.all_reduce(total)
-        return total[ctx.start : ctx.start + ctx.rows]
+    found = compute(np.array(own_rows(rows), dtype=np.int64))
+    return tuple(rows_of_all(torch.as_tensor(part), rows).numpy() for part in found)
 
 
 class Ranking(Protocol):
-    """Items and scores of users, as `decoding.Ranked`."""
+    """Items and scores of users, such as `decoding.Ranked`."""
 
     @property
     def items(self) -> np.ndarray:
@@ -249,6 +165,29 @@ def rank_in_shares(recommend: Callable[[pl.DataFrame], R], users: pl.DataFrame) 
     return ranked._replace(items=items, scores=scores)
 
 
+# --- batches that are shared out
+
+
+@runtime_checkable
+class Divisible(Protocol):
+    """A batch that says how it is shared out; what is in it is collated when its tensors are asked for.
+
+    `genrec_lab.data.batches.Batch` is one. A plain mapping of tensors is not: every process computes the
+    whole of it, which is no faster but gives the same result.
+    """
+
+    @property
+    def rows(self) -> int:
+        """How many rows can be shared out."""
+
+    @property
+    def samples(self) -> int:
+        """Over how many samples the loss is a mean: the weight of this batch among others."""
+
+    def share(self, number: int, of: int) -> Mapping[str, Any]:
+        """Return the share of this number, from 0, of so many that together are the batch."""
+
+
 class Part(NamedTuple):
     """What a process computes at one time, and the weight of its loss in the mean over processes."""
 
@@ -256,11 +195,12 @@ class Part(NamedTuple):
     weight: float
 
 
-def accelerator_of_all() -> Accelerator:
-    """Return the accelerator of this process, among the others where there are any."""
-    several()  # joins the group with the patience that the rest of the work needs
-    # A step may leave parameters out, as a decoder in a step without pictures.
-    return Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+def samples_of(batch: Mapping[str, Any]) -> int:
+    """Return the number of samples of a batch; of plain tensors, the first dimension of the first one."""
+    if isinstance(batch, Divisible):
+        return batch.samples
+    first = next(iter(batch.values()))
+    return samples_of(first) if isinstance(first, Mapping) else len(first)
 
 
 def own_parts(batch: Mapping[str, Any], world: int, process: int, at_once: int | None) -> list[Part]:
@@ -268,133 +208,140 @@ def own_parts(batch: Mapping[str, Any], world: int, process: int, at_once: int |
 
     The weighted losses of all parts, summed, and averaged over processes, are the mean over the batch's
     samples. Every process has as many parts as the others, none of them empty. A batch of fewer rows than
-    processes, and one of an unknown kind, is given whole, with a weight of 1.
+    processes, and one that is not `Divisible`, is returned whole, with a weight of 1.
     """
-    kind = _KINDS.get(frozenset(batch))
-    if kind is None:
-        return [Part(batch, 1.0)]
-    rows, samples = kind.size(batch)
-    if rows < world:
-        return [Part(batch, 1.0)]
-    parts = 1 if at_once is None else min(-(-samples // (at_once * world)), rows // world)
+    whole = [Part(batch, 1.0)]
+    if not isinstance(batch, Divisible) or batch.rows < world:
+        return whole
+    parts = 1 if at_once is None else min(-(-batch.samples // (at_once * world)), batch.rows // world)
     if world * parts == 1:
-        return [Part(batch, 1.0)]
-    dealt = kind.deal(rows, world * parts)
-    own = [kind.take(batch, dealt[part * world + process]) for part in range(parts)]
-    return [Part(part, kind.size(part)[1] * world / samples) for part in own]
+        return whole
+    own = [batch.share(part * world + process, world * parts) for part in range(parts)]
+    return [Part(part, samples_of(part) * world / batch.samples) for part in own]
 
 
-def learn(
-    model: nn.Module,
-    batch: Mapping[str, Any],
-    accelerator: Accelerator,
-    at_once: int | None,
-    contexts: Callable[[], Any],
-) -> float:
-    """Add the gradients of a batch to those of the (wrapped) model; return the whole batch's loss.
+# --- models and gradients
 
-    `contexts()` is entered around each forward pass.
+
+def together(model: nn.Module, where: torch.device) -> nn.Module:
+    """Wrap a model on its device so that processes average its gradients; one process gets it as it is."""
+    if not several():
+        return model
+    # A step may leave parameters out, such as a decoder's in a step without pictures.
+    ids = None if where.type == "cpu" else [where]
+    return DistributedDataParallel(model, device_ids=ids, find_unused_parameters=True)
+
+
+def without_exchange(model: nn.Module) -> AbstractContextManager[None]:
+    """Within the block, add up gradients of a model that is `together` without averaging them."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+
+
+def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Give all processes the mean of their gradients, in one message; all have the same parameters."""
+    world = count()
+    if world == 1:
+        return
+    trained = [parameter for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([cast(Tensor, parameter.grad).flatten() for parameter in trained])
+    mean = total(flat) / world
+    for parameter, part in zip(trained, mean.split([one.numel() for one in trained]), strict=True):
+        parameter.grad = part.view_as(parameter)
+
+
+def same_in_all(tensors: Iterable[Tensor]) -> None:
+    """Overwrite tensors by those of the first process."""
+    if not several():
+        return
+    for tensor in tensors:
+        distributed.broadcast(tensor.detach(), 0)
+
+
+# --- sums and means over all processes
+
+
+def total(x: Tensor) -> Tensor:
+    """Return the sum over all processes, without a gradient."""
+    return _reduced(x, distributed.ReduceOp.SUM)
+
+
+def largest(x: Tensor) -> Tensor:
+    """Return the largest of all processes, element by element, without a gradient."""
+    return _reduced(x, distributed.ReduceOp.MAX)
+
+
+def _reduced(x: Tensor, operation: distributed.ReduceOp.RedOpType) -> Tensor:
+    if not several():
+        return x
+    reduced = x.detach().clone()
+    distributed.all_reduce(reduced, operation)
+    return reduced
+
+
+def share_of_mean(mean: Tensor, counted: int, rows: int) -> Tensor:
+    """Turn a mean over some things of this process's rows into its part of the mean over those of all.
+
+    mean: scalar, over `counted` things that `rows` rows have, such as pictures of items. The processes'
+    means, weighted by their rows, then give the mean over all things.
     """
-    parts = own_parts(batch, accelerator.num_processes, accelerator.process_index, at_once)
-    value = torch.zeros((), device=accelerator.device)
-    # Where every process computes the whole batch they must not gather one another's rows.
-    with apart(parts[0].batch is batch):
-        for number, (own, weight) in enumerate(parts, start=1):
-            with _in_step(model, accelerator, last=number == len(parts)):
-                with contexts():
-                    loss = model(**send_to_device(own, accelerator.device)) * weight
-                accelerator.backward(loss)
-            value += loss.detach()
-    return mean_over_processes(value, accelerator)
+    if not several():
+        return mean
+    things, of_all = total(torch.tensor([counted, rows], device=mean.device)).tolist()
+    return mean * (counted / max(things, 1)) * (of_all / max(rows, 1))
 
 
-def mean_over_processes(loss: Tensor, accelerator: Accelerator) -> float:
-    """Return the loss of the whole batch, the same number in every process."""
-    reduced = accelerator.reduce(loss, reduction="mean")
-    return float(reduced)
+def drawn_for_all(draw: Callable[[int], Tensor], rows: int, dim: int = 0) -> Tensor:
+    """Draw for the rows of all processes, as a single process would, and return those of this one.
+
+    `draw(n)` draws for n rows, along dimension `dim`.
+    """
+    if not several():
+        return draw(rows)
+    first, of_all = places_of_rows(rows)
+    return draw(of_all).narrow(dim, first, rows)
 
 
-@contextmanager
-def _in_step(model: nn.Module, accelerator: Accelerator, last: bool) -> Iterator[None]:
-    """Exchange gradients after the last part of a batch only."""
-    if last:
-        yield
-    else:
-        with accelerator.no_sync(model):
-            yield
+def places_of_rows(rows: int) -> tuple[int, int]:
+    """Return the place of this process's first row among the rows of all processes, and their number."""
+    if not several():
+        return 0, rows
+    of_each = torch.zeros(distributed.get_world_size(), dtype=torch.int64, device=own_device())
+    of_each[distributed.get_rank()] = rows
+    counts: list[int] = total(of_each).tolist()
+    return sum(counts[: distributed.get_rank()]), sum(counts)
 
 
-class _Pairs:
-    """Histories and targets: the loss is a mean over rows."""
+def gather_rows(x: Tensor) -> Tensor:
+    """Return the rows of all processes, in the order of their ranks; in a single process x itself.
+
+    (B, ...) -> (sum of the processes' B, ...). Backwards each process gets the gradient of its own rows,
+    summed over the processes: after the usual averaging of gradients it is that of one large batch.
+    """
+    if not several():
+        return x
+    gathered: Tensor = _GatherRows.apply(x)
+    return gathered
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Gather rows, of which each process may have another number."""
+        own = torch.tensor([len(x)], device=x.device)
+        counts = [torch.zeros_like(own) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(counts, own)
+        rows: list[int] = torch.cat(counts).tolist()
+        # All processes must send tensors of one shape.
+        padded = torch.cat([x, x.new_zeros(max(rows) - len(x), *x.shape[1:])]).contiguous()
+        parts = [torch.empty_like(padded) for _ in rows]
+        distributed.all_gather(parts, padded)
+        ctx.start = sum(rows[: distributed.get_rank()])
+        ctx.rows = len(x)
+        return torch.cat([part[:count] for part, count in zip(parts, rows, strict=True)])
 
     @staticmethod
-    def size(batch: Mapping[str, Any]) -> tuple[int, int]:
-        return len(batch["targets"]), len(batch["targets"])
-
-    @staticmethod
-    def deal(rows: int, shares: int) -> list[Tensor]:
-        # Rows of like length lie together: each share gets some of every length.
-        return [torch.arange(first, rows, shares) for first in range(shares)]
-
-    @staticmethod
-    def take(batch: Mapping[str, Any], rows: Tensor) -> Mapping[str, Any]:
-        return {name: tensor[rows] for name, tensor in batch.items()}
-
-
-class _Stretches(_Pairs):
-    """Stretches of sequences: the loss is a mean over the places that are learnt, several in a row."""
-
-    @staticmethod
-    def size(batch: Mapping[str, Any]) -> tuple[int, int]:
-        return len(batch["sequences"]), len(batch["rows"])
-
-    @staticmethod
-    def take(batch: Mapping[str, Any], rows: Tensor) -> Mapping[str, Any]:
-        new = torch.full((len(batch["sequences"]),), -1)
-        new[rows] = torch.arange(len(rows))
-        kept = new[batch["rows"]] >= 0
-        return {
-            "rows": new[batch["rows"][kept]],
-            "places": batch["places"][kept],
-            "sequences": batch["sequences"][rows],
-        }
-
-
-class _Neighbours:
-    """Items beside their neighbours: all are compared with one another, by rows that processes gather."""
-
-    @staticmethod
-    def size(batch: Mapping[str, Any]) -> tuple[int, int]:
-        rows = len(next(iter(batch["items"].values())))
-        return rows, rows
-
-    @staticmethod
-    def deal(rows: int, shares: int) -> list[Tensor]:
-        # One after the other: what is gathered in the order of the processes is then the batch itself.
-        return list(torch.arange(rows).tensor_split(shares))
-
-    @staticmethod
-    def take(batch: Mapping[str, Any], rows: Tensor) -> Mapping[str, Any]:
-        return {side: {name: t[rows] for name, t in content.items()} for side, content in batch.items()}
-
-
-class _Places:
-    """Places of things that the model itself holds, dealt out as neighbours are."""
-
-    deal = _Neighbours.deal
-
-    @staticmethod
-    def size(batch: Mapping[str, Any]) -> tuple[int, int]:
-        return len(batch["rows"]), len(batch["rows"])
-
-    @staticmethod
-    def take(batch: Mapping[str, Any], rows: Tensor) -> Mapping[str, Any]:
-        return {"rows": batch["rows"][rows.to(batch["rows"].device)]}
-
-
-_KINDS: dict[frozenset[str], type[_Pairs] | type[_Neighbours] | type[_Places]] = {
-    frozenset({"rows"}): _Places,
-    frozenset({"histories", "targets"}): _Pairs,
-    frozenset({"rows", "places", "sequences"}): _Stretches,
-    frozenset({"items", "neighbours"}): _Neighbours,
-}
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Sum the gradients of all processes, keep those of the own rows."""
+        summed = gradient.contiguous().clone()
+        distributed.all_reduce(summed)
+        return summed[ctx.start : ctx.start + ctx.rows]

@@ -167,7 +167,7 @@ NEIGHBOURS = pl.DataFrame(
 
 def beside(items: list[int], batch_size: int = 2) -> NeighbourBatches:
     return NeighbourBatches(
-        np.array(items), NEIGHBOURS, lambda rows: {"id": torch.from_numpy(rows)}, batch_size
+        np.array(items), NEIGHBOURS, lambda rows, _: {"id": torch.from_numpy(rows)}, batch_size
     )
 
 

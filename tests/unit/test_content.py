@@ -67,7 +67,7 @@ def test_lengths_must_agree_and_something_must_be_there() -> None:
 
 @pytest.mark.parametrize("items", [[], [3], [-1], [[0, 1]]])
 def test_batches_refuse_items_that_are_not_there(items: list[int]) -> None:
-    prepared = PreparedContent(3, lambda rows: {"rows": torch.from_numpy(rows)})
+    prepared = PreparedContent(3, lambda rows, among: {"rows": torch.from_numpy(rows)})
     assert prepared.batch([2, 0, 2])["rows"].tolist() == [2, 0, 2] and len(prepared) == 3
     with pytest.raises(ContentError, match=r"indices in 0\.\.2"):
         prepared.batch(items)

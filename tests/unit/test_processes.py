@@ -7,15 +7,19 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from genrec_lab.data.batches import Batch, NeighbourBatches, StretchBatches
 from genrec_lab.training import processes
-from genrec_lab.training.processes import own_parts
+from genrec_lab.training.processes import in_shares, own_parts
 from tests.unit.two_processes import WORK, main
 
 REPOSITORY = Path(__file__).parents[2]
@@ -114,8 +118,11 @@ def test_one_of_two_processes_writes_a_stage(both: tuple[Path, Path]) -> None:
     assert events == ["stage_started", "made", "stage_finished", "stage_already_finished", "stage_finished"]
 
 
-def _pairs(rows: int) -> dict[str, Tensor]:
-    return {"histories": torch.arange(rows)[:, None], "targets": torch.arange(rows)}
+def _pairs(rows: int) -> Batch:
+    def collate(own: np.ndarray) -> dict[str, Tensor]:
+        return {"histories": torch.from_numpy(own)[:, None], "targets": torch.from_numpy(own)}
+
+    return Batch(np.arange(rows), collate)
 
 
 @pytest.mark.parametrize("at_once", [None, 1, 2, 100])
@@ -135,37 +142,49 @@ def test_parts_of_all_processes_are_the_batch(rows: int, world: int, at_once: in
 
 
 def test_places_of_stretches_stay_with_their_rows() -> None:
-    sequences = torch.arange(15).reshape(5, 3)
-    batch = {
-        "rows": torch.tensor([0, 0, 1, 2, 3, 3, 4]),
-        "places": torch.tensor([1, 2, 2, 1, 1, 2, 1]),
-        "sequences": sequences,
-    }
-    items = sequences[batch["rows"], batch["places"]]
+    sequences = [[row, 10 + row, 20 + row][: 2 + row % 2] for row in range(5)]
+    (batch,) = StretchBatches(sequences, 100, 4)(0, 0)
     found = []
     for process in range(2):
         for own, weight in own_parts(batch, 2, process, 2):
             learnt = own["sequences"][own["rows"], own["places"]].tolist()
             assert weight == pytest.approx(len(learnt) * 2 / 7)
+            assert own["sequences"].shape[1] == 3  # as the whole batch
             found += learnt
-    assert sorted(found) == items.tolist()
+    assert sorted(found) == [10, 11, 12, 13, 14, 21, 23]
 
 
 @pytest.mark.parametrize("batch", [{"x": torch.ones(4)}, _pairs(1)])
-def test_what_cannot_be_dealt_out_stays_whole(batch: dict[str, Tensor]) -> None:
+def test_what_cannot_be_shared_out_stays_whole(batch: Mapping[str, Tensor]) -> None:
     (only,) = own_parts(batch, 2, 1, 1)
     assert only.batch is batch
     assert only.weight == 1.0
 
 
-def test_neighbours_are_dealt_in_their_order() -> None:
-    batch = {side: {"x": torch.arange(7)} for side in ("items", "neighbours")}
+def test_neighbours_are_shared_out_in_their_order_and_collated_once() -> None:
+    collated = []
+
+    def content(items: np.ndarray, among: np.ndarray) -> dict[str, Tensor]:
+        collated.append((items.tolist(), len(among)))
+        return {"x": torch.from_numpy(items)}
+
+    beside = pl.DataFrame({"item": range(7), "neighbours": [[item] for item in range(7)]})
+    (batch,) = NeighbourBatches(np.arange(7), beside, content, 7)(0, 0)
     parts = [own_parts(batch, 2, process, 2) for process in range(2)]
+    assert not collated  # nobody has looked at a tensor, neither their own nor another's
     together = [
         torch.cat([own.batch["items"]["x"] for own in at_one_time])
         for at_one_time in zip(*parts, strict=True)
     ]
-    assert torch.cat(together).tolist() == list(range(7))
+    assert torch.cat(together).tolist() == batch["items"]["x"].tolist()
+    # Each share once, beside its neighbours, with the shapes of the whole batch; then the whole batch.
+    assert [len(items) for items, _ in collated] == [2, 2, 2, 2, 2, 2, 1, 1, 7, 7]
+    assert {among for _, among in collated} == {7}
+
+
+def test_work_is_done_in_shares_alone_too() -> None:
+    squares, names = in_shares(lambda own: (own**2, own[:, None] + 0.5), 3)
+    assert squares.tolist() == [0, 1, 4] and names.tolist() == [[0.5], [1.5], [2.5]]
 
 
 def test_a_single_process_is_by_itself() -> None:

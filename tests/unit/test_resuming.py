@@ -16,11 +16,11 @@ from genrec_lab.training import (
     Callback,
     EpochRecord,
     TrainingConfig,
+    TrainingMemoryError,
     TrainingResult,
     checkpoints,
     fit,
 )
-from genrec_lab.training.memory import TrainingMemoryError
 
 PLAIN = TrainingConfig(epochs=5, learning_rate=0.01, schedule="constant", warmup=0.0, precision="fp32")
 

@@ -20,11 +20,10 @@ from genrec_lab.training import (
     TrainingResult,
     autocast,
     bf16_is_native,
+    devices,
     fit,
-    precision,
 )
-from genrec_lab.training.configs import rate_factor
-from genrec_lab.training.optimizers import make_optimizers
+from genrec_lab.training.config import make_optimizers, rate_factor
 
 PLAIN = TrainingConfig(epochs=5, learning_rate=0.01, schedule="constant", warmup=0.0, precision="fp32")
 
@@ -332,7 +331,7 @@ def test_printed_epochs(toy: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 def test_the_precision_of_products(
     setting: str, native: bool, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "bf16_is_native", lambda device: native)
+    monkeypatch.setattr(devices, "bf16_is_native", lambda device: native)
     with autocast(torch.device("cpu"), setting):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
 

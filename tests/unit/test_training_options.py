@@ -13,7 +13,7 @@ import torch
 from genrec_lab.data.batches import PairBatches, StretchBatches
 from genrec_lab.models import Recommender
 from genrec_lab.training import TrainingConfig, TrainingResult, fit
-from genrec_lab.training.layers import recomputed_layers
+from genrec_lab.training.devices import recomputed_layers
 from tests.unit.small_recommender import recommender, some_pairs
 
 

@@ -143,7 +143,7 @@ def learn_tree(folder: Path) -> Trained:
         {"item": range(14), "neighbours": [[(5 * item + 3) % 14] for item in range(14)]}
     )
     batches = NeighbourBatches(
-        np.arange(14), neighbours, lambda rows: {name: t[rows] for name, t in content.items()}, 6
+        np.arange(14), neighbours, lambda rows, _: {name: t[rows] for name, t in content.items()}, 6
     )
     told = fit(model, batches, TRAINING, checkpoints=folder / "tree", seed=1)
     # Weights without influence, as a bias before the statistics, drift: AdamW scales what is all but zero.

@@ -61,7 +61,7 @@ def train_autoencoder(
         raise ValueError(f"domains have shape {domains.shape}; expected ({len(x)},), one integer an item")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if processes.several():
-        place = processes.device()
+        place = processes.own_device()
     training = _Training(model, x, domains, seed, place, dict(identity or {}))
     first = processes.number() == 0
     hear = on_epoch if on_epoch is not None and first else (lambda report: None)
