@@ -85,7 +85,7 @@ class RecommendToUsers:
     """Histories to the next items, by a trained recommender."""
 
     def __init__(self, folder: str, top_k: int, beams: int | None) -> None:
-        from genrec_lab.models.recommenders.kinds import read_recommender
+        from genrec_lab.models.recommenders.base import read_recommender
 
         self.model, self.top_k, self.beams = read_recommender(folder), top_k, beams
 

@@ -29,7 +29,7 @@ from genrec_lab.models.not_finite import source_of_nan
 from genrec_lab.models.recommenders.adapters import LoRAConfig, add_lora, load_lora, save_lora
 from genrec_lab.models.recommenders.base import Callbacks, RecommenderConfig, TrainingData, callbacks_of
 from genrec_lab.models.sharing import Shareable
-from genrec_lab.training import TrainingConfig, TrainingResult, autocast, processes, validator
+from genrec_lab.training import TrainingConfig, TrainingResult, autocast, placed, validator
 from genrec_lab.training import fit as train
 
 NO_ITEM = -1  # in a matrix of histories
@@ -363,7 +363,7 @@ class CodeRecommender(nn.Module, Shareable, ABC):
         config = cls.Config.model_validate_json((folder / "config.json").read_text())
         model = cls(ItemCodes.read(folder / "codes.parquet"), config)
         model.body.load_state_dict(load_file(folder / "model.safetensors"))
-        return model.to(processes.device()).eval()
+        return placed(model).eval()
 
     def save_adaptation(self, folder: Path) -> Path:
         """Write what `adapt` has trained: the adapter alone, or the recommender where there is none."""

@@ -35,7 +35,7 @@ from genrec_lab.models.recommenders.base import (
 )
 from genrec_lab.models.sequential.batches import ItemBatches, SequenceBatches, padded, places_of
 from genrec_lab.registry import ComponentConfig
-from genrec_lab.training import TrainingConfig, TrainingResult, processes, validator
+from genrec_lab.training import TrainingConfig, TrainingResult, placed, validator
 from genrec_lab.training import fit as train
 
 _WEIGHTS, _CONFIG, _ARRAYS, _WORDS = "model.safetensors", "config.json", "domain.safetensors", "items.parquet"
@@ -378,4 +378,4 @@ class ItemModel(nn.Module, ItemRecommender):
         model = cls(cls.Config.model_validate_json((folder / _CONFIG).read_text()))
         model.build(DomainItems.read(folder))
         model.load_state_dict(load_file(folder / _WEIGHTS))
-        return model.to(processes.device()).eval()
+        return placed(model).eval()

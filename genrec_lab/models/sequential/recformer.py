@@ -34,7 +34,7 @@ from genrec_lab.models.sequential.batches import EMPTY, DrawnPrefixes, ItemBatch
 from genrec_lab.models.sequential.item_language import ItemLanguage, Tokens
 from genrec_lab.models.sequential.layers import start_small
 from genrec_lab.models.sequential.objectives import catalogue_cross_entropy, in_batch_contrast
-from genrec_lab.training import processes
+from genrec_lab.training import placed
 
 _TOKENS_TOGETHER = 16_384  # of texts of like length that are read at a time, each as long as the longest
 _PLACES, _READ = 0.1, 3.0  # of random weights: how much places count, and what attention reads
@@ -299,7 +299,7 @@ class RecFormer(ItemModel):
         model.build(DomainItems.read(folder))
         model._saved = None
         model.load_state_dict(load_file(folder / "model.safetensors"))
-        return model.to(processes.device()).eval()
+        return placed(model).eval()
 
 
 def _histories(sequences: Tensor) -> list[list[int]]:
