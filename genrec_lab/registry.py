@@ -79,7 +79,7 @@ class Registry(Generic[T]):
             taken = self._components.get(name)
             if name in self._declared or (taken is not None and _place(taken) != _place(component)):
                 raise RegistryError(
-                    f"two {self.noun}s are called {name!r}: {self._declared.get(name) or _place(taken)} and "
+                    f"the {self.noun} {name!r} exists twice: {self._declared.get(name) or _place(taken)} and "
                     f"{_place(component)}; give one of them another name"
                 )
             self._components[name] = self._checked(component, name)

@@ -1,13 +1,20 @@
 """Identifiers: ItemCodes, its vocabulary, and the policies that make identifiers unique."""
 
-from genrec_lab.codes.changes import Churn, churn
-from genrec_lab.codes.conflicts import POLICIES, IdentifierConfig, Reassigned, reassign
-from genrec_lab.codes.errors import CodesError
-from genrec_lab.codes.grouping import positions_within_groups, row_ids
+from genrec_lab.codes.conflicts import (
+    CONFLICT_POLICIES,
+    Conflicts,
+    IdentifierConfig,
+    Reassigned,
+    reassign,
+    register_conflict_policy,
+)
+from genrec_lab.codes.grouping import CodesError, positions_within_groups, row_ids
 from genrec_lab.codes.health import (
+    Churn,
     CodeHealth,
     DomainSharing,
     LaterMeasures,
+    churn,
     code_health,
     domain_sharing,
     prefix_entropy,
@@ -15,16 +22,17 @@ from genrec_lab.codes.health import (
 )
 from genrec_lab.codes.index_files import IndexFile, read_index_file, read_index_files
 from genrec_lab.codes.item_codes import EOS, ONLY_DOMAIN, PAD, ItemCodes, Resolution
-from genrec_lab.codes.prefix_codewords import PrefixCodewords
+from genrec_lab.codes.last_level import PrefixCodewords
 
 __all__ = [
+    "CONFLICT_POLICIES",
     "EOS",
     "ONLY_DOMAIN",
     "PAD",
-    "POLICIES",
     "Churn",
     "CodeHealth",
     "CodesError",
+    "Conflicts",
     "DomainSharing",
     "IdentifierConfig",
     "IndexFile",
@@ -41,6 +49,7 @@ __all__ = [
     "read_index_file",
     "read_index_files",
     "reassign",
+    "register_conflict_policy",
     "row_ids",
     "use_of_codes",
 ]

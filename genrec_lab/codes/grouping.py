@@ -1,4 +1,4 @@
-"""Which rows of an integer matrix are equal: the one question that identifiers keep asking.
+"""Which rows of an integer matrix are equal, the question that identifiers keep asking; and their error.
 
 Shapes: N rows (items), C columns (domain and codes), G distinct rows.
 """
@@ -12,6 +12,10 @@ IntArray = npt.NDArray[np.int64]
 
 # A packed key stays below this, so that `key * span + column` never leaves int64.
 _LARGEST_KEY = np.iinfo(np.int64).max // 2
+
+
+class CodesError(ValueError):
+    """Identifiers, their sizes, or what a conflict policy needs do not fit together."""
 
 
 def row_ids(rows: npt.NDArray[np.integer]) -> IntArray:

@@ -1,4 +1,5 @@
-"""How the codes of a catalogue are used, how far they tell items apart, and which domains share them.
+"""How the codes of a catalogue are used, how well they separate items, which domains share them, and how
+many items change their codes in a training.
 
 Shapes: N items, L levels, T domains, K codes of a level.
 """
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from genrec_lab.codes.grouping import IntArray, row_ids
+from genrec_lab.codes.grouping import CodesError, IntArray, row_ids
 from genrec_lab.codes.item_codes import ItemCodes
 
 
@@ -148,6 +149,34 @@ def domain_sharing(codes: npt.ArrayLike, domains: Iterable[str | int], sizes: Se
         )
         shared_items.append(float(by_domain[:, users_of_code > 1].sum() / checked.n_items))
     return DomainSharing(checked.domain_names, tuple(counts), tuple(codes_by_domains), tuple(shared_items))
+
+
+@dataclass(frozen=True, eq=False)
+class Churn:
+    """The share of items whose code changed.
+
+    by_level: (L,) the share whose code of that level changed, whatever the levels before did. by_prefix: (L,)
+    the share for which any code up to that level changed; its last value is the share of changed identifiers.
+    """
+
+    by_level: npt.NDArray[np.float64]
+    by_prefix: npt.NDArray[np.float64]
+
+    @property
+    def identifiers(self) -> float:
+        """The share of items whose whole identifier changed."""
+        return float(self.by_prefix[-1])
+
+
+def churn(codes_before: npt.ArrayLike, codes_after: npt.ArrayLike) -> Churn:
+    """Compare the codes of the same items at two moments of one training; both (N, L), CodesError else."""
+    before, after = np.asarray(codes_before), np.asarray(codes_after)
+    if before.ndim != 2 or before.shape != after.shape or 0 in before.shape:
+        raise CodesError(
+            f"codes: shapes {before.shape} before and {after.shape} after; expected (items, levels) twice"
+        )
+    changed = before != after
+    return Churn(changed.mean(axis=0), np.logical_or.accumulate(changed, axis=1).mean(axis=0))
 
 
 def _entropy_bits(counts: npt.NDArray[np.integer]) -> float:

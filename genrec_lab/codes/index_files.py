@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from genrec_lab.codes.errors import CodesError
+from genrec_lab.codes.grouping import CodesError
 from genrec_lab.codes.item_codes import ItemCodes
 from genrec_lab.data.paths import existing_folder, read_json_object
 

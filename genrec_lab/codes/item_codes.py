@@ -5,22 +5,21 @@ Shapes: N items, L levels; `sizes[l]` codes are possible at level l.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from genrec_lab.codes.conflicts import POLICIES, IdentifierConfig, Policy, reassign
-from genrec_lab.codes.errors import CodesError
-from genrec_lab.codes.grouping import IntArray, members_of_groups, row_ids
+from genrec_lab.codes.conflicts import Conflicts, IdentifierConfig, reassign
+from genrec_lab.codes.grouping import CodesError, IntArray, members_of_groups, row_ids
 from genrec_lab.codes.last_level import CodebooksLike
 from genrec_lab.data.whole_files import HeadedTable
+from genrec_lab.registry import did_you_mean
 
 PAD = 0
 EOS = 1
@@ -112,7 +111,7 @@ class ItemCodes:
         if name not in self.domain_names:
             raise CodesError(
                 f"domain {name!r} is not among the domains of these codes {list(self.domain_names)}"
-                + _nearest(name, self.domain_names)
+                + did_you_mean(name, self.domain_names)
             )
         return np.flatnonzero(self.domain_index == self.domain_names.index(name)).astype(np.int64, copy=False)
 
@@ -177,21 +176,27 @@ class ItemCodes:
     ) -> Resolution:
         """Make identifiers unique within each domain by a policy, and say what that cost.
 
-        policy: "none", "extra_level", "nearest_free", "sinkhorn", "optimal", or an IdentifierConfig.
+        policy: "none", "extra_level", "nearest_free", "sinkhorn", "optimal", a registered one, or the place
+        of one (`package.module:name`, `file.py:name`); or an IdentifierConfig.
         residuals: what the last level quantised, (N, d), or all levels' residuals (N, L, d).
         codebooks: the last level's codewords (K, d), or all levels' (L, K, d), or a mapping from each
         domain's name to either, or `PrefixCodewords` in place of an array. Both are needed by "nearest_free",
         "sinkhorn" and "optimal" only.
         seed: used only where a prefix has more items than last codes. Raises CodesError.
         """
-        config = policy if isinstance(policy, IdentifierConfig) else _config_of(policy)
-        outcome = reassign(
+        if isinstance(policy, IdentifierConfig):
+            config = policy
+        else:
+            config = IdentifierConfig.model_construct(policy=policy)  # `reassign` checks it
+        given = Conflicts(
             self.codes, self.sizes, self.domain_index, self.domain_names, config, residuals, codebooks, seed
         )
-        codes = ItemCodes(outcome.codes, outcome.sizes, self.domains, self.shared_levels)
-        return Resolution(
-            codes, config.policy, outcome.moved, outcome.cost, outcome.displaced, outcome.unsolved
-        )
+        made = reassign(given)
+        try:
+            codes = ItemCodes(made.codes, made.sizes, self.domains, self.shared_levels)
+        except CodesError as error:
+            raise CodesError(f"policy {config.policy!r}: {error}") from error
+        return Resolution(codes, config.policy, made.moved, made.cost, made.displaced, made.unsolved)
 
     # --- vocabulary
 
@@ -332,14 +337,3 @@ def _checked_shared_levels(shared_levels: Sequence[int], sizes: tuple[int, ...])
             "levels that share token ids need the same size"
         )
     return checked
-
-
-def _config_of(policy: str) -> IdentifierConfig:
-    if policy not in POLICIES:
-        raise CodesError(f"policy {policy!r} is not among {list(POLICIES)}{_nearest(policy, POLICIES)}")
-    return IdentifierConfig(policy=cast(Policy, policy))
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,53 +1,99 @@
 """What a policy must know to move items between last codes: their residuals and the codewords.
 
-Shapes: N items, K codes of the last level, d dimensions of the codebook space.
+Shapes: N items, M identifiers that have a codeword, L levels, K codes of the last level, d dimensions of the
+codebook space.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import cast
+from functools import cached_property
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial.distance import cdist
 
-from genrec_lab.codes.errors import CodesError
-from genrec_lab.codes.grouping import IntArray, row_ids
-from genrec_lab.codes.prefix_codewords import PrefixBooks, PrefixCodewords
+from genrec_lab.codes.grouping import CodesError, IntArray
+
+if TYPE_CHECKING:
+    from genrec_lab.codes.conflicts import Conflicts
 
 FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class PrefixCodewords:
+    """The codewords of last codes under each prefix.
+
+    paths: (M, L) codes. vectors: (M, d), the codeword of each, in the space of the last level's residuals. A
+    last code that has none under a prefix stands where the prefix itself does: at the origin. size: K.
+    Raises CodesError where the three do not fit together.
+    """
+
+    paths: IntArray
+    vectors: npt.NDArray[np.floating]
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.paths.ndim != 2 or self.vectors.ndim != 2 or len(self.paths) != len(self.vectors):
+            raise CodesError(
+                f"paths: shape {self.paths.shape} with vectors of shape {self.vectors.shape}; expected "
+                "(identifiers, levels) and (identifiers, dimensions)"
+            )
+        if len(self.paths) and not (0 <= self.paths[:, -1].min() <= self.paths[:, -1].max() < self.size):
+            raise CodesError(
+                f"paths: last codes {self.paths[:, -1].min()} to {self.paths[:, -1].max()}, expected 0 to "
+                f"{self.size - 1}"
+            )
+
+    @cached_property
+    def _rows(self) -> dict[tuple[int, ...], list[int]]:
+        rows: dict[tuple[int, ...], list[int]] = {}
+        for row, path in enumerate(self.paths.tolist()):
+            rows.setdefault(tuple(path[:-1]), []).append(row)
+        return rows
+
+    def below(self, prefix: tuple[int, ...]) -> npt.NDArray[np.floating]:
+        """(k, d) the codewords that there are under a prefix, in the order of their codes."""
+        return self.vectors[self._rows.get(prefix, [])]
+
+    def book(self, prefix: tuple[int, ...]) -> npt.NDArray[np.float64]:
+        """(K, d) codewords of the last codes under a prefix of L - 1 codes."""
+        book = np.zeros((self.size, self.vectors.shape[1]))
+        rows = self._rows.get(prefix, [])
+        book[self.paths[rows, -1]] = self.vectors[rows]
+        return book
+
+    def of(self, codes: IntArray) -> npt.NDArray[np.float32]:
+        """(N, d) the codewords of whole identifiers (N, L); zero where one has none."""
+        row_of = {tuple(path): row for row, path in enumerate(self.paths.tolist())}
+        rows = np.array([row_of.get(tuple(code), -1) for code in codes.tolist()], dtype=np.int64)
+        return np.where(rows[:, None] < 0, 0, self.vectors[rows]).astype(np.float32)
+
+
 CodebooksLike = npt.ArrayLike | PrefixCodewords | Mapping[str, npt.ArrayLike | PrefixCodewords]
 
 
 @dataclass(frozen=True)
 class LastLevel:
-    """The last level's geometry: residuals (N, d), books of codewords (K, d), items' domains (N,).
+    """The last level's geometry: residuals (N, d), and books, the codewords (K, d) that items choose from.
 
-    book_index: (N,) each item's book: that of its domain, or of its prefix where every prefix has its own.
+    book_index: (N,) the number of each item's book: its domain's, or its prefix's where every prefix has its
+    own. book: returns a book by its number. size: K.
     """
 
     residuals: FloatArray
-    codebooks: Sequence[FloatArray]
-    domain_index: IntArray
     book_index: IntArray
+    book: Callable[[int], FloatArray]
+    size: int
 
     @classmethod
-    def build(
-        cls,
-        policy: str,
-        residuals: npt.ArrayLike | None,
-        codebooks: CodebooksLike | None,
-        domain_index: IntArray,
-        domain_names: Sequence[str],
-        codes: IntArray,
-        size: int,
-    ) -> LastLevel:
-        """Check and pick the last level of what was given; arguments as in `ItemCodes.resolve_with_cost`.
-
-        Raises CodesError that names what is missing or does not fit.
-        """
+    def of(cls, conflicts: Conflicts) -> LastLevel:
+        """Check and pick the last level; raises CodesError that names what is missing or does not fit."""
+        residuals, codebooks, size = conflicts.residuals, conflicts.codebooks, conflicts.sizes[-1]
+        domain_names = conflicts.domain_names
         missing = [
             name
             for name, value in (("residuals (N, d)", residuals), ("codebooks (K, d)", codebooks))
@@ -55,10 +101,11 @@ class LastLevel:
         ]
         if residuals is None or codebooks is None:
             raise CodesError(
-                f"policy {policy!r} moves items by distance and needs {' and '.join(missing)} of the last "
-                "level; pass both to resolve(), or use policy 'extra_level', which needs neither"
+                f"policy {conflicts.config.policy!r} moves items by distance and needs "
+                f"{' and '.join(missing)} of the last level; pass both to resolve(), or use policy "
+                "'extra_level', which needs neither"
             )
-        last_residuals = _last_residuals(residuals, len(domain_index))
+        last_residuals = _last_residuals(residuals, len(conflicts.codes))
         if isinstance(codebooks, Mapping):
             absent = [name for name in domain_names if name not in codebooks]
             if absent:
@@ -69,37 +116,39 @@ class LastLevel:
             given = [(codebooks[name], f"codebooks[{name!r}]") for name in domain_names]
         else:
             given = [(codebooks, "codebooks")] * len(domain_names)
-        books: Sequence[FloatArray]
         prefixed = [book for book, _ in given if isinstance(book, PrefixCodewords)]
+        book_of: Callable[[int], FloatArray]
         if prefixed:
             if len(prefixed) < len(given):
                 raise CodesError("codebooks: some domains have codewords of each prefix, others not")
-            rows = np.column_stack([domain_index, codes[:, :-1]])
-            book_index = row_ids(rows)
-            first = np.unique(book_index, return_index=True)[1]
-            books = PrefixBooks(prefixed, [tuple(row) for row in rows[first].tolist()])
+            book_index = conflicts.prefix_ids
+            rows = np.column_stack([conflicts.domain_index, conflicts.codes[:, :-1]])
+            prefixes = rows[np.unique(book_index, return_index=True)[1]].tolist()
+            # Made when asked for: the books of all prefixes may be large.
+            book_of = lambda index: prefixed[prefixes[index][0]].book(tuple(prefixes[index][1:]))  # noqa: E731
             shapes = {(book.size, book.vectors.shape[1]) for book in prefixed}
         else:
-            book_index = domain_index
-            books = tuple(_last_codebook(cast(npt.ArrayLike, book), name) for book, name in given)
-            shapes = {(len(book), book.shape[1]) for book in books}
+            book_index = conflicts.domain_index
+            books = [_last_codebook(cast(npt.ArrayLike, book), name) for book, name in given]
+            book_of = books.__getitem__
+            shapes = {book.shape for book in books}
         for shape in shapes - {(size, last_residuals.shape[1])}:
             raise CodesError(
                 f"codebooks: last level is {shape}, expected {(size, last_residuals.shape[1])}: "
                 "the last of sizes by the dimensions of residuals"
             )
-        return cls(last_residuals, books, domain_index, book_index)
+        return cls(last_residuals, book_index, book_of, size)
 
     def distances(self, items: IntArray) -> FloatArray:
         """(len(items), K) Euclidean distances of these items, all of one prefix, to every last codeword."""
-        return cdist(self.residuals[items], self.codebooks[self.book_index[items[0]]])
+        return cdist(self.residuals[items], self.book(self.book_index[items[0]]))
 
     def distance_to(self, items: IntArray, last_codes: IntArray) -> FloatArray:
         """(len(items),) Euclidean distance of each item to the last codeword named beside it."""
         distances = np.zeros(len(items))
         for book in np.unique(self.book_index[items]):
             rows = np.flatnonzero(self.book_index[items] == book)
-            differences = self.residuals[items[rows]] - self.codebooks[book][last_codes[rows]]
+            differences = self.residuals[items[rows]] - self.book(book)[last_codes[rows]]
             distances[rows] = np.sqrt((differences**2).sum(axis=1))
         return distances
 

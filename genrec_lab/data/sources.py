@@ -154,8 +154,7 @@ def _loaded(name: str, options: Mapping[str, Any], where: str) -> Dataset:
         raise
     if not isinstance(dataset, Dataset):
         raise DataError(
-            f"{where}: {name} returned {dataset!r:.80}, a {type(dataset).__name__}; expected a "
-            "genrec_lab.data.Dataset"
+            f"{where}: {name} returned a {type(dataset).__name__}; expected a genrec_lab.data.Dataset"
         )
     return dataset
 

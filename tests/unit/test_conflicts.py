@@ -1,9 +1,10 @@
-"""Conflict policies against hand-worked examples, brute force, and the properties they promise."""
+"""Conflict policies against hand-worked examples, brute force and Sinkhorn-Knopp by the book."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from genrec_lab.codes import POLICIES, CodesError, IdentifierConfig, ItemCodes
+from genrec_lab.codes import (
+    CONFLICT_POLICIES,
+    CodesError,
+    Conflicts,
+    IdentifierConfig,
+    ItemCodes,
+    Reassigned,
+    register_conflict_policy,
+)
+from genrec_lab.codes.conflicts import balanced_log_plan
+from genrec_lab.registry import RegistryError, relative_to
 
 MOVING_POLICIES = ("nearest_free", "sinkhorn", "optimal")
 
@@ -104,7 +115,7 @@ def test_moved_and_cost_are_what_the_new_codes_say(policy: str, case: Case) -> N
     assert resolution.cost == pytest.approx(cost, abs=1e-9)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", CONFLICT_POLICIES.names())
 @given(case=cases(), seed=st.integers(0, 3))
 def test_the_same_input_gives_the_same_codes(policy: str, case: Case, seed: int) -> None:
     once, again = (case.codes.resolve(policy, case.residuals, case.codebook, seed) for _ in range(2))
@@ -387,3 +398,133 @@ def test_the_config_is_strict() -> None:
     ):
         with pytest.raises(ValidationError, match=next(iter(wrong))):
             IdentifierConfig.model_validate(wrong)
+
+
+def twin_plan(distances: list[list[float]], epsilon: float, iterations: int) -> np.ndarray:
+    """Sinkhorn-Knopp by the book, without logarithms, one entry at a time."""
+    items, codes = len(distances), len(distances[0])
+    plan = [[np.exp(-value / epsilon) for value in row] for row in distances]
+    for _ in range(iterations):
+        for row in plan:
+            total = sum(row)
+            row[:] = [value / total / items for value in row]
+        for code in range(codes):
+            total = sum(row[code] for row in plan)
+            for row in plan:
+                row[code] = row[code] / total / codes
+    return np.array(plan)
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(0, 100), st.sampled_from([0.05, 0.3]))
+def test_the_balanced_plan_agrees_with_a_twin_without_logarithms(
+    items: int, codes: int, seed: int, epsilon: float
+) -> None:
+    distances = np.random.default_rng(seed).uniform(-1, 1, (2, items, codes))
+    plan = np.exp(balanced_log_plan(-distances / epsilon, 30))
+    for group in range(2):
+        np.testing.assert_allclose(plan[group], twin_plan(distances[group].tolist(), epsilon, 30), rtol=1e-7)
+
+
+def test_codes_carry_equal_mass_at_the_published_epsilon() -> None:
+    distances = np.random.default_rng(0).uniform(-1, 1, (3, 40, 16))
+    plan = np.exp(balanced_log_plan(-distances / 0.003, 50))
+    assert np.isfinite(plan).all()
+    np.testing.assert_allclose(plan.sum(axis=1), 1 / 16, rtol=1e-9)
+
+
+def test_one_round_gives_each_colliding_item_its_largest_share() -> None:
+    rng = np.random.default_rng(8)
+    residuals, codebook = rng.normal(size=(4, 2)), rng.normal(size=(6, 2))
+    codes = ItemCodes([[0, 5], [0, 5], [0, 5], [1, 5]], (2, 6))
+    config = IdentifierConfig(policy="sinkhorn", sinkhorn_epsilon=0.3, sinkhorn_rounds=1)
+    squared = [[float(((r - c) ** 2).sum()) for c in codebook] for r in residuals[:3]]
+    low, high = min(map(min, squared)), max(map(max, squared))
+    middle = (low + high) / 2
+    scaled = [[(value - middle) / (high - middle + 1e-5) for value in row] for row in squared]
+    assert np.argmin(squared, axis=1).tolist() == [5, 5, 5]
+    expected = twin_plan(scaled, 0.3, 50).argmax(axis=1)
+    assert expected.tolist() == [5, 0, 4]
+    resolution = codes.resolve_with_cost(config, residuals, codebook)
+    assert resolution.codes.codes.tolist() == [[0, 5], [0, 0], [0, 4], [1, 5]]
+    assert resolution.unsolved == 0
+
+
+def test_items_that_sinkhorn_cannot_tell_apart_are_counted_and_separated() -> None:
+    # Two pairs of equal vectors: balance gives equal vectors equal rows, whatever the number of rounds.
+    residuals = np.array([[0.0, 0.0], [0.0, 0.0], [5.0, 5.0], [5.0, 5.0]])
+    codebook = np.random.default_rng(0).normal(size=(8, 2))
+    codes = ItemCodes([[0, 0], [0, 0], [1, 1], [1, 1]], (2, 8))
+    resolution = codes.resolve_with_cost("sinkhorn", residuals, codebook)
+    assert resolution.unsolved == 4
+    assert resolution.codes.unique
+    assert "4 still collided after Sinkhorn" in str(resolution)
+
+
+SPREAD = """
+from genrec_lab.codes import Reassigned
+
+class Spread:
+    def __init__(self, step: int = 1) -> None:
+        self.step = step
+
+    def __call__(self, given):
+        codes = given.codes.copy()
+        codes[:, -1] = (codes[:, -1] + self.step * given.seed + range(len(codes))) % given.sizes[-1]
+        return Reassigned(codes, given.sizes, moved=len(codes))
+
+def broken(given):
+    raise RuntimeError("no idea")
+"""
+
+
+@pytest.fixture
+def policies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is forgotten after it."""
+    monkeypatch.setattr(CONFLICT_POLICIES, "_components", dict(CONFLICT_POLICIES._components))
+
+
+def test_a_policy_in_a_file_beside_the_run_file_is_found_and_takes_its_options(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(SPREAD)
+    codes = ItemCodes([[0, 3], [0, 3], [1, 3]], (2, 8))
+    with relative_to(tmp_path):
+        config = IdentifierConfig(policy="mine.py:Spread", options={"step": 2})
+        found = codes.resolve_with_cost(config, seed=1)
+        with pytest.raises(ValidationError, match=r"mine\.py:Spread.*does not take the options .*stpe"):
+            IdentifierConfig(policy="mine.py:Spread", options={"stpe": 2})
+        with pytest.raises(ValidationError, match=r"mine\.py has no Spred \(did you mean 'Spread'"):
+            IdentifierConfig(policy="mine.py:Spred")
+    assert found.codes.codes.tolist() == [[0, 5], [0, 6], [1, 7]]
+    assert (found.policy, found.moved) == ("mine.py:Spread", 3)
+
+
+def test_a_registered_policy_is_like_ours(policies: None) -> None:
+    @register_conflict_policy("first_stays")
+    def first_stays(given: Conflicts, shift: int = 1) -> Reassigned:
+        return given.outcome(np.column_stack([given.codes[:, 0], (given.codes[:, 1] + [0, shift]) % 4]))
+
+    assert "first_stays" in CONFLICT_POLICIES
+    residuals, codebook = np.zeros((2, 1)), np.arange(4.0)[:, None]
+    found = ItemCodes([[0, 0], [0, 0]], (1, 4)).resolve_with_cost("first_stays", residuals, codebook)
+    assert found.codes.codes.tolist() == [[0, 0], [0, 1]]
+    assert (found.moved, found.cost) == (1, 1.0)
+    with pytest.raises(CodesError, match=r"policy 'first_stays' moves items by distance and needs residuals"):
+        ItemCodes([[0, 0], [0, 0]], (1, 4)).resolve("first_stays")
+    with pytest.raises(RegistryError, match="the conflict policy 'optimal' exists twice"):
+        register_conflict_policy("optimal")(first_stays)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (np.zeros((2, 2), int), "policy 'odd' returned a ndarray; expected a genrec_lab.codes.Reassigned"),
+        (Reassigned(np.zeros((1, 2), int), (1, 4)), r"codes of shape \(1, 2\); expected .*\(2, levels\)"),
+        (
+            Reassigned(np.full((2, 2), 7), (1, 4)),
+            "policy 'odd': codes: value 7 of item 0 at level 0",
+        ),
+    ],
+)
+def test_what_a_policy_returns_is_checked(policies: None, made: object, message: str) -> None:
+    register_conflict_policy("odd")(lambda given: made)
+    with pytest.raises(CodesError, match=message):
+        ItemCodes([[0, 0], [0, 0]], (1, 4)).resolve("odd")

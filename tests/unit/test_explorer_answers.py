@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from genrec_lab.codes import POLICIES, ItemCodes
+from genrec_lab.codes import CONFLICT_POLICIES, ItemCodes
 from genrec_lab.evaluation import code_health
 from genrec_lab.viz.explorer import (
     CodedCatalogue,
@@ -326,7 +326,7 @@ def test_what_policies_do_to_a_group_is_what_they_do_to_the_catalogue(make_catal
     found = collisions(catalogue)
     assert found.sizes.size > 3
     assert catalogue.codewords is not None
-    for policy in POLICIES:
+    for policy in CONFLICT_POLICIES:
         done = catalogue.codes.resolve_with_cost(policy, catalogue.residuals, catalogue.codewords, 5)
         for place in range(found.sizes.size):
             effects = policy_effects(catalogue, found.group(place)).filter(policy=policy)

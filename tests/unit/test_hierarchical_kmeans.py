@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genrec_lab.codes import POLICIES, CodesError, ItemCodes, PrefixCodewords
+from genrec_lab.codes import CONFLICT_POLICIES, CodesError, ItemCodes, PrefixCodewords
 from genrec_lab.models.tokenizers.hierarchical_kmeans import HierarchicalKMeans, HierarchicalKMeansConfig
 
 CONFIG = HierarchicalKMeansConfig(levels=3, codebook_size=4)
@@ -127,7 +127,7 @@ def test_items_move_to_the_nearest_free_codeword_of_their_own_prefix() -> None:
     assert (found.moved, found.cost) == (2, pytest.approx(to_origin + to_two))
 
 
-@pytest.mark.parametrize("policy", [policy for policy in POLICIES if policy != "none"])
+@pytest.mark.parametrize("policy", [policy for policy in CONFLICT_POLICIES if policy != "none"])
 def test_every_policy_separates_the_items_of_a_tree(policy: str) -> None:
     x = np.repeat(vectors(60), 3, axis=0) + np.float32(1e-3) * vectors(180)
     config = HierarchicalKMeansConfig(levels=2, codebook_size=16)

@@ -9,7 +9,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from genrec_lab.data import SOURCES, DataError, datasets, load_dataset
+from genrec_lab.data import SOURCES, DataError, Dataset, datasets, load_dataset, register_source
+from genrec_lab.registry import relative_to
 
 RATINGS = pl.DataFrame({"user": ["b", "b"], "item": [7, 8], "timestamp": [1, 2]})
 BOOKS = pl.DataFrame({"item": [7, 8], "title": ["Seven", "Eight"], "year": [1999, 2008]})
@@ -102,3 +103,84 @@ def test_an_error_in_one_of_several_domains_names_it(tmp_path: Path) -> None:
     good, bad = write_pair(tmp_path / "good"), write_pair(tmp_path / "bad", {"u": [77]})
     with pytest.raises(DataError, match=r"domains\['Bad'\]: .*user 'u' has item '77'"):
         load_dataset("lcrec", domains={"Good": good, "Bad": bad})
+
+
+SHOP = """
+import polars as pl
+from genrec_lab.data import Dataset
+
+def shop(titles: list, domain: str = "Shop", text: str = "") -> Dataset:
+    texts = [text + title for title in titles]
+    items = {"item": range(len(titles)), "domain": domain, "title": titles, "text": texts}
+    users = {"user": [0], "domain": domain, "items": [list(range(len(titles)))]}
+    return Dataset(domain, pl.DataFrame(items), pl.DataFrame(users))
+
+def whole(size: int = 2) -> Dataset:
+    return shop(["a"] * size)
+
+def table() -> pl.DataFrame:
+    return pl.DataFrame({"item": [1]})
+
+def broken() -> Dataset:
+    raise KeyError("no such shop")
+"""
+
+
+def test_a_source_in_a_file_beside_the_run_file(tmp_path: Path) -> None:
+    (tmp_path / "shops.py").write_text(SHOP)
+    write_pair(tmp_path / "shed")
+    with relative_to(tmp_path):
+        domains = {"A": {"titles": ["x", "y"]}, "Shed": {"name": "lcrec", "folder": "shed"}}
+        dataset = load_dataset("shops.py:shop", domains=domains, text="the ")
+        assert dataset.domains == ("A", "Shed")
+        assert dataset.items["text"][:2].to_list() == ["the x", "the y"]
+        assert load_dataset("shops.py:whole").n_items == 2
+        for name, options, message in (
+            ("shops.py:shop", {"titels": []}, r"unknown option 'titels' \(did you mean 'titles'"),
+            ("shops.py:shop", {}, "the option 'titles' is missing"),
+            ("shops.py:shap", {}, r"shops\.py has no shap \(did you mean 'shop'"),
+            ("shops.py:table", {}, r"table returned a DataFrame; expected a genrec_lab\.data\.Dataset"),
+            ("shops.py:whole", {"domains": {"A": {"size": 3}}}, "makes its domains itself"),
+            (
+                "shops.py:shop",
+                {"domains": {"A": {"titles": ["x"]}}, "titles": ["y"]},
+                "'titles' beside",
+            ),
+            ("shop.py:shop", {}, r"no file shop\.py"),
+            ("no_such_module:shop", {}, "no_such_module cannot be imported"),
+        ):
+            with pytest.raises(DataError, match=message):
+                load_dataset(name, **options)
+        with pytest.raises(KeyError) as error:
+            load_dataset("shops.py:broken")
+        assert "'shops.py:broken'" in error.value.__notes__[0]
+
+
+def test_a_registered_source_is_like_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SOURCES, "_components", dict(SOURCES._components))
+
+    @register_source("one_book")
+    def one_book(domain: str = "Books") -> Dataset:
+        items = pl.DataFrame({"item": [0], "domain": domain, "title": ["Emma"], "text": ["Emma"]})
+        return Dataset("One", items, pl.DataFrame({"user": [0], "domain": domain, "items": [[0]]}))
+
+    assert datasets()[-1] == "one_book"
+    assert load_dataset("one_book", domains={"A": {}, "B": {}}).domains == ("A", "B")
+    with pytest.raises(DataError, match=r"unknown dataset 'one_bok' \(did you mean 'one_book'"):
+        load_dataset("one_bok")
+
+
+@pytest.mark.parametrize("place", ["run", "elsewhere"])
+def test_relative_paths_begin_at_the_base_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    base = tmp_path / place
+    write_pair(base / "shed")
+    RATINGS.write_csv(base / "ratings.csv")
+    BOOKS.write_csv(base / "books.csv")
+    monkeypatch.chdir(base if place == "run" else tmp_path)
+    with relative_to(None if place == "run" else base):
+        assert load_dataset("lcrec", folder="shed").n_items == 3
+        assert load_dataset("frames", interactions="ratings.csv", items="books.csv").n_items == 2
+        world = load_dataset("bazaar", items=300, users=3, images="drawn")
+    assert world.items["image"][0].startswith(str(base / "drawn"))

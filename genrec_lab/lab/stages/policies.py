@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from genrec_lab.codes.conflicts import POLICIES
+from genrec_lab.codes import CONFLICT_POLICIES
 from genrec_lab.lab.stages.tokenizing import Identified
 from genrec_lab.lab.store import Run
 
@@ -17,8 +17,8 @@ def compare_policies(run: Run, own: Identified) -> pl.DataFrame:
     """
     codebooks = own.last_codewords
     rows = []
-    for policy in POLICIES:
-        config = run.config.identifiers.model_copy(update={"policy": policy})
+    for policy in CONFLICT_POLICIES:
+        config = run.config.identifiers.model_copy(update={"policy": policy, "options": {}})
         found = own.raw.resolve_with_cost(config, own.residuals, codebooks, run.seed)
         rows.append({
             "policy": policy, "moved": found.moved, "cost": float(found.cost), "displaced": found.displaced,

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from genrec_lab.codes import POLICIES, CodesError, ItemCodes, Resolution
+from genrec_lab.codes import CONFLICT_POLICIES, CodesError, ItemCodes, Resolution
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue, written
 from genrec_lab.viz.explorer.sharing import cosine
 from genrec_lab.viz.layout import counted
@@ -164,7 +164,7 @@ def policy_effects(catalogue: CodedCatalogue, items: npt.ArrayLike, seed: int | 
     place = np.searchsorted(members, chosen)
     before = [written(codes.codes[item].tolist()) for item in chosen]
     rows: list[tuple[object, ...]] = []
-    for policy in POLICIES:
+    for policy in CONFLICT_POLICIES:
         try:
             done = _resolved(within, policy, residuals, book, catalogue.seed if seed is None else seed)
         except CodesError as error:
