@@ -21,16 +21,19 @@ import polars as pl
 from genrec_lab.evaluation.papers import beside_papers
 from genrec_lab.evaluation.ranking import AVERAGE
 from genrec_lab.lab import Run, runs_root
-from genrec_lab.lab.execution import PART_FILE
 from genrec_lab.lab.files import hash_json, read_json, write_json
 from genrec_lab.lab.results import METRICS_SCHEMA
-from genrec_lab.lab.seeds import own_records, runs_of
-from genrec_lab.lab.stages.recommending import RECOMMENDING
+from genrec_lab.lab.seeds import EVALUATION, own_records, runs_of
+from genrec_lab.lab.tables import KEPT, kept_note, kept_reasons, provenance_of
 from genrec_lab.presets import MethodConfig, item_rows, methods
 
 FOLDER = Path(__file__).parent / "results"
 # Of a generative row's config: what says nothing of the row itself.
 _NOT_THE_ROW = {"name", "provenance", "compare", "rows", "tuning", "own_row", "reference_codes"}
+# Of what made a result: what is its own, however alike the results of a run were made.
+_OF_EACH_RESULT = {
+    "stage", "row", "scope", "revision", "dirty", "code", "settings", "made_at", "seconds", "kept_despite",
+}  # fmt: skip
 
 
 def main(name: str, outdated: Sequence[str] = ()) -> None:
@@ -51,32 +54,55 @@ def main(name: str, outdated: Sequence[str] = ()) -> None:
 
 
 def measured(run: Run) -> dict[str, Any]:
-    """What one run adds: its circumstances, the settings (by hash) and code of each row, and its records."""
+    """What one run adds: its circumstances, the settings (by hash) and results of each row, and its records.
+
+    A row's results say what made them, as `Run.provenance` does; `made` holds what all of them share.
+    """
     manifest = run.manifest()
     records = [
         {name: record[name] for name in METRICS_SCHEMA}
         for record in own_records(run)
         if record["k"] is not None
     ]
+    provenance = provenance_of(run)
+    rows = {str(record["method"]): [{}] for record in records}
+    for row in rows:
+        own = [each for each in provenance if each["row"] == row]
+        # Popularity may have no result of its own: what counts is how it was evaluated.
+        rows[row] = own or [
+            each for each in provenance if each["row"] is None and each["stage"] == EVALUATION
+        ]
+    every = [result for own in rows.values() for result in own]
+    made = {
+        name: every[0][name]
+        for name in (every[0] if every else ())
+        if name not in _OF_EACH_RESULT and all(each.get(name) == every[0][name] for each in every)
+    }
+    devices = list(dict.fromkeys(each["device"] for each in every if each["device"]))
     return {
         "run": run.name,
         "seed": run.seed,
         "preset": run.parameters["preset"],
         "dataset": manifest["dataset"]["fingerprint"][:12],
-        "processor": ", ".join(manifest["hardware"]["gpus"] or [manifest["hardware"]["cpu"]]),
+        "processor": ", ".join(devices or manifest["hardware"]["gpus"] or [manifest["hardware"]["cpu"]]),
+        "made": made,
         "rows": {
-            row: {"settings": key, "revision": _revision(run, row)}
-            for row, key in settings(run.config, dict.fromkeys(str(r["method"]) for r in records)).items()
+            row: {
+                "settings": key,
+                "revision": ", ".join(dict.fromkeys(map(_revision, rows[row]))) or "unknown",
+                "results": [
+                    {name: each[name] for name in each if name not in made and name != "row" and each[name]}
+                    for each in rows[row]
+                ],
+            }
+            for row, key in settings(run.config, rows).items()
         },
         "records": records,
     }
 
 
-def _revision(run: Run, row: str) -> str:
-    """The code that trained a row: of its part, for the run may have been executed again since."""
-    file = run.folder / RECOMMENDING / row / PART_FILE
-    source = read_json(file) if file.is_file() else run.manifest()["source"]
-    return (source["revision"] or "unknown")[:12]
+def _revision(result: Mapping[str, Any]) -> str:
+    return (result["revision"] or "unknown")[:12] + (" (modified)" if result["dirty"] else "")
 
 
 def settings(config: MethodConfig, rows: Iterable[str]) -> dict[str, str]:
@@ -167,10 +193,22 @@ def _must_fit(run: Mapping[str, Any], told: Iterable[Mapping[str, Any]]) -> None
 
 
 def table(content: Mapping[str, Any], k: int = 10) -> str:
-    """The means over seeds as markdown, a table a domain: papers' rows in their order, then the others."""
+    """The means over seeds as markdown, a table for each domain: papers' rows in their order first.
+
+    Below them stands which revisions made the rows, and what is not known of how they were made.
+    """
     records = pl.DataFrame(content["records"], schema=METRICS_SCHEMA).filter(pl.col("k") == k)
     summary = pl.DataFrame(content["summary"]).filter(pl.col("k") == k)
     papers = beside_papers(records)
+    made: dict[str, list[Mapping[str, Any]]] = {}
+    for run in content["runs"]:
+        for row, how in run["rows"].items():
+            made.setdefault(row, []).append({"seed": run["seed"], **how})
+    kept = {
+        row: "; ".join(kept_reasons(each for seed in made[row] for each in seed.get("results", ())))
+        for row in made
+    }
+    kept = {row: reasons for row, reasons in kept.items() if reasons}
     lines: list[str] = []
     domains = [name for name in records["domain"].unique(maintain_order=True) if name != AVERAGE]
     for domain in domains if len(domains) == 1 else [*domains, AVERAGE]:
@@ -179,9 +217,35 @@ def table(content: Mapping[str, Any], k: int = 10) -> str:
         rows = dict.fromkeys([*of_paper["method"], *own.sort("mean", descending=True)["method"]])
         lines += [f"**{domain}**", ""]
         lines += [f"| row | seeds | Recall@{k} | paper | | NDCG@{k} | paper | |", "|---" * 8 + "|"]
-        lines += ["| " + " | ".join([row, *_cells(row, own, of_paper)]) + " |" for row in rows]
+        for row in rows:
+            name = f"{row} {KEPT}" if row in kept else row
+            lines.append("| " + " | ".join([name, *_cells(row, own, of_paper)]) + " |")
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, *([kept_note(kept), ""] if kept else []), *_origins(made)])
+
+
+def _origins(made: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Which revision made which rows and seeds, and for which rows nothing more was recorded."""
+    revisions: dict[str, dict[str, list[str]]] = {}
+    for row, seeds in made.items():
+        for each in seeds:
+            revisions.setdefault(each["revision"], {}).setdefault(row, []).append(str(each["seed"]))
+    lines = ["Made with", ""]
+    for revision, rows in revisions.items():
+        by = ", ".join(f"{row} (seeds {', '.join(sorted(seeds))})" for row, seeds in sorted(rows.items()))
+        lines.append(f"- revision {revision}: {by}")
+    unknown = [
+        row
+        for row, seeds in made.items()
+        if not all(each.get("results") and all("code" in one for one in each["results"]) for each in seeds)
+    ]
+    if unknown:
+        lines += [
+            "",
+            "Unknown are the digest of the code, threads, precision and package versions of "
+            f"{', '.join(sorted(unknown))}: they were not recorded.",
+        ]
+    return lines
 
 
 def _cells(row: str, own: pl.DataFrame, papers: pl.DataFrame) -> list[str]:

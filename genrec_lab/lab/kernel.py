@@ -47,30 +47,9 @@ def execute_notebook(
 
     What it prints goes to `output`; `waiting` is called several times a second meanwhile. The kernel works in
     the notebook's folder. Raises `NotebookFailed` with the cell and its error. At Ctrl-C, or any other
-    exception in the calling thread, the kernel is interrupted, so that its stage can say so, and then ended.
+    exception in the calling thread, the kernel is interrupted, so that its stage can record it, and then
+    ended.
     """
-    with tempfile.TemporaryDirectory(prefix="genrec-", ignore_cleanup_errors=True) as sockets:
-        kernel = _Kernel(kernel_name=KERNEL)
-        if sys.platform != "win32":  # sockets in a private folder: no other user can reach the kernel
-            kernel.transport, kernel.ip = "ipc", str(Path(sockets) / "kernel")
-        _execute_in(kernel, notebook, executed, parameters, environment, output, waiting)
-
-
-def _execute_in(
-    kernel: _Kernel,
-    notebook: Path,
-    executed: Path,
-    parameters: Mapping[str, Any],
-    environment: Mapping[str, str],
-    output: io.TextIOBase,
-    waiting: Callable[[], None],
-) -> None:
-    # as nbclient starts its own kernels: no history file is shared, so none is locked
-    run_sync(kernel.start_kernel)(
-        cwd=str(notebook.parent),
-        env={**os.environ, **environment},
-        extra_arguments=["--HistoryManager.hist_file=:memory:"],
-    )
     caught: list[BaseException] = []
     ended = threading.Event()  # an interrupted Thread.join takes a running thread for a stopped one
 
@@ -87,18 +66,28 @@ def _execute_in(
 
     # papermill blocks; in a thread of its own it leaves signals and the progress display to this one
     worker = threading.Thread(target=work, name=f"papermill {notebook.stem}", daemon=True)
-    try:
-        worker.start()
-        while not ended.wait(_POLL_SECONDS):
-            waiting()
-    except BaseException:
-        if run_sync(kernel.is_alive)():
-            run_sync(kernel.interrupt_kernel)()
-        ended.wait(_INTERRUPT_PATIENCE_SECONDS)
-        raise
-    finally:
-        code = kernel.exit_code()
-        kernel.end(now=not ended.is_set() or bool(caught))
+    with tempfile.TemporaryDirectory(prefix="genrec-", ignore_cleanup_errors=True) as sockets:
+        kernel = _Kernel(kernel_name=KERNEL)
+        if sys.platform != "win32":  # sockets in a private folder: no other user can reach the kernel
+            kernel.transport, kernel.ip = "ipc", str(Path(sockets) / "kernel")
+        # as nbclient starts its own kernels: no history file is shared, so none is locked
+        run_sync(kernel.start_kernel)(
+            cwd=str(notebook.parent),
+            env={**os.environ, **environment},
+            extra_arguments=["--HistoryManager.hist_file=:memory:"],
+        )
+        try:
+            worker.start()
+            while not ended.wait(_POLL_SECONDS):
+                waiting()
+        except BaseException:
+            if run_sync(kernel.is_alive)():
+                run_sync(kernel.interrupt_kernel)()
+            ended.wait(_INTERRUPT_PATIENCE_SECONDS)
+            raise
+        finally:
+            code = kernel.exit_code()
+            kernel.end(now=not ended.is_set() or bool(caught))
     if caught:
         raise _explained(notebook, executed, caught[0], code) from caught[0]
 
@@ -130,12 +119,10 @@ def _explained(notebook: Path, executed: Path, error: BaseException, code: int |
         more = len(source) - _SOURCE_LINES_SHOWN
         shown = source[:_SOURCE_LINES_SHOWN] + ([f"… ({more} more lines)"] if more > 0 else [])
         trace = _COLOUR.sub("", "\n".join(error.traceback)).splitlines()[-_TRACEBACK_LINES_SHOWN:]
+        lines = "\n".join(f"    {line}".rstrip() for line in [*shown, "", *trace])
         return NotebookFailed(
             f"{notebook.name} stopped in cell {error.cell_index} with {error.ename}: {error.evalue}\n\n"
-            + "\n".join(f"    {line}" for line in shown)
-            + "\n\n"
-            + "\n".join(f"    {line}" for line in trace)
-            + f"\n\nThe notebook up to there: {executed}"
+            f"{lines}\n\nThe notebook up to there: {executed}"
         )
     if isinstance(error, DeadKernelError) or "Kernel died" in str(error):
         why = "; signal 9 mostly means that memory ran out" if code == -9 else ""

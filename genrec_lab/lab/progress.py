@@ -6,11 +6,12 @@ import io
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TypeAlias
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.table import Table
+from rich.console import Console
+from rich.progress import Progress as Bars
+from rich.progress import ProgressColumn, Task, TaskID, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 _LONGEST_LINE = 200
@@ -18,36 +19,16 @@ _SIGN_OF_LIFE_SECONDS = 60.0
 _STYLES = {
     "runs": "bold cyan",
     "done": "green",
-    "skipped": "dim",
     "failed": "bold red",
     "interrupted": "yellow",
-}
-
-
-class Progress(Protocol):
-    """What a chain tells whoever watches it."""
-
-    def begin(self, title: str, steps: Sequence[str]) -> None:
-        """A chain of these steps begins."""
-
-    def step(self, name: str, state: str, note: str = "") -> None:
-        """A step's state changed: runs, done, skipped, failed, interrupted."""
-
-    def line(self, name: str, text: str) -> None:
-        """A step printed a whole line."""
-
-    def unfinished_line(self, name: str, text: str) -> None:
-        """A step's last line as it stands, as a progress bar that is still being drawn."""
-
-    def waiting(self) -> None:
-        """Called several times a second while a step runs."""
-
-    def end(self) -> None:
-        """The chain ended, well or not."""
+}  # else dim
 
 
 class LogProgress:
-    """Plain lines with the time of day, for logs and pipes: what a notebook prints, without progress bars."""
+    """Plain lines with the time of day, for logs and pipes.
+
+    Of a progress bar only the last form is shown, and once a minute as it stands, as a sign of life.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -59,100 +40,91 @@ class LogProgress:
     def begin(self, title: str, steps: Sequence[str]) -> None:
         """A chain of these steps begins."""
         self._steps = list(steps)
-        self._say(title)
+        self._print(f"[{time.strftime('%H:%M:%S')}] {title}")
 
     def step(self, name: str, state: str, note: str = "") -> None:
-        """A step's state changed."""
+        """A step's state changed: runs, done, skipped, failed, interrupted."""
         place = f"{self._steps.index(name) + 1} of {len(self._steps)}"
         seconds = ""
         if state == "runs":
             self._started[name] = time.monotonic()
         elif name in self._started:
             seconds = f" after {clock(time.monotonic() - self._started[name])}"
-        self._say(f"{name} ({place}) {state}{seconds}{': ' + note if note else ''}")
+        note = f": {note}" if note else ""
+        self._print(f"[{time.strftime('%H:%M:%S')}] {name} ({place}) {state}{seconds}{note}")
 
     def line(self, name: str, text: str) -> None:
         """A step printed a whole line."""
         self._bar, self._bar_shown = None, time.monotonic()
-        self._console.print(f"  {name[:2]} | {text}", markup=False, highlight=False, soft_wrap=True)
+        self._print(f"  {name[:2]} | {text}")
 
     def unfinished_line(self, name: str, text: str) -> None:
-        """A step's last line as it stands: shown once a minute, so that a long wait has a sign of life."""
+        """A step's last line so far, such as a progress bar that is still being drawn."""
         self._bar = (name, text)
 
     def waiting(self) -> None:
-        """A step is still running."""
+        """Called several times a second while a step runs."""
         bar = self._bar  # the notebook's thread may replace it meanwhile
         if bar is not None and time.monotonic() - self._bar_shown > _SIGN_OF_LIFE_SECONDS:
             self.line(*bar)
 
     def end(self) -> None:
-        """The chain ended."""
+        """The chain ended, well or not."""
 
-    def _say(self, text: str) -> None:
-        stamp = time.strftime("%H:%M:%S")
-        self._console.print(f"[{stamp}] {text}", markup=False, highlight=False, soft_wrap=True)
+    def _print(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class TerminalProgress:
     """A table that redraws itself: each step's state, its time, and the last line that it printed."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._live: Live | None = None
-        self._title = ""
-        self._states: dict[str, tuple[str, str]] = {}
-        self._started: dict[str, float] = {}
-        self._seconds: dict[str, float] = {}
+        self._tasks: dict[str, TaskID] = {}
+        self._bars = Bars(
+            TextColumn("{task.description}", markup=False),
+            TextColumn("[{task.fields[style]}]{task.fields[state]}"),
+            _Elapsed(),
+            TextColumn(
+                "{task.fields[note]}", style="dim", markup=False,
+                table_column=Column(no_wrap=True, ratio=1, overflow="ellipsis"),
+            ),
+            console=console, expand=True, refresh_per_second=4,
+        )  # fmt: skip
 
     def begin(self, title: str, steps: Sequence[str]) -> None:
         """A chain of these steps begins."""
-        self._title = title
-        self._states = dict.fromkeys(steps, ("waits", ""))
-        self._live = Live(self._table(), console=self._console, refresh_per_second=4)
-        self._live.start()
+        self._bars.console.print(Text(title, "bold"))
+        for name in steps:
+            self._tasks[name] = self._bars.add_task(name, start=False, state="waits", style="dim", note="")
+        self._bars.start()
 
     def step(self, name: str, state: str, note: str = "") -> None:
         """A step's state changed."""
-        if state == "runs":
-            self._started[name] = time.monotonic()
-        elif name in self._started:
-            self._seconds[name] = time.monotonic() - self._started.pop(name)
-        self._states[name] = (state, note)
-        self.waiting()
+        change = self._bars.start_task if state == "runs" else self._bars.stop_task
+        change(self._tasks[name])
+        self._bars.update(self._tasks[name], state=state, style=_STYLES.get(state, "dim"), note=note)
 
     def line(self, name: str, text: str) -> None:
-        """A step printed a whole line."""
-        self._states[name] = (self._states[name][0], text)
+        """A step printed a line."""
+        self._bars.update(self._tasks[name], note=text)
 
-    def unfinished_line(self, name: str, text: str) -> None:
-        """A step's last line as it stands."""
-        self.line(name, text)
+    unfinished_line = line
 
     def waiting(self) -> None:
-        """A step is still running."""
-        if self._live is not None:
-            self._live.update(self._table())
+        """The table redraws itself."""
 
     def end(self) -> None:
-        """The chain ended."""
-        if self._live is not None:
-            self._live.update(self._table(), refresh=True)
-            self._live.stop()
-            self._live = None
+        """The chain ended: the table stays as it is."""
+        self._bars.stop()
 
-    def _table(self) -> Group:
-        table = Table(box=None, pad_edge=False, show_header=False, expand=True)
-        table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True, justify="right")
-        table.add_column(no_wrap=True, ratio=1, overflow="ellipsis")
-        for name, (state, note) in self._states.items():
-            running = self._started.get(name)
-            seconds = self._seconds.get(name) if running is None else time.monotonic() - running
-            took = "" if seconds is None else clock(seconds)
-            table.add_row(name, Text(state, _STYLES.get(state, "dim")), took, Text(note, "dim"))
-        return Group(Text(self._title, "bold"), table)
+
+class _Elapsed(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(clock(task.elapsed) if task.elapsed else "", justify="right")
+
+
+Progress: TypeAlias = LogProgress | TerminalProgress
+"""What a chain reports to whoever watches it."""
 
 
 class StepOutput(io.TextIOBase):

@@ -2,14 +2,16 @@
 
 import json
 from html.parser import HTMLParser
+from importlib.resources import files
 
 import plotly.graph_objects as go
 import pytest
 from plotly.offline import get_plotlyjs
 
 from genrec_lab.lab.report import build_report
-from genrec_lab.lab.report_page import SCRIPT
+from genrec_lab.lab.store import Run
 
+SCRIPT = files("genrec_lab.lab").joinpath("templates", "report.js").read_text(encoding="utf-8")
 EVIL = "</script><script>alert('title')</script>"
 DATA, TOKENS = "01_data_preparation", "02_tokenizer_training"
 
@@ -139,3 +141,70 @@ def test_an_empty_run_has_a_report_too(opened):
     page = Page(build_report(opened()).read_text(encoding="utf-8"))
     assert "No metrics have been recorded yet" in page.text
     assert page.having("data-figure") == []
+
+
+def test_lines_and_figures_that_cannot_be_read_are_left_out_and_said(run):
+    whole = Page(build_report(run).read_text(encoding="utf-8"))
+    assert "cannot be read" not in whole.text
+    with (run.folder / "log.jsonl").open("ab") as stream:
+        stream.write(b'{"time": "a\n[1]\n{"event": "seen", "what": 1}\n\n\xff\xfe\n{"time": "cut o')
+    (run.folder / "figures" / "curve.json").write_text('{"data": [')
+    page = Page(build_report(run).read_text(encoding="utf-8"))
+    lines = len((run.folder / "log.jsonl").read_bytes().splitlines())
+    broken = ", ".join(str(lines - back) for back in (5, 4, 1, 0))
+    assert f"4 lines of log.jsonl cannot be read and are left out: {broken}." in page.text
+    assert "seen" in page.text
+    assert "figures/curve.json cannot be read" in page.text
+    assert page.having("data-figure") == ["data-bars-2"]
+
+
+@pytest.mark.parametrize("content", ['{"curve": {"cap', "[]", '{"curve": 3}', ""])
+def test_figures_without_a_readable_index_stand_at_the_end(run, content):
+    (run.folder / "figures" / "index.json").write_text(content)
+    page = Page(build_report(run).read_text(encoding="utf-8"))
+    assert page.having("data-figure") == ["data-bars-2", "data-curve"]
+    assert "figures/index.json cannot be read" in page.text
+    assert "figures" in [attributes["id"] for tag, attributes in page.elements if tag == "section"]
+
+
+def made(stage, row=None, **values):
+    return {
+        "stage": stage, "row": row, "scope": None, "revision": "4d015e413326" + 28 * "0", "dirty": False,
+        "code": f"code {stage}", "settings": "aaaabbbbcccc", "data": "abc123", "threads": 2,
+        "precision": "fp32", "device": "cpu", "versions": {"torch": "2.13.0", "numpy": "2.4.6"},
+        "made_at": "2026-01-02 03:04:05", "seconds": 60.0, "kept_despite": [], **values,
+    }  # fmt: skip
+
+
+def test_provenance_is_that_of_the_results_and_what_all_share_is_said_once(run, monkeypatch):
+    gpu = {"device": f"H200 {EVIL}", "versions": {"torch": "2.13.0+cu", "numpy": "2.4.6"}, "dirty": True}
+    results = [made(DATA), made(TOKENS, "gmc", scope="Garden"), made("05_recommender_training", "gmc", **gpu)]
+    monkeypatch.setattr(Run, "provenance", lambda self: results, raising=False)
+    text = Page(build_report(run).read_text(encoding="utf-8")).text
+    section = text[text.index("What made the results") : text.index("Durations")]
+    for shared in ("2.4.6", "fp32", "abc123", "aaaabbbbcccc"):
+        assert section.count(shared) == 1, shared
+    assert f"cpu, H200 {EVIL}" in section  # the line of gmc, whose two results differ
+    assert "4d015e413326, 4d015e413326 (modified)" in section
+    assert f"{TOKENS} Garden" in section
+    assert "2 min 00 s" in section
+    assert "No result is recorded for this row alone." in section  # the other row
+
+
+def test_rows_that_were_kept_despite_changed_code_are_marked(run, monkeypatch):
+    old = made("05_recommender_training", "gmc", kept_despite=["genrec_lab.losses.dcl", "mine.f"])
+    monkeypatch.setattr(Run, "provenance", lambda self: [made(DATA), old], raising=False)
+    page = Page(build_report(run).read_text(encoding="utf-8"))
+    cells = [text for text in page.texts if text.startswith("gmc")]
+    assert cells.count("gmc †") == 3  # two tables, provenance
+    said = "05_recommender_training was made before genrec_lab.losses.dcl, mine.f changed."
+    assert f"† Made by older code and kept by --keep-old-code. gmc: {said}" in page.text
+    assert f"pop {EVIL} †" not in page.text
+    monkeypatch.setattr(Run, "provenance", lambda self: [made(DATA, kept_despite=["mine.g"]), old])
+    text = Page(build_report(run).read_text(encoding="utf-8")).text
+    assert f"pop {EVIL}: {DATA} was made before mine.g changed." in text  # what serves all rows marks all
+
+
+def test_what_an_older_run_did_not_record_is_unknown(page):
+    section = page.text[page.text.index("What made the results") :]
+    assert "unknown" in section[: section.index("By row")]

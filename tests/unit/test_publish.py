@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,6 +117,38 @@ def test_a_rows_settings_are_its_own_alone() -> None:
     assert {name for name in names if wider[name] != before[name]} == {"hgn"}
     longer = settings(presets.load("baselines", {"training.epochs": 3}), names)
     assert {name for name in names if longer[name] != before[name]} == {"tiger"}
+
+
+def test_rows_that_were_kept_despite_changed_code_are_marked() -> None:
+    results = [{"stage": "05_training", "code": "abc", "kept_despite": ["losses.dcl"]}]
+    old = {"hgn": {"settings": "same", "revision": "4d015e4", "results": results}}
+    fresh = {
+        "sasrec": {"settings": "same", "revision": "b3f5987", "results": [{"stage": "05", "code": "abc"}]}
+    }
+    first = run(0, {"hgn": 0.05, "sasrec": 0.06})
+    text = table(together("all", None, [{**first, "rows": old | fresh}]))
+    assert "| hgn † | 1 | " in text
+    assert "| sasrec | 1 | " in text
+    assert "† Made by older code and kept by --keep-old-code. hgn: 05_training was made before" in text
+    assert "- revision 4d015e4: hgn (seeds 0)" in text
+    assert "Unknown" not in text
+    assert "precision and package versions of hgn, sasrec" in table(together("all", None, [first]))
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.json")), ids=lambda file: file.stem)
+def test_every_published_result_says_which_code_made_it(file: Path) -> None:
+    content = read_json(file)
+    by_row = {
+        (row, each["seed"]): how["revision"]
+        for each in content["runs"]
+        for row, how in each.get("rows", {}).items()
+    }
+    by_seed = {each["seed"]: each.get("revision") for each in content["runs"]}
+    for record in content.get("records", ()):
+        assert re.match("[0-9a-f]{12}", by_row[record["method"], record["seed"]]), record
+    if "records" not in content:
+        assert all(re.match("[0-9a-f]{12}", revision) for revision in by_seed.values())
+        assert {row["seeds"] for row in content["summary"]} == {len(by_seed)}
 
 
 @pytest.mark.parametrize("name", ["baselines_scientific", "baselines_instruments"])
