@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from genrec_lab.decoding.ranked import NO_ITEM, Ranked
+from genrec_lab.data.rules import NO_ITEM
+from genrec_lab.decoding.ranked import Ranked
 from genrec_lab.decoding.trie import CodeTrie
 
 Histories = Sequence[Sequence[int]]  # item indices, oldest first

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-NO_ITEM = -1
+from genrec_lab.data.rules import NO_ITEM
 
 
 class Ranked(NamedTuple):

@@ -14,11 +14,11 @@ import numpy.typing as npt
 import polars as pl
 
 from genrec_lab.codes import ItemCodes
+from genrec_lab.data import NO_ITEM
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
-FILL = -1
 AVERAGE = "average"
 
 
@@ -152,8 +152,8 @@ def _checked_items(ranked: Any) -> IntArray:
             "one of each"
         )
     items = items.astype(np.int64)
-    filled = items == FILL
-    misplaced = (items < FILL).any(axis=1) | (filled[:, :-1] & ~filled[:, 1:]).any(axis=1)
+    filled = items == NO_ITEM
+    misplaced = (items < NO_ITEM).any(axis=1) | (filled[:, :-1] & ~filled[:, 1:]).any(axis=1)
     if misplaced.any():
         user = int(misplaced.argmax())
         raise RankingError(
@@ -161,7 +161,7 @@ def _checked_items(ranked: Any) -> IntArray:
             "whose domain has fewer items, and no other index is negative"
         )
     in_order = np.sort(items, axis=1)
-    repeated = ((in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] != FILL)).any(axis=1)
+    repeated = ((in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] != NO_ITEM)).any(axis=1)
     if repeated.any():
         user = int(repeated.argmax())
         raise RankingError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from pathlib import Path
@@ -14,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 import genrec_lab
+from genrec_lab.data.whole_files import sha256_of
 
 # All that a shared folder holds: no code, nothing pickled. Only these are uploaded and fetched.
 FILES = ("model.safetensors", "config.json", "codes.parquet", "items.parquet", "shared.json", "README.md")
@@ -67,7 +67,7 @@ class Shareable:
             "format": _FORMAT,
             "class": type(self).__name__,
             "genrec_lab": genrec_lab.__version__,
-            "sha256": {name: _sha256(target / name) for name in held},
+            "sha256": {name: sha256_of(target / name) for name in held},
         }
         (target / "shared.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
         return target
@@ -93,7 +93,7 @@ class Shareable:
                 f"{source} holds a {described['class']}, not a {cls.__name__}; load it as what it is"
             )
         for name, hashed in described["sha256"].items():
-            if name not in FILES or not (folder / name).is_file() or _sha256(folder / name) != hashed:
+            if name not in FILES or not (folder / name).is_file() or sha256_of(folder / name) != hashed:
                 raise SharingError(
                     f"{source}: {name} is missing or not what was written; fetch the folder again"
                 )
@@ -221,8 +221,3 @@ def _description(folder: Path) -> dict[str, Any]:
     if not sound:
         raise SharingError(f"{file}: not of format {_FORMAT}, which this version reads; write it again")
     return dict(described)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from genrec_lab.presets.baselines import idgenrec, letter, p5_cid, tiger, tiger_multimodal
 from genrec_lab.presets.comparison import baselines, baselines_tiny
-from genrec_lab.presets.errors import PresetError, did_you_mean, reasons
+from genrec_lab.presets.errors import PresetError, reasons
 from genrec_lab.presets.gmc import causal, gmc, gmc_cpu, gmc_small, gmc_tiny, rkmeans
 from genrec_lab.presets.method_config import (
     ABLATIONS,
@@ -38,6 +38,7 @@ from genrec_lab.presets.method_config import (
 from genrec_lab.presets.overrides import dotted, set_key, with_tuples
 from genrec_lab.presets.tuning import TuningConfig
 from genrec_lab.presets.utgrec import utgrec, utgrec_small, utgrec_tiny
+from genrec_lab.registry import did_you_mean
 
 __all__ = [
     "ABLATIONS",

@@ -33,7 +33,7 @@ from genrec_lab.models.tokenizers.letter import LetterConfig
 from genrec_lab.models.tokenizers.rqvae import RQVAEConfig
 from genrec_lab.models.tokenizers.textual_ids import TextualIdsConfig
 from genrec_lab.models.tokenizers.tree_tokenizer import TreeTokenizerConfig
-from genrec_lab.presets.errors import PresetError, did_you_mean
+from genrec_lab.presets.errors import PresetError
 from genrec_lab.presets.generative_rows import (
     gmc_fields,
     idgenrec_fields,
@@ -44,7 +44,7 @@ from genrec_lab.presets.generative_rows import (
 )
 from genrec_lab.presets.tokenizers import TokenizerConfig
 from genrec_lab.presets.tuning import TuningConfig
-from genrec_lab.registry import ComponentConfig, component_config
+from genrec_lab.registry import ComponentConfig, component_config, did_you_mean
 from genrec_lab.training import TrainingConfig
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)

@@ -9,9 +9,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from genrec_lab.models.recommenders.base import ITEM_MODELS, RECOMMENDERS
-from genrec_lab.presets.errors import PresetError, did_you_mean
+from genrec_lab.presets.errors import PresetError
 from genrec_lab.presets.tokenizers import KINDS as TOKENIZERS
-from genrec_lab.registry import Registry, RegistryError, config_class
+from genrec_lab.registry import Registry, RegistryError, config_class, did_you_mean
 from genrec_lab.training import TrainingConfig
 
 # Parts of the config that are of several kinds, and where these are found.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shutil
@@ -16,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from genrec_lab.data.whole_files import whole_folder
+from genrec_lab.data.whole_files import sha256_of, whole_folder
 from genrec_lab.training.callbacks import EpochRecord
 from genrec_lab.training.config import TrainingConfig
 
@@ -37,7 +36,7 @@ class Checkpoint:
                 {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
                 partial / "state.safetensors",
             )
-            described = {**counters, _HASH: _sha256(partial / "state.safetensors")}
+            described = {**counters, _HASH: sha256_of(partial / "state.safetensors")}
             (partial / "counters.json").write_text(json.dumps(described))
         for _, old in self._states():
             if old != final:
@@ -62,16 +61,11 @@ class Checkpoint:
 def _verified(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a state; ValueError where it is not what was written."""
     counters = json.loads((folder / "counters.json").read_text())
-    found = _sha256(folder / "state.safetensors")
+    found = sha256_of(folder / "state.safetensors")
     # Without a hash it is of a version that wrote none.
     if not isinstance(counters, dict) or counters.pop(_HASH, found) != found:
         raise ValueError("not what was written, by its hash: a failing disk, or a change by hand")
     return load_file(folder / "state.safetensors"), counters
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 class TrainingState:

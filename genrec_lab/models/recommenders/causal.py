@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec_lab.codes import EOS, PAD, ItemCodes
+from genrec_lab.data import NO_ITEM
 from genrec_lab.decoding import Histories
 from genrec_lab.models.dropout import PooledDropout
-from genrec_lab.models.recommenders.code_recommender import NO_ITEM, CodeRecommender
+from genrec_lab.models.recommenders.code_recommender import CodeRecommender
 from genrec_lab.models.recommenders.t5 import (
     NEGATIVE,
     BlockSizes,

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from genrec_lab.codes import PAD, ItemCodes
-from genrec_lab.data import Dataset
+from genrec_lab.data import NO_ITEM, Dataset
 from genrec_lab.data.batches import PairBatches, PairsConfig, StretchBatches
 from genrec_lab.decoding import CodeTrie, Histories, Normalise, Ranked, beam_search, score_items
 from genrec_lab.losses import code_cross_entropy
@@ -31,8 +31,6 @@ from genrec_lab.models.recommenders.base import Callbacks, RecommenderConfig, Tr
 from genrec_lab.models.sharing import Shareable
 from genrec_lab.training import TrainingConfig, TrainingResult, autocast, placed, validator
 from genrec_lab.training import fit as train
-
-NO_ITEM = -1  # in a matrix of histories
 
 Precision = Literal["auto", "fp32", "bf16"]
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genrec_lab.codes import EOS, PAD, ItemCodes
+from genrec_lab.data import NO_ITEM
 from genrec_lab.decoding import Histories
-from genrec_lab.models.recommenders.code_recommender import NO_ITEM, CodeRecommender
+from genrec_lab.models.recommenders.code_recommender import CodeRecommender
 from genrec_lab.models.recommenders.t5 import (
     NORM_EPSILON,
     T5,
