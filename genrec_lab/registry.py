@@ -140,8 +140,8 @@ def component_config(registry: Registry[Any], given: Any) -> ComponentConfig:
         given_kind = given.get("kind", "")
     else:
         raise RegistryError(
-            f"{given!r} is a {type(given).__name__}; expected `kind`, the name of a {registry.noun}, and its "
-            "settings"
+            f"{given!r} is a {type(given).__name__}; expected `kind`, the name of the {registry.noun}, and "
+            "its settings"
         )
     if not given_kind:
         raise RegistryError(

@@ -57,7 +57,7 @@ def test_a_new_row_begins_as_a_copy_of_the_row_of_its_kind() -> None:
     ("overrides", "message"),
     [
         ({"rows.sasrek.model.width": 8}, r"no 'sasrek' \(did you mean 'sasrec'\?\).*rows.sasrek.model.kind"),
-        ({"rows.x.model.kind": "sasrek"}, r"there is no model over items 'sasrek' \(did you mean 'sasrec'"),
+        ({"rows.x.model.kind": "sasrek"}, r"there is no item model 'sasrek' \(did you mean 'sasrec'"),
         ({"rows.sasrec.model.objective": "bpr"}, r"rows.sasrec.model.*objective = 'bpr'"),
         ({"rows.gru4rec.model.heads": 2}, r"'rows.gru4rec.model.heads' is unknown; rows.gru4rec.model has"),
         ({"rows.tiger.model.kind": "hgn"}, r"rows has 'tiger', the name of another row"),

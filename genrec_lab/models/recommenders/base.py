@@ -49,7 +49,7 @@ RECOMMENDERS: Registry[Any] = Registry(
     },
 )
 ITEM_MODELS: Registry[Any] = Registry(
-    "model over items",
+    "item model",
     required=_METHODS,
     declared={
         "gru4rec": "genrec_lab.models.sequential.gru4rec:GRU4Rec",

@@ -145,11 +145,11 @@ class CodeRecommender(nn.Module, Shareable, ABC):
         temperature: divides the logits of the loss. validation_beams, precision: of the validation that
         chooses the epoch. callbacks, checkpoints: as of a model over items. The first weights are drawn by
         the constructor, so call `torch.manual_seed` before it. Raises ValueError for identifiers that several
-        items of a domain share.
+        items of a domain share, and for those of other items than the data have.
         """
         pairs, training = pairs or PairsConfig(), training or TrainingConfig()
         learnt = TrainingData.of(data, max_history=pairs.max_history)
-        self._require_unique()
+        self._require_known(learnt)
         self.temperature = temperature
 
         def recommend(users: pl.DataFrame) -> Ranked:
@@ -234,7 +234,15 @@ class CodeRecommender(nn.Module, Shareable, ABC):
         model.body.load_state_dict(self.body.state_dict())
         return model.to(self.item_tokens.device)
 
-    def _require_unique(self) -> None:
+    def _require_known(self, data: TrainingData) -> None:
+        """Raise ValueError where the identifiers are not those of the data's items, or name several items."""
+        items, names = data.items["item"].to_numpy(), data.items["domain"].to_numpy()
+        known = np.array(self.codes.domain_names)[self.codes.domain_index]
+        if items.max() >= len(known) or (known[items] != names).any():
+            raise ValueError(
+                f"the identifiers are of {len(known)} items of {list(self.codes.domain_names)}, which are "
+                f"not the items of the data, of {list(data.domains)}; give ItemCodes(…, domains=…) theirs"
+            )
         if not self.codes.unique:
             groups = self.codes.groups()
             raise ValueError(
