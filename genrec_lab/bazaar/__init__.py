@@ -116,3 +116,6 @@ def _sequences(place: DomainWorld, drawn: Sequences) -> pl.DataFrame:
         "items",
         pl.format("{}-user-{}", pl.lit(name.lower()), number_text).alias("key"),
     )  # fmt: skip
+
+
+make_bazaar.__dict__["options"] = BazaarConfig  # by which a run file is checked before anything is generated

@@ -21,7 +21,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from genrec_lab.lab.files import RunError, is_disk_full
-from genrec_lab.lab.plan import KERNEL
+from genrec_lab.lab.notebooks import KERNEL
 
 _POLL_SECONDS = 0.2
 _INTERRUPT_PATIENCE_SECONDS = 15.0  # what a training step may need to reach its next instruction

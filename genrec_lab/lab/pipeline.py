@@ -14,22 +14,19 @@ from rich.console import Console
 
 from genrec_lab.lab import sharing
 from genrec_lab.lab.files import RunError, hash_file
+from genrec_lab.lab.folders import runs_root
 from genrec_lab.lab.kernel import NotebookFailed, execute_notebook
 from genrec_lab.lab.locks import held, writing
 from genrec_lab.lab.manifest import edited_manifest
-from genrec_lab.lab.plan import (
-    Step,
-    check_kernel,
-    check_notebook,
-    choose_notebooks,
-    plan_step,
-)
+from genrec_lab.lab.notebooks import check_kernel, check_notebook, choose_notebooks, notebooks_folder
+from genrec_lab.lab.plan import Step, plan_step
 from genrec_lab.lab.progress import LogProgress, Progress, StepOutput, TerminalProgress
 from genrec_lab.lab.report import build_report
 from genrec_lab.lab.results import drop_figures_before
-from genrec_lab.lab.runfile import RunFile, read_run_file
+from genrec_lab.lab.runfile import RunFile, base_of, read_run_file
 from genrec_lab.lab.seeds import OVER_SEEDS
-from genrec_lab.lab.store import Run, open_run, project_root, runs_root, unopened_run
+from genrec_lab.lab.store import Run, open_run, unopened_run
+from genrec_lab.registry import relative_to
 
 __all__ = ["ChainResult", "NotebookFailed", "run"]
 
@@ -76,15 +73,30 @@ def run(
     Everything that can be checked is checked before the first notebook starts. Raises `RunError` where
     something is wrong, and `NotebookFailed` where a notebook is.
     """
-    console = console or Console()
+    file = Path(source) if isinstance(source, str) else source
+    with relative_to(base_of(file)):
+        return _run(file, only, from_, resume, dry_run, sets, seeds, notebooks, root, console or Console())
+
+
+def _run(
+    file: Path | Mapping[str, Any],
+    only: Sequence[str] | None,
+    from_: str | None,
+    resume: bool,
+    dry_run: bool,
+    sets: Sequence[str],
+    seeds: Sequence[int] | None,
+    notebooks: Path | None,
+    root: Path | None,
+    console: Console,
+) -> ChainResult:
     if sharing.several():
         raise RunError(
             "A chain of notebooks is one process, and this is one of several (WORLD_SIZE is set). Share its "
             "stages first, accelerate launch -m genrec_lab.lab.shared FILE.yaml, then run the chain alone."
         )
-    file = Path(source) if isinstance(source, str) else source
     spec = read_run_file(file, sets)
-    folder = notebooks or _notebooks_folder(file if isinstance(file, Path) else None)
+    folder = notebooks or notebooks_folder()
     chosen = choose_notebooks(folder, spec.notebooks, only, from_)
     root = root or runs_root()
     chains = _chains(spec, chosen, seeds)
@@ -115,16 +127,6 @@ def _chains(
     chains = [(spec.with_seed(seed), single) for seed in seeds] if single else []
     over_seeds = [notebook for notebook in chosen if notebook.stem in OVER_SEEDS]
     return chains + ([(spec, over_seeds)] if over_seeds else [])
-
-
-def _notebooks_folder(file: Path | None) -> Path:
-    root = project_root() or (project_root(file.resolve().parent) if file is not None else None)
-    if root is None:
-        raise RunError(
-            "No checkout of genrec_lab is around the working directory, so there are no notebooks to run. "
-            "Go into the folder that holds its pyproject.toml."
-        )
-    return root / "notebooks"
 
 
 def _unopened(spec: RunFile, root: Path) -> Run:

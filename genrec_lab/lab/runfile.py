@@ -2,112 +2,293 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from genrec_lab.lab.files import RunError
-from genrec_lab.lab.keys import unknown_name
+from genrec_lab.lab.names import run_name_problem
+from genrec_lab.registry import base_folder, did_you_mean
 
 PARAMETERS = ("run", "dataset", "preset", "overrides", "seed")  # what a notebook's parameters cell holds
-_KEYS = (*PARAMETERS, "notebooks")
+GREATEST_SEED = 2**32 - 1  # what every generator in use takes
+# Bounds that no honest run file comes near, and within which any file is read in a moment.
+_MOST_BYTES, _MOST_LEVELS, _MOST_ALIASES, _MOST_VALUES = 64 * 1024, 20, 200, 10_000
+_GREATEST_NUMBER = 2**63 - 1
+_LONGEST_SHOWN = 80
+UNREADABLE = object()  # a value that YAML could not give, of which enough was said
 _BARE_EXPONENT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+")
+_ODD_NUMBER = re.compile(r"[-+]?0[0-9_]+|[-+]?[0-9_]+(:[0-9_]+)+")
 
 
-@dataclass(frozen=True)
-class RunFile:
-    """The parameters of a chain: those of every notebook, and which `notebooks` to run (None: all)."""
+def _named(dataset: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(dataset.get("name"), str):
+        raise ValueError("it lacks a name, as {name: bazaar}")
+    return dataset
 
-    run: str
-    dataset: dict[str, Any]
-    preset: str
-    overrides: dict[str, Any]
-    seed: int
-    notebooks: tuple[str, ...] | None
+
+def _can_name_a_run(name: str) -> str:
+    if problem := run_name_problem(name):
+        raise ValueError(problem)
+    return name
+
+
+_Listed = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) and value else value)
+
+
+class _Keys(BaseModel):
+    """The keys of a run file."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    run: Annotated[str, AfterValidator(_can_name_a_run)] = Field(description="a text")
+    dataset: Annotated[dict[str, Any], AfterValidator(_named)] = Field(
+        description="a mapping, as {name: bazaar}"
+    )
+    preset: str = Field(description="a text")
+    overrides: dict[str, Any] = Field({}, description="a mapping, as {tokenizer.levels: 4}")
+    seed: int = Field(
+        0, ge=0, le=GREATEST_SEED, description=f"a whole number from 0 to {GREATEST_SEED:,}, without quotes"
+    )
+    notebooks: Annotated[tuple[str, ...] | None, _Listed] = Field(
+        None, description="a list of names, as [01_data_preparation, 02]"
+    )
+
+
+class RunFile(_Keys):
+    """The parameters of a chain: those of every notebook, and which `notebooks` to run (None: all).
+
+    base: the folder at which relative paths begin, the run file's own.
+    """
+
+    base: Path
 
     def parameters(self) -> dict[str, Any]:
-        """The values that papermill puts in a notebook's parameters cell."""
+        """Return the values that papermill puts in a notebook's parameters cell."""
         return {name: getattr(self, name) for name in PARAMETERS}
 
     def with_seed(self, seed: int) -> RunFile:
-        """The same run under another seed, in a folder of its own."""
-        return replace(self, run=f"{self.run}-seed{seed}", seed=seed)
+        """Return the same run under another seed, in a folder of its own; RunError for an impossible one."""
+        changed = {**dict(self), "run": f"{self.run}-seed{seed}", "seed": seed}
+        if problems := _problems({key: changed[key] for key in _KEYS}):
+            raise RunFileError(f"--seeds {seed}", problems)
+        return RunFile(**changed)
+
+
+_KEYS = tuple(_Keys.model_fields)
+
+
+class RunFileError(RunError):
+    """All that is wrong with a run file: `where` it is, and its `problems`, each in a sentence."""
+
+    def __init__(self, where: str, problems: Sequence[str]) -> None:
+        self.where, self.problems = where, tuple(problems)
+        one = len(self.problems) == 1
+        lines = "".join(f"\n  {problem}" for problem in self.problems)
+        super().__init__(f"{where}: {problems[0]}" if one else f"{where}: {len(problems)} errors:{lines}")
 
 
 def read_run_file(source: Path | Mapping[str, Any], sets: Sequence[str] = ()) -> RunFile:
     """Read and check a run file (or a mapping of the same keys), with `key=value` settings laid over it.
 
-    Raises `RunError` naming file, key, value and what is allowed.
+    Raises RunFileError with every problem: key, value and what is allowed.
     """
-    if isinstance(source, Mapping):
-        content, where = dict(source), "the run's parameters"
-    else:
-        content, where = _read_yaml(source), str(source)
-    for setting in sets:
-        _apply(content, setting)
-    for key in content:
-        if key not in _KEYS:
-            raise RunError(f"{where}: the key {unknown_name(str(key), _KEYS)}")
-    for key in ("run", "dataset", "preset"):
-        if key not in content:
-            raise RunError(f"{where}: the key {key!r} is missing. Needed: run, dataset, preset.")
-    defaults: dict[str, Any] = {"overrides": {}, "seed": 0, "notebooks": None}
-    content = defaults | content
-    kinds = {"run": str, "dataset": dict, "preset": str, "overrides": dict, "seed": int}
-    for key, kind in kinds.items():
-        value = content[key]
-        if not isinstance(value, kind) or isinstance(value, bool):
-            expected = {str: "a text", dict: "a mapping", int: "a whole number"}[kind]
-            raise RunError(f"{where}: {key} is {value!r}; expected {expected}.")
-    for key in ("dataset", "overrides"):
-        _check_values(where, key, content[key])
-    if content["notebooks"] is not None:
-        names = content["notebooks"]
-        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-            raise RunError(f"{where}: notebooks is {names!r}; expected a list as [01_data_preparation, …].")
-        content["notebooks"] = tuple(names)
-    return RunFile(**content)
+    content, problems = read_content(source, sets)
+    if problems:
+        raise RunFileError(place_of(source), problems)
+    return RunFile(**content, base=base_of(source))
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
+def base_of(source: Path | Mapping[str, Any]) -> Path:
+    """Return the folder at which the relative paths of a run file begin: its own."""
+    return base_folder() if isinstance(source, Mapping) else source.resolve().parent
+
+
+def seeds_of(text: str) -> tuple[int, ...]:
+    """Return the seeds of an option such as `--seeds 1,2,3`; ValueError for anything else."""
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader, stricter
-    except FileNotFoundError as error:
-        near = sorted(other.name for other in file.parent.glob("*.yaml"))
-        raise RunError(f"The run file {file} does not exist. {unknown_name(file.name, near)}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RunError(f"{file} is not valid YAML: {error}") from error
+        seeds = tuple(int(seed) for seed in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"--seeds {text} is no list of seeds; write whole numbers as 1,2,3") from error
+    if wrong := [seed for seed in seeds if not 0 <= seed <= GREATEST_SEED]:
+        raise ValueError(f"--seeds {text} is no list of seeds: {wrong[0]} is not in 0 to {GREATEST_SEED:,}")
+    if twice := [seed for place, seed in enumerate(seeds) if seed in seeds[:place]]:
+        raise ValueError(f"--seeds {text} names {twice[0]} twice; leave one out")
+    return seeds
+
+
+def place_of(source: Path | Mapping[str, Any]) -> str:
+    """Return how messages call a run file."""
+    return "the run's parameters" if isinstance(source, Mapping) else str(source)
+
+
+def read_content(
+    source: Path | Mapping[str, Any], sets: Sequence[str] = ()
+) -> tuple[dict[str, Any], list[str]]:
+    """Return a run file's keys and values with the settings laid over, and what is wrong with them.
+
+    Raises RunFileError where the file cannot be read at all.
+    """
+    problems: list[str] = []
+    if isinstance(source, Mapping):
+        content = dict(source)
+    else:
+        content = _read_file(source, problems)
+    for setting in sets:
+        try:
+            _apply(content, setting)
+        except ValueError as error:
+            problems.append(f"--set {_shown(setting)}: {error}")
+    content = {key: value for key, value in content.items() if not str(key).startswith("x-")}
+    return content, problems + _problems(content)
+
+
+def _problems(content: Mapping[Any, Any]) -> list[str]:
+    """Return what is wrong with the values of a run file, each in a sentence."""
+    problems = []
+    named = {str(key): value for key, value in content.items()}
+    try:
+        _Keys(**named)
+    except ValidationError as error:
+        found = {str(entry["loc"][0]): entry for entry in reversed(error.errors())}  # the first of each key
+        wrong = [key for key in (*_KEYS, *named) if key in found and not _unreadable(named.get(key))]
+        problems = [_sentence(key, found[key]) for key in dict.fromkeys(wrong)]
+    for key in ("dataset", "overrides"):
+        problems += _value_problems(key, content.get(key))
+    return problems
+
+
+def _unreadable(value: Any) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return value is UNREADABLE or any(map(_unreadable, inner))
+
+
+def _sentence(key: str, error: Any) -> str:
+    """Put one of pydantic's complaints in words."""
+    if error["type"] == "missing":
+        return f"the key {key!r} is missing; needed are run, dataset and preset"
+    if error["type"] == "extra_forbidden":
+        return (
+            f"the key {_shown(key)} is unknown{did_you_mean(key, _KEYS)}; expected {', '.join(_KEYS)}, "
+            "or keys of your own that begin with x-"
+        )
+    value = _shown(error["input"])
+    if error["type"] == "value_error":
+        return f"{key} is {value}; {error['ctx']['error']}"
+    return f"{key} is {value}; expected {_Keys.model_fields[key].description}"
+
+
+def _value_problems(key: str, value: Any) -> Iterator[str]:
+    """Give what neither papermill nor JSON can hold, and numbers that YAML reads as something else."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            if isinstance(name, str):
+                yield from _value_problems(f"{key}.{name}", inner)
+            else:
+                yield f"{key} has the key {name!r}; expected a text, so put it in quotes"
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _value_problems(key, inner)
+    elif isinstance(value, str) and _BARE_EXPONENT.fullmatch(value):
+        mantissa, exponent = re.split("[eE]", value)
+        sign = "" if exponent[0] in "+-" else "+"
+        yield f"{key} is {value}, which YAML reads as a text; as a number write {mantissa}.0e{sign}{exponent}"
+    elif isinstance(value, int) and abs(value) > _GREATEST_NUMBER:
+        yield f"{key} is {_shown(value)}; expected a number of at most {_GREATEST_NUMBER:,}"
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield f"{key} is {value}; expected a finite number"
+    elif not (value is None or value is UNREADABLE or isinstance(value, str | int | float | bool)):
+        yield f"{key} is {_shown(value)}, a {type(value).__name__}; put it in quotes"
+
+
+def _read_file(file: Path, problems: list[str]) -> dict[Any, Any]:
+    where = str(file)
+    try:
+        if not file.exists():
+            near = did_you_mean(file.name, sorted(other.name for other in file.parent.glob("*.yaml")))
+            raise RunFileError(where, [f"it does not exist{near}; check the path"])
+        if not file.is_file():
+            raise RunFileError(where, ["that is no file; name a run file, as smoke.yaml"])
+        if (size := file.stat().st_size) > _MOST_BYTES:
+            raise RunFileError(
+                where, [f"it has {size:,} bytes; a run file has at most {_MOST_BYTES:,}, keep data elsewhere"]
+            )
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RunFileError(
+            where, [f"it is not valid UTF-8 at byte {error.start:,}; save it as UTF-8"]
+        ) from error
+    except OSError as error:
+        raise RunFileError(
+            where, [f"it cannot be read ({error.strerror}); mend that and try again"]
+        ) from error
+    try:
+        content, found = _parsed(text)
+    except ValueError as error:
+        raise RunFileError(where, [str(error)]) from error
+    problems += found
     if not isinstance(content, dict):
-        raise RunError(f"{file} holds no keys. Write at least: run, dataset, preset.")
+        raise RunFileError(where, ["it holds no keys; write at least run, dataset and preset"])
     return content
 
 
-def _apply(content: dict[str, Any], setting: str) -> None:
+def _parsed(text: str) -> tuple[Any, list[str]]:
+    """Return the value of a YAML text, and what is wrong inside it; ValueError where it has none."""
+    try:
+        loader = _Loader(text)
+        value = loader.get_single_data()
+    except _Bound as error:
+        raise ValueError(str(error)) from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"line {mark.line + 1}: " if mark is not None else ""
+        if "recursive" in str(error.problem):
+            raise ValueError(f"{place}a value contains itself; write it out without the alias") from error
+        what = ", ".join(part for part in (error.context, error.problem) if part)
+        raise ValueError(f"{place}this is not valid YAML ({what}); mend it") from error
+    except yaml.YAMLError as error:  # a character that YAML does not allow
+        raise ValueError(f"this is not valid YAML ({' '.join(str(error).split())}); mend it") from error
+    if (size := _size(value, {})) > _MOST_VALUES:
+        raise ValueError(
+            f"it holds {size:,} values, aliases counted in full; a run file has at most {_MOST_VALUES:,}, "
+            "take some out"
+        )
+    return value, loader.problems
+
+
+def _size(value: Any, known: dict[int, int]) -> int:
+    """How many values a nested one holds, each alias counted in full."""
+    if id(value) not in known:
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        known[id(value)] = 1 + sum(_size(part, known) for part in inner)
+    return known[id(value)]
+
+
+def _apply(content: dict[Any, Any], setting: str) -> None:
     """Lay `overrides.tokenizer.levels=4` over the content; the value is read as YAML."""
     path, equals, text = setting.partition("=")
     top, _, rest = path.strip().partition(".")
     if not equals or not top:
-        raise RunError(
-            f"--set {setting!r} is not of the form key=value, as --set overrides.tokenizer.levels=4."
-        )
+        raise ValueError("it is not of the form key=value, as --set overrides.tokenizer.levels=4")
     if top not in _KEYS:
-        raise RunError(f"--set {setting!r}: the key {unknown_name(top, _KEYS)}")
-    try:
-        value = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader, stricter
-    except yaml.YAMLError as error:
-        raise RunError(f"--set {setting!r}: the value is not valid YAML: {error}") from error
+        raise ValueError(f"the key {top!r} is unknown{did_you_mean(top, _KEYS)}; expected {', '.join(_KEYS)}")
+    value, problems = _parsed(text)
+    if problems:
+        raise ValueError("; ".join(problems))
     if not rest:
         content[top] = value
-    elif top == "overrides":
-        content[top] = {**(content.get(top) or {}), rest: value}
-    elif top == "dataset":
-        content[top] = _with_value(content.get(top) or {}, rest.split("."), value)
-    else:
-        raise RunError(f"--set {setting!r}: {top} has no parts; write --set {top}=value.")
+        return
+    if top not in ("overrides", "dataset"):
+        raise ValueError(f"{top} has no parts; write --set {top}=value")
+    held = content.get(top) or {}
+    if not isinstance(held, Mapping):
+        return  # what it is instead is refused by itself
+    content[top] = {**held, rest: value} if top == "overrides" else _with_value(held, rest.split("."), value)
 
 
 def _with_value(content: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
@@ -115,40 +296,88 @@ def _with_value(content: Mapping[str, Any], path: Sequence[str], value: Any) -> 
         return {**content, path[0]: value}
     inner = content.get(path[0], {})
     if not isinstance(inner, Mapping):
-        raise RunError(f"--set: {path[0]} is {inner!r}, which has no part {'.'.join(path[1:])!r}.")
+        raise ValueError(f"{path[0]} is {_shown(inner)}, which has no part {'.'.join(path[1:])!r}")
     return {**content, path[0]: _with_value(inner, path[1:], value)}
 
 
-def _check_values(where: str, key: str, value: Any) -> None:
-    """Refuse what neither papermill nor JSON can hold, and numbers that YAML reads as text."""
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            if not isinstance(name, str):
-                raise RunError(f"{where}: {key} has the key {name!r}; expected a text, so put it in quotes.")
-            _check_values(where, f"{key}.{name}", inner)
-    elif isinstance(value, list):
-        for inner in value:
-            _check_values(where, key, inner)
-    elif isinstance(value, str) and _BARE_EXPONENT.fullmatch(value):
-        mantissa, exponent = re.split("[eE]", value)
-        raise RunError(
-            f"{where}: {key} is {value}, which YAML reads as a text. As a number write "
-            f"{mantissa}.0e{'' if exponent[0] in '+-' else '+'}{exponent}."
-        )
-    elif value is not None and not isinstance(value, str | int | float | bool):
-        raise RunError(f"{where}: {key} is {value!r}, a {type(value).__name__}; put it in quotes.")
+def _shown(value: Any) -> str:
+    """A value as a message shows it."""
+    if isinstance(value, int) and abs(value) > 10**_LONGEST_SHOWN:
+        return f"a number of more than {_LONGEST_SHOWN} digits"
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 1]}…"
+
+
+class _Bound(yaml.YAMLError):
+    """A YAML text that goes past one of the bounds."""
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, of which YAML would silently keep the last."""
+    """SafeLoader with bounds that refuses a key given twice, of which YAML would silently keep the last.
+
+    `problems` collects what is wrong with single keys and values, so that all of it is said at once.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.problems: list[str] = []
+        self.deep_construct = True  # so that a value that holds itself is noticed
+        self._level = 0
+        self._aliases = 0
+
+    def get_single_data(self) -> Any:
+        """Return the value of the only document."""
+        node = self.get_single_node()
+        return None if node is None else self.construct_object(node, deep=True)
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Compose a node; refuses nesting that is too deep and too many aliases."""
+        self._aliases += self.check_event(yaml.AliasEvent)
+        self._level += 1
+        line = f"line {self.peek_event().start_mark.line + 1}"
+        if self._level > _MOST_LEVELS:
+            raise _Bound(f"{line}: values are nested more than {_MOST_LEVELS} levels deep; nest them less")
+        if self._aliases > _MOST_ALIASES:
+            raise _Bound(f"{line}: there are more than {_MOST_ALIASES} aliases; write the values out")
+        node = super().compose_node(parent, index)
+        self._level -= 1
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Return a node's value, or UNREADABLE where it has none, which is noted."""
+        try:
+            if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:int":
+                if len(node.value) > _LONGEST_SHOWN:
+                    raise ValueError(f"it has {len(node.value):,} digits; write a smaller number")
+                if _ODD_NUMBER.fullmatch(node.value):
+                    read = super().construct_object(node)
+                    raise ValueError(f"YAML reads it as {read}; write that number, or put it in quotes")
+            return super().construct_object(node, deep=True)
+        except ValueError as error:  # also a day that no month has
+            self._note(node, f"{_shown(node.value)} cannot be used: {error}")
+            return UNREADABLE
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+        """Return a mapping; keys that are no texts or numbers, or given twice, are noted and left out."""
+        kept, seen = [], set()
+        for key_node, value_node in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                kept.append((key_node, value_node))
+            elif not isinstance(key_node, yaml.ScalarNode):
+                key = self.construct_object(key_node)
+                self._note(
+                    key_node, f"the key {_shown(key)} is a {type(key).__name__}; write a text as the key"
                 )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+            elif (key := self.construct_object(key_node)) in seen:
+                self._note(key_node, f"the key {_shown(key)} is given twice; leave one out")
+            else:
+                seen.add(key)
+                kept.append((key_node, value_node))
+        node.value = kept
+        self.flatten_mapping(node)
+        if len(node.value) > _MOST_VALUES:
+            raise _Bound(f"line {node.start_mark.line + 1}: merges of too many keys; write them out")
+        return super().construct_mapping(node, deep=True)
+
+    def _note(self, node: yaml.Node, problem: str) -> None:
+        self.problems.append(f"line {node.start_mark.line + 1}: {problem}")

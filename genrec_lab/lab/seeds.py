@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,14 +14,6 @@ from genrec_lab.lab.store import Run, existing_run
 ABLATION, COMPARISON = "08_ablations", "09_compare_runs"
 OVER_SEEDS = (ABLATION, COMPARISON)  # notebooks that read the evaluated runs of a name, all its seeds
 EVALUATION = "07_evaluation"  # what is compared is what this stage recorded
-
-
-def seeds_argument(text: str) -> tuple[int, ...]:
-    """The seeds of an option as `--seeds 1,2,3`, for argparse; ArgumentTypeError for anything else."""
-    try:
-        return tuple(int(seed) for seed in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers, as 1,2,3") from error
 
 
 class SeedRuns(NamedTuple):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from genrec_lab.lab.files import RunError
-from genrec_lab.lab.runfile import read_run_file
+from genrec_lab.lab.runfile import base_of, read_run_file
 from genrec_lab.lab.sharing import is_first
 from genrec_lab.lab.stages import (
     adapt_to_domains,
@@ -23,6 +23,7 @@ from genrec_lab.lab.stages import (
     train_tokenizers,
 )
 from genrec_lab.lab.store import Run, open_run
+from genrec_lab.registry import set_base_folder
 
 STAGES: dict[str, Callable[[Run], Any]] = {
     "01_data_preparation": prepare_data,
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise RunError(
                 f"{', '.join(unknown)} names no stage that can be shared; known: {', '.join(STAGES)}"
             )
+        set_base_folder(base_of(options.file))
         run = open_run(**read_run_file(options.file, options.set).parameters())
         for name in chosen:
             STAGES[name](run)

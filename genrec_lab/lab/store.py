@@ -7,10 +7,8 @@ stage is stale, and reading it is an error that names the notebook to run again.
 
 from __future__ import annotations
 
-import os
 import re
 import time
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +21,7 @@ import genrec_lab
 from genrec_lab.lab import execution, results, sharing
 from genrec_lab.lab.execution import Stage
 from genrec_lab.lab.files import RunError, as_json, damage, is_disk_full, read_json
+from genrec_lab.lab.folders import runs_root
 from genrec_lab.lab.keys import (
     StageState,
     differences,
@@ -34,31 +33,11 @@ from genrec_lab.lab.keys import (
 from genrec_lab.lab.locks import held, writing
 from genrec_lab.lab.manifest import circumstances, edited_manifest, read_manifest
 
-__all__ = ["Run", "RunError", "Stage", "StageState", "existing_run", "open_run", "project_root", "runs_root"]
+__all__ = ["Run", "RunError", "Stage", "StageState", "existing_run", "open_run", "runs_root"]
 
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _STAGE_NAME = re.compile(r"[0-9]{2}_[a-z0-9_]+")
 _LOCK_PATIENCE_SECONDS = 3.0  # a kernel whose starter was killed needs about a second to notice and end
-
-
-def project_root(start: Path | None = None) -> Path | None:
-    """The checkout around a folder, by default the working directory: its pyproject.toml names genrec_lab."""
-    here = (start or Path.cwd()).resolve()
-    for folder in (here, *here.parents):
-        project = folder / "pyproject.toml"
-        if project.is_file():
-            name = tomllib.loads(project.read_text(encoding="utf-8")).get("project", {}).get("name", "")
-            if name.replace("-", "_") == "genrec_lab":
-                return folder
-    return None
-
-
-def runs_root() -> Path:
-    """The folder of all runs: $GENREC_RUNS, or else papermill_runs/out of the checkout one works in."""
-    named = os.environ.get("GENREC_RUNS")
-    if named:
-        return Path(named).expanduser().resolve()
-    return (project_root() or Path.cwd().resolve()) / "papermill_runs" / "out"
 
 
 def load_config(preset: str, overrides: Mapping[str, Any]) -> Any:

@@ -2,6 +2,6 @@
 
 import sys
 
-from genrec_lab.lab.__main__ import main
+from genrec_lab.cli import main
 
-sys.exit(main())
+sys.exit(main(command="python -m genrec_lab.run", implied=["run"]))

@@ -11,7 +11,7 @@ import yaml
 
 from genrec_lab.encoders.text import TextConfig
 from genrec_lab.lab.files import RunError
-from genrec_lab.lab.seeds import seeds_argument
+from genrec_lab.lab.runfile import seeds_of
 from genrec_lab.scale.cluster import Cluster, ScaleError
 from genrec_lab.scale.pipelines import Workers, encode_catalogue, recommend_to_users, tokenize_catalogue
 from genrec_lab.scale.sweep import RunResources, Runs, sweep
@@ -67,6 +67,13 @@ def _text_config(settings: Sequence[str]) -> TextConfig:
     return TextConfig(**{name: yaml.safe_load(value) for name, _, value in parts})
 
 
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        return seeds_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m genrec_lab.scale", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -93,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     recommend.add_argument("--beams", type=int)
     swept = commands.add_parser("sweep", parents=[every], help="run files, a run for each seed")
     swept.add_argument("files", type=Path, nargs="+", metavar="FILE.yaml")
-    swept.add_argument("--seeds", type=seeds_argument, default=(), metavar="1,2,3")
+    swept.add_argument("--seeds", type=_seeds, default=(), metavar="1,2,3")
     swept.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     swept.add_argument("--memory", type=float, metavar="GB", help="that must be free for each run")
     return parser

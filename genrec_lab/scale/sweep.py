@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
-from rich.console import Console
 
 from genrec_lab.lab import pipeline
 from genrec_lab.lab.files import RunError
-from genrec_lab.lab.plan import choose_notebooks
-from genrec_lab.lab.runfile import read_run_file
+from genrec_lab.lab.folders import project_root, runs_root
+from genrec_lab.lab.preflight import check_run
 from genrec_lab.lab.seeds import OVER_SEEDS
-from genrec_lab.lab.store import project_root, runs_root
+from genrec_lab.registry import relative_to
 from genrec_lab.scale.cluster import Cluster, connected, require_room
 
 
@@ -33,7 +32,7 @@ class RunResources(BaseModel):
 
 
 class Runs(BaseModel):
-    """The runs that a run file makes: one for each seed, named as `genrec_lab.lab FILE --seeds` does.
+    """The runs that a run file makes: one for each seed, named as `genrec run FILE --seeds` does.
 
     Without seeds it is one run, under the file's name and seed.
     """
@@ -61,6 +60,7 @@ class _Chain:
 
     run: str
     source: dict[str, Any]
+    base: Path
     seed: int | None
     only: tuple[str, ...]
     notebooks: Path
@@ -73,7 +73,7 @@ def sweep(runs: Sequence[Runs], cluster: Cluster | None = None, root: Path | Non
 
     root: the folder of all runs, by default that of the checkout, on a disk that all machines see, as is the
     checkout. A run that was finished is skipped, a killed one goes on. One that fails keeps no other from its
-    end. Raises RunError, before anything starts, for what `python -m genrec_lab.run` refuses, and where two
+    end. Raises RunError, before anything starts, for what `genrec run` refuses, and where two
     runs have one name; ScaleError where a run asks for more than there is.
     """
     project = project_root()
@@ -85,8 +85,6 @@ def sweep(runs: Sequence[Runs], cluster: Cluster | None = None, root: Path | Non
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise RunError(f"{', '.join(twice)} names two runs of the sweep; add run=<another name> to one.")
-    for chain in chains:
-        _execute(chain, dry_run=True)
     with connected(cluster) as ray:
         for chain in chains:
             require_room(ray, f"runs as {chain.run}", chain.resources.processors, chain.resources.gpus)
@@ -100,14 +98,24 @@ def sweep(runs: Sequence[Runs], cluster: Cluster | None = None, root: Path | Non
 
 
 def _chains(runs: Runs, notebooks: Path, root: Path) -> list[_Chain]:
-    spec = read_run_file(Path(runs.file), runs.sets)
-    chosen = [notebook.stem for notebook in choose_notebooks(notebooks, spec.notebooks, None, None)]
+    checked = check_run(Path(runs.file), runs.sets, runs.seeds, root=root, notebooks=notebooks)
+    spec, chosen = checked.spec, [notebook.stem for notebook in checked.notebooks]
     if not runs.seeds:
-        return [_Chain(spec.run, spec.parameters(), None, tuple(chosen), notebooks, root, runs.resources)]
+        given = spec.parameters(), spec.base, None, tuple(chosen)
+        return [_Chain(spec.run, *given, notebooks, root, runs.resources)]
     # What compares the runs comes when all have ended.
     only = tuple(name for name in chosen if name not in OVER_SEEDS)
     return [
-        _Chain(spec.with_seed(seed).run, spec.parameters(), seed, only, notebooks, root, runs.resources)
+        _Chain(
+            spec.with_seed(seed).run,
+            spec.parameters(),
+            spec.base,
+            seed,
+            only,
+            notebooks,
+            root,
+            runs.resources,
+        )
         for seed in runs.seeds
     ]
 
@@ -141,13 +149,12 @@ def _outcome(chain: _Chain) -> str | None:
     return None
 
 
-def _execute(chain: _Chain, dry_run: bool = False) -> None:
-    pipeline.run(
-        chain.source,
-        only=chain.only,
-        seeds=None if chain.seed is None else [chain.seed],
-        notebooks=chain.notebooks,
-        root=chain.root,
-        dry_run=dry_run,
-        console=Console(quiet=dry_run),
-    )
+def _execute(chain: _Chain) -> None:
+    with relative_to(chain.base):
+        pipeline.run(
+            chain.source,
+            only=chain.only,
+            seeds=None if chain.seed is None else [chain.seed],
+            notebooks=chain.notebooks,
+            root=chain.root,
+        )

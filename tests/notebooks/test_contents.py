@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from genrec_lab.lab.contents import BEGIN, END, links, main, missing_outputs, promised, read_page, updated
+from docs.contents import BEGIN, END, links, main, missing_outputs, promised, read_page, updated
 from genrec_lab.lab.files import RunError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -97,4 +97,4 @@ def test_a_single_notebook_has_no_links(tmp_path):
 
 def test_links_and_tables_of_this_repository_are_current():
     changes = updated(REPOSITORY)
-    assert not changes, f"run `python -m genrec_lab.lab.contents`: {sorted(map(str, changes))}"
+    assert not changes, f"run `python -m docs.contents`: {sorted(map(str, changes))}"

@@ -8,9 +8,9 @@ import nbformat
 import pytest
 from nbformat.validator import NotebookValidationError
 
-from genrec_lab.lab.contents import read_page
+from docs.contents import read_page
 from genrec_lab.lab.files import RunError
-from genrec_lab.lab.plan import check_notebook
+from genrec_lab.lab.notebooks import check_notebook
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 FILES = sorted(NOTEBOOKS.glob("*.ipynb"))
@@ -240,7 +240,7 @@ def test_a_good_notebook_has_no_problems(tmp_path):
         ("title", HEAD.replace("# 01 Good one", "# 01 Another"), "is not the file's name"),
         ("title", HEAD.replace("# 01 Good one", "# 02 Good one"), "lacks the title"),
         ("title", HEAD.replace("Is it good?", "It is good."), "is none"),
-        ("parameters", LITERALS + "\nlevels = 3", "'levels' is not known"),
+        ("parameters", LITERALS + "\nlevels = 3", "'levels' is unknown"),
         ("parameters", LITERALS.replace("seed = 0", "seed = int('0')"), "expected name = literal"),
         ("parameters", LITERALS.replace("gmc_small", "gmc"), "in every notebook they are"),
         ("parameters", LITERALS.replace("seed = 0", ""), "does not set 'seed'"),

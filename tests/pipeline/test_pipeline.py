@@ -10,8 +10,8 @@ import time
 import nbformat
 import pytest
 
+from genrec_lab.cli import main
 from genrec_lab.lab import RunError, pipeline, results
-from genrec_lab.lab.__main__ import main
 from genrec_lab.lab.locks import held
 
 OPEN = """
@@ -51,7 +51,8 @@ def checkout(tmp_path, tiny_presets, monkeypatch):
     (tmp_path / "notebooks").mkdir()
     write_notebook(tmp_path, "01_data", OPEN, DATA)
     write_notebook(tmp_path, "02_tokens", OPEN, TOKENS)
-    (tmp_path / "demo.yaml").write_text("run: demo\ndataset: {name: bazaar, items: 3}\npreset: tiny\n")
+    (tmp_path / "demo.yaml").write_text("run: demo\ndataset: {name: 'toy.py:toy', items: 3}\npreset: tiny\n")
+    (tmp_path / "toy.py").write_text("def toy(items: int, epochs: int = 1): ...\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(signal, "signal", lambda *handler: None)  # main's handlers are not for this process
     return tmp_path
@@ -103,7 +104,7 @@ def test_a_chain_runs_once_and_again_only_what_changed(checkout, capsys):
     pipeline.run("demo.yaml", sets=["overrides.tokenizer.levels=5"])
     assert printed(checkout, "02_tokens") == "edited\n"  # shown anew; the finished work was not repeated
 
-    assert main(["demo.yaml", "--only", "02", "--no-resume"]) == 0
+    assert main(["run", "demo.yaml", "--only", "02", "--no-resume"]) == 0
     assert "begins at epoch 0" in printed(checkout, "02_tokens")
     shown = capsys.readouterr().out
     assert "NDCG@10 by domain" in shown
@@ -112,11 +113,11 @@ def test_a_chain_runs_once_and_again_only_what_changed(checkout, capsys):
 
 def test_a_failing_notebook_stops_the_chain_with_its_cell_and_how_to_go_on(checkout, capsys):
     write_notebook(checkout, "01_data", OPEN, "wrong = 0\n1 / wrong")
-    assert main(["demo.yaml", "--set", "seed=1"]) == 1
+    assert main(["run", "demo.yaml", "--set", "seed=1"]) == 1
     said = capsys.readouterr().err
     assert "01_data.ipynb stopped in cell 3 with ZeroDivisionError: division by zero" in said
     assert "    1 / wrong" in said
-    assert "go on with: python -m genrec_lab.run demo.yaml --set seed=1" in said
+    assert "go on with: genrec run demo.yaml --set seed=1" in said
     folder = checkout / "papermill_runs/out/demo"
     assert not (folder / "notebooks" / "02_tokens.ipynb").exists()
     assert json.loads((folder / "manifest.json").read_text())["notebooks"]["01_data"]["status"] == "failed"
@@ -159,7 +160,9 @@ def test_after_kill_9_the_chain_goes_on_in_the_stage_that_was_killed(checkout):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_an_interrupted_chain_ends_its_kernel_and_keeps_the_checkpoint(checkout, number, code):
     process = start_chain(checkout)
     process.send_signal(number)
@@ -178,7 +181,7 @@ def test_an_interrupted_chain_ends_its_kernel_and_keeps_the_checkpoint(checkout,
 @pytest.mark.slow
 def test_seeds_run_apart_and_are_compared(checkout, capsys):
     write_notebook(checkout, "09_compare_runs", COMPARE)
-    assert main(["demo.yaml", "--seeds", "1,3"]) == 0
+    assert main(["run", "demo.yaml", "--seeds", "1,3"]) == 0
     for seed in (1, 3):
         recorded = json.loads((checkout / f"papermill_runs/out/demo-seed{seed}/metrics.json").read_text())
         assert {row["value"] for row in recorded["records"]} == {(1 + seed) / 10}
@@ -198,27 +201,30 @@ def test_a_chain_in_use_is_refused(checkout):
     [
         (["--set", "overrides.tokeniser.levels=4"], "tokeniser"),
         (["--set", "preset=tini"], "did you mean 'tiny'"),
-        (["--set", "run=../x"], "cannot name a folder"),
-        (["--only", "07"], "--only: the notebook '07'"),
-        (["--seeds", "1,1"], "names a seed twice"),
-        (["--set", "notebooks=[03_residual_atlas]"], "notebooks: the notebook '03_residual_atlas'"),
+        (["--set", "run=../x"], "run is '../x'; a run's name has only letters"),
+        (["--only", "07"], "--only names '07'; the notebooks are 01_data, 02_tokens"),
+        (["--only", "01", "--from", "02"], "--only and --from exclude each other"),
+        (["--seeds", "1,1"], "names 1 twice"),
+        (["--seeds", "-1"], "--seeds -1 is no list of seeds"),
+        (["--set", "notebooks=[03_residual_atlas]"], "notebooks names '03_residual_atlas'"),
+        (["--json"], "add --dry-run"),
     ],
 )
 def test_what_is_wrong_is_refused_before_anything_runs(checkout, capsys, arguments, message):
-    assert main(["demo.yaml", *arguments]) == 2
+    assert main(["run", "demo.yaml", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not (checkout / "papermill_runs").exists()
 
 
 def test_a_notebook_with_another_parameter_is_refused_before_anything_runs(checkout):
     write_notebook(checkout, "02_tokens", TOKENS, parameters="levels = 4")
-    with pytest.raises(RunError, match=r"02_tokens\.ipynb: the parameter 'levels' is not known"):
+    with pytest.raises(RunError, match=r"02_tokens\.ipynb: the parameter 'levels' is unknown"):
         pipeline.run("demo.yaml")
     assert not (checkout / "papermill_runs").exists()
 
 
 def test_a_dry_run_says_what_would_run_and_touches_nothing(checkout, capsys):
-    assert main(["demo.yaml", "--dry-run", "--seeds", "1,2"]) == 0
+    assert main(["run", "demo.yaml", "--dry-run", "--seeds", "1,2"]) == 0
     said = capsys.readouterr().out
     assert said.count("run   01_data: it has not been run yet.") == 2
     assert "demo-seed2" in said
@@ -229,7 +235,7 @@ def test_outside_a_checkout_it_says_where_to_go(checkout, tmp_path_factory, monk
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     monkeypatch.chdir(elsewhere)
     (elsewhere / "demo.yaml").write_text((checkout / "demo.yaml").read_text())
-    with pytest.raises(RunError, match="No checkout of genrec_lab"):
+    with pytest.raises(RunError, match="no notebooks around the working directory"):
         pipeline.run("demo.yaml")
     assert actions(pipeline.run(str(checkout / "demo.yaml"), dry_run=True)) == [["run", "run"]]
     assert os.listdir(elsewhere) == ["demo.yaml"]

@@ -1,0 +1,237 @@
+"""The command `genrec`: run files executed, folders to work in made, runs compared and mended.
+
+Nothing heavy is imported before it is needed: help, `init` and a refused run file take about a second.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from genrec_lab.lab.pipeline import ChainResult
+
+FAILED, REFUSED = 1, 2
+_LOG_WIDTH = 160
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+
+
+def main(arguments: Sequence[str] | None = None, command: str = "genrec", implied: Sequence[str] = ()) -> int:
+    """Do what a command line asks for.
+
+    Returns 0, 1 (a notebook failed), 2 (bad input), or 130, 143 or 129 (Ctrl-C, SIGTERM or SIGHUP came).
+    command: how the program was called, for the hint how to go on. implied: arguments that this stands for.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    again = f"{command} {shlex.join(given)}".replace(
+        " --no-resume", ""
+    )  # or what was made would be made again
+    signals: list[int] = []
+    try:
+        with _ended_by(signals):
+            answer = genrec.main([*implied, *given], prog_name="genrec", standalone_mode=False, obj=again)
+            return int(answer or 0)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        _say(f"\nInterrupted; finished stages and checkpoints are kept. Go on with: {again}")
+        return 128 + (signals[0] if signals else signal.SIGINT)
+    except Exception as error:
+        from genrec_lab.lab.files import RunError, is_disk_full
+
+        if isinstance(error, RunError):
+            _say(f"error: {error}")
+            return REFUSED
+        if isinstance(error, OSError) and is_disk_full(error):
+            _say(
+                f"error: the disk is full ({error}); finished stages and checkpoints are kept. "
+                f"Free some space, then go on with: {again}"
+            )
+            return FAILED
+        raise
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="genrec-lab", message="genrec_lab %(version)s")
+def genrec() -> None:
+    """Generative recommendation with semantic identifiers: from item texts to ranked items."""
+
+
+def _names(context: click.Context, option: click.Parameter, text: str | None) -> tuple[str, ...] | None:
+    if text is None:
+        return None
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+@genrec.command()
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE.yaml")
+@click.option("--from", "from_", metavar="STAGE", help="Begin with this notebook, as 05.")
+@click.option("--only", callback=_names, metavar="STAGE", help="Run this notebook only, or several: 02,03.")
+@click.option(
+    "--resume/--no-resume", default=True, help="Keep finished results (the default), or make all anew."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would run and why; change nothing.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="With --dry-run: a list of {run, stage, row, action, why}."
+)
+@click.option(
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set a key of the run file, as seed=3 or overrides.tokenizer.levels=4. May be repeated.",
+)
+@click.option("--seeds", metavar="0,1,2", help="The chain once for each seed, then a comparison.")
+@click.option(
+    "--keep-old-code", is_flag=True, help="Keep results of which only the code changed, with a mark."
+)
+@click.option("--deterministic", is_flag=True, help="Refuse operations whose results vary from run to run.")
+@click.pass_obj
+def run(
+    again: str,
+    /,
+    file: Path,
+    sets: tuple[str, ...],
+    seeds: str | None,
+    as_json: bool,
+    deterministic: bool,
+    **how: Any,
+) -> int:
+    """Execute a run file's notebooks in order. Finished ones are skipped, killed ones go on."""
+    from genrec_lab.lab.preflight import check_run
+    from genrec_lab.registry import relative_to
+
+    if as_json and not how["dry_run"]:
+        raise click.UsageError("--json shows what --dry-run finds; add --dry-run, or leave --json out.")
+    with relative_to(file.resolve().parent):
+        checked = check_run(file, sets, seeds, only=how["only"], from_=how["from_"])
+        for warning in checked.warnings:
+            _say(f"warning: {warning}")
+        if deterministic:  # the kernels inherit both
+            os.environ["GENREC_DETERMINISTIC"] = "1"
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        return _chain(again, as_json, file, sets=sets, seeds=checked.seeds, root=checked.root, **how)
+
+
+def _chain(again: str, as_json: bool, file: Path, *, keep_old_code: bool, **how: Any) -> int:
+    from rich.console import Console
+
+    from genrec_lab.lab import pipeline
+
+    console = Console(quiet=as_json)
+    try:
+        result = pipeline.run(file, console=console, **how)
+    except pipeline.NotebookFailed as error:
+        _say(f"\n{error}\n\nMend the cause, then go on with: {again}")
+        return FAILED
+    if as_json:
+        steps = [
+            {"run": name, "stage": step.name, "row": "", "action": step.action, "why": step.reason}
+            for name, steps in result.steps.items()
+            for step in steps
+        ]
+        click.echo(json.dumps(steps, indent=1, ensure_ascii=False))
+    elif not how["dry_run"]:
+        # a log has no edge at which a table would have to be cut
+        _show(result, console if console.is_terminal else Console(width=_LOG_WIDTH))
+    return 0
+
+
+def _show(result: ChainResult, console: Any) -> None:
+    from genrec_lab.lab.rankings import rankings, terminal_table
+
+    ranked = rankings(result.metrics())
+    if ranked is not None:
+        names = ", ".join(opened.name for opened in result.runs)
+        (metric, by_domain), *_ = ranked.by_domain.items()
+        console.print(terminal_table(by_domain, f"{names}: {metric} by domain"))
+        console.print(terminal_table(ranked.averages, "Averages over users"))
+    console.print(f"Report: {result.report}", markup=False, highlight=False, soft_wrap=True)
+
+
+@genrec.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+def init(folder: Path) -> int:
+    """Make a folder to work in: the notebooks, two run files, a place for data."""
+    from genrec_lab.lab.folders import make_folder
+
+    click.echo(make_folder(folder))
+    return 0
+
+
+@genrec.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...")
+def compare(runs: tuple[str, ...]) -> int:
+    """Compare runs: settings that differ, one table with intervals, codes side by side."""
+    return _by("genrec_lab.lab.compare:compare", runs)
+
+
+@genrec.command()
+@click.argument("run")
+def doctor(run: str) -> int:
+    """Verify a run, say what is damaged, and rebuild what can be rebuilt."""
+    return _by("genrec_lab.lab.doctor:doctor", run)
+
+
+@genrec.command()
+@click.argument("run")
+@click.option("--yes", is_flag=True, help="Do not ask before files are removed.")
+def clean(run: str, yes: bool) -> int:
+    """Free the disk of a run's checkpoints and replaced results, after saying how much there is."""
+    return _by("genrec_lab.lab.doctor:clean", run, yes)
+
+
+def _by(place: str, *given: Any) -> int:
+    """Call a function of the lab, which prints its answer and gives the exit status."""
+    module, _, name = place.partition(":")
+    return int(getattr(importlib.import_module(module), name)(*given) or 0)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+@contextmanager
+def _ended_by(caught: list[int]) -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the command as Ctrl-C does, so that its kernel ends too; note which came.
+
+    A second signal is ignored while the first is obeyed. So is one that was ignored before, as nohup does it.
+    """
+    numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
+    former = {number: signal.getsignal(number) for number in numbers}
+    obeyed = [number for number in numbers if former[number] is not signal.SIG_IGN]
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for other in obeyed:
+            signal.signal(other, signal.SIG_IGN)
+        caught.append(number)
+        raise KeyboardInterrupt
+
+    for number in obeyed:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in obeyed:
+            signal.signal(number, former[number])
+
+
+def entry() -> None:
+    """Run the console script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,193 @@
+"""The options of a dataset, checked against what its source takes before any data are read."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import typing
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
+
+from genrec_lab.data.paths import existing_file, existing_folder, expanded
+from genrec_lab.data.rules import DataError
+from genrec_lab.data.sources import PER_DOMAIN, READERS, SOURCES, datasets
+from genrec_lab.registry import RegistryError, did_you_mean
+
+# The name of the rows of averages in every table.
+RESERVED = "average"
+# How pydantic's kinds of error read in a sentence.
+_EXPECTED = {
+    "int_type": "a whole number without quotes",
+    "float_type": "a number without quotes",
+    "string_type": "a text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "sequence_str": "a list",
+    "dict_type": "a mapping",
+    "mapping_type": "a mapping",
+}
+_FOLDERS = ("folder", "posters")
+
+
+def dataset_problems(dataset: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with a run's `dataset`, a source's name and its options, each in a sentence.
+
+    That are an unknown source or option, one that is missing or of the wrong type, environment variables that
+    are not set, files and folders that are not there, and names that no domain can have.
+    """
+    name, options = str(dataset["name"]), {key: value for key, value in dataset.items() if key != "name"}
+    source, problem = _found("dataset", name)
+    if source is None:
+        return [problem]
+    if "domains" not in options or "domains" in inspect.signature(source).parameters:
+        return list(_option_problems("dataset", name, source, options))
+    domains = options.pop("domains")
+    if not isinstance(domains, Mapping) or not domains:
+        return [
+            f"dataset.domains is {domains!r}; expected a mapping of at least one domain, as {{Books: folder}}"
+        ]
+    problems, sharable, folded = [], set(), dict[str, str]()
+    for domain, value in domains.items():
+        where = f"dataset.domains.{domain}"
+        alike = folded.setdefault(unicodedata.normalize("NFC", str(domain)).casefold(), str(domain))
+        if alike != str(domain):
+            problems.append(
+                f"dataset.domains has {alike!r} and {domain!r}, one folder on some disks; rename one"
+            )
+        given = {"folder": value} if isinstance(value, str) else value
+        if not isinstance(given, Mapping):
+            problems.append(f"{where} is {value!r}; expected a folder or a mapping of options")
+            continue
+        if "domain" in given:
+            problems.append(f"{where}.domain is {given['domain']!r}, and the key is its name; leave one out")
+            continue
+        own_name = str(given.get("name", name))
+        source, problem = _found(where, own_name)
+        if source is None:
+            problems.append(problem)
+            continue
+        sharable |= (known := _sharable(source))
+        shared = {key: value for key, value in options.items() if key in known}
+        own = {**shared, **{key: value for key, value in given.items() if key != "name"}, "domain": domain}
+        problems += _option_problems(where, own_name, source, own)
+    problems += [
+        f"dataset.{option} is unknown beside domains{did_you_mean(option, sharable)}; "
+        f"expected some of {', '.join(sorted(sharable))}"
+        for option in options
+        if option not in sharable
+    ]
+    return list(dict.fromkeys(problems))
+
+
+def _found(where: str, name: str) -> tuple[Callable[..., Any] | None, str]:
+    """A source by its name, or None and why there is none."""
+    try:
+        return READERS[name] if name in READERS else SOURCES.find(name), ""
+    except RegistryError as error:
+        if ":" in name:
+            return None, f"{where}.name: {error}"
+        return None, (
+            f"{where}.name is {name!r}{did_you_mean(name, datasets())}; expected one of "
+            f"{', '.join(datasets())}, or package.module:function"
+        )
+
+
+def _sharable(source: Callable[..., Any]) -> set[str]:
+    return set(inspect.signature(source).parameters) - PER_DOMAIN
+
+
+def _option_problems(
+    where: str, name: str, source: Callable[..., Any], options: Mapping[str, Any]
+) -> Iterator[str]:
+    try:
+        parameters = inspect.signature(source, eval_str=True).parameters
+    except NameError:  # of a source of somebody else's, whose annotations cannot be read
+        parameters = inspect.signature(source).parameters
+    model = getattr(source, "options", None) or inspect.unwrap(source)  # a class that checks options itself
+    model = model if inspect.isclass(model) else None
+    named = {key: one for key, one in parameters.items() if one.kind is not one.VAR_KEYWORD}
+    of_model = inspect.signature(model).parameters if model else {}
+    known = dict.fromkeys([*named, *of_model])
+    if model or len(named) == len(parameters):
+        for option in (one for one in options if one not in known):
+            near = did_you_mean(option, known)
+            yield f"{where}.{option} is unknown{near}; {name} takes {', '.join(known)}"
+    for option, parameter in named.items():
+        if option not in options and parameter.default is parameter.empty:
+            more = ", or domains: {...} for several domains" if option == "folder" else ""
+            yield f"{where} lacks {option}, which {name} needs; add {option}: ...{more}"
+    if options.get("domain") == RESERVED:
+        yield f"{where}: a domain cannot be called {RESERVED}, as the rows of averages are; rename it"
+    wrong = dict(_wrong_types(named, options))
+    if model:
+        own = {key: value for key, value in options.items() if key in of_model}
+        of_values = _refused(TypeAdapter(model), own, strict=None)
+        wrong = {**of_values, **wrong} if "" not in of_values or not wrong else wrong
+        wrong = {option: why for option, why in wrong.items() if option in ("", *options)}
+    for option, why in wrong.items():
+        yield f"{where}.{option} is {options[option]!r}; {why}" if option in options else f"{where}: {why}"
+    for option, value in options.items():
+        if option in named and option not in wrong and isinstance(value, str):
+            yield from _path_problems(f"{where}.{option}", option, value, named[option].annotation, options)
+
+
+def _wrong_types(
+    named: Mapping[str, inspect.Parameter], options: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
+    """Give the options whose value is not of the type in the source's signature, and what was expected."""
+    for option, parameter in named.items():
+        annotation = parameter.annotation
+        if option not in options or annotation in (parameter.empty, Any) or isinstance(annotation, str):
+            continue
+        try:
+            adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+        except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, TypeError):
+            continue  # a type that only its source knows
+        if wrong := _refused(adapter, options[option], strict=True):
+            yield option, " or ".join(wrong.values()).replace("or expected ", "or ")
+
+
+def _refused(adapter: TypeAdapter[Any], value: Any, strict: bool | None) -> dict[str, str]:
+    """Why a value is refused, by the key of the part that is."""
+    try:
+        adapter.validate_python(value, strict=strict)
+    except ValidationError as error:
+        said: dict[str, list[str]] = {}
+        for one in error.errors():
+            if one["type"] not in ("is_instance_of", "none_required"):  # what no run file holds
+                said.setdefault(str(one["loc"][0]) if one["loc"] else "", []).append(_reason(one))
+        return {key: " or ".join(dict.fromkeys(reasons)) for key, reasons in said.items()}
+    return {}
+
+
+def _reason(error: Any) -> str:
+    """One of pydantic's complaints in words."""
+    kind, bounds = error["type"], error.get("ctx", {})
+    if kind == "value_error":
+        return str(bounds["error"])
+    if kind == "greater_than_equal":
+        return f"expected at least {bounds['ge']:,}"
+    if kind == "less_than_equal":
+        return f"expected at most {bounds['le']:,}"
+    return f"expected {_EXPECTED.get(kind) or error['msg'].removeprefix('Input should be ')}"
+
+
+def _path_problems(
+    where: str, option: str, value: str, annotation: Any, options: Mapping[str, Any]
+) -> Iterator[str]:
+    """Give what is wrong with a path: variables that are not set, and files that are not there."""
+    is_path = os.PathLike in {typing.get_origin(one) or one for one in typing.get_args(annotation)}
+    try:
+        if not is_path or option == "images" or options.get("download") is True:
+            expanded(value, where)
+        elif option in _FOLDERS:
+            existing_folder(value, where)
+        else:
+            existing_file(value, where)
+    except DataError as error:
+        yield str(error)

@@ -1,0 +1,96 @@
+"""Where notebooks and runs are: in a checkout, in a folder that `genrec init` made, or elsewhere."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import tomllib
+from pathlib import Path
+
+import genrec_lab
+from genrec_lab.lab.files import RunError
+from genrec_lab.registry import base_folder
+
+MARKER = "genrec.toml"  # in a folder that `genrec init` made
+_RUN_FILES = ("smoke.yaml", "demo.yaml")
+_WRITTEN = {
+    MARKER: "# This file marks a folder to work in with genrec_lab. Runs go to the folder runs beside it.\n",
+    ".gitignore": "runs/\n",
+    "data/README.md": (
+        "Put your tables here and name them in a run file, with paths relative to that file:\n\n"
+        "    dataset:\n"
+        "      name: frames\n"
+        "      interactions: data/interactions.csv\n"
+        "      items: data/items.csv\n"
+        "      columns: {user: user_id, item: item_id, timestamp: time, title: name}\n"
+    ),
+}
+
+
+def project_root(start: Path | None = None) -> Path | None:
+    """Return the checkout, or the folder that `genrec init` made, around a folder; None where there is none.
+
+    start: by default the working directory, then the folder of the run file.
+    """
+    for begin in (start,) if start is not None else (Path.cwd(), base_folder()):
+        here = begin.resolve()
+        for folder in (here, *here.parents):
+            if (folder / MARKER).is_file() or _is_checkout(folder):
+                return folder
+    return None
+
+
+def runs_root() -> Path:
+    """Return the folder of all runs.
+
+    $GENREC_RUNS where it is set; else `runs` of the folder that `genrec init` made, or papermill_runs/out of
+    the checkout (or of the working directory where there is neither).
+    """
+    named = os.environ.get("GENREC_RUNS")
+    if named:
+        return Path(named).expanduser().resolve()
+    root = project_root()
+    if root is not None and (root / MARKER).is_file():
+        return root / "runs"
+    return (root or Path.cwd().resolve()) / "papermill_runs" / "out"
+
+
+def shipped(name: str) -> Path:
+    """Return the folder `notebooks` or `papermill_runs` that came with the package."""
+    package = Path(genrec_lab.__file__).parent
+    inside = package / name  # in a wheel; a checkout has it beside the package
+    return inside if inside.is_dir() else package.parent / name
+
+
+def make_folder(folder: Path) -> str:
+    """Make a folder to work in: notebooks, run files, a place for data; returns what to do next.
+
+    Raises RunError where one of its files is there already.
+    """
+    sources = {f"notebooks/{file.name}": file for file in sorted(shipped("notebooks").glob("*.ipynb"))}
+    sources |= {name: shipped("papermill_runs") / name for name in _RUN_FILES}
+    files = {name: file.read_text(encoding="utf-8") for name, file in sources.items()} | _WRITTEN
+    if there := [name for name in files if (folder / name).exists()]:
+        raise RunError(f"{folder} has {there[0]} already, which would be written anew. Name another folder.")
+    try:
+        for name, text in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{folder} cannot be made ({error}). Name a folder that you may write.") from error
+    return (
+        f"{folder} is ready. The whole chain on small generated data:\n"
+        f"  cd {shlex.quote(str(folder))}\n  genrec run smoke.yaml\n"
+        "Your own data: see data/README.md. The notebooks: jupyter lab notebooks"
+    )
+
+
+def _is_checkout(folder: Path) -> bool:
+    project = folder / "pyproject.toml"
+    if not project.is_file():
+        return False
+    try:
+        name = tomllib.loads(project.read_text(encoding="utf-8")).get("project", {}).get("name", "")
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError):  # somebody else's file
+        return False
+    return bool(name.replace("-", "_") == "genrec_lab")

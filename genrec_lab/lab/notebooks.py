@@ -1,0 +1,150 @@
+"""The notebooks of a chain: which are chosen, and whether a run file can set their parameters."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from genrec_lab.lab.files import RunError
+from genrec_lab.lab.folders import project_root
+from genrec_lab.lab.runfile import PARAMETERS, RunFileError
+from genrec_lab.registry import did_you_mean
+
+KERNEL = "python3"
+_PATTERN = "[0-9][0-9]_*.ipynb"
+
+
+def notebooks_folder() -> Path:
+    """Return the notebooks of the checkout, or of the folder that `genrec init` made, that one works in.
+
+    RunError where there is neither around the working directory or the run file.
+    """
+    root = project_root()
+    if root is None:
+        raise RunError(
+            "There are no notebooks around the working directory or the run file. Go into a folder that "
+            "`genrec init` made, or into a checkout of genrec_lab."
+        )
+    return root / "notebooks"
+
+
+def choose_notebooks(
+    folder: Path, listed: Sequence[str] | None, only: Sequence[str] | None, from_: str | None
+) -> list[Path]:
+    """Return the notebooks to run, in the order of their numbers.
+
+    `listed` restricts them as the run file says, then `only` or `from_` as the command says; each names a
+    notebook in full or by its two digits. Raises RunError with every name that is not there.
+    """
+    present = {file.stem: file for file in sorted(folder.glob(_PATTERN))}
+    if not present:
+        raise RunError(f"There are no notebooks in {folder}. `genrec init FOLDER` makes a folder with them.")
+    if only is not None and from_ is not None:
+        raise RunError("--only and --from exclude each other: name the notebooks, or the one to begin with.")
+    chosen, problems = list(present), []
+    for where, names in (
+        ("notebooks", listed),
+        ("--only", only),
+        ("--from", None if from_ is None else [from_]),
+    ):
+        if names is None:
+            continue
+        found = {name: _resolved(name, chosen) for name in names}
+        problems += [
+            f"{where} names {name!r}{did_you_mean(name, chosen)}; the notebooks are {', '.join(chosen)}"
+            for name, known in found.items()
+            if known is None
+        ]
+        if problems:
+            break
+        kept = set(found.values())
+        first = min(chosen.index(name) for name in kept if name is not None) if kept else 0
+        chosen = chosen[first:] if where == "--from" else [name for name in chosen if name in kept]
+    if problems:
+        raise RunFileError("Notebooks", problems)
+    return [present[name] for name in chosen]
+
+
+def check_notebook(file: Path) -> None:
+    """Raise RunError unless a notebook has one tagged cell that sets just the known parameters to literals.
+
+    papermill itself only warns of a parameter that a notebook does not have, and would run with its default.
+    """
+    try:  # read as JSON: importing nbformat takes seconds
+        cells = [cell for cell in json.loads(file.read_text(encoding="utf-8"))["cells"] if _is_tagged(cell)]
+        sources = ["".join(cell["source"]) for cell in cells]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{file} is not a readable notebook: {str(error)[:300]}. Take it from a copy."
+        ) from error
+    if len(sources) != 1:
+        raise RunError(
+            f"{file} has {len(sources)} cells tagged 'parameters'; expected one, of literals only."
+        )
+    if problems := list(_parameter_problems(sources[0])):
+        raise RunFileError(str(file), problems)
+
+
+def check_kernel() -> None:
+    """Raise RunError unless Jupyter knows the kernel that the notebooks name."""
+    if find_spec("ipykernel") is not None:  # which is that kernel; asking Jupyter takes half a second
+        return
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    known = KernelSpecManager().find_kernel_specs()
+    if KERNEL not in known:
+        raise RunError(
+            f"Jupyter knows no kernel {KERNEL!r} ({', '.join(known) or 'none'}). pip install ipykernel."
+        )
+
+
+def _is_tagged(cell: dict[str, dict[str, list[str]]]) -> bool:
+    return "parameters" in cell["metadata"].get("tags", ())
+
+
+def _resolved(name: str, known: Iterable[str]) -> str | None:
+    stem = name.removesuffix(".ipynb")
+    by_number = [
+        other for other in known if other == stem or (len(stem) == 2 and other.startswith(f"{stem}_"))
+    ]
+    return by_number[0] if len(by_number) == 1 else None
+
+
+def _parameter_problems(source: str) -> Iterator[str]:
+    """Give what is wrong with a parameters cell."""
+    try:
+        body = ast.parse(source).body
+    except SyntaxError as error:
+        yield f"its parameters cell is not valid Python (line {error.lineno}: {error.msg}); mend it"
+        return
+    names: list[str] = []
+    for statement in body:
+        assigned = _assigned_literal(statement)
+        if assigned is None:
+            yield f"its parameters cell holds {ast.unparse(statement)!r}; expected name = literal"
+        names += assigned or ()
+    for name in names:
+        if name not in PARAMETERS:
+            near = did_you_mean(name, PARAMETERS)
+            yield f"the parameter {name!r} is unknown{near}; expected {', '.join(PARAMETERS)}"
+    for name in PARAMETERS:
+        if name not in names:
+            yield f"its parameters cell does not set {name!r}, so a run file could not either; add it"
+
+
+def _assigned_literal(statement: ast.stmt) -> list[str] | None:
+    """The names that a statement of the parameters cell sets, a docstring none; None: something else."""
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+        return []
+    if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        names = [target.id for target in targets if isinstance(target, ast.Name)]
+        try:
+            ast.literal_eval(statement.value)
+        except ValueError:
+            return None
+        return names if len(names) == len(targets) else None
+    return None

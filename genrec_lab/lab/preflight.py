@@ -1,0 +1,176 @@
+"""What is checked before a kernel starts: a run file, its dataset and config, its notebooks, the machine.
+
+All that is wrong is said at once, each in a sentence. What takes long to import comes last.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genrec_lab.lab.files import RunError
+from genrec_lab.lab.folders import runs_root
+from genrec_lab.lab.notebooks import check_kernel, check_notebook, choose_notebooks, notebooks_folder
+from genrec_lab.lab.runfile import RunFile, RunFileError, base_of, place_of, read_content, seeds_of
+from genrec_lab.registry import base_folder, relative_to
+
+_VARIABLE = re.compile(r"\$\{([^}]*)\}")
+# What a stage reads of others. Codes are read where a row has codes or reads the vectors of texts.
+_PREPARATION, _CODES = "01_data_preparation", "02_tokenizer_training"
+_TRAINED, _ADAPTED = "05_recommender_training", "06_domain_adaptation"
+_READS = {
+    _CODES: (_PREPARATION,),
+    "03_residual_atlas": (_PREPARATION, _CODES),
+    "04_codebook_explorer": (_PREPARATION, _CODES),
+    _TRAINED: (_PREPARATION, _CODES),
+    _ADAPTED: (_PREPARATION, _CODES, _TRAINED),
+    "07_evaluation": (_PREPARATION, _CODES, _TRAINED, _ADAPTED),
+}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A run file that can be run: its notebooks, the seeds of --seeds, the folder of the runs, warnings."""
+
+    spec: RunFile
+    notebooks: tuple[Path, ...]
+    seeds: tuple[int, ...] | None
+    root: Path
+    warnings: tuple[str, ...]
+
+
+class _Problems(list[str]):
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Go on after an error of the block, and keep what it says."""
+        try:
+            yield
+        except (RunError, ValueError) as error:
+            self += getattr(error, "problems", None) or [str(error).rstrip(".")]
+
+
+def check_run(
+    source: Path | Mapping[str, Any],
+    sets: Sequence[str] = (),
+    seeds: str | Sequence[int] | None = None,
+    *,
+    only: Sequence[str] | None = None,
+    from_: str | None = None,
+    root: Path | None = None,
+    notebooks: Path | None = None,
+) -> Checked:
+    """Return what a run file asks for, once all that can be known beforehand was checked.
+
+    seeds: numbers, or a text such as "0,1,2". only, from_: which notebooks, as the command says. root,
+    notebooks: folders, by default those around the working directory or the run file. Raises RunFileError
+    with all problems, each in a sentence.
+    """
+    with relative_to(base_of(source)):
+        root = root or runs_root()
+        content, found = read_content(source, sets)
+        problems, chosen = _Problems(found), list[Path]()
+        if isinstance(dataset := content.get("dataset"), Mapping) and isinstance(dataset.get("name"), str):
+            from genrec_lab.data.checking import dataset_problems
+
+            problems += dataset_problems(dataset)
+        overrides = content.get("overrides", {})
+        problems += _unset_variables("overrides", overrides)
+        with problems.noted():
+            named = content.get("notebooks")
+            chosen = choose_notebooks(
+                notebooks or notebooks_folder(), named if isinstance(named, list) else None, only, from_
+            )
+        for notebook in chosen:
+            with problems.noted():
+                check_notebook(notebook)
+        with problems.noted():
+            check_kernel()
+        numbers: Sequence[int] | None = None
+        with problems.noted():
+            numbers = seeds_of(seeds) if isinstance(seeds, str) else seeds
+            for seed in numbers or () if not found else ():
+                RunFile(**content, base=base_of(source)).with_seed(seed)
+        config = None
+        if not problems or overrides:  # else nothing is wrong there but, at most, the preset's name
+            with problems.noted():
+                config = _config(content.get("preset"), overrides)
+        if config is not None and isinstance(run := content.get("run"), str):
+            for name in [f"{run}-seed{seed}" for seed in numbers or ()] or [run]:
+                problems += _missing_results(config, root / name, [notebook.stem for notebook in chosen])
+            problems += _start_problems(config, root)
+    if problems or config is None:
+        raise RunFileError(place_of(source), problems)
+    spec = RunFile(**content, base=base_of(source))
+    return Checked(spec, tuple(chosen), None if numbers is None else tuple(numbers), root, ())
+
+
+def _config(preset: Any, overrides: Any) -> Any:
+    """The config, or None where it was said already that these cannot give one."""
+    from genrec_lab.lab import store  # which imports every method
+
+    if not isinstance(preset, str) or not isinstance(overrides, Mapping):
+        return None
+    return store.load_config(preset, overrides)
+
+
+def _unset_variables(key: str, value: Any) -> Iterator[str]:
+    """Give the environment variables that a value names and that are not set."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _unset_variables(f"{key}.{name}", inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _unset_variables(key, inner)
+    elif isinstance(value, str):
+        for name in _VARIABLE.findall(value):
+            if name not in os.environ:
+                yield (
+                    f"{key} is {value!r}, and the environment variable {name} is not set; "
+                    f"export {name}=... or write the path itself"
+                )
+
+
+def _missing_results(config: Any, run: Path, chosen: Sequence[str]) -> Iterator[str]:
+    """Give the stages that chosen ones read, and that are neither chosen nor there."""
+    lacking: dict[str, list[str]] = {}
+    for stage in chosen:
+        for read in _READS.get(stage, ()):
+            there = (run / read).is_dir() and any((run / read).iterdir())
+            if read not in chosen and not there and _is_read(config, read):
+                lacking.setdefault(read, []).append(stage)
+    for read, stages in lacking.items():
+        verb = "read" if len(stages) > 1 else "reads"
+        yield (
+            f"notebooks leaves out {read}, which {' and '.join(stages)} {verb}, and the run {run.name!r} "
+            f"has no results of it yet; add {read}"
+        )
+
+
+def _is_read(config: Any, stage: str) -> bool:
+    """Whether the rows of a config need what a stage makes."""
+    if stage not in (_CODES, _ADAPTED) or not hasattr(config, "adaptation"):
+        return True
+    from genrec_lab.models.sequential.kinds import MODELS
+    from genrec_lab.presets import item_rows, methods
+
+    if stage == _ADAPTED:
+        return any(
+            method.adaptation.kind != "none" or method.transfer.targets for method in methods(config).values()
+        )
+    models = (MODELS[row.model.kind] for row in item_rows(config).values())
+    return bool(methods(config)) or any("text" in (*model.needs, *model.takes) for model in models)
+
+
+def _start_problems(config: Any, root: Path) -> Iterator[str]:
+    """Give what is wrong with the run that a transfer starts from."""
+    start = getattr(getattr(config, "transfer", None), "start", None)
+    if start is None:
+        return
+    folder = base_folder() / Path(start).expanduser() if "/" in start else root / start
+    if not (folder / "manifest.json").is_file():
+        yield f"overrides.transfer.start is {start!r}, and there is no run in {folder}; run that one first"
