@@ -8,7 +8,7 @@ how a prepared Dataset differs from them.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import wraps
 from pathlib import Path
@@ -26,7 +26,7 @@ from genrec_lab.data.paths import absolute_path, existing_folder
 from genrec_lab.data.picture_downloads import fetch_pictures
 from genrec_lab.data.picture_pack import PACK_SUFFIX, PICTURE_ENDING
 from genrec_lab.data.rules import DataError, count_repair, nearest
-from genrec_lab.data.sources import one_domain
+from genrec_lab.data.sources import finds, one_domain
 
 # GMC Section 5.1.1 and UTGRec Section 3.1.1: 5-core.
 CORE = 5
@@ -105,6 +105,10 @@ class Amazon2023Options(AmazonOptions):
 def _reader(edition: str, options: type[AmazonOptions]) -> Callable[..., Dataset]:
     """A reader of an edition, with the signature of its options, by which `load_dataset` knows them."""
 
+    def files(named: Mapping[str, Any]) -> object:
+        return _Category.opened(EDITIONS[edition], options(**named)).files()
+
+    @finds(files)
     @one_domain("category")
     @wraps(options, assigned=("__doc__",), updated=())
     def read(*given: Any, **named: Any) -> Dataset:
@@ -140,7 +144,7 @@ class _Category:
         return cls(edition, options, folder, ReadingRules(options.text_template))
 
     def dataset(self) -> Dataset:
-        review_file, metadata_file, sources = self._files()
+        review_file, metadata_file, sources = self.files()
         interactions = self._interactions(review_file)
         wanted = set(interactions["item"].unique().cast(pl.String))
         items = read_metadata(metadata_file, self.edition, wanted, self.repairs)
@@ -216,7 +220,7 @@ class _Category:
             self._count(f"pictures_missing_{reason.replace(' ', '_').replace(',', '')}", number)
         return f"{name}/{{key}}{PICTURE_ENDING}"
 
-    def _files(self) -> tuple[Path, Path, dict[str, dict[str, Any]]]:
+    def files(self) -> tuple[Path, Path, dict[str, dict[str, Any]]]:
         """The two files, fetched if that is asked for, and what is known of where they came from."""
         edition, options = self.edition, self.options
         pattern = edition.five_core if options.reviews == "5core" else edition.reviews

@@ -7,14 +7,16 @@ import os
 import typing
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 
 from genrec_lab.data.paths import existing_file, existing_folder, expanded
 from genrec_lab.data.rules import DataError
-from genrec_lab.data.sources import PER_DOMAIN, READERS, SOURCES, datasets
+from genrec_lab.data.sources import SOURCES, datasets, sharable_options
 from genrec_lab.registry import RegistryError, did_you_mean
 
 # The name of the rows of averages in every table.
@@ -34,31 +36,61 @@ _EXPECTED = {
 _FOLDERS = ("folder", "posters")
 
 
+class _Part(NamedTuple):
+    """One domain of a dataset, or all of it: where the run file says so, and the source with its options."""
+
+    where: str
+    name: str
+    source: Callable[..., Any]
+    options: dict[str, Any]
+
+
 def dataset_problems(dataset: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with a run's `dataset`, a source's name and its options, each in a sentence.
 
     That are an unknown source or option, one that is missing or of the wrong type, environment variables that
     are not set, files and folders that are not there, and names that no domain can have.
     """
+    problems: list[str] = []
+    for part in _parts(dataset, problems):
+        problems += _option_problems(*part)
+    return list(dict.fromkeys(problems))
+
+
+def dataset_files(dataset: Mapping[str, Any]) -> list[Path]:
+    """Return the files that a run's `dataset` will be read from, where they are there already."""
+    files: list[Path] = []
+    for part in _parts(dataset, []):
+        if find := _finder(part.source, part.options):
+            with suppress(DataError):
+                files += [file for file in find(part.options) or () if isinstance(file, Path)]
+        for option in ("interactions", "items"):
+            if isinstance(part.options.get(option), str):
+                with suppress(DataError):
+                    files.append(existing_file(part.options[option], option))
+    return files
+
+
+def _parts(dataset: Mapping[str, Any], problems: list[str]) -> Iterator[_Part]:
+    """Give the sources that a dataset is read from, and note what is wrong with the whole."""
     name, options = str(dataset["name"]), {key: value for key, value in dataset.items() if key != "name"}
-    source, problem = _found("dataset", name)
+    source = _found("dataset", name, problems)
     if source is None:
-        return [problem]
+        return
     if "domains" not in options or "domains" in inspect.signature(source).parameters:
-        return list(_option_problems("dataset", name, source, options))
+        yield _Part("dataset", name, source, options)
+        return
     domains = options.pop("domains")
     if not isinstance(domains, Mapping) or not domains:
-        return [
-            f"dataset.domains is {domains!r}; expected a mapping of at least one domain, as {{Books: folder}}"
-        ]
-    problems, sharable, folded = [], set(), dict[str, str]()
+        problems.append(f"dataset.domains is {domains!r}; expected at least one domain, as {{Books: folder}}")
+        return
+    sharable: set[str] = set()
+    folded: dict[str, str] = {}
     for domain, value in domains.items():
         where = f"dataset.domains.{domain}"
         alike = folded.setdefault(unicodedata.normalize("NFC", str(domain)).casefold(), str(domain))
         if alike != str(domain):
-            problems.append(
-                f"dataset.domains has {alike!r} and {domain!r}, one folder on some disks; rename one"
-            )
+            problems.append(f"{where} and dataset.domains.{alike} are one folder on some disks; rename one")
         given = {"folder": value} if isinstance(value, str) else value
         if not isinstance(given, Mapping):
             problems.append(f"{where} is {value!r}; expected a folder or a mapping of options")
@@ -67,38 +99,44 @@ def dataset_problems(dataset: Mapping[str, Any]) -> list[str]:
             problems.append(f"{where}.domain is {given['domain']!r}, and the key is its name; leave one out")
             continue
         own_name = str(given.get("name", name))
-        source, problem = _found(where, own_name)
-        if source is None:
-            problems.append(problem)
+        own_source = _found(where, own_name, problems)
+        if own_source is None:
             continue
-        sharable |= (known := _sharable(source))
+        if "domain" not in inspect.signature(own_source).parameters:
+            problems.append(f"{where}.name is {own_name!r}, which makes its domains itself; take another")
+            continue
+        sharable |= (known := sharable_options(own_source))
         shared = {key: value for key, value in options.items() if key in known}
-        own = {**shared, **{key: value for key, value in given.items() if key != "name"}, "domain": domain}
-        problems += _option_problems(where, own_name, source, own)
-    problems += [
-        f"dataset.{option} is unknown beside domains{did_you_mean(option, sharable)}; "
-        f"expected some of {', '.join(sorted(sharable))}"
-        for option in options
-        if option not in sharable
-    ]
-    return list(dict.fromkeys(problems))
+        own = {key: value for key, value in given.items() if key != "name"}
+        yield _Part(where, own_name, own_source, {**shared, **own, "domain": domain})
+    for option in options:
+        if option not in sharable:
+            problems.append(
+                f"dataset.{option} is unknown beside domains{did_you_mean(option, sharable)}; "
+                f"expected some of {', '.join(sorted(sharable))}"
+            )
 
 
-def _found(where: str, name: str) -> tuple[Callable[..., Any] | None, str]:
-    """A source by its name, or None and why there is none."""
+def _found(where: str, name: str, problems: list[str]) -> Callable[..., Any] | None:
+    """Find a source by its name, or note why there is none."""
     try:
-        return READERS[name] if name in READERS else SOURCES.find(name), ""
+        return SOURCES.find(name)
     except RegistryError as error:
-        if ":" in name:
-            return None, f"{where}.name: {error}"
-        return None, (
-            f"{where}.name is {name!r}{did_you_mean(name, datasets())}; expected one of "
-            f"{', '.join(datasets())}, or package.module:function"
+        known = ", ".join(datasets())
+        problems.append(
+            f"{where}.name: {error}"
+            if ":" in name
+            else f"{where}.name is {name!r}{did_you_mean(name, datasets())}; expected one of {known}, or "
+            "package.module:function"
         )
+    return None
 
 
-def _sharable(source: Callable[..., Any]) -> set[str]:
-    return set(inspect.signature(source).parameters) - PER_DOMAIN
+def _finder(source: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any] | None:
+    """How a source finds its files, unless it will fetch them."""
+    return (
+        None if options.get("download") is True or "folder" not in options else getattr(source, "files", None)
+    )
 
 
 def _option_problems(
@@ -131,9 +169,17 @@ def _option_problems(
         wrong = {option: why for option, why in wrong.items() if option in ("", *options)}
     for option, why in wrong.items():
         yield f"{where}.{option} is {options[option]!r}; {why}" if option in options else f"{where}: {why}"
+    find = _finder(source, options)
     for option, value in options.items():
         if option in named and option not in wrong and isinstance(value, str):
+            if option == "folder" and find:
+                continue
             yield from _path_problems(f"{where}.{option}", option, value, named[option].annotation, options)
+    if find and "folder" not in wrong and not (model and wrong):
+        try:
+            find(options)
+        except DataError as error:
+            yield f"{where}.{error}"
 
 
 def _wrong_types(

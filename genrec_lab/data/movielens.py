@@ -13,7 +13,7 @@ from genrec_lab.data.frames import raw_interactions_of, raw_items_of, reading
 from genrec_lab.data.item_text import DEFAULT_TEMPLATE
 from genrec_lab.data.paths import existing_file, existing_folder
 from genrec_lab.data.rules import DataError
-from genrec_lab.data.sources import one_domain
+from genrec_lab.data.sources import finds, one_domain
 
 # The flags that end a line of ml-100k's u.item, in the order of its README.
 GENRES_100K = (
@@ -24,6 +24,7 @@ GENRES_100K = (
 RATING_FIELDS = ("user", "item", "rating", "timestamp")
 
 
+@finds(lambda options: _files(options["folder"]))
 @one_domain("posters")
 def read_movielens(
     folder: str | os.PathLike[str],
@@ -41,24 +42,16 @@ def read_movielens(
     films without one are counted as `items_without_image`. `domain` is "Movies" unless given. Raises
     DataError for a folder without such files and for a line with a wrong number of fields, naming the line.
     """
-    source = existing_folder(folder, "folder")
-    if (source / "u.data").exists():
-        ratings_file, films_file = source / "u.data", source / "u.item"
+    ratings_file, films_file = _files(folder)
+    if ratings_file.name == "u.data":
         ratings, films = _lines(ratings_file, "\t", RATING_FIELDS), _films_100k(films_file)
-    elif (source / "ratings.dat").exists():
-        ratings_file, films_file = source / "ratings.dat", source / "movies.dat"
+    elif ratings_file.name == "ratings.dat":
         ratings = _lines(ratings_file, "::", RATING_FIELDS)
         films = _without_bars(_lines(films_file, "::", ("item", "title", "categories")))
-    elif (source / "ratings.csv").exists():
-        ratings_file, films_file = source / "ratings.csv", source / "movies.csv"
+    else:
         ratings = _csv(ratings_file).rename({"userId": "user", "movieId": "item"}, strict=False)
         films = _csv(films_file).rename({"movieId": "item", "genres": "categories"}, strict=False)
         films = _without_bars(films)
-    else:
-        raise DataError(
-            f"folder: {source} is no GroupLens folder; expected u.data and u.item (ml-100k), ratings.dat and "
-            "movies.dat (ml-1m), or ratings.csv and movies.csv (ml-latest-small)"
-        )
     interactions = raw_interactions_of(ratings.lazy(), {}, str(ratings_file))
     items = raw_items_of(films, {}, str(films_file))
     raw = RawDomain(
@@ -68,9 +61,25 @@ def read_movielens(
         origin=str(ratings_file),
         items_origin=str(films_file),
         images=None if posters is None else "{key}.jpg",
-        images_base=source if posters is None else existing_folder(posters, "posters"),
+        images_base=ratings_file.parent if posters is None else existing_folder(posters, "posters"),
     )
     return assemble(raw, ReadingRules(text_template, k_core, keep_unseen_items))
+
+
+def _files(folder: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """The files of ratings and of films in a GroupLens folder."""
+    source = existing_folder(folder, "folder")
+    for ratings, films in (
+        ("u.data", "u.item"),
+        ("ratings.dat", "movies.dat"),
+        ("ratings.csv", "movies.csv"),
+    ):
+        if (source / ratings).exists():
+            return source / ratings, existing_file(source / films, "folder")
+    raise DataError(
+        f"folder: {source} is no GroupLens folder; expected u.data and u.item (ml-100k), ratings.dat and "
+        "movies.dat (ml-1m), or ratings.csv and movies.csv (ml-latest-small)"
+    )
 
 
 def _lines(file: Path, separator: str, names: tuple[str, ...]) -> pl.DataFrame:

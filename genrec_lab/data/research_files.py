@@ -20,12 +20,14 @@ from genrec_lab.data.frames import (
 from genrec_lab.data.item_text import DEFAULT_TEMPLATE
 from genrec_lab.data.paths import existing_file, existing_folder, read_json_object
 from genrec_lab.data.rules import ITEM_TYPES, DataError, count_repair
+from genrec_lab.data.sources import finds
 
 ATOMIC_TYPES = ("token", "token_seq", "float", "float_seq")
 # What RecBole's published data sets call title and categories.
 ATOMIC_NAMES = {"title": ("movie_title", "name"), "categories": ("class", "genre", "genres", "category")}
 
 
+@finds(lambda options: _lcrec_pair(options["folder"], bool(options.get("allow_missing_text"))))
 def read_lcrec(
     folder: str | os.PathLike[str],
     *,
@@ -43,12 +45,7 @@ def read_lcrec(
     stay. `allow_missing_text=True` reads a folder without item file, for models that need only ids. A user
     without items is left out (counted as `users_without_items`). Raises DataError as the messages say.
     """
-    name, inter_file, item_file = _pair(folder, ".inter.json", ".item.json", allow_missing_text)
-    if item_file is not None and item_file.name.removesuffix(".item.json") != name:
-        raise DataError(
-            f"folder: {inter_file.name} and {item_file.name} in {item_file.parent} are no pair; give them "
-            "the same name"
-        )
+    name, inter_file, item_file = _lcrec_pair(folder, allow_missing_text)
     repairs: dict[str, int] = {}
     interactions = _lcrec_interactions(inter_file, repairs)
     items = undescribed_items(interactions, repairs) if item_file is None else _lcrec_items(item_file)
@@ -63,6 +60,7 @@ def read_lcrec(
     return assemble(raw, ReadingRules(text_template, k_core, keep_unseen_items, allow_missing_text))
 
 
+@finds(lambda options: _pair(options["folder"], ".inter", ".item", bool(options.get("allow_missing_text"))))
 def read_recbole(
     folder: str | os.PathLike[str],
     *,
@@ -103,6 +101,16 @@ def read_recbole(
         repairs=repairs,
     )
     return assemble(raw, ReadingRules(text_template, k_core, keep_unseen_items, allow_missing_text))
+
+
+def _lcrec_pair(folder: str | os.PathLike[str], allow_missing_text: bool) -> tuple[str, Path, Path | None]:
+    name, inter_file, item_file = _pair(folder, ".inter.json", ".item.json", allow_missing_text)
+    if item_file is not None and item_file.name.removesuffix(".item.json") != name:
+        raise DataError(
+            f"folder: {inter_file.name} and {item_file.name} in {item_file.parent} are no pair; give them "
+            "the same name"
+        )
+    return name, inter_file, item_file
 
 
 def _pair(

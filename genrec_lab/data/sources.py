@@ -63,6 +63,20 @@ def one_domain(*options: str) -> Callable[[_Source], _Source]:
     return mark
 
 
+def finds(files: Callable[[Mapping[str, Any]], object]) -> Callable[[_Source], _Source]:
+    """Say how the decorated source finds its files: a function of its options that reads nothing.
+
+    What it returns holds their paths. It raises DataError where one is not there, so that a run file is
+    refused before a kernel starts.
+    """
+
+    def mark(source: _Source) -> _Source:
+        source.__dict__["files"] = files
+        return source
+
+    return mark
+
+
 def datasets() -> tuple[str, ...]:
     """The names that `load_dataset` knows."""
     return SOURCES.names()
@@ -92,7 +106,7 @@ def load_dataset(name: str, **options: Any) -> Dataset:
             f'domains: {domains!r} is no mapping of at least one domain; write {{"Scientific": "folder"}}'
         )
     own = {domain: _own_options(name, domain, value) for domain, value in domains.items()}
-    sharable = {source_name: _sharable_options(_source(source_name)) for source_name, _ in own.values()}
+    sharable = {source_name: sharable_options(_source(source_name)) for source_name, _ in own.values()}
     known = sorted(set().union(*sharable.values()))
     for option in shared:
         if option not in known:
@@ -163,8 +177,8 @@ def _options_of(source: Source) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(source).parameters
 
 
-def _sharable_options(source: Source) -> set[str]:
-    """The options that several domains of a source may have in common."""
+def sharable_options(source: Source) -> set[str]:
+    """Return the options that several domains of a source may have in common."""
     alone = {"domain", *getattr(source, "one_domain", ())}
     named = (one for one in _options_of(source).values() if one.kind is not one.VAR_KEYWORD)
     return {one.name for one in named if one.default is not one.empty} - alone

@@ -17,7 +17,7 @@ from genrec_lab.lab.files import RunError
 from genrec_lab.lab.folders import runs_root
 from genrec_lab.lab.notebooks import check_kernel, check_notebook, choose_notebooks, notebooks_folder
 from genrec_lab.lab.runfile import RunFile, RunFileError, base_of, place_of, read_content, seeds_of
-from genrec_lab.registry import base_folder, relative_to
+from genrec_lab.registry import base_folder, did_you_mean, relative_to
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 # What a stage reads of others. Codes are read where a row has codes or reads the vectors of texts.
@@ -103,10 +103,21 @@ def check_run(
             for name in [f"{run}-seed{seed}" for seed in numbers or ()] or [run]:
                 problems += _missing_results(config, root / name, [notebook.stem for notebook in chosen])
             problems += _start_problems(config, root)
-    if problems or config is None:
-        raise RunFileError(place_of(source), problems)
-    spec = RunFile(**content, base=base_of(source))
-    return Checked(spec, tuple(chosen), None if numbers is None else tuple(numbers), root, ())
+            problems += _target_problems(config, dataset)
+        if problems or config is None:
+            raise RunFileError(place_of(source), problems)
+        spec = RunFile(**content, base=base_of(source))
+        return Checked(
+            spec, tuple(chosen), None if numbers is None else tuple(numbers), root, _warnings(config, spec)
+        )
+
+
+def _warnings(config: Any, spec: RunFile) -> tuple[str, ...]:
+    if not hasattr(config, "compare"):  # a config that stands in for one, in tests
+        return ()
+    from genrec_lab.lab.memory import memory_warnings
+
+    return tuple(memory_warnings(config, spec.dataset))
 
 
 def _config(preset: Any, overrides: Any) -> Any:
@@ -155,15 +166,33 @@ def _is_read(config: Any, stage: str) -> bool:
     """Whether the rows of a config need what a stage makes."""
     if stage not in (_CODES, _ADAPTED) or not hasattr(config, "adaptation"):
         return True
-    from genrec_lab.models.sequential.kinds import MODELS
+    from genrec_lab.models.recommenders.base import ITEM_MODELS
     from genrec_lab.presets import item_rows, methods
 
     if stage == _ADAPTED:
         return any(
             method.adaptation.kind != "none" or method.transfer.targets for method in methods(config).values()
         )
-    models = (MODELS[row.model.kind] for row in item_rows(config).values())
+    models = (ITEM_MODELS.find(row.model.kind) for row in item_rows(config).values())
     return bool(methods(config)) or any("text" in (*model.needs, *model.takes) for model in models)
+
+
+def _target_problems(config: Any, dataset: Any) -> Iterator[str]:
+    """Give the domains that a transfer names and that the dataset has not, where those can be known."""
+    targets = getattr(getattr(config, "transfer", None), "targets", ())
+    domains = dataset.get("domains") if isinstance(dataset, Mapping) else None
+    if domains is None and targets and dataset.get("name") == "bazaar":
+        from genrec_lab.bazaar import BazaarConfig
+
+        domains = BazaarConfig().domains
+    if not isinstance(domains, Mapping | list | tuple):
+        return
+    for target in targets:
+        if target not in domains:
+            yield (
+                f"overrides.transfer.targets names {target!r}{did_you_mean(target, domains)}; the dataset "
+                f"has the domains {', '.join(domains)}"
+            )
 
 
 def _start_problems(config: Any, root: Path) -> Iterator[str]:
