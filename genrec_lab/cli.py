@@ -150,14 +150,16 @@ def _chain(again: str, as_json: bool, file: Path, *, keep_old_code: bool, **how:
 
 
 def _show(result: ChainResult, console: Any) -> None:
-    from genrec_lab.lab.rankings import rankings, terminal_table
+    from genrec_lab.lab.tables import kept_rows, provenance_of, result_tables, terminal_table
 
-    ranked = rankings(result.metrics())
-    if ranked is not None:
+    metrics = result.metrics()
+    made = [each for opened in result.runs for each in provenance_of(opened)]
+    tables = result_tables(metrics, kept_rows(made, metrics["method"].unique(maintain_order=True)))
+    if tables is not None:
         names = ", ".join(opened.name for opened in result.runs)
-        (metric, by_domain), *_ = ranked.by_domain.items()
+        (metric, by_domain), *_ = tables.by_domain.items()
         console.print(terminal_table(by_domain, f"{names}: {metric} by domain"))
-        console.print(terminal_table(ranked.averages, "Averages over users"))
+        console.print(terminal_table(tables.averages, "Averages over users", tables.note))
     console.print(f"Report: {result.report}", markup=False, highlight=False, soft_wrap=True)
 
 
