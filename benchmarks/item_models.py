@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.measuring import Check, Comparison, Options, compare, main
-from genrec_lab.models.sequential.banded_attention import for_short_texts
+from genrec_lab.models.sequential.longformer import for_short_texts
 from genrec_lab.models.sequential.objectives import catalogue_cross_entropy
 
 WIDTH, TOKENS, WINDOW = 64, 128, 32

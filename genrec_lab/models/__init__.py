@@ -1,6 +1,52 @@
-"""Models: tokenizers and recommenders, one readable file each."""
+"""Models: tokenizers and recommenders, one readable file each; a class is imported when it is asked for.
 
-from genrec_lab.models.recommenders.recommender import Recommender
-from genrec_lab.models.recommenders.t5 import T5, T5Config
+>>> from genrec_lab.models import SASRec
+>>> SASRec.Config(width=32).kind
+'sasrec'
+"""
 
-__all__ = ["T5", "Recommender", "T5Config"]
+from importlib import import_module
+from typing import Any
+
+# Public names by the module that has them, below this package.
+_PUBLIC = {
+    "popularity": ("Popularity",),
+    "recommenders.adapters": ("LoRAConfig",),
+    "recommenders.base": (
+        "ITEM_MODELS",
+        "RECOMMENDERS",
+        "ItemRecommender",
+        "RecommenderError",
+        "TrainingData",
+        "register_item_model",
+        "register_recommender",
+    ),
+    "recommenders.causal": ("CausalConfig", "CausalRecommender"),
+    "recommenders.recommender": ("Recommender",),
+    "recommenders.t5": ("T5", "T5Config"),
+    "sequential.base": ("ItemModel", "ItemModelConfig", "Phase"),
+    "sequential.bert4rec": ("BERT4Rec",),
+    "sequential.fdsa": ("FDSA",),
+    "sequential.fmlp_rec": ("FMLPRec",),
+    "sequential.gru4rec": ("GRU4Rec",),
+    "sequential.hgn": ("HGN",),
+    "sequential.missrec": ("MISSRec",),
+    "sequential.recformer": ("RecFormer",),
+    "sequential.s3rec": ("S3Rec",),
+    "sequential.sasrec": ("SASRec",),
+    "sequential.unisrec": ("UniSRec",),
+    "sequential.vqrec": ("VQRec",),
+}
+_MODULES = {name: module for module, names in _PUBLIC.items() for name in names}
+
+__all__ = sorted(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

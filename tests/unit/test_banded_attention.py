@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import LongformerConfig, LongformerModel
 
-from genrec_lab.models.sequential import banded_attention
-from genrec_lab.models.sequential.banded_attention import BandedAttention, for_short_texts
+from genrec_lab.models.sequential import longformer
+from genrec_lab.models.sequential.longformer import banded_attention, for_short_texts
 
 WINDOW, TEXTS, TOKENS = 8, 5, 32
 
@@ -43,7 +43,7 @@ def batch() -> dict[str, torch.Tensor]:
 
 def test_states_are_those_of_transformers(theirs: LongformerModel) -> None:
     ours, given = for_short_texts(copy.deepcopy(theirs)), batch()
-    assert all(isinstance(layer.attention.self, BandedAttention) for layer in ours.encoder.layer)
+    assert all(isinstance(layer.attention.self, banded_attention()) for layer in ours.encoder.layer)
     expected, read = theirs(**given).last_hidden_state, ours(**given).last_hidden_state
     real = given["attention_mask"].bool()
     torch.testing.assert_close(read[real], expected[real], atol=2e-5, rtol=1e-4)
@@ -61,8 +61,8 @@ def test_gradients_are_those_of_transformers(theirs: LongformerModel) -> None:
 
 def test_longer_texts_go_the_old_way(theirs: LongformerModel, monkeypatch) -> None:
     ours, given = for_short_texts(copy.deepcopy(theirs)), batch()
-    monkeypatch.setattr(banded_attention, "_LONGEST", TOKENS - 1)
-    monkeypatch.setattr(BandedAttention, "_attend", None)  # it would fail here
+    monkeypatch.setattr(longformer, "_LONGEST", TOKENS - 1)
+    monkeypatch.setattr(banded_attention(), "_attend", None)  # it would fail here
     torch.testing.assert_close(ours(**given).last_hidden_state, theirs(**given).last_hidden_state)
 
 

@@ -92,7 +92,7 @@ def test_pretraining_on_all_domains_is_what_a_domain_starts_from(
     dataset: Dataset, text: np.ndarray, tmp_path: Path
 ) -> None:
     data, config = TrainingData.of(dataset), UniSRec.Config(**SIZES, experts=2)
-    given = {"training": FEW, "pretraining": FEW, "text": text}
+    given = {"pretraining": FEW, "text": text}
     heard: list[str] = []
 
     def watch(phase: str) -> tuple[Callback, ...]:
@@ -101,11 +101,11 @@ def test_pretraining_on_all_domains_is_what_a_domain_starts_from(
 
     pretrained = UniSRec(config).pretrain(data, **given, callbacks=watch, checkpoints=tmp_path)
     garden = data.of_domains("Garden")
-    model = UniSRec(config).fit(garden, **given, pretrained=pretrained, callbacks=watch)
+    model = UniSRec(config).fit(garden, **given, training=FEW, pretrained=pretrained, callbacks=watch)
     assert heard == ["pretraining", "fine-tuning"] and (tmp_path / "pretraining").is_dir()
     assert torch.equal(model.encoder.places.weight, pretrained.encoder.places.weight)  # frozen
     assert list(pretrained.results_) == ["pretraining"] and list(model.results_) == ["fine-tuning"]
-    alone = UniSRec(config).fit(garden, **given)  # pre-trained on its own domain
+    alone = UniSRec(config).fit(garden, **given, training=FEW)  # pre-trained on its own domain
     assert not torch.equal(alone.encoder.places.weight, pretrained.encoder.places.weight)
     again = UniSRec.load(model.save(tmp_path / "saved"))
     histories = garden.valid["history"].to_list()

@@ -13,7 +13,7 @@ import torch
 
 from genrec_lab.models.sequential.base import DomainItems
 from genrec_lab.models.sequential.batches import DrawnPrefixes
-from genrec_lab.models.sequential.item_language import KEY, START, VALUE, ItemLanguage, key_values
+from genrec_lab.models.sequential.longformer import KEY, START, VALUE, ItemLanguage, key_values
 from genrec_lab.models.sequential.recformer import RecFormer, RecFormerConfig
 from genrec_lab.training import TrainingConfig, fit
 from tests.unit.test_content_models import ITEMS, SEQUENCES, domain_of
@@ -132,7 +132,7 @@ def test_random_weights_tell_items_apart(monkeypatch) -> None:
 
     ours = room()
     monkeypatch.setattr(
-        "genrec_lab.models.sequential.recformer._start_reading", lambda longformer: longformer
+        "genrec_lab.models.sequential.longformer._start_reading", lambda longformer: longformer
     )
     assert ours > 5 * room()
 

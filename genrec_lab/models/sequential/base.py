@@ -8,7 +8,7 @@ Letters: B users, T places of a sequence, N items of the domain, V numbers of a 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
@@ -258,23 +258,17 @@ class ItemModel(nn.Module, ItemRecommender):
                 f"{type(self).__name__} serves one domain, and the data have {list(learnt.domains)}; give "
                 "those of one, as TrainingData.of(dataset).of_domains('…')"
             )
-        budgets: dict[str, Any] = {"training": training, "pretraining": pretraining}
-        given: dict[str, Any] = {"seed": seed, "callbacks": callbacks, "checkpoints": checkpoints}
+        budgets = {"training": training, "pretraining": pretraining}
+        given: dict[str, Any] = {"text": text, "pictures": pictures, "seed": seed, "callbacks": callbacks}
+        given |= {"checkpoints": checkpoints}
         if pretrained is None and pretrains(type(self)):
-            pretrained = type(self)(self.config)
-            pretrained.pretrain(learnt, text=text, pictures=pictures, **budgets, **given)
-        torch.manual_seed(seed)
-        self.build(self._domain_items(learnt, text, pictures))
-        if pretrained is not None:
-            self.start_from(pretrained)
-        self._train(learnt, budgets, shared=False, **given)
-        return self
+            pretrained = type(self)(self.config)._train(learnt, budgets, True, **given)
+        return self._train(learnt, budgets, False, pretrained, **given)
 
     def pretrain(
         self,
         data: Dataset | TrainingData,
         *,
-        training: TrainingConfig | None = None,
         pretraining: TrainingConfig | None = None,
         text: np.ndarray | None = None,
         pictures: np.ndarray | None = None,
@@ -287,53 +281,52 @@ class ItemModel(nn.Module, ItemRecommender):
         The result is what `fit(…, pretrained=…)` starts from.
         """
         learnt = TrainingData.of(data, max_history=self.config.max_history)
-        budgets = {"training": training, "pretraining": pretraining}
-        torch.manual_seed(seed)
-        self.build(self._domain_items(learnt, text, pictures))
-        self._train(learnt, budgets, True, seed, callbacks, checkpoints)
-        return self
-
-    def _domain_items(
-        self, data: TrainingData, text: np.ndarray | None, pictures: np.ndarray | None
-    ) -> DomainItems:
-        items, read = data.items["item"].to_numpy(), (*self.needs, *self.takes)
-        given: dict[Need, np.ndarray | None] = {"text": text, "pictures": pictures}
-        vectors = {
-            name: np.ascontiguousarray(of_all[items])
-            for name, of_all in given.items()
-            if name in read and of_all is not None
-        }
-        words = data.items if "words" in read else None
-        return DomainItems(items, data.sequences["user"].to_numpy(), words=words, **vectors)
+        budgets = {"pretraining": pretraining}
+        return self._train(learnt, budgets, True, None, text, pictures, seed, callbacks, checkpoints)
 
     def _train(
         self,
         data: TrainingData,
-        budgets: dict[str, TrainingConfig | None],
+        budgets: Mapping[str, TrainingConfig | None],
         shared: bool,
-        seed: int,
-        callbacks: Callbacks,
-        checkpoints: Path | None,
-    ) -> None:
-        """Go through the phases that are shared, or through the others."""
+        pretrained: ItemModel | None = None,
+        text: np.ndarray | None = None,
+        pictures: np.ndarray | None = None,
+        seed: int = 0,
+        callbacks: Callbacks = (),
+        checkpoints: Path | None = None,
+    ) -> Self:
+        """Make the network and go through the phases that are shared, or through the others."""
+        torch.manual_seed(seed)
+        items, read = data.items["item"].to_numpy(), (*self.needs, *self.takes)
+        tables: dict[Need, np.ndarray | None] = {"text": text, "pictures": pictures}
+        vectors = {
+            name: np.ascontiguousarray(of_all[items])
+            for name, of_all in tables.items()
+            if name in read and of_all is not None
+        }
         sequences, users = data.sequences["items"].to_list(), data.sequences["user"].to_list()
+        words = data.items if "words" in read else None
+        self.build(DomainItems(items, np.array(users, dtype=np.int64), words=words, **vectors))
+        if pretrained is not None:
+            self.start_from(pretrained)
         for phase in (one for one in self.phases if one.shared is shared):
-            config = budgets[phase.budget] or TrainingConfig()
+            config = budgets.get(phase.budget) or TrainingConfig()
             if phase.epochs is not None:
                 fewer = {"epochs": min(config.epochs, phase.epochs), "least_steps": 0}
                 config = config.model_copy(update=fewer)
             self.begin(phase.name)
+            validate = validator(self._recommend_to, data.valid, config.validation_users, seed)
             self.results_[phase.name] = train(
                 self,
                 self.batches(sequences, users, config.batch_size),
                 config,
-                validate=validator(self._recommend_to, data.valid, config.validation_users, seed)
-                if phase.validated
-                else None,
+                validate=validate if phase.validated else None,
                 callbacks=callbacks_of(callbacks, phase.name),
                 checkpoints=checkpoints / phase.name if checkpoints else None,
                 seed=seed,
             )
+        return self
 
     def _recommend_to(self, users: pl.DataFrame) -> Ranked:
         return self.recommend(users["history"].to_list(), 10, users["user"].to_list())

@@ -27,17 +27,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec_lab.decoding import Histories, Ranked
-from genrec_lab.encoders.progress import no_loading_bar
-from genrec_lab.encoders.text import HubError, find_on_hub
 from genrec_lab.models.sequential.base import DomainItems, ItemModel, ItemModelConfig, Phase
 from genrec_lab.models.sequential.batches import EMPTY, DrawnPrefixes, ItemBatches, RefreshedBatches
-from genrec_lab.models.sequential.item_language import ItemLanguage, Tokens
 from genrec_lab.models.sequential.layers import start_small
+from genrec_lab.models.sequential.longformer import (
+    ItemLanguage,
+    Tokens,
+    for_short_texts,
+    new_longformer,
+    released,
+)
 from genrec_lab.models.sequential.objectives import catalogue_cross_entropy, in_batch_contrast
 from genrec_lab.training import placed
 
 _TOKENS_TOGETHER = 16_384  # of texts of like length that are read at a time, each as long as the longest
-_PLACES, _READ = 0.1, 3.0  # of random weights: how much places count, and what attention reads
 _TOKENIZER, _ENCODER = "tokenizer", "encoder.json"
 
 
@@ -96,11 +99,9 @@ class RecFormer(ItemModel):
         language, backbone = self._saved or (None, None)
         self._written: list[tuple[np.ndarray, np.ndarray]] | None = None
         self._held: Tensor | None = None
-        from genrec_lab.models.sequential.banded_attention import for_short_texts
-
-        self.longformer = for_short_texts(_longformer(c, backbone))
+        self.longformer = for_short_texts(new_longformer(c, backbone))
         if language is None and c.encoder is not None:
-            with _released(c.encoder):
+            with released(c.encoder):
                 language = ItemLanguage.read(c.encoder)
         self.language = language
         width = self.longformer.config.hidden_size
@@ -304,69 +305,3 @@ class RecFormer(ItemModel):
 
 def _histories(sequences: Tensor) -> list[list[int]]:
     return [[place for place in row if place != EMPTY] for row in sequences.tolist()]
-
-
-@contextmanager
-def _released(encoder: str) -> Iterator[None]:
-    """Turn what transformers says of a folder or a hub model that it cannot load into an error of the key."""
-    try:
-        yield
-    except (OSError, ValueError, HubError) as cause:
-        raise ValueError(
-            f"recformer.encoder is {encoder!r}, which is no Longformer in a folder with its tokenizer, nor "
-            f"one that the hub gives ({str(cause).splitlines()[0]}); name another, or None for a small one"
-        ) from cause
-
-
-def _longformer(c: RecFormerConfig, backbone: dict[str, Any] | None) -> Any:
-    """Return a LongformerModel: of saved sizes, of the model that `encoder` names, or a small random one."""
-    from transformers import LongformerConfig, LongformerModel
-
-    if backbone is not None:
-        return LongformerModel(LongformerConfig.from_dict(backbone), add_pooling_layer=False)
-    if c.encoder is not None:
-        with _released(c.encoder), no_loading_bar():
-            if not Path(c.encoder).is_dir():
-                find_on_hub(c.encoder)
-            sizes = LongformerConfig.from_pretrained(c.encoder)
-            sizes.attention_window = [c.window] * sizes.num_hidden_layers
-            return LongformerModel.from_pretrained(c.encoder, config=sizes, add_pooling_layer=False)
-    if c.width % c.heads:
-        raise ValueError(
-            f"recformer.width is {c.width}, which {c.heads} heads cannot share; expected a multiple"
-        )
-    sizes = LongformerConfig(
-        vocab_size=c.vocabulary,
-        hidden_size=c.width,
-        num_hidden_layers=c.layers,
-        num_attention_heads=c.heads,
-        intermediate_size=c.feed_forward,
-        attention_window=[c.window] * c.layers,
-        # Counted from 1, and up to the next multiple of the window.
-        max_position_embeddings=c.max_tokens + c.window + 1,
-        hidden_dropout_prob=c.dropout,
-        attention_probs_dropout_prob=c.dropout,
-        # A layer then says as much beside what passes it by as in the released width of 768.
-        initializer_range=0.02 * (768 / c.width) ** 0.5,
-        type_vocab_size=1,
-        pad_token_id=0,
-    )
-    return _start_reading(LongformerModel(sizes, add_pooling_layer=False))
-
-
-@torch.no_grad()
-def _start_reading(longformer: Any) -> Any:
-    """Let random weights carry what a text says into its start token, in place.
-
-    As BERT starts them, the vectors of any two items have a cosine of .999: what attention reads is a mean
-    over tokens, half of it says where they stand, and two random matrices make it smaller still. Pre-training
-    then learns little more than which domain a text is from.
-    """
-    embeddings = longformer.embeddings
-    embeddings.position_embeddings.weight *= _PLACES
-    for layer in longformer.encoder.layer:
-        attention = layer.attention.self
-        nn.init.orthogonal_(attention.value.weight)
-        attention.value_global.weight.copy_(attention.value.weight)
-        nn.init.orthogonal_(layer.attention.output.dense.weight, gain=_READ)
-    return longformer

@@ -1,0 +1,282 @@
+"""RecFormer's text and its reader: items as tokens, and a Longformer that is quick on short texts.
+
+Letters: B histories or texts, S tokens, N items, W tokens of an item, H heads, K width of a head, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor, nn
+
+from genrec_lab.data.item_text import as_text
+from genrec_lab.data.rules import ITEM_TYPES
+from genrec_lab.encoders.progress import no_loading_bar
+from genrec_lab.encoders.text import HubError, find_on_hub
+from genrec_lab.models.dropout import PooledDropout
+
+if TYPE_CHECKING:
+    from genrec_lab.models.sequential.recformer import RecFormerConfig
+
+_LONGEST = 512  # tokens; with more, the scores outside of the band cost more than the copies
+_PLACES, _READ = 0.1, 3.0  # of random weights: how much places count, and what attention reads
+
+# --- items as text
+
+START, KEY, VALUE = 0, 1, 2  # the kinds of tokens; padding has no kind that matters
+
+
+class Tokens(NamedTuple):
+    """A batch for the encoder; all (B, S), padded at the right."""
+
+    ids: Tensor
+    kinds: Tensor  # START, KEY or VALUE
+    items: Tensor  # 0 for the start, 1 for the tokens of the most recent item, 2 for the one before, …
+    real: Tensor  # bool
+
+
+def key_values(items: pl.DataFrame, most: int) -> list[list[tuple[str, str]]]:
+    """Return each item's attributes as (key, value): title, then the further text columns, the first `most`.
+
+    Empty values and the columns description and key are left out; where nothing is left, the text stands in.
+    """
+    further = [name for name in items.columns if name not in (*ITEM_TYPES, "description")]
+    names = [name for name in ("title", *further) if name in items.columns]
+    texts = {name: as_text(items[name]).to_list() for name in names}
+    whole = items["text"].to_list() if "text" in items.columns else [""] * items.height
+    rows = []
+    for row in range(items.height):
+        found = [(name, texts[name][row]) for name in names if texts[name][row]]
+        rows.append(found[:most] or [("text", whole[row])])
+    return rows
+
+
+class ItemLanguage:
+    """A tokenizer, and how items and histories are written in its tokens."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        """Take a transformers tokenizer with a start, a padding and a mask token."""
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def learnt(cls, items: pl.DataFrame, most: int, vocabulary: int) -> ItemLanguage:
+        """Learn byte-pair encoding of at most `vocabulary` tokens from all that the items say."""
+        from transformers import RobertaTokenizer
+
+        texts = [f"{key} {value}" for row in key_values(items, most) for key, value in row]
+        blank: Any = RobertaTokenizer()  # Longformer's own
+        return cls(blank.train_new_from_iterator(texts, vocabulary, show_progress=False))
+
+    @classmethod
+    def read(cls, folder: str | Path) -> ItemLanguage:
+        """Read a tokenizer from a folder, or from the hub under its name."""
+        from transformers import AutoTokenizer
+
+        return cls(AutoTokenizer.from_pretrained(folder))
+
+    def write(self, folder: Path) -> None:
+        """Write the tokenizer into a folder."""
+        self.tokenizer.save_pretrained(folder)
+
+    def of_items(self, items: pl.DataFrame, most: int, tokens: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return each item's token ids and kinds, (W,) int64 each; an attribute has at most `tokens`."""
+        written = []
+        for row in key_values(items, most):
+            ids: list[int] = []
+            kinds: list[int] = []
+            for key, value in row:
+                # With the blank before it a word is the same token as in the middle of a text.
+                key_ids, value_ids = self._ids(f" {key}"), self._ids(f" {value}")
+                ids += (key_ids + value_ids)[:tokens]
+                kinds += ([KEY] * len(key_ids) + [VALUE] * len(value_ids))[:tokens]
+            written.append((np.array(ids, dtype=np.int64), np.array(kinds, dtype=np.int64)))
+        return written
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def batch(
+        self,
+        items: Sequence[tuple[np.ndarray, np.ndarray]],
+        histories: Sequence[Sequence[int]],
+        max_tokens: int,
+        multiple: int,
+    ) -> Tokens:
+        """Write histories (places in `items`, oldest first) as the start token and the items, newest first.
+
+        What goes past `max_tokens` is cut off at the old end; S is a multiple of `multiple`.
+        """
+        rows = []
+        for history in histories:
+            newest = [items[place] for place in reversed(history)]
+            ids = np.concatenate([[self.tokenizer.bos_token_id], *(ids for ids, _ in newest)])[:max_tokens]
+            kinds = np.concatenate([[START], *(kinds for _, kinds in newest)])[:max_tokens]
+            lengths = [1, *(len(ids) for ids, _ in newest)]
+            rows.append((ids, kinds, np.repeat(np.arange(len(lengths)), lengths)[:max_tokens]))
+        width = -(-max(len(ids) for ids, _, _ in rows) // multiple) * multiple
+        made = np.zeros((4, len(rows), width), dtype=np.int64)
+        made[0] = self.tokenizer.pad_token_id
+        for line, row in enumerate(rows):
+            made[:3, line, : len(row[0])] = row
+            made[3, line, : len(row[0])] = 1
+        ids, kinds, of, real = torch.from_numpy(made)
+        return Tokens(ids, kinds, of, real.bool())
+
+
+# --- the reader
+
+
+@contextmanager
+def released(encoder: str) -> Iterator[None]:
+    """Turn what transformers says of a folder or a hub model that it cannot load into an error of the key."""
+    try:
+        yield
+    except (OSError, ValueError, HubError) as cause:
+        raise ValueError(
+            f"recformer.encoder is {encoder!r}, which is no Longformer in a folder with its tokenizer, nor "
+            f"one that the hub gives ({str(cause).splitlines()[0]}); name another, or None for a small one"
+        ) from cause
+
+
+def new_longformer(c: RecFormerConfig, backbone: dict[str, Any] | None) -> Any:
+    """Return a LongformerModel: of saved sizes, of the model that `encoder` names, or a small random one."""
+    from transformers import LongformerConfig, LongformerModel
+
+    if backbone is not None:
+        return LongformerModel(LongformerConfig.from_dict(backbone), add_pooling_layer=False)
+    if c.encoder is not None:
+        with released(c.encoder), no_loading_bar():
+            if not Path(c.encoder).is_dir():
+                find_on_hub(c.encoder)
+            sizes = LongformerConfig.from_pretrained(c.encoder)
+            sizes.attention_window = [c.window] * sizes.num_hidden_layers
+            return LongformerModel.from_pretrained(c.encoder, config=sizes, add_pooling_layer=False)
+    if c.width % c.heads:
+        raise ValueError(
+            f"recformer.width is {c.width}, which {c.heads} heads cannot share; expected a multiple"
+        )
+    sizes = LongformerConfig(
+        vocab_size=c.vocabulary,
+        hidden_size=c.width,
+        num_hidden_layers=c.layers,
+        num_attention_heads=c.heads,
+        intermediate_size=c.feed_forward,
+        attention_window=[c.window] * c.layers,
+        # Counted from 1, and up to the next multiple of the window.
+        max_position_embeddings=c.max_tokens + c.window + 1,
+        hidden_dropout_prob=c.dropout,
+        attention_probs_dropout_prob=c.dropout,
+        # A layer then says as much beside what passes it by as in the released width of 768.
+        initializer_range=0.02 * (768 / c.width) ** 0.5,
+        type_vocab_size=1,
+        pad_token_id=0,
+    )
+    return _start_reading(LongformerModel(sizes, add_pooling_layer=False))
+
+
+@torch.no_grad()
+def _start_reading(longformer: Any) -> Any:
+    """Let random weights carry what a text says into its start token, in place.
+
+    As BERT starts them, the vectors of any two items have a cosine of .999: what attention reads is a mean
+    over tokens, half of it says where they stand, and two random matrices make it smaller still. Pre-training
+    then learns little more than which domain a text is from.
+    """
+    embeddings = longformer.embeddings
+    embeddings.position_embeddings.weight *= _PLACES
+    for layer in longformer.encoder.layer:
+        attention = layer.attention.self
+        nn.init.orthogonal_(attention.value.weight)
+        attention.value_global.weight.copy_(attention.value.weight)
+        nn.init.orthogonal_(layer.attention.output.dense.weight, gain=_READ)
+    return longformer
+
+
+def for_short_texts(longformer: Any) -> Any:
+    """Give a LongformerModel this attention and pooled dropout, in place, with the weights that it has."""
+    for number, layer in enumerate(longformer.encoder.layer):
+        banded = banded_attention()(longformer.config, number)
+        banded.load_state_dict(layer.attention.self.state_dict())
+        layer.attention.self = banded.to(next(longformer.parameters()).dtype)
+    for module in list(longformer.modules()):
+        for name, part in module.named_children():
+            if isinstance(part, nn.Dropout):
+                setattr(module, name, PooledDropout(part.p))
+    return longformer.train(longformer.training)  # the new parts too
+
+
+@cache
+def banded_attention() -> type[nn.Module]:
+    """Return the class of attention under a band; transformers, which takes seconds, is imported here.
+
+    transformers' LongformerSelfAttention cuts a text into overlapping chunks, which saves memory where there
+    are thousands of tokens and costs many copies where there are a hundred. This is the same function, with
+    the same weights by the same names, all scores at once, for texts whose first token alone is global, as in
+    RecFormer; longer texts go the old way.
+    """
+    from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
+
+    class BandedAttention(LongformerSelfAttention):
+        """A token sees those near it and the first one, which sees all, by maps of its own."""
+
+        def __init__(self, config: Any, layer_id: int) -> None:
+            """Start from random weights of the sizes of a LongformerConfig."""
+            super().__init__(config, layer_id)
+            self.pooled = PooledDropout(self.dropout)
+
+        def forward(
+            self,
+            hidden_states: Tensor,
+            attention_mask: Tensor | None = None,
+            is_index_masked: Tensor | None = None,
+            is_index_global_attn: Tensor | None = None,
+            is_global_attn: bool | None = None,
+            output_attentions: bool = False,
+        ) -> tuple[Tensor, ...]:
+            """(B, S, D) -> (B, S, D) in a tuple; `is_index_masked` (B, S) is true where there is no token."""
+            length = hidden_states.shape[1]
+            if length > _LONGEST or output_attentions or not is_global_attn or is_index_masked is None:
+                given = (
+                    attention_mask,
+                    is_index_masked,
+                    is_index_global_attn,
+                    is_global_attn,
+                    output_attentions,
+                )
+                longer: tuple[Tensor, ...] = super().forward(hidden_states, *given)
+                return longer
+            near = self._near(length, hidden_states.device)
+            unseen = ~near | is_index_masked[:, None, None]
+            unseen[..., 0] = False
+            maps = (self.query(hidden_states), self.key(hidden_states), self.value(hidden_states))
+            read = self._attend(*maps, unseen)
+            first = self._attend(
+                self.query_global(hidden_states[:, :1]),
+                self.key_global(hidden_states),
+                self.value_global(hidden_states),
+                is_index_masked[:, None, None],
+            )
+            together = torch.cat([first, read[:, 1:]], dim=1)
+            return (together.masked_fill(is_index_masked[..., None], 0.0),)
+
+        def _attend(self, query: Tensor, key: Tensor, value: Tensor, unseen: Tensor) -> Tensor:
+            q, k, v = (
+                part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (query, key, value)
+            )
+            scores = (q * self.head_dim**-0.5) @ k.transpose(-2, -1)
+            weights = scores.float().masked_fill(unseen, -torch.inf).softmax(-1).to(v.dtype)
+            return (self.pooled(weights) @ v).transpose(1, 2).flatten(-2)
+
+        def _near(self, length: int, device: torch.device) -> Tensor:
+            places = torch.arange(length, device=device)
+            return (places[:, None] - places).abs() <= self.one_sided_attn_window_size
+
+    return BandedAttention
