@@ -157,6 +157,18 @@ class ItemCodes:
         """Whether no two items of a domain share an identifier."""
         return int(self._identifier_ids.max()) + 1 == self.n_items
 
+    def require_unique(self) -> None:
+        """Raise CodesError, with the way out, where items of a domain share an identifier."""
+        if not self.unique:
+            groups = self.groups()
+            raise CodesError(
+                f"{sum(map(len, groups))} of {self.n_items} items share their identifier with another item "
+                f"of their domain, among them items {groups[0][:5].tolist()} with "
+                f"{self.codes[groups[0][0]].tolist()}; a ranking needs one item an identifier: call "
+                "codes.resolve('nearest_free', residuals, codebooks), or codes.resolve('extra_level') where "
+                "there are no codebooks"
+            )
+
     def resolve(
         self,
         policy: str | IdentifierConfig,

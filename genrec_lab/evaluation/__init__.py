@@ -9,7 +9,6 @@ from genrec_lab.evaluation.ranking import (
     ndcg_per_user,
     recall_at_k,
     recall_per_user,
-    require_unique,
     user_weighted_average,
 )
 from genrec_lab.evaluation.significance import (
@@ -41,6 +40,5 @@ __all__ = [
     "prefix_entropy",
     "recall_at_k",
     "recall_per_user",
-    "require_unique",
     "user_weighted_average",
 ]

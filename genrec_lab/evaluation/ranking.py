@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from genrec_lab.codes import ItemCodes
 from genrec_lab.data import NO_ITEM
 
 IntArray = npt.NDArray[np.int64]
@@ -93,22 +92,6 @@ def user_weighted_average(values: Sequence[float], users: Sequence[int]) -> floa
     if len(values) != len(users) or sum(users) <= 0:
         raise RankingError(f"{len(values)} values for {len(users)} domains with {sum(users)} users in all")
     return float(np.average(np.asarray(values, dtype=np.float64), weights=np.asarray(users)))
-
-
-def require_unique(codes: ItemCodes) -> None:
-    """Refuse identifiers that name more than one item of a domain, since a ranking of them is ambiguous.
-
-    Raises RankingError that counts them, shows the first, and names the way out.
-    """
-    if codes.unique:
-        return
-    groups = codes.groups()
-    raise RankingError(
-        f"{sum(map(len, groups))} of {codes.n_items} items share their identifier with another item of their "
-        f"domain, among them items {groups[0][:5].tolist()} with {codes.codes[groups[0][0]].tolist()}; "
-        "metrics need one item an identifier: call codes.resolve('nearest_free', residuals, codebooks), or "
-        "codes.resolve('extra_level') where there are no codebooks"
-    )
 
 
 def _recall(ranks: IntArray, k: int) -> FloatArray:

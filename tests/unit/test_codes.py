@@ -244,3 +244,13 @@ def test_reading_says_what_is_wrong_with_a_file(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_refused(codes, sizes, domains, shared, message) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(CodesError, match=message):
         ItemCodes(codes, sizes, domains, shared)
+
+
+def test_ambiguous_identifiers_are_refused_with_the_way_out() -> None:
+    codes = ItemCodes([[0, 1], [1, 1], [0, 1]], (2, 2), ["a", "a", "a"])
+    with pytest.raises(
+        CodesError, match=r"2 of 3 items .* items \[0, 2\] with \[0, 1\].*resolve\('nearest_free'"
+    ):
+        codes.require_unique()
+    codes.resolve("extra_level").require_unique()
+    ItemCodes([[0, 1], [0, 1]], (2, 2), ["a", "b"]).require_unique()

@@ -12,7 +12,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec_lab.codes import ItemCodes
 from genrec_lab.evaluation import (
     RankingError,
     metrics_table,
@@ -20,7 +19,6 @@ from genrec_lab.evaluation import (
     ndcg_per_user,
     recall_at_k,
     recall_per_user,
-    require_unique,
     user_weighted_average,
 )
 
@@ -197,16 +195,3 @@ def test_the_user_weighted_average_is_gmc_table_3s(row: str) -> None:
 def test_the_average_needs_a_weight_for_each_value() -> None:
     with pytest.raises(RankingError, match="2 values for 1 domains"):
         user_weighted_average([0.1, 0.2], [3])
-
-
-# --- ambiguous identifiers
-
-
-def test_ambiguous_identifiers_are_refused_with_the_way_out() -> None:
-    codes = ItemCodes([[0, 1], [1, 1], [0, 1]], (2, 2), ["a", "a", "a"])
-    with pytest.raises(
-        RankingError, match=r"2 of 3 items .* items \[0, 2\] with \[0, 1\].*resolve\('nearest_free'"
-    ):
-        require_unique(codes)
-    require_unique(codes.resolve("extra_level"))
-    require_unique(ItemCodes([[0, 1], [0, 1]], (2, 2), ["a", "b"]))

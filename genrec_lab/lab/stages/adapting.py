@@ -11,7 +11,6 @@ import polars as pl
 import torch
 
 from genrec_lab.codes import ItemCodes
-from genrec_lab.evaluation import require_unique
 from genrec_lab.lab.parts import outputs_of, part, settings_of
 from genrec_lab.lab.stages.preparing import PREPARATION, Prepared, load_prepared
 from genrec_lab.lab.stages.recommending import (
@@ -146,7 +145,7 @@ def _transferred(
     codes = identified.codes
     if config.transfer.tokenizer != "none" and config.transfer.targets:
         codes = _renamed(run, data, name, config, domain, stage, identified)
-    require_unique(codes)
+    codes.require_unique()
     torch.manual_seed(run.seed)
     if config.transfer.pretrain_recommender:
         return load_recommender(run, name, domain).with_codes(codes)

@@ -11,7 +11,6 @@ from typing import Any
 import polars as pl
 import torch
 
-from genrec_lab.evaluation import require_unique
 from genrec_lab.lab.parts import outputs_of, part, settings_of
 from genrec_lab.lab.stages.item_rows import train_item_row, what_item_row_follows_from
 from genrec_lab.lab.stages.preparing import PREPARATION, Prepared, load_prepared
@@ -183,7 +182,6 @@ def _train_generative(
     run: Run, data: Prepared, name: str, config: MethodConfig, stage: Stage, watch: Watch | None
 ) -> None:
     codes = load_identified(run, name).codes
-    require_unique(codes)
     learnt = learns_from(config, data.dataset.domains)
     for scope, domains in scopes(learnt, separate=config.recommenders == "separate").items():
         torch.manual_seed(run.seed)

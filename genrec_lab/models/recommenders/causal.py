@@ -255,11 +255,3 @@ class CausalRecommender(CodeRecommender):
         logits, level = self.transformer.logits(states), len(longer.ancestors)
         self.require_finite(logits, f"at level {level}", lambda: self.transformer.step(tokens, memory, past))
         return self.level_log_probs(logits, level), longer
-
-    def continuations(self, memory: CausalMemory, prefixes: Tensor) -> Tensor:
-        """Log-probabilities (R, K) of the codes after prefixes (R, l), row r after the memory's user r."""
-        log_probs, cache = self.step(memory, None, None, None)
-        alone = torch.zeros(len(prefixes), 1, dtype=torch.long)
-        for codes in prefixes.T:
-            log_probs, cache = self.step(memory, codes[:, None], cache, alone)
-        return log_probs[:, 0]

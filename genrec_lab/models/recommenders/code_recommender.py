@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from genrec_lab.codes import PAD, ItemCodes
 from genrec_lab.data import NO_ITEM, Dataset
 from genrec_lab.data.batches import PairBatches, PairsConfig, StretchBatches
-from genrec_lab.decoding import CodeTrie, Histories, Normalise, Ranked, beam_search, score_items
+from genrec_lab.decoding import CodeModel, CodeTrie, Histories, Normalise, Ranked, beam_search, score_items
 from genrec_lab.losses import code_cross_entropy
 from genrec_lab.models.not_finite import source_of_nan
 from genrec_lab.models.recommenders.adapters import LoRAConfig, add_lora, load_lora, save_lora
@@ -35,12 +35,12 @@ from genrec_lab.training import fit as train
 Precision = Literal["auto", "fp32", "bf16"]
 
 
-class CodeRecommender(nn.Module, Shareable, ABC):
+class CodeRecommender(nn.Module, Shareable, CodeModel):
     """A model that reads the identifiers of a history and writes the identifier of the next item.
 
-    A subclass names its config and its `body`, the network over tokens, gives the loss of a batch, and what
-    beam search asks of it: `remember`, `step` and `continuations` of genrec_lab.decoding.CodeModel. Items are
-    indices into `codes`. After `fit`, `results_["training"]` is the history of the training.
+    A subclass names its `Config` and its `body`, the network over tokens; its `forward` is the loss of a
+    batch, and beam search calls its `remember` and `step` (genrec_lab.decoding.CodeModel). Items are indices
+    into `codes`. After `fit`, `results_["training"]` is the history of the training.
     """
 
     Config: ClassVar[type[RecommenderConfig]]
@@ -69,19 +69,13 @@ class CodeRecommender(nn.Module, Shareable, ABC):
         Raises ValueError for an item that the identifiers do not have.
         """
 
-    @abstractmethod
-    def remember(self, histories: Histories) -> Any:
-        """Read B histories; see CodeModel."""
-
-    @abstractmethod
-    def step(
-        self, memory: Any, codes: Tensor | None, cache: Any, parents: Tensor | None
-    ) -> tuple[Tensor, Any]:
-        """Go one level on; see CodeModel."""
-
-    @abstractmethod
     def continuations(self, memory: Any, prefixes: Tensor) -> Tensor:
-        """Score the codes after prefixes; see CodeModel."""
+        """Return log-probabilities (R, K) of the codes after prefixes (R, l); row r is the memory's user r."""
+        log_probs, cache = self.step(memory, None, None, None)
+        alone = torch.zeros(len(prefixes), 1, dtype=torch.long)
+        for codes in prefixes.T:
+            log_probs, cache = self.step(memory, codes[:, None], cache, alone)
+        return log_probs[:, 0]
 
     def token_loss(self, logits: Tensor, wanted: Tensor) -> Tensor:
         """(n, L, V) logits, (n, L) tokens -> the mean cross-entropy, of logits over the temperature."""
@@ -149,7 +143,7 @@ class CodeRecommender(nn.Module, Shareable, ABC):
         """
         pairs, training = pairs or PairsConfig(), training or TrainingConfig()
         learnt = TrainingData.of(data, max_history=pairs.max_history)
-        self._require_known(learnt)
+        self._require_codes_of(learnt)
         self.temperature = temperature
 
         def recommend(users: pl.DataFrame) -> Ranked:
@@ -234,8 +228,8 @@ class CodeRecommender(nn.Module, Shareable, ABC):
         model.body.load_state_dict(self.body.state_dict())
         return model.to(self.item_tokens.device)
 
-    def _require_known(self, data: TrainingData) -> None:
-        """Raise ValueError where the identifiers are not those of the data's items, or name several items."""
+    def _require_codes_of(self, data: TrainingData) -> None:
+        """Raise ValueError where the identifiers are not those of the data's items, or items share one."""
         items, names = data.items["item"].to_numpy(), data.items["domain"].to_numpy()
         known = np.array(self.codes.domain_names)[self.codes.domain_index]
         if items.max() >= len(known) or (known[items] != names).any():
@@ -243,12 +237,7 @@ class CodeRecommender(nn.Module, Shareable, ABC):
                 f"the identifiers are of {len(known)} items of {list(self.codes.domain_names)}, which are "
                 f"not the items of the data, of {list(data.domains)}; give ItemCodes(…, domains=…) theirs"
             )
-        if not self.codes.unique:
-            groups = self.codes.groups()
-            raise ValueError(
-                f"{sum(map(len, groups))} of {self.codes.n_items} items share their identifier with another "
-                f"item of their domain, among them items {groups[0][:5].tolist()}; call codes.resolve(…)"
-            )
+        self.codes.require_unique()
 
     # --- recommending
 
