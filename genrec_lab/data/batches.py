@@ -278,11 +278,7 @@ class NeighbourBatches:
     """
 
     def __init__(
-        self,
-        items: np.ndarray,
-        neighbours: pl.DataFrame,
-        content: ContentOf,
-        batch_size: int,
+        self, items: np.ndarray, neighbours: pl.DataFrame, content: ContentOf, batch_size: int
     ) -> None:
         """Take the items (n,), and all their neighbours as `co_occurrence_neighbours` gives them."""
         if not len(items):

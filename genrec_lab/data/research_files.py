@@ -10,13 +10,7 @@ import polars as pl
 
 from genrec_lab.data.assembly import TEXT_COLUMNS, RawDomain, ReadingRules, assemble, undescribed_items
 from genrec_lab.data.dataset import Dataset
-from genrec_lab.data.frames import (
-    ColumnMapping,
-    checked_mapping,
-    raw_interactions_of,
-    raw_items_of,
-    reading,
-)
+from genrec_lab.data.frames import ColumnMapping, checked_mapping, raw_interactions_of, raw_items_of, reading
 from genrec_lab.data.item_text import DEFAULT_TEMPLATE
 from genrec_lab.data.paths import existing_file, existing_folder, read_json_object
 from genrec_lab.data.rules import ITEM_TYPES, DataError, count_repair
