@@ -24,15 +24,8 @@ MATERIALS: Final = (
 )  # fmt: skip
 COLOURS: Final = ("crimson", "amber", "lemon", "olive", "teal", "cobalt", "plum", "rose", "ivory", "charcoal")
 SHAPES: Final = (
-    "round",
-    "square",
-    "triangular",
-    "hexagonal",
-    "star-shaped",
-    "crescent",
-    "leaf-shaped",
-    "arched",
-)
+    "round", "square", "triangular", "hexagonal", "star-shaped", "crescent", "leaf-shaped", "arched",
+)  # fmt: skip
 STYLES: Final = ("Nordic", "Rustic", "Industrial", "Bohemian", "Art Deco", "Coastal", "Retro", "Minimalist")
 SHARED_BRANDS: Final = (
     "Alderway", "Brightloom", "Corvane", "Dovetail", "Everkind", "Foxglove", "Greyharbour", "Juniper",
@@ -295,21 +288,13 @@ def describe(shop: Shop, attributes: Attributes, rng: np.random.Generator) -> pl
     ).with_row_index("number")
     words = ("noun", "series", "size", "department", "material", "colour", "shape", "style", "brand")
     columns: dict[str, pl.Expr] = {word: pl.col(word) for word in words} | {"purpose": pl.lit(shop.purpose)}
-    sentences = [
-        _phrase(OPENINGS, columns, pl.col("opening")),
-        _phrase(MIDDLES, columns, pl.col("middle")),
-        _phrase(ENDINGS, columns, pl.col("ending")),
-    ]
+    parts = (("opening", OPENINGS), ("middle", MIDDLES), ("ending", ENDINGS))
+    sentences = [_phrase(templates, columns, pl.col(part)) for part, templates in parts]
+    number = pl.col("number").cast(pl.String).str.zfill(7)
     return frame.select(
         _phrase(TITLES, columns, pl.col("title_choice")).alias("title"),
-        pl.format("{}-{}", pl.lit(shop.name.lower()), pl.col("number").cast(pl.String).str.zfill(7)).alias(
-            "key"
-        ),
-        "brand",
-        "categories",
+        pl.format("{}-{}", pl.lit(shop.name.lower()), number).alias("key"),
+        pl.col("brand", "categories"),
         pl.concat_str(sentences, separator=" ").alias("description"),
-        "material",
-        "colour",
-        "shape",
-        "style",
+        pl.col("material", "colour", "shape", "style"),
     )

@@ -236,12 +236,9 @@ def _whole_histories(world: BazaarWorld, part: pl.DataFrame) -> list[np.ndarray]
     whole = []
     for user, domain, history, target in part.select("user", "domain", "history", "target").iter_rows():
         own_domain, items = of_user[user] if 0 <= user < len(of_user) else (None, np.empty(0, dtype=np.int64))
-        before = items[: int(np.argmax(items == target))] if target in items else None
-        if (
-            own_domain != domain
-            or before is None
-            or list(before[len(before) - len(history) :]) != list(history)
-        ):
+        before = items[: int(np.argmax(items == target))]
+        from_here = own_domain == domain and target in items
+        if not from_here or list(before[len(before) - len(history) :]) != list(history):
             raise DataError(
                 f"best_possible: user {user} of domain {domain!r} with target {target} is not in the Bazaar "
                 "of these options; give the options that the dataset was made with, and a part of its split"
@@ -270,10 +267,7 @@ def _metrics(
                 realised = (hits[members, :k] @ gains[:k]).mean()
                 rows.append((name, metric, k, expected, realised, int(members.sum())))
     schema = {
-        "domain": pl.String,
-        "metric": pl.String,
-        "k": pl.Int64,
-        "expected": pl.Float64,
-        "realised": pl.Float64,
-    }
-    return pl.DataFrame(rows, schema={**schema, "users": pl.Int64}, orient="row")
+        "domain": pl.String, "metric": pl.String, "k": pl.Int64, "expected": pl.Float64,
+        "realised": pl.Float64, "users": pl.Int64,
+    }  # fmt: skip
+    return pl.DataFrame(rows, schema=schema, orient="row")

@@ -54,13 +54,8 @@ FACTOR_SCALE: Final = 64
 # How strongly an archetype minds each attribute, in nats at taste_strength 1. Brands matter least: a third
 # are own.
 TASTE_SCALES: Final = {
-    "department": 0.2,
-    "material": 0.6,
-    "colour": 1.2,
-    "shape": 0.2,
-    "style": 0.9,
-    "brand": 0.2,
-}
+    "department": 0.2, "material": 0.6, "colour": 1.2, "shape": 0.2, "style": 0.9, "brand": 0.2,
+}  # fmt: skip
 
 
 class BazaarConfig(BaseModel):
@@ -198,15 +193,9 @@ class DomainWorld:
     def archetype_item_weights(self, archetype: int) -> np.ndarray:
         """w_t of the module's equation as (N,) int64, at least 1, the largest `WEIGHT_SCALE`."""
         own = self.attributes
-        log_weights = (
-            self.popularity
-            + self.tastes["department"][archetype, kind_departments()[own.kind]]
-            + self.tastes["material"][archetype, own.material]
-            + self.tastes["colour"][archetype, own.colour]
-            + self.tastes["shape"][archetype, own.shape]
-            + self.tastes["style"][archetype, own.style]
-            + self.tastes["brand"][archetype, own.brand]
-        )
+        log_weights = self.popularity + self.tastes["department"][archetype, kind_departments()[own.kind]]
+        for attribute in ("material", "colour", "shape", "style", "brand"):
+            log_weights = log_weights + self.tastes[attribute][archetype, getattr(own, attribute)]
         below_best = log_weights.max() - log_weights
         table = np.rint(WEIGHT_SCALE * np.exp(-np.arange(below_best.max() + 1) / STEPS_PER_NAT))
         return np.maximum(table, 1).astype(np.int64)[below_best]
@@ -268,16 +257,9 @@ def _draw_tastes(config: BazaarConfig, rng: np.random.Generator) -> dict[str, np
     rest. Every value is loved by as many archetypes as another, give or take one, so that tastes do not
     make items popular.
     """
-    values = {
-        "department": DEPARTMENTS,
-        "material": MATERIALS,
-        "colour": COLOURS,
-        "shape": SHAPES,
-        "style": STYLES,
-        "brand": SHARED_BRANDS,
-    }
+    values = (DEPARTMENTS, MATERIALS, COLOURS, SHAPES, STYLES, SHARED_BRANDS)
     tastes = {}
-    for attribute, names in values.items():
+    for attribute, names in zip(TASTE_SCALES, values, strict=True):
         order = np.arange(len(names))
         liking = np.where(order < max(1, len(names) // 5), 1.0, np.where(order < len(names) // 2, 0.0, -1.0))
         place_of_value = rng.permutation(len(names))

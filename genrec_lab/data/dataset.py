@@ -129,31 +129,23 @@ class Dataset:
         """
         if not datasets:
             raise DataError("concat: no dataset given; give at least one")
-        seen: dict[str, str] = {}
+        items, sequences, repairs = [], [], dict[str, int]()
+        home: dict[str, str] = {}
+        first_item = first_user = 0
         for dataset in datasets:
             for domain in dataset.domains:
-                if domain in seen:
+                if domain in home:
                     raise DataError(
-                        f"concat: domain {domain!r} is in {seen[domain]!r} and in {dataset.name!r}; a domain "
+                        f"concat: domain {domain!r} is in {home[domain]!r} and in {dataset.name!r}; a domain "
                         "may come once: rename one of them or leave it out with `select`"
                     )
-                seen[domain] = dataset.name
-        item_starts = np.cumsum([0, *(dataset.n_items for dataset in datasets)])
-        user_starts = np.cumsum([0, *(dataset.n_users for dataset in datasets)])
-        items = [
-            dataset.items.with_columns(pl.col("item") + int(start))
-            for dataset, start in zip(datasets, item_starts[:-1], strict=True)
-        ]
-        sequences = [
-            dataset.sequences.with_columns(
-                pl.col("user") + int(user), pl.col("items").list.eval(pl.element() + int(item))
-            )
-            for dataset, user, item in zip(datasets, user_starts[:-1], item_starts[:-1], strict=True)
-        ]
-        repairs: dict[str, int] = {}
-        for dataset in datasets:
+                home[domain] = dataset.name
+            items.append(dataset.items.with_columns(pl.col("item") + first_item))
+            own_items = pl.col("items").list.eval(pl.element() + first_item)
+            sequences.append(dataset.sequences.with_columns(pl.col("user") + first_user, own_items))
             for what, count in dataset.repairs.items():
                 count_repair(repairs, what, count)
+            first_item, first_user = first_item + dataset.n_items, first_user + dataset.n_users
         try:
             all_items = pl.concat(items, how="diagonal_relaxed")
         except pl.exceptions.PolarsError as error:
@@ -164,7 +156,7 @@ class Dataset:
                 f"concat: attribute columns of unlike types ({schemas}); cast or drop them"
             ) from error
         sources = {name: known for dataset in datasets for name, known in dataset.sources.items()}
-        return cls(name or "+".join(seen), all_items, pl.concat(sequences), repairs, sources)
+        return cls(name or "+".join(home), all_items, pl.concat(sequences), repairs, sources)
 
     def statistics(self) -> pl.DataFrame:
         """One row a domain as in GMC Table 2, and how many of its items nobody interacted with.
@@ -173,39 +165,23 @@ class Dataset:
         `mean_length` (interactions a user), `items_without_interactions`. A domain without users has null for
         sparsity and mean length.
         """
-        lengths = self.sequences.lazy().select("domain", length=pl.col("items").list.len().cast(pl.Int64))
-        seen = self.sequences.lazy().select(item=pl.col("items").explode()).unique()
-        by_domain = lengths.group_by("domain").agg(users=pl.len(), interactions=pl.col("length").sum())
-        items = self.items.lazy()
-        unseen = (
-            items.join(seen, on="item", how="anti")
-            .group_by("domain")
-            .agg(items_without_interactions=pl.len())
+        lengths = self.sequences.select("domain", length=pl.col("items").list.len().cast(pl.Int64))
+        users = lengths.group_by("domain").agg(users=pl.len(), interactions=pl.col("length").sum())
+        seen = self.sequences["items"].explode().unique()
+        items = self.items.group_by("domain", maintain_order=True).agg(
+            items=pl.len(), items_without_interactions=(~pl.col("item").is_in(seen.implode())).sum()
         )
-        counted = items.group_by("domain").agg(items=pl.len(), first=pl.col("item").min()).sort("first")
-        for counts in (by_domain, unseen):
-            counted = counted.join(counts, on="domain", how="left", maintain_order="left")
-        table = counted.with_columns(
-            pl.col("users", "interactions", "items_without_interactions").fill_null(0)
-        )
+        counts = pl.col("users", "items", "interactions", "items_without_interactions")
         cells = pl.col("users").cast(pl.Float64) * pl.col("items")
-        whole = pl.col("users", "items", "interactions", "items_without_interactions").cast(pl.Int64)
         return (
-            table.with_columns(
-                sparsity=(1 - pl.col("interactions") / cells).fill_nan(None),
-                mean_length=(pl.col("interactions") / pl.col("users")).fill_nan(None),
-            )
-            .with_columns(whole)
+            items.join(users, on="domain", how="left", maintain_order="left")
+            .with_columns(counts.fill_null(0).cast(pl.Int64))
             .select(
-                "domain",
-                "users",
-                "items",
-                "interactions",
-                "sparsity",
-                "mean_length",
-                "items_without_interactions",
+                pl.col("domain", "users", "items", "interactions"),
+                (1 - pl.col("interactions") / cells).fill_nan(None).alias("sparsity"),
+                (pl.col("interactions") / pl.col("users")).fill_nan(None).alias("mean_length"),
+                pl.col("items_without_interactions"),
             )
-            .collect()
         )
 
     def fingerprint(self) -> str:
@@ -256,22 +232,19 @@ class Dataset:
             raise DataError(
                 f"{source / 'dataset.json'}: not readable ({error}); write the dataset again"
             ) from error
-        if not isinstance(description, dict) or description.get("format") != FORMAT_VERSION:
-            found = description.get("format") if isinstance(description, dict) else description
+        found = description.get("format") if isinstance(description, dict) else None
+        if found != FORMAT_VERSION:
             raise DataError(
                 f"{source}: format {found!r}, this version reads {FORMAT_VERSION}; write it again"
             )
-        needed = {"name": str, "repairs": dict, "fingerprint": str}
-        for key, kind in needed.items():
+        for key, kind in {"name": str, "repairs": dict, "fingerprint": str}.items():
             if not isinstance(description.get(key), kind):
                 raise DataError(
                     f"{source / 'dataset.json'}: {key} is {description.get(key)!r}, expected a "
                     f"{kind.__name__}; write the dataset again"
                 )
         try:
-            items, sequences = (
-                pl.read_parquet(source / f"{name}.parquet") for name in ("items", "sequences")
-            )
+            items, sequences = (pl.read_parquet(source / name) for name in FILES[:2])
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError(
                 f"{source}: its parquet files are not readable ({error}); write it again"
