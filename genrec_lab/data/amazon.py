@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from genrec_lab.data.amazon_records import EDITIONS, Edition, read_metadata, read_reviews
-from genrec_lab.data.assembly import RawDomain, ReadingRules, assemble, kept_core
+from genrec_lab.data.assembly import ReadingRules, assemble, kept_core
 from genrec_lab.data.dataset import Dataset
 from genrec_lab.data.downloads import download, public_address
 from genrec_lab.data.item_text import DEFAULT_TEMPLATE
@@ -159,18 +159,18 @@ class _Category:
         if images == FETCH:
             images = self._fetched_pictures(described, metadata_file)
         name = review_file.name.split(".")[0].removeprefix("reviews_").removesuffix("_5")
-        raw = RawDomain(
-            domain=self.options.domain or name,
-            interactions=kept,
-            items=described,
-            origin=str(review_file),
-            items_origin=str(metadata_file),
+        return assemble(
+            self.options.domain or name,
+            kept,
+            described,
+            self.rules,
+            origin=review_file,
+            items_origin=metadata_file,
             images=images,
             images_base=self.folder,
             repairs=self.repairs,
             sources=sources,
         )
-        return assemble(raw, self.rules)
 
     def _interactions(self, file: Path) -> pl.DataFrame:
         """The reviews, each pair of user and item once, filtered to the k-core."""

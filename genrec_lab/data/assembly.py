@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,55 +39,60 @@ class ReadingRules:
                 raise DataError(f"{option} is {getattr(self, option)!r}, expected true or false")
 
 
-@dataclass(frozen=True)
-class RawDomain:
-    """One domain as read.
-
-    `interactions`: `user`, `item` ids as text and, unless the rows are in time order, `timestamp`.
-    `items`: `key` (the ids that interactions name), any of TEXT_COLUMNS, attributes. `origin` is how messages
-    name the interactions, `items_origin` the items.
-    """
-
-    domain: str
-    interactions: pl.DataFrame
-    items: pl.DataFrame
-    origin: str
-    items_origin: str
-    # A column of paths or a template of them, and the folder that relative ones start from.
-    images: str | None = None
-    images_base: Path = Path()
-    # What was mended before, counted.
-    repairs: dict[str, int] = field(default_factory=dict)
-    # What is known of the raw files, by their names.
-    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-
-def assemble(raw: RawDomain, rules: ReadingRules) -> Dataset:
+def assemble(
+    domain: str,
+    interactions: pl.DataFrame,
+    items: pl.DataFrame,
+    rules: ReadingRules,
+    *,
+    origin: object,
+    items_origin: object,
+    images: str | None = None,
+    images_base: Path = Path(),
+    repairs: Mapping[str, int] | None = None,
+    sources: Mapping[str, dict[str, Any]] | None = None,
+) -> Dataset:
     """One domain's Dataset: checked, filtered, in time order, with text; every repair counted.
+
+    `interactions`: `user`, `item` ids as text and, unless the rows are in time order, `timestamp`. `items`:
+    `key` (the ids that interactions name), any of TEXT_COLUMNS, attributes. `origin` and `items_origin` are
+    how messages name the two. `images`: a column of paths or a template of them; relative ones begin at
+    `images_base`. `repairs`: what was repaired before, counted. `sources`: what is known of the raw files, by
+    their names.
 
     Interactions are ordered by timestamp, equal ones as in the source; a pair that comes twice stays
     (`repeated_interactions`). Users are numbered in the order of their first appearance, items as in their
     table. Raises DataError for null ids or times, unlike rows of one item, an interaction with an unknown
     item, and a domain that the k-core empties.
     """
-    repairs = dict(raw.repairs)
-    interactions = _checked_interactions(raw)
-    items = _add_missing_items(_unique_items(raw, repairs), interactions, raw, rules, repairs)
+    repairs = dict(repairs or {})
+    _check_interactions(interactions, origin)
+    items = _unique_items(items, items_origin, repairs)
+    unknown = interactions.join(items, left_on="item", right_on="key", how="anti", maintain_order="left")
+    if unknown.height and not rules.allow_missing_text:
+        raise DataError(
+            f"{origin}: user {unknown['user'][0]!r} has item {unknown['item'][0]!r}, which {items_origin} "
+            f"does not know ({unknown['item'].n_unique()} such items, {unknown.height} interactions); add "
+            "the item there, take its interactions out, or set allow_missing_text=True to keep it without "
+            "text"
+        )
+    if unknown.height:
+        items = pl.concat([items, undescribed_items(unknown, repairs)], how="diagonal")
     repeated = interactions.height - interactions.select("user", "item").n_unique()
     count_repair(repairs, "repeated_interactions", repeated)
     if rules.k_core is not None:
         before = interactions["item"]
-        interactions = kept_core(interactions, rules.k_core, repairs, f"domain {raw.domain!r}")
+        interactions = kept_core(interactions, rules.k_core, repairs, f"domain {domain!r}")
         items = items.filter(~_among(before) | _among(interactions["item"]))
     if not rules.keep_unseen_items:
         seen = items.filter(_among(interactions["item"]))
         count_repair(repairs, "items_without_interactions_removed", items.height - seen.height)
         items = seen
-    if raw.images is not None:
-        items = found_images(items, raw.images, raw.images_base, repairs)
-    catalogue = _catalogue(items, raw.domain, rules.text_template, repairs)
-    sources = {f"{raw.domain}/{file}": known for file, known in raw.sources.items()}
-    return Dataset(raw.domain, catalogue, _sequences(interactions, catalogue, raw.domain), repairs, sources)
+    if images is not None:
+        items = found_images(items, images, images_base, repairs)
+    catalogue = _catalogue(items, domain, rules.text_template, repairs)
+    sources = {f"{domain}/{file}": known for file, known in (sources or {}).items()}
+    return Dataset(domain, catalogue, _sequences(interactions, catalogue, domain), repairs, sources)
 
 
 def kept_core(interactions: pl.DataFrame, k: int, repairs: dict[str, int], where: str) -> pl.DataFrame:
@@ -152,10 +158,9 @@ def found_images(items: pl.DataFrame, images: str, base: Path, repairs: dict[str
     return items.with_columns(pl.Series("image", kept, dtype=pl.String))
 
 
-def _checked_interactions(raw: RawDomain) -> pl.DataFrame:
-    frame = raw.interactions
+def _check_interactions(frame: pl.DataFrame, origin: object) -> None:
     if frame.height == 0:
-        raise DataError(f"{raw.origin}: no interaction in it; it needs at least one")
+        raise DataError(f"{origin}: no interaction in it; it needs at least one")
     for name in ("user", "item", "timestamp"):
         if name not in frame.columns:
             continue
@@ -166,47 +171,25 @@ def _checked_interactions(raw: RawDomain) -> pl.DataFrame:
             bad |= frame[name].is_nan()
         if bad.any():
             raise DataError(
-                f"{raw.origin}: {bad.sum()} interactions have no {name}, the first is number "
+                f"{origin}: {bad.sum()} interactions have no {name}, the first is number "
                 f"{int(bad.arg_max() or 0) + 1}; fill it in or take them out"
             )
-    return frame
 
 
-def _unique_items(raw: RawDomain, repairs: dict[str, int]) -> pl.DataFrame:
-    items = raw.items
+def _unique_items(items: pl.DataFrame, origin: object, repairs: dict[str, int]) -> pl.DataFrame:
     without = items["key"].is_null() | (items["key"] == "")
     if without.any():
         row = int(without.arg_max() or 0) + 1
-        raise DataError(f"{raw.items_origin}: item number {row} has no id; fill it in or take it out")
+        raise DataError(f"{origin}: item number {row} has no id; fill it in or take it out")
     distinct = items.unique(maintain_order=True)
     count_repair(repairs, "identical_item_rows_merged", items.height - distinct.height)
     twice = distinct.filter(distinct["key"].is_duplicated())
     if twice.height:
         raise DataError(
-            f"{raw.items_origin}: item {twice['key'][0]!r} has {(twice['key'] == twice['key'][0]).sum()} "
-            f"rows that differ ({twice['key'].n_unique()} such items); keep one row an item"
+            f"{origin}: item {twice['key'][0]!r} has {(twice['key'] == twice['key'][0]).sum()} rows that "
+            f"differ ({twice['key'].n_unique()} such items); keep one row an item"
         )
     return distinct
-
-
-def _add_missing_items(
-    items: pl.DataFrame,
-    interactions: pl.DataFrame,
-    raw: RawDomain,
-    rules: ReadingRules,
-    repairs: dict[str, int],
-) -> pl.DataFrame:
-    unknown = interactions.join(items, left_on="item", right_on="key", how="anti", maintain_order="left")
-    if unknown.height == 0:
-        return items
-    if not rules.allow_missing_text:
-        raise DataError(
-            f"{raw.origin}: user {unknown['user'][0]!r} has item {unknown['item'][0]!r}, which "
-            f"{raw.items_origin} does not know ({unknown['item'].n_unique()} such items, {unknown.height} "
-            "interactions); add the item there, take its interactions out, or set allow_missing_text=True "
-            "to keep it without text"
-        )
-    return pl.concat([items, undescribed_items(unknown, repairs)], how="diagonal")
 
 
 def _catalogue(items: pl.DataFrame, domain: str, template: str, repairs: dict[str, int]) -> pl.DataFrame:

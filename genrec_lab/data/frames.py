@@ -10,7 +10,7 @@ from typing import cast
 
 import polars as pl
 
-from genrec_lab.data.assembly import TEXT_COLUMNS, RawDomain, ReadingRules, assemble, undescribed_items
+from genrec_lab.data.assembly import TEXT_COLUMNS, ReadingRules, assemble, undescribed_items
 from genrec_lab.data.dataset import Dataset
 from genrec_lab.data.item_text import DEFAULT_TEMPLATE, as_text
 from genrec_lab.data.paths import existing_file
@@ -68,17 +68,17 @@ def read_frames(
         raise DataError(
             "items: no table given; give one, or set allow_missing_text=True for models without text"
         )
-    raw = RawDomain(
-        domain=domain or (interactions_file.name.split(".")[0] if interactions_file else "frames"),
-        interactions=raw_interactions,
-        items=raw_items,
+    return assemble(
+        domain or (interactions_file.name.split(".")[0] if interactions_file else "frames"),
+        raw_interactions,
+        raw_items,
+        ReadingRules(text_template, k_core, keep_unseen_items, allow_missing_text),
         origin=origin,
         items_origin=items_origin,
         images=images,
         images_base=next((file.parent for file in (items_file, interactions_file) if file), base_folder()),
         repairs=repairs,
     )
-    return assemble(raw, ReadingRules(text_template, k_core, keep_unseen_items, allow_missing_text))
 
 
 def raw_interactions_of(table: pl.LazyFrame, columns: ColumnMapping, origin: str) -> pl.DataFrame:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from genrec_lab.data.assembly import RawDomain, ReadingRules, assemble
+from genrec_lab.data.assembly import ReadingRules, assemble
 from genrec_lab.data.dataset import Dataset
 from genrec_lab.data.frames import raw_interactions_of, raw_items_of, reading
 from genrec_lab.data.item_text import DEFAULT_TEMPLATE
@@ -52,18 +52,16 @@ def read_movielens(
         ratings = _csv(ratings_file).rename({"userId": "user", "movieId": "item"}, strict=False)
         films = _csv(films_file).rename({"movieId": "item", "genres": "categories"}, strict=False)
         films = _without_bars(films)
-    interactions = raw_interactions_of(ratings.lazy(), {}, str(ratings_file))
-    items = raw_items_of(films, {}, str(films_file))
-    raw = RawDomain(
-        domain=domain or "Movies",
-        interactions=interactions,
-        items=items,
-        origin=str(ratings_file),
-        items_origin=str(films_file),
+    return assemble(
+        domain or "Movies",
+        raw_interactions_of(ratings.lazy(), {}, str(ratings_file)),
+        raw_items_of(films, {}, str(films_file)),
+        ReadingRules(text_template, k_core, keep_unseen_items),
+        origin=ratings_file,
+        items_origin=films_file,
         images=None if posters is None else "{key}.jpg",
         images_base=ratings_file.parent if posters is None else existing_folder(posters, "posters"),
     )
-    return assemble(raw, ReadingRules(text_template, k_core, keep_unseen_items))
 
 
 def _files(folder: str | os.PathLike[str]) -> tuple[Path, Path]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from genrec_lab.data.assembly import TEXT_COLUMNS, RawDomain, ReadingRules, assemble, undescribed_items
+from genrec_lab.data.assembly import TEXT_COLUMNS, ReadingRules, assemble, undescribed_items
 from genrec_lab.data.dataset import Dataset
 from genrec_lab.data.frames import ColumnMapping, checked_mapping, raw_interactions_of, raw_items_of, reading
 from genrec_lab.data.item_text import DEFAULT_TEMPLATE
@@ -43,15 +43,17 @@ def read_lcrec(
     repairs: dict[str, int] = {}
     interactions = _lcrec_interactions(inter_file, repairs)
     items = undescribed_items(interactions, repairs) if item_file is None else _lcrec_items(item_file)
-    raw = RawDomain(
-        domain=domain or name,
-        interactions=interactions,
-        items=_in_number_order(items),
-        origin=str(inter_file),
-        items_origin=str(item_file or inter_file),
+    rules = ReadingRules(text_template, k_core, keep_unseen_items, allow_missing_text)
+    items, items_origin = _in_number_order(items), item_file or inter_file
+    return assemble(
+        domain or name,
+        interactions,
+        items,
+        rules,
+        origin=inter_file,
+        items_origin=items_origin,
         repairs=repairs,
     )
-    return assemble(raw, ReadingRules(text_template, k_core, keep_unseen_items, allow_missing_text))
 
 
 @finds(lambda options: _pair(options["folder"], ".inter", ".item", bool(options.get("allow_missing_text"))))
@@ -86,15 +88,17 @@ def read_recbole(
             if found and role not in table.columns:
                 defaults[role] = found[0]
         items = raw_items_of(table, {**defaults, **given}, str(item_file))
-    raw = RawDomain(
-        domain=domain or name,
-        interactions=interactions,
-        items=items,
-        origin=str(inter_file),
-        items_origin=str(item_file or inter_file),
+    rules = ReadingRules(text_template, k_core, keep_unseen_items, allow_missing_text)
+    items_origin = item_file or inter_file
+    return assemble(
+        domain or name,
+        interactions,
+        items,
+        rules,
+        origin=inter_file,
+        items_origin=items_origin,
         repairs=repairs,
     )
-    return assemble(raw, ReadingRules(text_template, k_core, keep_unseen_items, allow_missing_text))
 
 
 def _lcrec_pair(folder: str | os.PathLike[str], allow_missing_text: bool) -> tuple[str, Path, Path | None]:
@@ -169,28 +173,17 @@ def _atomic(file: Path) -> pl.DataFrame:
 
 def _lcrec_interactions(file: Path, repairs: dict[str, int]) -> pl.DataFrame:
     found = read_json_object(file)
-    try:
-        # polars would take a text for the list of its letters.
-        if not all(isinstance(value, list) for value in found.values()):
-            raise TypeError("not a list")
-        lists = pl.Series("item", list(found.values()), dtype=pl.List(pl.String), strict=True)
-        sound = not lists.null_count() and not lists.explode(empty_as_null=False).null_count()
-    except (TypeError, pl.exceptions.PolarsError):
-        sound = False
-    if not sound:
-        user, value = next((user, value) for user, value in found.items() if not _is_id_list(value))
-        raise DataError(
-            f"{file}: user {user!r} has {str(value)[:80]}, expected a list of item ids (text or whole "
-            "numbers)"
-        )
+    for user, value in found.items():
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise DataError(
+                f"{file}: user {user!r} has {str(value)[:80]}, expected a list of item ids (text or whole "
+                "numbers)"
+            )
+    lists = pl.Series("item", list(found.values()), dtype=pl.List(pl.String))
     frame = pl.DataFrame({"user": list(found)}).with_columns(lists)
     empty = frame["item"].list.len() == 0
     count_repair(repairs, "users_without_items", int(empty.sum()))
     return frame.filter(~empty).explode("item")
-
-
-def _is_id_list(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _lcrec_items(file: Path) -> pl.DataFrame:
