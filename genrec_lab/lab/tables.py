@@ -29,12 +29,11 @@ KEPT = "†"
 class ResultTables:
     """Methods, best first, as frames of text with the columns `rank, method, seeds` and then the values.
 
-    ranked_by: the metric whose average sets the order. by_domain: for each metric, that one first, its value
-    in every domain. averages: the average over domains of every metric. note: explains the marks behind
-    methods, empty where there are none.
+    by_domain: for each metric its value in every domain, first the metric whose average sets the order.
+    averages: the average over domains of every metric. note: explains the marks behind methods, empty where
+    there are none.
     """
 
-    ranked_by: str
     by_domain: dict[str, pl.DataFrame]
     averages: pl.DataFrame
     note: str
@@ -55,7 +54,6 @@ def result_tables(metrics: pl.DataFrame, kept: Mapping[str, str] | None = None) 
     main = _RANKED_BY if _RANKED_BY in measured else measured[0]
     order = [main, *(metric for metric in measured if metric != main)]
     return ResultTables(
-        ranked_by=metric_name(*main),
         by_domain={metric_name(*metric): _marked(ranked_table(metrics, *metric), kept) for metric in order},
         averages=_marked(ranked_table(metrics, *main, columns="metrics"), kept),
         note=kept_note(kept),

@@ -89,7 +89,7 @@ def exposure_by_popularity(found: Mapping[str, Exposure], *, seed: int | None = 
         ["Share by popularity of the items", "Gini coefficient over items"],
         columns=2,
         row_height=270,
-        column_gap=0.1,
+        column_gap=0.16,  # room for the names of rows
     )
     styles = category_styles(found)
     bars: list[tuple[str, np.ndarray, dict[str, object]]] = [
