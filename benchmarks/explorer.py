@@ -22,9 +22,8 @@ import comm
 import numpy as np
 
 from genrec_lab.codes import ItemCodes
-from genrec_lab.viz.explorer import CodedCatalogue, ExplorerState, RunRecords
-from genrec_lab.viz.explorer.tabs import TABS
-from genrec_lab.viz.explorer.view import ExplorerView
+from genrec_lab.viz.explorer import EXPLORER_VIEWS, CodedCatalogue, ExplorerState, RunRecords
+from genrec_lab.viz.explorer.widget import Explorer
 from genrec_lab.viz.layout import MAX_POINTS
 from genrec_lab.viz.projection import Projection
 
@@ -131,20 +130,20 @@ def measure_sent(state: ExplorerState) -> bool:
     comm.create_comm = lambda *given, **named: Counted(*given, **named)
     state.select(prefix=(), level=0, domain=None, item=None)
     Counted.sent, started = 0, time.perf_counter()
-    view = ExplorerView(state, maps={"made up": Projection(points, shown, "tsne", 3, n_items)})
+    view = Explorer(state, maps={"made up": Projection(points, shown, "tsne", 3, n_items)})
     opened = Counted.sent
     late = "  TOO MUCH" if opened > MOST_SENT else ""
     print(f"  sent to open {opened / 1e6:.2f} MB, in {time.perf_counter() - started:.1f} s{late}")
     print("  sent for a tab, CPU time of the first drawing (which loads what it needs) and of the next:")
-    for tab in TABS:
+    for tab in EXPLORER_VIEWS:
         sent, drawn = _draw(view, tab)
-        view.tab.value = next(other for other in TABS if other != tab)
+        view.tab.value = next(other for other in EXPLORER_VIEWS if other != tab)
         _, again = _draw(view, tab)
         print(f"    {tab:12} {sent / 1e3:7.0f} kB {drawn:6.0f} ms {again:6.0f} ms")
     return opened <= MOST_SENT
 
 
-def _draw(view: ExplorerView, tab: str) -> tuple[int, float]:
+def _draw(view: Explorer, tab: str) -> tuple[int, float]:
     """Open a tab; what it sends in bytes, and milliseconds of the processor."""
     Counted.sent, started = 0, time.process_time()
     view.tab.value = tab

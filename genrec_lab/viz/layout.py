@@ -1,17 +1,14 @@
-"""How figures are put together: titles that fit, panels, legends that cover nothing, and text that is safe.
+"""How figures are put together: panels, what is drawn into them, titles that fit, legends that cover nothing.
 
-plotly reads a small HTML in every text it draws and TeX between dollar signs. Titles of items and names of
-domains are data, so each goes through `escape` (or through a function here that does so) before it is drawn.
+Every figure starts with `panels` (or `one_panel`), draws into them by number, and ends with `Panels.finish`.
 """
 
 from __future__ import annotations
 
 import html
-import math
-import re
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,102 +17,20 @@ import polars as pl
 from plotly.subplots import make_subplots
 
 from genrec_lab.viz import theme
+from genrec_lab.viz.text import label, wrapped
 
 NARROW = 900
 """Pixels: the width at which everything must still fit."""
 MAX_POINTS = 20_000
 """The most points that a figure draws."""
 
-_TITLE_CHARACTERS = 74
-_NOTE_CHARACTERS = 118
-_TITLE_LINE = 22
-_NOTE_LINE = 15.6
+_TITLE_CHARACTERS, _TITLE_LINE = 74, 22
+_NOTE_CHARACTERS, _NOTE_LINE = 118, 15.6
 _PANEL_TITLE_LINE = 17
 _LEGEND_LINE = 20
 _AXIS_HEIGHT = 46
 _CHARACTER = 7.3
-_MARGIN_LEFT = 56
-_MARGIN_RIGHT = 24
-_MARGIN_BOTTOM = 12
-
-# Blanks at which a line may break; the no-break space is not among them.
-_PERCENT = "\N{NO-BREAK SPACE}%"
-_BLANKS = re.compile(r"[ \t\n\r\f\v]+")
-# Numeric references, because plotly knows only a handful of named ones. The dollar would start TeX.
-_ESCAPES = str.maketrans(
-    {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", '"': "&#34;", "'": "&#39;", "\n": " ", "\r": " "}
-)
-
-
-def escape(text: object) -> str:
-    """Text that plotly draws as it stands: no markup, no TeX, no line break."""
-    return str(text).translate(_ESCAPES)
-
-
-def shorten(text: str, limit: int) -> str:
-    """The text cut to at most `limit` characters, the last an ellipsis where something was cut."""
-    flat = _BLANKS.sub(" ", text).strip()
-    return flat if len(flat) <= limit else flat[: max(limit - 1, 1)].rstrip() + "…"
-
-
-def label(text: str, limit: int = 40) -> str:
-    """A short, safe label for a legend or a tick."""
-    return escape(shorten(str(text), limit))
-
-
-def labels(texts: pl.Series, limit: int) -> npt.NDArray[np.object_]:
-    """`label` of many texts at once, several times as fast."""
-    flat = texts.cast(pl.String).str.replace_all(_BLANKS.pattern, " ").str.strip_chars()
-    cut = flat.str.slice(0, max(limit - 1, 1)).str.strip_chars_end() + "…"
-    short = cut.zip_with(flat.str.len_chars() > limit, flat)
-    unsafe = {chr(found): safe for found, safe in _ESCAPES.items()}
-    return short.str.replace_many(list(unsafe), list(unsafe.values())).to_numpy()
-
-
-def wrapped(text: str, width: int, most_lines: int | None = None) -> tuple[str, int]:
-    """The escaped text in lines of at most `width` characters, joined by <br>, and the number of lines.
-
-    The lines are of about equal length, so that no lone word is left for the last.
-    """
-    flat = _BLANKS.sub(" ", text).strip()
-    lines = textwrap.wrap(flat, width, break_on_hyphens=False) or [""]
-    if most_lines is not None and len(lines) > most_lines:
-        lines = [*lines[: most_lines - 1], shorten(" ".join(lines[most_lines - 1 :]), width)]
-        return "<br>".join(escape(line) for line in lines), len(lines)
-    longest_word = max(map(len, flat.split(" ")))
-    while len(lines) > 1 and width > longest_word:
-        narrower = textwrap.wrap(flat, width - 1, break_on_hyphens=False)
-        if len(narrower) > len(lines):
-            break
-        width, lines = width - 1, narrower
-    return "<br>".join(escape(line) for line in lines), len(lines)
-
-
-def percent(share: float) -> str:
-    """A share as a percentage that never rounds something to nothing, nor nearly all to all."""
-    if not math.isfinite(share):
-        return "n/a"
-    value = 100 * share
-    if value == 0 or value == 100:
-        return f"{value:.0f}{_PERCENT}"
-    if 0 < value < 0.1:
-        return f"under 0.1{_PERCENT}"
-    if 99.9 < value < 100:
-        return f"over 99.9{_PERCENT}"
-    return f"{value:.1f}{_PERCENT}" if abs(value) < 10 or 99 <= value < 100 else f"{value:.0f}{_PERCENT}"
-
-
-def counted(number: int, singular: str, plural: str | None = None) -> str:
-    """A number with its noun: "1 item", "4,344 items"."""
-    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
-
-
-def listed(names: Sequence[str], most: int = 3) -> str:
-    """Names in a sentence: "A, B and C"; "A, B and 4 more" where there are many."""
-    short = [shorten(name, 34) for name in names]
-    if len(short) > most:
-        return f"{', '.join(short[: most - 1])} and {len(short) - most + 1} more"
-    return short[0] if len(short) == 1 else f"{', '.join(short[:-1])} and {short[-1]}"
+_MARGIN_LEFT, _MARGIN_RIGHT, _MARGIN_BOTTOM = 56, 24, 12
 
 
 @dataclass(frozen=True)
@@ -139,6 +54,17 @@ def domains_of(domains: Sequence[object] | npt.ArrayLike, expected: int | None =
     return Domains(tuple(place), index)
 
 
+def require_columns(frame: pl.DataFrame, columns: Sequence[str]) -> None:
+    """Raise ValueError where a frame has no rows or lacks one of the columns."""
+    missing = [name for name in columns if name not in frame.columns]
+    if missing:
+        raise ValueError(
+            f"frame: columns {missing} are missing among {frame.columns}; expected {list(columns)}"
+        )
+    if frame.height == 0:
+        raise ValueError(f"frame: no rows; expected at least one, with columns {list(columns)}")
+
+
 @dataclass(frozen=True)
 class Panels:
     """A grid of panels: the figure, where panel i stands, and the height of the plotting area in pixels."""
@@ -149,13 +75,8 @@ class Panels:
     plot_height: int
     title_lines: int
 
-    @property
-    def rows(self) -> int:
-        """Rows of panels, the last perhaps with empty places."""
-        return -(-self.count // self.columns)
-
     def place(self, panel: int) -> dict[str, int]:
-        """`row` and `col` of a panel, counted from 1 as plotly does."""
+        """Return `row` and `col` of a panel, counted from 1 as plotly does."""
         return {"row": panel // self.columns + 1, "col": panel % self.columns + 1}
 
     def is_left(self, panel: int) -> bool:
@@ -165,6 +86,133 @@ class Panels:
     def is_bottom(self, panel: int) -> bool:
         """Whether no panel is below this one."""
         return panel + self.columns >= self.count
+
+    def x(self, panel: int | None = None, **settings: Any) -> None:
+        """Set the horizontal axis of a panel, or of all."""
+        self.figure.update_xaxes(**settings, **({} if panel is None else self.place(panel)))
+
+    def y(self, panel: int | None = None, **settings: Any) -> None:
+        """Set the vertical axis of a panel, or of all."""
+        self.figure.update_yaxes(**settings, **({} if panel is None else self.place(panel)))
+
+    def rows(
+        self,
+        panel: int,
+        names: Sequence[str],
+        limit: int = 30,
+        *,
+        above: float = 0.5,
+        labels: bool | None = None,
+        **axis: Any,
+    ) -> None:
+        """Turn the vertical axis into rows with these names, from the top.
+
+        above: room over the first row, in rows. labels: by default the panels at the left have them.
+        """
+        shown = self.is_left(panel) if labels is None else labels
+        low = max(len(names), 1) - 0.5
+        settings = {"range": [low, -above], "showticklabels": shown, "showgrid": False}
+        self.y(panel, **numbered_axis(names, limit) | settings | axis)
+
+    def add(self, panel: int, trace: go.Scatter) -> None:
+        """Add a trace to a panel."""
+        self.figure.add_trace(trace, **self.place(panel))
+
+    def line(
+        self,
+        panel: int,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
+        name: str,
+        style: theme.Style,
+        hover: str,
+        *,
+        size: int = 7,
+        legend: bool = True,
+        **trace: Any,
+    ) -> None:
+        """Draw the line of a category; one click in the legend hides its lines in all panels."""
+        settings = {"mode": "lines+markers", "marker": {"symbol": style.symbol, "size": size}}
+        names = {"name": label(name), "legendgroup": label(name), "showlegend": legend}
+        self.add(
+            panel, go.Scatter(x=x, y=y, line=style.line, hovertemplate=hover, **settings | names | trace)
+        )
+
+    def bars(
+        self,
+        panel: int,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
+        hover: str,
+        *,
+        name: str = "",
+        style: theme.Style | None = None,
+        colour: str | Sequence[str] = theme.ACCENT,
+        legend: bool = False,
+        text: Sequence[str] | None = None,
+        **trace: Any,
+    ) -> None:
+        """Draw bars in a category's style or in a colour; text: written behind their ends."""
+        settings: dict[str, Any] = {"marker": {"color": colour} if style is None else style.bar}
+        if text is not None:
+            settings |= {"text": text, "textposition": "outside", "cliponaxis": False}
+        if name:
+            settings |= {"name": label(name), "legendgroup": label(name)}
+        self.add(panel, go.Bar(x=x, y=y, showlegend=legend, hovertemplate=hover, **settings | trace))
+
+    def points(
+        self,
+        panel: int,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
+        marker: Mapping[str, Any],
+        hover: str,
+        *,
+        name: str = "",
+        legend: bool = True,
+        **trace: Any,
+    ) -> None:
+        """Draw points, by default with a place in the legend."""
+        settings = {"mode": "markers", "marker": dict(marker), "hovertemplate": hover} | trace
+        self.add(panel, go.Scatter(x=x, y=y, name=label(name), showlegend=legend, **settings))
+
+    def segments(
+        self, panel: int, x: npt.ArrayLike, y: npt.ArrayLike, colour: str, width: float, **line: Any
+    ) -> None:
+        """Draw lines (n, 2) from point to point, as one trace that neither hover nor legend knows."""
+        gapped = (
+            np.pad(np.asarray(ends, dtype=float), ((0, 0), (0, 1)), constant_values=np.nan).reshape(-1)
+            for ends in (x, y)
+        )
+        style = {"color": colour, "width": width} | line
+        silent = {"hoverinfo": "skip", "showlegend": False}
+        self.add(
+            panel, go.Scatter(**dict(zip("xy", gapped, strict=True)), mode="lines", line=style, **silent)
+        )
+
+    def say(self, panel: int, text: str, width: int = 22) -> None:
+        """Write words in the middle of a panel that has nothing to draw, and hide its axes."""
+        place = self.place(panel)
+        axes = self.figure.get_subplot(place["row"], place["col"])
+        self.figure.add_annotation(
+            text=wrapped(text, width)[0],
+            x=sum(axes.xaxis.domain) / 2,
+            y=sum(axes.yaxis.domain) / 2,
+            xref="paper",
+            yref="paper",
+            # Left to itself plotly would hang the text to the right of this place in the left third.
+            xanchor="center",
+            showarrow=False,
+        )
+        self.x(panel, visible=False)
+        self.y(panel, visible=False)
+
+    def finish(self, title: str, note: str, **layout: Any) -> go.Figure:
+        """Return the figure with its title, note and further settings of plotly's layout; see `finish`."""
+        self.figure.update_layout(**layout)
+        return finish(
+            self.figure, title, note, plot_height=self.plot_height, panel_title_lines=self.title_lines
+        )
 
 
 def panels(
@@ -201,15 +249,21 @@ def panels(
     )
     made = Panels(figure, count, columns, plot_height, title_lines)
     for panel, (text, _) in enumerate(texts):
-        _add_panel_title(made, panel, text)
+        if text:
+            _add_panel_title(made, panel, text)
     for empty in range(count, rows * columns):
-        figure.update_xaxes(visible=False, **made.place(empty))
-        figure.update_yaxes(visible=False, **made.place(empty))
+        made.x(empty, visible=False)
+        made.y(empty, visible=False)
     if shared_x:
         # With an empty place in the last row, the panel above it is the one that must carry the labels.
         for panel in range(count):
-            figure.update_xaxes(showticklabels=made.is_bottom(panel), **made.place(panel))
+            made.x(panel, showticklabels=made.is_bottom(panel))
     return made
+
+
+def one_panel(height: int = 320) -> Panels:
+    """Lay out a single panel without a title of its own, so many pixels high."""
+    return panels([""], row_height=height)
 
 
 def _add_panel_title(made: Panels, panel: int, text: str) -> None:
@@ -259,51 +313,41 @@ def finish(
 
 
 def untitled(figure: go.Figure) -> tuple[go.Figure, str, str]:
-    """A copy of a finished figure without title and note, as much lower, and the two as plain text.
+    """Return a copy of a finished figure without title and note, as much lower, and the two as plain text.
 
     For widgets, which write them above the figure: plotly places a note by the size of the drawn title, and a
     figure that is drawn before it stands in the page has none.
     """
     title, note = figure.layout.title.text or "", figure.layout.title.subtitle.text or ""
+    # A figure that was made elsewhere may leave its margin and height to plotly.
+    top, height = figure.layout.margin.t or 100, figure.layout.height or 450
     room = 34 + _TITLE_LINE * title.count("<br>") + (38 + _NOTE_LINE * note.count("<br>") / 2 if note else 0)
-    room = min(room, figure.layout.margin.t - 8)
+    room = min(room, top - 8)
     bare = go.Figure(figure)
     bare.update_layout(
-        title={"text": "", "subtitle": {"text": ""}},
-        margin={"t": figure.layout.margin.t - room},
-        height=round(figure.layout.height - room),
+        title={"text": "", "subtitle": {"text": ""}}, margin={"t": top - room}, height=round(height - room)
     )
     texts = (html.unescape(text.replace("<br>", " ")) for text in (title, note))
     return bare, *texts
-
-
-def finish_panels(made: Panels, title: str, note: str) -> go.Figure:
-    """`finish` for a grid of panels."""
-    return finish(made.figure, title, note, plot_height=made.plot_height, panel_title_lines=made.title_lines)
 
 
 def _legend_height(figure: go.Figure) -> int:
     """Pixels that the legend below the plot takes at the narrow width; 0 where there is none."""
     if figure.layout.showlegend is False:
         return 0
-    groups: set[str] = set()
-    widths = []
-    for trace in figure.data:
-        if trace.type == "table" or trace.showlegend is False or not trace.name:
-            continue
-        if trace.legendgroup and trace.legendgroup in groups:
-            continue
-        groups.add(trace.legendgroup or "")
-        widths.append(44 + len(trace.name) * _CHARACTER)
-    if not widths or (len(widths) == 1 and figure.layout.showlegend is not True):
+    names: dict[object, str] = {}
+    for place, trace in enumerate(figure.data):
+        if trace.type != "table" and trace.showlegend is not False and trace.name:
+            names.setdefault(trace.legendgroup or place, trace.name)
+    if not names or (len(names) == 1 and figure.layout.showlegend is not True):
         return 0
     # plotly gives the columns of a wrapped legend the width of the widest entry.
-    per_line = max(1, int((NARROW - 40) // max(widths)))
-    return 10 + _LEGEND_LINE * -(-len(widths) // per_line)
+    per_line = max(1, int((NARROW - 40) // (44 + _CHARACTER * max(map(len, names.values())))))
+    return 10 + _LEGEND_LINE * -(-len(names) // per_line)
 
 
-def numbered_axis(names: Sequence[str], limit: int = 30) -> dict[str, object]:
-    """Axis settings that put names at 0, 1, 2, …: two names that shorten alike stay two places."""
+def numbered_axis(names: Sequence[str], limit: int = 30) -> dict[str, Any]:
+    """Return axis settings that put names at 0, 1, 2, …: two names that shorten alike stay two places."""
     return {
         "tickmode": "array",
         "tickvals": list(range(len(names))),
@@ -312,17 +356,25 @@ def numbered_axis(names: Sequence[str], limit: int = 30) -> dict[str, object]:
     }
 
 
-def seeded(note: str, seed: int | None) -> str:
-    """The note with the seed stated, where one is given."""
-    return note if seed is None else f"{note}; seed {seed}"
+def error_bars(spreads: npt.NDArray[np.float64], **settings: Any) -> dict[str, Any]:
+    """Return error bars of so much either way, invisible where nothing spreads."""
+    style = {"type": "data", "visible": bool(spreads.any()), "thickness": 1.2, "width": 3}
+    return style | {"array": spreads} | settings
 
 
-def require_columns(frame: pl.DataFrame, columns: Sequence[str]) -> None:
-    """Raise ValueError where a frame has no rows or lacks one of the columns."""
-    missing = [name for name in columns if name not in frame.columns]
-    if missing:
-        raise ValueError(
-            f"frame: columns {missing} are missing among {frame.columns}; expected {list(columns)}"
-        )
-    if frame.height == 0:
-        raise ValueError(f"frame: no rows; expected at least one, with columns {list(columns)}")
+def interval(
+    middle: npt.NDArray[np.float64], low: npt.NDArray[np.float64], high: npt.NDArray[np.float64], **style: Any
+) -> dict[str, Any]:
+    """Return error bars from low to high, which need not lie evenly about the middle."""
+    ends = {"array": np.maximum(high - middle, 0), "arrayminus": np.maximum(middle - low, 0)}
+    return {"type": "data", "symmetric": False, "width": 5} | ends | style
+
+
+def lean_heatmap(
+    values: npt.NDArray[np.float64], most: float, ticks: Mapping[int, str], hover: str, **trace: Any
+) -> go.Heatmap:
+    """Return a heatmap of numbers that lean to one of two sides, from -most to most; NaN stays empty."""
+    scale = {"tickvals": list(ticks), "ticktext": list(ticks.values()), "thickness": 14, "len": 1.0}
+    colours = {"zmin": -most, "zmax": most, "colorscale": theme.LEAN, "colorbar": scale}
+    settings = colours | {"hoverongaps": False, "hovertemplate": hover} | trace
+    return go.Heatmap(z=values, **settings)

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from genrec_lab.viz.layout import NARROW, finish, shorten, wrapped
+from genrec_lab.viz.layout import NARROW, finish
+from genrec_lab.viz.text import shorten, wrapped
 
-_LINE = 17
-_CELL_PADDING = 12
-_SIDE = 16
+_LINE, _CELL_PADDING, _SIDE = 17, 12, 16
 _CHARACTER = 7.4
 # A cell takes at most two lines at the narrow width, a longer table scrolls inside its own frame.
 _MOST_LINES = 2
@@ -50,27 +49,19 @@ def table_figure(
         [wrapped(str(value), place, most_lines=_MOST_LINES) for value in column]
         for column, place in zip(columns, room, strict=True)
     ]
-    rows = [max(lines for _, lines in row) for row in zip(*cells, strict=True)]
     strong = emphasis if emphasis is not None else [[False] * len(column) for column in columns]
     texts = [
         [f"<b>{text}</b>" if bold else text for (text, _), bold in zip(column, bolds, strict=True)]
         for column, bolds in zip(cells, strong, strict=True)
     ]
-    align = ["left"] * left + ["right"] * (len(headers) - left)
-    figure = go.Figure(
-        go.Table(
-            columnwidth=shares.tolist(),
-            header={
-                "values": [f"<b>{text}</b>" for text, _ in head],
-                "align": align,
-                "height": _LINE + _CELL_PADDING,
-            },
-            cells={"values": texts, "align": align, "height": _LINE + _CELL_PADDING},
-        )
-    )
-    height = min(
-        sum(_LINE * lines + _CELL_PADDING for lines in [max(lines for _, lines in head), *rows]) + 8, _TALLEST
-    )
+    look = {
+        "align": ["left"] * left + ["right"] * (len(headers) - left),
+        "height": _LINE + _CELL_PADDING,
+    }
+    header = {"values": [f"<b>{text}</b>" for text, _ in head]} | look
+    figure = go.Figure(go.Table(columnwidth=shares.tolist(), header=header, cells={"values": texts} | look))
+    rows = [max(lines for _, lines in row) for row in (head, *zip(*cells, strict=True))]
+    height = min(sum(_LINE * lines + _CELL_PADDING for lines in rows) + 8, _TALLEST)
     finish(figure, title, note, plot_height=height)
     # A table has neither axis nor legend to leave room for.
     top = figure.layout.margin.t

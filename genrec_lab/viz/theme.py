@@ -1,16 +1,16 @@
 """The look of every figure: colours, fonts, margins, and a light and a dark plotly template.
 
 Figures name no foreground or background colour of their own, so `themed` can turn any of them dark and back.
-The category colours are those of Okabe and Ito (2008), which stay apart for every common colour blindness;
-their black and yellow are left out, since each vanishes on one of the two backgrounds, and Tol's olive and a
-grey come after them.
+The category colours are those of Okabe and Ito (2008), which stay apart for every common colour blindness.
+Their black and yellow are left out, since each vanishes on one of the two backgrounds; Tol's olive and a grey
+are added.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import plotly.graph_objects as go
 import plotly.io as pio
@@ -38,9 +38,28 @@ TITLE_SIZE = 17
 NOTE_SIZE = 12
 PANEL_TITLE_SIZE = 13
 
+CONFIG = {"displaylogo": False, "plotlyServerURL": "", "showSendToCloud": False}
+"""The settings with which a page draws our figures: no advertisement, and no button that uploads the data."""
+CLOUD_BUTTON = "sendcharttocloud"
+"""plotly's button that uploads a figure; the template removes it, whatever page shows the figure."""
+
+_TITLE_PLACE = {"x": 0, "xref": "container", "xanchor": "left", "y": 1, "yref": "container", "yanchor": "top"}
+_LEGEND_PLACE = {"x": 0, "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"}
 _PATTERNS = ("", "/", "x", ".")
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross")
+
+_SURFACES: dict[str, dict[str, str]] = {
+    "light": {
+        "page": "#FFFFFF", "text": "#1F2933", "quiet": "#52606D", "line": "#E4E7EB", "axis": "#9AA5B1",
+        "button": "#F5F7FA", "pressed": "#E4E7EB", "accent": ACCENT,
+    },
+    "dark": {
+        "page": "#14181D", "text": "#E4E7EB", "quiet": "#A7B1BC", "line": "#2C343D", "axis": "#66717D",
+        # The blue of the figures is too dark for letters on a dark page.
+        "button": "#1B2127", "pressed": "#2C343D", "accent": PALETTE[5],
+    },
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,27 +72,20 @@ class Style:
     symbol: str
 
     @property
-    def bar(self) -> dict[str, object]:
+    def bar(self) -> dict[str, Any]:
         """The `marker` of a bar in this style."""
         pattern = {"shape": self.pattern, "fillmode": "overlay", "solidity": 0.25}
         return {"color": self.colour, "pattern": pattern, "line": {"width": 0}}
 
-
-@dataclass(frozen=True)
-class _Surface:
-    paper: str
-    text: str
-    quiet_text: str
-    grid: str
-    line: str
-    stripe: str
-    header: str
+    @property
+    def line(self) -> dict[str, Any]:
+        """The `line` of a line in this style."""
+        return {"color": self.colour, "dash": self.dash, "width": 2}
 
 
-_SURFACES: dict[str, _Surface] = {
-    "light": _Surface("#FFFFFF", "#1F2933", "#52606D", "#E4E7EB", "#9AA5B1", "#F5F7FA", "#E4E7EB"),
-    "dark": _Surface("#14181D", "#E4E7EB", "#A7B1BC", "#2C343D", "#66717D", "#1B2127", "#2C343D"),
-}
+def mark(colour: str, symbol: str, size: float, width: float = 2) -> dict[str, Any]:
+    """Return the `marker` of points with an outline in their colour, so that open symbols are as large."""
+    return {"color": colour, "symbol": symbol, "size": size, "line": {"width": width, "color": colour}}
 
 
 def category_styles(names: Iterable[str]) -> dict[str, Style]:
@@ -82,79 +94,75 @@ def category_styles(names: Iterable[str]) -> dict[str, Style]:
     The first eight differ in colour; further rounds repeat the colours with another pattern, dash and symbol.
     """
     styles: dict[str, Style] = {}
-    for name in names:
-        if name in styles:
-            continue
-        position = len(styles)
-        round_ = position // len(PALETTE)
+    for place, name in enumerate(dict.fromkeys(names)):
+        round_ = place // len(PALETTE)
         styles[name] = Style(
-            colour=PALETTE[position % len(PALETTE)],
+            colour=PALETTE[place % len(PALETTE)],
             pattern=_PATTERNS[round_ % len(_PATTERNS)],
             dash=_DASHES[round_ % len(_DASHES)],
-            symbol=_SYMBOLS[(position + round_) % len(_SYMBOLS)],
+            symbol=_SYMBOLS[(place + round_) % len(_SYMBOLS)],
         )
     return styles
 
 
 def ordered_styles(count: int) -> list[Style]:
-    """Styles for `count` ordered things, as the levels of an identifier: viridis from dark to light."""
+    """Return styles for `count` ordered things, as the levels of an identifier: viridis, dark to light."""
     if count < 1:
         raise ValueError(f"count: {count}, expected at least 1 ordered category")
     # The ends of viridis vanish on a dark and on a light background.
     places = [0.3 + 0.48 * (index / max(count - 1, 1)) for index in range(count)]
-    colours: Sequence[str] = sample_colorscale("Viridis", places)
     return [
         Style(colour, "", _DASHES[index % len(_DASHES)], _SYMBOLS[index % len(_SYMBOLS)])
-        for index, colour in enumerate(colours)
+        for index, colour in enumerate(sample_colorscale("Viridis", places))
     ]
 
 
-def template(mode: Mode = "light") -> go.layout.Template:
-    """The lab's plotly template; raises ValueError for a mode that is neither "light" nor "dark"."""
+def page_colours(mode: Mode) -> dict[str, str]:
+    """Return the colours of a page by use: page, text, quiet, line, axis, button, pressed and accent.
+
+    Raises ValueError for a mode that is neither "light" nor "dark".
+    """
     if mode not in _SURFACES:
         raise ValueError(f"mode: {mode!r}, expected one of {sorted(_SURFACES)}")
-    surface = _SURFACES[mode]
+    return dict(_SURFACES[mode])
+
+
+def template(mode: Mode = "light") -> go.layout.Template:
+    """Return the plotly template of a mode; raises ValueError for one that is neither "light" nor "dark"."""
+    colours = page_colours(mode)
+    text, quiet, line = colours["text"], colours["quiet"], colours["line"]
     axis = {
         "automargin": True,
-        "gridcolor": surface.grid,
-        "linecolor": surface.line,
-        "tickcolor": surface.line,
+        "gridcolor": line,
+        "linecolor": colours["axis"],
+        "tickcolor": colours["axis"],
         "zeroline": False,
         "showline": True,
         "ticks": "outside",
         "ticklen": 4,
         "separatethousands": True,
-        "title": {"font": {"size": TEXT_SIZE, "color": surface.quiet_text}, "standoff": 8},
-        "tickfont": {"size": TEXT_SIZE - 1, "color": surface.quiet_text},
+        "title": {"font": {"size": TEXT_SIZE, "color": quiet}, "standoff": 8},
+        "tickfont": {"size": TEXT_SIZE - 1, "color": quiet},
     }
     layout = go.Layout(
-        font={"family": FONT, "size": TEXT_SIZE, "color": surface.text},
-        title={
-            "x": 0,
-            "xref": "container",
-            "xanchor": "left",
-            "y": 1,
-            "yref": "container",
-            "yanchor": "top",
+        font={"family": FONT, "size": TEXT_SIZE, "color": text},
+        title=_TITLE_PLACE
+        | {
             "pad": {"l": 16, "t": 8},
-            "font": {"size": TITLE_SIZE, "color": surface.text},
-            "subtitle": {"font": {"size": NOTE_SIZE, "color": surface.quiet_text}},
+            "font": {"size": TITLE_SIZE, "color": text},
+            "subtitle": {"font": {"size": NOTE_SIZE, "color": quiet}},
         },
-        paper_bgcolor=surface.paper,
-        plot_bgcolor=surface.paper,
+        paper_bgcolor=colours["page"],
+        plot_bgcolor=colours["page"],
         colorway=PALETTE,
         colorscale={"sequential": "Viridis", "diverging": "PuOr"},
         margin={"l": 56, "r": 24, "t": 80, "b": 16},
         xaxis=axis,
         yaxis=axis,
-        legend={
+        legend=_LEGEND_PLACE
+        | {
             "orientation": "h",
             "traceorder": "normal",
-            "x": 0,
-            "xanchor": "left",
-            "y": 0,
-            "yref": "container",
-            "yanchor": "bottom",
             "bgcolor": "rgba(0,0,0,0)",
             "itemsizing": "constant",
             "font": {"size": TEXT_SIZE},
@@ -162,56 +170,32 @@ def template(mode: Mode = "light") -> go.layout.Template:
         hoverlabel={
             "align": "left",
             "namelength": -1,
-            "bgcolor": surface.stripe,
-            "bordercolor": surface.line,
-            "font": {"family": FONT, "size": TEXT_SIZE, "color": surface.text},
+            "bgcolor": colours["button"],
+            "bordercolor": colours["axis"],
+            "font": {"family": FONT, "size": TEXT_SIZE, "color": text},
         },
         modebar={
             "bgcolor": "rgba(0,0,0,0)",
-            "color": surface.line,
-            "activecolor": surface.text,
-            "remove": ["select", "lasso", "zoomin", "zoomout", "autoscale"],
+            "color": colours["axis"],
+            "activecolor": text,
+            "remove": ["select", "lasso", "zoomin", "zoomout", "autoscale", CLOUD_BUTTON],
         },
         bargap=0.25,
         uniformtext={"minsize": 9, "mode": "show"},
     )
     made = go.layout.Template(layout=layout)
     # By default an error bar is dark grey on either background.
-    made.data.bar = [go.Bar(error_x={"color": surface.text}, error_y={"color": surface.text})]
-    made.data.table = [
-        go.Table(
-            header={
-                "fill": {"color": surface.header},
-                "line": {"color": surface.grid},
-                "font": {"size": TEXT_SIZE, "color": surface.text},
-            },
-            cells={
-                "fill": {"color": surface.paper},
-                "line": {"color": surface.grid},
-                "font": {"size": TEXT_SIZE, "color": surface.text},
-            },
-        )
-    ]
+    made.data.bar = [go.Bar(error_x={"color": text}, error_y={"color": text})]
+    head, cells = (
+        {"fill": {"color": fill}, "line": {"color": line}, "font": {"size": TEXT_SIZE, "color": text}}
+        for fill in (colours["pressed"], colours["page"])
+    )
+    made.data.table = [go.Table(header=head, cells=cells)]
     return made
 
 
-def page_colours(mode: Mode) -> dict[str, str]:
-    """The colours of a page around the figures: of the page, text, quiet text, lines, buttons and links."""
-    surface = _SURFACES[mode]
-    return {
-        "page": surface.paper,
-        "text": surface.text,
-        "quiet": surface.quiet_text,
-        "line": surface.grid,
-        "button": surface.stripe,
-        "pressed": surface.header,
-        # The blue of the figures is too dark for letters on a dark page.
-        "accent": ACCENT if mode == "light" else PALETTE[5],
-    }
-
-
 def themed(figure: go.Figure, mode: Mode) -> go.Figure:
-    """A copy of the figure in the light or the dark template; the figure itself stays as it is."""
+    """Return a copy of the figure in the light or the dark template; the figure itself stays as it is."""
     copy = go.Figure(figure)
     copy.update_layout(template=template(mode))
     return copy
@@ -223,7 +207,7 @@ def use(mode: Mode) -> None:
 
 
 def current() -> go.layout.Template:
-    """The template of the mode in use: light until `use` says otherwise."""
+    """Return the template of the mode in use: light until `use` says otherwise."""
     return pio.templates[_TEMPLATE_NAME]
 
 

@@ -33,10 +33,10 @@ COMPARED = """from genrec_lab.lab import existing_run
 explore(lab, existing_run("again"))"""
 UNTRUSTED = f"""from genrec_lab.codes import ItemCodes
 from genrec_lab.viz.explorer import CodedCatalogue, ExplorerState
-from genrec_lab.viz.explorer.view import ExplorerView
+from genrec_lab.viz.explorer.widget import Explorer
 evil = {EVIL!r}
 codes = ItemCodes([[0, 0], [0, 1], [1, 0]], (2, 2), [evil, evil, evil + "b"])
-ExplorerView(ExplorerState(CodedCatalogue(evil, codes, [evil, "plain", ""])))"""
+Explorer(ExplorerState(CodedCatalogue(evil, codes, [evil, "plain", ""])))"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

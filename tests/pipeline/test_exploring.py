@@ -20,7 +20,7 @@ from genrec_lab.lab.stages import (
 )
 from genrec_lab.models import Recommender, T5Config
 from genrec_lab.viz.explorer import collisions, policy_effects
-from genrec_lab.viz.explorer.view import ExplorerView
+from genrec_lab.viz.explorer.widget import Explorer
 from genrec_lab.viz.figures import prefix_bars, tokenizer_match
 
 SMALL = T5Config(d_model=16, d_kv=4, heads=2, d_ff=16, encoder_layers=1, decoder_layers=1)
@@ -139,7 +139,7 @@ def test_a_kernel_that_nobody_looks_at_gets_a_figure(run, monkeypatch, capsys, k
     monkeypatch.setattr(exploring, "in_kernel", lambda: kernel)
     monkeypatch.setattr(exploring, "has_front_end", lambda: looked_at)
     opened = explore(run)
-    assert isinstance(opened, ExplorerView if widget else go.Figure)
+    assert isinstance(opened, Explorer if widget else go.Figure)
     assert ("Nobody looks" in capsys.readouterr().out) is not widget
 
 

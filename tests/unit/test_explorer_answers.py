@@ -34,7 +34,7 @@ from genrec_lab.viz.explorer import (
     shown_counts,
     training_frame,
 )
-from genrec_lab.viz.explorer.sharing import common_codes, pairs_below, spearman
+from genrec_lab.viz.explorer.domain_sharing import common_codes, pairs_below, spearman
 
 Make = Callable[..., CodedCatalogue]
 Shape = tuple[int, int, list[int], int]

@@ -11,7 +11,7 @@ import pytest
 
 from genrec_lab.codes import ItemCodes
 from genrec_lab.viz.explorer import CodedCatalogue, ExplorerState, RunRecords, write_atlas
-from genrec_lab.viz.explorer.view import ExplorerView
+from genrec_lab.viz.explorer.widget import Explorer
 from genrec_lab.viz.projection import Projection
 
 EVIL = "<script>alert(1)</script> 🪑 كرسي"
@@ -72,7 +72,7 @@ def test_without_a_map_the_file_has_no_coordinates(catalogue: CodedCatalogue, tm
 def test_the_button_writes_into_the_run_folder(
     make_catalogue: Callable[..., CodedCatalogue], maps: dict[str, Projection], tmp_path: Path
 ) -> None:
-    view = ExplorerView(ExplorerState(make_catalogue(1, 60), records=RunRecords(folder=tmp_path)), maps=maps)
+    view = Explorer(ExplorerState(make_catalogue(1, 60), records=RunRecords(folder=tmp_path)), maps=maps)
     view.state.select(prefix=(1,))
     view.atlas.click()
     file = tmp_path / "exports" / "embedding_atlas.parquet"
@@ -82,6 +82,6 @@ def test_the_button_writes_into_the_run_folder(
     assert frame["prefix"].to_list() == [
         str(code) for code in view.state.catalogue.codes.codes[:, 0].tolist()
     ]
-    alone = ExplorerView(ExplorerState(make_catalogue(1, 60)))
+    alone = Explorer(ExplorerState(make_catalogue(1, 60)))
     alone.atlas.click()
     assert "has no run folder" in alone.message.value

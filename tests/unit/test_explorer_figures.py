@@ -41,7 +41,7 @@ def note_of(figure: go.Figure) -> str:
 
 
 def drawn(figure: go.Figure, name: str) -> go.Scatter | go.Bar:
-    return next(trace for trace in figure.data if trace.name == name)
+    return next(trace for trace in figure.data if plain(trace.name or "") == name)
 
 
 def state_of(make: Make, **options: object) -> ExplorerState:

@@ -25,7 +25,7 @@ from genrec_lab.viz.explorer import (
     save_slice,
     slice_names,
 )
-from genrec_lab.viz.explorer.slices import named_slice, slice_file
+from genrec_lab.viz.explorer.exports import named_slice, slice_file
 
 Make = Callable[..., CodedCatalogue]
 
@@ -95,7 +95,7 @@ def test_csv_is_written_as_it_is(make_catalogue: Make, tmp_path: Path) -> None:
 
 
 def test_an_unknown_panel_names_the_known_ones(make_catalogue: Make) -> None:
-    with pytest.raises(ValueError, match=r"'atlas', expected one of.*children"):
+    with pytest.raises(ValueError, match=r"panel 'atlas'; expected one of children.*"):
         full_state(make_catalogue).panel("atlas")
     with pytest.raises(ValueError, match=r"'sasrec', expected one of \['gmc'\]"):
         full_state(make_catalogue).panel("exposure", method="sasrec")

@@ -19,9 +19,15 @@ from PIL import Image
 
 from genrec_lab.codes import ItemCodes
 from genrec_lab.viz import theme
-from genrec_lab.viz.explorer import CodedCatalogue, ExplorerState, RunRecords, Told, beam_tree
-from genrec_lab.viz.explorer.tabs import TABS
-from genrec_lab.viz.explorer.view import ExplorerView
+from genrec_lab.viz.explorer import (
+    EXPLORER_VIEWS,
+    CodedCatalogue,
+    ExplorerState,
+    RunRecords,
+    Told,
+    beam_tree,
+)
+from genrec_lab.viz.explorer.widget import Explorer
 from genrec_lab.viz.projection import Projection
 
 Make = Callable[..., CodedCatalogue]
@@ -29,39 +35,39 @@ EVIL = "<script>alert(1)</script>"
 
 
 @pytest.fixture
-def view(make_catalogue: Make, tmp_path: Path) -> ExplorerView:
+def view(make_catalogue: Make, tmp_path: Path) -> Explorer:
     lists = np.random.default_rng(0).integers(0, 60, (40, 5))
     epochs = {"all": [{"epoch": 1, "utilisation": [0.5] * 3}]}
     records = RunRecords(epochs, (4, 3, 5), None, {"gmc": lists}, tmp_path)
     state = ExplorerState(make_catalogue(1, 60), make_catalogue(2, 60), records=records)
     tree = beam_tree([[(1,)], [(1, 0)]], [[-1.0], [-2.0]], (1, 2))
-    return ExplorerView(state, watch=lambda method, row: (tree, "again()"), methods=["gmc"])
+    return Explorer(state, watch=lambda method, row: (tree, "again()"), methods=["gmc"])
 
 
-def parts_of(view: ExplorerView) -> list[dict[str, Any]]:
+def parts_of(view: Explorer) -> list[dict[str, Any]]:
     """What the page is told to show."""
     return json.loads(view.canvas.parts)
 
 
-def figures_of(view: ExplorerView) -> list[dict[str, Any]]:
+def figures_of(view: Explorer) -> list[dict[str, Any]]:
     return [part["figure"] for part in parts_of(view) if "figure" in part]
 
 
-def written_in(view: ExplorerView) -> str:
+def written_in(view: Explorer) -> str:
     return "".join(part.get("html", "") for part in parts_of(view))
 
 
-def told(view: ExplorerView, widget: str, **content: Any) -> None:
+def told(view: Explorer, widget: str, **content: Any) -> None:
     """A message of the page to one of the widgets, as it arrives."""
     getattr(view, widget)._handle_custom_msg(content, [])
 
 
-def click(view: ExplorerView, bar: int) -> None:
+def click(view: Explorer, bar: int) -> None:
     """A click on a bar of the first figure, as the page reports it."""
     told(view, "canvas", kind="click", ids=[figures_of(view)[0]["data"][0]["ids"][bar]])
 
 
-def test_a_click_on_a_bar_goes_down_and_the_path_comes_back(view: ExplorerView) -> None:
+def test_a_click_on_a_bar_goes_down_and_the_path_comes_back(view: Explorer) -> None:
     children = view.state.children()
     assert children is not None
     largest = int(np.argsort(-children.sizes, kind="stable")[0])
@@ -78,7 +84,7 @@ def test_a_click_on_a_bar_goes_down_and_the_path_comes_back(view: ExplorerView) 
     assert view.state.selection.prefix == () and view.back.disabled and not view.forward.disabled
 
 
-def test_controls_and_state_follow_each_other(view: ExplorerView) -> None:
+def test_controls_and_state_follow_each_other(view: Explorer) -> None:
     view.domain.value = "Kitchen"
     view.level.value = 2
     assert (view.state.selection.domain, view.state.selection.level) == ("Kitchen", 2)
@@ -86,7 +92,7 @@ def test_controls_and_state_follow_each_other(view: ExplorerView) -> None:
     assert (view.domain.label, view.level.value) == ("all domains", 1)
 
 
-def test_search_lists_titles_and_opens_codes(view: ExplorerView) -> None:
+def test_search_lists_titles_and_opens_codes(view: Explorer) -> None:
     view.search.value = "oak"
     assert "titles hold “oak”" in view.message.value
     label, item = view.hits.options[0]
@@ -100,11 +106,9 @@ def test_search_lists_titles_and_opens_codes(view: ExplorerView) -> None:
     assert "&lt;script" in view.message.value and "<script" not in view.message.value
 
 
-@pytest.mark.parametrize("tab", list(TABS))
+@pytest.mark.parametrize("tab", list(EXPLORER_VIEWS))
 @pytest.mark.parametrize("prefix", [(), (1,), (1, 2, 3)])
-def test_every_tab_shows_figures_or_says_why_not(
-    view: ExplorerView, tab: str, prefix: tuple[int, ...]
-) -> None:
+def test_every_tab_shows_figures_or_says_why_not(view: Explorer, tab: str, prefix: tuple[int, ...]) -> None:
     view.state.select(prefix=prefix)
     view.tab.value = tab
     assert parts_of(view)
@@ -112,15 +116,15 @@ def test_every_tab_shows_figures_or_says_why_not(
         assert not figures_of(view)
     view.csv.click()
     if link := re.search(r"base64,([^\"]+)", view.export.value):
-        panel = view.state.panel(TABS[tab].panel)
+        panel = view.state.panel(view.shown.panel)
         assert base64.b64decode(link[1]).decode() == panel.csv()
     else:
         assert view.message.value
     view.python.click()
-    assert f"state.panel(&#x27;{TABS[tab].panel}&#x27;" in view.export.value
+    assert f"state.panel(&#39;{view.shown.panel}&#39;" in view.export.value
 
 
-def test_a_beam_is_watched_and_slices_are_kept(view: ExplorerView) -> None:
+def test_a_beam_is_watched_and_slices_are_kept(view: Explorer) -> None:
     view.tab.value = "Beam"
     view.go.click()
     assert "again()" in view.state.panel("beam").python
@@ -138,7 +142,7 @@ def test_a_beam_is_watched_and_slices_are_kept(view: ExplorerView) -> None:
 def test_beside_the_beam_stand_the_history_the_target_and_the_results_as_cards(make_catalogue: Make) -> None:
     tree = beam_tree([[(1,), (2,)], [(1, 0), (2, 3)]], [[-1.0, -1.5], [-2.0, -3.0]], (2, 3))
     user = replace(tree, history=tuple(range(20, 32)), target_item=7, results=(4, 7))
-    view = ExplorerView(ExplorerState(make_catalogue(1, 60)), watch=lambda *_: (user, ""), methods=["gmc"])
+    view = Explorer(ExplorerState(make_catalogue(1, 60)), watch=lambda *_: (user, ""), methods=["gmc"])
     view.tab.value = "Beam"
     assert view.cards.heading == "All items"
     view.go.click()
@@ -163,7 +167,7 @@ def test_beside_the_beam_stand_the_history_the_target_and_the_results_as_cards(m
     assert all("part" not in card for card in view.cards.cards)
 
 
-def test_dark_and_light(view: ExplorerView) -> None:
+def test_dark_and_light(view: Explorer) -> None:
     view.dark.value = True
     dark = theme.template("dark").layout.paper_bgcolor
     assert figures_of(view)[0]["layout"]["template"]["layout"]["paper_bgcolor"] == dark
@@ -171,7 +175,7 @@ def test_dark_and_light(view: ExplorerView) -> None:
     assert figures_of(view)[0]["layout"]["template"]["layout"]["paper_bgcolor"] != dark
 
 
-def test_tables_are_html_of_their_cells(view: ExplorerView) -> None:
+def test_tables_are_html_of_their_cells(view: Explorer) -> None:
     view.state.select(prefix=(1,))
     view.tab.value = "Page"
     page, table = view.state.page(), parts_of(view)[-1]["html"]
@@ -181,17 +185,17 @@ def test_tables_are_html_of_their_cells(view: ExplorerView) -> None:
     assert re.findall(r"<td[^>]*>(nearest|median|farthest)</td>", table) == shown["part"].to_list()
 
 
-def test_the_theme_follows_the_page_unless_one_is_named(view: ExplorerView) -> None:
+def test_the_theme_follows_the_page_unless_one_is_named(view: Explorer) -> None:
     view.cards.page_is_dark = True
     assert view.mode == "dark" and view._dom_classes[-1] == "genrec-dark"
     view.cards.page_is_dark = False
     assert view.mode == "light" and "genrec-dark" not in view._dom_classes
-    fixed = ExplorerView(view.state, mode="light")
+    fixed = Explorer(view.state, mode="light")
     fixed.cards.page_is_dark = True
     assert fixed.mode == "light"
 
 
-def test_the_list_of_codes_below_is_a_way_down(view: ExplorerView) -> None:
+def test_the_list_of_codes_below_is_a_way_down(view: Explorer) -> None:
     children = view.state.children()
     assert children is not None
     order = [code for _, code in view.down.options[1:]]
@@ -203,9 +207,9 @@ def test_the_list_of_codes_below_is_a_way_down(view: ExplorerView) -> None:
     assert view.down.disabled
 
 
-def test_a_lasso_gathers_items_for_the_cards_the_csv_and_a_slice(view: ExplorerView) -> None:
+def test_a_lasso_gathers_items_for_the_cards_the_csv_and_a_slice(view: Explorer) -> None:
     points = np.random.default_rng(0).normal(size=(60, 3, 2)).astype(np.float32)
-    view.maps = {"t-SNE": Projection(points, np.arange(60), "tsne", 0, 60)}
+    view.state.maps = {"t-SNE": Projection(points, np.arange(60), "tsne", 0, 60)}
     view.tab.value = "Map"
     traces = figures_of(view)[0]["data"]
     assert {trace["meta"] for trace in traces} == {"items"}
@@ -238,7 +242,7 @@ def test_a_lasso_gathers_items_for_the_cards_the_csv_and_a_slice(view: ExplorerV
     assert view.cards.heading.startswith("Prefix")
 
 
-def test_cards_are_the_items_of_the_page_and_a_click_selects_one(view: ExplorerView) -> None:
+def test_cards_are_the_items_of_the_page_and_a_click_selects_one(view: Explorer) -> None:
     view.state.select(prefix=(1,))
     page = view.state.page(top=4)
     assert page is not None
@@ -257,7 +261,7 @@ def test_cards_are_the_items_of_the_page_and_a_click_selects_one(view: ExplorerV
 def test_without_distances_the_most_visited_items_are_shown(make_catalogue: Make) -> None:
     codes = ItemCodes([[0, i % 3] for i in range(40)], (2, 3))
     traffic = np.random.default_rng(3).integers(0, 9, 40)
-    view = ExplorerView(ExplorerState(CodedCatalogue("plain", codes, ["t"] * 40, traffic=traffic)))
+    view = Explorer(ExplorerState(CodedCatalogue("plain", codes, ["t"] * 40, traffic=traffic)))
     best = sorted(range(40), key=lambda item: (-traffic[item], item))
     assert [card["item"] for card in view.cards.cards] == best[:12]
     view.state.select(prefix=(0, 1))
@@ -271,7 +275,7 @@ def test_pictures_are_small_and_one_that_is_gone_is_left_out(tmp_path: Path) -> 
     (tmp_path / "broken.png").write_bytes(b"no picture")
     files = [str(tmp_path / "clear.png"), str(tmp_path / "broken.png"), str(tmp_path / "gone.png"), None]
     codes = ItemCodes([[i] for i in range(4)], (4,))
-    view = ExplorerView(ExplorerState(CodedCatalogue("pictures", codes, ["t"] * 4, images=files)))
+    view = Explorer(ExplorerState(CodedCatalogue("pictures", codes, ["t"] * 4, images=files)))
     uris = [card["picture"] for card in view.cards.cards]
     assert uris[1:] == [None, None, None] and view.cards.pictured
     small = Image.open(io.BytesIO(base64.b64decode(uris[0].split(",")[1])))
@@ -286,7 +290,7 @@ def test_what_decoders_tell_stands_beside_the_code(make_catalogue: Make) -> None
         asked.append(prefix)
         return Told(("oak", EVIL), np.zeros((8, 8, 3), dtype=np.float32))
 
-    view = ExplorerView(ExplorerState(make_catalogue(1, 60), records=RunRecords(decode=decode)))
+    view = Explorer(ExplorerState(make_catalogue(1, 60), records=RunRecords(decode=decode)))
     assert view.cards.told == {} and asked == []
     view.state.select(prefix=(1,))
     view.tab.value = "Page"
@@ -305,15 +309,15 @@ def test_after_the_first_view_the_script_is_not_sent_again(
             sent.append(len(json.dumps(data)))
 
     monkeypatch.setattr(comm, "create_comm", lambda *given, **named: Counted(*given, **named))
-    view = ExplorerView(ExplorerState(make_catalogue(1, 60)))
+    view = Explorer(ExplorerState(make_catalogue(1, 60)))
     assert sum(sent) < 6_000_000
-    for tab in TABS:
+    for tab in EXPLORER_VIEWS:
         sent.clear()
         view.tab.value = tab
         assert sum(sent) < 100_000
 
 
-def test_where_no_kernel_is_the_first_view_is_a_table(view: ExplorerView) -> None:
+def test_where_no_kernel_is_the_first_view_is_a_table(view: Explorer) -> None:
     bundle = view._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in bundle
     children = view.state.children()
@@ -327,8 +331,8 @@ def test_where_no_kernel_is_the_first_view_is_a_table(view: ExplorerView) -> Non
 
 def test_names_are_escaped_wherever_they_stand() -> None:
     catalogue = CodedCatalogue(EVIL, ItemCodes([[0], [1]], (2,), [EVIL, "b"]), [EVIL, "b"])
-    view = ExplorerView(ExplorerState(catalogue))
-    for tab in TABS:
+    view = Explorer(ExplorerState(catalogue))
+    for tab in EXPLORER_VIEWS:
         view.tab.value = tab
         shown = [view.name.value, view.message.value]
         shown += [written_in(view), view.cards.heading, *view.cards.lines]
@@ -337,9 +341,7 @@ def test_names_are_escaped_wherever_they_stand() -> None:
     assert "no recommender" in view.message.value
 
 
-def test_the_figures_of_a_tab_become_pictures_in_the_run(
-    view: ExplorerView, tmp_path: Path, monkeypatch
-) -> None:
+def test_the_figures_of_a_tab_become_pictures_in_the_run(view: Explorer, tmp_path: Path, monkeypatch) -> None:
     drawn: list[go.Figure] = []
     monkeypatch.setattr(go.Figure, "to_image", lambda figure, **how: drawn.append(figure) or b"\x89PNG")
     view.tab.value = "Sharing"
@@ -353,7 +355,7 @@ def test_the_figures_of_a_tab_become_pictures_in_the_run(
 
 @pytest.mark.parametrize("error", [ValueError("kaleido"), RuntimeError("no Chrome\nsecond line"), OSError()])
 def test_without_a_browser_it_says_what_a_picture_needs(
-    view: ExplorerView, tmp_path: Path, monkeypatch, error: Exception
+    view: Explorer, tmp_path: Path, monkeypatch, error: Exception
 ) -> None:
     def fail(figure: go.Figure, **how: Any) -> bytes:
         raise error
@@ -366,6 +368,6 @@ def test_without_a_browser_it_says_what_a_picture_needs(
 
 
 def test_no_run_folder_no_picture(make_catalogue: Make) -> None:
-    view = ExplorerView(ExplorerState(make_catalogue(1, 60)))
+    view = Explorer(ExplorerState(make_catalogue(1, 60)))
     view.png.click()
     assert "no run folder" in view.message.value

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genrec_lab.viz import figures, theme
-from genrec_lab.viz.layout import domains_of, escape, label, labels, percent, shorten, untitled, wrapped
+from genrec_lab.viz.layout import domains_of, untitled
+from genrec_lab.viz.text import escape, label, labels, percent, shorten, wrapped
 
 # --- text
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from genrec_lab.evaluation import code_health
 from genrec_lab.viz import figures
 from genrec_lab.viz.figures.data import length_bins
-from genrec_lab.viz.layout import MAX_POINTS, percent
+from genrec_lab.viz.layout import MAX_POINTS
+from genrec_lab.viz.text import percent
 
 
 def title_of(figure: go.Figure) -> str:

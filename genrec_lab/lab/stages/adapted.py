@@ -17,7 +17,7 @@ from genrec_lab.lab.stages.training import HISTORY_FILE
 from genrec_lab.lab.store import Run
 from genrec_lab.models.recommenders.adapters import Parameters, add_lora, count_parameters
 from genrec_lab.presets import MethodConfig
-from genrec_lab.viz.layout import counted
+from genrec_lab.viz.text import counted
 
 
 def adapted_methods(run: Run) -> list[str]:

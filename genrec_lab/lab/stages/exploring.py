@@ -31,7 +31,7 @@ from genrec_lab.viz.explorer import (
     code_survey,
     collisions,
 )
-from genrec_lab.viz.explorer.view import Explained, ExplorerView, still
+from genrec_lab.viz.explorer.widget import Explained, Explorer, still
 from genrec_lab.viz.live import has_front_end, in_kernel
 
 EXPLORING = "04_codebook_explorer"
@@ -76,7 +76,7 @@ def explore(
     method: str | None = None,
     other_method: str | None = None,
     mode: theme.Mode | None = None,
-) -> ExplorerView | go.Figure | Explained:
+) -> Explorer | go.Figure | Explained:
     """Open the explorer on a run, or on two to compare; as the last line of a cell it shows itself.
 
     In a kernel that nobody looks at (papermill, nbval) it says so, and the figure of its first view takes its
@@ -101,7 +101,7 @@ def explore(
         source = f"state.watch_beam(watched_beam(existing_run({run.name!r}), {chosen!r}, {row!r}))"
         return watched_beam(run, chosen, row), source
 
-    return ExplorerView(
+    return Explorer(
         state,
         maps={} if atlas is None else {"t-SNE": atlas.tsne, "UMAP": atlas.umap},
         watch=watch if ready else None,

@@ -14,8 +14,8 @@ from genrec_lab.codes import EOS
 from genrec_lab.data import Dataset
 from genrec_lab.lab.stages.evaluating import Rankings
 from genrec_lab.models.recommenders.code_recommender import CodeRecommender
-from genrec_lab.viz.layout import counted, percent
 from genrec_lab.viz.tables import table_figure
+from genrec_lab.viz.text import counted, percent
 
 _BETWEEN_CODES = " · "
 _RECOMMENDED, _HIT = "recommended", "recommended, the target"

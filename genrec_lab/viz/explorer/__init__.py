@@ -1,24 +1,55 @@
-"""The codebook explorer: its logic over arrays, without widgets, in `ExplorerState`."""
+"""The codebook explorer: its logic over arrays, without widgets, in `ExplorerState`.
+
+A view of your own is a function from a state to what its tab shows:
+
+    from genrec_lab.viz.explorer import Shown, register_explorer_view
+
+    @register_explorer_view("Traffic")
+    def traffic(state):
+        return Shown([px.histogram(x=state.catalogue.traffic[state.items()])])
+"""
 
 from genrec_lab.codes import Churn, churn
-from genrec_lab.viz.explorer.atlas_file import AtlasFile, atlas_frame, write_atlas
 from genrec_lab.viz.explorer.beams import BeamTree, beam_tree
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
-from genrec_lab.viz.explorer.code_page import CodePage, code_page
+from genrec_lab.viz.explorer.code_page import CodePage, code_page, code_survey
 from genrec_lab.viz.explorer.collisions import Collisions, Group, collisions, inside, policy_effects
+from genrec_lab.viz.explorer.compare import LevelMatch, TwoTokenizers
+from genrec_lab.viz.explorer.domain_sharing import (
+    LevelSharing,
+    PairSimilarity,
+    level_sharing,
+    pair_similarity,
+)
+from genrec_lab.viz.explorer.exports import (
+    AtlasFile,
+    NamedSlice,
+    SliceError,
+    atlas_frame,
+    load_slice,
+    save_slice,
+    slice_names,
+    write_atlas,
+)
 from genrec_lab.viz.explorer.exposure import Exposure, exposure, gini, shown_counts
-from genrec_lab.viz.explorer.matching import LevelMatch, TwoTokenizers
-from genrec_lab.viz.explorer.panels import PANELS, Panel
 from genrec_lab.viz.explorer.prefixes import Children, PrefixOrder
 from genrec_lab.viz.explorer.selection import Found, Selection, parse_prefix, search
-from genrec_lab.viz.explorer.sharing import LevelSharing, PairSimilarity, level_sharing, pair_similarity
-from genrec_lab.viz.explorer.slices import NamedSlice, SliceError, load_slice, save_slice, slice_names
-from genrec_lab.viz.explorer.state import ExplorerState, RunRecords, Told
-from genrec_lab.viz.explorer.survey import code_survey
-from genrec_lab.viz.explorer.training import settled, training_frame
+from genrec_lab.viz.explorer.state import (
+    EXPLORER_VIEWS,
+    PANELS,
+    ExplorerState,
+    Panel,
+    RunRecords,
+    Shown,
+    Told,
+    register_explorer_view,
+    register_panel,
+)
 from genrec_lab.viz.explorer.words import TitleWords, Word, log_odds
+from genrec_lab.viz.figures.training import settled, training_frame
 
 __all__ = [
+    "EXPLORER_VIEWS",
     "PANELS",
     "AtlasFile",
     "BeamTree",
@@ -39,6 +70,7 @@ __all__ = [
     "PrefixOrder",
     "RunRecords",
     "Selection",
+    "Shown",
     "SliceError",
     "TitleWords",
     "Told",
@@ -59,6 +91,8 @@ __all__ = [
     "pair_similarity",
     "parse_prefix",
     "policy_effects",
+    "register_explorer_view",
+    "register_panel",
     "save_slice",
     "search",
     "settled",

@@ -7,9 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 import polars as pl
+
+from genrec_lab.viz import theme
+from genrec_lab.viz.layout import Panels, one_panel
+from genrec_lab.viz.text import counted, label, noted, written
+
+_ROW = 24  # pixels
+_TITLE_CHARACTERS = 34
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,18 +110,9 @@ def beam_tree(
             if target_log_probabilities is not None and now:
                 missed_by = float(min(now.values()) - target_log_probabilities[level])
         before = now
-    schema = {
-        "level": pl.Int64,
-        "prefix": pl.String,
-        "parent": pl.String,
-        "code": pl.Int64,
-        "rank": pl.Int64,
-        "log_probability": pl.Float64,
-        "step": pl.Float64,
-        "survives": pl.Boolean,
-        "on_target": pl.Boolean,
-        "example": pl.String,
-    }
+    schema = {"level": pl.Int64, "prefix": pl.String, "parent": pl.String, "code": pl.Int64, "rank": pl.Int64}
+    schema |= {"log_probability": pl.Float64, "step": pl.Float64}
+    schema |= {"survives": pl.Boolean, "on_target": pl.Boolean, "example": pl.String}
     steps = None
     if target_log_probabilities is not None:
         steps = tuple(float(np.float64(value)) for value in target_log_probabilities)
@@ -121,3 +121,93 @@ def beam_tree(
 
 def _text(prefix: tuple[int, ...]) -> str:
     return " ".join(str(code) for code in prefix)
+
+
+def beam_way(tree: BeamTree, *, seed: int | None = None) -> go.Figure:
+    """The beam as a tree from left to right, best prefixes on top, the target's way in its own colour.
+
+    Open circles are prefixes that no kept prefix goes on from. A cross marks the level where the target left,
+    below the beams, at its log-probability if that is known. Numbers on the nodes are codes, those at the
+    right end titles.
+    """
+    levels, widest = len(tree.target), int(tree.nodes["rank"].to_numpy().max(initial=1))
+    made = one_panel(_ROW * (widest + 2) + 20)
+    rows = list(tree.nodes.iter_rows(named=True))
+    places = {"": (0.0, 1.0)} | {row["prefix"]: (float(row["level"]), float(row["rank"])) for row in rows}
+    for on_target, colour, width in ((False, theme.TRACK, 2), (True, theme.BAD, 3)):
+        ways = [
+            (places[row["parent"]], places[row["prefix"]]) for row in rows if row["on_target"] == on_target
+        ]
+        ends = np.array(ways, dtype=float).reshape(-1, 2, 2)
+        made.segments(0, ends[:, :, 0], ends[:, :, 1], colour, width)
+    target, survives = pl.col("on_target"), pl.col("survives")
+    kinds = (
+        ("goes on", "circle", theme.ACCENT, survives & ~target),
+        ("ends here", "circle-open", theme.MUTED, ~survives & ~target),
+        ("on the target's way", "diamond", theme.BAD, target),
+    )
+    for name, symbol, colour, condition in kinds:
+        nodes = tree.nodes.filter(condition)
+        if not nodes.is_empty():
+            made.points(
+                0,
+                nodes["level"].to_numpy(),
+                nodes["rank"].to_numpy(),
+                theme.mark(colour, symbol, 9, width=1.5),
+                "%{customdata}<extra></extra>",
+                name=name,
+                mode="markers+text",
+                text=[str(code) for code in nodes["code"].to_list()],
+                textposition="top center",
+                textfont={"size": 10},
+                customdata=[_hover(row) for row in nodes.iter_rows(named=True)],
+            )
+    # Beside the whole identifiers, their log-probability and title.
+    for row in tree.nodes.filter(pl.col("level") == levels).iter_rows(named=True):
+        title = f"  {label(row['example'], _TITLE_CHARACTERS)}" if row["example"] else ""
+        text = f"{row['log_probability']:.2f}{title}"
+        place = {"x": levels + 0.08, "y": row["rank"], "xanchor": "left", "align": "left"}
+        made.figure.add_annotation(text=text, **place, showarrow=False, font={"size": 11})
+    if tree.left_at is not None:
+        _add_leaving(made, tree, tree.left_at, places, widest)
+    names = ["start", *(f"level {level}" for level in range(1, levels + 1))]
+    # A third of the width is for the titles, however many levels share the rest: as many pixels as they need.
+    reach = [-0.15, 1.52 * levels + 0.15]
+    made.x(tickvals=list(range(levels + 1)), ticktext=names, range=reach, showgrid=False)
+    made.y(range=[widest + 1.9, 0.2], visible=False)
+    note = noted(
+        f"{counted(widest, 'beam')}, the likeliest prefix of each level on top",
+        f"target {written(tree.target)}",
+        "at the right: log-probability and title",
+        seed=seed,
+    )
+    return made.finish(tree.told(), note, showlegend=True)
+
+
+def _hover(row: dict[str, Any]) -> str:
+    title = f"<br>{label(row['example'], 60)}" if row["example"] else ""
+    return (
+        f"{written(row['prefix'].split())}: place {row['rank']}, log-probability "
+        f"{row['log_probability']:.2f}, last code {row['step']:.2f}{title}"
+    )
+
+
+def _add_leaving(
+    made: Panels, tree: BeamTree, level: int, places: dict[str, tuple[float, float]], widest: int
+) -> None:
+    """A cross below the beams of the level where the target is no longer kept, and the way there."""
+    start, end = places[_text(tree.target[: level - 1])], (float(level), widest + 1.2)
+    at = "" if tree.steps is None else f" at {tree.steps[level - 1]:.2f}"
+    made.segments(0, [[start[0], end[0]]], [[start[1], end[1]]], theme.BAD, 2, dash="dot")
+    made.points(
+        0,
+        [end[0]],
+        [end[1]],
+        {"symbol": "x", "size": 11, "color": theme.BAD},
+        "the target is not kept here<extra></extra>",
+        name="where the target left",
+        mode="markers+text",
+        text=[f"  {tree.target[level - 1]}{at}"],
+        textposition="middle right",
+        textfont={"size": 11},
+    )

@@ -15,6 +15,7 @@ import polars as pl
 from genrec_lab.codes import ItemCodes
 from genrec_lab.viz.explorer.prefixes import PrefixOrder
 from genrec_lab.viz.explorer.words import TitleWords
+from genrec_lab.viz.text import written
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -180,8 +181,3 @@ class CodedCatalogue:
             "image": pl.Series(images, dtype=pl.String),
         }
         return pl.DataFrame(columns)
-
-
-def written(codes: Sequence[int]) -> str:
-    """Codes as the explorer writes them: "12 › 4"."""
-    return " › ".join(str(int(code)) for code in codes)

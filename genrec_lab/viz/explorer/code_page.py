@@ -10,11 +10,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import plotly.graph_objects as go
 import polars as pl
 
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
+from genrec_lab.viz.explorer.domain_sharing import level_sharing
 from genrec_lab.viz.explorer.prefixes import entropy_bits, purity_of
 from genrec_lab.viz.explorer.words import Word
+from genrec_lab.viz.layout import numbered_axis, panels
+from genrec_lab.viz.tables import table_figure
+from genrec_lab.viz.text import counted, label, listed, noted, percent, written
+from genrec_lab.viz.theme import category_styles
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -147,6 +153,32 @@ def code_page(
     )
 
 
+def code_survey(catalogue: CodedCatalogue) -> pl.DataFrame:
+    """Return one row a code of each level, under any prefix: who has it, and whether it is used.
+
+    Frame `level` (from 1), `code`, `items`, `domains` (how many use it), `purity` (share of the commonest
+    domain, null for a dead code), `interactions` (of its items), `state` as on its page: "alive", "nearly
+    dead" or "dead".
+    """
+    parts = []
+    for level, size in enumerate(catalogue.codes.sizes):
+        by_domain = level_sharing(catalogue, level).items.T
+        items = by_domain.sum(axis=1)
+        traffic = np.bincount(catalogue.codes.codes[:, level], weights=catalogue.traffic, minlength=size)
+        even = catalogue.n_items / size
+        part = {
+            "level": np.full(size, level + 1),
+            "code": np.arange(size),
+            "items": items,
+            "domains": (by_domain > 0).sum(axis=1),
+            "purity": pl.Series(purity_of(by_domain)).fill_nan(None),
+            "interactions": traffic.astype(np.int64),
+            "state": [state_of(count, count, even) for count in items.tolist()],
+        }
+        parts.append(pl.DataFrame(part))
+    return pl.concat(parts)
+
+
 def state_of(support: int, everywhere: int, even_share: float) -> str:
     """A code's state by its items here and under any prefix; even_share: items a code if all had as many."""
     if everywhere == 0:
@@ -213,3 +245,107 @@ def _commonest(codes: npt.NDArray[np.int32], top: int) -> list[tuple[int, int]]:
     counts = np.bincount(codes)
     order = np.argsort(-counts, kind="stable")[:top]
     return [(int(place), int(counts[place])) for place in order if counts[place] > 0]
+
+
+def code_profile(page: CodePage, *, top: int = 8, seed: int | None = None) -> go.Figure:
+    """A code at a glance: its telling words, the domains of its items, and how long their residuals are."""
+    titles = ["Words that its titles hold more often than others", "Items by domain", "Norm of the residual"]
+    made = panels(titles, columns=3, row_height=230, left_labels=70, column_gap=0.1)
+    words, domains = page.words[:top], page.domains
+    made.bars(
+        0,
+        [word.score for word in words],
+        np.arange(len(words)),
+        "%{customdata}, z = %{x:.1f}<extra></extra>",
+        orientation="h",
+        customdata=[f"{label(word.word)}: in {counted(word.titles, 'title')}" for word in words],
+    )
+    made.rows(0, [word.word for word in words], 16)
+    made.x(0, title="z-score of log-odds", rangemode="tozero", nticks=5)
+    styles = category_styles(domains)
+    colours, names = [styles[name].colour for name in domains], [label(name) for name in domains]
+    hover = "%{customdata}: %{y} items<extra></extra>"
+    made.bars(1, np.arange(len(domains)), page.by_domain, hover, colour=colours, customdata=names)
+    made.x(1, **numbered_axis(domains, 12))
+    made.y(1, title="items", rangemode="tozero")
+    if page.support and page.norms is not None:
+        counts, edges = page.norms
+        middles, hover = (edges[:-1] + edges[1:]) / 2, "norm %{x:.3g}: %{y} items<extra></extra>"
+        made.bars(2, middles, counts, hover, width=np.diff(edges))
+        made.x(2, title="Euclidean norm", range=[0, edges[-1]], nticks=5)
+        made.y(2, title="items", rangemode="tozero")
+    else:
+        made.say(2, "No residuals are known." if page.support else "No item has it.")
+    if not page.support:
+        made.say(1, "No item has it.")
+    if not words:
+        made.say(0, "No word tells it from the others.")
+    return made.finish(_page_title(page), noted(_page_note(page), seed=seed), showlegend=False, bargap=0.25)
+
+
+def code_items(page: CodePage, catalogue: CodedCatalogue, *, seed: int | None = None) -> go.Figure:
+    """The items nearest to the codeword, around the median and farthest from it, as a table."""
+    placed = page.frame()
+    known = placed["part"].drop_nulls().len() > 0
+    shown = placed.filter(placed["part"].is_not_null()) if known else placed.head(12)
+    cards = catalogue.cards(shown["item"].to_numpy())
+    note = f"{shown.height} of {counted(page.support, 'item')}"
+    which = "distance of the residual to the codeword" if known else "no distances are known"
+    return table_figure(
+        _items_title(page),
+        noted(note, which, seed=seed),
+        ["", "title", "domain", "identifier", "distance", "interactions"],
+        [
+            [part or "" for part in shown["part"].to_list()],
+            cards["title"].to_list(),
+            cards["domain"].to_list(),
+            cards["codes"].to_list(),
+            ["" if value is None else f"{value:.3g}" for value in shown["distance"].to_list()],
+            [f"{count:,}" for count in cards["interactions"].to_list()],
+        ],
+        widths=[1.2, 3.9, 1.5, 1.7, 1.2, 1.75],
+        left=4,
+    )
+
+
+def _name_of(page: CodePage) -> str:
+    if page.within is None:
+        return f"Code {page.code} of level {page.level + 1}"
+    return f"Prefix {written([*page.within, page.code])}"
+
+
+def _page_title(page: CodePage) -> str:
+    if page.support == 0:
+        return f"{_name_of(page)} is {page.state}: no item has it"
+    words = f", mostly “{listed([word.word for word in page.words[:3]])}”" if page.words else ""
+    most = listed([page.domains[int(page.by_domain.argmax())]])
+    whose = f", {percent(page.purity)} of them of {most}"
+    if len(page.domains) == 1 or page.purity == 1:
+        whose = f" of {most}" if len(page.domains) > 1 else ""
+    return f"{_name_of(page)} has {counted(page.support, 'item')}{whose}{words}"
+
+
+def _page_note(page: CodePage) -> str:
+    near = ", ".join(f"{code} ({distance:.2g})" for code, distance in page.nearest_codes[:3])
+    return noted(
+        page.state,
+        f"{counted(page.support, 'item')} of {page.n_items:,}",
+        f"{percent(page.traffic_share)} of the interactions",
+        f"domain entropy {page.entropy:.2f} bits",
+        f"nearest codewords: {near}" if near else "",
+    )
+
+
+def _items_title(page: CodePage) -> str:
+    name, items = _name_of(page), counted(page.support, "item")
+    if not page.support:
+        return f"{name}: no item has it"
+    if page.distances is None or page.support < 2:
+        return f"{name}: {items}"
+    low, high = float(page.distances.min()), float(page.distances.max())
+    if low <= 0:
+        return f"{name}: its {items} lie up to {high:.2g} from the codeword"
+    return (
+        f"{name}: the farthest of its {items} lies {high / low:.1f} times as far from the codeword as the "
+        "nearest"
+    )

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import plotly.graph_objects as go
 import polars as pl
 
 from genrec_lab.codes import CONFLICT_POLICIES, CodesError, ItemCodes, Resolution
-from genrec_lab.viz.explorer.catalogue import CodedCatalogue, written
-from genrec_lab.viz.explorer.sharing import cosine
-from genrec_lab.viz.layout import counted
+from genrec_lab.viz.explorer.catalogue import CodedCatalogue
+from genrec_lab.viz.explorer.domain_sharing import cosine
+from genrec_lab.viz.tables import table_figure
+from genrec_lab.viz.text import counted, noted, written
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -23,6 +25,13 @@ _MOST_INSIDE = 60
 """Items of a group whose distances to one another are measured; a larger group shows its first ones."""
 # By policy, the most items under one prefix for which it is tried: each takes about 0.1 s for so many.
 _MOST_MOVED = {"nearest_free": 2_000, "optimal": 1_000, "sinkhorn": 30}
+_MOST_ROWS = 14
+_SHOWN = {
+    "nearest_free": "nearest free",
+    "optimal": "optimal",
+    "sinkhorn": "Sinkhorn",
+    "extra_level": "extra level",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,19 +66,16 @@ class Collisions:
         firsts, codes = self.items[starts], self.catalogue.codes
         traffic = self.catalogue.traffic[self.items]
         sums = np.concatenate([[0], np.cumsum(traffic)])
-        return pl.DataFrame(
-            {
-                "identifier": pl.Series(
-                    [written(row) for row in codes.codes[firsts].tolist()], dtype=pl.String
-                ),
-                "domain": pl.Series(
-                    [self.catalogue.domains[place] for place in codes.domain_index[firsts]], dtype=pl.String
-                ),
-                "items": sizes,
-                "interactions": sums[starts + sizes] - sums[starts],
-                "first_title": self.catalogue.titles.gather(firsts),
-            }
-        )
+        texts = [written(row) for row in codes.codes[firsts].tolist()]
+        domains = [self.catalogue.domains[place] for place in codes.domain_index[firsts]]
+        columns = {
+            "identifier": pl.Series(texts, dtype=pl.String),
+            "domain": pl.Series(domains, dtype=pl.String),
+            "items": sizes,
+            "interactions": sums[starts + sizes] - sums[starts],
+            "first_title": self.catalogue.titles.gather(firsts),
+        }
+        return pl.DataFrame(columns)
 
 
 def collisions(
@@ -168,9 +174,8 @@ def policy_effects(catalogue: CodedCatalogue, items: npt.ArrayLike, seed: int | 
         try:
             done = _resolved(within, policy, residuals, book, catalogue.seed if seed is None else seed)
         except CodesError as error:
-            note = f"not known: {error}".split(";")[0]
-            nothing = (None, None, None, None, note)
-            rows += [(policy, item, was, *nothing) for item, was in zip(chosen.tolist(), before, strict=True)]
+            unknown = (None, None, None, None, f"not known: {error}".split(";")[0])
+            rows += [(policy, item, was, *unknown) for item, was in zip(chosen.tolist(), before, strict=True)]
             continue
         after = done.codes.codes[place].copy()
         after[:, : row.size] += first
@@ -178,16 +183,8 @@ def policy_effects(catalogue: CodedCatalogue, items: npt.ArrayLike, seed: int | 
         for item, was, now in zip(chosen.tolist(), before, after.tolist(), strict=True):
             moved = now[: row.size] != row.tolist()
             rows.append((policy, item, was, written(now), moved, done.moved, done.cost, note))
-    schema = {
-        "policy": pl.String,
-        "item": pl.Int64,
-        "before": pl.String,
-        "after": pl.String,
-        "moved": pl.Boolean,
-        "policy_moved": pl.Int64,
-        "policy_cost": pl.Float64,
-        "note": pl.String,
-    }
+    schema = {"policy": pl.String, "item": pl.Int64, "before": pl.String, "after": pl.String}
+    schema |= {"moved": pl.Boolean, "policy_moved": pl.Int64, "policy_cost": pl.Float64, "note": pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
@@ -201,9 +198,8 @@ def _resolved(
     """`resolve_with_cost`, but not for so many items that nobody would wait for it."""
     most = _MOST_MOVED.get(policy, codes.n_items)
     if codes.n_items > most:
-        raise CodesError(
-            f"{codes.n_items:,} items share all codes but the last; more than {most:,} take too long"
-        )
+        many = f"{codes.n_items:,} items share all codes but the last"
+        raise CodesError(f"{many}; more than {most:,} take too long")
     return codes.resolve_with_cost(policy, residuals, book, seed)
 
 
@@ -212,3 +208,45 @@ def _stretches(starts: IntArray, lengths: IntArray) -> IntArray:
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if ends.size else 0
     return np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
+
+
+def collision_group(
+    catalogue: CodedCatalogue, items: npt.ArrayLike, *, rank: int | None = None, seed: int | None = None
+) -> go.Figure:
+    """The items of one ambiguous identifier as a table: how alike they are, their codes under each policy.
+
+    items: all of one identifier and domain. rank: the group's place by size, from 1, for the note. Codes in
+    bold differ from what the item has now; the note has the cost of each policy.
+    """
+    measured = inside(catalogue, items)
+    shown, total = measured.items[:_MOST_ROWS], counted(len(measured.items), "item")
+    cards, effects = catalogue.cards(shown), policy_effects(catalogue, measured.items, seed)
+    away = [""] * len(shown)
+    if measured.distances is not None and len(measured.shown) > 1:
+        mean = measured.distances.sum(axis=1) / (len(measured.shown) - 1)
+        away = [f"{value:.2f}" for value in mean[: len(shown)]]
+    visits = [f"{count:,}" for count in cards["interactions"]]
+    columns: list[list[str]] = [cards["title"].to_list(), visits, away]
+    bold = [[False] * len(shown) for _ in columns]
+    for policy in _SHOWN:
+        of_policy = effects.filter(pl.col("policy") == policy).head(len(shown))
+        columns.append([text or "not known" for text in of_policy["after"].to_list()])
+        bold.append((of_policy["after"] != of_policy["before"]).fill_null(False).to_list())
+    title = f"{total} of {cards['domain'][0]} are all {cards['codes'][0]}"
+    if np.isfinite(measured.mean_distance):
+        title += f", {measured.mean_distance:.2f} apart on average"
+    dear = effects.filter(pl.col("policy_cost") > 0).unique("policy", maintain_order=True)
+    costs = [
+        f"{_SHOWN[policy]} {cost:.3g} ({counted(moved, 'item')} moved)"
+        for policy, cost, moved in dear.select("policy", "policy_cost", "policy_moved").iter_rows()
+    ]
+    note = noted(
+        f"{len(shown)} of {total}" + ("" if rank is None else f", number {rank} of the groups by size"),
+        f"distance: {measured.measure}" if measured.measure else "",
+        f"added distance to the last codewords: {', '.join(costs)}" if costs else "",
+        "in bold: another identifier than now",
+        seed=seed,
+    )
+    headers = ["title", "interactions", "mean distance", *_SHOWN.values()]
+    widths = [2.8, 1.65, 1.1, 1.5, 1.5, 1.5, 1.9]
+    return table_figure(title, note, headers, columns, widths=widths, emphasis=bold)

@@ -5,20 +5,27 @@ Shapes: N items, U users with K recommended items each, C codes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import plotly.graph_objects as go
 import polars as pl
 
+from genrec_lab.viz import theme
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
+from genrec_lab.viz.layout import Panels, numbered_axis, one_panel, panels
+from genrec_lab.viz.text import code_label, counted, listed, noted, percent, written
+from genrec_lab.viz.theme import category_styles
 
 IntArray = npt.NDArray[np.int64]
 
 # Where the groups of popularity end, as shares of the items from the most to the least popular.
 _BORDERS = (0.05, 0.2, 0.5, 1.0)
 _NAMES = ("head: first 5 %", "5 to 20 %", "20 to 50 %", "tail: last 50 %")
+_NAMED_CODES = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,19 +114,18 @@ def _by_code(codes: npt.NDArray[np.int32], shown: IntArray, traffic: IntArray, s
     recommended = np.bincount(codes, weights=shown, minlength=size)
     interactions = np.bincount(codes, weights=traffic, minlength=size)
     used = np.flatnonzero(items)
-    share = items / max(int(items.sum()), 1)
-    of_shown, of_traffic = _shares(recommended), _shares(interactions)
-    return pl.DataFrame(
-        {
-            "code": used,
-            "items": items[used],
-            "catalogue_share": share[used],
-            "shown": recommended[used].astype(np.int64),
-            "recommendation_share": of_shown[used],
-            "traffic_share": of_traffic[used],
-            "ratio": of_shown[used] / share[used],
-        }
-    )
+    share = items[used] / max(int(items.sum()), 1)
+    of_shown, of_traffic = _shares(recommended)[used], _shares(interactions)[used]
+    columns = {
+        "code": used,
+        "items": items[used],
+        "catalogue_share": share,
+        "shown": recommended[used].astype(np.int64),
+        "recommendation_share": of_shown,
+        "traffic_share": of_traffic,
+        "ratio": of_shown / share,
+    }
+    return pl.DataFrame(columns)
 
 
 def _by_popularity(catalogue: CodedCatalogue, items: IntArray, counts: IntArray) -> pl.DataFrame:
@@ -127,18 +133,144 @@ def _by_popularity(catalogue: CodedCatalogue, items: IntArray, counts: IntArray)
     chosen = np.zeros(catalogue.n_items, dtype=bool)
     chosen[items] = True
     order = catalogue.by_popularity[chosen[catalogue.by_popularity]]
-    ends = [round(border * items.size) for border in _BORDERS]
-    starts = [0, *ends[:-1]]
-    sums = [np.concatenate([[0], np.cumsum(values[order])]) for values in (counts, catalogue.traffic)]
-    groups: dict[str, object] = {"group": list(_NAMES)}
-    groups["items"] = [end - start for start, end in zip(starts, ends, strict=True)]
-    groups["catalogue_share"] = _shares(np.array(groups["items"], dtype=float))
-    for name, running in (("traffic_share", sums[1]), ("recommendation_share", sums[0])):
-        parts = [float(running[end] - running[start]) for start, end in zip(starts, ends, strict=True)]
-        groups[name] = _shares(np.array(parts))
+    borders = [0, *(round(border * items.size) for border in _BORDERS)]
+    sizes = np.diff(borders)
+    groups: dict[str, object] = {"group": list(_NAMES), "items": sizes, "catalogue_share": _shares(sizes)}
+    for name, values in (("traffic_share", catalogue.traffic), ("recommendation_share", counts)):
+        groups[name] = _shares(np.diff(np.concatenate([[0], np.cumsum(values[order])])[borders]))
     return pl.DataFrame(groups)
 
 
 def _shares(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     total = float(values.sum())
     return values / total if total > 0 else np.zeros(len(values))
+
+
+def exposure_by_code(
+    found: Exposure,
+    labels: Mapping[int, Sequence[str]] | None = None,
+    *,
+    method: str = "",
+    seed: int | None = None,
+) -> go.Figure:
+    """A code's share of the recommendations over its share of the items; above the line it is shown more.
+
+    labels: by code, the words that describe it. The codes farthest from the line are named.
+    """
+    table = found.by_code
+    x, y = 100 * table["catalogue_share"].to_numpy(), 100 * table["recommendation_share"].to_numpy()
+    names = [code_label(code, (labels or {}).get(code, ()), 34) for code in table["code"].to_list()]
+    above = y > x
+    made = one_panel(360)
+    widest, highest = max(float(x.max(initial=0)), 1e-9), max(float(y.max(initial=0)), 1e-9)
+    most = 1.08 * max(widest, highest)
+    made.points(
+        0,
+        [0, most],
+        [0, most],
+        {},
+        "",
+        name="shown as often as it is large",
+        mode="lines",
+        line={"color": theme.REFERENCE, "width": 1.5, "dash": "dash"},
+        hoverinfo="skip",
+    )
+    for name, chosen, colour, symbol in (
+        ("shown more", above, theme.ACCENT, "triangle-up"),
+        ("shown less", ~above, theme.PALETTE[1], "triangle-down"),
+    ):
+        marker = {"symbol": symbol, "size": 9, "color": colour, "opacity": 0.85}
+        hover = "%{customdata}: %{y:.2f} % of recommendations, %{x:.2f} % of items<extra></extra>"
+        custom = [names[place] for place in np.flatnonzero(chosen)]
+        made.points(0, x[chosen], y[chosen], marker, hover, name=name, customdata=custom)
+    _name_outliers(made, x, y, names)
+    made.x(title="share of the items", ticksuffix=" %", range=[0, 1.12 * widest])
+    made.y(title="share of the recommendations", ticksuffix=" %", range=[0, most])
+    where = f"below {written(found.prefix)}" if found.prefix else f"of level {found.level + 1}"
+    note = f"{counted(table.height, 'used code')} {where}, {counted(found.recommendations, 'recommendation')}"
+    note += f" of {listed([method])}" if method else ""
+    return made.finish(_code_title(found, x, y), noted(note, seed=seed), showlegend=True)
+
+
+def exposure_by_popularity(found: Mapping[str, Exposure], *, seed: int | None = None) -> go.Figure:
+    """What the items of each group of popularity get: of the interactions and of each method's lists.
+
+    found: by method, the exposure of the same items. The right panel has the Gini coefficient of each.
+    """
+    if not found:
+        raise ValueError("found: no methods; expected at least one")
+    first = next(iter(found.values()))
+    groups = first.groups["group"].to_list()
+    titles = ["Share by popularity of the items", "Gini coefficient over items"]
+    # The wide gap leaves room for the names of methods.
+    made = panels(titles, columns=2, row_height=270, column_gap=0.16)
+    styles = category_styles(found)
+    bars: list[tuple[str, pl.Series, dict[str, Any]]] = [
+        ("share of items", first.groups["catalogue_share"], {"color": theme.TRACK}),
+        ("share of interactions", first.groups["traffic_share"], {"color": theme.MUTED}),
+        *((name, one.groups["recommendation_share"], styles[name].bar) for name, one in found.items()),
+    ]
+    for name, shares, marker in bars:
+        x, y = np.arange(len(groups)), 100 * shares.to_numpy()
+        made.bars(0, x, y, "%{y:.1f} %", name=name, legend=True, marker=marker)
+    made.x(0, **numbered_axis(groups))
+    made.y(0, ticksuffix=" %", rangemode="tozero", title="share")
+    ginis = {"interactions": first.traffic_gini} | {name: one.gini for name, one in found.items()}
+    made.bars(
+        1,
+        list(ginis.values()),
+        np.arange(len(ginis)),
+        "%{x:.3f}<extra></extra>",
+        colour=[theme.MUTED, *(styles[name].colour for name in found)],
+        text=[f"{value:.2f}" for value in ginis.values()],
+        orientation="h",
+    )
+    made.rows(1, list(ginis), 16, labels=True)
+    made.x(1, range=[0, 1.12], tickvals=[0, 0.5, 1], title="0: even, 1: one has all")
+    note = noted(
+        f"{counted(int(first.groups['items'].sum()), 'item')} by their interactions",
+        *(f"{listed([name])} shows {percent(one.coverage)} of them at all" for name, one in found.items()),
+        seed=seed,
+    )
+    layout = {"barmode": "group", "showlegend": True, "bargap": 0.2}
+    return made.finish(_popularity_title(found), note, **layout)
+
+
+def _name_outliers(
+    made: Panels, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], names: Sequence[str]
+) -> None:
+    """Names of the codes farthest above and below the line, those that do not cover one already named."""
+    taken: list[tuple[float, float]] = []
+    wide, high = max(float(x.max(initial=0)), 1e-9), max(float(y.max(initial=0)), 1e-9)
+    for place in np.argsort(-np.abs(y - x), kind="stable").tolist():
+        if len(taken) == _NAMED_CODES or y[place] == x[place]:
+            return
+        spot = (x[place] / wide, y[place] / high)
+        if any(abs(spot[1] - other[1]) < 0.06 and abs(spot[0] - other[0]) < 0.35 for other in taken):
+            continue
+        taken.append(spot)
+        side = {"xanchor": "right", "xshift": -8} if spot[0] > 0.6 else {"xanchor": "left", "xshift": 8}
+        at = {"x": x[place], "y": y[place], "text": names[place]}
+        made.figure.add_annotation(**at, **side, showarrow=False, font={"size": 11})
+
+
+def _code_title(found: Exposure, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> str:
+    if found.recommendations == 0:
+        return "Nothing of this part of the catalogue is recommended"
+    ratio = found.by_code["ratio"].to_numpy()
+    never = int((ratio == 0).sum())
+    most = int(np.argmax(y - x))
+    if y[most] <= x[most]:
+        return "Every code is recommended as often as it is large"
+    code = int(found.by_code["code"][most])
+    text = f"Code {code} is recommended {ratio[most]:.1f} times as often as it is large"
+    return f"{text}; {never} of {counted(len(ratio), 'code')} never" if never else text
+
+
+def _popularity_title(found: Mapping[str, Exposure]) -> str:
+    tail = {name: float(one.groups["recommendation_share"][-1]) for name, one in found.items()}
+    best, worst = max(tail, key=lambda name: tail[name]), min(tail, key=lambda name: tail[name])
+    text = f"The less popular half of the items gets {percent(tail[best])} of the recommendations"
+    if len(tail) == 1:
+        return text
+    return f"{text} of {listed([best])}, {percent(tail[worst])} of {listed([worst])}"

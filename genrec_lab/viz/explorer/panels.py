@@ -1,19 +1,14 @@
-"""What a panel can hand over: its numbers as CSV, and the Python that makes them again."""
+"""What the explorer's panels hand over: the numbers behind each view, and why there are none."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
 
 from genrec_lab.viz.explorer.collisions import inside, policy_effects
-
-if TYPE_CHECKING:
-    from genrec_lab.viz.explorer.state import ExplorerState
+from genrec_lab.viz.explorer.state import ExplorerState
 
 NO_RECOMMENDER = "No recommendations yet: run 05_recommender_training and 07_evaluation."
 NO_OTHER = "Only one tokenizer is open: open two to compare them."
@@ -30,90 +25,67 @@ NO_COLLISIONS = "No two items of a domain have the same codes here."
 Made = tuple[pl.DataFrame, str]
 
 
-@dataclass(frozen=True, eq=False)
-class Panel:
-    """A panel's frame and the Python that makes it again; `note` says why a frame is empty, or nothing."""
-
-    name: str
-    frame: pl.DataFrame
-    python: str
-    note: str = ""
-
-    def csv(self) -> str:
-        """The frame as CSV: a header, then a row each; texts are quoted, missing values are empty."""
-        return self.frame.write_csv(quote_style="non_numeric") if self.frame.width else ""
-
-    def write_csv(self, file: str | Path) -> Path:
-        """Write the CSV in UTF-8; returns the file."""
-        path = Path(file)
-        path.write_text(self.csv(), encoding="utf-8", newline="")
-        return path
-
-
-def make_panel(state: ExplorerState, name: str, options: Mapping[str, Any]) -> Panel:
-    """A state's panel by name; raises ValueError naming the known ones."""
-    if name not in PANELS:
-        raise ValueError(f"panel: {name!r}, expected one of {sorted(PANELS)}")
-    frame, note = PANELS[name](state, **options)
-    selected = state.selection
-    # Names are written as Python literals, so that nothing in them can be read as code.
-    chosen = f"prefix={selected.prefix!r}, level={selected.level!r}"
-    chosen += f", domain={selected.domain!r}, item={selected.item!r}"
-    given = "".join(f", {key}={value!r}" for key, value in options.items())
-    lines = [state.source, f"state.select({chosen})", f"frame = state.panel({name!r}{given}).frame"]
-    if name == "beam" and state.beam_source:
-        lines.insert(1, state.beam_source)
-    return Panel(name, frame, "\n".join(lines) + "\n", note)
-
-
-def _children(state: ExplorerState) -> Made:
-    children = state.children()
-    if children is None:
+def children(state: ExplorerState) -> Made:
+    """Return the codes that may follow the selected prefix, with their words."""
+    found = state.children()
+    if found is None:
         return pl.DataFrame(), NOTHING_BELOW
     labels = state.labels()
-    frame = children.frame()
+    frame = found.frame()
     words = pl.Series("words", [", ".join(labels.get(code, [])) for code in frame["code"].to_list()])
-    return frame.insert_column(1, words), "" if children.sizes.any() else NOBODY
+    return frame.insert_column(1, words), "" if found.sizes.any() else NOBODY
 
 
-def _items(state: ExplorerState, items: Sequence[int] | None = None) -> Made:
+def items(state: ExplorerState, items: Sequence[int] | None = None) -> Made:
+    """Return the selected items, or those given."""
     chosen = state.items() if items is None else np.asarray(items, dtype=np.int64)
     return state.catalogue.cards(chosen), "" if chosen.size else NOBODY
 
 
-def _page(state: ExplorerState, level: int | None = None, code: int | None = None) -> Made:
-    page = state.page(level, code)
-    if page is None:
+def page(state: ExplorerState, level: int | None = None, code: int | None = None) -> Made:
+    """Return the items of a code by distance."""
+    found = state.page(level, code)
+    if found is None:
         return pl.DataFrame(), NO_PAGE
-    placed = page.frame()
+    placed = found.frame()
     cards = state.catalogue.cards(placed["item"].to_numpy())
-    return pl.concat([placed, cards.drop("item")], how="horizontal"), "" if page.support else NOBODY
+    return pl.concat([placed, cards.drop("item")], how="horizontal"), "" if found.support else NOBODY
 
 
-def _words(state: ExplorerState, level: int | None = None, code: int | None = None) -> Made:
-    page = state.page(level, code)
-    if page is None:
+def words(state: ExplorerState, level: int | None = None, code: int | None = None) -> Made:
+    """Return the words of a code's titles."""
+    found = state.page(level, code)
+    if found is None:
         return pl.DataFrame(), NO_PAGE
     schema = {"word": pl.String, "titles": pl.Int64, "score": pl.Float64}
-    return pl.DataFrame([word._asdict() for word in page.words], schema=schema), ""
+    return pl.DataFrame([word._asdict() for word in found.words], schema=schema), ""
 
 
-def _pairs(state: ExplorerState) -> Made:
-    pairs = state.pairs()
-    return (pl.DataFrame(), NO_VECTORS) if pairs is None else (pairs.frame, "")
+def sharing(state: ExplorerState) -> Made:
+    """Return who uses the codes of the selected level."""
+    return state.sharing().frame(), ""
 
 
-def _neighbours(state: ExplorerState) -> Made:
+def pairs(state: ExplorerState) -> Made:
+    """Return the similarity of pairs of items by the number of common codes."""
+    found = state.pairs()
+    return (pl.DataFrame(), NO_VECTORS) if found is None else (found.frame, "")
+
+
+def neighbours(state: ExplorerState) -> Made:
+    """Return how many codes near items share."""
     found = state.records.neighbours
     return (pl.DataFrame(), NO_NEIGHBOURS) if found is None else (found, "")
 
 
-def _collisions(state: ExplorerState) -> Made:
+def collisions(state: ExplorerState) -> Made:
+    """Return the ambiguous identifiers below the selected prefix."""
     frame = state.collisions().frame()
     return frame, NO_COLLISIONS if frame.is_empty() else ""
 
 
-def _distances(state: ExplorerState, group: int = 0) -> Made:
+def distances(state: ExplorerState, group: int = 0) -> Made:
+    """Return how far the items of one ambiguous identifier are from each other."""
     found = state.collisions()
     if not found.sizes.size:
         return pl.DataFrame(), NO_COLLISIONS
@@ -125,26 +97,30 @@ def _distances(state: ExplorerState, group: int = 0) -> Made:
     return cards.hstack(pl.DataFrame(columns)), ""
 
 
-def _policies(state: ExplorerState, group: int = 0) -> Made:
+def policies(state: ExplorerState, group: int = 0) -> Made:
+    """Return what each conflict policy would do to one ambiguous identifier."""
     found = state.collisions()
     if not found.sizes.size:
         return pl.DataFrame(), NO_COLLISIONS
     return policy_effects(state.catalogue, found.group(group)), ""
 
 
-def _training(state: ExplorerState) -> Made:
+def training(state: ExplorerState) -> Made:
+    """Return the tokenizer's epochs."""
     frame = state.training()
     return frame, NO_EPOCHS if frame.is_empty() else ""
 
 
-def _matching(state: ExplorerState, level: int = 0) -> Made:
+def matching(state: ExplorerState, level: int = 0) -> Made:
+    """Return the matched codes of a level of two tokenizers."""
     if state.two is None:
         return pl.DataFrame(), NO_OTHER
     match = state.two.level(level)
     return (pl.DataFrame(), NO_COMMON) if match is None else (match.pairs, "; ".join(state.two.left_out))
 
 
-def _changes(state: ExplorerState, length: int = 1, top: int = 20) -> Made:
+def changes(state: ExplorerState, length: int = 1, top: int = 20) -> Made:
+    """Return the items whose company changed most between two tokenizers."""
     if state.two is None:
         return pl.DataFrame(), NO_OTHER
     if not state.two.n_items:
@@ -152,38 +128,20 @@ def _changes(state: ExplorerState, length: int = 1, top: int = 20) -> Made:
     return state.two.changes(length, top), "; ".join(state.two.left_out)
 
 
-def _beam(state: ExplorerState) -> Made:
+def beam(state: ExplorerState) -> Made:
+    """Return the prefixes of the watched beam."""
     return (pl.DataFrame(), NO_BEAM) if state.beam is None else (state.beam.nodes, "")
 
 
-def _exposure(state: ExplorerState, method: str | None = None) -> Made:
+def exposure(state: ExplorerState, method: str | None = None) -> Made:
+    """Return a method's recommendations by code."""
     if not state.records.recommended:
         return pl.DataFrame(), NO_RECOMMENDER
     return state.exposure(method or next(iter(state.records.recommended))).by_code, ""
 
 
-def _popularity(state: ExplorerState, method: str | None = None) -> Made:
+def popularity(state: ExplorerState, method: str | None = None) -> Made:
+    """Return a method's recommendations by the popularity of the items."""
     if not state.records.recommended:
         return pl.DataFrame(), NO_RECOMMENDER
     return state.exposure(method or next(iter(state.records.recommended))).groups, ""
-
-
-PANELS: dict[str, Callable[..., Made]] = {
-    "children": _children,
-    "items": _items,
-    "page": _page,
-    "words": _words,
-    "sharing": lambda state: (state.sharing().frame(), ""),
-    "pairs": _pairs,
-    "neighbours": _neighbours,
-    "collisions": _collisions,
-    "distances": _distances,
-    "policies": _policies,
-    "training": _training,
-    "matching": _matching,
-    "changes": _changes,
-    "beam": _beam,
-    "exposure": _exposure,
-    "popularity": _popularity,
-}
-"""What can be exported, by name; each answers with a frame and, where there is nothing, why."""

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from genrec_lab.viz.explorer.catalogue import CodedCatalogue, written
+from genrec_lab.viz.explorer.catalogue import CodedCatalogue
+from genrec_lab.viz.text import written
 
 ALL = "All"
 _MOST_STEPS = 500
@@ -56,13 +57,12 @@ class SelectionHistory:
         """Whether one went back from a later selection."""
         return self._place + 1 < len(self._steps)
 
-    def go(self, selection: Selection) -> bool:
-        """Select; returns False and keeps everything where it is what stands already."""
-        if selection == self.current:
-            return False
-        self._steps = [*self._steps[: self._place + 1], selection][-_MOST_STEPS:]
-        self._place = len(self._steps) - 1
-        return True
+    def go(self, selection: Selection) -> Selection:
+        """Select; what stands already is no new step."""
+        if selection != self.current:
+            self._steps = [*self._steps[: self._place + 1], selection][-_MOST_STEPS:]
+            self._place = len(self._steps) - 1
+        return self.current
 
     def back(self) -> Selection:
         """Go to the selection before, if there is one."""
@@ -174,13 +174,13 @@ def search(catalogue: CodedCatalogue, text: str, most: int = 20, domain: str | N
     lowered = pl.Series([wanted]).str.to_lowercase()[0]
     hits = catalogue.lower_titles.str.contains(lowered, literal=True).to_numpy()
     places = np.flatnonzero(hits if number is None else hits & (catalogue.codes.domain_index == number))
-    best = _largest(catalogue.traffic[places], most)
+    best = largest(catalogue.traffic[places], most)
     below = 0 if prefix is None else catalogue.order.members(prefix, number).size
     return Found(wanted, prefix, below, places[best], places.size)
 
 
-def _largest(values: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
-    """The places of the `most` largest values, largest first, equal ones in their order."""
+def largest(values: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
+    """Return the places of the `most` largest values, largest first, equal ones in their order."""
     if values.size > most > 0:
         # All that could be among them, ties at the border included, so that the order settles the ties.
         border = np.partition(values, values.size - most)[values.size - most]

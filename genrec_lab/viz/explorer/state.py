@@ -1,7 +1,7 @@
 """The explorer without widgets: one selection, and an answer to every view's question about it.
 
 Every answer is a frozen result with a `frame`; views draw it, panels export it. Nothing here knows of a run
-folder or a browser: `genrec_lab.lab.exploring` fills a state from a run.
+folder or a browser: the lab fills a state from a run.
 """
 
 from __future__ import annotations
@@ -14,21 +14,28 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import plotly.graph_objects as go
 import polars as pl
 
 from genrec_lab.evaluation import CodeHealth, code_health
+from genrec_lab.registry import Registry
 from genrec_lab.viz.explorer.beams import BeamTree
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.explorer.code_page import CodePage, code_page
 from genrec_lab.viz.explorer.collisions import Collisions, collisions
+from genrec_lab.viz.explorer.compare import TwoTokenizers
+from genrec_lab.viz.explorer.domain_sharing import (
+    LevelSharing,
+    PairSimilarity,
+    level_sharing,
+    pair_similarity,
+)
+from genrec_lab.viz.explorer.exports import NamedSlice, load_slice, named_slice, save_slice, slice_names
 from genrec_lab.viz.explorer.exposure import Exposure, exposure, shown_counts
-from genrec_lab.viz.explorer.matching import TwoTokenizers
-from genrec_lab.viz.explorer.panels import Panel, make_panel
 from genrec_lab.viz.explorer.prefixes import Children
 from genrec_lab.viz.explorer.selection import Found, Selection, SelectionHistory, breadcrumb, moved, search
-from genrec_lab.viz.explorer.sharing import LevelSharing, PairSimilarity, level_sharing, pair_similarity
-from genrec_lab.viz.explorer.slices import NamedSlice, load_slice, named_slice, save_slice, slice_names
-from genrec_lab.viz.explorer.training import training_frame
+from genrec_lab.viz.figures.training import training_frame
+from genrec_lab.viz.projection import Projection
 
 IntArray = npt.NDArray[np.int64]
 
@@ -37,7 +44,7 @@ _LABELS_KEPT = 64
 
 @dataclass(frozen=True, eq=False)
 class Told:
-    """What a tokenizer's decoders tell from a prefix: words, the most telling first, and a picture.
+    """What a tokenizer's decoders make of a prefix: words, the most telling first, and a picture.
 
     picture: (S, S, 3) in 0..1, None from a tokenizer that saw none in training.
     """
@@ -52,7 +59,7 @@ class RunRecords:
 
     epochs: the tokenizer's epoch records by scope, sizes: codes a level in one scope. neighbours: frame of
     `neighbour_code_overlap`. recommended: by method, the lists (U, K). folder: where slices are kept.
-    decode: what the tokenizer's decoders tell from a prefix, where it has such.
+    decode: what the tokenizer's decoders make of a prefix, where it has such.
     """
 
     epochs: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
@@ -63,10 +70,73 @@ class RunRecords:
     decode: Callable[[tuple[int, ...]], Told] | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """A panel's frame and the Python that makes it again; `note` says why a frame is empty, or nothing."""
+
+    name: str
+    frame: pl.DataFrame
+    python: str
+    note: str = ""
+
+    def csv(self) -> str:
+        """Return the frame as CSV: a header, then a row each; texts are quoted, missing values are empty."""
+        return self.frame.write_csv(quote_style="non_numeric") if self.frame.width else ""
+
+    def write_csv(self, file: str | Path) -> Path:
+        """Write the CSV in UTF-8; returns the file."""
+        path = Path(file)
+        path.write_text(self.csv(), encoding="utf-8", newline="")
+        return path
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a view shows of a selection.
+
+    figures: plotly figures, a table among them is written as HTML. said: lines of plain text. panel, options:
+    the numbers behind it, by the name of a panel, for the buttons below. click: from the id of what was
+    clicked on (a trace's `ids`) to the fields of the selection that it changes. lasso: whether the ids are
+    items, which a lasso may gather. beside: items to show as cards instead of those of the selection, with
+    their name.
+    """
+
+    figures: Sequence[go.Figure] = ()
+    said: Sequence[str] = ()
+    panel: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    click: Callable[[str], dict[str, Any]] | None = None
+    lasso: bool = False
+    beside: tuple[str, IntArray] | None = None
+
+
+_HERE = "genrec_lab.viz.explorer"
+_VIEWS = ("Codes", "Page", "Map", "Sharing", "Collisions", "Training", "Compare", "Beam", "Exposure")
+_PANELS = (
+    *("children", "items", "page", "words", "sharing", "pairs", "neighbours", "collisions", "distances"),
+    *("policies", "training", "matching", "changes", "beam", "exposure", "popularity"),
+)
+
+EXPLORER_VIEWS: Registry[Callable[[ExplorerState], Shown]] = Registry(
+    "explorer view", declared={name: f"{_HERE}.views:show_{name.lower()}" for name in _VIEWS}
+)
+"""The tabs of the explorer by what is written on them: functions from a state to what is shown of it."""
+
+PANELS: Registry[Callable[..., tuple[pl.DataFrame, str]]] = Registry(
+    "panel", declared={name: f"{_HERE}.panels:{name}" for name in _PANELS}
+)
+"""What can be exported by name: functions from a state to a frame and, where it is empty, the reason."""
+
+register_explorer_view = EXPLORER_VIEWS.register
+register_panel = PANELS.register
+
+
 class ExplorerState:
     """One selection over a catalogue, and what every view says about it; a second catalogue to compare with.
 
-    source: Python lines that make this state again under the name `state`, for the exports.
+    source: Python lines that make this state again under the name `state`, for the exports. maps: projections
+    of the residuals by name. group: which ambiguous identifier is looked at, by its place in the order of
+    size. beam: the search for a user that was last watched.
     """
 
     def __init__(
@@ -80,12 +150,13 @@ class ExplorerState:
         self.catalogue, self.source = catalogue.prepare(), source
         self.records = records or RunRecords()
         self.two = None if other is None else TwoTokenizers(catalogue, other.prepare())
+        self.maps: dict[str, Projection] = {}
+        self.group = 0
         self.beam: BeamTree | None = None
         self.beam_source = ""
         self._history = SelectionHistory(Selection())
         self._watchers: list[Callable[[Selection], None]] = []
         self._shown: dict[str, IntArray] = {}
-        self._pairs: PairSimilarity | None = None
         self._labels = lru_cache(_LABELS_KEPT)(self._find_labels)
         self._told_of = lru_cache(_LABELS_KEPT)(self._decode)
         _ = self.health  # shown at once, and the slowest number of all
@@ -113,20 +184,18 @@ class ExplorerState:
 
     def select(self, **changes: Any) -> Selection:
         """Change fields of the selection, the others follow (see `moved`); ValueError keeps what stood."""
-        return self._told(self._history.go(moved(self.selection, self.catalogue, **changes)))
+        return self._after(self.selection, self._history.go(moved(self.selection, self.catalogue, **changes)))
 
     def back(self) -> Selection:
         """Go back one step."""
-        before = self.selection
-        return self._told(self._history.back() != before)
+        return self._after(self.selection, self._history.back())
 
     def forward(self) -> Selection:
         """Go forward one step."""
-        before = self.selection
-        return self._told(self._history.forward() != before)
+        return self._after(self.selection, self._history.forward())
 
     def breadcrumb(self) -> list[tuple[str, tuple[int, ...]]]:
-        """What the path shows, and the prefix that each part of it selects."""
+        """Return what the path shows, and the prefix that each part of it selects."""
         return breadcrumb(self.selection, self.catalogue.levels)
 
     def search(self, text: str, most: int = 20) -> Found:
@@ -134,9 +203,8 @@ class ExplorerState:
         return search(self.catalogue, text, most, self.selection.domain)
 
     def items(self) -> IntArray:
-        """The items below the selected prefix in the selected domain, in the order of their codes."""
-        number = self.catalogue.domain_number(self.selection.domain)
-        return self.catalogue.order.members(self.selection.prefix, number)
+        """Return the items below the selected prefix in the selected domain, in the order of their codes."""
+        return self.catalogue.order.members(self.selection.prefix, self._domain)
 
     # --- the views
 
@@ -147,18 +215,17 @@ class ExplorerState:
         return code_health(codes.codes, codes.sizes, codes.domains)
 
     def children(self) -> Children | None:
-        """The codes that may follow the selected prefix; None where it is a whole identifier."""
+        """Return the codes that may follow the selected prefix; None where it is a whole identifier."""
         if len(self.selection.prefix) == self.catalogue.levels:
             return None
-        number = self.catalogue.domain_number(self.selection.domain)
-        return self.catalogue.order.children(self.selection.prefix, number)
+        return self.catalogue.order.children(self.selection.prefix, self._domain)
 
     def labels(self) -> dict[int, list[str]]:
-        """The words that tell each used child of the selected prefix from its siblings, of all domains."""
+        """Return the words that set each used child of the prefix apart from its siblings, of all domains."""
         return self._labels(self.selection.prefix)
 
     def page(self, level: int | None = None, code: int | None = None, top: int = 5) -> CodePage | None:
-        """The page of the last selected code under its prefix, or of any code of a level under any prefix.
+        """Return the page of the last selected code under its prefix, or of any code under any prefix.
 
         None where nothing is selected yet and no code is named.
         """
@@ -171,7 +238,7 @@ class ExplorerState:
         return code_page(self.catalogue, len(prefix) - 1, prefix[-1], prefix[:-1], domain=domain, top=top)
 
     def told(self) -> Told | None:
-        """What the tokenizer's decoders tell from the selected prefix; None without decoders or a prefix."""
+        """Return what the decoders make of the selected prefix; None without decoders or a prefix."""
         return self._told_of(self.selection.prefix) if self.selection.prefix else None
 
     def watch_beam(self, beam: BeamTree, source: str = "") -> None:
@@ -179,25 +246,27 @@ class ExplorerState:
         self.beam, self.beam_source = beam, source
 
     def sharing(self) -> LevelSharing:
-        """Who uses the codes of the selected level."""
+        """Return who uses the codes of the selected level."""
         return level_sharing(self.catalogue, self.selection.level)
 
     def pairs(self) -> PairSimilarity | None:
-        """Common prefixes against similarity, of the whole catalogue; None without vectors."""
-        if self._pairs is None:
-            self._pairs = pair_similarity(self.catalogue)
+        """Return common prefixes against similarity, of the whole catalogue; None without vectors."""
         return self._pairs
 
+    @cached_property
+    def _pairs(self) -> PairSimilarity | None:
+        return pair_similarity(self.catalogue)
+
     def collisions(self) -> Collisions:
-        """The ambiguous identifiers below the selected prefix."""
+        """Return the ambiguous identifiers below the selected prefix."""
         return collisions(self.catalogue, self.selection.prefix, self.selection.domain)
 
     def training(self) -> pl.DataFrame:
-        """The tokenizer's epochs; empty where none were recorded."""
+        """Return the tokenizer's epochs; empty where none were recorded."""
         return training_frame(self.records.epochs, self.records.sizes)
 
     def shown(self, method: str) -> IntArray:
-        """(N,) how often a method recommends each item; ValueError naming the methods that there are."""
+        """Return how often a method recommends each item, (N,); ValueError naming the methods there are."""
         if method not in self.records.recommended:
             raise ValueError(f"method: {method!r}, expected one of {sorted(self.records.recommended)}")
         if method not in self._shown:
@@ -206,31 +275,33 @@ class ExplorerState:
         return self._shown[method]
 
     def exposure(self, method: str) -> Exposure:
-        """How a method's recommendations spread below the selected prefix."""
-        selected = self.selection
-        return exposure(self.catalogue, self.shown(method), selected.prefix, selected.domain)
+        """Return how a method's recommendations spread below the selected prefix."""
+        return exposure(self.catalogue, self.shown(method), self.selection.prefix, self.selection.domain)
 
     # --- exports
 
     def panel(self, name: str, **options: Any) -> Panel:
-        """A panel's numbers by its name, with its CSV and its Python; ValueError naming the known ones.
+        """Return a panel's numbers by its name, with CSV and Python; ValueError naming the known panels.
 
         Options: `items` of "items", `method` of "exposure" and "popularity", `group` of "policies" and
         "distances", `level` and `code` of "page" and "words", `level` of "matching", `length` of "changes".
         """
-        return make_panel(self, name, options)
+        frame, note = PANELS.find(name)(self, **options)
+        selected = self.selection
+        # Names are written as Python literals, so that nothing in them can be read as code.
+        chosen = f"prefix={selected.prefix!r}, level={selected.level!r}"
+        chosen += f", domain={selected.domain!r}, item={selected.item!r}"
+        given = "".join(f", {key}={value!r}" for key, value in options.items())
+        lines = [self.source, f"state.select({chosen})", f"frame = state.panel({name!r}{given}).frame"]
+        if name == "beam" and self.beam_source:
+            lines.insert(1, self.beam_source)
+        return Panel(name, frame, "\n".join(lines) + "\n", note)
 
     def save_slice(self, name: str, items: npt.ArrayLike | None = None) -> NamedSlice:
         """Keep items (by default those selected) under a name in the run folder; ValueError without one."""
-        selected = self.selection
-        chosen = named_slice(
-            name,
-            self.catalogue.name,
-            self.catalogue.n_items,
-            self.items() if items is None else items,
-            selected.prefix,
-            selected.domain,
-        )
+        own, selected = self.catalogue, self.selection
+        kept = self.items() if items is None else items
+        chosen = named_slice(name, own.name, own.n_items, kept, selected.prefix, selected.domain)
         save_slice(self._folder(), chosen)
         return chosen
 
@@ -245,16 +316,20 @@ class ExplorerState:
         return read
 
     def slice_names(self) -> list[str]:
-        """The names of the run's slices; none where there is no run folder."""
+        """Return the names of the run's slices; none where there is no run folder."""
         return [] if self.records.folder is None else slice_names(self.records.folder)
 
     # ---
 
-    def _told(self, changed: bool) -> Selection:
-        if changed:
+    @property
+    def _domain(self) -> int | None:
+        return self.catalogue.domain_number(self.selection.domain)
+
+    def _after(self, before: Selection, now: Selection) -> Selection:
+        if now != before:
             for on_selection in self._watchers:
-                on_selection(self.selection)
-        return self.selection
+                on_selection(now)
+        return now
 
     def _folder(self) -> Path:
         if self.records.folder is None:

@@ -5,50 +5,32 @@ Shapes: N items, L levels, K codes a level, T domains.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
+import polars as pl
 
-from genrec_lab.evaluation import domain_sharing
+from genrec_lab.evaluation import CodeHealth, domain_sharing
 from genrec_lab.viz import theme
-from genrec_lab.viz.layout import (
-    counted,
-    finish_panels,
-    label,
-    panels,
-    percent,
-    seeded,
-)
+from genrec_lab.viz.layout import panels, require_columns
+from genrec_lab.viz.text import counted, listed, noted, percent
 from genrec_lab.viz.theme import category_styles, ordered_styles
 
 IntArray = npt.NDArray[np.int64]
 
-
-class HealthLike(Protocol):
-    """What the figure of health reads of `CodeHealth`: values by level and one rate over all."""
-
-    @property
-    def used(self) -> Sequence[int]:
-        """Codes in use, by level."""
-
-    @property
-    def utilisation(self) -> Sequence[float]:
-        """Share of codes in use, by level."""
-
-    @property
-    def perplexity(self) -> Sequence[float]:
-        """Exponential of the entropy of the codes, by level."""
-
-    @property
-    def dead(self) -> Sequence[int]:
-        """Codes that no item has, by level."""
-
-    @property
-    def collision_rate(self) -> float:
-        """Share of items whose whole identifier another item has too."""
+# Of `tokenizers_compared`: a panel's title, the field, its scale, unit and what its axis counts.
+_LINES = (
+    ("Codes in use", "utilisation", 100.0, " %", "share of codes"),
+    ("Perplexity", "perplexity", 1.0, "", "codes"),
+    ("Gini of the codes", "gini", 1.0, "", "0 even, 1 one code"),
+    ("Dead codes", "dead", 1.0, "", "codes"),
+    ("Entropy of the prefix", "prefix_entropy", 1.0, "", "bits"),
+)
+_ENTROPY, _COLLISIONS = 4, 5  # panels
 
 
 def code_usage(
@@ -73,28 +55,24 @@ def code_usage(
         order = np.argsort(-table.sum(axis=1), kind="stable")[:top]
         order = order[table[order].sum(axis=1) > 0]
         for domain, name in enumerate(names):
-            made.figure.add_bar(
-                x=np.arange(1, order.size + 1),
-                y=table[order, domain],
-                name=label(name),
-                legendgroup=str(domain),
-                showlegend=panel == 0,
-                marker=styles[name].bar,
+            made.bars(
+                panel,
+                np.arange(1, order.size + 1),
+                table[order, domain],
+                "code %{customdata[0]}: %{y} of its %{customdata[1]} items",
+                name=name,
+                style=styles[name],
+                legend=panel == 0,
                 customdata=np.column_stack([order, table[order].sum(axis=1)]),
-                hovertemplate="code %{customdata[0]}: %{y} of its %{customdata[1]} items",
-                **made.place(panel),
             )
-        bottom = made.is_bottom(panel)
-        made.figure.update_xaxes(title="code, most frequent first" if bottom else None, **made.place(panel))
-        made.figure.update_yaxes(
-            title="items" if made.is_left(panel) else None, rangemode="tozero", **made.place(panel)
-        )
-    made.figure.update_layout(barmode="stack", bargap=0, showlegend=len(names) > 1)
-    n_items = int(counts[0].sum())
+        made.x(panel, title="code, most frequent first" if made.is_bottom(panel) else None)
+        made.y(panel, title="items" if made.is_left(panel) else None, rangemode="tozero")
+    note = f"{counted(int(counts[0].sum()), 'item')} of {counted(len(names), 'domain')}"
     whole = all(int((table.sum(axis=1) > 0).sum()) <= top for table in counts)
-    note = f"{counted(n_items, 'item')} of {counted(len(names), 'domain')}; "
-    note += "all codes in use are drawn" if whole else f"the {top} most frequent codes a level are drawn"
-    return finish_panels(made, _usage_title(counts), seeded(note, seed))
+    drawn = "all codes in use are drawn" if whole else f"the {top} most frequent codes a level are drawn"
+    title = _sharing_title(counts) + (f"; {_dead_text(counts)}" if len(names) > 1 else "")
+    layout = {"barmode": "stack", "bargap": 0, "showlegend": len(names) > 1}
+    return made.finish(title, noted(note, drawn, seed=seed), **layout)
 
 
 def code_sharing(
@@ -107,47 +85,37 @@ def code_sharing(
     """
     names, counts = _counts(codes, sizes, domains)
     n_domains = len(names)
-    n_items = int(counts[0].sum())
     made = panels(["Share of the codes", "Share of the items"], columns=2, row_height=44 * len(counts) + 24)
-    styles = ordered_styles(n_domains)
-    for used_by in range(n_domains + 1):
-        colour = theme.TRACK if used_by == 0 else styles[used_by - 1].colour
+    colours = [theme.TRACK, *(style.colour for style in ordered_styles(n_domains))]
+    for used_by, colour in enumerate(colours):
         name = "dead" if used_by == 0 else f"used by {counted(used_by, 'domain')}"
-        for panel in range(2):
-            shares, numbers = _shares_used_by(counts, used_by, of_items=panel == 1)
-            made.figure.add_bar(
-                y=np.arange(len(counts)),
-                x=100 * shares,
-                orientation="h",
+        for panel, what in enumerate(("codes", "items")):
+            shares, numbers = _shares_used_by(counts, used_by, of_items=what == "items")
+            made.bars(
+                panel,
+                100 * shares,
+                np.arange(len(counts)),
+                f"%{{customdata:,}} {what}, %{{x:.1f}} %",
                 name=name,
-                legendgroup=name,
-                showlegend=panel == 0,
-                marker_color=colour,
+                colour=colour,
+                legend=panel == 0,
+                orientation="h",
                 text=[percent(share) if share >= 0.09 else "" for share in shares],
                 textposition="inside",
                 insidetextanchor="middle",
                 textangle=0,
                 customdata=numbers,
-                hovertemplate="%{customdata:,} " + ("items" if panel else "codes") + ", %{x:.1f} %",
-                **made.place(panel),
             )
     for panel in range(2):
-        made.figure.update_xaxes(range=[0, 100], ticksuffix=" %", **made.place(panel))
-        made.figure.update_yaxes(
-            tickvals=list(range(len(counts))),
-            ticktext=[f"level {level + 1}" for level in range(len(counts))],
-            range=[len(counts) - 0.5, -0.5],
-            showticklabels=panel == 0,
-            showgrid=False,
-            **made.place(panel),
-        )
-    made.figure.update_layout(barmode="stack", showlegend=True)
-    note = f"{counted(n_items, 'item')} of {counted(n_domains, 'domain')}; all codes"
-    return finish_panels(made, _sharing_title(counts), seeded(note, seed))
+        made.x(panel, range=[0, 100], ticksuffix=" %")
+        made.rows(panel, [f"level {level + 1}" for level in range(len(counts))])
+    note = f"{counted(int(counts[0].sum()), 'item')} of {counted(n_domains, 'domain')}"
+    note = noted(note, "all codes", seed=seed)
+    return made.finish(_sharing_title(counts), note, barmode="stack", showlegend=True)
 
 
 def health_by_level(
-    health: Mapping[str, HealthLike], *, n_items: int | None = None, seed: int | None = None
+    health: Mapping[str, CodeHealth], *, n_items: int | None = None, seed: int | None = None
 ) -> go.Figure:
     """Utilisation and perplexity by level of several tokenizers side by side, from their `CodeHealth`.
 
@@ -156,43 +124,77 @@ def health_by_level(
     if not health:
         raise ValueError("health: no tokenizers; expected at least one")
     styles = category_styles(health)
-    made = panels(
-        ["Utilisation: codes in use", "Perplexity: codes in even use"],
-        columns=2,
-        row_height=280,
-        column_gap=0.1,
-    )
+    titles = ["Utilisation: codes in use", "Perplexity: codes in even use"]
+    made = panels(titles, columns=2, row_height=280, column_gap=0.1)
     deepest = max(len(one.utilisation) for one in health.values())
     for name, one in health.items():
-        levels = np.arange(len(one.utilisation))
         shown = ((100 * np.asarray(one.utilisation), " %"), (np.asarray(one.perplexity), ""))
         for panel, (values, unit) in enumerate(shown):
-            made.figure.add_bar(
-                x=levels,
-                y=values,
-                name=label(name),
-                legendgroup=label(name),
-                showlegend=panel == 0,
-                marker=styles[name].bar,
+            made.bars(
+                panel,
+                np.arange(len(values)),
+                values,
+                "%{y:.1f}" + unit + ", %{customdata[0]} used, %{customdata[1]} dead",
+                name=name,
+                style=styles[name],
+                legend=panel == 0,
                 customdata=np.column_stack([one.used, one.dead]),
-                hovertemplate="%{y:.1f}" + unit + ", %{customdata[0]} used, %{customdata[1]} dead",
-                **made.place(panel),
             )
-        made.figure.update_xaxes(
-            tickvals=list(range(deepest)), ticktext=[f"level {level + 1}" for level in range(deepest)]
-        )
-    made.figure.update_yaxes(ticksuffix=" %", range=[0, 102], title="share of codes", **made.place(0))
-    made.figure.update_yaxes(rangemode="tozero", title="codes", **made.place(1))
-    made.figure.update_layout(barmode="group", showlegend=True, bargap=0.2)
+    made.x(tickvals=list(range(deepest)), ticktext=[f"level {level + 1}" for level in range(deepest)])
+    made.y(0, ticksuffix=" %", range=[0, 102], title="share of codes")
+    made.y(1, rangemode="tozero", title="codes")
     rates = [one.collision_rate for one in health.values()]
-    note = f"All {counted(n_items, 'item')}; " if n_items is not None else "All items; "
-    note += f"ambiguous identifiers: {percent(min(rates))}"
-    note += f" to {percent(max(rates))}" if min(rates) < max(rates) else ""
-    note += " of the items"
-    return finish_panels(made, _health_title(health), seeded(note, seed))
+    span = percent(min(rates)) + (f" to {percent(max(rates))}" if min(rates) < max(rates) else "")
+    items = "All items" if n_items is None else f"All {counted(n_items, 'item')}"
+    note = noted(items, f"ambiguous identifiers: {span} of the items", seed=seed)
+    return made.finish(_health_title(health), note, barmode="group", showlegend=True, bargap=0.2)
 
 
-def shared_share(counts: IntArray) -> float:
+def tokenizers_compared(health: pl.DataFrame, *, seed: int | None = None) -> go.Figure:
+    """The use of each level as a line a tokenizer, and the share of items whose identifier another has too.
+
+    health: frame of `health_table`. The grey line over the entropies is that of identifiers that are all
+    distinct, log2 of the number of items. Raises ValueError for an empty frame.
+    """
+    require_columns(health, ("tokenizer", "level", "items", "collision_rate", "largest_collision"))
+    names = health["tokenizer"].unique(maintain_order=True).to_list()
+    styles = category_styles(names)
+    titles = [*(title for title, *_ in _LINES), "Ambiguous items"]
+    made = panels(titles, columns=3, row_height=200, column_gap=0.09, row_gap=54)
+    ends = [0.8, health["level"].to_numpy().max() + 0.2]
+    for name in names:
+        of_one = health.filter(pl.col("tokenizer") == name).sort("level")
+        for panel, (_, field, scale, unit, _) in enumerate(_LINES):
+            hover = "level %{x}: %{y:.3~g}" + unit
+            x, y = of_one["level"].to_numpy(), scale * of_one[field].to_numpy()
+            made.line(panel, x, y, name, styles[name], hover, legend=panel == 0)
+    for panel, (_, field, _, unit, axis) in enumerate(_LINES):
+        even = {"range": [0, 1.03]} if field == "gini" else {}
+        made.y(panel, ticksuffix=unit, title=axis, rangemode="tozero", **even)
+        made.x(panel, title="level", dtick=1, range=ends, tickangle=0)
+    items = health["items"].unique().to_list()
+    if len(items) == 1 and items[0] > 1:
+        dotted = {"color": theme.REFERENCE, "width": 1, "dash": "dot"}
+        hover = "all identifiers distinct: %{y:.2f} bits<extra></extra>"
+        bits = [math.log2(items[0])] * 2
+        trace = go.Scatter(x=ends, y=bits, mode="lines", line=dotted, showlegend=False, hovertemplate=hover)
+        made.add(_ENTROPY, trace)
+    one_each = health.unique("tokenizer", keep="first", maintain_order=True)
+    for place, row in enumerate(one_each.iter_rows(named=True)):
+        name, rate = row["tokenizer"], row["collision_rate"]
+        hover = f"at most {row['largest_collision']} items a row of codes"
+        look: dict[str, Any] = {"name": name, "style": styles[name], "text": [percent(rate)]}
+        made.bars(_COLLISIONS, [place], [100 * rate], hover, textangle=0, **look)
+    highest = float(one_each["collision_rate"].to_numpy().max())
+    made.x(_COLLISIONS, showticklabels=False, title="a bar a tokenizer")
+    made.y(_COLLISIONS, ticksuffix=" %", title="share of items", range=[0, 118 * highest or 1.0])
+    largest = one_each.sort("largest_collision", descending=True).row(0, named=True)
+    most = f"most items of one identifier: {largest['largest_collision']} ({listed([largest['tokenizer']])})"
+    note = noted(f"The same {counted(max(items), 'item')}", most, seed=seed)
+    return made.finish(_compared_title(one_each, health), note, showlegend=True, bargap=0.35)
+
+
+def _shared_share(counts: IntArray) -> float:
     """The share of a level's used codes that two or more domains use; counts: (K, T)."""
     used_by = (counts > 0).sum(axis=1)
     return float((used_by > 1).sum() / max((used_by > 0).sum(), 1))
@@ -210,18 +212,16 @@ def _shares_used_by(
     counts: Sequence[IntArray], used_by: int, of_items: bool
 ) -> tuple[npt.NDArray[np.float64], IntArray]:
     """By level, the share and the number of codes (or of items) whose code exactly `used_by` domains use."""
-    chosen = [(table > 0).sum(axis=1) == used_by for table in counts]
-    if of_items:
-        numbers = np.array([table[mask].sum() for table, mask in zip(counts, chosen, strict=True)])
-        return numbers / np.array([table.sum() for table in counts]), numbers
-    numbers = np.array([mask.sum() for mask in chosen])
-    return numbers / np.array([len(table) for table in counts]), numbers
+    weights = [table.sum(axis=1) if of_items else np.ones(len(table), dtype=np.int64) for table in counts]
+    pairs = zip(counts, weights, strict=True)
+    numbers = np.array([weight[(table > 0).sum(axis=1) == used_by].sum() for table, weight in pairs])
+    return numbers / np.array([weight.sum() for weight in weights]), numbers
 
 
 def _level_title(level: int, counts: IntArray) -> str:
     dead = int((counts.sum(axis=1) == 0).sum())
     text = f"Level {level + 1}: {dead} of {len(counts)} dead"
-    return text if counts.shape[1] == 1 else f"{text}, {percent(shared_share(counts))} shared"
+    return text if counts.shape[1] == 1 else f"{text}, {percent(_shared_share(counts))} shared"
 
 
 def _dead_text(counts: Sequence[IntArray]) -> str:
@@ -233,28 +233,18 @@ def _dead_text(counts: Sequence[IntArray]) -> str:
 def _sharing_title(counts: Sequence[IntArray]) -> str:
     if counts[0].shape[1] == 1:
         return f"One domain: {_dead_text(counts)}"
-    shares = [shared_share(table) for table in counts]
+    shares = [_shared_share(table) for table in counts]
     least, most = int(np.argmin(shares)), int(np.argmax(shares))
+    low, high = percent(shares[least]), percent(shares[most])
     if shares[least] < 0.2:
-        text = f"Level {least + 1} separates the domains: {percent(shares[least])} of its codes are shared"
-        return text if least == most else f"{text}, {percent(shares[most])} at level {most + 1}"
+        text = f"Level {least + 1} separates the domains: {low} of its codes are shared"
+        return text if least == most else f"{text}, {high} at level {most + 1}"
     if least == most:
-        return f"Domains share {percent(shares[least])} of the codes" + (
-            " at every level" if len(counts) > 1 else ""
-        )
-    return (
-        f"Domains share codes at every level: from {percent(shares[least])} (level {least + 1}) "
-        f"to {percent(shares[most])} (level {most + 1})"
-    )
+        return f"Domains share {low} of the codes" + (" at every level" if len(counts) > 1 else "")
+    return f"Domains share codes at every level: from {low} (level {least + 1}) to {high} (level {most + 1})"
 
 
-def _usage_title(counts: Sequence[IntArray]) -> str:
-    if counts[0].shape[1] == 1:
-        return _sharing_title(counts)
-    return f"{_sharing_title(counts)}; {_dead_text(counts)}"
-
-
-def _health_title(health: Mapping[str, HealthLike]) -> str:
+def _health_title(health: Mapping[str, CodeHealth]) -> str:
     lowest = {name: min(one.utilisation) for name, one in health.items()}
     best = max(lowest, key=lambda name: lowest[name])
     worst = min(lowest, key=lambda name: lowest[name])
@@ -264,3 +254,22 @@ def _health_title(health: Mapping[str, HealthLike]) -> str:
         f"{best} uses at least {percent(lowest[best])} of the codes of every level, "
         f"{worst} only {percent(lowest[worst])} of its poorest"
     )
+
+
+def _compared_title(one_each: pl.DataFrame, health: pl.DataFrame) -> str:
+    if one_each.height == 1:
+        row = one_each.row(0, named=True)
+        return (
+            f"{row['tokenizer']} leaves {percent(row['collision_rate'])} of the items with an identifier "
+            f"that another has too, and {counted(int(health['dead'].sum()), 'dead code')}"
+        )
+    ordered = one_each.sort("collision_rate", maintain_order=True)
+    fewest, most = ordered.row(0, named=True), ordered.row(-1, named=True)
+    if fewest["collision_rate"] == most["collision_rate"]:
+        text = f"All leave {percent(most['collision_rate'])} of the items ambiguous"
+    else:
+        text = f"{most['tokenizer']} leaves {percent(most['collision_rate'])} of the items ambiguous, "
+        text += f"{fewest['tokenizer']} {percent(fewest['collision_rate'])}"
+    dead = health.group_by("tokenizer", maintain_order=True).agg(pl.col("dead").sum(), pl.col("codes").sum())
+    worst = dead.with_columns(share=pl.col("dead") / pl.col("codes")).sort("share").row(-1, named=True)
+    return f"{text}; {percent(worst['share'])} of the codes of {worst['tokenizer']} are dead"

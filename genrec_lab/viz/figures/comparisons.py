@@ -1,4 +1,4 @@
-"""Figures of comparisons: beam and exact top-k, before and after adaptation, one method and another."""
+"""Figures of comparisons: beam and exact top-k, before and after adaptation, rows by popularity."""
 
 from __future__ import annotations
 
@@ -11,27 +11,24 @@ import plotly.graph_objects as go
 import polars as pl
 
 from genrec_lab.viz import theme
-from genrec_lab.viz.figures.intervals import add_intervals
 from genrec_lab.viz.layout import (
-    counted,
     domains_of,
-    finish,
-    finish_panels,
-    label,
-    listed,
+    error_bars,
+    lean_heatmap,
     numbered_axis,
+    one_panel,
     panels,
-    percent,
     require_columns,
-    seeded,
 )
+from genrec_lab.viz.text import counted, escape, label, listed, noted, percent
 from genrec_lab.viz.theme import category_styles
 
-IntArray = npt.NDArray[np.int64]
+_MOST = 100  # percent; beyond, the colour of the long tail stays
+_DARK = -65  # percent; below, its colour is too dark for dark letters
 
 
 def missed_share(exact: npt.ArrayLike, found: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """(U,): the share of a user's exact top-k that the beam's list lacks.
+    """Return the share of each user's exact top-k that the beam's list lacks, (U,).
 
     exact, found: (U, K) item indices, -1 past the end; K may differ. Users without any exact item give 0.
     """
@@ -64,36 +61,29 @@ def beam_misses(
     widths = sorted(beams)
     missed = np.stack([missed_share(truth, beams[width]) for width in widths])
     styles = category_styles(names.names)
-    figure = go.Figure()
+    made = one_panel(300)
     for domain, name in enumerate(names.names):
         mine = missed[:, names.index == domain]
-        figure.add_scatter(
-            x=np.arange(len(widths)),
-            y=100 * mine.mean(axis=1),
-            mode="lines+markers",
-            name=label(name),
-            line={"color": styles[name].colour, "dash": styles[name].dash, "width": 2},
-            marker={"symbol": styles[name].symbol, "size": 8},
+        made.line(
+            0,
+            np.arange(len(widths)),
+            100 * mine.mean(axis=1),
+            name,
+            styles[name],
+            "%{customdata[1]} beams: %{y:.2f} % of items, %{customdata[0]:.1f} % of users",
+            size=8,
             customdata=np.column_stack([100 * (mine > 0).mean(axis=1), widths]),
-            hovertemplate="%{customdata[1]} beams: %{y:.2f} % of items, %{customdata[0]:.1f} % of users",
         )
     # Beams are tried in doublings or so; even steps keep the small ones apart.
-    figure.update_xaxes(
-        tickvals=list(range(len(widths))), ticktext=[str(width) for width in widths], title="beams"
-    )
-    figure.update_yaxes(
-        ticksuffix=" %", rangemode="tozero", title=f"missed items of the true top {truth.shape[1]}"
-    )
-    figure.update_layout(showlegend=len(names) > 1)
-    least, most = float(missed[-1].mean()), float(missed[0].mean())
-    top = f"the true top {truth.shape[1]}"
-    title = f"With {counted(widths[-1], 'beam')} the search misses {percent(least)} of {top}"
+    made.x(**numbered_axis([str(width) for width in widths]), title="beams")
+    made.y(ticksuffix=" %", rangemode="tozero", title=f"missed items of the true top {truth.shape[1]}")
+    least, most = percent(float(missed[-1].mean())), percent(float(missed[0].mean()))
+    title = f"With {counted(widths[-1], 'beam')} the search misses {least} of the true top {truth.shape[1]}"
     if len(widths) > 1:
-        title += f", with {widths[0]} it misses {percent(most)}"
-    note = (
-        f"{counted(len(truth), 'user')} of {counted(len(names), 'domain')}; the true top by best-first search"
-    )
-    return finish(figure, title, seeded(note, seed), plot_height=300)
+        title += f", with {widths[0]} it misses {most}"
+    note = f"{counted(len(truth), 'user')} of {counted(len(names), 'domain')}"
+    note = noted(note, "the true top by best-first search", seed=seed)
+    return made.finish(title, note, showlegend=len(names) > 1)
 
 
 def adaptation_change(
@@ -110,14 +100,10 @@ def adaptation_change(
     drawn, with one standard deviation over seeds as error bars. before, after: what the two ends are called.
     """
     require_columns(changes, ("domain", "before", "after"))
+    ends = pl.col("before", "after")
     table = (
         changes.group_by("domain", maintain_order=True)
-        .agg(
-            before=pl.col("before").mean(),
-            after=pl.col("after").mean(),
-            before_sd=pl.col("before").std().fill_null(0.0),
-            after_sd=pl.col("after").std().fill_null(0.0),
-        )
+        .agg(ends.mean(), ends.std().fill_null(0.0).name.suffix("_sd"))
         # From nothing to something is no finite share: infinite, first in the order, without a bar.
         .with_columns(
             change=pl.when(pl.col("after") == pl.col("before"))
@@ -127,147 +113,125 @@ def adaptation_change(
         .sort("change", descending=True)
     )
     domains = table["domain"].to_list()
-    places = np.arange(len(domains))
-    made = panels(
-        ["Before and after", "Relative change"],
-        columns=2,
-        row_height=46 * len(domains) + 30,
-        left_labels=190,
-        column_gap=0.05,
-    )
-    for place, row in enumerate(table.iter_rows(named=True)):
-        made.figure.add_scatter(
-            x=[row["before"], row["after"]],
-            y=[place, place],
-            mode="lines",
-            line={"color": theme.GOOD if row["change"] >= 0 else theme.BAD, "width": 4},
-            showlegend=False,
-            hoverinfo="skip",
-            **made.place(0),
-        )
-    for name, column, colour, symbol in (
-        (before, "before", theme.MUTED, "circle-open"),
-        (after, "after", theme.ACCENT, "circle"),
-    ):
-        spread = table[f"{column}_sd"].to_numpy()
-        made.figure.add_scatter(
-            x=table[column].to_numpy(),
-            y=places,
-            mode="markers",
-            name=label(name),
-            showlegend=True,
-            marker={"color": colour, "size": 10, "symbol": symbol, "line": {"width": 2, "color": colour}},
-            error_x={
-                "type": "data",
-                "array": spread,
-                "visible": bool(spread.any()),
-                "thickness": 1.2,
-                "width": 4,
-            },
-            customdata=[label(domain) for domain in domains],
-            hovertemplate="%{customdata}: %{x:.4f}",
-            **made.place(0),
-        )
+    names, places = [label(domain) for domain in domains], np.arange(len(domains))
     relative = table["change"].to_numpy()
-    changes_in_percent = 100 * np.where(np.isfinite(relative), relative, 0.0)
-    made.figure.add_bar(
-        x=changes_in_percent,
-        y=places,
+    height = 46 * len(domains) + 30
+    titles = ["Before and after", "Relative change"]
+    made = panels(titles, columns=2, row_height=height, left_labels=190, column_gap=0.05)
+    colours = [theme.GOOD if change >= 0 else theme.BAD for change in relative]
+    spans = table.select(ends).to_numpy()
+    for place, colour in enumerate(colours):
+        made.segments(0, spans[[place]], [[place, place]], colour, 4)
+    kinds = ((before, "before", theme.MUTED, "circle-open"), (after, "after", theme.ACCENT, "circle"))
+    for name, column, colour, symbol in kinds:
+        made.points(
+            0,
+            table[column].to_numpy(),
+            places,
+            theme.mark(colour, symbol, 10),
+            "%{customdata}: %{x:.4f}",
+            name=name,
+            error_x=error_bars(table[f"{column}_sd"].to_numpy(), width=4),
+            customdata=names,
+        )
+    shown = 100 * np.where(np.isfinite(relative), relative, 0.0)
+    made.bars(
+        1,
+        shown,
+        places,
+        "%{customdata}: %{text}<extra></extra>",
+        colour=colours,
+        text=[_signed_percent(change) for change in relative],
         orientation="h",
         width=0.4,
-        showlegend=False,
-        marker_color=[theme.GOOD if change >= 0 else theme.BAD for change in relative],
-        text=[_signed_percent(change) for change in relative],
-        textposition="outside",
-        cliponaxis=False,
-        customdata=[label(domain) for domain in domains],
-        hovertemplate="%{customdata}: %{text}<extra></extra>",
-        **made.place(1),
+        customdata=names,
     )
-    reach = float(np.abs(changes_in_percent).max()) or 1.0
-    low, high = min(float(changes_in_percent.min()), 0.0), max(float(changes_in_percent.max()), 0.0)
-    room = 0.45 * max(high - low, reach)
-    made.figure.update_xaxes(title=label(metric), **made.place(0))
-    made.figure.update_xaxes(
-        range=[low - (room if low < 0 else 0), high + (room if high > 0 else 0)],
-        ticksuffix=" %",
-        title="after against before",
-        zeroline=True,
-        zerolinecolor=theme.REFERENCE,
-        **made.place(1),
-    )
+    low, high = min(float(shown.min()), 0.0), max(float(shown.max()), 0.0)
+    room = 0.45 * max(high - low, float(np.abs(shown).max()) or 1.0)
+    made.x(0, title=label(metric))
+    zero = {"zeroline": True, "zerolinecolor": theme.REFERENCE}
+    reach = [low - (room if low < 0 else 0), high + (room if high > 0 else 0)]
+    made.x(1, range=reach, ticksuffix=" %", title="after against before", **zero)
     for panel in range(2):
-        made.figure.update_yaxes(
-            **numbered_axis(domains, 34),
-            range=[len(domains) - 0.5, -0.5],
-            showgrid=False,
-            showticklabels=panel == 0,
-            **made.place(panel),
-        )
-    made.figure.update_layout(showlegend=True)
-    n_seeds = changes["seed"].n_unique() if "seed" in changes.columns else 1
-    note = f"{counted(len(domains), 'domain')}"
-    if users is not None:
-        note = f"{counted(users, 'test user')} of {note}"
-    if "seed" in changes.columns:
-        seeds = ", ".join(str(seed) for seed in sorted(changes["seed"].unique().to_list()))
-        note += f"; {'seed' if n_seeds == 1 else 'seeds'} {seeds}"
-    note += "; error bars: one standard deviation over seeds" if n_seeds > 1 else ""
-    return finish_panels(made, _adaptation_title(table, metric), note)
+        made.rows(panel, domains, 34)
+    seeds = sorted(changes["seed"].unique().to_list()) if "seed" in changes.columns else []
+    numbers = ", ".join(map(str, seeds))
+    note = noted(
+        ("" if users is None else f"{counted(users, 'test user')} of ") + counted(len(domains), "domain"),
+        f"{'seed' if len(seeds) == 1 else 'seeds'} {numbers}" if seeds else "",
+        "error bars: one standard deviation over seeds" if len(seeds) > 1 else "",
+    )
+    return made.finish(_adaptation_title(table, metric), note, showlegend=True)
 
 
-def difference_intervals(
-    differences: pl.DataFrame,
-    *,
-    first: str,
-    second: str,
-    metric: str = "NDCG@10",
-    level: float = 0.95,
-    users: int | None = None,
-    seed: int | None = None,
-) -> go.Figure:
-    """The difference of two methods with its bootstrap interval, a line a domain (or whatever `name` says).
+def long_tail(by_group: pl.DataFrame, reference: str, *, metric: str = "NDCG@10") -> go.Figure:
+    """Rows against groups of popularity (UTGRec Figure 4): a number, its change from a reference as colour.
 
-    differences: frame `name, difference, low, high`, first minus second. level: the intervals' coverage.
-    Filled points: the interval excludes zero.
+    by_group: `group, low, users, row, value`, as of `metric_by_popularity`. The best of a group is bold.
+    Where the reference finds nothing there is no colour. Raises ValueError for a reference that is no row.
     """
-    require_columns(differences, ("name", "difference", "low", "high"))
-    names = [str(name) for name in differences["name"].to_list()]
-    middle, low, high = (
-        differences[column].to_numpy().astype(float) for column in ("difference", "low", "high")
-    )
-    if (low > high).any() or (middle < low).any() or (middle > high).any():
-        bad = int(np.flatnonzero((low > high) | (middle < low) | (middle > high))[0])
-        raise ValueError(
-            f"differences: {names[bad]!r} has {middle[bad]} outside its interval {low[bad]}..{high[bad]}; "
-            "expected low <= difference <= high"
+    require_columns(by_group, ("group", "low", "users", "row", "value"))
+    wide = by_group.sort("low").pivot(on="group", index="row", values="value", maintain_order=True)
+    groups = by_group.sort("low").unique("group", maintain_order=True)
+    if reference not in wide["row"]:
+        raise ValueError(f"reference is {reference!r}; expected one of {sorted(wide['row'])}")
+    values = wide.drop("row").to_numpy()
+    order = np.argsort(-(values @ groups["users"].to_numpy()), kind="stable")
+    values, names = values[order], [wide["row"][int(place)] for place in order]
+    base = values[names.index(reference)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        change = np.where(base > 0, 100 * (values / base - 1), np.nan)
+    best = (values == values.max(axis=0, keepdims=True)) & (values > 0)
+    made = one_panel(max(30 * len(names) + 40, 170))
+    ticks = {-100: "−100 %", -50: "−50 %", 0: "0", 50: "+50 %", 100: "≥ +100 %"}
+    made.add(0, lean_heatmap(change, _MOST, ticks, "%{z:+.0f} %<extra></extra>", xgap=2, ygap=2))
+    for (row, column), value in np.ndenumerate(values):
+        text = f"{value:.4f}".removeprefix("0") if value < 1 else "1"
+        made.figure.add_annotation(
+            x=column,
+            y=row,
+            text=f"<b>{text}</b>" if best[row, column] else text,
+            showarrow=False,
+            font={"color": _letters(float(change[row, column]))},
         )
-    figure = go.Figure()
-    add_intervals(
-        figure,
-        middle,
-        low,
-        high,
-        above=f"{first} better",
-        below=f"{second} better",
-        customdata=np.column_stack([np.array([label(name, 60) for name in names], dtype=object), low, high]),
-        hovertemplate="%{customdata[0]}: %{x:+.4f}, %{customdata[1]:+.4f} to %{customdata[2]:+.4f}"
-        "<extra></extra>",
+    users = groups["users"].to_list()
+    heads = [
+        f"{escape(name)}<br>{counted(n, 'user')}" for name, n in zip(groups["group"], users, strict=True)
+    ]
+    title = "interactions of the target in the training part"
+    made.x(tickvals=list(range(len(heads))), ticktext=heads, title=title, showgrid=False)
+    made.y(**numbered_axis(names, 24), autorange="reversed", showgrid=False)
+    note = noted(
+        f"{metric} of {counted(sum(users), 'test user')}",
+        f"colour: change from {reference} in the same group",
+        "rows by their mean over all users",
+        "bold: the best of a group",
     )
-    short = f"{listed([first])} minus {listed([second])}"
-    figure.update_xaxes(title=f"difference in {label(metric)}: {label(short, 70)}")
-    figure.update_yaxes(**numbered_axis(names, 34), range=[len(names) - 0.5, -0.5], showgrid=False)
-    figure.update_layout(showlegend=True)
-    better, worse = int((low > 0).sum()), int((high < 0).sum())
-    title = f"{listed([first])} beats {listed([second])} in {better} of {counted(len(names), 'comparison')}"
-    title += f" and loses in {worse}" if worse else ""
-    title += f" ({metric}, {100 * level:g} % intervals exclude zero)"
-    note = (
-        f"Paired bootstrap over {counted(users, 'user')}"
-        if users is not None
-        else "Paired bootstrap over users"
-    )
-    return finish(figure, title, seeded(note, seed), plot_height=40 * len(names) + 30)
+    return made.finish(_tail_title(names, values, groups, reference), note)
+
+
+def _letters(change: float) -> str | None:
+    """The colour of a number on its cell, in either mode; that of all text where there is no cell."""
+    if not np.isfinite(change):
+        return None
+    return "#FFFFFF" if change < _DARK else "#14181D"
+
+
+def _tail_title(
+    names: list[str], values: npt.NDArray[np.float64], groups: pl.DataFrame, reference: str
+) -> str:
+    """Who is best where targets are rarest, and where they are most popular."""
+    if len(names) == 1 or groups.height == 1:
+        return f"What {listed([reference])} finds by the popularity of the target"
+    found = np.flatnonzero(values.max(axis=0))
+    if not len(found):
+        return "No row finds any target"
+    never = groups["low"][0] == 0 and found[0] > 0
+    rarest, most = (names[int(values[:, column].argmax())] for column in (int(found[0]), -1))
+    start = "No row finds what training never had; of the rest " if never else ""
+    if rarest == most:
+        return f"{start}{listed([rarest])} finds both the rarest and the most popular targets best"
+    return f"{start}{listed([rarest])} finds the rarest targets best, {listed([most])} the most popular"
 
 
 def _signed_percent(change: float) -> str:

@@ -10,19 +10,9 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 import polars as pl
 
-from genrec_lab.viz.layout import (
-    Panels,
-    counted,
-    finish,
-    finish_panels,
-    label,
-    listed,
-    panels,
-    percent,
-    require_columns,
-    seeded,
-)
+from genrec_lab.viz.layout import one_panel, panels, require_columns
 from genrec_lab.viz.tables import table_figure
+from genrec_lab.viz.text import counted, listed, noted, percent
 from genrec_lab.viz.theme import category_styles
 
 _MOST_BARS = 24
@@ -49,37 +39,39 @@ def sequence_lengths(sequences: pl.DataFrame, *, seed: int | None = None) -> go.
     frame = sequences.select("domain", length=pl.col("items").list.len().cast(pl.Int64))
     names = frame["domain"].unique(maintain_order=True).to_list()
     edges = length_bins(frame["length"].to_numpy())
-    ranges = [_range_text(low, high) for low, high in pairwise(edges.tolist())]
+    ranges = bin_names(edges)
     styles = category_styles(names)
     lengths = {name: frame.filter(pl.col("domain") == name)["length"].to_numpy() for name in names}
     medians = {name: int(np.median(values)) for name, values in lengths.items()}
-    made = panels(
-        [f"{name}: {counted(len(lengths[name]), 'user')}, median {medians[name]}" for name in names],
-        row_height=230,
-        row_gap=48,
-        shared_x=True,
-        shared_y=True,
-    )
+    titles = [f"{name}: {counted(len(lengths[name]), 'user')}, median {medians[name]}" for name in names]
+    made = panels(titles, row_height=230, row_gap=48, shared_x=True, shared_y=True)
+    ticks = list(range(0, len(ranges), max(1, math.ceil(len(ranges) / 5))))
     for panel, name in enumerate(names):
         counts = np.histogram(lengths[name], bins=edges)[0]
-        made.figure.add_bar(
-            x=np.arange(len(ranges)),
-            y=100 * counts / counts.sum(),
-            marker_color=styles[name].colour,
-            name=label(name),
-            showlegend=False,
+        made.bars(
+            panel,
+            np.arange(len(ranges)),
+            100 * counts / counts.sum(),
+            "%{customdata[0]} interactions: %{customdata[1]} users (%{y:.1f} %)",
+            name=name,
+            colour=styles[name].colour,
             customdata=np.column_stack([np.array(ranges, dtype=object), counts]),
-            hovertemplate="%{customdata[0]} interactions: %{customdata[1]} users (%{y:.1f} %)",
-            **made.place(panel),
         )
-        _number_bins(made, panel, ranges)
-    made.figure.update_layout(bargap=0.08)
+        made.x(
+            panel,
+            tickvals=ticks,
+            # The whole range would run into its neighbour; the hover gives it.
+            ticktext=[ranges[place].split("–")[0] for place in ticks],
+            tickangle=0,
+            title="interactions a user" if made.is_bottom(panel) else None,
+        )
+        made.y(panel, ticksuffix=" %", title="share of users" if made.is_left(panel) else None)
     note = f"All {counted(frame.height, 'user')} of {counted(len(names), 'domain')}"
-    return finish_panels(made, _length_title(medians), seeded(note, seed))
+    return made.finish(_length_title(medians), noted(note, seed=seed), bargap=0.08)
 
 
 def length_bins(lengths: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Whole-numbered edges of at most 24 bins [e_i, e_i+1) that hold every length.
+    """Return whole-numbered edges of at most 24 bins [e_i, e_i+1) that hold every length.
 
     Unit bins where they suffice, else bins whose widths grow geometrically. Raises ValueError for no lengths.
     """
@@ -92,6 +84,11 @@ def length_bins(lengths: npt.ArrayLike) -> npt.NDArray[np.int64]:
     edges = np.unique(np.round(np.geomspace(max(low, 1), high, _MOST_BARS + 1)).astype(np.int64))
     edges[0] = low
     return edges
+
+
+def bin_names(edges: npt.NDArray[np.int64]) -> list[str]:
+    """Return what each bin of whole numbers holds: "3" or "4–7"."""
+    return [f"{low}" if high == low + 1 else f"{low}–{high - 1}" for low, high in pairwise(edges.tolist())]
 
 
 def popularity_curve(
@@ -107,7 +104,7 @@ def popularity_curve(
     chosen = sequences.select("domain", item=pl.col("items")).explode("item").drop_nulls("item")
     names = sequences["domain"].unique(maintain_order=True).to_list()
     styles = category_styles(names)
-    figure = go.Figure()
+    made = one_panel()
     tops: dict[str, float] = {}
     unseen = 0
     for name in names:
@@ -119,22 +116,14 @@ def popularity_curve(
         unseen += catalogue - counts.size
         tops[name] = float(counts[: max(1, math.ceil(catalogue / 100))].sum() / counts.sum())
         ranks = _spread_ranks(counts.size)
-        figure.add_scatter(
-            x=ranks,
-            y=100 * counts[ranks - 1] / counts.sum(),
-            mode="lines",
-            name=label(name),
-            line={"color": styles[name].colour, "dash": styles[name].dash, "width": 2.2},
-            customdata=counts[ranks - 1],
-            hovertemplate="rank %{x}: %{customdata} interactions (%{y:.3f} %)",
-        )
-    figure.update_xaxes(type="log", dtick=1, title="rank of the item by popularity (log)")
-    figure.update_yaxes(type="log", dtick=1, ticksuffix=" %", title="share of interactions (log)")
-    figure.update_layout(showlegend=len(names) > 1)
+        hover = "rank %{x}: %{customdata} interactions (%{y:.3f} %)"
+        shares = 100 * counts[ranks - 1] / counts.sum()
+        made.line(0, ranks, shares, name, styles[name], hover, mode="lines", customdata=counts[ranks - 1])
+    made.x(type="log", dtick=1, title="rank of the item by popularity (log)")
+    made.y(type="log", dtick=1, ticksuffix=" %", title="share of interactions (log)")
     note = f"{counted(chosen.height, 'interaction')} of {counted(sequences.height, 'user')}"
-    if items is not None:
-        note += f"; {counted(unseen, 'item')} without an interaction not on the curve"
-    return finish(figure, _popularity_title(tops), seeded(note, seed))
+    hidden = f"{counted(unseen, 'item')} without an interaction not on the curve" if items is not None else ""
+    return made.finish(_popularity_title(tops), noted(note, hidden, seed=seed), showlegend=len(names) > 1)
 
 
 def statistics_table(statistics: pl.DataFrame, *, seed: int | None = None) -> go.Figure:
@@ -153,12 +142,10 @@ def statistics_table(statistics: pl.DataFrame, *, seed: int | None = None) -> go
         f"{counted(totals['interactions'], 'interaction')} of {counted(totals['users'], 'user')} with "
         f"{counted(totals['items'], 'item')} in {counted(statistics.height, 'domain')}"
     )
+    note = "Sparsity: share of user-item pairs without an interaction"
     return table_figure(
         title,
-        seeded(
-            "Sparsity: share of user-item pairs without an interaction; mean length: interactions a user",
-            seed,
-        ),
+        noted(note, "mean length: interactions a user", seed=seed),
         [_HEADERS[name] for name in names],
         columns,
         widths=[_WIDTHS.get(name, 1.0) for name in names],
@@ -187,26 +174,6 @@ def _total(column: str, statistics: pl.DataFrame, totals: dict[str, int]) -> str
     return _cell(column, int(statistics[column].sum()))
 
 
-def _number_bins(made: Panels, panel: int, ranges: list[str]) -> None:
-    step = max(1, math.ceil(len(ranges) / 5))
-    places = list(range(0, len(ranges), step))
-    made.figure.update_xaxes(
-        tickvals=places,
-        # The whole range would run into its neighbour; the hover gives it.
-        ticktext=[ranges[place].split("–")[0] for place in places],
-        tickangle=0,
-        title="interactions a user" if made.is_bottom(panel) else None,
-        **made.place(panel),
-    )
-    made.figure.update_yaxes(
-        ticksuffix=" %", title="share of users" if made.is_left(panel) else None, **made.place(panel)
-    )
-
-
-def _range_text(low: int, high: int) -> str:
-    return f"{low}" if high == low + 1 else f"{low}–{high - 1}"
-
-
 def _spread_ranks(count: int) -> npt.NDArray[np.int64]:
     if count <= _CURVE_POINTS:
         return np.arange(1, count + 1, dtype=np.int64)
@@ -229,9 +196,7 @@ def _length_title(medians: dict[str, int]) -> str:
 def _popularity_title(tops: dict[str, float]) -> str:
     flattest = min(tops, key=lambda name: tops[name])
     steepest = max(tops, key=lambda name: tops[name])
+    title = f"The most popular 1 % of items takes {percent(tops[steepest])} of the interactions"
     if len(tops) == 1:
-        return f"The most popular 1 % of items takes {percent(tops[steepest])} of the interactions"
-    return (
-        f"The most popular 1 % of items takes {percent(tops[steepest])} of the interactions in "
-        f"{listed([steepest])}, {percent(tops[flattest])} in {listed([flattest])}"
-    )
+        return title
+    return f"{title} in {listed([steepest])}, {percent(tops[flattest])} in {listed([flattest])}"

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 import polars as pl
 
-from genrec_lab.viz import theme
-from genrec_lab.viz.layout import (
-    Domains,
-    counted,
-    domains_of,
-    finish,
-    finish_panels,
-    label,
-    listed,
-    numbered_axis,
-    panels,
-    percent,
-    require_columns,
-    seeded,
-)
+from genrec_lab.viz.figures.data import bin_names
+from genrec_lab.viz.layout import Domains, domains_of, numbered_axis, one_panel, panels, require_columns
 from genrec_lab.viz.tables import table_figure
+from genrec_lab.viz.text import counted, label, listed, noted, percent
 from genrec_lab.viz.theme import category_styles
 
 IntArray = npt.NDArray[np.int64]
@@ -45,38 +32,28 @@ def neighbour_overlap(
     made = panels(domains, row_height=240, shared_x=True, shared_y=True)
     # Ks are tried in doublings or so; even steps keep the small ones apart.
     ks = sorted(overlap["k"].unique().to_list())
-    step = {k: place for place, k in enumerate(ks)}
     for panel, domain in enumerate(domains):
         for tokenizer in tokenizers:
             line = overlap.filter((pl.col("domain") == domain) & (pl.col("tokenizer") == tokenizer)).sort("k")
-            made.figure.add_scatter(
-                x=[step[k] for k in line["k"].to_list()],
-                y=100 * line["overlap"].to_numpy(),
-                mode="lines+markers",
-                name=label(tokenizer),
-                legendgroup=label(tokenizer),
-                showlegend=panel == 0,
-                line={"color": styles[tokenizer].colour, "dash": styles[tokenizer].dash, "width": 2},
-                marker={"symbol": styles[tokenizer].symbol, "size": 7},
+            made.line(
+                panel,
+                [ks.index(k) for k in line["k"].to_list()],
+                100 * line["overlap"].to_numpy(),
+                tokenizer,
+                styles[tokenizer],
+                "K = %{customdata}: %{y:.1f} %",
+                legend=panel == 0,
                 customdata=line["k"].to_numpy(),
-                hovertemplate="K = %{customdata}: %{y:.1f} %",
-                **made.place(panel),
             )
-        made.figure.update_xaxes(
-            tickvals=list(range(len(ks))),
-            ticktext=[str(k) for k in ks],
-            tickangle=0,
-            title="K nearest items" if made.is_bottom(panel) else None,
-            **made.place(panel),
-        )
-        made.figure.update_yaxes(
-            ticksuffix=" %", title="codes in common" if made.is_left(panel) else None, **made.place(panel)
-        )
-    made.figure.update_layout(showlegend=True)
-    note = "Mean share of the levels at which an item and its K nearest items have the same code"
-    if n_items is not None:
-        note += f"; {counted(n_items, 'item')}"
-    return finish_panels(made, _overlap_title(overlap, domains, tokenizers), seeded(note, seed))
+        title = "K nearest items" if made.is_bottom(panel) else None
+        made.x(panel, **numbered_axis([str(k) for k in ks]), tickangle=0, title=title)
+        made.y(panel, ticksuffix=" %", title="codes in common" if made.is_left(panel) else None)
+    note = noted(
+        "Mean share of the levels at which an item and its K nearest items have the same code",
+        "" if n_items is None else counted(n_items, "item"),
+        seed=seed,
+    )
+    return made.finish(_overlap_title(overlap, domains, tokenizers), note, showlegend=True)
 
 
 def collision_groups(codes: npt.ArrayLike, domains: npt.ArrayLike, *, seed: int | None = None) -> go.Figure:
@@ -88,38 +65,23 @@ def collision_groups(codes: npt.ArrayLike, domains: npt.ArrayLike, *, seed: int 
     names = domains_of(domains, expected=len(table))
     sizes = _group_sizes(table, names)
     ambiguous = sizes > 1
-    largest = int(sizes.max(initial=1))
-    edges = _group_edges(largest)
-    ranges = [f"{low}" if high == low + 1 else f"{low}–{high - 1}" for low, high in pairwise(edges.tolist())]
+    edges = _group_edges(int(sizes.max(initial=1)))
+    ranges = bin_names(edges)
     styles = category_styles(names.names)
-    figure = go.Figure()
+    made = one_panel()
     for domain, name in enumerate(names.names):
         counts = np.histogram(sizes[ambiguous & (names.index == domain)], bins=edges)[0]
-        figure.add_bar(
-            x=np.arange(len(ranges)),
-            y=counts,
-            name=label(name),
-            marker=styles[name].bar,
-            customdata=ranges,
-            hovertemplate="%{y} items in groups of %{customdata}",
-        )
-    figure.update_xaxes(**numbered_axis(ranges), title="items with the same identifier (group size)")
-    figure.update_yaxes(title="items", rangemode="tozero")
-    figure.update_layout(barmode="stack", showlegend=len(names) > 1, bargap=0.3)
+        hover = "%{y} items in groups of %{customdata}"
+        x = np.arange(len(ranges))
+        made.bars(0, x, counts, hover, name=name, style=styles[name], legend=True, customdata=ranges)
+    made.x(**numbered_axis(ranges), title="items with the same identifier (group size)")
+    made.y(title="items", rangemode="tozero")
     if not ambiguous.any():
-        figure.update_xaxes(visible=False)
-        figure.update_yaxes(visible=False)
-        figure.update_layout(showlegend=False)
-        figure.add_annotation(
-            text="No two items of a domain have the same codes.",
-            x=0.5,
-            y=0.5,
-            xref="paper",
-            yref="paper",
-            showarrow=False,
-        )
-    note = f"{counted(len(table), 'item')} of {counted(len(names), 'domain')}; groups are inside a domain"
-    return finish(figure, _collision_title(sizes, names), seeded(note, seed))
+        made.say(0, "No two items of a domain have the same codes.", width=60)
+    note = f"{counted(len(table), 'item')} of {counted(len(names), 'domain')}"
+    note = noted(note, "groups are inside a domain", seed=seed)
+    shown = len(names) > 1 and bool(ambiguous.any())
+    return made.finish(_collision_title(sizes, names), note, barmode="stack", showlegend=shown, bargap=0.3)
 
 
 def policy_costs(costs: pl.DataFrame, *, n_items: int | None = None, seed: int | None = None) -> go.Figure:
@@ -130,49 +92,24 @@ def policy_costs(costs: pl.DataFrame, *, n_items: int | None = None, seed: int |
     require_columns(costs, ("policy", "moved", "cost"))
     policies = [str(name) for name in costs["policy"].to_list()]
     moved, cost = costs["moved"].to_numpy(), costs["cost"].to_numpy().astype(float)
-    made = panels(
-        ["Items with changed codes", "Added distance to the last codeword"],
-        columns=2,
-        row_height=38 * len(policies) + 20,
-        left_labels=90,
-    )
+    titles = ["Items with changed codes", "Added distance to the last codeword"]
+    made = panels(titles, columns=2, row_height=38 * len(policies) + 20, left_labels=90)
     shown = (
-        (moved, [_moved_text(int(count), n_items) for count in moved]),
-        (cost, [f"{value:,.4g}" for value in cost]),
+        ("items", moved, [_moved_text(int(count), n_items) for count in moved]),
+        ("distance, summed over items", cost, [f"{value:,.4g}" for value in cost]),
     )
-    for panel, (values, texts) in enumerate(shown):
-        made.figure.add_bar(
-            y=np.arange(len(policies)),
-            x=values,
-            orientation="h",
-            marker_color=theme.ACCENT,
-            text=texts,
-            textposition="outside",
-            cliponaxis=False,
-            customdata=[label(policy) for policy in policies],
-            hovertemplate="%{customdata}: %{text}<extra></extra>",
-            showlegend=False,
-            **made.place(panel),
-        )
+    for panel, (axis, values, texts) in enumerate(shown):
+        names, hover = [label(policy) for policy in policies], "%{customdata}: %{text}<extra></extra>"
+        y = np.arange(len(policies))
+        made.bars(panel, values, y, hover, text=texts, orientation="h", customdata=names)
         # Room for the number behind the longest bar.
         largest = float(np.max(values, initial=0.0))
-        made.figure.update_xaxes(
-            range=[0, 1.45 * largest if largest else 1],
-            title="items" if panel == 0 else "distance, summed over items",
-            nticks=5,
-            **made.place(panel),
-        )
-        made.figure.update_yaxes(
-            **numbered_axis(policies),
-            range=[len(policies) - 0.5, -0.5],
-            showticklabels=panel == 0,
-            showgrid=False,
-            **made.place(panel),
-        )
+        made.x(panel, range=[0, 1.45 * largest or 1], title=axis, nticks=5)
+        made.rows(panel, policies)
     note = "An appended level changes no code but lengthens every identifier"
     if n_items is not None:
         note = f"{counted(n_items, 'item')}; {note[0].lower()}{note[1:]}"
-    return finish_panels(made, _policy_title(policies, moved, cost), seeded(note, seed))
+    return made.finish(_policy_title(policies, moved, cost), noted(note, seed=seed))
 
 
 def identifier_examples(
@@ -219,10 +156,10 @@ def identifier_examples(
 
 
 def _overlap_title(overlap: pl.DataFrame, domains: Sequence[str], tokenizers: Sequence[str]) -> str:
-    means = overlap.group_by(["tokenizer", "domain"], maintain_order=True).agg(pl.col("overlap").mean())
     if len(tokenizers) == 1:
         low, high = 100 * float(str(overlap["overlap"].min())), 100 * float(str(overlap["overlap"].max()))
         return f"Near items share {low:.0f} to {high:.0f} % of their codes"
+    means = overlap.group_by(["tokenizer", "domain"], maintain_order=True).agg(pl.col("overlap").mean())
     winners: dict[str, list[str]] = {}
     for domain in domains:
         rows = means.filter(pl.col("domain") == domain).sort("overlap", descending=True)
@@ -255,11 +192,11 @@ def _collision_title(sizes: IntArray, names: Domains) -> str:
     share = float((sizes > 1).mean())
     if share == 0:
         return "Every identifier belongs to one item of its domain"
-    by_domain = [float((sizes[names.index == domain] > 1).mean()) for domain in range(len(names))]
     largest = counted(int(sizes.max()), "item")
     text = f"{percent(share)} of the items cannot be told apart; the largest group has {largest}"
     if len(names) == 1:
         return text
+    by_domain = [float((sizes[names.index == domain] > 1).mean()) for domain in range(len(names))]
     worst = int(np.argmax(by_domain))
     return f"{text}; most in {listed([names.names[worst]])} ({percent(by_domain[worst])})"
 
@@ -289,15 +226,13 @@ def _examples(codes: IntArray, names: Domains, rows: int, seed: int) -> IntArray
     for domain, part in enumerate(np.array_split(np.arange(min(rows, len(codes))), len(names))):
         members = np.flatnonzero(names.index == domain)
         ordered = members[np.lexsort(codes[members].T[::-1])]
-        # The item with the most company in its first two codes among a few drawn: a lone item teaches little.
+        # Of a few stretches drawn, the one whose neighbours have most first codes in common: a lone item
+        # teaches little.
         starts = generator.integers(0, max(len(ordered) - len(part), 0) + 1, size=8)
-        company = [_company(codes[ordered[start : start + len(part)]]) for start in starts]
-        start = int(starts[int(np.argmax(company))])
-        parts.append(ordered[start : start + len(part)])
+        stretches = [ordered[start : start + len(part)] for start in starts]
+        alike = [
+            np.logical_and.accumulate(codes[one[1:], :2] == codes[one[:-1], :2], axis=1).sum()
+            for one in stretches
+        ]
+        parts.append(stretches[int(np.argmax(alike))])
     return np.concatenate(parts)
-
-
-def _company(codes: IntArray) -> int:
-    """How many of the first two codes of the rows are those of the row above, the first counted first."""
-    same = np.logical_and.accumulate(codes[1:, :2] == codes[:-1, :2], axis=1)
-    return int(same.sum())

@@ -1,27 +1,38 @@
-"""Items as a shopper sees them: their pictures, with titles."""
+"""Items as a shopper sees them: their pictures with titles, and beside them what their first codes keep."""
 
 from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import plotly.graph_objects as go
 import polars as pl
 from PIL import Image, UnidentifiedImageError
 
 from genrec_lab.data.picture_pack import picture_source
-from genrec_lab.viz.layout import NARROW, counted, finish, label, listed, require_columns, seeded, wrapped
+from genrec_lab.viz.layout import NARROW, finish, require_columns
 from genrec_lab.viz.projection import stratified_sample
+from genrec_lab.viz.text import counted, escape, label, listed, noted, percent, wrapped
 from genrec_lab.viz.theme import NOTE_SIZE
 
 _COLUMNS = 6
-# Pixels: a card's picture, the lines below it, and how large a picture is stored at most.
-_PICTURE, _TEXT_LINE, _STORED = 118, 15, 160
+# Pixels: a card's picture, a line below it, how large a picture is stored at most.
+_PICTURE, _LINE, _STORED = 118, 15, 160
+_THUMBNAILS_KEPT = 512
 _CARD_WIDTH = (NARROW - 80) / _COLUMNS
 _TITLE_LINES = 3
 _TITLE_CHARACTERS = 21
+# Of `kept_by_codes`: a picture as drawn and as stored, the head above the columns, a gap.
+_KEPT_PICTURE, _KEPT_STORED, _HEAD, _GAP = 104, 128, 24, 6
+_KEPT_LINES = 4
+_CHARACTER = 6.2
+_PARTS = re.compile(r"[^\W_]+")
 
 
 def item_pictures(items: pl.DataFrame, *, rows: int = 2, seed: int = 0) -> go.Figure:
@@ -39,68 +50,206 @@ def item_pictures(items: pl.DataFrame, *, rows: int = 2, seed: int = 0) -> go.Fi
     chosen = pictured[stratified_sample(pictured["domain"].to_list(), rows * _COLUMNS, seed)]
     domains = pictured["domain"].unique(maintain_order=True).to_list()
     lines = -(-chosen.height // _COLUMNS)
-    figure = go.Figure()
-    figure.update_xaxes(visible=False, range=[0, _COLUMNS], fixedrange=True)
-    figure.update_yaxes(visible=False, range=[lines, 0], fixedrange=True)
-    card = _PICTURE + (_TITLE_LINES + 1) * _TEXT_LINE + 10
+    figure = _cards(_COLUMNS, 0, lines)
+    card = _PICTURE + (_TITLE_LINES + 1) * _LINE + 10
     for place, (title, domain, image) in enumerate(chosen.select("title", "domain", "image").iter_rows()):
         row, column = divmod(place, _COLUMNS)
-        put_picture(figure, picture_uri(image), column, row, _PICTURE / _CARD_WIDTH, _PICTURE / card)
-        text, _ = wrapped(title, _TITLE_CHARACTERS, most_lines=_TITLE_LINES)
-        caption = f"{text}<br><i>{label(domain, _TITLE_CHARACTERS)}</i>"
-        put_caption(figure, caption, column, row + (_PICTURE + 4) / card)
+        _put_picture(figure, picture_uri(image), column, row, _PICTURE / _CARD_WIDTH, _PICTURE / card)
+        caption = _titled(title, domain, _TITLE_CHARACTERS, _TITLE_LINES)
+        _put_caption(figure, caption, column, row + (_PICTURE + 4) / card)
     note = f"{chosen.height} of {counted(pictured.height, 'item')} with a picture, stratified by domain"
-    if pictured.height < items.height:
-        note += f"; {counted(items.height - pictured.height, 'item')} without one"
-    return finish(figure, _title(domains), seeded(note, seed), plot_height=lines * card)
+    without = items.height - pictured.height
+    note = noted(note, f"{counted(without, 'item')} without one" if without else "", seed=seed)
+    return finish(figure, f"What items of {listed(domains)} look like", note, plot_height=lines * card)
 
 
-def put_picture(
-    figure: go.Figure, source: str, column: float, row: float, width: float, height: float
-) -> None:
-    """Put a picture at the top of a column's card; width and height in columns and rows."""
-    figure.add_layout_image(
-        source=source,
-        x=column + 0.5,
-        y=row,
-        xref="x",
-        yref="y",
-        xanchor="center",
-        yanchor="top",
-        sizex=width,
-        sizey=height,
-        sizing="contain",
-        layer="above",
+def kept_by_codes(
+    items: pl.DataFrame,
+    codes: npt.ArrayLike,
+    words: Sequence[Sequence[Sequence[str]]],
+    pictures: npt.ArrayLike | None,
+    means: npt.ArrayLike | None = None,
+    *,
+    seed: int | None = None,
+) -> go.Figure:
+    """A row an item: its picture and title, then what 1, 2, ... L codes keep of both.
+
+    items: frame `title, domain, text, image` of n items, image a file or null. codes: (n, L). words: by item
+    and level the words decoded from so many codes, most telling first; those that the item's text has are
+    bold. pictures: (n, L, S, S, 3) in 0..1, drawn from the codes, or None; means: the same of means of many
+    such pictures, which stand beside the single ones. The title states the share of decoded words that the
+    texts have. Raises ValueError where the shapes do not agree, and for no item at all.
+    """
+    require_columns(items, ("title", "domain", "text", "image"))
+    numbers = np.asarray(codes)
+    _check(items, numbers, words, pictures, means)
+    levels = numbers.shape[1]
+    drawn = [np.asarray(shown, dtype=np.float64) for shown in (pictures, means) if shown is not None]
+    width = (NARROW - 80) / (levels + 1)
+    side = min(_KEPT_PICTURE, (width - _GAP) / max(1, len(drawn)) - _GAP)
+    characters = int((width - 16) / _CHARACTER)
+    has_pictures = bool(drawn) or items["image"].null_count() < items.height
+    picture = _KEPT_PICTURE if has_pictures else 0
+    card = picture + (_KEPT_LINES + 1) * _LINE + 14
+    figure = _cards(levels + 1, -_HEAD / card, items.height)
+    for column, head in enumerate(["the item", *(counted(level + 1, "code") for level in range(levels))]):
+        _put_caption(figure, f"<b>{head}</b>", column, -_HEAD / card)
+    rows = items.select("title", "domain", "text", "image").iter_rows()
+    for row, (title, domain, text, image) in enumerate(rows):
+        below = row + (picture + 4) / card
+        if image is not None:
+            uri = picture_uri(image)
+            _put_picture(figure, uri, 0, row, _KEPT_PICTURE / width, _KEPT_PICTURE / card)
+        _put_caption(figure, _titled(title, domain, characters, _KEPT_LINES), 0, below)
+        own = words_of(text)
+        for level in range(levels):
+            for place, shown in enumerate(drawn):
+                aside = level + 1 + (place - (len(drawn) - 1) / 2) * (side + _GAP) / width
+                uri = drawn_uri(shown[row, level], _KEPT_STORED)
+                _put_picture(figure, uri, aside, row, side / width, side / card)
+            lines = _lines(words[row][level], own, characters)
+            prefix = "·".join(str(code) for code in numbers[row, : level + 1])
+            _put_caption(figure, f"{lines}<br><i>{escape(prefix)}</i>", level + 1, below)
+    seen = "pictures drawn by diffusion, all from the same noise"
+    unseen = "no pictures are drawn, for the tokenizer saw none in training"
+    note = noted(
+        counted(items.height, "item"),
+        "below each picture the most telling words, bold where the item's text has them, and the codes they "
+        "are told from",
+        (seen if drawn else unseen)
+        + ("" if means is None else ", and right of each the mean of many, sharp where they agree"),
+        seed=seed,
     )
+    title = _kept_title(shares_told(items["text"].to_list(), words))
+    return finish(figure, title, note, plot_height=round(items.height * card + _HEAD))
 
 
-def put_caption(figure: go.Figure, text: str, column: int, y: float) -> None:
-    """Write escaped text in the middle of a column, down from y."""
-    figure.add_annotation(
-        text=text,
-        x=column + 0.5,
-        y=y,
-        xanchor="center",
-        yanchor="top",
-        showarrow=False,
-        font={"size": NOTE_SIZE - 1},
-    )
+def shares_told(texts: Sequence[str], words: Sequence[Sequence[Sequence[str]]]) -> npt.NDArray[np.float64]:
+    """Return the share of decoded words that the items' own texts have, by number of codes: (L,)."""
+    pairs = zip(map(words_of, texts), words, strict=True)
+    hits = [[[word in own for word in level] for level in decoded] for own, decoded in pairs]
+    by_level = zip(*hits, strict=True)
+    return np.array([np.mean([hit for item in level for hit in item] or [np.nan]) for level in by_level])
 
 
-def picture_uri(file: str | Path) -> str:
-    """A picture as a data URI, shrunk to at most 160 px a side; raises ValueError for what is no picture."""
+def words_of(text: str) -> set[str]:
+    """Return the words of a text, in lower case."""
+    return set(_PARTS.findall(text.lower()))
+
+
+def picture_uri(file: str | Path, side: int = _STORED, kind: str = "PNG") -> str:
+    """Return a picture as a data URI of at most `side` px a side; ValueError for what is no picture."""
     try:
         with Image.open(picture_source(Path(file))) as opened:
-            small = opened.convert("RGB")
+            opened.draft("RGB", (2 * side, 2 * side))
+            small = opened.convert("RGBA")
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ValueError(
             f"{file}: not a picture that can be read ({error}); restore it, or prepare the data again"
         ) from error
-    small.thumbnail((_STORED, _STORED))
+    small.thumbnail((side, side))
+    # Cut-out goods stand on nothing, which would be black.
+    flat = Image.new("RGB", small.size, "white")
+    flat.paste(small, mask=small.getchannel("A"))
+    return _uri(flat, kind)
+
+
+@lru_cache(_THUMBNAILS_KEPT)
+def thumbnail(file: str, side: int) -> str | None:
+    """Return a small picture as a data URI; None for what is not there or no picture.
+
+    The explorer goes on without a picture, where a report would stop: it may show a run that was moved.
+    """
+    try:
+        return picture_uri(file, side, "JPEG")
+    except ValueError:
+        return None
+
+
+def drawn_uri(pixels: npt.ArrayLike, side: int) -> str:
+    """Return (S, S, 3) in 0..1 as a data URI of about `side` px, enlarged without smoothing.
+
+    What is drawn from codes is no sharper than that.
+    """
+    values = np.round(255 * np.clip(np.asarray(pixels, dtype=np.float64), 0, 1)).astype(np.uint8)
+    image = Image.fromarray(values)
+    times = max(1, round(side / image.width))
+    large = image.resize((times * image.width, times * image.height), Image.Resampling.NEAREST)
+    return _uri(large, "PNG")
+
+
+def _uri(image: Image.Image, kind: str) -> str:
     stored = io.BytesIO()
-    small.save(stored, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(stored.getvalue()).decode()}"
+    image.save(stored, kind, **({"optimize": True} if kind == "PNG" else {"quality": 82}))
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(stored.getvalue()).decode()}"
 
 
-def _title(domains: Sequence[str]) -> str:
-    return f"What items of {listed(domains)} look like"
+def _cards(columns: int, top: float, rows: int) -> go.Figure:
+    """A figure whose axes count columns and rows of cards, from the top left."""
+    figure = go.Figure()
+    figure.update_xaxes(visible=False, range=[0, columns], fixedrange=True)
+    figure.update_yaxes(visible=False, range=[rows, top], fixedrange=True)
+    return figure
+
+
+def _put_picture(
+    figure: go.Figure, source: str, column: float, row: float, width: float, height: float
+) -> None:
+    """Put a picture at the top of a column's card; width and height in columns and rows."""
+    place = {"x": column + 0.5, "y": row, "xref": "x", "yref": "y", "xanchor": "center", "yanchor": "top"}
+    size = {"sizex": width, "sizey": height, "sizing": "contain", "layer": "above"}
+    figure.add_layout_image(source=source, **place, **size)
+
+
+def _put_caption(figure: go.Figure, text: str, column: int, y: float) -> None:
+    """Write escaped text in the middle of a column, down from y."""
+    place = {"x": column + 0.5, "y": y, "xanchor": "center", "yanchor": "top"}
+    figure.add_annotation(text=text, **place, showarrow=False, font={"size": NOTE_SIZE - 1})
+
+
+def _titled(title: str, domain: str, characters: int, lines: int) -> str:
+    return f"{wrapped(title, characters, most_lines=lines)[0]}<br><i>{label(domain, characters)}</i>"
+
+
+def _check(
+    items: pl.DataFrame,
+    codes: npt.NDArray[np.int64],
+    words: Sequence[Sequence[Sequence[str]]],
+    pictures: npt.ArrayLike | None,
+    means: npt.ArrayLike | None,
+) -> None:
+    n = items.height
+    levels = {len(of_item) for of_item in words}
+    if codes.ndim != 2 or len(codes) != n or len(words) != n or levels != {codes.shape[1]}:
+        raise ValueError(
+            f"{n} items with codes of shape {codes.shape} and words of {len(words)} items with "
+            f"{sorted(levels)} levels; expected (items, levels) codes and words of each level"
+        )
+    for name, given in (("pictures", pictures), ("means", means)):
+        shape = None if given is None else np.shape(given)
+        if shape is not None and (len(shape) != 5 or shape[:2] != codes.shape or shape[4] != 3):
+            raise ValueError(
+                f"{name}: shape {shape}, expected {(*codes.shape, 'S', 'S', 3)}, one an item and level"
+            )
+
+
+def _lines(words: Sequence[str], own: set[str], characters: int) -> str:
+    """Words in lines that fit, bold where the item has them; what does not fit is left out."""
+    lines: list[list[str]] = [[]]
+    length = 0
+    for word in words:
+        if length and length + len(word) + 1 > characters:
+            lines.append([])
+            length = 0
+        length += len(word) + 1
+        lines[-1].append(f"<b>{label(word)}</b>" if word in own else label(word))
+    return "<br>".join(" ".join(line) for line in lines[:_KEPT_LINES])
+
+
+def _kept_title(shares: npt.NDArray[np.float64]) -> str:
+    if not np.isfinite(shares).all():
+        return "What the codes keep of an item"
+    first = f"Of the words told from 1 code {percent(float(shares[0]))} are in the item's text"
+    if len(shares) == 1:
+        return first
+    return f"{first}, from {len(shares)} codes {percent(float(shares[-1]))}"

@@ -15,17 +15,19 @@ import polars as pl
 
 from genrec_lab.evaluation.ranking import AVERAGE
 from genrec_lab.viz.figures.training import metric_name
-from genrec_lab.viz.layout import counted, listed, percent, require_columns
+from genrec_lab.viz.layout import require_columns
 from genrec_lab.viz.tables import table_figure
+from genrec_lab.viz.text import counted, listed, noted, percent
 
 BEST_POSSIBLE = "best possible"
 """The method that is a bound, not a competitor: the best that any model could reach on Bazaar."""
 
 _COLUMNS = ("method", "domain", "metric", "k", "value")
+_FAR_BELOW = -10.0  # percent; a row this far below its paper's figure is in bold
 
 
 def summarise(records: pl.DataFrame, metric: str = "ndcg", k: int = 10) -> pl.DataFrame:
-    """Mean and standard deviation over seeds of one metric: frame `method, domain, mean, sd, seeds`.
+    """Return mean and standard deviation over seeds of one metric: frame `method, domain, mean, sd, seeds`.
 
     Domains in order of first appearance, "average" last (computed anew, for runs of all domains only);
     methods by falling average. sd (n - 1) is null for one seed. Raises ValueError where the metric at k is
@@ -52,16 +54,10 @@ def summarise(records: pl.DataFrame, metric: str = "ndcg", k: int = 10) -> pl.Da
     table = whole.group_by(["method", "domain"], maintain_order=True).agg(
         mean=pl.col("value").mean(), sd=pl.col("value").std(), seeds=pl.len()
     )
-    order = _ranked_methods(table)
-    return (
-        table.with_columns(
-            rank=pl.col("method").replace_strict(
-                {name: index for index, name in enumerate(order)}, return_dtype=pl.Int64
-            ),
-            place=pl.col("domain").replace_strict(place, return_dtype=pl.Int64),
-        )
-        .sort("rank", "place")
-        .drop("rank", "place")
+    rank = {name: index for index, name in enumerate(_ranked_methods(table))}
+    return table.sort(
+        pl.col("method").replace_strict(rank, return_dtype=pl.Int64),
+        pl.col("domain").replace_strict(place, return_dtype=pl.Int64),
     )
 
 
@@ -73,7 +69,7 @@ def ranked_table(
     columns: Literal["domains", "metrics"] = "domains",
     digits: int = 4,
 ) -> pl.DataFrame:
-    """The results as a frame of text, ready to print: a row a method, ranked by one metric's average.
+    """Return the results as text, ready to print: a row a method, ranked by one metric's average.
 
     columns "domains": `rank, method, seeds`, that metric in each domain and on average; "metrics": `rank,
     method, seeds`, the average of every metric at every k. Cells are "mean ± standard deviation", the latter
@@ -90,9 +86,8 @@ def ranked_table(
             for name, cut in records.select("metric", "k").unique(maintain_order=True).iter_rows()
         }
     seeds = dict(ranking.group_by("method").agg(pl.col("seeds").max()).iter_rows())
-    ranks: list[str] = []
-    for method in methods:
-        ranks.append("–" if method == BEST_POSSIBLE else str(len(ranks) + 1 - ranks.count("–")))
+    ranked = [method for method in methods if method != BEST_POSSIBLE]
+    ranks = ["–" if method == BEST_POSSIBLE else str(ranked.index(method) + 1) for method in methods]
     cells = {
         name: [_cell(frame.filter(pl.col("method") == method), digits) for method in methods]
         for name, frame in shown.items()
@@ -134,6 +129,44 @@ def results_table(
     )
 
 
+def paper_table(beside: pl.DataFrame) -> go.Figure:
+    """One paper's figures beside ours, as `evaluation.papers.beside_papers` gives them.
+
+    Raises ValueError where there is nothing to draw, or more than one paper.
+    """
+    papers = beside["paper"].unique(maintain_order=True).to_list()
+    if len(papers) != 1:
+        raise ValueError(f"paper_table draws one paper's table; got {papers or 'an empty frame'}")
+    below = (beside["difference"] < _FAR_BELOW).to_list()
+    plain = [False] * beside.height
+    return table_figure(
+        f"Ours beside {papers[0]}: {', '.join(beside['domain'].unique(maintain_order=True))}",
+        f"Bold: more than {-_FAR_BELOW:.0f} % below the paper's figure. Several seeds are averaged.",
+        ("domain", "row", "metric", "ours", "paper", "difference"),
+        [
+            beside["domain"].to_list(),
+            beside["method"].to_list(),
+            [f"{metric}@{k}" for metric, k in beside.select("metric", "k").iter_rows()],
+            [f"{value:.4f}" for value in beside["ours"]],
+            [f"{value:.4f}" for value in beside["theirs"]],
+            [f"{value:+.1f} %" for value in beside["difference"]],
+        ],
+        widths=(1.2, 1.4, 1.1, 0.8, 0.8, 1.0),
+        left=3,
+        emphasis=[plain, below, plain, plain, plain, below],
+    )
+
+
+def rivals(table: pl.DataFrame) -> list[str]:
+    """Return the methods of a summary by rank, without the bound; raises ValueError where none is left."""
+    methods = [str(name) for name in table["method"].unique(maintain_order=True) if name != BEST_POSSIBLE]
+    if not methods:
+        raise ValueError(
+            f"records: no method but {BEST_POSSIBLE!r}; expected at least one to compare with it"
+        )
+    return methods
+
+
 def _with_averages(chosen: pl.DataFrame) -> pl.DataFrame:
     """Replace all averages by those of the runs that have every domain: columns method, seed, domain, value.
 
@@ -172,7 +205,7 @@ def _ranked_methods(table: pl.DataFrame) -> list[str]:
 
 
 def domain_order(table: pl.DataFrame) -> list[str]:
-    """The domains in order of first appearance, the average last where there is one."""
+    """Return the domains in order of first appearance, the average last where there is one."""
     names = table["domain"].unique(maintain_order=True).to_list()
     return [*(name for name in names if name != AVERAGE), *([AVERAGE] if AVERAGE in names else [])]
 
@@ -189,7 +222,7 @@ def _number(text: str) -> float:
 
 
 def winner_title(table: pl.DataFrame, shown: str) -> str:
-    """Which method is best and by how much; table: of `summarise`, shown: the metric's written name."""
+    """Return which method is best and by how much; table: of `summarise`, shown: the metric's name."""
     rivals = table.filter(pl.col("method") != BEST_POSSIBLE)
     domains = domain_order(rivals)
     where = AVERAGE if AVERAGE in domains else domains[-1]
@@ -201,23 +234,20 @@ def winner_title(table: pl.DataFrame, shown: str) -> str:
     if rows.height == 1:
         return f"{listed([rows['method'][0]])}: {shown} {rows['mean'][0]:.4f} {place}"
     second = rows["mean"][1]
-    gain = (
-        f", {percent(rows['mean'][0] / second - 1)} above {listed([rows['method'][1]])}" if second > 0 else ""
-    )
-    return first + gain
+    if second <= 0:
+        return first
+    return f"{first}, {percent(rows['mean'][0] / second - 1)} above {listed([rows['method'][1]])}"
 
 
 def records_note(records: pl.DataFrame, *clauses: str) -> str:
-    """Users, domains and seeds of the records, and further clauses."""
-    parts = []
+    """Return a note with the users, domains and seeds of the records, and further clauses."""
     names = [name for name in records["domain"].unique(maintain_order=True) if name != AVERAGE]
+    users = seeds = ""
     if "users" in records.columns:
-        users = records.filter(pl.col("domain") != AVERAGE).group_by("domain").agg(pl.col("users").max())
-        parts.append(f"{counted(int(users['users'].sum()), 'test user')} of {counted(len(names), 'domain')}")
-    else:
-        parts.append(counted(len(names), "domain"))
+        most = records.filter(pl.col("domain") != AVERAGE).group_by("domain").agg(pl.col("users").max())
+        users = f"{counted(int(most['users'].sum()), 'test user')} of "
     if "seed" in records.columns:
-        seeds = sorted(records["seed"].drop_nulls().unique().to_list())
-        few = ", ".join(map(str, seeds)) if len(seeds) <= 6 else f"{seeds[0]}…{seeds[-1]}"
-        parts.append(f"{'seed' if len(seeds) == 1 else 'seeds'} {few}")
-    return "; ".join([*parts, *clauses])
+        known = sorted(records["seed"].drop_nulls().unique().to_list())
+        few = ", ".join(map(str, known)) if len(known) <= 6 else f"{known[0]}…{known[-1]}"
+        seeds = f"{'seed' if len(known) == 1 else 'seeds'} {few}"
+    return noted(users + counted(len(names), "domain"), seeds, *clauses)

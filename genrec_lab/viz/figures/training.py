@@ -1,4 +1,4 @@
-"""Figures of training: a tokenizer's and a recommender's curves by epoch."""
+"""Figures of training: a tokenizer's and a recommender's curves by epoch, and how a codebook was used."""
 
 from __future__ import annotations
 
@@ -10,20 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
+import polars as pl
 
 from genrec_lab.training.callbacks import speed_parts
 from genrec_lab.viz import theme
-from genrec_lab.viz.layout import (
-    MAX_POINTS,
-    Panels,
-    counted,
-    finish_panels,
-    label,
-    listed,
-    panels,
-    percent,
-    seeded,
-)
+from genrec_lab.viz.layout import MAX_POINTS, Panels, panels, require_columns
+from genrec_lab.viz.text import counted, label, listed, noted, percent
 from genrec_lab.viz.theme import Style, category_styles, ordered_styles
 
 _LOSS_PARTS = {
@@ -40,11 +32,20 @@ _LOSS_PARTS = {
     "neighbour_text": "neighbour's text",
     "neighbour_picture": "neighbour's picture",
 }
+_CHURN = "Items whose code changed since the record before"
 # What later versions recorded too, by level: the panel's title, the scale and what its axis counts.
 _LATER = {
-    "churn": ("Items whose code changed since the record before", 100.0, "share of items"),
+    "churn": (_CHURN, 100.0, "share of items"),
     "gini": ("Gini of the codes", 1.0, "0 even, 1 one code"),
 }
+# Of `codebook_by_epoch`: a panel's title, the field, its scale, unit and what its axis counts.
+_OF_CODEBOOK = (
+    ("Codes in use", "utilisation", 100.0, " %", "share of codes"),
+    ("Perplexity", "perplexity", 1.0, "", "codes"),
+    ("Dead codes", "dead", 1.0, "", "codes"),
+    (_CHURN, "churn", 100.0, " %", "share of items"),
+)
+_MOST_MARKERS = 40  # a longer line has none; a lone epoch has no line to see
 
 
 def tokenizer_curves(
@@ -52,10 +53,9 @@ def tokenizer_curves(
 ) -> go.Figure:
     """A tokenizer's training by epoch: loss and its parts, collisions, use of the codes, change, evenness.
 
-    epochs: `TokenizerEpoch` or `UniversalEpoch` records, or mappings with the same names; a part of the loss
+    epochs: `TokenizerEpoch` or `UniversalEpoch` records, or mappings with the same names. A part of the loss
     that is 0 or None in every epoch is not drawn, nor are change and evenness where no record has any, as of
-    older versions. Of a very long training evenly spaced epochs are drawn, the
-    first and the last included.
+    older versions. Of a very long training evenly spaced epochs are drawn, the first and the last included.
     """
     records = [as_mapping(record) for record in epochs]
     if not records:
@@ -65,55 +65,42 @@ def tokenizer_curves(
     lines = len(_LOSS_PARTS) + (2 + len(later)) * levels + 1
     drawn = [records[place] for place in _kept(len(records), MAX_POINTS // lines)]
     x = np.array([record["epoch"] for record in drawn])
-    made = panels(
-        ["Loss", "Collision rate", "Utilisation", "Perplexity", *(_LATER[name][0] for name in later)],
-        columns=2,
-        row_height=200,
-        column_gap=0.1,
-        row_gap=44,
-    )
+    titles = ["Loss", "Collision rate", "Utilisation", "Perplexity", *(_LATER[name][0] for name in later)]
+    made = panels(titles, columns=2, row_height=200, column_gap=0.1, row_gap=44)
     parts = _loss_parts(drawn)
     styles = category_styles(parts)
     for part, values in parts.items():
-        _line(made, 0, x, values, part, styles[part], "%{y:.4g}", in_legend=True, group=part)
-    _line(
-        made,
-        1,
-        x,
-        100 * np.array([record["collision_rate"] for record in drawn]),
-        "collisions",
-        Style(theme.BAD, "", "solid", "circle"),
-        "%{y:.2f} %",
-        in_legend=False,
-    )
+        _curve(made, 0, x, values, part, styles[part], "%{y:.4g}")
+    collisions = 100 * np.array([record["collision_rate"] for record in drawn])
+    _curve(made, 1, x, collisions, "collisions", Style(theme.BAD, "", "solid", "circle"), "%{y:.2f} %", False)
     for level, style in enumerate(ordered_styles(levels)):
-        for panel, name, scale in ((2, "utilisation", 100.0), (3, "perplexity", 1.0)):
-            values = scale * np.array([record[name][level] for record in drawn])
-            text = "%{y:.1f} %" if panel == 2 else "%{y:.1f}"
-            named = f"level {level + 1}"
-            _line(made, panel, x, values, named, style, text, in_legend=panel == 2, group=named)
-        for panel, name in enumerate(later, start=4):
-            scale = _LATER[name][1]
+        named = f"level {level + 1}"
+        for panel, name in enumerate(("utilisation", "perplexity", *later), start=2):
+            scale = 100.0 if name == "utilisation" else _LATER.get(name, ("", 1.0))[1]
             # None or nothing in records that were made before it was kept, and in the first of churn.
-            of_records = [record.get(name) or None for record in drawn]
-            values = np.array([math.nan if of is None else scale * of[level] for of in of_records])
-            text = "%{y:.1f} %" if scale == 100 else "%{y:.2f}"
-            _line(made, panel, x, values, named, style, text, in_legend=False, group=named)
-    _name_tokenizer_axes(made, parts, later, int(records[-1]["epoch"]))
+            found = [record.get(name) for record in drawn]
+            values = np.array([scale * of[level] if of is not None and len(of) else math.nan for of in found])
+            hover = "%{y:.1f} %" if scale == 100 else "%{y:.2f}" if name in _LATER else "%{y:.1f}"
+            _curve(made, panel, x, values, named, style, hover, panel == 2)
     last = records[-1]
-    lowest = int(np.argmin(last["utilisation"]))
-    least = float(last["utilisation"][lowest])
+    count = int(last["epoch"])
+    _name_tokenizer_axes(made, parts, later, count)
+    least = float(min(last["utilisation"]))
     title = (
-        f"After {counted(int(last['epoch']), 'epoch')} every level uses "
+        f"After {counted(count, 'epoch')} every level uses "
         f"{'all' if least == 1 else f'at least {percent(least)}'} of its codes; "
         f"{percent(float(last['collision_rate']))} of the items collide"
     )
-    note = f"{counted(n_items, 'item')}; " if n_items is not None else ""
-    note += f"{counted(int(last['epoch']), 'epoch')} in {_duration(float(last.get('seconds') or 0))}"
-    note += f", {len(records)} of them measured" if len(records) < int(last["epoch"]) else ""
-    if speed := speed_parts(last):
-        note += f"; the last at {' and '.join(speed)}"
-    return finish_panels(made, title, seeded(note, seed))
+    trained = f"{counted(count, 'epoch')} in {_duration(float(last.get('seconds') or 0))}"
+    trained += f", {len(records)} of them measured" if len(records) < count else ""
+    speed = speed_parts(last)
+    note = noted(
+        "" if n_items is None else counted(n_items, "item"),
+        trained,
+        f"the last at {' and '.join(speed)}" if speed else "",
+        seed=seed,
+    )
+    return made.finish(title, note, showlegend=True, hovermode="x unified")
 
 
 def recommender_curves(
@@ -139,34 +126,132 @@ def recommender_curves(
     everything: list[float] = []
     most = MAX_POINTS // (2 * len(records)) - 1
     for name, run in records.items():
-        style = styles[name]
         kept = [run[place] for place in _kept(len(run), most)]
-        x = np.array([record["epoch"] for record in kept], dtype=np.int64)
+        epochs = np.array([record["epoch"] for record in kept], dtype=np.int64)
         losses = np.array([record["loss"] for record in kept], dtype=float)
-        _line(made, 0, x, losses, name or "loss", style, "%{y:.4f}", in_legend=True, group=name)
+        group: dict[str, Any] = {"legendgroup": label(name)}
+        _curve(made, 0, epochs, losses, name or "loss", styles[name], "%{y:.4f}", **group)
         when, values = _validation(run, monitor)
-        best = int(np.argmax(values)) if len(values) else None
-        places = _kept(len(values), most, keep=best)
-        x, y = when[places], values[places]
-        _line(made, 1, x, y, name or shown, style, "%{y:.4f}", in_legend=False, group=name)
-        _mark_best(made, when, values, best, style, name, written=len(records) == 1)
+        best = [int(np.argmax(values))] if len(values) else []
+        places = _kept(len(values), most, *best)
+        _curve(made, 1, when[places], values[places], name or shown, styles[name], "%{y:.4f}", False, **group)
+        # Drawn empty where nothing is validated yet, so that a figure updated in place keeps its traces.
+        marker = {"symbol": "star", "size": 14, "color": styles[name].colour}
+        made.points(
+            1,
+            when[best],
+            values[best],
+            marker | {"line": {"width": 1, "color": theme.REFERENCE}},
+            "best, epoch %{x}: %{y:.4f}<extra></extra>",
+            name=f"best {name}".strip(),
+            legend=False,
+            mode="markers+text" if len(records) == 1 else "markers",
+            text=[f"{values[place]:.4f}" for place in best],
+            textposition="top center",
+            cliponaxis=False,
+            **group,
+        )
         everything += values.tolist()
-        if best is not None:
-            bests[name] = (int(when[best]), float(values[best]))
+        for place in best:
+            bests[name] = int(when[place]), float(values[place])
     last = max(int(record["epoch"]) for run in records.values() for record in run)
-    made.figure.update_xaxes(title="epoch", range=[0, 1.04 * last], dtick=1 if last <= 10 else None)
-    made.figure.update_yaxes(title="loss", **made.place(0))
-    made.figure.update_yaxes(title=shown, range=_room_for_star(everything), **made.place(1))
-    made.figure.update_layout(showlegend=len(records) > 1, hovermode="x unified")
-    note = counted(last, "epoch")
-    note += f" at most, {len(records)} trainings" if len(records) > 1 else ""
-    if users is not None:
-        note += f"; {counted(users, 'validation user')}"
-    return finish_panels(made, _best_title(bests, shown, last), seeded(note, seed))
+    made.x(title="epoch", range=[0, 1.04 * last], dtick=1 if last <= 10 else None)
+    made.y(0, title="loss")
+    made.y(1, title=shown, range=_room_for_star(everything))
+    note = noted(
+        counted(last, "epoch") + (f" at most, {len(records)} trainings" if len(records) > 1 else ""),
+        "" if users is None else counted(users, "validation user"),
+        seed=seed,
+    )
+    title = _best_title(bests, shown, last)
+    return made.finish(title, note, showlegend=len(records) > 1, hovermode="x unified")
+
+
+def codebook_by_epoch(
+    epochs: pl.DataFrame, *, scope: str | None = None, n_items: int | None = None, seed: int | None = None
+) -> go.Figure:
+    """How the codes of one tokenizer were used while it trained, a line a level.
+
+    epochs: frame of `training_frame`. scope: which tokenizer, by default the first. What no epoch recorded,
+    as churn by older versions, has no panel. Raises ValueError for an unknown scope or without epochs.
+    """
+    require_columns(epochs, ("scope", "epoch", "level", *(field for _, field, *_ in _OF_CODEBOOK)))
+    scopes = epochs["scope"].unique(maintain_order=True).to_list()
+    chosen = scopes[0] if scope is None else scope
+    if chosen not in scopes:
+        raise ValueError(f"scope: {scope!r}, expected one of {scopes}")
+    frame = epochs.filter(pl.col("scope") == chosen).sort("level", "epoch")
+    known = [panel for panel in _OF_CODEBOOK if frame[panel[1]].null_count() < frame.height]
+    if not known:
+        raise ValueError(f"epochs: nothing was recorded of {chosen!r}; expected utilisation or perplexity")
+    levels = frame["level"].unique(maintain_order=True).to_list()
+    made = panels([name for name, *_ in known], columns=2, row_height=190, column_gap=0.1, row_gap=48)
+    most = MAX_POINTS // (len(levels) * len(known))
+    for level, style in zip(levels, ordered_styles(len(levels)), strict=True):
+        for panel, (_, field, scale, unit, _) in enumerate(known):
+            line = frame.filter((pl.col("level") == level) & pl.col(field).is_not_null())
+            line = line[_kept(line.height, most)]
+            x, y = line["epoch"].to_numpy(), scale * line[field].to_numpy()
+            _curve(made, panel, x, y, f"level {level}", style, "%{y:.3~g}" + unit, panel == 0)
+    for panel, (_, field, _, unit, title) in enumerate(known):
+        whole = {"range": [0, 103]} if field == "utilisation" else {}
+        made.y(panel, ticksuffix=unit, title=title, rangemode="tozero", **whole)
+        made.x(panel, title="epoch" if made.is_bottom(panel) else None)
+    seen = frame["epoch"].unique().sort().to_list()
+    others = [name for name in scopes if name != chosen]
+    note = noted(
+        "" if n_items is None else counted(n_items, "item"),
+        f"{counted(len(seen), 'record')} up to epoch {seen[-1]}",
+        f"tokenizer of {listed([chosen])}, the others are {listed(others)}" if others else "",
+        "" if any(field == "churn" for _, field, *_ in known) else "the change of codes was not recorded",
+        seed=seed,
+    )
+    return made.finish(_codebook_title(frame), note, showlegend=True, hovermode="x unified")
+
+
+def training_frame(
+    epochs: Mapping[str, Sequence[Mapping[str, Any]]], sizes: Mapping[str, Sequence[int]] | Sequence[int]
+) -> pl.DataFrame:
+    """Return the recorded epochs of tokenizers: a row a scope, epoch and level; empty where there are none.
+
+    epochs: by scope ("all", or a domain each) records with `epoch`, and where they have them `utilisation`
+    and `perplexity` (a value a level), `collision_rate`, `loss`, `churn` (a value a level, share of items
+    whose code changed since the record before). sizes: codes a level, alike for all scopes or by scope.
+    Columns `scope, epoch, level` (from 1), `utilisation, perplexity, dead, churn, collision_rate, loss`;
+    what a record lacks is null.
+    """
+    rows = []
+    for scope, records in epochs.items():
+        for record in records:
+            whole = (record.get("collision_rate"), record.get("loss"))
+            for level, size in enumerate(sizes[scope] if isinstance(sizes, Mapping) else sizes):
+                used, perplexity, churn = (
+                    _of_level(record, name, level) for name in ("utilisation", "perplexity", "churn")
+                )
+                dead = None if used is None else round(size * (1 - used))
+                rows.append((scope, int(record["epoch"]), level + 1, used, perplexity, dead, churn, *whole))
+    schema: dict[str, Any] = {"scope": pl.String, "epoch": pl.Int64, "level": pl.Int64}
+    schema |= {"utilisation": pl.Float64, "perplexity": pl.Float64, "dead": pl.Int64}
+    schema |= dict.fromkeys(("churn", "collision_rate", "loss"), pl.Float64)
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def settled(frame: pl.DataFrame, share: float = 0.95) -> int | None:
+    """Return the first epoch from which the least used level keeps `share` of its final utilisation.
+
+    frame: of `training_frame`. None where nothing was recorded.
+    """
+    known = frame.drop_nulls("utilisation")
+    if known.is_empty():
+        return None
+    by_epoch = known.group_by("epoch").agg(pl.col("utilisation").min()).sort("epoch")
+    values, epochs = by_epoch["utilisation"].to_numpy(), by_epoch["epoch"].to_list()
+    below = np.flatnonzero(values < share * values[-1])
+    return int(epochs[0] if below.size == 0 else epochs[int(below[-1]) + 1])
 
 
 def metric_name(metric: str, k: int | None = None) -> str:
-    """How a metric is written: ("ndcg", 10) and "ndcg@10" give "NDCG@10", "recall@5" gives "Recall@5"."""
+    """Return a metric as it is written: ("ndcg", 10) and "ndcg@10" give "NDCG@10"."""
     name, _, cut = metric.partition("@")
     written = name.upper() if name.lower() in {"ndcg", "mrr"} else name[:1].upper() + name[1:]
     cut = str(k) if k is not None else cut
@@ -174,7 +259,7 @@ def metric_name(metric: str, k: int | None = None) -> str:
 
 
 def as_mapping(record: object) -> Mapping[str, Any]:
-    """A record's fields by name, of a mapping, dataclass or named tuple; raises TypeError for others."""
+    """Return a record's fields by name, of a mapping, dataclass or named tuple; TypeError for others."""
     if isinstance(record, Mapping):
         return record
     if dataclasses.is_dataclass(record) and not isinstance(record, type):
@@ -186,12 +271,19 @@ def as_mapping(record: object) -> Mapping[str, Any]:
     )
 
 
-def _kept(count: int, most: int, keep: int | None = None) -> list[int]:
+def _of_level(record: Mapping[str, Any], name: str, level: int) -> float | None:
+    values = record.get(name)
+    if not isinstance(values, Sequence) or level >= len(values) or values[level] is None:
+        return None
+    return float(values[level])
+
+
+def _kept(count: int, most: int, *keep: int) -> list[int]:
     """At most `most` evenly spaced places of `count`, the first, the last and `keep` among them."""
     if count <= most:
         return list(range(count))
     places = set(np.round(np.linspace(0, count - 1, most - 1)).astype(int).tolist())
-    return sorted(places | ({keep} if keep is not None else set()))
+    return sorted(places | set(keep))
 
 
 def _loss_parts(records: Sequence[Mapping[str, Any]]) -> dict[str, npt.NDArray[np.float64]]:
@@ -203,7 +295,7 @@ def _loss_parts(records: Sequence[Mapping[str, Any]]) -> dict[str, npt.NDArray[n
     return parts
 
 
-def _line(
+def _curve(
     made: Panels,
     panel: int,
     x: npt.NDArray[np.int64],
@@ -211,23 +303,11 @@ def _line(
     name: str,
     style: Style,
     hover: str,
-    *,
-    in_legend: bool,
-    group: str | None = None,
+    legend: bool = True,
+    **trace: Any,
 ) -> None:
-    made.figure.add_scatter(
-        x=x,
-        y=y,
-        # A lone epoch has no line to see.
-        mode="lines+markers" if len(x) <= 40 else "lines",
-        name=label(name),
-        legendgroup=None if group is None else label(group),
-        showlegend=in_legend,
-        line={"color": style.colour, "dash": style.dash, "width": 2},
-        marker={"symbol": style.symbol, "size": 5},
-        hovertemplate=hover,
-        **made.place(panel),
-    )
+    settings = {"mode": "lines+markers" if len(x) <= _MOST_MARKERS else "lines", "legend": legend, "size": 5}
+    made.line(panel, x, y, name, style, hover, **settings | trace)
 
 
 def _validation(
@@ -249,72 +329,46 @@ def _room_for_star(values: Sequence[float]) -> list[float] | None:
     return [low - 0.06 * span, high + 0.16 * span] if high > low else [0.0, high + 0.3 * span]
 
 
-def _mark_best(
-    made: Panels,
-    epochs: npt.NDArray[np.int64],
-    values: npt.NDArray[np.float64],
-    best: int | None,
-    style: Style,
-    name: str,
-    written: bool,
-) -> None:
-    # Drawn empty where nothing is validated yet, so that a figure updated in place keeps its traces.
-    places = [] if best is None else [best]
-    made.figure.add_scatter(
-        x=epochs[places],
-        y=values[places],
-        mode="markers+text" if written else "markers",
-        text=[f"{values[place]:.4f}" for place in places],
-        textposition="top center",
-        cliponaxis=False,
-        marker={
-            "symbol": "star",
-            "size": 14,
-            "color": style.colour,
-            "line": {"width": 1, "color": theme.REFERENCE},
-        },
-        name=label(f"best {name}".strip()),
-        legendgroup=label(name),
-        showlegend=False,
-        hovertemplate="best, epoch %{x}: %{y:.4f}<extra></extra>",
-        **made.place(1),
-    )
-
-
 def _name_tokenizer_axes(
     made: Panels, parts: Mapping[str, npt.NDArray[np.float64]], later: Sequence[str], last: int
 ) -> None:
-    figure = made.figure
     everything = np.concatenate([values[np.isfinite(values)] for values in parts.values()] or [np.ones(1)])
     if everything.size and everything.min() > 0 and everything.max() > 20 * everything.min():
-        figure.update_yaxes(type="log", dtick=1, exponentformat="power", title="loss (log)", **made.place(0))
+        made.y(0, type="log", dtick=1, exponentformat="power", title="loss (log)")
     else:
-        figure.update_yaxes(title="loss", **made.place(0))
-    figure.update_yaxes(ticksuffix=" %", rangemode="tozero", title="share of items", **made.place(1))
-    figure.update_yaxes(ticksuffix=" %", range=[0, 103], title="codes in use", **made.place(2))
-    figure.update_yaxes(rangemode="tozero", title="codes", **made.place(3))
+        made.y(0, title="loss")
+    made.y(1, ticksuffix=" %", rangemode="tozero", title="share of items")
+    made.y(2, ticksuffix=" %", range=[0, 103], title="codes in use")
+    made.y(3, rangemode="tozero", title="codes")
     for panel, name in enumerate(later, start=4):
         _, scale, title = _LATER[name]
-        figure.update_yaxes(
-            ticksuffix=" %" if scale == 100 else "", rangemode="tozero", title=title, **made.place(panel)
-        )
+        made.y(panel, ticksuffix=" %" if scale == 100 else "", rangemode="tozero", title=title)
     for panel in range(made.count):
-        figure.update_xaxes(title="epoch" if made.is_bottom(panel) else None, **made.place(panel))
-    if last <= 10:
-        figure.update_xaxes(dtick=1)
-    figure.update_layout(showlegend=True, hovermode="x unified")
+        made.x(panel, title="epoch" if made.is_bottom(panel) else None, dtick=1 if last <= 10 else None)
 
 
 def _best_title(bests: Mapping[str, tuple[int, float]], metric: str, trained: int) -> str:
     if not bests:
         return f"{counted(trained, 'epoch')} trained, none validated yet"
-    if len(bests) == 1:
-        ((name, (epoch, value)),) = bests.items()
-        whose = f" of {name}" if name else ""
-        return f"Validation {metric}{whose} is best at epoch {epoch} of {trained}: {value:.4f}"
     leader = max(bests, key=lambda name: bests[name][1])
     epoch, value = bests[leader]
-    return f"Validation {metric} is highest for {listed([leader])}: {value:.4f} at epoch {epoch}"
+    if len(bests) > 1:
+        return f"Validation {metric} is highest for {listed([leader])}: {value:.4f} at epoch {epoch}"
+    whose = f" of {leader}" if leader else ""
+    return f"Validation {metric}{whose} is best at epoch {epoch} of {trained}: {value:.4f}"
+
+
+def _codebook_title(frame: pl.DataFrame) -> str:
+    used = frame.drop_nulls("utilisation")
+    if used.is_empty():
+        return f"The codes of {counted(frame['level'].n_unique(), 'level')} by epoch"
+    last = used.filter(pl.col("epoch") == used["epoch"].max())
+    worst = last.sort("utilisation").row(0, named=True)
+    text = f"Level {worst['level']} ends with the fewest codes in use, {percent(worst['utilisation'])}"
+    if last["utilisation"].n_unique() == 1:
+        share = "all" if worst["utilisation"] == 1 else percent(worst["utilisation"])
+        text = f"Every level ends with {share} of its codes in use"
+    return f"{text}; use of codes settles at epoch {settled(frame)}"
 
 
 def _duration(seconds: float) -> str:

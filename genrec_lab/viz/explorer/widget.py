@@ -1,11 +1,12 @@
-"""The explorer in the browser: widgets around an `ExplorerState`, whose figures are the static twins.
+"""The explorer in the browser: widgets around an `ExplorerState`, whose figures are the static ones.
 
-One selection moves everything: the path, the codes below, the cards, and whichever tab is open. Tabs are
+One selection moves everything: the path, the codes below, the cards, and whichever view is open. Views are
 drawn when they are looked at. Titles are data: every HTML here is made of escaped text.
 """
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,27 +14,29 @@ import ipywidgets as widgets
 import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
+import polars as pl
 
 from genrec_lab.viz import theme
 from genrec_lab.viz.explorer import markup
-from genrec_lab.viz.explorer.atlas_file import ATLAS_FILE, write_atlas
 from genrec_lab.viz.explorer.beams import BeamTree
 from genrec_lab.viz.explorer.canvas import Canvas
 from genrec_lab.viz.explorer.cards import Cards, of_beam, of_items, of_selection
 from genrec_lab.viz.explorer.controls import NOTHING, Controls
-from genrec_lab.viz.explorer.exports import EXPORTS, download, write_png
-from genrec_lab.viz.explorer.state import ExplorerState
-from genrec_lab.viz.explorer.tabs import TABS, Pick, Shown
-from genrec_lab.viz.layout import counted, shorten
+from genrec_lab.viz.explorer.exports import ATLAS_FILE, EXPORTS, write_atlas, write_png
+from genrec_lab.viz.explorer.state import EXPLORER_VIEWS, ExplorerState, Panel, Shown
 from genrec_lab.viz.projection import Projection
+from genrec_lab.viz.text import counted, shorten
 
 Watch = Callable[[str, int], tuple[BeamTree, str]]
 IntArray = npt.NDArray[np.int64]
 
 _MOST_HITS = 20
+_MOST_ROWS = 20
+_LARGEST_LINK = 8_000_000
+"""Bytes of CSV that a link in the page may hold; a larger panel is exported by its Python."""
 
 
-class ExplorerView(Controls):
+class Explorer(Controls):
     """The explorer as a widget.
 
     maps: projections of the residuals by name. watch: searches for a test user, by method and row of the
@@ -50,7 +53,8 @@ class ExplorerView(Controls):
         methods: Sequence[str] = (),
         mode: theme.Mode | None = None,
     ) -> None:
-        self.state, self.maps, self._watch_user = state, dict(maps or {}), watch
+        self.state, self._watch_user = state, watch
+        state.maps = dict(maps or {})
         self.gathered: tuple[str, IntArray] | None = None
         self.shown = Shown()
         self._quiet = False
@@ -71,8 +75,8 @@ class ExplorerView(Controls):
 
     # --- what the user does
 
-    def pick(self, chosen: Pick) -> None:
-        """Select what was clicked on: a prefix, an item, or a group of a collision."""
+    def pick(self, chosen: dict[str, Any]) -> None:
+        """Select what was clicked on, by fields of the selection: a prefix, or an item."""
         self._try(lambda: self.state.select(**chosen))
 
     def find(self, text: str) -> None:
@@ -80,7 +84,7 @@ class ExplorerView(Controls):
         found = self.state.search(text, _MOST_HITS)
         if found.prefix is not None and found.prefix_items:
             self.pick({"prefix": found.prefix})
-        self.message.value = markup.line(str(found), "genrec-said")
+        self._say(str(found))
         cards = self.state.catalogue.cards(found.items)
         rows = zip(cards["title"], cards["codes"], found.items.tolist(), strict=True)
         self._list_hits([(f"{shorten(title, 60)}  ({codes})", item) for title, codes, item in rows])
@@ -109,23 +113,23 @@ class ExplorerView(Controls):
 
     def refresh(self) -> None:
         """Draw everything anew from the state."""
-        self._quiet = True
-        try:
-            self._set_controls()
-        finally:
-            self._quiet = False
+        self._quietly(self._set_controls)
         self.message.value, self.export.value, self.gathered = "", "", None
         self._dress(self.mode)
-        self._draw_tab()
+        self.state.group = self.group.value
+        self._show_options(self.tab.value)
+        self._draw_view(self.tab.value)
         self._draw_cards()
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         """Beside the widget a table, for pages without a kernel: a saved notebook, a viewer, a repository."""
-        bundle = super()._repr_mimebundle_(**options) or {}
-        return {
-            **bundle,
-            "text/html": markup.still_life(self.state.catalogue.name, self.state.panel("children")),
-        }
+        panel, names = self.state.panel("children"), ["code", "words", "items", "interactions"]
+        rows: list[tuple[Any, ...]] = []
+        if not panel.frame.is_empty():
+            used = panel.frame.filter(pl.col("items") > 0).sort("items", "code", descending=[True, False])
+            rows = used.head(_MOST_ROWS).select(names).rows()
+        still = markup.piece("still", self.state.catalogue.name, panel.note, names, rows)
+        return {**(super()._repr_mimebundle_(**options) or {}), "text/html": still}
 
     # --- how it listens
 
@@ -133,32 +137,44 @@ class ExplorerView(Controls):
         self.canvas.listen(self._clicked, self._lassoed)
         self.back.on_click(lambda _: self.state.back())
         self.forward.on_click(lambda _: self.state.forward())
-        self.domain.observe(self._on(lambda value: self.state.select(domain=value or None)), "value")
-        self.level.observe(self._on(lambda value: self.state.select(level=value)), "value")
-        self.down.observe(self._on(self._go_down), "value")
-        self.dark.observe(self._on(lambda _: self.refresh()), "value")
-        self.search.observe(self._on(self.find), "value")
-        self.hits.observe(self._on(self._open_hit), "value")
-        self.tab.observe(self._on(lambda _: self.refresh()), "value")
         self.go.on_click(lambda _: self.watch(self.method.value, self.row.value))
-        self.group.observe(self._on(lambda _: self.refresh()), "value")
-        self.csv.on_click(lambda _: self._try(self._show_csv))
-        self.python.on_click(lambda _: self._try(self._show_python))
-        self.png.on_click(lambda _: self._try(self._write_png))
-        self.atlas.on_click(lambda _: self._try(self._write_atlas))
-        self.keep.on_click(lambda _: self._try(self._keep_slice))
-        self.slices.observe(self._on(self._open_slice), "value")
+        acts: list[tuple[widgets.Widget, Callable[[Any], object]]] = [
+            (self.domain, lambda value: self.state.select(domain=value or None)),
+            (self.level, lambda value: self.state.select(level=value)),
+            (self.down, self._go_down),
+            (self.search, self.find),
+            (self.hits, self._open_hit),
+            (self.slices, self._open_slice),
+            *((control, lambda _: self.refresh()) for control in (self.dark, self.tab, self.group)),
+        ]
+        for control, act in acts:
+            control.observe(self._on(act), "value")
+        for button, export in (
+            (self.csv, self._show_csv),
+            (self.python, self._show_python),
+            (self.png, self._write_png),
+            (self.atlas, self._write_atlas),
+            (self.keep, self._keep_slice),
+        ):
+            button.on_click(lambda _, export=export: self._try(export))
         for chip, tab in self.chips:
             chip.on_click(lambda _, tab=tab: setattr(self.tab, "value", tab))
 
     def _on(self, act: Callable[[Any], object]) -> Callable[[Any], None]:
-        """An observer that keeps still while the view itself sets the controls."""
+        """An observer that keeps still while the explorer itself sets the controls."""
 
         def observe(change: Any) -> None:
             if not self._quiet:
                 self._try(lambda: act(change["new"]))
 
         return observe
+
+    def _quietly(self, act: Callable[[], object]) -> None:
+        self._quiet = True
+        try:
+            act()
+        finally:
+            self._quiet = False
 
     def _try(self, act: Callable[[], object]) -> None:
         """Do what the user asked; what cannot be done is said above the tabs."""
@@ -168,7 +184,7 @@ class ExplorerView(Controls):
             self._say(str(error))
 
     def _say(self, text: str) -> None:
-        self.message.value = markup.line(text, "genrec-said")
+        self.message.value = markup.piece("line", text, "genrec-said")
 
     def _follow_page(self, change: Any) -> None:
         if change["new"] is not None:
@@ -204,91 +220,94 @@ class ExplorerView(Controls):
     # --- how it draws
 
     def _set_controls(self) -> None:
-        selected, children = self.state.selection, self.state.children()
+        selected = self.state.selection
         self.back.disabled = not self.state.can_go_back
         self.forward.disabled = not self.state.can_go_forward
         self.level.value, self.domain.value = selected.level, selected.domain or ""
-        self._list_children(children, self.state.labels())
+        self._list_children(self.state.children(), self.state.labels())
         self._list_slices(self.state.slice_names())
         self._draw_path(self.state.breadcrumb(), lambda prefix: self.pick({"prefix": prefix}))
 
-    def _draw_cards(self) -> None:
-        named, beam = self.gathered or self.shown.beside, self.state.beam
-        if named is None and self.tab.value == "Beam" and beam is not None and beam.results:
-            self.cards.show(of_beam(self.state.catalogue, beam, self.state.selection.item))
-        elif named is None:
-            self.cards.show(of_selection(self.state))
-        else:
-            name, items = named
-            self.cards.show(of_items(self.state.catalogue, items, name))
+    def _draw_view(self, name: str) -> None:
+        try:
+            self.shown = EXPLORER_VIEWS.find(name)(self.state)
+            self.canvas.show(self.shown, self.mode)
+        except Exception as error:
+            self.shown = Shown(said=[f"The view {name!r} failed: {type(error).__name__}: {error}"])
+            self.canvas.show(self.shown, self.mode)
+            raise RuntimeError(self.shown.said[0]) from error
 
-    def _draw_tab(self) -> None:
-        self._show_options(self.tab.value)
-        self.shown = TABS[self.tab.value].draw(self.state, self.maps, self.group.value)
-        self.canvas.show(self.shown, self.mode)
+    def _draw_cards(self) -> None:
+        named, beam, catalogue = self.gathered or self.shown.beside, self.state.beam, self.state.catalogue
+        if named is not None:
+            name, items = named
+            self.cards.show(of_items(catalogue, items, name))
+        elif self.tab.value == "Beam" and beam is not None and beam.results:
+            self.cards.show(of_beam(catalogue, beam, self.state.selection.item))
+        else:
+            self.cards.show(of_selection(self.state))
 
     # --- exports
 
-    def _panel(self) -> Any:
-        name = TABS[self.tab.value].panel
-        if self.gathered is not None and name == "items":
-            return self.state.panel(name, items=tuple(self.gathered[1].tolist()))
-        return self.state.panel(name, **({"group": self.group.value} if name == "policies" else {}))
+    def _panel(self) -> Panel:
+        if not self.shown.panel:
+            raise ValueError(f"The view {self.tab.value!r} has no numbers to export.")
+        gathered = self.gathered if self.shown.panel == "items" else None
+        options = self.shown.options if gathered is None else {"items": tuple(gathered[1].tolist())}
+        return self.state.panel(self.shown.panel, **options)
+
+    def _folder(self, what: str, otherwise: str) -> Any:
+        if self.state.records.folder is None:
+            raise ValueError(f"{what}: this state has no run folder; {otherwise}")
+        return self.state.records.folder
 
     def _show_csv(self) -> None:
         panel = self._panel()
-        link = download(panel)
-        if link is None:
+        content = panel.csv().encode()
+        if not content or len(content) > _LARGEST_LINK:
             self._say(panel.note or "This panel is too large for a link; run its Python.")
         else:
-            self.export.value = link
+            data = base64.b64encode(content).decode()
+            self.export.value = markup.piece("download", panel.name, data, f"{panel.frame.height:,}")
 
     def _show_python(self) -> None:
-        self.export.value = markup.code(self._panel().python)
+        self.export.value = markup.piece("code", self._panel().python)
 
     def _write_png(self) -> None:
-        """The figures of the open tab, as they stand there, with their titles."""
-        folder = self.state.records.folder
-        if folder is None:
-            raise ValueError("PNG: this state has no run folder; use the camera above a figure")
+        """The figures of the open view, as they stand there, with their titles."""
+        folder = self._folder("PNG", "use the camera above a figure")
         if not self.shown.figures:
             raise ValueError("PNG: this tab has no figure now")
-        self.export.value = markup.line("Drawing …")
+        self.export.value = markup.piece("line", "Drawing …")
         figures = [theme.themed(figure, self.mode) for figure in self.shown.figures]
         files = write_png(figures, folder / EXPORTS, self.tab.value.lower())
-        self.export.value = markup.line(f"Written: {', '.join(str(file) for file in files)}")
+        self.export.value = markup.piece("line", f"Written: {', '.join(str(file) for file in files)}")
 
     def _write_atlas(self) -> None:
         """The whole catalogue for embedding-atlas, by the first map at the selected level."""
-        folder = self.state.records.folder
-        if folder is None:
-            raise ValueError("atlas: this state has no run folder; use write_atlas(catalogue, file)")
+        file = self._folder("atlas", "use write_atlas(catalogue, file)") / ATLAS_FILE
         selected = self.state.selection
         length = max(1, len(selected.prefix))
-        made = write_atlas(self.state.catalogue, folder / ATLAS_FILE, self.maps, selected.level, length)
+        made = write_atlas(self.state.catalogue, file, self.state.maps, selected.level, length)
         mapped = f", {made.mapped:,} of them on the map" if made.mapped else ", without a map"
-        self.export.value = markup.line(f"{counted(made.items, 'item')} written{mapped}. Open them with:")
-        self.export.value += markup.code(made.command)
+        said = markup.piece("line", f"{counted(made.items, 'item')} written{mapped}. Open them with:")
+        self.export.value = said + markup.piece("code", made.command)
 
     def _keep_slice(self) -> None:
         items = None if self.gathered is None else self.gathered[1]
         kept = self.state.save_slice(self.slice_name.value, items)
-        self._quiet = True
-        try:
-            self._list_slices(self.state.slice_names())
-        finally:
-            self._quiet = False
-        self.export.value = markup.line(f"{counted(len(kept.items), 'item')} kept as “{kept.name}”.")
+        self._quietly(lambda: self._list_slices(self.state.slice_names()))
+        self.export.value = markup.piece("line", f"{counted(len(kept.items), 'item')} kept as “{kept.name}”.")
 
 
 class Explained(widgets.HTML):
     """A sentence in place of an explorer that cannot be opened."""
 
     def __init__(self, why: str) -> None:
-        super().__init__(markup.line(why))
+        super().__init__(markup.piece("line", why))
 
 
 def still(state: ExplorerState, mode: theme.Mode = "light") -> go.Figure:
-    """The first view as a figure, for where no widget can live: two tokenizers matched, or the codes."""
-    shown = TABS["Codes" if state.two is None else "Compare"].draw(state, {}, 0)
+    """Return the first view as a figure, where no widget can live: two tokenizers matched, or the codes."""
+    shown = EXPLORER_VIEWS.find("Codes" if state.two is None else "Compare")(state)
     return theme.themed(shown.figures[0], mode)

@@ -10,15 +10,26 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+import plotly.graph_objects as go
 import polars as pl
 from scipy.optimize import linear_sum_assignment
 
 from genrec_lab.codes import row_ids
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
-from genrec_lab.viz.layout import counted
+from genrec_lab.viz.layout import Panels, finish, panels
+from genrec_lab.viz.tables import table_figure
+from genrec_lab.viz.text import counted, label, listed, noted, percent
+from genrec_lab.viz.theme import category_styles
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
+
+_MEASURES = (
+    ("adjusted Rand index", "ari"),
+    ("normalised mutual information", "nmi"),
+    ("items in matched codes", "matched"),
+)
+_MOST_CODES = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,23 +86,23 @@ class TwoTokenizers:
         """
         kept, with_a, with_b, both = self.company(length)
         order = np.lexsort((self.items_a, -(with_a + with_b), kept))[:top]
-        return pl.DataFrame(
-            {
-                "item_a": self.items_a[order],
-                "item_b": self.items_b[order],
-                "title": self.a.titles.gather(self.items_a[order]),
-                "kept": kept[order],
-                "company_a": with_a[order],
-                "company_b": with_b[order],
-                "common": both[order],
-            }
-        )
+        columns = {
+            "item_a": self.items_a,
+            "item_b": self.items_b,
+            "title": self.a.titles.gather(self.items_a).to_numpy(),
+            "kept": kept,
+            "company_a": with_a,
+            "company_b": with_b,
+            "common": both,
+        }
+        return pl.DataFrame({name: values[order] for name, values in columns.items()})
 
     def company(self, length: int) -> tuple[FloatArray, IntArray, IntArray, IntArray]:
         """(n,) share of companions kept, companions in a, in b, and in both, under `length` equal codes."""
         if not 1 <= length <= self.levels:
             raise ValueError(f"length: {length}, expected 1..{self.levels} codes, which both have")
-        one, other = self._group(self.a, self.items_a, length), self._group(self.b, self.items_b, length)
+        one = self.a.order.group_numbers(length)[self.items_a]
+        other = self.b.order.group_numbers(length)[self.items_b]
         both_ids = row_ids(np.column_stack([one, other]))
         with_a, with_b, both = (
             np.bincount(ids)[ids] - 1 if ids.size else ids for ids in (one, other, both_ids)
@@ -108,9 +119,6 @@ class TwoTokenizers:
     def _codes_b(self) -> IntArray:
         return np.ascontiguousarray(self.b.codes.codes[self.items_b, : self.levels].T)
 
-    def _group(self, catalogue: CodedCatalogue, items: IntArray, length: int) -> IntArray:
-        return catalogue.order.group_numbers(length)[items]
-
 
 def match_level(level: int, one: IntArray, other: IntArray, shape: tuple[int, int]) -> LevelMatch:
     """Match the codes (n,) of one level under two tokenizers with `shape` = (K, J) possible codes."""
@@ -125,19 +133,17 @@ def match_level(level: int, one: IntArray, other: IntArray, shape: tuple[int, in
     first, second, items = first[kept], second[kept], items[kept]
     size_a, size_b = used.sum(axis=1)[first], used.sum(axis=0)[second]
     order = np.lexsort((rows[first], -items))
-    pairs = pl.DataFrame(
-        {
-            "code_a": rows[first][order],
-            "code_b": columns[second][order],
-            "items": items[order],
-            "share_a": (items / size_a)[order],
-            "share_b": (items / size_b)[order],
-            "jaccard": (items / (size_a + size_b - items))[order],
-        }
-    )
-    return LevelMatch(
-        level, table, pairs, float(items.sum() / table.sum()), adjusted_rand(used), mutual(used)
-    )
+    found = {
+        "code_a": rows[first],
+        "code_b": columns[second],
+        "items": items,
+        "share_a": items / size_a,
+        "share_b": items / size_b,
+        "jaccard": items / (size_a + size_b - items),
+    }
+    pairs = pl.DataFrame({name: values[order] for name, values in found.items()})
+    matched = float(items.sum() / table.sum())
+    return LevelMatch(level, table, pairs, matched, adjusted_rand(used), mutual(used))
 
 
 def adjusted_rand(table: npt.ArrayLike) -> float:
@@ -209,3 +215,95 @@ def _left_out(a: CodedCatalogue, b: CodedCatalogue, common: int) -> list[str]:
         of_a, of_b = (", ".join(map(str, sizes)) for sizes in (sizes_a, sizes_b))
         said.append(f"codes a level: {of_a} in {a.name}, {of_b} in {b.name}")
     return said
+
+
+def tokenizer_match(two: TwoTokenizers, *, level: int = 0, seed: int | None = None) -> go.Figure:
+    """How alike two tokenizers are at each level, and the codes of one level beside their counterparts.
+
+    The heatmap has the matched codes of `level` (0-based) in the order of their common items, at most 64 of
+    them: what lies off the diagonal went to other codes. Raises ValueError for a level that not both have.
+    """
+    matches = [match for place in range(two.levels) if (match := two.level(place)) is not None]
+    if not matches:
+        return _nothing_common(two)
+    if not 0 <= level < two.levels:
+        raise ValueError(f"level: {level}, expected 0..{two.levels - 1}, the levels that both have")
+    titles = ["Agreement by level", f"Items by matched codes of level {level + 1}, share of the row"]
+    made = panels(titles, columns=2, row_height=330, column_gap=0.13)
+    styles = category_styles([name for name, _ in _MEASURES])
+    levels = [match.level + 1 for match in matches]
+    for name, field in _MEASURES:
+        values = [float(getattr(match, field)) for match in matches]
+        made.bars(0, levels, values, "%{y:.3f}", name=name, style=styles[name], legend=True)
+    low = min(0.0, *(match.ari for match in matches))
+    made.y(0, range=[1.1 * low, 1.03], title="1: the same, 0: unrelated")
+    made.x(0, dtick=1, title="level")
+    _add_table(made, matches[level], two)
+    note = f"{counted(two.n_items, 'item')} that both have"
+    note = f"{note}; codes matched one to one by common items (Hungarian)"
+    note += f". They differ: {'; '.join(two.left_out)}" if two.left_out else ""
+    layout = {"barmode": "group", "showlegend": True, "bargap": 0.25}
+    return made.finish(_match_title(matches, two), noted(note, seed=seed), **layout)
+
+
+def changed_company(
+    two: TwoTokenizers, *, length: int = 1, top: int = 12, seed: int | None = None
+) -> go.Figure:
+    """The items whose companions (items with the same first `length` codes) changed most, as a table."""
+    if not two.n_items:
+        return _nothing_common(two)
+    kept = two.company(length)[0]
+    rows = two.changes(length, top)
+    prefix = "code" if length == 1 else f"{length} codes"
+    title = f"Items keep {percent(float(kept.mean()))} of their company under the first {prefix}, on average"
+    note = f"{rows.height} of {counted(two.n_items, 'item')}, most changed first"
+    counts = [[f"{count:,}" for count in rows[name]] for name in ("company_a", "company_b", "common")]
+    return table_figure(
+        title,
+        noted(note, "kept: companions in both tokenizers, of those in either", seed=seed),
+        ["title", "kept", f"companions in {two.a.name}", f"companions in {two.b.name}", "in both"],
+        [rows["title"].to_list(), [percent(share) for share in rows["kept"].to_list()], *counts],
+        widths=[4, 1, 2, 2, 1],
+    )
+
+
+def _add_table(made: Panels, match: LevelMatch, two: TwoTokenizers) -> None:
+    shown = match.pairs.head(_MOST_CODES)
+    rows, columns = shown["code_a"].to_numpy(), shown["code_b"].to_numpy()
+    table = match.table[np.ix_(rows, columns)]
+    share = 100 * table / np.maximum(match.table[rows].sum(axis=1), 1)[:, None]
+    hover = "code %{customdata[0]} and code %{customdata[1]}: %{customdata[2]} items, "
+    heatmap = go.Heatmap(
+        z=np.where(table > 0, share, np.nan),
+        customdata=np.stack(np.broadcast_arrays(rows[:, None], columns[None, :], table), axis=2),
+        hovertemplate=hover + "%{z:.0f} % of the row<extra></extra>",
+        colorscale="Viridis",
+        zmin=0,
+        zmax=100,
+        colorbar={"ticksuffix": " %", "thickness": 12, "len": 1.0},
+    )
+    made.add(1, heatmap)
+    for axis, codes, name in ((made.x, columns, two.b.name), (made.y, rows, two.a.name)):
+        step = max(1, -(-len(codes) // 16))
+        texts, title = [str(code) for code in codes[::step]], f"code in {label(name, 30)}"
+        axis(1, tickvals=list(range(0, len(codes), step)), ticktext=texts, title=title, showgrid=False)
+    made.y(1, autorange="reversed")
+
+
+def _nothing_common(two: TwoTokenizers) -> go.Figure:
+    figure = go.Figure()
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    title = f"{listed([two.a.name])} and {listed([two.b.name])} have no item in common"
+    return finish(figure, title, "Items are the same where domain and key are equal", plot_height=60)
+
+
+def _match_title(matches: list[LevelMatch], two: TwoTokenizers) -> str:
+    best = max(matches, key=lambda match: match.nmi)
+    names = f"{listed([two.a.name])} and {listed([two.b.name])}"
+    if all(match.ari > 0.999 for match in matches):
+        return f"{names} part the items alike at every level"
+    return (
+        f"{names} agree most at level {best.level + 1}: {percent(best.matched)} of the items have "
+        f"matched codes (ARI {best.ari:.2f})"
+    )

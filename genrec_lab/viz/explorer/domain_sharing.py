@@ -5,21 +5,28 @@ Shapes: N items, L levels, K codes of a level, T domains, P pairs.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import plotly.graph_objects as go
 import polars as pl
 from scipy.stats import rankdata
 
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.explorer.prefixes import PrefixOrder
+from genrec_lab.viz.layout import interval, lean_heatmap, numbered_axis, one_panel
+from genrec_lab.viz.text import counted, label, noted, percent
+from genrec_lab.viz.theme import category_styles
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
-_FEWEST_ITEMS = 2
 _PAIRS = 4_000
+# Lifts are drawn on a scale of doublings; beyond eight times, or an eighth, the colour stays.
+_MOST_DOUBLINGS = 3
+_DOUBLINGS = dict(enumerate(("≤ ⅛ or none", "¼", "½", "1", "2", "4", "≥ 8"), start=-_MOST_DOUBLINGS))
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,15 +53,14 @@ class LevelSharing:
     def frame(self) -> pl.DataFrame:
         """One row a code and domain: `level` (from 1), `code`, `domain`, `items`, `lift`."""
         n_domains, n_codes = self.items.shape
-        return pl.DataFrame(
-            {
-                "level": np.full(n_domains * n_codes, self.level + 1),
-                "code": np.repeat(np.arange(n_codes), n_domains),
-                "domain": list(self.domains) * n_codes,
-                "items": self.items.T.reshape(-1),
-                "lift": pl.Series(self.lift.T.reshape(-1)).fill_nan(None),
-            }
-        )
+        columns = {
+            "level": np.full(n_domains * n_codes, self.level + 1),
+            "code": np.repeat(np.arange(n_codes), n_domains),
+            "domain": list(self.domains) * n_codes,
+            "items": self.items.T.reshape(-1),
+            "lift": pl.Series(self.lift.T.reshape(-1)).fill_nan(None),
+        }
+        return pl.DataFrame(columns)
 
 
 def level_sharing(catalogue: CodedCatalogue, level: int) -> LevelSharing:
@@ -95,7 +101,7 @@ def pair_similarity(
 
     pairs: drawn for rho, and again for each number of common codes, with replacement.
     """
-    if catalogue.vectors is None or catalogue.n_items < _FEWEST_ITEMS:
+    if catalogue.vectors is None or catalogue.n_items < 2:
         return None
     seed = catalogue.seed if seed is None else seed
     generator = np.random.default_rng(seed)
@@ -172,3 +178,90 @@ def _any_pairs(n_items: int, pairs: int, generator: np.random.Generator) -> tupl
     one = generator.integers(0, n_items, size=pairs)
     other = generator.integers(0, n_items - 1, size=pairs)
     return one, other + (other >= one)
+
+
+def domain_lift(sharing: LevelSharing, *, seed: int | None = None) -> go.Figure:
+    """Domain against code: how much more often a domain's items have a code than items at large do.
+
+    Codes stand in their own order, unused ones stay empty. A lift of 2 is twice as often; colours end at 8
+    and 1/8, and a domain that does not have a used code has the colour of the lower end.
+    """
+    n_domains, n_codes = sharing.items.shape
+    used = sharing.items.sum(axis=0) > 0
+    doublings = np.full(sharing.lift.shape, np.nan)
+    positive = np.nan_to_num(sharing.lift) > 0
+    doublings[positive] = np.log2(sharing.lift[positive])
+    doublings[(sharing.lift == 0) & used] = -_MOST_DOUBLINGS
+    hover = np.empty((n_domains, n_codes), dtype=object)
+    for place, name in enumerate(sharing.domains):
+        for code in range(n_codes):
+            lift, items = sharing.lift[place, code], counted(int(sharing.items[place, code]), "item")
+            text = f"lift {lift:.2f}, {items}" if used[code] else "dead"
+            hover[place, code] = f"{label(name)}, code {code}: {text}"
+    made = one_panel(max(46 * n_domains, 170))
+    gaps = {"ygap": 2, "xgap": 0.5 if n_codes <= 128 else 0}
+    heat = lean_heatmap(doublings, _MOST_DOUBLINGS, _DOUBLINGS, "%{text}<extra></extra>", text=hover, **gaps)
+    heat.colorbar.title = {"text": "lift", "side": "top"}
+    made.add(0, heat)
+    made.x(title=f"code of level {sharing.level + 1}", showgrid=False)
+    made.y(**numbered_axis(sharing.domains, 24), autorange="reversed", showgrid=False)
+    note = noted(
+        f"{counted(int(sharing.items.sum()), 'item')}, all {n_codes:,} codes in their own order",
+        "empty: dead",
+        "lift 1: as often in the domain as overall",
+        seed=seed,
+    )
+    return made.finish(_lift_title(sharing), note)
+
+
+def similarity_by_prefix(pairs: PairSimilarity, levels: int) -> go.Figure:
+    """Cosine similarity of pairs of items by the number of codes that they share from the first on.
+
+    Points are means, whiskers the middle half of the pairs; pairs of one domain and of two stand apart.
+    """
+    groups = pairs.frame["group"].unique(maintain_order=True).to_list()
+    styles = category_styles(groups)
+    made = one_panel(300)
+    for place, name in enumerate(groups):
+        rows = pairs.frame.filter(pl.col("group") == name)
+        mean, low, high = (rows[column].to_numpy() for column in ("mean", "low", "high"))
+        made.line(
+            0,
+            rows["common"].to_numpy() + 0.08 * (place - (len(groups) - 1) / 2),
+            mean,
+            name,
+            styles[name],
+            "mean %{y:.3f} of %{customdata:,} pairs",
+            size=9,
+            error_y=interval(mean, low, high, thickness=1.4),
+            customdata=rows["pairs"].to_numpy(),
+        )
+    made.x(tickvals=list(range(levels + 1)), range=[-0.4, levels + 0.4], title="codes in common")
+    made.y(title="cosine similarity of the texts")
+    note = noted(
+        f"Spearman's rho over {counted(pairs.pairs, 'pair')} drawn from all",
+        "the points are of pairs drawn anew for each number of common codes, whiskers their middle half",
+        seed=pairs.seed,
+    )
+    return made.finish(_similarity_title(pairs), note, showlegend=len(groups) > 1)
+
+
+def _lift_title(sharing: LevelSharing) -> str:
+    level, used = f"level {sharing.level + 1}", int(sharing.used_by[1:].sum())
+    if len(sharing.domains) == 1:
+        return f"One domain uses {used} of {counted(sharing.items.shape[1], 'code')} of {level}"
+    own, everyone = (percent(int(sharing.used_by[place]) / max(used, 1)) for place in (1, -1))
+    return (
+        f"{own} of the used codes of {level} belong to one domain alone, "
+        f"{everyone} to all {len(sharing.domains)}"
+    )
+
+
+def _similarity_title(pairs: PairSimilarity) -> str:
+    if math.isnan(pairs.rho):
+        return "Common codes and similarity cannot be compared: one of the two never varies"
+    strength = abs(pairs.rho)
+    steps = ((0.1, "hardly"), (0.3, "weakly"), (0.6, "clearly"), (math.inf, "strongly"))
+    how = next(word for least, word in steps if strength < least)
+    less = "less" if pairs.rho < 0 and strength >= 0.1 else "more"
+    return f"Items with more codes in common are {how} {less} alike: rho = {pairs.rho:.2f}"

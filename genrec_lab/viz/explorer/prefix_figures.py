@@ -1,0 +1,185 @@
+"""Figures of a prefix: the codes that follow it, and where its items lie on a level's map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import plotly.graph_objects as go
+
+from genrec_lab.viz import theme
+from genrec_lab.viz.explorer.catalogue import CodedCatalogue
+from genrec_lab.viz.explorer.prefixes import DEAD, Children
+from genrec_lab.viz.figures.maps import dot, map_axes, map_trace, method_name
+from genrec_lab.viz.layout import MAX_POINTS, Panels, one_panel, panels
+from genrec_lab.viz.projection import Projection, stratified_sample
+from genrec_lab.viz.text import code_label, counted, label, labels, noted, percent, written
+from genrec_lab.viz.theme import category_styles
+
+_MOST_NAMED = 8
+_HOLLOW = 2
+
+
+def prefix_bars(
+    children: Children,
+    labels: Mapping[int, Sequence[str]] | None = None,
+    *,
+    top: int = 20,
+    seed: int | None = None,
+) -> go.Figure:
+    """The largest codes that follow a prefix: items by domain, and share of items against share of traffic.
+
+    labels: by code, the words that describe it. Up to two codes that nobody has follow as hollow bars; the
+    note names more of them.
+    """
+    sizes = children.sizes
+    order = np.argsort(-sizes, kind="stable")
+    shown = order[: min(top, int((sizes > 0).sum()))]
+    dead = np.array([code for code, state in enumerate(children.states) if state == DEAD], dtype=np.int64)
+    rows = np.concatenate([shown, dead[:_HOLLOW]]).tolist()
+    names = [code_label(code, (labels or {}).get(code, ()), 36) for code in rows]
+    titles = [
+        "Items by domain" if len(children.domains) > 1 else "Items",
+        "Share of items and of interactions",
+    ]
+    height = 21 * max(len(rows), 3) + 10
+    made = panels(titles, columns=2, row_height=height, left_labels=210, column_gap=0.05)
+    styles = category_styles(children.domains)
+    for domain, name in enumerate(children.domains):
+        made.bars(
+            0,
+            children.items[shown, domain],
+            np.arange(len(shown)),
+            "%{customdata}: %{x} items",
+            name=name,
+            style=styles[name],
+            legend=True,
+            orientation="h",
+            # The codes, for whoever listens to clicks on the bars.
+            ids=[str(code) for code in shown],
+            customdata=names[: len(shown)],
+        )
+    if hollow := names[len(shown) :]:
+        made.bars(
+            0,
+            np.full(len(hollow), max(float(sizes.max(initial=0)), 1.0) * 0.06),
+            np.arange(len(shown), len(rows)),
+            "%{customdata}: dead<extra></extra>",
+            name="dead: no item has it",
+            legend=True,
+            orientation="h",
+            marker={"color": "rgba(0,0,0,0)", "line": {"width": 1.5, "color": theme.BAD}},
+            customdata=hollow,
+        )
+    share = sizes / max(int(sizes.sum()), 1)
+    traffic = children.interactions.sum(axis=1) / max(int(children.interactions.sum()), 1)
+    _add_shares(made, share[shown], traffic[shown], names[: len(shown)])
+    for panel in range(2):
+        made.rows(panel, names, ticktext=names)
+    made.x(0, title="items", rangemode="tozero")
+    made.x(1, title="of what lies below the prefix", ticksuffix=" %", rangemode="tozero")
+    note = noted(_prefix_note(children, len(shown), dead), seed=seed)
+    return made.finish(_prefix_title(children), note, barmode="stack", showlegend=True, bargap=0.3)
+
+
+def prefix_map(
+    catalogue: CodedCatalogue, projection: Projection, prefix: Sequence[int] = (), *, level: int | None = None
+) -> go.Figure:
+    """The residuals of one level on a map: items of the prefix by domain, all others grey.
+
+    level: 0-based, by default that of the prefix's children. At most 20,000 points are drawn, a sample that
+    keeps the share of the prefix. Raises ValueError for a map of another catalogue or a level without a map.
+    """
+    levels = projection.coordinates.shape[1]
+    shown = min(len(prefix), levels - 1) if level is None else level
+    if projection.n_items != catalogue.n_items or not 0 <= shown < levels:
+        raise ValueError(
+            f"map of {projection.n_items} items and {levels} levels for {catalogue.n_items} items at level "
+            f"{shown}; expected a map of this catalogue and one of its levels"
+        )
+    chosen = np.isin(projection.items, catalogue.order.members(tuple(prefix)))
+    drawn = stratified_sample(chosen.astype(int), MAX_POINTS, projection.seed)
+    points, items, inside = projection.coordinates[drawn, shown], projection.items[drawn], chosen[drawn]
+    kind, domain = map_trace(len(drawn)), catalogue.codes.domain_index[items]
+    made = one_panel(460)
+
+    def draw(which: npt.NDArray[np.bool_], name: str, marker: dict[str, object], **hover: object) -> None:
+        if which.any():
+            x, y = points[which].T
+            # The items, for whoever listens to clicks and to the lasso: numbers, since plotly copies texts.
+            ids = {"customdata": items[which], "meta": "items"}
+            made.add(0, kind(x=x, y=y, mode="markers", name=name, marker=marker, **ids, **hover))
+
+    draw(~inside, "other items", dot(theme.MUTED, 3, 0.45), hoverinfo="skip")
+    for place, (name, style) in enumerate(category_styles(catalogue.domains).items()):
+        own = inside & (domain == place)
+        titles = labels(catalogue.titles.gather(items[own]), 70)
+        marker = dot(style.colour, 5 if inside.all() else 8, 0.85)
+        draw(own, label(name), marker, text=titles, hovertemplate="%{text}")
+    map_axes(made)
+    note = noted(
+        f"{method_name(projection.method)} of the residuals of level {shown + 1}",
+        f"{counted(len(drawn), 'item')} of {projection.n_items:,}",
+        seed=projection.seed,
+    )
+    title = _map_title(points, inside, tuple(prefix), shown)
+    return made.finish(title, note, showlegend=True, hovermode="closest")
+
+
+def _add_shares(
+    made: Panels, items: npt.NDArray[np.float64], traffic: npt.NDArray[np.float64], names: Sequence[str]
+) -> None:
+    """A dumbbell a code: from its share of the items to its share of the interactions."""
+    places = np.arange(len(items))
+    ends = np.column_stack([items, traffic])
+    made.segments(1, 100 * ends, np.column_stack([places, places]), theme.TRACK, 4)
+    for name, values, colour, symbol in (
+        ("share of items", items, theme.MUTED, "circle-open"),
+        ("share of interactions", traffic, theme.ACCENT, "circle"),
+    ):
+        marker, hover = theme.mark(colour, symbol, 9), "%{customdata}: %{x:.2f} %"
+        made.points(1, 100 * values, places, marker, hover, name=name, customdata=list(names))
+
+
+def _prefix_title(children: Children) -> str:
+    sizes = children.sizes
+    used = int((sizes > 0).sum())
+    where = f"Below {written(children.prefix)}" if children.prefix else "Level 1"
+    if used == 0:
+        return f"{where}: no item has this prefix"
+    largest = int(np.argmax(sizes))
+    text = f"{where} uses {used} of {counted(len(sizes), 'code')}"
+    if children.prefix:
+        text = f"{where}, {counted(used, 'code')} of {len(sizes)} follow"
+    return f"{text}; code {largest} alone has {percent(sizes[largest] / sizes.sum())} of the items"
+
+
+def _prefix_note(children: Children, shown: int, dead: npt.NDArray[np.int64]) -> str:
+    used = int((children.sizes > 0).sum())
+    which = "all used codes" if shown == used else f"the {shown} largest of {used} used codes"
+    named = ", ".join(str(code) for code in dead[:_MOST_NAMED].tolist())
+    more = f" and {dead.size - _MOST_NAMED} more" if dead.size > _MOST_NAMED else ""
+    return noted(
+        counted(int(children.sizes.sum()), "item"),
+        f"{which}, each with its three most telling words",
+        f"dead at this level: {named}{more}" if dead.size else "",
+    )
+
+
+def _map_title(
+    points: npt.NDArray[np.float32], inside: npt.NDArray[np.bool_], prefix: tuple[int, ...], level: int
+) -> str:
+    if not prefix:
+        return f"Residuals of level {level + 1}, all items by domain"
+    found = int(inside.sum())
+    if found == 0:
+        return f"No item on the map has the prefix {written(prefix)}"
+    text = f"Prefix {written(prefix)} has {counted(found, 'item')}, {percent(found / len(inside))} of the map"
+    if found < 2:
+        return text
+    # How far the prefix spreads, against all points: 1 is as far as all.
+    spread = float(points[inside].std(axis=0).mean() / max(float(points.std(axis=0).mean()), 1e-12))
+    steps = ((spread < 0.5, "lie close together"), (spread > 0.8, "are spread as far as all others"))
+    kind = next((words for holds, words in steps if holds), "lie in one region")
+    return f"{text}; they {kind} at level {level + 1}"

@@ -1,0 +1,284 @@
+"""Maps of residuals: one a level beside each other, or one at a time with what each level leaves.
+
+Shapes: N items, n of them on the map, L levels, d dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import plotly.graph_objects as go
+
+from genrec_lab.viz import theme
+from genrec_lab.viz.layout import MAX_POINTS, Panels, domains_of, panels
+from genrec_lab.viz.projection import Projection, stratified_sample
+from genrec_lab.viz.text import counted, escape, label, noted, percent, shorten
+from genrec_lab.viz.theme import PALETTE, category_styles
+
+FloatArray = npt.NDArray[np.float64]
+
+_MAP_NEIGHBOURS = 10
+# Above this many points SVG gets slow to draw; below it, it needs no WebGL and prints sharply.
+_MOST_SVG_POINTS = 6_000
+_METHOD_NAMES = {"tsne": "t-SNE", "umap": "UMAP"}
+_NAMED_CODES = 8
+_SLIDER = 74  # pixels that the slider takes below the axes
+
+
+def residual_atlas(
+    coordinates: npt.ArrayLike,
+    domains: npt.ArrayLike,
+    *,
+    titles: Sequence[str] | None = None,
+    method: str = "tsne",
+    what: str = "the residuals that each level quantises",
+    n_items: int | None = None,
+    seed: int = 0,
+) -> go.Figure:
+    """One map a level, coloured by domain, the same items in each: GMC Figure 3, left.
+
+    coordinates: (n, L, 2), as `Projection.coordinates`. domains: (n,) of these items. titles: (n,) for the
+    hover. what: the note's words for what is mapped. n_items: the catalogue from which the n come. Where n
+    times L is above 20,000, a stratified sample is drawn. The titles state how often a point's 10 nearest
+    points on the map are of its own domain.
+    """
+    points = np.asarray(coordinates, dtype=np.float64)
+    if points.ndim != 3 or points.shape[2] != 2 or 0 in points.shape:
+        raise ValueError(
+            f"coordinates: shape {points.shape}, expected (items, levels, 2) with at least one item"
+        )
+    names = domains_of(domains, expected=len(points))
+    if titles is not None and len(titles) != len(points):
+        raise ValueError(f"titles: {len(titles)} values for {len(points)} items, expected one an item")
+    levels, several = points.shape[1], len(names) > 1
+    purities = [map_purity(points[:, level], names.index) for level in range(levels)]
+    chance = float(((np.bincount(names.index) / len(points)) ** 2).sum())
+    drawn = stratified_sample(names.index, MAX_POINTS // levels, seed)
+    own = [f": {percent(purity)} own-domain neighbours" if several else "" for purity in purities]
+    heads = [f"Level {level + 1}{text}" for level, text in enumerate(own)]
+    made = panels(heads, columns=2 if levels != 3 else 3, row_height=330, column_gap=0.03, row_gap=20)
+    hover = None if titles is None else np.array([escape(shorten(titles[item], 70)) for item in drawn])
+    kind = map_trace(len(drawn) * levels)
+    size = 4 if kind is go.Scatter else 3
+    styles = category_styles(names.names)
+    for panel in range(levels):
+        for domain, name in enumerate(names.names):
+            chosen = np.flatnonzero(names.index[drawn] == domain)
+            # Crosses are slower to draw, so symbols come in where the colours run out.
+            symbol = styles[name].symbol if domain >= len(PALETTE) else "circle"
+            x, y = points[drawn[chosen], panel].astype(np.float32).T
+            trace = kind(
+                x=x,
+                y=y,
+                mode="markers",
+                name=label(name),
+                legendgroup=str(domain),
+                showlegend=panel == 0,
+                marker=dot(styles[name].colour, size, 0.7) | {"symbol": symbol},
+                text=None if hover is None else hover[chosen].tolist(),
+                hovertemplate="%{fullData.name}<extra></extra>" if hover is None else "%{text}",
+            )
+            made.add(panel, trace)
+    map_axes(made)
+    total = len(points) if n_items is None else n_items
+    sample = f" of {total:,}, stratified by domain" if len(drawn) < total else ", all of them"
+    by_chance = f"by chance {percent(chance)} of a point's neighbours are of its own domain"
+    note = noted(
+        f"{method_name(method)} of {what}",
+        counted(len(drawn), "item") + sample,
+        by_chance if several else "",
+        seed=seed,
+    )
+    title = _atlas_title(purities, chance, several)
+    return made.finish(title, note, showlegend=several, hovermode="closest")
+
+
+def residual_stepper(
+    projection: Projection,
+    residuals: npt.ArrayLike,
+    remainders: npt.ArrayLike,
+    codes: npt.ArrayLike,
+    domains: Sequence[object] | npt.ArrayLike,
+    titles: Sequence[str] | None = None,
+) -> go.Figure:
+    """A map of the same items at every level, one at a time by a slider, beside the norms before and after.
+
+    residuals: (N, L, d), what each level quantises. remainders: (N, L, d), what it leaves of that.
+    codes: (N, L). domains, titles: (N,). A point's text has its code and the norm of its residual before and
+    after; the numbers on the map stand where most items of the level's largest codes lie. Each map fills the
+    same square, so that nothing jumps. Raises ValueError where the shapes do not agree.
+    """
+    seen, left = np.asarray(residuals, dtype=np.float32), np.asarray(remainders, dtype=np.float32)
+    numbers, items = np.asarray(codes), projection.items
+    levels = projection.coordinates.shape[1]
+    if seen.ndim != 3 or left.shape != seen.shape or numbers.shape != seen.shape[:2]:
+        raise ValueError(
+            f"residuals: shape {seen.shape} with remainders of {left.shape} and codes of {numbers.shape}; "
+            "expected (N, L, d) twice and (N, L)"
+        )
+    if levels != seen.shape[1] or projection.n_items != len(seen):
+        raise ValueError(
+            f"map of {projection.n_items} items and {levels} levels for {len(seen)} items and "
+            f"{seen.shape[1]} levels; expected a map of these residuals"
+        )
+    names = domains_of(domains, len(seen))
+    before, after = np.linalg.norm(seen, axis=2), np.linalg.norm(left, axis=2)
+    heads = ["Items by what the level quantises", "Mean norm before and after each level"]
+    made = panels(heads, columns=2, row_height=400, column_gap=0.13)
+    kind, styles = map_trace(len(items) * levels), category_styles(names.names)
+    owners: list[int] = []
+    for level in range(levels):
+        points = _in_square(projection.coordinates[:, level])
+        hover = [
+            f"{label(titles[item], 70) + '<br>' if titles is not None else ''}code {numbers[item, level]}; "
+            f"norm {before[item, level]:.3g} before, {after[item, level]:.3g} after"
+            for item in items.tolist()
+        ]
+        for place, name in enumerate(names.names):
+            own = np.flatnonzero(names.index[items] == place)
+            trace = kind(
+                x=points[own, 0],
+                y=points[own, 1],
+                mode="markers",
+                name=label(name),
+                legendgroup=str(place),
+                marker=dot(styles[name].colour, 5, 0.75),
+                text=[hover[row] for row in own.tolist()],
+                hovertemplate="%{text}",
+                visible=level == 0,
+            )
+            made.add(0, trace)
+        _add_code_numbers(made, points, numbers[items, level], level == 0)
+        for name, norms, colour in (("before", before, theme.MUTED), ("after", after, theme.ACCENT)):
+            # The shown level in full colour.
+            opacity = [1.0 if other == level else 0.35 for other in range(levels)]
+            made.bars(
+                1,
+                np.arange(1, levels + 1),
+                norms.mean(axis=0),
+                f"level %{{x}}: %{{y:.3g}} {name}<extra></extra>",
+                name=f"norm {name}",
+                legend=True,
+                marker={"color": colour, "opacity": opacity},
+                visible=level == 0,
+            )
+        owners += [level] * (len(made.figure.data) - len(owners))
+    map_axes(made, 0, range=[-1.08, 1.08])
+    made.x(1, title="level", tickmode="linear", dtick=1, showgrid=False)
+    made.y(1, title="mean norm", rangemode="tozero")
+    note = noted(
+        f"{method_name(projection.method)} of each level by itself",
+        f"{counted(len(items), 'item')} of {len(seen):,}",
+        f"the numbers stand where the {_NAMED_CODES} largest codes of the level lie",
+        seed=projection.seed,
+    )
+    title = _stepper_title(before.mean(axis=0), after.mean(axis=0))
+    figure = made.finish(title, note, showlegend=True, hovermode="closest", barmode="group")
+    return _with_slider(figure, np.array(owners), levels)
+
+
+def map_purity(points: npt.ArrayLike, domain: npt.NDArray[np.int64]) -> float:
+    """Return the mean share of a point's 10 nearest points on the map that are of its own domain.
+
+    points: (n, 2). domain: (n,). Fewer than 11 points: of all the others; NaN for a single point.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    places = np.asarray(points, dtype=np.float64)
+    near = min(_MAP_NEIGHBOURS, len(places) - 1)
+    if near < 1:
+        return float("nan")
+    # Without an argument, a point is not among its own neighbours, even where several lie on one spot.
+    neighbours = NearestNeighbors(n_neighbors=near).fit(places).kneighbors(return_distance=False)
+    return float((domain[neighbours] == domain[:, None]).mean())
+
+
+def map_trace(points: int) -> type[go.Scatter] | type[go.Scattergl]:
+    """Return the kind of trace that draws so many points well."""
+    return go.Scattergl if points > _MOST_SVG_POINTS else go.Scatter
+
+
+def map_axes(made: Panels, panel: int | None = None, **settings: object) -> None:
+    """Take the ticks from a map's axes: its coordinates have no meaning of their own."""
+    for axis in (made.x, made.y):
+        axis(panel, showticklabels=False, ticks="", showgrid=False, mirror=True, **settings)
+
+
+def dot(colour: str, size: float, opacity: float) -> dict[str, object]:
+    """Return the `marker` of a map's points."""
+    return {"color": colour, "size": size, "opacity": opacity, "line": {"width": 0}}
+
+
+def method_name(method: str) -> str:
+    """Return how a method of projection is written."""
+    return _METHOD_NAMES.get(method, method)
+
+
+def _in_square(points: npt.NDArray[np.float32]) -> FloatArray:
+    """Coordinates moved and scaled, alike in both directions, to fill -1..1."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    size = max(float((high - low).max()), 1e-12)
+    return np.asarray(2 * (points - (low + high) / 2) / size, dtype=np.float64)
+
+
+def _add_code_numbers(made: Panels, points: FloatArray, codes: npt.NDArray[np.int64], visible: bool) -> None:
+    """The largest codes' numbers at the median of their points."""
+    found, counts = np.unique(codes, return_counts=True)
+    largest = found[np.argsort(-counts, kind="stable")[:_NAMED_CODES]]
+    middles = np.array([np.median(points[codes == code], axis=0) for code in largest])
+    trace = go.Scatter(
+        x=middles[:, 0],
+        y=middles[:, 1],
+        mode="text",
+        text=[f"<b>{code}</b>" for code in largest.tolist()],
+        textfont={"size": theme.PANEL_TITLE_SIZE + 2},
+        showlegend=False,
+        hoverinfo="skip",
+        visible=visible,
+    )
+    made.add(0, trace)
+
+
+def _with_slider(figure: go.Figure, owners: npt.NDArray[np.int64], levels: int) -> go.Figure:
+    """A slider that shows one level's traces; owners: each trace's level."""
+    shown = [{"visible": (owners == level).tolist()} for level in range(levels)]
+    place = {"x": 0, "len": 0.43, "y": 0, "yanchor": "top", "pad": {"t": 14, "b": 0, "l": 4}}
+    slider = place | {
+        "active": 0,
+        "steps": [
+            {"label": str(level), "method": "restyle", "args": [one]} for level, one in enumerate(shown, 1)
+        ],
+        "currentvalue": {"prefix": "level ", "font": {"size": theme.PANEL_TITLE_SIZE}},
+    }
+    height, margin = figure.layout.height + _SLIDER, figure.layout.margin.b + _SLIDER
+    figure.update_layout(sliders=[slider], height=height, margin={"b": margin})
+    return figure
+
+
+def _atlas_title(purities: Sequence[float], chance: float, several: bool) -> str:
+    if not several:
+        return f"Residuals of {counted(len(purities), 'level')}, one domain"
+    parted = [level for level, purity in enumerate(purities) if purity > (1 + chance) / 2]
+    mixed = [level for level in range(len(purities)) if level not in parted]
+    best = int(np.argmax(purities))
+    of_own = f"{percent(purities[best])} of a point's neighbours are of its own domain"
+    if not parted:
+        return f"The domains mix at every level: at most {of_own}"
+    text = f"Level {best + 1} separates the domains: {of_own}"
+    if not mixed:
+        return f"{text}, and no level mixes them"
+    least = min(mixed, key=lambda level: purities[level])
+    return f"{text}, {percent(purities[least])} at level {least + 1}"
+
+
+def _stepper_title(before: FloatArray, after: FloatArray) -> str:
+    removed = 1 - after / np.maximum(before, 1e-12)
+    if len(removed) == 1:
+        return f"The level takes {percent(float(removed[0]))} off the norm of what it quantises"
+    most, least = int(removed.argmax()), int(removed.argmin())
+    return (
+        f"Level {most + 1} takes {percent(float(removed[most]))} off the norm of what it quantises, "
+        f"level {least + 1} takes {percent(float(removed[least]))}"
+    )

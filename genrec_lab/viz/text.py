@@ -1,0 +1,110 @@
+"""Text that is safe to draw and easy to read: escaped, shortened, wrapped, and numbers with their nouns.
+
+plotly reads a small HTML in every text it draws and TeX between dollar signs. Titles of items and names of
+domains are data, so each goes through `escape` (or through a function here that does so) before it is drawn.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+_PERCENT = "\N{NO-BREAK SPACE}%"
+# Blanks at which a line may break; the no-break space is not among them.
+_BLANKS = re.compile(r"[ \t\n\r\f\v]+")
+# Numeric references, because plotly knows only a handful of named ones. The dollar would start TeX.
+_ESCAPES = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", '"': "&#34;", "'": "&#39;", "\n": " ", "\r": " "}
+)
+
+
+def escape(text: object) -> str:
+    """Return text that plotly draws as it stands: no markup, no TeX, no line break."""
+    return str(text).translate(_ESCAPES)
+
+
+def shorten(text: str, limit: int) -> str:
+    """Return the text cut to at most `limit` characters, the last an ellipsis where something was cut."""
+    flat = _BLANKS.sub(" ", text).strip()
+    return flat if len(flat) <= limit else flat[: max(limit - 1, 1)].rstrip() + "…"
+
+
+def label(text: object, limit: int = 40) -> str:
+    """Return a short, safe label for a legend or a tick."""
+    return escape(shorten(str(text), limit))
+
+
+def labels(texts: pl.Series, limit: int) -> npt.NDArray[np.object_]:
+    """Return `label` of many texts at once, several times as fast."""
+    flat = texts.cast(pl.String).str.replace_all(_BLANKS.pattern, " ").str.strip_chars()
+    cut = flat.str.slice(0, max(limit - 1, 1)).str.strip_chars_end() + "…"
+    short = cut.zip_with(flat.str.len_chars() > limit, flat)
+    unsafe = {chr(found): safe for found, safe in _ESCAPES.items()}
+    return short.str.replace_many(list(unsafe), list(unsafe.values())).to_numpy()
+
+
+def code_label(code: int, words: Sequence[str], limit: int) -> str:
+    """Return a code with the words that describe it, escaped: "12 · oak, lamp"."""
+    return label(f"{code} · {', '.join(words)}" if words else code, limit)
+
+
+def wrapped(text: str, width: int, most_lines: int | None = None) -> tuple[str, int]:
+    """Return the escaped text in lines of at most `width` characters, joined by <br>, and their number.
+
+    The lines are of about equal length, so that no lone word is left for the last.
+    """
+    flat = _BLANKS.sub(" ", text).strip()
+    lines = textwrap.wrap(flat, width, break_on_hyphens=False) or [""]
+    if most_lines is not None and len(lines) > most_lines:
+        lines = [*lines[: most_lines - 1], shorten(" ".join(lines[most_lines - 1 :]), width)]
+    else:
+        longest_word = max(map(len, flat.split(" ")))
+        while len(lines) > 1 and width > longest_word:
+            narrower = textwrap.wrap(flat, width - 1, break_on_hyphens=False)
+            if len(narrower) > len(lines):
+                break
+            width, lines = width - 1, narrower
+    return "<br>".join(escape(line) for line in lines), len(lines)
+
+
+def written(codes: Sequence[int]) -> str:
+    """Return codes as the explorer writes them: "12 › 4"."""
+    return " › ".join(str(int(code)) for code in codes)
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage that never rounds something to nothing, nor nearly all to all."""
+    if not math.isfinite(share):
+        return "n/a"
+    value = 100 * share
+    if value == 0 or value == 100:
+        return f"{value:.0f}{_PERCENT}"
+    if 0 < value < 0.1:
+        return f"under 0.1{_PERCENT}"
+    if 99.9 < value < 100:
+        return f"over 99.9{_PERCENT}"
+    return f"{value:.1f}{_PERCENT}" if abs(value) < 10 or 99 <= value < 100 else f"{value:.0f}{_PERCENT}"
+
+
+def counted(number: int, singular: str, plural: str | None = None) -> str:
+    """Return a number with its noun: "1 item", "4,344 items"."""
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """Return names in a sentence: "A, B and C"; "A, B and 4 more" where there are many."""
+    short = [shorten(name, 34) for name in names]
+    if len(short) > most:
+        return f"{', '.join(short[: most - 1])} and {len(short) - most + 1} more"
+    return short[0] if len(short) == 1 else f"{', '.join(short[:-1])} and {short[-1]}"
+
+
+def noted(*clauses: str, seed: int | None = None) -> str:
+    """Return a figure's note: its clauses with semicolons between them, empty ones left out, and the seed."""
+    return "; ".join([*filter(None, clauses), *([] if seed is None else [f"seed {seed}"])])
