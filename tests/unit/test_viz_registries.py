@@ -46,7 +46,7 @@ def test_a_figure_of_ones_own_is_found_by_its_name_and_no_name_is_taken_twice() 
 
     assert figures.FIGURES.find("mine") is mine
     assert list(figures.mine([1.0, 2.0]).data[0].y) == [1.0, 2.0]
-    with pytest.raises(RegistryError, match="two figures are called 'code_usage'"):
+    with pytest.raises(RegistryError, match="the figure 'code_usage' exists twice"):
         figures.register_figure("code_usage")(mine)
     with pytest.raises(AttributeError, match="no attribute 'code_usge'"):
         _ = figures.code_usge

@@ -21,7 +21,7 @@ from genrec_lab.lab.store import Run
 from genrec_lab.models.tokenizers.tree_tokenizer import TreeTokenizer
 from genrec_lab.viz.explorer import Told
 from genrec_lab.viz.figures import kept_by_codes
-from genrec_lab.viz.figures.kept_content import words_of
+from genrec_lab.viz.figures.pictures import words_of
 from genrec_lab.viz.projection import stratified_sample
 
 WORDS = 8  # told of a prefix
