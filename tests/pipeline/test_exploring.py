@@ -129,7 +129,7 @@ def test_a_run_that_cannot_be_opened_is_a_sentence_where_somebody_looks(tmp_path
     monkeypatch.setattr(exploring, "in_kernel", lambda: True)
     monkeypatch.setattr(exploring, "has_front_end", lambda: True)
     shown = explore(opened).value
-    assert "of run &#x27;empty&#x27; cannot be used" in shown and "Run the notebook" in shown
+    assert "of run &#39;empty&#39; cannot be used" in shown and "Run the notebook" in shown
 
 
 @pytest.mark.parametrize(
