@@ -70,7 +70,7 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
         """
 
     def continuations(self, memory: Any, prefixes: Tensor) -> Tensor:
-        """Return log-probabilities (R, K) of the codes after prefixes (R, l); row r is the memory's user r."""
+        """Return log-probabilities (R, K) of the codes after prefixes (R, l), a row a user."""
         log_probs, cache = self.step(memory, None, None, None)
         alone = torch.zeros(len(prefixes), 1, dtype=torch.long)
         for codes in prefixes.T:

@@ -8,7 +8,8 @@ Letters: B users, T places of a sequence, N items of the domain, V numbers of a 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
@@ -333,6 +334,11 @@ class ItemModel(nn.Module, ItemRecommender):
 
     # --- scores
 
+    @contextmanager
+    def scoring(self) -> Iterator[None]:
+        """Hold what is to be computed once for all histories that are scored within the block."""
+        yield
+
     @torch.inference_mode()
     def score(self, histories: Histories, users: Sequence[int] | None = None) -> np.ndarray:
         """Return log-probabilities (B, N) of the domain's items after histories of items, oldest first.
@@ -345,8 +351,14 @@ class ItemModel(nn.Module, ItemRecommender):
         device = next(self.parameters()).device
         sequences = padded(rows, max(map(len, rows))).to(device)
         known = self.domain.user_places([-1] * len(rows) if users is None else users)
-        logits = self.logits(sequences, torch.from_numpy(known).to(device))
+        with self.scoring():
+            logits = self.logits(sequences, torch.from_numpy(known).to(device))
         return F.log_softmax(logits.float(), dim=-1).cpu().numpy()
+
+    def recommend(self, histories: Histories, top_k: int, users: Sequence[int] | None = None) -> Ranked:
+        """Return the top_k items of the domain for each history; see ItemRecommender."""
+        with self.scoring():
+            return super().recommend(histories, top_k, users)
 
     def _places_of(self, row: int, history: Sequence[int]) -> np.ndarray:
         """Turn item indices into the domain's own, the most recent `max_history` of them."""

@@ -91,6 +91,17 @@ def padded(rows: Sequence[np.ndarray], width: int) -> Tensor:
     return torch.from_numpy(matrix)
 
 
+def next_items(sequences: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what each place of sequences (B, T + 1) is to predict.
+
+    That are the sequences without their last place (B, T), which of these places have a next item (B, T),
+    bool, and those M items (M,), in the order of the mask.
+    """
+    wanted = sequences[:, 1:]
+    real = wanted != EMPTY
+    return sequences[:, :-1], real, wanted[real]
+
+
 def last_of(states: Tensor, sequences: Tensor) -> Tensor:
     """Return (B, D), the states (B, T, D) at the last item of each of the sequences (B, T)."""
     lengths = (sequences != EMPTY).sum(1)

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from genrec_lab.models.dropout import PooledDropout
 from genrec_lab.models.sequential.base import ItemModel, ItemModelConfig
 from genrec_lab.models.sequential.batches import EMPTY, DrawnPrefixes, last_of
-from genrec_lab.models.sequential.layers import AttentionBlock
+from genrec_lab.models.sequential.layers import AttentionBlock, start_small
 from genrec_lab.models.sequential.objectives import catalogue_cross_entropy
 
 
@@ -58,9 +58,7 @@ class BERT4Rec(ItemModel):
         )
         self.out, self.out_norm = nn.Linear(c.width, c.width), nn.LayerNorm(c.width)
         self.bias = nn.Parameter(torch.zeros(len(self.items)))
-        for parameter in self.parameters():
-            if parameter.ndim == 2:
-                nn.init.normal_(parameter, std=0.02)
+        start_small(self)
 
     def batches(self, sequences: Sequence[Sequence[int]], users: Sequence[int], batch_size: int) -> Cloze:
         """Return prefixes of the sequences, of two items and more, with some of their items masked."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from genrec_lab.models.dropout import PooledDropout
 from genrec_lab.models.sequential.base import ItemModel
-from genrec_lab.models.sequential.batches import EMPTY, last_of
+from genrec_lab.models.sequential.batches import last_of, next_items
 from genrec_lab.models.sequential.layers import VectorEncoder, VectorEncoderConfig, start_small
 from genrec_lab.models.sequential.objectives import catalogue_cross_entropy
 
@@ -59,10 +59,8 @@ class FDSA(ItemModel):
 
     def forward(self, sequences: Tensor) -> Tensor:
         """Return the mean cross-entropy of each next item; `sequences` (B, T + 1) are padded with -1."""
-        wanted = sequences[:, 1:]
-        real = wanted != EMPTY
-        states = self.states(sequences[:, :-1])[real]
-        return catalogue_cross_entropy(states, self.embedding.weight, wanted[real])
+        histories, real, wanted = next_items(sequences)
+        return catalogue_cross_entropy(self.states(histories)[real], self.embedding.weight, wanted)
 
     def logits(self, sequences: Tensor, users: Tensor) -> Tensor:
         """Score all items by the state of the last item; FDSA does not know users."""

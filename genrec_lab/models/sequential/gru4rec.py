@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from genrec_lab.models.dropout import PooledDropout
 from genrec_lab.models.sequential.base import ItemModel, ItemModelConfig
-from genrec_lab.models.sequential.batches import EMPTY, last_of
+from genrec_lab.models.sequential.batches import last_of, next_items
 from genrec_lab.models.sequential.objectives import bpr_max, catalogue_cross_entropy, top1_max
 
 
@@ -55,9 +55,8 @@ class GRU4Rec(ItemModel):
 
         `sequences` (B, T + 1) are places in the domain's `items`, padded at the right with -1.
         """
-        c, wanted = self.config, sequences[:, 1:]
-        real = wanted != EMPTY
-        compared = self.states(sequences[:, :-1])[real], self.embedding.weight, wanted[real]
+        c, (histories, real, wanted) = self.config, next_items(sequences)
+        compared = self.states(histories)[real], self.embedding.weight, wanted
         if c.objective == "cross_entropy":
             return catalogue_cross_entropy(*compared)
         if c.objective == "top1_max":

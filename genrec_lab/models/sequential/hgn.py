@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from genrec_lab.models.dropout import PooledDropout
 from genrec_lab.models.sequential.base import ItemModel, ItemModelConfig
-from genrec_lab.models.sequential.batches import EMPTY, SequenceBatches, last_of
+from genrec_lab.models.sequential.batches import EMPTY, SequenceBatches, last_of, next_items
 from genrec_lab.models.sequential.objectives import bpr, catalogue_cross_entropy
 
 
@@ -70,10 +70,9 @@ class HGN(ItemModel):
         `sequences` (B, T + 1) are places in the domain's `items`, padded at the right with -1; `users` (B,)
         are places in its users, -1 where not known.
         """
-        wanted = sequences[:, 1:]
-        real = wanted != EMPTY
+        histories, real, wanted = next_items(sequences)
         loss = catalogue_cross_entropy if self.config.objective == "cross_entropy" else bpr
-        return loss(self.states(sequences[:, :-1], users)[real], self.target.weight, wanted[real])
+        return loss(self.states(histories, users)[real], self.target.weight, wanted)
 
     def states(self, sequences: Tensor, users: Tensor) -> Tensor:
         """(B, T) padded at the right with -1, (B,) -> (B, T, D): after each place, of all up to it."""

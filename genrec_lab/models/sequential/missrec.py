@@ -25,7 +25,6 @@ from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genrec_lab.decoding import Histories, Ranked
 from genrec_lab.encoders.picture_vectors import PictureModel
 from genrec_lab.models.dropout import PooledDropout
 from genrec_lab.models.sequential.base import ItemModel, Phase
@@ -235,18 +234,8 @@ class MISSRec(ItemModel):
         ids = None if self.embedding is None else self.embedding.weight
         return self.similarity(states, adapted, ids) / self.config.temperature
 
-    def score(self, histories: Histories, users: Sequence[int] | None = None) -> np.ndarray:
-        """Return log-probabilities (B, N) after histories of items; see ItemModel."""
-        with self._settling():
-            return super().score(histories, users)
-
-    def recommend(self, histories: Histories, top_k: int, users: Sequence[int] | None = None) -> Ranked:
-        """Return the top_k items of the domain for each history; see ItemModel."""
-        with self._settling():
-            return super().recommend(histories, top_k, users)
-
     @contextmanager
-    def _settling(self) -> Iterator[None]:
+    def scoring(self) -> Iterator[None]:
         """Find the interests of the weights of the moment, once for a call, unless a file gave them."""
         settled = self._settled
         if not settled:
@@ -261,7 +250,7 @@ class MISSRec(ItemModel):
 
     def save(self, folder: Path) -> Path:
         """Write the interests of these weights with them."""
-        with self._settling():
+        with self.scoring():
             return super().save(folder)
 
     @classmethod

@@ -26,7 +26,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genrec_lab.decoding import Histories, Ranked
 from genrec_lab.models.sequential.base import DomainItems, ItemModel, ItemModelConfig, Phase
 from genrec_lab.models.sequential.batches import EMPTY, DrawnPrefixes, ItemBatches, RefreshedBatches
 from genrec_lab.models.sequential.layers import start_small
@@ -257,18 +256,8 @@ class RecFormer(ItemModel):
         """Score all items by the start token's state; RecFormer does not know users."""
         return self._scores(sequences, self._table() if self._held is None else self._held)
 
-    def score(self, histories: Histories, users: Sequence[int] | None = None) -> np.ndarray:
-        """Return log-probabilities (B, N) after histories of items; see ItemModel."""
-        with self._holding():
-            return super().score(histories, users)
-
-    def recommend(self, histories: Histories, top_k: int, users: Sequence[int] | None = None) -> Ranked:
-        """Return the top_k items of the domain for each history; see ItemModel."""
-        with self._holding():
-            return super().recommend(histories, top_k, users)
-
     @contextmanager
-    def _holding(self) -> Iterator[None]:
+    def scoring(self) -> Iterator[None]:
         """Until the last phase fixes them, read the items with the weights of the moment, once for a call."""
         if self._held is not None or self.phase == self.phases[-1].name:
             yield

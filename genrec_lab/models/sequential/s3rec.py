@@ -25,6 +25,7 @@ from genrec_lab.models.sequential.batches import (
     ItemBatches,
     SequenceBatches,
     last_of,
+    next_items,
     padded,
     places_of,
 )
@@ -95,10 +96,9 @@ class S3Rec(ItemModel):
             c, found = self.config, self.objectives(sequences, **masked)
             weights = (c.aap_weight, c.mip_weight, c.map_weight, c.sp_weight)
             return torch.stack([weight * loss for weight, loss in zip(weights, found, strict=True)]).sum()
-        wanted = sequences[:, 1:]
-        real = wanted != EMPTY
-        states = self.states(sequences[:, :-1])[real]
-        return catalogue_cross_entropy(states, self.embedding.weight[: self.mask], wanted[real])
+        histories, real, wanted = next_items(sequences)
+        states = self.states(histories)[real]
+        return catalogue_cross_entropy(states, self.embedding.weight[: self.mask], wanted)
 
     def logits(self, sequences: Tensor, users: Tensor) -> Tensor:
         """Score all items by the state of the last item; S3-Rec does not know users."""

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from genrec_lab.models.dropout import PooledDropout
 from genrec_lab.models.sequential.base import ItemModel, ItemModelConfig
-from genrec_lab.models.sequential.batches import EMPTY, last_of
-from genrec_lab.models.sequential.layers import AttentionBlock, future
+from genrec_lab.models.sequential.batches import last_of, next_items
+from genrec_lab.models.sequential.layers import AttentionBlock, future, start_small
 from genrec_lab.models.sequential.objectives import binary_cross_entropy, catalogue_cross_entropy
 
 
@@ -47,19 +47,16 @@ class SASRec(ItemModel):
         self.blocks = nn.ModuleList(
             AttentionBlock(c.width, c.heads, c.feed_forward, c.dropout) for _ in range(c.layers)
         )
-        for parameter in self.parameters():
-            if parameter.ndim == 2:
-                nn.init.normal_(parameter, std=0.02)
+        start_small(self)
 
     def forward(self, sequences: Tensor) -> Tensor:
         """Return the mean loss of each next item.
 
         `sequences` (B, T + 1) are places in the domain's `items`, padded at the right with -1.
         """
-        wanted = sequences[:, 1:]
-        real = wanted != EMPTY
+        histories, real, wanted = next_items(sequences)
         loss = catalogue_cross_entropy if self.config.objective == "cross_entropy" else binary_cross_entropy
-        return loss(self.states(sequences[:, :-1])[real], self.embedding.weight, wanted[real])
+        return loss(self.states(histories)[real], self.embedding.weight, wanted)
 
     def states(self, sequences: Tensor) -> Tensor:
         """(B, T) padded at the right with -1 -> (B, T, D); a place sees itself and those before it only."""

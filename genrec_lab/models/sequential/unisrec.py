@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from genrec_lab.models.dropout import PooledDropout
 from genrec_lab.models.sequential.base import ItemModel, Phase
-from genrec_lab.models.sequential.batches import EMPTY, last_of
+from genrec_lab.models.sequential.batches import EMPTY, last_of, next_items
 from genrec_lab.models.sequential.layers import VectorEncoder, VectorEncoderConfig, start_small
 from genrec_lab.models.sequential.objectives import (
     catalogue_cross_entropy,
@@ -110,11 +110,10 @@ class UniSRec(ItemModel):
         """Return the loss of the phase; `sequences` (B, T + 1) are places in `items`, padded with -1."""
         if self.phase == "pretraining":
             return self._pretraining_loss(sequences)
-        wanted = sequences[:, 1:]
-        real = wanted != EMPTY
+        histories, real, wanted = next_items(sequences)
         table = self.item_vectors()
-        states = self._states(sequences[:, :-1], table)[real]
-        return catalogue_cross_entropy(*for_cosine(states, table, self.config.temperature), wanted[real])
+        states = self._states(histories, table)[real]
+        return catalogue_cross_entropy(*for_cosine(states, table, self.config.temperature), wanted)
 
     def item_vectors(self) -> Tensor:
         """Return the vectors (N, D) of all items: text, and in the transductive setting an id."""
@@ -136,13 +135,12 @@ class UniSRec(ItemModel):
 
     def _pretraining_loss(self, sequences: Tensor) -> Tensor:
         """Contrast each place's state with its next item, and with itself in a shortened sequence."""
-        c, histories, wanted = self.config, sequences[:, :-1], sequences[:, 1:]
-        real = wanted != EMPTY
+        c, (histories, real, wanted) = self.config, next_items(sequences)
         # Only the items of the batch are adapted.
         read, places = sequences.clamp(min=0).unique(return_inverse=True)
         table = self.adaptor(self.text[read])
         states, targets = self.encoder(table[places[:, :-1]])[real], table[places[:, 1:]][real]
-        loss = in_batch_contrast(states, targets, wanted[real], c.temperature)
+        loss = in_batch_contrast(states, targets, wanted, c.temperature)
         if c.sequence_weight == 0:
             return loss
         kept = torch.rand(histories.shape, device=histories.device) >= c.drop
@@ -151,4 +149,4 @@ class UniSRec(ItemModel):
         short, last = shortened(local, kept)
         augmented = self.encoder(table[short.clamp(min=0)])
         augmented = augmented.gather(1, last[..., None].expand_as(augmented))[real]
-        return loss + c.sequence_weight * in_batch_contrast(states, augmented, wanted[real], c.temperature)
+        return loss + c.sequence_weight * in_batch_contrast(states, augmented, wanted, c.temperature)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec_lab.models.sequential.base import ItemModel, Phase
-from genrec_lab.models.sequential.batches import EMPTY, last_of
+from genrec_lab.models.sequential.batches import EMPTY, last_of, next_items
 from genrec_lab.models.sequential.layers import VectorEncoder, VectorEncoderConfig, start_small
 from genrec_lab.models.sequential.objectives import catalogue_cross_entropy, for_cosine, in_batch_contrast
 from genrec_lab.models.tokenizers.product_quantization import ProductQuantizationConfig, ProductQuantizer
@@ -90,16 +90,13 @@ class VQRec(ItemModel):
 
     def forward(self, sequences: Tensor) -> Tensor:
         """Return the loss of the phase; `sequences` (B, T + 1) are places in `items`, padded with -1."""
-        wanted = sequences[:, 1:]
-        real = wanted != EMPTY
+        histories, real, wanted = next_items(sequences)
         table = self.item_vectors()
-        states = self._states(sequences[:, :-1], table)[real]
+        states = self._states(histories, table)[real]
         if self.phase == "pretraining":
-            fakes = self._pooled(self.fake_codes(self.codes[wanted[real]]), self.code_vectors)
-            return in_batch_contrast(
-                states, table[wanted[real]], wanted[real], self.config.temperature, fakes
-            )
-        return catalogue_cross_entropy(*for_cosine(states, table, self.config.temperature), wanted[real])
+            fakes = self._pooled(self.fake_codes(self.codes[wanted]), self.code_vectors)
+            return in_batch_contrast(states, table[wanted], wanted, self.config.temperature, fakes)
+        return catalogue_cross_entropy(*for_cosine(states, table, self.config.temperature), wanted)
 
     def item_vectors(self) -> Tensor:
         """Return the vectors (N, D) of all items, by permuted code vectors while those are learnt."""
