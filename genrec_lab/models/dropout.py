@@ -1,4 +1,4 @@
-"""Dropout whose masks are cut from a pool, because drawing them anew costs more than the model on a CPU."""
+"""Dropout whose masks are cut from a pool, because on a CPU drawing them costs more than the model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _POOLS: dict[tuple[float, torch.dtype], Tensor] = {}
 
 
 class PooledDropout(nn.Module):
-    """Dropout that multiplies by a slice of a pool of masks, at an offset drawn anew for every call.
+    """Dropout that multiplies by a slice of a pool of masks, at an offset drawn for every call.
 
     On a CPU the generator draws one number an element on one thread: for the feed-forward layers of a small
     T5 that takes sixty times as long as the multiplication itself. The pool is drawn once; where a call cuts
@@ -51,7 +51,7 @@ class PooledDropout(nn.Module):
         """Return the pool of this rate in this type, shared by all layers of the same rate."""
         key = (self.p, dtype)
         if key not in _POOLS:
-            # A generator of its own: whether the pool is there already must not change what a layer draws.
+            # Its own generator: whether the pool exists already must not change what a layer draws.
             generator = torch.Generator().manual_seed(0x5EED)
             # Outside of inference mode, in which a tensor is made that no later training could use.
             with torch.inference_mode(False):

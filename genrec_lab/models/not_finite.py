@@ -27,4 +27,4 @@ def source_of_nan(model: nn.Module, run: Callable[[], object]) -> str:
         for name, layer in model.named_modules():
             hooks.callback(layer.register_forward_hook(watching(name)).remove)
         run()
-    return f"the output of {first[0]} is not finite" if first else "every layer's output is finite by itself"
+    return f"the output of {first[0]} is not finite" if first else "the output of every layer is finite"

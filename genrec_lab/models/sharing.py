@@ -113,7 +113,7 @@ class Shareable:
     ) -> str:
         """Upload what `save_pretrained` writes to a hub repository "owner/name", and return its address.
 
-        The repository is made where it is not there, private unless told otherwise. `token` is by default the
+        The repository is made where it is not there, by default private. `token` is by default the
         one of `hf auth login`, and is written nowhere. Raises SharingError for a name of another form.
         """
         from huggingface_hub import HfApi

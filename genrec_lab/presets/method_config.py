@@ -302,7 +302,7 @@ def separate_recommenders(config: MethodConfig) -> MethodConfig:
 
 
 def without_dcl(config: MethodConfig) -> MethodConfig:
-    """GMC Table 4 (3), w/o L_dcl: the tokenizer is not told the domains."""
+    """GMC Table 4 (3), w/o L_dcl: the tokenizer does not know the domains."""
     if not isinstance(config.tokenizer, RQVAEConfig):
         raise PresetError(
             f"gmc_without_dcl needs tokenizer.kind 'rqvae'; {config.name} has {config.tokenizer.kind!r}"

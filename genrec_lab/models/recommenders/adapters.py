@@ -120,5 +120,5 @@ def _peft_config(config: LoRAConfig) -> LoraConfig:
 
 
 def _adapter_name(domain: str) -> str:
-    """A name that can stand in the path of a module: without dots, and none that a module has, as "keys"."""
+    """A name for a module: without dots, and none that modules have themselves, as "keys"."""
     return "domain_" + domain.replace(".", "_")

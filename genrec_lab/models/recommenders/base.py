@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 # "text": vectors of the texts; "pictures": vectors of the pictures; "words": the table of items itself.
 Need = Literal["text", "pictures", "words"]
-# Callbacks of all trainings of a fit, or those of each training by its name, as "fine-tuning".
+# The callbacks of a fit, or a function from the name of a phase, as "fine-tuning", to its callbacks.
 Callbacks = Sequence[Callback] | Callable[[str], Sequence[Callback]]
 
 _METHODS = ("Config", "fit", "recommend", "save", "load")
@@ -83,7 +83,7 @@ class RecommenderConfig(ComponentConfig):
 
     @property
     def learns_in_one_pass(self) -> bool:
-        """Whether one pass over a sequence learns every place in it, so that no pairs are needed."""
+        """Whether one pass over a sequence learns every place in it; else pairs are learnt."""
         return False
 
 
@@ -193,7 +193,7 @@ def rank_by_score(
     for start in range(0, len(rows), batch_size):
         scores = score(rows[start : start + batch_size])
         width = min(top_k, len(items))
-        # All that ties with the last place goes along, so that Ranked.best breaks the tie by item index.
+        # With all ties at the last place, so that Ranked.best can break them by item index.
         worst = np.partition(scores, -width, axis=1)[:, -width, None]
         most = int((scores >= worst).sum(1).max())
         columns = np.argpartition(-scores, min(most, len(items)) - 1, axis=1)[:, :most]

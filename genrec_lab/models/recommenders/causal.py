@@ -1,4 +1,4 @@
-"""A causal recommender: one stack of layers that reads a history of codes and goes on writing it.
+"""A causal recommender: one stack of layers that reads a history of codes and continues it.
 
 It is no paper's method. It has the identifiers, the decoding and the layers of the T5 beside it, but no
 encoder: every place of a sequence is predicted from the places before it, so one pass over a sequence learns
@@ -34,11 +34,11 @@ from genrec_lab.models.recommenders.t5 import (
     mask_bias,
 )
 
-_BEGIN = EOS  # begins a sequence, so that an empty history has a place to predict from
+_BEGIN = EOS  # begins a sequence, so that an empty history can predict too
 
 
 class CausalConfig(BlockSizes):
-    """Sizes of the causal recommender; a layer has those of the T5's encoder."""
+    """Sizes of the causal recommender; a layer is a layer of the T5's encoder."""
 
     kind: Literal["causal"] = "causal"
     layers: int = Field(4, ge=1)
@@ -68,7 +68,7 @@ class CausalMemory(NamedTuple):
 
 
 class CausalBlock(EncoderBlock):
-    """A layer of the T5's encoder that hands out its keys and values, and goes on by one token at a time."""
+    """A layer of the T5's encoder that returns its keys and values, and can take one token at a time."""
 
     def read(self, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, S, D), (B or 1, H, S, S) -> the new x, and the keys and values (B, H, S, K)."""
@@ -114,7 +114,7 @@ class CausalTransformer(nn.Module):
         super().__init__()
         self.config, self.levels = config, levels
         self.embedding = nn.Embedding(vocabulary, config.d_model)
-        # Where levels share their tokens, only this tells which level comes next.
+        # Where levels share their tokens, only this says which level comes next.
         self.level = nn.Embedding(levels, config.d_model)
         self.blocks = nn.ModuleList(CausalBlock(config) for _ in range(config.layers))
         self.bias = RelativeBias(config, both_ways=False)
@@ -200,7 +200,7 @@ class CausalRecommender(CodeRecommender):
         levels = self.codes.levels
         tokens = F.pad(self.item_tokens[sequences].flatten(1)[:, :-1], (1, 0), value=_BEGIN)
         states = self.transformer.states(tokens, self._levels(tokens.shape[1], first=-1))
-        # What stands at place t predicts token t of the sequence, for the beginning was put before it.
+        # Place t predicts token t of the sequence, because of the begin token.
         chosen = places[:, None] * levels + torch.arange(levels, device=places.device)
         logits = self.transformer.logits(states[rows[:, None], chosen])
         return self.token_loss(logits, self.item_tokens[sequences[rows, places]])

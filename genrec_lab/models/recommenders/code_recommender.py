@@ -1,4 +1,4 @@
-"""What all recommenders over identifiers share: items as tokens, training, tries, recommending, files.
+"""The base of all generative recommenders: items as tokens, training, tries, recommending, files.
 
 Letters: B users, I items of history, L levels of an identifier, K codes of a level, V tokens.
 """
@@ -139,7 +139,7 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
         temperature: divides the logits of the loss. validation_beams, precision: of the validation that
         chooses the epoch. callbacks, checkpoints: as of a model over items. The first weights are drawn by
         the constructor, so call `torch.manual_seed` before it. Raises ValueError for identifiers that several
-        items of a domain share, and for those of other items than the data have.
+        items of a domain share, and for identifiers of other items.
         """
         pairs, training = pairs or PairsConfig(), training or TrainingConfig()
         learnt = TrainingData.of(data, max_history=pairs.max_history)
@@ -171,7 +171,7 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
 
     @contextmanager
     def reading_past(self) -> Iterator[None]:
-        """While the block lasts, let no item of a history read a later one, so that one pass learns them all.
+        """While the block lasts, no item of a history reads a later one, so one pass learns all places.
 
         Raises ValueError where the recommender does so anyhow.
         """
@@ -214,7 +214,7 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
         return adapted.fit(learnt.of_domains(domain), seed=seed, **given)
 
     def with_codes(self, codes: ItemCodes) -> Self:
-        """Return the same recommender over other identifiers, as of items that a tokenizer has named anew.
+        """Return the same recommender over other identifiers, as when a tokenizer has renamed the items.
 
         Raises ValueError where these have another number of tokens.
         """
@@ -270,13 +270,13 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
 
         `domain` is one name for all users, one a user, or None for the domain of each history's last item
         (the only domain where there is one). `beams` is by default the larger of top_k and 20, GMC's width;
-        `precision` is that of the network, `normalise` that of `beam_search`, which normalises scores in
-        fp32. Users of several domains share batches.
-        Raises ValueError for an unknown item or domain, or an empty history whose domain is not told.
+        `precision` is the network's; scores are normalised in fp32, over what `normalise` says, as in
+        `beam_search`. Users of several domains share batches.
+        Raises ValueError for an unknown item or domain, or an empty history whose domain is unknown.
         """
         names = self._domains_of(histories, domain)
         wanted = tuple(name for name in self.codes.domain_names if name in set(names))
-        # Users with histories of like length go together, so that hardly any padding is decoded.
+        # Histories of like length go together, which leaves little padding.
         order = np.argsort([len(history) for history in histories], kind="stable")
         with autocast(torch.device(self.item_tokens.device.type), precision):
             ranked = beam_search(
@@ -297,9 +297,9 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
     ) -> np.ndarray:
         """Return log-probabilities (B, N) of the items of one domain, in the order of `codes.domain_items`.
 
-        That is one forward pass for each prefix of the catalogue and user: `recommend` is faster by far where
-        the best are enough. `domain` None is that of the histories' last items. Raises ValueError as
-        `recommend`, and where users are of several domains, whose items are not the same.
+        That is one forward pass for each prefix of the catalogue and user: `recommend` is much faster where
+        the best are enough. Without `domain` it is the domain of the histories' last items. Raises ValueError
+        as `recommend`, and where users are of several domains, whose items are not the same.
         """
         names = self._domains_of(histories, domain)
         if len(set(names)) > 1:

@@ -57,7 +57,7 @@ class Recommender(CodeRecommender):
 
     @contextmanager
     def reading_past(self) -> Iterator[None]:
-        """While the block lasts, let no item of a history read a later one, so that one pass learns them all.
+        """While the block lasts, no item of a history reads a later one, so one pass learns all places.
 
         Raises ValueError where the recommender does so anyhow.
         """

@@ -24,7 +24,7 @@ NEGATIVE = -1e9  # masks a score; finite, so that a row without any place does n
 
 
 class BlockSizes(RecommenderConfig):
-    """Sizes of one layer, whichever network it stands in."""
+    """Sizes of one layer of any of the networks."""
 
     d_model: int = Field(128, ge=8)  # width of the residual stream
     d_kv: int = Field(64, ge=4)  # width of one head; heads * d_kv need not equal d_model
@@ -103,7 +103,7 @@ class Cache(NamedTuple):
         )
 
     def of_parents(self, parents: Tensor) -> Cache:
-        """Return the cache of the beams that stand below the parents, (B, M') indices into the beams."""
+        """Return the cache of the beams below the parents, (B, M') indices into the beams."""
         return self._replace(ancestors=tuple(a.gather(1, parents) for a in self.ancestors))
 
     def of_layer(self, layer: int) -> tuple[list[Tensor], list[Tensor]]:
@@ -291,7 +291,7 @@ class DecoderBlock(nn.Module):
 
 
 def draw_weights(network: nn.Module, sizes: BlockSizes) -> None:
-    """Draw a network's layers as T5 does: for want of 1/sqrt(K) in attention, the queries start smaller."""
+    """Draw a network's layers as T5 does: attention has no 1/sqrt(K), so the queries start smaller."""
     std = {
         "q": (sizes.d_model * sizes.d_kv) ** -0.5,
         "o": (sizes.heads * sizes.d_kv) ** -0.5,

@@ -1,7 +1,7 @@
-"""What every model over items shares, whatever its network: items in, a score for each item out.
+"""The base of all models over items: items in, a score for each item of the domain out.
 
-A model serves one domain. Its file holds its network, its config and its loss; this one trains it phase by
-phase, turns histories into places of the domain's items, and a model into files and back.
+A model serves one domain. Its own file has its config, network and loss; this file has training by phases,
+scoring, saving and loading.
 Letters: B users, T places of a sequence, N items of the domain, V numbers of a text vector.
 """
 
@@ -52,16 +52,16 @@ class Phase(NamedTuple):
     """One of the trainings that a model goes through, in order."""
 
     name: str = "training"
-    # On the sequences of all domains of pre-training together; each domain's model then starts from it.
+    # True: trained once on all domains of pre-training together; each domain's model starts from it.
     shared: bool = False
     budget: Literal["training", "pretraining"] = "training"  # which of the two TrainingConfigs of `fit`
     validated: bool = True  # False: no validation and no early stopping, the last weights are kept
-    epochs: int | None = None  # at most so many, whatever the budget says
+    epochs: int | None = None  # an upper limit beside that of the budget
 
 
 @dataclass(frozen=True, eq=False)
 class DomainItems:
-    """A domain's items, or several domains' together: row i of every table is that of `items[i]`."""
+    """The items of one or more domains; row i of every table is about `items[i]`."""
 
     items: np.ndarray  # (N,) int64, indices over all domains, ascending
     users: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # (U,) int64, ascending
@@ -94,7 +94,7 @@ class DomainItems:
                 )
 
     def present(self, needs: Sequence[Need]) -> tuple[Need, ...]:
-        """Return those of the needs that are there."""
+        """Return the needs that are there."""
         tables = self._tables()
         return tuple(need for need in needs if tables[need] is not None)
 
@@ -157,7 +157,7 @@ class ItemModel(nn.Module, ItemRecommender):
     own_weights: ClassVar[tuple[str, ...]] = ("embedding.",)
 
     def __init__(self, config: ItemModelConfig | None = None) -> None:
-        """Take the config, by default the class's; there is no network before `fit`, `build` or `load`."""
+        """Take the config, by default that of the class; the network is made by `fit`, `build` or `load`."""
         super().__init__()
         self.config = config or self.Config()
         self.phase = self.phases[-1].name
@@ -177,9 +177,9 @@ class ItemModel(nn.Module, ItemRecommender):
         return self.domain.items
 
     def build(self, domain: DomainItems) -> Self:
-        """Make the network for a domain, from random weights; ValueError where it lacks what the model needs.
+        """Make the network for a domain, its weights drawn from torch's generator.
 
-        The weights come from torch's generator.
+        Raises ValueError where the domain lacks what the model needs.
         """
         domain.require(self.needs, type(self).__name__)
         self._domain = domain
@@ -210,7 +210,7 @@ class ItemModel(nn.Module, ItemRecommender):
         return SequenceBatches(self.items, sequences, batch_size, self.config.max_history)
 
     def begin(self, phase: str) -> None:
-        """Make ready for one of `phases`, named; what it freezes or computes anew is the model's own."""
+        """Prepare the model for a phase, given by its name, as by freezing some of its weights."""
         self.phase = phase
 
     def start_from(self, pretrained: ItemModel) -> None:
@@ -247,9 +247,9 @@ class ItemModel(nn.Module, ItemRecommender):
         training, pretraining: the budgets of the phases, by default TrainingConfig's. pretrained: a model
         after `pretrain`; without one, a model with shared phases goes through them on this domain. text,
         pictures: vectors of the items of the whole data set, (items, V), for models that read them.
-        callbacks: those of all phases, or a function from a phase's name to them. checkpoints: a folder from
-        which a killed training goes on. Raises ValueError for data of several domains, or where something
-        that the model needs is missing.
+        callbacks: for all phases, or a function from a phase's name to its callbacks. checkpoints: a folder
+        from which a killed training continues. Raises ValueError for data of several domains, and where
+        something that the model needs is missing.
 
             SASRec(SASRec.Config()).fit(dataset.select("Garden")).recommend([[3, 14]], top_k=10)
         """
@@ -336,15 +336,15 @@ class ItemModel(nn.Module, ItemRecommender):
 
     @contextmanager
     def scoring(self) -> Iterator[None]:
-        """Hold what is to be computed once for all histories that are scored within the block."""
+        """Keep, while the block lasts, what is computed once for all histories, as item vectors."""
         yield
 
     @torch.inference_mode()
     def score(self, histories: Histories, users: Sequence[int] | None = None) -> np.ndarray:
         """Return log-probabilities (B, N) of the domain's items after histories of items, oldest first.
 
-        `users` say whose the histories are, for models that know users; others do not ask. Raises ValueError
-        for an empty history or an item of another domain.
+        users: the owners of the histories, for models that know users. Raises ValueError for an empty history
+        and for an item of another domain.
         """
         self.eval()
         rows = [self._places_of(row, history) for row, history in enumerate(histories)]

@@ -1,4 +1,4 @@
-"""What an epoch of a model over items is made of: batches of whole sequences, or of prefixes and their next.
+"""The batches that models over items learn from: whole sequences, or prefixes and their next items.
 
 Sequences are places among a domain's items, padded at the right with -1.
 """
@@ -172,14 +172,14 @@ class DrawnPrefixes:
 
 
 class Refreshable(Protocol):
-    """A model that keeps something made of its weights, which each epoch makes anew."""
+    """A model that keeps something computed from its weights, as clusters of item vectors."""
 
     def refresh(self) -> None:
-        """Make it anew."""
+        """Compute it again."""
 
 
 class RefreshedBatches:
-    """Batches before each epoch of which a model is refreshed."""
+    """Batches that refresh a model before each epoch."""
 
     def __init__(self, model: Refreshable, batches: DrawnPrefixes) -> None:
         self.model, self.batches = model, batches

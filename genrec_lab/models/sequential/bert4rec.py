@@ -113,7 +113,7 @@ def with_next(sequences: Tensor, items: Tensor) -> Tensor:
 
 
 class Cloze:
-    """Prefixes and their next items, in which items are masked anew in each epoch.
+    """Prefixes and their next items, with other items masked in each epoch.
 
     Batches `{"sequences": (B, T + 1), "wanted": (B, T + 1)}`, padded at the right with -1.
     """

@@ -38,12 +38,12 @@ class AttentionBlock(nn.Module):
 
 
 def future(places: int, device: torch.device) -> Tensor:
-    """Return (T, T), true where the place of a column comes after that of its row."""
+    """Return (T, T), true where the column's place comes after the row's."""
     return torch.ones(places, places, dtype=torch.bool, device=device).triu(1)
 
 
 class VectorEncoderConfig(ItemModelConfig):
-    """Sizes that the models with item content share: those of RUCAIBox's code for all of them."""
+    """Sizes that the models with item content share, from RUCAIBox's code."""
 
     width: int = Field(300, ge=4)
     layers: int = Field(2, ge=1)

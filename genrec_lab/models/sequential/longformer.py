@@ -45,7 +45,7 @@ class Tokens(NamedTuple):
 def key_values(items: pl.DataFrame, most: int) -> list[list[tuple[str, str]]]:
     """Return each item's attributes as (key, value): title, then the further text columns, the first `most`.
 
-    Empty values and the columns description and key are left out; where nothing is left, the text stands in.
+    Empty values and the columns description and key are left out; an item with nothing left has its text.
     """
     further = [name for name in items.columns if name not in (*ITEM_TYPES, "description")]
     names = [name for name in ("title", *further) if name in items.columns]
@@ -220,12 +220,12 @@ def banded_attention() -> type[nn.Module]:
     transformers' LongformerSelfAttention cuts a text into overlapping chunks, which saves memory where there
     are thousands of tokens and costs many copies where there are a hundred. This is the same function, with
     the same weights by the same names, all scores at once, for texts whose first token alone is global, as in
-    RecFormer; longer texts go the old way.
+    RecFormer; longer texts take transformers' way.
     """
     from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
 
     class BandedAttention(LongformerSelfAttention):
-        """A token sees those near it and the first one, which sees all, by maps of its own."""
+        """A token sees its neighbours and the first token, which sees all tokens by its own maps."""
 
         def __init__(self, config: Any, layer_id: int) -> None:
             """Start from random weights of the sizes of a LongformerConfig."""

@@ -1,12 +1,12 @@
-"""MISSRec (Wang et al. 2023): a history is read in the light of the interests that its items belong to.
+"""MISSRec (Wang et al. 2023): a history is read together with the interests that its items belong to.
 
 Interests are clusters of the adapted text and picture vectors of all items. An encoder reads the interests of
 a history, a decoder its items beside them. Where there are no pictures there is text alone, as in any domain
-without them. Values are those of the authors' code (gimpong/MM23-MISSRec). Ours: interests are found anew
+without them. Values are those of the authors' code (gimpong/MM23-MISSRec). Ours: interests are found again
 before each epoch of pre-training too, by scikit-learn's k-means on batches, and are at most
 `most_interests`; an item without a picture is scored by its text; the loss of the interests is a mean over
 real interests and users; of the two ways to augment a sequence only item drop; another target of a batch that
-is the same item is no negative; scores use the interests that the weights of the moment give.
+is the same item is no negative; scores use the interests of the current weights.
 Letters: B users, T places, D width, N items.
 """
 
@@ -151,7 +151,7 @@ class MISSRec(ItemModel):
     def states(self, sequences: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T), vectors of all items (N, D) -> the states at the last items (B, D), the loss of interests.
 
-        Items and interests see all of each other: a state is that of the whole sequence.
+        Items and interests see all of each other: a state describes the whole sequence.
         """
         which, there = self.interests_of(sequences)
         memory = self.centres[which]
@@ -195,7 +195,7 @@ class MISSRec(ItemModel):
     def batches(
         self, sequences: Sequence[Sequence[int]], users: Sequence[int], batch_size: int
     ) -> ItemBatches:
-        """Return prefixes and their next items; interests are found anew before each epoch."""
+        """Return prefixes and their next items; interests are found again before each epoch."""
         c = self.config
         prefixes = DrawnPrefixes(self.items, sequences, batch_size, c.max_history, per_sequence=c.prefixes)
         return RefreshedBatches(self, prefixes)
@@ -205,17 +205,17 @@ class MISSRec(ItemModel):
         c, adapted = self.config, self._adapted()
         self._find_interests()
         items = self._items(adapted)
-        states, told = self.states(sequences, items)
+        states, spread = self.states(sequences, items)
         if self.phase != "pretraining":
             loss = F.cross_entropy(self._scores(states, adapted), wanted)
-            return loss + c.interest_weight * told
+            return loss + c.interest_weight * spread
         pictures = None if adapted.pictures is None else adapted.pictures[wanted]
         targets = _Adapted(adapted.text[wanted], pictures)
         loss = in_batch_cross_entropy(self.similarity(states, targets) / c.temperature, wanted)
         kept = torch.rand(sequences.shape, device=sequences.device) >= c.drop
-        augmented, told_again = self.states(shortened(sequences, kept)[0], items)
+        augmented, more = self.states(shortened(sequences, kept)[0], items)
         loss = loss + c.sequence_weight * in_batch_contrast(states, augmented, wanted, c.temperature)
-        return loss + c.interest_weight * (told + told_again)
+        return loss + c.interest_weight * (spread + more)
 
     def _find_interests(self) -> None:
         if not self.centres.any():
@@ -236,7 +236,7 @@ class MISSRec(ItemModel):
 
     @contextmanager
     def scoring(self) -> Iterator[None]:
-        """Find the interests of the weights of the moment, once for a call, unless a file gave them."""
+        """Find the interests of the current weights, once for the block, unless they come from a file."""
         settled = self._settled
         if not settled:
             self.refresh()

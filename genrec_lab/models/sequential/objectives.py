@@ -57,7 +57,7 @@ class _CrossEntropy(torch.autograd.Function):
 
     Written plainly, the scores of all places by all items are made, read and written some eight times, which
     takes more time than the network before them. Here the gradients of some rows are computed while their
-    scores are at hand, and no more than those is ever kept (the idea of Wijmans et al. 2025, "Cut your
+    scores are in the cache, and only those are kept (the idea of Wijmans et al. 2025, "Cut your
     losses", for language models). The result is that of `F.cross_entropy((states @ items.T).float(), wanted)`
     up to rounding: exponentials and sums are in fp32, products in autocast's type where it is on.
     """
@@ -138,7 +138,7 @@ def in_batch_contrast(
     """Return the mean negative log-probability of each row's own target among the targets of all rows.
 
     states, targets (R, D), by cosine over the temperature; ids (R,) say what the targets are: another row
-    with the same id is no negative. fakes (R, D) give each row one more negative of its own. The losses of
+    with the same id is no negative. fakes (R, D): one more negative for each row. The pre-training losses of
     pre-training of UniSRec, VQ-Rec (with fakes) and MISSRec.
     """
     states, targets = for_cosine(states, targets, temperature)

@@ -2,12 +2,13 @@
 
 An item is the keys and values of its attributes, a history the items from the newest to the oldest; the state
 of the start token is their vector. Pre-training contrasts histories with next items and fills in masked
-tokens; fine-tuning is in two stages, item vectors made anew each epoch, then fixed. Values are those of the
+tokens; fine-tuning is in two stages, item vectors made again each epoch, then fixed. Values are those of the
 authors' code (AaronHeee/RecFormer) as far as sizes allow. By default a small encoder with a tokenizer of its
 own, learnt from the items of pre-training, for a CPU; `encoder` names a folder or a hub model of the released
 size (allenai/longformer-base-4096), of which the language part is taken over. Ours: masked are single tokens,
-not whole words; the head for masked tokens starts anew; scores in the first stage use item vectors of the
-moment; another target of a batch that is the same item is no negative; the softmax is over all items.
+not whole words; the head for masked tokens starts from random weights; scores in the first stage use item
+vectors of the current weights; another target of a batch that is the same item is no negative; the softmax is
+over all items.
 Letters: B histories, S tokens, D width, N items.
 """
 
@@ -159,7 +160,7 @@ class RecFormer(ItemModel):
         return self._vectors(self._of_like_length([[i] for i in range(len(self.items))]))
 
     def _of_like_length(self, histories: Sequence[Sequence[int]]) -> list[tuple[list[int], Tokens]]:
-        """Write histories, those of like length together, which leaves little padding; and which they are."""
+        """Return groups of histories of like length, which leaves little padding: their rows and tokens."""
         lengths = [1 + sum(len(self.written[place][0]) for place in history) for history in histories]
         lengths = [min(length, self.config.max_tokens) for length in lengths]
         parts: list[list[int]] = [[]]
@@ -190,7 +191,7 @@ class RecFormer(ItemModel):
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Make the table of item vectors anew, without dropout."""
+        """Compute the table of item vectors again, without dropout."""
         training = self.training
         self.eval()
         self.table.copy_(self.item_vectors())
@@ -258,7 +259,7 @@ class RecFormer(ItemModel):
 
     @contextmanager
     def scoring(self) -> Iterator[None]:
-        """Until the last phase fixes them, read the items with the weights of the moment, once for a call."""
+        """Before the last phase, which fixes them, compute the item vectors once for the block."""
         if self._held is not None or self.phase == self.phases[-1].name:
             yield
             return
@@ -283,7 +284,7 @@ class RecFormer(ItemModel):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote; neither the hub nor the encoder's first folder is asked."""
+        """Read what `save` wrote; neither the hub nor the folder in `encoder` is read."""
         model = cls(RecFormerConfig.model_validate_json((folder / "config.json").read_text()))
         model._saved = ItemLanguage.read(folder / _TOKENIZER), json.loads((folder / _ENCODER).read_text())
         model.build(DomainItems.read(folder))

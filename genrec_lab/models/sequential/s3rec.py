@@ -70,14 +70,14 @@ class S3Rec(ItemModel):
         self.embedding = nn.Embedding(len(self.items) + 1, c.width)
         self.attributes = nn.Embedding(self.has.shape[1], c.width)
         self.encoder = VectorEncoder(c)
-        # A map of its own for each objective, the W of its mutual information.
+        # One map for each objective, the W of its mutual information.
         self.of_attribute, self.of_item = nn.Linear(c.width, c.width), nn.Linear(c.width, c.width)
         self.of_masked, self.of_segment = nn.Linear(c.width, c.width), nn.Linear(c.width, c.width)
         start_small(self)
 
     @property
     def mask(self) -> int:
-        """The place that stands for a masked item, after those of all items."""
+        """The place of the mask, after the places of all items."""
         return len(self.items)
 
     def batches(

@@ -39,7 +39,7 @@ class UniSRecConfig(VectorEncoderConfig):
     drop: float = Field(0.2, ge=0, lt=1)  # share of a sequence's items that its augmentation leaves out
     # The transductive setting adds a vector an item, learnt in fine-tuning; the inductive one has text alone.
     setting: Literal["transductive", "inductive"] = "transductive"
-    # Fine-tuning after pre-training leaves places and layers as they are, as the paper has it.
+    # Fine-tuning after pre-training keeps places and layers fixed, as in the paper.
     freeze_encoder: bool = True
 
 
@@ -144,7 +144,7 @@ class UniSRec(ItemModel):
         if c.sequence_weight == 0:
             return loss
         kept = torch.rand(histories.shape, device=histories.device) >= c.drop
-        # Places within the batch's own items, so that the table need not be made twice.
+        # Places within the items of the batch, so that the table is made once.
         local = places[:, :-1].masked_fill(histories == EMPTY, EMPTY)
         short, last = shortened(local, kept)
         augmented = self.encoder(table[short.clamp(min=0)])

@@ -1,4 +1,4 @@
-"""VQ-Rec (Hou et al. 2023): text to discrete codes to vectors, so that texts and items are loosely bound.
+"""VQ-Rec (Hou et al. 2023): text to discrete codes to vectors, so that an item depends less on its text.
 
 Values are those of the authors' code (RUCAIBox/VQ-Rec). An item's vector is the mean of its code vectors (the
 paper's pooling; a sum has the same cosine). Ours: every place of a sequence is a sample; a place whose target
@@ -34,7 +34,7 @@ class VQRecConfig(VectorEncoderConfig):
     codes: int = Field(32, ge=1)  # M; it must divide the numbers of a text vector
     bits: int = Field(8, ge=1, le=8)  # K = 2^bits, at most the number of items
     temperature: float = Field(0.07, gt=0)
-    fake_share: float = Field(0.75, ge=0, le=1)  # rho: of a fake negative's codes, drawn anew
+    fake_share: float = Field(0.75, ge=0, le=1)  # rho: share of a fake negative's codes that are drawn
     sinkhorn_rounds: int = Field(3, ge=1)
     sinkhorn_temperature: float = Field(0.7, gt=0)
     freeze_encoder: bool = True  # in fine-tuning, after pre-training
@@ -118,7 +118,7 @@ class VQRec(ItemModel):
         return torch.where(replaced, drawn, codes)
 
     def permutation_matrices(self) -> Tensor:
-        """Return (M, K, K), rows that each choose one code vector; the gradient is that of the soft choice.
+        """Return (M, K, K), rows that each choose one code vector; the gradient is the soft choice's.
 
         Gumbel-Sinkhorn: in training with noise, else without.
         """
