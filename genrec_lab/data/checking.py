@@ -9,15 +9,14 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 
 from genrec_lab.data.paths import existing_file, existing_folder, expanded
 from genrec_lab.data.rules import DataError
-from genrec_lab.data.sources import SOURCES, datasets, sharable_options
-from genrec_lab.registry import RegistryError, did_you_mean
+from genrec_lab.data.sources import Part, parts_of
 
 # The name of the rows of averages in every table.
 RESERVED = "average"
@@ -36,15 +35,6 @@ _EXPECTED = {
 _FOLDERS = ("folder", "posters")
 
 
-class _Part(NamedTuple):
-    """One domain of a dataset, or all of it: where the run file says so, and the source with its options."""
-
-    where: str
-    name: str
-    source: Callable[..., Any]
-    options: dict[str, Any]
-
-
 def dataset_problems(dataset: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with a run's `dataset`, a source's name and its options, each in a sentence.
 
@@ -52,15 +42,21 @@ def dataset_problems(dataset: Mapping[str, Any]) -> list[str]:
     are not set, files and folders that are not there, and names that no domain can have.
     """
     problems: list[str] = []
-    for part in _parts(dataset, problems):
-        problems += _option_problems(*part)
+    for part in parts_of(dataset, problems):
+        problems += _option_problems(part)
+    domains, folded = dataset.get("domains"), dict[str, str]()
+    for domain in map(str, domains if isinstance(domains, Mapping) else ()):
+        alike = folded.setdefault(unicodedata.normalize("NFC", domain).casefold(), domain)
+        if alike != domain:
+            both = f"dataset.domains.{domain} and dataset.domains.{alike}"
+            problems.append(f"{both} are one folder on some disks; rename one")
     return list(dict.fromkeys(problems))
 
 
 def dataset_files(dataset: Mapping[str, Any]) -> list[Path]:
     """Return the files that a run's `dataset` will be read from, where they are there already."""
     files: list[Path] = []
-    for part in _parts(dataset, []):
+    for part in parts_of(dataset, []):
         if find := _finder(part.source, part.options):
             with suppress(DataError):
                 files += [file for file in find(part.options) or () if isinstance(file, Path)]
@@ -71,67 +67,6 @@ def dataset_files(dataset: Mapping[str, Any]) -> list[Path]:
     return files
 
 
-def _parts(dataset: Mapping[str, Any], problems: list[str]) -> Iterator[_Part]:
-    """Give the sources that a dataset is read from, and note what is wrong with the whole."""
-    name, options = str(dataset["name"]), {key: value for key, value in dataset.items() if key != "name"}
-    source = _found("dataset", name, problems)
-    if source is None:
-        return
-    if "domains" not in options or "domains" in inspect.signature(source).parameters:
-        yield _Part("dataset", name, source, options)
-        return
-    domains = options.pop("domains")
-    if not isinstance(domains, Mapping) or not domains:
-        problems.append(f"dataset.domains is {domains!r}; expected at least one domain, as {{Books: folder}}")
-        return
-    sharable: set[str] = set()
-    folded: dict[str, str] = {}
-    for domain, value in domains.items():
-        where = f"dataset.domains.{domain}"
-        alike = folded.setdefault(unicodedata.normalize("NFC", str(domain)).casefold(), str(domain))
-        if alike != str(domain):
-            problems.append(f"{where} and dataset.domains.{alike} are one folder on some disks; rename one")
-        given = {"folder": value} if isinstance(value, str) else value
-        if not isinstance(given, Mapping):
-            problems.append(f"{where} is {value!r}; expected a folder or a mapping of options")
-            continue
-        if "domain" in given:
-            problems.append(f"{where}.domain is {given['domain']!r}, and the key is its name; leave one out")
-            continue
-        own_name = str(given.get("name", name))
-        own_source = _found(where, own_name, problems)
-        if own_source is None:
-            continue
-        if "domain" not in inspect.signature(own_source).parameters:
-            problems.append(f"{where}.name is {own_name!r}, which makes its domains itself; take another")
-            continue
-        sharable |= (known := sharable_options(own_source))
-        shared = {key: value for key, value in options.items() if key in known}
-        own = {key: value for key, value in given.items() if key != "name"}
-        yield _Part(where, own_name, own_source, {**shared, **own, "domain": domain})
-    for option in options:
-        if option not in sharable:
-            problems.append(
-                f"dataset.{option} is unknown beside domains{did_you_mean(option, sharable)}; "
-                f"expected some of {', '.join(sorted(sharable))}"
-            )
-
-
-def _found(where: str, name: str, problems: list[str]) -> Callable[..., Any] | None:
-    """Find a source by its name, or note why there is none."""
-    try:
-        return SOURCES.find(name)
-    except RegistryError as error:
-        known = ", ".join(datasets())
-        problems.append(
-            f"{where}.name: {error}"
-            if ":" in name
-            else f"{where}.name is {name!r}{did_you_mean(name, datasets())}; expected one of {known}, or "
-            "package.module:function"
-        )
-    return None
-
-
 def _finder(source: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any] | None:
     """How a source finds its files, unless it will fetch them."""
     return (
@@ -139,9 +74,8 @@ def _finder(source: Callable[..., Any], options: Mapping[str, Any]) -> Callable[
     )
 
 
-def _option_problems(
-    where: str, name: str, source: Callable[..., Any], options: Mapping[str, Any]
-) -> Iterator[str]:
+def _option_problems(part: Part) -> Iterator[str]:
+    where, _, source, options = part
     try:
         parameters = inspect.signature(source, eval_str=True).parameters
     except NameError:  # of a source of somebody else's, whose annotations cannot be read
@@ -150,15 +84,6 @@ def _option_problems(
     model = model if inspect.isclass(model) else None
     named = {key: one for key, one in parameters.items() if one.kind is not one.VAR_KEYWORD}
     of_model = inspect.signature(model).parameters if model else {}
-    known = dict.fromkeys([*named, *of_model])
-    if model or len(named) == len(parameters):
-        for option in (one for one in options if one not in known):
-            near = did_you_mean(option, known)
-            yield f"{where}.{option} is unknown{near}; {name} takes {', '.join(known)}"
-    for option, parameter in named.items():
-        if option not in options and parameter.default is parameter.empty:
-            more = ", or domains: {...} for several domains" if option == "folder" else ""
-            yield f"{where} lacks {option}, which {name} needs; add {option}: ...{more}"
     if options.get("domain") == RESERVED:
         yield f"{where}: a domain cannot be called {RESERVED}, as the rows of averages are; rename it"
     wrong = dict(_wrong_types(named, options))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from genrec_lab.data.dataset import Dataset
 from genrec_lab.data.rules import DataError, nearest
@@ -96,102 +96,130 @@ def load_dataset(name: str, **options: Any) -> Dataset:
     at `genrec_lab.registry.base_folder()`. Raises DataError for an unknown name or option, naming the
     nearest, for a result that is no Dataset, and for what the sources refuse.
     """
-    source = _source(name)
-    if "domains" not in options or "domains" in _options_of(source):
-        return _loaded(name, options, f"load_dataset({name!r})")
-    shared = {option: value for option, value in options.items() if option != "domains"}
-    domains = options["domains"]
+    problems: list[str] = []
+    parts = parts_of({"name": name, **options}, problems)
+    if problems:
+        raise DataError("; ".join(problems))
+    loaded = [_loaded(part) for part in parts]
+    return Dataset.concat(loaded) if len(loaded) > 1 else loaded[0]
+
+
+class Part(NamedTuple):
+    """One domain of a dataset, or all of it: how messages name it, and its source with its options."""
+
+    where: str
+    name: str
+    source: Source
+    options: dict[str, Any]
+
+    @property
+    def takes(self) -> dict[str, inspect.Parameter]:
+        """The options by name that the source's function spells out."""
+        named = inspect.signature(self.source).parameters.values()
+        return {one.name: one for one in named if one.kind is not one.VAR_KEYWORD}
+
+    @property
+    def sharable(self) -> set[str]:
+        """The options that several domains of the source may have in common."""
+        alone = {"domain", *getattr(self.source, "one_domain", ())}
+        return {one.name for one in self.takes.values() if one.default is not one.empty} - alone
+
+
+def parts_of(dataset: Mapping[str, Any], problems: list[str]) -> list[Part]:
+    """The sources that a dataset, a `name` with options beside it, is read from, each with its own options.
+
+    Notes in `problems`, a sentence each, what is wrong with names: of sources, domains and options.
+    """
+    name, options = dataset["name"], {key: value for key, value in dataset.items() if key != "name"}
+    whole = _part("dataset", name, options, problems)
+    if whole is None:
+        return []
+    if "domains" not in options or "domains" in whole.takes:
+        _note_options(whole, problems)
+        return [whole]
+    domains = options.pop("domains")
     if not isinstance(domains, Mapping) or not domains:
-        raise DataError(
-            f'domains: {domains!r} is no mapping of at least one domain; write {{"Scientific": "folder"}}'
-        )
-    own = {domain: _own_options(name, domain, value) for domain, value in domains.items()}
-    sharable = {source_name: sharable_options(_source(source_name)) for source_name, _ in own.values()}
-    known = sorted(set().union(*sharable.values()))
-    for option in shared:
+        problems.append(f"dataset.domains is {domains!r}; expected at least one domain, as {{Books: folder}}")
+        return []
+    own = [_own_part(name, domain, value, problems) for domain, value in domains.items()]
+    parts = [part for part in own if part is not None]
+    known = set().union(*(part.sharable for part in parts))
+    for option in options if len(parts) == len(own) else ():
         if option not in known:
-            raise DataError(
-                f"load_dataset({name!r}): unknown option {option!r} beside domains{nearest(option, known)}"
-            )
-    parts = []
-    for domain, (source_name, given) in own.items():
-        inherited = {key: value for key, value in shared.items() if key in sharable[source_name]}
-        asked = {**inherited, **given, "domain": domain}
-        parts.append(_loaded(source_name, asked, f"domains[{domain!r}]"))
-    return Dataset.concat(parts) if len(parts) > 1 else parts[0]
+            problems.append(f"dataset.{option} is unknown beside domains{nearest(option, sorted(known))}")
+    for part in parts:
+        inherited = part.sharable & set(options) - set(part.options)
+        part.options.update({option: options[option] for option in inherited})
+        _note_options(part, problems)
+    return parts
 
 
-def _source(name: object) -> Source:
+def _part(where: str, name: object, options: dict[str, Any], problems: list[str]) -> Part | None:
     try:
-        return SOURCES.find(str(name))
+        return Part(where, str(name), SOURCES.find(str(name)), options)
     except RegistryError as error:
         if ":" in str(name):
-            raise DataError(str(error)) from error
-        known = nearest(str(name), datasets())
-        raise DataError(f"unknown dataset {name!r}{known}, or package.module:function") from error
+            problems.append(f"{where}.name: {error}")
+        else:
+            known = nearest(str(name), datasets())
+            problems.append(f"{where}.name is {name!r}{known}, or package.module:function")
+    return None
 
 
-def _own_options(name: str, domain: object, value: object) -> tuple[str, dict[str, Any]]:
-    """The source of one domain and its own options."""
+def _own_part(name: object, domain: object, value: object, problems: list[str]) -> Part | None:
+    """One of several domains, with the options that its own value has."""
+    where = f"dataset.domains.{domain}"
     if not isinstance(domain, str) or not domain:
-        raise DataError(f"domains: {domain!r} is no name for a domain; give text that is not empty")
-    where = f"domains[{domain!r}]"
-    if isinstance(value, str | os.PathLike):
-        if "folder" not in _options_of(_source(name)):
-            raise DataError(
-                f"{where}: {name!r} has no option 'folder'; give a mapping of its options "
-                f"{', '.join(_options_of(_source(name)))}"
-            )
-        value = {"folder": value}
-    if not isinstance(value, Mapping):
-        raise DataError(f"{where}: {value!r}, expected a folder or a mapping of options")
-    source_name = value.get("name", name)
-    if "domain" not in _options_of(_source(source_name)):
-        raise DataError(
-            f"{where}: {source_name} makes its domains itself (it has no option `domain`); load it with "
-            f"load_dataset({source_name!r})"
+        problems.append(f"dataset.domains: {domain!r} is no name for a domain; give text that is not empty")
+        return None
+    given = {"folder": value} if isinstance(value, str | os.PathLike) else value
+    if not isinstance(given, Mapping):
+        problems.append(f"{where} is {value!r}; expected a folder or a mapping of options")
+        return None
+    own = {option: one for option, one in given.items() if option != "name"}
+    part = _part(where, given.get("name", name), {**own, "domain": domain}, problems)
+    if part is None:
+        return None
+    if "domain" in own:
+        problems.append(f"{where}.domain is {own['domain']!r}, and the key is its name; leave one out")
+    elif "domain" not in part.takes:
+        problems.append(
+            f"{where}: {part.name} makes its domains itself (it has no option `domain`); load it alone"
         )
-    if "domain" in value:
-        raise DataError(f"{where}: `domain` is set twice; the key {domain!r} is the domain's name")
-    return source_name, {option: given for option, given in value.items() if option != "name"}
+    elif given is not value and "folder" not in part.takes:
+        problems.append(
+            f"{where} is {value!r}, but {part.name} takes no folder; give a mapping of its options "
+            f"{', '.join(part.takes)}"
+        )
+    else:
+        return part
+    return None
 
 
-def _loaded(name: str, options: Mapping[str, Any], where: str) -> Dataset:
-    source = _source(name)
-    _require_options(source, options, where)
+def _note_options(part: Part, problems: list[str]) -> None:
+    """Note the options that the source does not know, and those that it lacks."""
+    where, takes = part.where, part.takes
+    checked = getattr(part.source, "options", None)  # a class that knows the options that ** stands for
+    known = [*takes, *(inspect.signature(checked).parameters if checked else ())]
+    if checked or len(takes) == len(inspect.signature(part.source).parameters):
+        for option in part.options:
+            if option not in known:
+                problems.append(f"{where}.{option} is unknown{nearest(option, known)}")
+    for option, parameter in takes.items():
+        if parameter.default is parameter.empty and option not in part.options:
+            several = ", or domains: {...} for several domains" if option == "folder" else ""
+            problems.append(f"{where} lacks {option}, which {part.name} needs; add {option}: ...{several}")
+
+
+def _loaded(part: Part) -> Dataset:
     try:
-        dataset = source(**options)
+        dataset = part.source(**part.options)
     except DataError as error:
-        raise DataError(f"{where}: {error}") from error
+        raise DataError(f"{part.where}: {error}") from error
     except Exception as error:
-        error.add_note(f"{where}: this came from the data source {name!r}")
+        error.add_note(f"{part.where}: this came from the data source {part.name!r}")
         raise
     if not isinstance(dataset, Dataset):
-        raise DataError(
-            f"{where}: {name} returned a {type(dataset).__name__}; expected a genrec_lab.data.Dataset"
-        )
+        kind = type(dataset).__name__
+        raise DataError(f"{part.where}: {part.name} returned a {kind}; expected a genrec_lab.data.Dataset")
     return dataset
-
-
-def _options_of(source: Source) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(source).parameters
-
-
-def sharable_options(source: Source) -> set[str]:
-    """Return the options that several domains of a source may have in common."""
-    alone = {"domain", *getattr(source, "one_domain", ())}
-    named = (one for one in _options_of(source).values() if one.kind is not one.VAR_KEYWORD)
-    return {one.name for one in named if one.default is not one.empty} - alone
-
-
-def _require_options(source: Source, options: Mapping[str, Any], where: str) -> None:
-    parameters = _options_of(source)
-    known = [name for name, parameter in parameters.items() if parameter.kind is not parameter.VAR_KEYWORD]
-    if len(known) == len(parameters):
-        for option in options:
-            if option not in known:
-                raise DataError(f"{where}: unknown option {option!r}{nearest(option, known)}")
-    for name in known:
-        if parameters[name].default is inspect.Parameter.empty and name not in options:
-            several = ", or domains={...} for several domains" if name == "folder" else ""
-            raise DataError(f"{where}: the option {name!r} is missing; give it{several}")

@@ -65,33 +65,37 @@ def test_names_are_listed() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("lcrek", {}, r"unknown dataset 'lcrek' \(did you mean 'lcrec'"),
-        ("netflix", {}, "unknown dataset 'netflix'; known: bazaar, lcrec"),
-        ("lcrec", {}, "the option 'folder' is missing; give it, or domains="),
-        ("frames", {}, "the option 'interactions' is missing"),
-        ("lcrec", {"foldr": "x"}, r"unknown option 'foldr' \(did you mean 'folder'"),
-        ("lcrec", {"folder": "x", "k_kore": 5}, r"unknown option 'k_kore' \(did you mean 'k_core'"),
+        ("lcrek", {}, r"dataset\.name is 'lcrek' \(did you mean 'lcrec'"),
+        ("netflix", {}, "dataset.name is 'netflix'; known: bazaar, lcrec"),
+        ("lcrec", {}, r"dataset lacks folder, which lcrec needs; add folder: \.\.\., or domains"),
+        ("frames", {}, "dataset lacks interactions, which frames needs"),
+        ("lcrec", {"foldr": "x"}, r"dataset\.foldr is unknown \(did you mean 'folder'"),
+        ("lcrec", {"folder": "x", "k_kore": 5}, r"dataset\.k_kore is unknown \(did you mean 'k_core'"),
         ("lcrec", {"folder": "${NOT_SET_HERE}/x"}, "environment variable NOT_SET_HERE, which is not set"),
         ("lcrec", {"folder": 5}, "folder: 5 is no path"),
-        ("lcrec", {"domains": {}}, "no mapping of at least one domain"),
-        ("lcrec", {"domains": "Scientific"}, "no mapping of at least one domain"),
-        ("lcrec", {"domains": {"A": 5}}, r"domains\['A'\]: 5, expected a folder or a mapping"),
+        ("lcrec", {"domains": {}}, r"dataset\.domains is {}; expected at least one domain"),
+        ("lcrec", {"domains": "Scientific"}, "is 'Scientific'; expected at least one domain"),
+        ("lcrec", {"domains": {"A": 5}}, r"domains\.A is 5; expected a folder or a mapping"),
         ("lcrec", {"domains": {"": "x"}}, "'' is no name for a domain"),
-        ("lcrec", {"domains": {"A": {"name": "fames"}}}, r"unknown dataset 'fames' \(did you mean 'frames'"),
-        ("lcrec", {"domains": {"A": {"folder": "x", "domain": "B"}}}, "`domain` is set twice"),
+        ("lcrec", {"domains": {"A": {"name": "fames"}}}, r"A\.name is 'fames' \(did you mean 'frames'"),
+        (
+            "lcrec",
+            {"domains": {"A": {"folder": "x", "domain": "B"}}},
+            "domain is 'B', and the key is its name",
+        ),
         ("lcrec", {"domains": {"A": {"name": "bazaar"}}}, "bazaar makes its domains itself"),
         (
             "lcrec",
             {"domains": {"A": {"fold": "x"}}},
-            r"domains\['A'\]: unknown option 'fold' \(did you mean 'folder'",
+            r"domains\.A\.fold is unknown \(did you mean 'folder'",
         ),
         (
             "lcrec",
             {"domains": {"A": "x"}, "k_kore": 5},
-            r"unknown option 'k_kore' beside domains \(did you mean",
+            r"dataset\.k_kore is unknown beside domains \(did you mean",
         ),
-        ("lcrec", {"domains": {"A": "x"}, "folder": "y"}, "unknown option 'folder' beside domains"),
-        ("frames", {"domains": {"A": "x"}}, "'frames' has no option 'folder'; give a mapping of its options"),
+        ("lcrec", {"domains": {"A": "x"}, "folder": "y"}, "folder is unknown beside domains"),
+        ("frames", {"domains": {"A": "x"}}, "frames takes no folder; give a mapping of its options"),
     ],
 )
 def test_calls_that_are_refused(name: str, options: dict[str, Any], message: str) -> None:
@@ -101,7 +105,7 @@ def test_calls_that_are_refused(name: str, options: dict[str, Any], message: str
 
 def test_an_error_in_one_of_several_domains_names_it(tmp_path: Path) -> None:
     good, bad = write_pair(tmp_path / "good"), write_pair(tmp_path / "bad", {"u": [77]})
-    with pytest.raises(DataError, match=r"domains\['Bad'\]: .*user 'u' has item '77'"):
+    with pytest.raises(DataError, match=r"domains\.Bad: .*user 'u' has item '77'"):
         load_dataset("lcrec", domains={"Good": good, "Bad": bad})
 
 
@@ -136,15 +140,15 @@ def test_a_source_in_a_file_beside_the_run_file(tmp_path: Path) -> None:
         assert dataset.items["text"][:2].to_list() == ["the x", "the y"]
         assert load_dataset("shops.py:whole").n_items == 2
         for name, options, message in (
-            ("shops.py:shop", {"titels": []}, r"unknown option 'titels' \(did you mean 'titles'"),
-            ("shops.py:shop", {}, "the option 'titles' is missing"),
+            ("shops.py:shop", {"titels": []}, r"titels is unknown \(did you mean 'titles'"),
+            ("shops.py:shop", {}, "dataset lacks titles"),
             ("shops.py:shap", {}, r"shops\.py has no shap \(did you mean 'shop'"),
             ("shops.py:table", {}, r"table returned a DataFrame; expected a genrec_lab\.data\.Dataset"),
             ("shops.py:whole", {"domains": {"A": {"size": 3}}}, "makes its domains itself"),
             (
                 "shops.py:shop",
                 {"domains": {"A": {"titles": ["x"]}}, "titles": ["y"]},
-                "'titles' beside",
+                "titles is unknown beside domains",
             ),
             ("shop.py:shop", {}, r"no file shop\.py"),
             ("no_such_module:shop", {}, "no_such_module cannot be imported"),
@@ -166,7 +170,7 @@ def test_a_registered_source_is_like_ours(monkeypatch: pytest.MonkeyPatch) -> No
 
     assert datasets()[-1] == "one_book"
     assert load_dataset("one_book", domains={"A": {}, "B": {}}).domains == ("A", "B")
-    with pytest.raises(DataError, match=r"unknown dataset 'one_bok' \(did you mean 'one_book'"):
+    with pytest.raises(DataError, match=r"dataset\.name is 'one_bok' \(did you mean 'one_book'"):
         load_dataset("one_bok")
 
 
