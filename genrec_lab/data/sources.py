@@ -200,7 +200,7 @@ def _note_options(part: Part, problems: list[str]) -> None:
     """Note the options that the source does not know, and those that it lacks."""
     where, takes = part.where, part.takes
     checked = getattr(part.source, "options", None)  # a class that knows the options that ** stands for
-    known = [*takes, *(inspect.signature(checked).parameters if checked else ())]
+    known = dict.fromkeys([*takes, *(inspect.signature(checked).parameters if checked else ())])
     if checked or len(takes) == len(inspect.signature(part.source).parameters):
         for option in part.options:
             if option not in known:
