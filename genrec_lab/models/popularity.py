@@ -24,21 +24,13 @@ class PopularityConfig(ComponentConfig):
 
 
 class Popularity(ItemRecommender):
-    """Ranks the items of its data by their number in training sequences; at equal counts by item index.
-
-    After `fit`, `counts` (N,) are the numbers of `items` (N,).
-    """
+    """Ranks the items of its data by their number in training sequences; at equal counts by item index."""
 
     Config: ClassVar = PopularityConfig
+    counts: np.ndarray  # (N,) float32
 
     def __init__(self, config: PopularityConfig | None = None) -> None:
         self.config = config or PopularityConfig()
-        self._items, self.counts = np.empty(0, np.int64), np.empty(0, np.float32)
-
-    @property
-    def items(self) -> np.ndarray:
-        """(N,) the items of the data, ascending."""
-        return self._items
 
     def fit(self, data: Dataset | TrainingData) -> Self:
         """Count the items of the training part."""
@@ -47,15 +39,15 @@ class Popularity(ItemRecommender):
 
     def count(self, items: np.ndarray, sequences: Iterable[Iterable[int]]) -> Self:
         """Count some items (N,) in sequences of them; ValueError where a sequence holds another."""
-        self._items = np.sort(items)
+        self.items = np.sort(items)
         seen = np.fromiter((item for sequence in sequences for item in sequence), dtype=np.int64)
-        foreign = np.setdiff1d(seen, self._items)
+        foreign = np.setdiff1d(seen, self.items)
         if len(foreign):
             raise ValueError(
-                f"the sequences hold item {foreign[0]}, which is not among the {len(self._items)} items given"
+                f"the sequences hold item {foreign[0]}, which is not among the {len(self.items)} items given"
             )
-        places = np.searchsorted(self._items, seen)
-        self.counts = np.bincount(places, minlength=len(self._items)).astype(np.float32)
+        places = np.searchsorted(self.items, seen)
+        self.counts = np.bincount(places, minlength=len(self.items)).astype(np.float32)
         return self
 
     def score(self, histories: Histories, users: object = None) -> np.ndarray:
@@ -65,12 +57,12 @@ class Popularity(ItemRecommender):
     def save(self, folder: Path) -> Path:
         """Write items and counts into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({"items": self._items, "counts": self.counts}, folder / _FILE)
+        save_file({"items": self.items, "counts": self.counts}, folder / _FILE)
         return folder
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote."""
         model, held = cls(), load_file(Path(folder) / _FILE)
-        model._items, model.counts = held["items"], held["counts"]
+        model.items, model.counts = held["items"], held["counts"]
         return model

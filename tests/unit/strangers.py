@@ -18,8 +18,6 @@ class LastItem(ItemRecommender):
         reach: float = 3.0
         weights: list[float] = [1.0]
 
-    items = np.empty(0)
-
     def __init__(self, config):
         self.config = config
 

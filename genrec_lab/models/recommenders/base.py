@@ -139,19 +139,15 @@ class TrainingData:
 
 
 class ItemRecommender:
-    """A model over items that ranks by `score`; what a class of yours needs beside it is in this file's head.
+    """A model over items that ranks by `score`.
 
-    items: (N,) the item indices that it may recommend, ascending, there after `fit` and `load`.
+    A class of yours adds what the top of this file lists, and sets `items` in `fit` and `load`.
     """
 
     Config: ClassVar[type[BaseModel]]
     needs: ClassVar[tuple[Need, ...]] = ()  # parts of the items without which there is no such model
     takes: ClassVar[tuple[Need, ...]] = ()  # parts that it reads where they are there
-
-    @property
-    def items(self) -> np.ndarray:
-        """(N,) item indices, ascending."""
-        raise TypeError(f"{type(self).__name__} defines no items")
+    items: np.ndarray  # (N,) the item indices that it may recommend, ascending
 
     def score(self, histories: Histories, users: Sequence[int] | None = None) -> np.ndarray:
         """Return scores (B, N) of `items` after histories of items, oldest first; higher is better."""
@@ -161,8 +157,10 @@ class ItemRecommender:
         """Return the top_k items of the domain for each history; -1 and -inf past the last item of all.
 
         users: whose the histories are, for models that know users. Raises ValueError where top_k is below 1,
-        RecommenderError for scores of a wrong shape and for NaN.
+        RecommenderError for scores of a wrong shape and for NaN, RuntimeError before `fit`.
         """
+        if not hasattr(self, "items"):
+            raise RuntimeError(f"{type(self).__name__} knows no items yet; call fit or load first")
         rows = list(zip(histories, [-1] * len(histories) if users is None else users, strict=True))
         return rank_by_score(
             lambda part: checked_scores(

@@ -171,18 +171,13 @@ class ItemModel(nn.Module, ItemRecommender):
             raise RuntimeError(f"{type(self).__name__} knows no items yet; call fit or load first")
         return self._domain
 
-    @property
-    def items(self) -> np.ndarray:
-        """(N,) the domain's indices over all domains, ascending."""
-        return self.domain.items
-
     def build(self, domain: DomainItems) -> Self:
         """Make the network for a domain, its weights drawn from torch's generator.
 
         Raises ValueError where the domain lacks what the model needs.
         """
         domain.require(self.needs, type(self).__name__)
-        self._domain = domain
+        self._domain, self.items = domain, domain.items
         self.make()
         return self
 
