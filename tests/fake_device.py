@@ -145,16 +145,15 @@ class _Module:
 
 _module = _Module()
 _active: FakeDevice | None = None
-_is_registered = False
+# torch counts devices before its first backward pass, so this file must be imported before there is one; the
+# device is not available outside of a block.
+_setup_privateuseone_for_python_backend(NAME, backend_module=_module)
 
 
 @contextmanager
 def fake_device() -> Iterator[FakeDevice]:
     """Let torch find the fake device within the block; yields what counts the waiting."""
-    global _active, _is_registered
-    if not _is_registered:
-        _setup_privateuseone_for_python_backend(NAME, backend_module=_module)
-        _is_registered = True
+    global _active
     seen = FakeDevice()
     before, _active, _module.available = _active, seen, True
     try:
@@ -231,11 +230,17 @@ WAITS: dict[str, Callable[[Any, Any], str | None]] = {
 _MAY_MIX = {"copy_", "_to_copy", "index", "index_put", "index_put_", "_index_put_impl_"}
 # A number that is a tensor of the CPU is taken by all but these, which take tensors of one device only.
 _NO_NUMBERS = {"cat", "stack", "where", "gather", "scatter", "scatter_add", "embedding", "index_select"}
+# Views whose numbers torch negates only when they are read; a wrapped tensor shows nothing of that.
+_AT_ONCE = {"_conj": torch.ops.aten._conj_physical.default, "_neg_view": torch.ops.aten.neg.default}
 _CANNOT = {"_thnn_fused_gru_cell", "_thnn_fused_lstm_cell", "gru", "lstm"}
 
 
 def _run(function: Any, args: Any, kwargs: Any) -> Any:
     """Run an operation on the raw tensors, and give back tensors of the device that it computes on."""
+    if function._can_decompose():
+        # As in inference mode, in which operations made of others arrive whole.
+        with _FakeMode():
+            return function.decompose(*args, **kwargs)
     name = function._overloadpacket.__name__.removesuffix("_out")
     if name in _CANNOT:
         raise NotOnThisDevice(f"{name}: the fake device cannot run it")
@@ -256,9 +261,8 @@ def _run(function: Any, args: Any, kwargs: Any) -> Any:
         on_device = isinstance(args[0], OnDevice)
     if asked is not None and torch.device(asked).type == NAME:
         kwargs = {**kwargs, "device": torch.device("cpu")}
+    function = _AT_ONCE.get(name, function)
     wrappers = {id(leaf.raw): leaf for leaf in held}
-    raw_args, raw_kwargs = tree_map(_raw, args), tree_map(_raw, kwargs)
-    found = function(*raw_args, **raw_kwargs)
 
     def back(part: Any) -> Any:
         if not isinstance(part, Tensor):
@@ -266,7 +270,9 @@ def _run(function: Any, args: Any, kwargs: Any) -> Any:
         # An operation that changes a tensor returns this very one.
         return wrappers.get(id(part), OnDevice(part) if on_device else part)
 
-    return tree_map(back, found)
+    # Wrapped tensors are ordinary ones in inference mode too.
+    with torch.inference_mode(False), torch.no_grad():
+        return tree_map(back, function(*tree_map(_raw, args), **tree_map(_raw, kwargs)))
 
 
 def _raw(part: Any) -> Any:
@@ -279,7 +285,10 @@ def _note(what: str) -> None:
     ours = [
         frame
         for frame in traceback.extract_stack()
-        if Path(frame.filename).is_relative_to(_ROOT) and frame.filename != __file__
+        if Path(frame.filename).is_relative_to(_ROOT)
+        and not frame.name.startswith("__torch")
+        and frame.filename != __file__
     ]
-    file = Path(ours[-1].filename).relative_to(_ROOT)
-    _active.waits.append(f"{what} at {file}:{ours[-1].lineno}")
+    # A backward pass has a thread of its own, whose frames begin at a custom function's backward.
+    place = f"{Path(ours[-1].filename).relative_to(_ROOT)}:{ours[-1].lineno}" if ours else "a backward pass"
+    _active.waits.append(f"{what} at {place}")

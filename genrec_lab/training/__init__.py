@@ -13,6 +13,7 @@ from genrec_lab.training.devices import (
     bf16_is_native,
     computing_on,
     device,
+    moved,
     placed,
 )
 from genrec_lab.training.loop import Batches, fit
@@ -34,6 +35,7 @@ __all__ = [
     "device",
     "fit",
     "in_shares",
+    "moved",
     "placed",
     "rank_in_shares",
     "validation_metrics",

@@ -67,7 +67,8 @@ def computing_on(wanted: str | torch.device) -> Iterator[None]:
 
 def placed(module: Module) -> Module:
     """Move a module to the `device` of this process and return it; whatever loads a model calls this."""
-    return module.to(device())
+    where = device()
+    return module.to(where, non_blocking=where.type != "cpu")
 
 
 def moved(batch: Any, where: torch.device) -> Any:

@@ -68,6 +68,16 @@ def test_it_computes_what_the_cpu_computes(fake: FakeDevice) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
+def test_complex_numbers_have_their_gradients(fake: FakeDevice) -> None:
+    x, found = torch.randn(2, 4, 3, 2), []
+    for where in ("cpu", NAME):
+        a, b = (part.to(where).requires_grad_() for part in x)
+        product = torch.view_as_complex(a) * torch.view_as_complex(b)
+        torch.fft.irfft(product, n=5, dim=0).square().sum().backward()
+        found.append((a.grad.cpu(), b.grad.cpu()))
+    torch.testing.assert_close(*found)
+
+
 def test_views_share_their_numbers(fake: FakeDevice) -> None:
     x = torch.zeros(2, 3, device=NAME)
     x[0].fill_(1.0)

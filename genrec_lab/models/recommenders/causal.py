@@ -33,6 +33,7 @@ from genrec_lab.models.recommenders.t5 import (
     draw_weights,
     mask_bias,
 )
+from genrec_lab.training import moved
 
 _BEGIN = EOS  # begins a sequence, so that an empty history can predict too
 
@@ -59,6 +60,7 @@ class CausalMemory(NamedTuple):
 
     def of_users(self, users: Tensor) -> CausalMemory:
         """Return the memory of the chosen users, (B',) indices that may repeat."""
+        users = moved(users, self.bias.device)
         return CausalMemory(
             tuple(k[users] for k in self.keys),
             tuple(v[users] for v in self.values),
@@ -249,8 +251,8 @@ class CausalRecommender(CodeRecommender):
             self.require_finite(logits, "at level 0", lambda: self.transformer.logits(memory.last))
             return self.level_log_probs(logits, 0), longer
         device = self.item_tokens.device
-        past = cache.of_parents(parents.to(device))
-        tokens = codes.to(device) + self.codes.offsets[len(past.ancestors)]
+        past = cache.of_parents(moved(parents, device))
+        tokens = moved(codes, device) + self.codes.offsets[len(past.ancestors)]
         states, longer = self.transformer.step(tokens, memory, past)
         logits, level = self.transformer.logits(states), len(longer.ancestors)
         self.require_finite(logits, f"at level {level}", lambda: self.transformer.step(tokens, memory, past))

@@ -29,7 +29,7 @@ from genrec_lab.models.not_finite import source_of_nan
 from genrec_lab.models.recommenders.adapters import LoRAConfig, add_lora, load_lora, save_lora
 from genrec_lab.models.recommenders.base import Callbacks, RecommenderConfig, TrainingData, callbacks_of
 from genrec_lab.models.sharing import Shareable
-from genrec_lab.training import TrainingConfig, TrainingResult, autocast, placed, validator
+from genrec_lab.training import TrainingConfig, TrainingResult, autocast, moved, placed, validator
 from genrec_lab.training import fit as train
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -88,7 +88,7 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
         matrix = np.full((len(histories), longest), NO_ITEM, dtype=np.int64)
         for row, history in zip(matrix, histories, strict=True):
             row[: len(history)] = history
-        return torch.from_numpy(matrix).to(self.item_tokens.device)
+        return moved(torch.from_numpy(matrix), self.item_tokens.device)
 
     def _check_items(self, histories: Histories) -> None:
         for user, history in enumerate(histories):

@@ -26,6 +26,7 @@ from genrec_lab.models.recommenders.t5 import (
     T5Config,
 )
 from genrec_lab.models.recommenders.t5_names import from_transformers_name, to_transformers_name
+from genrec_lab.training import moved
 
 if TYPE_CHECKING:
     from transformers import T5ForConditionalGeneration
@@ -157,9 +158,9 @@ class Recommender(CodeRecommender):
             level, users, past = 0, memory.bias.shape[0], None
             tokens = torch.full((users, 1), PAD, device=device)
         else:
-            past = cache.of_parents(parents.to(device))
+            past = cache.of_parents(moved(parents, device))
             level = len(past.ancestors)
-            tokens = codes.to(device) + self.codes.offsets[level - 1]
+            tokens = moved(codes, device) + self.codes.offsets[level - 1]
         logits, longer = self.t5.step(tokens, memory, past)
         self.require_finite(logits, f"at level {level}", lambda: self.t5.step(tokens, memory, past))
         return self.level_log_probs(logits, level), longer
@@ -168,7 +169,7 @@ class Recommender(CodeRecommender):
         """Log-probabilities (R, K) of the codes after prefixes (R, l), row r after the memory's user r."""
         level = prefixes.shape[1]
         offsets = torch.tensor(self.codes.offsets[:level], dtype=torch.long)
-        tokens = F.pad(prefixes + offsets, (1, 0), value=PAD).to(self.item_tokens.device)
+        tokens = moved(F.pad(prefixes + offsets, (1, 0), value=PAD), self.item_tokens.device)
         logits = self.t5.decode(tokens[:, None], memory)
         return self.level_log_probs(logits[:, 0, -1], level)
 

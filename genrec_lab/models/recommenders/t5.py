@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from genrec_lab.models.dropout import PooledDropout
 from genrec_lab.models.recommenders.base import RecommenderConfig
+from genrec_lab.training import moved
 
 NORM_EPSILON = 1e-6  # of every T5 release
 NEGATIVE = -1e9  # masks a score; finite, so that a row without any place does not give NaN
@@ -75,6 +76,7 @@ class Memory(NamedTuple):
 
     def of_users(self, users: Tensor) -> Memory:
         """Return the memory of the chosen users, (B',) indices that may repeat."""
+        users = moved(users, self.bias.device)
         return Memory(
             tuple(k[users] for k in self.keys), tuple(v[users] for v in self.values), self.bias[users]
         )
@@ -96,6 +98,7 @@ class Cache(NamedTuple):
 
     def of_users(self, users: Tensor) -> Cache:
         """Return the cache of the chosen users, (B',) indices."""
+        users = moved(users, self.ancestors[0].device) if self.ancestors else users
         return Cache(
             tuple(tuple(k[users] for k in layer) for layer in self.keys),
             tuple(tuple(v[users] for v in layer) for layer in self.values),

@@ -36,7 +36,7 @@ from genrec_lab.models.recommenders.base import (
 )
 from genrec_lab.models.sequential.batches import ItemBatches, SequenceBatches, padded, places_of
 from genrec_lab.registry import ComponentConfig
-from genrec_lab.training import TrainingConfig, TrainingResult, placed, validator
+from genrec_lab.training import TrainingConfig, TrainingResult, moved, placed, validator
 from genrec_lab.training import fit as train
 
 _WEIGHTS, _CONFIG, _ARRAYS, _WORDS = "model.safetensors", "config.json", "domain.safetensors", "items.parquet"
@@ -344,10 +344,10 @@ class ItemModel(nn.Module, ItemRecommender):
         self.eval()
         rows = [self._places_of(row, history) for row, history in enumerate(histories)]
         device = next(self.parameters()).device
-        sequences = padded(rows, max(map(len, rows))).to(device)
+        sequences = moved(padded(rows, max(map(len, rows))), device)
         known = self.domain.user_places([-1] * len(rows) if users is None else users)
         with self.scoring():
-            logits = self.logits(sequences, torch.from_numpy(known).to(device))
+            logits = self.logits(sequences, moved(torch.from_numpy(known), device))
         return F.log_softmax(logits.float(), dim=-1).cpu().numpy()
 
     def recommend(self, histories: Histories, top_k: int, users: Sequence[int] | None = None) -> Ranked:

@@ -91,14 +91,26 @@ def padded(rows: Sequence[np.ndarray], width: int) -> Tensor:
     return torch.from_numpy(matrix)
 
 
-def next_items(sequences: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+Places = tuple[Tensor, Tensor]  # rows (M,) and columns (M,): an index of some of (B, T)
+
+
+def places_with_items(sequences: Tensor) -> Places:
+    """Return which places of sequences (B, T) hold an item, row by row.
+
+    Their number is read from the device once, which a boolean mask would do wherever it is an index.
+    """
+    rows, columns = (sequences != EMPTY).nonzero(as_tuple=True)
+    return rows, columns
+
+
+def next_items(sequences: Tensor) -> tuple[Tensor, Places, Tensor]:
     """Return what each place of sequences (B, T + 1) is to predict.
 
-    That are the sequences without their last place (B, T), which of these places have a next item (B, T),
-    bool, and those M items (M,), in the order of the mask.
+    These are the sequences without their last place (B, T), which of these places have a next item, and those
+    items (M,).
     """
     wanted = sequences[:, 1:]
-    real = wanted != EMPTY
+    real = places_with_items(wanted)
     return sequences[:, :-1], real, wanted[real]
 
 

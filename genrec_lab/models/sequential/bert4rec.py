@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from genrec_lab.models.dropout import PooledDropout
 from genrec_lab.models.sequential.base import ItemModel, ItemModelConfig
-from genrec_lab.models.sequential.batches import EMPTY, DrawnPrefixes, last_of
+from genrec_lab.models.sequential.batches import EMPTY, DrawnPrefixes, last_of, places_with_items
 from genrec_lab.models.sequential.layers import AttentionBlock, start_small
 from genrec_lab.models.sequential.objectives import catalogue_cross_entropy
 
@@ -74,7 +74,7 @@ class BERT4Rec(ItemModel):
         `sequences` (B, T) are places in the domain's `items`, N where masked, padded at the right with -1;
         `wanted` (B, T) are the items under the masks, -1 elsewhere.
         """
-        masked = wanted != EMPTY
+        masked = places_with_items(wanted)
         read = self.compared(self.states(sequences)[masked])
         return catalogue_cross_entropy(read, self.embedding.weight[: self.mask], wanted[masked], self.bias)
 

@@ -59,6 +59,7 @@ class VQRec(ItemModel):
         c = self.config
         self.values = 2**c.bits
         self.register_buffer("codes", torch.full((len(self.items), c.codes), EMPTY))
+        self._has_codes = False
         self.code_vectors = nn.Parameter(torch.empty(c.codes, self.values, c.width))
         self.encoder = VectorEncoder(c)
         start_small(self)
@@ -145,10 +146,11 @@ class VQRec(ItemModel):
         self.permutation = None
 
     def _make_codes(self) -> None:
-        if bool((self.codes == EMPTY).any()):
+        if not self._has_codes and bool((self.codes == EMPTY).any()):
             self.codes.copy_(
                 text_codes(self.domain.text_vectors().numpy(), self.config.codes, self.config.bits)
             )
+        self._has_codes = True  # remembered here: asking the device at each step would wait for it
 
     def _pooled(self, codes: Tensor, vectors: Tensor) -> Tensor:
         """(R, M) codes, (M, K, D) vectors -> (R, D), the mean over the codes."""
