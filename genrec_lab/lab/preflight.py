@@ -82,9 +82,8 @@ def check_run(
         problems += _unset_variables("overrides", overrides)
         with problems.noted():
             named = content.get("notebooks")
-            chosen = choose_notebooks(
-                notebooks or notebooks_folder(), named if isinstance(named, list) else None, only, from_
-            )
+            texts = isinstance(named, list) and all(isinstance(name, str) for name in named)
+            chosen = choose_notebooks(notebooks or notebooks_folder(), named if texts else None, only, from_)
         for notebook in chosen:
             with problems.noted():
                 check_notebook(notebook)

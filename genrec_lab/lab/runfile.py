@@ -132,6 +132,7 @@ def read_content(
 ) -> tuple[dict[str, Any], list[str]]:
     """Return a run file's keys and values with the settings laid over, and what is wrong with them.
 
+    A key whose value could not be read is left out.
     Raises RunFileError where the file cannot be read at all.
     """
     problems: list[str] = []
@@ -145,7 +146,8 @@ def read_content(
         except ValueError as error:
             problems.append(f"--set {_shown(setting)}: {error}")
     content = {key: value for key, value in content.items() if not str(key).startswith("x-")}
-    return content, problems + _problems(content)
+    problems += _problems(content)
+    return {key: value for key, value in content.items() if not _unreadable(value)}, problems
 
 
 def _problems(content: Mapping[Any, Any]) -> list[str]:

@@ -31,6 +31,8 @@ ABSOLUTE = re.compile(
     r"(?<![\w.}>/:])/(?:home|root|Users|tmp|work|mnt|data|opt|var|srv|usr)\b|(?<![\w.])~/|\b[A-Za-z]:\\\\?\w"
 )
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+# They load OpenMP, whose threads spin unless genrec_lab was imported before.
+WITH_THREADS = {"torch", "transformers", "sklearn", "umap", "scipy"}
 TRAINING_NAMES = {"backward", "zero_grad", "optim", "Accelerator"}
 
 
@@ -41,6 +43,7 @@ def problems(file):
     codes = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     for code in codes:
         found += _code(code)
+    found += _thread_policy(codes)
     lines = sum(1 for code in codes for line in code.splitlines() if line.strip() and line.strip()[0] != "#")
     if lines > MOST_CODE_LINES:
         found.append(f"{lines} lines of code")
@@ -154,6 +157,20 @@ def _code(source):
         yield "sys.path is changed"
 
 
+def _thread_policy(codes):
+    for code in codes:
+        if re.search(r"^\s*[!%]", code, re.MULTILINE):
+            continue
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [getattr(node, "module", None), *(alias.name for alias in node.names)]
+                tops = {name.split(".")[0] for name in names if name}
+                if "genrec_lab" in tops:
+                    return
+                for name in sorted(tops & WITH_THREADS):
+                    yield f"{name} is imported before genrec_lab, which sets how its threads wait"
+
+
 def _texts(file, notebook):
     found = []
     for cell in notebook.cells:
@@ -250,6 +267,7 @@ def test_a_good_notebook_has_no_problems(tmp_path):
         ("work", "x = 0\n" * 90, "97 lines of code"),
         ("work", "loss.backward()", "training belongs into the package"),
         ("work", "from torch.optim import AdamW", "the import"),
+        ("derive", "import torch\nfrom genrec_lab.lab import open_run\nopen_run()", "before genrec_lab"),
         ("work", "!pip install torch", "shell or magic"),
         ("work", "%matplotlib inline", "shell or magic"),
         ("work", "import sys\n\nsys.path.append('..')", "sys.path is changed"),
