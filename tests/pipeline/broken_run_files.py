@@ -123,7 +123,7 @@ BROKEN = {
     ),
     "world among domains": (
         text(dataset="{name: lcrec, domains: {A: {name: bazaar}}}"),
-        ["dataset.domains.A.name is 'bazaar'", "take another"],
+        ["dataset.domains.A: bazaar makes its domains itself", "load it alone"],
     ),
     "module that fails": (
         text(dataset="{name: 'broken.py:read'}"),
