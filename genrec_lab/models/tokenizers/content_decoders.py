@@ -145,8 +145,10 @@ class TextDecoder(nn.Module):
         if self.training and self.config.masking == "mixed":
             is_shown, seen = self._shown(ids, generator)
             shown = self.down(functional.embedding(seen, table))
-        states = self.places(content, ids.shape[1], mask, shown, is_shown)[mask]
-        return self._loss(states, ids[mask], table, len(ids))
+        # Places, not the mask, as an index: their number is read from the device once.
+        true = mask.nonzero(as_tuple=True)
+        states = self.places(content, ids.shape[1], mask, shown, is_shown)[true]
+        return self._loss(states, ids[true], table, len(ids))
 
     def word_scores(self, content: Tensor, table: Tensor, places: int = 32) -> Tensor:
         """Log of the words' mean probability over the first places: (B, l, w), (V, e) -> (B, V).
@@ -228,8 +230,9 @@ class VisionDecoder(nn.Module):
 
         A batch without any picture gives a zero that back-propagates.
         """
-        states = self.places(content[has_picture], patches.shape[1])
-        loss = self.diffusion(states.flatten(0, 1), patches[has_picture].flatten(0, 1), generator)
+        pictured = has_picture.nonzero(as_tuple=True)
+        states = self.places(content[pictured], patches.shape[1])
+        loss = self.diffusion(states.flatten(0, 1), patches[pictured].flatten(0, 1), generator)
         return processes.share_of_mean(loss, len(states), len(content))
 
     @torch.no_grad()

@@ -26,6 +26,7 @@ from genrec_lab.models.tokenizers.content_decoders import DecoderConfig, TextDec
 from genrec_lab.models.tokenizers.diffusion import DiffusionConfig
 from genrec_lab.models.tokenizers.quantizers import Geometry
 from genrec_lab.models.tokenizers.tree_quantizer import TreeQuantizer, TreeQuantizerConfig
+from genrec_lab.training import moved
 from genrec_lab.training.processes import gather_rows, places_of_rows
 
 # Of so many items per code the codewords are placed; more would not move them noticeably.
@@ -161,6 +162,8 @@ class TreeTokenizer(nn.Module, Shareable):
         self.register_buffer("seen", torch.full((kept_rows, levels, d_c), torch.nan))
         self.register_buffer("is_placed", torch.tensor(not places))
         self.parts = {}
+        # What the buffers above will say for ever: asking the device at each step would wait for it.
+        self._is_warm = self._knows_places = False
         # Of the encoder a file holds what is trained and its buffers, never the frozen network.
         module = cast(nn.Module, encoder)
         parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
@@ -317,14 +320,18 @@ class TreeTokenizer(nn.Module, Shareable):
 
     def _warms_up(self) -> bool:
         warm_up = self.config.warm_up_steps
-        return self.training and warm_up > 0 and int(self.steps) < warm_up
+        if not self.training or warm_up == 0 or self._is_warm:
+            return False
+        self._is_warm = int(self.steps) >= warm_up
+        return not self._is_warm
 
     def _place_codewords(self, adapted: Tensor) -> None:
         """Keep the content of the warm-up's last items, and at its end place the codewords on it by k-means.
 
         Placed at the very start they would describe what an untrained encoder says, which soon means nothing.
         """
-        if bool(self.is_placed):
+        if self._knows_places or bool(self.is_placed):
+            self._knows_places = True
             return
         if self._warms_up():
             self.seen.copy_(torch.cat([adapted, self.seen])[: len(self.seen)])
@@ -366,7 +373,7 @@ class TreeTokenizer(nn.Module, Shareable):
         items = 0
         with _evaluating(self), torch.autocast(self.device.type, enabled=False):
             for batch in batches:
-                adapted = self._encode({name: t.to(self.device) for name, t in batch.items()})[1]
+                adapted = self._encode(moved(batch, self.device))[1]
                 wrong = torch.nonzero(~adapted.isfinite().flatten(1).all(dim=1)).flatten()
                 if len(wrong):
                     raise ValueError(
