@@ -96,7 +96,7 @@ def _items(world: BazaarWorld, place: DomainWorld, text_template: str, folder: P
     seed, shop = world.config.seed, place.shop
     phrased = describe(shop, place.attributes, stream(seed, "wording", shop))
     phrased = phrased.with_columns(domain=pl.lit(shop.name))
-    # Before the pictures, which take longest: a wrong template is told at once.
+    # Before the pictures, which take longest: so a wrong template is refused at once.
     text = template_text(text_template, phrased)
     pictures: list[str | None] = [None] * phrased.height
     if folder is not None:

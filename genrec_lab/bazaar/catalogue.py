@@ -260,7 +260,7 @@ def _phrase(templates: tuple[str, ...], columns: dict[str, pl.Expr], choice: pl.
 
 
 def describe(shop: Shop, attributes: Attributes, rng: np.random.Generator) -> pl.DataFrame:
-    """Phrase the items of a shop, a row an item in order.
+    """Phrase the items of a shop, one row per item in order.
 
     Columns `title, key, brand, categories, description, material, colour, shape, style`.
     `rng` draws the templates, the nouns, the series and the size; attributes alone decide what is said.

@@ -38,7 +38,7 @@ class OracleRanking(NamedTuple):
     """The K likeliest next items of each user and their exact probabilities, likeliest first.
 
     `items` (U, K) int64 counted over all domains and `probabilities` (U, K) float64; -1 and 0 past the last
-    item where the domain has fewer than K that the user has not had. Equally likely items stand in the
+    item where the domain has fewer than K that the user has not had. Equally likely items are in the
     order of their index.
     """
 
@@ -110,7 +110,7 @@ def best_possible(
     """The best possible ranking, Recall@k and NDCG@k on one part of a split of a Bazaar.
 
     `dataset_options` are those that the Bazaar was made with; `part` has columns `user, domain, history,
-    target`, as `Split.valid` and `Split.test`. The world and the whole sequences are drawn anew from the
+    target`, as `Split.valid` and `Split.test`. The world and the whole sequences are drawn again from the
     options, so histories that the split shortened are completed. Raises DataError where `part` does not come
     from this Bazaar, or as `oracle_ranking`.
     """
@@ -255,7 +255,7 @@ def _metrics(
     world: BazaarWorld,
     cutoffs: tuple[int, ...],
 ) -> pl.DataFrame:
-    """Expected and realised Recall and NDCG: a row a domain, metric and cut-off, then all users together."""
+    """Expected and realised Recall and NDCG: by domain, metric and cut-off, then all users together."""
     discounts = 1 / np.log2(np.arange(items.shape[1]) + 2)
     hits = items == targets[:, None]
     groups = [(name, domains == name) for name in world.domains if (domains == name).any()]

@@ -23,7 +23,7 @@ class Sequences(NamedTuple):
     """The users of one domain, in order.
 
     `items` are all their items end to end, counted over all domains, oldest first; `lengths` (U,) how many
-    each has; `archetypes` (U,) who each of them is, which no model is told.
+    each has; `archetypes` (U,) who each of them is, which no model gets to see.
     """
 
     items: np.ndarray
@@ -40,7 +40,7 @@ def draw_sequences(world: BazaarWorld) -> dict[str, Sequences]:
         prior = np.cumsum(place.archetype_weights)
         chance = stream(config.seed, "archetypes", place.shop).integers(0, prior[-1], n_users)
         archetypes = np.searchsorted(prior, chance, side="right")
-        # Nobody buys out a shop: past a third of the items, what is left would hardly tell about taste.
+        # Nobody buys out a shop: past a third of the items, what is left would say little about taste.
         longest = max(MIN_LENGTH, min(config.max_length, place.n_items // 3))
         lengths = draw_lengths(
             n_users, config.mean_length, longest, stream(config.seed, "lengths", place.shop)

@@ -51,7 +51,7 @@ STEPS_PER_NAT: Final = 64
 WEIGHT_SCALE: Final = 2**22  # of the likeliest item; with the bounds on the knobs every sum stays below 2**63
 FACTOR_SCALE: Final = 64
 
-# How strongly an archetype minds each attribute, in nats at taste_strength 1. Brands matter least: a third
+# How much an archetype cares about each attribute, in nats at taste_strength 1. Brands matter least: a third
 # are own.
 TASTE_SCALES: Final = {
     "department": 0.2, "material": 0.6, "colour": 1.2, "shape": 0.2, "style": 0.9, "brand": 0.2,
@@ -107,7 +107,7 @@ class BazaarConfig(BaseModel):
     def from_options(cls, options: Mapping[str, Any]) -> BazaarConfig:
         """The config among the options of `load_dataset("bazaar", ...)`.
 
-        `name`, `images` and `text_template` are passed over. Raises DataError naming every wrong key, its
+        `name`, `images` and `text_template` are ignored. Raises DataError naming every wrong key, its
         value and what is allowed.
         """
         own = {key: value for key, value in options.items() if key not in ("name", "images", "text_template")}
@@ -138,7 +138,7 @@ def _problem(entry: Mapping[str, Any]) -> str:
     return f"{entry['loc'][0]} = {entry['input']!r}: {message}" if entry["loc"] else message
 
 
-# The streams of chance, one a concern (and a shop): drawing more from one leaves the others as they are.
+# The random streams, one per concern (and shop): drawing more from one leaves the others as they are.
 _STREAMS: Final = (
     "tastes", "departments", "attributes", "wording", "popularity", "kinds", "archetypes", "lengths",
     "choices", "pictures",

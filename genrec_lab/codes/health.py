@@ -19,7 +19,7 @@ from genrec_lab.codes.item_codes import ItemCodes
 
 @dataclass(frozen=True)
 class CodeHealth:
-    """How the codes of each level are used (a tuple entry a level), and how far identifiers tell items apart.
+    """How the codes of each level are used, one tuple entry per level, and how well items are separated.
 
     used: codes that at least one item has. utilisation: used / size. dead: codes that no item has.
     entropy: of the code frequencies, in bits. perplexity: 2 ** entropy, the number of codes that evenly used
@@ -80,7 +80,7 @@ def prefix_entropy(codes: npt.ArrayLike, sizes: Sequence[int]) -> tuple[float, .
 
 @dataclass(frozen=True, kw_only=True)
 class LaterMeasures:
-    """What every record of a tokenizer's epoch has beside its own, and what old records lack.
+    """What every record of a tokenizer's epoch has besides its own fields, and what old records lack.
 
     churn: by level, the share of items whose code is not that of the record before; None in the first record.
     items_per_second and mfu (`genrec_lab.training.operations`): of the epoch's training. The others are as

@@ -43,9 +43,9 @@ class IndexFile:
 def read_index_file(file: str | os.PathLike[str], sizes: Sequence[int] | None = None) -> IndexFile:
     """Read `{item: ["<a_12>", "<b_3>", …]}`, as LC-Rec and those after it write it.
 
-    The letter is the level, the number the code. sizes: codes a level; such files do not state them, so by
-    default every level has as many as the largest code of any level asks for. Raises DataError for what is no
-    such JSON, CodesError naming file and item for tokens that are no identifier.
+    The letter is the level, the number the code. sizes: the number of codes of each level; such files do not
+    state them, so by default every level has as many as the largest code of any level requires. Raises
+    DataError for anything but such JSON, CodesError naming file and item for tokens that are no identifier.
     """
     path = Path(file)
     content = read_json_object(path)

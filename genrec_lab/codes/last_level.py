@@ -28,7 +28,7 @@ class PrefixCodewords:
     """The codewords of last codes under each prefix.
 
     paths: (M, L) codes. vectors: (M, d), the codeword of each, in the space of the last level's residuals. A
-    last code that has none under a prefix stands where the prefix itself does: at the origin. size: K.
+    last code that has none under a prefix is where the prefix itself is: at the origin. size: K.
     Raises CodesError where the three do not fit together.
     """
 

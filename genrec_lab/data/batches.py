@@ -85,7 +85,7 @@ class PairsConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     max_history: int = Field(20, ge=1)  # items; GMC 5.1.1
-    # Pairs of a user in one epoch, drawn anew each epoch; None takes all.
+    # Pairs of a user in one epoch, drawn again for each epoch; None takes all.
     per_user: int | None = Field(None, ge=1)
     # The same for learning in one pass, where a long sequence is cut into stretches (`StretchBatches`).
     stretches_per_user: int | None = Field(None, ge=1)
@@ -178,7 +178,7 @@ class StretchBatches:
     after the items before it in its row. Rows are padded at the right with -1. A sequence of more than
     max_history + 1 items is cut into stretches that overlap by half, so that each item stands after at least
     max_history / 2 others where so many exist. With `per_user` an epoch has at most so many stretches of a
-    sequence, drawn anew each time. Order and batches are drawn from (seed, epoch) alone.
+    sequence, drawn again each time. Order and batches are drawn from (seed, epoch) alone.
     """
 
     def __init__(
@@ -269,12 +269,12 @@ class ContentOf(Protocol):
 
 
 class NeighbourBatches:
-    """Batches of items, each beside an item that stood next to it in some sequence (UTGRec 2.3.2).
+    """Batches of items, each with an item that is next to it in some sequence (UTGRec 2.3.2).
 
     `{"items": content(i), "neighbours": content(j)}`, where `content` turns B item indices into B rows of
     tensors, padded as in a batch of those that its second argument names. Every item comes once an epoch; the
-    order, and which of its neighbours stands beside it, is drawn from (seed, epoch) and nothing else. An item
-    without neighbours stands beside itself.
+    order, and which of its neighbours comes with it, is drawn from (seed, epoch) and nothing else. An item
+    without neighbours comes with itself.
     """
 
     def __init__(
@@ -297,7 +297,7 @@ class NeighbourBatches:
 
     @property
     def without_neighbours(self) -> int:
-        """Return how many items stand beside themselves, for want of another."""
+        """Return how many items have no neighbour and come with themselves."""
         return int(((self.counts == 1) & (self._flat[self._starts] == self.items)).sum())
 
     def pairs(self, epoch: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -96,7 +96,7 @@ class Dataset:
         return self.items.filter(pl.col("domain") == domain)["item"].to_numpy()
 
     def select(self, domains: str | Iterable[str]) -> Dataset:
-        """The part of the named domains, items and users counted anew from 0.
+        """The part of the named domains, items and users numbered from 0 again.
 
         Rows keep their order; attribute columns that have no value there go; `repairs` stays that of the
         whole reading. Raises DataError for an unknown domain or for none.
@@ -198,7 +198,7 @@ class Dataset:
         """Write `items.parquet`, `sequences.parquet` and `dataset.json` into `folder`.
 
         Where writing fails, what was there before stays. Pictures stay where they are: their paths are
-        written as they stand. Raises OSError when the disk is full.
+        written as they are. Raises OSError when the disk is full.
         """
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)

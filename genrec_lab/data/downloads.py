@@ -59,7 +59,7 @@ def require_safe(address: str) -> str:
 
 
 def public_address(address: str) -> str:
-    """The address as it may be logged: without user, password, query and fragment, where tokens stand."""
+    """The address as it may be logged: without user, password, query and fragment, which may hold tokens."""
     parts = urlsplit(address)
     place = parts.netloc.rpartition("@")[2]
     return urlunsplit((parts.scheme, place, parts.path, "", ""))
@@ -110,9 +110,9 @@ def download(
 ) -> DownloadRecord:
     """Fetch the first of these addresses that answers into `target`, unless it is there already.
 
-    The bytes go to `target.partial`, from whose end a broken download goes on (also in a later process); the
-    whole file is checked (announced length, gzip's own checksum), hashed, and renamed. Its record lies beside
-    it as `target.download.json`. Raises DataError naming every address with what it answered.
+    The bytes go to `target.partial`, from whose end a broken download continues, also in a later process.
+    The whole file is checked (announced length, gzip's own checksum), hashed, and renamed. Its record is kept
+    next to it as `target.download.json`. Raises DataError naming every address with its answer.
     """
     noted = target.with_name(f"{target.name}.download.json")
     if target.is_file():
@@ -186,7 +186,7 @@ def _fetch(address: str, target: Path, timeout: float) -> Path:
     except urllib.error.HTTPError as error:
         if error.code == _RANGE_NOT_SATISFIABLE:
             partial.unlink(missing_ok=True)
-            raise _Broken("the part on disk does not belong to it; begun anew") from error
+            raise _Broken("the part on disk does not belong to it; starting again") from error
         wait = _retry_after(error.headers) if error.code in PASSING else None
         raise _Broken(f"answered {error.code} {error.reason}", wait) from error
     except http.client.IncompleteRead as error:
@@ -236,7 +236,7 @@ def _retry_after(headers: Message) -> float:
 
 
 def _check_gzip(partial: Path) -> None:
-    """Read a gzip file to its end, where its checksum stands; other files pass."""
+    """Read a gzip file to its end, where its checksum is; other files pass."""
     if not partial.name.removesuffix(".partial").endswith(".gz"):
         return
     try:

@@ -46,7 +46,7 @@ def read_frames(
     the names of those that are 1: `{"categories": ["Action", "Comedy"]}`. `{"timestamp": None}` says that the
     rows are in time order. `images` is a column of paths or a template such as "posters/{key}.jpg", relative
     to the table of items; a picture that is not there is null (counted as `items_without_image`). All further
-    item columns may stand in `text_template` and are kept as attributes, under `source_<name>` where the
+    item columns may be used in `text_template` and are kept as attributes, under `source_<name>` where the
     Dataset has a column of that name. Times may be numbers, dates or text of dates. Raises DataError as the
     messages say.
     """

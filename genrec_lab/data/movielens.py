@@ -81,9 +81,9 @@ def _files(folder: str | os.PathLike[str]) -> tuple[Path, Path]:
 
 
 def _lines(file: Path, separator: str, names: tuple[str, ...]) -> pl.DataFrame:
-    """The fields of each line as text columns; lines are latin-1, blank ones are passed over."""
+    """The fields of each line as text columns; lines are latin-1, blank ones are skipped."""
     text = existing_file(file, "folder").read_bytes().decode("latin-1")
-    # splitlines() would also break at control characters that may stand in a latin-1 title.
+    # splitlines() would also break at control characters that may occur in a latin-1 title.
     lines = pl.DataFrame({"line": text.replace("\r\n", "\n").split("\n")}).with_row_index("number", offset=1)
     filled = lines.filter(pl.col("line").str.strip_chars() != "")
     parts = filled.with_columns(parts=pl.col("line").str.split(separator))

@@ -64,7 +64,8 @@ def fetch_pictures(
     At most `connections` are open at once. What is there is not fetched again; an address that has refused or
     gave no picture is remembered as missing, one that was only out of reach is asked again by the next call.
     Pictures are RGB JPEGs, transparent ones on white. Refused: more than 10 MB, more than 30 million pixels,
-    below 8 px a side, and what is no JPEG, PNG, GIF or WebP. `progress` is told how many of all are done.
+    below 8 px a side, and any file but a JPEG, PNG, GIF or WebP. `progress` is called with how many are done,
+    and how many there are.
     Raises DataError for a key that cannot name a picture, and as `writing_pack` does.
     """
     if side < LEAST_SIDE or connections < 1 or attempts < 1:

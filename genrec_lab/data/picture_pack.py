@@ -125,7 +125,7 @@ def _damage(pack: Path) -> Iterator[None]:
         ) from error
     except sqlite3.DatabaseError as error:
         raise DataError(
-            f"{pack}: no file of pictures, or damaged ({error}); delete it to fetch anew"
+            f"{pack}: no file of pictures, or damaged ({error}); delete it to fetch it again"
         ) from error
 
 

@@ -19,7 +19,7 @@ HELD_OUT = 2
 def k_core(interactions: pl.DataFrame | pl.LazyFrame, k: int) -> pl.DataFrame:
     """The interactions left when users and items with fewer than `k` are taken out until all have `k`.
 
-    `interactions` has columns `user`, `item` and any others, a row an interaction; a pair that comes twice
+    `interactions` has columns `user`, `item` and any others, one row per interaction; a pair that comes twice
     counts twice. Rows keep their order and columns. The result may be empty. Raises DataError for a missing
     column, a null id, or `k` below 1.
     """
@@ -30,7 +30,7 @@ def k_core(interactions: pl.DataFrame | pl.LazyFrame, k: int) -> pl.DataFrame:
     for name in ("user", "item"):
         if name not in known:
             raise DataError(f"k_core: no column {name!r}{nearest(name, known.names())}; rename yours")
-    # Ids of text are numbered while they are read: two numbers a row are held, not two texts.
+    # Ids of text are numbered while they are read: each row holds two numbers, not two texts.
     texts = [name for name in ("user", "item") if known[name] == pl.String]
     frame = table.with_columns(pl.col(texts).cast(pl.Categorical)).collect(engine="streaming")
     for name in ("user", "item"):
@@ -102,7 +102,7 @@ def leave_one_out(dataset: Dataset, max_history: int = MAX_HISTORY, max_sequence
 
 
 def co_occurrence_neighbours(dataset: Dataset) -> pl.DataFrame:
-    """The items that stand next to each item, left or right, in the training part of the sequences.
+    """The items that are next to each item, left or right, in the training part of the sequences.
 
     Columns `item:Int64`, a row for every item of the catalogue in order, and `neighbours:List(Int64)`: a set,
     ascending, without the item itself, empty where there is none. The last two items of each sequence are

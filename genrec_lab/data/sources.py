@@ -91,7 +91,7 @@ def load_dataset(name: str, **options: Any) -> Dataset:
 
     Several domains at once, of one source or of several: `domains={"Scientific": folder, "Movies": {"name":
     "frames", "interactions": ..., "items": ...}}`. A value is a folder, or a mapping of options that may name
-    another source; options beside `domains` hold for every domain whose source knows them, unless its own
+    another source; options next to `domains` hold for every domain whose source knows them, unless its own
     mapping says otherwise. Paths may hold `${VAR}`, which is taken from the environment; relative ones begin
     at `genrec_lab.registry.base_folder()`. Raises DataError for an unknown name or option, naming the
     nearest, for a result that is no Dataset, and for what the sources refuse.

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec_lab.data import Dataset
-from genrec_lab.data.item_attributes import item_attributes
+from genrec_lab.data.item_text import item_attributes
 from genrec_lab.decoding import Histories, Ranked
 from genrec_lab.models.recommenders.base import (
     Callbacks,
