@@ -94,10 +94,14 @@ def check_run(
             numbers = seeds_of(seeds) if isinstance(seeds, str) else seeds
             for seed in numbers or () if not found else ():
                 RunFile(**content, base=base_of(source)).with_seed(seed)
-        config = None
-        if not problems or overrides:  # else nothing is wrong there but, at most, the preset's name
+        config, preset = None, content.get("preset")
+        if unknown := _unknown_preset(preset):
+            problems.append(unknown)
+        elif isinstance(preset, str) and isinstance(overrides, Mapping) and (not problems or overrides):
+            from genrec_lab.lab import store  # which imports every method
+
             with problems.noted():
-                config = _config(content.get("preset"), overrides)
+                config = store.load_config(preset, overrides)
         if config is not None and isinstance(run := content.get("run"), str):
             for name in [f"{run}-seed{seed}" for seed in numbers or ()] or [run]:
                 problems += _missing_results(config, root / name, [notebook.stem for notebook in chosen])
@@ -119,13 +123,13 @@ def _warnings(config: Any, spec: RunFile) -> tuple[str, ...]:
     return tuple(memory_warnings(config, spec.dataset))
 
 
-def _config(preset: Any, overrides: Any) -> Any:
-    """The config, or None where it was said already that these cannot give one."""
-    from genrec_lab.lab import store  # which imports every method
+def _unknown_preset(preset: Any) -> str:
+    from genrec_lab import presets
 
-    if not isinstance(preset, str) or not isinstance(overrides, Mapping):
-        return None
-    return store.load_config(preset, overrides)
+    known = presets.names() if hasattr(presets, "names") else (preset,)  # others stand in for them in tests
+    if not isinstance(preset, str) or preset in known:
+        return ""
+    return f"preset is {preset!r}{did_you_mean(preset, known)}; expected one of {', '.join(known)}"
 
 
 def _unset_variables(key: str, value: Any) -> Iterator[str]:

@@ -92,6 +92,9 @@ class RunFileError(RunError):
         lines = "".join(f"\n  {problem}" for problem in self.problems)
         super().__init__(f"{where}: {problems[0]}" if one else f"{where}: {len(problems)} errors:{lines}")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.where, self.problems)
+
 
 def read_run_file(source: Path | Mapping[str, Any], sets: Sequence[str] = ()) -> RunFile:
     """Read and check a run file (or a mapping of the same keys), with `key=value` settings laid over it.

@@ -9,36 +9,28 @@ own method.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from genrec_lab.presets.errors import PresetError
 
-from genrec_lab.presets.baselines import idgenrec, letter, p5_cid, tiger, tiger_multimodal
-from genrec_lab.presets.comparison import baselines, baselines_tiny
-from genrec_lab.presets.errors import PresetError, reasons
-from genrec_lab.presets.gmc import causal, gmc, gmc_cpu, gmc_small, gmc_tiny, rkmeans
-from genrec_lab.presets.method_config import (
-    ABLATIONS,
-    ROWS,
-    AdaptationConfig,
-    Change,
-    CollaborativeConfig,
-    DecodingConfig,
-    ItemRow,
-    MethodConfig,
-    NamingConfig,
-    TransferConfig,
-    changed,
-    item_rows,
-    methods,
-    variants,
-)
-from genrec_lab.presets.overrides import dotted, set_key, with_tuples
-from genrec_lab.presets.tuning import TuningConfig
-from genrec_lab.presets.utgrec import utgrec, utgrec_small, utgrec_tiny
-from genrec_lab.registry import did_you_mean
+if TYPE_CHECKING:
+    from genrec_lab.presets.catalogue import load
+    from genrec_lab.presets.method_config import (
+        ABLATIONS,
+        ROWS,
+        AdaptationConfig,
+        CollaborativeConfig,
+        DecodingConfig,
+        ItemRow,
+        MethodConfig,
+        NamingConfig,
+        TransferConfig,
+        changed,
+        item_rows,
+        methods,
+        variants,
+    )
+    from genrec_lab.presets.tuning import TuningConfig
 
 __all__ = [
     "ABLATIONS",
@@ -60,62 +52,49 @@ __all__ = [
     "variants",
 ]
 
-
-def _variant(change: Change, of: Callable[[], MethodConfig]) -> Callable[[], MethodConfig]:
-    return lambda: change(of())
-
-
-def _variants(of: Callable[[], MethodConfig], prefix: str) -> dict[str, Callable[[], MethodConfig]]:
-    return {name: _variant(change, of) for name, change in ROWS.items() if change and name.startswith(prefix)}
-
-
-_PRESETS: dict[str, Callable[[], MethodConfig]] = {
-    "gmc": gmc,
-    "gmc_cpu": gmc_cpu,
-    "gmc_small": gmc_small,
-    "gmc_tiny": gmc_tiny,
-    "tiger": tiger,
-    "tiger_multimodal": tiger_multimodal,
-    "letter": letter,
-    "p5_cid": p5_cid,
-    "idgenrec": idgenrec,
-    "rkmeans": rkmeans,
-    "causal": causal,
-    **_variants(gmc, "gmc_"),
-    "utgrec": utgrec,
-    "utgrec_code": partial(utgrec, "code"),
-    "utgrec_small": utgrec_small,
-    "utgrec_tiny": utgrec_tiny,
-    **_variants(utgrec, "utgrec_"),
-    "baselines": baselines,
-    "baselines_tiny": baselines_tiny,
-}
+# Said here, so that a misspelt name is refused without importing every method.
+_NAMES = (
+    "gmc",
+    "gmc_cpu",
+    "gmc_small",
+    "gmc_tiny",
+    "tiger",
+    "tiger_multimodal",
+    "letter",
+    "p5_cid",
+    "idgenrec",
+    "rkmeans",
+    "causal",
+    "gmc_separate_codebooks",
+    "gmc_separate_recommenders",
+    "gmc_without_dcl",
+    "gmc_without_lora",
+    "gmc_full_finetuning",
+    "utgrec",
+    "utgrec_code",
+    "utgrec_small",
+    "utgrec_tiny",
+    "utgrec_without_tree",
+    "utgrec_without_alignment",
+    "utgrec_without_cooccurrence_reconstruction",
+    "utgrec_without_tokenizer_finetuning",
+    "utgrec_full_finetuning",
+    "utgrec_without_recommender_pretraining",
+    "utgrec_without_pretraining",
+    "baselines",
+    "baselines_tiny",
+)
 
 
 def names() -> tuple[str, ...]:
     """Return the names that `load` knows."""
-    return tuple(_PRESETS)
+    return _NAMES
 
 
-def load(name: str, overrides: Mapping[str, Any] | None = None) -> MethodConfig:
-    """Return a preset, with overrides by dotted names, as `{"tokenizer.levels": 3}`, or nested.
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from genrec_lab.presets import catalogue, method_config, tuning
 
-    Raises PresetError for an unknown preset or key, naming the nearest, and for an impossible value, saying
-    what is allowed.
-    """
-    if name not in _PRESETS:
-        raise PresetError(
-            f"preset is {name!r}{did_you_mean(name, _PRESETS)}; expected one of {list(_PRESETS)}"
-        )
-    config = _PRESETS[name]()
-    if not overrides:
-        return config
-    content = config.model_dump()
-    for key, value in dotted(overrides).items():
-        set_key(content, key, value)
-    try:
-        return MethodConfig.model_validate(with_tuples(content))
-    except ValidationError as error:
-        raise PresetError(
-            f"preset {name!r} with overrides {dict(overrides)} is impossible:\n{reasons(error)}"
-        ) from None
+        module = {"load": catalogue, "TuningConfig": tuning}.get(name, method_config)
+        return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

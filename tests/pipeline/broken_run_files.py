@@ -136,11 +136,11 @@ BROKEN = {
         text(overrides='{reference_codes: "${GENREC_NOPE}"}'),
         ["overrides.reference_codes is '${GENREC_NOPE}'", "GENREC_NOPE is not set"],
     ),
+    "unknown preset": (text(preset="gmc_tyni"), ["'gmc_tyni' (did you mean 'gmc_tiny'?)"]),
 }
 
 # These import the methods first, for what they name is theirs.
 BROKEN_CONFIGS = {
-    "unknown preset": (text(preset="gmc_tyni"), ["'gmc_tyni' (did you mean 'gmc_tiny'?)"]),
     "unknown override": (
         text(overrides="{tokenizer.lvels: 3}"),
         ["'tokenizer.lvels' is unknown (did you mean 'levels'?)"],

@@ -93,7 +93,7 @@ def watched(folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["bomb", "deep", "recursive", "number in quotes", "missing folder", "run cache"]
+    "name", ["bomb", "deep", "recursive", "number in quotes", "missing folder", "run cache", "unknown preset"]
 )
 def test_a_refusal_starts_no_process_and_loads_no_torch(folder, watched, name):
     (folder / "broken.yaml").write_text(BROKEN[name][0])

@@ -14,7 +14,7 @@ from genrec_lab.models import Recommender
 from genrec_lab.models.recommenders.adapters import add_lora, count_parameters
 from genrec_lab.models.tokenizers.residual_kmeans import ResidualKMeansConfig
 from genrec_lab.models.tokenizers.rqvae import RQVAEConfig
-from genrec_lab.presets import ROWS, MethodConfig, PresetError, changed, methods
+from genrec_lab.presets import ROWS, MethodConfig, PresetError, catalogue, changed, methods
 
 # What each variant of GMC's Table 4 changes, by the paper's section 5.3.
 SEPARATE = {"recommenders": "separate", "adaptation.kind": "none"}
@@ -410,3 +410,15 @@ def test_all_impossible_values_are_named_at_once() -> None:
         "  tokenizer.levels",
         "  training.batch_size",
     ]
+
+
+def test_the_names_that_are_said_without_importing_the_methods_are_all_there_are() -> None:
+    assert presets.names() == tuple(catalogue.PRESETS)
+
+
+def test_all_that_is_wrong_in_overrides_is_said_at_once() -> None:
+    with pytest.raises(PresetError) as caught:
+        presets.load("gmc_tiny", {"tokenizer.lvels": 3, "recomender.kind": "t5", "training.epochs": "two"})
+    assert len(caught.value.problems) == 3
+    for name in ("'tokenizer.lvels' is unknown", "'recomender.kind' is unknown", "training.epochs = 'two'"):
+        assert name in str(caught.value)
