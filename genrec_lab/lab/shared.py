@@ -1,6 +1,6 @@
 """`accelerate launch -m genrec_lab.lab.shared FILE.yaml STAGE…`: several processes share the work of stages.
 
-Without notebooks, for those run in one process. Afterwards `python -m genrec_lab.run FILE.yaml` finds the
+Without notebooks, for those run in one process. Afterwards `genrec run FILE.yaml` finds the
 stages finished, and makes their pages and the report.
 """
 
