@@ -66,7 +66,7 @@ def train_here(folder: Path, steps: int, small: bool) -> dict[str, Any]:
     from genrec_lab.data.batches import NeighbourBatches
     from genrec_lab.encoders.content import Content
     from genrec_lab.encoders.multimodal import QwenConfig, QwenEncoder
-    from genrec_lab.models.tokenizers.tree_tokenizer import TreeTokenizer, TreeTokenizerConfig
+    from genrec_lab.models.tokenizers.tree_network import TreeNetwork, TreeTokenizerConfig
     from genrec_lab.training import fit
     from genrec_lab.training.operations import OperationCounter
 
@@ -88,7 +88,7 @@ def train_here(folder: Path, steps: int, small: bool) -> dict[str, Any]:
     torch.manual_seed(0)
     encoder = QwenEncoder(config.content)
     prepared = encoder.prepare(content, progress=False)
-    model = TreeTokenizer(encoder, config.tokenizer, torch.Generator().manual_seed(0))
+    model = TreeNetwork(encoder, config.tokenizer, torch.Generator().manual_seed(0))
     neighbours = pl.DataFrame({"item": [0, 1], "neighbours": [[1], [0]]})
     batches = NeighbourBatches(np.arange(BATCH), neighbours, prepared.batch, BATCH)
     before = {name: _summary(parameter) for name, parameter in model.named_parameters()}

@@ -83,7 +83,7 @@ class Shareable:
         """Read a model from a folder that `save_pretrained` wrote, or from a hub repository owner/name.
 
         `revision` is a commit of the repository, which alone stays what it is; `given` goes to `load`, as the
-        encoder of a TreeTokenizer. No code is fetched or run. Raises SharingError for a place that is none,
+        content of a TreeTokenizer. No code is fetched or run. Raises SharingError for a place that is none,
         a file that was altered, and another kind of model.
         """
         folder = _local_folder(source, revision)

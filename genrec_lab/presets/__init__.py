@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 from genrec_lab.presets.errors import PresetError
 
 if TYPE_CHECKING:
+    from genrec_lab.models.tokenizers.letter import CollaborativeConfig
+    from genrec_lab.models.tokenizers.textual_ids import NamingConfig
     from genrec_lab.presets.catalogue import load
     from genrec_lab.presets.method_config import (
         ABLATIONS,
         ROWS,
         AdaptationConfig,
-        CollaborativeConfig,
         DecodingConfig,
         ItemRow,
         MethodConfig,
-        NamingConfig,
         TransferConfig,
         changed,
         item_rows,

@@ -7,9 +7,10 @@ from typing import Any
 from genrec_lab.codes import IdentifierConfig
 from genrec_lab.models.recommenders.base import ITEM_MODELS
 from genrec_lab.models.recommenders.t5 import T5Config
+from genrec_lab.models.tokenizers.autoencoder import TIGER_HIDDEN
 from genrec_lab.models.tokenizers.co_occurrence import CoOccurrenceConfig
 from genrec_lab.models.tokenizers.letter import LetterConfig
-from genrec_lab.models.tokenizers.rqvae import TIGER_HIDDEN, RQVAEConfig
+from genrec_lab.models.tokenizers.rqvae import RQVAEConfig
 from genrec_lab.models.tokenizers.textual_ids import TextualIdsConfig
 from genrec_lab.presets.content_rows import Size, content_rows
 from genrec_lab.presets.method_config import AdaptationConfig, ItemRow, MethodConfig, changed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ValidationError
 
-_OF_SEVERAL_KINDS = ("tokenizer", "content")
+_OF_SEVERAL_KINDS = ("content",)
 
 
 class PresetError(ValueError):

@@ -10,8 +10,9 @@ from genrec_lab.encoders.text import TextConfig
 from genrec_lab.models.recommenders.adapters import LoRAConfig
 from genrec_lab.models.recommenders.causal import CausalConfig
 from genrec_lab.models.recommenders.t5 import T5Config
+from genrec_lab.models.tokenizers.autoencoder import TIGER_HIDDEN
 from genrec_lab.models.tokenizers.residual_kmeans import ResidualKMeansConfig
-from genrec_lab.models.tokenizers.rqvae import TIGER_HIDDEN, RQVAEConfig
+from genrec_lab.models.tokenizers.rqvae import RQVAEConfig
 from genrec_lab.presets.baselines import rows_over_items
 from genrec_lab.presets.method_config import AdaptationConfig, DecodingConfig, MethodConfig, changed
 from genrec_lab.presets.tuning import TuningConfig

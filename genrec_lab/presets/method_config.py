@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -23,16 +24,16 @@ from pydantic import (
 from genrec_lab.codes import IdentifierConfig
 from genrec_lab.data.batches import PairsConfig
 from genrec_lab.encoders.compact import CompactConfig
-from genrec_lab.encoders.multimodal import QwenConfig
 from genrec_lab.encoders.text import TextConfig
 from genrec_lab.models.recommenders.adapters import LoRAConfig
 from genrec_lab.models.recommenders.base import ITEM_MODELS, RECOMMENDERS
 from genrec_lab.models.recommenders.t5 import T5Config
-from genrec_lab.models.sequential.sasrec import SASRecConfig
-from genrec_lab.models.tokenizers.letter import LetterConfig
+from genrec_lab.models.tokenizers import AnyTokenizerConfig, Tokenizer, find_tokenizer
+from genrec_lab.models.tokenizers.letter import CollaborativeConfig
 from genrec_lab.models.tokenizers.rqvae import RQVAEConfig
-from genrec_lab.models.tokenizers.textual_ids import TextualIdsConfig
-from genrec_lab.models.tokenizers.tree_tokenizer import TreeTokenizerConfig
+from genrec_lab.models.tokenizers.textual_ids import NamingConfig
+from genrec_lab.models.tokenizers.tree import EncoderConfig
+from genrec_lab.models.tokenizers.tree_network import TreeTokenizerConfig
 from genrec_lab.presets.errors import PresetError
 from genrec_lab.presets.generative_rows import (
     gmc_fields,
@@ -42,7 +43,6 @@ from genrec_lab.presets.generative_rows import (
     tiger_fields,
     tiger_multimodal_fields,
 )
-from genrec_lab.presets.tokenizers import TokenizerConfig
 from genrec_lab.presets.tuning import TuningConfig
 from genrec_lab.registry import ComponentConfig, component_config, did_you_mean
 from genrec_lab.training import TrainingConfig
@@ -100,29 +100,6 @@ class DecodingConfig(BaseModel):
     precision: Literal["auto", "fp32", "bf16"] = "fp32"  # scores are always normalised in fp32
 
 
-class CollaborativeConfig(BaseModel):
-    """The SASRec whose item vectors LETTER's tokenizer aligns its codes with, and how long it is trained."""
-
-    model_config = _STRICT
-
-    model: SASRecConfig = SASRecConfig(width=32, feed_forward=128)  # LETTER: 32 dimensions
-    training: TrainingConfig = TrainingConfig(epochs=50)
-
-
-class NamingConfig(BaseModel):
-    """How the two T5s of textual ids are trained, in turns (IDGenRec's alternate training)."""
-
-    model_config = _STRICT
-
-    rounds: int = Field(3, ge=1)  # the generator first, then the recommender over the ids that it then writes
-    # Before the rounds, of a generator without released weights: it writes the telling words of the texts.
-    labels: TrainingConfig = TrainingConfig(epochs=10, batch_size=64)
-    generator: TrainingConfig = TrainingConfig(epochs=1, batch_size=12, learning_rate=1e-8)
-    recommender: TrainingConfig = TrainingConfig(epochs=10, batch_size=64)
-    max_history: int = Field(20, ge=1)
-    per_user: int | None = Field(None, ge=1)  # most pairs of a user in an epoch; None: all
-
-
 class ItemRow(BaseModel):
     """A row with a model over items (`genrec_lab.models.sequential`), and how long it is trained."""
 
@@ -150,9 +127,9 @@ class MethodConfig(BaseModel):
     text: TextConfig = TextConfig()
     # What stands beside the text vectors of tokenizers that read vectors: pooled features of pictures.
     pictures: Literal["none", "efficientnet-lite0", "pixels"] = "none"
-    tokenizer: TokenizerConfig = RQVAEConfig()
+    tokenizer: AnyTokenizerConfig = RQVAEConfig()
     # Of tokenizers of kind "tree": what reads an item's text and picture, and how both are trained.
-    content: Annotated[CompactConfig | QwenConfig, Field(discriminator="kind")] = CompactConfig()
+    content: EncoderConfig = CompactConfig()
     tokenizer_training: TrainingConfig = TrainingConfig()
     # Beside a tree: the tokenizer of the rows that quantise vectors, as TIGER's.
     rqvae: RQVAEConfig = RQVAEConfig()
@@ -205,35 +182,12 @@ class MethodConfig(BaseModel):
                 f"transfer.start is {self.transfer.start!r} without transfer.targets; name the domains that "
                 "are to be served"
             )
-        if isinstance(self.tokenizer, TreeTokenizerConfig):
-            levels = self.tokenizer.quantizer.levels
-            if self.content.levels != levels:
-                raise ValueError(
-                    f"content.levels is {self.content.levels}, tokenizer.quantizer.levels is {levels}; "
-                    "set both to the same number"
-                )
-            if self.codebooks == "separate":
-                raise ValueError(
-                    "codebooks are 'separate' with a tokenizer of kind 'tree', which is one for all domains; "
-                    "for a tokenizer of the target alone set transfer.pretrain_tokenizer to false"
-                )
-            if self.pictures != "none":
-                raise ValueError(
-                    f"pictures is {self.pictures!r} with a tokenizer of kind 'tree', which reads pictures by "
-                    "`content`; set pictures to 'none'"
-                )
-        if isinstance(self.tokenizer, LetterConfig):
-            width, dimension = self.collaborative.model.width, self.tokenizer.dimension
-            if width != dimension:
-                raise ValueError(
-                    f"collaborative.model.width is {width}, tokenizer.dimension is {dimension}; LETTER "
-                    "compares the two vectors, set both to the same number"
-                )
-        if isinstance(self.tokenizer, TextualIdsConfig) and self.recommender != self.tokenizer.body:
+        if self.tokenizer_class.transfers and self.codebooks == "separate":
             raise ValueError(
-                f"recommender is {self.recommender}, tokenizer.body is {self.tokenizer.body}; set both to "
-                "the same sizes, for the recommender goes on from the one that was trained beside the ids"
+                f"codebooks are 'separate' with a tokenizer of kind {self.tokenizer.kind!r}, which is one "
+                "for all domains; for one of the target alone set transfer.pretrain_tokenizer to false"
             )
+        self.tokenizer_class.check_method(self.tokenizer, dict(self))
         for name, training in self._trainings().items():
             if training.monitor not in MONITORS:
                 raise ValueError(f"{name}.monitor is {training.monitor!r}; expected one of {list(MONITORS)}")
@@ -251,6 +205,22 @@ class MethodConfig(BaseModel):
         if taken := [row for row in self.rows if row in ROWS or row == self.name]:
             raise ValueError(f"rows has {taken[0]!r}, the name of another row; choose another name")
         return self
+
+    @property
+    def tokenizer_class(self) -> type[Tokenizer]:
+        """The class of the method's tokenizer."""
+        return find_tokenizer(self.tokenizer.kind)
+
+    def new_tokenizer(self) -> Tokenizer:
+        """Return the method's tokenizer, not yet fitted, with the settings that its class takes."""
+        return self.tokenizer_class(self.tokenizer, **self._tokenizer_settings())
+
+    def load_tokenizer(self, folder: Path) -> Tokenizer:
+        """Read a tokenizer of the method's that was saved in a folder."""
+        return self.tokenizer_class.load(folder, **self._tokenizer_settings())
+
+    def _tokenizer_settings(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.tokenizer_class.settings}
 
     def _trainings(self) -> dict[str, TrainingConfig]:
         trainings = {

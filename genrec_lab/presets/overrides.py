@@ -6,16 +6,16 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from genrec_lab.models.recommenders.base import ITEM_MODELS, RECOMMENDERS
+from genrec_lab.models.tokenizers import TOKENIZERS
 from genrec_lab.presets.errors import PresetError
-from genrec_lab.presets.tokenizers import KINDS as TOKENIZERS
 from genrec_lab.registry import Registry, RegistryError, config_class, did_you_mean
 from genrec_lab.training import TrainingConfig
 
 # Parts of the config that are of several kinds, and where these are found.
-_OF_KINDS: dict[str, dict[str, type[BaseModel]] | Registry[Any]] = {
+_OF_KINDS: dict[str, Registry[Any]] = {
     "tokenizer": TOKENIZERS,
     "recommender": RECOMMENDERS,
     "rows.*.model": ITEM_MODELS,
@@ -91,28 +91,25 @@ def _add_row(rows: dict[str, Any], parts: list[str], kind: Any) -> None:
     }
 
 
-def _switched(
-    before: dict[str, Any], key: str, kind: Any, kinds: dict[str, type[BaseModel]] | Registry[Any]
-) -> dict[str, Any]:
-    """Return the defaults of another kind with the values that both have, as a tokenizer's levels."""
+def _switched(before: dict[str, Any], key: str, kind: Any, kinds: Registry[Any]) -> dict[str, Any]:
+    """Return the defaults of another kind with the values that both have, as a tokenizer's levels.
+
+    A value that the other kind refuses is another thing of the same name.
+    """
     config = _config_of_kind(key, kind, kinds)
-    shared = {name: value for name, value in before.items() if name in config.model_fields}
-    return config(**(shared | {"kind": kind})).model_dump()
+    shared = {name: value for name, value in before.items() if name in config.model_fields} | {"kind": kind}
+    try:
+        return config(**shared).model_dump()
+    except ValidationError as error:
+        refused = {str(one["loc"][0]) for one in error.errors() if one["loc"]}
+        return config(**{name: shared[name] for name in shared if name not in refused}).model_dump()
 
 
-def _config_of_kind(
-    key: str, kind: Any, kinds: dict[str, type[BaseModel]] | Registry[Any]
-) -> type[BaseModel]:
-    if isinstance(kinds, Registry):
-        try:
-            return config_class(kinds, kind)
-        except RegistryError as error:
-            raise PresetError(f"overrides: {key} is {kind!r}: {error}") from error
-    if kind not in kinds:
-        raise PresetError(
-            f"overrides: {key} is {kind!r}{did_you_mean(str(kind), kinds)}; expected one of {list(kinds)}"
-        )
-    return kinds[kind]
+def _config_of_kind(key: str, kind: Any, kinds: Registry[Any]) -> type[BaseModel]:
+    try:
+        return config_class(kinds, kind)
+    except RegistryError as error:
+        raise PresetError(f"overrides: {key} is {kind!r}: {error}") from error
 
 
 def with_tuples(content: dict[str, Any]) -> dict[str, Any]:

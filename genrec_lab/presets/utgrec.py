@@ -14,8 +14,9 @@ from genrec_lab.models.recommenders.t5 import T5Config
 from genrec_lab.models.tokenizers.content_decoders import DecoderConfig
 from genrec_lab.models.tokenizers.diffusion import DiffusionConfig
 from genrec_lab.models.tokenizers.rqvae import RQVAEConfig
+from genrec_lab.models.tokenizers.tree import for_fidelity
+from genrec_lab.models.tokenizers.tree_network import TreeTokenizerConfig
 from genrec_lab.models.tokenizers.tree_quantizer import TreeQuantizerConfig
-from genrec_lab.models.tokenizers.tree_tokenizer import TreeTokenizerConfig, for_fidelity
 from genrec_lab.presets.baselines import TIGER_RQVAE, rows_over_items
 from genrec_lab.presets.gmc import SMALL_T5
 from genrec_lab.presets.method_config import (
@@ -29,7 +30,7 @@ from genrec_lab.training import TrainingConfig
 
 
 def utgrec(fidelity: Literal["paper", "code"] = "paper") -> MethodConfig:
-    """UTGRec with Qwen2-VL-2B, for GPUs; `models.tree_tokenizer.for_fidelity` tables paper against code.
+    """UTGRec with Qwen2-VL-2B, for GPUs; `models.tokenizers.tree.for_fidelity` tables paper against code.
 
     Beyond the tokenizer they differ in the fine-tuning epochs (20 and 40), the schedule (cosine and linear;
     here cosine in both) and the picture's target: pixels of 256 px as the paper writes it. The code's latents

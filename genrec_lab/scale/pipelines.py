@@ -69,15 +69,20 @@ class TokenizeVectors:
     """Content vectors to the codes of a fitted tokenizer."""
 
     def __init__(self, folder: str) -> None:
-        from genrec_lab.models.tokenizers.vector_tokenizers import read_tokenizer
+        from genrec_lab.models.tokenizers import load_tokenizer
 
-        self.tokenizer = read_tokenizer(folder)
+        self.tokenizer = load_tokenizer(folder)
+        if "vectors" not in self.tokenizer.needs:
+            raise ValueError(
+                f"{folder} holds a tokenizer of kind {self.tokenizer.config.kind!r}, which does not go by an "
+                "item's vector; give one that does, as rqvae or rkmeans"
+            )
 
     def __call__(self, rows: pl.DataFrame) -> pl.DataFrame:
         """`item`, `vector` (D) -> `item`, `codes` (L)."""
         vectors = rows["vector"].cast(pl.List(pl.Float32))
         width = int(vectors.list.len().max() or 0)  # type: ignore[arg-type]  # of a list's length it is an int
-        codes = self.tokenizer.tokenize(vectors.list.to_array(width).to_numpy()).codes
+        codes = self.tokenizer.encode(vectors.list.to_array(width).to_numpy())
         return _with_lists(rows.select("item"), codes=codes)
 
 

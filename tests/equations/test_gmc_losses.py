@@ -14,7 +14,7 @@ from genrec_lab.losses import (
     residual_quantization_loss,
 )
 from genrec_lab.models.tokenizers.quantizers import ResidualQuantizer
-from genrec_lab.models.tokenizers.rqvae import RQVAE, RQVAEConfig
+from genrec_lab.models.tokenizers.rqvae import RQVAEConfig, RQVAENetwork
 from tests.equations.gradients import leaf, numeric_gradient
 
 seeds = st.integers(0, 2**32 - 1)
@@ -196,7 +196,7 @@ def test_eqs3_and_7_total_of_the_model(reduction: str, weight: float) -> None:
     config = RQVAEConfig(
         hidden=(5, 4), dimension=3, levels=2, codebook_size=4, contrastive_weight=weight, reduction=reduction
     )
-    model = RQVAE(6, config, torch.Generator().manual_seed(0))
+    model = RQVAENetwork(6, config, torch.Generator().manual_seed(0))
     model.quantizer.codebooks.data.normal_(generator=torch.Generator().manual_seed(1))
     step = model(torch.tensor(x), torch.tensor(domain))
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec_lab.losses import code_diversity_loss, collaborative_alignment_loss
-from genrec_lab.models.tokenizers.letter import Letter, LetterConfig
+from genrec_lab.models.tokenizers.letter import LetterConfig, LetterNetwork
 from tests.equations.gradients import leaf, numeric_gradient
 
 seeds = st.integers(0, 2**32 - 1)
@@ -64,12 +64,12 @@ def test_the_objective_is_the_weighted_sum_of_its_parts() -> None:
         collaborative_weight=0.3, diversity_weight=0.7, beta=0.25,
     )  # fmt: skip
     vectors = generator.normal(size=(9, 4)).astype(np.float32)
-    model = Letter(5, config, vectors, torch.Generator().manual_seed(0))
+    model = LetterNetwork(5, config, torch.Generator().manual_seed(0))
     model.start_epoch(1, seed=4)
     x = torch.from_numpy(generator.normal(size=(7, 5)).astype(np.float32))
     rows = torch.tensor([8, 1, 0, 3, 3, 5, 2])
     state = model._generator.get_state()
-    step = model(x, torch.zeros(7, dtype=torch.long), rows)
+    step = model(x, torch.zeros(7, dtype=torch.long), torch.from_numpy(vectors)[rows])
     model._generator.set_state(state)
     partners = model.draw_partners(step.quantized.codes)
 

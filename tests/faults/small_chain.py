@@ -11,12 +11,12 @@ from genrec_lab.codes import ItemCodes
 from genrec_lab.data.batches import PairBatches
 from genrec_lab.lab import store
 from genrec_lab.models import Recommender, T5Config
-from genrec_lab.models.tokenizers.rqvae import RQVAEConfig, train_rqvae
+from genrec_lab.models.tokenizers.rqvae import RQVAE, RQVAEConfig
 from genrec_lab.training import TrainingConfig, fit
 
 T5 = T5Config(d_model=16, d_kv=4, heads=3, d_ff=24, encoder_layers=1, decoder_layers=1, dropout=0.1,
               relative_buckets=8, relative_max_distance=16)  # fmt: skip
-RQVAE = RQVAEConfig(hidden=(10,), levels=2, codebook_size=6, dimension=4, batch_size=8, epochs=60,
+TOKENIZER = RQVAEConfig(hidden=(10,), levels=2, codebook_size=6, dimension=4, batch_size=8, epochs=60,
                     report_every=5)  # fmt: skip
 
 
@@ -46,8 +46,10 @@ def train(run: store.Run) -> None:
             return
         data = run.read_stage("01_data_preparation")
         vectors, pairs = np.load(data / "vectors.npy"), pl.read_parquet(data / "pairs.parquet")
-        tokenizer = train_rqvae(vectors, np.zeros(36, int), RQVAE, run.seed, None, stage.scratch, 5)
-        codes = ItemCodes(tokenizer.tokenize(vectors).codes, (6, 6)).resolve("extra_level")
+        tokenizer = RQVAE(TOKENIZER).fit(
+            vectors, seed=run.seed, checkpoint=stage.scratch / "rqvae", checkpoint_every=5
+        )
+        codes = ItemCodes(tokenizer.encode(vectors), (6, 6)).resolve("extra_level")
         torch.manual_seed(run.seed)
         model = Recommender(codes, T5)
         config = TrainingConfig(epochs=25, batch_size=8, learning_rate=0.01, precision="fp32")

@@ -31,7 +31,6 @@ from genrec_lab.lab.stages import (
 from genrec_lab.lab.stages.levels import chosen_codewords, item_levels
 from genrec_lab.lab.stages.mapping import comparable_codes
 from genrec_lab.lab.stages.tokenizing import tokenizer_folder
-from genrec_lab.lab.stages.universal import load_tokenizer
 
 
 def opened(root, name, preset="utgrec_tiny", **overrides):
@@ -104,7 +103,7 @@ def test_the_words_are_those_that_the_prefix_makes_likelier_than_others_do(run):
     own, dataset = load_identified(run).raw.codes, load_prepared(run).dataset
     np.testing.assert_array_equal(kept.codes, own[items])
     assert kept.items["item"].to_list() == items
-    tokenizer = load_tokenizer(tokenizer_folder(run, "utgrec_tiny", "all"), dataset, run.config)
+    tokenizer = run.config.load_tokenizer(tokenizer_folder(run, "utgrec_tiny", "all"))
     names = [name.lower() for name in tokenizer.words()]
     in_texts = set(" ".join(re.sub(r"[\W_]+", " ", text.lower()) for text in dataset.items["text"]).split())
     garden = dataset.domain_items("Garden")  # fewer than what is drawn of larger ones
@@ -112,9 +111,7 @@ def test_the_words_are_those_that_the_prefix_makes_likelier_than_others_do(run):
     for level in range(own.shape[1]):
 
         def likely(rows, levels=level + 1):
-            return (
-                tokenizer.model.decode_words(torch.from_numpy(own[rows][:, :levels])).exp().double().numpy()
-            )
+            return tokenizer.decode_words(torch.from_numpy(own[rows][:, :levels])).exp().double().numpy()
 
         usual = likely(garden).mean(axis=0)
         for place, item in enumerate(items):

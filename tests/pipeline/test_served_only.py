@@ -12,7 +12,6 @@ from genrec_lab.lab.stages import (
     load_identified,
     load_prepared,
     load_rankings,
-    naming,
     prepare_data,
     rank_test_users,
     train_recommenders,
@@ -22,6 +21,7 @@ from genrec_lab.lab.stages.recommending import load_recommender
 from genrec_lab.lab.stages.tokenizing import tokenizer_folder
 from genrec_lab.models.recommenders.code_recommender import CodeRecommender
 from genrec_lab.models.recommenders.t5 import T5Config
+from genrec_lab.models.tokenizers import ItemContent, textual_ids
 from genrec_lab.models.tokenizers.textual_ids import TextualIds, TextualIdsConfig
 from genrec_lab.presets import NamingConfig
 from genrec_lab.training import TrainingConfig
@@ -118,7 +118,7 @@ def test_idgenrec_writes_ids_from_texts_and_its_recommender_goes_on(runs) -> Non
     items = load_prepared(one).dataset.domain_items("Wardrobe")
     found = load_identified(one, "idgenrec")
     written = TextualIds.load(tokenizer_folder(one, "idgenrec", "Wardrobe"))
-    np.testing.assert_array_equal(written.ids - 2, found.codes.codes[items])
+    np.testing.assert_array_equal(written.item_codes, found.codes.codes[items])
     assert found.codes.shared_levels == tuple(range(found.codes.levels))
     assert found.codes.vocabulary_size == written.pieces.size
     texts = load_prepared(one).dataset.items["text"].to_list()
@@ -140,21 +140,22 @@ def test_a_killed_writing_of_ids_goes_on_and_ends_the_same(tmp_path, monkeypatch
     budget = NamingConfig(rounds=2, labels=once, generator=once, recommender=once, max_history=3, per_user=1)
 
     def written(folder):
-        return naming.written_ids(dataset, np.arange(300), config, budget, 0, folder, "ids")
+        made = TextualIds(config, naming=budget)
+        return made.fit(ItemContent.from_dataset(dataset), checkpoint=folder)
 
-    whole, fit, done = written(tmp_path / "whole"), naming.fit, []
+    whole, fit, done = written(tmp_path / "whole"), textual_ids.fit, []
 
     def killed(*given, **named):
         if len(done) == turns:
             raise KeyboardInterrupt
         done.append(fit(*given, **named))
 
-    monkeypatch.setattr(naming, "fit", killed)
+    monkeypatch.setattr(textual_ids, "fit", killed)
     with pytest.raises(KeyboardInterrupt):
         written(tmp_path / "killed")
-    monkeypatch.setattr(naming, "fit", fit)
+    monkeypatch.setattr(textual_ids, "fit", fit)
     again = written(tmp_path / "killed")
-    np.testing.assert_array_equal(again.ids, whole.ids)
+    np.testing.assert_array_equal(again.item_codes, whole.item_codes)
     for part, weights in whole.weights.items():
         for name, tensor in weights.items():
             assert torch.equal(tensor, again.weights[part][name]), (part, name)

@@ -24,10 +24,10 @@ from genrec_lab.lab.stages import (
     what_levels_leave,
 )
 from genrec_lab.lab.stages.adapting import adapt_to_domains
-from genrec_lab.lab.stages.collaborating import collaborative_vectors
 from genrec_lab.lab.stages.mapping import codeword_sums, what_is_mapped
 from genrec_lab.lab.stages.tokenizing import load_vectors
 from genrec_lab.models.sequential.sasrec import SASRecConfig
+from genrec_lab.models.tokenizers.letter import collaborative_vectors
 from genrec_lab.presets import CollaborativeConfig, PresetError
 from genrec_lab.training import TrainingConfig
 from genrec_lab.viz.explorer import policy_effects

@@ -26,7 +26,8 @@ from genrec_lab.lab.stages import (
 from genrec_lab.lab.stages.recommending import load_recommender
 from genrec_lab.lab.stages.rows import pretrained_on, served
 from genrec_lab.lab.stages.tokenizing import tokenizer_folder
-from genrec_lab.lab.stages.universal import load_tokenizer, new_tokenizer, train_tokenizer
+from genrec_lab.lab.stages.universal import universal_content
+from genrec_lab.models.tokenizers.tree import TreeTokenizer
 from genrec_lab.presets import PresetError
 
 VARIANTS = ["utgrec_without_tokenizer_finetuning", "utgrec_full_finetuning", "utgrec_without_pretraining"]
@@ -136,8 +137,8 @@ def test_without_pretraining_nothing_of_other_domains_is_seen(run):
 
 def test_the_tokenizer_of_a_run_names_its_items_again(run):
     config, data = run.config, load_prepared(run).dataset
-    loaded = load_tokenizer(tokenizer_folder(run, config.name, "all"), data, config)
-    np.testing.assert_array_equal(loaded.tokenize().codes, load_identified(run).raw.codes)
+    loaded = config.load_tokenizer(tokenizer_folder(run, config.name, "all"))
+    np.testing.assert_array_equal(loaded.encode(universal_content(data)), load_identified(run).raw.codes)
 
 
 def test_a_killed_tokenizer_training_ends_with_the_same_codes(run, tmp_path):
@@ -147,27 +148,16 @@ def test_a_killed_tokenizer_training_ends_with_the_same_codes(run, tmp_path):
     class Killed(Exception):
         pass
 
-    class Watch:
-        """Stands for the live curves; kills at an epoch."""
-
-        def __init__(self, at):
-            self.at = at
-
-        def __call__(self, record):
-            if record.epoch == self.at:
+    def train(folder, at=None):
+        def watch(record):
+            if record["epoch"] == at:
                 raise Killed
 
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            return None
-
-    def train(folder, at=None):
-        made = new_tokenizer(data, config, items, seed=3)
         training = config.tokenizer_training.model_copy(update={"epochs": 3})
-        records = train_tokenizer(made, data, items, training, 3, folder, "", lambda _: Watch(at))
-        return made.tokenize(items).codes, [{**one, "seconds": 0} for one in records]
+        made = TreeTokenizer(config.tokenizer, content=config.content, tokenizer_training=training)
+        content = universal_content(data, items)
+        made.fit(content, seed=3, on_epoch=watch, checkpoint=folder)
+        return made.encode(content), [{**one, "seconds": 0} for one in made.epochs]
 
     with pytest.raises(Killed):
         train(tmp_path / "a", at=2)
@@ -230,10 +220,9 @@ def test_a_target_starts_from_what_another_run_pretrained(run, pretrained):
     assert identified.epochs == theirs.epochs
     for level, book in enumerate(identified.codebooks["all"]):
         np.testing.assert_array_equal(book, theirs.codebooks["all"][level])
-    tokenizer = load_tokenizer(
-        tokenizer_folder(pretrained, "utgrec_tiny", "all"), load_prepared(lab).dataset, lab.config
-    )
-    np.testing.assert_array_equal(identified.raw.codes, tokenizer.tokenize().codes)
+    tokenizer = lab.config.load_tokenizer(tokenizer_folder(pretrained, "utgrec_tiny", "all"))
+    content = universal_content(load_prepared(lab).dataset)
+    np.testing.assert_array_equal(identified.raw.codes, tokenizer.encode(content))
     histories = train_recommenders(lab)
     assert list(histories) == ["utgrec_tiny"]  # what learns from its target alone does so in stage 06
     body, same = (load_recommender(one, "utgrec_tiny", "Wardrobe").body for one in (lab, pretrained))

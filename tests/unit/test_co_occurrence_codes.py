@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from genrec_lab.data import load_dataset, training_sequences
+from genrec_lab.models.tokenizers import ItemContent
 from genrec_lab.models.tokenizers.co_occurrence import (
-    CoOccurrenceCodes,
+    CoOccurrence,
     CoOccurrenceConfig,
     cluster_ways,
     co_occurrence_graph,
+    codes_of_graph,
     spectral_clusters,
 )
 
@@ -57,8 +59,8 @@ def test_communities_become_clusters(dense: bool, monkeypatch: pytest.MonkeyPatc
 
 def test_items_of_a_cluster_share_a_prefix_and_large_clusters_are_split_again() -> None:
     graph = communities((40, 30, 20))
-    model = CoOccurrenceCodes.fit(graph, CoOccurrenceConfig(clusters=3, leaf_size=12), seed=0)
-    codes, member = model.codes, np.repeat(np.arange(3), (40, 30, 20))
+    codes = codes_of_graph(graph, CoOccurrenceConfig(clusters=3, leaf_size=12), seed=0)
+    member = np.repeat(np.arange(3), (40, 30, 20))
     assert len(np.unique(codes, axis=0)) == 90
     for community in range(3):
         assert len(np.unique(codes[member == community, 0])) == 1
@@ -88,7 +90,7 @@ def test_any_graph_is_clustered_to_the_end(
 def test_items_that_occur_with_no_other_are_a_cluster_of_their_own() -> None:
     graph = communities((20, 20)).tolil()
     graph.resize(45, 45)
-    codes = CoOccurrenceCodes.fit(csr_matrix(graph), CoOccurrenceConfig(clusters=3, leaf_size=30), 0).codes
+    codes = codes_of_graph(csr_matrix(graph), CoOccurrenceConfig(clusters=3, leaf_size=30), 0)
     assert len(np.unique(codes[40:, 0])) == 1
     assert codes[40, 0] not in codes[:40, 0]
 
@@ -106,21 +108,25 @@ def test_nothing_of_validation_or_test_is_learnt() -> None:
     assert frame["items"].to_list() != dataset.sequences["items"].to_list()
     config = CoOccurrenceConfig(clusters=5, leaf_size=20)
     codes = [
-        CoOccurrenceCodes.fit(
-            co_occurrence_graph(training_sequences(one, ["Garden"]), one.n_items), config, 0
-        ).codes
+        codes_of_graph(co_occurrence_graph(training_sequences(one, ["Garden"]), one.n_items), config, 0)
         for one in (dataset, other)
     ]
     np.testing.assert_array_equal(*codes)
+    fitted = CoOccurrence(config).fit(ItemContent.from_dataset(dataset))
+    np.testing.assert_array_equal(fitted.encode(ItemContent.from_dataset(other)), codes[0])
 
 
 def test_saved_codes_are_read_back_and_another_catalogue_is_refused(tmp_path: Path) -> None:
-    model = CoOccurrenceCodes.fit(communities((20, 9)), CoOccurrenceConfig(clusters=2, leaf_size=8), 0)
+    dataset = load_dataset("bazaar", items=300, users=300, domains=["Garden"])
+    content = ItemContent.from_dataset(dataset)
+    model = CoOccurrence(CoOccurrenceConfig(clusters=5, leaf_size=20)).fit(content)
     model.save(tmp_path)
-    again = CoOccurrenceCodes.load(tmp_path)
-    assert again.config == model.config
-    tokenized = again.tokenize(np.zeros((29, 4)))
-    np.testing.assert_array_equal(tokenized.codes, model.codes)
-    assert tokenized.residuals.shape == (*model.codes.shape, 0)
-    with pytest.raises(ValueError, match="28 items to tokenize, the graph of co-occurrences had 29"):
-        again.tokenize(np.zeros((28, 4)))
+    again = CoOccurrence.load(tmp_path)
+    assert (again.config, again.sizes) == (model.config, model.sizes)
+    np.testing.assert_array_equal(again.encode(content), model.encode(content))
+    assert again.residuals(content) is None
+    with pytest.raises(ValueError, match="CoOccurrence knows 300 items, not item 300 and 4 more"):
+        again.encode(np.zeros((305, 4)))
+    # Other items, in which nothing is recommended, are numbered.
+    codes = again.tokenize_unserved(np.zeros((50, 1))).codes
+    assert codes.shape[1] == len(model.sizes) and len(np.unique(codes, axis=0)) == 50

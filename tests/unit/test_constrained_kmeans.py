@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec_lab.models.tokenizers.constrained_kmeans import bounded_assignment, constrained_clusters
+from genrec_lab.models.tokenizers.kmeans import bounded_assignment, constrained_clusters
 
 
 @settings(max_examples=40, deadline=None)

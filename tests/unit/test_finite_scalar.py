@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from genrec_lab.models.tokenizers.finite_scalar import FiniteScalar, FiniteScalarConfig, train_finite_scalar
+from genrec_lab.models.tokenizers.finite_scalar import FiniteScalar, FiniteScalarConfig, FiniteScalarNetwork
 
 SMALL = {"hidden": (16,), "levels": 2, "steps": (4, 3), "epochs": 15, "batch_size": 32, "report_every": 5}
 
@@ -30,8 +30,8 @@ def catalogue(items: int = 96, dimensions: int = 10) -> np.ndarray:
     return (kinds + 0.2 * generator.normal(size=kinds.shape)).astype(np.float32)
 
 
-def model_of(*steps: int, levels: int = 1) -> FiniteScalar:
-    return FiniteScalar(4, FiniteScalarConfig(hidden=(8,), steps=steps, levels=levels))
+def model_of(*steps: int, levels: int = 1) -> FiniteScalarNetwork:
+    return FiniteScalarNetwork(4, FiniteScalarConfig(hidden=(8,), steps=steps, levels=levels))
 
 
 @settings(max_examples=40, deadline=None)
@@ -89,21 +89,21 @@ def test_the_rounding_passes_its_gradient_straight_through() -> None:
 def test_it_learns_to_restore_items_and_reports_its_epochs() -> None:
     x, reports = catalogue(), []
     config = FiniteScalarConfig(**SMALL | {"epochs": 150, "learning_rate": 3e-3})
-    model = train_finite_scalar(x, np.zeros(len(x)), config, seed=0, on_epoch=reports.append)
-    assert [report.epoch for report in reports[:3]] == [1, 5, 10]
-    assert reports[-1].loss < 0.5 * reports[0].loss
+    model = FiniteScalar(config).fit(x, on_epoch=reports.append)
+    assert [report["epoch"] for report in reports[:3]] == [1, 5, 10]
+    assert reports[-1]["loss"] < 0.5 * reports[0]["loss"]
     codes = model.tokenize(x).codes
     assert codes.shape == (96, 2) and len(np.unique(codes, axis=0)) >= 6
-    assert reports[-1].utilisation == tuple(len(np.unique(column)) / 12 for column in codes.T)
+    assert reports[-1]["utilisation"] == [len(np.unique(column)) / 12 for column in codes.T]
 
 
 def test_a_killed_training_goes_on_and_a_saved_one_is_read_back(tmp_path: Path) -> None:
-    x, domain = catalogue(), np.zeros(96)
-    unbroken = train_finite_scalar(x, domain, FiniteScalarConfig(**SMALL), seed=3)
-    train_finite_scalar(x, domain, FiniteScalarConfig(**SMALL | {"epochs": 4}), 3, checkpoint=tmp_path)
-    resumed = train_finite_scalar(x, domain, FiniteScalarConfig(**SMALL), 3, checkpoint=tmp_path)
-    for name, tensor in unbroken.state_dict().items():
-        assert torch.equal(tensor, resumed.state_dict()[name]), name
+    x = catalogue()
+    unbroken = FiniteScalar(FiniteScalarConfig(**SMALL)).fit(x, seed=3)
+    FiniteScalar(FiniteScalarConfig(**SMALL | {"epochs": 4})).fit(x, seed=3, checkpoint=tmp_path)
+    resumed = FiniteScalar(FiniteScalarConfig(**SMALL)).fit(x, seed=3, checkpoint=tmp_path)
+    for name, tensor in unbroken.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
     unbroken.save(tmp_path / "saved")
     again = FiniteScalar.load(tmp_path / "saved")
     for one, other in zip(again.tokenize(x), unbroken.tokenize(x), strict=True):
@@ -113,7 +113,7 @@ def test_a_killed_training_goes_on_and_a_saved_one_is_read_back(tmp_path: Path) 
 def test_a_catalogue_smaller_than_its_codes_is_named_all_the_same() -> None:
     x = catalogue(5)
     config = FiniteScalarConfig(**SMALL | {"steps": (8, 8, 8), "epochs": 2})
-    assert train_finite_scalar(x, np.zeros(5), config, seed=0).tokenize(x).codes.max() < 512
+    assert FiniteScalar(config).fit(x).encode(x).max() < 512
 
 
 def test_what_cannot_be_is_refused() -> None:
@@ -124,4 +124,4 @@ def test_what_cannot_be_is_refused() -> None:
     broken = catalogue()
     broken[2] = np.inf
     with pytest.raises(ValueError, match="the first is item 2"):
-        train_finite_scalar(broken, np.zeros(96), FiniteScalarConfig(**SMALL), seed=0)
+        FiniteScalar(FiniteScalarConfig(**SMALL)).fit(broken)

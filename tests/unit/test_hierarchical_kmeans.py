@@ -30,7 +30,7 @@ def prefixes(codes: np.ndarray, length: int) -> dict[tuple[int, ...], np.ndarray
 def test_an_item_goes_to_the_nearest_centre_below_its_prefix_and_to_no_other() -> None:
     """Every level by brute force: centres are the means of their items, an item is nearest to its own."""
     x = vectors()
-    codes = HierarchicalKMeans.fit(x, CONFIG, seed=0).tokenize(x).codes
+    codes = HierarchicalKMeans(CONFIG).fit(x, seed=0).tokenize(x).codes
     for length in range(3):
         for prefix, items in prefixes(codes, length).items():
             below = {code: items[codes[items, length] == code] for code in np.unique(codes[items, length])}
@@ -43,7 +43,7 @@ def test_an_item_goes_to_the_nearest_centre_below_its_prefix_and_to_no_other() -
 
 def test_items_that_share_a_prefix_are_nearer_to_each_other_than_to_the_rest() -> None:
     x = vectors()
-    codes = HierarchicalKMeans.fit(x, CONFIG, seed=0).tokenize(x).codes
+    codes = HierarchicalKMeans(CONFIG).fit(x, seed=0).tokenize(x).codes
     spread = [
         np.mean([np.square(x[items] - x[items].mean(axis=0)).sum() for items in parts.values()])
         * len(parts) / len(x)
@@ -54,10 +54,10 @@ def test_items_that_share_a_prefix_are_nearer_to_each_other_than_to_the_rest() -
 
 def test_residuals_are_what_the_centres_before_leave_over() -> None:
     x = vectors()
-    model = HierarchicalKMeans.fit(x, CONFIG, seed=0)
+    model = HierarchicalKMeans(CONFIG).fit(x, seed=0)
     tokenized = model.tokenize(x)
     left = x.copy()
-    for number, level in enumerate(model.levels):
+    for number, level in enumerate(model.steps):
         np.testing.assert_allclose(tokenized.residuals[:, number], left, atol=1e-5)
         left = left - level.of(tokenized.codes[:, : number + 1])
     np.testing.assert_allclose(tokenized.vectors, x - left, atol=1e-5)
@@ -66,7 +66,7 @@ def test_residuals_are_what_the_centres_before_leave_over() -> None:
 
 def test_a_small_cluster_has_one_below_it_for_each_vector() -> None:
     x = np.repeat(vectors(12), 2, axis=0)  # twelve vectors, each of two items
-    model = HierarchicalKMeans.fit(x, CONFIG, seed=0)
+    model = HierarchicalKMeans(CONFIG).fit(x, seed=0)
     tokenized = model.tokenize(x)
     assert tokenized.loss == pytest.approx(0, abs=1e-8)
     assert len(np.unique(tokenized.codes, axis=0)) == 12
@@ -75,33 +75,33 @@ def test_a_small_cluster_has_one_below_it_for_each_vector() -> None:
 
 def test_the_seed_decides_and_a_saved_tree_is_read_back(tmp_path: Path) -> None:
     x = vectors()
-    model = HierarchicalKMeans.fit(x, CONFIG, seed=1)
+    model = HierarchicalKMeans(CONFIG).fit(x, seed=1)
     model.save(tmp_path)
-    for again in (HierarchicalKMeans.load(tmp_path), HierarchicalKMeans.fit(x, CONFIG, seed=1)):
+    for again in (HierarchicalKMeans.load(tmp_path), HierarchicalKMeans(CONFIG).fit(x, seed=1)):
         for one, other in zip(again.tokenize(x), model.tokenize(x), strict=True):
             np.testing.assert_array_equal(one, other)
-    other_seed = HierarchicalKMeans.fit(x, CONFIG, seed=2).tokenize(x)
+    other_seed = HierarchicalKMeans(CONFIG).fit(x, seed=2).tokenize(x)
     assert not np.array_equal(other_seed.codes, model.tokenize(x).codes)
 
 
 def test_vectors_that_it_has_not_seen_go_down_the_same_tree() -> None:
     x = vectors()
-    model = HierarchicalKMeans.fit(x, CONFIG, seed=0)
+    model = HierarchicalKMeans(CONFIG).fit(x, seed=0)
     near = model.tokenize(x + np.float32(1e-4)).codes
     assert (near == model.tokenize(x).codes).mean() > 0.98
-    known = {tuple(row) for row in model.codewords.paths.tolist()}
+    known = {tuple(row) for row in model.codebooks.paths.tolist()}
     assert {tuple(row) for row in model.tokenize(vectors(50, seed=9)).codes.tolist()} <= known
 
 
 def test_what_cannot_be_clustered_is_refused() -> None:
     with pytest.raises(ValueError, match=r"codebook_size = 4 is larger than the catalogue.*at most 3"):
-        HierarchicalKMeans.fit(vectors(3), CONFIG, seed=0)
+        HierarchicalKMeans(CONFIG).fit(vectors(3), seed=0)
     broken = vectors()
     broken[5, 0] = np.nan
     with pytest.raises(ValueError, match="the first is item 5"):
-        HierarchicalKMeans.fit(broken, CONFIG, seed=0)
-    model = HierarchicalKMeans.fit(vectors(), CONFIG, seed=0)
-    with pytest.raises(ValueError, match="have 5 dimensions, the clusters 6"):
+        HierarchicalKMeans(CONFIG).fit(broken, seed=0)
+    model = HierarchicalKMeans(CONFIG).fit(vectors(), seed=0)
+    with pytest.raises(ValueError, match="have 5 dimensions, this tokenizer was fitted on 6"):
         model.tokenize(vectors()[:, :5])
 
 
@@ -131,11 +131,11 @@ def test_items_move_to_the_nearest_free_codeword_of_their_own_prefix() -> None:
 def test_every_policy_separates_the_items_of_a_tree(policy: str) -> None:
     x = np.repeat(vectors(60), 3, axis=0) + np.float32(1e-3) * vectors(180)
     config = HierarchicalKMeansConfig(levels=2, codebook_size=16)
-    model = HierarchicalKMeans.fit(x, config, seed=0)
+    model = HierarchicalKMeans(config).fit(x, seed=0)
     tokenized = model.tokenize(x)
     raw = ItemCodes(tokenized.codes, (16, 16))
     assert raw.collision_rate() > 0.05  # else there is nothing to separate
-    found = raw.resolve_with_cost(policy, tokenized.residuals, model.codewords)
+    found = raw.resolve_with_cost(policy, tokenized.residuals, model.codebooks)
     assert found.codes.unique
     moved = (found.codes.codes[:, :2] != raw.codes).any(axis=1)
     assert found.moved == moved.sum()

@@ -1,13 +1,16 @@
 """LETTER's tokenizer: what its two losses do, what a kill leaves unchanged, what it refuses."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from genrec_lab.models.tokenizers.autoencoder import TokenizerEpoch
-from genrec_lab.models.tokenizers.letter import Letter, LetterConfig, train_letter
+from genrec_lab.models.tokenizers.letter import Letter, LetterConfig, LetterNetwork
+
+Record = Mapping[str, Any]
 
 SMALL = {
     "hidden": (16,),
@@ -30,26 +33,26 @@ def catalogue(items: int = 120) -> tuple[np.ndarray, np.ndarray]:
     return content.astype(np.float32), (2 * tastes).astype(np.float32)
 
 
-def trained(reports: list[TokenizerEpoch] | None = None, **changes: object) -> Letter:
+def trained(reports: list[Record] | None = None, **changes: object) -> Letter:
     x, tastes = catalogue()
     hear = None if reports is None else reports.append
-    return train_letter(x, tastes, np.zeros(len(x)), LetterConfig(**SMALL | changes), 0, hear)
+    return Letter(LetterConfig(**SMALL | changes)).fit(x, on_epoch=hear, collaborative=tastes)
 
 
 def test_alignment_draws_codes_to_the_collaborative_vectors() -> None:
-    with_it: list[TokenizerEpoch] = []
-    without: list[TokenizerEpoch] = []
+    with_it: list[Record] = []
+    without: list[Record] = []
     changes = {"epochs": 120, "learning_rate": 5e-3, "diversity_weight": 0.0}
     trained(with_it, **changes, collaborative_weight=1.0)
     trained(without, **changes, collaborative_weight=0.0)
-    assert with_it[-1].collaborative < 0.8 * without[-1].collaborative
-    assert without[-1].reconstruction < with_it[-1].reconstruction
+    assert with_it[-1]["collaborative"] < 0.8 * without[-1]["collaborative"]
+    assert without[-1]["reconstruction"] < with_it[-1]["reconstruction"]
 
 
 def test_diversity_gathers_the_codewords_of_a_cluster() -> None:
     def gathered(model: Letter) -> float:
         """Mean inner product within clusters less that between clusters."""
-        (book, _), labels = model.codebooks, model.clusters[0].numpy()
+        (book, _), labels = model.codebooks, model.model.clusters[0].numpy()
         same = labels[:, None] == labels[None, :]
         products = book @ book.T / np.square(book).sum(axis=1).mean()
         np.fill_diagonal(same, False)
@@ -62,7 +65,7 @@ def test_diversity_gathers_the_codewords_of_a_cluster() -> None:
 
 
 def test_partners_are_the_other_codes_of_the_cluster_all_equally_likely() -> None:
-    model = trained()
+    model = trained().model
     codes = torch.randint(12, (30_000, 2), generator=torch.Generator().manual_seed(0))
     partners = model.draw_partners(codes)
     for level, labels in enumerate(model.clusters):
@@ -86,7 +89,7 @@ def test_clusters_hold_all_codes_and_each_code_has_a_partner(
     count, least, most = config.cluster_sizes
     assert (count, least, most) == expected
     assert count * least <= size <= count * most
-    model = Letter(3, config, generator=torch.Generator().manual_seed(0))
+    model = LetterNetwork(3, config, generator=torch.Generator().manual_seed(0))
     model.start_epoch(1, seed=0)
     for labels in model.clusters:
         sizes = torch.bincount(labels, minlength=count)
@@ -98,13 +101,14 @@ def test_a_killed_training_goes_on_between_two_clusterings(tmp_path: Path) -> No
     # A training of six epochs stands for one killed after six; it differs only in that its last epoch
     # restarts no dead code.
     small = SMALL | {"restart_dead_codes": False}
-    unbroken, domain = trained(restart_dead_codes=False), np.zeros(len(x))
-    train_letter(x, tastes, domain, LetterConfig(**small | {"epochs": 6}), 0, checkpoint=tmp_path)
-    resumed = train_letter(x, tastes, domain, LetterConfig(**small), 0, checkpoint=tmp_path)
-    for name, tensor in unbroken.state_dict().items():
-        assert torch.equal(tensor, resumed.state_dict()[name]), name
-    with pytest.raises(ValueError, match="belongs to a training with collaborative"):
-        train_letter(x, 2 * tastes, domain, LetterConfig(**small), 0, checkpoint=tmp_path)
+    unbroken = trained(restart_dead_codes=False)
+    short, whole = Letter(LetterConfig(**small | {"epochs": 6})), Letter(LetterConfig(**small))
+    short.fit(x, checkpoint=tmp_path, collaborative=tastes)
+    resumed = whole.fit(x, checkpoint=tmp_path, collaborative=tastes)
+    for name, tensor in unbroken.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+    with pytest.raises(ValueError, match="belongs to a training with other vectors = "):
+        whole.fit(x, checkpoint=tmp_path, collaborative=2 * tastes)
 
 
 def test_a_saved_tokenizer_needs_no_collaborative_vectors(tmp_path: Path) -> None:
@@ -114,19 +118,21 @@ def test_a_saved_tokenizer_needs_no_collaborative_vectors(tmp_path: Path) -> Non
     again = Letter.load(tmp_path)
     for one, other in zip(again.tokenize(x), model.tokenize(x), strict=True):
         np.testing.assert_array_equal(one, other)
-    with pytest.raises(ValueError, match="LETTER's losses need collaborative vectors"):
-        again(torch.from_numpy(x), torch.zeros(len(x), dtype=torch.long), torch.arange(len(x)))
+    with pytest.raises(ValueError, match="LETTER's losses need the items' collaborative vectors"):
+        again.model(torch.from_numpy(x), torch.zeros(len(x), dtype=torch.long))
+    with pytest.raises(ValueError, match="no dataset was given"):
+        Letter(LetterConfig(**SMALL)).fit(x)
 
 
 def test_vectors_that_do_not_fit_are_refused() -> None:
     x, tastes = catalogue()
-    config, domain = LetterConfig(**SMALL), np.zeros(len(x))
+    letter = Letter(LetterConfig(**SMALL))
     with pytest.raises(ValueError, match=r"have shape \(119, 4\); expected \(120, 4\)"):
-        train_letter(x, tastes[1:], domain, config, 0)
+        letter.fit(x, collaborative=tastes[1:])
     with pytest.raises(ValueError, match=r"have shape \(120, 3\); expected \(120, 4\)"):
-        train_letter(x, tastes[:, :3], domain, config, 0)
+        letter.fit(x, collaborative=tastes[:, :3])
     tastes[3] = np.nan
     with pytest.raises(ValueError, match="the first is item 3"):
-        train_letter(x, tastes, domain, config, 0)
+        letter.fit(x, collaborative=tastes)
     with pytest.raises(ValueError, match="codebook_size = 12 is larger than the catalogue"):
-        train_letter(x[:9], np.ones((9, 4)), domain[:9], config, 0)
+        letter.fit(x[:9], collaborative=np.ones((9, 4)))

@@ -18,7 +18,7 @@ def vectors(items: int = 240, dimensions: int = 12, seed: int = 0) -> np.ndarray
 
 
 def fitted(kind: str, x: np.ndarray, seed: int = 0) -> ProductQuantizer:
-    return ProductQuantizer.fit(x, ProductQuantizationConfig(kind=kind, levels=3, codebook_size=8), seed)
+    return ProductQuantizer(ProductQuantizationConfig(kind=kind, levels=3, codebook_size=8)).fit(x, seed=seed)
 
 
 def nearest_parts(x: np.ndarray, books: np.ndarray) -> np.ndarray:
@@ -71,7 +71,7 @@ def test_a_rotation_keeps_distances_and_lowers_the_error() -> None:
 
 def test_a_rotation_of_fewer_vectors_than_dimensions() -> None:
     x = vectors(10, 24)
-    model = ProductQuantizer.fit(x, ProductQuantizationConfig(kind="opq", levels=2, codebook_size=8), 0)
+    model = ProductQuantizer(ProductQuantizationConfig(kind="opq", levels=2, codebook_size=8)).fit(x)
     assert model.rotation is not None
     np.testing.assert_allclose(model.rotation @ model.rotation.T, np.eye(24), atol=1e-4)
     assert model.tokenize(x).loss < np.square(x - x.mean(axis=0)).sum(axis=1).mean()
@@ -101,16 +101,16 @@ def test_what_cannot_be_quantised_is_refused() -> None:
     x = vectors()
     config = ProductQuantizationConfig(levels=5, codebook_size=8)
     with pytest.raises(ValueError, match=r"levels is 5, .* 12 dimensions .* one of \[1, 2, 3, 4, 6, 12\]"):
-        ProductQuantizer.fit(x, config, 0)
+        ProductQuantizer(config).fit(x)
     with pytest.raises(ValueError, match=r"codebook_size is 12; .* power of two, as 8"):
-        ProductQuantizer.fit(x, ProductQuantizationConfig(levels=3, codebook_size=12), 0)
+        ProductQuantizer(ProductQuantizationConfig(levels=3, codebook_size=12)).fit(x)
     with pytest.raises(ValueError, match=r"codebook_size = 8 is larger than the catalogue.*at most 5"):
         fitted("pq", x[:5])
     broken = x.copy()
     broken[17, 2] = np.nan
     with pytest.raises(ValueError, match="NaN or infinite values, the first is item 17"):
         fitted("pq", broken)
-    with pytest.raises(ValueError, match="have 11 dimensions, the codebooks 12"):
+    with pytest.raises(ValueError, match="have 11 dimensions, this tokenizer was fitted on 12"):
         fitted("pq", x).tokenize(x[:, :11])
 
 

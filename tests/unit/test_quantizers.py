@@ -127,11 +127,14 @@ def test_large_catalogues_are_fitted_on_a_sample_and_coded_whole() -> None:
 
 
 class TestResidualKMeansTokenizer:
-    def test_tokenizes_other_items_in_chunks_as_brute_force_does(self) -> None:
+    def test_tokenizes_other_items_in_chunks_as_brute_force_does(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         generator = np.random.default_rng(5)
         x, new = generator.normal(size=(200, 4)).astype(np.float32), generator.normal(size=(50, 4))
-        model = ResidualKMeans.fit(x, ResidualKMeansConfig(levels=3, codebook_size=8), seed=0)
-        tokens = model.tokenize(new, batch=7)
+        model = ResidualKMeans(ResidualKMeansConfig(levels=3, codebook_size=8)).fit(x)
+        monkeypatch.setattr("genrec_lab.models.tokenizers.residual_kmeans._AT_ONCE", 7)
+        tokens = model.tokenize(new)
         codes, residuals = brute_force_codes(new.astype(np.float32), model.codebooks)
         np.testing.assert_array_equal(tokens.codes, codes)
         np.testing.assert_allclose(tokens.residuals, residuals, atol=1e-5)
@@ -140,15 +143,13 @@ class TestResidualKMeansTokenizer:
         np.testing.assert_allclose(tokens.vectors, z_hat, atol=1e-5)
 
     def test_refuses_vectors_of_another_text_model(self) -> None:
-        model = ResidualKMeans.fit(
-            np.eye(4, dtype=np.float32), ResidualKMeansConfig(levels=1, codebook_size=2), 0
-        )
-        with pytest.raises(ValueError, match="have 3 dimensions, the codebooks 4"):
+        model = ResidualKMeans(ResidualKMeansConfig(levels=1, codebook_size=2)).fit(np.eye(4))
+        with pytest.raises(ValueError, match="have 3 dimensions, this tokenizer was fitted on 4"):
             model.tokenize(np.ones((2, 3), dtype=np.float32))
 
     def test_comes_back_from_its_files(self, tmp_path: Path) -> None:
         x = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
-        model = ResidualKMeans.fit(x, ResidualKMeansConfig(levels=2, codebook_size=8), seed=0)
+        model = ResidualKMeans(ResidualKMeansConfig(levels=2, codebook_size=8)).fit(x)
         model.save(tmp_path / "model")
         again = ResidualKMeans.load(tmp_path / "model")
         assert again.config == model.config

@@ -8,12 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
+from genrec_lab.models.tokenizers import ItemContent
 from genrec_lab.models.tokenizers.random_codes import RandomCodes, RandomCodesConfig
 
 
 def codes_of(items: int, levels: int, size: int, seed: int = 0) -> np.ndarray:
     config = RandomCodesConfig(levels=levels, codebook_size=size)
-    return RandomCodes(config, seed).tokenize(np.zeros((items, 3))).codes
+    content = np.zeros((items, 3))
+    return RandomCodes(config).fit(content, seed=seed).encode(content)
 
 
 @settings(max_examples=40, deadline=None)
@@ -42,20 +44,28 @@ def test_all_identifiers_are_given_out_where_there_are_as_many_items() -> None:
 def test_the_seed_decides_and_is_kept(tmp_path: Path) -> None:
     np.testing.assert_array_equal(codes_of(50, 4, 256, 5), codes_of(50, 4, 256, 5))
     assert not np.array_equal(codes_of(50, 4, 256, 5), codes_of(50, 4, 256, 6))
-    RandomCodes(RandomCodesConfig(), 5).save(tmp_path)
-    again = RandomCodes.load(tmp_path).tokenize(np.ones((50, 2))).codes
+    RandomCodes(RandomCodesConfig()).fit(np.ones((50, 2)), seed=5).save(tmp_path)
+    again = RandomCodes.load(tmp_path).encode(np.ones((50, 2)))
     np.testing.assert_array_equal(again, codes_of(50, 4, 256, 5))
 
 
 def test_content_is_not_looked_at_and_nothing_is_quantised() -> None:
-    model = RandomCodes(RandomCodesConfig(levels=2, codebook_size=8), 0)
-    one = model.tokenize(np.random.default_rng(0).normal(size=(9, 4)))
-    np.testing.assert_array_equal(one.codes, model.tokenize(np.zeros((9, 4))).codes)
-    assert one.residuals.shape == (9, 2, 0) and model.codebooks.shape == (2, 8, 0)
+    x = np.random.default_rng(0).normal(size=(9, 4))
+    model = RandomCodes(RandomCodesConfig(levels=2, codebook_size=8)).fit(x)
+    np.testing.assert_array_equal(model.encode(x), model.encode(np.zeros((9, 4))))
+    assert model.residuals(x) is None and len(model.codebooks) == 0 and model.sizes == (8, 8)
 
 
-def test_too_few_identifiers_and_broken_vectors_are_refused() -> None:
+def test_a_part_of_the_items_has_its_codes_and_other_items_are_refused() -> None:
+    x = np.zeros((9, 1))
+    model = RandomCodes(RandomCodesConfig(levels=2, codebook_size=8)).fit(x, seed=3)
+    some = ItemContent.of(x).select(np.array([2, 7]))
+    np.testing.assert_array_equal(model.encode(some), model.encode(x)[[2, 7]])
+    with pytest.raises(ValueError, match="RandomCodes knows 9 items, not item 9 and 1 more"):
+        model.encode(np.zeros((11, 1)))
+    assert model.tokenize_unserved(np.zeros((11, 1))).codes.tolist() == codes_of(11, 2, 8, 3).tolist()
+
+
+def test_too_few_identifiers_are_refused() -> None:
     with pytest.raises(ValueError, match="make 64 identifiers, too few for 65 items; use 9 codes or more"):
         codes_of(65, 2, 8)
-    with pytest.raises(ValueError, match="the first is item 1"):
-        RandomCodes(RandomCodesConfig(), 0).tokenize(np.array([[0.0], [np.nan]]))

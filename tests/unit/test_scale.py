@@ -85,8 +85,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         rows = range(30 * part, 30 * part + 30)
         frame = pl.DataFrame({"item": rows, "vector": vectors[list(rows)].tolist()})
         frame.write_parquet(folder / "vectors" / f"{part}.parquet")
-    config = RQVAEConfig(hidden=(10,), levels=3, codebook_size=6, dimension=4)
-    tokenizer = RQVAE(12, config, torch.Generator().manual_seed(0)).eval()
+    config = RQVAEConfig(hidden=(10,), levels=3, codebook_size=6, dimension=4, epochs=1)
+    tokenizer = RQVAE(config).fit(vectors)
     tokenizer.save_pretrained(folder / "tokenizer", CardFacts(dataset="made up"))
     torch.manual_seed(1)
     domains = ["Books" if item < 18 else "Films" for item in range(36)]

@@ -12,11 +12,10 @@ from transformers import T5ForConditionalGeneration
 from genrec_lab.decoding import exact_top_k
 from genrec_lab.models.recommenders.recommender import Recommender
 from genrec_lab.models.recommenders.t5 import T5Config
-from genrec_lab.models.tokenizers.textual_ids import (
+from genrec_lab.models.tokenizers.id_generator import (
     END,
     IdGenerator,
     IdLessons,
-    TextualIds,
     TextualIdsConfig,
     TextualIdsError,
     codes_of,
@@ -25,6 +24,7 @@ from genrec_lab.models.tokenizers.textual_ids import (
     past_end,
     word_pieces,
 )
+from genrec_lab.models.tokenizers.textual_ids import TextualIds
 from genrec_lab.models.tokenizers.word_pieces import WordPieces, pieces_of_words, telling_words, words_of
 
 BODY = T5Config(d_model=16, d_kv=8, heads=2, d_ff=32, encoder_layers=1, decoder_layers=1, dropout=0.0)
@@ -204,15 +204,21 @@ def test_files_and_other_catalogues(pieces: WordPieces, tmp_path: Path) -> None:
     generator = made(pieces)
     ids = generator.unique_ids()
     reader = new_reader(pieces, CONFIG)(ids)
-    weights = {"generator": generator.t5.state_dict(), "recommender": reader.t5.state_dict()}
-    written = TextualIds(ids.numpy(), pieces, CONFIG, weights)
+    written = TextualIds(CONFIG)
+    written.weights = {"generator": generator.t5.state_dict(), "recommender": reader.t5.state_dict()}
+    written._named(np.arange(len(TEXTS)), ids.numpy(), pieces)
     written.save(tmp_path)
     again = TextualIds.load(tmp_path)
     assert again.words() == written.words() and again.config == CONFIG
-    np.testing.assert_array_equal(again.tokenize(np.zeros((len(TEXTS), 1))).codes, ids.numpy() - 2)
-    assert again.codebooks.shape == (3, 118, 0)
-    with pytest.raises(ValueError, match="7 items to tokenize, but ids were written for 24"):
-        written.tokenize(np.zeros((7, 1)))
+    np.testing.assert_array_equal(again.encode(np.zeros((len(TEXTS), 1))), ids.numpy() - 2)
+    assert (again.sizes, again.alike, len(again.codebooks)) == ((118,) * 3, (0, 1, 2), 0)
+    learnt = TextualIds.read_recommender(tmp_path)
+    assert learnt is not None and torch.equal(
+        learnt["embedding.weight"], reader.t5.state_dict()["embedding.weight"]
+    )
+    assert TextualIds.read_recommender(tmp_path / "pieces") is None
+    with pytest.raises(ValueError, match="TextualIds knows 24 items, not item 24 and 2 more"):
+        written.encode(np.zeros((27, 1)))
 
 
 def test_a_released_t5_is_read_from_a_folder_and_another_is_refused(

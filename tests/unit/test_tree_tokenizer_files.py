@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from genrec_lab.models.tokenizers.content_decoders import DecoderConfig
 from genrec_lab.models.tokenizers.diffusion import DiffusionConfig
+from genrec_lab.models.tokenizers.tree import for_fidelity
+from genrec_lab.models.tokenizers.tree_network import TreeNetwork, TreeTokenizerConfig
 from genrec_lab.models.tokenizers.tree_quantizer import TreeQuantizerConfig
-from genrec_lab.models.tokenizers.tree_tokenizer import TreeTokenizer, TreeTokenizerConfig, for_fidelity
 
 CONFIG = TreeTokenizerConfig(
     quantizer=TreeQuantizerConfig(root_size=6, leaf_size=9, dimension=4),
@@ -45,8 +46,8 @@ class Encoder(nn.Module):
         return self.head.weight
 
 
-def tokenizer(seed: int = 0, encoder: Encoder | None = None) -> TreeTokenizer:
-    model = TreeTokenizer(encoder or Encoder(), CONFIG, torch.Generator().manual_seed(seed))
+def tokenizer(seed: int = 0, encoder: Encoder | None = None) -> TreeNetwork:
+    model = TreeNetwork(encoder or Encoder(), CONFIG, torch.Generator().manual_seed(seed))
     with torch.no_grad():  # nothing as it starts, counters included
         for tensor in (model.text.bias, model.vision.diffusion.largest, model.steps):
             tensor.fill_(7)
@@ -62,7 +63,7 @@ class TestFiles:
         assert {"encoder.trained", "encoder.mean", "quantizer.books.0.matrix"} <= set(stored)
         assert "encoder.backbone" not in stored
         assert "encoder.head.weight" in stored and "encoder.tied.weight" not in stored
-        again = TreeTokenizer.load(tmp_path, Encoder(seed=5))
+        again = TreeNetwork.load(tmp_path, Encoder(seed=5))
         assert again.config == CONFIG and not again.training
         for name, tensor in again.state_dict().items():
             assert torch.equal(tensor, model.state_dict()[name]), name
@@ -72,7 +73,7 @@ class TestFiles:
         model = tokenizer()
         model.encoder.trained.requires_grad_(False)
         model.save(tmp_path)
-        again = TreeTokenizer.load(tmp_path, Encoder(seed=5))
+        again = TreeNetwork.load(tmp_path, Encoder(seed=5))
         assert torch.equal(again.encoder.trained, model.encoder.trained)
 
     @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ class TestFiles:
     def test_another_encoder_is_refused(self, tmp_path: Path, changes: dict[str, int], message: str) -> None:
         tokenizer().save(tmp_path)
         with pytest.raises(ValueError, match=message):
-            TreeTokenizer.load(tmp_path, Encoder(**changes))
+            TreeNetwork.load(tmp_path, Encoder(**changes))
 
     @pytest.mark.parametrize("missing", ["projection.bias", "encoder.trained"])
     def test_a_file_without_a_weight_is_refused(self, tmp_path: Path, missing: str) -> None:
@@ -94,7 +95,7 @@ class TestFiles:
         del weights[missing]
         save_file(weights, tmp_path / "model.safetensors")
         with pytest.raises(ValueError, match=f"has nothing for {missing}"):
-            TreeTokenizer.load(tmp_path, Encoder())
+            TreeNetwork.load(tmp_path, Encoder())
 
     def test_its_settings_are_plain_json(self, tmp_path: Path) -> None:
         tokenizer().save(tmp_path)

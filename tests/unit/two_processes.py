@@ -20,11 +20,12 @@ from genrec_lab.data.batches import NeighbourBatches, PairBatches, StretchBatche
 from genrec_lab.decoding import Ranked
 from genrec_lab.lab import store
 from genrec_lab.models import Recommender, T5Config
-from genrec_lab.models.tokenizers.letter import LetterConfig, train_letter
-from genrec_lab.models.tokenizers.rqvae import RQVAEConfig, train_rqvae
-from genrec_lab.models.tokenizers.tree_tokenizer import TreeTokenizer
+from genrec_lab.models.tokenizers import ItemContent
+from genrec_lab.models.tokenizers.letter import Letter, LetterConfig
+from genrec_lab.models.tokenizers.rqvae import RQVAE, RQVAEConfig
+from genrec_lab.models.tokenizers.tree_network import TreeNetwork
 from genrec_lab.training import TrainingConfig, fit, processes, rank_in_shares
-from tests.unit.test_tree_tokenizer import CONFIG, ToyEncoder, items
+from tests.unit.test_tree_network import CONFIG, ToyEncoder, items
 
 TINY = T5Config(
     d_model=16, d_kv=4, heads=3, d_ff=24, encoder_layers=1, decoder_layers=1, dropout=0.0,
@@ -109,9 +110,10 @@ def learn_rqvae(folder: Path) -> Trained:
     x, domains = vectors()
     config = RQVAEConfig(hidden=(10,), levels=2, codebook_size=6, dimension=4, batch_size=8, epochs=4,
                          report_every=1, kmeans_init=True, contrastive_weight=0.1)  # fmt: skip
-    losses: list[float] = []
-    model = train_rqvae(x, domains, config, 3, lambda epoch: losses.append(epoch.loss), folder / "rqvae", 2)
-    return losses, model.state_dict()
+    model = RQVAE(config).fit(
+        ItemContent.of(x, domains), seed=3, checkpoint=folder / "rqvae", checkpoint_every=2
+    )
+    return [epoch["loss"] for epoch in model.epochs], model.model.state_dict()
 
 
 def learn_letter(folder: Path) -> Trained:
@@ -119,10 +121,10 @@ def learn_letter(folder: Path) -> Trained:
     config = LetterConfig(hidden=(10,), levels=2, codebook_size=6, dimension=4, batch_size=8, epochs=3,
                           report_every=1, clusters=2, cluster_every=2)  # fmt: skip
     beside = np.random.default_rng(7).normal(size=(41, 4)).astype(np.float32)
-    losses: list[float] = []
-    told = lambda epoch: losses.append(epoch.loss)  # noqa: E731
-    model = train_letter(x, beside, domains, config, 3, told, folder / "letter")
-    return losses, model.state_dict()
+    model = Letter(config).fit(
+        ItemContent.of(x, domains), seed=3, checkpoint=folder / "letter", collaborative=beside
+    )
+    return [epoch["loss"] for epoch in model.epochs], model.model.state_dict()
 
 
 def learn_tree(folder: Path) -> Trained:
@@ -134,7 +136,7 @@ def learn_tree(folder: Path) -> Trained:
     )
     decoder = CONFIG.decoder.model_copy(update={"masking": "mixed", "reduction": "code"})
     changes = {"quantizer": quantizer, "decoder": decoder, "standardise": True, "warm_up_steps": 3}
-    model = TreeTokenizer(
+    model = TreeNetwork(
         ToyEncoder(),
         CONFIG.model_copy(update={**changes, "mu": 0.5, "lambda_code": 0.01}),
         torch.Generator().manual_seed(0),

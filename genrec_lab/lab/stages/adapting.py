@@ -29,7 +29,7 @@ from genrec_lab.lab.stages.tokenizing import (
     tokenizer_owner,
 )
 from genrec_lab.lab.stages.training import Watch, phase_curves, write_history
-from genrec_lab.lab.stages.universal import item_codes, load_tokenizer, train_tokenizer
+from genrec_lab.lab.stages.universal import item_codes, training_curves, universal_content
 from genrec_lab.lab.store import Run, Stage
 from genrec_lab.models.recommenders.adapters import (
     Parameters,
@@ -164,25 +164,26 @@ def _renamed(
     """Fine-tune the tokenizer on a target, and give its items new identifiers; the others keep theirs."""
     dataset = data.dataset
     items = dataset.domain_items(domain)
-    found = load_tokenizer(tokenizer_folder(run, name, ALL), dataset, config, items)
-    found.model.freeze_for_transfer(full=config.transfer.tokenizer == "full")
-    records = train_tokenizer(
-        found,
-        dataset,
-        items,
-        config.transfer.training,
-        run.seed,
-        stage.scratch / name / f"{domain}-tokenizer",
-        f"{name} {domain} tokenizer",
-    )
+    found = config.load_tokenizer(tokenizer_folder(run, name, ALL))
+    title = f"{name} {domain} tokenizer"
+    content = universal_content(dataset, items, title)
+    with training_curves(None, title, len(items), run.seed) as shown:
+        found.transfer(
+            content,
+            config.transfer.training,
+            full=config.transfer.tokenizer == "full",
+            seed=run.seed,
+            on_epoch=shown,
+            checkpoint=stage.scratch / name / f"{domain}-tokenizer",
+        )
     folder = stage.folder / name / domain / "tokenizer"
-    found.model.save(folder)
-    (folder / "epochs.json").write_text(json.dumps(records))
-    tokenized = found.tokenize(items)
+    found.save(folder)
+    (folder / "epochs.json").write_text(json.dumps(list(found.epochs)))
+    tokenized = found.tokenize(content)
     codes, residuals = identified.raw.codes.copy(), identified.residuals.copy()
     codes[items], residuals[items] = tokenized.codes, tokenized.residuals
     books: dict[str, list[np.ndarray]] = {
-        other: found.codebooks() if other == domain else identified.codebooks[ALL]
+        other: list(found.codebooks) if other == domain else identified.codebooks[ALL]  # type: ignore[arg-type]
         for other in dataset.domains
     }
     raw = item_codes(found, codes, dataset)

@@ -6,15 +6,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from genrec_lab.codes import IdentifierConfig, ItemCodes, PrefixCodewords
 from genrec_lab.lab.stages.rows import ALL
-from genrec_lab.models.tokenizers.quantizers import Geometry
 
+# What a level quantises: what the levels before it left over, which their codewords fill up ("residual"); the
+# same with codewords that differ from prefix to prefix ("prefix"); a part of the vector of its own ("parts");
+# or nothing at all ("none").
+Geometry = Literal["residual", "prefix", "parts", "none"]
 # Books (K_l, d) of each level by scope, or codewords that differ from prefix to prefix.
 Books = Mapping[str, list[np.ndarray] | PrefixCodewords]
 
@@ -97,8 +100,8 @@ def write_identified(
     (folder / "epochs.json").write_text(json.dumps(epochs))
 
 
-def read_identified(folder: Path, geometry: Geometry) -> Identified:
-    """Read what `write_identified` wrote."""
+def read_identified(folder: Path, *, refines: bool) -> Identified:
+    """Read what `write_identified` wrote of a tokenizer whose levels refine each other, or do not."""
     tensors = load_file(folder / "quantised.safetensors")
     raw = ItemCodes.read(folder / "raw_codes.parquet")
     prefixed = {
@@ -108,6 +111,7 @@ def read_identified(folder: Path, geometry: Geometry) -> Identified:
         for name in tensors
         if name.startswith("prefixed/") and name.endswith("/paths")
     }
+    geometry: Geometry = "prefix" if prefixed else "residual" if refines else "parts"
     return Identified(
         raw=raw,
         codes=ItemCodes.read(folder / "codes.parquet"),
@@ -115,7 +119,7 @@ def read_identified(folder: Path, geometry: Geometry) -> Identified:
         codebooks=_by_scope({name: book for name, book in tensors.items() if name.startswith("codebooks/")}),
         resolution=json.loads((folder / "resolution.json").read_text()),
         epochs=json.loads((folder / "epochs.json").read_text()),
-        geometry=geometry,
+        geometry=geometry if tensors["residuals"].shape[2] else "none",
         prefixed=prefixed or None,
     )
 

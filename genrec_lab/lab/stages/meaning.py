@@ -16,9 +16,8 @@ from torch import Tensor
 from genrec_lab.lab.stages.preparing import load_prepared
 from genrec_lab.lab.stages.rows import ALL, is_universal, pretrained_on, served
 from genrec_lab.lab.stages.tokenizing import load_identified, tokenizer_folder
-from genrec_lab.lab.stages.universal import UniversalTokenizer, load_tokenizer
 from genrec_lab.lab.store import Run
-from genrec_lab.models.tokenizers.tree_tokenizer import TreeTokenizer
+from genrec_lab.models.tokenizers import Tokenizer
 from genrec_lab.viz.explorer import Told
 from genrec_lab.viz.figures import kept_by_codes
 from genrec_lab.viz.figures.pictures import words_of
@@ -82,8 +81,8 @@ def what_codes_keep(run: Run, items: Sequence[int], seed: int, words: int = WORD
         dataset.items[chosen],
         codes,
         tuple(tuple(level[place] for level in told) for place in range(len(chosen))),
-        _drawn(telling.tokenizer.model, prefixes, seed),
-        _drawn(telling.tokenizer.model, prefixes, seed, _DRAWS),
+        _drawn(telling.tokenizer, prefixes, seed),
+        _drawn(telling.tokenizer, prefixes, seed, _DRAWS),
     )
 
 
@@ -108,7 +107,7 @@ def teller(run: Run, method: str | None = None) -> Callable[[tuple[int, ...]], T
         within = [code - place * size for code, size in zip(prefix, own.raw.sizes, strict=False)]
         telling = of_scope(scopes[place])
         asked = torch.tensor([within])
-        pictures = _drawn(telling.tokenizer.model, [asked], run.seed)
+        pictures = _drawn(telling.tokenizer, [asked], run.seed)
         return Told(telling.words(asked, WORDS)[0], None if pictures is None else pictures[0, 0])
 
     return tell
@@ -118,14 +117,14 @@ def teller(run: Run, method: str | None = None) -> Callable[[tuple[int, ...]], T
 class _Telling:
     """A tokenizer whose decoders are asked what a prefix means."""
 
-    tokenizer: UniversalTokenizer
+    tokenizer: Tokenizer
     codes: Tensor  # (n, L) of items that it was trained on, for what is usual
     texts: pl.Series  # of all items: a word is one that they have
 
     def words(self, prefixes: Tensor, most: int) -> list[tuple[str, ...]]:
         """Of each prefix (B, l) the words that tell most, without repetition."""
         usual = self._usual[prefixes.shape[1] - 1]
-        scores = self.tokenizer.model.decode_words(prefixes).cpu()
+        scores = self.tokenizer.decode_words(prefixes)
         told = []
         for row in scores.exp() * (scores - usual):
             found: dict[str, None] = {}
@@ -145,7 +144,7 @@ class _Telling:
         for levels in range(1, self.codes.shape[1] + 1):
             prefixes, times = self.codes[:, :levels].unique(dim=0, return_counts=True)
             weights = times.div(times.sum()).log()[:, None]
-            usual.append((weights + self.tokenizer.model.decode_words(prefixes).cpu()).logsumexp(dim=0))
+            usual.append((weights + self.tokenizer.decode_words(prefixes)).logsumexp(dim=0))
         return usual
 
     @cached_property
@@ -165,7 +164,7 @@ def _telling(run: Run, scope: str) -> _Telling:
     if len(known) > _USUAL:
         known = np.random.default_rng(run.seed).choice(known, _USUAL, replace=False)
     return _Telling(
-        load_tokenizer(tokenizer_folder(run, config.name, scope), dataset, config),
+        config.load_tokenizer(tokenizer_folder(run, config.name, scope)),
         torch.from_numpy(load_identified(run).raw.codes[known]),
         dataset.items["text"],
     )
@@ -187,20 +186,19 @@ def _scope(run: Run, items: npt.NDArray[np.int64]) -> str:
 
 
 def _drawn(
-    model: TreeTokenizer, prefixes: Sequence[Tensor], seed: int, draws: int = 1
+    tokenizer: Tokenizer, prefixes: Sequence[Tensor], seed: int, draws: int = 1
 ) -> npt.NDArray[np.float32] | None:
     """The mean of so many pictures of each of (n, l) prefixes, for each length: (n, L, S, S, 3)."""
-    if not model.vision.diffusion.largest:
-        return None
-    # One by one: every prefix is drawn from the same noise, so that equal prefixes have equal pictures.
-    drawn = [
-        torch.stack(
-            [
-                model.decode_pictures(one.expand(draws, -1), torch.Generator().manual_seed(seed)).mean(dim=0)
-                for one in prefix.split(1)
-            ]
-        )
-        for prefix in prefixes
-    ]
-    pictures: npt.NDArray[np.float32] = torch.stack(drawn, dim=1).permute(0, 1, 3, 4, 2).cpu().numpy()
+    by_length = []
+    for prefix in prefixes:
+        # One by one: every prefix is drawn from the same noise, so that equal prefixes have equal pictures.
+        means = []
+        for one in prefix.split(1):
+            noise = torch.Generator().manual_seed(seed)
+            drawn = tokenizer.decode_pictures(one.expand(draws, -1), noise)
+            if drawn is None:
+                return None
+            means.append(drawn.mean(dim=0))
+        by_length.append(torch.stack(means))
+    pictures: npt.NDArray[np.float32] = torch.stack(by_length, dim=1).permute(0, 1, 3, 4, 2).numpy()
     return pictures

@@ -44,7 +44,6 @@ from genrec_lab.models.recommenders.base import (
 )
 from genrec_lab.models.recommenders.code_recommender import CodeRecommender
 from genrec_lab.models.sequential.base import ItemModel
-from genrec_lab.models.tokenizers.textual_ids import learnt_recommender
 from genrec_lab.presets import MethodConfig, item_rows
 
 RECOMMENDING = "05_recommender_training"
@@ -186,7 +185,8 @@ def _train_generative(
     for scope, domains in scopes(learnt, separate=config.recommenders == "separate").items():
         torch.manual_seed(run.seed)
         model = RECOMMENDERS.find(config.recommender.kind)(codes, config.recommender)
-        if (written := learnt_recommender(tokenizer_folder(run, name, scope))) is not None:
+        written = config.tokenizer_class.read_recommender(tokenizer_folder(run, name, scope))
+        if written is not None:
             model.body.load_state_dict(written)
         with_accepted(
             model.fit,

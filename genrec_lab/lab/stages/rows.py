@@ -12,7 +12,6 @@ from genrec_lab.lab.files import RunError
 from genrec_lab.lab.stages.preparing import load_prepared
 from genrec_lab.lab.store import Run
 from genrec_lab.models.recommenders.base import ITEM_MODELS, Need, needs_of, pretrains
-from genrec_lab.models.tokenizers.tree_tokenizer import TreeTokenizerConfig
 from genrec_lab.presets import ItemRow, MethodConfig, item_rows, methods
 
 ALL = "all"
@@ -83,8 +82,8 @@ def learns_from(config: MethodConfig, domains: Sequence[str]) -> tuple[str, ...]
 
 
 def is_universal(config: MethodConfig) -> bool:
-    """Whether the method has UTGRec's tokenizer."""
-    return isinstance(config.tokenizer, TreeTokenizerConfig)
+    """Whether the method has a tokenizer that is pre-trained over domains, as UTGRec's."""
+    return config.tokenizer_class.transfers
 
 
 def skipped_rows(config: MethodConfig, dataset: Dataset) -> dict[str, str]:
@@ -151,8 +150,9 @@ def reads_text_vectors(config: MethodConfig, dataset: Dataset) -> bool:
 
 
 def _needs_of(method: MethodConfig) -> tuple[Need, ...]:
-    """What a generative method needs: texts, unless its tokenizer's config says what else, and pictures."""
-    needs: tuple[Need, ...] = getattr(type(method.tokenizer), "needs", ("text",))
+    """What a generative method needs: what its tokenizer does, and pictures where it reads them."""
+    known: dict[str, Need] = {"vectors": "text", "text": "text", "pictures": "pictures"}
+    needs = tuple(known[need] for need in method.tokenizer_class.needs if need in known)
     return needs if method.pictures == "none" else (*needs, "pictures")
 
 

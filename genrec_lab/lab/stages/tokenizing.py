@@ -28,8 +28,13 @@ from genrec_lab.lab.stages.rows import (
     served,
     tokenizer_owners,
 )
-from genrec_lab.lab.stages.universal import item_codes, load_tokenizer, new_tokenizer, train_tokenizer
+from genrec_lab.lab.stages.universal import (
+    item_codes,
+    training_curves,
+    universal_content,
+)
 from genrec_lab.lab.store import Run, Stage, runs_root
+from genrec_lab.models.tokenizers import checked_codes
 from genrec_lab.presets import MethodConfig, methods
 from genrec_lab.training import processes
 from genrec_lab.viz.live import LiveCurves
@@ -90,7 +95,7 @@ def train_tokenizers(run: Run, watch: Callable[[str], LiveCurves] | None = None)
                         _identify(run, dataset, vectors, name, rows[name], stage, watch)
             (stage.folder / "owners.json").write_text(json.dumps(owners, indent=2))
         return {
-            name: read_identified(stage.folder / owner, rows[name].tokenizer.geometry)
+            name: read_identified(stage.folder / owner, refines=rows[name].tokenizer_class.refines)
             for name, owner in owners.items()
         }
 
@@ -113,7 +118,8 @@ def _owners_folder(run: Run, method: str | None) -> Path:
 def load_identified(run: Run, method: str | None = None) -> Identified:
     """Read a method's identifiers, by default those of the run's own method."""
     folder = _owners_folder(run, method)
-    return read_identified(folder, methods(run.config)[method or lead_row(run)].tokenizer.geometry)
+    config = methods(run.config)[method or lead_row(run)]
+    return read_identified(folder, refines=config.tokenizer_class.refines)
 
 
 def tokenizer_folder(run: Run, method: str, scope: str) -> Path:
@@ -182,24 +188,20 @@ def _identify_universally(
     epochs = {}
     for scope, domains in domains_of.items():
         items = np.flatnonzero(np.isin(names, domains))
-        tokenizer = new_tokenizer(dataset, config, items, seed)
-        epochs[scope] = train_tokenizer(
-            tokenizer,
-            dataset,
-            items,
-            config.tokenizer_training,
-            seed,
-            scratch / scope,
-            f"{config.name} {scope}",
-            watch,
-        )
-        tokenizer.model.save(folder / "tokenizers" / scope)
-        found = tokenizer.tokenize()
+        title = f"{config.name} {scope}"
+        content = universal_content(dataset, items, title)
+        tokenizer = config.new_tokenizer()
+        with training_curves(watch, title, len(items), seed) as curves:
+            tokenizer.fit(content, seed=seed, on_epoch=curves, checkpoint=scratch / scope)
+        epochs[scope] = list(tokenizer.epochs)
+        tokenizer.save(folder / "tokenizers" / scope)
+        found = checked_codes(tokenizer, universal_content(dataset))
+        assert found.residuals is not None  # noqa: S101 - this kind has some
         if codes is None:
             codes, residuals = found.codes.copy(), found.residuals.copy()
         else:
             codes[items], residuals[items] = found.codes[items], found.residuals[items]
-        codebooks[scope] = tokenizer.codebooks()
+        codebooks[scope] = list(tokenizer.codebooks)  # type: ignore[arg-type]
     assert codes is not None  # noqa: S101 - there is at least one scope
     raw = item_codes(tokenizer, codes, dataset)
     if not config.transfer.pretrain_tokenizer:
@@ -210,8 +212,10 @@ def _identify_universally(
 
 def _identify_by_start(dataset: Dataset, config: MethodConfig, seed: int, folder: Path, start: Run) -> None:
     """Let the tokenizer that another run pre-trained name all items; its training's records come with it."""
-    tokenizer = load_tokenizer(tokenizer_folder(start, start.config.name, ALL), dataset, config)
-    tokenizer.model.save(folder / "tokenizers" / ALL)
-    found, epochs = tokenizer.tokenize(), load_identified(start).epochs
-    raw, books = item_codes(tokenizer, found.codes, dataset), {ALL: tokenizer.codebooks()}
+    tokenizer = config.load_tokenizer(tokenizer_folder(start, start.config.name, ALL))
+    tokenizer.save(folder / "tokenizers" / ALL)
+    found, epochs = checked_codes(tokenizer, universal_content(dataset)), load_identified(start).epochs
+    assert found.residuals is not None  # noqa: S101 - this kind has some
+    raw = item_codes(tokenizer, found.codes, dataset)
+    books = {ALL: list(tokenizer.codebooks)}  # type: ignore[arg-type]
     write_identified(folder, raw, found.residuals, books, epochs, config.identifiers, seed)

@@ -185,13 +185,13 @@ def text_codes(vectors: np.ndarray, codes: int, bits: int) -> Tensor:
         )
     config = ProductQuantizationConfig(kind="opq", levels=codes, codebook_size=2**bits)
     try:
-        quantizer = ProductQuantizer.fit(vectors, config, seed=0)
+        quantizer = ProductQuantizer(config).fit(vectors)
     except ModuleNotFoundError as missing:
         raise ModuleNotFoundError(
             "the row 'vqrec' makes its codes with faiss, which is not installed: "
             "`pip install 'genrec-lab[baselines]'`, or take the row out of compare"
         ) from missing
-    return torch.from_numpy(quantizer.tokenize(vectors).codes)
+    return torch.from_numpy(quantizer.encode(vectors))
 
 
 def sinkhorn(scores: Tensor, rounds: int) -> Tensor:

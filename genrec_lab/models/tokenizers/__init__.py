@@ -9,18 +9,19 @@
 """
 
 from genrec_lab.models.tokenizers.base import (
-    TOKENIZERS,
-    AnyTokenizerConfig,
     ItemContent,
     Tokenized,
     Tokenizer,
     TokenizerConfig,
     TokenizerError,
+)
+from genrec_lab.models.tokenizers.kinds import (
+    TOKENIZERS,
+    AnyTokenizerConfig,
     checked_codes,
     find_tokenizer,
     load_tokenizer,
     register_tokenizer,
-    tokenizer_config,
 )
 
 __all__ = [
@@ -35,5 +36,4 @@ __all__ = [
     "find_tokenizer",
     "load_tokenizer",
     "register_tokenizer",
-    "tokenizer_config",
 ]

@@ -1,25 +1,35 @@
-"""What the tokenizers that are trained autoencoders share: settings, layers, losses of a batch, records.
+"""What the tokenizers that are trained autoencoders share: settings, layers, losses of a batch, training.
 
-Shapes: N items, B items of a batch, D content dimensions, L levels, d latent dimensions.
+Shapes: N items, B items of a batch, D content dimensions, L levels, d latent dimensions, K codes a level.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from safetensors.torch import save_file
+from pydantic import BeforeValidator, Field
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from genrec_lab.codes import LaterMeasures
-from genrec_lab.models.sharing import Shareable
-from genrec_lab.models.tokenizers.quantizers import Quantized, Tokenized, finite_vectors
+from genrec_lab.data.batches import Batch
+from genrec_lab.models.tokenizers.base import (
+    Content,
+    ItemContent,
+    OnEpoch,
+    Tokenized,
+    TokenizerConfig,
+    VectorTokenizer,
+)
+from genrec_lab.models.tokenizers.epochs import sha, train_in_epochs
+from genrec_lab.models.tokenizers.quantizers import Quantized
+from genrec_lab.training import TrainingConfig, TrainingMemoryError, processes
 
 # YAML and JSON know lists only; everything else about the value stays strict.
 Widths = Annotated[
@@ -32,10 +42,8 @@ PAPER_HIDDEN = (2048, 1024, 512, 256, 128, 64)  # GMC leaves them out; its linea
 TIGER_HIDDEN = (512, 256, 128)  # TIGER section 3.1; enough for the 384 dimensions of MiniLM on a CPU
 
 
-class AutoencoderConfig(BaseModel):
+class AutoencoderConfig(TokenizerConfig):
     """Settings of an autoencoder and its training; the defaults are GMC's (5.1.4) where it states one."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     hidden: Widths = Field(
         PAPER_HIDDEN, description="encoder widths between D and d, mirrored by the decoder"
@@ -78,28 +86,11 @@ class Step(NamedTuple):
     diversity: Tensor | None = None  # LETTER's L_Div, before its weight
 
 
-@dataclass(frozen=True)
-class TokenizerEpoch(LaterMeasures):
-    """One epoch of tokenizer training: mean losses of its batches, and the codes of the whole catalogue."""
-
-    epoch: int  # counted from 1
-    loss: float
-    reconstruction: float
-    quantization: float
-    contrastive: float  # before its weight; 0 where that is 0
-    utilisation: tuple[float, ...]  # per level: share of the codes that some item has
-    perplexity: tuple[float, ...]  # per level: exp of the entropy, the number of codes if all were used alike
-    collision_rate: float  # share of items whose identifier another item of their domain has too
-    seconds: float  # of training since epoch 1, without the time between a kill and its resumption
-    collaborative: float = 0.0  # LETTER's, before its weight
-    diversity: float = 0.0
-
-
-class Autoencoder(nn.Module, Shareable, ABC):
+class Autoencoder(nn.Module, ABC):
     """An encoder and a decoder around a quantiser that a subclass adds; float32, but for `precision`."""
 
     scale: Tensor
-    config: AutoencoderConfig
+    config: Any
 
     def __init__(
         self, inputs: int, dimension: int, config: AutoencoderConfig, generator: torch.Generator | None
@@ -122,8 +113,8 @@ class Autoencoder(nn.Module, Shareable, ABC):
         """(L, K, d) float32, the codewords of each level."""
 
     @abstractmethod
-    def forward(self, x: Tensor, domain: Tensor, rows: Tensor | None = None) -> Step:
-        """Losses of a batch: (B, D) content vectors, (B,) int64 domains, (B,) places in the catalogue."""
+    def forward(self, x: Tensor, domain: Tensor, beside: Tensor | None = None) -> Step:
+        """Losses of a batch: (B, D) content vectors, (B,) int64 domains, (B, d) vectors beside them."""
 
     @abstractmethod
     def quantize(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -161,27 +152,207 @@ class Autoencoder(nn.Module, Shareable, ABC):
             return self.encoder(x.float() * self.scale)
 
     @torch.no_grad()
-    def tokenize(self, x: np.ndarray | Tensor, batch: int = 8192) -> Tokenized:
+    def tokenize(self, x: Tensor, batch: int = 8192) -> Tokenized:
         """Codes, residuals and quantised vectors of (N, D) content vectors, `batch` at a time."""
-        vectors = x if isinstance(x, Tensor) else torch.from_numpy(finite_vectors(x))
-        if vectors.shape[1] != self.inputs:
-            raise ValueError(
-                f"content vectors have {vectors.shape[1]} dimensions, this tokenizer was trained on "
-                f"{self.inputs}; tokenize vectors of the text model that it was trained with"
-            )
         device, was_training = self.scale.device, self.training
         self.eval()
-        parts = [self.quantize(self.encode(part.to(device))) for part in vectors.split(batch)]
+        parts = [self.quantize(self.encode(part.to(device))) for part in x.split(batch)]
         self.train(was_training)
         codes, residuals, codewords = (torch.cat(tensors).cpu() for tensors in zip(*parts, strict=True))
-        loss = self.code_loss(residuals, codewords)
-        return Tokenized(self.assemble(codewords).numpy(), codes.numpy(), loss, residuals.numpy())
+        vectors = self.assemble(codewords).numpy()
+        return Tokenized(codes.numpy(), residuals.numpy(), vectors, self.code_loss(residuals, codewords))
+
+
+class AutoencoderTokenizer(VectorTokenizer):
+    """An autoencoder over content vectors; a subclass names its network."""
+
+    network: ClassVar[Callable[..., Autoencoder]]  # of D, the config and a generator
+
+    model: Autoencoder  # after `fit` or `load`
+
+    def fit(
+        self,
+        content: Content,
+        *,
+        seed: int = 0,
+        on_epoch: OnEpoch = None,
+        checkpoint: Path | None = None,
+        checkpoint_every: int = 50,
+    ) -> Self:
+        """Train on content vectors (N, D) and their domains; all batches index the one tensor of all items.
+
+        Epoch 1, every `report_every`th and the last are recorded. With a `checkpoint` folder a killed
+        training goes on from its last multiple of `checkpoint_every` epochs and gives the numbers of the
+        unbroken one (on a CPU); a higher `epochs` trains on. Several processes share each batch. Raises
+        ValueError for vectors that are not finite or a checkpoint of another training, FloatingPointError for
+        a loss that is not finite, TrainingMemoryError where the device cannot hold a batch.
+        """
+        known, config = ItemContent.of(content), self.config
+        x = self.vectors(known)
+        self.check_vectors(x)
+        beside = self.vectors_beside(known, seed, checkpoint)
+        self.model = self.network(x.shape[1], config, torch.Generator().manual_seed(seed))
+        lesson = _Lesson(self.model, x, known.domains, beside)
+        batches = _CatalogueEpochs(lesson, seed)
+        # More epochs may be asked of a checkpoint than before.
+        identity = config.model_dump(mode="json", exclude={"epochs"}) | {
+            "seed": seed,
+            "vectors": sha(x),
+            "domains": sha(known.domains),
+            "other vectors": None if beside is None else sha(beside),
+        }
+        training = TrainingConfig(
+            epochs=config.epochs,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            schedule="constant",
+            warmup=0.0,
+            clip_norm=None,
+            precision=config.precision,
+        )
+        # Weight decay of all parameters, unlike the usual training's.
+        optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        try:
+            self.epochs = train_in_epochs(
+                lesson,
+                batches,
+                training,
+                tokenize=lambda: self.model.tokenize(lesson.x).codes,
+                sizes=(config.codebook_size,) * config.levels,
+                domains=known.domains.astype(str).tolist(),
+                seed=seed,
+                on_epoch=on_epoch,
+                checkpoint=checkpoint,
+                checkpoint_every=checkpoint_every,
+                report_every=config.report_every,
+                fewest_collisions=config.select == "lowest_collision",
+                identity=identity,
+                optimizers=[optimizer],
+            )
+        except FloatingPointError as error:
+            raise FloatingPointError(
+                f"the tokenizer's loss is not finite in epoch {batches.epoch} ({error}); lower "
+                f"tokenizer.learning_rate, now {config.learning_rate}"
+            ) from error
+        except TrainingMemoryError as error:
+            raise TrainingMemoryError(
+                f"the device's memory ran out at a batch of {batches.largest} items in epoch "
+                f"{batches.epoch}; lower tokenizer.batch_size (now {config.batch_size}), with which L_dcl "
+                "has fewer negatives, or tokenizer.hidden, or let more processes share it "
+                f"({str(error.__cause__)[:200]})"
+            ) from error
+        if self.epochs and self.epochs[-1]["epoch"] > config.epochs:
+            raise ValueError(
+                f"{checkpoint} has been trained for {self.epochs[-1]['epoch']} epochs, more than "
+                f"tokenizer.epochs = {config.epochs}; delete it to train anew, or give another checkpoint "
+                "folder"
+            )
+        return self._fitted()
+
+    def check_vectors(self, x: np.ndarray) -> None:
+        """Raise ValueError where content vectors (N, D) cannot be trained on; by default never."""
+
+    def vectors_beside(self, content: ItemContent, seed: int, checkpoint: Path | None) -> np.ndarray | None:
+        """Return other vectors (N, d) of the items for the losses; by default none."""
+        return None
+
+    def tokenize_vectors(self, x: np.ndarray) -> Tokenized:
+        """Tokenize (n, D) vectors, 8,192 at a time."""
+        return self.model.tokenize(torch.from_numpy(x))
 
     def save(self, folder: Path) -> None:
         """Write `model.safetensors` and `config.json` into a folder."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.state_dict(), folder / "model.safetensors")
-        (folder / "config.json").write_text(self.config.model_dump_json(indent=2) + "\n")
+        self.save_config(folder)
+        weights = self.model.state_dict().items()
+        save_file({name: tensor.cpu().contiguous() for name, tensor in weights}, folder / "model.safetensors")
+
+    @classmethod
+    def load(cls, folder: Path, **settings: Any) -> Self:
+        """Read what `save` wrote; `settings` as of the constructor."""
+        tokenizer, weights = cls(cls.load_config(folder), **settings), load_file(folder / "model.safetensors")
+        tokenizer.model = cls.network(weights["encoder.0.weight"].shape[1], tokenizer.config, None)
+        tokenizer.model.load_state_dict(weights)
+        return tokenizer._fitted()
+
+    def _fitted(self) -> Self:
+        self.model.eval()
+        self.inputs = self.model.inputs
+        self.codebooks = list(self.model.codebooks)
+        self.sizes = tuple(len(book) for book in self.codebooks)
+        return self
+
+
+class _Lesson(nn.Module):
+    """The losses of a batch by name, and which codes its items had; the batch is places in the catalogue."""
+
+    def __init__(self, model: Autoencoder, x: np.ndarray, domains: np.ndarray, beside: np.ndarray | None):
+        super().__init__()
+        self.model = model
+        # No buffers, which several processes would send each other before every step.
+        self.x, self.domains = torch.from_numpy(x), torch.from_numpy(domains)
+        self.beside = None if beside is None else torch.from_numpy(beside)
+
+    def start_epoch(self) -> None:
+        """Have the catalogue where the model is, and no code used."""
+        device, config = self.model.scale.device, self.model.config
+        self.x, self.domains = self.x.to(device), self.domains.to(device)
+        self.beside = None if self.beside is None else self.beside.to(device)
+        self.used = torch.zeros(config.levels, config.codebook_size, dtype=torch.bool, device=device)
+
+    def forward(self, rows: Tensor) -> dict[str, Tensor]:
+        """Return the losses of the items at these places."""
+        beside = None if self.beside is None else self.beside[rows]
+        step: Step = self.model(self.x[rows], self.domains[rows], beside)
+        self.used[torch.arange(len(self.used)), step.quantized.codes] = True
+        losses = step._asdict()
+        del losses["quantized"]
+        return {name: loss for name, loss in losses.items() if loss is not None}
+
+
+class _CatalogueEpochs:
+    """Batches of places in the catalogue, and what the model does before and after those of an epoch."""
+
+    def __init__(self, lesson: _Lesson, seed: int) -> None:
+        self.lesson, self.seed, self.config = lesson, seed, lesson.model.config
+        self.epoch = 0
+        # Of nearly one size: a short last one would have fewer negatives in L_dcl and noisier steps.
+        self.count = math.ceil(len(lesson.x) / self.config.batch_size)
+        self.largest = math.ceil(len(lesson.x) / self.count)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __call__(self, epoch: int, seed: int) -> Iterator[Batch]:
+        """Train one epoch (from 0)."""
+        lesson, model = self.lesson, self.lesson.model
+        self.epoch = epoch + 1
+        # From seed and number: an epoch is the same whether or not the training was killed before it.
+        number = int(np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint64)[0] >> 1)
+        generator = torch.Generator().manual_seed(number)
+        lesson.start_epoch()
+        if epoch == 0:
+            model.eval()
+            with torch.no_grad():
+                model.start(lesson.x, self.seed)
+            processes.same_in_all(model.state_dict().values())
+            model.train()
+        model.start_epoch(self.epoch, number)
+        # for dropout, of which each process has its own
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)) + processes.number())
+        order = torch.randperm(len(lesson.x), generator=generator)
+        for rows in order.tensor_split(self.count):
+            # In order: what processes gather is then the batch itself.
+            yield Batch(rows.numpy(), _places, in_order=True)
+        if self.epoch < self.config.epochs:
+            used = processes.largest(lesson.used.int()) > 0
+            model.after_epoch(lesson.x, used, generator)
+            processes.same_in_all(model.state_dict().values())
+
+
+def _places(rows: np.ndarray) -> dict[str, Tensor]:
+    return {"rows": torch.from_numpy(rows)}
 
 
 def mlp(widths: tuple[int, ...], dropout: float, generator: torch.Generator | None) -> nn.Sequential:

@@ -10,40 +10,31 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
-import pydantic_core
-from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
+from pydantic import BaseModel
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from genrec_lab.models.sharing import Shareable
-from genrec_lab.registry import Registry, RegistryError
+from genrec_lab.registry import ComponentConfig
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
     from genrec_lab.codes import PrefixCodewords
     from genrec_lab.data import Dataset
 
-_MOST_ENCODED_TWICE = 1_000  # items; of more a tokenizer is asked again for these only
-_NOT_SAVED = ("config", "epochs")
+_NOT_SAVED = ("config", "epochs", "shared_items")
 
 
 class TokenizerError(ValueError):
     """A tokenizer that breaks its promises; the message names its class, what came and what was expected."""
 
 
-class TokenizerConfig(BaseModel):
-    """What the settings of every tokenizer begin with; a class of your own adds its fields.
-
-    kind: the name under which the class is registered, or its place, as `my_methods.py:MyTokenizer`.
-    """
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-    kind: str = ""
+class TokenizerConfig(ComponentConfig):
+    """What the settings of every tokenizer begin with; a class of your own adds its fields."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,14 +48,26 @@ class ItemContent:
     cache: Path | None = None  # a folder that keeps what frozen networks found of texts and pictures
     title: str = "tokenizer"  # begins the lines that a training prints
 
+    def __post_init__(self) -> None:
+        """Raise ValueError where the arrays are not of one length."""
+        for name in ("vectors", "domains"):
+            array = getattr(self, name)
+            if array is not None and len(array) != len(self.numbers):
+                raise ValueError(
+                    f"{name} have shape {array.shape}; expected ({len(self.numbers)},), one row an item"
+                )
+
     @classmethod
-    def of(cls, content: ItemContent | np.ndarray | Tensor) -> ItemContent:
-        """Return the content itself, or that of plain vectors (n, D), whose items are all of one domain."""
+    def of(
+        cls, content: ItemContent | np.ndarray | Tensor, domains: Sequence[int] | np.ndarray | None = None
+    ) -> ItemContent:
+        """Return the content itself, or that of plain vectors (n, D), by default all of one domain."""
         if isinstance(content, ItemContent):
             return content
         vectors = np.asarray(content, dtype=np.float32)
         count = len(vectors)
-        return cls(vectors, np.zeros(count, dtype=np.int64), np.arange(count))
+        given = np.zeros(count, dtype=np.int64) if domains is None else np.asarray(domains, dtype=np.int64)
+        return cls(vectors, given, np.arange(count))
 
     @classmethod
     def from_dataset(
@@ -109,7 +112,7 @@ class ItemContent:
 
 
 Content = ItemContent | np.ndarray
-Report = Callable[[Any], None]  # takes the record of an epoch, a mapping or a dataclass
+OnEpoch = Callable[[Mapping[str, Any]], None] | None  # takes the record of an epoch
 
 
 class Tokenized(NamedTuple):
@@ -145,7 +148,7 @@ class Tokenizer(Shareable, ABC):
         array([[1, 0]])
     """
 
-    Config: ClassVar[type[TokenizerConfig]] = TokenizerConfig
+    Config: ClassVar[type[BaseModel]] = TokenizerConfig
     # What it must be given: "vectors" (content vectors), "text", "pictures", "sequences" (of training).
     needs: ClassVar[tuple[str, ...]] = ("vectors",)
     # Further settings beside its own, keywords of the constructor; a method has them under the same names.
@@ -162,7 +165,7 @@ class Tokenizer(Shareable, ABC):
     sizes: tuple[int, ...] = ()  # K_l of each level
     # (K_l, d) of each level; the last level's where they differ from prefix to prefix; empty where codes have
     # no place in any space.
-    codebooks: Sequence[np.ndarray] | PrefixCodewords = ()
+    codebooks: Sequence[np.ndarray] | np.ndarray | PrefixCodewords = ()
     alike: tuple[int, ...] = ()  # levels, from 0, whose equal codes mean the same, as of ItemCodes
     epochs: Sequence[Mapping[str, Any]] = ()  # the records of its training
 
@@ -186,12 +189,7 @@ class Tokenizer(Shareable, ABC):
 
     @abstractmethod
     def fit(
-        self,
-        content: Content,
-        *,
-        seed: int = 0,
-        on_epoch: Report | None = None,
-        checkpoint: Path | None = None,
+        self, content: Content, *, seed: int = 0, on_epoch: OnEpoch = None, checkpoint: Path | None = None
     ) -> Self:
         """Learn from items; a plain array (n, D) is their content vectors.
 
@@ -203,14 +201,6 @@ class Tokenizer(Shareable, ABC):
     def encode(self, content: Content) -> np.ndarray:
         """Return the codes of items, (n, L) int64."""
 
-    def encode_unserved(self, content: Content) -> np.ndarray:
-        """Return codes (n, L) for items of domains that it was not fitted on and nothing is recommended in.
-
-        By default those of `encode`. A tokenizer that knows the items of its own catalogue alone numbers
-        them.
-        """
-        return self.encode(content)
-
     def residuals(self, content: Content) -> np.ndarray | None:
         """Return what each level quantised of items, (n, L, d) float32; None where nothing was quantised."""
         return None
@@ -219,6 +209,13 @@ class Tokenizer(Shareable, ABC):
         """Return codes and residuals at once."""
         return Tokenized(self.encode(content), self.residuals(content))
 
+    def tokenize_unserved(self, content: Content) -> Tokenized:
+        """Tokenize items of domains that it was not fitted on, in which nothing is recommended.
+
+        A tokenizer that knows the items of its own catalogue alone numbers them.
+        """
+        return self.tokenize(content)
+
     def transfer(
         self,
         content: Content,
@@ -226,14 +223,27 @@ class Tokenizer(Shareable, ABC):
         *,
         full: bool = False,
         seed: int = 0,
-        on_epoch: Report | None = None,
+        on_epoch: OnEpoch = None,
         checkpoint: Path | None = None,
     ) -> Self:
         """Fine-tune it on the items of another domain by a TrainingConfig; `full`: all of its weights."""
         raise TokenizerError(f"{type(self).__name__} cannot be fine-tuned on another domain")
 
-    def recommender_weights(self) -> dict[str, Tensor] | None:
-        """Return the weights of a recommender that was trained beside it, for one to start from, or None."""
+    def words(self) -> list[str]:
+        """Return the V words that `decode_words` scores, by their number."""
+        raise TokenizerError(f"{type(self).__name__} cannot say what its codes stand for")
+
+    def decode_words(self, prefixes: Tensor) -> Tensor:
+        """Return logs of the words' mean probabilities (n, V) under prefixes of codes (n, l)."""
+        raise TokenizerError(f"{type(self).__name__} cannot say what its codes stand for")
+
+    def decode_pictures(self, prefixes: Tensor, generator: Generator) -> Tensor | None:
+        """Draw a picture of each prefix of codes (n, l), (n, 3, S, S) in 0..1; None where it knows none."""
+        raise TokenizerError(f"{type(self).__name__} cannot say what its codes stand for")
+
+    @classmethod
+    def read_recommender(cls, folder: Path) -> dict[str, Tensor] | None:
+        """Return the weights of a recommender that was saved beside a tokenizer, for one to start from."""
         return None
 
     @classmethod
@@ -274,9 +284,9 @@ class Tokenizer(Shareable, ABC):
         self.save_config(folder)
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote."""
-        tokenizer = cls(cls.load_config(folder))
+    def load(cls, folder: Path, **settings: Any) -> Self:
+        """Read what `save` wrote; `settings` as of the constructor."""
+        tokenizer = cls(cls.load_config(folder), **settings)
         with safe_open(folder / "model.safetensors", framework="numpy") as file:
             names, metadata = list(file.keys()), file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in names}
@@ -299,119 +309,92 @@ class Tokenizer(Shareable, ABC):
         return cls.Config.model_validate_json((folder / "config.json").read_text())
 
 
-_HERE = "genrec_lab.models.tokenizers"
-TOKENIZERS: Registry[type[Tokenizer]] = Registry(
-    "tokenizer",
-    required=("Config", "fit", "encode"),
-    declared={
-        "rqvae": f"{_HERE}.rqvae:RQVAE",
-        "rkmeans": f"{_HERE}.residual_kmeans:ResidualKMeans",
-        "tree": f"{_HERE}.tree:UniversalTokenizer",
-        "letter": f"{_HERE}.letter:Letter",
-        "pq": f"{_HERE}.product_quantization:ProductQuantization",
-        "opq": f"{_HERE}.product_quantization:ProductQuantization",
-        "fsq": f"{_HERE}.finite_scalar:FiniteScalar",
-        "hkmeans": f"{_HERE}.hierarchical_kmeans:HierarchicalKMeans",
-        "p5_cid": f"{_HERE}.co_occurrence:CoOccurrence",
-        "idgen": f"{_HERE}.textual_ids:TextualIds",
-        "random": f"{_HERE}.random_codes:RandomCodes",
-        "given": f"{_HERE}.given:GivenCodes",
-    },
-)
-register_tokenizer = TOKENIZERS.register
+class VectorTokenizer(Tokenizer):
+    """A tokenizer that names an item by its content vector alone; a subclass has `tokenize_vectors`."""
+
+    inputs: int  # D of the vectors that it was fitted on
+
+    @abstractmethod
+    def tokenize_vectors(self, x: np.ndarray) -> Tokenized:
+        """Tokenize (n, D) float32 vectors, which are finite and of the right width."""
+
+    @classmethod
+    def least_items(cls, config: Any) -> int:
+        """Return K, so that every code can be placed on an item."""
+        return int(config.codebook_size)
+
+    def vectors(self, content: Content) -> np.ndarray:
+        """Return the content vectors (n, D) float32; ValueError where none are given or one is not finite."""
+        return finite_vectors(ItemContent.of(content).require_vectors(self))
+
+    def tokenize(self, content: Content) -> Tokenized:
+        """Return codes, residuals and restored vectors of content vectors (n, D).
+
+        Raises ValueError for vectors that are not finite or of another width.
+        """
+        x = self.vectors(content)
+        if x.shape[1] != self.inputs:
+            raise ValueError(
+                f"content vectors have {x.shape[1]} dimensions, this tokenizer was fitted on {self.inputs}; "
+                "encode vectors of the text model that it was fitted on"
+            )
+        return self.tokenize_vectors(x)
+
+    def encode(self, content: Content) -> np.ndarray:
+        """Return the codes of content vectors, (n, L) int64."""
+        return self.tokenize(content).codes
+
+    def residuals(self, content: Content) -> np.ndarray | None:
+        """Return what each level quantised of content vectors, (n, L, d) float32."""
+        return self.tokenize(content).residuals
 
 
-def find_tokenizer(kind: str) -> type[Tokenizer]:
-    """Return the class of a kind; raises RegistryError where there is none, or it is no Tokenizer."""
-    found = TOKENIZERS.find(kind)
-    if not (isinstance(found, type) and issubclass(found, Tokenizer)):
-        raise RegistryError(
-            f"tokenizer {kind!r}: {getattr(found, '__name__', found)} is no Tokenizer; derive it from "
-            "genrec_lab.models.tokenizers.Tokenizer"
+class CatalogueTokenizer(Tokenizer):
+    """A tokenizer that knows the items of its own catalogue alone; a subclass finds their codes in `fit`."""
+
+    numbers: np.ndarray  # (N,) of the items, ascending
+    item_codes: np.ndarray  # (N, L) int64
+
+    def knows(self, content: ItemContent, codes: np.ndarray, sizes: Sequence[int] | None = None) -> Self:
+        """Keep the codes (N, L) of the items; by default as many codes a level as its largest asks for."""
+        self.numbers, self.item_codes = content.numbers, codes
+        self.sizes = tuple((codes.max(axis=0) + 1).tolist() if sizes is None else sizes)
+        return self
+
+    def encode(self, content: Content) -> np.ndarray:
+        """Return the codes of items, (n, L); raises ValueError for an item that it was not fitted on."""
+        asked = ItemContent.of(content).numbers
+        places = np.searchsorted(self.numbers, asked).clip(max=len(self.numbers) - 1)
+        unknown = np.flatnonzero(self.numbers[places] != asked)
+        if len(unknown):
+            raise ValueError(
+                f"{type(self).__name__} knows {len(self.numbers)} items, not item {asked[unknown[0]]} and "
+                f"{len(unknown) - 1} more; fit it again on the whole catalogue"
+            )
+        codes: np.ndarray = self.item_codes[places]
+        return codes
+
+    def tokenize_unserved(self, content: Content) -> Tokenized:
+        """Return numbers of other items, written as codes (n, L); the last codes have no upper bound."""
+        numbers = np.arange(len(ItemContent.of(content)))
+        codes = np.empty((len(numbers), self.item_codes.shape[1]), dtype=np.int64)
+        for level, size in enumerate(self.item_codes.max(axis=0)[:-1] + 1):
+            numbers, codes[:, level] = np.divmod(numbers, size)
+        codes[:, -1] = numbers
+        return Tokenized(codes)
+
+
+def finite_vectors(x: np.ndarray) -> np.ndarray:
+    """Return vectors as a contiguous (N, D) float32 array; ValueError names the first that is not finite."""
+    x = np.ascontiguousarray(x, dtype=np.float32)
+    if x.ndim != 2 or 0 in x.shape:
+        raise ValueError(
+            f"content vectors have shape {x.shape}; expected (items, dimensions), at least one of each"
         )
-    if not issubclass(found.Config, TokenizerConfig):
-        raise RegistryError(
-            f"tokenizer {kind!r}: {found.__name__}.Config is no TokenizerConfig; derive it from "
-            "genrec_lab.models.tokenizers.TokenizerConfig"
+    bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
+    if bad.size:
+        raise ValueError(
+            f"the content vectors of {bad.size} of {len(x)} items hold NaN or infinite values, the first is "
+            f"item {bad[0]}; look at this item's text, or encode again in float32"
         )
-    return found
-
-
-def tokenizer_config(kind: str, values: Mapping[str, Any]) -> TokenizerConfig:
-    """Return the config of a kind with these values, lists standing for tuples.
-
-    Raises RegistryError for an unknown kind, pydantic's ValidationError for values that it refuses.
-    """
-    # By JSON, whose lists are tuples where a field asks for them, whatever else is strict.
-    text = pydantic_core.to_json({**values, "kind": kind}, inf_nan_mode="constants")
-    return find_tokenizer(kind).Config.model_validate_json(text)
-
-
-def _as_config(value: Any) -> Any:
-    if isinstance(value, TokenizerConfig) or not isinstance(value, Mapping):
-        return value
-    if "kind" not in value:
-        raise ValueError(f"a tokenizer needs a kind, one of {', '.join(TOKENIZERS)}, or package.module:Class")
-    return tokenizer_config(value["kind"], value)
-
-
-# The settings of any tokenizer, as a field of a larger config: its class is looked up by `kind`.
-AnyTokenizerConfig = Annotated[SerializeAsAny[TokenizerConfig], BeforeValidator(_as_config)]
-
-
-def load_tokenizer(folder: str | Path) -> Tokenizer:
-    """Read a saved tokenizer of any kind; raises SharingError for a shared folder that was altered."""
-    source = Path(folder)
-    kind = json.loads((source / "config.json").read_text())["kind"]
-    return find_tokenizer(kind).read(source)
-
-
-def checked_codes(tokenizer: Tokenizer, content: Content) -> Tokenized:
-    """Tokenize items and check what came: codes (n, L) within `sizes`, equal when asked again.
-
-    Raises TokenizerError naming the class, what came and what was expected.
-    """
-    name = type(tokenizer).__name__
-    known = ItemContent.of(content)
-    try:
-        found = tokenizer.tokenize(content)
-        codes = np.asarray(found.codes)
-    except (TypeError, AttributeError, IndexError) as error:
-        raise TokenizerError(f"{name}.encode fails: {type(error).__name__}: {error}") from error
-    sizes = tuple(tokenizer.sizes)
-    if not sizes or any(int(size) < 1 for size in sizes):
-        raise TokenizerError(f"{name}.sizes is {sizes} after fit; expected the number of codes of each level")
-    if codes.shape != (len(known), len(sizes)):
-        raise TokenizerError(
-            f"{name}.encode gave codes of shape {codes.shape} for {len(known)} items; expected "
-            f"({len(known)}, {len(sizes)}), a code for each of its sizes {sizes}"
-        )
-    if not np.issubdtype(codes.dtype, np.integer):
-        raise TokenizerError(f"{name}.encode gave codes of type {codes.dtype}; expected integers (int64)")
-    wrong = np.argwhere((codes < 0) | (codes >= np.array(sizes)))
-    if len(wrong):
-        row, level = wrong[0]
-        raise TokenizerError(
-            f"{name}.encode gave item {known.numbers[row]} the code {codes[row, level]} at level "
-            f"{level + 1}; expected 0 to {sizes[level] - 1}, by its sizes {sizes}"
-        )
-    _check_residuals(name, found.residuals, codes.shape)
-    some = known.select(np.linspace(0, len(known) - 1, min(len(known), _MOST_ENCODED_TWICE)).astype(np.int64))
-    first, again = tokenizer.encode(some), tokenizer.encode(some)
-    if not np.array_equal(first, again):
-        differing = int((np.asarray(first) != np.asarray(again)).any(axis=1).sum())
-        raise TokenizerError(
-            f"{name}.encode gave {differing} of {len(some)} items other codes when it was asked again; "
-            "expected the same codes for the same items"
-        )
-    return found._replace(codes=codes.astype(np.int64))
-
-
-def _check_residuals(name: str, residuals: np.ndarray | None, shape: tuple[int, ...]) -> None:
-    if residuals is not None and (residuals.ndim != 3 or residuals.shape[:2] != shape):
-        raise TokenizerError(
-            f"{name}.residuals has shape {residuals.shape}; expected {shape} and the dimensions that each "
-            "level quantises, or None"
-        )
-    if residuals is not None and not np.isfinite(residuals).all():
-        raise TokenizerError(f"{name}.residuals holds NaN or infinite values")
+    return x

@@ -7,25 +7,30 @@ Shapes: N items, L levels, C clusters below a cluster at most, M items of a last
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
 from pydantic import Field
-from safetensors.numpy import load_file, save_file
 from scipy.linalg import eigh, qr, svd
 from scipy.sparse import csr_matrix, diags_array
 from scipy.sparse.linalg import eigsh
 
 from genrec_lab.codes import positions_within_groups, row_ids
-from genrec_lab.models.tokenizers.quantizers import ContentFreeConfig, Tokenized
+from genrec_lab.data import training_places
+from genrec_lab.models.tokenizers.base import (
+    CatalogueTokenizer,
+    Content,
+    ItemContent,
+    OnEpoch,
+    TokenizerConfig,
+)
 
 _MOST_DENSE = 1_000  # nodes up to which all eigenvectors are as fast as a few
 
 
-class CoOccurrenceConfig(ContentFreeConfig):
+class CoOccurrenceConfig(TokenizerConfig):
     """Settings of P5-CID's identifiers; 20 and 500 are those of its code."""
 
     kind: Literal["p5_cid"] = "p5_cid"
@@ -33,46 +38,30 @@ class CoOccurrenceConfig(ContentFreeConfig):
     leaf_size: int = Field(500, ge=1, description="M, items of a cluster that is not split again")
 
 
-class CoOccurrenceCodes:
-    """The identifiers of one catalogue; they know no vectors, and no item beside those of the graph."""
+class CoOccurrence(CatalogueTokenizer):
+    """P5-CID's identifiers of one catalogue, by the training part of its sequences."""
 
-    def __init__(self, codes: np.ndarray, config: CoOccurrenceConfig) -> None:
-        """Codes (N, L), as `fit` finds them."""
-        self.codes = codes
-        self.config = config
+    Config = CoOccurrenceConfig
+    needs = ("sequences",)
 
-    @classmethod
-    def fit(cls, graph: csr_matrix, config: CoOccurrenceConfig, seed: int) -> Self:
-        """Cluster the items of a graph of co-occurrences, (N, N) symmetric counts."""
-        ways = cluster_ways(graph, config.clusters, config.leaf_size, np.random.default_rng(seed))
-        depth = max(map(len, ways))
-        # An item whose cluster was not split as often as others is in the first, the only one, below it.
-        codes = np.array([[*way, *[0] * (depth - len(way))] for way in ways], dtype=np.int64)
-        return cls(np.column_stack([codes, positions_within_groups(row_ids(codes))]), config)
+    def fit(
+        self, content: Content, *, seed: int = 0, on_epoch: OnEpoch = None, checkpoint: Path | None = None
+    ) -> Self:
+        """Cluster the items of a dataset's domains by who stands beside whom in its sequences."""
+        known = ItemContent.of(content)
+        sequences = training_places(known.require_dataset(self), known.numbers)
+        return self.knows(
+            known, codes_of_graph(co_occurrence_graph(sequences, len(known)), self.config, seed)
+        )
 
-    def tokenize(self, x: np.ndarray) -> Tokenized:
-        """The codes of the N items of the graph; of the vectors (N, D) only their number is looked at.
 
-        Raises ValueError for another number of items.
-        """
-        if len(x) != len(self.codes):
-            raise ValueError(
-                f"{len(x)} items to tokenize, the graph of co-occurrences had {len(self.codes)}; cluster it "
-                f"anew for another catalogue"
-            )
-        return Tokenized.of_codes(self.codes)
-
-    def save(self, folder: Path) -> None:
-        """Write `codes.safetensors` and `config.json` into a folder."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({"codes": np.ascontiguousarray(self.codes)}, folder / "codes.safetensors")
-        (folder / "config.json").write_text(json.dumps(self.config.model_dump(), indent=2) + "\n")
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote."""
-        config = CoOccurrenceConfig.model_validate_json((folder / "config.json").read_text())
-        return cls(load_file(folder / "codes.safetensors")["codes"], config)
+def codes_of_graph(graph: csr_matrix, config: CoOccurrenceConfig, seed: int) -> np.ndarray:
+    """Return the codes (N, L) of the items of a graph of co-occurrences, (N, N) symmetric counts."""
+    ways = cluster_ways(graph, config.clusters, config.leaf_size, np.random.default_rng(seed))
+    depth = max(map(len, ways))
+    # An item whose cluster was not split as often as others is in the first, the only one, below it.
+    codes = np.array([[*way, *[0] * (depth - len(way))] for way in ways], dtype=np.int64)
+    return np.column_stack([codes, positions_within_groups(row_ids(codes))])
 
 
 def co_occurrence_graph(sequences: Iterable[Sequence[int]], n_items: int) -> csr_matrix:

@@ -8,20 +8,22 @@ Shapes: N items, B items of a batch, D content dimensions, L levels, m numbers a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from pydantic import BeforeValidator, Field
-from safetensors.torch import load_file
 from torch import Tensor
 
 from genrec_lab.losses import reconstruction_loss
-from genrec_lab.models.tokenizers.autoencoder import Autoencoder, AutoencoderConfig, Step, TokenizerEpoch, mlp
-from genrec_lab.models.tokenizers.autoencoder_training import train_autoencoder
-from genrec_lab.models.tokenizers.quantizers import Geometry, Quantized, finite_vectors
+from genrec_lab.models.tokenizers.autoencoder import (
+    Autoencoder,
+    AutoencoderConfig,
+    AutoencoderTokenizer,
+    Step,
+    mlp,
+)
+from genrec_lab.models.tokenizers.quantizers import Quantized
 
 Steps = Annotated[
     tuple[Annotated[int, Field(ge=2)], ...],
@@ -37,8 +39,6 @@ class FiniteScalarConfig(AutoencoderConfig):
     Its others: 5, 3 for 2^4; 8, 8 for 2^6; 8, 8, 8 for 2^9; 8, 5, 5, 5 for 2^10; 7, 5, 5, 5, 5 for 2^12.
     """
 
-    geometry: ClassVar[Geometry] = "parts"
-
     kind: Literal["fsq"] = "fsq"
     steps: Steps = Field((8, 6, 5), description="values that each number of a level is rounded to")
 
@@ -48,7 +48,7 @@ class FiniteScalarConfig(AutoencoderConfig):
         return math.prod(self.steps)
 
 
-class FiniteScalar(Autoencoder):
+class FiniteScalarNetwork(Autoencoder):
     """Encoder, rounding, decoder; L times m latent numbers."""
 
     config: FiniteScalarConfig
@@ -106,7 +106,7 @@ class FiniteScalar(Autoencoder):
         """What rounding costs: the squared distance, sum over an item's numbers, mean over the items."""
         return float((residuals - codewords).square().sum(dim=(1, 2)).mean())
 
-    def forward(self, x: Tensor, domain: Tensor, rows: Tensor | None = None) -> Step:
+    def forward(self, x: Tensor, domain: Tensor, beside: Tensor | None = None) -> Step:
         """Losses of a batch (B, D): the mean squared error of its reconstruction, and no other."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.float() * self.scale
@@ -116,29 +116,17 @@ class FiniteScalar(Autoencoder):
             none = torch.zeros_like(loss)
             return Step(loss, loss, none, none, Quantized(self.assemble(straight), codes, none, bounded))
 
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote."""
-        config = FiniteScalarConfig.model_validate_json((folder / "config.json").read_text())
-        weights = load_file(folder / "model.safetensors")
-        model = cls(weights["encoder.0.weight"].shape[1], config)
-        model.load_state_dict(weights)
-        return model.eval()
 
+class FiniteScalar(AutoencoderTokenizer):
+    """Finite scalar quantisation; the levels are parts of the latent vector, side by side.
 
-def train_finite_scalar(
-    x: np.ndarray,
-    domains: np.ndarray,
-    config: FiniteScalarConfig,
-    seed: int,
-    on_epoch: Callable[[TokenizerEpoch], None] | None = None,
-    checkpoint: Path | None = None,
-) -> FiniteScalar:
-    """Train on a catalogue's content vectors (N, D); arguments and errors as of `train_autoencoder`.
-
-    `checkpoint` is a folder. A catalogue may have fewer items than there are codes: none of them is learnt.
+    A catalogue may have fewer items than there are codes: none of them is learnt.
     """
-    x = finite_vectors(x)
-    model = FiniteScalar(x.shape[1], config, torch.Generator().manual_seed(seed))
-    file = None if checkpoint is None else checkpoint / "fsq_training.safetensors"
-    return train_autoencoder(model, x, domains, seed, on_epoch, file)
+
+    Config = FiniteScalarConfig
+    network = FiniteScalarNetwork
+
+    @classmethod
+    def least_items(cls, config: FiniteScalarConfig) -> int:
+        """Return 1: the codes lie fixed, wherever the items are."""
+        return 1

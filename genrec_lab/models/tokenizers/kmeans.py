@@ -1,12 +1,15 @@
-"""K-means in memory: a k-means++ start and Lloyd's iterations, in chunks that stay in the processor's cache.
+"""K-means in memory, free or with bounds on the sizes of its clusters (Bradley, Bennett and Demiriz 2000).
 
-Shapes: N points, K centres, D dimensions.
+The free one has a k-means++ start and Lloyd's iterations, in chunks that stay in the processor's cache.
+Shapes: N points, K centres or C clusters, D or d dimensions.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
 from torch import Tensor
 
 # More points than this for each centre do not move the centres noticeably, but cost time.
@@ -16,6 +19,7 @@ _START_POINTS_PER_CENTRE = 32
 _ROWS = 2048  # of a chunk: its distances to 256 centres take 2 MB
 _MOST_ITERATIONS = 100
 _LEAST_GAIN = 1e-4  # share of the error that an iteration must win, else it is the last
+_MOST_BOUNDED_ITERATIONS = 10  # each solves an assignment problem
 
 
 def nearest_rows(points: Tensor, centres: Tensor) -> Tensor:
@@ -108,3 +112,57 @@ def different_rows(points: np.ndarray, limit: int) -> list[int]:
         if len(seen) == limit:
             break
     return list(seen.values())
+
+
+def constrained_clusters(
+    points: np.ndarray, clusters: int, least: int, most: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Labels (N,) of C clusters of `least` to `most` points each, from (N, d).
+
+    Each iteration takes the mean of a cluster's points as its centre, then assigns all points at the least
+    total squared distance that the sizes allow, until nothing changes, at most 10 times. Raises ValueError
+    where no such sizes add up to N.
+    """
+    count = len(points)
+    if clusters < 1 or not clusters * least <= count <= clusters * most or least < 0:
+        raise ValueError(
+            f"{clusters} clusters of {least} to {most} points cannot hold {count} points; expected "
+            f"clusters * least <= {count} <= clusters * most"
+        )
+    centres = _spread_points(points, clusters, generator)
+    labels = np.full(count, -1)
+    for _ in range(_MOST_BOUNDED_ITERATIONS):
+        before, labels = labels, bounded_assignment(cdist(points, centres, "sqeuclidean"), least, most)
+        if np.array_equal(before, labels):
+            break
+        for cluster in np.unique(labels):
+            centres[cluster] = points[labels == cluster].mean(axis=0)
+    return labels
+
+
+def bounded_assignment(costs: np.ndarray, least: int, most: int) -> np.ndarray:
+    """Assign each point (row) to a cluster (column) at the least total cost, (N, C) -> (N,).
+
+    Each cluster takes at least `least` and at most `most` points. A cluster becomes `most` places, the first
+    `least` of which must be taken: they are made so cheap that an assignment without one is never best.
+    """
+    count, clusters = costs.shape
+    most = min(most, count)
+    # One mandatory place more outweighs whatever all points together can lose by it.
+    bonus = (costs.max() - costs.min() + 1) * (count + 1)
+    places = np.repeat(costs, most, axis=1)
+    mandatory = np.tile(np.arange(most) < least, clusters)
+    _, taken = linear_sum_assignment(places - bonus * mandatory)
+    labels: np.ndarray = taken // most
+    return labels
+
+
+def _spread_points(points: np.ndarray, clusters: int, generator: np.random.Generator) -> np.ndarray:
+    """k-means++: each next centre is a point drawn by its squared distance to those drawn before."""
+    chosen = [int(generator.integers(len(points)))]
+    for _ in range(clusters - 1):
+        distances = cdist(points, points[chosen], "sqeuclidean").min(axis=1)
+        total = float(distances.sum())
+        weights = distances / total if total > 0 else None  # all points alike: any of them
+        chosen.append(int(generator.choice(len(points), p=weights)))
+    return points[chosen].astype(np.float64)

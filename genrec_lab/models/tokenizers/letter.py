@@ -8,23 +8,39 @@ Shapes: N items, B items of a batch, D content dimensions, L levels, K codes a l
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field
-from safetensors.torch import load_file
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from genrec_lab.data import Dataset, training_sequences
 from genrec_lab.losses import code_diversity_loss, collaborative_alignment_loss
-from genrec_lab.models.tokenizers.autoencoder import Step, TokenizerEpoch
-from genrec_lab.models.tokenizers.autoencoder_training import sha, train_autoencoder
-from genrec_lab.models.tokenizers.constrained_kmeans import constrained_clusters
-from genrec_lab.models.tokenizers.quantizers import check_codebook_fits, finite_vectors
-from genrec_lab.models.tokenizers.rqvae import ResidualAutoencoder, ResidualAutoencoderConfig
+from genrec_lab.models.sequential.base import DomainItems
+from genrec_lab.models.sequential.batches import SequenceBatches
+from genrec_lab.models.sequential.sasrec import SASRec, SASRecConfig
+from genrec_lab.models.tokenizers.autoencoder import Step
+from genrec_lab.models.tokenizers.base import Content, ItemContent, OnEpoch, finite_vectors
+from genrec_lab.models.tokenizers.kmeans import constrained_clusters
+from genrec_lab.models.tokenizers.rqvae import (
+    ResidualAutoencoder,
+    ResidualAutoencoderConfig,
+    ResidualTokenizer,
+)
+from genrec_lab.training import TrainingConfig, fit
 from genrec_lab.training.processes import drawn_for_all
+
+
+class CollaborativeConfig(BaseModel):
+    """The SASRec whose item vectors LETTER's tokenizer aligns its codes with, and how long it is trained."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    model: SASRecConfig = SASRecConfig(width=32, feed_forward=128)  # LETTER: 32 dimensions
+    training: TrainingConfig = TrainingConfig(epochs=50)
 
 
 class LetterConfig(ResidualAutoencoderConfig):
@@ -50,24 +66,15 @@ class LetterConfig(ResidualAutoencoderConfig):
         return clusters, least, 4 * least
 
 
-class Letter(ResidualAutoencoder):
+class LetterNetwork(ResidualAutoencoder):
     """The residual autoencoder with LETTER's two losses; the domains of items play no part."""
 
     config: LetterConfig
     clusters: Tensor
-    collaborative: Tensor | None
 
-    def __init__(
-        self,
-        inputs: int,
-        config: LetterConfig,
-        collaborative: np.ndarray | None = None,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        """`inputs` is D; collaborative (N, d) vectors of all items are needed for training only."""
+    def __init__(self, inputs: int, config: LetterConfig, generator: torch.Generator | None = None) -> None:
+        """`inputs` is D; the weights are drawn from the generator."""
         super().__init__(inputs, config, generator)
-        vectors = None if collaborative is None else torch.from_numpy(collaborative)
-        self.register_buffer("collaborative", vectors, persistent=False)
         # Part of the checkpoint, for a training goes on between two clusterings.
         labels = torch.zeros(config.levels, config.codebook_size, dtype=torch.int64)
         self.register_buffer("clusters", labels)
@@ -84,20 +91,17 @@ class Letter(ResidualAutoencoder):
             labels = constrained_clusters(book, clusters, least, most, generator)
             self.clusters[level] = torch.from_numpy(labels)
 
-    def forward(self, x: Tensor, domain: Tensor, rows: Tensor | None = None) -> Step:
-        """Losses of a batch: (B, D) content vectors, and the places (B,) of their items in the catalogue.
+    def forward(self, x: Tensor, domain: Tensor, beside: Tensor | None = None) -> Step:
+        """Losses of a batch: (B, D) content vectors, (B, d) collaborative vectors `beside` them.
 
-        Raises ValueError where the collaborative vectors or the places are not known.
+        Raises ValueError where the collaborative vectors are missing.
         """
-        if self.collaborative is None or rows is None:
-            raise ValueError(
-                "LETTER's losses need collaborative vectors and the places of the batch's items in them; "
-                "make Letter(…, collaborative=…) and pass rows"
-            )
+        if beside is None:
+            raise ValueError("LETTER's losses need the items' collaborative vectors; pass beside=(B, d)")
         with torch.autocast(x.device.type, enabled=False):
             step = self.autoencode(x)
             vectors, codes = step.quantized.vectors, step.quantized.codes
-            collaborative = collaborative_alignment_loss(vectors, self.collaborative[rows])
+            collaborative = collaborative_alignment_loss(vectors, beside)
             partners = self.draw_partners(codes)
             books = self.quantizer.codebooks
             levels = [
@@ -126,39 +130,88 @@ class Letter(ResidualAutoencoder):
             partners.append((others.cumsum(dim=1) >= wanted[:, None]).int().argmax(dim=1))
         return torch.stack(partners, dim=1)
 
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote."""
-        config = LetterConfig.model_validate_json((folder / "config.json").read_text())
-        weights = load_file(folder / "model.safetensors")
-        model = cls(weights["encoder.0.weight"].shape[1], config)
-        model.load_state_dict(weights)
-        return model.eval()
 
+class Letter(ResidualTokenizer):
+    """LETTER's tokenizer, whose codes are aligned with the item vectors of a SASRec that it trains.
 
-def train_letter(
-    x: np.ndarray,
-    collaborative: np.ndarray,
-    domains: np.ndarray,
-    config: LetterConfig,
-    seed: int,
-    on_epoch: Callable[[TokenizerEpoch], None] | None = None,
-    checkpoint: Path | None = None,
-) -> Letter:
-    """Train on content vectors (N, D) and collaborative vectors (N, d); the rest as of `train_autoencoder`.
-
-    `checkpoint` is a folder. Raises ValueError where the collaborative vectors are of another number of items
-    or dimensions, or not finite.
+    collaborative: a CollaborativeConfig, how that SASRec is trained on the training part of the sequences.
     """
-    x, collaborative = finite_vectors(x), finite_vectors(collaborative)
-    if collaborative.shape != (len(x), config.dimension):
-        raise ValueError(
-            f"collaborative vectors have shape {collaborative.shape}; expected ({len(x)}, "
-            f"{config.dimension}), an item a row and tokenizer.dimension numbers each"
-        )
-    if config.kmeans_init:
-        check_codebook_fits(x, config.codebook_size)
-    model = Letter(x.shape[1], config, collaborative, torch.Generator().manual_seed(seed))
-    file = None if checkpoint is None else checkpoint / "letter_training.safetensors"
-    identity = {"collaborative": sha(collaborative)}
-    return train_autoencoder(model, x, domains, seed, on_epoch, file, identity=identity)
+
+    Config = LetterConfig
+    network = LetterNetwork
+    needs = ("vectors", "sequences")
+    settings = ("collaborative",)
+    collaborative: CollaborativeConfig = CollaborativeConfig()
+
+    beside: np.ndarray | None = None
+
+    @classmethod
+    def check_method(cls, config: LetterConfig, method: Mapping[str, Any]) -> None:
+        """Raise ValueError where SASRec's vectors are of another width than the quantised ones."""
+        width = method["collaborative"].model.width
+        if width != config.dimension:
+            raise ValueError(
+                f"collaborative.model.width is {width}, tokenizer.dimension is {config.dimension}; LETTER "
+                "compares the two vectors, set both to the same number"
+            )
+
+    def fit(
+        self,
+        content: Content,
+        *,
+        seed: int = 0,
+        on_epoch: OnEpoch = None,
+        checkpoint: Path | None = None,
+        checkpoint_every: int = 50,
+        collaborative: np.ndarray | None = None,
+    ) -> Self:
+        """Train on content vectors (N, D); the rest as of `AutoencoderTokenizer.fit`.
+
+        `collaborative` are the items' vectors (N, d) of a sequential recommender; without them SASRec is
+        trained on the dataset of the content. Raises ValueError where they are of another number of items or
+        dimensions, or not finite.
+        """
+        self.beside = collaborative
+        try:
+            return super().fit(
+                content,
+                seed=seed,
+                on_epoch=on_epoch,
+                checkpoint=checkpoint,
+                checkpoint_every=checkpoint_every,
+            )
+        finally:
+            self.beside = None
+
+    def vectors_beside(self, content: ItemContent, seed: int, checkpoint: Path | None) -> np.ndarray:
+        """Return the collaborative vectors (N, d), of a SASRec that is trained now where none were given."""
+        folder = None if checkpoint is None else checkpoint / "collaborative"
+        vectors = self.beside
+        if vectors is None:
+            dataset = content.require_dataset(self)
+            vectors = collaborative_vectors(dataset, content.numbers, self.collaborative, seed, folder)
+        vectors = finite_vectors(vectors)
+        if vectors.shape != (len(content), self.config.dimension):
+            raise ValueError(
+                f"collaborative vectors have shape {vectors.shape}; expected ({len(content)}, "
+                f"{self.config.dimension}), an item a row and tokenizer.dimension numbers each"
+            )
+        return vectors
+
+
+def collaborative_vectors(
+    dataset: Dataset, items: np.ndarray, config: CollaborativeConfig, seed: int, checkpoint: Path | None
+) -> np.ndarray:
+    """Train a SASRec on the training part of the sequences of some items (n,); return its vectors (n, d).
+
+    items: all those of one or more domains, ascending. There is no validation, so that nothing of what is
+    held out decides when to stop. A killed training goes on from the folder `checkpoint`.
+    """
+    names = np.unique(dataset.items["domain"].to_numpy()[items])
+    torch.manual_seed(seed)
+    model = SASRec(config.model).build(DomainItems(items))
+    batches = SequenceBatches(
+        items, training_sequences(dataset, names), config.training.batch_size, config.model.max_history
+    )
+    fit(model, batches, config.training, checkpoints=checkpoint, seed=seed)
+    return model.embedding.weight.detach().float().cpu().numpy().copy()

@@ -7,33 +7,24 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
-from safetensors.numpy import load_file, save_file
+from pydantic import Field
 
-from genrec_lab.models.sharing import Shareable
-from genrec_lab.models.tokenizers.quantizers import (
-    Geometry,
-    Tokenized,
-    check_codebook_fits,
-    finite_vectors,
-    nearest_codes,
-)
+from genrec_lab.models.tokenizers.base import Content, OnEpoch, Tokenized, TokenizerConfig, VectorTokenizer
+from genrec_lab.models.tokenizers.quantizers import check_codebook_fits, nearest_codes
 
+_AT_ONCE = 65_536  # items
 _OPQ_ROUNDS = 50  # faiss's own number of turns between rotation and codebooks
 
 
-class ProductQuantizationConfig(BaseModel):
+class ProductQuantizationConfig(TokenizerConfig):
     """Settings of product quantisation; "opq" rotates the vectors first, so that the sub-spaces share evenly.
 
     The codes of an item stand beside each other, not below each other: none of them is coarser than another.
     """
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-    geometry: ClassVar[Geometry] = "parts"
 
     kind: Literal["pq", "opq"] = "pq"
     levels: int = Field(4, ge=1, description="L, sub-spaces; they must divide the dimensions of the vectors")
@@ -41,25 +32,26 @@ class ProductQuantizationConfig(BaseModel):
     iterations: int = Field(25, ge=1, description="of k-means in each sub-space; 25 is faiss's number")
 
 
-class ProductQuantizer(Shareable):
-    """Codebooks of the parts of a vector, with the same face as `RQVAE`."""
+class ProductQuantizer(VectorTokenizer):
+    """Codebooks (L, K, D / L) of the parts of a vector, which "opq" rotates first.
 
-    def __init__(
-        self, codebooks: np.ndarray, rotation: np.ndarray | None, config: ProductQuantizationConfig
-    ) -> None:
-        """Codebooks (L, K, D / L) float32, a rotation (D, D) of "opq": a row for each new dimension."""
-        self.codebooks = codebooks
-        self.rotation = rotation
-        self.config = config
+    rotation: (D, D), a row for each new dimension; None of "pq".
+    """
 
-    @classmethod
-    def fit(cls, x: np.ndarray, config: ProductQuantizationConfig, seed: int) -> Self:
-        """Fit on the whole catalogue (N, D).
+    Config = ProductQuantizationConfig
+
+    codebooks: np.ndarray
+    rotation: np.ndarray | None
+
+    def fit(
+        self, content: Content, *, seed: int = 0, on_epoch: OnEpoch = None, checkpoint: Path | None = None
+    ) -> Self:
+        """Fit on content vectors (N, D).
 
         Raises ValueError where the sub-spaces do not divide D, K is no power of two, or the vectors are not
         finite or fewer different ones than K; ModuleNotFoundError where faiss is not installed.
         """
-        x = finite_vectors(x)
+        x, config = self.vectors(content), self.config
         levels, size, dimensions = config.levels, config.codebook_size, x.shape[1]
         if dimensions % levels:
             raise ValueError(
@@ -78,32 +70,28 @@ class ProductQuantizer(Shareable):
         book = faiss.ProductQuantizer(dimensions, levels, size.bit_length() - 1)
         book.cp.seed, book.cp.niter = seed % 2**31, config.iterations
         book.cp.min_points_per_centroid = 1  # it would warn of small catalogues
-        rotation = None
+        self.rotation = None
         if config.kind == "opq":
             turned = faiss.OPQMatrix(dimensions, levels)
             turned.pq, turned.niter = book, _OPQ_ROUNDS
             # With fewer vectors than dimensions faiss 1.15 writes past its memory; repeats fit the same.
             turned.train(np.tile(x, (-(-dimensions // len(x)), 1)))
-            rotation = faiss.vector_to_array(turned.A).reshape(dimensions, dimensions).copy()
-            x = np.ascontiguousarray(x @ rotation.T)
+            self.rotation = faiss.vector_to_array(turned.A).reshape(dimensions, dimensions).copy()
+            x = np.ascontiguousarray(x @ self.rotation.T)
         book.train(x)
         centres = faiss.vector_to_array(book.centroids).reshape(levels, size, dimensions // levels)
-        return cls(centres.astype(np.float32), rotation, config)
+        self.codebooks = centres.astype(np.float32)
+        self.inputs, self.sizes = dimensions, (size,) * levels
+        return self
 
-    def tokenize(self, x: np.ndarray, batch: int = 65_536) -> Tokenized:
-        """Codes of (N, D) content vectors; what a level quantises is its sub-vector."""
-        vectors = finite_vectors(x)
+    def tokenize_vectors(self, x: np.ndarray) -> Tokenized:
+        """Quantise each sub-vector of (n, D) vectors by itself."""
+        turned = x if self.rotation is None else x @ self.rotation.T
         levels, _, width = self.codebooks.shape
-        if vectors.shape[1] != levels * width:
-            raise ValueError(
-                f"content vectors have {vectors.shape[1]} dimensions, the codebooks {levels * width}; "
-                f"tokenize vectors of the text model that the tokenizer was fitted on"
-            )
-        turned = vectors if self.rotation is None else vectors @ self.rotation.T
         parts = torch.from_numpy(np.ascontiguousarray(turned)).view(-1, levels, width)
         books = torch.from_numpy(self.codebooks)
         codes = [
-            torch.cat([nearest_codes(some, book) for some in parts[:, level].split(batch)])
+            torch.cat([nearest_codes(some, book) for some in parts[:, level].split(_AT_ONCE)])
             for level, book in enumerate(books)
         ]
         chosen = torch.stack([book[code] for book, code in zip(books, codes, strict=True)], dim=1)
@@ -111,23 +99,7 @@ class ProductQuantizer(Shareable):
         restored = chosen.flatten(1).numpy()
         if self.rotation is not None:
             restored = restored @ self.rotation  # its transpose is its inverse
-        return Tokenized(restored, torch.stack(codes, dim=1).numpy(), loss, parts.numpy())
-
-    def save(self, folder: Path) -> None:
-        """Write `model.safetensors` and `config.json` into a folder."""
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {"codebooks": self.codebooks}
-        if self.rotation is not None:
-            tensors["rotation"] = self.rotation
-        save_file(tensors, folder / "model.safetensors")
-        (folder / "config.json").write_text(self.config.model_dump_json(indent=2) + "\n")
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote; faiss is not needed for it."""
-        config = ProductQuantizationConfig.model_validate_json((folder / "config.json").read_text())
-        tensors = load_file(folder / "model.safetensors")
-        return cls(tensors["codebooks"], tensors.get("rotation"), config)
+        return Tokenized(torch.stack(codes, dim=1).numpy(), parts.numpy(), restored, loss)
 
 
 def _faiss() -> ModuleType:

@@ -5,20 +5,15 @@ Shapes: N items, B items of a batch, L levels, K codes a level, d dimensions.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from genrec_lab.losses import residual_quantization_loss
+from genrec_lab.models.tokenizers.base import finite_vectors
 from genrec_lab.models.tokenizers.kmeans import different_rows, kmeans_centres, nearest_rows
-
-# What a level of a tokenizer quantises: what the levels before it left over, which their codewords fill up
-# ("residual"); the same with codewords that differ from prefix to prefix ("prefix"); a part of the vector of
-# its own, from which nothing is handed on ("parts"); or nothing at all ("none").
-Geometry = Literal["residual", "prefix", "parts", "none"]
 
 
 class Quantized(NamedTuple):
@@ -28,34 +23,6 @@ class Quantized(NamedTuple):
     codes: Tensor  # (B, L) int64
     loss: Tensor  # scalar, GMC Eq. 5
     residuals: Tensor  # (B, L, d) what each level quantised: r_0 = z first
-
-
-class Tokenized(NamedTuple):
-    """What tokenising a whole catalogue gives: `Quantized` as numpy arrays, without gradients."""
-
-    vectors: np.ndarray  # (N, d) float32, z_hat
-    codes: np.ndarray  # (N, L) int64
-    loss: float  # GMC Eq. 5, mean over the catalogue
-    residuals: np.ndarray  # (N, L, d) float32
-
-    @property
-    def latent(self) -> np.ndarray:
-        """(N, d) z, which is the residual that the first level quantises."""
-        return self.residuals[:, 0]
-
-    @classmethod
-    def of_codes(cls, codes: np.ndarray) -> Self:
-        """Codes (N, L) that quantise nothing: vectors and residuals without dimensions, no loss."""
-        nothing = np.zeros((*codes.shape, 0), dtype=np.float32)
-        return cls(nothing[:, 0], codes, 0.0, nothing)
-
-
-class ContentFreeConfig(BaseModel):
-    """What the settings of tokenizers that read nothing of an item's content begin with."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-    geometry: ClassVar[Geometry] = "none"
-    needs: ClassVar[tuple[str, ...]] = ()  # no texts
 
 
 def nearest_codes(residual: Tensor, codebook: Tensor) -> Tensor:
@@ -124,8 +91,8 @@ def residual_kmeans(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Run k-means on x, then on what it leaves over, `levels` times.
 
-    (N, D) -> codebooks (L, K, D) float32, codes (N, L) int64, residuals (N, L, D) float32 (what each level
-    quantised). Fits on at most 256 vectors a code, drawn by the seed; all vectors get codes. Where
+    (N, D) -> codebooks (L, K, D) float32, codes (N, L) int64, residuals (N, L, D) float32, what each level
+    quantised. Fits on at most 256 vectors a code, drawn by the seed; all vectors get codes. Where
     a deeper level has fewer different residuals than codes, each becomes a codeword and the spare ones lie
     unused nearby.
     Raises ValueError where the first level has fewer different vectors than codes, or a vector is not finite.
@@ -155,19 +122,3 @@ def check_codebook_fits(x: np.ndarray, size: int) -> None:
             f"{distinct} codes among {len(x)} items with {distinct} different vectors. "
             f"Set tokenizer.codebook_size to {distinct} or less"
         )
-
-
-def finite_vectors(x: np.ndarray) -> np.ndarray:
-    """The vectors as a contiguous (N, D) float32 array; ValueError naming the first that is not finite."""
-    x = np.ascontiguousarray(x, dtype=np.float32)
-    if x.ndim != 2 or 0 in x.shape:
-        raise ValueError(
-            f"content vectors have shape {x.shape}; expected (items, dimensions), at least one of each"
-        )
-    bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
-    if bad.size:
-        raise ValueError(
-            f"the content vectors of {bad.size} of {len(x)} items hold NaN or infinite values, the first is "
-            f"item {bad[0]}; look at this item's text, or encode again in float32"
-        )
-    return x

@@ -12,10 +12,17 @@ from typing import Literal, Self
 import numpy as np
 from pydantic import Field
 
-from genrec_lab.models.tokenizers.quantizers import ContentFreeConfig, Tokenized, finite_vectors
+from genrec_lab.models.tokenizers.base import (
+    CatalogueTokenizer,
+    Content,
+    ItemContent,
+    OnEpoch,
+    Tokenized,
+    TokenizerConfig,
+)
 
 
-class RandomCodesConfig(ContentFreeConfig):
+class RandomCodesConfig(TokenizerConfig):
     """Settings of random codes."""
 
     kind: Literal["random"] = "random"
@@ -23,48 +30,39 @@ class RandomCodesConfig(ContentFreeConfig):
     codebook_size: int = Field(256, ge=1, description="K, codes a level")
 
 
-class RandomCodes:
-    """Distinct identifiers drawn by a seed, all equally likely, with the same face as `RQVAE`."""
+class RandomCodes(CatalogueTokenizer):
+    """Distinct identifiers drawn by a seed, all equally likely."""
 
-    def __init__(self, config: RandomCodesConfig, seed: int) -> None:
-        self.config = config
+    Config = RandomCodesConfig
+    needs = ()
+
+    seed: int
+
+    def fit(
+        self, content: Content, *, seed: int = 0, on_epoch: OnEpoch = None, checkpoint: Path | None = None
+    ) -> Self:
+        """Draw codes for N items; raises ValueError where there are fewer identifiers than items."""
         self.seed = seed
+        known = ItemContent.of(content)
+        return self.knows(known, self._drawn(len(known)), (self.config.codebook_size,) * self.config.levels)
 
-    @property
-    def codebooks(self) -> np.ndarray:
-        """(L, K, 0) float32: codes without a place in any space."""
-        return np.zeros((self.config.levels, self.config.codebook_size, 0), dtype=np.float32)
+    def tokenize_unserved(self, content: Content) -> Tokenized:
+        """Return codes (n, L) that are drawn for these items alone."""
+        return Tokenized(self._drawn(len(ItemContent.of(content))))
 
-    def tokenize(self, x: np.ndarray) -> Tokenized:
-        """Codes of N items; of the vectors (N, D) only their number matters.
-
-        Raises ValueError where there are fewer identifiers than items, or a vector is not finite.
-        """
-        items, levels, size = len(finite_vectors(x)), self.config.levels, self.config.codebook_size
+    def _drawn(self, items: int) -> np.ndarray:
+        levels, size = self.config.levels, self.config.codebook_size
         if size**levels < items:
             raise ValueError(
                 f"tokenizer.levels = {levels} of tokenizer.codebook_size = {size} make {size**levels} "
                 f"identifiers, too few for {items} items; use {math.ceil(items ** (1 / levels))} codes or "
                 f"more, or more levels"
             )
-        chosen = _distinct(size**levels, items, np.random.default_rng(self.seed))
         codes = np.zeros((items, levels), dtype=np.int64)
-        for row, number in enumerate(chosen):
+        for row, number in enumerate(_distinct(size**levels, items, np.random.default_rng(self.seed))):
             for level in range(levels):
                 number, codes[row, level] = divmod(number, size)
-        return Tokenized.of_codes(codes)
-
-    def save(self, folder: Path) -> None:
-        """Write `config.json` and `seed.txt` into a folder."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(self.config.model_dump_json(indent=2) + "\n")
-        (folder / "seed.txt").write_text(f"{self.seed}\n")
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote."""
-        config = RandomCodesConfig.model_validate_json((folder / "config.json").read_text())
-        return cls(config, int((folder / "seed.txt").read_text()))
+        return codes
 
 
 def _distinct(largest: int, count: int, generator: np.random.Generator) -> list[int]:

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
-from safetensors.numpy import load_file, save_file
+from pydantic import Field
 
 from genrec_lab.losses import residual_quantization_loss
-from genrec_lab.models.sharing import Shareable
-from genrec_lab.models.tokenizers.quantizers import (
-    Geometry,
-    Tokenized,
-    finite_vectors,
-    quantize_levels,
-    residual_kmeans,
-)
+from genrec_lab.models.tokenizers.base import Content, OnEpoch, Tokenized, TokenizerConfig, VectorTokenizer
+from genrec_lab.models.tokenizers.quantizers import quantize_levels, residual_kmeans
+
+_AT_ONCE = 65_536  # items
 
 
-class ResidualKMeansConfig(BaseModel):
+class ResidualKMeansConfig(TokenizerConfig):
     """Settings of residual k-means."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-    geometry: ClassVar[Geometry] = "residual"
 
     kind: Literal["rkmeans"] = "rkmeans"
     levels: int = Field(
@@ -35,40 +26,33 @@ class ResidualKMeansConfig(BaseModel):
     codebook_size: int = Field(256, ge=1, description="K, codes a level (GMC section 5.1.4)")
 
 
-class ResidualKMeans(Shareable):
-    """Codebooks over the content vectors themselves, with the same face as `RQVAE`."""
+class ResidualKMeans(VectorTokenizer):
+    """Codebooks (L, K, D) float32 over the content vectors themselves; those of an item add up to its vector.
 
-    def __init__(self, codebooks: np.ndarray, config: ResidualKMeansConfig) -> None:
-        """Codebooks (L, K, D) float32, as `fit` finds them."""
-        self.codebooks = codebooks
-        self.config = config
+    >>> vectors = np.random.default_rng(0).normal(size=(40, 8))
+    >>> tokenizer = ResidualKMeans(ResidualKMeans.Config(levels=2, codebook_size=4)).fit(vectors)
+    >>> tokenizer.encode(vectors).shape, tokenizer.codebooks.shape
+    ((40, 2), (2, 4, 8))
+    """
 
-    @classmethod
-    def fit(cls, x: np.ndarray, config: ResidualKMeansConfig, seed: int) -> Self:
-        """Fit on the whole catalogue (N, D); raises ValueError as `residual_kmeans` does."""
-        return cls(residual_kmeans(x, config.levels, config.codebook_size, seed)[0], config)
+    Config = ResidualKMeansConfig
+    refines = True
 
-    def tokenize(self, x: np.ndarray, batch: int = 65_536) -> Tokenized:
-        """Codes and residuals of (N, D) content vectors, `batch` items at a time."""
-        vectors, codebooks = torch.from_numpy(finite_vectors(x)), torch.from_numpy(self.codebooks)
-        if vectors.shape[1] != codebooks.shape[2]:
-            raise ValueError(
-                f"content vectors have {vectors.shape[1]} dimensions, the codebooks {codebooks.shape[2]}; "
-                f"tokenize vectors of the text model that the tokenizer was fitted on"
-            )
-        parts = [quantize_levels(part, codebooks) for part in vectors.split(batch)]
+    codebooks: np.ndarray
+
+    def fit(
+        self, content: Content, *, seed: int = 0, on_epoch: OnEpoch = None, checkpoint: Path | None = None
+    ) -> Self:
+        """Fit on content vectors (N, D); raises ValueError as `residual_kmeans` does."""
+        x, config = self.vectors(content), self.config
+        self.codebooks = residual_kmeans(x, config.levels, config.codebook_size, seed)[0]
+        self.inputs, self.sizes = x.shape[1], (config.codebook_size,) * config.levels
+        return self
+
+    def tokenize_vectors(self, x: np.ndarray) -> Tokenized:
+        """Quantise (n, D) vectors level by level."""
+        codebooks = torch.from_numpy(self.codebooks)
+        parts = [quantize_levels(part, codebooks) for part in torch.from_numpy(x).split(_AT_ONCE)]
         codes, residuals, codewords = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         loss = float(residual_quantization_loss(residuals, codewords, beta=0.0))
-        return Tokenized(codewords.sum(dim=1).numpy(), codes.numpy(), loss, residuals.numpy())
-
-    def save(self, folder: Path) -> None:
-        """Write `model.safetensors` and `config.json` into a folder."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({"codebooks": self.codebooks}, folder / "model.safetensors")
-        (folder / "config.json").write_text(self.config.model_dump_json(indent=2) + "\n")
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote."""
-        config = ResidualKMeansConfig.model_validate_json((folder / "config.json").read_text())
-        return cls(load_file(folder / "model.safetensors")["codebooks"], config)
+        return Tokenized(codes.numpy(), residuals.numpy(), codewords.sum(dim=1).numpy(), loss)

@@ -5,49 +5,26 @@ Shapes: N items, B items of a batch, D content dimensions, L levels, K codes a l
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import Field
-from safetensors.torch import load_file
 from torch import Tensor
 
 from genrec_lab.losses import domain_contrastive_loss, reconstruction_loss, residual_quantization_loss
 from genrec_lab.models.tokenizers.autoencoder import (
-    TIGER_HIDDEN,
     Autoencoder,
     AutoencoderConfig,
+    AutoencoderTokenizer,
     Step,
-    TokenizerEpoch,
     mlp,
 )
-from genrec_lab.models.tokenizers.autoencoder_training import train_autoencoder
-from genrec_lab.models.tokenizers.quantizers import (
-    Geometry,
-    ResidualQuantizer,
-    check_codebook_fits,
-    finite_vectors,
-    quantize_levels,
-)
-
-__all__ = [
-    "RQVAE",
-    "TIGER_HIDDEN",
-    "RQVAEConfig",
-    "ResidualAutoencoder",
-    "ResidualAutoencoderConfig",
-    "TokenizerEpoch",
-    "train_rqvae",
-]
+from genrec_lab.models.tokenizers.quantizers import ResidualQuantizer, check_codebook_fits, quantize_levels
 
 
 class ResidualAutoencoderConfig(AutoencoderConfig):
     """Settings of every autoencoder with a residual quantiser: RQ-VAE and LETTER."""
-
-    geometry: ClassVar[Geometry] = "residual"
 
     dimension: int = Field(32, ge=1, description="d of the latent vectors and codewords")
     codebook_size: int = Field(256, ge=1, description="K, codes a level")
@@ -142,15 +119,12 @@ class ResidualAutoencoder(Autoencoder):
             self.quantizer.codebooks[level, dead] = residuals[: len(dead), level]
 
 
-class RQVAE(ResidualAutoencoder):
-    """The residual autoencoder that is told the domains of its items (GMC Eq. 7)."""
+class RQVAENetwork(ResidualAutoencoder):
+    """The residual autoencoder whose first level is taught the domains of its items (GMC Eq. 7)."""
 
     config: RQVAEConfig
 
-    def __init__(self, inputs: int, config: RQVAEConfig, generator: torch.Generator | None = None) -> None:
-        super().__init__(inputs, config, generator)
-
-    def forward(self, x: Tensor, domain: Tensor, rows: Tensor | None = None) -> Step:
+    def forward(self, x: Tensor, domain: Tensor, beside: Tensor | None = None) -> Step:
         """Losses of a batch: (B, D) content vectors, (B,) int64 domains."""
         with torch.autocast(x.device.type, enabled=False):
             step = self.autoencode(x)
@@ -160,37 +134,28 @@ class RQVAE(ResidualAutoencoder):
             loss = step.loss + self.config.contrastive_weight * contrastive
         return step._replace(loss=loss, contrastive=contrastive)
 
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote."""
-        config = RQVAEConfig.model_validate_json((folder / "config.json").read_text())
-        weights = load_file(folder / "model.safetensors")
-        model = cls(weights["encoder.0.weight"].shape[1], config)
-        model.load_state_dict(weights)
-        return model.eval()
+
+class ResidualTokenizer(AutoencoderTokenizer):
+    """An autoencoder with a residual quantiser: the codewords of an item add up to its latent vector."""
+
+    refines = True
+
+    def check_vectors(self, x: np.ndarray) -> None:
+        """Raise ValueError where k-means cannot place K codes among content vectors (N, D)."""
+        if self.config.kmeans_init:
+            check_codebook_fits(x, self.config.codebook_size)
 
 
-def train_rqvae(
-    x: np.ndarray,
-    domains: np.ndarray,
-    config: RQVAEConfig,
-    seed: int,
-    on_epoch: Callable[[TokenizerEpoch], None] | None = None,
-    checkpoint: Path | None = None,
-    checkpoint_every: int = 50,
-    device: str | None = None,
-) -> RQVAE:
-    """Train an RQ-VAE on a catalogue by GMC Eq. 7, all batches index the one tensor of all items.
+class RQVAE(ResidualTokenizer):
+    """RQ-VAE, with GMC's contrast of domains (Eq. 6) unless its weight is 0, as for TIGER.
 
-    x: (N, D) content vectors; domains: (N,) integers. `on_epoch` hears of epoch 1, every `report_every`th
-    and the last. With a `checkpoint` folder a killed training goes on from its last multiple of
-    `checkpoint_every` epochs, gives the numbers of the unbroken one (on a CPU) and tells `on_epoch` of the
-    earlier epochs again; a higher `epochs` trains on. Raises ValueError for vectors that are not finite, a
-    codebook larger than the catalogue or a foreign checkpoint; FloatingPointError for a loss not finite.
+    `fit` takes content vectors (N, D) and the items' domains; plain vectors are all of one domain.
+
+        >>> config = RQVAE.Config(hidden=(16,), levels=2, codebook_size=4, dimension=4, epochs=2)
+        >>> vectors = np.random.default_rng(0).normal(size=(20, 8))
+        >>> RQVAE(config).fit(vectors).encode(vectors).shape
+        (20, 2)
     """
-    x = finite_vectors(x)
-    if config.kmeans_init:
-        check_codebook_fits(x, config.codebook_size)
-    model = RQVAE(x.shape[1], config, torch.Generator().manual_seed(seed))
-    file = None if checkpoint is None else Path(checkpoint) / "rqvae_training.safetensors"
-    return train_autoencoder(model, x, domains, seed, on_epoch, file, checkpoint_every, device)
+
+    Config = RQVAEConfig
+    network = RQVAENetwork

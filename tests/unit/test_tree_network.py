@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from genrec_lab.losses import co_occurrence_alignment_loss
 from genrec_lab.models.tokenizers.content_decoders import DecoderConfig
 from genrec_lab.models.tokenizers.diffusion import DiffusionConfig
+from genrec_lab.models.tokenizers.tree_network import TreeNetwork, TreeTokenizerConfig
 from genrec_lab.models.tokenizers.tree_quantizer import TreeQuantizerConfig
-from genrec_lab.models.tokenizers.tree_tokenizer import TreeTokenizer, TreeTokenizerConfig
 
 LEVELS, WORDS, TOKENS, CHANNELS = 3, 13, 4, 12
 CONFIG = TreeTokenizerConfig(
@@ -75,16 +75,16 @@ def items(batch: int = 6, seed: int = 0, pictures: bool = True) -> dict[str, Ten
     }
 
 
-def tokenizer(seed: int = 0, encoder: nn.Module | None = None, **changes: object) -> TreeTokenizer:
+def tokenizer(seed: int = 0, encoder: nn.Module | None = None, **changes: object) -> TreeNetwork:
     config = CONFIG.model_copy(update=dict(changes))
-    return TreeTokenizer(encoder or ToyEncoder(), config, torch.Generator().manual_seed(seed)).eval()
+    return TreeNetwork(encoder or ToyEncoder(), config, torch.Generator().manual_seed(seed)).eval()
 
 
 def draw(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def train(model: TreeTokenizer, steps: int, pictures: bool = True) -> list[float]:
+def train(model: TreeNetwork, steps: int, pictures: bool = True) -> list[float]:
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=3e-3)
@@ -233,7 +233,7 @@ class TestWarmUp:
         model = tokenizer(warm_up_steps=5)
         train(model, 3)
         model.save(tmp_path)
-        assert int(TreeTokenizer.load(tmp_path, ToyEncoder()).steps) == 3
+        assert int(TreeNetwork.load(tmp_path, ToyEncoder()).steps) == 3
 
     def test_transfer_has_none(self) -> None:
         model = tokenizer(warm_up_steps=300)
@@ -269,7 +269,7 @@ class TestTokenize:
 
 
 class TestPlacing:
-    def placed(self, warm_up_steps: int) -> TreeTokenizer:
+    def placed(self, warm_up_steps: int) -> TreeNetwork:
         quantizer = CONFIG.quantizer.model_copy(update={"kmeans_start": True})
         return tokenizer(quantizer=quantizer, warm_up_steps=warm_up_steps)
 
@@ -338,7 +338,7 @@ class TestStandardised:
         model = tokenizer(standardise=True)
         train(model, 5)
         model.save(tmp_path)
-        loaded = TreeTokenizer.load(tmp_path, ToyEncoder())
+        loaded = TreeNetwork.load(tmp_path, ToyEncoder())
         np.testing.assert_array_equal(loaded.tokenize([items()]).codes, model.tokenize([items()]).codes)
 
 

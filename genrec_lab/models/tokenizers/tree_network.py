@@ -1,44 +1,81 @@
-"""UTGRec's universal tokenizer: encoder, adapter, tree codebooks and two decoders (sections 2.2 and 2.3).
+"""The network of UTGRec's tokenizer: encoder, adapter, tree codebooks and two decoders (sections 2.2, 2.3).
 
 Shapes: N items, B items of a batch, L levels, l of a prefix, d encoder dimensions, d_c code dimensions,
 w decoder width, T text tokens, P picture tokens of c channels, V words of e dimensions, S pixels a side.
+
+A batch of content is a mapping of tensors whose first dimension is B: `text_ids` (B, T) int64, `text_mask`
+(B, T) bool, `patches` (B, P, c), `has_picture` (B,) bool, and what the encoder reads, under `encoder_...`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple, Self, cast
+from typing import Literal, NamedTuple, Protocol, Self, cast
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from genrec_lab.losses import Reduction, co_occurrence_alignment_loss, utgrec_objective
 from genrec_lab.models.linear import drawn_linear
-from genrec_lab.models.sharing import Shareable
-from genrec_lab.models.tokenizers.content_batches import Batch, ContentEncoder
+from genrec_lab.models.tokenizers.base import TokenizerConfig
 from genrec_lab.models.tokenizers.content_decoders import DecoderConfig, TextDecoder, VisionDecoder
 from genrec_lab.models.tokenizers.diffusion import DiffusionConfig
-from genrec_lab.models.tokenizers.quantizers import Geometry
 from genrec_lab.models.tokenizers.tree_quantizer import TreeQuantizer, TreeQuantizerConfig
 from genrec_lab.training import moved
 from genrec_lab.training.processes import gather_rows, places_of_rows
+
+Batch = Mapping[str, Tensor]
+
+
+class PictureTokens(Protocol):
+    """What of a picture is rebuilt: P tokens of c channels."""
+
+    @property
+    def tokens(self) -> int:
+        """P."""
+
+    @property
+    def channels(self) -> int:
+        """The numbers of a token, c."""
+
+    def to_images(self, tokens: Tensor) -> Tensor:
+        """(B, P, c) -> (B, 3, S, S) in 0..1."""
+
+
+class ContentEncoder(Protocol):
+    """An nn.Module that gives L content representations of an item (Eq. 2)."""
+
+    @property
+    def levels(self) -> int:
+        """L."""
+
+    @property
+    def dimension(self) -> int:
+        """The numbers of a representation, d."""
+
+    @property
+    def picture(self) -> PictureTokens:
+        """What of a picture is rebuilt."""
+
+    def word_table(self) -> Tensor:
+        """Vectors of the words that `text_ids` number: (V, e)."""
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """A batch of content -> H (B, L, d)."""
+
 
 # Of so many items per code the codewords are placed; more would not move them noticeably.
 _POINTS_A_CODE = 16
 
 
-class TreeTokenizerConfig(BaseModel):
+class TreeTokenizerConfig(TokenizerConfig):
     """Settings of the tokenizer; the defaults are the paper's, or its code's where the paper has none."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-    geometry: ClassVar[Geometry] = "parts"
 
     kind: Literal["tree"] = "tree"
     quantizer: TreeQuantizerConfig = TreeQuantizerConfig()
@@ -67,37 +104,6 @@ class TreeTokenizerConfig(BaseModel):
     )
 
 
-def for_fidelity(fidelity: Literal["paper", "code"]) -> TreeTokenizerConfig:
-    """The settings that the paper states ("paper"), or those of the authors' published code ("code").
-
-    | what                  | paper                        | code                                     |
-    |-----------------------|------------------------------|------------------------------------------|
-    | L_Code over d_c       | sum                          | mean                                     |
-    | L^t over tokens       | sum over a text              | mean over the batch's tokens             |
-    | L_Ali compares        | H, the encoder's             | H', the adapter's                        |
-    | L_Ali over levels     | sum                          | mean                                     |
-    | masking of the text   | all places                   | of ten: 8 masked, 1 random, 1 as it is   |
-    | alpha                 | 3                            | 5                                        |
-    | warm-up               | none stated                  | 300 batches of continuous vectors        |
-
-    The same in both: beta .25, lambda 200, mu .01, eta .03, and what only the code states (adapter, d_c, tau,
-    the sizes of decoders and diffusion). A lambda of 200 on sums beside a text's sum is about as heavy as on
-    means beside a token's mean, where a text has as many tokens as a code vector dimensions.
-    """
-    if fidelity == "paper":
-        return TreeTokenizerConfig()
-    if fidelity == "code":
-        return TreeTokenizerConfig(
-            quantizer=TreeQuantizerConfig(reduction="code"),
-            decoder=DecoderConfig(masking="mixed", reduction="code"),
-            alpha=5.0,
-            alignment_on="adapted",
-            alignment_reduction="code",
-            warm_up_steps=300,
-        )
-    raise ValueError(f'fidelity is {fidelity!r}; expected "paper" or "code"')
-
-
 class TokenizedContent(NamedTuple):
     """What tokenising a catalogue gives, as numpy arrays."""
 
@@ -108,7 +114,7 @@ class TokenizedContent(NamedTuple):
     loss: float  # L_Code, mean over the catalogue
 
 
-class TreeTokenizer(nn.Module, Shareable):
+class TreeNetwork(nn.Module):
     """The whole tokenizer; its forward is the objective of Eq. 13.
 
     `parts` holds the terms of the last forward, detached and before their weights: text, picture, code,
@@ -281,14 +287,16 @@ class TreeTokenizer(nn.Module, Shareable):
             seen = self.projection(self.quantizer.from_codes(prefix.to(self.device)))
             return self.encoder.picture.to_images(self.vision.sample(seen, generator, steps)).clamp(0, 1)
 
-    def save(self, folder: Path) -> None:
-        """Write `model.safetensors` and `config.json`, with all but the encoder's frozen parameters."""
+    def save(self, folder: Path, metadata: dict[str, str] | None = None) -> None:
+        """Write `model.safetensors` and `config.json`, with all but the encoder's frozen parameters.
+
+        `metadata` goes into the former beside the tensors.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         state = self.state_dict()
         kept = {name: state[name] for name in self._names()}
-        save_file(
-            {name: t.detach().cpu().contiguous() for name, t in kept.items()}, folder / "model.safetensors"
-        )
+        tensors = {name: t.detach().cpu().contiguous() for name, t in kept.items()}
+        save_file(tensors, folder / "model.safetensors", metadata)
         (folder / "config.json").write_text(self.config.model_dump_json(indent=2) + "\n")
 
     @classmethod

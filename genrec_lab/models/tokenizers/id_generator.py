@@ -1,0 +1,309 @@
+"""The T5 that writes items' ids from their texts, and what it learns from (IDGenRec, Tan et al. 2024).
+
+Shapes: N items, B items of a batch, L places of an id, S tokens of a text, I items of a history, V tokens,
+G candidates, D width. An id is a row of L tokens; shorter ones end in END, which no piece follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genrec_lab.codes import EOS, PAD, ItemCodes
+from genrec_lab.encoders.progress import no_loading_bar
+from genrec_lab.encoders.text import HubError, find_on_hub
+from genrec_lab.models.recommenders.recommender import Recommender
+from genrec_lab.models.recommenders.t5 import NEGATIVE, T5, Cache, Memory, T5Config
+from genrec_lab.models.tokenizers.base import TokenizerConfig
+from genrec_lab.models.tokenizers.word_pieces import WordPieces, telling_words, words_of
+
+END = 2  # T5's unknown piece, which no id holds; code 0 of every level
+FIRST_CODE = 2  # codes are tokens without the first two
+_AT_ONCE = 128  # items whose ids are written together
+# The authors' code raises its diversity penalty by .1 until an id is free, then asks for longer ids.
+_PENALTIES = tuple(0.1 * step for step in range(1, 10))
+
+
+class TextualIdsConfig(TokenizerConfig):
+    """Settings of textual ids; candidates and lengths are those of the authors' code."""
+
+    kind: Literal["idgen"] = "idgen"
+    levels: int = Field(10, ge=2, description="L, most pieces of an id")
+    candidates: int = Field(10, ge=1, description="G, ids that diverse beam search offers for an item")
+    text_tokens: int = Field(256, ge=1, description="S, a longer text is cut")
+    vocabulary: int = Field(4000, ge=40, description="V, most tokens of a vocabulary that is learnt")
+    generator: str | None = Field(
+        None, description="a folder or hub name of a T5 that writes ids; None: one of `body` from no weights"
+    )
+    recommender: str | None = Field(None, description="the same for the T5 that reads them")
+    body: T5Config = Field(T5Config(), description="sizes of both")
+
+
+class TextualIdsError(RuntimeError):
+    """A released model that cannot be used; the message says what is wrong with it."""
+
+
+class IdGenerator(nn.Module):
+    """The T5 that writes ids, and the texts of the N items that it writes them for."""
+
+    texts: Tensor
+    labels: Tensor
+    allowed: Tensor
+
+    def __init__(self, pieces: WordPieces, texts: Sequence[str], config: TextualIdsConfig) -> None:
+        """Draw the weights, or read those that the config names; their vocabulary is that of `pieces`."""
+        super().__init__()
+        self.config = config
+        rows = [[*pieces.tokens(words_of(text), config.text_tokens), EOS] for text in texts]
+        table = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
+        for line, row in zip(table, rows, strict=True):
+            line[: len(row)] = row
+        self.register_buffer("texts", torch.from_numpy(table), persistent=False)
+        allowed = pieces.in_ids()
+        told = [pieces.tokens(words, config.levels) for words in telling_words(texts, config.levels)]
+        labels = np.full((len(texts), config.levels), END)
+        for line, row in zip(labels, told, strict=True):
+            kept = [token for token in row if allowed[token]] or [int(allowed.argmax())]
+            line[: len(kept)] = kept
+        self.register_buffer("labels", torch.from_numpy(labels), persistent=False)
+        allowed[END] = True
+        self.register_buffer("allowed", torch.from_numpy(allowed), persistent=False)
+        self.t5 = new_t5(pieces, config, config.generator)
+
+    def forward(self, items: Tensor) -> Tensor:
+        """Return the loss of writing the telling words of the texts of items (B,)."""
+        wanted = self.labels[items]
+        counted = ~past_end(wanted)
+        return F.cross_entropy(self.logits(items, wanted)[counted], wanted[counted])
+
+    def logits(self, items: Tensor, tokens: Tensor) -> Tensor:
+        """Score each place (B, L, V) of ids (B, L) after those before it; pieces that no id holds are out."""
+        before = F.pad(tokens[:, :-1], (1, 0), value=PAD)
+        found = self.t5.decode(before[:, None], self._remember(items))[:, 0].float()
+        return found.masked_fill(~self.allowed, NEGATIVE)
+
+    @torch.no_grad()
+    def candidates(self, items: Tensor, penalty: float, groups: int, least: int = 1) -> Tensor:
+        """Write `groups` ids for each of items (B,): (B, G, L), by diverse beam search of one beam a group.
+
+        A group's piece costs `penalty` for each group before it that wrote the same piece at the same place.
+        `least` pieces are written before an id may end.
+        """
+        memory, levels = self._remember(items), self.config.levels
+        past: Cache | None = None
+        written = torch.full((len(items), groups, levels), END, device=items.device)
+        ended = torch.zeros(len(items), groups, dtype=torch.bool, device=items.device)
+        tokens = torch.full((len(items), 1), PAD, device=items.device)
+        for place in range(levels):
+            logits, cache = self.t5.step(tokens, memory, past)
+            scores = logits.masked_fill(~self.allowed, NEGATIVE).log_softmax(-1)
+            if place < least:
+                scores[..., END] = NEGATIVE
+            used = torch.zeros_like(scores[:, 0])
+            for group in range(groups):
+                own = scores[:, min(group, scores.shape[1] - 1)] - penalty * used
+                chosen = own.argmax(-1).masked_fill(ended[:, group], END)
+                used.scatter_add_(1, chosen[:, None], torch.ones_like(used[:, :1]))
+                written[:, group, place] = chosen
+            ended |= written[:, :, place] == END
+            parents = torch.arange(groups, device=items.device).clamp(max=tokens.shape[1] - 1)
+            past = cache.of_parents(parents.expand(len(items), -1))
+            tokens = written[:, :, place]
+        return written
+
+    def soft_ids(self, items: Tensor, table: Tensor) -> Tensor:
+        """What a reader with the embedding `table` (V, D) makes of the ids of items (B,): (B, L, D).
+
+        Each place is the mean of the vectors of all pieces by their probabilities, after the likeliest pieces
+        before it, so that the reader's loss reaches the generator.
+        """
+        tokens = self.candidates(items, 0.0, 1)[:, 0]
+        expected = self.logits(items, tokens).softmax(-1) @ table
+        return torch.where(past_end(tokens)[..., None], table[END], expected)
+
+    @torch.no_grad()
+    def unique_ids(self) -> Tensor:
+        """Write an id for each of the N items, no two of them equal: (N, L).
+
+        An item takes the first of its candidates that is free; items of lower index choose first. Those left
+        are asked again with a higher penalty, then for ids of full length; then the last two pieces are the
+        likeliest that make an id free. Raises ValueError where none do.
+        """
+        was_training = self.training
+        self.eval()
+        levels = self.config.levels
+        ids = torch.full((len(self.texts), levels), END)
+        taken: set[tuple[int, ...]] = set()
+        waiting = list(range(len(ids)))
+        for least, penalty in [(least, penalty) for least in (1, levels) for penalty in _PENALTIES]:
+            left = []
+            for part in _parts(waiting):
+                offered = self.candidates(self._items(part), penalty, self.config.candidates, least).tolist()
+                for item, rows in zip(part, offered, strict=True):
+                    free = next((tuple(row) for row in rows if tuple(row) not in taken), None)
+                    if free is None:
+                        left.append(item)
+                    else:
+                        taken.add(free)
+                        ids[item] = torch.tensor(free)
+            waiting = left
+        for part in _parts(waiting):
+            rows = self.candidates(self._items(part), 0.0, 1, levels)[:, 0]
+            likeliest = self.logits(self._items(part), rows)[:, -2:].argsort(-1, descending=True)
+            for item, row, (last_but_one, last) in zip(part, rows.tolist(), likeliest, strict=True):
+                ids[item] = self._free(row[:-2], last_but_one.tolist(), last.tolist(), taken, item)
+        self.train(was_training)
+        return ids
+
+    def _free(
+        self,
+        before: list[int],
+        last_but_one: list[int],
+        last: list[int],
+        taken: set[tuple[int, ...]],
+        item: int,
+    ) -> Tensor:
+        """The first free id that begins with `before`; both last pieces in order, the likeliest first."""
+        count = int(self.allowed.sum())
+        for one, other in product(last_but_one[:count], last[:count]):
+            whole = (*before, one, other)
+            # An id that has ended has no further piece.
+            if whole not in taken and END not in whole[:-1]:
+                taken.add(whole)
+                return torch.tensor(whole)
+        raise ValueError(
+            f"item {item} finds no free id beside those of {len(taken)} others: too many have the same text; "
+            "drop the copies, or raise tokenizer.levels"
+        )
+
+    def _remember(self, items: Tensor) -> Memory:
+        tokens = self.texts[items]
+        tokens = tokens[:, : int((tokens != PAD).sum(1).max())]
+        mask = (tokens != PAD).long()
+        return self.t5.remember(self.t5.encode(tokens, mask), mask)
+
+    def _items(self, items: Sequence[int]) -> Tensor:
+        return torch.tensor(items, device=self.texts.device)
+
+
+class IdLessons(nn.Module):
+    """What teaches the generator from recommendations: a recommender that stays as it is reads soft ids."""
+
+    def __init__(self, generator: IdGenerator, recommender: Recommender) -> None:
+        """The recommender's weights are fixed."""
+        super().__init__()
+        self.generator, self.recommender = generator, recommender.requires_grad_(False)
+
+    def forward(self, histories: Tensor, targets: Tensor) -> Tensor:
+        """Return the recommender's loss of the ids of items `targets` (B,) after soft ids of `histories`.
+
+        `histories` (B, I) are items, padded at the right with -1.
+        """
+        reader, levels = self.recommender, self.generator.config.levels
+        table = reader.t5.embedding.weight
+        there = histories >= 0
+        items, places = histories[there].unique(return_inverse=True)
+        vectors = table[PAD].expand(*histories.shape, levels, -1).clone()
+        vectors[there] = self.generator.soft_ids(items, table)[places]
+        lengths = there.sum(1, keepdim=True) * levels
+        x = vectors.flatten(1, 2)
+        items_of: Tensor | None = None
+        if reader.reads_whole:
+            x = torch.cat([x, table[PAD].expand(len(x), 1, -1)], dim=1)
+            x = x.scatter(1, lengths[..., None].expand(-1, -1, x.shape[2]), table[EOS].expand(len(x), 1, -1))
+            lengths = lengths + 1
+        else:
+            items_of = torch.arange(x.shape[1], device=x.device) // levels
+        mask = (torch.arange(x.shape[1], device=x.device) < lengths).long()
+        memory = reader.t5.remember(reader.t5.encode(x, mask, items_of), mask)
+        wanted = reader.item_tokens[targets]
+        before = F.pad(wanted[:, :-1], (1, 0), value=PAD)
+        return reader.token_loss(reader.t5.decode(before[:, None], memory)[:, 0], wanted)
+
+
+def word_pieces(texts: Sequence[str], config: TextualIdsConfig) -> WordPieces:
+    """The vocabulary that the config asks for: that of a released model, or one learnt from the texts."""
+    if config.generator is None and config.recommender is None:
+        return WordPieces.learnt(texts, config.vocabulary)
+    name = str(config.recommender or config.generator)
+    with _released(name):
+        from transformers import AutoConfig
+
+        return WordPieces.read(name, int(AutoConfig.from_pretrained(name).vocab_size))
+
+
+def codes_of(ids: Tensor | np.ndarray, size: int) -> ItemCodes:
+    """Identifiers of one domain from ids (N, L) of V = `size` tokens; all levels share their token ids."""
+    codes = np.asarray(ids) - FIRST_CODE
+    levels = codes.shape[1]
+    return ItemCodes(codes, (size - FIRST_CODE,) * levels, shared_levels=range(levels))
+
+
+def new_t5(pieces: WordPieces, config: TextualIdsConfig, name: str | None) -> T5:
+    """A T5 of the config's sizes over the word pieces, with the weights of a released one where it is named.
+
+    Raises TextualIdsError where that cannot be read or has other sizes.
+    """
+    if name is None:
+        return T5(pieces.size, config.body)
+    with _released(name), no_loading_bar():
+        from transformers import T5ForConditionalGeneration
+
+        theirs: Any = T5ForConditionalGeneration.from_pretrained(name)
+    nothing = codes_of(np.full((1, config.levels), END), int(theirs.config.vocab_size))
+    found = Recommender.from_transformers(theirs, nothing)
+    asked = config.body.model_copy(update={"dropout": found.config.dropout, "reads": "whole"})
+    if found.config != asked or nothing.vocabulary_size != pieces.size:
+        raise TextualIdsError(
+            f'"{name}" has {nothing.vocabulary_size} tokens and the sizes {found.config}; expected '
+            f"{pieces.size} tokens and tokenizer.body {config.body}; set the one to the other"
+        )
+    t5 = T5(pieces.size, config.body)
+    t5.load_state_dict(found.t5.state_dict())
+    return t5
+
+
+def new_reader(pieces: WordPieces, config: TextualIdsConfig) -> Callable[[Tensor], Recommender]:
+    """Make a recommender; the function returned gives the same weights over whatever ids (N, L)."""
+    t5 = new_t5(pieces, config, config.recommender)
+
+    def over(ids: Tensor) -> Recommender:
+        reader = Recommender(codes_of(ids, pieces.size), config.body)
+        reader.t5 = t5
+        return reader
+
+    return over
+
+
+def past_end(tokens: Tensor) -> Tensor:
+    """(..., L) bool: the places behind the first END of ids."""
+    ends = (tokens == END).long()
+    return ends.cumsum(-1) - ends > 0
+
+
+def _parts(items: list[int]) -> Iterator[list[int]]:
+    for start in range(0, len(items), _AT_ONCE):
+        yield items[start : start + _AT_ONCE]
+
+
+@contextmanager
+def _released(name: str) -> Iterator[None]:
+    """Raise TextualIdsError where a folder or a hub model cannot be read."""
+    try:
+        if not Path(name).expanduser().is_dir():
+            find_on_hub(name)
+        yield
+    except (HubError, OSError, ValueError) as error:
+        raise TextualIdsError(
+            f'"{name}" is no T5 that can be read ({str(error).splitlines()[0]}); name a folder with '
+            "config.json, weights and tokenizer, or a model on the hub, as t5-small"
+        ) from error

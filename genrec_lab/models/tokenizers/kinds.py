@@ -1,0 +1,117 @@
+"""Tokenizers by name: the registry, the config of any of them, and the check of what one gave."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import PlainValidator, SerializeAsAny
+
+from genrec_lab.models.tokenizers.base import (
+    Content,
+    ItemContent,
+    Tokenized,
+    Tokenizer,
+    TokenizerError,
+)
+from genrec_lab.registry import ComponentConfig, Registry, RegistryError, component_config
+
+_MOST_ENCODED_TWICE = 1_000  # items; of more a tokenizer is asked again for these only
+_HERE = "genrec_lab.models.tokenizers"
+TOKENIZERS: Registry[type[Tokenizer]] = Registry(
+    "tokenizer",
+    required=("Config", "fit", "encode"),
+    declared={
+        "rqvae": f"{_HERE}.rqvae:RQVAE",
+        "rkmeans": f"{_HERE}.residual_kmeans:ResidualKMeans",
+        "tree": f"{_HERE}.tree:TreeTokenizer",
+        "letter": f"{_HERE}.letter:Letter",
+        "pq": f"{_HERE}.product_quantization:ProductQuantizer",
+        "opq": f"{_HERE}.product_quantization:ProductQuantizer",
+        "fsq": f"{_HERE}.finite_scalar:FiniteScalar",
+        "hkmeans": f"{_HERE}.hierarchical_kmeans:HierarchicalKMeans",
+        "p5_cid": f"{_HERE}.co_occurrence:CoOccurrence",
+        "idgen": f"{_HERE}.textual_ids:TextualIds",
+        "random": f"{_HERE}.random_codes:RandomCodes",
+        "given": f"{_HERE}.given:GivenCodes",
+    },
+)
+register_tokenizer = TOKENIZERS.register
+
+
+def find_tokenizer(kind: str) -> type[Tokenizer]:
+    """Return the class of a kind; raises RegistryError where there is none, or it is no Tokenizer."""
+    found = TOKENIZERS.find(kind)
+    if not (isinstance(found, type) and issubclass(found, Tokenizer)):
+        raise RegistryError(
+            f"tokenizer {kind!r}: {getattr(found, '__name__', found)} is no Tokenizer; derive it from "
+            "genrec_lab.models.tokenizers.Tokenizer"
+        )
+    return found
+
+
+# The settings of any tokenizer, as a field of a larger config: its class is looked up by `kind`.
+AnyTokenizerConfig = Annotated[
+    SerializeAsAny[ComponentConfig], PlainValidator(partial(component_config, TOKENIZERS))
+]
+
+
+def load_tokenizer(folder: str | Path) -> Tokenizer:
+    """Read a saved tokenizer of any kind; raises SharingError for a shared folder that was altered."""
+    source = Path(folder)
+    kind = json.loads((source / "config.json").read_text())["kind"]
+    return find_tokenizer(kind).read(source)
+
+
+def checked_codes(tokenizer: Tokenizer, content: Content) -> Tokenized:
+    """Tokenize items and check what came: codes (n, L) within `sizes`, equal when asked again.
+
+    Raises TokenizerError naming the class, what came and what was expected.
+    """
+    name = type(tokenizer).__name__
+    known = ItemContent.of(content)
+    try:
+        found = tokenizer.tokenize(content)
+        codes = np.asarray(found.codes)
+    except (TypeError, AttributeError, IndexError) as error:
+        raise TokenizerError(f"{name}.encode fails: {type(error).__name__}: {error}") from error
+    sizes = tuple(tokenizer.sizes)
+    if not sizes or any(int(size) < 1 for size in sizes):
+        raise TokenizerError(f"{name}.sizes is {sizes} after fit; expected the number of codes of each level")
+    if codes.shape != (len(known), len(sizes)):
+        raise TokenizerError(
+            f"{name}.encode gave codes of shape {codes.shape} for {len(known)} items; expected "
+            f"({len(known)}, {len(sizes)}), a code for each of its sizes {sizes}"
+        )
+    if not np.issubdtype(codes.dtype, np.integer):
+        raise TokenizerError(f"{name}.encode gave codes of type {codes.dtype}; expected integers (int64)")
+    wrong = np.argwhere((codes < 0) | (codes >= np.array(sizes)))
+    if len(wrong):
+        row, level = wrong[0]
+        raise TokenizerError(
+            f"{name}.encode gave item {known.numbers[row]} the code {codes[row, level]} at level "
+            f"{level + 1}; expected 0 to {sizes[level] - 1}, by its sizes {sizes}"
+        )
+    _check_residuals(name, found.residuals, codes.shape)
+    some = known.select(np.linspace(0, len(known) - 1, min(len(known), _MOST_ENCODED_TWICE)).astype(np.int64))
+    first, again = tokenizer.encode(some), tokenizer.encode(some)
+    if not np.array_equal(first, again):
+        differing = int((np.asarray(first) != np.asarray(again)).any(axis=1).sum())
+        raise TokenizerError(
+            f"{name}.encode gave {differing} of {len(some)} items other codes when it was asked again; "
+            "expected the same codes for the same items"
+        )
+    return found._replace(codes=codes.astype(np.int64))
+
+
+def _check_residuals(name: str, residuals: np.ndarray | None, shape: tuple[int, ...]) -> None:
+    if residuals is not None and (residuals.ndim != 3 or residuals.shape[:2] != shape):
+        raise TokenizerError(
+            f"{name}.residuals has shape {residuals.shape}; expected {shape} and the dimensions that each "
+            "level quantises, or None"
+        )
+    if residuals is not None and not np.isfinite(residuals).all():
+        raise TokenizerError(f"{name}.residuals holds NaN or infinite values")
