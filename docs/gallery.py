@@ -113,7 +113,7 @@ def shoot_figures(browser: Browser, run: Run) -> None:
 def shoot_explorer(browser: Browser, run: Run) -> None:
     """Open the explorer in JupyterLab, on the run and on two of its tokenizers, and walk through its tabs."""
     cell = (
-        "from genrec_lab.lab import existing_run\nfrom genrec_lab.lab.stages import explore\n"
+        "from genrec_lab import existing_run, explore\n"
         f"explore(existing_run({run.name!r}), other_method='tiger')"
     )
     with tempfile.TemporaryDirectory() as folder:

@@ -21,10 +21,11 @@ import polars as pl
 from genrec_lab.evaluation.papers import beside_papers
 from genrec_lab.evaluation.ranking import AVERAGE
 from genrec_lab.lab import Run, runs_root
+from genrec_lab.lab.compare import records_of, runs_of
+from genrec_lab.lab.evaluate import EVALUATION, METRICS_SCHEMA
 from genrec_lab.lab.files import hash_json, read_json, write_json
-from genrec_lab.lab.results import METRICS_SCHEMA
-from genrec_lab.lab.seeds import EVALUATION, own_records, runs_of
-from genrec_lab.lab.tables import KEPT, kept_note, kept_reasons, provenance_of
+from genrec_lab.lab.prepare import data_summary
+from genrec_lab.lab.tables import KEPT, kept_note, kept_reasons
 from genrec_lab.presets import MethodConfig, item_rows, methods
 
 FOLDER = Path(__file__).parent / "results"
@@ -58,13 +59,7 @@ def measured(run: Run) -> dict[str, Any]:
 
     A row's results say what made them, as `Run.provenance` does; `made` holds what all of them share.
     """
-    manifest = run.manifest()
-    records = [
-        {name: record[name] for name in METRICS_SCHEMA}
-        for record in own_records(run)
-        if record["k"] is not None
-    ]
-    provenance = provenance_of(run)
+    records, provenance = run.metrics().to_dicts(), run.provenance()
     rows = {str(record["method"]): [{}] for record in records}
     for row in rows:
         own = [each for each in provenance if each["row"] == row]
@@ -78,13 +73,12 @@ def measured(run: Run) -> dict[str, Any]:
         for name in (every[0] if every else ())
         if name not in _OF_EACH_RESULT and all(each.get(name) == every[0][name] for each in every)
     }
-    devices = list(dict.fromkeys(each["device"] for each in every if each["device"]))
     return {
         "run": run.name,
         "seed": run.seed,
         "preset": run.parameters["preset"],
-        "dataset": manifest["dataset"]["fingerprint"][:12],
-        "processor": ", ".join(devices or manifest["hardware"]["gpus"] or [manifest["hardware"]["cpu"]]),
+        "dataset": data_summary(run)["fingerprint"][:12],
+        "processor": ", ".join(_processors(run)),
         "made": made,
         "rows": {
             row: {
@@ -99,6 +93,12 @@ def measured(run: Run) -> dict[str, Any]:
         },
         "records": records,
     }
+
+
+def _processors(run: Run) -> list[str]:
+    """What the results of a run were computed on."""
+    machines = [record.made["hardware"] for record in records_of(run)]
+    return list(dict.fromkeys(name for one in machines for name in one["gpus"] or [one["cpu"]]))
 
 
 def _revision(result: Mapping[str, Any]) -> str:

@@ -5,7 +5,6 @@ Nothing heavy is imported before it is needed: help, `init` and a refused run fi
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shlex
@@ -20,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from genrec_lab.lab.pipeline import ChainResult
+    from genrec_lab.lab.chain import ChainResult
+    from genrec_lab.lab.preflight import Checked
 
 FAILED, REFUSED = 1, 2
 _LOG_WIDTH = 160
@@ -116,44 +116,39 @@ def run(
     if as_json and not how["dry_run"]:
         raise click.UsageError("--json shows what --dry-run finds; add --dry-run, or leave --json out.")
     with relative_to(file.resolve().parent):
-        checked = check_run(file, sets, seeds, only=how["only"], from_=how["from_"])
+        checked = check_run(file, sets, seeds, only=how.pop("only"), from_=how.pop("from_"))
         for warning in checked.warnings:
             _say(f"warning: {warning}")
         if deterministic:  # the kernels inherit both
             os.environ["GENREC_DETERMINISTIC"] = "1"
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        return _chain(again, as_json, file, sets=sets, seeds=checked.seeds, root=checked.root, **how)
+        return _chain(again, as_json, checked, **how)
 
 
-def _chain(again: str, as_json: bool, file: Path, *, keep_old_code: bool, **how: Any) -> int:
+def _chain(again: str, as_json: bool, checked: Checked, *, dry_run: bool, **how: Any) -> int:
     from rich.console import Console
 
-    from genrec_lab.lab import pipeline
+    from genrec_lab.lab import chain
 
     console = Console(quiet=as_json)
     try:
-        result = pipeline.run(file, console=console, **how)
-    except pipeline.NotebookFailed as error:
+        result = chain.run(checked, dry_run=dry_run, console=console, **how)
+    except chain.NotebookFailed as error:
         _say(f"\n{error}\n\nMend the cause, then go on with: {again}")
         return FAILED
     if as_json:
-        steps = [
-            {"run": name, "stage": step.name, "row": "", "action": step.action, "why": step.reason}
-            for name, steps in result.steps.items()
-            for step in steps
-        ]
-        click.echo(json.dumps(steps, indent=1, ensure_ascii=False))
-    elif not how["dry_run"]:
+        click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
+    elif not dry_run:
         # a log has no edge at which a table would have to be cut
         _show(result, console if console.is_terminal else Console(width=_LOG_WIDTH))
     return 0
 
 
 def _show(result: ChainResult, console: Any) -> None:
-    from genrec_lab.lab.tables import kept_rows, provenance_of, result_tables, terminal_table
+    from genrec_lab.lab.tables import kept_rows, result_tables, terminal_table
 
     metrics = result.metrics()
-    made = [each for opened in result.runs for each in provenance_of(opened)]
+    made = [each for opened in result.runs for each in opened.provenance()]
     tables = result_tables(metrics, kept_rows(made, metrics["method"].unique(maintain_order=True)))
     if tables is not None:
         names = ", ".join(opened.name for opened in result.runs)
@@ -177,14 +172,44 @@ def init(folder: Path) -> int:
 @click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...")
 def compare(runs: tuple[str, ...]) -> int:
     """Compare runs: settings that differ, one table with intervals, codes side by side."""
-    return _by("genrec_lab.lab.compare:compare", runs)
+    from rich.console import Console
+
+    from genrec_lab.lab.compare import compare as put_beside
+    from genrec_lab.lab.store import existing_run
+    from genrec_lab.lab.tables import terminal_table, text_frame
+
+    found = put_beside([existing_run(name) for name in runs])
+    console = Console()
+    console = console if console.is_terminal else Console(width=_LOG_WIDTH)
+    for note in found.notes:
+        click.echo(f"NOTE: {note}")
+    tables = {"Settings that differ": found.settings, "Rows over all test users": found.table}
+    for title, frame in {**tables, "Codes by level": found.codes}.items():
+        if frame.height:
+            console.print(terminal_table(text_frame(frame), title))
+        else:
+            click.echo(f"{title}: none")
+    return 0
 
 
 @genrec.command()
 @click.argument("run")
-def doctor(run: str) -> int:
-    """Verify a run, say what is damaged, and rebuild what can be rebuilt."""
-    return _by("genrec_lab.lab.doctor:doctor", run)
+@click.option("--json", "as_json", is_flag=True, help="Print a list of {place, what, mend}.")
+def doctor(run: str, as_json: bool) -> int:
+    """Verify a run, say what is damaged, and rebuild its manifest, metrics and report.
+
+    Exits with 1 where something was damaged; `genrec run` then makes just that anew.
+    """
+    from genrec_lab.lab import doctor as ward
+
+    findings = ward.doctor(run)
+    if as_json:
+        click.echo(ward.as_json(findings))
+    else:
+        for finding in findings:
+            click.echo(str(finding))
+        click.echo(f"{run}: {len(findings) or 'no'} damaged place{'s' * (len(findings) != 1)}")
+    return FAILED if findings else 0
 
 
 @genrec.command()
@@ -192,13 +217,15 @@ def doctor(run: str) -> int:
 @click.option("--yes", is_flag=True, help="Do not ask before files are removed.")
 def clean(run: str, yes: bool) -> int:
     """Free the disk of a run's checkpoints and replaced results, after saying how much there is."""
-    return _by("genrec_lab.lab.doctor:clean", run, yes)
+    from genrec_lab.lab.doctor import clean as free
 
-
-def _by(place: str, *given: Any) -> int:
-    """Call a function of the lab, which prints its answer and gives the exit status."""
-    module, _, name = place.partition(":")
-    return int(getattr(importlib.import_module(module), name)(*given) or 0)
+    sizes = free(run, dry_run=True)
+    for kind, size in sizes.items():
+        click.echo(f"{kind}: {size / 1e6:,.1f} MB")
+    if not sizes or not (yes or click.confirm(f"Remove {sum(sizes.values()) / 1e6:,.1f} MB?")):
+        return 0
+    free(run)
+    return 0
 
 
 def _say(text: str) -> None:

@@ -3,12 +3,15 @@
 from genrec_lab.codes import CodeHealth, DomainSharing, code_health, domain_sharing, prefix_entropy
 from genrec_lab.evaluation.codebook import health_table, neighbour_code_overlap
 from genrec_lab.evaluation.ranking import (
+    METRICS,
     RankingError,
+    metric_per_user,
     metrics_table,
     ndcg_at_k,
     ndcg_per_user,
     recall_at_k,
     recall_per_user,
+    register_metric,
     user_weighted_average,
 )
 from genrec_lab.evaluation.significance import (
@@ -21,6 +24,7 @@ from genrec_lab.evaluation.significance import (
 )
 
 __all__ = [
+    "METRICS",
     "CodeHealth",
     "DomainSharing",
     "PairedResult",
@@ -30,6 +34,7 @@ __all__ = [
     "code_health",
     "domain_sharing",
     "health_table",
+    "metric_per_user",
     "metrics_table",
     "ndcg_at_k",
     "ndcg_per_user",
@@ -40,5 +45,6 @@ __all__ = [
     "prefix_entropy",
     "recall_at_k",
     "recall_per_user",
+    "register_metric",
     "user_weighted_average",
 ]

@@ -7,16 +7,19 @@ user's domain has fewer than K items.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from genrec_lab.data import NO_ITEM
+from genrec_lab.registry import Registry
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
+
+Metric = TypeVar("Metric", bound=Callable[..., Any])
 
 AVERAGE = "average"
 
@@ -57,13 +60,52 @@ def ndcg_per_user(ranked: Any, target: npt.ArrayLike, k: int) -> FloatArray:
     return _ndcg(ranks, k)
 
 
-def metrics_table(
-    ranked: Any, targets: npt.ArrayLike, domains: Iterable[str], ks: Sequence[int] = (5, 10)
-) -> pl.DataFrame:
-    """Recall and NDCG at each k by domain, then their user-weighted average as in GMC Table 3.
+METRICS: Registry[Callable[..., FloatArray]] = Registry(
+    "metric",
+    declared={
+        "recall": "genrec_lab.evaluation.ranking:recall_per_user",
+        "ndcg": "genrec_lab.evaluation.ranking:ndcg_per_user",
+    },
+)
 
-    domains: (U,) each user's domain. Columns domain, metric ("recall", "ndcg"), k, value, users; domains in
-    order of first appearance, "average" last. Arguments and errors else as in `recall_per_user`.
+
+def register_metric(name: str) -> Callable[[Metric], Metric]:
+    """Register the decorated function as a metric: it takes ranked (U, K), target (U,) and k, as ours do.
+
+    >>> @register_metric("hit_at_one")
+    ... def hit_at_one(ranked, target, k):
+    ...     return (np.asarray(ranked)[:, 0] == target).astype(float)
+    """
+    return METRICS.register(name)
+
+
+def metric_per_user(name: str, ranked: Any, target: npt.ArrayLike, k: int) -> FloatArray:
+    """Return a metric by its name, or `package.module:function`, of each user: (U,).
+
+    Raises RankingError where a metric of yours gives another shape, or values that are not finite.
+    """
+    items = _checked_items(ranked)
+    values = np.asarray(METRICS.find(name)(items, np.asarray(target), k))
+    if values.shape != (len(items),) or values.dtype.kind not in "fiub" or not np.isfinite(values).all():
+        raise RankingError(
+            f"metric {name!r} gave an array of shape {values.shape} and type {values.dtype}; expected "
+            f"({len(items)},) finite numbers, one for each user"
+        )
+    return values.astype(np.float64)
+
+
+def metrics_table(
+    ranked: Any,
+    targets: npt.ArrayLike,
+    domains: Iterable[str],
+    ks: Sequence[int] = (5, 10),
+    metrics: Sequence[str] = ("recall", "ndcg"),
+) -> pl.DataFrame:
+    """Metrics at each k by domain, then their user-weighted average as in GMC Table 3.
+
+    domains: (U,) each user's domain. Columns domain, metric, k, value, users; domains in order of first
+    appearance, "average" last. metrics: as of `metric_per_user`. Arguments and errors else as in
+    `recall_per_user`.
     """
     ranks, width = _ranks(ranked, targets)
     _require_k(ks, width)
@@ -73,7 +115,7 @@ def metrics_table(
     if (names == AVERAGE).any():
         raise RankingError(f"domains: a domain is called {AVERAGE!r}, the name of the last rows; rename it")
     members = {name: names == name for name in dict.fromkeys(names.tolist())}
-    scores = {(metric, k): per_user(ranks, k) for metric, per_user in _METRICS for k in ks}
+    scores = {(metric, k): metric_per_user(metric, ranked, targets, k) for metric in metrics for k in ks}
     table = [
         (name, metric, k, float(values[mask].mean()), int(mask.sum()))
         for name, mask in members.items()
@@ -101,12 +143,6 @@ def _recall(ranks: IntArray, k: int) -> FloatArray:
 def _ndcg(ranks: IntArray, k: int) -> FloatArray:
     gains = 1.0 / np.log2(np.maximum(ranks, 0) + 2.0)
     return np.where((ranks >= 0) & (ranks < k), gains, 0.0)
-
-
-_METRICS: tuple[tuple[str, Callable[[IntArray, int], FloatArray]], ...] = (
-    ("recall", _recall),
-    ("ndcg", _ndcg),
-)
 
 
 def _ranks(ranked: Any, target: npt.ArrayLike) -> tuple[IntArray, int]:

@@ -1,17 +1,36 @@
-"""Runs: the folder that notebooks share, the chain that executes them, and the report."""
+"""The lab: the run folder that notebooks share, what each stage makes, the chain, and the report.
 
-from typing import TYPE_CHECKING, Any
+Names are imported when they are asked for, so that a notebook loads what it uses.
+"""
 
-if TYPE_CHECKING:
-    from genrec_lab.lab.store import Run, RunError, Stage, StageState, existing_run, open_run, runs_root
+import importlib
+from typing import Any
 
-__all__ = ["Run", "RunError", "Stage", "StageState", "existing_run", "open_run", "runs_root"]
+_NAMES = {
+    "adapt": "adapt_to_domains adaptation_sizes codes_in_use describe_adaptation load_adaptation_history "
+    "load_adapted load_tokenizer_transfers lora_parameters renamed_items",
+    "compare": "Ablation Comparison compare_runs end_without_variants weigh_parts",
+    "evaluate": "Rankings compare_beam_with_exact describe_skipped "
+    "floor_and_ceiling load_rankings long_tail_figure rank_test_users rows_by_popularity show_beside_papers "
+    "shown_row tuning_of_rows",
+    "explore": "Atlas coded_catalogue codes_of_same_items end_without_codes has_decoders told_items "
+    "what_codes_keep "
+    "explorer_state load_atlas map_residuals survey_codes watched_beam "
+    "",
+    "files": "RunError",
+    "prepare": "Machine Prepared check_machine data_summary load_prepared prepare_data",
+    "recommend": "learnt_from lessons load_history load_recommender starting_recommender train_recommenders "
+    "training_figures training_summary trainings",
+    "rows": "generative_rows lead_row",
+    "store": "Run Task Work existing_run open_run runs_root",
+    "tokenise": "Identified compare_policies load_identified load_vectors train_tokenizers",
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
+
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    # not before it is asked for: the command refuses a run file in less time than the store takes to import
-    if name in __all__:
-        from genrec_lab.lab import store
-
-        return getattr(store, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,15 +1,22 @@
-"""Atomic writes and content hashes: what makes a run folder survive a kill at any moment."""
+"""Atomic writes, hashes, locks and the log: what makes a run folder survive a kill at any moment."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
+import shutil
+import socket
 import sys
-from collections.abc import Mapping
+import time
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import filelock
 
 from genrec_lab.data.whole_files import whole_file
 
@@ -51,9 +58,23 @@ def read_json(file: Path) -> Any:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         where = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else f"byte {error.start}"
         raise RunError(
-            f"{file} is not readable JSON ({where}: {error}). Restore it from a copy, or delete the "
-            f"folder {file.parent} and run again."
+            f"{file} is not readable JSON ({where}: {error}). `genrec doctor` says what depends on "
+            "it and makes it again."
         ) from error
+
+
+def write_checked(file: Path, content: Mapping[str, Any]) -> None:
+    """Write a mapping as JSON with a checksum of itself; `read_checked` refuses it once it was changed."""
+    plain = json.loads(json.dumps(content, allow_nan=False))
+    write_json(file, {**plain, "checksum": hash_json(plain)})
+
+
+def read_checked(file: Path) -> dict[str, Any]:
+    """Read what `write_checked` wrote; raises `RunError` where it is malformed or was changed."""
+    content = read_json(file)
+    if not isinstance(content, dict) or content.pop("checksum", None) != hash_json(content):
+        raise RunError(f"{file} was changed after it was written.")
+    return content
 
 
 def as_json(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,3 +143,92 @@ def is_disk_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def disk_full_message(run_folder: Path, place: str) -> str:
+    """What to say when the disk fills up during a task: what is safe, and how to go on."""
+    free = shutil.disk_usage(run_folder).free / 2**20
+    return (
+        f"The disk that holds {run_folder} is full ({free:,.0f} MB free) in {place}. Finished results and "
+        "the last checkpoint are safe. Free some space (`genrec clean` says what a run can spare) and run this "
+        "again: it goes on from there. Or move the run's folder to another disk and set GENREC_RUNS to the "
+        "folder that holds it there."
+    )
+
+
+@contextlib.contextmanager
+def held(file: Path, purpose: str, patience_seconds: float) -> Iterator[None]:
+    """Hold a run folder's lock file while the block lasts; the system frees it when its holder dies.
+
+    Beside the lock a file says who holds it and what for. Raises `RunError` that names the process which kept
+    the lock for longer than the patience.
+    """
+    described = file.with_suffix(".holder")
+    lock = filelock.FileLock(file, poll_interval=0.05)
+    try:
+        lock.acquire(timeout=patience_seconds)
+    except filelock.Timeout as error:
+        raise RunError(
+            f"The run folder {file.parent} is in use, so {purpose} cannot start: {_who(described)}"
+        ) from error
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "purpose": purpose, "since": since}
+    try:
+        with contextlib.suppress(OSError):  # on a full disk the lock holds all the same
+            described.write_text(json.dumps(holder), encoding="utf-8")
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # the folder may be gone
+            described.unlink(missing_ok=True)
+        lock.release()
+
+
+def _who(described: Path) -> str:
+    try:
+        holder = dict(json.loads(described.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # read in the middle of the holder's writing
+        holder = {}
+    if holder.get("pid") == os.getpid():
+        return f"this same process is still inside {holder.get('purpose')}; wait for it."
+    return (
+        f"process {holder.get('pid', 'unknown')} on {holder.get('host', 'this machine')} has been in "
+        f"{holder.get('purpose', 'it')} since {holder.get('since', 'a moment ago')}. "
+        "Wait for it, end it, or use another run name."
+    )
+
+
+def append_log(folder: Path, record: Mapping[str, Any]) -> None:
+    """Append one event to log.jsonl in a single write, so that lines of two processes never mix.
+
+    The last field is a checksum of the line, by which `genrec doctor` finds a changed one.
+    """
+    text = json.dumps(record, ensure_ascii=False, default=str)
+    line = json.dumps({**record, "crc": zlib.crc32(text.encode())}, ensure_ascii=False, default=str) + "\n"
+    with (folder / "log.jsonl").open("ab", buffering=0) as stream:
+        stream.write(line.encode())
+
+
+def read_log(folder: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """The events of log.jsonl, and the numbers of lines that cannot be read or were changed.
+
+    A last line without its end, which a kill cut off, is neither.
+    """
+    file = folder / "log.jsonl"
+    if not file.is_file():
+        return [], []
+    lines = file.read_bytes().split(b"\n")
+    events, broken = [], []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            event = dict(json.loads(line))
+        except (ValueError, TypeError):
+            if number < len(lines):
+                broken.append(number)
+            continue
+        crc = event.pop("crc", None)
+        if crc != zlib.crc32(json.dumps(event, ensure_ascii=False).encode()):
+            broken.append(number)
+        events.append(event)
+    return events, broken

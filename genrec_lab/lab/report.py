@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -17,17 +18,17 @@ from plotly.offline import get_plotlyjs
 
 import genrec_lab
 from genrec_lab.evaluation.papers import beside_papers
-from genrec_lab.lab import results
-from genrec_lab.lab.files import write_text
-from genrec_lab.lab.locks import writing
+from genrec_lab.lab import figures
+from genrec_lab.lab.chain import STAGES, tasks_of
+from genrec_lab.lab.files import RunError, hash_file, read_log, write_json, write_text
+from genrec_lab.lab.prepare import data_summary
 from genrec_lab.lab.progress import clock
-from genrec_lab.lab.store import Run
-from genrec_lab.lab.tables import KEPT, kept_reasons, kept_rows, provenance_of, result_tables
+from genrec_lab.lab.store import Run, State
+from genrec_lab.lab.tables import KEPT, kept_reasons, kept_rows, result_tables
 from genrec_lab.viz.theme import Mode, template
 
-_ORDINARY_EVENTS = (
-    "stage_started", "stage_finished", "stage_already_finished", "chain_started", "chain_finished",
-)  # fmt: skip
+EXPORTS = ("metrics.json", "comparison.json", "report.html")
+_ORDINARY_EVENTS = ("started", "finished", "put_back", "chain_started", "chain_finished")
 _DIGESTS = ("revision", "code", "settings", "data")  # shown by their first twelve letters
 _OF_EACH_RESULT = ("code", "settings")  # never columns: no two results need to have the same
 _NO_FACTS = ("stage", "row", "scope", "dirty", "versions", "made_at", "seconds", "kept_despite")
@@ -39,33 +40,73 @@ def build_report(run: Run) -> Path:
     Every saved figure is in it, plotly's script once; links to the executed notebooks are relative. Log lines
     and figures that cannot be read are left out, and the report says how many and which.
     """
-    manifest, metrics, provenance = run.manifest(), run.metrics(), provenance_of(run)
-    events, broken_lines = _read_log(run.folder)
-    figures, broken_figures = _read_figures(run.folder)
+    metrics, provenance, pages = run.metrics(), run.provenance(), run.manifest().get("pages", {})
+    states = _states(run)
+    events, broken = read_log(run.folder)
+    drawn, problems = _read_figures(run, states)
+    if broken:
+        lines = ", ".join(map(str, broken[:10])) + ", …" * (len(broken) > 10)
+        problems.append(
+            f"{_counted(broken, 'line')} of log.jsonl cannot be trusted and are left out: {lines}."
+        )
     kept = kept_rows(provenance, metrics["method"].unique(maintain_order=True))
-    stages = sorted({*manifest["stages"], *manifest["notebooks"]})
+    made = {
+        stage: _made(of_stage) for stage, of_stage in states.items() if any(one.record for one in of_stage)
+    }
+    stages = sorted({*made, *pages})
     html = _environment().get_template("report.html").render(
         run=run,
-        manifest=manifest,
         version=genrec_lab.__version__,
-        problems=[*broken_lines, *broken_figures],
+        problems=problems,
         tables=result_tables(metrics, kept),
         papers=beside_papers(metrics).to_dicts(),
         kept=kept,
         skipped=run.skipped(),
-        notes=_notes(run),
-        stages=[_stage(run, manifest, name) for name in stages],
-        figures={name: [each for each in figures if each["stage"] == name] for name in stages},
-        other_figures=[each for each in figures if each["stage"] not in stages],
+        notes=run.notes(),
+        made=made,
+        data={name: value for name, value in data_summary(run).items() if name != "facts"},
+        stages=[_stage(run, pages, name, states.get(name, []), made.get(name)) for name in stages],
+        figures={name: [each for each in drawn if each["stage"] == name] for name in stages},
+        other_figures=[each for each in drawn if each["stage"] not in stages],
         repairs=[event for event in events if "repair" in event["event"]],
         provenance=_provenance(provenance, metrics["method"], kept),
         events=events,
         notable=[event for event in events if event["event"] not in _ORDINARY_EVENTS],
     )  # fmt: skip
     page = run.folder / "report.html"
-    with writing(run.folder):
+    with run.edited_manifest() as manifest:
+        write_json(run.folder / "metrics.json", {
+            "records": metrics.to_dicts(), "notes": run.notes(), "skipped": run.skipped(),
+        })  # fmt: skip
         write_text(page, html.lstrip())
+        written = (name for name in EXPORTS if (run.folder / name).is_file())
+        manifest["exports"] = {name: hash_file(run.folder / name) for name in written}
     return page
+
+
+def _states(run: Run) -> dict[str, list[State]]:
+    """The state of every result that the run has or should have, by stage."""
+    found: dict[str, State] = {}
+    by_stage = {}
+    for stage in STAGES:
+        with suppress(RunError, ValueError):  # of a comparison whose runs are gone there is nothing to say
+            tasks = tasks_of(run, stage) or []
+            run.survey(tasks, found, verify=False)
+            by_stage[stage] = [found[task.place] for task in tasks]
+    return by_stage
+
+
+def _made(states: Sequence[State]) -> dict[str, Any]:
+    """What a stage's results took, and what is wrong with the first that cannot be used."""
+    made = [state.record.made for state in states if state.record is not None]
+    amiss = next((state for state in states if not state.usable), None)
+    return {
+        "seconds": sum(one["seconds"] for one in made),
+        "attempts": max(one["attempts"] for one in made),
+        "started_at": min(one["started_at"] for one in made),
+        "status": "finished" if amiss is None else amiss.status,
+        "reason": "" if amiss is None else f"{amiss.task.place}: {amiss.reason}",
+    }
 
 
 @cache
@@ -84,27 +125,23 @@ def _environment() -> Environment:
     return environment
 
 
-def _notes(run: Run) -> dict[str, Any]:
-    """JSON values that were recorded beside the metrics, by row."""
-    ask = getattr(run, "notes", None)
-    return dict(ask() if ask is not None else results.read_metrics(run.folder)["notes"])
-
-
-def _stage(run: Run, manifest: Mapping[str, Any], name: str) -> dict[str, Any]:
-    record, notebook = manifest["stages"].get(name), manifest["notebooks"].get(name)
-    executed = Path("notebooks", f"{name}.ipynb")
-    took = f" ({clock(notebook['seconds'])})" if notebook and notebook["seconds"] is not None else ""
+def _stage(
+    run: Run, pages: Mapping[str, Any], name: str, states: Sequence[State], made: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    executed, seconds = Path("notebooks", f"{name}.ipynb"), pages.get(name, {}).get("seconds")
+    took = "" if seconds is None else f" ({clock(seconds)})"
     links = [(executed, "executed notebook", took), (executed.with_suffix(".log"), "what it printed", "")]
     number, _, words = name.partition("_")
     return {
         "name": name,
         "title": f"{number} {words.replace('_', ' ')}",
-        "record": record,
-        "state": None if record is None else run.state(name, verify=False),
+        "record": made,
         "links": [(file.as_posix(), *said) for file, *said in links if (run.folder / file).is_file()],
         "outputs": [
-            (path, file["sha256"][:16], f"{file['bytes']:,}")
-            for path, file in ((record or {}).get("outputs") or {}).items()
+            (f"{state.task.name}/{path}", file["sha256"][:16], f"{file['bytes']:,}")
+            for state in states
+            if state.record is not None
+            for path, file in state.record.outputs.items()
         ],
     }
 
@@ -162,44 +199,35 @@ def _facts(result: Mapping[str, Any]) -> dict[str, str]:
     return texts
 
 
-def _read_figures(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The saved figures (`name, caption, stage, json`), and a sentence for each that cannot be read."""
-    problems, figures = [], []
-    try:
-        index = json.loads((folder / "figures" / "index.json").read_text(encoding="utf-8"))
-        entries = {name: (entry["caption"], entry["stage"]) for name, entry in index.items()}
-    except FileNotFoundError:
-        entries = {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        problems.append(f"figures/index.json cannot be read ({error}): the figures are without captions.")
-        names = sorted(file.stem for file in (folder / "figures").glob("*.json"))
-        entries = dict.fromkeys((name for name in names if name != "index"), ("", None))
-    for name, (caption, stage) in entries.items():
-        try:
-            text = (folder / "figures" / f"{name}.json").read_text(encoding="utf-8")
-            json.loads(text)
-        except (OSError, ValueError, RecursionError) as error:
-            problems.append(f"figures/{name}.json cannot be read ({error}): the figure is left out.")
+def _read_figures(run: Run, states: Mapping[str, Sequence[State]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The saved figures (`name, caption, stage, json`) of results as they are now, and what is left out."""
+    digests = {state.task.place: state.digest for of_stage in states.values() for state in of_stage}
+    index = figures.index(run.folder)
+    drawn, problems, outdated = [], [], []
+    if not index and (run.folder / "figures" / "index.json").is_file():
+        problems.append(
+            "figures/index.json cannot be read: run the notebooks again, and they save their figures."
+        )
+    for name, entry in index.items():
+        broken = figures.damage(run.folder, name, entry)
+        if broken is not None:
+            problems.append(f"figures/{name}.json is left out: {broken}.")
+        elif any(place in digests and digests[place] != one for place, one in entry.get("reads", {}).items()):
+            outdated.append(name)
         else:
-            figures.append({"name": name, "caption": caption, "stage": stage, "json": text})
-    return figures, problems
+            text = (run.folder / "figures" / f"{name}.json").read_text(encoding="utf-8")
+            drawn.append({"name": name, "caption": entry["caption"], "stage": entry["stage"], "json": text})
+    if outdated:
+        stages = sorted({str(index[name]["stage"]) for name in outdated})
+        problems.append(
+            f"{_counted(outdated, 'figure')} of results that have changed since are left out; run again: "
+            f"{', '.join(stages)}."
+        )
+    return drawn, problems
 
 
-def _read_log(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The events of log.jsonl, and a sentence for lines that cannot be read, as the last one after a kill."""
-    file = folder / "log.jsonl"
-    events, broken = [], []
-    for number, line in enumerate(file.read_bytes().splitlines() if file.is_file() else [], start=1):
-        try:
-            event = json.loads(line)
-            events.append({**event, "event": str(event["event"])})
-        except (ValueError, KeyError, TypeError, RecursionError):
-            if line.strip():
-                broken.append(str(number))
-    if not broken:
-        return events, []
-    lines = f"{len(broken)} line{'s' * (len(broken) > 1)} of log.jsonl cannot be read and are left out"
-    return events, [f"{lines}: {', '.join(broken[:10])}{', …' * (len(broken) > 10)}."]
+def _counted(things: Sequence[Any], noun: str) -> str:
+    return f"{len(things)} {noun}{'s' * (len(things) != 1)}"
 
 
 def _beside(name: str) -> str:

@@ -1,214 +1,154 @@
-"""Metrics, figures and log of a run: what notebooks show, the report gathers and runs are compared by."""
+"""One result on disk: a folder of outputs, what stands beside them, and the record of what made both.
+
+A folder `<run>/<stage>/<name>` holds the outputs, `beside/` in it timings and logs, which change no number,
+and `result.json` the record: key, settings, inputs, code, hashes of all files, and the circumstances. The
+record carries a checksum of itself.
+"""
 
 from __future__ import annotations
 
 import json
-import math
-import re
-import time
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-from plotly.graph_objects import Figure
+from pydantic import BaseModel
 
-from genrec_lab.lab.files import RunError, read_json, write_json, write_text
-from genrec_lab.lab.keys import unknown_name
+from genrec_lab.lab.files import hash_file, hash_json, read_checked, write_checked
 
-METRICS_SCHEMA = {
-    "method": pl.String, "domain": pl.String, "metric": pl.String, "k": pl.Int64,
-    "value": pl.Float64, "users": pl.Int64, "seed": pl.Int64,
-}  # fmt: skip
-_FIGURE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+RECORD = "result.json"
+BESIDE = "beside"
+SCHEMA = 2
 
 
-def read_metrics(folder: Path) -> dict[str, Any]:
-    """The content of a run folder's metrics.json.
+class Record(BaseModel):
+    """What made a result, and the hashes of its files.
 
-    `{"records": [...], "notes": {method: {...}}, "skipped": {method: {"why", "stage"}}}`
+    key: of settings, inputs and code; digest: of the outputs alone, by which what follows knows them.
     """
-    file = folder / "metrics.json"
-    empty: dict[str, Any] = {"records": [], "notes": {}, "skipped": {}}
-    if not file.is_file():
-        return empty
-    content = read_json(file)
-    if not isinstance(content, dict) or not isinstance(content.get("records"), list):
-        raise RunError(f"{file} holds no list 'records'. Delete it and run the notebooks 05 to 07 again.")
-    return empty | content
+
+    schema_version: int = SCHEMA
+    stage: str
+    name: str
+    row: str
+    scope: str
+    key: str
+    settings: dict[str, Any]  # what the function was given
+    inputs: dict[str, str]  # by argument, the digests of the results that it was given
+    code: str
+    functions: dict[str, str]
+    outputs: dict[str, dict[str, Any]]  # {path: {"sha256", "bytes"}}
+    beside: dict[str, dict[str, Any]]
+    digest: str
+    summary: dict[str, Any] = {}
+    made: dict[str, Any]  # revision, threads, device, versions, time: the circumstances
+    parameters: dict[str, Any]  # of the run at that time, from which a lost manifest is rebuilt
+    kept_code: str | None = None  # of --keep-old-code: the code despite which the result was kept
+    kept_despite: list[str] = []  # and the definitions that differ from it
+
+    def write(self, folder: Path) -> None:
+        """Write the record with its checksum; the last file of a result."""
+        write_checked(folder / RECORD, self.model_dump(mode="json"))
+
+    @classmethod
+    def read(cls, folder: Path) -> Record | None:
+        """Read a folder's record; None where there is none. Raises RunError where it was changed."""
+        file = folder / RECORD
+        if not file.is_file():
+            return None
+        status = file.stat()
+        stamp = status.st_mtime_ns, status.st_size
+        known = _RECORDS.get(file)
+        if known is None or known[0] != stamp:
+            known = _RECORDS[file] = stamp, cls.model_validate(read_checked(file))
+        return known[1].model_copy()
+
+    def damage(self, folder: Path) -> str | None:
+        """Say how a result's files differ from what was recorded; None where they do not."""
+        recorded = {**self.outputs, **self.beside}
+        for path, entry in recorded.items():
+            file = folder / path
+            if not file.is_file():
+                return f"its file {path} is missing"
+            if file.stat().st_size != entry["bytes"]:
+                return f"its file {path} has {file.stat().st_size:,} bytes instead of {entry['bytes']:,}"
+            if checked_hash(file) != entry["sha256"]:
+                return f"the content of its file {path} was changed"
+        foreign = [path for path in _files(folder) if path not in recorded]
+        return f"it holds the file {foreign[0]}, which does not belong to it" if foreign else None
 
 
-def metrics_frame(folder: Path) -> pl.DataFrame:
-    """All metrics of a run folder as a frame `method, domain, metric, k, value, users, seed`."""
-    records = read_metrics(folder)["records"]
-    return pl.DataFrame([[record[name] for name in METRICS_SCHEMA] for record in records],
-                        schema=METRICS_SCHEMA, orient="row")  # fmt: skip
+def hashes(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Return `{path: {"sha256", "bytes"}}` of the outputs in a folder, and of what stands beside them."""
+    found = {
+        path: {"sha256": hash_file(folder / path), "bytes": (folder / path).stat().st_size}
+        for path in _files(folder)
+    }
+    beside = {path: entry for path, entry in found.items() if path.startswith(f"{BESIDE}/")}
+    return {path: entry for path, entry in found.items() if path not in beside}, beside
 
 
-def metric_records(
-    method: str, rows: pl.DataFrame | Iterable[Mapping[str, Any]], seed: int
-) -> list[dict[str, Any]]:
-    """Validated metric records of one method; raises `RunError` at unknown, missing or non-finite values.
-
-    A row has `domain, metric, value` and may have `k`, `users` and `seed` (by default the run's).
-    """
-    if not method.strip():
-        raise RunError("Metrics need the name of a method, as 'gmc' or 'sasrec'; the name is empty.")
-    records = []
-    for row in rows.iter_rows(named=True) if isinstance(rows, pl.DataFrame) else rows:
-        for name in row:
-            if name not in METRICS_SCHEMA:
-                raise RunError(f"A metric of {method!r} has the field {unknown_name(name, METRICS_SCHEMA)}")
-        missing = [name for name in ("domain", "metric", "value") if row.get(name) is None]
-        if missing:
-            raise RunError(f"A metric of {method!r} lacks {', '.join(missing)}: {dict(row)}.")
-        if not math.isfinite(row["value"]):
-            raise RunError(
-                f"{row['metric']} of {method!r} in domain {row['domain']!r} is {row['value']}, which cannot "
-                "be compared. Look for an empty domain or a diverged training before it is recorded."
-            )
-        k, users = row.get("k"), row.get("users")
-        records.append({
-            "method": method, "domain": str(row["domain"]), "metric": str(row["metric"]),
-            "k": None if k is None else int(k), "value": float(row["value"]),
-            "users": None if users is None else int(users), "seed": int(row.get("seed", seed)),
-        })  # fmt: skip
-    if not records:
-        raise RunError(f"The metrics of {method!r} are empty; nothing was evaluated.")
-    cells = [tuple(record[field] for field in ("domain", "metric", "k", "seed")) for record in records]
-    for cell in cells:
-        if cells.count(cell) > 1:
-            domain, metric, k, _ = cell
-            raise RunError(f"The metrics of {method!r} state {metric}@{k} of {domain!r} more than once.")
-    return records
+def digest_of(outputs: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the digest of a result's outputs."""
+    return hash_json({path: entry["sha256"] for path, entry in outputs.items()})
 
 
-def replace_metrics(
-    folder: Path, method: str, records: list[dict[str, Any]], notes: Mapping[str, Any], stage: str | None
-) -> None:
-    """Put a method's records and notes in place of those it had; the caller holds the run's write lock."""
-    content = read_metrics(folder)
-    kept = [record for record in content["records"] if record["method"] != method]
-    tagged = [{**record, "stage": stage} for record in records]
-    others = {name: note for name, note in content["notes"].items() if name != method}
-    if notes:
-        others[method] = dict(notes)
-    skipped = {name: reason for name, reason in content["skipped"].items() if name != method}
-    _write_metrics(folder, kept + tagged, others, skipped)
+def folders_of_results(stage: Path) -> Iterator[Path]:
+    """Yield the folders below a stage's folder that hold a result."""
+    for file in sorted(stage.rglob(RECORD)):
+        yield file.parent
 
 
-def record_skipped(folder: Path, method: str, why: str, stage: str | None) -> None:
-    """Put the reason why a method was skipped in place of what it had; the caller holds the write lock."""
-    replace_metrics(folder, method, [], {}, stage)
-    content = read_metrics(folder)
-    skipped = content["skipped"] | {method: {"why": why, "stage": stage}}
-    _write_metrics(folder, content["records"], content["notes"], skipped)
+def move(source: Path, target: Path) -> None:
+    """Put a result's folder in place of another one."""
+    if target.exists():
+        shutil.rmtree(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.rename(target)
 
 
-def _write_metrics(
-    folder: Path, records: list[dict[str, Any]], notes: Mapping[str, Any], skipped: Mapping[str, Any]
-) -> None:
-    write_json(folder / "metrics.json", {"records": records, "notes": notes, "skipped": skipped})
+_RECORDS: dict[Path, tuple[tuple[int, int], Record]] = {}
+_HASHED: dict[tuple[str, int, int], str] = {}
 
 
-def save_figure(folder: Path, name: str, figure: Figure, caption: str, stage: str | None) -> None:
-    """Store a plotly figure as figures/<name>.json with its caption; the caller holds the write lock."""
-    if not _FIGURE_NAME.fullmatch(name):
-        raise RunError(f"A figure's name is letters, digits, '_' and '-', as 'utilisation'; got {name!r}.")
-    if not isinstance(figure, Figure):
-        raise RunError(f"run.figure({name!r}, …) takes a plotly Figure; got {type(figure).__name__}.")
-    index = figure_index(folder)
-    (folder / "figures").mkdir(exist_ok=True)
-    write_text(folder / "figures" / f"{name}.json", str(figure.to_json()))
-    index[name] = {"caption": caption, "stage": stage, "saved_at": time.time()}
-    write_json(folder / "figures" / "index.json", index)
+def checked_hash(file: Path) -> str:
+    """Return a file's SHA-256; a file with the size and time of an earlier look is not read again."""
+    status = file.stat()
+    seen = str(file), status.st_size, status.st_mtime_ns
+    if seen not in _HASHED:
+        _HASHED[seen] = hash_file(file)
+    return _HASHED[seen]
 
 
-def figure_index(folder: Path) -> dict[str, dict[str, Any]]:
-    """`{name: {"caption", "stage", "saved_at"}}` of a run's figures, in the order of their first saving."""
-    file = folder / "figures" / "index.json"
-    return dict(read_json(file)) if file.is_file() else {}
+def forget_hashes() -> None:
+    """Read all files again at the next look."""
+    _HASHED.clear()
+    _RECORDS.clear()
 
 
-def drop_stage_results(folder: Path, stage: str, into: Path | None = None) -> None:
-    """Take a stage's metrics and figures out of a run; the caller holds the write lock.
-
-    They are kept in the folder `into`, whence `restore_stage_results` brings them back; None deletes them.
-    """
-    content, index = read_metrics(folder), figure_index(folder)
-    gone = [record for record in content["records"] if record.get("stage") == stage]
-    names = [name for name, entry in index.items() if entry["stage"] == stage]
-    methods = {record["method"] for record in gone}
-    notes = {method: note for method, note in content["notes"].items() if method in methods}
-    skipped = {name: reason for name, reason in content["skipped"].items() if reason["stage"] == stage}
-    if into is not None:
-        figures = {name: read_json(folder / "figures" / f"{name}.json") for name in names}
-        entries = {name: index[name] for name in names}
-        write_json(into / "results.json",
-                   {"records": gone, "notes": notes, "skipped": skipped,
-                    "figures": figures, "index": entries})  # fmt: skip
-    if gone or skipped:
-        kept = [record for record in content["records"] if record not in gone]
-        left = {method: note for method, note in content["notes"].items() if method not in methods}
-        others = {name: reason for name, reason in content["skipped"].items() if name not in skipped}
-        _write_metrics(folder, kept, left, others)
-    _remove_figures(folder, names)
+def _files(folder: Path) -> list[str]:
+    paths = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    return [path for path in paths if path != RECORD]
 
 
-def drop_figures_before(folder: Path, stage: str, moment: float) -> None:
-    """Remove a stage's figures that were last saved before `moment` (seconds of the epoch).
-
-    After its notebook was executed from start to end those are the ones it does not make any more.
-    The caller holds the write lock.
-    """
-    entries = figure_index(folder).items()
-    _remove_figures(folder, [n for n, e in entries if e["stage"] == stage and e["saved_at"] < moment])
+# Fields of an epoch's record that say how long it took: they stand beside the outputs.
+_TIMINGS = ("seconds", "samples_per_second", "items_per_second", "mfu")
 
 
-def _remove_figures(folder: Path, names: list[str]) -> None:
-    if not names:
-        return
-    kept = {name: entry for name, entry in figure_index(folder).items() if name not in names}
-    write_json(folder / "figures" / "index.json", kept)
-    for name in names:
-        (folder / "figures" / f"{name}.json").unlink(missing_ok=True)
+def write_records(folder: Path, name: str, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write the records of a training's epochs as `<name>.json`, and how long each took into `beside/`."""
+    (folder / BESIDE).mkdir(parents=True, exist_ok=True)
+    found = [{key: value for key, value in record.items() if key not in _TIMINGS} for record in records]
+    timings = [{key: value for key, value in record.items() if key in _TIMINGS} for record in records]
+    (folder / f"{name}.json").write_text(json.dumps(found))
+    (folder / BESIDE / f"{name}.json").write_text(json.dumps(timings))
 
 
-def restore_stage_results(folder: Path, source: Path) -> None:
-    """Bring back the metrics and figures that `drop_stage_results` kept; the caller holds the write lock."""
-    kept = read_json(source / "results.json")
-    if kept["records"] or kept["skipped"]:
-        content = read_metrics(folder)
-        records, notes = content["records"] + kept["records"], content["notes"] | kept["notes"]
-        _write_metrics(folder, records, notes, content["skipped"] | kept["skipped"])
-    if kept["figures"]:
-        (folder / "figures").mkdir(exist_ok=True)
-        for name, figure in kept["figures"].items():
-            write_json(folder / "figures" / f"{name}.json", figure)
-        write_json(folder / "figures" / "index.json", figure_index(folder) | kept["index"])
-
-
-def append_log(folder: Path, record: Mapping[str, Any]) -> None:
-    """Append one event to log.jsonl in a single write, so that lines of two processes never mix."""
-    line = json.dumps(record, ensure_ascii=False, default=str) + "\n"
-    with (folder / "log.jsonl").open("ab", buffering=0) as stream:
-        stream.write(line.encode())
-
-
-def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The events of log.jsonl, without a last line that a kill cut off; raises at other malformed lines."""
-    file = folder / "log.jsonl"
+def read_records(folder: Path, name: str) -> list[dict[str, Any]]:
+    """Read what `write_records` wrote; no records where it wrote none."""
+    file = folder / f"{name}.json"
     if not file.is_file():
         return []
-    lines = file.read_bytes().split(b"\n")
-    events = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            events.append(json.loads(line))
-        except ValueError as error:
-            if number == len(lines):
-                break
-            raise RunError(f"{file} line {number} is not JSON ({error}). Delete that line.") from error
-    return events
+    records, timings = (json.loads(one.read_text()) for one in (file, folder / BESIDE / f"{name}.json"))
+    return [{**record, **timing} for record, timing in zip(records, timings, strict=True)]

@@ -1,31 +1,34 @@
 """`accelerate launch -m genrec_lab.lab.shared FILE.yaml STAGE…`: several processes share the work of stages.
 
+<<<<<<< HEAD
+Without notebooks, for those run in one process. Afterwards `genrec run FILE.yaml` finds the results, and
+makes the notebooks' pages and the report.
+=======
 Without notebooks, for those run in one process. Afterwards `genrec run FILE.yaml` finds the
 stages finished, and makes their pages and the report.
+>>>>>>> 2593533640ae771a13e76b2364c1a28644c16efd
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from genrec_lab.lab.files import RunError
-from genrec_lab.lab.runfile import base_of, read_run_file
-from genrec_lab.lab.sharing import is_first
-from genrec_lab.lab.stages import (
-    adapt_to_domains,
-    prepare_data,
-    rank_test_users,
-    train_recommenders,
-    train_tokenizers,
-)
-from genrec_lab.lab.store import Run, open_run
-from genrec_lab.registry import set_base_folder
+import click
 
-STAGES: dict[str, Callable[[Run], Any]] = {
+from genrec_lab.lab.adapt import adapt_to_domains
+from genrec_lab.lab.evaluate import rank_test_users
+from genrec_lab.lab.files import RunError
+from genrec_lab.lab.prepare import prepare_data
+from genrec_lab.lab.recommend import train_recommenders
+from genrec_lab.lab.runfile import read_run_file
+from genrec_lab.lab.sharing import is_first
+from genrec_lab.lab.store import Run, open_run
+from genrec_lab.lab.tokenise import train_tokenizers
+
+SHARED: dict[str, Callable[[Run], Any]] = {
     "01_data_preparation": prepare_data,
     "02_tokenizer_training": train_tokenizers,
     "05_recommender_training": train_recommenders,
@@ -34,32 +37,29 @@ STAGES: dict[str, Callable[[Run], Any]] = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Work on stages in their order; returns 0, or 2 where the run file or a stage is refused."""
-    parser = argparse.ArgumentParser(prog="accelerate launch -m genrec_lab.lab.shared", description=__doc__)
-    parser.add_argument("file", type=Path, metavar="FILE.yaml")
-    parser.add_argument("stages", nargs="*", default=list(STAGES), metavar="STAGE", help="as 02; all of them")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    options = parser.parse_args(arguments)
+@click.command()
+@click.argument("file", type=Path)
+@click.argument("stages", nargs=-1)
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Set a key of the run file.")
+def main(file: Path, stages: Sequence[str], sets: Sequence[str]) -> None:
+    """Work on the stages of a run FILE in their order, all of them or those named, as 02."""
     try:
-        chosen = [name for name in STAGES if any(name.startswith(given) for given in options.stages)]
-        unknown = [given for given in options.stages if not any(name.startswith(given) for name in STAGES)]
-        if unknown:
+        chosen = [name for name in SHARED if any(name.startswith(given) for given in stages or SHARED)]
+        if unknown := [given for given in stages if not any(name.startswith(given) for name in SHARED)]:
             raise RunError(
-                f"{', '.join(unknown)} names no stage that can be shared; known: {', '.join(STAGES)}"
+                f"{', '.join(unknown)} names no stage that can be shared; known: {', '.join(SHARED)}"
             )
-        set_base_folder(base_of(options.file))
-        run = open_run(**read_run_file(options.file, options.set).parameters())
+        parameters = read_run_file(file, list(sets)).parameters()
+        run = open_run(**parameters, base=file.resolve().parent, change=True)
         for name in chosen:
-            STAGES[name](run)
+            SHARED[name](run)
             if is_first():
                 print(f"{name} of {run.name} is finished", flush=True)
     except RunError as error:
         if is_first():
             print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        sys.exit(2)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

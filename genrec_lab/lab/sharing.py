@@ -1,4 +1,4 @@
-"""A stage whose work several processes share: the first one writes, the others only compute.
+"""Results that several processes make together: the first one writes, the others only compute.
 
 `torch`, which takes seconds to import, is left alone where the environment names one process.
 """
@@ -11,7 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from genrec_lab.lab.execution import Stage
+
+def several() -> bool:
+    """Whether the environment names several processes."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def is_first() -> bool:
@@ -31,30 +34,29 @@ def wait() -> None:
         processes.wait()
 
 
-def tell_of(stage: Stage) -> None:
-    """Tell the other processes how the first one found a stage."""
+def tell(scratch: Path | None) -> None:
+    """Tell the other processes where the checkpoints of a task are, or None where there is no work."""
     if several():
         from genrec_lab.training import processes
 
-        processes.of_the_first((stage.is_finished, stage.is_resumed))
+        processes.of_the_first(None if scratch is None else str(scratch))
 
 
 @contextmanager
-def beside_the_first(run_folder: Path, name: str) -> Iterator[Stage]:
-    """The stage for a process that is not the first: it writes into a folder that is thrown away.
+def beside_the_first(place: str) -> Iterator[tuple[Path, Path] | None]:
+    """Give a process that is not the first a folder that is thrown away, and that of the checkpoints.
 
-    Checkpoints are read where the first process keeps them. The block ends when the first one has finished.
+    None where there is no work. The block ends when the first process has finished the task.
     """
     from genrec_lab.training import processes
 
-    finished, resumed = processes.of_the_first(None)
-    with tempfile.TemporaryDirectory(prefix="genrec-beside-") as thrown_away:
-        folder = run_folder / name if finished else Path(thrown_away) / name
-        folder.mkdir(exist_ok=True)
-        yield Stage(name, folder, run_folder / "scratch" / name, finished, resumed)
-        processes.wait()
-
-
-def several() -> bool:
-    """Whether the environment names several processes."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    scratch = processes.of_the_first(None)
+    if scratch is None:
+        yield None
+    else:
+        with tempfile.TemporaryDirectory(prefix="genrec-beside-") as thrown_away:
+            folder = Path(thrown_away) / place
+            folder.mkdir(parents=True)
+            yield folder, Path(scratch)
+            processes.wait()
+    processes.wait()

@@ -1,43 +1,174 @@
-"""The run folder: what every notebook of a chain reads from and writes to.
+"""The run folder: results, each with the record of what made it, and the one way to make and to read them.
 
-A stage is one notebook's work. Its key is a hash of the parameters it uses, of its input stages' outputs and
-of the package version. While the key stays the same a finished stage is not run again; when it changes the
-stage is stale, and reading it is an error that names the notebook to run again.
+A `Task` says which function makes a result, from which settings and which other results. Its key is a hash of
+those settings, of the digests of those results, and of all code that the function can reach. A result whose
+record has the key of its task, and whose files are what was recorded, is kept; any other one is made anew.
+Nothing is declared by hand: a function is given what its key is made of, and nothing else.
 """
 
 from __future__ import annotations
 
-import re
+import contextlib
+import os
+import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import polars as pl
 from plotly.graph_objects import Figure
+from pydantic import BaseModel
 
-import genrec_lab
-from genrec_lab.lab import execution, results, sharing
-from genrec_lab.lab.execution import Stage
-from genrec_lab.lab.files import RunError, as_json, damage, is_disk_full, read_json
-from genrec_lab.lab.folders import runs_root
-from genrec_lab.lab.keys import (
-    StageState,
-    differences,
-    select_parameters,
-    source_signature,
-    stage_key,
-    told,
+from genrec_lab import registry
+from genrec_lab.lab import figures, sharing
+from genrec_lab.lab.code import Code, code_of
+from genrec_lab.lab.files import (
+    RunError,
+    append_log,
+    as_json,
+    disk_full_message,
+    hash_json,
+    held,
+    is_disk_full,
+    read_checked,
+    read_json,
+    write_checked,
+    write_json,
 )
-from genrec_lab.lab.locks import held, writing
-from genrec_lab.lab.manifest import circumstances, edited_manifest, read_manifest
+from genrec_lab.lab.folders import runs_root
+from genrec_lab.lab.names import run_name_problem
+from genrec_lab.lab.provenance import circumstances
+from genrec_lab.lab.results import (
+    BESIDE,
+    RECORD,
+    SCHEMA,
+    Record,
+    digest_of,
+    folders_of_results,
+    hashes,
+    move,
+)
+from genrec_lab.lab.settings import differences, listed
 
-__all__ = ["Run", "RunError", "Stage", "StageState", "existing_run", "open_run", "runs_root"]
-
-_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_STAGE_NAME = re.compile(r"[0-9]{2}_[a-z0-9_]+")
 _LOCK_PATIENCE_SECONDS = 3.0  # a kernel whose starter was killed needs about a second to notice and end
+_LEAST_FREE_BYTES = 64 * 2**20  # below this nothing is begun: better now than after a training
+_LONGEST_ERROR = 2000
+DEMO: dict[str, Any] = {"dataset": {"name": "bazaar"}, "preset": "gmc_small", "overrides": {}, "seed": 0}
+KEEP_OLD_CODE = "GENREC_KEEP_OLD_CODE"  # set in kernels by --keep-old-code
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """How a result is made.
+
+    stage: the notebook that makes it. name: its folder below the stage's. function: is called with the
+    `Work`, with `given` and, by argument, with the folders of `inputs`; an input may also be a mapping of
+    tasks. components: classes and functions that the function looks up in registries: their code counts. row,
+    scope: for people. of: the run that the task belongs to, where it is not the one that asks.
+    """
+
+    stage: str
+    name: str
+    function: Callable[..., None]
+    given: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    components: tuple[Any, ...] = ()
+    row: str = ""
+    scope: str = ""
+    of: Run | None = None
+
+    @property
+    def place(self) -> str:
+        """Where in the run's folder the result is."""
+        return f"{self.stage}/{self.name}"
+
+    @property
+    def title(self) -> str:
+        """Row and scope, as "tiger Garden"; the name where it is no row's."""
+        return f"{self.row} {self.scope}".strip() or self.name
+
+    def flat_inputs(self) -> dict[str, Task]:
+        """The tasks whose results are read, by argument; those of a mapping as "argument/key"."""
+        found: dict[str, Task] = {}
+        for argument, value in self.inputs.items():
+            if isinstance(value, Task):
+                found[argument] = value
+            else:
+                found |= {f"{argument}/{key}": task for key, task in value.items()}
+        return found
+
+    def first_equal(self, known: list[Task]) -> Task:
+        """Return the first known task that makes the same from the same, else this one, known from now on."""
+        for other in known:
+            if self._essence() == other._essence():
+                return other
+        known.append(self)
+        return self
+
+    def belonging_to(self, run: Run) -> Task:
+        """The same task, to be read by other runs than the one that makes it."""
+        return self if self.of is not None else replace(self, of=run)
+
+    def _essence(self) -> tuple[Any, ...]:
+        places = {name: id(task) for name, task in self.flat_inputs().items()}
+        return self.stage, self.function, dict(self.given), places, self.components
+
+
+@dataclass
+class Work:
+    """What a task's function works with.
+
+    folder: for outputs. beside: a folder in it for timings and logs, which change nothing that follows.
+    scratch: for checkpoints; survives a kill, removed when the result is there. watch: makes the live curves
+    of a training from its title; None for plain ones. summary: facts about the result for its record. title:
+    row and scope, for people.
+    """
+
+    folder: Path
+    scratch: Path
+    title: str = ""
+    watch: Callable[..., Any] | None = None
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def cache(self) -> Path:
+        """A folder that all runs share, for what frozen networks found: it only saves time."""
+        return runs_root() / "cache"
+
+    @property
+    def beside(self) -> Path:
+        """The folder for timings and logs."""
+        (self.folder / BESIDE).mkdir(exist_ok=True)
+        return self.folder / BESIDE
+
+
+@dataclass(frozen=True)
+class State:
+    """Whether a result can be used. action: what the store does about it; reason: a sentence for people.
+
+    digest: of its outputs, also of outputs that are to be made once more from the same settings, inputs and
+    code; None where it is unknown before the work. record: of the result at its place, if it has one.
+    """
+
+    task: Task
+    status: Literal["finished", "missing", "unfinished", "stale", "damaged"]
+    reason: str
+    digest: str | None = None
+    record: Record | None = None
+    elsewhere: Path | None = None  # an equal result that only has to be put in its place
+    kept_despite: tuple[str, ...] = ()  # definitions that have changed since, of a result that is kept
+
+    @property
+    def usable(self) -> bool:
+        """Whether the result may be read."""
+        return self.status == "finished" and self.elsewhere is None
+
+    @property
+    def action(self) -> Literal["run", "keep"]:
+        """What `make` does: "run", or "keep" where no work is needed."""
+        return "keep" if self.status == "finished" else "run"
 
 
 def load_config(preset: str, overrides: Mapping[str, Any]) -> Any:
@@ -50,57 +181,70 @@ def load_config(preset: str, overrides: Mapping[str, Any]) -> Any:
 def open_run(
     run: str,
     *,
-    dataset: Mapping[str, Any],
-    preset: str,
+    dataset: Mapping[str, Any] | None = None,
+    preset: str | None = None,
     overrides: Mapping[str, Any] | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     root: Path | None = None,
+    base: Path | None = None,
+    change: bool = False,
 ) -> Run:
-    """Open the folder of a run, making it if need be, with the parameters that a notebook's first cell sets.
+    """Open the run of a name for work: `open_run("demo")`.
 
-    Opening an existing run with other parameters is allowed: the stages that depend on a changed one become
-    stale, the others stay. A stale stage that is run again keeps its former outputs aside until the new ones
-    are finished, and takes them back when the former parameters return before that.
-    Raises `RunError` for an impossible name or dataset and what the preset raises.
+    A parameter that is None is as the run has it, and of a new run as the demo has it. Values that differ
+    from the run's are refused with the difference, unless `change` says that the run is to have them from now
+    on; results that depend on a changed value are then made anew, the others are kept. base: the folder at
+    which relative paths of the dataset begin, by default the run's, or the working directory for a new one.
+    Raises `RunError` for an impossible name, dataset or seed, and what the preset raises.
     """
-    opened = unopened_run(run, dataset=dataset, preset=preset, overrides=overrides, seed=seed, root=root)
-    if not sharing.is_first():
-        sharing.wait()
-        return opened
-    opened.folder.mkdir(parents=True, exist_ok=True)
-    with edited_manifest(opened.folder) as manifest:
-        manifest["parameters"] = opened.parameters
-        manifest["config"] = opened.config.model_dump(mode="json")
-        manifest.update(circumstances())
+    given: dict[str, Any] = {"dataset": dataset, "preset": preset, "overrides": overrides, "seed": seed}
+    opened = unopened_run(run, **given, root=root, base=base, change=change)
+    if sharing.is_first() and not opened.read_only:
+        opened.folder.mkdir(parents=True, exist_ok=True)
+        with opened.edited_manifest() as manifest:
+            manifest |= {"parameters": opened.parameters, "base": str(opened.base)}
     sharing.wait()
+    registry.set_base_folder(opened.base)
     return opened
 
 
 def unopened_run(
     run: str,
     *,
-    dataset: Mapping[str, Any],
-    preset: str,
+    dataset: Mapping[str, Any] | None = None,
+    preset: str | None = None,
     overrides: Mapping[str, Any] | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     root: Path | None = None,
+    base: Path | None = None,
+    change: bool = False,
 ) -> Run:
-    """As `open_run`, but nothing is written: to check parameters and to ask for the state of stages."""
-    if not _RUN_NAME.fullmatch(run):
-        raise RunError(f"run={run!r} cannot name a folder; use letters, digits, '.', '_' and '-', as 'demo'.")
-    if not isinstance(dataset, Mapping) or not isinstance(dataset.get("name"), str):
-        raise RunError(f"dataset={dataset!r} lacks a name; write for example {{'name': 'bazaar'}}.")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise RunError(f"seed={seed!r} is not a whole number of at least 0.")
-    parameters = {
-        "run": run,
-        "dataset": as_json("dataset", dataset),
-        "preset": preset,
-        "overrides": as_json("overrides", overrides or {}),
-        "seed": seed,
-    }
-    config = load_config(preset, overrides or {})
-    return Run((root or runs_root()) / run, parameters, config)
+    """As `open_run`, but nothing is written: to check parameters and to ask for the state of results."""
+    problem = run_name_problem(run) if isinstance(run, str) else f"it is a {type(run).__name__}, no text"
+    if problem:
+        raise RunError(f"run={run!r} cannot name a run's folder: {problem}.")
+    folder = (root or runs_root()) / run
+    kept = _manifest(folder) if (folder / "manifest.json").is_file() else {}
+    has: dict[str, Any] = kept.get("parameters", {})
+    given = {"dataset": dataset, "preset": preset, "overrides": overrides, "seed": seed}
+    wanted = {name: value for name, value in given.items() if value is not None}
+    _check(wanted)
+    parameters = {"run": run, **DEMO, **{name: has[name] for name in DEMO if name in has}}
+    if has and not change:
+        changed = differences({name: has[name] for name in wanted}, _plain(wanted))
+        if changed:
+            raise RunError(
+                f"The run {run!r} has other parameters than these ({listed(changed)}). Leave them out to go "
+                "on with the run as it is, take another name for another run, or change this one: "
+                f"open_run({run!r}, …, change=True), or `genrec run` with a run file that names it."
+            )
+    parameters |= _plain(wanted)
+    own = Path(kept["base"]) if base is None and "base" in kept else base
+    # what lies beside the run file may lie elsewhere now; a folder that is gone is no place to begin at
+    own = own if own is not None and own.is_dir() else Path.cwd()
+    with registry.relative_to(own):
+        config = load_config(parameters["preset"], parameters["overrides"])
+    return Run(folder, parameters, config, own)
 
 
 def existing_run(run: str, root: Path | None = None) -> Run:
@@ -110,20 +254,52 @@ def existing_run(run: str, root: Path | None = None) -> Run:
         raise RunError(
             f"There is no run {run!r} in {folder.parent}. Run the notebooks under that name first."
         )
-    parameters = read_json(folder / "manifest.json")["parameters"]
-    return Run(folder, parameters, load_config(parameters["preset"], parameters["overrides"]))
+    opened = unopened_run(run, root=root)
+    registry.set_base_folder(opened.base)
+    return opened
+
+
+def _check(wanted: Mapping[str, Any]) -> None:
+    dataset, seed = wanted.get("dataset"), wanted.get("seed", 0)
+    if dataset is not None and not (isinstance(dataset, Mapping) and isinstance(dataset.get("name"), str)):
+        raise RunError(f"dataset={dataset!r} lacks a name; write for example {{'name': 'bazaar'}}.")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise RunError(f"seed={seed!r} is not a whole number from 0 to {2**32 - 1}.")
+
+
+def _plain(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: as_json(name, value) if isinstance(value, Mapping) else value for name, value in wanted.items()
+    }
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    file = folder / "manifest.json"
+    if not file.is_file():
+        return {"format": SCHEMA, "pages": {}}
+    try:
+        return read_checked(file)
+    except RunError as error:
+        with contextlib.suppress(RunError):  # an older version wrote no checksum
+            content = read_json(file)
+            if isinstance(content, dict) and content.get("format") not in (None, SCHEMA):
+                return content
+        raise RunError(f"{error} Mend it with: genrec doctor {folder.name}") from error
 
 
 class Run:
     """A run folder opened with one set of parameters; `config` is the preset's validated config."""
 
-    def __init__(self, folder: Path, parameters: dict[str, Any], config: Any) -> None:
+    def __init__(
+        self, folder: Path, parameters: dict[str, Any], config: Any, base: Path | None = None
+    ) -> None:
         self.folder = folder
         self.parameters = parameters
         self.config = config
-        self._open_stage: str | None = None
-        self._open_inputs: tuple[str, ...] = ()
-        self._last_stage: str | None = None
+        self.base = base or Path.cwd()
+        self.keep_old_code = bool(os.environ.get(KEEP_OLD_CODE))
+        self.reads: dict[str, str] = {}  # digests of the results that were read since the run was opened
+        self._stage: str | None = None
 
     @property
     def name(self) -> str:
@@ -140,216 +316,403 @@ class Run:
         """The `dataset` parameter as written; environment variables in it are expanded when it is loaded."""
         return dict(self.parameters["dataset"])
 
+    @property
+    def read_only(self) -> bool:
+        """Whether the folder was written by another version, whose results this one cannot go on with."""
+        return bool(self.manifest().get("format") != SCHEMA)
+
     def manifest(self) -> dict[str, Any]:
         """The manifest as it stands on disk."""
-        return read_manifest(self.folder)
+        return _manifest(self.folder)
 
     @contextmanager
-    def stage(
-        self,
-        name: str,
-        *,
-        inputs: Sequence[str] = (),
-        uses: Sequence[str] | None = None,
-        also: Mapping[str, Any] | None = None,
-    ) -> Iterator[Stage]:
-        """Work on a stage: `with run.stage("02_tokenizer_training", inputs=(...)) as stage:`.
+    def edited_manifest(self) -> Iterator[dict[str, Any]]:
+        """The manifest to be changed in place: read, changed, written as one step; untouched on an error."""
+        self.require_writable()
+        with held(self.folder / ".write.lock", "writing the manifest", 30.0):
+            manifest = self.manifest()
+            yield manifest
+            write_checked(self.folder / "manifest.json", manifest)
 
-        inputs: stages whose outputs are read; they must be finished. uses: the parameters that the outputs
-        depend on ("dataset", "seed", fields of the config as "tokenizer"); all of them when None. also: JSON
-        values of the caller's own that outputs depend on.
-        The run folder is locked for as long as the block lasts. An error marks the stage as failed and keeps
-        `scratch`, from which the next execution resumes. Raises `RunError` when the folder is in use, an
-        input is missing or stale, or the disk is (nearly) full. Of several processes that share the work only
-        the first writes; the others have a folder that is thrown away.
-        """
-        _check_stage_name(name)
-        if not sharing.is_first():
-            self._open_stage, self._open_inputs, self._last_stage = name, tuple(inputs), name
-            try:
-                with sharing.beside_the_first(self.folder, name) as stage:
-                    yield stage
-            finally:
-                self._open_stage, self._open_inputs = None, ()
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self._stage_lock(name):
-            self._open_stage, self._open_inputs, self._last_stage = name, tuple(inputs), name
-            try:
-                stage = execution.start(self.folder, name, self._new_record(name, inputs, uses, also))
-                sharing.tell_of(stage)
-                yield from self._work(stage)
-                sharing.wait()
-            finally:
-                self._open_stage, self._open_inputs = None, ()
-
-    def read_stage(self, name: str) -> Path:
-        """The folder of a finished stage, files verified; else a `RunError` naming the notebook to run."""
-        _check_stage_name(name)
-        if self._open_stage is not None and name not in (self._open_stage, *self._open_inputs):
+    def require_writable(self) -> None:
+        """Raise `RunError` where another version of genrec_lab made the run."""
+        if self.read_only:
+            made = self.manifest().get("format")
             raise RunError(
-                f"{self._open_stage} reads {name} without declaring it: a change there would go unnoticed. "
-                f"Add it: run.stage({self._open_stage!r}, inputs=({name!r}, …))."
+                f"The run {self.name!r} was made by another version of genrec_lab (format {made}, this one "
+                f"has {SCHEMA}), so it is open for reading only. Take another name to run it again."
             )
-        state = self.state(name)
+
+    def log(self, event: str, **fields: Any) -> None:
+        """Append an event with its time to log.jsonl."""
+        if sharing.is_first() and not self.read_only:
+            append_log(self.folder, {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": event, **fields})
+
+    def figure(self, name: str, figure: Figure, caption: str = "") -> Figure:
+        """Save a figure for the report, and hand it back so that it can be the last line of a cell.
+
+        The results that were read so far are noted with it: once one of them changes, the figure is not
+        shown.
+        """
+        if sharing.is_first():
+            self.require_writable()
+            with held(self.folder / ".write.lock", "saving a figure", 30.0):
+                figures.save(self.folder, name, figure, caption, self._stage, self.reads)
+        return figure
+
+    def survey(self, tasks: Iterable[Task], found: dict[str, State], verify: bool = True) -> None:
+        """Put into `found`, by place, what `make` would do about tasks and about all that they depend on."""
+        for task in tasks:
+            self._survey(task, found, verify)
+
+    def state(self, task: Task, verify: bool = True) -> State:
+        """Whether a result can be used now; `verify` also hashes its files and those of its inputs."""
+        return self._survey(task, {}, verify)
+
+    def forget(self, stage: str) -> None:
+        """Remove a stage's results, those kept aside and the checkpoints, so that all is made anew."""
+        with held(self.folder / ".work.lock", f"removing {stage}", _LOCK_PATIENCE_SECONDS):
+            for place in ("", "replaced", "making", "scratch"):
+                shutil.rmtree(self.folder / place / stage, ignore_errors=True)
+
+    def metrics(self) -> Any:
+        """All metrics, computed from the rankings: frame `method, domain, metric, k, value, users, seed`."""
+        from genrec_lab.lab.evaluate import run_metrics
+
+        return run_metrics(self)
+
+    def notes(self) -> dict[str, dict[str, Any]]:
+        """What is noted beside the metrics of each row."""
+        from genrec_lab.lab.evaluate import run_notes
+
+        return run_notes(self)
+
+    def skipped(self) -> dict[str, str]:
+        """Which rows the data cannot feed, and why."""
+        from genrec_lab.lab.evaluate import run_skipped
+
+        return run_skipped(self)
+
+    def read(self, task: Task) -> Path:
+        """The folder of a result, files verified; else a `RunError` that names the notebook to run."""
+        owner = task.of or self
+        state = self.state(task)
+        if state.elsewhere is not None and task.of is None and sharing.is_first():
+            with self._work_lock(task):
+                self._put_back(task, state)
+            state = self.state(task)
         if not state.usable:
             again = "" if state.status == "missing" else "again "
             raise RunError(
-                f"{name} of run {self.name!r} cannot be used: {state.reason} Run the notebook {name}.ipynb "
-                f"{again}with the same parameters as this one."
+                f"{task.place} of run {owner.name!r} cannot be used: {state.reason} Run the notebook "
+                f"{task.stage}.ipynb {again}with the same parameters as this one."
             )
-        return self.folder / name
+        self.reads[_identity(task)] = str(state.digest)
+        return owner.folder / task.place
 
-    def state(self, name: str, verify: bool = True) -> StageState:
-        """Whether a stage can be used with this run's parameters; `verify` also hashes its output files."""
-        record = self.manifest()["stages"].get(name)
-        if record is None:
-            return StageState(name, "missing", "it has not been run yet.")
-        stale = self._why_stale(record)
-        if stale is not None:
-            return StageState(name, "stale", stale)
-        if record["status"] != "finished":
-            why = {"failed": f"it failed ({record['error']}).", "interrupted": "it was interrupted."}
-            return StageState(name, "unfinished", why.get(record["status"], "it has not finished."))
-        broken = damage(self.folder / name, record["outputs"]) if verify else None
-        if broken is not None:
-            return StageState(name, "damaged", f"{broken}.")
-        return StageState(name, "finished", f"finished {record['finished_at']} in {record['seconds']:.0f} s.")
+    def make(self, task: Task, watch: Callable[..., Any] | None = None) -> Path:
+        """The folder of a result, which is made first where it has to be.
 
-    def forget(self, name: str) -> None:
-        """Remove a stage's outputs, checkpoints, metrics and figures, so that it runs anew."""
-        _check_stage_name(name)
-        with self._stage_lock(name), edited_manifest(self.folder) as manifest:
-            execution.clear(self.folder, name, keep_scratch=False)
-            execution.discard_replaced(self.folder, name, manifest)
-            manifest["stages"].pop(name, None)
-
-    def log(self, event: str, **fields: Any) -> None:
-        """Append an event with time and stage to log.jsonl."""
-        if not sharing.is_first():
-            return
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        results.append_log(self.folder, {"time": stamp, "stage": self._open_stage, "event": event, **fields})
-
-    def record_dataset(self, fingerprint: str, **summary: Any) -> None:
-        """Put the dataset's fingerprint, and JSON values that sum it up, as repairs, in the manifest."""
-        if not sharing.is_first():
-            return
-        with edited_manifest(self.folder) as manifest:
-            manifest["dataset"] = {"fingerprint": fingerprint, **summary}
-
-    def record_metrics(
-        self, method: str, rows: pl.DataFrame | Iterable[Mapping[str, Any]], **notes: Any
-    ) -> None:
-        """Put a method's metrics in metrics.json, in place of those it had.
-
-        rows: a frame or records with `domain, metric, k, value, users`. notes: JSON values shown beside them.
+        Raises `RunError` when the folder is in use, an input cannot be used or the disk is (nearly) full. A
+        killed task goes on from its checkpoints. Of several processes that share the work only the first one
+        writes; the others have a folder that is thrown away.
         """
-        records = results.metric_records(method, rows, self.seed)
+        self._stage = task.stage
         if not sharing.is_first():
-            return
-        with writing(self.folder):
-            results.replace_metrics(self.folder, method, records, notes, self._last_stage)
-
-    def record_skipped(self, method: str, why: str) -> None:
-        """Say in metrics.json that a method was not run with these data, and why, in place of its metrics."""
-        if not sharing.is_first():
-            return
-        with writing(self.folder):
-            results.record_skipped(self.folder, method, why, self._last_stage)
-
-    def skipped(self) -> dict[str, str]:
-        """Why methods were skipped, by method."""
-        return {name: reason["why"] for name, reason in results.read_metrics(self.folder)["skipped"].items()}
-
-    def metrics(self) -> pl.DataFrame:
-        """All recorded metrics: `method, domain, metric, k, value, users, seed`."""
-        return results.metrics_frame(self.folder)
-
-    def figure(self, name: str, figure: Figure, caption: str = "") -> Figure:
-        """Save a figure for the report, and hand it back so that it can be the last line of a cell."""
-        if sharing.is_first():
-            with writing(self.folder):
-                results.save_figure(self.folder, name, figure, caption, self._last_stage)
-        return figure
-
-    def _work(self, stage: Stage) -> Iterator[Stage]:
-        if stage.is_finished:
-            self.log("stage_already_finished")
+            with sharing.beside_the_first(task.place) as beside:
+                if beside is not None:
+                    self._call(task, Work(*beside, task.title, watch))
+            return self.read(task)
+        state = self.state(task)
+        if state.usable:
+            sharing.tell(None)
         else:
-            self.log("stage_resumed" if stage.is_resumed else "stage_started")
-        started = time.monotonic()
+            self.require_writable()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self._work_lock(task):
+                self._make(task, watch)
+        if state.kept_despite:
+            self._keep(task)
+        sharing.wait()
+        return self.read(task)
+
+    def _make(self, task: Task, watch: Callable[..., Any] | None) -> None:
+        state = self.state(task)  # somebody else may have made it while this process waited
+        if state.elsewhere is not None:
+            self._put_back(task, state)
+        if state.status == "finished":
+            sharing.tell(None)
+            return
+        for one in task.flat_inputs().values():
+            self.read(one)
+        self._work(task, watch)
+
+    def provenance(self) -> list[dict[str, Any]]:
+        """What made each result of the run, stage by stage: code, settings, data, threads, versions, time.
+
+        A dict for each result that is there, with `stage, row, scope, revision, dirty, code, settings, data,
+        threads, precision, device, versions, made_at, seconds, kept_despite`; the last one names definitions
+        that have changed since, of a result that `--keep-old-code` kept.
+        """
+        from genrec_lab.lab.chain import STAGES, tasks_of
+        from genrec_lab.lab.prepare import data_summary
+
+        fingerprint = data_summary(self).get("fingerprint")
+        found: dict[str, dict[str, Any]] = {}
+        for task in (task for stage in STAGES for task in tasks_of(self, stage) or []):
+            record = self.state(task, verify=False).record
+            if record is not None and task.of is None:
+                source, made = record.made["source"], record.made
+                found[task.place] = {
+                    "stage": task.stage, "row": task.row or None, "scope": task.scope or None,
+                    "revision": source["revision"], "dirty": source["dirty"], "code": record.code,
+                    "settings": hash_json(record.settings)[:12], "data": fingerprint,
+                    "threads": made["threads"], "precision": made["precision"], "device": made["device"],
+                    "versions": {"python": made["python"], **made["packages"]},
+                    "made_at": made["finished_at"], "seconds": made["seconds"],
+                    "kept_despite": record.kept_despite,
+                }  # fmt: skip
+        return list(found.values())
+
+    def set_stage(self, stage: str) -> None:
+        """Let figures that are saved from now on belong to a stage that makes no result first."""
+        self._stage = stage
+
+    # -- what a task's key is made of ------------------------------------------------------------------
+
+    def _survey(self, task: Task, found: dict[str, State], verify: bool) -> State:
+        place = _identity(task)
+        if place in found:
+            return found[place]
+        owner = task.of or self
+        inputs = {name: self._survey(one, found, verify) for name, one in task.flat_inputs().items()}
+        found[place] = owner._judge(task, inputs, verify)
+        return found[place]
+
+    def _judge(self, task: Task, inputs: Mapping[str, State], verify: bool) -> State:
+        folder = self.folder / task.place
         try:
-            yield stage
-            execution.finish(self.folder, stage, time.monotonic() - started)
-        except BaseException as error:
-            if (
-                not stage.is_finished
-            ):  # else its files are what they were: the error came from looking at them
-                execution.fail(self.folder, stage, error, time.monotonic() - started)
-            if is_disk_full(error):
-                raise RunError(execution.disk_full_message(self.folder, stage.name)) from error
-            event = "stage_interrupted" if isinstance(error, KeyboardInterrupt) else "stage_failed"
-            self.log(event, error=f"{type(error).__name__}: {error}")
-            raise
-        self.log("stage_finished", seconds=round(time.monotonic() - started, 3))
+            record = Record.read(folder)
+        except (RunError, ValueError) as error:
+            return State(task, "damaged", f"its record cannot be trusted ({error})")
+        unknown = [name for name, state in inputs.items() if state.digest is None]
+        if unknown:
+            first = inputs[unknown[0]]
+            reason = f"{first.task.place}, which it reads, is made first: {first.reason}"
+            status: Literal["missing", "stale"] = "missing" if record is None else "stale"
+            return State(task, status, reason, record=record)
+        settings = settings_of(task.given)
+        digests = {name: str(state.digest) for name, state in inputs.items()}
+        code = code_of(task.function, *task.components)
+        key = _key(settings, digests, code)
+        if record is None or record.key != key:
+            for other in self._equal_results(task, key):
+                return State(
+                    task,
+                    "finished",
+                    "an equal result is at hand and is put in its place.",
+                    digest_of(Record.read(other).outputs),  # type: ignore[union-attr]
+                    record,
+                    other,
+                )
+        if record is None:
+            return State(task, *self._why_unfinished(task, key))
+        kept_despite: list[str] = []
+        if record.key != key:
+            if reason := self._why_stale(record, settings, digests, code):
+                return State(task, "stale", reason, record=record)
+            kept_despite = code.changes(record.functions)
+        broken = record.damage(folder) if verify else None
+        if broken is not None:
+            return State(task, "damaged", f"{broken}.", record.digest, record)
+        reason = f"finished {record.made.get('finished_at', '')} in {record.made.get('seconds', 0):.0f} s."
+        if kept_despite:
+            reason = f"kept although its code has changed ({listed(kept_despite)})."
+        return State(task, "finished", reason, record.digest, record, kept_despite=tuple(kept_despite))
 
-    def _new_record(
-        self, stage: str, inputs: Sequence[str], uses: Sequence[str] | None, also: Mapping[str, Any] | None
-    ) -> dict[str, Any]:
-        digests = {}
-        for name in inputs:
-            self.read_stage(name)
-            digests[name] = self.manifest()["stages"][name]["digest"]
-        parameters, version = self._parameters_of(uses), genrec_lab.__version__
-        own = as_json("also", also or {})
-        # a stage without input stages reads the dataset's own files, which may change under the same name;
-        # where they cannot be seen (a run folder taken to another machine) they count as unchanged
-        source = None if inputs else source_signature(parameters.get("dataset"))
-        if source is None and not inputs:
-            source = self.manifest()["stages"].get(stage, {}).get("source")
-        return {
-            "key": stage_key(parameters, digests, {"also": own, "source": source}, version),
-            "uses": None if uses is None else list(uses), "parameters": parameters, "inputs": digests,
-            "also": own, "source": source, "version": version,
-        }  # fmt: skip
-
-    def _parameters_of(self, uses: Sequence[str] | None) -> dict[str, Any]:
-        config = self.config.model_dump(mode="json")
-        return select_parameters(self.parameters["dataset"], config, self.seed, uses)
-
-    def _why_stale(self, record: Mapping[str, Any]) -> str | None:
-        try:
-            parameters = self._parameters_of(record["uses"])
-        except RunError as error:  # another kind of config, without a field that the stage used
-            return f"it was made with another config. {error}"
-        changed = differences(record["parameters"], parameters)
+    def _why_stale(
+        self, record: Record, settings: dict[str, Any], digests: dict[str, str], code: Code
+    ) -> str:
+        """Why a result does not count any more; empty where it is kept in spite of changed code."""
+        changed = differences(record.settings, settings)
         if changed:
-            return f"it was made with other parameters ({told(changed)})."
-        if record["version"] != genrec_lab.__version__:
-            return f"it was made by genrec_lab {record['version']}, and this is {genrec_lab.__version__}."
-        if record["source"] is not None:
-            source = source_signature(parameters.get("dataset"))
-            if source is not None and source != record["source"]:
-                return "the dataset's files have changed since."
-        for name, digest in record["inputs"].items():
-            state = self.state(name, verify=False)
-            if not state.usable:
-                return f"its input {name} cannot be used: {state.reason}"
-            if self.manifest()["stages"][name]["digest"] != digest:
-                return f"its input {name} has changed since."
-        return None
+            return f"it was made with other settings ({listed(changed)})."
+        if record.inputs != digests:
+            other = [
+                name for name in {**record.inputs, **digests} if record.inputs.get(name) != digests.get(name)
+            ]
+            return f"what it reads has changed since ({listed(other)})."
+        if record.kept_code == code.digest or self.keep_old_code:
+            return ""
+        return f"the code that made it has changed ({listed(code.changes(record.functions))})."
+
+    def _equal_results(self, task: Task, key: str) -> Iterator[Path]:
+        """Intact results with a key: finished and not yet at their place, replaced, or another row's."""
+        places = [self.folder / "making" / task.place, self.folder / "replaced" / task.place]
+        stage = self.folder / task.stage
+        others = folders_of_results(stage) if stage.is_dir() else iter(())
+        for folder in (*places, *others):
+            try:
+                record = Record.read(folder)
+            except (RunError, ValueError):
+                continue
+            if record is not None and record.key == key and record.damage(folder) is None:
+                yield folder
+
+    def _why_unfinished(self, task: Task, key: str) -> tuple[Literal["missing", "unfinished"], str]:
+        attempt = self.folder / "scratch" / task.place / key[:16] / "attempt.json"
+        if not attempt.is_file():
+            return "missing", "it has not been made yet."
+        error = _attempt(attempt).get("error")
+        return "unfinished", f"it failed ({error})." if error else "it was interrupted."
+
+    # -- making -----------------------------------------------------------------------------------------
+
+    def _call(self, task: Task, work: Work) -> None:
+        folders = {
+            argument: self.read(value)
+            if isinstance(value, Task)
+            else {key: self.read(one) for key, one in value.items()}
+            for argument, value in task.inputs.items()
+        }
+        with registry.relative_to(self.base):
+            task.function(work, **task.given, **folders)
+
+    def _work(self, task: Task, watch: Callable[..., Any] | None) -> None:
+        inputs = {name: str(self.state(one).digest) for name, one in task.flat_inputs().items()}
+        settings, code = settings_of(task.given), code_of(task.function, *task.components)
+        key = _key(settings, inputs, code)
+        if shutil.disk_usage(self.folder).free < _LEAST_FREE_BYTES:
+            raise RunError(disk_full_message(self.folder, task.place))
+        folder, scratches = self.folder / "making" / task.place, self.folder / "scratch" / task.place
+        scratch = scratches / key[:16]
+        for former in scratches.iterdir() if scratches.is_dir() else ():
+            if former != scratch:  # checkpoints under other settings or other code
+                shutil.rmtree(former)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        scratch.mkdir(parents=True, exist_ok=True)
+        attempt = scratch / "attempt.json"
+        before = _attempt(attempt)
+        resumed = attempt.is_file()
+        tried = {
+            "attempts": before.get("attempts", 0) + 1,
+            "seconds": before.get("seconds", 0.0),
+            "error": None,
+        }
+        write_json(attempt, tried)
+        self.log("resumed" if resumed else "started", place=task.place)
+        sharing.tell(scratch)
+        work, began, clock = (
+            Work(folder, scratch, task.title, watch),
+            time.strftime("%Y-%m-%d %H:%M:%S"),
+            time.monotonic(),
+        )
+        try:
+            self._call(task, work)
+            sharing.wait()
+            seconds = round(tried["seconds"] + time.monotonic() - clock, 3)
+            made = circumstances(settings) | {
+                "started_at": began,
+                "finished_at": time.strftime("%Y-%m-%d %H:%M:%S"),
+                "seconds": seconds,
+                "attempts": tried["attempts"],
+            }
+            outputs, beside = hashes(folder)
+            record = Record(
+                stage=task.stage, name=task.name, row=task.row, scope=task.scope, key=key, settings=settings,
+                inputs=inputs, code=code.digest, functions=code.functions, outputs=outputs, beside=beside,
+                digest=digest_of(outputs), summary=work.summary, made=made, parameters=self.parameters,
+            )  # fmt: skip
+            record.write(folder)
+            self._place(folder, task.place)
+        except BaseException as error:
+            self._failed(task, attempt, tried, error, time.monotonic() - clock)
+            raise
+        shutil.rmtree(scratch, ignore_errors=True)
+        self.log("finished", place=task.place, seconds=seconds)
+
+    def _failed(
+        self, task: Task, attempt: Path, tried: dict[str, Any], error: BaseException, seconds: float
+    ) -> None:
+        """Note why a task did not finish; its checkpoints stay for the next time."""
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
+        told = None if stopped else f"{type(error).__name__}: {error}"[:_LONGEST_ERROR]
+        try:
+            write_json(attempt, tried | {"seconds": tried["seconds"] + seconds, "error": told})
+            self.log("interrupted" if stopped else "failed", place=task.place, error=told)
+        except OSError:
+            if not is_disk_full(error):
+                raise
+        if is_disk_full(error):
+            raise RunError(disk_full_message(self.folder, task.place)) from error
+
+    def _put_back(self, task: Task, state: State) -> None:
+        """Put an equal result, made earlier or for another row, in its place."""
+        assert state.elsewhere is not None  # noqa: S101 - the caller's condition
+        kept = self.folder / "making" / "put back"
+        if state.elsewhere.is_relative_to(self.folder / task.stage):
+            shutil.rmtree(kept, ignore_errors=True)
+            shutil.copytree(state.elsewhere, kept)
+        else:
+            move(state.elsewhere, kept)
+        record = Record.read(kept)
+        assert record is not None  # noqa: S101 - it was read when the state was found
+        own = {"stage": task.stage, "name": task.name, "row": task.row, "scope": task.scope}
+        record.model_copy(update=own).write(kept)
+        self._place(kept, task.place)
+        self.log("put_back", place=task.place)
+
+    def _place(self, made: Path, place: str) -> None:
+        """Put a finished result in its place; the one that was there is kept aside."""
+        target = self.folder / place
+        if target.exists():
+            move(target, self.folder / "replaced" / place)
+        move(made, target)
 
     @contextmanager
-    def _stage_lock(self, name: str) -> Iterator[None]:
-        with held(self.folder / ".stage.lock", name, _LOCK_PATIENCE_SECONDS) as died:
-            if died is not None:
-                former, purpose = died.get("pid", "unknown"), died.get("purpose", "its stage")
-                print(f"Taking over {self.name} from process {former}, which ended inside {purpose}.")
-                self.log("lock_taken_over", former_pid=former, former_stage=purpose)
+    def _work_lock(self, task: Task) -> Iterator[None]:
+        with held(self.folder / ".work.lock", task.place, _LOCK_PATIENCE_SECONDS):
             yield
 
+    def _keep(self, task: Task) -> None:
+        """Mark a result whose code has changed as kept all the same (--keep-old-code)."""
+        folder = self.folder / task.place
+        record, code = Record.read(folder), code_of(task.function, *task.components)
+        if record is not None and record.code != code.digest and record.kept_code != code.digest:
+            record.kept_code, record.kept_despite = code.digest, code.changes(record.functions)
+            record.write(folder)
 
-def _check_stage_name(name: str) -> None:
-    if not _STAGE_NAME.fullmatch(name):
-        raise RunError(f"A stage is named as its notebook, as '02_tokenizer_training'; got {name!r}.")
+
+def settings_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a task's function is given, as JSON values: configs with all their fields."""
+    plain = {name: _jsonable(value) for name, value in given.items()}
+    return as_json("given", plain)
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return {str(name): _jsonable(one) for name, one in value.items()}
+    return [_jsonable(one) for one in value] if isinstance(value, tuple | list) else value
+
+
+def _key(settings: dict[str, Any], inputs: dict[str, str], code: Code) -> str:
+    return hash_json({"settings": settings, "inputs": inputs, "code": code.digest, "schema": SCHEMA})
+
+
+def _identity(task: Task) -> str:
+    return task.place if task.of is None else f"{task.of.name}:{task.place}"
+
+
+def _attempt(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        return dict(read_json(file))
+    except RunError:  # cut off by a kill or a full disk
+        return {}
+
+
+__all__ = ["RECORD", "Run", "RunError", "State", "Task", "Work", "existing_run", "open_run", "runs_root"]

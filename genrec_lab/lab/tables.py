@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,9 +11,6 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from genrec_lab.lab.execution import PART_FILE
-from genrec_lab.lab.files import RunError, read_json
-from genrec_lab.lab.store import Run
 from genrec_lab.viz.figures.results import ranked_table
 from genrec_lab.viz.figures.training import metric_name
 
@@ -78,17 +74,6 @@ def terminal_table(table: pl.DataFrame, title: str, note: str = "") -> Table:
     return shown
 
 
-def provenance_of(run: Run) -> list[dict[str, Any]]:
-    """What made each result of a run: one mapping per part of a stage, in the order of the stages.
-
-    Keys: stage; row and scope, None where a result serves all rows or domains; revision, dirty, code and
-    settings (digests), data (fingerprint), threads, precision, device, versions (by package), made_at,
-    seconds, kept_despite (the changed functions despite which `--keep-old-code` kept it). None means unknown.
-    """
-    ask = getattr(run, "provenance", None)
-    return list(ask()) if ask is not None else _from_manifest(run)
-
-
 def kept_reasons(results: Iterable[Mapping[str, Any]]) -> list[str]:
     """A sentence for each result that was made by code that has changed since, naming what changed."""
     kept = [result for result in results if result.get("kept_despite")]
@@ -104,7 +89,7 @@ def kept_rows(provenance: Sequence[Mapping[str, Any]], rows: Iterable[str]) -> d
     A result without a row serves every row, so it marks all of them.
     """
     found = {
-        row: "; ".join(kept_reasons(each for each in provenance if each["row"] in (None, row)))
+        row: "; ".join(kept_reasons(each for each in provenance if each["row"] in (None, "", row)))
         for row in rows
     }
     return {row: reasons for row, reasons in found.items() if reasons}
@@ -125,21 +110,8 @@ def _marked(table: pl.DataFrame, kept: Mapping[str, str]) -> pl.DataFrame:
     return table.with_columns(pl.col("method").replace({row: f"{row} {KEPT}" for row in kept}))
 
 
-def _from_manifest(run: Run) -> list[dict[str, Any]]:
-    """The little that is known of a run whose store does not record what made each result."""
-    manifest = run.manifest()
-    found = []
-    for stage, record in sorted(manifest["stages"].items()):
-        made = {
-            "stage": stage, "row": None, "scope": None,
-            "revision": record.get("revision"), "dirty": None, "code": None, "settings": None,
-            "data": (manifest.get("dataset") or {}).get("fingerprint"),
-            "threads": None, "precision": None, "device": None, "versions": {"genrec_lab": record["version"]},
-            "made_at": record.get("finished_at"), "seconds": record["seconds"], "kept_despite": [],
-        }  # fmt: skip
-        for file in sorted((run.folder / stage).glob(f"*/{PART_FILE}")):
-            with suppress(RunError):  # a damaged part says nothing
-                revision = read_json(file)["revision"]
-                found.append({**made, "row": file.parent.name, "revision": revision, "seconds": None})
-        found.append(made)
-    return found
+def text_frame(frame: pl.DataFrame) -> pl.DataFrame:
+    """A frame for `terminal_table`: numbers with four digits, nothing where a value is missing."""
+    floats = [name for name, kind in frame.schema.items() if kind.is_float()]
+    rounded = frame.with_columns(pl.col(floats).round(4)).cast(pl.String).fill_null("")
+    return rounded

@@ -9,11 +9,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from genrec_lab.lab import pipeline
+from genrec_lab.lab.chain import OVER_SEEDS
+from genrec_lab.lab.chain import run as run_chain
 from genrec_lab.lab.files import RunError
 from genrec_lab.lab.folders import project_root, runs_root
 from genrec_lab.lab.preflight import check_run
-from genrec_lab.lab.seeds import OVER_SEEDS
 from genrec_lab.registry import relative_to
 from genrec_lab.scale.cluster import Cluster, connected, require_room
 
@@ -56,7 +56,7 @@ class SweptRun:
 
 @dataclass(frozen=True)
 class _Chain:
-    """What a worker is told: the arguments of `pipeline.run`."""
+    """What a worker is told: the arguments of `lab.chain.run`."""
 
     run: str
     source: dict[str, Any]
@@ -151,7 +151,7 @@ def _outcome(chain: _Chain) -> str | None:
 
 def _execute(chain: _Chain) -> None:
     with relative_to(chain.base):
-        pipeline.run(
+        run_chain(
             chain.source,
             only=chain.only,
             seeds=None if chain.seed is None else [chain.seed],

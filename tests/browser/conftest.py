@@ -8,9 +8,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from playwright.sync_api import Browser, Locator, sync_playwright
-
-from genrec_lab.lab import Run, open_run
 from genrec_lab.lab.stages import (
     adapt_to_domains,
     load_identified,
@@ -21,6 +18,9 @@ from genrec_lab.lab.stages import (
     train_tokenizers,
 )
 from genrec_lab.lab.stages.mapping import MAPPING, PREPARATION, TOKENIZING, neighbour_overlaps
+from playwright.sync_api import Browser, Locator, sync_playwright
+
+from genrec_lab.lab import Run, open_run
 from genrec_lab.viz.projection import project_residuals
 from tests.browser.lab import REPOSITORY, Lab, NotebookPage, served
 

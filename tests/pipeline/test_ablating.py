@@ -6,8 +6,6 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-
-from genrec_lab.lab import RunError, open_run
 from genrec_lab.lab.plan import plan_step
 from genrec_lab.lab.seeds import ABLATION
 from genrec_lab.lab.stages import (
@@ -18,6 +16,8 @@ from genrec_lab.lab.stages import (
     train_tokenizers,
     weigh_parts,
 )
+
+from genrec_lab.lab import RunError, open_run
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / f"{ABLATION}.ipynb"
 VARIANTS = ["gmc_without_lora", "gmc_without_dcl"]

@@ -6,15 +6,15 @@ import statistics
 import nbformat
 import polars as pl
 import pytest
-
-from genrec_lab.lab import RunError
-from genrec_lab.lab.files import hash_file
 from genrec_lab.lab.manifest import edited_manifest
 from genrec_lab.lab.pipeline import ChainResult
 from genrec_lab.lab.plan import plan_step
-from genrec_lab.lab.results import read_log
 from genrec_lab.lab.seeds import COMPARISON, EVALUATION, runs_of
 from genrec_lab.lab.stages import compare_runs
+
+from genrec_lab.lab import RunError
+from genrec_lab.lab.files import hash_file
+from genrec_lab.lab.results import read_log
 
 USERS = {"a": 30, "b": 10}
 

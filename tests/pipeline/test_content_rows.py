@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import polars as pl
 import pytest
+from genrec_lab.lab.stages import item_rows, load_prepared, prepare_data
+from genrec_lab.lab.stages.rows import skipped_rows, trained_item_rows
 
 from genrec_lab.data import Dataset, load_dataset
 from genrec_lab.lab import open_run
-from genrec_lab.lab.stages import item_rows, load_prepared, prepare_data
-from genrec_lab.lab.stages.rows import skipped_rows, trained_item_rows
 from genrec_lab.models.recommenders.base import ITEM_MODELS
 from genrec_lab.presets import load
 from genrec_lab.presets.baselines import rows_over_items

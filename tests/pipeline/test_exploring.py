@@ -4,9 +4,6 @@ import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 import pytest
-
-from genrec_lab.decoding import beam_search
-from genrec_lab.lab import RunError, open_run
 from genrec_lab.lab.stages import (
     explore,
     explorer_state,
@@ -18,6 +15,9 @@ from genrec_lab.lab.stages import (
     train_tokenizers,
     watched_beam,
 )
+
+from genrec_lab.decoding import beam_search
+from genrec_lab.lab import RunError, open_run
 from genrec_lab.models import Recommender, T5Config
 from genrec_lab.viz.explorer import collisions, policy_effects
 from genrec_lab.viz.explorer.widget import Explorer

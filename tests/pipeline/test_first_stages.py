@@ -6,9 +6,6 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-
-from genrec_lab.encoders.text import TextConfig
-from genrec_lab.lab import open_run
 from genrec_lab.lab.stages import (
     check_machine,
     codeword_sums,
@@ -24,6 +21,9 @@ from genrec_lab.lab.stages import (
 )
 from genrec_lab.lab.stages.checking import text_model_of
 from genrec_lab.lab.stages.mapping import neighbour_overlaps
+
+from genrec_lab.encoders.text import TextConfig
+from genrec_lab.lab import open_run
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from IPython.core.interactiveshell import InteractiveShell
-
-from genrec_lab.evaluation import ndcg_at_k
-from genrec_lab.lab import open_run
-from genrec_lab.lab.files import RunError
-from genrec_lab.lab.report import build_report
 from genrec_lab.lab.stages import (
     adapt_to_domains,
     describe_adaptation,
@@ -34,6 +28,12 @@ from genrec_lab.lab.stages import (
 )
 from genrec_lab.lab.stages.recommending import load_item_model
 from genrec_lab.lab.stages.rows import skipped_rows
+from IPython.core.interactiveshell import InteractiveShell
+
+from genrec_lab.evaluation import ndcg_at_k
+from genrec_lab.lab import open_run
+from genrec_lab.lab.files import RunError
+from genrec_lab.lab.report import build_report
 from genrec_lab.models.recommenders.base import ITEM_MODELS, TrainingData
 from genrec_lab.models.sequential.base import DomainItems, Phase
 from genrec_lab.models.sequential.sasrec import SASRec

@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-
-from genrec_lab.lab import open_run, sharing
 from genrec_lab.lab.parts import part
 from genrec_lab.lab.stages import (
     adapt_to_domains,
@@ -14,6 +12,8 @@ from genrec_lab.lab.stages import (
     train_recommenders,
     train_tokenizers,
 )
+
+from genrec_lab.lab import open_run, sharing
 
 STAGE = "02_tokenizer_training"
 

@@ -9,10 +9,10 @@ import time
 
 import nbformat
 import pytest
+from genrec_lab.lab.locks import held
 
 from genrec_lab.cli import main
 from genrec_lab.lab import RunError, pipeline, results
-from genrec_lab.lab.locks import held
 
 OPEN = """
 import os

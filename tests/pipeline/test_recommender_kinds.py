@@ -4,8 +4,6 @@ import json
 
 import polars as pl
 import pytest
-
-from genrec_lab.lab import open_run
 from genrec_lab.lab.stages import (
     adapt_to_domains,
     history_tokens,
@@ -16,6 +14,8 @@ from genrec_lab.lab.stages import (
     train_recommenders,
     train_tokenizers,
 )
+
+from genrec_lab.lab import open_run
 from genrec_lab.models.recommenders.causal import CausalRecommender
 from genrec_lab.models.recommenders.recommender import Recommender
 

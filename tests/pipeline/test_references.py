@@ -5,10 +5,10 @@ import json
 import numpy as np
 import polars as pl
 import pytest
+from genrec_lab.lab.stages import codes_of_same_items, load_identified, prepare_data, train_tokenizers
 
 from genrec_lab.codes import CodesError
 from genrec_lab.lab import open_run
-from genrec_lab.lab.stages import codes_of_same_items, load_identified, prepare_data, train_tokenizers
 
 KINDS = ["oak chair", "glass lamp", "wool rug", "steel pan"]
 

@@ -3,9 +3,6 @@
 import numpy as np
 import pytest
 import torch
-
-from genrec_lab.data import load_dataset
-from genrec_lab.lab import open_run
 from genrec_lab.lab.stages import (
     adapt_to_domains,
     learnt_from,
@@ -19,6 +16,9 @@ from genrec_lab.lab.stages import (
 )
 from genrec_lab.lab.stages.recommending import load_recommender
 from genrec_lab.lab.stages.tokenizing import tokenizer_folder
+
+from genrec_lab.data import load_dataset
+from genrec_lab.lab import open_run
 from genrec_lab.models.recommenders.code_recommender import CodeRecommender
 from genrec_lab.models.recommenders.t5 import T5Config
 from genrec_lab.models.tokenizers import ItemContent, textual_ids

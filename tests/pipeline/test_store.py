@@ -1,295 +1,222 @@
-"""Stages of a run: when results are used again, and what a crash, a rival or a full disk leaves behind."""
+"""The store: a result is kept while its settings, inputs, code and files are what they were, and else made anew."""
 
-import errno
+from __future__ import annotations
+
 import json
+import os
 import shutil
-import signal
-import time
+from pathlib import Path
 
-import plotly.graph_objects as go
 import pytest
 
-from genrec_lab.lab import RunError, results
-from genrec_lab.lab.execution import disk_full_message
+from genrec_lab.lab import results
+from genrec_lab.lab.store import Run, RunError, Task, Work, existing_run, open_run, unopened_run
 
-DATA, TOKENS, TRAINING = "01_data_preparation", "02_tokenizer_training", "05_recommender_training"
-
-
-def work(run, name, content="result", inputs=(), uses=None):
-    """Finish a stage whose one output is `content`; say whether it had to be worked on."""
-    with run.stage(name, inputs=inputs, uses=uses) as stage:
-        if stage.is_finished:
-            return False
-        (stage.folder / "output.txt").write_text(content)
-        return True
+MADE: list[str] = []  # places of results that were made, in order
 
 
-def stop(run, name, error, checkpoint="", seconds=0.0, uses=None):
-    """Begin a stage without former metrics, write a checkpoint and half an output, and raise an error."""
-    with run.stage(name, uses=uses) as stage:
-        assert run.metrics().is_empty()
-        (stage.scratch / "step-3").write_text(checkpoint)
-        (stage.folder / "half-written").write_text("x")
-        time.sleep(seconds)
-        raise error
+def write_number(work: Work, number: int) -> None:
+    MADE.append(work.title)
+    (work.folder / "number.txt").write_text(str(number))
+    (work.beside / "log.txt").write_text(os.urandom(4).hex())
 
 
-def chain(run, content="data"):
-    """Three stages, each using what it says; which of them had to be worked on."""
-    return [
-        work(run, DATA, content, uses=("dataset", "seed")),
-        work(run, TOKENS, inputs=(DATA,), uses=("tokenizer", "seed")),
-        work(run, TRAINING, inputs=(DATA, TOKENS), uses=("recommender", "seed")),
-    ]
+def add_one(work: Work, before: Path) -> None:
+    MADE.append(work.title)
+    (work.folder / "number.txt").write_text(str(int((before / "number.txt").read_text()) + 1))
 
 
-def test_finished_stages_are_not_run_again(opened):
-    assert chain(opened()) == [True, True, True]
-    assert chain(opened()) == [False, False, False]
+def parity(work: Work, before: Path) -> None:
+    MADE.append(work.title)
+    (work.folder / "number.txt").write_text(str(int((before / "number.txt").read_text()) % 2))
 
 
-def test_the_pictures_that_bazaar_writes_are_no_source(opened, tmp_path):
-    dataset = {"name": "bazaar", "images": str(tmp_path / "pictures")}
-    assert work(opened(dataset=dataset), DATA, uses=("dataset",))
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "1.png").write_text("drawn by the stage")
-    assert not work(opened(dataset=dataset), DATA, uses=("dataset",))
+def fail_once(work: Work) -> None:
+    MADE.append(work.title)
+    seen = work.scratch / "checkpoint"
+    if not seen.is_file():
+        seen.write_text("half of it")
+        raise RuntimeError("the power went")
+    (work.folder / "number.txt").write_text(seen.read_text())
 
 
-@pytest.mark.parametrize(
-    ("changes", "again"),
-    [
-        ({"overrides": {"recommender.layers": 4}}, [False, False, True]),
-        # the tokens come out the same under other settings, so what reads them need not run again
-        ({"overrides": {"tokenizer.levels": 4}}, [False, True, False]),
-        ({"dataset": {"name": "bazaar", "items": 9}}, [True, False, False]),
-        ({"seed": 1}, [True, True, True]),
-        ({"preset": "tiny_again"}, [False, False, False]),
-    ],
-)
-def test_only_stages_that_use_a_changed_parameter_run_again(opened, changes, again):
-    chain(opened())
-    assert chain(opened(**changes)) == again
+@pytest.fixture
+def run(runs_root: Path) -> Run:
+    MADE.clear()
+    return open_run("toy", dataset={"name": "bazaar"}, preset="gmc_tiny")
 
 
-def test_a_tuple_is_the_list_that_it_is_read_back_as(opened):
-    assert chain(opened(dataset={"name": "bazaar", "domains": ("Garden", "Studio")})) == [True, True, True]
-    assert chain(opened(dataset={"name": "bazaar", "domains": ("Garden", "Studio")})) == [False, False, False]
-    assert chain(opened(dataset={"name": "bazaar", "domains": ["Garden", "Studio"]})) == [False, False, False]
+def chain(number: int = 1, function=add_one) -> tuple[Task, Task, Task]:
+    first = Task("01_first", "one", write_number, {"number": number}, row="one")
+    second = Task("02_second", "two", function, inputs={"before": first}, row="two")
+    return first, second, Task("03_third", "three", add_one, inputs={"before": second}, row="three")
 
 
-def test_other_outputs_of_an_input_make_its_readers_stale(opened):
-    chain(opened())
-    run = opened(dataset={"name": "bazaar", "items": 9})
-    work(run, DATA, "other data", uses=("dataset", "seed"))
-    assert run.state(TOKENS).status == "stale"
-    assert DATA in run.state(TOKENS).reason
-    assert run.state(TRAINING).status == "stale"
+def make(run: Run, tasks: tuple[Task, ...]) -> list[str]:
+    MADE.clear()
+    for task in tasks:
+        run.make(task)
+    return list(MADE)
 
 
-def test_reading_a_stale_stage_names_the_notebook_and_the_change(opened):
-    chain(opened())
-    run = opened(overrides={"tokenizer.levels": 4})
-    with pytest.raises(RunError, match=r"tokenizer\.levels: 3 before, 4 now.*02_tokenizer_training\.ipynb"):
-        run.read_stage(TOKENS)
-    assert run.read_stage(DATA).name == DATA
+def number_of(run: Run, task: Task) -> str:
+    return (run.read(task) / "number.txt").read_text()
 
 
-def test_a_stage_that_names_no_parameters_uses_all_of_them(opened):
-    work(opened(), DATA)
-    assert opened(overrides={"recommender.layers": 4}).state(DATA).status == "stale"
-    assert opened(preset="tiny_again").state(DATA).usable
+def test_what_is_there_is_not_made_again(run: Run) -> None:
+    assert make(run, chain()) == ["one", "two", "three"]
+    assert make(run, chain()) == []
+    assert number_of(run, chain()[2]) == "3"
 
 
-def test_reading_a_stage_that_never_ran_names_its_notebook(opened):
-    with pytest.raises(RunError, match=r"has not been run yet\. Run the notebook 01_data_preparation\.ipynb"):
-        opened().read_stage(DATA)
+def test_a_changed_setting_makes_anew_what_depends_on_it_and_says_why(run: Run) -> None:
+    make(run, chain())
+    state = run.state(chain(number=5)[0])
+    assert state.action == "run"
+    assert "number: 1 before, 5 now" in state.reason
+    assert make(run, chain(number=5)) == ["one", "two", "three"]
+    assert number_of(run, chain(number=5)[2]) == "7"
 
 
-def test_a_stage_may_not_begin_before_its_inputs(opened):
-    with pytest.raises(RunError, match=DATA), opened().stage(TOKENS, inputs=(DATA,)):
-        pytest.fail("the stage began without its input")
+def test_an_equal_result_stops_what_follows(run: Run) -> None:
+    make(run, chain(1, parity))
+    assert make(run, chain(3, parity)) == ["one", "two"]  # 3 has the parity of 1, so the third is kept
 
 
-def test_a_stage_may_only_read_what_it_declares(opened):
-    run = opened()
-    work(run, DATA)
-    with pytest.raises(RunError, match=r"inputs=\('01_data_preparation'"), run.stage(TOKENS):
-        run.read_stage(DATA)
+def test_former_results_come_back_with_their_settings(run: Run) -> None:
+    make(run, chain(1))
+    make(run, chain(5))
+    assert make(run, chain(1)) == []
+    assert number_of(run, chain(1)[2]) == "3"
 
 
-@pytest.mark.parametrize("harm", ["change", "shorten", "remove"])
-def test_damaged_outputs_are_noticed_and_made_again(opened, harm):
-    run = opened()
-    chain(run)
-    output = run.folder / DATA / "output.txt"
-    if harm == "remove":
-        output.unlink()
+def test_reading_before_making_names_the_notebook(run: Run) -> None:
+    with pytest.raises(RunError, match=r"01_first/one .* has not been made yet.* 01_first\.ipynb"):
+        run.read(chain()[0])
+
+
+def test_reading_a_stale_result_is_refused(run: Run) -> None:
+    make(run, chain())
+    with pytest.raises(RunError, match="number: 1 before, 2 now"):
+        run.read(chain(2)[0])
+
+
+@pytest.mark.parametrize("path", ["number.txt", "beside/log.txt", "result.json"])
+def test_one_changed_byte_costs_that_result_alone(run: Run, path: str) -> None:
+    make(run, chain())
+    file = run.folder / "02_second/two" / path if path != "beside/log.txt" else run.folder / "01_first/one" / path
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(bytes(content))
+    results.forget_hashes()
+    assert make(run, chain()) == (["one"] if path == "beside/log.txt" else ["two"])
+
+
+@pytest.mark.parametrize("kind", ["missing", "foreign", "folder"])
+def test_missing_and_foreign_files_are_noticed(run: Run, kind: str) -> None:
+    make(run, chain())
+    folder = run.folder / "02_second/two"
+    if kind == "missing":
+        (folder / "number.txt").unlink()
+    elif kind == "foreign":
+        (folder / "other.parquet").write_text("x")
     else:
-        output.write_text("DATA" if harm == "change" else "da")
-    with pytest.raises(RunError, match=r"output\.txt"):
-        run.read_stage(DATA)
-    assert chain(run) == [True, False, False]
+        shutil.rmtree(folder)
+    assert make(run, chain()) == ["two"]
+    assert not (folder / "other.parquet").exists()
 
 
-def test_a_failed_stage_keeps_its_checkpoints_for_the_next_execution(opened):
-    run = opened()
-    with pytest.raises(ZeroDivisionError):
-        stop(run, DATA, ZeroDivisionError("zero"), checkpoint="3")
-    assert run.state(DATA).status == "unfinished"
-    assert "ZeroDivisionError" in run.state(DATA).reason
-    with opened().stage(DATA) as stage:
-        assert stage.is_resumed
-        assert not stage.is_finished
-        assert (stage.scratch / "step-3").read_text() == "3"
-        assert not list(stage.folder.iterdir())
-    assert not stage.scratch.exists()
-    assert run.manifest()["stages"][DATA]["attempts"] == 2
+def test_timings_beside_the_outputs_change_nothing_that_follows(run: Run) -> None:
+    make(run, chain())
+    shutil.rmtree(run.folder / "01_first")
+    shutil.rmtree(run.folder / "replaced", ignore_errors=True)
+    assert make(run, chain()) == ["one"]  # its random log differs, its number does not
 
 
-def test_checkpoints_of_other_parameters_are_never_resumed(opened):
-    with pytest.raises(KeyboardInterrupt):
-        stop(opened(), DATA, KeyboardInterrupt())
-    assert opened().manifest()["stages"][DATA]["status"] == "interrupted"
-    with opened(seed=1).stage(DATA) as stage:
-        assert not stage.is_resumed
-        assert not list(stage.scratch.iterdir())
+def test_a_failed_task_goes_on_from_its_checkpoint(run: Run) -> None:
+    task = Task("01_first", "once", fail_once, row="once")
+    with pytest.raises(RuntimeError, match="the power went"):
+        run.make(task)
+    assert run.state(task).status == "unfinished"
+    assert "the power went" in run.state(task).reason
+    assert (run.make(task) / "number.txt").read_text() == "half of it"
+    record = results.Record.read(run.folder / task.place)
+    assert record is not None
+    assert record.made["attempts"] == 2
+    assert not (run.folder / "scratch" / task.place).joinpath(record.key[:16]).exists()
 
 
-def test_finished_outputs_come_back_when_a_change_is_taken_back(opened):
-    run = opened()
-    with run.stage(DATA, uses=("seed",)) as stage:
-        (stage.folder / "output.txt").write_text("hours of work")
-        run.record_metrics("gmc", [{"domain": "a", "metric": "ndcg", "k": 10, "value": 0.5}], beams=20)
-    run.figure("curve", go.Figure(go.Scatter(y=[1, 2])), "a curve")
-    other = opened(seed=1)
-    with pytest.raises(ZeroDivisionError):
-        stop(other, DATA, ZeroDivisionError("zero"), uses=("seed",))
-    back = opened()
-    assert not work(back, DATA, uses=("seed",))
-    assert (back.read_stage(DATA) / "output.txt").read_text() == "hours of work"
-    assert back.metrics()["value"].to_list() == [0.5]
-    assert results.read_metrics(back.folder)["notes"] == {"gmc": {"beams": 20}}
-    assert results.figure_index(back.folder)["curve"]["caption"] == "a curve"
-    assert json.loads((back.folder / "figures" / "curve.json").read_text())["data"][0]["y"] == [1, 2]
+def test_checkpoints_of_other_settings_are_removed(run: Run) -> None:
+    old = run.folder / "scratch/01_first/one/0123456789abcdef"
+    old.mkdir(parents=True)
+    make(run, chain())
+    assert not old.exists()
 
 
-def test_replaced_outputs_go_when_the_new_ones_are_finished(opened):
-    work(opened(), DATA)
-    work(opened(seed=1), DATA, "new")
-    assert not list((opened().folder / "replaced").iterdir())
-    assert work(opened(), DATA)
+def test_a_finished_result_that_a_kill_kept_from_its_place_is_put_there(run: Run) -> None:
+    first = chain()[0]
+    run.make(first)
+    (run.folder / "making/01_first").mkdir(parents=True, exist_ok=True)
+    (run.folder / "01_first/one").rename(run.folder / "making/01_first/one")
+    assert make(run, (first,)) == []
+    assert number_of(run, first) == "1"
 
 
-def test_forgetting_a_stage_makes_it_run_from_its_start(opened):
-    run = opened()
-    work(run, DATA)
-    run.record_metrics("gmc", [{"domain": "a", "metric": "ndcg", "k": 10, "value": 0.5}])
-    run.forget(DATA)
-    assert run.state(DATA).status == "missing"
-    assert run.metrics().is_empty()
-    assert not (run.folder / DATA).exists()
+def test_an_equal_result_of_another_row_is_taken_over_under_the_new_name(run: Run) -> None:
+    run.make(Task("01_first", "one", write_number, {"number": 1}, row="one"))
+    other = Task("01_first", "twin", write_number, {"number": 1}, row="twin")
+    assert make(run, (other,)) == []
+    record = results.Record.read(run.folder / other.place)
+    assert record is not None
+    assert (record.row, record.name) == ("twin", "twin")
+    assert run.state(Task("01_first", "one", write_number, {"number": 1})).usable
 
 
-HOLD = """
-import sys, time
-from pathlib import Path
-from genrec_lab.lab import open_run
-run = open_run("demo", dataset={"name": "bazaar"}, preset="tiny", root=Path(sys.argv[1]))
-with run.stage("01_data_preparation") as stage:
-    (stage.scratch / "step-7").write_text("7")
-    print("inside", flush=True)
-    time.sleep(60)
-"""
+def test_a_second_stage_in_the_same_folder_is_refused_while_one_works(run: Run) -> None:
+    def inside(work: Work) -> None:
+        with pytest.raises(RunError, match=r"in use.*this same process"):
+            run.make(chain()[0])
+        (work.folder / "number.txt").write_text("1")
+
+    run.make(Task("01_first", "outer", inside))
 
 
-def test_a_run_folder_in_use_is_refused_naming_the_process(opened, run_in_process, tmp_path):
-    holder = run_in_process(HOLD, tmp_path)
-    assert holder.stdout.readline() == "inside\n"
-    with pytest.raises(RunError, match=rf"in use.*process {holder.pid} .*01_data_preparation"):
-        work(opened(), TOKENS)
-    assert work(opened(run="another"), DATA)
+def test_parameters_default_to_those_of_the_run(runs_root: Path) -> None:
+    open_run("kept", dataset={"name": "bazaar", "items": 400}, preset="gmc_tiny", seed=3)
+    again = open_run("kept")
+    assert again.dataset == {"name": "bazaar", "items": 400}
+    assert again.seed == 3
+    assert open_run("fresh").parameters["preset"] == "gmc_small"
 
 
-def test_after_kill_9_the_stage_goes_on_from_its_checkpoint(opened, run_in_process, tmp_path, capsys):
-    holder = run_in_process(HOLD, tmp_path)
-    assert holder.stdout.readline() == "inside\n"
-    holder.send_signal(signal.SIGKILL)
-    holder.wait()
-    run = opened()
-    assert run.state(DATA).status == "unfinished"
-    with run.stage(DATA) as stage:
-        assert stage.is_resumed
-        assert (stage.scratch / "step-7").read_text() == "7"
-    assert f"process {holder.pid}" in capsys.readouterr().out
-    assert [event["event"] for event in results.read_log(run.folder)][1:] == [
-        "lock_taken_over", "stage_resumed", "stage_finished",
-    ]  # fmt: skip
+def test_other_parameters_are_refused_with_the_difference(runs_root: Path) -> None:
+    open_run("kept", dataset={"name": "bazaar"}, preset="gmc_tiny")
+    with pytest.raises(RunError, match=r"preset: gmc_tiny before, gmc_small now.*change=True"):
+        open_run("kept", preset="gmc_small")
+    assert open_run("kept", preset="gmc_small", change=True).config.name == "gmc_small"
+    assert existing_run("kept").config.name == "gmc_small"
 
 
-def test_stages_cannot_be_nested(opened):
-    run = opened()
-    with run.stage(DATA), pytest.raises(RunError, match="cannot be nested"), run.stage(TOKENS):
-        pytest.fail("the inner stage began")
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".", "cache", "x" * 101, "-x", 7])
+def test_impossible_names_are_refused(runs_root: Path, name: str) -> None:
+    with pytest.raises(RunError, match="cannot name a run"):
+        unopened_run(name)
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        OSError(errno.ENOSPC, "No space left on device"),
-        OSError(errno.EDQUOT, "Disk quota exceeded"),
-        RuntimeError("SafetensorError: I/O error: No space left on device (os error 28)"),
-    ],
-)
-def test_a_full_disk_says_what_is_safe_and_how_to_go_on(opened, error):
-    run = opened()
-    work(run, DATA)
-    with pytest.raises(RunError, match=rf"{TOKENS}\. Safe on it: {DATA},.*run this again"), run.stage(TOKENS):
-        raise error
-    assert run.state(DATA).usable
-    assert run.state(TOKENS).status == "unfinished"
+def test_a_run_of_another_version_opens_for_reading_only(runs_root: Path) -> None:
+    folder = runs_root / "old"
+    folder.mkdir(parents=True)
+    parameters = {"dataset": {"name": "bazaar"}, "preset": "gmc_tiny", "overrides": {}, "seed": 0}
+    (folder / "manifest.json").write_text(json.dumps({"format": 1, "parameters": parameters}))
+    before = (folder / "manifest.json").read_bytes()
+    run = open_run("old")
+    assert run.read_only
+    with pytest.raises(RunError, match=r"another version.*Take another name"):
+        run.make(chain()[0])
+    assert (folder / "manifest.json").read_bytes() == before
 
 
-def test_a_nearly_full_disk_is_refused_before_work_begins(opened, monkeypatch):
-    run = opened()
-    full = shutil.disk_usage(run.folder)._replace(free=2**20)
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: full)
-    with pytest.raises(RunError, match="1 MB free"), run.stage(DATA):
-        pytest.fail("the stage began on a full disk")
-    assert "no finished stage yet" in disk_full_message(run.folder, DATA)
-
-
-def test_changed_data_files_make_the_first_stage_stale(opened, tmp_path, monkeypatch):
-    folder = tmp_path / "shop"
-    folder.mkdir()
-    (folder / "items.json").write_text("{}")
-    monkeypatch.setenv("SHOP_DATA", str(tmp_path))
-    dataset = {"name": "lcrec", "domains": {"Shop": "${SHOP_DATA}/shop"}}
-    run = opened(dataset=dataset)
-    chain(run)
-    assert str(tmp_path) not in json.dumps([run.manifest()["parameters"], run.manifest()["stages"]])
-    (folder / "items.json").write_text('{"1": {}}')
-    assert opened(dataset=dataset).state(DATA).status == "stale"
-    # where the data cannot be seen, as with results taken to another machine, the results stay usable
-    monkeypatch.delenv("SHOP_DATA")
-    assert chain(opened(dataset=dataset)) == [False, False, False]
-
-
-@pytest.mark.parametrize("name", ["data", "../01_data", "01-data", "1_data"])
-def test_impossible_stage_names_are_refused(opened, name):
-    with pytest.raises(RunError, match="named as its notebook"), opened().stage(name):
-        pytest.fail("the stage began")
-
-
-def test_a_stage_cannot_use_an_unknown_parameter(opened):
-    with pytest.raises(RunError, match="did you mean 'tokenizer'"), opened().stage(DATA, uses=("tokeniser",)):
-        pytest.fail("the stage began")
-
-
-def test_durations_add_up_over_attempts(opened):
-    run = opened()
-    with pytest.raises(ZeroDivisionError):
-        stop(run, DATA, ZeroDivisionError("zero"), seconds=0.2)
-    with run.stage(DATA):
-        time.sleep(0.2)
-    assert 0.4 <= run.manifest()["stages"][DATA]["seconds"] < 5
+def test_a_damaged_manifest_names_the_doctor(run: Run) -> None:
+    (run.folder / "manifest.json").write_text("{")
+    with pytest.raises(RunError, match="genrec doctor toy"):
+        existing_run("toy")

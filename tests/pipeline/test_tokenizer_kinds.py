@@ -5,9 +5,6 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
-
-from genrec_lab.data import load_dataset
-from genrec_lab.lab import open_run
 from genrec_lab.lab.stages import (
     coded_catalogue,
     compare_policies,
@@ -26,6 +23,9 @@ from genrec_lab.lab.stages import (
 from genrec_lab.lab.stages.adapting import adapt_to_domains
 from genrec_lab.lab.stages.mapping import codeword_sums, what_is_mapped
 from genrec_lab.lab.stages.tokenizing import load_vectors
+
+from genrec_lab.data import load_dataset
+from genrec_lab.lab import open_run
 from genrec_lab.models.sequential.sasrec import SASRecConfig
 from genrec_lab.models.tokenizers.letter import collaborative_vectors
 from genrec_lab.presets import CollaborativeConfig, PresetError

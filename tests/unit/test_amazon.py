@@ -8,11 +8,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from genrec_lab.lab.keys import source_signature
 
 from genrec_lab.data import DataError, Dataset, load_dataset
 from genrec_lab.data.amazon import compared_with_paper, lines_beside_paper
 from genrec_lab.data.item_text import flat_text, plain_text
-from genrec_lab.lab.keys import source_signature
 from tests.unit.amazon_raw import CATEGORY, NAMES, expected_sequences, raw
 from tests.unit.faulty_server import serving
 

@@ -16,13 +16,13 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from genrec_lab.lab.stages import prepare_data
 
 from genrec_lab.codes import ItemCodes
 from genrec_lab.encoders import encode_texts
 from genrec_lab.encoders.text import TextConfig
 from genrec_lab.lab import pipeline
 from genrec_lab.lab.files import RunError
-from genrec_lab.lab.stages import prepare_data
 from genrec_lab.lab.store import existing_run, open_run
 from genrec_lab.models import Recommender, T5Config
 from genrec_lab.models.sharing import CardFacts

@@ -5,11 +5,6 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
-from scipy import stats
-
-from genrec_lab.codes import EOS, ItemCodes
-from genrec_lab.data import Dataset
-from genrec_lab.decoding import beam_search
 from genrec_lab.lab.stages import (
     Rankings,
     differences_by_domain,
@@ -25,6 +20,11 @@ from genrec_lab.lab.stages import (
     user_story,
     watch_beams,
 )
+from scipy import stats
+
+from genrec_lab.codes import EOS, ItemCodes
+from genrec_lab.data import Dataset
+from genrec_lab.decoding import beam_search
 
 SIZES = (4, 5, 3)
 HISTORY = [3, 1, 4]

@@ -1,20 +1,30 @@
-"""Is the run's method better than its other rows? Differences over test users, tested in two ways."""
+"""What several rows recommend to the same users, and whether one of them is better than the others."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from genrec_lab.evaluation import ndcg_per_user, paired_bootstrap, paired_t_test, recall_per_user
-from genrec_lab.lab.stages.evaluating import Rankings
+from genrec_lab.evaluation.ranking import ndcg_per_user, recall_per_user
+from genrec_lab.evaluation.significance import paired_bootstrap, paired_t_test
 
-_METRICS: dict[str, Callable[..., npt.NDArray[np.float64]]] = {
+_PER_USER: dict[str, Callable[..., npt.NDArray[np.float64]]] = {
     "ndcg": ndcg_per_user,
     "recall": recall_per_user,
 }
+
+
+@dataclass(frozen=True)
+class Rankings:
+    """What the rows of a run recommend to the same test users."""
+
+    users: pl.DataFrame  # user, domain, history, target: the test part
+    items: dict[str, np.ndarray]  # (U, 10) item indices by row
+    scores: dict[str, np.ndarray]  # (U, 10)
 
 
 def differences_to_rows(
@@ -28,8 +38,7 @@ def differences_to_rows(
     """
     own = per_user(rankings, method, metric, k)
     others = [name for name in rankings.items if name != method]
-    rows = [_row(other, own - per_user(rankings, other, metric, k), seed) for other in others]
-    return _frame(rows)
+    return _differences({name: own - per_user(rankings, name, metric, k) for name in others}, seed)
 
 
 def differences_by_domain(
@@ -42,7 +51,7 @@ def differences_by_domain(
     difference = per_user(rankings, method, metric, k) - per_user(rankings, other, metric, k)
     domains = rankings.users["domain"].to_numpy()
     members = {str(name): difference[domains == name] for name in dict.fromkeys(domains.tolist())}
-    return _frame([_row(name, values, seed) for name, values in members.items() if len(values) > 1])
+    return _differences({name: values for name, values in members.items() if len(values) > 1}, seed)
 
 
 def strongest_other(rankings: Rankings, method: str, metric: str = "ndcg", k: int = 10) -> str | None:
@@ -53,18 +62,16 @@ def strongest_other(rankings: Rankings, method: str, metric: str = "ndcg", k: in
 
 def per_user(rankings: Rankings, method: str, metric: str, k: int) -> npt.NDArray[np.float64]:
     """A row's metric, "ndcg" or "recall", of each test user."""
-    targets = rankings.users["target"].to_numpy()
-    return _METRICS[metric](rankings.items[method], targets, k)
+    return _PER_USER[metric](rankings.items[method], rankings.users["target"].to_numpy(), k)
 
 
-def _row(name: str, differences: npt.NDArray[np.float64], seed: int) -> dict[str, object]:
-    nothing = np.zeros_like(differences)
-    result = paired_bootstrap(differences, nothing, seed=seed)
-    kept = {field: getattr(result, field) for field in ("difference", "low", "high", "p_value", "users")}
-    return {"name": name, **kept, "t_test": paired_t_test(differences, nothing).p_value}
-
-
-def _frame(rows: list[dict[str, object]]) -> pl.DataFrame:
+def _differences(of_users: Mapping[str, npt.NDArray[np.float64]], seed: int) -> pl.DataFrame:
+    rows = []
+    for name, differences in of_users.items():
+        nothing = np.zeros_like(differences)
+        result = paired_bootstrap(differences, nothing, seed=seed)
+        kept = {field: getattr(result, field) for field in ("difference", "low", "high", "p_value", "users")}
+        rows.append({"name": name, **kept, "t_test": paired_t_test(differences, nothing).p_value})
     numbers = dict.fromkeys(("difference", "low", "high", "p_value", "t_test"), pl.Float64)
     schema = {"name": pl.String, **numbers, "users": pl.Int64}
     return pl.DataFrame(rows, schema=schema).sort("difference", descending=True)

@@ -1,4 +1,4 @@
-"""The manifest of a run: its stages, its parameters, and the source, packages and hardware behind them."""
+"""The circumstances of a result: source, packages, hardware, threads and precision behind it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,13 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import genrec_lab
-from genrec_lab.lab.files import RunError, read_json, write_json
-from genrec_lab.lab.locks import writing
-
-_FORMAT = 1
+from genrec_lab.lab.settings import flat
 
 # What the numbers of a run can depend on; a package that is not installed is left out.
 RECORDED_PACKAGES = (
@@ -26,37 +22,31 @@ RECORDED_PACKAGES = (
 )  # fmt: skip
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a run folder as it stands on disk; an empty one where there is none."""
-    file = folder / "manifest.json"
-    if not file.is_file():
-        return {"format": _FORMAT, "stages": {}, "replaced": {}, "notebooks": {}}
-    manifest: dict[str, Any] = read_json(file)
-    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
-        raise RunError(f"{file} was not written by this version of genrec_lab. Use another run name.")
-    return manifest
+def circumstances(settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """`{"source", "packages", "hardware", "python", "threads", "precision", "device"}` of this process.
 
-
-@contextmanager
-def edited_manifest(folder: Path) -> Iterator[dict[str, Any]]:
-    """The manifest to be changed in place: read, changed, written as one step; untouched on an error."""
-    with writing(folder):
-        manifest = read_manifest(folder)
-        yield manifest
-        write_json(folder / "manifest.json", manifest)
-
-
-@cache
-def circumstances() -> dict[str, Any]:
-    """`{"source", "packages", "hardware", "python"}` of this process, found once."""
+    settings: those of a result, whose own precisions are named.
+    """
+    torch = sys.modules.get("torch")
+    named = {name: value for name, value in flat(settings or {}) if name.rpartition(".")[2] == "precision"}
     return {
         "source": source_revision(),
         "packages": package_versions(),
         "hardware": hardware(),
         "python": platform.python_version(),
+        "threads": None if torch is None else torch.get_num_threads(),
+        "precision": "; ".join(f"{name} {value}" for name, value in named.items()) or "fp32",
+        "device": "cpu" if torch is None else _device(torch),
     }
 
 
+def _device(torch: Any) -> str:
+    if torch.cuda.is_available():
+        return f"cuda: {torch.cuda.get_device_name()}"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+@cache
 def source_revision() -> dict[str, Any]:
     """`{"version", "revision", "dirty"}` of genrec_lab; the last two are None outside a git checkout."""
     folder = Path(genrec_lab.__file__).parent
@@ -70,6 +60,7 @@ def source_revision() -> dict[str, Any]:
     return answer
 
 
+@cache
 def package_versions() -> dict[str, str]:
     """Installed versions of the packages that results can depend on."""
     versions = {"genrec_lab": genrec_lab.__version__}
@@ -105,6 +96,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+@cache
 def _cpu_model() -> str:
     described = Path("/proc/cpuinfo")
     if described.is_file():

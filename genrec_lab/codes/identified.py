@@ -1,0 +1,163 @@
+"""What a row's tokenizers made of a catalogue: codes before and after conflicts, residuals, codebooks,
+records.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from safetensors.numpy import load_file
+
+from genrec_lab.codes import ItemCodes, PrefixCodewords
+
+_ALL = "all"  # the scope of a tokenizer of all domains
+# Books (K_l, d) of each level by scope, or codewords that differ from prefix to prefix.
+Books = Mapping[str, list[np.ndarray] | PrefixCodewords]
+
+
+@dataclass(frozen=True)
+class Identified:
+    """What a row's tokenizers made of the catalogue."""
+
+    raw: ItemCodes  # as quantised; items may share an identifier
+    codes: ItemCodes  # after the conflict policy; unique within each domain
+    residuals: np.ndarray  # (N, L, d): what each level quantised, r_0 first; d = 0 where nothing was
+    # (K, d) of each level, by scope: "all", or a domain; none where they differ from prefix to prefix
+    codebooks: dict[str, list[np.ndarray]]
+    resolution: dict[str, Any]  # policy, moved, cost, displaced, unsolved
+    epochs: dict[str, list[dict[str, Any]]]  # a training's records by scope; empty for residual k-means
+    refines: bool = True  # whether each level quantises what the levels before it left over
+    prefixed: dict[str, PrefixCodewords] | None = None  # of the last level, by scope
+
+    @property
+    def tokenizers(self) -> int:
+        """How many tokenizers were trained: one for all domains, or one for each domain."""
+        return len(self.epochs)
+
+    @property
+    def quantises(self) -> bool:
+        """Whether the codes quantise anything, so that there are residuals."""
+        return self.residuals.shape[2] > 0
+
+    @property
+    def last_codewords(self) -> dict[str, list[np.ndarray] | PrefixCodewords]:
+        """What conflict policies choose last codes from, by domain."""
+        books: Books = self.prefixed or self.codebooks
+        return of_domains(books, self.raw)
+
+    def codebooks_of(self, domain: str) -> list[np.ndarray]:
+        """The codebooks (K_l, d) of each level with which a domain's items were named."""
+        return self.codebooks[domain if domain in self.codebooks else _ALL]
+
+    def remainder(self) -> np.ndarray:
+        """(N, d) what the codewords of an identifier leave over of an item's vector, before any policy.
+
+        Of tokenizers whose levels refine one another.
+        """
+        left: np.ndarray = self.residuals[:, -1].copy()
+        for domain, books in self.last_codewords.items():
+            items = self.raw.domain_items(domain)
+            codes = self.raw.codes[items]
+            left[items] -= books.of(codes) if isinstance(books, PrefixCodewords) else books[-1][codes[:, -1]]
+        return left
+
+    def codeword_sums(self) -> np.ndarray:
+        """The quantised vectors of all items before any conflict policy, (N, d): what their codes add up to.
+
+        Of tokenizers whose levels refine one another.
+        """
+        sums: np.ndarray = self.residuals[:, 0] - self.remainder()
+        return sums
+
+    def comparable_codes(self) -> ItemCodes:
+        """The codes before any conflict policy, numbered so that equal codes are the same codeword.
+
+        Tokenizers that were trained a domain each have codebooks of their own; their codes get a range a
+        domain.
+        """
+        return self.raw if self.tokenizers == 1 else self.raw.with_separate_vocabularies()
+
+    def chosen_codewords(self) -> np.ndarray:
+        """The codeword that each level chose for each item: (N, L, d) float32."""
+        chosen = np.zeros_like(self.residuals)
+        for domain in self.raw.domain_names:
+            items = self.raw.domain_items(domain)
+            for level, book in enumerate(self.codebooks_of(domain)):
+                chosen[items, level] = book[self.raw.codes[items, level]]
+        return chosen
+
+    def item_levels(self, item: int = 0) -> pl.DataFrame:
+        """How each level chose an item's code: frame `level, code, norm, to_nearest, to_second`, a row a
+        level.
+
+        norm: of what the level quantised; to_nearest, to_second: its distances to the two nearest codewords.
+        What is not known is null: all three for codes that quantise nothing, the last where codewords differ
+        from prefix to prefix.
+        """
+        domain = str(self.raw.domain_names[self.raw.domain_index[item]])
+        rows: list[tuple[int, int, float | None, float | None, float | None]] = []
+        for level in range(self.raw.levels):
+            vector, code = self.residuals[item, level], int(self.raw.codes[item, level])
+            if not self.quantises:
+                rows.append((level + 1, code, None, None, None))
+            elif self.prefixed is not None:
+                left = (
+                    self.remainder()[item]
+                    if level + 1 == self.raw.levels
+                    else self.residuals[item, level + 1]
+                )
+                rows.append((level + 1, code, _norm(vector), _norm(left), None))
+            else:
+                distances = np.sort(np.linalg.norm(self.codebooks_of(domain)[level] - vector, axis=1))
+                second = float(distances[1]) if len(distances) > 1 else None
+                rows.append((level + 1, code, _norm(vector), float(distances[0]), second))
+        floats = dict.fromkeys(("norm", "to_nearest", "to_second"), pl.Float64)
+        schema = {"level": pl.Int64, "code": pl.Int64} | floats
+        return pl.DataFrame(rows, schema=schema, orient="row").with_columns(pl.selectors.float().round(3))
+
+
+def of_domains(books: Books, codes: ItemCodes) -> dict[str, list[np.ndarray] | PrefixCodewords]:
+    """The books by domain, where those of scope "all" are every domain's."""
+    return {name: books[name if name in books else _ALL] for name in codes.domain_names}
+
+
+def read_identified(folder: Path, epochs: dict[str, list[dict[str, Any]]]) -> Identified:
+    """Read what stage 02 wrote of a row; epochs: the records of its tokenizers' trainings, by scope."""
+    tensors = load_file(folder / "quantised.safetensors")
+    raw = ItemCodes.read(folder / "raw_codes.parquet")
+    resolution = json.loads((folder / "resolution.json").read_text())
+    named = sorted(
+        (name.split("/")[1], int(name.rsplit("/", 1)[1]), name)
+        for name in tensors
+        if name.startswith("codebooks/")
+    )
+    codebooks: dict[str, list[np.ndarray]] = {}
+    for scope, _, name in named:
+        codebooks.setdefault(scope, []).append(tensors[name])
+    prefixed = {
+        name.split("/")[1]: PrefixCodewords(
+            tensors[name], tensors[name.removesuffix("paths") + "vectors"], raw.sizes[-1]
+        )
+        for name in tensors
+        if name.startswith("prefixed/") and name.endswith("/paths")
+    }
+    return Identified(
+        raw=raw,
+        codes=ItemCodes.read(folder / "codes.parquet"),
+        residuals=tensors["residuals"],
+        codebooks=codebooks,
+        resolution=resolution,
+        epochs=epochs,
+        refines=bool(resolution.pop("refines")),
+        prefixed=prefixed or None,
+    )
+
+
+def _norm(vector: np.ndarray) -> float:
+    return float(np.linalg.norm(vector))

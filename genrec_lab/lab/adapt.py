@@ -1,0 +1,380 @@
+"""Stage 06: the unified recommender adapted to each domain (GMC 3.5, Eq. 9; UTGRec 2.4.2)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from genrec_lab.codes import IdentifierConfig, ItemCodes
+from genrec_lab.codes.identified import of_domains, read_identified
+from genrec_lab.data import Dataset
+from genrec_lab.lab.names import safe_name
+from genrec_lab.lab.prepare import Facts, facts_of
+from genrec_lab.lab.recommend import (
+    Watch,
+    best_epoch,
+    curves_of,
+    histories_of,
+    learnt_data,
+    plain_curves,
+    recommender_tasks,
+    starting_recommender,
+    write_histories,
+)
+from genrec_lab.lab.results import read_records, write_records
+from genrec_lab.lab.rows import ALL, generative_rows, lead_row, served
+from genrec_lab.lab.store import Run, Task, Work
+from genrec_lab.lab.tokenise import codes_task, load_identified, tokenizer_tasks
+from genrec_lab.lab.tokenise import plain_curves as tokenizer_curves
+from genrec_lab.models.recommenders.adapters import Parameters, add_lora, count_parameters
+from genrec_lab.models.recommenders.base import RECOMMENDERS
+from genrec_lab.models.tokenizers import ItemContent, checked_codes, find_tokenizer
+from genrec_lab.presets import AdaptationConfig, MethodConfig
+from genrec_lab.training import TrainingConfig
+from genrec_lab.viz.text import counted
+
+ADAPTING = "06_domain_adaptation"
+
+
+def adaptation_tasks(run: Run, facts: Facts) -> list[Task]:
+    """What stage 06 makes: for each row and domain a recommender, for some rows a tokenizer too."""
+    tasks: list[Task] = []
+    for row in adapted_rows(run, facts):
+        tasks += renaming_tasks(run, facts, row).values()
+        tasks += [_adaptation(run, facts, row, domain) for domain in served(run.config, facts.domains)]
+    return tasks
+
+
+def adapted_rows(run: Run, facts: Facts | None = None) -> dict[str, MethodConfig]:
+    """Return the rows of a run that are adapted to domains; empty where none is."""
+    found = generative_rows(run, facts).items()
+    return {name: config for name, config in found if config.adaptation.kind != "none"}
+
+
+def renaming_tasks(run: Run, facts: Facts, row: str) -> dict[str, Task]:
+    """By domain, a row's tokenizer fine-tuned on it and the codes that it gives; empty where none is."""
+    config = generative_rows(run, facts)[row]
+    component = find_tokenizer(config.tokenizer.kind)
+    if not component.transfers or config.transfer.tokenizer == "none" or not config.transfer.targets:
+        return {}
+    inputs = {
+        "data": facts.data,
+        "tokenizer": tokenizer_tasks(run, facts, row)[ALL],
+        "codes": codes_task(run, facts, row),
+    }
+    found = {}
+    for domain in served(run.config, facts.domains):
+        given = {
+            "domain": domain,
+            "kind": config.tokenizer.kind,
+            "settings": {name: getattr(config, name) for name in component.settings},
+            "training": config.transfer.training,
+            "full": config.transfer.tokenizer == "full",
+            "identifiers": config.identifiers,
+            "seed": run.seed,
+        }
+        name = f"{row}/tokenizers/{safe_name(domain)}"
+        found[domain] = Task(ADAPTING, name, _rename, given, inputs, (component,), row, domain)
+    return found
+
+
+def _adaptation(run: Run, facts: Facts, row: str, domain: str) -> Task:
+    config = generative_rows(run, facts)[row]
+    given = {
+        "adaptation": config.adaptation,
+        "recommender": config.recommender,
+        "domain": domain,
+        "pairs": config.pairs,
+        "temperature": config.loss_temperature,
+        "validation_beams": config.decoding.validation_beams,
+        "precision": config.decoding.precision,
+        "seed": run.seed,
+    }
+    before = recommender_tasks(run, facts, row)
+    inputs: dict[str, Any] = {"data": facts.data}
+    inputs |= {"base": before.get(domain) or before[ALL]} if before else {}
+    if find_tokenizer(config.tokenizer.kind).transfers:
+        inputs["codes"] = renaming_tasks(run, facts, row).get(domain) or codes_task(run, facts, row)
+    component = RECOMMENDERS.find(config.recommender.kind)
+    name = f"{row}/domains/{safe_name(domain)}"
+    return Task(ADAPTING, name, _adapt, given, inputs, (component,), row, domain)
+
+
+def serving_tasks(run: Run, facts: Facts, row: str) -> tuple[dict[str, Task], dict[str, Task]]:
+    """What serves each domain in a generative row, and beside an adapter the recommender that it is for."""
+    before, models, bases = recommender_tasks(run, facts, row), {}, {}
+    config = generative_rows(run, facts)[row]
+    for domain in served(run.config, facts.domains):
+        if config.adaptation.kind == "none":
+            models[domain] = before.get(domain) or before[ALL]
+            continue
+        models[domain] = _adaptation(run, facts, row, domain)
+        if config.adaptation.kind == "lora" and "codes" not in models[domain].inputs:
+            bases[domain] = before.get(domain) or before[ALL]
+    return models, bases
+
+
+def adapt_to_domains(run: Run, watch: Watch | None = None) -> pl.DataFrame:
+    """Adapt every row that is to be adapted to each domain; return what it gained on validation users.
+
+    The frame has the columns method, domain, metric, before, after, best_epoch, trained and share. Before any
+    training counts as an epoch: where no epoch beats it, the domain keeps the unified recommender.
+    """
+    facts = facts_of(run)
+    for row in adapted_rows(run, facts):
+        for domain, task in renaming_tasks(run, facts, row).items():
+            run.make(task, tokenizer_curves(run, facts.items[domain]))
+        for domain in served(run.config, facts.domains):
+            run.make(_adaptation(run, facts, row, domain), watch or plain_curves(run))
+    return load_changes(run)
+
+
+def load_changes(run: Run) -> pl.DataFrame:
+    """Read what adaptation gained on validation users; see `adapt_to_domains`."""
+    rows = []
+    for row, domain, folder in _adapted_folders(run):
+        history = list(histories_of(folder, domain).values())[-1]
+        best = best_epoch(folder)
+        before = next(record["metrics"] for record in history if record["epoch"] == 0)
+        after = next(record["metrics"] for record in history if record["epoch"] == best)
+        parameters = Parameters(**json.loads((folder / "parameters.json").read_text()))
+        rows += [
+            (row, domain, metric, before[metric], after[metric], best, parameters.trained, parameters.share)
+            for metric in before
+        ]
+    texts = dict.fromkeys(("method", "domain", "metric"), pl.String)
+    numbers = {"before": pl.Float64, "after": pl.Float64, "best_epoch": pl.Int64}
+    schema = {**texts, **numbers, "trained": pl.Int64, "share": pl.Float64}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def load_adapted(run: Run, row: str, domain: str) -> Any:
+    """Read the recommender that serves a domain, adapted where the row adapts."""
+    facts = facts_of(run)
+    models, bases = serving_tasks(run, facts, row)
+    base = run.read(bases[domain]) if domain in bases else None
+    kind = generative_rows(run, facts)[row].recommender.kind
+    return read_serving(kind, run.read(models[domain]), base, domain)
+
+
+def read_serving(kind: str, folder: Path, base: Path | None, domain: str) -> Any:
+    """Read the recommender of a result: a whole one, or an adapter on its base."""
+    component = RECOMMENDERS.find(kind)
+    if (folder / "recommender").is_dir():
+        return component.load(folder / "recommender")
+    if not (folder / "adaptation" / "lora.json").is_file():
+        return component.load(folder / "adaptation")
+    own = folder / "base" if (folder / "base").is_dir() else Path(base or folder) / "recommender"
+    return component.load(own).with_adaptation(domain, folder / "adaptation")
+
+
+def describe_adaptation(run: Run) -> str:
+    """Say what is trained for each domain, or why nothing is: a line for each generative row of a run."""
+    described = (f"{name}: {_described(config)}" for name, config in generative_rows(run).items())
+    return "\n".join(described) or "No row of this run is generative, so nothing is adapted."
+
+
+def load_adaptation_history(run: Run) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Read the epoch records of every adaptation by row and domain; epoch 0 is before any training."""
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {row: {} for row in adapted_rows(run)}
+    for row, domain, folder in _adapted_folders(run):
+        found[row] |= histories_of(folder, domain)
+    return found
+
+
+def adaptation_sizes(run: Run) -> pl.DataFrame:
+    """Return `method, domain, adapter_kb, whole_kb, share`: the weights of a domain's adaptation on disk.
+
+    whole_kb: those of the whole recommender. Kilobytes have 1,000 bytes. Empty where nothing is adapted.
+    """
+    facts, rows = facts_of(run), []
+    for row, domain, folder in _adapted_folders(run):
+        before = recommender_tasks(run, facts, row)
+        own = _weights_bytes(folder / "adaptation")
+        # A row that is trained on its target alone has nothing but that.
+        whole = _weights_bytes(run.read(before[ALL]) / "recommender") if ALL in before else own
+        rows.append((row, domain, own / 1000, whole / 1000, own / whole))
+    schema = {"method": pl.String, "domain": pl.String, "adapter_kb": pl.Float64, "whole_kb": pl.Float64}
+    return pl.DataFrame(rows, schema=schema | {"share": pl.Float64}, orient="row")
+
+
+def load_tokenizer_transfers(run: Run) -> dict[str, list[dict[str, Any]]]:
+    """Read the epoch records of the tokenizers that were fine-tuned on a target, by "row domain"."""
+    facts = facts_of(run)
+    return {
+        f"{row} {domain}": read_records(run.read(task), "epochs")
+        for row in adapted_rows(run, facts)
+        for domain, task in renaming_tasks(run, facts, row).items()
+    }
+
+
+def renamed_items(run: Run) -> pl.DataFrame:
+    """What fine-tuning a tokenizer on a target changed of the codes of its items, before conflicts.
+
+    Frame `method, domain, items, changed, first_changed, collisions_before, collisions_after`: changed: the
+    share of items with any other code, first_changed: of those with another first one. Empty where no
+    tokenizer was fine-tuned.
+    """
+    facts, rows = facts_of(run), []
+    for row in adapted_rows(run, facts):
+        for domain, task in renaming_tasks(run, facts, row).items():
+            before = load_identified(run, row).raw
+            after = ItemCodes.read(run.read(task) / "raw_codes.parquet")
+            items = before.domain_items(domain)
+            other = before.codes[items] != after.codes[items]
+            rates = [ItemCodes(one.codes[items], one.sizes).collision_rate() for one in (before, after)]
+            changed = float(other.any(1).mean()), float(other[:, 0].mean())
+            rows.append((row, domain, len(items), *changed, *rates))
+    shares = ("changed", "first_changed", "collisions_before", "collisions_after")
+    schema = {"method": pl.String, "domain": pl.String, "items": pl.Int64}
+    return pl.DataFrame(rows, schema=schema | dict.fromkeys(shares, pl.Float64), orient="row")
+
+
+def codes_in_use(run: Run, row: str) -> ItemCodes:
+    """The codes of the items that are recommended, as quantised; after fine-tuning where there was one."""
+    facts = facts_of(run)
+    raw = load_identified(run, row).raw
+    domains = served(run.config, facts.domains)
+    for domain, task in renaming_tasks(run, facts, row).items():
+        codes, items = raw.codes.copy(), raw.domain_items(domain)
+        codes[items] = ItemCodes.read(run.read(task) / "raw_codes.parquet").codes[items]
+        raw = ItemCodes(codes, raw.sizes, raw.domains, raw.shared_levels)
+    return raw.select(np.concatenate([raw.domain_items(domain) for domain in domains]))
+
+
+def lora_parameters(run: Run) -> Parameters:
+    """How many parameters LoRA trains of the run's own recommender, whatever the run itself trains."""
+    domain = served(run.config, facts_of(run).domains)[0]
+    base = starting_recommender(run, lead_row(run), domain)
+    return count_parameters(add_lora(base, run.config.adaptation.lora, domain))
+
+
+def _adapted_folders(run: Run) -> list[tuple[str, str, Path]]:
+    facts = facts_of(run)
+    return [
+        (row, domain, run.read(_adaptation(run, facts, row, domain)))
+        for row in adapted_rows(run, facts)
+        for domain in served(run.config, facts.domains)
+    ]
+
+
+def _weights_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def _described(config: MethodConfig) -> str:
+    transfer = config.transfer
+    if not find_tokenizer(config.tokenizer.kind).transfers or not transfer.targets:
+        return _adapted(config)
+    trained = {
+        "projections": "the tokenizer's projections W and all but its matrices E",
+        "full": "the whole tokenizer",
+        "none": "nothing of the tokenizer",
+    }
+    epochs = "" if transfer.tokenizer == "none" else f", {counted(transfer.training.epochs, 'epoch')}"
+    return f"{trained[transfer.tokenizer]}{epochs}; then {_adapted(config)}"
+
+
+def _adapted(config: MethodConfig) -> str:
+    adaptation = config.adaptation
+    epochs = counted(adaptation.training.epochs, "epoch")
+    if adaptation.kind == "lora":
+        lora = adaptation.lora
+        where = ", ".join(lora.targets)
+        return f"LoRA of rank {lora.rank} on {where} for each domain, at most {epochs}"
+    if adaptation.kind == "full":
+        return f"a copy of all weights for each domain, trained for at most {epochs}"
+    if config.recommenders == "separate":
+        return "nothing to adapt, for each domain has a recommender of its own already"
+    return "nothing is adapted (adaptation.kind is 'none'): the unified recommender serves every domain"
+
+
+# -- the tasks -----------------------------------------------------------------------------------------------
+
+
+def _rename(
+    work: Work,
+    domain: str,
+    kind: str,
+    settings: Mapping[str, Any],
+    training: TrainingConfig,
+    full: bool,
+    identifiers: IdentifierConfig,
+    seed: int,
+    data: Path,
+    tokenizer: Path,
+    codes: Path,
+) -> None:
+    """Fine-tune the tokenizer on a target (UTGRec 2.4.2), and give its items new identifiers.
+
+    The items of other domains keep theirs.
+    """
+    dataset = Dataset.read(data / "dataset")
+    items = dataset.domain_items(domain)
+    title = f"{work.title} tokenizer"
+    content = ItemContent.from_dataset(dataset, None, items, cache=work.cache, title=title)
+    model = find_tokenizer(kind).load(tokenizer / "tokenizer", **settings)
+    with work.watch(title) if work.watch else nullcontext() as curves:
+        model.transfer(content, training, full=full, seed=seed, on_epoch=curves, checkpoint=work.scratch)
+    model.save(work.folder / "tokenizer")
+    write_records(work.folder, "epochs", [dict(record) for record in model.epochs])
+    found, before = checked_codes(model, content), read_identified(codes, {})
+    named, residuals = before.raw.codes.copy(), before.residuals.copy()
+    named[items] = found.codes
+    if found.residuals is not None:
+        residuals[items] = found.residuals
+    books = of_domains(before.codebooks, before.raw) | {domain: model.codebooks}
+    raw = ItemCodes(named, before.raw.sizes, dataset.items["domain"].to_list(), before.raw.shared_levels)
+    resolution = raw.resolve_with_cost(identifiers, residuals, books, seed)
+    print(f"{work.title}: {resolution}", flush=True)
+    raw.write(work.folder / "raw_codes.parquet")
+    resolution.codes.write(work.folder / "codes.parquet")
+
+
+def _adapt(
+    work: Work,
+    adaptation: AdaptationConfig,
+    recommender: Any,
+    domain: str,
+    pairs: Any,
+    temperature: float,
+    validation_beams: int,
+    precision: Any,
+    seed: int,
+    data: Path,
+    base: Path | None = None,
+    codes: Path | None = None,
+) -> None:
+    """Train a recommender further on one domain; with codes of the target's own it reads and writes those."""
+    component = RECOMMENDERS.find(recommender.kind)
+    start: Any = None if base is None else component.load(base / "recommender")
+    if codes is not None:
+        own = ItemCodes.read(codes / "codes.parquet")
+        torch.manual_seed(seed)
+        start = component(own, recommender) if start is None else start.with_codes(own)
+    lora = adaptation.lora if adaptation.kind == "lora" else None
+    adapted = start.adapt(
+        learnt_data(data, (domain,), pairs.max_history),
+        domain,
+        lora=lora,
+        training=adaptation.training,
+        pairs=pairs,
+        temperature=temperature,
+        validation_beams=validation_beams,
+        precision=precision,
+        seed=seed,
+        callbacks=curves_of(work),
+        checkpoints=work.scratch,
+    )
+    adapted.save_adaptation(work.folder / "adaptation")
+    if lora is not None and codes is not None:
+        start.save(work.folder / "base")  # with the target's own identifiers, which no other result knows
+    (work.folder / "parameters.json").write_text(json.dumps(count_parameters(adapted)._asdict()))
+    write_histories(work, adapted.results_)

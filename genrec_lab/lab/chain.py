@@ -1,0 +1,388 @@
+"""The chain: a run's notebooks in order, each executed by papermill where it has something to do.
+
+What a chain does follows from the tasks of its stages: `plan` surveys them, `run` executes the notebooks of
+which a result or the page is not what it would be now. Both ask the same question in the same way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import nbformat
+import polars as pl
+from rich.console import Console
+
+from genrec_lab.lab import figures, sharing
+from genrec_lab.lab.code import code_of_source
+from genrec_lab.lab.files import RunError, hash_file, hash_json, held
+from genrec_lab.lab.kernel import NotebookFailed, execute_notebook
+from genrec_lab.lab.preflight import Checked, check_run
+from genrec_lab.lab.prepare import Facts, known_facts
+from genrec_lab.lab.progress import LogProgress, Progress, StepOutput, TerminalProgress
+from genrec_lab.lab.runfile import RunFile
+from genrec_lab.lab.settings import listed
+from genrec_lab.lab.store import KEEP_OLD_CODE, Run, State, Task, open_run, unopened_run
+from genrec_lab.presets import item_rows, methods
+
+__all__ = ["ChainResult", "NotebookFailed", "Step", "plan", "run"]
+
+# Figures as data for JupyterLab, and as a page that loads plotly.js for an exported notebook.
+_RENDERER = "plotly_mimetype+notebook_connected"
+PREPARATION = "01_data_preparation"
+OVER_SEEDS = ("08_ablations", "09_compare_runs")  # notebooks that read all seeds of a run
+# The tasks of each stage, by the function that lists them: of the run, or of the run and its dataset's facts.
+STAGES = {
+    "00_setup_check": "prepare:check_tasks",
+    PREPARATION: "prepare:preparation_tasks",
+    "02_tokenizer_training": "tokenise:tokenizing_tasks",
+    "03_residual_atlas": "explore:atlas_tasks",
+    "04_codebook_explorer": "explore:survey_tasks",
+    "05_recommender_training": "recommend:training_tasks",
+    "06_domain_adaptation": "adapt:adaptation_tasks",
+    "07_evaluation": "evaluate:evaluation_tasks",
+    "08_ablations": "compare:ablation_tasks",
+    "09_compare_runs": "compare:comparison_tasks",
+}
+_OF_ALL_ROWS = ("05_recommender_training", "07_evaluation")  # the other stages look at codes
+_WITHOUT_FACTS = ("00_setup_check", PREPARATION, *OVER_SEEDS)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a chain does about a row of a stage; row is empty for the notebook itself, whose page is made.
+
+    action: "run" makes it, "keep" leaves it as it is, "skip" passes over what the data or the run do not
+    have. why: a sentence. "run" of what reads something that is made anew becomes "keep" where that comes out
+    equal.
+    """
+
+    stage: str
+    row: str
+    action: Literal["run", "keep", "skip"]
+    why: str
+
+
+@dataclass(frozen=True)
+class ChainResult:
+    """What a chain did.
+
+    runs: one for each seed. steps: planned or done, by run name. report: that of the last run.
+    """
+
+    runs: tuple[Run, ...]
+    steps: dict[str, tuple[Step, ...]]
+    report: Path | None
+
+    def metrics(self) -> pl.DataFrame:
+        """The metrics of the runs, one below the other: `method, domain, metric, k, value, users, seed`."""
+        return pl.concat([opened.metrics() for opened in self.runs]).unique(maintain_order=True)
+
+    def to_json(self) -> list[dict[str, str]]:
+        """The steps as a list of `{run, stage, row, action, why}`."""
+        return [{"run": name, **asdict(step)} for name, steps in self.steps.items() for step in steps]
+
+
+def tasks_of(run: Run, stage: str, facts: Facts | None = None) -> list[Task] | None:
+    """The tasks of a stage; None where the dataset must be prepared before they can be listed."""
+    if stage not in STAGES:
+        return []
+    module, _, name = STAGES[stage].partition(":")
+    listing = getattr(importlib.import_module(f"genrec_lab.lab.{module}"), name)
+    if stage in _WITHOUT_FACTS:
+        return list(listing(run))
+    facts = facts or known_facts(run)
+    return None if facts is None else list(listing(run, facts))
+
+
+def run(
+    source: Path | str | Mapping[str, Any] | Checked,
+    *,
+    only: Sequence[str] | None = None,
+    from_: str | None = None,
+    resume: bool = True,
+    dry_run: bool = False,
+    sets: Sequence[str] = (),
+    seeds: Sequence[int] | None = None,
+    keep_old_code: bool = False,
+    notebooks: Path | None = None,
+    root: Path | None = None,
+    console: Console | None = None,
+    quiet: bool = False,
+) -> ChainResult:
+    """Execute the notebooks of a run file (or a mapping of its keys) in order, skipping what is finished.
+
+    only, from_: restrict which notebooks. resume: False makes the results of the chosen ones anew. dry_run:
+    say what would run and why, and touch nothing. sets: `key=value` laid over the file. seeds: the chain once
+    for each seed, as runs `<run>-seed<s>`, then notebooks 08 and 09 over them as run `<run>`. keep_old_code:
+    keep results whose code alone has changed, with a mark. notebooks, root: folders of the notebooks and of
+    the runs. Everything that can be checked is checked before the first notebook starts. Raises `RunError`
+    where something is wrong, and `NotebookFailed` where a notebook is.
+    """
+    console = console or Console()
+    if sharing.several():
+        raise RunError(
+            "A chain of notebooks is one process, and this is one of several (WORLD_SIZE is set). Share its "
+            "stages first, accelerate launch -m genrec_lab.lab.shared FILE.yaml, then run the chain alone."
+        )
+    checked = source if isinstance(source, Checked) else check_run(
+        Path(source) if isinstance(source, str) else source, sets, seeds,
+        only=only, from_=from_, root=root, notebooks=notebooks,
+    )  # fmt: skip
+    spec, chosen, root, base = checked.spec, checked.notebooks, checked.root, checked.spec.base
+    seeds = checked.seeds
+    chains = _chains(spec, chosen, seeds)
+    runs, steps = [], {}
+    for part, files in chains:
+        opened = unopened_run(**part.parameters(), root=root, base=base, change=True)
+        opened.keep_old_code = opened.keep_old_code or keep_old_code
+        if dry_run:
+            steps[opened.name] = tuple(plan(opened, files, resume))
+            if not quiet:
+                _show_plan(opened, steps[opened.name], console)
+        else:
+            opened = open_run(**part.parameters(), root=root, base=base, change=True)
+            opened.keep_old_code = opened.keep_old_code or keep_old_code
+            steps[opened.name] = tuple(_run_chain(opened, files, root, resume, console))
+        runs.append(opened)
+    report = None if dry_run else runs[-1].folder / "report.html"
+    return ChainResult(tuple(runs), steps, report)
+
+
+def _chains(
+    spec: RunFile, chosen: Sequence[Path], seeds: Sequence[int] | None
+) -> list[tuple[RunFile, list[Path]]]:
+    """The runs that a command makes, each with its notebooks."""
+    if not seeds:
+        return [(spec, list(chosen))]
+    single = [notebook for notebook in chosen if notebook.stem not in OVER_SEEDS]
+    chains = [(spec.with_seed(seed), single) for seed in seeds] if single else []
+    over_seeds = [notebook for notebook in chosen if notebook.stem in OVER_SEEDS]
+    return chains + ([(spec, over_seeds)] if over_seeds else [])
+
+
+# -- what a chain would do -----------------------------------------------------------------------------------
+
+
+def plan(run: Run, notebooks: Sequence[Path], resume: bool = True) -> list[Step]:
+    """What a chain over notebooks would do about each row of each stage, and about each notebook's page."""
+    steps: list[Step] = []
+    states: dict[str, State] = {}
+    remade: set[str] = set()
+    for notebook in notebooks:
+        steps += _plan_stage(run, notebook, resume, states, remade)
+    return steps
+
+
+def _plan_stage(
+    run: Run, notebook: Path, resume: bool, states: dict[str, State], remade: set[str]
+) -> list[Step]:
+    stage = notebook.stem
+    if nothing := _nothing_to_do(run, stage):
+        return [Step(stage, "", "skip", nothing)]
+    tasks = tasks_of(run, stage)
+    if tasks is None:
+        over_items = item_rows(run.config) if stage in _OF_ALL_ROWS else ()
+        rows = [*methods(run.config), *over_items] if stage > PREPARATION else []
+        why = f"{PREPARATION} runs first."
+        return [*(Step(stage, row, "run", why) for row in rows), Step(stage, "", "run", why)]
+    run.survey(tasks, states)
+    by_row: dict[str, list[State]] = {}
+    for task in tasks:
+        by_row.setdefault(task.row, []).append(states[task.place])
+    steps = []
+    for row, of_row in by_row.items():
+        made = [state for state in of_row if state.action == "run"]
+        if not resume:
+            steps.append(Step(stage, row, "run", "asked to run again."))
+        elif made:
+            steps.append(Step(stage, row, "run", made[0].reason))
+        else:
+            steps.append(Step(stage, row, "keep", of_row[0].reason))
+    remade |= {task.place for task in tasks if states[task.place].action == "run" or not resume}
+    skipped = _skipped(run) if stage not in _WITHOUT_FACTS else {}
+    steps += [Step(stage, row, "skip", f"{why}.") for row, why in skipped.items()]
+    page = _why_page_is_made(run, notebook, states, remade)
+    if any(step.action == "run" for step in steps):
+        page = page or "a result is made."
+    return [*steps, Step(stage, "", "run" if page else "keep", page or "its page is up to date.")]
+
+
+def _skipped(run: Run) -> dict[str, str]:
+    from genrec_lab.lab.evaluate import run_skipped
+
+    return run_skipped(run)
+
+
+def _nothing_to_do(run: Run, stage: str) -> str:
+    """Why a notebook has nothing to show of this run; empty where it has."""
+    from genrec_lab.presets import variants
+
+    if stage == OVER_SEEDS[0] and not variants(run.config):
+        return "no row of compare is the run's method without one of its parts, as gmc_without_lora is GMC."
+    return ""
+
+
+def _why_page_is_made(run: Run, notebook: Path, states: Mapping[str, State], remade: set[str]) -> str:
+    """Why a notebook's page is not what it would be now; empty where it is."""
+    page = run.manifest().get("pages", {}).get(notebook.stem)
+    if page is None:
+        return "it has not been run yet."
+    executed = run.folder / "notebooks" / notebook.name
+    if page.get("status") != "finished":
+        return "it was not executed to its end."
+    if not executed.is_file() or hash_file(executed) != page.get("sha256"):
+        return "its page is missing or was changed."
+    source, functions = _source_of(notebook)
+    if page.get("prose") != source:
+        return "its text was edited since."
+    if page.get("functions") != functions:
+        changed = [
+            name
+            for name in {**page.get("functions", {}), **functions}
+            if page.get("functions", {}).get(name) != functions.get(name)
+        ]
+        return f"the code that its cells use has changed ({listed(changed)})."
+    index = figures.index(run.folder)
+    for name in page.get("figures", []):
+        if broken := figures.damage(run.folder, name, index.get(name, {})):
+            return f"{broken}."
+    for place, digest in page.get("reads", {}).items():
+        if place in remade:
+            return f"{place}, which it shows, is made anew."
+        if place in states and states[place].digest != digest:
+            return f"{place}, which it shows, has changed since."
+    return ""
+
+
+def _source_of(notebook: Path) -> tuple[str, dict[str, str]]:
+    """A hash of a notebook's prose, and the digests of the code that its cells reach."""
+    content = nbformat.read(notebook, as_version=4)
+    prose = [cell.source for cell in content.cells if cell.cell_type != "code"]
+    cells = [
+        cell.source
+        for cell in content.cells
+        if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", ())
+    ]
+    return hash_json(prose), code_of_source("\n".join(cells)).functions
+
+
+def _show_plan(opened: Run, steps: Sequence[Step], console: Console) -> None:
+    console.print(f"{opened.name} in {opened.folder}", markup=False, highlight=False, soft_wrap=True)
+    for step in steps:
+        name = f"{step.stage} {step.row}".strip()
+        console.print(f"  {step.action:4}  {name}: {step.why}", markup=False, highlight=False, soft_wrap=True)
+
+
+# -- doing it ------------------------------------------------------------------------------------------------
+
+
+def _run_chain(
+    opened: Run, notebooks: Sequence[Path], root: Path, resume: bool, console: Console
+) -> list[Step]:
+    from genrec_lab.lab.report import build_report
+
+    opened.require_writable()
+    (opened.folder / "notebooks").mkdir(exist_ok=True)
+    progress: Progress = TerminalProgress(console) if console.is_terminal else LogProgress(console)
+    with held(opened.folder / ".chain.lock", f"the chain {opened.name}", 0.0):
+        progress.begin(f"{opened.name} in {opened.folder}", [notebook.stem for notebook in notebooks])
+        opened.log("chain_started", notebooks=[notebook.stem for notebook in notebooks], resume=resume)
+        done: list[Step] = []
+        try:
+            for notebook in notebooks:
+                steps = _plan_stage(opened, notebook, resume, {}, set())
+                done += steps
+                page = steps[-1]
+                if page.action != "run":
+                    progress.step(page.stage, "skipped", page.why)
+                    continue
+                if not resume:
+                    opened.forget(page.stage)
+                rows = [step for step in steps if step.row and step.action == "run"]
+                _execute(opened, notebook, root, progress, rows[0].why if rows else page.why)
+            opened.log("chain_finished")
+        except BaseException:
+            progress.end()
+            with contextlib.suppress(OSError, RunError):  # what stopped the chain matters more
+                build_report(opened)
+            raise
+        progress.end()
+        build_report(opened)
+    return done
+
+
+def _execute(opened: Run, notebook: Path, root: Path, progress: Progress, why: str) -> None:
+    stage = notebook.stem
+    executed = opened.folder / "notebooks" / notebook.name
+    prose, functions = _source_of(notebook)
+    started_at = time.strftime("%Y-%m-%d %H:%M:%S")
+    record: dict[str, Any] = {"prose": prose, "functions": functions, "started_at": started_at}
+    _record(opened, stage, {**record, "status": "started"})
+    progress.step(stage, "runs", why)
+    began, started, status = time.time(), time.monotonic(), "interrupted"
+    environment = {"PLOTLY_RENDERER": _RENDERER, "GENREC_RUNS": str(root), "OMP_WAIT_POLICY": "PASSIVE"}
+    if opened.keep_old_code:
+        environment[KEEP_OLD_CODE] = "1"
+    try:
+        with StepOutput(executed.with_suffix(".log"), stage, progress) as output:
+            execute_notebook(
+                notebook,
+                executed,
+                opened.parameters,
+                environment=environment,
+                output=output,
+                waiting=progress.waiting,
+            )
+        _check_stage(opened, stage)
+        hashes = {"sha256": hash_file(executed), "log_sha256": hash_file(executed.with_suffix(".log"))}
+        record |= _shown(opened, stage, began) | hashes
+        status = "finished"
+    except NotebookFailed:
+        status = "failed"
+        raise
+    finally:
+        seconds = round(time.monotonic() - started, 3)
+        with contextlib.suppress(FileNotFoundError):  # the run's folder was moved or deleted meanwhile
+            _record(opened, stage, {**record, "status": status, "seconds": seconds})
+        progress.step(stage, "done" if status == "finished" else status)
+
+
+def _shown(opened: Run, stage: str, began: float) -> dict[str, Any]:
+    """What a page shows that was just made: its figures, and the results that it read.
+
+    Figures that its notebook did not save again are those that it does not make any more.
+    """
+    with held(opened.folder / ".write.lock", "sorting figures", 30.0):
+        own = {name: entry for name, entry in figures.index(opened.folder).items() if entry["stage"] == stage}
+        gone = [name for name, entry in own.items() if entry["saved_at"] < began]
+        figures.remove(opened.folder, gone)
+    kept = [name for name in own if name not in gone]
+    reads: dict[str, str] = {}
+    for name in kept:
+        reads |= own[name].get("reads", {})
+    for task in tasks_of(opened, stage) or []:
+        if digest := opened.state(task, verify=False).digest:
+            reads[task.place] = digest
+    return {"figures": kept, "reads": reads}
+
+
+def _check_stage(opened: Run, stage: str) -> None:
+    """A notebook that ends well has made its results, under the parameters that it was given."""
+    for task in tasks_of(opened, stage) or []:
+        state = opened.state(task, verify=False)
+        if not state.usable:
+            raise NotebookFailed(
+                f"{stage}.ipynb ran to its end, but its result {task.place} cannot be used: {state.reason} "
+                "Look for a cell that opens the run with other values than those of the parameters cell."
+            )
+
+
+def _record(opened: Run, stage: str, record: Mapping[str, Any]) -> None:
+    with opened.edited_manifest() as manifest:
+        manifest.setdefault("pages", {})[stage] = dict(record)

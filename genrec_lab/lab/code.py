@@ -1,0 +1,442 @@
+"""The code that a result depends on: every definition that a function or class can reach, as a digest.
+
+The search starts at a task's function and at the component classes that were looked up for it, and follows
+names through this package and through strangers' files, definition by definition. Comments, docstrings,
+annotations of functions and layout do not count. Registries are not followed: their entries are looked up by
+name, and what was looked up is given as a root of its own. Where a name cannot be resolved, the whole module
+counts: too much may be made anew, too little never.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib
+import inspect
+import sys
+import textwrap
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from genrec_lab.lab.files import RunError
+
+PACKAGE = "genrec_lab"
+_STRANGER = "genrec_file_"  # modules that the registry imported from a file's path
+_WHOLE = "*"  # a whole module instead of one of its definitions
+_EFFECTS = "<module>"  # statements of a module that define no name
+_SHORT = 12
+_PROCESS_STARTED = time.time()
+# Fields of syntax trees that hold no meaning, or that not every Python version has.
+_MEANINGLESS = {"ctx", "type_comment", "kind", "type_ignores"}
+
+
+@dataclass(frozen=True)
+class Code:
+    """What a result's code is. digest: of all; functions: the digest of each definition by its name."""
+
+    digest: str
+    functions: dict[str, str]
+
+    def changes(self, before: dict[str, str]) -> list[str]:
+        """Return the names of definitions that differ from those of an earlier result."""
+        names = dict.fromkeys([*before, *self.functions])
+        return [name for name in names if before.get(name) != self.functions.get(name)]
+
+
+def code_of(*roots: Any) -> Code:
+    """Return the digest of all code that functions and classes can reach.
+
+    Raises RunError where a file was changed after this process had loaded it: its digest would be that of
+    code which does not run here.
+    """
+    known = _codes.get(roots)
+    if known is not None and all(_stamp(file) == stamp for file, stamp in known[0].items()):
+        return known[1]
+    reached: dict[str, str] = {}
+    waiting: list[_Place] = []
+    _looked_at.clear()
+    for given in roots:
+        root: Any = getattr(given, "func", given)  # of a partial, its function
+        if root.__module__ == "__main__":
+            waiting.extend(_of_cell(root, reached))
+        else:
+            waiting.append(_Place(root.__module__, root.__qualname__.partition(".")[0]))
+            _followed.add(root.__module__.partition(".")[0])
+    _follow(waiting, reached)
+    code = _code(reached)
+    if not any(getattr(root, "__module__", "") == "__main__" for root in roots):
+        _codes[roots] = {_modules[name].file: _modules[name].stamp for name in _looked_at}, code
+    return code
+
+
+def code_of_source(source: str) -> Code:
+    """Return the digest of a notebook's code cells, joined, and of all code that they can reach."""
+    tree = ast.parse(source)
+    _looked_at.clear()
+    definitions = _Definitions.of_tree(tree, "__notebook__", is_package=False)
+    reached = {"__notebook__": _digest("".join(_written(node) for node in tree.body))}
+    nodes = [node for node in tree.body if not isinstance(node, ast.Import | ast.ImportFrom)]
+    _follow(list(definitions.used_by(nodes)), reached)
+    return _code(reached)
+
+
+def _of_cell(root: Any, reached: dict[str, str]) -> list[_Place]:
+    """What a class or function that was written in a notebook uses; its own digest is put into `reached`."""
+    name = f"__main__.{root.__qualname__}"
+    if name in reached:
+        return []
+    tree = ast.parse(textwrap.dedent(inspect.getsource(root)))
+    reached[name] = _digest("".join(map(_written, tree.body)))
+    known = vars(sys.modules["__main__"])
+    found: list[_Place] = []
+    for chain in (chain for node in tree.body for chain in _chains(node)):
+        value: Any = known.get(chain[0])
+        if isinstance(value, ModuleType):
+            found.append(_Place(value.__name__, chain[1] if len(chain) > 1 else _WHOLE))
+        elif getattr(value, "__module__", None) == "__main__" and hasattr(value, "__qualname__"):
+            found.extend(_of_cell(value, reached))
+        elif hasattr(value, "__qualname__") and isinstance(getattr(value, "__module__", None), str):
+            found.append(_Place(value.__module__, value.__qualname__.partition(".")[0]))
+        elif isinstance(value, str | int | float | bool | tuple):
+            reached[f"__main__.{chain[0]}"] = _digest(repr(value))
+    return found
+
+
+def _code(reached: dict[str, str]) -> Code:
+    functions = dict(sorted(reached.items()))
+    return Code(_digest("\n".join(f"{name} {digest}" for name, digest in functions.items())), functions)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A definition: its module and its name in there."""
+
+    module: str
+    name: str
+
+
+def _follow(waiting: list[_Place], reached: dict[str, str]) -> None:
+    seen: set[_Place] = set()
+    while waiting:
+        place = waiting.pop()
+        if place in seen or not _is_followed(place.module):
+            continue
+        seen.add(place)
+        found = _resolved(place)
+        if found is None:
+            continue
+        if found != place:
+            waiting.append(found)
+            continue
+        module = _module(place.module)
+        if module.effects:
+            waiting.append(_Place(place.module, _EFFECTS))
+        digest, used = module.parts(place.name)
+        if digest:
+            reached[f"{_shown(place.module)}.{place.name}"] = digest
+        waiting.extend(used)
+
+
+def _resolved(place: _Place) -> _Place | None:
+    """Where a name is defined; None where that is outside of what is followed."""
+    if _file_of(place.module) is None:  # nothing that could run
+        return None
+    module = _module(place.module)
+    if place.name in (_WHOLE, _EFFECTS) or place.name in module.definitions:
+        return place
+    if place.name in module.imports:
+        target = module.imports[place.name]
+        if not _is_followed(target.module):
+            return None
+        return target
+    if _file_of(f"{place.module}.{place.name}") is not None:
+        return _Place(f"{place.module}.{place.name}", _WHOLE)
+    loaded: Any = getattr(
+        importlib.import_module(place.module), place.name, None
+    )  # by a module's __getattr__
+    origin = getattr(loaded, "__module__", None)
+    if isinstance(origin, str) and origin != place.module and hasattr(loaded, "__qualname__"):
+        return _Place(origin, loaded.__qualname__.partition(".")[0])
+    if isinstance(loaded, ModuleType):
+        return _Place(loaded.__name__, _WHOLE)
+    return _Place(place.module, _WHOLE)
+
+
+# They decide whether and where a task runs, and never what it computes.
+_NOT_FOLLOWED = {f"{PACKAGE}.lab.{name}" for name in ("code", "folders", "provenance", "sharing", "store")}
+# Top-level packages whose code counts: this one, and those of classes that were given as roots.
+_followed = {PACKAGE}
+
+
+def _is_followed(module: str) -> bool:
+    return module.partition(".")[0] in _followed and module not in _NOT_FOLLOWED
+
+
+def _shown(module: str) -> str:
+    """A module's name as digests know it: a stranger's file without the digest in its name."""
+    return module.rpartition("_")[0] if module.startswith(_STRANGER) else module
+
+
+@functools.cache
+def _file_of(module: str) -> Path | None:
+    if module.partition(".")[0] != PACKAGE:
+        loaded = sys.modules.get(module)
+        file = getattr(loaded, "__file__", None)
+        return Path(file) if file is not None and file.endswith(".py") else None
+    path = Path(__file__).parents[1].joinpath(*module.split(".")[1:])
+    for file in (path / "__init__.py", path.with_suffix(".py")):
+        if file.is_file():
+            return file
+    return None
+
+
+@dataclass
+class _Definitions:
+    """The top-level definitions of a module, the statements that make each, and what it imports."""
+
+    name: str
+    is_package: bool
+    definitions: dict[str, list[ast.stmt]] = field(default_factory=dict)
+    imports: dict[str, _Place] = field(default_factory=dict)
+    effects: list[ast.stmt] = field(default_factory=list)
+    _parts: dict[str, tuple[str, list[_Place]]] = field(default_factory=dict)
+
+    @classmethod
+    def of_tree(cls, tree: ast.Module, name: str, *, is_package: bool) -> _Definitions:
+        found = cls(name, is_package)
+        for statement in tree.body:
+            found._add(statement)
+        return found
+
+    def parts(self, name: str) -> tuple[str, list[_Place]]:
+        """The digest of a definition, empty for a registry, and the names that it uses."""
+        if name not in self._parts:
+            nodes = self._nodes(name)
+            opaque = bool(nodes) and all(map(_is_registry, nodes))
+            text = "".join(map(_written, nodes))
+            self._parts[name] = ("", []) if opaque or not text else (_digest(text), list(self.used_by(nodes)))
+        return self._parts[name]
+
+    def used_by(self, nodes: Iterable[ast.AST]) -> Iterator[_Place]:
+        """The definitions that statements name, those of other modules through what is imported."""
+        for node in nodes:
+            local = dict(self._local_imports(node))
+            for chain in _chains(node):
+                target = local.get(chain[0]) or self.imports.get(chain[0])
+                if target is not None:
+                    yield from self._through(target, chain[1:])
+                elif chain[0] in self.definitions:
+                    yield _Place(self.name, chain[0])
+
+    def _through(self, target: _Place, rest: tuple[str, ...]) -> Iterator[_Place]:
+        """A name's definition behind an import: `processes.total` is `total` in the module `processes`."""
+        if not _is_followed(target.module):
+            return
+        module = target.module if target.name == _WHOLE else f"{target.module}.{target.name}"
+        is_module = target.name == _WHOLE or (
+            _file_of(module) is not None and target.name not in _module(target.module).definitions
+        )
+        if not is_module:
+            yield target
+        elif rest:
+            yield from self._through(_Place(module, rest[0]), rest[1:])
+        else:
+            yield _Place(module, _WHOLE)
+
+    def _nodes(self, name: str) -> list[ast.stmt]:
+        if name == _EFFECTS:
+            return self.effects
+        if name == _WHOLE:
+            return [node for nodes in self.definitions.values() for node in nodes]
+        return self.definitions[name]
+
+    def _add(self, statement: ast.stmt) -> None:
+        if isinstance(statement, ast.Import | ast.ImportFrom):
+            self.imports |= dict(self._imported(statement))
+        elif isinstance(statement, ast.If) and _names(statement.test) & {"TYPE_CHECKING"}:
+            pass
+        elif isinstance(statement, ast.If | ast.Try | ast.With):
+            for part in ast.walk(statement):
+                if isinstance(part, ast.Import | ast.ImportFrom):
+                    self.imports |= dict(self._imported(part))
+            for name in _bound(statement):
+                self.definitions.setdefault(name, []).append(statement)
+        elif names := _bound(statement):
+            for name in names:
+                self.definitions.setdefault(name, []).append(statement)
+        elif not _is_docstring(statement) and not isinstance(statement, ast.Pass):
+            self.effects.append(statement)
+
+    def _local_imports(self, node: ast.AST) -> Iterator[tuple[str, _Place]]:
+        for part in ast.walk(node):
+            if isinstance(part, ast.Import | ast.ImportFrom):
+                yield from self._imported(part)
+
+    def _imported(self, statement: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, _Place]]:
+        if isinstance(statement, ast.Import):
+            for alias in statement.names:
+                top = alias.name.partition(".")[0]
+                yield (
+                    (alias.asname, _Place(alias.name, _WHOLE)) if alias.asname else (top, _Place(top, _WHOLE))
+                )
+            return
+        module = statement.module or ""
+        if statement.level:
+            parts = self.name.split(".")
+            kept = parts[: len(parts) - statement.level + self.is_package]
+            module = ".".join([*kept, *([module] if module else [])])
+        for alias in statement.names:
+            yield alias.asname or alias.name, _Place(module, _WHOLE if alias.name == "*" else alias.name)
+
+
+class _Module(NamedTuple):
+    """A module as it was read: stamp is its size and time, meaning a digest of its syntax tree."""
+
+    file: Path
+    stamp: tuple[int, int]
+    meaning: str
+    definitions: _Definitions
+
+
+_modules: dict[str, _Module] = {}
+_looked_at: set[str] = set()  # modules whose files were looked at since a search began
+_codes: dict[tuple[Any, ...], tuple[dict[Path, tuple[int, int]], Code]] = {}
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_mtime_ns, status.st_size
+
+
+def _module(name: str) -> _Definitions:
+    known = _modules.get(name)
+    if known is not None and name in _looked_at:
+        return known.definitions
+    file = _file_of(name)
+    if file is None:
+        raise RunError(f"The source of the module {name} is not to be found, so its results have no key.")
+    _looked_at.add(name)
+    stamp = _stamp(file)
+    if known is not None and known.stamp == stamp:
+        return known.definitions
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    meaning = _digest("".join(map(_written, tree.body)))
+    if known.meaning != meaning if known is not None else _is_newer_than_loaded(name, stamp[0] / 1e9):
+        raise RunError(
+            f"{file.name} was changed after this kernel had loaded it, so what it computes would be recorded "
+            "under code that did not run. Restart the kernel and run the notebook from its start."
+        )
+    definitions = _Definitions.of_tree(tree, name, is_package=file.name == "__init__.py")
+    _modules[name] = _Module(file, stamp, meaning, definitions)
+    return definitions
+
+
+def _is_newer_than_loaded(name: str, changed_at: float) -> bool:
+    # a file from the future says that the clock was set back, not that somebody edited it
+    if name.startswith(_STRANGER) or name not in sys.modules or changed_at > time.time():
+        return False
+    return changed_at > _PROCESS_STARTED
+
+
+def _chains(node: ast.AST, in_function: bool = False) -> Iterator[tuple[str, ...]]:
+    """Names that a statement reads, with the attributes behind them: `processes.total` is one chain.
+
+    Annotations of functions and of their local variables are left out; those of fields count.
+    """
+    children: Iterable[ast.AST] = ast.iter_child_nodes(node)
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        arguments = node.args
+        before = (*node.decorator_list, *arguments.defaults, *filter(None, arguments.kw_defaults))
+        children, in_function = (*before, *node.body), True
+    elif isinstance(node, ast.AnnAssign) and in_function:
+        children = (node.target, *([node.value] if node.value is not None else []))
+    elif isinstance(node, ast.Name):
+        yield (node.id,)
+    elif isinstance(node, ast.Attribute):
+        parts: list[str] = []
+        inner: ast.AST = node
+        while isinstance(inner, ast.Attribute):
+            parts.append(inner.attr)
+            inner = inner.value
+        if isinstance(inner, ast.Name):
+            yield (inner.id, *reversed(parts))
+            return
+        children = (inner,)
+    for child in children:
+        yield from _chains(child, in_function)
+
+
+def _bound(statement: ast.stmt) -> set[str]:
+    """The names that a top-level statement defines or changes."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {statement.name}
+    if isinstance(statement, ast.If | ast.Try | ast.With):
+        inner = [part for part in ast.iter_child_nodes(statement) if isinstance(part, ast.stmt)]
+        handlers = [part for part in ast.iter_child_nodes(statement) if isinstance(part, ast.ExceptHandler)]
+        inner += [part for handler in handlers for part in handler.body]
+        return {name for part in inner for name in _bound(part)}
+    targets: list[ast.expr] = []
+    if isinstance(statement, ast.Assign):
+        targets = statement.targets
+    elif isinstance(statement, ast.AnnAssign | ast.AugAssign):
+        targets = [statement.target]
+    found: set[str] = set()
+    for target in targets:
+        # KINDS["x"] = … and model.options |= … change what stands behind the first name
+        while isinstance(target, ast.Subscript | ast.Attribute):
+            target = target.value
+        found |= _names(target)
+    return found
+
+
+def _names(node: ast.AST) -> set[str]:
+    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+
+
+def _is_registry(statement: ast.stmt) -> bool:
+    value = statement.value if isinstance(statement, ast.Assign | ast.AnnAssign) else None
+    return isinstance(value, ast.Call) and "Registry" in _names(value.func)
+
+
+def _is_docstring(node: ast.stmt) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def _written(node: Any) -> str:
+    """A syntax tree as text without docstrings, annotations of functions and positions.
+
+    `ast.dump` differs between Python versions, so this is ours: what is empty is left out.
+    """
+    if isinstance(node, list):
+        return f"[{''.join(_written(part) for part in node)}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    if isinstance(node, ast.stmt) and _is_docstring(node):
+        return ""
+    skipped = set(_MEANINGLESS)
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        skipped.add("returns")
+    if isinstance(node, ast.arg):
+        skipped.add("annotation")
+    parts = [
+        f"{name}={_written(value)}"
+        for name, value in ast.iter_fields(node)
+        if name not in skipped and value is not None and value != []
+    ]
+    # a constant None is a value, not an absent field
+    if isinstance(node, ast.Constant) and node.value is None:
+        parts = ["value=None"]
+    return f"{type(node).__name__}({','.join(parts)})"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_SHORT]

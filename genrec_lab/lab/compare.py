@@ -1,0 +1,516 @@
+"""Stages 08 and 09, and any runs beside one another: what differs, and what the differences are worth.
+
+Letters: U test users, S seeds.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from genrec_lab.evaluation import (
+    health_table,
+    metrics_table,
+    ndcg_per_user,
+    paired_bootstrap,
+    recall_per_user,
+)
+from genrec_lab.evaluation.papers import paper_ablations
+from genrec_lab.evaluation.ranking import AVERAGE
+from genrec_lab.lab.adapt import codes_in_use
+from genrec_lab.lab.evaluate import (
+    BEST_POSSIBLE,
+    COMPARISON,
+    EVALUATION,
+    METRICS_SCHEMA,
+    load_rankings,
+    ranking_tasks,
+    run_metrics,
+    shown_row,
+)
+from genrec_lab.lab.files import RunError, write_json
+from genrec_lab.lab.prepare import data_summary, facts_of, known_facts
+from genrec_lab.lab.results import Record, folders_of_results
+from genrec_lab.lab.rows import generative_rows
+from genrec_lab.lab.settings import differences
+from genrec_lab.lab.store import Run, Task, Work, existing_run
+from genrec_lab.presets import ABLATIONS, MethodConfig, variants
+from genrec_lab.viz.figures import summarise
+from genrec_lab.viz.live import end_notebook
+
+ABLATION = "08_ablations"
+_PER_USER = {"recall": recall_per_user, "ndcg": ndcg_per_user}
+_DESCRIBES = ("name", "provenance", "compare", "tuning")  # fields that are no setting of the method
+_KS = (5, 10)
+_SCHEMA = {"run": pl.String, **METRICS_SCHEMA}
+# What two seeds of one run may differ in without a word.
+_EXPECTED_DIFFERENCES = ("run", "seed", "config.provenance", "config.reference_codes")
+
+
+class SeedRuns(NamedTuple):
+    """runs: evaluated ones, one for each seed, by seed. left_out: the others by name, with a sentence why."""
+
+    runs: tuple[Run, ...]
+    left_out: dict[str, str]
+
+
+def runs_of(name: str, root: Path) -> SeedRuns:
+    """Find the evaluated runs of a name, `<name>` and `<name>-seed<s>`, among the folders of `root`.
+
+    A folder `<name>` that only holds a comparison is passed over. Where two runs have the same seed, the one
+    named after it is kept.
+    """
+    pattern = re.compile(re.escape(name) + r"-seed([0-9]+)")
+    folders = [file.parent.name for file in root.glob("*/manifest.json")]
+    seeded = sorted((int(found[1]), found[0]) for found in map(pattern.fullmatch, folders) if found)
+    by_seed: dict[int, Run] = {}
+    left_out: dict[str, str] = {}
+    for candidate in [*(folder for _, folder in seeded), *([name] if name in folders else [])]:
+        try:
+            run = existing_run(candidate, root)
+            if why := why_not_evaluated(run):
+                if candidate != name or (run.folder / EVALUATION).is_dir():
+                    left_out[candidate] = why
+            elif run.seed in by_seed:
+                left_out[candidate] = f"{by_seed[run.seed].name} has its seed, {run.seed}, already."
+            else:
+                by_seed[run.seed] = run
+        except (RunError, ValueError) as error:  # a preset or key that this version does not know
+            left_out[candidate] = f"it cannot be opened: {error}"
+    return SeedRuns(tuple(by_seed[seed] for seed in sorted(by_seed)), left_out)
+
+
+def why_not_evaluated(run: Run) -> str:
+    """Why the rankings of a run cannot be used; empty where they can."""
+    facts = known_facts(run)
+    if facts is None:
+        return "its data have not been prepared."
+    tasks = ranking_tasks(run, facts)
+    for state in (run.state(task, verify=False) for task in tasks.values()):
+        if not state.usable:
+            return f"{state.task.place} cannot be used: {state.reason}"
+    return "" if tasks else "none of its rows can be ranked."
+
+
+# -- stage 09 ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several runs, or one alone. `str` says what is compared and everything that is amiss."""
+
+    runs: pl.DataFrame  # run, seed, preset, dataset, revision, processor, minutes; all that were evaluated
+    records: pl.DataFrame  # run, method, domain, metric, k, value, users, seed; of the runs on the same data
+    summary: pl.DataFrame  # method, domain, metric, k, mean, sd, seeds; sd is null for one seed
+    durations: pl.DataFrame  # stage, then the seconds in each run
+    differences: pl.DataFrame  # parameter, then its value in each run; only those that are not equal
+    left_out: dict[str, str]  # run -> why none of its numbers is used
+
+    def __str__(self) -> str:
+        compared = self.records["run"].unique(maintain_order=True).to_list()
+        seeds = self.records["seed"].unique(maintain_order=True).to_list()
+        lines = [f"Compared: {', '.join(compared)} (seeds {', '.join(map(str, seeds))})."]
+        if len(compared) == 1:
+            lines.append(
+                "One run has no standard deviation; --seeds 1,2,3 of the command makes several runs."
+            )
+        lines += [f"LEFT OUT: {name}: {why}" for name, why in self.left_out.items()]
+        if self.differences.height:
+            names = ", ".join(self.differences["parameter"].to_list()[:6])
+            lines.append(f"NOT EQUAL in all runs, so the standard deviation is not of seeds alone: {names}.")
+        return "\n".join(lines)
+
+
+def comparison_tasks(run: Run) -> list[Task]:
+    """What stage 09 makes: the metrics of all seeds of a run, one below the other."""
+    return [_comparison_task(runs_of(run.name, run.folder.parent).runs)]
+
+
+def _comparison_task(runs: Sequence[Run]) -> Task:
+    kept = [run for run in runs if run.name not in _on_other_data(runs)]
+    seeds = {run.name: run.seed for run in kept}
+    rankings = {
+        f"{run.name}/{row}": task.belonging_to(run)
+        for run in kept
+        for row, task in ranking_tasks(run, facts_of(run)).items()
+    }
+    return Task(COMPARISON, "comparison", _collect, {"seeds": seeds}, {"rankings": rankings})
+
+
+def compare_runs(run: Run) -> Comparison:
+    """Compare the runs named `<run>` and `<run>-seed<s>`; write their records.
+
+    Runs on other data than most are left out, and said to be. Where `<run>` was not evaluated itself, the
+    records of its seeds are its metrics, so that its report shows the table. Raises RunError where no run has
+    been evaluated.
+    """
+    found = runs_of(run.name, run.folder.parent)
+    if not found.runs:
+        reasons = "".join(f"\n  {name}: {why}" for name, why in found.left_out.items())
+        raise RunError(
+            f"No run named {run.name!r} or '{run.name}-seed<s>' in {run.folder.parent} has been evaluated. "
+            f"Run the notebook {EVALUATION}.ipynb first.{reasons}"
+        )
+    records = pl.read_parquet(run.make(_comparison_task(found.runs)) / "records.parquet")
+    comparison = _compared(found.runs, records, found.left_out)
+    frames = ("runs", "summary", "durations", "differences")
+    content = {frame: getattr(comparison, frame).to_dicts() for frame in frames}
+    write_json(run.folder / "comparison.json", {"run": run.name, "left_out": comparison.left_out, **content})
+    for name, why in comparison.left_out.items():
+        run.log("run_left_out_of_comparison", run=name, why=why)
+    return comparison
+
+
+def _collect(work: Work, seeds: Mapping[str, int], rankings: Mapping[str, Path]) -> None:
+    """Compute the metrics of each run's rows and put them one below the other."""
+    found = []
+    for place, folder in rankings.items():
+        run, _, row = place.partition("/")
+        if row == BEST_POSSIBLE:
+            table = pl.read_parquet(folder / "metrics.parquet")
+        else:
+            frame = pl.read_parquet(folder / "rankings.parquet")
+            table = metrics_table(frame["items"].to_numpy(), frame["target"], frame["domain"], _KS)
+        own = {"run": pl.lit(run), "method": pl.lit(row), "seed": pl.lit(seeds[run], pl.Int64)}
+        found.append(table.with_columns(**own).select(pl.col(n).cast(t) for n, t in _SCHEMA.items()))
+    pl.concat(found).write_parquet(work.folder / "records.parquet")
+
+
+def _compared(runs: Sequence[Run], records: pl.DataFrame, left_out: Mapping[str, str]) -> Comparison:
+    strangers = _on_other_data(runs)
+    metrics = records.select("metric", "k").unique(maintain_order=True).iter_rows()
+    summary = [
+        summarise(records, metric, k).with_columns(metric=pl.lit(metric), k=pl.lit(k, pl.Int64))
+        for metric, k in metrics
+    ]
+    return Comparison(
+        runs=pl.DataFrame([_circumstances(run) for run in runs]),
+        records=records,
+        summary=pl.concat(summary).select("method", "domain", "metric", "k", "mean", "sd", "seeds"),
+        durations=_durations(runs),
+        differences=settings_that_differ([run for run in runs if run.name not in strangers]),
+        left_out={**strangers, **left_out},
+    )
+
+
+def _on_other_data(runs: Sequence[Run]) -> dict[str, str]:
+    """The runs whose dataset is not the one that most have (in a tie, the first has), and what is wrong."""
+    prints = {run.name: data_summary(run)["fingerprint"] for run in runs}
+    if not prints:
+        return {}
+    (usual, _), *_ = Counter(prints.values()).most_common(1)
+    like = [name for name, fingerprint in prints.items() if fingerprint == usual]
+    return {
+        name: f"ITS DATASET DIFFERS: fingerprint {fingerprint[:12]}, but {usual[:12]} in {', '.join(like)}. "
+        "Numbers on different data cannot be compared."
+        for name, fingerprint in prints.items()
+        if fingerprint != usual
+    }
+
+
+def records_of(run: Run) -> list[Record]:
+    """The records of all results of a run, stage by stage; those that cannot be read are passed over."""
+    found = []
+    for stage in sorted(run.folder.glob("[0-9][0-9]_*")):
+        for folder in folders_of_results(stage):
+            try:
+                record = Record.read(folder)
+            except (RunError, ValueError):
+                continue
+            if record is not None:
+                found.append(record)
+    return found
+
+
+def _circumstances(run: Run) -> dict[str, Any]:
+    records = [record for record in records_of(run) if record.stage not in (ABLATION, COMPARISON)]
+    revisions = dict.fromkeys((record.made["source"]["revision"] or "unknown")[:12] for record in records)
+    hardware = records[-1].made["hardware"] if records else {"gpus": None, "cpu": "unknown"}
+    return {
+        "run": run.name,
+        "seed": run.seed,
+        "preset": run.parameters["preset"],
+        "dataset": data_summary(run)["fingerprint"][:12],
+        "revision": ", ".join(revisions),
+        "processor": ", ".join(hardware["gpus"] or [hardware["cpu"]]),
+        "minutes": round(sum(record.made["seconds"] for record in records) / 60, 1),
+    }
+
+
+def _durations(runs: Sequence[Run]) -> pl.DataFrame:
+    seconds: dict[str, dict[str, float]] = {}
+    for run in runs:
+        of_run = seconds.setdefault(run.name, {})
+        for record in records_of(run):
+            if record.stage not in (ABLATION, COMPARISON):
+                of_run[record.stage] = of_run.get(record.stage, 0.0) + record.made["seconds"]
+    stages = sorted({stage for of_run in seconds.values() for stage in of_run})
+    columns = {name: [of_run.get(stage) for stage in stages] for name, of_run in seconds.items()}
+    return pl.DataFrame({"stage": stages, **columns}, schema_overrides=dict.fromkeys(columns, pl.Float64))
+
+
+def settings_that_differ(runs: Sequence[Run]) -> pl.DataFrame:
+    """Parameters, code and packages that are not the same in all runs: frame `parameter`, a column a run."""
+    values = {run.name: dict(_flat(_parameters(run))) for run in runs}
+    names = dict.fromkeys(name for of_run in values.values() for name in of_run)
+    rows = []
+    for parameter in names:
+        row = [of_run.get(parameter, "not set") for of_run in values.values()]
+        if len(set(row)) > 1 and parameter not in _EXPECTED_DIFFERENCES:
+            rows.append([parameter, *row])
+    return pl.DataFrame(rows, schema=dict.fromkeys(["parameter", *values], pl.String), orient="row")
+
+
+def _parameters(run: Run) -> dict[str, Any]:
+    # the config holds the overrides already
+    given = {name: value for name, value in run.parameters.items() if name != "overrides"}
+    code: dict[str, dict[str, str]] = {}
+    packages: dict[str, str] = {}
+    for record in records_of(run):
+        if record.stage not in (ABLATION, COMPARISON):
+            code.setdefault(record.stage, {})[record.name.replace(".", "_")] = record.code
+            packages |= record.made["packages"]
+    return {**given, "config": run.config.model_dump(mode="json"), "code": code, "packages": packages}
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in content.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)
+
+
+# -- any runs beside one another -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Any runs beside one another."""
+
+    settings: pl.DataFrame  # parameter, then its value in each run
+    # run, row, metric values over all users, then difference, low and high to the first run's row of that
+    # name
+    table: pl.DataFrame
+    codes: pl.DataFrame  # health of each generative row's codes, level by level
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(self.notes)
+
+
+def compare(runs: Sequence[Run], metric: str = "ndcg", k: int = 10) -> SideBySide:
+    """Put runs beside one another: settings that differ, a table with paired intervals, and their codes.
+
+    Each row is compared with the first run's row of the same name, else with the row that the first run
+    shows, by a paired bootstrap over the test users (95 %), where both runs rank the same users for the same
+    targets. Raises RunError where one of them has not been evaluated.
+    """
+    for run in runs:
+        if why := why_not_evaluated(run):
+            raise RunError(f"{run.name} cannot be compared: {why} Run the notebook {EVALUATION}.ipynb first.")
+    first, rankings = runs[0], {run.name: load_rankings(run) for run in runs}
+    base, shown = rankings[first.name], shown_row(first)
+    targets = base.users["target"].to_numpy()
+    notes, rows = [], []
+    for run in runs:
+        found = rankings[run.name]
+        same = found.users.select("user", "domain", "target").equals(
+            base.users.select("user", "domain", "target")
+        )
+        if not same:
+            notes.append(
+                f"{run.name} has other test users or targets than {first.name}: no interval is shown."
+            )
+        overall = _overall(run_metrics(run), metric, k)
+        for row, items in found.items.items():
+            other = row if row in base.items else shown
+            line: dict[str, Any] = {"run": run.name, "row": row, f"{metric}@{k}": overall.get(row)}
+            compared: dict[str, Any] = dict.fromkeys(("difference", "low", "high", "compared_with"))
+            if same and not (run is first and row == other):
+                own = _PER_USER[metric](items, targets, k)
+                result = paired_bootstrap(
+                    own, _PER_USER[metric](base.items[other], targets, k), seed=first.seed
+                )
+                compared = {name: getattr(result, name) for name in ("difference", "low", "high")}
+                compared["compared_with"] = f"{first.name}: {other}"
+            rows.append(line | compared)
+    codes = {f"{run.name}: {row}": codes_in_use(run, row) for run in runs for row in generative_rows(run)}
+    return SideBySide(
+        settings_that_differ(runs),
+        pl.DataFrame(rows, infer_schema_length=None),
+        health_table(codes) if codes else pl.DataFrame(),
+        tuple(notes),
+    )
+
+
+def _overall(metrics: pl.DataFrame, metric: str, k: int) -> dict[str, float]:
+    of_metric = metrics.filter(metric=metric, k=k)
+    average = of_metric.filter(domain=AVERAGE)
+    return dict((average if average.height else of_metric).select("method", "value").iter_rows())
+
+
+# -- stage 08 ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A method and its variants, each without one part, over the evaluated seeds of a run."""
+
+    method: str
+    parts: pl.DataFrame  # variant, what the paper calls it, changed: the settings that differ
+    # variant, domain, metric, k, whole, without, difference (without - whole), change (in percent of whole),
+    # sd (of the change over seeds, null for one), low, high (95 % over users, in percent), users, seeds
+    worth: pl.DataFrame
+    # paper, row, domain, metric, k, change: the papers' variants of this method, in percent
+    papers: pl.DataFrame
+    health: pl.DataFrame  # `health_table` of each row's codes before any policy, of the first seed
+    runs: tuple[str, ...]
+    left_out: dict[str, str]  # variant or run -> why it is not shown
+
+    def overall(self, metric: str, k: int) -> pl.DataFrame:
+        """The lines of `worth` over all domains: of the average, or of the only domain."""
+        rows = self.worth.filter(metric=metric, k=k)
+        return rows if rows["domain"].n_unique() == 1 else rows.filter(domain=AVERAGE)
+
+    def __str__(self) -> str:
+        parts = ", ".join(self.parts["variant"].to_list())
+        lines = [f"{self.method} beside {parts}.", f"Runs: {', '.join(self.runs)}."]
+        lines += [f"LEFT OUT: {name}: {why}" for name, why in self.left_out.items()]
+        return "\n".join(lines)
+
+
+def ablation_tasks(run: Run) -> list[Task]:
+    """What stage 08 makes: what each part of the run's method is worth, over the seeds of the run."""
+    parts = variants(run.config)
+    return [_ablation_task(run, runs_of(run.name, run.folder.parent).runs, tuple(parts))] if parts else []
+
+
+def _ablation_task(run: Run, runs: Sequence[Run], parts: tuple[str, ...]) -> Task:
+    rankings = {
+        f"{seed.name}/{row}": task.belonging_to(seed)
+        for seed in runs
+        for row, task in ranking_tasks(seed, facts_of(seed)).items()
+        if row in (run.config.name, *parts)
+    }
+    given = {"method": run.config.name, "variants": parts, "seed": run.seed}
+    return Task(ABLATION, "ablation", _weigh, given, {"rankings": rankings})
+
+
+def weigh_parts(run: Run) -> Ablation:
+    """Compare the run's method with its variants, on all evaluated seeds of the run.
+
+    Raises RunError where no run has been evaluated, or the run's method has no variant among its rows.
+    """
+    parts = variants(run.config)
+    if not parts:
+        raise RunError(
+            f"The run {run.name!r} compares its method {run.config.name} with no variant that goes without a "
+            f"part. Name some in compare: {', '.join(ABLATIONS)}."
+        )
+    found = runs_of(run.name, run.folder.parent)
+    if not found.runs:
+        raise RunError(f"The run {run.name!r} has not been evaluated. Run {EVALUATION}.ipynb first.")
+    folder = run.make(_ablation_task(run, found.runs, tuple(parts)))
+    worth, lacking = (
+        pl.read_parquet(folder / "worth.parquet"),
+        json.loads((folder / "lacking.json").read_text()),
+    )
+    shown = [name for name in parts if name not in lacking]
+    first = found.runs[0]
+    of_paper = paper_ablations().filter(pl.col("row").is_in(list(parts)))
+    return Ablation(
+        method=run.config.name,
+        parts=pl.DataFrame([_part(run.config, name, parts[name]) for name in shown]),
+        worth=worth,
+        papers=of_paper.select(
+            pl.concat_str("paper", "table", separator=" ").alias("paper"),
+            *("row", "domain", "metric", "k", "change"),
+        ),
+        health=health_table({name: codes_in_use(first, name) for name in (run.config.name, *shown)}),
+        runs=tuple(seed.name for seed in found.runs if seed.name not in lacking),
+        left_out={**lacking, **found.left_out},
+    )
+
+
+def end_without_variants(run: Run) -> None:
+    """Say that there is nothing to show, and let the cells below do nothing, where no part is left out."""
+    if not variants(run.config):
+        end_notebook(
+            f"no row of the run {run.name!r} is its method without one of its parts; name some in "
+            "overrides['compare'], as 'gmc_without_lora' or 'utgrec_without_tree'."
+        )
+
+
+def _weigh(work: Work, method: str, variants: Sequence[str], seed: int, rankings: Mapping[str, Path]) -> None:
+    of_runs: dict[str, dict[str, pl.DataFrame]] = {}
+    for place, folder in rankings.items():
+        run, _, row = place.partition("/")
+        of_runs.setdefault(run, {})[row] = pl.read_parquet(folder / "rankings.parquet")
+    users = next(iter(of_runs.values()))[method].select("user", "domain", "target")
+    lacking = {
+        run: "its test users are not those of the other seeds."
+        for run, rows in of_runs.items()
+        if not rows[method].select("user", "domain", "target").equals(users)
+    }
+    kept = [rows for run, rows in of_runs.items() if run not in lacking]
+    shown = [name for name in variants if all(name in rows for rows in kept)]
+    lacking |= {name: "it was not ranked in every run." for name in variants if name not in shown}
+    targets, domains = users["target"].to_numpy(), users["domain"].to_numpy()
+    worth = []
+    for metric, per_user in _PER_USER.items():
+        for k in _KS:
+            of_row = {
+                name: np.stack([per_user(rows[name]["items"].to_numpy(), targets, k) for rows in kept])
+                for name in (method, *shown)
+            }
+            for name in shown:
+                for domain in [*dict.fromkeys(domains.tolist()), AVERAGE]:
+                    chosen = slice(None) if domain == AVERAGE else domains == domain
+                    cell = _row(of_row[method][:, chosen], of_row[name][:, chosen], seed)
+                    worth.append({"variant": name, "domain": domain, "metric": metric, "k": k, **cell})
+    _of_one_domain(pl.DataFrame(worth)).write_parquet(work.folder / "worth.parquet")
+    write_json(work.folder / "lacking.json", lacking)
+
+
+def _row(whole: npt.NDArray[np.float64], without: npt.NDArray[np.float64], seed: int) -> dict[str, Any]:
+    """What (S, U) values of the method and of a variant say; users are drawn, each with the mean of seeds."""
+    mean = float(whole.mean())
+    found = paired_bootstrap(without.mean(0), whole.mean(0), seed=seed)
+    changes = (without.mean(1) - whole.mean(1)) / whole.mean(1) if whole.mean(1).all() else None
+    scale = 100 / mean if mean else np.nan
+    return {
+        "whole": mean,
+        "without": float(without.mean()),
+        "difference": found.difference,
+        "change": scale * found.difference,
+        "sd": 100 * float(changes.std(ddof=1)) if changes is not None and len(changes) > 1 else None,
+        "low": scale * found.low,
+        "high": scale * found.high,
+        "users": found.users,
+        "seeds": len(whole),
+    }
+
+
+def _of_one_domain(worth: pl.DataFrame) -> pl.DataFrame:
+    """Leave out the average where there is one domain, whose own figures it would repeat."""
+    worth = worth.with_columns(pl.col("sd").cast(pl.Float64))
+    single = worth["domain"].n_unique() == 2
+    return worth.filter(pl.col("domain") != AVERAGE) if single else worth
+
+
+def _part(whole: MethodConfig, name: str, without: MethodConfig) -> dict[str, str]:
+    settings = (config.model_dump(mode="json", exclude={*_DESCRIBES}) for config in (whole, without))
+    told = (inspect.getdoc(ABLATIONS[name]) or name).split("\n")[0]
+    changed = [line.replace(" before, ", " -> ").removesuffix(" now") for line in differences(*settings)]
+    return {"variant": name, "what": told, "changed": "; ".join(changed)}

@@ -1,0 +1,187 @@
+"""`genrec doctor` and `genrec clean`: what of a run is damaged, what it can spare, and how it is mended."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genrec_lab.lab import figures
+from genrec_lab.lab.files import RunError, hash_file, held, read_checked, read_log, write_checked
+from genrec_lab.lab.results import SCHEMA, Record, folders_of_results, forget_hashes
+from genrec_lab.lab.store import Run, existing_run, runs_root
+
+_SPARE = ("scratch", "making", "replaced")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with a run: where, what, and what becomes of it."""
+
+    place: str
+    what: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.what}. {self.mend}"
+
+
+def doctor(name: str, root: Path | None = None) -> list[Finding]:
+    """Verify every file of a run, and rebuild manifest, metrics and report from its results.
+
+    Returns what is wrong; results that are damaged are made anew by the next `genrec run`, and nothing else.
+    Raises `RunError` where there is no run of that name, or nothing from which its manifest could be rebuilt.
+    """
+    folder = (root or runs_root()) / name
+    if not folder.is_dir():
+        raise RunError(f"There is no run {name!r} in {folder.parent}.")
+    forget_hashes()
+    found = list(_manifest(folder))
+    run = existing_run(name, root)
+    if run.read_only:
+        raise RunError(
+            f"The run {name!r} was made by another version of genrec_lab, whose files this one cannot verify."
+        )
+    for check in (_results, _figures, _pages, _log):
+        found += check(run)
+    broken_exports = list(_exports(run))
+    found += broken_exports
+    rebuild(run)
+    return found
+
+
+def rebuild(run: Run) -> None:
+    """Write metrics.json and report.html anew, from the results as they are."""
+    from genrec_lab.lab.report import build_report
+
+    build_report(run)
+
+
+def clean(name: str, root: Path | None = None, *, dry_run: bool = False) -> dict[str, int]:
+    """Free checkpoints, replaced results and results of rows that the run does not have any more.
+
+    Returns the bytes of each kind; `dry_run` only counts them. What the run shows stays as it is.
+    """
+    from genrec_lab.lab.chain import STAGES, tasks_of
+
+    run = existing_run(name, root)
+    found = {kind: [run.folder / kind] for kind in _SPARE if (run.folder / kind).is_dir()}
+    current = {task.place for stage in STAGES for task in tasks_of(run, stage) or []}
+    prepared = tasks_of(run, "02_tokenizer_training") is not None
+    orphans = [
+        folder
+        for stage in STAGES
+        if prepared and (run.folder / stage).is_dir()
+        for folder in folders_of_results(run.folder / stage)
+        if folder.relative_to(run.folder).as_posix() not in current
+    ]
+    if orphans:
+        found["results of other settings"] = orphans
+    sizes = {kind: sum(map(_size, folders)) for kind, folders in found.items()}
+    if not dry_run:
+        with held(run.folder / ".chain.lock", "cleaning", 0.0):
+            for folders in found.values():
+                for folder in folders:
+                    shutil.rmtree(folder, ignore_errors=True)
+    return sizes
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _manifest(folder: Path) -> Iterator[Finding]:
+    """Check the manifest; one that is damaged or missing is rebuilt from what the results say of the run."""
+    file = folder / "manifest.json"
+    try:
+        content = read_checked(file) if file.is_file() else None
+        why = "it is missing" if content is None else ""
+    except RunError as error:
+        content, why = None, str(error).rstrip(".")
+    if content is not None:
+        return
+    records = [record for _, record, _ in _records(folder) if record is not None]
+    if not records:
+        raise RunError(
+            f"{file} cannot be read, and no result says with which parameters the run was made. Run its run "
+            "file again under this name: results that fit are kept."
+        )
+    latest = max(records, key=lambda record: str(record.made.get("finished_at")))
+    # The base folder is not in the results: relative paths begin at the working directory until the next run.
+    write_checked(file, {"format": SCHEMA, "parameters": latest.parameters, "pages": {}})
+    yield Finding(
+        "manifest.json", why, "It was rebuilt from the results; the notebooks make their pages again."
+    )
+
+
+def _records(folder: Path) -> Iterator[tuple[Path, Record | None, str]]:
+    """Every result's folder, its record, and what is wrong with it."""
+    for stage in sorted(folder.glob("[0-9][0-9]_*")):
+        for place in folders_of_results(stage):
+            try:
+                record = Record.read(place)
+                assert record is not None  # noqa: S101 - its file is there
+                yield place, record, record.damage(place) or ""
+            except (RunError, ValueError) as error:
+                yield place, None, f"its record cannot be trusted ({error})"
+
+
+def _results(run: Run) -> Iterator[Finding]:
+    held_files = set()
+    for place, _, broken in _records(run.folder):
+        held_files.add(place)
+        if broken:
+            where = place.relative_to(run.folder).as_posix()
+            yield Finding(where, broken, "`genrec run` makes it anew; what depends on it only if it differs.")
+    for stage in sorted(run.folder.glob("[0-9][0-9]_*")):
+        for file in sorted(stage.rglob("*")):
+            if file.is_file() and not held_files & set(file.parents):
+                where = file.relative_to(run.folder).as_posix()
+                yield Finding(
+                    where, "it belongs to no result", "Nothing reads it; `genrec clean` removes it."
+                )
+
+
+def _figures(run: Run) -> Iterator[Finding]:
+    index = figures.index(run.folder)
+    file = run.folder / "figures" / "index.json"
+    if file.is_file() and not index:
+        yield Finding("figures/index.json", "it cannot be read", "The notebooks save their figures again.")
+    for name, entry in index.items():
+        if broken := figures.damage(run.folder, name, entry):
+            yield Finding(f"figures/{name}.json", broken, f"{entry.get('stage')}.ipynb saves it again.")
+
+
+def _pages(run: Run) -> Iterator[Finding]:
+    for stage, page in run.manifest().get("pages", {}).items():
+        for ending, key in ((".ipynb", "sha256"), (".log", "log_sha256")):
+            file = run.folder / "notebooks" / f"{stage}{ending}"
+            if page.get("status") != "finished" or key not in page:
+                continue
+            if not file.is_file() or hash_file(file) != page[key]:
+                what = "it is missing" if not file.is_file() else "it was changed"
+                yield Finding(f"notebooks/{file.name}", what, "`genrec run` makes the page again.")
+
+
+def _log(run: Run) -> Iterator[Finding]:
+    _, broken = read_log(run.folder)
+    if broken:
+        lines = ", ".join(map(str, broken[:5])) + ("…" if len(broken) > 5 else "")
+        yield Finding("log.jsonl", f"lines {lines} were changed or cut off", "They are passed over.")
+
+
+def _exports(run: Run) -> Iterator[Finding]:
+    recorded: dict[str, Any] = run.manifest().get("exports", {})
+    for name in recorded:
+        file = run.folder / name
+        if not file.is_file() or hash_file(file) != recorded[name]:
+            what = "it is missing" if not file.is_file() else "it was changed after it was written"
+            yield Finding(name, what, "It was written again from the rankings.")
+
+
+def as_json(findings: list[Finding]) -> str:
+    """The findings as JSON, a list of `{place, what, mend}`."""
+    return json.dumps([vars(finding) for finding in findings], indent=1)

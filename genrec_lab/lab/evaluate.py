@@ -1,0 +1,356 @@
+"""Stage 07: every row ranks the whole catalogue for all test users; metrics are computed from that."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import polars as pl
+
+from genrec_lab.bazaar import best_possible
+from genrec_lab.bazaar.oracle import MAX_ORACLE_ITEMS
+from genrec_lab.data import Dataset
+from genrec_lab.data.preparation import training_part
+from genrec_lab.decoding import Ranked, beam_search, exact_top_k
+from genrec_lab.evaluation import (
+    metrics_table,
+)
+from genrec_lab.evaluation.long_tail import metric_by_popularity
+from genrec_lab.evaluation.papers import beside_papers, other_data
+from genrec_lab.evaluation.rankings import Rankings, per_user
+from genrec_lab.lab.adapt import load_adapted, read_serving, serving_tasks
+from genrec_lab.lab.prepare import Facts, facts_of, known_facts, load_prepared
+from genrec_lab.lab.recommend import item_model_tasks, learnt_data, part_of, training_data
+from genrec_lab.lab.rows import generative_rows, served, skipped_rows, trained_item_rows
+from genrec_lab.lab.store import Run, Task, Work
+from genrec_lab.models.popularity import Popularity
+from genrec_lab.models.recommenders.base import ITEM_MODELS, RECOMMENDERS, recommend_to
+from genrec_lab.presets import TuningConfig, item_rows, methods
+from genrec_lab.training import rank_in_shares
+from genrec_lab.viz.figures import long_tail, paper_table
+
+EVALUATION, COMPARISON = "07_evaluation", "09_compare_runs"
+BEST_POSSIBLE = "best possible"
+POPULARITY = "popularity"
+TOP_K = 10
+METRICS_SCHEMA = {
+    "method": pl.String, "domain": pl.String, "metric": pl.String, "k": pl.Int64,
+    "value": pl.Float64, "users": pl.Int64, "seed": pl.Int64,
+}  # fmt: skip
+_KS = (5, 10)
+_USUAL = "tiger"  # UTGRec's Figure 4 draws what others gain over it
+
+
+def ranking_tasks(run: Run, facts: Facts) -> dict[str, Task]:
+    """What stage 07 makes, by row: the rankings of all test users, on Bazaar also the best possible."""
+    domains, found = served(run.config, facts.domains), {}
+    data = facts.data
+    for name, config in generative_rows(run, facts).items():
+        models, bases = serving_tasks(run, facts, name)
+        kind, decoding = config.recommender.kind, run.config.decoding
+        given = {
+            "domains": domains,
+            "kind": kind,
+            "beams": decoding.test_beams,
+            "precision": decoding.precision,
+        }
+        inputs = {"data": data, "models": models, "bases": bases}
+        component = RECOMMENDERS.find(kind)
+        found[name] = Task(EVALUATION, name, _rank_by_codes, given, inputs, (component,), name)
+    for name, row in trained_item_rows(run, facts).items():
+        models = item_model_tasks(run, facts, name)
+        found[name] = Task(
+            EVALUATION, name, _rank_by_items, {"domains": domains, "kind": row.model.kind},
+            {"data": data, "models": models}, components=(ITEM_MODELS.find(row.model.kind),), row=name,
+        )  # fmt: skip
+    if POPULARITY in run.config.compare:
+        found[POPULARITY] = Task(
+            EVALUATION, POPULARITY, _rank_by_popularity, {"domains": domains}, {"data": data}, row=POPULARITY
+        )
+    if run.dataset["name"] == "bazaar" and facts.n_items <= MAX_ORACLE_ITEMS:
+        given = {"domains": domains, "options": run.dataset}
+        found[BEST_POSSIBLE] = Task(
+            EVALUATION, BEST_POSSIBLE, _best_possible, given, {"data": data}, row=BEST_POSSIBLE
+        )
+    return found
+
+
+def evaluation_tasks(run: Run, facts: Facts) -> list[Task]:
+    """What stage 07 makes: the rankings of every row."""
+    return list(ranking_tasks(run, facts).values())
+
+
+def rank_test_users(run: Run) -> Rankings:
+    """Rank for every row and test user, and write the rankings; `run.metrics()` are derived from them."""
+    facts = facts_of(run)
+    for name, task in ranking_tasks(run, facts).items():
+        fresh = not run.state(task).usable
+        run.make(task)
+        if fresh and (rate := _rate(run, task)):
+            print(
+                f"{name}: {rate['users']:,} users ranked, {rate['users_per_second']:,.0f} users/s", flush=True
+            )
+    for name, why in skipped_rows(run.config, facts).items():
+        print(f"{name}: skipped, {why}", flush=True)
+    return load_rankings(run)
+
+
+def load_rankings(run: Run) -> Rankings:
+    """Read what stage 07 wrote; RunError where a row's rankings are missing or were made otherwise."""
+    tasks = {name: task for name, task in ranking_tasks(run, facts_of(run)).items() if name != BEST_POSSIBLE}
+    frames = {name: pl.read_parquet(run.read(task) / "rankings.parquet") for name, task in tasks.items()}
+    return Rankings(
+        ranked_users(run),
+        {name: frame["items"].to_numpy() for name, frame in frames.items()},
+        {name: frame["scores"].to_numpy() for name, frame in frames.items()},
+    )
+
+
+def ranked_users(run: Run) -> pl.DataFrame:
+    """Read the users of the test part that are ranked: those of the domains in which the run recommends."""
+    data = load_prepared(run)
+    return part_of(data.split.test, served(run.config, data.dataset.domains))
+
+
+def run_metrics(run: Run) -> pl.DataFrame:
+    """Compute the metrics of a run's rows from their rankings, as a frame of `METRICS_SCHEMA`.
+
+    Rows whose rankings are missing, damaged, or of other settings, data or code have none. Of a run that only
+    compares others, those of the compared runs.
+    """
+    facts, found = known_facts(run), []
+    tasks = {} if facts is None else ranking_tasks(run, facts)
+    states = {name: run.state(task) for name, task in tasks.items()}
+    usable = [name for name, state in states.items() if state.usable]
+    users = ranked_users(run) if usable else None
+    for name in usable:
+        folder = run.read(tasks[name])
+        if name == BEST_POSSIBLE:
+            table = pl.read_parquet(folder / "metrics.parquet")
+        else:
+            assert users is not None  # noqa: S101 - a row is usable
+            items = pl.read_parquet(folder / "rankings.parquet")["items"].to_numpy()
+            table = metrics_table(items, users["target"], users["domain"], _KS)
+        own = {"method": pl.lit(name), "seed": pl.lit(run.seed, pl.Int64)}
+        found.append(table.with_columns(**own).select(pl.col(n).cast(t) for n, t in METRICS_SCHEMA.items()))
+    if found:
+        return pl.concat(found)
+    compared = run.folder / COMPARISON / "comparison" / "records.parquet"
+    if compared.is_file():
+        return pl.read_parquet(compared).select(*METRICS_SCHEMA)
+    return pl.DataFrame(schema=METRICS_SCHEMA)
+
+
+def run_notes(run: Run) -> dict[str, dict[str, Any]]:
+    """What is noted beside the metrics of each row: how many users it ranks in a second."""
+    facts = known_facts(run)
+    tasks = {} if facts is None else ranking_tasks(run, facts)
+    rates = {name: _rate(run, task) for name, task in tasks.items()}
+    return {name: {"users_per_second": rate["users_per_second"]} for name, rate in rates.items() if rate}
+
+
+def run_skipped(run: Run) -> dict[str, str]:
+    """Which rows the data cannot feed, and why; empty before stage 01."""
+    facts = known_facts(run)
+    return {} if facts is None else skipped_rows(run.config, facts)
+
+
+def compare_beam_with_exact(
+    run: Run, method: str, beams: tuple[int, ...] = (10, 20, 50), users: int = 100
+) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """Return the model's true top 10 (U, 10), and by its width what beam search finds.
+
+    The U users are a seeded sample of the test users.
+    """
+    sample = ranked_users(run)
+    sample = sample.sample(min(users, sample.height), seed=run.seed).sort("domain", maintain_order=True)
+    exact: list[Ranked] = []
+    found: dict[int, list[Ranked]] = {width: [] for width in beams}
+    for (domain,), rows in sample.group_by("domain", maintain_order=True):
+        model = load_adapted(run, method, str(domain))
+        histories, trie = rows["history"].to_list(), model.trie(str(domain))
+        exact.append(exact_top_k(model, histories, trie, TOP_K))
+        for width in beams:
+            found[width].append(beam_search(model, histories, trie, width, TOP_K))
+    return Ranked.concatenate(exact).items, {
+        width: Ranked.concatenate(parts).items for width, parts in found.items()
+    }
+
+
+def floor_and_ceiling(run: Run, users: int = 2_000) -> pl.DataFrame:
+    """What popularity reaches on validation users and, on Bazaar, what the best ranking can expect there.
+
+    Frame `method, domain, metric, k, value, users`. At most `users` of them, a seeded sample. The methods are
+    "popularity" and, where the generator is known and has at most 100,000 items, "best possible", whose
+    values are expectations over the generator's chance.
+    """
+    data = load_prepared(run)
+    valid = data.split.valid
+    if valid.height > users:
+        valid = valid.sample(users, seed=run.seed).sort("user")
+    items = np.empty((valid.height, max(_KS)), dtype=np.int64)
+    for (domain,), rows in valid.with_row_index("row").group_by("domain", maintain_order=True):
+        histories = part_of(valid, (str(domain),))["history"].to_list()
+        counted = Popularity().fit(training_data(data, (str(domain),)))
+        items[rows["row"].to_numpy()] = counted.recommend(histories, max(_KS)).items
+    known = [_named(POPULARITY, metrics_table(items, valid["target"], valid["domain"], _KS))]
+    if run.dataset["name"] == "bazaar" and data.dataset.n_items <= MAX_ORACLE_ITEMS:
+        expected = best_possible(run.dataset, valid, _KS).metrics
+        known.append(_named(BEST_POSSIBLE, expected.rename({"expected": "value"}).drop("realised")))
+    return pl.concat(known)
+
+
+def rows_by_popularity(
+    run: Run, rankings: Rankings, metric: str = "ndcg", k: int = 10, edges: Sequence[int] | None = None
+) -> pl.DataFrame:
+    """Each row's metric by how often the training part has the target; see `metric_by_popularity`."""
+    dataset = load_prepared(run).dataset
+    sequences = training_part(dataset.sequences)["items"].to_list()
+    counts = Counter(item for sequence in sequences for item in sequence)
+    popularity = [counts[target] for target in rankings.users["target"].to_list()]
+    values = {row: per_user(rankings, row, metric, k) for row in rankings.items}
+    return metric_by_popularity(values, popularity, edges)
+
+
+def long_tail_figure(
+    run: Run, rankings: Rankings, method: str, edges: Sequence[int] | None = None
+) -> go.Figure:
+    """Draw NDCG@10 by the target's popularity, rows beside TIGER where it is one, else beside the method."""
+    reference = _USUAL if _USUAL in rankings.items else method
+    return long_tail(rows_by_popularity(run, rankings, edges=edges), reference)
+
+
+def show_beside_papers(run: Run, metrics: pl.DataFrame | None = None) -> list[go.Figure]:
+    """Draw and save a table for each paper that has a run's data, ours beside theirs; say where none has.
+
+    `metrics` are by default the run's own, and may be those of several seeds.
+    """
+    measured = run_metrics(run) if metrics is None else metrics
+    figures = []
+    for (paper,), rows in beside_papers(measured).group_by("paper", maintain_order=True):
+        name = "beside_" + str(paper).lower().replace(" ", "_")
+        figures.append(run.figure(name, paper_table(rows), f"The rows of {paper} beside ours, same data."))
+    if not figures:
+        print("No table of the papers has rows on these data.")
+    for sentence in other_data(measured):
+        print(sentence)
+    return figures
+
+
+def tuning_of_rows(run: Run) -> pl.DataFrame:
+    """Say for each row of a run's table what was searched: frame `row, trials, search_space, chosen_on`.
+
+    Rows that the data cannot feed are in it too. The settings of one trial are those of the preset, whatever
+    overrides the run has; popularity has none.
+    """
+    config = run.config
+    all_rows: dict[str, Any] = {**methods(config), **item_rows(config)}
+    searched: dict[str, TuningConfig] = {name: row.tuning for name, row in all_rows.items()}
+    rows = [
+        (
+            name,
+            tuning.trials,
+            tuning.space or "1 trial: the preset",
+            f"validation {all_rows[name].training.monitor}",
+        )
+        for name, tuning in searched.items()
+    ]
+    if POPULARITY in config.compare:
+        rows.append((POPULARITY, 1, "nothing to set", "nothing"))
+    columns = {"row": pl.String, "trials": pl.Int64, "search_space": pl.String, "chosen_on": pl.String}
+    return pl.DataFrame(rows, schema=columns, orient="row")
+
+
+def shown_row(run: Run) -> str:
+    """Return the row that is looked at closely: the run's own, its first generative one, or its first."""
+    return next(iter((*generative_rows(run), *trained_item_rows(run), POPULARITY)))
+
+
+def describe_skipped(run: Run) -> str:
+    """Say which rows the data cannot feed, and why: a line each."""
+    skipped = skipped_rows(run.config, facts_of(run))
+    return "\n".join(f"{name} is skipped: {why}." for name, why in skipped.items()) or "No row is skipped."
+
+
+def _rate(run: Run, task: Task) -> dict[str, Any] | None:
+    record = run.state(task, verify=False).record
+    return record.summary if record is not None and "users_per_second" in record.summary else None
+
+
+def _named(method: str, metrics: pl.DataFrame) -> pl.DataFrame:
+    return metrics.select(
+        pl.lit(method).alias("method"), "domain", "metric", "k", "value", pl.col("users").cast(pl.Int64)
+    )
+
+
+# -- the tasks ---------------------------------------------------------------------------------------------
+
+
+def _rank_by_codes(
+    work: Work,
+    domains: Sequence[str],
+    kind: str,
+    beams: int,
+    precision: Any,
+    data: Path,
+    models: Mapping[str, Path],
+    bases: Mapping[str, Path],
+) -> None:
+    def recommend(domain: str, users: pl.DataFrame) -> Ranked:
+        model = read_serving(kind, models[domain], bases.get(domain), domain)
+        return recommend_to(model, users, TOP_K, items(domain), beams=beams, precision=precision)
+
+    items = Dataset.read(data / "dataset").domain_items
+    _rank(work, data, domains, recommend)
+
+
+def _rank_by_items(
+    work: Work, domains: Sequence[str], kind: str, data: Path, models: Mapping[str, Path]
+) -> None:
+    def recommend(domain: str, users: pl.DataFrame) -> Ranked:
+        return recommend_to(
+            ITEM_MODELS.find(kind).load(models[domain] / "model"), users, TOP_K, items(domain)
+        )
+
+    items = Dataset.read(data / "dataset").domain_items
+    _rank(work, data, domains, recommend)
+
+
+def _rank_by_popularity(work: Work, domains: Sequence[str], data: Path) -> None:
+    def recommend(domain: str, users: pl.DataFrame) -> Ranked:
+        counted = Popularity().fit(learnt_data(data, (domain,)))
+        return recommend_to(counted, users, TOP_K, counted.items)
+
+    _rank(work, data, domains, recommend)
+
+
+def _rank(
+    work: Work, data: Path, domains: Sequence[str], recommend: Callable[[str, pl.DataFrame], Ranked]
+) -> None:
+    """Rank for the test users of some domains, a domain at a time, and write what came."""
+    test = part_of(pl.read_parquet(data / "test.parquet"), domains)
+    items = np.full((test.height, TOP_K), -1, dtype=np.int64)
+    scores = np.full((test.height, TOP_K), -np.inf, dtype=np.float32)
+    of_user = test["domain"].to_numpy()
+    started = time.monotonic()
+    for domain in dict.fromkeys(of_user.tolist()):
+        rows = np.flatnonzero(of_user == domain)
+        ranked = rank_in_shares(partial(recommend, domain), part_of(test, (domain,)))
+        items[rows], scores[rows] = ranked.items, ranked.scores
+    seconds = time.monotonic() - started
+    frame = test.select("user", "domain", "target").with_columns(items=items, scores=scores)
+    frame.write_parquet(work.folder / "rankings.parquet")
+    work.summary = {"users": test.height, "users_per_second": round(test.height / max(seconds, 1e-9), 1)}
+
+
+def _best_possible(work: Work, domains: Sequence[str], options: Mapping[str, Any], data: Path) -> None:
+    """On Bazaar the true distribution is known: what its best ranking scores on the very same test users."""
+    test = part_of(pl.read_parquet(data / "test.parquet"), domains)
+    metrics = best_possible(dict(options), test, _KS).metrics
+    metrics.rename({"realised": "value"}).drop("expected").write_parquet(work.folder / "metrics.parquet")

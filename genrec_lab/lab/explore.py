@@ -1,0 +1,472 @@
+"""Stages 03 and 04: maps of the residuals, how alike the codes of similar items are, and the explorer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import plotly.graph_objects as go
+import polars as pl
+import torch
+from joblib import Parallel, cpu_count, delayed
+from safetensors.numpy import load_file
+
+from genrec_lab.codes import CodesError, IndexFile, ItemCodes, read_index_files
+from genrec_lab.codes.identified import Identified, read_identified
+from genrec_lab.data import Dataset
+from genrec_lab.evaluation import neighbour_code_overlap
+from genrec_lab.lab.adapt import load_adapted
+from genrec_lab.lab.evaluate import load_rankings, ranked_users, ranking_tasks
+from genrec_lab.lab.files import RunError
+from genrec_lab.lab.prepare import Facts, facts_of, known_facts, load_prepared
+from genrec_lab.lab.rows import ALL, generative_rows, lead_row, pretrained_on, served
+from genrec_lab.lab.store import Run, Task, Work
+from genrec_lab.lab.tokenise import (
+    codes_task,
+    load_identified,
+    load_row_tokenizer,
+    load_vectors,
+    text_task,
+    tokenizer_owners,
+    tokenizer_tasks,
+)
+from genrec_lab.models.tokenizers import find_tokenizer
+from genrec_lab.viz import theme
+from genrec_lab.viz.explorer import (
+    BeamTree,
+    CodedCatalogue,
+    ExplorerState,
+    RunRecords,
+    Told,
+    beam_tree,
+    code_survey,
+    collisions,
+)
+from genrec_lab.viz.explorer.widget import Explained, Explorer, still
+from genrec_lab.viz.layout import MAX_POINTS
+from genrec_lab.viz.live import end_notebook, has_front_end, in_kernel
+from genrec_lab.viz.meaning import Decoder, Kept
+from genrec_lab.viz.projection import Method, Projection, project_residuals, stratified_sample
+from genrec_lab.viz.stories import watch_beams
+
+MAPPING, EXPLORING = "03_residual_atlas", "04_codebook_explorer"
+_MAPS: tuple[Method, ...] = ("tsne", "umap")
+_MOST_ITEMS = 5_000  # t-SNE takes about 25 s a level for these
+_NEIGHBOURS = (1, 2, 5, 10, 20, 50)
+_QUERIES = 2_000  # items of a domain whose neighbours are looked up
+_BETWEEN_CODES = " · "
+_USUAL = 256  # items whose prefixes say how likely a word is anyway
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """What stage 03 found out about the run's own tokenizer, and about the others beside it."""
+
+    tsne: Projection
+    umap: Projection
+    overlap: pl.DataFrame  # tokenizer, domain, k, overlap, items: GMC Figure 4
+
+
+def atlas_tasks(run: Run, facts: Facts) -> list[Task]:
+    """What stage 03 makes: a map by t-SNE, one by UMAP, and code overlaps of near items."""
+    return list(_atlas(run, facts).values()) if generative_rows(run, facts) and facts.has_texts else []
+
+
+def _atlas(run: Run, facts: Facts) -> dict[str, Task]:
+    row = next(iter(generative_rows(run, facts)))
+    inputs = {"data": facts.data, "codes": codes_task(run, facts, row), "text": text_task(run, facts)}
+    found = {"maps": Task(MAPPING, "maps", _map, {"seed": run.seed}, inputs)}
+    owners = dict.fromkeys(codes_task(run, facts, name).row for name in generative_rows(run, facts))
+    all_codes = {name: codes_task(run, facts, name) for name in owners}
+    overlap_inputs = {"text": inputs["text"], "codes": all_codes}
+    found["overlap"] = Task(
+        MAPPING, "overlap", _overlap, {"ks": _NEIGHBOURS, "seed": run.seed}, overlap_inputs
+    )
+    return found
+
+
+def map_residuals(run: Run) -> Atlas:
+    """Map the residuals of every level by t-SNE and UMAP, compare tokenizers by Figure 4, write all of it."""
+    for task in atlas_tasks(run, facts_of(run)):
+        run.make(task)
+    return load_atlas(run)
+
+
+def load_atlas(run: Run) -> Atlas:
+    """Read what stage 03 wrote."""
+    tasks = _atlas(run, facts_of(run))
+    folder = run.read(tasks["maps"])
+    maps = {method: Projection.read(folder / f"{method}.parquet") for method in _MAPS}
+    overlap = pl.read_parquet(run.read(tasks["overlap"]) / "neighbour_overlap.parquet")
+    return Atlas(maps["tsne"], maps["umap"], overlap)
+
+
+def _map(work: Work, seed: int, data: Path, codes: Path, text: Path) -> None:
+    own = read_identified(codes, {})
+    seen = own.residuals if own.quantises else load_file(text / "vectors.safetensors")["vectors"][:, None]
+    domains = Dataset.read(data / "dataset").items["domain"].to_list()
+    size = min(_MOST_ITEMS, MAX_POINTS // own.raw.levels)
+    # Side by side: UMAP compiles and runs on one core for about as long as t-SNE takes.
+    maps = Parallel(n_jobs=min(len(_MAPS), cpu_count()))(
+        delayed(project_residuals)(seen, domains, method=method, size=size, seed=seed, cache=work.scratch)
+        for method in _MAPS
+    )
+    if not own.quantises:  # one map of the texts, the same for every level
+        maps = [replace(one, coordinates=one.coordinates.repeat(own.raw.levels, 1)) for one in maps]
+    for method, projection in zip(_MAPS, maps, strict=True):
+        projection.write(work.folder / f"{method}.parquet")
+
+
+def _overlap(work: Work, ks: tuple[int, ...], seed: int, text: Path, codes: Mapping[str, Path]) -> None:
+    vectors = load_file(text / "vectors.safetensors")["vectors"]
+    raw = {name: ItemCodes.read(folder / "raw_codes.parquet") for name, folder in codes.items()}
+    neighbour_overlaps(vectors, raw, seed, tuple(ks)).write_parquet(work.folder / "neighbour_overlap.parquet")
+
+
+def what_is_mapped(run: Run, own: Identified) -> npt.NDArray[np.float32]:
+    """What stage 03 maps: what each level quantised (N, L, d), or the texts where nothing was (N, 1, D)."""
+    return own.residuals if own.quantises else load_vectors(run)[:, None]
+
+
+def neighbour_overlaps(
+    vectors: np.ndarray, raw: Mapping[str, ItemCodes], seed: int = 0, ks: tuple[int, ...] = _NEIGHBOURS
+) -> pl.DataFrame:
+    """Codes that items share with their nearest items, by tokenizer, domain and k (GMC 5.4.2, Figure 4).
+
+    Codes are those before the conflict policy, of the first levels that all tokenizers have: an appended
+    level or a longer identifier would change the share for reasons that have nothing to do with similarity.
+    Every k below a domain's number of items is measured.
+    """
+    levels = min(codes.levels for codes in raw.values())
+    parts = []
+    for name, codes in raw.items():
+        for domain in codes.domain_names:
+            items = codes.domain_items(domain)
+            if possible := [k for k in ks if k < len(items)]:
+                names, compared = [domain] * len(items), codes.codes[items, :levels]
+                found = neighbour_code_overlap(vectors[items], compared, possible, names, _QUERIES, seed)
+                parts.append(found.select(pl.lit(name).alias("tokenizer"), pl.all()))
+    return pl.concat(parts)
+
+
+def explorer_state(
+    run: Run, method: str | None = None, other: Run | None = None, other_method: str | None = None
+) -> ExplorerState:
+    """Open a method's tokenizer, by default the run's own, beside another's where one is named.
+
+    other: a second run, or None for the same one; other_method: a method of it. Only the data and the
+    tokenizers must be there; what other stages have not written yet is left out, and the views say so.
+    Raises RunError naming the notebook to run.
+    """
+    second = None
+    given = [f"existing_run({run.name!r})", repr(method)]
+    if other is not None or other_method is not None:
+        second = coded_catalogue(other or run, other_method)
+        given += [f"existing_run({other.name!r})" if other is not None else "None", repr(other_method)]
+    source = (
+        "from genrec_lab.lab import existing_run, explorer_state, watched_beam\n\n"
+        f"state = explorer_state({', '.join(given)})"
+    )
+    own = load_identified(run, method)
+    records = RunRecords(
+        epochs=own.epochs,
+        sizes=own.raw.sizes,
+        neighbours=load_atlas(run).overlap if _has_atlas(run) else None,
+        recommended=dict(load_rankings(run).items) if _is_ranked(run) else {},
+        folder=run.folder,
+        decode=describer(run, method),
+    )
+    return ExplorerState(coded_catalogue(run, method), second, records=records, source=source)
+
+
+def explore(
+    run: Run,
+    other: Run | None = None,
+    *,
+    method: str | None = None,
+    other_method: str | None = None,
+    mode: theme.Mode | None = None,
+) -> Explorer | go.Figure | Explained:
+    """Open the explorer on a run, or on two to compare; as the last line of a cell it shows itself.
+
+    In a kernel that nobody looks at (papermill, nbval) it says so, and the figure of its first view takes its
+    place. Where somebody looks, a run that cannot be opened yet is a sentence that names the notebook to run;
+    else that is a RunError, so that a chain stops. Arguments as of `explorer_state`; mode: None follows the
+    theme of the page.
+    """
+    try:
+        state = explorer_state(run, method, other, other_method)
+    except RunError as error:
+        if in_kernel() and has_front_end():
+            return Explained(str(error))
+        raise
+    if in_kernel() and not has_front_end():
+        print(f"Nobody looks at this kernel, so the explorer of {state.catalogue.name} stands still.")
+        return still(state, mode or "light")
+    own = method in (None, lead_row(run))
+    atlas = load_atlas(run) if own and _has_atlas(run) else None
+    ready = _is_ranked(run)
+
+    def watch(chosen: str, row: int) -> tuple[BeamTree, str]:
+        source = f"state.watch_beam(watched_beam(existing_run({run.name!r}), {chosen!r}, {row!r}))"
+        return watched_beam(run, chosen, row), source
+
+    return Explorer(
+        state,
+        maps={} if atlas is None else {"t-SNE": atlas.tsne, "UMAP": atlas.umap},
+        watch=watch if ready else None,
+        methods=list(generative_rows(run)) if ready else [],
+        mode=mode,
+    )
+
+
+def survey_tasks(run: Run, facts: Facts) -> list[Task]:
+    """What stage 04 makes: every code of the run's own tokenizer with its use, and all collisions."""
+    rows = generative_rows(run, facts)
+    if not rows:
+        return []
+    row = next(iter(rows))
+    inputs: dict[str, Any] = {"data": facts.data, "codes": codes_task(run, facts, row)}
+    if facts.has_texts:
+        inputs["text"] = text_task(run, facts)
+    given = {"books": len(tokenizer_tasks(run, facts, row)), "seed": run.seed}
+    return [Task(EXPLORING, "survey", _survey, given, inputs)]
+
+
+def survey_codes(run: Run) -> pl.DataFrame:
+    """Write every code of the run's own tokenizer with its use, and every ambiguous identifier.
+
+    Returns the codes, a frame as of `code_survey`.
+    """
+    (task,) = survey_tasks(run, facts_of(run))
+    return pl.read_parquet(run.make(task) / "codes.parquet")
+
+
+def _survey(work: Work, books: int, seed: int, data: Path, codes: Path, text: Path | None = None) -> None:
+    vectors = None if text is None else load_file(text / "vectors.safetensors")["vectors"]
+    own = read_identified(codes, {str(number): [] for number in range(books)})
+    catalogue = _catalogue("survey", Dataset.read(data / "dataset"), own, vectors, seed)
+    code_survey(catalogue).write_parquet(work.folder / "codes.parquet")
+    collisions(catalogue).frame().write_parquet(work.folder / "collisions.parquet")
+
+
+def _has_atlas(run: Run) -> bool:
+    facts = known_facts(run)
+    tasks = [] if facts is None else atlas_tasks(run, facts)
+    return bool(tasks) and all(run.state(task).usable for task in tasks)
+
+
+def _is_ranked(run: Run) -> bool:
+    facts = known_facts(run)
+    tasks = {} if facts is None else ranking_tasks(run, facts)
+    return bool(tasks) and all(run.state(task).usable for task in tasks.values())
+
+
+def coded_catalogue(run: Run, method: str | None = None) -> CodedCatalogue:
+    """Read the items of a run with the codes that a method's tokenizer gave them before any policy."""
+    vectors = load_vectors(run) if facts_of(run).has_texts else None
+    name = f"{run.name} · {method or lead_row(run)}"
+    return _catalogue(name, load_prepared(run).dataset, load_identified(run, method), vectors, run.seed)
+
+
+def _catalogue(
+    name: str, dataset: Dataset, own: Identified, vectors: np.ndarray | None, seed: int
+) -> CodedCatalogue:
+    items = dataset.items
+    return CodedCatalogue(
+        name,
+        own.comparable_codes(),
+        items["title"].to_list(),
+        traffic=interactions(dataset),
+        residuals=own.residuals if own.quantises else None,
+        codewords=_codewords(own),
+        vectors=vectors,
+        images=items["image"].to_list() if "image" in items.columns else None,
+        keys=items["key"].to_list() if "key" in items.columns else None,
+        books=own.tokenizers,
+        seed=seed,
+    )
+
+
+def interactions(dataset: Dataset) -> np.ndarray:
+    """Return how often each item stands in the sequences, (N,)."""
+    seen = dataset.sequences["items"].explode().drop_nulls().to_numpy()
+    return np.bincount(seen, minlength=dataset.n_items)
+
+
+def watched_beam(run: Run, method: str, row: int, beams: int = 10) -> BeamTree:
+    """Search for one test user, by row of `ranked_users`, and keep what the beam held at each level."""
+    users = ranked_users(run)
+    if not 0 <= row < users.height:
+        raise ValueError(f"row: {row}, the test part has users 0..{users.height - 1}")
+    user = users.row(row, named=True)
+    model = load_adapted(run, method, user["domain"])
+    dataset = load_prepared(run).dataset
+    steps = watch_beams(model, dataset, user["history"], user["domain"], beams)
+    prefixes, scores = [], []
+    for level in range(1, model.codes.levels + 1):
+        kept = steps.filter(pl.col("level") == level)
+        prefixes.append([_codes(text) for text in kept["prefix"]])
+        scores.append(kept["log_probability"].to_list())
+    examples = {_codes(text): title for text, title in steps.select("prefix", "example").iter_rows()}
+    target = model.codes.codes[user["target"]].tolist()
+    tree = beam_tree(prefixes, scores, target, _way_of(model, user["history"], target), examples)
+    own = model.codes.domain_items(user["domain"])
+    named = dict(zip(map(tuple, model.codes.codes[own].tolist()), own.tolist(), strict=True))
+    last = tree.nodes.filter(pl.col("level") == model.codes.levels).sort("rank")
+    results = tuple(named[tuple(map(int, prefix.split()))] for prefix in last["prefix"])
+    return replace(tree, history=tuple(user["history"]), target_item=user["target"], results=results)
+
+
+@torch.inference_mode()
+def _way_of(model: Any, history: list[int], target: list[int]) -> list[float]:
+    """The log-probabilities of a target's prefixes of 1, 2, … codes."""
+    memory, sums, total = model.remember([history]), [], 0.0
+    for level, code in enumerate(target):
+        total += float(model.continuations(memory, torch.tensor([target[:level]], dtype=torch.long))[0, code])
+        sums.append(total)
+    return sums
+
+
+def _codewords(own: Identified) -> list[np.ndarray] | None:
+    """By level (K, d); the codebooks of tokenizers trained a domain each one below the other.
+
+    None where a code has no one codeword: the codes quantise nothing, or differ from prefix to prefix.
+    """
+    if not own.quantises or own.prefixed is not None:
+        return None
+    if own.tokenizers == 1:
+        return list(next(iter(own.codebooks.values())))
+    stacked = [own.codebooks[domain] for domain in own.raw.domain_names]
+    return [np.concatenate(of_level) for of_level in zip(*stacked, strict=True)]
+
+
+def _codes(text: str) -> tuple[int, ...]:
+    return tuple(int(code) for code in text.split(_BETWEEN_CODES))
+
+
+def has_decoders(run: Run) -> bool:
+    """Whether the run's own tokenizer can restore content from codes, as UTGRec's can."""
+    return find_tokenizer(run.config.tokenizer.kind).decodes
+
+
+def told_items(run: Run, number: int = 4) -> list[int]:
+    """A seeded choice of items, stratified by domain, that the tokenizer of stage 02 knows from training."""
+    dataset, config = load_prepared(run).dataset, run.config
+    known = pretrained_on if config.transfer.pretrain_tokenizer else served
+    items = dataset.items.filter(pl.col("domain").is_in(known(config, dataset.domains)))
+    chosen = stratified_sample(items["domain"].to_list(), number, run.seed)
+    return [int(item) for item in items["item"].gather(chosen)]
+
+
+def what_codes_keep(run: Run, items: Sequence[int], seed: int) -> Kept:
+    """Decode the first 1, 2, ... L codes of some items with the run's own tokenizer; see `Decoder.keep`.
+
+    Raises ValueError for a tokenizer without decoders, and for items of domains that it does not serve.
+    """
+    if not has_decoders(run):
+        raise ValueError(
+            f"{run.config.name} has a tokenizer of kind {run.config.tokenizer.kind!r}, which has no decoder "
+            "of words and pictures; use a preset of UTGRec's"
+        )
+    config, dataset, chosen = run.config, load_prepared(run).dataset, np.asarray(items, dtype=np.int64)
+    scope, targets = ALL, served(config, dataset.domains)
+    if not config.transfer.pretrain_tokenizer:
+        domains = sorted(set(dataset.items["domain"].gather(chosen.tolist())))
+        if len(domains) != 1 or domains[0] not in targets:
+            raise ValueError(
+                f"items: they are of {domains}, but this run trains a tokenizer for each of {list(targets)} "
+                "alone; choose items of one of these"
+            )
+        scope = domains[0]
+    codes = load_identified(run, config.name).raw.codes[chosen]
+    return _decoder(run, scope).keep(dataset.items[chosen], codes, seed)
+
+
+def describer(run: Run, method: str | None = None) -> Callable[[tuple[int, ...]], Told] | None:
+    """What says what a prefix of the explorer means to a row's decoders; None where it has none.
+
+    Prefixes are as of `Identified.comparable_codes`. Tokenizers are read when they are first asked.
+    """
+    if method not in (None, run.config.name) or not has_decoders(run):
+        return None
+    own = load_identified(run, method)
+    scopes = list(own.epochs) if own.tokenizers == 1 else own.raw.domain_names
+    of_scope = lru_cache(partial(_decoder, run))
+
+    def describe(prefix: tuple[int, ...]) -> Told:
+        # Tokenizers that were trained apart have a range of codes each.
+        place = prefix[0] // own.raw.sizes[0] if own.tokenizers > 1 else 0
+        within = [code - place * size for code, size in zip(prefix, own.raw.sizes, strict=False)]
+        return of_scope(scopes[place]).describe(within, run.seed)
+
+    return describe
+
+
+def _decoder(run: Run, scope: str) -> Decoder:
+    """The decoders of the run's own tokenizer of all domains, or of one."""
+    dataset, config = load_prepared(run).dataset, run.config
+    domains = pretrained_on(config, dataset.domains) if scope == ALL else (scope,)
+    known = np.flatnonzero(dataset.items["domain"].is_in(list(domains)).to_numpy())
+    if len(known) > _USUAL:
+        known = np.random.default_rng(run.seed).choice(known, _USUAL, replace=False)
+    codes = torch.from_numpy(load_identified(run, config.name).raw.codes[known])
+    return Decoder(load_row_tokenizer(run, config.name, scope), codes, dataset.items["text"])
+
+
+def codes_of_same_items(run: Run) -> dict[str, ItemCodes]:
+    """The codes of each tokenizer of a run before any policy, and those of `reference_codes`, where named.
+
+    Without references: of all items of the run. With them: of the domain whose items the files name, by the
+    items' own keys; its tokenizers are called "this run: …". Raises CodesError where no domain fits.
+    """
+    own = {name: load_identified(run, name) for name in dict.fromkeys(tokenizer_owners(run).values())}
+    if not run.config.reference_codes:
+        return {name: one.comparable_codes() for name, one in own.items()}
+    dataset, references = load_prepared(run).dataset, read_index_files(run.config.reference_codes)
+    domain = _domain_named(dataset, references)
+    items = dataset.domain_items(domain)
+    keys = [str(key) for key in dataset.items["key"].gather(items).to_list()]
+    found = {name: one.of_items(keys) for name, one in references.items()}
+    # A domain's own numbers: ranges of codes that only other domains can have would all be dead here.
+    return found | {f"this run: {name}": one.raw.select(items) for name, one in own.items()}
+
+
+def _domain_named(dataset: Dataset, references: Mapping[str, IndexFile]) -> str:
+    """The domain with just the items of all files, or else the only one whose items are all among them."""
+    named = [set(one.keys) for one in references.values()]
+    keys = _keys_by_domain(dataset)
+    equal = [domain for domain, own in keys.items() if all(own == there for there in named)]
+    within = [domain for domain, own in keys.items() if all(own <= there for there in named)]
+    for domains in (equal, within):
+        if len(domains) == 1:
+            return domains[0]
+    there = {name: len(one.keys) for name, one in references.items()}
+    here = {domain: len(own) for domain, own in keys.items()}
+    raise CodesError(
+        f"reference_codes: files of {there} items fit none of the domains {here}, or several alike; give "
+        "identifiers of all items of one domain, by the ids of its data files"
+    )
+
+
+def _keys_by_domain(dataset: Dataset) -> dict[str, set[str]]:
+    if "key" not in dataset.items.columns:
+        raise CodesError("reference_codes: these data have no ids of their own (column key) to match by")
+    keys = np.array([str(key) for key in dataset.items["key"].to_list()], dtype=object)
+    return {domain: set(keys[dataset.domain_items(domain)].tolist()) for domain in dataset.domains}
+
+
+def end_without_codes(run: Run, *, texts: bool = False) -> None:
+    """Say that there is nothing to show, and let the cells below do nothing, where no row has codes.
+
+    texts: also where the items have no texts, whose vectors the cells below show.
+    """
+    if not generative_rows(run):
+        end_notebook(f"no row of the run {run.name!r} gives items codes.")
+    elif texts and not facts_of(run).has_texts:
+        end_notebook(f"the items of the run {run.name!r} have no texts.")

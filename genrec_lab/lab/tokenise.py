@@ -1,0 +1,420 @@
+"""Stage 02: from item texts to vectors, codes and unique identifiers, for every generative row of the run.
+
+For each row and scope (all domains, or one) a tokenizer is fitted, and for each row the codes of all items
+are put together and made unique. Rows with the same settings share both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from safetensors.numpy import load_file, save_file
+
+from genrec_lab.codes import CONFLICT_POLICIES, IdentifierConfig, ItemCodes, PrefixCodewords
+from genrec_lab.codes.identified import Identified, of_domains, read_identified
+from genrec_lab.data import Dataset
+from genrec_lab.encoders import encode_texts
+from genrec_lab.encoders.content import content_of
+from genrec_lab.encoders.picture_vectors import encode_pictures
+from genrec_lab.lab.files import RunError
+from genrec_lab.lab.names import safe_name
+from genrec_lab.lab.prepare import Facts, facts_of
+from genrec_lab.lab.results import read_records, write_records
+from genrec_lab.lab.rows import (
+    ALL,
+    generative_rows,
+    lead_row,
+    pretrained_on,
+    reads_text_vectors,
+    scopes,
+    served,
+)
+from genrec_lab.lab.settings import differences, listed
+from genrec_lab.lab.store import Run, Task, Work, existing_run
+from genrec_lab.models.tokenizers import ItemContent, Tokenizer, checked_codes, find_tokenizer
+from genrec_lab.presets import MethodConfig
+from genrec_lab.training import processes
+from genrec_lab.viz.live import LiveCurves
+
+TOKENIZING = "02_tokenizer_training"
+_VECTORS, _FOUND = "vectors.safetensors", "found.safetensors"
+# What must be equal, for the weights of a pre-trained run to fit into another one's.
+_OF_THE_WEIGHTS = ("content", "tokenizer", "recommender")
+
+
+def tokenizing_tasks(run: Run, facts: Facts) -> list[Task]:
+    """What stage 02 makes: text vectors, every row's tokenizers, and its codes."""
+    tasks = [text_task(run, facts)] if reads_text_vectors(run, facts) else []
+    for row in generative_rows(run, facts):
+        tasks += [*tokenizer_tasks(run, facts, row).values(), codes_task(run, facts, row)]
+    return list({task.place: task for task in tasks}.values())
+
+
+def text_task(run: Run, facts: Facts) -> Task:
+    """The vectors of all item texts as a task."""
+    return Task(TOKENIZING, "text", _encode, {"text": run.config.text}, {"data": facts.data})
+
+
+def tokenizer_tasks(run: Run, facts: Facts, row: str) -> dict[str, Task]:
+    """The tokenizers of a row as tasks, by scope: "all", or a domain."""
+    return _listed(run, facts)[row][0]
+
+
+def codes_task(run: Run, facts: Facts, row: str) -> Task:
+    """The codes of all items by a row's tokenizers as a task."""
+    return _listed(run, facts)[row][1]
+
+
+def _listed(run: Run, facts: Facts) -> dict[str, tuple[dict[str, Task], Task]]:
+    """By row its tokenizers and its codes; rows with the same settings share those of the first one."""
+    if TOKENIZING not in facts.tasks:
+        known: list[Task] = []
+        found = {}
+        for row, config in generative_rows(run, facts).items():
+            fitted = {
+                scope: task.first_equal(known)
+                for scope, task in _tokenizers_of(run, facts, row, config).items()
+            }
+            given = {"identifiers": config.identifiers, "seed": run.seed}
+            policy = CONFLICT_POLICIES.find(config.identifiers.policy)
+            inputs = {"data": facts.data, "tokenizers": fitted}
+            codes = Task(TOKENIZING, f"{row}/codes", _identify, given, inputs, (policy,), row)
+            found[row] = fitted, codes.first_equal(known)
+        facts.tasks[TOKENIZING] = found
+    return dict(facts.tasks[TOKENIZING])
+
+
+def _tokenizers_of(run: Run, facts: Facts, row: str, config: MethodConfig) -> dict[str, Task]:
+    start, component = pretrained_run(run, config), find_tokenizer(config.tokenizer.kind)
+    asked = {name: getattr(config, name) for name in component.settings}
+    given: dict[str, Any] = {"tokenizer": config.tokenizer, "settings": asked}
+    inputs: dict[str, Any] = {"data": facts.data}
+    if start is not None and config.transfer.pretrain_tokenizer:
+        of_start = tokenizer_tasks(start, facts_of(start), start.config.name)[ALL].belonging_to(start)
+        inputs["of_start"] = of_start
+        return {
+            ALL: Task(TOKENIZING, f"{row}/tokenizers/{ALL}", _take_over, given, inputs, (component,), row)
+        }
+    if facts.has_texts:
+        inputs["text"] = text_task(run, facts)
+    trained_on = _trained_on(config, component, facts)
+    covered = {domain for domains in trained_on.values() for domain in domains}
+    # items of no scope are named by the first one
+    others = tuple(domain for domain in facts.domains if domain not in covered)
+    found: dict[str, Task] = {}
+    for scope, domains in trained_on.items():
+        more = {"pictures": config.pictures, "domains": domains, "others": others if not found else ()}
+        name = f"{row}/tokenizers/{safe_name(scope)}"
+        all_given = {**given, **more, "seed": run.seed}
+        found[scope] = Task(TOKENIZING, name, _fit, all_given, inputs, (component,), row, scope)
+    return found
+
+
+def _trained_on(config: MethodConfig, component: type[Tokenizer], facts: Facts) -> dict[str, tuple[str, ...]]:
+    """Over which domains a row's tokenizers are trained, by scope."""
+    if component.transfers and config.transfer.pretrain_tokenizer:
+        return {ALL: pretrained_on(config, facts.domains)}
+    if component.transfers or config.codebooks == "separate":
+        return scopes(served(config, facts.domains), separate=True)
+    return scopes(facts.domains, separate=False)
+
+
+def train_tokenizers(run: Run, watch: Callable[[str], LiveCurves] | None = None) -> dict[str, Identified]:
+    """Encode the texts, train each row's tokenizers, resolve conflicts, write all; return it by row.
+
+    `watch(title)` gives the live curves of a training; by default those of `viz.live`.
+    """
+    facts = facts_of(run)
+    for row, config in generative_rows(run, facts).items():
+        _check_items_suffice(config, facts, row)  # before the texts are encoded, which takes long
+    for task in tokenizing_tasks(run, facts):
+        domains = task.given.get("domains", ())
+        run.make(task, watch or plain_curves(run, sum(facts.items[domain] for domain in domains)))
+    return {row: load_identified(run, row) for row in generative_rows(run, facts)}
+
+
+def plain_curves(run: Run, n_items: int) -> Callable[[str], LiveCurves]:
+    """The live curves of a tokenizer's training on so many items, by its title."""
+    return lambda title: LiveCurves.tokenizer(title=title, n_items=n_items, seed=run.seed, keep=False)
+
+
+def load_identified(run: Run, row: str | None = None) -> Identified:
+    """Read a row's identifiers, by default those of the row that is looked at when none is named."""
+    facts, name = facts_of(run), row or lead_row(run)
+    _require_row(run, facts, name)
+    epochs = {
+        scope: read_records(run.read(task), "epochs")
+        for scope, task in tokenizer_tasks(run, facts, name).items()
+    }
+    return read_identified(run.read(codes_task(run, facts, name)), epochs)
+
+
+def tokenizer_owners(run: Run) -> dict[str, str]:
+    """Return for each generative row the first one whose codes it shares, having the same settings."""
+    facts = facts_of(run)
+    return {row: codes_task(run, facts, row).row for row in generative_rows(run, facts)}
+
+
+def load_row_tokenizer(run: Run, row: str, scope: str) -> Tokenizer:
+    """Read a row's tokenizer of a scope: "all", or a domain."""
+    facts = facts_of(run)
+    folder = run.read(tokenizer_tasks(run, facts, row)[scope])
+    return generative_rows(run, facts)[row].load_tokenizer(folder / "tokenizer")
+
+
+def load_vectors(run: Run) -> np.ndarray:
+    """Read the text vectors (N, D) of all items; raises RunError where stage 02 had none to encode."""
+    facts = facts_of(run)
+    if not reads_text_vectors(run, facts):
+        raise RunError(f"Run {run.name!r} has no text vectors: no item has a text, or no row reads them.")
+    return load_file(run.read(text_task(run, facts)) / _VECTORS)["vectors"]
+
+
+def compare_policies(run: Run, own: Identified) -> pl.DataFrame:
+    """What each conflict policy would make of a tokenizer's codes, a row a policy.
+
+    Frame `policy, moved, cost, displaced, unsolved, levels, vocabulary, collision_rate`: the first four as
+    `Resolution` has them, the others of the identifiers afterwards. Sinkhorn's settings are the run's.
+    """
+    rows = []
+    for policy in CONFLICT_POLICIES:
+        config = run.config.identifiers.model_copy(update={"policy": policy, "options": {}})
+        found = own.raw.resolve_with_cost(config, own.residuals, own.last_codewords, run.seed)
+        rows.append({
+            "policy": policy, "moved": found.moved, "cost": float(found.cost), "displaced": found.displaced,
+            "unsolved": found.unsolved, "levels": found.codes.levels,
+            "vocabulary": found.codes.vocabulary_size, "collision_rate": found.codes.collision_rate(),
+        })  # fmt: skip
+    return pl.DataFrame(rows)
+
+
+def pretrained_run(run: Run, config: MethodConfig) -> Run | None:
+    """The run that `transfer.start` names, by its name beside this one or by its folder; None where unnamed.
+
+    Raises RunError where there is none, where its tokenizer cannot be transferred, or a size differs.
+    """
+    named = config.transfer.start
+    if named is None:
+        return None
+    if not find_tokenizer(config.tokenizer.kind).transfers:
+        if config.name != run.config.name:
+            return None
+        raise RunError(
+            f"transfer.start is {named!r}, but the tokenizer of preset {config.name!r} cannot name the items "
+            "of other runs; leave it out."
+        )
+    folder = Path(named).expanduser() if "/" in named else run.folder.parent / named
+    if folder.resolve() == run.folder.resolve():
+        raise RunError(f"transfer.start is {named!r}, this very run; name the run that was pre-trained.")
+    start = existing_run(folder.name, folder.parent)
+    ours, theirs = (
+        {name: one.model_dump(mode="json")[name] for name in _OF_THE_WEIGHTS}
+        for one in (config, start.config)
+    )
+    if found := differences(theirs, ours):
+        raise RunError(
+            f"{config.name} cannot start from run {named!r}, whose weights are of other sizes "
+            f"({listed(found)}). Give both runs the same preset and overrides."
+        )
+    return start
+
+
+def _require_row(run: Run, facts: Facts, row: str) -> None:
+    known = generative_rows(run, facts)
+    if row not in known:
+        raise KeyError(f"run {run.name!r} has no tokenizer for {row!r}; it has {sorted(known)}")
+
+
+def _check_items_suffice(config: MethodConfig, facts: Facts, row: str) -> None:
+    """Raise ValueError where a row has more codes a level to place than there are items."""
+    component = find_tokenizer(config.tokenizer.kind)
+    size = component.least_items(config.tokenizer)
+    for scope, domains in _trained_on(config, component, facts).items():
+        items = sum(facts.items[domain] for domain in domains)
+        if size > items:
+            raise ValueError(
+                f"tokenizer.codebook_size of {row!r} is {size}, but {scope!r} has only {items} items; "
+                f"set overrides={{'tokenizer.codebook_size': {items}}} or less"
+            )
+
+
+# -- the tasks -----------------------------------------------------------------------------------------------
+
+
+def _encode(work: Work, text: Any, data: Path) -> None:
+    """Turn the texts of all items into vectors."""
+    texts = Dataset.read(data / "dataset").items["text"].to_list()
+    with processes.first_one_first():
+        vectors = encode_texts(texts, text, cache=work.cache / "text")
+    save_file({"vectors": vectors}, work.folder / _VECTORS)
+
+
+def _fit(
+    work: Work,
+    tokenizer: Any,
+    settings: Mapping[str, Any],
+    pictures: str,
+    domains: Sequence[str],
+    others: Sequence[str],
+    seed: int,
+    data: Path,
+    text: Path | None = None,
+) -> None:
+    """Fit a tokenizer on the items of some domains and let it name them, and those of `others` too."""
+    dataset = Dataset.read(data / "dataset")
+    vectors = load_file(text / _VECTORS)["vectors"] if text is not None else None
+    if pictures != "none":
+        beside = picture_vectors(dataset, pictures, work.cache)
+        vectors = beside if vectors is None else np.concatenate([vectors, beside], axis=1)
+    content = ItemContent.from_dataset(dataset, vectors, cache=work.cache, title=work.title)
+    names = dataset.items["domain"].to_numpy()
+    own = np.flatnonzero(np.isin(names, list(domains)))
+    model = find_tokenizer(tokenizer.kind)(tokenizer, **settings)
+    with work.watch(work.title) if work.watch else nullcontext() as curves:
+        model.fit(content.select(own), seed=seed, on_epoch=curves, checkpoint=work.scratch)
+    model.save(work.folder / "tokenizer")
+    write_records(work.folder, "epochs", [dict(record) for record in model.epochs])
+    _write_found(work, model, content, own, np.flatnonzero(np.isin(names, list(others))))
+
+
+def _take_over(work: Work, tokenizer: Any, settings: Mapping[str, Any], data: Path, of_start: Path) -> None:
+    """Let the tokenizer that another run pre-trained name all items; its training's records come with it."""
+    dataset = Dataset.read(data / "dataset")
+    model = find_tokenizer(tokenizer.kind).load(of_start / "tokenizer", **settings)
+    model.save(work.folder / "tokenizer")
+    write_records(work.folder, "epochs", read_records(of_start, "epochs"))
+    content = ItemContent.from_dataset(dataset, None, cache=work.cache, title=work.title)
+    _write_found(work, model, content, np.arange(dataset.n_items), np.empty(0, dtype=np.int64))
+
+
+def _write_found(
+    work: Work, model: Tokenizer, content: ItemContent, own: np.ndarray, others: np.ndarray
+) -> None:
+    """Write the codes and residuals of a tokenizer's items, of others that it names, and its codebooks."""
+    if len(others) and model.transfers:
+        items = np.sort(np.concatenate([own, others]))
+        codes, residuals = checked_codes(model, content.select(items))[:2]
+    else:
+        items = own
+        codes, residuals = checked_codes(model, content.select(own))[:2]
+        if len(others):
+            print(f"{work.title}: names items of other domains too, where nothing is recommended", flush=True)
+            more = model.tokenize_unserved(content.select(others))
+            items, codes = np.concatenate([items, others]), np.concatenate([codes, more.codes])
+            if residuals is not None:
+                residuals = np.concatenate([residuals, more.residuals])
+    tensors = {"items": items, "codes": codes, "sizes": np.asarray(model.sizes, dtype=np.int64)}
+    if residuals is not None:
+        tensors["residuals"] = np.ascontiguousarray(residuals, dtype=np.float32)
+    if isinstance(model.codebooks, PrefixCodewords):
+        tensors |= {"paths": model.codebooks.paths, "vectors": model.codebooks.vectors}
+    else:
+        tensors |= {f"codebooks/{level}": book for level, book in enumerate(model.codebooks)}
+    save_file(
+        {name: np.ascontiguousarray(one) for name, one in tensors.items()},
+        work.folder / _FOUND,
+        {"alike": json.dumps(list(model.alike)), "refines": json.dumps(bool(model.refines))},
+    )
+
+
+def _identify(
+    work: Work,
+    identifiers: IdentifierConfig,
+    seed: int,
+    data: Path,
+    tokenizers: Mapping[str, Path],
+) -> None:
+    """Put the codes of a row's tokenizers together, make them unique, and write everything."""
+    names = Dataset.read(data / "dataset").items["domain"].to_list()
+    found = {scope: load_file(folder / _FOUND) for scope, folder in tokenizers.items()}
+    flags = _flags(next(iter(tokenizers.values())))
+    codes, residuals = _assembled(list(found.values()), len(names))
+    sizes = _sizes(list(found.values()), codes)
+    books = {scope: _books(of_scope) for scope, of_scope in found.items()}
+    for scope, book in books.items():
+        if not book:  # codes that lie nowhere
+            books[scope] = [np.zeros((size, 0), dtype=np.float32) for size in sizes]
+    if ALL not in books:
+        books = {name: books.get(name, next(iter(books.values()))) for name in dict.fromkeys(names)}
+    levels = len(sizes)
+    # Levels that all mean the same stay so where identifiers of one scope are longer than those of another.
+    alike = (
+        range(levels) if len(flags["alike"]) == len(next(iter(found.values()))["sizes"]) else flags["alike"]
+    )
+    raw = ItemCodes(codes, sizes, names, alike)
+    resolution = raw.resolve_with_cost(identifiers, residuals, of_domains(books, raw), seed)
+    # By domain: what a domain's own tokenizer makes of other domains' items says nothing of it.
+    rates = (f"{name} {raw.subset(name).collision_rate():.2%}" for name in raw.domain_names)
+    print(f"{work.title}: collision rate {', '.join(rates)}; {resolution}", flush=True)
+    raw.write(work.folder / "raw_codes.parquet")
+    resolution.codes.write(work.folder / "codes.parquet")
+    tensors = {"residuals": residuals}
+    for scope, of_scope in books.items():
+        if isinstance(of_scope, PrefixCodewords):
+            tensors[f"prefixed/{scope}/paths"] = of_scope.paths
+            tensors[f"prefixed/{scope}/vectors"] = of_scope.vectors
+        else:
+            tensors |= {f"codebooks/{scope}/{level}": book for level, book in enumerate(of_scope)}
+    save_file(
+        {name: np.ascontiguousarray(one) for name, one in tensors.items()},
+        work.folder / "quantised.safetensors",
+    )
+    cost = {key: getattr(resolution, key) for key in ("policy", "moved", "cost", "displaced", "unsolved")}
+    content = {**cost, "summary": str(resolution), "refines": flags["refines"]}
+    (work.folder / "resolution.json").write_text(json.dumps(content, indent=2))
+
+
+def picture_vectors(dataset: Dataset, model: Any, cache: Path) -> np.ndarray:
+    """Return the vectors (N, D) of all items' pictures by a model, zeros for an item without one."""
+    with processes.first_one_first():
+        return encode_pictures(content_of(dataset), model, cache=cache / "pictures")
+
+
+def _flags(folder: Path) -> dict[str, Any]:
+    from safetensors import safe_open
+
+    with safe_open(folder / _FOUND, framework="numpy") as file:
+        metadata = file.metadata()
+    return {name: json.loads(text) for name, text in metadata.items()}
+
+
+def _books(found: Mapping[str, np.ndarray]) -> list[np.ndarray] | PrefixCodewords:
+    if "paths" in found:
+        return PrefixCodewords(found["paths"], found["vectors"], int(found["sizes"][-1]))
+    levels = [name for name in found if name.startswith("codebooks/")]
+    return [found[f"codebooks/{level}"] for level in range(len(levels))]
+
+
+def _assembled(parts: Sequence[Mapping[str, np.ndarray]], n_items: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes (N, L) and residuals (N, L, d) of all items, from those of the items of each scope.
+
+    Where identifiers of one scope are shorter than those of another, as P5-CID's may be, they get codes of 0
+    before their last one, which is their number among the items of a cluster.
+    """
+    levels = max(part["codes"].shape[1] for part in parts)
+    widths = [part["residuals"].shape[2] for part in parts if "residuals" in part]
+    codes = np.zeros((n_items, levels), dtype=np.int64)
+    residuals = np.zeros((n_items, levels, max(widths, default=0)), dtype=np.float32)
+    for part in parts:
+        items, of_scope = part["items"], part["codes"]
+        codes[items, : of_scope.shape[1] - 1] = of_scope[:, :-1]
+        codes[items, -1] = of_scope[:, -1]
+        if "residuals" in part:
+            residuals[items, : part["residuals"].shape[1]] = part["residuals"]
+    return codes, residuals
+
+
+def _sizes(parts: Sequence[Mapping[str, np.ndarray]], codes: np.ndarray) -> tuple[int, ...]:
+    """The number of codes of each level: the largest of all scopes, or of the codes in use."""
+    sizes = codes.max(axis=0) + 1
+    for part in parts:
+        own = part["sizes"]
+        sizes[: len(own) - 1] = np.maximum(sizes[: len(own) - 1], own[:-1])
+        sizes[-1] = max(sizes[-1], own[-1])
+    return tuple(sizes.tolist())
