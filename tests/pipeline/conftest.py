@@ -27,6 +27,7 @@ def _tiny_load():
 def tiny_presets(monkeypatch):
     """Presets "tiny" and "tiny_again" in this process, and in those that it starts."""
     monkeypatch.setattr(store, "load_config", _tiny_load())
+    monkeypatch.setattr("genrec_lab.presets.names", lambda: ("tiny", "tiny_again"))
     monkeypatch.setattr(store, "_LOCK_PATIENCE_SECONDS", 0.2)
     paths = [str(TINY), str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in paths if path))
