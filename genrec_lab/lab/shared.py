@@ -1,12 +1,7 @@
 """`accelerate launch -m genrec_lab.lab.shared FILE.yaml STAGE…`: several processes share the work of stages.
 
-<<<<<<< HEAD
 Without notebooks, for those run in one process. Afterwards `genrec run FILE.yaml` finds the results, and
 makes the notebooks' pages and the report.
-=======
-Without notebooks, for those run in one process. Afterwards `genrec run FILE.yaml` finds the
-stages finished, and makes their pages and the report.
->>>>>>> 2593533640ae771a13e76b2364c1a28644c16efd
 """
 
 from __future__ import annotations

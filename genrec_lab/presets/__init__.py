@@ -13,32 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from genrec_lab.presets.errors import PresetError
 
-<<<<<<< HEAD
-from genrec_lab.models.tokenizers.letter import CollaborativeConfig
-from genrec_lab.models.tokenizers.textual_ids import NamingConfig
-from genrec_lab.presets.baselines import idgenrec, letter, p5_cid, tiger, tiger_multimodal
-from genrec_lab.presets.comparison import baselines, baselines_tiny
-from genrec_lab.presets.errors import PresetError, reasons
-from genrec_lab.presets.gmc import causal, gmc, gmc_cpu, gmc_small, gmc_tiny, rkmeans
-from genrec_lab.presets.method_config import (
-    ABLATIONS,
-    ROWS,
-    AdaptationConfig,
-    Change,
-    DecodingConfig,
-    ItemRow,
-    MethodConfig,
-    TransferConfig,
-    changed,
-    item_rows,
-    methods,
-    variants,
-)
-from genrec_lab.presets.overrides import dotted, set_key, with_tuples
-from genrec_lab.presets.tuning import TuningConfig
-from genrec_lab.presets.utgrec import utgrec, utgrec_small, utgrec_tiny
-from genrec_lab.registry import did_you_mean
-=======
 if TYPE_CHECKING:
     from genrec_lab.models.tokenizers.letter import CollaborativeConfig
     from genrec_lab.models.tokenizers.textual_ids import NamingConfig
@@ -57,7 +31,6 @@ if TYPE_CHECKING:
         variants,
     )
     from genrec_lab.presets.tuning import TuningConfig
->>>>>>> 2593533640ae771a13e76b2364c1a28644c16efd
 
 __all__ = [
     "ABLATIONS",

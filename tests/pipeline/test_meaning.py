@@ -29,11 +29,8 @@ from genrec_lab.lab.stages import (
 from genrec_lab.lab.stages.levels import chosen_codewords, item_levels
 from genrec_lab.lab.stages.mapping import comparable_codes
 from genrec_lab.lab.stages.tokenizing import tokenizer_folder
-<<<<<<< HEAD
 
 from genrec_lab.lab import open_run
-=======
->>>>>>> 2593533640ae771a13e76b2364c1a28644c16efd
 
 
 def opened(root, name, preset="utgrec_tiny", **overrides):

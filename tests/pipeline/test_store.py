@@ -1,4 +1,4 @@
-"""The store: a result is kept while its settings, inputs, code and files are what they were, and else made anew."""
+"""The store: a result is kept while its settings, inputs, code and files are what they were."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_reading_a_stale_result_is_refused(run: Run) -> None:
 @pytest.mark.parametrize("path", ["number.txt", "beside/log.txt", "result.json"])
 def test_one_changed_byte_costs_that_result_alone(run: Run, path: str) -> None:
     make(run, chain())
-    file = run.folder / "02_second/two" / path if path != "beside/log.txt" else run.folder / "01_first/one" / path
+    file = run.folder / ("01_first/one" if path == "beside/log.txt" else "02_second/two") / path
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(bytes(content))

@@ -23,13 +23,10 @@ from genrec_lab.lab.stages.recommending import load_recommender
 from genrec_lab.lab.stages.rows import pretrained_on, served
 from genrec_lab.lab.stages.tokenizing import tokenizer_folder
 from genrec_lab.lab.stages.universal import universal_content
-<<<<<<< HEAD
 from safetensors.torch import load_file
 
 from genrec_lab.codes import ItemCodes
 from genrec_lab.lab import RunError, open_run
-=======
->>>>>>> 2593533640ae771a13e76b2364c1a28644c16efd
 from genrec_lab.models.tokenizers.tree import TreeTokenizer
 from genrec_lab.presets import PresetError
 

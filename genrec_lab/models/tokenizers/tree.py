@@ -5,10 +5,7 @@ Shapes: N items of a catalogue, n of them, L levels, l of a prefix, d_c code dim
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-=======
 import json
->>>>>>> 2593533640ae771a13e76b2364c1a28644c16efd
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -51,10 +48,7 @@ class TreeTokenizer(Tokenizer):
     tokenizer_training: TrainingConfig = TrainingConfig()
 
     model: TreeNetwork  # after `fit` or `load`
-<<<<<<< HEAD
-=======
     catalogue_words: list[str] | None = None  # to rebuild, of an encoder that takes those of a catalogue
->>>>>>> 2593533640ae771a13e76b2364c1a28644c16efd
     # The dataset whose content the encoder has made ready, and that content.
     prepared: tuple[Dataset, PreparedContent] | None = None
 
@@ -126,11 +120,7 @@ class TreeTokenizer(Tokenizer):
     def words(self) -> list[str]:
         """Return the V words that `decode_words` scores, by their number."""
         encoder: Any = self.model.encoder
-<<<<<<< HEAD
-        return list(encoder.words())
-=======
         return list(encoder.words() if self.catalogue_words is None else self.catalogue_words)
->>>>>>> 2593533640ae771a13e76b2364c1a28644c16efd
 
     def decode_words(self, prefixes: Tensor) -> Tensor:
         """Return logs of the words' mean probabilities (n, V) under prefixes of codes (n, l)."""
@@ -146,31 +136,19 @@ class TreeTokenizer(Tokenizer):
         return self.model.decode_pictures(prefixes, generator).cpu()
 
     def save(self, folder: Path) -> None:
-<<<<<<< HEAD
-        """Write `model.safetensors`, with the settings of the encoder, and `config.json`."""
-        self.model.save(folder, {"content": self.content.model_dump_json()})
-=======
         """Write `model.safetensors`, with the settings and words of the encoder, and `config.json`."""
         written = {"content": self.content.model_dump_json(), "words": json.dumps(self.catalogue_words)}
         self.model.save(folder, written)
->>>>>>> 2593533640ae771a13e76b2364c1a28644c16efd
 
     @classmethod
     def load(cls, folder: Path, **settings: Any) -> Self:
         """Read what `save` wrote; `settings` as of the constructor, the encoder's by default as written."""
         with safe_open(folder / "model.safetensors", framework="pt") as file:
-<<<<<<< HEAD
-            written = (file.metadata() or {}).get("content")
-        if "content" not in settings and written is not None:
-            settings["content"] = TypeAdapter(EncoderConfig).validate_json(written)
-        tokenizer = cls(cls.load_config(folder), **settings)
-=======
             written = file.metadata() or {}
         if "content" not in settings and "content" in written:
             settings["content"] = TypeAdapter(EncoderConfig).validate_json(written["content"])
         tokenizer = cls(cls.load_config(folder), **settings)
         tokenizer.catalogue_words = json.loads(written.get("words", "null"))
->>>>>>> 2593533640ae771a13e76b2364c1a28644c16efd
         tokenizer.model = TreeNetwork.load(folder, tokenizer._encoder())
         return tokenizer._fitted()
 
@@ -185,10 +163,7 @@ class TreeTokenizer(Tokenizer):
             return False
         texts = content.require_dataset(self).items["text"]
         encoder.for_catalogue([texts[int(item)] for item in content.numbers])
-<<<<<<< HEAD
-=======
         self.catalogue_words = encoder.words()
->>>>>>> 2593533640ae771a13e76b2364c1a28644c16efd
         return True
 
     def _prepare(self, encoder: Any, content: ItemContent) -> None:
