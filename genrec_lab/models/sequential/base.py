@@ -162,6 +162,7 @@ class ItemModel(nn.Module, ItemRecommender):
         self.config = config or self.Config()
         self.phase = self.phases[-1].name
         self.results_: dict[str, TrainingResult] = {}
+        self.pretrained = False  # whether it started from another model's weights
         self._domain: DomainItems | None = None
 
     @property
@@ -177,7 +178,7 @@ class ItemModel(nn.Module, ItemRecommender):
         Raises ValueError where the domain lacks what the model needs.
         """
         domain.require(self.needs, type(self).__name__)
-        self._domain, self.items = domain, domain.items
+        self._domain, self.items, self.pretrained = domain, domain.items, False
         self.make()
         return self
 
@@ -223,6 +224,7 @@ class ItemModel(nn.Module, ItemRecommender):
                 f"{[*lost, *unexpected][0]!r} is in only one of them; name the weights of one domain's items "
                 "in own_weights"
             )
+        self.pretrained = True
 
     def fit(
         self,

@@ -5,7 +5,7 @@ Sequences are places among a domain's items, padded at the right with -1.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -126,8 +126,8 @@ class DrawnPrefixes:
     Prefixes are the most recent `max_history` items before their target, padded at the right with -1. Each
     epoch draws `per_sequence` targets of each sequence, or takes all; with `later_half` no target is in the
     first half. With `like_length` prefixes of like length share a batch, so that little is padded. What is
-    drawn, and the order, depends on (seed, epoch) and nothing else. Sequences of a single item have nothing
-    to learn from and are counted in `skipped`.
+    drawn, and the order, depends on (seed, epoch) and nothing else. `before_epoch` is called first, as to
+    refresh item vectors. Sequences of a single item are left out and counted in `skipped`.
     """
 
     def __init__(
@@ -140,10 +140,11 @@ class DrawnPrefixes:
         per_sequence: int | None = None,
         later_half: bool = False,
         like_length: bool = False,
+        before_epoch: Callable[[], None] | None = None,
     ) -> None:
         """Read the sequences; ValueError where one holds an item that is not among `items`, ascending."""
         self.batch_size, self.max_history, self.per_sequence = batch_size, max_history, per_sequence
-        self.like_length = like_length
+        self.like_length, self.before_epoch = like_length, before_epoch
         numbered = enumerate(sequences)
         places = [places_of(items, np.asarray(s, dtype=np.int64), f"sequence {i}") for i, s in numbered]
         self.rows = [row for row in places if len(row) > 1]
@@ -161,6 +162,8 @@ class DrawnPrefixes:
 
     def __call__(self, epoch: int, seed: int) -> Iterator[dict[str, Tensor]]:
         """Yield the batches of one epoch."""
+        if self.before_epoch is not None:
+            self.before_epoch()
         rng = np.random.default_rng([seed, epoch])
         samples = [
             (row, int(target))
@@ -181,26 +184,3 @@ class DrawnPrefixes:
                 "sequences": padded(prefixes, max(map(len, prefixes))),
                 "wanted": torch.tensor([int(row[target]) for row, target in drawn]),
             }
-
-
-class Refreshable(Protocol):
-    """A model that keeps something computed from its weights, as clusters of item vectors."""
-
-    def refresh(self) -> None:
-        """Compute it again."""
-
-
-class RefreshedBatches:
-    """Batches that refresh a model before each epoch."""
-
-    def __init__(self, model: Refreshable, batches: DrawnPrefixes) -> None:
-        self.model, self.batches = model, batches
-
-    def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
-        return len(self.batches)
-
-    def __call__(self, epoch: int, seed: int) -> Iterator[dict[str, Tensor]]:
-        """Refresh the model, then yield the batches of one epoch."""
-        self.model.refresh()
-        yield from self.batches(epoch, seed)

@@ -1,6 +1,6 @@
-"""Layers that the models over items share: the block of attention, and an encoder over vectors of items.
+"""What models over items share: the block of attention, an encoder over vectors of items, cosine scores.
 
-Letters: B users, T places of a sequence, D width.
+Letters: B users, T places of a sequence, D width, N items.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec_lab.models.dropout import PooledDropout
-from genrec_lab.models.sequential.base import ItemModelConfig
+from genrec_lab.models.sequential.base import ItemModel, ItemModelConfig
+from genrec_lab.models.sequential.batches import last_of, next_items
+from genrec_lab.models.sequential.objectives import catalogue_cross_entropy, for_cosine
 
 
 class AttentionBlock(nn.Module):
@@ -87,3 +89,34 @@ def start_small(module: nn.Module) -> None:
     for parameter in module.parameters():
         if parameter.ndim == 2:
             nn.init.normal_(parameter, std=0.02)
+
+
+class CosineModel(ItemModel):
+    """A model that encodes vectors of items, made of their content, and compares them by cosine.
+
+    A subclass makes `encoder`, has `temperature` in its config, and defines `item_vectors`.
+    """
+
+    encoder: VectorEncoder
+
+    def item_vectors(self) -> Tensor:
+        """Return the vectors (N, D) of all items."""
+        raise TypeError(f"{type(self).__name__} defines no item_vectors")
+
+    def states(self, sequences: Tensor, table: Tensor) -> Tensor:
+        """(B, T) padded at the right with -1, vectors of all items (N, D) -> (B, T, D)."""
+        return self.encoder(table[sequences.clamp(min=0)])
+
+    def next_item_loss(self, sequences: Tensor) -> Tensor:
+        """Return the mean cross-entropy of each next item of sequences (B, T + 1), padded with -1."""
+        histories, real, wanted = next_items(sequences)
+        table = self.item_vectors()
+        states = self.states(histories, table)[real]
+        return catalogue_cross_entropy(*for_cosine(states, table, self.config.temperature), wanted)
+
+    def logits(self, sequences: Tensor, users: Tensor) -> Tensor:
+        """Score all items by cosine over the temperature, as the authors' codes do; users are not known."""
+        table = self.item_vectors()
+        last = last_of(self.states(sequences, table), sequences)
+        states, items = for_cosine(last, table, self.config.temperature)
+        return states @ items.T

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from genrec_lab.encoders.picture_vectors import PictureModel
 from genrec_lab.models.dropout import PooledDropout
 from genrec_lab.models.sequential.base import ItemModel, Phase
-from genrec_lab.models.sequential.batches import EMPTY, DrawnPrefixes, ItemBatches, RefreshedBatches, last_of
+from genrec_lab.models.sequential.batches import EMPTY, DrawnPrefixes, ItemBatches, last_of
 from genrec_lab.models.sequential.layers import VectorEncoderConfig, start_small
 from genrec_lab.models.sequential.objectives import in_batch_contrast, in_batch_cross_entropy, shortened
 
@@ -197,8 +197,14 @@ class MISSRec(ItemModel):
     ) -> ItemBatches:
         """Return prefixes and their next items; interests are found again before each epoch."""
         c = self.config
-        prefixes = DrawnPrefixes(self.items, sequences, batch_size, c.max_history, per_sequence=c.prefixes)
-        return RefreshedBatches(self, prefixes)
+        return DrawnPrefixes(
+            self.items,
+            sequences,
+            batch_size,
+            c.max_history,
+            per_sequence=c.prefixes,
+            before_epoch=self.refresh,
+        )
 
     def forward(self, sequences: Tensor, wanted: Tensor) -> Tensor:
         """Return the loss of the phase; `sequences` (B, T) are padded with -1, `wanted` (B,) follow them."""

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec_lab.models.sequential.base import DomainItems, ItemModel, ItemModelConfig, Phase
-from genrec_lab.models.sequential.batches import EMPTY, DrawnPrefixes, ItemBatches, RefreshedBatches
+from genrec_lab.models.sequential.batches import EMPTY, DrawnPrefixes, ItemBatches
 from genrec_lab.models.sequential.layers import start_small
 from genrec_lab.models.sequential.longformer import (
     ItemLanguage,
@@ -201,15 +201,15 @@ class RecFormer(ItemModel):
         self, sequences: Sequence[Sequence[int]], users: Sequence[int], batch_size: int
     ) -> ItemBatches:
         """Return prefixes and their next items; in the second phase each epoch refreshes the items."""
-        prefixes = DrawnPrefixes(
+        return DrawnPrefixes(
             self.items,
             sequences,
             batch_size,
             self.config.max_history,
             per_sequence=self.config.prefixes,
             later_half=self.phase == "pretraining",
+            before_epoch=self.refresh if self.phase == "moving items" else None,
         )
-        return RefreshedBatches(self, prefixes) if self.phase == "moving items" else prefixes
 
     def forward(self, sequences: Tensor, wanted: Tensor) -> Tensor:
         """Return the loss of the phase; `sequences` (B, T) are padded with -1, `wanted` (B,) follow them."""

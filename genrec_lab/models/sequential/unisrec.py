@@ -17,12 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec_lab.models.dropout import PooledDropout
-from genrec_lab.models.sequential.base import ItemModel, Phase
-from genrec_lab.models.sequential.batches import EMPTY, last_of, next_items
-from genrec_lab.models.sequential.layers import VectorEncoder, VectorEncoderConfig, start_small
+from genrec_lab.models.sequential.base import Phase
+from genrec_lab.models.sequential.batches import EMPTY, next_items
+from genrec_lab.models.sequential.layers import CosineModel, VectorEncoder, VectorEncoderConfig, start_small
 from genrec_lab.models.sequential.objectives import (
-    catalogue_cross_entropy,
-    for_cosine,
     in_batch_contrast,
     shortened,
 )
@@ -68,7 +66,7 @@ class MixtureAdaptor(nn.Module):
         return torch.einsum("me,emd->md", shares, torch.stack(whitened))
 
 
-class UniSRec(ItemModel):
+class UniSRec(CosineModel):
     """Self-attention over adapted text vectors, by cosine with the adapted vectors of all items."""
 
     Config: ClassVar = UniSRecConfig
@@ -91,7 +89,6 @@ class UniSRec(ItemModel):
         self.embedding = nn.Embedding(len(self.items), c.width) if c.setting == "transductive" else None
         if self.embedding is not None:
             nn.init.normal_(self.embedding.weight, std=0.02)
-        self.pretrained = False
 
     def begin(self, phase: str) -> None:
         """Pre-train without ids; fine-tune the adaptor and the ids, and the encoder where it is new."""
@@ -101,37 +98,16 @@ class UniSRec(ItemModel):
         if phase == "fine-tuning" and self.pretrained and self.config.freeze_encoder:
             self.encoder.freeze()
 
-    def start_from(self, pretrained: ItemModel) -> None:
-        """Take over adaptor and encoder."""
-        super().start_from(pretrained)
-        self.pretrained = True
-
     def forward(self, sequences: Tensor) -> Tensor:
         """Return the loss of the phase; `sequences` (B, T + 1) are places in `items`, padded with -1."""
         if self.phase == "pretraining":
             return self._pretraining_loss(sequences)
-        histories, real, wanted = next_items(sequences)
-        table = self.item_vectors()
-        states = self._states(histories, table)[real]
-        return catalogue_cross_entropy(*for_cosine(states, table, self.config.temperature), wanted)
+        return self.next_item_loss(sequences)
 
     def item_vectors(self) -> Tensor:
         """Return the vectors (N, D) of all items: text, and in the transductive setting an id."""
         adapted = self.adaptor(self.text)
         return adapted if self.embedding is None else adapted + self.embedding.weight
-
-    def logits(self, sequences: Tensor, users: Tensor) -> Tensor:
-        """Score all items by the state after the last item; UniSRec does not know users."""
-        table = self.item_vectors()
-        return self._scores(last_of(self._states(sequences, table), sequences), table)
-
-    def _states(self, sequences: Tensor, table: Tensor) -> Tensor:
-        return self.encoder(table[sequences.clamp(min=0)])
-
-    def _scores(self, states: Tensor, table: Tensor) -> Tensor:
-        """Cosine over the temperature, as the authors' code has it."""
-        read, items = for_cosine(states, table, self.config.temperature)
-        return read @ items.T
 
     def _pretraining_loss(self, sequences: Tensor) -> Tensor:
         """Contrast each place's state with its next item, and with itself in a shortened sequence."""

@@ -20,10 +20,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genrec_lab.models.sequential.base import ItemModel, Phase
-from genrec_lab.models.sequential.batches import EMPTY, last_of, next_items
-from genrec_lab.models.sequential.layers import VectorEncoder, VectorEncoderConfig, start_small
-from genrec_lab.models.sequential.objectives import catalogue_cross_entropy, for_cosine, in_batch_contrast
+from genrec_lab.models.sequential.base import Phase
+from genrec_lab.models.sequential.batches import EMPTY, next_items
+from genrec_lab.models.sequential.layers import CosineModel, VectorEncoder, VectorEncoderConfig, start_small
+from genrec_lab.models.sequential.objectives import in_batch_contrast
 from genrec_lab.models.tokenizers.product_quantization import ProductQuantizationConfig, ProductQuantizer
 
 
@@ -40,7 +40,7 @@ class VQRecConfig(VectorEncoderConfig):
     freeze_encoder: bool = True  # in fine-tuning, after pre-training
 
 
-class VQRec(ItemModel):
+class VQRec(CosineModel):
     """Self-attention over pooled code vectors, by cosine with those of all items."""
 
     Config: ClassVar = VQRecConfig
@@ -65,7 +65,6 @@ class VQRec(ItemModel):
         start_small(self)
         nn.init.normal_(self.code_vectors, std=0.02)
         self.permutation: nn.Parameter | None = None
-        self.pretrained = False
 
     def begin(self, phase: str) -> None:
         """Train everything, then the permutation alone, then the code vectors that it has rearranged."""
@@ -84,20 +83,15 @@ class VQRec(ItemModel):
             if self.pretrained and self.config.freeze_encoder:
                 self.encoder.freeze()
 
-    def start_from(self, pretrained: ItemModel) -> None:
-        """Take over code vectors and encoder; the domain keeps its own codes."""
-        super().start_from(pretrained)
-        self.pretrained = True
-
     def forward(self, sequences: Tensor) -> Tensor:
         """Return the loss of the phase; `sequences` (B, T + 1) are places in `items`, padded with -1."""
+        if self.phase != "pretraining":
+            return self.next_item_loss(sequences)
         histories, real, wanted = next_items(sequences)
         table = self.item_vectors()
-        states = self._states(histories, table)[real]
-        if self.phase == "pretraining":
-            fakes = self._pooled(self.fake_codes(self.codes[wanted]), self.code_vectors)
-            return in_batch_contrast(states, table[wanted], wanted, self.config.temperature, fakes)
-        return catalogue_cross_entropy(*for_cosine(states, table, self.config.temperature), wanted)
+        states = self.states(histories, table)[real]
+        fakes = self._pooled(self.fake_codes(self.codes[wanted]), self.code_vectors)
+        return in_batch_contrast(states, table[wanted], wanted, self.config.temperature, fakes)
 
     def item_vectors(self) -> Tensor:
         """Return the vectors (N, D) of all items, by permuted code vectors while those are learnt."""
@@ -106,11 +100,6 @@ class VQRec(ItemModel):
         if self.permutation is not None:
             vectors = self.permutation_matrices() @ vectors
         return self._pooled(self.codes, vectors)
-
-    def logits(self, sequences: Tensor, users: Tensor) -> Tensor:
-        """Score all items by the state after the last item; VQ-Rec does not know users."""
-        table = self.item_vectors()
-        return self._scores(last_of(self._states(sequences, table), sequences), table)
 
     def fake_codes(self, codes: Tensor) -> Tensor:
         """(R, M) -> (R, M): each code is with probability rho one drawn evenly (enhanced negatives)."""
@@ -156,14 +145,6 @@ class VQRec(ItemModel):
         """(R, M) codes, (M, K, D) vectors -> (R, D), the mean over the codes."""
         flat = codes + torch.arange(codes.shape[1], device=codes.device) * self.values
         return F.embedding_bag(flat, vectors.flatten(0, 1), mode="mean")
-
-    def _states(self, sequences: Tensor, table: Tensor) -> Tensor:
-        return self.encoder(table[sequences.clamp(min=0)])
-
-    def _scores(self, states: Tensor, table: Tensor) -> Tensor:
-        """Cosine over the temperature, as the authors' code has it."""
-        read, items = for_cosine(states, table, self.config.temperature)
-        return read @ items.T
 
 
 def text_codes(vectors: np.ndarray, codes: int, bits: int) -> Tensor:
