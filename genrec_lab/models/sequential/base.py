@@ -267,6 +267,7 @@ class ItemModel(nn.Module, ItemRecommender):
         self,
         data: Dataset | TrainingData,
         *,
+        training: TrainingConfig | None = None,
         pretraining: TrainingConfig | None = None,
         text: np.ndarray | None = None,
         pictures: np.ndarray | None = None,
@@ -279,7 +280,7 @@ class ItemModel(nn.Module, ItemRecommender):
         The result is what `fit(…, pretrained=…)` starts from.
         """
         learnt = TrainingData.of(data, max_history=self.config.max_history)
-        budgets = {"pretraining": pretraining}
+        budgets = {"training": training, "pretraining": pretraining}
         return self._train(learnt, budgets, True, None, text, pictures, seed, callbacks, checkpoints)
 
     def _train(
