@@ -36,6 +36,19 @@ _PUBLIC = {
     "sequential.sasrec": ("SASRec",),
     "sequential.unisrec": ("UniSRec",),
     "sequential.vqrec": ("VQRec",),
+    "tokenizers.base": ("ItemContent", "Tokenizer", "TokenizerConfig"),
+    "tokenizers.co_occurrence": ("CoOccurrence",),
+    "tokenizers.finite_scalar": ("FiniteScalar",),
+    "tokenizers.given": ("GivenCodes",),
+    "tokenizers.hierarchical_kmeans": ("HierarchicalKMeans",),
+    "tokenizers.kinds": ("TOKENIZERS", "register_tokenizer"),
+    "tokenizers.letter": ("Letter",),
+    "tokenizers.product_quantization": ("ProductQuantizer",),
+    "tokenizers.random_codes": ("RandomCodes",),
+    "tokenizers.residual_kmeans": ("ResidualKMeans",),
+    "tokenizers.rqvae": ("RQVAE",),
+    "tokenizers.textual_ids": ("TextualIds",),
+    "tokenizers.tree": ("TreeTokenizer",),
 }
 _MODULES = {name: module for module, names in _PUBLIC.items() for name in names}
 

@@ -8,6 +8,8 @@
 ((40, 2), (4, 4))
 """
 
+from typing import Any
+
 from genrec_lab.models.tokenizers.base import (
     ItemContent,
     Tokenized,
@@ -37,3 +39,12 @@ __all__ = [
     "load_tokenizer",
     "register_tokenizer",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a tokenizer's class when it is asked for, by the names of `genrec_lab.models`."""
+    from genrec_lab import models
+
+    if name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(models, name)
