@@ -141,10 +141,8 @@ def test_merge_keys_and_keys_of_ones_own_are_read(folder, monkeypatch, capsys):
     monkeypatch.delenv("GENREC_RUNS", raising=False)
     assert main(["run", "merge.yaml", "--dry-run", "--json"]) == 0
     steps = json.loads(capsys.readouterr().out)
-    assert [step["stage"] for step in steps if not step["row"]][:2] == [
-        "00_setup_check",
-        "01_data_preparation",
-    ]
+    stages = dict.fromkeys(step["stage"] for step in steps)
+    assert list(stages)[:2] == ["00_setup_check", "01_data_preparation"]
     assert {"run", "stage", "row", "action", "why"} <= set(steps[0])
     assert {step["action"] for step in steps} <= {"run", "keep", "skip"}
     assert not (folder / "runs").exists()
@@ -162,6 +160,28 @@ def test_paths_of_a_run_file_begin_at_the_run_file(folder, monkeypatch, where):
         assert main(["run", file, "--dry-run"]) == 2
     finally:
         (folder / "data" / "moved.csv").rename(folder / "data" / "items.csv")
+
+
+@pytest.mark.slow
+def test_a_kernel_reads_the_data_beside_the_run_file_and_notices_their_change(
+    folder, tmp_path, monkeypatch, capsys
+):
+    options = "{name: frames, interactions: data/own.csv, items: data/items.csv}"
+    (folder / "data" / "own.csv").write_text(INTERACTIONS)
+    (folder / "own.yaml").write_text(text(dataset=options, run="own", notebooks='["01"]'))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GENREC_RUNS", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    assert main(["run", str(folder / "own.yaml")]) == 0
+    capsys.readouterr()
+
+    def actions():
+        assert main(["run", str(folder / "own.yaml"), "--dry-run", "--json"]) == 0
+        return {step["action"] for step in json.loads(capsys.readouterr().out)}
+
+    assert actions() == {"keep"}
+    (folder / "data" / "own.csv").write_text(INTERACTIONS + "u0,i8,99\n")
+    assert "run" in actions()
 
 
 def test_what_a_chosen_stage_reads_may_be_there_already(folder, monkeypatch, tmp_path, capsys):
@@ -274,4 +294,4 @@ def test_the_wheel_alone_runs_outside_the_checkout(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "x" / "runs" / "smoke" / "report.html").is_file()
-    assert (tmp_path / "x" / "runs" / "smoke" / "01_data_preparation" / "dataset").is_dir()
+    assert list((tmp_path / "x" / "runs" / "smoke" / "01_data_preparation").rglob("items.parquet"))
