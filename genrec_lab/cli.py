@@ -174,7 +174,7 @@ def compare(runs: tuple[str, ...]) -> int:
     """Compare runs: settings that differ, one table with intervals, codes side by side."""
     from rich.console import Console
 
-    from genrec_lab.lab.compare import compare as put_beside
+    from genrec_lab.lab.compare import put_beside
     from genrec_lab.lab.store import existing_run
     from genrec_lab.lab.tables import terminal_table, text_frame
 

@@ -9,7 +9,7 @@ from typing import Any
 _NAMES = {
     "adapt": "adapt_to_domains adaptation_sizes codes_in_use describe_adaptation load_adaptation_history "
     "load_adapted load_tokenizer_transfers lora_parameters renamed_items",
-    "compare": "Ablation Comparison compare_runs end_without_variants weigh_parts",
+    "compare": "Ablation Comparison compare_runs end_without_variants put_beside weigh_parts",
     "evaluate": "Rankings compare_beam_with_exact describe_skipped "
     "floor_and_ceiling load_rankings long_tail_figure rank_test_users rows_by_popularity show_beside_papers "
     "shown_row tuning_of_rows",

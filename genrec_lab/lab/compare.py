@@ -309,7 +309,7 @@ class SideBySide:
         return "\n".join(self.notes)
 
 
-def compare(runs: Sequence[Run], metric: str = "ndcg", k: int = 10) -> SideBySide:
+def put_beside(runs: Sequence[Run], metric: str = "ndcg", k: int = 10) -> SideBySide:
     """Put runs beside one another: settings that differ, a table with paired intervals, and their codes.
 
     Each row is compared with the first run's row of the same name, else with the row that the first run

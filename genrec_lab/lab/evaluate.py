@@ -25,13 +25,15 @@ from genrec_lab.evaluation.long_tail import metric_by_popularity
 from genrec_lab.evaluation.papers import beside_papers, other_data
 from genrec_lab.evaluation.rankings import Rankings, per_user
 from genrec_lab.lab.adapt import load_adapted, read_serving, serving_tasks
+from genrec_lab.lab.files import RunError
 from genrec_lab.lab.prepare import Facts, facts_of, known_facts, load_prepared
-from genrec_lab.lab.recommend import item_model_tasks, learnt_data, part_of, training_data
+from genrec_lab.lab.recommend import item_model_tasks, learnt_data, load_item_model, part_of, training_data
 from genrec_lab.lab.rows import generative_rows, served, skipped_rows, trained_item_rows
 from genrec_lab.lab.store import Run, Task, Work
 from genrec_lab.models.popularity import Popularity
 from genrec_lab.models.recommenders.base import ITEM_MODELS, RECOMMENDERS, recommend_to
 from genrec_lab.presets import TuningConfig, item_rows, methods
+from genrec_lab.registry import did_you_mean
 from genrec_lab.training import rank_in_shares
 from genrec_lab.viz.figures import long_tail, paper_table
 
@@ -116,6 +118,26 @@ def ranked_users(run: Run) -> pl.DataFrame:
     """Read the users of the test part that are ranked: those of the domains in which the run recommends."""
     data = load_prepared(run)
     return part_of(data.split.test, served(run.config, data.dataset.domains))
+
+
+def load_serving(run: Run, domain: str, row: str | None = None) -> Any:
+    """Read what recommends in a domain: of a generative row or of a row over items, or popularity."""
+    facts, name = facts_of(run), row or shown_row(run)
+    if domain not in served(run.config, facts.domains):
+        raise RunError(
+            f"Run {run.name!r} does not serve {domain!r}{did_you_mean(domain, facts.domains)}; it serves "
+            f"{', '.join(served(run.config, facts.domains))}."
+        )
+    if name in generative_rows(run, facts):
+        return load_adapted(run, name, domain)
+    if name in trained_item_rows(run, facts):
+        return load_item_model(run, name, domain)
+    if name == POPULARITY:
+        return Popularity().fit(training_data(load_prepared(run), (domain,)))
+    rows = (*generative_rows(run, facts), *trained_item_rows(run, facts), POPULARITY)
+    raise RunError(
+        f"Run {run.name!r} has no row {name!r}{did_you_mean(name, rows)}; it has {', '.join(rows)}."
+    )
 
 
 def run_metrics(run: Run) -> pl.DataFrame:

@@ -381,6 +381,24 @@ class Run:
 
         return run_metrics(self)
 
+    def compare(self, *others: Run) -> Any:
+        """This run beside others: settings that differ, a table with paired intervals, and their codes."""
+        from genrec_lab.lab.compare import put_beside
+
+        return put_beside([self, *others])
+
+    def codes(self, row: str | None = None) -> Any:
+        """The identifiers of all items by a row's tokenizer, by default the run's own row: ItemCodes."""
+        from genrec_lab.lab.tokenise import load_identified
+
+        return load_identified(self, row).codes
+
+    def recommender(self, domain: str, row: str | None = None) -> Any:
+        """The trained recommender that serves a domain in a row, by default the row that the run shows first."""
+        from genrec_lab.lab.evaluate import load_serving
+
+        return load_serving(self, domain, row)
+
     def notes(self) -> dict[str, dict[str, Any]]:
         """What is noted beside the metrics of each row."""
         from genrec_lab.lab.evaluate import run_notes

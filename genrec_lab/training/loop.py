@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -81,6 +82,8 @@ def fit(
     batch, KeyError where `validate` does not return the monitor.
     """
     torch.manual_seed(seed)
+    if os.environ.get("GENREC_DETERMINISTIC"):  # set by `genrec run --deterministic`
+        torch.use_deterministic_algorithms(True)
     config = with_enough_epochs(config, len(batches))
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     if not names:
