@@ -150,8 +150,8 @@ def disk_full_message(run_folder: Path, place: str) -> str:
     free = shutil.disk_usage(run_folder).free / 2**20
     return (
         f"The disk that holds {run_folder} is full ({free:,.0f} MB free) in {place}. Finished results and "
-        "the last checkpoint are safe. Free some space (`genrec clean` says what a run can spare) and run this again: it "
-        "goes on from there. Or move the run's folder elsewhere and set GENREC_RUNS to the folder that holds it."
+        "checkpoints are safe. Free some space (`genrec clean` says what a run can spare), then run this "
+        "again: it goes on from there. Or move the run's folder, and set GENREC_RUNS to the one above it."
     )
 
 

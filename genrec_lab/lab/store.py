@@ -394,7 +394,7 @@ class Run:
         return load_identified(self, row).codes
 
     def recommender(self, domain: str, row: str | None = None) -> Any:
-        """The trained recommender that serves a domain in a row, by default the row that the run shows first."""
+        """The trained recommender that serves a domain in a row, by default the first one."""
         from genrec_lab.lab.evaluate import load_serving
 
         return load_serving(self, domain, row)
