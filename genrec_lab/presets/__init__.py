@@ -2,35 +2,28 @@
 
 `load("gmc")` gives the paper's sizes, for a GPU; `gmc_cpu` real data on two cores; `gmc_small` the embedded
 data in minutes; `utgrec`, `utgrec_code` and `utgrec_small` the same for UTGRec; `baselines` is no method but
-all rows that both are compared with. GMC's five variants (Table 4)
-are changes to `gmc`, UTGRec's seven (Table 3) to `utgrec`; as rows of a table they are changes to the run's
-own method.
+all rows that both are compared with. GMC's five variants (Table 4) are changes to `gmc`, UTGRec's seven
+(Table 3) to `utgrec`; as rows of a table they are changes to the run's own method.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from genrec_lab.presets.errors import PresetError
-
 if TYPE_CHECKING:
     from genrec_lab.models.tokenizers.letter import CollaborativeConfig
     from genrec_lab.models.tokenizers.textual_ids import NamingConfig
     from genrec_lab.presets.catalogue import load
-    from genrec_lab.presets.method_config import (
-        ABLATIONS,
-        ROWS,
+    from genrec_lab.presets.config import (
         AdaptationConfig,
         DecodingConfig,
         ItemRow,
         MethodConfig,
         TransferConfig,
+        TuningConfig,
         changed,
-        item_rows,
-        methods,
-        variants,
     )
-    from genrec_lab.presets.tuning import TuningConfig
+    from genrec_lab.presets.rows import ABLATIONS, ROWS, item_rows, methods, variants
 
 __all__ = [
     "ABLATIONS",
@@ -86,6 +79,15 @@ _NAMES = (
 )
 
 
+class PresetError(ValueError):
+    """A preset or an override that does not exist or is impossible; `problems` has a sentence for each."""
+
+    def __init__(self, *problems: str, where: str = "") -> None:
+        self.problems = problems
+        lines = [where, *(f"  {problem}" for problem in problems)] if where else problems
+        super().__init__("\n".join(lines))
+
+
 def names() -> tuple[str, ...]:
     """Return the names that `load` knows."""
     return _NAMES
@@ -93,8 +95,7 @@ def names() -> tuple[str, ...]:
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from genrec_lab.presets import catalogue, method_config, tuning
+        from genrec_lab.presets import catalogue, config, rows
 
-        module = {"load": catalogue, "TuningConfig": tuning}.get(name, method_config)
-        return getattr(module, name)
+        return next(getattr(module, name) for module in (catalogue, rows, config) if hasattr(module, name))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,22 +1,22 @@
-"""The presets of what GMC is compared with."""
+"""The presets of what GMC is compared with, and of runs that have all rows and no method of their own."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from genrec_lab.codes import IdentifierConfig
-from genrec_lab.models.recommenders.base import ITEM_MODELS
 from genrec_lab.models.recommenders.t5 import T5Config
 from genrec_lab.models.tokenizers.autoencoder import TIGER_HIDDEN
 from genrec_lab.models.tokenizers.co_occurrence import CoOccurrenceConfig
 from genrec_lab.models.tokenizers.letter import LetterConfig
 from genrec_lab.models.tokenizers.rqvae import RQVAEConfig
 from genrec_lab.models.tokenizers.textual_ids import TextualIdsConfig
-from genrec_lab.presets.content_rows import Size, content_rows
-from genrec_lab.presets.method_config import AdaptationConfig, ItemRow, MethodConfig, changed
+from genrec_lab.presets.config import AdaptationConfig, ItemRow, MethodConfig, changed
+from genrec_lab.presets.gmc import gmc_cpu, gmc_tiny
+from genrec_lab.presets.rows import ABLATIONS, ROWS
+from genrec_lab.presets.sequential_rows import rows_over_items
 from genrec_lab.training import TrainingConfig
 
-_OVER_IDS = ("gru4rec", "sasrec", "bert4rec", "hgn", "fmlp_rec")
 TIGER_RQVAE = RQVAEConfig(hidden=TIGER_HIDDEN, levels=3, contrastive_weight=0.0, epochs=20_000)
 
 
@@ -125,28 +125,46 @@ def idgenrec() -> MethodConfig:
     )
 
 
-def rows_over_items(epochs: int, patience: int = 10, size: Size = "paper") -> dict[str, ItemRow]:
-    """Every row with a model over items, at the sizes of its config and with one budget for all.
-
-    Rows with item content have the sizes that `content_rows` gives them. AdamW with 1e-3, batches of 256
-    sequences, bf16 where the hardware gains from it, until validation NDCG stops rising.
-    """
-    training = TrainingConfig(
-        epochs=epochs,
-        batch_size=256,
-        learning_rate=1e-3,
-        weight_decay=0.01,
-        schedule="constant",
-        warmup=0.0,
-        validate_every=2,
-        patience=patience,
+def baselines() -> MethodConfig:
+    """All rows with one budget, for two cores; what the data cannot feed is skipped with its reason."""
+    return changed(
+        gmc_cpu(),
+        name="baselines",
+        own_row=False,
+        provenance=(
+            "No method of its own. Rows over items: width 64 and what each model's file says of its sizes; a "
+            "softmax over all items for all of them, AdamW 1e-3, batch 256, at most 200 epochs, stopped when "
+            "validation NDCG has not risen for 20. Generative rows: the sizes and epochs of gmc_cpu, MiniLM "
+            "vectors."
+        ),
+        compare=every_row(),
+        rows=rows_over_items(epochs=200, patience=10, size="cpu"),
     )
-    content = content_rows(training, size)
-    over_ids = {
-        name: ItemRow(model=ITEM_MODELS.find(name).Config(), training=training, pretraining=training)
-        for name in _OVER_IDS
-    }
-    return over_ids | content
+
+
+def baselines_tiny() -> MethodConfig:
+    """All rows at sizes that only show that everything runs; the smoke run's."""
+    tiny = gmc_tiny()
+    rows = {name: _tiny(row) for name, row in rows_over_items(epochs=2, size="tiny").items()}
+    return changed(
+        tiny,
+        name="baselines_tiny",
+        own_row=False,
+        provenance="No result is meant by it: every row at the smallest sizes.",
+        compare=every_row(),
+        rows=rows,
+    )
+
+
+def every_row() -> tuple[str, ...]:
+    """Return the names of all rows but those that are variants of one method."""
+    over_items = rows_over_items(epochs=1)
+    return (*over_items, *(name for name in ROWS if name not in ABLATIONS))
+
+
+def _tiny(row: ItemRow) -> ItemRow:
+    narrow = {"width": 16} if "width" in type(row.model).model_fields else {}
+    return row.model_copy(update={"model": row.model.model_copy(update=narrow)})
 
 
 def _full_length(**training: Any) -> TrainingConfig:

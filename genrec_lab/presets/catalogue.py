@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from genrec_lab.presets.baselines import idgenrec, letter, p5_cid, tiger, tiger_multimodal
-from genrec_lab.presets.comparison import baselines, baselines_tiny
-from genrec_lab.presets.errors import PresetError, reasons
+from genrec_lab.models.recommenders.base import ITEM_MODELS, RECOMMENDERS
+from genrec_lab.models.tokenizers import TOKENIZERS
+from genrec_lab.presets import PresetError
+from genrec_lab.presets.baselines import (
+    baselines,
+    baselines_tiny,
+    idgenrec,
+    letter,
+    p5_cid,
+    tiger,
+    tiger_multimodal,
+)
+from genrec_lab.presets.config import MethodConfig
 from genrec_lab.presets.gmc import causal, gmc, gmc_cpu, gmc_small, gmc_tiny, rkmeans
-from genrec_lab.presets.method_config import ROWS, Change, MethodConfig
-from genrec_lab.presets.overrides import dotted, set_key, with_tuples
+from genrec_lab.presets.rows import ROWS, Change, check_names
 from genrec_lab.presets.utgrec import utgrec, utgrec_small, utgrec_tiny
-from genrec_lab.registry import did_you_mean
+from genrec_lab.registry import Registry, RegistryError, config_class, did_you_mean
+from genrec_lab.training import TrainingConfig
 
-
-def _variant(change: Change, of: Callable[[], MethodConfig]) -> Callable[[], MethodConfig]:
-    return lambda: change(of())
+# Parts of the config that are of several kinds, and where these are found.
+_OF_KINDS: dict[str, Registry[Any]] = {
+    "tokenizer": TOKENIZERS,
+    "recommender": RECOMMENDERS,
+    "rows.*.model": ITEM_MODELS,
+}
+# Parts that a config may leave out: keys below one begin from its defaults.
+_LEFT_OUT: dict[str, type[BaseModel]] = {"one_pass": TrainingConfig}
+# Where the path of a refused value holds the kind too, which is no key of the config.
+_OF_SEVERAL_KINDS = ("content",)
 
 
 def _variants(of: Callable[[], MethodConfig], prefix: str) -> dict[str, Callable[[], MethodConfig]]:
-    return {name: _variant(change, of) for name, change in ROWS.items() if change and name.startswith(prefix)}
+    def variant(change: Change) -> Callable[[], MethodConfig]:
+        return lambda: change(of())
+
+    return {name: variant(change) for name, change in ROWS.items() if change and name.startswith(prefix)}
 
 
 PRESETS: dict[str, Callable[[], MethodConfig]] = {
@@ -66,11 +87,125 @@ def load(name: str, overrides: Mapping[str, Any] | None = None) -> MethodConfig:
             set_key(content, key, value)
         except PresetError as error:
             problems.append(str(error))
+    where = f"preset {name!r} with overrides {dict(overrides)} is impossible:"
     try:
         config = MethodConfig.model_validate(with_tuples(content))
+        check_names(config)
     except ValidationError as error:
-        where = f"preset {name!r} with overrides {dict(overrides)} is impossible:"
         raise PresetError(*problems, *reasons(error), where=where) from None
+    except PresetError as error:
+        raise PresetError(*problems, *error.problems, where=where) from None
     if problems:
         raise PresetError(*problems)
     return config
+
+
+def dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested overrides by dotted names, as a run file may write them in blocks.
+
+    Kinds come first, for they change which other keys there are.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in overrides.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{name}": part for name, part in dotted(value).items()}
+        else:
+            flat[key] = value
+    return dict(sorted(flat.items(), key=lambda pair: not pair[0].endswith(".kind")))
+
+
+def set_key(content: dict[str, Any], key: str, value: Any) -> None:
+    """Set one dotted key of a config written as nested dicts."""
+    place, parts = content, key.split(".")
+    if parts[0] == "rows" and len(parts) > 1 and parts[1] not in content["rows"]:
+        _add_row(content["rows"], parts, value)
+        return
+    for depth, part in enumerate(parts):
+        where = ".".join(parts[:depth])
+        if not isinstance(place, dict):
+            raise PresetError(f"overrides: {where} is a value and has no keys below it; got {key!r}")
+        if part not in place:
+            raise PresetError(
+                f"overrides: {key!r} is unknown{did_you_mean(part, place)}; "
+                f"{where or 'the config'} has {sorted(place)}"
+            )
+        if depth < len(parts) - 1:
+            if place[part] is None and part in _LEFT_OUT:
+                place[part] = _LEFT_OUT[part]().model_dump()
+            place = place[part]
+    part = "rows.*.model" if parts[0] == "rows" else ".".join(parts[:-1])
+    if parts[-1] == "kind" and part in _OF_KINDS:
+        if part == "tokenizer" and place["kind"] == "rqvae":
+            content["rqvae"] = dict(place)  # the settings of an RQ-VAE stay those of the rows that have one
+        switched = _switched(place, key, value, _OF_KINDS[part])
+        place.clear()
+        place |= switched
+    else:
+        place[parts[-1]] = value
+
+
+def _add_row(rows: dict[str, Any], parts: list[str], kind: Any) -> None:
+    """Make `rows.<name>.model.kind` a further row.
+
+    It is a copy of the preset's row of that name, or else has the model's defaults and the budget of the
+    preset's first row.
+    """
+    name, key = parts[1], ".".join(parts)
+    if parts[2:] != ["model", "kind"]:
+        raise PresetError(
+            f"overrides: rows has no {name!r}{did_you_mean(name, rows)}; it has {sorted(rows)}. A new row "
+            f"begins with rows.{name}.model.kind, the name of a model over items or its place, as "
+            "my_models.py:MyModel"
+        )
+    if kind in rows:
+        rows[name] = copy.deepcopy(rows[kind])
+        return
+    model = _config_of_kind(key, kind, ITEM_MODELS)(kind=kind).model_dump()
+    budget: dict[str, Any] = copy.deepcopy(next(iter(rows.values()), {}))
+    rows[name] = {"model": model} | {
+        part: budget[part] for part in ("training", "pretraining") if part in budget
+    }
+
+
+def _switched(before: dict[str, Any], key: str, kind: Any, kinds: Registry[Any]) -> dict[str, Any]:
+    """Return the defaults of another kind with the values that both have, as a tokenizer's levels.
+
+    A value that the other kind refuses is another thing of the same name.
+    """
+    config = _config_of_kind(key, kind, kinds)
+    shared = {name: value for name, value in before.items() if name in config.model_fields} | {"kind": kind}
+    try:
+        return config(**shared).model_dump()
+    except ValidationError as error:
+        refused = {str(one["loc"][0]) for one in error.errors() if one["loc"]}
+        return config(**{name: shared[name] for name in shared if name not in refused}).model_dump()
+
+
+def _config_of_kind(key: str, kind: Any, kinds: Registry[Any]) -> type[BaseModel]:
+    try:
+        return config_class(kinds, kind)
+    except RegistryError as error:
+        raise PresetError(f"overrides: {key} is {kind!r}: {error}") from error
+
+
+def with_tuples(content: dict[str, Any]) -> dict[str, Any]:
+    """Let JSON and YAML lists stand for tuples."""
+    return {key: _tuples(value) for key, value in content.items()}
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(part) for key, part in value.items()}
+    return tuple(value) if isinstance(value, list) else value
+
+
+def reasons(error: ValidationError) -> list[str]:
+    """Return a sentence for each value that pydantic refuses, with its dotted name."""
+    lines = []
+    for found in error.errors():
+        path = [str(part) for part in found["loc"]]
+        key = ".".join(path[:1] + path[2:] if path and path[0] in _OF_SEVERAL_KINDS else path)
+        value = "" if isinstance(found["input"], dict | BaseModel) else f" = {found['input']!r}"
+        message = found["msg"].removeprefix("Value error, ")
+        lines.append(f"{key}{value}: {message}" if key else message)
+    return lines

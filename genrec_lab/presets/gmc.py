@@ -13,9 +13,8 @@ from genrec_lab.models.recommenders.t5 import T5Config
 from genrec_lab.models.tokenizers.autoencoder import TIGER_HIDDEN
 from genrec_lab.models.tokenizers.residual_kmeans import ResidualKMeansConfig
 from genrec_lab.models.tokenizers.rqvae import RQVAEConfig
-from genrec_lab.presets.baselines import rows_over_items
-from genrec_lab.presets.method_config import AdaptationConfig, DecodingConfig, MethodConfig, changed
-from genrec_lab.presets.tuning import TuningConfig
+from genrec_lab.presets.config import AdaptationConfig, DecodingConfig, MethodConfig, TuningConfig, changed
+from genrec_lab.presets.sequential_rows import rows_over_items
 from genrec_lab.training import TrainingConfig
 
 # r 16 on q, k and v comes to the 0.17 M parameters of 5.3.

@@ -17,15 +17,16 @@ from genrec_lab.models.tokenizers.rqvae import RQVAEConfig
 from genrec_lab.models.tokenizers.tree import for_fidelity
 from genrec_lab.models.tokenizers.tree_network import TreeTokenizerConfig
 from genrec_lab.models.tokenizers.tree_quantizer import TreeQuantizerConfig
-from genrec_lab.presets.baselines import TIGER_RQVAE, rows_over_items
-from genrec_lab.presets.gmc import SMALL_T5
-from genrec_lab.presets.method_config import (
+from genrec_lab.presets.baselines import TIGER_RQVAE
+from genrec_lab.presets.config import (
     AdaptationConfig,
     DecodingConfig,
     MethodConfig,
     TransferConfig,
     changed,
 )
+from genrec_lab.presets.gmc import SMALL_T5
+from genrec_lab.presets.sequential_rows import rows_over_items
 from genrec_lab.training import TrainingConfig
 
 

@@ -15,7 +15,7 @@ from genrec_lab.data import Dataset, load_dataset
 from genrec_lab.lab import open_run
 from genrec_lab.models.recommenders.base import ITEM_MODELS
 from genrec_lab.presets import load
-from genrec_lab.presets.baselines import rows_over_items
+from genrec_lab.presets.sequential_rows import rows_over_items
 from genrec_lab.training import TrainingResult
 
 CONTENT = ("fdsa", "s3rec", "unisrec", "unisrec_inductive", "vqrec", "missrec", "recformer")

@@ -1,28 +1,31 @@
-"""The rows with item content: their sizes and budgets, and where those come from.
+"""The rows with a model over items: their sizes and budgets, and where those come from.
 
-Paper: the sizes of the authors' codes (RUCAIBox for FDSA, S3-Rec, UniSRec and VQ-Rec; gimpong's MISSRec;
-AaronHeee's RecFormer on a Longformer of the released size, from the hub or a folder), pre-training of 300
-epochs. Ours in all sizes: the optimiser, the batches and the early stopping of the other rows over items, so
-that budgets are equal, and MiniLM's text vectors. RecFormer has its own code's rate and smaller batches.
-Cpu and small: width 64, RecFormer with a small encoder of its own that reads the newest items only.
+Models over ids alone have the sizes of their configs. With item content, size paper: the sizes of the
+authors' codes (RUCAIBox for FDSA, S3-Rec, UniSRec and VQ-Rec; gimpong's MISSRec; AaronHeee's RecFormer on a
+Longformer of the released size, from the hub or a folder), pre-training of 300 epochs. Ours in all sizes: the
+optimiser, the batches and the early stopping of the other rows over items, so that budgets are equal, and
+MiniLM's text vectors. RecFormer has its own code's rate and smaller batches. Sizes cpu and small: width 64,
+RecFormer with a small encoder of its own that reads the newest items only.
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
+from genrec_lab.models.recommenders.base import ITEM_MODELS
 from genrec_lab.models.sequential.fdsa import FDSAConfig
 from genrec_lab.models.sequential.missrec import MISSRecConfig
 from genrec_lab.models.sequential.recformer import RecFormerConfig
 from genrec_lab.models.sequential.s3rec import S3RecConfig
 from genrec_lab.models.sequential.unisrec import UniSRecConfig
 from genrec_lab.models.sequential.vqrec import VQRecConfig
-from genrec_lab.presets.method_config import ItemRow
+from genrec_lab.presets.config import ItemRow
 from genrec_lab.training import TrainingConfig
 
 # paper: a GPU; cpu: real data on two cores; small: the embedded data in minutes; tiny: that it runs.
 Size = Literal["paper", "cpu", "small", "tiny"]
 
+_OVER_IDS = ("gru4rec", "sasrec", "bert4rec", "hgn", "fmlp_rec")
 _WIDTHS: dict[Size, dict[str, Any]] = {
     "paper": {},
     "cpu": {"width": 64},
@@ -61,8 +64,31 @@ _RECFORMER_EPOCHS: dict[Size, int] = {"paper": 16, "cpu": 16, "small": 4, "tiny"
 _RECFORMER_PRETRAINING: dict[Size, int] = {"paper": 32, "cpu": 12, "small": 20, "tiny": 1}
 
 
-def content_rows(training: TrainingConfig, size: Size) -> dict[str, ItemRow]:
-    """Return the rows by name; `training` is the budget of all rows over items."""
+def rows_over_items(epochs: int, patience: int = 10, size: Size = "paper") -> dict[str, ItemRow]:
+    """Every row with a model over items, at the sizes of its config and with one budget for all.
+
+    AdamW with 1e-3, batches of 256
+    sequences, bf16 where the hardware gains from it, until validation NDCG stops rising.
+    """
+    training = TrainingConfig(
+        epochs=epochs,
+        batch_size=256,
+        learning_rate=1e-3,
+        weight_decay=0.01,
+        schedule="constant",
+        warmup=0.0,
+        validate_every=2,
+        patience=patience,
+    )
+    over_ids = {
+        name: ItemRow(model=ITEM_MODELS.find(name).Config(), training=training, pretraining=training)
+        for name in _OVER_IDS
+    }
+    return over_ids | _with_content(training, size)
+
+
+def _with_content(training: TrainingConfig, size: Size) -> dict[str, ItemRow]:
+    """Return the rows with item content; `training` is the budget of all rows over items."""
     sizes = _WIDTHS[size]
     pretraining = training.model_copy(update={"epochs": _PRETRAINING_EPOCHS[size]})
     pictures = {"picture_model": "pixels"} if size == "tiny" else {}

@@ -1,15 +1,10 @@
-"""One method, whole, from text to ranked items; and the changes that make one row of a table out of another.
-
-The rows that GMC is compared with, its five variants (Table 4) among them, are changes to a config, so that
-in a comparison everything else is equal.
-"""
+"""One method, whole, from text to ranked items, as a config."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -33,18 +28,7 @@ from genrec_lab.models.tokenizers.letter import CollaborativeConfig
 from genrec_lab.models.tokenizers.rqvae import RQVAEConfig
 from genrec_lab.models.tokenizers.textual_ids import NamingConfig
 from genrec_lab.models.tokenizers.tree import EncoderConfig
-from genrec_lab.models.tokenizers.tree_network import TreeTokenizerConfig
-from genrec_lab.presets.errors import PresetError
-from genrec_lab.presets.generative_rows import (
-    gmc_fields,
-    idgenrec_fields,
-    letter_fields,
-    p5_cid_fields,
-    tiger_fields,
-    tiger_multimodal_fields,
-)
-from genrec_lab.presets.tuning import TuningConfig
-from genrec_lab.registry import ComponentConfig, component_config, did_you_mean
+from genrec_lab.registry import ComponentConfig, component_config
 from genrec_lab.training import TrainingConfig
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -58,6 +42,24 @@ _Recommender = Annotated[
 _ItemModel = Annotated[
     SerializeAsAny[ComponentConfig], PlainValidator(partial(component_config, ITEM_MODELS))
 ]
+
+
+class TuningConfig(BaseModel):
+    """The search for a row's settings, on validation users only; by default there was none."""
+
+    model_config = _STRICT
+
+    trials: int = Field(1, ge=1)  # settings that were trained and compared by the monitor
+    space: str = ""  # the settings and values tried, as "training.learning_rate: 1e-3, 3e-3"
+
+    @model_validator(mode="after")
+    def _says_what_was_tried(self) -> Self:
+        if (self.trials > 1) != bool(self.space.strip()):
+            raise ValueError(
+                f"tuning.trials is {self.trials} with the space {self.space!r}; name the space of more than "
+                "one trial, and none of a single one"
+            )
+        return self
 
 
 class AdaptationConfig(BaseModel):
@@ -193,17 +195,6 @@ class MethodConfig(BaseModel):
                 raise ValueError(f"{name}.monitor is {training.monitor!r}; expected one of {list(MONITORS)}")
         if self.own_row and self.name in self.compare:
             raise ValueError(f"compare names {self.name!r}, which is the run's own row; leave it out")
-        for row in self.compare:
-            known = sorted({*ROWS, *self.rows})
-            if row not in known:
-                raise ValueError(f"compare names {row!r}{did_you_mean(row, known)}; expected some of {known}")
-        if not (self.own_row or self.compare):
-            raise ValueError(
-                "own_row is false and compare names no row, so nothing would be trained; set "
-                f"overrides={{'compare': […]}} to some of {sorted({*ROWS, *self.rows})}"
-            )
-        if taken := [row for row in self.rows if row in ROWS or row == self.name]:
-            raise ValueError(f"rows has {taken[0]!r}, the name of another row; choose another name")
         return self
 
     @property
@@ -231,175 +222,6 @@ class MethodConfig(BaseModel):
         return trainings if self.one_pass is None else {"one_pass": self.one_pass, **trainings}
 
 
-# A row of a table: a change to a config, or a model of its own kind.
-Change = Callable[[MethodConfig], MethodConfig]
-
-
 def changed(config: MethodConfig, **fields: Any) -> MethodConfig:
-    """Return the config with whole fields replaced, validated anew."""
+    """Return the config with whole fields replaced, validated again."""
     return MethodConfig.model_validate({**dict(config), **fields})
-
-
-def _without_adaptation(config: MethodConfig) -> AdaptationConfig:
-    return config.adaptation.model_copy(update={"kind": "none"})
-
-
-def _row(fields: Callable[[MethodConfig], dict[str, Any]]) -> Change:
-    return lambda config: changed(config, **fields(config))
-
-
-def separate_codebooks(config: MethodConfig) -> MethodConfig:
-    """GMC Table 4 (1), w/o sharable codebook: a tokenizer and a recommender a domain, no transfer."""
-    return changed(
-        config,
-        name="gmc_separate_codebooks",
-        codebooks="separate",
-        recommenders="separate",
-        adaptation=_without_adaptation(config),
-        compare=(),
-    )
-
-
-def separate_recommenders(config: MethodConfig) -> MethodConfig:
-    """GMC Table 4 (2), w/o unified recommender: shared identifiers, a recommender a domain."""
-    return changed(
-        config,
-        name="gmc_separate_recommenders",
-        recommenders="separate",
-        adaptation=_without_adaptation(config),
-        compare=(),
-    )
-
-
-def without_dcl(config: MethodConfig) -> MethodConfig:
-    """GMC Table 4 (3), w/o L_dcl: the tokenizer does not know the domains."""
-    if not isinstance(config.tokenizer, RQVAEConfig):
-        raise PresetError(
-            f"gmc_without_dcl needs tokenizer.kind 'rqvae'; {config.name} has {config.tokenizer.kind!r}"
-        )
-    tokenizer = config.tokenizer.model_copy(update={"contrastive_weight": 0.0})
-    return changed(config, name="gmc_without_dcl", tokenizer=tokenizer, compare=())
-
-
-def without_lora(config: MethodConfig) -> MethodConfig:
-    """GMC Table 4 (4), w/o lora finetuning: the unified recommender as it is."""
-    return changed(config, name="gmc_without_lora", adaptation=_without_adaptation(config), compare=())
-
-
-def full_finetuning(config: MethodConfig) -> MethodConfig:
-    """GMC Table 4 (5), finetune all parameters of the unified recommender for each domain."""
-    adaptation = config.adaptation.model_copy(update={"kind": "full"})
-    return changed(config, name="gmc_full_finetuning", adaptation=adaptation, compare=())
-
-
-def _tree(config: MethodConfig, row: str) -> TreeTokenizerConfig:
-    if not isinstance(config.tokenizer, TreeTokenizerConfig):
-        raise PresetError(f"{row} needs tokenizer.kind 'tree'; {config.name} has {config.tokenizer.kind!r}")
-    return config.tokenizer
-
-
-def _with_transfer(config: MethodConfig, row: str, **fields: Any) -> MethodConfig:
-    _tree(config, row)
-    return changed(config, name=row, transfer=config.transfer.model_copy(update=fields), compare=())
-
-
-def utgrec_without_tree(config: MethodConfig) -> MethodConfig:
-    """UTGRec Table 3 (1), w/o TreeCode: plain codebooks of each level's own."""
-    tree = _tree(config, "utgrec_without_tree")
-    plain = tree.quantizer.model_copy(update={"structure": "levels"})
-    tokenizer = tree.model_copy(update={"quantizer": plain})
-    return changed(config, name="utgrec_without_tree", tokenizer=tokenizer, compare=())
-
-
-def utgrec_without_alignment(config: MethodConfig) -> MethodConfig:
-    """UTGRec Table 3 (2), w/o L_Ali."""
-    tokenizer = _tree(config, "utgrec_without_alignment").model_copy(update={"mu": 0.0})
-    return changed(config, name="utgrec_without_alignment", tokenizer=tokenizer, compare=())
-
-
-def utgrec_without_cooccurrence_reconstruction(config: MethodConfig) -> MethodConfig:
-    """UTGRec Table 3 (3), w/o L_Re."""
-    row = "utgrec_without_cooccurrence_reconstruction"
-    return changed(config, name=row, tokenizer=_tree(config, row).model_copy(update={"eta": 0.0}), compare=())
-
-
-def utgrec_without_tokenizer_finetuning(config: MethodConfig) -> MethodConfig:
-    """UTGRec Table 3 (4), w/o FT(T): the pre-trained tokenizer names the target's items as it is."""
-    return _with_transfer(config, "utgrec_without_tokenizer_finetuning", tokenizer="none")
-
-
-def utgrec_full_finetuning(config: MethodConfig) -> MethodConfig:
-    """UTGRec Table 3 (5), Full FT: E^r and E^f are fine-tuned too."""
-    return _with_transfer(config, "utgrec_full_finetuning", tokenizer="full")
-
-
-def utgrec_without_recommender_pretraining(config: MethodConfig) -> MethodConfig:
-    """UTGRec Table 3 (6), w/o PT(R): only the tokenizer is pre-trained."""
-    return _with_transfer(config, "utgrec_without_recommender_pretraining", pretrain_recommender=False)
-
-
-def utgrec_without_pretraining(config: MethodConfig) -> MethodConfig:
-    """UTGRec Table 3 (7), w/o PT: tokenizer and recommender learn from the target alone."""
-    return _with_transfer(
-        config,
-        "utgrec_without_pretraining",
-        pretrain_tokenizer=False,
-        pretrain_recommender=False,
-        tokenizer="none",
-    )
-
-
-# Rows that are GMC (Table 4) or UTGRec (Table 3) without one of its parts, in the tables' order.
-ABLATIONS: dict[str, Change] = {
-    "gmc_separate_codebooks": separate_codebooks,
-    "gmc_separate_recommenders": separate_recommenders,
-    "gmc_without_dcl": without_dcl,
-    "gmc_without_lora": without_lora,
-    "gmc_full_finetuning": full_finetuning,
-    "utgrec_without_tree": utgrec_without_tree,
-    "utgrec_without_alignment": utgrec_without_alignment,
-    "utgrec_without_cooccurrence_reconstruction": utgrec_without_cooccurrence_reconstruction,
-    "utgrec_without_tokenizer_finetuning": utgrec_without_tokenizer_finetuning,
-    "utgrec_full_finetuning": utgrec_full_finetuning,
-    "utgrec_without_recommender_pretraining": utgrec_without_recommender_pretraining,
-    "utgrec_without_pretraining": utgrec_without_pretraining,
-}
-
-# A row of None is neither generative nor trained. Rows with a model over items are in MethodConfig.rows.
-ROWS: dict[str, Change | None] = {
-    "popularity": None,
-    "tiger": _row(tiger_fields),
-    "tiger_multimodal": _row(tiger_multimodal_fields),
-    "letter": _row(letter_fields),
-    "p5_cid": _row(p5_cid_fields),
-    "idgenrec": _row(idgenrec_fields),
-    "gmc": _row(gmc_fields),
-    **ABLATIONS,
-}
-
-
-def methods(config: MethodConfig) -> dict[str, MethodConfig]:
-    """Return the generative methods of a run by name: its own, then those it compares with, at its sizes.
-
-    A row that the data cannot feed is among them; `run.stages.rows.generative_rows` leaves it out.
-    """
-    rows = {config.name: config} if config.own_row else {}
-    base = config.model_copy(update={"own_row": True})
-    for row in config.compare:
-        if (change := ROWS.get(row)) is not None:
-            rows[row] = change(base)
-    return rows
-
-
-def variants(config: MethodConfig) -> dict[str, MethodConfig]:
-    """Return the rows of a run that are its own method without one of its parts, in the papers' order.
-
-    Empty for a preset that is no row itself.
-    """
-    rows = methods(config)
-    return {name: rows[name] for name in ABLATIONS if name in rows} if config.own_row else {}
-
-
-def item_rows(config: MethodConfig) -> dict[str, ItemRow]:
-    """Return the rows with a model over items that a run compares with, by name."""
-    return {name: config.rows[name] for name in config.compare if name in config.rows}

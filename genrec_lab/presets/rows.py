@@ -1,0 +1,375 @@
+"""The rows of a run's table that are methods: changes to the run's own config, so that all else is equal.
+
+LETTER, IDGenRec and their like differ from it in tokenizer and identifiers, and keep its sizes, pairs and
+budget. Where it is pre-trained elsewhere and fine-tuned as a whole, their budget is that of its fine-tuning,
+in which it learns all that it knows of the target. The variants of GMC (Table 4) and UTGRec (Table 3) each
+leave out one part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from genrec_lab.codes import IdentifierConfig
+from genrec_lab.encoders.compact import CompactConfig
+from genrec_lab.models.recommenders.t5 import T5Config
+from genrec_lab.models.sequential.sasrec import SASRecConfig
+from genrec_lab.models.tokenizers.co_occurrence import CoOccurrenceConfig
+from genrec_lab.models.tokenizers.letter import LetterConfig
+from genrec_lab.models.tokenizers.residual_kmeans import ResidualKMeansConfig
+from genrec_lab.models.tokenizers.rqvae import RQVAEConfig
+from genrec_lab.models.tokenizers.textual_ids import TextualIdsConfig
+from genrec_lab.models.tokenizers.tree_network import TreeTokenizerConfig
+from genrec_lab.presets import PresetError
+from genrec_lab.presets.config import AdaptationConfig, ItemRow, MethodConfig, changed
+from genrec_lab.registry import did_you_mean
+from genrec_lab.training import TrainingConfig
+
+# A row of a table: a change to the run's config.
+Change = Callable[[MethodConfig], MethodConfig]
+
+_LETTER_TEMPERATURE = 0.7  # the paper tunes it; .7 to 1.0 are best on its data
+_MOST_COLLABORATIVE_EPOCHS = 50  # nothing held out tells when to stop
+
+
+def quantises_vectors(config: MethodConfig) -> RQVAEConfig | ResidualKMeansConfig:
+    """Return the tokenizer of the run's rows that quantise vectors as TIGER does, from coarse to fine."""
+    own = config.tokenizer
+    return own if isinstance(own, RQVAEConfig | ResidualKMeansConfig) else config.rqvae
+
+
+def tiger_row(config: MethodConfig) -> MethodConfig:
+    """TIGER: a tokenizer and a recommender a domain, an extra code, no L_dcl, 3 levels or fewer."""
+    kept = quantises_vectors(config)
+    tokenizer: dict[str, Any] = {"levels": min(3, kept.levels)}
+    if isinstance(kept, RQVAEConfig):
+        tokenizer["contrastive_weight"] = 0.0
+    return changed(
+        config,
+        name="tiger",
+        provenance=(
+            f"TIGER (Rajput et al. 2023) with the sizes and the budget of {config.name} (that of its "
+            "fine-tuning, where it fine-tunes all weights), so that only the method differs."
+        ),
+        tokenizer=kept.model_copy(update=tokenizer),
+        identifiers=IdentifierConfig(policy="extra_level"),
+        **_a_domain_each(config),
+    )
+
+
+def tiger_multimodal_row(config: MethodConfig) -> MethodConfig:
+    """TIGER_M of UTGRec's Table 2: TIGER on text vectors with those of pictures beside them."""
+    content = config.content
+    model = content.picture_model if isinstance(content, CompactConfig) else "efficientnet-lite0"
+    return changed(
+        tiger_row(config),
+        name="tiger_multimodal",
+        provenance=(
+            "TIGER_M of UTGRec's Table 2: unit vectors of text and picture side by side, then TIGER, with "
+            f"the sizes and the budget of {config.name}. The paper has vectors of CLIP or Qwen2-VL-2B, the "
+            f"better of the two; here the pictures' are pooled features of {model}, zeros where an item has "
+            "no picture."
+        ),
+        pictures=model,
+    )
+
+
+def letter_row(config: MethodConfig) -> MethodConfig:
+    """LETTER: an RQ-VAE aligned with a SASRec, diverse codebooks, a temperature in the recommender's loss."""
+    kept, budget = config.rqvae, config.collaborative.training
+    if isinstance(config.tokenizer, RQVAEConfig):
+        kept = config.tokenizer
+    if "sasrec" in config.rows:
+        budget = config.rows["sasrec"].training
+    shared = {name: value for name, value in dict(kept).items() if name in LetterConfig.model_fields}
+    # Ten clusters of a few codes each need 40 codes.
+    clusters = max(1, min(10, kept.codebook_size // 4))
+    tokenizer = LetterConfig(**(shared | {"kind": "letter", "clusters": clusters}))
+    epochs = min(budget.epochs, _MOST_COLLABORATIVE_EPOCHS)
+    return changed(
+        config,
+        name="letter",
+        provenance=(
+            "LETTER (Wang et al. 2024): collaborative weight .02, diversity weight 1e-4 over "
+            f"{clusters} constrained clusters a level, temperature {_LETTER_TEMPERATURE}, conflicts by "
+            "Sinkhorn as in its code; our own SASRec, trained on the training part only, for as many epochs "
+            f"as {config.name} gives its SASRec row, at most {_MOST_COLLABORATIVE_EPOCHS}. Codewords are "
+            "clustered anew every 10 epochs, its code does so every epoch. Sizes and budget as "
+            f"{config.name}."
+        ),
+        tokenizer=tokenizer,
+        collaborative={
+            "model": SASRecConfig(width=tokenizer.dimension, feed_forward=4 * tokenizer.dimension),
+            "training": budget.model_copy(update={"epochs": epochs}),
+        },
+        loss_temperature=_LETTER_TEMPERATURE,
+        identifiers=IdentifierConfig(policy="sinkhorn"),
+        **_a_domain_each(config),
+    )
+
+
+def p5_cid_row(config: MethodConfig) -> MethodConfig:
+    """P5-CID: identifiers from the co-occurrence of items alone."""
+    size = quantises_vectors(config).codebook_size
+    return changed(
+        config,
+        name="p5_cid",
+        provenance=(
+            "P5-CID (Hua et al. 2023): recursive spectral clustering of the co-occurrence graph of the "
+            f"training part, {min(20, size)} clusters each, until none has more than {size} items, then a "
+            "number within the cluster. Its tokens are new ones and a cluster's numbers start at 0, as in "
+            "its second way of indexing; each level has a vocabulary of its own. Ours: the T5 of "
+            f"{config.name} from random weights instead of t5-small and prompts."
+        ),
+        tokenizer=CoOccurrenceConfig(clusters=min(20, size), leaf_size=size),
+        identifiers=IdentifierConfig(policy="none"),
+        **_a_domain_each(config),
+    )
+
+
+def idgenrec_row(config: MethodConfig) -> MethodConfig:
+    """IDGenRec: ids of word pieces that a T5 writes from the text, in turns with the T5 that reads them."""
+    body = config.recommender if isinstance(config.recommender, T5Config) else T5Config()
+    small = quantises_vectors(config).codebook_size < 128  # a run of minutes, on the embedded data
+    levels, tokens, vocabulary = (4, 32, 600) if small else (6, 64, 4000)
+    epochs = max(1, min(10, config.training.epochs))
+    naming = {
+        "rounds": 1 if small else 3,
+        "labels": TrainingConfig(epochs=epochs, batch_size=64),
+        "generator": TrainingConfig(epochs=1, batch_size=32, learning_rate=1e-6),
+        "recommender": TrainingConfig(epochs=min(2, epochs), batch_size=256),
+        "max_history": 5,
+        "per_user": 1,
+    }
+    return changed(
+        config,
+        name="idgenrec",
+        provenance=(
+            f"IDGenRec (Tan et al. 2024), facts from its code: {levels} pieces at most of an id (10 there), "
+            "the first free one of 10 by diverse beam search, the generator first and then the recommender, "
+            f"in {1 if small else 3} rounds (3 there). Ours: both are the T5 of {config.name} from random "
+            f"weights with {vocabulary:,} word pieces learnt from the texts, where it has a T5 trained on "
+            "tags of articles and t5-small (the preset 'idgenrec'); so ours first learns to write each "
+            "text's telling words. Rate 1e-6 of the generator (1e-8 there), one pair a user with 5 items of "
+            "history in these turns. No prompt around the history, no id of the user; what no penalty makes "
+            "unique has its last piece changed. Then the recommender goes on with the budget of "
+            f"{config.name}."
+        ),
+        tokenizer=TextualIdsConfig(levels=levels, text_tokens=tokens, vocabulary=vocabulary, body=body),
+        recommender=body,
+        naming=naming,
+        identifiers=IdentifierConfig(policy="none"),
+        **_a_domain_each(config),
+    )
+
+
+def gmc_row(config: MethodConfig) -> MethodConfig:
+    """GMC: one tokenizer that knows the domains and one recommender for all, adapted to each by LoRA."""
+    kept = quantises_vectors(config)
+    if isinstance(kept, RQVAEConfig) and not kept.contrastive_weight:
+        kept = kept.model_copy(update={"contrastive_weight": RQVAEConfig().contrastive_weight})
+    return changed(
+        config,
+        name="gmc",
+        provenance=(
+            f"GMC with the sizes and the budget of {config.name}: one tokenizer with L_dcl and one "
+            "recommender over all domains of pre-training, then LoRA for each that is served."
+        ),
+        tokenizer=kept,
+        codebooks="shared",
+        recommenders="unified",
+        adaptation=config.adaptation.model_copy(update={"kind": "lora"}),
+        compare=(),
+    )
+
+
+def _a_domain_each(config: MethodConfig) -> dict[str, Any]:
+    fields = {
+        "codebooks": "separate",
+        "recommenders": "separate",
+        "adaptation": config.adaptation.model_copy(update={"kind": "none"}),
+        "compare": (),
+    }
+    if config.adaptation.kind == "full":
+        # The method learns a target in its fine-tuning: whoever knows nothing else gets no less of it.
+        fields["training"] = config.adaptation.training
+    return fields
+
+
+def _without_adaptation(config: MethodConfig) -> AdaptationConfig:
+    return config.adaptation.model_copy(update={"kind": "none"})
+
+
+def _variant(config: MethodConfig, name: str, **fields: Any) -> MethodConfig:
+    return changed(config, name=name, compare=(), **fields)
+
+
+def separate_codebooks(config: MethodConfig) -> MethodConfig:
+    """GMC Table 4 (1), w/o sharable codebook: a tokenizer and a recommender a domain, no transfer."""
+    return _variant(
+        config,
+        "gmc_separate_codebooks",
+        codebooks="separate",
+        recommenders="separate",
+        adaptation=_without_adaptation(config),
+    )
+
+
+def separate_recommenders(config: MethodConfig) -> MethodConfig:
+    """GMC Table 4 (2), w/o unified recommender: shared identifiers, a recommender a domain."""
+    return _variant(
+        config,
+        "gmc_separate_recommenders",
+        recommenders="separate",
+        adaptation=_without_adaptation(config),
+    )
+
+
+def without_dcl(config: MethodConfig) -> MethodConfig:
+    """GMC Table 4 (3), w/o L_dcl: the tokenizer does not know the domains."""
+    if not isinstance(config.tokenizer, RQVAEConfig):
+        raise PresetError(
+            f"gmc_without_dcl needs tokenizer.kind 'rqvae'; {config.name} has {config.tokenizer.kind!r}"
+        )
+    tokenizer = config.tokenizer.model_copy(update={"contrastive_weight": 0.0})
+    return _variant(config, "gmc_without_dcl", tokenizer=tokenizer)
+
+
+def without_lora(config: MethodConfig) -> MethodConfig:
+    """GMC Table 4 (4), w/o lora finetuning: the unified recommender as it is."""
+    return _variant(config, "gmc_without_lora", adaptation=_without_adaptation(config))
+
+
+def full_finetuning(config: MethodConfig) -> MethodConfig:
+    """GMC Table 4 (5), finetune all parameters of the unified recommender for each domain."""
+    adaptation = config.adaptation.model_copy(update={"kind": "full"})
+    return _variant(config, "gmc_full_finetuning", adaptation=adaptation)
+
+
+def _tree(config: MethodConfig, row: str) -> TreeTokenizerConfig:
+    if not isinstance(config.tokenizer, TreeTokenizerConfig):
+        raise PresetError(f"{row} needs tokenizer.kind 'tree'; {config.name} has {config.tokenizer.kind!r}")
+    return config.tokenizer
+
+
+def _with_transfer(config: MethodConfig, row: str, **fields: Any) -> MethodConfig:
+    _tree(config, row)
+    return _variant(config, row, transfer=config.transfer.model_copy(update=fields))
+
+
+def utgrec_without_tree(config: MethodConfig) -> MethodConfig:
+    """UTGRec Table 3 (1), w/o TreeCode: plain codebooks of each level's own."""
+    tree = _tree(config, "utgrec_without_tree")
+    plain = tree.quantizer.model_copy(update={"structure": "levels"})
+    tokenizer = tree.model_copy(update={"quantizer": plain})
+    return _variant(config, "utgrec_without_tree", tokenizer=tokenizer)
+
+
+def utgrec_without_alignment(config: MethodConfig) -> MethodConfig:
+    """UTGRec Table 3 (2), w/o L_Ali."""
+    tokenizer = _tree(config, "utgrec_without_alignment").model_copy(update={"mu": 0.0})
+    return _variant(config, "utgrec_without_alignment", tokenizer=tokenizer)
+
+
+def utgrec_without_cooccurrence_reconstruction(config: MethodConfig) -> MethodConfig:
+    """UTGRec Table 3 (3), w/o L_Re."""
+    row = "utgrec_without_cooccurrence_reconstruction"
+    return _variant(config, row, tokenizer=_tree(config, row).model_copy(update={"eta": 0.0}))
+
+
+def utgrec_without_tokenizer_finetuning(config: MethodConfig) -> MethodConfig:
+    """UTGRec Table 3 (4), w/o FT(T): the pre-trained tokenizer names the target's items as it is."""
+    return _with_transfer(config, "utgrec_without_tokenizer_finetuning", tokenizer="none")
+
+
+def utgrec_full_finetuning(config: MethodConfig) -> MethodConfig:
+    """UTGRec Table 3 (5), Full FT: E^r and E^f are fine-tuned too."""
+    return _with_transfer(config, "utgrec_full_finetuning", tokenizer="full")
+
+
+def utgrec_without_recommender_pretraining(config: MethodConfig) -> MethodConfig:
+    """UTGRec Table 3 (6), w/o PT(R): only the tokenizer is pre-trained."""
+    return _with_transfer(config, "utgrec_without_recommender_pretraining", pretrain_recommender=False)
+
+
+def utgrec_without_pretraining(config: MethodConfig) -> MethodConfig:
+    """UTGRec Table 3 (7), w/o PT: tokenizer and recommender learn from the target alone."""
+    return _with_transfer(
+        config,
+        "utgrec_without_pretraining",
+        pretrain_tokenizer=False,
+        pretrain_recommender=False,
+        tokenizer="none",
+    )
+
+
+# Rows that are GMC (Table 4) or UTGRec (Table 3) without one of its parts, in the tables' order.
+ABLATIONS: dict[str, Change] = {
+    "gmc_separate_codebooks": separate_codebooks,
+    "gmc_separate_recommenders": separate_recommenders,
+    "gmc_without_dcl": without_dcl,
+    "gmc_without_lora": without_lora,
+    "gmc_full_finetuning": full_finetuning,
+    "utgrec_without_tree": utgrec_without_tree,
+    "utgrec_without_alignment": utgrec_without_alignment,
+    "utgrec_without_cooccurrence_reconstruction": utgrec_without_cooccurrence_reconstruction,
+    "utgrec_without_tokenizer_finetuning": utgrec_without_tokenizer_finetuning,
+    "utgrec_full_finetuning": utgrec_full_finetuning,
+    "utgrec_without_recommender_pretraining": utgrec_without_recommender_pretraining,
+    "utgrec_without_pretraining": utgrec_without_pretraining,
+}
+
+# A row of None is neither generative nor trained. Rows with a model over items are in MethodConfig.rows.
+ROWS: dict[str, Change | None] = {
+    "popularity": None,
+    "tiger": tiger_row,
+    "tiger_multimodal": tiger_multimodal_row,
+    "letter": letter_row,
+    "p5_cid": p5_cid_row,
+    "idgenrec": idgenrec_row,
+    "gmc": gmc_row,
+    **ABLATIONS,
+}
+
+
+def methods(config: MethodConfig) -> dict[str, MethodConfig]:
+    """Return the generative methods of a run by name: its own, then those it compares with, at its sizes.
+
+    Rows that the data cannot feed are among them; `lab.rows.generative_rows` leaves them out.
+    """
+    rows = {config.name: config} if config.own_row else {}
+    base = config.model_copy(update={"own_row": True})
+    for row in config.compare:
+        if (change := ROWS.get(row)) is not None:
+            rows[row] = change(base)
+    return rows
+
+
+def variants(config: MethodConfig) -> dict[str, MethodConfig]:
+    """Return the rows of a run that are its own method without one of its parts, in the papers' order.
+
+    Empty for a preset that is no row itself.
+    """
+    rows = methods(config)
+    return {name: rows[name] for name in ABLATIONS if name in rows} if config.own_row else {}
+
+
+def item_rows(config: MethodConfig) -> dict[str, ItemRow]:
+    """Return the rows with a model over items that a run compares with, by name."""
+    return {name: config.rows[name] for name in config.compare if name in config.rows}
+
+
+def check_names(config: MethodConfig) -> None:
+    """Raise PresetError where `compare` names no row, or a row over items has another row's name."""
+    known = sorted({*ROWS, *config.rows})
+    for row in config.compare:
+        if row not in known:
+            raise PresetError(f"compare names {row!r}{did_you_mean(row, known)}; expected some of {known}")
+    if not (config.own_row or config.compare):
+        raise PresetError(
+            "own_row is false and compare names no row, so nothing would be trained; set "
+            f"overrides={{'compare': […]}} to some of {known}"
+        )
+    if taken := [row for row in config.rows if row in ROWS or row == config.name]:
+        raise PresetError(f"rows has {taken[0]!r}, the name of another row; choose another name")
