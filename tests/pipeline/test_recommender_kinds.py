@@ -4,20 +4,20 @@ import json
 
 import polars as pl
 import pytest
-from genrec_lab.lab.stages import (
+
+from genrec_lab.lab import (
     adapt_to_domains,
-    history_tokens,
     load_adapted,
     load_prepared,
+    open_run,
     prepare_data,
     rank_test_users,
     train_recommenders,
     train_tokenizers,
 )
-
-from genrec_lab.lab import open_run
 from genrec_lab.models.recommenders.causal import CausalRecommender
 from genrec_lab.models.recommenders.recommender import Recommender
+from genrec_lab.viz.stories import history_tokens
 
 QUICK = {"epochs": 1, "batch_size": 256, "learning_rate": 0.003, "validation_users": 20}
 WAYS = {

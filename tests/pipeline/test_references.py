@@ -3,12 +3,19 @@
 import json
 
 import numpy as np
-import polars as pl
 import pytest
-from genrec_lab.lab.stages import codes_of_same_items, load_identified, prepare_data, train_tokenizers
 
 from genrec_lab.codes import CodesError
-from genrec_lab.lab import open_run
+from genrec_lab.lab import (
+    codes_of_same_items,
+    load_identified,
+    load_prepared,
+    open_run,
+    prepare_data,
+    train_tokenizers,
+)
+from genrec_lab.lab.prepare import facts_of
+from genrec_lab.lab.tokenise import tokenizing_tasks
 
 KINDS = ["oak chair", "glass lamp", "wool rug", "steel pan"]
 
@@ -38,6 +45,7 @@ def data(tmp_path_factory):
             preset="gmc_tiny",
             overrides={"compare": ["tiger"], "tokenizer.epochs": 2, "reference_codes": references},
             root=root / "runs",
+            change=True,
         )
 
     run = opened()
@@ -68,11 +76,11 @@ def test_references_meet_the_items_with_their_ids_and_change_no_result(data, mon
     monkeypatch.setenv("PLACE", str(root))
     given = index_file(root / "refs", "other", ids["Floor"])
     run = opened("${PLACE}/refs")
-    assert run.state("02_tokenizer_training").usable  # nothing is trained again for it
+    tasks = tokenizing_tasks(run, facts_of(run))
+    assert tasks and all(run.state(task).usable for task in tasks)  # nothing is trained again for it
     found = codes_of_same_items(run)
     assert list(found) == ["other", "this run: gmc_tiny", "this run: tiger"]
-    frame = run.read_stage("01_data_preparation") / "dataset" / "items.parquet"
-    floor = pl.read_parquet(frame).filter(domain="Floor")
+    floor = load_prepared(run).dataset.items.filter(domain="Floor")
     assert found["other"].codes.tolist() == [given[key] for key in floor["key"].to_list()]
     own = load_identified(run).raw
     assert found["this run: gmc_tiny"].codes.tolist() == own.codes[floor["item"].to_numpy()].tolist()

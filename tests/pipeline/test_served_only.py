@@ -3,22 +3,23 @@
 import numpy as np
 import pytest
 import torch
-from genrec_lab.lab.stages import (
+
+from genrec_lab.data import load_dataset
+from genrec_lab.lab import (
     adapt_to_domains,
     learnt_from,
     load_identified,
     load_prepared,
     load_rankings,
+    load_recommender,
+    open_run,
     prepare_data,
     rank_test_users,
     train_recommenders,
     train_tokenizers,
 )
-from genrec_lab.lab.stages.recommending import load_recommender
-from genrec_lab.lab.stages.tokenizing import tokenizer_folder
-
-from genrec_lab.data import load_dataset
-from genrec_lab.lab import open_run
+from genrec_lab.lab.prepare import facts_of
+from genrec_lab.lab.tokenise import load_row_tokenizer, tokenizer_tasks
 from genrec_lab.models.recommenders.code_recommender import CodeRecommender
 from genrec_lab.models.recommenders.t5 import T5Config
 from genrec_lab.models.tokenizers import ItemContent, textual_ids
@@ -60,7 +61,8 @@ def test_only_the_served_domain_has_tokenizers_and_they_are_those_of_a_run_of_al
     for row in ("tiger", "p5_cid"):
         alone, among = load_identified(one, row), load_identified(both, row)
         assert list(alone.epochs) == ["Wardrobe"] and set(among.epochs) == {"Garden", "Wardrobe"}
-        assert not tokenizer_folder(one, row, "Garden").exists()
+        assert list(tokenizer_tasks(one, facts_of(one), row)) == ["Wardrobe"]
+        assert not list((one.folder / "02_tokenizer_training").glob("*/tokenizers/Garden"))
         np.testing.assert_array_equal(alone.raw.codes[items, 0], among.raw.codes[items, 0])
         np.testing.assert_array_equal(alone.raw.codes[items, -1], among.raw.codes[items, -1])
         np.testing.assert_array_equal(alone.residuals[items], among.residuals[items])
@@ -117,7 +119,7 @@ def test_idgenrec_writes_ids_from_texts_and_its_recommender_goes_on(runs) -> Non
     one, _ = runs
     items = load_prepared(one).dataset.domain_items("Wardrobe")
     found = load_identified(one, "idgenrec")
-    written = TextualIds.load(tokenizer_folder(one, "idgenrec", "Wardrobe"))
+    written = load_row_tokenizer(one, "idgenrec", "Wardrobe")
     np.testing.assert_array_equal(written.item_codes, found.codes.codes[items])
     assert found.codes.shared_levels == tuple(range(found.codes.levels))
     assert found.codes.vocabulary_size == written.pieces.size

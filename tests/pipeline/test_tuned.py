@@ -1,10 +1,9 @@
 """What was searched is said of every row of a run, and an impossible statement is refused."""
 
 import pytest
-from genrec_lab.lab.stages import tuning_of_rows
 
 from genrec_lab import presets
-from genrec_lab.lab import open_run
+from genrec_lab.lab import open_run, tuning_of_rows
 from genrec_lab.presets import PresetError
 
 ROWS = ["tiger", "idgenrec", "gmc_without_lora", "sasrec", "gru4rec", "popularity"]

@@ -5,26 +5,27 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
-from genrec_lab.lab.stages import (
-    Rankings,
-    differences_by_domain,
-    differences_to_rows,
-    history_tokens,
-    places_already_had,
-    story_figure,
-    strongest_other,
-    tell_beams,
-    training_summary,
-    trainings,
-    typical_user,
-    user_story,
-    watch_beams,
-)
 from scipy import stats
 
 from genrec_lab.codes import EOS, ItemCodes
 from genrec_lab.data import Dataset
 from genrec_lab.decoding import beam_search
+from genrec_lab.evaluation.rankings import (
+    Rankings,
+    differences_by_domain,
+    differences_to_rows,
+    strongest_other,
+)
+from genrec_lab.lab import training_summary, trainings
+from genrec_lab.viz.stories import (
+    history_tokens,
+    places_already_had,
+    story_figure,
+    tell_beams,
+    typical_user,
+    user_story,
+    watch_beams,
+)
 
 SIZES = (4, 5, 3)
 HISTORY = [3, 1, 4]
