@@ -1,7 +1,7 @@
 """UTGRec's tokenizer at its real size without its weights: whole training steps on the CPU, in under 20 GB.
 
 Qwen2-VL-2B with the sizes of Qwen2-VL-2B-Instruct's config.json (huggingface.co/Qwen/Qwen2-VL-2B-Instruct;
-`encoders.tiny_qwen` has them) and random bf16 weights, 4.4 GB, written to a folder and loaded as the
+`encoders.qwen_models` has them) and random bf16 weights, 4.4 GB, written to a folder and loaded as the
 published ones would be. Preset `utgrec` with a batch of 2 items, each beside its neighbour: the paper's LoRA,
 code tokens, decoders, gradient checkpointing. A process of its own trains it, under a limit on the memory
 it may ask for, so that it ends rather than swaps. What a GPU would need at the paper's batch is arithmetic,
@@ -41,7 +41,7 @@ PROMPT = (
 
 def write_model(folder: Path, texts: list[str], small: bool) -> None:
     """Write a random Qwen2-VL of the real size, or one of seconds, whose tokenizer knows the texts' words."""
-    from genrec_lab.encoders.tiny_qwen import QWEN2_VL_2B_TEXT, QWEN2_VL_2B_VISION, random_qwen, tiny_qwen
+    from genrec_lab.encoders.qwen_models import QWEN2_VL_2B_TEXT, QWEN2_VL_2B_VISION, random_qwen, tiny_qwen
 
     corpus = [*texts, *[PROMPT] * 20]
     if small:
@@ -65,7 +65,7 @@ def train_here(folder: Path, steps: int, small: bool) -> dict[str, Any]:
     from genrec_lab import presets
     from genrec_lab.data.batches import NeighbourBatches
     from genrec_lab.encoders.content import Content
-    from genrec_lab.encoders.multimodal import QwenConfig, QwenEncoder
+    from genrec_lab.encoders.qwen import QwenConfig, QwenEncoder
     from genrec_lab.models.tokenizers.tree_network import TreeNetwork, TreeTokenizerConfig
     from genrec_lab.training import fit
     from genrec_lab.training.operations import OperationCounter

@@ -6,33 +6,37 @@ same L representations from coarse to fine out, with pre-trained knowledge on bo
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from genrec_lab.encoders import efficientnet
-from genrec_lab.encoders.backbones import PictureFeatures, text_states
-from genrec_lab.encoders.content import Content, PreparedContent
-from genrec_lab.encoders.frozen_features import frozen_features, padded
+from genrec_lab.encoders.content import Content, PreparedContent, frozen_features, padded
+from genrec_lab.encoders.hub import BUNDLED_MODEL, load_token_model, model_identity, resolve_model
+from genrec_lab.encoders.picture_features import SIDE, PictureFeatures
 from genrec_lab.encoders.pictures import PictureTarget, centre_square, read_picture
 from genrec_lab.encoders.progress import Progress
-from genrec_lab.encoders.text import BUNDLED_MODEL
+from genrec_lab.registry import ComponentConfig
+from genrec_lab.training import device, moved, placed
+
+_TEXT_BATCH = 32
+HASHED = "hash"
+_UNUSED = re.compile(r"\[unused\d+\]")
 
 
-class CompactConfig(BaseModel):
+class CompactConfig(ComponentConfig):
     """Sizes of the compact encoder; no paper has it, so they are ours.
 
     `text_model="hash"` with `picture_model="pixels"` needs no weights: for tests and the smallest runs.
     """
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     kind: Literal["compact"] = "compact"
     levels: int = Field(3, ge=1, description="L, content representations an item, one a query")
@@ -88,6 +92,8 @@ class CompactEncoder(nn.Module):
     The frozen networks are no part of the module: `prepare` runs them once a catalogue, and the module holds
     only what is trained, the vocabulary of the words to rebuild, and their frozen vectors.
     """
+
+    Config = CompactConfig
 
     vocabulary: Tensor
     word_vectors: Tensor
@@ -249,7 +255,7 @@ class CompactEncoder(nn.Module):
                 continue
             image = read_picture(picture, item=key, repairs=repairs)
             patches[place] = target.to_tokens(centre_square(image, target.size)).half()
-            squares[place] = centre_square(image, efficientnet.SIDE)
+            squares[place] = centre_square(image, SIDE)
         if squares:
             seen = self._pictures.of(torch.stack(list(squares.values())))
             for place, rows in zip(squares, seen, strict=True):
@@ -267,4 +273,132 @@ class CompactEncoder(nn.Module):
         """Read what `save` wrote."""
         encoder = cls(CompactConfig.model_validate_json((folder / "encoder.json").read_text()))
         encoder.load_state_dict(load_file(folder / "encoder.safetensors"))
-        return encoder.eval()
+        return placed(encoder).eval()
+
+
+# --- frozen text models
+
+
+class TextStates(Protocol):
+    """A frozen text model, token by token.
+
+    `width` is the numbers of a state and of a word vector, `identity` tells models apart in a cache.
+    """
+
+    width: int
+    identity: str
+
+    def split(self, texts: Sequence[str]) -> list[list[int]]:
+        """The word pieces of each text, without special tokens and uncut."""
+
+    def states(self, texts: Sequence[str], most: int) -> list[Tensor]:
+        """Half-precision states (n, width) of each text's first `most` pieces, special tokens included."""
+
+    def vectors(self, pieces: Sequence[int]) -> Tensor:
+        """The word vectors (n, width) of some pieces, float32."""
+
+    def words(self, pieces: Sequence[int]) -> list[str]:
+        """What the pieces look like."""
+
+    def ordinary(self) -> list[int]:
+        """Every piece that a text may hold, special ones left out, ascending."""
+
+
+class ModelStates:
+    """Hidden states of a transformer such as MiniLM; its tokenizer gives the pieces."""
+
+    def __init__(self, name: str) -> None:
+        self.device = device()
+        self.tokenizer, model = load_token_model(name)
+        self.model: Any = model.to(self.device).eval().requires_grad_(False)
+        self.table: Tensor = self.model.get_input_embeddings().weight.detach()
+        self.width = int(self.table.shape[1])
+        self.identity = model_identity(resolve_model(name))
+
+    def split(self, texts: Sequence[str]) -> list[list[int]]:
+        """See TextStates."""
+        # verbose: no warning that a text is longer than the model reads; what is cut is counted elsewhere.
+        return self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+
+    @torch.inference_mode()
+    def states(self, texts: Sequence[str], most: int) -> list[Tensor]:
+        """See TextStates."""
+        special = self.tokenizer.num_special_tokens_to_add()
+        rows = self.tokenizer(list(texts), truncation=True, max_length=most + special)["input_ids"]
+        order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+        found: list[Tensor] = [torch.empty(0)] * len(rows)
+        for start in range(0, len(rows), _TEXT_BATCH):
+            chosen = order[start : start + _TEXT_BATCH]
+            lengths = torch.tensor([len(rows[i]) for i in chosen])
+            ids = torch.zeros(len(chosen), int(lengths.max()), dtype=torch.long)
+            for line, i in zip(ids, chosen, strict=True):
+                line[: len(rows[i])] = torch.tensor(rows[i])
+            mask = torch.arange(ids.shape[1]) < lengths[:, None]
+            seen = moved(mask.long(), self.device)
+            hidden = self.model(moved(ids, self.device), attention_mask=seen)
+            for i, states in zip(chosen, hidden.last_hidden_state.cpu(), strict=True):
+                found[i] = states[: len(rows[i])].half()
+        return found
+
+    def vectors(self, pieces: Sequence[int]) -> Tensor:
+        """See TextStates."""
+        return self.table[torch.tensor(pieces, device=self.table.device)].float().cpu()
+
+    def words(self, pieces: Sequence[int]) -> list[str]:
+        """See TextStates."""
+        return self.tokenizer.convert_ids_to_tokens(list(pieces))
+
+    def ordinary(self) -> list[int]:
+        """See TextStates."""
+        special = set(self.tokenizer.all_special_ids)
+        names = self.tokenizer.convert_ids_to_tokens(range(len(self.table)))
+        return [i for i, name in enumerate(names) if i not in special and not _UNUSED.fullmatch(name)]
+
+
+class HashedStates:
+    """Words as fixed random vectors by their hash: no weights and no meaning, for the smallest runs."""
+
+    width = 64
+    identity = "hashed words, 64 numbers"
+    _SIZE = 16_384
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.table = torch.randn(self._SIZE, self.width, generator=generator) / self.width**0.5
+        self._seen: dict[int, str] = {}
+
+    def split(self, texts: Sequence[str]) -> list[list[int]]:
+        """See TextStates."""
+        rows = []
+        for text in texts:
+            words = re.findall(r"\w+", text.lower())
+            row = [1 + int.from_bytes(_digest(word), "little") % (self._SIZE - 1) for word in words]
+            self._seen.update(zip(row, words, strict=True))
+            rows.append(row)
+        return rows
+
+    def states(self, texts: Sequence[str], most: int) -> list[Tensor]:
+        """See TextStates."""
+        # Piece 0 stands before every text, so that an empty one has a state too.
+        return [self.vectors([0, *row[:most]]).half() for row in self.split(texts)]
+
+    def vectors(self, pieces: Sequence[int]) -> Tensor:
+        """See TextStates."""
+        return self.table[torch.tensor(pieces)]
+
+    def words(self, pieces: Sequence[int]) -> list[str]:
+        """See TextStates; a piece whose word was never met is shown by its number."""
+        return [self._seen.get(piece, f"#{piece}") for piece in pieces]
+
+    def ordinary(self) -> list[int]:
+        """See TextStates."""
+        return list(range(1, self._SIZE))
+
+
+def text_states(name: str) -> TextStates:
+    """The frozen text model of this name; raises TextModelError where it cannot be loaded."""
+    return HashedStates() if name == HASHED else ModelStates(name)
+
+
+def _digest(word: str) -> bytes:
+    return hashlib.blake2b(word.encode(), digest_size=8).digest()

@@ -1,16 +1,51 @@
-"""What items are made of, text and pictures, and the batches of it that an encoder prepares."""
+"""What items are made of, text and pictures, and the batches of it that an encoder prepares.
+
+What a frozen network finds in an item is computed once a catalogue and kept on disk by content.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
+from pydantic import PlainValidator, SerializeAsAny
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from genrec_lab.data import Dataset
+from genrec_lab.data.picture_pack import has_picture, picture_source
+from genrec_lab.data.whole_files import whole_file
 from genrec_lab.encoders.pictures import inside
+from genrec_lab.encoders.progress import Progress, reporter
+from genrec_lab.registry import ComponentConfig, Registry, component_config
+from genrec_lab.training import processes
+
+# Items a file: small enough that a killed run loses little, large enough that files stay few.
+SHARD_ITEMS = 256
+
+
+ENCODERS: Registry[type[Any]] = Registry(
+    "content encoder",
+    required=("Config", "prepare", "forward", "word_table"),
+    declared={
+        "compact": "genrec_lab.encoders.compact:CompactEncoder",
+        "qwen": "genrec_lab.encoders.qwen:QwenEncoder",
+    },
+)
+register_encoder = ENCODERS.register
+# The settings of any content encoder, as a field of a larger config: its class is looked up by `kind`.
+AnyEncoderConfig = Annotated[
+    SerializeAsAny[ComponentConfig], PlainValidator(partial(component_config, ENCODERS))
+]
 
 
 class ContentError(ValueError):
@@ -102,3 +137,177 @@ class PreparedContent:
                 f"indices in 0..{self.n_items - 1}"
             )
         return self.collate(rows, rows if among is None else among)
+
+
+# --- what frozen networks find
+
+# From some items and the counts of repairs to each named feature: a (rows, width) tensor for each item.
+Compute = Callable[[Content, dict[str, int]], dict[str, list[Tensor]]]
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """Features of some items, in memory as `tensors` or in `file`; item i in bounds[i]:bounds[i + 1]."""
+
+    bounds: dict[str, np.ndarray]
+    repairs: dict[str, int]
+    tensors: dict[str, Tensor] | None = None
+    file: Path | None = None
+
+    def rows(self, name: str, items: np.ndarray) -> Iterator[Tensor]:
+        bounds = self.bounds[name]
+        if self.tensors is not None:
+            for item in items:
+                yield self.tensors[name][bounds[item] : bounds[item + 1]]
+            return
+        with safe_open(self.file, framework="pt") as stored:
+            part = stored.get_slice(name)
+            for item in items:
+                yield part[int(bounds[item]) : int(bounds[item + 1])]
+
+
+class FrozenFeatures:
+    """Named features of N items, of a number of rows that may differ from item to item.
+
+    In memory where no cache folder was given; otherwise rows are read from the files as they are asked for,
+    so that a catalogue need not fit into memory. `repairs` counts what was mended while computing, also where
+    the features come from the cache.
+    """
+
+    def __init__(self, shards: Sequence[_Shard]) -> None:
+        self._shards = list(shards)
+        self.repairs: dict[str, int] = {}
+        for shard in shards:
+            for what, count in shard.repairs.items():
+                self.repairs[what] = self.repairs.get(what, 0) + count
+
+    def longest(self, name: str, items: np.ndarray) -> int:
+        """Return the most rows that a feature has for one of `items`, without reading any."""
+        numbers, places = np.divmod(items, SHARD_ITEMS)
+        bounds = (self._shards[number].bounds[name] for number in numbers)
+        return max(int(ends[i + 1] - ends[i]) for ends, i in zip(bounds, places, strict=True))
+
+    def rows(self, name: str, items: np.ndarray) -> list[Tensor]:
+        """The rows of one feature for each of `items`, in their order: (rows, width) each."""
+        found: list[Tensor] = [torch.empty(0)] * len(items)
+        numbers, places = np.divmod(items, SHARD_ITEMS)
+        for number in np.unique(numbers):
+            chosen = np.flatnonzero(numbers == number)
+            for place, rows in zip(chosen, self._shards[number].rows(name, places[chosen]), strict=True):
+                found[place] = rows
+        return found
+
+
+def padded(rows: Sequence[Tensor], width: int, length: int | None = None) -> tuple[Tensor, Tensor]:
+    """Rows of B items side by side: (B, longest, width) float32, zero past an item's end, and their mask.
+
+    The mask (B, longest) is True at true rows; `length` asks for so many places instead of the longest.
+    """
+    lengths = torch.tensor([len(row) for row in rows])
+    longest = int(lengths.max()) if length is None else length
+    filled = torch.zeros(len(rows), longest, width)
+    for place, row in zip(filled, rows, strict=True):
+        place[: len(row)] = row
+    return filled, torch.arange(longest) < lengths[:, None]
+
+
+def frozen_features(
+    content: Content,
+    reads: Literal["texts", "pictures"],
+    compute: Compute,
+    settings: dict[str, object],
+    cache: Path | None = None,
+    progress: Progress = True,
+) -> FrozenFeatures:
+    """Run `compute` over the content 256 items at a time, or read from `cache` what it said of them before.
+
+    `reads` says what of an item the features come from. A file of the cache is named by the hash of the
+    items' texts or of their pictures' bytes, and of `settings`, which holds all else that changes the
+    features; their precision is that which `compute` gives. Several processes compute some files each, where
+    there is a cache. A killed run continues where it stopped. A damaged file is computed again, with a
+    warning.
+    """
+
+    def shard_from(start: int) -> _Shard:
+        some = content.select(range(start, min(start + SHARD_ITEMS, len(content))))
+        file = None if cache is None else Path(cache) / f"{_content_key(some, reads, settings)}.safetensors"
+        shard = None if file is None else _read(file, len(some))
+        if shard is not None:
+            return shard
+        repairs: dict[str, int] = {}
+        shard = _gathered(compute(some, repairs), repairs)
+        if file is None:
+            return shard
+        _write(file, shard)
+        return _Shard(shard.bounds, shard.repairs, file=file)
+
+    starts, shards = range(0, len(content), SHARD_ITEMS), []
+    if cache is not None:
+        for start in starts[processes.number() :: processes.count()] if processes.several() else ():
+            shard_from(start)
+        processes.wait()
+    with reporter(progress, len(content), reads) as report:
+        for start in starts:
+            shards.append(shard_from(start))
+            report(min(start + SHARD_ITEMS, len(content)))
+    return FrozenFeatures(shards)
+
+
+def _content_key(content: Content, reads: str, settings: dict[str, object]) -> str:
+    digest = hashlib.sha256(json.dumps([reads, settings], sort_keys=True).encode())
+    parts = map(_picture_bytes, content.pictures) if reads == "pictures" else map(_text_bytes, content.texts)
+    for data in parts:
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
+
+
+def _text_bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _picture_bytes(picture: Path | None) -> bytes:
+    if picture is None:
+        return b"none"
+    # A picture that is not there has no bytes here; whoever reads it says which item misses it.
+    if not has_picture(picture):
+        return b"some"
+    source = picture_source(picture)
+    return b"some" + (source.read_bytes() if isinstance(source, Path) else source.getvalue())
+
+
+def _gathered(features: dict[str, list[Tensor]], repairs: dict[str, int]) -> _Shard:
+    bounds = {
+        name: np.cumsum([0, *(len(rows) for rows in items)], dtype=np.int64)
+        for name, items in features.items()
+    }
+    return _Shard(bounds, repairs, tensors={name: torch.cat(items) for name, items in features.items()})
+
+
+def _read(file: Path, items: int) -> _Shard | None:
+    if not file.exists():
+        return None
+    try:
+        with safe_open(file, framework="pt") as stored:
+            described = json.loads(stored.metadata()["features"])
+            bounds = {name: np.array(ends, dtype=np.int64) for name, ends in described["bounds"].items()}
+            sound = all(
+                len(ends) == items + 1 and stored.get_slice(name).get_shape()[0] == ends[-1]
+                for name, ends in bounds.items()
+            )
+        if sound and bounds:
+            return _Shard(bounds, described["repairs"], file=file)
+        reason = f"it does not hold {items} items"
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        reason = str(error)
+    warnings.warn(f"cached features {file} cannot be used ({reason}); computing them again", stacklevel=3)
+    return None
+
+
+def _write(file: Path, shard: _Shard) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    described = {
+        "bounds": {name: ends.tolist() for name, ends in shard.bounds.items()},
+        "repairs": shard.repairs,
+    }
+    with whole_file(file, several_writers=True) as partial:
+        save_file(shard.tensors or {}, partial, {"features": json.dumps(described)})

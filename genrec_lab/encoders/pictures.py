@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from genrec_lab.data.picture_pack import has_picture, picture_source
-from genrec_lab.encoders.text import model_identity
+from genrec_lab.encoders.hub import local_folder, model_identity
+from genrec_lab.training import device, moved
 
 # No consumer here looks at more: Qwen2-VL takes at most 1,024 tokens of 28 x 28 pixels, 0.8 million.
 MAX_PIXELS = 2_000_000
@@ -238,20 +239,22 @@ class PictureTarget(BaseModel):
     @torch.no_grad()
     def _encode(self, scaled: Tensor) -> Tensor:
         # The posterior's mean, not a sample: a picture has one target, in the cache and without it.
-        model, shift, scale = _autoencoder(str(self.autoencoder))
-        latents = (model.encode(scaled).latent_dist.mode() - shift) * scale
-        return latents.flatten(2).transpose(1, 2).contiguous()
+        where = device()
+        model, shift, scale = _autoencoder(str(self.autoencoder), where)
+        latents = (model.encode(moved(scaled, where)).latent_dist.mode() - shift) * scale
+        return latents.flatten(2).transpose(1, 2).contiguous().to(scaled.device)
 
     @torch.no_grad()
     def _decode(self, tokens: Tensor) -> Tensor:
-        model, shift, scale = _autoencoder(str(self.autoencoder))
+        where = device()
+        model, shift, scale = _autoencoder(str(self.autoencoder), where)
         latents = tokens.transpose(1, 2).reshape(-1, self.channels, self.side, self.side)
-        return model.decode(latents.cpu() / scale + shift).sample.to(tokens.device)
+        return model.decode(moved(latents, where) / scale + shift).sample.to(tokens.device)
 
 
 @lru_cache(maxsize=4)
 def _autoencoder_config(folder: str) -> dict[str, Any]:
-    file = Path(folder).expanduser() / "config.json"
+    file = local_folder(folder) / "config.json"
     config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if config.get("_class_name") != "AutoencoderKL":
         found = f"a {config['_class_name']}" if "_class_name" in config else "no config.json of one"
@@ -263,10 +266,10 @@ def _autoencoder_config(folder: str) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def _autoencoder(folder: str) -> tuple[Any, float, float]:
-    """The autoencoder, ready to use, with the shift and the scaling factor of its latents."""
+def _autoencoder(folder: str, where: torch.device) -> tuple[Any, float, float]:
+    """Return the autoencoder on a device, with the shift and the scaling factor of its latents."""
     from diffusers import AutoencoderKL
 
     config = _autoencoder_config(folder)
-    model = AutoencoderKL.from_pretrained(Path(folder).expanduser(), local_files_only=True).eval()
+    model = AutoencoderKL.from_pretrained(local_folder(folder), local_files_only=True).to(where).eval()
     return model, float(config.get("shift_factor") or 0.0), float(config.get("scaling_factor") or 1.0)

@@ -1,4 +1,4 @@
-"""How far a long encoding has come: a bar in a terminal, a line in a log now and then elsewhere."""
+"""The progress of a long encoding: a bar in a terminal, a line in a log now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -33,20 +33,6 @@ def reporter(progress: Progress, total: int, what: str) -> Iterator[Callable[[in
             yield lambda done: bar.update(task, completed=done)
     else:
         yield _log_every_half_minute(total, what)
-
-
-@contextmanager
-def no_loading_bar() -> Iterator[None]:
-    """Keep the bars that transformers draws while it loads or writes weights out of logs and notebooks."""
-    from transformers.utils import logging as transformers_logging
-
-    had_bar = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if had_bar:
-            transformers_logging.enable_progress_bar()
 
 
 def _log_every_half_minute(total: int, what: str) -> Callable[[int], None]:

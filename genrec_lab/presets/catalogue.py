@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from genrec_lab.encoders import ENCODERS, TEXT_ENCODERS
 from genrec_lab.models.recommenders.base import ITEM_MODELS, RECOMMENDERS
 from genrec_lab.models.tokenizers import TOKENIZERS
 from genrec_lab.presets import PresetError
@@ -30,6 +31,8 @@ from genrec_lab.training import TrainingConfig
 
 # Parts of the config that are of several kinds, and where these are found.
 _OF_KINDS: dict[str, Registry[Any]] = {
+    "text": TEXT_ENCODERS,
+    "content": ENCODERS,
     "tokenizer": TOKENIZERS,
     "recommender": RECOMMENDERS,
     "rows.*.model": ITEM_MODELS,

@@ -18,6 +18,7 @@ from pydantic import (
 
 from genrec_lab.codes import IdentifierConfig
 from genrec_lab.data.batches import PairsConfig
+from genrec_lab.encoders import AnyEncoderConfig, AnyTextConfig
 from genrec_lab.encoders.compact import CompactConfig
 from genrec_lab.encoders.text import TextConfig
 from genrec_lab.models.recommenders.adapters import LoRAConfig
@@ -27,7 +28,6 @@ from genrec_lab.models.tokenizers import AnyTokenizerConfig, Tokenizer, find_tok
 from genrec_lab.models.tokenizers.letter import CollaborativeConfig
 from genrec_lab.models.tokenizers.rqvae import RQVAEConfig
 from genrec_lab.models.tokenizers.textual_ids import NamingConfig
-from genrec_lab.models.tokenizers.tree import EncoderConfig
 from genrec_lab.registry import ComponentConfig, component_config
 from genrec_lab.training import TrainingConfig
 
@@ -126,12 +126,12 @@ class MethodConfig(BaseModel):
     provenance: str  # where the values come from
     tuning: TuningConfig = TuningConfig()  # what was searched before these values were settled on
     own_row: bool = True  # False: the preset is no row itself, a run has those of `compare` alone
-    text: TextConfig = TextConfig()
+    text: AnyTextConfig = TextConfig()
     # What stands beside the text vectors of tokenizers that read vectors: pooled features of pictures.
     pictures: Literal["none", "efficientnet-lite0", "pixels"] = "none"
     tokenizer: AnyTokenizerConfig = RQVAEConfig()
     # Of tokenizers of kind "tree": what reads an item's text and picture, and how both are trained.
-    content: EncoderConfig = CompactConfig()
+    content: AnyEncoderConfig = CompactConfig()
     tokenizer_training: TrainingConfig = TrainingConfig()
     # Beside a tree: the tokenizer of the rows that quantise vectors, as TIGER's.
     rqvae: RQVAEConfig = RQVAEConfig()

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 from genrec_lab.codes import IdentifierConfig
-from genrec_lab.encoders.compact import CompactConfig
 from genrec_lab.models.recommenders.t5 import T5Config
 from genrec_lab.models.sequential.sasrec import SASRecConfig
 from genrec_lab.models.tokenizers.co_occurrence import CoOccurrenceConfig
@@ -61,7 +60,7 @@ def tiger_row(config: MethodConfig) -> MethodConfig:
 def tiger_multimodal_row(config: MethodConfig) -> MethodConfig:
     """TIGER_M of UTGRec's Table 2: TIGER on text vectors with those of pictures beside them."""
     content = config.content
-    model = content.picture_model if isinstance(content, CompactConfig) else "efficientnet-lite0"
+    model = getattr(content, "picture_model", "efficientnet-lite0")
     return changed(
         tiger_row(config),
         name="tiger_multimodal",

@@ -7,8 +7,8 @@ from typing import Literal
 from genrec_lab.codes import IdentifierConfig
 from genrec_lab.data.batches import PairsConfig
 from genrec_lab.encoders.compact import CompactConfig
-from genrec_lab.encoders.multimodal import QwenConfig
 from genrec_lab.encoders.pictures import PictureTarget
+from genrec_lab.encoders.qwen import QwenConfig
 from genrec_lab.encoders.text import TextConfig
 from genrec_lab.models.recommenders.t5 import T5Config
 from genrec_lab.models.tokenizers.content_decoders import DecoderConfig

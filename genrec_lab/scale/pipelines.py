@@ -22,8 +22,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 import genrec_lab
 from genrec_lab.data.whole_files import whole_file
-from genrec_lab.encoders.text import TextConfig, model_identity, text_encoder
+from genrec_lab.encoders.text import (
+    TEXT_ENCODERS,
+    TextConfig,
+    checked_vectors,
+    identity_of,
+    text_encoder,
+)
 from genrec_lab.lab.files import as_json, hash_file, hash_folder, read_json, write_json
+from genrec_lab.registry import ComponentConfig, component_config
 from genrec_lab.scale.cluster import Cluster, ScaleError, connected, require_room
 
 _MADE_OF = "made_of.json"  # what a table was made of; without it a folder is no table of a pipeline
@@ -58,11 +65,14 @@ class EncodeTexts:
     """Texts to content vectors."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        self.encode = text_encoder(TextConfig(**config))
+        self.config = component_config(TEXT_ENCODERS, config)
+        self.encoder = text_encoder(self.config)
 
     def __call__(self, rows: pl.DataFrame) -> pl.DataFrame:
         """`item`, `text` -> `item`, `vector` (D)."""
-        return _with_lists(rows.select("item"), vector=self.encode(rows["text"].to_list()))
+        texts = rows["text"].to_list()
+        vectors = checked_vectors(self.encoder.encode(texts), texts, self.config)
+        return _with_lists(rows.select("item"), vector=vectors)
 
 
 class TokenizeVectors:
@@ -104,20 +114,21 @@ class RecommendToUsers:
 def encode_catalogue(
     source: str | Path,
     target: str | Path,
-    config: TextConfig | None = None,
+    config: ComponentConfig | None = None,
     workers: Workers | None = None,
     cluster: Cluster | None = None,
 ) -> None:
     """Encode the `text` of each `item` of a table into its `vector`.
 
-    Raises ScaleError for TF-IDF, which looks at all texts at once, and as all pipelines do.
+    Raises ScaleError for an encoder that needs all texts at once, such as TF-IDF, and as all pipelines do.
     """
     config = config or TextConfig()
-    if config.kind == "tfidf":
+    encoder = TEXT_ENCODERS.find(config.kind)
+    if getattr(encoder, "needs_all_texts", False):
         raise ScaleError(
-            "text.kind is 'tfidf', which counts the words of all texts; take 'sentence' or 'mean_pooled'"
+            f"text.kind is {config.kind!r}, which looks at all texts; take 'sentence' or 'mean_pooled'"
         )
-    settings = config.model_dump(exclude={"batch_size", "device"}) | {"model": model_identity(config.model)}
+    settings = identity_of(encoder, config)
     options = {"config": config.model_dump()}
     _stream(_Pipeline(EncodeTexts, options, ("item",), ("text",), settings), source, target, workers, cluster)
 

@@ -88,7 +88,8 @@ def first_one_first() -> Iterator[None]:
     if not several():
         yield
         return
-    with PartialState().main_process_first():
+    # One after the other: whatever asks the others to join within the block would wait for ever.
+    with PartialState().main_process_first(), apart():
         yield
 
 

@@ -12,11 +12,10 @@ from pydantic import ValidationError
 from safetensors import safe_open
 from torch.nn import functional
 
-from genrec_lab.encoders import frozen_features as frozen_module
-from genrec_lab.encoders.backbones import HashedStates, ModelStates
-from genrec_lab.encoders.compact import CompactConfig, CompactEncoder
+from genrec_lab.encoders import content as frozen_module
+from genrec_lab.encoders.compact import CompactConfig, CompactEncoder, HashedStates, ModelStates
 from genrec_lab.encoders.content import Content
-from genrec_lab.encoders.efficientnet import EfficientNetLite0, _same
+from genrec_lab.encoders.picture_features import EfficientNetLite0, _same
 from genrec_lab.encoders.pictures import PictureError, PictureTarget, centre_square, read_picture
 
 TEXTS = (

@@ -7,9 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from genrec_lab.encoders.backbones import PictureFeatures
 from genrec_lab.encoders.content import Content
-from genrec_lab.encoders.picture_vectors import encode_pictures
+from genrec_lab.encoders.picture_features import PictureFeatures, encode_pictures
 from genrec_lab.encoders.pictures import PictureError, centre_square, read_picture
 
 

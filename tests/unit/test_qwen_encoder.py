@@ -10,12 +10,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from genrec_lab.encoders import frozen_features as frozen_module
+from genrec_lab.encoders import content as frozen_module
 from genrec_lab.encoders.content import Content
-from genrec_lab.encoders.multimodal import QwenConfig, QwenEncoder
 from genrec_lab.encoders.pictures import PictureTarget, read_picture
-from genrec_lab.encoders.qwen_loading import QwenMemoryError, QwenModelError, load_qwen
-from genrec_lab.encoders.tiny_qwen import tiny_qwen
+from genrec_lab.encoders.qwen import QwenConfig, QwenEncoder
+from genrec_lab.encoders.qwen_models import QwenMemoryError, QwenModelError, load_qwen, tiny_qwen
 
 TEXTS = (
     "a red garden kettle",

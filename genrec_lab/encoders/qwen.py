@@ -7,33 +7,44 @@ budgets, the prompt without a picture) follows the authors' public code.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from genrec_lab.encoders.content import Content, PreparedContent
-from genrec_lab.encoders.frozen_features import frozen_features, padded
+from genrec_lab.encoders.content import Content, PreparedContent, frozen_features, padded
+from genrec_lab.encoders.hub import model_identity
 from genrec_lab.encoders.pictures import PictureTarget, centre_square, read_picture
 from genrec_lab.encoders.progress import Progress
-from genrec_lab.encoders.qwen_loading import QwenModelError, load_qwen, memory_advice
-from genrec_lab.encoders.qwen_prompt import ItemPrompt
-from genrec_lab.encoders.text import model_identity
+from genrec_lab.encoders.qwen_models import QwenModelError, load_qwen, memory_advice
+from genrec_lab.registry import ComponentConfig
+from genrec_lab.training import moved, placed
 
 _PICTURE_BATCH = 8
 # Qwen2-VL refuses pictures more than 200 times as long as wide.
 _LONGEST = 100
+_TEXT = "<TEXT>"
+_PICTURE = "<|image_pad|>"
+# The paper's words; the picture stands before them.
+_WITH_PICTURE = (
+    'This is an image of an item. The item\'s information also includes: "<TEXT>". Compress the image and '
+    "text information into {levels} tokens, representing content from coarse to fine granularity."
+)
+# The paper has no words for an item without a picture; its code has a second prompt that says so.
+_WITHOUT_PICTURE = (
+    'The image of this item is missing. The item\'s information includes: "<TEXT>". Compress the text '
+    "information into {levels} tokens, representing content from coarse to fine granularity."
+)
 
 
-class QwenConfig(BaseModel):
+class QwenConfig(ComponentConfig):
     """Qwen2-VL as UTGRec's encoder; the values are those of the authors' code."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     kind: Literal["qwen"] = "qwen"
     model: str = Field("Qwen/Qwen2-VL-2B-Instruct", min_length=1, description="a local folder or a hub name")
@@ -66,6 +77,8 @@ class QwenEncoder(nn.Module):
     whatever `dtype` the frozen weights have. The code tokens `<CODE_0>` ... are rows beside the vocabulary,
     so they are learnt also where the embeddings are not.
     """
+
+    Config = QwenConfig
 
     def __init__(self, config: QwenConfig | None = None) -> None:
         super().__init__()
@@ -135,13 +148,14 @@ class QwenEncoder(nn.Module):
     def prepare(
         self, content: Content, cache: Path | None = None, progress: Progress = True
     ) -> PreparedContent:
-        """Run the frozen vision tower over N items once, or read from `cache` what it said of them before.
+        """Run the frozen vision tower over N items once, or read from `cache` what it found in them before.
 
-        Without `cache` the features stay in memory: up to 3 MB a picture at full size. Counts in `repairs`:
-        mended pictures, `texts_truncated`, `items_without_picture`. Raises PictureError for a picture that
-        cannot be read, QwenMemoryError where memory runs out.
+        The whole encoder is moved to the accelerator for it, where there is one. Without `cache` the features
+        stay in memory: up to 3 MB a picture at full size. Counts in `repairs`: mended pictures,
+        `texts_truncated`, `items_without_picture`. Raises PictureError for a picture that cannot be read,
+        QwenMemoryError where memory runs out.
         """
-        config = self.config
+        config = placed(self).config
         texts = self._prompt.texts(content.texts)
         repairs = {"texts_truncated": sum(len(text) > config.max_text_tokens for text in texts)}
         texts = [text[: config.max_text_tokens] for text in texts]
@@ -216,7 +230,8 @@ class QwenEncoder(nn.Module):
     @torch.no_grad()
     def _visual_tokens(self, pixels: Tensor, grids: Tensor) -> tuple[Tensor, ...]:
         device = self.code_tokens.device
-        return self.backbone.get_image_features(pixels.to(device), grids.to(device)).pooler_output
+        found = self.backbone.get_image_features(moved(pixels, device), moved(grids, device))
+        return found.pooler_output
 
     def trained_state(self) -> dict[str, Tensor]:
         """What is trained and nothing else: LoRA, code tokens, and the embeddings unless they are frozen."""
@@ -238,7 +253,7 @@ class QwenEncoder(nn.Module):
         config = QwenConfig.model_validate_json((folder / "encoder.json").read_text())
         encoder = cls(config if model is None else config.model_copy(update={"model": model}))
         encoder.load_trained(folder / "encoder.safetensors")
-        return encoder.eval()
+        return placed(encoder).eval()
 
     def load_trained(self, file: Path) -> None:
         """Put the trained part of `save` into this encoder; raises QwenModelError where it does not fit."""
@@ -295,3 +310,52 @@ def _not_too_long(image: Image.Image, repairs: dict[str, int]) -> Image.Image:
     ground = Image.new("RGB", needed, "white")
     ground.paste(image, ((needed[0] - width) // 2, (needed[1] - height) // 2))
     return ground
+
+
+class ItemPrompt:
+    """The fixed parts of both prompts, tokenised once; the code tokens follow the assistant's header.
+
+    The text of an item is tokenised on its own, so that it can be cut at its budget, and so that words in it
+    that look like special tokens stay words.
+    """
+
+    def __init__(self, tokenizer: Any, levels: int) -> None:
+        self._tokenizer, self._levels = tokenizer, levels
+        self.picture_id = int(tokenizer.convert_tokens_to_ids(_PICTURE))
+        shown = self._rendered([{"type": "image"}], _WITH_PICTURE)
+        before, rest = shown.split(_PICTURE)
+        self._shown = tuple(self._ids(part) for part in (before, *rest.split(_TEXT)))
+        self._missing = tuple(self._ids(part) for part in self._rendered([], _WITHOUT_PICTURE).split(_TEXT))
+
+    def texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens of each text, uncut."""
+        # verbose: no warning about length; what is cut is counted elsewhere.
+        return self._tokenizer(
+            list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False
+        )["input_ids"]
+
+    def ids(self, text: Sequence[int], picture_tokens: int) -> list[int]:
+        """The whole prompt of an item; 0 stands at the places of the L code tokens, which are the last.
+
+        `picture_tokens` is 0 for an item without a picture.
+        """
+        codes = [0] * self._levels
+        if not picture_tokens:
+            before, after = self._missing
+            return [*before, *text, *after, *codes]
+        before, between, after = self._shown
+        return [*before, *[self.picture_id] * picture_tokens, *between, *text, *after, *codes]
+
+    def length(self, text_tokens: int, picture_tokens: int) -> int:
+        """Return how many tokens `ids` gives for so many of the text and of the picture."""
+        fixed = self._shown if picture_tokens else self._missing
+        return sum(map(len, fixed)) + text_tokens + picture_tokens + self._levels
+
+    def _rendered(self, picture: list[dict[str, str]], words: str) -> str:
+        content = [*picture, {"type": "text", "text": words.format(levels=self._levels)}]
+        return self._tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+
+    def _ids(self, part: str) -> list[int]:
+        return self._tokenizer(part, add_special_tokens=False)["input_ids"]
