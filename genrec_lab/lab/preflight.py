@@ -73,46 +73,67 @@ def check_run(
     with relative_to(base_of(source)):
         root = root or runs_root()
         content, found = read_content(source, sets)
-        problems, chosen = _Problems(found), list[Path]()
-        if isinstance(dataset := content.get("dataset"), Mapping) and isinstance(dataset.get("name"), str):
+        problems = _Problems(found)
+        dataset, overrides = content.get("dataset"), content.get("overrides", {})
+        if isinstance(dataset, Mapping) and isinstance(dataset.get("name"), str):
             from genrec_lab.data.checking import dataset_problems
 
             problems += dataset_problems(dataset)
-        overrides = content.get("overrides", {})
         problems += _unset_variables("overrides", overrides)
-        with problems.noted():
-            named = content.get("notebooks")
-            texts = isinstance(named, list) and all(isinstance(name, str) for name in named)
-            chosen = choose_notebooks(notebooks or notebooks_folder(), named if texts else None, only, from_)
-        for notebook in chosen:
-            with problems.noted():
-                check_notebook(notebook)
-        with problems.noted():
-            check_kernel()
+        chosen = _chosen(problems, content, notebooks, only, from_)
         numbers: Sequence[int] | None = None
+        parts: list[RunFile] = []
         with problems.noted():
             numbers = seeds_of(seeds) if isinstance(seeds, str) else seeds
-            for seed in numbers or () if not found else ():
-                RunFile(**content, base=base_of(source)).with_seed(seed)
-        config, preset = None, content.get("preset")
-        if unknown := _unknown_preset(preset):
+            if not found:
+                spec = RunFile(**content, base=base_of(source))
+                parts = [spec.with_seed(seed) for seed in numbers or ()] or [spec]
+        config = None
+        if unknown := _unknown_preset(content.get("preset")):
             problems.append(unknown)
-        elif isinstance(preset, str) and isinstance(overrides, Mapping) and (not problems or overrides):
-            from genrec_lab.lab import store  # which imports every method
-
+        elif not problems or overrides:  # else no error can be left, and importing every method takes seconds
             with problems.noted():
-                config = store.load_config(preset, overrides)
-        if config is not None and isinstance(run := content.get("run"), str):
-            for name in [f"{run}-seed{seed}" for seed in numbers or ()] or [run]:
-                problems += _missing_results(config, root / name, [notebook.stem for notebook in chosen])
+                config = _config(content.get("preset"), overrides)
+        if config is not None:
             problems += _start_problems(config, root)
             problems += _target_problems(config, dataset)
+            for part in parts:
+                with problems.noted():
+                    problems += _missing_results(part, root, [notebook.stem for notebook in chosen])
         if problems or config is None:
             raise RunFileError(place_of(source), problems)
-        spec = RunFile(**content, base=base_of(source))
-        return Checked(
-            spec, tuple(chosen), None if numbers is None else tuple(numbers), root, _warnings(config, spec)
-        )
+        given = None if numbers is None else tuple(numbers)
+        return Checked(spec, tuple(chosen), given, root, _warnings(config, spec))
+
+
+def _chosen(
+    problems: _Problems,
+    content: Mapping[str, Any],
+    folder: Path | None,
+    only: Sequence[str] | None,
+    from_: str | None,
+) -> list[Path]:
+    """Return the notebooks to run, each checked."""
+    chosen: list[Path] = []
+    with problems.noted():
+        named = content.get("notebooks")
+        texts = isinstance(named, list) and all(isinstance(name, str) for name in named)
+        chosen = choose_notebooks(folder or notebooks_folder(), named if texts else None, only, from_)
+    for notebook in chosen:
+        with problems.noted():
+            check_notebook(notebook)
+    with problems.noted():
+        check_kernel()
+    return chosen
+
+
+def _config(preset: Any, overrides: Any) -> Any:
+    """The config, or None where it was said already that these cannot give one."""
+    from genrec_lab.lab import store
+
+    if not isinstance(preset, str) or not isinstance(overrides, Mapping):
+        return None
+    return store.load_config(preset, overrides)
 
 
 def _warnings(config: Any, spec: RunFile) -> tuple[str, ...]:
@@ -149,20 +170,27 @@ def _unset_variables(key: str, value: Any) -> Iterator[str]:
                 )
 
 
-def _missing_results(config: Any, run: Path, chosen: Sequence[str]) -> Iterator[str]:
-    """Give the stages that chosen ones read, and that are neither chosen nor there."""
-    lacking: dict[str, list[str]] = {}
+def _missing_results(spec: RunFile, root: Path, chosen: Sequence[str]) -> Iterator[str]:
+    """Give the stages whose results chosen ones read, and that are neither chosen nor made."""
+    from genrec_lab.lab import chain, store
+
+    run = store.unopened_run(**spec.parameters(), root=root, base=spec.base, change=True)
+    lacking: dict[str, str] = {}
     for stage in chosen:
-        for read in _READS.get(stage, ()):
-            there = (run / read).is_dir() and any((run / read).iterdir())
-            if read not in chosen and not there and _is_read(config, read):
-                lacking.setdefault(read, []).append(stage)
-    for read, stages in lacking.items():
-        verb = "read" if len(stages) > 1 else "reads"
-        yield (
-            f"notebooks leaves out {read}, which {' and '.join(stages)} {verb}, and the run {run.name!r} "
-            f"has no results of it yet; add {read}"
-        )
+        tasks = chain.tasks_of(run, stage)
+        if tasks is None:  # what there is to do depends on data that are not prepared
+            for read in _READS.get(stage, ()):
+                made = (run.folder / read).is_dir() and any((run.folder / read).iterdir())
+                if read not in chosen and not made and _is_read(run.config, read):
+                    lacking.setdefault(read, f"{stage} reads {read}, which has not been run yet")
+            continue
+        for read in (task for asked in tasks for task in asked.flat_inputs().values()):
+            if read.stage not in chosen and read.of is None and read.stage not in lacking:
+                state = run.state(read, verify=False)
+                if state.action == "run":
+                    lacking[read.stage] = f"{stage} reads {read.place}: {state.reason.rstrip('.')}"
+    for read, why in lacking.items():
+        yield f"notebooks leaves out {read}, but {why}; add {read}"
 
 
 def _is_read(config: Any, stage: str) -> bool:
