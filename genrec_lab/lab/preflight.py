@@ -184,11 +184,11 @@ def _missing_results(spec: RunFile, root: Path, chosen: Sequence[str]) -> Iterat
                 if read not in chosen and not made and _is_read(run.config, read):
                     lacking.setdefault(read, f"{stage} reads {read}, which has not been run yet")
             continue
-        for read in (task for asked in tasks for task in asked.flat_inputs().values()):
-            if read.stage not in chosen and read.of is None and read.stage not in lacking:
-                state = run.state(read, verify=False)
+        for task in (task for asked in tasks for task in asked.flat_inputs().values()):
+            if task.stage not in chosen and task.of is None and task.stage not in lacking:
+                state = run.state(task, verify=False)
                 if state.action == "run":
-                    lacking[read.stage] = f"{stage} reads {read.place}: {state.reason.rstrip('.')}"
+                    lacking[task.stage] = f"{stage} reads {task.place}: {state.reason.rstrip('.')}"
     for read, why in lacking.items():
         yield f"notebooks leaves out {read}, but {why}; add {read}"
 

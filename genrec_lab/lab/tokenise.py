@@ -110,7 +110,7 @@ def _tokenizers_of(run: Run, facts: Facts, row: str, config: MethodConfig) -> di
     found: dict[str, Task] = {}
     for scope, domains in trained_on.items():
         more = {"pictures": config.pictures, "domains": domains, "others": others if not found else ()}
-        name = f"{row}/tokenizers/{safe_name(scope)}"
+        name = f"{row}/tokenizers/{scope if scope == ALL else safe_name(scope)}"
         all_given = {**given, **more, "seed": run.seed}
         found[scope] = Task(TOKENIZING, name, _fit, all_given, inputs, (component,), row, scope)
     return found
