@@ -15,7 +15,7 @@ import polars as pl
 
 from genrec_lab.bazaar import best_possible
 from genrec_lab.bazaar.oracle import MAX_ORACLE_ITEMS
-from genrec_lab.data import Dataset
+from genrec_lab.data import NO_ITEM, Dataset
 from genrec_lab.data.preparation import training_part
 from genrec_lab.decoding import Ranked, beam_search, exact_top_k
 from genrec_lab.evaluation import (
@@ -51,35 +51,27 @@ _USUAL = "tiger"  # UTGRec's Figure 4 draws what others gain over it
 
 def ranking_tasks(run: Run, facts: Facts) -> dict[str, Task]:
     """What stage 07 makes, by row: the rankings of all test users, on Bazaar also the best possible."""
-    domains, found = served(run.config, facts.domains), {}
-    data = facts.data
-    for name, config in generative_rows(run, facts).items():
+    config, found = run.config, {}
+    shared = {"domains": served(config, facts.domains), "top_k": config.evaluation.top_k}
+    data: dict[str, Any] = {"data": facts.data}
+    for name, row in generative_rows(run, facts).items():
         models, bases = serving_tasks(run, facts, name)
-        kind, decoding = config.recommender.kind, run.config.decoding
-        given = {
-            "domains": domains,
-            "kind": kind,
-            "beams": decoding.test_beams,
-            "precision": decoding.precision,
-        }
-        inputs = {"data": data, "models": models, "bases": bases}
-        component = RECOMMENDERS.find(kind)
+        kind, decoding = row.recommender.kind, config.decoding
+        given = {**shared, "kind": kind, "beams": decoding.test_beams, "precision": decoding.precision}
+        inputs, component = {**data, "models": models, "bases": bases}, RECOMMENDERS.find(kind)
         found[name] = Task(EVALUATION, name, _rank_by_codes, given, inputs, (component,), name)
-    for name, row in trained_item_rows(run, facts).items():
-        models = item_model_tasks(run, facts, name)
-        found[name] = Task(
-            EVALUATION, name, _rank_by_items, {"domains": domains, "kind": row.model.kind},
-            {"data": data, "models": models}, components=(ITEM_MODELS.find(row.model.kind),), row=name,
-        )  # fmt: skip
-    if POPULARITY in run.config.compare:
-        found[POPULARITY] = Task(
-            EVALUATION, POPULARITY, _rank_by_popularity, {"domains": domains}, {"data": data}, row=POPULARITY
+    for name, item in trained_item_rows(run, facts).items():
+        given = {**shared, "kind": item.model.kind}
+        inputs, component = (
+            {**data, "models": item_model_tasks(run, facts, name)},
+            ITEM_MODELS.find(item.model.kind),
         )
+        found[name] = Task(EVALUATION, name, _rank_by_items, given, inputs, (component,), name)
+    if POPULARITY in config.compare:
+        found[POPULARITY] = Task(EVALUATION, POPULARITY, _rank_by_popularity, shared, data, row=POPULARITY)
     if run.dataset["name"] == "bazaar" and facts.n_items <= MAX_ORACLE_ITEMS:
-        given = {"domains": domains, "options": run.dataset}
-        found[BEST_POSSIBLE] = Task(
-            EVALUATION, BEST_POSSIBLE, _best_possible, given, {"data": data}, row=BEST_POSSIBLE
-        )
+        given = {"domains": shared["domains"], "ks": config.evaluation.ks, "options": run.dataset}
+        found[BEST_POSSIBLE] = Task(EVALUATION, BEST_POSSIBLE, _best_possible, given, data, row=BEST_POSSIBLE)
     return found
 
 
@@ -158,7 +150,13 @@ def run_metrics(run: Run) -> pl.DataFrame:
         else:
             assert users is not None  # noqa: S101 - a row is usable
             items = pl.read_parquet(folder / "rankings.parquet")["items"].to_numpy()
-            table = metrics_table(items, users["target"], users["domain"], _KS)
+            table = metrics_table(
+                items,
+                users["target"],
+                users["domain"],
+                run.config.evaluation.ks,
+                run.config.evaluation.metrics,
+            )
         own = {"method": pl.lit(name), "seed": pl.lit(run.seed, pl.Int64)}
         found.append(table.with_columns(**own).select(pl.col(n).cast(t) for n, t in METRICS_SCHEMA.items()))
     if found:
@@ -317,6 +315,7 @@ def _named(method: str, metrics: pl.DataFrame) -> pl.DataFrame:
 def _rank_by_codes(
     work: Work,
     domains: Sequence[str],
+    top_k: int,
     kind: str,
     beams: int,
     precision: Any,
@@ -326,39 +325,43 @@ def _rank_by_codes(
 ) -> None:
     def recommend(domain: str, users: pl.DataFrame) -> Ranked:
         model = read_serving(kind, models[domain], bases.get(domain), domain)
-        return recommend_to(model, users, TOP_K, items(domain), beams=beams, precision=precision)
+        return recommend_to(model, users, top_k, items(domain), beams=max(beams, top_k), precision=precision)
 
     items = Dataset.read(data / "dataset").domain_items
-    _rank(work, data, domains, recommend)
+    _rank(work, data, domains, top_k, recommend)
 
 
 def _rank_by_items(
-    work: Work, domains: Sequence[str], kind: str, data: Path, models: Mapping[str, Path]
+    work: Work, domains: Sequence[str], top_k: int, kind: str, data: Path, models: Mapping[str, Path]
 ) -> None:
     def recommend(domain: str, users: pl.DataFrame) -> Ranked:
         return recommend_to(
-            ITEM_MODELS.find(kind).load(models[domain] / "model"), users, TOP_K, items(domain)
+            ITEM_MODELS.find(kind).load(models[domain] / "model"), users, top_k, items(domain)
         )
 
     items = Dataset.read(data / "dataset").domain_items
-    _rank(work, data, domains, recommend)
+    _rank(work, data, domains, top_k, recommend)
 
 
-def _rank_by_popularity(work: Work, domains: Sequence[str], data: Path) -> None:
+def _rank_by_popularity(work: Work, domains: Sequence[str], top_k: int, data: Path) -> None:
     def recommend(domain: str, users: pl.DataFrame) -> Ranked:
         counted = Popularity().fit(learnt_data(data, (domain,)))
-        return recommend_to(counted, users, TOP_K, counted.items)
+        return recommend_to(counted, users, top_k, counted.items)
 
-    _rank(work, data, domains, recommend)
+    _rank(work, data, domains, top_k, recommend)
 
 
 def _rank(
-    work: Work, data: Path, domains: Sequence[str], recommend: Callable[[str, pl.DataFrame], Ranked]
+    work: Work,
+    data: Path,
+    domains: Sequence[str],
+    top_k: int,
+    recommend: Callable[[str, pl.DataFrame], Ranked],
 ) -> None:
     """Rank for the test users of some domains, a domain at a time, and write what came."""
     test = part_of(pl.read_parquet(data / "test.parquet"), domains)
-    items = np.full((test.height, TOP_K), -1, dtype=np.int64)
-    scores = np.full((test.height, TOP_K), -np.inf, dtype=np.float32)
+    items = np.full((test.height, top_k), NO_ITEM, dtype=np.int64)
+    scores = np.full((test.height, top_k), -np.inf, dtype=np.float32)
     of_user = test["domain"].to_numpy()
     started = time.monotonic()
     for domain in dict.fromkeys(of_user.tolist()):
@@ -371,8 +374,10 @@ def _rank(
     work.summary = {"users": test.height, "users_per_second": round(test.height / max(seconds, 1e-9), 1)}
 
 
-def _best_possible(work: Work, domains: Sequence[str], options: Mapping[str, Any], data: Path) -> None:
+def _best_possible(
+    work: Work, domains: Sequence[str], ks: Sequence[int], options: Mapping[str, Any], data: Path
+) -> None:
     """On Bazaar the true distribution is known: what its best ranking scores on the very same test users."""
     test = part_of(pl.read_parquet(data / "test.parquet"), domains)
-    metrics = best_possible(dict(options), test, _KS).metrics
+    metrics = best_possible(dict(options), test, tuple(ks)).metrics
     metrics.rename({"realised": "value"}).drop("expected").write_parquet(work.folder / "metrics.parquet")

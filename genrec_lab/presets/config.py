@@ -21,6 +21,7 @@ from genrec_lab.data.batches import PairsConfig
 from genrec_lab.encoders import AnyEncoderConfig, AnyTextConfig
 from genrec_lab.encoders.compact import CompactConfig
 from genrec_lab.encoders.text import TextConfig
+from genrec_lab.evaluation import METRICS
 from genrec_lab.models.recommenders.adapters import LoRAConfig
 from genrec_lab.models.recommenders.base import ITEM_MODELS, RECOMMENDERS
 from genrec_lab.models.recommenders.t5 import T5Config
@@ -33,6 +34,8 @@ from genrec_lab.training import TrainingConfig
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
 # YAML and JSON know lists only.
+_Numbers = Annotated[tuple[int, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
+_MOST_RANKED = 1_000
 _Names = Annotated[tuple[str, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
 
 
@@ -60,6 +63,29 @@ class TuningConfig(BaseModel):
                 "one trial, and none of a single one"
             )
         return self
+
+
+class EvaluationConfig(BaseModel):
+    """Which metrics are computed from the rankings of test users; they change no training."""
+
+    model_config = _STRICT
+
+    ks: _Numbers = Field((5, 10), min_length=1)
+    # Names in `evaluation.METRICS`, or places of functions such as `my_metrics.py:hit_at_one`.
+    metrics: _Names = Field(("recall", "ndcg"), min_length=1)
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if wrong := [k for k in self.ks if not 1 <= k <= _MOST_RANKED]:
+            raise ValueError(f"ks has {wrong[0]}; expected whole numbers from 1 to {_MOST_RANKED:,}")
+        for name in self.metrics:
+            METRICS.find(name)
+        return self
+
+    @property
+    def top_k(self) -> int:
+        """How many items are ranked for each user: 10, or as many as the largest k asks for."""
+        return max(10, *self.ks)
 
 
 class AdaptationConfig(BaseModel):
@@ -151,6 +177,7 @@ class MethodConfig(BaseModel):
     loss_temperature: float = Field(1.0, gt=0)
     adaptation: AdaptationConfig = AdaptationConfig()
     decoding: DecodingConfig = DecodingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     # Folder of identifiers that other tokenizers gave these items, `*.index.json`, to compare with in
     # notebook 04; ${VAR} allowed. It changes no result.
     reference_codes: str = ""
