@@ -172,11 +172,14 @@ def config_class(registry: Registry[Any], kind: str) -> type[ComponentConfig]:
             f"{registry.noun} {kind!r}: {_place(component)}.Config is {config!r}; expected a class of "
             "pydantic's BaseModel, or of genrec_lab.registry.ComponentConfig"
         )
-    return config if issubclass(config, ComponentConfig) else _with_kind(config)
+    return with_kind(config)
 
 
 @functools.cache
-def _with_kind(config: type[BaseModel]) -> type[ComponentConfig]:
+def with_kind(config: type[BaseModel]) -> type[ComponentConfig]:
+    """Return a component's `Config`, with a field `kind` also where it has none of its own."""
+    if issubclass(config, ComponentConfig):
+        return config
     bases: Any = (config, ComponentConfig)
     return create_model(config.__name__, __base__=bases, __module__=config.__module__)
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
 
 from genrec_lab.data import Dataset
 from genrec_lab.decoding import Histories
 from genrec_lab.models.recommenders.base import ItemRecommender, TrainingData
 from genrec_lab.registry import ComponentConfig
-
-_FILE = "counts.safetensors"
 
 
 class PopularityConfig(ComponentConfig):
@@ -28,9 +24,6 @@ class Popularity(ItemRecommender):
 
     Config: ClassVar = PopularityConfig
     counts: np.ndarray  # (N,) float32
-
-    def __init__(self, config: PopularityConfig | None = None) -> None:
-        self.config = config or PopularityConfig()
 
     def fit(self, data: Dataset | TrainingData) -> Self:
         """Count the items of the training part."""
@@ -53,16 +46,3 @@ class Popularity(ItemRecommender):
     def score(self, histories: Histories, users: object = None) -> np.ndarray:
         """Return the counts (B, N), equal in each row."""
         return np.broadcast_to(self.counts, (len(histories), len(self.counts)))
-
-    def save(self, folder: Path) -> Path:
-        """Write items and counts into a folder."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({"items": self.items, "counts": self.counts}, folder / _FILE)
-        return folder
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote."""
-        model, held = cls(), load_file(Path(folder) / _FILE)
-        model.items, model.counts = held["items"], held["counts"]
-        return model

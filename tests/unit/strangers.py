@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 from pydantic import BaseModel
 
@@ -18,9 +16,6 @@ class LastItem(ItemRecommender):
         reach: float = 3.0
         weights: list[float] = [1.0]
 
-    def __init__(self, config):
-        self.config = config
-
     def fit(self, data):
         self.items = data.items["item"].to_numpy()
         return self
@@ -28,16 +23,6 @@ class LastItem(ItemRecommender):
     def score(self, histories):
         last = np.array([history[-1] for history in histories])
         return -np.abs(self.items - last[:, None]) / self.config.reach
-
-    def save(self, folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "items.json").write_text(json.dumps(self.items.tolist()))
-
-    @classmethod
-    def load(cls, folder):
-        model = cls(cls.Config())
-        model.items = np.array(json.loads((folder / "items.json").read_text()))
-        return model
 
 
 class FirstCodes:

@@ -269,3 +269,18 @@ def test_epochs_are_chosen_by_what_evaluation_measures_today(data: st.DataObject
 def test_registries_say_what_they_require() -> None:
     with pytest.raises(RegistryError, match="a thing has Config, fit"):
         Registry("thing", required=("Config", "fit")).register("x")(object())
+
+
+def test_what_a_class_keeps_in_attributes_comes_back(dataset, tmp_path: Path) -> None:
+    config = component_config(ITEM_MODELS, {"kind": LAST, "reach": 2.0})
+    model = ITEM_MODELS.find(LAST)(config).fit(TrainingData.of(dataset).of_domains("Garden"))
+    model.bounds, model.parts = (1, 2), [np.arange(2), np.arange(3.0)]
+    model.save(tmp_path)
+    again = ITEM_MODELS.find(LAST).load(tmp_path)
+    assert again.config == config and again.bounds == (1, 2)
+    np.testing.assert_array_equal(again.items, model.items)
+    assert [part.tolist() for part in again.parts] == [[0, 1], [0.0, 1.0, 2.0]]
+    np.testing.assert_array_equal(again.score([[3]]), model.score([[3]]))
+    model.bounds = object()
+    with pytest.raises(ValueError, match="LastItem cannot be saved: .* write its save and load"):
+        model.save(tmp_path)

@@ -23,11 +23,11 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import polars as pl
-from pydantic import BaseModel
 
 from genrec_lab.data import Dataset, Split, leave_one_out
 from genrec_lab.data.preparation import MAX_HISTORY, every_prefix, training_part
 from genrec_lab.decoding import Histories, Ranked
+from genrec_lab.models.saved import SavedAttributes
 from genrec_lab.registry import ComponentConfig, Registry
 from genrec_lab.training import Callback
 
@@ -138,16 +138,36 @@ class TrainingData:
         return every_prefix(self.sequences, self.max_history)
 
 
-class ItemRecommender:
+class ItemRecommender(SavedAttributes):
     """A model over items that ranks by `score`.
 
-    A class of yours adds what the top of this file lists, and sets `items` in `fit` and `load`.
+    A class of yours has a `Config`, `fit`, which sets `items`, and `score`; numpy arrays and plain values in
+    its attributes are saved and loaded.
+
+        >>> class Newest(ItemRecommender):
+        ...     class Config(ComponentConfig):
+        ...         pass
+        ...
+        ...     def fit(self, data):
+        ...         self.items = data.items["item"].to_numpy()
+        ...         return self
+        ...
+        ...     def score(self, histories):
+        ...         return np.tile(self.items.astype(float), (len(histories), 1))
+        >>> model = Newest(Newest.Config())
+        >>> model.items = np.array([3, 5, 8])
+        >>> model.recommend([[3], [5]], top_k=2).items
+        array([[8, 5],
+               [8, 5]])
     """
 
-    Config: ClassVar[type[BaseModel]]
     needs: ClassVar[tuple[Need, ...]] = ()  # parts of the items without which there is no such model
     takes: ClassVar[tuple[Need, ...]] = ()  # parts that it reads where they are there
     items: np.ndarray  # (N,) the item indices that it may recommend, ascending
+
+    def __init__(self, config: Any = None) -> None:
+        """Take the config, by default that of the class."""
+        self.config = self.Config() if config is None else config
 
     def score(self, histories: Histories, users: Sequence[int] | None = None) -> np.ndarray:
         """Return scores (B, N) of `items` after histories of items, oldest first; higher is better."""

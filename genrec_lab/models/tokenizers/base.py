@@ -5,7 +5,6 @@ Shapes: n items, D dimensions of a content vector, L levels, K_l codes of a leve
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,9 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from pydantic import BaseModel
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
+from genrec_lab.models.saved import SavedAttributes
 from genrec_lab.models.sharing import Shareable
 from genrec_lab.registry import ComponentConfig
 
@@ -25,8 +23,6 @@ if TYPE_CHECKING:
 
     from genrec_lab.codes import PrefixCodewords
     from genrec_lab.data import Dataset
-
-_NOT_SAVED = ("config", "epochs", "shared_items")
 
 
 class TokenizerError(ValueError):
@@ -130,7 +126,7 @@ class Tokenized(NamedTuple):
         return self.residuals[:, 0]
 
 
-class Tokenizer(Shareable, ABC):
+class Tokenizer(SavedAttributes, Shareable, ABC):
     """An estimator of codes: `fit` learns from items, `encode` names items.
 
     A tokenizer of your own has a `Config`, `fit`, `encode`, and sets `sizes`; what else this class has are
@@ -153,6 +149,7 @@ class Tokenizer(Shareable, ABC):
     needs: ClassVar[tuple[str, ...]] = ("vectors",)
     # Further settings beside its own, keywords of the constructor; a method has them under the same names.
     settings: ClassVar[tuple[str, ...]] = ()
+    not_saved: ClassVar[tuple[str, ...]] = ("config", "epochs", "shared_items")
     # Whether each level quantises what the levels before it left over, so that an item's codewords add up.
     refines: ClassVar[bool] = False
     # Whether one that was trained on some domains names the items of others, and can be fine-tuned on one of
@@ -247,6 +244,13 @@ class Tokenizer(Shareable, ABC):
         return None
 
     @classmethod
+    def load(cls, folder: Path, **settings: Any) -> Self:
+        """Read what `save` wrote; `settings` as of the constructor."""
+        tokenizer = cls(cls.load_config(folder), **settings)
+        tokenizer.read_attributes(folder)
+        return tokenizer
+
+    @classmethod
     def least_items(cls, config: Any) -> int:
         """Return how many items it needs at least, so that every code can be placed on one."""
         return 1
@@ -254,59 +258,6 @@ class Tokenizer(Shareable, ABC):
     @classmethod
     def check_method(cls, config: Any, method: Mapping[str, Any]) -> None:
         """Raise ValueError where the other settings of a method, by name, do not fit this config."""
-
-    def save(self, folder: Path) -> None:
-        """Write `model.safetensors`, with its arrays, and `config.json` into a folder.
-
-        Raises TokenizerError for an attribute that is neither an array nor JSON: then the class needs `save`
-        and `load` of its own.
-        """
-        arrays: dict[str, np.ndarray] = {}
-        plain: dict[str, Any] = {}
-        for name, value in vars(self).items():
-            if name in _NOT_SAVED or name in self.settings:
-                continue
-            if isinstance(value, np.ndarray):
-                arrays[name] = np.ascontiguousarray(value)
-            elif isinstance(value, list | tuple) and value and isinstance(value[0], np.ndarray):
-                arrays |= {f"{name}.{place}": np.ascontiguousarray(one) for place, one in enumerate(value)}
-            else:
-                plain[name] = value
-        try:
-            metadata = {"plain": json.dumps(plain)}
-        except TypeError as error:
-            raise TokenizerError(
-                f"{type(self).__name__} cannot be saved: {error}. Keep numpy arrays and plain values in its "
-                "attributes, or write its save and load"
-            ) from error
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(arrays, folder / "model.safetensors", metadata)
-        self.save_config(folder)
-
-    @classmethod
-    def load(cls, folder: Path, **settings: Any) -> Self:
-        """Read what `save` wrote; `settings` as of the constructor."""
-        tokenizer = cls(cls.load_config(folder), **settings)
-        with safe_open(folder / "model.safetensors", framework="numpy") as file:
-            names, metadata = list(file.keys()), file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in names}
-        plain = json.loads(metadata.get("plain", "{}"))
-        for name, value in plain.items():
-            setattr(tokenizer, name, tuple(value) if isinstance(value, list) else value)
-        for name in dict.fromkeys(name.split(".")[0] for name in names):
-            parts = [arrays[f"{name}.{place}"] for place in range(len(names)) if f"{name}.{place}" in arrays]
-            setattr(tokenizer, name, parts or arrays[name])
-        return tokenizer
-
-    def save_config(self, folder: Path) -> None:
-        """Write `config.json`."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(self.config.model_dump_json(indent=2) + "\n")
-
-    @classmethod
-    def load_config(cls, folder: Path) -> Any:
-        """Read the `config.json` of a saved tokenizer."""
-        return cls.Config.model_validate_json((folder / "config.json").read_text())
 
 
 class VectorTokenizer(Tokenizer):
@@ -317,6 +268,13 @@ class VectorTokenizer(Tokenizer):
     @abstractmethod
     def tokenize_vectors(self, x: np.ndarray) -> Tokenized:
         """Tokenize (n, D) float32 vectors, which are finite and of the right width."""
+
+    @classmethod
+    def load(cls, folder: Path, **settings: Any) -> Self:
+        """Read what `save` wrote; `settings` as of the constructor."""
+        tokenizer = cls(cls.load_config(folder), **settings)
+        tokenizer.read_attributes(folder)
+        return tokenizer
 
     @classmethod
     def least_items(cls, config: Any) -> int:
