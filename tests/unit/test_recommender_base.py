@@ -282,5 +282,5 @@ def test_what_a_class_keeps_in_attributes_comes_back(dataset, tmp_path: Path) ->
     assert [part.tolist() for part in again.parts] == [[0, 1], [0.0, 1.0, 2.0]]
     np.testing.assert_array_equal(again.score([[3]]), model.score([[3]]))
     model.bounds = object()
-    with pytest.raises(ValueError, match="LastItem cannot be saved: .* write its save and load"):
+    with pytest.raises(ValueError, match=r"LastItem cannot be saved: .* write its save and load"):
         model.save(tmp_path)
