@@ -162,19 +162,17 @@ def data_files(options: Mapping[str, Any], base: Path) -> dict[str, Any]:
 
     Every text that is the path of something there counts, beginning at `base`, environment variables
     expanded. Of a folder the files directly inside count, subfolders by name alone. Of a file over 1 GB its
-    size and time count. Folders that are downloaded into (`download` true) do not: they fill while the stage
-    runs.
+    size and time count. Folders that are downloaded into (`download` true, there or above) do not: they fill
+    while the stage runs.
     """
     found: dict[str, Any] = {}
     given = dict(flat(options))
     if options.get("name") == "bazaar":  # generated; its folder of pictures is written, not read
         return found
     for name, value in given.items():
-        above = name.rpartition(".")[0]
-        if (
-            name.rpartition(".")[2] == "name"
-            or given.get(f"{above}.download" if above else "download") is True
-        ):
+        parts = name.split(".")
+        downloads = (".".join([*parts[:level], "download"]) for level in range(len(parts)))
+        if parts[-1] == "name" or any(given.get(download) is True for download in downloads):
             continue
         for text in value if isinstance(value, list) else [value]:
             if not isinstance(text, str) or not text or len(text) > 4096:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from genrec_lab.lab.keys import source_signature
 
 from genrec_lab.data import DataError, Dataset, load_dataset
 from genrec_lab.data.amazon import compared_with_paper, lines_beside_paper
 from genrec_lab.data.item_text import flat_text, plain_text
+from genrec_lab.lab.prepare import data_files
 from tests.unit.amazon_raw import CATEGORY, NAMES, expected_sequences, raw
 from tests.unit.faulty_server import serving
 
@@ -162,9 +162,9 @@ def test_folders_that_fill_by_download_do_not_make_a_stage_stale(tmp_path: Path)
         folder.mkdir()
         (folder / "a").write_text("1")
         dataset = {"name": "amazon2018", "download": download, "domains": {"A": {"folder": str(folder)}}}
-        before = source_signature(dataset)
+        before = data_files(dataset, tmp_path)
         (folder / "b").write_text("2")
-        assert (source_signature(dataset) == before) is same
+        assert (data_files(dataset, tmp_path) == before) is same
 
 
 @pytest.mark.parametrize(
