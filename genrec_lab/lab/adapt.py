@@ -31,7 +31,7 @@ from genrec_lab.lab.recommend import (
 from genrec_lab.lab.results import read_records, write_records
 from genrec_lab.lab.rows import ALL, generative_rows, lead_row, served
 from genrec_lab.lab.store import Run, Task, Work
-from genrec_lab.lab.tokenise import codes_task, load_identified, tokenizer_tasks
+from genrec_lab.lab.tokenise import codes_task, components_of, load_identified, tokenizer_tasks
 from genrec_lab.lab.tokenise import plain_curves as tokenizer_curves
 from genrec_lab.models.recommenders.adapters import Parameters, add_lora, count_parameters
 from genrec_lab.models.recommenders.base import RECOMMENDERS
@@ -81,7 +81,7 @@ def renaming_tasks(run: Run, facts: Facts, row: str) -> dict[str, Task]:
             "seed": run.seed,
         }
         name = f"{row}/tokenizers/{safe_name(domain)}"
-        found[domain] = Task(ADAPTING, name, _rename, given, inputs, (component,), row, domain)
+        found[domain] = Task(ADAPTING, name, _rename, given, inputs, components_of(config), row, domain)
     return found
 
 

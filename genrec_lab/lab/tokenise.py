@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from genrec_lab.codes import CONFLICT_POLICIES, IdentifierConfig, ItemCodes, PrefixCodewords
 from genrec_lab.codes.identified import Identified, of_domains, read_identified
 from genrec_lab.data import Dataset
-from genrec_lab.encoders import encode_texts
+from genrec_lab.encoders import ENCODERS, TEXT_ENCODERS, encode_texts
 from genrec_lab.encoders.content import content_of
 from genrec_lab.encoders.picture_features import encode_pictures
 from genrec_lab.lab.files import RunError
@@ -58,7 +58,9 @@ def tokenizing_tasks(run: Run, facts: Facts) -> list[Task]:
 
 def text_task(run: Run, facts: Facts) -> Task:
     """The vectors of all item texts as a task."""
-    return Task(TOKENIZING, "text", _encode, {"text": run.config.text}, {"data": facts.data})
+    text = run.config.text
+    encoder = TEXT_ENCODERS.find(text.kind)
+    return Task(TOKENIZING, "text", _encode, {"text": text}, {"data": facts.data}, (encoder,))
 
 
 def tokenizer_tasks(run: Run, facts: Facts, row: str) -> dict[str, Task]:
@@ -92,15 +94,14 @@ def _listed(run: Run, facts: Facts) -> dict[str, tuple[dict[str, Task], Task]]:
 
 def _tokenizers_of(run: Run, facts: Facts, row: str, config: MethodConfig) -> dict[str, Task]:
     start, component = pretrained_run(run, config), find_tokenizer(config.tokenizer.kind)
+    components = components_of(config)
     asked = {name: getattr(config, name) for name in component.settings}
     given: dict[str, Any] = {"tokenizer": config.tokenizer, "settings": asked}
     inputs: dict[str, Any] = {"data": facts.data}
     if start is not None and config.transfer.pretrain_tokenizer:
         of_start = tokenizer_tasks(start, facts_of(start), start.config.name)[ALL].belonging_to(start)
         inputs["of_start"] = of_start
-        return {
-            ALL: Task(TOKENIZING, f"{row}/tokenizers/{ALL}", _take_over, given, inputs, (component,), row)
-        }
+        return {ALL: Task(TOKENIZING, f"{row}/tokenizers/{ALL}", _take_over, given, inputs, components, row)}
     if facts.has_texts:
         inputs["text"] = text_task(run, facts)
     trained_on = _trained_on(config, component, facts)
@@ -112,8 +113,15 @@ def _tokenizers_of(run: Run, facts: Facts, row: str, config: MethodConfig) -> di
         more = {"pictures": config.pictures, "domains": domains, "others": others if not found else ()}
         name = f"{row}/tokenizers/{scope if scope == ALL else safe_name(scope)}"
         all_given = {**given, **more, "seed": run.seed}
-        found[scope] = Task(TOKENIZING, name, _fit, all_given, inputs, (component,), row, scope)
+        found[scope] = Task(TOKENIZING, name, _fit, all_given, inputs, components, row, scope)
     return found
+
+
+def components_of(config: MethodConfig) -> tuple[Any, ...]:
+    """What a row's tokenizer looks up by name: its class, and the encoder that it reads content by."""
+    tokenizer = config.tokenizer_class
+    encoders = (ENCODERS.find(config.content.kind),) if "content" in tokenizer.settings else ()
+    return (tokenizer, *encoders)
 
 
 def _trained_on(config: MethodConfig, component: type[Tokenizer], facts: Facts) -> dict[str, tuple[str, ...]]:
