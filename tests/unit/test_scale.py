@@ -25,7 +25,7 @@ from genrec_lab.lab import pipeline
 from genrec_lab.lab.files import RunError
 from genrec_lab.lab.store import existing_run, open_run
 from genrec_lab.models import Recommender, T5Config
-from genrec_lab.models.sharing import CardFacts
+from genrec_lab.models.hub import CardFacts
 from genrec_lab.models.tokenizers.rqvae import RQVAE, RQVAEConfig
 from tests.unit.test_text_vectors import tiny_decoder
 

@@ -31,6 +31,20 @@ from genrec_lab.training import moved
 if TYPE_CHECKING:
     from transformers import T5ForConditionalGeneration
 
+# Settings of T5Config by their names in transformers' T5Config.
+_SETTINGS = {
+    "d_model": "d_model",
+    "d_kv": "d_kv",
+    "d_ff": "d_ff",
+    "heads": "num_heads",
+    "encoder_layers": "num_layers",
+    "decoder_layers": "num_decoder_layers",
+    "dropout": "dropout_rate",
+    "feed_forward": "feed_forward_proj",
+    "relative_buckets": "relative_attention_num_buckets",
+    "relative_max_distance": "relative_attention_max_distance",
+}
+
 
 class Recommender(CodeRecommender):
     """A T5 that reads the identifiers of a history and writes the identifier of the next item.
@@ -188,18 +202,8 @@ class Recommender(CodeRecommender):
             raise ValueError(
                 f"recommender.reads is {c.reads!r}; transformers' T5 reads a history as a 'whole'"
             )
-        settings: dict[str, Any] = {
+        settings: dict[str, Any] = {theirs: getattr(c, ours) for ours, theirs in _SETTINGS.items()} | {
             "vocab_size": self.codes.vocabulary_size,
-            "d_model": c.d_model,
-            "d_kv": c.d_kv,
-            "d_ff": c.d_ff,
-            "num_layers": c.encoder_layers,
-            "num_decoder_layers": c.decoder_layers,
-            "num_heads": c.heads,
-            "relative_attention_num_buckets": c.relative_buckets,
-            "relative_attention_max_distance": c.relative_max_distance,
-            "dropout_rate": c.dropout,
-            "feed_forward_proj": c.feed_forward,
             "scale_decoder_outputs": c.scale_output,
             "tie_word_embeddings": True,
             "pad_token_id": PAD,
@@ -236,19 +240,9 @@ class Recommender(CodeRecommender):
             raise ValueError(
                 f"the T5's layer_norm_epsilon is {theirs.layer_norm_epsilon}; expected {NORM_EPSILON}"
             )
-        config = T5Config(
-            d_model=theirs.d_model,
-            d_kv=theirs.d_kv,
-            heads=theirs.num_heads,
-            d_ff=theirs.d_ff,
-            encoder_layers=theirs.num_layers,
-            decoder_layers=theirs.num_decoder_layers,
-            dropout=theirs.dropout_rate,
-            feed_forward=theirs.feed_forward_proj,
-            relative_buckets=theirs.relative_attention_num_buckets,
-            relative_max_distance=theirs.relative_attention_max_distance,
-            scale_output=bool(getattr(theirs, "scale_decoder_outputs", theirs.tie_word_embeddings)),
-        )
+        scaled = bool(getattr(theirs, "scale_decoder_outputs", theirs.tie_word_embeddings))
+        settings = {ours: getattr(theirs, name) for ours, name in _SETTINGS.items()}
+        config = T5Config(**settings, scale_output=scaled)
         model = cls(codes, config)
         gated = config.feed_forward == "gated-gelu"
         named = {from_transformers_name(name, gated=gated): value for name, value in t5.state_dict().items()}

@@ -107,18 +107,15 @@ class DomainItems:
         return np.where(self.users[places] == wanted, places, -1)
 
     def text_vectors(self) -> Tensor:
-        """Return the text vectors (N, V) as a tensor; ValueError where there are none."""
-        if self.text is None:
-            raise ValueError("the domain's items have no text vectors; give DomainItems(…, text=…)")
+        """Return the text vectors (N, V), which must be there, as a tensor."""
         return torch.from_numpy(np.ascontiguousarray(self.text, dtype=np.float32))
 
     def attributes(self, least_items: int) -> Tensor:
         """Return (N, A) bool, which attributes the items have by the rule of `data/item_attributes.py`.
 
-        Raises ValueError where there is no table of words, DataError where no attribute is left.
+        `words` must be there. Raises DataError where no attribute is left.
         """
-        if self.words is None:
-            raise ValueError("the domain's items have no table of words; give DomainItems(…, words=…)")
+        assert self.words is not None  # noqa: S101 - `require` has seen to it
         return torch.from_numpy(item_attributes(self.words, least_items).of_items)
 
     def write(self, folder: Path, needs: Sequence[Need]) -> None:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 import numpy as np
 from pydantic import BaseModel
 
+from genrec_lab.models.hub import Shareable
 from genrec_lab.models.saved import SavedAttributes
-from genrec_lab.models.sharing import Shareable
 from genrec_lab.registry import ComponentConfig
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from genrec_lab.models import Recommender
-from genrec_lab.models.sharing import FILES, CardFacts, SharingError
+from genrec_lab.models.hub import FILES, CardFacts, SharingError
 from genrec_lab.models.tokenizers.residual_kmeans import ResidualKMeans, ResidualKMeansConfig
 from genrec_lab.models.tokenizers.rqvae import RQVAE, RQVAEConfig
 from tests.unit.conftest import tiny_recommender, unique_codes
