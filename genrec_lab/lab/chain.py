@@ -296,7 +296,11 @@ def _run_chain(
         done: list[Step] = []
         try:
             for notebook in notebooks:
-                steps = _plan_stage(opened, notebook, resume, {}, set())
+                states: dict[str, State] = {}
+                steps = _plan_stage(opened, notebook, resume, states, set())
+                for kept in (state.task for state in states.values() if state.kept_despite):
+                    if kept.of is None:  # other runs are marked by their own chains
+                        opened.mark_kept(kept)
                 done += steps
                 page = steps[-1]
                 if page.action != "run":

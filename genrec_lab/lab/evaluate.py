@@ -26,6 +26,7 @@ from genrec_lab.evaluation.papers import beside_papers, other_data
 from genrec_lab.evaluation.rankings import Rankings, per_user
 from genrec_lab.lab.adapt import load_adapted, read_serving, serving_tasks
 from genrec_lab.lab.files import RunError
+from genrec_lab.lab.names import safe_name
 from genrec_lab.lab.prepare import Facts, facts_of, known_facts, load_prepared
 from genrec_lab.lab.recommend import item_model_tasks, learnt_data, load_item_model, part_of, training_data
 from genrec_lab.lab.rows import generative_rows, served, skipped_rows, trained_item_rows
@@ -66,7 +67,7 @@ def ranking_tasks(run: Run, facts: Facts) -> dict[str, Task]:
             {**data, "models": item_model_tasks(run, facts, name)},
             ITEM_MODELS.find(item.model.kind),
         )
-        found[name] = Task(EVALUATION, name, _rank_by_items, given, inputs, (component,), name)
+        found[name] = Task(EVALUATION, safe_name(name), _rank_by_items, given, inputs, (component,), name)
     if POPULARITY in config.compare:
         found[POPULARITY] = Task(EVALUATION, POPULARITY, _rank_by_popularity, shared, data, row=POPULARITY)
     if run.dataset["name"] == "bazaar" and facts.n_items <= MAX_ORACLE_ITEMS:

@@ -46,12 +46,13 @@ class Checked:
 
 class _Problems(list[str]):
     @contextmanager
-    def noted(self) -> Iterator[None]:
-        """Go on after an error of the block, and keep what it says."""
+    def noted(self, place: str = "") -> Iterator[None]:
+        """Go on after an error of the block, and keep what it says, behind `place`."""
         try:
             yield
         except (RunError, ValueError) as error:
-            self += getattr(error, "problems", None) or [str(error).rstrip(".")]
+            problems = getattr(error, "problems", None)
+            self += [f"{place}{one}" for one in problems] if problems else [str(error).rstrip(".")]
 
 
 def check_run(
@@ -120,7 +121,7 @@ def _chosen(
         texts = isinstance(named, list) and all(isinstance(name, str) for name in named)
         chosen = choose_notebooks(folder or notebooks_folder(), named if texts else None, only, from_)
     for notebook in chosen:
-        with problems.noted():
+        with problems.noted(f"{notebook.name}: "):
             check_notebook(notebook)
     with problems.noted():
         check_kernel()
@@ -137,8 +138,6 @@ def _config(preset: Any, overrides: Any) -> Any:
 
 
 def _warnings(config: Any, spec: RunFile) -> tuple[str, ...]:
-    if not hasattr(config, "compare"):  # a config that stands in for one, in tests
-        return ()
     from genrec_lab.lab.memory import memory_warnings
 
     return tuple(memory_warnings(config, spec.dataset))
@@ -147,7 +146,7 @@ def _warnings(config: Any, spec: RunFile) -> tuple[str, ...]:
 def _unknown_preset(preset: Any) -> str:
     from genrec_lab import presets
 
-    known = presets.names() if hasattr(presets, "names") else (preset,)  # others stand in for them in tests
+    known = presets.names()
     if not isinstance(preset, str) or preset in known:
         return ""
     return f"preset is {preset!r}{did_you_mean(preset, known)}; expected one of {', '.join(known)}"
@@ -195,7 +194,7 @@ def _missing_results(spec: RunFile, root: Path, chosen: Sequence[str]) -> Iterat
 
 def _is_read(config: Any, stage: str) -> bool:
     """Whether the rows of a config need what a stage makes."""
-    if stage not in (_CODES, _ADAPTED) or not hasattr(config, "adaptation"):
+    if stage not in (_CODES, _ADAPTED):
         return True
     from genrec_lab.models.recommenders.base import ITEM_MODELS
     from genrec_lab.presets import item_rows, methods
@@ -210,7 +209,7 @@ def _is_read(config: Any, stage: str) -> bool:
 
 def _target_problems(config: Any, dataset: Any) -> Iterator[str]:
     """Give the domains that a transfer names and that the dataset has not, where those can be known."""
-    targets = getattr(getattr(config, "transfer", None), "targets", ())
+    targets = config.transfer.targets
     domains = dataset.get("domains") if isinstance(dataset, Mapping) else None
     if domains is None and targets and dataset.get("name") == "bazaar":
         from genrec_lab.bazaar import BazaarConfig
@@ -228,7 +227,7 @@ def _target_problems(config: Any, dataset: Any) -> Iterator[str]:
 
 def _start_problems(config: Any, root: Path) -> Iterator[str]:
     """Give what is wrong with the run that a transfer starts from."""
-    start = getattr(getattr(config, "transfer", None), "start", None)
+    start = config.transfer.start
     if start is None:
         return
     folder = base_folder() / Path(start).expanduser() if "/" in start else root / start

@@ -102,19 +102,20 @@ def _item_models(run: Run, facts: Facts, row: str, item: ItemRow) -> dict[str, T
         "seed": run.seed,
     }
     inputs: dict[str, Any] = {"data": facts.data}
+    folder = safe_name(row)  # a run file may call a row anything
     if "text" in needs_of(component, also_taken=True) and facts.has_texts:
         inputs["text"] = text_task(run, facts)
     found: dict[str, Task] = {}
     if pretrains(component):
         domains = pretrained_on(run.config, facts.domains)
         found[PRETRAINED] = Task(
-            RECOMMENDING, f"{row}/{PRETRAINED}", _pretrain, {**given, "domains": domains}, inputs,
+            RECOMMENDING, f"{folder}/{PRETRAINED}", _pretrain, {**given, "domains": domains}, inputs,
             (component,), row, PRETRAINED,
         )  # fmt: skip
         inputs = {**inputs, "start": found[PRETRAINED]}
     for domain in served(run.config, facts.domains):
         found[domain] = Task(
-            RECOMMENDING, f"{row}/domains/{safe_name(domain)}", _train_over_items,
+            RECOMMENDING, f"{folder}/domains/{safe_name(domain)}", _train_over_items,
             {**given, "domain": domain}, inputs, (component,), row, domain,
         )  # fmt: skip
     return found

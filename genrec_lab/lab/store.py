@@ -450,7 +450,7 @@ class Run:
             with self._work_lock(task):
                 self._make(task, watch)
         if state.kept_despite:
-            self._keep(task)
+            self.mark_kept(task)
         sharing.wait()
         return self.read(task)
 
@@ -491,6 +491,14 @@ class Run:
                     "kept_despite": record.kept_despite,
                 }  # fmt: skip
         return list(found.values())
+
+    def mark_kept(self, task: Task) -> None:
+        """Note in the record of a result that it is kept although its code has changed (--keep-old-code)."""
+        folder = self.folder / task.place
+        record, code = Record.read(folder), code_of(task.function, *task.components)
+        if record is not None and record.code != code.digest and record.kept_code != code.digest:
+            record.kept_code, record.kept_despite = code.digest, code.changes(record.functions)
+            record.write(folder)
 
     def set_stage(self, stage: str) -> None:
         """Let figures that are saved from now on belong to a stage that makes no result first."""
@@ -692,14 +700,6 @@ class Run:
     def _work_lock(self, task: Task) -> Iterator[None]:
         with held(self.folder / ".work.lock", task.place, _LOCK_PATIENCE_SECONDS):
             yield
-
-    def _keep(self, task: Task) -> None:
-        """Mark a result whose code has changed as kept all the same (--keep-old-code)."""
-        folder = self.folder / task.place
-        record, code = Record.read(folder), code_of(task.function, *task.components)
-        if record is not None and record.code != code.digest and record.kept_code != code.digest:
-            record.kept_code, record.kept_despite = code.digest, code.changes(record.functions)
-            record.write(folder)
 
 
 def settings_of(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,8 +3,8 @@
     python -m tests.faults.kill_loop --kills 20 --seed 0
 
 SIGKILL hits the chain with its kernel, the chain alone or the kernel alone, in the midst of whatever they do.
-After each kill every file that a resumption may read must be whole: the manifest and the metrics, the outputs
-of finished stages by their hashes, checkpoints and caches by reading all of them. At the end the metrics and
+After each kill every file that a resumption may read must be whole: the manifest and the metrics, the files
+of finished results by their hashes, checkpoints and caches by reading all of them. At the end the metrics and
 the ranked items must be those of the unbroken run, to the last bit. Linux only, for it reads /proc.
 """
 
@@ -23,14 +23,16 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
 from safetensors import safe_open
 
-from genrec_lab.lab.files import damage
+from genrec_lab.lab.chain import STAGES
+from genrec_lab.lab.files import RunError, read_checked
+from genrec_lab.lab.results import Record, folders_of_results
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _VICTIMS = {"chain and kernel": 6, "chain": 2, "kernel": 2}
@@ -111,7 +113,7 @@ def results(root: Path) -> dict[str, object]:
         for record in json.loads(file.read_text())["records"]:
             key = [str(record[name]) for name in ("method", "domain", "metric", "k", "seed")]
             found[" ".join([file.parent.name, *key])] = record["value"]
-    for file in sorted(root.glob("*/07_evaluation/*.parquet")):
+    for file in sorted(root.glob("*/07_evaluation/*/*.parquet")):
         found[file.relative_to(root).as_posix()] = pl.read_parquet(file).to_dict(as_series=False)
     return found
 
@@ -119,22 +121,34 @@ def results(root: Path) -> dict[str, object]:
 def half_written(root: Path) -> tuple[int, list[str]]:
     """How many files below a folder of runs are whole, and what is wrong with each that is not.
 
-    Files in the making, by their names, and outputs of unfinished stages are left out: nobody reads them.
+    Files in the making, by their names, and those of unfinished results are left out: nobody reads them.
     """
     read, wrong = 0, []
     for manifest in root.glob("*/manifest.json"):
         run = manifest.parent
-        stages = json.loads(manifest.read_text())["stages"]
-        for name, record in stages.items():
-            if record["status"] == "finished":
-                broken = damage(run / name, record["outputs"])
-                read += len(record["outputs"])
-                wrong += [f"{run / name}: {broken}"] if broken else []
+        for file in (manifest, *run.glob("figures/index.json")):
+            with _noted(file, wrong):
+                read_checked(file)
+        for folder in (folder for stage in STAGES for folder in folders_of_results(run / stage)):
+            with _noted(folder, wrong):
+                record = Record.read(folder)
+                assert record is not None
+                read += len(record.outputs) + len(record.beside)
+                if broken := record.damage(folder):
+                    raise RunError(broken)
         for file in [*run.glob("*.json"), *run.glob("figures/*.json"), *run.glob("scratch/**/*")]:
             read += _is_whole(file, root, wrong)
     for file in root.glob("cache/**/*"):
         read += _is_whole(file, root, wrong)
     return read, wrong
+
+
+@contextlib.contextmanager
+def _noted(place: Path, wrong: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except (RunError, ValueError) as error:
+        wrong.append(f"{place}: {error}")
 
 
 def _is_whole(file: Path, root: Path, wrong: list[str]) -> bool:
@@ -262,11 +276,9 @@ def _descendants(pid: int) -> list[int]:
 
 
 def _at_work(root: Path) -> str:
-    """The stage that was begun and not finished, or that none was."""
-    for manifest in root.glob("*/manifest.json"):
-        for name, record in json.loads(manifest.read_text())["stages"].items():
-            if record["status"] != "finished":
-                return str(name)
+    """The stage of which a result was begun and not finished, or that there was none."""
+    for attempt in sorted(root.glob("*/scratch/**/attempt.json")):
+        return attempt.relative_to(root).parts[2]
     return "no stage"
 
 
@@ -289,7 +301,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where the runs go, and stay (a temporary folder)")
     given = parser.parse_args()
-    work = ["tests.faults.small_chain"] if given.small else ["genrec_lab.lab", given.file]
+    work = ["tests.faults.small_chain"] if given.small else ["genrec_lab.run", given.file]
     command, span = [sys.executable, "-m", *work], (0.5, 1.0) if given.small else (0.02, 0.5)
     with tempfile.TemporaryDirectory(prefix="genrec-kills-") as temporary:
         folder = given.folder or Path(temporary)

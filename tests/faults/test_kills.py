@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 import pytest
 
+from genrec_lab.lab.files import write_checked
 from tests.faults.kill_loop import half_written, kill_loop, results
 
 CHAIN = [sys.executable, "-m", "tests.faults.small_chain"]
@@ -25,13 +25,18 @@ def test_killed_three_times_it_gives_the_same_metrics(tmp_path: Path) -> None:
 def test_what_is_half_written_is_found(tmp_path: Path) -> None:
     run = tmp_path / "demo"
     (run / "scratch" / "02" / "epoch-3.partial").mkdir(parents=True)
-    (run / "manifest.json").write_text(json.dumps({"stages": {}}))
+    write_checked(run / "manifest.json", {"pages": {}})
+    made = run / "02_tokenizer_training" / "text"
+    made.mkdir(parents=True)
+    (made / "result.json").write_text("{")
     (run / "scratch" / "02" / "epoch-3.partial" / "counters.json").write_text('{"epo')  # in the making
     (run / "scratch" / "02" / "records.json").write_text('[{"epo')
     (run / "scratch" / "02" / "state.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0 half")
     read, wrong = half_written(tmp_path)
     assert read == 1
-    assert sorted(Path(line.split(":")[0]).name for line in wrong) == ["records.json", "state.safetensors"]
+    assert sorted(Path(line.split(":")[0]).name for line in wrong) == [
+        "records.json", "state.safetensors", "text",
+    ]  # fmt: skip
 
 
 def test_other_metrics_are_a_fault(tmp_path: Path) -> None:

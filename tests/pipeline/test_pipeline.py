@@ -1,71 +1,82 @@
-"""The chain over tiny notebooks: what is skipped, what runs again, what a failure or a kill leaves behind."""
+"""The chain over short notebooks: what is kept, what runs again, what a failure or a kill leaves behind."""
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nbformat
 import pytest
-from genrec_lab.lab.locks import held
 
+from genrec_lab import registry
 from genrec_lab.cli import main
-from genrec_lab.lab import RunError, pipeline, results
+from genrec_lab.lab import RunError, chain, existing_run, figures
+from genrec_lab.lab.files import held, read_log
 
+REPOSITORY = Path(__file__).parents[2]
+DATA, TRAINING, RANKING = "01_data_preparation", "05_recommender_training", "07_evaluation"
 OPEN = """
 import os
 from genrec_lab.lab import open_run
 opened = open_run(run, dataset=dataset, preset=preset, overrides=overrides, seed=seed)
 """
-DATA = """
-with opened.stage("01_data", uses=("dataset", "seed")) as stage:
-    if not stage.is_finished:
-        print("preparing", dataset["items"])
-        (stage.folder / "items").write_text(str(dataset["items"]))
+PREPARE = """
+from genrec_lab.lab import prepare_data
+print("items", prepare_data(opened).dataset.n_items)
 print(os.environ["PLOTLY_RENDERER"], os.path.basename(os.getcwd()))
 """
-TOKENS = """
-import time
-with opened.stage("02_tokens", inputs=("01_data",), uses=("tokenizer", "seed")) as stage:
-    if not stage.is_finished:
-        checkpoint = stage.scratch / "epoch"
-        begun = int(checkpoint.read_text()) if checkpoint.exists() else 0
-        print("begins at epoch", begun)
-        for epoch in range(begun, dataset.get("epochs", 1)):
-            time.sleep(0.2)
-            checkpoint.write_text(str(epoch + 1))
-        (stage.folder / "tokens").write_text(str(opened.config.tokenizer.levels))
-opened.record_metrics("gmc", [
-    {"domain": name, "metric": "ndcg", "k": 10, "value": (1 + seed) / 10, "users": 5}
-    for name in ("A", "average")])
+TRAIN = """
+from genrec_lab.lab import train_recommenders
+trained = train_recommenders(opened)
 """
-COMPARE = 'print("compares the seeds of", run)'
+DRAW = """
+from plotly.graph_objects import Figure
+for name in NAMES:
+    opened.figure(name, Figure())
+"""
+RANK = """
+from genrec_lab.lab import rank_test_users
+rank_test_users(opened)
+"""
+TOY = (Path(__file__).parent / "toy.py").read_text()
+RUN_FILE = """
+run: demo
+dataset: {name: 'toy.py:toy', items: 12}
+preset: baselines_tiny
+overrides: {compare: [slow], rows.slow.model.kind: 'toy.py:Slow'}
+"""
 
 
 @pytest.fixture
-def checkout(tmp_path, tiny_presets, monkeypatch):
-    """A checkout with the notebooks 01 and 02 in which the working directory is, and a run file in it."""
+def checkout(tmp_path, monkeypatch):
+    """A checkout with the notebooks 01 and 05 in which the working directory is, and a run file in it."""
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "genrec_lab"\n')
     (tmp_path / "notebooks").mkdir()
-    write_notebook(tmp_path, "01_data", OPEN, DATA)
-    write_notebook(tmp_path, "02_tokens", OPEN, TOKENS)
-    (tmp_path / "demo.yaml").write_text("run: demo\ndataset: {name: 'toy.py:toy', items: 3}\npreset: tiny\n")
-    (tmp_path / "toy.py").write_text("def toy(items: int, epochs: int = 1): ...\n")
+    write_notebook(tmp_path, DATA, OPEN, PREPARE)
+    write_notebook(tmp_path, TRAINING, OPEN, TRAIN)
+    (tmp_path / "demo.yaml").write_text(RUN_FILE)
+    (tmp_path / "toy.py").write_text(TOY)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GENREC_RUNS", raising=False)
+    monkeypatch.setattr(registry, "_base", None)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setattr(signal, "signal", lambda *handler: None)  # main's handlers are not for this process
     return tmp_path
 
 
-def write_notebook(checkout, name, *cells, parameters=""):
-    values = (
-        f'run = "x"\ndataset = {{"name": "y"}}\npreset = "tiny"\noverrides = {{}}\nseed = 0\n{parameters}'
-    )
+def write_notebook(checkout, name, *cells, parameters="", prose="What it does."):
+    values = f'run = "x"\ndataset = None\npreset = None\noverrides = None\nseed = None\n{parameters}'
     notebook = nbformat.v4.new_notebook(
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
-        cells=[nbformat.v4.new_code_cell(values, metadata={"tags": ["parameters"]})]
-        + [nbformat.v4.new_code_cell(cell.strip()) for cell in cells],
+        cells=[
+            nbformat.v4.new_markdown_cell(prose),
+            nbformat.v4.new_code_cell(values, metadata={"tags": ["parameters"]}),
+            *(nbformat.v4.new_code_cell(cell.strip()) for cell in cells),
+        ],
     )
     nbformat.write(notebook, checkout / "notebooks" / f"{name}.ipynb")
 
@@ -80,83 +91,132 @@ def printed(checkout, name, run="demo"):
 
 
 def actions(result):
-    return [[step.action for step in steps] for steps in result.steps.values()]
+    """What became of each result of the first run, and of each page: `{"05 slow": "run", "05": "run"}`."""
+    steps = next(iter(result.steps.values()))
+    return {f"{step.stage[:2]} {step.row}".strip(): step.action for step in steps}
 
 
 @pytest.mark.slow
 def test_a_chain_runs_once_and_again_only_what_changed(checkout, capsys):
-    result = pipeline.run("demo.yaml")
-    assert actions(result) == [["run", "run"]]
-    assert printed(checkout, "01_data") == "preparing 3\nplotly_mimetype+notebook_connected notebooks\n"
-    assert "  01 | preparing 3\n" in capsys.readouterr().out
-    assert "preparing 3" in (checkout / "papermill_runs/out/demo/notebooks/01_data.log").read_text()
-    assert result.report is not None
-    assert "stage-02_tokens" in result.report.read_text()
-    assert actions(pipeline.run("demo.yaml")) == [["skip", "skip"]]
-
-    assert actions(pipeline.run("demo.yaml", sets=["overrides.tokenizer.levels=5"])) == [["skip", "run"]]
+    write_notebook(checkout, TRAINING, OPEN, TRAIN, DRAW.replace("NAMES", "('former', 'kept')"))
+    planned = chain.run("demo.yaml", dry_run=True)
+    result = chain.run("demo.yaml")
+    assert actions(result) == actions(planned) == {"01": "run", "05 slow": "run", "05": "run"}
+    assert printed(checkout, DATA) == "items 12\nplotly_mimetype+notebook_connected notebooks\n"
+    assert "  01 | items 12\n" in capsys.readouterr().out
     folder = checkout / "papermill_runs/out/demo"
-    assert (folder / "02_tokens" / "tokens").read_text() == "5"
+    assert "items 12" in (folder / "notebooks" / f"{DATA}.log").read_text()
+    assert result.report is not None
+    assert f"stage-{TRAINING}" in result.report.read_text()
+    assert actions(chain.run("demo.yaml")) == {"01": "keep", "05 slow": "keep", "05": "keep"}
 
-    write_notebook(checkout, "02_tokens", OPEN, TOKENS, "print('edited')")
-    planned = pipeline.run("demo.yaml", sets=["overrides.tokenizer.levels=5"], dry_run=True)
-    assert actions(planned) == [["skip", "run"]]
-    pipeline.run("demo.yaml", sets=["overrides.tokenizer.levels=5"])
-    assert printed(checkout, "02_tokens") == "edited\n"  # shown anew; the finished work was not repeated
+    other = ["overrides.rows.slow.model.label=second"]
+    planned = chain.run("demo.yaml", sets=other, dry_run=True)
+    result = chain.run("demo.yaml", sets=other)
+    assert actions(result) == actions(planned) == {"01": "keep", "05 slow": "run", "05": "run"}
+    assert "label: first before, second now" in next(iter(result.steps.values()))[-2].why
+    saved = folder / TRAINING / "slow" / "domains" / "A" / "model" / "model.json"
+    assert json.loads(saved.read_text())["config"]["label"] == "second"
 
-    assert main(["run", "demo.yaml", "--only", "02", "--no-resume"]) == 0
-    assert "begins at epoch 0" in printed(checkout, "02_tokens")
+    # An edited text, and then an edited cell, are shown anew; the finished work is not repeated.
+    assert list(figures.index(folder)) == ["former", "kept"]
+    drawn = DRAW.replace("NAMES", "('former', 'kept')")
+    write_notebook(checkout, TRAINING, OPEN, TRAIN, drawn, prose="Edited.")
+    assert actions(chain.run("demo.yaml", sets=other, dry_run=True))["05"] == "run"
+    write_notebook(checkout, TRAINING, OPEN, TRAIN, DRAW.replace("NAMES", "('kept',)"), "print('edited')")
+    planned = chain.run("demo.yaml", sets=other, dry_run=True)
+    result = chain.run("demo.yaml", sets=other)
+    assert actions(result) == actions(planned) == {"01": "keep", "05 slow": "keep", "05": "run"}
+    assert printed(checkout, TRAINING) == "edited\n"
+    assert list(figures.index(folder)) == ["kept"]  # the notebook does not make the other one any more
+    assert not (folder / "figures" / "former.json").exists()
+
+    assert main(["run", "demo.yaml", "--set", *other, "--only", "05", "--no-resume"]) == 0
+    assert "begins at epoch 0" in printed(checkout, TRAINING)
+    assert f"Report: {folder / 'report.html'}" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_strangers_edited_file_makes_its_rows_anew_unless_old_code_is_kept(checkout, capsys):
+    write_notebook(checkout, RANKING, OPEN, RANK)
+    chain.run("demo.yaml")
+    (checkout / "toy.py").write_text(
+        TOY.replace("self.items, self.seed =", "# A comment.\n        self.items, self.seed =")
+    )
+    assert set(actions(chain.run("demo.yaml", dry_run=True)).values()) == {"keep"}
+    (checkout / "toy.py").write_text(TOY.replace("1 + self.seed", "2 + self.seed"))
+    planned = chain.run("demo.yaml", dry_run=True)
+    assert actions(planned) == {"01": "keep", "05 slow": "run", "05": "run", "07 slow": "run", "07": "run"}
+    (why,) = [step.why for step in planned.steps["demo"] if step.stage == TRAINING and step.row]
+    assert "toy.Slow" in why
+    capsys.readouterr()
+    assert main(["run", "demo.yaml", "--keep-old-code"]) == 0
     shown = capsys.readouterr().out
-    assert "NDCG@10 by domain" in shown
-    assert f"Report: {folder / 'report.html'}" in shown
+    assert "slow †" in shown
+    assert "kept by --keep-old-code" in shown
+    assert "slow †" in (checkout / "papermill_runs/out/demo/report.html").read_text()
 
 
 def test_a_failing_notebook_stops_the_chain_with_its_cell_and_how_to_go_on(checkout, capsys):
-    write_notebook(checkout, "01_data", OPEN, "wrong = 0\n1 / wrong")
+    write_notebook(checkout, DATA, OPEN, "wrong = 0\n1 / wrong")
     assert main(["run", "demo.yaml", "--set", "seed=1"]) == 1
     said = capsys.readouterr().err
-    assert "01_data.ipynb stopped in cell 3 with ZeroDivisionError: division by zero" in said
+    assert f"{DATA}.ipynb stopped in cell 4 with ZeroDivisionError: division by zero" in said
     assert "    1 / wrong" in said
     assert "go on with: genrec run demo.yaml --set seed=1" in said
     folder = checkout / "papermill_runs/out/demo"
-    assert not (folder / "notebooks" / "02_tokens.ipynb").exists()
-    assert json.loads((folder / "manifest.json").read_text())["notebooks"]["01_data"]["status"] == "failed"
+    assert not (folder / "notebooks" / f"{TRAINING}.ipynb").exists()
+    assert existing_run("demo").manifest()["pages"][DATA]["status"] == "failed"
     assert (folder / "report.html").is_file()
 
 
+def test_a_notebook_that_makes_other_results_than_its_own_is_refused(checkout):
+    write_notebook(checkout, DATA, "print('nothing')")
+    with pytest.raises(chain.NotebookFailed, match=rf"its end, but its result {DATA}/data cannot be used"):
+        chain.run("demo.yaml", only=["01"])
+
+
 def test_a_kernel_that_dies_is_told_apart_from_an_error(checkout):
-    write_notebook(checkout, "01_data", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
-    with pytest.raises(pipeline.NotebookFailed, match="signal 9 mostly means that memory ran out"):
-        pipeline.run("demo.yaml", only=["01"])
+    write_notebook(checkout, DATA, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(chain.NotebookFailed, match="signal 9 mostly means that memory ran out"):
+        chain.run("demo.yaml", only=["01"])
+
+
+EPOCHS = "overrides.rows.slow.model.epochs=20"
 
 
 def start_chain(checkout):
-    """The chain in a process of its own, once its second stage has written a checkpoint."""
+    """The chain in a process of its own, once its training has written a checkpoint; and that file."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "genrec_lab.run", "demo.yaml", "--set", "dataset.epochs=20"],
+        [sys.executable, "-m", "genrec_lab.run", "demo.yaml", "--set", EPOCHS],
         cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
-    checkpoint = checkout / "papermill_runs/out/demo/scratch/02_tokens/epoch"
-    deadline = time.monotonic() + 180
-    while not checkpoint.exists() or not checkpoint.read_text():
+    scratch = checkout / "papermill_runs/out/demo/scratch" / TRAINING
+    deadline = time.monotonic() + 400
+    while not any(file.read_text() for file in scratch.rglob("epoch")):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    return process
+    (checkpoint,) = scratch.rglob("epoch")
+    return process, checkpoint
 
 
 @pytest.mark.slow
 def test_after_kill_9_the_chain_goes_on_in_the_stage_that_was_killed(checkout):
-    process = start_chain(checkout)
+    process, _ = start_chain(checkout)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    result = pipeline.run("demo.yaml", sets=["dataset.epochs=20"])
-    assert actions(result) == [["skip", "run"]]
-    assert int(printed(checkout, "02_tokens").split("begins at epoch ")[1]) >= 1
-    record = result.runs[0].manifest()["stages"]["02_tokens"]
-    assert (record["status"], record["attempts"]) == ("finished", 2)
-    events = [event["event"] for event in results.read_log(result.runs[0].folder)]
-    assert events.count("stage_resumed") == 1
+    result = chain.run("demo.yaml", sets=[EPOCHS])
+    assert actions(result) == {"01": "keep", "05 slow": "run", "05": "run"}
+    assert int(printed(checkout, TRAINING).split("begins at epoch ")[1]) >= 1
+    opened = result.runs[0]
+    (made,) = [one for one in opened.provenance() if one["stage"] == TRAINING]
+    assert made["row"] == "slow"
+    (task,) = chain.tasks_of(opened, TRAINING)
+    assert opened.state(task).record.made["attempts"] == 2
+    events = [event["event"] for event in read_log(opened.folder)[0] if event.get("place") == task.place]
+    assert [events[0], *events[-2:]] == ["started", "resumed", "finished"]
+    assert not list((opened.folder / "scratch").rglob("epoch"))
 
 
 @pytest.mark.slow
@@ -164,15 +224,16 @@ def test_after_kill_9_the_chain_goes_on_in_the_stage_that_was_killed(checkout):
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
 def test_an_interrupted_chain_ends_its_kernel_and_keeps_the_checkpoint(checkout, number, code):
-    process = start_chain(checkout)
+    process, checkpoint = start_chain(checkout)
     process.send_signal(number)
-    said = process.communicate(timeout=90)[0]
+    said = process.communicate(timeout=120)[0]
     assert process.returncode == code
     assert "Traceback" not in said
-    folder = checkout / "papermill_runs/out/demo"
-    manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["stages"]["02_tokens"]["status"] == "interrupted"
-    checkpoint = folder / "scratch" / "02_tokens" / "epoch"
+    assert "Go on with: python -m genrec_lab.run demo.yaml" in said
+    opened = existing_run("demo")
+    assert opened.manifest()["pages"][TRAINING]["status"] == "interrupted"
+    (task,) = chain.tasks_of(opened, TRAINING)
+    assert (opened.state(task).status, opened.state(task).reason) == ("unfinished", "it was interrupted.")
     reached = checkpoint.read_text()
     time.sleep(0.5)
     assert checkpoint.read_text() == reached
@@ -180,33 +241,36 @@ def test_an_interrupted_chain_ends_its_kernel_and_keeps_the_checkpoint(checkout,
 
 @pytest.mark.slow
 def test_seeds_run_apart_and_are_compared(checkout, capsys):
-    write_notebook(checkout, "09_compare_runs", COMPARE)
-    assert main(["run", "demo.yaml", "--seeds", "1,3"]) == 0
+    write_notebook(checkout, RANKING, OPEN, RANK)
+    write_notebook(checkout, "09_compare_runs", 'print("compares the seeds of", run)')
+    assert main(["run", "demo.yaml", "--seeds", "1,3", "--only", "01,05,07"]) == 0
     for seed in (1, 3):
-        recorded = json.loads((checkout / f"papermill_runs/out/demo-seed{seed}/metrics.json").read_text())
-        assert {row["value"] for row in recorded["records"]} == {(1 + seed) / 10}
-    assert printed(checkout, "09_compare_runs") == "compares the seeds of demo\n"
-    assert "0.3000 ± 0.1414" in capsys.readouterr().out
+        found = existing_run(f"demo-seed{seed}").metrics().filter(metric="ndcg", k=10)
+        assert set(found["seed"]) == {seed}
+        assert found["value"].to_list() == pytest.approx([1 / math.log2(2 + seed)] * found.height)
+    # The mean and standard deviation of 0.6309 and 0.4307.
+    assert "0.5308 ± 0.1416" in capsys.readouterr().out
 
 
 def test_a_chain_in_use_is_refused(checkout):
     folder = checkout / "papermill_runs/out/demo"
     folder.mkdir(parents=True)
     with held(folder / ".chain.lock", "the chain demo", 0), pytest.raises(RunError, match="is in use"):
-        pipeline.run("demo.yaml")
+        chain.run("demo.yaml")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--set", "overrides.tokeniser.levels=4"], "tokeniser"),
-        (["--set", "preset=tini"], "did you mean 'tiny'"),
+        (["--set", "preset=baseline_tiny"], "did you mean 'baselines_tiny'"),
         (["--set", "run=../x"], "run is '../x'; a run's name has only letters"),
-        (["--only", "07"], "--only names '07'; the notebooks are 01_data, 02_tokens"),
-        (["--only", "01", "--from", "02"], "--only and --from exclude each other"),
+        (["--only", "07"], "--only names '07'; the notebooks are 01_data_preparation, 05_recommender"),
+        (["--only", "01", "--from", "05"], "--only and --from exclude each other"),
         (["--seeds", "1,1"], "names 1 twice"),
         (["--seeds", "-1"], "--seeds -1 is no list of seeds"),
         (["--set", "notebooks=[03_residual_atlas]"], "notebooks names '03_residual_atlas'"),
+        (["--set", "overrides.rows.slow.model.kind=toy.py:Fast"], "toy.py"),
         (["--json"], "add --dry-run"),
     ],
 )
@@ -217,16 +281,17 @@ def test_what_is_wrong_is_refused_before_anything_runs(checkout, capsys, argumen
 
 
 def test_a_notebook_with_another_parameter_is_refused_before_anything_runs(checkout):
-    write_notebook(checkout, "02_tokens", TOKENS, parameters="levels = 4")
-    with pytest.raises(RunError, match=r"02_tokens\.ipynb: the parameter 'levels' is unknown"):
-        pipeline.run("demo.yaml")
+    write_notebook(checkout, TRAINING, TRAIN, parameters="levels = 4")
+    with pytest.raises(RunError, match=rf"{TRAINING}\.ipynb: the parameter 'levels' is unknown"):
+        chain.run("demo.yaml")
     assert not (checkout / "papermill_runs").exists()
 
 
 def test_a_dry_run_says_what_would_run_and_touches_nothing(checkout, capsys):
     assert main(["run", "demo.yaml", "--dry-run", "--seeds", "1,2"]) == 0
     said = capsys.readouterr().out
-    assert said.count("run   01_data: it has not been run yet.") == 2
+    assert said.count(f"run   {DATA}: it has not been run yet.") == 2
+    assert said.count(f"run   {TRAINING} slow: {DATA} runs first.") == 2
     assert "demo-seed2" in said
     assert not (checkout / "papermill_runs").exists()
 
@@ -235,7 +300,9 @@ def test_outside_a_checkout_it_says_where_to_go(checkout, tmp_path_factory, monk
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     monkeypatch.chdir(elsewhere)
     (elsewhere / "demo.yaml").write_text((checkout / "demo.yaml").read_text())
+    (elsewhere / "toy.py").write_text(TOY)
     with pytest.raises(RunError, match="no notebooks around the working directory"):
-        pipeline.run("demo.yaml")
-    assert actions(pipeline.run(str(checkout / "demo.yaml"), dry_run=True)) == [["run", "run"]]
-    assert os.listdir(elsewhere) == ["demo.yaml"]
+        chain.run("demo.yaml")
+    planned = chain.run(str(checkout / "demo.yaml"), dry_run=True)
+    assert set(actions(planned).values()) == {"run"}
+    assert sorted(os.listdir(elsewhere)) == ["demo.yaml", "toy.py"]

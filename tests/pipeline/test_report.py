@@ -1,19 +1,32 @@
 """report.html: whole, self-contained, and safe whatever the data say."""
 
 import json
+import math
+import shutil
 from html.parser import HTMLParser
 from importlib.resources import files
+from pathlib import Path
 
 import plotly.graph_objects as go
 import pytest
 from plotly.offline import get_plotlyjs
 
+from genrec_lab.lab import (
+    Task,
+    existing_run,
+    open_run,
+    prepare_data,
+    rank_test_users,
+    train_recommenders,
+)
 from genrec_lab.lab.report import build_report
+from genrec_lab.lab.results import forget_hashes
 from genrec_lab.lab.store import Run
 
 SCRIPT = files("genrec_lab.lab").joinpath("templates", "report.js").read_text(encoding="utf-8")
 EVIL = "</script><script>alert('title')</script>"
-DATA, TOKENS = "01_data_preparation", "02_tokenizer_training"
+ROW = f"slow {EVIL}"
+DATA, TRAINING, RANKING = "01_data_preparation", "05_recommender_training", "07_evaluation"
 
 
 class Page(HTMLParser):
@@ -50,26 +63,45 @@ class Page(HTMLParser):
         return [attributes[attribute] for _, attributes in self.elements if attribute in attributes]
 
 
-@pytest.fixture
-def run(opened):
-    """A run with two figures, one in a stage that failed, and data that try to break out of the page."""
-    run = opened(dataset={"name": f"bazaar {EVIL}"}, overrides={"tokenizer.levels": 4})
-    with run.stage(DATA) as stage:
-        (stage.folder / "items & <b>.txt").write_text("x")
-        run.log("repair", what=f"item without text {EVIL}", count=3)
-    run.record_dataset("abc123", users=1234, repairs={f"users <too> short {EVIL}": 1200})
+def fail(work):
+    raise ValueError(f"wrong {EVIL}")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of two rows over data that try to break out of the page, with two figures and a failed task."""
+    folder = tmp_path_factory.mktemp("report")
+    (folder / "toy.py").write_text((Path(__file__).parent / "toy.py").read_text())
+    run = open_run(
+        "evil",
+        dataset={"name": "toy.py:toy", "domain": f"shop {EVIL}", "note": EVIL},
+        preset="baselines_tiny",
+        overrides={"compare": ["popularity", ROW], f"rows.{ROW}.model.kind": "toy.py:Slow"},
+        seed=1,
+        root=folder / "runs",
+        base=folder,
+    )
+    prepare_data(run)
+    run.log("repair", what=f"item without text {EVIL}", count=3)
     run.figure(
         "curve", go.Figure(go.Scatter(y=[1, 2, 3]), layout={"title": {"text": EVIL}}), f"caption {EVIL}"
     )
-    with pytest.raises(ValueError, match="wrong"), run.stage(TOKENS, inputs=(DATA,)):
-        raise ValueError(f"wrong {EVIL}")
+    train_recommenders(run)
     run.figure("bars-2", go.Figure(go.Bar(y=[1, float("nan")], text=["<!--", EVIL])))
-    for method, value in (("gmc", 0.25), (f"pop {EVIL}", 0.125)):
-        row = {"metric": "ndcg", "k": 10, "value": value, "users": 7}
-        run.record_metrics(method, [{**row, "domain": name} for name in ("A", "average")], note=EVIL)
+    rank_test_users(run)
+    with pytest.raises(ValueError, match="wrong"):
+        run.make(Task(RANKING, "failing", fail))
     (run.folder / "notebooks").mkdir()
-    (run.folder / "notebooks" / f"{TOKENS}.ipynb").write_text("{}")
+    (run.folder / "notebooks" / f"{TRAINING}.ipynb").write_text("{}")
     return run
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """The finished run in a folder of its own."""
+    shutil.copytree(finished.folder, tmp_path / "evil")
+    (tmp_path / "toy.py").write_text((Path(__file__).parent / "toy.py").read_text())
+    return existing_run("evil", tmp_path)
 
 
 @pytest.fixture
@@ -107,7 +139,7 @@ def test_nothing_is_fetched_from_elsewhere(run, page):
 def test_data_cannot_break_out(page):
     assert [content for content in page.scripts.values() if content.startswith("alert")] == []
     assert not [tag for tag, _ in page.elements if tag == "b"]
-    for said in ("caption ", "wrong ", "users <too> short ", "item without text ", "pop ", "bazaar "):
+    for said in ("caption ", "wrong ", "mended ", "item without text ", "slow ", "shop "):
         assert said + EVIL in page.text
 
 
@@ -115,21 +147,39 @@ def test_contents_lead_to_every_section(page):
     sections = [attributes["id"] for tag, attributes in page.elements if tag == "section"]
     inner = [link.removeprefix("#") for link in page.having("href") if link.startswith("#")]
     assert inner == sections
-    assert f"stage-{TOKENS}" in sections
+    assert f"stage-{TRAINING}" in sections
 
 
-def test_it_tells_state_repairs_metrics_and_origin(page):
+def test_it_says_state_repairs_metrics_and_origin(run, page):
     for said in (
-        "unfinished",
         "finished",
         "1,200",
-        "abc123",
-        "0.2500",
-        "0.1250",
+        run.provenance()[0]["data"],
+        f"{1 / math.log2(3):.4f}",  # the row ranks everybody's item at place seed + 1
         "NDCG@10",
-        "tokenizer.levels",
+        "rows.slow",
     ):
         assert said in page.text
+
+
+def test_results_that_are_not_there_any_more_leave_their_stage_unfinished_and_the_tables(run):
+    for row in (run.folder / RANKING).iterdir():
+        if row.name != "popularity":
+            shutil.rmtree(row)
+    page = Page(build_report(run).read_text(encoding="utf-8"))
+    assert f"{1 / math.log2(3):.4f}" not in page.text
+    assert "it has not been made yet" in page.text
+    assert "missing" in page.text  # the stage's badge
+
+
+def test_edited_metrics_are_written_anew_and_never_read(run, page):
+    file = run.folder / "metrics.json"
+    before = file.read_text()
+    assert {record["method"] for record in json.loads(before)["records"]} == {"popularity", ROW}
+    file.write_text(before.replace('"value": 0.', '"value": 0.99'))
+    again = Page(build_report(run).read_text(encoding="utf-8"))
+    assert "0.99" not in again.text
+    assert file.read_text() == before
 
 
 def test_figures_follow_the_theme_of_the_page(page):
@@ -145,26 +195,34 @@ def test_an_empty_run_has_a_report_too(opened):
 
 def test_lines_and_figures_that_cannot_be_read_are_left_out_and_said(run):
     whole = Page(build_report(run).read_text(encoding="utf-8"))
-    assert "cannot be read" not in whole.text
+    assert "left out" not in whole.text
+    lines = len((run.folder / "log.jsonl").read_bytes().splitlines())
     with (run.folder / "log.jsonl").open("ab") as stream:
         stream.write(b'{"time": "a\n[1]\n{"event": "seen", "what": 1}\n\n\xff\xfe\n{"time": "cut o')
     (run.folder / "figures" / "curve.json").write_text('{"data": [')
     page = Page(build_report(run).read_text(encoding="utf-8"))
-    lines = len((run.folder / "log.jsonl").read_bytes().splitlines())
-    broken = ", ".join(str(lines - back) for back in (5, 4, 1, 0))
-    assert f"4 lines of log.jsonl cannot be read and are left out: {broken}." in page.text
-    assert "seen" in page.text
-    assert "figures/curve.json cannot be read" in page.text
+    # The third one lacks its checksum, the fourth is empty, the last one was cut off by a kill.
+    broken = ", ".join(str(lines + number) for number in (1, 2, 3, 5))
+    assert f"4 lines of log.jsonl cannot be trusted and are left out: {broken}." in page.text
+    assert "figures/curve.json is left out: its figure curve was changed after it was saved." in page.text
     assert page.having("data-figure") == ["data-bars-2"]
 
 
 @pytest.mark.parametrize("content", ['{"curve": {"cap', "[]", '{"curve": 3}', ""])
-def test_figures_without_a_readable_index_stand_at_the_end(run, content):
+def test_an_index_of_figures_that_cannot_be_read_is_said_and_stops_nothing(run, content):
     (run.folder / "figures" / "index.json").write_text(content)
     page = Page(build_report(run).read_text(encoding="utf-8"))
-    assert page.having("data-figure") == ["data-bars-2", "data-curve"]
-    assert "figures/index.json cannot be read" in page.text
-    assert "figures" in [attributes["id"] for tag, attributes in page.elements if tag == "section"]
+    assert page.having("data-figure") == []
+    assert "figures/index.json cannot be read: run the notebooks again" in page.text
+
+
+def test_figures_of_results_that_have_changed_since_are_left_out(run):
+    other = {**run.dataset, "users": 9}
+    run = open_run("evil", dataset=other, change=True, root=run.folder.parent)
+    prepare_data(run)
+    page = Page(build_report(run).read_text(encoding="utf-8"))
+    assert page.having("data-figure") == []
+    assert f"2 figures of results that have changed since are left out; run again: {DATA}" in page.text
 
 
 def made(stage, row=None, **values):
@@ -178,33 +236,37 @@ def made(stage, row=None, **values):
 
 def test_provenance_is_that_of_the_results_and_what_all_share_is_said_once(run, monkeypatch):
     gpu = {"device": f"H200 {EVIL}", "versions": {"torch": "2.13.0+cu", "numpy": "2.4.6"}, "dirty": True}
-    results = [made(DATA), made(TOKENS, "gmc", scope="Garden"), made("05_recommender_training", "gmc", **gpu)]
+    results = [made(DATA), made(TRAINING, ROW, scope="Garden"), made(RANKING, ROW, **gpu)]
     monkeypatch.setattr(Run, "provenance", lambda self: results, raising=False)
     text = Page(build_report(run).read_text(encoding="utf-8")).text
     section = text[text.index("What made the results") : text.index("Durations")]
     for shared in ("2.4.6", "fp32", "abc123", "aaaabbbbcccc"):
         assert section.count(shared) == 1, shared
-    assert f"cpu, H200 {EVIL}" in section  # the line of gmc, whose two results differ
+    assert f"cpu, H200 {EVIL}" in section  # the line of the row whose two results differ
     assert "4d015e413326, 4d015e413326 (modified)" in section
-    assert f"{TOKENS} Garden" in section
+    assert f"{TRAINING} Garden" in section
     assert "2 min 00 s" in section
     assert "No result is recorded for this row alone." in section  # the other row
 
 
 def test_rows_that_were_kept_despite_changed_code_are_marked(run, monkeypatch):
-    old = made("05_recommender_training", "gmc", kept_despite=["genrec_lab.losses.dcl", "mine.f"])
-    monkeypatch.setattr(Run, "provenance", lambda self: [made(DATA), old], raising=False)
+    old = made(TRAINING, ROW, kept_despite=["genrec_lab.losses.dcl", "mine.f"])
+    monkeypatch.setattr(Run, "provenance", lambda self: [made(DATA), old])
     page = Page(build_report(run).read_text(encoding="utf-8"))
-    cells = [text for text in page.texts if text.startswith("gmc")]
-    assert cells.count("gmc †") == 3  # two tables, provenance
-    said = "05_recommender_training was made before genrec_lab.losses.dcl, mine.f changed."
-    assert f"† Made by older code and kept by --keep-old-code. gmc: {said}" in page.text
-    assert f"pop {EVIL} †" not in page.text
+    assert [text for text in page.texts if text.startswith(ROW)].count(f"{ROW} †") == 6
+    said = f"{TRAINING} was made before genrec_lab.losses.dcl, mine.f changed."
+    assert f"† Made by older code and kept by --keep-old-code. {ROW}: {said}" in page.text
+    assert "popularity †" not in page.text
     monkeypatch.setattr(Run, "provenance", lambda self: [made(DATA, kept_despite=["mine.g"]), old])
     text = Page(build_report(run).read_text(encoding="utf-8")).text
-    assert f"pop {EVIL}: {DATA} was made before mine.g changed." in text  # what serves all rows marks all
+    assert f"popularity: {DATA} was made before mine.g changed." in text  # what serves all rows marks all
 
 
-def test_what_an_older_run_did_not_record_is_unknown(page):
-    section = page.text[page.text.index("What made the results") :]
-    assert "unknown" in section[: section.index("By row")]
+def test_a_damaged_result_has_no_number_in_the_report(run):
+    file = next((run.folder / RANKING).glob("slow*/rankings.parquet"))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(bytes(content))
+    forget_hashes()
+    page = Page(build_report(run).read_text(encoding="utf-8"))
+    assert f"{1 / math.log2(3):.4f}" not in page.text

@@ -1,8 +1,7 @@
-"""What a run records: manifest, metrics, figures and log, read back whole after crashes and beside rivals."""
+"""What a run keeps beside its results: manifest, figures, log, read back whole after crashes and rivals."""
 
 import json
 import os
-import time
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec_lab.lab import RunError, existing_run, files, results, runs_root
+from genrec_lab.lab import RunError, chain, existing_run, figures, files, prepare_data, runs_root
 
 DATA = "01_data_preparation"
 
@@ -19,35 +18,46 @@ DATA = "01_data_preparation"
 RECORD = """
 import sys
 from pathlib import Path
-from genrec_lab.lab import open_run
-run = open_run("demo", dataset={"name": "bazaar"}, preset="tiny", root=Path(sys.argv[1]))
+from plotly.graph_objects import Figure
+from genrec_lab.lab.store import Run
+run = Run(Path(sys.argv[1]) / "demo", {}, None)
 for number in range(10):
     name = f"{sys.argv[2]}-{number}"
-    run.record_metrics(name, [{"domain": "a", "metric": "ndcg", "k": 10, "value": 0.5}])
+    with run.edited_manifest() as manifest:
+        manifest["pages"][name] = {}
+    run.figure(name, Figure())
     run.log("recorded", name=name)
 """
 
 
 def test_processes_that_record_at_once_lose_nothing(opened, run_in_process, tmp_path):
+    run = opened()
+    with run.edited_manifest() as manifest:
+        manifest["pages"] = {}
     rivals = [run_in_process(RECORD, tmp_path, letter) for letter in "ab"]
-    assert [rival.wait(timeout=60) for rival in rivals] == [0, 0]
+    assert [rival.wait(timeout=120) for rival in rivals] == [0, 0]
     expected = sorted(f"{letter}-{number}" for letter in "ab" for number in range(10))
-    assert sorted(opened().metrics()["method"]) == expected
-    assert sorted(event["name"] for event in results.read_log(opened().folder)) == expected
+    assert sorted(run.manifest()["pages"]) == expected
+    assert sorted(figures.index(run.folder)) == expected
+    events, broken = files.read_log(run.folder)
+    assert (sorted(event["name"] for event in events), broken) == (expected, [])
 
 
-def test_the_manifest_tells_how_the_run_was_made(opened):
+def test_each_result_says_how_it_was_made(opened):
     run = opened(overrides={"tokenizer.levels": 4}, seed=7)
-    run.record_dataset("abc123", users=3)
-    with run.stage(DATA) as stage:
-        (stage.folder / "output.txt").write_text("result")
-    manifest = json.loads((run.folder / "manifest.json").read_text())
-    assert manifest["parameters"]["seed"] == 7
-    assert manifest["config"]["tokenizer"] == {"levels": 4}
-    assert manifest["dataset"] == {"fingerprint": "abc123", "users": 3}
-    assert {"cpu", "cores", "memory_gb", "gpus"} <= set(manifest["hardware"])
-    assert manifest["packages"]["polars"] == pl.__version__
-    assert manifest["stages"][DATA]["outputs"]["output.txt"]["bytes"] == len("result")
+    fingerprint = prepare_data(run).dataset.fingerprint()
+    assert run.manifest()["parameters"]["seed"] == 7
+    (task,) = chain.tasks_of(run, DATA)
+    record = run.state(task).record
+    assert record.parameters["overrides"] == {"tokenizer.levels": 4}
+    assert {"cpu", "cores", "memory_gb", "gpus"} <= set(record.made["hardware"])
+    assert (
+        record.outputs["test.parquet"]["bytes"] == (run.folder / task.place / "test.parquet").stat().st_size
+    )
+    (made,) = run.provenance()
+    assert (made["stage"], made["data"], made["threads"]) == (DATA, fingerprint, record.made["threads"])
+    assert made["versions"]["polars"] == pl.__version__
+    assert made["kept_despite"] == []
 
 
 def test_existing_runs_are_read_as_they_were_last_used(opened, tmp_path):
@@ -60,8 +70,8 @@ def test_existing_runs_are_read_as_they_were_last_used(opened, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"run": "../elsewhere"}, "cannot name a folder"),
-        ({"run": ""}, "cannot name a folder"),
+        ({"run": "../elsewhere"}, "cannot name a run"),
+        ({"run": ""}, "cannot name a run"),
         ({"dataset": {"domains": {}}}, "lacks a name"),
         ({"dataset": {"name": "lcrec", "folder": Path("x")}}, "paths as texts"),
         ({"overrides": {"training.rate": float("nan")}}, "finite numbers"),
@@ -74,52 +84,25 @@ def test_impossible_parameters_are_refused(opened, changes, message):
         opened(**changes)
 
 
-def test_recording_a_method_again_replaces_it(opened):
-    run = opened(seed=4)
-    frame = pl.DataFrame(
-        {"domain": ["a", "average"], "metric": "ndcg", "k": 10, "value": [0.1, 0.2], "users": 5}
-    )
-    run.record_metrics("gmc", frame)
-    run.record_metrics("sasrec", frame)
-    run.record_metrics("gmc", frame.head(1))
-    assert run.metrics().select("method", "domain", "value", "seed").rows() == [
-        ("sasrec", "a", 0.1, 4), ("sasrec", "average", 0.2, 4), ("gmc", "a", 0.1, 4),
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ([], "empty"),
-        ([{"domain": "a", "metric": "ndcg", "k": 10, "value": float("nan")}], "ndcg .* is nan"),
-        ([{"domain": "a", "metric": "ndcg", "k": 10, "valeu": 0.1}], "did you mean 'value'"),
-        ([{"domain": "a", "k": 10, "value": 0.1}], "lacks metric"),
-        ([{"domain": "a", "metric": "ndcg", "k": 10, "value": 0.1}] * 2, "ndcg@10 of 'a' more than once"),
-    ],
-)
-def test_metrics_that_cannot_be_compared_are_refused(opened, rows, message):
-    with pytest.raises(RunError, match=message):
-        opened().record_metrics("gmc", rows)
-
-
 @pytest.mark.parametrize("name", ["", "../x", "a b", "x.json"])
 def test_impossible_figure_names_are_refused(opened, name):
     with pytest.raises(RunError, match="figure's name"):
         opened().figure(name, go.Figure())
 
 
-def test_figures_that_a_notebook_no_longer_makes_go(opened):
+def test_a_figure_must_be_one_of_plotly(opened):
+    with pytest.raises(RunError, match="takes a plotly Figure; got dict"):
+        opened().figure("curve", {})
+
+
+def test_removed_figures_leave_the_others_in_their_order(opened):
     run = opened()
-    run.figure("of-no-stage", go.Figure())
-    with run.stage(DATA):
-        run.figure("former", go.Figure())
-        run.figure("kept", go.Figure())
-    moment = time.time()
-    run.figure("kept", go.Figure())
-    results.drop_figures_before(run.folder, DATA, moment)
-    assert list(results.figure_index(run.folder)) == ["of-no-stage", "kept"]
+    for name in ("first", "former", "last", "first"):
+        run.figure(name, go.Figure())
+    figures.remove(run.folder, ["former"])
+    assert list(figures.index(run.folder)) == ["first", "last"]
     stored = sorted(file.name for file in (run.folder / "figures").iterdir())
-    assert stored == ["index.json", "kept.json", "of-no-stage.json"]
+    assert stored == ["first.json", "index.json", "last.json"]
 
 
 def test_a_crash_while_writing_leaves_the_old_file_whole(tmp_path, monkeypatch):
@@ -138,16 +121,30 @@ def test_a_crash_while_writing_leaves_the_old_file_whole(tmp_path, monkeypatch):
 def test_malformed_json_is_named_with_its_line(opened):
     run = opened()
     (run.folder / "manifest.json").write_text('{"format": 1,\n "stages": oops}')
-    with pytest.raises(RunError, match=r"manifest\.json is not readable JSON \(line 2"):
+    with pytest.raises(RunError, match=r"manifest\.json is not readable JSON \(line 2.*genrec doctor demo"):
         opened()
 
 
-def test_a_log_line_cut_off_by_a_kill_is_left_out(opened):
+def test_an_edited_manifest_is_noticed(opened):
     run = opened()
-    run.log("first")
+    manifest = json.loads((run.folder / "manifest.json").read_text())
+    manifest["parameters"]["seed"] = 5
+    (run.folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(RunError, match=r"was changed after it was written.*genrec doctor demo"):
+        opened()
+
+
+def test_a_log_line_cut_off_by_a_kill_is_left_out_and_a_changed_one_is_named(opened):
+    run = opened()
+    run.log("first", what=1)
+    run.log("second", what=1)
     with (run.folder / "log.jsonl").open("a") as stream:
-        stream.write('{"event": "sec')
-    assert [event["event"] for event in results.read_log(run.folder)] == ["first"]
+        stream.write('{"event": "thi')
+    events, broken = files.read_log(run.folder)
+    assert ([event["event"] for event in events], broken) == (["first", "second"], [])
+    text = (run.folder / "log.jsonl").read_text()
+    (run.folder / "log.jsonl").write_text(text.replace('"what": 1', '"what": 2', 1))
+    assert files.read_log(run.folder)[1] == [1]
 
 
 @given(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5) | st.none(), max_size=6))
@@ -157,7 +154,8 @@ def test_the_hash_of_parameters_does_not_depend_on_their_order(content):
     assert files.hash_json({"a": content}) != files.hash_json({"a": {**content, "another key": 1}})
 
 
-def test_runs_are_kept_in_the_checkout_or_where_the_environment_says(tmp_path, monkeypatch, tiny_presets):
+def test_runs_are_kept_in_the_checkout_or_where_the_environment_says(tmp_path, monkeypatch):
+    monkeypatch.delenv("GENREC_RUNS", raising=False)
     inner = tmp_path / "checkout" / "notebooks"
     inner.mkdir(parents=True)
     (tmp_path / "checkout" / "pyproject.toml").write_text('[project]\nname = "genrec-lab"\n')
