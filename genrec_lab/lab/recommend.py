@@ -110,7 +110,7 @@ def _item_models(run: Run, facts: Facts, row: str, item: ItemRow) -> dict[str, T
         domains = pretrained_on(run.config, facts.domains)
         found[PRETRAINED] = Task(
             RECOMMENDING, f"{folder}/{PRETRAINED}", _pretrain, {**given, "domains": domains}, inputs,
-            (component,), row, PRETRAINED,
+            (component,), row, "pretraining",
         )  # fmt: skip
         inputs = {**inputs, "start": found[PRETRAINED]}
     for domain in served(run.config, facts.domains):
@@ -396,7 +396,7 @@ def _pretrain(
         **budgets,
         **_vectors(work, component, model, data, text),
         seed=seed,
-        callbacks=curves_of(work),
+        callbacks=curves_of(work, "pretraining"),
         checkpoints=work.scratch,
     )
     made.save(work.folder / "model")

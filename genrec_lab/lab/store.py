@@ -511,7 +511,10 @@ class Run:
         if place in found:
             return found[place]
         owner = task.of or self
-        inputs = {name: self._survey(one, found, verify) for name, one in task.flat_inputs().items()}
+        inputs = {
+            name: owner._survey(one if task.of is None else one.belonging_to(owner), found, verify)
+            for name, one in task.flat_inputs().items()
+        }
         found[place] = owner._judge(task, inputs, verify)
         return found[place]
 
