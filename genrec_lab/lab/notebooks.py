@@ -85,7 +85,7 @@ def check_notebook(file: Path) -> None:
             f"{file} has {len(sources)} cells tagged 'parameters'; expected one, of literals only."
         )
     if problems := list(_parameter_problems(sources[0])):
-        raise RunFileError(str(file), problems)
+        raise RunFileError("Notebooks", [f"{file.name}: {problem}" for problem in problems])
 
 
 def check_kernel() -> None:
