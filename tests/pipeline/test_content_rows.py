@@ -8,11 +8,13 @@ from types import SimpleNamespace
 import numpy as np
 import polars as pl
 import pytest
-from genrec_lab.lab.stages import item_rows, load_prepared, prepare_data
-from genrec_lab.lab.stages.rows import skipped_rows, trained_item_rows
 
 from genrec_lab.data import Dataset, load_dataset
-from genrec_lab.lab import open_run
+from genrec_lab.lab import load_prepared, open_run, prepare_data
+from genrec_lab.lab.prepare import Facts, facts_of
+from genrec_lab.lab.recommend import RECOMMENDING, item_model_tasks, load_item_model
+from genrec_lab.lab.rows import skipped_rows, trained_item_rows
+from genrec_lab.lab.tokenise import text_task
 from genrec_lab.models.recommenders.base import ITEM_MODELS
 from genrec_lab.presets import load
 from genrec_lab.presets.sequential_rows import rows_over_items
@@ -23,15 +25,21 @@ CONTENT = ("fdsa", "s3rec", "unisrec", "unisrec_inductive", "vqrec", "missrec", 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    opened = open_run(
+    return opened(tmp_path_factory.mktemp("runs"))
+
+
+def opened(root, **dataset):
+    """A run of these rows whose data and text vectors are made."""
+    made = open_run(
         "content",
-        dataset={"name": "bazaar", "items": 300, "users": 300},
+        dataset={"name": "bazaar", "items": 300, "users": 300, **dataset},
         preset="gmc_tiny",
         overrides={"compare": list(CONTENT), "rows.vqrec.training.epochs": 9},
-        root=tmp_path_factory.mktemp("runs"),
+        root=root,
     )
-    prepare_data(opened)
-    return opened
+    prepare_data(made)
+    made.make(text_task(made, facts_of(made)))
+    return made
 
 
 @pytest.fixture
@@ -45,24 +53,20 @@ def trainings(monkeypatch):
         return TrainingResult((), 0, None, False, 0.0)
 
     monkeypatch.setattr("genrec_lab.models.sequential.base.train", hear)
-    rng = np.random.default_rng(0)
-    monkeypatch.setattr(item_rows, "load_vectors", lambda run: rng.normal(size=(300, 64)).astype(np.float32))
     return asked
 
 
-def train(run, name, tmp_path, data=None):
-    stage = SimpleNamespace(folder=tmp_path / "stage", scratch=tmp_path / "scratch")
-    row = run.config.rows[name]
-    item_rows.train_item_row(run, data or load_prepared(run), name, row, stage, lambda title: None)
-    return stage.folder / name
+def train(run, name):
+    """Make a row's models anew, whatever other tests made of it."""
+    run.forget(RECOMMENDING)
+    for task in item_model_tasks(run, facts_of(run), name, pretrained=True).values():
+        run.make(task)
 
 
 @pytest.mark.parametrize("name", CONTENT)
-def test_every_phase_reads_the_training_part_alone_and_every_domain_gets_a_model(
-    run, trainings, tmp_path, name
-):
+def test_every_phase_reads_the_training_part_alone_and_every_domain_gets_a_model(run, trainings, name):
     data = load_prepared(run)
-    folder = train(run, name, tmp_path)
+    train(run, name)
     phases, domains = ITEM_MODELS.find(run.config.rows[name].model.kind).phases, data.dataset.domains
     assert len(trainings) == sum(1 if phase.shared else len(domains) for phase in phases)
     learnt = {pair for items in data.dataset.sequences["items"].to_list() for pair in pairwise(items[:-2])}
@@ -89,7 +93,7 @@ def test_every_phase_reads_the_training_part_alone_and_every_domain_gets_a_model
         assert read <= learnt
         assert not read & held_out
     for domain in domains:
-        model = ITEM_MODELS.find(run.config.rows[name].model.kind).load(folder / domain)
+        model = load_item_model(run, name, domain)
         assert model.items.tolist() == data.dataset.domain_items(domain).tolist()
 
 
@@ -97,14 +101,14 @@ def _phase(phases, name):
     return next(phase for phase in phases if phase.name == name)
 
 
-def test_the_permutation_has_five_epochs_of_the_budget_and_pretraining_its_own(run, trainings, tmp_path):
-    train(run, "vqrec", tmp_path)
+def test_the_permutation_has_five_epochs_of_the_budget_and_pretraining_its_own(run, trainings):
+    train(run, "vqrec")
     epochs = [(training.phase, training.config.epochs) for training in trainings]
     assert epochs == [("pretraining", 1), *[("permutation", 5), ("fine-tuning", 9)] * 3]
 
 
-def test_what_was_pretrained_is_what_each_domain_starts_from(run, trainings, tmp_path):
-    train(run, "unisrec", tmp_path)
+def test_what_was_pretrained_is_what_each_domain_starts_from(run, trainings):
+    train(run, "unisrec")
     pretrained, *tuned = [training.model for training in trainings]
     assert len(tuned) == 3
     for model in tuned:
@@ -116,19 +120,17 @@ def test_what_was_pretrained_is_what_each_domain_starts_from(run, trainings, tmp
 
 
 def test_pictures_are_read_where_there_are_any(run, trainings, tmp_path, monkeypatch):
-    train(run, "missrec", tmp_path)
+    train(run, "missrec")
     assert all(training.model.domain.pictures is None for training in trainings)
     trainings.clear()
     vectors = np.random.default_rng(1).normal(size=(300, 5)).astype(np.float32)
     vectors[7] = 0
-    monkeypatch.setattr(item_rows, "encode_pictures", lambda content, model, cache: vectors)
-    data = load_prepared(run)
-    items = data.dataset.items.with_columns(image=pl.lit("there.jpg"))
-    shown = SimpleNamespace(dataset=Dataset("shown", items, data.dataset.sequences), split=data.split)
-    folder = train(run, "missrec", tmp_path / "again", shown)
+    monkeypatch.setattr("genrec_lab.lab.recommend.picture_vectors", lambda dataset, kind, cache: vectors)
+    shown = opened(tmp_path, images=str(tmp_path / "pictures"))
+    train(shown, "missrec")
     for training in trainings:
         np.testing.assert_array_equal(training.model.domain.pictures, vectors[training.model.items])
-    loaded = ITEM_MODELS.find("missrec").load(folder / data.dataset.domains[0])
+    loaded = load_item_model(shown, "missrec", "Garden")
     assert loaded.score([[7, 8]]).shape == (1, 100)
 
 
@@ -136,11 +138,11 @@ def test_rows_that_need_text_are_skipped_with_their_reason_on_data_without():
     dataset = load_dataset("bazaar", items=300, users=60)
     blank = Dataset("blank", dataset.items.with_columns(text=pl.lit(""), title=pl.lit("")), dataset.sequences)
     config = load("baselines_tiny", {"compare": ["sasrec", *CONTENT]})
-    assert skipped_rows(config, dataset) == {}
-    skipped = skipped_rows(config, blank)
+    assert skipped_rows(config, Facts.of(dataset)) == {}
+    skipped = skipped_rows(config, Facts.of(blank))
     assert tuple(skipped) == CONTENT
     assert set(skipped.values()) == {"it needs item texts, and Garden has none"}
-    assert list(trained_item_rows(config, blank)) == ["sasrec"]
+    assert list(trained_item_rows(SimpleNamespace(config=config), Facts.of(blank))) == ["sasrec"]
 
 
 def test_a_row_that_learns_its_target_alone_needs_nothing_of_the_other_domains():
@@ -150,10 +152,12 @@ def test_a_row_that_learns_its_target_alone_needs_nothing_of_the_other_domains()
     shown = Dataset("shown", dataset.items.with_columns(image=image), dataset.sequences)
     compare = {"compare": ["tiger_multimodal", "sasrec"]}
     config = load("utgrec_tiny", {"transfer.targets": ["Wardrobe"], **compare})
-    assert skipped_rows(config, shown) == {}
+    assert skipped_rows(config, Facts.of(shown)) == {}
     why = {"tiger_multimodal": "it needs item pictures, and Garden has none"}
-    assert skipped_rows(load("utgrec_tiny", {"transfer.targets": ["Garden"], **compare}), shown) == why
-    assert skipped_rows(load("utgrec_tiny", compare), shown) == why
+    assert (
+        skipped_rows(load("utgrec_tiny", {"transfer.targets": ["Garden"], **compare}), Facts.of(shown)) == why
+    )
+    assert skipped_rows(load("utgrec_tiny", compare), Facts.of(shown)) == why
 
 
 @pytest.mark.parametrize("size", ["paper", "cpu", "small", "tiny"])

@@ -9,7 +9,10 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from genrec_lab.lab.stages import (
+from IPython.core.interactiveshell import InteractiveShell
+
+from genrec_lab.evaluation import ndcg_at_k
+from genrec_lab.lab import (
     adapt_to_domains,
     describe_adaptation,
     describe_skipped,
@@ -18,22 +21,21 @@ from genrec_lab.lab.stages import (
     load_history,
     load_prepared,
     load_vectors,
+    open_run,
     prepare_data,
     rank_test_users,
     show_beside_papers,
     shown_row,
-    tokenizing,
     train_recommenders,
     train_tokenizers,
 )
-from genrec_lab.lab.stages.recommending import load_item_model
-from genrec_lab.lab.stages.rows import skipped_rows
-from IPython.core.interactiveshell import InteractiveShell
-
-from genrec_lab.evaluation import ndcg_at_k
-from genrec_lab.lab import open_run
+from genrec_lab.lab.chain import tasks_of
 from genrec_lab.lab.files import RunError
+from genrec_lab.lab.prepare import Facts, facts_of
+from genrec_lab.lab.recommend import load_item_model, training_tasks
 from genrec_lab.lab.report import build_report
+from genrec_lab.lab.rows import skipped_rows
+from genrec_lab.lab.store import Task
 from genrec_lab.models.recommenders.base import ITEM_MODELS, TrainingData
 from genrec_lab.models.sequential.base import DomainItems, Phase
 from genrec_lab.models.sequential.sasrec import SASRec
@@ -54,7 +56,8 @@ def write_toys(folder, name="Toys", users=30, seed=0):
 
 def opened(root, dataset, compare, preset="baselines_tiny", **overrides):
     fast = {"rows.sasrec.training.epochs": 1, "rows.hgn.training.epochs": 1, **overrides}
-    return open_run("toys", dataset=dataset, preset=preset, overrides={"compare": compare, **fast}, root=root)
+    overrides = {"compare": compare, **fast}
+    return open_run("toys", dataset=dataset, preset=preset, overrides=overrides, root=root, change=True)
 
 
 def executed(run):
@@ -139,26 +142,27 @@ def test_there_are_no_codes_to_look_at(toys, capsys):
     assert (
         "Nothing to show from here on: no row of the run 'toys' gives items codes." in capsys.readouterr().out
     )
-    assert not (run.folder / "02_tokenizer_training" / "vectors.safetensors").exists()
+    assert not list(run.folder.rglob("vectors.safetensors"))
 
 
 @pytest.mark.parametrize("stage", ["03_residual_atlas", "04_codebook_explorer", "06_domain_adaptation"])
 def test_what_earlier_rows_left_in_a_stage_does_not_stand_in_the_way(tmp_path, capsys, stage):
-    """Stale results stop a chain behind a notebook that ends early; other rows' are none of this run's."""
+    """A notebook that ends early makes no result; those of other rows are none of this run's."""
     dataset = {"name": "bazaar", "items": 300, "users": 60}
     before = opened(tmp_path, dataset, ["sasrec", "tiger"])
     prepare_data(before)
-    with before.stage(stage, uses=("compare",)) as made:
-        (made.folder / "of_tiger.json").write_text("[]")
-    end_without_codes(before, stage=stage)
-    run = opened(tmp_path, dataset, ["sasrec"])
-    assert run.state(stage).status == "stale"
+    before.make(Task(stage, "of_tiger", write_nothing))
+    end_without_codes(before)
     assert not capsys.readouterr().out
-    end_without_codes(run, stage=stage)
+    run = opened(tmp_path, dataset, ["sasrec"])
+    end_without_codes(run)
     assert "no row of the run 'toys' gives items codes" in capsys.readouterr().out
-    assert run.state(stage).status == "missing"
-    assert stage not in run.manifest()["stages"]  # so the chain has nothing to ask for
-    assert not list((run.folder / stage).glob("*"))
+    assert tasks_of(run, stage) == []  # so the chain has nothing to ask for
+    assert run.metrics().is_empty()
+
+
+def write_nothing(work):
+    (work.folder / "nothing.json").write_text("[]")
 
 
 def test_texts_are_encoded_only_where_a_row_reads_them(tmp_path, monkeypatch):
@@ -168,7 +172,7 @@ def test_texts_are_encoded_only_where_a_row_reads_them(tmp_path, monkeypatch):
         encoded.append(len(texts))
         return np.ones((len(texts), 4), dtype=np.float32)
 
-    monkeypatch.setattr(tokenizing, "encode_texts", encode)
+    monkeypatch.setattr("genrec_lab.lab.tokenise.encode_texts", encode)
     dataset = {"name": "bazaar", "items": 300, "users": 60}
     for compare, times in {("sasrec", "hgn", "popularity"): 0, ("sasrec", "unisrec"): 1}.items():
         run = opened(tmp_path / "-".join(compare), dataset, list(compare))
@@ -178,7 +182,7 @@ def test_texts_are_encoded_only_where_a_row_reads_them(tmp_path, monkeypatch):
         if times:
             assert load_vectors(run).shape == (300, 4)
         else:
-            with pytest.raises(RunError, match=r"vectors.safetensors is missing: .* no row that reads them"):
+            with pytest.raises(RunError, match=r"has no text vectors: .* no row reads them"):
                 load_vectors(run)
 
 
@@ -188,7 +192,7 @@ def test_no_paper_has_these_data(toys, capsys):
     assert capsys.readouterr().out == "No table of the papers has rows on these data.\n"
 
 
-def test_a_papers_table_is_a_figure_of_the_run_and_stands_in_its_report(toys):
+def test_a_papers_table_is_a_figure_of_the_run_and_stands_in_its_report(toys, monkeypatch):
     run, _ = toys
     frame = run.metrics().filter(domain="Toys", method="sasrec").with_columns(
         domain=pl.lit("Instruments"), users=pl.lit(24772, pl.Int64)
@@ -196,8 +200,9 @@ def test_a_papers_table_is_a_figure_of_the_run_and_stands_in_its_report(toys):
     (figure,) = show_beside_papers(run, frame)
     assert list(figure.data[0].cells.values[2]) == ["recall@5", "recall@10", "ndcg@5", "ndcg@10"]
     assert (run.folder / "figures" / "beside_gmc_table_3.json").is_file()
-    run.record_metrics("sasrec", frame.drop("method"))
-    assert "Beside GMC Table 3" in build_report(run).read_text(encoding="utf-8")
+    monkeypatch.setattr(type(run), "metrics", lambda self: frame)
+    page = build_report(run).read_text(encoding="utf-8")
+    assert "Beside GMC Table 3" in page and "The rows of GMC Table 3 beside ours" in page
 
 
 def test_a_generative_method_of_its_own_needs_texts(tmp_path):
@@ -307,14 +312,19 @@ def test_a_need_is_looked_for_in_every_domain(tmp_path, monkeypatch):
         (("text", "pictures"), "it needs item pictures, and Garden has none"),
     ):  # fmt: skip
         monkeypatch.setattr(SASRec, "needs", needs)
-        assert skipped_rows(run.config, dataset) == ({} if why is None else {"sasrec": why})
+        assert skipped_rows(run.config, Facts.of(dataset)) == ({} if why is None else {"sasrec": why})
 
 
 def test_what_is_finished_is_read_and_not_trained_again(toys):
     run, rankings = toys
-    trained = run.manifest()["stages"]["05_recommender_training"]["finished_at"]
+
+    def written():
+        folders = [run.read(task) for task in training_tasks(run, facts_of(run))]
+        return {folder: (folder / "result.json").stat().st_mtime_ns for folder in folders}
+
+    trained = written()
     again = train_recommenders(run)
-    assert run.manifest()["stages"]["05_recommender_training"]["finished_at"] == trained
+    assert written() == trained
     assert set(again) == {"sasrec", "hgn"}
     assert all(set(scopes) == {"Toys"} for scopes in again.values())
     np.testing.assert_array_equal(rank_test_users(run).items["sasrec"], rankings.items["sasrec"])
