@@ -6,18 +6,20 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from genrec_lab.lab.plan import plan_step
-from genrec_lab.lab.seeds import ABLATION
-from genrec_lab.lab.stages import (
+
+from genrec_lab.lab import (
+    RunError,
     adapt_to_domains,
+    open_run,
     prepare_data,
     rank_test_users,
     train_recommenders,
     train_tokenizers,
     weigh_parts,
 )
-
-from genrec_lab.lab import RunError, open_run
+from genrec_lab.lab.chain import plan
+from genrec_lab.lab.compare import ABLATION, ablation_tasks
+from genrec_lab.lab.results import RECORD
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / f"{ABLATION}.ipynb"
 VARIANTS = ["gmc_without_lora", "gmc_without_dcl"]
@@ -101,16 +103,16 @@ def test_files_hold_what_was_found_and_a_new_seed_makes_the_notebook_run_again(s
     root, runs = seeds
     run = opened(root, "parts")
     ablation = weigh_parts(run)
-    folder = run.read_stage(ABLATION)
+    (task,) = ablation_tasks(run)
+    folder = run.read(task)
     assert pl.read_parquet(folder / "worth.parquet").equals(ablation.worth)
-    written = json.loads((folder / "ablation.json").read_text())
-    assert written["worth"] == ablation.worth.to_dicts()
-    assert written["method"] == "gmc_tiny"
-    assert "pages are missing" in plan_step(run, NOTEBOOK, True).reason
+    assert json.loads((folder / RECORD).read_text())["settings"]["method"] == "gmc_tiny"
+    assert [(step.action, step.row) for step in plan(run, [NOTEBOOK])] == [("keep", ""), ("run", "")]
     manifest = runs[1].folder / "manifest.json"
     hidden = manifest.rename(manifest.with_suffix(".hidden"))
     try:
-        assert "have changed since" in plan_step(run, NOTEBOOK, True).reason
+        results, _ = plan(run, [NOTEBOOK])
+        assert results.action == "run" and "what it reads has changed since" in results.why
         one = weigh_parts(run)
         assert one.runs == ("parts-seed0",)
         assert one.worth["sd"].is_null().all()
@@ -129,9 +131,9 @@ def test_a_run_without_variants_has_nothing_to_weigh_and_its_chain_passes_over_t
     run = opened(tmp_path, "plain", compare=["tiger"])
     with pytest.raises(RunError, match=r"no variant.*gmc_without_dcl"):
         weigh_parts(run)
-    step = plan_step(run, NOTEBOOK, True)
+    (step,) = plan(run, [NOTEBOOK])
     assert step.action == "skip"
-    assert "gmc_without_lora" in step.reason
+    assert "gmc_without_lora" in step.why
 
 
 def test_a_run_that_was_not_evaluated_says_which_notebook_is_to_be_run(tmp_path):

@@ -4,20 +4,21 @@ import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 import pytest
-from genrec_lab.lab.stages import (
-    explore,
+
+from genrec_lab.decoding import beam_search
+from genrec_lab.lab import (
+    RunError,
     explorer_state,
-    exploring,
     load_identified,
     load_prepared,
+    open_run,
     prepare_data,
     survey_codes,
     train_tokenizers,
     watched_beam,
 )
-
-from genrec_lab.decoding import beam_search
-from genrec_lab.lab import RunError, open_run
+from genrec_lab.lab.explore import explore, survey_tasks
+from genrec_lab.lab.prepare import facts_of
 from genrec_lab.models import Recommender, T5Config
 from genrec_lab.viz.explorer import collisions, policy_effects
 from genrec_lab.viz.explorer.widget import Explorer
@@ -99,7 +100,7 @@ def test_policies_of_a_group_are_those_that_the_run_used(run, method):
 
 def test_a_watched_beam_is_the_beam_that_recommends(run, monkeypatch):
     model = Recommender(load_identified(run).codes, SMALL).eval()
-    monkeypatch.setattr(exploring, "load_adapted", lambda *_: model)
+    monkeypatch.setattr("genrec_lab.lab.explore.load_adapted", lambda *_: model)
     user = load_prepared(run).split.test.row(4, named=True)
     tree = watched_beam(run, "gmc_tiny", 4, beams=6)
     ranked = beam_search(model, [user["history"]], model.trie(user["domain"]), 6, 6)
@@ -117,8 +118,12 @@ def test_a_watched_beam_is_the_beam_that_recommends(run, monkeypatch):
 
 
 def test_a_run_without_tokenizers_names_the_notebook(tmp_path):
-    opened = open_run("empty", dataset={"name": "bazaar"}, preset="gmc_tiny", root=tmp_path)
-    with pytest.raises(RunError, match="02_tokenizer_training"):
+    dataset = {"name": "bazaar", "items": 300, "users": 60}
+    opened = open_run("empty", dataset=dataset, preset="gmc_tiny", root=tmp_path)
+    with pytest.raises(RunError, match=r"Run the notebook 01_data_preparation\.ipynb"):
+        explorer_state(opened)
+    prepare_data(opened)
+    with pytest.raises(RunError, match=r"Run the notebook 02_tokenizer_training\.ipynb"):
         explorer_state(opened)
 
 
@@ -126,8 +131,8 @@ def test_a_run_that_cannot_be_opened_is_a_sentence_where_somebody_looks(tmp_path
     opened = open_run("empty", dataset={"name": "bazaar"}, preset="gmc_tiny", root=tmp_path)
     with pytest.raises(RunError, match=r"01_data_preparation|02_tokenizer_training"):
         explore(opened)
-    monkeypatch.setattr(exploring, "in_kernel", lambda: True)
-    monkeypatch.setattr(exploring, "has_front_end", lambda: True)
+    monkeypatch.setattr("genrec_lab.lab.explore.in_kernel", lambda: True)
+    monkeypatch.setattr("genrec_lab.lab.explore.has_front_end", lambda: True)
     shown = explore(opened).value
     assert "of run &#39;empty&#39; cannot be used" in shown and "Run the notebook" in shown
 
@@ -136,16 +141,16 @@ def test_a_run_that_cannot_be_opened_is_a_sentence_where_somebody_looks(tmp_path
     ("kernel", "looked_at", "widget"), [(True, True, True), (True, False, False), (False, False, True)]
 )
 def test_a_kernel_that_nobody_looks_at_gets_a_figure(run, monkeypatch, capsys, kernel, looked_at, widget):
-    monkeypatch.setattr(exploring, "in_kernel", lambda: kernel)
-    monkeypatch.setattr(exploring, "has_front_end", lambda: looked_at)
+    monkeypatch.setattr("genrec_lab.lab.explore.in_kernel", lambda: kernel)
+    monkeypatch.setattr("genrec_lab.lab.explore.has_front_end", lambda: looked_at)
     opened = explore(run)
     assert isinstance(opened, Explorer if widget else go.Figure)
     assert ("Nobody looks" in capsys.readouterr().out) is not widget
 
 
 def test_the_figure_in_place_of_the_explorer_is_its_first_view(run, monkeypatch):
-    monkeypatch.setattr(exploring, "in_kernel", lambda: True)
-    monkeypatch.setattr(exploring, "has_front_end", lambda: False)
+    monkeypatch.setattr("genrec_lab.lab.explore.in_kernel", lambda: True)
+    monkeypatch.setattr("genrec_lab.lab.explore.has_front_end", lambda: False)
     state = explorer_state(run, other_method="tiger")
     expected = prefix_bars(state.children(), state.labels(), seed=state.catalogue.seed)
     assert explore(run).layout.title.text == expected.layout.title.text
@@ -159,7 +164,8 @@ def test_the_survey_is_a_stage_that_needs_no_recommender(run):
     raw = load_identified(run).raw
     for row in codes.iter_rows(named=True):
         assert row["items"] == (raw.codes[:, row["level"] - 1] == row["code"]).sum()
-    folder = run.read_stage("04_codebook_explorer")
+    (task,) = survey_tasks(run, facts_of(run))
+    folder = run.read(task)
     groups = pl.read_parquet(folder / "collisions.parquet")
     names = np.array(raw.domain_names)[raw.domain_index]
     found = {}

@@ -6,24 +6,22 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-from genrec_lab.lab.stages import (
+
+from genrec_lab.encoders.text import TextConfig
+from genrec_lab.lab import (
     check_machine,
-    codeword_sums,
-    comparable_codes,
     compare_policies,
     floor_and_ceiling,
     load_atlas,
     load_prepared,
     load_vectors,
     map_residuals,
+    open_run,
     prepare_data,
     train_tokenizers,
 )
-from genrec_lab.lab.stages.checking import text_model_of
-from genrec_lab.lab.stages.mapping import neighbour_overlaps
-
-from genrec_lab.encoders.text import TextConfig
-from genrec_lab.lab import open_run
+from genrec_lab.lab.explore import atlas_tasks, neighbour_overlaps
+from genrec_lab.lab.prepare import check_tasks, facts_of, text_model_of
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +87,7 @@ def test_policies_work_on_codebooks_of_a_domain_each(run, identified):
 @pytest.mark.parametrize("method", ["gmc_tiny", "tiger"])
 def test_codewords_and_what_is_left_add_up_to_the_first_residual(identified, method):
     one = identified[method]
-    sums, last = codeword_sums(one), one.residuals[:, -1]
+    sums, last = one.codeword_sums(), one.residuals[:, -1]
     for item in range(0, one.raw.n_items, 17):
         books = one.codebooks.get("all", one.codebooks.get(str(one.raw.domains[item])))
         rest = last[item] - books[-1][one.raw.codes[item, -1]]
@@ -97,15 +95,16 @@ def test_codewords_and_what_is_left_add_up_to_the_first_residual(identified, met
 
 
 def test_equal_comparable_codes_are_equal_codewords(identified):
-    assert comparable_codes(identified["gmc_tiny"]) == identified["gmc_tiny"].raw
-    apart = comparable_codes(identified["tiger"])
+    assert identified["gmc_tiny"].comparable_codes() == identified["gmc_tiny"].raw
+    apart = identified["tiger"].comparable_codes()
     for level in range(apart.levels):
         used = [set(apart.codes[apart.domain_items(domain), level]) for domain in apart.domain_names]
         assert sum(map(len, used)) == len(set.union(*used))
 
 
 def test_the_overlap_is_that_of_a_search_by_force(run, identified):
-    found = neighbour_overlaps(run, ks=(1, 7, 5_000))
+    raw = {name: one.raw for name, one in identified.items()}
+    found = neighbour_overlaps(load_vectors(run), raw, ks=(1, 7, 5_000))
     assert found["k"].unique().sort().to_list() == [1, 7]  # no domain has 5,001 items
     vectors = load_vectors(run).astype(np.float64)
     for method in ("gmc_tiny", "tiger"):
@@ -128,39 +127,41 @@ def test_the_atlas_is_drawn_once_and_kept(run, identified, monkeypatch):
     assert atlas.tsne.coordinates.shape == atlas.umap.coordinates.shape == (300, own.raw.levels, 2)
     assert np.isfinite(atlas.umap.coordinates).all()
     assert not np.array_equal(atlas.tsne.coordinates, atlas.umap.coordinates)
-    folder = run.read_stage("03_residual_atlas")
-    assert {file.name for file in folder.iterdir()} == {
-        "tsne.parquet",
-        "umap.parquet",
-        "neighbour_overlap.parquet",
-    }
-    monkeypatch.setattr("genrec_lab.lab.stages.mapping.project_residuals", None)  # a call would fail
+    maps, overlap = (run.read(task) for task in atlas_tasks(run, facts_of(run)))
+    found = [file.name for folder in (maps, overlap) for file in folder.glob("*.parquet")]
+    assert sorted(found) == ["neighbour_overlap.parquet", "tsne.parquet", "umap.parquet"]
+
+    def failing(*_):
+        raise AssertionError("it is made again")
+
+    monkeypatch.setattr(type(run), "_work", failing)
     np.testing.assert_array_equal(map_residuals(run).tsne.coordinates, atlas.tsne.coordinates)
     assert load_atlas(run).overlap.equals(atlas.overlap)
 
 
 def test_the_machine_is_looked_at_once_until_it_is_another_one(run, monkeypatch):
     machine = check_machine(run)
-    assert json.loads((run.folder / "00_setup_check" / "machine.json").read_text()) == dataclasses.asdict(
-        machine
-    )
+    (task,) = check_tasks(run)
+    assert json.loads((run.read(task) / "machine.json").read_text()) == dataclasses.asdict(machine)
     assert machine.packages["python"].startswith("3.")
     assert "TF-IDF" in machine.text_model
     shown = dict(machine.table().iter_rows())
     assert shown["trains on"] == machine.device
     assert shown["processor"].endswith(f"{machine.hardware['cores']} cores")
-    monkeypatch.setattr("genrec_lab.lab.stages.checking.text_model_of", lambda config: "looked again")
+    written = (run.read(task) / "machine.json").stat().st_mtime_ns
     assert check_machine(run) == machine
+    assert (run.read(task) / "machine.json").stat().st_mtime_ns == written
     another = {**machine.hardware, "cores": 128}
     another.pop("free_disk_gb")
-    monkeypatch.setattr("genrec_lab.lab.stages.checking.hardware", lambda: another)
+    monkeypatch.setattr("genrec_lab.lab.prepare.hardware", lambda: another)
     looked = check_machine(run)
-    assert (looked.text_model, looked.hardware["cores"]) == ("looked again", 128)
+    assert (looked.text_model, looked.hardware["cores"]) == (machine.text_model, 128)
+    assert (run.folder / task.place / "machine.json").stat().st_mtime_ns > written
 
 
 def test_the_text_model_is_named_with_the_place_it_comes_from(tmp_path, monkeypatch):
     assert text_model_of(TextConfig(model=str(tmp_path))) == f"{tmp_path}, a local folder"
-    monkeypatch.setattr("genrec_lab.lab.stages.checking.resolve_model", lambda name: f"org/{name}")
+    monkeypatch.setattr("genrec_lab.encoders.text.resolve_model", lambda name: f"org/{name}")
     assert text_model_of(TextConfig(model="other")) == "other, from the model hub or its local store"
 
 
@@ -174,6 +175,6 @@ def test_a_codebook_larger_than_a_domain_is_refused_before_any_text_is_encoded(t
     )
     prepare_data(opened)
     # the run's own tokenizer has all 300 items, TIGER's only those of its domain
-    with pytest.raises(ValueError, match=r"codebook_size is 128, but 'Garden' has only 100 items; set"):
+    with pytest.raises(ValueError, match=r"codebook_size of 'tiger' is 128, but 'Garden' has only 100 items; set"):
         train_tokenizers(opened)
     assert not list(tmp_path.rglob("vectors.safetensors"))
