@@ -46,13 +46,12 @@ class Checked:
 
 class _Problems(list[str]):
     @contextmanager
-    def noted(self, place: str = "") -> Iterator[None]:
-        """Go on after an error of the block, and keep what it says, behind `place`."""
+    def noted(self) -> Iterator[None]:
+        """Go on after an error of the block, and keep what it says."""
         try:
             yield
         except (RunError, ValueError) as error:
-            problems = getattr(error, "problems", None)
-            self += [f"{place}{one}" for one in problems] if problems else [str(error).rstrip(".")]
+            self += getattr(error, "problems", None) or [str(error).rstrip(".")]
 
 
 def check_run(
@@ -121,7 +120,7 @@ def _chosen(
         texts = isinstance(named, list) and all(isinstance(name, str) for name in named)
         chosen = choose_notebooks(folder or notebooks_folder(), named if texts else None, only, from_)
     for notebook in chosen:
-        with problems.noted(f"{notebook.name}: "):
+        with problems.noted():
             check_notebook(notebook)
     with problems.noted():
         check_kernel()
