@@ -175,6 +175,7 @@ def test_a_codebook_larger_than_a_domain_is_refused_before_any_text_is_encoded(t
     )
     prepare_data(opened)
     # the run's own tokenizer has all 300 items, TIGER's only those of its domain
-    with pytest.raises(ValueError, match=r"codebook_size of 'tiger' is 128, but 'Garden' has only 100 items; set"):
+    refused = r"codebook_size of 'tiger' is 128, but 'Garden' has only 100 items; set"
+    with pytest.raises(ValueError, match=refused):
         train_tokenizers(opened)
     assert not list(tmp_path.rglob("vectors.safetensors"))
