@@ -6,7 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from genrec_lab.lab.stages import (
+
+from genrec_lab.lab import (
     adapt_to_domains,
     adaptation_sizes,
     explorer_state,
@@ -17,6 +18,7 @@ from genrec_lab.lab.stages import (
     load_prepared,
     load_tokenizer_transfers,
     lora_parameters,
+    open_run,
     prepare_data,
     rank_test_users,
     renamed_items,
@@ -26,11 +28,8 @@ from genrec_lab.lab.stages import (
     train_tokenizers,
     what_codes_keep,
 )
-from genrec_lab.lab.stages.levels import chosen_codewords, item_levels
-from genrec_lab.lab.stages.mapping import comparable_codes
-from genrec_lab.lab.stages.tokenizing import tokenizer_folder
-
-from genrec_lab.lab import open_run
+from genrec_lab.lab.tokenise import load_row_tokenizer
+from genrec_lab.viz.meaning import WORDS
 
 
 def opened(root, name, preset="utgrec_tiny", **overrides):
@@ -99,11 +98,11 @@ def alone(root):
 
 def test_the_words_are_those_that_the_prefix_makes_likelier_than_others_do(run):
     items = told_items(run, 5)
-    kept = what_codes_keep(run, items, seed=3, words=4)
+    kept = what_codes_keep(run, items, seed=3)
     own, dataset = load_identified(run).raw.codes, load_prepared(run).dataset
     np.testing.assert_array_equal(kept.codes, own[items])
     assert kept.items["item"].to_list() == items
-    tokenizer = run.config.load_tokenizer(tokenizer_folder(run, "utgrec_tiny", "all"))
+    tokenizer = load_row_tokenizer(run, "utgrec_tiny", "all")
     names = [name.lower() for name in tokenizer.words()]
     in_texts = set(" ".join(re.sub(r"[\W_]+", " ", text.lower()) for text in dataset.items["text"]).split())
     garden = dataset.domain_items("Garden")  # fewer than what is drawn of larger ones
@@ -121,8 +120,8 @@ def test_the_words_are_those_that_the_prefix_makes_likelier_than_others_do(run):
                 if name in in_texts:
                     weights[name] = max(weight, weights.get(name, -np.inf))
             told = kept.words[place][level]
-            assert len(set(told)) == 4
-            best = sorted(weights.values(), reverse=True)[:4]
+            assert len(set(told)) == WORDS
+            best = sorted(weights.values(), reverse=True)[:WORDS]
             np.testing.assert_allclose([weights[word] for word in told], best, atol=1e-6)
 
 
@@ -186,8 +185,8 @@ def test_a_tokenizer_without_decoders_says_so(root):
 def test_levels_of_unequal_books_are_told_with_their_nearest_codewords(run):
     own = load_identified(run)
     for item in (0, 200):
-        levels = item_levels(own, item)
-        gaps = np.linalg.norm(own.residuals[item] - chosen_codewords(own)[item], axis=1)
+        levels = own.item_levels(item)
+        gaps = np.linalg.norm(own.residuals[item] - own.chosen_codewords()[item], axis=1)
         np.testing.assert_allclose(levels["to_nearest"], gaps, atol=1e-3)
         assert levels["code"].to_list() == own.raw.codes[item].tolist()
         assert (levels["to_second"] >= levels["to_nearest"]).all()
@@ -196,7 +195,7 @@ def test_levels_of_unequal_books_are_told_with_their_nearest_codewords(run):
 def test_a_tokenizer_of_one_target_has_one_vocabulary(alone):
     own = load_identified(alone)
     assert own.tokenizers == 1
-    assert comparable_codes(own) == own.raw
+    assert own.comparable_codes() == own.raw
 
 
 def test_lora_adapts_a_recommender_of_the_renamed_items(run):
