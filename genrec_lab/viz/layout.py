@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 import polars as pl
+from plotly.basedatatypes import BaseTraceType
 from plotly.subplots import make_subplots
 
 from genrec_lab.viz import theme
@@ -58,22 +59,33 @@ def require_columns(frame: pl.DataFrame, columns: Sequence[str]) -> None:
     """Raise ValueError where a frame has no rows or lacks one of the columns."""
     missing = [name for name in columns if name not in frame.columns]
     if missing:
-        raise ValueError(
-            f"frame: columns {missing} are missing among {frame.columns}; expected {list(columns)}"
-        )
+        there = f"columns {missing} are missing among {frame.columns}"
+        raise ValueError(f"frame: {there}; expected {list(columns)}")
     if frame.height == 0:
         raise ValueError(f"frame: no rows; expected at least one, with columns {list(columns)}")
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Panels:
-    """A grid of panels: the figure, where panel i stands, and the height of the plotting area in pixels."""
+    """A grid of panels: the figure, where panel i stands, and the height of the plotting area in pixels.
+
+    Categories have a style by the order in which they are drawn, and a place in the legend at their first
+    drawing: one click there hides them in all panels.
+    """
 
     figure: go.Figure
     count: int
     columns: int
     plot_height: int
     title_lines: int
+    _styles: dict[str, theme.Style] = field(default_factory=dict)
+    _listed: set[str] = field(default_factory=set)
+
+    def style(self, name: str) -> theme.Style:
+        """Return the style of a category, the next one for a name that is new."""
+        if name not in self._styles:
+            self._styles = theme.category_styles([*self._styles, name])
+        return self._styles[name]
 
     def place(self, panel: int) -> dict[str, int]:
         """Return `row` and `col` of a panel, counted from 1 as plotly does."""
@@ -95,26 +107,24 @@ class Panels:
         """Set the vertical axis of a panel, or of all."""
         self.figure.update_yaxes(**settings, **({} if panel is None else self.place(panel)))
 
-    def rows(
-        self,
-        panel: int,
-        names: Sequence[str],
-        limit: int = 30,
-        *,
-        above: float = 0.5,
-        labels: bool | None = None,
-        **axis: Any,
-    ) -> None:
-        """Turn the vertical axis into rows with these names, from the top.
+    def outer(self, panel: int, x: str, y: str = "") -> None:
+        """Name the axes of a panel, each only where no other panel lies between it and the edge."""
+        self.x(panel, title=x if self.is_bottom(panel) else None)
+        if y:
+            self.y(panel, title=y if self.is_left(panel) else None)
 
-        above: room over the first row, in rows. labels: by default the panels at the left have them.
+    def rows(
+        self, panel: int, names: Sequence[str], limit: int = 30, *, above: float = 0.5, **axis: Any
+    ) -> None:
+        """Turn the vertical axis into rows with these names, from the top; above: room over the first row.
+
+        By default only the panels at the left have the names.
         """
-        shown = self.is_left(panel) if labels is None else labels
-        low = max(len(names), 1) - 0.5
-        settings = {"range": [low, -above], "showticklabels": shown, "showgrid": False}
+        ends = [max(len(names), 1) - 0.5, -above]
+        settings = {"range": ends, "showticklabels": self.is_left(panel), "showgrid": False}
         self.y(panel, **numbered_axis(names, limit) | settings | axis)
 
-    def add(self, panel: int, trace: go.Scatter) -> None:
+    def add(self, panel: int, trace: BaseTraceType) -> None:
         """Add a trace to a panel."""
         self.figure.add_trace(trace, **self.place(panel))
 
@@ -124,95 +134,93 @@ class Panels:
         x: npt.ArrayLike,
         y: npt.ArrayLike,
         name: str,
-        style: theme.Style,
         hover: str,
         *,
         size: int = 7,
-        legend: bool = True,
         **trace: Any,
     ) -> None:
-        """Draw the line of a category; one click in the legend hides its lines in all panels."""
-        settings = {"mode": "lines+markers", "marker": {"symbol": style.symbol, "size": size}}
-        names = {"name": label(name), "legendgroup": label(name), "showlegend": legend}
-        self.add(
-            panel, go.Scatter(x=x, y=y, line=style.line, hovertemplate=hover, **settings | names | trace)
-        )
+        """Draw the line of a category, in the category's style unless another `style` is given."""
+        style = trace.pop("style", None) or self.style(name)
+        look = {"mode": "lines+markers", "line": style.line, "marker": {"symbol": style.symbol, "size": size}}
+        self.add(panel, go.Scatter(x=x, y=y, hovertemplate=hover, **look | self._named(name) | trace))
 
     def bars(
         self,
         panel: int,
-        x: npt.ArrayLike,
-        y: npt.ArrayLike,
+        values: npt.ArrayLike,
         hover: str,
-        *,
         name: str = "",
-        style: theme.Style | None = None,
-        colour: str | Sequence[str] = theme.ACCENT,
-        legend: bool = False,
+        *,
+        at: npt.ArrayLike | None = None,
+        flat: bool = False,
         text: Sequence[str] | None = None,
         **trace: Any,
     ) -> None:
-        """Draw bars in a category's style or in a colour; text: written behind their ends."""
-        settings: dict[str, Any] = {"marker": {"color": colour} if style is None else style.bar}
+        """Draw bars of a category in its style, or in one colour, at 0, 1, 2, … or at the places given.
+
+        flat: whether they lie. text: written behind their ends.
+        """
+        values = np.asarray(values)
+        look: dict[str, Any] = {"marker": self.style(name).bar if name else {"color": theme.ACCENT}}
         if text is not None:
-            settings |= {"text": text, "textposition": "outside", "cliponaxis": False}
-        if name:
-            settings |= {"name": label(name), "legendgroup": label(name)}
-        self.add(panel, go.Bar(x=x, y=y, showlegend=legend, hovertemplate=hover, **settings | trace))
+            look |= {"text": text, "textposition": "outside", "cliponaxis": False}
+        ends = (values, np.arange(len(values)) if at is None else at)
+        look |= {"x": ends[0], "y": ends[1], "orientation": "h"} if flat else {"x": ends[1], "y": ends[0]}
+        self.add(panel, go.Bar(hovertemplate=hover, **look | self._named(name) | trace))
+
+    def _named(self, name: str) -> dict[str, Any]:
+        """A trace's name, and its place in the legend where the name is new."""
+        if not name:
+            return {"showlegend": False}
+        new = name not in self._listed
+        self._listed.add(name)
+        return {"name": label(name), "legendgroup": label(name), "showlegend": new}
 
     def points(
         self,
         panel: int,
         x: npt.ArrayLike,
         y: npt.ArrayLike,
-        marker: Mapping[str, Any],
+        name: str,
         hover: str,
-        *,
-        name: str = "",
-        legend: bool = True,
+        marker: Mapping[str, Any],
         **trace: Any,
     ) -> None:
-        """Draw points, by default with a place in the legend."""
-        settings = {"mode": "markers", "marker": dict(marker), "hovertemplate": hover} | trace
-        self.add(panel, go.Scatter(x=x, y=y, name=label(name), showlegend=legend, **settings))
+        """Draw the points of a category."""
+        look = {"mode": "markers", "marker": dict(marker), "hovertemplate": hover}
+        self.add(panel, go.Scatter(x=x, y=y, **look | self._named(name) | trace))
 
     def segments(
         self, panel: int, x: npt.ArrayLike, y: npt.ArrayLike, colour: str, width: float, **line: Any
     ) -> None:
         """Draw lines (n, 2) from point to point, as one trace that neither hover nor legend knows."""
-        gapped = (
-            np.pad(np.asarray(ends, dtype=float), ((0, 0), (0, 1)), constant_values=np.nan).reshape(-1)
-            for ends in (x, y)
-        )
-        style = {"color": colour, "width": width} | line
-        silent = {"hoverinfo": "skip", "showlegend": False}
-        self.add(
-            panel, go.Scatter(**dict(zip("xy", gapped, strict=True)), mode="lines", line=style, **silent)
-        )
+        gap: Any = {"pad_width": ((0, 0), (0, 1)), "constant_values": np.nan}
+        ends = {name: np.pad(np.asarray(at, dtype=float), **gap).ravel() for name, at in (("x", x), ("y", y))}
+        look = {"mode": "lines", "line": {"color": colour, "width": width} | line}
+        self.add(panel, go.Scatter(**ends, **look, hoverinfo="skip", showlegend=False))
+
+    def note(self, text: str, x: float, y: float, **style: Any) -> None:
+        """Write text at a place that is given in shares of the plotting area."""
+        place = {"x": x, "y": y, "xref": "paper", "yref": "paper"}
+        self.figure.add_annotation(text=text, showarrow=False, **place, **style)
 
     def say(self, panel: int, text: str, width: int = 22) -> None:
         """Write words in the middle of a panel that has nothing to draw, and hide its axes."""
-        place = self.place(panel)
-        axes = self.figure.get_subplot(place["row"], place["col"])
-        self.figure.add_annotation(
-            text=wrapped(text, width)[0],
-            x=sum(axes.xaxis.domain) / 2,
-            y=sum(axes.yaxis.domain) / 2,
-            xref="paper",
-            yref="paper",
-            # Left to itself plotly would hang the text to the right of this place in the left third.
-            xanchor="center",
-            showarrow=False,
-        )
+        (left, right), (low, high) = self._corners(panel)
+        # Left to itself plotly would hang the text to the right of this place in the left third.
+        self.note(wrapped(text, width)[0], (left + right) / 2, (low + high) / 2, xanchor="center")
         self.x(panel, visible=False)
         self.y(panel, visible=False)
 
     def finish(self, title: str, note: str, **layout: Any) -> go.Figure:
         """Return the figure with its title, note and further settings of plotly's layout; see `finish`."""
         self.figure.update_layout(**layout)
-        return finish(
-            self.figure, title, note, plot_height=self.plot_height, panel_title_lines=self.title_lines
-        )
+        return finish(self.figure, title, note, self.plot_height, self.title_lines)
+
+    def _corners(self, panel: int) -> tuple[tuple[float, float], tuple[float, float]]:
+        place = self.place(panel)
+        axes = self.figure.get_subplot(place["row"], place["col"])
+        return axes.xaxis.domain, axes.yaxis.domain
 
 
 def panels(
@@ -248,9 +256,11 @@ def panels(
         vertical_spacing=gap / plot_height if rows > 1 else 0,
     )
     made = Panels(figure, count, columns, plot_height, title_lines)
+    head = {"xanchor": "left", "yanchor": "bottom", "yshift": 3, "align": "left"}
     for panel, (text, _) in enumerate(texts):
+        (left, _), (_, high) = made._corners(panel)
         if text:
-            _add_panel_title(made, panel, text)
+            made.note(text, left, high, font={"size": theme.PANEL_TITLE_SIZE}, **head)
     for empty in range(count, rows * columns):
         made.x(empty, visible=False)
         made.y(empty, visible=False)
@@ -266,31 +276,12 @@ def one_panel(height: int = 320) -> Panels:
     return panels([""], row_height=height)
 
 
-def _add_panel_title(made: Panels, panel: int, text: str) -> None:
-    place = made.place(panel)
-    subplot = made.figure.get_subplot(place["row"], place["col"])
-    made.figure.add_annotation(
-        text=text,
-        x=subplot.xaxis.domain[0],
-        y=subplot.yaxis.domain[1],
-        xref="paper",
-        yref="paper",
-        xanchor="left",
-        yanchor="bottom",
-        yshift=3,
-        align="left",
-        showarrow=False,
-        font={"size": theme.PANEL_TITLE_SIZE},
-    )
-
-
 def finish(
-    figure: go.Figure, title: str, note: str, *, plot_height: int = 320, panel_title_lines: int = 0
+    figure: go.Figure, title: str, note: str, plot_height: int = 320, panel_title_lines: int = 0
 ) -> go.Figure:
     """Give a figure its title (the finding), its note (sample size, seed), its theme and its height.
 
-    title and note are plain text: they are wrapped and escaped here. plot_height: pixels of the plotting
-    area.
+    title and note are plain text: they are wrapped and escaped here. plot_height: in pixels.
     """
     title_text, title_lines = wrapped(title, _TITLE_CHARACTERS)
     note_text, note_lines = wrapped(note, _NOTE_CHARACTERS)
@@ -300,11 +291,7 @@ def finish(
     top += panel_title_lines * _PANEL_TITLE_LINE + 6
     figure.update_layout(
         template=theme.current(),
-        title={
-            "text": title_text,
-            "subtitle": {"text": note_text if note else ""},
-            "pad": {"t": 8 + extra_title / 2},
-        },
+        title={"text": title_text, "subtitle": {"text": note_text}, "pad": {"t": 8 + extra_title / 2}},
         margin={"t": top, "b": _MARGIN_BOTTOM, "l": _MARGIN_LEFT, "r": _MARGIN_RIGHT},
         height=round(top + plot_height + _AXIS_HEIGHT + _MARGIN_BOTTOM + _legend_height(figure)),
         autosize=True,
@@ -348,18 +335,12 @@ def _legend_height(figure: go.Figure) -> int:
 
 def numbered_axis(names: Sequence[str], limit: int = 30) -> dict[str, Any]:
     """Return axis settings that put names at 0, 1, 2, …: two names that shorten alike stay two places."""
-    return {
-        "tickmode": "array",
-        "tickvals": list(range(len(names))),
-        "ticktext": [label(name, limit) for name in names],
-        "type": "linear",
-    }
+    return {"tickvals": list(range(len(names))), "ticktext": [label(name, limit) for name in names]}
 
 
 def error_bars(spreads: npt.NDArray[np.float64], **settings: Any) -> dict[str, Any]:
     """Return error bars of so much either way, invisible where nothing spreads."""
-    style = {"type": "data", "visible": bool(spreads.any()), "thickness": 1.2, "width": 3}
-    return style | {"array": spreads} | settings
+    return {"array": spreads, "visible": bool(spreads.any()), "thickness": 1.2, "width": 3} | settings
 
 
 def interval(
@@ -367,7 +348,7 @@ def interval(
 ) -> dict[str, Any]:
     """Return error bars from low to high, which need not lie evenly about the middle."""
     ends = {"array": np.maximum(high - middle, 0), "arrayminus": np.maximum(middle - low, 0)}
-    return {"type": "data", "symmetric": False, "width": 5} | ends | style
+    return {"symmetric": False, "width": 5} | ends | style
 
 
 def lean_heatmap(

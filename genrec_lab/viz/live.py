@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Self
 
 import plotly.graph_objects as go
@@ -25,8 +26,8 @@ class LiveCurves(Callback):
     shows the static figure at the end; outside a kernel it only prints. The static figure is `figure`; with
     keep=False it is not shown at the end, for the caller draws it.
 
-    It is a callback of `training.fit`, and can itself be called with a record, as `train_rqvae(on_epoch=...)`
-    does. Use it as a context manager, or call `on_end`, where nobody else does.
+    It is a callback of `training.fit`, and can itself be called with a record. Use it as a context manager,
+    or call `on_end`, where nobody else does.
     """
 
     def __init__(
@@ -45,35 +46,22 @@ class LiveCurves(Callback):
         figure is shown at the end.
         """
         self.records: list[Any] = []
-        self.title = title
-        self._draw = draw
-        self._seconds = seconds
+        self.title, self._draw, self._seconds, self._keep = title, draw, seconds, keep
         self._live = has_front_end() if live is None else live
-        self._keep = keep
         self._widget: Any = None
         self._display: Any = None
-        self._last_update = float("-inf")
-        self._last_validated = float("-inf")  # the same, of a record with metrics
+        # When it was last updated at all, and by a record with metrics.
+        self._last_update = self._last_validated = float("-inf")
         self._last_printed: int | None = None  # epoch
         self._ended = False
 
     @classmethod
     def tokenizer(
-        cls,
-        *,
-        title: str = "tokenizer",
-        n_items: int | None = None,
-        seed: int | None = None,
-        live: bool | None = None,
-        keep: bool = True,
+        cls, *, title: str = "tokenizer", n_items: int | None = None, seed: int | None = None, **options: Any
     ) -> Self:
-        """Live `tokenizer_curves`."""
-        return cls(
-            lambda records: tokenizer_curves(records, n_items=n_items, seed=seed),
-            title=title,
-            live=live,
-            keep=keep,
-        )
+        """Live `tokenizer_curves`; options: as of `LiveCurves`."""
+        draw = partial(tokenizer_curves, n_items=n_items, seed=seed)
+        return cls(draw, title=title, **options)
 
     @classmethod
     def recommender(
@@ -83,16 +71,11 @@ class LiveCurves(Callback):
         monitor: str = "ndcg@10",
         users: int | None = None,
         seed: int | None = None,
-        live: bool | None = None,
-        keep: bool = True,
+        **options: Any,
     ) -> Self:
-        """Live `recommender_curves`."""
-        return cls(
-            lambda records: recommender_curves(records, monitor=monitor, users=users, seed=seed),
-            title=title,
-            live=live,
-            keep=keep,
-        )
+        """Live `recommender_curves`; options: as of `LiveCurves`."""
+        draw = partial(recommender_curves, monitor=monitor, users=users, seed=seed)
+        return cls(draw, title=title, **options)
 
     @property
     def figure(self) -> go.Figure:
@@ -140,9 +123,7 @@ class LiveCurves(Callback):
         # On a clock of their own, for where every second epoch is validated the others might take all lines.
         if now - self._last_update < wait and not (validated and now - self._last_validated >= wait):
             return
-        self._last_update = now
-        if validated:
-            self._last_validated = now
+        self._last_update, self._last_validated = now, now if validated else self._last_validated
         if self._live:
             self._update()
         else:

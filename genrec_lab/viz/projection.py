@@ -47,31 +47,23 @@ class Projection:
 
     def write(self, file: str | Path) -> Path:
         """Write one parquet file: `item`, then `x_0`, `y_0`, `x_1`, … a level; the rest in its metadata."""
-        columns: dict[str, npt.NDArray[np.generic]] = {"item": self.items}
-        for level in range(self.coordinates.shape[1]):
-            columns[f"x_{level}"] = self.coordinates[:, level, 0]
-            columns[f"y_{level}"] = self.coordinates[:, level, 1]
-        header = {
-            "levels": self.coordinates.shape[1],
-            "method": self.method,
-            "seed": self.seed,
-            "n_items": self.n_items,
-        }
-        return _FILE.write(file, pl.DataFrame(columns), header)
+        levels = self.coordinates.shape[1]
+        columns = dict(zip(_names(levels), self.coordinates.reshape(len(self.items), -1).T, strict=True))
+        header = {"levels": levels, "method": self.method, "seed": self.seed, "n_items": self.n_items}
+        return _FILE.write(file, pl.DataFrame({"item": self.items} | columns), header)
 
     @classmethod
     def read(cls, file: str | Path) -> Self:
         """Read what `write` wrote; raises ValueError where the file is missing or is something else."""
         frame, header = _FILE.read(file)
-        names = [name for level in range(header["levels"]) for name in (f"x_{level}", f"y_{level}")]
-        coordinates = frame.select(names).to_numpy().reshape(frame.height, header["levels"], 2)
-        return cls(
-            coordinates.astype(np.float32),
-            frame["item"].to_numpy(),
-            header["method"],
-            header["seed"],
-            header["n_items"],
-        )
+        points = frame.select(_names(header["levels"])).to_numpy().astype(np.float32)
+        coordinates = points.reshape(frame.height, header["levels"], 2)
+        rest = (header[name] for name in ("method", "seed", "n_items"))
+        return cls(coordinates, frame["item"].to_numpy(), *rest)
+
+
+def _names(levels: int) -> list[str]:
+    return [name for level in range(levels) for name in (f"x_{level}", f"y_{level}")]
 
 
 def stratified_sample(
@@ -121,11 +113,8 @@ def project_residuals(
     groups = domains_of(domains, expected=len(vectors))
     items = stratified_sample(domains, size, seed)
     sample = np.ascontiguousarray(vectors[items])
-    file = (
-        cache / f"{method}_{_digest(sample, items, method, seed, len(groups.index))}.parquet"
-        if cache
-        else None
-    )
+    digest = _digest(sample, items, method, seed, len(groups.index))
+    file = None if cache is None else cache / f"{method}_{digest}.parquet"
     if file is not None and file.is_file():
         return Projection.read(file)
     maps = [_project(sample[:, level], method, seed) for level in range(sample.shape[1])]
@@ -137,21 +126,16 @@ def project_residuals(
 
 def _check(vectors: npt.NDArray[np.float32], method: str, size: int) -> None:
     if vectors.ndim != 3 or min(vectors.shape) == 0:
-        raise ValueError(
-            f"residuals: shape {vectors.shape}, expected (items, levels, dimensions), none of them 0"
-        )
+        raise ValueError(f"residuals: shape {vectors.shape}, expected (items, levels, dimensions), none 0")
     if len(vectors) < 3:
         raise ValueError(f"residuals: {len(vectors)} items; a map needs at least 3")
     if method not in get_args(Method):
         raise ValueError(f"method: {method!r}, expected one of {list(get_args(Method))}")
     if not 3 <= size <= MAX_POINTS:
         raise ValueError(f"size: {size}, expected 3 to {MAX_POINTS:,} items")
-    finite = np.isfinite(vectors).all(axis=(1, 2))
-    if not finite.all():
-        bad = int(np.flatnonzero(~finite)[0])
-        raise ValueError(
-            f"residuals: item {bad} has a NaN or an infinite value; {int((~finite).sum())} items do"
-        )
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=(1, 2)))
+    if bad.size:
+        raise ValueError(f"residuals: item {bad[0]} has a NaN or an infinite value; {bad.size} items do")
 
 
 def _quotas(counts: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
@@ -179,8 +163,7 @@ def _digest(
 def _project(vectors: npt.NDArray[np.float32], method: Method, seed: int) -> npt.NDArray[np.float32]:
     """Map (n, d) to (n, 2), centred and of unit mean square radius."""
     reduced = _leading_components(vectors, seed)
-    spread = reduced.std(axis=0)
-    if not (spread > 0).any():
+    if not (reduced.std(axis=0) > 0).any():
         # All residuals are equal: there is nothing to arrange, and the methods would divide by zero.
         return np.zeros((len(vectors), 2), dtype=np.float32)
     flat = _tsne(reduced, seed) if method == "tsne" else _umap(reduced, seed)
@@ -212,14 +195,8 @@ def _umap(vectors: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.float64
     neighbours = min(_NEIGHBOURS, len(vectors) - 1)
     # A spectral start needs more points than it has eigenvectors to find.
     start = "spectral" if len(vectors) > 2 * neighbours else "random"
-    mapper = UMAP(
-        n_neighbors=neighbours,
-        min_dist=_MIN_DISTANCE,
-        init=start,
-        random_state=seed,
-        n_jobs=1,
-        n_components=2,
-    )
+    shape = {"n_neighbors": neighbours, "min_dist": _MIN_DISTANCE, "n_components": 2}
+    mapper = UMAP(**shape, init=start, random_state=seed, n_jobs=1)
     with warnings.catch_warnings():
         # Where the neighbour graph falls into pieces, UMAP says how it starts them; nothing is lost by it.
         warnings.filterwarnings("ignore", module="umap")

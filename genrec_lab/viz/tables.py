@@ -54,10 +54,7 @@ def table_figure(
         [f"<b>{text}</b>" if bold else text for (text, _), bold in zip(column, bolds, strict=True)]
         for column, bolds in zip(cells, strong, strict=True)
     ]
-    look = {
-        "align": ["left"] * left + ["right"] * (len(headers) - left),
-        "height": _LINE + _CELL_PADDING,
-    }
+    look = {"align": ["left"] * left + ["right"] * (len(headers) - left), "height": _LINE + _CELL_PADDING}
     header = {"values": [f"<b>{text}</b>" for text, _ in head]} | look
     figure = go.Figure(go.Table(columnwidth=shares.tolist(), header=header, cells={"values": texts} | look))
     rows = [max(lines for _, lines in row) for row in (head, *zip(*cells, strict=True))]

@@ -414,6 +414,7 @@ def test_epochs_as_a_table_with_what_they_have() -> None:
         "perplexity": None,
         "dead": 1,
         "churn": 0.2,
+        "gini": None,
         "collision_rate": None,
         "loss": None,
     }

@@ -44,17 +44,12 @@ class Canvas(anywidget.AnyWidget):
                 parts.append(_drawing(bare, shown, mode))
         self.parts = f"[{','.join(parts)}]"
 
-    def listen(self, click: Callable[[str], None], lasso: Callable[[list[str]], None]) -> None:
-        """Call these with the id of what was clicked on, and with the ids of what a lasso holds."""
+    def listen(self, act: Callable[[str, list[str]], None]) -> None:
+        """Call this with "click" or "lasso" and the ids of what was clicked on, or of what a lasso holds."""
 
         def heard(_: object, content: object, __: object) -> None:
-            if not isinstance(content, dict) or not isinstance(content.get("ids"), list):
-                return
-            ids = [str(found) for found in content["ids"]]
-            if content.get("kind") == "lasso":
-                lasso(ids)
-            elif ids:
-                click(ids[0])
+            if isinstance(content, dict) and isinstance(content.get("ids"), list):
+                act(str(content.get("kind")), [str(found) for found in content["ids"]])
 
         self.on_msg(heard)
 

@@ -20,7 +20,6 @@ from genrec_lab.viz.explorer.words import Word
 from genrec_lab.viz.layout import numbered_axis, panels
 from genrec_lab.viz.tables import table_figure
 from genrec_lab.viz.text import counted, label, listed, noted, percent, written
-from genrec_lab.viz.theme import category_styles
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -38,9 +37,10 @@ class CodePage:
     by_domain: (T,) items. state: "alive", "nearly dead" (under a tenth of an even share of the items),
     "dead" (nobody has the code at this level), or "not under this prefix". purity: the share of the commonest
     domain, NaN without items. entropy: of the domains, bits. nearest, median, farthest: items by distance to
-    the codeword, empty where no distances are known. norms: counts and edges of the norms of the residuals
-    that this level quantises. nearest_codes: codes of the same codebook and the distance of their codewords.
-    parents, children: codes of the levels before and after that its items have, and how many.
+    the codeword, farthest first, empty where no distances are known. norms: counts and edges of the norms of
+    the residuals that this level quantises. nearest_codes: codes of the same codebook and the distance of
+    their codewords. parents, children: codes of the levels before and after that its items have, and how
+    many. ranked, distances: (n,) the items by distance, and that; in the order of their codes, and None.
     """
 
     level: int
@@ -61,6 +61,7 @@ class CodePage:
     nearest_codes: list[tuple[int, float]]
     parents: list[tuple[int, int]]
     children: list[tuple[int, int]]
+    ranked: IntArray
     distances: FloatArray | None
 
     @property
@@ -79,22 +80,17 @@ class CodePage:
         return entropy_bits(self.by_domain)
 
     def frame(self) -> pl.DataFrame:
-        """The page's items by distance: `part` ("nearest", "median", "farthest" or null), `item`, `distance`.
+        """Return the items by distance: `part` ("nearest", "median", "farthest" or null), `item`, `distance`.
 
         Where no distances are known, the items stand in the order of their codes.
         """
-        if self.distances is None:
-            parts: list[str | None] = [None] * self.support
-            items, distance = self.items, [None] * self.support
-        else:
-            order = np.lexsort((self.items, self.distances))
-            items, distance = self.items[order], self.distances[order].tolist()
-            part_of = dict.fromkeys(self.median.tolist(), "median")
-            part_of |= dict.fromkeys(self.farthest.tolist(), "farthest")
-            part_of |= dict.fromkeys(self.nearest.tolist(), "nearest")
-            parts = [part_of.get(item) for item in items.tolist()]
+        part_of: dict[int, str] = {}
+        for name in ("median", "farthest", "nearest"):
+            part_of |= dict.fromkeys(getattr(self, name).tolist(), name)
+        parts = [part_of.get(item) for item in self.ranked.tolist()]
+        distance = [None] * self.support if self.distances is None else self.distances
         schema = {"part": pl.String, "item": pl.Int64, "distance": pl.Float64}
-        return pl.DataFrame({"part": parts, "item": items, "distance": distance}, schema=schema)
+        return pl.DataFrame({"part": parts, "item": self.ranked, "distance": distance}, schema=schema)
 
 
 def code_page(
@@ -117,9 +113,8 @@ def code_page(
             f"code {code} at level {level}: expected a level of 0..{len(sizes) - 1} and its codes"
         )
     if within is not None and len(within) != level:
-        raise ValueError(
-            f"within: {len(within)} codes, a code of level {level} (0-based) has {level} before it"
-        )
+        many = f"within: {len(within)} codes"
+        raise ValueError(f"{many}, a code of level {level} (0-based) has {level} before it")
     prefix = None if within is None else tuple(int(value) for value in within)
     everywhere = order.with_code(level, code)
     places = everywhere if prefix is None else np.arange(*order.span([*prefix, code]))
@@ -127,9 +122,18 @@ def code_page(
     if number is not None:
         places = places[order.domain_index[places] == number]
     items = order.items[places]
+    ranked, distances, near, middle, far = items, None, 0, slice(0), items.size
+    if catalogue.distances is not None:
+        distances = catalogue.distances[items, level].astype(np.float64)
+        # Ties by item, so that the same catalogue always shows the same cards.
+        by_distance = np.lexsort((items, distances))
+        ranked, distances = items[by_distance], distances[by_distance]
+        near = min(top, items.size)
+        far = items.size - min(top, items.size - near)
+        count = min(top, far - near)
+        first = min(max((items.size - count) // 2, near), far - count)
+        middle = slice(first, first + count)
     traffic = catalogue.traffic[items].sum()
-    distance = None if catalogue.distances is None else catalogue.distances[items, level].astype(np.float64)
-    near, middle, far = _by_distance(items, distance, top)
     return CodePage(
         level=level,
         code=code,
@@ -141,15 +145,16 @@ def code_page(
         interactions=int(traffic),
         traffic_share=float(traffic / max(int(catalogue.traffic.sum()), 1)),
         state=state_of(items.size, everywhere.size, catalogue.n_items / sizes[level]),
-        nearest=near,
-        median=middle,
-        farthest=far,
+        nearest=ranked[:near],
+        median=ranked[middle],
+        farthest=ranked[far:][::-1],
         norms=_norm_histogram(catalogue, items, level),
         words=catalogue.words.telling(places, 2 * top),
         nearest_codes=_nearest_codes(catalogue, level, code, top),
         parents=_commonest(order.columns[level - 1][places], top) if level else [],
         children=_commonest(order.columns[level + 1][places], top) if level + 1 < len(sizes) else [],
-        distances=distance,
+        ranked=ranked,
+        distances=distances,
     )
 
 
@@ -186,33 +191,6 @@ def state_of(support: int, everywhere: int, even_share: float) -> str:
     if support == 0:
         return EMPTY
     return NEARLY_DEAD if everywhere < _NEARLY_DEAD_SHARE * even_share else ALIVE
-
-
-def _by_distance(
-    items: IntArray, distance: FloatArray | None, top: int
-) -> tuple[IntArray, IntArray, IntArray]:
-    """The nearest, those around the median and the farthest (farthest first); no item comes twice."""
-    if distance is None or items.size == 0:
-        return items[:0], items[:0], items[:0]
-    # Ties by item, so that the same catalogue always shows the same cards. Of a large code only the parts
-    # that are shown are sorted: what lies beyond the borders of a partition cannot be among them.
-    n = items.size
-    near, far = min(top, n), min(top, n - min(top, n))
-    middle = min(top, n - near - far)
-    start = min(max((n - middle) // 2, near), n - far - middle)
-    ends = {0, near - 1, start, start + middle - 1, n - far, n - 1}
-    values = np.partition(distance, sorted(place for place in ends if 0 <= place < n))
-
-    def stretch(first: int, count: int) -> IntArray:
-        if count == 0:
-            return items[:0]
-        low, high = values[first], values[first + count - 1]
-        inside = np.flatnonzero((distance >= low) & (distance <= high))
-        chosen = inside[np.lexsort((items[inside], distance[inside]))]
-        before = first - int((distance < low).sum())
-        return items[chosen[before : before + count]]
-
-    return stretch(0, near), stretch(start, middle), stretch(n - far, far)[::-1]
 
 
 def _norm_histogram(
@@ -252,26 +230,20 @@ def code_profile(page: CodePage, *, top: int = 8, seed: int | None = None) -> go
     titles = ["Words that its titles hold more often than others", "Items by domain", "Norm of the residual"]
     made = panels(titles, columns=3, row_height=230, left_labels=70, column_gap=0.1)
     words, domains = page.words[:top], page.domains
-    made.bars(
-        0,
-        [word.score for word in words],
-        np.arange(len(words)),
-        "%{customdata}, z = %{x:.1f}<extra></extra>",
-        orientation="h",
-        customdata=[f"{label(word.word)}: in {counted(word.titles, 'title')}" for word in words],
-    )
+    texts = [f"{label(word.word)}: in {counted(word.titles, 'title')}" for word in words]
+    scores, hover = [word.score for word in words], "%{customdata}, z = %{x:.1f}<extra></extra>"
+    made.bars(0, scores, hover, flat=True, customdata=texts)
     made.rows(0, [word.word for word in words], 16)
     made.x(0, title="z-score of log-odds", rangemode="tozero", nticks=5)
-    styles = category_styles(domains)
-    colours, names = [styles[name].colour for name in domains], [label(name) for name in domains]
+    colours, names = [made.style(name).colour for name in domains], [label(name) for name in domains]
     hover = "%{customdata}: %{y} items<extra></extra>"
-    made.bars(1, np.arange(len(domains)), page.by_domain, hover, colour=colours, customdata=names)
+    made.bars(1, page.by_domain, hover, marker_color=colours, customdata=names)
     made.x(1, **numbered_axis(domains, 12))
     made.y(1, title="items", rangemode="tozero")
     if page.support and page.norms is not None:
         counts, edges = page.norms
         middles, hover = (edges[:-1] + edges[1:]) / 2, "norm %{x:.3g}: %{y} items<extra></extra>"
-        made.bars(2, middles, counts, hover, width=np.diff(edges))
+        made.bars(2, counts, hover, at=middles, width=np.diff(edges))
         made.x(2, title="Euclidean norm", range=[0, edges[-1]], nticks=5)
         made.y(2, title="items", rangemode="tozero")
     else:
@@ -342,7 +314,7 @@ def _items_title(page: CodePage) -> str:
         return f"{name}: no item has it"
     if page.distances is None or page.support < 2:
         return f"{name}: {items}"
-    low, high = float(page.distances.min()), float(page.distances.max())
+    low, high = float(page.distances[0]), float(page.distances[-1])
     if low <= 0:
         return f"{name}: its {items} lie up to {high:.2g} from the codeword"
     return (

@@ -15,6 +15,7 @@ import polars as pl
 from genrec_lab.codes import CONFLICT_POLICIES, CodesError, ItemCodes, Resolution
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.explorer.domain_sharing import cosine
+from genrec_lab.viz.explorer.words import stretches
 from genrec_lab.viz.tables import table_figure
 from genrec_lab.viz.text import counted, noted, written
 
@@ -88,7 +89,7 @@ def collisions(
     lengths = np.diff(borders)
     # Only identifiers of several items can be ambiguous; those are split by domain.
     several = np.flatnonzero((lengths > 1) & (borders[:-1] >= low) & (borders[:-1] < high))
-    places = _stretches(borders[several], lengths[several])
+    places = stretches(borders[several], lengths[several])
     group = np.repeat(np.arange(several.size), lengths[several])
     n_domains = len(catalogue.domains)
     cell = group * n_domains + order.domain_index[places]
@@ -201,13 +202,6 @@ def _resolved(
         many = f"{codes.n_items:,} items share all codes but the last"
         raise CodesError(f"{many}; more than {most:,} take too long")
     return codes.resolve_with_cost(policy, residuals, book, seed)
-
-
-def _stretches(starts: IntArray, lengths: IntArray) -> IntArray:
-    """All places of the stretches one after another."""
-    ends = np.cumsum(lengths)
-    total = int(ends[-1]) if ends.size else 0
-    return np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
 
 
 def collision_group(

@@ -19,7 +19,6 @@ from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.layout import Panels, finish, panels
 from genrec_lab.viz.tables import table_figure
 from genrec_lab.viz.text import counted, label, listed, noted, percent
-from genrec_lab.viz.theme import category_styles
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -74,9 +73,8 @@ class TwoTokenizers:
             raise ValueError(f"level: {level}, expected 0..{self.levels - 1}, the levels that both have")
         if self.n_items == 0:
             return None
-        one, other = self._codes_a[level], self._codes_b[level]
-        shape = self.a.codes.sizes[level], self.b.codes.sizes[level]
-        return match_level(level, one, other, shape)
+        one, other = self._codes[0][level], self._codes[1][level]
+        return match_level(level, one, other, (self.a.codes.sizes[level], self.b.codes.sizes[level]))
 
     def changes(self, length: int, top: int = 20) -> pl.DataFrame:
         """The items whose company changed most: those that share `length` codes with them in each tokenizer.
@@ -86,16 +84,10 @@ class TwoTokenizers:
         """
         kept, with_a, with_b, both = self.company(length)
         order = np.lexsort((self.items_a, -(with_a + with_b), kept))[:top]
-        columns = {
-            "item_a": self.items_a,
-            "item_b": self.items_b,
-            "title": self.a.titles.gather(self.items_a).to_numpy(),
-            "kept": kept,
-            "company_a": with_a,
-            "company_b": with_b,
-            "common": both,
-        }
-        return pl.DataFrame({name: values[order] for name, values in columns.items()})
+        columns = {"item_a": self.items_a, "item_b": self.items_b, "kept": kept}
+        columns |= {"company_a": with_a, "company_b": with_b, "common": both}
+        frame = pl.DataFrame({name: values[order] for name, values in columns.items()})
+        return frame.insert_column(2, self.a.titles.gather(frame["item_a"]))
 
     def company(self, length: int) -> tuple[FloatArray, IntArray, IntArray, IntArray]:
         """(n,) share of companions kept, companions in a, in b, and in both, under `length` equal codes."""
@@ -104,20 +96,16 @@ class TwoTokenizers:
         one = self.a.order.group_numbers(length)[self.items_a]
         other = self.b.order.group_numbers(length)[self.items_b]
         both_ids = row_ids(np.column_stack([one, other]))
-        with_a, with_b, both = (
-            np.bincount(ids)[ids] - 1 if ids.size else ids for ids in (one, other, both_ids)
-        )
+        groups = (one, other, both_ids)
+        with_a, with_b, both = (np.bincount(ids)[ids] - 1 if ids.size else ids for ids in groups)
         union = with_a + with_b - both
         kept = np.where(union > 0, both / np.maximum(union, 1), 1.0)
         return kept, with_a, with_b, both
 
     @cached_property
-    def _codes_a(self) -> IntArray:
-        return np.ascontiguousarray(self.a.codes.codes[self.items_a, : self.levels].T)
-
-    @cached_property
-    def _codes_b(self) -> IntArray:
-        return np.ascontiguousarray(self.b.codes.codes[self.items_b, : self.levels].T)
+    def _codes(self) -> list[IntArray]:
+        pairs = ((self.a, self.items_a), (self.b, self.items_b))
+        return [np.ascontiguousarray(one.codes.codes[items, : self.levels].T) for one, items in pairs]
 
 
 def match_level(level: int, one: IntArray, other: IntArray, shape: tuple[int, int]) -> LevelMatch:
@@ -230,11 +218,10 @@ def tokenizer_match(two: TwoTokenizers, *, level: int = 0, seed: int | None = No
         raise ValueError(f"level: {level}, expected 0..{two.levels - 1}, the levels that both have")
     titles = ["Agreement by level", f"Items by matched codes of level {level + 1}, share of the row"]
     made = panels(titles, columns=2, row_height=330, column_gap=0.13)
-    styles = category_styles([name for name, _ in _MEASURES])
     levels = [match.level + 1 for match in matches]
     for name, field in _MEASURES:
         values = [float(getattr(match, field)) for match in matches]
-        made.bars(0, levels, values, "%{y:.3f}", name=name, style=styles[name], legend=True)
+        made.bars(0, values, "%{y:.3f}", name, at=levels)
     low = min(0.0, *(match.ari for match in matches))
     made.y(0, range=[1.1 * low, 1.03], title="1: the same, 0: unrelated")
     made.x(0, dtick=1, title="level")

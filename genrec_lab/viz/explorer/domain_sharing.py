@@ -18,7 +18,6 @@ from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.explorer.prefixes import PrefixOrder
 from genrec_lab.viz.layout import interval, lean_heatmap, numbered_axis, one_panel
 from genrec_lab.viz.text import counted, label, noted, percent
-from genrec_lab.viz.theme import category_styles
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -220,7 +219,6 @@ def similarity_by_prefix(pairs: PairSimilarity, levels: int) -> go.Figure:
     Points are means, whiskers the middle half of the pairs; pairs of one domain and of two stand apart.
     """
     groups = pairs.frame["group"].unique(maintain_order=True).to_list()
-    styles = category_styles(groups)
     made = one_panel(300)
     for place, name in enumerate(groups):
         rows = pairs.frame.filter(pl.col("group") == name)
@@ -230,7 +228,6 @@ def similarity_by_prefix(pairs: PairSimilarity, levels: int) -> go.Figure:
             rows["common"].to_numpy() + 0.08 * (place - (len(groups) - 1) / 2),
             mean,
             name,
-            styles[name],
             "mean %{y:.3f} of %{customdata:,} pairs",
             size=9,
             error_y=interval(mean, low, high, thickness=1.4),

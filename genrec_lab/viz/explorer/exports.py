@@ -75,10 +75,7 @@ class AtlasFile:
 
 
 def atlas_frame(
-    catalogue: CodedCatalogue,
-    maps: Mapping[str, Projection] | None = None,
-    level: int = 0,
-    length: int = 1,
+    catalogue: CodedCatalogue, maps: Mapping[str, Projection] | None = None, level: int = 0, length: int = 1
 ) -> pl.DataFrame:
     """One row an item, in the order of the items.
 

@@ -18,7 +18,6 @@ from genrec_lab.viz import theme
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.layout import Panels, numbered_axis, one_panel, panels
 from genrec_lab.viz.text import code_label, counted, listed, noted, percent, written
-from genrec_lab.viz.theme import category_styles
 
 IntArray = npt.NDArray[np.int64]
 
@@ -168,9 +167,9 @@ def exposure_by_code(
         0,
         [0, most],
         [0, most],
-        {},
+        "shown as often as it is large",
         "",
-        name="shown as often as it is large",
+        {},
         mode="lines",
         line={"color": theme.REFERENCE, "width": 1.5, "dash": "dash"},
         hoverinfo="skip",
@@ -182,7 +181,7 @@ def exposure_by_code(
         marker = {"symbol": symbol, "size": 9, "color": colour, "opacity": 0.85}
         hover = "%{customdata}: %{y:.2f} % of recommendations, %{x:.2f} % of items<extra></extra>"
         custom = [names[place] for place in np.flatnonzero(chosen)]
-        made.points(0, x[chosen], y[chosen], marker, hover, name=name, customdata=custom)
+        made.points(0, x[chosen], y[chosen], name, hover, marker, customdata=custom)
     _name_outliers(made, x, y, names)
     made.x(title="share of the items", ticksuffix=" %", range=[0, 1.12 * widest])
     made.y(title="share of the recommendations", ticksuffix=" %", range=[0, most])
@@ -204,28 +203,20 @@ def exposure_by_popularity(found: Mapping[str, Exposure], *, seed: int | None = 
     titles = ["Share by popularity of the items", "Gini coefficient over items"]
     # The wide gap leaves room for the names of methods.
     made = panels(titles, columns=2, row_height=270, column_gap=0.16)
-    styles = category_styles(found)
     bars: list[tuple[str, pl.Series, dict[str, Any]]] = [
         ("share of items", first.groups["catalogue_share"], {"color": theme.TRACK}),
         ("share of interactions", first.groups["traffic_share"], {"color": theme.MUTED}),
-        *((name, one.groups["recommendation_share"], styles[name].bar) for name, one in found.items()),
+        *((name, one.groups["recommendation_share"], made.style(name).bar) for name, one in found.items()),
     ]
     for name, shares, marker in bars:
-        x, y = np.arange(len(groups)), 100 * shares.to_numpy()
-        made.bars(0, x, y, "%{y:.1f} %", name=name, legend=True, marker=marker)
+        made.bars(0, 100 * shares.to_numpy(), "%{y:.1f} %", name, marker=marker)
     made.x(0, **numbered_axis(groups))
     made.y(0, ticksuffix=" %", rangemode="tozero", title="share")
     ginis = {"interactions": first.traffic_gini} | {name: one.gini for name, one in found.items()}
-    made.bars(
-        1,
-        list(ginis.values()),
-        np.arange(len(ginis)),
-        "%{x:.3f}<extra></extra>",
-        colour=[theme.MUTED, *(styles[name].colour for name in found)],
-        text=[f"{value:.2f}" for value in ginis.values()],
-        orientation="h",
-    )
-    made.rows(1, list(ginis), 16, labels=True)
+    colours = [theme.MUTED, *(made.style(name).colour for name in found)]
+    texts = [f"{value:.2f}" for value in ginis.values()]
+    made.bars(1, list(ginis.values()), "%{x:.3f}<extra></extra>", flat=True, text=texts, marker_color=colours)
+    made.rows(1, list(ginis), 16, showticklabels=True)
     made.x(1, range=[0, 1.12], tickvals=[0, 0.5, 1], title="0: even, 1: one has all")
     note = noted(
         f"{counted(int(first.groups['items'].sum()), 'item')} by their interactions",

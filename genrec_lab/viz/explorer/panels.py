@@ -25,123 +25,121 @@ NO_COLLISIONS = "No two items of a domain have the same codes here."
 Made = tuple[pl.DataFrame, str]
 
 
+def _made(frame: pl.DataFrame | None, why: str, lacking: bool = False) -> Made:
+    """A frame with the reason where it is lacking, or nothing but the reason."""
+    return (pl.DataFrame(), why) if frame is None else (frame, why if lacking else "")
+
+
 def children(state: ExplorerState) -> Made:
     """Return the codes that may follow the selected prefix, with their words."""
     found = state.children()
     if found is None:
-        return pl.DataFrame(), NOTHING_BELOW
+        return _made(None, NOTHING_BELOW)
     labels = state.labels()
     frame = found.frame()
     words = pl.Series("words", [", ".join(labels.get(code, [])) for code in frame["code"].to_list()])
-    return frame.insert_column(1, words), "" if found.sizes.any() else NOBODY
+    return _made(frame.insert_column(1, words), NOBODY, not found.sizes.any())
 
 
 def items(state: ExplorerState, items: Sequence[int] | None = None) -> Made:
     """Return the selected items, or those given."""
     chosen = state.items() if items is None else np.asarray(items, dtype=np.int64)
-    return state.catalogue.cards(chosen), "" if chosen.size else NOBODY
+    return _made(state.catalogue.cards(chosen), NOBODY, not chosen.size)
 
 
 def page(state: ExplorerState, level: int | None = None, code: int | None = None) -> Made:
     """Return the items of a code by distance."""
     found = state.page(level, code)
     if found is None:
-        return pl.DataFrame(), NO_PAGE
-    placed = found.frame()
-    cards = state.catalogue.cards(placed["item"].to_numpy())
-    return pl.concat([placed, cards.drop("item")], how="horizontal"), "" if found.support else NOBODY
+        return _made(None, NO_PAGE)
+    cards = state.catalogue.cards(found.ranked).drop("item")
+    return _made(pl.concat([found.frame(), cards], how="horizontal"), NOBODY, not found.support)
 
 
 def words(state: ExplorerState, level: int | None = None, code: int | None = None) -> Made:
     """Return the words of a code's titles."""
     found = state.page(level, code)
     if found is None:
-        return pl.DataFrame(), NO_PAGE
+        return _made(None, NO_PAGE)
     schema = {"word": pl.String, "titles": pl.Int64, "score": pl.Float64}
-    return pl.DataFrame([word._asdict() for word in found.words], schema=schema), ""
+    return _made(pl.DataFrame([word._asdict() for word in found.words], schema=schema), "")
 
 
 def sharing(state: ExplorerState) -> Made:
     """Return who uses the codes of the selected level."""
-    return state.sharing().frame(), ""
+    return _made(state.sharing().frame(), "")
 
 
 def pairs(state: ExplorerState) -> Made:
     """Return the similarity of pairs of items by the number of common codes."""
     found = state.pairs()
-    return (pl.DataFrame(), NO_VECTORS) if found is None else (found.frame, "")
+    return _made(None if found is None else found.frame, NO_VECTORS)
 
 
 def neighbours(state: ExplorerState) -> Made:
     """Return how many codes near items share."""
-    found = state.records.neighbours
-    return (pl.DataFrame(), NO_NEIGHBOURS) if found is None else (found, "")
+    return _made(state.records.neighbours, NO_NEIGHBOURS)
 
 
 def collisions(state: ExplorerState) -> Made:
     """Return the ambiguous identifiers below the selected prefix."""
-    frame = state.collisions().frame()
-    return frame, NO_COLLISIONS if frame.is_empty() else ""
+    found = state.collisions()
+    return _made(found.frame(), NO_COLLISIONS, not found.sizes.size)
 
 
 def distances(state: ExplorerState, group: int = 0) -> Made:
     """Return how far the items of one ambiguous identifier are from each other."""
     found = state.collisions()
     if not found.sizes.size:
-        return pl.DataFrame(), NO_COLLISIONS
+        return _made(None, NO_COLLISIONS)
     measured = inside(state.catalogue, found.group(group))
     cards = state.catalogue.cards(measured.shown)
     if measured.distances is None:
-        return cards, NO_VECTORS
+        return _made(cards, NO_VECTORS, lacking=True)
     columns = {f"to {item}": measured.distances[:, place] for place, item in enumerate(measured.shown)}
-    return cards.hstack(pl.DataFrame(columns)), ""
+    return _made(cards.hstack(pl.DataFrame(columns)), "")
 
 
 def policies(state: ExplorerState, group: int = 0) -> Made:
     """Return what each conflict policy would do to one ambiguous identifier."""
     found = state.collisions()
-    if not found.sizes.size:
-        return pl.DataFrame(), NO_COLLISIONS
-    return policy_effects(state.catalogue, found.group(group)), ""
+    effects = policy_effects(state.catalogue, found.group(group)) if found.sizes.size else None
+    return _made(effects, NO_COLLISIONS)
 
 
 def training(state: ExplorerState) -> Made:
     """Return the tokenizer's epochs."""
     frame = state.training()
-    return frame, NO_EPOCHS if frame.is_empty() else ""
+    return _made(frame, NO_EPOCHS, frame.is_empty())
 
 
 def matching(state: ExplorerState, level: int = 0) -> Made:
     """Return the matched codes of a level of two tokenizers."""
-    if state.two is None:
-        return pl.DataFrame(), NO_OTHER
-    match = state.two.level(level)
-    return (pl.DataFrame(), NO_COMMON) if match is None else (match.pairs, "; ".join(state.two.left_out))
+    match = None if state.two is None else state.two.level(level)
+    if state.two is None or match is None:
+        return _made(None, NO_OTHER if state.two is None else NO_COMMON)
+    return match.pairs, "; ".join(state.two.left_out)
 
 
 def changes(state: ExplorerState, length: int = 1, top: int = 20) -> Made:
     """Return the items whose company changed most between two tokenizers."""
-    if state.two is None:
-        return pl.DataFrame(), NO_OTHER
-    if not state.two.n_items:
-        return pl.DataFrame(), NO_COMMON
+    if state.two is None or not state.two.n_items:
+        return _made(None, NO_OTHER if state.two is None else NO_COMMON)
     return state.two.changes(length, top), "; ".join(state.two.left_out)
 
 
 def beam(state: ExplorerState) -> Made:
     """Return the prefixes of the watched beam."""
-    return (pl.DataFrame(), NO_BEAM) if state.beam is None else (state.beam.nodes, "")
+    return _made(None if state.beam is None else state.beam.nodes, NO_BEAM)
 
 
 def exposure(state: ExplorerState, method: str | None = None) -> Made:
     """Return a method's recommendations by code."""
-    if not state.records.recommended:
-        return pl.DataFrame(), NO_RECOMMENDER
-    return state.exposure(method or next(iter(state.records.recommended))).by_code, ""
+    known = method or next(iter(state.records.recommended), None)
+    return _made(None if known is None else state.exposure(known).by_code, NO_RECOMMENDER)
 
 
 def popularity(state: ExplorerState, method: str | None = None) -> Made:
     """Return a method's recommendations by the popularity of the items."""
-    if not state.records.recommended:
-        return pl.DataFrame(), NO_RECOMMENDER
-    return state.exposure(method or next(iter(state.records.recommended))).groups, ""
+    known = method or next(iter(state.records.recommended), None)
+    return _made(None if known is None else state.exposure(known).groups, NO_RECOMMENDER)

@@ -45,30 +45,18 @@ def prefix_bars(
     ]
     height = 21 * max(len(rows), 3) + 10
     made = panels(titles, columns=2, row_height=height, left_labels=210, column_gap=0.05)
-    styles = category_styles(children.domains)
     for domain, name in enumerate(children.domains):
-        made.bars(
-            0,
-            children.items[shown, domain],
-            np.arange(len(shown)),
-            "%{customdata}: %{x} items",
-            name=name,
-            style=styles[name],
-            legend=True,
-            orientation="h",
-            # The codes, for whoever listens to clicks on the bars.
-            ids=[str(code) for code in shown],
-            customdata=names[: len(shown)],
-        )
+        # The codes, for whoever listens to clicks on the bars.
+        ids = {"ids": [str(code) for code in shown], "customdata": names[: len(shown)]}
+        made.bars(0, children.items[shown, domain], "%{customdata}: %{x} items", name, flat=True, **ids)
     if hollow := names[len(shown) :]:
         made.bars(
             0,
             np.full(len(hollow), max(float(sizes.max(initial=0)), 1.0) * 0.06),
-            np.arange(len(shown), len(rows)),
             "%{customdata}: dead<extra></extra>",
-            name="dead: no item has it",
-            legend=True,
-            orientation="h",
+            "dead: no item has it",
+            at=np.arange(len(shown), len(rows)),
+            flat=True,
             marker={"color": "rgba(0,0,0,0)", "line": {"width": 1.5, "color": theme.BAD}},
             customdata=hollow,
         )
@@ -139,7 +127,7 @@ def _add_shares(
         ("share of interactions", traffic, theme.ACCENT, "circle"),
     ):
         marker, hover = theme.mark(colour, symbol, 9), "%{customdata}: %{x:.2f} %"
-        made.points(1, 100 * values, places, marker, hover, name=name, customdata=list(names))
+        made.points(1, 100 * values, places, name, hover, marker, customdata=list(names))
 
 
 def _prefix_title(children: Children) -> str:

@@ -136,12 +136,10 @@ class PrefixOrder:
         return self.items[low:high][self.domain_index[low:high] == domain]
 
     def totals(self, prefix: Sequence[int] = ()) -> tuple[IntArray, IntArray]:
-        """Items (T,) and interactions (T,) of a prefix by domain."""
+        """Return items (T,) and interactions (T,) of a prefix by domain."""
         low, high = self.span(prefix)
-        return (
-            self._item_sums[high] - self._item_sums[low],
-            self._traffic_sums[high] - self._traffic_sums[low],
-        )
+        items, traffic = (sums[high] - sums[low] for sums in (self._item_sums, self._traffic_sums))
+        return items, traffic
 
     def children(self, prefix: Sequence[int], domain: int | None = None) -> Children:
         """What follows a prefix; raises ValueError for a whole identifier, which nothing follows."""

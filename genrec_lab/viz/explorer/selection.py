@@ -15,7 +15,6 @@ from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.text import written
 
 ALL = "All"
-_MOST_STEPS = 500
 _MOST_SEARCHED = 1_000
 # "12", "12 4", "12 › 4 › *", "12, 4", "12.4", "12-4": codes with something between them, stars at the end.
 _BETWEEN = r"(?:\s*[›>/,.·\-]\s*|\s+)"
@@ -34,45 +33,6 @@ class Selection:
     level: int = 0
     domain: str | None = None
     item: int | None = None
-
-
-class SelectionHistory:
-    """The selections in the order made; a new one after going back drops those that lay ahead."""
-
-    def __init__(self, first: Selection) -> None:
-        self._steps, self._place = [first], 0
-
-    @property
-    def current(self) -> Selection:
-        """The selection that stands."""
-        return self._steps[self._place]
-
-    @property
-    def can_go_back(self) -> bool:
-        """Whether there is a selection before this one."""
-        return self._place > 0
-
-    @property
-    def can_go_forward(self) -> bool:
-        """Whether one went back from a later selection."""
-        return self._place + 1 < len(self._steps)
-
-    def go(self, selection: Selection) -> Selection:
-        """Select; what stands already is no new step."""
-        if selection != self.current:
-            self._steps = [*self._steps[: self._place + 1], selection][-_MOST_STEPS:]
-            self._place = len(self._steps) - 1
-        return self.current
-
-    def back(self) -> Selection:
-        """Go to the selection before, if there is one."""
-        self._place = max(self._place - 1, 0)
-        return self.current
-
-    def forward(self) -> Selection:
-        """Go to the selection after, if there is one."""
-        self._place = min(self._place + 1, len(self._steps) - 1)
-        return self.current
 
 
 def checked(selection: Selection, catalogue: CodedCatalogue) -> Selection:

@@ -33,13 +33,14 @@ from genrec_lab.viz.explorer.domain_sharing import (
 from genrec_lab.viz.explorer.exports import NamedSlice, load_slice, named_slice, save_slice, slice_names
 from genrec_lab.viz.explorer.exposure import Exposure, exposure, shown_counts
 from genrec_lab.viz.explorer.prefixes import Children
-from genrec_lab.viz.explorer.selection import Found, Selection, SelectionHistory, breadcrumb, moved, search
+from genrec_lab.viz.explorer.selection import Found, Selection, breadcrumb, moved, search
 from genrec_lab.viz.figures.training import training_frame
 from genrec_lab.viz.projection import Projection
 
 IntArray = npt.NDArray[np.int64]
 
 _LABELS_KEPT = 64
+_MOST_STEPS = 500
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +155,7 @@ class ExplorerState:
         self.group = 0
         self.beam: BeamTree | None = None
         self.beam_source = ""
-        self._history = SelectionHistory(Selection())
+        self._steps, self._place = [Selection()], 0
         self._watchers: list[Callable[[Selection], None]] = []
         self._shown: dict[str, IntArray] = {}
         self._labels = lru_cache(_LABELS_KEPT)(self._find_labels)
@@ -166,33 +167,40 @@ class ExplorerState:
     @property
     def selection(self) -> Selection:
         """What is selected."""
-        return self._history.current
+        return self._steps[self._place]
 
     @property
     def can_go_back(self) -> bool:
         """Whether there is a selection before this one."""
-        return self._history.can_go_back
+        return self._place > 0
 
     @property
     def can_go_forward(self) -> bool:
         """Whether one went back from a later selection."""
-        return self._history.can_go_forward
+        return self._place + 1 < len(self._steps)
 
     def watch(self, on_selection: Callable[[Selection], None]) -> None:
         """Call this after every change of the selection."""
         self._watchers.append(on_selection)
 
     def select(self, **changes: Any) -> Selection:
-        """Change fields of the selection, the others follow (see `moved`); ValueError keeps what stood."""
-        return self._after(self.selection, self._history.go(moved(self.selection, self.catalogue, **changes)))
+        """Change fields of the selection, the others follow (see `moved`); ValueError keeps what stood.
+
+        After going back, a new selection drops those that lay ahead.
+        """
+        new = moved(self.selection, self.catalogue, **changes)
+        if new == self.selection:
+            return new
+        self._steps = [*self._steps[: self._place + 1], new][-_MOST_STEPS:]
+        return self._go(len(self._steps) - 1, changed=True)
 
     def back(self) -> Selection:
-        """Go back one step."""
-        return self._after(self.selection, self._history.back())
+        """Go back one step, if there is one."""
+        return self._go(max(self._place - 1, 0), changed=self.can_go_back)
 
     def forward(self) -> Selection:
-        """Go forward one step."""
-        return self._after(self.selection, self._history.forward())
+        """Go forward one step, if there is one."""
+        return self._go(min(self._place + 1, len(self._steps) - 1), changed=self.can_go_forward)
 
     def breadcrumb(self) -> list[tuple[str, tuple[int, ...]]]:
         """Return what the path shows, and the prefix that each part of it selects."""
@@ -325,11 +333,11 @@ class ExplorerState:
     def _domain(self) -> int | None:
         return self.catalogue.domain_number(self.selection.domain)
 
-    def _after(self, before: Selection, now: Selection) -> Selection:
-        if now != before:
-            for on_selection in self._watchers:
-                on_selection(now)
-        return now
+    def _go(self, place: int, changed: bool) -> Selection:
+        self._place = place
+        for on_selection in self._watchers if changed else ():
+            on_selection(self.selection)
+        return self.selection
 
     def _folder(self) -> Path:
         if self.records.folder is None:

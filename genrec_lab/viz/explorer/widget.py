@@ -134,7 +134,7 @@ class Explorer(Controls):
     # --- how it listens
 
     def _listen(self) -> None:
-        self.canvas.listen(self._clicked, self._lassoed)
+        self.canvas.listen(self._on_canvas)
         self.back.on_click(lambda _: self.state.back())
         self.forward.on_click(lambda _: self.state.forward())
         self.go.on_click(lambda _: self.watch(self.method.value, self.row.value))
@@ -143,7 +143,7 @@ class Explorer(Controls):
             (self.level, lambda value: self.state.select(level=value)),
             (self.down, self._go_down),
             (self.search, self.find),
-            (self.hits, self._open_hit),
+            (self.hits, lambda item: item is None or self.state.select(item=item)),
             (self.slices, self._open_slice),
             *((control, lambda _: self.refresh()) for control in (self.dark, self.tab, self.group)),
         ]
@@ -195,18 +195,12 @@ class Explorer(Controls):
         if isinstance(content, dict) and type(content.get("item")) is int:
             self.pick({"item": content["item"]})
 
-    def _clicked(self, found: str) -> None:
-        if self.shown.click is not None:
-            click = self.shown.click
-            self._try(lambda: self.state.select(**click(found)))
-
-    def _lassoed(self, found: list[str]) -> None:
-        if self.shown.lasso:
+    def _on_canvas(self, kind: str, found: list[str]) -> None:
+        click = self.shown.click
+        if kind == "lasso" and self.shown.lasso:
             self._try(lambda: self.gather(np.array([int(item) for item in found], dtype=np.int64)))
-
-    def _open_hit(self, item: int | None) -> None:
-        if item is not None:
-            self.state.select(item=item)
+        elif kind == "click" and click is not None and found:
+            self._try(lambda: self.state.select(**click(found[0])))
 
     def _go_down(self, code: str) -> None:
         if code != NOTHING:

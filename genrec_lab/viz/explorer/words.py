@@ -72,7 +72,8 @@ class TitleWords:
 
     def counts(self, places: IntArray) -> IntArray:
         """(V,) titles among these places (rows of the series) that hold each word."""
-        return np.bincount(self.numbers[self._tokens(places)], minlength=len(self.words))
+        tokens = stretches(self.starts[places], np.diff(self.starts)[places])
+        return np.bincount(self.numbers[tokens], minlength=len(self.words))
 
     def telling(self, places: IntArray, top: int = 10, against: IntArray | None = None) -> list[Word]:
         """The `top` words that these titles hold more often than the others, most telling first.
@@ -120,12 +121,11 @@ class TitleWords:
             found[rows[place]].append(self.words[self._common[columns[place]]])
         return found
 
-    def _tokens(self, places: IntArray) -> IntArray:
-        """The places of all words of these titles."""
-        first, lengths = self.starts[places], np.diff(self.starts)[places]
-        ends = np.cumsum(lengths)
-        total = int(ends[-1]) if ends.size else 0
-        return np.arange(total) + np.repeat(first - (ends - lengths), lengths)
+
+def stretches(starts: IntArray, lengths: IntArray) -> IntArray:
+    """Return all places of the stretches that begin at `starts`, one after another."""
+    ends = np.cumsum(lengths)
+    return np.arange(int(lengths.sum())) + np.repeat(starts - (ends - lengths), lengths)
 
 
 def log_odds(inside: npt.ArrayLike, outside: npt.ArrayLike, prior: npt.ArrayLike) -> FloatArray:
@@ -146,11 +146,7 @@ def log_odds(inside: npt.ArrayLike, outside: npt.ArrayLike, prior: npt.ArrayLike
 
 
 def _scores(
-    one: npt.ArrayLike,
-    other: npt.ArrayLike,
-    n_one: npt.ArrayLike,
-    n_other: npt.ArrayLike,
-    alpha: FloatArray,
+    one: npt.ArrayLike, other: npt.ArrayLike, n_one: npt.ArrayLike, n_other: npt.ArrayLike, alpha: FloatArray
 ) -> FloatArray:
     """The z-scores of words with counts `one` of `n_one` inside and `other` of `n_other` outside."""
     first, second = np.asarray(one) + alpha, np.asarray(other) + alpha

@@ -25,38 +25,39 @@ from genrec_lab.registry import Registry
 
 # By module of genrec_lab.viz: the functions that return a figure.
 _FIGURES = {
-    "figures.codes": ("code_sharing", "code_usage", "health_by_level", "tokenizers_compared"),
-    "figures.comparisons": ("adaptation_change", "beam_misses", "long_tail"),
-    "figures.data": ("popularity_curve", "sequence_lengths", "statistics_table"),
-    "figures.identifiers": ("collision_groups", "identifier_examples", "neighbour_overlap", "policy_costs"),
-    "figures.intervals": ("difference_intervals", "worth_of_parts"),
-    "figures.maps": ("residual_atlas", "residual_stepper"),
-    "figures.methods": ("metric_bars", "room_above", "share_of_best"),
-    "figures.pictures": ("item_pictures", "kept_by_codes"),
-    "figures.residuals": ("nothing_quantised", "quantisation_errors", "residual_energy"),
-    "figures.results": ("paper_table", "results_table"),
-    "figures.training": ("codebook_by_epoch", "recommender_curves", "tokenizer_curves"),
-    "explorer.beams": ("beam_way",),
-    "explorer.code_page": ("code_items", "code_profile"),
-    "explorer.collisions": ("collision_group",),
-    "explorer.compare": ("changed_company", "tokenizer_match"),
-    "explorer.domain_sharing": ("domain_lift", "similarity_by_prefix"),
-    "explorer.exposure": ("exposure_by_code", "exposure_by_popularity"),
-    "explorer.prefix_figures": ("prefix_bars", "prefix_map"),
+    "figures.codes": "code_sharing code_usage health_by_level tokenizers_compared",
+    "figures.comparisons": "adaptation_change beam_misses difference_intervals long_tail worth_of_parts",
+    "figures.data": "popularity_curve sequence_lengths statistics_table",
+    "figures.identifiers": "collision_groups identifier_examples neighbour_overlap policy_costs",
+    "figures.maps": "residual_atlas residual_stepper",
+    "figures.methods": "metric_bars room_above share_of_best",
+    "figures.pictures": "item_pictures kept_by_codes",
+    "figures.residuals": "nothing_quantised quantisation_errors residual_energy",
+    "figures.results": "paper_table results_table",
+    "figures.training": "codebook_by_epoch recommender_curves tokenizer_curves",
+    "explorer.beams": "beam_way",
+    "explorer.code_page": "code_items code_profile",
+    "explorer.collisions": "collision_group",
+    "explorer.compare": "changed_company tokenizer_match",
+    "explorer.domain_sharing": "domain_lift similarity_by_prefix",
+    "explorer.exposure": "exposure_by_code exposure_by_popularity",
+    "explorer.prefix_figures": "prefix_bars prefix_map",
 }
 # What else the figures are made with, and what they are made of.
 _OTHERS = {
-    "figures.comparisons": ("missed_share",),
-    "figures.maps": ("map_purity",),
-    "figures.pictures": ("shares_told",),
-    "figures.residuals": ("error_shares", "explained_variance"),
-    "figures.results": ("AVERAGE", "BEST_POSSIBLE", "ranked_table", "summarise"),
-    "figures.training": ("metric_name",),
+    "figures.comparisons": "missed_share",
+    "figures.maps": "map_purity",
+    "figures.pictures": "shares_told",
+    "figures.residuals": "error_shares explained_variance",
+    "figures.results": "AVERAGE BEST_POSSIBLE ranked_table summarise",
+    "figures.training": "metric_name",
 }
 
 
-def _places(by_module: dict[str, tuple[str, ...]]) -> dict[str, str]:
-    return {name: f"genrec_lab.viz.{module}:{name}" for module, names in by_module.items() for name in names}
+def _places(by_module: dict[str, str]) -> dict[str, str]:
+    """The place of each name, as a registry writes it."""
+    pairs = [(module, name) for module, names in by_module.items() for name in names.split()]
+    return {name: f"genrec_lab.viz.{module}:{name}" for module, name in pairs}
 
 
 FIGURES: Registry[Callable[..., go.Figure]] = Registry("figure", declared=_places(_FIGURES))

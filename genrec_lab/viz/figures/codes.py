@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,7 @@ from genrec_lab.evaluation import CodeHealth, domain_sharing
 from genrec_lab.viz import theme
 from genrec_lab.viz.layout import panels, require_columns
 from genrec_lab.viz.text import counted, listed, noted, percent
-from genrec_lab.viz.theme import category_styles, ordered_styles
+from genrec_lab.viz.theme import ordered_styles
 
 IntArray = npt.NDArray[np.int64]
 
@@ -47,7 +46,6 @@ def code_usage(
     those drawn. A code is shared if items of two or more domains have it.
     """
     names, counts = _counts(codes, sizes, domains)
-    styles = category_styles(names)
     titles = [_level_title(level, table) for level, table in enumerate(counts)]
     made = panels(titles, columns=2, row_height=190, column_gap=0.08, row_gap=44)
     for panel, table in enumerate(counts):
@@ -55,18 +53,11 @@ def code_usage(
         order = np.argsort(-table.sum(axis=1), kind="stable")[:top]
         order = order[table[order].sum(axis=1) > 0]
         for domain, name in enumerate(names):
-            made.bars(
-                panel,
-                np.arange(1, order.size + 1),
-                table[order, domain],
-                "code %{customdata[0]}: %{y} of its %{customdata[1]} items",
-                name=name,
-                style=styles[name],
-                legend=panel == 0,
-                customdata=np.column_stack([order, table[order].sum(axis=1)]),
-            )
-        made.x(panel, title="code, most frequent first" if made.is_bottom(panel) else None)
-        made.y(panel, title="items" if made.is_left(panel) else None, rangemode="tozero")
+            hover = "code %{customdata[0]}: %{y} of its %{customdata[1]} items"
+            custom, places = np.column_stack([order, table[order].sum(axis=1)]), np.arange(1, order.size + 1)
+            made.bars(panel, table[order, domain], hover, name, at=places, customdata=custom)
+        made.outer(panel, "code, most frequent first", "items")
+    made.y(rangemode="tozero")
     note = f"{counted(int(counts[0].sum()), 'item')} of {counted(len(names), 'domain')}"
     whole = all(int((table.sum(axis=1) > 0).sum()) <= top for table in counts)
     drawn = "all codes in use are drawn" if whole else f"the {top} most frequent codes a level are drawn"
@@ -94,12 +85,10 @@ def code_sharing(
             made.bars(
                 panel,
                 100 * shares,
-                np.arange(len(counts)),
                 f"%{{customdata:,}} {what}, %{{x:.1f}} %",
-                name=name,
-                colour=colour,
-                legend=panel == 0,
-                orientation="h",
+                name,
+                flat=True,
+                marker={"color": colour},
                 text=[percent(share) if share >= 0.09 else "" for share in shares],
                 textposition="inside",
                 insidetextanchor="middle",
@@ -123,23 +112,14 @@ def health_by_level(
     """
     if not health:
         raise ValueError("health: no tokenizers; expected at least one")
-    styles = category_styles(health)
     titles = ["Utilisation: codes in use", "Perplexity: codes in even use"]
     made = panels(titles, columns=2, row_height=280, column_gap=0.1)
     deepest = max(len(one.utilisation) for one in health.values())
     for name, one in health.items():
         shown = ((100 * np.asarray(one.utilisation), " %"), (np.asarray(one.perplexity), ""))
         for panel, (values, unit) in enumerate(shown):
-            made.bars(
-                panel,
-                np.arange(len(values)),
-                values,
-                "%{y:.1f}" + unit + ", %{customdata[0]} used, %{customdata[1]} dead",
-                name=name,
-                style=styles[name],
-                legend=panel == 0,
-                customdata=np.column_stack([one.used, one.dead]),
-            )
+            hover = "%{y:.1f}" + unit + ", %{customdata[0]} used, %{customdata[1]} dead"
+            made.bars(panel, values, hover, name, customdata=np.column_stack([one.used, one.dead]))
     made.x(tickvals=list(range(deepest)), ticktext=[f"level {level + 1}" for level in range(deepest)])
     made.y(0, ticksuffix=" %", range=[0, 102], title="share of codes")
     made.y(1, rangemode="tozero", title="codes")
@@ -158,7 +138,6 @@ def tokenizers_compared(health: pl.DataFrame, *, seed: int | None = None) -> go.
     """
     require_columns(health, ("tokenizer", "level", "items", "collision_rate", "largest_collision"))
     names = health["tokenizer"].unique(maintain_order=True).to_list()
-    styles = category_styles(names)
     titles = [*(title for title, *_ in _LINES), "Ambiguous items"]
     made = panels(titles, columns=3, row_height=200, column_gap=0.09, row_gap=54)
     ends = [0.8, health["level"].to_numpy().max() + 0.2]
@@ -167,7 +146,7 @@ def tokenizers_compared(health: pl.DataFrame, *, seed: int | None = None) -> go.
         for panel, (_, field, scale, unit, _) in enumerate(_LINES):
             hover = "level %{x}: %{y:.3~g}" + unit
             x, y = of_one["level"].to_numpy(), scale * of_one[field].to_numpy()
-            made.line(panel, x, y, name, styles[name], hover, legend=panel == 0)
+            made.line(panel, x, y, name, hover)
     for panel, (_, field, _, unit, axis) in enumerate(_LINES):
         even = {"range": [0, 1.03]} if field == "gini" else {}
         made.y(panel, ticksuffix=unit, title=axis, rangemode="tozero", **even)
@@ -183,8 +162,7 @@ def tokenizers_compared(health: pl.DataFrame, *, seed: int | None = None) -> go.
     for place, row in enumerate(one_each.iter_rows(named=True)):
         name, rate = row["tokenizer"], row["collision_rate"]
         hover = f"at most {row['largest_collision']} items a row of codes"
-        look: dict[str, Any] = {"name": name, "style": styles[name], "text": [percent(rate)]}
-        made.bars(_COLLISIONS, [place], [100 * rate], hover, textangle=0, **look)
+        made.bars(_COLLISIONS, [100 * rate], hover, name, at=[place], text=[percent(rate)], textangle=0)
     highest = float(one_each["collision_rate"].to_numpy().max())
     made.x(_COLLISIONS, showticklabels=False, title="a bar a tokenizer")
     made.y(_COLLISIONS, ticksuffix=" %", title="share of items", range=[0, 118 * highest or 1.0])

@@ -1,9 +1,10 @@
-"""Figures of comparisons: beam and exact top-k, before and after adaptation, rows by popularity."""
+"""Figures of comparisons: beam and exact top-k, before and after adaptation, one method and another."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +13,10 @@ import polars as pl
 
 from genrec_lab.viz import theme
 from genrec_lab.viz.layout import (
+    Panels,
     domains_of,
     error_bars,
+    interval,
     lean_heatmap,
     numbered_axis,
     one_panel,
@@ -21,13 +24,17 @@ from genrec_lab.viz.layout import (
     require_columns,
 )
 from genrec_lab.viz.text import counted, escape, label, listed, noted, percent
-from genrec_lab.viz.theme import category_styles
 
+FloatArray = npt.NDArray[np.float64]
+
+_ABOVE = 0.32  # of a variant's own point, where those of papers are, in lines
+# Of the papers' data sets; none that a variant's own point has.
+_MARKS = ("diamond-open", "triangle-up-open", "cross-open", "star-open", "hexagon-open", "pentagon-open")
 _MOST = 100  # percent; beyond, the colour of the long tail stays
 _DARK = -65  # percent; below, its colour is too dark for dark letters
 
 
-def missed_share(exact: npt.ArrayLike, found: npt.ArrayLike) -> npt.NDArray[np.float64]:
+def missed_share(exact: npt.ArrayLike, found: npt.ArrayLike) -> FloatArray:
     """Return the share of each user's exact top-k that the beam's list lacks, (U,).
 
     exact, found: (U, K) item indices, -1 past the end; K may differ. Users without any exact item give 0.
@@ -60,20 +67,13 @@ def beam_misses(
     names = domains_of(domains, expected=len(truth))
     widths = sorted(beams)
     missed = np.stack([missed_share(truth, beams[width]) for width in widths])
-    styles = category_styles(names.names)
     made = one_panel(300)
     for domain, name in enumerate(names.names):
         mine = missed[:, names.index == domain]
-        made.line(
-            0,
-            np.arange(len(widths)),
-            100 * mine.mean(axis=1),
-            name,
-            styles[name],
-            "%{customdata[1]} beams: %{y:.2f} % of items, %{customdata[0]:.1f} % of users",
-            size=8,
-            customdata=np.column_stack([100 * (mine > 0).mean(axis=1), widths]),
-        )
+        hover = "%{customdata[1]} beams: %{y:.2f} % of items, %{customdata[0]:.1f} % of users"
+        custom = np.column_stack([100 * (mine > 0).mean(axis=1), widths])
+        x, y = np.arange(len(widths)), 100 * mine.mean(axis=1)
+        made.line(0, x, y, name, hover, size=8, customdata=custom)
     # Beams are tried in doublings or so; even steps keep the small ones apart.
     made.x(**numbered_axis([str(width) for width in widths]), title="beams")
     made.y(ticksuffix=" %", rangemode="tozero", title=f"missed items of the true top {truth.shape[1]}")
@@ -124,28 +124,13 @@ def adaptation_change(
         made.segments(0, spans[[place]], [[place, place]], colour, 4)
     kinds = ((before, "before", theme.MUTED, "circle-open"), (after, "after", theme.ACCENT, "circle"))
     for name, column, colour, symbol in kinds:
-        made.points(
-            0,
-            table[column].to_numpy(),
-            places,
-            theme.mark(colour, symbol, 10),
-            "%{customdata}: %{x:.4f}",
-            name=name,
-            error_x=error_bars(table[f"{column}_sd"].to_numpy(), width=4),
-            customdata=names,
-        )
+        spread = error_bars(table[f"{column}_sd"].to_numpy(), width=4)
+        x, marker, hover = table[column].to_numpy(), theme.mark(colour, symbol, 10), "%{customdata}: %{x:.4f}"
+        made.points(0, x, places, name, hover, marker, error_x=spread, customdata=names)
     shown = 100 * np.where(np.isfinite(relative), relative, 0.0)
-    made.bars(
-        1,
-        shown,
-        places,
-        "%{customdata}: %{text}<extra></extra>",
-        colour=colours,
-        text=[_signed_percent(change) for change in relative],
-        orientation="h",
-        width=0.4,
-        customdata=names,
-    )
+    texts, hover = [_signed_percent(change) for change in relative], "%{customdata}: %{text}<extra></extra>"
+    look: dict[str, Any] = {"marker_color": colours, "width": 0.4, "customdata": names}
+    made.bars(1, shown, hover, flat=True, text=texts, **look)
     low, high = min(float(shown.min()), 0.0), max(float(shown.max()), 0.0)
     room = 0.45 * max(high - low, float(np.abs(shown).max()) or 1.0)
     made.x(0, title=label(metric))
@@ -210,6 +195,154 @@ def long_tail(by_group: pl.DataFrame, reference: str, *, metric: str = "NDCG@10"
     return made.finish(_tail_title(names, values, groups, reference), note)
 
 
+def difference_intervals(
+    differences: pl.DataFrame,
+    *,
+    first: str,
+    second: str,
+    metric: str = "NDCG@10",
+    level: float = 0.95,
+    users: int | None = None,
+    seed: int | None = None,
+) -> go.Figure:
+    """The difference of two methods with its bootstrap interval, a line a domain (or whatever `name` says).
+
+    differences: frame `name, difference, low, high`, first minus second. level: the intervals' coverage.
+    Filled points: the interval excludes zero.
+    """
+    require_columns(differences, ("name", "difference", "low", "high"))
+    names = [str(name) for name in differences["name"].to_list()]
+    middle, low, high = (
+        differences[column].to_numpy().astype(float) for column in ("difference", "low", "high")
+    )
+    outside = np.flatnonzero((low > high) | (middle < low) | (middle > high))
+    if outside.size:
+        bad = int(outside[0])
+        raise ValueError(
+            f"differences: {names[bad]!r} has {middle[bad]} outside its interval {low[bad]}..{high[bad]}; "
+            "expected low <= difference <= high"
+        )
+    made = one_panel(40 * len(names) + 30)
+    shown = [label(name, 60) for name in names]
+    hover = "%{customdata[0]}: %{x:+.4f}, %{customdata[1]:+.4f} to %{customdata[2]:+.4f}<extra></extra>"
+    custom = np.column_stack([np.array(shown, dtype=object), low, high])
+    _add_intervals(made, (middle, low, high), f"{first} better", f"{second} better", hover, custom)
+    short = f"{listed([first])} minus {listed([second])}"
+    made.x(title=f"difference in {label(metric)}: {label(short, 70)}")
+    made.rows(0, names, 34)
+    better, worse = int((low > 0).sum()), int((high < 0).sum())
+    title = f"{listed([first])} beats {listed([second])} in {better} of {counted(len(names), 'comparison')}"
+    title += f" and loses in {worse}" if worse else ""
+    title += f" ({metric}, {100 * level:g} % intervals exclude zero)"
+    note = f"Paired bootstrap over {'users' if users is None else counted(users, 'user')}"
+    return made.finish(title, noted(note, seed=seed), showlegend=True)
+
+
+def worth_of_parts(
+    worth: pl.DataFrame,
+    papers: pl.DataFrame | None = None,
+    *,
+    method: str,
+    metric: str = "NDCG@10",
+    users: int | None = None,
+    seed: int | None = None,
+) -> go.Figure:
+    """What a metric changes by when a part of the method is left out, in percent, a line a variant.
+
+    worth: frame `variant, change, low, high`, and `sd`, over seeds, null for one; one row a variant. papers:
+    frame `row, paper, domain, change`, drawn as open marks above the variant of that name. Raises ValueError
+    for an empty frame or a variant with two rows.
+    """
+    require_columns(worth, ("variant", "change", "low", "high", "sd"))
+    names = worth["variant"].to_list()
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"worth: {twice!r} has more than one row; keep one domain, metric and k")
+    change, low, high = (worth[column].to_numpy().astype(float) for column in ("change", "low", "high"))
+    spread = ["" if sd is None else f"<br>± {sd:.1f} over seeds" for sd in worth["sd"].to_list()]
+    spans = [f"{least:+.1f} to {most:+.1f} %" for least, most in zip(low, high, strict=True)]
+    made = one_panel(52 * len(names) + 40)
+    custom = np.array([[label(name, 60) for name in names], spans, spread], dtype=object).T
+    hover = "%{customdata[0]}: %{x:+.1f} %, %{customdata[1]}%{customdata[2]}<extra></extra>"
+    _add_intervals(made, (change, low, high), "better without", "worse without", hover, custom)
+    sources = _add_papers(made, papers, names)
+    made.x(title=f"change of {label(metric)} without the part", ticksuffix=" %")
+    made.rows(0, names, 44, above=0.6)
+    draws = "bars: 95 % of draws of users" + (f" ({counted(users, 'test user')})" if users else "")
+    note = noted(
+        "Points: means over seeds" if worth["sd"].is_not_null().any() else "One seed",
+        draws,
+        f"open marks: {listed(sources)}, other data" if sources else "",
+        seed=seed,
+    )
+    return made.finish(_worth_title(method, metric, names, change, high), note, showlegend=True)
+
+
+def _add_intervals(
+    made: Panels,
+    intervals: tuple[FloatArray, FloatArray, FloatArray],
+    above: str,
+    below: str,
+    hover: str,
+    customdata: npt.NDArray[np.object_],
+) -> None:
+    """Draw (N,) middles with their lows and highs, a line each from the top, and a line at zero.
+
+    above, below: what the legend calls intervals wholly above and below zero; the others are undecided.
+    """
+    middle, low, high = intervals
+    kinds = {
+        above: (low > 0, theme.GOOD, "circle"),
+        below: (high < 0, theme.BAD, "square"),
+        "undecided": ((low <= 0) & (high >= 0), theme.MUTED, "circle-open"),
+    }
+    for kind, (chosen, colour, symbol) in kinds.items():
+        places = np.flatnonzero(chosen)
+        if not places.size:
+            continue
+        made.points(
+            0,
+            middle[places],
+            places,
+            kind,
+            hover,
+            theme.mark(colour, symbol, 11),
+            error_x=interval(middle[places], low[places], high[places], thickness=2.5),
+            customdata=customdata[places],
+        )
+    made.figure.add_vline(x=0, line_color=theme.REFERENCE, line_width=1.5, line_dash="dash")
+
+
+def _add_papers(made: Panels, papers: pl.DataFrame | None, names: list[str]) -> list[str]:
+    """Draw what papers print, a series a data set; return the tables that it is from."""
+    if papers is None:
+        return []
+    require_columns(papers, ("row", "paper", "domain", "change"))
+    shown = papers.filter(pl.col("row").is_in(names))
+    # A paper's data may have the name of one of ours; the marks say whose they are.
+    series = shown.select("paper", "domain").unique(maintain_order=True).rows()
+    for place, (paper, domain) in enumerate(series):
+        name = f"{paper}, {domain}"
+        rows = shown.filter((pl.col("paper") == paper) & (pl.col("domain") == domain))
+        y = [names.index(row) - _ABOVE for row in rows["row"]]
+        hover, custom = "%{customdata}: %{x:+.1f} %<extra></extra>", [label(name, 60)] * rows.height
+        marker = theme.mark(made.style(name).colour, _MARKS[place % len(_MARKS)], 9, width=1.5)
+        made.points(0, rows["change"].to_numpy(), y, name, hover, marker, customdata=custom)
+    return list(dict.fromkeys(paper for paper, _ in series))
+
+
+def _worth_title(method: str, metric: str, names: list[str], change: FloatArray, high: FloatArray) -> str:
+    worse = int((high < 0).sum())
+    if not worse:
+        parts = "the part" if len(names) == 1 else "no part" if len(names) > 2 else "neither part"
+        verb = "is not certainly missed" if len(names) == 1 else "is certainly missed"
+        return f"{listed([method])}: {parts} {verb} ({metric}, 95 % intervals)"
+    worst = int(np.argmin(change))
+    of = "" if len(names) == 1 else f"; {worse} of {len(names)} parts are certainly missed"
+    less = f"{abs(change[worst]):.0f} % less {metric}"
+    return f"{listed([names[worst]])} has {less} than {listed([method])}{of}"
+
+
 def _letters(change: float) -> str | None:
     """The colour of a number on its cell, in either mode; that of all text where there is no cell."""
     if not np.isfinite(change):
@@ -217,9 +350,7 @@ def _letters(change: float) -> str | None:
     return "#FFFFFF" if change < _DARK else "#14181D"
 
 
-def _tail_title(
-    names: list[str], values: npt.NDArray[np.float64], groups: pl.DataFrame, reference: str
-) -> str:
+def _tail_title(names: list[str], values: FloatArray, groups: pl.DataFrame, reference: str) -> str:
     """Who is best where targets are rarest, and where they are most popular."""
     if len(names) == 1 or groups.height == 1:
         return f"What {listed([reference])} finds by the popularity of the target"

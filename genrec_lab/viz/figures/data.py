@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,6 @@ import polars as pl
 from genrec_lab.viz.layout import one_panel, panels, require_columns
 from genrec_lab.viz.tables import table_figure
 from genrec_lab.viz.text import counted, listed, noted, percent
-from genrec_lab.viz.theme import category_styles
 
 _MOST_BARS = 24
 _CURVE_POINTS = 300
@@ -40,7 +40,6 @@ def sequence_lengths(sequences: pl.DataFrame, *, seed: int | None = None) -> go.
     names = frame["domain"].unique(maintain_order=True).to_list()
     edges = length_bins(frame["length"].to_numpy())
     ranges = bin_names(edges)
-    styles = category_styles(names)
     lengths = {name: frame.filter(pl.col("domain") == name)["length"].to_numpy() for name in names}
     medians = {name: int(np.median(values)) for name, values in lengths.items()}
     titles = [f"{name}: {counted(len(lengths[name]), 'user')}, median {medians[name]}" for name in names]
@@ -48,24 +47,18 @@ def sequence_lengths(sequences: pl.DataFrame, *, seed: int | None = None) -> go.
     ticks = list(range(0, len(ranges), max(1, math.ceil(len(ranges) / 5))))
     for panel, name in enumerate(names):
         counts = np.histogram(lengths[name], bins=edges)[0]
-        made.bars(
-            panel,
-            np.arange(len(ranges)),
-            100 * counts / counts.sum(),
-            "%{customdata[0]} interactions: %{customdata[1]} users (%{y:.1f} %)",
-            name=name,
-            colour=styles[name].colour,
-            customdata=np.column_stack([np.array(ranges, dtype=object), counts]),
-        )
-        made.x(
-            panel,
-            tickvals=ticks,
-            # The whole range would run into its neighbour; the hover gives it.
-            ticktext=[ranges[place].split("–")[0] for place in ticks],
-            tickangle=0,
-            title="interactions a user" if made.is_bottom(panel) else None,
-        )
-        made.y(panel, ticksuffix=" %", title="share of users" if made.is_left(panel) else None)
+        hover = "%{customdata[0]} interactions: %{customdata[1]} users (%{y:.1f} %)"
+        custom = np.column_stack([np.array(ranges, dtype=object), counts])
+        look: dict[str, Any] = {
+            "marker_color": made.style(name).colour,
+            "showlegend": False,
+            "customdata": custom,
+        }
+        made.bars(panel, 100 * counts / counts.sum(), hover, name, **look)
+        made.outer(panel, "interactions a user", "share of users")
+    # The whole range would run into its neighbour; the hover gives it.
+    made.x(tickvals=ticks, ticktext=[ranges[place].split("–")[0] for place in ticks], tickangle=0)
+    made.y(ticksuffix=" %")
     note = f"All {counted(frame.height, 'user')} of {counted(len(names), 'domain')}"
     return made.finish(_length_title(medians), noted(note, seed=seed), bargap=0.08)
 
@@ -103,7 +96,6 @@ def popularity_curve(
     require_columns(sequences, ("domain", "items"))
     chosen = sequences.select("domain", item=pl.col("items")).explode("item").drop_nulls("item")
     names = sequences["domain"].unique(maintain_order=True).to_list()
-    styles = category_styles(names)
     made = one_panel()
     tops: dict[str, float] = {}
     unseen = 0
@@ -118,7 +110,7 @@ def popularity_curve(
         ranks = _spread_ranks(counts.size)
         hover = "rank %{x}: %{customdata} interactions (%{y:.3f} %)"
         shares = 100 * counts[ranks - 1] / counts.sum()
-        made.line(0, ranks, shares, name, styles[name], hover, mode="lines", customdata=counts[ranks - 1])
+        made.line(0, ranks, shares, name, hover, mode="lines", customdata=counts[ranks - 1])
     made.x(type="log", dtick=1, title="rank of the item by popularity (log)")
     made.y(type="log", dtick=1, ticksuffix=" %", title="share of interactions (log)")
     note = f"{counted(chosen.height, 'interaction')} of {counted(sequences.height, 'user')}"

@@ -13,7 +13,6 @@ from genrec_lab.viz.figures.data import bin_names
 from genrec_lab.viz.layout import Domains, domains_of, numbered_axis, one_panel, panels, require_columns
 from genrec_lab.viz.tables import table_figure
 from genrec_lab.viz.text import counted, label, listed, noted, percent
-from genrec_lab.viz.theme import category_styles
 
 IntArray = npt.NDArray[np.int64]
 
@@ -28,26 +27,18 @@ def neighbour_overlap(
     require_columns(overlap, ("tokenizer", "domain", "k", "overlap"))
     domains = overlap["domain"].unique(maintain_order=True).to_list()
     tokenizers = overlap["tokenizer"].unique(maintain_order=True).to_list()
-    styles = category_styles(tokenizers)
     made = panels(domains, row_height=240, shared_x=True, shared_y=True)
     # Ks are tried in doublings or so; even steps keep the small ones apart.
     ks = sorted(overlap["k"].unique().to_list())
     for panel, domain in enumerate(domains):
         for tokenizer in tokenizers:
             line = overlap.filter((pl.col("domain") == domain) & (pl.col("tokenizer") == tokenizer)).sort("k")
-            made.line(
-                panel,
-                [ks.index(k) for k in line["k"].to_list()],
-                100 * line["overlap"].to_numpy(),
-                tokenizer,
-                styles[tokenizer],
-                "K = %{customdata}: %{y:.1f} %",
-                legend=panel == 0,
-                customdata=line["k"].to_numpy(),
-            )
-        title = "K nearest items" if made.is_bottom(panel) else None
-        made.x(panel, **numbered_axis([str(k) for k in ks]), tickangle=0, title=title)
-        made.y(panel, ticksuffix=" %", title="codes in common" if made.is_left(panel) else None)
+            x, y = [ks.index(k) for k in line["k"].to_list()], 100 * line["overlap"].to_numpy()
+            hover = "K = %{customdata}: %{y:.1f} %"
+            made.line(panel, x, y, tokenizer, hover, customdata=line["k"].to_numpy())
+        made.outer(panel, "K nearest items", "codes in common")
+    made.x(**numbered_axis([str(k) for k in ks]), tickangle=0)
+    made.y(ticksuffix=" %")
     note = noted(
         "Mean share of the levels at which an item and its K nearest items have the same code",
         "" if n_items is None else counted(n_items, "item"),
@@ -67,13 +58,11 @@ def collision_groups(codes: npt.ArrayLike, domains: npt.ArrayLike, *, seed: int 
     ambiguous = sizes > 1
     edges = _group_edges(int(sizes.max(initial=1)))
     ranges = bin_names(edges)
-    styles = category_styles(names.names)
     made = one_panel()
     for domain, name in enumerate(names.names):
         counts = np.histogram(sizes[ambiguous & (names.index == domain)], bins=edges)[0]
         hover = "%{y} items in groups of %{customdata}"
-        x = np.arange(len(ranges))
-        made.bars(0, x, counts, hover, name=name, style=styles[name], legend=True, customdata=ranges)
+        made.bars(0, counts, hover, name, customdata=ranges)
     made.x(**numbered_axis(ranges), title="items with the same identifier (group size)")
     made.y(title="items", rangemode="tozero")
     if not ambiguous.any():
@@ -100,8 +89,7 @@ def policy_costs(costs: pl.DataFrame, *, n_items: int | None = None, seed: int |
     )
     for panel, (axis, values, texts) in enumerate(shown):
         names, hover = [label(policy) for policy in policies], "%{customdata}: %{text}<extra></extra>"
-        y = np.arange(len(policies))
-        made.bars(panel, values, y, hover, text=texts, orientation="h", customdata=names)
+        made.bars(panel, values, hover, flat=True, text=texts, customdata=names)
         # Room for the number behind the longest bar.
         largest = float(np.max(values, initial=0.0))
         made.x(panel, range=[0, 1.45 * largest or 1], title=axis, nticks=5)

@@ -6,6 +6,7 @@ Shapes: N items, n of them on the map, L levels, d dimensions.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -154,16 +155,10 @@ def residual_stepper(
         for name, norms, colour in (("before", before, theme.MUTED), ("after", after, theme.ACCENT)):
             # The shown level in full colour.
             opacity = [1.0 if other == level else 0.35 for other in range(levels)]
-            made.bars(
-                1,
-                np.arange(1, levels + 1),
-                norms.mean(axis=0),
-                f"level %{{x}}: %{{y:.3g}} {name}<extra></extra>",
-                name=f"norm {name}",
-                legend=True,
-                marker={"color": colour, "opacity": opacity},
-                visible=level == 0,
-            )
+            look: dict[str, Any] = {"showlegend": True, "visible": level == 0}
+            look |= {"at": np.arange(1, levels + 1), "marker": {"color": colour, "opacity": opacity}}
+            text = f"level %{{x}}: %{{y:.3g}} {name}<extra></extra>"
+            made.bars(1, norms.mean(axis=0), text, f"norm {name}", **look)
         owners += [level] * (len(made.figure.data) - len(owners))
     map_axes(made, 0, range=[-1.08, 1.08])
     made.x(1, title="level", tickmode="linear", dtick=1, showgrid=False)

@@ -55,10 +55,10 @@ def metric_bars(
         made.bars(
             panel,
             means,
-            places,
             "%{customdata[0]}: %{x:.4f} ± %{customdata[1]:.4f}, seeds: %{customdata[2]}<extra></extra>",
-            colour=[theme.ACCENT if name in strong else theme.MUTED for name in rows["method"]],
-            orientation="h",
+            at=places,
+            flat=True,
+            marker_color=[theme.ACCENT if name in strong else theme.MUTED for name in rows["method"]],
             error_x=error_bars(spreads),
             customdata=np.column_stack([_labels(rows), spreads, rows["seeds"].to_numpy()]),
         )
@@ -99,17 +99,17 @@ def share_of_best(records: pl.DataFrame, metric: str = "ndcg", k: int = 10) -> g
     for panel, domain in enumerate(domains):
         places, rows = _rows(table, domain, methods)
         shares = 100 * rows["mean"].to_numpy() / bounds[domain]
-        track: dict[str, Any] = {"colour": theme.TRACK, "hoverinfo": "skip", "width": 0.74}
-        made.bars(panel, np.full(len(places), 100.0), places, "", orientation="h", **track)
-        made.bars(
-            panel,
-            shares,
-            places,
-            "%{customdata[0]}: %{x:.1f} % (%{customdata[1]:.4f})<extra></extra>",
-            orientation="h",
-            width=0.4,
-            customdata=np.column_stack([_labels(rows), rows["mean"].to_numpy()]),
-        )
+        track: dict[str, Any] = {
+            "at": places,
+            "flat": True,
+            "marker_color": theme.TRACK,
+            "hoverinfo": "skip",
+            "width": 0.74,
+        }
+        made.bars(panel, np.full(len(places), 100.0), "", **track)
+        hover = "%{customdata[0]}: %{x:.1f} % (%{customdata[1]:.4f})<extra></extra>"
+        custom = np.column_stack([_labels(rows), rows["mean"].to_numpy()])
+        made.bars(panel, shares, hover, at=places, flat=True, width=0.4, customdata=custom)
         texts = [f" {share:.0f} %" for share in shares]
         _write(made, panel, places, np.maximum(shares, 100.0), texts, size=11)
         made.x(
@@ -159,11 +159,9 @@ def room_above(records: pl.DataFrame, floor: str = "popularity", *, k: int = 10)
                 panel,
                 [values.get(domain, np.nan) for domain in domains],
                 lines,
-                theme.mark(colour, symbol, 12, width=3),
+                name,
                 "%{x:.4f}",
-                name=name,
-                legend=panel == 0,
-                legendgroup=name,
+                theme.mark(colour, symbol, 12, width=3),
                 mode="markers+text",
                 text=[f"{values[domain]:.3f}" if domain in values else "" for domain in domains],
                 textposition=side,

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from genrec_lab.viz.layout import Panels, domains_of, panels
 from genrec_lab.viz.text import counted, noted, percent
-from genrec_lab.viz.theme import category_styles, ordered_styles
+from genrec_lab.viz.theme import ordered_styles
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -112,16 +112,16 @@ def error_shares(vectors: npt.ArrayLike, codewords: npt.ArrayLike) -> tuple[Floa
 def _level_bars(made: Panels, shares: FloatArray, hover: str, texts: list[str]) -> None:
     """A bar a level in percent, (L,), in the left panel."""
     colours = [style.colour for style in ordered_styles(len(shares))]
-    made.bars(0, np.arange(1, len(shares) + 1), 100 * shares, hover, colour=colours, text=texts)
+    places = np.arange(1, len(shares) + 1)
+    made.bars(0, 100 * shares, hover, at=places, marker_color=colours, text=texts)
 
 
 def _domain_lines(made: Panels, values: FloatArray, domains: npt.ArrayLike, hover: str, first: int) -> int:
     """The means of (N, L) values over each domain's items as lines from `first` on; how many domains."""
     names = domains_of(domains, expected=len(values))
-    styles = category_styles(names.names)
     x = np.arange(first, first + values.shape[1])
     for domain, name in enumerate(names.names):
-        made.line(1, x, values[names.index == domain].mean(axis=0), name, styles[name], hover)
+        made.line(1, x, values[names.index == domain].mean(axis=0), name, hover)
     return len(names)
 
 

@@ -16,7 +16,7 @@ from genrec_lab.training.callbacks import speed_parts
 from genrec_lab.viz import theme
 from genrec_lab.viz.layout import MAX_POINTS, Panels, panels, require_columns
 from genrec_lab.viz.text import counted, label, listed, noted, percent
-from genrec_lab.viz.theme import Style, category_styles, ordered_styles
+from genrec_lab.viz.theme import Style, ordered_styles
 
 _LOSS_PARTS = {
     "loss": "total",
@@ -32,19 +32,15 @@ _LOSS_PARTS = {
     "neighbour_text": "neighbour's text",
     "neighbour_picture": "neighbour's picture",
 }
-_CHURN = "Items whose code changed since the record before"
-# What later versions recorded too, by level: the panel's title, the scale and what its axis counts.
-_LATER = {
-    "churn": (_CHURN, 100.0, "share of items"),
-    "gini": ("Gini of the codes", 1.0, "0 even, 1 one code"),
+# By level, as of `training_frame`: a panel's title, the unit, what the axis counts and where it ends.
+_BY_LEVEL = {
+    "utilisation": ("Codes in use", " %", "share of codes", 103),
+    "perplexity": ("Perplexity", "", "codes", None),
+    "dead": ("Dead codes", "", "codes", None),
+    "churn": ("Items whose code changed since the record before", " %", "share of items", None),
+    "gini": ("Gini of the codes", "", "0 even, 1 one code", None),
 }
-# Of `codebook_by_epoch`: a panel's title, the field, its scale, unit and what its axis counts.
-_OF_CODEBOOK = (
-    ("Codes in use", "utilisation", 100.0, " %", "share of codes"),
-    ("Perplexity", "perplexity", 1.0, "", "codes"),
-    ("Dead codes", "dead", 1.0, "", "codes"),
-    (_CHURN, "churn", 100.0, " %", "share of items"),
-)
+_NUMBERS = ("perplexity", "churn", "gini")
 _MOST_MARKERS = 40  # a longer line has none; a lone epoch has no line to see
 
 
@@ -60,31 +56,29 @@ def tokenizer_curves(
     records = [as_mapping(record) for record in epochs]
     if not records:
         raise ValueError("epochs: no records; expected at least one")
-    levels = len(records[0]["utilisation"])
-    later = [name for name in _LATER if any(record.get(name) for record in records)]
-    lines = len(_LOSS_PARTS) + (2 + len(later)) * levels + 1
+    later = [name for name in ("churn", "gini") if any(record.get(name) for record in records)]
+    fields, levels = ["utilisation", "perplexity", *later], len(records[0]["utilisation"])
+    lines = len(_LOSS_PARTS) + len(fields) * levels + 1
     drawn = [records[place] for place in _kept(len(records), MAX_POINTS // lines)]
     x = np.array([record["epoch"] for record in drawn])
-    titles = ["Loss", "Collision rate", "Utilisation", "Perplexity", *(_LATER[name][0] for name in later)]
+    titles = ["Loss", "Collision rate", *(_BY_LEVEL[name][0] for name in fields)]
     made = panels(titles, columns=2, row_height=200, column_gap=0.1, row_gap=44)
     parts = _loss_parts(drawn)
-    styles = category_styles(parts)
     for part, values in parts.items():
-        _curve(made, 0, x, values, part, styles[part], "%{y:.4g}")
+        _curve(made, 0, x, values, part, "%{y:.4g}")
     collisions = 100 * np.array([record["collision_rate"] for record in drawn])
-    _curve(made, 1, x, collisions, "collisions", Style(theme.BAD, "", "solid", "circle"), "%{y:.2f} %", False)
-    for level, style in enumerate(ordered_styles(levels)):
-        named = f"level {level + 1}"
-        for panel, name in enumerate(("utilisation", "perplexity", *later), start=2):
-            scale = 100.0 if name == "utilisation" else _LATER.get(name, ("", 1.0))[1]
-            # None or nothing in records that were made before it was kept, and in the first of churn.
-            found = [record.get(name) for record in drawn]
-            values = np.array([scale * of[level] if of is not None and len(of) else math.nan for of in found])
-            hover = "%{y:.1f} %" if scale == 100 else "%{y:.2f}" if name in _LATER else "%{y:.1f}"
-            _curve(made, panel, x, values, named, style, hover, panel == 2)
+    plain = Style(theme.BAD, "", "solid", "circle")
+    _curve(made, 1, x, collisions, "collisions", "%{y:.2f} %", style=plain, showlegend=False)
+    _draw_levels(made, training_frame({"": drawn}, [1] * levels), fields, first=2)
+    everything = np.concatenate([values[np.isfinite(values)] for values in parts.values()] or [np.ones(1)])
+    if everything.size and everything.min() > 0 and everything.max() > 20 * everything.min():
+        made.y(0, type="log", dtick=1, exponentformat="power", title="loss (log)")
+    else:
+        made.y(0, title="loss")
+    made.y(1, ticksuffix=" %", rangemode="tozero", title="share of items")
     last = records[-1]
     count = int(last["epoch"])
-    _name_tokenizer_axes(made, parts, later, count)
+    made.x(dtick=1 if count <= 10 else None)
     least = float(min(last["utilisation"]))
     title = (
         f"After {counted(count, 'epoch')} every level uses "
@@ -121,7 +115,6 @@ def recommender_curves(
         raise ValueError("history: no epochs; expected at least one")
     shown = metric_name(monitor)
     made = panels(["Training loss", f"Validation {shown}"], columns=2, row_height=280, column_gap=0.1)
-    styles = category_styles(records)
     bests: dict[str, tuple[int, float]] = {}
     everything: list[float] = []
     most = MAX_POINTS // (2 * len(records)) - 1
@@ -129,27 +122,28 @@ def recommender_curves(
         kept = [run[place] for place in _kept(len(run), most)]
         epochs = np.array([record["epoch"] for record in kept], dtype=np.int64)
         losses = np.array([record["loss"] for record in kept], dtype=float)
-        group: dict[str, Any] = {"legendgroup": label(name)}
-        _curve(made, 0, epochs, losses, name or "loss", styles[name], "%{y:.4f}", **group)
+        style = made.style(name)
+        look: dict[str, Any] = {"style": style, "legendgroup": label(name)}
+        _curve(made, 0, epochs, losses, name or "loss", "%{y:.4f}", **look)
         when, values = _validation(run, monitor)
         best = [int(np.argmax(values))] if len(values) else []
         places = _kept(len(values), most, *best)
-        _curve(made, 1, when[places], values[places], name or shown, styles[name], "%{y:.4f}", False, **group)
+        _curve(made, 1, when[places], values[places], name or shown, "%{y:.4f}", showlegend=False, **look)
         # Drawn empty where nothing is validated yet, so that a figure updated in place keeps its traces.
-        marker = {"symbol": "star", "size": 14, "color": styles[name].colour}
+        outline = {"width": 1, "color": theme.REFERENCE}
         made.points(
             1,
             when[best],
             values[best],
-            marker | {"line": {"width": 1, "color": theme.REFERENCE}},
+            f"best {name}".strip(),
             "best, epoch %{x}: %{y:.4f}<extra></extra>",
-            name=f"best {name}".strip(),
-            legend=False,
+            {"symbol": "star", "size": 14, "color": style.colour, "line": outline},
+            showlegend=False,
+            legendgroup=label(name),
             mode="markers+text" if len(records) == 1 else "markers",
             text=[f"{values[place]:.4f}" for place in best],
             textposition="top center",
             cliponaxis=False,
-            **group,
         )
         everything += values.tolist()
         for place in best:
@@ -175,35 +169,26 @@ def codebook_by_epoch(
     epochs: frame of `training_frame`. scope: which tokenizer, by default the first. What no epoch recorded,
     as churn by older versions, has no panel. Raises ValueError for an unknown scope or without epochs.
     """
-    require_columns(epochs, ("scope", "epoch", "level", *(field for _, field, *_ in _OF_CODEBOOK)))
+    shown = ("utilisation", "perplexity", "dead", "churn")
+    require_columns(epochs, ("scope", "epoch", "level", *shown))
     scopes = epochs["scope"].unique(maintain_order=True).to_list()
     chosen = scopes[0] if scope is None else scope
     if chosen not in scopes:
         raise ValueError(f"scope: {scope!r}, expected one of {scopes}")
-    frame = epochs.filter(pl.col("scope") == chosen).sort("level", "epoch")
-    known = [panel for panel in _OF_CODEBOOK if frame[panel[1]].null_count() < frame.height]
+    frame = epochs.filter(pl.col("scope") == chosen)
+    known = [name for name in shown if frame[name].null_count() < frame.height]
     if not known:
         raise ValueError(f"epochs: nothing was recorded of {chosen!r}; expected utilisation or perplexity")
-    levels = frame["level"].unique(maintain_order=True).to_list()
-    made = panels([name for name, *_ in known], columns=2, row_height=190, column_gap=0.1, row_gap=48)
-    most = MAX_POINTS // (len(levels) * len(known))
-    for level, style in zip(levels, ordered_styles(len(levels)), strict=True):
-        for panel, (_, field, scale, unit, _) in enumerate(known):
-            line = frame.filter((pl.col("level") == level) & pl.col(field).is_not_null())
-            line = line[_kept(line.height, most)]
-            x, y = line["epoch"].to_numpy(), scale * line[field].to_numpy()
-            _curve(made, panel, x, y, f"level {level}", style, "%{y:.3~g}" + unit, panel == 0)
-    for panel, (_, field, _, unit, title) in enumerate(known):
-        whole = {"range": [0, 103]} if field == "utilisation" else {}
-        made.y(panel, ticksuffix=unit, title=title, rangemode="tozero", **whole)
-        made.x(panel, title="epoch" if made.is_bottom(panel) else None)
+    titles = [_BY_LEVEL[name][0] for name in known]
+    made = panels(titles, columns=2, row_height=190, column_gap=0.1, row_gap=48)
+    _draw_levels(made, frame, known)
     seen = frame["epoch"].unique().sort().to_list()
     others = [name for name in scopes if name != chosen]
     note = noted(
         "" if n_items is None else counted(n_items, "item"),
         f"{counted(len(seen), 'record')} up to epoch {seen[-1]}",
         f"tokenizer of {listed([chosen])}, the others are {listed(others)}" if others else "",
-        "" if any(field == "churn" for _, field, *_ in known) else "the change of codes was not recorded",
+        "" if "churn" in known else "the change of codes was not recorded",
         seed=seed,
     )
     return made.finish(_codebook_title(frame), note, showlegend=True, hovermode="x unified")
@@ -214,25 +199,22 @@ def training_frame(
 ) -> pl.DataFrame:
     """Return the recorded epochs of tokenizers: a row a scope, epoch and level; empty where there are none.
 
-    epochs: by scope ("all", or a domain each) records with `epoch`, and where they have them `utilisation`
-    and `perplexity` (a value a level), `collision_rate`, `loss`, `churn` (a value a level, share of items
-    whose code changed since the record before). sizes: codes a level, alike for all scopes or by scope.
-    Columns `scope, epoch, level` (from 1), `utilisation, perplexity, dead, churn, collision_rate, loss`;
-    what a record lacks is null.
+    epochs: by scope ("all", or a domain each) records with `epoch`, and where they have them `utilisation,
+    perplexity, churn` (share of items whose code changed since the record before) and `gini`, a value a level
+    each, `collision_rate` and `loss`. sizes: codes a level, alike for all scopes or by scope. Columns `scope,
+    epoch, level` (from 1), these, and `dead`; what a record lacks is null.
     """
     rows = []
     for scope, records in epochs.items():
         for record in records:
             whole = (record.get("collision_rate"), record.get("loss"))
             for level, size in enumerate(sizes[scope] if isinstance(sizes, Mapping) else sizes):
-                used, perplexity, churn = (
-                    _of_level(record, name, level) for name in ("utilisation", "perplexity", "churn")
-                )
+                used, *others = (_of_level(record, name, level) for name in ("utilisation", *_NUMBERS))
                 dead = None if used is None else round(size * (1 - used))
-                rows.append((scope, int(record["epoch"]), level + 1, used, perplexity, dead, churn, *whole))
+                rows.append((scope, int(record["epoch"]), level + 1, used, *others, dead, *whole))
     schema: dict[str, Any] = {"scope": pl.String, "epoch": pl.Int64, "level": pl.Int64}
-    schema |= {"utilisation": pl.Float64, "perplexity": pl.Float64, "dead": pl.Int64}
-    schema |= dict.fromkeys(("churn", "collision_rate", "loss"), pl.Float64)
+    schema |= dict.fromkeys(("utilisation", *_NUMBERS), pl.Float64) | {"dead": pl.Int64}
+    schema |= dict.fromkeys(("collision_rate", "loss"), pl.Float64)
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
@@ -296,18 +278,10 @@ def _loss_parts(records: Sequence[Mapping[str, Any]]) -> dict[str, npt.NDArray[n
 
 
 def _curve(
-    made: Panels,
-    panel: int,
-    x: npt.NDArray[np.int64],
-    y: npt.NDArray[np.float64],
-    name: str,
-    style: Style,
-    hover: str,
-    legend: bool = True,
-    **trace: Any,
+    made: Panels, panel: int, x: npt.NDArray[Any], y: npt.NDArray[Any], name: str, hover: str, **trace: Any
 ) -> None:
-    settings = {"mode": "lines+markers" if len(x) <= _MOST_MARKERS else "lines", "legend": legend, "size": 5}
-    made.line(panel, x, y, name, style, hover, **settings | trace)
+    mode = "lines+markers" if len(x) <= _MOST_MARKERS else "lines"
+    made.line(panel, x, y, name, hover, size=5, **{"mode": mode} | trace)
 
 
 def _validation(
@@ -329,22 +303,24 @@ def _room_for_star(values: Sequence[float]) -> list[float] | None:
     return [low - 0.06 * span, high + 0.16 * span] if high > low else [0.0, high + 0.3 * span]
 
 
-def _name_tokenizer_axes(
-    made: Panels, parts: Mapping[str, npt.NDArray[np.float64]], later: Sequence[str], last: int
-) -> None:
-    everything = np.concatenate([values[np.isfinite(values)] for values in parts.values()] or [np.ones(1)])
-    if everything.size and everything.min() > 0 and everything.max() > 20 * everything.min():
-        made.y(0, type="log", dtick=1, exponentformat="power", title="loss (log)")
-    else:
-        made.y(0, title="loss")
-    made.y(1, ticksuffix=" %", rangemode="tozero", title="share of items")
-    made.y(2, ticksuffix=" %", range=[0, 103], title="codes in use")
-    made.y(3, rangemode="tozero", title="codes")
-    for panel, name in enumerate(later, start=4):
-        _, scale, title = _LATER[name]
-        made.y(panel, ticksuffix=" %" if scale == 100 else "", rangemode="tozero", title=title)
+def _draw_levels(made: Panels, frame: pl.DataFrame, fields: Sequence[str], first: int = 0) -> None:
+    """A panel a field of `training_frame`, from the panel `first` on, with a line a level."""
+    levels = frame["level"].unique().sort().to_list()
+    for level, style in zip(levels, ordered_styles(len(levels)), strict=True):
+        line = frame.filter(pl.col("level") == level).sort("epoch")
+        line = line[_kept(line.height, MAX_POINTS // (len(levels) * made.count))]
+        for panel, name in enumerate(fields, first):
+            unit = _BY_LEVEL[name][1]
+            y = (100 if unit else 1) * line[name].to_numpy()
+            _curve(
+                made, panel, line["epoch"].to_numpy(), y, f"level {level}", "%{y:.3~g}" + unit, style=style
+            )
+    for panel, name in enumerate(fields, first):
+        _, unit, title, most = _BY_LEVEL[name]
+        ends = {"rangemode": "tozero"} if most is None else {"range": [0, most]}
+        made.y(panel, ticksuffix=unit, title=title, **ends)
     for panel in range(made.count):
-        made.x(panel, title="epoch" if made.is_bottom(panel) else None, dtick=1 if last <= 10 else None)
+        made.outer(panel, "epoch")
 
 
 def _best_title(bests: Mapping[str, tuple[int, float]], metric: str, trained: int) -> str:
