@@ -15,8 +15,26 @@ from playwright.sync_api import Locator, expect
 
 from genrec_lab.lab import existing_run
 from genrec_lab.viz.explorer import ExplorerState
+from genrec_lab.viz.explorer.markup import script
 from tests.browser.conftest import EVIL
 from tests.browser.lab import NotebookPage
+
+# The canvas with a script in place of plotly's that fails, and one figure to draw.
+_BROKEN = """async script => {
+  const {default: view} = await import(URL.createObjectURL(new Blob([script], {type: 'text/javascript'})));
+  const loaded = globalThis.genrecPlotly;
+  delete globalThis.genrecPlotly;
+  const el = document.body.appendChild(document.createElement('div'));
+  const parts = JSON.stringify([{figure: {data: [], layout: {}}, click: false, lasso: false}]);
+  const values = {parts, config: {}, plotly: "throw new Error('no WebGL');"};
+  const close = view.render({model: {get: name => values[name], on() {}, off() {}}, el});
+  await new Promise(done => setTimeout(done, 500));
+  const said = el.textContent;
+  close();
+  el.remove();
+  globalThis.genrecPlotly = loaded;
+  return said;
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +55,23 @@ def test_the_notebook_runs_without_a_complaint(notebook: NotebookPage) -> None:
     assert notebook.complaints == []
     assert notebook.page.locator(".genrec-explorer").count() == 3
     assert notebook.page.get_by_text("Error displaying widget").count() == 0
+
+
+def test_no_figure_offers_to_be_uploaded_and_the_static_ones_do_not_either(
+    notebook: NotebookPage, explorer: Locator
+) -> None:
+    explorer.locator(".js-plotly-plot").first.hover()
+    expect(explorer.locator('.modebar-btn[data-title^="Download"]').first).to_be_attached()
+    buttons = notebook.page.locator(".modebar-btn")
+    titles = buttons.evaluate_all("all => all.map(one => one.dataset.title)")
+    assert titles and not [title for title in titles if "Share" in title or "cloud" in title.lower()]
+
+
+def test_a_figure_that_cannot_be_drawn_says_so_in_its_place(
+    notebook: NotebookPage, explorer: Locator
+) -> None:
+    said = notebook.page.evaluate(_BROKEN, script("canvas.js"))
+    assert said == "This figure cannot be drawn here: no WebGL"
 
 
 def test_drilling_down_two_levels_and_back(

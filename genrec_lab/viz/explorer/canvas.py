@@ -12,6 +12,7 @@ from collections.abc import Callable
 import anywidget
 import plotly.graph_objects as go
 import traitlets
+from plotly.offline import get_plotlyjs
 
 from genrec_lab.viz import theme
 from genrec_lab.viz.explorer import markup
@@ -23,9 +24,13 @@ _WIDTH = 822
 
 
 class Canvas(anywidget.AnyWidget):
-    """Shows one view at a time. parts: JSON, a list of `{html}` and `{figure, click, lasso}`."""
+    """Shows one view at a time.
+
+    parts: JSON, a list of `{html}` and `{figure, click, lasso}`. plotly: the script that draws the figures.
+    """
 
     _esm = markup.script("canvas.js")
+    plotly = traitlets.Unicode(get_plotlyjs()).tag(sync=True)
     parts = traitlets.Unicode("[]").tag(sync=True)
     config = traitlets.Dict(theme.CONFIG).tag(sync=True)
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
-from plotly.offline import get_plotlyjs
 
 from genrec_lab.viz import theme
 
@@ -29,5 +28,5 @@ def style_sheet() -> str:
 
 
 def script(name: str) -> str:
-    """Return a script of `static`, plotly's own in its place where it asks for it."""
-    return (_STATIC / name).read_text(encoding="utf-8").replace("/* plotly.js */", get_plotlyjs())
+    """Return a script of `static`."""
+    return (_STATIC / name).read_text(encoding="utf-8")

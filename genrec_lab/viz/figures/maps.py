@@ -270,10 +270,11 @@ def _atlas_title(purities: Sequence[float], chance: float, several: bool) -> str
 
 def _stepper_title(before: FloatArray, after: FloatArray) -> str:
     removed = 1 - after / np.maximum(before, 1e-12)
-    if len(removed) == 1:
-        return f"The level takes {percent(float(removed[0]))} off the norm of what it quantises"
     most, least = int(removed.argmax()), int(removed.argmin())
-    return (
-        f"Level {most + 1} takes {percent(float(removed[most]))} off the norm of what it quantises, "
-        f"level {least + 1} takes {percent(float(removed[least]))}"
-    )
+    verbs = ["takes" if share >= 0 else "adds" for share in removed]
+    shares = [percent(abs(float(share))) for share in removed]
+    what = f"{verbs[most]} {shares[most]} {'off' if verbs[most] == 'takes' else 'to'} the norm"
+    if len(removed) == 1:
+        return f"The level {what} of what it quantises"
+    other = f"level {least + 1} {verbs[least]} {shares[least]}"
+    return f"Level {most + 1} {what} of what it quantises, {other}"

@@ -1,29 +1,33 @@
-// Draws one tab: parts of HTML and plotly figures, in place of what stood there. What comes in place of the
-// line below is plotly's own script; it looks for `module`, and finds one that is its own.
-const made = {exports: {}};
-let broken = '';
-try {
-  (function (module, exports, define) {
-    /* plotly.js */
-  }).call(globalThis, made, made.exports, undefined);
-} catch (error) {
-  broken = error;
+// Draws one view: parts of HTML and plotly figures, in place of what stood there.
+
+// plotly's script takes a second or more to read, and longer on a busy machine, while anywidget waits two
+// seconds for this module. So it is read here, once for all explorers of a page, when the first figure is
+// drawn. It looks for `module`, and finds one that is its own.
+function plotly(model) {
+  globalThis.genrecPlotly ??= (async () => {
+    const own = `const made = {exports: {}};
+      (function (module, exports, define) { ${model.get('plotly')}
+      }).call(globalThis, made, made.exports, undefined);
+      export default made.exports;`;
+    const address = URL.createObjectURL(new Blob([own], {type: 'text/javascript'}));
+    try { return (await import(address)).default; } finally { URL.revokeObjectURL(address); }
+  })().catch(error => { delete globalThis.genrecPlotly; throw error; });
+  return globalThis.genrecPlotly;
 }
-const Plotly = made.exports;
 
 const idOf = point => point.data.ids ? point.data.ids[point.pointNumber]
   : point.data.meta === 'items' ? String(point.customdata) : undefined;
 
-function element(name, text) {
+function element(name) {
   const div = document.createElement('div');
   div.className = name;
-  if (text) div.textContent = text;
   return div;
 }
 
 // A figure that cannot be drawn, for want of WebGL or of anything else, says so in its place.
 function complain(div, error) {
-  div.replaceChildren(element('genrec-broken', `This figure cannot be drawn here: ${error.message || error}`));
+  div.className = 'genrec-broken';
+  div.textContent = `This figure cannot be drawn here: ${error.message || error}`;
 }
 
 function listen(div, model) {
@@ -40,9 +44,10 @@ function listen(div, model) {
 
 function render({model, el}) {
   el.classList.add('genrec-canvas');
-  const clear = div => { if (Plotly.purge) Plotly.purge(div); };
+  const clear = div => { if (div.genrecListens) plotly(model).then(drawer => drawer.purge(div)); };
+  let latest = 0, alive = true;
   function draw() {
-    const parts = JSON.parse(model.get('parts'));
+    const parts = JSON.parse(model.get('parts')), turn = ++latest;
     const spare = [...el.querySelectorAll('.genrec-plot')];
     const drawn = parts.map(part => {
       if (part.figure) return spare.shift() || element('genrec-plot');
@@ -52,18 +57,20 @@ function render({model, el}) {
     });
     spare.forEach(clear);
     el.replaceChildren(...drawn);
-    parts.forEach((part, place) => {
+    parts.forEach(async (part, place) => {
       if (!part.figure) return;
-      const div = drawn[place];
-      div.genrecPart = part;
-      const {data, layout} = part.figure;
-      Promise.resolve()
-        .then(() => { if (broken) throw broken; return Plotly.react(div, data, layout, model.get('config')); })
-        .then(() => listen(div, model))
-        .catch(error => complain(div, error));
+      const div = drawn[place], {data, layout} = part.figure;
+      try {
+        const drawer = await plotly(model);
+        if (!alive || turn !== latest) return;
+        div.genrecPart = part;
+        await drawer.react(div, data, layout, model.get('config'));
+        listen(div, model);
+      } catch (error) {
+        complain(div, error);
+      }
     });
   }
-  let alive = true;
   // Texts have no size before they stand in the page, and plotly makes room for them by their size.
   const begin = () => {
     if (el.isConnected) { draw(); model.on('change:parts', draw); }
