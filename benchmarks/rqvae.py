@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.measuring import Check, Comparison, Options, compare, main
 from genrec_lab.models.tokenizers.autoencoder import TIGER_HIDDEN, mlp
-from genrec_lab.models.tokenizers.rqvae import RQVAE, RQVAEConfig
+from genrec_lab.models.tokenizers.rqvae import RQVAEConfig, RQVAENetwork
 
 BATCH, DIMENSIONS, LATENT, LEVELS = 1024, 384, 32, 4
 OURS, HALF, PEER = "genrec_lab, float32", "genrec_lab, precision=bf16", "ResidualVQ"
@@ -93,7 +93,7 @@ def measure(options: Options) -> list[Comparison]:
         config = RQVAEConfig(
             hidden=TIGER_HIDDEN, codebook_size=codes, contrastive_weight=0.0, precision=precision
         )
-        model = RQVAE(DIMENSIONS, config, torch.Generator().manual_seed(0))
+        model = RQVAENetwork(DIMENSIONS, config, torch.Generator().manual_seed(0))
         with torch.no_grad():
             model.quantizer.start_from(model.encode(x), 0)
 

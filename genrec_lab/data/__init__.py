@@ -6,8 +6,6 @@ from genrec_lab.data.preparation import (
     every_prefix,
     k_core,
     leave_one_out,
-    training_places,
-    training_sequences,
 )
 from genrec_lab.data.rules import NO_ITEM
 from genrec_lab.data.sources import SOURCES, datasets, load_dataset, register_source
@@ -25,6 +23,4 @@ __all__ = [
     "leave_one_out",
     "load_dataset",
     "register_source",
-    "training_places",
-    "training_sequences",
 ]

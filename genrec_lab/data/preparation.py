@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import polars as pl
 
 from genrec_lab.data.dataset import DataError, Dataset, Split
-from genrec_lab.data.rules import NO_ITEM, count_repair, nearest
+from genrec_lab.data.rules import count_repair, nearest
 
 # GMC Section 5.1.1: "the maximal number of items is uniformly set to 20".
 MAX_HISTORY = 20
@@ -102,36 +100,25 @@ def leave_one_out(dataset: Dataset, max_history: int = MAX_HISTORY, max_sequence
 
 
 def co_occurrence_neighbours(dataset: Dataset) -> pl.DataFrame:
-    """The items that are next to each item, left or right, in the training part of the sequences.
+    """`neighbours_in` the training part of a data set's sequences, without what leave-one-out holds out."""
+    return neighbours_in(training_part(dataset.sequences.select("user", "domain", "items")), dataset.items)
+
+
+def neighbours_in(sequences: pl.DataFrame, catalogue: pl.DataFrame) -> pl.DataFrame:
+    """The items that are next to each item, left or right, in sequences `user, items`. UTGRec Section 2.3.2.
 
     Columns `item:Int64`, a row for every item of the catalogue in order, and `neighbours:List(Int64)`: a set,
-    ascending, without the item itself, empty where there is none. The last two items of each sequence are
-    left out (as `leave_one_out` does), so that nothing of validation or test enters. UTGRec Section 2.3.2.
+    ascending, without the item itself, empty where there is none.
     """
-    parts = training_part(dataset.sequences.select("user", "domain", "items"))
-    places = parts.lazy().explode("items").select("user", item="items")
+    places = sequences.lazy().explode("items").select("user", item="items")
     beside = places.with_columns(next=pl.col("item").shift(-1).over("user"))
     pairs = (
         beside.drop_nulls("next").filter(pl.col("item") != pl.col("next")).select("item", neighbours="next")
     )
     both = pl.concat([pairs, pairs.select(item="neighbours", neighbours="item")])
     sets = both.unique().sort("item", "neighbours").group_by("item", maintain_order=True).agg("neighbours")
-    table = dataset.items.lazy().select("item").join(sets, on="item", how="left", maintain_order="left")
+    table = catalogue.lazy().select("item").join(sets, on="item", how="left", maintain_order="left")
     return table.with_columns(pl.col("neighbours").fill_null(pl.lit([], dtype=pl.List(pl.Int64)))).collect()
-
-
-def training_sequences(dataset: Dataset, domains: Iterable[str]) -> list[list[int]]:
-    """What of each user's sequence is trained on, all but the last two items, in some domains."""
-    parts = training_part(dataset.sequences.select("user", "domain", "items"))
-    return parts.filter(pl.col("domain").is_in([str(name) for name in domains]))["items"].to_list()
-
-
-def training_places(dataset: Dataset, items: np.ndarray) -> list[list[int]]:
-    """`training_sequences` of the domains of some items (n,), all those there, as places among the items."""
-    places = np.full(dataset.n_items, NO_ITEM)
-    places[items] = np.arange(len(items))
-    names = np.unique(dataset.items["domain"].to_numpy()[items])
-    return [places[sequence].tolist() for sequence in training_sequences(dataset, names)]
 
 
 def training_part(sequences: pl.DataFrame) -> pl.DataFrame:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import polars as pl
 import torch
 from pydantic import PlainValidator, SerializeAsAny
 from safetensors import SafetensorError, safe_open
@@ -92,12 +93,13 @@ class Content:
         )
 
 
-def content_of(dataset: Dataset, root: str | Path | None = None) -> Content:
-    """The content of a dataset's items, in their order; `root` is the folder that must hold the pictures.
+def content_of(dataset: Dataset | pl.DataFrame, root: str | Path | None = None) -> Content:
+    """The content of a dataset's items, or of its table `items`; `root` is the folder of the pictures.
 
     Raises PictureError for a picture outside `root`, ContentError for an item without any content.
     """
-    columns = dataset.items.select("text", "image", "key")
+    items = dataset if isinstance(dataset, pl.DataFrame) else dataset.items
+    columns = items.select("text", "image", "key")
     texts, images, keys = (tuple(columns[name].to_list()) for name in columns.columns)
     pictures = tuple(
         None if image is None else inside(image, root, key) for image, key in zip(images, keys, strict=True)

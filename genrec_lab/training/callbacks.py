@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ class EpochRecord:
     learning_rate: float  # at the end of the epoch
     samples_per_second: float
     seconds: float  # training and validation
-    metrics: dict[str, float] = field(default_factory=dict)  # empty where the epoch was not validated
+    metrics: dict[str, Any] = field(default_factory=dict)  # empty where the epoch was not validated
     # Share of the device's matrix-product rate (`operations`); None in epoch 0 and in old records.
     mfu: float | None = None
     # Mean over the samples of what else the model returned beside its loss.
@@ -52,6 +52,9 @@ class Callback:
     """
 
     everywhere: ClassVar[bool] = False
+
+    def on_start(self, history: Sequence[EpochRecord]) -> None:
+        """Called before the first epoch, with the records of those that were trained before a kill."""
 
     def on_step(self, step: int, steps: int, loss: float) -> None:
         """Called after some of the steps, about twice a second."""

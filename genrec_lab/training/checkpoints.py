@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -75,10 +75,15 @@ class TrainingState:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint | None, model: nn.Module, optimizers: list[Optimizer], names: list[str]
+        self,
+        checkpoint: Checkpoint | None,
+        model: nn.Module,
+        optimizers: list[Optimizer],
+        names: list[str],
+        identity: Mapping[str, Any],
     ) -> None:
         self.checkpoint, self.model, self.optimizers = checkpoint, model, optimizers
-        self.names = names
+        self.names, self.identity = names, json.loads(json.dumps(dict(identity)))
         self.epoch = self.step = self.best_epoch = self.since_best = 0
         self.best_value = -math.inf
         self.best: dict[str, Tensor] = {}
@@ -87,7 +92,7 @@ class TrainingState:
     def take(self, record: EpochRecord, config: TrainingConfig) -> None:
         """Note an epoch, and the weights where its validation is the best so far."""
         self.history.append(record)
-        if not record.metrics:
+        if not record.metrics or config.monitor is None:
             return
         if config.monitor not in record.metrics:
             raise KeyError(
@@ -134,6 +139,7 @@ class TrainingState:
         if torch.cuda.is_available():
             tensors["cuda_generator"] = torch.cuda.get_rng_state()
         counters = {
+            "identity": self.identity,
             "epoch": self.epoch,
             "step": self.step,
             "best_epoch": self.best_epoch,
@@ -145,11 +151,21 @@ class TrainingState:
         self.checkpoint.write(tensors, counters)
 
     def resume(self) -> float:
-        """Continue from the last checkpoint, if there is one; return the seconds spent before it."""
+        """Continue from the last checkpoint, if there is one; return the seconds spent before it.
+
+        Raises ValueError where the identity of its training is another one.
+        """
         found = self.checkpoint.read() if self.checkpoint is not None else None
-        if found is None:
+        if found is None or self.checkpoint is None:
             return 0.0
         tensors, counters = found
+        there = counters.get("identity", {})
+        for key, here in self.identity.items():
+            if there.get(key) != here:
+                raise ValueError(
+                    f"{self.checkpoint.folder} belongs to a training with {key} = {there.get(key)!r}, this "
+                    f"one has {here!r}; delete it to train anew, or give another checkpoint folder"
+                )
         with torch.no_grad():
             for name, tensor in self._trained().items():
                 tensor.copy_(tensors[f"model/{name}"])

@@ -38,7 +38,7 @@ class TrainingConfig(BaseModel):
     validate_from: int = Field(1, ge=0)  # the first epoch after which to look; 0 looks before any training
     validation_users: int | None = Field(None, ge=1)  # a seeded sample of them; None takes all
     patience: int | None = Field(None, ge=1)  # validations without a better monitor before it stops
-    monitor: str = "ndcg@10"
+    monitor: str | None = "ndcg@10"  # None: the last weights are kept, whatever validation gives
 
 
 def with_enough_epochs(config: TrainingConfig, batches: int) -> TrainingConfig:

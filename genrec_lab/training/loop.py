@@ -65,6 +65,7 @@ def fit(
     checkpoints: Path | None = None,
     checkpoint_every: int = 1,
     optimizers: Sequence[Optimizer] | None = None,
+    identity: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> TrainingResult:
     """Train the parameters that require gradients, keep the best validation's weights, return the history.
@@ -73,13 +74,15 @@ def fit(
     is called "loss"; the others are recorded. `validate()` returns metrics, of which `config.monitor` is
     maximised. With `checkpoints` the state is written there after every `checkpoint_every` epochs and the
     last, and a later call with the same arguments continues from it; the caller removes the folder when it is
-    done with it. `optimizers` take the place of the config's, with its learning rate. Callbacks are called
-    before the state is written, so after a kill they may see an epoch twice, and miss none. Several
-    processes, as of `accelerate launch`, train one model (`processes`); all call `validate`, the first one
-    writes and calls the callbacks, the others only those that are `everywhere`.
+    done with it. `identity` is what must be equal for it to continue, such as settings and hashes of data.
+    `optimizers` take the place of the config's, with its learning rate. Callbacks are called before the state
+    is written, so after a kill they may see an epoch twice, and miss none. Several processes, as of
+    `accelerate launch`, train one model (`processes`); all call `validate`, the first one writes and calls
+    the callbacks, the others only those that are `everywhere`.
 
     Raises FloatingPointError where the loss is not finite, TrainingMemoryError where the device cannot hold a
-    batch, KeyError where `validate` does not return the monitor.
+    batch, KeyError where `validate` does not return the monitor, ValueError for a checkpoint of another
+    identity.
     """
     torch.manual_seed(seed)
     if os.environ.get("GENREC_DETERMINISTIC"):  # set by `genrec run --deterministic`
@@ -93,8 +96,10 @@ def fit(
     callbacks = [callback for callback in callbacks if is_first or callback.everywhere]
     optimizers = list(optimizers) if optimizers is not None else make_optimizers(model, config)
     checkpoint = Checkpoint(checkpoints) if checkpoints is not None else None
-    state = TrainingState(checkpoint, model, optimizers, names)
+    state = TrainingState(checkpoint, model, optimizers, names, identity or {})
     started = time.monotonic() - state.resume()
+    for callback in callbacks:
+        callback.on_start(state.history)
     learning = _Learning(model, optimizers, config, callbacks, state, len(batches) * config.epochs)
     if validate is not None and config.validate_from == 0 and not state.history:
         clock = time.monotonic()

@@ -27,6 +27,7 @@ from genrec_lab.lab.stages.tokenizing import load_vectors
 from genrec_lab.data import load_dataset
 from genrec_lab.lab import open_run
 from genrec_lab.models.sequential.sasrec import SASRecConfig
+from genrec_lab.models.tokenizers import ItemContent
 from genrec_lab.models.tokenizers.letter import collaborative_vectors
 from genrec_lab.presets import CollaborativeConfig, PresetError
 from genrec_lab.training import TrainingConfig
@@ -171,8 +172,9 @@ def test_collaborative_vectors_know_nothing_of_what_is_held_out(tmp_path) -> Non
     def vectors(change) -> np.ndarray:
         lists = [change(items) for items in dataset.sequences["items"].to_list()]
         frame = dataset.sequences.with_columns(pl.Series("items", lists, dtype=pl.List(pl.Int64)))
-        changed = replace(dataset, sequences=frame)
-        return collaborative_vectors(changed, np.arange(300), config, 0, tmp_path / str(change.__name__))
+        content = ItemContent.from_dataset(replace(dataset, sequences=frame))
+        sequences = content.training_sequences(None)
+        return collaborative_vectors(np.arange(300), sequences, config, 0, tmp_path / str(change.__name__))
 
     def unchanged(items):
         return items

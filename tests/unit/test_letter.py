@@ -36,7 +36,7 @@ def catalogue(items: int = 120) -> tuple[np.ndarray, np.ndarray]:
 def trained(reports: list[Record] | None = None, **changes: object) -> Letter:
     x, tastes = catalogue()
     hear = None if reports is None else reports.append
-    return Letter(LetterConfig(**SMALL | changes)).fit(x, on_epoch=hear, collaborative=tastes)
+    return Letter(LetterConfig(**SMALL | changes), collaborative=tastes).fit(x, on_epoch=hear)
 
 
 def test_alignment_draws_codes_to_the_collaborative_vectors() -> None:
@@ -102,13 +102,13 @@ def test_a_killed_training_goes_on_between_two_clusterings(tmp_path: Path) -> No
     # restarts no dead code.
     small = SMALL | {"restart_dead_codes": False}
     unbroken = trained(restart_dead_codes=False)
-    short, whole = Letter(LetterConfig(**small | {"epochs": 6})), Letter(LetterConfig(**small))
-    short.fit(x, checkpoint=tmp_path, collaborative=tastes)
-    resumed = whole.fit(x, checkpoint=tmp_path, collaborative=tastes)
+    short = Letter(LetterConfig(**small | {"epochs": 6}), collaborative=tastes)
+    short.fit(x, checkpoint=tmp_path)
+    resumed = Letter(LetterConfig(**small), collaborative=tastes).fit(x, checkpoint=tmp_path)
     for name, tensor in unbroken.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name]), name
     with pytest.raises(ValueError, match="belongs to a training with other vectors = "):
-        whole.fit(x, checkpoint=tmp_path, collaborative=2 * tastes)
+        Letter(LetterConfig(**small), collaborative=2 * tastes).fit(x, checkpoint=tmp_path)
 
 
 def test_a_saved_tokenizer_needs_no_collaborative_vectors(tmp_path: Path) -> None:
@@ -120,19 +120,23 @@ def test_a_saved_tokenizer_needs_no_collaborative_vectors(tmp_path: Path) -> Non
         np.testing.assert_array_equal(one, other)
     with pytest.raises(ValueError, match="LETTER's losses need the items' collaborative vectors"):
         again.model(torch.from_numpy(x), torch.zeros(len(x), dtype=torch.long))
-    with pytest.raises(ValueError, match="no dataset was given"):
+    with pytest.raises(ValueError, match=r"Letter needs items, and none were given; pass ItemContent\.from"):
         Letter(LetterConfig(**SMALL)).fit(x)
 
 
 def test_vectors_that_do_not_fit_are_refused() -> None:
     x, tastes = catalogue()
-    letter = Letter(LetterConfig(**SMALL))
+    config = LetterConfig(**SMALL)
+
+    def fit(tastes: np.ndarray, items: int = 120) -> Letter:
+        return Letter(config, collaborative=tastes).fit(x[:items])
+
     with pytest.raises(ValueError, match=r"have shape \(119, 4\); expected \(120, 4\)"):
-        letter.fit(x, collaborative=tastes[1:])
+        fit(tastes[1:])
     with pytest.raises(ValueError, match=r"have shape \(120, 3\); expected \(120, 4\)"):
-        letter.fit(x, collaborative=tastes[:, :3])
+        fit(tastes[:, :3])
     tastes[3] = np.nan
     with pytest.raises(ValueError, match="the first is item 3"):
-        letter.fit(x, collaborative=tastes)
+        fit(tastes)
     with pytest.raises(ValueError, match="codebook_size = 12 is larger than the catalogue"):
-        letter.fit(x[:9], collaborative=np.ones((9, 4)))
+        fit(np.ones((9, 4)), 9)

@@ -16,7 +16,6 @@ from genrec_lab.data import (
     every_prefix,
     k_core,
     leave_one_out,
-    training_places,
 )
 
 Pair = tuple[int, list[int], int]
@@ -140,16 +139,6 @@ def test_prefixes_of_sequences_without_a_second_item_are_none() -> None:
     nothing = pl.DataFrame(schema={"user": pl.Int64, "items": pl.List(pl.Int64)})
     single = pl.DataFrame({"user": [0, 1], "items": [[4], [5]]})
     assert every_prefix(nothing, 3).rows() == every_prefix(single, 3).rows() == []
-
-
-def test_places_are_counted_within_the_items_of_a_domain() -> None:
-    first, second = dataset_of([[0, 1, 2, 3]]), dataset_of([[3, 0, 2, 1], [1, 2]])
-    name = pl.lit("B").alias("domain")
-    renamed = Dataset("B", second.items.with_columns(name), second.sequences.with_columns(name))
-    both = Dataset.concat([first, renamed])
-    own = both.items.filter(pl.col("domain") == "B")["item"].to_numpy()
-    assert own.min() == first.n_items
-    assert training_places(both, own) == [[3, 0], [1, 2]]
 
 
 def test_targets_of_validation_and_test_are_in_no_training_row() -> None:

@@ -122,9 +122,8 @@ def learn_letter(folder: Path) -> Trained:
     config = LetterConfig(hidden=(10,), levels=2, codebook_size=6, dimension=4, batch_size=8, epochs=3,
                           report_every=1, clusters=2, cluster_every=2)  # fmt: skip
     beside = np.random.default_rng(7).normal(size=(41, 4)).astype(np.float32)
-    model = Letter(config).fit(
-        ItemContent.of(x, domains), seed=3, checkpoint=folder / "letter", collaborative=beside
-    )
+    content = ItemContent.of(x, domains)
+    model = Letter(config, collaborative=beside).fit(content, seed=3, checkpoint=folder / "letter")
     return [epoch["loss"] for epoch in model.epochs], model.model.state_dict()
 
 

@@ -5,16 +5,17 @@ Shapes: N items, B items of a batch, D content dimensions, L levels, d latent di
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -26,16 +27,11 @@ from genrec_lab.models.tokenizers.base import (
     Tokenized,
     TokenizerConfig,
     VectorTokenizer,
+    Widths,
 )
-from genrec_lab.models.tokenizers.epochs import sha, train_in_epochs
+from genrec_lab.models.tokenizers.epochs import Lesson, train_in_epochs
 from genrec_lab.models.tokenizers.quantizers import Quantized
 from genrec_lab.training import TrainingConfig, TrainingMemoryError, processes
-
-# YAML and JSON know lists only; everything else about the value stays strict.
-Widths = Annotated[
-    tuple[Annotated[int, Field(ge=1)], ...],
-    BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
-]
 
 # Hidden layers from the content vector to the latent one; the decoder mirrors them.
 PAPER_HIDDEN = (2048, 1024, 512, 256, 128, 64)  # GMC leaves them out; its lineage (LC-Rec, LETTER) has these
@@ -197,9 +193,9 @@ class AutoencoderTokenizer(VectorTokenizer):
         # More epochs may be asked of a checkpoint than before.
         identity = config.model_dump(mode="json", exclude={"epochs"}) | {
             "seed": seed,
-            "vectors": sha(x),
-            "domains": sha(known.domains),
-            "other vectors": None if beside is None else sha(beside),
+            "vectors": _hash(x),
+            "domains": _hash(known.domains),
+            "other vectors": None if beside is None else _hash(beside),
         }
         training = TrainingConfig(
             epochs=config.epochs,
@@ -284,12 +280,13 @@ class AutoencoderTokenizer(VectorTokenizer):
         return self
 
 
-class _Lesson(nn.Module):
+class _Lesson(Lesson):
     """The losses of a batch by name, and which codes its items had; the batch is places in the catalogue."""
 
+    model: Autoencoder
+
     def __init__(self, model: Autoencoder, x: np.ndarray, domains: np.ndarray, beside: np.ndarray | None):
-        super().__init__()
-        self.model = model
+        super().__init__(model, len(x), model.config.levels)
         # No buffers, which several processes would send each other before every step.
         self.x, self.domains = torch.from_numpy(x), torch.from_numpy(domains)
         self.beside = None if beside is None else torch.from_numpy(beside)
@@ -353,6 +350,10 @@ class _CatalogueEpochs:
 
 def _places(rows: np.ndarray) -> dict[str, Tensor]:
     return {"rows": torch.from_numpy(rows)}
+
+
+def _hash(content: np.ndarray) -> str:
+    return hashlib.sha256(content.tobytes()).hexdigest()[:16]
 
 
 def mlp(widths: tuple[int, ...], dropout: float, generator: torch.Generator | None) -> nn.Sequential:

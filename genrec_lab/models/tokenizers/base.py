@@ -9,20 +9,28 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
-from pydantic import BaseModel
+import polars as pl
+from pydantic import BaseModel, BeforeValidator, Field
 
+from genrec_lab.data import NO_ITEM, Dataset
+from genrec_lab.data.preparation import training_part
 from genrec_lab.models.hub import Shareable
 from genrec_lab.models.saved import SavedAttributes
-from genrec_lab.registry import ComponentConfig
+from genrec_lab.registry import ComponentConfig, with_kind
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from genrec_lab.codes import PrefixCodewords
-    from genrec_lab.data import Dataset
+
+# YAML and JSON know lists only; everything else about the value stays strict.
+Widths = Annotated[
+    tuple[Annotated[int, Field(ge=1)], ...],
+    BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+]
 
 
 class TokenizerError(ValueError):
@@ -37,10 +45,11 @@ class TokenizerConfig(ComponentConfig):
 class ItemContent:
     """What is known of n items: row i of `vectors` and `domains` is about item `numbers[i]`."""
 
-    vectors: np.ndarray | None  # (n, D) float32, content vectors; None where nobody made any
+    vectors: np.ndarray | None  # (n, D) float32, content vectors
     domains: np.ndarray  # (n,) int64
-    numbers: np.ndarray  # (n,) int64, the items' numbers in the dataset, ascending
-    dataset: Dataset | None = None  # texts, pictures and sequences of all its items
+    numbers: np.ndarray  # (n,) int64, the items' numbers in the data set, ascending
+    items: pl.DataFrame | None = None  # of the whole data set, as `Dataset.items`: texts, pictures, keys
+    sequences: pl.DataFrame | None = None  # `user, domain, items`, without the items that are held out
     cache: Path | None = None  # a folder that keeps what frozen networks found of texts and pictures
     title: str = "tokenizer"  # begins the lines that a training prints
 
@@ -61,9 +70,8 @@ class ItemContent:
         if isinstance(content, ItemContent):
             return content
         vectors = np.asarray(content, dtype=np.float32)
-        count = len(vectors)
-        given = np.zeros(count, dtype=np.int64) if domains is None else np.asarray(domains, dtype=np.int64)
-        return cls(vectors, given, np.arange(count))
+        of_items = np.zeros(len(vectors)) if domains is None else np.asarray(domains)
+        return cls(vectors, of_items.astype(np.int64), np.arange(len(vectors)))
 
     @classmethod
     def from_dataset(
@@ -75,10 +83,15 @@ class ItemContent:
         cache: Path | None = None,
         title: str = "tokenizer",
     ) -> ItemContent:
-        """Return the content of a dataset's items, by default all; `vectors` (N, D) are of all of them."""
+        """Return the content of a data set's items, by default all; `vectors` (N, D) are of all of them.
+
+        What validation and test hold out of the sequences is not in it.
+        """
         numbers = np.arange(dataset.n_items) if items is None else np.asarray(items, dtype=np.int64)
         own = None if vectors is None else vectors[numbers]
-        return cls(own, dataset.item_domains()[numbers], numbers, dataset, cache, title)
+        sequences = training_part(dataset.sequences.select("user", "domain", "items"))
+        domains = dataset.item_domains()[numbers]
+        return cls(own, domains, numbers, dataset.items, sequences, cache, title)
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -88,23 +101,32 @@ class ItemContent:
         vectors = None if self.vectors is None else self.vectors[rows]
         return replace(self, vectors=vectors, domains=self.domains[rows], numbers=self.numbers[rows])
 
-    def require_vectors(self, of: object) -> np.ndarray:
-        """Return the content vectors (n, D); ValueError names the tokenizer `of` where there are none."""
-        if self.vectors is None:
-            raise ValueError(
-                f"{type(of).__name__} reads content vectors, and none were given; pass an array (items, "
-                "dimensions), or ItemContent(vectors=…)"
-            )
-        return self.vectors
+    def require(self, part: Literal["vectors", "items", "sequences"], of: object) -> Any:
+        """Return a part of the content; ValueError names the tokenizer `of`, which needs it."""
+        found = getattr(self, part)
+        if found is None:
+            how = "an array (items, dimensions)" if part == "vectors" else "ItemContent.from_dataset(dataset)"
+            raise ValueError(f"{type(of).__name__} needs {part}, and none were given; pass {how}")
+        return found
 
-    def require_dataset(self, of: object) -> Dataset:
-        """Return the dataset of the items; ValueError names the tokenizer `of` where there is none."""
-        if self.dataset is None:
-            raise ValueError(
-                f"{type(of).__name__} reads texts or sequences, and no dataset was given; pass "
-                "ItemContent.from_dataset(dataset)"
-            )
-        return self.dataset
+    def texts(self, of: object) -> list[str]:
+        """Return the texts of the items, for the tokenizer `of`."""
+        return self.require("items", of)["text"].gather(self.numbers.tolist()).to_list()
+
+    def domain_names(self, of: object) -> list[str]:
+        """Return the names of the items' domains, for the tokenizer `of`."""
+        return self.require("items", of)["domain"].gather(self.numbers.tolist()).to_list()
+
+    def training_sequences(self, of: object) -> list[list[int]]:
+        """Return what is trained on of the sequences in the items' domains, as item numbers."""
+        inside = pl.col("domain").is_in(list(set(self.domain_names(of))))
+        return self.require("sequences", of).filter(inside)["items"].to_list()
+
+    def training_places(self, of: object) -> list[list[int]]:
+        """Return `training_sequences` as rows of this content, which has all items of its domains."""
+        places = np.full(len(self.require("items", of)), NO_ITEM)
+        places[self.numbers] = np.arange(len(self))
+        return [places[sequence].tolist() for sequence in self.training_sequences(of)]
 
 
 Content = ItemContent | np.ndarray
@@ -166,12 +188,19 @@ class Tokenizer(SavedAttributes, Shareable, ABC):
     alike: tuple[int, ...] = ()  # levels, from 0, whose equal codes mean the same, as of ItemCodes
     epochs: Sequence[Mapping[str, Any]] = ()  # the records of its training
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if isinstance(cls.Config, type) and issubclass(cls.Config, BaseModel):  # else the registry says so
+            cls.Config = with_kind(cls.Config)
+
     def __init__(self, config: Any = None, **settings: Any) -> None:
         """Take the config, by default that of the class, and the further `settings` that the class names.
 
         Raises TypeError for a config of another class or a setting that the class does not name.
         """
         config = self.Config() if config is None else config
+        if isinstance(config, BaseModel) and issubclass(self.Config, type(config)):
+            config = self.Config(**dict(config))  # made before the class gave it a kind
         if not isinstance(config, self.Config):
             raise TypeError(
                 f"{type(self).__name__} takes a {self.Config.__name__}, got a {type(config).__name__}"
@@ -283,7 +312,7 @@ class VectorTokenizer(Tokenizer):
 
     def vectors(self, content: Content) -> np.ndarray:
         """Return the content vectors (n, D) float32; ValueError where none are given or one is not finite."""
-        return finite_vectors(ItemContent.of(content).require_vectors(self))
+        return finite_vectors(ItemContent.of(content).require("vectors", self))
 
     def tokenize(self, content: Content) -> Tokenized:
         """Return codes, residuals and restored vectors of content vectors (n, D).

@@ -18,7 +18,6 @@ from scipy.sparse import csr_matrix, diags_array
 from scipy.sparse.linalg import eigsh
 
 from genrec_lab.codes import positions_within_groups, row_ids
-from genrec_lab.data import training_places
 from genrec_lab.models.tokenizers.base import (
     CatalogueTokenizer,
     Content,
@@ -49,7 +48,7 @@ class CoOccurrence(CatalogueTokenizer):
     ) -> Self:
         """Cluster the items of a dataset's domains by who stands beside whom in its sequences."""
         known = ItemContent.of(content)
-        sequences = training_places(known.require_dataset(self), known.numbers)
+        sequences = known.training_places(self)
         return self.knows(
             known, codes_of_graph(co_occurrence_graph(sequences, len(known)), self.config, seed)
         )

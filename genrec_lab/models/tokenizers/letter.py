@@ -10,20 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from genrec_lab.data import Dataset, training_sequences
 from genrec_lab.losses import code_diversity_loss, collaborative_alignment_loss
 from genrec_lab.models.sequential.base import DomainItems
 from genrec_lab.models.sequential.batches import SequenceBatches
 from genrec_lab.models.sequential.sasrec import SASRec, SASRecConfig
 from genrec_lab.models.tokenizers.autoencoder import Step
-from genrec_lab.models.tokenizers.base import Content, ItemContent, OnEpoch, finite_vectors
+from genrec_lab.models.tokenizers.base import ItemContent, finite_vectors
 from genrec_lab.models.tokenizers.kmeans import constrained_clusters
 from genrec_lab.models.tokenizers.rqvae import (
     ResidualAutoencoder,
@@ -132,18 +131,17 @@ class LetterNetwork(ResidualAutoencoder):
 
 
 class Letter(ResidualTokenizer):
-    """LETTER's tokenizer, whose codes are aligned with the item vectors of a SASRec that it trains.
+    """LETTER's tokenizer, whose codes are aligned with the item vectors of a sequential recommender.
 
-    collaborative: a CollaborativeConfig, how that SASRec is trained on the training part of the sequences.
+    collaborative: these vectors (N, d) of the items that it is fitted on; or a CollaborativeConfig, by which
+    a SASRec is trained on the sequences of the content.
     """
 
     Config = LetterConfig
     network = LetterNetwork
     needs = ("vectors", "sequences")
     settings = ("collaborative",)
-    collaborative: CollaborativeConfig = CollaborativeConfig()
-
-    beside: np.ndarray | None = None
+    collaborative: CollaborativeConfig | np.ndarray = CollaborativeConfig()
 
     @classmethod
     def check_method(cls, config: LetterConfig, method: Mapping[str, Any]) -> None:
@@ -155,41 +153,13 @@ class Letter(ResidualTokenizer):
                 "compares the two vectors, set both to the same number"
             )
 
-    def fit(
-        self,
-        content: Content,
-        *,
-        seed: int = 0,
-        on_epoch: OnEpoch = None,
-        checkpoint: Path | None = None,
-        checkpoint_every: int = 50,
-        collaborative: np.ndarray | None = None,
-    ) -> Self:
-        """Train on content vectors (N, D); the rest as of `AutoencoderTokenizer.fit`.
-
-        `collaborative` are the items' vectors (N, d) of a sequential recommender; without them SASRec is
-        trained on the dataset of the content. Raises ValueError where they are of another number of items or
-        dimensions, or not finite.
-        """
-        self.beside = collaborative
-        try:
-            return super().fit(
-                content,
-                seed=seed,
-                on_epoch=on_epoch,
-                checkpoint=checkpoint,
-                checkpoint_every=checkpoint_every,
-            )
-        finally:
-            self.beside = None
-
     def vectors_beside(self, content: ItemContent, seed: int, checkpoint: Path | None) -> np.ndarray:
-        """Return the collaborative vectors (N, d), of a SASRec that is trained now where none were given."""
-        folder = None if checkpoint is None else checkpoint / "collaborative"
-        vectors = self.beside
-        if vectors is None:
-            dataset = content.require_dataset(self)
-            vectors = collaborative_vectors(dataset, content.numbers, self.collaborative, seed, folder)
+        """Return the collaborative vectors (N, d); ValueError where they do not fit the items or d."""
+        vectors = self.collaborative
+        if isinstance(vectors, CollaborativeConfig):
+            folder = None if checkpoint is None else checkpoint / "collaborative"
+            sequences = content.training_sequences(self)
+            vectors = collaborative_vectors(content.numbers, sequences, vectors, seed, folder)
         vectors = finite_vectors(vectors)
         if vectors.shape != (len(content), self.config.dimension):
             raise ValueError(
@@ -200,18 +170,19 @@ class Letter(ResidualTokenizer):
 
 
 def collaborative_vectors(
-    dataset: Dataset, items: np.ndarray, config: CollaborativeConfig, seed: int, checkpoint: Path | None
+    items: np.ndarray,
+    sequences: list[list[int]],
+    config: CollaborativeConfig,
+    seed: int,
+    checkpoint: Path | None,
 ) -> np.ndarray:
-    """Train a SASRec on the training part of the sequences of some items (n,); return its vectors (n, d).
+    """Train a SASRec on sequences of items; return the vectors (n, d) of the `items` (n,), ascending.
 
-    items: all those of one or more domains, ascending. There is no validation, so that nothing of what is
-    held out decides when to stop. A killed training goes on from the folder `checkpoint`.
+    There is no validation, so that nothing of what is held out decides when to stop. A killed training goes
+    on from the folder `checkpoint`.
     """
-    names = np.unique(dataset.items["domain"].to_numpy()[items])
     torch.manual_seed(seed)
     model = SASRec(config.model).build(DomainItems(items))
-    batches = SequenceBatches(
-        items, training_sequences(dataset, names), config.training.batch_size, config.model.max_history
-    )
+    batches = SequenceBatches(items, sequences, config.training.batch_size, config.model.max_history)
     fit(model, batches, config.training, checkpoints=checkpoint, seed=seed)
     return model.embedding.weight.detach().float().cpu().numpy().copy()

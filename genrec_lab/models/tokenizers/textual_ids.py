@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from genrec_lab.data import every_prefix, training_places
+from genrec_lab.data import every_prefix
 from genrec_lab.data.batches import PairBatches, StretchBatches, shuffled
 from genrec_lab.models.tokenizers.base import CatalogueTokenizer, Content, ItemContent, OnEpoch
 from genrec_lab.models.tokenizers.id_generator import (
@@ -81,13 +81,11 @@ class TextualIds(CatalogueTokenizer):
         The items are all those of one or more domains.
         """
         known, naming = ItemContent.of(content), self.naming
-        dataset = known.require_dataset(self)
-        texts = [dataset.items["text"][int(item)] for item in known.numbers]
+        texts, sequences = known.texts(self), known.training_places(self)
         torch.manual_seed(seed)
         pieces = word_pieces(texts, self.config)
         generator = IdGenerator(pieces, texts, self.config)
         reader_over = new_reader(pieces, self.config)
-        sequences = training_places(dataset, known.numbers)
         table = pl.DataFrame({"items": sequences}, schema={"items": pl.List(pl.Int64)}).with_row_index("user")
         pairs = every_prefix(table, naming.max_history)
 

@@ -11,18 +11,19 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
+import polars as pl
 import torch
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
-from genrec_lab.data import Dataset, co_occurrence_neighbours
 from genrec_lab.data.batches import NeighbourBatches
+from genrec_lab.data.preparation import neighbours_in
 from genrec_lab.encoders import ENCODERS
 from genrec_lab.encoders.compact import CompactConfig
 from genrec_lab.encoders.content import PreparedContent, content_of
 from genrec_lab.models.tokenizers.base import Content, ItemContent, OnEpoch, Tokenized, Tokenizer
 from genrec_lab.models.tokenizers.content_decoders import DecoderConfig
-from genrec_lab.models.tokenizers.epochs import train_in_epochs
+from genrec_lab.models.tokenizers.epochs import Lesson, train_in_epochs
 from genrec_lab.models.tokenizers.tree_network import Batch, TreeNetwork, TreeTokenizerConfig
 from genrec_lab.models.tokenizers.tree_quantizer import TreeQuantizerConfig
 from genrec_lab.registry import ComponentConfig, component_config
@@ -48,8 +49,8 @@ class TreeTokenizer(Tokenizer):
 
     model: TreeNetwork  # after `fit` or `load`
     catalogue_words: list[str] | None = None  # to rebuild, of an encoder that takes those of a catalogue
-    # The dataset whose content the encoder has made ready, and that content.
-    prepared: tuple[Dataset, PreparedContent] | None = None
+    # The items whose content the encoder has made ready, and that content.
+    prepared: tuple[pl.DataFrame, PreparedContent] | None = None
 
     @classmethod
     def check_method(cls, config: TreeTokenizerConfig, method: Mapping[str, Any]) -> None:
@@ -110,8 +111,7 @@ class TreeTokenizer(Tokenizer):
     def tokenize(self, content: Content) -> Tokenized:
         """Return codes, residuals and restored content (n, L, d_c) of a dataset's items."""
         known = ItemContent.of(content)
-        dataset = known.require_dataset(self)
-        if self.prepared is None or self.prepared[0] is not dataset:
+        if self.prepared is None or self.prepared[0] is not known.require("items", self):
             self._prepare(self.model.encoder, known)
         found = self.model.tokenize(self._batches(known.numbers))
         return Tokenized(found.codes, found.residuals, found.vectors, found.loss)
@@ -158,15 +158,14 @@ class TreeTokenizer(Tokenizer):
         """Let an encoder that has words of its own take those of the items' texts; whether it does."""
         if not hasattr(encoder, "for_catalogue"):
             return False
-        texts = content.require_dataset(self).items["text"]
-        encoder.for_catalogue([texts[int(item)] for item in content.numbers])
+        encoder.for_catalogue(content.texts(self))
         self.catalogue_words = encoder.words()
         return True
 
     def _prepare(self, encoder: Any, content: ItemContent) -> None:
         """Run the encoder's frozen networks over all items of the dataset, or read what they found before."""
-        dataset = content.require_dataset(self)
-        self.prepared = dataset, encoder.prepare(content_of(dataset), content.cache)
+        items = content.require("items", self)
+        self.prepared = items, encoder.prepare(content_of(items), content.cache)
 
     def _batches(self, items: np.ndarray) -> Iterator[dict[str, Tensor]]:
         assert self.prepared is not None  # noqa: S101 - by `_prepare`
@@ -182,21 +181,19 @@ class TreeTokenizer(Tokenizer):
         checkpoint: Path | None,
     ) -> Self:
         assert self.prepared is not None  # noqa: S101 - by `_prepare`
-        dataset, prepared = self.prepared
-        names = dataset.items["domain"]
+        items, prepared = self.prepared
+        neighbours = neighbours_in(content.require("sequences", self), items)
 
         def codes_of(rows: np.ndarray) -> list[np.ndarray]:
             return [self.model.tokenize(self._batches(content.numbers[rows])).codes]
 
         self.epochs = train_in_epochs(
-            _Lesson(self.model),
-            NeighbourBatches(
-                content.numbers, co_occurrence_neighbours(dataset), prepared.batch, training.batch_size
-            ),
+            _Lesson(self.model, len(content), len(self.model.quantizer.sizes)),
+            NeighbourBatches(content.numbers, neighbours, prepared.batch, training.batch_size),
             training,
             tokenize=lambda: processes.in_shares(codes_of, len(content))[0],
             sizes=self.model.quantizer.sizes,
-            domains=[names[int(item)] for item in content.numbers],
+            domains=content.domain_names(self),
             seed=seed,
             on_epoch=on_epoch,
             checkpoint=checkpoint,
@@ -210,12 +207,10 @@ class TreeTokenizer(Tokenizer):
         return self
 
 
-class _Lesson(nn.Module):
+class _Lesson(Lesson):
     """Eq. 13 with its terms by name."""
 
-    def __init__(self, model: TreeNetwork) -> None:
-        super().__init__()
-        self.model = model
+    model: TreeNetwork
 
     def forward(self, items: Batch, neighbours: Batch) -> dict[str, Tensor]:
         """Return the objective of items and one co-occurring item each, as "loss", and its terms."""
