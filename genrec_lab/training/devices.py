@@ -65,16 +65,18 @@ def computing_on(wanted: str | torch.device) -> Iterator[None]:
         _chosen = before
 
 
-def placed(module: Module) -> Module:
-    """Move a module to the `device` of this process and return it; whatever loads a model calls this."""
-    where = device()
+def placed(module: Module, where: torch.device | None = None) -> Module:
+    """Move a module to a device, by default `device()`, and return it; whatever loads a model calls this."""
+    where = where or device()
     return module.to(where, non_blocking=where.type != "cpu")
 
 
 def moved(batch: Any, where: torch.device) -> Any:
-    """Return a tensor, or mappings of tensors within one another, on a device; no copy is waited for."""
+    """Return a tensor, or mappings and tuples of tensors, on a device; no copy to it is waited for."""
     if isinstance(batch, Mapping):
         return {name: moved(part, where) for name, part in batch.items()}
+    if isinstance(batch, tuple):
+        return tuple(moved(part, where) for part in batch)
     if isinstance(batch, Tensor):
         # From the device to the CPU a copy must be waited for, or the tensor would be read too early.
         return batch.to(where, non_blocking=where.type != "cpu")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -76,6 +78,23 @@ def test_complex_numbers_have_their_gradients(fake: FakeDevice) -> None:
         torch.fft.irfft(product, n=5, dim=0).square().sum().backward()
         found.append((a.grad.cpu(), b.grad.cpu()))
     torch.testing.assert_close(*found)
+
+
+def test_a_moved_module_keeps_its_parameters(fake: FakeDevice) -> None:
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    before = model.bias.detach().clone()
+    placed(model)(torch.ones(1, 2, device=NAME)).sum().backward()
+    optimizer.step()
+    assert torch.equal(model.bias.detach().cpu(), before - 1)
+
+
+def test_weights_are_written_and_read(fake: FakeDevice, tmp_path: Path) -> None:
+    model = placed(nn.Linear(2, 2))
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    other = placed(nn.Linear(2, 2))
+    other.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    assert torch.equal(other.weight, model.weight)
 
 
 def test_views_share_their_numbers(fake: FakeDevice) -> None:

@@ -31,7 +31,7 @@ from genrec_lab.models.tokenizers.base import (
 )
 from genrec_lab.models.tokenizers.epochs import Lesson, train_in_epochs
 from genrec_lab.models.tokenizers.quantizers import Quantized
-from genrec_lab.training import TrainingConfig, TrainingMemoryError, processes
+from genrec_lab.training import TrainingConfig, TrainingMemoryError, moved, placed, processes
 
 # Hidden layers from the content vector to the latent one; the decoder mirrors them.
 PAPER_HIDDEN = (2048, 1024, 512, 256, 128, 64)  # GMC leaves them out; its lineage (LC-Rec, LETTER) has these
@@ -152,7 +152,7 @@ class Autoencoder(nn.Module, ABC):
         """Codes, residuals and quantised vectors of (N, D) content vectors, `batch` at a time."""
         device, was_training = self.scale.device, self.training
         self.eval()
-        parts = [self.quantize(self.encode(part.to(device))) for part in x.split(batch)]
+        parts = [self.quantize(self.encode(moved(part, device))) for part in x.split(batch)]
         self.train(was_training)
         codes, residuals, codewords = (torch.cat(tensors).cpu() for tensors in zip(*parts, strict=True))
         vectors = self.assemble(codewords).numpy()
@@ -270,6 +270,7 @@ class AutoencoderTokenizer(VectorTokenizer):
         tokenizer, weights = cls(cls.load_config(folder), **settings), load_file(folder / "model.safetensors")
         tokenizer.model = cls.network(weights["encoder.0.weight"].shape[1], tokenizer.config, None)
         tokenizer.model.load_state_dict(weights)
+        placed(tokenizer.model)
         return tokenizer._fitted()
 
     def _fitted(self) -> Self:
@@ -294,15 +295,15 @@ class _Lesson(Lesson):
     def start_epoch(self) -> None:
         """Have the catalogue where the model is, and no code used."""
         device, config = self.model.scale.device, self.model.config
-        self.x, self.domains = self.x.to(device), self.domains.to(device)
-        self.beside = None if self.beside is None else self.beside.to(device)
+        self.x, self.domains, self.beside = moved((self.x, self.domains, self.beside), device)
         self.used = torch.zeros(config.levels, config.codebook_size, dtype=torch.bool, device=device)
 
     def forward(self, rows: Tensor) -> dict[str, Tensor]:
         """Return the losses of the items at these places."""
         beside = None if self.beside is None else self.beside[rows]
         step: Step = self.model(self.x[rows], self.domains[rows], beside)
-        self.used[torch.arange(len(self.used)), step.quantized.codes] = True
+        levels = torch.arange(len(self.used), device=self.used.device)
+        self.used[levels, step.quantized.codes] = True
         losses = step._asdict()
         del losses["quantized"]
         return {name: loss for name, loss in losses.items() if loss is not None}

@@ -29,7 +29,7 @@ from genrec_lab.models.tokenizers.id_generator import (
     word_pieces,
 )
 from genrec_lab.models.tokenizers.word_pieces import WordPieces
-from genrec_lab.training import Batches, PrintEpochs, TrainingConfig, fit
+from genrec_lab.training import Batches, PrintEpochs, TrainingConfig, fit, placed
 
 __all__ = ["NamingConfig", "TextualIds", "TextualIdsConfig", "TextualIdsError"]
 
@@ -84,7 +84,7 @@ class TextualIds(CatalogueTokenizer):
         texts, sequences = known.texts(self), known.training_places(self)
         torch.manual_seed(seed)
         pieces = word_pieces(texts, self.config)
-        generator = IdGenerator(pieces, texts, self.config)
+        generator = placed(IdGenerator(pieces, texts, self.config))
         reader_over = new_reader(pieces, self.config)
         table = pl.DataFrame({"items": sequences}, schema={"items": pl.List(pl.Int64)}).with_row_index("user")
         pairs = every_prefix(table, naming.max_history)

@@ -27,7 +27,7 @@ from genrec_lab.models.tokenizers.epochs import Lesson, train_in_epochs
 from genrec_lab.models.tokenizers.tree_network import Batch, TreeNetwork, TreeTokenizerConfig
 from genrec_lab.models.tokenizers.tree_quantizer import TreeQuantizerConfig
 from genrec_lab.registry import ComponentConfig, component_config
-from genrec_lab.training import TrainingConfig, processes
+from genrec_lab.training import TrainingConfig, placed, processes
 
 _AT_ONCE = 256  # items that are tokenised together
 
@@ -148,7 +148,7 @@ class TreeTokenizer(Tokenizer):
             settings["content"] = component_config(ENCODERS, json.loads(written["content"]))
         tokenizer = cls(cls.load_config(folder), **settings)
         tokenizer.catalogue_words = json.loads(written.get("words", "null"))
-        tokenizer.model = TreeNetwork.load(folder, tokenizer._encoder())
+        tokenizer.model = placed(TreeNetwork.load(folder, tokenizer._encoder()))
         return tokenizer._fitted()
 
     def _encoder(self) -> Any:
