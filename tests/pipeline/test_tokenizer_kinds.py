@@ -5,33 +5,31 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
-from genrec_lab.lab.stages import (
+
+from genrec_lab.data import load_dataset
+from genrec_lab.lab import (
+    adapt_to_domains,
     coded_catalogue,
     compare_policies,
-    item_levels,
     load_identified,
     load_prepared,
     load_rankings,
-    mapped_things,
+    load_vectors,
+    open_run,
     prepare_data,
     rank_test_users,
     survey_codes,
     train_recommenders,
     train_tokenizers,
-    what_levels_leave,
 )
-from genrec_lab.lab.stages.adapting import adapt_to_domains
-from genrec_lab.lab.stages.mapping import codeword_sums, what_is_mapped
-from genrec_lab.lab.stages.tokenizing import load_vectors
-
-from genrec_lab.data import load_dataset
-from genrec_lab.lab import open_run
+from genrec_lab.lab.explore import what_is_mapped
 from genrec_lab.models.sequential.sasrec import SASRecConfig
 from genrec_lab.models.tokenizers import ItemContent
 from genrec_lab.models.tokenizers.letter import collaborative_vectors
 from genrec_lab.presets import CollaborativeConfig, PresetError
 from genrec_lab.training import TrainingConfig
 from genrec_lab.viz.explorer import policy_effects
+from genrec_lab.viz.levels import mapped_things, what_levels_leave
 
 FAST = {
     "text.kind": "tfidf",
@@ -49,6 +47,15 @@ KINDS = {
     "p5_cid": "none",
     "random": "none",
 }
+
+
+def geometry(own):
+    """What the levels of a tokenizer quantise: what is left over, a part each, by prefix, or nothing."""
+    if not own.quantises:
+        return "none"
+    if own.prefixed is not None:
+        return "prefix"
+    return "residual" if own.refines else "parts"
 
 
 def opened(root, name, **overrides):
@@ -77,29 +84,30 @@ def run(root, request):
 
 def test_identifiers_are_unique_and_every_level_can_be_looked_at(run) -> None:
     own, kind = load_identified(run), run.config.tokenizer.kind
-    assert own.geometry == KINDS[kind]
+    assert geometry(own) == KINDS[kind]
     assert own.codes.unique
     assert own.raw.n_items == 300
-    table = item_levels(own, item=7)
+    table = own.item_levels(7)
     assert table["code"].to_list() == own.raw.codes[7].tolist()
-    known = {"residual": 3, "parts": 3, "prefix": 2, "none": 0}[own.geometry]
+    known = {"residual": 3, "parts": 3, "prefix": 2, "none": 0}[geometry(own)]
     assert sum(column.null_count() == 0 for column in table.iter_columns()) == 2 + known
     policies = compare_policies(run, own)
     assert policies.filter(policies["policy"] != "none")["collision_rate"].to_list() == [0, 0, 0, 0]
 
 
 def test_the_atlas_shows_what_a_level_quantises_or_says_that_it_quantises_nothing(run) -> None:
-    own, title = load_identified(run), what_levels_leave(run, load_identified(run)).layout.title.text
+    own, domains = load_identified(run), load_prepared(run).dataset.items["domain"].to_list()
+    title = what_levels_leave(own, domains).layout.title.text
     seen = what_is_mapped(run, own)
-    if own.geometry == "none":
+    if geometry(own) == "none":
         np.testing.assert_array_equal(seen[:, 0], load_vectors(run))
         assert "quantise nothing" in title and "quantise nothing" in mapped_things(own)
     else:
         np.testing.assert_array_equal(seen, own.residuals)
         assert "quantise nothing" not in title
-    if own.geometry in ("residual", "prefix"):
+    if geometry(own) in ("residual", "prefix"):
         # What the codes add up to, and what they leave over, is the vector again.
-        whole = codeword_sums(own) + own.remainder()
+        whole = own.codeword_sums() + own.remainder()
         np.testing.assert_allclose(whole, load_vectors(run), atol=1e-5)
         nearer = np.linalg.norm(own.remainder(), axis=1) <= np.linalg.norm(load_vectors(run), axis=1) + 1e-4
         assert nearer.mean() > 0.95
@@ -107,8 +115,8 @@ def test_the_atlas_shows_what_a_level_quantises_or_says_that_it_quantises_nothin
 
 def test_the_explorer_opens_with_the_geometry_that_there_is(run) -> None:
     own, catalogue = load_identified(run), coded_catalogue(run)
-    assert (catalogue.residuals is None) == (own.geometry == "none")
-    assert catalogue.has_geometry == (own.geometry in ("residual", "parts"))
+    assert (catalogue.residuals is None) == (geometry(own) == "none")
+    assert catalogue.has_geometry == (geometry(own) in ("residual", "parts"))
     used = survey_codes(run)
     assert used["items"].sum() == 300 * own.raw.levels
     if groups := own.raw.groups():
@@ -134,7 +142,7 @@ def test_a_recommender_learns_and_ranks_with_such_identifiers(run) -> None:
 def test_too_few_items_and_unknown_kinds_are_refused_before_anything_is_trained(root) -> None:
     lab = opened(root, "large", **{"tokenizer.kind": "hkmeans", "tokenizer.codebook_size": 301})
     prepare_data(lab)
-    with pytest.raises(ValueError, match="codebook_size is 301, but 'all' has only 300 items"):
+    with pytest.raises(ValueError, match="codebook_size of 'gmc_tiny' is 301, but 'all' has only 300 items"):
         train_tokenizers(lab)
     with pytest.raises(PresetError, match=r"tokenizer.kind is 'hkmean'.*did you mean 'hkmeans'"):
         opened(root, "typo", **{"tokenizer.kind": "hkmean"})
