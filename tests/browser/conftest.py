@@ -5,23 +5,25 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import nbformat
 import pytest
-from genrec_lab.lab.stages import (
+from joblib import parallel_config
+from playwright.sync_api import Browser, Locator, sync_playwright
+
+from genrec_lab.lab import (
+    Run,
     adapt_to_domains,
-    load_identified,
-    load_prepared,
+    map_residuals,
+    open_run,
     prepare_data,
     rank_test_users,
     train_recommenders,
     train_tokenizers,
 )
-from genrec_lab.lab.stages.mapping import MAPPING, PREPARATION, TOKENIZING, neighbour_overlaps
-from playwright.sync_api import Browser, Locator, sync_playwright
-
-from genrec_lab.lab import Run, open_run
-from genrec_lab.viz.projection import project_residuals
+from genrec_lab.viz.projection import Projection, project_residuals
 from tests.browser.lab import REPOSITORY, Lab, NotebookPage, served
 
 NOTEBOOK = "04_codebook_explorer.ipynb"
@@ -69,15 +71,12 @@ def small_run(root: Path, name: str, overrides: dict[str, object] | None = None)
 
 def map_quickly(run: Run) -> None:
     """What stage 03 writes, without the half minute of UMAP's compiler: t-SNE stands in for it."""
-    own = load_identified(run)
-    domains = load_prepared(run).dataset.items["domain"].to_list()
-    with run.stage(MAPPING, inputs=(PREPARATION, TOKENIZING), uses=("compare", "seed")) as stage:
-        found = project_residuals(
-            own.residuals, domains, method="tsne", size=240, seed=0, cache=stage.scratch
-        )
-        for method in ("tsne", "umap"):
-            found.write(stage.folder / f"{method}.parquet")
-        neighbour_overlaps(run).write_parquet(stage.folder / "neighbour_overlap.parquet")
+
+    def quick(*given: Any, **named: Any) -> Projection:
+        return project_residuals(*given, **{**named, "method": "tsne", "size": 240})
+
+    with mock.patch("genrec_lab.lab.explore.project_residuals", quick), parallel_config(backend="threading"):
+        map_residuals(run)
 
 
 @pytest.fixture(scope="session")

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from genrec_lab.lab.stages import explorer_state
-from genrec_lab.lab.stages.evaluating import ranked_users
 from PIL import Image
 from playwright.sync_api import Locator, expect
 
-from genrec_lab.lab import existing_run
+from genrec_lab.lab import existing_run, explorer_state
+from genrec_lab.lab.evaluate import ranked_users
 from genrec_lab.viz.explorer import ExplorerState
 from genrec_lab.viz.explorer.markup import script
 from tests.browser.conftest import EVIL

@@ -16,12 +16,11 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from genrec_lab.lab.stages import prepare_data
 
 from genrec_lab.codes import ItemCodes
 from genrec_lab.encoders import encode_texts
 from genrec_lab.encoders.text import TextConfig
-from genrec_lab.lab import pipeline
+from genrec_lab.lab import chain, prepare_data
 from genrec_lab.lab.files import RunError
 from genrec_lab.lab.store import existing_run, open_run
 from genrec_lab.models import Recommender, T5Config
@@ -234,7 +233,7 @@ def test_a_sweep_ends_as_plain_runs_do_though_a_worker_is_killed(
     file, root = tmp_path / "tiny.yaml", tmp_path / "runs"
     file.write_text(RUN_FILE)
     ended = threading.Event()
-    killer = threading.Thread(target=_kill_the_holder, args=[root / "tiny-seed0" / ".chain.lock", ended])
+    killer = threading.Thread(target=_kill_the_holder, args=[root / "tiny-seed0" / ".chain.holder", ended])
     killer.start()
     try:
         swept = sweep([Runs(file=file, seeds=(0, 1), resources=RunResources(processors=1))], root=root)
@@ -242,8 +241,8 @@ def test_a_sweep_ends_as_plain_runs_do_though_a_worker_is_killed(
         ended.set()
         killer.join()
     assert [(one.run, one.failure) for one in swept] == [("tiny-seed0", None), ("tiny-seed1", None)]
-    again = pipeline.run(file, seeds=[0, 1], root=root, dry_run=True)
-    assert {step.action for steps in again.steps.values() for step in steps} == {"skip"}
+    again = chain.run(file, seeds=[0, 1], root=root, dry_run=True)
+    assert {step.action for steps in again.steps.values() for step in steps} == {"keep"}
     for seed in (0, 1):
         parameters = existing_run(f"tiny-seed{seed}", root).parameters
         plain = open_run(**{**parameters, "run": f"plain-{seed}"}, root=tmp_path)
@@ -268,14 +267,14 @@ def test_what_ray_has_not_got_is_not_waited_for(
 
 
 def _outputs(run: Path) -> Any:
-    return json.loads((run / "manifest.json").read_text())["stages"]["01_data_preparation"]["outputs"]
+    return json.loads((run / "01_data_preparation" / "data" / "result.json").read_text())["outputs"]
 
 
-def _kill_the_holder(lock: Path, ended: threading.Event) -> None:
+def _kill_the_holder(described: Path, ended: threading.Event) -> None:
     """Kill the process that executes a run's notebooks, a moment after it began."""
     while not ended.wait(0.05):
         try:
-            holder = json.loads(lock.read_text() or "null")
+            holder = json.loads(described.read_text() or "null")
         except (OSError, ValueError):  # not there yet, or read in the middle of its being written
             continue
         if holder:
