@@ -238,6 +238,9 @@ def _why_page_is_made(run: Run, notebook: Path, states: Mapping[str, State], rem
         return "it was not executed to its end."
     if not executed.is_file() or hash_file(executed) != page.get("sha256"):
         return "its page is missing or was changed."
+    printed = executed.with_suffix(".log")
+    if (known := page.get("log_sha256")) and (not printed.is_file() or hash_file(printed) != known):
+        return "what it printed is missing or was changed."
     source, functions = _source_of(notebook)
     if page.get("prose") != source:
         return "its text was edited since."

@@ -39,7 +39,7 @@ from genrec_lab.lab.evaluate import (
     shown_row,
 )
 from genrec_lab.lab.files import RunError, write_json
-from genrec_lab.lab.prepare import data_summary, facts_of, known_facts
+from genrec_lab.lab.prepare import data_summary, known_facts
 from genrec_lab.lab.results import Record, folders_of_results
 from genrec_lab.lab.rows import generative_rows
 from genrec_lab.lab.settings import differences
@@ -140,11 +140,15 @@ def _comparison_task(runs: Sequence[Run]) -> Task:
     kept = [run for run in runs if run.name not in _on_other_data(runs)]
     seeds = {run.name: run.seed for run in kept}
     rankings = {
-        f"{run.name}/{row}": task.belonging_to(run)
-        for run in kept
-        for row, task in ranking_tasks(run, facts_of(run)).items()
+        f"{run.name}/{row}": task.belonging_to(run) for run in kept for row, task in _ranked_rows(run).items()
     }
     return Task(COMPARISON, "comparison", _collect, {"seeds": seeds}, {"rankings": rankings})
+
+
+def _ranked_rows(run: Run) -> dict[str, Task]:
+    """The rankings of a run's rows as tasks, also where its data are damaged and are made again."""
+    facts = known_facts(run)
+    return {} if facts is None else ranking_tasks(run, facts)
 
 
 def compare_runs(run: Run) -> Comparison:
@@ -400,7 +404,7 @@ def _ablation_task(run: Run, runs: Sequence[Run], parts: tuple[str, ...]) -> Tas
     rankings = {
         f"{seed.name}/{row}": task.belonging_to(seed)
         for seed in runs
-        for row, task in ranking_tasks(seed, facts_of(seed)).items()
+        for row, task in _ranked_rows(seed).items()
         if row in (run.config.name, *parts)
     }
     given = {"method": run.config.name, "variants": parts, "seed": run.seed}

@@ -143,18 +143,16 @@ def run_metrics(run: Run) -> pl.DataFrame:
     tasks = {} if facts is None else ranking_tasks(run, facts)
     states = {name: run.state(task) for name, task in tasks.items()}
     usable = [name for name, state in states.items() if state.usable]
-    users = ranked_users(run) if usable else None
     for name in usable:
         folder = run.read(tasks[name])
         if name == BEST_POSSIBLE:
             table = pl.read_parquet(folder / "metrics.parquet")
         else:
-            assert users is not None  # noqa: S101 - a row is usable
-            items = pl.read_parquet(folder / "rankings.parquet")["items"].to_numpy()
+            ranked = pl.read_parquet(folder / "rankings.parquet")
             table = metrics_table(
-                items,
-                users["target"],
-                users["domain"],
+                ranked["items"].to_numpy(),
+                ranked["target"],
+                ranked["domain"],
                 run.config.evaluation.ks,
                 run.config.evaluation.metrics,
             )

@@ -15,6 +15,8 @@ import polars as pl
 
 from genrec_lab.data import Dataset, Split, leave_one_out, load_dataset
 from genrec_lab.data.amazon import lines_beside_paper
+from genrec_lab.data.checking import RESERVED as AVERAGE
+from genrec_lab.data.rules import DataError
 from genrec_lab.data.sources import SOURCES
 from genrec_lab.lab.files import hash_json
 from genrec_lab.lab.provenance import hardware, package_versions
@@ -103,6 +105,8 @@ def _prepare(work: Work, options: Mapping[str, Any], max_history: int, files: Ma
         given["images"] = str(work.cache / "bazaar" / hash_json(dict(options))[:16])
     source = given.pop("name")
     dataset = load_dataset(source, **given)
+    if AVERAGE in dataset.domains:
+        raise DataError(f"dataset: a domain is called {AVERAGE!r}, as the rows of averages are; rename it")
     split = leave_one_out(dataset, max_history)
     dataset.write(work.folder / "dataset")
     for part in _PARTS:
@@ -178,7 +182,7 @@ def data_files(options: Mapping[str, Any], base: Path) -> dict[str, Any]:
             if not isinstance(text, str) or not text or len(text) > 4096:
                 continue
             path = base / Path(os.path.expandvars(text)).expanduser()
-            if path.exists():
+            if os.path.exists(path):  # Path.exists raises where a text is too long for a name
                 found[text] = dict(_signatures(path))
     return found
 

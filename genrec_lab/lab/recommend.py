@@ -54,6 +54,7 @@ from genrec_lab.viz.live import LiveCurves
 
 RECOMMENDING = "05_recommender_training"
 PRETRAINED = "pretrained"  # of a row's folders: what all of its domains' models start from
+_START = ""  # its key among a row's tasks: no domain's name
 Watch = Callable[[str], Callback]
 Records = Sequence[Mapping[str, Any]]
 Histories = Mapping[str, Mapping[str, Records]]
@@ -72,7 +73,7 @@ def training_tasks(run: Run, facts: Facts) -> list[Task]:
 def item_model_tasks(run: Run, facts: Facts, row: str, *, pretrained: bool = False) -> dict[str, Task]:
     """A row's models over items as tasks, by domain; `pretrained`: what they start from too, if they do."""
     found = _listed(run, facts)[row]
-    return found if pretrained else {scope: task for scope, task in found.items() if scope != PRETRAINED}
+    return found if pretrained else {scope: task for scope, task in found.items() if scope != _START}
 
 
 def recommender_tasks(run: Run, facts: Facts, row: str) -> dict[str, Task]:
@@ -108,11 +109,11 @@ def _item_models(run: Run, facts: Facts, row: str, item: ItemRow) -> dict[str, T
     found: dict[str, Task] = {}
     if pretrains(component):
         domains = pretrained_on(run.config, facts.domains)
-        found[PRETRAINED] = Task(
+        found[_START] = Task(
             RECOMMENDING, f"{folder}/{PRETRAINED}", _pretrain, {**given, "domains": domains}, inputs,
             (component,), row, "pretraining",
         )  # fmt: skip
-        inputs = {**inputs, "start": found[PRETRAINED]}
+        inputs = {**inputs, "start": found[_START]}
     for domain in served(run.config, facts.domains):
         found[domain] = Task(
             RECOMMENDING, f"{folder}/domains/{safe_name(domain)}", _train_over_items,

@@ -324,10 +324,12 @@ def _write_found(
         tensors |= {"paths": model.codebooks.paths, "vectors": model.codebooks.vectors}
     else:
         tensors |= {f"codebooks/{level}": book for level, book in enumerate(model.codebooks)}
+    # safetensors writes several entries in an order drawn by chance, and equal results are equal files
+    flags = {"alike": list(model.alike), "refines": bool(model.refines)}
     save_file(
         {name: np.ascontiguousarray(one) for name, one in tensors.items()},
         work.folder / _FOUND,
-        {"alike": json.dumps(list(model.alike)), "refines": json.dumps(bool(model.refines))},
+        {"flags": json.dumps(flags)},
     )
 
 
@@ -388,8 +390,7 @@ def _flags(folder: Path) -> dict[str, Any]:
     from safetensors import safe_open
 
     with safe_open(folder / _FOUND, framework="numpy") as file:
-        metadata = file.metadata()
-    return {name: json.loads(text) for name, text in metadata.items()}
+        return dict(json.loads(file.metadata()["flags"]))
 
 
 def _books(found: Mapping[str, np.ndarray]) -> list[np.ndarray] | PrefixCodewords:

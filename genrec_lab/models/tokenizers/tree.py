@@ -137,13 +137,15 @@ class TreeTokenizer(Tokenizer):
     def save(self, folder: Path) -> None:
         """Write `model.safetensors`, with the settings and words of the encoder, and `config.json`."""
         written = {"content": self.content.model_dump_json(), "words": json.dumps(self.catalogue_words)}
-        self.model.save(folder, written)
+        # one entry, for safetensors writes several in an order drawn by chance
+        self.model.save(folder, {"encoder": json.dumps(written)})
 
     @classmethod
     def load(cls, folder: Path, **settings: Any) -> Self:
         """Read what `save` wrote; `settings` as of the constructor, the encoder's by default as written."""
         with safe_open(folder / "model.safetensors", framework="pt") as file:
             written = file.metadata() or {}
+        written |= json.loads(written.pop("encoder", "{}"))
         if "content" not in settings and "content" in written:
             settings["content"] = component_config(ENCODERS, json.loads(written["content"]))
         tokenizer = cls(cls.load_config(folder), **settings)
