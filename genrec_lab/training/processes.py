@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from typing import Any, NamedTuple, Protocol, Self, TypeVar, cast, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 import polars as pl
@@ -236,18 +236,6 @@ def together(model: nn.Module, where: torch.device) -> nn.Module:
 def without_exchange(model: nn.Module) -> AbstractContextManager[None]:
     """Within the block, add up gradients of a model that is `together` without averaging them."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
-
-
-def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Give all processes the mean of their gradients, in one message; all have the same parameters."""
-    world = count()
-    if world == 1:
-        return
-    trained = [parameter for parameter in parameters if parameter.grad is not None]
-    flat = torch.cat([cast(Tensor, parameter.grad).flatten() for parameter in trained])
-    mean = total(flat) / world
-    for parameter, part in zip(trained, mean.split([one.numel() for one in trained]), strict=True):
-        parameter.grad = part.view_as(parameter)
 
 
 def same_in_all(tensors: Iterable[Tensor]) -> None:
