@@ -241,7 +241,7 @@ def test_two_processes_have_the_loss_and_gradient_of_one_large_batch(
     model, a, b = small_case()
     loss = co_occurrence_alignment_loss(model(a), model(b), 0.1)
     loss.backward()
-    multiprocessing.start_processes(process, (str(tmp_path),), nprocs=len(ROWS), start_method="fork")
+    multiprocessing.start_processes(process, (str(tmp_path),), nprocs=len(ROWS), start_method="spawn")
     for rank in range(len(ROWS)):
         found = np.load(tmp_path / f"{rank}.npz")
         assert float(found["loss"]) == pytest.approx(loss.item(), rel=1e-12)

@@ -190,6 +190,8 @@ def start_chain(checkout):
     process = subprocess.Popen(
         [sys.executable, "-m", "genrec_lab.run", "demo.yaml", "--set", EPOCHS],
         cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        # tests that nohup started ignore SIGHUP, and so would the chain
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )  # fmt: skip
     scratch = checkout / "papermill_runs/out/demo/scratch" / TRAINING
     deadline = time.monotonic() + 400
