@@ -1,6 +1,5 @@
 """UTGRec in a run: pre-training on some domains, transfer to another, at the smallest size."""
 
-
 import numpy as np
 import polars as pl
 import pytest
