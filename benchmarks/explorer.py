@@ -76,7 +76,7 @@ def answers(state: ExplorerState, turn: int) -> dict[str, Callable[[], object]]:
         "search a title": lambda: state.search(f"word{turn} word"),
         "search a code": lambda: state.search(f"{turn} › 3"),
         "sharing of a level": state.sharing,
-        "pairs": lambda: (setattr(state, "_pairs", None), state.pairs()),
+        "pairs": lambda: (vars(state).pop("_pairs", None), state.pairs()),
         "collisions": lambda: (state.select(prefix=()), state.collisions(), state.collisions().frame(50)),
         "policies of a group": lambda: state.panel("policies", group=turn),
         "match a level": lambda: state.two.level(turn % LEVELS),  # type: ignore[union-attr]
