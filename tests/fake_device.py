@@ -294,6 +294,7 @@ def _note(what: str) -> None:
         frame
         for frame in traceback.extract_stack()
         if Path(frame.filename).is_relative_to(_ROOT)
+        and "site-packages" not in frame.filename  # the environment may lie in the checkout
         and not frame.name.startswith("__torch")
         and frame.filename != __file__
     ]
