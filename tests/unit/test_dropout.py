@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 
 from genrec_lab.models import dropout
-from genrec_lab.models.dropout import PooledDropout
+from genrec_lab.models.layers import PooledDropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
