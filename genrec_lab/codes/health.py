@@ -78,25 +78,6 @@ def prefix_entropy(codes: npt.ArrayLike, sizes: Sequence[int]) -> tuple[float, .
     return tuple(_entropy_bits(np.bincount(ids)) for ids in prefixes)
 
 
-@dataclass(frozen=True, kw_only=True)
-class LaterMeasures:
-    """What every record of a tokenizer's epoch has besides its own fields, and what old records lack.
-
-    churn: by level, the share of items whose code is not that of the record before; None in the first record.
-    items_per_second and mfu (`genrec_lab.training.operations`): of the epoch's training. The others are as
-    `use_of_codes` has them.
-    """
-
-    churn: tuple[float, ...] | None = None
-    gini: tuple[float, ...] = ()
-    prefix_entropy: tuple[float, ...] = ()
-    shared_items: tuple[float, ...] = ()
-    largest_collision: int = 0
-    unique_ratio: float = 0.0
-    items_per_second: float | None = None
-    mfu: float | None = None
-
-
 def use_of_codes(codes: npt.ArrayLike, sizes: Sequence[int], domains: Iterable[str | int]) -> dict[str, Any]:
     """What is recorded of the codes while a tokenizer trains; tuples are by level.
 

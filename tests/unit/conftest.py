@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from genrec_lab.codes import EOS, PAD, ItemCodes
 from genrec_lab.models import Recommender, T5Config
-from genrec_lab.models.dropout import PooledDropout
+from genrec_lab.models.layers import PooledDropout
 from genrec_lab.training import TrainingResult
 from genrec_lab.viz.explorer import CodedCatalogue
 

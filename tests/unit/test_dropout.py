@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy import stats
 
-from genrec_lab.models import dropout
-from genrec_lab.models.dropout import PooledDropout
+from genrec_lab.models import layers
+from genrec_lab.models.layers import PooledDropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
@@ -53,7 +53,7 @@ def test_an_existing_pool_does_not_change_what_is_drawn(monkeypatch: pytest.Monk
     layer(x)
     torch.manual_seed(3)
     warm, following = layer(x), torch.rand(1)
-    monkeypatch.setattr(dropout, "_POOLS", {})
+    monkeypatch.setattr(layers, "_POOLS", {})
     torch.manual_seed(3)
     assert torch.equal(layer(x), warm)
     assert torch.equal(torch.rand(1), following)
@@ -69,9 +69,9 @@ def test_gradients_flow_through_the_kept_ones_only() -> None:
 
 
 def test_a_tensor_larger_than_a_slice_is_dropped_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dropout, "_POOL_SIZE", 1 << 12)
-    monkeypatch.setattr(dropout, "_LARGEST_SLICE", 1 << 11)
-    monkeypatch.setattr(dropout, "_POOLS", {})
+    monkeypatch.setattr(layers, "_POOL_SIZE", 1 << 12)
+    monkeypatch.setattr(layers, "_LARGEST_SLICE", 1 << 11)
+    monkeypatch.setattr(layers, "_POOLS", {})
     torch.manual_seed(0)
     x = torch.ones(5, 3, 1000)  # 15,000 elements: seven whole slices and a part
     dropped = PooledDropout(0.3)(x)
@@ -84,12 +84,12 @@ def test_a_tensor_larger_than_a_slice_is_dropped_everywhere(monkeypatch: pytest.
 
 def test_the_real_pool_serves_a_tensor_larger_than_its_half() -> None:
     torch.manual_seed(0)
-    size = dropout._LARGEST_SLICE + 1000
+    size = layers._LARGEST_SLICE + 1000
     assert (PooledDropout(0.1)(torch.ones(size)) == 0).float().mean().item() == pytest.approx(0.1, abs=0.002)
 
 
 def test_a_pool_first_made_in_inference_mode_can_be_trained_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dropout, "_POOLS", {})
+    monkeypatch.setattr(layers, "_POOLS", {})
     layer = PooledDropout(0.2)
     with torch.inference_mode():
         layer(torch.ones(10))

@@ -318,8 +318,8 @@ def test_given_codes_that_do_not_fit_are_refused(tmp_path: Path, dataset: Datase
         "nothing.npy": "tokenizer.file: .*nothing.npy is not there",
         "codes.txt": "expected a file .npy, .json or .parquet",
         "short.npy": "short.npy has 5 rows; expected one for each of 300 items",
-        "half.npy": "codes are of type float64; expected whole numbers",
-        "flat.npy": r"codes have shape \(300,\); expected \(300 items, levels\)",
+        "half.npy": "half.npy gives codes of type float64; expected integers",
+        "flat.npy": r"codes have shape \(300,\); expected \(items, levels\)",
         "missing.parquet": "missing.parquet has no codes for item 299 of the data",
         "twice.parquet": "item 0 is in twice.parquet more than once",
         "unnamed.parquet": "expected key or item, and code_0",
@@ -328,9 +328,11 @@ def test_given_codes_that_do_not_fit_are_refused(tmp_path: Path, dataset: Datase
         with pytest.raises((TokenizerError, ValueError), match=message):
             fit(file)
     np.save(tmp_path / "sevens.npy", np.full((300, 1), 7))
-    with pytest.raises(TokenizerError, match=r"item 0 has code 7 at level 1; expected 0 to 4"):
+    with pytest.raises(
+        TokenizerError, match=r"sevens.npy gives item 0 the code 7 at level 1; expected 0 to 4"
+    ):
         fit("sevens.npy", sizes=(5,))
-    with pytest.raises(TokenizerError, match=r"1 codes an item, but tokenizer\.sizes is"):
+    with pytest.raises(TokenizerError, match=r"codes of shape \(300, 1\) for 300 items; expected \(300, 2\)"):
         fit("sevens.npy", sizes=(8, 8))
     with pytest.raises(PresetError, match=r"tokenizer\.file is empty"):
         presets.load("gmc_tiny", {"tokenizer.kind": "given"})

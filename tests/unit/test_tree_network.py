@@ -249,11 +249,12 @@ class TestTokenize:
         split = model.tokenize(rows(catalogue, slice(start, start + 7)) for start in (0, 7, 14))
         assert model.training
         np.testing.assert_array_equal(whole.codes, split.codes)
-        for a, b in zip(whole[1:4], split[1:4], strict=True):
+        for a, b in zip(whole[1:3], split[1:3], strict=True):
             np.testing.assert_allclose(a, b, atol=1e-6)
         assert split.loss == pytest.approx(whole.loss, rel=1e-5)
         assert whole.codes.shape == (20, 3) and whole.codes.dtype == np.int64
-        np.testing.assert_allclose(whole.residuals.cumsum(axis=1), whole.content, atol=1e-5)
+        content = torch.cat(list(model._adapted([catalogue]))).detach().numpy()
+        np.testing.assert_allclose(whole.residuals.cumsum(axis=1), content, atol=1e-5)
         restored = model.quantizer.from_codes(torch.from_numpy(whole.codes)).detach().numpy()
         np.testing.assert_allclose(whole.vectors, restored, atol=1e-6)
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from genrec_lab.codes import EOS, PAD, ItemCodes
 from genrec_lab.data import NO_ITEM
 from genrec_lab.decoding import Histories
-from genrec_lab.models.dropout import PooledDropout
+from genrec_lab.models.layers import PooledDropout
 from genrec_lab.models.recommenders.code_recommender import CodeRecommender
 from genrec_lab.models.recommenders.t5 import (
     NEGATIVE,

@@ -26,7 +26,7 @@ from genrec_lab.data.batches import PairBatches, PairsConfig, StretchBatches
 from genrec_lab.decoding import CodeModel, CodeTrie, Histories, Normalise, Ranked, beam_search, score_items
 from genrec_lab.losses import code_cross_entropy
 from genrec_lab.models.hub import Shareable
-from genrec_lab.models.not_finite import source_of_nan
+from genrec_lab.models.layers import source_of_nan
 from genrec_lab.models.recommenders.adapters import LoRAConfig, add_lora, load_lora, save_lora
 from genrec_lab.models.recommenders.base import Callbacks, RecommenderConfig, TrainingData, callbacks_of
 from genrec_lab.training import TrainingConfig, TrainingResult, autocast, moved, placed, validator

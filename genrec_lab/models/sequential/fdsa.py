@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from genrec_lab.models.dropout import PooledDropout
+from genrec_lab.models.layers import PooledDropout
 from genrec_lab.models.sequential.base import ItemModel
 from genrec_lab.models.sequential.batches import last_of, next_items
 from genrec_lab.models.sequential.layers import VectorEncoder, VectorEncoderConfig, start_small

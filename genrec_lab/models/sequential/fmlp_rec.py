@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genrec_lab.models.dropout import PooledDropout
+from genrec_lab.models.layers import PooledDropout
 from genrec_lab.models.sequential.base import ItemModel, ItemModelConfig
 from genrec_lab.models.sequential.batches import EMPTY, DrawnPrefixes
 from genrec_lab.models.sequential.objectives import bpr, catalogue_cross_entropy

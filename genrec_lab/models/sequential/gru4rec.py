@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from genrec_lab.models.dropout import PooledDropout
+from genrec_lab.models.layers import PooledDropout
 from genrec_lab.models.sequential.base import ItemModel, ItemModelConfig
 from genrec_lab.models.sequential.batches import last_of, next_items
 from genrec_lab.models.sequential.objectives import bpr_max, catalogue_cross_entropy, top1_max

@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from genrec_lab.models.dropout import PooledDropout
+from genrec_lab.models.layers import PooledDropout
 from genrec_lab.models.sequential.base import ItemModel, ItemModelConfig
 from genrec_lab.models.sequential.batches import EMPTY, SequenceBatches, last_of, next_items
 from genrec_lab.models.sequential.objectives import bpr, catalogue_cross_entropy

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genrec_lab.models.dropout import PooledDropout
+from genrec_lab.models.layers import PooledDropout
 from genrec_lab.models.sequential.base import ItemModel, ItemModelConfig
 from genrec_lab.models.sequential.batches import last_of, next_items
 from genrec_lab.models.sequential.objectives import catalogue_cross_entropy, for_cosine

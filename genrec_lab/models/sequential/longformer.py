@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from genrec_lab.data.item_text import as_text
 from genrec_lab.data.rules import ITEM_TYPES
 from genrec_lab.encoders.hub import HubError, find_on_hub, no_loading_bar
-from genrec_lab.models.dropout import PooledDropout
+from genrec_lab.models.layers import PooledDropout
 
 if TYPE_CHECKING:
     from genrec_lab.models.sequential.recformer import RecFormerConfig

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec_lab.encoders.picture_features import PictureModel
-from genrec_lab.models.dropout import PooledDropout
+from genrec_lab.models.layers import PooledDropout
 from genrec_lab.models.sequential.base import ItemModel, Phase
 from genrec_lab.models.sequential.batches import EMPTY, DrawnPrefixes, ItemBatches, last_of
 from genrec_lab.models.sequential.layers import VectorEncoderConfig, start_small

@@ -289,7 +289,23 @@ class Tokenizer(SavedAttributes, Shareable, ABC):
         """Raise ValueError where the other settings of a method, by name, do not fit this config."""
 
 
-class VectorTokenizer(Tokenizer):
+class Quantizing(Tokenizer):
+    """A tokenizer whose codes and residuals are found together, by `tokenize`."""
+
+    @abstractmethod
+    def tokenize(self, content: Content) -> Tokenized:
+        """Return codes and residuals of items, and the vectors restored from the codes."""
+
+    def encode(self, content: Content) -> np.ndarray:
+        """Return the codes of items, (n, L) int64."""
+        return self.tokenize(content).codes
+
+    def residuals(self, content: Content) -> np.ndarray | None:
+        """Return what each level quantised of items, (n, L, d) float32."""
+        return self.tokenize(content).residuals
+
+
+class VectorTokenizer(Quantizing):
     """A tokenizer that names an item by its content vector alone; a subclass has `tokenize_vectors`."""
 
     inputs: int  # D of the vectors that it was fitted on
@@ -315,10 +331,7 @@ class VectorTokenizer(Tokenizer):
         return finite_vectors(ItemContent.of(content).require("vectors", self))
 
     def tokenize(self, content: Content) -> Tokenized:
-        """Return codes, residuals and restored vectors of content vectors (n, D).
-
-        Raises ValueError for vectors that are not finite or of another width.
-        """
+        """Tokenize content vectors (n, D); ValueError where they are not finite or of another width."""
         x = self.vectors(content)
         if x.shape[1] != self.inputs:
             raise ValueError(
@@ -326,14 +339,6 @@ class VectorTokenizer(Tokenizer):
                 "encode vectors of the text model that it was fitted on"
             )
         return self.tokenize_vectors(x)
-
-    def encode(self, content: Content) -> np.ndarray:
-        """Return the codes of content vectors, (n, L) int64."""
-        return self.tokenize(content).codes
-
-    def residuals(self, content: Content) -> np.ndarray | None:
-        """Return what each level quantised of content vectors, (n, L, d) float32."""
-        return self.tokenize(content).residuals
 
 
 class CatalogueTokenizer(Tokenizer):
@@ -385,3 +390,25 @@ def finite_vectors(x: np.ndarray) -> np.ndarray:
             f"item {bad[0]}; look at this item's text, or encode again in float32"
         )
     return x
+
+
+def require_codes(codes: np.ndarray, items: np.ndarray, sizes: Sequence[int], source: str) -> np.ndarray:
+    """Return codes (n, L) of the items numbered (n,) as int64, each below the size of its level.
+
+    Raises TokenizerError, which begins with the source, and says what came and what was expected.
+    """
+    if codes.shape != (len(items), len(sizes)):
+        raise TokenizerError(
+            f"{source} codes of shape {codes.shape} for {len(items)} items; expected ({len(items)}, "
+            f"{len(sizes)}), by the sizes {tuple(sizes)}"
+        )
+    if not np.issubdtype(codes.dtype, np.integer):
+        raise TokenizerError(f"{source} codes of type {codes.dtype}; expected integers")
+    wrong = np.argwhere((codes < 0) | (codes >= np.array(sizes)))
+    if len(wrong):
+        row, level = wrong[0]
+        raise TokenizerError(
+            f"{source} item {items[row]} the code {codes[row, level]} at level {level + 1}; expected 0 to "
+            f"{sizes[level] - 1}, by the sizes {tuple(sizes)}"
+        )
+    return codes.astype(np.int64)

@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from genrec_lab.losses import Reduction, text_reconstruction_loss
-from genrec_lab.models.linear import drawn_linear
+from genrec_lab.models.layers import drawn_linear
 from genrec_lab.models.tokenizers.diffusion import DiffusionConfig, DiffusionLoss
 from genrec_lab.training import processes
 

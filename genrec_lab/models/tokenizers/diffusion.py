@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from genrec_lab.models.linear import drawn_linear
+from genrec_lab.models.layers import drawn_linear
 from genrec_lab.training import processes
 
 if TYPE_CHECKING:

@@ -24,6 +24,7 @@ from genrec_lab.models.tokenizers.base import (
     TokenizerConfig,
     TokenizerError,
     Widths,
+    require_codes,
 )
 from genrec_lab.registry import base_folder
 
@@ -75,26 +76,10 @@ class GivenCodes(CatalogueTokenizer):
         """
         known, source = ItemContent.of(content), "codes" if codes is not None else self.config.file
         found = self._read(known) if codes is None else np.asarray(codes)
-        if found.ndim != 2 or len(found) != len(known) or not found.size:
-            raise TokenizerError(
-                f"{source}: codes have shape {found.shape}; expected ({len(known)} items, levels)"
-            )
-        if not np.issubdtype(found.dtype, np.integer):
-            raise TokenizerError(f"{source}: codes are of type {found.dtype}; expected whole numbers")
-        sizes = self.config.sizes or tuple((found.max(axis=0) + 1).tolist())
-        if len(sizes) != found.shape[1]:
-            raise TokenizerError(
-                f"{source}: {found.shape[1]} codes an item, but tokenizer.sizes is {sizes}; state a size for "
-                "each level"
-            )
-        wrong = np.argwhere((found < 0) | (found >= np.array(sizes)))
-        if len(wrong):
-            row, level = wrong[0]
-            raise TokenizerError(
-                f"{source}: item {known.numbers[row]} has code {found[row, level]} at level {level + 1}; "
-                f"expected 0 to {sizes[level] - 1}"
-            )
-        return self.knows(known, found.astype(np.int64), sizes)
+        if found.ndim != 2 or not found.size:
+            raise TokenizerError(f"{source}: codes have shape {found.shape}; expected (items, levels)")
+        sizes = self.config.sizes or [int(size) for size in found.max(axis=0) + 1]
+        return self.knows(known, require_codes(found, known.numbers, sizes, f"{source} gives"), sizes)
 
     def _read(self, content: ItemContent) -> np.ndarray:
         """The codes (N, L) of the items in the config's file, or in each domain's."""

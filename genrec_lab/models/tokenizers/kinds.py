@@ -16,6 +16,7 @@ from genrec_lab.models.tokenizers.base import (
     Tokenized,
     Tokenizer,
     TokenizerError,
+    require_codes,
 )
 from genrec_lab.registry import ComponentConfig, Registry, RegistryError, component_config
 
@@ -81,21 +82,15 @@ def checked_codes(tokenizer: Tokenizer, content: Content) -> Tokenized:
     sizes = tuple(tokenizer.sizes)
     if not sizes or any(int(size) < 1 for size in sizes):
         raise TokenizerError(f"{name}.sizes is {sizes} after fit; expected the number of codes of each level")
-    if codes.shape != (len(known), len(sizes)):
+    codes = require_codes(codes, known.numbers, sizes, f"{name}.encode gave")
+    residuals = found.residuals
+    if residuals is not None and (residuals.ndim != 3 or residuals.shape[:2] != codes.shape):
         raise TokenizerError(
-            f"{name}.encode gave codes of shape {codes.shape} for {len(known)} items; expected "
-            f"({len(known)}, {len(sizes)}), a code for each of its sizes {sizes}"
+            f"{name}.residuals has shape {residuals.shape}; expected {codes.shape} and the dimensions that "
+            "each level quantises, or None"
         )
-    if not np.issubdtype(codes.dtype, np.integer):
-        raise TokenizerError(f"{name}.encode gave codes of type {codes.dtype}; expected integers (int64)")
-    wrong = np.argwhere((codes < 0) | (codes >= np.array(sizes)))
-    if len(wrong):
-        row, level = wrong[0]
-        raise TokenizerError(
-            f"{name}.encode gave item {known.numbers[row]} the code {codes[row, level]} at level "
-            f"{level + 1}; expected 0 to {sizes[level] - 1}, by its sizes {sizes}"
-        )
-    _check_residuals(name, found.residuals, codes.shape)
+    if residuals is not None and not np.isfinite(residuals).all():
+        raise TokenizerError(f"{name}.residuals holds NaN or infinite values")
     some = known.select(np.linspace(0, len(known) - 1, min(len(known), _MOST_ENCODED_TWICE)).astype(np.int64))
     first, again = tokenizer.encode(some), tokenizer.encode(some)
     if not np.array_equal(first, again):
@@ -104,14 +99,4 @@ def checked_codes(tokenizer: Tokenizer, content: Content) -> Tokenized:
             f"{name}.encode gave {differing} of {len(some)} items other codes when it was asked again; "
             "expected the same codes for the same items"
         )
-    return found._replace(codes=codes.astype(np.int64))
-
-
-def _check_residuals(name: str, residuals: np.ndarray | None, shape: tuple[int, ...]) -> None:
-    if residuals is not None and (residuals.ndim != 3 or residuals.shape[:2] != shape):
-        raise TokenizerError(
-            f"{name}.residuals has shape {residuals.shape}; expected {shape} and the dimensions that each "
-            "level quantises, or None"
-        )
-    if residuals is not None and not np.isfinite(residuals).all():
-        raise TokenizerError(f"{name}.residuals holds NaN or infinite values")
+    return found._replace(codes=codes)

@@ -21,7 +21,7 @@ from genrec_lab.data.preparation import neighbours_in
 from genrec_lab.encoders import ENCODERS
 from genrec_lab.encoders.compact import CompactConfig
 from genrec_lab.encoders.content import PreparedContent, content_of
-from genrec_lab.models.tokenizers.base import Content, ItemContent, OnEpoch, Tokenized, Tokenizer
+from genrec_lab.models.tokenizers.base import Content, ItemContent, OnEpoch, Quantizing, Tokenized
 from genrec_lab.models.tokenizers.content_decoders import DecoderConfig
 from genrec_lab.models.tokenizers.epochs import Lesson, train_in_epochs
 from genrec_lab.models.tokenizers.tree_network import Batch, TreeNetwork, TreeTokenizerConfig
@@ -32,7 +32,7 @@ from genrec_lab.training import TrainingConfig, placed, processes
 _AT_ONCE = 256  # items that are tokenised together
 
 
-class TreeTokenizer(Tokenizer):
+class TreeTokenizer(Quantizing):
     """UTGRec's tokenizer over texts and pictures; its levels are parts of an item's content, side by side.
 
     content: settings of the encoder that reads an item. tokenizer_training: a TrainingConfig.
@@ -100,21 +100,12 @@ class TreeTokenizer(Tokenizer):
         self.model.freeze_for_transfer(full=full)
         return self._train(known, training, seed, on_epoch, checkpoint)
 
-    def encode(self, content: Content) -> np.ndarray:
-        """Return the codes of a dataset's items, (n, L) int64."""
-        return self.tokenize(content).codes
-
-    def residuals(self, content: Content) -> np.ndarray | None:
-        """Return what each level quantised of a dataset's items, (n, L, d_c) float32."""
-        return self.tokenize(content).residuals
-
     def tokenize(self, content: Content) -> Tokenized:
         """Return codes, residuals and restored content (n, L, d_c) of a dataset's items."""
         known = ItemContent.of(content)
         if self.prepared is None or self.prepared[0] is not known.require("items", self):
             self._prepare(self.model.encoder, known)
-        found = self.model.tokenize(self._batches(known.numbers))
-        return Tokenized(found.codes, found.residuals, found.vectors, found.loss)
+        return self.model.tokenize(self._batches(known.numbers))
 
     def words(self) -> list[str]:
         """Return the V words that `decode_words` scores, by their number."""

@@ -12,9 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, Self, cast
+from typing import Literal, Protocol, Self, cast
 
-import numpy as np
 import torch
 from pydantic import Field
 from safetensors.torch import load_file, save_file
@@ -22,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from genrec_lab.losses import Reduction, co_occurrence_alignment_loss, utgrec_objective
-from genrec_lab.models.linear import drawn_linear
-from genrec_lab.models.tokenizers.base import TokenizerConfig
+from genrec_lab.models.layers import drawn_linear
+from genrec_lab.models.tokenizers.base import Tokenized, TokenizerConfig
 from genrec_lab.models.tokenizers.content_decoders import DecoderConfig, TextDecoder, VisionDecoder
 from genrec_lab.models.tokenizers.diffusion import DiffusionConfig
 from genrec_lab.models.tokenizers.tree_quantizer import TreeQuantizer, TreeQuantizerConfig
@@ -34,15 +33,10 @@ Batch = Mapping[str, Tensor]
 
 
 class PictureTokens(Protocol):
-    """What of a picture is rebuilt: P tokens of c channels."""
+    """What of a picture is rebuilt."""
 
-    @property
-    def tokens(self) -> int:
-        """P."""
-
-    @property
-    def channels(self) -> int:
-        """The numbers of a token, c."""
+    tokens: int  # P
+    channels: int  # c
 
     def to_images(self, tokens: Tensor) -> Tensor:
         """(B, P, c) -> (B, 3, S, S) in 0..1."""
@@ -51,17 +45,9 @@ class PictureTokens(Protocol):
 class ContentEncoder(Protocol):
     """An nn.Module that gives L content representations of an item (Eq. 2)."""
 
-    @property
-    def levels(self) -> int:
-        """L."""
-
-    @property
-    def dimension(self) -> int:
-        """The numbers of a representation, d."""
-
-    @property
-    def picture(self) -> PictureTokens:
-        """What of a picture is rebuilt."""
+    levels: int  # L
+    dimension: int  # d
+    picture: PictureTokens
 
     def word_table(self) -> Tensor:
         """Vectors of the words that `text_ids` number: (V, e)."""
@@ -102,16 +88,6 @@ class TreeTokenizerConfig(TokenizerConfig):
     warm_up_steps: int = Field(
         0, ge=0, description="training batches that decode continuous vectors, without L_Code"
     )
-
-
-class TokenizedContent(NamedTuple):
-    """What tokenising a catalogue gives, as numpy arrays."""
-
-    codes: np.ndarray  # (N, L) int64
-    residuals: np.ndarray  # (N, L, d_c) float32, what each level quantised (h-tilde)
-    content: np.ndarray  # (N, L, d_c) float32, the adapter's H' before the codes
-    vectors: np.ndarray  # (N, L, d_c) float32, H-hat restored from the codes
-    loss: float  # L_Code, mean over the catalogue
 
 
 class TreeNetwork(nn.Module):
@@ -231,7 +207,7 @@ class TreeNetwork(nn.Module):
         )
 
     @torch.no_grad()
-    def tokenize(self, batches: Iterable[Batch]) -> TokenizedContent:
+    def tokenize(self, batches: Iterable[Batch]) -> Tokenized:
         """Codes of a catalogue, given as batches of content in the order of its items.
 
         Evaluation mode, without autocast: an item has the same codes in whatever batch.
@@ -243,10 +219,10 @@ class TreeNetwork(nn.Module):
             quantized = self.quantizer(adapted)
             total += float(quantized.loss) * len(adapted)
             items += len(adapted)
-            kept = (quantized.codes, quantized.residuals, adapted, quantized.vectors)
+            kept = (quantized.codes, quantized.residuals, quantized.vectors)
             parts.append(tuple(tensor.cpu() for tensor in kept))
-        codes, residuals, content, vectors = (torch.cat(t).numpy() for t in zip(*parts, strict=True))
-        return TokenizedContent(codes, residuals, content, vectors, total / items)
+        codes, residuals, vectors = (torch.cat(tensors).numpy() for tensors in zip(*parts, strict=True))
+        return Tokenized(codes, residuals, vectors, total / items)
 
     def freeze_for_transfer(self, full: bool = False) -> None:
         """Prepare fine-tuning on another domain (section 2.4.2): E^r and E^f are fixed, there is no warm-up.

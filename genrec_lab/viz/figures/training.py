@@ -49,7 +49,7 @@ def tokenizer_curves(
 ) -> go.Figure:
     """A tokenizer's training by epoch: loss and its parts, collisions, use of the codes, change, evenness.
 
-    epochs: `TokenizerEpoch` or `UniversalEpoch` records, or mappings with the same names. A part of the loss
+    epochs: records as of a tokenizer's `epochs`, mappings or objects with the same names. A part of the loss
     that is 0 or None in every epoch is not drawn, nor are change and evenness where no record has any, as of
     older versions. Of a very long training evenly spaced epochs are drawn, the first and the last included.
     """

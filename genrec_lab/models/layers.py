@@ -1,6 +1,9 @@
-"""Dropout whose masks are cut from a pool, because on a CPU drawing them costs more than the model."""
+"""Parts of networks: dropout from a pool of masks, linear layers with drawn weights, the source of a NaN."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -58,3 +61,38 @@ class PooledDropout(nn.Module):
                 keep = torch.rand(_POOL_SIZE, generator=generator) >= self.p
                 _POOLS[key] = (keep / (1.0 - self.p)).to(dtype)
         return _POOLS[key]
+
+
+def drawn_linear(
+    inputs: int, outputs: int, generator: torch.Generator | None = None, scale: float = 1.0
+) -> nn.Linear:
+    """Return a layer with weights ~ N(0, scale² / inputs) and no offset at first.
+
+    The layer keeps the variance of its input (times scale²) whatever its width. UTGRec's code draws from
+    N(0, 0.02²), which is nearly the same at its width of 1,536.
+    """
+    linear = nn.utils.skip_init(nn.Linear, inputs, outputs)  # nn.Linear draws from the global generator
+    nn.init.normal_(linear.weight, std=scale * inputs**-0.5, generator=generator)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+def source_of_nan(model: nn.Module, run: Callable[[], object]) -> str:
+    """Name the first weight that is not finite, or else the first layer of `run()` whose output is not."""
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            return f"the weight {name} is not finite"
+    first: list[str] = []
+
+    def watching(name: str) -> Callable[[nn.Module, object, object], None]:
+        def watch(module: nn.Module, inputs: object, output: object) -> None:
+            if not first and isinstance(output, Tensor) and not torch.isfinite(output).all():
+                first.append(name)
+
+        return watch
+
+    with ExitStack() as hooks:
+        for name, layer in model.named_modules():
+            hooks.callback(layer.register_forward_hook(watching(name)).remove)
+        run()
+    return f"the output of {first[0]} is not finite" if first else "the output of every layer is finite"
