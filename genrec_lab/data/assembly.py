@@ -16,6 +16,7 @@ from genrec_lab.data.paths import expanded
 from genrec_lab.data.picture_pack import PACK_SUFFIX, packed_names
 from genrec_lab.data.preparation import k_core
 from genrec_lab.data.rules import ITEM_TYPES, DataError, count_repair, is_attribute_type, nearest
+from genrec_lab.registry import base_folder
 
 # Every source fills these columns, with "" where it has none, so that one template serves all sources.
 TEXT_COLUMNS = ("title", "description", "brand", "categories")
@@ -48,7 +49,7 @@ def assemble(
     origin: object,
     items_origin: object,
     images: str | None = None,
-    images_base: Path = Path(),
+    images_base: Path | None = None,
     repairs: Mapping[str, int] | None = None,
     sources: Mapping[str, dict[str, Any]] | None = None,
 ) -> Dataset:
@@ -57,8 +58,8 @@ def assemble(
     `interactions`: `user`, `item` ids as text and, unless the rows are in time order, `timestamp`. `items`:
     `key` (the ids that interactions name), any of TEXT_COLUMNS, attributes. `origin` and `items_origin` are
     how messages name the two. `images`: a column of paths or a template of them; relative ones begin at
-    `images_base`. `repairs`: what was repaired before, counted. `sources`: what is known of the raw files, by
-    their names.
+    `images_base`, see `found_images`. `repairs`: what was repaired before, counted. `sources`: what is known
+    of the raw files, by their names.
 
     Interactions are ordered by timestamp, equal ones as in the source; a pair that comes twice stays
     (`repeated_interactions`). Users are numbered in the order of their first appearance, items as in their
@@ -117,13 +118,17 @@ def undescribed_items(interactions: pl.DataFrame, repairs: dict[str, int]) -> pl
     return items
 
 
-def found_images(items: pl.DataFrame, images: str, base: Path, repairs: dict[str, int]) -> pl.DataFrame:
+def found_images(
+    items: pl.DataFrame, images: str, base: Path | None, repairs: dict[str, int]
+) -> pl.DataFrame:
     """`items` with the column `image`: the absolute path of each picture, null where there is none.
 
     `images` is a column of paths, or a template such as "posters/{key}.jpg"; relative paths start at `base`,
-    and may lead into a packed file as if it were a folder: "Office.pictures/{key}.jpg".
-    Items without a picture are counted in `repairs["items_without_image"]`. Raises DataError for an unknown
-    column, for addresses on the web, and where not one picture is found.
+    and may lead into a packed file as if it were a folder: "Office.pictures/{key}.jpg". What a table says
+    cannot lead out of `base`, or out of the folder that a template begins with; of a table in memory, whose
+    base is None, it may. Items without a picture are counted in `repairs["items_without_image"]`. Raises
+    DataError for an unknown column, for addresses on the web, for a picture elsewhere, and where not one is
+    found.
     """
     if not isinstance(images, str) or not images:
         raise DataError(
@@ -146,8 +151,10 @@ def found_images(items: pl.DataFrame, images: str, base: Path, repairs: dict[str
         raise DataError(
             f"images: {web[0]!r} is an address on the web; fetch the pictures and give their files"
         )
-    paths = [str(base / Path(name).expanduser()) if name else None for name in named]
-    kept = _only_present(paths)
+    start = base_folder() if base is None else base
+    paths = [str(start / Path(name).expanduser()) if name else None for name in named]
+    begins = images[: images.partition("{")[0].rfind("/") + 1] if "{" in images else ""
+    kept = _only_present(paths, None if base is None else start / Path(begins).expanduser())
     absent = kept.count(None)
     if absent == len(kept):
         looked = next((path for path in paths if path is not None), "no path at all")
@@ -265,13 +272,39 @@ def _names_in(folder: Path) -> set[str]:
     return {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
 
 
-def _only_present(paths: list[str | None]) -> list[str | None]:
-    """The paths with None for files that are not there; a folder is listed once, not asked for every file."""
+def _only_present(paths: list[str | None], root: Path | None) -> list[str | None]:
+    """The paths with None for files that are not there; a folder is listed once, not asked for every file.
+
+    Raises DataError for a file that is not below `root`, links followed.
+    """
     listings: dict[str, set[str]] = {}
+    links: dict[str, set[str]] = {}
     kept: list[str | None] = []
+    top = None if root is None else os.path.realpath(root)
     for path in paths:
-        folder, name = os.path.split(path or "")
+        if path is None:
+            kept.append(None)
+            continue
+        folder, name = os.path.split(path)
         if folder not in listings:
             listings[folder] = _names_in(Path(folder))
+            links[folder] = set()
+            if top is not None and listings[folder]:
+                _require_below(os.path.realpath(folder), top, path)
+                links[folder] = _links_in(Path(folder))
+        if top is not None and name in links[folder]:
+            _require_below(os.path.realpath(path), top, path)
         kept.append(path if name in listings[folder] else None)
     return kept
+
+
+def _links_in(folder: Path) -> set[str]:
+    return {entry.name for entry in os.scandir(folder) if entry.is_symlink()} if folder.is_dir() else set()
+
+
+def _require_below(file: str, top: str, path: str) -> None:
+    if os.path.commonpath([file, top]) != top:
+        raise DataError(
+            f"images: {path} leads to {file}, outside of {top}; move the pictures there, or write images as "
+            'a template that begins with their folder, as "/pictures/{key}.jpg"'
+        )

@@ -16,7 +16,6 @@ from genrec_lab.data.item_text import DEFAULT_TEMPLATE, as_text
 from genrec_lab.data.paths import existing_file
 from genrec_lab.data.rules import ITEM_TYPES, DataError, nearest
 from genrec_lab.data.sources import one_domain
-from genrec_lab.registry import base_folder
 
 Table = str | os.PathLike[str] | pl.DataFrame | pl.LazyFrame
 ColumnMapping = Mapping[str, str | Sequence[str] | None]
@@ -76,7 +75,7 @@ def read_frames(
         origin=origin,
         items_origin=items_origin,
         images=images,
-        images_base=next((file.parent for file in (items_file, interactions_file) if file), base_folder()),
+        images_base=next((file.parent for file in (items_file, interactions_file) if file), None),
         repairs=repairs,
     )
 

@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import io
 import sqlite3
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
+from PIL import Image
+
 from genrec_lab.data.rules import DataError
 
 PACK_SUFFIX, PICTURE_ENDING = ".pictures", ".jpg"
 _FORMAT = "genrec_lab pictures 1"
+# What catalogues hold. Whatever its name ends with, a file of another kind is refused: Pillow would hand
+# some, such as PostScript, to another program.
+PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
+MOST_PIXELS = 64_000_000  # 256 MB once decoded; the largest product pictures have a tenth of that
 
 
 def pack_of(path: Path) -> Path | None:
@@ -37,6 +44,24 @@ def picture_source(path: Path) -> Path | io.BytesIO:
     if row is None:
         raise FileNotFoundError(f"{pack} has no picture {path.name}")
     return io.BytesIO(row[0])
+
+
+@contextmanager
+def opened_picture(path: Path) -> Iterator[Image.Image]:
+    """A picture opened by Pillow, of PICTURE_FORMATS and at most MOST_PIXELS, whose pixels are not read yet.
+
+    Raises what Pillow and `picture_source` raise, DecompressionBombError for one that is too large.
+    """
+    with warnings.catch_warnings():
+        # Pillow warns of less than it refuses; the limit here is between the two.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(picture_source(path), formats=PICTURE_FORMATS) as opened:
+            width, height = opened.size
+            if width * height > MOST_PIXELS:
+                raise Image.DecompressionBombError(
+                    f"it has {width:,} x {height:,} pixels, at most {MOST_PIXELS:,} are read"
+                )
+            yield opened
 
 
 def has_picture(path: Path) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-import warnings
 import zlib
 from collections.abc import MutableMapping
 from functools import lru_cache
@@ -17,7 +16,7 @@ from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from genrec_lab.data.picture_pack import has_picture, picture_source
+from genrec_lab.data.picture_pack import has_picture, opened_picture
 from genrec_lab.encoders.hub import local_folder, model_identity
 from genrec_lab.training import device, moved
 
@@ -65,11 +64,8 @@ def read_picture(
     if not has_picture(file):
         raise PictureError(f"item {item}: there is no picture {file}; restore it, or drop it from the item")
     try:
-        with warnings.catch_warnings():
-            # Pictures between one and two times Pillow's limit are read here, shrunk; above that it refuses.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(picture_source(file)) as opened:
-                return _upright_rgb(opened, max_pixels, counts)
+        with opened_picture(file) as opened:
+            return _upright_rgb(opened, max_pixels, counts)
     except Image.DecompressionBombError as error:
         raise PictureError(
             f"item {item}: {file} is too large to decode ({error}); shrink the file"

@@ -135,6 +135,31 @@ def test_pictures_by_template_and_by_column(tmp_path: Path) -> None:
     assert "cover" not in load_dataset("frames", **given, images="cover").items.columns
 
 
+@pytest.mark.parametrize("way", ["up", "absolute", "link", "linked folder", "by key"])
+def test_a_table_cannot_lead_to_pictures_outside_its_folder(tmp_path: Path, way: str) -> None:
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(b"a picture")
+    (folder / "link.png").symlink_to(secret)
+    (folder / "covers").symlink_to(tmp_path)
+    cover = {
+        "up": "../secret.png", "absolute": str(secret), "link": "link.png",
+        "linked folder": "covers/secret.png", "by key": "",
+    }[way]  # fmt: skip
+    key = "../secret" if way == "by key" else "7"
+    books = pl.DataFrame({"book": [key], "title": ["A"], "cover": [cover]})
+    books.write_parquet(folder / "books.parquet")
+    ratings = pl.DataFrame({"reader": ["u", "v"], "book": [key] * 2, "when": [1, 2]})
+    names = {"user": "reader", "item": "book", "timestamp": "when"}
+    given: dict[str, Any] = {"interactions": ratings, "columns": names}
+    images = "{key}.png" if way == "by key" else "cover"
+    with pytest.raises(DataError, match=r"leads to .*, outside of .*shop; move the pictures there"):
+        load_dataset("frames", items=folder / "books.parquet", images=images, **given)
+    if way == "absolute":  # a table in memory is its author's own
+        assert load_dataset("frames", items=books, images="cover", **given).items["image"][0] == cover
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [

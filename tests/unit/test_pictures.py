@@ -1,6 +1,7 @@
 """Pictures: every kind of file becomes upright RGB or a named error, and tokens go back to pictures."""
 
 import tempfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from genrec_lab.encoders.pictures import PictureError, PictureTarget, centre_square, read_picture
+from genrec_lab.viz.figures.pictures import picture_uri
 
 
 def striped(width: int = 40, height: int = 20) -> Image.Image:
@@ -198,6 +200,25 @@ class TestRefusing:
             read_picture(file, item="B005")
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # between one and two times: read, silently
         assert read_picture(file).size == (40, 20)
+
+    @pytest.mark.parametrize("kind", ["EPS", "PDF", "ICNS", "TGA"])
+    def test_no_other_formats_whatever_the_name_says(self, tmp_path: Path, kind: str) -> None:
+        # Pillow would have Ghostscript run a PostScript file.
+        file = tmp_path / "cover.png"
+        striped().convert("RGB").save(file, kind)
+        with pytest.raises(PictureError, match=r"item B006: .*cover.png is not a picture that can be read"):
+            read_picture(file, item="B006")
+        with pytest.raises(ValueError, match=r"cover.png: not a picture that can be read"):
+            picture_uri(file)
+
+    def test_too_many_pixels_are_refused_before_they_are_decoded(self, tmp_path: Path) -> None:
+        file = tmp_path / "a.png"
+        Image.new("1", (8_001, 8_000)).save(file)  # 64 million pixels in some kB
+        tracemalloc.start()
+        with pytest.raises(PictureError, match=r"8,001 x 8,000 pixels, at most 64,000,000 are read"):
+            read_picture(file)
+        assert tracemalloc.get_traced_memory()[1] < 10 * 2**20
+        tracemalloc.stop()
 
 
 class TestPixelTokens:

@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 import polars as pl
 from PIL import Image, UnidentifiedImageError
 
-from genrec_lab.data.picture_pack import picture_source
+from genrec_lab.data.picture_pack import opened_picture
 from genrec_lab.viz.layout import NARROW, finish, require_columns
 from genrec_lab.viz.projection import stratified_sample
 from genrec_lab.viz.text import counted, escape, label, listed, noted, percent, wrapped
@@ -140,7 +140,7 @@ def words_of(text: str) -> set[str]:
 def picture_uri(file: str | Path, side: int = _STORED, kind: str = "PNG") -> str:
     """Return a picture as a data URI of at most `side` px a side; ValueError for what is no picture."""
     try:
-        with Image.open(picture_source(Path(file))) as opened:
+        with opened_picture(Path(file)) as opened:
             opened.draft("RGB", (2 * side, 2 * side))
             small = opened.convert("RGBA")
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
