@@ -34,7 +34,8 @@ def main(constraints: str) -> str | None:
         for package in known
         for flaw in package["vulns"]
     ]
-    print(f"pip-audit: {len(known)} of {len(packages)} packages looked up, {len(flaws)} flaws")
+    found = f"{len(flaws)} flaws" if known else "flaws unknown"
+    print(f"pip-audit: {len(known)} of {len(packages)} packages looked up, {found}")
     return "\n".join(flaws) or None
 
 

@@ -22,6 +22,7 @@ from genrec_lab.data.rules import DataError
 from genrec_lab.data.whole_files import sha256_of
 
 ATTEMPTS, PATIENCE, CHUNK = 5, 60.0, 1 << 20
+MOST_BYTES = 64 * 2**30  # the largest file of the Amazon reviews has a third of that
 # Answers after which the same address may do better later; others end the attempts with it.
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 _RANGE_NOT_SATISFIABLE = 416
@@ -107,12 +108,14 @@ def download(
     attempts: int = ATTEMPTS,
     timeout: float = 30.0,
     sleep: Callable[[float], None] | None = None,
+    most_bytes: int = MOST_BYTES,
 ) -> DownloadRecord:
     """Fetch the first of these addresses that answers into `target`, unless it is there already.
 
     The bytes go to `target.partial`, from whose end a broken download continues, also in a later process.
-    The whole file is checked (announced length, gzip's own checksum), hashed, and renamed. Its record is kept
-    next to it as `target.download.json`. Raises DataError naming every address with its answer.
+    The whole file is checked (announced length, gzip's own checksum; one that has neither is refused),
+    hashed, and renamed. Its record is kept next to it as `target.download.json`. An answer of more than
+    `most_bytes` is broken off. Raises DataError naming every address with its answer.
     """
     noted = target.with_name(f"{target.name}.download.json")
     if target.is_file():
@@ -125,7 +128,7 @@ def download(
         for attempt in range(attempts):
             made += 1
             try:
-                partial = _fetch(address, target, timeout)
+                partial = _fetch(address, target, timeout, most_bytes)
                 _check_gzip(partial)
             except _Broken as error:
                 answers.append(f"{public_address(address)}: {error}")
@@ -164,7 +167,7 @@ def _state_file(target: Path) -> Path:
     return target.with_name(f"{target.name}.partial.json")
 
 
-def _fetch(address: str, target: Path, timeout: float) -> Path:
+def _fetch(address: str, target: Path, timeout: float, most_bytes: int) -> Path:
     """One attempt; the partial file where it is whole, otherwise raises _Broken and keeps what has come."""
     partial, state = target.with_name(f"{target.name}.partial"), _state_file(target)
     have, validator = _resumable(partial, state, address)
@@ -176,12 +179,19 @@ def _fetch(address: str, target: Path, timeout: float) -> Path:
                 partial.unlink(missing_ok=True)
                 raise _Broken("answered with another range than was asked for")
             total = _announced(answer.headers, have if resumed else 0)
+            if total is None and not target.name.endswith(".gz"):
+                raise _Broken("announced no length, by which a whole file is known", None)
+            if total is not None and total > most_bytes:
+                raise _Broken(f"announced {total:,} bytes, more than {most_bytes:,}", None)
             state.write_text(
                 json.dumps({"address": public_address(address), "validator": _validator(answer.headers)}),
                 encoding="utf-8",
             )
             with partial.open("ab" if resumed else "wb") as file:
                 while piece := answer.read(CHUNK):
+                    if file.tell() + len(piece) > most_bytes:
+                        partial.unlink()
+                        raise _Broken(f"gave more than {most_bytes:,} bytes", None)
                     file.write(piece)
     except urllib.error.HTTPError as error:
         if error.code == _RANGE_NOT_SATISFIABLE:

@@ -14,7 +14,8 @@ from typing import Any
 class FaultyServer:
     """Files by path, and for each path the faults of its next answers; then it answers soundly.
 
-    Faults: "break" (closes halfway), "short" (announces more than it sends), "long" (announces less), "again"
+    Faults: "break" (closes halfway), "short" (announces more than it sends), "long" (announces less),
+    "unsaid" (announces no length), "unsaid and broken", "again"
     (a redirect to the same path), "away" (a redirect to plain http elsewhere), "loop", "page" (an HTML page
     with 200), "no_range" (ignores Range), "wrong_range", "416", "stall" (closes before answering), and the
     status codes "403", "404", "429", "500", "503".
@@ -121,6 +122,7 @@ def _send(handler: BaseHTTPRequestHandler, content: bytes, wanted: str | None, f
     if start:
         first = start + 1 if fault == "wrong_range" else start
         handler.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
-    handler.send_header("Content-Length", str(announced))
+    if not fault.startswith("unsaid"):
+        handler.send_header("Content-Length", str(announced))
     handler.end_headers()
-    handler.wfile.write(body[: len(body) // 2] if fault == "break" else body)
+    handler.wfile.write(body[: len(body) // 2] if fault in ("break", "unsaid and broken") else body)

@@ -157,6 +157,24 @@ def test_a_fetched_file_that_was_cut_later_is_not_taken(server: FaultyServer, tm
         fetch(server, tmp_path / "a.gz", [])
 
 
+def test_a_length_that_is_not_announced(server: FaultyServer, tmp_path: Path) -> None:
+    assert fetch(server, tmp_path / "a.gz", ["unsaid"]).bytes == len(CONTENT)
+    # cut off, which gzip's own checksum shows
+    assert fetch(server, tmp_path / "b.gz", ["unsaid and broken", "unsaid"]).attempts == 2
+    with pytest.raises(DataError, match="announced no length, by which a whole file is known"):
+        fetch(server, tmp_path / "c.csv", ["unsaid"])
+
+
+@pytest.mark.parametrize(("fault", "said"), [("sound", "announced"), ("unsaid", "gave more than")])
+def test_more_than_may_come_is_broken_off(
+    server: FaultyServer, tmp_path: Path, fault: str, said: str
+) -> None:
+    server.plan("/a.gz", [fault])
+    with pytest.raises(DataError, match=rf"{said}.*{len(CONTENT) - 1:,}"):
+        download([f"{server.address}/a.gz"], tmp_path / "a.gz", timeout=5.0, most_bytes=len(CONTENT) - 1)
+    assert not (tmp_path / "a.gz.partial").exists()
+
+
 def test_a_file_put_there_by_hand_is_taken_as_it_is(server: FaultyServer, tmp_path: Path) -> None:
     (tmp_path / "a.gz").write_bytes(b"mine")
     assert fetch(server, tmp_path / "a.gz", []).bytes == 4
