@@ -269,7 +269,8 @@ def test_search_in_a_domain_and_by_code(make_catalogue: Make) -> None:
 
 
 def words_of(title: str) -> set[str]:
-    return set(re.findall(r"[^\W_]+(?:['’\-][^\W_]+)*", title.lower()))
+    words = set(re.findall(r"[^\W_]+(?:['’\-][^\W_]+)*", title.lower()))
+    return {word for word in words if not re.fullmatch(r"[a-z]|\d+", word)}
 
 
 @given(shapes, st.integers(0, 100))

@@ -14,6 +14,7 @@ import polars as pl
 
 from genrec_lab.codes import ItemCodes
 from genrec_lab.viz.explorer.prefixes import PrefixOrder
+from genrec_lab.viz.explorer.similarity import unit_vectors
 from genrec_lab.viz.explorer.words import TitleWords
 from genrec_lab.viz.text import written
 
@@ -122,6 +123,16 @@ class CodedCatalogue:
     def words(self) -> TitleWords:
         """The words of the titles, in the order of the codes."""
         return TitleWords(self.titles.gather(self.order.items))
+
+    @cached_property
+    def phrases(self) -> TitleWords:
+        """The pairs of neighbouring words of the titles, in the order of the codes."""
+        return TitleWords(self.titles.gather(self.order.items), length=2)
+
+    @cached_property
+    def unit(self) -> npt.NDArray[np.float32] | None:
+        """(N, D) the content vectors scaled to length 1, or None where they are not known."""
+        return None if self.vectors is None else unit_vectors(self.vectors)
 
     @cached_property
     def lower_titles(self) -> pl.Series:

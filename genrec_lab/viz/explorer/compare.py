@@ -16,6 +16,7 @@ from scipy.optimize import linear_sum_assignment
 
 from genrec_lab.codes import row_ids
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
+from genrec_lab.viz.explorer.flows import Overlap, adjusted_mutual, company_kept
 from genrec_lab.viz.layout import Panels, finish, panels
 from genrec_lab.viz.tables import table_figure
 from genrec_lab.viz.text import counted, label, listed, noted, percent
@@ -47,6 +48,7 @@ class LevelMatch:
     matched: float
     ari: float
     nmi: float
+    ami: float
 
 
 class TwoTokenizers:
@@ -102,6 +104,15 @@ class TwoTokenizers:
         kept = np.where(union > 0, both / np.maximum(union, 1), 1.0)
         return kept, with_a, with_b, both
 
+    def overlap(self, length: int) -> Overlap:
+        """How much company was kept by the items that had any, corrected for chance."""
+        _, with_a, with_b, both = self.company(length)
+        return company_kept(with_a, with_b, both)
+
+    def codes_of(self, level: int) -> tuple[IntArray, IntArray]:
+        """(n,) the codes of a level (0-based) of the items that both have, in a and in b, for `flows`."""
+        return self._codes[0][level], self._codes[1][level]
+
     @cached_property
     def _codes(self) -> list[IntArray]:
         pairs = ((self.a, self.items_a), (self.b, self.items_b))
@@ -131,7 +142,9 @@ def match_level(level: int, one: IntArray, other: IntArray, shape: tuple[int, in
     }
     pairs = pl.DataFrame({name: values[order] for name, values in found.items()})
     matched = float(items.sum() / table.sum())
-    return LevelMatch(level, table, pairs, matched, adjusted_rand(used), mutual(used))
+    return LevelMatch(
+        level, table, pairs, matched, adjusted_rand(used), mutual(used), adjusted_mutual(one, other)
+    )
 
 
 def adjusted_rand(table: npt.ArrayLike) -> float:

@@ -49,6 +49,13 @@ class LevelSharing:
         """The share of the used codes that two or more domains use; 0 where no code is used."""
         return float(self.used_by[2:].sum() / max(int(self.used_by[1:].sum()), 1))
 
+    def order(self) -> IntArray:
+        """Return the used codes by what they mean: by the domain that they lean to, its strongest first."""
+        used = np.flatnonzero(self.items.sum(axis=0))
+        lift = np.nan_to_num(self.lift[:, used], nan=-1.0)
+        order: IntArray = used[np.lexsort((used, -lift.max(axis=0), lift.argmax(axis=0)))]
+        return order
+
     def frame(self) -> pl.DataFrame:
         """One row a code and domain: `level` (from 1), `code`, `domain`, `items`, `lift`."""
         n_domains, n_codes = self.items.shape

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from scipy.stats import rankdata
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -24,6 +25,8 @@ _FUNCTION_WORDS = (
     "a", "an", "and", "as", "at", "by", "for", "from", "in", "into", "is", "it", "its", "of", "on", "or",
     "the", "to", "with",
 )  # fmt: skip
+# A lone letter and a number are no words.
+_TELLS_NOTHING = r"^(?:\p{Latin}|\p{N}+)$"
 _PRIOR_WORDS = 100.0
 """The weight of the prior, in words: as if every group had held 100 words of the whole catalogue before."""
 _LABEL_WORDS = 2_000
@@ -40,19 +43,26 @@ class Word(NamedTuple):
 
 
 class TitleWords:
-    """The words of N titles as one list with borders, so that a stretch of titles is a stretch of words."""
+    """The words of N titles as one list with borders, so that a stretch of titles is a stretch of words.
 
-    def __init__(self, titles: pl.Series) -> None:
+    length: 1 for words, 2 for pairs of neighbouring words that two titles or more hold.
+    """
+
+    def __init__(self, titles: pl.Series, length: int = 1) -> None:
         frame = pl.DataFrame({"title": titles}).with_row_index("row")
-        tokens = (
+        word = pl.col("title")
+        told = ~word.is_in(_FUNCTION_WORDS) & ~word.str.contains(_TELLS_NOTHING)
+        terms = (
             frame.lazy()
-            .with_columns(pl.col("title").str.slice(0, _TITLE_CHARACTERS).str.to_lowercase())
-            .select("row", pl.col("title").str.extract_all(_WORD).list.unique(maintain_order=True))
+            .with_columns(word.str.slice(0, _TITLE_CHARACTERS).str.to_lowercase().str.extract_all(_WORD))
             .explode("title")
             .drop_nulls()
-            .filter(~pl.col("title").is_in(_FUNCTION_WORDS))
-            .collect()
+            .with_columns(told=told)
         )
+        if length == 2:
+            tokens = _pairs(terms.collect())
+        else:
+            tokens = terms.filter("told").select("row", "title").unique(maintain_order=True).collect()
         names = tokens["title"].unique().sort()
         self.words: list[str] = names.to_list()
         place = pl.DataFrame({"title": names}).with_row_index("word")
@@ -120,6 +130,87 @@ class TitleWords:
         for place in np.flatnonzero((rank < top) & (scores > 0)).tolist():
             found[rows[place]].append(self.words[self._common[columns[place]]])
         return found
+
+
+def _pairs(terms: pl.DataFrame) -> pl.DataFrame:
+    """The pairs of neighbouring words of each row that two rows or more have."""
+    words = terms["title"]
+    names, numbers = words.unique().sort(), words.rank("dense").to_numpy().astype(np.int64) - 1
+    rows, told = terms["row"].to_numpy(), terms["told"].to_numpy()
+    kept = (rows[:-1] == rows[1:]) & told[:-1] & told[1:]
+    pairs = numbers[:-1][kept] * len(names) + numbers[1:][kept]
+    found = pl.DataFrame({"row": rows[:-1][kept], "pair": pairs}).unique(maintain_order=True)
+    found = found.filter(pl.len().over("pair") > 1)
+    first, second = (names.gather(part) for part in np.divmod(found["pair"].to_numpy(), max(len(names), 1)))
+    return pl.DataFrame({"row": found["row"], "title": first + " " + second})
+
+
+def telling_terms(
+    words: TitleWords, pairs: TitleWords, places: IntArray, top: int = 10, against: IntArray | None = None
+) -> list[Word]:
+    """Return the most telling words and pairs of neighbouring words of these titles, most telling first.
+
+    A word is left out where a pair with it is in as many of the titles, and a pair where one of its words
+    scores higher. places, against: as of `TitleWords.telling`.
+    """
+    found = [*words.telling(places, 3 * top, against), *pairs.telling(places, 3 * top, against)]
+    by_name = {term.word: term for term in found}
+    kept = set(by_name)
+    for pair in (term for term in found if " " in term.word):
+        parts = [by_name[part] for part in pair.word.split(" ") if part in by_name]
+        if any(part.titles > pair.titles and part.score >= pair.score for part in parts):
+            kept.discard(pair.word)
+        else:
+            kept -= {part.word for part in parts if part.titles == pair.titles}
+    chosen = [by_name[name] for name in kept]
+    return sorted(chosen, key=lambda term: (-term.score, term.word))[:top]
+
+
+def telling_values(values: pl.Series, items: IntArray, top: int = 5) -> list[Word]:
+    """Return the values that these items have more often than the others, as a brand or a category.
+
+    values: (N,) texts, or lists of texts, null where an item has none. Scores are those of `log_odds`.
+    """
+    frame = pl.DataFrame({"value": values}).with_row_index("row")
+    if isinstance(values.dtype, pl.List):
+        frame = frame.explode("value").unique(maintain_order=True)
+    known = frame.drop_nulls().filter(pl.col("value") != "")
+    chosen = known.with_columns(inside=pl.col("row").is_in(items.tolist()))
+    counts = chosen.group_by("value").agg(all=pl.len(), inside=pl.col("inside").sum()).sort("value")
+    inside, whole = (counts[name].to_numpy().astype(np.int64) for name in ("inside", "all"))
+    scores = log_odds(inside, whole - inside, whole)
+    order = np.argsort(-scores, kind="stable")[:top]
+    return [
+        Word(str(counts["value"][int(place)]), int(inside[place]), float(scores[place]))
+        for place in order
+        if scores[place] > 0 and inside[place] > 0
+    ]
+
+
+class NumberLean(NamedTuple):
+    """The medians of a number inside and outside, and how often one inside is above one outside."""
+
+    median: float
+    median_of_rest: float
+    above: float
+
+
+def number_lean(values: npt.ArrayLike, items: IntArray) -> NumberLean | None:
+    """Say whether these items have larger numbers than the others, as prices; None where one side has none.
+
+    values: (N,), NaN where not known. `above`: the probability that a random item inside has a larger number
+    than a random one outside, equal ones by half: 0.5 is chance (Mann and Whitney's U, scaled).
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    inside = np.zeros(len(numbers), dtype=bool)
+    inside[items] = True
+    known = np.isfinite(numbers)
+    one, other = numbers[inside & known], numbers[~inside & known]
+    if not one.size or not other.size:
+        return None
+    ranks = rankdata(np.concatenate([one, other]))[: one.size].sum()
+    above = (ranks - one.size * (one.size + 1) / 2) / (one.size * other.size)
+    return NumberLean(float(np.median(one)), float(np.median(other)), float(above))
 
 
 def stretches(starts: IntArray, lengths: IntArray) -> IntArray:

@@ -1,0 +1,144 @@
+"""From what is wrong with a codebook to the settings that act on it, and what each did in the runs at hand.
+
+Shapes: N items, L levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from genrec_lab.codes import CodeHealth
+from genrec_lab.viz.text import counted, percent
+
+DEAD, COLLAPSED, COLLIDING, UNBALANCED = "dead codes", "collapse", "collisions", "unbalanced levels"
+_MOST_DEAD, _LEAST_EVEN, _MOST_COLLIDING, _MOST_APART = 0.05, 0.5, 0.01, 2.0
+
+
+class Diagnosis(NamedTuple):
+    """A fault of a codebook: which, at which level (from 1; None for the whole), and the number behind it."""
+
+    problem: str
+    level: int | None
+    said: str
+
+
+class Remedy(NamedTuple):
+    """A setting of a run file that acts on a fault: its values to try, and why."""
+
+    setting: str
+    values: tuple[Any, ...]
+    why: str
+
+
+REMEDIES: dict[str, tuple[Remedy, ...]] = {
+    DEAD: (
+        Remedy("tokenizer.restart_dead_codes", (True,), "gives an unused codeword the place of a residual"),
+        Remedy("tokenizer.kmeans_init", (True,), "starts every codeword among the items"),
+        Remedy("tokenizer.codebook_size", (64, 128), "asks for no more codes than the items fill"),
+    ),
+    COLLAPSED: (
+        Remedy("tokenizer.kmeans_init", (True,), "starts the codewords apart"),
+        Remedy("tokenizer.beta", (0.1, 0.5), "weighs how hard vectors are pulled to their codeword"),
+        Remedy("tokenizer.learning_rate", (1e-4, 3e-4), "lets the codewords follow the encoder"),
+    ),
+    COLLIDING: (
+        Remedy("tokenizer.levels", (4, 5), "another level separates what is left"),
+        Remedy("tokenizer.codebook_size", (256, 512), "more codes a level"),
+        Remedy("identifiers.policy", ("nearest_free", "extra_level"), "separates them after training"),
+        Remedy("tokenizer.contrastive_weight", (0.0, 0.1), "the contrast of domains competes with detail"),
+    ),
+    UNBALANCED: (
+        Remedy("tokenizer.levels", (2, 3), "a level that separates nothing can go"),
+        Remedy("tokenizer.kind", ("pq",), "sub-vectors share the variance among the levels"),
+        Remedy("tokenizer.kmeans_init", (True,), "later levels start on real residuals"),
+    ),
+}  # fmt: skip
+"""By fault, the settings that act on it."""
+
+
+def diagnose(health: CodeHealth, sizes: Sequence[int]) -> list[Diagnosis]:
+    """Name what is wrong, each with its number; empty where nothing is.
+
+    Dead codes: more than 5 % of a level. Collapse: under half of the codes that are used would do if used
+    evenly (perplexity / used). Collisions: more than 1 % of the items share their identifier. Unbalanced
+    levels: the relative use (perplexity / size) of one level is more than twice that of another.
+    """
+    found = []
+    for level, size in enumerate(sizes):
+        dead, used, even = health.dead[level], health.used[level], health.perplexity[level]
+        if dead > _MOST_DEAD * size:
+            found.append(Diagnosis(DEAD, level + 1, f"{dead:,} of {counted(size, 'code')} have no item"))
+        if even < _LEAST_EVEN * used:
+            said = f"{counted(used, 'code')} in use do the work of {even:.1f} in even use"
+            found.append(Diagnosis(COLLAPSED, level + 1, said))
+    if health.collision_rate > _MOST_COLLIDING:
+        said = f"{percent(health.collision_rate)} of the items share their identifier with another"
+        found.append(Diagnosis(COLLIDING, None, said))
+    shares = [even / size for even, size in zip(health.perplexity, sizes, strict=True)]
+    least, most = min(shares), max(shares)
+    if most > _MOST_APART * least:
+        low, high = shares.index(least) + 1, shares.index(most) + 1
+        said = f"level {low} uses its codes like {percent(least)} of them in even use, level {high} like "
+        found.append(Diagnosis(UNBALANCED, low, said + percent(most)))
+    return found
+
+
+def effects(runs: Mapping[str, tuple[Mapping[str, Any], Mapping[str, float]]]) -> pl.DataFrame:
+    """What a setting cost or gained, from every two runs that differ in it alone.
+
+    runs: by name, the settings (flat, "tokenizer.levels": 4) and the measures ("collisions", "NDCG@10").
+    Frame `setting, before, after` (as text), `run_before, run_after, measure, value_before, value_after,
+    change`, in the order of the runs. A setting that one run lacks is a difference, written "unset".
+    """
+    rows = []
+    names = list(runs)
+    for place, first in enumerate(names):
+        for second in names[place + 1 :]:
+            (one, measured), (other, later) = runs[first], runs[second]
+            apart = [name for name in {**one, **other} if one.get(name, _UNSET) != other.get(name, _UNSET)]
+            if len(apart) != 1:
+                continue
+            texts = [str(each.get(apart[0], _UNSET)) for each in (one, other)]
+            for measure in measured:
+                if measure in later:
+                    values = (float(measured[measure]), float(later[measure]))
+                    rows.append((apart[0], *texts, first, second, measure, *values, values[1] - values[0]))
+    schema = dict.fromkeys(("setting", "before", "after", "run_before", "run_after", "measure"), pl.String)
+    numbers = dict.fromkeys(("value_before", "value_after", "change"), pl.Float64)
+    return pl.DataFrame(rows, schema={**schema, **numbers}, orient="row")
+
+
+def remedy_table(
+    found: Sequence[Diagnosis], tried: pl.DataFrame, settings: Mapping[str, Any] | None = None
+) -> pl.DataFrame:
+    """The settings that act on each fault, and what they did where they were tried.
+
+    found: of `diagnose`. tried: of `effects`. settings: of this run; a remedy that is set already, or that
+    this tokenizer does not have, is left out. Frame `problem, level, said, setting, try, why, seen`, `seen`
+    naming each change of a measure ("NDCG@10 +0.0012 (3 to 4)"), null where no two runs tell.
+    """
+    rows = []
+    for one in found:
+        for remedy in REMEDIES[one.problem]:
+            if settings is not None and remedy.setting not in settings:
+                continue
+            now = None if settings is None else settings[remedy.setting]
+            values = [value for value in remedy.values if settings is None or value != now]
+            if not values:
+                continue
+            seen = [
+                f"{row['measure']} {row['change']:+.4g} ({row['before']} to {row['after']})"
+                for row in tried.filter(pl.col("setting") == remedy.setting).iter_rows(named=True)
+            ]
+            text = " or ".join(map(str, values))
+            rows.append((*one, remedy.setting, text, remedy.why, "; ".join(seen) or None))
+    schema = {"problem": pl.String, "level": pl.Int64} | dict.fromkeys(
+        ("said", "setting", "try", "why", "seen"), pl.String
+    )
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+_UNSET = "unset"
