@@ -187,8 +187,9 @@ def load_vectors(run: Run) -> np.ndarray:
 def compare_policies(run: Run, own: Identified) -> pl.DataFrame:
     """What each conflict policy would make of a tokenizer's codes, a row a policy.
 
-    Frame `policy, moved, cost, displaced, unsolved, levels, vocabulary, collision_rate`: the first four as
-    `Resolution` has them, the others of the identifiers afterwards. Sinkhorn's settings are the run's.
+    Frame `policy, moved, cost, displaced, left_by_sinkhorn, levels, vocabulary, collision_rate`: the
+    first four as `Resolution` has them, `left_by_sinkhorn` its `unsolved`, the
+    others of the identifiers afterwards. Sinkhorn's settings are the run's.
     """
     rows = []
     for policy in CONFLICT_POLICIES:
@@ -196,7 +197,7 @@ def compare_policies(run: Run, own: Identified) -> pl.DataFrame:
         found = own.raw.resolve_with_cost(config, own.residuals, own.last_codewords, run.seed)
         rows.append({
             "policy": policy, "moved": found.moved, "cost": float(found.cost), "displaced": found.displaced,
-            "unsolved": found.unsolved, "levels": found.codes.levels,
+            "left_by_sinkhorn": found.unsolved, "levels": found.codes.levels,
             "vocabulary": found.codes.vocabulary_size, "collision_rate": found.codes.collision_rate(),
         })  # fmt: skip
     return pl.DataFrame(rows)

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 import polars as pl
 
 from genrec_lab.codes.identified import Identified
-from genrec_lab.viz.figures import nothing_quantised, quantisation_errors, residual_energy, residual_stepper
+from genrec_lab.viz.figures import residual_stepper, what_levels_leave
 from genrec_lab.viz.projection import Projection
 
 
@@ -23,9 +23,9 @@ def mapped_things(own: Identified) -> str:
 
 
 def step_through(own: Identified, tsne: Projection, items: pl.DataFrame) -> go.Figure:
-    """`residual_stepper` of a tokenizer on the map by t-SNE; `nothing_quantised` where nothing is."""
+    """`residual_stepper` on the map by t-SNE; `what_levels_leave` where it quantises nothing."""
     if not own.quantises:
-        return nothing_quantised(own.raw.levels, own.raw.n_items)
+        return what_levels_leave(own, items["domain"].to_list())
     if own.prefixed is not None:
         remainders = np.concatenate([own.residuals[:, 1:], own.remainder()[:, None]], axis=1)
     else:
@@ -38,16 +38,3 @@ def step_through(own: Identified, tsne: Projection, items: pl.DataFrame) -> go.F
         items["domain"].to_list(),
         items["title"].to_list(),
     )
-
-
-def what_levels_leave(own: Identified, domains: list[str], seed: int = 0) -> go.Figure:
-    """`residual_energy` where each level quantises what the one before it left over.
-
-    Levels that hand nothing on, as the increments of UTGRec's (Eqs 3 and 4) and the sub-vectors of product
-    quantisation, have `quantisation_errors` instead; codes that quantise nothing a figure that says so.
-    """
-    if own.quantises and not own.refines and own.prefixed is None:
-        return quantisation_errors(own.residuals, own.chosen_codewords(), domains, seed=seed)
-    if not own.quantises:
-        return nothing_quantised(own.raw.levels, own.raw.n_items)
-    return residual_energy(own.residuals, own.codeword_sums(), domains, seed=seed)

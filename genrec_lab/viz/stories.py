@@ -14,6 +14,7 @@ from genrec_lab.codes import EOS
 from genrec_lab.data import Dataset
 from genrec_lab.evaluation.rankings import Rankings
 from genrec_lab.models.recommenders.code_recommender import CodeRecommender
+from genrec_lab.viz.sentences import sentence, story_title
 from genrec_lab.viz.tables import table_figure
 from genrec_lab.viz.text import counted, percent
 
@@ -88,6 +89,7 @@ def watch_beams(
     return pl.DataFrame(rows, schema=columns, orient="row")
 
 
+@sentence
 def tell_beams(steps: pl.DataFrame) -> str:
     """Tell the way of the item that ends first, level by level, in words; steps: of `watch_beams`."""
     winner = steps.filter(pl.col("level") == pl.col("level").max()).row(0, named=True)
@@ -130,10 +132,7 @@ def story_figure(story: pl.DataFrame, method: str) -> go.Figure:
     """`user_story` as a table for the report; its title says at which place the target stands, if at all."""
     hits = story.filter(pl.col("part") == _HIT)
     shown = story.filter(pl.col("part").is_in([_RECOMMENDED, _HIT])).height
-    if hits.height:
-        title = f"{method} puts what the user took at place {hits['place'][0]}"
-    else:
-        title = f"What the user took is not among the first {shown} of {method}"
+    title = story_title(method, hits["place"][0] if hits.height else None, shown)
     columns = {
         "": story["part"].to_list(),
         "place": ["" if place is None else str(place) for place in story["place"]],

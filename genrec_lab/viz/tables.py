@@ -12,10 +12,8 @@ from genrec_lab.viz.text import shorten, wrapped
 
 _LINE, _CELL_PADDING, _SIDE = 17, 12, 16
 _CHARACTER = 7.4
-# A cell takes at most two lines at the narrow width, a longer table scrolls inside its own frame.
-_MOST_LINES = 2
 _MOST_HEADER_LINES = 4
-_TALLEST = 760
+_TALLEST = 2_400  # pixels; a longer table scrolls inside its own frame
 
 
 def table_figure(
@@ -27,10 +25,11 @@ def table_figure(
     widths: Sequence[float] | None = None,
     left: int = 1,
     emphasis: Sequence[Sequence[bool]] | None = None,
+    most_lines: int = 2,
 ) -> go.Figure:
     """A table with one list of values a column; the first `left` columns are set left, the others right.
 
-    Cells are cut to two lines of their column. emphasis: by column and row, what is drawn in bold.
+    Cells are cut to `most_lines` lines of their column. emphasis: by column and row, what is drawn in bold.
     Raises ValueError where headers and columns do not fit together.
     """
     if len(headers) != len(columns) or len({len(column) for column in columns}) > 1:
@@ -46,7 +45,7 @@ def table_figure(
         for name, place in zip(headers, room, strict=True)
     ]
     cells = [
-        [wrapped(str(value), place, most_lines=_MOST_LINES) for value in column]
+        [wrapped(str(value), place, most_lines=most_lines) for value in column]
         for column, place in zip(columns, room, strict=True)
     ]
     strong = emphasis if emphasis is not None else [[False] * len(column) for column in columns]

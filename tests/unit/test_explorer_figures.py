@@ -100,7 +100,7 @@ def test_bars_of_children_are_their_items_by_domain(make_catalogue: Make) -> Non
     assert list(drawn(figure, "share of interactions").x) == pytest.approx(traffic.tolist())
     used = int((children.sizes > 0).sum())
     assert title_of(figure).startswith(
-        f"Below {largest}, {used} codes of 3 follow; code {order[0]} alone has "
+        f"Below {largest}: {used} of 3 codes used; code {order[0]}, the largest, has "
     )
     assert "the 2 largest of 3 used codes" in note_of(figure) and note_of(figure).endswith("seed 4")
 
@@ -114,7 +114,7 @@ def test_dead_codes_are_hollow_and_named() -> None:
     assert list(hollow.customdata) == ["1", "2"]
     assert hollow.marker.color == "rgba(0,0,0,0)"
     assert "dead at this level: 1, 2, 3, 4, 5, 6, 7, 8 and 11 more" in note_of(figure)
-    assert title_of(figure) == "Level 1 uses 1 of 20 codes; code 0 alone has 100 % of the items"
+    assert title_of(figure) == "Level 1: 1 of 20 codes used; code 0, the largest, has 100 % of the items"
 
 
 def test_a_code_profile_draws_its_words_domains_and_norms(make_catalogue: Make) -> None:
@@ -133,13 +133,13 @@ def test_a_code_profile_draws_its_words_domains_and_norms(make_catalogue: Make) 
     assert title_of(figures.code_profile(dead)) == "Code 1 of level 1 is dead: no item has it"
 
 
-def test_lift_is_drawn_in_doublings_and_dead_codes_stay_empty() -> None:
+def test_lift_is_drawn_in_doublings_and_dead_codes_are_counted() -> None:
     codes = ItemCodes([[0], [0], [1], [1]], (3,), ["a", "a", "a", "b"])
     figure = figures.domain_lift(ExplorerState(CodedCatalogue("x", codes, [""] * 4)).sharing())
     values = np.array(figure.data[0].z, dtype=float)
-    assert np.allclose(values[:, :2], [[np.log2(4 / 3), np.log2(2 / 3)], [-3.0, 1.0]])
-    assert np.isnan(values[:, 2]).all()
-    assert title_of(figure) == "50 % of the used codes of level 1 belong to one domain alone, 50 % to all 2"
+    assert np.allclose(values, [[np.log2(4 / 3), np.log2(2 / 3)], [-3.0, 1.0]])
+    assert "1 dead code not shown" in note_of(figure)
+    assert title_of(figure) == "50 % of the used codes of level 1 belong to one domain, 50 % to all 2"
 
 
 def test_the_beam_marks_where_the_target_left() -> None:
@@ -177,7 +177,7 @@ def test_matched_codes_lie_on_the_diagonal(make_catalogue: Make) -> None:
     table = np.array(figure.data[-1].z, dtype=float)
     assert (np.diag(table) == 100).all()
     assert np.isnan(table[~np.eye(len(table), dtype=bool)]).all()
-    assert title_of(figure) == "a and b part the items alike at every level"
+    assert title_of(figure) == "a and b group the items alike at every level"
     b.keys = list(range(100, 150))
     assert title_of(figures.tokenizer_match(TwoTokenizers(a, b))) == "a and b have no item in common"
 
@@ -193,7 +193,7 @@ def test_epochs_are_drawn_by_level_and_what_is_missing_has_no_panel() -> None:
     second = [trace for trace in figure.data if trace.name == "level 2"]
     assert list(second[0].y) == pytest.approx([10.0 * e for e in range(1, 9)])
     assert list(second[2].y) == [9, 8, 7, 6, 5, 4, 3, 2]
-    assert title_of(figure).startswith("Level 1 ends with the fewest codes in use, 50 %")
+    assert title_of(figure).startswith("After 8 epochs level 1 uses 50 % of the codes, the least")
     with pytest.raises(ValueError, match=r"scope: 'b', expected one of \['all'\]"):
         figures.codebook_by_epoch(training_frame({"all": records}, (8, 10)), scope="b")
     with pytest.raises(ValueError, match="nothing was recorded"):
@@ -210,7 +210,7 @@ def test_the_map_colours_the_prefix_and_draws_no_more_than_it_may(make_catalogue
     assert len(drawn(figure, "other items").x) == 60 - inside.size
     found = sorted(float(x) for trace in coloured for x in trace.x)
     assert found == pytest.approx(sorted(projection.coordinates[inside, 1, 0].tolist()))
-    assert f"Prefix 1 has {inside.size} items" in figure.layout.title.text.replace("<br>", " ")
+    assert f"Prefix 1: {inside.size} items among 60" in figure.layout.title.text.replace("<br>", " ")
     many = CodedCatalogue("x", ItemCodes(np.zeros((25_000, 1), int), (1,)), [""] * 25_000)
     assert sum(len(trace.x) for trace in figures.prefix_map(many, map_of(many)).data) == MAX_POINTS
     with pytest.raises(ValueError, match="expected a map of this catalogue"):

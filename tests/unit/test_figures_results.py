@@ -14,7 +14,8 @@ import plotly.graph_objects as go
 import polars as pl
 import pytest
 
-from genrec_lab.evaluation import code_health, metrics_table, neighbour_code_overlap
+from genrec_lab.codes import ItemCodes
+from genrec_lab.evaluation import health_table, metrics_table, neighbour_code_overlap
 from genrec_lab.viz import figures
 from genrec_lab.viz.layout import MAX_POINTS
 
@@ -88,15 +89,18 @@ def tokenizer_epochs(count: int, contrastive: float = 3.0) -> list[Epoch]:
 
 def test_tokenizer_curves_say_all_where_no_code_is_unused() -> None:
     full = replace(tokenizer_epochs(20)[-1], utilisation=(1.0, 1.0))
-    assert "every level uses all of its codes" in title_of(figures.tokenizer_curves([full]))
+    assert "every level uses all of the codes" in title_of(figures.tokenizer_curves([full]))
 
 
 def test_tokenizer_curves_state_the_last_epoch() -> None:
     figure = figures.tokenizer_curves(tokenizer_epochs(20), n_items=77, seed=3)
     assert title_of(figure) == (
-        "After 20 epochs every level uses at least 90 % of its codes; 5.0 % of the items collide"
+        "After 20 epochs every level uses 90 % of the codes; 5.0 % of the items collide"
     )
-    assert plain(figure.layout.title.subtitle.text) == "77 items; 20 epochs in 10.0 s; seed 3"
+    assert plain(figure.layout.title.subtitle.text) == (
+        "77 items; 20 epochs in 10.0 s; 20 records up to epoch 20; "
+        "the change of codes was not recorded; seed 3"
+    )
     curves = {trace.name: trace for trace in figure.data[:4]}
     assert list(curves["reconstruction"].y) == pytest.approx([0.5 / e for e in range(1, 21)])
     collisions = next(trace for trace in figure.data if trace.name == "collisions")
@@ -154,7 +158,7 @@ def test_recommender_curves_mark_the_best_of_the_validated_epochs() -> None:
     assert list(loss.x) == [1, 2, 3, 4, 5]
     assert list(validation.x) == [2, 4, 5]
     assert (list(best.x), list(best.y), list(best.text)) == ([4], [0.08], ["0.0800"])
-    assert title_of(figure) == "Validation NDCG@10 is best at epoch 4 of 5: 0.0800"
+    assert title_of(figure) == "Validation NDCG@10 is highest at epoch 4 of 5: 0.0800"
     low, high = figure.layout.yaxis2.range
     assert low < 0.03 and high > 0.08
 
@@ -264,7 +268,7 @@ def test_results_table_sets_the_best_in_bold() -> None:
     figure = figures.results_table(RECORDS)
     garden = figure.data[0].cells.values[3]
     assert [cell.startswith("<b>") for cell in garden] == [False, False, False, True]
-    assert title_of(figure) == "GMC has the highest NDCG@10 on average: 0.0525, 320 % above Popularity"
+    assert title_of(figure) == "GMC has the highest NDCG@10 on average: 0.0525, 30 % of the best possible"
 
 
 def test_metric_bars_show_means_deviations_and_the_bound() -> None:
@@ -282,15 +286,23 @@ def test_metric_bars_show_means_deviations_and_the_bound() -> None:
         figures.metric_bars(RECORDS, highlight=["GMCC"])
 
 
-def test_share_of_best_divides_by_the_domain_s_bound() -> None:
-    figure = figures.share_of_best(RECORDS)
-    bars = [trace for trace in figure.data if trace.type == "bar" and trace.width == 0.4]
+def test_error_bars_are_said_of_several_seeds_only() -> None:
+    note = figures.metric_bars(RECORDS).layout.title.subtitle.text
+    assert "error bars" in note
+    one = RECORDS.filter((pl.col("seed") == 0) | (pl.col("method") == "best possible"))
+    figure = figures.metric_bars(one)
+    assert "error bars" not in figure.layout.title.subtitle.text
+    assert figure.data[0].customdata[0][2] == "1 seed" and not figure.data[0].error_x.visible
+
+
+def test_shares_of_the_best_possible_divide_by_the_domain_s_bound() -> None:
+    figure = figures.metric_bars(RECORDS, of_best=True)
+    bars = [trace for trace in figure.data if trace.type == "bar"]
     assert list(bars[0].x) == pytest.approx([60, 20, 80])
     assert list(bars[1].x) == pytest.approx([25, 5])
     assert list(bars[2].x) == pytest.approx([30, 100 * 0.0125 / 0.175])
-    assert title_of(figure) == "GMC reaches 30 % of the best possible NDCG@10 on average"
     with pytest.raises(ValueError, match="only Bazaar"):
-        figures.share_of_best(RECORDS.filter(pl.col("method") != "best possible"))
+        figures.metric_bars(RECORDS.filter(pl.col("method") != "best possible"), of_best=True)
 
 
 # --- comparisons
@@ -316,15 +328,14 @@ def test_beam_misses_against_sets() -> None:
     assert "With 50 beams the search misses" in title_of(figure)
 
 
-def test_adaptation_change_from_nothing_has_no_share_and_stands_first() -> None:
+def test_adaptation_change_from_nothing_has_no_share() -> None:
     changes = pl.DataFrame({"domain": ["A", "B", "C"], "before": [0.1, 0.0, 0.0], "after": [0.2, 0.1, 0.0]})
     figure = figures.adaptation_change(changes)
-    (bars,) = [trace for trace in figure.data if trace.type == "bar"]
-    assert list(bars.text) == ["from 0", "+100\N{NO-BREAK SPACE}%", "±0\N{NO-BREAK SPACE}%"]
-    assert list(bars.x) == [0.0, pytest.approx(100.0), 0.0]
+    (texts,) = [[text.strip() for text in trace.text] for trace in figure.data if trace.mode == "text"]
+    assert texts == ["+100\N{NO-BREAK SPACE}%", "from 0", "±0"]
 
 
-def test_adaptation_change_averages_seeds_and_sorts_by_relative_change() -> None:
+def test_adaptation_change_averages_seeds_and_sorts_by_gain() -> None:
     changes = pl.DataFrame(
         {
             "domain": ["Garden", "Garden", "Kitchen", "Kitchen"],
@@ -334,12 +345,13 @@ def test_adaptation_change_averages_seeds_and_sorts_by_relative_change() -> None
         }
     )
     figure = figures.adaptation_change(changes)
-    (bars,) = [trace for trace in figure.data if trace.type == "bar"]
-    assert list(bars.x) == pytest.approx([30.0, 100 * (0.145 / 0.15 - 1)])
+    (texts,) = [[text.strip() for text in trace.text] for trace in figure.data if trace.mode == "text"]
+    assert [text[:2] for text in texts] == ["+3", "−3"]
     before = next(trace for trace in figure.data if trace.name == "before adaptation")
     assert list(before.x) == pytest.approx([0.10, 0.15])
     assert list(before.error_x.array) == pytest.approx([0, statistics.stdev([0.1, 0.2])])
-    assert title_of(figure) == "Adaptation raises NDCG@10 in 1 of 2 domains, most in Kitchen (+30 %)"
+    assert "above that before it in 1 of 2 domains, most in Kitchen (+0.0300)" in title_of(figure)
+    assert "the best of several epochs" in figure.layout.title.subtitle.text
 
 
 def test_difference_intervals_sort_the_decided_from_the_undecided() -> None:
@@ -396,7 +408,7 @@ def test_worth_of_parts_tells_missed_parts_from_others_and_puts_the_papers_above
 
 def test_worth_of_parts_without_a_missed_one_says_so_and_refuses_several_rows_of_a_variant() -> None:
     figure = figures.worth_of_parts(WORTH[1:], method="GMC")
-    assert title_of(figure) == "GMC: neither part is certainly missed (NDCG@10, 95 % intervals)"
+    assert title_of(figure) == "GMC: none of 2 parts is certainly missed (NDCG@10, 95 % intervals)"
     with pytest.raises(ValueError, match="'without a' has more than one row"):
         figures.worth_of_parts(pl.concat([WORTH, WORTH[:1]]), method="GMC")
     with pytest.raises(ValueError, match="no rows"):
@@ -410,7 +422,7 @@ def hostile_figures() -> dict[str, Callable[[], go.Figure]]:
     codes = np.random.default_rng(0).integers(0, 8, (40, 3))
     domains = np.repeat([HOSTILE, "Kitchen"], 20)
     sizes = (8, 8, 8)
-    health = {HOSTILE: code_health(codes, sizes, domains)}
+    health = health_table({HOSTILE: ItemCodes(codes, sizes, domains.tolist())})
     points = np.random.default_rng(1).normal(size=(40, 3, 2))
     sequences = pl.DataFrame({"domain": [HOSTILE, "Kitchen"], "items": [[0, 1], [2, 3, 3]]})
     records = RECORDS.with_columns(
@@ -436,18 +448,19 @@ def hostile_figures() -> dict[str, Callable[[], go.Figure]]:
         "recommender_curves": lambda: figures.recommender_curves({HOSTILE: history_of([0.1, 0.2])}),
         "code_usage": lambda: figures.code_usage(codes, sizes, domains),
         "code_sharing": lambda: figures.code_sharing(codes, sizes, domains),
-        "health_by_level": lambda: figures.health_by_level(health),
+        "tokenizers_compared": lambda: figures.tokenizers_compared(health),
         "neighbour_overlap": lambda: figures.neighbour_overlap(overlap),
         "collision_groups": lambda: figures.collision_groups(codes, domains),
         "policy_costs": lambda: figures.policy_costs(costs),
         "identifier_examples": lambda: figures.identifier_examples(codes, titles, domains),
         "residual_atlas": lambda: figures.residual_atlas(points, domains, titles=titles, method=HOSTILE),
-        "residual_energy": lambda: figures.residual_energy(points, points[:, 0] * 0.9, domains),
-        "quantisation_errors": lambda: figures.quantisation_errors(points, points * 0.9, domains),
+        "levels_leave": lambda: figures.levels_leave(
+            points[0, :, 0] ** 2, points[:, :, 0], domains, together=True
+        ),
         "kept_by_codes": lambda: figures.kept_by_codes(told, [[1]], [[[HOSTILE]]], None),
         "metric_bars": lambda: figures.metric_bars(records),
         "results_table": lambda: figures.results_table(records),
-        "share_of_best": lambda: figures.share_of_best(records),
+        "share_of_best": lambda: figures.metric_bars(records, of_best=True),
         "beam_misses": lambda: figures.beam_misses(exact, {5: exact}, domains),
         "adaptation_change": lambda: figures.adaptation_change(changes, before=HOSTILE, metric=HOSTILE),
         "difference_intervals": lambda: figures.difference_intervals(difference, first=HOSTILE, second="b"),

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from genrec_lab.viz.figures import error_shares, kept_by_codes, quantisation_errors, shares_told
+from genrec_lab.viz.figures import error_shares, kept_by_codes, levels_leave, shares_told
 
 
 @pytest.fixture
@@ -97,12 +97,12 @@ def test_the_error_of_a_level_is_measured_against_its_own_variance():
 def test_the_figure_of_errors_names_the_worst_level_and_every_domain():
     vectors = np.random.default_rng(0).normal(size=(30, 3, 4))
     codewords = vectors * np.array([0.9, 0.1, 0.5])[None, :, None]
-    figure = quantisation_errors(vectors, codewords, ["A"] * 10 + ["B"] * 20, seed=1)
-    assert figure.layout.title.text.startswith("Level 2 loses most: 8")
+    figure = levels_leave(*error_shares(vectors, codewords), ["A"] * 10 + ["B"] * 20, together=False, seed=1)
+    assert figure.layout.title.text.startswith("Level 2 leaves 8")
     bars, a, b = figure.data
     np.testing.assert_allclose(bars.y, 100 * error_shares(vectors, codewords)[0])
     np.testing.assert_allclose(a.y, np.linalg.norm(vectors - codewords, axis=2)[:10].mean(axis=0))
     assert (a.name, b.name) == ("A", "B")
-    far = quantisation_errors(vectors, codewords + 9, ["A"] * 30)
-    assert "no better than one codeword at the mean" in far.layout.title.text.replace("<br>", " ")
+    far = levels_leave(*error_shares(vectors, codewords + 9), ["A"] * 30, together=False)
+    assert " times the variance" in far.layout.title.text.replace("<br>", " ")
     assert all(text.endswith(" times") for text in far.data[0].text)

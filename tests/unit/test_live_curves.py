@@ -155,7 +155,8 @@ def test_in_a_kernel_one_static_figure_remains(looked_at: str, monkeypatch: pyte
     outputs = notebook.cells[0].outputs
     (figure,) = [output for output in outputs if output.output_type == "display_data"]
     assert (
-        figure.data[PLOTLY]["layout"]["title"]["text"] == "Validation NDCG@10 is best at epoch 4 of 4: 0.0400"
+        figure.data[PLOTLY]["layout"]["title"]["text"]
+        == "Validation NDCG@10 is highest at epoch 4 of 4: 0.0400"
     )
     printed = "".join(output.text for output in outputs if output.output_type == "stream")
     assert ("epoch 4" in printed) is (looked_at == "0")

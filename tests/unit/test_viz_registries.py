@@ -106,5 +106,10 @@ def test_a_view_that_fails_says_so_in_its_place(make_catalogue: Make) -> None:
 def test_no_page_offers_to_upload_a_figure(make_catalogue: Make) -> None:
     for mode in ("light", "dark"):
         assert theme.CLOUD_BUTTON in theme.template(mode).layout.modebar.remove
-    assert figures.nothing_quantised(1, 2).layout.template.layout.modebar.remove[-1] == theme.CLOUD_BUTTON
+    assert (
+        figures.levels_leave(
+            np.ones(1), np.ones((2, 1)), ["a"] * 2, together=True
+        ).layout.template.layout.modebar.remove[-1]
+        == theme.CLOUD_BUTTON
+    )
     assert Explorer(ExplorerState(make_catalogue(1, 60))).canvas.config["showSendToCloud"] is False

@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 import polars as pl
 
 from genrec_lab.viz import theme
+from genrec_lab.viz.explorer.sentences import beam_title
 from genrec_lab.viz.layout import Panels, one_panel
 from genrec_lab.viz.text import counted, label, noted, written
 
@@ -52,13 +53,7 @@ class BeamTree:
 
     def told(self) -> str:
         """The way of the target in a sentence."""
-        if self.left_at is None:
-            return f"The target stays in the beam and ends at place {self.rank}"
-        width = self.nodes.filter(pl.col("level") == self.left_at).height
-        text = f"The target leaves the beam at level {self.left_at} of {len(self.target)}"
-        if self.missed_by is None:
-            return text
-        return f"{text}: {self.missed_by:.2f} below the last of {width} kept"
+        return beam_title(self)
 
 
 def beam_tree(
@@ -181,7 +176,7 @@ def beam_way(tree: BeamTree, *, seed: int | None = None) -> go.Figure:
         "at the right: log-probability and title",
         seed=seed,
     )
-    return made.finish(tree.told(), note, showlegend=True)
+    return made.finish(beam_title(tree), note, showlegend=True)
 
 
 def _hover(row: dict[str, Any]) -> str:

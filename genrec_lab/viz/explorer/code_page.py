@@ -16,10 +16,11 @@ import polars as pl
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.explorer.domain_sharing import level_sharing
 from genrec_lab.viz.explorer.prefixes import entropy_bits, purity_of
+from genrec_lab.viz.explorer.sentences import page_items_title, page_note, page_title
 from genrec_lab.viz.explorer.words import Word
 from genrec_lab.viz.layout import numbered_axis, panels
 from genrec_lab.viz.tables import table_figure
-from genrec_lab.viz.text import counted, label, listed, noted, percent, written
+from genrec_lab.viz.text import counted, label, noted
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -252,7 +253,7 @@ def code_profile(page: CodePage, *, top: int = 8, seed: int | None = None) -> go
         made.say(1, "No item has it.")
     if not words:
         made.say(0, "No word tells it from the others.")
-    return made.finish(_page_title(page), noted(_page_note(page), seed=seed), showlegend=False, bargap=0.25)
+    return made.finish(page_title(page), noted(page_note(page), seed=seed), showlegend=False, bargap=0.25)
 
 
 def code_items(page: CodePage, catalogue: CodedCatalogue, *, seed: int | None = None) -> go.Figure:
@@ -264,7 +265,7 @@ def code_items(page: CodePage, catalogue: CodedCatalogue, *, seed: int | None = 
     note = f"{shown.height} of {counted(page.support, 'item')}"
     which = "distance of the residual to the codeword" if known else "no distances are known"
     return table_figure(
-        _items_title(page),
+        page_items_title(page),
         noted(note, which, seed=seed),
         ["", "title", "domain", "identifier", "distance", "interactions"],
         [
@@ -277,47 +278,4 @@ def code_items(page: CodePage, catalogue: CodedCatalogue, *, seed: int | None = 
         ],
         widths=[1.2, 3.9, 1.5, 1.7, 1.2, 1.75],
         left=4,
-    )
-
-
-def _name_of(page: CodePage) -> str:
-    if page.within is None:
-        return f"Code {page.code} of level {page.level + 1}"
-    return f"Prefix {written([*page.within, page.code])}"
-
-
-def _page_title(page: CodePage) -> str:
-    if page.support == 0:
-        return f"{_name_of(page)} is {page.state}: no item has it"
-    words = f", mostly “{listed([word.word for word in page.words[:3]])}”" if page.words else ""
-    most = listed([page.domains[int(page.by_domain.argmax())]])
-    whose = f", {percent(page.purity)} of them of {most}"
-    if len(page.domains) == 1 or page.purity == 1:
-        whose = f" of {most}" if len(page.domains) > 1 else ""
-    return f"{_name_of(page)} has {counted(page.support, 'item')}{whose}{words}"
-
-
-def _page_note(page: CodePage) -> str:
-    near = ", ".join(f"{code} ({distance:.2g})" for code, distance in page.nearest_codes[:3])
-    return noted(
-        page.state,
-        f"{counted(page.support, 'item')} of {page.n_items:,}",
-        f"{percent(page.traffic_share)} of the interactions",
-        f"domain entropy {page.entropy:.2f} bits",
-        f"nearest codewords: {near}" if near else "",
-    )
-
-
-def _items_title(page: CodePage) -> str:
-    name, items = _name_of(page), counted(page.support, "item")
-    if not page.support:
-        return f"{name}: no item has it"
-    if page.distances is None or page.support < 2:
-        return f"{name}: {items}"
-    low, high = float(page.distances[0]), float(page.distances[-1])
-    if low <= 0:
-        return f"{name}: its {items} lie up to {high:.2g} from the codeword"
-    return (
-        f"{name}: the farthest of its {items} lies {high / low:.1f} times as far from the codeword as the "
-        "nearest"
     )

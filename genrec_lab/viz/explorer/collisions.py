@@ -15,6 +15,7 @@ import polars as pl
 from genrec_lab.codes import CONFLICT_POLICIES, CodesError, ItemCodes, Resolution
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.explorer.domain_sharing import cosine
+from genrec_lab.viz.explorer.sentences import group_title
 from genrec_lab.viz.explorer.words import stretches
 from genrec_lab.viz.tables import table_figure
 from genrec_lab.viz.text import counted, noted, written
@@ -226,9 +227,7 @@ def collision_group(
         of_policy = effects.filter(pl.col("policy") == policy).head(len(shown))
         columns.append([text or "not known" for text in of_policy["after"].to_list()])
         bold.append((of_policy["after"] != of_policy["before"]).fill_null(False).to_list())
-    title = f"{total} of {cards['domain'][0]} are all {cards['codes'][0]}"
-    if np.isfinite(measured.mean_distance):
-        title += f", {measured.mean_distance:.2f} apart on average"
+    title = group_title(len(measured.items), cards["domain"][0], cards["codes"][0], measured.mean_distance)
     dear = effects.filter(pl.col("policy_cost") > 0).unique("policy", maintain_order=True)
     costs = [
         f"{_SHOWN[policy]} {cost:.3g} ({counted(moved, 'item')} moved)"
@@ -243,4 +242,4 @@ def collision_group(
     )
     headers = ["title", "interactions", "mean distance", *_SHOWN.values()]
     widths = [2.8, 1.65, 1.1, 1.5, 1.5, 1.5, 1.9]
-    return table_figure(title, note, headers, columns, widths=widths, emphasis=bold)
+    return table_figure(title, note, headers, columns, widths=widths, emphasis=bold, most_lines=6)

@@ -17,16 +17,17 @@ from scipy.optimize import linear_sum_assignment
 from genrec_lab.codes import row_ids
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.explorer.flows import Overlap, adjusted_mutual, company_kept
+from genrec_lab.viz.explorer.sentences import company_title, match_title, nothing_common_title
 from genrec_lab.viz.layout import Panels, finish, panels
 from genrec_lab.viz.tables import table_figure
-from genrec_lab.viz.text import counted, label, listed, noted, percent
+from genrec_lab.viz.text import counted, label, noted, percent
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
 _MEASURES = (
     ("adjusted Rand index", "ari"),
-    ("normalised mutual information", "nmi"),
+    ("adjusted mutual information", "ami"),
     ("items in matched codes", "matched"),
 )
 _MOST_CODES = 64
@@ -82,7 +83,7 @@ class TwoTokenizers:
         """The items whose company changed most: those that share `length` codes with them in each tokenizer.
 
         Frame `item_a, item_b, title, kept, company_a, company_b, common`, `kept` being the Jaccard index of
-        the two sets of companions (1 for an item that is alone in both), least first, larger sets first.
+        the two sets of companions, least first, larger sets first; items that are alone in both come last.
         """
         kept, with_a, with_b, both = self.company(length)
         order = np.lexsort((self.items_a, -(with_a + with_b), kept))[:top]
@@ -236,14 +237,14 @@ def tokenizer_match(two: TwoTokenizers, *, level: int = 0, seed: int | None = No
         values = [float(getattr(match, field)) for match in matches]
         made.bars(0, values, "%{y:.3f}", name, at=levels)
     low = min(0.0, *(match.ari for match in matches))
-    made.y(0, range=[1.1 * low, 1.03], title="1: the same, 0: unrelated")
+    made.y(0, range=[1.1 * low, 1.03], title="1: the same, 0: chance")
     made.x(0, dtick=1, title="level")
     _add_table(made, matches[level], two)
     note = f"{counted(two.n_items, 'item')} that both have"
     note = f"{note}; codes matched one to one by common items (Hungarian)"
     note += f". They differ: {'; '.join(two.left_out)}" if two.left_out else ""
     layout = {"barmode": "group", "showlegend": True, "bargap": 0.25}
-    return made.finish(_match_title(matches, two), noted(note, seed=seed), **layout)
+    return made.finish(match_title(matches, (two.a.name, two.b.name)), noted(note, seed=seed), **layout)
 
 
 def changed_company(
@@ -252,14 +253,11 @@ def changed_company(
     """The items whose companions (items with the same first `length` codes) changed most, as a table."""
     if not two.n_items:
         return _nothing_common(two)
-    kept = two.company(length)[0]
     rows = two.changes(length, top)
-    prefix = "code" if length == 1 else f"{length} codes"
-    title = f"Items keep {percent(float(kept.mean()))} of their company under the first {prefix}, on average"
     note = f"{rows.height} of {counted(two.n_items, 'item')}, most changed first"
     counts = [[f"{count:,}" for count in rows[name]] for name in ("company_a", "company_b", "common")]
     return table_figure(
-        title,
+        company_title(two.overlap(length), length),
         noted(note, "kept: companions in both tokenizers, of those in either", seed=seed),
         ["title", "kept", f"companions in {two.a.name}", f"companions in {two.b.name}", "in both"],
         [rows["title"].to_list(), [percent(share) for share in rows["kept"].to_list()], *counts],
@@ -294,16 +292,5 @@ def _nothing_common(two: TwoTokenizers) -> go.Figure:
     figure = go.Figure()
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
-    title = f"{listed([two.a.name])} and {listed([two.b.name])} have no item in common"
+    title = nothing_common_title((two.a.name, two.b.name))
     return finish(figure, title, "Items are the same where domain and key are equal", plot_height=60)
-
-
-def _match_title(matches: list[LevelMatch], two: TwoTokenizers) -> str:
-    best = max(matches, key=lambda match: match.nmi)
-    names = f"{listed([two.a.name])} and {listed([two.b.name])}"
-    if all(match.ari > 0.999 for match in matches):
-        return f"{names} part the items alike at every level"
-    return (
-        f"{names} agree most at level {best.level + 1}: {percent(best.matched)} of the items have "
-        f"matched codes (ARI {best.ari:.2f})"
-    )

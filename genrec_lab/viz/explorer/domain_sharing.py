@@ -5,7 +5,7 @@ Shapes: N items, L levels, K codes of a level, T domains, P pairs.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +16,9 @@ from scipy.stats import rankdata
 
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.explorer.prefixes import PrefixOrder
+from genrec_lab.viz.explorer.sentences import lift_title, similarity_title
 from genrec_lab.viz.layout import interval, lean_heatmap, numbered_axis, one_panel
-from genrec_lab.viz.text import counted, label, noted, percent
+from genrec_lab.viz.text import code_label, counted, label, noted
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -186,38 +187,44 @@ def _any_pairs(n_items: int, pairs: int, generator: np.random.Generator) -> tupl
     return one, other + (other >= one)
 
 
-def domain_lift(sharing: LevelSharing, *, seed: int | None = None) -> go.Figure:
+def domain_lift(
+    sharing: LevelSharing, labels: Mapping[int, Sequence[str]] | None = None, *, seed: int | None = None
+) -> go.Figure:
     """Domain against code: how much more often a domain's items have a code than items at large do.
 
-    Codes stand in their own order, unused ones stay empty. A lift of 2 is twice as often; colours end at 8
-    and 1/8, and a domain that does not have a used code has the colour of the lower end.
+    Used codes stand by the domain that they lean to, its strongest first. labels: by code, the words that
+    describe it. A lift of 2 is twice as often; colours end at 8 and 1/8, and a domain that does not have a
+    code has the colour of the lower end.
     """
-    n_domains, n_codes = sharing.items.shape
-    used = sharing.items.sum(axis=0) > 0
-    doublings = np.full(sharing.lift.shape, np.nan)
-    positive = np.nan_to_num(sharing.lift) > 0
-    doublings[positive] = np.log2(sharing.lift[positive])
-    doublings[(sharing.lift == 0) & used] = -_MOST_DOUBLINGS
-    hover = np.empty((n_domains, n_codes), dtype=object)
-    for place, name in enumerate(sharing.domains):
-        for code in range(n_codes):
-            lift, items = sharing.lift[place, code], counted(int(sharing.items[place, code]), "item")
-            text = f"lift {lift:.2f}, {items}" if used[code] else "dead"
-            hover[place, code] = f"{label(name)}, code {code}: {text}"
-    made = one_panel(max(46 * n_domains, 170))
-    gaps = {"ygap": 2, "xgap": 0.5 if n_codes <= 128 else 0}
+    order = sharing.order()
+    lift, items = sharing.lift[:, order], sharing.items[:, order]
+    with np.errstate(divide="ignore"):
+        doublings = np.maximum(np.log2(lift), -_MOST_DOUBLINGS)
+    names = [code_label(code, (labels or {}).get(code, ()), 40) for code in order.tolist()]
+    hover = np.array([
+        [f"{label(domain)}, code {name}: lift {lift[row, at]:.2f}, {counted(int(items[row, at]), 'item')}"
+         for at, name in enumerate(names)]
+        for row, domain in enumerate(sharing.domains)
+    ], dtype=object)  # fmt: skip
+    made = one_panel(max(46 * len(sharing.domains), 170))
+    gaps = {"ygap": 2, "xgap": 0.5 if len(order) <= 128 else 0}
     heat = lean_heatmap(doublings, _MOST_DOUBLINGS, _DOUBLINGS, "%{text}<extra></extra>", text=hover, **gaps)
     heat.colorbar.title = {"text": "lift", "side": "top"}
     made.add(0, heat)
-    made.x(title=f"code of level {sharing.level + 1}", showgrid=False)
+    step = max(1, -(-len(order) // 24))
+    ticks = numbered_axis([str(code) for code in order])
+    ticks = {name: values[::step] for name, values in ticks.items()}
+    axis = f"used codes of level {sharing.level + 1}, by the domain that they lean to"
+    made.x(title=axis, showgrid=False, tickangle=0, **ticks)
     made.y(**numbered_axis(sharing.domains, 24), autorange="reversed", showgrid=False)
+    dead = sharing.items.shape[1] - len(order)
     note = noted(
-        f"{counted(int(sharing.items.sum()), 'item')}, all {n_codes:,} codes in their own order",
-        "empty: dead",
+        counted(int(sharing.items.sum()), "item"),
+        f"{counted(dead, 'dead code')} not shown" if dead else "",
         "lift 1: as often in the domain as overall",
         seed=seed,
     )
-    return made.finish(_lift_title(sharing), note)
+    return made.finish(lift_title(sharing), note)
 
 
 def similarity_by_prefix(pairs: PairSimilarity, levels: int) -> go.Figure:
@@ -243,29 +250,8 @@ def similarity_by_prefix(pairs: PairSimilarity, levels: int) -> go.Figure:
     made.x(tickvals=list(range(levels + 1)), range=[-0.4, levels + 0.4], title="codes in common")
     made.y(title="cosine similarity of the texts")
     note = noted(
-        f"Spearman's rho over {counted(pairs.pairs, 'pair')} drawn from all",
-        "the points are of pairs drawn anew for each number of common codes, whiskers their middle half",
+        f"Up to {counted(pairs.pairs, 'pair')} drawn for each number of common codes",
+        "whiskers: their middle half",
         seed=pairs.seed,
     )
-    return made.finish(_similarity_title(pairs), note, showlegend=len(groups) > 1)
-
-
-def _lift_title(sharing: LevelSharing) -> str:
-    level, used = f"level {sharing.level + 1}", int(sharing.used_by[1:].sum())
-    if len(sharing.domains) == 1:
-        return f"One domain uses {used} of {counted(sharing.items.shape[1], 'code')} of {level}"
-    own, everyone = (percent(int(sharing.used_by[place]) / max(used, 1)) for place in (1, -1))
-    return (
-        f"{own} of the used codes of {level} belong to one domain alone, "
-        f"{everyone} to all {len(sharing.domains)}"
-    )
-
-
-def _similarity_title(pairs: PairSimilarity) -> str:
-    if math.isnan(pairs.rho):
-        return "Common codes and similarity cannot be compared: one of the two never varies"
-    strength = abs(pairs.rho)
-    steps = ((0.1, "hardly"), (0.3, "weakly"), (0.6, "clearly"), (math.inf, "strongly"))
-    how = next(word for least, word in steps if strength < least)
-    less = "less" if pairs.rho < 0 and strength >= 0.1 else "more"
-    return f"Items with more codes in common are {how} {less} alike: rho = {pairs.rho:.2f}"
+    return made.finish(similarity_title(pairs), note, showlegend=len(groups) > 1)

@@ -16,6 +16,7 @@ import polars as pl
 
 from genrec_lab.viz import theme
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
+from genrec_lab.viz.explorer.sentences import exposure_title, tail_exposure_title
 from genrec_lab.viz.layout import Panels, numbered_axis, one_panel, panels
 from genrec_lab.viz.text import code_label, counted, listed, noted, percent, written
 
@@ -188,7 +189,7 @@ def exposure_by_code(
     where = f"below {written(found.prefix)}" if found.prefix else f"of level {found.level + 1}"
     note = f"{counted(table.height, 'used code')} {where}, {counted(found.recommendations, 'recommendation')}"
     note += f" of {listed([method])}" if method else ""
-    return made.finish(_code_title(found, x, y), noted(note, seed=seed), showlegend=True)
+    return made.finish(exposure_title(found), noted(note, seed=seed), showlegend=True)
 
 
 def exposure_by_popularity(found: Mapping[str, Exposure], *, seed: int | None = None) -> go.Figure:
@@ -223,8 +224,11 @@ def exposure_by_popularity(found: Mapping[str, Exposure], *, seed: int | None = 
         *(f"{listed([name])} shows {percent(one.coverage)} of them at all" for name, one in found.items()),
         seed=seed,
     )
+    sizes = first.groups["items"]
+    tails = {name: float(one.groups["recommendation_share"][-1]) for name, one in found.items()}
+    title = tail_exposure_title(tails, int(sizes[-1]), int(sizes.sum()))
     layout = {"barmode": "group", "showlegend": True, "bargap": 0.2}
-    return made.finish(_popularity_title(found), note, **layout)
+    return made.finish(title, note, **layout)
 
 
 def _name_outliers(
@@ -243,25 +247,3 @@ def _name_outliers(
         side = {"xanchor": "right", "xshift": -8} if spot[0] > 0.6 else {"xanchor": "left", "xshift": 8}
         at = {"x": x[place], "y": y[place], "text": names[place]}
         made.figure.add_annotation(**at, **side, showarrow=False, font={"size": 11})
-
-
-def _code_title(found: Exposure, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> str:
-    if found.recommendations == 0:
-        return "Nothing of this part of the catalogue is recommended"
-    ratio = found.by_code["ratio"].to_numpy()
-    never = int((ratio == 0).sum())
-    most = int(np.argmax(y - x))
-    if y[most] <= x[most]:
-        return "Every code is recommended as often as it is large"
-    code = int(found.by_code["code"][most])
-    text = f"Code {code} is recommended {ratio[most]:.1f} times as often as it is large"
-    return f"{text}; {never} of {counted(len(ratio), 'code')} never" if never else text
-
-
-def _popularity_title(found: Mapping[str, Exposure]) -> str:
-    tail = {name: float(one.groups["recommendation_share"][-1]) for name, one in found.items()}
-    best, worst = max(tail, key=lambda name: tail[name]), min(tail, key=lambda name: tail[name])
-    text = f"The less popular half of the items gets {percent(tail[best])} of the recommendations"
-    if len(tail) == 1:
-        return text
-    return f"{text} of {listed([best])}, {percent(tail[worst])} of {listed([worst])}"

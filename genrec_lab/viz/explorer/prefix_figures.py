@@ -11,10 +11,11 @@ import plotly.graph_objects as go
 from genrec_lab.viz import theme
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.explorer.prefixes import DEAD, Children
+from genrec_lab.viz.explorer.sentences import children_title, map_title
 from genrec_lab.viz.figures.maps import dot, map_axes, map_trace, method_name
 from genrec_lab.viz.layout import MAX_POINTS, Panels, one_panel, panels
 from genrec_lab.viz.projection import Projection, stratified_sample
-from genrec_lab.viz.text import code_label, counted, label, labels, noted, percent, written
+from genrec_lab.viz.text import code_label, counted, label, labels, noted
 from genrec_lab.viz.theme import category_styles
 
 _MOST_NAMED = 8
@@ -68,7 +69,7 @@ def prefix_bars(
     made.x(0, title="items", rangemode="tozero")
     made.x(1, title="of what lies below the prefix", ticksuffix=" %", rangemode="tozero")
     note = noted(_prefix_note(children, len(shown), dead), seed=seed)
-    return made.finish(_prefix_title(children), note, barmode="stack", showlegend=True, bargap=0.3)
+    return made.finish(children_title(children), note, barmode="stack", showlegend=True, bargap=0.3)
 
 
 def prefix_map(
@@ -111,7 +112,8 @@ def prefix_map(
         f"{counted(len(drawn), 'item')} of {projection.n_items:,}",
         seed=projection.seed,
     )
-    title = _map_title(points, inside, tuple(prefix), shown)
+    members = catalogue.order.members(tuple(prefix)).size
+    title = map_title(tuple(prefix), shown, int(chosen.sum()), len(drawn), members)
     return made.finish(title, note, showlegend=True, hovermode="closest")
 
 
@@ -130,19 +132,6 @@ def _add_shares(
         made.points(1, 100 * values, places, name, hover, marker, customdata=list(names))
 
 
-def _prefix_title(children: Children) -> str:
-    sizes = children.sizes
-    used = int((sizes > 0).sum())
-    where = f"Below {written(children.prefix)}" if children.prefix else "Level 1"
-    if used == 0:
-        return f"{where}: no item has this prefix"
-    largest = int(np.argmax(sizes))
-    text = f"{where} uses {used} of {counted(len(sizes), 'code')}"
-    if children.prefix:
-        text = f"{where}, {counted(used, 'code')} of {len(sizes)} follow"
-    return f"{text}; code {largest} alone has {percent(sizes[largest] / sizes.sum())} of the items"
-
-
 def _prefix_note(children: Children, shown: int, dead: npt.NDArray[np.int64]) -> str:
     used = int((children.sizes > 0).sum())
     which = "all used codes" if shown == used else f"the {shown} largest of {used} used codes"
@@ -153,21 +142,3 @@ def _prefix_note(children: Children, shown: int, dead: npt.NDArray[np.int64]) ->
         f"{which}, each with its three most telling words",
         f"dead at this level: {named}{more}" if dead.size else "",
     )
-
-
-def _map_title(
-    points: npt.NDArray[np.float32], inside: npt.NDArray[np.bool_], prefix: tuple[int, ...], level: int
-) -> str:
-    if not prefix:
-        return f"Residuals of level {level + 1}, all items by domain"
-    found = int(inside.sum())
-    if found == 0:
-        return f"No item on the map has the prefix {written(prefix)}"
-    text = f"Prefix {written(prefix)} has {counted(found, 'item')}, {percent(found / len(inside))} of the map"
-    if found < 2:
-        return text
-    # How far the prefix spreads, against all points: 1 is as far as all.
-    spread = float(points[inside].std(axis=0).mean() / max(float(points.std(axis=0).mean()), 1e-12))
-    steps = ((spread < 0.5, "lie close together"), (spread > 0.8, "are spread as far as all others"))
-    kind = next((words for holds, words in steps if holds), "lie in one region")
-    return f"{text}; they {kind} at level {level + 1}"

@@ -63,8 +63,9 @@ def pair_means(unit: Vectors, groups: npt.ArrayLike, domains: npt.ArrayLike) -> 
     group_of_cell[cells] = numbers
     sums, own, sizes = _sums(unit, cells, len(group_of_cell))
     by_cell = _of_pairs(sums, own, sizes)
-    own, sizes = np.bincount(group_of_cell, own), np.bincount(group_of_cell, sizes).astype(np.int64)
-    by_group = _of_pairs(_grouped(sums, group_of_cell), own, sizes)
+    of_groups = np.bincount(group_of_cell, own).astype(np.float64)
+    counts = np.bincount(group_of_cell, sizes).astype(np.int64)
+    by_group = _of_pairs(_grouped(sums, group_of_cell), of_groups, counts)
     across, pairs = by_group[0].sum() - by_cell[0].sum(), int(by_group[1].sum() - by_cell[1].sum())
     same, same_pairs = float(by_cell[0].sum()), int(by_cell[1].sum())
     return PairMeans(
@@ -149,7 +150,11 @@ def _sums(unit: Vectors, groups: IntArray, count: int) -> tuple[Vectors, FloatAr
     """By group: the sum of its vectors, of their squares, and the number of items."""
     sizes = np.bincount(groups, minlength=count)
     squares = np.einsum("nd,nd->n", unit, unit)
-    return _grouped(unit, groups, len(sizes)), np.bincount(groups, squares, len(sizes)), sizes
+    return (
+        _grouped(unit, groups, len(sizes)),
+        np.bincount(groups, squares, len(sizes)).astype(np.float64),
+        sizes,
+    )
 
 
 def _grouped(vectors: Vectors, groups: IntArray, count: int = 0) -> Vectors:

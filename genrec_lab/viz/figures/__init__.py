@@ -25,14 +25,14 @@ from genrec_lab.registry import Registry
 
 # By module of genrec_lab.viz: the functions that return a figure.
 _FIGURES = {
-    "figures.codes": "code_sharing code_usage health_by_level tokenizers_compared",
+    "figures.codes": "code_sharing code_usage tokenizers_compared",
     "figures.comparisons": "adaptation_change beam_misses difference_intervals long_tail worth_of_parts",
     "figures.data": "popularity_curve sequence_lengths statistics_table",
     "figures.identifiers": "collision_groups identifier_examples neighbour_overlap policy_costs",
     "figures.maps": "residual_atlas residual_stepper",
-    "figures.methods": "metric_bars room_above share_of_best",
+    "figures.methods": "metric_bars",
     "figures.pictures": "item_pictures kept_by_codes",
-    "figures.residuals": "nothing_quantised quantisation_errors residual_energy",
+    "figures.residuals": "levels_leave what_levels_leave",
     "figures.results": "paper_table results_table",
     "figures.training": "codebook_by_epoch recommender_curves tokenizer_curves",
     "explorer.beams": "beam_way",

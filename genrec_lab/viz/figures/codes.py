@@ -6,16 +6,17 @@ Shapes: N items, L levels, K codes a level, T domains.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 import polars as pl
 
-from genrec_lab.evaluation import CodeHealth, domain_sharing
+from genrec_lab.evaluation import domain_sharing
 from genrec_lab.viz import theme
 from genrec_lab.viz.layout import panels, require_columns
+from genrec_lab.viz.sentences import level_title, sharing_title, tokenizers_title
 from genrec_lab.viz.text import counted, listed, noted, percent
 from genrec_lab.viz.theme import ordered_styles
 
@@ -24,9 +25,9 @@ IntArray = npt.NDArray[np.int64]
 # Of `tokenizers_compared`: a panel's title, the field, its scale, unit and what its axis counts.
 _LINES = (
     ("Codes in use", "utilisation", 100.0, " %", "share of codes"),
-    ("Perplexity", "perplexity", 1.0, "", "codes"),
+    ("Perplexity over codes", "evenness", 100.0, " %", "share of codes"),
     ("Gini of the codes", "gini", 1.0, "", "0 even, 1 one code"),
-    ("Dead codes", "dead", 1.0, "", "codes"),
+    ("Dead codes", "dead_share", 100.0, " %", "share of codes"),
     ("Entropy of the prefix", "prefix_entropy", 1.0, "", "bits"),
 )
 _ENTROPY, _COLLISIONS = 4, 5  # panels
@@ -46,8 +47,8 @@ def code_usage(
     those drawn. A code is shared if items of two or more domains have it.
     """
     names, counts = _counts(codes, sizes, domains)
-    titles = [_level_title(level, table) for level, table in enumerate(counts)]
-    made = panels(titles, columns=2, row_height=190, column_gap=0.08, row_gap=44)
+    titles = [level_title(level, table) for level, table in enumerate(counts)]
+    made = panels(titles, columns=3 if len(titles) == 3 else 2, row_height=190, column_gap=0.08, row_gap=44)
     for panel, table in enumerate(counts):
         # Ties in frequency go to the lower code, so that the same codes always give the same figure.
         order = np.argsort(-table.sum(axis=1), kind="stable")[:top]
@@ -61,9 +62,8 @@ def code_usage(
     note = f"{counted(int(counts[0].sum()), 'item')} of {counted(len(names), 'domain')}"
     whole = all(int((table.sum(axis=1) > 0).sum()) <= top for table in counts)
     drawn = "all codes in use are drawn" if whole else f"the {top} most frequent codes a level are drawn"
-    title = _sharing_title(counts) + (f"; {_dead_text(counts)}" if len(names) > 1 else "")
     layout = {"barmode": "stack", "bargap": 0, "showlegend": len(names) > 1}
-    return made.finish(title, noted(note, drawn, seed=seed), **layout)
+    return made.finish(sharing_title(counts), noted(note, drawn, seed=seed), **layout)
 
 
 def code_sharing(
@@ -100,34 +100,7 @@ def code_sharing(
         made.rows(panel, [f"level {level + 1}" for level in range(len(counts))])
     note = f"{counted(int(counts[0].sum()), 'item')} of {counted(n_domains, 'domain')}"
     note = noted(note, "all codes", seed=seed)
-    return made.finish(_sharing_title(counts), note, barmode="stack", showlegend=True)
-
-
-def health_by_level(
-    health: Mapping[str, CodeHealth], *, n_items: int | None = None, seed: int | None = None
-) -> go.Figure:
-    """Utilisation and perplexity by level of several tokenizers side by side, from their `CodeHealth`.
-
-    health: tokenizer name -> its health; they may have different numbers of levels.
-    """
-    if not health:
-        raise ValueError("health: no tokenizers; expected at least one")
-    titles = ["Utilisation: codes in use", "Perplexity: codes in even use"]
-    made = panels(titles, columns=2, row_height=280, column_gap=0.1)
-    deepest = max(len(one.utilisation) for one in health.values())
-    for name, one in health.items():
-        shown = ((100 * np.asarray(one.utilisation), " %"), (np.asarray(one.perplexity), ""))
-        for panel, (values, unit) in enumerate(shown):
-            hover = "%{y:.1f}" + unit + ", %{customdata[0]} used, %{customdata[1]} dead"
-            made.bars(panel, values, hover, name, customdata=np.column_stack([one.used, one.dead]))
-    made.x(tickvals=list(range(deepest)), ticktext=[f"level {level + 1}" for level in range(deepest)])
-    made.y(0, ticksuffix=" %", range=[0, 102], title="share of codes")
-    made.y(1, rangemode="tozero", title="codes")
-    rates = [one.collision_rate for one in health.values()]
-    span = percent(min(rates)) + (f" to {percent(max(rates))}" if min(rates) < max(rates) else "")
-    items = "All items" if n_items is None else f"All {counted(n_items, 'item')}"
-    note = noted(items, f"ambiguous identifiers: {span} of the items", seed=seed)
-    return made.finish(_health_title(health), note, barmode="group", showlegend=True, bargap=0.2)
+    return made.finish(sharing_title(counts), note, barmode="stack", showlegend=True)
 
 
 def tokenizers_compared(health: pl.DataFrame, *, seed: int | None = None) -> go.Figure:
@@ -137,6 +110,9 @@ def tokenizers_compared(health: pl.DataFrame, *, seed: int | None = None) -> go.
     distinct, log2 of the number of items. Raises ValueError for an empty frame.
     """
     require_columns(health, ("tokenizer", "level", "items", "collision_rate", "largest_collision"))
+    # Books of different sizes are compared by shares: a perplexity of 60 is much of 64 and little of 256.
+    size = pl.col("codes")
+    health = health.with_columns(evenness=pl.col("perplexity") / size, dead_share=pl.col("dead") / size)
     names = health["tokenizer"].unique(maintain_order=True).to_list()
     titles = [*(title for title, *_ in _LINES), "Ambiguous items"]
     made = panels(titles, columns=3, row_height=200, column_gap=0.09, row_gap=54)
@@ -169,13 +145,7 @@ def tokenizers_compared(health: pl.DataFrame, *, seed: int | None = None) -> go.
     largest = one_each.sort("largest_collision", descending=True).row(0, named=True)
     most = f"most items of one identifier: {largest['largest_collision']} ({listed([largest['tokenizer']])})"
     note = noted(f"The same {counted(max(items), 'item')}", most, seed=seed)
-    return made.finish(_compared_title(one_each, health), note, showlegend=True, bargap=0.35)
-
-
-def _shared_share(counts: IntArray) -> float:
-    """The share of a level's used codes that two or more domains use; counts: (K, T)."""
-    used_by = (counts > 0).sum(axis=1)
-    return float((used_by > 1).sum() / max((used_by > 0).sum(), 1))
+    return made.finish(tokenizers_title(health), note, showlegend=True, bargap=0.35)
 
 
 def _counts(
@@ -194,60 +164,3 @@ def _shares_used_by(
     pairs = zip(counts, weights, strict=True)
     numbers = np.array([weight[(table > 0).sum(axis=1) == used_by].sum() for table, weight in pairs])
     return numbers / np.array([weight.sum() for weight in weights]), numbers
-
-
-def _level_title(level: int, counts: IntArray) -> str:
-    dead = int((counts.sum(axis=1) == 0).sum())
-    text = f"Level {level + 1}: {dead} of {len(counts)} dead"
-    return text if counts.shape[1] == 1 else f"{text}, {percent(_shared_share(counts))} shared"
-
-
-def _dead_text(counts: Sequence[IntArray]) -> str:
-    dead = sum(int((table.sum(axis=1) == 0).sum()) for table in counts)
-    total = sum(len(table) for table in counts)
-    return f"{dead:,} of {total:,} codes are dead"
-
-
-def _sharing_title(counts: Sequence[IntArray]) -> str:
-    if counts[0].shape[1] == 1:
-        return f"One domain: {_dead_text(counts)}"
-    shares = [_shared_share(table) for table in counts]
-    least, most = int(np.argmin(shares)), int(np.argmax(shares))
-    low, high = percent(shares[least]), percent(shares[most])
-    if shares[least] < 0.2:
-        text = f"Level {least + 1} separates the domains: {low} of its codes are shared"
-        return text if least == most else f"{text}, {high} at level {most + 1}"
-    if least == most:
-        return f"Domains share {low} of the codes" + (" at every level" if len(counts) > 1 else "")
-    return f"Domains share codes at every level: from {low} (level {least + 1}) to {high} (level {most + 1})"
-
-
-def _health_title(health: Mapping[str, CodeHealth]) -> str:
-    lowest = {name: min(one.utilisation) for name, one in health.items()}
-    best = max(lowest, key=lambda name: lowest[name])
-    worst = min(lowest, key=lambda name: lowest[name])
-    if len(health) == 1 or lowest[best] == lowest[worst]:
-        return f"Every level uses at least {percent(lowest[worst])} of its codes"
-    return (
-        f"{best} uses at least {percent(lowest[best])} of the codes of every level, "
-        f"{worst} only {percent(lowest[worst])} of its poorest"
-    )
-
-
-def _compared_title(one_each: pl.DataFrame, health: pl.DataFrame) -> str:
-    if one_each.height == 1:
-        row = one_each.row(0, named=True)
-        return (
-            f"{row['tokenizer']} leaves {percent(row['collision_rate'])} of the items with an identifier "
-            f"that another has too, and {counted(int(health['dead'].sum()), 'dead code')}"
-        )
-    ordered = one_each.sort("collision_rate", maintain_order=True)
-    fewest, most = ordered.row(0, named=True), ordered.row(-1, named=True)
-    if fewest["collision_rate"] == most["collision_rate"]:
-        text = f"All leave {percent(most['collision_rate'])} of the items ambiguous"
-    else:
-        text = f"{most['tokenizer']} leaves {percent(most['collision_rate'])} of the items ambiguous, "
-        text += f"{fewest['tokenizer']} {percent(fewest['collision_rate'])}"
-    dead = health.group_by("tokenizer", maintain_order=True).agg(pl.col("dead").sum(), pl.col("codes").sum())
-    worst = dead.with_columns(share=pl.col("dead") / pl.col("codes")).sort("share").row(-1, named=True)
-    return f"{text}; {percent(worst['share'])} of the codes of {worst['tokenizer']} are dead"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +18,14 @@ from genrec_lab.viz.layout import (
     lean_heatmap,
     numbered_axis,
     one_panel,
-    panels,
     require_columns,
+)
+from genrec_lab.viz.sentences import (
+    adaptation_title,
+    beams_title,
+    differences_title,
+    tail_title,
+    worth_title,
 )
 from genrec_lab.viz.text import counted, escape, label, listed, noted, percent
 
@@ -77,10 +81,7 @@ def beam_misses(
     # Beams are tried in doublings or so; even steps keep the small ones apart.
     made.x(**numbered_axis([str(width) for width in widths]), title="beams")
     made.y(ticksuffix=" %", rangemode="tozero", title=f"missed items of the true top {truth.shape[1]}")
-    least, most = percent(float(missed[-1].mean())), percent(float(missed[0].mean()))
-    title = f"With {counted(widths[-1], 'beam')} the search misses {least} of the true top {truth.shape[1]}"
-    if len(widths) > 1:
-        title += f", with {widths[0]} it misses {most}"
+    title = beams_title(widths, missed.mean(axis=1).tolist(), truth.shape[1])
     note = f"{counted(len(truth), 'user')} of {counted(len(names), 'domain')}"
     note = noted(note, "the true top by best-first search", seed=seed)
     return made.finish(title, note, showlegend=len(names) > 1)
@@ -91,62 +92,47 @@ def adaptation_change(
     *,
     metric: str = "NDCG@10",
     before: str = "before adaptation",
-    after: str = "after adaptation",
+    after: str = "best epoch of adaptation",
     users: int | None = None,
 ) -> go.Figure:
-    """A metric before and after adaptation as dumbbells, a line a domain, sorted by the relative change.
+    """A metric of validation users before and after adaptation as dumbbells, the largest gain on top.
 
     changes: frame `domain, before, after`, and `seed` where there are several rows a domain: then means are
     drawn, with one standard deviation over seeds as error bars. before, after: what the two ends are called.
+    The best of several epochs on the same users is higher than new users would give; the note says so.
     """
     require_columns(changes, ("domain", "before", "after"))
     ends = pl.col("before", "after")
-    table = (
-        changes.group_by("domain", maintain_order=True)
-        .agg(ends.mean(), ends.std().fill_null(0.0).name.suffix("_sd"))
-        # From nothing to something is no finite share: infinite, first in the order, without a bar.
-        .with_columns(
-            change=pl.when(pl.col("after") == pl.col("before"))
-            .then(0.0)
-            .otherwise(pl.col("after") / pl.col("before") - 1)
-        )
-        .sort("change", descending=True)
-    )
-    domains = table["domain"].to_list()
+    table = changes.group_by("domain", maintain_order=True).agg(ends.mean(), ends.std().name.suffix("_sd"))
+    table = table.sort(pl.col("after") - pl.col("before"), descending=True, maintain_order=True)
+    domains, spans = table["domain"].to_list(), table.select(ends).to_numpy()
     names, places = [label(domain) for domain in domains], np.arange(len(domains))
-    relative = table["change"].to_numpy()
-    height = 46 * len(domains) + 30
-    titles = ["Before and after", "Relative change"]
-    made = panels(titles, columns=2, row_height=height, left_labels=190, column_gap=0.05)
-    colours = [theme.GOOD if change >= 0 else theme.BAD for change in relative]
-    spans = table.select(ends).to_numpy()
-    for place, colour in enumerate(colours):
-        made.segments(0, spans[[place]], [[place, place]], colour, 4)
+    made = one_panel(46 * len(domains) + 30)
+    for place, (low, high) in enumerate(spans.tolist()):
+        colour = theme.GOOD if high > low else theme.BAD if high < low else theme.MUTED
+        made.segments(0, [[low, high]], [[place, place]], colour, 4)
+    seeds = sorted(changes["seed"].unique().to_list()) if "seed" in changes.columns else []
     kinds = ((before, "before", theme.MUTED, "circle-open"), (after, "after", theme.ACCENT, "circle"))
     for name, column, colour, symbol in kinds:
-        spread = error_bars(table[f"{column}_sd"].to_numpy(), width=4)
+        spread = error_bars(table[f"{column}_sd"].fill_null(0.0).to_numpy(), width=4)
         x, marker, hover = table[column].to_numpy(), theme.mark(colour, symbol, 10), "%{customdata}: %{x:.4f}"
         made.points(0, x, places, name, hover, marker, error_x=spread, customdata=names)
-    shown = 100 * np.where(np.isfinite(relative), relative, 0.0)
-    texts, hover = [_signed_percent(change) for change in relative], "%{customdata}: %{text}<extra></extra>"
-    look: dict[str, Any] = {"marker_color": colours, "width": 0.4, "customdata": names}
-    made.bars(1, shown, hover, flat=True, text=texts, **look)
-    low, high = min(float(shown.min()), 0.0), max(float(shown.max()), 0.0)
-    room = 0.45 * max(high - low, float(np.abs(shown).max()) or 1.0)
-    made.x(0, title=label(metric))
-    zero = {"zeroline": True, "zerolinecolor": theme.REFERENCE}
-    reach = [low - (room if low < 0 else 0), high + (room if high > 0 else 0)]
-    made.x(1, range=reach, ticksuffix=" %", title="after against before", **zero)
-    for panel in range(2):
-        made.rows(panel, domains, 34)
-    seeds = sorted(changes["seed"].unique().to_list()) if "seed" in changes.columns else []
-    numbers = ", ".join(map(str, seeds))
+    texts = [f"   {_signed_percent(low, high)}" for low, high in spans.tolist()]
+    written = {"x": spans.max(axis=1), "y": places, "text": texts, "textposition": "middle right"}
+    made.add(0, go.Scatter(mode="text", showlegend=False, hoverinfo="skip", cliponaxis=False, **written))
+    least, most = float(spans.min()), float(spans.max())
+    room = (most - least) or abs(most) or 1.0
+    made.x(0, title=label(metric), range=[least - 0.08 * room, most + 0.2 * room])
+    made.rows(0, domains, 34)
     note = noted(
-        ("" if users is None else f"{counted(users, 'test user')} of ") + counted(len(domains), "domain"),
-        f"{'seed' if len(seeds) == 1 else 'seeds'} {numbers}" if seeds else "",
+        "" if users is None else counted(users, "validation user"),
+        counted(len(domains), "domain"),
+        f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}" if seeds else "",
         "error bars: one standard deviation over seeds" if len(seeds) > 1 else "",
+        "the best of several epochs on these users: new users would give less",
     )
-    return made.finish(_adaptation_title(table, metric), note, showlegend=True)
+    title = adaptation_title(spans[:, 0].tolist(), spans[:, 1].tolist(), domains, metric)
+    return made.finish(title, note, showlegend=True)
 
 
 def long_tail(by_group: pl.DataFrame, reference: str, *, metric: str = "NDCG@10") -> go.Figure:
@@ -191,8 +177,9 @@ def long_tail(by_group: pl.DataFrame, reference: str, *, metric: str = "NDCG@10"
         f"colour: change from {reference} in the same group",
         "rows by their mean over all users",
         "bold: the best of a group",
+        f"no colour where {reference} finds nothing" if np.isnan(change).any() else "",
     )
-    return made.finish(_tail_title(names, values, groups, reference), note)
+    return made.finish(tail_title(names, values, groups["group"].to_list()), note)
 
 
 def difference_intervals(
@@ -230,10 +217,7 @@ def difference_intervals(
     short = f"{listed([first])} minus {listed([second])}"
     made.x(title=f"difference in {label(metric)}: {label(short, 70)}")
     made.rows(0, names, 34)
-    better, worse = int((low > 0).sum()), int((high < 0).sum())
-    title = f"{listed([first])} beats {listed([second])} in {better} of {counted(len(names), 'comparison')}"
-    title += f" and loses in {worse}" if worse else ""
-    title += f" ({metric}, {100 * level:g} % intervals exclude zero)"
+    title = differences_title(first, second, low, high, metric, level)
     note = f"Paired bootstrap over {'users' if users is None else counted(users, 'user')}"
     return made.finish(title, noted(note, seed=seed), showlegend=True)
 
@@ -275,7 +259,7 @@ def worth_of_parts(
         f"open marks: {listed(sources)}, other data" if sources else "",
         seed=seed,
     )
-    return made.finish(_worth_title(method, metric, names, change, high), note, showlegend=True)
+    return made.finish(worth_title(method, metric, names, change, high), note, showlegend=True)
 
 
 def _add_intervals(
@@ -331,18 +315,6 @@ def _add_papers(made: Panels, papers: pl.DataFrame | None, names: list[str]) -> 
     return list(dict.fromkeys(paper for paper, _ in series))
 
 
-def _worth_title(method: str, metric: str, names: list[str], change: FloatArray, high: FloatArray) -> str:
-    worse = int((high < 0).sum())
-    if not worse:
-        parts = "the part" if len(names) == 1 else "no part" if len(names) > 2 else "neither part"
-        verb = "is not certainly missed" if len(names) == 1 else "is certainly missed"
-        return f"{listed([method])}: {parts} {verb} ({metric}, 95 % intervals)"
-    worst = int(np.argmin(change))
-    of = "" if len(names) == 1 else f"; {worse} of {len(names)} parts are certainly missed"
-    less = f"{abs(change[worst]):.0f} % less {metric}"
-    return f"{listed([names[worst]])} has {less} than {listed([method])}{of}"
-
-
 def _letters(change: float) -> str | None:
     """The colour of a number on its cell, in either mode; that of all text where there is no cell."""
     if not np.isfinite(change):
@@ -350,34 +322,8 @@ def _letters(change: float) -> str | None:
     return "#FFFFFF" if change < _DARK else "#14181D"
 
 
-def _tail_title(names: list[str], values: FloatArray, groups: pl.DataFrame, reference: str) -> str:
-    """Who is best where targets are rarest, and where they are most popular."""
-    if len(names) == 1 or groups.height == 1:
-        return f"What {listed([reference])} finds by the popularity of the target"
-    found = np.flatnonzero(values.max(axis=0))
-    if not len(found):
-        return "No row finds any target"
-    never = groups["low"][0] == 0 and found[0] > 0
-    rarest, most = (names[int(values[:, column].argmax())] for column in (int(found[0]), -1))
-    start = "No row finds what training never had; of the rest " if never else ""
-    if rarest == most:
-        return f"{start}{listed([rarest])} finds both the rarest and the most popular targets best"
-    return f"{start}{listed([rarest])} finds the rarest targets best, {listed([most])} the most popular"
-
-
-def _signed_percent(change: float) -> str:
-    if math.isinf(change):
-        return "from 0"
+def _signed_percent(before: float, after: float) -> str:
+    if before <= 0:
+        return "±0" if after == before else "from 0"
+    change = after / before - 1
     return ("+" if change > 0 else "−" if change < 0 else "±") + percent(abs(change))
-
-
-def _adaptation_title(table: pl.DataFrame, metric: str) -> str:
-    risen = table.filter(pl.col("after") > pl.col("before"))
-    if risen.height == 0:
-        return f"Adaptation raises {metric} in no domain"
-    most = risen.row(0, named=True)
-    if table.height == 1:
-        return f"Adaptation raises {metric} by {percent(most['change'])}"
-    where = "every domain" if risen.height == table.height else f"{risen.height} of {table.height} domains"
-    change = _signed_percent(most["change"])
-    return f"Adaptation raises {metric} in {where}, most in {listed([most['domain']])} ({change})"

@@ -12,8 +12,9 @@ import plotly.graph_objects as go
 import polars as pl
 
 from genrec_lab.viz.layout import one_panel, panels, require_columns
+from genrec_lab.viz.sentences import lengths_title, popularity_title, statistics_title
 from genrec_lab.viz.tables import table_figure
-from genrec_lab.viz.text import counted, listed, noted, percent
+from genrec_lab.viz.text import counted, noted
 
 _MOST_BARS = 24
 _CURVE_POINTS = 300
@@ -41,7 +42,7 @@ def sequence_lengths(sequences: pl.DataFrame, *, seed: int | None = None) -> go.
     edges = length_bins(frame["length"].to_numpy())
     ranges = bin_names(edges)
     lengths = {name: frame.filter(pl.col("domain") == name)["length"].to_numpy() for name in names}
-    medians = {name: int(np.median(values)) for name, values in lengths.items()}
+    medians = {name: int(np.sort(values)[(len(values) - 1) // 2]) for name, values in lengths.items()}
     titles = [f"{name}: {counted(len(lengths[name]), 'user')}, median {medians[name]}" for name in names]
     made = panels(titles, row_height=230, row_gap=48, shared_x=True, shared_y=True)
     ticks = list(range(0, len(ranges), max(1, math.ceil(len(ranges) / 5))))
@@ -60,7 +61,7 @@ def sequence_lengths(sequences: pl.DataFrame, *, seed: int | None = None) -> go.
     made.x(tickvals=ticks, ticktext=[ranges[place].split("–")[0] for place in ticks], tickangle=0)
     made.y(ticksuffix=" %")
     note = f"All {counted(frame.height, 'user')} of {counted(len(names), 'domain')}"
-    return made.finish(_length_title(medians), noted(note, seed=seed), bargap=0.08)
+    return made.finish(lengths_title(medians), noted(note, seed=seed), bargap=0.08)
 
 
 def length_bins(lengths: npt.ArrayLike) -> npt.NDArray[np.int64]:
@@ -97,7 +98,7 @@ def popularity_curve(
     chosen = sequences.select("domain", item=pl.col("items")).explode("item").drop_nulls("item")
     names = sequences["domain"].unique(maintain_order=True).to_list()
     made = one_panel()
-    tops: dict[str, float] = {}
+    tops: dict[str, tuple[int, int, float]] = {}
     unseen = 0
     for name in names:
         in_domain = chosen.filter(pl.col("domain") == name)["item"].value_counts()["count"]
@@ -106,7 +107,8 @@ def popularity_curve(
             raise ValueError(f"sequences: domain {name!r} has no interactions; leave it out")
         catalogue = items.filter(pl.col("domain") == name).height if items is not None else counts.size
         unseen += catalogue - counts.size
-        tops[name] = float(counts[: max(1, math.ceil(catalogue / 100))].sum() / counts.sum())
+        top = math.ceil(catalogue / 100)
+        tops[name] = (top, catalogue, float(counts[:top].sum() / counts.sum()))
         ranks = _spread_ranks(counts.size)
         hover = "rank %{x}: %{customdata} interactions (%{y:.3f} %)"
         shares = 100 * counts[ranks - 1] / counts.sum()
@@ -115,7 +117,7 @@ def popularity_curve(
     made.y(type="log", dtick=1, ticksuffix=" %", title="share of interactions (log)")
     note = f"{counted(chosen.height, 'interaction')} of {counted(sequences.height, 'user')}"
     hidden = f"{counted(unseen, 'item')} without an interaction not on the curve" if items is not None else ""
-    return made.finish(_popularity_title(tops), noted(note, hidden, seed=seed), showlegend=len(names) > 1)
+    return made.finish(popularity_title(tops), noted(note, hidden, seed=seed), showlegend=len(names) > 1)
 
 
 def statistics_table(statistics: pl.DataFrame, *, seed: int | None = None) -> go.Figure:
@@ -130,10 +132,7 @@ def statistics_table(statistics: pl.DataFrame, *, seed: int | None = None) -> go
     if statistics.height > 1:
         for name, column in zip(names, columns, strict=True):
             column.append(_total(name, statistics, totals))
-    title = (
-        f"{counted(totals['interactions'], 'interaction')} of {counted(totals['users'], 'user')} with "
-        f"{counted(totals['items'], 'item')} in {counted(statistics.height, 'domain')}"
-    )
+    title = statistics_title(**totals, domains=statistics.height)
     note = "Sparsity: share of user-item pairs without an interaction"
     return table_figure(
         title,
@@ -170,25 +169,3 @@ def _spread_ranks(count: int) -> npt.NDArray[np.int64]:
     if count <= _CURVE_POINTS:
         return np.arange(1, count + 1, dtype=np.int64)
     return np.unique(np.round(np.geomspace(1, count, _CURVE_POINTS)).astype(np.int64))
-
-
-def _length_title(medians: dict[str, int]) -> str:
-    if len(medians) == 1:
-        return f"Half of the users have at most {counted(next(iter(medians.values())), 'interaction')}"
-    shortest = min(medians, key=lambda name: medians[name])
-    longest = max(medians, key=lambda name: medians[name])
-    if medians[shortest] == medians[longest]:
-        return f"Half of the users have at most {medians[shortest]} interactions, in every domain"
-    return (
-        f"The median user has {medians[shortest]} interactions in {listed([shortest])} and "
-        f"{medians[longest]} in {listed([longest])}"
-    )
-
-
-def _popularity_title(tops: dict[str, float]) -> str:
-    flattest = min(tops, key=lambda name: tops[name])
-    steepest = max(tops, key=lambda name: tops[name])
-    title = f"The most popular 1 % of items takes {percent(tops[steepest])} of the interactions"
-    if len(tops) == 1:
-        return title
-    return f"{title} in {listed([steepest])}, {percent(tops[flattest])} in {listed([flattest])}"

@@ -11,8 +11,9 @@ import polars as pl
 
 from genrec_lab.viz.figures.data import bin_names
 from genrec_lab.viz.layout import Domains, domains_of, numbered_axis, one_panel, panels, require_columns
+from genrec_lab.viz.sentences import collisions_title, examples_title, overlap_title, policies_title
 from genrec_lab.viz.tables import table_figure
-from genrec_lab.viz.text import counted, label, listed, noted, percent
+from genrec_lab.viz.text import counted, label, noted, percent
 
 IntArray = npt.NDArray[np.int64]
 
@@ -44,7 +45,7 @@ def neighbour_overlap(
         "" if n_items is None else counted(n_items, "item"),
         seed=seed,
     )
-    return made.finish(_overlap_title(overlap, domains, tokenizers), note, showlegend=True)
+    return made.finish(overlap_title(overlap), note, showlegend=True)
 
 
 def collision_groups(codes: npt.ArrayLike, domains: npt.ArrayLike, *, seed: int | None = None) -> go.Figure:
@@ -70,7 +71,8 @@ def collision_groups(codes: npt.ArrayLike, domains: npt.ArrayLike, *, seed: int 
     note = f"{counted(len(table), 'item')} of {counted(len(names), 'domain')}"
     note = noted(note, "groups are inside a domain", seed=seed)
     shown = len(names) > 1 and bool(ambiguous.any())
-    return made.finish(_collision_title(sizes, names), note, barmode="stack", showlegend=shown, bargap=0.3)
+    title = collisions_title(sizes, names.index, names.names)
+    return made.finish(title, note, barmode="stack", showlegend=shown, bargap=0.3)
 
 
 def policy_costs(costs: pl.DataFrame, *, n_items: int | None = None, seed: int | None = None) -> go.Figure:
@@ -97,7 +99,7 @@ def policy_costs(costs: pl.DataFrame, *, n_items: int | None = None, seed: int |
     note = "An appended level changes no code but lengthens every identifier"
     if n_items is not None:
         note = f"{counted(n_items, 'item')}; {note[0].lower()}{note[1:]}"
-    return made.finish(_policy_title(policies, moved, cost), noted(note, seed=seed))
+    return made.finish(policies_title(policies, moved.tolist(), cost.tolist()), noted(note, seed=seed))
 
 
 def identifier_examples(
@@ -129,8 +131,8 @@ def identifier_examples(
     levels = table.shape[1]
     plain = [False] * len(order)
     return table_figure(
-        f"An item is {counted(levels, 'code')}: titles under the same first codes should be alike",
-        f"{len(order)} of {counted(len(table), 'item')}; bold: the prefix of the row above; seed {seed}",
+        examples_title(len(order), len(table), levels),
+        f"Sorted by codes; bold: the prefix of the row above; seed {seed}",
         ["title", "domain", *(f"level {level + 1}" for level in range(levels))],
         [
             [titles[item] for item in order],
@@ -141,24 +143,6 @@ def identifier_examples(
         left=2,
         emphasis=[plain, plain, *(same[:, level].tolist() for level in range(levels))],
     )
-
-
-def _overlap_title(overlap: pl.DataFrame, domains: Sequence[str], tokenizers: Sequence[str]) -> str:
-    if len(tokenizers) == 1:
-        low, high = 100 * float(str(overlap["overlap"].min())), 100 * float(str(overlap["overlap"].max()))
-        return f"Near items share {low:.0f} to {high:.0f} % of their codes"
-    means = overlap.group_by(["tokenizer", "domain"], maintain_order=True).agg(pl.col("overlap").mean())
-    winners: dict[str, list[str]] = {}
-    for domain in domains:
-        rows = means.filter(pl.col("domain") == domain).sort("overlap", descending=True)
-        winners.setdefault(str(rows["tokenizer"][0]), []).append(domain)
-    most = max(winners, key=lambda name: len(winners[name]))
-    where = f"in {len(winners[most])} of {counted(len(domains), 'domain')}"
-    if len(domains) == 1:
-        where = f"in {listed(domains)}"
-    elif len(winners[most]) == len(domains):
-        where = "in every domain"
-    return f"Near items share most codes under {most}, {where}"
 
 
 def _group_sizes(codes: IntArray, names: Domains) -> IntArray:
@@ -176,35 +160,8 @@ def _group_edges(largest: int) -> IntArray:
     return np.array(edges, dtype=np.int64)
 
 
-def _collision_title(sizes: IntArray, names: Domains) -> str:
-    share = float((sizes > 1).mean())
-    if share == 0:
-        return "Every identifier belongs to one item of its domain"
-    largest = counted(int(sizes.max()), "item")
-    text = f"{percent(share)} of the items cannot be told apart; the largest group has {largest}"
-    if len(names) == 1:
-        return text
-    by_domain = [float((sizes[names.index == domain] > 1).mean()) for domain in range(len(names))]
-    worst = int(np.argmax(by_domain))
-    return f"{text}; most in {listed([names.names[worst]])} ({percent(by_domain[worst])})"
-
-
 def _moved_text(count: int, n_items: int | None) -> str:
     return f"{count:,}" if not n_items else f"{count:,} ({percent(count / n_items)})"
-
-
-def _policy_title(policies: Sequence[str], moved: IntArray, cost: npt.NDArray[np.float64]) -> str:
-    movers = [place for place in range(len(policies)) if moved[place] > 0]
-    if not movers:
-        return "No policy had to change a code"
-    cheapest = min(movers, key=lambda place: cost[place])
-    dearest = max(movers, key=lambda place: cost[place])
-    if cost[cheapest] == cost[dearest]:
-        return f"Separating the items costs a distance of {cost[cheapest]:,.3g}"
-    return (
-        f"Of the policies that change codes, {policies[cheapest]} costs least: {cost[cheapest]:,.3g} "
-        f"against {cost[dearest]:,.3g} for {policies[dearest]}"
-    )
 
 
 def _examples(codes: IntArray, names: Domains, rows: int, seed: int) -> IntArray:

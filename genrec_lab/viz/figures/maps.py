@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 from genrec_lab.viz import theme
 from genrec_lab.viz.layout import MAX_POINTS, Panels, domains_of, panels
 from genrec_lab.viz.projection import Projection, stratified_sample
+from genrec_lab.viz.sentences import atlas_title, norms_title
 from genrec_lab.viz.text import counted, escape, label, noted, percent, shorten
 from genrec_lab.viz.theme import PALETTE, category_styles
 
@@ -55,9 +56,11 @@ def residual_atlas(
         raise ValueError(f"titles: {len(titles)} values for {len(points)} items, expected one an item")
     levels, several = points.shape[1], len(names) > 1
     purities = [map_purity(points[:, level], names.index) for level in range(levels)]
-    chance = float(((np.bincount(names.index) / len(points)) ** 2).sum())
+    counts = np.bincount(names.index)
+    pairs = len(points) * (len(points) - 1)
+    chance = float((counts * (counts - 1)).sum() / pairs) if several and pairs else float("nan")
     drawn = stratified_sample(names.index, MAX_POINTS // levels, seed)
-    own = [f": {percent(purity)} own-domain neighbours" if several else "" for purity in purities]
+    own = [f": {percent(purity)} of near points of the own domain" if several else "" for purity in purities]
     heads = [f"Level {level + 1}{text}" for level, text in enumerate(own)]
     made = panels(heads, columns=2 if levels != 3 else 3, row_height=330, column_gap=0.03, row_gap=20)
     hover = None if titles is None else np.array([escape(shorten(titles[item], 70)) for item in drawn])
@@ -85,14 +88,13 @@ def residual_atlas(
     map_axes(made)
     total = len(points) if n_items is None else n_items
     sample = f" of {total:,}, stratified by domain" if len(drawn) < total else ", all of them"
-    by_chance = f"by chance {percent(chance)} of a point's neighbours are of its own domain"
     note = noted(
         f"{method_name(method)} of {what}",
         counted(len(drawn), "item") + sample,
-        by_chance if several else "",
+        f"nearest: the {_MAP_NEIGHBOURS} nearest points" if several else "",
         seed=seed,
     )
-    title = _atlas_title(purities, chance, several)
+    title = atlas_title(purities, chance)
     return made.finish(title, note, showlegend=several, hovermode="closest")
 
 
@@ -169,7 +171,7 @@ def residual_stepper(
         f"the numbers stand where the {_NAMED_CODES} largest codes of the level lie",
         seed=projection.seed,
     )
-    title = _stepper_title(before.mean(axis=0), after.mean(axis=0))
+    title = norms_title(before.mean(axis=0), after.mean(axis=0))
     figure = made.finish(title, note, showlegend=True, hovermode="closest", barmode="group")
     return _with_slider(figure, np.array(owners), levels)
 
@@ -226,9 +228,11 @@ def _add_code_numbers(made: Panels, points: FloatArray, codes: npt.NDArray[np.in
     trace = go.Scatter(
         x=middles[:, 0],
         y=middles[:, 1],
-        mode="text",
+        mode="markers+text",
+        # Dark on a light disc, so that a number is read on points of any colour, in either mode.
+        marker={"size": 24, "color": "rgba(255,255,255,0.88)", "line": {"width": 1, "color": theme.MUTED}},
         text=[f"<b>{code}</b>" for code in largest.tolist()],
-        textfont={"size": theme.PANEL_TITLE_SIZE + 2},
+        textfont={"size": theme.PANEL_TITLE_SIZE, "color": "#14181D"},
         showlegend=False,
         hoverinfo="skip",
         visible=visible,
@@ -250,31 +254,3 @@ def _with_slider(figure: go.Figure, owners: npt.NDArray[np.int64], levels: int) 
     height, margin = figure.layout.height + _SLIDER, figure.layout.margin.b + _SLIDER
     figure.update_layout(sliders=[slider], height=height, margin={"b": margin})
     return figure
-
-
-def _atlas_title(purities: Sequence[float], chance: float, several: bool) -> str:
-    if not several:
-        return f"Residuals of {counted(len(purities), 'level')}, one domain"
-    parted = [level for level, purity in enumerate(purities) if purity > (1 + chance) / 2]
-    mixed = [level for level in range(len(purities)) if level not in parted]
-    best = int(np.argmax(purities))
-    of_own = f"{percent(purities[best])} of a point's neighbours are of its own domain"
-    if not parted:
-        return f"The domains mix at every level: at most {of_own}"
-    text = f"Level {best + 1} separates the domains: {of_own}"
-    if not mixed:
-        return f"{text}, and no level mixes them"
-    least = min(mixed, key=lambda level: purities[level])
-    return f"{text}, {percent(purities[least])} at level {least + 1}"
-
-
-def _stepper_title(before: FloatArray, after: FloatArray) -> str:
-    removed = 1 - after / np.maximum(before, 1e-12)
-    most, least = int(removed.argmax()), int(removed.argmin())
-    verbs = ["takes" if share >= 0 else "adds" for share in removed]
-    shares = [percent(abs(float(share))) for share in removed]
-    what = f"{verbs[most]} {shares[most]} {'off' if verbs[most] == 'takes' else 'to'} the norm"
-    if len(removed) == 1:
-        return f"The level {what} of what it quantises"
-    other = f"level {least + 1} {verbs[least]} {shares[least]}"
-    return f"Level {most + 1} {what} of what it quantises, {other}"

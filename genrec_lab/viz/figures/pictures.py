@@ -18,7 +18,8 @@ from PIL import Image, UnidentifiedImageError
 from genrec_lab.data.picture_pack import opened_picture
 from genrec_lab.viz.layout import NARROW, finish, require_columns
 from genrec_lab.viz.projection import stratified_sample
-from genrec_lab.viz.text import counted, escape, label, listed, noted, percent, wrapped
+from genrec_lab.viz.sentences import kept_title, pictures_title
+from genrec_lab.viz.text import counted, escape, label, noted, wrapped
 from genrec_lab.viz.theme import NOTE_SIZE
 
 _COLUMNS = 6
@@ -57,10 +58,12 @@ def item_pictures(items: pl.DataFrame, *, rows: int = 2, seed: int = 0) -> go.Fi
         _put_picture(figure, picture_uri(image), column, row, _PICTURE / _CARD_WIDTH, _PICTURE / card)
         caption = _titled(title, domain, _TITLE_CHARACTERS, _TITLE_LINES)
         _put_caption(figure, caption, column, row + (_PICTURE + 4) / card)
-    note = f"{chosen.height} of {counted(pictured.height, 'item')} with a picture, stratified by domain"
+    title = pictures_title(chosen.height, pictured.height, domains)
     without = items.height - pictured.height
-    note = noted(note, f"{counted(without, 'item')} without one" if without else "", seed=seed)
-    return finish(figure, f"What items of {listed(domains)} look like", note, plot_height=lines * card)
+    note = noted(
+        "Stratified by domain", f"{counted(without, 'item')} without one" if without else "", seed=seed
+    )
+    return finish(figure, title, note, plot_height=lines * card)
 
 
 def kept_by_codes(
@@ -115,12 +118,12 @@ def kept_by_codes(
     note = noted(
         counted(items.height, "item"),
         "below each picture the most telling words, bold where the item's text has them, and the codes they "
-        "are told from",
+        "are decoded from",
         (seen if drawn else unseen)
         + ("" if means is None else ", and right of each the mean of many, sharp where they agree"),
         seed=seed,
     )
-    title = _kept_title(shares_told(items["text"].to_list(), words))
+    title = kept_title(shares_told(items["text"].to_list(), words))
     return finish(figure, title, note, plot_height=round(items.height * card + _HEAD))
 
 
@@ -244,12 +247,3 @@ def _lines(words: Sequence[str], own: set[str], characters: int) -> str:
         length += len(word) + 1
         lines[-1].append(f"<b>{label(word)}</b>" if word in own else label(word))
     return "<br>".join(" ".join(line) for line in lines[:_KEPT_LINES])
-
-
-def _kept_title(shares: npt.NDArray[np.float64]) -> str:
-    if not np.isfinite(shares).all():
-        return "What the codes keep of an item"
-    first = f"Of the words told from 1 code {percent(float(shares[0]))} are in the item's text"
-    if len(shares) == 1:
-        return first
-    return f"{first}, from {len(shares)} codes {percent(float(shares[-1]))}"

@@ -16,8 +16,8 @@ import polars as pl
 from genrec_lab.evaluation.ranking import AVERAGE
 from genrec_lab.viz.figures.training import metric_name
 from genrec_lab.viz.layout import require_columns
+from genrec_lab.viz.sentences import paper_title, records_note, winner_title
 from genrec_lab.viz.tables import table_figure
-from genrec_lab.viz.text import counted, listed, noted, percent
 
 BEST_POSSIBLE = "best possible"
 """The method that is a bound, not a competitor: the best that any model could reach on Bazaar."""
@@ -119,7 +119,7 @@ def results_table(
     widths = [44, 126, 58] if narrow else [50, 165, 60]
     widths += [round((868 - sum(widths)) / max(len(names), 1))] * len(names)
     return table_figure(
-        winner_title(summarise(records, metric, k), metric_name(metric, k)),
+        winner_title(summarise(records, metric, k), metric_name(metric, k), BEST_POSSIBLE),
         records_note(records, f"ranked by the average {metric_name(metric, k)}"),
         table.columns,
         values,
@@ -140,7 +140,9 @@ def paper_table(beside: pl.DataFrame) -> go.Figure:
     below = (beside["difference"] < _FAR_BELOW).to_list()
     plain = [False] * beside.height
     return table_figure(
-        f"Ours beside {papers[0]}: {', '.join(beside['domain'].unique(maintain_order=True))}",
+        paper_title(
+            papers[0], beside["domain"].unique(maintain_order=True).to_list(), sum(below), beside.height
+        ),
         f"Bold: more than {-_FAR_BELOW:.0f} % below the paper's figure. Several seeds are averaged.",
         ("domain", "row", "metric", "ours", "paper", "difference"),
         [
@@ -219,35 +221,3 @@ def _cell(row: pl.DataFrame, digits: int) -> str:
 
 def _number(text: str) -> float:
     return float("nan") if text == "–" else float(text.split(" ")[0])
-
-
-def winner_title(table: pl.DataFrame, shown: str) -> str:
-    """Return which method is best and by how much; table: of `summarise`, shown: the metric's name."""
-    rivals = table.filter(pl.col("method") != BEST_POSSIBLE)
-    domains = domain_order(rivals)
-    where = AVERAGE if AVERAGE in domains else domains[-1]
-    rows = rivals.filter(pl.col("domain") == where).sort("mean", descending=True)
-    if rows.height == 0:
-        return f"{shown} of {counted(table['method'].n_unique(), 'method')}"
-    place = "on average" if where == AVERAGE else f"in {listed([where])}"
-    first = f"{listed([rows['method'][0]])} has the highest {shown} {place}: {rows['mean'][0]:.4f}"
-    if rows.height == 1:
-        return f"{listed([rows['method'][0]])}: {shown} {rows['mean'][0]:.4f} {place}"
-    second = rows["mean"][1]
-    if second <= 0:
-        return first
-    return f"{first}, {percent(rows['mean'][0] / second - 1)} above {listed([rows['method'][1]])}"
-
-
-def records_note(records: pl.DataFrame, *clauses: str) -> str:
-    """Return a note with the users, domains and seeds of the records, and further clauses."""
-    names = [name for name in records["domain"].unique(maintain_order=True) if name != AVERAGE]
-    users = seeds = ""
-    if "users" in records.columns:
-        most = records.filter(pl.col("domain") != AVERAGE).group_by("domain").agg(pl.col("users").max())
-        users = f"{counted(int(most['users'].sum()), 'test user')} of "
-    if "seed" in records.columns:
-        known = sorted(records["seed"].drop_nulls().unique().to_list())
-        few = ", ".join(map(str, known)) if len(known) <= 6 else f"{known[0]}…{known[-1]}"
-        seeds = f"{'seed' if len(known) == 1 else 'seeds'} {few}"
-    return noted(users + counted(len(names), "domain"), seeds, *clauses)

@@ -15,7 +15,8 @@ import polars as pl
 from genrec_lab.training.callbacks import speed_parts
 from genrec_lab.viz import theme
 from genrec_lab.viz.layout import MAX_POINTS, Panels, panels, require_columns
-from genrec_lab.viz.text import counted, label, listed, noted, percent
+from genrec_lab.viz.sentences import best_title, tokenizer_title
+from genrec_lab.viz.text import counted, label, listed, noted
 from genrec_lab.viz.theme import Style, ordered_styles
 
 _LOSS_PARTS = {
@@ -50,51 +51,19 @@ def tokenizer_curves(
     """A tokenizer's training by epoch: loss and its parts, collisions, use of the codes, change, evenness.
 
     epochs: records as of a tokenizer's `epochs`, mappings or objects with the same names. A part of the loss
-    that is 0 or None in every epoch is not drawn, nor are change and evenness where no record has any, as of
-    older versions. Of a very long training evenly spaced epochs are drawn, the first and the last included.
+    that is 0 or None in every epoch is not drawn, nor is what no record has, as change in older versions.
     """
     records = [as_mapping(record) for record in epochs]
     if not records:
         raise ValueError("epochs: no records; expected at least one")
-    later = [name for name in ("churn", "gini") if any(record.get(name) for record in records)]
-    fields, levels = ["utilisation", "perplexity", *later], len(records[0]["utilisation"])
-    lines = len(_LOSS_PARTS) + len(fields) * levels + 1
-    drawn = [records[place] for place in _kept(len(records), MAX_POINTS // lines)]
-    x = np.array([record["epoch"] for record in drawn])
-    titles = ["Loss", "Collision rate", *(_BY_LEVEL[name][0] for name in fields)]
-    made = panels(titles, columns=2, row_height=200, column_gap=0.1, row_gap=44)
-    parts = _loss_parts(drawn)
-    for part, values in parts.items():
-        _curve(made, 0, x, values, part, "%{y:.4g}")
-    collisions = 100 * np.array([record["collision_rate"] for record in drawn])
-    plain = Style(theme.BAD, "", "solid", "circle")
-    _curve(made, 1, x, collisions, "collisions", "%{y:.2f} %", style=plain, showlegend=False)
-    _draw_levels(made, training_frame({"": drawn}, [1] * levels), fields, first=2)
-    everything = np.concatenate([values[np.isfinite(values)] for values in parts.values()] or [np.ones(1)])
-    if everything.size and everything.min() > 0 and everything.max() > 20 * everything.min():
-        made.y(0, type="log", dtick=1, exponentformat="power", title="loss (log)")
-    else:
-        made.y(0, title="loss")
-    made.y(1, ticksuffix=" %", rangemode="tozero", title="share of items")
+    sizes = [1] * len(records[0]["utilisation"])
     last = records[-1]
-    count = int(last["epoch"])
-    made.x(dtick=1 if count <= 10 else None)
-    least = float(min(last["utilisation"]))
-    title = (
-        f"After {counted(count, 'epoch')} every level uses "
-        f"{'all' if least == 1 else f'at least {percent(least)}'} of its codes; "
-        f"{percent(float(last['collision_rate']))} of the items collide"
-    )
-    trained = f"{counted(count, 'epoch')} in {_duration(float(last.get('seconds') or 0))}"
-    trained += f", {len(records)} of them measured" if len(records) < count else ""
+    trained = f"{counted(int(last['epoch']), 'epoch')} in {_duration(float(last.get('seconds') or 0))}"
     speed = speed_parts(last)
-    note = noted(
-        "" if n_items is None else counted(n_items, "item"),
-        trained,
-        f"the last at {' and '.join(speed)}" if speed else "",
-        seed=seed,
-    )
-    return made.finish(title, note, showlegend=True, hovermode="x unified")
+    said = noted(trained, f"the last at {' and '.join(speed)}" if speed else "")
+    # Dead codes need the sizes of the books, which the records do not have.
+    frame = training_frame({"": records}, sizes).with_columns(dead=pl.lit(None, pl.Int64))
+    return codebook_by_epoch(frame, parts=_loss_parts(records), said=said, n_items=n_items, seed=seed)
 
 
 def recommender_curves(
@@ -157,41 +126,64 @@ def recommender_curves(
         "" if users is None else counted(users, "validation user"),
         seed=seed,
     )
-    title = _best_title(bests, shown, last)
+    title = best_title(bests, shown, last)
     return made.finish(title, note, showlegend=len(records) > 1, hovermode="x unified")
 
 
 def codebook_by_epoch(
-    epochs: pl.DataFrame, *, scope: str | None = None, n_items: int | None = None, seed: int | None = None
+    epochs: pl.DataFrame,
+    *,
+    scope: str | None = None,
+    parts: Mapping[str, npt.NDArray[np.float64]] | None = None,
+    said: str = "",
+    n_items: int | None = None,
+    seed: int | None = None,
 ) -> go.Figure:
     """How the codes of one tokenizer were used while it trained, a line a level.
 
-    epochs: frame of `training_frame`. scope: which tokenizer, by default the first. What no epoch recorded,
-    as churn by older versions, has no panel. Raises ValueError for an unknown scope or without epochs.
+    epochs: frame of `training_frame`. scope: which tokenizer, by default the first. parts: of the loss, by
+    record, drawn in a panel before the others. said: a clause of the note. What no epoch recorded has no
+    panel. Of a very long training evenly spaced epochs are drawn, the first and the last included. Raises
+    ValueError for an unknown scope or without epochs.
     """
-    shown = ("utilisation", "perplexity", "dead", "churn")
-    require_columns(epochs, ("scope", "epoch", "level", *shown))
+    require_columns(epochs, ("scope", "epoch", "level", *_BY_LEVEL))
     scopes = epochs["scope"].unique(maintain_order=True).to_list()
     chosen = scopes[0] if scope is None else scope
     if chosen not in scopes:
         raise ValueError(f"scope: {scope!r}, expected one of {scopes}")
     frame = epochs.filter(pl.col("scope") == chosen)
-    known = [name for name in shown if frame[name].null_count() < frame.height]
+    known = [name for name in _BY_LEVEL if frame[name].null_count() < frame.height]
     if not known:
         raise ValueError(f"epochs: nothing was recorded of {chosen!r}; expected utilisation or perplexity")
-    titles = [_BY_LEVEL[name][0] for name in known]
-    made = panels(titles, columns=2, row_height=190, column_gap=0.1, row_gap=48)
-    _draw_levels(made, frame, known)
-    seen = frame["epoch"].unique().sort().to_list()
+    whole = frame.unique("epoch", keep="first", maintain_order=True)
+    first = ["Loss"] if parts else []
+    first += ["Collision rate"] if whole["collision_rate"].null_count() < whole.height else []
+    titles = [*first, *(_BY_LEVEL[name][0] for name in known)]
+    made = panels(titles, columns=2, row_height=195, column_gap=0.1, row_gap=46)
+    x = whole["epoch"].to_numpy()
+    drawn = _kept(whole.height, MAX_POINTS // (len(_LOSS_PARTS) + made.count * frame["level"].n_unique()))
+    for part, values in (parts or {}).items():
+        _curve(made, 0, x[drawn], values[drawn], part, "%{y:.4g}")
+    if parts:
+        made.y(0, **_loss_axis(np.concatenate(list(parts.values()))))
+    if "Collision rate" in first:
+        plain = Style(theme.BAD, "", "solid", "circle")
+        rates = 100 * whole["collision_rate"].to_numpy()[drawn]
+        place = len(first) - 1
+        _curve(made, place, x[drawn], rates, "collisions", "%{y:.2f} %", style=plain, showlegend=False)
+        made.y(place, ticksuffix=" %", rangemode="tozero", title="share of items")
+    _draw_levels(made, frame, known, len(first))
+    made.x(dtick=1 if x.max() <= 10 else None)
     others = [name for name in scopes if name != chosen]
     note = noted(
         "" if n_items is None else counted(n_items, "item"),
-        f"{counted(len(seen), 'record')} up to epoch {seen[-1]}",
+        said,
+        f"{counted(whole.height, 'record')} up to epoch {x.max()}",
         f"tokenizer of {listed([chosen])}, the others are {listed(others)}" if others else "",
         "" if "churn" in known else "the change of codes was not recorded",
         seed=seed,
     )
-    return made.finish(_codebook_title(frame), note, showlegend=True, hovermode="x unified")
+    return made.finish(tokenizer_title(*_ending(frame)), note, showlegend=True, hovermode="x unified")
 
 
 def training_frame(
@@ -218,18 +210,23 @@ def training_frame(
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def settled(frame: pl.DataFrame, share: float = 0.95) -> int | None:
-    """Return the first epoch from which the least used level keeps `share` of its final utilisation.
+def settled(frame: pl.DataFrame, share: float = 0.95, most: float = 0.05) -> int | None:
+    """Return the first epoch from which the codes no longer change much.
 
-    frame: of `training_frame`. None where nothing was recorded.
+    From it on the least used level keeps `share` of its final utilisation, and where churn was recorded, at
+    most a share `most` of the items changes a code of any level from one record to the next. frame: of
+    `training_frame`. None where nothing was recorded, or the codes still change at the end.
     """
     known = frame.drop_nulls("utilisation")
     if known.is_empty():
         return None
-    by_epoch = known.group_by("epoch").agg(pl.col("utilisation").min()).sort("epoch")
-    values, epochs = by_epoch["utilisation"].to_numpy(), by_epoch["epoch"].to_list()
-    below = np.flatnonzero(values < share * values[-1])
-    return int(epochs[0] if below.size == 0 else epochs[int(below[-1]) + 1])
+    least, change = pl.col("utilisation").min(), pl.col("churn").max().fill_null(0.0)
+    by_epoch = known.group_by("epoch").agg(used=least, change=change).sort("epoch")
+    used, changed = by_epoch["used"].to_numpy(), by_epoch["change"].to_numpy()
+    moving = np.flatnonzero((used < share * used[-1]) | (changed > most))
+    if not moving.size:
+        return int(by_epoch["epoch"][0])
+    return int(by_epoch["epoch"][int(moving[-1]) + 1]) if moving[-1] + 1 < len(used) else None
 
 
 def metric_name(metric: str, k: int | None = None) -> str:
@@ -323,28 +320,23 @@ def _draw_levels(made: Panels, frame: pl.DataFrame, fields: Sequence[str], first
         made.outer(panel, "epoch")
 
 
-def _best_title(bests: Mapping[str, tuple[int, float]], metric: str, trained: int) -> str:
-    if not bests:
-        return f"{counted(trained, 'epoch')} trained, none validated yet"
-    leader = max(bests, key=lambda name: bests[name][1])
-    epoch, value = bests[leader]
-    if len(bests) > 1:
-        return f"Validation {metric} is highest for {listed([leader])}: {value:.4f} at epoch {epoch}"
-    whose = f" of {leader}" if leader else ""
-    return f"Validation {metric}{whose} is best at epoch {epoch} of {trained}: {value:.4f}"
+def _loss_axis(values: npt.NDArray[np.float64]) -> dict[str, Any]:
+    finite = values[np.isfinite(values)]
+    if finite.size and finite.min() > 0 and finite.max() > 20 * finite.min():
+        return {"type": "log", "dtick": 1, "exponentformat": "power", "title": "loss (log)"}
+    return {"title": "loss"}
 
 
-def _codebook_title(frame: pl.DataFrame) -> str:
-    used = frame.drop_nulls("utilisation")
-    if used.is_empty():
-        return f"The codes of {counted(frame['level'].n_unique(), 'level')} by epoch"
-    last = used.filter(pl.col("epoch") == used["epoch"].max())
-    worst = last.sort("utilisation").row(0, named=True)
-    text = f"Level {worst['level']} ends with the fewest codes in use, {percent(worst['utilisation'])}"
-    if last["utilisation"].n_unique() == 1:
-        share = "all" if worst["utilisation"] == 1 else percent(worst["utilisation"])
-        text = f"Every level ends with {share} of its codes in use"
-    return f"{text}; use of codes settles at epoch {settled(frame)}"
+def _ending(frame: pl.DataFrame) -> tuple[dict[str, Any], list[float] | None]:
+    """What the last epoch recorded: its use of the levels and collisions, and the churn where it is known."""
+    last = frame.filter(pl.col("epoch") == pl.col("epoch").max()).sort("level")
+    used, churn = last["utilisation"].to_list(), last["churn"].to_list()
+    known = None if None in churn else churn
+    return {
+        "epoch": last["epoch"][0],
+        "utilisation": used,
+        "collision_rate": last["collision_rate"][0],
+    }, known
 
 
 def _duration(seconds: float) -> str:

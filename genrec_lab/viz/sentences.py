@@ -1,0 +1,498 @@
+"""Every sentence that a figure, a table or the explorer says about numbers: one function each, registered.
+
+A sentence states what its own plot shows and no more: no superlative among ties or zeros, a sample is named,
+and where chance alone would give something, it stands beside. `tests/unit/test_sentences.py` fails for a
+registered function without a property test, and for a title that no registered function wrote.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from scipy.special import gammaln
+
+from genrec_lab.evaluation.ranking import AVERAGE
+from genrec_lab.viz.text import counted, listed, noted, percent
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+Written = TypeVar("Written", bound=Callable[..., Any])
+
+SENTENCES: dict[str, Callable[..., Any]] = {}
+"""The functions that write sentences, by module and name."""
+
+
+def sentence(function: Written) -> Written:
+    """Register a function that writes a sentence, so that the tests ask for its property."""
+    SENTENCES[f"{function.__module__}.{function.__qualname__}"] = function
+    return function
+
+
+def ends(values: npt.ArrayLike) -> tuple[int, int] | None:
+    """Return the places of the least and of the largest value; None where all are equal or there is none."""
+    known = np.asarray(values, dtype=np.float64)
+    low, high = (int(find(known)) for find in (np.nanargmin, np.nanargmax))
+    return None if known[low] == known[high] else (low, high)
+
+
+def leaders(names: Sequence[str], values: Sequence[float]) -> list[str]:
+    """Return the names of all that share the largest value; none where it is not above 0."""
+    most = max(values, default=0.0)
+    return [name for name, value in zip(names, values, strict=True) if value == most and most > 0]
+
+
+def _place(domain: str) -> str:
+    return "on average" if domain == AVERAGE else f"in {listed([domain])}"
+
+
+# --- data
+
+
+@sentence
+def statistics_title(users: int, items: int, interactions: int, domains: int) -> str:
+    """The size of a data set."""
+    of = f"{counted(interactions, 'interaction')} of {counted(users, 'user')} with {counted(items, 'item')}"
+    return f"{of} in {counted(domains, 'domain')}"
+
+
+@sentence
+def lengths_title(medians: Mapping[str, int]) -> str:
+    """How long sequences are; medians: by domain, the lower one."""
+    names = list(medians)
+    between = ends(list(medians.values()))
+    if between is None:
+        where = " in every domain" if len(names) > 1 else ""
+        return f"At least half of the users have at most {counted(medians[names[0]], 'interaction')}{where}"
+    low, high = (names[place] for place in between)
+    first = f"The median user has {counted(medians[low], 'interaction')} in {listed([low])}"
+    return f"{first} and {medians[high]:,} in {listed([high])}"
+
+
+@sentence
+def popularity_title(tops: Mapping[str, tuple[int, int, float]]) -> str:
+    """How unequal popularity is; tops: by domain, how many items, of how many, have which share."""
+
+    def said(name: str) -> str:
+        top, items, share = tops[name]
+        verb = "takes" if top == 1 else "take"
+        return f"{top:,} of {counted(items, 'item')} {verb} {percent(share)}"
+
+    names = list(tops)
+    between = ends([tops[name][2] for name in names])
+    if len(names) == 1:
+        return f"The most popular {said(names[0])} of the interactions"
+    if between is None:
+        return (
+            f"The most popular {said(names[0])} of the interactions in {listed(names[:1])}, the same in all"
+        )
+    low, high = (names[place] for place in between)
+    text = f"The most popular {said(high)} of the interactions in {listed([high])}"
+    return f"{text}, {said(low)} in {listed([low])}"
+
+
+# --- codes
+
+
+def shared_by_chance(table: IntArray) -> float:
+    """The expected share of used codes that two domains or more use if domains were dealt out by lot.
+
+    table: (K, T) items by code and domain. A code of n items is one domain's with probability C(N_t, n) over
+    C(N, n), summed over domains.
+    """
+    sizes, of_domain = table.sum(axis=1), table.sum(axis=0)
+    used = sizes[sizes > 0]
+    logs = gammaln(np.arange(int(table.sum()) + 1) + 1.0)
+    left = of_domain[None, :] - used[:, None]
+    alone = (
+        logs[of_domain][None, :]
+        - logs[np.maximum(left, 0)]
+        - (logs[-1] - logs[len(logs) - 1 - used])[:, None]
+    )
+    return float(1 - np.where(left >= 0, np.exp(alone), 0.0).sum(axis=1).mean())
+
+
+def _shared(table: IntArray) -> float:
+    used_by = (table > 0).sum(axis=1)
+    return float((used_by > 1).sum() / max((used_by > 0).sum(), 1))
+
+
+@sentence
+def sharing_title(tables: Sequence[IntArray]) -> str:
+    """Which codes domains share, by level, and how many are dead; tables: (K, T) a level."""
+    dead = sum(int((table.sum(axis=1) == 0).sum()) for table in tables)
+    unused = f"{dead:,} of {counted(sum(map(len, tables)), 'code')} are dead"
+    if tables[0].shape[1] == 1:
+        return f"One domain: {unused}"
+    shares = [_shared(table) for table in tables]
+    between = ends(shares)
+    if between is None:
+        every = "at every level" if len(tables) > 1 else "at the one level"
+        return f"Domains share {percent(shares[0])} of the used codes {every}; {unused}"
+    low, high = between
+    said = f"Domains share {percent(shares[low])} of the used codes at level {low + 1}"
+    return f"{said}, {percent(shares[high])} at level {high + 1}; {unused}"
+
+
+@sentence
+def level_title(level: int, table: IntArray) -> str:
+    """A level (0-based) in a panel's title: dead codes, and shared ones beside chance."""
+    dead = f"Level {level + 1}: {int((table.sum(axis=1) == 0).sum())} of {len(table)} dead"
+    if table.shape[1] == 1:
+        return dead
+    return f"{dead}, {percent(_shared(table))} shared (by chance {percent(shared_by_chance(table))})"
+
+
+@sentence
+def tokenizers_title(health: pl.DataFrame) -> str:
+    """Collisions and dead codes of tokenizers; health: frame of `health_table`."""
+    each = health.group_by("tokenizer", maintain_order=True).agg(
+        pl.col("collision_rate").first(), dead=pl.col("dead").sum() / pl.col("codes").sum()
+    )
+    parts = []
+    for column, what in (("collision_rate", "of the items ambiguous"), ("dead", "of its codes dead")):
+        values, names = each[column].to_list(), each["tokenizer"].to_list()
+        between = ends(values)
+        if len(names) == 1:
+            parts.append(f"{percent(values[0])} {what}")
+        elif between is None:
+            parts.append(f"all {percent(values[0])} {what.replace('its', 'their')}")
+        else:
+            low, high = between
+            parts.append(f"{names[high]} {percent(values[high])} {what}, {names[low]} {percent(values[low])}")
+    who = f"{names[0]}: " if len(names) == 1 else ""
+    text = f"{who}{'; '.join(parts)}"
+    return text[0].upper() + text[1:] if text.startswith("all ") else text
+
+
+# --- identifiers
+
+
+@sentence
+def overlap_title(overlap: pl.DataFrame) -> str:
+    """Under which tokenizer near items share more codes; overlap: `tokenizer, domain, k, overlap`."""
+    names, domains = (overlap[name].unique(maintain_order=True).to_list() for name in ("tokenizer", "domain"))
+    if len(names) == 1:
+        low, high = (float(overlap["overlap"].to_numpy().min()), float(overlap["overlap"].to_numpy().max()))
+        span = percent(low) if low == high else f"{percent(low)} to {percent(high)}"
+        return f"Near items share {span} of their codes under {listed(names)}"
+    means = overlap.group_by("tokenizer", "domain").agg(pl.col("overlap").mean())
+    first: dict[str, list[str]] = {}
+    for domain in domains:
+        values = dict(means.filter(pl.col("domain") == domain).select("tokenizer", "overlap").iter_rows())
+        best = leaders(list(values), list(values.values()))
+        if len(best) == 1:
+            first.setdefault(best[0], []).append(domain)
+    if not first:
+        return "No tokenizer stands alone with the most codes in common between near items"
+    most = max(first, key=lambda name: len(first[name]))
+    where = f"in {len(first[most])} of {counted(len(domains), 'domain')}"
+    if len(first[most]) == len(domains):
+        where = "in every domain" if len(domains) > 1 else f"in {listed(domains)}"
+    return f"Near items have more codes in common under {listed([most])} than under the others, {where}"
+
+
+@sentence
+def collisions_title(sizes: IntArray, domain_index: IntArray, domains: Sequence[str]) -> str:
+    """How many items share an identifier; sizes: (N,) items of the domain with an item's identifier."""
+    share = float((sizes > 1).mean())
+    if share == 0:
+        return "Every identifier belongs to one item of its domain"
+    largest = f"the largest group has {int(sizes.max()):,} items"
+    text = f"{percent(share)} of the items share their identifier; {largest}"
+    by_domain = [float((sizes[domain_index == place] > 1).mean()) for place in range(len(domains))]
+    between = ends(by_domain)
+    if between is None:
+        return text
+    most = between[1]
+    if by_domain.count(by_domain[most]) > 1:
+        return text
+    return f"{text}; most in {listed([domains[most]])} ({percent(by_domain[most])})"
+
+
+@sentence
+def policies_title(policies: Sequence[str], moved: Sequence[int], cost: Sequence[float]) -> str:
+    """Which conflict policy costs least distance among those that change codes."""
+    movers = [place for place, count in enumerate(moved) if count > 0]
+    if not movers:
+        return "No policy had to change a code"
+    between = ends([cost[place] for place in movers])
+    if between is None:
+        who = listed([policies[place] for place in movers])
+        verb = "changes" if len(movers) == 1 else "change"
+        return f"Of the policies, {who} {verb} codes, at a distance of {cost[movers[0]]:,.3g}"
+    low, high = (movers[place] for place in between)
+    cheap = [policies[place] for place in movers if cost[place] == cost[low]]
+    verb = "costs" if len(cheap) == 1 else "cost"
+    return (
+        f"Of the policies that change codes, {listed(cheap)} {verb} least distance: {cost[low]:,.3g} against "
+        f"{cost[high]:,.3g} for {policies[high]}"
+    )
+
+
+@sentence
+def examples_title(shown: int, items: int, levels: int) -> str:
+    """What a table of identifiers shows."""
+    return f"{shown} of {counted(items, 'item')} with their identifiers of {counted(levels, 'code')}"
+
+
+# --- residuals
+
+
+@sentence
+def atlas_title(purities: Sequence[float], chance: float) -> str:
+    """How far maps part the domains: the share of near points of a point's own domain, by level."""
+    of_own = "of a point's nearest points are of its own domain"
+    between = None if not np.isfinite(purities).any() or math.isnan(chance) else ends(purities)
+    if math.isnan(chance) or not np.isfinite(purities).any():
+        return f"Residuals of {counted(len(purities), 'level')} on a map, one domain"
+    by_chance = f"by chance {percent(chance)}"
+    if between is None:
+        where = "at every level" if len(purities) > 1 else "at the one level"
+        return f"{percent(purities[0])} {of_own} {where}; {by_chance}"
+    low, high = between
+    least = f"{percent(purities[low])} at level {low + 1}"
+    return f"{percent(purities[high])} {of_own} at level {high + 1}, {least}; {by_chance}"
+
+
+@sentence
+def norms_title(before: FloatArray, after: FloatArray) -> str:
+    """How much each level takes off the mean norm of what it quantises; before, after: (L,)."""
+    removed = 1 - after / np.maximum(before, 1e-12)
+    said = [f"{'takes' if share >= 0 else 'adds'} {percent(abs(float(share)))}" for share in removed]
+    whole = " off the mean norm" if (removed >= 0).all() else " of the mean norm"
+    between = ends(removed)
+    if between is None:
+        return f"{'Every level' if len(said) > 1 else 'The level'} {said[0]}{whole} of what it quantises"
+    low, high = between
+    return f"Level {high + 1} {said[high]}{whole} of what it quantises, level {low + 1} {said[low]}"
+
+
+@sentence
+def left_title(shares: FloatArray, *, together: bool) -> str:
+    """What codes leave unexplained of the variance: together by 1, 2, … codes, or each level of its own."""
+
+    def said(share: float) -> str:
+        return f"{share:,.3g} times" if share > 1 else f"{percent(share)} of"
+
+    if not np.isfinite(shares).any():
+        return "No level has any variance to keep"
+    if together:
+        first = f"The first code leaves {said(float(shares[0]))} the variance"
+        return first if len(shares) == 1 else f"{first}, all {len(shares)} leave {said(float(shares[-1]))} it"
+    between = ends(shares)
+    if between is None:
+        every = "Every level leaves" if len(shares) > 1 else "The level leaves"
+        return f"{every} {said(float(np.nanmax(shares)))} the variance of what it quantises"
+    low, high = between
+    text = f"Level {high + 1} leaves {said(float(shares[high]))} the variance of what it quantises"
+    return f"{text}, level {low + 1} {said(float(shares[low])).removesuffix(' of')}"
+
+
+@sentence
+def unquantised_title(levels: int) -> str:
+    """Of codes that quantise nothing."""
+    return f"These codes of {counted(levels, 'level')} quantise nothing, so no level leaves anything"
+
+
+# --- pictures
+
+
+@sentence
+def pictures_title(shown: int, items: int, domains: Sequence[str]) -> str:
+    """What a sheet of pictures shows."""
+    return f"{shown} of {counted(items, 'item')} with a picture, of {listed(domains)}"
+
+
+@sentence
+def kept_title(shares: FloatArray) -> str:
+    """The share of decoded words that items' texts have, from 1 and from all codes; (L,)."""
+    if not np.isfinite(shares).all():
+        return "What the codes keep of an item"
+    first = f"Of the words decoded from 1 code {percent(float(shares[0]))} are in the item's text"
+    return first if len(shares) == 1 else f"{first}, from {len(shares)} codes {percent(float(shares[-1]))}"
+
+
+# --- training
+
+
+@sentence
+def tokenizer_title(last: Mapping[str, Any], churn: Sequence[float] | None = None) -> str:
+    """How a tokenizer's training ends: the least used level, collisions, and how many codes still change.
+
+    last: `epoch`, `utilisation` by level, `collision_rate`. churn: by level, the share of items whose code
+    changed since the record before.
+    """
+    used, epoch = list(last["utilisation"]), int(last["epoch"])
+    if None in used:
+        return f"How the codes were used up to epoch {epoch}"
+    between = ends(used)
+    who, share = "every level", used[0]
+    if between is not None:
+        least = [place + 1 for place, value in enumerate(used) if value == used[between[0]]]
+        who = f"level {least[0]}" if len(least) == 1 else f"levels {' and '.join(map(str, least))}"
+        share = used[between[0]]
+    verb = "use" if between is not None and who.startswith("levels") else "uses"
+    amount = "all" if share == 1 else percent(float(share))
+    text = f"After {counted(epoch, 'epoch')} {who} {verb} {amount} of the codes"
+    text += "" if between is None else ", the least"
+    if last.get("collision_rate") is not None:
+        text += f"; {percent(float(last['collision_rate']))} of the items collide"
+    if churn:
+        place = int(np.argmax(churn))
+        text += f"; {percent(float(churn[place]))} still change their code of level {place + 1}"
+    return text
+
+
+@sentence
+def best_title(bests: Mapping[str, tuple[int, float]], metric: str, trained: int) -> str:
+    """The best epoch on validation users; bests: by training, epoch and value."""
+    if not bests:
+        return f"{counted(trained, 'epoch')} trained, none validated yet"
+    names = leaders(list(bests), [value for _, value in bests.values()])
+    if not names:
+        return f"Validation {metric} is 0 at every validated epoch"
+    epoch, value = bests[names[0]]
+    if len(bests) == 1:
+        whose = f" of {listed(names)}" if names[0] else ""
+        return f"Validation {metric}{whose} is highest at epoch {epoch} of {trained}: {value:.4f}"
+    at = f" at epoch {epoch}" if len(names) == 1 else ""
+    return f"Validation {metric} is highest for {listed(names)}: {value:.4f}{at}"
+
+
+# --- results
+
+
+@sentence
+def winner_title(table: pl.DataFrame, shown: str, bound: str) -> str:
+    """Which method is best and by how much; table: `method, domain, mean` of `summarise`, bound: a method."""
+    domains = table["domain"].unique(maintain_order=True).to_list()
+    where = AVERAGE if AVERAGE in domains else domains[-1]
+    here = table.filter(pl.col("domain") == where)
+    rows = here.filter(pl.col("method") != bound).sort("mean", descending=True, maintain_order=True)
+    best = here.filter(pl.col("method") == bound)["mean"].to_list()
+    names, values = rows["method"].to_list(), rows["mean"].to_list()
+    first = leaders(names, values)
+    if not first:
+        return f"No method has {shown} above 0 {_place(where)}"
+    limit = f", {percent(values[0] / best[0])} of the best possible" if best and best[0] > 0 else ""
+    if len(names) == 1:
+        return f"{listed(names)}: {shown} {values[0]:.4f} {_place(where)}{limit}"
+    verb = "has" if len(first) == 1 else "have"
+    text = f"{listed(first)} {verb} the highest {shown} {_place(where)}: {values[0]:.4f}{limit}"
+    if len(first) > 1 or limit or values[1] <= 0:
+        return text
+    return f"{text}, {percent(values[0] / values[1] - 1)} above {listed([names[1]])}"
+
+
+@sentence
+def records_note(records: pl.DataFrame, *clauses: str, of: str = "test user") -> str:
+    """The users, domains and seeds of a records frame, and further clauses; of: which users they are."""
+    own = records.filter(pl.col("domain") != AVERAGE)
+    users = seeds = ""
+    if "users" in records.columns:
+        most = own.group_by("domain").agg(pl.col("users").max())
+        users = f"{counted(int(most['users'].sum()), of)} of "
+    if "seed" in records.columns:
+        known = sorted(records["seed"].drop_nulls().unique().to_list())
+        few = (
+            ", ".join(map(str, known))
+            if len(known) <= 6
+            else f"{known[0]} to {known[-1]}, {len(known)} of them"
+        )
+        seeds = f"{'seed' if len(known) == 1 else 'seeds'} {few}" if known else ""
+    return noted(users + counted(own["domain"].n_unique(), "domain"), seeds, *clauses)
+
+
+@sentence
+def paper_title(paper: str, domains: Sequence[str], below: int, rows: int) -> str:
+    """Ours beside a paper's numbers; below: how many of the rows are far below it."""
+    return (
+        f"Ours beside {paper} on {listed(domains)}: {below} of {counted(rows, 'value')} far below the paper's"
+    )
+
+
+@sentence
+def beams_title(widths: Sequence[int], missed: Sequence[float], top: int) -> str:
+    """What a beam search misses of the true top; missed: by width, ascending, mean over users."""
+    title = (
+        f"With {counted(widths[-1], 'beam')} the search misses {percent(missed[-1])} of the true top {top}"
+    )
+    return title if len(widths) == 1 else f"{title}, with {widths[0]} it misses {percent(missed[0])}"
+
+
+@sentence
+def adaptation_title(
+    before: Sequence[float], after: Sequence[float], domains: Sequence[str], metric: str
+) -> str:
+    """A metric of validation users before adaptation and at its best epoch, by domain."""
+    rises = [two - one for one, two in zip(before, after, strict=True)]
+    risen = [place for place, rise in enumerate(rises) if rise > 0]
+    start = f"Validation {metric} at the best epoch of adaptation"
+    if not risen:
+        return f"{start} is above that before it in no domain"
+    most = leaders([domains[place] for place in risen], [rises[place] for place in risen])
+    where = f"in {len(risen)} of {counted(len(domains), 'domain')}"
+    by = f"+{max(rises):.4f}"
+    return f"{start} is above that before it {where}, most in {listed(most)} ({by})"
+
+
+@sentence
+def tail_title(names: Sequence[str], values: FloatArray, groups: Sequence[str]) -> str:
+    """Who finds the rarest and the most popular targets best; values: (rows, groups), rarest first."""
+
+    def said(column: int) -> str:
+        best = leaders(names, values[:, column].tolist())
+        group = f"{groups[column]} interactions"
+        if not best:
+            return f"no row finds targets of {group}"
+        if len(best) == len(names) > 1:
+            return f"all rows find targets of {group} equally well"
+        return f"{listed(best)} {'finds' if len(best) == 1 else 'find'} targets of {group} best"
+
+    if len(names) == 1:
+        return f"{listed(names)} by how often the target was seen in training"
+    text = said(0) if len(groups) == 1 else f"{said(0)}; {said(-1)}"
+    return text[0].upper() + text[1:] if text.startswith(("no ", "all ")) else text
+
+
+@sentence
+def differences_title(
+    first: str, second: str, low: FloatArray, high: FloatArray, metric: str, level: float
+) -> str:
+    """How often one method beats another; low, high: the intervals of first minus second."""
+    better, worse = int((low > 0).sum()), int((high < 0).sum())
+    title = f"{listed([first])} beats {listed([second])} in {better} of {counted(len(low), 'comparison')}"
+    title += f" and loses in {worse}" if worse else ""
+    return f"{title} ({metric}, {100 * level:g} % intervals exclude zero)"
+
+
+@sentence
+def worth_title(method: str, metric: str, names: Sequence[str], change: FloatArray, high: FloatArray) -> str:
+    """Which parts are missed: their interval of the change, in percent, is below zero."""
+    missed = [place for place in range(len(names)) if high[place] < 0]
+    if not missed:
+        parts = "the part left out" if len(names) == 1 else f"none of {len(names)} parts"
+        return f"{listed([method])}: {parts} is certainly missed ({metric}, 95 % intervals)".replace(
+            "the part left out is", "the part left out is not"
+        )
+    worst = min(missed, key=lambda place: float(change[place]))
+    of = "" if len(names) == 1 else f"; {len(missed)} of {len(names)} parts are certainly missed"
+    return (
+        f"{listed([names[worst]])} has {abs(change[worst]):.0f} % less {metric} than {listed([method])}{of}"
+    )
+
+
+# --- stories
+
+
+@sentence
+def story_title(method: str, place: int | None, shown: int) -> str:
+    """At which place a method puts what a user took, if it is among those shown."""
+    if place is not None:
+        return f"{listed([method])} puts what the user took at place {place} of {shown} shown"
+    return f"What the user took is not among the first {shown} of {listed([method])}"
