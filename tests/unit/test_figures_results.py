@@ -227,6 +227,18 @@ def test_ranked_table_is_ready_to_print() -> None:
     ]
 
 
+def test_methods_with_equal_averages_share_a_rank_and_zeros_are_never_bold() -> None:
+    rows = {"a": 0.2, "b": 0.3, "c": 0.2, "d": 0.0, "e": 0.0}
+    records = records_of({name: {"Garden": [value]} for name, value in rows.items()})
+    table = figures.ranked_table(records)
+    assert dict(table.select("method", "rank").rows()) == {"b": "1", "a": "2", "c": "2", "d": "4", "e": "4"}
+    nothing = records_of({name: {"Garden": [0.0]} for name in rows})
+    assert figures.ranked_table(nothing)["rank"].to_list() == ["1"] * 5
+    figure = figures.results_table(nothing)
+    assert not any(cell.startswith("<b>") for cell in figure.data[0].cells.values[3])
+    assert title_of(figure) == "No method has NDCG@10 above 0 in Garden"
+
+
 def test_one_seed_has_no_deviation_and_one_domain_no_average() -> None:
     one = RECORDS.filter((pl.col("seed") == 0) & (pl.col("domain") == "Garden"))
     table = figures.ranked_table(one)

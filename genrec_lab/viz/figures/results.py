@@ -7,6 +7,7 @@ computed. Where there is one domain only, it is its own average and none is show
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -86,8 +87,7 @@ def ranked_table(
             for name, cut in records.select("metric", "k").unique(maintain_order=True).iter_rows()
         }
     seeds = dict(ranking.group_by("method").agg(pl.col("seeds").max()).iter_rows())
-    ranked = [method for method in methods if method != BEST_POSSIBLE]
-    ranks = ["–" if method == BEST_POSSIBLE else str(ranked.index(method) + 1) for method in methods]
+    ranks = _ranks(ranking, methods)
     cells = {
         name: [_cell(frame.filter(pl.col("method") == method), digits) for method in methods]
         for name, frame in shown.items()
@@ -95,6 +95,18 @@ def ranked_table(
     return pl.DataFrame(
         {"rank": ranks, "method": methods, "seeds": [str(seeds[method]) for method in methods], **cells}
     )
+
+
+def _ranks(table: pl.DataFrame, methods: Sequence[str]) -> list[str]:
+    """The place of each method by its average, equal ones sharing the first of theirs; "–" for the bound."""
+    averages = dict(table.filter(pl.col("domain") == domain_order(table)[-1]).select("method", "mean").rows())
+    ranked = [method for method in methods if method != BEST_POSSIBLE]
+    places: dict[str, int] = {}
+    for place, method in enumerate(ranked):
+        before = ranked[place - 1] if place else method
+        tied = place and method in averages and averages.get(before) == averages[method]
+        places[method] = places[before] if tied else place + 1
+    return [str(places.get(method, "–")) for method in methods]
 
 
 def results_table(
@@ -113,7 +125,7 @@ def results_table(
     for name in names:
         numbers = np.array([_number(text) for text in table[name]])
         best = max((numbers[place] for place in rivals if np.isfinite(numbers[place])), default=np.nan)
-        emphasis.append([place in rivals and numbers[place] == best for place in range(table.height)])
+        emphasis.append([place in rivals and numbers[place] == best > 0 for place in range(table.height)])
     # Seven columns of values leave room for little else.
     narrow = len(names) >= 7
     widths = [44, 126, 58] if narrow else [50, 165, 60]
