@@ -557,6 +557,21 @@ def test_children(make_catalogue: Make, seed: int) -> None:
         assert largest is None or counts[int(largest[1])] == max(counts)
 
 
+@proves(told.children_note)
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=12))
+def test_what_is_drawn_of_the_children(sizes: list[int]) -> None:
+    dead = [code for code, size in enumerate(sizes) if not size]
+    used = len(sizes) - len(dead)
+    text = told.children_note(np.array(sizes), min(used, 3), dead)
+    assert counted(sum(sizes), "item") in text
+    assert ("all used codes" in text) == (used <= 3)
+    named = re.search(r"dead at this level: ([\d, ]+)(?: and (\d+) more)?", text)
+    assert (named is not None) == bool(dead)
+    if named:
+        shown = [int(code) for code in named[1].split(", ")]
+        assert shown == dead[:8] and len(shown) + int(named[2] or 0) == len(dead)
+
+
 @proves(told.map_title)
 def test_a_sample_is_named_in_the_title() -> None:
     assert told.map_title((1,), 0, 66, 900, 93) == "Prefix 1: 66 of its 93 items are on the map of level 1"

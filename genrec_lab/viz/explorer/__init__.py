@@ -46,7 +46,7 @@ from genrec_lab.viz.explorer.state import (
     register_panel,
 )
 from genrec_lab.viz.explorer.words import TitleWords, Word, log_odds
-from genrec_lab.viz.figures.training import settled, training_frame
+from genrec_lab.viz.figures.training import training_frame
 
 __all__ = [
     "EXPLORER_VIEWS",
@@ -95,7 +95,6 @@ __all__ = [
     "register_panel",
     "save_slice",
     "search",
-    "settled",
     "shown_counts",
     "slice_names",
     "training_frame",

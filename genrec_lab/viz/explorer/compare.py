@@ -39,8 +39,8 @@ class LevelMatch:
 
     table: (K, J) items with code k in the first and j in the second. pairs: frame `code_a, code_b, items,
     share_a, share_b, jaccard`, the one-to-one assignment with the most items in common, largest first;
-    pairs without any common item are left out. matched: share of the items in matched pairs. ari, nmi:
-    adjusted Rand index and normalised mutual information (arithmetic mean) of the two partitions.
+    pairs without any common item are left out. matched: share of the items in matched pairs. ari, ami:
+    adjusted Rand index and adjusted mutual information (arithmetic mean) of the two partitions.
     """
 
     level: int
@@ -48,7 +48,6 @@ class LevelMatch:
     pairs: pl.DataFrame
     matched: float
     ari: float
-    nmi: float
     ami: float
 
 
@@ -143,9 +142,7 @@ def match_level(level: int, one: IntArray, other: IntArray, shape: tuple[int, in
     }
     pairs = pl.DataFrame({name: values[order] for name, values in found.items()})
     matched = float(items.sum() / table.sum())
-    return LevelMatch(
-        level, table, pairs, matched, adjusted_rand(used), mutual(used), adjusted_mutual(one, other)
-    )
+    return LevelMatch(level, table, pairs, matched, adjusted_rand(used), adjusted_mutual(one, other))
 
 
 def adjusted_rand(table: npt.ArrayLike) -> float:
@@ -162,23 +159,6 @@ def adjusted_rand(table: npt.ArrayLike) -> float:
     expected = in_rows * in_columns / all_pairs if all_pairs else 0.0
     most = (in_rows + in_columns) / 2
     return 1.0 if most == expected else float((pairs - expected) / (most - expected))
-
-
-def mutual(table: npt.ArrayLike) -> float:
-    """Normalised mutual information from a contingency table, over the mean of the two entropies.
-
-    1 for equal partitions; 1 too where both have a single part; 0 where only one of them has.
-    """
-    shares = np.asarray(table, dtype=np.float64)
-    shares = shares / shares.sum()
-    rows, columns = shares.sum(axis=1), shares.sum(axis=0)
-    entropies = [-float((part[part > 0] * np.log(part[part > 0])).sum()) for part in (rows, columns)]
-    if max(entropies) <= 0:
-        return 1.0
-    filled = shares > 0
-    products = (rows[:, None] * columns[None, :])[filled]
-    information = float((shares[filled] * np.log(shares[filled] / products)).sum())
-    return min(max(information / (sum(entropies) / 2), 0.0), 1.0)
 
 
 def _common(a: CodedCatalogue, b: CodedCatalogue) -> tuple[IntArray, IntArray]:

@@ -11,15 +11,12 @@ import plotly.graph_objects as go
 from genrec_lab.viz import theme
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.explorer.prefixes import DEAD, Children
-from genrec_lab.viz.explorer.sentences import children_title, map_title
+from genrec_lab.viz.explorer.sentences import children_note, children_title, map_title
 from genrec_lab.viz.figures.maps import dot, map_axes, map_trace, method_name
 from genrec_lab.viz.layout import MAX_POINTS, Panels, one_panel, panels
 from genrec_lab.viz.projection import Projection, stratified_sample
 from genrec_lab.viz.text import code_label, counted, label, labels, noted
 from genrec_lab.viz.theme import category_styles
-
-_MOST_NAMED = 8
-_HOLLOW = 2
 
 
 def prefix_bars(
@@ -31,44 +28,31 @@ def prefix_bars(
 ) -> go.Figure:
     """The largest codes that follow a prefix: items by domain, and share of items against share of traffic.
 
-    labels: by code, the words that describe it. Up to two codes that nobody has follow as hollow bars; the
-    note names more of them.
+    labels: by code, the words that describe it. Codes that nobody has are named in the note.
     """
     sizes = children.sizes
     order = np.argsort(-sizes, kind="stable")
     shown = order[: min(top, int((sizes > 0).sum()))]
-    dead = np.array([code for code, state in enumerate(children.states) if state == DEAD], dtype=np.int64)
-    rows = np.concatenate([shown, dead[:_HOLLOW]]).tolist()
-    names = [code_label(code, (labels or {}).get(code, ()), 36) for code in rows]
+    dead = [code for code, state in enumerate(children.states) if state == DEAD]
+    names = [code_label(code, (labels or {}).get(code, ()), 36) for code in shown.tolist()]
     titles = [
         "Items by domain" if len(children.domains) > 1 else "Items",
         "Share of items and of interactions",
     ]
-    height = 21 * max(len(rows), 3) + 10
+    height = 21 * max(len(names), 3) + 10
     made = panels(titles, columns=2, row_height=height, left_labels=210, column_gap=0.05)
     for domain, name in enumerate(children.domains):
         # The codes, for whoever listens to clicks on the bars.
-        ids = {"ids": [str(code) for code in shown], "customdata": names[: len(shown)]}
+        ids = {"ids": [str(code) for code in shown], "customdata": names}
         made.bars(0, children.items[shown, domain], "%{customdata}: %{x} items", name, flat=True, **ids)
-    if hollow := names[len(shown) :]:
-        made.bars(
-            0,
-            np.full(len(hollow), max(float(sizes.max(initial=0)), 1.0) * 0.06),
-            "%{customdata}: dead<extra></extra>",
-            "dead: no item has it",
-            at=np.arange(len(shown), len(rows)),
-            flat=True,
-            marker={"color": "rgba(0,0,0,0)", "line": {"width": 1.5, "color": theme.BAD}},
-            customdata=hollow,
-        )
     share = sizes / max(int(sizes.sum()), 1)
     traffic = children.interactions.sum(axis=1) / max(int(children.interactions.sum()), 1)
-    _add_shares(made, share[shown], traffic[shown], names[: len(shown)])
+    _add_shares(made, share[shown], traffic[shown], names)
     for panel in range(2):
         made.rows(panel, names, ticktext=names)
     made.x(0, title="items", rangemode="tozero")
     made.x(1, title="of what lies below the prefix", ticksuffix=" %", rangemode="tozero")
-    note = noted(_prefix_note(children, len(shown), dead), seed=seed)
+    note = noted(children_note(sizes, len(shown), dead), seed=seed)
     return made.finish(children_title(children), note, barmode="stack", showlegend=True, bargap=0.3)
 
 
@@ -130,15 +114,3 @@ def _add_shares(
     ):
         marker, hover = theme.mark(colour, symbol, 9), "%{customdata}: %{x:.2f} %"
         made.points(1, 100 * values, places, name, hover, marker, customdata=list(names))
-
-
-def _prefix_note(children: Children, shown: int, dead: npt.NDArray[np.int64]) -> str:
-    used = int((children.sizes > 0).sum())
-    which = "all used codes" if shown == used else f"the {shown} largest of {used} used codes"
-    named = ", ".join(str(code) for code in dead[:_MOST_NAMED].tolist())
-    more = f" and {dead.size - _MOST_NAMED} more" if dead.size > _MOST_NAMED else ""
-    return noted(
-        counted(int(children.sizes.sum()), "item"),
-        f"{which}, each with its three most telling words",
-        f"dead at this level: {named}{more}" if dead.size else "",
-    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from genrec_lab.viz.sentences import ends, leaders, sentence
+from genrec_lab.viz.sentences import IntArray, ends, leaders, sentence
 from genrec_lab.viz.text import counted, listed, noted, percent, written
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from genrec_lab.viz.explorer.exposure import Exposure
     from genrec_lab.viz.explorer.flows import Overlap
     from genrec_lab.viz.explorer.prefixes import Children
+
+_MOST_NAMED = 8
 
 
 def _name_of(page: CodePage) -> str:
@@ -76,6 +78,18 @@ def children_title(children: Children) -> str:
     if len(largest) == 1:
         return f"{text}; code {largest[0]}, the largest, has {share} of the items"
     return f"{text}; the largest are {len(largest)} codes with {share} of the items each"
+
+
+@sentence
+def children_note(sizes: IntArray, shown: int, dead: Sequence[int]) -> str:
+    """How many of the codes below a prefix are drawn, and the first of those that no item has."""
+    used = int((sizes > 0).sum())
+    more = f" and {len(dead) - _MOST_NAMED} more" if len(dead) > _MOST_NAMED else ""
+    return noted(
+        counted(int(sizes.sum()), "item"),
+        "all used codes" if shown == used else f"the {shown} largest of {used} used codes",
+        f"dead at this level: {', '.join(map(str, dead[:_MOST_NAMED]))}{more}" if dead else "",
+    )
 
 
 @sentence

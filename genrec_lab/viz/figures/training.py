@@ -210,25 +210,6 @@ def training_frame(
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def settled(frame: pl.DataFrame, share: float = 0.95, most: float = 0.05) -> int | None:
-    """Return the first epoch from which the codes no longer change much.
-
-    From it on the least used level keeps `share` of its final utilisation, and where churn was recorded, at
-    most a share `most` of the items changes a code of any level from one record to the next. frame: of
-    `training_frame`. None where nothing was recorded, or the codes still change at the end.
-    """
-    known = frame.drop_nulls("utilisation")
-    if known.is_empty():
-        return None
-    least, change = pl.col("utilisation").min(), pl.col("churn").max().fill_null(0.0)
-    by_epoch = known.group_by("epoch").agg(used=least, change=change).sort("epoch")
-    used, changed = by_epoch["used"].to_numpy(), by_epoch["change"].to_numpy()
-    moving = np.flatnonzero((used < share * used[-1]) | (changed > most))
-    if not moving.size:
-        return int(by_epoch["epoch"][0])
-    return int(by_epoch["epoch"][int(moving[-1]) + 1]) if moving[-1] + 1 < len(used) else None
-
-
 def metric_name(metric: str, k: int | None = None) -> str:
     """Return a metric as it is written: ("ndcg", 10) and "ndcg@10" give "NDCG@10"."""
     name, _, cut = metric.partition("@")
