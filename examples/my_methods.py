@@ -1,6 +1,7 @@
 """Components of your own in one file, which `my_methods.yaml` points at: no edit of the package.
 
-A tokenizer, a model over items, a data source and a metric, each as small as it can be.
+A tokenizer, a generative recommender, a model over items, a data source and a metric. Notebook 10 explains
+the first two.
 """
 
 from pathlib import Path
@@ -9,32 +10,92 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from genrec_lab.data import Dataset, load_dataset
+from genrec_lab import Dataset, ItemCodes, load_dataset
 from genrec_lab.decoding import Ranked
-from genrec_lab.models.recommenders.base import TrainingData
+from genrec_lab.models.recommenders.base import ItemRecommender
 from genrec_lab.models.tokenizers import ItemContent, Tokenizer, TokenizerConfig
 
 
-class Halves(Tokenizer):
-    """A code for each of the first dimensions: 1 where an item is above the median, else 0."""
+class Directions(Tokenizer):
+    """A code for each principal direction of the content vectors: the bin in which an item lies along it."""
 
     class Config(TokenizerConfig):
-        """How many dimensions are read."""
+        """How many directions, and how many bins with equally many items."""
 
-        levels: int = 6
+        levels: int = 3
+        codebook_size: int = 16
 
-    def fit(self, content: Any, *, seed: int = 0, on_epoch: Any = None, checkpoint: Any = None) -> "Halves":
-        """Find the medians."""
-        self.middle = np.median(ItemContent.of(content).vectors[:, : self.config.levels], axis=0)
-        self.sizes = (2,) * self.config.levels
+    def fit(
+        self, content: Any, *, seed: int = 0, on_epoch: Any = None, checkpoint: Any = None
+    ) -> "Directions":
+        """Find directions and bins."""
+        vectors, size = ItemContent.of(content).vectors, self.config.codebook_size
+        self.mean = vectors.mean(axis=0)
+        _, _, directions = np.linalg.svd(vectors - self.mean, full_matrices=False)
+        self.directions = directions[: self.config.levels]
+        self.borders = np.quantile(self.along(vectors), np.arange(1, size) / size, axis=0)
+        self.sizes = (size,) * self.config.levels
         return self
+
+    def along(self, vectors: np.ndarray) -> np.ndarray:
+        """Return where items lie along the directions, (n, L)."""
+        return (vectors - self.mean) @ self.directions.T
 
     def encode(self, content: Any) -> np.ndarray:
         """Return the codes of items, (n, L)."""
-        return (ItemContent.of(content).vectors[:, : self.config.levels] > self.middle).astype(np.int64)
+        places = self.along(ItemContent.of(content).vectors)
+        return (places[:, None] > self.borders).sum(axis=1)
 
 
-class LastItem:
+class CodeTransitions:
+    """Which codes follow which, counted for each level by itself; the most recent items count most."""
+
+    class Config(BaseModel):
+        """How fast older items are forgotten, and what is added to each count."""
+
+        decay: float = 0.3
+        smoothing: float = 0.5
+
+    def __init__(self, codes: ItemCodes, config: Any) -> None:
+        self.codes, self.config = codes, config
+
+    def fit(self, data: Any) -> "CodeTransitions":
+        """Count which code follows which at each level."""
+        counts = [np.full((size, size), self.config.smoothing) for size in self.codes.sizes]
+        for sequence in data.sequences["items"].to_list():
+            for level, codes in enumerate(self.codes.codes[sequence].T):
+                np.add.at(counts[level], (codes[:-1], codes[1:]), 1)
+        self.follows = [table / table.sum(axis=1, keepdims=True) for table in counts]
+        return self
+
+    def recommend(self, histories: list[list[int]], top_k: int, domain: list[str]) -> Ranked:
+        """Return the top_k items of each user's domain."""
+        ranked = []
+        for history, name in zip(histories, domain, strict=True):
+            items, recent = self.codes.domain_items(name), self.codes.codes[history[::-1]]
+            weights = self.config.decay ** np.arange(len(recent))
+            parts = [weights @ table[recent[:, level]] for level, table in enumerate(self.follows)]
+            scores = sum(np.log(part[self.codes.codes[items, level]]) for level, part in enumerate(parts))
+            ranked.append(Ranked.best(items[None], scores[None], top_k))
+        return Ranked.concatenate(ranked)
+
+    def save(self, folder: Path) -> None:
+        """Write codes, settings and shares."""
+        self.codes.write(folder / "codes.parquet")
+        (folder / "config.json").write_text(self.config.model_dump_json())
+        np.savez(folder / "follows.npz", *self.follows)
+
+    @classmethod
+    def load(cls, folder: Path) -> "CodeTransitions":
+        """Read what `save` wrote."""
+        config = cls.Config.model_validate_json((folder / "config.json").read_text())
+        model = cls(ItemCodes.read(folder / "codes.parquet"), config)
+        with np.load(folder / "follows.npz") as tables:
+            model.follows = list(tables.values())
+        return model
+
+
+class LastItem(ItemRecommender):
     """Recommends what follows the last item of a history most often in training."""
 
     class Config(BaseModel):
@@ -42,36 +103,18 @@ class LastItem:
 
         smoothing: float = 0.1
 
-    def __init__(self, config: Config | None = None) -> None:
-        self.config = config or self.Config()
-
     def fit(self, data: Any) -> "LastItem":
         """Count which item follows which."""
-        learnt = TrainingData.of(data)
-        self.items = learnt.items["item"].to_numpy()
+        self.items = data.items["item"].to_numpy()
         self.counts = np.full((len(self.items), len(self.items)), self.config.smoothing, dtype=np.float32)
-        for sequence in learnt.sequences["items"].to_list():
+        for sequence in data.sequences["items"].to_list():
             places = np.searchsorted(self.items, sequence)
             np.add.at(self.counts, (places[:-1], places[1:]), 1)
         return self
 
-    def recommend(self, histories: list[list[int]], top_k: int) -> Ranked:
-        """Return the top_k items after each history."""
-        scores = self.counts[np.searchsorted(self.items, [history[-1] for history in histories])]
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
-        return Ranked(self.items[order], np.take_along_axis(scores, order, axis=1))
-
-    def save(self, folder: Path) -> None:
-        """Write the counts."""
-        folder.mkdir(parents=True, exist_ok=True)
-        np.savez(folder / "counts.npz", items=self.items, counts=self.counts)
-
-    @classmethod
-    def load(cls, folder: Path) -> "LastItem":
-        """Read what `save` wrote."""
-        model, found = cls(), np.load(folder / "counts.npz")
-        model.items, model.counts = found["items"], found["counts"]
-        return model
+    def score(self, histories: list[list[int]]) -> np.ndarray:
+        """Return a score for each history and item."""
+        return self.counts[np.searchsorted(self.items, [history[-1] for history in histories])]
 
 
 def small_shop(size: int = 300) -> Dataset:

@@ -1,18 +1,35 @@
 """A notebook-first workbench for generative recommendation with semantic identifiers.
 
-The path of the data, with the names that take each step by hand:
+A tokenizer gives each item a short row of codes, a recommender learns to write the codes of the next item,
+and a search over the tree of all identifiers turns what it writes into a ranking. By hand:
 
-    load_dataset ─▶ Dataset ─▶ RQVAE and other tokenizers ─▶ ItemCodes ─▶ Recommender, SASRec … ─▶
-    metrics_table
+>>> import genrec_lab as gl
+>>> data = gl.load_dataset("bazaar", items=300, users=300, domains=["Garden"])
+>>> vectors = [[len(title), title.count("a")] for title in data.items["title"]]  # any (items, D) array
+>>> tokenizer = gl.ResidualKMeans(gl.ResidualKMeans.Config(levels=2, codebook_size=16)).fit(vectors)
+>>> codes = gl.ItemCodes(tokenizer.encode(vectors), tokenizer.sizes, data.items["domain"])
+>>> small = gl.Recommender.Config(d_model=16, d_kv=8, heads=2, d_ff=32)
+>>> model = gl.Recommender(codes.resolve("extra_level"), small)
+>>> model = model.fit(data, training=gl.TrainingConfig(epochs=1))
+>>> test = gl.leave_one_out(data).test
+>>> ranked = model.recommend(test["history"].to_list(), top_k=10, domain=test["domain"].to_list())
+>>> gl.metrics_table(ranked, test["target"], test["domain"]).columns
+['domain', 'metric', 'k', 'value', 'users']
 
-A run does the same with notebooks, each step stored with what made it: `open_run` begins or continues one,
-`existing_run` reads one, `explore` opens its codes in the codebook explorer, `presets.load` gives the
-settings of a method. Components of your own are found by `register_tokenizer` and its like, or by their place
-in a run file. On the command line: `genrec --help`.
+What there is; `help(genrec_lab.NAME)` has the arguments and an example of each:
 
->>> import genrec_lab
->>> sorted(genrec_lab.load_dataset("bazaar", items=300, users=300).domains)
-['Garden', 'Kitchen', 'Studio']
+    data          load_dataset, make_bazaar, Dataset, k_core, leave_one_out, Split
+    codes         RQVAE, ResidualKMeans, GivenCodes; ItemCodes, code_health
+    recommenders  Recommender, SASRec, TrainingConfig; losses, a module with one function an equation
+    decoding      CodeTrie, beam_search, exact_top_k
+    evaluation    recall_at_k, ndcg_at_k, metrics_table, paired_bootstrap
+    runs          open_run, existing_run, Run, explore; presets, a module with the settings of every method
+    your own      register_tokenizer, register_recommender, register_item_model, register_encoder,
+                  register_conflict_policy, register_source, register_metric, register_figure,
+                  register_explorer_view
+
+A run does the same with notebooks and keeps each step with what made it. On the command line:
+`genrec --help`.
 """
 
 import importlib

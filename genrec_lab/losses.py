@@ -1,4 +1,9 @@
-"""The losses of the papers, one function an equation."""
+"""The losses of the papers, one function an equation.
+
+>>> x, x_hat = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 0.0]])
+>>> reconstruction_loss(x, x_hat)
+tensor(4.)
+"""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Registry(Generic[T]):
     def __init__(
         self, noun: str, *, required: Iterable[str] = (), declared: Mapping[str, str] | None = None
     ) -> None:
-        self.noun = noun
+        self.noun, self._one = noun, f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
         self.required = tuple(required)
         self._declared = dict(declared or {})
         self._components: dict[str, T] = {}
@@ -73,7 +73,7 @@ class Registry(Generic[T]):
         Raises RegistryError where another component has the name, or the component lacks what is required.
         """
         if not name or ":" in name:
-            raise RegistryError(f"a {self.noun} cannot be called {name!r}; use a text without a colon")
+            raise RegistryError(f"{self._one} cannot be called {name!r}; use a text without a colon")
 
         def keep(component: _Registered) -> _Registered:
             taken = self._components.get(name)
@@ -121,7 +121,7 @@ class Registry(Generic[T]):
         lacking = [attribute for attribute in self.required if not hasattr(component, attribute)]
         if lacking:
             raise RegistryError(
-                f"{self.noun} {name!r}: {_place(component)} lacks {', '.join(lacking)}; a {self.noun} has "
+                f"{self.noun} {name!r}: {_place(component)} lacks {', '.join(lacking)}; {self._one} has "
                 f"{', '.join(self.required)}"
             )
         return component

@@ -63,6 +63,10 @@ def make_bazaar(
     The same options give the same Dataset on every machine. A shop's items depend on the seed and on how
     many they are, not on the other shops or on the users. Raises DataError for an option that is unknown or
     out of bounds.
+
+    >>> data = make_bazaar(items=300, users=300, domains=["Garden"])
+    >>> data.items["title"][1]
+    'Crimson wind chime (copper, hexagonal) in the Industrial look'
     """
     world = BazaarWorld.from_options(
         {"items": items, "users": users, "domains": domains, "seed": seed, **knobs}

@@ -207,7 +207,12 @@ class DomainWorld:
 
 @dataclass(frozen=True)
 class BazaarWorld:
-    """The whole world that a config describes: one `DomainWorld` a domain, in the config's order."""
+    """The whole world that a config describes: one `DomainWorld` a domain, in the config's order.
+
+    >>> world = BazaarWorld.from_options({"items": 300, "users": 300, "domains": ["Garden", "Studio"]})
+    >>> [(name, shop.n_items, shop.n_cells) for name, shop in world.domains.items()]
+    [('Garden', 150, 96), ('Studio', 150, 96)]
+    """
 
     config: BazaarConfig
     domains: dict[str, DomainWorld]

@@ -46,6 +46,10 @@ def code_health(
     """Measure (N, L) codes; with `domains` (N,), only items of one domain collide.
 
     Raises CodesError where codes and sizes do not fit.
+
+    >>> health = code_health([[0, 1], [0, 1], [3, 2]], sizes=(4, 4))
+    >>> health.collision_rate
+    0.6666666666666666
     """
     checked = ItemCodes(codes, sizes, domains)
     counts = [

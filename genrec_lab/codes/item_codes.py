@@ -38,6 +38,12 @@ class ItemCodes:
     domains: (N,) array of domain names, or None for a catalogue of one domain, called "all".
     shared_levels: 0-based levels of equal size that share one range of token ids (UTGRec: levels 1..L-1).
     Raises CodesError where codes, sizes, domains or shared levels do not fit together.
+
+    >>> codes = ItemCodes([[0, 1], [0, 1], [3, 2]], sizes=(4, 4))
+    >>> codes.unique, codes.collision_rate()
+    (False, 0.6666666666666666)
+    >>> codes.resolve("extra_level").codes.tolist()
+    [[0, 1, 0], [0, 1, 1], [3, 2, 0]]
     """
 
     codes: IntArray

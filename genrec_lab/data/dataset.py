@@ -42,6 +42,13 @@ class Dataset:
     numbers are the keys. `repairs` counts what was mended while reading, over all that was read; `sources`
     says of raw files, by "domain/file", what is known of them: bytes, sha256, address. Raises DataError where
     the tables contradict each other.
+
+    >>> titles = pl.Series("title", ["Spade", "Rake"])
+    >>> items = pl.DataFrame({"item": [0, 1], "domain": "shop", "title": titles, "text": titles})
+    >>> sequences = pl.DataFrame({"user": [0], "domain": "shop", "items": [[1, 0]]})
+    >>> data = Dataset("mine", items, sequences)
+    >>> data.n_items, data.domains, data.domain_items("shop").tolist()
+    (2, ('shop',), [0, 1])
     """
 
     name: str
@@ -275,6 +282,11 @@ class Split:
     """Leave-one-out parts: frames `user:Int64, domain, history:List(Int64) oldest first, target:Int64`.
 
     `repairs` counts what could not be split as it was, `max_history` is the longest history.
+
+    >>> import genrec_lab
+    >>> split = genrec_lab.leave_one_out(genrec_lab.load_dataset("bazaar", items=300, users=300))
+    >>> split.test.columns, split.test.height
+    (['user', 'domain', 'history', 'target'], 300)
     """
 
     train: pl.DataFrame

@@ -20,6 +20,10 @@ def k_core(interactions: pl.DataFrame | pl.LazyFrame, k: int) -> pl.DataFrame:
     `interactions` has columns `user`, `item` and any others, one row per interaction; a pair that comes twice
     counts twice. Rows keep their order and columns. The result may be empty. Raises DataError for a missing
     column, a null id, or `k` below 1.
+
+    >>> bought = pl.DataFrame({"user": [1, 1, 2, 2, 3], "item": [7, 8, 7, 8, 9]})
+    >>> k_core(bought, 2).rows()
+    [(1, 7), (1, 8), (2, 7), (2, 8)]
     """
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise DataError(f"k_core: k is {k!r}, expected a whole number of at least 1 (1 keeps everything)")
@@ -57,6 +61,12 @@ def leave_one_out(dataset: Dataset, max_history: int = MAX_HISTORY, max_sequence
     keeps only a sequence's most recent items before all else (counted as `sequences_shortened` and
     `interactions_left_out`); GMC Section 5.1.1 can be read both ways, None is the usual reading. Raises
     DataError where not one user can be tested on.
+
+    >>> items = pl.DataFrame({"item": range(5), "domain": "shop", "title": "", "text": ""})
+    >>> sequences = pl.DataFrame({"user": [0], "domain": "shop", "items": [[4, 2, 0, 1]]})
+    >>> split = leave_one_out(Dataset("mine", items, sequences))
+    >>> split.train["target"].to_list(), split.valid["target"].to_list(), split.test["target"].to_list()
+    ([2], [0], [1])
     """
     if isinstance(max_history, bool) or not isinstance(max_history, int) or max_history < 1:
         raise DataError(

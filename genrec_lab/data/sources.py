@@ -95,6 +95,10 @@ def load_dataset(name: str, **options: Any) -> Dataset:
     mapping says otherwise. Paths may hold `${VAR}`, which is taken from the environment; relative ones begin
     at `genrec_lab.registry.base_folder()`. Raises DataError for an unknown name or option, naming the
     nearest, for a result that is no Dataset, and for what the sources refuse.
+
+    >>> data = load_dataset("bazaar", items=300, users=300, domains=["Garden"])
+    >>> data.n_items, data.n_users
+    (300, 300)
     """
     problems: list[str] = []
     parts = parts_of({"name": name, **options}, problems)

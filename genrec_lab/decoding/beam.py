@@ -73,6 +73,12 @@ def beam_search(
     index is kept and comes first. `roots` says below which root of a joined trie each user stands. Under
     autocast the model computes in that type, scores stay float32.
     Raises ValueError where top_k is larger than beams, for then the last ones would be missing.
+
+    >>> import genrec_lab
+    >>> codes = genrec_lab.ItemCodes([[0, 1], [0, 2], [3, 1], [2, 2]], sizes=(4, 4))
+    >>> model = genrec_lab.Recommender(codes).eval()
+    >>> beam_search(model, [[0, 3]], CodeTrie(codes), beams=4, top_k=4).items.shape
+    (1, 4)
     """
     if not 1 <= top_k <= beams:
         raise ValueError(f"top_k is {top_k} and beams is {beams}; expected 1 <= top_k <= beams")

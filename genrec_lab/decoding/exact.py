@@ -42,6 +42,13 @@ def exact_top_k(
     `roots` and `normalise` are those of `beam_search`. `beams` (by default 2 * top_k) only sets how tight the
     first bound is, not the result; `rows` is how many prefixes go through the model at once. A flat model,
     where hardly any prefix can be cut, is answered correctly but slowly.
+
+    >>> import genrec_lab
+    >>> codes = genrec_lab.ItemCodes([[0, 1], [0, 2], [3, 1], [2, 2]], sizes=(4, 4))
+    >>> model, trie = genrec_lab.Recommender(codes).eval(), CodeTrie(codes)
+    >>> searched = genrec_lab.beam_search(model, [[0, 3]], trie, beams=4, top_k=4)  # wide enough to be exact
+    >>> bool((exact_top_k(model, [[0, 3]], trie, top_k=4).items == searched.items).all())
+    True
     """
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}; expected 1 or more")

@@ -34,6 +34,12 @@ class CodeTrie:
     `codes` is (N, L) integers (an array, a tensor or ItemCodes), `items` the (N,) item indices of the rows,
     by default 0 to N-1. Raises ValueError where two rows are equal, for their identifier would name two
     items, and where an item has two rows.
+
+    >>> trie = CodeTrie([[0, 1], [0, 2], [3, 1]])
+    >>> trie.children([0])
+    array([1, 2])
+    >>> len(trie)
+    3
     """
 
     depth: int  # L

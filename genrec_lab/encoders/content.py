@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import polars as pl
@@ -34,6 +34,8 @@ from genrec_lab.training import processes
 SHARD_ITEMS = 256
 
 
+T = TypeVar("T")
+
 ENCODERS: Registry[type[Any]] = Registry(
     "content encoder",
     required=("Config", "prepare", "forward", "word_table"),
@@ -42,7 +44,27 @@ ENCODERS: Registry[type[Any]] = Registry(
         "qwen": "genrec_lab.encoders.qwen:QwenEncoder",
     },
 )
-register_encoder = ENCODERS.register
+
+
+def register_encoder(name: str) -> Callable[[T], T]:
+    """Register the decorated `nn.Module` as the content encoder that `content.kind` names.
+
+    >>> @register_encoder("bags_of_words")
+    ... class BagsOfWords(torch.nn.Module):
+    ...     class Config(ComponentConfig):
+    ...         width: int = 64
+    ...
+    ...     def prepare(self, content, cache=None, title=""): ...
+    ...
+    ...     def forward(self, batch): ...
+    ...
+    ...     def word_table(self): ...
+    >>> "bags_of_words" in ENCODERS
+    True
+    """
+    return ENCODERS.register(name)
+
+
 # The settings of any content encoder, as a field of a larger config: its class is looked up by `kind`.
 AnyEncoderConfig = Annotated[
     SerializeAsAny[ComponentConfig], PlainValidator(partial(component_config, ENCODERS))

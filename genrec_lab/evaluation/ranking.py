@@ -29,12 +29,20 @@ class RankingError(ValueError):
 
 
 def recall_at_k(ranked: Any, target: npt.ArrayLike, k: int) -> float:
-    """The share of users whose target is among their first k items; arguments as in `recall_per_user`."""
+    """The share of users whose target is among their first k items; arguments as in `recall_per_user`.
+
+    >>> recall_at_k([[4, 2], [1, 3]], [2, 5], k=2)
+    0.5
+    """
     return float(recall_per_user(ranked, target, k).mean())
 
 
 def ndcg_at_k(ranked: Any, target: npt.ArrayLike, k: int) -> float:
-    """The mean of `ndcg_per_user` over users, whose arguments it takes."""
+    """The mean of `ndcg_per_user` over users, whose arguments it takes.
+
+    >>> ndcg_at_k([[4, 2], [1, 3]], [1, 1], k=2)  # never, and in the first place
+    0.5
+    """
     return float(ndcg_per_user(ranked, target, k).mean())
 
 
@@ -106,6 +114,11 @@ def metrics_table(
     domains: (U,) each user's domain. Columns domain, metric, k, value, users; domains in order of first
     appearance, "average" last. metrics: as of `metric_per_user`. Arguments and errors else as in
     `recall_per_user`.
+
+    >>> ranked, targets = [[4, 2], [1, 3], [5, 6]], [2, 1, 7]
+    >>> table = metrics_table(ranked, targets, ["Garden", "Garden", "Studio"], ks=[2], metrics=["recall"])
+    >>> table.select("domain", "value", "users").rows()
+    [('Garden', 1.0, 2), ('Studio', 0.0, 1), ('average', 0.6666666666666666, 3)]
     """
     ranks, width = _ranks(ranked, targets)
     _require_k(ks, width)

@@ -57,6 +57,11 @@ def paired_bootstrap(
 
     The p-value is twice the smaller share of samples on either side of zero, zero included and one sample
     added, so that it is below 1 - confidence where the interval leaves zero out. Raises SignificanceError.
+
+    >>> hits, others = [1, 1, 0, 1, 1, 1, 0, 1], [0, 1, 0, 0, 1, 0, 0, 1]
+    >>> result = paired_bootstrap(hits, others)
+    >>> result.difference, result.low, result.high
+    (0.375, 0.125, 0.75)
     """
     differences = _differences(a, b, confidence)
     if samples < 100:

@@ -13,15 +13,14 @@ _NAMES = {
     "evaluate": "Rankings compare_beam_with_exact describe_skipped "
     "floor_and_ceiling load_rankings long_tail_figure rank_test_users rows_by_popularity show_beside_papers "
     "shown_row tuning_of_rows",
-    "explore": "Atlas coded_catalogue codes_of_same_items end_without_codes has_decoders told_items "
-    "what_codes_keep "
-    "explorer_state load_atlas map_residuals survey_codes watched_beam "
-    "",
+    "explore": "Atlas coded_catalogue codes_of_same_items explorer_state "
+    "has_decoders load_atlas map_residuals survey_codes told_items watched_beam what_codes_keep",
     "files": "RunError",
+    "notebooks": "keep_cell",
     "prepare": "Machine Prepared check_machine data_summary load_prepared prepare_data",
     "recommend": "learnt_from lessons load_history load_recommender starting_recommender train_recommenders "
     "training_figures training_summary trainings",
-    "rows": "generative_rows lead_row",
+    "rows": "decodes_in_steps end_without_codes generative_rows lead_row",
     "store": "Run Task Work existing_run open_run runs_root",
     "tokenise": "Identified compare_policies load_identified load_vectors train_tokenizers",
 }

@@ -18,7 +18,7 @@ import nbformat
 import polars as pl
 from rich.console import Console
 
-from genrec_lab.lab import figures, sharing
+from genrec_lab.lab import figures, processes
 from genrec_lab.lab.code import code_of_source
 from genrec_lab.lab.files import RunError, hash_file, hash_json, held
 from genrec_lab.lab.kernel import NotebookFailed, execute_notebook
@@ -125,7 +125,7 @@ def run(
     where something is wrong, and `NotebookFailed` where a notebook is.
     """
     console = console or Console()
-    if sharing.several():
+    if processes.several():
         raise RunError(
             "A chain of notebooks is one process, and this is one of several (WORLD_SIZE is set). Share its "
             "stages first, accelerate launch -m genrec_lab.lab.shared FILE.yaml, then run the chain alone."

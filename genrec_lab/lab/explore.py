@@ -24,7 +24,7 @@ from genrec_lab.lab.adapt import load_adapted
 from genrec_lab.lab.evaluate import load_rankings, ranked_users, ranking_tasks
 from genrec_lab.lab.files import RunError
 from genrec_lab.lab.prepare import Facts, facts_of, known_facts, load_prepared
-from genrec_lab.lab.rows import ALL, generative_rows, lead_row, pretrained_on, served
+from genrec_lab.lab.rows import ALL, decodes_in_steps, generative_rows, lead_row, pretrained_on, served
 from genrec_lab.lab.store import Run, Task, Work
 from genrec_lab.lab.tokenise import (
     codes_task,
@@ -49,7 +49,7 @@ from genrec_lab.viz.explorer import (
 )
 from genrec_lab.viz.explorer.widget import Explained, Explorer, still
 from genrec_lab.viz.layout import MAX_POINTS
-from genrec_lab.viz.live import end_notebook, has_front_end, in_kernel
+from genrec_lab.viz.live import has_front_end, in_kernel
 from genrec_lab.viz.meaning import Decoder, Kept
 from genrec_lab.viz.projection import Method, Projection, project_residuals, stratified_sample
 from genrec_lab.viz.stories import watch_beams
@@ -198,6 +198,13 @@ def explore(
     place. Where somebody looks, a run that cannot be opened yet is a sentence that names the notebook to run;
     else that is a RunError, so that a chain stops. Arguments as of `explorer_state`; mode: None follows the
     theme of the page.
+
+    >>> from genrec_lab.lab import open_run, prepare_data, train_tokenizers
+    >>> small, random = {"name": "bazaar", "items": 300}, {"tokenizer.kind": "random"}
+    >>> run = open_run("random", dataset=small, preset="gmc_tiny", overrides=random)
+    >>> data, codes = prepare_data(run), train_tokenizers(run)
+    gmc_tiny: collision rate ...
+    >>> explorer = explore(run)
     """
     try:
         state = explorer_state(run, method, other, other_method)
@@ -220,7 +227,7 @@ def explore(
         state,
         maps={} if atlas is None else {"t-SNE": atlas.tsne, "UMAP": atlas.umap},
         watch=watch if ready else None,
-        methods=list(generative_rows(run)) if ready else [],
+        methods=[row for row in generative_rows(run) if decodes_in_steps(run, row)] if ready else [],
         mode=mode,
     )
 
@@ -459,14 +466,3 @@ def _keys_by_domain(dataset: Dataset) -> dict[str, set[str]]:
         raise CodesError("reference_codes: these data have no ids of their own (column key) to match by")
     keys = np.array([str(key) for key in dataset.items["key"].to_list()], dtype=object)
     return {domain: set(keys[dataset.domain_items(domain)].tolist()) for domain in dataset.domains}
-
-
-def end_without_codes(run: Run, *, texts: bool = False) -> None:
-    """Say that there is nothing to show, and let the cells below do nothing, where no row has codes.
-
-    texts: also where the items have no texts, whose vectors the cells below show.
-    """
-    if not generative_rows(run):
-        end_notebook(f"no row of the run {run.name!r} gives items codes.")
-    elif texts and not facts_of(run).has_texts:
-        end_notebook(f"the items of the run {run.name!r} have no texts.")

@@ -1,20 +1,30 @@
-"""The notebooks of a chain: which are chosen, and whether a run file can set their parameters."""
+"""Notebooks: which ones a chain executes, whether their parameters can be set, and classes in their cells."""
 
 from __future__ import annotations
 
 import ast
+import builtins
+import inspect
 import json
+import linecache
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from genrec_lab.lab.files import RunError
+from genrec_lab.lab.files import RunError, write_text
 from genrec_lab.lab.folders import project_root
 from genrec_lab.lab.runfile import PARAMETERS, RunFileError
 from genrec_lab.registry import did_you_mean
 
+if TYPE_CHECKING:
+    from genrec_lab.lab.store import Run
+
 KERNEL = "python3"
 _PATTERN = "[0-9][0-9]_*.ipynb"
+# A place to try one's own in, no stage of a run: executed where it is named.
+_BY_NAME_ONLY = ("10_your_own_method",)
 
 
 def notebooks_folder() -> Path:
@@ -34,7 +44,7 @@ def notebooks_folder() -> Path:
 def choose_notebooks(
     folder: Path, listed: Sequence[str] | None, only: Sequence[str] | None, from_: str | None
 ) -> list[Path]:
-    """Return the notebooks to run, in the order of their numbers.
+    """Return the notebooks to run, in the order of their numbers; by default all that are stages of a run.
 
     `listed` restricts them as the run file says, then `only` or `from_` as the command says; each names a
     notebook in full or by its two digits. Raises RunError with every name that is not there.
@@ -65,7 +75,52 @@ def choose_notebooks(
         chosen = chosen[first:] if where == "--from" else [name for name in chosen if name in kept]
     if problems:
         raise RunFileError("Notebooks", problems)
-    return [present[name] for name in chosen]
+    asked = (*(listed or ()), *(only or ()), *([from_] if from_ else ()))
+    named = {_resolved(name, chosen) for name in asked}
+    return [present[name] for name in chosen if name in named or name not in _BY_NAME_ONLY]
+
+
+def keep_cell(run: Run, component: Any) -> str:
+    """Write the notebook cell that defines a class or function into a run's folder, and return its place.
+
+    The place is what a run file's `kind` takes, `…/cells/directions.py:Directions`, as seen from the run's
+    `base`: other kernels, the chain and the explorer then find the class without the notebook. Run the cell
+    and this function again after a change. Raises RunError where the class was not written in a cell, and for
+    names that its cell takes from another one.
+    """
+    name = component.__qualname__
+    functions = [component, *vars(component).values()] if inspect.isclass(component) else [component]
+    files = [one.__code__.co_filename for one in functions if inspect.isfunction(one)]
+    source = "".join(linecache.getlines(files[0])) if files and component.__module__ == "__main__" else ""
+    if not source:
+        raise RunError(
+            f"{component.__module__}:{name} was not written in a cell of this notebook. What is in a module "
+            "is named by its place: package.module:Class, or file.py:Class."
+        )
+    if foreign := _foreign_names(ast.parse(source)):
+        raise RunError(
+            f"The cell of {name} uses {', '.join(foreign)}, which another cell defines or imports. Import or "
+            f"define {foreign[0]} in the cell itself, which becomes a file of its own."
+        )
+    file = run.folder / "cells" / f"{name.lower()}.py"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, source)
+    return f"{Path(os.path.relpath(file, run.base)).as_posix()}:{name}"
+
+
+def _foreign_names(cell: ast.Module) -> list[str]:
+    """Names that a cell reads and neither defines nor imports."""
+    known, read = set(dir(builtins)), set[str]()
+    for node in ast.walk(cell):
+        if isinstance(node, ast.Name):
+            (read if isinstance(node.ctx, ast.Load) else known).add(node.id)
+        elif isinstance(node, ast.alias):
+            known.add(node.asname or node.name.partition(".")[0])
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef | ast.ExceptHandler):
+            known.add(str(node.name))
+        elif isinstance(node, ast.arg):
+            known.add(node.arg)
+    return sorted(read - known)
 
 
 def check_notebook(file: Path) -> None:

@@ -260,7 +260,8 @@ def training_figures(run: Run, histories: Histories) -> list[go.Figure]:
             recommender_curves(trainings(histories, [row]), seed=run.seed),
             f"Training loss and validation NDCG@10 of {row} by epoch.",
         )
-        for row in histories
+        for row, of_row in histories.items()
+        if any(of_row.values())
     ]
 
 
@@ -353,7 +354,8 @@ def _train(
         weights = find_tokenizer(tokenizer_kind).read_recommender(tokenizer / "tokenizer")
         if weights is not None:
             model.body.load_state_dict(weights)
-    model.fit(
+    model = with_accepted(
+        model.fit,
         learnt_data(data, domains, pairs.max_history),
         training=training,
         pairs=pairs,
@@ -366,7 +368,7 @@ def _train(
         checkpoints=work.scratch,
     )
     model.save(work.folder / "recommender")
-    write_histories(work, model.results_)
+    write_histories(work, getattr(model, "results_", {}))
 
 
 def _take_over(work: Work, recommender: Any, codes: Path, of_start: Path) -> None:

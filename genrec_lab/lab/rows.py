@@ -8,8 +8,10 @@ from typing import Any
 from genrec_lab.lab.files import RunError
 from genrec_lab.lab.prepare import Facts, facts_of
 from genrec_lab.lab.store import Run
-from genrec_lab.models.recommenders.base import ITEM_MODELS, needs_of, pretrains
+from genrec_lab.models.recommenders.base import ITEM_MODELS, RECOMMENDERS, needs_of, pretrains
+from genrec_lab.models.recommenders.code_recommender import CodeRecommender
 from genrec_lab.presets import ItemRow, MethodConfig, item_rows, methods
+from genrec_lab.viz.live import end_notebook
 
 ALL = "all"
 
@@ -103,6 +105,30 @@ def lead_row(run: Run) -> str:
         f"Run {run.name!r} has rows over items only, so there are no codes to look at. Name a generative row "
         "in compare."
     )
+
+
+def decodes_in_steps(run: Run, row: str | None = None) -> bool:
+    """Whether a row's recommender, by default the lead row's, writes codes in steps that can be watched.
+
+    Those of this package do; one of your own where it derives from `CodeRecommender`.
+    """
+    rows = generative_rows(run)
+    config = rows.get(row) if row is not None else next(iter(rows.values()), None)
+    return config is not None and issubclass(RECOMMENDERS.find(config.recommender.kind), CodeRecommender)
+
+
+def end_without_codes(run: Run, *, texts: bool = False, steps: bool = False) -> None:
+    """Say that there is nothing to show, and let the cells below do nothing, where no row has codes.
+
+    texts: also where the items have no texts, whose vectors the cells below show. steps: also where the
+    recommender does not decode in steps, which the cells below show.
+    """
+    if not generative_rows(run):
+        end_notebook(f"no row of the run {run.name!r} gives items codes.")
+    elif texts and not facts_of(run).has_texts:
+        end_notebook(f"the items of the run {run.name!r} have no texts.")
+    elif steps and not decodes_in_steps(run):
+        end_notebook(f"the recommender of the run {run.name!r} does not write codes in steps.")
 
 
 def reads_text_vectors(run: Run, facts: Facts) -> bool:

@@ -17,9 +17,9 @@ from genrec_lab.lab.adapt import adapt_to_domains
 from genrec_lab.lab.evaluate import rank_test_users
 from genrec_lab.lab.files import RunError
 from genrec_lab.lab.prepare import prepare_data
+from genrec_lab.lab.processes import is_first
 from genrec_lab.lab.recommend import train_recommenders
 from genrec_lab.lab.runfile import read_run_file
-from genrec_lab.lab.sharing import is_first
 from genrec_lab.lab.store import Run, open_run
 from genrec_lab.lab.tokenise import train_tokenizers
 

@@ -22,7 +22,7 @@ from plotly.graph_objects import Figure
 from pydantic import BaseModel
 
 from genrec_lab import registry
-from genrec_lab.lab import figures, sharing
+from genrec_lab.lab import figures, processes
 from genrec_lab.lab.code import Code, code_of
 from genrec_lab.lab.files import (
     RunError,
@@ -196,14 +196,21 @@ def open_run(
     on; results that depend on a changed value are then made anew, the others are kept. base: the folder at
     which relative paths of the dataset begin, by default the run's, or the working directory for a new one.
     Raises `RunError` for an impossible name, dataset or seed, and what the preset raises.
+
+    >>> run = open_run("mine", dataset={"name": "bazaar", "items": 300}, preset="gmc_tiny", seed=3)
+    >>> open_run("mine").dataset
+    {'name': 'bazaar', 'items': 300}
+    >>> open_run("mine", seed=4)
+    Traceback (most recent call last):
+    genrec_lab.lab.files.RunError: The run 'mine' has other parameters than these (seed: 3 before, 4 now). ...
     """
     given: dict[str, Any] = {"dataset": dataset, "preset": preset, "overrides": overrides, "seed": seed}
     opened = unopened_run(run, **given, root=root, base=base, change=change)
-    if sharing.is_first() and not opened.read_only:
+    if processes.is_first() and not opened.read_only:
         opened.folder.mkdir(parents=True, exist_ok=True)
         with opened.edited_manifest() as manifest:
             manifest |= {"parameters": opened.parameters, "base": str(opened.base)}
-    sharing.wait()
+    processes.wait()
     registry.set_base_folder(opened.base)
     return opened
 
@@ -248,7 +255,12 @@ def unopened_run(
 
 
 def existing_run(run: str, root: Path | None = None) -> Run:
-    """Open a run as it was last used, to read from it; raises `RunError` when there is none of that name."""
+    """Open a run as it was last used, to read from it; raises `RunError` when there is none of that name.
+
+    >>> made = open_run("mine", preset="gmc_tiny")
+    >>> existing_run("mine").parameters["preset"]
+    'gmc_tiny'
+    """
     folder = (root or runs_root()) / run
     if not (folder / "manifest.json").is_file():
         raise RunError(
@@ -288,7 +300,12 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 class Run:
-    """A run folder opened with one set of parameters; `config` is the preset's validated config."""
+    """A run folder opened with one set of parameters; `config` is the preset's validated config.
+
+    >>> run = open_run("mine", preset="gmc_tiny", overrides={"training.epochs": 3})
+    >>> run.name, run.seed, run.config.training.epochs
+    ('mine', 0, 3)
+    """
 
     def __init__(
         self, folder: Path, parameters: dict[str, Any], config: Any, base: Path | None = None
@@ -345,7 +362,7 @@ class Run:
 
     def log(self, event: str, **fields: Any) -> None:
         """Append an event with its time to log.jsonl."""
-        if sharing.is_first() and not self.read_only:
+        if processes.is_first() and not self.read_only:
             append_log(self.folder, {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": event, **fields})
 
     def figure(self, name: str, figure: Figure, caption: str = "") -> Figure:
@@ -354,7 +371,7 @@ class Run:
         The results that were read so far are noted with it: once one of them changes, the figure is not
         shown.
         """
-        if sharing.is_first():
+        if processes.is_first():
             self.require_writable()
             with held(self.folder / ".write.lock", "saving a figure", 30.0):
                 figures.save(self.folder, name, figure, caption, self._stage, self.reads)
@@ -415,7 +432,7 @@ class Run:
         """The folder of a result, files verified; else a `RunError` that names the notebook to run."""
         owner = task.of or self
         state = self.state(task)
-        if state.elsewhere is not None and task.of is None and sharing.is_first():
+        if state.elsewhere is not None and task.of is None and processes.is_first():
             with self._work_lock(task):
                 self._put_back(task, state)
             state = self.state(task)
@@ -436,14 +453,14 @@ class Run:
         writes; the others have a folder that is thrown away.
         """
         self._stage = task.stage
-        if not sharing.is_first():
-            with sharing.beside_the_first(task.place) as beside:
+        if not processes.is_first():
+            with processes.beside_the_first(task.place) as beside:
                 if beside is not None:
                     self._call(task, Work(*beside, task.title, watch))
             return self.read(task)
         state = self.state(task)
         if state.usable:
-            sharing.tell(None)
+            processes.tell(None)
         else:
             self.require_writable()
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -451,7 +468,7 @@ class Run:
                 self._make(task, watch)
         if state.kept_despite:
             self.mark_kept(task)
-        sharing.wait()
+        processes.wait()
         return self.read(task)
 
     def _make(self, task: Task, watch: Callable[..., Any] | None) -> None:
@@ -459,7 +476,7 @@ class Run:
         if state.elsewhere is not None:
             self._put_back(task, state)
         if state.status == "finished":
-            sharing.tell(None)
+            processes.tell(None)
             return
         for one in task.flat_inputs().values():
             self.read(one)
@@ -631,7 +648,7 @@ class Run:
         }
         write_json(attempt, tried)
         self.log("resumed" if resumed else "started", place=task.place)
-        sharing.tell(scratch)
+        processes.tell(scratch)
         work, began, clock = (
             Work(folder, scratch, task.title, watch),
             time.strftime("%Y-%m-%d %H:%M:%S"),
@@ -639,7 +656,7 @@ class Run:
         )
         try:
             self._call(task, work)
-            sharing.wait()
+            processes.wait()
             seconds = round(tried["seconds"] + time.monotonic() - clock, 3)
             made = circumstances(settings) | {
                 "started_at": began,

@@ -4,10 +4,19 @@
 data in minutes; `utgrec`, `utgrec_code` and `utgrec_small` the same for UTGRec; `baselines` is no method but
 all rows that both are compared with. GMC's five variants (Table 4) are changes to `gmc`, UTGRec's seven
 (Table 3) to `utgrec`; as rows of a table they are changes to the run's own method.
+
+>>> from genrec_lab import presets
+>>> config = presets.load("gmc_small", {"tokenizer.levels": 4})
+>>> config.tokenizer.levels, config.recommender.kind
+(4, 't5')
+>>> presets.load("gmc_smal")
+Traceback (most recent call last):
+genrec_lab.presets.PresetError: ...
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -94,8 +103,8 @@ def names() -> tuple[str, ...]:
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from genrec_lab.presets import catalogue, config, rows
-
-        return next(getattr(module, name) for module in (catalogue, rows, config) if hasattr(module, name))
+    for module in ("config", "rows", "catalogue") if name in __all__ else ():
+        found = importlib.import_module(f"{__name__}.{module}")  # in turn: the last one imports every method
+        if hasattr(found, name):
+            return getattr(found, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,14 @@ from torch.optim import AdamW, Muon, Optimizer
 
 
 class TrainingConfig(BaseModel):
-    """How a model is trained; the presets say where their values come from."""
+    """How a model is trained; the presets say where their values come from.
+
+    >>> TrainingConfig(epochs=5, learning_rate=1e-3).batch_size
+    256
+    >>> TrainingConfig(epochs=-1)
+    Traceback (most recent call last):
+    pydantic_core._pydantic_core.ValidationError: ...
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 

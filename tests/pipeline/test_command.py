@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import time
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -247,51 +246,3 @@ def test_threads_that_wait_sleep_unless_the_user_says_otherwise(given, policy):
     assert done.stdout.strip() == policy
     shown = [line for line in done.stderr.splitlines() if "OMP_WAIT_POLICY" in line]
     assert all(f"'{policy}'" in line for line in shown)  # GNU's OpenMP says what it read
-
-
-@pytest.mark.slow
-def test_the_wheel_alone_runs_outside_the_checkout(tmp_path):
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    wheels = tmp_path / "wheels"
-    subprocess.run(
-        [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", wheels, REPOSITORY],
-        check=True,
-        timeout=300,
-    )
-    (wheel,) = wheels.glob("genrec_lab-*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    assert "genrec_lab/notebooks/07_evaluation.ipynb" in names
-    assert "genrec_lab/papermill_runs/demo.yaml" in names
-    assert not [name for name in names if "papermill_runs/out" in name or name.startswith(("tests", "docs"))]
-
-    venv = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True, timeout=300)
-    (packages,) = venv.glob("lib/python*/site-packages")
-    subprocess.run(
-        [*pip, "--python", venv / "bin" / "python", "install", "--no-deps", wheel], check=True, timeout=300
-    )
-    # what it depends on comes from this environment; its own copy of genrec_lab, if it is editable, does not
-    here = [path for path in sys.path if path.endswith("site-packages")]
-    (packages / "dependencies.pth").write_text("\n".join(here) + "\n")
-
-    environment = {
-        key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "GENREC_RUNS")
-    }
-    genrec = [venv / "bin" / "genrec"]
-    subprocess.run([*genrec, "init", "x"], cwd=tmp_path, env=environment, check=True, timeout=300)
-    code = "import genrec_lab; print(genrec_lab.__file__)"
-    imported = subprocess.run(
-        [venv / "bin" / "python", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert str(venv) in imported.stdout
-    done = subprocess.run(
-        [*genrec, "run", "smoke.yaml", "--only", "00,01"],
-        cwd=tmp_path / "x",
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "x" / "runs" / "smoke" / "report.html").is_file()
-    assert list((tmp_path / "x" / "runs" / "smoke" / "01_data_preparation").rglob("items.parquet"))

@@ -11,8 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from genrec_lab.data import NO_ITEM
 from genrec_lab.models.sequential.base import DomainItems
-from genrec_lab.models.sequential.batches import EMPTY, DrawnPrefixes, SequenceBatches, last_of
+from genrec_lab.models.sequential.batches import DrawnPrefixes, SequenceBatches, last_of
 from genrec_lab.models.sequential.bert4rec import Cloze
 from genrec_lab.models.sequential.fmlp_rec import at_the_end
 from genrec_lab.models.sequential.sasrec import SASRec, SASRecConfig
@@ -24,7 +25,7 @@ SEQUENCES = st.lists(st.lists(st.sampled_from(ITEMS.tolist()), max_size=12), min
 
 
 def items_of(row: list[int]) -> list[int]:
-    return [int(ITEMS[place]) for place in row if place != EMPTY]
+    return [int(ITEMS[place]) for place in row if place != NO_ITEM]
 
 
 @given(
@@ -56,7 +57,7 @@ def test_prefixes_of_like_length_share_a_batch() -> None:
     batches = DrawnPrefixes(ITEMS, sequences, 16, 20, like_length=True)
     spreads = []
     for batch in batches(0, 0):
-        lengths = (batch["sequences"] != EMPTY).sum(1)
+        lengths = (batch["sequences"] != NO_ITEM).sum(1)
         spreads.append(int(lengths.max() - lengths.min()))
     assert max(spreads) <= 2 < 6, spreads
     order = [batch["sequences"].shape[1] for batch in batches(0, 0)]
@@ -71,13 +72,13 @@ def test_a_cloze_hides_at_least_one_item_and_knows_it(
 ) -> None:
     prefixes = DrawnPrefixes(ITEMS, sequences, 4, 5)
     for plain, batch in zip(prefixes(2, 9), Cloze(prefixes, 8, masked, last_only)(2, 9), strict=True):
-        hidden = batch["wanted"] != EMPTY
+        hidden = batch["wanted"] != NO_ITEM
         assert hidden.any(1).all()
         told = torch.where(hidden, batch["wanted"], batch["sequences"])
         for row, history, wanted in zip(
             told.tolist(), plain["sequences"].tolist(), plain["wanted"].tolist(), strict=True
         ):
-            assert [p for p in row if p != EMPTY] == [*(p for p in history if p != EMPTY), wanted]
+            assert [p for p in row if p != NO_ITEM] == [*(p for p in history if p != NO_ITEM), wanted]
         assert (batch["sequences"][hidden] == 8).all()
         if last_only == 1.0:
             assert (hidden.sum(1) == 1).all()
@@ -88,9 +89,9 @@ def test_a_cloze_masks_its_share_anew_in_each_epoch() -> None:
     prefixes = DrawnPrefixes(ITEMS, [ITEMS.tolist()] * 2000, 14_000, 20)
     cloze = Cloze(prefixes, 8, 0.3, 0.0)
     (first,), (again,), (next_epoch,) = cloze(0, 0), cloze(0, 0), cloze(1, 0)
-    real = first["sequences"] != EMPTY
+    real = first["sequences"] != NO_ITEM
     lengths = real.sum(1)
-    share = ((first["wanted"] != EMPTY).sum(1) / lengths)[lengths == 8].mean().item()
+    share = ((first["wanted"] != NO_ITEM).sum(1) / lengths)[lengths == 8].mean().item()
     assert share == pytest.approx(0.3 + 0.7**8 / 8, abs=0.02)  # one item more where none was drawn
     assert torch.equal(first["wanted"], again["wanted"])
     assert not torch.equal(first["wanted"], next_epoch["wanted"])

@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import numpy as np
 import polars as pl
 
-from genrec_lab.data import Dataset, Split, leave_one_out
+from genrec_lab.data import NO_ITEM, Dataset, Split, leave_one_out
 from genrec_lab.data.preparation import MAX_HISTORY, every_prefix, training_part
 from genrec_lab.decoding import Histories, Ranked
 from genrec_lab.models.saved import SavedAttributes
@@ -69,12 +69,40 @@ ITEM_MODELS: Registry[Any] = Registry(
 
 
 def register_recommender(name: str) -> Callable[[T], T]:
-    """Register the decorated class as the generative recommender that `recommender.kind` names."""
+    """Register the decorated class as the generative recommender that `recommender.kind` names.
+
+    >>> @register_recommender("nothing_learnt")
+    ... class NothingLearnt(SavedAttributes):
+    ...     class Config(ComponentConfig):
+    ...         pass
+    ...
+    ...     def __init__(self, codes, config):
+    ...         self.codes, self.config = codes, config
+    ...
+    ...     def fit(self, data):
+    ...         return self
+    ...
+    ...     def recommend(self, histories, top_k, domain):
+    ...         return np.stack([self.codes.domain_items(name)[:top_k] for name in domain])
+    """
     return RECOMMENDERS.register(name)
 
 
 def register_item_model(name: str) -> Callable[[T], T]:
-    """Register the decorated class as the model over items that `rows.<row>.model.kind` names."""
+    """Register the decorated class as the model over items that `rows.<row>.model.kind` names.
+
+    >>> @register_item_model("oldest")
+    ... class Oldest(ItemRecommender):
+    ...     class Config(ComponentConfig):
+    ...         pass
+    ...
+    ...     def fit(self, data):
+    ...         self.items = data.items["item"].to_numpy()
+    ...         return self
+    ...
+    ...     def score(self, histories):
+    ...         return np.tile(-self.items, (len(histories), 1))
+    """
     return ITEM_MODELS.register(name)
 
 
@@ -289,7 +317,7 @@ def checked_ranking(
     if np.isnan(scores).any():
         user = int(np.isnan(scores).any(1).argmax())
         raise RecommenderError(f"{gave} NaN among the scores of user {user}; expected a number for each item")
-    filled = found == -1
+    filled = found == NO_ITEM
     if (wrong := (filled[:, :-1] & ~filled[:, 1:]).any(1)).any():
         user = int(wrong.argmax())
         raise RecommenderError(
@@ -304,7 +332,7 @@ def checked_ranking(
             f"{'' if items is None else f'{len(items)} '}items of the user's domain"
         )
     in_order = np.sort(found, axis=1)
-    repeated = ((in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] != -1)).any(1)
+    repeated = ((in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] != NO_ITEM)).any(1)
     if repeated.any():
         user = int(repeated.argmax())
         raise RecommenderError(

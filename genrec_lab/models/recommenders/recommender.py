@@ -52,6 +52,14 @@ class Recommender(CodeRecommender):
     A history becomes the tokens of its items, oldest first, and an end token; the target is the L tokens of
     one identifier, without an end token, so that its log-probability is the sum over levels of GMC Eq. 8.
     Items are indices into `codes`.
+
+    >>> import genrec_lab, numpy
+    >>> data = genrec_lab.load_dataset("bazaar", items=300, users=300, domains=["Garden"])
+    >>> codes = genrec_lab.ItemCodes(numpy.argwhere(numpy.ones((20, 15))), (20, 15), data.items["domain"])
+    >>> model = Recommender(codes, T5Config(d_model=16, d_kv=8, heads=2, d_ff=16))
+    >>> model = model.fit(data, training=genrec_lab.TrainingConfig(epochs=1))
+    >>> model.recommend([[3, 4], [17]], top_k=5, domain="Garden").items.shape
+    (2, 5)
     """
 
     Config = T5Config

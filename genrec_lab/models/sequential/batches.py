@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genrec_lab.data import NO_ITEM
 from genrec_lab.data.batches import of_like_length, shuffled
 
-EMPTY = -1  # in a matrix of sequences: no item
 NOTHING_TO_LEARN = "no training sequence has two items: there is nothing to learn from"
 
 
@@ -85,7 +85,7 @@ def places_of(items: np.ndarray, wanted: np.ndarray, where: str) -> np.ndarray:
 
 def padded(rows: Sequence[np.ndarray], width: int) -> Tensor:
     """Return (B, width) with each row at the left, and -1 behind it."""
-    matrix = np.full((len(rows), width), EMPTY, dtype=np.int64)
+    matrix = np.full((len(rows), width), NO_ITEM, dtype=np.int64)
     for line, row in zip(matrix, rows, strict=True):
         line[: len(row)] = row
     return torch.from_numpy(matrix)
@@ -99,7 +99,7 @@ def places_with_items(sequences: Tensor) -> Places:
 
     Their number is read from the device once, which a boolean mask would do wherever it is an index.
     """
-    rows, columns = (sequences != EMPTY).nonzero(as_tuple=True)
+    rows, columns = (sequences != NO_ITEM).nonzero(as_tuple=True)
     return rows, columns
 
 
@@ -116,7 +116,7 @@ def next_items(sequences: Tensor) -> tuple[Tensor, Places, Tensor]:
 
 def last_of(states: Tensor, sequences: Tensor) -> Tensor:
     """Return (B, D), the states (B, T, D) at the last item of each of the sequences (B, T)."""
-    lengths = (sequences != EMPTY).sum(1)
+    lengths = (sequences != NO_ITEM).sum(1)
     return states[torch.arange(len(states), device=states.device), lengths - 1]
 
 

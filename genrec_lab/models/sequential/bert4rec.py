@@ -18,9 +18,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genrec_lab.data import NO_ITEM
 from genrec_lab.models.layers import PooledDropout
 from genrec_lab.models.sequential.base import ItemModel, ItemModelConfig
-from genrec_lab.models.sequential.batches import EMPTY, DrawnPrefixes, last_of, places_with_items
+from genrec_lab.models.sequential.batches import DrawnPrefixes, last_of, places_with_items
 from genrec_lab.models.sequential.layers import AttentionBlock, start_small
 from genrec_lab.models.sequential.objectives import catalogue_cross_entropy
 
@@ -82,7 +83,7 @@ class BERT4Rec(ItemModel):
         """(B, T) padded at the right with -1 -> (B, T, D); every place sees all places but the padding."""
         x = self.embedding(sequences.clamp(min=0)) + self.places.weight[: sequences.shape[1]]
         x = self.dropout(self.norm(x))
-        unseen = (sequences == EMPTY)[:, None, None]
+        unseen = (sequences == NO_ITEM)[:, None, None]
         for block in self.blocks:
             x = block(x, unseen)
         return x
@@ -108,8 +109,8 @@ class BERT4Rec(ItemModel):
 
 def with_next(sequences: Tensor, items: Tensor) -> Tensor:
     """(B, T) padded at the right with -1 -> (B, T + 1), with one of the items (B,) behind each sequence."""
-    lengths = (sequences != EMPTY).sum(1, keepdim=True)
-    return F.pad(sequences, (0, 1), value=EMPTY).scatter(1, lengths, items[:, None])
+    lengths = (sequences != NO_ITEM).sum(1, keepdim=True)
+    return F.pad(sequences, (0, 1), value=NO_ITEM).scatter(1, lengths, items[:, None])
 
 
 class Cloze:
@@ -130,7 +131,7 @@ class Cloze:
         rng = np.random.default_rng([seed, epoch, 1])
         for batch in self.prefixes(epoch, seed):
             sequences = with_next(batch["sequences"], batch["wanted"]).numpy()
-            real = sequences != EMPTY
+            real = sequences != NO_ITEM
             rows, lengths = np.arange(len(sequences)), real.sum(1)
             hidden = real & (rng.random(sequences.shape) < self.masked)
             one = rng.integers(lengths)  # of each sequence, so that none is without a mask
@@ -141,5 +142,5 @@ class Cloze:
             hidden[rows[last], lengths[last] - 1] = True
             yield {
                 "sequences": torch.from_numpy(np.where(hidden, self.mask, sequences)),
-                "wanted": torch.from_numpy(np.where(hidden, sequences, EMPTY)),
+                "wanted": torch.from_numpy(np.where(hidden, sequences, NO_ITEM)),
             }

@@ -18,9 +18,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genrec_lab.data import NO_ITEM
 from genrec_lab.models.layers import PooledDropout
 from genrec_lab.models.sequential.base import ItemModel, ItemModelConfig
-from genrec_lab.models.sequential.batches import EMPTY, DrawnPrefixes
+from genrec_lab.models.sequential.batches import DrawnPrefixes
 from genrec_lab.models.sequential.objectives import bpr, catalogue_cross_entropy
 
 
@@ -66,7 +67,7 @@ class FMLPRec(ItemModel):
     def states(self, sequences: Tensor) -> Tensor:
         """(B, T) padded at the right with -1 -> (B, D): what has been read up to the last item."""
         window = at_the_end(sequences, self.config.max_history)
-        real = (window != EMPTY)[..., None]
+        real = (window != NO_ITEM)[..., None]
         x = self.dropout(self.norm(self.embedding(window.clamp(min=0)) * real + self.places.weight))
         for block in self.blocks:
             x = block(x)
@@ -97,7 +98,7 @@ class _FilterBlock(nn.Module):
 
 def at_the_end(sequences: Tensor, width: int) -> Tensor:
     """(B, T) padded at the right with -1 -> (B, W), the most recent W items, padded at the left."""
-    lengths = (sequences != EMPTY).sum(1, keepdim=True)
+    lengths = (sequences != NO_ITEM).sum(1, keepdim=True)
     source = torch.arange(width, device=sequences.device) - width + lengths
     moved = sequences.gather(1, source.clamp(min=0, max=sequences.shape[1] - 1))
-    return moved.masked_fill(source < 0, EMPTY)
+    return moved.masked_fill(source < 0, NO_ITEM)

@@ -16,9 +16,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from genrec_lab.data import NO_ITEM
 from genrec_lab.models.layers import PooledDropout
 from genrec_lab.models.sequential.base import ItemModel, ItemModelConfig
-from genrec_lab.models.sequential.batches import EMPTY, SequenceBatches, last_of, next_items
+from genrec_lab.models.sequential.batches import SequenceBatches, last_of, next_items
 from genrec_lab.models.sequential.objectives import bpr, catalogue_cross_entropy
 
 
@@ -76,7 +77,7 @@ class HGN(ItemModel):
 
     def states(self, sequences: Tensor, users: Tensor) -> Tensor:
         """(B, T) padded at the right with -1, (B,) -> (B, T, D): after each place, of all up to it."""
-        real = (sequences != EMPTY)[..., None]
+        real = (sequences != NO_ITEM)[..., None]
         x = self.dropout(self.embedding(sequences.clamp(min=0))) * real
         user = self._user_vectors(users)
         # Feature gating: which features of an item pass.
@@ -96,4 +97,4 @@ class HGN(ItemModel):
         """(B,) -> (B, D); a user that is not known has the vector 0."""
         if not len(self.user.weight):
             return self.target.weight.new_zeros(len(users), self.config.width)
-        return self.user(users.clamp(min=0)) * (users != EMPTY)[:, None]
+        return self.user(users.clamp(min=0)) * (users >= 0)[:, None]

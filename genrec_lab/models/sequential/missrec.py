@@ -25,10 +25,11 @@ from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genrec_lab.data import NO_ITEM
 from genrec_lab.encoders.picture_features import PictureModel
 from genrec_lab.models.layers import PooledDropout
 from genrec_lab.models.sequential.base import ItemModel, Phase
-from genrec_lab.models.sequential.batches import EMPTY, DrawnPrefixes, ItemBatches, last_of
+from genrec_lab.models.sequential.batches import DrawnPrefixes, ItemBatches, last_of
 from genrec_lab.models.sequential.layers import VectorEncoderConfig, start_small
 from genrec_lab.models.sequential.objectives import in_batch_contrast, in_batch_cross_entropy, shortened
 
@@ -107,7 +108,7 @@ class MISSRec(ItemModel):
         clusters = min(c.most_interests, max(1, math.ceil(vectors * c.interest_share)))
         self.register_buffer("centres", torch.zeros(clusters, c.width))
         # (N, 2): the interests of an item's text and of its picture, -1 where there is none.
-        self.register_buffer("interests", torch.full((n, 2), EMPTY))
+        self.register_buffer("interests", torch.full((n, 2), -1))
         self._settled = False
 
     @property
@@ -128,16 +129,16 @@ class MISSRec(ItemModel):
         )
         found = torch.from_numpy(kmeans.fit_predict(vectors.float().cpu().numpy()).astype(np.int64))
         self.centres.copy_(torch.from_numpy(kmeans.cluster_centers_))
-        self.interests.fill_(EMPTY)
+        self.interests.fill_(-1)
         self.interests[:, 0] = found[: len(self.items)].to(self.interests.device)
         self.interests[seen, 1] = found[len(self.items) :].to(self.interests.device)
 
     def interests_of(self, sequences: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T) places -> (B, 2 T) interests, ascending, and bool: which of them are there, each once."""
         found = self.interests[sequences.clamp(min=0)]
-        found = found.masked_fill((sequences == EMPTY)[..., None], EMPTY).flatten(1).sort(1).values
+        found = found.masked_fill((sequences == NO_ITEM)[..., None], -1).flatten(1).sort(1).values
         first = F.pad(found[:, 1:] != found[:, :-1], (1, 0), value=True)
-        return found.clamp(min=0), first & (found != EMPTY)
+        return found.clamp(min=0), first & (found >= 0)
 
     # --- the network
 
@@ -161,7 +162,7 @@ class MISSRec(ItemModel):
         vectors = items[sequences.clamp(min=0)] + self.places.weight[: sequences.shape[1]]
         x = self.dropout(self.norm(vectors))
         for layer in self.decoder:
-            x = layer(x, memory, tgt_key_padding_mask=sequences == EMPTY, memory_key_padding_mask=~there)
+            x = layer(x, memory, tgt_key_padding_mask=sequences == NO_ITEM, memory_key_padding_mask=~there)
         return last_of(x, sequences), pooled.square().mean()
 
     def _items(self, adapted: _Adapted) -> Tensor:

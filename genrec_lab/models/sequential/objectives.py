@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from genrec_lab.models.sequential.batches import EMPTY
+from genrec_lab.data import NO_ITEM
 
 # Bytes of the scores that are held at a time, in fp32: what a core's cache holds, or a small part of a GPU.
 _ON_CPU, _ON_GPU = 4 << 20, 256 << 20
@@ -169,12 +169,12 @@ def shortened(sequences: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     sequences (B, T) padded at the right with -1, keep (B, T) bool -> (B, T) padded in the same way, and
     (B, T): for each old place the new place of the last item up to it that is kept. The first item always is.
     """
-    keep = keep & (sequences != EMPTY)
+    keep = keep & (sequences != NO_ITEM)
     keep[:, 0] = True
     last = keep.cumsum(1) - 1
     width = sequences.shape[1]
-    left = sequences.new_full((len(sequences), width + 1), EMPTY)
-    left.scatter_(1, torch.where(keep, last, width), torch.where(keep, sequences, EMPTY))
+    left = sequences.new_full((len(sequences), width + 1), NO_ITEM)
+    left.scatter_(1, torch.where(keep, last, width), torch.where(keep, sequences, NO_ITEM))
     return left[:, :width], last
 
 

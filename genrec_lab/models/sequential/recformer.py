@@ -27,8 +27,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genrec_lab.data import NO_ITEM
 from genrec_lab.models.sequential.base import DomainItems, ItemModel, ItemModelConfig, Phase
-from genrec_lab.models.sequential.batches import EMPTY, DrawnPrefixes, ItemBatches
+from genrec_lab.models.sequential.batches import DrawnPrefixes, ItemBatches
 from genrec_lab.models.sequential.layers import start_small
 from genrec_lab.models.sequential.longformer import (
     ItemLanguage,
@@ -294,4 +295,4 @@ class RecFormer(ItemModel):
 
 
 def _histories(sequences: Tensor) -> list[list[int]]:
-    return [[place for place in row if place != EMPTY] for row in sequences.tolist()]
+    return [[place for place in row if place != NO_ITEM] for row in sequences.tolist()]

@@ -18,10 +18,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genrec_lab.data import NO_ITEM
 from genrec_lab.data.batches import shuffled
 from genrec_lab.models.sequential.base import ItemModel, Phase
 from genrec_lab.models.sequential.batches import (
-    EMPTY,
     ItemBatches,
     SequenceBatches,
     last_of,
@@ -107,7 +107,7 @@ class S3Rec(ItemModel):
     def states(self, sequences: Tensor, *, both_ways: bool = False) -> Tensor:
         """(B, T) padded at the right with -1 -> (B, T, D); pre-training reads both ways."""
         vectors = self.embedding(sequences.clamp(min=0))
-        return self.encoder(vectors, sequences != EMPTY if both_ways else None)
+        return self.encoder(vectors, sequences != NO_ITEM if both_ways else None)
 
     def objectives(
         self,
@@ -120,7 +120,7 @@ class S3Rec(ItemModel):
     ) -> Objectives:
         """Return the four losses; all arguments are (B, T), as MaskedBatches gives them."""
         states = self.states(masked, both_ways=True)
-        hidden, seen = masked == self.mask, (masked != self.mask) & (masked != EMPTY)
+        hidden, seen = masked == self.mask, (masked != self.mask) & (masked != NO_ITEM)
         rows = len(sequences)
         attributes = self._attribute_loss(self.of_attribute(states[seen]), sequences[seen])
         masked_attributes = self._attribute_loss(self.of_masked(states[hidden]), sequences[hidden])

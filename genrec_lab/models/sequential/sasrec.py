@@ -33,7 +33,14 @@ class SASRecConfig(ItemModelConfig):
 
 
 class SASRec(ItemModel):
-    """A causal transformer whose output at each place ranks the items of its domain for the next place."""
+    """A causal transformer whose output at each place ranks the items of its domain for the next place.
+
+    >>> import genrec_lab
+    >>> data = genrec_lab.load_dataset("bazaar", items=300, users=300, domains=["Garden"])
+    >>> model = SASRec(SASRec.Config(width=16)).fit(data, training=genrec_lab.TrainingConfig(epochs=1))
+    >>> model.recommend([[3, 4], [17]], top_k=5).items.shape
+    (2, 5)
+    """
 
     Config: ClassVar = SASRecConfig
     config: SASRecConfig

@@ -16,9 +16,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genrec_lab.data import NO_ITEM
 from genrec_lab.models.layers import PooledDropout
 from genrec_lab.models.sequential.base import Phase
-from genrec_lab.models.sequential.batches import EMPTY, next_items
+from genrec_lab.models.sequential.batches import next_items
 from genrec_lab.models.sequential.layers import CosineModel, VectorEncoder, VectorEncoderConfig, start_small
 from genrec_lab.models.sequential.objectives import (
     in_batch_contrast,
@@ -121,7 +122,7 @@ class UniSRec(CosineModel):
             return loss
         kept = torch.rand(histories.shape, device=histories.device) >= c.drop
         # Places within the items of the batch, so that the table is made once.
-        local = places[:, :-1].masked_fill(histories == EMPTY, EMPTY)
+        local = places[:, :-1].masked_fill(histories == NO_ITEM, NO_ITEM)
         short, last = shortened(local, kept)
         augmented = self.encoder(table[short.clamp(min=0)])
         augmented = augmented.gather(1, last[..., None].expand_as(augmented))[real]

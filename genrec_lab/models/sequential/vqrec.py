@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec_lab.models.sequential.base import Phase
-from genrec_lab.models.sequential.batches import EMPTY, next_items
+from genrec_lab.models.sequential.batches import next_items
 from genrec_lab.models.sequential.layers import CosineModel, VectorEncoder, VectorEncoderConfig, start_small
 from genrec_lab.models.sequential.objectives import in_batch_contrast
 from genrec_lab.models.tokenizers.product_quantization import ProductQuantizationConfig, ProductQuantizer
@@ -58,7 +58,7 @@ class VQRec(CosineModel):
         """Start from random weights; the codes are made when they are first needed, which takes long."""
         c = self.config
         self.values = 2**c.bits
-        self.register_buffer("codes", torch.full((len(self.items), c.codes), EMPTY))
+        self.register_buffer("codes", torch.full((len(self.items), c.codes), -1))
         self._has_codes = False
         self.code_vectors = nn.Parameter(torch.empty(c.codes, self.values, c.width))
         self.encoder = VectorEncoder(c)
@@ -135,7 +135,7 @@ class VQRec(CosineModel):
         self.permutation = None
 
     def _make_codes(self) -> None:
-        if not self._has_codes and bool((self.codes == EMPTY).any()):
+        if not self._has_codes and bool((self.codes < 0).any()):
             self.codes.copy_(
                 text_codes(self.domain.text_vectors().numpy(), self.config.codes, self.config.bits)
             )

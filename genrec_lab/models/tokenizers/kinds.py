@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import numpy as np
 from pydantic import PlainValidator, SerializeAsAny
@@ -22,6 +23,8 @@ from genrec_lab.registry import ComponentConfig, Registry, RegistryError, compon
 
 _MOST_ENCODED_TWICE = 1_000  # items; of more a tokenizer is asked again for these only
 _HERE = "genrec_lab.models.tokenizers"
+T = TypeVar("T")
+
 TOKENIZERS: Registry[type[Tokenizer]] = Registry(
     "tokenizer",
     required=("Config", "fit", "encode"),
@@ -40,7 +43,23 @@ TOKENIZERS: Registry[type[Tokenizer]] = Registry(
         "given": f"{_HERE}.given:GivenCodes",
     },
 )
-register_tokenizer = TOKENIZERS.register
+
+
+def register_tokenizer(name: str) -> Callable[[T], T]:
+    """Register the decorated class as the tokenizer that `tokenizer.kind` names.
+
+    >>> @register_tokenizer("alphabetical")
+    ... class Alphabetical(Tokenizer):
+    ...     needs = ("text",)
+    ...
+    ...     def fit(self, content):
+    ...         self.sizes = (26,)
+    ...         return self
+    ...
+    ...     def encode(self, content):
+    ...         return np.array([[ord(text[0].lower()) - ord("a")] for text in content.texts(self)])
+    """
+    return TOKENIZERS.register(name)
 
 
 def find_tokenizer(kind: str) -> type[Tokenizer]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -111,6 +111,7 @@ class Shown:
     beside: tuple[str, IntArray] | None = None
 
 
+T = TypeVar("T")
 _HERE = "genrec_lab.viz.explorer"
 _VIEWS = ("Codes", "Page", "Map", "Sharing", "Collisions", "Training", "Compare", "Beam", "Exposure")
 _PANELS = (
@@ -128,7 +129,20 @@ PANELS: Registry[Callable[..., tuple[pl.DataFrame, str]]] = Registry(
 )
 """What can be exported by name: functions from a state to a frame and, where it is empty, the reason."""
 
-register_explorer_view = EXPLORER_VIEWS.register
+
+def register_explorer_view(name: str) -> Callable[[T], T]:
+    """Register the decorated function, from the state to a `Shown`, as a tab of the explorer.
+
+    >>> @register_explorer_view("Titles")
+    ... def show_titles(state):
+    ...     titles = [state.catalogue.titles[item] for item in state.items()]
+    ...     return Shown(said=titles)
+    >>> "Titles" in EXPLORER_VIEWS
+    True
+    """
+    return EXPLORER_VIEWS.register(name)
+
+
 register_panel = PANELS.register
 
 

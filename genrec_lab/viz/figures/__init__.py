@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import plotly.graph_objects as go
 
@@ -60,10 +60,24 @@ def _places(by_module: dict[str, str]) -> dict[str, str]:
     return {name: f"genrec_lab.viz.{module}:{name}" for module, name in pairs}
 
 
+T = TypeVar("T")
+
 FIGURES: Registry[Callable[..., go.Figure]] = Registry("figure", declared=_places(_FIGURES))
 """Functions that return a plotly figure, by name."""
 
-register_figure = FIGURES.register
+
+def register_figure(name: str) -> Callable[[T], T]:
+    """Register the decorated function, which returns a plotly figure, under a name.
+
+    >>> @register_figure("items_by_interactions")
+    ... def items_by_interactions(interactions):
+    ...     return go.Figure(go.Scatter(y=sorted(interactions, reverse=True)))
+    >>> FIGURES.find("items_by_interactions")([1, 5, 2]).data[0].y
+    (5, 2, 1)
+    """
+    return FIGURES.register(name)
+
+
 _ELSEWHERE = _places(_OTHERS)
 
 __all__ = ["FIGURES", "register_figure", *_places(_FIGURES), *_ELSEWHERE]
