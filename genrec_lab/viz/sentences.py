@@ -476,12 +476,10 @@ def worth_title(method: str, metric: str, names: Sequence[str], change: FloatArr
     """Which parts are missed: their interval of the change, in percent, is below zero."""
     missed = [place for place in range(len(names)) if high[place] < 0]
     if not missed:
-        parts = "the part left out" if len(names) == 1 else f"none of {len(names)} parts"
-        return f"{listed([method])}: {parts} is certainly missed ({metric}, 95 % intervals)".replace(
-            "the part left out is", "the part left out is not"
-        )
+        parts = counted(len(names), "part")
+        return f"{listed([method])}: {metric} is not certainly lower without any of {parts}"
     worst = min(missed, key=lambda place: float(change[place]))
-    of = "" if len(names) == 1 else f"; {len(missed)} of {len(names)} parts are certainly missed"
+    of = f"; certainly lower without {len(missed)} of {len(names)} parts" if len(names) > 1 else ""
     return (
         f"{listed([names[worst]])} has {abs(change[worst]):.0f} % less {metric} than {listed([method])}{of}"
     )

@@ -112,7 +112,7 @@ def tell_beams(steps: pl.DataFrame) -> str:
 def user_story(rankings: Rankings, dataset: Dataset, method: str, row: int, places: int = 5) -> pl.DataFrame:
     """A test user's history, what a method recommends with its scores, and the target, by their titles.
 
-    Frame `part, place, title, score`; part is "had", "recommended" or "recommended, the target", and last
+    Frame `part, place, title, score`; part is "history", "recommended" or "recommended, the target", and last
     "target". row: of the test part. places: how many recommendations.
     """
     user = rankings.users.row(row, named=True)
@@ -120,7 +120,7 @@ def user_story(rankings: Rankings, dataset: Dataset, method: str, row: int, plac
     scores = [float(score) for score in rankings.scores[method][row][: len(items)]]
     hit = [_HIT if item == user["target"] else _RECOMMENDED for item in items]
     frame = {
-        "part": ["had"] * len(user["history"]) + hit + ["target"],
+        "part": ["history"] * len(user["history"]) + hit + ["target"],
         "place": [*range(1, len(user["history"]) + 1), *range(1, len(items) + 1), None],
         "title": _titles(dataset, [*user["history"], *items, user["target"]]),
         "score": [*[None] * len(user["history"]), *scores, None],
@@ -139,7 +139,7 @@ def story_figure(story: pl.DataFrame, method: str) -> go.Figure:
         "title": story["title"].to_list(),
         "log-probability": ["" if score is None else f"{score:.2f}" for score in story["score"]],
     }
-    note = "had: the history, oldest first; target: what the user took next"
+    note = "history: oldest first; target: what the user took next"
     return table_figure(
         title, note, list(columns), list(columns.values()), widths=[200, 56, 500, 130], left=3
     )

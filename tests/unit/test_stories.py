@@ -136,7 +136,7 @@ def rankings() -> Rankings:
 def test_a_users_story_holds_history_recommendations_and_target(rankings, dataset):
     story = user_story(rankings, dataset, "own", row=1, places=3)
     assert story.rows() == [
-        ("had", 1, "item 7", None),
+        ("history", 1, "item 7", None),
         ("recommended", 1, "item 0", -1.0),
         ("recommended", 2, "item 7", -2.0),
         ("recommended, the target", 3, "item 2", -3.0),

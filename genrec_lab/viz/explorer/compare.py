@@ -195,7 +195,7 @@ def _left_out(a: CodedCatalogue, b: CodedCatalogue, common: int) -> list[str]:
     sizes_a, sizes_b = a.codes.sizes[:both], b.codes.sizes[:both]
     if sizes_a != sizes_b:
         of_a, of_b = (", ".join(map(str, sizes)) for sizes in (sizes_a, sizes_b))
-        said.append(f"codes a level: {of_a} in {a.name}, {of_b} in {b.name}")
+        said.append(f"codes per level: {of_a} in {a.name}, {of_b} in {b.name}")
     return said
 
 

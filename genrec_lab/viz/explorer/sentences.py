@@ -34,7 +34,7 @@ def page_title(page: CodePage) -> str:
     """A code: how many items it has, whose, and the words that its titles have more often than others."""
     if page.support == 0:
         return f"{_name_of(page)} is {page.state}: no item has it"
-    words = f"; telling words: {listed([word.word for word in page.words[:3]])}" if page.words else ""
+    words = f"; typical words: {listed([word.word for word in page.words[:3]])}" if page.words else ""
     most = leaders(page.domains, page.by_domain.tolist())
     whose = f", {percent(page.purity)} of them of {most[0]}" if len(most) == 1 < len(page.domains) else ""
     return f"{_name_of(page)} has {counted(page.support, 'item')}{whose}{words}"

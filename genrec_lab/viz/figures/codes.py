@@ -61,7 +61,9 @@ def code_usage(
     made.y(rangemode="tozero")
     note = f"{counted(int(counts[0].sum()), 'item')} of {counted(len(names), 'domain')}"
     whole = all(int((table.sum(axis=1) > 0).sum()) <= top for table in counts)
-    drawn = "all codes in use are drawn" if whole else f"the {top} most frequent codes a level are drawn"
+    drawn = (
+        "all codes in use are drawn" if whole else f"the {top} most frequent codes of each level are drawn"
+    )
     layout = {"barmode": "stack", "bargap": 0, "showlegend": len(names) > 1}
     return made.finish(sharing_title(counts), noted(note, drawn, seed=seed), **layout)
 
@@ -140,7 +142,7 @@ def tokenizers_compared(health: pl.DataFrame, *, seed: int | None = None) -> go.
         hover = f"at most {row['largest_collision']} items a row of codes"
         made.bars(_COLLISIONS, [100 * rate], hover, name, at=[place], text=[percent(rate)], textangle=0)
     highest = float(one_each["collision_rate"].to_numpy().max())
-    made.x(_COLLISIONS, showticklabels=False, title="a bar a tokenizer")
+    made.x(_COLLISIONS, showticklabels=False, title="one bar per tokenizer")
     made.y(_COLLISIONS, ticksuffix=" %", title="share of items", range=[0, 118 * highest or 1.0])
     largest = one_each.sort("largest_collision", descending=True).row(0, named=True)
     most = f"most items of one identifier: {largest['largest_collision']} ({listed([largest['tokenizer']])})"

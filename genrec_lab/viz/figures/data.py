@@ -26,7 +26,7 @@ _HEADERS = {
     "interactions": "interactions",
     "sparsity": "sparsity",
     "mean_length": "mean length",
-    "items_without_interactions": "items nobody chose",
+    "items_without_interactions": "items without interactions",
 }
 
 
@@ -56,7 +56,7 @@ def sequence_lengths(sequences: pl.DataFrame, *, seed: int | None = None) -> go.
             "customdata": custom,
         }
         made.bars(panel, 100 * counts / counts.sum(), hover, name, **look)
-        made.outer(panel, "interactions a user", "share of users")
+        made.outer(panel, "interactions of a user", "share of users")
     # The whole range would run into its neighbour; the hover gives it.
     made.x(tickvals=ticks, ticktext=[ranges[place].split("–")[0] for place in ticks], tickangle=0)
     made.y(ticksuffix=" %")
@@ -116,7 +116,7 @@ def popularity_curve(
     made.x(type="log", dtick=1, title="rank of the item by popularity (log)")
     made.y(type="log", dtick=1, ticksuffix=" %", title="share of interactions (log)")
     note = f"{counted(chosen.height, 'interaction')} of {counted(sequences.height, 'user')}"
-    hidden = f"{counted(unseen, 'item')} without an interaction not on the curve" if items is not None else ""
+    hidden = f"{counted(unseen, 'item')} without an interaction not on the curve" if unseen else ""
     return made.finish(popularity_title(tops), noted(note, hidden, seed=seed), showlegend=len(names) > 1)
 
 
@@ -136,7 +136,7 @@ def statistics_table(statistics: pl.DataFrame, *, seed: int | None = None) -> go
     note = "Sparsity: share of user-item pairs without an interaction"
     return table_figure(
         title,
-        noted(note, "mean length: interactions a user", seed=seed),
+        noted(note, "mean length: interactions per user", seed=seed),
         [_HEADERS[name] for name in names],
         columns,
         widths=[_WIDTHS.get(name, 1.0) for name in names],

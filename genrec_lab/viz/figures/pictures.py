@@ -117,8 +117,7 @@ def kept_by_codes(
     unseen = "no pictures are drawn, for the tokenizer saw none in training"
     note = noted(
         counted(items.height, "item"),
-        "below each picture the most telling words, bold where the item's text has them, and the codes they "
-        "are decoded from",
+        "below each picture the codes and their most typical words, bold where the item's text has them",
         (seen if drawn else unseen)
         + ("" if means is None else ", and right of each the mean of many, sharp where they agree"),
         seed=seed,
