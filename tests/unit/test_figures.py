@@ -169,7 +169,10 @@ def test_code_usage_draws_the_most_frequent_codes_by_domain(
         f"Domains share {100 * shared[0]:.1f} % of the used codes at level 1, "
     )
     assert title_of(figure).endswith(f"{sum(dead)} of 96 codes are dead")
-    assert note_of(figure) == "900 items of 3 domains; the 12 most frequent codes a level are drawn; seed 9"
+    assert (
+        note_of(figure)
+        == "900 items of 3 domains; the 12 most frequent codes of each level are drawn; seed 9"
+    )
 
 
 def test_code_sharing_counts_codes_and_items_by_number_of_domains(
