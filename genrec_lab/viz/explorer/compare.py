@@ -220,9 +220,12 @@ def tokenizer_match(two: TwoTokenizers, *, level: int = 0, seed: int | None = No
     made.y(0, range=[1.1 * low, 1.03], title="1: the same, 0: chance")
     made.x(0, dtick=1, title="level")
     _add_table(made, matches[level], two)
-    note = f"{counted(two.n_items, 'item')} that both have"
-    note = f"{note}; codes matched one to one by common items (Hungarian)"
-    note += f". They differ: {'; '.join(two.left_out)}" if two.left_out else ""
+    note = noted(
+        f"{counted(two.n_items, 'item')} that both have",
+        "codes matched one to one by common items (Hungarian)",
+        company_title(two.overlap(level + 1), level + 1),
+        f"they differ: {', '.join(two.left_out)}" if two.left_out else "",
+    )
     layout = {"barmode": "group", "showlegend": True, "bargap": 0.25}
     return made.finish(match_title(matches, (two.a.name, two.b.name)), noted(note, seed=seed), **layout)
 
