@@ -66,25 +66,9 @@ def residual_atlas(
     hover = None if titles is None else np.array([escape(shorten(titles[item], 70)) for item in drawn])
     kind = map_trace(len(drawn) * levels)
     size = 4 if kind is go.Scatter else 3
-    styles = category_styles(names.names)
     for panel in range(levels):
-        for domain, name in enumerate(names.names):
-            chosen = np.flatnonzero(names.index[drawn] == domain)
-            # Crosses are slower to draw, so symbols come in where the colours run out.
-            symbol = styles[name].symbol if domain >= len(PALETTE) else "circle"
-            x, y = points[drawn[chosen], panel].astype(np.float32).T
-            trace = kind(
-                x=x,
-                y=y,
-                mode="markers",
-                name=label(name),
-                legendgroup=str(domain),
-                showlegend=panel == 0,
-                marker=dot(styles[name].colour, size, 0.7) | {"symbol": symbol},
-                text=None if hover is None else hover[chosen].tolist(),
-                hovertemplate="%{fullData.name}<extra></extra>" if hover is None else "%{text}",
-            )
-            made.add(panel, trace)
+        places = points[drawn, panel].astype(np.float32)
+        _add_domains(made, panel, places, names.index[drawn], names.names, kind, size, hover)
     map_axes(made)
     total = len(points) if n_items is None else n_items
     sample = f" of {total:,}, stratified by domain" if len(drawn) < total else ", all of them"
@@ -130,7 +114,7 @@ def residual_stepper(
     before, after = np.linalg.norm(seen, axis=2), np.linalg.norm(left, axis=2)
     heads = ["Items by what the level quantises", "Mean norm before and after each level"]
     made = panels(heads, columns=2, row_height=400, column_gap=0.13)
-    kind, styles = map_trace(len(items) * levels), category_styles(names.names)
+    kind = map_trace(len(items) * levels)
     owners: list[int] = []
     for level in range(levels):
         points = _in_square(projection.coordinates[:, level])
@@ -139,20 +123,8 @@ def residual_stepper(
             f"norm {before[item, level]:.3g} before, {after[item, level]:.3g} after"
             for item in items.tolist()
         ]
-        for place, name in enumerate(names.names):
-            own = np.flatnonzero(names.index[items] == place)
-            trace = kind(
-                x=points[own, 0],
-                y=points[own, 1],
-                mode="markers",
-                name=label(name),
-                legendgroup=str(place),
-                marker=dot(styles[name].colour, 5, 0.75),
-                text=[hover[row] for row in own.tolist()],
-                hovertemplate="%{text}",
-                visible=level == 0,
-            )
-            made.add(0, trace)
+        own = names.index[items]
+        _add_domains(made, 0, points, own, names.names, kind, 5, np.array(hover), visible=level == 0)
         _add_code_numbers(made, points, numbers[items, level], level == 0)
         for name, norms, colour in (("before", before, theme.MUTED), ("after", after, theme.ACCENT)):
             # The shown level in full colour.
@@ -211,6 +183,37 @@ def dot(colour: str, size: float, opacity: float) -> dict[str, object]:
 def method_name(method: str) -> str:
     """Return how a method of projection is written."""
     return _METHOD_NAMES.get(method, method)
+
+
+def _add_domains(
+    made: Panels,
+    panel: int,
+    points: npt.NDArray[np.floating[Any]],
+    domain: npt.NDArray[np.int64],
+    names: Sequence[str],
+    kind: type[go.Scatter] | type[go.Scattergl],
+    size: float,
+    hover: npt.NDArray[np.str_] | None,
+    visible: bool = True,
+) -> None:
+    """A trace a domain of (n, 2) points; hover: (n,) texts."""
+    for place, (name, style) in enumerate(category_styles(names).items()):
+        own = domain == place
+        # Crosses are slower to draw, so symbols come in where the colours run out.
+        symbol = style.symbol if place >= len(PALETTE) else "circle"
+        trace = kind(
+            x=points[own, 0],
+            y=points[own, 1],
+            mode="markers",
+            name=label(name),
+            legendgroup=str(place),
+            showlegend=panel == 0,
+            marker=dot(style.colour, size, 0.72) | {"symbol": symbol},
+            text=None if hover is None else hover[own].tolist(),
+            hovertemplate="%{fullData.name}<extra></extra>" if hover is None else "%{text}",
+            visible=visible,
+        )
+        made.add(panel, trace)
 
 
 def _in_square(points: npt.NDArray[np.float32]) -> FloatArray:
