@@ -28,20 +28,17 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-backgroun
 WIDTH = 900
 
 EXPLORER = {
-    "codes": "**Codes.** Every code of a level with the words that tell it, its items by domain, and whether "
-    "it is visited more than it is large; beside it the items themselves.",
-    "page": "**Page, in the dark.** One prefix: its words, its domains, how long its residuals are, and the "
-    "items nearest to the codeword and farthest from it.",
-    "map": "**Map.** The residuals of one level; a lasso gathers items, which become cards, a CSV or a named "
-    "slice of the run.",
-    "collisions": "**Collisions.** Items that the tokenizer cannot tell apart, side by side, and what each "
-    "policy would make of their codes.",
-    "compare": "**Compare.** Two tokenizers of the same items: codes matched one to one, and the items that "
-    "changed their company.",
-    "beam": "**Beam.** One user's recommendation, level by level: what the beam held, and where the target "
-    "left it.",
+    "screen": "**One screen.** All codes of a level, a map of every item, and the page of what is selected: "
+    "words, coherence against chance, examples over the whole range of distances.",
+    "everywhere": "**A code under all its prefixes, in the dark.** The search takes `* 4`; the grid sets the "
+    "prefixes side by side.",
+    "recommender": "**Recommender.** Where targets are lost, which codes are confused, and one user's beam; "
+    "a click on a user selects the target.",
+    "collisions": "**Collisions.** Items that the tokenizer cannot tell apart, by size and cause, and what "
+    "each policy would make of their codes.",
+    "compare": "**Compare.** Two tokenizers of the same items: codes kept, merged, split, moved.",
 }
-"""Tabs of the explorer, in this order, and what to see in each."""
+"""Pictures of the explorer, in this order, and what to see in each."""
 
 FIGURES = {
     "pictures": "**Items as a shopper sees them** (notebook 01). The embedded data draw their own pictures.",
@@ -86,7 +83,8 @@ def page(run: Run) -> str:
         "",
         "## The codebook explorer",
         "",
-        "Notebook 04, or `explore(run)` in any cell. One selection moves every tab and the cards.",
+        "Notebook 04, or `explore(run)` in any cell. One selection moves everything. `genrec explore` writes "
+        "it as a file that needs no kernel.",
         "",
     ]
     for name, text in EXPLORER.items():
@@ -132,34 +130,28 @@ def walk(notebook: NotebookPage) -> None:
     """Take a picture of each tab, with something selected in it."""
     explorer = notebook.explorer()
 
-    def shoot(name: str, width: int) -> None:
-        notebook.shoot(explorer, PICTURES / f"explorer_{name}.png", width)
+    def shoot(name: str, width: int = 1280, height: int = 800) -> None:
+        notebook.shoot(explorer, PICTURES / f"explorer_{name}.png", width, height)
         compress(PICTURES / f"explorer_{name}.png")
 
     notebook.settle()
-    shoot("codes", 1920)
-    notebook.open_tab(explorer, "Compare")
-    shoot("compare", 1280)
-    notebook.open_tab(explorer, "Beam")
-    explorer.get_by_role("button", name="watch").click()
+    notebook.click_row(explorer)
+    shoot("screen", 1920, 1080)
+    for tab in ("Compare", "Collisions"):
+        notebook.open_tab(explorer, tab)
+        shoot(tab.lower())
+    notebook.open_tab(explorer, "Recommender")
+    users = explorer.locator(".genrec-tabpart").filter(has_text="Users by what they took next")
+    users.locator(".genrec-tall .genrec-row").first.click()
     explorer.locator(".js-plotly-plot").wait_for()
     notebook.settle()
-    shoot("beam", 1280)
-    notebook.open_tab(explorer, "Collisions")
-    shoot("collisions", 1280)
-    notebook.open_tab(explorer, "Codes")
-    notebook.wide(1920, 1000)
-    explorer.scroll_into_view_if_needed()
-    notebook.click_bar(explorer)
-    explorer.get_by_title("dark or light").click()
-    notebook.open_tab(explorer, "Page")
-    shoot("page", 1920)
-    explorer.get_by_title("dark or light").click()
-    notebook.open_tab(explorer, "Map")
-    notebook.wide(1920, 1000)
-    explorer.scroll_into_view_if_needed()
-    notebook.lasso(explorer, 0.3)
-    shoot("map", 1920)
+    shoot("recommender", 1920, 1080)
+    notebook.start_over(explorer)
+    explorer.get_by_label("search titles, attributes or codes").fill("* 4")
+    explorer.locator(".genrec-hit").first.click()
+    explorer.get_by_role("button", name="dark or light").click()
+    notebook.settle()
+    shoot("everywhere", 1280)
 
 
 def keep(shown: Locator, name: str) -> None:

@@ -193,6 +193,52 @@ def compare(runs: tuple[str, ...]) -> int:
 
 
 @genrec.command()
+@click.argument("run_or_codes", metavar="RUN|CODES.json")
+@click.option("--items", type=click.Path(exists=True), help="Titles and attributes of the codes' items.")
+@click.option("--vectors", type=click.Path(exists=True), help="Their content vectors, .npy or .safetensors.")
+@click.option("--sizes", metavar="256,256", help="How many codes each level has; files do not say it.")
+@click.option("--row", help="Of a run: the row whose tokenizer is opened, by default its own.")
+@click.option(
+    "--map", "maps", multiple=True, metavar="NAME", help="A map to put in, as UMAP; may be repeated."
+)
+@click.option("--html", type=click.Path(path_type=Path), help="The file, by default NAME-explorer.html here.")
+def explore(
+    run_or_codes: str,
+    items: str | None,
+    vectors: str | None,
+    sizes: str | None,
+    row: str | None,
+    maps: tuple[str, ...],
+    html: Path | None,
+) -> int:
+    """Write the codebook explorer of a run, or of anybody's codes, as one HTML file.
+
+    The file needs neither a kernel nor a network. In a notebook, genrec_lab.explore opens the whole explorer.
+    """
+    from genrec_lab.lab.explore import opened_state
+    from genrec_lab.viz.explorer.html_file import write_html
+
+    if sizes is not None and not all(size.strip().isdigit() for size in sizes.split(",")):
+        raise click.UsageError(
+            f"--sizes {sizes!r}: expected numbers with commas between them, as 256,256,256"
+        )
+    counts = None if sizes is None else [int(size) for size in sizes.split(",")]
+    try:
+        state, notes = opened_state(run_or_codes, items, vectors, None, counts, row)
+        for note in notes:
+            _say(f"NOTE: {note}")
+        name = Path(run_or_codes).name.split(".")[0]
+        # A map by t-SNE takes about half a minute, and shows what principal components do not.
+        ready = [kind for kind, made in state.maps.items() if kind == "t-SNE" or not callable(made)]
+        kinds = list(maps) or sorted(ready, key=lambda kind: kind != "t-SNE")
+        file = write_html(state, html or Path(f"{name}-explorer.html"), maps=kinds)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    click.echo(f"{file} ({file.stat().st_size / 1e6:.1f} MB)")
+    return 0
+
+
+@genrec.command()
 @click.argument("run")
 @click.option("--json", "as_json", is_flag=True, help="Print a list of {place, what, mend}.")
 def doctor(run: str, as_json: bool) -> int:

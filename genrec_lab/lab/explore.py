@@ -19,13 +19,14 @@ from safetensors.numpy import load_file
 from genrec_lab.codes import CodesError, IndexFile, ItemCodes, read_index_files
 from genrec_lab.codes.identified import Identified, read_identified
 from genrec_lab.data import Dataset
-from genrec_lab.evaluation import neighbour_code_overlap
+from genrec_lab.evaluation import code_health, neighbour_code_overlap
+from genrec_lab.evaluation.rankings import per_user
 from genrec_lab.lab.adapt import load_adapted
 from genrec_lab.lab.evaluate import load_rankings, ranked_users, ranking_tasks
 from genrec_lab.lab.files import RunError
 from genrec_lab.lab.prepare import Facts, facts_of, known_facts, load_prepared
 from genrec_lab.lab.rows import ALL, decodes_in_steps, generative_rows, lead_row, pretrained_on, served
-from genrec_lab.lab.store import Run, Task, Work
+from genrec_lab.lab.store import Run, Task, Work, existing_run
 from genrec_lab.lab.tokenise import (
     codes_task,
     load_identified,
@@ -47,6 +48,7 @@ from genrec_lab.viz.explorer import (
     code_survey,
     collisions,
 )
+from genrec_lab.viz.explorer.published import Codes, Items, Vectors, open_codes
 from genrec_lab.viz.explorer.widget import Explained, Explorer, still
 from genrec_lab.viz.layout import MAX_POINTS
 from genrec_lab.viz.live import has_front_end, in_kernel
@@ -172,32 +174,52 @@ def explorer_state(
         "from genrec_lab.lab import existing_run, explorer_state, watched_beam\n\n"
         f"state = explorer_state({', '.join(given)})"
     )
-    own = load_identified(run, method)
+    own, rankings = load_identified(run, method), load_rankings(run) if _is_ranked(run) else None
     records = RunRecords(
         epochs=own.epochs,
         sizes=own.raw.sizes,
         neighbours=load_atlas(run).overlap if _has_atlas(run) else None,
-        recommended=dict(load_rankings(run).items) if _is_ranked(run) else {},
+        recommended={} if rankings is None else dict(rankings.items),
+        users=None if rankings is None else rankings.users,
+        settings=_settings(run, method),
+        others=lru_cache(partial(_measured, run)),
+        run={"run": run.name, **run.parameters},
         folder=run.folder,
         decode=describer(run, method),
     )
-    return ExplorerState(coded_catalogue(run, method), second, records=records, source=source)
+    state = ExplorerState(coded_catalogue(run, method), second, records=records, source=source)
+    if method in (None, lead_row(run)) and _has_atlas(run):
+        atlas = load_atlas(run)
+        state.maps = {"t-SNE": atlas.tsne, "UMAP": atlas.umap}
+    if rankings is not None:
+
+        def watch(chosen: str, row: int) -> tuple[BeamTree, str]:
+            line = f"state.watch_beam(watched_beam(existing_run({run.name!r}), {chosen!r}, {row!r}))"
+            return watched_beam(run, chosen, row), line
+
+        state.watcher = watch
+        state.watchable = tuple(row for row in generative_rows(run) if decodes_in_steps(run, row))
+    return state
 
 
 def explore(
-    run: Run,
-    other: Run | None = None,
+    run_or_codes: Run | Codes,
+    items: Items | Run | None = None,
+    vectors: Vectors | None = None,
     *,
+    other: Run | None = None,
+    sizes: Sequence[int] | None = None,
     method: str | None = None,
     other_method: str | None = None,
     mode: theme.Mode | None = None,
 ) -> Explorer | go.Figure | Explained:
-    """Open the explorer on a run, or on two to compare; as the last line of a cell it shows itself.
+    """Open the explorer on a run, on two to compare, or on anybody's codes; a cell's last line shows it.
 
-    In a kernel that nobody looks at (papermill, nbval) it says so, and the figure of its first view takes its
-    place. Where somebody looks, a run that cannot be opened yet is a sentence that names the notebook to run;
-    else that is a RunError, so that a chain stops. Arguments as of `explorer_state`; mode: None follows the
-    theme of the page.
+    run_or_codes: a run, its name, or codes as of `open_codes`, to which items, vectors and sizes belong; a
+    run in the place of items is the other one. In a kernel that nobody looks at (papermill, nbval) it says
+    so, and the figure of its first view takes its place. Where somebody looks, a run that cannot be opened
+    yet is a sentence that names the notebook to run; else that is a RunError, so that a chain stops. The
+    other arguments are those of `explorer_state`; mode: None follows the theme of the page.
 
     >>> from genrec_lab.lab import open_run, prepare_data, train_tokenizers
     >>> small, random = {"name": "bazaar", "items": 300}, {"tokenizer.kind": "random"}
@@ -206,30 +228,68 @@ def explore(
     gmc_tiny: collision rate ...
     >>> explorer = explore(run)
     """
+    if isinstance(items, Run):
+        other, items = items, None
     try:
-        state = explorer_state(run, method, other, other_method)
+        state, notes = opened_state(run_or_codes, items, vectors, other, sizes, method, other_method)
     except RunError as error:
         if in_kernel() and has_front_end():
             return Explained(str(error))
         raise
+    for note in notes:
+        print(f"NOTE: {note}")
     if in_kernel() and not has_front_end():
         print(f"Nobody looks at this kernel, so the explorer of {state.catalogue.name} stands still.")
         return still(state, mode or "light")
-    own = method in (None, lead_row(run))
-    atlas = load_atlas(run) if own and _has_atlas(run) else None
-    ready = _is_ranked(run)
+    return Explorer(state, mode=mode)
 
-    def watch(chosen: str, row: int) -> tuple[BeamTree, str]:
-        source = f"state.watch_beam(watched_beam(existing_run({run.name!r}), {chosen!r}, {row!r}))"
-        return watched_beam(run, chosen, row), source
 
-    return Explorer(
-        state,
-        maps={} if atlas is None else {"t-SNE": atlas.tsne, "UMAP": atlas.umap},
-        watch=watch if ready else None,
-        methods=[row for row in generative_rows(run) if decodes_in_steps(run, row)] if ready else [],
-        mode=mode,
-    )
+def opened_state(
+    run_or_codes: Run | Codes,
+    items: Items | None = None,
+    vectors: Vectors | None = None,
+    other: Run | None = None,
+    sizes: Sequence[int] | None = None,
+    method: str | None = None,
+    other_method: str | None = None,
+) -> tuple[ExplorerState, Sequence[str]]:
+    """Return the state of a run or of anybody's codes, and notes on what was left out; see `explore`."""
+    if isinstance(run_or_codes, str) and not Path(run_or_codes).is_file() and not Path(run_or_codes).suffix:
+        run_or_codes = existing_run(run_or_codes)
+    if isinstance(run_or_codes, Run):
+        return explorer_state(run_or_codes, method, other, other_method), ()
+    found = open_codes(run_or_codes, items, vectors, sizes=sizes)
+    return found.state, found.notes
+
+
+def _settings(run: Run, method: str | None) -> dict[str, Any]:
+    """The settings of the run's own tokenizer and identifiers by their keys in `overrides`."""
+    if method not in (None, run.config.name):
+        return {}
+    parts = {"tokenizer": run.config.tokenizer, "identifiers": run.config.identifiers}
+    return {
+        f"{name}.{key}": value for name, part in parts.items() for key, value in part.model_dump().items()
+    }
+
+
+def _measured(run: Run) -> dict[str, tuple[dict[str, Any], dict[str, float]]]:
+    """By run of the same data in the same folder: its settings, and how its codes and rankings are."""
+    found = {}
+    for folder in sorted(run.folder.parent.iterdir()):
+        try:
+            other = existing_run(folder.name, run.folder.parent)
+            if other.dataset != run.dataset:
+                continue
+            codes = load_identified(other, None).raw
+            health = code_health(codes.codes, codes.sizes, codes.domains)
+            measures = {"collisions": health.collision_rate, "dead codes": float(sum(health.dead))}
+            if _is_ranked(other):
+                rankings, row = load_rankings(other), other.config.name
+                measures["NDCG@10"] = float(per_user(rankings, row, "ndcg", 10).mean())
+        except (RunError, KeyError):  # not a run, or not so far yet
+            continue
+        found[other.name] = (_settings(other, None), measures)
+    return found
 
 
 def survey_tasks(run: Run, facts: Facts) -> list[Task]:

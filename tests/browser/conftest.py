@@ -116,8 +116,8 @@ def notebook(lab: Lab, browser: Browser) -> Iterator[NotebookPage]:
 
 @pytest.fixture
 def explorer(notebook: NotebookPage) -> Locator:
-    """The explorer of the run, light, on its first tab, with nothing selected."""
-    notebook.wide(1280, 1000)
+    """The explorer of the run, light, no view open, with nothing selected."""
+    notebook.wide(1280, 800)
     opened = notebook.explorer()
     opened.scroll_into_view_if_needed()
     notebook.start_over(opened)

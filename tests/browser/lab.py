@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
 import socket
 import subprocess
@@ -45,7 +44,6 @@ _SETTLE = """async () => {
     const wait = milliseconds => new Promise(done => setTimeout(done, milliseconds));
     for (let quiet = 0; quiet < 3; quiet = kernel.status === 'idle' ? quiet + 1 : 0) await wait(60);
 }"""
-_BOXES = "all => all.map(e => e.getBoundingClientRect().toJSON())"
 
 
 @dataclass(frozen=True)
@@ -165,58 +163,49 @@ class NotebookPage:
         self.page.close()
 
     def start_over(self, explorer: Locator) -> None:
-        """Bring an explorer back to its first view."""
-        self.open_tab(explorer, "Codes")
+        """Bring an explorer back to its first selection, without a view below."""
+        for tab in explorer.locator("[role=tab][aria-selected=true]").all():
+            tab.click()
         self.page.keyboard.press("Escape")
         explorer.get_by_role("button", name="All", exact=True).click()
-        expect(explorer.locator(".genrec-head h4")).to_have_text("All items")
+        self.settle()
+        expect(explorer.locator(".genrec-page h3")).to_have_text("All items")
 
     def open_tab(self, explorer: Locator, name: str) -> None:
         """Open a tab and wait until the page shows it."""
-        tab = explorer.locator(".widget-toggle-buttons").get_by_role("button", name=name, exact=True)
-        tab.click()
-        expect(tab).to_have_class(re.compile("mod-active"))
+        tab = explorer.get_by_role("tab", name=name, exact=True)
+        if tab.get_attribute("aria-selected") != "true":
+            tab.click()
+        expect(tab).to_have_attribute("aria-selected", "true")
         self.settle()
 
     def settle(self) -> None:
         """Wait until the kernel has nothing left to do for the page."""
         self.page.evaluate(_SETTLE)
 
-    def click_bar(self, explorer: Locator, row: int = 0) -> None:
-        """Click on a row of bars of the first figure, as a mouse does: through what plotly lays over them."""
-        bars = explorer.locator(".js-plotly-plot").first.locator(".bars .point path:visible")
-        bars.first.wait_for()
-        # Drawn domain by domain, and a code without items of a domain has an empty bar there.
-        boxes = sorted(bars.evaluate_all(_BOXES), key=lambda box: (round(box["y"]), box["x"]))
-        rows = list({round(box["y"]): box for box in reversed(boxes)}.values())[::-1]
-        x, y = (rows[row][at] + rows[row][size] / 2 for at, size in (("x", "width"), ("y", "height")))
-        self.page.mouse.move(x, y)
-        self.page.wait_for_timeout(100)
-        self.page.mouse.click(x, y)
+    def click_row(self, explorer: Locator, row: int = 0) -> None:
+        """Click on a row of the grid of codes."""
+        explorer.locator("[data-part=grid] .genrec-tall .genrec-row").nth(row).click()
         self.settle()
 
     def lasso(self, explorer: Locator, inset: float = 0.02) -> None:
-        """Draw a line around the middle of the first figure, `inset` of its size from the edges."""
-        area = explorer.locator(".js-plotly-plot").first.locator(".nsewdrag").first
-        area.wait_for(state="attached")
-        box = area.bounding_box()
+        """Draw a line around the middle of the map with the shift key, `inset` of its size from the edges."""
+        box = explorer.locator("[data-part=map]").bounding_box()
         assert box is not None
         left, right = box["x"] + inset * box["width"], box["x"] + (1 - inset) * box["width"]
         top, bottom = box["y"] + inset * box["height"], box["y"] + (1 - inset) * box["height"]
+        self.page.keyboard.down("Shift")
         self.page.mouse.move(left, top)
         self.page.mouse.down()
         for x, y in ((right, top), (right, bottom), (left, bottom), (left, top)):
             self.page.mouse.move(x, y, steps=6)
         self.page.mouse.up()
+        self.page.keyboard.up("Shift")
         self.settle()
 
-    def shoot(self, explorer: Locator, file: Path, width: int = 1280) -> None:
-        """Keep a picture of the whole explorer in a window so wide."""
-        self.wide(width)
-        inside = explorer.bounding_box()
-        assert inside is not None
-        # What does not fit the window would be grey.
-        self.wide(width, int(inside["height"]) + 200)
+    def shoot(self, explorer: Locator, file: Path, width: int = 1280, height: int = 800) -> None:
+        """Keep a picture of a window of this size with the explorer in it."""
+        self.wide(width, height)
         explorer.scroll_into_view_if_needed()
-        self.page.wait_for_timeout(200)
-        explorer.screenshot(path=file)
+        self.page.wait_for_timeout(400)
+        self.page.screenshot(path=file)

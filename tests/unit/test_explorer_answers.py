@@ -536,12 +536,12 @@ def test_exposure_counts_recommendations(make_catalogue: Make, shape: Shape, pic
     shown = shown_counts(lists, catalogue.n_items)
     assert shown.tolist() == [counts[item] for item in range(catalogue.n_items)]
     prefix = tuple(catalogue.codes.codes[0, : pick % catalogue.levels].tolist())
-    found = exposure(catalogue, shown, prefix)
     items = [
         item
         for item in range(catalogue.n_items)
         if tuple(catalogue.codes.codes[item, : len(prefix)].tolist()) == prefix
     ]
+    found = exposure(catalogue, shown, np.array(items), len(prefix))
     total = sum(counts[item] for item in items)
     assert found.recommendations == total
     assert found.coverage == pytest.approx(sum(counts[item] > 0 for item in items) / len(items))

@@ -76,8 +76,6 @@ def every_figure(state: ExplorerState) -> dict[str, go.Figure]:
         made["collision"] = figures.collision_group(catalogue, found.group(0))
     if state.two is not None:
         made |= {"match": figures.tokenizer_match(state.two), "changed": figures.changed_company(state.two)}
-    for name, one in exposures.items():
-        made["exposure"] = figures.exposure_by_code(one, state.labels(), method=name)
     if exposures:
         made["popularity"] = figures.exposure_by_popularity(exposures)
     return made
@@ -151,13 +149,9 @@ def test_the_beam_marks_where_the_target_left() -> None:
     assert not [trace for trace in stays.data if trace.name == "where the target left"]
 
 
-def test_exposure_above_and_below_the_line(make_catalogue: Make) -> None:
+def test_exposure_by_popularity_draws_each_methods_shares(make_catalogue: Make) -> None:
     state = state_of(make_catalogue)
     found = state.exposure("gmc")
-    figure = figures.exposure_by_code(found, method="gmc")
-    x, y = found.by_code["catalogue_share"].to_numpy(), found.by_code["recommendation_share"].to_numpy()
-    assert list(drawn(figure, "shown more").y) == pytest.approx((100 * y[y > x]).tolist())
-    assert list(drawn(figure, "shown less").x) == pytest.approx((100 * x[y <= x]).tolist())
     groups = figures.exposure_by_popularity({"gmc": found})
     assert list(drawn(groups, "gmc").y) == pytest.approx(
         (100 * found.groups["recommendation_share"].to_numpy()).tolist()
@@ -264,7 +258,6 @@ def test_twins_of_small_and_odd_catalogues(
         for name, figure in every_figure(state).items():
             assert title_of(figure), name
             assert "nan" not in f"{title_of(figure)} {note_of(figure)}".lower().split(), name
-    assert title_of(figures.exposure_by_code(state.exposure("gmc"))).startswith("Nothing of this part")
 
 
 def test_a_frame_without_churn_columns_is_refused() -> None:

@@ -178,7 +178,7 @@ def test_back_and_forward_visit_what_was_selected(make_catalogue: Make) -> None:
 def test_the_level_and_the_item_follow_the_prefix(make_catalogue: Make) -> None:
     state = ExplorerState(make_catalogue(1))
     whole = tuple(state.catalogue.codes.codes[7].tolist())
-    assert state.select(item=7) == Selection(whole, 2, None, 7)
+    assert state.select(item=7) == Selection(whole, 0, None, 7)  # the map stays at its level
     assert state.select(prefix=whole[:1]) == Selection(whole[:1], 1, None, 7)
     assert state.select(prefix=((whole[0] + 1) % 4,)).item is None
     assert state.select(level=0).level == 0

@@ -1,31 +1,28 @@
-"""The explorer's widgets without a browser: clicks and controls move the selection, text stays text."""
+"""The explorer's widget without a browser: what the page asks for, and what it is sent."""
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-import re
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import comm
 import numpy as np
-import plotly.graph_objects as go
+import polars as pl
 import pytest
-from PIL import Image
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from genrec_lab.codes import ItemCodes
-from genrec_lab.viz import theme
 from genrec_lab.viz.explorer import (
     EXPLORER_VIEWS,
     CodedCatalogue,
     ExplorerState,
     RunRecords,
-    Told,
+    answers,
     beam_tree,
+    points,
 )
 from genrec_lab.viz.explorer.widget import Explorer
 from genrec_lab.viz.projection import Projection
@@ -34,340 +31,280 @@ Make = Callable[..., CodedCatalogue]
 EVIL = "<script>alert(1)</script>"
 
 
-@pytest.fixture
-def view(make_catalogue: Make, tmp_path: Path) -> Explorer:
-    lists = np.random.default_rng(0).integers(0, 60, (40, 5))
+class Page:
+    """Stands where a browser would: asks, and keeps what is sent, by kind."""
+
+    def __init__(self, explorer: Explorer) -> None:
+        self.explorer, self.sent = explorer, {}
+        self.buffers: dict[str, list[bytes]] = {}
+        explorer.send = self._take  # type: ignore[method-assign]
+
+    def _take(self, content: dict[str, Any], buffers: Any = None) -> None:
+        self.sent[content["kind"]] = json.loads(json.dumps(content, allow_nan=False))
+        self.buffers[content["kind"]] = list(buffers or [])
+
+    def ask(self, act: str, buffers: Any = (), **content: Any) -> dict[str, Any]:
+        self.sent = {}
+        self.explorer.hear({"act": act, **content}, buffers)
+        return self.sent
+
+
+def state_of(make: Make, folder: Path | None = None, **options: Any) -> ExplorerState:
+    catalogue = make(1, 60, **options)
+    generator = np.random.default_rng(0)
+    users = pl.DataFrame(
+        {
+            "domain": ["Garden"] * 40,
+            "history": generator.integers(0, 60, (40, 3)).tolist(),
+            "target": generator.integers(0, 60, 40),
+        }
+    )
+    lists = {"gmc": generator.integers(0, 60, (40, 5))}
     epochs = {"all": [{"epoch": 1, "utilisation": [0.5] * 3}]}
-    records = RunRecords(epochs, (4, 3, 5), None, {"gmc": lists}, tmp_path)
-    state = ExplorerState(make_catalogue(1, 60), make_catalogue(2, 60), records=records)
+    kept = {1: np.roll(catalogue.codes.codes, 1, axis=0), 2: catalogue.codes.codes}
+    records = RunRecords(
+        epochs,
+        (4, 3, 5),
+        recommended=lists,
+        users=users,
+        snapshots=kept,
+        settings={"tokenizer.levels": 3},
+        run={"run": "demo"},
+        folder=folder,
+    )
+    return ExplorerState(catalogue, make(2, 60), records=records)
+
+
+@pytest.fixture
+def page(make_catalogue: Make, tmp_path: Path) -> Page:
     tree = beam_tree([[(1,)], [(1, 0)]], [[-1.0], [-2.0]], (1, 2))
-    return Explorer(state, watch=lambda method, row: (tree, "again()"), methods=["gmc"])
+    return Page(Explorer(state_of(make_catalogue, tmp_path), watch=lambda method, row: (tree, "again()")))
 
 
-def parts_of(view: Explorer) -> list[dict[str, Any]]:
-    """What the page is told to show."""
-    return json.loads(view.canvas.parts)
+def column(table: dict[str, Any], name: str) -> list[Any]:
+    return next(one["values"] for one in table["columns"] if one["name"] == name)
 
 
-def figures_of(view: Explorer) -> list[dict[str, Any]]:
-    return [part["figure"] for part in parts_of(view) if "figure" in part]
+def test_rows_of_the_grid_go_down_and_the_path_comes_back(page: Page) -> None:
+    page.ask("start")
+    grid = (
+        page.ask("select", prefix=[])["selection"]["grid"]
+        if page.sent == {}
+        else page.sent["selection"]["grid"]
+    )
+    sizes = np.bincount(page.explorer.state.catalogue.codes.codes[:, 0], minlength=4)
+    assert column(grid, "items") == sizes.tolist() and column(grid, "code") == [0, 1, 2, 3]
+    largest = int(sizes.argmax())
+    sent = page.ask("select", **grid["go"][largest])["selection"]
+    assert [step["text"] for step in sent["path"]] == ["All", str(largest), "*"] and sent["back"]
+    sent = page.ask("select", **sent["grid"]["go"][0])["selection"]
+    assert page.explorer.state.selection.prefix == (largest, 0)
+    assert page.ask("back")["selection"]["path"][-2]["text"] == str(largest)
+    assert page.ask("forward")["selection"]["forward"] is False
 
 
-def written_in(view: Explorer) -> str:
-    return "".join(part.get("html", "") for part in parts_of(view))
+def test_the_grid_has_dead_codes_and_those_of_other_prefixes(make_catalogue: Make) -> None:
+    codes = ItemCodes([[0, 0], [1, 1]], (3, 3))
+    state = ExplorerState(CodedCatalogue("x", codes, ["a", "b"]))
+    assert column(answers.grid(state), "state") == ["alive", "alive", "dead"]
+    state.select(prefix=(0,))
+    assert column(answers.grid(state), "state") == ["alive", "only elsewhere", "dead"]
+    unknown = ExplorerState(CodedCatalogue("x", codes, ["a", "b"], sizes_known=False))
+    assert column(answers.grid(unknown), "state") == ["alive", "alive", "no item"]
+    assert not any("dead" in chip["text"] or "used" in chip["text"] for chip in answers.health(unknown))
 
 
-def told(view: Explorer, widget: str, **content: Any) -> None:
-    """A message of the page to one of the widgets, as it arrives."""
-    getattr(view, widget)._handle_custom_msg(content, [])
+@given(
+    st.integers(0, 50), st.sampled_from([None, "Garden"]), st.sampled_from([(), (1,), (1, 2)]), st.booleans()
+)
+@settings(max_examples=40, deadline=None)
+def test_the_grid_counts_what_prefix_domain_and_lasso_leave(
+    make_catalogue: Make, seed: int, domain: str | None, prefix: tuple[int, ...], lasso: bool
+) -> None:
+    state = ExplorerState(make_catalogue(seed, 40))
+    catalogue, gathered = state.catalogue, tuple(range(3, 40, 2)) if lasso else None
+    if domain not in (None, *catalogue.domains):
+        return
+    state.select(prefix=prefix, domain=domain, lasso=gathered)
+    codes, twins = catalogue.codes.codes, Counter()
+    for item in range(40):
+        twins[(catalogue.codes.domain_index[item], *codes[item])] += 1
+    kept = [
+        item
+        for item in range(40)
+        if tuple(codes[item, : len(prefix)]) == prefix
+        and domain in (None, catalogue.domains[catalogue.codes.domain_index[item]])
+        and (gathered is None or item in gathered)
+    ]
+    grid = answers.grid(state)
+    for code in range(catalogue.codes.sizes[len(prefix)]):
+        mine = [item for item in kept if codes[item, len(prefix)] == code]
+        assert column(grid, "items")[code] == len(mine)
+        same = sum(twins[(catalogue.codes.domain_index[item], *codes[item])] > 1 for item in mine)
+        assert column(grid, "twins")[code] == same
+        if domain is None:
+            most = max(Counter(catalogue.codes.domain_index[mine].tolist()).values(), default=0)
+            purity = column(grid, "pure")[code]
+            assert purity == (pytest.approx(most / len(mine), abs=1e-4) if mine else None)
 
 
-def click(view: Explorer, bar: int) -> None:
-    """A click on a bar of the first figure, as the page reports it."""
-    told(view, "canvas", kind="click", ids=[figures_of(view)[0]["data"][0]["ids"][bar]])
+def test_coherence_is_the_mean_over_all_pairs(make_catalogue: Make) -> None:
+    catalogue = make_catalogue(3, 50)
+    unit = catalogue.vectors / np.linalg.norm(catalogue.vectors, axis=1, keepdims=True)
+    alike = unit.astype(float) @ unit.T
+    groups = catalogue.order.group_numbers(2)
+    for group, value in enumerate(catalogue.coherences(2)):
+        members = np.flatnonzero(groups == group)
+        pairs = [alike[a, b] for a in members for b in members if a < b]
+        assert np.isnan(value) if not pairs else value == pytest.approx(np.mean(pairs), abs=1e-5)
+    low, mean, high = catalogue.chance(10)
+    assert low < mean < high and mean == pytest.approx(alike[np.triu_indices(50, 1)].mean(), abs=1e-5)
 
 
-def test_a_click_on_a_bar_goes_down_and_the_path_comes_back(view: Explorer) -> None:
-    children = view.state.children()
-    assert children is not None
-    largest = int(np.argsort(-children.sizes, kind="stable")[0])
-    click(view, 0)
-    assert view.state.selection.prefix == (largest,)
-    click(view, 0)
-    assert len(view.state.selection.prefix) == 2
-    assert [button.description for button in view.path.children][:2] == ["All", str(largest)]
-    view.path.children[1].click()
-    assert view.state.selection.prefix == (largest,)
-    view.back.click()
-    assert len(view.state.selection.prefix) == 2
-    view.back.click(), view.back.click()
-    assert view.state.selection.prefix == () and view.back.disabled and not view.forward.disabled
+def test_a_code_under_any_prefix_is_searched_selected_and_set_side_by_side(page: Page) -> None:
+    catalogue = page.explorer.state.catalogue
+    (hit,) = page.ask("search", text="* 2")["hits"]["hits"]
+    assert hit["go"] == {"everywhere": [1, 2]}
+    sent = page.ask("select", **hit["go"])["selection"]
+    members = np.flatnonzero(catalogue.codes.codes[:, 1] == 2)
+    assert sorted(page.explorer.state.items().tolist()) == members.tolist()
+    counts = Counter(catalogue.codes.codes[members, 0].tolist())
+    listed = dict(zip(column(sent["grid"], "prefix"), column(sent["grid"], "items"), strict=True))
+    assert listed == {f"{code} › 2": count for code, count in counts.items()}
+    assert page.ask("select", prefix=[1])["selection"]["path"][1]["text"] == "1"
+    assert page.explorer.state.selection.everywhere is None
 
 
-def test_controls_and_state_follow_each_other(view: Explorer) -> None:
-    view.domain.value = "Kitchen"
-    view.level.value = 2
-    assert (view.state.selection.domain, view.state.selection.level) == ("Kitchen", 2)
-    view.state.select(prefix=(1,), domain=None)
-    assert (view.domain.label, view.level.value) == ("all domains", 1)
+def test_examples_span_the_distances_and_what_differs_is_marked(make_catalogue: Make) -> None:
+    state = ExplorerState(make_catalogue(1, 200, (2, 2)))
+    state.select(prefix=(0,))
+    groups = answers.page(state)["groups"]
+    shown = [item for group in groups for item, _ in group["cards"]]
+    distances = state.catalogue.distances[state.items(), 0]
+    assert state.catalogue.distances[shown[0], 0] == distances.min() and len(set(shown)) == len(shown)
+    assert state.catalogue.distances[shown[-1], 0] == distances.max()
+    twins = ExplorerState(
+        CodedCatalogue("x", ItemCodes([[0], [0]], (1,)), ["red oak chair", "blue oak chair"])
+    )
+    twins.select(prefix=(0,))
+    (_, first), (_, second) = answers.selected(twins)["items"]
+    assert first["marked"] == [("red ", True), ("oak ", False), ("chair ", False)]
+    assert second["marked"][0] == ("blue ", True)
 
 
-def test_search_lists_titles_and_opens_codes(view: Explorer) -> None:
-    view.search.value = "oak"
-    assert "titles hold “oak”" in view.message.value
-    label, item = view.hits.options[0]
-    assert "oak" in label
-    view.hits.value = item
-    assert view.state.selection.item == item
-    prefix = tuple(view.state.catalogue.codes.codes[3, :2].tolist())
-    view.search.value = f"{prefix[0]} › {prefix[1]} › *"
-    assert view.state.selection.prefix == prefix
-    view.search.value = EVIL
-    assert "&lt;script" in view.message.value and "<script" not in view.message.value
+@pytest.mark.parametrize("by", ["code", "domain", "popularity", "distance", "churn", "hits of gmc"])
+def test_every_item_has_a_place_and_a_colour(page: Page, by: str) -> None:
+    page.ask("start")
+    page.ask("select", prefix=[1])
+    page.ask("colour", by=by)
+    values, inside = (
+        np.frombuffer(part, kind)
+        for part, kind in zip(page.buffers["colours"], (np.int16, np.uint8), strict=True)
+    )
+    catalogue, sent = page.explorer.state.catalogue, page.sent["colours"]
+    assert values.shape == inside.shape == (60,)
+    assert (np.flatnonzero(inside) == np.flatnonzero(catalogue.codes.codes[:, 0] == 1)).all()
+    assert values.max() < len(sent["palette"]) and {name["colour"] for name in sent["names"]} <= {
+        -1,
+        *range(len(sent["palette"])),
+    }
+    if by == "code":
+        for name in sent["names"]:
+            if name["colour"] >= 0:
+                code = name["go"]["prefix"][-1]
+                assert (values[catalogue.codes.codes[:, 1] == code] == name["colour"]).all()
+    if by == "hits of gmc":
+        users, lists = page.explorer.state.records.users, page.explorer.state.records.recommended["gmc"]
+        for item in range(60):
+            rows = np.flatnonzero(users["target"].to_numpy() == item)
+            hits = [item in lists[row] for row in rows]
+            expected = -1 if not rows.size else 2 if all(hits) else 1 if any(hits) else 0
+            assert values[item] == expected
+
+
+def test_items_outside_the_sample_stand_among_the_nearest_of_it(make_catalogue: Make) -> None:
+    state = ExplorerState(make_catalogue(1, 60))
+    kept = np.arange(0, 60, 2)
+    coordinates = np.random.default_rng(0).normal(size=(30, 3, 2)).astype(np.float32)
+    state.maps = {"t-SNE": Projection(coordinates, kept, "tsne", 0, 60)}
+    found, seen = points.places(state, "t-SNE", 1), state.catalogue.residuals[:, 1]
+    np.testing.assert_array_equal(found[kept], coordinates[:, 1])
+    for item in range(1, 60, 2):
+        away = np.linalg.norm(seen[kept] - seen[item], axis=1)
+        near = np.argsort(away)[:3]
+        low, high = coordinates[near, 1].min(axis=0), coordinates[near, 1].max(axis=0)
+        assert (found[item] >= low - 1e-4).all() and (found[item] <= high + 1e-4).all()
+    by_codes = points.places(state, points.BY_CODES, 0)
+    assert np.isfinite(by_codes).all() and len(np.unique(by_codes, axis=0)) == 60
+
+
+def test_a_lasso_is_kept_over_tabs_and_saved_as_a_slice(page: Page) -> None:
+    page.ask("start")
+    sent = page.ask("lasso", [np.array([7, 3, 3], dtype=np.int32).tobytes()])["selection"]
+    assert sent["page"]["heading"] == "In the lasso" and sent["lasso"]
+    page.ask("tab", name="Collisions")
+    assert page.explorer.state.items().tolist() == sorted(
+        [3, 7], key=page.explorer.state.catalogue.order.position.__getitem__
+    )
+    page.ask("keep", name="two")
+    assert page.explorer.state.load_slice("two").items == (3, 7)
+    assert page.ask("lasso", [b""])["selection"]["lasso"] is False
+    page.ask("slice", name="two")
+    assert page.explorer.state.selection.lasso == (3, 7)
 
 
 @pytest.mark.parametrize("tab", list(EXPLORER_VIEWS))
-@pytest.mark.parametrize("prefix", [(), (1,), (1, 2, 3)])
-def test_every_tab_shows_figures_or_says_why_not(view: Explorer, tab: str, prefix: tuple[int, ...]) -> None:
-    view.state.select(prefix=prefix)
-    view.tab.value = tab
-    assert parts_of(view)
-    if tab in ("Map", "Beam"):
-        assert not figures_of(view)
-    view.csv.click()
-    if link := re.search(r"base64,([^\"]+)", view.export.value):
-        panel = view.state.panel(view.shown.panel)
-        assert base64.b64decode(link[1]).decode() == panel.csv()
-    else:
-        assert view.message.value
-    view.python.click()
-    assert f"state.panel(&#39;{view.shown.panel}&#39;" in view.export.value
-
-
-def test_a_beam_is_watched_and_slices_are_kept(view: Explorer) -> None:
-    view.tab.value = "Beam"
-    view.go.click()
-    assert "again()" in view.state.panel("beam").python
-    assert "target leaves the beam at level 2" in written_in(view)
-    view.state.select(prefix=(1,))
-    view.slice_name.value = EVIL
-    view.keep.click()
-    assert view.state.slice_names() == [EVIL]
-    assert "<script" not in view.export.value
-    view.slice_name.value = " "
-    view.keep.click()
-    assert "expected 1 to 200" in view.message.value
-
-
-def test_beside_the_beam_stand_the_history_the_target_and_the_results_as_cards(make_catalogue: Make) -> None:
-    tree = beam_tree([[(1,), (2,)], [(1, 0), (2, 3)]], [[-1.0, -1.5], [-2.0, -3.0]], (2, 3))
-    user = replace(tree, history=tuple(range(20, 32)), target_item=7, results=(4, 7))
-    view = Explorer(ExplorerState(make_catalogue(1, 60)), watch=lambda *_: (user, ""), methods=["gmc"])
-    view.tab.value = "Beam"
-    assert view.cards.heading == "All items"
-    view.go.click()
-    shown = [(card["part"], card["item"]) for card in view.cards.cards]
-    assert shown[:8] == [("History, oldest first", item) for item in range(24, 32)]
-    assert shown[8:] == [
-        ("What they took next", 7),
-        ("What the beam recommends", 4),
-        ("What the beam recommends", 7),
-    ]
-    assert (
-        "12 items, the last 8 shown. The target stays in the beam and ends at place 2." in view.cards.lines[0]
-    )
-    assert view.cards.cards[0]["note"].startswith("5 of 12 · ")
-    assert view.cards.cards[-1]["note"].startswith("place 2, what they took · -3.00")
-    titles = view.state.catalogue.cards([item for _, item in shown])
-    for part in ("title", "codes"):
-        assert [card[part] for card in view.cards.cards] == titles[part].to_list()
-    told(view, "cards", item=4)
-    assert view.state.selection.item == 4 and [card["chosen"] for card in view.cards.cards].count(True) == 1
-    view.tab.value = "Codes"
-    assert all("part" not in card for card in view.cards.cards)
-
-
-def test_dark_and_light(view: Explorer) -> None:
-    view.dark.value = True
-    dark = theme.template("dark").layout.paper_bgcolor
-    assert figures_of(view)[0]["layout"]["template"]["layout"]["paper_bgcolor"] == dark
-    view.dark.value = False
-    assert figures_of(view)[0]["layout"]["template"]["layout"]["paper_bgcolor"] != dark
-
-
-def test_tables_are_html_of_their_cells(view: Explorer) -> None:
-    view.state.select(prefix=(1,))
-    view.tab.value = "Page"
-    page, table = view.state.page(), parts_of(view)[-1]["html"]
-    assert page is not None
-    shown = page.frame().drop_nulls("part")
-    assert table.count("<tr>") == shown.height + 1
-    assert re.findall(r"<td[^>]*>(nearest|median|farthest)</td>", table) == shown["part"].to_list()
-
-
-def test_the_theme_follows_the_page_unless_one_is_named(view: Explorer) -> None:
-    view.cards.page_is_dark = True
-    assert view.mode == "dark" and view._dom_classes[-1] == "genrec-dark"
-    view.cards.page_is_dark = False
-    assert view.mode == "light" and "genrec-dark" not in view._dom_classes
-    fixed = Explorer(view.state, mode="light")
-    fixed.cards.page_is_dark = True
-    assert fixed.mode == "light"
-
-
-def test_the_list_of_codes_below_is_a_way_down(view: Explorer) -> None:
-    children = view.state.children()
-    assert children is not None
-    order = [code for _, code in view.down.options[1:]]
-    assert order == [str(code) for code in np.argsort(-children.sizes, kind="stable") if children.sizes[code]]
-    view.down.value = order[1]
-    assert view.state.selection.prefix == (int(order[1]),)
-    assert view.down.value == ""
-    view.state.select(prefix=(1, 2, 3))
-    assert view.down.disabled
-
-
-def test_a_lasso_gathers_items_for_the_cards_the_csv_and_a_slice(view: Explorer) -> None:
-    points = np.random.default_rng(0).normal(size=(60, 3, 2)).astype(np.float32)
-    view.state.maps = {"t-SNE": Projection(points, np.arange(60), "tsne", 0, 60)}
-    view.tab.value = "Map"
-    traces = figures_of(view)[0]["data"]
-    assert {trace["meta"] for trace in traces} == {"items"}
-    sent = [base64.b64decode(trace["customdata"]["bdata"]) for trace in traces]
-    kinds = [trace["customdata"]["dtype"] for trace in traces]
-    items = np.concatenate([np.frombuffer(part, kind) for part, kind in zip(sent, kinds, strict=True)])
-    assert sorted(items.tolist()) == list(range(60))
-    told(view, "canvas", kind="lasso", ids=["7", "3", "41"])
-    assert view.cards.heading == "In the lasso" and view.cards.lines[0].startswith("3 items")
-    assert {card["item"] for card in view.cards.cards} == {3, 7, 41}
-    view.csv.click()
-    content = base64.b64decode(re.search(r"base64,([^\"]+)", view.export.value)[1]).decode()  # type: ignore[index]
-    assert [line.split(",")[0] for line in content.splitlines()[1:]] == ["3", "7", "41"]
-    view.slice_name.value = "three"
-    view.keep.click()
-    assert view.state.load_slice("three").items == (3, 7, 41)
-    told(view, "canvas", kind="lasso", ids=[])
-    assert view.cards.heading == "All items"
-    view.slices.value = "three"
-    assert view.cards.heading == "Slice “three”" and len(view.cards.cards) == 3
-    told(view, "canvas", kind="click", ids=["41"])
-    assert view.state.selection.item == 41 and view.state.selection.level == 0
-    for nonsense in (
-        None,
-        {"kind": "lasso", "ids": ["x"]},
-        {"kind": "lasso"},
-        {"kind": "lasso", "ids": ["99"]},
-    ):
-        view.canvas._handle_custom_msg(nonsense, [])
-    assert view.cards.heading.startswith("Prefix")
-
-
-def test_cards_are_the_items_of_the_page_and_a_click_selects_one(view: Explorer) -> None:
-    view.state.select(prefix=(1,))
-    page = view.state.page(top=4)
-    assert page is not None
-    shown = [card["item"] for card in view.cards.cards]
-    assert shown == [*page.nearest.tolist(), *page.median.tolist(), *page.farthest[::-1].tolist()]
-    told(view, "cards", item=shown[2])
-    assert view.state.selection.item == shown[2]
-    assert [card["chosen"] for card in view.cards.cards] == [True] + [False] * (len(view.cards.cards) - 1)
-    before = view.state.selection
-    for nonsense in ({"item": "1"}, {"item": True}, {"item": 10**9}, [], "x"):
-        view.cards._handle_custom_msg(nonsense, [])
-    assert view.state.selection == before
-    assert "expected 0..59" in view.message.value
-
-
-def test_without_distances_the_most_visited_items_are_shown(make_catalogue: Make) -> None:
-    codes = ItemCodes([[0, i % 3] for i in range(40)], (2, 3))
-    traffic = np.random.default_rng(3).integers(0, 9, 40)
-    view = Explorer(ExplorerState(CodedCatalogue("plain", codes, ["t"] * 40, traffic=traffic)))
-    best = sorted(range(40), key=lambda item: (-traffic[item], item))
-    assert [card["item"] for card in view.cards.cards] == best[:12]
-    view.state.select(prefix=(0, 1))
-    assert [card["item"] for card in view.cards.cards] == [item for item in best if item % 3 == 1][:12]
-    view.state.select(prefix=(1,))
-    assert view.cards.cards == [] and "no item has it here" in view.cards.lines[0]
-
-
-def test_pictures_are_small_and_one_that_is_gone_is_left_out(tmp_path: Path) -> None:
-    Image.new("RGBA", (900, 300), (255, 0, 0, 0)).save(tmp_path / "clear.png")
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    files = [str(tmp_path / "clear.png"), str(tmp_path / "broken.png"), str(tmp_path / "gone.png"), None]
-    codes = ItemCodes([[i] for i in range(4)], (4,))
-    view = Explorer(ExplorerState(CodedCatalogue("pictures", codes, ["t"] * 4, images=files)))
-    uris = [card["picture"] for card in view.cards.cards]
-    assert uris[1:] == [None, None, None] and view.cards.pictured
-    small = Image.open(io.BytesIO(base64.b64decode(uris[0].split(",")[1])))
-    assert small.size == (112, 37)
-    assert min(small.getpixel((50, 20))) > 250  # what was clear is white
-
-
-def test_what_decoders_tell_stands_beside_the_code(make_catalogue: Make) -> None:
-    asked: list[tuple[int, ...]] = []
-
-    def decode(prefix: tuple[int, ...]) -> Told:
-        asked.append(prefix)
-        return Told(("oak", EVIL), np.zeros((8, 8, 3), dtype=np.float32))
-
-    view = Explorer(ExplorerState(make_catalogue(1, 60), records=RunRecords(decode=decode)))
-    assert view.cards.told == {} and asked == []
-    view.state.select(prefix=(1,))
-    view.tab.value = "Page"
-    assert view.cards.told["words"] == f"Its decoder tells: oak, {EVIL}" and asked == [(1,)]
-    drawn = Image.open(io.BytesIO(base64.b64decode(view.cards.told["picture"].split(",")[1])))
-    assert drawn.size == (112, 112) and max(drawn.getpixel((9, 9))) < 6
-
-
-def test_after_the_first_view_the_script_is_not_sent_again(
-    make_catalogue: Make, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "chosen", [{"prefix": [1]}, {"everywhere": [1, 1]}, {"item": 5}, {"domain": "Garden"}]
+)
+def test_every_view_answers_every_selection_and_each_row_leads_somewhere(
+    page: Page, tab: str, chosen: dict[str, Any]
 ) -> None:
-    sent: list[int] = []
-
-    class Counted(comm.DummyComm):
-        def publish_msg(self, msg_type: str, data: Any = None, *_: Any, **__: Any) -> None:
-            sent.append(len(json.dumps(data)))
-
-    monkeypatch.setattr(comm, "create_comm", lambda *given, **named: Counted(*given, **named))
-    view = Explorer(ExplorerState(make_catalogue(1, 60)))
-    assert sum(sent) < 6_000_000
-    for tab in EXPLORER_VIEWS:
-        sent.clear()
-        view.tab.value = tab
-        assert sum(sent) < 100_000
+    page.ask("select", **chosen)
+    sent = page.ask("tab", name=tab)["tab"]
+    assert not any("failed" in text for text in sent["said"]), sent["said"]
+    for part in sent["parts"]:
+        table = part.get("table", {"go": [], "columns": []})
+        assert all(len(one["values"]) == len(table["go"]) for one in table["columns"])
+        for go in [one for one in table["go"] if one and "act" not in one][:3]:
+            assert "selection" in page.ask("select", **{"domain": None, **go}) or page.sent == {}
 
 
-def test_where_no_kernel_is_the_first_view_is_a_table(view: Explorer) -> None:
-    bundle = view._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in bundle
-    children = view.state.children()
-    assert children is not None
-    table = bundle["text/html"]
-    assert table.count("<tr>") == 1 + int((children.sizes > 0).sum())
-    assert "Run this cell" in table
-    view.state.select(prefix=(1, 2, 3))
-    assert "no code follows it" in view._repr_mimebundle_()["text/html"]
+def test_a_user_is_watched_and_a_remedy_is_written(page: Page, tmp_path: Path) -> None:
+    page.ask("tab", name="Recommender")
+    sent = page.ask("watch", method="gmc", row=0)
+    assert any("figure" in part for part in sent["tab"]["parts"])
+    assert "again()" in page.ask("python")["code"]["text"]
+    said = page.ask("write", setting="tokenizer.levels", value="4")["said"]["text"]
+    written = tmp_path / "exports" / "demo-levels-4.yaml"
+    assert str(written) in said and "tokenizer.levels: 4" in written.read_text()
+    assert "expected one of" in page.ask("write", setting="tokenizer.levels", value="9")["said"]["text"]
 
 
-def test_names_are_escaped_wherever_they_stand() -> None:
-    catalogue = CodedCatalogue(EVIL, ItemCodes([[0], [1]], (2,), [EVIL, "b"]), [EVIL, "b"])
-    view = Explorer(ExplorerState(catalogue))
-    for tab in EXPLORER_VIEWS:
-        view.tab.value = tab
-        shown = [view.name.value, view.message.value]
-        shown += [written_in(view), view.cards.heading, *view.cards.lines]
-        assert not any("<script" in text for text in shown)
-    view.watch("x", 0)
-    assert "no recommender" in view.message.value
+def test_what_the_page_may_not_ask_is_refused_or_ignored(page: Page) -> None:
+    assert page.ask("__init__") == {} and page.ask("selected") == {}
+    assert "expected 0..59" in page.ask("select", item=60)["said"]["text"]
+    assert "expected one of" in page.ask("map", method="../x")["said"]["text"]
+    assert page.ask("hover", item=10**6) == {}
+    page.explorer.hear("text"), page.explorer.hear({"act": ["select"]})
 
 
-def test_the_figures_of_a_tab_become_pictures_in_the_run(view: Explorer, tmp_path: Path, monkeypatch) -> None:
-    drawn: list[go.Figure] = []
-    monkeypatch.setattr(go.Figure, "to_image", lambda figure, **how: drawn.append(figure) or b"\x89PNG")
-    view.tab.value = "Sharing"
-    view.png.click()
-    files = sorted((tmp_path / "exports").iterdir())
-    assert [file.name for file in files] == [f"sharing_{n}.png" for n in range(1, len(drawn) + 1)] and drawn
-    assert {file.read_bytes() for file in files} == {b"\x89PNG"}
-    assert all(str(file) in view.export.value for file in files)
-    assert drawn[0].layout.title.text  # a picture stands alone, so its title is in it
+def test_groups_among_items_are_those_that_hold_one_of_them(make_catalogue: Make) -> None:
+    found = ExplorerState(make_catalogue(1, 80, (2, 3))).collisions()
+    chosen = found.items[::7]
+    kept = found.among(chosen)
+    groups = [set(found.group(place).tolist()) for place in range(found.sizes.size)]
+    expected = [group for group in groups if group & set(chosen.tolist())]
+    assert [set(kept.group(place).tolist()) for place in range(kept.sizes.size)] == expected
+    assert kept.items.size == kept.sizes.sum() == sum(map(len, expected))
 
 
-@pytest.mark.parametrize("error", [ValueError("kaleido"), RuntimeError("no Chrome\nsecond line"), OSError()])
-def test_without_a_browser_it_says_what_a_picture_needs(
-    view: Explorer, tmp_path: Path, monkeypatch, error: Exception
-) -> None:
-    def fail(figure: go.Figure, **how: Any) -> bytes:
-        raise error
-
-    monkeypatch.setattr(go.Figure, "to_image", fail)
-    view.png.click()
-    assert "pip install kaleido" in view.message.value and "BROWSER_PATH" in view.message.value
-    assert "second line" not in view.message.value
-    assert not list((tmp_path / "exports").iterdir())
-
-
-def test_no_run_folder_no_picture(make_catalogue: Make) -> None:
-    view = Explorer(ExplorerState(make_catalogue(1, 60)))
-    view.png.click()
-    assert "no run folder" in view.message.value
+def test_titles_stay_text_and_entities_are_read(make_catalogue: Make) -> None:
+    catalogue = CodedCatalogue("x", ItemCodes([[0], [0], [1]], (2,)), [EVIL, "Bread &amp; Butter", ""])
+    explorer = Explorer(ExplorerState(catalogue))
+    html = explorer._repr_mimebundle_()
+    html = (html[0] if isinstance(html, tuple) else html)["text/html"]
+    assert "<script" not in html and catalogue.titles[1] == "Bread & Butter"
+    page = Page(explorer)
+    page.ask("start")
+    assert page.ask("search", text="butter")["hits"]["hits"][0]["go"] == {"item": 1}

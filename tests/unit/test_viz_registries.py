@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Callable
 
 import numpy as np
@@ -19,13 +17,14 @@ from genrec_lab.viz.explorer import (
     CodedCatalogue,
     ExplorerState,
     Shown,
+    answers,
     register_explorer_view,
     register_panel,
 )
 from genrec_lab.viz.explorer.widget import Explorer
 
 Make = Callable[..., CodedCatalogue]
-OURS = ("Codes", "Page", "Map", "Sharing", "Collisions", "Training", "Compare", "Beam", "Exposure")
+OURS = ("Sharing", "Collisions", "Recommender", "Exposure", "Compare", "Training", "Remedies")
 
 
 @pytest.fixture(autouse=True)
@@ -52,11 +51,19 @@ def test_a_figure_of_ones_own_is_found_by_its_name_and_no_name_is_taken_twice() 
         _ = figures.code_usge
 
 
-def parts_of(explorer: Explorer) -> list[dict[str, object]]:
-    return json.loads(explorer.canvas.parts)
+def asked(
+    explorer: Explorer, monkeypatch: pytest.MonkeyPatch, act: str, **content: object
+) -> dict[str, dict]:
+    """What the page is sent when it asks, by kind."""
+    sent: dict[str, dict] = {}
+    monkeypatch.setattr(explorer, "send", lambda one, buffers=None: sent.update({one["kind"]: one}))
+    explorer.hear({"act": act, **content})
+    return sent
 
 
-def test_a_view_of_ones_own_is_a_further_tab_that_follows_the_selection(make_catalogue: Make) -> None:
+def test_a_view_of_ones_own_is_a_further_tab_that_follows_the_selection(
+    make_catalogue: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     @register_panel("lengths")
     def lengths(state: ExplorerState) -> tuple[pl.DataFrame, str]:
         titles = state.catalogue.titles.gather(state.items())
@@ -69,47 +76,38 @@ def test_a_view_of_ones_own_is_a_further_tab_that_follows_the_selection(make_cat
         return Shown([go.Figure(bar)], ["<b>lengths"], "lengths", click=lambda code: {"prefix": (int(code),)})
 
     explorer = Explorer(ExplorerState(make_catalogue(1, 60)))
-    assert tuple(explorer.tab.options) == (*OURS, "Lengths")
-    explorer.tab.value = "Lengths"
-    words, finding, drawn = parts_of(explorer)
-    assert "&lt;b&gt;lengths" in str(words["html"]) and "genrec-finding" in str(finding["html"])
-    figure = drawn["figure"]
+    assert tuple(asked(explorer, monkeypatch, "start")["start"]["tabs"]) == (*OURS, "Lengths")
+    tab = asked(explorer, monkeypatch, "tab", name="Lengths")["tab"]
+    assert tab["said"] == ["<b>lengths"] and tab["parts"][0]["click"]
+    tab = asked(explorer, monkeypatch, "theme", dark=True)["tab"]
     dark = theme.template("dark").layout.paper_bgcolor
-    assert isinstance(figure, dict) and drawn["click"] and not drawn["lasso"]
-    explorer.dark.value = True
-    assert parts_of(explorer)[2]["figure"]["layout"]["template"]["layout"]["paper_bgcolor"] == dark  # type: ignore[index]
-    explorer.canvas._handle_custom_msg({"kind": "click", "ids": ["1"]}, [])
+    assert tab["parts"][0]["figure"]["layout"]["template"]["layout"]["paper_bgcolor"] == dark
+    asked(explorer, monkeypatch, "mark", id="1")
     assert explorer.state.selection.prefix == (1,)
-    explorer.csv.click()
-    content = base64.b64decode(explorer.export.value.split("base64,")[1].split('"')[0]).decode()
+    content = asked(explorer, monkeypatch, "csv")["download"]
     items = np.flatnonzero(explorer.state.catalogue.codes.codes[:, 0] == 1)
-    assert len(content.splitlines()) == 1 + items.size
-    explorer.python.click()
-    assert "state.panel(&#39;lengths&#39;)" in explorer.export.value
+    assert content["name"] == "lengths.csv" and len(content["text"].splitlines()) == 1 + items.size
+    assert "state.panel('lengths')" in asked(explorer, monkeypatch, "python")["code"]["text"]
 
 
-def test_a_view_that_fails_says_so_in_its_place(make_catalogue: Make) -> None:
+def test_a_view_that_fails_says_so_in_its_place(
+    make_catalogue: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     @register_explorer_view("Broken")
     def broken(state: ExplorerState) -> Shown:
         raise ZeroDivisionError("no <items>")
 
     explorer = Explorer(ExplorerState(make_catalogue(1, 60)))
-    explorer.tab.value = "Broken"
-    said = "The view &#39;Broken&#39; failed: ZeroDivisionError: no &lt;items&gt;"
-    assert said in explorer.message.value and said in str(parts_of(explorer)[0]["html"])
-    explorer.csv.click()
-    assert "has no numbers to export" in explorer.message.value
-    explorer.tab.value = "Codes"
-    assert not explorer.message.value and "figure" in parts_of(explorer)[1]
+    tab = asked(explorer, monkeypatch, "tab", name="Broken")["tab"]
+    assert tab["said"] == ["The view 'Broken' failed: ZeroDivisionError: no <items>"]
+    assert asked(explorer, monkeypatch, "tab", name="Collisions")["tab"]["parts"]
 
 
 def test_no_page_offers_to_upload_a_figure(make_catalogue: Make) -> None:
     for mode in ("light", "dark"):
         assert theme.CLOUD_BUTTON in theme.template(mode).layout.modebar.remove
-    assert (
-        figures.levels_leave(
-            np.ones(1), np.ones((2, 1)), ["a"] * 2, together=True
-        ).layout.template.layout.modebar.remove[-1]
-        == theme.CLOUD_BUTTON
-    )
-    assert Explorer(ExplorerState(make_catalogue(1, 60))).canvas.config["showSendToCloud"] is False
+    modebar = figures.levels_leave(
+        np.ones(1), np.ones((2, 1)), ["a"] * 2, together=True
+    ).layout.template.layout.modebar
+    assert modebar.remove[-1] == theme.CLOUD_BUTTON
+    assert answers.start(ExplorerState(make_catalogue(1, 60)))["config"]["showSendToCloud"] is False

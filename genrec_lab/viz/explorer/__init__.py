@@ -22,14 +22,11 @@ from genrec_lab.viz.explorer.domain_sharing import (
     pair_similarity,
 )
 from genrec_lab.viz.explorer.exports import (
-    AtlasFile,
     NamedSlice,
     SliceError,
-    atlas_frame,
     load_slice,
     save_slice,
     slice_names,
-    write_atlas,
 )
 from genrec_lab.viz.explorer.exposure import Exposure, exposure, gini, shown_counts
 from genrec_lab.viz.explorer.prefixes import Children, PrefixOrder
@@ -37,10 +34,12 @@ from genrec_lab.viz.explorer.selection import Found, Selection, parse_prefix, se
 from genrec_lab.viz.explorer.state import (
     EXPLORER_VIEWS,
     PANELS,
+    Choice,
     ExplorerState,
     Panel,
     RunRecords,
     Shown,
+    Table,
     Told,
     register_explorer_view,
     register_panel,
@@ -51,9 +50,9 @@ from genrec_lab.viz.figures.training import training_frame
 __all__ = [
     "EXPLORER_VIEWS",
     "PANELS",
-    "AtlasFile",
     "BeamTree",
     "Children",
+    "Choice",
     "Churn",
     "CodePage",
     "CodedCatalogue",
@@ -72,11 +71,11 @@ __all__ = [
     "Selection",
     "Shown",
     "SliceError",
+    "Table",
     "TitleWords",
     "Told",
     "TwoTokenizers",
     "Word",
-    "atlas_frame",
     "beam_tree",
     "churn",
     "code_page",
@@ -98,5 +97,4 @@ __all__ = [
     "shown_counts",
     "slice_names",
     "training_frame",
-    "write_atlas",
 ]

@@ -5,8 +5,9 @@ Shapes: N items, L levels, K codes of a level, d dimensions of the codebook spac
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ import polars as pl
 
 from genrec_lab.codes import ItemCodes
 from genrec_lab.viz.explorer.prefixes import PrefixOrder
-from genrec_lab.viz.explorer.similarity import unit_vectors
+from genrec_lab.viz.explorer.similarity import group_similarity, unit_vectors
 from genrec_lab.viz.explorer.words import TitleWords
 from genrec_lab.viz.text import written
 
@@ -23,6 +24,7 @@ FloatArray = npt.NDArray[np.float64]
 
 # Residuals turned to distances at once: about 100 MB at 32 dimensions.
 _ITEMS_AT_ONCE = 200_000
+_DRAWS, _LARGEST_DRAW = 40, 256
 
 
 class CodedCatalogue:
@@ -33,6 +35,8 @@ class CodedCatalogue:
     codewords: L arrays (K, d). vectors: (N, D) content vectors. images: (N,) paths or None. keys: (N,) the
     source's own ids, by which two catalogues are matched; by default the item numbers. books: how many
     codebooks stand one after another in each level: 1, or one a domain for tokenizers trained apart.
+    attributes: frame of N rows besides the titles, as brand or price. sizes_known: whether the sizes of the
+    levels were told; else no code can be called dead. alike: in words, what the vectors are.
     Raises ValueError naming what does not fit.
     """
 
@@ -49,10 +53,15 @@ class CodedCatalogue:
         images: Sequence[str | None] | None = None,
         keys: Sequence[object] | None = None,
         books: int = 1,
+        attributes: pl.DataFrame | None = None,
+        sizes_known: bool = True,
+        alike: str = "content vectors",
         seed: int = 0,
     ) -> None:
         self.name, self.codes, self.seed, self.books = name, codes, seed, books
-        self.titles = pl.Series("title", list(titles), dtype=pl.String).fill_null("")
+        self.sizes_known, self.alike, self._keys_given = sizes_known, alike, keys is not None
+        self.titles = plain(pl.Series("title", list(titles), dtype=pl.String).fill_null(""))
+        self.attributes = pl.DataFrame() if attributes is None else attributes
         counts = np.zeros(codes.n_items) if traffic is None else np.asarray(traffic)
         self.images = None if images is None else list(images)
         self.keys = list(range(codes.n_items)) if keys is None else list(keys)
@@ -60,6 +69,7 @@ class CodedCatalogue:
             ("titles", self.titles),
             ("traffic", counts),
             ("keys", self.keys),
+            ("attributes", self.attributes if self.attributes.width else None),
             ("images", self.images),
             ("residuals", residuals),
             ("vectors", vectors),
@@ -125,6 +135,62 @@ class CodedCatalogue:
         return TitleWords(self.titles.gather(self.order.items))
 
     @cached_property
+    def searched(self) -> pl.Series:
+        """What the search looks through: titles, keys and attributes that are texts, in lower case."""
+        texts = [self.titles]
+        if self._keys_given:  # item numbers are not what anybody searches a text for
+            texts.append(pl.Series([str(key) for key in self.keys], dtype=pl.String))
+        texts += [one.fill_null("") for one in self.attributes if one.dtype == pl.String]
+        frame = pl.DataFrame([text.alias(str(place)) for place, text in enumerate(texts)])
+        return frame.select(pl.concat_str(pl.all(), separator="\n").str.to_lowercase()).to_series()
+
+    @cached_property
+    def valued(self) -> dict[str, tuple[list[str], IntArray]]:
+        """By attribute that is a text: its values and (N,) which of them an item has, -1 for none."""
+        found = {}
+        for column in self.attributes:
+            if column.dtype == pl.String:
+                names, places = np.unique(column.fill_null("").to_numpy().astype(str), return_inverse=True)
+                found[column.name] = (
+                    names.tolist(),
+                    np.where(names == "", -1, np.arange(names.size))[places],
+                )
+        return found
+
+    def coherence_of(self, items: IntArray) -> float:
+        """The mean cosine similarity of all pairs of these items; NaN without vectors or for fewer than 2."""
+        if self.unit is None:
+            return float("nan")
+        return float(group_similarity(self.unit, items, np.zeros(items.size, dtype=np.int64), 1)[0])
+
+    @lru_cache(maxsize=32)  # noqa: B019 - a catalogue lives as long as its explorer
+    def coherences(self, length: int) -> FloatArray | None:
+        """By prefix of `length` codes, in their order: the coherence of its items; None without vectors."""
+        if self.unit is None:
+            return None
+        groups, count = self.order.group_numbers(length), self.order.starts[length - 1].size - 1
+        return group_similarity(self.unit, np.arange(self.n_items), groups, count)
+
+    @lru_cache(maxsize=256)  # noqa: B019
+    def chance(self, size: int) -> tuple[float, float, float]:
+        """Coherence of `size` items drawn at random: the 5th percentile, the mean over all, the 95th.
+
+        Drawn 40 times, and never more than 256 items at once, so that a larger group's range is too wide.
+        """
+        if self.unit is None:
+            return (float("nan"),) * 3
+        generator, drawn = np.random.default_rng(self.seed), min(size, _LARGEST_DRAW, self.n_items)
+        sets = [generator.choice(self.n_items, drawn, replace=False) for _ in range(_DRAWS)]
+        found = group_similarity(self.unit, np.concatenate(sets), np.repeat(np.arange(_DRAWS), drawn), _DRAWS)
+        low, high = np.quantile(found, [0.05, 0.95])
+        return float(low), self.coherence, float(high)
+
+    @cached_property
+    def coherence(self) -> float:
+        """The mean cosine similarity of all pairs of items: what chance gives; NaN without vectors."""
+        return self.coherence_of(np.arange(self.n_items))
+
+    @cached_property
     def phrases(self) -> TitleWords:
         """The pairs of neighbouring words of the titles, in the order of the codes."""
         return TitleWords(self.titles.gather(self.order.items), length=2)
@@ -133,11 +199,6 @@ class CodedCatalogue:
     def unit(self) -> npt.NDArray[np.float32] | None:
         """(N, D) the content vectors scaled to length 1, or None where they are not known."""
         return None if self.vectors is None else unit_vectors(self.vectors)
-
-    @cached_property
-    def lower_titles(self) -> pl.Series:
-        """The titles in lower case, for the search."""
-        return self.titles.str.to_lowercase()
 
     @cached_property
     def norms(self) -> npt.NDArray[np.float32] | None:
@@ -165,9 +226,19 @@ class CodedCatalogue:
 
     def prepare(self) -> CodedCatalogue:
         """Do at once what would make the first answers slow: the order, the words, distances and norms."""
-        _ = self.order, self.words, self.lower_titles, self.norms, self.distances, self.by_popularity
+        _ = (
+            self.order,
+            self.words,
+            self.phrases,
+            self.searched,
+            self.norms,
+            self.distances,
+            self.by_popularity,
+        )
+        _ = self.coherence
         for level in range(self.levels):
             self.order.with_code(level, 0)
+            self.coherences(level + 1)
         return self
 
     def domain_number(self, domain: str | None) -> int | None:
@@ -192,3 +263,10 @@ class CodedCatalogue:
             "image": pl.Series(images, dtype=pl.String),
         }
         return pl.DataFrame(columns)
+
+
+def plain(texts: pl.Series) -> pl.Series:
+    """Texts with `&amp;` and its like, which shops leave in titles, turned to the signs that they mean."""
+    if not texts.str.contains("&", literal=True).any():
+        return texts
+    return texts.map_elements(html.unescape, return_dtype=pl.String)

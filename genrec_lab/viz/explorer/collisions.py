@@ -61,6 +61,19 @@ class Collisions:
             raise ValueError(f"group {place}: there are {self.sizes.size} ambiguous identifiers, from 0")
         return np.sort(self.items[self.starts[place] : self.starts[place] + self.sizes[place]])
 
+    def among(self, items: IntArray) -> Collisions:
+        """Return the groups of which at least one of these items is a member."""
+        by_start = np.argsort(self.starts)
+        group = np.repeat(by_start, self.sizes[by_start])
+        kept = np.zeros(self.sizes.size, dtype=bool)
+        kept[group[np.isin(self.items, items)]] = True
+        sizes = np.where(kept, self.sizes, 0)[by_start]
+        starts = np.empty_like(self.starts)
+        starts[by_start] = np.cumsum(sizes) - sizes
+        return Collisions(
+            self.catalogue, self.prefix, starts[kept], self.sizes[kept], self.items[kept[group]]
+        )
+
     def frame(self, most: int | None = None) -> pl.DataFrame:
         """One row an identifier: `identifier`, `domain`, `items`, `interactions`, `first_title`."""
         kept = slice(None) if most is None else slice(most)

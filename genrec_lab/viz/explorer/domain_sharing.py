@@ -70,16 +70,19 @@ class LevelSharing:
         return pl.DataFrame(columns)
 
 
-def level_sharing(catalogue: CodedCatalogue, level: int) -> LevelSharing:
-    """Who uses the codes of a level (0-based), under any prefix; raises ValueError for no such level."""
+def level_sharing(catalogue: CodedCatalogue, level: int, among: IntArray | None = None) -> LevelSharing:
+    """Who uses the codes of a level (0-based), under any prefix; raises ValueError for no such level.
+
+    among: the items that count, all by default.
+    """
     sizes = catalogue.codes.sizes
     if not 0 <= level < len(sizes):
         raise ValueError(f"level: {level}, expected 0..{len(sizes) - 1}")
-    n_domains, order = len(catalogue.domains), catalogue.order
-    cells = order.domain_index.astype(np.int64) * sizes[level] + order.columns[level]
+    n_domains, chosen = len(catalogue.domains), slice(None) if among is None else among
+    cells = catalogue.codes.domain_index[chosen] * sizes[level] + catalogue.codes.codes[chosen, level]
     items = np.bincount(cells, minlength=n_domains * sizes[level]).reshape(n_domains, sizes[level])
     of_domain, of_code = items.sum(axis=1), items.sum(axis=0)
-    expected = of_domain[:, None] * of_code[None, :] / items.sum()
+    expected = of_domain[:, None] * of_code[None, :] / max(int(items.sum()), 1)
     with np.errstate(invalid="ignore"):
         lift = items / np.where(expected > 0, expected, np.nan)
     used_by = np.bincount((items > 0).sum(axis=0), minlength=n_domains + 1)

@@ -1,129 +1,42 @@
-"""What leaves the explorer: links with CSV, pictures, a file for embedding-atlas, and named slices of items.
-
-embedding-atlas (apple.github.io/embedding-atlas) reads parquet, takes columns of precomputed coordinates by
-`--x` and `--y`, the text that it searches by `--text`, and all other columns to colour and filter by.
-"""
+"""What leaves the explorer: named slices of items, and run files that change a setting."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
-import plotly.graph_objects as go
-import polars as pl
+import yaml
 
 from genrec_lab.data.whole_files import whole_file
-from genrec_lab.viz.explorer.catalogue import CodedCatalogue
-from genrec_lab.viz.projection import Projection
-from genrec_lab.viz.text import written
 
 EXPORTS = Path("exports")
 """Where in a run's folder the explorer writes files."""
-ATLAS_FILE = EXPORTS / "embedding_atlas.parquet"
-"""Where it writes the file for embedding-atlas."""
 SLICES = "slices"
 """Where it keeps named slices."""
 
-_PIXELS_A_POINT = 2  # sharp on today's screens and in print
 _FORMAT = "genrec_lab.slice.1"
 _LONGEST_NAME = 200
 _LONGEST_FILE_NAME = 60
 
 
-def write_png(figures: Sequence[go.Figure], folder: Path, name: str) -> list[Path]:
-    """Draw figures as `<name>_1.png`, … in a folder, and return the files.
-
-    Raises ValueError where no browser is there to draw them, or kaleido is not installed; it says what helps.
-    """
+def write_variant(run: Mapping[str, Any], setting: str, value: Any, folder: Path) -> Path:
+    """Write the run file of a run with one setting changed, under a name of its own; returns the file."""
+    short = f"{setting.rsplit('.', 1)[-1]}-{value}".replace("_", "-").lower()
+    name = f"{run['run']}-{short}"
+    changed = {**run, "run": name, "overrides": {**(run.get("overrides") or {}), setting: value}}
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"{name}_{place}.png" for place in range(1, len(figures) + 1)]
-    for figure, file in zip(figures, files, strict=True):
-        try:
-            # Drawn first and written then, so that a browser that fails leaves no half file.
-            drawn = figure.to_image(format="png", scale=_PIXELS_A_POINT)
-        except (ValueError, RuntimeError, OSError) as error:
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ValueError(
-                f"No picture: {first} It needs kaleido (pip install kaleido) and Chrome or Chromium, on the "
-                "path or named by BROWSER_PATH. The camera above a figure saves what this browser drew."
-            ) from error
-        file.write_bytes(drawn)
-    return files
-
-
-@dataclass(frozen=True)
-class AtlasFile:
-    """What was written. items: rows; mapped: those of them with coordinates."""
-
-    file: Path
-    items: int
-    mapped: int
-
-    @property
-    def command(self) -> str:
-        """The shell line that opens the file; without coordinates embedding-atlas computes its own."""
-        places = " --x x --y y" if self.mapped else ""
-        return f"embedding-atlas {shlex.quote(str(self.file))} --text title{places}"
-
-
-def atlas_frame(
-    catalogue: CodedCatalogue, maps: Mapping[str, Projection] | None = None, level: int = 0, length: int = 1
-) -> pl.DataFrame:
-    """One row an item, in the order of the items.
-
-    Columns `id` (item number), `key` (the source's own), `domain, title, codes` ("12 › 4 › 7"), `prefix` (its
-    first `length` codes), `code_1` … `code_L`, `interactions`, `picture` (path or null). maps: projections of
-    the residuals; the first gives `x, y` at `level` (0-based), float32, null for items that it left out;
-    without maps there are no such columns. Raises ValueError for a level or length that there is not.
-    """
-    levels = catalogue.levels
-    if not 0 <= level < levels or not 1 <= length <= levels:
-        raise ValueError(f"level: {level} and length: {length}, expected 0..{levels - 1} and 1..{levels}")
-    codes = catalogue.codes.codes
-    cards = catalogue.cards(np.arange(catalogue.n_items))
-    columns = {
-        "id": cards["item"],
-        "key": pl.Series([str(key) for key in catalogue.keys], dtype=pl.String),
-        "domain": cards["domain"],
-        "title": cards["title"],
-        "codes": cards["codes"],
-        "prefix": pl.Series([written(row) for row in codes[:, :length].tolist()], dtype=pl.String),
-        **{f"code_{place + 1}": pl.Series(codes[:, place]) for place in range(levels)},
-        "interactions": cards["interactions"],
-        "picture": cards["image"],
-    }
-    frame = pl.DataFrame(columns)
-    projection = next(iter(maps.values()), None) if maps else None
-    if projection is None or level >= projection.coordinates.shape[1]:
-        return frame
-    points = projection.coordinates[:, level].astype(np.float32)
-    placed = pl.DataFrame({"id": projection.items.astype(np.int64), "x": points[:, 0], "y": points[:, 1]})
-    return frame.join(placed, on="id", how="left", maintain_order="left")
-
-
-def write_atlas(
-    catalogue: CodedCatalogue,
-    file: str | os.PathLike[str],
-    maps: Mapping[str, Projection] | None = None,
-    level: int = 0,
-    length: int = 1,
-) -> AtlasFile:
-    """Write `atlas_frame` as parquet, in place of what is there; a killed export leaves the old file."""
-    path = Path(file)
-    frame = atlas_frame(catalogue, maps, level, length)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as partial:
-        frame.write_parquet(partial)
-    mapped = frame.height - frame["x"].null_count() if "x" in frame.columns else 0
-    return AtlasFile(path, frame.height, mapped)
+    file = folder / f"{name}.yaml"
+    with whole_file(file) as partial:
+        text = yaml.safe_dump(changed, sort_keys=False, allow_unicode=True)
+        partial.write_text(f"# {run['run']} with {setting} = {value}\n{text}", encoding="utf-8")
+    return file
 
 
 class SliceError(ValueError):

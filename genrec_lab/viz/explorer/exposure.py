@@ -5,7 +5,7 @@ Shapes: N items, U users with K recommended items each, C codes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,31 +16,29 @@ import polars as pl
 
 from genrec_lab.viz import theme
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
-from genrec_lab.viz.explorer.sentences import exposure_title, tail_exposure_title
-from genrec_lab.viz.layout import Panels, numbered_axis, one_panel, panels
-from genrec_lab.viz.text import code_label, counted, listed, noted, percent, written
+from genrec_lab.viz.explorer.sentences import tail_exposure_title
+from genrec_lab.viz.layout import numbered_axis, panels
+from genrec_lab.viz.text import counted, listed, noted, percent
 
 IntArray = npt.NDArray[np.int64]
 
 # Where the groups of popularity end, as shares of the items from the most to the least popular.
 _BORDERS = (0.05, 0.2, 0.5, 1.0)
 _NAMES = ("head: first 5 %", "5 to 20 %", "20 to 50 %", "tail: last 50 %")
-_NAMED_CODES = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Exposure:
-    """How recommendations spread over the items of a prefix, or of the whole catalogue.
+    """How recommendations spread over some items, or over the whole catalogue.
 
     shown: (N,) how often each item is recommended. by_code: frame `code, items, catalogue_share, shown,
-    recommendation_share, traffic_share, ratio` of the codes of the next level that items of the prefix have;
+    recommendation_share, traffic_share, ratio` of the codes of a level that these items have;
     ratio is recommendation over catalogue share. groups: frame `group, items, catalogue_share,
     traffic_share, recommendation_share`, items by popularity. gini: of the recommendations over the items, 0
     where all are shown alike. traffic_gini: of the interactions. coverage: share of items shown at all.
     """
 
     level: int
-    prefix: tuple[int, ...]
     shown: IntArray
     by_code: pl.DataFrame
     groups: pl.DataFrame
@@ -60,29 +58,21 @@ def shown_counts(recommended: npt.ArrayLike, n_items: int) -> IntArray:
 
 
 def exposure(
-    catalogue: CodedCatalogue, shown: npt.ArrayLike, prefix: tuple[int, ...] = (), domain: str | None = None
+    catalogue: CodedCatalogue, shown: npt.ArrayLike, items: IntArray | None = None, level: int = 0
 ) -> Exposure:
-    """Compare recommendations with the catalogue below a prefix, and in one domain where named.
+    """Compare recommendations with the catalogue by the codes of a level (0-based), among some items or all.
 
-    shown: (N,) as `shown_counts` gives it. Shares are of what lies below the prefix. For a whole identifier
-    the one code that is compared is its own last.
+    shown: (N,) as `shown_counts` gives it. Shares are of what falls on these items.
     """
     counts = np.asarray(shown, dtype=np.int64)
     if counts.shape != (catalogue.n_items,):
         raise ValueError(f"shown: shape {counts.shape}, expected ({catalogue.n_items},), one count an item")
-    order, number = catalogue.order, catalogue.domain_number(domain)
-    low, high = order.span(prefix)
-    places = np.arange(low, high)
-    if number is not None:
-        places = places[order.domain_index[low:high] == number]
-    items = order.items[places]
-    level = min(len(prefix), catalogue.levels - 1)
+    items = catalogue.order.items if items is None else items
     recommended, traffic = counts[items], catalogue.traffic[items]
     return Exposure(
         level,
-        tuple(prefix),
         counts,
-        _by_code(order.columns[level][places], recommended, traffic, catalogue.codes.sizes[level]),
+        _by_code(catalogue.codes.codes[items, level], recommended, traffic, catalogue.codes.sizes[level]),
         _by_popularity(catalogue, items, counts),
         gini(recommended),
         gini(traffic),
@@ -109,7 +99,7 @@ def gini(counts: npt.ArrayLike) -> float:
     return float((weights * levels).sum() / (size * total))
 
 
-def _by_code(codes: npt.NDArray[np.int32], shown: IntArray, traffic: IntArray, size: int) -> pl.DataFrame:
+def _by_code(codes: IntArray, shown: IntArray, traffic: IntArray, size: int) -> pl.DataFrame:
     items = np.bincount(codes, minlength=size)
     recommended = np.bincount(codes, weights=shown, minlength=size)
     interactions = np.bincount(codes, weights=traffic, minlength=size)
@@ -144,52 +134,6 @@ def _by_popularity(catalogue: CodedCatalogue, items: IntArray, counts: IntArray)
 def _shares(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     total = float(values.sum())
     return values / total if total > 0 else np.zeros(len(values))
-
-
-def exposure_by_code(
-    found: Exposure,
-    labels: Mapping[int, Sequence[str]] | None = None,
-    *,
-    method: str = "",
-    seed: int | None = None,
-) -> go.Figure:
-    """A code's share of the recommendations over its share of the items; above the line it is shown more.
-
-    labels: by code, the words that describe it. The codes farthest from the line are named.
-    """
-    table = found.by_code
-    x, y = 100 * table["catalogue_share"].to_numpy(), 100 * table["recommendation_share"].to_numpy()
-    names = [code_label(code, (labels or {}).get(code, ()), 34) for code in table["code"].to_list()]
-    above = y > x
-    made = one_panel(360)
-    widest, highest = max(float(x.max(initial=0)), 1e-9), max(float(y.max(initial=0)), 1e-9)
-    most = 1.08 * max(widest, highest)
-    made.points(
-        0,
-        [0, most],
-        [0, most],
-        "shown as often as it is large",
-        "",
-        {},
-        mode="lines",
-        line={"color": theme.REFERENCE, "width": 1.5, "dash": "dash"},
-        hoverinfo="skip",
-    )
-    for name, chosen, colour, symbol in (
-        ("shown more", above, theme.ACCENT, "triangle-up"),
-        ("shown less", ~above, theme.PALETTE[1], "triangle-down"),
-    ):
-        marker = {"symbol": symbol, "size": 9, "color": colour, "opacity": 0.85}
-        hover = "%{customdata}: %{y:.2f} % of recommendations, %{x:.2f} % of items<extra></extra>"
-        custom = [names[place] for place in np.flatnonzero(chosen)]
-        made.points(0, x[chosen], y[chosen], name, hover, marker, customdata=custom)
-    _name_outliers(made, x, y, names)
-    made.x(title="share of the items", ticksuffix=" %", range=[0, 1.12 * widest])
-    made.y(title="share of the recommendations", ticksuffix=" %", range=[0, most])
-    where = f"below {written(found.prefix)}" if found.prefix else f"of level {found.level + 1}"
-    note = f"{counted(table.height, 'used code')} {where}, {counted(found.recommendations, 'recommendation')}"
-    note += f" of {listed([method])}" if method else ""
-    return made.finish(exposure_title(found), noted(note, seed=seed), showlegend=True)
 
 
 def exposure_by_popularity(found: Mapping[str, Exposure], *, seed: int | None = None) -> go.Figure:
@@ -229,21 +173,3 @@ def exposure_by_popularity(found: Mapping[str, Exposure], *, seed: int | None = 
     title = tail_exposure_title(tails, int(sizes[-1]), int(sizes.sum()))
     layout = {"barmode": "group", "showlegend": True, "bargap": 0.2}
     return made.finish(title, note, **layout)
-
-
-def _name_outliers(
-    made: Panels, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], names: Sequence[str]
-) -> None:
-    """Names of the codes farthest above and below the line, those that do not cover one already named."""
-    taken: list[tuple[float, float]] = []
-    wide, high = max(float(x.max(initial=0)), 1e-9), max(float(y.max(initial=0)), 1e-9)
-    for place in np.argsort(-np.abs(y - x), kind="stable").tolist():
-        if len(taken) == _NAMED_CODES or y[place] == x[place]:
-            return
-        spot = (x[place] / wide, y[place] / high)
-        if any(abs(spot[1] - other[1]) < 0.06 and abs(spot[0] - other[0]) < 0.35 for other in taken):
-            continue
-        taken.append(spot)
-        side = {"xanchor": "right", "xshift": -8} if spot[0] > 0.6 else {"xanchor": "left", "xshift": 8}
-        at = {"x": x[place], "y": y[place], "text": names[place]}
-        made.figure.add_annotation(**at, **side, showarrow=False, font={"size": 11})

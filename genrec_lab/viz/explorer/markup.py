@@ -1,7 +1,8 @@
-"""The explorer's page: scripts, style sheet and pieces of HTML, from the files in `static`."""
+"""The explorer's page: its scripts, style sheet and HTML, from the files in `static`."""
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,24 +10,30 @@ from jinja2 import Environment, FileSystemLoader
 
 from genrec_lab.viz import theme
 
-ROOT = "genrec-explorer"
 _STATIC = Path(__file__).with_name("static")
 _PAGES = Environment(loader=FileSystemLoader(_STATIC), autoescape=True)
-
-_PIECES = _PAGES.get_template("markup.html").module
-
-
-def piece(name: str, *values: Any) -> str:
-    """Return a piece of HTML by the name of its macro in markup.html, the values escaped."""
-    return str(getattr(_PIECES, name)(*values))
+_SCRIPTS = ("shared.js", "grid.js", "map.js", "page.js", "plots.js", "screen.js")
 
 
+def page(template: str, **values: Any) -> str:
+    """Return a page of `static` with these values put in, escaped."""
+    return _PAGES.get_template(template).render(**values)
+
+
+@cache
 def style_sheet() -> str:
-    """Return the style sheet in its element, with the colours of the figures' themes."""
-    modes = {mode: theme.page_colours(mode) for mode in ("light", "dark")}
-    return f"<style>{_PAGES.get_template('explorer.css').render(modes=modes)}</style>"
+    """Return the style sheet with the colours of the figures' themes."""
+    return page("explorer.css", modes={mode: theme.page_colours(mode) for mode in ("light", "dark")})
 
 
-def script(name: str) -> str:
-    """Return a script of `static`."""
-    return (_STATIC / name).read_text(encoding="utf-8")
+@cache
+def shell() -> str:
+    """Return the HTML of the screen, without data."""
+    return (_STATIC / "shell.html").read_text(encoding="utf-8")
+
+
+@cache
+def script(*more: str) -> str:
+    """Return the screen's scripts as one module, others of `static` after them."""
+    files = [(_STATIC / name).read_text(encoding="utf-8") for name in (*_SCRIPTS, *more)]
+    return "\n".join([*files, "export default {render};"])

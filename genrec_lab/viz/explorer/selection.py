@@ -18,6 +18,7 @@ ALL = "All"
 _MOST_SEARCHED = 1_000
 # "12", "12 4", "12 › 4 › *", "12, 4", "12.4", "12-4": codes with something between them, stars at the end.
 _BETWEEN = r"(?:\s*[›>/,.·\-]\s*|\s+)"
+_ANYWHERE = re.compile(r"\s*((?:\*[\s›>/,.·\-]*)+)(\d{1,9})\s*")
 _CODES = re.compile(rf"\s*(?:{ALL}{_BETWEEN})?\d{{1,9}}(?:{_BETWEEN}\d{{1,9}})*(?:{_BETWEEN}\*)*\s*")
 
 
@@ -26,13 +27,16 @@ class Selection:
     """What every view follows: a prefix, the level looked at, one domain or all, and an item or none.
 
     prefix: codes from level 0 on; empty is the whole catalogue. level: 0-based, which level the map and the
-    code page are about.
+    code page are about. everywhere: a level (0-based) and a code of it, under any prefix. lasso: gathered
+    items, ascending, or None; only these count.
     """
 
     prefix: tuple[int, ...] = ()
     level: int = 0
     domain: str | None = None
     item: int | None = None
+    everywhere: tuple[int, int] | None = None
+    lasso: tuple[int, ...] | None = None
 
 
 def checked(selection: Selection, catalogue: CodedCatalogue) -> Selection:
@@ -51,6 +55,17 @@ def checked(selection: Selection, catalogue: CodedCatalogue) -> Selection:
     if not 0 <= selection.level < catalogue.levels:
         raise ValueError(f"level: {selection.level}, expected 0..{catalogue.levels - 1}")
     catalogue.domain_number(selection.domain)
+    if selection.everywhere is not None:
+        level, code = selection.everywhere
+        if prefix or not 0 <= level < catalogue.levels or not 0 <= code < catalogue.codes.sizes[level]:
+            raise ValueError(
+                f"everywhere: level {level} and code {code} with prefix {list(prefix)}, expected a level of "
+                f"0..{catalogue.levels - 1}, one of its codes and no prefix"
+            )
+    if selection.lasso and not (selection.lasso[0] >= 0 and selection.lasso[-1] < catalogue.n_items):
+        raise ValueError(
+            f"lasso: items {selection.lasso[0]}..{selection.lasso[-1]}, expected 0..{catalogue.n_items - 1}"
+        )
     if selection.item is not None and not 0 <= selection.item < catalogue.n_items:
         raise ValueError(f"item: {selection.item}, expected 0..{catalogue.n_items - 1} or None")
     return replace(selection, prefix=prefix)
@@ -60,13 +75,21 @@ def moved(selection: Selection, catalogue: CodedCatalogue, **changes: Any) -> Se
     """The selection with some fields changed, the others kept in step with them.
 
     A new prefix takes the level to that of its children and drops an item that is not below it; a new item
-    without a prefix takes its own whole identifier. Raises as `checked` does, TypeError for unknown fields.
+    without a prefix takes its own whole identifier and keeps the level. A code everywhere and a prefix
+    replace each other. Raises as `checked` does, TypeError for unknown fields.
     """
+    if changes.get("everywhere") is not None:
+        changes = {"prefix": (), "level": changes["everywhere"][0], "item": None} | changes
+    elif "prefix" in changes or changes.get("item") is not None:
+        changes = {"everywhere": None} | changes
     new = replace(selection, **changes)
     if "item" in changes and "prefix" not in changes and new.item is not None:
-        new = checked(new, catalogue)
+        new = checked(replace(new, prefix=()), catalogue)
         own = tuple(catalogue.codes.codes[new.item].tolist())
-        new, changes = replace(new, prefix=own), changes | {"prefix": own}
+        changes = {"level": new.level} | changes | {"prefix": own}
+        new = replace(new, prefix=own)
+    if new.item is not None and new.lasso is not None and new.item not in new.lasso:
+        new = replace(new, lasso=None) if "item" in changes else new
     if "prefix" in changes and "level" not in changes:
         new = replace(new, level=min(len(new.prefix), catalogue.levels - 1))
     new = checked(new, catalogue)
@@ -82,6 +105,9 @@ def breadcrumb(selection: Selection, levels: int) -> list[tuple[str, tuple[int, 
 
     For the prefix 12, 4 of three levels: All, 12, 4, and "*" for what is still open.
     """
+    if selection.everywhere is not None:
+        level, code = selection.everywhere
+        return [(ALL, ()), *[("*", ())] * level, (str(code), ())]
     steps: list[tuple[str, tuple[int, ...]]] = [(ALL, ())]
     steps += [(str(code), selection.prefix[: place + 1]) for place, code in enumerate(selection.prefix)]
     return steps if len(selection.prefix) == levels else [*steps, ("*", selection.prefix)]
@@ -97,11 +123,21 @@ def parse_prefix(text: str, sizes: Sequence[int]) -> tuple[int, ...] | None:
     return codes
 
 
+def parse_anywhere(text: str, sizes: Sequence[int]) -> tuple[int, int] | None:
+    """The level (0-based) and code that a text as "* 240" or "* › * › 7" writes, or None."""
+    found = _ANYWHERE.fullmatch(text)
+    if found is None:
+        return None
+    level, code = found[1].count("*"), int(found[2])
+    return (level, code) if level < len(sizes) and code < sizes[level] else None
+
+
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What a search found: a prefix if the text writes one, and items whose titles hold the text.
+    """What a search found: a prefix if the text writes one, and items whose texts hold it.
 
-    prefix_items: items below the prefix. items: the first of the `total` hits, most popular first.
+    prefix_items: items below the prefix, or with the code everywhere. items: the first of the `total` hits,
+    most popular first.
     """
 
     text: str
@@ -109,20 +145,25 @@ class Found:
     prefix_items: int
     items: npt.NDArray[np.int64]
     total: int
+    everywhere: tuple[int, int] | None = None
 
     def __str__(self) -> str:
         if not self.text:
             return "Type a part of a title, or codes as 12 › 4."
         titles = f"{self.total:,} {'title holds' if self.total == 1 else 'titles hold'} “{self.text}”"
+        if self.everywhere is not None:
+            level, code = self.everywhere
+            return f"Code {code} of level {level + 1}, under any prefix: {self.prefix_items:,} items."
         if self.prefix is None:
             return f"{titles}." if self.total else f"No title holds “{self.text}”."
         return f"{written(self.prefix)}: {self.prefix_items:,} items below. {titles}."
 
 
 def search(catalogue: CodedCatalogue, text: str, most: int = 20, domain: str | None = None) -> Found:
-    """Find a prefix by its codes and items by a part of their titles, upper and lower case alike.
+    """Find a prefix or code by its numbers and items by a part of their title, key or attributes.
 
-    The text is taken as it stands: signs of regular expressions and of HTML have no meaning. Only its first
+    Upper and lower case are alike. The text is taken as it stands: signs of regular expressions and of HTML
+    have no meaning. Only its first
     1,000 characters are looked for. Hits come by traffic, equal ones by index.
     """
     wanted = text.strip()[:_MOST_SEARCHED]
@@ -130,13 +171,17 @@ def search(catalogue: CodedCatalogue, text: str, most: int = 20, domain: str | N
     if not wanted:
         return Found("", None, 0, np.zeros(0, dtype=np.int64), 0)
     prefix = parse_prefix(wanted, catalogue.codes.sizes)
+    everywhere = parse_anywhere(wanted, catalogue.codes.sizes)
     # Lowered by the same rules as the titles were; Python and polars differ for a few letters.
     lowered = pl.Series([wanted]).str.to_lowercase()[0]
-    hits = catalogue.lower_titles.str.contains(lowered, literal=True).to_numpy()
+    hits = catalogue.searched.str.contains(lowered, literal=True).to_numpy()
     places = np.flatnonzero(hits if number is None else hits & (catalogue.codes.domain_index == number))
     best = largest(catalogue.traffic[places], most)
-    below = 0 if prefix is None else catalogue.order.members(prefix, number).size
-    return Found(wanted, prefix, below, places[best], places.size)
+    if everywhere is not None:
+        below = catalogue.order.with_code(*everywhere).size
+    else:
+        below = 0 if prefix is None else catalogue.order.members(prefix, number).size
+    return Found(wanted, prefix, below, places[best], places.size, everywhere)
 
 
 def largest(values: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,9 +31,18 @@ from genrec_lab.viz.explorer.domain_sharing import (
     level_sharing,
     pair_similarity,
 )
-from genrec_lab.viz.explorer.exports import NamedSlice, load_slice, named_slice, save_slice, slice_names
+from genrec_lab.viz.explorer.exports import (
+    EXPORTS,
+    NamedSlice,
+    load_slice,
+    named_slice,
+    save_slice,
+    slice_names,
+    write_variant,
+)
 from genrec_lab.viz.explorer.exposure import Exposure, exposure, shown_counts
 from genrec_lab.viz.explorer.prefixes import Children
+from genrec_lab.viz.explorer.remedies import REMEDIES
 from genrec_lab.viz.explorer.selection import Found, Selection, breadcrumb, moved, search
 from genrec_lab.viz.figures.training import training_frame
 from genrec_lab.viz.projection import Projection
@@ -59,8 +69,11 @@ class RunRecords:
     """What a run has besides the codes; everything may be missing.
 
     epochs: the tokenizer's epoch records by scope, sizes: codes a level in one scope. neighbours: frame of
-    `neighbour_code_overlap`. recommended: by method, the lists (U, K). folder: where slices are kept.
-    decode: what the tokenizer's decoders make of a prefix, where it has such.
+    `neighbour_code_overlap`. recommended: by method, the lists (U, K). users: their `domain, history,
+    target`, a row a list. snapshots: codes (N, L) by the epoch at which the tokenizer gave them. folder:
+    where slices are kept. decode: what the tokenizer's decoders make of a prefix, where it has such.
+    settings: of the tokenizer, by the key that a run file has for it. others: finds, by run of these
+    data, its settings and measures. run: the parameters of the run, as a run file has them.
     """
 
     epochs: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
@@ -69,6 +82,11 @@ class RunRecords:
     recommended: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
     folder: Path | None = None
     decode: Callable[[tuple[int, ...]], Told] | None = None
+    users: pl.DataFrame | None = None
+    snapshots: Mapping[int, IntArray] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    others: Callable[[], Mapping[str, tuple[Mapping[str, Any], Mapping[str, float]]]] = dict
+    run: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,15 +109,39 @@ class Panel:
         return path
 
 
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A table whose rows select something.
+
+    go: a row each, the fields of the selection that a click on it sets, None for nothing. title and note
+    stand above it. shares, bars: columns shown as percentages, and with a bar behind their number.
+    """
+
+    frame: pl.DataFrame
+    go: Sequence[dict[str, Any] | None] = ()
+    title: str = ""
+    note: str = ""
+    shares: Sequence[str] = ()
+    bars: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A list of which one value is chosen: its name, what is written and meant, and what stands chosen."""
+
+    name: str
+    values: Sequence[tuple[str, str]]
+    value: str
+
+
 @dataclass(frozen=True)
 class Shown:
     """What a view shows of a selection.
 
-    figures: plotly figures, a table among them is written as HTML. said: lines of plain text. panel, options:
-    the numbers behind it, by the name of a panel, for the buttons below. click: from the id of what was
-    clicked on (a trace's `ids`) to the fields of the selection that it changes. lasso: whether the ids are
-    items, which a lasso may gather. beside: items to show as cards instead of those of the selection, with
-    their name.
+    figures: plotly figures, their titles are written above them. tables: below the figures. said: lines of
+    plain text. choices: lists above them; what is chosen is in `state.choices`. panel, options: the numbers
+    behind it, by the name of a panel, for the buttons. click: from the id of what was clicked on in a figure
+    (a trace's `ids`) to the fields of the selection that it changes. beside: items to show as cards.
     """
 
     figures: Sequence[go.Figure] = ()
@@ -107,13 +149,14 @@ class Shown:
     panel: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     click: Callable[[str], dict[str, Any]] | None = None
-    lasso: bool = False
-    beside: tuple[str, IntArray] | None = None
+    tables: Sequence[Table] = ()
+    choices: Sequence[Choice] = ()
+    beside: tuple[str, Sequence[tuple[int, str]]] | None = None
 
 
 T = TypeVar("T")
 _HERE = "genrec_lab.viz.explorer"
-_VIEWS = ("Codes", "Page", "Map", "Sharing", "Collisions", "Training", "Compare", "Beam", "Exposure")
+_VIEWS = ("Sharing", "Collisions", "Recommender", "Exposure", "Compare", "Training", "Remedies")
 _PANELS = (
     *("children", "items", "page", "words", "sharing", "pairs", "neighbours", "collisions", "distances"),
     *("policies", "training", "matching", "changes", "beam", "exposure", "popularity"),
@@ -150,8 +193,9 @@ class ExplorerState:
     """One selection over a catalogue, and what every view says about it; a second catalogue to compare with.
 
     source: Python lines that make this state again under the name `state`, for the exports. maps: projections
-    of the residuals by name. group: which ambiguous identifier is looked at, by its place in the order of
-    size. beam: the search for a user that was last watched.
+    of the residuals by name, or functions that make one when it is first looked at. choices: what is chosen
+    in the views' lists. watchable: methods whose beam the watcher can search. beam: the search for a user
+    that was last watched.
     """
 
     def __init__(
@@ -165,14 +209,17 @@ class ExplorerState:
         self.catalogue, self.source = catalogue.prepare(), source
         self.records = records or RunRecords()
         self.two = None if other is None else TwoTokenizers(catalogue, other.prepare())
-        self.maps: dict[str, Projection] = {}
-        self.group = 0
+        self.maps: dict[str, Projection | Callable[[], Projection]] = {}
+        self.choices: dict[str, str] = {}
+        self.watcher: Callable[[str, int], tuple[BeamTree, str]] | None = None
+        self.watchable: tuple[str, ...] = tuple(self.records.recommended)
         self.beam: BeamTree | None = None
         self.beam_source = ""
         self._steps, self._place = [Selection()], 0
         self._watchers: list[Callable[[Selection], None]] = []
         self._shown: dict[str, IntArray] = {}
         self._labels = lru_cache(_LABELS_KEPT)(self._find_labels)
+        self._words_of = lru_cache(_LABELS_KEPT)(self._find_words)
         self._told_of = lru_cache(_LABELS_KEPT)(self._decode)
         _ = self.health  # shown at once, and the slowest number of all
 
@@ -216,6 +263,11 @@ class ExplorerState:
         """Go forward one step, if there is one."""
         return self._go(min(self._place + 1, len(self._steps) - 1), changed=self.can_go_forward)
 
+    def look(self, selection: Selection) -> Selection:
+        """Select without a step in the history, and tell nobody; returns what was selected."""
+        before, self._steps[self._place] = self.selection, selection
+        return before
+
     def breadcrumb(self) -> list[tuple[str, tuple[int, ...]]]:
         """Return what the path shows, and the prefix that each part of it selects."""
         return breadcrumb(self.selection, self.catalogue.levels)
@@ -225,8 +277,19 @@ class ExplorerState:
         return search(self.catalogue, text, most, self.selection.domain)
 
     def items(self) -> IntArray:
-        """Return the items below the selected prefix in the selected domain, in the order of their codes."""
-        return self.catalogue.order.members(self.selection.prefix, self._domain)
+        """Return the selected items in the order of their codes: all that prefix, domain and lasso leave."""
+        selected, order = self.selection, self.catalogue.order
+        if selected.everywhere is None:
+            items = order.members(selected.prefix, self._domain)
+        else:
+            items = order.items[order.with_code(*selected.everywhere)]
+            if self._domain is not None:
+                items = items[self.catalogue.codes.domain_index[items] == self._domain]
+        if selected.lasso is not None:
+            gathered = np.zeros(self.catalogue.n_items, dtype=bool)
+            gathered[list(selected.lasso)] = True
+            items = items[gathered[items]]
+        return items
 
     # --- the views
 
@@ -235,6 +298,19 @@ class ExplorerState:
         """Use of each level and collisions of the whole catalogue, whatever is selected."""
         codes = self.catalogue.codes
         return code_health(codes.codes, codes.sizes, codes.domains)
+
+    @cached_property
+    def ambiguous(self) -> npt.NDArray[np.bool_]:
+        """(N,) whether another item of the same domain has the same codes."""
+        found = np.zeros(self.catalogue.n_items, dtype=bool)
+        found[collisions(self.catalogue).items] = True
+        return found
+
+    @cached_property
+    def changed(self) -> npt.NDArray[np.float64]:
+        """(N, L) at which share of the kept epochs an item's code differed from the one kept before."""
+        kept = list(self.records.snapshots.values())
+        return np.mean([before != after for before, after in pairwise(kept)], axis=0)
 
     def children(self) -> Children | None:
         """Return the codes that may follow the selected prefix; None where it is a whole identifier."""
@@ -259,6 +335,31 @@ class ExplorerState:
             return None
         return code_page(self.catalogue, len(prefix) - 1, prefix[-1], prefix[:-1], domain=domain, top=top)
 
+    def words_everywhere(self, level: int) -> dict[int, list[str]]:
+        """Return the words of each used code of a level, whatever the codes before it are."""
+        return self._words_of(level)
+
+    def _find_words(self, level: int) -> dict[int, list[str]]:
+        order = self.catalogue.order
+        codes = np.sort(order.columns[level])
+        used = np.unique(codes)
+        borders = np.append(np.searchsorted(codes, used), codes.size)
+        places = np.argsort(order.columns[level], kind="stable")
+        return dict(zip(used.tolist(), self.catalogue.words.labels(borders, places=places), strict=True))
+
+    def write_remedy(self, setting: str, value: str) -> Path:
+        """Write the run file that sets what `remedy_table` says, the value as it is written there."""
+        known = [
+            one
+            for group in REMEDIES.values()
+            for remedy in group
+            for one in remedy.values
+            if (remedy.setting, str(one)) == (setting, value)
+        ]
+        if not known or not self.records.run:
+            raise ValueError(f"remedy: {setting!r} to {value!r}, expected one of the table, of a run")
+        return write_variant(self.records.run, setting, known[0], self._folder() / EXPORTS)
+
     def told(self) -> Told | None:
         """Return what the decoders make of the selected prefix; None without decoders or a prefix."""
         return self._told_of(self.selection.prefix) if self.selection.prefix else None
@@ -268,8 +369,8 @@ class ExplorerState:
         self.beam, self.beam_source = beam, source
 
     def sharing(self) -> LevelSharing:
-        """Return who uses the codes of the selected level."""
-        return level_sharing(self.catalogue, self.selection.level)
+        """Return who uses the codes of the selected level among the selected items."""
+        return level_sharing(self.catalogue, self.selection.level, self.items())
 
     def pairs(self) -> PairSimilarity | None:
         """Return common prefixes against similarity, of the whole catalogue; None without vectors."""
@@ -280,8 +381,11 @@ class ExplorerState:
         return pair_similarity(self.catalogue)
 
     def collisions(self) -> Collisions:
-        """Return the ambiguous identifiers below the selected prefix."""
-        return collisions(self.catalogue, self.selection.prefix, self.selection.domain)
+        """Return the ambiguous identifiers of the selected items."""
+        selected = self.selection
+        if selected.everywhere is None and selected.lasso is None:
+            return collisions(self.catalogue, selected.prefix, selected.domain)
+        return collisions(self.catalogue, (), selected.domain).among(self.items())
 
     def training(self) -> pl.DataFrame:
         """Return the tokenizer's epochs; empty where none were recorded."""
@@ -297,8 +401,11 @@ class ExplorerState:
         return self._shown[method]
 
     def exposure(self, method: str) -> Exposure:
-        """Return how a method's recommendations spread below the selected prefix."""
-        return exposure(self.catalogue, self.shown(method), self.selection.prefix, self.selection.domain)
+        """Return how a method's recommendations spread over the selected items."""
+        level = min(len(self.selection.prefix), self.catalogue.levels - 1)
+        if self.selection.everywhere is not None:
+            level = self.selection.everywhere[0]
+        return exposure(self.catalogue, self.shown(method), self.items(), level)
 
     # --- exports
 
@@ -313,11 +420,19 @@ class ExplorerState:
         # Names are written as Python literals, so that nothing in them can be read as code.
         chosen = f"prefix={selected.prefix!r}, level={selected.level!r}"
         chosen += f", domain={selected.domain!r}, item={selected.item!r}"
+        chosen += "" if selected.everywhere is None else f", everywhere={selected.everywhere!r}"
+        chosen += "" if selected.lasso is None else f", lasso={selected.lasso!r}"
         given = "".join(f", {key}={value!r}" for key, value in options.items())
         lines = [self.source, f"state.select({chosen})", f"frame = state.panel({name!r}{given}).frame"]
         if name == "beam" and self.beam_source:
             lines.insert(1, self.beam_source)
         return Panel(name, frame, "\n".join(lines) + "\n", note)
+
+    def choice(self, name: str, values: Sequence[tuple[str, str]]) -> Choice:
+        """Return a list of a view with what stands chosen, by default its first value."""
+        known = [value for _, value in values]
+        chosen = self.choices.get(name, "")
+        return Choice(name, values, chosen if chosen in known else known[0])
 
     def save_slice(self, name: str, items: npt.ArrayLike | None = None) -> NamedSlice:
         """Keep items (by default those selected) under a name in the run folder; ValueError without one."""

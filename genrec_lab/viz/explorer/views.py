@@ -1,124 +1,325 @@
-"""The explorer's views: what each tab shows of the selection, words where there is nothing, and clicks."""
+"""The explorer's views: what each tab shows of the selected items, and where a click on it leads.
+
+Each obeys the selection: prefix or code everywhere, domain, and lasso.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
 from genrec_lab.viz.explorer import panels
 from genrec_lab.viz.explorer.beams import beam_way
-from genrec_lab.viz.explorer.code_page import code_items, code_profile
-from genrec_lab.viz.explorer.collisions import collision_group
-from genrec_lab.viz.explorer.compare import changed_company, tokenizer_match
-from genrec_lab.viz.explorer.domain_sharing import domain_lift, similarity_by_prefix
-from genrec_lab.viz.explorer.exposure import exposure_by_code, exposure_by_popularity
-from genrec_lab.viz.explorer.prefix_figures import prefix_bars, prefix_map
-from genrec_lab.viz.explorer.state import ExplorerState, Shown
+from genrec_lab.viz.explorer.causes import EQUAL, FEW, NEAR, causes_by_size, collision_causes, policy_summary
+from genrec_lab.viz.explorer.collisions import policy_effects
+from genrec_lab.viz.explorer.compare import tokenizer_match
+from genrec_lab.viz.explorer.domain_sharing import similarity_by_prefix
+from genrec_lab.viz.explorer.errors import confusions, lost_levels, outcomes
+from genrec_lab.viz.explorer.exposure import exposure_by_popularity
+from genrec_lab.viz.explorer.flows import fates, flows
+from genrec_lab.viz.explorer.points import goes_to
+from genrec_lab.viz.explorer.remedies import diagnose, effects, remedy_table
+from genrec_lab.viz.explorer.sentences import exposure_title
+from genrec_lab.viz.explorer.similarity import coherence_by_code, similarity_by_level
+from genrec_lab.viz.explorer.state import Choice, ExplorerState, Shown, Table
 from genrec_lab.viz.figures.identifiers import neighbour_overlap
 from genrec_lab.viz.figures.training import codebook_by_epoch
-from genrec_lab.viz.text import counted
+from genrec_lab.viz.text import counted, shorten
 
+IntArray = npt.NDArray[np.int64]
+Go = dict[str, Any] | None
 
-def show_codes(state: ExplorerState) -> Shown:
-    """Show the codes that follow the selected prefix; a click on a bar goes down."""
-    children = state.children()
-    if children is None:
-        found = state.page()
-        tables = [] if found is None else [code_items(found, state.catalogue)]
-        return Shown(tables, [panels.NOTHING_BELOW], "children")
-    prefix = state.selection.prefix
-    bars = prefix_bars(children, state.labels(), seed=state.catalogue.seed)
-    return Shown([bars], panel="children", click=lambda code: {"prefix": (*prefix, int(code))})
-
-
-def show_page(state: ExplorerState) -> Shown:
-    """Show the selected code: its words, domains and items."""
-    found = state.page()
-    if found is None:
-        return Shown(said=[panels.NO_PAGE], panel="page")
-    return Shown([code_profile(found), code_items(found, state.catalogue)], panel="page")
-
-
-def show_map(state: ExplorerState) -> Shown:
-    """Show the selected level on every map; a click selects an item, a lasso gathers some."""
-    level = state.selection.level
-    drawn = [
-        prefix_map(state.catalogue, one, state.selection.prefix, level=level)
-        for one in state.maps.values()
-        if level < one.coordinates.shape[1]
-    ]
-    if not drawn:
-        why = "This level has no map." if state.maps else "There is no map yet: run 03_residual_atlas."
-        return Shown(said=[why], panel="items")
-    said = "Draw around points to gather items, click one to select it, click twice to let go."
-
-    # The level stays: a whole identifier is selected, and the map must not jump to its last code.
-    def click(item: str) -> dict[str, int]:
-        return {"item": int(item), "level": level}
-
-    return Shown(drawn, [said], "items", click=click, lasso=True)
+_MOST_GROUPS = 2_000
+_MOST_USERS = 5_000
+_MOST_PAIRS = 500
 
 
 def show_sharing(state: ExplorerState) -> Shown:
-    """Show which codes lean to which domain, and whether common codes mean alike items."""
-    seed, found, pairs = state.catalogue.seed, state.records.neighbours, state.pairs()
-    drawn, said = [domain_lift(state.sharing(), seed=seed)], []
-    if pairs is None:
+    """Show which codes of the level lean to which domain, and whether items that share one are alike."""
+    catalogue, level, items = state.catalogue, state.selection.level, state.items()
+    found = state.sharing()
+    used = found.order()
+    columns: dict[str, Any] = {
+        "code": used,
+        "words": _words(state, used),
+        "items": found.items.sum(axis=0)[used],
+        "domains": (found.items[:, used] > 0).sum(axis=0),
+    }
+    tables, said = [], [] if len(catalogue.domains) > 1 else ["One domain only: no code can be shared."]
+    note = "lift: how many times as often a domain has the code as all items have it"
+    if catalogue.unit is not None and items.size:
+        alike = coherence_by_code(
+            catalogue.unit[items], catalogue.codes.codes[items, level], found.items.shape[1]
+        )
+        columns["alike"] = alike["coherence"].to_numpy()[used]
+        note += f"; alike: mean cosine of the items of the code, {alike['chance'][0] or 0:.2f} by chance"
+        prefixes = [catalogue.order.group_numbers(length)[items] for length in range(1, catalogue.levels + 1)]
+        by_level = similarity_by_level(catalogue.unit[items], prefixes, catalogue.codes.domain_index[items])
+        text = "Mean cosine of pairs with the same codes up to a level, against all such pairs"
+        tables.append(Table(by_level, title=text))
+    else:
         said.append(panels.NO_VECTORS)
-    else:
-        drawn.append(similarity_by_prefix(pairs, state.catalogue.levels))
-    if found is None:
-        said.append(panels.NO_NEIGHBOURS)
-    else:
-        drawn.append(neighbour_overlap(found, seed=seed))
-    return Shown(drawn, said, "sharing")
+    if len(catalogue.domains) > 1:
+        lifts = {
+            f"lift {shorten(name, 16)}": found.lift[at, used] for at, name in enumerate(catalogue.domains)
+        }
+        columns |= lifts
+    go: list[Go] = [goes_to(state, level, int(code)) for code in used]
+    title = f"Codes of level {level + 1} by the domain that they lean to"
+    tables.insert(0, Table(pl.DataFrame(columns), go, title, note, bars=("items",)))
+    drawn = [] if (pairs := state.pairs()) is None else [similarity_by_prefix(pairs, catalogue.levels)]
+    if state.records.neighbours is not None:
+        drawn.append(neighbour_overlap(state.records.neighbours, seed=catalogue.seed))
+    return Shown(drawn, said, "sharing", tables=tables)
 
 
 def show_collisions(state: ExplorerState) -> Shown:
-    """Show one ambiguous identifier, its items beside it as cards."""
-    found, options = state.collisions(), {"group": state.group}
+    """Show the ambiguous identifiers with their cause, and what policies make of the first of them."""
+    found, catalogue = state.collisions(), state.catalogue
     if not found.sizes.size:
-        return Shown(said=[panels.NO_COLLISIONS], panel="policies", options=options)
-    place = min(state.group, found.sizes.size - 1)
-    said = f"{counted(found.sizes.size, 'ambiguous identifier')}, largest group first; shown: group {place}."
-    items = found.group(place)
-    table = collision_group(state.catalogue, items, rank=place + 1)
-    return Shown([table], [said], "policies", options, beside=(f"Group {place}", items))
+        return Shown(said=[panels.NO_COLLISIONS], panel="collisions")
+    causes = collision_causes(found, catalogue.unit, np.random.default_rng(catalogue.seed))
+    cause = state.choice("cause", [("all", ""), *((name, name) for name in (EQUAL, NEAR, FEW))])
+    frame = found.frame().hstack(causes.select("cause", "similarity")).with_row_index("group")
+    frame = frame.filter(pl.col("cause") == cause.value) if cause.value else frame
+    frame = frame.head(_MOST_GROUPS)
+    firsts = found.items[found.starts[frame["group"].to_numpy()]]
+    go: list[Go] = [{"prefix": row} for row in catalogue.codes.codes[firsts].tolist()]
+    domain = ["domain"] if len(catalogue.domains) > 1 else []
+    title = f"{counted(found.sizes.size, 'ambiguous identifier')} of {counted(found.ambiguous, 'item')}"
+    shown = frame.select("identifier", *domain, "items", "cause", "similarity", "first_title")
+    tables = [
+        Table(shown, go, title, bars=("items",)),
+        Table(causes_by_size(causes), title="By size of the group and cause", bars=("groups",)),
+    ]
+    changed = policy_effects(catalogue, found.group(0))
+    after = changed.pivot("policy", index="item", values="after")
+    rows: list[Go] = [{"item": item} for item in after["item"].to_list()]
+    titles = catalogue.titles.gather(after["item"]).alias("title")
+    name = found.frame(1)["identifier"][0]
+    tables += [
+        Table(after.drop("item").insert_column(0, titles), rows, f"What each policy makes of {name}"),
+        Table(policy_summary(changed), title="What that costs: added distance to the codewords, items moved"),
+    ]
+    return Shown(panel="collisions", tables=tables, choices=[cause])
+
+
+def show_recommender(state: ExplorerState) -> Shown:
+    """Show where targets are lost, which codes are confused, and the users to step through."""
+    users, recommended, catalogue = state.records.users, state.records.recommended, state.catalogue
+    if users is None or not recommended:
+        return Shown(said=[panels.NO_RECOMMENDER], panel="exposure")
+    method = state.choice("method", [(name, name) for name in recommended])
+    outcome = state.choice("users", [("all", ""), ("hit", "hit"), ("missed", "missed")])
+    lists, targets = recommended[method.value], users["target"].to_numpy()
+    rows = np.flatnonzero(np.isin(targets, state.items()))
+    if not rows.size:
+        return Shown(said=["No test user took one of the selected items."], choices=[method, outcome])
+    found = outcomes(catalogue.codes, lists[rows], targets[rows]).with_columns(row=pl.Series(rows))
+    title = f"Where targets are lost: {counted(rows.size, 'user')}, first {lists.shape[1]} of {method.value}"
+    note = (
+        f"{counted(int(found['hit'].sum()), 'hit')}; lost: no recommended item has the target's codes so far"
+    )
+    tables = [
+        Table(lost_levels(found, catalogue.levels), (), title, note, ("share",), ("lost",)),
+        _confused(state, lists[rows], targets[rows]),
+    ]
+    if outcome.value:
+        found = found.filter(pl.col("hit") == (outcome.value == "hit"))
+    found = found.head(_MOST_USERS)
+    told = pl.DataFrame(
+        {
+            "user": found["row"],
+            "title": catalogue.titles.gather(found["target"]).str.slice(0, 120),
+            "rank": found["rank"],
+            "lost at": found["lost"],
+            "twins": found["twins"],
+            "history": users["history"].list.len().gather(found["row"]),
+        }
+    )
+    chosen = told["user"].to_list()
+    go: list[Go] = [{"act": "watch", "method": method.value, "row": row} for row in chosen]
+    watched = state.watcher is not None and method.value in state.watchable
+    if not watched:
+        go = [{"item": item} for item in found["target"].to_list()]
+    note = "a click selects the target" + (" and watches the beam" if watched else "")
+    tables.append(Table(told, go, "Users by what they took next", note))
+    figures = [] if state.beam is None else [beam_way(state.beam)]
+    panel = "exposure" if state.beam is None else "beam"
+    return Shown(figures, panel=panel, tables=tables, choices=[method, outcome], beside=_beam_cards(state))
+
+
+def _confused(state: ExplorerState, lists: IntArray, targets: IntArray) -> Table:
+    """Which code of the level the first recommended item has where the target has another."""
+    level = state.selection.level
+    found = confusions(state.catalogue.codes, lists, targets, level)
+    frame = found.filter(pl.col("target") != pl.col("predicted")).head(_MOST_PAIRS)
+    go: list[Go] = [goes_to(state, level, code) for code in frame["target"].to_list()]
+    named = {
+        name: [
+            f"{code} {words}".strip()
+            for code, words in zip(frame[name].to_list(), _words(state, frame[name].to_numpy()), strict=True)
+        ]
+        for name in ("target", "predicted")
+    }
+    frame = frame.select("users", "share", "lift").insert_column(
+        0, pl.Series("target", named["target"], pl.String)
+    )
+    frame = frame.insert_column(1, pl.Series("predicted", named["predicted"], pl.String))
+    right = counted(int(found["users"].sum()), "user")
+    note = f"{right} whose first recommendation was right up to level {level}" if level else right
+    return Table(frame, go, f"Codes of level {level + 1} that are confused", note, ("share",), ("users",))
+
+
+def _beam_cards(state: ExplorerState) -> tuple[str, list[tuple[int, str]]] | None:
+    beam = state.beam
+    if beam is None or not beam.results:
+        return None
+    cards = [
+        (item, f"history {place}") for place, item in enumerate(beam.history[-6:], len(beam.history[:-6]) + 1)
+    ]
+    if beam.target_item is not None:
+        cards.append((beam.target_item, "what they took next"))
+    return "The user's history, target and recommendations", [
+        *cards,
+        *((item, f"place {place}") for place, item in enumerate(beam.results, 1)),
+    ]
+
+
+def show_exposure(state: ExplorerState) -> Shown:
+    """Show what is recommended, by popularity and by code."""
+    recommended, catalogue = state.records.recommended, state.catalogue
+    if not recommended:
+        return Shown(said=[panels.NO_RECOMMENDER], panel="exposure")
+    method = state.choice("method", [(name, name) for name in recommended])
+    found = {name: state.exposure(name) for name in recommended}
+    one = found[method.value]
+    table = one.by_code.select("code", "items", "catalogue_share", "recommendation_share", "ratio")
+    table = table.rename({"catalogue_share": "of items", "recommendation_share": "of lists"}).sort(
+        "ratio", descending=True
+    )
+    codes = table["code"].to_numpy()
+    table = table.insert_column(1, pl.Series("words", _words(state, codes, one.level)))
+    go: list[Go] = [goes_to(state, one.level, int(code)) for code in codes]
+    note = f"level {one.level + 1}; {counted(one.recommendations, 'recommendation')} of {method.value}"
+    if len(catalogue.domains) > 1 and state.selection.domain is None:
+        note += ", of all domains"
+    listed = Table(table, go, exposure_title(one), note, ("of items", "of lists"), ("items",))
+    return Shown(
+        [exposure_by_popularity(found)],
+        panel="exposure",
+        options={"method": method.value},
+        tables=[listed],
+        choices=[method],
+    )
+
+
+def show_compare(state: ExplorerState) -> Shown:
+    """Show which codes split, merged or moved between two tokenizers, or two kept epochs, and their items."""
+    two = state.two
+    if two is None:
+        return Shown(said=[panels.NO_OTHER], panel="matching")
+    if not two.n_items:
+        return Shown(said=[panels.NO_COMMON], panel="matching")
+    level = min(state.selection.level, two.levels - 1)
+    chosen = np.isin(two.items_a, state.items())
+    one, other = (codes[chosen] for codes in two.codes_of(level))
+    return Shown(
+        [tokenizer_match(two, level=level)],
+        list(two.left_out),
+        "matching",
+        {"level": level},
+        tables=_changes(state, one, other, level, two.b.name),
+    )
+
+
+def _changes(state: ExplorerState, one: IntArray, other: IntArray, level: int, name: str) -> list[Table]:
+    """What became of each code of a level, and the items that went from one code to another."""
+    became, went = fates(one, other), flows(one, other).head(_MOST_PAIRS)
+    words = pl.Series("words", _words(state, became["code_a"].to_numpy(), level), pl.String)
+    to: list[Go] = [goes_to(state, level, code) for code in became["code_a"].to_list()]
+    kinds = became.group_by("fate").agg(codes=pl.len(), items=pl.col("items").sum()).sort("fate").rows()
+    note = "; ".join(
+        f"{counted(codes, 'code')} {fate} ({counted(items, 'item')})" for fate, codes, items in kinds
+    )
+    frame = became.rename({"code_a": "code", "code_b": "most to"}).insert_column(1, words)
+    from_: list[Go] = [goes_to(state, level, code) for code in went["code_a"].to_list()]
+    table = went.select("code_a", "code_b", "items", "share_a", "share_b", "lift")
+    return [
+        Table(
+            frame,
+            to,
+            f"What became of the codes of level {level + 1} in {name}",
+            note,
+            ("share",),
+            ("items",),
+        ),
+        Table(
+            table, from_, "Items that went from one code to another", "", ("share_a", "share_b"), ("items",)
+        ),
+    ]
 
 
 def show_training(state: ExplorerState) -> Shown:
-    """Show how the codes were used while the tokenizer trained, a figure a scope."""
+    """Show how the codes were used while the tokenizer trained, and move to a kept epoch."""
     epochs, n_items = state.training(), state.catalogue.n_items
     known = epochs.drop_nulls("utilisation")
     if known.is_empty():
         return Shown(said=[panels.NO_EPOCHS], panel="training")
     scopes = known["scope"].unique(maintain_order=True).to_list()
+    # Tokenizers that were trained a domain each: those of the selected domain only.
+    if state.selection.domain in scopes:
+        scopes = [state.selection.domain]
     whole = n_items if len(scopes) == 1 else None
     drawn = [codebook_by_epoch(epochs, scope=scope, n_items=whole) for scope in scopes]
-    return Shown(drawn, panel="training")
+    tables, choices = _members_by_epoch(state)
+    return Shown(drawn, panel="training", tables=tables, choices=choices)
 
 
-def show_compare(state: ExplorerState) -> Shown:
-    """Show two tokenizers beside each other at the selected level."""
-    if state.two is None:
-        return Shown(said=[panels.NO_OTHER], panel="matching")
-    level, levels = state.selection.level, state.two.levels
-    said = [f"Both have {levels} levels: the last is shown."] if level >= levels else []
-    level = min(level, levels - 1)
-    drawn = [tokenizer_match(state.two, level=level), changed_company(state.two, length=level + 1)]
-    return Shown(drawn, said, "matching")
+def _members_by_epoch(state: ExplorerState) -> tuple[list[Table], list[Choice]]:
+    """How the members of the selected codes changed over the kept epochs."""
+    kept, selection = state.records.snapshots, state.selection
+    if len(kept) < 2 or not (selection.prefix or selection.everywhere):
+        return [], []
+    now, rows = np.sort(state.items()), []
+    for epoch, codes in kept.items():
+        if selection.everywhere is not None:
+            level, code = selection.everywhere
+            there = np.flatnonzero(codes[:, level] == code)
+        else:
+            there = np.flatnonzero((codes[:, : len(selection.prefix)] == selection.prefix).all(axis=1))
+        both = np.intersect1d(there, now, assume_unique=True).size
+        rows.append((epoch, int(there.size), both, int(there.size) - both, now.size - both))
+    frame = pl.DataFrame(
+        rows, schema=["epoch", "items", "still here", "left since", "came since"], orient="row"
+    )
+    return [Table(frame, title="Members of the selected code by epoch", bars=("items",))], []
 
 
-def show_beam(state: ExplorerState) -> Shown:
-    """Show the beam of the user who was last watched."""
-    if state.beam is None:
-        return Shown(said=[panels.NO_BEAM], panel="beam")
-    return Shown([beam_way(state.beam)], panel="beam")
+def show_remedies(state: ExplorerState) -> Shown:
+    """Show what is wrong with the codes and which settings act on it; a click writes a run file."""
+    catalogue, records = state.catalogue, state.records
+    if not catalogue.sizes_known:
+        return Shown(said=["The sizes of the levels are not known, so nothing can be said of dead codes."])
+    tried = effects(records.others())
+    found = remedy_table(diagnose(state.health, catalogue.codes.sizes), tried, records.settings or None)
+    if found.is_empty():
+        return Shown(said=["Nothing to mend: few dead codes and collisions, no collapse, levels in balance."])
+    go: list[Go] = [
+        {"act": "write", "setting": setting, "value": values.split(" or ")[0]}
+        for setting, values in found.select("setting", "try").iter_rows()
+    ]
+    note = "a click writes the run file that tries the first value" if records.run else ""
+    tables = [Table(found, go if records.run else (), "From a finding to the settings that act on it", note)]
+    if tried.height:
+        tables.append(Table(tried, title="What other runs of these data, one setting apart, cost or gained"))
+    return Shown(tables=tables)
 
 
-def show_exposure(state: ExplorerState) -> Shown:
-    """Show what is recommended, by popularity and by code."""
-    found = {method: state.exposure(method) for method in state.records.recommended}
-    if not found:
-        return Shown(said=[panels.NO_RECOMMENDER], panel="exposure")
-    # One method code by code, the run's own, beside all of them by popularity: five figures would be slow.
-    method = next(iter(found))
-    by_code = exposure_by_code(found[method], state.labels(), method=method)
-    return Shown([exposure_by_popularity(found), by_code], panel="exposure")
+def _words(state: ExplorerState, codes: IntArray, level: int | None = None) -> list[str]:
+    level = state.selection.level if level is None else level
+    known = state.labels() if level == len(state.selection.prefix) else state.words_everywhere(level)
+    return [", ".join(known.get(int(code), ())) for code in codes]

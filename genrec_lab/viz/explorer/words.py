@@ -93,29 +93,39 @@ class TitleWords:
         """
         inside = self.counts(places)
         whole = self.totals if against is None else self.counts(against)
-        scores = log_odds(inside, whole - inside, whole)
+        # Only words that are inside can be over-represented there, and they are few.
+        own = np.flatnonzero(inside)
+        n_one, n_all = int(inside.sum()), int(whole.sum())
+        if n_one in (0, n_all):
+            return []
+        alpha = _PRIOR_WORDS * whole[own] / n_all
+        scores = _scores(inside[own], whole[own] - inside[own], n_one, n_all - n_one, alpha)
         best = np.argsort(-scores, kind="stable")[:top]
         return [
-            Word(self.words[place], int(inside[place]), float(scores[place]))
+            Word(self.words[own[place]], int(inside[own[place]]), float(scores[place]))
             for place in best
-            if scores[place] > 0 and inside[place] > 0
+            if scores[place] > 0
         ]
 
-    def labels(self, borders: IntArray, top: int = 3) -> list[list[str]]:
+    def labels(self, borders: IntArray, top: int = 3, places: IntArray | None = None) -> list[list[str]]:
         """The `top` telling words of each of C neighbouring stretches of titles, against them all together.
 
-        borders: (C + 1,) rows where the stretches begin, and the end. Taken from the 2,000 commonest words.
+        borders: (C + 1,) where the stretches begin, and the end: of the rows, or of `places`, rows in another
+        order. Taken from the 2,000 commonest words.
         """
         n_groups = len(borders) - 1
         if n_groups < 2 or not self.words:
             return [[] for _ in range(n_groups)]
-        edges, width = self._short_starts[borders], self._common.size
-        cells = np.repeat(np.arange(n_groups) * width, np.diff(edges))
-        cells += self._short[edges[0] : edges[-1]]
+        rows = np.arange(borders[0], borders[-1]) if places is None else places[borders[0] : borders[-1]]
+        short, whole_rows = np.diff(self._short_starts)[rows], np.diff(self.starts)[rows]
+        sums = [np.concatenate([[0], np.cumsum(one)])[borders - borders[0]] for one in (short, whole_rows)]
+        width = self._common.size
+        cells = np.repeat(np.arange(n_groups) * width, np.diff(sums[0]))
+        cells += self._short[stretches(self._short_starts[rows], short)]
         table = np.bincount(cells, minlength=n_groups * width).reshape(n_groups, width)
         whole = table.sum(axis=0)
         # The words outside the short list count towards the sums of the log-odds all the same.
-        lengths, (rows, columns) = np.diff(self.starts[borders]), np.nonzero(table)
+        lengths, (rows, columns) = np.diff(sums[1]), np.nonzero(table)
         scores = _scores(
             table[rows, columns],
             whole[columns] - table[rows, columns],

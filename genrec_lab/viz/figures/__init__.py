@@ -40,7 +40,7 @@ _FIGURES = {
     "explorer.collisions": "collision_group",
     "explorer.compare": "changed_company tokenizer_match",
     "explorer.domain_sharing": "domain_lift similarity_by_prefix",
-    "explorer.exposure": "exposure_by_code exposure_by_popularity",
+    "explorer.exposure": "exposure_by_popularity",
     "explorer.prefix_figures": "prefix_bars prefix_map",
 }
 # What else the figures are made with, and what they are made of.

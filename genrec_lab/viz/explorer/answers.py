@@ -1,0 +1,513 @@
+"""What the screen shows of a state, as JSON: the codes below the selection, the code page, hits of a search.
+
+The same answers come from a kernel and stand in a file that needs none. Shapes: N items, n selected ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from genrec_lab.viz import theme
+from genrec_lab.viz.explorer import points
+from genrec_lab.viz.explorer.causes import differences
+from genrec_lab.viz.explorer.code_page import ALIVE, EMPTY, code_page, state_of
+from genrec_lab.viz.explorer.prefixes import entropy_bits
+from genrec_lab.viz.explorer.selection import ALL, largest
+from genrec_lab.viz.explorer.state import EXPLORER_VIEWS, ExplorerState, Table
+from genrec_lab.viz.explorer.words import telling_terms
+from genrec_lab.viz.figures.pictures import drawn_uri, thumbnail
+from genrec_lab.viz.text import counted, percent, shorten, written
+
+IntArray = npt.NDArray[np.int64]
+Answer = dict[str, Any]
+
+MOST_CARDS = 15
+"""Cards shown at once, and so the most pictures that are sent after a click."""
+UNKNOWN = "no item"
+_PICTURE = 92  # pixels: the longer side
+_LONGEST = 300  # characters of a text that is sent
+_QUANTILES = (
+    (0.0, "nearest to the codeword"),
+    (0.25, "25 %"),
+    (0.5, "median"),
+    (0.75, "75 %"),
+    (1.0, "farthest"),
+)
+_OF_EACH = 3
+_WORDS = 14
+_MOST_SAME = 400
+_SAME_WORDS = 12
+_MOST_VALUES = 5
+_BINS = 24
+_SAYS = {
+    "pure": "share of the items that are of the commonest domain",
+    "alike": "mean cosine similarity of all pairs of the items",
+    "twins": "items whose whole identifier another item has too",
+    "traffic": "share of the interactions of what is selected",
+    "churn": "share of kept epochs at which an item's code changed, on average",
+}
+
+
+def start(state: ExplorerState, *, alone: bool = False) -> Answer:
+    """Return what stays: name, health of the codes, lists of domains, levels, maps, colours and views."""
+    catalogue = state.catalogue
+    return {
+        "kind": "start",
+        "name": shorten(catalogue.name, 60),
+        "health": health(state, alone=alone),
+        "domains": list(catalogue.domains),
+        "levels": list(range(catalogue.levels)),
+        "methods": points.methods(state),
+        "colours": list(points.colourings(state)),
+        "tabs": [] if alone else list(EXPLORER_VIEWS),
+        "config": theme.CONFIG,
+        "alone": alone,
+    }
+
+
+def health(state: ExplorerState, *, alone: bool = False) -> list[Answer]:
+    """Return the health of all codes in a line; each number opens the view that has more of it."""
+    found, catalogue = state.health, state.catalogue
+    by_level = " · ".join(f"{value:.0f}" for value in found.perplexity)
+    chips = [(counted(catalogue.n_items, "item"), "", "")]
+    if catalogue.sizes_known:
+        codes = sum(found.used) + sum(found.dead)
+        chips += [
+            (f"used {percent(sum(found.used) / codes)}", "Training", "codes that items have, of all"),
+            (f"dead {sum(found.dead):,}", "Remedies", "codes that no item has"),
+        ]
+    else:
+        chips.append(("sizes unknown", "", "the files do not say how many codes a level has"))
+    chips += [
+        (f"perplexity {by_level}", "Training", "by level: as many evenly used codes would say as much"),
+        (
+            f"collisions {percent(found.collision_rate)}",
+            "Collisions",
+            "items that share their whole identifier",
+        ),
+    ]
+    return [{"text": text, "tab": "" if alone else tab, "says": says} for text, tab, says in chips]
+
+
+def selected(state: ExplorerState, said: str = "") -> Answer:
+    """Return everything that follows the selection, but for the map and the open view."""
+    selection = state.selection
+    shown = page(state)
+    items = [item for group in shown["groups"] for item, _ in group["cards"]]
+    return {
+        "kind": "selection",
+        "said": said,
+        "path": _path(state),
+        "back": state.can_go_back,
+        "forward": state.can_go_forward,
+        "level": selection.level,
+        "domain": selection.domain,
+        "item": selection.item,
+        "lasso": selection.lasso is not None,
+        "grid": grid(state),
+        "page": shown,
+        "items": facts(state, items),
+        "slices": state.slice_names(),
+    }
+
+
+def _path(state: ExplorerState) -> list[Answer]:
+    steps: list[Answer] = []
+    for text, prefix in state.breadcrumb():
+        steps.append({"text": text} if text == "*" else {"text": text, "go": {"prefix": list(prefix)}})
+    if state.selection.everywhere is not None:
+        steps[-1]["go"] = {"everywhere": list(state.selection.everywhere)}
+    if state.selection.lasso is not None:
+        text = f"lasso {len(state.selection.lasso):,} ×"
+        steps.append({"text": text, "go": {"lasso": None}, "says": "let the gathered items go (Esc)"})
+    return steps
+
+
+def table(shown: Table) -> Answer:
+    """Return a table as the page's grid takes it, column by column."""
+    columns = []
+    for name, values in shown.frame.to_dict().items():
+        text = values.dtype == pl.String
+        listed = _rounded(values.to_numpy()) if values.dtype.is_float() else values.to_list()
+        kind = "text" if text else "share" if name in shown.shares else "number"
+        says = _SAYS.get(name, "")
+        columns.append(
+            {
+                "name": name,
+                "title": name,
+                "kind": kind,
+                "values": listed,
+                "bar": name in shown.bars,
+                "says": says,
+            }
+        )
+    return {"columns": columns, "go": list(shown.go) or [None] * shown.frame.height}
+
+
+def _rounded(values: npt.NDArray[np.float64]) -> list[float | None]:
+    return [None if value != value else value for value in np.round(values, 4).tolist()]
+
+
+# --- the codes below the selection
+
+
+def grid(state: ExplorerState) -> Answer:
+    """Return all codes below the prefix as a table, dead and rare ones too; its items at the end."""
+    selection, catalogue = state.selection, state.catalogue
+    if selection.everywhere is not None:
+        level, code = selection.everywhere
+        return {"name": f"Prefixes that end in code {code} of level {level + 1}"} | table(prefixes_of(state))
+    if len(selection.prefix) == catalogue.levels:
+        found = members(state)
+        marked = [one and one.get("item") for one in found.go]
+        place = marked.index(selection.item) if selection.item in marked else -1
+        return {"name": f"Items of {written(selection.prefix)}", "marked": place} | table(found)
+    below = f" below {written(selection.prefix)}" if selection.prefix else ""
+    return {"name": f"Codes of level {len(selection.prefix) + 1}{below}"} | table(codes_below(state))
+
+
+def codes_below(state: ExplorerState) -> Table:
+    """Return every code of the next level: words, items, traffic, purity, coherence, collisions, state."""
+    catalogue, prefix, items = state.catalogue, state.selection.prefix, state.items()
+    level, order = len(prefix), catalogue.order
+    size = catalogue.codes.sizes[level]
+    codes = catalogue.codes.codes[items, level]
+    counts = np.bincount(codes, minlength=size)
+    columns: dict[str, Any] = {"code": np.arange(size), "words": _labelled(state, size), "items": counts}
+    traffic = catalogue.traffic[items]
+    if catalogue.traffic.any():
+        columns["traffic"] = np.bincount(codes, weights=traffic, minlength=size) / max(int(traffic.sum()), 1)
+    n_domains = len(catalogue.domains)
+    if n_domains > 1 and state.selection.domain is None:
+        cells = codes * n_domains + catalogue.codes.domain_index[items]
+        by_domain = np.bincount(cells, minlength=size * n_domains).reshape(size, n_domains)
+        columns["pure"] = np.where(counts > 0, by_domain.max(axis=1) / np.maximum(counts, 1), np.nan)
+    coherent = catalogue.coherences(level + 1)
+    if coherent is not None:
+        low, high = order.span(prefix)
+        first, last = np.searchsorted(order.starts[level], [low, high])
+        values = np.full(size, np.nan)
+        values[order.columns[level][order.starts[level][first:last]]] = coherent[first:last]
+        columns["alike"] = np.where(counts > 1, values, np.nan)
+    columns["twins"] = np.bincount(codes, weights=state.ambiguous[items], minlength=size).astype(np.int64)
+    if len(state.records.snapshots) > 1:
+        changed = state.changed[items, level]
+        columns["churn"] = np.bincount(codes, weights=changed, minlength=size) / np.maximum(counts, 1)
+    columns["state"] = _states(state, level, counts)
+    go: list[dict[str, Any] | None] = [{"prefix": [*prefix, code]} for code in range(size)]
+    return Table(pl.DataFrame(columns), go, shares=("traffic", "pure", "churn"), bars=("items",))
+
+
+def _states(state: ExplorerState, level: int, counts: IntArray) -> list[str]:
+    catalogue = state.catalogue
+    everywhere = np.bincount(catalogue.order.columns[level], minlength=counts.size)
+    even = catalogue.n_items / counts.size
+    found = [state_of(*pair, even) for pair in zip(counts.tolist(), everywhere.tolist(), strict=True)]
+    if catalogue.sizes_known:
+        return ["only elsewhere" if one == EMPTY else one for one in found]
+    # Without the sizes nobody knows whether a code that no item has is a code at all.
+    return [UNKNOWN if not count else ALIVE if one != EMPTY else "only elsewhere"
+            for one, count in zip(found, everywhere.tolist(), strict=True)]  # fmt: skip
+
+
+def _labelled(state: ExplorerState, size: int) -> list[str]:
+    known = state.labels()
+    return [", ".join(known.get(code, ())) for code in range(size)]
+
+
+def members(state: ExplorerState) -> Table:
+    """Return the selected items as a table."""
+    items = state.items()
+    cards = state.catalogue.cards(items)
+    frame = cards.select(pl.col("title").str.slice(0, _LONGEST), "interactions")
+    if len(state.catalogue.domains) > 1:
+        frame = frame.hstack(cards.select("domain"))
+    go: list[dict[str, Any] | None] = [{"item": item} for item in items.tolist()]
+    return Table(frame, go)
+
+
+def prefixes_of(state: ExplorerState) -> Table:
+    """Return the prefixes that end in a code of a level, side by side: items, words, coherence."""
+    catalogue, level, code = state.catalogue, *_place(state)
+    order = catalogue.order
+    starts = order.starts[level]
+    groups = np.flatnonzero(order.columns[level][starts[:-1]] == code)
+    sizes = np.diff(starts)[groups]
+    groups = groups[np.argsort(-sizes, kind="stable")][:_MOST_SAME]
+    written_, go, words = [], [], []
+    for place, group in enumerate(groups.tolist()):
+        low, high = int(starts[group]), int(starts[group + 1])
+        prefix = order.columns[: level + 1, low].tolist()
+        written_.append(written(prefix))
+        go.append({"prefix": prefix})
+        telling = catalogue.words.telling(np.arange(low, high), 3) if place < _SAME_WORDS else []
+        words.append(", ".join(word.word for word in telling) if telling else _first_title(state, low))
+    frame = pl.DataFrame({"prefix": written_, "words": words, "items": np.diff(starts)[groups]})
+    coherent = catalogue.coherences(level + 1)
+    if coherent is not None:
+        frame = frame.with_columns(alike=coherent[groups])
+    return Table(frame, go, bars=("items",))
+
+
+def _place(state: ExplorerState) -> tuple[int, int]:
+    """The level and code that the page is about."""
+    selection = state.selection
+    return selection.everywhere or (len(selection.prefix) - 1, selection.prefix[-1])
+
+
+def _first_title(state: ExplorerState, place: int) -> str:
+    return shorten(state.catalogue.titles[int(state.catalogue.order.items[place])], 60)
+
+
+# --- the code page
+
+
+def page(state: ExplorerState) -> Answer:
+    """Return what is known of the selected items, and of the code that they have."""
+    catalogue, selection, items = state.catalogue, state.selection, state.items()
+    named = bool(selection.prefix) or selection.everywhere is not None
+    found: Answer = {"heading": _heading(state), "facts": _facts(state, items), "item": selection.item}
+    found["groups"] = _examples(state, items, named)
+    found["parents"] = _parents(state)
+    places = np.flatnonzero(np.isin(catalogue.order.items, items)) if _is_part(state, items) else items[:0]
+    if places.size:
+        telling = telling_terms(catalogue.words, catalogue.phrases, places, _WORDS)
+        found["words"] = [[word.word, word.titles, round(word.score, 2)] for word in telling]
+        found["facets"] = _facets(state, items)
+        found["coherence"] = _coherence(state, items)
+    if not named:
+        return found
+    level, code = _place(state)
+    if items.size and catalogue.distances is not None:
+        edges = np.linspace(0, float(catalogue.distances[:, level].max()) or 1.0, _BINS + 1)
+        counts = np.histogram(catalogue.distances[items, level], edges)[0]
+        found["histogram"] = {
+            "counts": counts.tolist(),
+            "edges": edges.tolist(),
+            "name": "Distance to the codeword",
+        }
+    found["near"] = _near(state, level, code)
+    if level and selection.everywhere is None:
+        found["same"] = {
+            "name": f"Code {code} of level {level + 1} under all prefixes",
+            "table": table(prefixes_of(state)),
+        }
+    if (told := state.told()) is not None:
+        drawn = {} if told.picture is None else {"picture": drawn_uri(told.picture, _PICTURE)}
+        found["told"] = {"words": ", ".join(told.words)} | drawn
+    return found
+
+
+def _is_part(state: ExplorerState, items: IntArray) -> bool:
+    return 0 < items.size < state.catalogue.n_items
+
+
+def _heading(state: ExplorerState) -> str:
+    selection = state.selection
+    parts = []
+    if selection.everywhere is not None:
+        level, code = selection.everywhere
+        parts.append(f"Code {code} of level {level + 1}, under any prefix")
+    elif selection.prefix:
+        parts.append(f"Prefix {written(selection.prefix)}")
+    if selection.lasso is not None:
+        parts.append("in the lasso")
+    if selection.domain is not None:
+        parts.append(f"of {shorten(selection.domain, 40)}" if parts else shorten(selection.domain, 40))
+    text = " ".join(parts) or f"{ALL} items"
+    return text[0].upper() + text[1:]
+
+
+def _facts(state: ExplorerState, items: IntArray) -> list[tuple[str, str, str]]:
+    catalogue = state.catalogue
+    found = [("items", f"{items.size:,}", f"{percent(items.size / catalogue.n_items)} of the catalogue")]
+    traffic = int(catalogue.traffic.sum())
+    if traffic:
+        share = int(catalogue.traffic[items].sum()) / traffic
+        found.append(("traffic", percent(share), "share of all interactions"))
+    by_domain = np.bincount(catalogue.codes.domain_index[items], minlength=len(catalogue.domains))
+    if len(catalogue.domains) > 1 and items.size and state.selection.domain is None:
+        most = int(by_domain.argmax())
+        says = f"entropy of the domains: {entropy_bits(by_domain):.2f} bits"
+        found.append((shorten(catalogue.domains[most], 24), percent(by_domain[most] / items.size), says))
+    ambiguous = int(state.ambiguous[items].sum())
+    found.append(("twins", f"{ambiguous:,}", "items whose whole identifier another one has too"))
+    selection = state.selection
+    if selection.prefix and not items.size:
+        level, code = _place(state)
+        everywhere = catalogue.order.with_code(level, code).size
+        here = state_of(0, everywhere, 1.0) if catalogue.sizes_known or everywhere else UNKNOWN
+        found.append(("state", here, f"{counted(everywhere, 'item')} under other prefixes or domains"))
+    return found
+
+
+def _examples(state: ExplorerState, items: IntArray, named: bool) -> list[Answer]:
+    """Cards of the selected item, and of examples by quantile of the distance, or else by traffic."""
+    catalogue, item = state.catalogue, state.selection.item
+    groups = [] if item is None else [{"name": "The selected item", "cards": [[item, _visits(state, item)]]}]
+    level = _place(state)[0] if named else 0
+    if not named or catalogue.distances is None or items.size <= 2 * _OF_EACH:
+        ordered = np.sort(items)
+        best = ordered[largest(catalogue.traffic[ordered], MOST_CARDS)].tolist()
+        name = "The most visited" if catalogue.traffic.any() and items.size > 1 else "Items"
+        return [*groups, {"name": name, "cards": [[one, _visits(state, one)] for one in best if one != item]}]
+    distances = catalogue.distances[items, level]
+    ranked = items[np.lexsort((items, distances))]
+    seen: set[int] = set() if item is None else {item}
+    for share, name in _QUANTILES:
+        middle = round(share * (ranked.size - 1))
+        first = min(max(middle - _OF_EACH // 2, 0), ranked.size - _OF_EACH)
+        chosen = [one for one in ranked[first : first + _OF_EACH].tolist() if one not in seen]
+        seen.update(chosen)
+        cards = [[one, f"{catalogue.distances[one, level]:.3g} away"] for one in chosen]
+        groups.append({"name": f"By distance: {name}", "cards": cards})
+    return groups
+
+
+def _visits(state: ExplorerState, item: int) -> str:
+    traffic = state.catalogue.traffic
+    return counted(int(traffic[item]), "interaction") if traffic.any() else ""
+
+
+def _parents(state: ExplorerState) -> list[Answer]:
+    """The way up, and the same code under any prefix."""
+    selection = state.selection
+    if len(selection.prefix) < 1:
+        return []
+    level, code = len(selection.prefix) - 1, selection.prefix[-1]
+    found: list[Answer] = []
+    if level:
+        total = state.catalogue.order.with_code(level, code).size
+        says = f"code {code} of level {level + 1} under any prefix: {counted(total, 'item')}"
+        found.append(
+            {"text": f"{'* › ' * level}{code}: {total:,}", "says": says, "go": {"everywhere": [level, code]}}
+        )
+    up = selection.prefix[:-1]
+    name = written(up) if up else ALL
+    found.append({"text": f"↑ {name}", "says": "one level up", "go": {"prefix": list(up)}})
+    return found
+
+
+def _coherence(state: ExplorerState, items: IntArray) -> Answer | None:
+    catalogue = state.catalogue
+    value = catalogue.coherence_of(items)
+    if np.isnan(value):
+        return None
+    low, mean, high = catalogue.chance(min(items.size, 256))
+    said = f"mean cosine of all pairs {value:.2f} ({catalogue.alike}); as many items at random {mean:.2f}"
+    said += f" (90 % from {low:.2f} to {high:.2f})"
+    return {"value": value, "low": low, "mean": mean, "high": high, "said": said}
+
+
+def _near(state: ExplorerState, level: int, code: int) -> list[Answer]:
+    if state.catalogue.codewords is None:
+        return []
+    says = f"of level {level + 1}; distance of the codewords"
+    return [
+        {
+            "text": f"{other} ({distance:.2g})",
+            "says": f"code {other} {says}",
+            "go": points.goes_to(state, level, other),
+        }
+        for other, distance in code_page(state.catalogue, level, code, top=5).nearest_codes
+    ]
+
+
+def _facets(state: ExplorerState, items: IntArray) -> list[Answer]:
+    """Attributes of the selected items against the others: the values that they have most above the rest."""
+    catalogue = state.catalogue
+    found: list[Answer] = []
+    for column in catalogue.attributes:
+        if not column.dtype.is_numeric():
+            continue
+        values = column.to_numpy()
+        here, rest = values[items], np.delete(values, items)
+        middle = [
+            f"{np.median(one):.4g}" if one.size else "unknown"
+            for one in (here[~np.isnan(here)], rest[~np.isnan(rest)])
+        ]
+        if middle[0] != "unknown":
+            found.append({"name": column.name, "said": f"median {middle[0]}; elsewhere {middle[1]}"})
+    for name, (texts, places) in catalogue.valued.items():
+        own, known = places[items], places[places >= 0]
+        inside = np.bincount(own[own >= 0], minlength=len(texts))
+        outside = np.bincount(known, minlength=len(texts)) - inside
+        here, rest = (one / max(int(one.sum()), 1) for one in (inside, outside))
+        best = np.argsort(rest - here, kind="stable")[:_MOST_VALUES]
+        rows = [
+            [shorten(texts[place], 40), round(here[place], 4), round(rest[place], 4)]
+            for place in best
+            if here[place] > rest[place]
+        ]
+        if rows:
+            found.append({"name": name, "values": rows})
+    return found
+
+
+# --- single items
+
+
+def facts(state: ExplorerState, items: Iterable[int], *, pictures: bool = True) -> list[tuple[int, Answer]]:
+    """Return what cards show of items: title, domain, codes, a small picture, what differs from its twins."""
+    chosen = list(dict.fromkeys(items))
+    several = len(state.catalogue.domains) > 1
+    differing = _differing(state, chosen)
+    found = []
+    for row in state.catalogue.cards(chosen).iter_rows(named=True):
+        one: Answer = {"title": row["title"][:_LONGEST], "codes": row["codes"], "domain": ""}
+        if several:
+            one["domain"] = shorten(row["domain"], 30)
+        if pictures and row["image"] is not None and (drawn := thumbnail(row["image"], _PICTURE)):
+            one["picture"] = drawn
+        if row["item"] in differing:
+            one["marked"] = differing[row["item"]]
+        found.append((row["item"], one))
+    return found
+
+
+def _differing(state: ExplorerState, items: Sequence[int]) -> dict[int, list[tuple[str, bool]]]:
+    """The titles of items with one identifier word by word, and which words set them apart."""
+    selection, catalogue = state.selection, state.catalogue
+    if len(selection.prefix) < catalogue.levels or not 1 < len(items) <= MOST_CARDS:
+        return {}
+    marked = differences([catalogue.titles[item][:_LONGEST] for item in items])
+    return {
+        item: [(f"{word} ", apart) for word, apart in one] for item, one in zip(items, marked, strict=True)
+    }
+
+
+def hover(state: ExplorerState, item: int) -> Answer:
+    """Return what the map says of the item under the mouse."""
+    ((_, one),) = facts(state, [item], pictures=False)
+    lines = [
+        shorten(one["title"], 120) or "without a title",
+        one["codes"],
+        one["domain"],
+        _visits(state, item),
+    ]
+    return {"kind": "hover", "item": item, "lines": [line for line in lines if line]}
+
+
+def hits(state: ExplorerState, text: str, most: int = 20) -> Answer:
+    """Return what a search finds: a prefix or a code everywhere first, then items."""
+    found = state.search(text, most)
+    rows: list[Answer] = []
+    if found.everywhere is not None:
+        rows.append({"text": str(found), "says": "", "go": {"everywhere": list(found.everywhere)}})
+    elif found.prefix is not None:
+        says = counted(found.prefix_items, "item")
+        rows.append(
+            {"text": f"Prefix {written(found.prefix)}", "says": says, "go": {"prefix": list(found.prefix)}}
+        )
+    items = found.items.tolist()
+    for item, one in facts(state, items, pictures=False):
+        says = " · ".join(filter(None, [one["codes"], one["domain"]]))
+        rows.append(
+            {"text": shorten(one["title"], 110) or "without a title", "says": says, "go": {"item": item}}
+        )
+    return {"kind": "hits", "said": str(found), "hits": rows, "items": []}

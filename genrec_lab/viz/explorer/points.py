@@ -1,0 +1,252 @@
+"""The map: where every item stands, which colour it has, and the names of its largest groups.
+
+Shapes: N items, L levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from plotly.colors import hex_to_rgb, sample_colorscale
+
+from genrec_lab.viz.explorer.catalogue import CodedCatalogue
+from genrec_lab.viz.explorer.state import ExplorerState
+from genrec_lab.viz.projection import Projection
+from genrec_lab.viz.text import counted, percent, shorten
+from genrec_lab.viz.theme import BAD, GOOD, PALETTE
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float32]
+
+BY_CODES = "by codes"
+_GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
+_STEPS = 16
+_MOST_LABELS = 60
+_NEAR = 3
+_ROWS_AT_ONCE = 4_096
+_OTHER = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Coloured:
+    """What each item is coloured by.
+
+    values: (N,) places in `palette`, -1 for none of them. names: the legend, `text`, `colour` (a place) and
+    perhaps `go`, what a click on it selects.
+    """
+
+    values: npt.NDArray[np.int16]
+    palette: list[tuple[int, int, int]]
+    names: list[dict[str, Any]]
+    said: str = ""
+    labels: list[dict[str, Any]] = field(default_factory=list)
+
+
+def methods(state: ExplorerState) -> list[str]:
+    """Return the kinds of map that there are; the last, by the codes themselves, needs no vectors."""
+    return [*state.maps, BY_CODES]
+
+
+def places(state: ExplorerState, method: str, level: int) -> FloatArray:
+    """(N, 2) where the items stand on a map of a level, NaN for none; ValueError for an unknown method.
+
+    A projection is of a sample. The other items stand among the three nearest of it, by the distance of what
+    was mapped.
+    """
+    if method == BY_CODES:
+        return laid_by_codes(state.catalogue)
+    if method not in state.maps:
+        raise ValueError(f"map: {method!r}, expected one of {methods(state)}")
+    projection = state.maps[method]
+    if not isinstance(projection, Projection):
+        projection = state.maps[method] = projection()
+    catalogue, level = state.catalogue, min(level, projection.coordinates.shape[1] - 1)
+    found = np.full((catalogue.n_items, 2), np.nan, dtype=np.float32)
+    found[projection.items] = projection.coordinates[:, level]
+    seen = catalogue.vectors if catalogue.residuals is None else catalogue.residuals[:, level]
+    missing = np.flatnonzero(np.isnan(found[:, 0]))
+    if missing.size and seen is not None:
+        found[missing] = _among(seen, projection.items, found[projection.items], missing)
+    return found
+
+
+def _among(seen: FloatArray, sample: IntArray, points: FloatArray, items: IntArray) -> FloatArray:
+    """(n, 2) the mean place of the three nearest items of a sample, nearer ones counting more."""
+    near = min(_NEAR, sample.size)
+    known, squares = seen[sample], np.einsum("nd,nd->n", seen[sample], seen[sample])
+    found = np.empty((items.size, 2), dtype=np.float32)
+    for start in range(0, items.size, _ROWS_AT_ONCE):
+        rows = seen[items[start : start + _ROWS_AT_ONCE]]
+        away = squares - 2 * rows @ known.T
+        best = np.argpartition(away, near - 1, axis=1)[:, :near]
+        own = np.einsum("nd,nd->n", rows, rows)[:, None]
+        distance = np.sqrt(np.maximum(np.take_along_axis(away, best, axis=1) + own, 0))
+        weights = 1 / (distance + 1e-6 * (1 + distance.max()))
+        weights /= weights.sum(axis=1, keepdims=True)
+        found[start : start + len(rows)] = np.einsum("nk,nkd->nd", weights, points[best])
+    return found
+
+
+def laid_by_codes(catalogue: CodedCatalogue) -> FloatArray:
+    """(N, 2) a map of nothing but codes: a disc for each first code, filled in the order of the codes.
+
+    Discs and items stand as the seeds of a sunflower do, so that areas are as large as codes have items.
+    """
+    order, starts = catalogue.order, catalogue.order.starts[0]
+    sizes = np.diff(starts)
+    middle = np.cumsum(sizes) - sizes / 2
+    centres = _sunflower(np.arange(sizes.size), 1.25 * np.sqrt(middle))
+    rank = np.arange(order.items.size) - np.repeat(starts[:-1], sizes)
+    found = np.empty((order.items.size, 2))
+    found[order.items] = np.repeat(centres, sizes, axis=0) + _sunflower(rank, 0.8 * np.sqrt(rank + 0.5))
+    scale = np.sqrt((found**2).sum(axis=1).mean()) or 1.0
+    return (found / scale).astype(np.float32)
+
+
+def _sunflower(numbers: IntArray, radius: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    angle = _GOLDEN_ANGLE * numbers
+    return np.column_stack([radius * np.cos(angle), radius * np.sin(angle)])
+
+
+def colourings(state: ExplorerState) -> dict[str, Callable[[ExplorerState, IntArray], Coloured]]:
+    """Return what the map can be coloured by, as functions of the state and the selected items."""
+    catalogue = state.catalogue
+    found: dict[str, Callable[[ExplorerState, IntArray], Coloured]] = {"code": _by_code}
+    if len(catalogue.domains) > 1:
+        found["domain"] = _by_domain
+    if catalogue.traffic.any():
+        found["popularity"] = lambda state, items: _by_size(
+            np.log1p(state.catalogue.traffic), "interactions", np.expm1
+        )
+    if catalogue.distances is not None:
+        found["distance"] = lambda state, items: _by_size(
+            state.catalogue.distances[:, state.selection.level],  # type: ignore[index]
+            "distance to the codeword",
+        )
+    if len(state.records.snapshots) > 1:
+        found["churn"] = _by_churn
+    if state.records.users is not None:
+        for method in state.records.recommended:
+            found[f"hits of {method}"] = lambda state, items, method=method: _by_hit(state, method)  # type: ignore[misc]
+    return found
+
+
+def coloured(state: ExplorerState, by: str, points: FloatArray) -> Coloured:
+    """Colour every item, and name the largest codes of the level where they stand on this map (N, 2)."""
+    known, items = colourings(state), state.items()
+    if by not in known:
+        raise ValueError(f"colour: {by!r}, expected one of {list(known)}")
+    found = known[by](state, items)
+    return Coloured(found.values, found.palette, found.names, found.said, _labels(state, items, points))
+
+
+def goes_to(state: ExplorerState, level: int, code: int) -> dict[str, Any]:
+    """Return what a click on a code of a level selects: below the prefix if it follows, else everywhere."""
+    prefix = state.selection.prefix
+    if level == len(prefix):
+        return {"prefix": [*prefix, code]}
+    return {"prefix": [*prefix[:level], code]} if level < len(prefix) else {"everywhere": [level, code]}
+
+
+def _largest_codes(state: ExplorerState, items: IntArray, most: int) -> list[tuple[int, int]]:
+    level = state.selection.level
+    counts = np.bincount(state.catalogue.codes.codes[items, level])
+    order = np.argsort(-counts, kind="stable")[:most]
+    return [(int(code), int(counts[code])) for code in order if counts[code]]
+
+
+def _name(state: ExplorerState, code: int, words: int) -> str:
+    known = state.labels().get(code, []) if state.selection.level == len(state.selection.prefix) else []
+    return shorten(" · ".join([str(code), *([", ".join(known[:words])] if known else [])]), 34)
+
+
+def _labels(state: ExplorerState, items: IntArray, points: FloatArray) -> list[dict[str, Any]]:
+    """The largest codes of the level at the middle of their points, largest first."""
+    level, found = state.selection.level, []
+    codes = state.catalogue.codes.codes[items, level]
+    for code, _ in _largest_codes(state, items, _MOST_LABELS):
+        where = points[items[codes == code]]
+        where = where[~np.isnan(where[:, 0])]
+        if where.size:
+            x, y = np.median(where, axis=0).tolist()
+            text = _name(state, code, 1)
+            found.append({"x": x, "y": y, "text": text, "go": goes_to(state, level, code)})
+    return found
+
+
+def _by_code(state: ExplorerState, items: IntArray) -> Coloured:
+    level, catalogue = state.selection.level, state.catalogue
+    largest = _largest_codes(state, items, len(PALETTE) - 1)
+    place = np.full(catalogue.codes.sizes[level], _OTHER, dtype=np.int16)
+    place[[code for code, _ in largest]] = np.arange(len(largest))
+    names: list[dict[str, Any]] = [
+        {
+            "text": _name(state, code, 2),
+            "colour": number,
+            "go": goes_to(state, level, code),
+            "says": counted(size, "item"),
+        }
+        for number, (code, size) in enumerate(largest)
+    ]
+    if len(np.unique(catalogue.codes.codes[items, level])) > len(largest):
+        names.append({"text": "other codes", "colour": _OTHER})
+    return Coloured(place[catalogue.codes.codes[:, level]], _rgb(PALETTE[: len(largest)]), names)
+
+
+def _by_domain(state: ExplorerState, items: IntArray) -> Coloured:
+    catalogue, most = state.catalogue, len(PALETTE) - 1
+    values = catalogue.codes.domain_index.astype(np.int16)
+    names: list[dict[str, Any]] = [
+        {"text": shorten(name, 30), "colour": place, "go": {"domain": name}}
+        for place, name in enumerate(catalogue.domains[:most])
+    ]
+    if len(catalogue.domains) > most:
+        names.append({"text": "other domains", "colour": _OTHER})
+    return Coloured(np.where(values < most, values, np.int16(_OTHER)), _rgb(PALETTE[:most]), names)
+
+
+def _by_size(
+    values: npt.ArrayLike, name: str, back: Callable[[float], float] | None = None, share: bool = False
+) -> Coloured:
+    """Colour by a number in 16 steps; a few extreme values do not take the scale."""
+    numbers = np.asarray(values, dtype=np.float64)
+    low, high = np.quantile(numbers, [0.01, 0.99])
+    steps = np.clip((numbers - low) / max(high - low, 1e-12) * _STEPS, 0, _STEPS - 1).astype(np.int16)
+    ends = [(low, 0), ((low + high) / 2, _STEPS // 2), (high, _STEPS - 1)]
+    names = [
+        {"text": percent(at) if share else f"{back(at) if back else at:.3g}", "colour": step}
+        for at, step in ends
+    ]
+    scale = sample_colorscale("Viridis", np.linspace(0, 1, _STEPS).tolist(), colortype="tuple")
+    return Coloured(steps, [tuple(round(255 * part) for part in one) for one in scale], names, name)
+
+
+def _by_churn(state: ExplorerState, items: IntArray) -> Coloured:
+    kept = list(state.records.snapshots.values())
+    level = state.selection.level
+    changed = np.mean([a[:, level] != b[:, level] for a, b in pairwise(kept)], axis=0)
+    return _by_size(changed, "kept epochs at which the code changed", share=True)
+
+
+def _by_hit(state: ExplorerState, method: str) -> Coloured:
+    users = state.records.users
+    targets = np.zeros(0, dtype=np.int64) if users is None else users["target"].to_numpy()
+    hits = (state.records.recommended[method] == targets[:, None]).any(axis=1)
+    asked, found = (np.bincount(part, minlength=state.catalogue.n_items) for part in (targets, targets[hits]))
+    values = np.full(state.catalogue.n_items, _OTHER, dtype=np.int16)
+    values[(asked > 0) & (found == 0)], values[(asked > found) & (found > 0)] = 0, 1
+    values[(asked == found) & (asked > 0)] = 2
+    names = [
+        {"text": text, "colour": place}
+        for place, text in ((0, "missed"), (1, "hit for some users"), (2, "hit"), (_OTHER, "not a target"))
+    ]
+    return Coloured(values, _rgb((BAD, PALETTE[1], GOOD)), names, "targets of test users")
+
+
+def _rgb(colours: tuple[str, ...]) -> list[tuple[int, int, int]]:
+    return [hex_to_rgb(colour) for colour in colours]

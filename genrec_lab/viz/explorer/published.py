@@ -1,0 +1,300 @@
+"""Anybody's identifiers in the explorer: files of codes, of items and of vectors, as they are published.
+
+Codes: `{item: ["<a_12>", "<b_3>"]}`, `{item: [12, 3]}`, `{item: "12 3"}` or a list of lists. Items: the same
+keys with titles and attributes, as JSON, JSON lines, CSV or parquet. Vectors: `.npy` or safetensors, a row an
+item in the order of the codes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from genrec_lab.codes import CodesError, ItemCodes
+from genrec_lab.data.paths import read_json_object
+from genrec_lab.viz.explorer.catalogue import CodedCatalogue
+from genrec_lab.viz.explorer.state import ExplorerState
+from genrec_lab.viz.projection import Projection, project_residuals
+from genrec_lab.viz.text import counted
+
+Codes = str | os.PathLike[str] | Mapping[Any, Any] | ItemCodes | Sequence[Any] | npt.NDArray[Any]
+Items = str | os.PathLike[str] | Mapping[Any, Any] | pl.DataFrame
+Vectors = str | os.PathLike[str] | npt.ArrayLike
+
+_NUMBER = re.compile(r"\d+(?=\D*$)")
+_KEYS = ("key", "item_id", "id", "asin", "parent_asin", "item", "movie_id")
+_TITLES = ("title", "name", "item_name")
+_TEXTS = (
+    "title",
+    "name",
+    "brand",
+    "store",
+    "categories",
+    "category",
+    "genres",
+    "description",
+    "overview",
+    "text",
+)
+_ATTRIBUTES = {
+    "brand": ("brand", "store"),
+    "category": ("categories", "category", "genres"),
+    "price": ("price",),
+}
+_PRICE = re.compile(r"\d+(?:\.\d+)?")
+_WORD_DIMENSIONS = 64
+_MAPPED = 5_000
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A state of somebody's codes. notes: what was left out or is not known, in words."""
+
+    state: ExplorerState
+    notes: tuple[str, ...]
+
+
+def open_codes(
+    codes: Codes,
+    items: Items | None = None,
+    vectors: Vectors | None = None,
+    *,
+    sizes: Sequence[int] | None = None,
+    name: str | None = None,
+    seed: int = 0,
+) -> Opened:
+    """Open identifiers that were made elsewhere.
+
+    sizes: how many codes each level has; files do not say it, so without them no code is called dead. Items
+    without codes are left out, and so are attributes of items that have none; the notes count them. Without
+    vectors the words of the texts stand in for them. Raises CodesError for codes that are no identifiers of
+    one length, ValueError for vectors of another number.
+    """
+    keys, rows, notes = _rows(codes)
+    lengths = {len(row) for row in rows}
+    if len(lengths) != 1:
+        odd = next((key for key, row in zip(keys, rows, strict=True) if len(row) != len(rows[0])), None)
+        raise CodesError(
+            f"codes: item {odd!r} has another number of codes than the first item, which has "
+            f"{len(rows[0]) if rows else 0}; expected at least one item, and identifiers of one length"
+        )
+    table = np.array(rows, dtype=np.int64)
+    known = tuple(int(most) + 1 for most in table.max(axis=0)) if sizes is None else tuple(sizes)
+    if sizes is None:
+        notes.append("the sizes of the levels are not known, so no code is called dead")
+    titles, attributes, texts, missing = _described(items, keys)
+    if missing:
+        notes.append(f"{counted(missing, 'item')} of the codes have no title")
+    given = None if vectors is None else _vectors(vectors, len(keys))
+    alike = "content vectors"
+    if given is None and any(texts):
+        given, alike = word_vectors(texts, seed), "words of the texts"
+        notes.append("no vectors: similarity is that of the words of the texts")
+    catalogue = CodedCatalogue(
+        name or _name_of(codes),
+        ItemCodes(table, known),
+        titles,
+        vectors=given,
+        keys=keys,
+        attributes=attributes,
+        sizes_known=sizes is not None,
+        alike=alike,
+        seed=seed,
+    )
+    state = ExplorerState(
+        catalogue, source="state = open_codes(...).state  # from genrec_lab.viz.explorer.published"
+    )
+    if given is not None:
+        state.maps = {
+            "PCA": principal_map(given, seed),
+            "UMAP": _later(given, "umap", seed),
+            "t-SNE": _later(given, "tsne", seed),
+        }
+    return Opened(state, tuple(notes))
+
+
+def _later(vectors: npt.NDArray[np.float32], method: Any, seed: int) -> Callable[[], Projection]:
+    """A map that takes minutes, made when it is first looked at: of 5,000 items, the others among them."""
+
+    def make() -> Projection:
+        domains = np.zeros(len(vectors), dtype=np.int64)
+        return project_residuals(vectors[:, None], domains, method=method, size=_MAPPED, seed=seed)
+
+    return make
+
+
+def principal_map(vectors: npt.NDArray[np.float32], seed: int = 0) -> Projection:
+    """The first two principal components of vectors (N, D), scaled to unit mean square radius."""
+    centred = vectors - vectors.mean(axis=0)
+    _, _, directions = np.linalg.svd(centred.T @ centred)
+    flat = centred @ directions[:2].T
+    if flat.shape[1] < 2:
+        flat = np.column_stack([flat[:, 0], np.zeros(len(flat), np.float32)])
+    flat = flat / (float(np.sqrt((flat**2).sum(axis=1).mean())) or 1.0)
+    points = flat.astype(np.float32)[:, None]
+    return Projection(points, np.arange(len(vectors)), "pca", seed, len(vectors))
+
+
+def word_vectors(texts: Sequence[str], seed: int = 0) -> npt.NDArray[np.float32]:
+    """(N, up to 64) what texts are about: tf-idf of their words, reduced by singular values."""
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    found = TfidfVectorizer(sublinear_tf=True, min_df=1 if len(texts) < 50 else 2, stop_words="english")
+    try:
+        words = found.fit_transform(texts)
+    except ValueError:  # no text has a word
+        return np.zeros((len(texts), 1), dtype=np.float32)
+    width = min(_WORD_DIMENSIONS, min(words.shape) - 1)
+    if width < 1:
+        return np.asarray(words.todense(), dtype=np.float32)
+    return TruncatedSVD(width, random_state=seed).fit_transform(words).astype(np.float32)
+
+
+def _rows(codes: Codes) -> tuple[list[Any], list[list[int]], list[str]]:
+    """Keys and codes of the items that have any, and what was left out."""
+    if isinstance(codes, ItemCodes):
+        return list(range(codes.n_items)), codes.codes.tolist(), []
+    content: Any = codes
+    if isinstance(codes, (str, os.PathLike)):
+        path = Path(codes)
+        if path.suffix == ".npy":
+            content = np.load(path, allow_pickle=False)
+        elif path.suffix == ".parquet":
+            read = ItemCodes.read(path)
+            return list(range(read.n_items)), read.codes.tolist(), []
+        else:
+            content = json.loads(path.read_text("utf-8")) if _is_list(path) else read_json_object(path)
+    pairs = content.items() if isinstance(content, Mapping) else enumerate(np.asarray(content).tolist())
+    keys, rows, without = [], [], 0
+    for key, tokens in pairs:
+        row = _numbers(key, tokens)
+        if row:
+            keys.append(key)
+            rows.append(row)
+        else:
+            without += 1
+    return keys, rows, [f"{counted(without, 'item')} without codes left out"] if without else []
+
+
+def _is_list(path: Path) -> bool:
+    with path.open(encoding="utf-8") as file:
+        return file.read(64).lstrip().startswith("[")
+
+
+def _numbers(key: Any, tokens: Any) -> list[int]:
+    """The code of each token: the last number in it, whatever letters and brackets stand around."""
+    if tokens is None:
+        return []
+    parts = tokens.split() if isinstance(tokens, str) else tokens
+    if isinstance(tokens, str) and len(parts) == 1:
+        parts = re.findall(r"<[^<>]*>", tokens) or re.split(r"[,;|]", tokens)
+    if not isinstance(parts, Sequence):
+        raise CodesError(
+            f'codes: item {key!r} has {tokens!r}; expected a list as ["<a_12>", "<b_3>"] or [12, 3]'
+        )
+    found = []
+    for part in parts:
+        number = _NUMBER.search(str(part)) if not isinstance(part, float) else None
+        if isinstance(part, bool) or number is None or str(part).startswith("-"):
+            raise CodesError(f"codes: item {key!r} has {part!r}; expected a code as <a_12> or 12, from 0 on")
+        found.append(int(number[0]))
+    return found
+
+
+def _described(items: Items | None, keys: list[Any]) -> tuple[list[str], pl.DataFrame | None, list[str], int]:
+    """Titles, attributes and texts in the order of the keys, and how many keys have no title."""
+    if items is None:
+        return [str(key) for key in keys], None, [], 0
+    rows = _item_rows(items)
+    own = [rows.get(str(key), {}) for key in keys]
+    titles = [_first(one, _TITLES) for one in own]
+    texts = [" ".join(filter(None, (_text(one.get(field)) for field in _TEXTS))) for one in own]
+    columns: dict[str, pl.Series] = {}
+    for name, fields in _ATTRIBUTES.items():
+        values = [_first(one, fields) for one in own]
+        if not any(values):
+            continue
+        if name == "price":
+            found = [_PRICE.search(value.replace(",", "")) for value in values]
+            columns[name] = pl.Series([float(one[0]) if one else None for one in found], dtype=pl.Float64)
+        else:
+            last = [value.split(",")[-1].strip() if name == "category" else value for value in values]
+            columns[name] = pl.Series([value or None for value in last], dtype=pl.String)
+    attributes = pl.DataFrame(columns) if columns else None
+    return (
+        [title or str(key) for title, key in zip(titles, keys, strict=True)],
+        attributes,
+        texts,
+        titles.count(""),
+    )
+
+
+def _item_rows(items: Items) -> dict[str, dict[str, Any]]:
+    """By key, what is known of each item."""
+    if isinstance(items, (str, os.PathLike)):
+        path = Path(items)
+        readers: dict[str, Callable[..., pl.DataFrame]] = {
+            ".csv": pl.read_csv,
+            ".parquet": pl.read_parquet,
+            ".jsonl": pl.read_ndjson,
+        }
+        items = readers[path.suffix](path) if path.suffix in readers else read_json_object(path)
+    if isinstance(items, pl.DataFrame):
+        key = next((name for name in _KEYS if name in items.columns), None)
+        if key is None:
+            raise ValueError(
+                f"items: columns {items.columns}, expected one of {list(_KEYS)} with the items' keys"
+            )
+        return {str(row[key]): row for row in items.iter_rows(named=True)}
+    return {
+        str(key): dict(value) if isinstance(value, Mapping) else {"title": value}
+        for key, value in items.items()
+    }
+
+
+def _first(row: Mapping[str, Any], fields: Sequence[str]) -> str:
+    return next((text for field in fields if (text := _text(row.get(field)))), "")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(filter(None, map(_text, value)))
+    return "" if value is None else str(value).strip()
+
+
+def _vectors(vectors: Vectors, n_items: int) -> npt.NDArray[np.float32]:
+    if isinstance(vectors, (str, os.PathLike)):
+        path = Path(vectors)
+        if path.suffix == ".safetensors":
+            from safetensors.numpy import load_file
+
+            found = next(iter(load_file(path).values()))
+        else:
+            found = np.load(path, allow_pickle=False)
+    else:
+        found = np.asarray(vectors)
+    if found.ndim != 2 or len(found) != n_items:
+        raise ValueError(
+            f"vectors: shape {found.shape} for {n_items} items with codes; expected one row an item, in "
+            "their order"
+        )
+    made: npt.NDArray[np.float32] = found.astype(np.float32)
+    if bad := int((~np.isfinite(made).all(axis=1)).sum()):
+        raise ValueError(f"vectors: {bad} rows have a NaN or an infinite value; expected numbers")
+    return made
+
+
+def _name_of(codes: Codes) -> str:
+    if isinstance(codes, (str, os.PathLike)):
+        return Path(codes).name.removesuffix(".json").removesuffix(".index")
+    return "codes"

@@ -1,0 +1,172 @@
+"""Anybody's codes: files of several kinds, what is not known, and the file that needs no kernel."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from click.testing import CliRunner
+
+from genrec_lab.cli import genrec
+from genrec_lab.codes import CodesError
+from genrec_lab.viz.explorer import answers
+from genrec_lab.viz.explorer.html_file import write_html
+from genrec_lab.viz.explorer.published import Opened, open_codes
+from genrec_lab.viz.explorer.state import ExplorerState
+
+CODES = {"a": ["<a_1>", "<b_0>"], "b": ["<a_1>", "<b_2>"], "c": ["<a_0>", "<b_2>"]}
+ITEMS = {
+    "a": {"title": "Oak chair", "brand": "Elm", "categories": "Home, Chairs", "price": "$1,020.50"},
+    "b": {"title": "Oak table &amp; bench", "brand": "Elm", "categories": ["Home", "Tables"]},
+    "c": {"title": "Copper lamp", "brand": "", "price": None},
+}
+
+
+def codes_of(opened: Opened) -> list[list[int]]:
+    return opened.state.catalogue.codes.codes.tolist()
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        CODES,
+        {key: [int(token[3]) for token in tokens] for key, tokens in CODES.items()},
+        {key: "".join(tokens) for key, tokens in CODES.items()},
+        {key: " ".join(token[3] for token in tokens) for key, tokens in CODES.items()},
+        {key: [f"<Z{token[3]}>" for token in tokens] for key, tokens in CODES.items()},
+        [[1, 0], [1, 2], [0, 2]],
+    ],
+)
+def test_codes_of_any_letter_or_numbers_are_read(tmp_path: Path, written: object) -> None:
+    file = tmp_path / "mine.index.json"
+    file.write_text(json.dumps(written), encoding="utf-8")
+    for given in (file, written):
+        assert codes_of(open_codes(given)) == [[1, 0], [1, 2], [0, 2]]  # type: ignore[arg-type]
+    assert open_codes(file).state.catalogue.name == "mine"
+
+
+def test_what_is_not_known_is_said_and_not_claimed() -> None:
+    opened = open_codes({**CODES, "d": None, "e": []}, ITEMS)
+    assert "2 items without codes left out" in opened.notes
+    assert any("sizes of the levels are not known" in note for note in opened.notes)
+    assert opened.state.catalogue.codes.sizes == (2, 3) and not opened.state.catalogue.sizes_known
+    told = open_codes(CODES, ITEMS, sizes=(4, 4))
+    assert answers.grid(told.state)["columns"][-1]["values"] == ["alive", "alive", "dead", "dead"]
+    assert open_codes(CODES, {"a": "Oak chair"}).notes[1] == "2 items of the codes have no title"
+
+
+def test_attributes_come_from_any_kind_of_table(tmp_path: Path) -> None:
+    frame = pl.DataFrame(
+        {
+            "asin": list(ITEMS),
+            "title": [one["title"] for one in ITEMS.values()],
+            "brand": ["Elm", "Elm", None],
+        }
+    )
+    frame.write_csv(tmp_path / "items.csv")
+    frame.write_parquet(tmp_path / "items.parquet")
+    for items in (tmp_path / "items.csv", tmp_path / "items.parquet", frame):
+        assert open_codes(CODES, items).state.catalogue.attributes["brand"].to_list() == ["Elm", "Elm", None]
+    catalogue = open_codes(CODES, ITEMS).state.catalogue
+    assert catalogue.attributes["price"].to_list() == [1020.5, None, None]
+    assert catalogue.attributes["category"].to_list() == ["Chairs", "Tables", None]
+    assert catalogue.titles[1] == "Oak table & bench"
+
+
+@pytest.mark.parametrize(
+    ("codes", "items", "vectors", "said"),
+    [
+        ({"a": [1], "b": [1, 2]}, None, None, "item 'b' has another number of codes"),
+        ({}, None, None, "expected at least one item"),
+        ({"a": ["x"]}, None, None, "item 'a' has 'x'"),
+        ({"a": [-1]}, None, None, "item 'a' has -1"),
+        ({"a": [1.5]}, None, None, "item 'a' has 1.5"),
+        (CODES, None, np.zeros((2, 4)), "vectors: shape \\(2, 4\\) for 3 items"),
+        (CODES, None, np.full((3, 4), np.nan), "3 rows have a NaN"),
+        (CODES, pl.DataFrame({"title": ["a"]}), None, "expected one of \\['key'"),
+    ],
+)
+def test_what_does_not_fit_is_refused(codes: object, items: object, vectors: object, said: str) -> None:
+    with pytest.raises((CodesError, ValueError), match=said):
+        open_codes(codes, items, vectors)  # type: ignore[arg-type]
+
+
+def content_of(file: Path) -> dict:
+    packed = re.search(r'<script id="data"[^>]*>([^<]*)<', file.read_text(encoding="utf-8"))
+    assert packed is not None
+    return json.loads(gzip.decompress(base64.b64decode(packed[1])))
+
+
+def many() -> ExplorerState:
+    generator = np.random.default_rng(0)
+    codes = {f"item {place}": generator.integers(0, 5, 3).tolist() for place in range(120)}
+    words = ["oak", "lamp", "red", "kettle", "chair"]
+    items = {key: {"title": f"{words[row[0]]} {words[row[1]]}"} for key, row in codes.items()}
+    return open_codes(codes, items).state
+
+
+def test_the_file_answers_as_the_kernel_does(tmp_path: Path) -> None:
+    state = many()
+    before = state.selection
+    content = content_of(write_html(state, tmp_path / "new" / "a.html"))
+    assert state.selection == before
+    for key, page in content["pages"].items():
+        if key.startswith("*"):
+            level, code = key[1:].split(".")
+            state.select(everywhere=(int(level), int(code)))
+        else:
+            state.select(prefix=tuple(map(int, key.split("."))) if key else ())
+        facts = json.loads(json.dumps(answers.page(state)["facts"]))
+        assert page["page"]["facts"] == facts
+        table = {one["name"]: one["values"] for one in page["grid"]["columns"]}
+        assert (
+            sum(table["items"]) == state.items().size
+            if "items" in table
+            else len(table["title"]) == state.items().size
+        )
+    codes = state.catalogue.codes.codes
+    wanted = {".".join(map(str, codes[item, :length])) for item in range(120) for length in (0, 1, 2, 3)}
+    several = {
+        key
+        for key in wanted
+        if sum(".".join(map(str, row[: len(key.split(".")) if key else 0])) == key for row in codes) > 1
+    }
+    assert several <= set(content["pages"])
+
+
+def test_the_file_asks_no_network_and_its_titles_stay_text(tmp_path: Path) -> None:
+    evil = "</script><script>alert(1)</script>"
+    file = write_html(
+        open_codes(
+            {"a": [0], "b": [0]},
+            {"a": evil, "b": "plain"},
+        ).state,
+        tmp_path / "a.html",
+    )
+    text = file.read_text(encoding="utf-8")
+    assert "alert(1)" not in text and content_of(file)["items"]["title"][0] == evil
+    assert not re.findall(r"""(?:src|href)\s*=\s*["']https?:""", text)
+    assert "default-src 'none'" in text
+
+
+def test_the_command_writes_a_file_and_says_what_is_not_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "codes.json").write_text(json.dumps(CODES))
+    (tmp_path / "items.json").write_text(json.dumps(ITEMS))
+    asked = ["explore", "codes.json", "--items", "items.json", "--map", "PCA"]
+    done = CliRunner().invoke(genrec, asked)
+    assert done.exit_code == 0, done.output
+    assert "sizes of the levels are not known" in done.output and (tmp_path / "codes-explorer.html").is_file()
+    sized = CliRunner().invoke(genrec, [*asked, "--sizes", "4,4", "--html", "b.html"])
+    assert sized.exit_code == 0 and "sizes of the levels" not in sized.output
+    for wrong in (["--sizes", "4,x"], ["--sizes", "1,1"], ["--map", "nothing"]):
+        refused = CliRunner().invoke(genrec, [*asked[:4], *wrong])
+        assert refused.exit_code == 2, refused.output
