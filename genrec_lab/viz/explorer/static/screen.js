@@ -37,7 +37,7 @@ function screen(el, model) {
       part.domain.hidden = content.domains.length < 2;
       options(part.level, content.levels.map(level => [`level ${level + 1}`, String(level)]), '0');
       options(part.method, content.methods.map(one => [one, one]), content.methods[0]);
-      options(part.colour, content.colours.map(one => [`colour: ${one}`, one]), content.colours[0]);
+      options(part.colour, content.colours.map(one => [one, one]), content.colours[0]);
       part.tabs.replaceChildren(...content.tabs.map(name => {
         const tab = button(name, () => show(openTab === name ? '' : name), 'genrec-tabname', `${name}: open or close`);
         tab.setAttribute('role', 'tab');
