@@ -5,6 +5,7 @@ Nothing heavy is imported before it is needed: help, `init` and a refused run fi
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 FAILED, REFUSED = 1, 2
 _LOG_WIDTH = 160
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 
 
@@ -60,6 +62,12 @@ def main(arguments: Sequence[str] | None = None, command: str = "genrec", implie
                 f"Free some space, then go on with: {again}"
             )
             return FAILED
+        if isinstance(error, OSError) and error.errno in _FORBIDDEN:
+            _say(
+                f"error: {error.filename}: {error.strerror}. Mend its rights, or set GENREC_RUNS to a folder "
+                "that may be written to."
+            )
+            return REFUSED
         raise
 
 

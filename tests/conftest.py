@@ -43,8 +43,13 @@ def _real_data_folder() -> tuple[Path | None, str]:
     return None, "the real data sets are not here: set GENREC_DATA to their folder"
 
 
+# The files that take longest begin first, so that no process is left alone with one of them at the end.
+_LONGEST = ("test_chain", "test_truth", "test_pipeline", "test_universal", "test_command", "test_benchmarks")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every user of the `real_data` fixture; skip what carries the mark where there is no such data."""
+    items.sort(key=lambda item: item.path.stem not in _LONGEST)
     folder, reason = _real_data_folder()
     for item in items:
         if "real_data" in getattr(item, "fixturenames", ()):

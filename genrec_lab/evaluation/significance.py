@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -99,6 +98,8 @@ def paired_t_test(a: npt.ArrayLike, b: npt.ArrayLike, confidence: float = 0.95) 
 
     Where all differences are equal, p is 1 for zero and 0 otherwise. Raises SignificanceError.
     """
+    from scipy import stats  # slow to import, and most processes compare nothing
+
     differences = _differences(a, b, confidence)
     users = len(differences)
     mean = float(differences.mean())
@@ -124,6 +125,8 @@ def paired_t_test(a: npt.ArrayLike, b: npt.ArrayLike, confidence: float = 0.95) 
 
 def paired_wilcoxon(a: npt.ArrayLike, b: npt.ArrayLike) -> RankTest:
     """Test the users' differences by Wilcoxon's signed ranks, equal pairs left out; p is 1 where all are."""
+    from scipy import stats
+
     differences = _differences(a, b, confidence=0.95)
     unequal = differences[differences != 0]
     if unequal.size == 0:

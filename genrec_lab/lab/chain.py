@@ -207,7 +207,7 @@ def _plan_stage(
     remade |= {task.place for task in tasks if states[task.place].action == "run" or not resume}
     skipped = _skipped(run) if stage not in _WITHOUT_FACTS else {}
     steps += [Step(stage, row, "skip", f"{why}.") for row, why in skipped.items()]
-    page = _why_page_is_made(run, notebook, states, remade)
+    page = _why_page_is_made(run, notebook, states, remade) if resume else "asked to run again."
     if any(step.action == "run" for step in steps):
         page = page or "a result is made."
     return [*steps, Step(stage, "", "run" if page else "keep", page or "its page is up to date.")]
@@ -332,7 +332,7 @@ def _execute(opened: Run, notebook: Path, root: Path, progress: Progress, why: s
     record: dict[str, Any] = {"prose": prose, "functions": functions, "started_at": started_at}
     _record(opened, stage, {**record, "status": "started"})
     progress.step(stage, "runs", why)
-    began, started, status = time.time(), time.monotonic(), "interrupted"
+    before, started, status = figures.index(opened.folder), time.monotonic(), "interrupted"
     environment = {"PLOTLY_RENDERER": _RENDERER, "GENREC_RUNS": str(root), "OMP_WAIT_POLICY": "PASSIVE"}
     if opened.keep_old_code:
         environment[KEEP_OLD_CODE] = "1"
@@ -348,26 +348,25 @@ def _execute(opened: Run, notebook: Path, root: Path, progress: Progress, why: s
             )
         _check_stage(opened, stage)
         hashes = {"sha256": hash_file(executed), "log_sha256": hash_file(executed.with_suffix(".log"))}
-        record |= _shown(opened, stage, began) | hashes
+        record |= _shown(opened, stage, before) | hashes
         status = "finished"
     except NotebookFailed:
         status = "failed"
         raise
     finally:
         seconds = round(time.monotonic() - started, 3)
-        with contextlib.suppress(FileNotFoundError):  # the run's folder was moved or deleted meanwhile
-            _record(opened, stage, {**record, "status": status, "seconds": seconds})
+        _record(opened, stage, {**record, "status": status, "seconds": seconds})
         progress.step(stage, "done" if status == "finished" else status)
 
 
-def _shown(opened: Run, stage: str, began: float) -> dict[str, Any]:
+def _shown(opened: Run, stage: str, before: Mapping[str, Any]) -> dict[str, Any]:
     """What a page shows that was just made: its figures, and the results that it read.
 
-    Figures that its notebook did not save again are those that it does not make any more.
+    Figures whose entries are those of before were not saved again: the notebook does not make them any more.
     """
     with held(opened.folder / ".write.lock", "sorting figures", 30.0):
         own = {name: entry for name, entry in figures.index(opened.folder).items() if entry["stage"] == stage}
-        gone = [name for name, entry in own.items() if entry["saved_at"] < began]
+        gone = [name for name, entry in own.items() if entry == before.get(name)]
         figures.remove(opened.folder, gone)
     kept = [name for name in own if name not in gone]
     reads: dict[str, str] = {}

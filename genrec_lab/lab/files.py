@@ -162,6 +162,7 @@ def held(file: Path, purpose: str, patience_seconds: float) -> Iterator[None]:
     Beside the lock a file says who holds it and what for. Raises `RunError` that names the process which kept
     the lock for longer than the patience.
     """
+    require_folder(file.parent)  # the lock would make it
     described = file.with_suffix(".holder")
     lock = filelock.FileLock(file, poll_interval=0.05)
     try:
@@ -180,6 +181,15 @@ def held(file: Path, purpose: str, patience_seconds: float) -> Iterator[None]:
         with contextlib.suppress(OSError):  # the folder may be gone
             described.unlink(missing_ok=True)
         lock.release()
+
+
+def require_folder(folder: Path) -> None:
+    """Raise `RunError` where a run's folder is not there any more."""
+    if not folder.is_dir():
+        raise RunError(
+            f"The run folder {folder} was moved or deleted while it was worked in. Move it back, or run this "
+            "again: what it lacks is made anew."
+        )
 
 
 def _who(described: Path) -> str:

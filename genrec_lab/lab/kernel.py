@@ -25,6 +25,7 @@ from genrec_lab.lab.notebooks import KERNEL
 
 _POLL_SECONDS = 0.2
 _INTERRUPT_PATIENCE_SECONDS = 15.0  # what a training step may need to reach its next instruction
+_START_SECONDS = 600  # on a busy machine a kernel is slow to answer for the first time
 _SOURCE_LINES_SHOWN = 20
 _TRACEBACK_LINES_SHOWN = 25
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -58,6 +59,7 @@ def execute_notebook(
             papermill.execute_notebook(
                 _literal_path(notebook), _literal_path(executed), dict(parameters), kernel_name=KERNEL,
                 progress_bar=False, stdout_file=output, stderr_file=output, km=kernel,
+                start_timeout=_START_SECONDS,
             )  # fmt: skip
         except BaseException as error:  # noqa: BLE001 - handed to the calling thread, which raises it
             caught.append(error)

@@ -135,7 +135,7 @@ def read_content(
 ) -> tuple[dict[str, Any], list[str]]:
     """Return a run file's keys and values with the settings laid over, and what is wrong with them.
 
-    A key whose value could not be read is left out.
+    A key whose value could not be read is left out, and so is one that is no text.
     Raises RunFileError where the file cannot be read at all.
     """
     problems: list[str] = []
@@ -150,13 +150,13 @@ def read_content(
             problems.append(f"--set {_shown(setting)}: {error}")
     content = {key: value for key, value in content.items() if not str(key).startswith("x-")}
     problems += _problems(content)
-    return {key: value for key, value in content.items() if not _unreadable(value)}, problems
+    return {key: _with_texts(value) for key, value in content.items() if not _unreadable(value)}, problems
 
 
 def _problems(content: Mapping[Any, Any]) -> list[str]:
     """Return what is wrong with the values of a run file, each in a sentence."""
     problems = []
-    named = {str(key): value for key, value in content.items()}
+    named = {str(key): _with_texts(value) for key, value in content.items()}
     try:
         _Keys(**named)
     except ValidationError as error:
@@ -166,6 +166,13 @@ def _problems(content: Mapping[Any, Any]) -> list[str]:
     for key in ("dataset", "overrides"):
         problems += _value_problems(key, content.get(key))
     return problems
+
+
+def _with_texts(value: Any) -> Any:
+    """A value without the keys that are no texts, of which `_value_problems` speaks."""
+    if not isinstance(value, dict):
+        return value
+    return {key: _with_texts(inner) for key, inner in value.items() if isinstance(key, str)}
 
 
 def _unreadable(value: Any) -> bool:

@@ -34,6 +34,7 @@ from genrec_lab.lab.files import (
     is_disk_full,
     read_checked,
     read_json,
+    require_folder,
     write_checked,
     write_json,
 )
@@ -206,10 +207,11 @@ def open_run(
     """
     given: dict[str, Any] = {"dataset": dataset, "preset": preset, "overrides": overrides, "seed": seed}
     opened = unopened_run(run, **given, root=root, base=base, change=change)
-    if processes.is_first() and not opened.read_only:
+    has = {"parameters": opened.parameters, "base": str(opened.base)}
+    if processes.is_first() and not opened.read_only and not has.items() <= opened.manifest().items():
         opened.folder.mkdir(parents=True, exist_ok=True)
         with opened.edited_manifest() as manifest:
-            manifest |= {"parameters": opened.parameters, "base": str(opened.base)}
+            manifest |= has
     processes.wait()
     registry.set_base_folder(opened.base)
     return opened
@@ -673,6 +675,7 @@ class Run:
             record.write(folder)
             self._place(folder, task.place)
         except BaseException as error:
+            require_folder(self.folder)
             self._failed(task, attempt, tried, error, time.monotonic() - clock)
             raise
         shutil.rmtree(scratch, ignore_errors=True)

@@ -110,6 +110,8 @@ def dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """
     flat: dict[str, Any] = {}
     for key, value in overrides.items():
+        if not isinstance(key, str):
+            raise PresetError(f"overrides has the key {key!r}; expected a text")
         if isinstance(value, Mapping):
             flat |= {f"{key}.{name}": part for name, part in dotted(value).items()}
         else:
@@ -210,5 +212,5 @@ def reasons(error: ValidationError) -> list[str]:
         key = ".".join(path[:1] + path[2:] if path and path[0] in _OF_SEVERAL_KINDS else path)
         value = "" if isinstance(found["input"], dict | BaseModel) else f" = {found['input']!r}"
         message = found["msg"].removeprefix("Value error, ")
-        lines.append(f"{key}{value}: {message}" if key else message)
+        lines += [f"{key}{value}: {message}"] if key else message.splitlines()  # of a whole config several
     return lines

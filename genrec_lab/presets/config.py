@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -186,43 +187,51 @@ class MethodConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> MethodConfig:
+        if problems := list(self._misfits()):
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _misfits(self) -> Iterator[str]:
+        """Yield a sentence for each two settings that exclude one another."""
         if self.recommenders == "separate" and self.adaptation.kind != "none":
-            raise ValueError(
+            yield (
                 f"adaptation.kind is {self.adaptation.kind!r} with recommenders 'separate', which know one "
                 "domain already; set adaptation.kind to 'none'"
             )
         if self.adaptation.kind != "none" and not hasattr(RECOMMENDERS.find(self.recommender.kind), "adapt"):
-            raise ValueError(
+            yield (
                 f"adaptation.kind is {self.adaptation.kind!r}, and the recommender "
                 f"{self.recommender.kind!r} has no `adapt`; set adaptation.kind to 'none'"
             )
         if self.codebooks == "separate" and self.recommenders == "unified":
-            raise ValueError(
+            yield (
                 "codebooks are 'separate' with a 'unified' recommender: equal codes would mean different "
                 "things; set recommenders to 'separate' and adaptation.kind to 'none'"
             )
         if self.one_pass is not None and getattr(self.recommender, "learns_in_one_pass", False):
-            raise ValueError(
+            yield (
                 "one_pass is given, and the recommender learns in one pass anyhow; leave one_pass out, or "
                 "set recommender.reads to 'whole'"
             )
         if self.transfer.start is not None and not self.transfer.targets:
-            raise ValueError(
+            yield (
                 f"transfer.start is {self.transfer.start!r} without transfer.targets; name the domains that "
                 "are to be served"
             )
         if self.tokenizer_class.transfers and self.codebooks == "separate":
-            raise ValueError(
+            yield (
                 f"codebooks are 'separate' with a tokenizer of kind {self.tokenizer.kind!r}, which is one "
                 "for all domains; for one of the target alone set transfer.pretrain_tokenizer to false"
             )
-        self.tokenizer_class.check_method(self.tokenizer, dict(self))
+        try:
+            self.tokenizer_class.check_method(self.tokenizer, dict(self))
+        except ValueError as error:
+            yield str(error)
         for name, training in self._trainings().items():
             if training.monitor not in MONITORS:
-                raise ValueError(f"{name}.monitor is {training.monitor!r}; expected one of {list(MONITORS)}")
+                yield f"{name}.monitor is {training.monitor!r}; expected one of {list(MONITORS)}"
         if self.own_row and self.name in self.compare:
-            raise ValueError(f"compare names {self.name!r}, which is the run's own row; leave it out")
-        return self
+            yield f"compare names {self.name!r}, which is the run's own row; leave it out"
 
     @property
     def tokenizer_class(self) -> type[Tokenizer]:

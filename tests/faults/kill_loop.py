@@ -2,10 +2,11 @@
 
     python -m tests.faults.kill_loop --kills 20 --seed 0
 
-SIGKILL hits the chain with its kernel, the chain alone or the kernel alone, in the midst of whatever they do.
-After each kill every file that a resumption may read must be whole: the manifest and the metrics, the files
-of finished results by their hashes, checkpoints and caches by reading all of them. At the end the metrics and
-the ranked items must be those of the unbroken run, to the last bit. Linux only, for it reads /proc.
+SIGKILL hits the chain with its kernel, the chain alone or the kernel alone, or a signal that it obeys
+hits the chain, in the midst of whatever they do. Then every file that a resumption may read must be
+whole: manifest and metrics, the files of finished results by their hashes, checkpoints and caches by
+reading all of them. At the end metrics and ranked items must be those of the unbroken run, to the last
+bit. Linux only, for it reads /proc.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from genrec_lab.lab.files import RunError, read_checked
 from genrec_lab.lab.results import Record, folders_of_results
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-_VICTIMS = {"chain and kernel": 6, "chain": 2, "kernel": 2}
+_VICTIMS = {"chain and kernel": 5, "chain": 2, "kernel": 2, "SIGINT": 1, "SIGTERM": 1, "SIGHUP": 1}
 _IN_USE = 2  # exit code of a chain whose folder a dying kernel still holds
 _LONGEST_SECONDS = 3600
 _NOTICED_SECONDS = 15  # after which a chain should know that its kernel died
@@ -205,8 +206,11 @@ def _killed(command: Sequence[str], root: Path, victim: str, life: float) -> str
     code = process.poll()
     if code is None:
         below = _descendants(process.pid)
-        for pid in {"chain": [process.pid], "kernel": below}.get(victim, [process.pid, *below]):
-            _kill(pid)
+        if victim.startswith("SIG"):
+            process.send_signal(getattr(signal, victim))
+        else:
+            for pid in {"chain": [process.pid], "kernel": below}.get(victim, [process.pid, *below]):
+                _kill(pid)
         if victim == "kernel":
             # The chain says that its kernel died, and ends by itself, but not where it was done with it.
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -35,6 +35,14 @@ BROKEN = {
         ["line 2", "contains itself", "without the alias"],
     ),
     "unhashable key": (text("? [a, b]\n: 1\n"), ["line 4", "the key ['a', 'b'] is a list", "write a text"]),
+    "key that is a number": (
+        text(dataset="{name: bazaar, 5: 1}"),
+        ["error: broken.yaml: dataset has the key 5; expected a text, so put it in quotes"],
+    ),
+    "keys that are no texts": (
+        text(overrides="{1.5: 1, tokenizer: {null: 1}, 2020-01-01: {true: 2}}"),
+        ["3 errors", "has the key 1.5", "overrides.tokenizer has the key None", "datetime.date(2020, 1, 1)"],
+    ),
     "key twice": (text("preset: gmc\n"), ["line 4", "'preset' is given twice", "leave one out"]),
     "inner key twice": (text(dataset="{name: bazaar, items: 300, items: 400}"), ["'items' is given twice"]),
     "merge of a list": (text("x-a: &a [1]\noverrides: {<<: *a}\n"), ["expected a mapping for merging"]),

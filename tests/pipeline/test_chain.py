@@ -1,44 +1,66 @@
-"""The chain over the real notebooks at their smallest sizes: unbroken, and killed within a training."""
+"""The real notebooks from the wheel alone, outside the checkout: killed within a training, and resumed."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import yaml
 
-REPOSITORY = Path(__file__).parents[2]
-CHAIN = [sys.executable, "-m", "genrec_lab.run", "papermill_runs/smoke.yaml"]
-PREPARED, TOKENIZED, TRAINED = "01_data_preparation", "02_tokenizer_training", "05_recommender_training"
-# What metrics follow from; the others only look at what these have made.
-NEEDED = [PREPARED, TOKENIZED, TRAINED, "06_domain_adaptation", "07_evaluation"]
+from genrec_lab.lab.files import read_log
+from genrec_lab.lab.store import open_run
+from tests.pipeline.truth_chain import REPOSITORY, STAGES, make, metrics, tasks
+
+PREPARED, TOKENIZED, TRAINED = STAGES[:3]
 ROWS = {"gmc_tiny", "gmc_without_lora", "tiger", "sasrec", "popularity", "best possible"}
 DOMAINS = {"Garden", "Kitchen", "Studio", "average"}
+# Neither the checkout nor the tests' folder of runs is to be found.
+OUTSIDE = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "GENREC_RUNS")}
 
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture(scope="module")
+def genrec(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The command of the wheel, installed into an environment of its own."""
+    wheels, venv = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("environment")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    built = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", wheels, REPOSITORY]
+    subprocess.run(built, check=True, timeout=300)
+    (wheel,) = wheels.glob("genrec_lab-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "genrec_lab/notebooks/07_evaluation.ipynb" in names
+    assert "genrec_lab/papermill_runs/demo.yaml" in names
+    assert not [name for name in names if "papermill_runs/out" in name or name.startswith(("tests", "docs"))]
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True, timeout=300)
+    install = [*pip, "--python", venv / "bin" / "python", "install", "--no-deps", wheel]
+    subprocess.run(install, check=True, timeout=300)
+    # what it depends on comes from this environment; its own copy of genrec_lab, if it is editable, does not
+    (packages,) = venv.glob("lib/python*/site-packages")
+    here = [path for path in sys.path if path.endswith("site-packages")]
+    (packages / "dependencies.pth").write_text("\n".join(here) + "\n")
+    return venv / "bin" / "genrec"
+
+
 @contextmanager
-def chain(root: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+def chain(genrec: Path, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The chain in a process of its own, whose kernels and itself are gone when the block ends."""
     # What it prints goes to a file, for a pipe that nobody reads would stop it when it is full.
-    with (root / "printed.txt").open("w", encoding="utf-8") as printed:
+    with (folder / "printed.txt").open("w", encoding="utf-8") as printed:
         process = subprocess.Popen(
-            [*CHAIN, *arguments],
-            cwd=REPOSITORY,
-            env=os.environ | {"GENREC_RUNS": str(root)},
-            stdout=printed,
-            stderr=subprocess.STDOUT,
+            [genrec, "run", "smoke.yaml"], cwd=folder, env=OUTSIDE, stdout=printed, stderr=subprocess.STDOUT
         )
     try:
         yield process
@@ -59,72 +81,105 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def finished(root: Path, *arguments: str) -> tuple[Path, str]:
-    """Run the chain to its end; its run folder and what it printed."""
-    with chain(root, *arguments) as process:
-        process.wait(timeout=900)
-    printed = (root / "printed.txt").read_text(encoding="utf-8")
-    assert process.returncode == 0, printed
-    return root / "smoke", printed
-
-
 def read(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
 def events(folder: Path, place: str) -> list[str]:
     """What the log says of the results below a place, in order."""
-    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines() if folder.exists() else []
-    return [event["event"] for event in map(json.loads, lines) if event.get("place", "").startswith(place)]
+    return [event["event"] for event in read_log(folder)[0] if event.get("place", "").startswith(place)]
 
 
-def metrics(folder: Path) -> dict[tuple[object, ...], float]:
-    records = read(folder / "metrics.json")["records"]
-    return {
-        tuple(record[name] for name in ("method", "domain", "metric", "k", "users", "seed")): record["value"]
-        for record in records
-    }
+@dataclass(frozen=True)
+class Resumed:
+    """A run that was killed and resumed: its folder, what was there after the kill, what was printed."""
 
-
-def weights(folder: Path) -> dict[str, str]:
-    """Hashes of all trained weights by their path in the run folder."""
-    return {
-        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for stage in NEEDED
-        for file in sorted((folder / stage).rglob("*model.safetensors"))
-    }
+    folder: Path
+    pages: dict[str, Any]
+    records: dict[Path, bytes]
+    printed: str
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The run folder of every notebook executed once, and what the chain printed."""
-    return finished(tmp_path_factory.mktemp("unbroken"))
+def resumed(genrec: Path, tmp_path_factory: pytest.TempPathFactory) -> Resumed:
+    """All notebooks of the smoke run; killed once when the recommender over all domains has a checkpoint."""
+    outside = tmp_path_factory.mktemp("outside")
+    subprocess.run([genrec, "init", "x"], cwd=outside, env=OUTSIDE, check=True, timeout=300)
+    code = "import genrec_lab; print(genrec_lab.__file__)"
+    python = [genrec.with_name("python"), "-c", code]
+    imported = subprocess.run(python, cwd=outside, env=OUTSIDE, capture_output=True, text=True, check=True)
+    assert str(genrec.parents[1]) in imported.stdout
+    folder = outside / "x" / "runs" / "smoke"
+    with chain(genrec, outside / "x") as process:
+        deadline = time.monotonic() + 1800
+        while not list((folder / "scratch" / TRAINED / "gmc_tiny" / "all").rglob("epoch-[0-9]")):
+            assert process.poll() is None, (outside / "x" / "printed.txt").read_text(encoding="utf-8")
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    pages = read(folder / "manifest.json")["pages"]
+    assert pages[TRAINED]["status"] == "started"
+    assert events(folder, f"{TRAINED}/gmc_tiny/all") == ["started"]
+    assert not (folder / "report.html").exists()
+    records = {file: file.read_bytes() for file in (folder / TRAINED).rglob("result.json")}
+    with chain(genrec, outside / "x") as process:
+        process.wait(timeout=1800)
+    printed = (outside / "x" / "printed.txt").read_text(encoding="utf-8")
+    assert process.returncode == 0, printed
+    return Resumed(folder, pages, records, printed)
 
 
-def test_every_notebook_runs_and_the_report_holds_everything(unbroken: tuple[Path, str]) -> None:
-    folder, printed = unbroken
+def test_after_the_kill_it_goes_on_in_the_training_that_was_killed(resumed: Resumed) -> None:
+    folder = resumed.folder
+    assert any("sasrec" in file.parts for file in resumed.records)
+    # What was made before the kill is kept, times included, and so are the notebooks of earlier stages.
+    assert {file: file.read_bytes() for file in resumed.records} == resumed.records
+    pages = read(folder / "manifest.json")["pages"]
+    for stage in (PREPARED, TOKENIZED):
+        said = events(folder, stage)
+        assert said.count("started") == said.count("finished") > 0
+        assert "resumed" not in said
+        assert pages[stage] == resumed.pages[stage]
+        assert re.search(rf"{stage} .*skipped", resumed.printed)
+    assert events(folder, f"{TRAINED}/gmc_tiny/all") == ["started", "resumed", "finished"]
+    assert read(folder / TRAINED / "gmc_tiny" / "all" / "result.json")["made"]["attempts"] == 2
+    assert not list((folder / "scratch").rglob("epoch-*"))
+
+
+def test_its_results_are_those_of_the_stages_called_without_a_break(resumed: Resumed, tmp_path: Path) -> None:
+    spec = yaml.safe_load((REPOSITORY / "papermill_runs" / "smoke.yaml").read_text(encoding="utf-8"))
+    run = open_run(**spec, root=tmp_path)
+    make(run)
+    digests = {task.place: run.state(task).digest for task in tasks(run)}
+    assert sum(place.startswith(TRAINED) for place in digests) >= 8
+    assert sum(place.startswith(TRAINED) for place in digests) >= 8
+    assert {place: read(resumed.folder / place / "result.json")["digest"] for place in digests} == digests
+    assert read(resumed.folder / "metrics.json")["records"] == metrics(run)
+
+
+def test_every_notebook_ran_and_the_report_holds_everything(resumed: Resumed) -> None:
+    folder, printed = resumed.folder, resumed.printed
     notebooks = {file.stem for file in (REPOSITORY / "notebooks").glob("0[0-9]_*.ipynb")}  # 10 by name alone
     pages = read(folder / "manifest.json")["pages"]
     assert {name: page["status"] for name, page in pages.items()} == dict.fromkeys(notebooks, "finished")
-    assert all(list((folder / stage).rglob("result.json")) for stage in NEEDED)
+    assert all(list((folder / stage).rglob("result.json")) for stage in STAGES)
     assert {file.stem for file in (folder / "notebooks").glob("*.ipynb")} == notebooks
 
-    recorded = metrics(folder)
-    assert {key[:4] for key in recorded} == {
+    recorded = read(folder / "metrics.json")["records"]
+    assert {(one["method"], one["domain"], one["metric"], one["k"]) for one in recorded} == {
         (row, domain, metric, k)
         for row in ROWS
         for domain in DOMAINS
         for metric in ("recall", "ndcg")
         for k in (5, 10)
     }
-    assert all(0 <= value <= 1 for value in recorded.values())
-    users = {key[1]: key[4] for key in recorded}
+    assert all(0 <= one["value"] <= 1 for one in recorded)
+    users = {one["domain"]: one["users"] for one in recorded}
     assert users["average"] == sum(count for domain, count in users.items() if domain != "average") == 600
 
     report = (folder / "report.html").read_text(encoding="utf-8")
     figures = read(folder / "figures" / "index.json")
     del figures["checksum"]
-    assert {entry["stage"] for entry in figures.values()} >= set(NEEDED)
+    assert {entry["stage"] for entry in figures.values()} >= set(STAGES)
     for name in figures:
         data = re.search(
             rf'<script type="application/json" id="data-{name}">(.*?)</script>', report, re.DOTALL
@@ -139,48 +194,3 @@ def test_every_notebook_runs_and_the_report_holds_everything(unbroken: tuple[Pat
     # The table on the terminal ranks the rows, and the last line says where the report is.
     assert all(re.search(rf"^ .*\b{row}\b.* [01]\.\d{{4}}", printed, re.MULTILINE) for row in ROWS)
     assert printed.rstrip().endswith(f"Report: {folder / 'report.html'}")
-
-
-def test_after_kill_9_in_the_middle_of_a_training_it_goes_on_and_gives_the_same_numbers(
-    unbroken: tuple[Path, str], tmp_path: Path
-) -> None:
-    arguments = ["--set", f"notebooks=[{', '.join(NEEDED)}]"]
-    folder = tmp_path / "smoke"
-    scratch = folder / "scratch" / TRAINED
-    with chain(tmp_path, *arguments) as process:
-        deadline = time.monotonic() + 600
-        # The recommender over all domains has a checkpoint; those of single domains are still to come.
-        while not list((scratch / "gmc_tiny" / "all").rglob("epoch-[0-9]")):
-            assert process.poll() is None, (tmp_path / "printed.txt").read_text(encoding="utf-8")
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        kill(process)
-    killed = read(folder / "manifest.json")["pages"]
-    assert killed[TRAINED]["status"] == "started"
-    assert events(folder, f"{TRAINED}/gmc_tiny/all") == ["started"]
-    assert not (folder / "report.html").exists()
-    before = {file: file.read_bytes() for file in (folder / TRAINED).rglob("result.json")}
-    assert any("sasrec" in file.parts for file in before)
-
-    again, printed = finished(tmp_path, *arguments)
-    assert again == folder
-    pages = read(folder / "manifest.json")["pages"]
-    assert {page["status"] for page in pages.values()} == {"finished"}
-    # Earlier stages are left alone, and their notebooks too.
-    for stage in (PREPARED, TOKENIZED):
-        said = events(folder, stage)
-        assert said.count("started") == said.count("finished") > 0
-        assert "resumed" not in said
-        assert pages[stage] == killed[stage]
-        assert re.search(rf"{stage} .*skipped", printed)
-    # What was trained before the kill is kept, times included; the killed training goes on.
-    assert {file: file.read_bytes() for file in before} == before
-    assert events(folder, f"{TRAINED}/gmc_tiny/all") == ["started", "resumed", "finished"]
-    assert read(folder / TRAINED / "gmc_tiny" / "all" / "result.json")["made"]["attempts"] == 2
-    assert not list((folder / "scratch").rglob("epoch-*"))
-    assert (folder / "report.html").is_file()
-
-    # Tokenizers, recommenders of each row, adapters; GMC without LoRA has copies of GMC's first two.
-    assert len(weights(folder)) == 5 + 2 + 3 + 3 + 3
-    assert weights(folder) == weights(unbroken[0])
-    assert metrics(folder) == metrics(unbroken[0])

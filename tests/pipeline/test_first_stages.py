@@ -6,6 +6,7 @@ import json
 import numpy as np
 import polars as pl
 import pytest
+from joblib import parallel_config
 
 from genrec_lab.encoders.text import TextConfig
 from genrec_lab.lab import (
@@ -120,9 +121,11 @@ def test_the_overlap_is_that_of_a_search_by_force(run, identified):
             assert row["overlap"].to_list() == [pytest.approx(np.mean(shares), abs=2e-3)]
 
 
-@pytest.mark.slow
 def test_the_atlas_is_drawn_once_and_kept(run, identified, monkeypatch):
-    atlas = map_residuals(run)
+    # UMAP compiles for long; its own test is that of the projection
+    monkeypatch.setattr("genrec_lab.viz.projection._umap", lambda vectors, seed: vectors[:, :2].astype(float))
+    with parallel_config(backend="sequential"):
+        atlas = map_residuals(run)
     own = identified[run.config.name]
     assert atlas.tsne.coordinates.shape == atlas.umap.coordinates.shape == (300, own.raw.levels, 2)
     assert np.isfinite(atlas.umap.coordinates).all()

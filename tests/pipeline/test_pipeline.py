@@ -7,15 +7,26 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 
 from genrec_lab import registry
 from genrec_lab.cli import main
-from genrec_lab.lab import RunError, chain, existing_run, figures
-from genrec_lab.lab.files import held, read_log
+from genrec_lab.lab import (
+    RunError,
+    chain,
+    existing_run,
+    figures,
+    open_run,
+    prepare_data,
+    rank_test_users,
+    train_recommenders,
+)
+from genrec_lab.lab.files import read_log
 
 REPOSITORY = Path(__file__).parents[2]
 DATA, TRAINING, RANKING = "01_data_preparation", "05_recommender_training", "07_evaluation"
@@ -131,37 +142,39 @@ def test_a_chain_runs_once_and_again_only_what_changed(checkout, capsys):
     assert list(figures.index(folder)) == ["kept"]  # the notebook does not make the other one any more
     assert not (folder / "figures" / "former.json").exists()
 
+    # A figure that is lost is saved again by its notebook, here in a run that makes all of a stage anew.
+    lost = (folder / "figures" / "kept.json").rename(folder / "lost")
+    planned = chain.run("demo.yaml", sets=other, dry_run=True)
+    assert actions(planned) == {"01": "keep", "05 slow": "keep", "05": "run"}
+    assert planned.steps["demo"][-1].why == "its figure kept is missing."
     assert main(["run", "demo.yaml", "--set", *other, "--only", "05", "--no-resume"]) == 0
     assert "begins at epoch 0" in printed(checkout, TRAINING)
+    assert (folder / "figures" / "kept.json").read_bytes() == lost.read_bytes()
     assert f"Report: {folder / 'report.html'}" in capsys.readouterr().out
 
-
-@pytest.mark.slow
-def test_a_strangers_edited_file_makes_its_rows_anew_unless_old_code_is_kept(checkout, capsys):
-    write_notebook(checkout, RANKING, OPEN, RANK)
-    chain.run("demo.yaml")
+    # A stranger's file: a comment changes nothing, a line makes its rows anew, unless old code is kept.
     (checkout / "toy.py").write_text(
         TOY.replace("self.items, self.seed =", "# A comment.\n        self.items, self.seed =")
     )
-    assert set(actions(chain.run("demo.yaml", dry_run=True)).values()) == {"keep"}
+    assert set(actions(chain.run("demo.yaml", sets=other, dry_run=True)).values()) == {"keep"}
     (checkout / "toy.py").write_text(TOY.replace("1 + self.seed", "2 + self.seed"))
-    planned = chain.run("demo.yaml", dry_run=True)
+    write_notebook(checkout, RANKING, OPEN, RANK)
+    planned = chain.run("demo.yaml", sets=other, dry_run=True)
     assert actions(planned) == {"01": "keep", "05 slow": "run", "05": "run", "07 slow": "run", "07": "run"}
     (why,) = [step.why for step in planned.steps["demo"] if step.stage == TRAINING and step.row]
     assert "toy.Slow" in why
-    capsys.readouterr()
-    assert main(["run", "demo.yaml", "--keep-old-code"]) == 0
+    assert main(["run", "demo.yaml", "--set", *other, "--keep-old-code"]) == 0
     shown = capsys.readouterr().out
     assert "slow †" in shown
     assert "kept by --keep-old-code" in shown
-    assert "slow †" in (checkout / "papermill_runs/out/demo/report.html").read_text()
+    assert "slow †" in (folder / "report.html").read_text()
 
 
 def test_a_failing_notebook_stops_the_chain_with_its_cell_and_how_to_go_on(checkout, capsys):
-    write_notebook(checkout, DATA, OPEN, "wrong = 0\n1 / wrong")
+    write_notebook(checkout, DATA, "wrong = 0\n1 / wrong")
     assert main(["run", "demo.yaml", "--set", "seed=1"]) == 1
     said = capsys.readouterr().err
-    assert f"{DATA}.ipynb stopped in cell 4 with ZeroDivisionError: division by zero" in said
+    assert f"{DATA}.ipynb stopped in cell 3 with ZeroDivisionError: division by zero" in said
     assert "    1 / wrong" in said
     assert "go on with: genrec run demo.yaml --set seed=1" in said
     folder = checkout / "papermill_runs/out/demo"
@@ -182,11 +195,12 @@ def test_a_kernel_that_dies_is_told_apart_from_an_error(checkout):
         chain.run("demo.yaml", only=["01"])
 
 
-EPOCHS = "overrides.rows.slow.model.epochs=20"
+EPOCHS = "overrides.rows.slow.model.epochs=40"
 
 
-def start_chain(checkout):
-    """The chain in a process of its own, once its training has written a checkpoint; and that file."""
+@contextmanager
+def started_chain(checkout, after):
+    """The chain in a process of its own, once its training has a checkpoint after an epoch; and that file."""
     process = subprocess.Popen(
         [sys.executable, "-m", "genrec_lab.run", "demo.yaml", "--set", EPOCHS],
         cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -195,57 +209,71 @@ def start_chain(checkout):
     )  # fmt: skip
     scratch = checkout / "papermill_runs/out/demo/scratch" / TRAINING
     deadline = time.monotonic() + 400
-    while not any(file.read_text() for file in scratch.rglob("epoch")):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    (checkpoint,) = scratch.rglob("epoch")
-    return process, checkpoint
+    try:
+        while not any(int(file.read_text() or 0) > after for file in scratch.rglob("epoch")):
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield process, next(scratch.rglob("epoch"))
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.slow
-def test_after_kill_9_the_chain_goes_on_in_the_stage_that_was_killed(checkout):
-    process, _ = start_chain(checkout)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+def test_whatever_ends_a_chain_it_goes_on_in_the_training_that_was_ended(checkout, capsys):
+    write_notebook(checkout, RANKING, OPEN, RANK)
+    reached = 0
+    for number, code in {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGKILL": -9}.items():
+        with started_chain(checkout, reached) as (process, checkpoint):
+            assert main(["run", "demo.yaml", "--set", EPOCHS]) == 2
+            assert (
+                f"is in use, so the chain demo cannot start: process {process.pid}" in capsys.readouterr().err
+            )
+            process.send_signal(getattr(signal, number))
+            said = process.communicate(timeout=120)[0]
+        assert process.returncode == code
+        opened = existing_run("demo")
+        if number != "SIGKILL":
+            assert "Traceback" not in said
+            assert "Go on with: python -m genrec_lab.run demo.yaml" in said
+            assert opened.manifest()["pages"][TRAINING]["status"] == "interrupted"
+            (task,) = chain.tasks_of(opened, TRAINING)
+            state = opened.state(task)
+            assert (state.status, state.reason) == ("unfinished", "it was interrupted.")
+            stopped = checkpoint.read_text()
+            time.sleep(0.5)
+            assert checkpoint.read_text() == stopped  # the kernel has ended too
+        reached = int(checkpoint.read_text())
     result = chain.run("demo.yaml", sets=[EPOCHS])
-    assert actions(result) == {"01": "keep", "05 slow": "run", "05": "run"}
-    assert int(printed(checkout, TRAINING).split("begins at epoch ")[1]) >= 1
+    assert actions(result) == {"01": "keep", "05 slow": "run", "05": "run", "07 slow": "run", "07": "run"}
+    assert int(printed(checkout, TRAINING).split("begins at epoch ")[1]) >= reached
     opened = result.runs[0]
     (made,) = [one for one in opened.provenance() if one["stage"] == TRAINING]
     assert made["row"] == "slow"
-    (task,) = chain.tasks_of(opened, TRAINING)
-    assert opened.state(task).record.made["attempts"] == 2
+    assert opened.state(task).record.made["attempts"] == 5
     events = [event["event"] for event in read_log(opened.folder)[0] if event.get("place") == task.place]
-    assert [events[0], *events[-2:]] == ["started", "resumed", "finished"]
+    assert events == ["started", *["interrupted", "resumed"] * 3, "resumed", "finished"]
     assert not list((opened.folder / "scratch").rglob("epoch"))
+    unbroken = made_here("unbroken", overrides=opened.parameters["overrides"])
+    assert opened.metrics().equals(unbroken.metrics())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
-)
-def test_an_interrupted_chain_ends_its_kernel_and_keeps_the_checkpoint(checkout, number, code):
-    process, checkpoint = start_chain(checkout)
-    process.send_signal(number)
-    said = process.communicate(timeout=120)[0]
-    assert process.returncode == code
-    assert "Traceback" not in said
-    assert "Go on with: python -m genrec_lab.run demo.yaml" in said
-    opened = existing_run("demo")
-    assert opened.manifest()["pages"][TRAINING]["status"] == "interrupted"
-    (task,) = chain.tasks_of(opened, TRAINING)
-    assert (opened.state(task).status, opened.state(task).reason) == ("unfinished", "it was interrupted.")
-    reached = checkpoint.read_text()
-    time.sleep(0.5)
-    assert checkpoint.read_text() == reached
+def made_here(name, *stages, **changes):
+    """The run of the run file under another name, worked on in this process."""
+    parameters = {**yaml.safe_load(RUN_FILE), **changes, "run": name}
+    opened = open_run(**parameters, base=Path.cwd())
+    for stage in stages or (prepare_data, train_recommenders, rank_test_users):
+        stage(opened)
+    return opened
 
 
 @pytest.mark.slow
 def test_seeds_run_apart_and_are_compared(checkout, capsys):
     write_notebook(checkout, RANKING, OPEN, RANK)
-    write_notebook(checkout, "09_compare_runs", 'print("compares the seeds of", run)')
-    assert main(["run", "demo.yaml", "--seeds", "1,3", "--only", "01,05,07"]) == 0
+    for seed in (1, 3):
+        made_here(f"demo-seed{seed}", prepare_data, train_recommenders, seed=seed)
+    assert main(["run", "demo.yaml", "--seeds", "1,3", "--only", "07"]) == 0
     for seed in (1, 3):
         found = existing_run(f"demo-seed{seed}").metrics().filter(metric="ndcg", k=10)
         assert set(found["seed"]) == {seed}
@@ -254,11 +282,11 @@ def test_seeds_run_apart_and_are_compared(checkout, capsys):
     assert "0.5308 ± 0.1416" in capsys.readouterr().out
 
 
-def test_a_chain_in_use_is_refused(checkout):
-    folder = checkout / "papermill_runs/out/demo"
-    folder.mkdir(parents=True)
-    with held(folder / ".chain.lock", "the chain demo", 0), pytest.raises(RunError, match="is in use"):
-        chain.run("demo.yaml")
+def test_a_folder_that_a_notebook_moves_is_said_and_no_other_is_made(checkout, capsys):
+    write_notebook(checkout, DATA, "import os\nos.rename('../papermill_runs/out', '../papermill_runs/moved')")
+    assert main(["run", "demo.yaml", "--only", "01"]) == 2
+    assert "out/demo was moved or deleted while it was worked in" in capsys.readouterr().err
+    assert not (checkout / "papermill_runs/out").exists()
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_processes_that_record_at_once_lose_nothing(opened, run_in_process, tmp_
     with run.edited_manifest() as manifest:
         manifest["pages"] = {}
     rivals = [run_in_process(RECORD, tmp_path, letter) for letter in "ab"]
-    assert [rival.wait(timeout=120) for rival in rivals] == [0, 0]
+    assert [rival.wait(timeout=600) for rival in rivals] == [0, 0]
     expected = sorted(f"{letter}-{number}" for letter in "ab" for number in range(10))
     assert sorted(run.manifest()["pages"]) == expected
     assert sorted(figures.index(run.folder)) == expected

@@ -33,7 +33,8 @@ class Slow(ItemRecommender):
         print("begins at epoch", begun, flush=True)
         for epoch in range(begun, self.config.epochs):
             time.sleep(0.2 * (self.config.epochs > 1))
-            checkpoint.write_text(str(epoch + 1))
+            checkpoint.with_suffix(".partial").write_text(str(epoch + 1))
+            checkpoint.with_suffix(".partial").replace(checkpoint)  # whole, whenever it is killed
         self.items, self.seed = data.items["item"].to_numpy(), seed
         return self
 

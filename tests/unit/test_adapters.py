@@ -142,6 +142,13 @@ def test_an_adapter_is_loaded_as_it_was_saved(tmp_path, base, domain) -> None:
     assert not same_ranking(loaded, base)
 
 
+@pytest.mark.parametrize("targets", [("q", "k", "v"), ("v", "k", "q"), ("k", "q", "v"), ("wo", "v", "q")])
+def test_an_adapter_is_written_equally_by_every_process(tmp_path, base, targets) -> None:
+    config = LoRAConfig(targets=targets)
+    folder = save_lora(add_lora(base, config, "a"), config, "a", tmp_path)
+    assert json.loads((folder / "adapter_config.json").read_text())["target_modules"] == list(targets)
+
+
 def test_the_folder_holds_the_adapter_alone(tmp_path, base) -> None:
     config = LoRAConfig(rank=2)
     folder = save_lora(add_lora(base, config, "a"), config, "a", tmp_path)

@@ -422,3 +422,11 @@ def test_all_that_is_wrong_in_overrides_is_said_at_once() -> None:
     assert len(caught.value.problems) == 3
     for name in ("'tokenizer.lvels' is unknown", "'recomender.kind' is unknown", "training.epochs = 'two'"):
         assert name in str(caught.value)
+
+
+def test_all_that_does_not_fit_together_is_said_at_once() -> None:
+    overrides = {"codebooks": "separate", "training.monitor": "ndcg@5", "transfer.start": "other"}
+    with pytest.raises(PresetError) as caught:
+        presets.load("gmc_small", overrides)
+    said = [problem.split(" ")[0] for problem in caught.value.problems]
+    assert said == ["codebooks", "transfer.start", "training.monitor"]

@@ -80,7 +80,9 @@ def save_lora(model: CodeRecommender, config: LoRAConfig, domain: str, folder: P
     folder.mkdir(parents=True, exist_ok=True)
     weights = get_peft_model_state_dict(model.body, adapter_name=_adapter_name(domain))
     save_file({_PREFIX + name: tensor.contiguous() for name, tensor in weights.items()}, folder / _WEIGHTS)
-    _peft_config(config).save_pretrained(str(folder))
+    written = _peft_config(config)
+    written.target_modules = list(config.targets)  # as a set they are written in another order each time
+    written.save_pretrained(str(folder))
     (folder / "lora.json").write_text(config.model_dump_json(indent=2) + "\n")
     return folder
 
