@@ -35,14 +35,16 @@ class Batch(Mapping[str, Any]):
         *,
         weights: np.ndarray | None = None,
         in_order: bool = False,
+        count_rows: bool = False,
     ) -> None:
-        """Take the numbers (n,) of the rows, of which `collate(some)` returns the tensors, and two options.
+        """Take the numbers (n,) of the rows, of which `collate(some)` returns the tensors, and options.
 
-        weights (n,): samples in each row, where it is not one. in_order: shares are consecutive rows, which a
+        weights (n,): over how many things the loss is a mean in each row, where it is not one; they are the
+        samples, or with `count_rows` the rows are. in_order: shares are consecutive rows, which a
         loss needs that compares all rows; otherwise every n-th row, so that each share gets some of every
         length.
         """
-        self.numbers, self.weights, self.in_order = numbers, weights, in_order
+        self.numbers, self.weights, self.in_order, self.count_rows = numbers, weights, in_order, count_rows
         self._collate = collate
         self._tensors: Mapping[str, Any] | None = None
 
@@ -53,14 +55,20 @@ class Batch(Mapping[str, Any]):
 
     @property
     def samples(self) -> int:
-        """Over how many samples the loss is a mean."""
-        return len(self.numbers) if self.weights is None else int(self.weights.sum())
+        """How many samples the training counts."""
+        return self.rows if self.count_rows else self.weight
+
+    @property
+    def weight(self) -> int:
+        """Over how many things the loss is a mean: the weight of a share among others."""
+        return self.rows if self.weights is None else int(self.weights.sum())
 
     def share(self, number: int, of: int) -> Batch:
         """Return the share of this number, from 0, of so many that together are the batch."""
         rows = np.array_split(np.arange(self.rows), of)[number] if self.in_order else slice(number, None, of)
         weights = None if self.weights is None else self.weights[rows]
-        return Batch(self.numbers[rows], self._collate, weights=weights, in_order=self.in_order)
+        options = {"in_order": self.in_order, "count_rows": self.count_rows}
+        return Batch(self.numbers[rows], self._collate, weights=weights, **options)
 
     @property
     def tensors(self) -> Mapping[str, Any]:

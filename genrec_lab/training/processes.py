@@ -183,10 +183,14 @@ class Divisible(Protocol):
 
     @property
     def samples(self) -> int:
-        """Over how many samples the loss is a mean: the weight of this batch among others."""
+        """How many samples the training counts: the weight of this batch among others."""
 
-    def share(self, number: int, of: int) -> Mapping[str, Any]:
-        """Return the share of this number, from 0, of so many that together are the batch."""
+    @property
+    def weight(self) -> int:
+        """Over how many things the loss is a mean: the weight of a share among others."""
+
+    def share(self, number: int, of: int) -> Any:
+        """Return the share of this number, from 0, of so many that together are the batch: one like this."""
 
 
 class Part(NamedTuple):
@@ -218,7 +222,7 @@ def own_parts(batch: Mapping[str, Any], world: int, process: int, at_once: int |
     if world * parts == 1:
         return whole
     own = [batch.share(part * world + process, world * parts) for part in range(parts)]
-    return [Part(part, samples_of(part) * world / batch.samples) for part in own]
+    return [Part(part, part.weight * world / batch.weight) for part in own]
 
 
 # --- models and gradients

@@ -104,7 +104,8 @@ def test_what_a_notebook_launches_works_together(tmp_path: Path) -> None:
 
 def test_parts_that_add_up_give_the_whole_batch(both: tuple[Path, Path]) -> None:
     losses = json.loads((both[0] / "losses-0.json").read_text())
-    assert losses["pairs in parts"] == pytest.approx(losses["pairs"], rel=1e-5)
+    for work in ("pairs", "items"):
+        assert losses[f"{work} in parts"] == pytest.approx(losses[work], rel=1e-5)
 
 
 def test_one_checkpoint_of_two_processes_is_left(both: tuple[Path, Path]) -> None:

@@ -21,6 +21,8 @@ from genrec_lab.decoding import Ranked
 from genrec_lab.lab import store
 from genrec_lab.lab.store import Task, Work
 from genrec_lab.models import Recommender, T5Config
+from genrec_lab.models.sequential.base import DomainItems
+from genrec_lab.models.sequential.sasrec import SASRec, SASRecConfig
 from genrec_lab.models.tokenizers import ItemContent
 from genrec_lab.models.tokenizers.letter import Letter, LetterConfig
 from genrec_lab.models.tokenizers.rqvae import RQVAE, RQVAEConfig
@@ -92,6 +94,22 @@ def learn_stretches(folder: Path) -> Trained:
     batches = StretchBatches(sequences, 6, 4)
     told = fit(model, batches, TRAINING, checkpoints=folder / "stretches", seed=1)
     return [record.loss for record in told.history], model.t5.state_dict()
+
+
+def learn_next_items(folder: Path, **changes: object) -> Trained:
+    torch.manual_seed(9)
+    model = SASRec(SASRecConfig(width=8, layers=1, dropout=0.0, max_history=4))
+    model.build(DomainItems(np.arange(9)))
+    rng = np.random.default_rng(4)
+    sequences = [rng.integers(9, size=size).tolist() for size in (2, 3, 3, 4, 5, 5, 6, 9, 12)]
+    batches = model.batches(sequences, range(9), 4)
+    told = fit(model, batches, TRAINING.model_copy(update=changes), checkpoints=folder / "items", seed=1)
+    return [record.loss for record in told.history], model.state_dict()
+
+
+def learn_next_items_in_parts(folder: Path) -> Trained:
+    """The same batches, of which a device holds one sample at a time."""
+    return learn_next_items(folder / "parts", samples_at_once=1)
 
 
 def learn_contrast(folder: Path) -> Trained:
@@ -191,6 +209,8 @@ WORK: dict[str, Callable[[Path], Trained]] = {
     "pairs": learn_pairs,
     "pairs in parts": learn_pairs_in_parts,
     "stretches": learn_stretches,
+    "items": learn_next_items,
+    "items in parts": learn_next_items_in_parts,
     "contrast": learn_contrast,
     "rqvae": learn_rqvae,
     "letter": learn_letter,

@@ -193,6 +193,11 @@ class ItemModel(nn.Module, ItemRecommender):
 
     # --- training
 
+    @property
+    def each_alone(self) -> bool:
+        """Whether the loss is a mean over next items, each by itself: then processes share a batch."""
+        return getattr(self.config, "objective", "") == "cross_entropy"
+
     def batches(
         self, sequences: Sequence[Sequence[int]], users: Sequence[int], batch_size: int
     ) -> ItemBatches:
@@ -200,7 +205,8 @@ class ItemModel(nn.Module, ItemRecommender):
 
         `sequences` are items oldest first, of the training part, `users` whose they are.
         """
-        return SequenceBatches(self.items, sequences, batch_size, self.config.max_history)
+        history = self.config.max_history
+        return SequenceBatches(self.items, sequences, batch_size, history, divisible=self.each_alone)
 
     def begin(self, phase: str) -> None:
         """Prepare the model for a phase, given by its name, as by freezing some of its weights."""

@@ -5,7 +5,8 @@ Sequences are places among a domain's items, padded at the right with -1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from genrec_lab.data import NO_ITEM
-from genrec_lab.data.batches import of_like_length, shuffled
+from genrec_lab.data.batches import Batch, of_like_length, shuffled
 
 NOTHING_TO_LEARN = "no training sequence has two items: there is nothing to learn from"
 
@@ -23,7 +24,7 @@ class ItemBatches(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __call__(self, epoch: int, seed: int) -> Iterator[dict[str, Tensor]]:
+    def __call__(self, epoch: int, seed: int) -> Iterator[Mapping[str, Tensor]]:
         """Yield the batches of one epoch, fixed by epoch and seed."""
 
 
@@ -32,7 +33,8 @@ class SequenceBatches:
 
     A sequence longer than T + 1 = max_history + 1 items is cut into pieces of that length from its end, so
     that no item is lost; users with a single item have nothing to learn from and are counted in `skipped`.
-    With `users` (a place a sequence) each batch has `"users": (B,)` too.
+    With `users` (a place a sequence) each batch has `"users": (B,)` too. divisible: the loss is a mean over
+    next items, each by itself, so that processes may share a batch.
     """
 
     def __init__(
@@ -42,9 +44,11 @@ class SequenceBatches:
         batch_size: int,
         max_history: int,
         users: np.ndarray | None = None,
+        *,
+        divisible: bool = False,
     ) -> None:
         """Cut the sequences; ValueError where one holds an item that is not among `items` (N,), ascending."""
-        self.batch_size = batch_size
+        self.batch_size, self.divisible = batch_size, divisible
         self.rows: list[np.ndarray] = []
         self.skipped = 0
         owners: list[int] = []
@@ -64,12 +68,20 @@ class SequenceBatches:
         """Return the number of batches in an epoch."""
         return -(-len(self.rows) // self.batch_size)
 
-    def __call__(self, epoch: int, seed: int) -> Iterator[dict[str, Tensor]]:
+    def __call__(self, epoch: int, seed: int) -> Iterator[Mapping[str, Tensor]]:
         """Yield the batches of one epoch in a new order."""
         for drawn in shuffled(len(self.rows), self.batch_size, np.random.default_rng([seed, epoch])):
-            rows = [self.rows[i] for i in drawn]
-            batch = {"sequences": padded(rows, max(map(len, rows)))}
-            yield batch if self.users is None else {**batch, "users": torch.from_numpy(self.users[drawn])}
+            lengths = np.array([len(self.rows[i]) for i in drawn])
+            collate = partial(self._collated, width=lengths.max())
+            if self.divisible:
+                yield Batch(drawn, collate, weights=lengths - 1, count_rows=True)
+            else:
+                yield collate(drawn)
+
+    def _collated(self, drawn: np.ndarray, width: int) -> dict[str, Tensor]:
+        """Return some sequences, padded to the width of the whole batch."""
+        batch = {"sequences": padded([self.rows[i] for i in drawn], width)}
+        return batch if self.users is None else {**batch, "users": torch.from_numpy(self.users[drawn])}
 
 
 def places_of(items: np.ndarray, wanted: np.ndarray, where: str) -> np.ndarray:

@@ -39,6 +39,11 @@ class FDSA(ItemModel):
     text: Tensor
     has: Tensor
 
+    @property
+    def each_alone(self) -> bool:
+        """Whether the loss is a mean over next items, each by itself: it is."""
+        return True
+
     def make(self) -> None:
         """Start from random weights."""
         c = self.config
