@@ -55,8 +55,8 @@ def methods(state: ExplorerState) -> list[str]:
 def places(state: ExplorerState, method: str, level: int) -> FloatArray:
     """(N, 2) where the items stand on a map of a level, NaN for none; ValueError for an unknown method.
 
-    A projection is of a sample. The other items stand among the three nearest of it, by the distance of what
-    was mapped.
+    A projection is of a sample. The other items stand among the three nearest of it with the same code, by
+    the distance of what was mapped.
     """
     if method == BY_CODES:
         return laid_by_codes(state.catalogue)
@@ -69,9 +69,17 @@ def places(state: ExplorerState, method: str, level: int) -> FloatArray:
     found = np.full((catalogue.n_items, 2), np.nan, dtype=np.float32)
     found[projection.items] = projection.coordinates[:, level]
     seen = catalogue.vectors if catalogue.residuals is None else catalogue.residuals[:, level]
-    missing = np.flatnonzero(np.isnan(found[:, 0]))
-    if missing.size and seen is not None:
-        found[missing] = _among(seen, projection.items, found[projection.items], missing)
+    missing = np.isnan(found[:, 0])
+    if not missing.any() or seen is None:
+        return found
+    # Items with one code lie near each other, so the nearest of the sample are looked for among its members.
+    codes, sampled = catalogue.codes.codes[:, level], np.zeros(catalogue.n_items, dtype=bool)
+    sampled[projection.items] = True
+    order = np.argsort(codes, kind="stable")
+    for members in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
+        near, items = members[sampled[members]], members[missing[members]]
+        near = near if near.size >= _NEAR else projection.items
+        found[items] = _among(seen, near, found[near], items)
     return found
 
 
