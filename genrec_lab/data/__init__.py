@@ -6,6 +6,8 @@ from genrec_lab.data.preparation import (
     every_prefix,
     k_core,
     leave_one_out,
+    split_of,
+    ties,
 )
 from genrec_lab.data.rules import NO_ITEM
 from genrec_lab.data.sources import SOURCES, datasets, load_dataset, register_source
@@ -23,4 +25,6 @@ __all__ = [
     "leave_one_out",
     "load_dataset",
     "register_source",
+    "split_of",
+    "ties",
 ]

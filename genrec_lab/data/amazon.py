@@ -21,6 +21,7 @@ from genrec_lab.data.amazon_records import EDITIONS, Edition, read_metadata, rea
 from genrec_lab.data.assembly import ReadingRules, assemble, kept_core
 from genrec_lab.data.dataset import Dataset
 from genrec_lab.data.downloads import download, public_address
+from genrec_lab.data.given_splits import read_splits, split_files
 from genrec_lab.data.item_text import DEFAULT_TEMPLATE
 from genrec_lab.data.paths import absolute_path, existing_folder
 from genrec_lab.data.picture_downloads import fetch_pictures
@@ -106,23 +107,41 @@ def _reader(edition: str, options: type[AmazonOptions]) -> Callable[..., Dataset
     """A reader of an edition, with the signature of its options, by which `load_dataset` knows them."""
 
     def files(named: Mapping[str, Any]) -> object:
+        if split := _split_files(edition, options(**named)):
+            return split
         return _Category.opened(EDITIONS[edition], options(**named)).files()
 
     @finds(files)
     @one_domain("category")
     @wraps(options, assigned=("__doc__",), updated=())
     def read(*given: Any, **named: Any) -> Dataset:
-        return _Category.opened(EDITIONS[edition], options(*given, **named)).dataset()
+        asked = options(*given, **named)
+        if _split_files(edition, asked):
+            return read_splits(
+                asked.folder, stem=asked.category, domain=asked.domain, text_template=asked.text_template
+            )
+        return _Category.opened(EDITIONS[edition], asked).dataset()
 
     return read
+
+
+def _split_files(edition: str, options: AmazonOptions) -> list[Path]:
+    """The prepared csv files of the 2023 edition, where the folder has them in place of raw reviews."""
+    if edition != "amazon2023" or options.download:
+        return []
+    folder, named = existing_folder(options.folder, "folder"), options.category or "*"
+    raw = [file for file in folder.glob(f"{named}.jsonl*") if not file.name.startswith("meta_")]
+    if raw or not any(folder.glob(f"{named}.train.csv*")):
+        return []
+    return list(split_files(folder, options.category).values())
 
 
 # Metadata of 2014 are Python literals, read as such and never executed.
 read_amazon2014 = _reader("amazon2014", AmazonOptions)
 # Prepared as GMC Section 5.1.1 says.
 read_amazon2018 = _reader("amazon2018", AmazonOptions)
-# Prepared as UTGRec Section 3.1.1 says. An item is a `parent_asin`, a time is in milliseconds, `image_url` is
-# the main "large" picture.
+# Prepared as UTGRec Section 3.1.1 says; a folder of the edition's prepared csv files is read as their split.
+# An item is a `parent_asin`, a time is in milliseconds, `image_url` is the main "large" picture.
 read_amazon2023 = _reader("amazon2023", Amazon2023Options)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,55 @@ class ReadingRules:
                 raise DataError(f"{option} is {getattr(self, option)!r}, expected true or false")
 
 
+class Faults:
+    """What is wrong with the rows of tables: refused all at once, or dropped, counted and listed.
+
+    Tables have a column `row`, their rows' numbers from 1.
+    """
+
+    def __init__(self, drop: bool = False) -> None:
+        self.drop = drop
+        self.problems: list[str] = []
+        self.repairs: dict[str, int] = {}
+        self._dropped: list[pl.DataFrame] = []
+
+    def without(
+        self, table: pl.DataFrame, bad: pl.Series, reason: str, origin: object, problem: str
+    ) -> pl.DataFrame:
+        """The table without its bad rows; `reason` in a few words, as "no user", `problem` in a sentence."""
+        if not bad.any():
+            return table
+        if self.drop:
+            count_repair(self.repairs, f"rows_dropped_{reason.replace(' ', '_')}", int(bad.sum()))
+            rows = table.filter(bad).select(
+                pl.lit(Path(str(origin)).name).alias("file"),
+                pl.col("row").cast(pl.Int64),
+                reason=pl.lit(reason),
+            )
+            self._dropped.append(rows)
+        else:
+            self.problems.append(f"{origin}: {problem}")
+        return table.filter(~bad)
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Go on after a DataError of the block, and keep what it says."""
+        try:
+            yield
+        except DataError as error:
+            self.problems.append(str(error))
+
+    def settle(self) -> None:
+        """Raise a DataError of all that was noted, where anything was."""
+        if self.problems:
+            raise DataError("; ".join(dict.fromkeys(self.problems)))
+
+    @property
+    def dropped(self) -> pl.DataFrame | None:
+        """The rows that were dropped, `file, row, reason`; None where none was."""
+        return pl.concat(self._dropped) if self._dropped else None
+
+
 def assemble(
     domain: str,
     interactions: pl.DataFrame,
@@ -52,33 +102,45 @@ def assemble(
     images_base: Path | None = None,
     repairs: Mapping[str, int] | None = None,
     sources: Mapping[str, dict[str, Any]] | None = None,
+    faults: Faults | None = None,
 ) -> Dataset:
     """One domain's Dataset: checked, filtered, in time order, with text; every repair counted.
 
-    `interactions`: `user`, `item` ids as text and, unless the rows are in time order, `timestamp`. `items`:
+    `interactions`: `user`, `item` ids as text and, unless the rows are in time order, `timestamp`; `part` (0
+    training, 1 validation, 2 test) where the source is split, whose parts follow one another. `items`:
     `key` (the ids that interactions name), any of TEXT_COLUMNS, attributes. `origin` and `items_origin` are
     how messages name the two. `images`: a column of paths or a template of them; relative ones begin at
     `images_base`, see `found_images`. `repairs`: what was repaired before, counted. `sources`: what is known
-    of the raw files, by their names.
+    of the raw files, by their names. `faults`: what was wrong with rows before, and whether such are dropped.
 
     Interactions are ordered by timestamp, equal ones as in the source; a pair that comes twice stays
     (`repeated_interactions`). Users are numbered in the order of their first appearance, items as in their
     table. Raises DataError for null ids or times, unlike rows of one item, an interaction with an unknown
     item, and a domain that the k-core empties.
     """
-    repairs = dict(repairs or {})
-    _check_interactions(interactions, origin)
-    items = _unique_items(items, items_origin, repairs)
-    unknown = interactions.join(items, left_on="item", right_on="key", how="anti", maintain_order="left")
-    if unknown.height and not rules.allow_missing_text:
-        raise DataError(
-            f"{origin}: user {unknown['user'][0]!r} has item {unknown['item'][0]!r}, which {items_origin} "
-            f"does not know ({unknown['item'].n_unique()} such items, {unknown.height} interactions); add "
-            "the item there, take its interactions out, or set allow_missing_text=True to keep it without "
-            "text"
-        )
-    if unknown.height:
+    repairs, faults = dict(repairs or {}), faults or Faults()
+    interactions = sound_interactions(_numbered(interactions), origin, faults)
+    if "part" in interactions.columns and rules.k_core is not None:
+        raise DataError("k_core: a split that was given is used as it is; leave k_core out")
+    items = _unique_items(_numbered(items), items_origin, repairs, faults)
+    known = interactions["item"].is_in(items["key"].implode())
+    unknown = interactions.filter(~known)
+    if unknown.height and rules.allow_missing_text:
         items = pl.concat([items, undescribed_items(unknown, repairs)], how="diagonal")
+    elif unknown.height:
+        user, item = unknown["user"][0], unknown["item"][0]
+        problem = (
+            f"user {user!r} has item {item!r}, which {items_origin} does not know "
+            f"({unknown['item'].n_unique()} such items, {unknown.height} interactions); add the item there, "
+            "take its interactions out, or set allow_missing_text=True to keep it without text"
+        )
+        interactions = faults.without(interactions, ~known, "unknown item", origin, problem)
+    faults.settle()
+    if not interactions.height:
+        raise DataError(f"{origin}: every row was dropped; see what is wrong with on_error='refuse'")
+    for what, number in faults.repairs.items():
+        count_repair(repairs, what, number)
+    interactions, items = interactions.drop("row"), items.drop("row", strict=False)
     repeated = interactions.height - interactions.select("user", "item").n_unique()
     count_repair(repairs, "repeated_interactions", repeated)
     if rules.k_core is not None:
@@ -93,7 +155,18 @@ def assemble(
         items = found_images(items, images, images_base, repairs)
     catalogue = _catalogue(items, domain, rules.text_template, repairs)
     sources = {f"{domain}/{file}": known for file, known in (sources or {}).items()}
-    return Dataset(domain, catalogue, _sequences(interactions, catalogue, domain), repairs, sources)
+    sequences = _sequences(interactions, catalogue, domain)
+    there = sequences.columns
+    return Dataset(
+        domain,
+        catalogue,
+        sequences.drop("times", "learnt", "validated", strict=False),
+        repairs,
+        sources,
+        sequences["times"] if "times" in there else None,
+        sequences.select("learnt", "validated") if "learnt" in there else None,
+        dropped=faults.dropped,
+    )
 
 
 def kept_core(interactions: pl.DataFrame, k: int, repairs: dict[str, int], where: str) -> pl.DataFrame:
@@ -165,8 +238,14 @@ def found_images(
     return items.with_columns(pl.Series("image", kept, dtype=pl.String))
 
 
-def _check_interactions(frame: pl.DataFrame, origin: object) -> None:
-    if frame.height == 0:
+def _numbered(table: pl.DataFrame) -> pl.DataFrame:
+    """The table with `row`, from 1, where it has none."""
+    return table if "row" in table.columns else table.with_row_index("row", offset=1)
+
+
+def sound_interactions(frame: pl.DataFrame, origin: object, faults: Faults) -> pl.DataFrame:
+    """Interactions without those that lack a user, an item or a time, which are noted."""
+    if frame.height == 0 and not faults.problems and faults.dropped is None:
         raise DataError(f"{origin}: no interaction in it; it needs at least one")
     for name in ("user", "item", "timestamp"):
         if name not in frame.columns:
@@ -176,26 +255,31 @@ def _check_interactions(frame: pl.DataFrame, origin: object) -> None:
             bad |= frame[name] == ""
         elif frame[name].dtype.is_float():
             bad |= frame[name].is_nan()
-        if bad.any():
-            raise DataError(
-                f"{origin}: {bad.sum()} interactions have no {name}, the first is number "
-                f"{int(bad.arg_max() or 0) + 1}; fill it in or take them out"
-            )
+        problem = (
+            f"{bad.sum()} interactions have no {name}, the first is number "
+            f"{frame['row'][int(bad.arg_max() or 0)] if len(bad) else 0}; fill it in or take them out"
+        )
+        frame = faults.without(frame, bad, f"no {name}", origin, problem)
+    return frame
 
 
-def _unique_items(items: pl.DataFrame, origin: object, repairs: dict[str, int]) -> pl.DataFrame:
+def _unique_items(
+    items: pl.DataFrame, origin: object, repairs: dict[str, int], faults: Faults
+) -> pl.DataFrame:
     without = items["key"].is_null() | (items["key"] == "")
     if without.any():
-        row = int(without.arg_max() or 0) + 1
-        raise DataError(f"{origin}: item number {row} has no id; fill it in or take it out")
-    distinct = items.unique(maintain_order=True)
+        problem = f"item number {items.filter(without)['row'][0]} has no id; fill it in or take it out"
+        items = faults.without(items, without, "item without id", origin, problem)
+    distinct = items.unique(items.drop("row").columns, keep="first", maintain_order=True)
     count_repair(repairs, "identical_item_rows_merged", items.height - distinct.height)
-    twice = distinct.filter(distinct["key"].is_duplicated())
-    if twice.height:
-        raise DataError(
-            f"{origin}: item {twice['key'][0]!r} has {(twice['key'] == twice['key'][0]).sum()} rows that "
-            f"differ ({twice['key'].n_unique()} such items); keep one row an item"
+    twice = distinct.filter(distinct["key"].is_duplicated())["key"]
+    if len(twice):
+        problem = (
+            f"item {twice[0]!r} has {(twice == twice[0]).sum()} rows that differ ({twice.n_unique()} such "
+            "items); keep one row an item"
         )
+        later = ~distinct["key"].is_first_distinct()
+        distinct = faults.without(distinct, later, "item again, otherwise", origin, problem)
     return distinct
 
 
@@ -225,9 +309,12 @@ def _kept_attribute(values: pl.Series) -> pl.Series:
 
 def _sequences(interactions: pl.DataFrame, catalogue: pl.DataFrame, domain: str) -> pl.DataFrame:
     users = interactions.select("user").unique(maintain_order=True)
-    in_time = interactions.lazy()
-    if "timestamp" in interactions.columns:
-        in_time = in_time.sort("timestamp", maintain_order=True)
+    by = [name for name in ("part", "timestamp") if name in interactions.columns]
+    in_time = interactions.lazy().sort(by, maintain_order=True) if by else interactions.lazy()
+    kept = {"times": pl.col("timestamp")} if "timestamp" in by else {}
+    if "part" in by:
+        bounds = {"learnt": pl.col("part") == 0, "validated": pl.col("part") < 2}
+        kept |= {name: inside.sum().cast(pl.Int64) for name, inside in bounds.items()}
     lists = (
         in_time.join(
             catalogue.lazy().select("key", index="item"),
@@ -236,13 +323,14 @@ def _sequences(interactions: pl.DataFrame, catalogue: pl.DataFrame, domain: str)
             maintain_order="left",
         )
         .group_by("user", maintain_order=True)
-        .agg(items=pl.col("index"))
+        .agg(items=pl.col("index"), **kept)
         .collect()
     )
     return users.join(lists, on="user", how="left", maintain_order="left").select(
         pl.int_range(pl.len(), dtype=pl.Int64).alias("user"),
         pl.lit(domain).alias("domain"),
         "items",
+        *kept,
         key="user",
     )
 

@@ -15,6 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 
 from genrec_lab.data.paths import existing_file, existing_folder, expanded
+from genrec_lab.data.preparation import choice_problems
 from genrec_lab.data.rules import DataError
 from genrec_lab.data.sources import Part, parts_of
 
@@ -41,7 +42,7 @@ def dataset_problems(dataset: Mapping[str, Any]) -> list[str]:
     That are an unknown source or option, one that is missing or of the wrong type, environment variables that
     are not set, files and folders that are not there, and names that no domain can have.
     """
-    problems: list[str] = []
+    problems = [f"dataset.{problem}" for problem in choice_problems(dataset)]
     for part in parts_of(dataset, problems):
         problems += _option_problems(part)
     domains, folded = dataset.get("domains"), dict[str, str]()

@@ -22,6 +22,7 @@ from genrec_lab.data.rules import (
     count_repair,
     nearest,
     relabelled,
+    renumbered,
 )
 from genrec_lab.data.whole_files import whole_file
 
@@ -29,6 +30,8 @@ __all__ = ["DataError", "Dataset", "Split"]
 
 # Raised when the files that `write` makes change their meaning.
 FORMAT_VERSION = 1
+# Leave-one-out takes the last item for the test and the one before for validation; a history needs one more.
+HELD_OUT = 2
 FILES = ("items.parquet", "sequences.parquet", "dataset.json")
 
 
@@ -40,7 +43,11 @@ class Dataset:
     source's own id, then any attribute columns. `sequences`: `user` Int64 0..U-1 in order, `domain`, `items`
     List(Int64) oldest first, `key`. Without a column `image` there are no pictures, without `key` the
     numbers are the keys. `repairs` counts what was mended while reading, over all that was read; `sources`
-    says of raw files, by "domain/file", what is known of them: bytes, sha256, address. Raises DataError where
+    says of raw files, by "domain/file", what is known of them: bytes, sha256, address. `times` are the
+    interactions' times as the source has them, null for users of whom it has none. Where a split was given or
+    is by time, `parts` says of each user how many of the first items are trained on (`learnt`) and where
+    validation ends (`validated`), null for leave-one-out; `given` are the source's own rows `user, history,
+    target` by part, where it lists them. `dropped` are the rows that were left out. Raises DataError where
     the tables contradict each other.
 
     >>> titles = pl.Series("title", ["Spade", "Rake"])
@@ -56,6 +63,10 @@ class Dataset:
     sequences: pl.DataFrame
     repairs: dict[str, int] = field(default_factory=dict)
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
+    times: pl.Series | None = None  # (U,) List of numbers
+    parts: pl.DataFrame | None = None  # (U,) learnt, validated: Int64
+    given: dict[str, pl.DataFrame] = field(default_factory=dict)
+    dropped: pl.DataFrame | None = None  # file, row, reason
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -65,6 +76,11 @@ class Dataset:
         object.__setattr__(self, "items", items)
         object.__setattr__(self, "sequences", sequences)
         object.__setattr__(self, "repairs", dict(self.repairs))
+        lengths = sequences["items"].list.len()
+        if self.times is not None and not (self.times.list.len() == lengths).fill_null(True).all():
+            raise DataError("times: a user has more or fewer times than items; give one time an item")
+        if self.parts is not None and self.parts.height != sequences.height:
+            raise DataError(f"parts: {self.parts.height} rows for {sequences.height} users; give one a user")
 
     def __repr__(self) -> str:
         return (
@@ -102,6 +118,19 @@ class Dataset:
         self._require_domains([domain])
         return self.items.filter(pl.col("domain") == domain)["item"].to_numpy()
 
+    def training_sequences(self) -> pl.DataFrame:
+        """`user, domain, items` without what is held out: by the split that was given, else by leave-one-out.
+
+        A user of whom nothing is trained on has no row.
+        """
+        sequences = self.sequences.select("user", "domain", "items")
+        left = training_part(sequences)
+        if self.parts is not None:
+            learnt = self.parts["learnt"].fill_null(left["items"].list.len().cast(pl.Int64))
+            cut = sequences.with_columns(learnt=learnt)
+            left = cut.with_columns(pl.col("items").list.head("learnt")).drop("learnt")
+        return left.filter(pl.col("items").list.len() > 0)
+
     def select(self, domains: str | Iterable[str]) -> Dataset:
         """The part of the named domains, items and users numbered from 0 again.
 
@@ -115,7 +144,11 @@ class Dataset:
         kept = _without_void_attributes(self.items.filter(pl.col("domain").is_in(wanted)))
         new_index = np.full(self.n_items, NO_ITEM, dtype=np.int64)
         new_index[kept["item"].to_numpy()] = np.arange(kept.height)
-        sequences = self.sequences.filter(pl.col("domain").is_in(wanted))
+        mine = self.sequences["domain"].is_in(wanted)
+        sequences = self.sequences.filter(mine)
+        new_user = mine.cum_sum().cast(pl.Int64).to_numpy() - 1
+        given = {part: rows.filter(mine.gather(rows["user"])) for part, rows in self.given.items()}
+        given = {part: renumbered(rows, new_user, new_index) for part, rows in given.items()}
         return Dataset(
             name=self.name if set(wanted) == set(self.domains) else "+".join(dict.fromkeys(wanted)),
             items=kept.with_columns(item=pl.int_range(kept.height, dtype=pl.Int64)),
@@ -125,6 +158,10 @@ class Dataset:
             ),
             repairs=self.repairs,
             sources=self.sources,
+            times=None if self.times is None else self.times.filter(mine),
+            parts=None if self.parts is None else self.parts.filter(mine),
+            given={part: rows for part, rows in given.items() if rows.height},
+            dropped=self.dropped,
         )
 
     @classmethod
@@ -137,6 +174,7 @@ class Dataset:
         if not datasets:
             raise DataError("concat: no dataset given; give at least one")
         items, sequences, repairs = [], [], dict[str, int]()
+        given: dict[str, list[pl.DataFrame]] = {}
         home: dict[str, str] = {}
         first_item = first_user = 0
         for dataset in datasets:
@@ -152,6 +190,9 @@ class Dataset:
             sequences.append(dataset.sequences.with_columns(pl.col("user") + first_user, own_items))
             for what, count in dataset.repairs.items():
                 count_repair(repairs, what, count)
+            for part, rows in dataset.given.items():
+                users, numbers = (np.arange(n) for n in (dataset.n_users, dataset.n_items))
+                given.setdefault(part, []).append(renumbered(rows, users + first_user, numbers + first_item))
             first_item, first_user = first_item + dataset.n_items, first_user + dataset.n_users
         try:
             all_items = pl.concat(items, how="diagonal_relaxed")
@@ -163,7 +204,30 @@ class Dataset:
                 f"concat: attribute columns of unlike types ({schemas}); cast or drop them"
             ) from error
         sources = {name: known for dataset in datasets for name, known in dataset.sources.items()}
-        return cls(name or "+".join(home), all_items, pl.concat(sequences), repairs, sources)
+        times = [pl.DataFrame({"times": d._known_times()}) for d in datasets]
+        parts = [d._known_parts() for d in datasets]
+        dropped = [dataset.dropped for dataset in datasets if dataset.dropped is not None]
+        return cls(
+            name or "+".join(home),
+            all_items,
+            pl.concat(sequences),
+            repairs,
+            sources,
+            pl.concat(times, how="vertical_relaxed")["times"]
+            if any(d.times is not None for d in datasets)
+            else None,
+            pl.concat(parts) if any(d.parts is not None for d in datasets) else None,
+            {part: pl.concat(rows) for part, rows in given.items()},
+            pl.concat(dropped) if dropped else None,
+        )
+
+    def _known_times(self) -> pl.Series:
+        unknown = pl.Series([None], dtype=pl.List(pl.Int64))
+        return unknown.new_from_index(0, self.n_users) if self.times is None else self.times
+
+    def _known_parts(self) -> pl.DataFrame:
+        nothing = pl.Series([None], dtype=pl.Int64).new_from_index(0, self.n_users)
+        return pl.DataFrame({"learnt": nothing, "validated": nothing}) if self.parts is None else self.parts
 
     def statistics(self) -> pl.DataFrame:
         """One row a domain as in GMC Table 2, and how many of its items nobody interacted with.
@@ -195,15 +259,19 @@ class Dataset:
         """A hex hash of the content: equal content gives an equal hash on every machine and in every process.
 
         Row chunks, column order after the fixed ones, the name, the repairs and the folders of the pictures
-        do not enter, nor attribute columns without any value; the pictures' file names do.
+        do not enter, nor attribute columns without any value; the pictures' file names do. Times do not, for
+        what they decide does: the order of the items, and the parts of a split by time or a given one.
         """
         picture = pl.col("image").str.replace_all("\\", "/", literal=True).str.split("/").list.last()
         items = _without_void_attributes(self.items).with_columns(picture)
-        return content_fingerprint({"items": items, "sequences": self.sequences})
+        tables = {"items": items, "sequences": self.sequences}
+        tables |= {} if self.parts is None else {"parts": self.parts}
+        return content_fingerprint(tables | {f"given {part}": rows for part, rows in self.given.items()})
 
     def write(self, folder: str | os.PathLike[str]) -> None:
         """Write `items.parquet`, `sequences.parquet` and `dataset.json` into `folder`.
 
+        Beside them go a given split's own rows, `given_train.parquet`, and `dropped.csv`, rows left out.
         Where writing fails, what was there before stays. Pictures stay where they are: their paths are
         written as they are. Raises OSError when the disk is full.
         """
@@ -215,13 +283,20 @@ class Dataset:
             "domains": list(self.domains),
             "repairs": self.repairs,
             "sources": self.sources,
+            "given": list(self.given),
             "fingerprint": self.fingerprint(),
         }
+        for part, rows in self.given.items():
+            rows.write_parquet(target / f"given_{part}.parquet")
+        if self.dropped is not None:
+            self.dropped.write_csv(target / "dropped.csv")
+        beside = [] if self.times is None else [self.times.alias("times")]
+        beside += [] if self.parts is None else self.parts.get_columns()
         items, sequences, described = (target / name for name in FILES)
         # All three are renamed at the end, the last one first: a full disk leaves what was here before.
         with whole_file(described) as file, whole_file(sequences) as second, whole_file(items) as first:
             self.items.write_parquet(first)
-            self.sequences.write_parquet(second)
+            self.sequences.hstack(beside).write_parquet(second)
             file.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
@@ -252,12 +327,24 @@ class Dataset:
                 )
         try:
             items, sequences = (pl.read_parquet(source / name) for name in FILES[:2])
+            given = {
+                name: pl.read_parquet(source / f"given_{name}.parquet")
+                for name in description.get("given", ())
+            }
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError(
                 f"{source}: its parquet files are not readable ({error}); write it again"
             ) from error
+        there = sequences.columns
         dataset = cls(
-            description["name"], items, sequences, description["repairs"], description.get("sources", {})
+            description["name"],
+            items,
+            sequences.drop("times", "learnt", "validated", strict=False),
+            description["repairs"],
+            description.get("sources", {}),
+            sequences["times"] if "times" in there else None,
+            sequences.select("learnt", "validated") if "learnt" in there else None,
+            given,
         )
         if dataset.fingerprint() != description["fingerprint"]:
             raise DataError(
@@ -270,6 +357,13 @@ class Dataset:
         for domain in wanted:
             if domain not in self.domains:
                 raise DataError(f"unknown domain {domain!r}{nearest(domain, self.domains)}")
+
+
+def training_part(sequences: pl.DataFrame) -> pl.DataFrame:
+    """Sequences without what leave-one-out holds out; those too short to hold any out stay whole."""
+    length = pl.col("items").list.len().cast(pl.Int64)
+    kept = pl.when(length > HELD_OUT).then(length - HELD_OUT).otherwise(length)
+    return sequences.with_columns(pl.col("items").list.head(kept))
 
 
 def _without_void_attributes(items: pl.DataFrame) -> pl.DataFrame:

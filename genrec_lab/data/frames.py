@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import polars as pl
 
-from genrec_lab.data.assembly import TEXT_COLUMNS, ReadingRules, assemble, undescribed_items
+from genrec_lab.data.assembly import TEXT_COLUMNS, Faults, ReadingRules, assemble, undescribed_items
 from genrec_lab.data.dataset import Dataset
-from genrec_lab.data.item_text import DEFAULT_TEMPLATE, as_text
+from genrec_lab.data.item_text import DEFAULT_TEMPLATE, as_text, listed_text, parse_template, without_entities
 from genrec_lab.data.paths import existing_file
-from genrec_lab.data.rules import ITEM_TYPES, DataError, nearest
+from genrec_lab.data.rules import ITEM_TYPES, DataError, count_repair, nearest
 from genrec_lab.data.sources import one_domain
 
 Table = str | os.PathLike[str] | pl.DataFrame | pl.LazyFrame
@@ -22,7 +25,11 @@ ColumnMapping = Mapping[str, str | Sequence[str] | None]
 
 # What a mapping may name. `key` is the item's id in the table of items where it is called otherwise than in
 # that of interactions.
-ROLES = ("user", "item", "timestamp", "key", *TEXT_COLUMNS)
+ROLES = ("user", "item", "timestamp", "rating", "key", *TEXT_COLUMNS)
+# What programs write where an id is missing.
+_NOTHING = ("nan", "NaN", "null", "NULL", "None", "<NA>")
+_ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl")
+_DAY_AND_MONTH = r"^(\d{1,2})[/.-](\d{1,2})[/.-](\d{4})(.*)$"
 
 
 @one_domain("items")
@@ -37,39 +44,64 @@ def read_frames(
     k_core: int | None = None,
     keep_unseen_items: bool = False,
     allow_missing_text: bool = False,
+    min_rating: float | None = None,
+    duplicates: Literal["keep", "first", "last"] = "keep",
+    time_format: str | None = None,
+    separator: str | None = None,
+    encoding: str = "utf-8",
+    on_error: Literal["refuse", "drop"] = "refuse",
 ) -> Dataset:
-    """A Dataset of one domain from two tables, each a csv, tsv or parquet file or a polars frame.
+    """A Dataset of one domain from two tables, each a csv, tsv, jsonl or parquet file or a polars frame.
 
-    `columns` says which column plays which role (`user`, `item`, `timestamp`, `key`, `title`, `description`,
-    `brand`, `categories`); a role left out is a column of its own name. A list of columns of 0 and 1 gives
-    the names of those that are 1: `{"categories": ["Action", "Comedy"]}`. `{"timestamp": None}` says that the
-    rows are in time order. `images` is a column of paths or a template such as "posters/{key}.jpg", relative
-    to the table of items; a picture that is not there is null (counted as `items_without_image`). All further
-    item columns may be used in `text_template` and are kept as attributes, under `source_<name>` where the
-    Dataset has a column of that name. Times may be numbers, dates or text of dates. Raises DataError as the
-    messages say.
+    `columns` says which column plays which role (`user`, `item`, `timestamp`, `rating`, `key`, `title`,
+    `description`, `brand`, `categories`); a role left out is a column of its own name. A list of columns of 0
+    and 1 gives the names of those that are 1: `{"categories": ["Action", "Comedy"]}`. `{"timestamp": None}`
+    says that the rows are in time order. `images` is a column of paths or a template such as
+    "posters/{key}.jpg", relative to the table of items; a picture that is not there is null (counted as
+    `items_without_image`). All further item columns may be used in `text_template` and are kept as
+    attributes, under `source_<name>` where the Dataset has a column of that name.
+
+    Times may be numbers, dates or text of dates; `time_format` says how they are written, as "%m/%d/%Y".
+    `min_rating` leaves out interactions with a lower `rating`. `duplicates`: of a user's interactions with
+    one item all stay, or the first or the last. `separator`, `encoding`: of csv files. `on_error="drop"`
+    leaves rows out that cannot be read, counts them by reason and lists them in `Dataset.dropped`; "refuse"
+    raises DataError with all that is wrong.
     """
     mapping = checked_mapping(columns or {})
+    for option, value, known in (("duplicates", duplicates, ("keep", "first", "last")),
+                                 ("on_error", on_error, ("refuse", "drop"))):  # fmt: skip
+        if value not in known:
+            raise DataError(f"{option} is {value!r}, expected {', '.join(map(repr, known))}")
     interactions_file = _file(interactions, "interactions")
     items_file = None if items is None else _file(items, "items")
     origin = str(interactions_file or "interactions")
     items_origin = str(items_file or ("interactions" if items is None else "items"))
-    raw_interactions = raw_interactions_of(_table(interactions, interactions_file), mapping, origin)
-    repairs: dict[str, int] = {}
+    faults, repairs = Faults(on_error == "drop"), dict[str, int]()
+    raw, raw_items = pl.DataFrame(), pl.DataFrame()
+    with faults.noted():
+        table = _table(interactions, interactions_file, separator, encoding, faults)
+        raw = raw_interactions_of(table, mapping, origin, time_format, faults, rated=min_rating is not None)
+        raw = _filtered(raw, min_rating, duplicates, repairs)
     if items is not None:
-        key = mapping.get("key", mapping.get("item", "item"))
-        with reading(items_origin):
-            items_table = _table(items, items_file, guess_types_but=str(key)).collect()
-        raw_items = raw_items_of(items_table, mapping, items_origin)
-    elif allow_missing_text:
-        raw_items = undescribed_items(raw_interactions, repairs)
-    else:
-        raise DataError(
+        with faults.noted(), reading(items_origin):
+            items_table = _table(items, items_file, separator, encoding, faults).collect()
+            items_table = items_table if items_file is None else _typed(items_table)
+            raw_items = raw_items_of(items_table, mapping, items_origin, repairs)
+    elif allow_missing_text and raw.width:
+        raw_items = undescribed_items(raw, repairs)
+    elif not allow_missing_text:
+        faults.problems.append(
             "items: no table given; give one, or set allow_missing_text=True for models without text"
         )
+    if not (raw.width and raw_items.width):
+        faults.settle()
+    said = {part.name for part in parse_template(text_template)}
+    unsaid = [
+        name for name, kind in raw_items.schema.items() if kind == pl.String and name not in {*said, "key"}
+    ]
     return assemble(
         domain or (interactions_file.name.split(".")[0] if interactions_file else "frames"),
-        raw_interactions,
+        raw,
         raw_items,
         ReadingRules(text_template, k_core, keep_unseen_items, allow_missing_text),
         origin=origin,
@@ -77,34 +109,99 @@ def read_frames(
         images=images,
         images_base=next((file.parent for file in (items_file, interactions_file) if file), None),
         repairs=repairs,
+        sources={Path(items_origin).name: {"columns_not_in_text": unsaid}} if unsaid else None,
+        faults=faults,
     )
 
 
-def raw_interactions_of(table: pl.LazyFrame, columns: ColumnMapping, origin: str) -> pl.DataFrame:
-    """The columns `user`, `item` as text and `timestamp` as a number, rows as in `table`.
+def raw_interactions_of(
+    table: pl.LazyFrame,
+    columns: ColumnMapping,
+    origin: str,
+    time_format: str | None = None,
+    faults: Faults | None = None,
+    *,
+    rated: bool = False,
+) -> pl.DataFrame:
+    """The columns `row` from 1, `user`, `item` as text and `timestamp` as a number, rows as in `table`.
 
-    Without `timestamp` where the mapping says None. Raises DataError for a missing column or an unreadable
-    time.
+    Without `timestamp` where the mapping says None, with `rating` where it is asked for. Raises DataError for
+    missing columns; rows with an unreadable time or rating are noted in `faults`, or else raise DataError.
     """
+    noted = faults or Faults()
     with reading(origin):
         known = table.collect_schema().names()
-    wanted = {role: _column(known, columns, role, origin) for role in ("user", "item")}
+    hints = {"user": "", "item": "", "rating": ""}
     if columns.get("timestamp", "timestamp") is not None:
-        hint = ', or say that rows are in time order with columns={"timestamp": None}'
-        wanted["timestamp"] = _column(known, columns, "timestamp", origin, hint)
+        hints["timestamp"] = ', or say that rows are in time order with columns={"timestamp": None}'
+    wanted, lacking = dict[str, str](), Faults()
+    for role in hints if rated else [role for role in hints if role != "rating"]:
+        with lacking.noted():
+            wanted[role] = _column(known, columns, role, origin, hints[role])
+    lacking.settle()
     with reading(origin):
-        read = table.select(*dict.fromkeys(wanted.values())).collect()
-    found = {role: as_text(read[wanted[role]]) for role in ("user", "item")}
+        read = table.select(
+            *dict.fromkeys([*wanted.values(), *(["row"] if "row" in known else [])])
+        ).collect()
+    found = {"row": read["row"] if "row" in known else pl.int_range(1, read.height + 1, eager=True)}
+    for role in ("user", "item"):
+        text = as_text(read[wanted[role]])
+        found[role] = text.set(text.is_in(_NOTHING), "")
+    bad: dict[str, pl.Series] = {}
     if "timestamp" in wanted:
-        found["timestamp"] = _times(read[wanted["timestamp"]], origin)
-    return pl.DataFrame(found)
+        found["timestamp"], bad["timestamp"] = _times(read[wanted["timestamp"]], origin, time_format)
+    if rated:
+        found["rating"] = read[wanted["rating"]].cast(pl.Float64, strict=False).fill_nan(None)
+        bad["rating"] = found["rating"].is_null()
+    frame, kept = pl.DataFrame(found), list(found)
+    mends = {
+        "timestamp": "which is no time; write numbers or dates such as 2024-05-17 12:30:00, alike in all "
+        "rows, or give time_format",
+        "rating": "which is no number; mend it or take the row out",
+    }
+    for role, rows in bad.items():
+        shown = read[wanted[role]].cast(pl.String)
+        frame = frame.with_columns(rows.alias("bad " + role), shown.alias("shown " + role))
+    for role in bad:
+        wrong = frame.filter(pl.col("bad " + role))
+        if wrong.height:
+            shown, number = wrong["shown " + role][0], wrong["row"][0]
+            problem = f"column {wanted[role]!r} has {shown!r} in row {number}, {mends[role]}"
+            frame = noted.without(frame, frame["bad " + role], f"unreadable {role}", origin, problem)
+    if faults is None:
+        noted.settle()
+    return frame.select(kept)
 
 
-def raw_items_of(table: pl.DataFrame, columns: ColumnMapping, origin: str) -> pl.DataFrame:
+def _filtered(
+    frame: pl.DataFrame, min_rating: float | None, duplicates: str, repairs: dict[str, int]
+) -> pl.DataFrame:
+    """Interactions without those of a lower rating, and without repeated ones where that is asked for."""
+    kept = frame
+    if min_rating is not None:
+        kept = frame.filter(pl.col("rating") >= min_rating)
+        count_repair(repairs, "interactions_below_min_rating", frame.height - kept.height)
+        if not kept.height and frame.height:
+            raise DataError(f"min_rating is {min_rating}, and no rating is so high; lower it")
+    if duplicates != "keep":
+        before, in_time = (
+            kept.height,
+            kept.sort("timestamp", maintain_order=True) if "timestamp" in kept.columns else kept,
+        )
+        once = in_time.unique(["user", "item"], keep="first" if duplicates == "first" else "last")
+        kept = once.sort("row")
+        count_repair(repairs, "repeated_interactions_removed", before - kept.height)
+    return kept.drop("rating", strict=False)
+
+
+def raw_items_of(
+    table: pl.DataFrame, columns: ColumnMapping, origin: str, repairs: dict[str, int] | None = None
+) -> pl.DataFrame:
     """The table of items with `key` and the text columns in their roles, and all other columns as attributes.
 
-    Raises DataError for a column that the mapping names and the table lacks, and for flags other than 0 and
-    1.
+    Entities of HTML become characters, and lists inside cells of `categories` are separated by commas; cells
+    that were changed so are counted in `repairs`. Raises DataError for a column that the mapping names and
+    the table lacks, and for flags other than 0 and 1.
     """
     key_role = "key" if "key" in columns else "item"
     key = _column(
@@ -116,16 +213,18 @@ def raw_items_of(table: pl.DataFrame, columns: ColumnMapping, origin: str) -> pl
         source = columns.get(role, role)
         if isinstance(source, str) and (role in columns or source in table.columns):
             name = _column(table.columns, columns, role, origin)
-            roles[role] = as_text(table[name])
+            roles[role] = without_entities(as_text(table[name]), repairs)
+            if role == "categories":
+                roles[role] = listed_text(roles[role])
             used.add(name)
         elif source is not None and not isinstance(source, str):
             roles[role] = _names_of_flags(table, source, role, origin)
             used.update(source)
     taken = {*ITEM_TYPES, *roles}
     others = {name: f"source_{name}" if name in taken else name for name in table.columns if name not in used}
-    return pl.DataFrame([values.rename(role) for role, values in roles.items()]).hstack(
-        table.select(pl.col(name).alias(kept) for name, kept in others.items())
-    )
+    attributes = [table[name].rename(kept) for name, kept in others.items()]
+    attributes = [without_entities(one, repairs) if one.dtype == pl.String else one for one in attributes]
+    return pl.DataFrame([values.rename(role) for role, values in roles.items()]).hstack(attributes)
 
 
 def checked_mapping(columns: ColumnMapping) -> ColumnMapping:
@@ -153,29 +252,97 @@ def _file(given: Table, option: str) -> Path | None:
             f"{option}: a {type(given).__name__}, expected a path or a polars frame (pl.from_pandas)"
         )
     file = existing_file(given, option)
-    if not file.name.lower().removesuffix(".gz").endswith((".csv", ".tsv", ".parquet")):
-        raise DataError(
-            f"{option}: {file.name} has an unknown ending; give .csv, .tsv (also .gz) or .parquet"
-        )
+    if not file.name.lower().removesuffix(".gz").endswith(_ENDINGS):
+        raise DataError(f"{option}: {file.name} has an unknown ending; give {', '.join(_ENDINGS)}, also .gz")
     return file
 
 
-def _table(given: Table, file: Path | None, guess_types_but: str | None = None) -> pl.LazyFrame:
-    """The table, not yet read; a csv is all text unless types are to be guessed for all columns but one.
-
-    Ids stay text, as they are written: "007" is not 7.
-    """
+def _table(
+    given: Table, file: Path | None, separator: str | None, encoding: str, faults: Faults
+) -> pl.LazyFrame:
+    """The table, not yet read; a csv is all text, so that ids stay as they are written: "007" is not 7."""
     if file is None:
         return given.lazy() if isinstance(given, pl.DataFrame) else cast(pl.LazyFrame, given)
-    if file.name.lower().endswith(".parquet"):
+    name = file.name.lower().removesuffix(".gz")
+    if name.endswith(".parquet"):
         return pl.scan_parquet(file)
-    return pl.scan_csv(
-        file,
-        separator="\t" if ".tsv" in file.name.lower() else ",",
-        infer_schema=guess_types_but is not None,
-        infer_schema_length=None,
-        schema_overrides=None if guess_types_but is None else {guess_types_but: pl.String},
+    if name.endswith(".jsonl"):
+        return pl.scan_ndjson(file, infer_schema_length=None)
+    return read_csv(file, separator or ("\t" if name.endswith(".tsv") else ","), encoding, faults).lazy()
+
+
+def read_table(file: Path) -> pl.DataFrame:
+    """A file that holds a table, csv as text; raises DataError where it cannot be read."""
+    faults = Faults()
+    with reading(file):
+        table = _table(file, _file(file, "table"), None, "utf-8", faults).collect()
+    faults.settle()
+    return table
+
+
+def read_csv(
+    file: Path, separator: str = ",", encoding: str = "utf-8", faults: Faults | None = None
+) -> pl.DataFrame:
+    """A csv file with a header, packed or not, every column as text; empty cells are null.
+
+    A row with more fields than the header is noted in `faults`. Raises DataError for what is no such file.
+    """
+    source: Path | io.BytesIO = file
+    try:
+        if encoding.lower().replace("-", "") != "utf8":
+            raw = file.read_bytes()
+            raw = gzip.decompress(raw) if file.name.endswith(".gz") else raw
+            source = io.BytesIO(raw.decode(encoding).encode())
+        table = pl.read_csv(source, separator=separator, infer_schema=False)
+    except (LookupError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: encoding is {encoding!r}: {error}; give another, as 'latin-1'") from error
+    except pl.exceptions.ComputeError as error:
+        if "utf-8" in str(error).lower() or "utf8" in str(error).lower():
+            raise DataError(f"{file}: not readable as UTF-8; give encoding, as 'latin-1'") from error
+        table = _even_rows(file, separator, encoding, faults or Faults(), error)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{file}: not readable: {error}; mend it, or fetch or write it again") from error
+    header = table.columns[0]
+    other = next((one for one in ";\t|," if one != separator and one in header), None)
+    if table.width == 1 and other is not None:
+        raise DataError(f"{file}: one column, {header!r}; say how columns are separated, separator={other!r}")
+    return table
+
+
+def _even_rows(file: Path, separator: str, encoding: str, faults: Faults, error: Exception) -> pl.DataFrame:
+    """The rows of a csv file that have as many fields as its header; the others are noted in `faults`."""
+    opened = gzip.open if file.name.endswith(".gz") else open
+    with opened(file, "rt", encoding=encoding, newline="") as text:
+        header, *rows = csv.reader(text, delimiter=separator)
+    widths = pl.Series([len(row) for row in rows], dtype=pl.Int64)
+    table = pl.DataFrame({"row": range(1, len(rows) + 1)})
+    if not (widths > len(header)).any():
+        raise DataError(f"{file}: not readable: {error}; mend it, or fetch or write it again") from error
+    longer = widths > len(header)
+    first = int(longer.arg_max() or 0)
+    problem = (
+        f"not readable: row {first + 1} has {widths[first]} fields, the header {len(header)} ({longer.sum()} "
+        f"such rows); put fields that hold {separator!r} into quotes"
     )
+    kept = faults.without(table, longer, "too many fields", file, problem)
+    cells = [[cell or None for cell in rows[row - 1]] for row in kept["row"]]
+    padded = [cells_ + [None] * (len(header) - len(cells_)) for cells_ in cells]
+    table = pl.DataFrame(padded, schema=dict.fromkeys(header, pl.String), orient="row")
+    return table if "row" in header else table.with_columns(kept["row"])
+
+
+def _typed(table: pl.DataFrame) -> pl.DataFrame:
+    """Columns of text as numbers where each value is written as its number is; "09" and "1.10" stay text."""
+
+    def typed(values: pl.Series) -> pl.Series:
+        filled = values.drop_nulls()
+        for kind in (pl.Int64, pl.Float64) if len(filled) else ():
+            again = filled.cast(kind, strict=False).cast(pl.String)
+            if ((again == filled) | (again == filled + ".0")).fill_null(False).all():
+                return values.cast(kind)
+        return values
+
+    return table.with_columns(typed(one) for one in table if one.dtype == pl.String)
 
 
 @contextmanager
@@ -199,38 +366,61 @@ def _column(known: Sequence[str], columns: ColumnMapping, role: str, origin: str
     return name
 
 
-def _times(values: pl.Series, origin: str) -> pl.Series:
+def _times(values: pl.Series, origin: str, time_format: str | None) -> tuple[pl.Series, pl.Series]:
+    """Times as numbers, and which of them could not be read."""
     dtype = values.dtype
-    if dtype.is_numeric():
-        return values
+    none_bad = pl.Series([False]).new_from_index(0, len(values))
     if dtype.is_temporal():
-        return values.to_physical()
+        values = values if dtype == pl.Time else values.cast(pl.Datetime("us"))
+        return values.to_physical(), none_bad
+    if dtype.is_numeric() and time_format is None:
+        return values, none_bad
     if not isinstance(dtype, pl.String):
         raise DataError(
             f"{origin}: column {values.name!r} has type {dtype}; times are numbers, dates or text of dates"
         )
     text = values.str.strip_chars()
+    text = text.set(text.is_in(_NOTHING), "")
     filled = text.is_not_null() & (text != "")
-    unread = filled
-    for parsed in (text.cast(pl.Int64, strict=False), text.cast(pl.Float64, strict=False), _dates(text)):
-        left = parsed.is_null() & filled
-        if not left.any():
-            return parsed.to_physical()
-        # The kind of time that fits most rows shows best which row is wrong.
-        unread = left if left.sum() < unread.sum() else unread
-    row = int(unread.arg_max() or 0)
-    raise DataError(
-        f"{origin}: column {values.name!r} has {text[row]!r} in row {row + 1}, which is no time; write "
-        "numbers or dates such as 2024-05-17 12:30:00, alike in all rows"
-    )
+    if time_format is not None:
+        readings = [_dates(text, time_format)]
+    elif text.str.contains(_DAY_AND_MONTH).any():
+        readings = [_dates(_year_first(text, values.name, origin))]
+    else:
+        readings = [text.cast(pl.Int64, strict=False), text.cast(pl.Float64, strict=False), _dates(text)]
+    # The kind of time that fits most rows shows best which row is wrong.
+    read = min(readings, key=lambda parsed: int((parsed.is_null() & filled).sum()))
+    return read.to_physical(), read.is_null() & filled
 
 
-def _dates(text: pl.Series) -> pl.Series:
+def _dates(text: pl.Series, time_format: str | None = None) -> pl.Series:
     try:
-        return text.str.to_datetime(strict=False)
+        return text.str.to_datetime(time_format, strict=False, time_unit="us")
     except pl.exceptions.PolarsError:
+        if time_format is not None:  # a format of a date alone
+            return text.str.to_date(time_format, strict=False).cast(pl.Datetime("us"))
         # No format of dates fits the first value.
         return pl.repeat(None, len(text), dtype=pl.Datetime(), eager=True)
+
+
+def _year_first(text: pl.Series, name: str, origin: str) -> pl.Series:
+    """Dates as 17/05/2018 with the year first; raises DataError where day and month may be either."""
+    groups = [text.str.extract(_DAY_AND_MONTH, group) for group in (1, 2, 3, 4)]
+    first, second = (group.cast(pl.Int64) for group in groups[:2])
+    may_be_day_first, may_be_month_first = bool((second <= 12).all()), bool((first <= 12).all())
+    if may_be_day_first and may_be_month_first and (first != second).any():
+        row = int((first != second).arg_max() or 0)
+        mark = text[row][len(groups[0][row])]
+        raise DataError(
+            f"{origin}: column {name!r} has {text[row]!r} in row {row + 1}, which is day {second[row]} of "
+            f"month {first[row]} or day {first[row]} of month {second[row]}; say which with "
+            f"time_format='%m{mark}%d{mark}%Y' (month first) or time_format='%d{mark}%m{mark}%Y' (day first)"
+        )
+    day, month = (1, 0) if may_be_month_first else (0, 1)
+    padded = [groups[part].str.zfill(2) for part in (month, day)]
+    return pl.select(
+        pl.concat_str(groups[2], pl.lit("-"), padded[0], pl.lit("-"), padded[1], groups[3])
+    ).to_series()
 
 
 def _names_of_flags(table: pl.DataFrame, names: Sequence[str], role: str, origin: str) -> pl.Series:
@@ -241,8 +431,11 @@ def _names_of_flags(table: pl.DataFrame, names: Sequence[str], role: str, origin
                 f"{origin}: no column {name!r} for the role {role!r}{nearest(name, table.columns)}"
             )
         values = table[name]
-        numeric = values.dtype.is_numeric() or isinstance(values.dtype, pl.Boolean)
-        if not numeric or not values.drop_nulls().cast(pl.Float64).is_in([0.0, 1.0]).all():
+        flag = values.dtype.is_numeric() or values.dtype in (pl.Boolean, pl.String)
+        if (
+            not flag
+            or not values.drop_nulls().cast(pl.Float64, strict=False).is_in([0.0, 1.0]).fill_null(False).all()
+        ):
             raise DataError(
                 f"{origin}: column {name!r} in the list for {role!r} holds more than 0 and 1; a list joins "
                 "the names of flag columns, to join texts use text_template"

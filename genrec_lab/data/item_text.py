@@ -10,6 +10,7 @@ nothing about a neighbour.
 
 from __future__ import annotations
 
+import ast
 import html
 import re
 import string
@@ -38,6 +39,7 @@ _TAG = re.compile(rf"</?(?:{_TAG_NAMES})(?:\s[^<>]*)?/?>", re.IGNORECASE)
 _HIDDEN = re.compile(
     r"<(script|style)\b[^<>]*>.*?(?:</\1\s*>|\Z)|<!--.*?(?:-->|\Z)", re.IGNORECASE | re.DOTALL
 )
+_ENTITY = r"&(?:[A-Za-z][A-Za-z0-9]+|#[0-9]+|#[xX][0-9A-Fa-f]+);"
 _BLANKS = re.compile(r"\s+")
 # Half of a surrogate pair and control characters, which no encoder reads and parquet or HTML may not hold.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
@@ -160,6 +162,34 @@ def plain_text(text: str) -> str:
     if "&" in text:
         text = _TAG.sub(" ", _HIDDEN.sub(" ", html.unescape(html.unescape(text))))
     return _BLANKS.sub(" ", _UNPRINTABLE.sub(" ", text)).strip()
+
+
+def without_entities(texts: pl.Series, repairs: dict[str, int] | None = None) -> pl.Series:
+    """Texts with entities of HTML as the characters that they stand for, "&amp;amp;" too.
+
+    Texts that had any are counted in `repairs["texts_with_html_entities"]`.
+    """
+    frame = pl.DataFrame({"text": texts}).with_row_index("row")
+    some = frame.filter(pl.col("text").str.contains(_ENTITY))
+    if repairs is not None:
+        count_repair(repairs, "texts_with_html_entities", some.height)
+    plain = [html.unescape(html.unescape(text)).strip() for text in some["text"]]
+    return texts.scatter(some["row"], plain) if plain else texts
+
+
+def listed_text(texts: pl.Series) -> pl.Series:
+    """Texts of lists, as "Drama|Horror" or "['Drama', 'Horror']", with commas between their parts."""
+
+    def parts(text: str) -> str:
+        try:
+            found = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            return text
+        return flat_text(found, ", ", "categories") if isinstance(found, list) else text
+
+    texts = texts.str.replace_all(r"\s*\|\s*", ", ")
+    rows = texts.str.contains(r"^\s*\[.*\]\s*$").fill_null(False).arg_true()
+    return texts.scatter(rows, [parts(text) for text in texts.gather(rows)]) if len(rows) else texts
 
 
 def flat_text(value: Any, separator: str, where: str) -> str:

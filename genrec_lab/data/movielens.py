@@ -9,7 +9,7 @@ import polars as pl
 
 from genrec_lab.data.assembly import ReadingRules, assemble
 from genrec_lab.data.dataset import Dataset
-from genrec_lab.data.frames import raw_interactions_of, raw_items_of, reading
+from genrec_lab.data.frames import raw_interactions_of, raw_items_of, read_csv
 from genrec_lab.data.item_text import DEFAULT_TEMPLATE
 from genrec_lab.data.paths import existing_file, existing_folder
 from genrec_lab.data.rules import DataError
@@ -52,15 +52,17 @@ def read_movielens(
         ratings = _csv(ratings_file).rename({"userId": "user", "movieId": "item"}, strict=False)
         films = _csv(films_file).rename({"movieId": "item", "genres": "categories"}, strict=False)
         films = _without_bars(films)
+    repairs: dict[str, int] = {}
     return assemble(
         domain or "Movies",
         raw_interactions_of(ratings.lazy(), {}, str(ratings_file)),
-        raw_items_of(films, {}, str(films_file)),
+        raw_items_of(films, {}, str(films_file), repairs),
         ReadingRules(text_template, k_core, keep_unseen_items),
         origin=ratings_file,
         items_origin=films_file,
         images=None if posters is None else "{key}.jpg",
         images_base=ratings_file.parent if posters is None else existing_folder(posters, "posters"),
+        repairs=repairs,
     )
 
 
@@ -81,8 +83,15 @@ def _files(folder: str | os.PathLike[str]) -> tuple[Path, Path]:
 
 
 def _lines(file: Path, separator: str, names: tuple[str, ...]) -> pl.DataFrame:
-    """The fields of each line as text columns; lines are latin-1, blank ones are skipped."""
-    text = existing_file(file, "folder").read_bytes().decode("latin-1")
+    """The fields of each line as text columns; blank lines are skipped.
+
+    GroupLens writes its oldest data as latin-1, later ones and those saved again are UTF-8.
+    """
+    raw = existing_file(file, "folder").read_bytes()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = raw.decode("latin-1")
     # splitlines() would also break at control characters that may occur in a latin-1 title.
     lines = pl.DataFrame({"line": text.replace("\r\n", "\n").split("\n")}).with_row_index("number", offset=1)
     filled = lines.filter(pl.col("line").str.strip_chars() != "")
@@ -106,8 +115,11 @@ def _films_100k(file: Path) -> pl.DataFrame:
 
 
 def _csv(file: Path) -> pl.DataFrame:
-    with reading(file):
-        return pl.read_csv(existing_file(file, "folder"), infer_schema=False)
+    try:
+        existing_file(file, "folder").read_bytes().decode("utf-8")
+    except UnicodeDecodeError:
+        return read_csv(file, encoding="latin-1")
+    return read_csv(file)
 
 
 def _without_bars(films: pl.DataFrame) -> pl.DataFrame:

@@ -1,17 +1,26 @@
-"""From interactions to what is trained and tested on: k-core, leave-one-out, co-occurrence."""
+"""From interactions to what is trained and tested on: k-core, order of ties, splits, co-occurrence."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from genrec_lab.data.dataset import DataError, Dataset, Split
+from genrec_lab.data.dataset import HELD_OUT, DataError, Dataset, Split, training_part
 from genrec_lab.data.rules import count_repair, nearest
 
 # GMC Section 5.1.1: "the maximal number of items is uniformly set to 20".
 MAX_HISTORY = 20
-# Leave-one-out takes the last item for the test and the one before for validation; a history needs one more.
-HELD_OUT = 2
+# How interactions of a user at equal times are ordered; the first is the default.
+TIE_RULES = ("file order", "item key", "seeded")
+SPLITS = ("leave one out", "time", "given")
+CHOICES = ("ties", "ties_seed", "split")
+# Of a split by time the shares of all interactions before validation and before the test begin.
+_TRAIN_SHARE, _VALID_SHARE = 0.8, 0.9
 
 
 def k_core(interactions: pl.DataFrame | pl.LazyFrame, k: int) -> pl.DataFrame:
@@ -109,9 +118,210 @@ def leave_one_out(dataset: Dataset, max_history: int = MAX_HISTORY, max_sequence
     return Split(train, ends["valid"], ends["test"], max_history, repairs)
 
 
+def ties(dataset: Dataset) -> pl.DataFrame:
+    """How many users' held-out items have the time of the item before them, so that a rule decides the order.
+
+    A row a domain: `domain, users, timed` (users whose times are known), `test_tied` and `valid_tied` (of
+    these, whose last item and the one before last are tied so), `interactions_tied` (with another of the same
+    user); null where nobody's times are known.
+    """
+    frame = dataset.sequences.select("domain", times=_times_of(dataset))
+    steps = pl.col("times").list.diff(null_behavior="drop")
+    tied = pl.col("times").list.len() - pl.col("times").list.unique().list.len()
+    known = pl.col("times").is_not_null()
+    counted = frame.group_by("domain", maintain_order=True).agg(
+        users=pl.len().cast(pl.Int64),
+        timed=known.sum().cast(pl.Int64),
+        test_tied=(steps.list.get(-1, null_on_oob=True) == 0).sum().cast(pl.Int64),
+        valid_tied=(steps.list.get(-2, null_on_oob=True) == 0).sum().cast(pl.Int64),
+        interactions_tied=tied.sum().cast(pl.Int64),
+    )
+    unknown = pl.col("timed") == 0
+    return counted.with_columns(
+        pl.when(~unknown).then(pl.col(name)) for name in ("test_tied", "valid_tied", "interactions_tied")
+    )
+
+
+def with_ties(dataset: Dataset, rule: str, seed: int = 0) -> Dataset:
+    """The dataset with each user's interactions of equal times in the order of a rule.
+
+    "file order" leaves them as the source has them, "item key" sorts them by the items' own ids, "seeded"
+    draws an order. Raises DataError for another rule, without times, and for a split that was given.
+    """
+    if rule not in TIE_RULES:
+        raise DataError(f"ties is {rule!r}{nearest(rule, TIE_RULES)}")
+    if rule == TIE_RULES[0]:
+        return dataset
+    if dataset.times is None or dataset.parts is not None:
+        why = "the source gives no times" if dataset.times is None else "a given split is used as it is"
+        raise DataError(f"ties is {rule!r}, but {why}; leave it out, or set {TIE_RULES[0]!r}")
+    places = dataset.sequences.select("user", "items", times=dataset.times).explode("items", "times")
+    key = pl.Series(np.random.default_rng(seed).random(places.height))
+    if rule == "item key":
+        key = dataset.items["key"].gather(places["items"])
+    ordered = places.with_columns(key=key).sort("user", "times", "key", maintain_order=True)
+    items = ordered.group_by("user", maintain_order=True).agg("items")["items"]
+    return replace(dataset, sequences=dataset.sequences.with_columns(items))
+
+
+def choice_problems(options: Mapping[str, Any]) -> Iterator[str]:
+    """Give what is wrong with `ties`, `ties_seed` and `split`, which every source has beside its options."""
+    rule, seed, how = (options.get(name) for name in CHOICES)
+    if rule is not None and rule not in TIE_RULES:
+        yield f"ties is {rule!r}{nearest(str(rule), TIE_RULES)}"
+    if seed is not None and (not isinstance(seed, int) or seed < 0):
+        yield f"ties_seed is {seed!r}; expected a whole number from 0 up"
+    named = {"by": how} if how is None or isinstance(how, str) else how
+    if how is None:
+        return
+    by = named.get("by", "time") if isinstance(named, Mapping) else None
+    if by not in SPLITS or not set(named) <= {"by", *(("valid_from", "test_from") if by == "time" else ())}:
+        known = ", ".join(map(repr, SPLITS))
+        yield f"split is {how!r}; expected {known}, or {{by: time, valid_from: ..., test_from: ...}}"
+
+
+def with_choices(dataset: Dataset, options: Mapping[str, Any]) -> Dataset:
+    """The dataset with ties ordered and parts as the options `ties`, `ties_seed` and `split` say.
+
+    split: "leave one out" (the default), "time" or `{by: time, valid_from: ..., test_from: ...}`, see
+    `split_by_time`, or "given" (the default where the source is split already). Raises DataError where a
+    split that was given would be made anew.
+    """
+    if problems := list(choice_problems(options)):
+        raise DataError("; ".join(problems))
+    dataset = with_ties(dataset, options.get("ties") or TIE_RULES[0], options.get("ties_seed") or 0)
+    how = options.get("split")
+    if how is None:
+        return dataset
+    named = {"by": how} if isinstance(how, str) else dict(how)
+    by = named.pop("by", "time")
+    if (by == "given") != (dataset.parts is not None):
+        has = "no split of its own" if by == "given" else "a split of its own, which is used as it is"
+        raise DataError(f"split is {how!r}, but the source has {has}; leave `split` out")
+    return split_by_time(dataset, **named) if by == "time" else dataset
+
+
+def split_of(dataset: Dataset, max_history: int = MAX_HISTORY) -> Split:
+    """The split that the dataset has, given or by time, else leave-one-out; see `leave_one_out`.
+
+    Every item that is held out is the target of the user's items before it; a target without any is left out
+    (counted as `valid_targets_without_history` and `test_targets_without_history`).
+    """
+    return (
+        leave_one_out(dataset, max_history) if dataset.parts is None else _noted_split(dataset, max_history)
+    )
+
+
+def split_by_time(dataset: Dataset, valid_from: Any = None, test_from: Any = None) -> Dataset:
+    """The dataset with its parts by time: before `valid_from` is trained on, from `test_from` on tested.
+
+    Both are times as the source has them, or text of a date where these are seconds or milliseconds; by
+    default the times before which 80 % and 90 % of all interactions lie. Every interaction that is held out
+    is a target after the user's earlier ones. Raises DataError for users without times, and for an empty
+    part.
+    """
+    times = _times_of(dataset)
+    if times.null_count():
+        raise DataError(
+            f"split by time: the times of {times.null_count():,} of {dataset.n_users:,} users are unknown; "
+            "use a source with times, or leave-one-out"
+        )
+    all_times = times.explode()
+    earliest, latest = all_times.to_frame("t").select(pl.min("t"), pl.max("t").alias("last")).row(0)
+    bounds: list[Any] = []
+    for name, given, share in (
+        ("valid_from", valid_from, _TRAIN_SHARE),
+        ("test_from", test_from, _VALID_SHARE),
+    ):
+        bounds.append(all_times.quantile(share, "higher") if given is None else _moment(name, given, latest))
+    if not bounds[0] < bounds[1]:
+        raise DataError(
+            f"split by time: valid_from {bounds[0]} is not before test_from {bounds[1]}; mend them"
+        )
+    before = [times.list.eval(pl.element() < bound).list.sum().cast(pl.Int64) for bound in bounds]
+    parts = pl.DataFrame({"learnt": before[0], "validated": before[1]})
+    counts = (parts["learnt"].sum(), (parts["validated"] - parts["learnt"]).sum())
+    for part, number in zip(
+        ("training", "validation", "test"), (*counts, len(all_times) - sum(counts)), strict=True
+    ):
+        if not number:
+            raise DataError(
+                f"split by time: no interaction is in the {part} part; times go from {earliest} to "
+                f"{latest}, valid_from is {bounds[0]}, test_from {bounds[1]}"
+            )
+    return replace(dataset, parts=parts)
+
+
+def _moment(name: str, given: Any, latest: float) -> float:
+    """A bound as a number in the unit of the times, of which the latest is given."""
+    if isinstance(given, int | float) and not isinstance(given, bool):
+        return given
+    try:
+        moment = datetime.fromisoformat(str(given))
+    except ValueError as error:
+        raise DataError(f"split.{name} is {given!r}; expected a number or a date as 2018-05-17") from error
+    seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    # Seconds, milliseconds, microseconds or nanoseconds since 1970, told apart by their digits.
+    digits = len(str(int(abs(latest))))
+    return seconds * 1000 ** max(0, round((digits - 10) / 3))
+
+
+def _noted_split(dataset: Dataset, max_history: int) -> Split:
+    """The split that the dataset's parts say; of users without any by leave-one-out."""
+    repairs: dict[str, int] = {}
+    assert dataset.parts is not None  # noqa: S101 - checked by the caller
+    length = pl.col("items").list.len().cast(pl.Int64)
+    held_out = pl.when(length > HELD_OUT).then(HELD_OUT).otherwise(0)
+    frame = dataset.sequences.select("user", "domain", "items").hstack(dataset.parts)
+    frame = frame.with_columns(
+        pl.col("learnt").fill_null(length - held_out), pl.col("validated").fill_null(length - held_out // 2)
+    )
+    ranges = {"valid": (pl.col("learnt"), pl.col("validated")), "test": (pl.col("validated"), length)}
+    found: dict[str, pl.DataFrame] = {}
+    for part, (first, last) in ranges.items():
+        listed = dataset.given.get(part, pl.DataFrame(schema={"user": pl.Int64}))
+        listed = listed.join(frame.select("user", "domain"), on="user", maintain_order="left")
+        places = frame.filter(~pl.col("domain").is_in(listed["domain"].unique().implode()))
+        places = places.with_columns(place=pl.int_ranges(first, last))
+        places = places.explode("place").drop_nulls("place")
+        count_repair(repairs, f"{part}_targets_without_history", places.filter(pl.col("place") == 0).height)
+        start = pl.max_horizontal(0, pl.col("place") - max_history)
+        found[part] = places.filter(pl.col("place") > 0).select(
+            "user",
+            "domain",
+            history=pl.col("items").list.slice(start, pl.col("place") - start),
+            target=pl.col("items").list.get(pl.col("place")),
+        )
+        if listed.height:
+            listed = listed.select("user", "domain", pl.col("history").list.tail(max_history), "target")
+            found[part] = pl.concat([found[part], listed]).sort("user", maintain_order=True)
+        if not found[part].height:
+            raise DataError(f"split: the {part} part has no target with a history before it; give more data")
+    learnt = dataset.training_sequences()
+    train = every_prefix(learnt, max_history)
+    if "train" in dataset.given:
+        train = given_pairs(dataset.given["train"], learnt, max_history)
+    return Split(train, found["valid"], found["test"], max_history, repairs)
+
+
+def given_pairs(given: pl.DataFrame, sequences: pl.DataFrame, max_history: int) -> pl.DataFrame:
+    """Training pairs as a source lists them, `user, history, target`; of other domains every prefix."""
+    listed = given.join(sequences.select("user", "domain"), on="user", maintain_order="left").select(
+        "user", "domain", pl.col("history").list.tail(max_history), "target"
+    )
+    others = sequences.filter(~pl.col("domain").is_in(listed["domain"].unique().implode()))
+    return pl.concat([listed, every_prefix(others, max_history)]) if others.height else listed
+
+
+def _times_of(dataset: Dataset) -> pl.Series:
+    if dataset.times is not None:
+        return dataset.times
+    return pl.Series([None], dtype=pl.List(pl.Int64)).new_from_index(0, dataset.n_users)
+
+
 def co_occurrence_neighbours(dataset: Dataset) -> pl.DataFrame:
-    """`neighbours_in` the training part of a data set's sequences, without what leave-one-out holds out."""
-    return neighbours_in(training_part(dataset.sequences.select("user", "domain", "items")), dataset.items)
+    """`neighbours_in` the training part of a data set's sequences, without what is held out."""
+    return neighbours_in(dataset.training_sequences(), dataset.items)
 
 
 def neighbours_in(sequences: pl.DataFrame, catalogue: pl.DataFrame) -> pl.DataFrame:
@@ -129,13 +339,6 @@ def neighbours_in(sequences: pl.DataFrame, catalogue: pl.DataFrame) -> pl.DataFr
     sets = both.unique().sort("item", "neighbours").group_by("item", maintain_order=True).agg("neighbours")
     table = catalogue.lazy().select("item").join(sets, on="item", how="left", maintain_order="left")
     return table.with_columns(pl.col("neighbours").fill_null(pl.lit([], dtype=pl.List(pl.Int64)))).collect()
-
-
-def training_part(sequences: pl.DataFrame) -> pl.DataFrame:
-    """Sequences without the items held out; those too short to hold any out stay whole."""
-    length = pl.col("items").list.len().cast(pl.Int64)
-    kept = pl.when(length > HELD_OUT).then(length - HELD_OUT).otherwise(length)
-    return sequences.with_columns(pl.col("items").list.head(kept))
 
 
 def every_prefix(sequences: pl.DataFrame, max_history: int) -> pl.DataFrame:

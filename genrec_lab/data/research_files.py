@@ -11,7 +11,7 @@ import polars as pl
 from genrec_lab.data.assembly import TEXT_COLUMNS, ReadingRules, assemble, undescribed_items
 from genrec_lab.data.dataset import Dataset
 from genrec_lab.data.frames import ColumnMapping, checked_mapping, raw_interactions_of, raw_items_of, reading
-from genrec_lab.data.item_text import DEFAULT_TEMPLATE
+from genrec_lab.data.item_text import DEFAULT_TEMPLATE, without_entities
 from genrec_lab.data.paths import existing_file, existing_folder, read_json_object
 from genrec_lab.data.rules import ITEM_TYPES, DataError, count_repair
 from genrec_lab.data.sources import finds
@@ -42,9 +42,9 @@ def read_lcrec(
     name, inter_file, item_file = _lcrec_pair(folder, allow_missing_text)
     repairs: dict[str, int] = {}
     interactions = _lcrec_interactions(inter_file, repairs)
-    items = undescribed_items(interactions, repairs) if item_file is None else _lcrec_items(item_file)
+    items = undescribed_items(interactions, repairs) if item_file is None else lcrec_items(item_file, repairs)
     rules = ReadingRules(text_template, k_core, keep_unseen_items, allow_missing_text)
-    items, items_origin = _in_number_order(items), item_file or inter_file
+    items, items_origin = in_number_order(items), item_file or inter_file
     return assemble(
         domain or name,
         interactions,
@@ -56,7 +56,7 @@ def read_lcrec(
     )
 
 
-@finds(lambda options: _pair(options["folder"], ".inter", ".item", bool(options.get("allow_missing_text"))))
+@finds(lambda options: _recbole_files(options["folder"], bool(options.get("allow_missing_text"))))
 def read_recbole(
     folder: str | os.PathLike[str],
     *,
@@ -73,21 +73,36 @@ def read_recbole(
     title and categories are also found under RecBole's other names (`movie_title`, `class`, `genre`,
     `genres`). `columns` maps roles to fields as `read_frames` does. `domain` is the files' name unless given.
     `allow_missing_text=True` reads a folder without `.item`.
+
+    Benchmark files, `<name>.train.inter` and its like, are read with their split, as `read_splits` does. In a
+    file with a field `item_id_list:token_seq` a row is a history and the item after it.
     """
-    name, inter_file, item_file = _pair(folder, ".inter", ".item", allow_missing_text)
+    from genrec_lab.data.given_splits import dataset_of_histories, read_splits
+
     given = checked_mapping(columns or {})
+    if _is_split(folder):
+        if k_core is not None:
+            raise DataError("k_core: a split that was given is used as it is; leave k_core out")
+        return read_splits(
+            folder, columns=given, domain=domain, text_template=text_template,
+            keep_unseen_items=keep_unseen_items, allow_missing_text=allow_missing_text,
+        )  # fmt: skip
+    name, inter_file, item_file = _pair(folder, ".inter", ".item", allow_missing_text)
+    if "item_id_list" in read_atomic(inter_file).columns:
+        rules = ReadingRules(text_template, k_core, keep_unseen_items, allow_missing_text)
+        return dataset_of_histories(inter_file, item_file, domain or name, given, rules)
     defaults = {"user": "user_id", "item": "item_id"}
-    interactions = raw_interactions_of(_atomic(inter_file).lazy(), {**defaults, **given}, str(inter_file))
+    interactions = raw_interactions_of(read_atomic(inter_file).lazy(), {**defaults, **given}, str(inter_file))
     repairs: dict[str, int] = {}
     if item_file is None:
         items = undescribed_items(interactions, repairs)
     else:
-        table = _atomic(item_file)
+        table = read_atomic(item_file)
         for role, others in ATOMIC_NAMES.items():
             found = [other for other in others if other in table.columns]
             if found and role not in table.columns:
                 defaults[role] = found[0]
-        items = raw_items_of(table, {**defaults, **given}, str(item_file))
+        items = raw_items_of(table, {**defaults, **given}, str(item_file), repairs)
     rules = ReadingRules(text_template, k_core, keep_unseen_items, allow_missing_text)
     items_origin = item_file or inter_file
     return assemble(
@@ -99,6 +114,18 @@ def read_recbole(
         items_origin=items_origin,
         repairs=repairs,
     )
+
+
+def _is_split(folder: str | os.PathLike[str]) -> bool:
+    return any(existing_folder(folder, "folder").glob("*.train.inter"))
+
+
+def _recbole_files(folder: str | os.PathLike[str], allow_missing_text: bool) -> object:
+    from genrec_lab.data.given_splits import split_files
+
+    if _is_split(folder):
+        return list(split_files(folder).values())
+    return _pair(folder, ".inter", ".item", allow_missing_text)
 
 
 def _lcrec_pair(folder: str | os.PathLike[str], allow_missing_text: bool) -> tuple[str, Path, Path | None]:
@@ -140,7 +167,7 @@ def _only_file(folder: Path, suffix: str) -> Path | None:
     return found[0] if found else None
 
 
-def _atomic(file: Path) -> pl.DataFrame:
+def read_atomic(file: Path) -> pl.DataFrame:
     """An atomic file's table, columns named without their type: `float` ones as numbers, others as text."""
     with reading(file):
         table = pl.read_csv(
@@ -186,7 +213,8 @@ def _lcrec_interactions(file: Path, repairs: dict[str, int]) -> pl.DataFrame:
     return frame.filter(~empty).explode("item")
 
 
-def _lcrec_items(file: Path) -> pl.DataFrame:
+def lcrec_items(file: Path, repairs: dict[str, int]) -> pl.DataFrame:
+    """The items of LC-Rec's `<Name>.item.json`: `key` and the texts of their fields."""
     found = read_json_object(file)
     for key, fields in found.items():
         if not isinstance(fields, dict):
@@ -202,7 +230,8 @@ def _lcrec_items(file: Path) -> pl.DataFrame:
         columns[kept] = [
             _flat_text(fields.get(name), separator, f"{file}: item {key!r}") for key, fields in found.items()
         ]
-    return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
+    table = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
+    return table.with_columns(without_entities(one, repairs) for one in table if one.name != "key")
 
 
 def _flat_text(value: Any, separator: str, where: str) -> str:
@@ -219,6 +248,7 @@ def _flat_text(value: Any, separator: str, where: str) -> str:
     )
 
 
-def _in_number_order(items: pl.DataFrame) -> pl.DataFrame:
+def in_number_order(items: pl.DataFrame) -> pl.DataFrame:
+    """The items in the order of their numbers where all keys are whole numbers, else as they are."""
     numbers = items["key"].cast(pl.Int64, strict=False)
     return items if numbers.null_count() else items.sort(numbers, maintain_order=True)

@@ -118,6 +118,15 @@ def relabelled(lists: pl.Series, new: np.ndarray) -> pl.Series:
     return mapped.group_by("row", maintain_order=True).agg("value")["value"].rename(lists.name)
 
 
+def renumbered(rows: pl.DataFrame, new_user: np.ndarray, new_item: np.ndarray) -> pl.DataFrame:
+    """Rows `user, history, target` with every user u as `new_user[u]` and every item i as `new_item[i]`."""
+    return pl.DataFrame({
+        "user": new_user[rows["user"].to_numpy()],
+        "history": relabelled(rows["history"], new_item),
+        "target": new_item[rows["target"].to_numpy()],
+    })  # fmt: skip
+
+
 def content_fingerprint(tables: Mapping[str, pl.DataFrame]) -> str:
     """SHA-256 (64 hex digits) over the tables' names, columns, types and values.
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from genrec_lab.data.dataset import Dataset
+from genrec_lab.data.preparation import CHOICES, choice_problems, with_choices
 from genrec_lab.data.rules import DataError, nearest
 from genrec_lab.registry import Registry, RegistryError
 
@@ -24,6 +25,8 @@ SOURCES: Registry[Source] = Registry(
         "recbole": "genrec_lab.data.research_files:read_recbole",
         "movielens": "genrec_lab.data.movielens:read_movielens",
         "frames": "genrec_lab.data.frames:read_frames",
+        "splits": "genrec_lab.data.given_splits:read_splits",
+        "sequences": "genrec_lab.data.given_splits:read_sequences",
         "amazon2014": "genrec_lab.data.amazon:read_amazon2014",
         "amazon2018": "genrec_lab.data.amazon:read_amazon2018",
         "amazon2023": "genrec_lab.data.amazon:read_amazon2023",
@@ -85,27 +88,29 @@ def datasets() -> tuple[str, ...]:
 def load_dataset(name: str, **options: Any) -> Dataset:
     """The Dataset of a source with its own options.
 
-    `name` is a registered source ("bazaar", "lcrec", "recbole", "movielens", "frames", "amazon2014",
-    "amazon2018", "amazon2023" and those of `register_source`), or the place of a function that returns a
-    Dataset: `package.module:function`, or `file.py:function`.
+    `name` is a registered source ("bazaar", "lcrec", "recbole", "movielens", "frames", "splits",
+    "sequences", "amazon2014", "amazon2018", "amazon2023" and those of `register_source`), or the place of a
+    function that returns a Dataset: `package.module:function`, or `file.py:function`.
 
     Several domains at once, of one source or of several: `domains={"Scientific": folder, "Movies": {"name":
     "frames", "interactions": ..., "items": ...}}`. A value is a folder, or a mapping of options that may name
     another source; options next to `domains` hold for every domain whose source knows them, unless its own
     mapping says otherwise. Paths may hold `${VAR}`, which is taken from the environment; relative ones begin
-    at `genrec_lab.registry.base_folder()`. Raises DataError for an unknown name or option, naming the
+    at `genrec_lab.registry.base_folder()`. Every source also has `ties` ("file order", the default, "item
+    key", or "seeded", by `ties_seed`), which orders a user's interactions of equal times, and `split`, see
+    `genrec_lab.data.preparation.with_choices`. Raises DataError for an unknown name or option, naming the
     nearest, for a result that is no Dataset, and for what the sources refuse.
 
     >>> data = load_dataset("bazaar", items=300, users=300, domains=["Garden"])
     >>> data.n_items, data.n_users
     (300, 300)
     """
-    problems: list[str] = []
+    problems = list(choice_problems(options))
     parts = parts_of({"name": name, **options}, problems)
     if problems:
         raise DataError("; ".join(problems))
     loaded = [_loaded(part) for part in parts]
-    return Dataset.concat(loaded) if len(loaded) > 1 else loaded[0]
+    return with_choices(Dataset.concat(loaded) if len(loaded) > 1 else loaded[0], options)
 
 
 class Part(NamedTuple):
@@ -134,7 +139,8 @@ def parts_of(dataset: Mapping[str, Any], problems: list[str]) -> list[Part]:
 
     Notes in `problems`, a sentence each, what is wrong with names: of sources, domains and options.
     """
-    name, options = dataset["name"], {key: value for key, value in dataset.items() if key != "name"}
+    name = dataset["name"]
+    options = {key: value for key, value in dataset.items() if key not in ("name", *CHOICES)}
     whole = _part("dataset", name, options, problems)
     if whole is None:
         return []

@@ -16,7 +16,6 @@ import polars as pl
 from genrec_lab.bazaar import best_possible
 from genrec_lab.bazaar.oracle import MAX_ORACLE_ITEMS
 from genrec_lab.data import NO_ITEM, Dataset
-from genrec_lab.data.preparation import training_part
 from genrec_lab.decoding import Ranked, beam_search, exact_top_k
 from genrec_lab.evaluation import (
     metrics_table,
@@ -230,7 +229,7 @@ def rows_by_popularity(
 ) -> pl.DataFrame:
     """Each row's metric by how often the training part has the target; see `metric_by_popularity`."""
     dataset = load_prepared(run).dataset
-    sequences = training_part(dataset.sequences)["items"].to_list()
+    sequences = dataset.training_sequences()["items"].to_list()
     counts = Counter(item for sequence in sequences for item in sequence)
     popularity = [counts[target] for target in rankings.users["target"].to_list()]
     values = {row: per_user(rankings, row, metric, k) for row in rankings.items}

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from genrec_lab.data import Dataset, Split, leave_one_out, load_dataset
+from genrec_lab.data import Dataset, Split, load_dataset, split_of, ties
 from genrec_lab.data.amazon import lines_beside_paper
 from genrec_lab.data.checking import RESERVED as AVERAGE
+from genrec_lab.data.preparation import TIE_RULES
 from genrec_lab.data.rules import DataError
 from genrec_lab.data.sources import SOURCES
 from genrec_lab.lab.files import hash_json
@@ -107,7 +108,7 @@ def _prepare(work: Work, options: Mapping[str, Any], max_history: int, files: Ma
     dataset = load_dataset(source, **given)
     if AVERAGE in dataset.domains:
         raise DataError(f"dataset: a domain is called {AVERAGE!r}, as the rows of averages are; rename it")
-    split = leave_one_out(dataset, max_history)
+    split = split_of(dataset, max_history)
     dataset.write(work.folder / "dataset")
     for part in _PARTS:
         getattr(split, part).write_parquet(work.folder / f"{part}.parquet")
@@ -119,6 +120,7 @@ def _prepare(work: Work, options: Mapping[str, Any], max_history: int, files: Ma
         "items": dataset.n_items,
         "interactions": dataset.n_interactions,
         "sources": dataset.sources,
+        "ties": {"rule": options.get("ties", TIE_RULES[0]), "domains": ties(dataset).to_dicts()},
         "facts": {name: getattr(facts, name) for name in _FACTS},
     }
 

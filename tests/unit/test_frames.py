@@ -312,7 +312,11 @@ def test_movies_with_posters_load_as_frames(real_data: Path, monkeypatch: pytest
     movies = load_dataset("frames", domain="Movies", **options)
     assert (movies.n_users, movies.n_items, movies.n_interactions) == (943, 1663, 99815)
     assert movies.items["image"].null_count() == 0
-    assert movies.repairs == {"identical_item_rows_merged": 64, "items_without_interactions_removed": 19}
+    assert movies.repairs == {
+        "texts_with_html_entities": 8,
+        "identical_item_rows_merged": 64,
+        "items_without_interactions_removed": 19,
+    }
     toy_story = movies.items.filter(key="1").to_dicts()[0]
     assert toy_story["text"].startswith(
         "Toy Story (1995) Animation, Children, Comedy. Led by Woody, Andy's toys"

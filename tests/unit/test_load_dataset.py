@@ -55,6 +55,8 @@ def test_names_are_listed() -> None:
         "recbole",
         "movielens",
         "frames",
+        "splits",
+        "sequences",
         "amazon2014",
         "amazon2018",
         "amazon2023",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -16,7 +19,11 @@ from genrec_lab.data import (
     every_prefix,
     k_core,
     leave_one_out,
+    load_dataset,
+    split_of,
+    ties,
 )
+from genrec_lab.data.preparation import with_choices, with_ties
 
 Pair = tuple[int, list[int], int]
 
@@ -216,8 +223,6 @@ def test_neighbours_do_not_reach_from_one_user_to_the_next() -> None:
 def test_published_data_have_their_published_counts(
     real_data: object, folder: str, counts: tuple[int, int, int], pairs: int
 ) -> None:
-    from genrec_lab.data import load_dataset
-
     dataset = load_dataset("lcrec", folder=f"{real_data}/{folder}", allow_missing_text=True)
     assert (dataset.n_users, dataset.n_items, dataset.n_interactions) == counts
     # The published sequences are a 5-core already.
@@ -227,3 +232,147 @@ def test_published_data_have_their_published_counts(
     assert (split.train.height, split.valid.height, split.test.height) == (pairs, counts[0], counts[0])
     assert split.train["history"].list.len().max() == 20
     assert split.repairs == {}
+
+
+# ties and time
+
+
+def timed(sequences: list[list[tuple[int, int]]], n_items: int = 8) -> Dataset:
+    """A dataset of sequences of (item, time)."""
+    plain = dataset_of([[item for item, _ in events] for events in sequences], n_items=n_items)
+    times = pl.Series([[time for _, time in events] for events in sequences], dtype=pl.List(pl.Int64))
+    return replace(plain, times=times)
+
+
+def test_ties_are_counted_or_unknown() -> None:
+    dataset = timed([[(0, 1), (1, 5), (2, 5)], [(0, 1), (1, 1), (2, 3)], [(3, 7)], [(1, 2), (2, 2), (3, 2)]])
+    (row,) = ties(dataset).iter_rows(named=True)
+    assert {name: row[name] for name in row if name != "domain"} == {
+        "users": 4, "timed": 4, "test_tied": 2, "valid_tied": 2, "interactions_tied": 4,
+    }  # fmt: skip
+    unknown = ties(dataset_of([[0, 1, 2]])).row(0, named=True)
+    assert (unknown["users"], unknown["timed"], unknown["test_tied"]) == (1, 0, None)
+
+
+def test_ties_on_real_data(real_data: Path) -> None:
+    """The README of the data: 38 to 49 % of users have their last two items at the same time."""
+    for name in ("Beauty", "Toys"):
+        folder = real_data / "amazon2014" / name
+        dataset = load_dataset(
+            "frames", interactions=folder / "interactions.parquet", items=folder / "items.parquet"
+        )
+        row = ties(dataset).row(0, named=True)
+        assert row["timed"] == dataset.n_users
+        assert 0.38 <= row["test_tied"] / row["users"] <= 0.495
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.integers(0, 7), st.integers(0, 3)), min_size=1, max_size=6), min_size=1)
+)
+def test_the_rule_orders_ties_and_nothing_else(sequences: list[list[tuple[int, int]]]) -> None:
+    dataset = timed([sorted(events, key=lambda event: event[1]) for events in sequences])
+    assert with_ties(dataset, "file order") is dataset
+    by_key, drawn, again = (with_ties(dataset, rule, 3) for rule in ("item key", "seeded", "seeded"))
+    assert drawn.sequences.equals(again.sequences)
+    assert dataset.times is not None
+    columns = (one.sequences["items"].to_list() for one in (dataset, by_key, drawn))
+    for whole, keyed, seeded, times in zip(*columns, dataset.times.to_list(), strict=True):
+        events = list(zip(times, whole, strict=True))
+        assert list(zip(times, keyed, strict=True)) == sorted(
+            events, key=lambda event: (event[0], str(event[1]))
+        )
+        assert sorted(zip(times, seeded, strict=True)) == sorted(events)
+        assert [time for time, _ in zip(times, seeded, strict=True)] == times
+
+
+def test_seeds_draw_other_orders_and_options_reach_the_source() -> None:
+    tied = pl.DataFrame({"user": ["u"] * 6, "item": list("fbdace"), "timestamp": [1] * 6})
+    items = pl.DataFrame({"item": list("abcdef")})
+
+    def read(**choices: Any) -> str:
+        dataset = load_dataset("frames", interactions=tied, items=items, **choices)
+        return "".join(dataset.items["key"].gather(dataset.sequences["items"][0]))
+
+    assert (read(), read(ties="file order"), read(ties="item key")) == ("fbdace", "fbdace", "abcdef")
+    orders = {read(ties="seeded", ties_seed=seed) for seed in range(8)}
+    assert len(orders) > 4 and all(sorted(order) == list("abcdef") for order in orders)
+    for choices, message in (
+        ({"ties": "item_key"}, r"ties is 'item_key' \(did you mean 'item key'"),
+        ({"ties_seed": -1}, "ties_seed is -1; expected a whole number"),
+        ({"split": "tme"}, "split is 'tme'; expected 'leave one out', 'time', 'given', or {by: time"),
+        ({"split": {"by": "time", "until": 3}}, "expected 'leave one out'"),
+        ({"split": "given"}, "split is 'given', but the source has no split of its own"),
+    ):
+        with pytest.raises(DataError, match=message):
+            read(**choices)
+
+
+def split_by_brute_force(
+    sequences: list[list[tuple[int, int]]], valid_from: int, test_from: int, history: int
+) -> list[list[Pair]]:
+    """Train, validation and test rows by the definition."""
+    parts: list[list[Pair]] = [[], [], []]
+    for user, events in enumerate(sequences):
+        for place in range(1, len(events)):
+            before = [item for item, _ in events[:place]][-history:]
+            item, time = events[place]
+            parts[(time >= valid_from) + (time >= test_from)].append((user, before, item))
+    return parts
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.integers(0, 7), st.integers(0, 9)), min_size=1, max_size=8), min_size=1),
+    st.integers(1, 5),
+    st.integers(6, 9),
+    st.integers(1, 4),
+)
+def test_a_split_by_time_is_that_of_the_definition(
+    sequences: list[list[tuple[int, int]]], valid_from: int, test_from: int, history: int
+) -> None:
+    sequences = [sorted(events, key=lambda event: event[1]) for events in sequences]
+    dataset = timed(sequences)
+    expected = split_by_brute_force(sequences, valid_from, test_from, history)
+    choice = {"split": {"by": "time", "valid_from": valid_from, "test_from": test_from}}
+    times = [time for events in sequences for _, time in events]
+    parts = [(time >= valid_from) + (time >= test_from) for time in times]
+    if set(parts) != {0, 1, 2} or not (expected[1] and expected[2]):
+        with pytest.raises(DataError, match="split"):
+            split_of(with_choices(dataset, choice), history)
+        return
+    split = split_of(with_choices(dataset, choice), history)
+    assert [rows(split.train), rows(split.valid), rows(split.test)] == expected
+
+
+def test_a_split_by_time_takes_dates_and_shares() -> None:
+    day = 86_400
+    events = [(place % 8, 1_500_000_000 + place * day) for place in range(10)]
+    dataset = timed([events])
+    by_share = with_choices(dataset, {"split": "time"})
+    assert by_share.parts is not None and by_share.parts.rows() == [(8, 9)]
+    for factor in (1, 1000, 10**9):
+        assert dataset.times is not None
+        scaled = replace(dataset, times=dataset.times.list.eval(pl.element() * factor))
+        dated = with_choices(
+            scaled, {"split": {"by": "time", "valid_from": "2017-07-20", "test_from": "2017-07-22T12:00"}}
+        )
+        assert dated.parts is not None and dated.parts.rows() == [(6, 9)]
+        assert dated.fingerprint() != scaled.fingerprint()
+    for split, message in (
+        ({"valid_from": "soon"}, "split.valid_from is 'soon'; expected a number or a date"),
+        ({"valid_from": 9e9}, "is not before test_from"),
+        ({"valid_from": 1, "test_from": 2}, "no interaction is in the training part"),
+    ):
+        with pytest.raises(DataError, match=message):
+            with_choices(dataset, {"split": {"by": "time", **split}})
+    with pytest.raises(DataError, match="the times of 1 of 1 users are unknown"):
+        with_choices(dataset_of([[0, 1, 2]]), {"split": "time"})
+
+
+def test_times_change_no_fingerprint_and_are_kept(tmp_path: Path) -> None:
+    dataset = timed([[(0, 1), (1, 5), (2, 5)], [(3, 2)]])
+    assert dataset.fingerprint() == dataset_of([[0, 1, 2], [3]], n_items=8).fingerprint()
+    dataset.write(tmp_path)
+    kept = Dataset.read(tmp_path)
+    assert kept.times is not None and kept.times.to_list() == [[1, 5, 5], [2]]
+    with pytest.raises(DataError, match="a user has more or fewer times than items"):
+        replace(dataset, times=pl.Series([[1], [2]]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 from typing import Any
@@ -312,7 +313,7 @@ def test_scientific_text_is_title_brand_and_categories(real_data: Path) -> None:
     dataset = load_dataset("lcrec", domains={"Scientific": folder})
     source = json.loads((folder / "Scientific.item.json").read_text(encoding="utf-8"))
     expected = [
-        " ".join(" ".join((fields["title"], fields["brand"], fields["categories"])).split())
+        " ".join(html.unescape(" ".join((fields["title"], fields["brand"], fields["categories"]))).split())
         for fields in source.values()
     ]
     assert dataset.items["text"].to_list() == expected

@@ -24,8 +24,8 @@ from typing import Any, ClassVar, Literal, TypeVar
 import numpy as np
 import polars as pl
 
-from genrec_lab.data import NO_ITEM, Dataset, Split, leave_one_out
-from genrec_lab.data.preparation import MAX_HISTORY, every_prefix, training_part
+from genrec_lab.data import NO_ITEM, Dataset, Split
+from genrec_lab.data.preparation import MAX_HISTORY, every_prefix, given_pairs, split_of
 from genrec_lab.decoding import Histories, Ranked
 from genrec_lab.models.saved import SavedAttributes
 from genrec_lab.registry import ComponentConfig, Registry
@@ -119,7 +119,7 @@ class RecommenderConfig(ComponentConfig):
 class TrainingData:
     """What a recommender may learn from: the catalogue, what of each sequence is trained on, and validation.
 
-    items: rows of `Dataset.items`. sequences: `user, domain, items`, without the last two items of each user.
+    items: rows of `Dataset.items`. sequences: `user, domain, items`, without what is held out of each user.
     valid: `user, domain, history, target`. Test targets are not in it. Items and users keep the numbers that
     they have in the whole data set, also in a part of its domains.
 
@@ -131,20 +131,21 @@ class TrainingData:
     sequences: pl.DataFrame
     valid: pl.DataFrame
     max_history: int = MAX_HISTORY
+    given: pl.DataFrame | None = None  # the pairs `user, history, target` that a given split lists
 
     @classmethod
     def of(
         cls, data: Dataset | TrainingData, split: Split | None = None, max_history: int = MAX_HISTORY
     ) -> TrainingData:
-        """Return what of a data set may be learnt from, by leave-one-out or by a split that there is already.
+        """Return what of a data set may be learnt from, by the split or its own, else by leave-one-out.
 
         Raises DataError where not one user has enough items to be validated on.
         """
         if isinstance(data, TrainingData):
             return data
-        split = split or leave_one_out(data, max_history)
-        kept = training_part(data.sequences.select("user", "domain", "items"))
-        return cls(data.items, kept, split.valid, split.max_history)
+        split = split or split_of(data, max_history)
+        kept, given = data.training_sequences(), data.given.get("train")
+        return cls(data.items, kept, split.valid, split.max_history, given)
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -163,7 +164,9 @@ class TrainingData:
 
     def pairs(self) -> pl.DataFrame:
         """Return every pair `user, domain, history, target` of the sequences, as `Split.train` has them."""
-        return every_prefix(self.sequences, self.max_history)
+        if self.given is None:
+            return every_prefix(self.sequences, self.max_history)
+        return given_pairs(self.given, self.sequences, self.max_history)
 
 
 class ItemRecommender(SavedAttributes):

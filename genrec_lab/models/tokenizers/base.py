@@ -16,7 +16,6 @@ import polars as pl
 from pydantic import BaseModel, BeforeValidator, Field
 
 from genrec_lab.data import NO_ITEM, Dataset
-from genrec_lab.data.preparation import training_part
 from genrec_lab.models.hub import Shareable
 from genrec_lab.models.saved import SavedAttributes
 from genrec_lab.registry import ComponentConfig, with_kind
@@ -89,7 +88,7 @@ class ItemContent:
         """
         numbers = np.arange(dataset.n_items) if items is None else np.asarray(items, dtype=np.int64)
         own = None if vectors is None else vectors[numbers]
-        sequences = training_part(dataset.sequences.select("user", "domain", "items"))
+        sequences = dataset.training_sequences()
         domains = dataset.item_domains()[numbers]
         return cls(own, domains, numbers, dataset.items, sequences, cache, title)
 

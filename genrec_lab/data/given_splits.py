@@ -1,0 +1,437 @@
+"""Data that others have split: train, valid and test files of events, or of histories and their next items.
+
+Read are Amazon Reviews 2023's prepared csv, RecBole's benchmark files, csv of MiniOneRec's kind, and text
+of a line a user. A split is used as it is; what of it overlaps is refused or counted.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from genrec_lab.data.amazon_records import EDITIONS, read_metadata
+from genrec_lab.data.assembly import Faults, ReadingRules, assemble, sound_interactions, undescribed_items
+from genrec_lab.data.dataset import Dataset
+from genrec_lab.data.frames import ColumnMapping, raw_interactions_of, raw_items_of, read_table
+from genrec_lab.data.item_text import DEFAULT_TEMPLATE, as_text, without_entities
+from genrec_lab.data.paths import existing_file, existing_folder
+from genrec_lab.data.research_files import in_number_order, lcrec_items, read_atomic
+from genrec_lab.data.rules import DataError, count_repair, nearest, renumbered
+from genrec_lab.data.sources import finds
+
+PARTS = ("train", "valid", "test")
+_NAMES = {"training": "train", "validation": "valid", "val": "valid", "dev": "valid", "testing": "test"}
+_PART = re.compile(rf"(?:^|[._/-])({'|'.join((*PARTS, *_NAMES))})(?=[._/-])", re.IGNORECASE)
+_TABLES = (".csv", ".tsv", ".inter", ".parquet", ".jsonl", ".txt")
+# How repositories call the columns: user, then item and history, which belong together, and times.
+_USERS = ("user_id", "session_id", "user", "userId", "reviewerID")
+_PAIRS = (
+    ("item_id", "history_item_id"), ("item_id", "item_id_list"), ("parent_asin", "history"),
+    ("item_asin", "item_asins"), ("item", "history"),
+)  # fmt: skip
+_DIFFERING = "histories_other_than_their_sequences"
+_DESCRIBED = ("meta_*.jsonl*", "*.item.json", "*.item", "*items.csv", "*items.tsv", "*items.parquet")
+
+
+@finds(lambda options: list(split_files(options["folder"], options.get("stem")).values()))
+def read_splits(
+    folder: str | os.PathLike[str],
+    *,
+    stem: str | None = None,
+    columns: ColumnMapping | None = None,
+    items: str | os.PathLike[str] | None = None,
+    domain: str | None = None,
+    text_template: str = DEFAULT_TEMPLATE,
+    keep_unseen_items: bool = False,
+    allow_missing_text: bool = False,
+    overlap: Literal["refuse", "keep"] = "refuse",
+) -> Dataset:
+    """A Dataset of a folder with a train, a valid and a test file, with this very split.
+
+    The word is in the file's name or in that of its folder; `stem` is a part of the names where there are
+    several data sets. A row is an event (user, item and perhaps a time) or a history and the item after it.
+    Columns are known by the names that repositories give them; `columns` says others, for `user`, `item`,
+    `history`, `timestamp`. Texts are read from `items` or from a file of items found in the folder:
+    meta_*.jsonl, *.item.json, *.item, *items.csv; else from the column `item_title`.
+
+    A held-out row that is in the training file too is refused; overlap="keep" counts it instead. Also counted
+    are held-out items that the user is trained on, and held-out events before the last one trained on. Raises
+    DataError as the messages say.
+    """
+    if overlap not in ("refuse", "keep"):
+        raise DataError(f"overlap is {overlap!r}, expected 'refuse' or 'keep'")
+    files, faults, repairs = split_files(folder, stem), Faults(), dict[str, int]()
+    tables = [
+        _part_of(file, columns or {}, faults).with_columns(part=pl.lit(number, pl.Int8))
+        for number, file in enumerate(files.values())
+    ]
+    faults.settle()
+    kinds = {tuple(sorted(set(table.columns) - {"title"})) for table in tables}
+    if len(kinds) > 1:
+        names = ", ".join(file.name for file in files.values())
+        raise DataError(f"folder: {names} have different columns ({kinds}); give files of one kind")
+    rows = pl.concat(tables, how="diagonal")
+    for problem in _overlaps(rows, list(files.values()), overlap == "keep", repairs):
+        faults.problems.append(problem)
+    faults.settle()
+    name = stem or _common_name(files["train"])
+    place = existing_folder(folder, "folder")
+    described = existing_file(items, "items") if items is not None else _described_file(place, stem)
+    rules = ReadingRules(text_template, None, keep_unseen_items, allow_missing_text)
+    return _dataset_of_rows(rows, domain or name, described, files["train"], rules, repairs)
+
+
+@finds(lambda options: [existing_file(options["file"], "file")])
+def read_sequences(
+    file: str | os.PathLike[str],
+    *,
+    items: str | os.PathLike[str] | None = None,
+    domain: str | None = None,
+    text_template: str = DEFAULT_TEMPLATE,
+    k_core: int | None = None,
+    keep_unseen_items: bool = False,
+    allow_missing_text: bool = False,
+) -> Dataset:
+    """A Dataset of a text file, a line `user item item ...` for each user, oldest first.
+
+    So write S3-Rec, P5 (`sequential_data.txt`) and IDGenRec; SASRec's file, a line `user item` for each
+    interaction, is known by its users, who come again. `items` is a file of texts as of `read_splits`, or
+    text of lines `item text`. Raises DataError for a user who comes twice otherwise, and as the messages say.
+    """
+    source = existing_file(file, "file")
+    described = None if items is None else existing_file(items, "items")
+    rules = ReadingRules(text_template, k_core, keep_unseen_items, allow_missing_text)
+    rows = _lines(source).with_row_index("row", offset=1)
+    return _dataset_of_rows(rows, domain or source.name.split(".")[0], described, source, rules, {})
+
+
+def dataset_of_histories(
+    file: Path, described: Path | None, domain: str, columns: ColumnMapping, rules: ReadingRules
+) -> Dataset:
+    """A Dataset of one of RecBole's files whose rows are a history and the item after it, split by no one."""
+    faults = Faults()
+    rows = _rows_of(read_atomic(file), file, columns, faults)
+    faults.settle()
+    return _dataset_of_rows(rows, domain, described, file, rules, {})
+
+
+def split_files(folder: str | os.PathLike[str], stem: str | None = None) -> dict[str, Path]:
+    """The files of the three parts; raises DataError where one is missing or there are several."""
+    place = existing_folder(folder, "folder")
+    found: dict[str, list[Path]] = {part: [] for part in PARTS}
+    for file in sorted([*place.glob("*"), *place.glob("*/*")]):
+        inside = file.relative_to(place).as_posix()
+        told = _PART.findall(inside)
+        if (
+            told
+            and file.is_file()
+            and file.name.removesuffix(".gz").endswith(_TABLES)
+            and (stem or "") in inside
+        ):
+            word = told[-1].lower()
+            found[_NAMES.get(word, word)].append(file)
+    for part, files in found.items():
+        if len(files) != 1:
+            names = ", ".join(file.relative_to(place).as_posix() for file in files[:6]) or "none"
+            of = f" with {stem!r} in its name" if stem else ""
+            raise DataError(
+                f"folder: {place} has {len(files)} {part} files{of} ({names}); expected one, as "
+                f"<name>.{part}.csv, {part}.csv or {part}/<name>.csv; stem says which"
+            )
+    return {part: files[0] for part, files in found.items()}
+
+
+def _dataset_of_rows(
+    rows: pl.DataFrame,
+    domain: str,
+    described: Path | None,
+    origin: Path,
+    rules: ReadingRules,
+    repairs: dict[str, int],
+) -> Dataset:
+    """A Dataset of rows `row, user, item` and, where known, `part`, `timestamp`, `history`, `title`."""
+    listed = "history" in rows.columns
+    rows, events = _chained(rows, repairs) if listed else (rows, rows)
+    if described is not None:
+        texts, partly = _items_of(described, set(events["item"].unique()), repairs)
+    elif "title" in rows.columns:
+        texts = rows.select(key="item", title="title").unique("key", maintain_order=True)
+        partly = True
+    elif rules.allow_missing_text:
+        texts, partly = undescribed_items(events, repairs), True
+    else:
+        raise DataError(
+            f"items: no file of items beside {origin.name}; give items=..., or set allow_missing_text=True "
+            "for models without text"
+        )
+    known = ("row", "user", "item", "part") if listed else ("row", "user", "item", "part", "timestamp")
+    dataset = assemble(
+        domain,
+        events.select(name for name in known if name in events.columns),
+        in_number_order(texts),
+        replace(rules, allow_missing_text=rules.allow_missing_text or partly),
+        origin=origin,
+        items_origin=described or origin,
+        repairs=repairs,
+    )
+    return _with_given(dataset, rows, events) if listed else dataset
+
+
+def _part_of(file: Path, columns: ColumnMapping, faults: Faults) -> pl.DataFrame:
+    """One part: `row, user, item`, and `timestamp`, `history`, `history_times`, `title` where it has them."""
+    if file.name.removesuffix(".gz").endswith(".txt"):
+        return _lines(file).with_row_index("row", offset=1)
+    table = read_atomic(file) if file.name.endswith(".inter") else read_table(file)
+    return _rows_of(table, file, columns, faults)
+
+
+def _rows_of(table: pl.DataFrame, file: Path, columns: ColumnMapping, faults: Faults) -> pl.DataFrame:
+    for role in columns:
+        if role not in (known := ("user", "item", "history", "timestamp")):
+            raise DataError(f"columns: unknown role {role!r}{nearest(role, known)}")
+    there = table.columns
+    pairs = [pair for pair in _PAIRS if pair[0] in there]
+    item, history = next((pair for pair in pairs if pair[1] in there), pairs[0] if pairs else ("item", ""))
+    mapping: dict[str, Any] = {
+        "user": next((name for name in _USERS if name in there), "user"),
+        "item": item,
+        "timestamp": "timestamp" if "timestamp" in there else None,
+    } | {role: name for role, name in columns.items() if role != "history"}
+    history = str(columns.get("history", history))
+    if "history" in columns and history not in there:
+        raise DataError(f"{file}: no column {history!r} for the role 'history'{nearest(history, there)}")
+    rows = raw_interactions_of(table.lazy(), mapping, str(file), faults=faults)
+    rows = sound_interactions(rows, file, faults)
+    beside: dict[str, pl.Series] = {}
+    if history in there:
+        beside["history"] = as_lists(table[history])
+        if f"history_{mapping['timestamp']}" in there:
+            beside["history_times"] = as_lists(table[f"history_{mapping['timestamp']}"]).cast(
+                pl.List(pl.Float64)
+            )
+    if "item_title" in there:
+        beside["title"] = as_text(table["item_title"])
+    numbers = rows["row"] - 1
+    return rows.with_columns(values.gather(numbers).alias(name) for name, values in beside.items())
+
+
+def as_lists(values: pl.Series) -> pl.Series:
+    """Cells as lists of ids: real lists, "A B C", "A,B" and "['A', 'B']"."""
+    if isinstance(values.dtype, pl.List):
+        return values.cast(pl.List(pl.String)).fill_null([])
+    return values.fill_null("").str.extract_all(r"""[^\s,\[\]'"]+""")
+
+
+def _lines(file: Path) -> pl.DataFrame:
+    """The interactions `user, item` of a text file of a line a user, or of an interaction."""
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not UTF-8 ({error.reason} at byte {error.start}); save it so") from error
+    lines = pl.DataFrame({"line": text.splitlines()}).with_row_index("number", offset=1)
+    lines = lines.with_columns(ids=pl.col("line").str.extract_all(r"\S+")).filter(
+        pl.col("ids").list.len() > 0
+    )
+    lines = lines.select("number", user=pl.col("ids").list.first(), item=pl.col("ids").list.slice(1))
+    short = lines.filter(pl.col("item").list.len() == 0)
+    if short.height or not lines.height:
+        place = (
+            f"line {short['number'][0]}: user {short['user'][0]!r} has no item"
+            if short.height
+            else "no line in it"
+        )
+        raise DataError(f"{file}, {place}; expected lines as 'user item item ...'")
+    twice = lines.filter(pl.col("user").is_duplicated())
+    if twice.height and (lines["item"].list.len() > 1).any():
+        raise DataError(
+            f"{file}, line {twice['number'][1]}: user {twice['user'][0]!r} comes again; expected one line a "
+            "user, or lines of a user and one item"
+        )
+    return lines.explode("item").drop("number")
+
+
+def _overlaps(rows: pl.DataFrame, files: list[Path], keep: bool, repairs: dict[str, int]) -> list[str]:
+    """Sentences about held-out rows that are in the training file too; counted where they are kept."""
+    dated = "timestamp" in rows.columns
+    same = [
+        "user",
+        "item",
+        *(["timestamp"] if dated else []),
+        *(["history"] if "history" in rows.columns else []),
+    ]
+    exact = len(same) > 2
+    train = rows.filter(part=0)
+    found = []
+    for part in (1, 2):
+        own = rows.filter(part=part)
+        again = own.join(train.select(same).unique(), on=same, how="semi", maintain_order="left")
+        count_repair(
+            repairs,
+            f"{PARTS[part]}_items_also_trained_on",
+            own.join(train.select("user", "item").unique(), on=["user", "item"], how="semi").height,
+        )
+        if dated:
+            last = train.group_by("user").agg(last=pl.col("timestamp").max())
+            earlier = own.join(last, on="user").filter(pl.col("timestamp") < pl.col("last")).height
+            count_repair(repairs, f"{PARTS[part]}_earlier_than_training", earlier)
+        if not exact or not again.height:
+            continue
+        if keep:
+            count_repair(repairs, f"{PARTS[part]}_rows_also_in_training", again.height)
+            continue
+        user, item = again["user"][0], again["item"][0]
+        found.append(
+            f"{files[part]}: {again.height:,} of its {own.height:,} rows are in {files[0].name} too, "
+            f"the first has user {user!r} and item {item!r}; take them out of one of the two, or set "
+            "overlap='keep'"
+        )
+    return found
+
+
+def _chained(rows: pl.DataFrame, repairs: dict[str, int]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The rows with the place of their items in their users' sequences, and these sequences as events.
+
+    A sequence is the history of its first row and the items of all rows. Rows of a user are ordered by part,
+    time and length of history, and where these are equal as in the file, from its end if they fit better so.
+    """
+    users = rows.select("user").unique(maintain_order=True).with_row_index("number")
+    rows = rows.join(users, on="user", maintain_order="left").with_columns(
+        length=pl.col("history").list.len()
+    )
+    if "part" not in rows.columns:
+        rows = rows.with_columns(part=pl.lit(0, pl.Int8))
+    split = rows["part"].n_unique() > 1
+    by = ["number", "part", *(["timestamp"] if "timestamp" in rows.columns else []), "length"]
+    best: tuple[int, pl.DataFrame, pl.DataFrame] | None = None
+    for backwards in (False, True):
+        ordered = (rows.reverse() if backwards else rows).sort(by, maintain_order=True)
+        first = ordered.group_by("number", maintain_order=True).first()
+        times = (
+            first["history_times"] if "history_times" in rows.columns else pl.Series([None] * first.height)
+        )
+        # What a user who is not trained on did before is context; no part has it.
+        before = (
+            first.select(
+                "number",
+                "user",
+                "row",
+                part=pl.when(part=0).then(0).otherwise(-1).cast(pl.Int8),
+                item="history",
+            )
+            .with_columns(timestamp=times.cast(pl.List(pl.Float64)))
+            .filter(pl.col("item").list.len() > 0)
+        )
+        same = before["timestamp"].list.len() == before["item"].list.len()
+        before = before.with_columns(
+            timestamp=pl.when(same.fill_null(False))
+            .then("timestamp")
+            .otherwise(pl.col("item").list.eval(pl.lit(None, pl.Float64)))
+        ).explode("item", "timestamp")
+        stamped = (
+            pl.col("timestamp").cast(pl.Float64) if "timestamp" in rows.columns else pl.lit(None, pl.Float64)
+        )
+        after = ordered.select("number", "user", "row", "part", "item", timestamp=stamped)
+        events = pl.concat([before, after]).sort("number", maintain_order=True)
+        events = events.with_columns(place=pl.int_range(pl.len(), dtype=pl.Int64).over("number"))
+        sequences = events.group_by("number", maintain_order=True).agg(
+            whole=pl.col("item"), height=pl.len().cast(pl.Int64)
+        )
+        turn = pl.int_range(pl.len(), dtype=pl.Int64).over("number")
+        ordered = ordered.join(sequences, on="number", maintain_order="left").with_columns(
+            place=pl.col("height") - pl.len().over("number").cast(pl.Int64) + turn
+        )
+        start = pl.max_horizontal(0, pl.col("place") - pl.col("length").cast(pl.Int64))
+        fits = ordered.select(
+            fit=pl.col("whole").list.slice(start, pl.col("place") - start) == pl.col("history")
+        )["fit"]
+        differing = int((~fits.fill_null(False)).sum())
+        if best is None or differing < best[0]:
+            best = differing, ordered.drop("whole", "height"), events
+    differing, ordered, events = best  # type: ignore[misc]
+    count_repair(repairs, _DIFFERING, differing)
+    return ordered, events if split else events.drop("part")
+
+
+def _with_given(dataset: Dataset, rows: pl.DataFrame, events: pl.DataFrame) -> Dataset:
+    """The dataset with the rows as they were given, and the times of the events where all are known."""
+    order = dataset.sequences.select(user="key").with_row_index("new")
+    timed = events.group_by("number", maintain_order=True).agg(
+        pl.col("user").first(), times="timestamp", whole=pl.col("timestamp").is_not_null().all()
+    )
+    timed = order.join(timed, on="user", how="left", maintain_order="left")
+    times = timed.select(times=pl.when("whole").then("times"))["times"]
+    dataset = replace(dataset, times=None if times.null_count() == len(times) else times)
+    if dataset.parts is None:
+        return dataset
+    keys = pl.Enum(dataset.items["key"])
+    rows = rows.filter(pl.col("length") > 0).select(
+        "part",
+        "place",
+        "length",
+        user=pl.col("user").replace_strict(order["user"], order["new"]),
+        history=pl.col("history").list.eval(pl.element().cast(keys).to_physical().cast(pl.Int64)),
+        target=pl.col("item").cast(keys).to_physical().cast(pl.Int64),
+    )
+    same = np.arange(max(dataset.n_users, dataset.n_items))
+    given = {name: rows.filter(part=number) for number, name in enumerate(PARTS)}
+    lengths = dataset.sequences["items"].list.len().cast(pl.Int64)
+    learnt, validated = dataset.parts["learnt"], dataset.parts["validated"]
+    ends = (0 * learnt, learnt, validated, lengths)
+    for number, name in enumerate(PARTS):
+        # Rows that the sequences give anyhow: every item after a first one with all items before it.
+        whole = (given[name]["length"] == given[name]["place"]).all()
+        places = (ends[number + 1] - ends[number].clip(1)).clip(0).sum()
+        if whole and given[name].height == places and not dataset.repairs.get(_DIFFERING):
+            del given[name]
+    listed = {
+        name: renumbered(part.sort("user", maintain_order=True), same, same)
+        for name, part in given.items()
+        if part.height
+    }
+    return replace(dataset, given=listed)
+
+
+def _described_file(folder: Path, stem: str | None) -> Path | None:
+    found = [
+        file
+        for pattern in _DESCRIBED
+        for file in sorted([*folder.glob(pattern), *folder.glob(f"*/{pattern}")])
+    ]
+    return next((file for file in found if (stem or "") in file.name), None)
+
+
+def _items_of(file: Path, wanted: set[str], repairs: dict[str, int]) -> tuple[pl.DataFrame, bool]:
+    """A file's items with `key` and texts, and whether some items may be missing in it."""
+    name = file.name.removesuffix(".gz")
+    if name.startswith("meta_"):
+        return read_metadata(file, EDITIONS["amazon2023"], wanted, repairs).sort("key"), True
+    if name.endswith(".json"):
+        return lcrec_items(file, repairs), False
+    if name.endswith(".txt"):
+        lines = pl.DataFrame({"line": file.read_text(encoding="utf-8-sig").splitlines()})
+        parts = lines.filter(pl.col("line").str.strip_chars() != "")["line"].str.extract_groups(
+            r"^(\S+)\s*(.*)$"
+        )
+        table = parts.struct.unnest().rename({"1": "key", "2": "title"})
+        return table.with_columns(without_entities(table["title"], repairs)), False
+    table = read_atomic(file) if name.endswith(".item") else read_table(file)
+    key = next(
+        (one for one in ("item_id", "parent_asin", "item", "asin", "movieId") if one in table.columns), "item"
+    )
+    title = next(
+        (one for one in ("title", "movie_title", "name", "item_title") if one in table.columns), None
+    )
+    return raw_items_of(table, {"key": key, "title": title}, str(file), repairs), False
+
+
+def _common_name(train: Path) -> str:
+    """The data set's name: what is before the part's word in the file's name, else the file's name."""
+    if found := _PART.search(train.name):
+        return train.name[: found.start()].strip("._-") or train.parent.name
+    return train.name.removesuffix(".gz").rpartition(".")[0]
