@@ -19,7 +19,7 @@ from genrec_lab.codes.health import (
     prefix_entropy,
     use_of_codes,
 )
-from genrec_lab.codes.index_files import IndexFile, read_index_file, read_index_files
+from genrec_lab.codes.index_files import IndexFile, read_index_file, read_index_files, sizes_of
 from genrec_lab.codes.item_codes import EOS, ONLY_DOMAIN, PAD, ItemCodes, Resolution
 from genrec_lab.codes.last_level import PrefixCodewords
 
@@ -49,5 +49,6 @@ __all__ = [
     "reassign",
     "register_conflict_policy",
     "row_ids",
+    "sizes_of",
     "use_of_codes",
 ]

@@ -64,6 +64,28 @@ def members_of_groups(ids: IntArray, wanted: npt.NDArray[np.bool_]) -> list[IntA
     return list(np.split(rows, borders))
 
 
+def with_equals(
+    identifiers: IntArray, representatives: IntArray, scores: npt.NDArray[np.float32] | None = None
+) -> tuple[IntArray, npt.NDArray[np.float32]]:
+    """Make of ranked identifiers (U, K), each named by its lowest item, ranked items (U, K) and their scores.
+
+    `representatives` is (N,), the lowest item with each item's identifier; those of one identifier stand next
+    to each other, the lowest first. -1 and -inf are past the last.
+    """
+    order = np.argsort(representatives, kind="stable")
+    starts = np.searchsorted(representatives[order], np.arange(len(representatives) + 1))
+    items = np.full(identifiers.shape, -1, dtype=np.int64)
+    kept = np.full(identifiers.shape, -np.inf, dtype=np.float32)
+    for user, row in enumerate(identifiers):
+        groups = [order[starts[one] : starts[one + 1]] for one in row if one >= 0]
+        members = np.concatenate(groups)[: len(row)] if groups else np.empty(0, dtype=np.int64)
+        items[user, : len(members)] = members
+        if scores is not None:
+            of_items = np.repeat(scores[user, : len(groups)], [len(group) for group in groups])
+            kept[user, : len(members)] = of_items[: len(members)]
+    return items, kept
+
+
 def _ranks(keys: IntArray) -> tuple[IntArray, int]:
     distinct, ranks = np.unique(keys, return_inverse=True)
     return ranks.reshape(-1).astype(np.int64, copy=False), int(distinct.size)

@@ -6,6 +6,7 @@ Shapes: N items, L levels, T domains, K codes of a level.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from genrec_lab.codes.item_codes import ItemCodes
 class CodeHealth:
     """How the codes of each level are used, one tuple entry per level, and how well items are separated.
 
+    Where the number of possible codes is unknown, utilisation, dead and gini are NaN: nothing is claimed.
+
     used: codes that at least one item has. utilisation: used / size. dead: codes that no item has.
     entropy: of the code frequencies, in bits. perplexity: 2 ** entropy, the number of codes that evenly used
     ones would match. gini: inequality of the code frequencies, unused codes included; 0 is even.
@@ -34,18 +37,19 @@ class CodeHealth:
     perplexity: tuple[float, ...]
     entropy: tuple[float, ...]
     gini: tuple[float, ...]
-    dead: tuple[int, ...]
+    dead: tuple[float, ...]
     collision_rate: float
     largest_collision: int
     unique_ratio: float
 
 
 def code_health(
-    codes: npt.ArrayLike, sizes: Sequence[int], domains: Iterable[str | int] | None = None
+    codes: npt.ArrayLike, sizes: Sequence[int | None], domains: Iterable[str | int] | None = None
 ) -> CodeHealth:
     """Measure (N, L) codes; with `domains` (N,), only items of one domain collide.
 
-    Raises CodesError where codes and sizes do not fit.
+    A size of None is unknown, as of `ItemCodes.known_sizes`. Raises CodesError where codes and sizes do not
+    fit.
 
     >>> health = code_health([[0, 1], [0, 1], [3, 2]], sizes=(4, 4))
     >>> health.collision_rate
@@ -58,13 +62,17 @@ def code_health(
     entropies = tuple(_entropy_bits(level_counts) for level_counts in counts)
     used = tuple(int(np.count_nonzero(level_counts)) for level_counts in counts)
     groups = np.bincount(row_ids(np.column_stack([checked.domain_index, checked.codes])))
+    known = [size is not None for size in checked.known_sizes]
+    ginis = zip(known, counts, strict=True)
     return CodeHealth(
         used=used,
-        utilisation=tuple(n / size for n, size in zip(used, checked.sizes, strict=True)),
+        utilisation=tuple(n / (size or math.nan) for n, size in zip(used, checked.known_sizes, strict=True)),
         perplexity=tuple(2.0**entropy for entropy in entropies),
         entropy=entropies,
-        gini=tuple(_gini(level_counts) for level_counts in counts),
-        dead=tuple(size - n for n, size in zip(used, checked.sizes, strict=True)),
+        gini=tuple(_gini(level_counts) if told else math.nan for told, level_counts in ginis),
+        dead=tuple(
+            math.nan if size is None else size - n for n, size in zip(used, checked.known_sizes, strict=True)
+        ),
         collision_rate=float(groups[groups > 1].sum() / checked.n_items),
         largest_collision=int(groups.max()),
         unique_ratio=len(groups) / checked.n_items,

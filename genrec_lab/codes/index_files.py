@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,11 @@ from genrec_lab.codes.grouping import CodesError
 from genrec_lab.codes.item_codes import ItemCodes
 from genrec_lab.data.paths import existing_folder, read_json_object
 
-_TOKEN = re.compile(r"<([a-z])_([0-9]{1,9})>")
-_INDEX = re.compile(r"\.index(?=\.|$)")
+# What is before the number has no digit and does not end with a minus: "<a_12>", "<A_12>", "<|x|12|>", "12".
+_TOKEN = re.compile(r"(|\D*[^\d-])([0-9]{1,9})(\D*)")
+# A last level with this many times fewer codes than the others only counts items.
+_FEW = 4
+_INDEX = re.compile(r"\.index(?=[._-]|$)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,27 +42,51 @@ class IndexFile:
         return self.codes.select(np.array([places[key] for key in keys], dtype=np.int64))
 
 
-def read_index_file(file: str | os.PathLike[str], sizes: Sequence[int] | None = None) -> IndexFile:
-    """Read `{item: ["<a_12>", "<b_3>", …]}`, as LC-Rec and those after it write it.
+def read_index_file(file: str | os.PathLike[str], sizes: Sequence[int | None] | None = None) -> IndexFile:
+    """Read `{item: ["<a_12>", "<b_3>", …]}`, as LC-Rec and those after it write it, or `{item: [12, 3, …]}`.
 
-    The letter is the level, the number the code. sizes: the number of codes of each level; such files do not
-    state them, so by default every level has as many as the largest code of any level requires. Raises
-    DataError for anything but such JSON, CodesError naming file and item for tokens that are no identifier.
+    The place of a token is the level, its number the code; the letters are any, but the same for all items.
+    sizes: the number of codes of each level. Such files do not state them, so by default they are unknown
+    (`ItemCodes.unknown_levels`), all but that of a last level that only tells apart items whose codes before
+    it are equal: what is used of it is all there is. Raises DataError for anything but such JSON, CodesError
+    naming file and item for tokens that are no identifier.
     """
     path = Path(file)
     content = read_json_object(path)
-    rows = [_codes(path, key, tokens) for key, tokens in content.items()]
-    lengths = {len(row) for row in rows}
-    if len(lengths) > 1:
-        odd = next(key for key, row in zip(content, rows, strict=True) if len(row) != len(rows[0]))
-        raise CodesError(
-            f"{path}: item {odd!r} has {len(content[odd])} codes, the first item has {len(rows[0])}; "
-            "expected identifiers of one length"
-        )
+    rows = []
+    letters: list[str] = []
+    for key, tokens in content.items():
+        found = _tokens(path, key, tokens)
+        letters = letters or [letter for letter, _ in found]
+        if len(found) != len(letters):
+            raise CodesError(
+                f"{path}: item {key!r} has {len(found)} codes, the first item has {len(letters)}; expected "
+                "identifiers of one length"
+            )
+        for level, (letter, _) in enumerate(found):
+            if letter != letters[level]:
+                raise CodesError(
+                    f"{path}: item {key!r} has {tokens[level]!r} at level {level + 1}; the first item has a "
+                    f"token as {content[next(iter(content))][level]!r} there"
+                )
+        rows.append([code for _, code in found])
     codes = np.array(rows, dtype=np.int64)
-    given = [int(codes.max()) + 1] * codes.shape[1] if sizes is None else sizes
     name = _INDEX.sub("", path.name.removesuffix(".json"), count=1)
-    return IndexFile(name, tuple(content), ItemCodes(codes, given))
+    return IndexFile(name, tuple(content), ItemCodes(codes, sizes_of(codes) if sizes is None else sizes))
+
+
+def sizes_of(codes: np.ndarray) -> list[int | None]:
+    """What is known of the sizes of codes (N, L) by themselves: that of a last level that only counts.
+
+    Such a level has few codes beside the others', and they tell apart all items that are equal before it.
+    """
+    largest = codes.max(axis=0) + 1
+    sizes: list[int | None] = [None] * codes.shape[1]
+    if len(sizes) > 1 and largest[-1] <= largest[:-1].min() / _FEW:
+        identifiers = np.unique(codes, axis=0)
+        if len(identifiers) == len(codes) and len(np.unique(codes[:, -1])) == largest[-1]:
+            sizes[-1] = int(largest[-1])
+    return sizes
 
 
 def read_index_files(folder: str | os.PathLike[str]) -> dict[str, IndexFile]:
@@ -81,16 +107,22 @@ def read_index_files(folder: str | os.PathLike[str]) -> dict[str, IndexFile]:
     return {one.name: one for one in found}
 
 
-def _codes(file: Path, key: str, tokens: Any) -> list[int]:
+def _tokens(file: Path, key: str, tokens: Any) -> list[tuple[str, int]]:
+    """The letters around the number and the number of each token."""
     if not isinstance(tokens, list) or not tokens:
         raise CodesError(f'{file}: item {key!r} has {tokens!r}; expected tokens as ["<a_12>", "<b_3>"]')
-    codes = []
+    found = []
     for level, token in enumerate(tokens):
-        found = _TOKEN.fullmatch(token) if isinstance(token, str) else None
-        if found is None or level >= len(ascii_lowercase) or found[1] != ascii_lowercase[level]:
-            letter = ascii_lowercase[level] if level < len(ascii_lowercase) else "?"
+        parts = _TOKEN.fullmatch(token) if isinstance(token, str) else None
+        if parts is None or (not parts[1] and parts[3]) or bool(parts[1]) != bool(_letters(tokens[0])):
             raise CodesError(
-                f"{file}: item {key!r} has {token!r} at level {level + 1}; expected a token as <{letter}_12>"
+                f"{file}: item {key!r} has {token!r} at level {level + 1}; expected a token as <a_12>, or "
+                "whole numbers at all levels"
             )
-        codes.append(int(found[2]))
-    return codes
+        found.append((parts[1] + parts[3], int(parts[2])))
+    return found
+
+
+def _letters(token: Any) -> str:
+    parts = _TOKEN.fullmatch(token) if isinstance(token, str) else None
+    return parts[1] if parts else ""

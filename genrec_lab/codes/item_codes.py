@@ -34,7 +34,8 @@ ONLY_DOMAIN = "all"
 class ItemCodes:
     """The identifiers of N items: item i is the row `codes[i]` of L codes.
 
-    codes: (N, L) int64, read-only. sizes: the number of possible codes of each level.
+    codes: (N, L) int64, read-only. sizes: the number of possible codes of each level; None where it is
+    unknown, then as many as the largest code asks for, and the level is among `unknown_levels`.
     domains: (N,) array of domain names, or None for a catalogue of one domain, called "all".
     shared_levels: 0-based levels of equal size that share one range of token ids (UTGRec: levels 1..L-1).
     Raises CodesError where codes, sizes, domains or shared levels do not fit together.
@@ -50,17 +51,25 @@ class ItemCodes:
     sizes: tuple[int, ...]
     domains: npt.NDArray[np.str_] | None
     shared_levels: tuple[int, ...]
+    unknown_levels: tuple[int, ...]
 
     def __init__(
         self,
         codes: npt.ArrayLike,
-        sizes: Sequence[int],
+        sizes: Sequence[int | None],
         domains: Iterable[str | int] | None = None,
         shared_levels: Sequence[int] = (),
+        unknown_levels: Sequence[int] = (),
     ) -> None:
         checked = _checked_codes(codes)
+        unknown = {*unknown_levels, *(level for level, size in enumerate(sizes) if size is None)}
+        largest = checked.max(axis=0) + 1
+        told = [
+            largest[min(level, len(largest) - 1)] if one is None else one for level, one in enumerate(sizes)
+        ]
         object.__setattr__(self, "codes", checked)
-        object.__setattr__(self, "sizes", _checked_sizes(sizes, checked))
+        object.__setattr__(self, "sizes", _checked_sizes(told, checked))
+        object.__setattr__(self, "unknown_levels", tuple(sorted(unknown)))
         object.__setattr__(self, "domains", _checked_domains(domains, len(checked)))
         object.__setattr__(self, "shared_levels", _checked_shared_levels(shared_levels, self.sizes))
 
@@ -84,6 +93,11 @@ class ItemCodes:
     def levels(self) -> int:
         """The number of codes in an identifier, L."""
         return len(self.sizes)
+
+    @property
+    def known_sizes(self) -> tuple[int | None, ...]:
+        """The number of possible codes of each level, None where it is unknown."""
+        return tuple(None if level in self.unknown_levels else size for level, size in enumerate(self.sizes))
 
     @property
     def n_items(self) -> int:
@@ -129,7 +143,7 @@ class ItemCodes:
         """The codes of these items, in this order; sizes and vocabulary stay."""
         chosen = np.asarray(items, dtype=np.int64)
         domains = None if self.domains is None else self.domains[chosen]
-        return ItemCodes(self.codes[chosen], self.sizes, domains, self.shared_levels)
+        return ItemCodes(self.codes[chosen], self.sizes, domains, self.shared_levels, self.unknown_levels)
 
     def with_separate_vocabularies(self) -> ItemCodes:
         """Give each domain its own block of codes at every level: domain t's code c becomes t * size + c.
@@ -140,7 +154,7 @@ class ItemCodes:
         widths = np.array(self.sizes, dtype=np.int64)
         shifted = self.codes + self.domain_index[:, None] * widths[None, :]
         sizes = tuple(len(self.domain_names) * size for size in self.sizes)
-        return ItemCodes(shifted, sizes, self.domains, self.shared_levels)
+        return ItemCodes(shifted, sizes, self.domains, self.shared_levels, self.unknown_levels)
 
     # --- uniqueness
 
@@ -157,6 +171,11 @@ class ItemCodes:
         """The share of items whose whole identifier another item of the same domain has too."""
         sizes = np.bincount(self._identifier_ids)
         return float(sizes[sizes > 1].sum() / self.n_items)
+
+    def representatives(self) -> IntArray:
+        """(N,) the lowest item of the same domain with each item's identifier, itself where it is alone."""
+        _, first, group = np.unique(self._identifier_ids, return_index=True, return_inverse=True)
+        return first[group.reshape(-1)].astype(np.int64)
 
     @property
     def unique(self) -> bool:
@@ -211,7 +230,7 @@ class ItemCodes:
         )
         made = reassign(given)
         try:
-            codes = ItemCodes(made.codes, made.sizes, self.domains, self.shared_levels)
+            codes = ItemCodes(made.codes, made.sizes, self.domains, self.shared_levels, self.unknown_levels)
         except CodesError as error:
             raise CodesError(f"policy {config.policy!r}: {error}") from error
         return Resolution(codes, config.policy, made.moved, made.cost, made.displaced, made.unsolved)
@@ -251,7 +270,8 @@ class ItemCodes:
         if self.domains is not None:
             columns["domain"] = self.domains.tolist()
         columns |= {f"code_{level}": self.codes[:, level] for level in range(self.levels)}
-        header = {"sizes": self.sizes, "shared_levels": self.shared_levels}
+        header: dict[str, Any] = {"sizes": self.sizes, "shared_levels": self.shared_levels}
+        header |= {"unknown_levels": self.unknown_levels} if self.unknown_levels else {}
         return _FILE.write(file, pl.DataFrame(columns), header)
 
     @classmethod
@@ -264,7 +284,7 @@ class ItemCodes:
             )
         codes = frame.select([f"code_{level}" for level in range(len(header["sizes"]))]).to_numpy()
         domains = frame["domain"].to_list() if "domain" in frame.columns else None
-        return cls(codes, header["sizes"], domains, header["shared_levels"])
+        return cls(codes, header["sizes"], domains, header["shared_levels"], header.get("unknown_levels", ()))
 
 
 @dataclass(frozen=True)

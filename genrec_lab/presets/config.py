@@ -21,6 +21,7 @@ from genrec_lab.codes import IdentifierConfig
 from genrec_lab.data.batches import PairsConfig
 from genrec_lab.encoders import AnyEncoderConfig, AnyTextConfig
 from genrec_lab.encoders.compact import CompactConfig
+from genrec_lab.encoders.picture_features import PictureModel
 from genrec_lab.encoders.text import TextConfig
 from genrec_lab.evaluation import METRICS
 from genrec_lab.models.recommenders.adapters import LoRAConfig
@@ -154,8 +155,9 @@ class MethodConfig(BaseModel):
     tuning: TuningConfig = TuningConfig()  # what was searched before these values were settled on
     own_row: bool = True  # False: the preset is no row itself, a run has those of `compare` alone
     text: AnyTextConfig = TextConfig()
-    # What stands beside the text vectors of tokenizers that read vectors: pooled features of pictures.
-    pictures: Literal["none", "efficientnet-lite0", "pixels"] = "none"
+    # What stands beside the text vectors of tokenizers that read vectors: pooled features of pictures, by a
+    # model or from a file.
+    pictures: Literal["none"] | PictureModel = "none"
     tokenizer: AnyTokenizerConfig = RQVAEConfig()
     # Of tokenizers of kind "tree": what reads an item's text and picture, and how both are trained.
     content: AnyEncoderConfig = CompactConfig()

@@ -151,11 +151,15 @@ def level_title(level: int, table: IntArray) -> str:
 def tokenizers_title(health: pl.DataFrame) -> str:
     """Collisions and dead codes of tokenizers; health: frame of `health_table`."""
     each = health.group_by("tokenizer", maintain_order=True).agg(
-        pl.col("collision_rate").first(), dead=pl.col("dead").sum() / pl.col("codes").sum()
+        pl.col("collision_rate").first(),
+        dead=pl.when(pl.col("dead").is_not_null().all()).then(pl.col("dead").sum() / pl.col("codes").sum()),
     )
     parts = []
     for column, what in (("collision_rate", "of the items ambiguous"), ("dead", "of its codes dead")):
         values, names = each[column].to_list(), each["tokenizer"].to_list()
+        if None in values:
+            parts.append("how many codes are possible is unknown")
+            continue
         between = ends(values)
         if len(names) == 1:
             parts.append(f"{percent(values[0])} {what}")

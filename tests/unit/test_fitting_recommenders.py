@@ -174,9 +174,6 @@ def test_weights_go_over_to_identifiers_of_as_many_tokens(dataset: Dataset) -> N
         model.with_codes(codes_of("Garden", sizes=(16, 16)))
 
 
-def test_identifiers_of_other_items_and_those_that_items_share_are_refused(dataset: Dataset) -> None:
-    shared = ItemCodes(np.zeros((300, 2), dtype=np.int64), (8, 8), domains=dataset.items["domain"].to_list())
-    with pytest.raises(ValueError, match=r"300 of 300 items share their identifier"):
-        Recommender(shared, TINY).fit(dataset, training=FEW)
+def test_identifiers_of_other_items_are_refused(dataset: Dataset) -> None:
     with pytest.raises(ValueError, match=r"of 300 items of \['Kitchen', 'Garden'\], which are not the items"):
         Recommender(codes_of("Kitchen", "Garden"), TINY).fit(dataset, training=FEW)

@@ -63,7 +63,7 @@ class Source:
 
 def lines(content: bytes) -> int:
     """Filled lines of a file."""
-    return sum(1 for line in content.split(b"\n") if line.strip())
+    return sum(1 for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip())
 
 
 def rows(content: bytes) -> int:

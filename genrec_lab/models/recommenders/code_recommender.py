@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from genrec_lab.codes import PAD, ItemCodes
+from genrec_lab.codes.grouping import with_equals
 from genrec_lab.data import NO_ITEM, Dataset
 from genrec_lab.data.batches import PairBatches, PairsConfig, StretchBatches
 from genrec_lab.decoding import CodeModel, CodeTrie, Histories, Normalise, Ranked, beam_search, score_items
@@ -138,8 +139,8 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
         learnt. one_pass: epochs before it in which no item of a history reads a later one (`reading_past`).
         temperature: divides the logits of the loss. validation_beams, precision: of the validation that
         chooses the epoch. callbacks, checkpoints: as of a model over items. The first weights are drawn by
-        the constructor, so call `torch.manual_seed` before it. Raises ValueError for identifiers that several
-        items of a domain share, and for identifiers of other items.
+        the constructor, so call `torch.manual_seed` before it. Raises ValueError for identifiers of other
+        items.
         """
         pairs, training = pairs or PairsConfig(), training or TrainingConfig()
         learnt = TrainingData.of(data, max_history=pairs.max_history)
@@ -229,7 +230,7 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
         return model.to(self.item_tokens.device)
 
     def _require_codes_of(self, data: TrainingData) -> None:
-        """Raise ValueError where the identifiers are not those of the data's items, or items share one."""
+        """Raise ValueError where the identifiers are not those of the data's items."""
         items, names = data.items["item"].to_numpy(), data.items["domain"].to_numpy()
         known = np.array(self.codes.domain_names)[self.codes.domain_index]
         if items.max() >= len(known) or (known[items] != names).any():
@@ -237,9 +238,13 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
                 f"the identifiers are of {len(known)} items of {list(self.codes.domain_names)}, which are "
                 f"not the items of the data, of {list(data.domains)}; give ItemCodes(…, domains=…) theirs"
             )
-        self.codes.require_unique()
 
     # --- recommending
+
+    @cached_property
+    def _lowest(self) -> np.ndarray:
+        """(N,) the lowest item with each item's identifier."""
+        return self.codes.representatives()
 
     @cached_property
     def _tries(self) -> dict[tuple[str, ...], CodeTrie]:
@@ -250,6 +255,8 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
         if domains not in self._tries:
             if len(domains) == 1:
                 items = self.codes.domain_items(domains[0])
+                if not self.codes.unique:  # a leaf is an identifier, under the lowest of its items
+                    items = items[self._lowest[items] == items]
                 self._tries[domains] = CodeTrie(self.codes.codes[items], items)
             else:
                 self._tries[domains] = CodeTrie.joined([self.trie(domain) for domain in domains])
@@ -265,8 +272,12 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
         precision: Precision = "fp32",
         normalise: Normalise = "vocabulary",
         batch_size: int = 128,
+        identifiers: bool = False,
     ) -> Ranked:
         """Return the top_k items of each user's domain by beam search (GMC Eq. 10).
+
+        Items that share an identifier stand next to each other with one score, the lowest first;
+        `identifiers` asks for the lowest of each identifier alone.
 
         `domain` is one name for all users, one a user, or None for the domain of each history's last item
         (the only domain where there is one). `beams` is by default the larger of top_k and 20, GMC's width;
@@ -290,7 +301,10 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
                 batch_size=batch_size,
             )
         back = np.argsort(order)
-        return Ranked(ranked.items[back], ranked.scores[back])
+        found = Ranked(ranked.items[back], ranked.scores[back])
+        if identifiers or self.codes.unique:
+            return found
+        return Ranked(*with_equals(found.items, self._lowest, found.scores))
 
     def score(
         self, histories: Histories, domain: str | None = None, *, normalise: Normalise = "vocabulary"
@@ -307,9 +321,10 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
                 f"the histories are of the domains {sorted(set(names))}, whose items are not the same; score "
                 "each domain's by themselves, or pass domain="
             )
-        return score_items(
-            self, histories, self.trie(names[0] if names else self.codes.domain_names[0]), normalise=normalise
-        )
+        name = names[0] if names else self.codes.domain_names[0]
+        scores = score_items(self, histories, self.trie(name), normalise=normalise)
+        items = self.codes.domain_items(name)
+        return scores[:, np.searchsorted(np.unique(self._lowest[items]), self._lowest[items])]
 
     def _domains_of(self, histories: Histories, domain: str | Sequence[str] | None) -> list[str]:
         names = self.codes.domain_names

@@ -176,6 +176,8 @@ class Tokenizer(SavedAttributes, Shareable, ABC):
     # Whether one that was trained on some domains names the items of others, and can be fine-tuned on one of
     # them by `transfer`: then one tokenizer serves all domains.
     transfers: ClassVar[bool] = False
+    # Whether identifiers that items share stay, unless the config's own `policy` says otherwise.
+    keeps_identifiers: ClassVar[bool] = False
     # Whether it can say what words and pictures codes stand for: `decode_words`, `decode_pictures`.
     decodes: ClassVar[bool] = False
 
@@ -184,6 +186,7 @@ class Tokenizer(SavedAttributes, Shareable, ABC):
     # (K_l, d) of each level; the last level's where they differ from prefix to prefix; empty where codes have
     # no place in any space.
     codebooks: Sequence[np.ndarray] | np.ndarray | PrefixCodewords = ()
+    unknown_levels: tuple[int, ...] = ()  # levels whose number of possible codes is unknown
     alike: tuple[int, ...] = ()  # levels, from 0, whose equal codes mean the same, as of ItemCodes
     epochs: Sequence[Mapping[str, Any]] = ()  # the records of its training
 

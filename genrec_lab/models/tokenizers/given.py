@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from genrec_lab.codes import CodesError, read_index_file
+from genrec_lab.codes import CodesError, read_index_file, sizes_of
 from genrec_lab.data import DataError
 from genrec_lab.data.paths import existing_file, expanded
 from genrec_lab.models.tokenizers.base import (
@@ -40,7 +40,12 @@ class GivenConfig(TokenizerConfig):
         "`item`, `domain` where keys repeat, and `code_0`, `code_1`, …",
     )
     sizes: Widths | None = Field(
-        None, description="codes of each level; None: as many as its largest code asks for"
+        None, description="codes of each level; None: unknown, as many as its largest code asks for"
+    )
+    policy: str = Field(
+        "none",
+        description="conflict policy for items that share an identifier; none: they keep it, those of one "
+        "identifier are ranked at their expected place",
     )
 
 
@@ -54,6 +59,7 @@ class GivenCodes(CatalogueTokenizer):
 
     Config = GivenConfig
     needs = ()
+    keeps_identifiers = True
 
     @classmethod
     def check_method(cls, config: GivenConfig, method: Mapping[str, Any]) -> None:
@@ -79,6 +85,8 @@ class GivenCodes(CatalogueTokenizer):
         if found.ndim != 2 or not found.size:
             raise TokenizerError(f"{source}: codes have shape {found.shape}; expected (items, levels)")
         sizes = self.config.sizes or [int(size) for size in found.max(axis=0) + 1]
+        if self.config.sizes is None and found.dtype.kind in "iu":
+            self.unknown_levels = tuple(np.flatnonzero([size is None for size in sizes_of(found)]).tolist())
         return self.knows(known, require_codes(found, known.numbers, sizes, f"{source} gives"), sizes)
 
     def _read(self, content: ItemContent) -> np.ndarray:
@@ -126,6 +134,14 @@ class GivenCodes(CatalogueTokenizer):
 
     def _of_table(self, table: pl.DataFrame, content: ItemContent, name: str) -> np.ndarray:
         """The codes of the items in a table that names an item by its key or number."""
+        if table.schema.get("codes") in (pl.List(pl.Int64), pl.List(pl.Int32)):
+            width = table["codes"].list.len()
+            if width.n_unique() > 1:
+                raise TokenizerError(
+                    f"{name}: codes of {width.min()} to {width.max()} levels; expected one length"
+                )
+            lists = pl.col("codes").list.to_struct(fields=[f"code_{level}" for level in range(width[0])])
+            table = table.with_columns(lists).unnest("codes")
         levels = [column for column in table.columns if column.startswith("code_")]
         named = "key" if "key" in table.columns else "item"
         if named not in table.columns or not levels:

@@ -297,7 +297,7 @@ class ExplorerState:
     def health(self) -> CodeHealth:
         """Use of each level and collisions of the whole catalogue, whatever is selected."""
         codes = self.catalogue.codes
-        return code_health(codes.codes, codes.sizes, codes.domains)
+        return code_health(codes.codes, codes.known_sizes, codes.domains)
 
     @cached_property
     def ambiguous(self) -> npt.NDArray[np.bool_]:

@@ -1,0 +1,158 @@
+"""Content vectors that somebody else computed, of texts or of pictures: read from a file and checked.
+
+Shapes: N items, D dimensions.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from genrec_lab.data import DataError
+from genrec_lab.data.paths import existing_file, expanded
+from genrec_lab.registry import ComponentConfig, base_folder
+
+VECTOR_FILES = (".npy", ".safetensors", ".parquet")
+
+
+class GivenVectorsConfig(ComponentConfig):
+    """Where given vectors are read."""
+
+    kind: Literal["given"] = "given"
+    file: str = Field(
+        "",
+        description="relative to the run file; ${VAR} allowed, and {domain} where each domain has a file. "
+        ".npy: a row an item. .safetensors: one array, or a vector under each item's key. .parquet: `key` or "
+        "`item` and a column of lists, or a column a dimension",
+    )
+    keys: str | None = Field(
+        None,
+        description="a text file of the rows' item keys, a line each; None: rows are in the data's order",
+    )
+
+
+class GivenVectors:
+    """The vectors of a file as the vectors of texts: `text: {kind: given, file: vectors.npy}`."""
+
+    Config = GivenVectorsConfig
+
+    def __init__(self, config: GivenVectorsConfig) -> None:
+        """Take the config; nothing is read yet. Raises ValueError where it names no file."""
+        if not config.file:
+            raise ValueError(f"text.file is empty; name a file of vectors, {', '.join(VECTOR_FILES)}")
+        self.config = config
+
+    def encode(self, texts: Any) -> np.ndarray:
+        """Raise ValueError: the vectors belong to items, not to texts."""
+        raise ValueError(
+            f"text.kind is 'given': {self.config.file} has vectors of items and encodes no texts"
+        )
+
+    def of_items(self, items: pl.DataFrame) -> np.ndarray:
+        """Return the vectors (N, D) float32 of rows of `Dataset.items`; DataError as `read_vectors`."""
+        return read_vectors(self.config.file, items, self.config.keys)
+
+    @classmethod
+    def found(cls, config: GivenVectorsConfig) -> str:
+        """See TextEncoder."""
+        return f"given vectors, {config.file}"
+
+
+def read_vectors(file: str, items: pl.DataFrame, keys: str | None = None) -> np.ndarray:
+    """Return the vectors (N, D) float32 of rows of `Dataset.items` that a file holds.
+
+    Raises DataError naming the file where it is not there or no table of numbers, where it has another number
+    of rows than there are items and no keys, lacks an item, or holds a number that is not finite.
+    """
+    if "{domain}" not in file:
+        return _of_file(file, items, keys)
+    vectors: np.ndarray | None = None
+    for domain in items["domain"].unique(maintain_order=True):
+        rows = np.flatnonzero((items["domain"] == domain).to_numpy())
+        own = keys.replace("{domain}", domain) if keys else None
+        found = _of_file(file.replace("{domain}", domain), items[rows.tolist()], own)
+        vectors = np.zeros((items.height, found.shape[1]), np.float32) if vectors is None else vectors
+        if vectors.shape[1] != found.shape[1]:
+            widths = f"{vectors.shape[1]} and {found.shape[1]}"
+            raise DataError(
+                f"{file}: the domains' vectors have {widths} dimensions; give vectors of one model"
+            )
+        vectors[rows] = found
+    assert vectors is not None  # noqa: S101 - there is no dataset without items
+    return vectors
+
+
+def _of_file(name: str, items: pl.DataFrame, keys: str | None) -> np.ndarray:
+    file = _path(name)
+    try:
+        vectors, named = _read(file)
+    except (OSError, ValueError, SafetensorError, pl.exceptions.PolarsError) as error:
+        raise DataError(
+            f"{file}: no vectors can be read ({error}); give one of {', '.join(VECTOR_FILES)}"
+        ) from error
+    if keys is not None:
+        named = _path(keys).read_text(encoding="utf-8-sig").split()
+        if len(named) != len(vectors):
+            raise DataError(
+                f"{_path(keys)}: {len(named):,} keys for {len(vectors):,} vectors; expected one each"
+            )
+    if vectors.ndim != 2 or not vectors.size or vectors.dtype.kind not in "fiu":
+        raise DataError(
+            f"{file}: an array of shape {vectors.shape} and type {vectors.dtype}; expected (items, "
+            "dimensions)"
+        )
+    if named is None and len(vectors) != items.height:
+        raise DataError(
+            f"{file}: {len(vectors):,} vectors for {items.height:,} items; give one an item in the data's "
+            "order, or keys that say whose each is"
+        )
+    if named is not None:
+        places = {key: place for place, key in enumerate(named)}
+        if len(places) < len(named):
+            raise DataError(f"{file}: an item has two vectors; keep one")
+        missing = [key for key in items["key"] if key not in places]
+        if missing:
+            more = f"({len(missing):,} such items)"
+            raise DataError(f"{file}: no vector for item {missing[0]!r} {more}; add what is missing")
+        vectors = vectors[[places[key] for key in items["key"]]]
+    found = vectors.astype(np.float32)
+    bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
+    if bad.size:
+        key = items["key"][int(bad[0])]
+        raise DataError(f"{file}: the vector of item {key!r} is not finite; compute it again")
+    return found
+
+
+def _path(name: str) -> Path:
+    return existing_file(base_folder() / Path(expanded(name, "file")).expanduser(), "file")
+
+
+def _read(file: Path) -> tuple[np.ndarray, list[str] | None]:
+    """The array in a file, and the keys of its rows where it has them."""
+    if file.suffix == ".npy":
+        return np.load(file, allow_pickle=False), None
+    if file.suffix == ".safetensors":
+        arrays = load_file(file)
+        if len(arrays) == 1 and next(iter(arrays.values())).ndim == 2:
+            return next(iter(arrays.values())), None
+        shapes = {array.shape for array in arrays.values()}
+        if len(shapes) != 1 or len(next(iter(shapes))) != 1:
+            raise ValueError("it holds neither one array of all items nor a vector for each key")
+        return np.stack(list(arrays.values())), list(arrays)
+    if file.suffix != ".parquet":
+        raise ValueError("its ending is unknown")
+    table = pl.read_parquet(file)
+    key = next((name for name in ("key", "item", "item_id") if name in table.columns), None)
+    others = [name for name in table.columns if name != key]
+    lists = [name for name in others if isinstance(table.schema[name], pl.List | pl.Array)]
+    if lists:
+        vectors = np.array(table[lists[0]].to_list())
+    else:
+        vectors = table.select(others).to_numpy()
+    return vectors, None if key is None else table[key].cast(pl.String).to_list()
