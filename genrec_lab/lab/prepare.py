@@ -166,6 +166,22 @@ def data_summary(run: Run) -> dict[str, Any]:
     return {} if record is None else record.summary
 
 
+def describe_ties(run: Run) -> str:
+    """Say how many last items are tied in time with the one before, and what ordered them, by domain."""
+    found = data_summary(run)["ties"]
+    lines = []
+    for row in found["domains"]:
+        if row["test_tied"] is None:
+            lines.append(f"{row['domain']}: ties in time are unknown, the source gives no times")
+            continue
+        share = row["test_tied"] / row["timed"]
+        lines.append(
+            f"{row['domain']}: the last item of {row['test_tied']:,} of {row['timed']:,} users ({share:.1%}) "
+            f"has the time of the item before it; ordered by {found['rule']}"
+        )
+    return "\n".join(lines)
+
+
 def data_files(options: Mapping[str, Any], base: Path) -> dict[str, Any]:
     """The files that a dataset's options name, with the hash of their content, by how they are written.
 

@@ -21,7 +21,7 @@ from genrec_lab.codes import IdentifierConfig
 from genrec_lab.data.batches import PairsConfig
 from genrec_lab.encoders import AnyEncoderConfig, AnyTextConfig
 from genrec_lab.encoders.compact import CompactConfig
-from genrec_lab.encoders.picture_features import PictureModel
+from genrec_lab.encoders.picture_features import Pictures
 from genrec_lab.encoders.text import TextConfig
 from genrec_lab.evaluation import METRICS
 from genrec_lab.models.recommenders.adapters import LoRAConfig
@@ -157,7 +157,7 @@ class MethodConfig(BaseModel):
     text: AnyTextConfig = TextConfig()
     # What stands beside the text vectors of tokenizers that read vectors: pooled features of pictures, by a
     # model or from a file.
-    pictures: Literal["none"] | PictureModel = "none"
+    pictures: Pictures = "none"
     tokenizer: AnyTokenizerConfig = RQVAEConfig()
     # Of tokenizers of kind "tree": what reads an item's text and picture, and how both are trained.
     content: AnyEncoderConfig = CompactConfig()

@@ -189,13 +189,15 @@ def test_other_published_files_are_read(real_data: Path, file: str, items: int, 
 
 
 def test_the_figure_draws_each_level_of_each_tokenizer(tmp_path: Path) -> None:
-    one = read_index_file(written(tmp_path / "one.index.json", CODES)).codes
-    other = read_index_file(written(tmp_path / "o.index.json", {**CODES, "7": ["<a_1>", "<b_1>"]})).codes
+    one = read_index_file(written(tmp_path / "one.index.json", CODES), (5, 5)).codes
+    changed = {**CODES, "7": ["<a_1>", "<b_1>"]}
+    other = read_index_file(written(tmp_path / "o.index.json", changed), (5, 5)).codes
     table = health_table({"<b>one</b>": one, "other": other})
     figure = tokenizers_compared(table, seed=3)
     lines = [trace for trace in figure.data if trace.type == "scatter" and trace.xaxis == "x2"]
     assert [list(line.y) for line in lines] == [
-        table.filter(tokenizer=name)["perplexity"].to_list() for name in ("<b>one</b>", "other")
+        pytest.approx((100 * table.filter(tokenizer=name)["perplexity"] / 5).to_list())
+        for name in ("<b>one</b>", "other")
     ]
     bars = [trace for trace in figure.data if trace.type == "bar"]
     assert [bar.y[0] for bar in bars] == pytest.approx([200 / 3, 0])

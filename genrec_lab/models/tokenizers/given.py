@@ -137,9 +137,8 @@ class GivenCodes(CatalogueTokenizer):
         if table.schema.get("codes") in (pl.List(pl.Int64), pl.List(pl.Int32)):
             width = table["codes"].list.len()
             if width.n_unique() > 1:
-                raise TokenizerError(
-                    f"{name}: codes of {width.min()} to {width.max()} levels; expected one length"
-                )
+                lengths = ", ".join(map(str, width.unique().sort()))
+                raise TokenizerError(f"{name}: identifiers of {lengths} codes; expected one length")
             lists = pl.col("codes").list.to_struct(fields=[f"code_{level}" for level in range(width[0])])
             table = table.with_columns(lists).unnest("codes")
         levels = [column for column in table.columns if column.startswith("code_")]

@@ -113,7 +113,8 @@ def tokenizers_compared(health: pl.DataFrame, *, seed: int | None = None) -> go.
     """
     require_columns(health, ("tokenizer", "level", "items", "collision_rate", "largest_collision"))
     # Books of different sizes are compared by shares: a perplexity of 60 is much of 64 and little of 256.
-    size = pl.col("codes")
+    # Where nobody knows how many codes are possible, there are none.
+    size = pl.when(pl.col("dead").is_not_null()).then("codes")
     health = health.with_columns(evenness=pl.col("perplexity") / size, dead_share=pl.col("dead") / size)
     names = health["tokenizer"].unique(maintain_order=True).to_list()
     titles = [*(title for title, *_ in _LINES), "Ambiguous items"]
