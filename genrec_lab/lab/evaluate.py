@@ -352,7 +352,8 @@ def _rank_by_codes(
 ) -> None:
     def recommend(domain: str, users: pl.DataFrame) -> Ranked:
         model = read_serving(kind, models[domain], bases.get(domain), domain)
-        how = {"beams": max(beams, top_k), "precision": precision, "identifiers": not known.unique}
+        how = {"beams": max(beams, top_k), "precision": precision}
+        how |= {} if known.unique else {"identifiers": True}
         return recommend_to(model, users, top_k, items(domain), **how)
 
     known, items = ItemCodes.read(codes / "codes.parquet"), Dataset.read(data / "dataset").domain_items

@@ -103,7 +103,7 @@ def _listed(run: Run, facts: Facts) -> dict[str, tuple[dict[str, Task], Task]]:
             identifiers = config.identifiers
             if config.tokenizer_class.keeps_identifiers:
                 identifiers = identifiers.model_copy(
-                    update={"policy": config.tokenizer.policy, "options": {}}
+                    update={"policy": getattr(config.tokenizer, "policy", "none"), "options": {}}
                 )
             given = {"identifiers": identifiers, "seed": run.seed}
             policy = CONFLICT_POLICIES.find(identifiers.policy)
