@@ -281,8 +281,10 @@ def _measured(run: Run) -> dict[str, tuple[dict[str, Any], dict[str, float]]]:
             if other.dataset != run.dataset:
                 continue
             codes = load_identified(other, None).raw
-            health = code_health(codes.codes, codes.sizes, codes.domains)
-            measures = {"collisions": health.collision_rate, "dead codes": float(sum(health.dead))}
+            health = code_health(codes.codes, codes.known_sizes, codes.domains)
+            measures = {"collisions": health.collision_rate}
+            if not codes.unknown_levels:
+                measures["dead codes"] = float(sum(health.dead))
             if _is_ranked(other):
                 rankings, row = load_rankings(other), other.config.name
                 measures["NDCG@10"] = float(per_user(rankings, row, "ndcg", 10).mean())
