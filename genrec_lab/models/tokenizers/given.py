@@ -137,7 +137,7 @@ class GivenCodes(CatalogueTokenizer):
         if table.schema.get("codes") in (pl.List(pl.Int64), pl.List(pl.Int32)):
             width = table["codes"].list.len()
             if width.n_unique() > 1:
-                lengths = ", ".join(map(str, width.unique().sort()))
+                lengths = ", ".join(f"{one:d}" for one in sorted(set(width.to_list())))
                 raise TokenizerError(f"{name}: identifiers of {lengths} codes; expected one length")
             lists = pl.col("codes").list.to_struct(fields=[f"code_{level}" for level in range(width[0])])
             table = table.with_columns(lists).unnest("codes")
