@@ -25,7 +25,9 @@ from genrec_lab.viz import sentences as said
 from genrec_lab.viz import stories
 from genrec_lab.viz.explorer import (
     CodedCatalogue,
+    ExplorerState,
     TwoTokenizers,
+    answers,
     beam_tree,
     code_page,
     exposure,
@@ -681,3 +683,61 @@ def test_the_target_s_way() -> None:
     assert stays == "The target stays in the beam and ends at place 2"
     leaves = told.beam_title(beam_tree(prefixes, scores, (1, 0), (-2.0, -4.0)))
     assert leaves == "The target leaves the beam at level 2 of 2: 1.50 below the last of 2 kept"
+
+
+# --- the explorer's screen
+
+
+@proves(answers.health)
+@given(seeds, st.booleans())
+@quick
+def test_chips(make_catalogue: Make, seed: int, alone: bool) -> None:
+    catalogue = make_catalogue(seed, 1 + seed % 40, (4, 3))
+    chips = [plain(chip["text"]) for chip in answers.health(ExplorerState(catalogue), alone=alone)]
+    rows, n = catalogue.codes.codes.tolist(), catalogue.n_items
+    used = [len({row[level] for row in rows}) for level in range(2)]
+    own = [(*row, domain) for row, domain in zip(rows, catalogue.codes.domains.tolist(), strict=True)]
+    shared = sum(own.count(one) > 1 for one in own)
+    counts = [np.bincount([row[level] for row in rows]) / n for level in range(2)]
+    even = [math.exp(-sum(one * math.log(one) for one in level if one)) for level in counts]
+    assert chips == [
+        counted(n, "item"),
+        f"used {p(sum(used) / 7)}",
+        f"dead {7 - sum(used)}",
+        f"perplexity {' · '.join(f'{value:.0f}' for value in even)}",
+        f"collisions {p(shared / n)}",
+    ]
+
+
+@proves(answers._facts, answers._heading, answers._coherence)
+@given(seeds)
+@quick
+def test_facts_of_a_selection(make_catalogue: Make, seed: int) -> None:
+    catalogue = make_catalogue(seed, 2 + seed % 40, (4, 3), ("d0", "d1"))
+    state = ExplorerState(catalogue)
+    prefix = tuple(catalogue.codes.codes[seed % catalogue.n_items, : seed % 3].tolist())
+    state.select(prefix=prefix)
+    items = [i for i, row in enumerate(catalogue.codes.codes.tolist()) if tuple(row[: len(prefix)]) == prefix]
+    facts = {name: (plain(value), plain(says)) for name, value, says in answers._facts(state, state.items())}
+    assert facts["items"] == (str(len(items)), f"{p(len(items) / catalogue.n_items)} of the catalogue")
+    traffic = catalogue.traffic
+    if traffic.sum():
+        assert facts["traffic"][0] == p(traffic[items].sum() / traffic.sum())
+    own = [
+        sum(catalogue.domains[catalogue.codes.domain_index[item]] == name for item in items)
+        for name in ("d0", "d1")
+    ]
+    for name in ("d0", "d1"):
+        if name in facts:
+            assert facts[name][0] == p(max(own) / len(items)) and own[int(name[1])] == max(own)
+    whole = [
+        (*row, d)
+        for row, d in zip(catalogue.codes.codes.tolist(), catalogue.codes.domains.tolist(), strict=True)
+    ]
+    assert facts["twins"][0] == str(sum(whole.count(whole[item]) > 1 for item in items))
+    assert answers._heading(state) == (f"Prefix {' › '.join(map(str, prefix))}" if prefix else "All items")
+    said_of = answers._coherence(state, state.items())
+    if said_of is not None:
+        units = catalogue.vectors / np.linalg.norm(catalogue.vectors, axis=1, keepdims=True)
+        alike = [units[i] @ units[j] for i, j in itertools.combinations(items, 2)]
+        assert f"mean cosine of all pairs {np.mean(alike):.2f}" in said_of["said"]

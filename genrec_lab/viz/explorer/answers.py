@@ -21,6 +21,7 @@ from genrec_lab.viz.explorer.selection import ALL, largest
 from genrec_lab.viz.explorer.state import EXPLORER_VIEWS, ExplorerState, Table
 from genrec_lab.viz.explorer.words import telling_terms
 from genrec_lab.viz.figures.pictures import drawn_uri, thumbnail
+from genrec_lab.viz.sentences import sentence
 from genrec_lab.viz.text import counted, percent, shorten, written
 
 IntArray = npt.NDArray[np.int64]
@@ -70,6 +71,7 @@ def start(state: ExplorerState, *, alone: bool = False) -> Answer:
     }
 
 
+@sentence
 def health(state: ExplorerState, *, alone: bool = False) -> list[Answer]:
     """Return the health of all codes in a line; each number opens the view that has more of it."""
     found, catalogue = state.health, state.catalogue
@@ -307,6 +309,7 @@ def _is_part(state: ExplorerState, items: IntArray) -> bool:
     return 0 < items.size < state.catalogue.n_items
 
 
+@sentence
 def _heading(state: ExplorerState) -> str:
     selection = state.selection
     parts = []
@@ -323,6 +326,7 @@ def _heading(state: ExplorerState) -> str:
     return text[0].upper() + text[1:]
 
 
+@sentence
 def _facts(state: ExplorerState, items: IntArray) -> list[tuple[str, str, str]]:
     catalogue = state.catalogue
     found = [("items", f"{items.size:,}", f"{percent(items.size / catalogue.n_items)} of the catalogue")]
@@ -393,6 +397,7 @@ def _parents(state: ExplorerState) -> list[Answer]:
     return found
 
 
+@sentence
 def _coherence(state: ExplorerState, items: IntArray) -> Answer | None:
     catalogue = state.catalogue
     value = catalogue.coherence_of(items)
