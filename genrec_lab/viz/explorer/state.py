@@ -44,6 +44,7 @@ from genrec_lab.viz.explorer.exposure import Exposure, exposure, shown_counts
 from genrec_lab.viz.explorer.prefixes import Children
 from genrec_lab.viz.explorer.remedies import REMEDIES
 from genrec_lab.viz.explorer.selection import Found, Selection, breadcrumb, moved, search
+from genrec_lab.viz.explorer.similarity import similarity_by_level
 from genrec_lab.viz.figures.training import training_frame
 from genrec_lab.viz.projection import Projection
 
@@ -218,6 +219,7 @@ class ExplorerState:
         self._steps, self._place = [Selection()], 0
         self._watchers: list[Callable[[Selection], None]] = []
         self._shown: dict[str, IntArray] = {}
+        self._alike: dict[tuple[object, ...], pl.DataFrame] = {}
         self._labels = lru_cache(_LABELS_KEPT)(self._find_labels)
         self._words_of = lru_cache(_LABELS_KEPT)(self._find_words)
         self._told_of = lru_cache(_LABELS_KEPT)(self._decode)
@@ -371,6 +373,17 @@ class ExplorerState:
     def sharing(self) -> LevelSharing:
         """Return who uses the codes of the selected level among the selected items."""
         return level_sharing(self.catalogue, self.selection.level, self.items())
+
+    def alike_by_level(self) -> pl.DataFrame:
+        """Return `similarity_by_level` of the selected items; it takes a second for 100,000, so it is kept."""
+        selected = self.selection
+        key = (selected.prefix, selected.everywhere, selected.domain, selected.lasso)
+        if key not in self._alike and self.catalogue.unit is not None:
+            items, order = self.items(), self.catalogue.order
+            groups = [order.group_numbers(length)[items] for length in range(1, self.catalogue.levels + 1)]
+            domains = self.catalogue.codes.domain_index[items]
+            self._alike[key] = similarity_by_level(self.catalogue.unit[items], groups, domains)
+        return self._alike.get(key, pl.DataFrame())
 
     def pairs(self) -> PairSimilarity | None:
         """Return common prefixes against similarity, of the whole catalogue; None without vectors."""

@@ -23,7 +23,7 @@ from genrec_lab.viz.explorer.flows import fates, flows
 from genrec_lab.viz.explorer.points import goes_to
 from genrec_lab.viz.explorer.remedies import diagnose, effects, remedy_table
 from genrec_lab.viz.explorer.sentences import exposure_title
-from genrec_lab.viz.explorer.similarity import coherence_by_code, similarity_by_level
+from genrec_lab.viz.explorer.similarity import coherence_by_code
 from genrec_lab.viz.explorer.state import Choice, ExplorerState, Shown, Table
 from genrec_lab.viz.figures.identifiers import neighbour_overlap
 from genrec_lab.viz.figures.training import codebook_by_epoch
@@ -56,10 +56,8 @@ def show_sharing(state: ExplorerState) -> Shown:
         )
         columns["alike"] = alike["coherence"].to_numpy()[used]
         note += f"; alike: mean cosine of the items of the code, {alike['chance'][0] or 0:.2f} by chance"
-        prefixes = [catalogue.order.group_numbers(length)[items] for length in range(1, catalogue.levels + 1)]
-        by_level = similarity_by_level(catalogue.unit[items], prefixes, catalogue.codes.domain_index[items])
         text = "Mean cosine of pairs with the same codes up to a level, against all such pairs"
-        tables.append(Table(by_level, title=text))
+        tables.append(Table(state.alike_by_level(), title=text))
     else:
         said.append(panels.NO_VECTORS)
     if len(catalogue.domains) > 1:
