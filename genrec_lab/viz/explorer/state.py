@@ -375,7 +375,7 @@ class ExplorerState:
         return level_sharing(self.catalogue, self.selection.level, self.items())
 
     def alike_by_level(self) -> pl.DataFrame:
-        """Return `similarity_by_level` of the selected items; it takes a second for 100,000, so it is kept."""
+        """Return `similarity_by_level` of the selected items, kept: it takes a second for 100,000."""
         selected = self.selection
         key = (selected.prefix, selected.everywhere, selected.domain, selected.lasso)
         if key not in self._alike and self.catalogue.unit is not None:
