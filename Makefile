@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "'$(PYTHON)' lacks venv. On Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV): some minutes, once."
-	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[explore,offline,baselines,browser,scale,bench,dev]'
+	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[explore,offline,baselines,browser,scale,serve,bench,dev]'
 	@touch $@
 
 demo: $(STAMP) ## run the whole chain on the embedded data, a few minutes on two cores

@@ -215,6 +215,59 @@ def compare(runs: tuple[str, ...]) -> int:
     return 0
 
 
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@genrec.command()
+@click.argument("run")
+@click.option("--row", help="One row alone; by default all.")
+@click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="A folder to be made.")
+def export(run: str, row: str | None, folder: Path) -> int:
+    """Write a run's codes, rankings, data and models for other tools, with the source's own keys."""
+    from genrec_lab.lab.export import export_run
+    from genrec_lab.lab.store import existing_run
+
+    click.echo(export_run(existing_run(run), folder, row, _say))
+    return 0
+
+
+@genrec.command()
+@click.argument("source", metavar="RUN_OR_FOLDER")
+@click.option(
+    "--histories", required=True, type=_FILE, help=".parquet or .jsonl: user, history; .csv: user, item."
+)
+@click.option("--top-k", type=int, default=10, show_default=True, help="Items for each user.")
+@click.option("--row", help="By default the run's own.")
+@click.option("--allow", type=_FILE, help="Only these items: a key a line, or the column 'item' of a table.")
+@click.option("--deny", type=_FILE, help="None of these items.")
+@click.option("--exclude-seen", is_flag=True, help="None of the items that a user has.")
+@click.option("--beams", type=int, help="Width of the search; by default 20, or top-k.")
+@click.option(
+    "--unknown", type=click.Choice(["refuse", "drop"]), default="refuse", show_default=True,
+    help="What becomes of items of histories that the model does not know.",
+)  # fmt: skip
+@click.option("--out", required=True, type=_FILE, help=".parquet or .csv: user, domain, rank, item, score.")
+def recommend(source: str, out: Path, **asked: Any) -> int:
+    """Recommend to every user of a file. A call that was killed goes on where it was."""
+    from genrec_lab.lab.serving import recommend_to_file
+
+    click.echo(recommend_to_file(source, out=out, **asked, say=_say))
+    return 0
+
+
+@genrec.command(name="add-items")
+@click.argument("source", metavar="RUN_OR_FOLDER")
+@click.option("--items", required=True, type=_FILE, help=".csv, .tsv or .parquet: key, title, domain …")
+@click.option("--row", help="By default the run's own.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="A folder to be made.")
+def add_items(source: str, items: Path, row: str | None, out: Path) -> int:
+    """Name new items by the frozen tokenizer, so that they can be recommended; no old identifier changes."""
+    from genrec_lab.lab.growing import add_items as grow
+
+    click.echo(grow(source, items, out, row, _say))
+    return 0
+
+
 @genrec.command()
 @click.argument("run_or_codes", metavar="RUN|CODES.json")
 @click.option("--items", type=click.Path(exists=True), help="Titles and attributes of the codes' items.")

@@ -5,8 +5,9 @@ Letters: B users, M beams, L levels, K codes of a level, C most children of a no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from genrec_lab.data.rules import NO_ITEM
 from genrec_lab.decoding.ranked import Ranked
-from genrec_lab.decoding.trie import CodeTrie
+from genrec_lab.decoding.trie import CodeTrie, Hidden
 
 Histories = Sequence[Sequence[int]]  # item indices, oldest first
 # Over which codes a step's probabilities sum to 1: the whole vocabulary, or the codes that the trie allows.
@@ -61,6 +62,7 @@ def beam_search(
     top_k: int,
     *,
     roots: Sequence[int] | np.ndarray | None = None,
+    hidden: Histories | None = None,
     normalise: Normalise = "vocabulary",
     batch_size: int = 128,
 ) -> Ranked:
@@ -70,8 +72,9 @@ def beam_search(
     gives them: illegal codes are never taken, but legal ones are not scaled up. With normalise="legal" each
     step's probabilities are over the legal codes alone, and a prefix of one item is not decoded any further.
     A row has min(top_k, number of items) items, best first, all distinct; of equal scores the lower item
-    index is kept and comes first. `roots` says below which root of a joined trie each user stands. Under
-    autocast the model computes in that type, scores stay float32.
+    index is kept and comes first. `roots` says below which root of a joined trie each user stands, `hidden`
+    which items each user is not to be given: what is found is what a trie without them gives. Under autocast
+    the model computes in that type, scores stay float32.
     Raises ValueError where top_k is larger than beams, for then the last ones would be missing.
 
     >>> import genrec_lab
@@ -88,7 +91,9 @@ def beam_search(
         for start in range(0, len(histories), batch_size):
             rows = slice(start, start + batch_size)
             memory = model.remember(histories[rows])
-            parts.append(search(model, memory, start_nodes[rows], trie, beams, top_k, normalise))
+            nodes = start_nodes[rows]
+            unseen = None if hidden is None else Hidden(trie, nodes[:, 0], hidden[rows])
+            parts.append(search(model, memory, nodes, trie, beams, top_k, normalise, unseen))
     return Ranked.concatenate(parts) if parts else Ranked.nobody(top_k)
 
 
@@ -115,6 +120,7 @@ def search(
     beams: int,
     top_k: int,
     normalise: Normalise = "vocabulary",
+    hidden: Hidden | None = None,
 ) -> Ranked:
     """Search for the users of a memory, from the nodes `roots` (B, 1); the model is in evaluation mode."""
     log_probs, cache = model.step(memory, None, None, None)  # (B, 1, K)
@@ -124,6 +130,10 @@ def search(
     columns = torch.zeros(roots.shape, dtype=torch.long)
     for level, edges in enumerate(trie.levels):
         children, codes = _children(edges.starts, edges.codes, nodes)  # (B, M, C)
+        if hidden is not None:
+            users = np.arange(len(children)).repeat(children[0].numel())
+            gone = hidden.gone(level, users, children.flatten().numpy())
+            children = children.masked_fill(torch.from_numpy(gone).view(children.shape), -1)
         places = columns[:, :, None] * log_probs.shape[2] + codes
         steps = log_probs.cpu().flatten(1).gather(1, places.flatten(1)).view(codes.shape)
         steps.masked_fill_(children < 0, -torch.inf)
@@ -132,7 +142,7 @@ def search(
             steps -= torch.logsumexp(steps, dim=2, keepdim=True).nan_to_num(neginf=0.0)
         candidates = (scores[:, :, None] + steps).flatten(1)
         children = children.flatten(1)
-        chosen = _best(candidates, children, edges.lowest, beams)
+        chosen = _best(candidates, children, partial(_lowest_below, edges.lowest, hidden, level), beams)
         parents = columns.gather(1, chosen // codes.shape[2])
         nodes, scores = children.gather(1, chosen), candidates.gather(1, chosen)
         if level + 1 == trie.depth:
@@ -145,6 +155,8 @@ def search(
             code, parents = code.gather(1, decoded), parents.gather(1, decoded)
         if code.shape[1]:
             log_probs, cache = model.step(memory, code, cache, parents)
+        else:  # every prefix is one item's, and goes on with certainty
+            log_probs = torch.zeros(len(nodes), 1, int(trie.levels[level + 1].codes.max()) + 1)
     items = trie.items[np.maximum(nodes.numpy(), 0)]
     return Ranked.best(np.where(nodes.numpy() < 0, NO_ITEM, items), scores.numpy(), top_k)
 
@@ -162,8 +174,13 @@ def _undecided(more: Tensor) -> tuple[Tensor, Tensor]:
     return columns, decoded
 
 
-def _best(candidates: Tensor, children: Tensor, lowest: np.ndarray, beams: int) -> Tensor:
-    """Places (B, M) of the best of (B, X) candidates; of equal ones those with the lowest item below them."""
+def _best(
+    candidates: Tensor, children: Tensor, lowest: Callable[[int, np.ndarray], np.ndarray], beams: int
+) -> Tensor:
+    """Places (B, M) of the best of (B, X) candidates; of equal ones those with the lowest item below them.
+
+    `lowest(user, nodes)` says which item that is.
+    """
     width = min(beams, candidates.shape[1])
     best, places = candidates.topk(width)
     last = best[:, -1:]
@@ -171,10 +188,16 @@ def _best(candidates: Tensor, children: Tensor, lowest: np.ndarray, beams: int) 
     tied = ((candidates >= last).sum(1, keepdim=True) > width) & ~torch.isneginf(last)
     for user in torch.nonzero(tied[:, 0]).flatten().tolist():
         alive = torch.nonzero(candidates[user] >= last[user]).flatten().numpy()
-        lowest_below = lowest[children[user].numpy()[alive]]
+        lowest_below = lowest(user, children[user].numpy()[alive])
         order = np.lexsort((lowest_below, -candidates[user].numpy()[alive]))[:width]
         places[user] = torch.from_numpy(alive[order])
     return places
+
+
+def _lowest_below(
+    lowest: np.ndarray, hidden: Hidden | None, level: int, user: int, nodes: np.ndarray
+) -> np.ndarray:
+    return lowest[nodes] if hidden is None else hidden.lowest(level, user, nodes)
 
 
 def _children(starts: np.ndarray, edge_codes: np.ndarray, nodes: Tensor) -> tuple[Tensor, Tensor]:

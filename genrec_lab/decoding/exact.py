@@ -18,7 +18,7 @@ import torch
 
 from genrec_lab.decoding.beam import CodeModel, Histories, Normalise, evaluating, nodes_of_roots, search
 from genrec_lab.decoding.ranked import Ranked
-from genrec_lab.decoding.trie import CodeTrie
+from genrec_lab.decoding.trie import CodeTrie, Hidden
 
 # The same prefix in a batch of another shape has other last digits.
 _SLACK = 1e-3  # share of the bound, and no less than this
@@ -32,6 +32,7 @@ def exact_top_k(
     top_k: int,
     *,
     roots: Sequence[int] | np.ndarray | None = None,
+    hidden: Histories | None = None,
     normalise: Normalise = "vocabulary",
     beams: int | None = None,
     batch_size: int = 32,
@@ -39,9 +40,9 @@ def exact_top_k(
 ) -> Ranked:
     """Return for each history the top_k items of the whole trie under the model, as scoring every item would.
 
-    `roots` and `normalise` are those of `beam_search`. `beams` (by default 2 * top_k) only sets how tight the
-    first bound is, not the result; `rows` is how many prefixes go through the model at once. A flat model,
-    where hardly any prefix can be cut, is answered correctly but slowly.
+    `roots`, `hidden` and `normalise` are those of `beam_search`. `beams` (by default 2 * top_k) only sets how
+    tight the first bound is, not the result; `rows` is how many prefixes go through the model at once. A flat
+    model, where hardly any prefix can be cut, is answered correctly but slowly.
 
     >>> import genrec_lab
     >>> codes = genrec_lab.ItemCodes([[0, 1], [0, 2], [3, 1], [2, 2]], sizes=(4, 4))
@@ -58,9 +59,10 @@ def exact_top_k(
         for start in range(0, len(histories), batch_size):
             users = slice(start, start + batch_size)
             memory = model.remember(histories[users])
-            found = search(model, memory, nodes[users], trie, width, top_k, normalise).scores[:, -1]
+            unseen = None if hidden is None else Hidden(trie, nodes[users, 0], hidden[users])
+            found = search(model, memory, nodes[users], trie, width, top_k, normalise, unseen).scores[:, -1]
             bound = found - _SLACK * np.maximum(1.0, np.abs(found))
-            opening = _Search(model, trie, rows, normalise, bound)
+            opening = _Search(model, trie, rows, normalise, bound, unseen)
             opening.open(0, _Prefixes.roots(nodes[users]), memory, None)
             parts.append(opening.best(top_k))
     return Ranked.concatenate(parts) if parts else Ranked.nobody(top_k)
@@ -137,6 +139,7 @@ class _Search:
     rows: int
     normalise: Normalise
     bound: np.ndarray  # (B,) no item below this score is among a user's best
+    hidden: Hidden | None = None
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(
         default_factory=list
     )  # users, leaves, scores
@@ -159,6 +162,9 @@ class _Search:
         """Return the children that are left open; those that are an item already are collected."""
         parent, node = self.trie.expand(level, prefixes.nodes.ravel())
         row, column = np.divmod(parent, prefixes.nodes.shape[1])
+        if self.hidden is not None:
+            left = ~self.hidden.gone(level, prefixes.users[row], node)
+            parent, node, row, column = parent[left], node[left], row[left], column[left]
         code = self.trie.levels[level].codes[node].astype(np.int64)
         step = log_probs[row, column, code].astype(np.float64)
         if self.normalise == "legal":
@@ -170,6 +176,7 @@ class _Search:
         kept = score >= self.bound[prefixes.users[row]]
         # Over legal codes a prefix of one item goes on with certainty, so that its score is the item's.
         whole = level + 1 == self.trie.depth
+        # One that has hidden items beside it goes on with certainty too, and is opened.
         ends = (last - first == 1) if self.normalise == "legal" else np.full(kept.shape, whole)
         leaves, more = kept & ends, kept & ~ends
         self.found.append((prefixes.users[row[leaves]], first[leaves], score[leaves]))

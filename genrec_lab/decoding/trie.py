@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -115,6 +116,11 @@ class CodeTrie:
         """Return the number of items."""
         return len(self.items)
 
+    @cached_property
+    def leaves_by_item(self) -> np.ndarray:
+        """The leaves in the order of their item indices."""
+        return np.argsort(self.items, kind="stable")
+
     @property
     def nbytes(self) -> int:
         """Return the bytes that the arrays take."""
@@ -178,6 +184,61 @@ class CodeTrie:
         for edges in self.levels[level:]:
             first, last = edges.starts[first], edges.starts[last]
         return first, last
+
+
+class Hidden:
+    """Items that single users are not to be given, as those they have: nodes that have no item left for them.
+
+    A search with hidden items finds what it finds on the trie of the others, which is not built.
+    trie: what is searched. roots: (B,) the root of each user. items: for each user the item indices that are
+    hidden; one that is not below the user's root, or comes twice, does no harm.
+    """
+
+    def __init__(self, trie: CodeTrie, roots: np.ndarray, items: Sequence[Sequence[int]]) -> None:
+        self.trie = trie
+        users = np.repeat(np.arange(len(items)), [len(of_user) for of_user in items])
+        wanted = np.fromiter((item for of_user in items for item in of_user), dtype=np.int64)
+        # An item may be below several roots, so it has a range of leaves in the order of items.
+        by_item = trie.leaves_by_item
+        places = [np.searchsorted(trie.items, wanted, side, sorter=by_item) for side in ("left", "right")]
+        counts = places[1] - places[0]
+        users, starts = np.repeat(users, counts), np.repeat(places[0] - np.cumsum(counts) + counts, counts)
+        leaves = by_item[starts + np.arange(len(users))]
+        first, last = trie.leaf_ranges(0, roots)
+        own = (first[users] <= leaves) & (leaves < last[users])
+        self.users, self.leaves = np.unique(np.stack([users[own], leaves[own]]), axis=1)
+        self._gone: list[np.ndarray] = []
+        nodes = self.leaves
+        for level in range(trie.depth - 1, -1, -1):
+            found, hidden = np.unique(self.users * self._size(level) + nodes, return_counts=True)
+            first, last = trie.leaf_ranges(level + 1, found % self._size(level))
+            self._gone.insert(0, found[hidden == last - first])
+            nodes = np.searchsorted(trie.levels[level].starts, nodes, side="right") - 1
+        # Most nodes are nobody's; to look a node up in these is faster than to look for it among the pairs.
+        self._anybody = [np.zeros(self._size(level), dtype=bool) for level in range(trie.depth)]
+        for level, gone in enumerate(self._gone):
+            self._anybody[level][gone % self._size(level)] = True
+
+    def gone(self, level: int, users: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+        """Say for nodes (R,) below edges of a level whether the user of each, (R,), has no item there."""
+        gone = self._anybody[level][nodes] & (nodes >= 0)
+        maybe = np.flatnonzero(gone)
+        keys = users[maybe] * self._size(level) + nodes[maybe]
+        gone[maybe] = np.isin(keys, self._gone[level])
+        return gone
+
+    def lowest(self, level: int, user: int, nodes: np.ndarray) -> np.ndarray:
+        """Return the lowest item index that a user has left below nodes (R,) of a level; none may be gone."""
+        lowest = self.trie.levels[level].lowest[nodes].copy()
+        own = self.leaves[self.users == user]
+        first, last = self.trie.leaf_ranges(level + 1, nodes)
+        for place in np.flatnonzero(np.searchsorted(own, first) < np.searchsorted(own, last)):
+            left = np.setdiff1d(np.arange(first[place], last[place]), own)
+            lowest[place] = self.trie.items[left].min()
+        return lowest
+
+    def _size(self, level: int) -> int:
+        return len(self.trie.levels[level].codes)
 
 
 def _in_order(table: np.ndarray) -> np.ndarray:

@@ -308,11 +308,20 @@ class Tfidf(TextEncoder):
 
     def encode(self, texts: Sequence[str], progress: Progress = False) -> np.ndarray:
         """See TextEncoder."""
+        return self._of_unit_norm(self._fit(texts)[2])
+
+    def encode_more(self, texts: Sequence[str], more: Sequence[str]) -> np.ndarray:
+        """Return the vectors of `more` texts in the space of `texts`, whose own vectors stay as they are."""
+        vectorizer, svd, _ = self._fit(texts)
+        return self._of_unit_norm(svd.transform(vectorizer.transform(more)))
+
+    def _fit(self, texts: Sequence[str]) -> tuple[Any, Any, np.ndarray]:
         from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import TfidfVectorizer
 
+        vectorizer = TfidfVectorizer(sublinear_tf=True, dtype=np.float32)
         try:
-            counts = TfidfVectorizer(sublinear_tf=True, dtype=np.float32).fit_transform(texts)
+            counts = vectorizer.fit_transform(texts)
         except ValueError as cause:
             raise ValueError(
                 f'text.kind = "tfidf" found no word of two letters or more in {len(texts)} texts, '
@@ -328,19 +337,21 @@ class Tfidf(TextEncoder):
             warnings.warn(
                 f"text.dimensions = {self.config.dimensions} is more than {counts.shape[0]} texts with "
                 f"{counts.shape[1]} different words allow; using {largest}",
-                stacklevel=3,
+                stacklevel=4,
             )
         svd = TruncatedSVD(min(self.config.dimensions, largest), random_state=self.config.seed)
         with np.errstate(
             invalid="ignore", divide="ignore"
         ):  # its explained variance ratio is 0/0 for a single text
-            vectors = svd.fit_transform(counts)
+            return vectorizer, svd, svd.fit_transform(counts)
+
+    def _of_unit_norm(self, vectors: np.ndarray) -> np.ndarray:
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         empty = int((norms == 0).sum())
         if empty:
             warnings.warn(
-                f"{empty} of {len(texts)} texts have no known word; their tfidf vectors are zero",
-                stacklevel=3,
+                f"{empty} of {len(vectors)} texts have no known word; their tfidf vectors are zero",
+                stacklevel=4,
             )
         return np.asarray(vectors / np.where(norms == 0, 1.0, norms), dtype=np.float32)
 

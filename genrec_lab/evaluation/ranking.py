@@ -6,7 +6,8 @@ user's domain has fewer than K items.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -69,17 +70,36 @@ def ndcg_per_user(ranked: Any, target: npt.ArrayLike, k: int) -> FloatArray:
     return _ndcg(ranks, k)
 
 
-METRICS: Registry[Callable[..., FloatArray]] = Registry(
+def mrr_per_user(ranked: Any, target: npt.ArrayLike, k: int) -> FloatArray:
+    """Give each user 1 / (rank + 1), rank from 0, where the target is among the first k, else 0: (U,).
+
+    Arguments and errors as in `recall_per_user`.
+    """
+    ranks, width = _ranks(ranked, target)
+    _require_k((k,), width)
+    return np.where((ranks >= 0) & (ranks < k), 1.0 / (np.maximum(ranks, 0) + 1.0), 0.0)
+
+
+METRICS: Registry[Callable[..., Any]] = Registry(
     "metric",
     declared={
         "recall": "genrec_lab.evaluation.ranking:recall_per_user",
         "ndcg": "genrec_lab.evaluation.ranking:ndcg_per_user",
+        "mrr": "genrec_lab.evaluation.ranking:mrr_per_user",
+        "hit_rate": "genrec_lab.evaluation.ranking:recall_per_user",  # the same with one relevant item
+        "coverage": "genrec_lab.evaluation.beyond:coverage",
+        "gini": "genrec_lab.evaluation.beyond:gini",
+        "novelty": "genrec_lab.evaluation.beyond:novelty",
+        "diversity": "genrec_lab.evaluation.beyond:diversity",
     },
 )
 
 
 def register_metric(name: str) -> Callable[[Metric], Metric]:
     """Register the decorated function as a metric: it takes ranked (U, K), target (U,) and k, as ours do.
+
+    It returns a number for each user (U,), or one for all. Of the domain it takes by keyword what it needs,
+    `items`, `popularity` or `vectors` (`genrec_lab.evaluation.beyond`), and is then called domain by domain.
 
     >>> @register_metric("hit_at_one")
     ... def hit_at_one(ranked, target, k):
@@ -88,22 +108,30 @@ def register_metric(name: str) -> Callable[[Metric], Metric]:
     return METRICS.register(name)
 
 
-def metric_per_user(name: str, ranked: Any, target: npt.ArrayLike, k: int) -> FloatArray:
+def metric_per_user(name: str, ranked: Any, target: npt.ArrayLike, k: int, **facts: Any) -> FloatArray:
     """Return a metric by its name, or `package.module:function`, of each user: (U,).
 
-    Of a `SharedRanking` recall and NDCG are those of the expected place. Raises RankingError where a metric
-    of yours gives another shape, or values that are not finite.
+    Of a `SharedRanking` recall and NDCG are those of the expected place. facts: what the metric needs beside
+    the rankings (`metric_needs`). One number for all users is given to each of them. Raises RankingError
+    where a metric of yours gives another shape, or values that are not finite.
     """
     if isinstance(ranked, SharedRanking) and (expected := ranked.per_user(name, target, k)) is not None:
         return expected
     items = _checked_items(ranked)
-    values = np.asarray(METRICS.find(name)(items, np.asarray(target), k))
-    if values.shape != (len(items),) or values.dtype.kind not in "fiub" or not np.isfinite(values).all():
+    values = np.asarray(METRICS.find(name)(items, np.asarray(target), k, **facts))
+    right = values.shape in ((), (len(items),)) and values.dtype.kind in "fiub"
+    if not right or not np.isfinite(values).all():
         raise RankingError(
             f"metric {name!r} gave an array of shape {values.shape} and type {values.dtype}; expected "
-            f"({len(items)},) finite numbers, one for each user"
+            f"({len(items)},) finite numbers, one for each user, or one for all"
         )
-    return values.astype(np.float64)
+    return np.broadcast_to(values.astype(np.float64), len(items))
+
+
+def metric_needs(name: str) -> tuple[str, ...]:
+    """Return what a metric needs beside the rankings: its parameters that can be given by keyword only."""
+    parameters = inspect.signature(METRICS.find(name)).parameters.values()
+    return tuple(one.name for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY)
 
 
 def metrics_table(
@@ -112,12 +140,13 @@ def metrics_table(
     domains: Iterable[str],
     ks: Sequence[int] = (5, 10),
     metrics: Sequence[str] = ("recall", "ndcg"),
+    facts: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> pl.DataFrame:
     """Metrics at each k by domain, then their user-weighted average as in GMC Table 3.
 
     domains: (U,) each user's domain. Columns domain, metric, k, value, users; domains in order of first
-    appearance, "average" last. metrics: as of `metric_per_user`. Arguments and errors else as in
-    `recall_per_user`.
+    appearance, "average" last. metrics: as of `metric_per_user`. facts: by domain, what metrics need beside
+    the rankings (`metric_needs`). Arguments and errors else as in `recall_per_user`.
 
     >>> ranked, targets = [[4, 2], [1, 3], [5, 6]], [2, 1, 7]
     >>> table = metrics_table(ranked, targets, ["Garden", "Garden", "Studio"], ks=[2], metrics=["recall"])
@@ -132,7 +161,23 @@ def metrics_table(
     if (names == AVERAGE).any():
         raise RankingError(f"domains: a domain is called {AVERAGE!r}, the name of the last rows; rename it")
     members = {name: names == name for name in dict.fromkeys(names.tolist())}
-    scores = {(metric, k): metric_per_user(metric, ranked, targets, k) for metric in metrics for k in ks}
+    items, wanted = _checked_items(ranked), np.asarray(targets)
+    scores: dict[tuple[str, int], FloatArray] = {}
+    for metric in metrics:
+        needs = metric_needs(metric)
+        for k in ks:
+            if not needs:
+                scores[metric, k] = metric_per_user(metric, ranked, wanted, k)
+                continue
+            values = scores[metric, k] = np.empty(len(items))
+            for name, mask in members.items():
+                known = (facts or {}).get(name, {})
+                if lacking := [need for need in needs if known.get(need) is None]:
+                    raise RankingError(
+                        f"metric {metric!r} needs {lacking[0]} of {name}, and there are none; leave it out"
+                    )
+                given = {need: known[need] for need in needs}
+                values[mask] = metric_per_user(metric, items[mask], wanted[mask], k, **given)
     table = [
         (name, metric, k, float(values[mask].mean()), int(mask.sum()))
         for name, mask in members.items()

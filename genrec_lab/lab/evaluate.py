@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,7 @@ from genrec_lab.codes import ItemCodes
 from genrec_lab.codes.grouping import with_equals
 from genrec_lab.data import NO_ITEM, Dataset
 from genrec_lab.decoding import Ranked, beam_search, exact_top_k
-from genrec_lab.evaluation import (
-    metrics_table,
-)
+from genrec_lab.evaluation import metric_needs, metrics_table
 from genrec_lab.evaluation.long_tail import metric_by_popularity
 from genrec_lab.evaluation.papers import beside_papers, other_data
 from genrec_lab.evaluation.rankings import Rankings, per_user
@@ -29,13 +27,25 @@ from genrec_lab.evaluation.shared_identifiers import SharedRanking
 from genrec_lab.lab.adapt import load_adapted, read_serving, serving_tasks
 from genrec_lab.lab.files import RunError
 from genrec_lab.lab.names import safe_name
-from genrec_lab.lab.prepare import Facts, facts_of, known_facts, load_prepared
+from genrec_lab.lab.prepare import Facts, facts_of, known_facts, load_prepared, prepared_task
 from genrec_lab.lab.recommend import item_model_tasks, learnt_data, load_item_model, part_of, training_data
-from genrec_lab.lab.rows import generative_rows, served, skipped_rows, trained_item_rows
+from genrec_lab.lab.rows import (
+    generative_rows,
+    reads_text_vectors,
+    served,
+    skipped_rows,
+    trained_item_rows,
+)
 from genrec_lab.lab.store import Run, Task, Work
-from genrec_lab.lab.tokenise import codes_task
+from genrec_lab.lab.tokenise import codes_task, load_vectors, text_task
+from genrec_lab.models.catalogue import ITEM_COLUMNS, NamesItems
 from genrec_lab.models.popularity import Popularity
-from genrec_lab.models.recommenders.base import ITEM_MODELS, RECOMMENDERS, recommend_to
+from genrec_lab.models.recommenders.base import (
+    ITEM_MODELS,
+    RECOMMENDERS,
+    recommend_to,
+    require_accepted,
+)
 from genrec_lab.presets import TuningConfig, item_rows, methods
 from genrec_lab.registry import did_you_mean
 from genrec_lab.training import rank_in_shares
@@ -51,13 +61,22 @@ METRICS_SCHEMA = {
 }  # fmt: skip
 _KS = (5, 10)
 _LOWEST = "lowest.parquet"  # of rows whose items share identifiers
+SAMPLED_WARNING = (
+    "evaluation.sampled ranks the target among a sample of the catalogue: such metrics are much higher than "
+    "those of the whole catalogue, may order methods otherwise (Krichene and Rendle, KDD 2020), and do not "
+    "belong beside them."
+)
 _USUAL = "tiger"  # UTGRec's Figure 4 draws what others gain over it
 
 
 def ranking_tasks(run: Run, facts: Facts) -> dict[str, Task]:
     """What stage 07 makes, by row: the rankings of all test users, on Bazaar also the best possible."""
     config, found = run.config, {}
-    shared = {"domains": served(config, facts.domains), "top_k": config.evaluation.top_k}
+    shared: dict[str, Any] = {"domains": served(config, facts.domains), "top_k": config.evaluation.top_k}
+    if config.evaluation.exclude_seen:
+        shared["exclude_seen"] = True
+    if config.evaluation.sampled is not None:
+        shared |= {"sampled": config.evaluation.sampled, "seed": run.seed}
     data: dict[str, Any] = {"data": facts.data}
     for name, row in generative_rows(run, facts).items():
         models, bases = serving_tasks(run, facts, name)
@@ -100,7 +119,38 @@ def rank_test_users(run: Run) -> Rankings:
                 print(f"{name}: {what} {value}", flush=True)
     for name, why in skipped_rows(run.config, facts).items():
         print(f"{name}: skipped, {why}", flush=True)
+    for sentence in _what_to_know(run, facts):
+        print(sentence, flush=True)
     return load_rankings(run)
+
+
+def _what_to_know(run: Run, facts: Facts) -> Iterator[str]:
+    """Say where a metric is not what it seems: small catalogues, targets that cannot be hit, samples."""
+    config = run.config.evaluation
+    for domain in served(run.config, facts.domains):
+        if small := [k for k in config.ks if facts.items[domain] <= k]:
+            yield (
+                f"{domain} has {facts.items[domain]} items, so its recall and hit rate at "
+                f"{', '.join(map(str, small))} are 1 for any ranking of all of them."
+            )
+    if config.exclude_seen:
+        test = ranked_users(run)
+        again = sum(one in seen for one, seen in zip(test["target"], _seen(run, test), strict=True))
+        if again:
+            yield (
+                f"evaluation.exclude_seen: {again:,} of {test.height:,} test users have their target "
+                "already, and no row can hit it."
+            )
+    if config.sampled is not None:
+        yield SAMPLED_WARNING
+    if "vectors" in _needed(run) and not _has_vectors(run, facts):
+        yield "diversity and what else needs item vectors is left out: the run has no text vectors."
+
+
+def _seen(run: Run, users: pl.DataFrame) -> list[list[int]]:
+    """All items that test users have before their target, also those that histories are too short for."""
+    sequences = load_prepared(run).dataset.sequences
+    return [items[:-1] for items in sequences["items"].gather(users["user"]).to_list()]
 
 
 def load_rankings(run: Run) -> Rankings:
@@ -139,16 +189,22 @@ def load_serving(run: Run, domain: str, row: str | None = None) -> Any:
             f"Run {run.name!r} does not serve {domain!r}{did_you_mean(domain, facts.domains)}; it serves "
             f"{', '.join(served(run.config, facts.domains))}."
         )
-    if name in generative_rows(run, facts):
-        return load_adapted(run, name, domain)
-    if name in trained_item_rows(run, facts):
-        return load_item_model(run, name, domain)
-    if name == POPULARITY:
-        return Popularity().fit(training_data(load_prepared(run), (domain,)))
     rows = (*generative_rows(run, facts), *trained_item_rows(run, facts), POPULARITY)
-    raise RunError(
-        f"Run {run.name!r} has no row {name!r}{did_you_mean(name, rows)}; it has {', '.join(rows)}."
-    )
+    if name not in rows:
+        raise RunError(
+            f"Run {run.name!r} has no row {name!r}{did_you_mean(name, rows)}; it has {', '.join(rows)}."
+        )
+    data = load_prepared(run)
+    if name in generative_rows(run, facts):
+        model = load_adapted(run, name, domain)
+    elif name in trained_item_rows(run, facts):
+        model = load_item_model(run, name, domain)
+    else:
+        model = Popularity().fit(training_data(data, (domain,)))
+    if isinstance(model, NamesItems):
+        model.shared_items = data.dataset.items.select(ITEM_COLUMNS)
+        model.max_history = data.split.max_history
+    return model
 
 
 def run_metrics(run: Run) -> pl.DataFrame:
@@ -157,7 +213,7 @@ def run_metrics(run: Run) -> pl.DataFrame:
     Rows whose rankings are missing, damaged, or of other settings, data or code have none. Of a run that only
     compares others, those of the compared runs.
     """
-    facts, found = known_facts(run), []
+    facts, found, known = known_facts(run), [], dict[str, dict[str, Any]]()
     tasks = {} if facts is None else ranking_tasks(run, facts)
     states = {name: run.state(task) for name, task in tasks.items()}
     usable = [name for name, state in states.items() if state.usable]
@@ -166,14 +222,15 @@ def run_metrics(run: Run) -> pl.DataFrame:
         if name == BEST_POSSIBLE:
             table = pl.read_parquet(folder / "metrics.parquet")
         else:
+            if not known:
+                known = _facts_of_metrics(run, facts)
             ranked = pl.read_parquet(folder / "rankings.parquet")
-            table = metrics_table(
-                _shared(folder, ranked) or ranked["items"].to_numpy(),
-                ranked["target"],
-                ranked["domain"],
-                run.config.evaluation.ks,
-                run.config.evaluation.metrics,
-            )
+            table = _measured(run, ranked, known, _shared(folder, ranked))
+            if (folder / "sampled.parquet").is_file():
+                among = f"of_{run.config.evaluation.sampled}_sampled"
+                sampled = _measured(run, pl.read_parquet(folder / "sampled.parquet"), known)
+                renamed = sampled.with_columns(pl.format("{}_{}", "metric", pl.lit(among)).alias("metric"))
+                table = pl.concat([table, renamed])
         own = {"method": pl.lit(name), "seed": pl.lit(run.seed, pl.Int64)}
         found.append(table.with_columns(**own).select(pl.col(n).cast(t) for n, t in METRICS_SCHEMA.items()))
     if found:
@@ -182,6 +239,42 @@ def run_metrics(run: Run) -> pl.DataFrame:
     if compared.is_file():
         return pl.read_parquet(compared).select(*METRICS_SCHEMA)
     return pl.DataFrame(schema=METRICS_SCHEMA)
+
+
+def _measured(
+    run: Run,
+    ranked: pl.DataFrame,
+    known: Mapping[str, Mapping[str, Any]],
+    shared: SharedRanking | None = None,
+) -> pl.DataFrame:
+    config, items = run.config.evaluation, shared or ranked["items"].to_numpy()
+    at_hand = set(next(iter(known.values())))
+    metrics = [name for name in config.metrics if set(metric_needs(name)) <= at_hand]
+    return metrics_table(items, ranked["target"], ranked["domain"], config.ks, metrics, known)
+
+
+def _needed(run: Run) -> set[str]:
+    return {need for name in run.config.evaluation.metrics for need in metric_needs(name)}
+
+
+def _has_vectors(run: Run, facts: Facts) -> bool:
+    return reads_text_vectors(run, facts) and run.state(text_task(run, facts)).usable
+
+
+def _facts_of_metrics(run: Run, facts: Facts | None) -> dict[str, dict[str, Any]]:
+    """By domain, what the run's metrics need beside the rankings; what the run does not have is left out."""
+    assert facts is not None  # noqa: S101 - there are rankings
+    needed, shared = _needed(run), dict[str, Any]()
+    domains = served(run.config, facts.domains)
+    if not needed or not run.state(prepared_task(run)).usable:
+        return {domain: {} for domain in domains}
+    dataset = load_prepared(run).dataset
+    if "popularity" in needed:
+        learnt = dataset.training_sequences()["items"].explode()
+        shared["popularity"] = np.bincount(learnt.to_numpy(), minlength=dataset.n_items)
+    if "vectors" in needed and _has_vectors(run, facts):
+        shared["vectors"] = load_vectors(run)
+    return {domain: {**shared, "items": dataset.domain_items(domain)} for domain in domains}
 
 
 def run_notes(run: Run) -> dict[str, dict[str, Any]]:
@@ -349,35 +442,37 @@ def _rank_by_codes(
     models: Mapping[str, Path],
     bases: Mapping[str, Path],
     codes: Path,
+    **asked: Any,
 ) -> None:
-    def recommend(domain: str, users: pl.DataFrame) -> Ranked:
-        model = read_serving(kind, models[domain], bases.get(domain), domain)
-        how = {"beams": max(beams, top_k), "precision": precision}
-        how |= {} if known.unique else {"identifiers": True}
-        return recommend_to(model, users, top_k, items(domain), **how)
+    def model(domain: str) -> Any:
+        return read_serving(kind, models[domain], bases.get(domain), domain)
 
-    known, items = ItemCodes.read(codes / "codes.parquet"), Dataset.read(data / "dataset").domain_items
-    _rank(work, data, domains, top_k, recommend, None if known.unique else known.representatives())
+    known = ItemCodes.read(codes / "codes.parquet")
+    how: dict[str, Any] = {"beams": max(beams, top_k), "precision": precision, **asked}
+    how |= {} if known.unique else {"identifiers": True, "lowest": known.representatives()}
+    _rank(work, data, domains, top_k, model, **how)
 
 
 def _rank_by_items(
-    work: Work, domains: Sequence[str], top_k: int, kind: str, data: Path, models: Mapping[str, Path]
+    work: Work,
+    domains: Sequence[str],
+    top_k: int,
+    kind: str,
+    data: Path,
+    models: Mapping[str, Path],
+    **asked: Any,
 ) -> None:
-    def recommend(domain: str, users: pl.DataFrame) -> Ranked:
-        return recommend_to(
-            ITEM_MODELS.find(kind).load(models[domain] / "model"), users, top_k, items(domain)
-        )
+    def model(domain: str) -> Any:
+        return ITEM_MODELS.find(kind).load(models[domain] / "model")
 
-    items = Dataset.read(data / "dataset").domain_items
-    _rank(work, data, domains, top_k, recommend)
+    _rank(work, data, domains, top_k, model, **asked)
 
 
-def _rank_by_popularity(work: Work, domains: Sequence[str], top_k: int, data: Path) -> None:
-    def recommend(domain: str, users: pl.DataFrame) -> Ranked:
-        counted = Popularity().fit(learnt_data(data, (domain,)))
-        return recommend_to(counted, users, top_k, counted.items)
+def _rank_by_popularity(work: Work, domains: Sequence[str], top_k: int, data: Path, **asked: Any) -> None:
+    def model(domain: str) -> Popularity:
+        return Popularity().fit(learnt_data(data, (domain,)))
 
-    _rank(work, data, domains, top_k, recommend)
+    _rank(work, data, domains, top_k, model, **asked)
 
 
 def _rank(
@@ -385,23 +480,51 @@ def _rank(
     data: Path,
     domains: Sequence[str],
     top_k: int,
-    recommend: Callable[[str, pl.DataFrame], Ranked],
+    model: Callable[[str], Any],
+    exclude_seen: bool = False,
+    sampled: int | None = None,
+    seed: int = 0,
     lowest: np.ndarray | None = None,
+    **offered: Any,
 ) -> None:
     """Rank for the test users of some domains, a domain at a time, and write what came.
 
-    lowest: (N,) where items share identifiers and what is ranked are these, the lowest item with each one's.
+    sampled: rank also among the target and so many other items that the user does not have. lowest: (N,)
+    where items share identifiers and what is ranked are these, the lowest item with each one's.
     """
     test = part_of(pl.read_parquet(data / "test.parquet"), domains)
-    items = np.full((test.height, top_k), NO_ITEM, dtype=np.int64)
-    scores = np.full((test.height, top_k), -np.inf, dtype=np.float32)
-    of_user = test["domain"].to_numpy()
+    dataset = Dataset.read(data / "dataset")
+    test = test.with_columns(had=dataset.sequences["items"].gather(test["user"])).with_columns(
+        pl.when(pl.col("had").list.last() == pl.col("target"))
+        .then(pl.col("had").list.head(pl.col("had").list.len() - 1))
+        .otherwise("history")  # of a split that was given
+        .alias("had")
+    )
     started = time.monotonic()
-    for domain in dict.fromkeys(of_user.tolist()):
-        rows = np.flatnonzero(of_user == domain)
-        ranked = rank_in_shares(partial(recommend, domain), part_of(test, (domain,)))
-        items[rows], scores[rows] = ranked.items, ranked.scores
+
+    def ranked(hidden: Callable[[str, pl.DataFrame], Any] | None) -> tuple[np.ndarray, np.ndarray]:
+        items = np.full((test.height, top_k), NO_ITEM, dtype=np.int64)
+        scores = np.full((test.height, top_k), -np.inf, dtype=np.float32)
+        of_user = test["domain"].to_numpy()
+        for domain in dict.fromkeys(of_user.tolist()):
+            rows = np.flatnonzero(of_user == domain)
+            found = rank_in_shares(partial(recommend, domain, hidden), part_of(test, (domain,)))
+            items[rows], scores[rows] = found.items, found.scores
+        return items, scores
+
+    def recommend(domain: str, hidden: Any, users: pl.DataFrame) -> Ranked:
+        asked, loaded = dict(offered), model(domain)
+        if hidden is not None:
+            asked["exclude_seen"] = hidden(domain, users)
+            require_accepted(loaded.recommend, "exclude_seen")
+        return recommend_to(loaded, users, top_k, dataset.domain_items(domain), **asked)
+
+    items, scores = ranked((lambda _, users: users["had"].to_list()) if exclude_seen else None)
     seconds = time.monotonic() - started
+    if sampled is not None and lowest is None:
+        found, worth = ranked(partial(_all_but_a_sample, dataset, sampled, seed))
+        among = test.select("user", "domain", "target").with_columns(items=found, scores=worth)
+        among.write_parquet(work.folder / "sampled.parquet")
     work.summary = {"users": test.height, "users_per_second": round(test.height / max(seconds, 1e-9), 1)}
     frame = test.select("user", "domain", "target")
     if lowest is not None:
@@ -414,6 +537,18 @@ def _rank(
         }
         items, scores = with_equals(items, lowest, scores)
     frame.with_columns(items=items, scores=scores).write_parquet(work.folder / "rankings.parquet")
+
+
+def _all_but_a_sample(
+    dataset: Dataset, size: int, seed: int, domain: str, users: pl.DataFrame
+) -> list[np.ndarray]:
+    """For each user all items of the domain but the target and `size` others that the user does not have."""
+    items, hidden = dataset.domain_items(domain), []
+    for user, target, had in users.select("user", "target", "had").iter_rows():
+        strange = np.setdiff1d(items, [target, *had])
+        order = np.random.default_rng([seed, user]).permutation(len(strange))
+        hidden.append(np.setdiff1d(items, [target, *strange[order[:size]]]))
+    return hidden
 
 
 def _best_possible(

@@ -139,7 +139,12 @@ def _config(preset: Any, overrides: Any) -> Any:
 def _warnings(config: Any, spec: RunFile) -> tuple[str, ...]:
     from genrec_lab.lab.memory import memory_warnings
 
-    return tuple(memory_warnings(config, spec.dataset))
+    found = list(memory_warnings(config, spec.dataset))
+    if config.evaluation.sampled is not None:
+        from genrec_lab.lab.evaluate import SAMPLED_WARNING
+
+        found.append(SAMPLED_WARNING)
+    return tuple(found)
 
 
 def _unknown_preset(preset: Any) -> str:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
+import numpy as np
 import polars as pl
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import genrec_lab
 from genrec_lab.data.whole_files import sha256_of
+from genrec_lab.models.catalogue import ITEM_COLUMNS, NamesItems
 
 # All that a shared folder holds: no code, nothing pickled. Only these are uploaded and fetched.
 FILES = ("model.safetensors", "config.json", "codes.parquet", "items.parquet", "shared.json", "README.md")
-ITEM_COLUMNS = ("domain", "key", "title")
+FILES_OF_ITEM_MODELS = ("domain.safetensors", "words.parquet")  # further ones of models over items
+_NEEDED = ("model.safetensors", "config.json")
 _FORMAT = 1
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _INSIDE_A_LINE = re.compile(r"[\s|`<>\[\]]+")
@@ -37,40 +42,72 @@ class CardFacts(BaseModel):
     metrics: dict[str, float] = Field(default_factory=dict, description="figures by name, as test Recall@10")
     license: str = Field("", description="identifier of the licence that you give it, as apache-2.0")
     notes: str = Field("", description="limits of use, seeds, the run file")
+    max_history: int | None = Field(None, ge=1, description="the most items of a history that it learnt from")
 
 
-class Shareable:
-    """What a model with `save(folder)` and `load(folder)` needs to be shared.
+class Shareable(NamesItems):
+    """What a model with `save(folder)` and `load(folder)` needs to be shared."""
 
-    `shared_items` is the catalogue that came with a recommender, frame `domain, key, title` in the order of
-    its item indices, None where there came none.
-    """
-
-    shared_items: pl.DataFrame | None = None
+    shared_files: ClassVar[tuple[str, ...]] = FILES
+    needed_files: ClassVar[tuple[str, ...]] = _NEEDED  # without which it cannot be loaded
 
     def save_pretrained(
         self, folder: str | Path, facts: CardFacts, items: pl.DataFrame | None = None
     ) -> Path:
         """Write the model, its card, and hashes of all its files into a folder, and return it.
 
-        `items`: the catalogue's `domain, key, title`, an item a row, so that indices have names. Raises
-        SharingError for items that do not fit the model.
+        `items`: the catalogue's `domain, key, title`, an item a row, by default `shared_items`; so indices
+        have names. Everything is read back before it is put in its place. Raises SharingError for items that
+        do not fit the model, and where what was written cannot be read as what it was.
         """
         target = Path(folder)
-        self.save(target)  # type: ignore[attr-defined]
+        items = self.shared_items if items is None else items
         if items is not None:
             self._require_fitting(items)
-            items.select(ITEM_COLUMNS).write_parquet(target / "items.parquet")
-        (target / "README.md").write_text(self._card(facts, target), encoding="utf-8")
-        held = [name for name in FILES if name != "shared.json" and (target / name).is_file()]
-        described = {
-            "format": _FORMAT,
-            "class": type(self).__name__,
-            "genrec_lab": genrec_lab.__version__,
-            "sha256": {name: sha256_of(target / name) for name in held},
-        }
-        (target / "shared.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=target.parent) as place:
+            made = Path(place) / "shared"
+            self.save(made)  # type: ignore[attr-defined]
+            weights = {name: sha256_of(made / name) for name in self.needed_files}
+            if items is not None:
+                items.select(ITEM_COLUMNS).write_parquet(made / "items.parquet")
+            (made / "README.md").write_text(self._card(facts, made), encoding="utf-8")
+            held = sorted(path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file())
+            if foreign := [name for name in held if name not in self.shared_files]:
+                raise SharingError(
+                    f"{type(self).__name__}.save writes {foreign[0]}, which a shared folder does not hold; "
+                    "share it by save, whose files are not verified"
+                )
+            described = {
+                "format": _FORMAT,
+                "class": type(self).__name__,
+                "genrec_lab": genrec_lab.__version__,
+                "max_history": facts.max_history or self.max_history,
+                "sha256": {name: sha256_of(made / name) for name in held},
+            }
+            (made / "shared.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+            self._require_read_back(made, Path(place) / "again", weights)
+            target.mkdir(exist_ok=True)
+            (target / "shared.json").unlink(missing_ok=True)  # until the rest is in its place
+            for name in self.shared_files:
+                (target / name).unlink(missing_ok=True)
+            for name in (*held, "shared.json"):
+                os.replace(made / name, target / name)
         return target
+
+    def _require_read_back(self, made: Path, again: Path, weights: Mapping[str, str]) -> None:
+        """Raise SharingError where a folder cannot be read, or gives another model."""
+        given = {name: getattr(self, name) for name in getattr(self, "settings", ())}
+        try:
+            type(self).from_pretrained(made, **given).save(again)  # type: ignore[attr-defined]
+        except (ValueError, RuntimeError, OSError) as error:
+            raise SharingError(
+                f"what {type(self).__name__}.save wrote cannot be read again ({error}); nothing was shared"
+            ) from error
+        if unlike := [name for name, hashed in weights.items() if sha256_of(again / name) != hashed]:
+            raise SharingError(
+                f"{unlike[0]} of this {type(self).__name__} is not read as it was written; nothing was shared"
+            )
 
     @classmethod
     def read(cls, folder: str | Path) -> Self:
@@ -92,14 +129,41 @@ class Shareable:
             raise SharingError(
                 f"{source} holds a {described['class']}, not a {cls.__name__}; load it as what it is"
             )
-        for name, hashed in described["sha256"].items():
-            if name not in FILES or not (folder / name).is_file() or sha256_of(folder / name) != hashed:
+        hashes = described["sha256"]
+        if unlisted := [
+            name
+            for name in cls.shared_files
+            if name not in hashes
+            and name != "shared.json"
+            and (name in cls.needed_files or (folder / name).is_file())
+        ]:
+            raise SharingError(
+                f"{source}: shared.json has no hash of {unlisted[0]}, so nothing says that it is what was "
+                "written; fetch the folder again"
+            )
+        for name, hashed in hashes.items():
+            if (
+                name not in cls.shared_files
+                or not (folder / name).is_file()
+                or sha256_of(folder / name) != hashed
+            ):
                 raise SharingError(
                     f"{source}: {name} is missing or not what was written; fetch the folder again"
                 )
-        model: Self = cls.load(folder, **given)  # type: ignore[attr-defined]
+        try:
+            model: Self = cls.load(folder, **given)  # type: ignore[attr-defined]
+        except ValidationError as error:
+            found = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+            raise SharingError(
+                f"{source}: config.json is of another version of {cls.__name__} than genrec_lab "
+                f"{genrec_lab.__version__} has (genrec_lab {described.get('genrec_lab')} wrote it): {found}"
+            ) from error
+        if isinstance(most := described.get("max_history"), int) and most > 0:
+            model.max_history = most
         if (folder / "items.parquet").is_file():
-            model.shared_items = pl.read_parquet(folder / "items.parquet")
+            items = pl.read_parquet(folder / "items.parquet")
+            model._require_fitting(items)
+            model.shared_items = items
         return model
 
     def push_to_hub(
@@ -126,7 +190,7 @@ class Shareable:
             api.upload_folder(
                 repo_id=repository,
                 folder_path=folder,
-                allow_patterns=list(FILES),
+                allow_patterns=list(self.shared_files),
                 commit_message=f"{type(self).__name__} of genrec_lab {genrec_lab.__version__}",
             )
         return str(address)
@@ -135,12 +199,24 @@ class Shareable:
         absent = [name for name in ITEM_COLUMNS if name not in items.columns]
         if absent:
             raise SharingError(f"items: no column {absent[0]!r}; expected {', '.join(ITEM_COLUMNS)}")
-        codes = getattr(self, "codes", None)
-        if codes is not None and len(codes.codes) != items.height:
+        codes, own = getattr(self, "codes", None), getattr(self, "items", None)
+        if codes is not None:
+            if len(codes.codes) != items.height:
+                raise SharingError(
+                    f"items: {items.height} rows, the model knows {len(codes.codes)} items; give the "
+                    "catalogue it was trained with"
+                )
+            names = np.array(codes.domain_names)[codes.domain_index]
+            if codes.domains is not None and (names != items["domain"].to_numpy()).any():
+                row = int((names != items["domain"].to_numpy()).argmax())
+                raise SharingError(
+                    f"items: row {row} is of domain {items['domain'][row]!r}, the model's item {row} of "
+                    f"{str(names[row])!r}; give the catalogue it was trained with, in its order"
+                )
+        elif isinstance(own, np.ndarray) and len(own) and int(own.max()) >= items.height:
             raise SharingError(
-                f"items: {items.height} rows, the model knows {len(codes.codes)} items; give the catalogue "
-                "it "
-                "was trained with"
+                f"items: {items.height} rows, the model ranks item {int(own.max())}; give all items of the "
+                "data set, in their order"
             )
 
     def _card(self, facts: CardFacts, folder: Path) -> str:
@@ -188,7 +264,9 @@ def _local_folder(source: str | Path, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(str(source), revision=revision, allow_patterns=list(FILES)))
+        return Path(
+            snapshot_download(str(source), revision=revision, allow_patterns=[*FILES, *FILES_OF_ITEM_MODELS])
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise SharingError(
             f"{source}: neither a folder here nor fetched from the hub ({str(error).splitlines()[0]}); "
@@ -212,12 +290,12 @@ def _description(folder: Path) -> dict[str, Any]:
         raise SharingError(
             f"{folder}: no readable shared.json ({error}); give a folder that save_pretrained wrote"
         ) from error
-    sound = (
-        isinstance(described, dict)
-        and described.get("format") == _FORMAT
-        and isinstance(described.get("class"), str)
-        and isinstance(described.get("sha256"), dict)
-    )
-    if not sound:
-        raise SharingError(f"{file}: not of format {_FORMAT}, which this version reads; write it again")
+    found = described if isinstance(described, dict) else {}
+    sound = isinstance(found.get("class"), str) and isinstance(found.get("sha256"), dict)
+    if found.get("format") != _FORMAT or not sound:
+        raise SharingError(
+            f"{file}: format {found.get('format')!r}, written by genrec_lab {found.get('genrec_lab')}; "
+            f"genrec_lab {genrec_lab.__version__} reads format {_FORMAT} with a class and hashes. Write it "
+            "again"
+        )
     return dict(described)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Literal, Self
 
 import numpy as np
 
-from genrec_lab.data import Dataset
-from genrec_lab.decoding import Histories
-from genrec_lab.models.recommenders.base import ItemRecommender, TrainingData
+from genrec_lab.data import NO_ITEM, Dataset
+from genrec_lab.decoding import Histories, Ranked
+from genrec_lab.models.recommenders.base import (
+    ItemList,
+    ItemRecommender,
+    Seen,
+    TrainingData,
+    allowed_items,
+    seen_items,
+)
 from genrec_lab.registry import ComponentConfig
 
 
@@ -46,3 +53,29 @@ class Popularity(ItemRecommender):
     def score(self, histories: Histories, users: object = None) -> np.ndarray:
         """Return the counts (B, N), equal in each row."""
         return np.broadcast_to(self.counts, (len(histories), len(self.counts)))
+
+    def recommend(
+        self,
+        histories: Histories,
+        top_k: int,
+        users: Sequence[int] | None = None,
+        *,
+        allow: ItemList = None,
+        deny: ItemList = None,
+        exclude_seen: Seen = False,
+    ) -> Ranked:
+        """Return the top_k items, which are ranked once for all users; see ItemRecommender."""
+        if top_k < 1:
+            raise ValueError(f"top_k is {top_k}; expected 1 or more")
+        kept = allowed_items(self.items, allow, deny)
+        counts = self.counts[np.searchsorted(self.items, kept)]
+        seen = seen_items(histories, exclude_seen)
+        longest = max(map(len, seen), default=0) if seen is not None else 0
+        first = np.lexsort((kept, -counts))[: top_k + longest]
+        best = np.full(top_k + longest, NO_ITEM), np.full(top_k + longest, -np.inf, np.float32)
+        best[0][: len(first)], best[1][: len(first)] = kept[first], counts[first]
+        rows = np.broadcast_to(np.arange(top_k), (len(histories), top_k))
+        if seen is not None:
+            unseen = [np.flatnonzero(~np.isin(best[0], items))[:top_k] for items in seen]
+            rows = np.array(unseen, dtype=np.int64).reshape(len(histories), top_k)
+        return Ranked(best[0][rows], best[1][rows])

@@ -68,13 +68,17 @@ class TuningConfig(BaseModel):
 
 
 class EvaluationConfig(BaseModel):
-    """Which metrics are computed from the rankings of test users; they change no training."""
+    """How items are ranked for test users, and which metrics are computed; it changes no training."""
 
     model_config = _STRICT
 
     ks: _Numbers = Field((5, 10), min_length=1)
     # Names in `evaluation.METRICS`, or places of functions such as `my_metrics.py:hit_at_one`.
     metrics: _Names = Field(("recall", "ndcg"), min_length=1)
+    exclude_seen: bool = False  # whether no item that a user has is ranked, so that none can be hit again
+    # Beside the whole catalogue, the target is ranked among so many other items of its domain, drawn by the
+    # seed. Such metrics are much higher and may order methods otherwise (Krichene and Rendle, 2020).
+    sampled: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
     def _known(self) -> Self:

@@ -99,15 +99,15 @@ class TokenizeVectors:
 class RecommendToUsers:
     """Histories to the next items, by a trained recommender."""
 
-    def __init__(self, folder: str, top_k: int, beams: int | None) -> None:
+    def __init__(self, folder: str, top_k: int, **asked: Any) -> None:
         from genrec_lab.models.recommenders.base import read_recommender
 
-        self.model, self.top_k, self.beams = read_recommender(folder), top_k, beams
+        self.model, self.top_k, self.asked = read_recommender(folder), top_k, asked
 
     def __call__(self, rows: pl.DataFrame) -> pl.DataFrame:
         """`user`, `domain`, `history` -> `user`, `domain`, `items` (K), `scores` (K)."""
         histories, domains = rows["history"].to_list(), rows["domain"].to_list()
-        ranked = self.model.recommend(histories, self.top_k, domains, beams=self.beams)
+        ranked = self.model.recommend(histories, self.top_k, domains, **self.asked)
         return _with_lists(rows.select("user", "domain"), items=ranked.items, scores=ranked.scores)
 
 
@@ -158,13 +158,21 @@ def recommend_to_users(
     beams: int | None = None,
     workers: Workers | None = None,
     cluster: Cluster | None = None,
+    *,
+    allow: Sequence[int] | None = None,
+    deny: Sequence[int] | None = None,
+    exclude_seen: bool = False,
 ) -> None:
     """Rank `top_k` items of its `domain` for each `user` after its `history` of item indices.
 
-    recommender: its folder. beams: those of `recommend`. Raises as all pipelines do.
+    recommender: its folder. beams, allow, deny, exclude_seen: those of `recommend`. Raises as all pipelines
+    do.
     """
-    options = {"folder": str(_model_folder(recommender)), "top_k": top_k, "beams": beams}
-    depends_on = {"top_k": top_k, "beams": beams, "files": hash_folder(Path(recommender))}
+    lists = {name: None if one is None else [int(item) for item in one]
+             for name, one in (("allow", allow), ("deny", deny))}  # fmt: skip
+    asked = {"top_k": top_k, "beams": beams, **lists, "exclude_seen": exclude_seen}
+    options = {"folder": str(_model_folder(recommender)), **asked}
+    depends_on = {**asked, "files": hash_folder(Path(recommender))}
     pipeline = _Pipeline(RecommendToUsers, options, ("user", "domain"), ("history",), depends_on)
     _stream(pipeline, source, target, workers, cluster)
 

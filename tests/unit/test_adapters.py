@@ -8,6 +8,7 @@ import numpy as np
 import peft
 import pytest
 import torch
+from peft import PeftModel
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import nn
@@ -207,3 +208,50 @@ def test_the_adapter_of_another_model_is_refused(tmp_path, base, tiny_config, ma
 def test_impossible_sizes_are_refused(settings, message) -> None:
     with pytest.raises(ValidationError, match=message):
         LoRAConfig.model_validate(settings)
+
+
+# --- leaving this package
+
+
+@pytest.mark.parametrize("targets", [("q", "k", "v"), ("o", "wi", "wo")])
+@pytest.mark.parametrize("form", [{}, {"reads": "past"}, {"feed_forward": "gated-gelu"}])
+def test_peft_reads_an_adapter_on_transformers_model(tmp_path, base, make_recommender, targets, form) -> None:
+    start = make_recommender(base.codes, config=base.config.model_copy(update=form), sharpness=3.0)
+    config = LoRAConfig(rank=3, alpha=5.0, targets=targets)
+    adapted = add_lora(start, config, "a.b").train()
+    train(adapted)
+    save_lora(adapted.eval(), config, "a.b", tmp_path, named=adapted.transformers_name)
+    theirs = PeftModel.from_pretrained(adapted.unadapted().to_transformers(), str(tmp_path))
+    read, written = adapted.inputs([[1, 2, 3]]), torch.tensor([[0, 5, 3]])
+    with torch.no_grad():
+        memory = adapted.remember([[1, 2, 3]])
+        ours = adapted.t5.decode(written[:, None], memory)[:, 0]
+        torch.testing.assert_close(theirs(**read, decoder_input_ids=written).logits, ours, atol=1e-5, rtol=0)
+        merged = adapted.to_transformers()(**read, decoder_input_ids=written).logits
+        torch.testing.assert_close(merged, ours, atol=1e-4, rtol=0)
+    assert not same_ranking(adapted.unadapted(), adapted)
+
+
+def test_an_adapted_model_is_saved_merged(tmp_path, base) -> None:
+    adapted = add_lora(base, LoRAConfig(rank=3, alpha=5.0, targets=("q", "wo")), "a").train()
+    train(adapted)
+    loaded = Recommender.load(adapted.eval().save(tmp_path))
+    assert loaded.adapter is None and tensors(loaded).keys() == tensors(base).keys()
+    assert same_ranking(loaded, adapted) and not same_ranking(loaded, base)
+    assert all(torch.equal(one, tensors(base)[name]) for name, one in tensors(adapted.unadapted()).items())
+
+
+def test_an_adapter_for_another_base_of_the_same_sizes_is_refused(tmp_path, base, make_recommender) -> None:
+    config = LoRAConfig(rank=2)
+    save_lora(add_lora(base, config, "a"), config, "a", tmp_path)
+    other = make_recommender(base.codes, config=base.config, seed=5)
+    with pytest.raises(ValueError, match="was trained on another base than this one, of the same sizes"):
+        load_lora(other, "a", tmp_path)
+
+
+def test_an_adapter_of_another_rank_than_its_file_says_is_refused(tmp_path, base) -> None:
+    config = LoRAConfig(rank=2)
+    save_lora(add_lora(base, config, "a"), config, "a", tmp_path)
+    (tmp_path / "lora.json").write_text(LoRAConfig(rank=2**31).model_dump_json())
+    with pytest.raises(ValueError, match=r"lora\.json says rank 2147483648, the weights have \[2\]"):
+        load_lora(base, "a", tmp_path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import runpy
 from pathlib import Path
@@ -11,10 +13,14 @@ import huggingface_hub
 import numpy as np
 import polars as pl
 import pytest
+import torch
 import yaml
 
-from genrec_lab.models import Recommender
+from genrec_lab.models import LoRAConfig, Popularity, Recommender, SASRec
 from genrec_lab.models.hub import FILES, CardFacts, SharingError
+from genrec_lab.models.recommenders.adapters import add_lora
+from genrec_lab.models.recommenders.base import read_recommender
+from genrec_lab.models.sequential.base import DomainItems
 from genrec_lab.models.tokenizers.residual_kmeans import ResidualKMeans, ResidualKMeansConfig
 from genrec_lab.models.tokenizers.rqvae import RQVAE, RQVAEConfig
 from tests.unit.conftest import tiny_recommender, unique_codes
@@ -35,7 +41,9 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "recommend.py"
 
 @pytest.fixture
 def model() -> Recommender:
-    return tiny_recommender(unique_codes({"Garden": 6, "Shed": 6}, (4, 4, 4)))
+    codes = unique_codes({"Garden": 6, "Shed": 6}, (4, 4, 4))
+    assert codes.domains is not None
+    return tiny_recommender(codes.select(np.argsort(codes.domains == "Shed", kind="stable")))
 
 
 @pytest.fixture
@@ -91,6 +99,109 @@ def test_a_file_that_is_not_what_was_written_is_refused(folder: Path, name: str,
         (folder / name).write_bytes((folder / name).read_bytes() + b" ")
     with pytest.raises(SharingError, match=f"{name} is missing or not what was written"):
         Recommender.from_pretrained(folder)
+
+
+def test_a_folder_is_verified_whole(folder: Path) -> None:
+    described = json.loads((folder / "shared.json").read_text())
+    for dropped in ([*described["sha256"]], ["items.parquet"], ["codes.parquet"], ["model.safetensors"]):
+        left = {name: hashed for name, hashed in described["sha256"].items() if name not in dropped}
+        (folder / "shared.json").write_text(json.dumps({**described, "sha256": left}))
+        with pytest.raises(SharingError, match=r"shared\.json has no hash of (model|items|codes)\."):
+            Recommender.from_pretrained(folder)
+
+
+def written_anew(folder: Path, name: str, content: bytes) -> None:
+    """Put other content into a file, with the hash that belongs to it."""
+    (folder / name).write_bytes(content)
+    described = json.loads((folder / "shared.json").read_text())
+    described["sha256"][name] = hashlib.sha256(content).hexdigest()
+    (folder / "shared.json").write_text(json.dumps(described))
+
+
+@pytest.mark.parametrize(
+    "items, message",
+    [(ITEMS.head(5), "5 rows, the model knows 12 items"), (ITEMS.reverse(), "row 0 is of domain")],
+)
+def test_a_catalogue_that_does_not_fit_is_refused(folder: Path, items: pl.DataFrame, message: str) -> None:
+    buffer = io.BytesIO()
+    items.select("domain", "key", "title").write_parquet(buffer)
+    written_anew(folder, "items.parquet", buffer.getvalue())
+    with pytest.raises(SharingError, match=message):
+        Recommender.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("sizes", [{"d_model": 2**17, "d_ff": 2**17}, {"encoder_layers": 1}])
+def test_sizes_that_the_weights_do_not_have_are_refused_before_they_are_allocated(
+    folder: Path, sizes: dict[str, int]
+) -> None:
+    config = json.loads((folder / "config.json").read_text()) | sizes
+    written_anew(folder, "config.json", json.dumps(config).encode())
+    with pytest.raises(ValueError, match=r"config\.json and codes\.parquet ask for .* of shape"):
+        Recommender.from_pretrained(folder)  # 2**17 x 2**17 floats are 64 GB
+
+
+def test_a_config_of_another_version_says_who_wrote_it(folder: Path) -> None:
+    described = json.loads((folder / "shared.json").read_text())
+    (folder / "shared.json").write_text(json.dumps({**described, "genrec_lab": "9.0"}))
+    config = json.loads((folder / "config.json").read_text()) | {"mixture_of_depths": 3}
+    written_anew(folder, "config.json", json.dumps(config).encode())
+    with pytest.raises(SharingError, match=r"of another version of Recommender .*9\.0 wrote it.*mixture"):
+        Recommender.from_pretrained(folder)
+
+
+def test_what_is_not_read_as_it_was_written_is_not_shared(
+    model: Recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = model.save_pretrained(tmp_path / "shared", FACTS)
+    before = sorted((file.name, file.read_bytes()) for file in target.iterdir())
+    load = Recommender.load.__func__
+
+    def forgetful(cls: type[Recommender], folder: Path) -> Recommender:
+        again = load(cls, folder)
+        again.t5.encoder_norm.weight.data += 1
+        return again
+
+    monkeypatch.setattr(Recommender, "load", classmethod(forgetful))
+    with pytest.raises(SharingError, match=r"model\.safetensors of this Recommender is not read as"):
+        model.save_pretrained(target, FACTS)
+    assert sorted((file.name, file.read_bytes()) for file in target.iterdir()) == before
+
+
+def test_an_adapted_model_is_shared_merged(model: Recommender, tmp_path: Path) -> None:
+    adapted = add_lora(model, LoRAConfig(rank=2), "Garden")
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                weight.normal_()
+    again = Recommender.from_pretrained(adapted.eval().save_pretrained(tmp_path / "s", FACTS, ITEMS))
+    ours, theirs = adapted.recommend([[0, 1]], 4), again.recommend([[0, 1]], 4)
+    assert np.array_equal(ours.items, theirs.items) and np.allclose(ours.scores, theirs.scores, atol=1e-5)
+    assert not np.allclose(ours.scores, model.recommend([[0, 1]], 4).scores, atol=1e-3)
+
+
+def test_models_over_items_are_shared_too(tmp_path: Path) -> None:
+    popular = Popularity().count(np.arange(6), [[1, 1, 2], [5]])
+    again = read_recommender(popular.save_pretrained(tmp_path / "p", FACTS, ITEMS))
+    assert again.recommend([[0]], 3).items.tolist() == [[1, 2, 5]]
+    assert again.recommend_titles(["Rake 0"], 2)["key"].to_list() == ["K1", "K2"]
+    with pytest.raises(SharingError, match="4 rows, the model ranks item 5"):
+        popular.save_pretrained(tmp_path / "q", FACTS, ITEMS.head(4))
+    sasrec = SASRec(SASRec.Config(width=8, heads=1, layers=1))
+    sasrec.build(DomainItems(np.arange(6)))
+    again = read_recommender(sasrec.save_pretrained(tmp_path / "s", FACTS, ITEMS))
+    assert np.array_equal(again.recommend([[0, 3]], 4).items, sasrec.recommend([[0, 3]], 4).items)
+
+
+def test_titles_and_keys_name_items(model: Recommender) -> None:
+    model.shared_items = ITEMS.with_columns(title=pl.lit("Rake") + (pl.col("item") // 2).cast(pl.String))
+    found = model.recommend_titles(["Rake0", "K3"], 4, exclude_seen=True)
+    wanted = model.recommend([[0, 3]], 4, exclude_seen=True)
+    assert found.columns == ["rank", "key", "title", "score"]
+    assert found["key"].to_list() == [f"K{item}" for item in wanted.items[0]]
+    with pytest.raises(ValueError, match=r"'Rake9' is the title or key of no item; near: 'Rake\d'"):
+        model.recommend_titles(["Rake9"])
+    with pytest.raises(ValueError, match="'K7' is the title or key of no item of Garden"):
+        model.recommend_titles(["K7"], domain="Garden")
 
 
 @pytest.mark.parametrize(

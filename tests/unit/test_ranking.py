@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from genrec_lab.evaluation import (
     RankingError,
+    metric_per_user,
     metrics_table,
     ndcg_at_k,
     ndcg_per_user,
@@ -195,3 +196,40 @@ def test_the_user_weighted_average_is_gmc_table_3s(row: str) -> None:
 def test_the_average_needs_a_weight_for_each_value() -> None:
     with pytest.raises(RankingError, match="2 values for 1 domains"):
         user_weighted_average([0.1, 0.2], [3])
+
+
+# --- beside hits
+
+
+RANKED = np.array([[0, 1, 2], [0, 2, 1], [0, 3, -1]])
+FACTS = {
+    "items": np.array([0, 1, 2, 3, 4]),
+    "popularity": [7, 3, 1, 0, 0, 99],
+    "vectors": np.array([[2.0, 0], [0, 3], [1, 0], [-1, 0], [0, 0], [5, 5]]),
+}
+
+
+def test_metrics_beside_hits_by_hand() -> None:
+    target, beside = np.array([1, 1, 4]), {need: FACTS[need] for need in ("items", "popularity")}
+    assert metric_per_user("mrr", RANKED, target, 3).tolist() == [1 / 2, 1 / 3, 0]
+    assert metric_per_user("mrr", RANKED, target, 2).tolist() == [1 / 2, 0, 0]
+    assert metric_per_user("coverage", RANKED, target, 2, items=FACTS["items"])[0] == 4 / 5
+    # shown 3, 1, 1, 1, 0 times: ascending 0 1 1 1 3, weights -4 -2 0 2 4, over 5 * 6
+    assert metric_per_user("gini", RANKED, target, 2, items=FACTS["items"])[0] == pytest.approx(12 / 30)
+    shares = np.log2(np.array([8, 4, 2, 1, 1]) / 16)
+    expected = [-shares[[0, 1]].mean(), -shares[[0, 2]].mean(), -shares[[0, 3]].mean()]
+    assert metric_per_user("novelty", RANKED, target, 2, **beside) == pytest.approx(expected)
+    alike = metric_per_user("diversity", RANKED, target, 3, vectors=FACTS["vectors"])
+    assert alike == pytest.approx([(1 + 0 + 1) / 3, (0 + 1 + 1) / 3, 2.0])
+    assert metric_per_user("diversity", RANKED, target, 1, vectors=FACTS["vectors"]).tolist() == [0, 0, 0]
+
+
+def test_a_table_gives_metrics_what_they_need_of_each_domain() -> None:
+    facts = {"a": {"items": np.array([0, 1, 2])}, "b": {"items": np.array([3, 4])}}
+    ranked, target, domains = np.array([[0], [0], [3]]), np.array([1, 0, 3]), ["a", "a", "b"]
+    table = metrics_table(ranked, target, domains, [1], ["recall", "coverage"], facts)
+    found = {(d, m): value for d, m, _, value, _ in table.iter_rows()}
+    assert (found["a", "coverage"], found["b", "coverage"]) == (1 / 3, 1 / 2)
+    assert found["average", "coverage"] == pytest.approx((2 / 3 + 1 / 2) / 3)
+    with pytest.raises(RankingError, match="metric 'gini' needs items of b, and there are none"):
+        metrics_table(ranked, target, domains, [1], ["gini"], {"a": facts["a"]})

@@ -157,8 +157,32 @@ def test_a_recommender_that_reads_the_past_says_so_in_its_files(codes, tmp_path)
     assert model.inputs([[3, 1], [2]])["input_ids"].shape == (2, 2 * len(SIZES))  # no end token
     read = Recommender.load(model.save(tmp_path / "past"))
     assert_equal(read.recommend([[3, 1, 4]], 3, "a"), model.recommend([[3, 1, 4]], 3, "a"))
-    with pytest.raises(ValueError, match=r"recommender\.reads is 'past'"):
-        model.to_transformers()
+
+
+@pytest.mark.parametrize("histories", [[[3, 1, 4]], [[3], [1, 4, 1, 5], [9, 2]]])
+def test_transformers_reads_the_past_with_equal_logits(codes, histories) -> None:
+    config = T5Config(d_model=16, d_kv=4, heads=3, d_ff=24, encoder_layers=2, decoder_layers=2, reads="past")
+    torch.manual_seed(0)
+    model = Recommender(codes, config).eval()
+    theirs, read = model.to_transformers(), model.inputs(histories)
+    written = torch.randint(2, codes.vocabulary_size, (len(histories), 4))
+    items = torch.arange(read["input_ids"].shape[1]) // codes.levels
+    with torch.no_grad():
+        ours = model.t5.encode(read["input_ids"], read["attention_mask"], items)
+        memory = model.t5.remember(ours, read["attention_mask"])
+        logits = theirs(**read, decoder_input_ids=written).logits
+        torch.testing.assert_close(logits, model.t5.decode(written[:, None], memory)[:, 0], atol=1e-4, rtol=0)
+    again = Recommender.from_transformers(theirs, codes)
+    assert_equal(again.recommend(histories, 3, "a"), model.recommend(histories, 3, "a"))
+    # generate encodes by itself, and must mask as well
+    best = theirs.generate(**read, max_new_tokens=codes.levels, num_beams=1, do_sample=False)[:, 1]
+    assert torch.equal(best, logits_of_first(model, histories).argmax(-1))
+
+
+def logits_of_first(model: Recommender, histories: list[list[int]]) -> torch.Tensor:
+    memory = model.remember(histories)
+    start = torch.zeros((len(histories), 1), dtype=torch.long)
+    return model.t5.step(start, memory)[0][:, 0].detach()
 
 
 def test_a_whole_history_is_read_otherwise(model) -> None:

@@ -7,11 +7,17 @@ peft is imported where it is used: that takes seconds, and every notebook reads 
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -70,20 +76,54 @@ def count_parameters(model: CodeRecommender) -> Parameters:
     return Parameters(sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes))
 
 
-def save_lora(model: CodeRecommender, config: LoRAConfig, domain: str, folder: Path) -> Path:
+def plain_weights(model: CodeRecommender, *, merged: bool = True) -> dict[str, Tensor]:
+    """Return the weights of a recommender's body by their names without an adapter.
+
+    merged: with what the adapter adds to them (W + alpha / rank * B A, GMC Eq. 9), else those of the base.
+    """
+    if model.adapter is None:
+        return model.body.state_dict()
+    name_of_adapter, found = _adapter_name(model.adapter[0]), {}
+    for name, value in model.body.state_dict().items():
+        place, _, kind = name.partition(".base_layer.")
+        if kind == "weight" and merged:
+            layer: Any = model.body.get_submodule(place)
+            value = value + layer.get_delta_weight(name_of_adapter)
+        if ".lora_" not in name:
+            found[f"{place}.{kind}" if kind else name] = value
+    return found
+
+
+def save_lora(
+    model: CodeRecommender,
+    config: LoRAConfig,
+    domain: str,
+    folder: Path,
+    named: Callable[[str], str] | None = None,
+) -> Path:
     """Write the adapter alone, in peft's format.
 
-    `peft.PeftModel.from_pretrained(recommender.body, folder)` reads it too.
+    `peft.PeftModel.from_pretrained(recommender.body, folder)` reads it too. named: the name that a weight of
+    the body has in the network that the adapter is to be read on, by default the same.
     """
     from peft import get_peft_model_state_dict
 
     folder.mkdir(parents=True, exist_ok=True)
     weights = get_peft_model_state_dict(model.body, adapter_name=_adapter_name(domain))
+    adapter = _peft_config(config)
+    if named is not None:
+        places = {name: named(f"{name.partition('.lora_')[0]}.weight") for name in weights}
+        weights = {
+            f"{places[name].removesuffix('.weight')}.lora_{name.partition('.lora_')[2]}": tensor
+            for name, tensor in weights.items()
+        }
+        adapter.target_modules = sorted({place.removesuffix(".weight") for place in places.values()})
+    else:
+        adapter.target_modules = list(config.targets)  # as a set they are written in another order each time
     save_file({_PREFIX + name: tensor.contiguous() for name, tensor in weights.items()}, folder / _WEIGHTS)
-    written = _peft_config(config)
-    written.target_modules = list(config.targets)  # as a set they are written in another order each time
-    written.save_pretrained(str(folder))
-    (folder / "lora.json").write_text(config.model_dump_json(indent=2) + "\n")
+    adapter.save_pretrained(str(folder))
+    of_base = {"base_sha256": _digest(plain_weights(model, merged=False))}
+    (folder / "lora.json").write_text(json.dumps(config.model_dump() | of_base, indent=2) + "\n")
     return folder
 
 
@@ -92,21 +132,46 @@ def load_lora(model: AnyRecommender, domain: str, folder: Path) -> AnyRecommende
 
     Raises FileNotFoundError where there is none, ValueError where it is the adapter of another model.
     """
-    from peft import set_peft_model_state_dict
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     for name in (_WEIGHTS, "lora.json"):
         if not (folder / name).is_file():
             raise FileNotFoundError(
                 f"{folder / name} is missing; expected the folder of an adapter written by save_lora"
             )
-    adapted = add_lora(model, LoRAConfig.model_validate_json((folder / "lora.json").read_text()), domain)
+    described = json.loads((folder / "lora.json").read_text())
+    of_base = described.pop("base_sha256", None)
+    config = LoRAConfig.model_validate_json(json.dumps(described))
+    with safe_open(folder / _WEIGHTS, framework="pt") as file:  # before anything of that rank is allocated
+        ranks = {file.get_slice(name).get_shape()[0] for name in file.keys() if ".lora_A." in name}  # noqa: SIM118
+    if ranks != {config.rank}:
+        raise ValueError(f"{folder}: lora.json says rank {config.rank}, the weights have {sorted(ranks)}")
+    adapted = add_lora(model, config, domain)
     weights = {name.removeprefix(_PREFIX): tensor for name, tensor in load_file(folder / _WEIGHTS).items()}
-    found: Any = set_peft_model_state_dict(adapted.body, weights, adapter_name=_adapter_name(domain))
-    if found.unexpected_keys:
+    own = get_peft_model_state_dict(adapted.body, adapter_name=_adapter_name(domain))
+    shapes, expected = ({n: tuple(one.shape) for n, one in held.items()} for held in (weights, own))
+    if shapes != expected:
+        unexpected = [name for name in shapes if shapes[name] != expected.get(name)]
+        lacking = [name for name in expected if name not in shapes]
         raise ValueError(
-            f"{folder} holds an adapter of another model: unexpected {found.unexpected_keys[:3]}"
+            f"{folder} holds an adapter of another model: unexpected {unexpected[:3]}, lacking {lacking[:3]}"
         )
+    if of_base not in (None, _digest(model.body.state_dict())):
+        raise ValueError(
+            f"{folder} holds an adapter that was trained on another base than this one, of the same sizes; "
+            "give the base that was saved with it"
+        )
+    set_peft_model_state_dict(adapted.body, weights, adapter_name=_adapter_name(domain))
     return adapted.eval()
+
+
+def _digest(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 in hex of weights, whatever device they are on."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _peft_config(config: LoRAConfig) -> LoraConfig:

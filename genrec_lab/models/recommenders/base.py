@@ -27,6 +27,7 @@ import polars as pl
 from genrec_lab.data import NO_ITEM, Dataset, Split
 from genrec_lab.data.preparation import MAX_HISTORY, every_prefix, given_pairs, split_of
 from genrec_lab.decoding import Histories, Ranked
+from genrec_lab.models.hub import Shareable
 from genrec_lab.models.saved import SavedAttributes
 from genrec_lab.registry import ComponentConfig, Registry
 from genrec_lab.training import Callback
@@ -37,6 +38,11 @@ T = TypeVar("T")
 Need = Literal["text", "pictures", "words"]
 # The callbacks of a fit, or a function from the name of a phase, as "fine-tuning", to its callbacks.
 Callbacks = Sequence[Callback] | Callable[[str], Sequence[Callback]]
+
+# Item indices, in any order; None: all items.
+ItemList = Sequence[int] | np.ndarray | None
+# Whether a user's history is recommended again; or, where it was cut, the items that each user has.
+Seen = bool | Histories
 
 _METHODS = ("Config", "fit", "recommend", "save", "load")
 
@@ -169,7 +175,7 @@ class TrainingData:
         return given_pairs(self.given, self.sequences, self.max_history)
 
 
-class ItemRecommender(SavedAttributes):
+class ItemRecommender(SavedAttributes, Shareable):
     """A model over items that ranks by `score`.
 
     A class of yours has a `Config`, `fit`, which sets `items`, and `score`; numpy arrays and plain values in
@@ -194,6 +200,7 @@ class ItemRecommender(SavedAttributes):
 
     needs: ClassVar[tuple[Need, ...]] = ()  # parts of the items without which there is no such model
     takes: ClassVar[tuple[Need, ...]] = ()  # parts that it reads where they are there
+    not_saved: ClassVar[tuple[str, ...]] = ("config", "shared_items", "max_history")
     items: np.ndarray  # (N,) the item indices that it may recommend, ascending
 
     def __init__(self, config: Any = None) -> None:
@@ -204,25 +211,75 @@ class ItemRecommender(SavedAttributes):
         """Return scores (B, N) of `items` after histories of items, oldest first; higher is better."""
         raise TypeError(f"{type(self).__name__} defines no score")
 
-    def recommend(self, histories: Histories, top_k: int, users: Sequence[int] | None = None) -> Ranked:
+    def recommend(
+        self,
+        histories: Histories,
+        top_k: int,
+        users: Sequence[int] | None = None,
+        *,
+        allow: ItemList = None,
+        deny: ItemList = None,
+        exclude_seen: Seen = False,
+    ) -> Ranked:
         """Return the top_k items of the domain for each history; -1 and -inf past the last item of all.
 
-        users: whose the histories are, for models that know users. Raises ValueError where top_k is below 1,
-        RecommenderError for scores of a wrong shape and for NaN, RuntimeError before `fit`.
+        users: whose the histories are, for models that know users. allow, deny: item indices; only items of
+        the one and none of the other are recommended, with `exclude_seen` none of a user's history either, or
+        of the items that it names for each user. Raises ValueError where top_k is below 1 or no item is
+        allowed, RecommenderError for scores of a wrong shape and for NaN, RuntimeError before `fit`.
         """
         if not hasattr(self, "items"):
             raise RuntimeError(f"{type(self).__name__} knows no items yet; call fit or load first")
-        rows = list(zip(histories, [-1] * len(histories) if users is None else users, strict=True))
-        return rank_by_score(
-            lambda part: checked_scores(
-                with_accepted(self.score, [history for history, _ in part], users=[user for _, user in part]),
+        seen, nobody = seen_items(histories, exclude_seen), [-1] * len(histories)
+        rows = list(zip(histories, users or nobody, seen or nobody, strict=True))
+        filtered = allow is not None or deny is not None
+        kept = allowed_items(self.items, allow, deny) if filtered else self.items
+        columns = np.searchsorted(self.items, kept)
+
+        def score(part: Sequence[tuple[Sequence[int], int, Any]]) -> np.ndarray:
+            scores = checked_scores(
+                with_accepted(self.score, [row[0] for row in part], users=[row[1] for row in part]),
                 type(self),
                 (len(part), len(self.items)),
-            ),
-            rows,
-            self.items,
-            top_k,
+            )
+            scores = scores[:, columns] if filtered else scores
+            if seen is not None:
+                scores = scores.astype(np.float32)  # a copy of its own
+                for of_user, (_, _, items) in zip(scores, part, strict=True):
+                    of_user[np.isin(kept, items)] = -np.inf
+            return scores
+
+        return rank_by_score(score, rows, kept, top_k)
+
+
+def seen_items(histories: Histories, exclude_seen: Seen) -> Histories | None:
+    """Return the items that each user is not to be given, None for none; ValueError where some lack."""
+    if isinstance(exclude_seen, bool):
+        return histories if exclude_seen else None
+    if len(exclude_seen) != len(histories):
+        raise ValueError(
+            f"exclude_seen has the items of {len(exclude_seen)} users for {len(histories)} histories"
         )
+    return exclude_seen
+
+
+def allowed_items(items: np.ndarray, allow: ItemList, deny: ItemList, domain: str = "") -> np.ndarray:
+    """Return those of a domain's items (N,) that are in `allow`, if that is given, and not in `deny`.
+
+    Raises ValueError where none is left.
+    """
+    lists = [None if one is None else np.asarray(one) for one in (allow, deny)]
+    for name, one in zip(("allow", "deny"), lists, strict=True):
+        if one is not None and one.size and one.dtype.kind not in "iu":
+            raise ValueError(f"{name} holds {one.dtype} values; expected item indices")
+    kept = items if lists[0] is None else items[np.isin(items, lists[0])]
+    kept = kept if lists[1] is None else kept[~np.isin(kept, lists[1])]
+    if not len(kept):
+        raise ValueError(
+            f"none of the {len(items):,} items{f' of {domain}' if domain else ''} is left by allow and deny; "
+            "allow at least one"
+        )
+    return kept
 
 
 def rank_by_score(
@@ -268,6 +325,18 @@ def with_accepted(function: Callable[..., T], *arguments: Any, **offered: Any) -
         return function(*arguments, **offered)
     names = {one.name for one in parameters}
     return function(*arguments, **{name: value for name, value in offered.items() if name in names})
+
+
+def require_accepted(function: Callable[..., Any], *names: str) -> None:
+    """Raise RecommenderError where a function does not take an argument of one of these names."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters):
+        return
+    if lacking := [name for name in names if name not in {one.name for one in parameters}]:
+        raise RecommenderError(
+            f"{function.__module__}:{function.__qualname__} takes no {lacking[0]!r}; give it that argument, "
+            "or filter what it recommends afterwards"
+        )
 
 
 def callbacks_of(callbacks: Callbacks, training: str) -> Sequence[Callback]:
@@ -366,11 +435,11 @@ def _told(array: np.ndarray) -> str:
 
 
 def read_recommender(folder: str | Path) -> Any:
-    """Read what `save` or `save_pretrained` of a generative recommender wrote, whichever its kind.
+    """Read what `save` or `save_pretrained` of a recommender wrote, whichever its kind.
 
     Raises FileNotFoundError where a file is missing, SharingError for a shared folder that was altered.
     """
     config = Path(folder) / "config.json"
     kind = json.loads(config.read_text()).get("kind", "t5") if config.is_file() else "t5"
-    model = RECOMMENDERS.find(kind)
-    return getattr(model, "read", model.load)(folder)
+    model = (ITEM_MODELS if kind in ITEM_MODELS and kind not in RECOMMENDERS else RECOMMENDERS).find(kind)
+    return getattr(model, "read", model.load)(Path(folder))

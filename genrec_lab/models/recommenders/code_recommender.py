@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import polars as pl
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -28,8 +29,23 @@ from genrec_lab.decoding import CodeModel, CodeTrie, Histories, Normalise, Ranke
 from genrec_lab.losses import code_cross_entropy
 from genrec_lab.models.hub import Shareable
 from genrec_lab.models.layers import source_of_nan
-from genrec_lab.models.recommenders.adapters import LoRAConfig, add_lora, load_lora, save_lora
-from genrec_lab.models.recommenders.base import Callbacks, RecommenderConfig, TrainingData, callbacks_of
+from genrec_lab.models.recommenders.adapters import (
+    LoRAConfig,
+    add_lora,
+    load_lora,
+    plain_weights,
+    save_lora,
+)
+from genrec_lab.models.recommenders.base import (
+    Callbacks,
+    ItemList,
+    RecommenderConfig,
+    Seen,
+    TrainingData,
+    allowed_items,
+    callbacks_of,
+    seen_items,
+)
 from genrec_lab.training import TrainingConfig, TrainingResult, autocast, moved, placed, validator
 from genrec_lab.training import fit as train
 
@@ -45,6 +61,7 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
     """
 
     Config: ClassVar[type[RecommenderConfig]]
+    needed_files: ClassVar = ("model.safetensors", "config.json", "codes.parquet")
     config: Any
 
     def __init__(self, codes: ItemCodes, config: RecommenderConfig) -> None:
@@ -225,9 +242,26 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
                 f"{codes.vocabulary_size}; a transfer needs a conflict policy that adds no level, as "
                 "identifiers.policy 'nearest_free'"
             )
-        model = type(self)(codes, self.config)
-        model.body.load_state_dict(self.body.state_dict())
-        return model.to(self.item_tokens.device)
+        return self._with_weights(plain_weights(self), codes)
+
+    def merged(self) -> Self:
+        """Return the same recommender with its adapter merged into the weights; one without stays itself."""
+        return self if self.adapter is None else self._with_weights(plain_weights(self), self.codes)
+
+    def unadapted(self) -> Self:
+        """Return the recommender that the adapter is on."""
+        return (
+            self
+            if self.adapter is None
+            else self._with_weights(plain_weights(self, merged=False), self.codes)
+        )
+
+    def _with_weights(self, weights: dict[str, Tensor], codes: ItemCodes) -> Self:
+        with torch.random.fork_rng():
+            model = type(self)(codes, self.config)
+        model.body.load_state_dict(weights)
+        model.shared_items = self.shared_items if codes is self.codes else None
+        return model.to(self.item_tokens.device).train(self.training)
 
     def _require_codes_of(self, data: TrainingData) -> None:
         """Raise ValueError where the identifiers are not those of the data's items."""
@@ -268,6 +302,9 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
         top_k: int,
         domain: str | Sequence[str] | None = None,
         *,
+        allow: ItemList = None,
+        deny: ItemList = None,
+        exclude_seen: Seen = False,
         beams: int | None = None,
         precision: Precision = "fp32",
         normalise: Normalise = "vocabulary",
@@ -280,12 +317,18 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
         `identifiers` asks for the lowest of each identifier alone.
 
         `domain` is one name for all users, one a user, or None for the domain of each history's last item
-        (the only domain where there is one). `beams` is by default the larger of top_k and 20, GMC's width;
+        (the only domain where there is one). `allow` and `deny` are item indices: only items of the one and
+        none of the other are recommended, with `exclude_seen` none of a user's own history either (or of the
+        items that it names for each user). The search is then that of a catalogue of those items alone, and a
+        row ends in -1 where there are fewer. `beams` is by default the larger of top_k and 20, GMC's width;
         `precision` is the network's; scores are normalised in fp32, over what `normalise` says, as in
         `beam_search`. Users of several domains share batches.
-        Raises ValueError for an unknown item or domain, or an empty history whose domain is unknown.
+        Raises ValueError for an unknown item or domain, an empty history whose domain is unknown, and where
+        no item of a domain is allowed.
         """
-        names = self._domains_of(histories, domain)
+        names, seen = self._domains_of(histories, domain), seen_items(histories, exclude_seen)
+        if seen is not None or allow is not None or deny is not None:
+            self.codes.require_unique()  # of items that share an identifier all are allowed, or none
         wanted = tuple(name for name in self.codes.domain_names if name in set(names))
         # Histories of like length go together, which leaves little padding.
         order = np.argsort([len(history) for history in histories], kind="stable")
@@ -293,10 +336,11 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
             ranked = beam_search(
                 self,
                 [histories[row] for row in order],
-                self.trie(*wanted) if wanted else self.trie(self.codes.domain_names[0]),
+                self._searched(wanted or self.codes.domain_names[:1], allow, deny),
                 beams or max(top_k, 20),
                 top_k,
                 roots=[wanted.index(names[row]) for row in order],
+                hidden=None if seen is None else [seen[row] for row in order],
                 normalise=normalise,
                 batch_size=batch_size,
             )
@@ -305,6 +349,14 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
         if identifiers or self.codes.unique:
             return found
         return Ranked(*with_equals(found.items, self._lowest, found.scores))
+
+    def _searched(self, domains: tuple[str, ...], allow: ItemList, deny: ItemList) -> CodeTrie:
+        """Return the trie of some domains' allowed items, a root a domain."""
+        if allow is None and deny is None:
+            return self.trie(*domains)
+        kept = [allowed_items(self.codes.domain_items(name), allow, deny, name) for name in domains]
+        tries = [CodeTrie(self.codes.codes[items], items) for items in kept]
+        return tries[0] if len(tries) == 1 else CodeTrie.joined(tries)
 
     def score(
         self, histories: Histories, domain: str | None = None, *, normalise: Normalise = "vocabulary"
@@ -353,17 +405,24 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
     # --- files
 
     def save(self, folder: str | Path) -> Path:
-        """Write weights (safetensors), sizes (json) and identifiers (parquet) into a folder."""
+        """Write weights (safetensors), sizes (json) and identifiers (parquet) into a folder.
+
+        An adapter is merged into the weights.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.codes.write(folder / "codes.parquet")
         (folder / "config.json").write_text(json.dumps(self.config.model_dump(), indent=2))
-        save_file(self.body.state_dict(), folder / "model.safetensors")
+        save_file(plain_weights(self), folder / "model.safetensors")
         return folder
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read what `save` wrote, onto this process's device; FileNotFoundError where a file is missing."""
+        """Read what `save` wrote, onto this process's device.
+
+        Raises FileNotFoundError where a file is missing, ValueError where the weights are of other sizes than
+        the config says, before anything of those sizes is allocated.
+        """
         folder = Path(folder)
         for name in ("codes.parquet", "config.json", "model.safetensors"):
             if not (folder / name).is_file():
@@ -371,7 +430,18 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
                     f"{folder / name} is missing; expected a folder written by {cls.__name__}.save"
                 )
         config = cls.Config.model_validate_json((folder / "config.json").read_text())
-        model = cls(ItemCodes.read(folder / "codes.parquet"), config)
+        codes = ItemCodes.read(folder / "codes.parquet")
+        with torch.device("meta"):
+            wanted = {name: list(one.shape) for name, one in cls(codes, config).body.state_dict().items()}
+        with safe_open(folder / "model.safetensors", framework="pt") as file:
+            held = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        if unlike := [name for name in {**wanted, **held} if wanted.get(name) != held.get(name)]:
+            raise ValueError(
+                f"{folder}: config.json and codes.parquet ask for {unlike[0]} of shape "
+                f"{wanted.get(unlike[0])}, model.safetensors has {held.get(unlike[0])} "
+                f"({len(unlike)} weights differ); these files are not of one model"
+            )
+        model = cls(codes, config)
         model.body.load_state_dict(load_file(folder / "model.safetensors"))
         return placed(model).eval()
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from genrec_lab.codes import EOS, PAD, ItemCodes
 from genrec_lab.data import NO_ITEM
 from genrec_lab.decoding import Histories
+from genrec_lab.models.recommenders.adapters import plain_weights
 from genrec_lab.models.recommenders.code_recommender import CodeRecommender
 from genrec_lab.models.recommenders.t5 import (
     NORM_EPSILON,
@@ -200,16 +201,15 @@ class Recommender(CodeRecommender):
     def to_transformers(self) -> T5ForConditionalGeneration:
         """Return transformers' T5 with the same weights, in evaluation mode; its logits equal ours.
 
-        Raises ValueError where the encoder reads the past only, which transformers' cannot.
+        What an adapter adds is merged into the weights. Where the encoder reads the past only it is a
+        `T5ReadingPast`.
         """
         from transformers import T5Config as TheirConfig
         from transformers import T5ForConditionalGeneration
 
+        from genrec_lab.models.recommenders.t5_reading_past import T5ReadingPast
+
         c = self.config
-        if c.reads != "whole":
-            raise ValueError(
-                f"recommender.reads is {c.reads!r}; transformers' T5 reads a history as a 'whole'"
-            )
         settings: dict[str, Any] = {theirs: getattr(c, ours) for ours, theirs in _SETTINGS.items()} | {
             "vocab_size": self.codes.vocabulary_size,
             "scale_decoder_outputs": c.scale_output,
@@ -217,12 +217,13 @@ class Recommender(CodeRecommender):
             "pad_token_id": PAD,
             "eos_token_id": EOS,
             "decoder_start_token_id": PAD,
+            "reads": c.reads,
+            "levels": self.codes.levels,
         }
-        theirs = T5ForConditionalGeneration(TheirConfig(**settings))
+        network = T5ForConditionalGeneration if c.reads == "whole" else T5ReadingPast
+        theirs = network(TheirConfig(**settings))
         gated = c.feed_forward == "gated-gelu"
-        weights = {
-            to_transformers_name(name, gated=gated): value for name, value in self.t5.state_dict().items()
-        }
+        weights = {self.transformers_name(name): value for name, value in plain_weights(self).items()}
         missing, unexpected = theirs.load_state_dict(weights, strict=False)
         if unexpected or any(from_transformers_name(name, gated=gated) is not None for name in missing):
             raise RuntimeError(
@@ -230,6 +231,10 @@ class Recommender(CodeRecommender):
             )
         theirs.tie_weights()
         return theirs.eval()
+
+    def transformers_name(self, name: str) -> str:
+        """Return the name that a weight of the body has in `to_transformers()`."""
+        return to_transformers_name(name, gated=self.config.feed_forward == "gated-gelu")
 
     @classmethod
     def from_transformers(cls, t5: T5ForConditionalGeneration, codes: ItemCodes) -> Self:
@@ -250,7 +255,7 @@ class Recommender(CodeRecommender):
             )
         scaled = bool(getattr(theirs, "scale_decoder_outputs", theirs.tie_word_embeddings))
         settings = {ours: getattr(theirs, name) for ours, name in _SETTINGS.items()}
-        config = T5Config(**settings, scale_output=scaled)
+        config = T5Config(**settings, scale_output=scaled, reads=getattr(theirs, "reads", "whole"))
         model = cls(codes, config)
         gated = config.feed_forward == "gated-gelu"
         named = {from_transformers_name(name, gated=gated): value for name, value in t5.state_dict().items()}

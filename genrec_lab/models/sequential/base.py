@@ -26,10 +26,13 @@ from torch.nn import functional as F
 from genrec_lab.data import Dataset
 from genrec_lab.data.item_text import item_attributes
 from genrec_lab.decoding import Histories, Ranked
+from genrec_lab.models.hub import FILES, FILES_OF_ITEM_MODELS
 from genrec_lab.models.recommenders.base import (
     Callbacks,
+    ItemList,
     ItemRecommender,
     Need,
+    Seen,
     TrainingData,
     callbacks_of,
     pretrains,
@@ -39,7 +42,7 @@ from genrec_lab.registry import ComponentConfig
 from genrec_lab.training import TrainingConfig, TrainingResult, moved, placed, validator
 from genrec_lab.training import fit as train
 
-_WEIGHTS, _CONFIG, _ARRAYS, _WORDS = "model.safetensors", "config.json", "domain.safetensors", "items.parquet"
+_WEIGHTS, _CONFIG, _ARRAYS, _WORDS = "model.safetensors", "config.json", "domain.safetensors", "words.parquet"
 
 
 class ItemModelConfig(ComponentConfig):
@@ -149,6 +152,7 @@ class ItemModel(nn.Module, ItemRecommender):
 
     Config: ClassVar[type[ItemModelConfig]]
     config: Any
+    shared_files: ClassVar[tuple[str, ...]] = (*FILES, *FILES_OF_ITEM_MODELS)
     phases: ClassVar[tuple[Phase, ...]] = (Phase(),)
     # Names, or beginnings of names, of weights that belong to one domain's items: `start_from` leaves them.
     own_weights: ClassVar[tuple[str, ...]] = ("embedding.",)
@@ -356,10 +360,21 @@ class ItemModel(nn.Module, ItemRecommender):
             logits = self.logits(sequences, moved(torch.from_numpy(known), device))
         return F.log_softmax(logits.float(), dim=-1).cpu().numpy()
 
-    def recommend(self, histories: Histories, top_k: int, users: Sequence[int] | None = None) -> Ranked:
+    def recommend(
+        self,
+        histories: Histories,
+        top_k: int,
+        users: Sequence[int] | None = None,
+        *,
+        allow: ItemList = None,
+        deny: ItemList = None,
+        exclude_seen: Seen = False,
+    ) -> Ranked:
         """Return the top_k items of the domain for each history; see ItemRecommender."""
         with self.scoring():
-            return super().recommend(histories, top_k, users)
+            return super().recommend(
+                histories, top_k, users, allow=allow, deny=deny, exclude_seen=exclude_seen
+            )
 
     def _places_of(self, row: int, history: Sequence[int]) -> np.ndarray:
         """Turn item indices into the domain's own, the most recent `max_history` of them."""

@@ -170,7 +170,7 @@ class Tokenizer(SavedAttributes, Shareable, ABC):
     needs: ClassVar[tuple[str, ...]] = ("vectors",)
     # Further settings beside its own, keywords of the constructor; a method has them under the same names.
     settings: ClassVar[tuple[str, ...]] = ()
-    not_saved: ClassVar[tuple[str, ...]] = ("config", "epochs", "shared_items")
+    not_saved: ClassVar[tuple[str, ...]] = ("config", "epochs", "shared_items", "max_history")
     # Whether each level quantises what the levels before it left over, so that an item's codewords add up.
     refines: ClassVar[bool] = False
     # Whether one that was trained on some domains names the items of others, and can be fine-tuned on one of

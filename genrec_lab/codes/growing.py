@@ -1,0 +1,106 @@
+"""Identifiers for items that come later: free ones near where the tokenizer puts them; nobody else's changes.
+
+Letters: n new items, L levels of the identifiers, R levels that the tokenizer gives: L, or L - 1 where a
+conflict policy has added one that only counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from genrec_lab.codes.grouping import CodesError, IntArray
+from genrec_lab.codes.item_codes import ItemCodes
+
+
+class Grown(NamedTuple):
+    """Identifiers of old and new items, and how many of the new ones are not where the tokenizer put them."""
+
+    codes: ItemCodes  # the old items', unchanged, then the new ones'
+    moved: int  # new items with another code than the tokenizer's, for that identifier was taken
+    displaced: int  # those of them under another prefix, for nothing was free under theirs
+
+
+def with_new_items(
+    codes: ItemCodes,
+    raw: IntArray,
+    domains: Sequence[str],
+    residuals: npt.NDArray[np.floating] | None = None,
+    codebooks: Sequence[npt.NDArray[np.floating]] = (),
+) -> Grown:
+    """Append n items: raw codes (n, R) by the frozen tokenizer, and the domain of each.
+
+    An item whose identifier is taken gets the nearest free one: the other last codes under its prefix by
+    their codewords' distance from its residual, then other codes of the level before, and so on. residuals
+    (n, R, d) and codebooks, (K, d) a level, say what is near; without them the lowest free code is taken.
+    Raises CodesError for codes outside of the sizes, or where a domain has no free identifier left.
+    """
+    rows, levels = np.asarray(raw, dtype=np.int64), raw.shape[1]
+    counted = codes.levels - levels
+    if counted not in (0, 1):
+        raise CodesError(f"the tokenizer gives {levels} codes, the identifiers have {codes.levels} levels")
+    if len(rows) and ((rows < 0) | (rows >= np.array(codes.sizes[:levels]))).any():
+        raise CodesError(f"the tokenizer gives codes outside of the sizes {codes.sizes[:levels]}")
+    names = np.array(codes.domain_names)[codes.domain_index]
+    taken = {name: set(map(tuple, codes.codes[names == name].tolist())) for name in dict.fromkeys(domains)}
+    placed, moved, displaced = np.empty((len(rows), codes.levels), dtype=np.int64), 0, 0
+    for item, (row, domain) in enumerate(zip(rows.tolist(), domains, strict=True)):
+        order = _by_distance(item, row, codes.sizes[:levels], residuals, codebooks)
+        counters = [(number,) for number in range(codes.sizes[-1])] if counted else [()]
+        free = (
+            (*path, *counter)
+            for path in _near(row, order)
+            for counter in counters
+            if (*path, *counter) not in taken[domain]
+        )
+        found = next(free, None)
+        if found is None:
+            raise CodesError(
+                f"{domain} has {len(taken[domain])} items, and no identifier of sizes {codes.sizes} is free; "
+                "train a tokenizer of larger codebooks"
+            )
+        taken[domain].add(found)
+        placed[item] = found
+        moved += list(found[:levels]) != row
+        displaced += list(found[: levels - 1]) != row[:-1]
+    all_domains = None if codes.domains is None else [*codes.domains.tolist(), *domains]
+    table = np.concatenate([codes.codes, placed])
+    return Grown(ItemCodes(table, codes.sizes, all_domains, codes.shared_levels), moved, displaced)
+
+
+def _by_distance(
+    item: int,
+    row: list[int],
+    sizes: Sequence[int],
+    residuals: npt.NDArray[np.floating] | None,
+    codebooks: Sequence[npt.NDArray[np.floating]],
+) -> list[list[int]]:
+    """The codes of each level, the nearest first, and the item's own before all."""
+    found = []
+    for level, size in enumerate(sizes):
+        order = np.arange(size)
+        if residuals is not None and len(codebooks) == len(sizes) and codebooks[level].size:
+            order = np.argsort(
+                np.linalg.norm(codebooks[level] - residuals[item, level], axis=1), kind="stable"
+            )
+        found.append([row[level], *(code for code in order.tolist() if code != row[level])])
+    return found
+
+
+def _near(row: list[int], order: list[list[int]]) -> Iterator[tuple[int, ...]]:
+    """Every identifier once: those that differ at the last level first, then at the last two, and so on."""
+    yield tuple(row)
+    for depth in range(len(row) - 1, -1, -1):
+        for code in order[depth][1:]:
+            yield from _below((*row[:depth], code), order)
+
+
+def _below(prefix: tuple[int, ...], order: list[list[int]]) -> Iterator[tuple[int, ...]]:
+    if len(prefix) == len(order):
+        yield prefix
+        return
+    for code in order[len(prefix)]:
+        yield from _below((*prefix, code), order)

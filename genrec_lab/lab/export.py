@@ -1,0 +1,309 @@
+"""`genrec export`: what a run made, in files that other tools read, with the source's own keys."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from string import ascii_lowercase
+from typing import Any
+
+import polars as pl
+
+import genrec_lab
+from genrec_lab.codes import ItemCodes
+from genrec_lab.data import Dataset, Split
+from genrec_lab.data.item_text import DEFAULT_TEMPLATE
+from genrec_lab.data.rules import ITEM_TYPES
+from genrec_lab.data.whole_files import whole_folder
+from genrec_lab.encoders import TEXT_ENCODERS
+from genrec_lab.lab.adapt import renaming_tasks, serving_tasks
+from genrec_lab.lab.evaluate import (
+    BEST_POSSIBLE,
+    POPULARITY,
+    load_serving,
+    ranking_tasks,
+    run_metrics,
+)
+from genrec_lab.lab.files import RunError, write_json
+from genrec_lab.lab.growing import NAMING
+from genrec_lab.lab.names import safe_name
+from genrec_lab.lab.prepare import Facts, data_summary, facts_of, load_prepared
+from genrec_lab.lab.recommend import item_model_tasks
+from genrec_lab.lab.rows import ALL, generative_rows, served
+from genrec_lab.lab.serving import EXPORTED, named_rankings
+from genrec_lab.lab.store import Run, Task
+from genrec_lab.lab.tokenise import tokenizer_tasks
+from genrec_lab.models.hub import CardFacts, Shareable, SharingError
+from genrec_lab.models.recommenders.adapters import save_lora
+from genrec_lab.models.recommenders.code_recommender import CodeRecommender
+from genrec_lab.models.tokenizers import find_tokenizer
+from genrec_lab.registry import did_you_mean
+
+_FORMAT = 1
+_PARTS = ("train", "valid", "test")
+
+
+def export_run(run: Run, folder: Path, row: str | None = None, say: Any = print) -> Path:
+    """Write a run's data, codes, rankings and models into a folder, which must be new or empty.
+
+    row: one row alone, by default all. `say` takes sentences on what could not be written. Raises RunError
+    where there is no such row, something is in the folder's place, or stage 07 has not run.
+    """
+    facts = facts_of(run)
+    tasks = {name: task for name, task in ranking_tasks(run, facts).items() if name != BEST_POSSIBLE}
+    if row is not None and row not in tasks:
+        raise RunError(
+            f"Run {run.name!r} has no row {row!r}{did_you_mean(row, tasks)}; it has {', '.join(tasks)}."
+        )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError(f"{folder} is there already; name a folder that can be made.")
+    chosen = {name: task for name, task in tasks.items() if row in (None, name)}
+    rankings = {name: pl.read_parquet(run.read(task) / "rankings.parquet") for name, task in chosen.items()}
+    data, metrics = load_prepared(run), run_metrics(run)
+    rows: dict[str, Any] = {}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with whole_folder(folder) as made:
+        for domain in data.dataset.domains:
+            name = safe_name(domain)
+            write_atomic(data.dataset, domain, made / "data" / name)
+            write_atomic_split(data.dataset, data.split, domain, made / "split" / name, say)
+        for name, ranked in rankings.items():
+            target = made / safe_name(name)
+            target.mkdir(parents=True)
+            named = named_rankings(
+                data.dataset.sequences["key"].gather(ranked["user"]), ranked["domain"],
+                ranked["items"].to_numpy(), ranked["scores"].to_numpy(), data.dataset.items["key"],
+            )  # fmt: skip
+            named.write_parquet(target / "rankings.parquet")
+            models = _write_models(run, facts, name, data.dataset, metrics, target, say)
+            if name in generative_rows(run, facts):
+                _write_naming(run, facts, name, data.dataset, target / NAMING)
+            rows[name] = {"models": {d: f"{safe_name(name)}/{place}" for d, place in models.items()}}
+        about = {
+            "format": _FORMAT, "genrec_lab": genrec_lab.__version__, "run": run.name, "seed": run.seed,
+            "dataset": run.dataset, "preset": run.parameters["preset"],
+            "overrides": run.parameters["overrides"], "fingerprint": data_summary(run)["fingerprint"],
+            "rows": rows,
+        }  # fmt: skip
+        write_json(made / EXPORTED, about)
+        (made / "README.md").write_text(_README.format(run=run.name), encoding="utf-8")
+    return folder
+
+
+# -- models and codes --------------------------------------------------------------------------------------
+
+
+def _write_models(
+    run: Run, facts: Facts, row: str, dataset: Dataset, metrics: pl.DataFrame, target: Path, say: Any
+) -> dict[str, str]:
+    """Write a row's models, and its codes; return the place of each domain's model below `target`."""
+    places: dict[str, str] = {}
+    codes: dict[str, ItemCodes] = {}
+    tasks = _model_tasks(run, facts, row)
+    for domain in served(run.config, facts.domains):
+        model = load_serving(run, domain, row)
+        if isinstance(model, CodeRecommender):
+            codes[domain] = model.codes
+        # one model that serves several domains is written once
+        twin = next((d for d in places if tasks and tasks[d].place == tasks[domain].place), None)
+        place = places[twin] if twin else f"models/{safe_name(domain)}"
+        if twin is None:
+            if not _write_model(model, _facts(run, row, domain, metrics), target / place):
+                say(f"{row}: {type(model).__name__} is written by its own save, and nothing verifies it.")
+                continue
+            if isinstance(model, CodeRecommender) and model.adapter is not None:
+                _write_adapter(model, target, domain, _facts(run, row, None, metrics))
+        places[domain] = place
+    if codes:
+        write_codes(codes, dataset, target)
+    return places
+
+
+def _model_tasks(run: Run, facts: Facts, row: str) -> Mapping[str, Task]:
+    if row == POPULARITY:
+        return {}
+    return (
+        serving_tasks(run, facts, row)[0]
+        if row in generative_rows(run, facts)
+        else item_model_tasks(run, facts, row)
+    )
+
+
+def _write_model(model: Any, about: CardFacts, folder: Path) -> bool:
+    """Write a model as a shared folder, or by its own `save`; say whether the first."""
+    if isinstance(model, Shareable):
+        try:
+            model.save_pretrained(folder, about)
+        except SharingError:
+            pass  # of more files than a shared folder holds, as RecFormer
+        else:
+            return True
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save(folder)
+    return False
+
+
+def _write_adapter(model: CodeRecommender, target: Path, domain: str, about: CardFacts) -> None:
+    """Write a LoRA by itself, as peft reads it on `to_transformers()`, and the base that it is on, once."""
+    assert model.adapter is not None  # noqa: S101 - the caller's condition
+    name, lora = model.adapter
+    named = getattr(model, "transformers_name", None)
+    save_lora(model, lora, name, target / "adapters" / safe_name(domain), named)
+    if not (target / "base").is_dir():
+        model.unadapted().save_pretrained(target / "base", about, model.shared_items)
+
+
+def _facts(run: Run, row: str, domain: str | None, metrics: pl.DataFrame) -> CardFacts:
+    of_row = metrics.filter(method=row, domain=domain or "")
+    return CardFacts(
+        dataset=str(run.dataset["name"]),
+        fingerprint=str(data_summary(run).get("fingerprint", "")),
+        metrics={f"{domain} {m}@{k}": v for m, k, v in of_row.select("metric", "k", "value").iter_rows()},
+        notes=f"Run {run.name}, row {row}, seed {run.seed}.",
+        max_history=run.config.pairs.max_history,
+    )
+
+
+def _write_naming(run: Run, facts: Facts, row: str, dataset: Dataset, folder: Path) -> None:
+    """Write what `genrec add-items` names new items by; nothing for a row that can name its own alone."""
+    config = generative_rows(run, facts)[row]
+    needs = find_tokenizer(config.tokenizer.kind).needs
+    if config.pictures != "none" or not ("vectors" in needs or needs == ("text",)):
+        return
+    fitted, renamed, tokenizers = tokenizer_tasks(run, facts, row), renaming_tasks(run, facts, row), {}
+    for domain in served(run.config, facts.domains):
+        task = renamed.get(domain) or fitted.get(domain) or fitted[ALL]
+        tokenizers[domain] = safe_name(task.place)
+        if not (folder / "tokenizers" / tokenizers[domain]).is_dir():
+            shutil.copytree(run.read(task) / "tokenizer", folder / "tokenizers" / tokenizers[domain])
+    text = run.config.text.model_dump(mode="json") if "vectors" in needs else None
+    if text and getattr(TEXT_ENCODERS.find(run.config.text.kind), "needs_all_texts", False):
+        dataset.items.select("text").write_parquet(folder / "texts.parquet")
+    template = run.dataset.get("text_template", DEFAULT_TEMPLATE)
+    write_json(folder / "naming.json", {"text": text, "template": template, "tokenizers": tokenizers})
+
+
+def write_codes(codes: Mapping[str, ItemCodes], dataset: Dataset, folder: Path) -> None:
+    """Write identifiers by the source's keys: `codes/<domain>.index.json`, and all in `codes.parquet`.
+
+    The JSON holds `{key: ["<a_12>", "<b_3>", …]}`, a letter a level, as LC-Rec and those after it write it;
+    the table `domain, key, code_0, …`, and in its metadata the sizes of the levels.
+    """
+    tables = []
+    (folder / "codes").mkdir(parents=True, exist_ok=True)
+    for domain, found in codes.items():
+        items = dataset.domain_items(domain)
+        table, keys = found.codes[items], dataset.items["key"].gather(items)
+        index = {
+            key: [f"<{_letter(level)}_{code}>" for level, code in enumerate(row)]
+            for key, row in zip(keys.to_list(), table.tolist(), strict=True)
+        }
+        text = json.dumps(index, ensure_ascii=False, indent=1)
+        (folder / "codes" / f"{safe_name(domain)}.index.json").write_text(text + "\n", encoding="utf-8")
+        named = {f"code_{level}": table[:, level] for level in range(found.levels)}
+        tables.append(pl.DataFrame({"domain": [domain] * len(items), "key": keys, **named}))
+    sizes = json.dumps({domain: found.sizes for domain, found in codes.items()})
+    pl.concat(tables, how="diagonal").write_parquet(folder / "codes.parquet", metadata={"sizes": sizes})
+
+
+def _letter(level: int) -> str:
+    if level >= len(ascii_lowercase):
+        raise RunError(
+            f"identifiers have more than {len(ascii_lowercase)} levels, more than there are letters."
+        )
+    return ascii_lowercase[level]
+
+
+# -- RecBole's atomic files --------------------------------------------------------------------------------
+
+
+def write_atomic(dataset: Dataset, domain: str, folder: Path) -> None:
+    """Write one domain as RecBole's atomic files, `<name>.inter` and `<name>.item`, called as the folder.
+
+    An interaction's time is its place in the sequence, from 1. Raises RunError for a key with a tab or a line
+    break, which such files cannot hold.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    users = dataset.sequences.filter(pl.col("domain") == domain)
+    _write_atomic_items(dataset, domain, folder)
+    _require_plain("user", users["key"])
+    places = users.select(
+        pl.col("key").alias("user_id:token"),
+        pl.col("items"),
+        pl.int_ranges(1, pl.col("items").list.len() + 1).alias("timestamp:float"),
+    ).explode("items", "timestamp:float")
+    items = dataset.items["key"].gather(places["items"]).alias("item_id:token")
+    _tabbed(places.drop("items").insert_column(1, items), folder / f"{folder.name}.inter")
+
+
+def write_atomic_split(dataset: Dataset, split: Split, domain: str, folder: Path, say: Any = print) -> None:
+    """Write a domain's split as RecBole's `benchmark_filename` reads it: `<name>.train.inter` and so on.
+
+    They hold `item_id_list:token_seq`, the history, and the next item; `<name>.item` stands beside them.
+    """
+    keys = dataset.items["key"]
+    if keys.str.contains(" ").any():
+        say(
+            f"{domain}: some item keys hold a blank, which RecBole's lists of items cannot; no split written."
+        )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_atomic_items(dataset, domain, folder)
+    for part in _PARTS:
+        rows = getattr(split, part).filter(pl.col("domain") == domain).with_row_index("row")
+        lists = rows.select("row", "history").explode("history", empty_as_null=True)
+        named = lists.with_columns(key=keys.gather(lists["history"])).group_by("row", maintain_order=True)
+        columns = [
+            dataset.sequences["key"].gather(rows["user"]).alias("user_id:token"),
+            named.agg(pl.col("key").drop_nulls().str.join(" "))["key"].alias("item_id_list:token_seq"),
+            keys.gather(rows["target"]).alias("item_id:token"),
+        ]
+        _tabbed(pl.DataFrame(columns), folder / f"{folder.name}.{part}.inter")
+
+
+def _write_atomic_items(dataset: Dataset, domain: str, folder: Path) -> None:
+    items = dataset.items.filter(pl.col("domain") == domain)
+    _require_plain("item", items["key"])
+    columns: dict[str, pl.Series] = {"item_id:token": items["key"]}
+    for name in ("title", "text", *items.columns[len(ITEM_TYPES) :]):
+        values = items[name]
+        if isinstance(values.dtype, pl.List):
+            values = values.cast(pl.List(pl.String)).list.join(", ")
+        numeric = values.dtype.is_numeric()
+        # a tab or a line break in a text would be the end of it
+        kept = values if numeric else values.cast(pl.String).str.replace_all(r"[\t\r\n]+", " ")
+        columns[f"{name}:{'float' if numeric else 'token_seq'}"] = kept
+    _tabbed(pl.DataFrame(columns), folder / f"{folder.name}.item")
+
+
+def _require_plain(what: str, keys: pl.Series) -> None:
+    if (bad := keys.filter(keys.str.contains(r"[\t\r\n]"))).len():
+        raise RunError(f"{what} key {bad[0]!r} has a tab or a line break, which RecBole's files cannot hold.")
+
+
+def _tabbed(frame: pl.DataFrame, file: Path) -> None:
+    frame.write_csv(file, separator="\t", quote_style="never", null_value="")
+
+
+_README = """# Exported from run {run}
+
+| file | what it holds |
+|---|---|
+| `data/<domain>/` | the prepared data as RecBole's `.inter` (times are places in the sequence) and `.item` |
+| `split/<domain>/` | the split as RecBole's `benchmark_filename` reads it |
+| `<row>/codes/<domain>.index.json`, `<row>/codes.parquet` | identifiers by the source's item keys |
+| `<row>/rankings.parquet` | `user, domain, rank, item, score` of all test users |
+| `<row>/models/<domain>/` | the recommender of each domain, adapters merged |
+| `<row>/base/`, `<row>/adapters/<domain>/` | the unified recommender, and each domain's LoRA by itself |
+| `<row>/naming/` | the tokenizers, by which `genrec add-items` names what comes later |
+| `export.json` | run, settings, fingerprint of the data, and which model serves which domain |
+
+`genrec recommend` takes this folder in place of a run. In Python:
+
+    from genrec_lab.models import Recommender
+    model = Recommender.from_pretrained("<row>/models/<domain>")
+    base = Recommender.from_pretrained("<row>/base").to_transformers()
+    adapted = peft.PeftModel.from_pretrained(base, "<row>/adapters/<domain>")
+"""

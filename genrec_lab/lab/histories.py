@@ -1,0 +1,110 @@
+"""Files of histories and lists of items, by the keys of the source."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from genrec_lab.lab.files import RunError
+
+_LONGEST_LINE = 1_000_000  # bytes of a history: about 100,000 items
+_SCHEMA = pl.Schema({"user": pl.String(), "domain": pl.String(), "history": pl.List(pl.String())})
+
+
+def read_keys(file: Path) -> list[str]:
+    """Read a list of item keys, one a line, or the column `item` of a csv or parquet file."""
+    if not file.is_file():
+        raise RunError(f"There is no file {file}.")
+    if file.suffix in (".csv", ".tsv", ".parquet"):
+        frame = read_table(file)
+        if "item" not in frame.columns:
+            raise RunError(f"{file} has the columns {frame.columns}; expected one called 'item'.")
+        return frame["item"].cast(pl.String).to_list()
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise RunError(f"{file} is not UTF-8 ({error.reason} at byte {error.start}); save it so.") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def read_histories(file: Path) -> pl.DataFrame:
+    """Read histories of item keys, oldest first: frame `user, domain, history`; domain is null where unnamed.
+
+    A parquet file or one of JSON lines has `user` and `history`, and may have `domain`; a csv or tsv has
+    `user` and `item`, an item a row. Raises RunError for a line that cannot be read, naming it, and for a
+    user who comes twice.
+    """
+    if not file.is_file():
+        raise RunError(f"There is no file {file}.")
+    if file.suffix == ".jsonl":
+        frame = pl.DataFrame(list(_json_lines(file)), schema=_SCHEMA, orient="row")
+    else:
+        frame = read_table(file)
+        wanted = ("user", "history") if file.suffix == ".parquet" else ("user", "item")
+        if lacking := [name for name in wanted if name not in frame.columns]:
+            raise RunError(f"{file} has the columns {frame.columns}; {lacking[0]!r} is missing.")
+        if "domain" not in frame.columns:
+            frame = frame.with_columns(domain=pl.lit(None, pl.String))
+        if "item" in wanted:
+            keys = pl.col("user", "domain", "item").cast(pl.String)
+            by = frame.select(keys).group_by("user", "domain", maintain_order=True)
+            frame = by.agg(pl.col("item").alias("history"))
+        try:
+            frame = frame.select(
+                pl.col("user", "domain").cast(pl.String), pl.col("history").cast(pl.List(pl.String))
+            )
+        except pl.exceptions.PolarsError as error:
+            raise RunError(f"{file}: 'history' is no column of lists of items ({error}).") from error
+        lacking_one = pl.col("user").is_null() | pl.col("history").is_null()
+        if frame.filter(lacking_one | pl.col("history").list.contains(None, nulls_equal=True)).height:
+            raise RunError(f"{file} has rows without a user, a history or an item; leave them out.")
+    twice = frame.filter(pl.struct("user", "domain").is_duplicated())
+    if twice.height:
+        raise RunError(f"{file} has user {twice['user'][0]!r} in {twice.height} rows; give each one history.")
+    if not frame.height:
+        raise RunError(f"{file} holds no history.")
+    return frame
+
+
+def read_table(file: Path) -> pl.DataFrame:
+    """Read a csv, tsv or parquet file, the former two as texts; RunError where that cannot be."""
+    try:
+        if file.suffix == ".parquet":
+            return pl.read_parquet(file)
+        if file.suffix in (".csv", ".tsv"):
+            return pl.read_csv(file, separator="\t" if file.suffix == ".tsv" else ",", infer_schema=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise RunError(f"{file} is not readable: {str(error).splitlines()[0]}") from error
+    raise RunError(f"{file} has an unknown ending; give .parquet, .jsonl, .csv or .tsv.")
+
+
+def _json_lines(file: Path) -> Iterator[tuple[str, str | None, list[str]]]:
+    expected = 'expected {"user": "u1", "history": ["item", …]}, "domain" if there are several'
+    with file.open("rb") as lines:
+        number = 0
+        while line := lines.readline(_LONGEST_LINE + 1):
+            number += 1
+            if len(line) > _LONGEST_LINE:
+                raise RunError(
+                    f"{file}, line {number}: longer than {_LONGEST_LINE:,} bytes; {expected}, a user a line."
+                )
+            if not line.strip():
+                continue
+            try:
+                found = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise RunError(f"{file}, line {number}: no JSON ({error}); {expected}.") from error
+            found = found if isinstance(found, dict) else {}
+            user, domain, history = (found.get(name) for name in _SCHEMA)
+            keys = history if isinstance(history, list) else [None]
+            if not (all(map(_is_key, [user, *keys])) and isinstance(domain, str | None)):
+                raise RunError(f"{file}, line {number}: {line[:80]!r}; {expected}.")
+            yield str(user), domain, [str(key) for key in keys]
+
+
+def _is_key(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool))

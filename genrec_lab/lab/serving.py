@@ -1,0 +1,333 @@
+"""What a run or a folder of models answers: items by keys, for one history or a file of them."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from genrec_lab.data.preparation import MAX_HISTORY
+from genrec_lab.data.rules import NO_ITEM
+from genrec_lab.data.whole_files import whole_file
+from genrec_lab.decoding import Ranked
+from genrec_lab.lab.evaluate import load_serving, shown_row
+from genrec_lab.lab.files import RunError, hash_file, hash_json, read_json, write_json
+from genrec_lab.lab.histories import read_histories, read_keys
+from genrec_lab.lab.prepare import facts_of, load_prepared
+from genrec_lab.lab.rows import served
+from genrec_lab.lab.store import Run, existing_run
+from genrec_lab.models.catalogue import ITEM_COLUMNS, Catalogue
+from genrec_lab.models.recommenders.base import read_recommender, require_accepted
+from genrec_lab.registry import did_you_mean
+
+EXPORTED = "export.json"  # in a folder that `genrec export` or `genrec add-items` wrote
+_PART = 1024  # users that are recommended to at one time, whatever was killed in between
+_COLUMNS = {"user": pl.String, "domain": pl.String, "rank": pl.Int64, "item": pl.String, "score": pl.Float32}
+Unknown = Literal["refuse", "drop"]
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """The models of one row by domain, and the catalogue whose keys they are asked by."""
+
+    source: str
+    row: str
+    domains: tuple[str, ...]
+    catalogue: Catalogue
+    max_history: int
+    places: Mapping[str, Any]  # by domain the folder of its model, or its run
+    identity: Mapping[str, Any]  # what the answers depend on
+
+    @cached_property
+    def _loaded(self) -> dict[str, Any]:
+        return {}
+
+    def model(self, domain: str) -> Any:
+        """Return the recommender of a domain; RunError for a domain that is not served."""
+        if domain not in self.places:
+            raise RunError(
+                f"{self.source} does not serve {domain!r}{did_you_mean(domain, self.domains)}; it serves "
+                f"{', '.join(self.domains)}."
+            )
+        place = self.places[domain]
+        key = str(place) if isinstance(place, Path) else domain
+        if key not in self._loaded:
+            of_run = isinstance(place, Run)
+            self._loaded[key] = load_serving(place, domain, self.row) if of_run else read_model(place)
+        return self._loaded[key]
+
+    def items(self, keys: Sequence[str], domain: str, what: str) -> np.ndarray:
+        """Return the items with these keys in a domain; RunError names those that are unknown."""
+        found = self.catalogue.places(keys, domain)
+        if unknown := [key for key, item in zip(keys, found, strict=True) if item == NO_ITEM]:
+            raise RunError(
+                f"{what}: {len(unknown):,} of {len(keys):,} items are unknown in {domain}, the first is "
+                f"{unknown[0]!r}; keys are those of the source, as {self.catalogue.items['key'][0]!r}."
+            )
+        return found
+
+    def recommend(
+        self,
+        histories: Sequence[Sequence[int]],
+        top_k: int,
+        domain: str,
+        *,
+        allow: np.ndarray | None = None,
+        deny: np.ndarray | None = None,
+        exclude_seen: bool = False,
+        beams: int | None = None,
+    ) -> Ranked:
+        """Return the top_k items of a domain after histories of item indices, however long they are.
+
+        The most recent `max_history` items are read, as in training; `exclude_seen` counts all of them.
+        Raises RunError where the row's recommender takes no such filter, and for what it refuses.
+        """
+        model = self.model(domain)
+        takes = inspect.signature(model.recommend).parameters
+        asked: dict[str, Any] = {"allow": allow, "deny": deny}
+        asked["exclude_seen"] = histories if exclude_seen else None
+        asked = {name: value for name, value in asked.items() if value is not None}
+        asked |= {"domain": [domain] * len(histories)} if "domain" in takes else {}
+        asked |= {"beams": beams} if beams and "beams" in takes else {}
+        recent = [list(history)[-self.max_history :] for history in histories]
+        try:
+            require_accepted(model.recommend, *asked)
+            return model.recommend(recent, top_k, **asked)
+        except ValueError as error:
+            raise RunError(f"{domain}: {error}.") from error
+
+
+def open_served(source: str | Path, row: str | None = None) -> Served:
+    """Open what recommends: a folder of `save_pretrained`, `genrec export` or `genrec add-items`, or a run.
+
+    row: by default the run's own, of an export its first. Raises RunError where there is no such row, and
+    SharingError for a folder that was altered.
+    """
+    folder = Path(source).expanduser()
+    if (folder / EXPORTED).is_file():
+        return _of_export(folder, row)
+    if (folder / "shared.json").is_file():
+        return _of_models(folder, folder.name, {None: folder})
+    if folder.is_dir() and "/" in str(source):
+        raise RunError(
+            f"{folder} has no shared.json and no {EXPORTED}; give a folder that save_pretrained or `genrec "
+            "export` wrote, or the name of a run."
+        )
+    run = existing_run(str(source))
+    name, data = row or shown_row(run), load_prepared(run)
+    domains = served(run.config, facts_of(run).domains)
+    items = data.dataset.items.select(ITEM_COLUMNS)
+    load_serving(run, domains[0], name)  # says now that there is no such row
+    identity = {"run": run.name, "row": name, "results": run.reads}
+    history = data.split.max_history
+    return Served(run.name, name, domains, Catalogue(items), history, dict.fromkeys(domains, run), identity)
+
+
+def _of_export(folder: Path, row: str | None) -> Served:
+    described = read_json(folder / EXPORTED)
+    rows = described["rows"]
+    name = row or next(iter(rows))
+    if name not in rows:
+        raise RunError(f"{folder} has no row {name!r}{did_you_mean(name, rows)}; it has {', '.join(rows)}.")
+    if not rows[name]["models"]:
+        raise RunError(f"{folder} holds no model of {name!r} that this version can read; ask the run itself.")
+    models = {domain: folder / place for domain, place in rows[name]["models"].items()}
+    return _of_models(folder, name, models)
+
+
+def _of_models(folder: Path, row: str, models: Mapping[Any, Path]) -> Served:
+    """Open folders of models by domain; None stands for all domains that the model has."""
+    first = read_model(next(iter(models.values())))
+    if first.shared_items is None:
+        raise RunError(
+            f"{folder} holds no items.parquet, which says what its items are called; share it with items."
+        )
+    catalogue = Catalogue(first.shared_items)
+    if None in models:
+        own = getattr(first, "codes", None)
+        held = own.domain_names if own is not None and own.domains is not None else ()
+        domains = held or tuple(catalogue.items["domain"].unique(maintain_order=True))
+        models = dict.fromkeys(domains, models[None])
+    identity = {str(place): hash_file(place / "shared.json") for place in models.values()}
+    return Served(
+        str(folder), row, tuple(models), catalogue, first.max_history or MAX_HISTORY, models, identity
+    )
+
+
+def read_model(folder: Path) -> Any:
+    """Read a recommender that was shared; RunError where it cannot be used."""
+    try:
+        return read_recommender(folder)
+    except (ValueError, OSError) as error:
+        raise RunError(f"{folder} cannot be used: {error}") from error
+
+
+# -- files ---------------------------------------------------------------------------------------------------
+
+
+def recommend_to_file(
+    source: str | Path,
+    histories: Path,
+    out: Path,
+    top_k: int,
+    *,
+    row: str | None = None,
+    allow: Path | None = None,
+    deny: Path | None = None,
+    exclude_seen: bool = False,
+    unknown: Unknown = "refuse",
+    beams: int | None = None,
+    say: Any = print,
+) -> Path:
+    """Recommend to every user of a file: `user, domain, rank, item, score`, keys as the source has them.
+
+    Users are worked off in parts beside `out`, which is written when all are there; a call that was killed
+    goes on where it was. unknown: what becomes of histories with items that the model does not know: "drop"
+    leaves those items out and says how many. `say` takes sentences about the file. Raises RunError for files
+    that cannot be used.
+    """
+    if top_k < 1:
+        raise RunError(f"top-k is {top_k}; expected 1 or more.")
+    if out.suffix not in (".parquet", ".csv"):
+        raise RunError(f"{out} has an unknown ending; write to .parquet or .csv.")
+    users, model = read_histories(histories), open_served(source, row)
+    users = _with_domains(users, model, histories)
+    names = list(dict.fromkeys(users["domain"].to_list()))
+    for domain in names:
+        model.model(domain)  # says now that a domain is not served
+    numbered = _numbered(users, model, histories, unknown, say)
+    lists = {"allow": allow, "deny": deny}
+    keys = {name: read_keys(file) for name, file in lists.items() if file is not None}
+    _require_known(keys, lists, model)
+    filters = {domain: {name: _in_domain(model, of, domain) for name, of in keys.items()} for domain in names}
+    plan = {
+        "of": hash_json(model.identity), "histories": hash_file(histories), "top_k": top_k, "beams": beams,
+        "exclude_seen": exclude_seen, "unknown": unknown, "row": model.row,
+        "lists": {name: hash_json(sorted(of)) for name, of in keys.items()},
+    }  # fmt: skip
+    parts = out.with_name(f"{out.name}.parts")
+    if not (parts / "plan.json").is_file() or read_json(parts / "plan.json") != plan:
+        shutil.rmtree(parts, ignore_errors=True)
+        parts.mkdir(parents=True)
+        write_json(parts / "plan.json", plan)
+    starts = range(0, users.height, _PART)
+    files = [parts / f"{start:09d}.parquet" for start in starts]
+    for start, file in zip(starts, files, strict=True):
+        if not file.is_file():
+            rows = slice(start, start + _PART)
+            made = _part(model, users[rows], numbered[rows], top_k, filters, exclude_seen, beams)
+            with whole_file(file) as partial:
+                made.write_parquet(partial)
+    with whole_file(out) as partial:
+        found = pl.scan_parquet(files)
+        if out.suffix == ".csv":
+            found.sink_csv(partial)
+        else:
+            found.sink_parquet(partial)
+    shutil.rmtree(parts)
+    return out
+
+
+def _part(
+    model: Served,
+    users: pl.DataFrame,
+    histories: Sequence[Sequence[int]],
+    top_k: int,
+    filters: Mapping[str, Mapping[str, np.ndarray]],
+    exclude_seen: bool,
+    beams: int | None,
+) -> pl.DataFrame:
+    """Recommend to some users: the rows of each together, in their order."""
+    items = np.full((users.height, top_k), NO_ITEM, dtype=np.int64)
+    scores = np.full((users.height, top_k), -np.inf, dtype=np.float32)
+    of_user = users["domain"].to_numpy()
+    for domain in dict.fromkeys(of_user.tolist()):
+        rows = np.flatnonzero(of_user == domain)
+        asked: dict[str, Any] = {**filters[domain], "exclude_seen": exclude_seen, "beams": beams}
+        ranked = model.recommend([histories[place] for place in rows.tolist()], top_k, domain, **asked)
+        items[rows], scores[rows] = ranked.items, ranked.scores
+    return named_rankings(users["user"], users["domain"], items, scores, model.catalogue.items["key"])
+
+
+def named_rankings(
+    users: pl.Series, domains: pl.Series, items: np.ndarray, scores: np.ndarray, keys: pl.Series
+) -> pl.DataFrame:
+    """Return rankings (U, K) as rows `user, domain, rank, item, score` with keys, rank from 1."""
+    row, place = np.nonzero(items != NO_ITEM)
+    columns = [
+        users.gather(row).cast(pl.String).alias("user"),
+        domains.gather(row).alias("domain"),
+        pl.Series("rank", place + 1),
+        keys.gather(items[row, place]).alias("item"),
+        pl.Series("score", scores[row, place]),
+    ]
+    return pl.DataFrame(columns).cast(_COLUMNS)  # type: ignore[arg-type]
+
+
+def _with_domains(users: pl.DataFrame, model: Served, file: Path) -> pl.DataFrame:
+    """Fill in the domain of histories that name none: the only one, or the one that has their last item."""
+    if not users["domain"].null_count():
+        return users
+    if len(model.domains) == 1:
+        return users.with_columns(pl.col("domain").fill_null(model.domains[0]))
+    homes = Counter(model.catalogue.items["key"].to_list())
+    home = dict(zip(*(model.catalogue.items[name].to_list() for name in ("key", "domain")), strict=True))
+    found: list[str] = []
+    for user, domain, history in users.iter_rows():
+        known = [key for key in history if key in home]
+        if domain is None and (not known or homes[known[-1]] > 1):
+            raise RunError(
+                f"{file}: the domain of user {user!r} cannot be told from the history; give a column "
+                f"'domain' with one of {', '.join(model.domains)}."
+            )
+        found.append(domain or home[known[-1]])
+    return users.with_columns(domain=pl.Series(found, dtype=pl.String))
+
+
+def _numbered(users: pl.DataFrame, model: Served, file: Path, unknown: Unknown, say: Any) -> list[list[int]]:
+    """Turn the keys of histories into item indices; RunError where some are unknown and none may be left."""
+    found: list[list[int]] = []
+    strange: list[tuple[str, str]] = []
+    for user, domain, history in users.iter_rows():
+        places = model.catalogue.places(history, domain).tolist()
+        strange += [(user, key) for key, item in zip(history, places, strict=True) if item == NO_ITEM]
+        found.append([item for item in places if item != NO_ITEM])
+    if strange:
+        told = (
+            f"{file}: {len(strange):,} of {users['history'].list.len().sum():,} items of histories are "
+            f"unknown to {model.source}, the first is {strange[0][1]!r} of user {strange[0][0]!r}"
+        )
+        if unknown == "refuse":
+            raise RunError(f"{told}. Leave them out of the file, or say --unknown drop.")
+        say(f"{told}; they are left out.")
+    if empty := [user for user, history in zip(users["user"], found, strict=True) if not history]:
+        say(f"{len(empty):,} users have no known item, the first is {empty[0]!r}.")
+    longer = sum(len(history) > model.max_history for history in found)
+    if longer:
+        say(f"{longer:,} histories are longer than {model.max_history}; their most recent items are read.")
+    return found
+
+
+def _require_known(keys: Mapping[str, list[str]], files: Mapping[str, Path | None], model: Served) -> None:
+    """Raise RunError where a key of the lists is an item's in none of the domains."""
+    known = set(model.catalogue.items["key"])
+    for name, of_list in keys.items():
+        if strange := [key for key in of_list if key not in known]:
+            raise RunError(
+                f"{files[name]}: {len(strange):,} of {len(of_list):,} items are unknown to {model.source}, "
+                f"the first is {strange[0]!r}; keys are those of the source, as "
+                f"{model.catalogue.items['key'][0]!r}."
+            )
+
+
+def _in_domain(model: Served, keys: list[str], domain: str) -> np.ndarray:
+    places = model.catalogue.places(keys, domain)
+    return places[places != NO_ITEM]

@@ -1,0 +1,139 @@
+"""Files of histories: what is written is what the library recommends, also when the work was killed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from genrec_lab.lab import serving
+from genrec_lab.lab.files import RunError
+from genrec_lab.lab.histories import read_histories, read_keys
+from genrec_lab.lab.serving import open_served, recommend_to_file
+from genrec_lab.models.hub import CardFacts
+from tests.unit.conftest import tiny_recommender, unique_codes
+
+USERS = 10_000
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    codes = unique_codes({"Garden": 40, "Shed": 20}, (4, 5, 6))
+    model = tiny_recommender(codes, sharpness=3.0)
+    assert codes.domains is not None
+    items = pl.DataFrame({"domain": codes.domains.tolist(), "key": [f"K{item}" for item in range(60)]})
+    items = items.with_columns(title=pl.lit("Rake"))
+    about = CardFacts(dataset="made up", max_history=4)
+    return model.save_pretrained(tmp_path_factory.mktemp("shared") / "it", about, items)
+
+
+def histories_of(shared: Path, users: int, file: Path) -> pl.DataFrame:
+    rng, items = np.random.default_rng(0), pl.read_parquet(shared / "items.parquet")
+    keys = {name: rows["key"].to_list() for (name,), rows in items.group_by("domain")}
+    domains = rng.choice(["Garden", "Shed"], size=users).tolist()
+    histories = [rng.choice(keys[name], size=rng.integers(1, 7)).tolist() for name in domains]
+    frame = pl.DataFrame({"user": [f"u{n}" for n in range(users)], "domain": domains, "history": histories})
+    frame.write_parquet(file)
+    return frame
+
+
+def test_ten_thousand_histories_killed_twice_equal_one_go(shared: Path, tmp_path: Path) -> None:
+    histories_of(shared, USERS, tmp_path / "users.parquet")
+    code = (
+        "import sys; from pathlib import Path; from genrec_lab.lab.serving import recommend_to_file;"
+        "recommend_to_file(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), 3, beams=3, exclude_seen=True)"
+    )
+    command = [sys.executable, "-c", code, shared, tmp_path / "users.parquet", tmp_path / "killed.parquet"]
+    parts = tmp_path / "killed.parquet.parts"
+    for least in (2, 5):
+        process = subprocess.Popen([*map(str, command)])
+        while len(list(parts.glob("0*.parquet"))) < least:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        assert not (tmp_path / "killed.parquet").exists()
+    stamps = {file: file.stat().st_mtime_ns for file in parts.glob("0*.parquet")}
+    assert 5 <= len(stamps) < -(-USERS // serving._PART)
+    subprocess.run([*map(str, command)], check=True)
+    killed = pl.read_parquet(tmp_path / "killed.parquet")
+    out = recommend_to_file(
+        shared, tmp_path / "users.parquet", tmp_path / "whole.parquet", 3, beams=3, exclude_seen=True
+    )
+    assert killed.equals(pl.read_parquet(out)) and killed.height == 3 * USERS
+    assert not parts.exists()
+
+
+def test_rows_are_what_the_library_recommends(shared: Path, tmp_path: Path) -> None:
+    users = histories_of(shared, 40, tmp_path / "users.parquet")
+    said: list[str] = []
+    out = recommend_to_file(
+        shared, tmp_path / "users.parquet", tmp_path / "out.parquet", 6, exclude_seen=True, say=said.append
+    )
+    found, served = pl.read_parquet(out), open_served(shared)
+    longer = (users["history"].list.len() > 4).sum()
+    assert said == [f"{longer} histories are longer than 4; their most recent items are read."]
+    keys = served.catalogue.items["key"].to_list()
+    for user, domain, history in users.iter_rows():
+        items = [keys.index(key) for key in history]
+        ranked = served.model(domain).recommend([items[-4:]], 6, domain, exclude_seen=[items])
+        own = found.filter(user=user)
+        assert own["item"].to_list() == [keys[item] for item in ranked.items[0] if item >= 0]
+        assert own["rank"].to_list() == list(range(1, own.height + 1))
+        np.testing.assert_allclose(own["score"], ranked.scores[0][ranked.items[0] >= 0], atol=1e-5)
+
+
+def test_other_settings_begin_anew(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    histories_of(shared, 30, tmp_path / "users.parquet")
+    monkeypatch.setattr(serving, "_PART", 10)
+    part, calls = serving._part, []
+
+    def second_fails(*given: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 2:
+            raise RunError("the power is gone")
+        return part(*given)
+
+    monkeypatch.setattr(serving, "_part", second_fails)
+    given = shared, tmp_path / "users.parquet", tmp_path / "out.csv"
+    with pytest.raises(RunError, match="the power is gone"):
+        recommend_to_file(*given, 3)
+    recommend_to_file(*given, 4)  # three parts again, for the first one holds three items a user
+    assert len(calls) == 2 + 3
+    assert pl.read_csv(tmp_path / "out.csv").group_by("user").len()["len"].to_list() == [4] * 30
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("u.csv", "user,thing\na,b\n", "'item' is missing"),
+        ("u.csv", "user,item\na,\n", "rows without a user, a history or an item"),
+        ("u.xlsx", "x", "unknown ending"),
+        ("u.parquet", "x", "is not readable"),
+        ("u.jsonl", '{"user": "a", "history": ["K1", null]}\n', "line 1"),
+        ("u.jsonl", '{"user": "a", "history": ["K1"]}\nnonsense\n', "line 2: no JSON"),
+        ("u.jsonl", '{"user": "a", "history": ["K1"], "domain": 3}\n', "line 1"),
+    ],
+)
+def test_files_that_hold_no_histories(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(RunError, match=message):
+        read_histories(tmp_path / name)
+
+
+def test_keys_are_texts_and_rows_of_a_csv_are_in_order(tmp_path: Path) -> None:
+    (tmp_path / "u.csv").write_text("user,item\n1,007\n2,9\n1,7\n")
+    assert read_histories(tmp_path / "u.csv").rows() == [("1", None, ["007", "7"]), ("2", None, ["9"])]
+    (tmp_path / "u.jsonl").write_text('{"user": 1, "history": [7, "007"]}\n')
+    assert read_histories(tmp_path / "u.jsonl").rows() == [("1", None, ["7", "007"])]
+    (tmp_path / "keys").write_text("007\n\n 7 \n")
+    assert read_keys(tmp_path / "keys") == ["007", "7"]
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RunError, match="is not UTF-8"):
+        read_keys(tmp_path / "bytes")
