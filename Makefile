@@ -1,4 +1,4 @@
-# Everything runs in a virtual environment of its own: `make demo` and `make test` make it on first use.
+# Everything runs in a virtual environment of its own, which `make demo` and `make test` make and fill on first use.
 # Settable: PYTHON (3.11 or newer), VENV, PIP_ARGS (more options for pip install), JOBS (test processes), BENCH.
 
 PYTHON ?= python3
@@ -9,6 +9,13 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 # Its date says when the environment was last brought in line with the files that describe it.
 STAMP := $(VENV)/.installed
+DEMO := $(VENV)/.demo
+LAB := $(VENV)/.lab
+# What pip's log says of each file that it fetched, added up.
+DOWNLOADED := / Downloading / && match($$0, /\([0-9.]+ [kMG]?B\)$$/) { \
+  split(substr($$0, RSTART + 1, RLENGTH - 2), size, " "); \
+  sum += size[1] * (size[2] == "GB" ? 1000 : size[2] == "MB" ? 1 : size[2] == "kB" ? 0.001 : 0.000001) } \
+  END { printf "Downloaded %.0f MB.\n", sum }
 AUDITED := $(VENV)/.audited
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))
 BENCH ?= $(sort $(filter-out __init__ measuring,$(basename $(notdir $(wildcard benchmarks/*.py)))))
@@ -22,17 +29,24 @@ help: ## list the targets
 
 setup: $(STAMP) ## make the virtual environment and install everything into it
 
-$(STAMP): pyproject.toml constraints.txt
+# A target installs what it needs: the demo the chain alone, `make lab` JupyterLab too, the tests everything.
+$(DEMO): EXTRAS := offline
+$(LAB): EXTRAS := explore,offline
+$(STAMP): EXTRAS := explore,offline,baselines,browser,scale,serve,bench,dev
+$(DEMO) $(LAB) $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Python 3.11 or newer is needed; '$(PYTHON)' is not. Name one: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "'$(PYTHON)' lacks venv. On Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing into $(VENV): some minutes, once."
-	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[explore,offline,baselines,browser,scale,serve,bench,dev]'
-	@touch $@
+	@echo "Installing the package with $(EXTRAS) into $(VENV), once. The demo downloads about 600 MB, the tests 300 MB more."
+	@echo "On Linux without a GPU, PIP_ARGS with PyTorch's CPU index spares 2 to 3 GB of CUDA libraries."
+	@rm -f $(VENV)/pip.log
+	$(BIN)/python -m pip install $(PIP_ARGS) --log $(VENV)/pip.log -c constraints.txt -e '.[$(EXTRAS)]'
+	@awk '$(DOWNLOADED)' $(VENV)/pip.log
+	@touch $@ $(if $(filter $(STAMP),$@),$(DEMO) $(LAB)) $(if $(filter $(LAB),$@),$(DEMO))
 
-demo: $(STAMP) ## run the whole chain on the embedded data, a few minutes on two cores
+demo: $(DEMO) ## run the whole chain on the embedded data, a few minutes on two cores
 	$(BIN)/python -m genrec_lab.run papermill_runs/demo.yaml
 
 # The tests leave cores idle while a slow file ends: the static checks and the notebooks go on beside them and are
@@ -72,7 +86,7 @@ format: $(STAMP) ## sort imports, mend what ruff can mend, format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lab: $(STAMP) ## open JupyterLab on the first notebook
+lab: $(LAB) ## open JupyterLab on the first notebook
 	$(BIN)/python -m jupyterlab notebooks/00_setup_check.ipynb
 
 bench: $(STAMP) ## run the benchmarks; one alone: make bench BENCH=name

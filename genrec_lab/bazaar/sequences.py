@@ -35,7 +35,8 @@ def draw_sequences(world: BazaarWorld) -> dict[str, Sequences]:
     """Draw every user of the world: domain -> `Sequences`."""
     config = world.config
     drawn = {}
-    for domain, n_users in zip(config.domains, config.domain_sizes(config.n_users()), strict=True):
+    sizes = config.domain_sizes(config.n_users(), config.user_shares)
+    for domain, n_users in zip(config.domains, sizes, strict=True):
         place = world.domains[domain]
         prior = np.cumsum(place.archetype_weights)
         chance = stream(config.seed, "archetypes", place.shop).integers(0, prior[-1], n_users)

@@ -17,7 +17,7 @@ machine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -63,8 +63,10 @@ class BazaarConfig(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
-    items: int = Field(900, ge=MIN_ITEMS, le=MAX_ITEMS, description="items over all domains, spread evenly")
-    users: int | None = Field(None, ge=1, le=MAX_USERS, description="spread as the items; None: four an item")
+    items: int = Field(900, ge=MIN_ITEMS, le=MAX_ITEMS, description="items over all domains")
+    users: int | None = Field(None, ge=1, le=MAX_USERS, description="over all domains; None: four an item")
+    item_shares: tuple[int, ...] | None = Field(None, description="items of each domain, in proportion")
+    user_shares: tuple[int, ...] | None = Field(None, description="users of each domain, in proportion")
     domains: tuple[str, ...] = Field(("Garden", "Kitchen", "Studio"), description="the shops, each a domain")
     seed: int = Field(0, ge=0, description="decides all that is drawn")
     archetypes: int = Field(24, ge=1, le=1000, description="kinds of users, shared by all domains")
@@ -74,6 +76,11 @@ class BazaarConfig(BaseModel):
     style_carry_over: float = Field(0.4, ge=0, le=3, description="nats for the style of the last item")
     mean_length: float = Field(8.0, ge=MIN_LENGTH, le=50, description="interactions a user, before the cut")
     max_length: int = Field(100, ge=MIN_LENGTH, le=1000, description="the cut, or a third of the items")
+
+    @field_validator("item_shares", "user_shares", mode="before")
+    @classmethod
+    def _listed_shares(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
 
     @field_validator("domains", mode="before")
     @classmethod
@@ -93,6 +100,17 @@ class BazaarConfig(BaseModel):
             if name in value[:position]:
                 raise ValueError(f"domain {name!r} is named twice; name each once")
         return value
+
+    @model_validator(mode="after")
+    def _a_share_a_domain(self) -> BazaarConfig:
+        for name in ("item_shares", "user_shares"):
+            shares = getattr(self, name)
+            if shares is not None and (len(shares) != len(self.domains) or min(shares) < 1):
+                raise ValueError(
+                    f"{name} = {list(shares)}: {len(self.domains)} whole numbers from 1 are expected, "
+                    f"one for each of {list(self.domains)}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _users_everywhere(self) -> BazaarConfig:
@@ -120,10 +138,12 @@ class BazaarConfig(BaseModel):
         except ValidationError as error:
             raise DataError("bazaar: " + "; ".join(_problem(entry) for entry in error.errors())) from error
 
-    def domain_sizes(self, total: int) -> tuple[int, ...]:
-        """`total` spread over the domains, the first ones one more where it does not divide."""
-        share, rest = divmod(total, len(self.domains))
-        return tuple(share + (position < rest) for position in range(len(self.domains)))
+    def domain_sizes(self, total: int, shares: Sequence[int] | None = None) -> tuple[int, ...]:
+        """`total` spread over the domains by their shares, or evenly; the first ones get the remainder."""
+        weights = shares or (1,) * len(self.domains)
+        sizes = [total * share // sum(weights) for share in weights]
+        rest = total - sum(sizes)
+        return tuple(size + (position < rest) for position, size in enumerate(sizes))
 
     def n_users(self) -> int:
         """Users over all domains: `users`, or four an item up to `MAX_DEFAULT_USERS`."""
@@ -236,7 +256,7 @@ class BazaarWorld:
         tastes = _draw_tastes(config, stream(config.seed, "tastes"))
         follows = _draw_department_steps(config, stream(config.seed, "departments"))
         archetype_weights = stream(config.seed, "archetypes").integers(2, 7, config.archetypes)
-        sizes = config.domain_sizes(config.items)
+        sizes = config.domain_sizes(config.items, config.item_shares)
         domains = {}
         for name, n_items, end in zip(config.domains, sizes, np.cumsum(sizes), strict=True):
             shop = SHOPS[name]

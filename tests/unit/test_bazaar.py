@@ -332,3 +332,12 @@ def test_shops_are_told_by_their_frames() -> None:
     codes = {name: np.zeros(1, dtype=np.int64) for name in ATTRIBUTES}
     corners = {draw_picture(shop, Attributes(**codes), 0).getpixel((0, 0)) for shop in SHOPS.values()}
     assert len(corners) == len(SHOPS)
+
+
+def test_shares_make_one_shop_small_and_sparse():
+    world = make_bazaar(items=400, users=260, item_shares=(1, 1, 2), user_shares=(6, 6, 1))
+    counts = world.sequences["domain"].value_counts(sort=True)["count"].to_list()
+    assert [len(world.domain_items(domain)) for domain in world.domains] == [100, 100, 200]
+    assert counts == [120, 120, 20]
+    with pytest.raises(DataError, match=r"user_shares = \[6, 1\]: 3 whole numbers from 1 are expected"):
+        make_bazaar(items=400, user_shares=(6, 1))

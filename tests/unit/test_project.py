@@ -74,6 +74,9 @@ def test_environment_agrees_with_pyproject() -> None:
     conda = {PYPI_NAMES.get(name, name): specifier for name, specifier in conda.items()}
     assert conda.pop("python") == SpecifierSet(PROJECT["requires-python"])
     assert conda.pop("pip") == SpecifierSet()
+    named = {name: conda.pop(name) for name in ("jupyterlab", "nbval", "pytest")}
+    extras = _requirements([*EXTRAS["explore"], *EXTRAS["dev"]])
+    assert named == {name: extras[name] for name in named}
     assert conda == _requirements(PROJECT["dependencies"])
 
 
@@ -83,7 +86,30 @@ def test_environment_installs_the_package_with_known_extras() -> None:
     (package,) = [re.fullmatch(r"-e \.\[(.+)\]", line) for line in by_pip]
     assert package is not None
     assert set(package[1].split(",")) <= set(EXTRAS)
-    assert f"-e '.[{package[1]}]'" in (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    assert f"$(STAMP): EXTRAS := {package[1]}\n" in (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+
+
+def test_the_demo_installs_neither_browser_nor_benchmarks_nor_linters(tmp_path: Path) -> None:
+    def commands(target: str) -> str:
+        make = ["make", "-n", target, f"VENV={tmp_path / 'venv'}"]
+        return subprocess.run(make, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+
+    (demo,) = re.findall(r"-e '\.\[(.+)\]'", commands("demo"))
+    (test,) = re.findall(r"-e '\.\[(.+)\]'", commands("setup"))
+    assert demo.split(",") == ["offline"]
+    assert set(test.split(",")) == set(EXTRAS)
+
+
+def test_the_megabytes_of_a_log_of_pip_are_added_up(tmp_path: Path) -> None:
+    lines = ["Downloading a-1.whl (1.5 MB)", "  Downloading b-1.whl (500 kB)", "Using cached c-1.whl (7 MB)"]
+    (tmp_path / "venv").mkdir()
+    log = tmp_path / "venv" / "pip.log"
+    log.write_text("".join(f"2026-01-01T00:00:00,000 {line}\n" for line in lines), encoding="utf-8")
+    make = ["make", "-n", "demo", f"VENV={tmp_path / 'venv'}"]
+    planned = subprocess.run(make, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    (awk,) = re.findall(r"^awk '.+pip\.log$", planned, re.MULTILINE | re.DOTALL)
+    answer = subprocess.run(["sh", "-c", awk], capture_output=True, text=True, check=True)
+    assert answer.stdout == "Downloaded 2 MB.\n"
 
 
 @pytest.mark.parametrize("part", ["dependencies", *EXTRAS])
