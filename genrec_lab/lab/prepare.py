@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from genrec_lab.data import Dataset, Split, load_dataset, split_of, ties
-from genrec_lab.data.amazon import lines_beside_paper
 from genrec_lab.data.checking import RESERVED as AVERAGE
 from genrec_lab.data.preparation import TIE_RULES
 from genrec_lab.data.rules import DataError
@@ -128,6 +127,8 @@ def _prepare(work: Work, options: Mapping[str, Any], max_history: int, files: Ma
 
 def prepare_data(run: Run) -> Prepared:
     """Load the run's dataset, split it, and write both; what is there already is read instead."""
+    from genrec_lab.data.amazon import lines_beside_paper
+
     folder = run.make(prepared_task(run))
     prepared = _read(folder, run)
     for line in lines_beside_paper(prepared.dataset, run.dataset["name"], run.config.transfer.targets):
