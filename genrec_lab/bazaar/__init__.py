@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -47,7 +47,7 @@ def make_bazaar(
     users: int | None = None,
     domains: Sequence[str] = ("Garden", "Kitchen", "Studio"),
     seed: int = 0,
-    images: str | PathLike[str] | Literal[False] | None = None,
+    images: str | PathLike[str] | bool | None = None,
     text_template: str = DEFAULT_TEMPLATE,
     **knobs: Any,
 ) -> Dataset:
@@ -56,9 +56,9 @@ def make_bazaar(
     `items` (300 to 1,000,000) and `users` (by default four an item, at most 400,000) are spread evenly over
     `domains`, which are some of the shops Garden, Kitchen, Studio, Workshop, Wardrobe, Playroom. `images`
     is a folder into which every item's picture is written, None or False for no pictures; they change
-    nothing but the column `image`. `text_template` builds the column `text` from the others. `knobs` are
-    the other fields of `BazaarConfig`. The items have the further columns `brand, categories, description,
-    material, colour, shape, style`.
+    nothing but the column `image`. True is for run files: the lab draws them into its cache. `text_template`
+    builds the column `text` from the others. `knobs` are the other fields of `BazaarConfig`. The items have
+    the further columns `brand, categories, description, material, colour, shape, style`.
 
     The same options give the same Dataset on every machine. A shop's items depend on the seed and on how
     many they are, not on the other shops or on the users. Raises DataError for an option that is unknown or

@@ -96,6 +96,8 @@ class PairsConfig(BaseModel):
     # Pairs of a user in one epoch, drawn again for each epoch; None takes all.
     per_user: int | None = Field(None, ge=1)
     # The same for learning in one pass, where a long sequence is cut into stretches (`StretchBatches`).
+    # With 1 an epoch has max_history items of each user at most. On films, whose users rate 64 and more, that
+    # is a tenth of what there is to learn: give such a row as many steps as the others, or leave this out.
     stretches_per_user: int | None = Field(None, ge=1)
 
 

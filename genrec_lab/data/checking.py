@@ -45,6 +45,8 @@ def dataset_problems(dataset: Mapping[str, Any]) -> list[str]:
     problems = [f"dataset.{problem}" for problem in choice_problems(dataset)]
     for part in parts_of(dataset, problems):
         problems += _option_problems(part)
+        if inner := _inner(part):
+            problems += [f"{part.where}.of: {problem}" for problem in dataset_problems(inner)]
     domains, folded = dataset.get("domains"), dict[str, str]()
     for domain in map(str, domains if isinstance(domains, Mapping) else ()):
         alike = folded.setdefault(unicodedata.normalize("NFC", domain).casefold(), domain)
@@ -58,6 +60,8 @@ def dataset_files(dataset: Mapping[str, Any]) -> list[Path]:
     """Return the files that a run's `dataset` will be read from, where they are there already."""
     files: list[Path] = []
     for part in parts_of(dataset, []):
+        if inner := _inner(part):
+            files += dataset_files(inner)
         if find := _finder(part.source, part.options):
             with suppress(DataError):
                 files += [file for file in find(part.options) or () if isinstance(file, Path)]
@@ -66,6 +70,12 @@ def dataset_files(dataset: Mapping[str, Any]) -> list[Path]:
                 with suppress(DataError):
                     files.append(existing_file(part.options[option], option))
     return files
+
+
+def _inner(part: Part) -> Mapping[str, Any] | None:
+    """The dataset that a source is made of, where it is made of one, as halves are."""
+    inner = part.options.get("of") if "of" in part.takes else None
+    return inner if isinstance(inner, Mapping) and "name" in inner else None
 
 
 def _finder(source: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any] | None:

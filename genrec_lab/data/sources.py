@@ -30,6 +30,7 @@ SOURCES: Registry[Source] = Registry(
         "amazon2014": "genrec_lab.data.amazon:read_amazon2014",
         "amazon2018": "genrec_lab.data.amazon:read_amazon2018",
         "amazon2023": "genrec_lab.data.amazon:read_amazon2023",
+        "halves": "genrec_lab.data.halves:read_halves",
     },
 )
 
@@ -89,8 +90,8 @@ def load_dataset(name: str, **options: Any) -> Dataset:
     """The Dataset of a source with its own options.
 
     `name` is a registered source ("bazaar", "lcrec", "recbole", "movielens", "frames", "splits",
-    "sequences", "amazon2014", "amazon2018", "amazon2023" and those of `register_source`), or the place of a
-    function that returns a Dataset: `package.module:function`, or `file.py:function`.
+    "sequences", "amazon2014", "amazon2018", "amazon2023", "halves" and those of `register_source`), or the
+    place of a function that returns a Dataset: `package.module:function`, or `file.py:function`.
 
     Several domains at once, of one source or of several: `domains={"Scientific": folder, "Movies": {"name":
     "frames", "interactions": ..., "items": ...}}`. A value is a folder, or a mapping of options that may name

@@ -293,9 +293,14 @@ def utgrec_without_recommender_pretraining(config: MethodConfig) -> MethodConfig
 
 
 def utgrec_without_pretraining(config: MethodConfig) -> MethodConfig:
-    """UTGRec Table 3 (7), w/o PT: tokenizer and recommender learn from the target alone."""
+    """UTGRec Table 3 (7), w/o PT: tokenizer and recommender learn from the target alone.
+
+    The tokenizer does so for as many epochs as others are fine-tuned on the target, or longer.
+    """
+    own = config.tokenizer_training
+    epochs = max(own.epochs, config.transfer.training.epochs)
     return _with_transfer(
-        config,
+        changed(config, tokenizer_training=own.model_copy(update={"epochs": epochs})),
         "utgrec_without_pretraining",
         pretrain_tokenizer=False,
         pretrain_recommender=False,

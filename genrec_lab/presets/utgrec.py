@@ -46,8 +46,8 @@ def utgrec(fidelity: Literal["paper", "code"] = "paper") -> MethodConfig:
             "AdamW 5e-3 over 50 epochs, then 3e-3 with early stopping, batch 256 on each of 4 GPUs; beam 50. "
             + ("alpha 3, the best of Figure 3. " if paper else "alpha 5 and 40 epochs as in its code. ")
             + "Not in it, from its code: LoRA r 8, alpha 32, d_c 128, adapter 768, tau .1, decoders and "
-            "diffusion. T5 128/64x4/512 with 4+4 layers from its author's other work; weight decay .05 too; "
-            "patience is ours."
+            "diffusion; weight decay .05 from its author's other work. The T5 has TIGER's sizes (3.1.4), "
+            "128/64x6/1,024 with 4+4 layers, as the TIGER row's has; patience is ours."
         ),
         content=QwenConfig(gradient_checkpointing=True, picture=PictureTarget(size=256, patch=16)),
         tokenizer=for_fidelity(fidelity),
@@ -56,7 +56,7 @@ def utgrec(fidelity: Literal["paper", "code"] = "paper") -> MethodConfig:
             training=TrainingConfig(epochs=20 if paper else 40, batch_size=256, learning_rate=1e-4)
         ),
         identifiers=IdentifierConfig(policy="nearest_free"),
-        recommender=T5Config(d_model=128, d_kv=64, heads=4, d_ff=512, encoder_layers=4, decoder_layers=4),
+        recommender=T5Config(),
         pairs=PairsConfig(max_history=20),
         training=TrainingConfig(
             epochs=50, batch_size=1024, learning_rate=5e-3, weight_decay=0.05, validate_every=5, patience=4

@@ -243,6 +243,15 @@ def test_utgrec_has_the_papers_values() -> None:
     assert config.adaptation.training.learning_rate == 3e-3
     assert config.decoding.test_beams == 50
     assert presets.load("utgrec_code").tokenizer.alpha == 5.0
+    assert config.recommender == presets.load("tiger").recommender  # 3.1.4: "the settings in TIGER"
+
+
+def test_a_tokenizer_without_pretraining_learns_as_long_as_others_are_fine_tuned() -> None:
+    for preset, epochs in {"utgrec": 20, "utgrec_code": 40, "utgrec_small": 16}.items():
+        config = presets.load(preset, {"compare": ["utgrec_without_pretraining"]})
+        rows = methods(config)
+        assert rows["utgrec_without_pretraining"].tokenizer_training.epochs == epochs
+        assert rows[preset].tokenizer_training == config.tokenizer_training
 
 
 def test_the_tiger_of_a_utgrec_run_quantises_vectors() -> None:
