@@ -292,6 +292,7 @@ def explore(
     The file needs neither a kernel nor a network. In a notebook, genrec_lab.explore opens the whole explorer.
     """
     from genrec_lab.lab.explore import opened_state
+    from genrec_lab.registry import relative_to
     from genrec_lab.viz.explorer.html_file import write_html
 
     if sizes is not None and not all(size.strip().isdigit() for size in sizes.split(",")):
@@ -300,7 +301,8 @@ def explore(
         )
     counts = None if sizes is None else [int(size) for size in sizes.split(",")]
     try:
-        state, notes = opened_state(run_or_codes, items, vectors, None, counts, row)
+        with relative_to(Path.cwd()):
+            state, notes = opened_state(run_or_codes, items, vectors, None, counts, row)
         for note in notes:
             _say(f"NOTE: {note}")
         name = Path(run_or_codes).name.split(".")[0]

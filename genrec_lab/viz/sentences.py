@@ -451,7 +451,7 @@ def tail_title(names: Sequence[str], values: FloatArray, groups: Sequence[str]) 
 
     def said(column: int) -> str:
         best = leaders(names, values[:, column].tolist())
-        group = f"{groups[column]} interactions"
+        group = f"{groups[column]} interaction{'' if groups[column] == '1' else 's'}"
         if not best:
             return f"no row finds targets of {group}"
         if len(best) == len(names) > 1:

@@ -426,8 +426,8 @@ def test_a_result_keeps_the_revision_that_made_it(
     first = git(finished.package, "rev-parse", "HEAD")
     assert {made["revision"] for made in finished.look["provenance"]} == {first}
     shutil.copytree(finished.root, tmp_path / "runs")
-    old = "        counted = Popularity().fit(learnt_data(data, (domain,)))\n        return recommend_to("
-    edited("lab/evaluate.py", old, old.replace("counted = ", "counted = _ = "))
+    old = "        return Popularity().fit(learnt_data(data, (domain,)))\n"
+    edited("lab/evaluate.py", old, old.replace("return ", "return None or "))
     second = commit(finished.package)
     found = ask("make", "truth", tmp_path / "runs", finished.package)["provenance"]
     assert {made["row"] for made in found if made["revision"] == second} == {"popularity"}

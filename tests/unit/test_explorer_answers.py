@@ -476,7 +476,7 @@ def test_only_what_both_have_is_compared(make_catalogue: Make) -> None:
         "3 of 6 items of first have no counterpart",
         "2 of 5 items of second have no counterpart",
         "level 3 of second: first has only 2 levels",
-        "codes a level: 4, 3 in first, 4, 2 in second",
+        "codes per level: 4, 3 in first, 4, 2 in second",
     ]
     with pytest.raises(ValueError, match=r"level: 2, expected 0..1"):
         two.level(2)

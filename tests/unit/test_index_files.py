@@ -172,7 +172,7 @@ def test_the_four_reference_identifiers_by_brute_force(real_data: Path) -> None:
             expected = twin(rows, row["level"] - 1, 256)
             assert {part: row[part] for part in expected} == pytest.approx(expected, rel=1e-9, abs=1e-9)
     figure = tokenizers_compared(table)
-    assert "rkmeans_native leaves 31" in figure.layout.title.text.replace("<br>", " ")
+    assert "rkmeans_native 31\u00a0% of the items ambiguous" in figure.layout.title.text.replace("<br>", " ")
 
 
 @pytest.mark.parametrize(

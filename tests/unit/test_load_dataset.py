@@ -60,6 +60,7 @@ def test_names_are_listed() -> None:
         "amazon2014",
         "amazon2018",
         "amazon2023",
+        "halves",
     )
     assert set(SOURCES) == set(datasets())
 
