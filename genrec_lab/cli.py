@@ -153,6 +153,7 @@ def _chain(again: str, as_json: bool, checked: Checked, *, dry_run: bool, **how:
 
 
 def _show(result: ChainResult, console: Any) -> None:
+    from genrec_lab.lab.effort import effort_table, notes_by_row
     from genrec_lab.lab.tables import kept_rows, result_tables, terminal_table
 
     metrics = result.metrics()
@@ -163,6 +164,8 @@ def _show(result: ChainResult, console: Any) -> None:
         (metric, by_domain), *_ = tables.by_domain.items()
         console.print(terminal_table(by_domain, f"{names}: {metric} by domain"))
         console.print(terminal_table(tables.averages, "Averages over users", tables.note))
+        if (effort := effort_table(notes_by_row(result.runs))).height:
+            console.print(terminal_table(effort, "What training took"))
     console.print(f"Report: {result.report}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -198,15 +201,19 @@ def compare(runs: tuple[str, ...]) -> int:
     from rich.console import Console
 
     from genrec_lab.lab.compare import put_beside
+    from genrec_lab.lab.effort import effort_table
     from genrec_lab.lab.store import existing_run
     from genrec_lab.lab.tables import terminal_table, text_frame
 
-    found = put_beside([existing_run(name) for name in runs])
+    opened = [existing_run(name) for name in runs]
+    found = put_beside(opened)
+    noted = {f"{run.name}: {row}": [note] for run in opened for row, note in run.notes().items()}
     console = Console()
     console = console if console.is_terminal else Console(width=_LOG_WIDTH)
     for note in found.notes:
         click.echo(f"NOTE: {note}")
     tables = {"Settings that differ": found.settings, "Rows over all test users": found.table}
+    tables["What training took"] = effort_table(noted)
     for title, frame in {**tables, "Codes by level": found.codes}.items():
         if frame.height:
             console.print(terminal_table(text_frame(frame), title))

@@ -377,4 +377,4 @@ def _adapt(
     if lora is not None and codes is not None:
         start.save(work.folder / "base")  # with the target's own identifiers, which no other result knows
     (work.folder / "parameters.json").write_text(json.dumps(count_parameters(adapted)._asdict()))
-    write_histories(work, adapted.results_)
+    write_histories(work, adapted)

@@ -25,6 +25,7 @@ from genrec_lab.evaluation.papers import beside_papers, other_data
 from genrec_lab.evaluation.rankings import Rankings, per_user
 from genrec_lab.evaluation.shared_identifiers import SharedRanking
 from genrec_lab.lab.adapt import load_adapted, read_serving, serving_tasks
+from genrec_lab.lab.effort import effort_of
 from genrec_lab.lab.files import RunError
 from genrec_lab.lab.names import safe_name
 from genrec_lab.lab.prepare import Facts, facts_of, known_facts, load_prepared, prepared_task
@@ -278,15 +279,17 @@ def _facts_of_metrics(run: Run, facts: Facts | None) -> dict[str, dict[str, Any]
 
 
 def run_notes(run: Run) -> dict[str, dict[str, Any]]:
-    """What is noted beside the metrics of each row: how many users it ranks in a second."""
-    facts = known_facts(run)
-    tasks = {} if facts is None else ranking_tasks(run, facts)
-    rates = {name: _rate(run, task) for name, task in tasks.items()}
-    return {
-        name: {"users_per_second": rate["users_per_second"], **_of_sharing(rate)}
-        for name, rate in rates.items()
-        if rate
-    }
+    """What is noted beside the metrics of each row: its training (`effort_of`), and users ranked a second."""
+    facts, found = known_facts(run), dict[str, dict[str, Any]]()
+    if facts is None:
+        return found
+    for name, task in ranking_tasks(run, facts).items():
+        note = {} if name in (POPULARITY, BEST_POSSIBLE) else effort_of(run, facts, name)
+        if rate := _rate(run, task):
+            note |= {"users_per_second": rate["users_per_second"], **_of_sharing(rate)}
+        if note:
+            found[name] = note
+    return found
 
 
 def _of_sharing(rate: Mapping[str, Any]) -> dict[str, Any]:

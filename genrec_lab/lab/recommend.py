@@ -306,8 +306,11 @@ def best_epoch(folder: Path) -> int:
 # -- the tasks -----------------------------------------------------------------------------------------------
 
 
-def write_histories(work: Work, results: Mapping[str, TrainingResult]) -> None:
-    """Write the epoch records of a result's trainings, by phase."""
+def write_histories(work: Work, model: Any) -> None:
+    """Write the epoch records of a model's trainings, by phase, and note how many parameters it has."""
+    results: Mapping[str, TrainingResult] = getattr(model, "results_", {})
+    if isinstance(model, torch.nn.Module):
+        work.summary["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     for number, result in enumerate(results.values()):
         write_records(work.folder, f"history-{number}", [asdict(record) for record in result.history])
     phases = {phase: result.best_epoch for phase, result in results.items()}
@@ -368,7 +371,7 @@ def _train(
         checkpoints=work.scratch,
     )
     model.save(work.folder / "recommender")
-    write_histories(work, getattr(model, "results_", {}))
+    write_histories(work, model)
 
 
 def _take_over(work: Work, recommender: Any, codes: Path, of_start: Path) -> None:
@@ -403,7 +406,7 @@ def _pretrain(
         checkpoints=work.scratch,
     )
     made.save(work.folder / "model")
-    write_histories(work, made.results_)
+    write_histories(work, made)
 
 
 def _train_over_items(
@@ -431,7 +434,7 @@ def _train_over_items(
         checkpoints=work.scratch,
     )
     made.save(work.folder / "model")
-    write_histories(work, getattr(made, "results_", {}))
+    write_histories(work, made)
 
 
 def last_phase(component: Any) -> str:

@@ -20,6 +20,7 @@ import genrec_lab
 from genrec_lab.evaluation.papers import beside_papers
 from genrec_lab.lab import figures
 from genrec_lab.lab.chain import STAGES, tasks_of
+from genrec_lab.lab.effort import effort_table, notes_by_row
 from genrec_lab.lab.files import RunError, hash_file, read_log, write_json, write_text
 from genrec_lab.lab.prepare import data_summary
 from genrec_lab.lab.progress import clock
@@ -62,7 +63,7 @@ def build_report(run: Run) -> Path:
         papers=beside_papers(metrics).to_dicts(),
         kept=kept,
         skipped=run.skipped(),
-        notes=run.notes(),
+        effort=effort_table(notes_by_row([run])),
         made=made,
         data={name: value for name, value in data_summary(run).items() if name != "facts"},
         stages=[_stage(run, pages, name, states.get(name, []), made.get(name)) for name in stages],

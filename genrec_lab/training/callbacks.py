@@ -21,6 +21,8 @@ class EpochRecord:
     mfu: float | None = None
     # Mean over the samples of what else the model returned beside its loss.
     terms: dict[str, float] = field(default_factory=dict)
+    steps: int | None = None  # of the optimiser in this epoch; None in old records, as the samples
+    samples: int | None = None
 
 
 @dataclass(frozen=True)

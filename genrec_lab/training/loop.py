@@ -104,10 +104,12 @@ def fit(
     if validate is not None and config.validate_from == 0 and not state.history:
         clock = time.monotonic()
         metrics = processes.of_the_first(validate())
-        state.take(EpochRecord(0, math.nan, 0.0, 0.0, time.monotonic() - clock, metrics), config)
+        state.take(
+            EpochRecord(0, math.nan, 0.0, 0.0, time.monotonic() - clock, metrics, steps=0, samples=0), config
+        )
 
     while not state.is_done(config):
-        clock = time.monotonic()
+        clock, before = time.monotonic(), state.step
         model.train()
         with compiled_layers(model, config.compile), recomputed_layers(model, config.gradient_checkpointing):
             means, samples = learning.epoch(batches(state.epoch, seed))
@@ -123,6 +125,8 @@ def fit(
             metrics=metrics,
             mfu=learning.meter.mfu(speed),
             terms=means,
+            steps=state.step - before,
+            samples=samples,
         )
         state.take(record, config)
         for callback in callbacks:

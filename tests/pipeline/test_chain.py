@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import psutil
 import pytest
 import yaml
@@ -154,6 +155,19 @@ def test_its_results_are_those_of_the_stages_called_without_a_break(resumed: Res
     assert sum(place.startswith(TRAINED) for place in digests) >= 8
     assert {place: read(resumed.folder / place / "result.json")["digest"] for place in digests} == digests
     assert read(resumed.folder / "metrics.json")["records"] == metrics(run)
+
+
+def test_tables_say_what_the_training_of_each_row_took(resumed: Resumed) -> None:
+    folder = resumed.folder
+    notes = read(folder / "metrics.json")["notes"]
+    pairs = pl.read_parquet(folder / PREPARED / "data" / "train.parquet").height
+    # Each row goes through the pairs twice in one pass and once in whole histories; GMC's adapters once more.
+    samples = {row: notes[row]["samples"] for row in ("tiger", "gmc_without_lora", "gmc_tiny")}
+    assert samples == {"tiger": 3 * pairs, "gmc_without_lora": 3 * pairs, "gmc_tiny": 4 * pairs}
+    assert notes["gmc_tiny"]["trainings"] == 2 + 3
+    assert pairs / 256 < notes["gmc_tiny"]["steps"] / 4 < pairs / 256 + 3
+    assert "What training took" in resumed.printed
+    assert f"{4 * pairs:,}" in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_every_notebook_ran_and_the_report_holds_everything(resumed: Resumed) -> None:
