@@ -81,7 +81,7 @@ def effort_table(notes: Mapping[str, Sequence[Mapping[str, Any]]]) -> pl.DataFra
             }
             lines.append({"row": row} | cells)
     frame = pl.DataFrame(lines, infer_schema_length=None)
-    return frame.select(name for name in frame.columns if frame[name].str.len_chars().any())
+    return frame.select(name for name in frame.columns if (frame[name] != "").any())
 
 
 def notes_by_row(runs: Iterable[Run]) -> dict[str, list[dict[str, Any]]]:
