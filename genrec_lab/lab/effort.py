@@ -47,7 +47,7 @@ def effort_of(run: Run, facts: Facts, row: str) -> dict[str, Any]:
         found["trainings"] += len(histories)
         found["minutes"] += sum(record["seconds"] for record in records) / 60
         for name in ("steps", "samples"):
-            counts = [record.get(name) for record in records]
+            counts: list[Any] = [record.get(name) for record in records]
             known = found[name] is not None and None not in counts
             found[name] = found[name] + sum(counts) if known else None
         found["best_epochs"].append(best_epoch(folder))
