@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from genrec_lab.data import DataError
-from genrec_lab.data.paths import existing_file, expanded
-from genrec_lab.registry import ComponentConfig, base_folder
+from genrec_lab.data.paths import existing_file
+from genrec_lab.registry import ComponentConfig
 
 VECTOR_FILES = (".npy", ".safetensors", ".parquet")
 
@@ -89,7 +89,7 @@ def read_vectors(file: str, items: pl.DataFrame, keys: str | None = None) -> np.
 
 
 def _of_file(name: str, items: pl.DataFrame, keys: str | None) -> np.ndarray:
-    file = _path(name)
+    file = existing_file(name, "file")
     try:
         vectors, named = _read(file)
     except (OSError, ValueError, SafetensorError, pl.exceptions.PolarsError) as error:
@@ -97,10 +97,11 @@ def _of_file(name: str, items: pl.DataFrame, keys: str | None) -> np.ndarray:
             f"{file}: no vectors can be read ({error}); give one of {', '.join(VECTOR_FILES)}"
         ) from error
     if keys is not None:
-        named = _path(keys).read_text(encoding="utf-8-sig").split()
+        keys_file = existing_file(keys, "file")
+        named = keys_file.read_text(encoding="utf-8-sig").split()
         if len(named) != len(vectors):
             raise DataError(
-                f"{_path(keys)}: {len(named):,} keys for {len(vectors):,} vectors; expected one each"
+                f"{keys_file}: {len(named):,} keys for {len(vectors):,} vectors; expected one each"
             )
     if vectors.ndim != 2 or not vectors.size or vectors.dtype.kind not in "fiu":
         raise DataError(
@@ -127,10 +128,6 @@ def _of_file(name: str, items: pl.DataFrame, keys: str | None) -> np.ndarray:
         key = items["key"][int(bad[0])]
         raise DataError(f"{file}: the vector of item {key!r} is not finite; compute it again")
     return found
-
-
-def _path(name: str) -> Path:
-    return existing_file(base_folder() / Path(expanded(name, "file")).expanduser(), "file")
 
 
 def _read(file: Path) -> tuple[np.ndarray, list[str] | None]:

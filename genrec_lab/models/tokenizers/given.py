@@ -15,7 +15,7 @@ from pydantic import Field
 
 from genrec_lab.codes import CodesError, read_index_file, sizes_of
 from genrec_lab.data import DataError
-from genrec_lab.data.paths import existing_file, expanded
+from genrec_lab.data.paths import existing_file
 from genrec_lab.models.tokenizers.base import (
     CatalogueTokenizer,
     Content,
@@ -26,7 +26,6 @@ from genrec_lab.models.tokenizers.base import (
     Widths,
     require_codes,
 )
-from genrec_lab.registry import base_folder
 
 
 class GivenConfig(TokenizerConfig):
@@ -108,8 +107,7 @@ class GivenCodes(CatalogueTokenizer):
 
     def _of_file(self, name: str, content: ItemContent) -> np.ndarray:
         try:
-            path = base_folder() / Path(expanded(name, "tokenizer.file")).expanduser()
-            file = existing_file(path, "tokenizer.file")
+            file = existing_file(name, "tokenizer.file")
             if file.suffix == ".npy":
                 return self._of_rows(np.load(file, allow_pickle=False), content, name)
             if file.suffix == ".json":
