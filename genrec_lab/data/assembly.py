@@ -353,11 +353,11 @@ def _paths_by_template(template: str, items: pl.DataFrame) -> pl.Series:
     return values.select(path=pl.when(complete).then(pl.concat_str(pieces)).otherwise(pl.lit("")))["path"]
 
 
-def _names_in(folder: Path) -> set[str]:
-    """The names of the files of a folder, or of the pictures of a packed file."""
+def _names_in(folder: Path) -> dict[str, bool]:
+    """The names of the files of a folder, or of the pictures of a packed file, and whether each is a link."""
     if folder.suffix == PACK_SUFFIX and folder.is_file():
-        return packed_names(folder)
-    return {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
+        return dict.fromkeys(packed_names(folder), False)
+    return {entry.name: entry.is_symlink() for entry in os.scandir(folder)} if folder.is_dir() else {}
 
 
 def _only_present(paths: list[str | None], root: Path | None) -> list[str | None]:
@@ -365,8 +365,7 @@ def _only_present(paths: list[str | None], root: Path | None) -> list[str | None
 
     Raises DataError for a file that is not below `root`, links followed.
     """
-    listings: dict[str, set[str]] = {}
-    links: dict[str, set[str]] = {}
+    listings: dict[str, dict[str, bool]] = {}
     kept: list[str | None] = []
     top = None if root is None else os.path.realpath(root)
     for path in paths:
@@ -376,18 +375,12 @@ def _only_present(paths: list[str | None], root: Path | None) -> list[str | None
         folder, name = os.path.split(path)
         if folder not in listings:
             listings[folder] = _names_in(Path(folder))
-            links[folder] = set()
             if top is not None and listings[folder]:
                 _require_below(os.path.realpath(folder), top, path)
-                links[folder] = _links_in(Path(folder))
-        if top is not None and name in links[folder]:
+        if top is not None and listings[folder].get(name):
             _require_below(os.path.realpath(path), top, path)
         kept.append(path if name in listings[folder] else None)
     return kept
-
-
-def _links_in(folder: Path) -> set[str]:
-    return {entry.name for entry in os.scandir(folder) if entry.is_symlink()} if folder.is_dir() else set()
 
 
 def _require_below(file: str, top: str, path: str) -> None:

@@ -7,7 +7,6 @@ import io
 import struct
 import time
 import urllib.error
-import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -19,7 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 from PIL import Image
 
 from genrec_lab.data.downloads import PASSING, opened
-from genrec_lab.data.picture_pack import writing_pack
+from genrec_lab.data.picture_pack import opened_picture, writing_pack
 from genrec_lab.data.rules import DataError
 
 # Amazon's "large" pictures have at most 500 px a side and 100 kB; far beyond that is no product picture.
@@ -160,17 +159,11 @@ def _bytes(address: str, timeout: float) -> bytes:
 def thumbnail(content: bytes, side: int) -> bytes:
     """A picture's bytes as an RGB JPEG of at most `side` px a side; raises _Missing for what is refused."""
     try:
-        with warnings.catch_warnings():
-            # Its own limit is above ours, which is checked before anything is decoded.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                width, height = image.size
-                if width * height > MOST_PIXELS:
-                    raise _Missing("more than 30 million pixels")
-                if min(width, height) < LEAST_SIDE:
-                    raise _Missing("below 8 px a side")
-                image.draft("RGB", (side, side))
-                layered = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        with opened_picture(io.BytesIO(content), FORMATS, MOST_PIXELS) as image:
+            if min(image.size) < LEAST_SIDE:
+                raise _Missing("below 8 px a side")
+            image.draft("RGB", (side, side))
+            layered = image.convert("RGBA" if image.has_transparency_data else "RGB")
     except Image.DecompressionBombError as error:
         raise _Missing("more than 30 million pixels") from error
     except _DAMAGED as error:

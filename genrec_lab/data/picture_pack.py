@@ -47,19 +47,22 @@ def picture_source(path: Path) -> Path | io.BytesIO:
 
 
 @contextmanager
-def opened_picture(path: Path) -> Iterator[Image.Image]:
-    """A picture opened by Pillow, of PICTURE_FORMATS and at most MOST_PIXELS, whose pixels are not read yet.
+def opened_picture(
+    source: Path | io.BytesIO, formats: tuple[str, ...] = PICTURE_FORMATS, most_pixels: int = MOST_PIXELS
+) -> Iterator[Image.Image]:
+    """A picture opened by Pillow, of some formats and so many pixels at most, none of which is read yet.
 
     Raises what Pillow and `picture_source` raise, DecompressionBombError for one that is too large.
     """
+    found = picture_source(source) if isinstance(source, Path) else source
     with warnings.catch_warnings():
         # Pillow warns of less than it refuses; the limit here is between the two.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with Image.open(picture_source(path), formats=PICTURE_FORMATS) as opened:
+        with Image.open(found, formats=formats) as opened:
             width, height = opened.size
-            if width * height > MOST_PIXELS:
+            if width * height > most_pixels:
                 raise Image.DecompressionBombError(
-                    f"it has {width:,} x {height:,} pixels, at most {MOST_PIXELS:,} are read"
+                    f"it has {width:,} x {height:,} pixels, at most {most_pixels:,} are read"
                 )
             yield opened
 
