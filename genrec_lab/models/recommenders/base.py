@@ -17,6 +17,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -211,6 +212,10 @@ class ItemRecommender(SavedAttributes, Shareable):
         """Return scores (B, N) of `items` after histories of items, oldest first; higher is better."""
         raise TypeError(f"{type(self).__name__} defines no score")
 
+    def scoring(self) -> AbstractContextManager[None]:
+        """Keep, while the block lasts, what is computed once for all histories; by default nothing."""
+        return nullcontext()
+
     def recommend(
         self,
         histories: Histories,
@@ -249,7 +254,8 @@ class ItemRecommender(SavedAttributes, Shareable):
                     of_user[np.isin(kept, items)] = -np.inf
             return scores
 
-        return rank_by_score(score, rows, kept, top_k)
+        with self.scoring():
+            return rank_by_score(score, rows, kept, top_k)
 
 
 def seen_items(histories: Histories, exclude_seen: Seen) -> Histories | None:

@@ -8,8 +8,7 @@ Letters: B users, T places of a sequence, N items of the domain, V numbers of a 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
@@ -29,10 +28,8 @@ from genrec_lab.decoding import Histories, Ranked
 from genrec_lab.models.hub import FILES, FILES_OF_ITEM_MODELS
 from genrec_lab.models.recommenders.base import (
     Callbacks,
-    ItemList,
     ItemRecommender,
     Need,
-    Seen,
     TrainingData,
     callbacks_of,
     pretrains,
@@ -339,11 +336,6 @@ class ItemModel(nn.Module, ItemRecommender):
 
     # --- scores
 
-    @contextmanager
-    def scoring(self) -> Iterator[None]:
-        """Keep, while the block lasts, what is computed once for all histories, as item vectors."""
-        yield
-
     @torch.inference_mode()
     def score(self, histories: Histories, users: Sequence[int] | None = None) -> np.ndarray:
         """Return log-probabilities (B, N) of the domain's items after histories of items, oldest first.
@@ -359,22 +351,6 @@ class ItemModel(nn.Module, ItemRecommender):
         with self.scoring():
             logits = self.logits(sequences, moved(torch.from_numpy(known), device))
         return F.log_softmax(logits.float(), dim=-1).cpu().numpy()
-
-    def recommend(
-        self,
-        histories: Histories,
-        top_k: int,
-        users: Sequence[int] | None = None,
-        *,
-        allow: ItemList = None,
-        deny: ItemList = None,
-        exclude_seen: Seen = False,
-    ) -> Ranked:
-        """Return the top_k items of the domain for each history; see ItemRecommender."""
-        with self.scoring():
-            return super().recommend(
-                histories, top_k, users, allow=allow, deny=deny, exclude_seen=exclude_seen
-            )
 
     def _places_of(self, row: int, history: Sequence[int]) -> np.ndarray:
         """Turn item indices into the domain's own, the most recent `max_history` of them."""
