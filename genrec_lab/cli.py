@@ -308,15 +308,15 @@ def explore(
         )
     counts = None if sizes is None else [int(size) for size in sizes.split(",")]
     try:
-        with relative_to(Path.cwd()):
+        with relative_to(Path.cwd()):  # until a run is opened, whose own folder holds for what it loads later
             state, notes = opened_state(run_or_codes, items, vectors, None, counts, row)
-        for note in notes:
-            _say(f"NOTE: {note}")
-        name = Path(run_or_codes).name.split(".")[0]
-        # A map by t-SNE takes about half a minute, and shows what principal components do not.
-        ready = [kind for kind, made in state.maps.items() if kind == "t-SNE" or not callable(made)]
-        kinds = list(maps) or sorted(ready, key=lambda kind: kind != "t-SNE")
-        file = write_html(state, html or Path(f"{name}-explorer.html"), maps=kinds)
+            for note in notes:
+                _say(f"NOTE: {note}")
+            name = Path(run_or_codes).name.split(".")[0]
+            # A map by t-SNE takes about half a minute, and shows what principal components do not.
+            ready = [kind for kind, made in state.maps.items() if kind == "t-SNE" or not callable(made)]
+            kinds = list(maps) or sorted(ready, key=lambda kind: kind != "t-SNE")
+            file = write_html(state, html or Path(f"{name}-explorer.html"), maps=kinds)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     click.echo(f"{file} ({file.stat().st_size / 1e6:.1f} MB)")

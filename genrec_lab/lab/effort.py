@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -40,9 +39,9 @@ def effort_of(run: Run, facts: Facts, row: str) -> dict[str, Any]:
     found: dict[str, Any] = dict.fromkeys(_SUMS, 0) | {"best_epochs": [], "parameters": None}
     for task, state in zip(tasks, states, strict=True):
         folder = (task.of or run).folder / task.place
-        if not json.loads((folder / "phases.json").read_text()):
-            continue  # a component from outside that keeps no history
         histories = histories_of(folder, task.scope).values()
+        if not histories:
+            continue  # a component from outside that keeps no history
         records = [record for history in histories for record in history]
         found["trainings"] += len(histories)
         found["minutes"] += sum(record["seconds"] for record in records) / 60
