@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 import time
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,12 +20,11 @@ import yaml
 from genrec_lab.lab.files import read_log
 from genrec_lab.lab.store import open_run
 from tests.pipeline.truth_chain import REPOSITORY, STAGES, make, metrics, tasks
+from tests.pipeline.wheel import OUTSIDE, installed_wheel
 
 PREPARED, TOKENIZED, TRAINED = STAGES[:3]
 ROWS = {"gmc_tiny", "gmc_without_lora", "tiger", "sasrec", "popularity", "best possible"}
 DOMAINS = {"Garden", "Kitchen", "Studio", "average"}
-# Neither the checkout nor the tests' folder of runs is to be found.
-OUTSIDE = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "GENREC_RUNS")}
 
 pytestmark = pytest.mark.slow
 
@@ -36,23 +32,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def genrec(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The command of the wheel, installed into an environment of its own."""
-    wheels, venv = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("environment")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    built = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", wheels, REPOSITORY]
-    subprocess.run(built, check=True, timeout=300)
-    (wheel,) = wheels.glob("genrec_lab-*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    assert "genrec_lab/notebooks/07_evaluation.ipynb" in names
-    assert "genrec_lab/papermill_runs/demo.yaml" in names
-    assert not [name for name in names if "papermill_runs/out" in name or name.startswith(("tests", "docs"))]
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True, timeout=300)
-    install = [*pip, "--python", venv / "bin" / "python", "install", "--no-deps", wheel]
-    subprocess.run(install, check=True, timeout=300)
-    # what it depends on comes from this environment; its own copy of genrec_lab, if it is editable, does not
-    (packages,) = venv.glob("lib/python*/site-packages")
-    here = [path for path in sys.path if path.endswith("site-packages")]
-    (packages / "dependencies.pth").write_text("\n".join(here) + "\n")
-    return venv / "bin" / "genrec"
+    return installed_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @contextmanager

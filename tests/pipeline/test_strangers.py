@@ -9,10 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
-import venv
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +35,7 @@ from genrec_lab.lab.store import Run, open_run
 from genrec_lab.lab.tokenise import train_tokenizers
 from genrec_lab.models.tokenizers import find_tokenizer
 from genrec_lab.registry import relative_to
+from tests.pipeline.wheel import OUTSIDE, installed_wheel
 
 REPOSITORY = Path(__file__).parents[2]
 _STAGES = ("01_data_preparation", "02_tokenizer_training", "05_recommender_training", "07_evaluation")
@@ -263,30 +261,14 @@ def test_the_notebook_has_the_classes_of_the_example_and_is_executed_where_it_is
 
 @pytest.mark.slow
 def test_the_wheel_alone_runs_strangers_outside_the_checkout_and_goes_on_after_a_kill(tmp_path: Path) -> None:
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, REPOSITORY]
-    subprocess.run(build, check=True, timeout=300)
-    (wheel,) = tmp_path.glob("genrec_lab-*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    assert "genrec_lab/notebooks/10_your_own_method.ipynb" in names
-    assert "genrec_lab/lab/templates/report.html" in names
-    assert not any(name.startswith(("tests/", "notebooks/", "papermill_runs/")) for name in names)
-    venv.create(tmp_path / "venv", symlinks=True)
-    python = tmp_path / "venv" / "bin" / "python"
-    install = [*pip, "--python", python, "install", "--no-deps", wheel]
-    subprocess.run(install, check=True, timeout=300)
-    # what it depends on comes from this environment; its own copy of genrec_lab, if it is editable, does not
-    (packages,) = (tmp_path / "venv").glob("lib/python*/site-packages")
-    here = [path for path in sys.path if path.endswith("site-packages")]
-    (packages / "dependencies.pth").write_text("\n".join(here) + "\n")
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "GENREC_RUNS")
-    }
+    command = installed_wheel(tmp_path)
+    python, (packages,) = command.with_name("python"), command.parents[1].glob("lib/python*/site-packages")
 
     def genrec(*arguments: str, **options: Any) -> subprocess.Popen[str]:
-        command = [tmp_path / "venv" / "bin" / "genrec", *arguments]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, env=environment, text=True, stdout=pipe, stderr=pipe, **options)
+        return subprocess.Popen(
+            [command, *arguments], env=OUTSIDE, text=True, stdout=pipe, stderr=pipe, **options
+        )
 
     assert genrec("init", "x", cwd=tmp_path).wait(300) == 0
     work = copied(tmp_path / "x")
@@ -316,7 +298,7 @@ def test_the_wheel_alone_runs_strangers_outside_the_checkout_and_goes_on_after_a
         "print(genrec_lab.__file__, state.catalogue.name, len(state.shown('mine')))"
     )
     explored = subprocess.run(
-        [python, "-c", code], cwd=work, env=environment, capture_output=True, text=True, timeout=300
+        [python, "-c", code], cwd=work, env=OUTSIDE, capture_output=True, text=True, timeout=300
     )
     assert explored.returncode == 0, explored.stderr
     assert str(packages) in explored.stdout

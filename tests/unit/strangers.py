@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from pydantic import BaseModel
 
+from genrec_lab.codes import ItemCodes
 from genrec_lab.decoding import Ranked
 from genrec_lab.models.recommenders.base import ItemRecommender
 
@@ -49,10 +50,12 @@ class FirstCodes:
     def save(self, folder):
         folder.mkdir(parents=True, exist_ok=True)
         self.codes.write(folder / "codes.parquet")
+        (folder / "config.json").write_text(self.config.model_dump_json())
 
     @classmethod
     def load(cls, folder):
-        raise NotImplementedError
+        config = cls.Config.model_validate_json((folder / "config.json").read_text())
+        return cls(ItemCodes.read(folder / "codes.parquet"), config)
 
 
 class Unfinished:
