@@ -216,9 +216,9 @@ def explore(
     """Open the explorer on a run, on two to compare, or on anybody's codes; a cell's last line shows it.
 
     run_or_codes: a run, its name, or codes as of `open_codes`, to which items, vectors and sizes belong; a
-    run in the place of items is the other one. In a kernel that nobody looks at (papermill, nbval) it says
-    so, and the figure of its first view takes its place. Where somebody looks, a run that cannot be opened
-    yet is a sentence that names the notebook to run; else that is a RunError, so that a chain stops. The
+    run in the place of items is the other one. In a kernel without a front end (papermill, nbval) it says
+    so and returns the figure of its first view. With a front end, a run that cannot be opened yet becomes a
+    sentence that names the notebook to run; else that is a RunError, so that a chain stops. The
     other arguments are those of `explorer_state`; mode: None follows the theme of the page.
 
     >>> from genrec_lab.lab import open_run, prepare_data, train_tokenizers
@@ -239,7 +239,7 @@ def explore(
     for note in notes:
         print(f"NOTE: {note}")
     if in_kernel() and not has_front_end():
-        print(f"Nobody looks at this kernel, so the explorer of {state.catalogue.name} stands still.")
+        print(f"This kernel has no front end, so a figure replaces the explorer of {state.catalogue.name}.")
         return still(state, mode or "light")
     return Explorer(state, mode=mode)
 

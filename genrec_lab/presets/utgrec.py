@@ -86,7 +86,7 @@ def utgrec_small() -> MethodConfig:
         name="utgrec_small",
         provenance=(
             "UTGRec's method; every size is ours. MiniLM and EfficientNet-lite0, not Qwen2-VL; pictures "
-            "of 24 px in 16 patches, for the fewer the places, the sooner the decoder heeds codes; L_Code "
+            "of 24 px in 16 patches, because with fewer places the decoder uses the codes sooner; L_Code "
             "as a mean (its code's). For small catalogues collapse otherwise: content standardised, no "
             "dropout, lambda .3, codewords placed by k-means after 10 batches and dead ones restarted "
             "(docs/results.md). T5 with Muon, as in gmc_cpu, its histories reading the past, which learns a "

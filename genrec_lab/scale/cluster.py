@@ -16,7 +16,7 @@ _MEGABYTE = 2**20
 _ATTEMPTS = 3
 _SAID = 500  # characters of what Ray answered
 _SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # nobody is told of what is run here
+    "RAY_USAGE_STATS_ENABLED": "0",  # no usage statistics are sent
     "RAY_worker_niceness": "0",  # a run of a sweep comes to the processor as often as one without Ray
     # Its parts wait for one another, by default not as long as they take to start on two busy cores.
     "RAY_agent_register_timeout_ms": "90000",
@@ -44,7 +44,7 @@ class Cluster(BaseModel):
 
 @contextmanager
 def connected(cluster: Cluster | None = None) -> Iterator[Any]:
-    """Connect to Ray while the block lasts, and give its module; Ray starts here where no address is told.
+    """Connect to Ray while the block lasts, and give its module; Ray starts here if no address is given.
 
     Within another such block its connection serves. Raises ScaleError where Ray is not installed, does not
     start, or does not answer at the address.

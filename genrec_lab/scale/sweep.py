@@ -56,7 +56,7 @@ class SweptRun:
 
 @dataclass(frozen=True)
 class _Chain:
-    """What a worker is told: the arguments of `lab.chain.run`."""
+    """What a worker receives: the arguments of `lab.chain.run`."""
 
     run: str
     source: dict[str, Any]

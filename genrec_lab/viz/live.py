@@ -1,4 +1,4 @@
-"""Curves that grow while a training runs: in place in a notebook, as plain lines where nobody looks."""
+"""Curves that grow while a training runs: in place in a notebook, as plain lines without a front end."""
 
 from __future__ import annotations
 

@@ -140,12 +140,12 @@ def test_a_run_that_cannot_be_opened_is_a_sentence_where_somebody_looks(tmp_path
 @pytest.mark.parametrize(
     ("kernel", "looked_at", "widget"), [(True, True, True), (True, False, False), (False, False, True)]
 )
-def test_a_kernel_that_nobody_looks_at_gets_a_figure(run, monkeypatch, capsys, kernel, looked_at, widget):
+def test_a_kernel_without_a_front_end_gets_a_figure(run, monkeypatch, capsys, kernel, looked_at, widget):
     monkeypatch.setattr("genrec_lab.lab.explore.in_kernel", lambda: kernel)
     monkeypatch.setattr("genrec_lab.lab.explore.has_front_end", lambda: looked_at)
     opened = explore(run)
     assert isinstance(opened, Explorer if widget else go.Figure)
-    assert ("Nobody looks" in capsys.readouterr().out) is not widget
+    assert ("This kernel has no front end" in capsys.readouterr().out) is not widget
 
 
 def test_the_figure_in_place_of_the_explorer_is_its_first_view(run, monkeypatch):

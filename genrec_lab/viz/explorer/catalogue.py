@@ -36,7 +36,7 @@ class CodedCatalogue:
     source's own ids, by which two catalogues are matched; by default the item numbers. books: how many
     codebooks stand one after another in each level: 1, or one a domain for tokenizers trained apart.
     attributes: frame of N rows besides the titles, as brand or price. sizes_known: whether the sizes of the
-    levels were told; else no code can be called dead. alike: in words, what the vectors are.
+    levels are known; else no code can be called dead. alike: in words, what the vectors are.
     Raises ValueError naming what does not fit.
     """
 
