@@ -32,7 +32,7 @@ setup: $(STAMP) ## make the virtual environment and install everything into it
 # A target installs what it needs: the demo the chain alone, `make lab` JupyterLab too, the tests everything.
 $(DEMO): EXTRAS := offline
 $(LAB): EXTRAS := explore,offline
-$(STAMP): EXTRAS := explore,offline,baselines,browser,scale,serve,bench,dev
+$(STAMP): EXTRAS := explore,offline,baselines,browser,scale,serve,docs,bench,dev
 $(DEMO) $(LAB) $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Python 3.11 or newer is needed; '$(PYTHON)' is not. Name one: make PYTHON=python3.12 ..." >&2; exit 1; }
