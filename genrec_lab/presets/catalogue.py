@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from functools import partial
+import importlib
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -12,20 +12,9 @@ from pydantic import BaseModel, ValidationError
 from genrec_lab.encoders import ENCODERS, TEXT_ENCODERS
 from genrec_lab.models.recommenders.base import ITEM_MODELS, RECOMMENDERS
 from genrec_lab.models.tokenizers import TOKENIZERS
-from genrec_lab.presets import PresetError
-from genrec_lab.presets.baselines import (
-    baselines,
-    baselines_tiny,
-    idgenrec,
-    letter,
-    p5_cid,
-    tiger,
-    tiger_multimodal,
-)
+from genrec_lab.presets import PRESETS, PresetError
 from genrec_lab.presets.config import MethodConfig
-from genrec_lab.presets.gmc import causal, gmc, gmc_cpu, gmc_small, gmc_tiny, rkmeans
-from genrec_lab.presets.rows import ROWS, Change, check_names
-from genrec_lab.presets.utgrec import utgrec, utgrec_small, utgrec_tiny
+from genrec_lab.presets.rows import ABLATIONS, check_names
 from genrec_lab.registry import Registry, RegistryError, config_class, did_you_mean
 from genrec_lab.training import TrainingConfig
 
@@ -43,34 +32,13 @@ _LEFT_OUT: dict[str, type[BaseModel]] = {"one_pass": TrainingConfig}
 _OF_SEVERAL_KINDS = ("content",)
 
 
-def _variants(of: Callable[[], MethodConfig], prefix: str) -> dict[str, Callable[[], MethodConfig]]:
-    def variant(change: Change) -> Callable[[], MethodConfig]:
-        return lambda: change(of())
-
-    return {name: variant(change) for name, change in ROWS.items() if change and name.startswith(prefix)}
-
-
-PRESETS: dict[str, Callable[[], MethodConfig]] = {
-    "gmc": gmc,
-    "gmc_cpu": gmc_cpu,
-    "gmc_small": gmc_small,
-    "gmc_tiny": gmc_tiny,
-    "tiger": tiger,
-    "tiger_multimodal": tiger_multimodal,
-    "letter": letter,
-    "p5_cid": p5_cid,
-    "idgenrec": idgenrec,
-    "rkmeans": rkmeans,
-    "causal": causal,
-    **_variants(gmc, "gmc_"),
-    "utgrec": utgrec,
-    "utgrec_code": partial(utgrec, "code"),
-    "utgrec_small": utgrec_small,
-    "utgrec_tiny": utgrec_tiny,
-    **_variants(utgrec, "utgrec_"),
-    "baselines": baselines,
-    "baselines_tiny": baselines_tiny,
-}
+def preset(name: str) -> MethodConfig:
+    """Return a preset of `PRESETS` as it is."""
+    module, _, function = PRESETS[name].partition(":")
+    if not function:
+        return ABLATIONS[name](preset(module))
+    found: MethodConfig = getattr(importlib.import_module(f"genrec_lab.presets.{module}"), function)()
+    return found
 
 
 def load(name: str, overrides: Mapping[str, Any] | None = None) -> MethodConfig:
@@ -81,7 +49,7 @@ def load(name: str, overrides: Mapping[str, Any] | None = None) -> MethodConfig:
     """
     if name not in PRESETS:
         raise PresetError(f"preset is {name!r}{did_you_mean(name, PRESETS)}; expected one of {list(PRESETS)}")
-    config = PRESETS[name]()
+    config = preset(name)
     if not overrides:
         return config
     content, problems = config.model_dump(), []

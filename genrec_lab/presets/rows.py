@@ -9,11 +9,13 @@ leave out one part.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from genrec_lab.codes import IdentifierConfig
 from genrec_lab.models.recommenders.t5 import T5Config
 from genrec_lab.models.sequential.sasrec import SASRecConfig
+from genrec_lab.models.tokenizers import TokenizerConfig
 from genrec_lab.models.tokenizers.co_occurrence import CoOccurrenceConfig
 from genrec_lab.models.tokenizers.letter import LetterConfig
 from genrec_lab.models.tokenizers.residual_kmeans import ResidualKMeansConfig
@@ -21,7 +23,7 @@ from genrec_lab.models.tokenizers.rqvae import RQVAEConfig
 from genrec_lab.models.tokenizers.textual_ids import TextualIdsConfig
 from genrec_lab.models.tokenizers.tree_network import TreeTokenizerConfig
 from genrec_lab.presets import PresetError
-from genrec_lab.presets.config import AdaptationConfig, ItemRow, MethodConfig, changed
+from genrec_lab.presets.config import ItemRow, MethodConfig, changed
 from genrec_lab.registry import did_you_mean
 from genrec_lab.training import TrainingConfig
 
@@ -196,133 +198,71 @@ def _a_domain_each(config: MethodConfig) -> dict[str, Any]:
     return fields
 
 
-def _without_adaptation(config: MethodConfig) -> AdaptationConfig:
-    return config.adaptation.model_copy(update={"kind": "none"})
-
-
-def _variant(config: MethodConfig, name: str, **fields: Any) -> MethodConfig:
-    return changed(config, name=name, compare=(), **fields)
-
-
-def separate_codebooks(config: MethodConfig) -> MethodConfig:
-    """GMC Table 4 (1), w/o sharable codebook: a tokenizer and a recommender a domain, no transfer."""
-    return _variant(
-        config,
-        "gmc_separate_codebooks",
-        codebooks="separate",
-        recommenders="separate",
-        adaptation=_without_adaptation(config),
-    )
-
-
-def separate_recommenders(config: MethodConfig) -> MethodConfig:
-    """GMC Table 4 (2), w/o unified recommender: shared identifiers, a recommender a domain."""
-    return _variant(
-        config,
-        "gmc_separate_recommenders",
-        recommenders="separate",
-        adaptation=_without_adaptation(config),
-    )
-
-
-def without_dcl(config: MethodConfig) -> MethodConfig:
-    """GMC Table 4 (3), w/o L_dcl: the tokenizer does not know the domains."""
-    if not isinstance(config.tokenizer, RQVAEConfig):
-        raise PresetError(
-            f"gmc_without_dcl needs tokenizer.kind 'rqvae'; {config.name} has {config.tokenizer.kind!r}"
-        )
-    tokenizer = config.tokenizer.model_copy(update={"contrastive_weight": 0.0})
-    return _variant(config, "gmc_without_dcl", tokenizer=tokenizer)
-
-
-def without_lora(config: MethodConfig) -> MethodConfig:
-    """GMC Table 4 (4), w/o lora finetuning: the unified recommender as it is."""
-    return _variant(config, "gmc_without_lora", adaptation=_without_adaptation(config))
-
-
-def full_finetuning(config: MethodConfig) -> MethodConfig:
-    """GMC Table 4 (5), finetune all parameters of the unified recommender for each domain."""
-    adaptation = config.adaptation.model_copy(update={"kind": "full"})
-    return _variant(config, "gmc_full_finetuning", adaptation=adaptation)
-
-
-def _tree(config: MethodConfig, row: str) -> TreeTokenizerConfig:
-    if not isinstance(config.tokenizer, TreeTokenizerConfig):
-        raise PresetError(f"{row} needs tokenizer.kind 'tree'; {config.name} has {config.tokenizer.kind!r}")
-    return config.tokenizer
-
-
-def _with_transfer(config: MethodConfig, row: str, **fields: Any) -> MethodConfig:
-    _tree(config, row)
-    return _variant(config, row, transfer=config.transfer.model_copy(update=fields))
-
-
-def utgrec_without_tree(config: MethodConfig) -> MethodConfig:
-    """UTGRec Table 3 (1), w/o TreeCode: plain codebooks of each level's own."""
-    tree = _tree(config, "utgrec_without_tree")
-    plain = tree.quantizer.model_copy(update={"structure": "levels"})
-    tokenizer = tree.model_copy(update={"quantizer": plain})
-    return _variant(config, "utgrec_without_tree", tokenizer=tokenizer)
-
-
-def utgrec_without_alignment(config: MethodConfig) -> MethodConfig:
-    """UTGRec Table 3 (2), w/o L_Ali."""
-    tokenizer = _tree(config, "utgrec_without_alignment").model_copy(update={"mu": 0.0})
-    return _variant(config, "utgrec_without_alignment", tokenizer=tokenizer)
-
-
-def utgrec_without_cooccurrence_reconstruction(config: MethodConfig) -> MethodConfig:
-    """UTGRec Table 3 (3), w/o L_Re."""
-    row = "utgrec_without_cooccurrence_reconstruction"
-    return _variant(config, row, tokenizer=_tree(config, row).model_copy(update={"eta": 0.0}))
-
-
-def utgrec_without_tokenizer_finetuning(config: MethodConfig) -> MethodConfig:
-    """UTGRec Table 3 (4), w/o FT(T): the pre-trained tokenizer names the target's items as it is."""
-    return _with_transfer(config, "utgrec_without_tokenizer_finetuning", tokenizer="none")
-
-
-def utgrec_full_finetuning(config: MethodConfig) -> MethodConfig:
-    """UTGRec Table 3 (5), Full FT: E^r and E^f are fine-tuned too."""
-    return _with_transfer(config, "utgrec_full_finetuning", tokenizer="full")
-
-
-def utgrec_without_recommender_pretraining(config: MethodConfig) -> MethodConfig:
-    """UTGRec Table 3 (6), w/o PT(R): only the tokenizer is pre-trained."""
-    return _with_transfer(config, "utgrec_without_recommender_pretraining", pretrain_recommender=False)
-
-
-def utgrec_without_pretraining(config: MethodConfig) -> MethodConfig:
-    """UTGRec Table 3 (7), w/o PT: tokenizer and recommender learn from the target alone.
-
-    The tokenizer does so for as many epochs as others are fine-tuned on the target, or longer.
-    """
-    own = config.tokenizer_training
-    epochs = max(own.epochs, config.transfer.training.epochs)
-    return _with_transfer(
-        changed(config, tokenizer_training=own.model_copy(update={"epochs": epochs})),
-        "utgrec_without_pretraining",
-        pretrain_tokenizer=False,
-        pretrain_recommender=False,
-        tokenizer="none",
-    )
-
-
-# Rows that are GMC (Table 4) or UTGRec (Table 3) without one of its parts, in the tables' order.
-ABLATIONS: dict[str, Change] = {
-    "gmc_separate_codebooks": separate_codebooks,
-    "gmc_separate_recommenders": separate_recommenders,
-    "gmc_without_dcl": without_dcl,
-    "gmc_without_lora": without_lora,
-    "gmc_full_finetuning": full_finetuning,
-    "utgrec_without_tree": utgrec_without_tree,
-    "utgrec_without_alignment": utgrec_without_alignment,
-    "utgrec_without_cooccurrence_reconstruction": utgrec_without_cooccurrence_reconstruction,
-    "utgrec_without_tokenizer_finetuning": utgrec_without_tokenizer_finetuning,
-    "utgrec_full_finetuning": utgrec_full_finetuning,
-    "utgrec_without_recommender_pretraining": utgrec_without_recommender_pretraining,
-    "utgrec_without_pretraining": utgrec_without_pretraining,
+# Rows that are GMC (Table 4) or UTGRec (Table 3) without one of its parts, in the tables' order: the kind of
+# tokenizer that a row needs, if any, and what it changes, by dotted names.
+_VARIANTS: dict[str, tuple[type[TokenizerConfig] | None, dict[str, Any]]] = {
+    # (1) w/o sharable codebook: a tokenizer and a recommender a domain, no transfer
+    "gmc_separate_codebooks": (
+        None,
+        {"codebooks": "separate", "recommenders": "separate", "adaptation.kind": "none"},
+    ),
+    # (2) w/o unified recommender: shared identifiers, a recommender a domain
+    "gmc_separate_recommenders": (None, {"recommenders": "separate", "adaptation.kind": "none"}),
+    # (3) w/o L_dcl: the tokenizer does not know the domains
+    "gmc_without_dcl": (RQVAEConfig, {"tokenizer.contrastive_weight": 0.0}),
+    # (4) w/o lora finetuning: the unified recommender as it is
+    "gmc_without_lora": (None, {"adaptation.kind": "none"}),
+    # (5) all parameters of the unified recommender are fine-tuned for each domain
+    "gmc_full_finetuning": (None, {"adaptation.kind": "full"}),
+    # (1) w/o TreeCode: plain codebooks of each level's own
+    "utgrec_without_tree": (TreeTokenizerConfig, {"tokenizer.quantizer.structure": "levels"}),
+    # (2) w/o L_Ali
+    "utgrec_without_alignment": (TreeTokenizerConfig, {"tokenizer.mu": 0.0}),
+    # (3) w/o L_Re
+    "utgrec_without_cooccurrence_reconstruction": (TreeTokenizerConfig, {"tokenizer.eta": 0.0}),
+    # (4) w/o FT(T): the pre-trained tokenizer names the target's items as it is
+    "utgrec_without_tokenizer_finetuning": (TreeTokenizerConfig, {"transfer.tokenizer": "none"}),
+    # (5) Full FT: E^r and E^f are fine-tuned too
+    "utgrec_full_finetuning": (TreeTokenizerConfig, {"transfer.tokenizer": "full"}),
+    # (6) w/o PT(R): only the tokenizer is pre-trained
+    "utgrec_without_recommender_pretraining": (TreeTokenizerConfig, {"transfer.pretrain_recommender": False}),
+    # (7) w/o PT: tokenizer and recommender learn from the target alone
+    "utgrec_without_pretraining": (
+        TreeTokenizerConfig,
+        {
+            "transfer.pretrain_tokenizer": False,
+            "transfer.pretrain_recommender": False,
+            "transfer.tokenizer": "none",
+        },
+    ),
 }
+
+
+def _variant(row: str, config: MethodConfig) -> MethodConfig:
+    """Return the method without the part that a row of `_VARIANTS` leaves out."""
+    needed, changes = _VARIANTS[row]
+    if needed is not None and not isinstance(config.tokenizer, needed):
+        raise PresetError(
+            f"{row} needs tokenizer.kind {needed.model_fields['kind'].default!r}; {config.name} has "
+            f"{config.tokenizer.kind!r}"
+        )
+    if row == "utgrec_without_pretraining":
+        # The tokenizer learns for as many epochs as others are fine-tuned on the target, or longer.
+        epochs = max(config.tokenizer_training.epochs, config.transfer.training.epochs)
+        changes = {**changes, "tokenizer_training.epochs": epochs}
+    return changed(_with(config, changes), name=row, compare=())
+
+
+def _with(part: Any, changes: dict[str, Any]) -> Any:
+    """Return a config with some values replaced, each by its dotted name."""
+    for key, value in changes.items():
+        name, _, below = key.partition(".")
+        new = _with(getattr(part, name), {below: value}) if below else value
+        part = part.model_copy(update={name: new})
+    return part
+
+
+ABLATIONS: dict[str, Change] = {row: partial(_variant, row) for row in _VARIANTS}
 
 # A row of None is neither generative nor trained. Rows with a model over items are in MethodConfig.rows.
 ROWS: dict[str, Change | None] = {

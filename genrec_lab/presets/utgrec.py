@@ -79,6 +79,11 @@ def utgrec(fidelity: Literal["paper", "code"] = "paper") -> MethodConfig:
     )
 
 
+def utgrec_code() -> MethodConfig:
+    """UTGRec with the values of its published code."""
+    return utgrec("code")
+
+
 def utgrec_small() -> MethodConfig:
     """UTGRec in minutes on two cores: compact encoder, pictures of 24 px, for Bazaar and a first look."""
     return changed(

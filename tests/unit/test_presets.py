@@ -14,7 +14,7 @@ from genrec_lab.models import Recommender
 from genrec_lab.models.recommenders.adapters import add_lora, count_parameters
 from genrec_lab.models.tokenizers.residual_kmeans import ResidualKMeansConfig
 from genrec_lab.models.tokenizers.rqvae import RQVAEConfig
-from genrec_lab.presets import ROWS, MethodConfig, PresetError, catalogue, changed, methods
+from genrec_lab.presets import ROWS, MethodConfig, PresetError, changed, methods
 
 # What each variant of GMC's Table 4 changes, by the paper's section 5.3.
 SEPARATE = {"recommenders": "separate", "adaptation.kind": "none"}
@@ -421,8 +421,9 @@ def test_all_impossible_values_are_named_at_once() -> None:
     ]
 
 
-def test_the_names_that_are_said_without_importing_the_methods_are_all_there_are() -> None:
-    assert presets.names() == tuple(catalogue.PRESETS)
+def test_every_name_is_that_of_the_preset_at_its_place_and_every_variant_is_one() -> None:
+    assert [presets.load(name).name for name in presets.names()] == list(presets.names())
+    assert set(presets.ABLATIONS) <= set(presets.names())
 
 
 def test_all_that_is_wrong_in_overrides_is_said_at_once() -> None:
