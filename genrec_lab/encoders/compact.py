@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -279,33 +279,11 @@ class CompactEncoder(nn.Module):
 # --- frozen text models
 
 
-class TextStates(Protocol):
-    """A frozen text model, token by token.
+class ModelStates:
+    """Hidden states of a frozen transformer such as MiniLM, token by token; its tokenizer gives the pieces.
 
     `width` is the numbers of a state and of a word vector, `identity` tells models apart in a cache.
     """
-
-    width: int
-    identity: str
-
-    def split(self, texts: Sequence[str]) -> list[list[int]]:
-        """The word pieces of each text, without special tokens and uncut."""
-
-    def states(self, texts: Sequence[str], most: int) -> list[Tensor]:
-        """Half-precision states (n, width) of each text's first `most` pieces, special tokens included."""
-
-    def vectors(self, pieces: Sequence[int]) -> Tensor:
-        """The word vectors (n, width) of some pieces, float32."""
-
-    def words(self, pieces: Sequence[int]) -> list[str]:
-        """What the pieces look like."""
-
-    def ordinary(self) -> list[int]:
-        """Every piece that a text may hold, special ones left out, ascending."""
-
-
-class ModelStates:
-    """Hidden states of a transformer such as MiniLM; its tokenizer gives the pieces."""
 
     def __init__(self, name: str) -> None:
         self.device = device()
@@ -316,13 +294,13 @@ class ModelStates:
         self.identity = model_identity(resolve_model(name))
 
     def split(self, texts: Sequence[str]) -> list[list[int]]:
-        """See TextStates."""
+        """The word pieces of each text, without special tokens and uncut."""
         # verbose: no warning that a text is longer than the model reads; what is cut is counted elsewhere.
         return self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
 
     @torch.inference_mode()
     def states(self, texts: Sequence[str], most: int) -> list[Tensor]:
-        """See TextStates."""
+        """Half-precision states (n, width) of each text's first `most` pieces, special tokens included."""
         special = self.tokenizer.num_special_tokens_to_add()
         rows = self.tokenizer(list(texts), truncation=True, max_length=most + special)["input_ids"]
         order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
@@ -341,15 +319,15 @@ class ModelStates:
         return found
 
     def vectors(self, pieces: Sequence[int]) -> Tensor:
-        """See TextStates."""
+        """The word vectors (n, width) of some pieces, float32."""
         return self.table[torch.tensor(pieces, device=self.table.device)].float().cpu()
 
     def words(self, pieces: Sequence[int]) -> list[str]:
-        """See TextStates."""
+        """What the pieces look like."""
         return self.tokenizer.convert_ids_to_tokens(list(pieces))
 
     def ordinary(self) -> list[int]:
-        """See TextStates."""
+        """Every piece that a text may hold, special ones left out, ascending."""
         special = set(self.tokenizer.all_special_ids)
         names = self.tokenizer.convert_ids_to_tokens(range(len(self.table)))
         return [i for i, name in enumerate(names) if i not in special and not _UNUSED.fullmatch(name)]
@@ -368,7 +346,7 @@ class HashedStates:
         self._seen: dict[int, str] = {}
 
     def split(self, texts: Sequence[str]) -> list[list[int]]:
-        """See TextStates."""
+        """See ModelStates."""
         rows = []
         for text in texts:
             words = re.findall(r"\w+", text.lower())
@@ -378,24 +356,24 @@ class HashedStates:
         return rows
 
     def states(self, texts: Sequence[str], most: int) -> list[Tensor]:
-        """See TextStates."""
+        """See ModelStates."""
         # Piece 0 stands before every text, so that an empty one has a state too.
         return [self.vectors([0, *row[:most]]).half() for row in self.split(texts)]
 
     def vectors(self, pieces: Sequence[int]) -> Tensor:
-        """See TextStates."""
+        """See ModelStates."""
         return self.table[torch.tensor(pieces)]
 
     def words(self, pieces: Sequence[int]) -> list[str]:
-        """See TextStates; a piece whose word was never met is shown by its number."""
+        """See ModelStates; a piece whose word was never met is shown by its number."""
         return [self._seen.get(piece, f"#{piece}") for piece in pieces]
 
     def ordinary(self) -> list[int]:
-        """See TextStates."""
+        """See ModelStates."""
         return list(range(1, self._SIZE))
 
 
-def text_states(name: str) -> TextStates:
+def text_states(name: str) -> ModelStates | HashedStates:
     """The frozen text model of this name; raises TextModelError where it cannot be loaded."""
     return HashedStates() if name == HASHED else ModelStates(name)
 

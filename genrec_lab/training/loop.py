@@ -50,8 +50,8 @@ class Batches(Protocol):
         """Yield the batches of one epoch (from 0), fixed by epoch and seed.
 
         A batch is what the model is called with: tensors by name, or groups of them, whose first dimension is
-        the sample. Several processes share it out where it is `Divisible`, such as a
-        `genrec_lab.data.batches.Batch`; otherwise each of them computes the whole.
+        the sample. Several processes share out a `genrec_lab.data.batches.Batch`; of any other mapping each
+        of them computes the whole.
         """
 
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from typing import Any, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -20,6 +20,8 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from genrec_lab.data.batches import Batch
 
 # The others wait while the first process encodes all texts; a process that died is noticed at once anyway.
 _TIMEOUT = timedelta(hours=12)
@@ -136,27 +138,10 @@ def in_shares(compute: Callable[[np.ndarray], Sequence[np.ndarray]], rows: int) 
     return tuple(rows_of_all(torch.as_tensor(part), rows).numpy() for part in found)
 
 
-class Ranking(Protocol):
-    """Items and scores of users, such as `decoding.Ranked`."""
-
-    @property
-    def items(self) -> np.ndarray:
-        """(U, K) item indices."""
-
-    @property
-    def scores(self) -> np.ndarray:
-        """(U, K) scores."""
-
-    def _replace(self, *, items: np.ndarray, scores: np.ndarray) -> Self: ...
-
-
-R = TypeVar("R", bound=Ranking)
-
-
-def rank_in_shares(recommend: Callable[[pl.DataFrame], R], users: pl.DataFrame) -> R:
+def rank_in_shares(recommend: Callable[[pl.DataFrame], Any], users: pl.DataFrame) -> Any:
     """Rank all users, each process some, and give every process all rankings in the order of `users`.
 
-    `recommend(rows)` ranks some rows of `users`. A single process ranks all.
+    `recommend(rows)` ranks some rows of `users`: a `decoding.Ranked`. A single process ranks all.
     """
     own = own_rows(users.height)
     ranked = recommend(users[own] if len(own) < users.height else users)
@@ -169,30 +154,6 @@ def rank_in_shares(recommend: Callable[[pl.DataFrame], R], users: pl.DataFrame) 
 # --- batches that are shared out
 
 
-@runtime_checkable
-class Divisible(Protocol):
-    """A batch that says how it is shared out; what is in it is collated when its tensors are asked for.
-
-    `genrec_lab.data.batches.Batch` is one. A plain mapping of tensors is not: every process computes the
-    whole of it, which is no faster but gives the same result.
-    """
-
-    @property
-    def rows(self) -> int:
-        """How many rows can be shared out."""
-
-    @property
-    def samples(self) -> int:
-        """How many samples the training counts: the weight of this batch among others."""
-
-    @property
-    def weight(self) -> int:
-        """Over how many things the loss is a mean: the weight of a share among others."""
-
-    def share(self, number: int, of: int) -> Any:
-        """Return the share of this number, from 0, of so many that together are the batch: one like this."""
-
-
 class Part(NamedTuple):
     """What a process computes at one time, and the weight of its loss in the mean over processes."""
 
@@ -202,7 +163,7 @@ class Part(NamedTuple):
 
 def samples_of(batch: Mapping[str, Any]) -> int:
     """Return the number of samples of a batch; of plain tensors, the first dimension of the first one."""
-    if isinstance(batch, Divisible):
+    if isinstance(batch, Batch):
         return batch.samples
     first = next(iter(batch.values()))
     return samples_of(first) if isinstance(first, Mapping) else len(first)
@@ -213,10 +174,10 @@ def own_parts(batch: Mapping[str, Any], world: int, process: int, at_once: int |
 
     The weighted losses of all parts, summed, and averaged over processes, are the mean over the batch's
     samples. Every process has as many parts as the others, none of them empty. A batch of fewer rows than
-    processes, and one that is not `Divisible`, is returned whole, with a weight of 1.
+    processes, and one that is no `Batch`, is returned whole, with a weight of 1.
     """
     whole = [Part(batch, 1.0)]
-    if not isinstance(batch, Divisible) or batch.rows < world:
+    if not isinstance(batch, Batch) or batch.rows < world:
         return whole
     parts = 1 if at_once is None else min(-(-batch.samples // (at_once * world)), batch.rows // world)
     if world * parts == 1:

@@ -7,11 +7,12 @@ rankings, and no model is trained anew for it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from genrec_lab.training.processes import Ranking, rank_in_shares
+from genrec_lab.training.processes import rank_in_shares
 
 
 def validation_metrics(ranked: np.ndarray, targets: np.ndarray, k: int = 10) -> dict[str, float]:
@@ -23,7 +24,7 @@ def validation_metrics(ranked: np.ndarray, targets: np.ndarray, k: int = 10) -> 
 
 
 def validator(
-    recommend: Callable[[pl.DataFrame], Ranking], users: pl.DataFrame, most: int | None, seed: int
+    recommend: Callable[[pl.DataFrame], Any], users: pl.DataFrame, most: int | None, seed: int
 ) -> Callable[[], dict[str, float]]:
     """Return what `fit` calls after an epoch: Recall and NDCG at 10 over (a seeded sample of) the users.
 

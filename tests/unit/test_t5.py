@@ -14,8 +14,8 @@ from transformers.models.t5.modeling_t5 import T5Attention
 
 from genrec_lab.codes import PAD, ItemCodes
 from genrec_lab.models import T5, Recommender, T5Config
+from genrec_lab.models.recommenders.recommender import transformers_names
 from genrec_lab.models.recommenders.t5 import RelativeBias
-from genrec_lab.models.recommenders.t5_names import from_transformers_name, to_transformers_name
 
 VOCABULARY = 26  # of CODES: pad, end, 3 levels of 8
 CODES = ItemCodes([[0, 0, 0], [7, 7, 7]], (8, 8, 8))
@@ -150,15 +150,16 @@ def test_exchange_copies_the_weights() -> None:
 @pytest.mark.parametrize("gated", [True, False])
 def test_every_weight_has_one_name_on_each_side(gated: bool) -> None:
     model = T5(VOCABULARY, config_of("gated-gelu" if gated else "relu"))
-    names = list(model.state_dict())
-    theirs = [to_transformers_name(name, gated=gated) for name in names]
-    assert len(set(theirs)) == len(names)
-    assert [from_transformers_name(name, gated=gated) for name in theirs] == names
+    names = transformers_names(model.config)
+    assert set(names) == set(model.state_dict())
+    assert len(set(names.values())) == len(names)
 
 
-def test_a_foreign_weight_name_is_refused() -> None:
-    with pytest.raises(KeyError, match=r"pooler\.weight.*not the name of a T5 weight"):
-        from_transformers_name("pooler.weight", gated=False)
+def test_a_foreign_weight_is_refused() -> None:
+    theirs = Recommender(CODES, config_of()).to_transformers()
+    theirs.register_buffer("pooler", torch.zeros(1))
+    with pytest.raises(KeyError, match=r"pooler.*not the name of a T5 weight"):
+        Recommender.from_transformers(theirs, CODES)
 
 
 def test_the_default_body_has_the_parameters_of_tiger() -> None:

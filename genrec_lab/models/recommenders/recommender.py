@@ -26,7 +26,6 @@ from genrec_lab.models.recommenders.t5 import (
     Memory,
     T5Config,
 )
-from genrec_lab.models.recommenders.t5_names import from_transformers_name, to_transformers_name
 from genrec_lab.training import moved
 
 if TYPE_CHECKING:
@@ -45,6 +44,31 @@ _SETTINGS = {
     "relative_buckets": "relative_attention_num_buckets",
     "relative_max_distance": "relative_attention_max_distance",
 }
+# What transformers' T5 holds beside its own weights: copies of the embedding.
+_COPIES = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"}
+
+
+def transformers_names(config: T5Config) -> dict[str, str]:
+    """Return the name of each of our T5's weights in transformers' T5ForConditionalGeneration."""
+    names = {"embedding.weight": "shared.weight"}
+    feed_forward = {"wi": "wi", "wo": "wo"}
+    if config.feed_forward == "gated-gelu":
+        feed_forward |= {"wi": "wi_0", "gate": "wi_1"}
+    attention = ("attention", "SelfAttention", dict(zip("qkvo", "qkvo", strict=True)))
+    cross = ("cross", "EncDecAttention", attention[2])
+    dense = ("feed_forward", "DenseReluDense", feed_forward)
+    sides = (("encoder", config.encoder_layers, (attention, dense)),
+             ("decoder", config.decoder_layers, (attention, cross, dense)))  # fmt: skip
+    for side, layers, parts in sides:
+        bias = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+        names |= {f"{side}_bias.weight": bias, f"{side}_norm.weight": f"{side}.final_layer_norm.weight"}
+        for layer in range(layers):
+            for place, (ours, theirs, matrices) in enumerate(parts):
+                block = f"{side}.block.{layer}.layer.{place}"
+                names[f"{side}.{layer}.{ours}_norm.weight"] = f"{block}.layer_norm.weight"
+                for own, other in matrices.items():
+                    names[f"{side}.{layer}.{ours}.{own}.weight"] = f"{block}.{theirs}.{other}.weight"
+    return names
 
 
 class Recommender(CodeRecommender):
@@ -222,10 +246,9 @@ class Recommender(CodeRecommender):
         }
         network = T5ForConditionalGeneration if c.reads == "whole" else T5ReadingPast
         theirs = network(TheirConfig(**settings))
-        gated = c.feed_forward == "gated-gelu"
         weights = {self.transformers_name(name): value for name, value in plain_weights(self).items()}
         missing, unexpected = theirs.load_state_dict(weights, strict=False)
-        if unexpected or any(from_transformers_name(name, gated=gated) is not None for name in missing):
+        if unexpected or set(missing) - _COPIES:
             raise RuntimeError(
                 f"transformers' T5 has other weights than ours: missing {missing}, unexpected {unexpected}"
             )
@@ -234,7 +257,7 @@ class Recommender(CodeRecommender):
 
     def transformers_name(self, name: str) -> str:
         """Return the name that a weight of the body has in `to_transformers()`."""
-        return to_transformers_name(name, gated=self.config.feed_forward == "gated-gelu")
+        return transformers_names(self.config)[name]
 
     @classmethod
     def from_transformers(cls, t5: T5ForConditionalGeneration, codes: ItemCodes) -> Self:
@@ -257,12 +280,13 @@ class Recommender(CodeRecommender):
         settings = {ours: getattr(theirs, name) for ours, name in _SETTINGS.items()}
         config = T5Config(**settings, scale_output=scaled, reads=getattr(theirs, "reads", "whole"))
         model = cls(codes, config)
-        gated = config.feed_forward == "gated-gelu"
-        named = {from_transformers_name(name, gated=gated): value for name, value in t5.state_dict().items()}
         head, shared = t5.get_output_embeddings().weight, t5.get_input_embeddings().weight
         if not torch.equal(head, shared):
             raise ValueError(
                 "the T5's output head is not its embedding table; expected tied embeddings, as T5 1.0 has"
             )
-        model.t5.load_state_dict({name: value for name, value in named.items() if name is not None})
+        names, weights = transformers_names(config), t5.state_dict()
+        if foreign := sorted(weights.keys() - names.values() - _COPIES):
+            raise KeyError(f"{foreign[0]!r} is not the name of a T5 weight")
+        model.t5.load_state_dict({ours: weights[theirs] for ours, theirs in names.items()})
         return model.eval()

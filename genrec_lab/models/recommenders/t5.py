@@ -2,7 +2,7 @@
 
 Shapes are written with one letter an axis: B users or samples, M beams, S encoder places, T decoder places,
 H heads, K width of a head, D width of the model, V tokens. Weights exchange with transformers'
-T5ForConditionalGeneration through `genrec_lab.models.recommenders.t5_names`; the logits are equal.
+T5ForConditionalGeneration through `Recommender.to_transformers`; the logits are equal.
 """
 
 from __future__ import annotations

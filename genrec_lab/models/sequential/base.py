@@ -8,7 +8,7 @@ Letters: B users, T places of a sequence, N items of the domain, V numbers of a 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
@@ -34,9 +34,9 @@ from genrec_lab.models.recommenders.base import (
     callbacks_of,
     pretrains,
 )
-from genrec_lab.models.sequential.batches import ItemBatches, SequenceBatches, padded, places_of
+from genrec_lab.models.sequential.batches import SequenceBatches, padded, places_of
 from genrec_lab.registry import ComponentConfig
-from genrec_lab.training import TrainingConfig, TrainingResult, moved, placed, validator
+from genrec_lab.training import Batches, TrainingConfig, TrainingResult, moved, placed, validator
 from genrec_lab.training import fit as train
 
 _WEIGHTS, _CONFIG, _ARRAYS, _WORDS = "model.safetensors", "config.json", "domain.safetensors", "words.parquet"
@@ -199,9 +199,7 @@ class ItemModel(nn.Module, ItemRecommender):
         """Whether the loss is a mean over next items, each by itself: then processes share a batch."""
         return getattr(self.config, "objective", "") == "cross_entropy"
 
-    def batches(
-        self, sequences: Sequence[Sequence[int]], users: Sequence[int], batch_size: int
-    ) -> ItemBatches:
+    def batches(self, sequences: Sequence[Sequence[int]], users: Sequence[int], batch_size: int) -> Batches:
         """Return what an epoch of the current phase is made of; `forward` is called with each batch.
 
         `sequences` are items oldest first, of the training part, `users` whose they are.
@@ -260,16 +258,25 @@ class ItemModel(nn.Module, ItemRecommender):
                 f"{type(self).__name__} serves one domain, and the data have {list(learnt.domains)}; give "
                 "those of one, as TrainingData.of(dataset).of_domains('…')"
             )
-        budgets = {"training": training, "pretraining": pretraining}
-        given: dict[str, Any] = {"text": text, "pictures": pictures, "seed": seed, "callbacks": callbacks}
-        given |= {"checkpoints": checkpoints}
+        given: dict[str, Any] = {"training": training, "pretraining": pretraining, "text": text}
+        given |= {"pictures": pictures, "seed": seed, "callbacks": callbacks, "checkpoints": checkpoints}
         if pretrained is None and pretrains(type(self)):
-            pretrained = type(self)(self.config)._train(learnt, budgets, True, **given)
-        return self._train(learnt, budgets, False, pretrained, **given)
+            pretrained = type(self)(self.config).pretrain(learnt, **given)
+        return self._train(learnt, False, pretrained, **given)
 
-    def pretrain(
+    def pretrain(self, data: Dataset | TrainingData, **given: Any) -> Self:
+        """Make the network for all domains of the data and train its shared phases.
+
+        `given` are arguments of `fit`; the result is what `fit(…, pretrained=…)` starts from.
+        """
+        learnt = TrainingData.of(data, max_history=self.config.max_history)
+        return self._train(learnt, True, **given)
+
+    def _train(
         self,
-        data: Dataset | TrainingData,
+        data: TrainingData,
+        shared: bool,
+        pretrained: ItemModel | None = None,
         *,
         training: TrainingConfig | None = None,
         pretraining: TrainingConfig | None = None,
@@ -279,42 +286,22 @@ class ItemModel(nn.Module, ItemRecommender):
         callbacks: Callbacks = (),
         checkpoints: Path | None = None,
     ) -> Self:
-        """Make the network for all domains of the data and train its shared phases; arguments as of `fit`.
-
-        The result is what `fit(…, pretrained=…)` starts from.
-        """
-        learnt = TrainingData.of(data, max_history=self.config.max_history)
-        budgets = {"training": training, "pretraining": pretraining}
-        return self._train(learnt, budgets, True, None, text, pictures, seed, callbacks, checkpoints)
-
-    def _train(
-        self,
-        data: TrainingData,
-        budgets: Mapping[str, TrainingConfig | None],
-        shared: bool,
-        pretrained: ItemModel | None = None,
-        text: np.ndarray | None = None,
-        pictures: np.ndarray | None = None,
-        seed: int = 0,
-        callbacks: Callbacks = (),
-        checkpoints: Path | None = None,
-    ) -> Self:
         """Make the network and go through the phases that are shared, or through the others."""
         torch.manual_seed(seed)
         items, read = data.items["item"].to_numpy(), (*self.needs, *self.takes)
-        tables: dict[Need, np.ndarray | None] = {"text": text, "pictures": pictures}
         vectors = {
             name: np.ascontiguousarray(of_all[items])
-            for name, of_all in tables.items()
+            for name, of_all in (("text", text), ("pictures", pictures))
             if name in read and of_all is not None
         }
+        budgets = {"training": training, "pretraining": pretraining}
         sequences, users = data.sequences["items"].to_list(), data.sequences["user"].to_list()
         words = data.items if "words" in read else None
         self.build(DomainItems(items, np.array(users, dtype=np.int64), words=words, **vectors))
         if pretrained is not None:
             self.start_from(pretrained)
         for phase in (one for one in self.phases if one.shared is shared):
-            config = budgets.get(phase.budget) or TrainingConfig()
+            config = budgets[phase.budget] or TrainingConfig()
             if phase.epochs is not None:
                 fewer = {"epochs": min(config.epochs, phase.epochs), "least_steps": 0}
                 config = config.model_copy(update=fewer)

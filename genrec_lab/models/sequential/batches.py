@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,15 +16,6 @@ from genrec_lab.data import NO_ITEM
 from genrec_lab.data.batches import Batch, of_like_length, shuffled
 
 NOTHING_TO_LEARN = "no training sequence has two items: there is nothing to learn from"
-
-
-class ItemBatches(Protocol):
-    """An epoch's batches, each a mapping of tensors whose first dimension is the sample."""
-
-    def __len__(self) -> int: ...
-
-    def __call__(self, epoch: int, seed: int) -> Iterator[Mapping[str, Tensor]]:
-        """Yield the batches of one epoch, fixed by epoch and seed."""
 
 
 class SequenceBatches:

@@ -28,9 +28,10 @@ from genrec_lab.data import NO_ITEM
 from genrec_lab.encoders.picture_features import PictureModel
 from genrec_lab.models.layers import PooledDropout
 from genrec_lab.models.sequential.base import ItemModel, Phase
-from genrec_lab.models.sequential.batches import DrawnPrefixes, ItemBatches, last_of
+from genrec_lab.models.sequential.batches import DrawnPrefixes, last_of
 from genrec_lab.models.sequential.layers import VectorEncoderConfig, start_small
 from genrec_lab.models.sequential.objectives import in_batch_contrast, in_batch_cross_entropy, shortened
+from genrec_lab.training import Batches
 
 
 class MISSRecConfig(VectorEncoderConfig):
@@ -194,9 +195,7 @@ class MISSRec(ItemModel):
         if self.embedding is not None:
             self.embedding.requires_grad_(phase != "pretraining")
 
-    def batches(
-        self, sequences: Sequence[Sequence[int]], users: Sequence[int], batch_size: int
-    ) -> ItemBatches:
+    def batches(self, sequences: Sequence[Sequence[int]], users: Sequence[int], batch_size: int) -> Batches:
         """Return prefixes and their next items; interests are found again before each epoch."""
         c = self.config
         return DrawnPrefixes(

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from genrec_lab.data import NO_ITEM
 from genrec_lab.models.sequential.base import DomainItems, ItemModel, ItemModelConfig, Phase
-from genrec_lab.models.sequential.batches import DrawnPrefixes, ItemBatches
+from genrec_lab.models.sequential.batches import DrawnPrefixes
 from genrec_lab.models.sequential.layers import start_small
 from genrec_lab.models.sequential.longformer import (
     ItemLanguage,
@@ -39,7 +39,7 @@ from genrec_lab.models.sequential.longformer import (
     released,
 )
 from genrec_lab.models.sequential.objectives import catalogue_cross_entropy, in_batch_contrast
-from genrec_lab.training import placed
+from genrec_lab.training import Batches, placed
 
 _TOKENS_TOGETHER = 16_384  # of texts of like length that are read at a time, each as long as the longest
 _TOKENIZER, _ENCODER = "tokenizer", "encoder.json"
@@ -198,9 +198,7 @@ class RecFormer(ItemModel):
         self.table.copy_(self.item_vectors())
         self.train(training)
 
-    def batches(
-        self, sequences: Sequence[Sequence[int]], users: Sequence[int], batch_size: int
-    ) -> ItemBatches:
+    def batches(self, sequences: Sequence[Sequence[int]], users: Sequence[int], batch_size: int) -> Batches:
         """Return prefixes and their next items; in the second phase each epoch refreshes the items."""
         return DrawnPrefixes(
             self.items,

@@ -22,7 +22,6 @@ from genrec_lab.data import NO_ITEM
 from genrec_lab.data.batches import shuffled
 from genrec_lab.models.sequential.base import ItemModel, Phase
 from genrec_lab.models.sequential.batches import (
-    ItemBatches,
     SequenceBatches,
     last_of,
     next_items,
@@ -31,6 +30,7 @@ from genrec_lab.models.sequential.batches import (
 )
 from genrec_lab.models.sequential.layers import VectorEncoder, VectorEncoderConfig, start_small
 from genrec_lab.models.sequential.objectives import catalogue_cross_entropy
+from genrec_lab.training import Batches
 
 
 class S3RecConfig(VectorEncoderConfig):
@@ -80,9 +80,7 @@ class S3Rec(ItemModel):
         """The place of the mask, after the places of all items."""
         return len(self.items)
 
-    def batches(
-        self, sequences: Sequence[Sequence[int]], users: Sequence[int], batch_size: int
-    ) -> ItemBatches:
+    def batches(self, sequences: Sequence[Sequence[int]], users: Sequence[int], batch_size: int) -> Batches:
         """Return masked sequences and segments in pre-training, whole sequences in fine-tuning."""
         if self.phase == "pretraining":
             return MaskedBatches(

@@ -317,13 +317,6 @@ class VectorTokenizer(Quantizing):
         """Tokenize (n, D) float32 vectors, which are finite and of the right width."""
 
     @classmethod
-    def load(cls, folder: Path, **settings: Any) -> Self:
-        """Read what `save` wrote; `settings` as of the constructor."""
-        tokenizer = cls(cls.load_config(folder), **settings)
-        tokenizer.read_attributes(folder)
-        return tokenizer
-
-    @classmethod
     def least_items(cls, config: Any) -> int:
         """Return K, so that every code can be placed on an item."""
         return int(config.codebook_size)
