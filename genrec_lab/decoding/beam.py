@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -16,7 +15,8 @@ from torch import Tensor, nn
 
 from genrec_lab.data.rules import NO_ITEM
 from genrec_lab.decoding.ranked import Ranked
-from genrec_lab.decoding.trie import CodeTrie, Hidden
+from genrec_lab.decoding.trie import CodeTrie, Edges, Hidden
+from genrec_lab.training import moved
 
 Histories = Sequence[Sequence[int]]  # item indices, oldest first
 # Over which codes a step's probabilities sum to 1: the whole vocabulary, or the codes that the trie allows.
@@ -123,42 +123,80 @@ def search(
     hidden: Hidden | None = None,
 ) -> Ranked:
     """Search for the users of a memory, from the nodes `roots` (B, 1); the model is in evaluation mode."""
-    log_probs, cache = model.step(memory, None, None, None)  # (B, 1, K)
-    nodes = torch.from_numpy(roots)
-    scores = torch.zeros(roots.shape)
+    given = (model, memory, roots, trie, beams, normalise, hidden)
+    items, scores = (found.cpu().numpy() for found in descend(*given))
+    if np.isnan(scores).any():
+        descend(*given, looking=True)
+    return Ranked.best(items, scores, top_k)
+
+
+def descend(
+    model: CodeModel,
+    memory: Any,
+    roots: np.ndarray | Tensor,
+    trie: CodeTrie,
+    beams: int,
+    normalise: Normalise = "vocabulary",
+    hidden: Hidden | None = None,
+    *,
+    looking: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Return items (B, M) and scores (B, M) of the last level's beams, on the model's device.
+
+    On an accelerator all shapes are those of the trie, and nothing waits for a number, so that torch.compile
+    and CUDA graphs take it whole. What is not finite is not looked for: it ends in scores that are NaN.
+    With `looking` every step is checked, and the ValueError names the level.
+    """
+
+    def step(level: int, *given: Any) -> tuple[Tensor, Any]:
+        log_probs, cache = model.step(memory, *given)
+        if looking:
+            require_numbers(model, log_probs, level, lambda: model.step(memory, *given))
+        return log_probs, cache
+
+    log_probs, cache = step(0, None, None, None)  # (B, 1, K)
+    levels, device = trie.on(log_probs.device), log_probs.device
+    nodes = moved(torch.as_tensor(roots), device)
+    scores = torch.zeros_like(nodes, dtype=torch.float32)
     # Where each beam's log-probabilities stand among those that were decoded.
-    columns = torch.zeros(roots.shape, dtype=torch.long)
-    for level, edges in enumerate(trie.levels):
-        children, codes = _children(edges.starts, edges.codes, nodes)  # (B, M, C)
+    columns = torch.zeros_like(nodes)
+    for level, edges in enumerate(levels):
+        children, codes = edges.children(nodes)  # (B, M, C)
         if hidden is not None:
-            users = np.arange(len(children)).repeat(children[0].numel())
-            gone = hidden.gone(level, users, children.flatten().numpy())
-            children = children.masked_fill(torch.from_numpy(gone).view(children.shape), -1)
+            children = hidden.children_left(level, children)
         places = columns[:, :, None] * log_probs.shape[2] + codes
-        steps = log_probs.cpu().flatten(1).gather(1, places.flatten(1)).view(codes.shape)
+        steps = log_probs.flatten(1).gather(1, places.flatten(1)).view(codes.shape)
         steps.masked_fill_(children < 0, -torch.inf)
         if normalise == "legal":
             # A dead beam has no legal code at all; its sum must not turn into NaN.
             steps -= torch.logsumexp(steps, dim=2, keepdim=True).nan_to_num(neginf=0.0)
-        candidates = (scores[:, :, None] + steps).flatten(1)
-        children = children.flatten(1)
-        chosen = _best(candidates, children, partial(_lowest_below, edges.lowest, hidden, level), beams)
+        candidates, children = (scores[:, :, None] + steps).flatten(1), children.flatten(1)
+        chosen = _best(candidates, children, level, edges, hidden, beams)
         parents = columns.gather(1, chosen // codes.shape[2])
         nodes, scores = children.gather(1, chosen), candidates.gather(1, chosen)
         if level + 1 == trie.depth:
             break
         code = codes.flatten(1).gather(1, chosen)
-        columns = torch.arange(nodes.shape[1]).expand(nodes.shape)
-        if normalise == "legal":
+        columns = torch.arange(nodes.shape[1], device=device).expand(nodes.shape)
+        if normalise == "legal" and edges.widest is None:
             first, last = trie.leaf_ranges(level + 1, nodes.numpy())
             columns, decoded = _undecided(torch.from_numpy(last - first > 1))
             code, parents = code.gather(1, decoded), parents.gather(1, decoded)
         if code.shape[1]:
-            log_probs, cache = model.step(memory, code, cache, parents)
+            log_probs, cache = step(level + 1, code, cache, parents)
         else:  # every prefix is one item's, and goes on with certainty
             log_probs = torch.zeros(len(nodes), 1, int(trie.levels[level + 1].codes.max()) + 1)
-    items = trie.items[np.maximum(nodes.numpy(), 0)]
-    return Ranked.best(np.where(nodes.numpy() < 0, NO_ITEM, items), scores.numpy(), top_k)
+    items = levels[-1].lowest[nodes.clamp(min=0)]
+    return items.masked_fill(nodes < 0, NO_ITEM), scores
+
+
+def require_numbers(model: CodeModel, log_probs: Tensor, level: int, run: Callable[[], object]) -> None:
+    """Raise ValueError where log-probabilities are NaN; a model that has `require_finite` names the layer."""
+    if not torch.isnan(log_probs).any():
+        return
+    if (explain := getattr(model, "require_finite", None)) is not None:
+        explain(log_probs, f"at level {level}", run)
+    raise ValueError(f"the model gives NaN at level {level}; its weights have diverged")
 
 
 def _undecided(more: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,42 +213,17 @@ def _undecided(more: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _best(
-    candidates: Tensor, children: Tensor, lowest: Callable[[int, np.ndarray], np.ndarray], beams: int
+    candidates: Tensor, children: Tensor, level: int, edges: Edges, hidden: Hidden | None, beams: int
 ) -> Tensor:
-    """Places (B, M) of the best of (B, X) candidates; of equal ones those with the lowest item below them.
-
-    `lowest(user, nodes)` says which item that is.
-    """
+    """Places (B, M) of the best of (B, X) candidates; of equal ones those with the lowest item below them."""
     width = min(beams, candidates.shape[1])
     best, places = candidates.topk(width)
     last = best[:, -1:]
     # Without more candidates at the last score than places for them, there is nothing to choose.
     tied = ((candidates >= last).sum(1, keepdim=True) > width) & ~torch.isneginf(last)
-    for user in torch.nonzero(tied[:, 0]).flatten().tolist():
-        alive = torch.nonzero(candidates[user] >= last[user]).flatten().numpy()
-        lowest_below = lowest(user, children[user].numpy()[alive])
-        order = np.lexsort((lowest_below, -candidates[user].numpy()[alive]))[:width]
-        places[user] = torch.from_numpy(alive[order])
-    return places
-
-
-def _lowest_below(
-    lowest: np.ndarray, hidden: Hidden | None, level: int, user: int, nodes: np.ndarray
-) -> np.ndarray:
-    return lowest[nodes] if hidden is None else hidden.lowest(level, user, nodes)
-
-
-def _children(starts: np.ndarray, edge_codes: np.ndarray, nodes: Tensor) -> tuple[Tensor, Tensor]:
-    """Children (B, M, C) of nodes (B, M) as nodes a level down, and the codes that lead to them.
-
-    Where a node has fewer than C children the node is -1 and the code 0.
-    """
-    node = nodes.numpy()
-    alive = np.maximum(node, 0)
-    first = starts[alive].astype(np.int64)
-    count = np.where(node < 0, 0, starts[alive + 1] - first)
-    place = np.arange(max(1, int(count.max())))
-    real = place < count[..., None]
-    children = np.where(real, first[..., None] + place, 0)
-    codes = np.where(real, edge_codes[children], 0).astype(np.int64)
-    return torch.from_numpy(np.where(real, children, -1)), torch.from_numpy(codes)
+    if edges.widest is None and not tied.any():
+        return places
+    lowest = edges.lowest[children].long() if hidden is None else hidden.lowest(level, children)
+    order = lowest.masked_fill(candidates > last, NO_ITEM)  # before all items
+    order = order.masked_fill(candidates < last, torch.iinfo(torch.long).max)
+    return torch.where(tied, order.topk(width, largest=False).indices, places)

@@ -11,12 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from genrec_lab.decoding.beam import CodeModel, Histories, Normalise, evaluating, nodes_of_roots, search
+from genrec_lab.decoding.beam import (
+    CodeModel,
+    Histories,
+    Normalise,
+    evaluating,
+    nodes_of_roots,
+    require_numbers,
+    search,
+)
 from genrec_lab.decoding.ranked import Ranked
 from genrec_lab.decoding.trie import CodeTrie, Hidden
 
@@ -149,12 +158,14 @@ class _Search:
         for group, part in prefixes.groups(self.rows):
             places = torch.from_numpy(group)
             of_group = memory.of_users(places)
-            if cache is None:
-                log_probs, longer = self.model.step(of_group, None, None, None)
-            else:
+            step = partial(self.model.step, of_group, None, None, None)
+            if cache is not None:
                 codes, parents = torch.from_numpy(part.codes), torch.from_numpy(part.parents)
-                log_probs, longer = self.model.step(of_group, codes, cache.of_users(places), parents)
-            children = self._children(level, part, log_probs.cpu().numpy())
+                step = partial(self.model.step, of_group, codes, cache.of_users(places), parents)
+            log_probs, longer = step()
+            of_codes = log_probs.cpu()
+            require_numbers(self.model, of_codes, level, step)
+            children = self._children(level, part, of_codes.numpy())
             if children.counts.any():
                 self.open(level + 1, children, of_group, longer)
 

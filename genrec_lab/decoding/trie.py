@@ -10,14 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
+
+from genrec_lab.training import moved
 
 if TYPE_CHECKING:
-    import torch
-
     from genrec_lab.codes import ItemCodes
+
+_NOTHING = np.iinfo(np.int64).max  # where a user has no item left
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,32 @@ class Level:
     starts: np.ndarray  # (nodes + 1,) int64 or int32: node n's children are edges starts[n] to starts[n + 1]
     codes: np.ndarray  # (edges,): the code on each edge; edge e leads to node e of the next level
     lowest: np.ndarray  # (edges,): the lowest item index below each edge, which breaks ties
+
+
+class Edges(NamedTuple):
+    """A level as tensors on the device of a search: B users, M beams, C children."""
+
+    starts: Tensor
+    codes: Tensor
+    lowest: Tensor
+    # C: the most children that a node of the level has, so that shapes do not depend on the search, which an
+    # accelerator would have to wait for. None: the most that the nodes at hand have, which is less work.
+    widest: int | None
+
+    def children(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return children (B, M, C) of nodes (B, M), a level down, and the codes that lead to them.
+
+        Where a node has fewer than C children the node is -1 and the code 0.
+        """
+        alive = nodes.clamp(min=0)
+        first = self.starts[alive].long()
+        count = (self.starts[alive + 1] - first).masked_fill(nodes < 0, 0)[..., None]
+        width = self.widest or max(1, int(count.max()))
+        place = torch.arange(width, device=nodes.device)
+        absent = place >= count
+        children = (first[..., None] + place).masked_fill(absent, 0)
+        codes = self.codes[children].long().masked_fill_(absent, 0)
+        return children.masked_fill_(absent, -1), codes
 
 
 class CodeTrie:
@@ -70,7 +100,7 @@ class CodeTrie:
         if items is not None and (rows.min() < 0 or len(np.unique(rows)) < len(rows)):
             raise ValueError("items hold an index below 0 or one twice; expected each item's index once")
         order = _in_order(table)
-        table = table.astype(np.min_scalar_type(int(table.max())))[order]
+        table = table.astype(_code_type(int(table.max())))[order]
         self.items = rows[order].astype(_index_type(int(rows.max())))
         # new[r] at level l: row r starts a prefix of l + 1 codes that the row before does not have.
         new = np.zeros(len(table), dtype=bool)
@@ -120,6 +150,22 @@ class CodeTrie:
     def leaves_by_item(self) -> np.ndarray:
         """The leaves in the order of their item indices."""
         return np.argsort(self.items, kind="stable")
+
+    def on(self, device: torch.device) -> tuple[Edges, ...]:
+        """Return the levels as tensors on a device, copied there once; on the CPU they share the arrays."""
+        if device not in self._on:
+            self._on[device] = tuple(
+                Edges(
+                    *(moved(torch.from_numpy(a), device) for a in (level.starts, level.codes, level.lowest)),
+                    widest=None if device.type == "cpu" else int(np.diff(level.starts).max()),
+                )
+                for level in self.levels
+            )
+        return self._on[device]
+
+    @cached_property
+    def _on(self) -> dict[torch.device, tuple[Edges, ...]]:
+        return {}
 
     @property
     def nbytes(self) -> int:
@@ -206,36 +252,63 @@ class Hidden:
         leaves = by_item[starts + np.arange(len(users))]
         first, last = trie.leaf_ranges(0, roots)
         own = (first[users] <= leaves) & (leaves < last[users])
-        self.users, self.leaves = np.unique(np.stack([users[own], leaves[own]]), axis=1)
-        self._gone: list[np.ndarray] = []
-        nodes = self.leaves
+        users, nodes = np.unique(np.stack([users[own], leaves[own]]), axis=1)
+        # Of each level the pairs of a user and a node with hidden items below, as ascending numbers, and
+        # which of these have no other item below.
+        self._pairs: list[tuple[np.ndarray, np.ndarray]] = []
         for level in range(trie.depth - 1, -1, -1):
-            found, hidden = np.unique(self.users * self._size(level) + nodes, return_counts=True)
+            found, hidden = np.unique(users * self._size(level) + nodes, return_counts=True)
             first, last = trie.leaf_ranges(level + 1, found % self._size(level))
-            self._gone.insert(0, found[hidden == last - first])
+            self._pairs.insert(0, (found, hidden == last - first))
             nodes = np.searchsorted(trie.levels[level].starts, nodes, side="right") - 1
         # Most nodes are nobody's; to look a node up in these is faster than to look for it among the pairs.
         self._anybody = [np.zeros(self._size(level), dtype=bool) for level in range(trie.depth)]
-        for level, gone in enumerate(self._gone):
-            self._anybody[level][gone % self._size(level)] = True
+        for level, (found, gone) in enumerate(self._pairs):
+            self._anybody[level][found[gone] % self._size(level)] = True
 
     def gone(self, level: int, users: np.ndarray, nodes: np.ndarray) -> np.ndarray:
         """Say for nodes (R,) below edges of a level whether the user of each, (R,), has no item there."""
+        found, nothing = self._pairs[level]
         gone = self._anybody[level][nodes] & (nodes >= 0)
         maybe = np.flatnonzero(gone)
-        keys = users[maybe] * self._size(level) + nodes[maybe]
-        gone[maybe] = np.isin(keys, self._gone[level])
+        gone[maybe] = np.isin(users[maybe] * self._size(level) + nodes[maybe], found[nothing])
         return gone
 
-    def lowest(self, level: int, user: int, nodes: np.ndarray) -> np.ndarray:
-        """Return the lowest item index that a user has left below nodes (R,) of a level; none may be gone."""
-        lowest = self.trie.levels[level].lowest[nodes].copy()
-        own = self.leaves[self.users == user]
-        first, last = self.trie.leaf_ranges(level + 1, nodes)
-        for place in np.flatnonzero(np.searchsorted(own, first) < np.searchsorted(own, last)):
-            left = np.setdiff1d(np.arange(first[place], last[place]), own)
-            lowest[place] = self.trie.items[left].min()
-        return lowest
+    def children_left(self, level: int, children: Tensor) -> Tensor:
+        """Return children (B, M, C) below edges of a level with -1 for those where a user has no item."""
+        if self.trie.on(children.device)[level].widest is None:
+            users = np.arange(len(children)).repeat(children[0].numel())
+            gone = torch.from_numpy(self.gone(level, users, children.flatten().numpy())).view(children.shape)
+        else:
+            gone = self.lowest(level, children.flatten(1)).view(children.shape) == _NOTHING
+        return children.masked_fill(gone, -1)
+
+    def lowest(self, level: int, nodes: Tensor) -> Tensor:
+        """Return the lowest item index that users have left below their nodes (B, X) of a level."""
+        pairs, left = (moved(torch.from_numpy(table), nodes.device) for table in self._left[level])
+        users = torch.arange(len(nodes), device=nodes.device)[:, None]
+        wanted = users * self._size(level) + nodes.clamp(min=0)
+        place = torch.searchsorted(pairs, wanted).clamp(max=len(pairs) - 1)
+        lowest = self.trie.on(nodes.device)[level].lowest[nodes].long()
+        return torch.where(pairs[place] == wanted, left[place], lowest)
+
+    @cached_property
+    def _left(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Each level's pairs, after one that is nobody's, and the lowest item that each has left."""
+        tables: list[tuple[np.ndarray, np.ndarray]] = []
+        for level in range(self.trie.depth - 1, -1, -1):
+            found, gone = self._pairs[level]
+            left, some = np.full(len(found), _NOTHING), np.flatnonzero(~gone)
+            if len(some):
+                users, nodes = np.divmod(found[some], self._size(level))
+                rows, below = self.trie.expand(level + 1, nodes)
+                wanted = users[rows] * self._size(level + 1) + below
+                place = np.minimum(np.searchsorted(tables[0][0], wanted), len(tables[0][0]) - 1)
+                lowest = self.trie.levels[level + 1].lowest[below]
+                lowest = np.where(tables[0][0][place] == wanted, tables[0][1][place], lowest)
+                left[some] = np.minimum.reduceat(lowest, np.flatnonzero(np.diff(rows, prepend=-1)))
+            tables.insert(0, (np.append(-1, found), np.append(_NOTHING, left)))
+        return tables
 
     def _size(self, level: int) -> int:
         return len(self.trie.levels[level].codes)
@@ -252,6 +325,10 @@ def _in_order(table: np.ndarray) -> np.ndarray:
         key <<= width
         key |= column
     return np.argsort(key)
+
+
+def _code_type(largest: int) -> type[np.integer]:
+    return np.uint8 if largest < 2**8 else np.int16 if largest < 2**15 else _index_type(largest)
 
 
 def _index_type(largest: int) -> type[np.signedinteger]:

@@ -248,12 +248,9 @@ class CausalRecommender(CodeRecommender):
         if cache is None or codes is None or parents is None:
             nothing: tuple[tuple[Tensor, ...], ...] = ((),) * self.config.layers
             logits, longer = self.transformer.logits(memory.last)[:, None], Cache(nothing, nothing, ())
-            self.require_finite(logits, "at level 0", lambda: self.transformer.logits(memory.last))
             return self.level_log_probs(logits, 0), longer
         device = self.item_tokens.device
         past = cache.of_parents(moved(parents, device))
         tokens = moved(codes, device) + self.codes.offsets[len(past.ancestors)]
         states, longer = self.transformer.step(tokens, memory, past)
-        logits, level = self.transformer.logits(states), len(longer.ancestors)
-        self.require_finite(logits, f"at level {level}", lambda: self.transformer.step(tokens, memory, past))
-        return self.level_log_probs(logits, level), longer
+        return self.level_log_probs(self.transformer.logits(states), len(longer.ancestors)), longer

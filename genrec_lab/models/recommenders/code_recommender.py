@@ -121,10 +121,14 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
                 )
 
     def level_log_probs(self, logits: Tensor, level: int) -> Tensor:
-        """Logits (..., V) -> log-probabilities (..., K) of one level's codes, over the whole vocabulary."""
+        """Logits (..., V) -> log-probabilities (..., K) of one level's codes, over the whole vocabulary.
+
+        Where logits overflow they are NaN, which a search finds in its scores.
+        """
         start, size = self.codes.offsets[level], self.codes.sizes[level]
         logits = logits.float()
-        return logits[..., start : start + size] - torch.logsumexp(logits, dim=-1, keepdim=True)
+        total = torch.logsumexp(logits, dim=-1, keepdim=True)
+        return logits[..., start : start + size] - total.masked_fill(total.isinf(), torch.nan)
 
     def require_finite(self, values: Tensor, where: str, run: Callable[[], object]) -> None:
         """Raise ValueError where values are not finite, naming the layer; `run` computes them once more."""
