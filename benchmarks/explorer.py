@@ -22,7 +22,14 @@ import comm
 import numpy as np
 
 from genrec_lab.codes import ItemCodes
-from genrec_lab.viz.explorer import EXPLORER_VIEWS, CodedCatalogue, ExplorerState, RunRecords
+from genrec_lab.viz.explorer import (
+    EXPLORER_VIEWS,
+    CodedCatalogue,
+    ExplorerState,
+    RunRecords,
+    policy_effects,
+)
+from genrec_lab.viz.explorer.answers import selected
 from genrec_lab.viz.explorer.widget import Explorer
 from genrec_lab.viz.layout import MAX_POINTS
 from genrec_lab.viz.projection import Projection
@@ -62,27 +69,16 @@ def answers(state: ExplorerState, turn: int) -> dict[str, Callable[[], object]]:
     commonest = int(np.bincount(codes[:, 0]).argmax())
     state.select(prefix=(), domain=None, item=None)
     return {
-        "children of all": lambda: state.children().frame(),  # type: ignore[union-attr]
-        "words of all children": lambda: (state._labels.cache_clear(), state.labels()),
-        "code page, largest code": lambda: state.page(0, commonest),
-        "code page, any prefix": lambda: state.page(2, turn),
-        "select and children below": lambda: (
-            state.select(prefix=(commonest,)),
-            state.children(),
-            state.labels(),
-            state.page(),
-        ),
-        "select an item": lambda: (state.select(item=turn), state.page()),
+        "codes of all": state.numbers,
+        "words of all codes": lambda: (state._labels.cache_clear(), state.labels()),
+        "code page, largest code": lambda: (state.select(prefix=(commonest,)), selected(state)),
+        "code page, any prefix": lambda: (state.select(everywhere=(2, turn)), selected(state)),
+        "select an item": lambda: (state.select(item=turn), selected(state)),
         "search a title": lambda: state.search(f"word{turn} word"),
         "search a code": lambda: state.search(f"{turn} › 3"),
-        "sharing of a level": state.sharing,
-        "pairs": lambda: (vars(state).pop("_pairs", None), state.pairs()),
         "collisions": lambda: (state.select(prefix=()), state.collisions(), state.collisions().frame(50)),
-        "policies of a group": lambda: state.panel("policies", group=turn),
-        "match a level": lambda: state.two.level(turn % LEVELS),  # type: ignore[union-attr]
-        "changed company": lambda: state.two.changes(1 + turn % LEVELS),  # type: ignore[union-attr]
+        "policies of a group": lambda: policy_effects(state.catalogue, state.collisions().group(turn)),
         "exposure": lambda: state.exposure("made up"),
-        "health chips": lambda: state.health,
     }
 
 

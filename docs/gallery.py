@@ -47,8 +47,6 @@ FIGURES = {
     "code_usage": "**Code usage** (03). A bar of one colour belongs to a domain; one of many is shared.",
     "code_health": "**Code health** (02). Use, perplexity and evenness of each level, method by method.",
     "neighbour_overlap": "**Codes of near items** (03). Lines that fall: near items share more codes.",
-    "domain_lift": "**Lift** (04). Grey codes take no side; strong colours belong to a domain.",
-    "rare_code": "**A rare code on the map** (04). Points at a rim are outliers with a code of their own.",
     "exposure_by_popularity": "**Exposure** (07). Who is shown: the head or the tail of the catalogue.",
 }
 """Figures that the notebooks save in the run folder, and what to see in each."""

@@ -203,7 +203,7 @@ def explorer_state(
 
 
 def explore(
-    run_or_codes: Run | Codes,
+    run_or_codes: Run | Codes | ExplorerState,
     items: Items | Run | None = None,
     vectors: Vectors | None = None,
     *,
@@ -215,11 +215,11 @@ def explore(
 ) -> Explorer | go.Figure | Explained:
     """Open the explorer on a run, on two to compare, or on anybody's codes; a cell's last line shows it.
 
-    run_or_codes: a run, its name, or codes as of `open_codes`, to which items, vectors and sizes belong; a
-    run in the place of items is the other one. In a kernel without a front end (papermill, nbval) it says
-    so and returns the figure of its first view. With a front end, a run that cannot be opened yet becomes a
-    sentence that names the notebook to run; else that is a RunError, so that a chain stops. The
-    other arguments are those of `explorer_state`; mode: None follows the theme of the page.
+    run_or_codes: a run, its name, a state of `explorer_state`, or codes as of `open_codes`, to which items,
+    vectors and sizes belong; a run in the place of items is the other one. In a kernel without a front end
+    (papermill, nbval) it says so and returns the figure of its first view. With a front end, a run that
+    cannot be opened yet becomes a sentence that names the notebook to run; else that is a RunError, so that a
+    chain stops. The other arguments are those of `explorer_state`; mode: None follows the theme of the page.
 
     >>> from genrec_lab.lab import open_run, prepare_data, train_tokenizers
     >>> small, random = {"name": "bazaar", "items": 300}, {"tokenizer.kind": "random"}
@@ -245,7 +245,7 @@ def explore(
 
 
 def opened_state(
-    run_or_codes: Run | Codes,
+    run_or_codes: Run | Codes | ExplorerState,
     items: Items | None = None,
     vectors: Vectors | None = None,
     other: Run | None = None,
@@ -254,6 +254,8 @@ def opened_state(
     other_method: str | None = None,
 ) -> tuple[ExplorerState, Sequence[str]]:
     """Return the state of a run or of anybody's codes, and notes on what was left out; see `explore`."""
+    if isinstance(run_or_codes, ExplorerState):
+        return run_or_codes, ()
     if isinstance(run_or_codes, str) and not Path(run_or_codes).is_file() and not Path(run_or_codes).suffix:
         run_or_codes = existing_run(run_or_codes)
     if isinstance(run_or_codes, Run):

@@ -208,14 +208,15 @@ def test_the_csv_is_downloaded(
 ) -> None:
     with notebook.page.expect_download() as download:
         explorer.get_by_role("button", name="CSV").click()
-    download.value.save_as(tmp_path / "children.csv")
+    download.value.save_as(tmp_path / "codes.csv")
     state.select(prefix=(), domain=None, item=None)
-    assert (tmp_path / "children.csv").read_text(encoding="utf-8") == state.panel("children").csv()
-    assert pl.read_csv(tmp_path / "children.csv")["items"].sum() == state.catalogue.n_items
+    written = state.numbers().write_csv(quote_style="non_numeric")
+    assert (tmp_path / "codes.csv").read_text(encoding="utf-8") == written
+    assert pl.read_csv(tmp_path / "codes.csv")["items"].sum() == state.catalogue.n_items
 
 
 def test_two_runs_are_compared_and_a_split_code_is_opened(notebook: NotebookPage, screenshots: Path) -> None:
-    compared = notebook.explorer(1)
+    compared = notebook.explorer(2)
     compared.scroll_into_view_if_needed()
     notebook.open_tab(compared, "Compare")
     part = compared.locator(".genrec-tabpart").filter(has_text="What became of the codes")
@@ -228,7 +229,7 @@ def test_two_runs_are_compared_and_a_split_code_is_opened(notebook: NotebookPage
 
 
 def test_titles_full_of_markup_stay_text(notebook: NotebookPage, screenshots: Path) -> None:
-    evil = notebook.explorer(2)
+    evil = notebook.explorer(3)
     evil.scroll_into_view_if_needed()
     expect(evil.locator(".genrec-page .genrec-title").first).to_contain_text(EVIL[:40])
     for tab in EXPLORER_VIEWS:

@@ -65,23 +65,23 @@ def test_traffic_counts_the_sequences(run):
 
 def test_a_run_without_recommender_or_maps_says_so(run):
     state = explorer_state(run, other_method="tiger")
-    assert state.panel("exposure").note.startswith("No recommendations yet")
-    assert state.panel("neighbours").note.startswith("The codes of nearest items were not compared yet")
-    assert state.panel("matching").frame.height
+    assert state.view("Exposure").said[0].startswith("No recommendations yet")
+    assert state.view("Sharing").said[-1].startswith("The codes of nearest items were not compared yet")
+    assert state.numbers("Compare").height
     assert state.two.n_items == 300
-    assert state.training()["level"].n_unique() == state.catalogue.levels
+    assert state.numbers("Training")["level"].n_unique() == state.catalogue.levels
     assert state.save_slice("mine").n_items == 300
     assert (run.folder / "slices").is_dir()
 
 
-def test_the_python_of_a_panel_opens_the_run_again(run, monkeypatch):
+def test_the_python_of_a_view_opens_the_run_again(run, monkeypatch):
     monkeypatch.setenv("GENREC_RUNS", str(run.folder.parent))
     state = explorer_state(run, "gmc_tiny", run, "tiger")
     state.select(prefix=(int(state.catalogue.codes.codes[0, 0]),))
-    for name in ("children", "matching", "collisions"):
+    for name in ("", "Compare", "Collisions"):
         names = {}
-        exec(state.panel(name).python, names)  # noqa: S102 - what the export is for
-        assert names["frame"].equals(state.panel(name).frame)
+        exec(state.python(name), names)  # noqa: S102 - what the export is for
+        assert names["frame"].equals(state.numbers(name))
 
 
 @pytest.mark.parametrize("method", ["gmc_tiny", "tiger"])
@@ -152,7 +152,7 @@ def test_the_figure_in_place_of_the_explorer_is_its_first_view(run, monkeypatch)
     monkeypatch.setattr("genrec_lab.lab.explore.in_kernel", lambda: True)
     monkeypatch.setattr("genrec_lab.lab.explore.has_front_end", lambda: False)
     state = explorer_state(run, other_method="tiger")
-    expected = prefix_bars(state.children(), state.labels(), seed=state.catalogue.seed)
+    expected = prefix_bars(state, seed=state.catalogue.seed)
     assert explore(run).layout.title.text == expected.layout.title.text
     compared, dark = explore(run, other_method="tiger"), explore(run, mode="dark")
     assert compared.layout.title.text == tokenizer_match(state.two, level=0).layout.title.text

@@ -116,13 +116,13 @@ def test_the_atlas_shows_what_a_level_quantises_or_says_that_it_quantises_nothin
 def test_the_explorer_opens_with_the_geometry_that_there_is(run) -> None:
     own, catalogue = load_identified(run), coded_catalogue(run)
     assert (catalogue.residuals is None) == (geometry(own) == "none")
-    assert catalogue.has_geometry == (geometry(own) in ("residual", "parts"))
+    assert (catalogue.distances is not None) == (geometry(own) in ("residual", "parts"))
     used = survey_codes(run)
     assert used["items"].sum() == 300 * own.raw.levels
     if groups := own.raw.groups():
         effects = policy_effects(catalogue, groups[0])
         told = effects.filter(effects["policy"] == "nearest_free")["note"][0]
-        assert told.startswith("not known") == (not catalogue.has_geometry)
+        assert told.startswith("not known") == (catalogue.distances is None)
 
 
 @pytest.mark.parametrize("run", ["hkmeans", "fsq"], indirect=True)

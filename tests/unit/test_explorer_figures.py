@@ -19,9 +19,8 @@ from genrec_lab.viz.explorer import (
     RunRecords,
     TwoTokenizers,
     beam_tree,
-    training_frame,
 )
-from genrec_lab.viz.layout import MAX_POINTS
+from genrec_lab.viz.figures.training import training_frame
 from genrec_lab.viz.projection import Projection
 
 Make = Callable[..., CodedCatalogue]
@@ -50,32 +49,15 @@ def state_of(make: Make, **options: object) -> ExplorerState:
     return ExplorerState(make(1, 60, (4, 3, 5), **options), make(2, 60, (4, 3, 5)), records=records)
 
 
-def map_of(catalogue: CodedCatalogue, items: int | None = None) -> Projection:
-    kept = np.arange(catalogue.n_items if items is None else items)
-    points = np.random.default_rng(0).normal(size=(len(kept), catalogue.levels, 2)).astype(np.float32)
-    return Projection(points, kept, "tsne", 0, catalogue.n_items)
-
-
 def every_figure(state: ExplorerState) -> dict[str, go.Figure]:
     """All twins of what is selected."""
-    catalogue, tree = state.catalogue, beam_tree([[(1,)], [(1, 0)]], [[-1.0], [-2.0]], (1, 2), [-1.0, -3.0])
+    tree = beam_tree([[(1,)], [(1, 0)]], [[-1.0], [-2.0]], (1, 2), [-1.0, -3.0])
     exposures = {name: state.exposure(name) for name in state.records.recommended}
-    pairs, page, children, found = state.pairs(), state.page(), state.children(), state.collisions()
-    made = {
-        "lift": figures.domain_lift(state.sharing()),
-        "beam": figures.beam_way(tree),
-        "map": figures.prefix_map(catalogue, map_of(catalogue), state.selection.prefix),
-    }
-    if children is not None:
-        made["children"] = figures.prefix_bars(children, state.labels())
-    if page is not None:
-        made |= {"page": figures.code_profile(page), "items": figures.code_items(page, catalogue)}
-    if pairs is not None:
-        made["pairs"] = figures.similarity_by_prefix(pairs, catalogue.levels)
-    if found.sizes.size:
-        made["collision"] = figures.collision_group(catalogue, found.group(0))
+    made = {"beam": figures.beam_way(tree)}
+    if len(state.selection.prefix) < state.catalogue.levels:
+        made["children"] = figures.prefix_bars(state)
     if state.two is not None:
-        made |= {"match": figures.tokenizer_match(state.two), "changed": figures.changed_company(state.two)}
+        made["match"] = figures.tokenizer_match(state.two)
     if exposures:
         made["popularity"] = figures.exposure_by_popularity(exposures)
     return made
@@ -83,59 +65,40 @@ def every_figure(state: ExplorerState) -> dict[str, go.Figure]:
 
 def test_bars_of_children_are_their_items_by_domain(make_catalogue: Make) -> None:
     state = state_of(make_catalogue)
-    largest = int(np.bincount(state.catalogue.codes.codes[:, 0]).argmax())
+    catalogue, codes = state.catalogue, state.catalogue.codes.codes
+    largest = int(np.bincount(codes[:, 0]).argmax())
     state.select(prefix=(largest,))
-    children = state.children()
-    assert children is not None
-    figure = figures.prefix_bars(children, {0: ["tea", EVIL]}, top=2, seed=4)
-    order = np.argsort(-children.sizes, kind="stable")[:2]
-    for place, name in enumerate(children.domains):
-        assert list(drawn(figure, name).x) == children.items[order, place].tolist()
-    shares = 100 * children.sizes[order] / children.sizes.sum()
-    assert list(drawn(figure, "share of items").x) == pytest.approx(shares.tolist())
-    below = children.interactions.sum(axis=1)
+    figure = figures.prefix_bars(state, top=2, seed=4)
+    inside = codes[:, 0] == largest
+    sizes = np.bincount(codes[inside, 1], minlength=3)
+    order = np.argsort(-sizes, kind="stable")[:2]
+    for place, name in enumerate(catalogue.domains):
+        own = [
+            int((inside & (codes[:, 1] == c) & (catalogue.codes.domain_index == place)).sum()) for c in order
+        ]
+        assert list(drawn(figure, name).x) == own
+    assert list(drawn(figure, "share of items").x) == pytest.approx(
+        (100 * sizes[order] / sizes.sum()).tolist()
+    )
+    below = np.array([catalogue.traffic[inside & (codes[:, 1] == code)].sum() for code in range(3)])
     traffic = 100 * below[order] / max(below.sum(), 1)
     assert list(drawn(figure, "share of interactions").x) == pytest.approx(traffic.tolist())
-    used = int((children.sizes > 0).sum())
+    used = int((sizes > 0).sum())
     assert title_of(figure).startswith(
         f"Below {largest}: {used} of 3 codes used; code {order[0]}, the largest, has "
     )
     assert "the 2 largest of 3 used codes" in note_of(figure) and note_of(figure).endswith("seed 4")
+    state.select(prefix=tuple(codes[0].tolist()))
+    with pytest.raises(ValueError, match="whole identifier"):
+        figures.prefix_bars(state)
 
 
 def test_dead_codes_are_named_and_have_no_bar() -> None:
     codes = ItemCodes([[0]] * 3, (20,))
-    children = ExplorerState(CodedCatalogue("x", codes, ["a"] * 3)).children()
-    assert children is not None
-    figure = figures.prefix_bars(children)
+    figure = figures.prefix_bars(ExplorerState(CodedCatalogue("x", codes, ["a"] * 3)))
     assert list(figure.data[0].x) == [3] and len(figure.data) == 4
     assert "dead at this level: 1, 2, 3, 4, 5, 6, 7, 8 and 11 more" in note_of(figure)
     assert title_of(figure) == "Level 1: 1 of 20 codes used; code 0, the largest, has 100 % of the items"
-
-
-def test_a_code_profile_draws_its_words_domains_and_norms(make_catalogue: Make) -> None:
-    state = state_of(make_catalogue)
-    state.select(prefix=(1,))
-    page = state.page()
-    assert page is not None and page.norms is not None
-    figure = figures.code_profile(page, top=3)
-    words, domains, norms = figure.data
-    assert list(words.x) == [word.score for word in page.words[:3]]
-    assert list(domains.y) == page.by_domain.tolist()
-    assert list(norms.y) == page.norms[0].tolist()
-    assert title_of(figure).startswith(f"Prefix 1 has {page.support} items, ")
-    dead = ExplorerState(CodedCatalogue("x", ItemCodes([[0]], (2,)), ["a"])).page(0, 1)
-    assert dead is not None
-    assert title_of(figures.code_profile(dead)) == "Code 1 of level 1 is dead: no item has it"
-
-
-def test_lift_is_drawn_in_doublings_and_dead_codes_are_counted() -> None:
-    codes = ItemCodes([[0], [0], [1], [1]], (3,), ["a", "a", "a", "b"])
-    figure = figures.domain_lift(ExplorerState(CodedCatalogue("x", codes, [""] * 4)).sharing())
-    values = np.array(figure.data[0].z, dtype=float)
-    assert np.allclose(values, [[np.log2(4 / 3), np.log2(2 / 3)], [-3.0, 1.0]])
-    assert "1 dead code not shown" in note_of(figure)
-    assert title_of(figure) == "50 % of the used codes of level 1 belong to one domain, 50 % to all 2"
 
 
 def test_the_beam_marks_where_the_target_left() -> None:
@@ -190,35 +153,6 @@ def test_epochs_are_drawn_by_level_and_what_is_missing_has_no_panel() -> None:
         figures.codebook_by_epoch(training_frame({"all": records}, (8, 10)), scope="b")
     with pytest.raises(ValueError, match="nothing was recorded"):
         figures.codebook_by_epoch(training_frame({"all": [{"epoch": 1}]}, (8,)))
-
-
-def test_the_map_colours_the_prefix_and_draws_no_more_than_it_may(make_catalogue: Make) -> None:
-    catalogue = make_catalogue(1, 60)
-    projection = map_of(catalogue)
-    figure = figures.prefix_map(catalogue, projection, (1,))
-    inside = np.flatnonzero(catalogue.codes.codes[:, 0] == 1)
-    coloured = [trace for trace in figure.data if trace.name in catalogue.domains]
-    assert sum(len(trace.x) for trace in coloured) == inside.size
-    assert len(drawn(figure, "other items").x) == 60 - inside.size
-    found = sorted(float(x) for trace in coloured for x in trace.x)
-    assert found == pytest.approx(sorted(projection.coordinates[inside, 1, 0].tolist()))
-    assert f"Prefix 1: {inside.size} items among 60" in figure.layout.title.text.replace("<br>", " ")
-    many = CodedCatalogue("x", ItemCodes(np.zeros((25_000, 1), int), (1,)), [""] * 25_000)
-    assert sum(len(trace.x) for trace in figures.prefix_map(many, map_of(many)).data) == MAX_POINTS
-    with pytest.raises(ValueError, match="expected a map of this catalogue"):
-        figures.prefix_map(many, projection)
-
-
-def test_the_items_of_a_collision_stand_with_their_new_codes(make_catalogue: Make) -> None:
-    state = state_of(make_catalogue)
-    group = state.collisions().group(0)
-    figure = figures.collision_group(state.catalogue, group, rank=1)
-    effects = state.panel("policies").frame.filter(policy="optimal")
-    cells = [plain(cell).removeprefix("<b>").removesuffix("</b>") for cell in figure.data[0].cells.values[4]]
-    assert cells == effects["after"].to_list()
-    moved = effects["moved"].to_list()
-    assert [cell.startswith("<b>") for cell in figure.data[0].cells.values[4]] == moved
-    assert title_of(figure).startswith(f"{len(group)} items of ")
 
 
 @pytest.mark.parametrize("prefix", [(), (1,), (1, 2), (1, 2, 3)])

@@ -19,11 +19,9 @@ from genrec_lab.viz.explorer import (
     ExplorerState,
     Selection,
     TitleWords,
-    log_odds,
     parse_prefix,
     search,
 )
-from genrec_lab.viz.explorer.prefixes import DEAD, ELSEWHERE, USED, entropy_bits
 
 Make = Callable[..., CodedCatalogue]
 shapes = st.tuples(
@@ -77,36 +75,6 @@ def test_members_of_a_prefix_are_the_items_that_have_it(
 
 
 @given(shapes)
-@settings(max_examples=60)
-def test_children_count_items_traffic_and_domains(
-    make_catalogue: Make, shape: tuple[int, int, list[int], int]
-) -> None:
-    catalogue = build(make_catalogue, shape)
-    for prefix in some_prefixes(catalogue, shape[0]):
-        if len(prefix) == catalogue.levels:
-            continue
-        for domain in (None, catalogue.domains[0]):
-            children = catalogue.order.children(prefix, catalogue.domain_number(domain))
-            frame = children.frame()
-            total = sum(int(catalogue.traffic[item]) for item in below(catalogue, (), domain))
-            for row in frame.iter_rows(named=True):
-                items = below(catalogue, (*prefix, row["code"]), domain)
-                domains = Counter(catalogue.domains[catalogue.codes.domain_index[item]] for item in items)
-                traffic = sum(int(catalogue.traffic[item]) for item in items)
-                assert row["items"] == len(items)
-                assert row["interactions"] == traffic
-                assert row["traffic_share"] == pytest.approx(traffic / total if total else 0.0)
-                assert {
-                    name: row[f"items in {name}"] for name in catalogue.domains if domains[name]
-                } == domains
-                assert row["purity"] == (max(domains.values()) / len(items) if items else None)
-                anywhere = (catalogue.codes.codes[:, len(prefix)] == row["code"]).any()
-                assert row["state"] == (USED if items else ELSEWHERE if anywhere else DEAD)
-            assert frame["items"].sum() == len(below(catalogue, prefix, domain))
-            assert frame.height == catalogue.codes.sizes[len(prefix)]
-
-
-@given(shapes)
 @settings(max_examples=40)
 def test_items_of_a_code_under_any_prefix(
     make_catalogue: Make, shape: tuple[int, int, list[int], int]
@@ -130,16 +98,8 @@ def test_a_prefix_of_nobody_and_a_whole_identifier(make_catalogue: Make) -> None
     nobody = next((a, b) for a in range(2) for b in range(2) if not below(catalogue, (a, b)))
     assert catalogue.order.members(nobody).size == 0
     assert catalogue.order.members((2**40,)).size == 0
-    with pytest.raises(ValueError, match="whole identifier"):
-        catalogue.order.children(nobody)
     with pytest.raises(ValueError, match="3 codes, identifiers have 2"):
         catalogue.order.span((0, 0, 0))
-
-
-def test_entropy_in_bits() -> None:
-    assert entropy_bits([8, 8]) == pytest.approx(1.0)
-    assert entropy_bits([5, 0]) == entropy_bits([0, 0]) == 0.0
-    assert entropy_bits([1, 1, 2]) == pytest.approx(1.5)
 
 
 def test_a_catalogue_refuses_what_does_not_fit() -> None:
@@ -302,15 +262,6 @@ def test_telling_words_follow_the_formula(
         assert word.titles == inside[word.word]
         if word.word in scores:
             assert word.score == pytest.approx(scores[word.word])
-
-
-def test_a_hand_worked_word() -> None:
-    # 4 of 6 words inside are "tea", 1 of 4 outside; the prior gives tea 50 of 100.
-    scores = log_odds([4, 2], [1, 3], [5, 5])
-    odds = math.log(54 / 52) - math.log(51 / 53)
-    assert scores[0] == pytest.approx(odds / math.sqrt(1 / 54 + 1 / 51))
-    assert scores[1] < 0
-    assert log_odds([3, 1], [0, 0], [3, 1]).tolist() == [0, 0]
 
 
 @given(shapes)

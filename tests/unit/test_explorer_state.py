@@ -14,18 +14,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec_lab.codes import ItemCodes
+from genrec_lab.data.item_text import without_entities
 from genrec_lab.viz.explorer import (
-    PANELS,
+    EXPLORER_VIEWS,
     CodedCatalogue,
     ExplorerState,
     RunRecords,
     SliceError,
     beam_tree,
     load_slice,
+    policy_effects,
     save_slice,
     slice_names,
 )
-from genrec_lab.viz.explorer.exports import named_slice, slice_file
+from genrec_lab.viz.explorer.slices import named_slice, slice_file
 
 Make = Callable[..., CodedCatalogue]
 
@@ -35,7 +37,7 @@ def full_state(make: Make, folder: Path | None = None, **options: object) -> Exp
     catalogue, other = make(1, 60, (4, 3, 5), **options), make(2, 60, (4, 3, 5), **options)
     epochs = {"all": [{"epoch": 1, "utilisation": [0.5, 0.5, 0.5]}]}
     lists = np.random.default_rng(0).integers(0, 60, (9, 5))
-    records = RunRecords(epochs, (4, 3, 5), pl.DataFrame({"k": [1]}), {"gmc": lists}, folder)
+    records = RunRecords(epochs, (4, 3, 5), None, {"gmc": lists}, folder)
     state = ExplorerState(catalogue, other, records=records, source="state = make_state()")
     state.watch_beam(beam_tree([[(1,)], [(1, 0)]], [[-1.0], [-2.0]], (1, 0)), "watch_again(state)")
     return state
@@ -44,23 +46,26 @@ def full_state(make: Make, folder: Path | None = None, **options: object) -> Exp
 # --- exports
 
 
-def test_csv_reads_back_as_shown_and_the_python_makes_it_again(make_catalogue: Make) -> None:
+def test_the_numbers_of_a_view_read_back_and_the_python_makes_them_again(make_catalogue: Make) -> None:
     state = full_state(make_catalogue)
-    for selected in ({"prefix": ()}, {"prefix": (1,), "domain": "Garden"}, {"item": 3}):
+    chosen = ({"prefix": ()}, {"prefix": (1,), "domain": "Garden"}, {"everywhere": (1, 2)}, {"item": 3})
+    for selected in chosen:
         state.select(**({"domain": None, "item": None} | selected))
-        for name in PANELS:
-            panel = state.panel(name)
-            assert panel.frame.width or panel.note, name
-            if panel.frame.width:
-                back = pl.read_csv(io.StringIO(panel.csv()), schema=panel.frame.schema)
-                assert back.equals(panel.frame), name
+        for name in ("", *EXPLORER_VIEWS):
+            shown = state.view(name) if name else None
+            if shown is not None and shown.frame is None and not shown.tables:
+                assert shown.said, name
+                continue
+            frame = state.numbers(name)
+            back = pl.read_csv(io.StringIO(frame.write_csv(quote_style="non_numeric")), schema=frame.schema)
+            assert back.equals(frame), name
             made_again: list[str] = []
             names = {"make_state": lambda: full_state(make_catalogue), "watch_again": made_again.append}
-            exec(panel.python, names)  # noqa: S102 - what the export is for
-            frame = names["frame"]
-            assert isinstance(frame, pl.DataFrame)
-            assert frame.equals(panel.frame), name
-            assert len(made_again) == (name == "beam")
+            exec(state.python(name), names)  # noqa: S102 - what the export is for
+            again = names["frame"]
+            assert isinstance(again, pl.DataFrame)
+            assert again.equals(frame), name
+            assert len(made_again) == bool(name)
 
 
 @given(
@@ -71,9 +76,11 @@ def test_csv_reads_back_as_shown_and_the_python_makes_it_again(make_catalogue: M
 @settings(max_examples=50)
 def test_titles_of_any_signs_come_through_csv(names: list[str]) -> None:
     catalogue = CodedCatalogue("x", ItemCodes([[0]] * len(names), (1,)), names)
-    panel = ExplorerState(catalogue).panel("items")
-    back = pl.read_csv(io.StringIO(panel.csv()), schema=panel.frame.schema)
-    assert back["title"].to_list() == panel.frame["title"].to_list() == names
+    state = ExplorerState(catalogue)
+    state.select(prefix=(0,))
+    frame = state.numbers()
+    back = pl.read_csv(io.StringIO(frame.write_csv(quote_style="non_numeric")), schema=frame.schema)
+    assert back["title"].to_list() == frame["title"].to_list() == without_entities(pl.Series(names)).to_list()
 
 
 def test_python_quotes_what_names_hold() -> None:
@@ -82,23 +89,20 @@ def test_python_quotes_what_names_hold() -> None:
     state = ExplorerState(catalogue)
     state.select(domain=domain)
     names: dict[str, object] = {"state": ExplorerState(catalogue)}
-    exec(state.panel("items").python.replace(state.source, ""), names)  # noqa: S102 - what the export is for
+    exec(state.python().replace(state.source, ""), names)  # noqa: S102 - what the export is for
     again = names["state"]
     assert isinstance(again, ExplorerState)
     assert again.selection.domain == domain
 
 
-def test_csv_is_written_as_it_is(make_catalogue: Make, tmp_path: Path) -> None:
-    panel = full_state(make_catalogue).panel("children")
-    file = panel.write_csv(tmp_path / "children.csv")
-    assert file.read_bytes().decode() == panel.csv()
-
-
-def test_an_unknown_panel_names_the_known_ones(make_catalogue: Make) -> None:
-    with pytest.raises(ValueError, match=r"panel 'atlas'; expected one of children.*"):
-        full_state(make_catalogue).panel("atlas")
+def test_what_has_no_numbers_says_why(make_catalogue: Make) -> None:
+    with pytest.raises(ValueError, match=r"view 'Atlas'; expected one of .*Sharing"):
+        full_state(make_catalogue).numbers("Atlas")
     with pytest.raises(ValueError, match=r"'sasrec', expected one of \['gmc'\]"):
-        full_state(make_catalogue).panel("exposure", method="sasrec")
+        full_state(make_catalogue).exposure("sasrec")
+    for view, said in (("Exposure", "No recommendations yet"), ("Compare", "Only one tokenizer is open")):
+        with pytest.raises(ValueError, match=said):
+            ExplorerState(make_catalogue(1, 9)).numbers(view)
 
 
 # --- slices
@@ -197,21 +201,16 @@ def test_small_and_odd_catalogues_answer_everything(
         nobody = tuple(size - 1 for size in sizes)
         for prefix in ((), whole[:1], whole, nobody):
             state.select(prefix=prefix)
-            for name in PANELS:
-                panel = state.panel(name)
-                assert panel.frame.height or panel.note or name in ("words", "changes", "matching"), name
-    assert ExplorerState(catalogue).panel("exposure").note.startswith("No recommendations yet")
-    assert ExplorerState(catalogue).panel("matching").note.startswith("Only one tokenizer")
+            assert state.numbers().width and state.python()
+            for name in EXPLORER_VIEWS:
+                shown = state.view(name)
+                assert shown.tables or shown.said, name
 
 
 def test_one_code_for_all(make_catalogue: Make) -> None:
     catalogue = CodedCatalogue("x", ItemCodes(np.zeros((2000, 2), int), (256, 256)), ["oak lamp"] * 2000)
     state = ExplorerState(catalogue)
     assert state.collisions().sizes.tolist() == [2000]
-    children = state.children()
-    assert children is not None
-    assert children.states.count("dead") == 255
-    page = state.page(0, 0)
-    assert page is not None and page.support == 2000 and page.words == []
-    effects = state.panel("policies").frame
+    assert state.numbers()["state"].to_list().count("dead") == 255
+    effects = policy_effects(catalogue, state.collisions().group(0))
     assert effects.filter(policy="extra_level")["after"].n_unique() == 2000

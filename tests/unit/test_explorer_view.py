@@ -61,13 +61,11 @@ def state_of(make: Make, folder: Path | None = None, **options: Any) -> Explorer
     )
     lists = {"gmc": generator.integers(0, 60, (40, 5))}
     epochs = {"all": [{"epoch": 1, "utilisation": [0.5] * 3}]}
-    kept = {1: np.roll(catalogue.codes.codes, 1, axis=0), 2: catalogue.codes.codes}
     records = RunRecords(
         epochs,
         (4, 3, 5),
         recommended=lists,
         users=users,
-        snapshots=kept,
         settings={"tokenizer.levels": 3},
         run={"run": "demo"},
         folder=folder,
@@ -192,7 +190,7 @@ def test_examples_span_the_distances_and_what_differs_is_marked(make_catalogue: 
     assert second["marked"][0] == ("blue ", True)
 
 
-@pytest.mark.parametrize("by", ["code", "domain", "popularity", "distance", "churn", "hits of gmc"])
+@pytest.mark.parametrize("by", ["code", "domain", "popularity", "distance", "hits of gmc"])
 def test_every_item_has_a_place_and_a_colour(page: Page, by: str) -> None:
     page.ask("start")
     page.ask("select", prefix=[1])
@@ -245,9 +243,7 @@ def test_a_lasso_is_kept_over_tabs_and_saved_as_a_slice(page: Page) -> None:
     sent = page.ask("lasso", [np.array([7, 3, 3], dtype=np.int32).tobytes()])["selection"]
     assert sent["page"]["heading"] == "In the lasso" and sent["lasso"]
     page.ask("tab", name="Collisions")
-    assert page.explorer.state.items().tolist() == sorted(
-        [3, 7], key=page.explorer.state.catalogue.order.position.__getitem__
-    )
+    assert sorted(page.explorer.state.items().tolist()) == [3, 7]
     page.ask("keep", name="two")
     assert page.explorer.state.load_slice("two").items == (3, 7)
     assert page.ask("lasso", [b""])["selection"]["lasso"] is False
@@ -289,16 +285,6 @@ def test_what_the_page_may_not_ask_is_refused_or_ignored(page: Page) -> None:
     assert "expected one of" in page.ask("map", method="../x")["said"]["text"]
     assert page.ask("hover", item=10**6) == {}
     page.explorer.hear("text"), page.explorer.hear({"act": ["select"]})
-
-
-def test_groups_among_items_are_those_that_hold_one_of_them(make_catalogue: Make) -> None:
-    found = ExplorerState(make_catalogue(1, 80, (2, 3))).collisions()
-    chosen = found.items[::7]
-    kept = found.among(chosen)
-    groups = [set(found.group(place).tolist()) for place in range(found.sizes.size)]
-    expected = [group for group in groups if group & set(chosen.tolist())]
-    assert [set(kept.group(place).tolist()) for place in range(kept.sizes.size)] == expected
-    assert kept.items.size == kept.sizes.sum() == sum(map(len, expected))
 
 
 def test_titles_stay_text_and_entities_are_read(make_catalogue: Make) -> None:

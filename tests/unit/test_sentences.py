@@ -29,12 +29,12 @@ from genrec_lab.viz.explorer import (
     TwoTokenizers,
     answers,
     beam_tree,
-    code_page,
+    beams,
+    code_tables,
+    compare,
     exposure,
-    level_sharing,
+    recommendations,
 )
-from genrec_lab.viz.explorer import sentences as told
-from genrec_lab.viz.explorer.domain_sharing import pair_similarity
 from genrec_lab.viz.text import counted, percent
 
 Make = Callable[..., CodedCatalogue]
@@ -515,31 +515,7 @@ def test_beams_are_told_by_their_rows(seed: int) -> None:
 # --- the explorer
 
 
-@proves(told.page_title, told.page_note, told.page_items_title)
-@given(seeds)
-@quick
-def test_code_pages(make_catalogue: Make, seed: int) -> None:
-    catalogue = make_catalogue(seed, 30, (4, 3), ("d0", "d1")[: 1 + seed % 2])
-    code = seed % 4
-    page = code_page(catalogue, 0, code)
-    items = [item for item in range(30) if catalogue.codes.codes[item, 0] == code]
-    text, note = plain(told.page_title(page)), plain(told.page_note(page))
-    assert (counted(len(items), "item") in text) == bool(items) and "mostly" not in text
-    own = [
-        sum(catalogue.codes.domain_index[item] == d for item in items) for d in range(len(catalogue.domains))
-    ]
-    whose = re.search(r"([\d.]+ %) of them of (d\d)", text)
-    if whose:
-        superlative(whose[2], list(catalogue.domains), own)
-        assert own.count(max(own)) == 1 and p(max(own) / len(items)) == whose[1]
-    assert page.state in note and f"{counted(len(items), 'item')} of 30" in note
-    if len(items) > 1:
-        assert catalogue.distances is not None
-        far = catalogue.distances[items, 0].astype(float)
-        assert f"{far.min():.3g} to {far.max():.3g} from its codeword" in told.page_items_title(page)
-
-
-@proves(told.children_title)
+@proves(code_tables.children_title)
 @given(seeds)
 @quick
 def test_children(make_catalogue: Make, seed: int) -> None:
@@ -548,7 +524,7 @@ def test_children(make_catalogue: Make, seed: int) -> None:
     for prefix in ((), (seed % 4,)):
         inside = [row for row in codes.tolist() if tuple(row[: len(prefix)]) == prefix]
         counts = [sum(row[len(prefix)] == code for row in inside) for code in range((4, 3)[len(prefix)])]
-        text = plain(told.children_title(catalogue.order.children(prefix)))
+        text = plain(code_tables.children_title(prefix, np.array(counts)))
         if not inside:
             assert "no item has this prefix" in text
             continue
@@ -559,12 +535,12 @@ def test_children(make_catalogue: Make, seed: int) -> None:
         assert largest is None or counts[int(largest[1])] == max(counts)
 
 
-@proves(told.children_note)
+@proves(code_tables.children_note)
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=12))
 def test_what_is_drawn_of_the_children(sizes: list[int]) -> None:
     dead = [code for code, size in enumerate(sizes) if not size]
     used = len(sizes) - len(dead)
-    text = told.children_note(np.array(sizes), min(used, 3), dead)
+    text = code_tables.children_note(np.array(sizes), min(used, 3), dead)
     assert counted(sum(sizes), "item") in text
     assert ("all used codes" in text) == (used <= 3)
     named = re.search(r"dead at this level: ([\d, ]*\d)(?: and (\d+) more)?", text)
@@ -574,21 +550,12 @@ def test_what_is_drawn_of_the_children(sizes: list[int]) -> None:
         assert shown == dead[:8] and len(shown) + int(named[2] or 0) == len(dead)
 
 
-@proves(told.map_title)
-def test_a_sample_is_named_in_the_title() -> None:
-    assert told.map_title((1,), 0, 66, 900, 93) == "Prefix 1: 66 of its 93 items are on the map of level 1"
-    assert told.map_title((1,), 0, 93, 900, 93) == "Prefix 1: 93 items among 900 on the map of level 1"
-    assert "900 items" in told.map_title((), 1, 900, 900, 900)
+@proves(compare.nothing_common_title)
+def test_nothing_in_common() -> None:
+    assert compare.nothing_common_title(("a", "b")) == "a and b have no item in common"
 
 
-@proves(told.group_title, told.nothing_common_title)
-def test_groups() -> None:
-    assert told.group_title(2, "a", "1 › 2", math.nan) == "2 items of a have the codes 1 › 2"
-    assert told.group_title(2, "a", "1 › 2", 0.5).endswith("0.50 apart on average")
-    assert told.nothing_common_title(("a", "b")) == "a and b have no item in common"
-
-
-@proves(told.match_title, told.company_title)
+@proves(compare.match_title, compare.company_title)
 @given(seeds)
 @quick
 def test_two_tokenizers(make_catalogue: Make, seed: int) -> None:
@@ -597,7 +564,7 @@ def test_two_tokenizers(make_catalogue: Make, seed: int) -> None:
     matches = [match for level in range(2) if (match := two.level(level)) is not None]
     if not two.n_items:  # the figure says so instead
         return
-    text = told.match_title(matches, ("a", "b"))
+    text = compare.match_title(matches, ("a", "b"))
     values = [match.ami for match in matches]
     for value, level in re.findall(r"(-?[\d.]+) at level (\d)", text):
         assert f"{values[int(level) - 1]:.2f}" == value
@@ -605,8 +572,8 @@ def test_two_tokenizers(make_catalogue: Make, seed: int) -> None:
         (a[:, None] == a).tolist() == (b[:, None] == b).tolist() for a, b in map(two.codes_of, range(2))
     )
     assert ("alike at every level" in text) == alike
-    with_a, with_b, both = two.company(1)[1:]
-    company = plain(told.company_title(two.overlap(1), 1))
+    with_a, with_b, both = two.company(1)
+    company = plain(compare.company_title(compare.company_kept(with_a, with_b, both), 1))
     had = (with_a + with_b) > 0
     if not had.any():
         assert company.startswith("No item shares")
@@ -615,43 +582,13 @@ def test_two_tokenizers(make_catalogue: Make, seed: int) -> None:
     assert counted(int(had.sum()), "item") in company and "by chance" in company
 
 
-@proves(told.lift_title)
-@given(seeds)
-@quick
-def test_lift(make_catalogue: Make, seed: int) -> None:
-    catalogue = make_catalogue(seed, 20, (5, 2), ("x", "y", "z")[: 1 + seed % 3])
-    text = plain(told.lift_title(level_sharing(catalogue, 0)))
-    users = [
-        {catalogue.codes.domain_index[item] for item in range(20) if catalogue.codes.codes[item, 0] == code}
-        for code in range(5)
-    ]
-    used = [len(one) for one in users if one]
-    if len(catalogue.domains) > 1:
-        assert text.startswith(p(used.count(1) / len(used)))
-        assert f"{p(used.count(len(catalogue.domains)) / len(used))} to all" in text
-    else:
-        assert f"uses {len(used)} of 5 codes" in text
-
-
-@proves(told.similarity_title)
-def test_similarity_states_the_ends_of_its_own_curve(make_catalogue: Make) -> None:
-    pairs = pair_similarity(make_catalogue(3, 60, (3, 2)), 500)
-    assert pairs is not None
-    text = told.similarity_title(pairs)
-    for value, common in re.findall(r"(-?[\d.]+) for pairs with (\d) codes?", text):
-        rows = pairs.frame.filter(common=int(common))
-        mean = float((rows["mean"] * rows["pairs"]).sum()) / int(rows["pairs"].sum())
-        assert f"{mean:.2f}" == value
-    assert "rho" not in text and "hardly" not in text
-
-
-@proves(told.exposure_title)
+@proves(recommendations.exposure_title)
 @given(seeds)
 @quick
 def test_exposure(make_catalogue: Make, seed: int) -> None:
     catalogue = make_catalogue(seed, 20, (4, 2))
     shown = np.random.default_rng(seed).integers(0, 3, 20) * (seed % 5 > 0)
-    text = plain(told.exposure_title(exposure(catalogue, shown)))
+    text = plain(recommendations.exposure_title(exposure(catalogue, shown)))
     codes = catalogue.codes.codes[:, 0]
     items, lists = ([int(w[codes == code].sum()) for code in range(4)] for w in (np.ones(20), shown))
     if not sum(lists):
@@ -666,11 +603,11 @@ def test_exposure(make_catalogue: Make, seed: int) -> None:
         assert p(lists[int(named[1])] / sum(lists)) == named[2]
 
 
-@proves(told.tail_exposure_title)
+@proves(recommendations.tail_exposure_title)
 @given(shares)
 def test_tail_exposure(values: list[float]) -> None:
     names = {f"m{place}": value for place, value in enumerate(values)}
-    text = plain(told.tail_exposure_title(names, 4, 9))
+    text = plain(recommendations.tail_exposure_title(names, 4, 9))
     assert text.startswith("The 4 least popular of 9 items get")
     found = re.findall(r"([\d.]+ %) of (?:the recommendations of )?(m\d)", text)
     assert all(p(names[name]) == share for share, name in found)
@@ -680,12 +617,12 @@ def test_tail_exposure(values: list[float]) -> None:
         assert len(values) == 1 or "every method" in text
 
 
-@proves(told.beam_title)
+@proves(beams.beam_title)
 def test_the_target_s_way() -> None:
     prefixes, scores = [[(0,), (1,)], [(0, 0), (0, 1)]], [[-1.0, -2.0], [-1.5, -2.5]]
-    stays = told.beam_title(beam_tree(prefixes, scores, (0, 1)))
+    stays = beams.beam_title(beam_tree(prefixes, scores, (0, 1)))
     assert stays == "The target stays in the beam and ends at place 2"
-    leaves = told.beam_title(beam_tree(prefixes, scores, (1, 0), (-2.0, -4.0)))
+    leaves = beams.beam_title(beam_tree(prefixes, scores, (1, 0), (-2.0, -4.0)))
     assert leaves == "The target leaves the beam at level 2 of 2: 1.50 below the last of 2 kept"
 
 

@@ -13,13 +13,11 @@ from genrec_lab.registry import RegistryError
 from genrec_lab.viz import figures, theme
 from genrec_lab.viz.explorer import (
     EXPLORER_VIEWS,
-    PANELS,
     CodedCatalogue,
     ExplorerState,
     Shown,
     answers,
     register_explorer_view,
-    register_panel,
 )
 from genrec_lab.viz.explorer.widget import Explorer
 
@@ -29,11 +27,11 @@ OURS = ("Sharing", "Collisions", "Recommender", "Exposure", "Compare", "Training
 
 @pytest.fixture(autouse=True)
 def _registries_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    for registry in (EXPLORER_VIEWS, PANELS, figures.FIGURES):
+    for registry in (EXPLORER_VIEWS, figures.FIGURES):
         monkeypatch.setattr(registry, "_components", dict(registry._components))
 
 
-@pytest.mark.parametrize("registry", [EXPLORER_VIEWS, PANELS, figures.FIGURES], ids=lambda one: one.noun)
+@pytest.mark.parametrize("registry", [EXPLORER_VIEWS, figures.FIGURES], ids=lambda one: one.noun)
 def test_every_declared_name_is_found(registry) -> None:
     assert all(callable(registry.find(name)) for name in registry.names())
 
@@ -64,16 +62,12 @@ def asked(
 def test_a_view_of_ones_own_is_a_further_tab_that_follows_the_selection(
     make_catalogue: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    @register_panel("lengths")
-    def lengths(state: ExplorerState) -> tuple[pl.DataFrame, str]:
-        titles = state.catalogue.titles.gather(state.items())
-        return pl.DataFrame({"length": titles.str.len_chars()}), ""
-
     @register_explorer_view("Lengths")
     def show_lengths(state: ExplorerState) -> Shown:
-        frame = state.panel("lengths").frame
+        titles = state.catalogue.titles.gather(state.items())
+        frame = pl.DataFrame({"length": titles.str.len_chars()})
         bar = go.Bar(x=frame["length"].to_numpy(), ids=["0", "1"])
-        return Shown([go.Figure(bar)], ["<b>lengths"], "lengths", click=lambda code: {"prefix": (int(code),)})
+        return Shown([go.Figure(bar)], ["<b>lengths"], frame, click=lambda code: {"prefix": (int(code),)})
 
     explorer = Explorer(ExplorerState(make_catalogue(1, 60)))
     assert tuple(asked(explorer, monkeypatch, "start")["start"]["tabs"]) == (*OURS, "Lengths")
@@ -87,7 +81,7 @@ def test_a_view_of_ones_own_is_a_further_tab_that_follows_the_selection(
     content = asked(explorer, monkeypatch, "csv")["download"]
     items = np.flatnonzero(explorer.state.catalogue.codes.codes[:, 0] == 1)
     assert content["name"] == "lengths.csv" and len(content["text"].splitlines()) == 1 + items.size
-    assert "state.panel('lengths')" in asked(explorer, monkeypatch, "python")["code"]["text"]
+    assert "state.numbers('Lengths')" in asked(explorer, monkeypatch, "python")["code"]["text"]
 
 
 def test_a_view_that_fails_says_so_in_its_place(

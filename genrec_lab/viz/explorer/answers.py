@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from scipy.stats import entropy
 
 from genrec_lab.viz import theme
 from genrec_lab.viz.explorer import points
-from genrec_lab.viz.explorer.causes import differences
-from genrec_lab.viz.explorer.code_page import ALIVE, EMPTY, code_page, state_of
-from genrec_lab.viz.explorer.prefixes import entropy_bits
+from genrec_lab.viz.explorer.code_tables import below, code_states, prefixes_of
+from genrec_lab.viz.explorer.collisions import differences
 from genrec_lab.viz.explorer.selection import ALL, largest
 from genrec_lab.viz.explorer.state import EXPLORER_VIEWS, ExplorerState, Table
 from genrec_lab.viz.explorer.words import telling_terms
@@ -29,7 +29,6 @@ Answer = dict[str, Any]
 
 MOST_CARDS = 15
 """Cards shown at once, and so the most pictures that are sent after a click."""
-UNKNOWN = "no item"
 _PICTURE = 92  # pixels: the longer side
 _LONGEST = 300  # characters of a text that is sent
 _QUANTILES = (
@@ -41,8 +40,6 @@ _QUANTILES = (
 )
 _OF_EACH = 3
 _WORDS = 14
-_MOST_SAME = 400
-_SAME_WORDS = 12
 _MOST_VALUES = 5
 _BINS = 24
 _SAYS = {
@@ -50,7 +47,6 @@ _SAYS = {
     "alike": "mean cosine similarity of all pairs of the items",
     "twins": "items whose whole identifier another item has too",
     "traffic": "share of the interactions of what is selected",
-    "churn": "share of kept epochs at which an item's code changed, on average",
 }
 
 
@@ -137,17 +133,8 @@ def table(shown: Table) -> Answer:
         text = values.dtype == pl.String
         listed = _rounded(values.to_numpy()) if values.dtype.is_float() else values.to_list()
         kind = "text" if text else "share" if name in shown.shares else "number"
-        says = _SAYS.get(name, "")
-        columns.append(
-            {
-                "name": name,
-                "title": name,
-                "kind": kind,
-                "values": listed,
-                "bar": name in shown.bars,
-                "says": says,
-            }
-        )
+        more = {"kind": kind, "values": listed, "bar": name in shown.bars, "says": _SAYS.get(name, "")}
+        columns.append({"name": name, "title": name} | more)
     return {"columns": columns, "go": list(shown.go) or [None] * shown.frame.height}
 
 
@@ -160,110 +147,17 @@ def _rounded(values: npt.NDArray[np.float64]) -> list[float | None]:
 
 def grid(state: ExplorerState) -> Answer:
     """Return all codes below the prefix as a table, dead and rare ones too; its items at the end."""
-    selection, catalogue = state.selection, state.catalogue
+    selection, found, marked = state.selection, below(state), -1
     if selection.everywhere is not None:
         level, code = selection.everywhere
-        return {"name": f"Prefixes that end in code {code} of level {level + 1}"} | table(prefixes_of(state))
-    if len(selection.prefix) == catalogue.levels:
-        found = members(state)
-        marked = [one and one.get("item") for one in found.go]
-        place = marked.index(selection.item) if selection.item in marked else -1
-        return {"name": f"Items of {written(selection.prefix)}", "marked": place} | table(found)
-    below = f" below {written(selection.prefix)}" if selection.prefix else ""
-    return {"name": f"Codes of level {len(selection.prefix) + 1}{below}"} | table(codes_below(state))
-
-
-def codes_below(state: ExplorerState) -> Table:
-    """Return every code of the next level: words, items, traffic, purity, coherence, collisions, state."""
-    catalogue, prefix, items = state.catalogue, state.selection.prefix, state.items()
-    level, order = len(prefix), catalogue.order
-    size = catalogue.codes.sizes[level]
-    codes = catalogue.codes.codes[items, level]
-    counts = np.bincount(codes, minlength=size)
-    columns: dict[str, Any] = {"code": np.arange(size), "words": _labelled(state, size), "items": counts}
-    traffic = catalogue.traffic[items]
-    if catalogue.traffic.any():
-        columns["traffic"] = np.bincount(codes, weights=traffic, minlength=size) / max(int(traffic.sum()), 1)
-    n_domains = len(catalogue.domains)
-    if n_domains > 1 and state.selection.domain is None:
-        cells = codes * n_domains + catalogue.codes.domain_index[items]
-        by_domain = np.bincount(cells, minlength=size * n_domains).reshape(size, n_domains)
-        columns["pure"] = np.where(counts > 0, by_domain.max(axis=1) / np.maximum(counts, 1), np.nan)
-    coherent = catalogue.coherences(level + 1)
-    if coherent is not None:
-        low, high = order.span(prefix)
-        first, last = np.searchsorted(order.starts[level], [low, high])
-        values = np.full(size, np.nan)
-        values[order.columns[level][order.starts[level][first:last]]] = coherent[first:last]
-        columns["alike"] = np.where(counts > 1, values, np.nan)
-    columns["twins"] = np.bincount(codes, weights=state.ambiguous[items], minlength=size).astype(np.int64)
-    if len(state.records.snapshots) > 1:
-        changed = state.changed[items, level]
-        columns["churn"] = np.bincount(codes, weights=changed, minlength=size) / np.maximum(counts, 1)
-    columns["state"] = _states(state, level, counts)
-    go: list[dict[str, Any] | None] = [{"prefix": [*prefix, code]} for code in range(size)]
-    return Table(pl.DataFrame(columns), go, shares=("traffic", "pure", "churn"), bars=("items",))
-
-
-def _states(state: ExplorerState, level: int, counts: IntArray) -> list[str]:
-    catalogue = state.catalogue
-    everywhere = np.bincount(catalogue.order.columns[level], minlength=counts.size)
-    even = catalogue.n_items / counts.size
-    found = [state_of(*pair, even) for pair in zip(counts.tolist(), everywhere.tolist(), strict=True)]
-    if catalogue.sizes_known:
-        return ["only elsewhere" if one == EMPTY else one for one in found]
-    # Without the sizes nobody knows whether a code that no item has is a code at all.
-    return [UNKNOWN if not count else ALIVE if one != EMPTY else "only elsewhere"
-            for one, count in zip(found, everywhere.tolist(), strict=True)]  # fmt: skip
-
-
-def _labelled(state: ExplorerState, size: int) -> list[str]:
-    known = state.labels()
-    return [", ".join(known.get(code, ())) for code in range(size)]
-
-
-def members(state: ExplorerState) -> Table:
-    """Return the selected items as a table."""
-    items = state.items()
-    cards = state.catalogue.cards(items)
-    frame = cards.select(pl.col("title").str.slice(0, _LONGEST), "interactions")
-    if len(state.catalogue.domains) > 1:
-        frame = frame.hstack(cards.select("domain"))
-    go: list[dict[str, Any] | None] = [{"item": item} for item in items.tolist()]
-    return Table(frame, go)
-
-
-def prefixes_of(state: ExplorerState) -> Table:
-    """Return the prefixes that end in a code of a level, side by side: items, words, coherence."""
-    catalogue, level, code = state.catalogue, *_place(state)
-    order = catalogue.order
-    starts = order.starts[level]
-    groups = np.flatnonzero(order.columns[level][starts[:-1]] == code)
-    sizes = np.diff(starts)[groups]
-    groups = groups[np.argsort(-sizes, kind="stable")][:_MOST_SAME]
-    written_, go, words = [], [], []
-    for place, group in enumerate(groups.tolist()):
-        low, high = int(starts[group]), int(starts[group + 1])
-        prefix = order.columns[: level + 1, low].tolist()
-        written_.append(written(prefix))
-        go.append({"prefix": prefix})
-        telling = catalogue.words.telling(np.arange(low, high), 3) if place < _SAME_WORDS else []
-        words.append(", ".join(word.word for word in telling) if telling else _first_title(state, low))
-    frame = pl.DataFrame({"prefix": written_, "words": words, "items": np.diff(starts)[groups]})
-    coherent = catalogue.coherences(level + 1)
-    if coherent is not None:
-        frame = frame.with_columns(alike=coherent[groups])
-    return Table(frame, go, bars=("items",))
-
-
-def _place(state: ExplorerState) -> tuple[int, int]:
-    """The level and code that the page is about."""
-    selection = state.selection
-    return selection.everywhere or (len(selection.prefix) - 1, selection.prefix[-1])
-
-
-def _first_title(state: ExplorerState, place: int) -> str:
-    return shorten(state.catalogue.titles[int(state.catalogue.order.items[place])], 60)
+        name = f"Prefixes that end in code {code} of level {level + 1}"
+    elif len(selection.prefix) == state.catalogue.levels:
+        name, items = f"Items of {written(selection.prefix)}", [one and one.get("item") for one in found.go]
+        marked = items.index(selection.item) if selection.item in items else -1
+    else:
+        under = f" below {written(selection.prefix)}" if selection.prefix else ""
+        name = f"Codes of level {len(selection.prefix) + 1}{under}"
+    return {"name": name, "marked": marked} | table(found)
 
 
 # --- the code page
@@ -284,7 +178,7 @@ def page(state: ExplorerState) -> Answer:
         found["coherence"] = _coherence(state, items)
     if not named:
         return found
-    level, code = _place(state)
+    level, code = state.place()
     if items.size and catalogue.distances is not None:
         edges = np.linspace(0, float(catalogue.distances[:, level].max()) or 1.0, _BINS + 1)
         counts = np.histogram(catalogue.distances[items, level], edges)[0]
@@ -337,16 +231,16 @@ def _facts(state: ExplorerState, items: IntArray) -> list[tuple[str, str, str]]:
     by_domain = np.bincount(catalogue.codes.domain_index[items], minlength=len(catalogue.domains))
     if len(catalogue.domains) > 1 and items.size and state.selection.domain is None:
         most = int(by_domain.argmax())
-        says = f"entropy of the domains: {entropy_bits(by_domain):.2f} bits"
+        says = f"entropy of the domains: {entropy(by_domain, base=2):.2f} bits"
         found.append((shorten(catalogue.domains[most], 24), percent(by_domain[most] / items.size), says))
     ambiguous = int(state.ambiguous[items].sum())
     found.append(("twins", f"{ambiguous:,}", "items whose whole identifier another one has too"))
     selection = state.selection
     if selection.prefix and not items.size:
-        level, code = _place(state)
+        level, code = state.place()
+        kind = code_states(catalogue, level, np.zeros(catalogue.codes.sizes[level], dtype=np.int64))[code]
         everywhere = catalogue.order.with_code(level, code).size
-        here = state_of(0, everywhere, 1.0) if catalogue.sizes_known or everywhere else UNKNOWN
-        found.append(("state", here, f"{counted(everywhere, 'item')} under other prefixes or domains"))
+        found.append(("state", kind, f"{counted(everywhere, 'item')} under other prefixes or domains"))
     return found
 
 
@@ -354,7 +248,7 @@ def _examples(state: ExplorerState, items: IntArray, named: bool) -> list[Answer
     """Cards of the selected item, and of examples by quantile of the distance, or else by traffic."""
     catalogue, item = state.catalogue, state.selection.item
     groups = [] if item is None else [{"name": "The selected item", "cards": [[item, _visits(state, item)]]}]
-    level = _place(state)[0] if named else 0
+    level = state.place()[0] if named else 0
     if not named or catalogue.distances is None or items.size <= 2 * _OF_EACH:
         ordered = np.sort(items)
         best = ordered[largest(catalogue.traffic[ordered], MOST_CARDS)].tolist()
@@ -410,16 +304,14 @@ def _coherence(state: ExplorerState, items: IntArray) -> Answer | None:
 
 
 def _near(state: ExplorerState, level: int, code: int) -> list[Answer]:
-    if state.catalogue.codewords is None:
-        return []
     says = f"of level {level + 1}; distance of the codewords"
     return [
         {
-            "text": f"{other} ({distance:.2g})",
+            "text": f"{other} ({away:.2g})",
             "says": f"code {other} {says}",
             "go": points.goes_to(state, level, other),
         }
-        for other, distance in code_page(state.catalogue, level, code, top=5).nearest_codes
+        for other, away in state.catalogue.nearest_codes(level, code)
     ]
 
 

@@ -14,8 +14,8 @@ import plotly.graph_objects as go
 import polars as pl
 
 from genrec_lab.viz import theme
-from genrec_lab.viz.explorer.sentences import beam_title
 from genrec_lab.viz.layout import Panels, one_panel
+from genrec_lab.viz.sentences import sentence
 from genrec_lab.viz.text import counted, label, noted, written
 
 _ROW = 24  # pixels
@@ -116,6 +116,18 @@ def beam_tree(
 
 def _text(prefix: tuple[int, ...]) -> str:
     return " ".join(str(code) for code in prefix)
+
+
+@sentence
+def beam_title(tree: BeamTree) -> str:
+    """Where the target of a beam search left the beam, or its place at the end."""
+    if tree.left_at is None:
+        return f"The target stays in the beam and ends at place {tree.rank}"
+    width = tree.nodes.filter(pl.col("level") == tree.left_at).height
+    text = f"The target leaves the beam at level {tree.left_at} of {len(tree.target)}"
+    if tree.missed_by is None:
+        return text
+    return f"{text}: {tree.missed_by:.2f} below the last of {width} kept"
 
 
 def beam_way(tree: BeamTree, *, seed: int | None = None) -> go.Figure:

@@ -5,7 +5,6 @@ Shapes: N items, L levels, K codes of a level, d dimensions of the codebook spac
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 
@@ -14,8 +13,9 @@ import numpy.typing as npt
 import polars as pl
 
 from genrec_lab.codes import ItemCodes
+from genrec_lab.data.item_text import without_entities
 from genrec_lab.viz.explorer.prefixes import PrefixOrder
-from genrec_lab.viz.explorer.similarity import group_similarity, unit_vectors
+from genrec_lab.viz.explorer.sharing import group_similarity, unit_vectors
 from genrec_lab.viz.explorer.words import TitleWords
 from genrec_lab.viz.text import written
 
@@ -60,7 +60,7 @@ class CodedCatalogue:
     ) -> None:
         self.name, self.codes, self.seed, self.books = name, codes, seed, books
         self.sizes_known, self.alike, self._keys_given = sizes_known, alike, keys is not None
-        self.titles = plain(pl.Series("title", list(titles), dtype=pl.String).fill_null(""))
+        self.titles = without_entities(pl.Series("title", list(titles), dtype=pl.String).fill_null(""))
         self.attributes = pl.DataFrame() if attributes is None else attributes
         counts = np.zeros(codes.n_items) if traffic is None else np.asarray(traffic)
         self.images = None if images is None else list(images)
@@ -114,15 +114,10 @@ class CodedCatalogue:
         """The domains in order of first appearance."""
         return self.codes.domain_names
 
-    @property
-    def has_geometry(self) -> bool:
-        """Whether distances of items to codewords are known."""
-        return self.residuals is not None and self.codewords is not None
-
     @cached_property
     def order(self) -> PrefixOrder:
         """The items in the order of their codes, so that the items of a prefix are one slice."""
-        return PrefixOrder(self.codes, self.traffic)
+        return PrefixOrder(self.codes)
 
     @cached_property
     def by_popularity(self) -> IntArray:
@@ -201,17 +196,6 @@ class CodedCatalogue:
         return None if self.vectors is None else unit_vectors(self.vectors)
 
     @cached_property
-    def norms(self) -> npt.NDArray[np.float32] | None:
-        """(N, L) norms of what each level quantised, or None where the residuals are not known."""
-        if self.residuals is None:
-            return None
-        norms = np.empty(self.residuals.shape[:2], dtype=np.float32)
-        for start in range(0, self.n_items, _ITEMS_AT_ONCE):
-            part = self.residuals[start : start + _ITEMS_AT_ONCE]
-            norms[start : start + len(part)] = np.sqrt(np.einsum("nld,nld->nl", part, part))
-        return norms
-
-    @cached_property
     def distances(self) -> npt.NDArray[np.float32] | None:
         """(N, L) Euclidean distances of each level's residual to its codeword, or None where not known."""
         if self.residuals is None or self.codewords is None:
@@ -224,18 +208,21 @@ class CodedCatalogue:
                 distances[part, level] = np.sqrt(np.einsum("nd,nd->n", left, left))
         return distances
 
+    def nearest_codes(self, level: int, code: int, top: int = 5) -> list[tuple[int, float]]:
+        """The codes of the same codebook with the nearest codewords, and how far they are."""
+        if self.codewords is None:
+            return []
+        width = self.codes.sizes[level] // self.books
+        first = code // width * width
+        book = self.codewords[level][first : first + width].astype(np.float64)
+        distance = np.linalg.norm(book - book[code - first], axis=1)
+        distance[code - first] = np.inf
+        order = np.argsort(distance, kind="stable")[: min(top, width - 1)]
+        return [(int(first + place), float(distance[place])) for place in order]
+
     def prepare(self) -> CodedCatalogue:
-        """Do at once what would make the first answers slow: the order, the words, distances and norms."""
-        _ = (
-            self.order,
-            self.words,
-            self.phrases,
-            self.searched,
-            self.norms,
-            self.distances,
-            self.by_popularity,
-        )
-        _ = self.coherence
+        """Do at once what would make the first answers slow: the order, the words, distances and means."""
+        _ = self.words, self.phrases, self.searched, self.distances, self.by_popularity, self.coherence
         for level in range(self.levels):
             self.order.with_code(level, 0)
             self.coherences(level + 1)
@@ -263,10 +250,3 @@ class CodedCatalogue:
             "image": pl.Series(images, dtype=pl.String),
         }
         return pl.DataFrame(columns)
-
-
-def plain(texts: pl.Series) -> pl.Series:
-    """Texts with `&amp;` and its like, which shops leave in titles, turned to the signs that they mean."""
-    if not texts.str.contains("&", literal=True).any():
-        return texts
-    return texts.map_elements(html.unescape, return_dtype=pl.String)

@@ -1,39 +1,36 @@
-"""Items that their codes cannot tell apart, and what each conflict policy would do to them.
+"""Items that their codes cannot tell apart: which, why, and what each conflict policy would do to them.
 
 Shapes: N items, G ambiguous identifiers, n items of one of them.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 
 import numpy as np
 import numpy.typing as npt
-import plotly.graph_objects as go
 import polars as pl
 
-from genrec_lab.codes import CONFLICT_POLICIES, CodesError, ItemCodes, Resolution
+from genrec_lab.codes import CONFLICT_POLICIES, CodesError, ItemCodes, row_ids
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
-from genrec_lab.viz.explorer.domain_sharing import cosine
-from genrec_lab.viz.explorer.sentences import group_title
-from genrec_lab.viz.explorer.words import stretches
-from genrec_lab.viz.tables import table_figure
-from genrec_lab.viz.text import counted, noted, written
+from genrec_lab.viz.explorer.sharing import Vectors, group_similarity
+from genrec_lab.viz.text import counted, written
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
-_MOST_INSIDE = 60
-"""Items of a group whose distances to one another are measured; a larger group shows its first ones."""
+EQUAL, NEAR, FEW = "equal texts", "near texts", "too few codes"
+_RANDOM_PAIRS = 20_000
+_NEAR = 0.999
+"""Texts are near where their mean similarity is above that of 999 of 1,000 random pairs of the catalogue."""
+_ALIKE_WORDS = 0.5
+_MOST_WORDS = 60
+_PART = re.compile(r"\S+")
 # By policy, the most items under one prefix for which it is tried: each takes about 0.1 s for so many.
 _MOST_MOVED = {"nearest_free": 2_000, "optimal": 1_000, "sinkhorn": 30}
-_MOST_ROWS = 14
-_SHOWN = {
-    "nearest_free": "nearest free",
-    "optimal": "optimal",
-    "sinkhorn": "Sinkhorn",
-    "extra_level": "extra level",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,11 +38,10 @@ class Collisions:
     """The identifiers that two or more items of one domain have, largest group first, then by codes.
 
     starts, sizes: (G,) where a group begins in `items`, and how many it has. items: by group, in each by
-    index. prefix: below which this was asked.
+    index.
     """
 
     catalogue: CodedCatalogue
-    prefix: tuple[int, ...]
     starts: IntArray
     sizes: IntArray
     items: IntArray
@@ -59,106 +55,136 @@ class Collisions:
         """The items of a group by its place in the order of size; raises ValueError where there is none."""
         if not 0 <= place < self.sizes.size:
             raise ValueError(f"group {place}: there are {self.sizes.size} ambiguous identifiers, from 0")
-        return np.sort(self.items[self.starts[place] : self.starts[place] + self.sizes[place]])
-
-    def among(self, items: IntArray) -> Collisions:
-        """Return the groups of which at least one of these items is a member."""
-        by_start = np.argsort(self.starts)
-        group = np.repeat(by_start, self.sizes[by_start])
-        kept = np.zeros(self.sizes.size, dtype=bool)
-        kept[group[np.isin(self.items, items)]] = True
-        sizes = np.where(kept, self.sizes, 0)[by_start]
-        starts = np.empty_like(self.starts)
-        starts[by_start] = np.cumsum(sizes) - sizes
-        return Collisions(
-            self.catalogue, self.prefix, starts[kept], self.sizes[kept], self.items[kept[group]]
-        )
+        return self.items[self.starts[place] : self.starts[place] + self.sizes[place]]
 
     def frame(self, most: int | None = None) -> pl.DataFrame:
         """One row an identifier: `identifier`, `domain`, `items`, `interactions`, `first_title`."""
-        kept = slice(None) if most is None else slice(most)
-        starts, sizes = self.starts[kept], self.sizes[kept]
-        firsts, codes = self.items[starts], self.catalogue.codes
-        traffic = self.catalogue.traffic[self.items]
-        sums = np.concatenate([[0], np.cumsum(traffic)])
-        texts = [written(row) for row in codes.codes[firsts].tolist()]
-        domains = [self.catalogue.domains[place] for place in codes.domain_index[firsts]]
-        columns = {
-            "identifier": pl.Series(texts, dtype=pl.String),
-            "domain": pl.Series(domains, dtype=pl.String),
-            "items": sizes,
-            "interactions": sums[starts + sizes] - sums[starts],
-            "first_title": self.catalogue.titles.gather(firsts),
-        }
-        return pl.DataFrame(columns)
+        starts, sizes = self.starts[:most], self.sizes[:most]
+        cards = self.catalogue.cards(self.items[starts])
+        sums = np.concatenate([[0], np.cumsum(self.catalogue.traffic[self.items])])
+        columns = {"items": sizes, "interactions": sums[starts + sizes] - sums[starts]}
+        names = {"identifier": "codes", "domain": "domain"}
+        return cards.select(**names).with_columns(**columns, first_title=cards["title"])
 
 
-def collisions(
-    catalogue: CodedCatalogue, prefix: tuple[int, ...] = (), domain: str | None = None
-) -> Collisions:
-    """The ambiguous identifiers below a prefix, in one domain or in each."""
-    order, number = catalogue.order, catalogue.domain_number(domain)
-    low, high = order.span(prefix)
-    borders = order.starts[-1]
-    lengths = np.diff(borders)
-    # Only identifiers of several items can be ambiguous; those are split by domain.
-    several = np.flatnonzero((lengths > 1) & (borders[:-1] >= low) & (borders[:-1] < high))
-    places = stretches(borders[several], lengths[several])
-    group = np.repeat(np.arange(several.size), lengths[several])
-    n_domains = len(catalogue.domains)
-    cell = group * n_domains + order.domain_index[places]
-    counts = np.bincount(cell, minlength=several.size * n_domains)
-    wanted = counts > 1
-    if number is not None:
-        wanted &= np.arange(wanted.size) % n_domains == number
-    kept = wanted[cell]
-    # Inside an identifier the order is by item already; a stable sort keeps it within each domain.
-    items = order.items[places[kept]][np.argsort(cell[kept], kind="stable")]
-    sizes = counts[wanted]
-    starts = np.cumsum(sizes) - sizes
-    by_size = np.argsort(-sizes, kind="stable")
-    return Collisions(catalogue, tuple(prefix), starts[by_size], sizes[by_size], items)
+def collisions(catalogue: CodedCatalogue, among: IntArray | None = None) -> Collisions:
+    """The ambiguous identifiers of a domain's items; among: only those that one of these items has."""
+    codes = catalogue.codes
+    ids = row_ids(np.column_stack([codes.codes, codes.domain_index]))
+    wanted = np.bincount(ids) > 1
+    if among is not None:
+        wanted &= np.bincount(ids[among], minlength=wanted.size) > 0
+    items = np.flatnonzero(wanted[ids])
+    sizes = np.bincount(ids[items], minlength=wanted.size)[wanted]
+    order = np.argsort(np.argsort(-sizes, kind="stable"))
+    group = np.empty(wanted.size, dtype=np.int64)
+    group[wanted] = order
+    sizes = -np.sort(-sizes)
+    items = items[np.argsort(group[ids[items]], kind="stable")]
+    return Collisions(catalogue, np.cumsum(sizes) - sizes, sizes, items)
 
 
-@dataclass(frozen=True, eq=False)
-class Group:
-    """One ambiguous identifier: its items and how far they are from one another.
+def collision_causes(
+    found: Collisions, unit: Vectors | None, generator: np.random.Generator, texts: pl.Series | None = None
+) -> pl.DataFrame:
+    """Say of every ambiguous identifier why its items have it, a row a group in the order of `found`.
 
-    items: (n,). shown: the first 60 of them, those that were measured. distances: between those, (m, m).
-    measure: what the distances are, in words; None where neither vectors nor residuals are known.
+    "equal texts": no tokenizer could separate them. "near texts": they differ, but their vectors are nearer
+    than those of 999 of 1,000 random pairs; without vectors, their titles have half of their words in
+    common. "too few codes": they are no more alike than that, and more codes would separate them.
+    unit: (N, D) of `unit_vectors`, or None. texts: (N,), by default the titles; equal but for blanks and
+    case are equal. Frame `group, items, texts` (different ones), `similarity` (mean over pairs, null where
+    not known), `under_prefix` (items of the domain with the same codes but the last), `cause`.
     """
-
-    items: IntArray
-    shown: IntArray
-    distances: FloatArray | None
-    measure: str | None
-
-    @property
-    def mean_distance(self) -> float:
-        """The mean over the pairs that were measured; NaN without any."""
-        if self.distances is None or len(self.shown) < 2:
-            return float("nan")
-        return float(self.distances[np.triu_indices(len(self.shown), 1)].mean())
-
-
-def inside(catalogue: CodedCatalogue, items: npt.ArrayLike) -> Group:
-    """How far items with one identifier are from one another, by content if known, else by residual."""
-    members = np.sort(np.asarray(items, dtype=np.int64))
-    shown = members[:_MOST_INSIDE]
-    one, other = (part.reshape(-1) for part in np.meshgrid(shown, shown, indexing="ij"))
-    shape = (len(shown), len(shown))
-    if catalogue.vectors is not None:
-        table = 1 - cosine(catalogue.vectors, one, other).reshape(shape)
-        np.fill_diagonal(table, 0.0)
-        return Group(members, shown, table, "1 − cosine similarity of the texts")
-    if catalogue.residuals is not None:
-        last = catalogue.residuals[:, -1].astype(np.float64)
-        table = np.linalg.norm(last[one] - last[other], axis=1).reshape(shape)
-        return Group(members, shown, table, "distance of the last residuals")
-    return Group(members, shown, None, None)
+    codes, members = found.catalogue.codes, found.items
+    count = len(found.sizes)
+    group = np.repeat(np.arange(count), found.sizes)
+    raw = (found.catalogue.titles if texts is None else texts).gather(members)
+    plain = raw.fill_null("").str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
+    frame = pl.DataFrame({"group": group, "text": plain})
+    different = frame.group_by("group").agg(pl.col("text").n_unique()).sort("group")["text"]
+    if unit is None:
+        alike, border = _word_overlap(frame, count), _ALIKE_WORDS
+    else:
+        alike, border = group_similarity(unit, members, group, count), _border(unit, generator)
+    ids = row_ids(np.column_stack([codes.domain_index, codes.codes[:, :-1]]))
+    firsts = members[found.starts]
+    columns = {
+        "group": np.arange(count), "items": found.sizes, "texts": different.cast(pl.Int64),
+        "similarity": pl.Series(alike).fill_nan(None), "under_prefix": np.bincount(ids)[ids[firsts]],
+    }  # fmt: skip
+    near = pl.when(pl.col("similarity") >= border).then(pl.lit(NEAR)).otherwise(pl.lit(FEW))
+    cause = pl.when(pl.col("texts") == 1).then(pl.lit(EQUAL)).otherwise(near)
+    return pl.DataFrame(columns).with_columns(cause=cause)
 
 
-def policy_effects(catalogue: CodedCatalogue, items: npt.ArrayLike, seed: int | None = None) -> pl.DataFrame:
+def causes_by_size(causes: pl.DataFrame) -> pl.DataFrame:
+    """Count groups and items by size of group and cause: `size, cause, groups, items`, largest first."""
+    counted = causes.group_by(size=pl.col("items"), cause=pl.col("cause")).agg(groups=pl.len().cast(pl.Int64))
+    counted = counted.with_columns(items=pl.col("size") * pl.col("groups"))
+    return counted.sort("size", "cause", descending=[True, False])
+
+
+def differences(titles: Sequence[str]) -> list[list[tuple[str, bool]]]:
+    """Cut each title into words and say of each whether it is one of those that set the titles apart.
+
+    A word is not, where it belongs to a row of words that all titles hold in this order, upper and lower
+    case alike: without the marked words all titles read the same. At most 60 words of a title count.
+    """
+    cut = [_PART.findall(title)[:_MOST_WORDS] for title in titles]
+    lowered = [[word.lower() for word in words] for words in cut]
+    common = lowered[0] if lowered else []
+    for words in lowered[1:]:
+        blocks = SequenceMatcher(None, common, words, autojunk=False).get_matching_blocks()
+        common = [word for block in blocks for word in common[block.a : block.a + block.size]]
+    marked = []
+    for words, low in zip(cut, lowered, strict=True):
+        place, flags = 0, []
+        for word, small in zip(words, low, strict=True):
+            same = place < len(common) and small == common[place]
+            place += same
+            flags.append((word, not same))
+        marked.append(flags)
+    return marked
+
+
+def policy_summary(effects: pl.DataFrame) -> pl.DataFrame:
+    """Sum up `policy_effects` of one group, a row a policy.
+
+    Frame `policy, moved` (items of the group whose codes change), `others` (items outside it that change
+    too), `cost` (added distance to the last codewords over all that move), `lengthens` (whether it appends a
+    level), `note`; null where the policy was not tried.
+    """
+    parts = pl.col("after").str.count_matches("›") > pl.col("before").str.count_matches("›")
+    return effects.group_by("policy", maintain_order=True).agg(
+        moved=pl.when(pl.col("moved").is_not_null().any()).then(pl.col("moved").sum().cast(pl.Int64)),
+        others=pl.col("policy_moved").first() - pl.col("moved").sum().cast(pl.Int64),
+        cost=pl.col("policy_cost").first(),
+        lengthens=parts.first(),
+        note=pl.col("note").first(),
+    )
+
+
+def _border(unit: Vectors, generator: np.random.Generator) -> float:
+    one, other = generator.integers(0, len(unit), size=(2, _RANDOM_PAIRS))
+    different = one != other
+    alike = np.einsum("pd,pd->p", unit[one[different]], unit[other[different]])
+    return float(np.quantile(alike, _NEAR)) if alike.size else 1.0
+
+
+def _word_overlap(frame: pl.DataFrame, count: int) -> npt.NDArray[np.float64]:
+    """(G,) words that all texts of a group hold over words that any of them holds."""
+    words = frame.with_row_index("row").with_columns(
+        pl.col("text").str.split(" ").list.unique(), size=pl.len().over("group")
+    )
+    counts = words.explode("text").group_by("group", "text").agg(times=pl.len(), size=pl.col("size").first())
+    alike = counts.group_by("group").agg(share=(pl.col("times") == pl.col("size")).mean())
+    found = np.full(count, np.nan)
+    found[alike["group"].to_numpy()] = alike["share"].to_numpy()
+    return found
+
+
+def policy_effects(catalogue: CodedCatalogue, items: npt.ArrayLike) -> pl.DataFrame:
     """What each conflict policy would do to items with one identifier, and what it would cost.
 
     Frame `policy, item, before, after, moved, policy_moved, policy_cost, note`, a row a policy and item. The
@@ -187,7 +213,10 @@ def policy_effects(catalogue: CodedCatalogue, items: npt.ArrayLike, seed: int | 
     rows: list[tuple[object, ...]] = []
     for policy in CONFLICT_POLICIES:
         try:
-            done = _resolved(within, policy, residuals, book, catalogue.seed if seed is None else seed)
+            if within.n_items > _MOST_MOVED.get(policy, within.n_items):
+                many = f"{within.n_items:,} items share all codes but the last"
+                raise CodesError(f"{many}; more than {_MOST_MOVED[policy]:,} take too long")
+            done = within.resolve_with_cost(policy, residuals, book, catalogue.seed)
         except CodesError as error:
             unknown = (None, None, None, None, f"not known: {error}".split(";")[0])
             rows += [(policy, item, was, *unknown) for item, was in zip(chosen.tolist(), before, strict=True)]
@@ -201,58 +230,3 @@ def policy_effects(catalogue: CodedCatalogue, items: npt.ArrayLike, seed: int | 
     schema = {"policy": pl.String, "item": pl.Int64, "before": pl.String, "after": pl.String}
     schema |= {"moved": pl.Boolean, "policy_moved": pl.Int64, "policy_cost": pl.Float64, "note": pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row")
-
-
-def _resolved(
-    codes: ItemCodes,
-    policy: str,
-    residuals: npt.NDArray[np.float32] | None,
-    book: npt.NDArray[np.float32] | None,
-    seed: int,
-) -> Resolution:
-    """`resolve_with_cost`, but not for so many items that nobody would wait for it."""
-    most = _MOST_MOVED.get(policy, codes.n_items)
-    if codes.n_items > most:
-        many = f"{codes.n_items:,} items share all codes but the last"
-        raise CodesError(f"{many}; more than {most:,} take too long")
-    return codes.resolve_with_cost(policy, residuals, book, seed)
-
-
-def collision_group(
-    catalogue: CodedCatalogue, items: npt.ArrayLike, *, rank: int | None = None, seed: int | None = None
-) -> go.Figure:
-    """The items of one ambiguous identifier as a table: how alike they are, their codes under each policy.
-
-    items: all of one identifier and domain. rank: the group's place by size, from 1, for the note. Codes in
-    bold differ from what the item has now; the note has the cost of each policy.
-    """
-    measured = inside(catalogue, items)
-    shown, total = measured.items[:_MOST_ROWS], counted(len(measured.items), "item")
-    cards, effects = catalogue.cards(shown), policy_effects(catalogue, measured.items, seed)
-    away = [""] * len(shown)
-    if measured.distances is not None and len(measured.shown) > 1:
-        mean = measured.distances.sum(axis=1) / (len(measured.shown) - 1)
-        away = [f"{value:.2f}" for value in mean[: len(shown)]]
-    visits = [f"{count:,}" for count in cards["interactions"]]
-    columns: list[list[str]] = [cards["title"].to_list(), visits, away]
-    bold = [[False] * len(shown) for _ in columns]
-    for policy in _SHOWN:
-        of_policy = effects.filter(pl.col("policy") == policy).head(len(shown))
-        columns.append([text or "not known" for text in of_policy["after"].to_list()])
-        bold.append((of_policy["after"] != of_policy["before"]).fill_null(False).to_list())
-    title = group_title(len(measured.items), cards["domain"][0], cards["codes"][0], measured.mean_distance)
-    dear = effects.filter(pl.col("policy_cost") > 0).unique("policy", maintain_order=True)
-    costs = [
-        f"{_SHOWN[policy]} {cost:.3g} ({counted(moved, 'item')} moved)"
-        for policy, cost, moved in dear.select("policy", "policy_cost", "policy_moved").iter_rows()
-    ]
-    note = noted(
-        f"{len(shown)} of {total}" + ("" if rank is None else f", number {rank} of the groups by size"),
-        f"distance: {measured.measure}" if measured.measure else "",
-        f"added distance to the last codewords: {', '.join(costs)}" if costs else "",
-        "in bold: another identifier than now",
-        seed=seed,
-    )
-    headers = ["title", "interactions", "mean distance", *_SHOWN.values()]
-    widths = [2.8, 1.65, 1.1, 1.5, 1.5, 1.5, 1.9]
-    return table_figure(title, note, headers, columns, widths=widths, emphasis=bold, most_lines=6)

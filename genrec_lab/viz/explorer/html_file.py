@@ -11,17 +11,47 @@ import base64
 import gzip
 import json
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+from jinja2 import Environment, FileSystemLoader
 
-from genrec_lab.viz.explorer import answers, markup, points
+from genrec_lab.viz import theme
+from genrec_lab.viz.explorer import answers, points
 from genrec_lab.viz.explorer.selection import Selection
 from genrec_lab.viz.explorer.state import ExplorerState
 
+_STATIC = Path(__file__).with_name("static")
+_PAGES = Environment(loader=FileSystemLoader(_STATIC), autoescape=True)
+_SCRIPTS = ("shared.js", "grid.js", "map.js", "page.js", "plots.js", "screen.js")
 _MOST_PAGES = 20_000
+
+
+def page(template: str, **values: Any) -> str:
+    """Return a page of `static` with these values put in, escaped."""
+    return _PAGES.get_template(template).render(**values)
+
+
+@cache
+def style_sheet() -> str:
+    """Return the style sheet with the colours of the figures' themes."""
+    return page("explorer.css", modes={mode: theme.page_colours(mode) for mode in ("light", "dark")})
+
+
+@cache
+def shell() -> str:
+    """Return the HTML of the screen, without data."""
+    return (_STATIC / "shell.html").read_text(encoding="utf-8")
+
+
+@cache
+def script(*more: str) -> str:
+    """Return the screen's scripts as one module, others of `static` after them."""
+    files = [(_STATIC / name).read_text(encoding="utf-8") for name in (*_SCRIPTS, *more)]
+    return "\n".join([*files, "export default {render};"])
 
 
 def write_html(state: ExplorerState, file: str | os.PathLike[str], *, maps: list[str] | None = None) -> Path:
@@ -30,19 +60,17 @@ def write_html(state: ExplorerState, file: str | os.PathLike[str], *, maps: list
     Raises ValueError for an unknown kind of map.
     """
     path = Path(file)
-    content = gzip.compress(
-        json.dumps(_content(state, maps), separators=(",", ":"), ensure_ascii=False).encode(), 6, mtime=0
-    )
-    page = markup.page(
+    text = json.dumps(_content(state, maps), separators=(",", ":"), ensure_ascii=False)
+    whole = page(
         "alone.html",
         name=state.catalogue.name,
-        style=markup.style_sheet(),
-        shell=markup.shell(),
-        script=markup.script("offline.js"),
-        data=base64.b64encode(content).decode(),
+        style=style_sheet(),
+        shell=shell(),
+        script=script("offline.js"),
+        data=base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode(),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    path.write_text(whole, encoding="utf-8")
     return path
 
 
@@ -60,13 +88,8 @@ def _content(state: ExplorerState, maps: list[str] | None) -> dict[str, Any]:
         "traffic": catalogue.traffic.tolist() if catalogue.traffic.any() else [],
     }
     texts = [name for name in catalogue.attributes.columns if catalogue.attributes[name].dtype == pl.String]
-    items["more"] = (
-        catalogue.attributes.select(pl.concat_str(texts, separator=" · ", ignore_nulls=True))
-        .to_series()
-        .to_list()
-        if texts
-        else []
-    )
+    more = pl.concat_str(texts, separator=" · ", ignore_nulls=True)
+    items["more"] = catalogue.attributes.select(more).to_series().to_list() if texts else []
     start = answers.start(state, alone=True)
     levels = range(catalogue.levels)
     placed = {name: [_flat(points.places(state, name, level)) for level in levels] for name in kinds}
@@ -74,23 +97,14 @@ def _content(state: ExplorerState, maps: list[str] | None) -> dict[str, Any]:
     for name, by_level in placed.items():
         if all(one == by_level[0] for one in by_level):
             placed[name] = by_level[:1]
-    ways = points.colourings(state)
-    numbers = {}
-    for name, way in ways.items():
-        if name not in ("code", "domain"):
-            found = []
-            for level in levels:
-                with _looking(state, Selection(level=level)):
-                    one = way(state, state.items())
-                found.append(
-                    {
-                        "values": one.values.tolist(),
-                        "palette": one.palette,
-                        "names": one.names,
-                        "said": one.said,
-                    }
-                )
-            numbers[name] = found if name in ("distance", "churn") else found[:1]
+    numbers: dict[str, list[dict[str, Any]]] = {}
+    for name, way in points.colourings(state).items():
+        # Codes and domains are coloured by the page, and only distances differ from level to level.
+        for level in {"code": (), "domain": (), "distance": levels}.get(name, (0,)):
+            with state.looking(Selection(level=level)):
+                one = way(state, state.items())
+            shown = {"palette": one.palette, "names": one.names, "said": one.said}
+            numbers.setdefault(name, []).append({"values": one.values.tolist()} | shown)
     return {
         "start": {**start, "methods": kinds},
         "items": items,
@@ -115,13 +129,8 @@ def _pages(state: ExplorerState) -> dict[str, Any]:
         sizes = np.diff(starts)
         for place in np.flatnonzero(sizes > 1).tolist():
             prefix = tuple(order.columns[: level + 1, starts[place]].tolist())
-            wanted.append(
-                (
-                    int(sizes[place]),
-                    ".".join(map(str, prefix)),
-                    Selection(prefix, min(level + 1, catalogue.levels - 1)),
-                )
-            )
+            chosen = Selection(prefix, min(level + 1, catalogue.levels - 1))
+            wanted.append((int(sizes[place]), ".".join(map(str, prefix)), chosen))
         if level:
             counts = np.bincount(order.columns[level])
             wanted += [
@@ -130,10 +139,9 @@ def _pages(state: ExplorerState) -> dict[str, Any]:
             ]
     pages = {}
     for _, key, selection in sorted(wanted, key=lambda one: -one[0])[:_MOST_PAGES]:
-        with _looking(state, selection):
+        with state.looking(selection):
             shown = answers.page(state)
-            if "same" in shown:  # the page of the code everywhere has it
-                del shown["same"]
+            shown.pop("same", None)  # the page of the code everywhere has it
             pages[key] = {"grid": _sparse(answers.grid(state)), "page": shown}
     return pages
 
@@ -147,16 +155,3 @@ def _sparse(grid: dict[str, Any]) -> dict[str, Any]:
     for column in grid["columns"]:
         column["values"] = [column["values"][place] for place in kept]
     return {**grid, "go": [grid["go"][place] for place in kept]}
-
-
-class _looking:
-    """The state with another selection for a while, without a step in its history."""
-
-    def __init__(self, state: ExplorerState, selection: Selection) -> None:
-        self.state, self.selection = state, selection
-
-    def __enter__(self) -> None:
-        self.before = self.state.look(self.selection)
-
-    def __exit__(self, *_: object) -> None:
-        self.state.look(self.before)

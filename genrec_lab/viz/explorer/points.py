@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from plotly.colors import hex_to_rgb, sample_colorscale
+from sklearn.neighbors import KNeighborsRegressor
 
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.explorer.state import ExplorerState
 from genrec_lab.viz.projection import Projection
-from genrec_lab.viz.text import counted, percent, shorten
+from genrec_lab.viz.text import counted, shorten
 from genrec_lab.viz.theme import BAD, GOOD, PALETTE
 
 IntArray = npt.NDArray[np.int64]
@@ -28,7 +28,6 @@ _GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
 _STEPS = 16
 _MOST_LABELS = 60
 _NEAR = 3
-_ROWS_AT_ONCE = 4_096
 _OTHER = -1
 
 
@@ -79,24 +78,9 @@ def places(state: ExplorerState, method: str, level: int) -> FloatArray:
     for members in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
         near, items = members[sampled[members]], members[missing[members]]
         near = near if near.size >= _NEAR else projection.items
-        found[items] = _among(seen, near, found[near], items)
-    return found
-
-
-def _among(seen: FloatArray, sample: IntArray, points: FloatArray, items: IntArray) -> FloatArray:
-    """(n, 2) the mean place of the three nearest items of a sample, nearer ones counting more."""
-    near = min(_NEAR, sample.size)
-    known, squares = seen[sample], np.einsum("nd,nd->n", seen[sample], seen[sample])
-    found = np.empty((items.size, 2), dtype=np.float32)
-    for start in range(0, items.size, _ROWS_AT_ONCE):
-        rows = seen[items[start : start + _ROWS_AT_ONCE]]
-        away = squares - 2 * rows @ known.T
-        best = np.argpartition(away, near - 1, axis=1)[:, :near]
-        own = np.einsum("nd,nd->n", rows, rows)[:, None]
-        distance = np.sqrt(np.maximum(np.take_along_axis(away, best, axis=1) + own, 0))
-        weights = 1 / (distance + 1e-6 * (1 + distance.max()))
-        weights /= weights.sum(axis=1, keepdims=True)
-        found[start : start + len(rows)] = np.einsum("nk,nkd->nd", weights, points[best])
+        nearest = KNeighborsRegressor(min(_NEAR, near.size), weights="distance", algorithm="brute")
+        if items.size:
+            found[items] = nearest.fit(seen[near], found[near]).predict(seen[items])
     return found
 
 
@@ -136,8 +120,6 @@ def colourings(state: ExplorerState) -> dict[str, Callable[[ExplorerState, IntAr
             state.catalogue.distances[:, state.selection.level],  # type: ignore[index]
             "distance to the codeword",
         )
-    if len(state.records.snapshots) > 1:
-        found["churn"] = _by_churn
     if state.records.users is not None:
         for method in state.records.recommended:
             found[f"hits of {method}"] = lambda state, items, method=method: _by_hit(state, method)  # type: ignore[misc]
@@ -218,27 +200,15 @@ def _by_domain(state: ExplorerState, items: IntArray) -> Coloured:
     return Coloured(np.where(values < most, values, np.int16(_OTHER)), _rgb(PALETTE[:most]), names)
 
 
-def _by_size(
-    values: npt.ArrayLike, name: str, back: Callable[[float], float] | None = None, share: bool = False
-) -> Coloured:
+def _by_size(values: npt.ArrayLike, name: str, back: Callable[[float], float] | None = None) -> Coloured:
     """Colour by a number in 16 steps; a few extreme values do not take the scale."""
     numbers = np.asarray(values, dtype=np.float64)
     low, high = np.quantile(numbers, [0.01, 0.99])
     steps = np.clip((numbers - low) / max(high - low, 1e-12) * _STEPS, 0, _STEPS - 1).astype(np.int16)
     ends = [(low, 0), ((low + high) / 2, _STEPS // 2), (high, _STEPS - 1)]
-    names = [
-        {"text": percent(at) if share else f"{back(at) if back else at:.3g}", "colour": step}
-        for at, step in ends
-    ]
+    names = [{"text": f"{back(at) if back else at:.3g}", "colour": step} for at, step in ends]
     scale = sample_colorscale("Viridis", np.linspace(0, 1, _STEPS).tolist(), colortype="tuple")
     return Coloured(steps, [tuple(round(255 * part) for part in one) for one in scale], names, name)
-
-
-def _by_churn(state: ExplorerState, items: IntArray) -> Coloured:
-    kept = list(state.records.snapshots.values())
-    level = state.selection.level
-    changed = np.mean([a[:, level] != b[:, level] for a, b in pairwise(kept)], axis=0)
-    return _by_size(changed, "kept epochs at which the code changed", share=True)
 
 
 def _by_hit(state: ExplorerState, method: str) -> Coloured:

@@ -6,14 +6,20 @@ Shapes: N items, L levels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
+import yaml
 
 from genrec_lab.codes import CodeHealth
+from genrec_lab.data.whole_files import whole_file
 from genrec_lab.viz.text import counted, percent
 
 DEAD, COLLAPSED, COLLIDING, UNBALANCED = "dead codes", "collapse", "collisions", "unbalanced levels"
+_UNSET = "unset"
+EXPORTS = Path("exports")
+"""Where in a run's folder the explorer writes run files."""
 _MOST_DEAD, _LEAST_EVEN, _MOST_COLLIDING, _MOST_APART = 0.05, 0.5, 0.01, 2.0
 
 
@@ -141,4 +147,14 @@ def remedy_table(
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-_UNSET = "unset"
+def write_variant(run: Mapping[str, Any], setting: str, value: Any, folder: Path) -> Path:
+    """Write the run file of a run with one setting changed, under a name of its own; returns the file."""
+    short = f"{setting.rsplit('.', 1)[-1]}-{value}".replace("_", "-").lower()
+    name = f"{run['run']}-{short}"
+    changed = {**run, "run": name, "overrides": {**(run.get("overrides") or {}), setting: value}}
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{name}.yaml"
+    with whole_file(file) as partial:
+        text = yaml.safe_dump(changed, sort_keys=False, allow_unicode=True)
+        partial.write_text(f"# {run['run']} with {setting} = {value}\n{text}", encoding="utf-8")
+    return file

@@ -6,10 +6,10 @@ folder or a browser: the lab fills a state from a run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,30 +22,13 @@ from genrec_lab.evaluation import CodeHealth, code_health
 from genrec_lab.registry import Registry
 from genrec_lab.viz.explorer.beams import BeamTree
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
-from genrec_lab.viz.explorer.code_page import CodePage, code_page
 from genrec_lab.viz.explorer.collisions import Collisions, collisions
 from genrec_lab.viz.explorer.compare import TwoTokenizers
-from genrec_lab.viz.explorer.domain_sharing import (
-    LevelSharing,
-    PairSimilarity,
-    level_sharing,
-    pair_similarity,
-)
-from genrec_lab.viz.explorer.exports import (
-    EXPORTS,
-    NamedSlice,
-    load_slice,
-    named_slice,
-    save_slice,
-    slice_names,
-    write_variant,
-)
-from genrec_lab.viz.explorer.exposure import Exposure, exposure, shown_counts
-from genrec_lab.viz.explorer.prefixes import Children
-from genrec_lab.viz.explorer.remedies import REMEDIES
+from genrec_lab.viz.explorer.recommendations import Exposure, exposure, shown_counts
+from genrec_lab.viz.explorer.remedies import EXPORTS, REMEDIES, write_variant
 from genrec_lab.viz.explorer.selection import Found, Selection, breadcrumb, moved, search
-from genrec_lab.viz.explorer.similarity import similarity_by_level
-from genrec_lab.viz.figures.training import training_frame
+from genrec_lab.viz.explorer.sharing import similarity_by_level
+from genrec_lab.viz.explorer.slices import NamedSlice, load_slice, named_slice, save_slice, slice_names
 from genrec_lab.viz.projection import Projection
 
 IntArray = npt.NDArray[np.int64]
@@ -71,10 +54,10 @@ class RunRecords:
 
     epochs: the tokenizer's epoch records by scope, sizes: codes a level in one scope. neighbours: frame of
     `neighbour_code_overlap`. recommended: by method, the lists (U, K). users: their `domain, history,
-    target`, a row a list. snapshots: codes (N, L) by the epoch at which the tokenizer gave them. folder:
-    where slices are kept. decode: what the tokenizer's decoders make of a prefix, where it has such.
-    settings: of the tokenizer, by the key that a run file has for it. others: finds, by run of these
-    data, its settings and measures. run: the parameters of the run, as a run file has them.
+    target`, a row a list. folder: where slices are kept. decode: what the tokenizer's decoders make of a
+    prefix, where it has such. settings: of the tokenizer, by the key that a run file has for it. others:
+    finds, by run of these data, its settings and measures. run: the parameters of the run, as a run file has
+    them.
     """
 
     epochs: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
@@ -84,30 +67,9 @@ class RunRecords:
     folder: Path | None = None
     decode: Callable[[tuple[int, ...]], Told] | None = None
     users: pl.DataFrame | None = None
-    snapshots: Mapping[int, IntArray] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     others: Callable[[], Mapping[str, tuple[Mapping[str, Any], Mapping[str, float]]]] = dict
     run: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
-class Panel:
-    """A panel's frame and the Python that makes it again; `note` says why a frame is empty, or nothing."""
-
-    name: str
-    frame: pl.DataFrame
-    python: str
-    note: str = ""
-
-    def csv(self) -> str:
-        """Return the frame as CSV: a header, then a row each; texts are quoted, missing values are empty."""
-        return self.frame.write_csv(quote_style="non_numeric") if self.frame.width else ""
-
-    def write_csv(self, file: str | Path) -> Path:
-        """Write the CSV in UTF-8; returns the file."""
-        path = Path(file)
-        path.write_text(self.csv(), encoding="utf-8", newline="")
-        return path
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,15 +102,14 @@ class Shown:
     """What a view shows of a selection.
 
     figures: plotly figures, their titles are written above them. tables: below the figures. said: lines of
-    plain text. choices: lists above them; what is chosen is in `state.choices`. panel, options: the numbers
-    behind it, by the name of a panel, for the buttons. click: from the id of what was clicked on in a figure
-    (a trace's `ids`) to the fields of the selection that it changes. beside: items to show as cards.
+    plain text. choices: lists above them; what is chosen is in `state.choices`. frame: the numbers behind it,
+    for the CSV; by default those of the first table. click: from the id of what was clicked on in a figure (a
+    trace's `ids`) to the fields of the selection that it changes. beside: items to show as cards.
     """
 
     figures: Sequence[go.Figure] = ()
     said: Sequence[str] = ()
-    panel: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
+    frame: pl.DataFrame | None = None
     click: Callable[[str], dict[str, Any]] | None = None
     tables: Sequence[Table] = ()
     choices: Sequence[Choice] = ()
@@ -158,20 +119,11 @@ class Shown:
 T = TypeVar("T")
 _HERE = "genrec_lab.viz.explorer"
 _VIEWS = ("Sharing", "Collisions", "Recommender", "Exposure", "Compare", "Training", "Remedies")
-_PANELS = (
-    *("children", "items", "page", "words", "sharing", "pairs", "neighbours", "collisions", "distances"),
-    *("policies", "training", "matching", "changes", "beam", "exposure", "popularity"),
-)
 
 EXPLORER_VIEWS: Registry[Callable[[ExplorerState], Shown]] = Registry(
     "explorer view", declared={name: f"{_HERE}.views:show_{name.lower()}" for name in _VIEWS}
 )
 """The tabs of the explorer by what is written on them: functions from a state to what is shown of it."""
-
-PANELS: Registry[Callable[..., tuple[pl.DataFrame, str]]] = Registry(
-    "panel", declared={name: f"{_HERE}.panels:{name}" for name in _PANELS}
-)
-"""What can be exported by name: functions from a state to a frame and, where it is empty, the reason."""
 
 
 def register_explorer_view(name: str) -> Callable[[T], T]:
@@ -185,9 +137,6 @@ def register_explorer_view(name: str) -> Callable[[T], T]:
     True
     """
     return EXPLORER_VIEWS.register(name)
-
-
-register_panel = PANELS.register
 
 
 class ExplorerState:
@@ -224,6 +173,8 @@ class ExplorerState:
         self._words_of = lru_cache(_LABELS_KEPT)(self._find_words)
         self._told_of = lru_cache(_LABELS_KEPT)(self._decode)
         _ = self.health  # shown at once, and the slowest number of all
+        for level in range(self.two.levels if self.two else 0):
+            _ = self.two and self.two.level(level)
 
     # --- the selection
 
@@ -265,10 +216,14 @@ class ExplorerState:
         """Go forward one step, if there is one."""
         return self._go(min(self._place + 1, len(self._steps) - 1), changed=self.can_go_forward)
 
-    def look(self, selection: Selection) -> Selection:
-        """Select without a step in the history, and tell nobody; returns what was selected."""
+    @contextmanager
+    def looking(self, selection: Selection) -> Iterator[None]:
+        """Have another selection for a while, without a step in the history and without telling anybody."""
         before, self._steps[self._place] = self.selection, selection
-        return before
+        try:
+            yield
+        finally:
+            self._steps[self._place] = before
 
     def breadcrumb(self) -> list[tuple[str, tuple[int, ...]]]:
         """Return what the path shows, and the prefix that each part of it selects."""
@@ -308,45 +263,23 @@ class ExplorerState:
         found[collisions(self.catalogue).items] = True
         return found
 
-    @cached_property
-    def changed(self) -> npt.NDArray[np.float64]:
-        """(N, L) at which share of the kept epochs an item's code differed from the one kept before."""
-        kept = list(self.records.snapshots.values())
-        return np.mean([before != after for before, after in pairwise(kept)], axis=0)
-
-    def children(self) -> Children | None:
-        """Return the codes that may follow the selected prefix; None where it is a whole identifier."""
-        if len(self.selection.prefix) == self.catalogue.levels:
-            return None
-        return self.catalogue.order.children(self.selection.prefix, self._domain)
-
     def labels(self) -> dict[int, list[str]]:
         """Return the words that set each used child of the prefix apart from its siblings, of all domains."""
         return self._labels(self.selection.prefix)
 
-    def page(self, level: int | None = None, code: int | None = None, top: int = 5) -> CodePage | None:
-        """Return the page of the last selected code under its prefix, or of any code under any prefix.
-
-        None where nothing is selected yet and no code is named.
-        """
-        prefix, domain = self.selection.prefix, self.selection.domain
-        if code is not None:
-            chosen = self.selection.level if level is None else level
-            return code_page(self.catalogue, chosen, code, domain=domain, top=top)
-        if not prefix:
-            return None
-        return code_page(self.catalogue, len(prefix) - 1, prefix[-1], prefix[:-1], domain=domain, top=top)
+    def place(self) -> tuple[int, int]:
+        """Return the level (0-based) and the code that is selected last; some code must be."""
+        selection = self.selection
+        return selection.everywhere or (len(selection.prefix) - 1, selection.prefix[-1])
 
     def words_everywhere(self, level: int) -> dict[int, list[str]]:
         """Return the words of each used code of a level, whatever the codes before it are."""
         return self._words_of(level)
 
     def _find_words(self, level: int) -> dict[int, list[str]]:
-        order = self.catalogue.order
-        codes = np.sort(order.columns[level])
-        used = np.unique(codes)
-        borders = np.append(np.searchsorted(codes, used), codes.size)
-        places = np.argsort(order.columns[level], kind="stable")
+        places, starts = self.catalogue.order.by_code(level)
+        used = np.flatnonzero(np.diff(starts))
+        borders = np.append(starts[used], places.size)
         return dict(zip(used.tolist(), self.catalogue.words.labels(borders, places=places), strict=True))
 
     def write_remedy(self, setting: str, value: str) -> Path:
@@ -370,10 +303,6 @@ class ExplorerState:
         """Show one user's beam; source: the Python line that makes it again."""
         self.beam, self.beam_source = beam, source
 
-    def sharing(self) -> LevelSharing:
-        """Return who uses the codes of the selected level among the selected items."""
-        return level_sharing(self.catalogue, self.selection.level, self.items())
-
     def alike_by_level(self) -> pl.DataFrame:
         """Return `similarity_by_level` of the selected items, kept: it takes a second for 100,000."""
         selected = self.selection
@@ -385,24 +314,9 @@ class ExplorerState:
             self._alike[key] = similarity_by_level(self.catalogue.unit[items], groups, domains)
         return self._alike.get(key, pl.DataFrame())
 
-    def pairs(self) -> PairSimilarity | None:
-        """Return common prefixes against similarity, of the whole catalogue; None without vectors."""
-        return self._pairs
-
-    @cached_property
-    def _pairs(self) -> PairSimilarity | None:
-        return pair_similarity(self.catalogue)
-
     def collisions(self) -> Collisions:
         """Return the ambiguous identifiers of the selected items."""
-        selected = self.selection
-        if selected.everywhere is None and selected.lasso is None:
-            return collisions(self.catalogue, selected.prefix, selected.domain)
-        return collisions(self.catalogue, (), selected.domain).among(self.items())
-
-    def training(self) -> pl.DataFrame:
-        """Return the tokenizer's epochs; empty where none were recorded."""
-        return training_frame(self.records.epochs, self.records.sizes)
+        return collisions(self.catalogue, self.items())
 
     def shown(self, method: str) -> IntArray:
         """Return how often a method recommends each item, (N,); ValueError naming the methods there are."""
@@ -422,24 +336,34 @@ class ExplorerState:
 
     # --- exports
 
-    def panel(self, name: str, **options: Any) -> Panel:
-        """Return a panel's numbers by its name, with CSV and Python; ValueError naming the known panels.
+    def view(self, name: str) -> Shown:
+        """Return what a view shows of the selection, by the name of its tab."""
+        return EXPLORER_VIEWS.find(name)(self)
 
-        Options: `items` of "items", `method` of "exposure" and "popularity", `group` of "policies" and
-        "distances", `level` and `code` of "page" and "words", `level` of "matching", `length` of "changes".
+    def numbers(self, view: str = "") -> pl.DataFrame:
+        """Return the numbers of a view, or by default what lies below the selection.
+
+        Raises ValueError with the reason where a view has none.
         """
-        frame, note = PANELS.find(name)(self, **options)
-        selected = self.selection
+        from genrec_lab.viz.explorer.code_tables import below
+
+        if not view:
+            return below(self).frame
+        shown = self.view(view)
+        if shown.frame is None and not shown.tables:
+            raise ValueError(" ".join(shown.said) or f"The view {view!r} has no numbers.")
+        return shown.tables[0].frame if shown.frame is None else shown.frame
+
+    def python(self, view: str = "") -> str:
+        """Return the Python that makes `numbers` again, as `frame`."""
         # Names are written as Python literals, so that nothing in them can be read as code.
-        chosen = f"prefix={selected.prefix!r}, level={selected.level!r}"
-        chosen += f", domain={selected.domain!r}, item={selected.item!r}"
-        chosen += "" if selected.everywhere is None else f", everywhere={selected.everywhere!r}"
-        chosen += "" if selected.lasso is None else f", lasso={selected.lasso!r}"
-        given = "".join(f", {key}={value!r}" for key, value in options.items())
-        lines = [self.source, f"state.select({chosen})", f"frame = state.panel({name!r}{given}).frame"]
-        if name == "beam" and self.beam_source:
+        chosen = ", ".join(f"{name}={value!r}" for name, value in vars(self.selection).items())
+        lines = [self.source, f"state.select({chosen})", f"frame = state.numbers({view!r})"]
+        if view and self.choices:
+            lines.insert(1, f"state.choices = {self.choices!r}")
+        if view and self.beam_source:
             lines.insert(1, self.beam_source)
-        return Panel(name, frame, "\n".join(lines) + "\n", note)
+        return "\n".join(lines) + "\n"
 
     def choice(self, name: str, values: Sequence[tuple[str, str]]) -> Choice:
         """Return a list of a view with what stands chosen, by default its first value."""

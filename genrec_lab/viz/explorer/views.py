@@ -11,22 +11,30 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from genrec_lab.viz.explorer import panels
 from genrec_lab.viz.explorer.beams import beam_way
-from genrec_lab.viz.explorer.causes import EQUAL, FEW, NEAR, causes_by_size, collision_causes, policy_summary
-from genrec_lab.viz.explorer.collisions import policy_effects
-from genrec_lab.viz.explorer.compare import tokenizer_match
-from genrec_lab.viz.explorer.domain_sharing import similarity_by_prefix
-from genrec_lab.viz.explorer.errors import confusions, lost_levels, outcomes
-from genrec_lab.viz.explorer.exposure import exposure_by_popularity
-from genrec_lab.viz.explorer.flows import fates, flows
+from genrec_lab.viz.explorer.collisions import (
+    EQUAL,
+    FEW,
+    NEAR,
+    causes_by_size,
+    collision_causes,
+    policy_effects,
+    policy_summary,
+)
+from genrec_lab.viz.explorer.compare import fates, flows, tokenizer_match
 from genrec_lab.viz.explorer.points import goes_to
+from genrec_lab.viz.explorer.recommendations import (
+    confusions,
+    exposure_by_popularity,
+    exposure_title,
+    lost_levels,
+    outcomes,
+)
 from genrec_lab.viz.explorer.remedies import diagnose, effects, remedy_table
-from genrec_lab.viz.explorer.sentences import exposure_title
-from genrec_lab.viz.explorer.similarity import coherence_by_code
-from genrec_lab.viz.explorer.state import Choice, ExplorerState, Shown, Table
+from genrec_lab.viz.explorer.sharing import group_similarity, level_sharing
+from genrec_lab.viz.explorer.state import ExplorerState, Shown, Table
 from genrec_lab.viz.figures.identifiers import neighbour_overlap
-from genrec_lab.viz.figures.training import codebook_by_epoch
+from genrec_lab.viz.figures.training import codebook_by_epoch, training_frame
 from genrec_lab.viz.text import counted, shorten
 
 IntArray = npt.NDArray[np.int64]
@@ -35,12 +43,19 @@ Go = dict[str, Any] | None
 _MOST_GROUPS = 2_000
 _MOST_USERS = 5_000
 _MOST_PAIRS = 500
+NO_RECOMMENDER = "No recommendations yet: run 05_recommender_training and 07_evaluation."
+NO_OTHER = "Only one tokenizer is open: open two to compare them."
+NO_COMMON = "The two tokenizers have no item in common, so nothing can be compared."
+NO_EPOCHS = "This tokenizer recorded no epochs."
+NO_VECTORS = "The similarity of items cannot be measured: no content vectors are known, or there is one item."
+NO_NEIGHBOURS = "The codes of nearest items were not compared yet: run 03_residual_atlas."
+NO_COLLISIONS = "No two items of a domain have the same codes here."
 
 
 def show_sharing(state: ExplorerState) -> Shown:
     """Show which codes of the level lean to which domain, and whether items that share one are alike."""
     catalogue, level, items = state.catalogue, state.selection.level, state.items()
-    found = state.sharing()
+    found, several = level_sharing(catalogue, level, items), len(catalogue.domains) > 1
     used = found.order()
     columns: dict[str, Any] = {
         "code": used,
@@ -48,42 +63,38 @@ def show_sharing(state: ExplorerState) -> Shown:
         "items": found.items.sum(axis=0)[used],
         "domains": (found.items[:, used] > 0).sum(axis=0),
     }
-    tables, said = [], [] if len(catalogue.domains) > 1 else ["One domain only: no code can be shared."]
+    tables, said = [], [] if several else ["One domain only: no code can be shared."]
     note = "lift: how many times as often a domain has the code as all items have it"
     if catalogue.unit is not None and items.size:
-        alike = coherence_by_code(
-            catalogue.unit[items], catalogue.codes.codes[items, level], found.items.shape[1]
-        )
-        columns["alike"] = alike["coherence"].to_numpy()[used]
-        note += f"; alike: mean cosine of the items of the code, {alike['chance'][0] or 0:.2f} by chance"
+        codes, size = catalogue.codes.codes[items, level], found.items.shape[1]
+        columns["alike"] = group_similarity(catalogue.unit, items, codes, size)[used]
+        chance = catalogue.coherence if items.size == catalogue.n_items else catalogue.coherence_of(items)
+        note += f"; alike: mean cosine of the items of the code, {np.nan_to_num(chance):.2f} by chance"
         text = "Mean cosine of pairs with the same codes up to a level, against all such pairs"
         tables.append(Table(state.alike_by_level(), title=text))
     else:
-        said.append(panels.NO_VECTORS)
-    if len(catalogue.domains) > 1:
-        lifts = {
-            f"lift {shorten(name, 16)}": found.lift[at, used] for at, name in enumerate(catalogue.domains)
-        }
-        columns |= lifts
+        said.append(NO_VECTORS)
+    for at, name in enumerate(catalogue.domains if several else ()):
+        columns[f"lift {shorten(name, 16)}"] = found.lift[at, used]
     go: list[Go] = [goes_to(state, level, int(code)) for code in used]
     title = f"Codes of level {level + 1} by the domain that they lean to"
     tables.insert(0, Table(pl.DataFrame(columns), go, title, note, bars=("items",)))
-    drawn = [] if (pairs := state.pairs()) is None else [similarity_by_prefix(pairs, catalogue.levels)]
-    if state.records.neighbours is not None:
-        drawn.append(neighbour_overlap(state.records.neighbours, seed=catalogue.seed))
-    return Shown(drawn, said, "sharing", tables=tables)
+    known = state.records.neighbours
+    drawn = [] if known is None else [neighbour_overlap(known, seed=catalogue.seed)]
+    said += [NO_NEIGHBOURS] if known is None and state.records.run else []
+    return Shown(drawn, said, tables=tables)
 
 
 def show_collisions(state: ExplorerState) -> Shown:
     """Show the ambiguous identifiers with their cause, and what policies make of the first of them."""
     found, catalogue = state.collisions(), state.catalogue
     if not found.sizes.size:
-        return Shown(said=[panels.NO_COLLISIONS], panel="collisions")
+        return Shown(said=[NO_COLLISIONS])
     causes = collision_causes(found, catalogue.unit, np.random.default_rng(catalogue.seed))
     cause = state.choice("cause", [("all", ""), *((name, name) for name in (EQUAL, NEAR, FEW))])
     frame = found.frame().hstack(causes.select("cause", "similarity")).with_row_index("group")
     frame = frame.filter(pl.col("cause") == cause.value) if cause.value else frame
-    frame = frame.head(_MOST_GROUPS)
+    whole, frame = frame, frame.head(_MOST_GROUPS)
     firsts = found.items[found.starts[frame["group"].to_numpy()]]
     go: list[Go] = [{"prefix": row} for row in catalogue.codes.codes[firsts].tolist()]
     domain = ["domain"] if len(catalogue.domains) > 1 else []
@@ -102,14 +113,14 @@ def show_collisions(state: ExplorerState) -> Shown:
         Table(after.drop("item").insert_column(0, titles), rows, f"What each policy makes of {name}"),
         Table(policy_summary(changed), title="What that costs: added distance to the codewords, items moved"),
     ]
-    return Shown(panel="collisions", tables=tables, choices=[cause])
+    return Shown(frame=whole, tables=tables, choices=[cause])
 
 
 def show_recommender(state: ExplorerState) -> Shown:
     """Show where targets are lost, which codes are confused, and the users to step through."""
     users, recommended, catalogue = state.records.users, state.records.recommended, state.catalogue
     if users is None or not recommended:
-        return Shown(said=[panels.NO_RECOMMENDER], panel="exposure")
+        return Shown(said=[NO_RECOMMENDER])
     method = state.choice("method", [(name, name) for name in recommended])
     outcome = state.choice("users", [("all", ""), ("hit", "hit"), ("missed", "missed")])
     lists, targets = recommended[method.value], users["target"].to_numpy()
@@ -146,8 +157,8 @@ def show_recommender(state: ExplorerState) -> Shown:
     note = "a click selects the target" + (" and watches the beam" if watched else "")
     tables.append(Table(told, go, "Users by what they took next", note))
     figures = [] if state.beam is None else [beam_way(state.beam)]
-    panel = "exposure" if state.beam is None else "beam"
-    return Shown(figures, panel=panel, tables=tables, choices=[method, outcome], beside=_beam_cards(state))
+    frame = told if state.beam is None else state.beam.nodes
+    return Shown(figures, frame=frame, tables=tables, choices=[method, outcome], beside=_beam_cards(state))
 
 
 def _confused(state: ExplorerState, lists: IntArray, targets: IntArray) -> Table:
@@ -191,7 +202,7 @@ def show_exposure(state: ExplorerState) -> Shown:
     """Show what is recommended, by popularity and by code."""
     recommended, catalogue = state.records.recommended, state.catalogue
     if not recommended:
-        return Shown(said=[panels.NO_RECOMMENDER], panel="exposure")
+        return Shown(said=[NO_RECOMMENDER])
     method = state.choice("method", [(name, name) for name in recommended])
     found = {name: state.exposure(name) for name in recommended}
     one = found[method.value]
@@ -206,32 +217,21 @@ def show_exposure(state: ExplorerState) -> Shown:
     if len(catalogue.domains) > 1 and state.selection.domain is None:
         note += ", of all domains"
     listed = Table(table, go, exposure_title(one), note, ("of items", "of lists"), ("items",))
-    return Shown(
-        [exposure_by_popularity(found)],
-        panel="exposure",
-        options={"method": method.value},
-        tables=[listed],
-        choices=[method],
-    )
+    return Shown([exposure_by_popularity(found)], tables=[listed], choices=[method])
 
 
 def show_compare(state: ExplorerState) -> Shown:
     """Show which codes split, merged or moved between two tokenizers, or two kept epochs, and their items."""
     two = state.two
     if two is None:
-        return Shown(said=[panels.NO_OTHER], panel="matching")
+        return Shown(said=[NO_OTHER])
     if not two.n_items:
-        return Shown(said=[panels.NO_COMMON], panel="matching")
+        return Shown(said=[NO_COMMON])
     level = min(state.selection.level, two.levels - 1)
     chosen = np.isin(two.items_a, state.items())
     one, other = (codes[chosen] for codes in two.codes_of(level))
-    return Shown(
-        [tokenizer_match(two, level=level)],
-        list(two.left_out),
-        "matching",
-        {"level": level},
-        tables=_changes(state, one, other, level, two.b.name),
-    )
+    tables = _changes(state, one, other, level, two.b.name)
+    return Shown([tokenizer_match(two, level=level)], list(two.left_out), tables=tables)
 
 
 def _changes(state: ExplorerState, one: IntArray, other: IntArray, level: int, name: str) -> list[Table]:
@@ -262,39 +262,18 @@ def _changes(state: ExplorerState, one: IntArray, other: IntArray, level: int, n
 
 
 def show_training(state: ExplorerState) -> Shown:
-    """Show how the codes were used while the tokenizer trained, and move to a kept epoch."""
-    epochs, n_items = state.training(), state.catalogue.n_items
+    """Show how the codes were used while the tokenizer trained."""
+    epochs, n_items = training_frame(state.records.epochs, state.records.sizes), state.catalogue.n_items
     known = epochs.drop_nulls("utilisation")
     if known.is_empty():
-        return Shown(said=[panels.NO_EPOCHS], panel="training")
+        return Shown(said=[NO_EPOCHS])
     scopes = known["scope"].unique(maintain_order=True).to_list()
     # Tokenizers that were trained a domain each: those of the selected domain only.
     if state.selection.domain in scopes:
         scopes = [state.selection.domain]
     whole = n_items if len(scopes) == 1 else None
     drawn = [codebook_by_epoch(epochs, scope=scope, n_items=whole) for scope in scopes]
-    tables, choices = _members_by_epoch(state)
-    return Shown(drawn, panel="training", tables=tables, choices=choices)
-
-
-def _members_by_epoch(state: ExplorerState) -> tuple[list[Table], list[Choice]]:
-    """How the members of the selected codes changed over the kept epochs."""
-    kept, selection = state.records.snapshots, state.selection
-    if len(kept) < 2 or not (selection.prefix or selection.everywhere):
-        return [], []
-    now, rows = np.sort(state.items()), []
-    for epoch, codes in kept.items():
-        if selection.everywhere is not None:
-            level, code = selection.everywhere
-            there = np.flatnonzero(codes[:, level] == code)
-        else:
-            there = np.flatnonzero((codes[:, : len(selection.prefix)] == selection.prefix).all(axis=1))
-        both = np.intersect1d(there, now, assume_unique=True).size
-        rows.append((epoch, int(there.size), both, int(there.size) - both, now.size - both))
-    frame = pl.DataFrame(
-        rows, schema=["epoch", "items", "still here", "left since", "came since"], orient="row"
-    )
-    return [Table(frame, title="Members of the selected code by epoch", bars=("items",))], []
+    return Shown(drawn, frame=epochs)
 
 
 def show_remedies(state: ExplorerState) -> Shown:

@@ -19,9 +19,11 @@ import traitlets
 from plotly.offline import get_plotlyjs
 
 from genrec_lab.viz import theme
-from genrec_lab.viz.explorer import answers, markup, points
+from genrec_lab.viz.explorer import answers, html_file, points
 from genrec_lab.viz.explorer.beams import BeamTree
-from genrec_lab.viz.explorer.state import EXPLORER_VIEWS, ExplorerState, Panel, Shown
+from genrec_lab.viz.explorer.code_tables import below, prefix_bars
+from genrec_lab.viz.explorer.compare import tokenizer_match
+from genrec_lab.viz.explorer.state import EXPLORER_VIEWS, ExplorerState, Shown
 from genrec_lab.viz.layout import untitled
 from genrec_lab.viz.projection import Projection
 from genrec_lab.viz.text import counted
@@ -31,6 +33,7 @@ IntArray = npt.NDArray[np.int64]
 Answer = dict[str, Any]
 
 _MOST_ROWS = 20
+_STILL = ("code", "prefix", "words", "title", "items", "interactions")
 
 
 class Explorer(anywidget.AnyWidget):
@@ -41,9 +44,9 @@ class Explorer(anywidget.AnyWidget):
     mode: "light" or "dark", None for that of the page around it.
     """
 
-    _esm = traitlets.Unicode(markup.script()).tag(sync=True)
-    _css = traitlets.Unicode(markup.style_sheet()).tag(sync=True)
-    shell = traitlets.Unicode(markup.shell()).tag(sync=True)
+    _esm = traitlets.Unicode(html_file.script()).tag(sync=True)
+    _css = traitlets.Unicode(html_file.style_sheet()).tag(sync=True)
+    shell = traitlets.Unicode(html_file.shell()).tag(sync=True)
     mode = traitlets.Unicode("page").tag(sync=True)
 
     def __init__(
@@ -102,16 +105,12 @@ class Explorer(anywidget.AnyWidget):
         return (data, *metadata) if metadata else data
 
     def _still_table(self) -> str:
-        panel, names = self.state.panel("children"), ["code", "words", "items", "interactions"]
-        rows: list[tuple[Any, ...]] = []
-        if not panel.frame.is_empty():
-            used = panel.frame.filter(panel.frame["items"] > 0).sort(
-                "items", "code", descending=[True, False]
-            )
-            rows = used.head(_MOST_ROWS).select(names).rows()
-        return markup.page(
-            "still.html", name=self.state.catalogue.name, note=panel.note, columns=names, rows=rows
-        )
+        frame = below(self.state).frame
+        if "items" in frame.columns:
+            frame = frame.filter(frame["items"] > 0).sort("items", descending=True, maintain_order=True)
+        shown = [name for name in _STILL if name in frame.columns]
+        rows = frame.select(shown).head(_MOST_ROWS).rows()
+        return html_file.page("still.html", name=self.state.catalogue.name, columns=shown, rows=rows)
 
     # --- what the page asks for
 
@@ -144,8 +143,6 @@ class Explorer(anywidget.AnyWidget):
     def _choose(self, content: Answer, _: object) -> None:
         self.state.choices[str(content["name"])] = str(content["value"])
         self._draw_tab()
-        if self.colour == "churn":
-            self._draw_map()
 
     def _mark(self, content: Answer, _: object) -> None:
         if self.shown.click is not None:
@@ -173,13 +170,11 @@ class Explorer(anywidget.AnyWidget):
             self._draw_tab()
 
     def _csv(self, _: object, __: object) -> None:
-        panel = self.panel()
-        if not panel.frame.width:
-            raise ValueError(panel.note)
-        self.answer({"kind": "download", "name": f"{panel.name}.csv", "text": panel.csv()})
+        text = self.state.numbers(self.tab).write_csv(quote_style="non_numeric")
+        self.answer({"kind": "download", "name": f"{self.tab.lower() or 'codes'}.csv", "text": text})
 
     def _python(self, _: object, __: object) -> None:
-        self.answer({"kind": "code", "text": self.panel().python})
+        self.answer({"kind": "code", "text": self.state.python(self.tab)})
 
     def _keep(self, content: Answer, _: object) -> None:
         kept = self.state.save_slice(str(content["name"]))
@@ -199,16 +194,6 @@ class Explorer(anywidget.AnyWidget):
             self.answer({"kind": "script", "name": "plotly", "text": get_plotlyjs()})
 
     # --- how it draws
-
-    def panel(self) -> Panel:
-        """Return the numbers of the open view, or of the codes below the selection."""
-        if self.tab and self.shown.panel:
-            return self.state.panel(self.shown.panel, **self.shown.options)
-        whole = len(self.state.selection.prefix) == self.state.catalogue.levels
-        by_items = (
-            whole or self.state.selection.everywhere is not None or self.state.selection.lasso is not None
-        )
-        return self.state.panel("items" if by_items else "children")
 
     def _draw_map(self) -> None:
         state, level = self.state, self.state.selection.level
@@ -232,7 +217,7 @@ class Explorer(anywidget.AnyWidget):
         if not self.tab:
             return
         try:
-            self.shown = EXPLORER_VIEWS.find(self.tab)(self.state)
+            self.shown = self.state.view(self.tab)
         except Exception as error:
             # A view of a stranger's may raise anything; the rest of the screen goes on.
             self.shown = Shown(said=[f"The view {self.tab!r} failed: {type(error).__name__}: {error}"])
@@ -295,15 +280,11 @@ class Explained(widgets.HTML):
     """A sentence in place of an explorer that cannot be opened."""
 
     def __init__(self, why: str) -> None:
-        super().__init__(markup.page("still.html", note=why))
+        super().__init__(html_file.page("still.html", note=why))
 
 
 def still(state: ExplorerState, mode: theme.Mode = "light") -> go.Figure:
     """Return the first view as a figure, where no widget can live: two tokenizers matched, or the codes."""
-    from genrec_lab.viz.explorer.compare import tokenizer_match
-    from genrec_lab.viz.explorer.prefix_figures import prefix_bars
-
     if state.two is not None:
         return theme.themed(tokenizer_match(state.two), mode)
-    children = state.catalogue.order.children(())
-    return theme.themed(prefix_bars(children, state.labels(), seed=state.catalogue.seed), mode)
+    return theme.themed(prefix_bars(state, seed=state.catalogue.seed), mode)

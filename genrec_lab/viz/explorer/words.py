@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy.stats import rankdata
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -155,15 +154,13 @@ def _pairs(terms: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame({"row": found["row"], "title": first + " " + second})
 
 
-def telling_terms(
-    words: TitleWords, pairs: TitleWords, places: IntArray, top: int = 10, against: IntArray | None = None
-) -> list[Word]:
+def telling_terms(words: TitleWords, pairs: TitleWords, places: IntArray, top: int = 10) -> list[Word]:
     """Return the most telling words and pairs of neighbouring words of these titles, most telling first.
 
     A word is left out where a pair with it is in as many of the titles, and a pair where one of its words
-    scores higher. places, against: as of `TitleWords.telling`.
+    scores higher. places: as of `TitleWords.telling`.
     """
-    found = [*words.telling(places, 3 * top, against), *pairs.telling(places, 3 * top, against)]
+    found = [*words.telling(places, 3 * top), *pairs.telling(places, 3 * top)]
     by_name = {term.word: term for term in found}
     kept = set(by_name)
     for pair in (term for term in found if " " in term.word):
@@ -176,74 +173,10 @@ def telling_terms(
     return sorted(chosen, key=lambda term: (-term.score, term.word))[:top]
 
 
-def telling_values(values: pl.Series, items: IntArray, top: int = 5) -> list[Word]:
-    """Return the values that these items have more often than the others, as a brand or a category.
-
-    values: (N,) texts, or lists of texts, null where an item has none. Scores are those of `log_odds`.
-    """
-    frame = pl.DataFrame({"value": values}).with_row_index("row")
-    if isinstance(values.dtype, pl.List):
-        frame = frame.explode("value").unique(maintain_order=True)
-    known = frame.drop_nulls().filter(pl.col("value") != "")
-    chosen = known.with_columns(inside=pl.col("row").is_in(items.tolist()))
-    counts = chosen.group_by("value").agg(all=pl.len(), inside=pl.col("inside").sum()).sort("value")
-    inside, whole = (counts[name].to_numpy().astype(np.int64) for name in ("inside", "all"))
-    scores = log_odds(inside, whole - inside, whole)
-    order = np.argsort(-scores, kind="stable")[:top]
-    return [
-        Word(str(counts["value"][int(place)]), int(inside[place]), float(scores[place]))
-        for place in order
-        if scores[place] > 0 and inside[place] > 0
-    ]
-
-
-class NumberLean(NamedTuple):
-    """The medians of a number inside and outside, and how often one inside is above one outside."""
-
-    median: float
-    median_of_rest: float
-    above: float
-
-
-def number_lean(values: npt.ArrayLike, items: IntArray) -> NumberLean | None:
-    """Say whether these items have larger numbers than the others, as prices; None where one side has none.
-
-    values: (N,), NaN where not known. `above`: the probability that a random item inside has a larger number
-    than a random one outside, equal ones by half: 0.5 is chance (Mann and Whitney's U, scaled).
-    """
-    numbers = np.asarray(values, dtype=np.float64)
-    inside = np.zeros(len(numbers), dtype=bool)
-    inside[items] = True
-    known = np.isfinite(numbers)
-    one, other = numbers[inside & known], numbers[~inside & known]
-    if not one.size or not other.size:
-        return None
-    ranks = rankdata(np.concatenate([one, other]))[: one.size].sum()
-    above = (ranks - one.size * (one.size + 1) / 2) / (one.size * other.size)
-    return NumberLean(float(np.median(one)), float(np.median(other)), float(above))
-
-
 def stretches(starts: IntArray, lengths: IntArray) -> IntArray:
     """Return all places of the stretches that begin at `starts`, one after another."""
     ends = np.cumsum(lengths)
     return np.arange(int(lengths.sum())) + np.repeat(starts - (ends - lengths), lengths)
-
-
-def log_odds(inside: npt.ArrayLike, outside: npt.ArrayLike, prior: npt.ArrayLike) -> FloatArray:
-    """(V,) z-scores of the words' log-odds inside against outside; 0 where one of the two has no words.
-
-    inside, outside: (V,) counts. prior: (V,) counts that give the prior its shape; it weighs 100 words.
-    """
-    one, other = np.asarray(inside, dtype=np.float64), np.asarray(outside, dtype=np.float64)
-    shape = np.asarray(prior, dtype=np.float64)
-    n_one, n_other = one.sum(), other.sum()
-    scores = np.zeros(len(one))
-    known = shape > 0
-    if n_one == 0 or n_other == 0 or not known.any():
-        return scores
-    alpha = _PRIOR_WORDS * shape[known] / shape.sum()
-    scores[known] = _scores(one[known], other[known], n_one, n_other, alpha)
-    return scores
 
 
 def _scores(

@@ -36,12 +36,9 @@ _FIGURES = {
     "figures.results": "paper_table results_table",
     "figures.training": "codebook_by_epoch recommender_curves tokenizer_curves",
     "explorer.beams": "beam_way",
-    "explorer.code_page": "code_items code_profile",
-    "explorer.collisions": "collision_group",
-    "explorer.compare": "changed_company tokenizer_match",
-    "explorer.domain_sharing": "domain_lift similarity_by_prefix",
-    "explorer.exposure": "exposure_by_popularity",
-    "explorer.prefix_figures": "prefix_bars prefix_map",
+    "explorer.code_tables": "prefix_bars",
+    "explorer.compare": "tokenizer_match",
+    "explorer.recommendations": "exposure_by_popularity",
 }
 # What else the figures are made with, and what they are made of.
 _OTHERS = {

@@ -1,5 +1,5 @@
 // What every part of the screen uses. The files of this folder are joined into one module, in the order that
-// markup.py gives.
+// html_file.py gives.
 
 function made(tag, name = '', text = '', settings = {}) {
   const element = document.createElement(tag);

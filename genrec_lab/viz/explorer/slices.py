@@ -1,42 +1,24 @@
-"""What leaves the explorer: named slices of items, and run files that change a setting."""
+"""Named slices: items of a catalogue under a name, kept in the run's folder."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from genrec_lab.data.whole_files import whole_file
 
-EXPORTS = Path("exports")
-"""Where in a run's folder the explorer writes files."""
 SLICES = "slices"
-"""Where it keeps named slices."""
-
+"""Where in a run's folder they are."""
 _FORMAT = "genrec_lab.slice.1"
 _LONGEST_NAME = 200
 _LONGEST_FILE_NAME = 60
-
-
-def write_variant(run: Mapping[str, Any], setting: str, value: Any, folder: Path) -> Path:
-    """Write the run file of a run with one setting changed, under a name of its own; returns the file."""
-    short = f"{setting.rsplit('.', 1)[-1]}-{value}".replace("_", "-").lower()
-    name = f"{run['run']}-{short}"
-    changed = {**run, "run": name, "overrides": {**(run.get("overrides") or {}), setting: value}}
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{name}.yaml"
-    with whole_file(file) as partial:
-        text = yaml.safe_dump(changed, sort_keys=False, allow_unicode=True)
-        partial.write_text(f"# {run['run']} with {setting} = {value}\n{text}", encoding="utf-8")
-    return file
 
 
 class SliceError(ValueError):

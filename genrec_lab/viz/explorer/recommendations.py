@@ -1,6 +1,6 @@
-"""Who is shown: share of recommendations against share of the catalogue, by code and by popularity.
+"""What a recommender does, in codes: where it loses targets, which codes it confuses, and who is shown.
 
-Shapes: N items, U users with K recommended items each, C codes.
+From the lists of recommended items alone. Shapes: U users with K recommended items, N items, L levels.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 import polars as pl
 
+from genrec_lab.codes import ItemCodes, row_ids
 from genrec_lab.viz import theme
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
-from genrec_lab.viz.explorer.sentences import tail_exposure_title
 from genrec_lab.viz.layout import numbered_axis, panels
+from genrec_lab.viz.sentences import ends, leaders, sentence
 from genrec_lab.viz.text import counted, listed, noted, percent
 
 IntArray = npt.NDArray[np.int64]
@@ -25,6 +26,98 @@ IntArray = npt.NDArray[np.int64]
 # Where the groups of popularity end, as shares of the items from the most to the least popular.
 _BORDERS = (0.05, 0.2, 0.5, 1.0)
 _NAMES = ("head: first 5 %", "5 to 20 %", "20 to 50 %", "tail: last 50 %")
+
+
+def outcomes(codes: ItemCodes, recommended: npt.ArrayLike, targets: npt.ArrayLike) -> pl.DataFrame:
+    """How each user's list ends, a row a user.
+
+    recommended: (U, K) items, best first, -1 past the end. targets: (U,). Frame `row, target, rank` (place of
+    the target, from 1, null for a miss), `hit`, `lost` (the first level, from 1, at which no recommended item
+    has the target's codes up to there; null where one has them all), `twins` (other items of the target's
+    domain with its identifier).
+    """
+    lists, wanted = _checked(codes, recommended, targets)
+    hits = lists == wanted[:, None]
+    rank = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, 0)
+    # The longest prefix of the target's codes that any recommended item has.
+    deepest = _common(codes, lists, wanted).max(axis=1, initial=0)
+    ids = row_ids(np.column_stack([codes.domain_index, codes.codes]))
+    frame = pl.DataFrame({
+        "row": np.arange(len(wanted)), "target": wanted, "rank": rank, "hit": rank > 0,
+        "lost": deepest + 1, "twins": np.bincount(ids)[ids[wanted]] - 1,
+    })  # fmt: skip
+    whole = pl.col("lost") > codes.levels
+    return frame.with_columns(
+        rank=pl.when(pl.col("rank") > 0).then("rank"), lost=pl.when(~whole).then("lost")
+    )
+
+
+def lost_levels(found: pl.DataFrame, levels: int) -> pl.DataFrame:
+    """How many users lose the target at each level; found: of `outcomes`.
+
+    Frame `level` (from 1), `reached` (users who still have it before this level), `lost`, `share` (of those
+    who reached it, null where nobody did). Who keeps it to the end may still miss it: see `twins`.
+    """
+    lost = found["lost"].drop_nulls().to_numpy()
+    counts = np.bincount(lost, minlength=levels + 1)[1:]
+    reached = found.height - np.concatenate([[0], np.cumsum(counts)[:-1]])
+    share = np.divide(counts, reached, out=np.full(levels, np.nan), where=reached > 0)
+    frame = {"level": np.arange(1, levels + 1), "reached": reached, "lost": counts, "share": share}
+    return pl.DataFrame(frame).with_columns(pl.col("share").fill_nan(None))
+
+
+def confusions(
+    codes: ItemCodes, recommended: npt.ArrayLike, targets: npt.ArrayLike, level: int
+) -> pl.DataFrame:
+    """Which code of a level (0-based) stands first where another is right.
+
+    Of the users whose first recommendation has the target's codes before this level: frame `target,
+    predicted, users, share` (of the users of the target's code), `expected` (users if predictions did not
+    depend on the target), `lift`, most users first. Rows with equal codes are the right ones.
+    """
+    lists, wanted = _checked(codes, recommended, targets)
+    if not 0 <= level < codes.levels:
+        raise ValueError(f"level: {level}, expected 0..{codes.levels - 1}")
+    first = lists[:, 0] if lists.shape[1] else np.full(len(lists), -1)
+    rows = np.flatnonzero(first >= 0)
+    rows = rows[(codes.codes[first[rows], :level] == codes.codes[wanted[rows], :level]).all(axis=1)]
+    pairs = pl.DataFrame({
+        "target": codes.codes[wanted[rows], level], "predicted": codes.codes[first[rows], level],
+    })  # fmt: skip
+    counted = pairs.group_by("target", "predicted").agg(users=pl.len().cast(pl.Int64))
+    of_target, of_predicted = (pl.col("users").sum().over(name) for name in ("target", "predicted"))
+    return (
+        counted.with_columns(
+            share=pl.col("users") / of_target, expected=of_target * of_predicted / max(len(rows), 1)
+        )
+        .with_columns(lift=pl.col("users") / pl.col("expected"))
+        .sort("users", "target", "predicted", descending=[True, False, False])
+    )
+
+
+def _checked(
+    codes: ItemCodes, recommended: npt.ArrayLike, targets: npt.ArrayLike
+) -> tuple[IntArray, IntArray]:
+    lists, wanted = np.asarray(recommended, dtype=np.int64), np.asarray(targets, dtype=np.int64)
+    if lists.ndim != 2 or wanted.shape != lists.shape[:1]:
+        raise ValueError(
+            f"recommended: shape {lists.shape} for targets of {wanted.shape}; expected (U, K) and (U,)"
+        )
+    for name, items in (("recommended", lists[lists >= 0]), ("targets", wanted)):
+        if items.size and not (items.min() >= 0 and items.max() < codes.n_items):
+            raise ValueError(f"{name}: items {items.min()}..{items.max()}, expected 0..{codes.n_items - 1}")
+    return lists, wanted
+
+
+def _common(codes: ItemCodes, lists: IntArray, wanted: IntArray) -> IntArray:
+    """(U, K) how many codes from the first on each recommended item has in common with the target."""
+    length = np.zeros(lists.shape, dtype=np.int64)
+    alike = lists >= 0
+    for level in range(codes.levels):
+        column = codes.codes[:, level]
+        alike = alike & (column[lists] == column[wanted][:, None])
+        length += alike
+    return length
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,20 +176,9 @@ def exposure(
 
 def gini(counts: npt.ArrayLike) -> float:
     """The Gini coefficient of counts: 0 where all are equal (or none), near 1 where one has all."""
-    values = np.asarray(counts, dtype=np.int64)
-    total, size = int(values.sum()), values.size
-    if total == 0:
-        return 0.0
-    # Counting sorts faster than comparing, where the counts are not much larger than they are many.
-    if values.max() < 4 * size + 1_000:
-        times = np.bincount(values)
-        levels = np.arange(times.size)
-    else:
-        levels, times = np.unique(values, return_counts=True)
-    # Of the items in ascending order, the i-th weighs 2 i - size - 1; equal counts are summed as one stretch.
-    before = np.cumsum(times) - times
-    weights = times * (2 * before + times - size).astype(np.float64)
-    return float((weights * levels).sum() / (size * total))
+    values = np.sort(np.asarray(counts, dtype=np.int64))
+    weights = 2.0 * np.arange(1, values.size + 1) - values.size - 1
+    return float((weights * values).sum() / (values.size * values.sum())) if values.any() else 0.0
 
 
 def _by_code(codes: IntArray, shown: IntArray, traffic: IntArray, size: int) -> pl.DataFrame:
@@ -134,6 +216,42 @@ def _by_popularity(catalogue: CodedCatalogue, items: IntArray, counts: IntArray)
 def _shares(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     total = float(values.sum())
     return values / total if total > 0 else np.zeros(len(values))
+
+
+@sentence
+def exposure_title(found: Exposure) -> str:
+    """Which code the recommendations favour most, in points of their share, and how many codes get none."""
+    if found.recommendations == 0:
+        return "Nothing of this part of the catalogue is recommended"
+    table = found.by_code
+    gains = (table["recommendation_share"] - table["catalogue_share"]).to_list()
+    never = int((table["shown"] == 0).sum())
+    most = leaders([str(code) for code in table["code"].to_list()], gains)
+    rest = f"; {never} of {counted(table.height, 'used code')} never" if never else ""
+    if not most:
+        return "Every code is recommended as often as it is large"
+    if len(most) > 1:
+        return f"{len(most)} codes are recommended most above their size, by the same share{rest}"
+    row = table.row(gains.index(max(gains)), named=True)
+    shares = (
+        f"{percent(row['recommendation_share'])} of the recommendations and {percent(row['catalogue_share'])}"
+    )
+    return f"Code {most[0]} has {shares} of the items, the largest gain{rest}"
+
+
+@sentence
+def tail_exposure_title(shares: Mapping[str, float], items: int, of: int) -> str:
+    """What the least popular items get of each method's recommendations; items: how many of `of` they are."""
+    text = f"The {items:,} least popular of {counted(of, 'item')} get"
+    names = list(shares)
+    between = ends(list(shares.values()))
+    if len(names) == 1:
+        return f"{text} {percent(shares[names[0]])} of the recommendations of {listed(names)}"
+    if between is None:
+        return f"{text} {percent(shares[names[0]])} of the recommendations of every method"
+    low, high = (names[place] for place in between)
+    high_share = f"{percent(shares[high])} of the recommendations of {listed([high])}"
+    return f"{text} {high_share}, {percent(shares[low])} of {listed([low])}"
 
 
 def exposure_by_popularity(found: Mapping[str, Exposure], *, seed: int | None = None) -> go.Figure:

@@ -1,0 +1,209 @@
+"""The codes below a selection as tables and as bars, dead and rare ones too.
+
+Shapes: K codes of a level, T domains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import plotly.graph_objects as go
+import polars as pl
+
+from genrec_lab.viz import theme
+from genrec_lab.viz.explorer.catalogue import CodedCatalogue
+from genrec_lab.viz.explorer.sharing import level_sharing
+from genrec_lab.viz.explorer.state import ExplorerState, Table
+from genrec_lab.viz.layout import panels
+from genrec_lab.viz.sentences import leaders, sentence
+from genrec_lab.viz.text import code_label, counted, noted, percent, shorten, written
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+ALIVE, NEARLY_DEAD, DEAD, ELSEWHERE, UNKNOWN = "alive", "nearly dead", "dead", "only elsewhere", "no item"
+_NEARLY_DEAD_SHARE = 0.1
+_LONGEST = 300  # characters of a title
+_MOST_SAME = 400
+_SAME_WORDS = 12
+_MOST_NAMED = 8
+
+
+def below(state: ExplorerState) -> Table:
+    """Return what lies below the selection: codes, prefixes that end in a code, or items."""
+    if state.selection.everywhere is not None:
+        return prefixes_of(state)
+    return members(state) if len(state.selection.prefix) == state.catalogue.levels else codes_below(state)
+
+
+def codes_below(state: ExplorerState) -> Table:
+    """Return every code of the next level: words, items, traffic, purity, coherence, collisions, state."""
+    catalogue, prefix, items = state.catalogue, state.selection.prefix, state.items()
+    level, order = len(prefix), catalogue.order
+    size = catalogue.codes.sizes[level]
+    codes = catalogue.codes.codes[items, level]
+    counts = np.bincount(codes, minlength=size)
+    known = state.labels()
+    words = [", ".join(known.get(code, ())) for code in range(size)]
+    columns: dict[str, Any] = {"code": np.arange(size), "words": words, "items": counts}
+    if catalogue.traffic.any():
+        traffic = np.bincount(codes, weights=catalogue.traffic[items], minlength=size)
+        columns["traffic"] = traffic / max(traffic.sum(), 1)
+    if len(catalogue.domains) > 1 and state.selection.domain is None:
+        columns["pure"] = purity_of(level_sharing(catalogue, level, items).items.T)
+    coherent = catalogue.coherences(level + 1)
+    if coherent is not None:
+        first, last = np.searchsorted(order.starts[level], order.span(prefix))
+        values = np.full(size, np.nan)
+        values[order.columns[level][order.starts[level][first:last]]] = coherent[first:last]
+        columns["alike"] = np.where(counts > 1, values, np.nan)
+    columns["twins"] = np.bincount(codes, weights=state.ambiguous[items], minlength=size).astype(np.int64)
+    columns["state"] = code_states(catalogue, level, counts)
+    go: list[dict[str, Any] | None] = [{"prefix": [*prefix, code]} for code in range(size)]
+    return Table(pl.DataFrame(columns), go, shares=("traffic", "pure"), bars=("items",))
+
+
+def code_states(catalogue: CodedCatalogue, level: int, here: IntArray) -> list[str]:
+    """(K,) the state of each code of a level with so many items here.
+
+    "alive", "nearly dead" (under a tenth of an even share of the items), "only elsewhere" (under another
+    prefix or in another domain), or "dead"; "no item" where nobody knows how many codes there are.
+    """
+    everywhere = np.bincount(catalogue.order.columns[level], minlength=here.size)
+    rare = (everywhere < _NEARLY_DEAD_SHARE * catalogue.n_items / here.size) & catalogue.sizes_known
+    nobody = DEAD if catalogue.sizes_known else UNKNOWN
+    kinds = np.select([everywhere == 0, here == 0, rare], [nobody, ELSEWHERE, NEARLY_DEAD], ALIVE)
+    return [str(kind) for kind in kinds]
+
+
+def purity_of(items: IntArray) -> FloatArray:
+    """(K, T) items by domain -> (K,) share of the commonest domain; NaN where a row is empty."""
+    sizes = items.sum(axis=1)
+    return np.where(sizes > 0, items.max(axis=1) / np.maximum(sizes, 1), np.nan)
+
+
+def members(state: ExplorerState) -> Table:
+    """Return the selected items as a table."""
+    items = state.items()
+    cards = state.catalogue.cards(items)
+    domain = ["domain"] if len(state.catalogue.domains) > 1 else []
+    frame = cards.select(pl.col("title").str.slice(0, _LONGEST), "interactions", *domain)
+    return Table(frame, [{"item": item} for item in items.tolist()])
+
+
+def prefixes_of(state: ExplorerState) -> Table:
+    """Return the prefixes that end in a code of a level, side by side: items, words, coherence."""
+    catalogue, level, code = state.catalogue, *state.place()
+    order = catalogue.order
+    starts = order.starts[level]
+    groups = np.flatnonzero(order.columns[level][starts[:-1]] == code)
+    sizes = np.diff(starts)[groups]
+    groups = groups[np.argsort(-sizes, kind="stable")][:_MOST_SAME]
+    written_, go, words = [], [], []
+    for place, group in enumerate(groups.tolist()):
+        low, high = int(starts[group]), int(starts[group + 1])
+        prefix = order.columns[: level + 1, low].tolist()
+        written_.append(written(prefix))
+        go.append({"prefix": prefix})
+        telling = catalogue.words.telling(np.arange(low, high), 3) if place < _SAME_WORDS else []
+        first = shorten(catalogue.titles[int(order.items[low])], 60)
+        words.append(", ".join(word.word for word in telling) or first)
+    frame = pl.DataFrame({"prefix": written_, "words": words, "items": np.diff(starts)[groups]})
+    coherent = catalogue.coherences(level + 1)
+    if coherent is not None:
+        frame = frame.with_columns(alike=coherent[groups])
+    return Table(frame, go, bars=("items",))
+
+
+def code_survey(catalogue: CodedCatalogue) -> pl.DataFrame:
+    """Return one row a code of each level, under any prefix: who has it, and whether it is used.
+
+    Frame `level` (from 1), `code`, `items`, `domains` (how many use it), `purity` (share of the commonest
+    domain, null for a dead code), `interactions` (of its items), `state`: "alive", "nearly dead" or "dead".
+    """
+    parts = []
+    for level, size in enumerate(catalogue.codes.sizes):
+        by_domain = level_sharing(catalogue, level).items.T
+        items = by_domain.sum(axis=1)
+        traffic = np.bincount(catalogue.codes.codes[:, level], weights=catalogue.traffic, minlength=size)
+        part = {
+            "level": np.full(size, level + 1),
+            "code": np.arange(size),
+            "items": items,
+            "domains": (by_domain > 0).sum(axis=1),
+            "purity": pl.Series(purity_of(by_domain)).fill_nan(None),
+            "interactions": traffic.astype(np.int64),
+            "state": code_states(catalogue, level, items),
+        }
+        parts.append(pl.DataFrame(part))
+    return pl.concat(parts)
+
+
+@sentence
+def children_title(prefix: Sequence[int], sizes: IntArray) -> str:
+    """How many codes follow a prefix, and the share of the largest."""
+    used = int((sizes > 0).sum())
+    where = f"Below {written(prefix)}" if prefix else "Level 1"
+    if used == 0:
+        return f"{where}: no item has this prefix"
+    text = f"{where}: {used} of {counted(len(sizes), 'code')} used"
+    largest = leaders([str(code) for code in range(len(sizes))], sizes.tolist())
+    share = percent(float(sizes.max() / sizes.sum()))
+    if len(largest) == 1:
+        return f"{text}; code {largest[0]}, the largest, has {share} of the items"
+    return f"{text}; the largest are {len(largest)} codes with {share} of the items each"
+
+
+@sentence
+def children_note(sizes: IntArray, shown: int, dead: Sequence[int]) -> str:
+    """How many of the codes below a prefix are drawn, and the first of those that no item has."""
+    used = int((sizes > 0).sum())
+    more = f" and {len(dead) - _MOST_NAMED} more" if len(dead) > _MOST_NAMED else ""
+    return noted(
+        counted(int(sizes.sum()), "item"),
+        "all used codes" if shown == used else f"the {shown} largest of {used} used codes",
+        f"dead at this level: {', '.join(map(str, dead[:_MOST_NAMED]))}{more}" if dead else "",
+    )
+
+
+def prefix_bars(state: ExplorerState, *, top: int = 20, seed: int | None = None) -> go.Figure:
+    """The largest codes that follow the selected prefix: items by domain, share of items and of traffic.
+
+    Codes that nobody has are named in the note. Raises ValueError for a whole identifier, which no code
+    follows.
+    """
+    catalogue, prefix, chosen = state.catalogue, state.selection.prefix, state.items()
+    level = len(prefix)
+    if level == catalogue.levels:
+        raise ValueError(f"prefix: {list(prefix)} is a whole identifier; no code follows it")
+    items = level_sharing(catalogue, level, chosen).items
+    sizes, words = items.sum(axis=0), state.labels()
+    weights, codes = catalogue.traffic[chosen], catalogue.codes.codes[chosen, level]
+    traffic = np.bincount(codes, weights=weights, minlength=sizes.size) / max(int(weights.sum()), 1)
+    shown = np.argsort(-sizes, kind="stable")[: min(top, int((sizes > 0).sum()))]
+    dead = [code for code, kind in enumerate(code_states(catalogue, level, sizes)) if kind == DEAD]
+    names = [code_label(code, words.get(code, ()), 36) for code in shown.tolist()]
+    several = len(catalogue.domains) > 1
+    titles = ["Items by domain" if several else "Items", "Share of items and of interactions"]
+    height = 21 * max(len(names), 3) + 10
+    made = panels(titles, columns=2, row_height=height, left_labels=210, column_gap=0.05)
+    for domain, name in enumerate(catalogue.domains):
+        made.bars(0, items[domain, shown], "%{customdata}: %{x} items", name, flat=True, customdata=names)
+    # A dumbbell a code: from its share of the items to its share of the interactions.
+    share, places = sizes / max(int(sizes.sum()), 1), np.arange(len(shown))
+    both = 100 * np.column_stack([share, traffic])[shown]
+    made.segments(1, both, np.column_stack([places, places]), theme.TRACK, 4)
+    ends = (("items", theme.MUTED, "circle-open"), ("interactions", theme.ACCENT, "circle"))
+    for at, (name, colour, symbol) in enumerate(ends):
+        marker, hover = theme.mark(colour, symbol, 9), "%{customdata}: %{x:.2f} %"
+        made.points(1, both[:, at], places, f"share of {name}", hover, marker, customdata=names)
+    for panel in range(2):
+        made.rows(panel, names, ticktext=names)
+    made.x(0, title="items", rangemode="tozero")
+    made.x(1, title="of what lies below the prefix", ticksuffix=" %", rangemode="tozero")
+    note = noted(children_note(sizes, len(shown), dead), seed=seed)
+    title = children_title(prefix, sizes)
+    return made.finish(title, note, barmode="stack", showlegend=True, bargap=0.3)
