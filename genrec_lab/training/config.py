@@ -8,7 +8,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
+
+from genrec_lab.training.muon import Muon
 
 
 class TrainingConfig(BaseModel):
@@ -85,14 +87,7 @@ def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[Optimizer]
     others = [parameter for parameter in trained if id(parameter) not in in_linear]
     made: list[Optimizer] = []
     if matrices:
-        made.append(
-            Muon(
-                matrices,
-                lr=config.learning_rate,
-                weight_decay=config.weight_decay,
-                adjust_lr_fn="match_rms_adamw",
-            )
-        )
+        made.append(Muon(matrices, lr=config.learning_rate, weight_decay=config.weight_decay))
     if others:
         made.append(AdamW(_decay_groups(others, config), lr=config.learning_rate, fused=True))
     return made

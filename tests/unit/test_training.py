@@ -24,6 +24,7 @@ from genrec_lab.training import (
     fit,
 )
 from genrec_lab.training.config import make_optimizers, rate_factor
+from genrec_lab.training.muon import Muon
 
 PLAIN = TrainingConfig(epochs=5, learning_rate=0.01, schedule="constant", warmup=0.0, precision="fp32")
 
@@ -120,6 +121,32 @@ def test_muon_turns_the_step_of_a_linear_layer_into_an_orthogonal_one(toy: Simpl
     torch.testing.assert_close(
         (model.up.bias.detach() - bias).abs(), torch.full((32,), 0.01), rtol=1e-3, atol=0
     )
+
+
+@pytest.mark.parametrize("is_native", [True, False])
+def test_muon_is_torchs_and_in_float32_where_bf16_is_emulated(
+    is_native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With bf16 in hardware it is torch's to the bit; without, torch's with every product in float32."""
+    monkeypatch.setattr("genrec_lab.training.muon.bf16_is_native", lambda where: is_native)
+    if not is_native:
+        monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(shape, generator=generator) for shape in ((6, 3), (3, 6), (4, 4))]
+    ours, theirs = ([nn.Parameter(matrix.clone()) for matrix in start] for _ in range(2))
+    steps = (
+        Muon(ours, lr=0.01, weight_decay=0.1),
+        torch.optim.Muon(theirs, lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+    )
+    for _ in range(3):
+        for mine, other in zip(ours, theirs, strict=True):
+            mine.grad = torch.randn(mine.shape, generator=generator)
+            other.grad = mine.grad.clone()
+        for step in steps:
+            step.step()
+    for mine, other, before in zip(ours, theirs, start, strict=True):
+        assert not torch.equal(mine, before)
+        torch.testing.assert_close(mine, other, rtol=0 if is_native else 1e-5, atol=0 if is_native else 1e-7)
 
 
 def test_embeddings_are_not_muons() -> None:

@@ -31,7 +31,7 @@ from genrec_lab.models.tokenizers.base import (
 )
 from genrec_lab.models.tokenizers.epochs import Lesson, train_in_epochs
 from genrec_lab.models.tokenizers.quantizers import Quantized
-from genrec_lab.training import TrainingConfig, TrainingMemoryError, moved, placed, processes
+from genrec_lab.training import TrainingConfig, TrainingMemoryError, autocast, moved, placed, processes
 
 # Hidden layers from the content vector to the latent one; the decoder mirrors them.
 PAPER_HIDDEN = (2048, 1024, 512, 256, 128, 64)  # GMC leaves them out; its lineage (LC-Rec, LETTER) has these
@@ -62,10 +62,10 @@ class AutoencoderConfig(TokenizerConfig):
         description="which of the reported epochs' weights to return. The lineage keeps those with the "
         "fewest collisions, which can be an early, hardly trained epoch",
     )
-    precision: Literal["fp32", "bf16"] = Field(
+    precision: Literal["auto", "fp32", "bf16"] = Field(
         "fp32",
-        description="of the encoder's and decoder's matrix products in training; where the hardware has bf16 "
-        "products it halves the time. Quantising, the losses and all tokenising stay in float32",
+        description="of the encoder's and decoder's matrix products in training; auto is bf16 where the "
+        "hardware has it, which halves the time. Quantising, the losses and all tokenising stay in float32",
     )
     report_every: int = Field(10, ge=1, description="epochs between two measurements on the whole catalogue")
 
@@ -138,8 +138,7 @@ class Autoencoder(nn.Module, ABC):
 
     def through(self, layers: nn.Module, x: Tensor) -> Tensor:
         """Run encoder or decoder, in training in the type that `precision` names; float32 in and out."""
-        half = self.training and self.config.precision == "bf16"
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+        with autocast(x.device, self.config.precision if self.training else "fp32"):
             return layers(x).float()
 
     def encode(self, x: Tensor) -> Tensor:
