@@ -68,7 +68,7 @@ def gmc_cpu() -> MethodConfig:
             "GMC's N 256, d 32, beta, L_dcl and LoRA; its L 4 as 3 levels and TIGER's extra code, which "
             "tells equal ones apart: on Scientific alone 12 % better in validation NDCG@10 than 4 "
             "levels and nearest_free (docs/results.md). For two cores: MiniLM vectors, RQ-VAE "
-            "512-256-128 over 300 epochs, in bf16 where the CPU has it; the T5 reads the past of a history and "
+            "512-256-128 over 300 epochs, in bf16 where the CPU has it; the T5 reads a history's past and "
             "learns every place of a sequence in one pass, 20 epochs of one stretch of 21 items a user, "
             "batch 512 items, 1e-3 cosine; Muon instead of AdamW, which reaches the same validation "
             "NDCG in about a tenth of the epochs; LoRA at most 6 epochs."
