@@ -21,11 +21,11 @@ import click
 
 if TYPE_CHECKING:
     from genrec_lab.lab.chain import ChainResult
-    from genrec_lab.lab.preflight import Checked
 
 FAILED, REFUSED = 1, 2
 _LOG_WIDTH = 160
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_PATH, _FILE = click.Path(path_type=Path), click.Path(path_type=Path, dir_okay=False)
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 
 
@@ -84,7 +84,7 @@ def _names(context: click.Context, option: click.Parameter, text: str | None) ->
 
 
 @genrec.command()
-@click.argument("file", type=click.Path(path_type=Path), metavar="FILE.yaml")
+@click.argument("file", type=_PATH, metavar="FILE.yaml")
 @click.option("--from", "from_", metavar="STAGE", help="Begin with this notebook, as 05.")
 @click.option("--only", callback=_names, metavar="STAGE", help="Run this notebook only, or several: 02,03.")
 @click.option(
@@ -130,33 +130,34 @@ def run(
         if deterministic:  # the kernels inherit both
             os.environ["GENREC_DETERMINISTIC"] = "1"
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        return _chain(again, as_json, checked, **how)
+        from rich.console import Console
 
+        from genrec_lab.lab import chain
 
-def _chain(again: str, as_json: bool, checked: Checked, *, dry_run: bool, **how: Any) -> int:
-    from rich.console import Console
-
-    from genrec_lab.lab import chain
-
-    console = Console(quiet=as_json)
-    try:
-        result = chain.run(checked, dry_run=dry_run, console=console, **how)
-    except chain.NotebookFailed as error:
-        _say(f"\n{error}\n\nMend the cause, then go on with: {again}")
-        return FAILED
-    if as_json:
-        click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
-    elif not dry_run:
-        # a log has no edge at which a table would have to be cut
-        _show(result, console if console.is_terminal else Console(width=_LOG_WIDTH))
+        try:
+            result = chain.run(checked, console=Console(quiet=as_json), **how)
+        except chain.NotebookFailed as error:
+            _say(f"\n{error}\n\nMend the cause, then go on with: {again}")
+            return FAILED
+        if as_json:
+            click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
+        elif not how["dry_run"]:
+            _show(result)
     return 0
 
 
-def _show(result: ChainResult, console: Any) -> None:
+def _wide_console() -> Any:
+    from rich.console import Console
+
+    console = Console()  # a log has no edge at which a table would have to be cut
+    return console if console.is_terminal else Console(width=_LOG_WIDTH)
+
+
+def _show(result: ChainResult) -> None:
     from genrec_lab.lab.effort import effort_table, notes_by_row
     from genrec_lab.lab.tables import kept_rows, result_tables, terminal_table
 
-    metrics = result.metrics()
+    metrics, console = result.metrics(), _wide_console()
     made = [each for opened in result.runs for each in opened.provenance()]
     tables = result_tables(metrics, kept_rows(made, metrics["method"].unique(maintain_order=True)))
     if tables is not None:
@@ -170,11 +171,11 @@ def _show(result: ChainResult, console: Any) -> None:
 
 
 @genrec.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=_PATH)
 @click.option(
     "--data",
     nargs=2,
-    type=click.Path(path_type=Path),
+    type=_PATH,
     metavar="INTERACTIONS ITEMS",
     help="Your tables (csv, tsv, jsonl, parquet): writes a run file for them and says what was understood.",
 )
@@ -198,8 +199,6 @@ def init(folder: Path, data: tuple[Path, Path] | None) -> int:
 @click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...")
 def compare(runs: tuple[str, ...]) -> int:
     """Compare runs: settings that differ, one table with intervals, codes side by side."""
-    from rich.console import Console
-
     from genrec_lab.lab.compare import put_beside
     from genrec_lab.lab.effort import effort_table
     from genrec_lab.lab.store import existing_run
@@ -208,8 +207,7 @@ def compare(runs: tuple[str, ...]) -> int:
     opened = [existing_run(name) for name in runs]
     found = put_beside(opened)
     noted = {f"{run.name}: {row}": [note] for run in opened for row, note in run.notes().items()}
-    console = Console()
-    console = console if console.is_terminal else Console(width=_LOG_WIDTH)
+    console = _wide_console()
     for note in found.notes:
         click.echo(f"NOTE: {note}")
     tables = {"Settings that differ": found.settings, "Rows over all test users": found.table}
@@ -222,13 +220,10 @@ def compare(runs: tuple[str, ...]) -> int:
     return 0
 
 
-_FILE = click.Path(path_type=Path, dir_okay=False)
-
-
 @genrec.command()
 @click.argument("run")
 @click.option("--row", help="One row alone; by default all.")
-@click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="A folder to be made.")
+@click.option("--to", "folder", required=True, type=_PATH, help="A folder to be made.")
 def export(run: str, row: str | None, folder: Path) -> int:
     """Write a run's codes, rankings, data and models for other tools, with the source's own keys."""
     from genrec_lab.lab.export import export_run
@@ -266,7 +261,7 @@ def recommend(source: str, out: Path, **asked: Any) -> int:
 @click.argument("source", metavar="RUN_OR_FOLDER")
 @click.option("--items", required=True, type=_FILE, help=".csv, .tsv or .parquet: key, title, domain …")
 @click.option("--row", help="By default the run's own.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="A folder to be made.")
+@click.option("--out", required=True, type=_PATH, help="A folder to be made.")
 def add_items(source: str, items: Path, row: str | None, out: Path) -> int:
     """Name new items by the frozen tokenizer, so that they can be recommended; no old identifier changes."""
     from genrec_lab.lab.growing import add_items as grow
@@ -284,7 +279,7 @@ def add_items(source: str, items: Path, row: str | None, out: Path) -> int:
 @click.option(
     "--map", "maps", multiple=True, metavar="NAME", help="A map to put in, as UMAP; may be repeated."
 )
-@click.option("--html", type=click.Path(path_type=Path), help="The file, by default NAME-explorer.html here.")
+@click.option("--html", type=_PATH, help="The file, by default NAME-explorer.html here.")
 def explore(
     run_or_codes: str,
     items: str | None,
@@ -309,7 +304,7 @@ def explore(
     counts = None if sizes is None else [int(size) for size in sizes.split(",")]
     try:
         with relative_to(Path.cwd()):  # until a run is opened, whose own folder holds for what it loads later
-            state, notes = opened_state(run_or_codes, items, vectors, None, counts, row)
+            state, notes = opened_state(run_or_codes, items, vectors, counts, method=row)
             for note in notes:
                 _say(f"NOTE: {note}")
             name = Path(run_or_codes).name.split(".")[0]
@@ -331,11 +326,11 @@ def doctor(run: str, as_json: bool) -> int:
 
     Exits with 1 where something was damaged; `genrec run` then makes just that anew.
     """
-    from genrec_lab.lab import doctor as ward
+    from genrec_lab.lab.doctor import doctor as verify
 
-    findings = ward.doctor(run)
+    findings = verify(run)
     if as_json:
-        click.echo(ward.as_json(findings))
+        click.echo(json.dumps([vars(finding) for finding in findings], indent=1))
     else:
         for finding in findings:
             click.echo(str(finding))

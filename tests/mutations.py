@@ -66,7 +66,7 @@ MUTATIONS = (
     Mutation("evaluation/ranking.py", ", weights=np.asarray(users)))", "))", _RANKING),
     Mutation("data/preparation.py", '(("valid", 2), ("test", 1))', '(("valid", 1), ("test", 2))', _SPLIT),
     Mutation("data/dataset.py", ".then(length - HELD_OUT)", ".then(length - 1)", _SPLIT),
-    Mutation("data/preparation.py", ".list.tail(max_history),", ".list.head(max_history),", _SPLIT),
+    Mutation("data/preparation.py", "- back).list.tail(", "- back).list.head(", _SPLIT),
     Mutation("data/preparation.py", "        rows = kept\n", "        rows = kept\n        break\n", _SPLIT),
     Mutation("data/preparation.py", 'closed="left"', 'closed="both"', _SPLIT),
     Mutation("data/preparation.py", '.shift(-1).over("user")', ".shift(-1)", _SPLIT),
@@ -126,8 +126,8 @@ MUTATIONS = (
     ),
     Mutation(
         "lab/evaluate.py",
-        'test = part_of(pl.read_parquet(data / "test.parquet"), domains)\n    items',
-        'test = part_of(pl.read_parquet(data / "valid.parquet"), domains)\n    items',
+        'test = part_of(pl.read_parquet(data / "test.parquet"), domains)\n    dataset',
+        'test = part_of(pl.read_parquet(data / "valid.parquet"), domains)\n    dataset',
         _TARGETS,
     ),
 )  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +17,19 @@ from genrec_lab.data import Dataset
 from genrec_lab.lab.names import safe_name
 from genrec_lab.lab.prepare import Facts, facts_of
 from genrec_lab.lab.recommend import (
-    Watch,
     best_epoch,
-    curves_of,
     histories_of,
+    how_to_learn,
     learnt_data,
-    plain_curves,
     recommender_tasks,
     starting_recommender,
+    where,
     write_histories,
 )
 from genrec_lab.lab.results import read_records, write_records
 from genrec_lab.lab.rows import ALL, generative_rows, lead_row, served
 from genrec_lab.lab.store import Run, Task, Work
 from genrec_lab.lab.tokenise import codes_task, components_of, load_identified, tokenizer_tasks
-from genrec_lab.lab.tokenise import plain_curves as tokenizer_curves
 from genrec_lab.models.recommenders.adapters import Parameters, add_lora, count_parameters
 from genrec_lab.models.recommenders.base import RECOMMENDERS
 from genrec_lab.models.tokenizers import ItemContent, checked_codes, find_tokenizer
@@ -87,16 +84,8 @@ def renaming_tasks(run: Run, facts: Facts, row: str) -> dict[str, Task]:
 
 def _adaptation(run: Run, facts: Facts, row: str, domain: str) -> Task:
     config = generative_rows(run, facts)[row]
-    given = {
-        "adaptation": config.adaptation,
-        "recommender": config.recommender,
-        "domain": domain,
-        "pairs": config.pairs,
-        "temperature": config.loss_temperature,
-        "validation_beams": config.decoding.validation_beams,
-        "precision": config.decoding.precision,
-        "seed": run.seed,
-    }
+    given = {"adaptation": config.adaptation, "recommender": config.recommender, "domain": domain}
+    given |= how_to_learn(run, config)
     before = recommender_tasks(run, facts, row)
     inputs: dict[str, Any] = {"data": facts.data}
     inputs |= {"base": before.get(domain) or before[ALL]} if before else {}
@@ -121,18 +110,14 @@ def serving_tasks(run: Run, facts: Facts, row: str) -> tuple[dict[str, Task], di
     return models, bases
 
 
-def adapt_to_domains(run: Run, watch: Watch | None = None) -> pl.DataFrame:
+def adapt_to_domains(run: Run) -> pl.DataFrame:
     """Adapt every row that is to be adapted to each domain; return what it gained on validation users.
 
     The frame has the columns method, domain, metric, before, after, best_epoch, trained and share. Before any
     training counts as an epoch: where no epoch beats it, the domain keeps the unified recommender.
     """
-    facts = facts_of(run)
-    for row in adapted_rows(run, facts):
-        for domain, task in renaming_tasks(run, facts, row).items():
-            run.make(task, tokenizer_curves(run, facts.items[domain]))
-        for domain in served(run.config, facts.domains):
-            run.make(_adaptation(run, facts, row, domain), watch or plain_curves(run))
+    for task in adaptation_tasks(run, facts_of(run)):
+        run.make(task)
     return load_changes(run)
 
 
@@ -207,11 +192,8 @@ def adaptation_sizes(run: Run) -> pl.DataFrame:
 
 def load_tokenizer_transfers(run: Run) -> dict[str, list[dict[str, Any]]]:
     """Read the epoch records of the tokenizers that were fine-tuned on a target, by "row domain"."""
-    facts = facts_of(run)
     return {
-        f"{row} {domain}": read_records(run.read(task), "epochs")
-        for row in adapted_rows(run, facts)
-        for domain, task in renaming_tasks(run, facts, row).items()
+        f"{row} {domain}": read_records(folder, "epochs") for row, domain, folder in _renamed_folders(run)
     }
 
 
@@ -222,16 +204,14 @@ def renamed_items(run: Run) -> pl.DataFrame:
     share of items with any other code, first_changed: of those with another first one. Empty where no
     tokenizer was fine-tuned.
     """
-    facts, rows = facts_of(run), []
-    for row in adapted_rows(run, facts):
-        for domain, task in renaming_tasks(run, facts, row).items():
-            before = load_identified(run, row).raw
-            after = ItemCodes.read(run.read(task) / "raw_codes.parquet")
-            items = before.domain_items(domain)
-            other = before.codes[items] != after.codes[items]
-            rates = [ItemCodes(one.codes[items], one.sizes).collision_rate() for one in (before, after)]
-            changed = float(other.any(1).mean()), float(other[:, 0].mean())
-            rows.append((row, domain, len(items), *changed, *rates))
+    rows = []
+    for row, domain, folder in _renamed_folders(run):
+        before, after = load_identified(run, row).raw, ItemCodes.read(folder / "raw_codes.parquet")
+        items = before.domain_items(domain)
+        other = before.codes[items] != after.codes[items]
+        rates = [ItemCodes(one.codes[items], one.sizes).collision_rate() for one in (before, after)]
+        changed = float(other.any(1).mean()), float(other[:, 0].mean())
+        rows.append((row, domain, len(items), *changed, *rates))
     shares = ("changed", "first_changed", "collisions_before", "collisions_after")
     schema = {"method": pl.String, "domain": pl.String, "items": pl.Int64}
     return pl.DataFrame(rows, schema=schema | dict.fromkeys(shares, pl.Float64), orient="row")
@@ -262,6 +242,15 @@ def _adapted_folders(run: Run) -> list[tuple[str, str, Path]]:
         (row, domain, run.read(_adaptation(run, facts, row, domain)))
         for row in adapted_rows(run, facts)
         for domain in served(run.config, facts.domains)
+    ]
+
+
+def _renamed_folders(run: Run) -> list[tuple[str, str, Path]]:
+    facts = facts_of(run)
+    return [
+        (row, domain, run.read(task))
+        for row in adapted_rows(run, facts)
+        for domain, task in renaming_tasks(run, facts, row).items()
     ]
 
 
@@ -321,7 +310,7 @@ def _rename(
     title = f"{work.title} tokenizer"
     content = ItemContent.from_dataset(dataset, None, items, cache=work.cache, title=title)
     model = find_tokenizer(kind).load(tokenizer / "tokenizer", **settings)
-    with work.watch(title) if work.watch else nullcontext() as curves:
+    with work.curves(title, len(items)) as curves:
         model.transfer(content, training, full=full, seed=seed, on_epoch=curves, checkpoint=work.scratch)
     model.save(work.folder / "tokenizer")
     write_records(work.folder, "epochs", [dict(record) for record in model.epochs])
@@ -344,13 +333,11 @@ def _adapt(
     recommender: Any,
     domain: str,
     pairs: Any,
-    temperature: float,
-    validation_beams: int,
-    precision: Any,
     seed: int,
     data: Path,
     base: Path | None = None,
     codes: Path | None = None,
+    **how: Any,
 ) -> None:
     """Train a recommender further on one domain; with codes of the target's own it reads and writes those."""
     component = RECOMMENDERS.find(recommender.kind)
@@ -360,19 +347,8 @@ def _adapt(
         torch.manual_seed(seed)
         start = component(own, recommender) if start is None else start.with_codes(own)
     lora = adaptation.lora if adaptation.kind == "lora" else None
-    adapted = start.adapt(
-        learnt_data(data, (domain,), pairs.max_history),
-        domain,
-        lora=lora,
-        training=adaptation.training,
-        pairs=pairs,
-        temperature=temperature,
-        validation_beams=validation_beams,
-        precision=precision,
-        seed=seed,
-        callbacks=curves_of(work),
-        checkpoints=work.scratch,
-    )
+    how |= {"lora": lora, "training": adaptation.training, "pairs": pairs, "seed": seed, **where(work)}
+    adapted = start.adapt(learnt_data(data, (domain,), pairs.max_history), domain, **how)
     adapted.save_adaptation(work.folder / "adaptation")
     if lora is not None and codes is not None:
         start.save(work.folder / "base")  # with the target's own identifiers, which no other result knows

@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import nbformat
 import polars as pl
 from rich.console import Console
 
+from genrec_lab.data.whole_files import sha256_of
 from genrec_lab.lab import figures, processes
 from genrec_lab.lab.code import code_of_source
-from genrec_lab.lab.files import RunError, hash_file, hash_json, held
-from genrec_lab.lab.kernel import NotebookFailed, execute_notebook
+from genrec_lab.lab.files import NotebookFailed, RunError, damage, hash_json, held
+from genrec_lab.lab.notebooks import cells_of
 from genrec_lab.lab.preflight import Checked, check_run
 from genrec_lab.lab.prepare import Facts, known_facts
 from genrec_lab.lab.progress import LogProgress, Progress, StepOutput, TerminalProgress
@@ -39,13 +39,13 @@ OVER_SEEDS = ("08_ablations", "09_compare_runs")  # notebooks that read all seed
 # The tasks of each stage, by the function that lists them: of the run, or of the run and its dataset's facts.
 STAGES = {
     "00_setup_check": "prepare:check_tasks",
-    PREPARATION: "prepare:preparation_tasks",
+    PREPARATION: "prepare:prepared_task",
     "02_tokenizer_training": "tokenise:tokenizing_tasks",
     "03_residual_atlas": "explore:atlas_tasks",
     "04_codebook_explorer": "explore:survey_tasks",
     "05_recommender_training": "recommend:training_tasks",
     "06_domain_adaptation": "adapt:adaptation_tasks",
-    "07_evaluation": "evaluate:evaluation_tasks",
+    "07_evaluation": "evaluate:ranking_tasks",
     "08_ablations": "compare:ablation_tasks",
     "09_compare_runs": "compare:comparison_tasks",
 }
@@ -95,9 +95,12 @@ def tasks_of(run: Run, stage: str, facts: Facts | None = None) -> list[Task] | N
     module, _, name = STAGES[stage].partition(":")
     listing = getattr(importlib.import_module(f"genrec_lab.lab.{module}"), name)
     if stage in _WITHOUT_FACTS:
-        return list(listing(run))
-    facts = facts or known_facts(run)
-    return None if facts is None else list(listing(run, facts))
+        found = listing(run)
+    elif (facts := facts or known_facts(run)) is not None:
+        found = listing(run, facts)
+    else:
+        return None
+    return [found] if isinstance(found, Task) else list(found.values() if isinstance(found, dict) else found)
 
 
 def run(
@@ -205,18 +208,12 @@ def _plan_stage(
         else:
             steps.append(Step(stage, row, "keep", of_row[0].reason))
     remade |= {task.place for task in tasks if states[task.place].action == "run" or not resume}
-    skipped = _skipped(run) if stage not in _WITHOUT_FACTS else {}
+    skipped = run.skipped() if stage not in _WITHOUT_FACTS else {}
     steps += [Step(stage, row, "skip", f"{why}.") for row, why in skipped.items()]
     page = _why_page_is_made(run, notebook, states, remade) if resume else "asked to run again."
     if any(step.action == "run" for step in steps):
         page = page or "a result is made."
     return [*steps, Step(stage, "", "run" if page else "keep", page or "its page is up to date.")]
-
-
-def _skipped(run: Run) -> dict[str, str]:
-    from genrec_lab.lab.evaluate import run_skipped
-
-    return run_skipped(run)
 
 
 def _nothing_to_do(run: Run, stage: str) -> str:
@@ -236,10 +233,10 @@ def _why_page_is_made(run: Run, notebook: Path, states: Mapping[str, State], rem
     executed = run.folder / "notebooks" / notebook.name
     if page.get("status") != "finished":
         return "it was not executed to its end."
-    if not executed.is_file() or hash_file(executed) != page.get("sha256"):
+    if damage(executed, page.get("sha256")):
         return "its page is missing or was changed."
     printed = executed.with_suffix(".log")
-    if (known := page.get("log_sha256")) and (not printed.is_file() or hash_file(printed) != known):
+    if (known := page.get("log_sha256")) and damage(printed, known):
         return "what it printed is missing or was changed."
     source, functions = _source_of(notebook)
     if page.get("prose") != source:
@@ -265,14 +262,10 @@ def _why_page_is_made(run: Run, notebook: Path, states: Mapping[str, State], rem
 
 def _source_of(notebook: Path) -> tuple[str, dict[str, str]]:
     """A hash of a notebook's prose, and the digests of the code that its cells reach."""
-    content = nbformat.read(notebook, as_version=4)
-    prose = [cell.source for cell in content.cells if cell.cell_type != "code"]
-    cells = [
-        cell.source
-        for cell in content.cells
-        if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", ())
-    ]
-    return hash_json(prose), code_of_source("\n".join(cells)).functions
+    cells = cells_of(notebook)
+    prose = [cell.source for cell in cells if cell.kind != "code"]
+    code = [cell.source for cell in cells if cell.kind == "code" and "parameters" not in cell.tags]
+    return hash_json(prose), code_of_source("\n".join(code)).functions
 
 
 def _show_plan(opened: Run, steps: Sequence[Step], console: Console) -> None:
@@ -325,6 +318,8 @@ def _run_chain(
 
 
 def _execute(opened: Run, notebook: Path, root: Path, progress: Progress, why: str) -> None:
+    from genrec_lab.lab.kernel import execute_notebook  # papermill takes seconds to import
+
     stage = notebook.stem
     executed = opened.folder / "notebooks" / notebook.name
     prose, functions = _source_of(notebook)
@@ -338,16 +333,14 @@ def _execute(opened: Run, notebook: Path, root: Path, progress: Progress, why: s
         environment[KEEP_OLD_CODE] = "1"
     try:
         with StepOutput(executed.with_suffix(".log"), stage, progress) as output:
-            execute_notebook(
-                notebook,
-                executed,
-                opened.parameters,
-                environment=environment,
-                output=output,
-                waiting=progress.waiting,
-            )
+            given: dict[str, Any] = {
+                "environment": environment,
+                "output": output,
+                "waiting": progress.waiting,
+            }
+            execute_notebook(notebook, executed, opened.parameters, **given)
         _check_stage(opened, stage)
-        hashes = {"sha256": hash_file(executed), "log_sha256": hash_file(executed.with_suffix(".log"))}
+        hashes = {"sha256": sha256_of(executed), "log_sha256": sha256_of(executed.with_suffix(".log"))}
         record |= _shown(opened, stage, before) | hashes
         status = "finished"
     except NotebookFailed:

@@ -9,7 +9,7 @@ import inspect
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,11 +38,11 @@ from genrec_lab.lab.evaluate import (
     run_metrics,
     shown_row,
 )
-from genrec_lab.lab.files import RunError, write_json
+from genrec_lab.lab.files import RunError, read_json, write_json
 from genrec_lab.lab.prepare import data_summary, known_facts
-from genrec_lab.lab.results import Record, folders_of_results
+from genrec_lab.lab.results import Record, records_in
 from genrec_lab.lab.rows import generative_rows
-from genrec_lab.lab.settings import differences
+from genrec_lab.lab.settings import differences, flat
 from genrec_lab.lab.store import Run, Task, Work, existing_run
 from genrec_lab.presets import ABLATIONS, MethodConfig, variants
 from genrec_lab.viz.figures import summarise
@@ -224,20 +224,16 @@ def _on_other_data(runs: Sequence[Run]) -> dict[str, str]:
 
 def records_of(run: Run) -> list[Record]:
     """The records of all results of a run, stage by stage; those that cannot be read are passed over."""
-    found = []
-    for stage in sorted(run.folder.glob("[0-9][0-9]_*")):
-        for folder in folders_of_results(stage):
-            try:
-                record = Record.read(folder)
-            except (RunError, ValueError):
-                continue
-            if record is not None:
-                found.append(record)
-    return found
+    return [record for _, record, _ in records_in(run.folder) if record is not None]
+
+
+def _made(run: Run) -> list[Record]:
+    """The records of what a run made by itself, without what compares it with others."""
+    return [record for record in records_of(run) if record.stage not in (ABLATION, COMPARISON)]
 
 
 def _circumstances(run: Run) -> dict[str, Any]:
-    records = [record for record in records_of(run) if record.stage not in (ABLATION, COMPARISON)]
+    records = _made(run)
     revisions = dict.fromkeys((record.made["source"]["revision"] or "unknown")[:12] for record in records)
     hardware = records[-1].made["hardware"] if records else {"gpus": None, "cpu": "unknown"}
     return {
@@ -252,23 +248,22 @@ def _circumstances(run: Run) -> dict[str, Any]:
 
 
 def _durations(runs: Sequence[Run]) -> pl.DataFrame:
-    seconds: dict[str, dict[str, float]] = {}
-    for run in runs:
-        of_run = seconds.setdefault(run.name, {})
-        for record in records_of(run):
-            if record.stage not in (ABLATION, COMPARISON):
-                of_run[record.stage] = of_run.get(record.stage, 0.0) + record.made["seconds"]
-    stages = sorted({stage for of_run in seconds.values() for stage in of_run})
-    columns = {name: [of_run.get(stage) for stage in stages] for name, of_run in seconds.items()}
-    return pl.DataFrame({"stage": stages, **columns}, schema_overrides=dict.fromkeys(columns, pl.Float64))
+    rows = [(run.name, record.stage, float(record.made["seconds"])) for run in runs for record in _made(run)]
+    frame = pl.DataFrame(rows, schema=["run", "stage", "seconds"], orient="row")
+    return frame.pivot("run", index="stage", values="seconds", aggregate_function="sum").sort("stage")
 
 
 def settings_that_differ(runs: Sequence[Run]) -> pl.DataFrame:
     """Parameters, code and packages that are not the same in all runs: frame `parameter`, a column a run."""
-    values = {run.name: dict(_flat(_parameters(run))) for run in runs}
-    names = dict.fromkeys(name for of_run in values.values() for name in of_run)
+    values = {
+        run.name: {
+            name: value if isinstance(value, str) else json.dumps(value)
+            for name, value in flat(_parameters(run))
+        }
+        for run in runs
+    }
     rows = []
-    for parameter in names:
+    for parameter in {name: None for of_run in values.values() for name in of_run}:
         row = [of_run.get(parameter, "not set") for of_run in values.values()]
         if len(set(row)) > 1 and parameter not in _EXPECTED_DIFFERENCES:
             rows.append([parameter, *row])
@@ -280,19 +275,10 @@ def _parameters(run: Run) -> dict[str, Any]:
     given = {name: value for name, value in run.parameters.items() if name != "overrides"}
     code: dict[str, dict[str, str]] = {}
     packages: dict[str, str] = {}
-    for record in records_of(run):
-        if record.stage not in (ABLATION, COMPARISON):
-            code.setdefault(record.stage, {})[record.name.replace(".", "_")] = record.code
-            packages |= record.made["packages"]
+    for record in _made(run):
+        code.setdefault(record.stage, {})[record.name.replace(".", "_")] = record.code
+        packages |= record.made["packages"]
     return {**given, "config": run.config.model_dump(mode="json"), "code": code, "packages": packages}
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in content.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)
 
 
 # -- any runs beside one another -----------------------------------------------------------------------------
@@ -303,9 +289,7 @@ class SideBySide:
     """Any runs beside one another."""
 
     settings: pl.DataFrame  # parameter, then its value in each run
-    # run, row, metric values over all users, then difference, low and high to the first run's row of that
-    # name
-    table: pl.DataFrame
+    table: pl.DataFrame  # run, row, its metric; difference, low and high to the first run's row of that name
     codes: pl.DataFrame  # health of each generative row's codes, level by level
     notes: tuple[str, ...]
 
@@ -324,14 +308,12 @@ def put_beside(runs: Sequence[Run], metric: str = "ndcg", k: int = 10) -> SideBy
         if why := why_not_evaluated(run):
             raise RunError(f"{run.name} cannot be compared: {why} Run the notebook {EVALUATION}.ipynb first.")
     first, rankings = runs[0], {run.name: load_rankings(run) for run in runs}
-    base, shown = rankings[first.name], shown_row(first)
-    targets = base.users["target"].to_numpy()
+    base, shown, per_user = rankings[first.name], shown_row(first), _PER_USER[metric]
+    targets, who = base.users["target"].to_numpy(), ("user", "domain", "target")
     notes, rows = [], []
     for run in runs:
         found = rankings[run.name]
-        same = found.users.select("user", "domain", "target").equals(
-            base.users.select("user", "domain", "target")
-        )
+        same = found.users.select(who).equals(base.users.select(who))
         if not same:
             notes.append(
                 f"{run.name} has other test users or targets than {first.name}: no interval is shown."
@@ -339,22 +321,17 @@ def put_beside(runs: Sequence[Run], metric: str = "ndcg", k: int = 10) -> SideBy
         overall = _overall(run_metrics(run), metric, k)
         for row, items in found.items.items():
             other = row if row in base.items else shown
-            line: dict[str, Any] = {"run": run.name, "row": row, f"{metric}@{k}": overall.get(row)}
             compared: dict[str, Any] = dict.fromkeys(("difference", "low", "high", "compared_with"))
             if same and not (run is first and row == other):
-                own = _PER_USER[metric](items, targets, k)
-                result = paired_bootstrap(
-                    own, _PER_USER[metric](base.items[other], targets, k), seed=first.seed
-                )
+                own, of_base = per_user(items, targets, k), per_user(base.items[other], targets, k)
+                result = paired_bootstrap(own, of_base, seed=first.seed)
                 compared = {name: getattr(result, name) for name in ("difference", "low", "high")}
                 compared["compared_with"] = f"{first.name}: {other}"
-            rows.append(line | compared)
+            rows.append({"run": run.name, "row": row, f"{metric}@{k}": overall.get(row), **compared})
     codes = {f"{run.name}: {row}": codes_in_use(run, row) for run in runs for row in generative_rows(run)}
+    table, health = pl.DataFrame(rows, infer_schema_length=None), health_table(codes) if codes else None
     return SideBySide(
-        settings_that_differ(runs),
-        pl.DataFrame(rows, infer_schema_length=None),
-        health_table(codes) if codes else pl.DataFrame(),
-        tuple(notes),
+        settings_that_differ(runs), table, pl.DataFrame() if health is None else health, tuple(notes)
     )
 
 
@@ -426,10 +403,7 @@ def weigh_parts(run: Run) -> Ablation:
     if not found.runs:
         raise RunError(f"The run {run.name!r} has not been evaluated. Run {EVALUATION}.ipynb first.")
     folder = run.make(_ablation_task(run, found.runs, tuple(parts)))
-    worth, lacking = (
-        pl.read_parquet(folder / "worth.parquet"),
-        json.loads((folder / "lacking.json").read_text()),
-    )
+    worth, lacking = pl.read_parquet(folder / "worth.parquet"), read_json(folder / "lacking.json")
     shown = [name for name in parts if name not in lacking]
     first = found.runs[0]
     of_paper = paper_ablations().filter(pl.col("row").is_in(list(parts)))

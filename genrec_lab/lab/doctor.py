@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from genrec_lab.lab import figures
-from genrec_lab.lab.files import RunError, hash_file, held, read_checked, read_log, write_checked
-from genrec_lab.lab.results import SCHEMA, Record, folders_of_results, forget_hashes
+from genrec_lab.lab.chain import STAGES, tasks_of
+from genrec_lab.lab.files import RunError, damage, held, read_checked, read_log, write_checked
+from genrec_lab.lab.report import build_report
+from genrec_lab.lab.results import SCHEMA, forget_hashes, records_in
 from genrec_lab.lab.store import Run, existing_run, runs_root
 
 _SPARE = ("scratch", "making", "replaced")
@@ -45,19 +46,9 @@ def doctor(name: str, root: Path | None = None) -> list[Finding]:
         raise RunError(
             f"The run {name!r} was made by another version of genrec_lab, whose files this one cannot verify."
         )
-    for check in (_results, _figures, _pages, _log):
-        found += check(run)
-    broken_exports = list(_exports(run))
-    found += broken_exports
-    rebuild(run)
+    found += [finding for check in (_results, _figures, _pages, _log, _exports) for finding in check(run)]
+    build_report(run)  # and metrics.json
     return found
-
-
-def rebuild(run: Run) -> None:
-    """Write metrics.json and report.html anew, from the results as they are."""
-    from genrec_lab.lab.report import build_report
-
-    build_report(run)
 
 
 def clean(name: str, root: Path | None = None, *, dry_run: bool = False) -> dict[str, int]:
@@ -65,20 +56,12 @@ def clean(name: str, root: Path | None = None, *, dry_run: bool = False) -> dict
 
     Returns the bytes of each kind; `dry_run` only counts them. What the run shows stays as it is.
     """
-    from genrec_lab.lab.chain import STAGES, tasks_of
-
     run = existing_run(name, root)
     found = {kind: [run.folder / kind] for kind in _SPARE if (run.folder / kind).is_dir()}
     current = {task.place for stage in STAGES for task in tasks_of(run, stage) or []}
-    prepared = tasks_of(run, "02_tokenizer_training") is not None
-    orphans = [
-        folder
-        for stage in STAGES
-        if prepared and (run.folder / stage).is_dir()
-        for folder in folders_of_results(run.folder / stage)
-        if folder.relative_to(run.folder).as_posix() not in current
-    ]
-    if orphans:
+    made = [folder for folder, *_ in records_in(run.folder)]
+    orphans = [folder for folder in made if folder.relative_to(run.folder).as_posix() not in current]
+    if orphans and tasks_of(run, "02_tokenizer_training") is not None:
         found["results of other settings"] = orphans
     sizes = {kind: sum(map(_size, folders)) for kind, folders in found.items()}
     if not dry_run:
@@ -95,15 +78,14 @@ def _size(folder: Path) -> int:
 
 def _manifest(folder: Path) -> Iterator[Finding]:
     """Check the manifest; one that is damaged or missing is rebuilt from what the results say of the run."""
-    file = folder / "manifest.json"
+    file, why = folder / "manifest.json", "it is missing"
     try:
-        content = read_checked(file) if file.is_file() else None
-        why = "it is missing" if content is None else ""
+        if file.is_file():
+            read_checked(file)
+            return
     except RunError as error:
-        content, why = None, str(error).rstrip(".")
-    if content is not None:
-        return
-    records = [record for _, record, _ in _records(folder) if record is not None]
+        why = str(error).rstrip(".")
+    records = [record for _, record, _ in records_in(folder) if record is not None]
     if not records:
         raise RunError(
             f"{file} cannot be read, and no result says with which parameters the run was made. Run its run "
@@ -117,32 +99,17 @@ def _manifest(folder: Path) -> Iterator[Finding]:
     )
 
 
-def _records(folder: Path) -> Iterator[tuple[Path, Record | None, str]]:
-    """Every result's folder, its record, and what is wrong with it."""
-    for stage in sorted(folder.glob("[0-9][0-9]_*")):
-        for place in folders_of_results(stage):
-            try:
-                record = Record.read(place)
-                assert record is not None  # noqa: S101 - its file is there
-                yield place, record, record.damage(place) or ""
-            except (RunError, ValueError) as error:
-                yield place, None, f"its record cannot be trusted ({error})"
-
-
 def _results(run: Run) -> Iterator[Finding]:
     held_files = set()
-    for place, _, broken in _records(run.folder):
-        held_files.add(place)
-        if broken:
-            where = place.relative_to(run.folder).as_posix()
+    for folder, record, problem in records_in(run.folder):
+        held_files.add(folder)
+        if broken := problem if record is None else record.damage(folder):
+            where = folder.relative_to(run.folder).as_posix()
             yield Finding(where, broken, "`genrec run` makes it anew; what depends on it only if it differs.")
-    for stage in sorted(run.folder.glob("[0-9][0-9]_*")):
-        for file in sorted(stage.rglob("*")):
-            if file.is_file() and not held_files & set(file.parents):
-                where = file.relative_to(run.folder).as_posix()
-                yield Finding(
-                    where, "it belongs to no result", "Nothing reads it; `genrec clean` removes it."
-                )
+    for file in sorted(run.folder.glob("[0-9][0-9]_*/**/*")):
+        if file.is_file() and not held_files & set(file.parents):
+            where = file.relative_to(run.folder).as_posix()
+            yield Finding(where, "it belongs to no result", "Nothing reads it; `genrec clean` removes it.")
 
 
 def _figures(run: Run) -> Iterator[Finding]:
@@ -159,10 +126,7 @@ def _pages(run: Run) -> Iterator[Finding]:
     for stage, page in run.manifest().get("pages", {}).items():
         for ending, key in ((".ipynb", "sha256"), (".log", "log_sha256")):
             file = run.folder / "notebooks" / f"{stage}{ending}"
-            if page.get("status") != "finished" or key not in page:
-                continue
-            if not file.is_file() or hash_file(file) != page[key]:
-                what = "it is missing" if not file.is_file() else "it was changed"
+            if page.get("status") == "finished" and key in page and (what := damage(file, page[key])):
                 yield Finding(f"notebooks/{file.name}", what, "`genrec run` makes the page again.")
 
 
@@ -175,13 +139,6 @@ def _log(run: Run) -> Iterator[Finding]:
 
 def _exports(run: Run) -> Iterator[Finding]:
     recorded: dict[str, Any] = run.manifest().get("exports", {})
-    for name in recorded:
-        file = run.folder / name
-        if not file.is_file() or hash_file(file) != recorded[name]:
-            what = "it is missing" if not file.is_file() else "it was changed after it was written"
+    for name, sha256 in recorded.items():
+        if what := damage(run.folder / name, sha256):
             yield Finding(name, what, "It was written again from the rankings.")
-
-
-def as_json(findings: list[Finding]) -> str:
-    """The findings as JSON, a list of `{place, what, mend}`."""
-    return json.dumps([vars(finding) for finding in findings], indent=1)

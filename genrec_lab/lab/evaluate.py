@@ -26,7 +26,7 @@ from genrec_lab.evaluation.rankings import Rankings, per_user
 from genrec_lab.evaluation.shared_identifiers import SharedRanking
 from genrec_lab.lab.adapt import load_adapted, read_serving, serving_tasks
 from genrec_lab.lab.effort import effort_of
-from genrec_lab.lab.files import RunError
+from genrec_lab.lab.files import require_known
 from genrec_lab.lab.names import safe_name
 from genrec_lab.lab.prepare import Facts, facts_of, known_facts, load_prepared, prepared_task
 from genrec_lab.lab.recommend import item_model_tasks, learnt_data, load_item_model, part_of, training_data
@@ -48,7 +48,6 @@ from genrec_lab.models.recommenders.base import (
     require_accepted,
 )
 from genrec_lab.presets import TuningConfig, item_rows, methods
-from genrec_lab.registry import did_you_mean
 from genrec_lab.training import rank_in_shares
 from genrec_lab.viz.figures import long_tail, paper_table
 
@@ -81,17 +80,17 @@ def ranking_tasks(run: Run, facts: Facts) -> dict[str, Task]:
     data: dict[str, Any] = {"data": facts.data}
     for name, row in generative_rows(run, facts).items():
         models, bases = serving_tasks(run, facts, name)
-        kind, decoding = row.recommender.kind, config.decoding
-        given = {**shared, "kind": kind, "beams": decoding.test_beams, "precision": decoding.precision}
-        inputs: dict[str, Any] = {**data, "models": models, "bases": bases}
-        inputs["codes"], component = codes_task(run, facts, name), RECOMMENDERS.find(kind)
+        given = {**shared, "kind": row.recommender.kind, "beams": config.decoding.test_beams}
+        given["precision"] = config.decoding.precision
+        inputs = {**data, "models": models, "bases": bases, "codes": codes_task(run, facts, name)}
+        component = RECOMMENDERS.find(row.recommender.kind)
         found[name] = Task(EVALUATION, name, _rank_by_codes, given, inputs, (component,), name)
     for name, item in trained_item_rows(run, facts).items():
-        given = {**shared, "kind": item.model.kind}
-        inputs, component = (
+        given, inputs = (
+            {**shared, "kind": item.model.kind},
             {**data, "models": item_model_tasks(run, facts, name)},
-            ITEM_MODELS.find(item.model.kind),
         )
+        component = ITEM_MODELS.find(item.model.kind)
         found[name] = Task(EVALUATION, safe_name(name), _rank_by_items, given, inputs, (component,), name)
     if POPULARITY in config.compare:
         found[POPULARITY] = Task(EVALUATION, POPULARITY, _rank_by_popularity, shared, data, row=POPULARITY)
@@ -99,11 +98,6 @@ def ranking_tasks(run: Run, facts: Facts) -> dict[str, Task]:
         given = {"domains": shared["domains"], "ks": config.evaluation.ks, "options": run.dataset}
         found[BEST_POSSIBLE] = Task(EVALUATION, BEST_POSSIBLE, _best_possible, given, data, row=BEST_POSSIBLE)
     return found
-
-
-def evaluation_tasks(run: Run, facts: Facts) -> list[Task]:
-    """What stage 07 makes: the rankings of every row."""
-    return list(ranking_tasks(run, facts).values())
 
 
 def rank_test_users(run: Run) -> Rankings:
@@ -185,16 +179,9 @@ def ranked_users(run: Run) -> pl.DataFrame:
 def load_serving(run: Run, domain: str, row: str | None = None) -> Any:
     """Read what recommends in a domain: of a generative row or of a row over items, or popularity."""
     facts, name = facts_of(run), row or shown_row(run)
-    if domain not in served(run.config, facts.domains):
-        raise RunError(
-            f"Run {run.name!r} does not serve {domain!r}{did_you_mean(domain, facts.domains)}; it serves "
-            f"{', '.join(served(run.config, facts.domains))}."
-        )
     rows = (*generative_rows(run, facts), *trained_item_rows(run, facts), POPULARITY)
-    if name not in rows:
-        raise RunError(
-            f"Run {run.name!r} has no row {name!r}{did_you_mean(name, rows)}; it has {', '.join(rows)}."
-        )
+    require_known(domain, served(run.config, facts.domains), f"Run {run.name!r} does not serve", "it serves")
+    require_known(name, rows, f"Run {run.name!r} has no row", "it has")
     data = load_prepared(run)
     if name in generative_rows(run, facts):
         model = load_adapted(run, name, domain)
@@ -336,11 +323,12 @@ def floor_and_ceiling(run: Run, users: int = 2_000) -> pl.DataFrame:
     valid = data.split.valid
     if valid.height > users:
         valid = valid.sample(users, seed=run.seed).sort("user")
-    items = np.empty((valid.height, max(_KS)), dtype=np.int64)
-    for (domain,), rows in valid.with_row_index("row").group_by("domain", maintain_order=True):
-        histories = part_of(valid, (str(domain),))["history"].to_list()
-        counted = Popularity().fit(training_data(data, (str(domain),)))
-        items[rows["row"].to_numpy()] = counted.recommend(histories, max(_KS)).items
+
+    def rank(domain: str, rows: np.ndarray) -> Ranked:
+        counted = Popularity().fit(training_data(data, (domain,)))
+        return counted.recommend(valid[rows]["history"].to_list(), max(_KS))
+
+    items, _ = ranked_by_domain(valid["domain"], max(_KS), rank)
     known = [_named(POPULARITY, metrics_table(items, valid["target"], valid["domain"], _KS))]
     if run.dataset["name"] == "bazaar" and data.dataset.n_items <= MAX_ORACLE_ITEMS:
         expected = best_possible(run.dataset, valid, _KS).metrics
@@ -436,54 +424,34 @@ def _named(method: str, metrics: pl.DataFrame) -> pl.DataFrame:
 
 def _rank_by_codes(
     work: Work,
-    domains: Sequence[str],
-    top_k: int,
     kind: str,
+    top_k: int,
     beams: int,
-    precision: Any,
-    data: Path,
     models: Mapping[str, Path],
     bases: Mapping[str, Path],
     codes: Path,
     **asked: Any,
 ) -> None:
-    def model(domain: str) -> Any:
-        return read_serving(kind, models[domain], bases.get(domain), domain)
-
     known = ItemCodes.read(codes / "codes.parquet")
-    how: dict[str, Any] = {"beams": max(beams, top_k), "precision": precision, **asked}
-    how |= {} if known.unique else {"identifiers": True, "lowest": known.representatives()}
-    _rank(work, data, domains, top_k, model, **how)
+    asked |= {"top_k": top_k, "beams": max(beams, top_k)}
+    asked |= {} if known.unique else {"identifiers": True, "lowest": known.representatives()}
+    _rank(work, lambda domain: read_serving(kind, models[domain], bases.get(domain), domain), **asked)
 
 
-def _rank_by_items(
-    work: Work,
-    domains: Sequence[str],
-    top_k: int,
-    kind: str,
-    data: Path,
-    models: Mapping[str, Path],
-    **asked: Any,
-) -> None:
-    def model(domain: str) -> Any:
-        return ITEM_MODELS.find(kind).load(models[domain] / "model")
-
-    _rank(work, data, domains, top_k, model, **asked)
+def _rank_by_items(work: Work, kind: str, models: Mapping[str, Path], **asked: Any) -> None:
+    _rank(work, lambda domain: ITEM_MODELS.find(kind).load(models[domain] / "model"), **asked)
 
 
-def _rank_by_popularity(work: Work, domains: Sequence[str], top_k: int, data: Path, **asked: Any) -> None:
-    def model(domain: str) -> Popularity:
-        return Popularity().fit(learnt_data(data, (domain,)))
-
-    _rank(work, data, domains, top_k, model, **asked)
+def _rank_by_popularity(work: Work, data: Path, **asked: Any) -> None:
+    _rank(work, lambda domain: Popularity().fit(learnt_data(data, (domain,))), data=data, **asked)
 
 
 def _rank(
     work: Work,
+    model: Callable[[str], Any],
     data: Path,
     domains: Sequence[str],
     top_k: int,
-    model: Callable[[str], Any],
     exclude_seen: bool = False,
     sampled: int | None = None,
     seed: int = 0,
@@ -506,14 +474,10 @@ def _rank(
     started = time.monotonic()
 
     def ranked(hidden: Callable[[str, pl.DataFrame], Any] | None) -> tuple[np.ndarray, np.ndarray]:
-        items = np.full((test.height, top_k), NO_ITEM, dtype=np.int64)
-        scores = np.full((test.height, top_k), -np.inf, dtype=np.float32)
-        of_user = test["domain"].to_numpy()
-        for domain in dict.fromkeys(of_user.tolist()):
-            rows = np.flatnonzero(of_user == domain)
-            found = rank_in_shares(partial(recommend, domain, hidden), part_of(test, (domain,)))
-            items[rows], scores[rows] = found.items, found.scores
-        return items, scores
+        def rank(domain: str, rows: np.ndarray) -> Ranked:
+            return rank_in_shares(partial(recommend, domain, hidden), test[rows])
+
+        return ranked_by_domain(test["domain"], top_k, rank)
 
     def recommend(domain: str, hidden: Any, users: pl.DataFrame) -> Ranked:
         asked, loaded = dict(offered), model(domain)
@@ -540,6 +504,19 @@ def _rank(
         }
         items, scores = with_equals(items, lowest, scores)
     frame.with_columns(items=items, scores=scores).write_parquet(work.folder / "rankings.parquet")
+
+
+def ranked_by_domain(
+    domains: pl.Series, top_k: int, rank: Callable[[str, np.ndarray], Ranked]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Items and scores (U, K) of users by their domains, each ranked by itself; rank: of a domain's rows."""
+    items = np.full((len(domains), top_k), NO_ITEM, dtype=np.int64)
+    scores = np.full((len(domains), top_k), -np.inf, dtype=np.float32)
+    for domain in domains.unique(maintain_order=True):
+        rows = np.flatnonzero((domains == domain).to_numpy())
+        found = rank(domain, rows)
+        items[rows], scores[rows] = found.items, found.scores
+    return items, scores
 
 
 def _all_but_a_sample(

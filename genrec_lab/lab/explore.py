@@ -86,9 +86,8 @@ def _atlas(run: Run, facts: Facts) -> dict[str, Task]:
     owners = dict.fromkeys(codes_task(run, facts, name).row for name in generative_rows(run, facts))
     all_codes = {name: codes_task(run, facts, name) for name in owners}
     overlap_inputs = {"text": inputs["text"], "codes": all_codes}
-    found["overlap"] = Task(
-        MAPPING, "overlap", _overlap, {"ks": _NEIGHBOURS, "seed": run.seed}, overlap_inputs
-    )
+    overlap = {"ks": _NEIGHBOURS, "seed": run.seed}
+    found["overlap"] = Task(MAPPING, "overlap", _overlap, overlap, overlap_inputs)
     return found
 
 
@@ -231,7 +230,8 @@ def explore(
     if isinstance(items, Run):
         other, items = items, None
     try:
-        state, notes = opened_state(run_or_codes, items, vectors, other, sizes, method, other_method)
+        rows = {"method": method, "other": other, "other_method": other_method}
+        state, notes = opened_state(run_or_codes, items, vectors, sizes, **rows)
     except RunError as error:
         if in_kernel() and has_front_end():
             return Explained(str(error))
@@ -248,10 +248,8 @@ def opened_state(
     run_or_codes: Run | Codes | ExplorerState,
     items: Items | None = None,
     vectors: Vectors | None = None,
-    other: Run | None = None,
     sizes: Sequence[int] | None = None,
-    method: str | None = None,
-    other_method: str | None = None,
+    **rows: Any,
 ) -> tuple[ExplorerState, Sequence[str]]:
     """Return the state of a run or of anybody's codes, and notes on what was left out; see `explore`."""
     if isinstance(run_or_codes, ExplorerState):
@@ -259,7 +257,7 @@ def opened_state(
     if isinstance(run_or_codes, str) and not Path(run_or_codes).is_file() and not Path(run_or_codes).suffix:
         run_or_codes = existing_run(run_or_codes)
     if isinstance(run_or_codes, Run):
-        return explorer_state(run_or_codes, method, other, other_method), ()
+        return explorer_state(run_or_codes, **rows), ()
     found = open_codes(run_or_codes, items, vectors, sizes=sizes)
     return found.state, found.notes
 
@@ -327,15 +325,17 @@ def _survey(work: Work, books: int, seed: int, data: Path, codes: Path, text: Pa
 
 
 def _has_atlas(run: Run) -> bool:
-    facts = known_facts(run)
-    tasks = [] if facts is None else atlas_tasks(run, facts)
-    return bool(tasks) and all(run.state(task).usable for task in tasks)
+    return _is_made(run, atlas_tasks)
 
 
 def _is_ranked(run: Run) -> bool:
+    return _is_made(run, lambda run, facts: list(ranking_tasks(run, facts).values()))
+
+
+def _is_made(run: Run, listed: Callable[[Run, Facts], list[Task]]) -> bool:
     facts = known_facts(run)
-    tasks = {} if facts is None else ranking_tasks(run, facts)
-    return bool(tasks) and all(run.state(task).usable for task in tasks.values())
+    tasks = [] if facts is None else listed(run, facts)
+    return bool(tasks) and all(run.state(task).usable for task in tasks)
 
 
 def coded_catalogue(run: Run, method: str | None = None) -> CodedCatalogue:

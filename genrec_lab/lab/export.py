@@ -26,7 +26,7 @@ from genrec_lab.lab.evaluate import (
     ranking_tasks,
     run_metrics,
 )
-from genrec_lab.lab.files import RunError, write_json
+from genrec_lab.lab.files import RunError, require_free, require_known, write_json
 from genrec_lab.lab.growing import NAMING
 from genrec_lab.lab.names import safe_name
 from genrec_lab.lab.prepare import Facts, data_summary, facts_of, load_prepared
@@ -39,7 +39,6 @@ from genrec_lab.models.hub import CardFacts, Shareable, SharingError
 from genrec_lab.models.recommenders.adapters import save_lora
 from genrec_lab.models.recommenders.code_recommender import CodeRecommender
 from genrec_lab.models.tokenizers import find_tokenizer
-from genrec_lab.registry import did_you_mean
 
 _FORMAT = 1
 _PARTS = ("train", "valid", "test")
@@ -53,12 +52,9 @@ def export_run(run: Run, folder: Path, row: str | None = None, say: Any = print)
     """
     facts = facts_of(run)
     tasks = {name: task for name, task in ranking_tasks(run, facts).items() if name != BEST_POSSIBLE}
-    if row is not None and row not in tasks:
-        raise RunError(
-            f"Run {run.name!r} has no row {row!r}{did_you_mean(row, tasks)}; it has {', '.join(tasks)}."
-        )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(f"{folder} is there already; name a folder that can be made.")
+    if row is not None:
+        require_known(row, tasks, f"Run {run.name!r} has no row", "it has")
+    require_free(folder)
     chosen = {name: task for name, task in tasks.items() if row in (None, name)}
     rankings = {name: pl.read_parquet(run.read(task) / "rankings.parquet") for name, task in chosen.items()}
     data, metrics = load_prepared(run), run_metrics(run)

@@ -14,7 +14,9 @@ from typing import Any
 
 from plotly.graph_objects import Figure
 
-from genrec_lab.lab.files import RunError, hash_file, read_checked, write_checked, write_text
+from genrec_lab.data.whole_files import sha256_of
+from genrec_lab.lab.files import RunError, read_checked, write_checked, write_text
+from genrec_lab.lab.files import damage as file_damage
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
@@ -34,7 +36,7 @@ def save(
         "caption": caption,
         "stage": stage,
         "saved_at": time.time(),
-        "sha256": hash_file(file),
+        "sha256": sha256_of(file),
         "reads": dict(reads),
     }
     write_checked(folder / "figures" / "index.json", index(folder) | {name: entry})
@@ -53,14 +55,9 @@ def index(folder: Path) -> dict[str, dict[str, Any]]:
     return {name: entry for name, entry in content.items() if isinstance(entry, dict) and "caption" in entry}
 
 
-def damage(folder: Path, name: str, entry: Mapping[str, Any]) -> str | None:
-    """Say what is wrong with a figure's file; None where it is as it was saved."""
-    file = folder / "figures" / f"{name}.json"
-    if not file.is_file():
-        return f"its figure {name} is missing"
-    if hash_file(file) != entry.get("sha256"):
-        return f"its figure {name} was changed after it was saved"
-    return None
+def damage(folder: Path, name: str, entry: Mapping[str, Any]) -> str:
+    """Say what is wrong with a figure's file; nothing where it is as it was saved."""
+    return file_damage(folder / "figures" / f"{name}.json", entry.get("sha256"), f"its figure {name}")
 
 
 def remove(folder: Path, names: list[str]) -> None:

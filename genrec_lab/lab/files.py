@@ -12,20 +12,24 @@ import socket
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import filelock
 
-from genrec_lab.data.whole_files import whole_file
+from genrec_lab.data.whole_files import sha256_of, whole_file
+from genrec_lab.registry import did_you_mean
 
-_HASH_CHUNK_BYTES = 1 << 20
 _DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows knows no quota error
 
 
 class RunError(RuntimeError):
     """What is wrong with a run folder, a run file or a stage, and how to mend it."""
+
+
+class NotebookFailed(RunError):
+    """A notebook raised an error, or its kernel died."""
 
 
 def write_text(file: Path, text: str) -> None:
@@ -92,15 +96,6 @@ def as_json(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def hash_file(file: Path) -> str:
-    """SHA-256 of a file's content in hex, read in pieces so that its size does not matter."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(_HASH_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def hash_json(content: Any) -> str:
     """SHA-256 in hex of a JSON value, independent of the order of its keys."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -111,22 +106,16 @@ def hash_folder(folder: Path) -> dict[str, dict[str, Any]]:
     """`{relative path: {"sha256", "bytes"}}` of every file below `folder`, sorted by path."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     return {
-        file.relative_to(folder).as_posix(): {"sha256": hash_file(file), "bytes": file.stat().st_size}
+        file.relative_to(folder).as_posix(): {"sha256": sha256_of(file), "bytes": file.stat().st_size}
         for file in files
     }
 
 
-def damage(folder: Path, outputs: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Say how the files below `folder` differ from their recorded sizes and hashes; None: they do not."""
-    for path, recorded in outputs.items():
-        file = folder / path
-        if not file.is_file():
-            return f"its file {path} is missing"
-        if file.stat().st_size != recorded["bytes"]:
-            return f"its file {path} has {file.stat().st_size:,} bytes instead of {recorded['bytes']:,}"
-        if hash_file(file) != recorded["sha256"]:
-            return f"the content of its file {path} was changed after the stage finished"
-    return None
+def damage(file: Path, sha256: object, what: str = "it") -> str:
+    """Return what is wrong with a file whose hash was recorded, as a sentence; empty where nothing is."""
+    if not file.is_file():
+        return f"{what} is missing"
+    return "" if sha256_of(file) == sha256 else f"{what} was changed after it was saved"
 
 
 def is_disk_full(error: BaseException | None) -> bool:
@@ -181,6 +170,19 @@ def held(file: Path, purpose: str, patience_seconds: float) -> Iterator[None]:
         with contextlib.suppress(OSError):  # the folder may be gone
             described.unlink(missing_ok=True)
         lock.release()
+
+
+def require_known(name: str, known: Iterable[str], lacks: str, has: str) -> None:
+    """Raise `RunError` where a name is not known: "Run 'demo' has no row 'gnc'; it has gmc, tiger"."""
+    known = tuple(known)
+    if name not in known:
+        raise RunError(f"{lacks} {name!r}{did_you_mean(name, known)}; {has} {', '.join(known)}.")
+
+
+def require_free(folder: Path) -> None:
+    """Raise `RunError` where something is in the place of a folder that is to be made."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError(f"{folder} is there already; name a folder that can be made.")
 
 
 def require_folder(folder: Path) -> None:

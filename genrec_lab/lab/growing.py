@@ -21,7 +21,7 @@ from genrec_lab.data.whole_files import whole_folder
 from genrec_lab.encoders import TEXT_ENCODERS
 from genrec_lab.encoders.text import checked_vectors, text_encoder
 from genrec_lab.lab.evaluate import shown_row
-from genrec_lab.lab.files import RunError, read_json, write_json
+from genrec_lab.lab.files import RunError, read_json, require_free, require_known, write_json
 from genrec_lab.lab.histories import read_table
 from genrec_lab.lab.names import safe_name
 from genrec_lab.lab.serving import EXPORTED, read_model
@@ -30,7 +30,7 @@ from genrec_lab.models.catalogue import ITEM_COLUMNS
 from genrec_lab.models.hub import CardFacts
 from genrec_lab.models.recommenders.code_recommender import CodeRecommender
 from genrec_lab.models.tokenizers import ItemContent, checked_codes, load_tokenizer
-from genrec_lab.registry import component_config, did_you_mean
+from genrec_lab.registry import component_config
 
 NAMING = "naming"  # of an exported row: its tokenizers and what they read
 
@@ -43,8 +43,7 @@ def add_items(source: str | Path, items: Path, out: Path, row: str | None = None
     identifier; weights stay as they are. Raises RunError for items that are there already, a row without a
     tokenizer that can name others, and files that cannot be used.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(f"{out} is there already; name a folder that can be made.")
+    require_free(out)
     with TemporaryDirectory() as place:
         folder = Path(source).expanduser()
         if not (folder / EXPORTED).is_file():
@@ -54,8 +53,7 @@ def add_items(source: str | Path, items: Path, out: Path, row: str | None = None
             folder = export_run(run, Path(place) / "run", row or shown_row(run), say)
         about = read_json(folder / EXPORTED)
         name = row or next(iter(about["rows"]))
-        if name not in about["rows"]:
-            raise RunError(f"{folder} has no row {name!r}{did_you_mean(name, about['rows'])}.")
+        require_known(name, about["rows"], f"{folder} has no row", "it has")
         own = folder / safe_name(name)
         if not (own / NAMING).is_dir():
             raise RunError(
@@ -152,8 +150,6 @@ def _new_items(
     file: Path, known: pl.DataFrame, template: str, domains: tuple[str, ...], say: Any
 ) -> pl.DataFrame:
     """Read the table of new items: frame `domain, key, title, text`; RunError for what cannot be added."""
-    if not file.is_file():
-        raise RunError(f"There is no file {file}.")
     table = read_table(file)
     if "domain" not in table.columns:
         if len(domains) > 1:

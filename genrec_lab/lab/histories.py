@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import polars as pl
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from genrec_lab.data import DataError, frames
 from genrec_lab.lab.files import RunError
 
 _LONGEST_LINE = 1_000_000  # bytes of a history: about 100,000 items
@@ -17,8 +17,6 @@ _SCHEMA = pl.Schema({"user": pl.String(), "domain": pl.String(), "history": pl.L
 
 def read_keys(file: Path) -> list[str]:
     """Read a list of item keys, one a line, or the column `item` of a csv or parquet file."""
-    if not file.is_file():
-        raise RunError(f"There is no file {file}.")
     if file.suffix in (".csv", ".tsv", ".parquet"):
         frame = read_table(file)
         if "item" not in frame.columns:
@@ -26,6 +24,8 @@ def read_keys(file: Path) -> list[str]:
         return frame["item"].cast(pl.String).to_list()
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError as error:
+        raise RunError(f"There is no file {file}.") from error
     except UnicodeDecodeError as error:
         raise RunError(f"{file} is not UTF-8 ({error.reason} at byte {error.start}); save it so.") from error
     return [line.strip() for line in lines if line.strip()]
@@ -70,16 +70,22 @@ def read_histories(file: Path) -> pl.DataFrame:
     return frame
 
 
-def read_table(file: Path) -> pl.DataFrame:
-    """Read a csv, tsv or parquet file, the former two as texts; RunError where that cannot be."""
+def read_table(file: Path, separator: str | None = None) -> pl.DataFrame:
+    """Read a table as `genrec_lab.data` does, a csv as texts; RunError where it cannot be read."""
     try:
-        if file.suffix == ".parquet":
-            return pl.read_parquet(file)
-        if file.suffix in (".csv", ".tsv"):
-            return pl.read_csv(file, separator="\t" if file.suffix == ".tsv" else ",", infer_schema=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise RunError(f"{file} is not readable: {str(error).splitlines()[0]}") from error
-    raise RunError(f"{file} has an unknown ending; give .parquet, .jsonl, .csv or .tsv.")
+        return frames.read_table(file.absolute(), separator)
+    except DataError as error:
+        raise RunError(f"{error}.") from error
+
+
+class _Line(BaseModel):
+    """A user of a file of JSON lines."""
+
+    model_config = ConfigDict(strict=True)
+
+    user: str | int
+    domain: str | None = None
+    history: list[str | int]
 
 
 def _json_lines(file: Path) -> Iterator[tuple[str, str | None, list[str]]]:
@@ -88,23 +94,16 @@ def _json_lines(file: Path) -> Iterator[tuple[str, str | None, list[str]]]:
         number = 0
         while line := lines.readline(_LONGEST_LINE + 1):
             number += 1
+            where = f"{file}, line {number}"
             if len(line) > _LONGEST_LINE:
-                raise RunError(
-                    f"{file}, line {number}: longer than {_LONGEST_LINE:,} bytes; {expected}, a user a line."
-                )
+                raise RunError(f"{where}: longer than {_LONGEST_LINE:,} bytes; {expected}, a user a line.")
             if not line.strip():
                 continue
             try:
-                found = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise RunError(f"{file}, line {number}: no JSON ({error}); {expected}.") from error
-            found = found if isinstance(found, dict) else {}
-            user, domain, history = (found.get(name) for name in _SCHEMA)
-            keys = history if isinstance(history, list) else [None]
-            if not (all(map(_is_key, [user, *keys])) and isinstance(domain, str | None)):
-                raise RunError(f"{file}, line {number}: {line[:80]!r}; {expected}.")
-            yield str(user), domain, [str(key) for key in keys]
-
-
-def _is_key(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool))
+                found = _Line.model_validate_json(line)
+            except ValidationError as error:
+                problem = error.errors()[0]
+                why = problem["msg"].replace(" at line 1", "")
+                what = f"no JSON ({why})" if problem["type"] == "json_invalid" else repr(line[:80])
+                raise RunError(f"{where}: {what}; {expected}.") from error
+            yield str(found.user), found.domain, [str(key) for key in found.history]

@@ -20,7 +20,7 @@ from jupyter_core.utils import run_sync
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from genrec_lab.lab.files import RunError, is_disk_full
+from genrec_lab.lab.files import NotebookFailed, is_disk_full
 from genrec_lab.lab.notebooks import KERNEL
 
 _POLL_SECONDS = 0.2
@@ -29,10 +29,6 @@ _START_SECONDS = 600  # on a busy machine a kernel is slow to answer for the fir
 _SOURCE_LINES_SHOWN = 20
 _TRACEBACK_LINES_SHOWN = 25
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-
-
-class NotebookFailed(RunError):
-    """A notebook raised an error, or its kernel died."""
 
 
 def execute_notebook(

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genrec_lab.lab.files import RunError, write_text
 from genrec_lab.lab.folders import project_root
@@ -123,18 +123,33 @@ def _foreign_names(cell: ast.Module) -> list[str]:
     return sorted(read - known)
 
 
+class Cell(NamedTuple):
+    """A cell of a notebook. kind: "code" or "markdown"."""
+
+    kind: str
+    source: str
+    tags: tuple[str, ...]
+
+
+def cells_of(file: Path) -> list[Cell]:
+    """Return the cells of a notebook; RunError where it cannot be read."""
+    try:  # read as JSON: importing nbformat takes seconds
+        return [
+            Cell(cell["cell_type"], "".join(cell["source"]), tuple(cell["metadata"].get("tags", ())))
+            for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{file} is not a readable notebook: {str(error)[:300]}. Take it from a copy."
+        ) from error
+
+
 def check_notebook(file: Path) -> None:
     """Raise RunError unless a notebook has one tagged cell that sets just the known parameters to literals.
 
     papermill itself only warns of a parameter that a notebook does not have, and would run with its default.
     """
-    try:  # read as JSON: importing nbformat takes seconds
-        cells = [cell for cell in json.loads(file.read_text(encoding="utf-8"))["cells"] if _is_tagged(cell)]
-        sources = ["".join(cell["source"]) for cell in cells]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(
-            f"{file} is not a readable notebook: {str(error)[:300]}. Take it from a copy."
-        ) from error
+    sources = [cell.source for cell in cells_of(file) if "parameters" in cell.tags]
     if len(sources) != 1:
         raise RunError(
             f"{file} has {len(sources)} cells tagged 'parameters'; expected one, of literals only."
@@ -154,10 +169,6 @@ def check_kernel() -> None:
         raise RunError(
             f"Jupyter knows no kernel {KERNEL!r} ({', '.join(known) or 'none'}). pip install ipykernel."
         )
-
-
-def _is_tagged(cell: dict[str, dict[str, list[str]]]) -> bool:
-    return "parameters" in cell["metadata"].get("tags", ())
 
 
 def _resolved(name: str, known: Iterable[str]) -> str | None:

@@ -11,8 +11,8 @@ import polars as pl
 import yaml
 
 from genrec_lab.data import DataError, load_dataset, ties
-from genrec_lab.data.frames import read_table
 from genrec_lab.lab.files import RunError
+from genrec_lab.lab.histories import read_table
 from genrec_lab.lab.names import safe_name
 
 # What columns are called, in small letters without anything between them; the first that is there counts.
@@ -39,10 +39,7 @@ def run_file_for(folder: Path, interactions: Path, items: Path) -> tuple[str, st
     Raises RunError where a file is no table, or no column looks like the user's or the item's id.
     """
     separator = _separator(interactions)
-    try:
-        tables = [read_table(file.absolute(), separator) for file in (interactions, items)]
-    except DataError as error:
-        raise RunError(f"{error}.") from error
+    tables = [read_table(file, separator) for file in (interactions, items)]
     columns, said = _columns(tables[0], tables[1], interactions, items)
     # Absolute where the tables are not in the folder, which may be moved without them.
     options: dict[str, Any] = {

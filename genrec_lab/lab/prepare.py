@@ -55,14 +55,16 @@ class Facts:
     @classmethod
     def of(cls, dataset: Dataset) -> Facts:
         """Look at a dataset."""
-        found = dataset.items.group_by("domain", maintain_order=True).agg(
-            pl.len().alias("items"), _HAS_TEXT.any().alias("texts"), pl.col("image").is_not_null().any()
-        )
-        by_domain = {row[0]: row[1:] for row in found.iter_rows()}
-        items, texts, pictures = (
-            {domain: by_domain[domain][place] for domain in dataset.domains} for place in range(3)
-        )
-        return cls(tuple(dataset.domains), items, texts, pictures)
+        found = {
+            domain: dataset.items.filter(domain=domain).select(
+                items=pl.len(), texts=_HAS_TEXT.any(), pictures=pl.col("image").is_not_null().any()
+            )
+            for domain in dataset.domains
+        }
+        facts: dict[str, Any] = {
+            name: {of: one[name].item() for of, one in found.items()} for name in _FACTS[1:]
+        }
+        return cls(tuple(dataset.domains), **facts)
 
     @property
     def n_items(self) -> int:
@@ -75,28 +77,16 @@ class Facts:
         return any(self.texts.values())
 
 
-def preparation_tasks(run: Run) -> list[Task]:
-    """What stage 01 makes: the dataset and its split."""
-    return [prepared_task(run)]
-
-
 def prepared_task(run: Run) -> Task:
     """The dataset and its split as a task."""
     options = run.dataset
     sources = {
         value for name, value in flat(options) if name.rpartition(".")[2] == "name" and isinstance(value, str)
     }
-    return Task(
-        PREPARATION,
-        "data",
-        _prepare,
-        given={
-            "options": options,
-            "max_history": run.config.pairs.max_history,
-            "files": data_files(options, run.base),
-        },
-        components=tuple(SOURCES.find(source) for source in sorted(sources)),
-    )
+    given = {"options": options, "max_history": run.config.pairs.max_history}
+    given["files"] = data_files(options, run.base)
+    components = tuple(SOURCES.find(source) for source in sorted(sources))
+    return Task(PREPARATION, "data", _prepare, given, components=components)
 
 
 def _prepare(work: Work, options: Mapping[str, Any], max_history: int, files: Mapping[str, Any]) -> None:
@@ -129,8 +119,8 @@ def prepare_data(run: Run) -> Prepared:
     """Load the run's dataset, split it, and write both; what is there already is read instead."""
     from genrec_lab.data.amazon import lines_beside_paper
 
-    folder = run.make(prepared_task(run))
-    prepared = _read(folder, run)
+    run.make(prepared_task(run))
+    prepared = load_prepared(run)
     for line in lines_beside_paper(prepared.dataset, run.dataset["name"], run.config.transfer.targets):
         print(line)
     return prepared
@@ -138,7 +128,10 @@ def prepare_data(run: Run) -> Prepared:
 
 def load_prepared(run: Run) -> Prepared:
     """Read what stage 01 wrote; RunError naming the notebook where it has not run."""
-    return _read(run.read(prepared_task(run)), run)
+    folder = run.read(prepared_task(run))
+    train, valid, test = (pl.read_parquet(folder / f"{part}.parquet") for part in _PARTS)
+    split = Split(train, valid, test, max_history=run.config.pairs.max_history)
+    return Prepared(Dataset.read(folder / "dataset"), split)
 
 
 def facts_of(run: Run) -> Facts:
@@ -222,12 +215,6 @@ def _signatures(path: Path) -> Iterator[tuple[str, Any]]:
             yield file.name, checked_hash(file)
 
 
-def _read(folder: Path, run: Run) -> Prepared:
-    train, valid, test = (pl.read_parquet(folder / f"{part}.parquet") for part in _PARTS)
-    split = Split(train, valid, test, max_history=run.config.pairs.max_history)
-    return Prepared(Dataset.read(folder / "dataset"), split)
-
-
 @dataclass(frozen=True)
 class Machine:
     """What a run finds on a machine."""
@@ -273,15 +260,9 @@ def check_machine(run: Run) -> Machine:
 def _look(work: Work, text: Any, found: dict[str, Any]) -> None:
     from genrec_lab.training import bf16_is_native, device
 
-    here = device()
-    free = round(shutil.disk_usage(work.folder).free / 2**30)
-    machine = Machine(
-        packages=found["packages"],
-        hardware={**hardware(), "free_disk_gb": free},
-        device=here.type,
-        bf16_is_native=bf16_is_native(here),
-        text_model=text_model_of(text),
-    )
+    here, free = device(), round(shutil.disk_usage(work.folder).free / 2**30)
+    has = {**hardware(), "free_disk_gb": free}
+    machine = Machine(found["packages"], has, here.type, bf16_is_native(here), text_model_of(text))
     (work.folder / "machine.json").write_text(json.dumps(asdict(machine), indent=2))
 
 

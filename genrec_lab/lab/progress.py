@@ -16,12 +16,7 @@ from rich.text import Text
 
 _LONGEST_LINE = 200
 _SIGN_OF_LIFE_SECONDS = 60.0
-_STYLES = {
-    "runs": "bold cyan",
-    "done": "green",
-    "failed": "bold red",
-    "interrupted": "yellow",
-}  # else dim
+_STYLES = {"runs": "bold cyan", "done": "green", "failed": "bold red", "interrupted": "yellow"}  # else dim
 
 
 class LogProgress:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from genrec_lab.codes import ItemCodes
 from genrec_lab.data import Dataset, Split
 from genrec_lab.lab.names import safe_name
-from genrec_lab.lab.prepare import Facts, Prepared, facts_of, load_prepared
+from genrec_lab.lab.prepare import Facts, Prepared, facts_of
 from genrec_lab.lab.results import read_records, write_records
 from genrec_lab.lab.rows import (
     ALL,
@@ -50,23 +50,17 @@ from genrec_lab.models.tokenizers import Tokenizer, find_tokenizer
 from genrec_lab.presets import ItemRow, MethodConfig
 from genrec_lab.training import Callback, TrainingConfig, TrainingResult
 from genrec_lab.viz.figures import recommender_curves
-from genrec_lab.viz.live import LiveCurves
 
 RECOMMENDING = "05_recommender_training"
 PRETRAINED = "pretrained"  # of a row's folders: what all of its domains' models start from
 _START = ""  # its key among a row's tasks: no domain's name
-Watch = Callable[[str], Callback]
 Records = Sequence[Mapping[str, Any]]
 Histories = Mapping[str, Mapping[str, Records]]
 
 
 def training_tasks(run: Run, facts: Facts) -> list[Task]:
     """What stage 05 makes: every row's recommenders."""
-    tasks: list[Task] = []
-    for row in trained_item_rows(run, facts):
-        tasks += item_model_tasks(run, facts, row, pretrained=True).values()
-    for row in generative_rows(run, facts):
-        tasks += recommender_tasks(run, facts, row).values()
+    tasks = (task for of_row in _listed(run, facts).values() for task in of_row.values())
     return list({task.place: task for task in tasks}.values())
 
 
@@ -108,18 +102,25 @@ def _item_models(run: Run, facts: Facts, row: str, item: ItemRow) -> dict[str, T
         inputs["text"] = text_task(run, facts)
     found: dict[str, Task] = {}
     if pretrains(component):
-        domains = pretrained_on(run.config, facts.domains)
-        found[_START] = Task(
-            RECOMMENDING, f"{folder}/{PRETRAINED}", _pretrain, {**given, "domains": domains}, inputs,
-            (component,), row, "pretraining",
-        )  # fmt: skip
+        shared = {**given, "domains": pretrained_on(run.config, facts.domains)}
+        name, scope = f"{folder}/{PRETRAINED}", "pretraining"
+        found[_START] = Task(RECOMMENDING, name, _pretrain, shared, inputs, (component,), row, scope)
         inputs = {**inputs, "start": found[_START]}
     for domain in served(run.config, facts.domains):
-        found[domain] = Task(
-            RECOMMENDING, f"{folder}/domains/{safe_name(domain)}", _train_over_items,
-            {**given, "domain": domain}, inputs, (component,), row, domain,
-        )  # fmt: skip
+        own, name = {**given, "domain": domain}, f"{folder}/domains/{safe_name(domain)}"
+        found[domain] = Task(RECOMMENDING, name, _train_over_items, own, inputs, (component,), row, domain)
     return found
+
+
+def how_to_learn(run: Run, config: MethodConfig) -> dict[str, Any]:
+    """What every training of a generative row's recommender is given."""
+    return {
+        "pairs": config.pairs,
+        "temperature": config.loss_temperature,
+        "validation_beams": config.decoding.validation_beams,
+        "precision": config.decoding.precision,
+        "seed": run.seed,
+    }
 
 
 def _recommenders(run: Run, facts: Facts, row: str, config: MethodConfig) -> dict[str, Task]:
@@ -137,17 +138,8 @@ def _recommenders(run: Run, facts: Facts, row: str, config: MethodConfig) -> dic
     found = {}
     learnt = learns_from(config, facts.domains)
     for scope, domains in scopes(learnt, separate=config.recommenders == "separate").items():
-        given = {
-            "recommender": config.recommender,
-            "domains": domains,
-            "pairs": config.pairs,
-            "one_pass": config.one_pass,
-            "training": config.training,
-            "temperature": config.loss_temperature,
-            "validation_beams": config.decoding.validation_beams,
-            "precision": config.decoding.precision,
-            "seed": run.seed,
-        }
+        given = {"recommender": config.recommender, "domains": domains, **how_to_learn(run, config)}
+        given |= {"one_pass": config.one_pass, "training": config.training}
         inputs = {"data": facts.data, "codes": codes}
         if tokenizer.read_recommender.__func__ is not Tokenizer.read_recommender.__func__:  # type: ignore[attr-defined]
             fitted = tokenizer_tasks(run, facts, row)
@@ -158,19 +150,11 @@ def _recommenders(run: Run, facts: Facts, row: str, config: MethodConfig) -> dic
     return found
 
 
-def train_recommenders(run: Run, watch: Watch | None = None) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Train every row of the run; return the epoch records by row and scope.
-
-    `watch(title)` gives the live curves of a training; by default those of `viz.live`.
-    """
+def train_recommenders(run: Run) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Train every row of the run; return the epoch records by row and scope."""
     for task in training_tasks(run, facts_of(run)):
-        run.make(task, watch or plain_curves(run))
+        run.make(task)
     return load_history(run)
-
-
-def plain_curves(run: Run) -> Watch:
-    """The live curves of a recommender's training, by its title."""
-    return lambda title: LiveCurves.recommender(title=title, seed=run.seed, keep=False)
 
 
 def load_history(run: Run) -> dict[str, dict[str, list[dict[str, Any]]]]:
@@ -184,13 +168,8 @@ def load_history(run: Run) -> dict[str, dict[str, list[dict[str, Any]]]]:
 def load_recommender(run: Run, row: str, domain: str) -> Any:
     """Read the recommender that serves a domain, before adaptation."""
     tasks = recommender_tasks(run, facts_of(run), row)
-    return read_recommender(run, row, run.read(tasks.get(domain) or tasks[ALL]))
-
-
-def read_recommender(run: Run, row: str, folder: Path) -> Any:
-    """Read a generative row's recommender from a result's folder."""
     kind = generative_rows(run)[row].recommender.kind
-    return RECOMMENDERS.find(kind).load(folder / "recommender")
+    return RECOMMENDERS.find(kind).load(run.read(tasks.get(domain) or tasks[ALL]) / "recommender")
 
 
 def starting_recommender(run: Run, row: str, domain: str) -> Any:
@@ -233,13 +212,6 @@ def training_data(data: Prepared, domains: Sequence[str] | None = None) -> Train
     """Return what of a run's data may be learnt from, by default in all domains."""
     learnt = TrainingData.of(data.dataset, data.split)
     return learnt if domains is None else learnt.of_domains(domains)
-
-
-def lessons(run: Run, row: str, domains: Sequence[str]) -> Any:
-    """Return the batches from which a row's recommender learns in some domains: pairs, or whole sequences."""
-    config = generative_rows(run)[row]
-    model = RECOMMENDERS.find(config.recommender.kind)(load_identified(run, row).codes, config.recommender)
-    return model.batches(training_data(load_prepared(run), domains), config.training.batch_size, config.pairs)
 
 
 def trainings(histories: Histories, rows: Sequence[str] | None = None) -> dict[str, Records]:
@@ -287,20 +259,23 @@ def training_summary(histories: Histories, monitor: str = "ndcg@10") -> pl.DataF
     return pl.DataFrame(rows, schema=dict(zip(schema, kinds, strict=True)), orient="row")
 
 
+def _phases(folder: Path) -> dict[str, int]:
+    """The epoch that was kept of each phase of a result's training."""
+    return dict(json.loads((folder / "phases.json").read_text()))
+
+
 def histories_of(folder: Path, scope: str) -> dict[str, list[dict[str, Any]]]:
     """The epoch records of a result's trainings: the last phase under the scope, others as "scope phase"."""
-    phases = json.loads((folder / "phases.json").read_text())
-    found = {}
-    for number, phase in enumerate(phases):
-        last = number == len(phases) - 1
-        found[scope if last else f"{scope} {phase}"] = read_records(folder, f"history-{number}")
-    return found
+    names = [f"{scope} {phase}" for phase in _phases(folder)]
+    return {
+        name: read_records(folder, f"history-{number}")
+        for number, name in enumerate([*names[:-1], scope][: len(names)])
+    }
 
 
 def best_epoch(folder: Path) -> int:
     """The epoch of the last phase whose weights were kept."""
-    phases = json.loads((folder / "phases.json").read_text())
-    return int(list(phases.values())[-1])
+    return list(_phases(folder).values())[-1]
 
 
 # -- the tasks -----------------------------------------------------------------------------------------------
@@ -317,16 +292,6 @@ def write_histories(work: Work, model: Any) -> None:
     (work.folder / "phases.json").write_text(json.dumps(phases))
 
 
-def curves_of(work: Work, last: str = "training") -> Callable[[str], Sequence[Callback]]:
-    """The live curves of a result's trainings, by phase; the last phase goes by the title alone."""
-
-    def curves(phase: str) -> Sequence[Callback]:
-        title = work.title if phase == last else f"{work.title}, {phase}"
-        return [work.watch(title)] if work.watch else []
-
-    return curves
-
-
 def learnt_data(data: Path, domains: Sequence[str], max_history: int = 20) -> TrainingData:
     """Read what may be learnt from in some domains: nothing of the test part is read."""
     dataset, valid = Dataset.read(data / "dataset"), pl.read_parquet(data / "valid.parquet")
@@ -339,16 +304,12 @@ def _train(
     recommender: Any,
     domains: Sequence[str],
     pairs: Any,
-    one_pass: TrainingConfig | None,
-    training: TrainingConfig,
-    temperature: float,
-    validation_beams: int,
-    precision: Any,
     seed: int,
     data: Path,
     codes: Path,
     tokenizer_kind: str = "",
     tokenizer: Path | None = None,
+    **how: Any,
 ) -> None:
     """Train a generative recommender on the users of some domains."""
     torch.manual_seed(seed)
@@ -357,19 +318,8 @@ def _train(
         weights = find_tokenizer(tokenizer_kind).read_recommender(tokenizer / "tokenizer")
         if weights is not None:
             model.body.load_state_dict(weights)
-    model = with_accepted(
-        model.fit,
-        learnt_data(data, domains, pairs.max_history),
-        training=training,
-        pairs=pairs,
-        one_pass=one_pass,
-        temperature=temperature,
-        validation_beams=validation_beams,
-        precision=precision,
-        seed=seed,
-        callbacks=curves_of(work),
-        checkpoints=work.scratch,
-    )
+    learnt = learnt_data(data, domains, pairs.max_history)
+    model = with_accepted(model.fit, learnt, pairs=pairs, seed=seed, **how, **where(work))
     model.save(work.folder / "recommender")
     write_histories(work, model)
 
@@ -384,57 +334,46 @@ def _take_over(work: Work, recommender: Any, codes: Path, of_start: Path) -> Non
         shutil.copy(file, work.beside / file.name)
 
 
-def _pretrain(
+def _pretrain(work: Work, domains: Sequence[str], **given: Any) -> None:
+    """Train the phases of a model over items that its domains share."""
+    _learn(work, "pretrain", "pretraining", domains=domains, **given)
+
+
+def _train_over_items(work: Work, model: Any, domain: str, start: Path | None = None, **given: Any) -> None:
+    """Train a model over the items of one domain."""
+    component = ITEM_MODELS.find(model.kind)
+    if start is not None:
+        given["pretrained"] = component.load(start / "model")
+    _learn(work, "fit", last_phase(component), model=model, domains=(domain,), **given)
+
+
+def _learn(
     work: Work,
+    how: str,
+    last: str,
     model: Any,
     budgets: Mapping[str, TrainingConfig],
     max_history: int,
-    seed: int,
     domains: Sequence[str],
     data: Path,
     text: Path | None = None,
+    **more: Any,
 ) -> None:
-    """Train the phases of a model over items that its domains share."""
     component = ITEM_MODELS.find(model.kind)
-    learnt = learnt_data(data, domains, max_history)
-    made = component(model).pretrain(
-        learnt,
-        **budgets,
-        **_vectors(work, component, model, data, text),
-        seed=seed,
-        callbacks=curves_of(work, "pretraining"),
-        checkpoints=work.scratch,
-    )
+    vectors = _vectors(work, component, model, data, text)
+    learn, learnt = getattr(component(model), how), learnt_data(data, domains, max_history)
+    made = with_accepted(learn, learnt, **budgets, **vectors, **more, **where(work, last))
     made.save(work.folder / "model")
     write_histories(work, made)
 
 
-def _train_over_items(
-    work: Work,
-    model: Any,
-    budgets: Mapping[str, TrainingConfig],
-    max_history: int,
-    seed: int,
-    domain: str,
-    data: Path,
-    text: Path | None = None,
-    start: Path | None = None,
-) -> None:
-    """Train a model over the items of one domain."""
-    component = ITEM_MODELS.find(model.kind)
-    given = {} if start is None else {"pretrained": component.load(start / "model")}
-    made = with_accepted(
-        component(model).fit,
-        learnt_data(data, (domain,), max_history),
-        **budgets,
-        **_vectors(work, component, model, data, text),
-        **given,
-        seed=seed,
-        callbacks=curves_of(work, last_phase(component)),
-        checkpoints=work.scratch,
-    )
-    made.save(work.folder / "model")
-    write_histories(work, made)
+def where(work: Work, last: str = "training") -> dict[str, Any]:
+    """Where a training keeps checkpoints and shows curves by phase; the last one goes by the title alone."""
+
+    def curves(phase: str) -> Sequence[Callback]:
+        return [work.curves(work.title if phase == last else f"{work.title}, {phase}")]
+
+    return {"callbacks": curves, "checkpoints": work.scratch}
 
 
 def last_phase(component: Any) -> str:

@@ -17,11 +17,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 import genrec_lab
+from genrec_lab.data.whole_files import sha256_of
 from genrec_lab.evaluation.papers import beside_papers
 from genrec_lab.lab import figures
 from genrec_lab.lab.chain import STAGES, tasks_of
 from genrec_lab.lab.effort import effort_table, notes_by_row
-from genrec_lab.lab.files import RunError, hash_file, read_log, write_json, write_text
+from genrec_lab.lab.files import RunError, read_log, write_json, write_text
 from genrec_lab.lab.prepare import data_summary
 from genrec_lab.lab.progress import clock
 from genrec_lab.lab.store import Run, State
@@ -81,7 +82,7 @@ def build_report(run: Run) -> Path:
         })  # fmt: skip
         write_text(page, html.lstrip())
         written = (name for name in EXPORTS if (run.folder / name).is_file())
-        manifest["exports"] = {name: hash_file(run.folder / name) for name in written}
+        manifest["exports"] = {name: sha256_of(run.folder / name) for name in written}
     return page
 
 
@@ -211,7 +212,7 @@ def _read_figures(run: Run, states: Mapping[str, Sequence[State]]) -> tuple[list
         )
     for name, entry in index.items():
         broken = figures.damage(run.folder, name, entry)
-        if broken is not None:
+        if broken:
             problems.append(f"figures/{name}.json is left out: {broken}.")
         elif any(place in digests and digests[place] != one for place, one in entry.get("reads", {}).items()):
             outdated.append(name)

@@ -15,7 +15,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from genrec_lab.lab.files import hash_file, hash_json, read_checked, write_checked
+from genrec_lab.data.whole_files import sha256_of
+from genrec_lab.lab.files import RunError, hash_folder, hash_json, read_checked, write_checked
 
 RECORD = "result.json"
 BESIDE = "beside"
@@ -64,8 +65,8 @@ class Record(BaseModel):
             known = _RECORDS[file] = stamp, cls.model_validate(read_checked(file))
         return known[1].model_copy()
 
-    def damage(self, folder: Path) -> str | None:
-        """Say how a result's files differ from what was recorded; None where they do not."""
+    def damage(self, folder: Path) -> str:
+        """Say how a result's files differ from what was recorded; empty where they do not."""
         recorded = {**self.outputs, **self.beside}
         for path, entry in recorded.items():
             file = folder / path
@@ -76,15 +77,12 @@ class Record(BaseModel):
             if checked_hash(file) != entry["sha256"]:
                 return f"the content of its file {path} was changed"
         foreign = [path for path in _files(folder) if path not in recorded]
-        return f"it holds the file {foreign[0]}, which does not belong to it" if foreign else None
+        return f"it holds the file {foreign[0]}, which does not belong to it" if foreign else ""
 
 
 def hashes(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
     """Return `{path: {"sha256", "bytes"}}` of the outputs in a folder, and of what stands beside them."""
-    found = {
-        path: {"sha256": hash_file(folder / path), "bytes": (folder / path).stat().st_size}
-        for path in _files(folder)
-    }
+    found = hash_folder(folder)
     beside = {path: entry for path, entry in found.items() if path.startswith(f"{BESIDE}/")}
     return {path: entry for path, entry in found.items() if path not in beside}, beside
 
@@ -98,6 +96,16 @@ def folders_of_results(stage: Path) -> Iterator[Path]:
     """Yield the folders below a stage's folder that hold a result."""
     for file in sorted(stage.rglob(RECORD)):
         yield file.parent
+
+
+def records_in(run: Path) -> Iterator[tuple[Path, Record | None, str]]:
+    """Yield the folder of every result of a run, its record, and why there is none that can be trusted."""
+    for stage in sorted(run.glob("[0-9][0-9]_*")):
+        for folder in folders_of_results(stage):
+            try:
+                yield folder, Record.read(folder), ""
+            except (RunError, ValueError) as error:
+                yield folder, None, f"its record cannot be trusted ({error})"
 
 
 def move(source: Path, target: Path) -> None:
@@ -117,7 +125,7 @@ def checked_hash(file: Path) -> str:
     status = file.stat()
     seen = str(file), status.st_size, status.st_mtime_ns
     if seen not in _HASHED:
-        _HASHED[seen] = hash_file(file)
+        _HASHED[seen] = sha256_of(file)
     return _HASHED[seen]
 
 

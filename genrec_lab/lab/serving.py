@@ -16,17 +16,16 @@ import polars as pl
 
 from genrec_lab.data.preparation import MAX_HISTORY
 from genrec_lab.data.rules import NO_ITEM
-from genrec_lab.data.whole_files import whole_file
+from genrec_lab.data.whole_files import sha256_of, whole_file
 from genrec_lab.decoding import Ranked
-from genrec_lab.lab.evaluate import load_serving, shown_row
-from genrec_lab.lab.files import RunError, hash_file, hash_json, read_json, write_json
+from genrec_lab.lab.evaluate import load_serving, ranked_by_domain, shown_row
+from genrec_lab.lab.files import RunError, hash_json, read_json, require_known, write_json
 from genrec_lab.lab.histories import read_histories, read_keys
 from genrec_lab.lab.prepare import facts_of, load_prepared
 from genrec_lab.lab.rows import served
 from genrec_lab.lab.store import Run, existing_run
 from genrec_lab.models.catalogue import ITEM_COLUMNS, Catalogue
 from genrec_lab.models.recommenders.base import read_recommender, require_accepted
-from genrec_lab.registry import did_you_mean
 
 EXPORTED = "export.json"  # in a folder that `genrec export` or `genrec add-items` wrote
 _PART = 1024  # users that are recommended to at one time, whatever was killed in between
@@ -52,11 +51,7 @@ class Served:
 
     def model(self, domain: str) -> Any:
         """Return the recommender of a domain; RunError for a domain that is not served."""
-        if domain not in self.places:
-            raise RunError(
-                f"{self.source} does not serve {domain!r}{did_you_mean(domain, self.domains)}; it serves "
-                f"{', '.join(self.domains)}."
-            )
+        require_known(domain, self.domains, f"{self.source} does not serve", "it serves")
         place = self.places[domain]
         key = str(place) if isinstance(place, Path) else domain
         if key not in self._loaded:
@@ -135,8 +130,7 @@ def _of_export(folder: Path, row: str | None) -> Served:
     described = read_json(folder / EXPORTED)
     rows = described["rows"]
     name = row or next(iter(rows))
-    if name not in rows:
-        raise RunError(f"{folder} has no row {name!r}{did_you_mean(name, rows)}; it has {', '.join(rows)}.")
+    require_known(name, rows, f"{folder} has no row", "it has")
     if not rows[name]["models"]:
         raise RunError(f"{folder} holds no model of {name!r} that this version can read; ask the run itself.")
     models = {domain: folder / place for domain, place in rows[name]["models"].items()}
@@ -156,7 +150,7 @@ def _of_models(folder: Path, row: str, models: Mapping[Any, Path]) -> Served:
         held = own.domain_names if own is not None and own.domains is not None else ()
         domains = held or tuple(catalogue.items["domain"].unique(maintain_order=True))
         models = dict.fromkeys(domains, models[None])
-    identity = {str(place): hash_file(place / "shared.json") for place in models.values()}
+    identity = {str(place): sha256_of(place / "shared.json") for place in models.values()}
     return Served(
         str(folder), row, tuple(models), catalogue, first.max_history or MAX_HISTORY, models, identity
     )
@@ -209,7 +203,7 @@ def recommend_to_file(
     _require_known(keys, lists, model)
     filters = {domain: {name: _in_domain(model, of, domain) for name, of in keys.items()} for domain in names}
     plan = {
-        "of": hash_json(model.identity), "histories": hash_file(histories), "top_k": top_k, "beams": beams,
+        "of": hash_json(model.identity), "histories": sha256_of(histories), "top_k": top_k, "beams": beams,
         "exclude_seen": exclude_seen, "unknown": unknown, "row": model.row,
         "lists": {name: hash_json(sorted(of)) for name, of in keys.items()},
     }  # fmt: skip
@@ -246,14 +240,12 @@ def _part(
     beams: int | None,
 ) -> pl.DataFrame:
     """Recommend to some users: the rows of each together, in their order."""
-    items = np.full((users.height, top_k), NO_ITEM, dtype=np.int64)
-    scores = np.full((users.height, top_k), -np.inf, dtype=np.float32)
-    of_user = users["domain"].to_numpy()
-    for domain in dict.fromkeys(of_user.tolist()):
-        rows = np.flatnonzero(of_user == domain)
+
+    def rank(domain: str, rows: np.ndarray) -> Ranked:
         asked: dict[str, Any] = {**filters[domain], "exclude_seen": exclude_seen, "beams": beams}
-        ranked = model.recommend([histories[place] for place in rows.tolist()], top_k, domain, **asked)
-        items[rows], scores[rows] = ranked.items, ranked.scores
+        return model.recommend([histories[place] for place in rows.tolist()], top_k, domain, **asked)
+
+    items, scores = ranked_by_domain(users["domain"], top_k, rank)
     return named_rankings(users["user"], users["domain"], items, scores, model.catalogue.items["key"])
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from plotly.graph_objects import Figure
 from pydantic import BaseModel
@@ -56,6 +56,7 @@ from genrec_lab.lab.settings import differences, listed
 _LOCK_PATIENCE_SECONDS = 3.0  # a kernel whose starter was killed needs about a second to notice and end
 _LEAST_FREE_BYTES = 64 * 2**20  # below this nothing is begun: better now than after a training
 _LONGEST_ERROR = 2000
+_CLOCK = "%Y-%m-%d %H:%M:%S"
 DEMO: dict[str, Any] = {"dataset": {"name": "bazaar"}, "preset": "gmc_small", "overrides": {}, "seed": 0}
 KEEP_OLD_CODE = "GENREC_KEEP_OLD_CODE"  # set in kernels by --keep-old-code
 
@@ -122,21 +123,29 @@ class Work:
     """What a task's function works with.
 
     folder: for outputs. beside: a folder in it for timings and logs, which change nothing that follows.
-    scratch: for checkpoints; survives a kill, removed when the result is there. watch: makes the live curves
-    of a training from its title; None for plain ones. summary: facts about the result for its record. title:
-    row and scope, for people.
+    scratch: for checkpoints; survives a kill, removed when the result is there. title: row and scope, for
+    people. seed: the run's. summary: facts about the result for its record.
     """
 
     folder: Path
     scratch: Path
     title: str = ""
-    watch: Callable[..., Any] | None = None
+    seed: int = 0
     summary: dict[str, Any] = field(default_factory=dict)
 
     @property
     def cache(self) -> Path:
         """A folder that all runs share, for what frozen networks found: it only saves time."""
         return runs_root() / "cache"
+
+    def curves(self, title: str, n_items: int | None = None) -> Any:
+        """The live curves of a training: of a tokenizer's over so many items, else of a recommender's."""
+        from genrec_lab.viz.live import LiveCurves
+
+        how: dict[str, Any] = {"title": title, "seed": self.seed, "keep": False}
+        return (
+            LiveCurves.recommender(**how) if n_items is None else LiveCurves.tokenizer(n_items=n_items, **how)
+        )
 
     @property
     def beside(self) -> Path:
@@ -206,7 +215,7 @@ def open_run(
     genrec_lab.lab.files.RunError: The run 'mine' has other parameters than these (seed: 3 before, 4 now). ...
     """
     given: dict[str, Any] = {"dataset": dataset, "preset": preset, "overrides": overrides, "seed": seed}
-    opened = unopened_run(run, **given, root=root, base=base, change=change)
+    opened = unopened_run(run, root=root, base=base, change=change, **given)
     has = {"parameters": opened.parameters, "base": str(opened.base)}
     if processes.is_first() and not opened.read_only and not has.items() <= opened.manifest().items():
         opened.folder.mkdir(parents=True, exist_ok=True)
@@ -218,36 +227,27 @@ def open_run(
 
 
 def unopened_run(
-    run: str,
-    *,
-    dataset: Mapping[str, Any] | None = None,
-    preset: str | None = None,
-    overrides: Mapping[str, Any] | None = None,
-    seed: int | None = None,
-    root: Path | None = None,
-    base: Path | None = None,
-    change: bool = False,
+    run: str, *, root: Path | None = None, base: Path | None = None, change: bool = False, **given: Any
 ) -> Run:
     """As `open_run`, but nothing is written: to check parameters and to ask for the state of results."""
     problem = run_name_problem(run) if isinstance(run, str) else f"it is a {type(run).__name__}, no text"
     if problem:
         raise RunError(f"run={run!r} cannot name a run's folder: {problem}.")
     folder = (root or runs_root()) / run
-    kept = _manifest(folder) if (folder / "manifest.json").is_file() else {}
+    kept = _manifest(folder)
     has: dict[str, Any] = kept.get("parameters", {})
-    given = {"dataset": dataset, "preset": preset, "overrides": overrides, "seed": seed}
     wanted = {name: value for name, value in given.items() if value is not None}
-    _check(wanted)
-    parameters = {"run": run, **DEMO, **{name: has[name] for name in DEMO if name in has}}
-    if has and not change:
-        changed = differences({name: has[name] for name in wanted}, _plain(wanted))
-        if changed:
-            raise RunError(
-                f"The run {run!r} has other parameters than these ({listed(changed)}). Leave them out to go "
-                "on with the run as it is, take another name for another run, or change this one: "
-                f"open_run({run!r}, …, change=True), or `genrec run` with a run file that names it."
-            )
-    parameters |= _plain(wanted)
+    _check(**wanted)
+    wanted = {
+        name: as_json(name, value) if isinstance(value, Mapping) else value for name, value in wanted.items()
+    }
+    if has and not change and (changed := differences({name: has[name] for name in wanted}, wanted)):
+        raise RunError(
+            f"The run {run!r} has other parameters than these ({listed(changed)}). Leave them out to go "
+            "on with the run as it is, take another name for another run, or change this one: "
+            f"open_run({run!r}, …, change=True), or `genrec run` with a run file that names it."
+        )
+    parameters = {"run": run, **DEMO, **{name: has[name] for name in DEMO if name in has}, **wanted}
     own = Path(kept["base"]) if base is None and "base" in kept else base
     # what lies beside the run file may lie elsewhere now; a folder that is gone is no place to begin at
     own = own if own is not None and own.is_dir() else Path.cwd()
@@ -273,18 +273,11 @@ def existing_run(run: str, root: Path | None = None) -> Run:
     return opened
 
 
-def _check(wanted: Mapping[str, Any]) -> None:
-    dataset, seed = wanted.get("dataset"), wanted.get("seed", 0)
+def _check(dataset: Any = None, seed: Any = 0, **_: Any) -> None:
     if dataset is not None and not (isinstance(dataset, Mapping) and isinstance(dataset.get("name"), str)):
         raise RunError(f"dataset={dataset!r} lacks a name; write for example {{'name': 'bazaar'}}.")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise RunError(f"seed={seed!r} is not a whole number from 0 to {2**32 - 1}.")
-
-
-def _plain(wanted: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: as_json(name, value) if isinstance(value, Mapping) else value for name, value in wanted.items()
-    }
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -447,7 +440,7 @@ class Run:
         self.reads[_identity(task)] = str(state.digest)
         return owner.folder / task.place
 
-    def make(self, task: Task, watch: Callable[..., Any] | None = None) -> Path:
+    def make(self, task: Task) -> Path:
         """The folder of a result, which is made first where it has to be.
 
         Raises `RunError` when the folder is in use, an input cannot be used or the disk is (nearly) full. A
@@ -458,7 +451,7 @@ class Run:
         if not processes.is_first():
             with processes.beside_the_first(task.place) as beside:
                 if beside is not None:
-                    self._call(task, Work(*beside, task.title, watch))
+                    self._call(task, Work(*beside, task.title, self.seed))
             return self.read(task)
         state = self.state(task)
         if state.usable:
@@ -467,13 +460,13 @@ class Run:
             self.require_writable()
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._work_lock(task):
-                self._make(task, watch)
+                self._make(task)
         if state.kept_despite:
             self.mark_kept(task)
         processes.wait()
         return self.read(task)
 
-    def _make(self, task: Task, watch: Callable[..., Any] | None) -> None:
+    def _make(self, task: Task) -> None:
         state = self.state(task)  # somebody else may have made it while this process waited
         if state.elsewhere is not None:
             self._put_back(task, state)
@@ -482,7 +475,7 @@ class Run:
             return
         for one in task.flat_inputs().values():
             self.read(one)
-        self._work(task, watch)
+        self._work(task)
 
     def provenance(self) -> list[dict[str, Any]]:
         """What made each result of the run, stage by stage: code, settings, data, threads, versions, time.
@@ -543,69 +536,48 @@ class Run:
             record = Record.read(folder)
         except (RunError, ValueError) as error:
             return State(task, "damaged", f"its record cannot be trusted ({error})")
-        unknown = [name for name, state in inputs.items() if state.digest is None]
-        if unknown:
-            first = inputs[unknown[0]]
-            reason = f"{first.task.place}, which it reads, is made first: {first.reason}"
-            status: Literal["missing", "stale"] = "missing" if record is None else "stale"
-            return State(task, status, reason, record=record)
-        settings = settings_of(task.given)
-        digests = {name: str(state.digest) for name, state in inputs.items()}
-        code = code_of(task.function, *task.components)
-        key = _key(settings, digests, code)
-        if record is None or record.key != key:
-            for other in self._equal_results(task, key):
-                return State(
-                    task,
-                    "finished",
-                    "an equal result is at hand and is put in its place.",
-                    digest_of(Record.read(other).outputs),  # type: ignore[union-attr]
-                    record,
-                    other,
-                )
+        for state in inputs.values():
+            if state.digest is None:
+                reason = f"{state.task.place}, which it reads, is made first: {state.reason}"
+                return State(task, "missing" if record is None else "stale", reason, record=record)
+        made_of = _MadeOf.of(task, {name: str(state.digest) for name, state in inputs.items()})
+        if record is None or record.key != made_of.key:
+            for place, equal in self._equal_results(task, made_of.key):
+                reason = "an equal result is at hand and is put in its place."
+                return State(task, "finished", reason, equal.digest, record, place)
         if record is None:
-            return State(task, *self._why_unfinished(task, key))
+            return State(task, *self._why_unfinished(task, made_of.key))
         kept_despite: list[str] = []
-        if record.key != key:
-            if reason := self._why_stale(record, settings, digests, code):
+        if record.key != made_of.key:
+            if reason := self._why_stale(record, made_of):
                 return State(task, "stale", reason, record=record)
-            kept_despite = code.changes(record.functions)
-        broken = record.damage(folder) if verify else None
-        if broken is not None:
+            kept_despite = made_of.code.changes(record.functions)
+        if verify and (broken := record.damage(folder)):
             return State(task, "damaged", f"{broken}.", record.digest, record)
         reason = f"finished {record.made.get('finished_at', '')} in {record.made.get('seconds', 0):.0f} s."
         if kept_despite:
             reason = f"kept although its code has changed ({listed(kept_despite)})."
         return State(task, "finished", reason, record.digest, record, kept_despite=tuple(kept_despite))
 
-    def _why_stale(
-        self, record: Record, settings: dict[str, Any], digests: dict[str, str], code: Code
-    ) -> str:
+    def _why_stale(self, record: Record, now: _MadeOf) -> str:
         """Why a result does not count any more; empty where it is kept in spite of changed code."""
-        changed = differences(record.settings, settings)
-        if changed:
+        if changed := differences(record.settings, now.settings):
             return f"it was made with other settings ({listed(changed)})."
-        if record.inputs != digests:
-            other = [
-                name for name in {**record.inputs, **digests} if record.inputs.get(name) != digests.get(name)
-            ]
+        names = {**record.inputs, **now.inputs}
+        if other := [name for name in names if record.inputs.get(name) != now.inputs.get(name)]:
             return f"what it reads has changed since ({listed(other)})."
-        if record.kept_code == code.digest or self.keep_old_code:
+        if record.kept_code == now.code.digest or self.keep_old_code:
             return ""
-        return f"the code that made it has changed ({listed(code.changes(record.functions))})."
+        return f"the code that made it has changed ({listed(now.code.changes(record.functions))})."
 
-    def _equal_results(self, task: Task, key: str) -> Iterator[Path]:
+    def _equal_results(self, task: Task, key: str) -> Iterator[tuple[Path, Record]]:
         """Intact results with a key: finished and not yet at their place, replaced, or another row's."""
         places = [self.folder / "making" / task.place, self.folder / "replaced" / task.place]
-        stage = self.folder / task.stage
-        others = folders_of_results(stage) if stage.is_dir() else iter(())
-        for folder in (*places, *others):
-            try:
+        for folder in (*places, *folders_of_results(self.folder / task.stage)):
+            with contextlib.suppress(RunError, ValueError):
                 record = Record.read(folder)
-            except (RunError, ValueError):
-                continue
-            if record is not None and record.key == key and record.damage(folder) is None:
-                yield folder
+                if record is not None and record.key == key and not record.damage(folder):
+                    yield folder, record
 
     def _why_unfinished(self, task: Task, key: str) -> tuple[Literal["missing", "unfinished"], str]:
         attempt = self.folder / "scratch" / task.place / key[:16] / "attempt.json"
@@ -626,14 +598,14 @@ class Run:
         with registry.relative_to(self.base):
             task.function(work, **task.given, **folders)
 
-    def _work(self, task: Task, watch: Callable[..., Any] | None) -> None:
-        inputs = {name: str(self.state(one).digest) for name, one in task.flat_inputs().items()}
-        settings, code = settings_of(task.given), code_of(task.function, *task.components)
-        key = _key(settings, inputs, code)
+    def _work(self, task: Task) -> None:
+        made_of = _MadeOf.of(
+            task, {name: str(self.state(one).digest) for name, one in task.flat_inputs().items()}
+        )
         if shutil.disk_usage(self.folder).free < _LEAST_FREE_BYTES:
             raise RunError(disk_full_message(self.folder, task.place))
         folder, scratches = self.folder / "making" / task.place, self.folder / "scratch" / task.place
-        scratch = scratches / key[:16]
+        scratch = scratches / made_of.key[:16]
         for former in scratches.iterdir() if scratches.is_dir() else ():
             if former != scratch:  # checkpoints under other settings or other code
                 shutil.rmtree(former)
@@ -641,38 +613,28 @@ class Run:
         folder.mkdir(parents=True)
         scratch.mkdir(parents=True, exist_ok=True)
         attempt = scratch / "attempt.json"
-        before = _attempt(attempt)
-        resumed = attempt.is_file()
-        tried = {
-            "attempts": before.get("attempts", 0) + 1,
-            "seconds": before.get("seconds", 0.0),
-            "error": None,
-        }
+        self.log("resumed" if attempt.is_file() else "started", place=task.place)
+        before = {"attempts": 0, "seconds": 0.0, **_attempt(attempt)}
+        tried = {"attempts": before["attempts"] + 1, "seconds": before["seconds"], "error": None}
         write_json(attempt, tried)
-        self.log("resumed" if resumed else "started", place=task.place)
         processes.tell(scratch)
-        work, began, clock = (
-            Work(folder, scratch, task.title, watch),
-            time.strftime("%Y-%m-%d %H:%M:%S"),
-            time.monotonic(),
-        )
+        work, began = Work(folder, scratch, task.title, self.seed), time.strftime(_CLOCK)
+        clock = time.monotonic()
         try:
             self._call(task, work)
             processes.wait()
             seconds = round(tried["seconds"] + time.monotonic() - clock, 3)
-            made = circumstances(settings) | {
-                "started_at": began,
-                "finished_at": time.strftime("%Y-%m-%d %H:%M:%S"),
-                "seconds": seconds,
-                "attempts": tried["attempts"],
-            }
+            made = circumstances(made_of.settings) | {
+                "started_at": began, "finished_at": time.strftime(_CLOCK),
+                "seconds": seconds, "attempts": tried["attempts"],
+            }  # fmt: skip
             outputs, beside = hashes(folder)
-            record = Record(
-                stage=task.stage, name=task.name, row=task.row, scope=task.scope, key=key, settings=settings,
-                inputs=inputs, code=code.digest, functions=code.functions, outputs=outputs, beside=beside,
-                digest=digest_of(outputs), summary=work.summary, made=made, parameters=self.parameters,
-            )  # fmt: skip
-            record.write(folder)
+            Record(
+                stage=task.stage, name=task.name, row=task.row, scope=task.scope, key=made_of.key,
+                settings=made_of.settings, inputs=made_of.inputs, code=made_of.code.digest,
+                functions=made_of.code.functions, outputs=outputs, beside=beside, digest=digest_of(outputs),
+                summary=work.summary, made=made, parameters=self.parameters,
+            ).write(folder)  # fmt: skip
             self._place(folder, task.place)
         except BaseException as error:
             require_folder(self.folder)
@@ -725,10 +687,22 @@ class Run:
             yield
 
 
-def settings_of(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a task's function is given, as JSON values: configs with all their fields."""
-    plain = {name: _jsonable(value) for name, value in given.items()}
-    return as_json("given", plain)
+class _MadeOf(NamedTuple):
+    """What a result's key is made of: settings as JSON values, digests of what it reads by argument, code."""
+
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    code: Code
+
+    @classmethod
+    def of(cls, task: Task, inputs: dict[str, str]) -> _MadeOf:
+        settings = {name: _jsonable(value) for name, value in task.given.items()}
+        return cls(as_json("given", settings), inputs, code_of(task.function, *task.components))
+
+    @property
+    def key(self) -> str:
+        made_of = {"settings": self.settings, "inputs": self.inputs, "code": self.code.digest}
+        return hash_json({**made_of, "schema": SCHEMA})
 
 
 def _jsonable(value: Any) -> Any:
@@ -739,21 +713,14 @@ def _jsonable(value: Any) -> Any:
     return [_jsonable(one) for one in value] if isinstance(value, tuple | list) else value
 
 
-def _key(settings: dict[str, Any], inputs: dict[str, str], code: Code) -> str:
-    return hash_json({"settings": settings, "inputs": inputs, "code": code.digest, "schema": SCHEMA})
-
-
 def _identity(task: Task) -> str:
     return task.place if task.of is None else f"{task.of.name}:{task.place}"
 
 
 def _attempt(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
+    with contextlib.suppress(RunError, OSError):  # there is none, or a kill or a full disk cut it off
         return dict(read_json(file))
-    except RunError:  # cut off by a kill or a full disk
-        return {}
+    return {}
 
 
 __all__ = ["RECORD", "Run", "RunError", "State", "Task", "Work", "existing_run", "open_run", "runs_root"]

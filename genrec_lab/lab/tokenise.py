@@ -7,8 +7,7 @@ are put together and made unique. Rows with the same settings share both.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,6 @@ from genrec_lab.lab.store import Run, Task, Work, existing_run
 from genrec_lab.models.tokenizers import ItemContent, Tokenizer, checked_codes, find_tokenizer
 from genrec_lab.presets import MethodConfig
 from genrec_lab.training import processes
-from genrec_lab.viz.live import LiveCurves
 
 TOKENIZING = "02_tokenizer_training"
 _VECTORS, _FOUND = "vectors.safetensors", "found.safetensors"
@@ -61,10 +59,8 @@ def text_task(run: Run, facts: Facts) -> Task:
     """The vectors of all item texts as a task."""
     text = run.config.text
     encoder = TEXT_ENCODERS.find(text.kind)
-    given = {
-        "text": text,
-        **_read_files(run, facts, getattr(text, "file", None), getattr(text, "keys", None)),
-    }
+    read = _read_files(run, facts, getattr(text, "file", None), getattr(text, "keys", None))
+    given = {"text": text, **read}
     return Task(TOKENIZING, "text", _encode, given, {"data": facts.data}, (encoder,))
 
 
@@ -102,9 +98,8 @@ def _listed(run: Run, facts: Facts) -> dict[str, tuple[dict[str, Task], Task]]:
             }
             identifiers = config.identifiers
             if config.tokenizer_class.keeps_identifiers:
-                identifiers = identifiers.model_copy(
-                    update={"policy": getattr(config.tokenizer, "policy", "none"), "options": {}}
-                )
+                kept = {"policy": getattr(config.tokenizer, "policy", "none"), "options": {}}
+                identifiers = identifiers.model_copy(update=kept)
             given = {"identifiers": identifiers, "seed": run.seed}
             policy = CONFLICT_POLICIES.find(identifiers.policy)
             inputs = {"data": facts.data, "tokenizers": fitted}
@@ -130,13 +125,13 @@ def _tokenizers_of(run: Run, facts: Facts, row: str, config: MethodConfig) -> di
     covered = {domain for domains in trained_on.values() for domain in domains}
     # items of no scope are named by the first one
     others = tuple(domain for domain in facts.domains if domain not in covered)
+    given |= {"pictures": config.pictures, "seed": run.seed}
+    given |= _read_files(run, facts, getattr(config.tokenizer, "file", None), config.pictures)
     found: dict[str, Task] = {}
     for scope, domains in trained_on.items():
-        more = {"pictures": config.pictures, "domains": domains, "others": others if not found else ()}
         name = f"{row}/tokenizers/{scope if scope == ALL else safe_name(scope)}"
-        all_given = {**given, **more, "seed": run.seed}
-        all_given |= _read_files(run, facts, getattr(config.tokenizer, "file", None), config.pictures)
-        found[scope] = Task(TOKENIZING, name, _fit, all_given, inputs, components, row, scope)
+        own = {**given, "domains": domains, "others": others if not found else ()}
+        found[scope] = Task(TOKENIZING, name, _fit, own, inputs, components, row, scope)
     return found
 
 
@@ -156,33 +151,24 @@ def _trained_on(config: MethodConfig, component: type[Tokenizer], facts: Facts) 
     return scopes(facts.domains, separate=False)
 
 
-def train_tokenizers(run: Run, watch: Callable[[str], LiveCurves] | None = None) -> dict[str, Identified]:
-    """Encode the texts, train each row's tokenizers, resolve conflicts, write all; return it by row.
-
-    `watch(title)` gives the live curves of a training; by default those of `viz.live`.
-    """
+def train_tokenizers(run: Run) -> dict[str, Identified]:
+    """Encode the texts, train each row's tokenizers, resolve conflicts, write all; return it by row."""
     facts = facts_of(run)
     for row, config in generative_rows(run, facts).items():
         _check_items_suffice(config, facts, row)  # before the texts are encoded, which takes long
     for task in tokenizing_tasks(run, facts):
-        domains = task.given.get("domains", ())
-        run.make(task, watch or plain_curves(run, sum(facts.items[domain] for domain in domains)))
+        run.make(task)
     return {row: load_identified(run, row) for row in generative_rows(run, facts)}
-
-
-def plain_curves(run: Run, n_items: int) -> Callable[[str], LiveCurves]:
-    """The live curves of a tokenizer's training on so many items, by its title."""
-    return lambda title: LiveCurves.tokenizer(title=title, n_items=n_items, seed=run.seed, keep=False)
 
 
 def load_identified(run: Run, row: str | None = None) -> Identified:
     """Read a row's identifiers, by default those of the row that is looked at when none is named."""
     facts, name = facts_of(run), row or lead_row(run)
-    _require_row(run, facts, name)
-    epochs = {
-        scope: read_records(run.read(task), "epochs")
-        for scope, task in tokenizer_tasks(run, facts, name).items()
-    }
+    known = generative_rows(run, facts)
+    if name not in known:
+        raise KeyError(f"run {run.name!r} has no tokenizer for {name!r}; it has {sorted(known)}")
+    tasks = tokenizer_tasks(run, facts, name)
+    epochs = {scope: read_records(run.read(task), "epochs") for scope, task in tasks.items()}
     return read_identified(run.read(codes_task(run, facts, name)), epochs)
 
 
@@ -257,12 +243,6 @@ def pretrained_run(run: Run, config: MethodConfig) -> Run | None:
     return start
 
 
-def _require_row(run: Run, facts: Facts, row: str) -> None:
-    known = generative_rows(run, facts)
-    if row not in known:
-        raise KeyError(f"run {run.name!r} has no tokenizer for {row!r}; it has {sorted(known)}")
-
-
 def _check_items_suffice(config: MethodConfig, facts: Facts, row: str) -> None:
     """Raise ValueError where a row has more codes a level to place than there are items."""
     component = find_tokenizer(config.tokenizer.kind)
@@ -312,7 +292,7 @@ def _fit(
     names = dataset.items["domain"].to_numpy()
     own = np.flatnonzero(np.isin(names, list(domains)))
     model = find_tokenizer(tokenizer.kind)(tokenizer, **settings)
-    with work.watch(work.title) if work.watch else nullcontext() as curves:
+    with work.curves(work.title, len(own)) as curves:
         model.fit(content.select(own), seed=seed, on_epoch=curves, checkpoint=work.scratch)
     model.save(work.folder / "tokenizer")
     write_records(work.folder, "epochs", [dict(record) for record in model.epochs])
@@ -333,44 +313,27 @@ def _write_found(
     work: Work, model: Tokenizer, content: ItemContent, own: np.ndarray, others: np.ndarray
 ) -> None:
     """Write the codes and residuals of a tokenizer's items, of others that it names, and its codebooks."""
-    if len(others) and model.transfers:
-        items = np.sort(np.concatenate([own, others]))
-        codes, residuals = checked_codes(model, content.select(items))[:2]
-    else:
-        items = own
-        codes, residuals = checked_codes(model, content.select(own))[:2]
-        if len(others):
-            print(f"{work.title}: names items of other domains too, where nothing is recommended", flush=True)
-            more = model.tokenize_unserved(content.select(others))
-            items, codes = np.concatenate([items, others]), np.concatenate([codes, more.codes])
-            if residuals is not None:
-                residuals = np.concatenate([residuals, more.residuals])
+    transfers = bool(len(others)) and model.transfers
+    items = np.sort(np.concatenate([own, others])) if transfers else own
+    codes, residuals = checked_codes(model, content.select(items))[:2]
+    if len(others) and not transfers:
+        print(f"{work.title}: names items of other domains too, where nothing is recommended", flush=True)
+        more = model.tokenize_unserved(content.select(others))
+        items, codes = np.concatenate([items, others]), np.concatenate([codes, more.codes])
+        if residuals is not None:
+            residuals = np.concatenate([residuals, more.residuals])
     tensors = {"items": items, "codes": codes, "sizes": np.asarray(model.sizes, dtype=np.int64)}
     if residuals is not None:
-        tensors["residuals"] = np.ascontiguousarray(residuals, dtype=np.float32)
-    if isinstance(model.codebooks, PrefixCodewords):
-        tensors |= {"paths": model.codebooks.paths, "vectors": model.codebooks.vectors}
-    else:
-        tensors |= {f"codebooks/{level}": book for level, book in enumerate(model.codebooks)}
+        tensors["residuals"] = residuals.astype(np.float32)
+    tensors |= _tensors(model.codebooks, "codebooks/", "")
     # safetensors writes several entries in an order drawn by chance, and equal results are equal files
-    flags = {
-        "alike": list(model.alike),
-        "refines": bool(model.refines),
-        "unknown_levels": list(model.unknown_levels),
-    }
-    save_file(
-        {name: np.ascontiguousarray(one) for name, one in tensors.items()},
-        work.folder / _FOUND,
-        {"flags": json.dumps(flags)},
-    )
+    flags = {"alike": list(model.alike), "refines": bool(model.refines)}
+    flags["unknown_levels"] = list(model.unknown_levels)
+    _save(tensors, work.folder / _FOUND, {"flags": json.dumps(flags)})
 
 
 def _identify(
-    work: Work,
-    identifiers: IdentifierConfig,
-    seed: int,
-    data: Path,
-    tokenizers: Mapping[str, Path],
+    work: Work, identifiers: IdentifierConfig, seed: int, data: Path, tokenizers: Mapping[str, Path]
 ) -> None:
     """Put the codes of a row's tokenizers together, make them unique, and write everything."""
     names = Dataset.read(data / "dataset").items["domain"].to_list()
@@ -386,9 +349,8 @@ def _identify(
         books = {name: books.get(name, next(iter(books.values()))) for name in dict.fromkeys(names)}
     levels = len(sizes)
     # Levels that all mean the same stay so where identifiers of one scope are longer than those of another.
-    alike = (
-        range(levels) if len(flags["alike"]) == len(next(iter(found.values()))["sizes"]) else flags["alike"]
-    )
+    all_alike = len(flags["alike"]) == len(next(iter(found.values()))["sizes"])
+    alike = range(levels) if all_alike else flags["alike"]
     raw = ItemCodes(codes, sizes, names, alike, flags["unknown_levels"])
     resolution = raw.resolve_with_cost(identifiers, residuals, of_domains(books, raw), seed)
     # By domain: what a domain's own tokenizer makes of other domains' items says nothing of it.
@@ -398,18 +360,22 @@ def _identify(
     resolution.codes.write(work.folder / "codes.parquet")
     tensors = {"residuals": residuals}
     for scope, of_scope in books.items():
-        if isinstance(of_scope, PrefixCodewords):
-            tensors[f"prefixed/{scope}/paths"] = of_scope.paths
-            tensors[f"prefixed/{scope}/vectors"] = of_scope.vectors
-        else:
-            tensors |= {f"codebooks/{scope}/{level}": book for level, book in enumerate(of_scope)}
-    save_file(
-        {name: np.ascontiguousarray(one) for name, one in tensors.items()},
-        work.folder / "quantised.safetensors",
-    )
+        tensors |= _tensors(of_scope, f"codebooks/{scope}/", f"prefixed/{scope}/")
+    _save(tensors, work.folder / "quantised.safetensors")
     cost = {key: getattr(resolution, key) for key in ("policy", "moved", "cost", "displaced", "unsolved")}
     content = {**cost, "summary": str(resolution), "refines": flags["refines"]}
     (work.folder / "resolution.json").write_text(json.dumps(content, indent=2))
+
+
+def _tensors(books: Any, of_levels: str, of_prefixes: str) -> dict[str, np.ndarray]:
+    """Codebooks as tensors by name, those that differ from prefix to prefix under another one."""
+    if isinstance(books, PrefixCodewords):
+        return {f"{of_prefixes}paths": books.paths, f"{of_prefixes}vectors": books.vectors}
+    return {f"{of_levels}{level}": book for level, book in enumerate(books)}
+
+
+def _save(tensors: Mapping[str, np.ndarray], file: Path, about: dict[str, str] | None = None) -> None:
+    save_file({name: np.ascontiguousarray(one) for name, one in tensors.items()}, file, about)
 
 
 def picture_vectors(dataset: Dataset, model: Any, cache: Path) -> np.ndarray:

@@ -21,7 +21,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 import genrec_lab
-from genrec_lab.data.whole_files import whole_file
+from genrec_lab.data.whole_files import sha256_of, whole_file
 from genrec_lab.encoders.text import (
     TEXT_ENCODERS,
     TextConfig,
@@ -29,7 +29,7 @@ from genrec_lab.encoders.text import (
     identity_of,
     text_encoder,
 )
-from genrec_lab.lab.files import as_json, hash_file, hash_folder, read_json, write_json
+from genrec_lab.lab.files import as_json, hash_folder, read_json, write_json
 from genrec_lab.registry import ComponentConfig, component_config
 from genrec_lab.scale.cluster import Cluster, ScaleError, connected, require_room
 
@@ -205,7 +205,7 @@ def _stream(
             "worker": pipeline.worker.__name__,
             "keys": pipeline.keys,
             "depends_on": pipeline.depends_on,
-            "source": {file.name: hash_file(file) for file in files},
+            "source": {file.name: sha256_of(file) for file in files},
             "genrec_lab": genrec_lab.__version__,
         },
     )

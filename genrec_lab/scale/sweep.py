@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -54,17 +54,12 @@ class SweptRun:
     failure: str | None
 
 
-@dataclass(frozen=True)
-class _Chain:
-    """What a worker receives: the arguments of `lab.chain.run`."""
+class _Chain(NamedTuple):
+    """What a worker receives. asked: the arguments of `lab.chain.run`."""
 
     run: str
-    source: dict[str, Any]
     base: Path
-    seed: int | None
-    only: tuple[str, ...]
-    notebooks: Path
-    root: Path
+    asked: dict[str, Any]
     resources: RunResources
 
 
@@ -91,70 +86,42 @@ def sweep(runs: Sequence[Runs], cluster: Cluster | None = None, root: Path | Non
         work = ray.remote(_outcome)
         tasks = [work.options(name=chain.run, **_options(chain.resources)).remote(chain) for chain in chains]
         failures = [_answer(ray, task) for task in tasks]
-    return [
-        SweptRun(chain.run, chain.root / chain.run, failure)
-        for chain, failure in zip(chains, failures, strict=True)
-    ]
+    return [SweptRun(name, root / name, failure) for name, failure in zip(names, failures, strict=True)]
 
 
 def _chains(runs: Runs, notebooks: Path, root: Path) -> list[_Chain]:
     checked = check_run(Path(runs.file), runs.sets, runs.seeds, root=root, notebooks=notebooks)
-    spec, chosen = checked.spec, [notebook.stem for notebook in checked.notebooks]
+    spec, only = checked.spec, [notebook.stem for notebook in checked.notebooks]
+    asked = {"source": spec.parameters(), "notebooks": notebooks, "root": root}
     if not runs.seeds:
-        given = spec.parameters(), spec.base, None, tuple(chosen)
-        return [_Chain(spec.run, *given, notebooks, root, runs.resources)]
+        return [_Chain(spec.run, spec.base, {**asked, "only": only}, runs.resources)]
     # What compares the runs comes when all have ended.
-    only = tuple(name for name in chosen if name not in OVER_SEEDS)
+    asked["only"] = [name for name in only if name not in OVER_SEEDS]
     return [
-        _Chain(
-            spec.with_seed(seed).run,
-            spec.parameters(),
-            spec.base,
-            seed,
-            only,
-            notebooks,
-            root,
-            runs.resources,
-        )
+        _Chain(spec.with_seed(seed).run, spec.base, {**asked, "seeds": [seed]}, runs.resources)
         for seed in runs.seeds
     ]
 
 
 def _options(resources: RunResources) -> dict[str, Any]:
-    options: dict[str, Any] = {
-        "num_cpus": resources.processors,
-        "num_gpus": resources.gpus,
-        "max_retries": resources.restarts,
-    }
+    options: dict[str, Any] = {"num_cpus": resources.processors, "num_gpus": resources.gpus}
     if resources.memory_gigabytes is not None:
         options["memory"] = int(resources.memory_gigabytes * 2**30)
-    return options
+    return {**options, "max_retries": resources.restarts}
 
 
 def _answer(ray: Any, task: Any) -> str | None:
     try:
         return ray.get(task)
-    except (
-        ray.exceptions.RayError
-    ) as error:  # its worker died too often, or an error that no run should raise
+    except ray.exceptions.RayError as error:  # its worker died too often, or what no run should raise
         return str(error)
 
 
 def _outcome(chain: _Chain) -> str | None:
     """Do the run on the worker's machine, where Ray has set which GPUs it sees; give what went wrong."""
     try:
-        _execute(chain)
+        with relative_to(chain.base):
+            run_chain(**chain.asked)
     except (RunError, OSError) as error:
         return str(error)
     return None
-
-
-def _execute(chain: _Chain) -> None:
-    with relative_to(chain.base):
-        run_chain(
-            chain.source,
-            only=chain.only,
-            seeds=None if chain.seed is None else [chain.seed],
-            notebooks=chain.notebooks,
-            root=chain.root,
-        )

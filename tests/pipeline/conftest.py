@@ -7,6 +7,13 @@ import pytest
 
 from genrec_lab import registry
 from genrec_lab.lab import store
+from tests.pipeline.wheel import installed_wheel
+
+
+@pytest.fixture(scope="session")
+def genrec(tmp_path_factory):
+    """The command of the wheel, installed once for all tests into an environment of its own."""
+    return installed_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture

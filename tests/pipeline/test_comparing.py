@@ -8,11 +8,12 @@ import nbformat
 import polars as pl
 import pytest
 
+from genrec_lab.data.whole_files import sha256_of
 from genrec_lab.lab import RunError, compare_runs, open_run, prepare_data, rank_test_users, train_recommenders
 from genrec_lab.lab.chain import ChainResult, _source_of, plan
 from genrec_lab.lab.compare import comparison_tasks, runs_of
 from genrec_lab.lab.evaluate import COMPARISON
-from genrec_lab.lab.files import hash_file, read_log
+from genrec_lab.lab.files import read_log
 
 OVERRIDES = {"compare": ["sasrec", "popularity"], "rows.sasrec.training.epochs": 1}
 METHODS = ("sasrec", "popularity", "best possible")
@@ -191,7 +192,7 @@ def test_the_chain_compares_again_when_a_run_came_or_changed(opened, evaluated, 
     prose, functions = _source_of(notebook)
     with run.edited_manifest() as manifest:
         manifest["pages"][COMPARISON] = {
-            "status": "finished", "sha256": hash_file(notebook), "prose": prose, "functions": functions,
+            "status": "finished", "sha256": sha256_of(notebook), "prose": prose, "functions": functions,
             "reads": {task.place: run.state(task).digest},
         }  # fmt: skip
 

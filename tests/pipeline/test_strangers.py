@@ -35,7 +35,7 @@ from genrec_lab.lab.store import Run, open_run
 from genrec_lab.lab.tokenise import train_tokenizers
 from genrec_lab.models.tokenizers import find_tokenizer
 from genrec_lab.registry import relative_to
-from tests.pipeline.wheel import OUTSIDE, installed_wheel
+from tests.pipeline.wheel import OUTSIDE
 
 REPOSITORY = Path(__file__).parents[2]
 _STAGES = ("01_data_preparation", "02_tokenizer_training", "05_recommender_training", "07_evaluation")
@@ -260,20 +260,22 @@ def test_the_notebook_has_the_classes_of_the_example_and_is_executed_where_it_is
 
 
 @pytest.mark.slow
-def test_the_wheel_alone_runs_strangers_outside_the_checkout_and_goes_on_after_a_kill(tmp_path: Path) -> None:
-    command = installed_wheel(tmp_path)
+def test_the_wheel_alone_runs_strangers_outside_the_checkout_and_goes_on_after_a_kill(
+    genrec: Path, tmp_path: Path
+) -> None:
+    command = genrec
     python, (packages,) = command.with_name("python"), command.parents[1].glob("lib/python*/site-packages")
 
-    def genrec(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    def started(*arguments: str, **options: Any) -> subprocess.Popen[str]:
         pipe = subprocess.PIPE
         return subprocess.Popen(
             [command, *arguments], env=OUTSIDE, text=True, stdout=pipe, stderr=pipe, **options
         )
 
-    assert genrec("init", "x", cwd=tmp_path).wait(300) == 0
+    assert started("init", "x", cwd=tmp_path).wait(300) == 0
     work = copied(tmp_path / "x")
     folder, chain = work / "runs" / "my_methods", ("run", "my_methods.yaml", "--only", "01,02,05,07")
-    killed = genrec(*chain, cwd=work, start_new_session=True)
+    killed = started(*chain, cwd=work, start_new_session=True)
     log, began = folder / "log.jsonl", time.monotonic()
     while not (log.is_file() and '"place": "05_' in log.read_text()):
         assert killed.poll() is None, killed.communicate()
@@ -284,7 +286,7 @@ def test_the_wheel_alone_runs_strangers_outside_the_checkout_and_goes_on_after_a
     before = {file: file.stat().st_mtime_ns for file in folder.glob("0[12]*/**/result.json")}
     assert before
 
-    resumed = genrec(*chain, cwd=work)
+    resumed = started(*chain, cwd=work)
     said = resumed.communicate(timeout=600)
     assert resumed.returncode == 0, said
     assert {file: file.stat().st_mtime_ns for file in before} == before
@@ -306,6 +308,6 @@ def test_the_wheel_alone_runs_strangers_outside_the_checkout_and_goes_on_after_a
 
     file = work / "my_methods.py"
     file.write_text(file.read_text().replace("dtype=np.float32)", "dtype=np.float64)"))
-    planned = genrec(*chain, "--dry-run", "--json", cwd=work).communicate(timeout=300)[0]
+    planned = started(*chain, "--dry-run", "--json", cwd=work).communicate(timeout=300)[0]
     again = {step["row"] for step in json.loads(planned) if step["row"] and step["action"] == "run"}
     assert again == {"last_item"}

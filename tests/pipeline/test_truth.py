@@ -279,7 +279,7 @@ def test_the_doctor_finds_a_flipped_byte_in_every_file(run: Run, monkeypatch: py
         place, path = place_of(run, file), file.relative_to(run.folder).as_posix()
         with monkeypatch.context() as patch:
             if (kind := path.partition("/")[0]) in seen:  # the report is written once for a stage
-                patch.setattr("genrec_lab.lab.doctor.rebuild", lambda run: None)
+                patch.setattr("genrec_lab.lab.doctor.build_report", lambda run: None)
             found = doctor("truth", run.folder.parent)
         seen.add(kind)
         where = place or (f"figures/{file.name}" if file.parent.name == "figures" else path)
@@ -426,8 +426,7 @@ def test_a_result_keeps_the_revision_that_made_it(
     first = git(finished.package, "rev-parse", "HEAD")
     assert {made["revision"] for made in finished.look["provenance"]} == {first}
     shutil.copytree(finished.root, tmp_path / "runs")
-    old = "        return Popularity().fit(learnt_data(data, (domain,)))\n"
-    edited("lab/evaluate.py", old, old.replace("return ", "return None or "))
+    edited("lab/evaluate.py", "domain: Popularity().fit(", "domain: None or Popularity().fit(")
     second = commit(finished.package)
     found = ask("make", "truth", tmp_path / "runs", finished.package)["provenance"]
     assert {made["row"] for made in found if made["revision"] == second} == {"popularity"}
@@ -450,6 +449,8 @@ ROWS = ["popularity", "sasrec", "unisrec", "tiger", "idgenrec", "p5_cid", "gmc"]
 
 
 ONE_EPOCH = {
+    "one_pass": None,
+    "tokenizer.epochs": 2,
     "training.epochs": 1,
     "rows.sasrec.training.epochs": 1,
     "rows.unisrec.training.epochs": 1,
@@ -521,7 +522,8 @@ def protocol(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[s
     found = {}
     for poisoned in ("", "test", "valid"):
         dataset = {"name": SOURCE, "names": ["Garden", "Kitchen"], "poisoned": poisoned}
-        overrides = {"compare": ["popularity", "sasrec"], "tokenizer.epochs": 4, "training.epochs": 2}
+        overrides = {"compare": ["popularity", "sasrec"], "tokenizer.epochs": 2, "training.epochs": 2}
+        overrides["one_pass"] = None
         run = open_run(
             "poisoned", dataset=dataset, preset="gmc_tiny", overrides=overrides, change=True,
             root=tmp_path_factory.getbasetemp() / "protocol",

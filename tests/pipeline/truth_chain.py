@@ -26,9 +26,9 @@ STAGES = (
 )
 TRAINING = STAGES[1:4]
 PARAMETERS: dict[str, Any] = {
-    "dataset": {"name": "bazaar", "domains": ["Garden", "Kitchen"], "items": 300, "users": 450},
+    "dataset": {"name": "bazaar", "domains": ["Garden", "Kitchen"], "items": 300, "users": 300},
     "preset": "gmc_tiny",
-    "overrides": {"compare": ["popularity", "sasrec", "tiger"], "tokenizer.epochs": 4},
+    "overrides": {"compare": ["popularity", "sasrec", "tiger"], "tokenizer.epochs": 2, "one_pass": None},
     "seed": 0,
 }
 
