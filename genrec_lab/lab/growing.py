@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from genrec_lab.codes import ItemCodes
 from genrec_lab.codes.growing import with_new_items
 from genrec_lab.data.assembly import TEXT_COLUMNS
 from genrec_lab.data.frames import raw_items_of
@@ -81,21 +80,11 @@ def _write(items: Path, own: Path, models: Mapping[str, Path], target: Path, say
     places: dict[str, str] = {}
     for place, model in loaded.items():
         domains = [domain for domain, folder in models.items() if folder == place]
-        codes, moved = model.codes, [0, 0]
-        parts = []
-        for domain in new["domain"].unique(maintain_order=True):
-            rows = np.flatnonzero((new["domain"] == domain).to_numpy())
-            found = with_new_items(model.codes, raw[domain][0], [domain] * len(rows), *raw[domain][1:])
-            parts.append((rows, found.codes.codes[model.codes.n_items :]))
-            moved = [moved[0] + found.moved, moved[1] + found.displaced]
-        table = np.empty((new.height, codes.levels), dtype=np.int64)
-        for rows, of_rows in parts:
-            table[rows] = of_rows
-        names = [*(codes.domains.tolist() if codes.domains is not None else ["all"] * codes.n_items)]
-        grown = ItemCodes(
-            np.concatenate([codes.codes, table]), codes.sizes, [*names, *new["domain"]], codes.shared_levels
-        )
-        larger: CodeRecommender = model.with_codes(grown)
+        codes, moved, displaced = model.codes, 0, 0
+        for domain, (found, residuals, books) in raw.items():
+            grown = with_new_items(codes, found, [domain] * len(found), residuals, books)
+            codes, moved, displaced = grown.codes, moved + grown.moved, displaced + grown.displaced
+        larger: CodeRecommender = model.with_codes(codes)
         about = CardFacts(
             dataset=f"a catalogue of {known.height:,} items, and {new.height:,} that came later",
             max_history=model.max_history,
@@ -105,8 +94,8 @@ def _write(items: Path, own: Path, models: Mapping[str, Path], target: Path, say
         larger.save_pretrained(target / where, about, all_items)
         places |= dict.fromkeys(domains, where)
         say(
-            f"{', '.join(domains)}: {new.height:,} items come to {known.height:,}; for {moved[0]:,} the "
-            f"tokenizer's identifier was taken, {moved[1]:,} of them are under another prefix."
+            f"{', '.join(domains)}: {new.height:,} items come to {known.height:,}; for {moved:,} the "
+            f"tokenizer's identifier was taken, {displaced:,} of them are under another prefix."
         )
     shutil.copytree(own / NAMING, target / NAMING)
     return {domain: places[domain] for domain in models}
@@ -149,7 +138,10 @@ def _vectors(texts: list[str], naming: Path, config: Mapping[str, Any]) -> np.nd
 def _new_items(
     file: Path, known: pl.DataFrame, template: str, domains: tuple[str, ...], say: Any
 ) -> pl.DataFrame:
-    """Read the table of new items: frame `domain, key, title, text`; RunError for what cannot be added."""
+    """Read the table of new items, those of a domain together: frame `domain, key, title, text`.
+
+    Raises RunError for what cannot be added.
+    """
     table = read_table(file)
     if "domain" not in table.columns:
         if len(domains) > 1:
@@ -176,4 +168,5 @@ def _new_items(
     texts = filled_text(raw, template, repairs) if given is None else given
     for what, count in repairs.items():
         say(f"{file}: {count:,} {what.replace('_', ' ')}")
-    return raw.select("domain", "key", "title").with_columns(text=texts)
+    new = raw.select("domain", "key", "title").with_columns(text=texts)
+    return pl.concat(new.partition_by("domain", maintain_order=True))

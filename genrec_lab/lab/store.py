@@ -613,10 +613,11 @@ class Run:
         folder.mkdir(parents=True)
         scratch.mkdir(parents=True, exist_ok=True)
         attempt = scratch / "attempt.json"
-        self.log("resumed" if attempt.is_file() else "started", place=task.place)
+        event = "resumed" if attempt.is_file() else "started"
         before = {"attempts": 0, "seconds": 0.0, **_attempt(attempt)}
         tried = {"attempts": before["attempts"] + 1, "seconds": before["seconds"], "error": None}
         write_json(attempt, tried)
+        self.log(event, place=task.place)
         processes.tell(scratch)
         work, began = Work(folder, scratch, task.title, self.seed), time.strftime(_CLOCK)
         clock = time.monotonic()
