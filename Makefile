@@ -22,7 +22,7 @@ BENCH ?= $(sort $(filter-out __init__ measuring,$(basename $(notdir $(wildcard b
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test check unit notebooks format lab bench gallery hooks constraints clean
+.PHONY: help setup demo test check unit notebooks format lab bench gallery docs hooks constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,6 +95,12 @@ bench: $(STAMP) ## run the benchmarks; one alone: make bench BENCH=name
 gallery: $(STAMP) ## make docs/gallery.md and its pictures, in Chromium, from a small run; some minutes
 	$(BIN)/python -m genrec_lab.run papermill_runs/gallery.yaml
 	$(BIN)/python -m docs.gallery
+
+# What the demo has computed is not computed again; the notebooks on the site have its outputs.
+docs: $(STAMP) demo ## build the site into build/site from the demo's run, and look for dead links and empty figures
+	$(BIN)/genrec explore demo --html build/explorer.html
+	$(BIN)/python -m sphinx -q -E -W --keep-going -c docs -D genrec_explorer=build/explorer.html . build/site
+	$(BIN)/python -m docs.crawl build/site
 
 hooks: $(STAMP) ## check and strip at every commit
 	$(BIN)/pre-commit install

@@ -16,7 +16,7 @@ and a search over the tree of all identifiers turns what it writes into a rankin
 >>> gl.metrics_table(ranked, test["target"], test["domain"]).columns
 ['domain', 'metric', 'k', 'value', 'users']
 
-What there is; `help(genrec_lab.NAME)` has the arguments and an example of each:
+What there is; `help(genrec_lab.NAME)` has the arguments and an example of each::
 
     data          load_dataset, make_bazaar, Dataset, k_core, leave_one_out, Split
     codes         RQVAE, ResidualKMeans, GivenCodes; ItemCodes, code_health
