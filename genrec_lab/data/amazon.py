@@ -24,8 +24,7 @@ from genrec_lab.data.downloads import download, public_address
 from genrec_lab.data.given_splits import read_splits, split_files
 from genrec_lab.data.item_text import DEFAULT_TEMPLATE
 from genrec_lab.data.paths import absolute_path, existing_folder
-from genrec_lab.data.picture_downloads import fetch_pictures
-from genrec_lab.data.picture_pack import PACK_SUFFIX, PICTURE_ENDING
+from genrec_lab.data.picture_files import PACK_SUFFIX, PICTURE_ENDING, fetch_pictures
 from genrec_lab.data.rules import DataError, count_repair, nearest
 from genrec_lab.data.sources import finds, one_domain
 

@@ -14,7 +14,7 @@ import polars as pl
 from genrec_lab.data.dataset import Dataset
 from genrec_lab.data.item_text import DEFAULT_TEMPLATE, as_text, filled_text, parse_template
 from genrec_lab.data.paths import expanded
-from genrec_lab.data.picture_pack import PACK_SUFFIX, packed_names
+from genrec_lab.data.picture_files import PACK_SUFFIX, packed_names
 from genrec_lab.data.preparation import k_core
 from genrec_lab.data.rules import ITEM_TYPES, DataError, count_repair, is_attribute_type, nearest
 from genrec_lab.registry import base_folder

@@ -7,6 +7,9 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+import polars as pl
+
 from genrec_lab.data.dataset import Dataset
 from genrec_lab.data.preparation import CHOICES, choice_problems, with_choices
 from genrec_lab.data.rules import DataError, nearest
@@ -23,14 +26,14 @@ SOURCES: Registry[Source] = Registry(
         "bazaar": "genrec_lab.bazaar:make_bazaar",
         "lcrec": "genrec_lab.data.research_files:read_lcrec",
         "recbole": "genrec_lab.data.research_files:read_recbole",
-        "movielens": "genrec_lab.data.movielens:read_movielens",
+        "movielens": "genrec_lab.data.research_files:read_movielens",
         "frames": "genrec_lab.data.frames:read_frames",
         "splits": "genrec_lab.data.given_splits:read_splits",
         "sequences": "genrec_lab.data.given_splits:read_sequences",
         "amazon2014": "genrec_lab.data.amazon:read_amazon2014",
         "amazon2018": "genrec_lab.data.amazon:read_amazon2018",
         "amazon2023": "genrec_lab.data.amazon:read_amazon2023",
-        "halves": "genrec_lab.data.halves:read_halves",
+        "halves": "genrec_lab.data.sources:read_halves",
     },
 )
 
@@ -234,3 +237,37 @@ def _loaded(part: Part) -> Dataset:
         kind = type(dataset).__name__
         raise DataError(f"{part.where}: {part.name} returned a {kind}; expected a genrec_lab.data.Dataset")
     return dataset
+
+
+# --- a control with a known answer
+
+HALVES = ("A", "B")
+
+
+def read_halves(of: Mapping[str, Any], *, seed: int = 0) -> Dataset:
+    """Each domain of another dataset twice, with half of its users each, drawn from the seed.
+
+    `of` are a dataset's name and options, as of `load_dataset`. Its domain Garden becomes "Garden A" and
+    "Garden B", with the same items and texts. What a method learns in one half holds in the other, so one
+    that shares over domains has to beat the same method on a half alone; where it does not, its sharing is
+    broken. Raises DataError where `of` has no name, and for a domain of fewer than two users.
+
+        >>> load_dataset("halves", of={"name": "bazaar", "domains": ["Garden"]}).domains
+        ('Garden A', 'Garden B')
+    """
+    if not isinstance(of.get("name"), str):
+        raise DataError(f"halves: of is {dict(of)}, which lacks a name; write for example {{name: bazaar}}")
+    whole, parts = load_dataset(**of), list[Dataset]()
+    rng = np.random.default_rng(seed)
+    for domain in whole.domains:
+        shop = whole.select(domain)
+        if shop.n_users < len(HALVES):
+            raise DataError(f"halves: {domain} has {shop.n_users} users; expected two or more")
+        for half, users in zip(HALVES, np.array_split(rng.permutation(shop.n_users), 2), strict=True):
+            name = pl.lit(f"{domain} {half}").alias("domain")
+            sequences = shop.sequences[np.sort(users)].with_columns(
+                name, user=pl.int_range(pl.len(), dtype=pl.Int64)
+            )
+            parts.append(Dataset(f"{domain} {half}", shop.items.with_columns(name), sequences))
+    halves = Dataset.concat(parts, f"{whole.name} in halves")
+    return Dataset(halves.name, halves.items, halves.sequences, whole.repairs, whole.sources)

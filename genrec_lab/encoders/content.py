@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from genrec_lab.data import Dataset
-from genrec_lab.data.picture_pack import has_picture, picture_source
+from genrec_lab.data.picture_files import has_picture, picture_source
 from genrec_lab.data.whole_files import whole_file
 from genrec_lab.encoders.pictures import inside
 from genrec_lab.encoders.progress import Progress, reporter

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
-import zlib
 from collections.abc import MutableMapping
 from functools import lru_cache
 from pathlib import Path
@@ -16,15 +14,13 @@ from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from genrec_lab.data.picture_pack import has_picture, opened_picture
+from genrec_lab.data.picture_files import DAMAGED, has_picture, opened_picture
 from genrec_lab.encoders.hub import local_folder, model_identity
 from genrec_lab.training import device, moved
 
 # No consumer here looks at more: Qwen2-VL takes at most 1,024 tokens of 28 x 28 pixels, 0.8 million.
 MAX_PIXELS = 2_000_000
 _ORIENTATION = 0x0112
-# What Pillow raises for damaged files; its plugins have no common class of error.
-_DAMAGED = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, zlib.error)
 # Modes by what is counted when they become RGB; modes that are not here need no mending.
 _CONVERTED = {
     "1": "pictures_from_grey",
@@ -70,7 +66,7 @@ def read_picture(
         raise PictureError(
             f"item {item}: {file} is too large to decode ({error}); shrink the file"
         ) from error
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise PictureError(
             f"item {item}: {file} is not a picture that can be read ({error}); restore it, or drop it from "
             "the item"

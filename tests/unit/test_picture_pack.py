@@ -14,8 +14,14 @@ from PIL import Image
 
 from genrec_lab.data import DataError, load_dataset
 from genrec_lab.data.assembly import found_images
-from genrec_lab.data.picture_downloads import PictureCounts, fetch_pictures
-from genrec_lab.data.picture_pack import has_picture, packed_names, picture_source, writing_pack
+from genrec_lab.data.picture_files import (
+    PictureCounts,
+    fetch_pictures,
+    has_picture,
+    packed_names,
+    picture_source,
+    writing_pack,
+)
 from genrec_lab.encoders.content import content_of
 from genrec_lab.encoders.pictures import PictureError, read_picture
 from genrec_lab.viz.figures.pictures import item_pictures

@@ -20,7 +20,7 @@ from torch import Tensor
 from genrec_lab.data.batches import Batch, NeighbourBatches, StretchBatches
 from genrec_lab.training import processes
 from genrec_lab.training.processes import in_shares, own_parts
-from tests.unit.two_processes import WORK, main
+from tests.unit.two_processes import ITEM_MODELS, WORK, main
 
 REPOSITORY = Path(__file__).parents[2]
 LAUNCHED = """
@@ -86,6 +86,12 @@ def test_two_processes_give_the_losses_and_weights_of_one(both: tuple[Path, Path
         assert theirs.keys() == weights.keys()
         for name, tensor in weights.items():
             torch.testing.assert_close(theirs[name], tensor, rtol=1e-3, atol=1e-4, msg=f"{work} {name}")
+
+
+@pytest.mark.parametrize("work", ITEM_MODELS)
+def test_each_of_two_processes_computes_a_part_of_a_batch_with_negatives(both, work: str) -> None:
+    rows = [json.loads((folder / f"rows-{work}.json").read_text()) for folder in both]
+    assert 0 < rows[1] < rows[0]
 
 
 def test_what_a_notebook_launches_works_together(tmp_path: Path) -> None:

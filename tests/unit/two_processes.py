@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from unittest import mock
 
@@ -112,6 +114,40 @@ def learn_next_items_in_parts(folder: Path) -> Trained:
     return learn_next_items(folder / "parts", samples_at_once=1)
 
 
+# Models whose losses draw negatives or compare the rows of a batch, and the phase that does so. What is drawn
+# for the items that a process happens to read, as UniSRec's noise over several experts, is its own.
+ITEM_MODELS: dict[str, tuple[str, dict[str, object], str]] = {
+    "sasrec": ("sasrec:SASRec", {"objective": "bce"}, "training"),
+    "gru4rec": ("gru4rec:GRU4Rec", {"objective": "bpr_max", "samples": 5, "hidden": 8}, "training"),
+    "bert4rec": ("bert4rec:BERT4Rec", {"feed_forward": 8}, "training"),
+    "unisrec": ("unisrec:UniSRec", {"experts": 1, "adaptor_dropout": 0.0, "drop": 0.0}, "pretraining"),
+    "vqrec": ("vqrec:VQRec", {"codes": 2, "bits": 2}, "pretraining"),
+    "missrec": ("missrec:MISSRec", {"heads": 2, "interest_weight": 0.1}, "pretraining"),
+}
+
+
+def learn_over_items(folder: Path, name: str) -> Trained:
+    place, options, phase = ITEM_MODELS[name]
+    module, _, kind = place.partition(":")
+    component = getattr(import_module(f"genrec_lab.models.sequential.{module}"), kind)
+    torch.manual_seed(9)
+    model = component(component.Config(width=8, max_history=4, dropout=0.0, **options))
+    rng = np.random.default_rng(4)
+    text = rng.normal(size=(9, 6)).astype(np.float32)
+    model.build(DomainItems(np.arange(9), users=np.arange(9), text=text, pictures=text[::-1]))
+    sequences = [rng.integers(9, size=size).tolist() for size in (2, 3, 3, 4, 5, 5, 6, 9, 12)]
+    model.begin(phase)
+    rows: list[int] = []
+    model.register_forward_pre_hook(
+        lambda _, __, given: rows.append(len(given["sequences"])), with_kwargs=True
+    )
+    told = fit(model, model.batches(sequences, range(9), 4), TRAINING, checkpoints=folder / name, seed=1)
+    if processes.number() == 0:
+        (folder / f"rows-{name}.json").write_text(json.dumps(sum(rows)))
+    weights = {key: one for key, one in model.state_dict().items() if not key.startswith("interests")}
+    return [record.loss for record in told.history], weights
+
+
 def learn_contrast(folder: Path) -> Trained:
     torch.manual_seed(5)
     model = Contrast()
@@ -212,6 +248,7 @@ WORK: dict[str, Callable[[Path], Trained]] = {
     "items": learn_next_items,
     "items in parts": learn_next_items_in_parts,
     "contrast": learn_contrast,
+    **{name: partial(learn_over_items, name=name) for name in ITEM_MODELS},
     "rqvae": learn_rqvae,
     "letter": learn_letter,
     "tree": learn_tree,

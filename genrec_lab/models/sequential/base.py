@@ -34,7 +34,7 @@ from genrec_lab.models.recommenders.base import (
     callbacks_of,
     pretrains,
 )
-from genrec_lab.models.sequential.batches import SequenceBatches, padded, places_of
+from genrec_lab.models.sequential.batches import SequenceBatches, Undivided, padded, places_of
 from genrec_lab.registry import ComponentConfig
 from genrec_lab.training import Batches, TrainingConfig, TrainingResult, moved, placed, validator
 from genrec_lab.training import fit as train
@@ -142,8 +142,8 @@ class ItemModel(nn.Module, ItemRecommender):
     """A recommender that scores all items of its domain after a history.
 
     `fit` makes the network and trains it, `build` makes it only. A model's file sets `Config`, and `needs`,
-    `takes`, `phases` and `own_weights` where they differ from these; it defines `make`, `logits` and
-    `forward`, the loss of a batch, and may define `batches` and `begin`. After `fit`, `results_` has the
+    `takes`, `phases`, `own_weights` and `divisible` where they differ from these; it defines `make`, `logits`
+    and `forward`, the loss of a batch, and may define `batches` and `begin`. After `fit`, `results_` has the
     history of each phase by its name.
     """
 
@@ -153,6 +153,9 @@ class ItemModel(nn.Module, ItemRecommender):
     phases: ClassVar[tuple[Phase, ...]] = (Phase(),)
     # Names, or beginnings of names, of weights that belong to one domain's items: `start_from` leaves them.
     own_weights: ClassVar[tuple[str, ...]] = ("embedding.",)
+    # Whether several processes may share a batch: what the loss compares over rows it then gathers from all
+    # (`training.processes`), and what it draws for rows it draws for all of them.
+    divisible: ClassVar[bool] = False
 
     def __init__(self, config: ItemModelConfig | None = None) -> None:
         """Take the config, by default that of the class; the network is made by `fit`, `build` or `load`."""
@@ -194,18 +197,12 @@ class ItemModel(nn.Module, ItemRecommender):
 
     # --- training
 
-    @property
-    def each_alone(self) -> bool:
-        """Whether the loss is a mean over next items, each by itself: then processes share a batch."""
-        return getattr(self.config, "objective", "") == "cross_entropy"
-
     def batches(self, sequences: Sequence[Sequence[int]], users: Sequence[int], batch_size: int) -> Batches:
         """Return what an epoch of the current phase is made of; `forward` is called with each batch.
 
         `sequences` are items oldest first, of the training part, `users` whose they are.
         """
-        history = self.config.max_history
-        return SequenceBatches(self.items, sequences, batch_size, history, divisible=self.each_alone)
+        return SequenceBatches(self.items, sequences, batch_size, self.config.max_history)
 
     def begin(self, phase: str) -> None:
         """Prepare the model for a phase, given by its name, as by freezing some of its weights."""
@@ -307,9 +304,10 @@ class ItemModel(nn.Module, ItemRecommender):
                 config = config.model_copy(update=fewer)
             self.begin(phase.name)
             validate = validator(self._recommend_to, data.valid, config.validation_users, seed)
+            batches = self.batches(sequences, users, config.batch_size)
             self.results_[phase.name] = train(
                 self,
-                self.batches(sequences, users, config.batch_size),
+                batches if self.divisible else Undivided(batches),
                 config,
                 validate=validate if phase.validated else None,
                 callbacks=callbacks_of(callbacks, phase.name),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from genrec_lab.data import NO_ITEM
 from genrec_lab.data.batches import Batch, of_like_length, shuffled
+from genrec_lab.training import Batches
 
 NOTHING_TO_LEARN = "no training sequence has two items: there is nothing to learn from"
 
@@ -23,8 +25,7 @@ class SequenceBatches:
 
     A sequence longer than T + 1 = max_history + 1 items is cut into pieces of that length from its end, so
     that no item is lost; users with a single item have nothing to learn from and are counted in `skipped`.
-    With `users` (a place a sequence) each batch has `"users": (B,)` too. divisible: the loss is a mean over
-    next items, each by itself, so that processes may share a batch.
+    With `users` (a place a sequence) each batch has `"users": (B,)` too.
     """
 
     def __init__(
@@ -34,11 +35,9 @@ class SequenceBatches:
         batch_size: int,
         max_history: int,
         users: np.ndarray | None = None,
-        *,
-        divisible: bool = False,
     ) -> None:
         """Cut the sequences; ValueError where one holds an item that is not among `items` (N,), ascending."""
-        self.batch_size, self.divisible = batch_size, divisible
+        self.batch_size = batch_size
         self.rows: list[np.ndarray] = []
         self.skipped = 0
         owners: list[int] = []
@@ -58,20 +57,41 @@ class SequenceBatches:
         """Return the number of batches in an epoch."""
         return -(-len(self.rows) // self.batch_size)
 
-    def __call__(self, epoch: int, seed: int) -> Iterator[Mapping[str, Tensor]]:
+    def __call__(self, epoch: int, seed: int) -> Iterator[Batch]:
         """Yield the batches of one epoch in a new order."""
         for drawn in shuffled(len(self.rows), self.batch_size, np.random.default_rng([seed, epoch])):
             lengths = np.array([len(self.rows[i]) for i in drawn])
             collate = partial(self._collated, width=lengths.max())
-            if self.divisible:
-                yield Batch(drawn, collate, weights=lengths - 1, count_rows=True)
-            else:
-                yield collate(drawn)
+            yield Batch(drawn, collate, weights=lengths - 1, in_order=True, count_rows=True)
 
     def _collated(self, drawn: np.ndarray, width: int) -> dict[str, Tensor]:
         """Return some sequences, padded to the width of the whole batch."""
         batch = {"sequences": padded([self.rows[i] for i in drawn], width)}
         return batch if self.users is None else {**batch, "users": torch.from_numpy(self.users[drawn])}
+
+
+class Undivided:
+    """Batches as plain mappings, of which each of several processes computes the whole."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __call__(self, epoch: int, seed: int) -> Iterator[Mapping[str, Any]]:
+        """Yield the batches of one epoch."""
+        return (dict(batch) for batch in self.batches(epoch, seed))
+
+
+def batch_of(tensors: Mapping[str, Tensor], weights: np.ndarray | None = None) -> Batch:
+    """Return a batch of tensors (B, …) that are there already; `weights` (B,) as of Batch."""
+
+    def collate(rows: np.ndarray) -> dict[str, Tensor]:
+        return {name: tensor[torch.from_numpy(rows)] for name, tensor in tensors.items()}
+
+    rows = np.arange(len(next(iter(tensors.values()))))
+    return Batch(rows, collate, weights=weights, in_order=True, count_rows=True)
 
 
 def places_of(items: np.ndarray, wanted: np.ndarray, where: str) -> np.ndarray:
@@ -162,7 +182,7 @@ class DrawnPrefixes:
         counts = [len(targets) if most is None else min(most, len(targets)) for targets in self.targets]
         return -(-sum(counts) // self.batch_size)
 
-    def __call__(self, epoch: int, seed: int) -> Iterator[dict[str, Tensor]]:
+    def __call__(self, epoch: int, seed: int) -> Iterator[Batch]:
         """Yield the batches of one epoch."""
         if self.before_epoch is not None:
             self.before_epoch()
@@ -182,7 +202,6 @@ class DrawnPrefixes:
         for chosen in batches:
             drawn = [samples[i] for i in chosen]
             prefixes = [row[max(0, target - self.max_history) : target] for row, target in drawn]
-            yield {
-                "sequences": padded(prefixes, max(map(len, prefixes))),
-                "wanted": torch.tensor([int(row[target]) for row, target in drawn]),
-            }
+            wanted = torch.tensor([int(row[target]) for row, target in drawn])
+            sequences = padded(prefixes, max(map(len, prefixes)))
+            yield batch_of({"sequences": sequences, "wanted": wanted})

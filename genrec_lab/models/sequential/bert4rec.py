@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec_lab.data import NO_ITEM
+from genrec_lab.data.batches import Batch
 from genrec_lab.models.layers import PooledDropout
 from genrec_lab.models.sequential.base import ItemModel, ItemModelConfig
-from genrec_lab.models.sequential.batches import DrawnPrefixes, last_of, places_with_items
+from genrec_lab.models.sequential.batches import DrawnPrefixes, batch_of, last_of, places_with_items
 from genrec_lab.models.sequential.layers import AttentionBlock, start_small
 from genrec_lab.models.sequential.objectives import catalogue_cross_entropy
 
@@ -44,6 +45,7 @@ class BERT4Rec(ItemModel):
     """A bidirectional transformer that ranks the items of its domain for a masked place."""
 
     Config: ClassVar = BERT4RecConfig
+    divisible: ClassVar = True
     own_weights: ClassVar = ("embedding.", "bias")
     config: BERT4RecConfig
 
@@ -126,7 +128,7 @@ class Cloze:
         """Return the number of batches in an epoch."""
         return len(self.prefixes)
 
-    def __call__(self, epoch: int, seed: int) -> Iterator[dict[str, Tensor]]:
+    def __call__(self, epoch: int, seed: int) -> Iterator[Batch]:
         """Yield the batches of one epoch; at least one item of each sequence is masked."""
         rng = np.random.default_rng([seed, epoch, 1])
         for batch in self.prefixes(epoch, seed):
@@ -140,7 +142,6 @@ class Cloze:
             last = rng.random(len(sequences)) < self.last_only
             hidden[last] = False
             hidden[rows[last], lengths[last] - 1] = True
-            yield {
-                "sequences": torch.from_numpy(np.where(hidden, self.mask, sequences)),
-                "wanted": torch.from_numpy(np.where(hidden, sequences, NO_ITEM)),
-            }
+            shown, wanted = np.where(hidden, self.mask, sequences), np.where(hidden, sequences, NO_ITEM)
+            tensors = {"sequences": torch.from_numpy(shown), "wanted": torch.from_numpy(wanted)}
+            yield batch_of(tensors, hidden.sum(1))

@@ -34,15 +34,11 @@ class FDSA(ItemModel):
     """Two causal encoders, of ids and of features, whose last states together rank the items."""
 
     Config: ClassVar = FDSAConfig
+    divisible: ClassVar = True
     config: FDSAConfig
     needs: ClassVar = ("text", "words")
     text: Tensor
     has: Tensor
-
-    @property
-    def each_alone(self) -> bool:
-        """Whether the loss is a mean over next items, each by itself: it is."""
-        return True
 
     def make(self) -> None:
         """Start from random weights."""

@@ -40,6 +40,7 @@ class FMLPRec(ItemModel):
     """Filter blocks whose output at the last place ranks the items of its domain."""
 
     Config: ClassVar = FMLPRecConfig
+    divisible: ClassVar = True
     config: FMLPRecConfig
 
     def make(self) -> None:

@@ -36,6 +36,7 @@ class GRU4Rec(ItemModel):
     """A GRU whose state after each item ranks the items of its domain for the next place."""
 
     Config: ClassVar = GRU4RecConfig
+    divisible: ClassVar = True
     config: GRU4RecConfig
 
     def make(self) -> None:

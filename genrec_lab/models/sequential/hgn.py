@@ -36,6 +36,7 @@ class HGN(ItemModel):
     """Gates over the items of a history; the one model here that knows its users."""
 
     Config: ClassVar = HGNConfig
+    divisible: ClassVar = True
     own_weights: ClassVar = ("embedding.", "target.", "user.")
     config: HGNConfig
 

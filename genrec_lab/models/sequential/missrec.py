@@ -30,8 +30,14 @@ from genrec_lab.models.layers import PooledDropout
 from genrec_lab.models.sequential.base import ItemModel, Phase
 from genrec_lab.models.sequential.batches import DrawnPrefixes, last_of
 from genrec_lab.models.sequential.layers import VectorEncoderConfig, start_small
-from genrec_lab.models.sequential.objectives import in_batch_contrast, in_batch_cross_entropy, shortened
+from genrec_lab.models.sequential.objectives import (
+    in_batch_contrast,
+    in_batch_cross_entropy,
+    kept_at_random,
+    shortened,
+)
 from genrec_lab.training import Batches
+from genrec_lab.training.processes import gather_rows
 
 
 class MISSRecConfig(VectorEncoderConfig):
@@ -67,6 +73,7 @@ class MISSRec(ItemModel):
     """A transformer whose encoder reads interests and whose decoder reads the items of a history."""
 
     Config: ClassVar = MISSRecConfig
+    divisible: ClassVar = True
     config: MISSRecConfig
     needs: ClassVar = ("text",)
     takes: ClassVar = ("pictures",)
@@ -216,10 +223,10 @@ class MISSRec(ItemModel):
         if self.phase != "pretraining":
             loss = F.cross_entropy(self._scores(states, adapted), wanted)
             return loss + c.interest_weight * spread
-        pictures = None if adapted.pictures is None else adapted.pictures[wanted]
-        targets = _Adapted(adapted.text[wanted], pictures)
+        pictures = None if adapted.pictures is None else gather_rows(adapted.pictures[wanted])
+        targets = _Adapted(gather_rows(adapted.text[wanted]), pictures)
         loss = in_batch_cross_entropy(self.similarity(states, targets) / c.temperature, wanted)
-        kept = torch.rand(sequences.shape, device=sequences.device) >= c.drop
+        kept = kept_at_random(sequences, c.drop)
         augmented, more = self.states(shortened(sequences, kept)[0], items)
         loss = loss + c.sequence_weight * in_batch_contrast(states, augmented, wanted, c.temperature)
         return loss + c.interest_weight * (spread + more)

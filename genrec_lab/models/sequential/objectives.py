@@ -2,7 +2,8 @@
 
 Letters: M places that predict, D width, N items of the domain, S sampled negatives, R rows of a batch that
 each have a target (of them a few at a time in `catalogue_cross_entropy`), B users, T places of a sequence.
-Sampled negatives are drawn evenly from the domain with torch's generator, as dropout's masks are.
+Sampled negatives are drawn evenly from the domain with torch's generator, as dropout's masks are. Rows that
+several processes share are compared with those of all of them, and what is drawn is drawn for all.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from genrec_lab.data import NO_ITEM
+from genrec_lab.training.processes import drawn_for_all, gather_rows, places_of_rows, same_in_all
 
 # Bytes of the scores that are held at a time, in fp32: what a core's cache holds, or a small part of a GPU.
 _ON_CPU, _ON_GPU = 4 << 20, 256 << 20
@@ -40,8 +42,13 @@ def batch_cross_entropy(states: Tensor, targets: Tensor, ids: Tensor, fakes: Ten
     Another target with the same of the `ids` (M,) does not count. `fakes` (M,) are scores that each row has
     in addition, of what it does not want.
     """
-    own = torch.arange(len(ids), device=ids.device)
-    return _loss(states, targets, own, None, ids, fakes)
+    return _loss(states, gather_rows(targets), own_places(ids), None, gather_rows(ids), fakes)
+
+
+def own_places(ids: Tensor) -> Tensor:
+    """Return (M,), the places of this process's `ids` (M,) among those that `gather_rows` gives."""
+    first, _ = places_of_rows(len(ids))
+    return first + torch.arange(len(ids), device=ids.device)
 
 
 def _loss(states: Tensor, items: Tensor, wanted: Tensor, *more: Tensor | None) -> Tensor:
@@ -88,7 +95,7 @@ class _CrossEntropy(torch.autograd.Function):
                 scores += bias
             own = scores.gather(1, wanted[part, None])
             if ids is not None:
-                again = ids[part, None] == ids
+                again = ids[wanted[part], None] == ids
                 scores.masked_fill_(again.scatter_(1, wanted[part, None], False), -torch.inf)
             highest = scores.amax(1, keepdim=True)
             if further is not None:
@@ -155,12 +162,19 @@ def for_cosine(states: Tensor, items: Tensor, temperature: float) -> tuple[Tenso
 def in_batch_cross_entropy(logits: Tensor, ids: Tensor) -> Tensor:
     """Return the mean cross-entropy of (R, R or more) logits whose row i belongs to column i.
 
-    Another column with the same of the ids (R,) does not count.
+    Another column with the same of the ids (R,) does not count. Of several processes the columns are the rows
+    of all of them.
     """
-    again = (ids[:, None] == ids[None, :]).fill_diagonal_(False)
-    again = F.pad(again, (0, logits.shape[1] - len(ids)))
-    places = torch.arange(len(ids), device=ids.device)
+    places, of_all = own_places(ids), gather_rows(ids)
+    again = (ids[:, None] == of_all).scatter_(1, places[:, None], False)
+    again = F.pad(again, (0, logits.shape[1] - len(of_all)))
     return F.cross_entropy(logits.masked_fill(again, -torch.inf), places)
+
+
+def kept_at_random(sequences: Tensor, drop: float) -> Tensor:
+    """Return (B, T) bool for sequences (B, T), false at each place with the probability `drop`."""
+    width, device = sequences.shape[1], sequences.device
+    return drawn_for_all(lambda rows: torch.rand(rows, width, device=device), len(sequences)) >= drop
 
 
 def shortened(sequences: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
@@ -212,7 +226,7 @@ def others(wanted: Tensor, n_items: int) -> Tensor:
     """Return for each wanted item (M,) another one, all equally likely; itself where there is only one."""
     if n_items == 1:
         return wanted.clone()
-    step = torch.randint(1, n_items, wanted.shape, device=wanted.device)
+    step = drawn_for_all(lambda rows: torch.randint(1, n_items, (rows,), device=wanted.device), len(wanted))
     return (wanted + step) % n_items
 
 
@@ -229,6 +243,7 @@ def _with_samples(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return scores (M, 1) of the wanted items, (M, S) of negatives, and the negatives' softmax weights."""
     drawn = torch.randint(len(embeddings), (samples,), device=states.device)
+    same_in_all([drawn])
     positive = (states * embeddings[wanted]).sum(-1, keepdim=True).float()
     negative = (states @ embeddings[drawn].T).float()
     same = drawn == wanted[:, None]

@@ -40,6 +40,7 @@ from genrec_lab.models.sequential.longformer import (
 )
 from genrec_lab.models.sequential.objectives import catalogue_cross_entropy, in_batch_contrast
 from genrec_lab.training import Batches, placed
+from genrec_lab.training.processes import share_of_mean
 
 _TOKENS_TOGETHER = 16_384  # of texts of like length that are read at a time, each as long as the longest
 _TOKENIZER, _ENCODER = "tokenizer", "encoder.json"
@@ -77,6 +78,7 @@ class RecFormer(ItemModel):
     """A Longformer over the text of a history, by cosine with its reading of each item alone."""
 
     Config: ClassVar = RecFormerConfig
+    divisible: ClassVar = True
     config: RecFormerConfig
     needs: ClassVar = ("words",)
     phases: ClassVar = (
@@ -227,10 +229,11 @@ class RecFormer(ItemModel):
         """Return the mean cross-entropy of masked tokens: 80 % a mask, 10 % any token, 10 % as they are."""
         hidden = [self._masked(tokens) for tokens in parts]
         states, wanted = (torch.cat(of) for of in zip(*hidden, strict=True))
-        if not len(wanted):
-            return states.sum()
-        table = self.longformer.get_input_embeddings().weight
-        return catalogue_cross_entropy(self.head(states), table, wanted, self.head_bias)
+        loss = states.sum()
+        if len(wanted):
+            table = self.longformer.get_input_embeddings().weight
+            loss = catalogue_cross_entropy(self.head(states), table, wanted, self.head_bias)
+        return share_of_mean(loss, len(wanted), sum(len(tokens.ids) for tokens in parts))
 
     def _masked(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Return the states (M, D) of tokens that are masked, and what they were (M,)."""

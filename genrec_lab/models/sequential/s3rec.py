@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec_lab.data import NO_ITEM
-from genrec_lab.data.batches import shuffled
+from genrec_lab.data.batches import Batch, shuffled
 from genrec_lab.models.sequential.base import ItemModel, Phase
 from genrec_lab.models.sequential.batches import (
+    NOTHING_TO_LEARN,
     SequenceBatches,
+    batch_of,
     last_of,
     next_items,
     padded,
@@ -58,6 +60,7 @@ class S3Rec(ItemModel):
     """SASRec whose item vectors and layers have first learnt from attributes, masked items and segments."""
 
     Config: ClassVar = S3RecConfig
+    divisible: ClassVar = True
     config: S3RecConfig
     needs: ClassVar = ("words",)
     phases: ClassVar = (Phase("pretraining", budget="pretraining", validated=False), Phase("fine-tuning"))
@@ -168,14 +171,14 @@ class MaskedBatches:
             pieces = [places[max(0, end - max_history) : end] for end in range(len(places), 1, -max_history)]
             self.rows += [piece for piece in pieces if len(piece) > 1]
         if not self.rows:
-            raise ValueError("no training sequence has two items: there is nothing to learn from")
+            raise ValueError(NOTHING_TO_LEARN)
         self._all = np.concatenate(self.rows)
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
         return -(-len(self.rows) // self.batch_size)
 
-    def __call__(self, epoch: int, seed: int) -> Iterator[dict[str, Tensor]]:
+    def __call__(self, epoch: int, seed: int) -> Iterator[Batch]:
         """Yield the batches of one epoch in a new order."""
         rng = np.random.default_rng([seed, epoch])
         names = ("sequences", "masked", "negatives", "around", "segments", "strangers")
@@ -183,7 +186,7 @@ class MaskedBatches:
             rows = [self._masked(self.rows[i], rng) for i in drawn]
             width = max(len(row[0]) for row in rows)
             columns = zip(*rows, strict=True)
-            yield {name: padded(part, width) for name, part in zip(names, columns, strict=True)}
+            yield batch_of({name: padded(part, width) for name, part in zip(names, columns, strict=True)})
 
     def _masked(self, row: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
         hidden = rng.random(len(row)) < self.mask_ratio

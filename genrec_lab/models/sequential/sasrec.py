@@ -43,6 +43,7 @@ class SASRec(ItemModel):
     """
 
     Config: ClassVar = SASRecConfig
+    divisible: ClassVar = True
     config: SASRecConfig
 
     def make(self) -> None:

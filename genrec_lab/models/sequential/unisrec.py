@@ -21,10 +21,7 @@ from genrec_lab.models.layers import PooledDropout
 from genrec_lab.models.sequential.base import Phase
 from genrec_lab.models.sequential.batches import next_items
 from genrec_lab.models.sequential.layers import CosineModel, VectorEncoder, VectorEncoderConfig, start_small
-from genrec_lab.models.sequential.objectives import (
-    in_batch_contrast,
-    shortened,
-)
+from genrec_lab.models.sequential.objectives import in_batch_contrast, kept_at_random, shortened
 
 
 class UniSRecConfig(VectorEncoderConfig):
@@ -71,6 +68,7 @@ class UniSRec(CosineModel):
     """Self-attention over adapted text vectors, by cosine with the adapted vectors of all items."""
 
     Config: ClassVar = UniSRecConfig
+    divisible: ClassVar = True
     config: UniSRecConfig
     needs: ClassVar = ("text",)
     phases: ClassVar = (
@@ -120,7 +118,7 @@ class UniSRec(CosineModel):
         loss = in_batch_contrast(states, targets, wanted, c.temperature)
         if c.sequence_weight == 0:
             return loss
-        kept = torch.rand(histories.shape, device=histories.device) >= c.drop
+        kept = kept_at_random(histories, c.drop)
         # Places within the items of the batch, so that the table is made once.
         local = places[:, :-1].masked_fill(histories == NO_ITEM, NO_ITEM)
         short, last = shortened(local, kept)

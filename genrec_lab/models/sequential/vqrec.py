@@ -23,8 +23,9 @@ from torch.nn import functional as F
 from genrec_lab.models.sequential.base import Phase
 from genrec_lab.models.sequential.batches import next_items
 from genrec_lab.models.sequential.layers import CosineModel, VectorEncoder, VectorEncoderConfig, start_small
-from genrec_lab.models.sequential.objectives import in_batch_contrast
+from genrec_lab.models.sequential.objectives import in_batch_contrast, kept_at_random
 from genrec_lab.models.tokenizers.product_quantization import ProductQuantizationConfig, ProductQuantizer
+from genrec_lab.training.processes import drawn_for_all
 
 
 class VQRecConfig(VectorEncoderConfig):
@@ -44,6 +45,7 @@ class VQRec(CosineModel):
     """Self-attention over pooled code vectors, by cosine with those of all items."""
 
     Config: ClassVar = VQRecConfig
+    divisible: ClassVar = True
     config: VQRecConfig
     needs: ClassVar = ("text",)
     phases: ClassVar = (
@@ -103,9 +105,11 @@ class VQRec(CosineModel):
 
     def fake_codes(self, codes: Tensor) -> Tensor:
         """(R, M) -> (R, M): each code is with probability rho one drawn evenly (enhanced negatives)."""
-        drawn = torch.randint_like(codes, self.values)
-        replaced = torch.rand(codes.shape, device=codes.device) < self.config.fake_share
-        return torch.where(replaced, drawn, codes)
+        size, device = codes.shape[1], codes.device
+        drawn = drawn_for_all(
+            lambda rows: torch.randint(self.values, (rows, size), device=device), len(codes)
+        )
+        return torch.where(kept_at_random(codes, self.config.fake_share), codes, drawn)
 
     def permutation_matrices(self) -> Tensor:
         """Return (M, K, K), rows that each choose one code vector; the gradient is the soft choice's.

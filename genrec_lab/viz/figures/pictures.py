@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 import polars as pl
 from PIL import Image, UnidentifiedImageError
 
-from genrec_lab.data.picture_pack import opened_picture
+from genrec_lab.data.picture_files import opened_picture
 from genrec_lab.viz.layout import NARROW, finish, require_columns
 from genrec_lab.viz.projection import stratified_sample
 from genrec_lab.viz.sentences import kept_title, pictures_title
