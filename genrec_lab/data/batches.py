@@ -305,11 +305,6 @@ class NeighbourBatches:
         """Return the number of batches in an epoch."""
         return -(-len(self.items) // self.batch_size)
 
-    @property
-    def without_neighbours(self) -> int:
-        """Return how many items have no neighbour and come with themselves."""
-        return int(((self.counts == 1) & (self._flat[self._starts] == self.items)).sum())
-
     def pairs(self, epoch: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the items of an epoch in their order, (n,), and their neighbours, (n,)."""
         rng = np.random.default_rng([seed, epoch])

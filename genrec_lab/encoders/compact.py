@@ -16,7 +16,6 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from genrec_lab.encoders.content import Content, PreparedContent, frozen_features, padded
@@ -261,19 +260,6 @@ class CompactEncoder(nn.Module):
             for place, rows in zip(squares, seen, strict=True):
                 features[place] = rows
         return {"features": features, "patches": patches}
-
-    def save(self, folder: Path) -> None:
-        """Write `encoder.safetensors` and `encoder.json`; the frozen networks are named, not written."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.state_dict(), folder / "encoder.safetensors")
-        (folder / "encoder.json").write_text(self.config.model_dump_json(indent=2) + "\n")
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote."""
-        encoder = cls(CompactConfig.model_validate_json((folder / "encoder.json").read_text()))
-        encoder.load_state_dict(load_file(folder / "encoder.safetensors"))
-        return placed(encoder).eval()
 
 
 # --- frozen text models

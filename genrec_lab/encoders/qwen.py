@@ -15,14 +15,13 @@ import numpy as np
 import torch
 from PIL import Image
 from pydantic import Field, model_validator
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from genrec_lab.encoders.content import Content, PreparedContent, frozen_features, padded
 from genrec_lab.encoders.hub import model_identity
 from genrec_lab.encoders.pictures import PictureTarget, centre_square, read_picture
 from genrec_lab.encoders.progress import Progress
-from genrec_lab.encoders.qwen_models import QwenModelError, load_qwen, memory_advice
+from genrec_lab.encoders.qwen_models import load_qwen, memory_advice
 from genrec_lab.registry import ComponentConfig
 from genrec_lab.training import moved, placed
 
@@ -232,44 +231,6 @@ class QwenEncoder(nn.Module):
         device = self.code_tokens.device
         found = self.backbone.get_image_features(moved(pixels, device), moved(grids, device))
         return found.pooler_output
-
-    def trained_state(self) -> dict[str, Tensor]:
-        """What is trained and nothing else: LoRA, code tokens, and the embeddings unless they are frozen."""
-        trained = ((name, p.detach()) for name, p in self.named_parameters() if p.requires_grad)
-        return {name: tensor.contiguous() for name, tensor in trained}
-
-    def save(self, folder: Path) -> None:
-        """Write the trained part as `encoder.safetensors`, with `encoder.json`; never the frozen backbone."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.trained_state(), folder / "encoder.safetensors", {"backbone": self.identity})
-        (folder / "encoder.json").write_text(self.config.model_dump_json(indent=2) + "\n")
-
-    @classmethod
-    def load(cls, folder: Path, model: str | None = None) -> Self:
-        """Read what `save` wrote; `model` names the backbone's folder where it has moved.
-
-        Raises QwenModelError where the backbone is not the one that was trained with.
-        """
-        config = QwenConfig.model_validate_json((folder / "encoder.json").read_text())
-        encoder = cls(config if model is None else config.model_copy(update={"model": model}))
-        encoder.load_trained(folder / "encoder.safetensors")
-        return placed(encoder).eval()
-
-    def load_trained(self, file: Path) -> None:
-        """Put the trained part of `save` into this encoder; raises QwenModelError where it does not fit."""
-        from safetensors import safe_open
-
-        with safe_open(file, framework="pt") as stored:
-            backbone = (stored.metadata() or {}).get("backbone")
-        state, own = load_file(file), self.trained_state()
-        wrong = sorted(set(state) ^ set(own)) or [n for n in own if own[n].shape != state[n].shape]
-        if wrong or backbone != self.identity:
-            what = f"{wrong[0]} does not fit" if wrong else "its backbone has other weights"
-            raise QwenModelError(
-                f'{file} was trained with another model than "{self.config.model}" or with other settings '
-                f"({what}); load it with the model and the settings that it was trained with"
-            )
-        self.load_state_dict(state, strict=False)
 
 
 def _add_lora(language: nn.Module, config: QwenConfig) -> None:

@@ -244,16 +244,10 @@ class MethodConfig(BaseModel):
         """The class of the method's tokenizer."""
         return find_tokenizer(self.tokenizer.kind)
 
-    def new_tokenizer(self) -> Tokenizer:
-        """Return the method's tokenizer, not yet fitted, with the settings that its class takes."""
-        return self.tokenizer_class(self.tokenizer, **self._tokenizer_settings())
-
     def load_tokenizer(self, folder: Path) -> Tokenizer:
-        """Read a tokenizer of the method's that was saved in a folder."""
-        return self.tokenizer_class.load(folder, **self._tokenizer_settings())
-
-    def _tokenizer_settings(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.tokenizer_class.settings}
+        """Read a tokenizer of the method's that was saved in a folder, with the settings that it takes."""
+        settings = {name: getattr(self, name) for name in self.tokenizer_class.settings}
+        return self.tokenizer_class.load(folder, **settings)
 
     def _trainings(self) -> dict[str, TrainingConfig]:
         trainings = {

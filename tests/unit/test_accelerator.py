@@ -319,8 +319,6 @@ def test_the_vision_tower_runs_there(fake: FakeDevice, content: Content, tmp_pat
     assert len(waits) <= 3, waits
     torch.testing.assert_close(hidden.cpu(), expected, atol=1e-5, rtol=1e-4)
     hidden.square().mean().backward()
-    reader.save(tmp_path / "saved")
-    assert places(QwenEncoder.load(tmp_path / "saved")) == {NAME}
 
 
 @pytest.mark.parametrize("kind", ["sentence", "mean_pooled"])

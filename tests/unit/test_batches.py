@@ -182,7 +182,6 @@ def test_every_item_comes_once_an_epoch_beside_one_of_its_neighbours() -> None:
         seen |= set(zip(items, others, strict=True))
     # all pairs in the end, and the one without neighbours beside itself
     assert seen == {(0, 1), (0, 2), (1, 0), (2, 0), (2, 3), (3, 2), (4, 4)}
-    assert batches.without_neighbours == 1
 
 
 def test_neighbours_are_drawn_alike_often_and_anew_each_epoch() -> None:

@@ -295,16 +295,6 @@ class TestWords:
             CompactConfig(dimension=16, heads=3)
 
 
-def test_saved_and_loaded_reads_alike(content: Content, tmp_path: Path) -> None:
-    reader = encoder(seed=3)
-    batch = reader.prepare(content, progress=False).batch(range(6))
-    reader.save(tmp_path / "encoder")
-    again = CompactEncoder.load(tmp_path / "encoder")
-    assert torch.equal(again(batch), reader(batch)) and torch.equal(again.word_table(), reader.word_table())
-    fresh = again.prepare(content, progress=False).batch(range(6))
-    assert all(torch.equal(fresh[key], batch[key]) for key in batch)
-
-
 @pytest.fixture(scope="module")
 def minilm() -> ModelStates:
     return ModelStates("all-MiniLM-L6-v2")

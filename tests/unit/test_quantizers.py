@@ -138,7 +138,7 @@ class TestResidualKMeansTokenizer:
         codes, residuals = brute_force_codes(new.astype(np.float32), model.codebooks)
         np.testing.assert_array_equal(tokens.codes, codes)
         np.testing.assert_allclose(tokens.residuals, residuals, atol=1e-5)
-        np.testing.assert_allclose(tokens.latent, new, atol=1e-6)
+        np.testing.assert_allclose(tokens.residuals[:, 0], new, atol=1e-6)
         z_hat = sum(model.codebooks[level][codes[:, level]] for level in range(3))
         np.testing.assert_allclose(tokens.vectors, z_hat, atol=1e-5)
 

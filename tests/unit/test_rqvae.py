@@ -286,13 +286,15 @@ class TestTokenize:
         tokens = model.tokenize(x)
         assert tokens.residuals.shape == (150, 3, 6) and tokens.codes.dtype == np.int64
         with torch.no_grad():
-            np.testing.assert_allclose(tokens.latent, model.model.encode(torch.from_numpy(x)), atol=1e-5)
-        left, gaps = tokens.latent, []
+            np.testing.assert_allclose(
+                tokens.residuals[:, 0], model.model.encode(torch.from_numpy(x)), atol=1e-5
+            )
+        left, gaps = tokens.residuals[:, 0], []
         for level in range(3):
             np.testing.assert_allclose(tokens.residuals[:, level], left, atol=1e-5)
             left = left - model.codebooks[level][tokens.codes[:, level]]
             gaps.append(np.square(left).sum(axis=1))
-        np.testing.assert_allclose(tokens.vectors, tokens.latent - left, atol=1e-5)
+        np.testing.assert_allclose(tokens.vectors, tokens.residuals[:, 0] - left, atol=1e-5)
         assert tokens.loss == pytest.approx(1.25 * np.sum(gaps, axis=0).mean(), rel=1e-4)
 
     def test_leaves_the_model_in_its_mode_and_without_dropout(self) -> None:

@@ -118,7 +118,7 @@ def test_every_kind_is_found_and_has_its_kind_in_its_config() -> None:
 def test_a_class_in_a_file_is_a_kind_of_tokenizer(stranger: Path) -> None:
     with relative_to(stranger):
         config = presets.load("gmc_tiny", {"tokenizer": {"kind": "mine.py:Signs", "far": [1.5, 2]}})
-        tokenizer = config.new_tokenizer().fit(vectors())
+        tokenizer = config.tokenizer_class(config.tokenizer).fit(vectors())
         tokenizer.save(stranger / "saved")
         again = load_tokenizer(stranger / "saved")
         # A preset's config, its values that both have, and its own ones: all of it is written and read back.

@@ -140,12 +140,6 @@ class Tokenized(NamedTuple):
     vectors: np.ndarray | None = None  # (n, d) or (n, L, d) float32, restored from the codes
     loss: float = 0.0  # of quantising, mean over the items
 
-    @property
-    def latent(self) -> np.ndarray:
-        """(n, d) what is quantised: of levels that refine each other, what the first of them quantises."""
-        assert self.residuals is not None  # noqa: S101 - asked of those that quantise vectors
-        return self.residuals[:, 0]
-
 
 class Tokenizer(SavedAttributes, Shareable, ABC):
     """An estimator of codes: `fit` learns from items, `encode` names items.
