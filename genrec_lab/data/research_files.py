@@ -51,16 +51,8 @@ def read_lcrec(
     interactions = _lcrec_interactions(inter_file, repairs)
     items = undescribed_items(interactions, repairs) if item_file is None else lcrec_items(item_file, repairs)
     rules = ReadingRules(text_template, k_core, keep_unseen_items, allow_missing_text)
-    items, items_origin = in_number_order(items), item_file or inter_file
-    return assemble(
-        domain or name,
-        interactions,
-        items,
-        rules,
-        origin=inter_file,
-        items_origin=items_origin,
-        repairs=repairs,
-    )
+    origins = {"origin": inter_file, "items_origin": item_file or inter_file}
+    return assemble(domain or name, interactions, in_number_order(items), rules, **origins, repairs=repairs)
 
 
 @finds(lambda options: _recbole_files(options["folder"], bool(options.get("allow_missing_text"))))
@@ -95,8 +87,8 @@ def read_recbole(
             keep_unseen_items=keep_unseen_items, allow_missing_text=allow_missing_text,
         )  # fmt: skip
     name, inter_file, item_file = _pair(folder, ".inter", ".item", allow_missing_text)
+    rules = ReadingRules(text_template, k_core, keep_unseen_items, allow_missing_text)
     if "item_id_list" in read_atomic(inter_file).columns:
-        rules = ReadingRules(text_template, k_core, keep_unseen_items, allow_missing_text)
         return dataset_of_histories(inter_file, item_file, domain or name, given, rules)
     defaults = {"user": "user_id", "item": "item_id"}
     interactions = raw_interactions_of(read_atomic(inter_file).lazy(), {**defaults, **given}, str(inter_file))
@@ -110,17 +102,8 @@ def read_recbole(
             if found and role not in table.columns:
                 defaults[role] = found[0]
         items = raw_items_of(table, {**defaults, **given}, str(item_file), repairs)
-    rules = ReadingRules(text_template, k_core, keep_unseen_items, allow_missing_text)
-    items_origin = item_file or inter_file
-    return assemble(
-        domain or name,
-        interactions,
-        items,
-        rules,
-        origin=inter_file,
-        items_origin=items_origin,
-        repairs=repairs,
-    )
+    origins = {"origin": inter_file, "items_origin": item_file or inter_file}
+    return assemble(domain or name, interactions, items, rules, **origins, repairs=repairs)
 
 
 def _is_split(folder: str | os.PathLike[str]) -> bool:

@@ -54,9 +54,7 @@ def recall_per_user(ranked: Any, target: npt.ArrayLike, k: int) -> FloatArray:
     ranked: (U, K) item indices, an array or tensor, or anything with such an `.items`. target: (U,).
     Raises RankingError for k outside 1..K, a repeated item in a row, a -1 before an item, or unequal U.
     """
-    ranks, width = _ranks(ranked, target)
-    _require_k((k,), width)
-    return _recall(ranks, k)
+    return _gains(ranked, target, k, np.ones_like)
 
 
 def ndcg_per_user(ranked: Any, target: npt.ArrayLike, k: int) -> FloatArray:
@@ -65,9 +63,7 @@ def ndcg_per_user(ranked: Any, target: npt.ArrayLike, k: int) -> FloatArray:
     With one relevant item the ideal gain is 1, so this is NDCG (Järvelin and Kekäläinen, 2002).
     Arguments and errors as in `recall_per_user`.
     """
-    ranks, width = _ranks(ranked, target)
-    _require_k((k,), width)
-    return _ndcg(ranks, k)
+    return _gains(ranked, target, k, lambda ranks: 1.0 / np.log2(ranks + 2.0))
 
 
 def mrr_per_user(ranked: Any, target: npt.ArrayLike, k: int) -> FloatArray:
@@ -75,9 +71,7 @@ def mrr_per_user(ranked: Any, target: npt.ArrayLike, k: int) -> FloatArray:
 
     Arguments and errors as in `recall_per_user`.
     """
-    ranks, width = _ranks(ranked, target)
-    _require_k((k,), width)
-    return np.where((ranks >= 0) & (ranks < k), 1.0 / (np.maximum(ranks, 0) + 1.0), 0.0)
+    return _gains(ranked, target, k, lambda ranks: 1.0 / (ranks + 1.0))
 
 
 METRICS: Registry[Callable[..., Any]] = Registry(
@@ -198,13 +192,12 @@ def user_weighted_average(values: Sequence[float], users: Sequence[int]) -> floa
     return float(np.average(np.asarray(values, dtype=np.float64), weights=np.asarray(users)))
 
 
-def _recall(ranks: IntArray, k: int) -> FloatArray:
-    return ((ranks >= 0) & (ranks < k)).astype(np.float64)
-
-
-def _ndcg(ranks: IntArray, k: int) -> FloatArray:
-    gains = 1.0 / np.log2(np.maximum(ranks, 0) + 2.0)
-    return np.where((ranks >= 0) & (ranks < k), gains, 0.0)
+def _gains(ranked: Any, target: npt.ArrayLike, k: int, gain: Callable[[IntArray], Any]) -> FloatArray:
+    """Each user's gain of the target's rank from 0, where it is among the first k, else 0."""
+    ranks, width = _ranks(ranked, target)
+    _require_k((k,), width)
+    found = (ranks >= 0) & (ranks < k)
+    return np.where(found, gain(np.maximum(ranks, 0)), 0).astype(np.float64)
 
 
 def _ranks(ranked: Any, target: npt.ArrayLike) -> tuple[IntArray, int]:
