@@ -290,7 +290,7 @@ def finish(
     top = 34 + extra_title + (38 + extra_note / 2 if note else 0)
     top += panel_title_lines * _PANEL_TITLE_LINE + 6
     figure.update_layout(
-        template=theme.current(),
+        template=theme.LIGHT,
         title={"text": title_text, "subtitle": {"text": note_text}, "pad": {"t": 8 + extra_title / 2}},
         margin={"t": top, "b": _MARGIN_BOTTOM, "l": _MARGIN_LEFT, "r": _MARGIN_RIGHT},
         height=round(top + plot_height + _AXIS_HEIGHT + _MARGIN_BOTTOM + _legend_height(figure)),
@@ -341,21 +341,3 @@ def numbered_axis(names: Sequence[str], limit: int = 30) -> dict[str, Any]:
 def error_bars(spreads: npt.NDArray[np.float64], **settings: Any) -> dict[str, Any]:
     """Return error bars of so much either way, invisible where nothing spreads."""
     return {"array": spreads, "visible": bool(spreads.any()), "thickness": 1.2, "width": 3} | settings
-
-
-def interval(
-    middle: npt.NDArray[np.float64], low: npt.NDArray[np.float64], high: npt.NDArray[np.float64], **style: Any
-) -> dict[str, Any]:
-    """Return error bars from low to high, which need not lie evenly about the middle."""
-    ends = {"array": np.maximum(high - middle, 0), "arrayminus": np.maximum(middle - low, 0)}
-    return {"symmetric": False, "width": 5} | ends | style
-
-
-def lean_heatmap(
-    values: npt.NDArray[np.float64], most: float, ticks: Mapping[int, str], hover: str, **trace: Any
-) -> go.Heatmap:
-    """Return a heatmap of numbers that lean to one of two sides, from -most to most; NaN stays empty."""
-    scale = {"tickvals": list(ticks), "ticktext": list(ticks.values()), "thickness": 14, "len": 1.0}
-    colours = {"zmin": -most, "zmax": most, "colorscale": theme.LEAN, "colorbar": scale}
-    settings = colours | {"hoverongaps": False, "hovertemplate": hover} | trace
-    return go.Heatmap(z=values, **settings)

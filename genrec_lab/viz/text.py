@@ -11,10 +11,6 @@ import re
 import textwrap
 from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
-import polars as pl
-
 _PERCENT = "\N{NO-BREAK SPACE}%"
 # Blanks at which a line may break; the no-break space is not among them.
 _BLANKS = re.compile(r"[ \t\n\r\f\v]+")
@@ -38,15 +34,6 @@ def shorten(text: str, limit: int) -> str:
 def label(text: object, limit: int = 40) -> str:
     """Return a short, safe label for a legend or a tick."""
     return escape(shorten(str(text), limit))
-
-
-def labels(texts: pl.Series, limit: int) -> npt.NDArray[np.object_]:
-    """Return `label` of many texts at once, several times as fast."""
-    flat = texts.cast(pl.String).str.replace_all(_BLANKS.pattern, " ").str.strip_chars()
-    cut = flat.str.slice(0, max(limit - 1, 1)).str.strip_chars_end() + "…"
-    short = cut.zip_with(flat.str.len_chars() > limit, flat)
-    unsafe = {chr(found): safe for found, safe in _ESCAPES.items()}
-    return short.str.replace_many(list(unsafe), list(unsafe.values())).to_numpy()
 
 
 def code_label(code: int, words: Sequence[str], limit: int) -> str:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import plotly.graph_objects as go
-import plotly.io as pio
 from plotly.colors import sample_colorscale
 
 Mode = Literal["light", "dark"]
@@ -201,15 +200,5 @@ def themed(figure: go.Figure, mode: Mode) -> go.Figure:
     return copy
 
 
-def use(mode: Mode) -> None:
-    """Draw the figures that are made from now on in this mode."""
-    pio.templates[_TEMPLATE_NAME] = template(mode)
-
-
-def current() -> go.layout.Template:
-    """Return the template of the mode in use: light until `use` says otherwise."""
-    return pio.templates[_TEMPLATE_NAME]
-
-
-_TEMPLATE_NAME = "genrec_lab"
-use("light")
+LIGHT = template("light")
+"""The template in which figures are made; `themed` turns them dark."""

@@ -29,7 +29,7 @@ from genrec_lab.models.tokenizers.letter import collaborative_vectors
 from genrec_lab.presets import CollaborativeConfig, PresetError
 from genrec_lab.training import TrainingConfig
 from genrec_lab.viz.explorer import policy_effects
-from genrec_lab.viz.levels import mapped_things, what_levels_leave
+from genrec_lab.viz.figures import mapped_things, what_levels_leave
 
 FAST = {
     "text.kind": "tfidf",

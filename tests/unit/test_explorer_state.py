@@ -27,7 +27,7 @@ from genrec_lab.viz.explorer import (
     save_slice,
     slice_names,
 )
-from genrec_lab.viz.explorer.slices import named_slice, slice_file
+from genrec_lab.viz.explorer.selection import named_slice, slice_file
 
 Make = Callable[..., CodedCatalogue]
 

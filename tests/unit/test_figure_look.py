@@ -6,14 +6,13 @@ import html
 import json
 
 import numpy as np
-import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from genrec_lab.viz import figures, theme
 from genrec_lab.viz.layout import domains_of, untitled
-from genrec_lab.viz.text import escape, label, labels, percent, shorten, wrapped
+from genrec_lab.viz.text import escape, percent, shorten, wrapped
 
 # --- text
 
@@ -125,13 +124,3 @@ def test_an_untitled_copy_gives_its_title_as_text_and_is_as_much_lower() -> None
 def test_an_unknown_mode_names_the_known_ones() -> None:
     with pytest.raises(ValueError, match="'dark', 'light'"):
         theme.template("sepia")  # type: ignore[arg-type]
-
-
-# Python's blanks are a few more than polars's: the separators of 1963, which no title has.
-titles = st.lists(st.text(st.characters(exclude_characters="\x1c\x1d\x1e\x1f", exclude_categories=["Cs"])))
-
-
-@given(texts=titles, limit=st.integers(1, 12))
-def test_many_labels_are_those_of_each(texts: list[str], limit: int) -> None:
-    many = labels(pl.Series("title", texts, dtype=pl.String), limit)
-    assert many.tolist() == [label(text, limit) for text in texts]

@@ -12,13 +12,19 @@ A view of your own is a function from a state to what its tab shows:
 from genrec_lab.viz.explorer.beams import BeamTree, beam_tree
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.explorer.code_tables import code_survey
-from genrec_lab.viz.explorer.collisions import Collisions, collisions, policy_effects
-from genrec_lab.viz.explorer.compare import LevelMatch, TwoTokenizers
-from genrec_lab.viz.explorer.prefixes import PrefixOrder
-from genrec_lab.viz.explorer.recommendations import Exposure, exposure, gini, shown_counts
-from genrec_lab.viz.explorer.selection import Found, Selection, parse_prefix, search
-from genrec_lab.viz.explorer.sharing import LevelSharing, level_sharing
-from genrec_lab.viz.explorer.slices import NamedSlice, SliceError, load_slice, save_slice, slice_names
+from genrec_lab.viz.explorer.collisions import collisions, policy_effects
+from genrec_lab.viz.explorer.compare import TwoTokenizers
+from genrec_lab.viz.explorer.recommendations import exposure, gini, shown_counts
+from genrec_lab.viz.explorer.selection import (
+    Selection,
+    SliceError,
+    load_slice,
+    parse_prefix,
+    save_slice,
+    search,
+    slice_names,
+)
+from genrec_lab.viz.explorer.sharing import level_sharing
 from genrec_lab.viz.explorer.state import (
     EXPLORER_VIEWS,
     Choice,
@@ -29,21 +35,14 @@ from genrec_lab.viz.explorer.state import (
     Told,
     register_explorer_view,
 )
-from genrec_lab.viz.explorer.words import TitleWords, Word
+from genrec_lab.viz.explorer.words import TitleWords
 
 __all__ = [
     "EXPLORER_VIEWS",
     "BeamTree",
     "Choice",
     "CodedCatalogue",
-    "Collisions",
     "ExplorerState",
-    "Exposure",
-    "Found",
-    "LevelMatch",
-    "LevelSharing",
-    "NamedSlice",
-    "PrefixOrder",
     "RunRecords",
     "Selection",
     "Shown",
@@ -52,7 +51,6 @@ __all__ = [
     "TitleWords",
     "Told",
     "TwoTokenizers",
-    "Word",
     "beam_tree",
     "code_survey",
     "collisions",

@@ -83,11 +83,7 @@ def health(state: ExplorerState, *, alone: bool = False) -> list[Answer]:
         chips.append(("sizes unknown", "", "the files do not say how many codes a level has"))
     chips += [
         (f"perplexity {by_level}", "Training", "by level: as many evenly used codes would say as much"),
-        (
-            f"collisions {percent(found.collision_rate)}",
-            "Collisions",
-            "items that share their whole identifier",
-        ),
+        (f"collisions {percent(found.collision_rate)}", "Collisions", "items that share their identifier"),
     ]
     return [{"text": text, "tab": "" if alone else tab, "says": says} for text, tab, says in chips]
 
@@ -182,17 +178,12 @@ def page(state: ExplorerState) -> Answer:
     if items.size and catalogue.distances is not None:
         edges = np.linspace(0, float(catalogue.distances[:, level].max()) or 1.0, _BINS + 1)
         counts = np.histogram(catalogue.distances[items, level], edges)[0]
-        found["histogram"] = {
-            "counts": counts.tolist(),
-            "edges": edges.tolist(),
-            "name": "Distance to the codeword",
-        }
+        name = "Distance to the codeword"
+        found["histogram"] = {"counts": counts.tolist(), "edges": edges.tolist(), "name": name}
     found["near"] = _near(state, level, code)
     if level and selection.everywhere is None:
-        found["same"] = {
-            "name": f"Code {code} of level {level + 1} under all prefixes",
-            "table": table(prefixes_of(state)),
-        }
+        name = f"Code {code} of level {level + 1} under all prefixes"
+        found["same"] = {"name": name, "table": table(prefixes_of(state))}
     if (told := state.told()) is not None:
         drawn = {} if told.picture is None else {"picture": drawn_uri(told.picture, _PICTURE)}
         found["told"] = {"words": ", ".join(told.words)} | drawn
@@ -319,22 +310,18 @@ def _facets(state: ExplorerState, items: IntArray) -> list[Answer]:
     """Attributes of the selected items against the others: the values that they have most above the rest."""
     catalogue = state.catalogue
     found: list[Answer] = []
-    for column in catalogue.attributes:
-        if not column.dtype.is_numeric():
-            continue
-        values = column.to_numpy()
-        here, rest = values[items], np.delete(values, items)
-        middle = [
-            f"{np.median(one):.4g}" if one.size else "unknown"
-            for one in (here[~np.isnan(here)], rest[~np.isnan(rest)])
-        ]
-        if middle[0] != "unknown":
-            found.append({"name": column.name, "said": f"median {middle[0]}; elsewhere {middle[1]}"})
+    inside = np.zeros(catalogue.n_items, dtype=bool)
+    inside[items] = True
+    for column in (one for one in catalogue.attributes if one.dtype.is_numeric()):
+        known = column.cast(pl.Float64).fill_nan(None)
+        here, rest = (known.filter(pl.Series(part)).median() for part in (inside, ~inside))
+        if here is not None:
+            elsewhere = "unknown" if rest is None else f"{rest:.4g}"
+            found.append({"name": column.name, "said": f"median {here:.4g}; elsewhere {elsewhere}"})
     for name, (texts, places) in catalogue.valued.items():
-        own, known = places[items], places[places >= 0]
-        inside = np.bincount(own[own >= 0], minlength=len(texts))
-        outside = np.bincount(known, minlength=len(texts)) - inside
-        here, rest = (one / max(int(one.sum()), 1) for one in (inside, outside))
+        parts = (places[part & (places >= 0)] for part in (inside, ~inside))
+        counts = [np.bincount(part, minlength=len(texts)) for part in parts]
+        here, rest = (one / max(int(one.sum()), 1) for one in counts)
         best = np.argsort(rest - here, kind="stable")[:_MOST_VALUES]
         rows = [
             [shorten(texts[place], 40), round(here[place], 4), round(rest[place], 4)]
@@ -381,12 +368,8 @@ def _differing(state: ExplorerState, items: Sequence[int]) -> dict[int, list[tup
 def hover(state: ExplorerState, item: int) -> Answer:
     """Return what the map says of the item under the mouse."""
     ((_, one),) = facts(state, [item], pictures=False)
-    lines = [
-        shorten(one["title"], 120) or "without a title",
-        one["codes"],
-        one["domain"],
-        _visits(state, item),
-    ]
+    title = shorten(one["title"], 120) or "without a title"
+    lines = [title, one["codes"], one["domain"], _visits(state, item)]
     return {"kind": "hover", "item": item, "lines": [line for line in lines if line]}
 
 
@@ -397,14 +380,10 @@ def hits(state: ExplorerState, text: str, most: int = 20) -> Answer:
     if found.everywhere is not None:
         rows.append({"text": str(found), "says": "", "go": {"everywhere": list(found.everywhere)}})
     elif found.prefix is not None:
-        says = counted(found.prefix_items, "item")
-        rows.append(
-            {"text": f"Prefix {written(found.prefix)}", "says": says, "go": {"prefix": list(found.prefix)}}
-        )
-    items = found.items.tolist()
-    for item, one in facts(state, items, pictures=False):
+        text, go = f"Prefix {written(found.prefix)}", {"prefix": list(found.prefix)}
+        rows.append({"text": text, "says": counted(found.prefix_items, "item"), "go": go})
+    for item, one in facts(state, found.items.tolist(), pictures=False):
         says = " · ".join(filter(None, [one["codes"], one["domain"]]))
-        rows.append(
-            {"text": shorten(one["title"], 110) or "without a title", "says": says, "go": {"item": item}}
-        )
+        text = shorten(one["title"], 110) or "without a title"
+        rows.append({"text": text, "says": says, "go": {"item": item}})
     return {"kind": "hits", "said": str(found), "hits": rows, "items": []}

@@ -51,10 +51,6 @@ class BeamTree:
         last = self.nodes.filter((pl.col("level") == len(self.target)) & pl.col("on_target"))
         return int(last["rank"][0]) if last.height else None
 
-    def told(self) -> str:
-        """The way of the target in a sentence."""
-        return beam_title(self)
-
 
 def beam_tree(
     prefixes: Sequence[Sequence[Sequence[int]]],
@@ -75,43 +71,32 @@ def beam_tree(
             f"prefixes: {len(prefixes)} levels with {len(log_probabilities)} of log-probabilities for a "
             f"target of {len(wanted)} codes; expected as many of each"
         )
-    before: dict[tuple[int, ...], float] = {(): 0.0}
-    rows, left_at, missed_by = [], None, None
-    for level, (kept, scores) in enumerate(zip(prefixes, log_probabilities, strict=True)):
-        now = {
-            tuple(int(code) for code in prefix): float(score)
-            for prefix, score in zip(kept, scores, strict=True)
-        }
-        for prefix in now:
+    kept = [
+        {tuple(map(int, prefix)): float(score) for prefix, score in zip(*of_level, strict=True)}
+        for of_level in zip(prefixes, log_probabilities, strict=True)
+    ]
+    grow = [*({prefix[:-1] for prefix in after} for after in kept[1:]), set(kept[-1])]
+    rows: list[tuple[object, ...]] = []
+    for level, (now, before) in enumerate(zip(kept, [{(): 0.0}, *kept], strict=False)):
+        for rank, prefix in enumerate(sorted(now, key=lambda prefix: (-now[prefix], prefix)), start=1):
             if len(prefix) != level + 1 or prefix[:-1] not in before:
                 raise ValueError(
                     f"prefixes: {list(prefix)} at level {level + 1}; expected {level + 1} codes that go on "
                     "from a prefix kept before"
                 )
-        grow = (
-            {tuple(int(code) for code in prefix[:-1]) for prefix in prefixes[level + 1]}
-            if level + 1 < len(prefixes)
-            else set(now)
-        )
-        ordered = sorted(now, key=lambda prefix: (-now[prefix], prefix))
-        for rank, prefix in enumerate(ordered, start=1):
-            step = now[prefix] - before[prefix[:-1]]
-            on_target = prefix == wanted[: level + 1]
-            row = (level + 1, _text(prefix), _text(prefix[:-1]), prefix[-1], rank)
-            example = (examples or {}).get(prefix)
-            rows.append((*row, now[prefix], step, prefix in grow, on_target, example))
-        if left_at is None and wanted[: level + 1] not in now:
-            left_at = level + 1
-            if target_log_probabilities is not None and now:
-                missed_by = float(min(now.values()) - target_log_probabilities[level])
-        before = now
+            row = (level + 1, _text(prefix), _text(prefix[:-1]), prefix[-1], rank, now[prefix])
+            way = (prefix in grow[level], prefix == wanted[: level + 1], (examples or {}).get(prefix))
+            rows.append((*row, now[prefix] - before[prefix[:-1]], *way))
+    lost = [level for level, now in enumerate(kept) if wanted[: level + 1] not in now][:1]
+    missed_by = None
+    if target_log_probabilities is not None and lost and kept[lost[0]]:
+        missed_by = float(min(kept[lost[0]].values()) - target_log_probabilities[lost[0]])
     schema = {"level": pl.Int64, "prefix": pl.String, "parent": pl.String, "code": pl.Int64, "rank": pl.Int64}
     schema |= {"log_probability": pl.Float64, "step": pl.Float64}
     schema |= {"survives": pl.Boolean, "on_target": pl.Boolean, "example": pl.String}
-    steps = None
-    if target_log_probabilities is not None:
-        steps = tuple(float(np.float64(value)) for value in target_log_probabilities)
-    return BeamTree(pl.DataFrame(rows, schema=schema, orient="row"), wanted, left_at, missed_by, steps)
+    steps = None if target_log_probabilities is None else tuple(map(float, target_log_probabilities))
+    nodes, left_at = pl.DataFrame(rows, schema=schema, orient="row"), lost[0] + 1 if lost else None
+    return BeamTree(nodes, wanted, left_at, missed_by, steps)
 
 
 def _text(prefix: tuple[int, ...]) -> str:

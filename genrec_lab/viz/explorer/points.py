@@ -216,13 +216,9 @@ def _by_hit(state: ExplorerState, method: str) -> Coloured:
     targets = np.zeros(0, dtype=np.int64) if users is None else users["target"].to_numpy()
     hits = (state.records.recommended[method] == targets[:, None]).any(axis=1)
     asked, found = (np.bincount(part, minlength=state.catalogue.n_items) for part in (targets, targets[hits]))
-    values = np.full(state.catalogue.n_items, _OTHER, dtype=np.int16)
-    values[(asked > 0) & (found == 0)], values[(asked > found) & (found > 0)] = 0, 1
-    values[(asked == found) & (asked > 0)] = 2
-    names = [
-        {"text": text, "colour": place}
-        for place, text in ((0, "missed"), (1, "hit for some users"), (2, "hit"), (_OTHER, "not a target"))
-    ]
+    values = np.select([asked == 0, found == 0, found == asked], [_OTHER, 0, 2], 1).astype(np.int16)
+    texts = {0: "missed", 1: "hit for some users", 2: "hit", _OTHER: "not a target"}
+    names = [{"text": text, "colour": place} for place, text in texts.items()]
     return Coloured(values, _rgb((BAD, PALETTE[1], GOOD)), names, "targets of test users")
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,23 +34,9 @@ Vectors = str | os.PathLike[str] | npt.ArrayLike
 _NUMBER = re.compile(r"\d+(?=\D*$)")
 _KEYS = ("key", "item_id", "id", "asin", "parent_asin", "item", "movie_id")
 _TITLES = ("title", "name", "item_name")
-_TEXTS = (
-    "title",
-    "name",
-    "brand",
-    "store",
-    "categories",
-    "category",
-    "genres",
-    "description",
-    "overview",
-    "text",
-)
-_ATTRIBUTES = {
-    "brand": ("brand", "store"),
-    "category": ("categories", "category", "genres"),
-    "price": ("price",),
-}
+_BRANDS, _CATEGORIES = ("brand", "store"), ("categories", "category", "genres")
+_ATTRIBUTES = {"brand": _BRANDS, "category": _CATEGORIES, "price": ("price",)}
+_TEXTS = ("title", "name", *_BRANDS, *_CATEGORIES, "description", "overview", "text")
 _PRICE = re.compile(r"\d+(?:\.\d+)?")
 _WORD_DIMENSIONS = 64
 _MAPPED = 5_000
@@ -80,9 +67,8 @@ def open_codes(
     one length, ValueError for vectors of another number.
     """
     keys, rows, notes = _rows(codes)
-    lengths = {len(row) for row in rows}
-    if len(lengths) != 1:
-        odd = next((key for key, row in zip(keys, rows, strict=True) if len(row) != len(rows[0])), None)
+    odd = next((key for key, row in zip(keys, rows, strict=True) if len(row) != len(rows[0])), None)
+    if odd is not None or not rows:
         raise CodesError(
             f"codes: item {odd!r} has another number of codes than the first item, which has "
             f"{len(rows[0]) if rows else 0}; expected at least one item, and identifiers of one length"
@@ -110,26 +96,15 @@ def open_codes(
         alike=alike,
         seed=seed,
     )
-    state = ExplorerState(
-        catalogue, source="state = open_codes(...).state  # from genrec_lab.viz.explorer.published"
-    )
+    source = "state = open_codes(...).state  # from genrec_lab.viz.explorer.published"
+    state = ExplorerState(catalogue, source=source)
     if given is not None:
-        state.maps = {
-            "PCA": principal_map(given, seed),
-            "UMAP": _later(given, "umap", seed),
-            "t-SNE": _later(given, "tsne", seed),
-        }
+        one_domain = np.zeros(len(given), dtype=np.int64)
+        # What takes minutes is made when it is first looked at: of 5,000 items, the others among them.
+        later = partial(project_residuals, given[:, None], one_domain, size=_MAPPED, seed=seed)
+        maps = {"UMAP": partial(later, method="umap"), "t-SNE": partial(later, method="tsne")}
+        state.maps = {"PCA": principal_map(given, seed), **maps}
     return Opened(state, tuple(notes))
-
-
-def _later(vectors: npt.NDArray[np.float32], method: Any, seed: int) -> Callable[[], Projection]:
-    """A map that takes minutes, made when it is first looked at: of 5,000 items, the others among them."""
-
-    def make() -> Projection:
-        domains = np.zeros(len(vectors), dtype=np.int64)
-        return project_residuals(vectors[:, None], domains, method=method, size=_MAPPED, seed=seed)
-
-    return make
 
 
 def principal_map(vectors: npt.NDArray[np.float32], seed: int = 0) -> Projection:
@@ -162,18 +137,17 @@ def word_vectors(texts: Sequence[str], seed: int = 0) -> npt.NDArray[np.float32]
 
 def _rows(codes: Codes) -> tuple[list[Any], list[list[int]], list[str]]:
     """Keys and codes of the items that have any, and what was left out."""
-    if isinstance(codes, ItemCodes):
-        return list(range(codes.n_items)), codes.codes.tolist(), []
     content: Any = codes
     if isinstance(codes, (str, os.PathLike)):
         path = Path(codes)
         if path.suffix == ".npy":
             content = np.load(path, allow_pickle=False)
         elif path.suffix == ".parquet":
-            read = ItemCodes.read(path)
-            return list(range(read.n_items)), read.codes.tolist(), []
+            content = ItemCodes.read(path)
         else:
             content = json.loads(path.read_text("utf-8")) if _is_list(path) else read_json_object(path)
+    if isinstance(content, ItemCodes):
+        return list(range(content.n_items)), content.codes.tolist(), []
     pairs = content.items() if isinstance(content, Mapping) else enumerate(np.asarray(content).tolist())
     keys, rows, without = [], [], 0
     for key, tokens in pairs:
@@ -230,24 +204,15 @@ def _described(items: Items | None, keys: list[Any]) -> tuple[list[str], pl.Data
         else:
             last = [value.split(",")[-1].strip() if name == "category" else value for value in values]
             columns[name] = pl.Series([value or None for value in last], dtype=pl.String)
-    attributes = pl.DataFrame(columns) if columns else None
-    return (
-        [title or str(key) for title, key in zip(titles, keys, strict=True)],
-        attributes,
-        texts,
-        titles.count(""),
-    )
+    named = [title or str(key) for title, key in zip(titles, keys, strict=True)]
+    return named, pl.DataFrame(columns) if columns else None, texts, titles.count("")
 
 
 def _item_rows(items: Items) -> dict[str, dict[str, Any]]:
     """By key, what is known of each item."""
     if isinstance(items, (str, os.PathLike)):
         path = Path(items)
-        readers: dict[str, Callable[..., pl.DataFrame]] = {
-            ".csv": pl.read_csv,
-            ".parquet": pl.read_parquet,
-            ".jsonl": pl.read_ndjson,
-        }
+        readers = {".csv": pl.read_csv, ".parquet": pl.read_parquet, ".jsonl": pl.read_ndjson}
         items = readers[path.suffix](path) if path.suffix in readers else read_json_object(path)
     if isinstance(items, pl.DataFrame):
         key = next((name for name in _KEYS if name in items.columns), None)

@@ -17,6 +17,7 @@ import polars as pl
 from genrec_lab.codes import ItemCodes, row_ids
 from genrec_lab.viz import theme
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
+from genrec_lab.viz.explorer.compare import flows
 from genrec_lab.viz.layout import numbered_axis, panels
 from genrec_lab.viz.sentences import ends, leaders, sentence
 from genrec_lab.viz.text import counted, listed, noted, percent
@@ -81,18 +82,9 @@ def confusions(
     first = lists[:, 0] if lists.shape[1] else np.full(len(lists), -1)
     rows = np.flatnonzero(first >= 0)
     rows = rows[(codes.codes[first[rows], :level] == codes.codes[wanted[rows], :level]).all(axis=1)]
-    pairs = pl.DataFrame({
-        "target": codes.codes[wanted[rows], level], "predicted": codes.codes[first[rows], level],
-    })  # fmt: skip
-    counted = pairs.group_by("target", "predicted").agg(users=pl.len().cast(pl.Int64))
-    of_target, of_predicted = (pl.col("users").sum().over(name) for name in ("target", "predicted"))
-    return (
-        counted.with_columns(
-            share=pl.col("users") / of_target, expected=of_target * of_predicted / max(len(rows), 1)
-        )
-        .with_columns(lift=pl.col("users") / pl.col("expected"))
-        .sort("users", "target", "predicted", descending=[True, False, False])
-    )
+    found = flows(codes.codes[wanted[rows], level], codes.codes[first[rows], level])
+    names = {"code_a": "target", "code_b": "predicted", "items": "users", "share_a": "share"}
+    return found.drop("share_b").rename(names)
 
 
 def _checked(

@@ -26,9 +26,19 @@ from genrec_lab.viz.explorer.collisions import Collisions, collisions
 from genrec_lab.viz.explorer.compare import TwoTokenizers
 from genrec_lab.viz.explorer.recommendations import Exposure, exposure, shown_counts
 from genrec_lab.viz.explorer.remedies import EXPORTS, REMEDIES, write_variant
-from genrec_lab.viz.explorer.selection import Found, Selection, breadcrumb, moved, search
+from genrec_lab.viz.explorer.selection import (
+    Found,
+    NamedSlice,
+    Selection,
+    breadcrumb,
+    load_slice,
+    moved,
+    named_slice,
+    save_slice,
+    search,
+    slice_names,
+)
 from genrec_lab.viz.explorer.sharing import similarity_by_level
-from genrec_lab.viz.explorer.slices import NamedSlice, load_slice, named_slice, save_slice, slice_names
 from genrec_lab.viz.projection import Projection
 
 IntArray = npt.NDArray[np.int64]
@@ -169,12 +179,9 @@ class ExplorerState:
         self._watchers: list[Callable[[Selection], None]] = []
         self._shown: dict[str, IntArray] = {}
         self._alike: dict[tuple[object, ...], pl.DataFrame] = {}
-        self._labels = lru_cache(_LABELS_KEPT)(self._find_labels)
-        self._words_of = lru_cache(_LABELS_KEPT)(self._find_words)
-        self._told_of = lru_cache(_LABELS_KEPT)(self._decode)
         _ = self.health  # shown at once, and the slowest number of all
-        for level in range(self.two.levels if self.two else 0):
-            _ = self.two and self.two.level(level)
+        if self.two is not None and self.two.n_items:
+            _ = [(self.two.level(level), self.two.company(level + 1)) for level in range(self.two.levels)]
 
     # --- the selection
 
@@ -272,11 +279,9 @@ class ExplorerState:
         selection = self.selection
         return selection.everywhere or (len(selection.prefix) - 1, selection.prefix[-1])
 
+    @lru_cache(_LABELS_KEPT)  # noqa: B019 - a state lives as long as its explorer
     def words_everywhere(self, level: int) -> dict[int, list[str]]:
         """Return the words of each used code of a level, whatever the codes before it are."""
-        return self._words_of(level)
-
-    def _find_words(self, level: int) -> dict[int, list[str]]:
         places, starts = self.catalogue.order.by_code(level)
         used = np.flatnonzero(np.diff(starts))
         borders = np.append(starts[used], places.size)
@@ -284,20 +289,15 @@ class ExplorerState:
 
     def write_remedy(self, setting: str, value: str) -> Path:
         """Write the run file that sets what `remedy_table` says, the value as it is written there."""
-        known = [
-            one
-            for group in REMEDIES.values()
-            for remedy in group
-            for one in remedy.values
-            if (remedy.setting, str(one)) == (setting, value)
-        ]
-        if not known or not self.records.run:
+        remedies = (remedy for group in REMEDIES.values() for remedy in group if remedy.setting == setting)
+        known = {str(one): one for remedy in remedies for one in remedy.values}
+        if value not in known or not self.records.run:
             raise ValueError(f"remedy: {setting!r} to {value!r}, expected one of the table, of a run")
-        return write_variant(self.records.run, setting, known[0], self._folder() / EXPORTS)
+        return write_variant(self.records.run, setting, known[value], self._folder() / EXPORTS)
 
     def told(self) -> Told | None:
         """Return what the decoders make of the selected prefix; None without decoders or a prefix."""
-        return self._told_of(self.selection.prefix) if self.selection.prefix else None
+        return self._told(self.selection.prefix) if self.selection.prefix else None
 
     def watch_beam(self, beam: BeamTree, source: str = "") -> None:
         """Show one user's beam; source: the Python line that makes it again."""
@@ -410,10 +410,12 @@ class ExplorerState:
             raise ValueError("slices: this state has no run folder; give RunRecords(folder=...)")
         return self.records.folder
 
-    def _decode(self, prefix: tuple[int, ...]) -> Told | None:
+    @lru_cache(_LABELS_KEPT)  # noqa: B019
+    def _told(self, prefix: tuple[int, ...]) -> Told | None:
         return None if self.records.decode is None else self.records.decode(prefix)
 
-    def _find_labels(self, prefix: tuple[int, ...]) -> dict[int, list[str]]:
+    @lru_cache(_LABELS_KEPT)  # noqa: B019
+    def _labels(self, prefix: tuple[int, ...]) -> dict[int, list[str]]:
         order = self.catalogue.order
         if len(prefix) == self.catalogue.levels:
             return {}

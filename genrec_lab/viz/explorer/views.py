@@ -5,6 +5,7 @@ Each obeys the selection: prefix or code everywhere, domain, and lasso.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from genrec_lab.viz.explorer.recommendations import (
 from genrec_lab.viz.explorer.remedies import diagnose, effects, remedy_table
 from genrec_lab.viz.explorer.sharing import group_similarity, level_sharing
 from genrec_lab.viz.explorer.state import ExplorerState, Shown, Table
-from genrec_lab.viz.figures.identifiers import neighbour_overlap
+from genrec_lab.viz.figures.codes import neighbour_overlap
 from genrec_lab.viz.figures.training import codebook_by_epoch, training_frame
 from genrec_lab.viz.text import counted, shorten
 
@@ -76,7 +77,7 @@ def show_sharing(state: ExplorerState) -> Shown:
         said.append(NO_VECTORS)
     for at, name in enumerate(catalogue.domains if several else ()):
         columns[f"lift {shorten(name, 16)}"] = found.lift[at, used]
-    go: list[Go] = [goes_to(state, level, int(code)) for code in used]
+    go = _to_codes(state, level, used)
     title = f"Codes of level {level + 1} by the domain that they lean to"
     tables.insert(0, Table(pl.DataFrame(columns), go, title, note, bars=("items",)))
     known = state.records.neighbours
@@ -129,9 +130,8 @@ def show_recommender(state: ExplorerState) -> Shown:
         return Shown(said=["No test user took one of the selected items."], choices=[method, outcome])
     found = outcomes(catalogue.codes, lists[rows], targets[rows]).with_columns(row=pl.Series(rows))
     title = f"Where targets are lost: {counted(rows.size, 'user')}, first {lists.shape[1]} of {method.value}"
-    note = (
-        f"{counted(int(found['hit'].sum()), 'hit')}; lost: no recommended item has the target's codes so far"
-    )
+    hits = counted(int(found["hit"].sum()), "hit")
+    note = f"{hits}; lost: no recommended item has the target's codes so far"
     tables = [
         Table(lost_levels(found, catalogue.levels), (), title, note, ("share",), ("lost",)),
         _confused(state, lists[rows], targets[rows]),
@@ -166,18 +166,12 @@ def _confused(state: ExplorerState, lists: IntArray, targets: IntArray) -> Table
     level = state.selection.level
     found = confusions(state.catalogue.codes, lists, targets, level)
     frame = found.filter(pl.col("target") != pl.col("predicted")).head(_MOST_PAIRS)
-    go: list[Go] = [goes_to(state, level, code) for code in frame["target"].to_list()]
-    named = {
-        name: [
-            f"{code} {words}".strip()
-            for code, words in zip(frame[name].to_list(), _words(state, frame[name].to_numpy()), strict=True)
-        ]
-        for name in ("target", "predicted")
-    }
-    frame = frame.select("users", "share", "lift").insert_column(
-        0, pl.Series("target", named["target"], pl.String)
-    )
-    frame = frame.insert_column(1, pl.Series("predicted", named["predicted"], pl.String))
+    go = _to_codes(state, level, frame["target"])
+    for name in ("target", "predicted"):
+        codes = frame[name].to_list()
+        named = [f"{code} {text}".strip() for code, text in zip(codes, _words(state, codes), strict=True)]
+        frame = frame.with_columns(pl.Series(name, named, pl.String))
+    frame = frame.select("target", "predicted", "users", "share", "lift")
     right = counted(int(found["users"].sum()), "user")
     note = f"{right} whose first recommendation was right up to level {level}" if level else right
     return Table(frame, go, f"Codes of level {level + 1} that are confused", note, ("share",), ("users",))
@@ -187,15 +181,11 @@ def _beam_cards(state: ExplorerState) -> tuple[str, list[tuple[int, str]]] | Non
     beam = state.beam
     if beam is None or not beam.results:
         return None
-    cards = [
-        (item, f"history {place}") for place, item in enumerate(beam.history[-6:], len(beam.history[:-6]) + 1)
-    ]
-    if beam.target_item is not None:
-        cards.append((beam.target_item, "what they took next"))
-    return "The user's history, target and recommendations", [
-        *cards,
-        *((item, f"place {place}") for place, item in enumerate(beam.results, 1)),
-    ]
+    first = len(beam.history[:-6]) + 1
+    cards = [(item, f"history {place}") for place, item in enumerate(beam.history[-6:], first)]
+    cards += [] if beam.target_item is None else [(beam.target_item, "what they took next")]
+    cards += [(item, f"place {place}") for place, item in enumerate(beam.results, 1)]
+    return "The user's history, target and recommendations", cards
 
 
 def show_exposure(state: ExplorerState) -> Shown:
@@ -212,7 +202,7 @@ def show_exposure(state: ExplorerState) -> Shown:
     )
     codes = table["code"].to_numpy()
     table = table.insert_column(1, pl.Series("words", _words(state, codes, one.level)))
-    go: list[Go] = [goes_to(state, one.level, int(code)) for code in codes]
+    go = _to_codes(state, one.level, codes)
     note = f"level {one.level + 1}; {counted(one.recommendations, 'recommendation')} of {method.value}"
     if len(catalogue.domains) > 1 and state.selection.domain is None:
         note += ", of all domains"
@@ -230,35 +220,20 @@ def show_compare(state: ExplorerState) -> Shown:
     level = min(state.selection.level, two.levels - 1)
     chosen = np.isin(two.items_a, state.items())
     one, other = (codes[chosen] for codes in two.codes_of(level))
-    tables = _changes(state, one, other, level, two.b.name)
-    return Shown([tokenizer_match(two, level=level)], list(two.left_out), tables=tables)
-
-
-def _changes(state: ExplorerState, one: IntArray, other: IntArray, level: int, name: str) -> list[Table]:
-    """What became of each code of a level, and the items that went from one code to another."""
     became, went = fates(one, other), flows(one, other).head(_MOST_PAIRS)
-    words = pl.Series("words", _words(state, became["code_a"].to_numpy(), level), pl.String)
-    to: list[Go] = [goes_to(state, level, code) for code in became["code_a"].to_list()]
     kinds = became.group_by("fate").agg(codes=pl.len(), items=pl.col("items").sum()).sort("fate").rows()
-    note = "; ".join(
-        f"{counted(codes, 'code')} {fate} ({counted(items, 'item')})" for fate, codes, items in kinds
-    )
+    note = "; ".join(f"{counted(codes, 'code')} {fate} ({counted(n, 'item')})" for fate, codes, n in kinds)
+    title = f"What became of the codes of level {level + 1} in {two.b.name}"
+    words = pl.Series("words", _words(state, became["code_a"], level), pl.String)
     frame = became.rename({"code_a": "code", "code_b": "most to"}).insert_column(1, words)
-    from_: list[Go] = [goes_to(state, level, code) for code in went["code_a"].to_list()]
-    table = went.select("code_a", "code_b", "items", "share_a", "share_b", "lift")
-    return [
-        Table(
-            frame,
-            to,
-            f"What became of the codes of level {level + 1} in {name}",
-            note,
-            ("share",),
-            ("items",),
-        ),
-        Table(
-            table, from_, "Items that went from one code to another", "", ("share_a", "share_b"), ("items",)
-        ),
+    pairs = went.select("code_a", "code_b", "items", "share_a", "share_b", "lift")
+    to, from_ = (_to_codes(state, level, one["code_a"]) for one in (became, went))
+    shares, name = ("share_a", "share_b"), "Items that went from one code to another"
+    tables = [
+        Table(frame, to, title, note, ("share",), ("items",)),
+        Table(pairs, from_, name, "", shares, ("items",)),
     ]
+    return Shown([tokenizer_match(two, level=level)], list(two.left_out), tables=tables)
 
 
 def show_training(state: ExplorerState) -> Shown:
@@ -296,7 +271,12 @@ def show_remedies(state: ExplorerState) -> Shown:
     return Shown(tables=tables)
 
 
-def _words(state: ExplorerState, codes: IntArray, level: int | None = None) -> list[str]:
+def _words(state: ExplorerState, codes: Iterable[int], level: int | None = None) -> list[str]:
     level = state.selection.level if level is None else level
     known = state.labels() if level == len(state.selection.prefix) else state.words_everywhere(level)
     return [", ".join(known.get(int(code), ())) for code in codes]
+
+
+def _to_codes(state: ExplorerState, level: int, codes: Iterable[int]) -> list[Go]:
+    """Where a click on the row of each code leads."""
+    return [goes_to(state, level, int(code)) for code in codes]

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from scipy.sparse import csr_array
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -42,7 +43,7 @@ class Word(NamedTuple):
 
 
 class TitleWords:
-    """The words of N titles as one list with borders, so that a stretch of titles is a stretch of words.
+    """The words of N titles, as a sparse table of titles and words.
 
     length: 1 for words, 2 for pairs of neighbouring words that two titles or more hold.
     """
@@ -66,23 +67,17 @@ class TitleWords:
         self.words: list[str] = names.to_list()
         place = pl.DataFrame({"title": names}).with_row_index("word")
         found = tokens.join(place, on="title", how="left", maintain_order="left")
-        self.numbers: npt.NDArray[np.int32] = found["word"].cast(pl.Int32).to_numpy()
-        lengths = np.bincount(found["row"].to_numpy(), minlength=len(titles))
-        self.starts: IntArray = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        self.totals: IntArray = np.bincount(self.numbers, minlength=len(self.words))
-        # The commonest words again by low numbers and without the rest: labels are taken from these.
+        numbers, lengths = found["word"].to_numpy(), np.bincount(found["row"], minlength=len(titles))
+        starts, shape = np.concatenate([[0], np.cumsum(lengths)]), (len(titles), len(self.words))
+        self._held = csr_array((np.ones(numbers.size, np.int32), numbers, starts), shape=shape)
+        self.totals: IntArray = np.bincount(numbers, minlength=len(self.words))
+        # The commonest words once more by themselves: labels are taken from these.
         self._common = np.argsort(-self.totals, kind="stable")[:_LABEL_WORDS]
-        short = np.full(len(self.words), -1, dtype=np.int32)
-        short[self._common] = np.arange(self._common.size)
-        tokens_short = short[self.numbers]
-        is_common = tokens_short >= 0
-        self._short = tokens_short[is_common]
-        self._short_starts: IntArray = np.concatenate([[0], np.cumsum(is_common)])[self.starts]
+        self._short = self._held[:, self._common]
 
     def counts(self, places: IntArray) -> IntArray:
         """(V,) titles among these places (rows of the series) that hold each word."""
-        tokens = stretches(self.starts[places], np.diff(self.starts)[places])
-        return np.bincount(self.numbers[tokens], minlength=len(self.words))
+        return np.bincount(self._held[places].indices, minlength=len(self.words))
 
     def telling(self, places: IntArray, top: int = 10, against: IntArray | None = None) -> list[Word]:
         """The `top` words that these titles hold more often than the others, most telling first.
@@ -116,18 +111,15 @@ class TitleWords:
         if n_groups < 2 or not self.words:
             return [[] for _ in range(n_groups)]
         rows = np.arange(borders[0], borders[-1]) if places is None else places[borders[0] : borders[-1]]
-        short, whole_rows = np.diff(self._short_starts)[rows], np.diff(self.starts)[rows]
-        sums = [np.concatenate([[0], np.cumsum(one)])[borders - borders[0]] for one in (short, whole_rows)]
-        width = self._common.size
-        cells = np.repeat(np.arange(n_groups) * width, np.diff(sums[0]))
-        cells += self._short[stretches(self._short_starts[rows], short)]
-        table = np.bincount(cells, minlength=n_groups * width).reshape(n_groups, width)
-        whole = table.sum(axis=0)
+        shape = (n_groups, self._held.shape[0])
+        gathered = csr_array((np.ones(rows.size, np.int32), rows, borders - borders[0]), shape=shape)
+        table = (gathered @ self._short).tocoo()
+        inside, whole, (rows, columns) = table.data, table.sum(axis=0), table.coords
         # The words outside the short list count towards the sums of the log-odds all the same.
-        lengths, (rows, columns) = np.diff(sums[1]), np.nonzero(table)
+        lengths = gathered @ np.diff(self._held.indptr).astype(np.int64)
         scores = _scores(
-            table[rows, columns],
-            whole[columns] - table[rows, columns],
+            inside,
+            whole[columns] - inside,
             lengths[rows],
             lengths.sum() - lengths[rows],
             whole[columns] / max(int(lengths.sum()), 1) * _PRIOR_WORDS,
@@ -171,12 +163,6 @@ def telling_terms(words: TitleWords, pairs: TitleWords, places: IntArray, top: i
             kept -= {part.word for part in parts if part.titles == pair.titles}
     chosen = [by_name[name] for name in kept]
     return sorted(chosen, key=lambda term: (-term.score, term.word))[:top]
-
-
-def stretches(starts: IntArray, lengths: IntArray) -> IntArray:
-    """Return all places of the stretches that begin at `starts`, one after another."""
-    ends = np.cumsum(lengths)
-    return np.arange(int(lengths.sum())) + np.repeat(starts - (ends - lengths), lengths)
 
 
 def _scores(

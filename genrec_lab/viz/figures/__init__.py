@@ -25,15 +25,13 @@ from genrec_lab.registry import Registry
 
 # By module of genrec_lab.viz: the functions that return a figure.
 _FIGURES = {
-    "figures.codes": "code_sharing code_usage tokenizers_compared",
+    "figures.codes": "code_sharing code_usage collision_groups identifier_examples neighbour_overlap "
+    "policy_costs tokenizers_compared",
     "figures.comparisons": "adaptation_change beam_misses difference_intervals long_tail worth_of_parts",
     "figures.data": "popularity_curve sequence_lengths statistics_table",
-    "figures.identifiers": "collision_groups identifier_examples neighbour_overlap policy_costs",
-    "figures.maps": "residual_atlas residual_stepper",
-    "figures.methods": "metric_bars",
     "figures.pictures": "item_pictures kept_by_codes",
-    "figures.residuals": "levels_leave what_levels_leave",
-    "figures.results": "paper_table results_table",
+    "figures.residuals": "levels_leave residual_atlas residual_stepper what_levels_leave",
+    "figures.results": "metric_bars paper_table results_table",
     "figures.training": "codebook_by_epoch recommender_curves tokenizer_curves",
     "explorer.beams": "beam_way",
     "explorer.code_tables": "prefix_bars",
@@ -43,9 +41,8 @@ _FIGURES = {
 # What else the figures are made with, and what they are made of.
 _OTHERS = {
     "figures.comparisons": "missed_share",
-    "figures.maps": "map_purity",
     "figures.pictures": "shares_told",
-    "figures.residuals": "error_shares explained_variance",
+    "figures.residuals": "error_shares explained_variance map_purity mapped_things step_through",
     "figures.results": "AVERAGE BEST_POSSIBLE ranked_table summarise",
     "figures.training": "metric_name",
 }

@@ -14,8 +14,6 @@ from genrec_lab.viz.layout import (
     Panels,
     domains_of,
     error_bars,
-    interval,
-    lean_heatmap,
     numbered_axis,
     one_panel,
     require_columns,
@@ -155,7 +153,10 @@ def long_tail(by_group: pl.DataFrame, reference: str, *, metric: str = "NDCG@10"
     best = (values == values.max(axis=0, keepdims=True)) & (values > 0)
     made = one_panel(max(30 * len(names) + 40, 170))
     ticks = {-100: "−100 %", -50: "−50 %", 0: "0", 50: "+50 %", 100: "≥ +100 %"}
-    made.add(0, lean_heatmap(change, _MOST, ticks, "%{z:+.0f} %<extra></extra>", xgap=2, ygap=2))
+    scale = {"tickvals": list(ticks), "ticktext": list(ticks.values()), "thickness": 14, "len": 1.0}
+    look = {"zmin": -_MOST, "zmax": _MOST, "colorscale": theme.LEAN, "colorbar": scale, "xgap": 2, "ygap": 2}
+    hover = "%{z:+.0f} %<extra></extra>"
+    made.add(0, go.Heatmap(z=change, hoverongaps=False, hovertemplate=hover, **look))
     for (row, column), value in np.ndenumerate(values):
         text = f"{value:.4f}".removeprefix("0") if value < 1 else "1"
         made.figure.add_annotation(
@@ -284,6 +285,7 @@ def _add_intervals(
         places = np.flatnonzero(chosen)
         if not places.size:
             continue
+        ends = {"array": (high - middle)[places], "arrayminus": (middle - low)[places]}
         made.points(
             0,
             middle[places],
@@ -291,7 +293,7 @@ def _add_intervals(
             kind,
             hover,
             theme.mark(colour, symbol, 11),
-            error_x=interval(middle[places], low[places], high[places], thickness=2.5),
+            error_x={"symmetric": False, "width": 5, "thickness": 2.5} | ends,
             customdata=customdata[places],
         )
     made.figure.add_vline(x=0, line_color=theme.REFERENCE, line_width=1.5, line_dash="dash")

@@ -19,15 +19,8 @@ from genrec_lab.viz.text import counted, noted
 _MOST_BARS = 24
 _CURVE_POINTS = 300
 _WIDTHS = {"domain": 2.6, "interactions": 1.3}
-_HEADERS = {
-    "domain": "domain",
-    "users": "users",
-    "items": "items",
-    "interactions": "interactions",
-    "sparsity": "sparsity",
-    "mean_length": "mean length",
-    "items_without_interactions": "items without interactions",
-}
+_SIZES = ("users", "items", "interactions")
+_COLUMNS = ("domain", *_SIZES, "sparsity", "mean_length", "items_without_interactions")
 
 
 def sequence_lengths(sequences: pl.DataFrame, *, seed: int | None = None) -> go.Figure:
@@ -50,12 +43,8 @@ def sequence_lengths(sequences: pl.DataFrame, *, seed: int | None = None) -> go.
         counts = np.histogram(lengths[name], bins=edges)[0]
         hover = "%{customdata[0]} interactions: %{customdata[1]} users (%{y:.1f} %)"
         custom = np.column_stack([np.array(ranges, dtype=object), counts])
-        look: dict[str, Any] = {
-            "marker_color": made.style(name).colour,
-            "showlegend": False,
-            "customdata": custom,
-        }
-        made.bars(panel, 100 * counts / counts.sum(), hover, name, **look)
+        look: dict[str, Any] = {"marker_color": made.style(name).colour, "customdata": custom}
+        made.bars(panel, 100 * counts / counts.sum(), hover, name, showlegend=False, **look)
         made.outer(panel, "interactions of a user", "share of users")
     # The whole range would run into its neighbour; the hover gives it.
     made.x(tickvals=ticks, ticktext=[ranges[place].split("–")[0] for place in ticks], tickangle=0)
@@ -125,10 +114,10 @@ def statistics_table(statistics: pl.DataFrame, *, seed: int | None = None) -> go
 
     statistics: frame with `domain`, `users`, `items`, `interactions`; shares and means get two decimals.
     """
-    require_columns(statistics, ("domain", "users", "items", "interactions"))
-    names = [name for name in statistics.columns if name in _HEADERS]
+    require_columns(statistics, ("domain", *_SIZES))
+    names = [name for name in statistics.columns if name in _COLUMNS]
     columns = [[_cell(name, value) for value in statistics[name].to_list()] for name in names]
-    totals = {name: int(statistics[name].sum()) for name in ("users", "items", "interactions")}
+    totals = {name: int(statistics[name].sum()) for name in _SIZES}
     if statistics.height > 1:
         for name, column in zip(names, columns, strict=True):
             column.append(_total(name, statistics, totals))
@@ -137,7 +126,7 @@ def statistics_table(statistics: pl.DataFrame, *, seed: int | None = None) -> go
     return table_figure(
         title,
         noted(note, "mean length: interactions per user", seed=seed),
-        [_HEADERS[name] for name in names],
+        [name.replace("_", " ") for name in names],
         columns,
         widths=[_WIDTHS.get(name, 1.0) for name in names],
     )

@@ -85,7 +85,7 @@ def kept_by_codes(
     """
     require_columns(items, ("title", "domain", "text", "image"))
     numbers = np.asarray(codes)
-    _check(items, numbers, words, pictures, means)
+    _check(numbers, words, pictures, means)
     levels = numbers.shape[1]
     drawn = [np.asarray(shown, dtype=np.float64) for shown in (pictures, means) if shown is not None]
     width = (NARROW - 80) / (levels + 1)
@@ -214,25 +214,18 @@ def _titled(title: str, domain: str, characters: int, lines: int) -> str:
 
 
 def _check(
-    items: pl.DataFrame,
     codes: npt.NDArray[np.int64],
     words: Sequence[Sequence[Sequence[str]]],
     pictures: npt.ArrayLike | None,
     means: npt.ArrayLike | None,
 ) -> None:
-    n = items.height
-    levels = {len(of_item) for of_item in words}
-    if codes.ndim != 2 or len(codes) != n or len(words) != n or levels != {codes.shape[1]}:
+    if codes.ndim != 2 or {len(of_item) for of_item in words} != {codes.shape[1]} or len(words) != len(codes):
         raise ValueError(
-            f"{n} items with codes of shape {codes.shape} and words of {len(words)} items with "
-            f"{sorted(levels)} levels; expected (items, levels) codes and words of each level"
+            f"codes of shape {codes.shape} with words of {len(words)} items; expected words of each level"
         )
     for name, given in (("pictures", pictures), ("means", means)):
-        shape = None if given is None else np.shape(given)
-        if shape is not None and (len(shape) != 5 or shape[:2] != codes.shape or shape[4] != 3):
-            raise ValueError(
-                f"{name}: shape {shape}, expected {(*codes.shape, 'S', 'S', 3)}, one an item and level"
-            )
+        if given is not None and np.shape(given)[:2] != codes.shape:
+            raise ValueError(f"{name}: shape {np.shape(given)}, expected {(*codes.shape, 'S', 'S', 3)}")
 
 
 def _lines(words: Sequence[str], own: set[str], characters: int) -> str:

@@ -1,23 +1,256 @@
-"""Figures of residuals: what each level explains or loses, and how much is left to quantise.
+"""Figures of residuals: maps of what each level quantises, and what each level explains or loses.
 
-Shapes: N items, L levels, d dimensions.
+Shapes: N items, n of them on the map, L levels, d dimensions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
+import polars as pl
 
 from genrec_lab.codes.identified import Identified
-from genrec_lab.viz.layout import domains_of, panels
-from genrec_lab.viz.sentences import left_title, unquantised_title
-from genrec_lab.viz.text import counted, noted, percent
-from genrec_lab.viz.theme import ordered_styles
+from genrec_lab.viz import theme
+from genrec_lab.viz.layout import MAX_POINTS, Panels, domains_of, panels
+from genrec_lab.viz.projection import Projection, stratified_sample
+from genrec_lab.viz.sentences import atlas_title, left_title, norms_title, unquantised_title
+from genrec_lab.viz.text import counted, escape, label, noted, percent, shorten
+from genrec_lab.viz.theme import PALETTE, category_styles, ordered_styles
 
 FloatArray = npt.NDArray[np.float64]
+
+_MAP_NEIGHBOURS = 10
+# Above this many points SVG gets slow to draw; below it, it needs no WebGL and prints sharply.
+_MOST_SVG_POINTS = 6_000
+_METHOD_NAMES = {"tsne": "t-SNE", "umap": "UMAP"}
+_NAMED_CODES = 8
+_SLIDER = 74  # pixels that the slider takes below the axes
+
+
+def residual_atlas(
+    coordinates: npt.ArrayLike,
+    domains: npt.ArrayLike,
+    *,
+    titles: Sequence[str] | None = None,
+    method: str = "tsne",
+    what: str = "the residuals that each level quantises",
+    n_items: int | None = None,
+    seed: int = 0,
+) -> go.Figure:
+    """One map a level, coloured by domain, the same items in each: GMC Figure 3, left.
+
+    coordinates: (n, L, 2), as `Projection.coordinates`. domains: (n,) of these items. titles: (n,) for the
+    hover. what: the note's words for what is mapped. n_items: the catalogue from which the n come. Where n
+    times L is above 20,000, a stratified sample is drawn. The titles state how often a point's 10 nearest
+    points on the map are of its own domain.
+    """
+    points = np.asarray(coordinates, dtype=np.float64)
+    if points.ndim != 3 or points.shape[2] != 2 or 0 in points.shape:
+        raise ValueError(
+            f"coordinates: shape {points.shape}, expected (items, levels, 2) with at least one item"
+        )
+    names = domains_of(domains, expected=len(points))
+    if titles is not None and len(titles) != len(points):
+        raise ValueError(f"titles: {len(titles)} values for {len(points)} items, expected one an item")
+    levels, several = points.shape[1], len(names) > 1
+    purities = [map_purity(points[:, level], names.index) for level in range(levels)]
+    counts = np.bincount(names.index)
+    pairs = len(points) * (len(points) - 1)
+    chance = float((counts * (counts - 1)).sum() / pairs) if several and pairs else float("nan")
+    drawn = stratified_sample(names.index, MAX_POINTS // levels, seed)
+    own = [f": {percent(purity)} of near points of the own domain" if several else "" for purity in purities]
+    heads = [f"Level {level + 1}{text}" for level, text in enumerate(own)]
+    made = panels(heads, columns=2 if levels != 3 else 3, row_height=330, column_gap=0.03, row_gap=20)
+    hover = None if titles is None else np.array([escape(shorten(titles[item], 70)) for item in drawn])
+    kind = _map_trace(len(drawn) * levels)
+    size = 4 if kind is go.Scatter else 3
+    for panel in range(levels):
+        places = points[drawn, panel].astype(np.float32)
+        _add_domains(made, panel, places, names.index[drawn], names.names, kind, size, hover)
+    _map_axes(made)
+    total = len(points) if n_items is None else n_items
+    sample = f" of {total:,}, stratified by domain" if len(drawn) < total else ", all of them"
+    note = noted(
+        f"{_method_name(method)} of {what}",
+        counted(len(drawn), "item") + sample,
+        f"nearest: the {_MAP_NEIGHBOURS} nearest points" if several else "",
+        seed=seed,
+    )
+    title = atlas_title(purities, chance)
+    return made.finish(title, note, showlegend=several, hovermode="closest")
+
+
+def residual_stepper(
+    projection: Projection,
+    residuals: npt.ArrayLike,
+    remainders: npt.ArrayLike,
+    codes: npt.ArrayLike,
+    domains: Sequence[object] | npt.ArrayLike,
+    titles: Sequence[str] | None = None,
+) -> go.Figure:
+    """A map of the same items at every level, one at a time by a slider, beside the norms before and after.
+
+    residuals: (N, L, d), what each level quantises. remainders: (N, L, d), what it leaves of that.
+    codes: (N, L). domains, titles: (N,). A point's text has its code and the norm of its residual before and
+    after; the numbers on the map stand where most items of the level's largest codes lie. Each map fills the
+    same square, so that nothing jumps. Raises ValueError where the shapes do not agree.
+    """
+    seen, left = np.asarray(residuals, dtype=np.float32), np.asarray(remainders, dtype=np.float32)
+    numbers, items = np.asarray(codes), projection.items
+    levels = projection.coordinates.shape[1]
+    if seen.ndim != 3 or left.shape != seen.shape or numbers.shape != seen.shape[:2]:
+        shapes = f"shape {seen.shape} with remainders of {left.shape} and codes of {numbers.shape}"
+        raise ValueError(f"residuals: {shapes}; expected (N, L, d) twice and (N, L)")
+    if (projection.n_items, levels) != seen.shape[:2]:
+        mapped = f"map of {projection.n_items} items and {levels} levels"
+        raise ValueError(f"{mapped} for residuals of {seen.shape}; expected a map of these residuals")
+    names = domains_of(domains, len(seen))
+    before, after = np.linalg.norm(seen, axis=2), np.linalg.norm(left, axis=2)
+    heads = ["Items by what the level quantises", "Mean norm before and after each level"]
+    made = panels(heads, columns=2, row_height=400, column_gap=0.13)
+    kind = _map_trace(len(items) * levels)
+    owners: list[int] = []
+    for level in range(levels):
+        points = _in_square(projection.coordinates[:, level])
+        hover = [
+            f"{label(titles[item], 70) + '<br>' if titles is not None else ''}code {numbers[item, level]}; "
+            f"norm {before[item, level]:.3g} before, {after[item, level]:.3g} after"
+            for item in items.tolist()
+        ]
+        own = names.index[items]
+        _add_domains(made, 0, points, own, names.names, kind, 5, np.array(hover), visible=level == 0)
+        _add_code_numbers(made, points, numbers[items, level], level == 0)
+        for name, norms, colour in (("before", before, theme.MUTED), ("after", after, theme.ACCENT)):
+            # The shown level in full colour.
+            opacity = [1.0 if other == level else 0.35 for other in range(levels)]
+            look: dict[str, Any] = {"showlegend": True, "visible": level == 0}
+            look |= {"at": np.arange(1, levels + 1), "marker": {"color": colour, "opacity": opacity}}
+            text = f"level %{{x}}: %{{y:.3g}} {name}<extra></extra>"
+            made.bars(1, norms.mean(axis=0), text, f"norm {name}", **look)
+        owners += [level] * (len(made.figure.data) - len(owners))
+    _map_axes(made, 0, range=[-1.08, 1.08])
+    made.x(1, title="level", tickmode="linear", dtick=1, showgrid=False)
+    made.y(1, title="mean norm", rangemode="tozero")
+    note = noted(
+        f"{_method_name(projection.method)} of each level by itself",
+        f"{counted(len(items), 'item')} of {len(seen):,}",
+        f"the numbers stand where the {_NAMED_CODES} largest codes of the level lie",
+        seed=projection.seed,
+    )
+    title = norms_title(before.mean(axis=0), after.mean(axis=0))
+    figure = made.finish(title, note, showlegend=True, hovermode="closest", barmode="group")
+    return _with_slider(figure, np.array(owners), levels)
+
+
+def map_purity(points: npt.ArrayLike, domain: npt.NDArray[np.int64]) -> float:
+    """Return the mean share of a point's 10 nearest points on the map that are of its own domain.
+
+    points: (n, 2). domain: (n,). Fewer than 11 points: of all the others; NaN for a single point.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    places = np.asarray(points, dtype=np.float64)
+    near = min(_MAP_NEIGHBOURS, len(places) - 1)
+    if near < 1:
+        return float("nan")
+    # Without an argument, a point is not among its own neighbours, even where several lie on one spot.
+    neighbours = NearestNeighbors(n_neighbors=near).fit(places).kneighbors(return_distance=False)
+    return float((domain[neighbours] == domain[:, None]).mean())
+
+
+def _map_trace(points: int) -> type[go.Scatter] | type[go.Scattergl]:
+    """Return the kind of trace that draws so many points well."""
+    return go.Scattergl if points > _MOST_SVG_POINTS else go.Scatter
+
+
+def _map_axes(made: Panels, panel: int | None = None, **settings: object) -> None:
+    """Take the ticks from a map's axes: its coordinates have no meaning of their own."""
+    for axis in (made.x, made.y):
+        axis(panel, showticklabels=False, ticks="", showgrid=False, mirror=True, **settings)
+
+
+def _method_name(method: str) -> str:
+    """Return how a method of projection is written."""
+    return _METHOD_NAMES.get(method, method)
+
+
+def _add_domains(
+    made: Panels,
+    panel: int,
+    points: npt.NDArray[np.floating[Any]],
+    domain: npt.NDArray[np.int64],
+    names: Sequence[str],
+    kind: type[go.Scatter] | type[go.Scattergl],
+    size: float,
+    hover: npt.NDArray[np.str_] | None,
+    visible: bool = True,
+) -> None:
+    """A trace a domain of (n, 2) points; hover: (n,) texts."""
+    for place, (name, style) in enumerate(category_styles(names).items()):
+        own = domain == place
+        # Crosses are slower to draw, so symbols come in where the colours run out.
+        symbol = style.symbol if place >= len(PALETTE) else "circle"
+        look = {"color": style.colour, "size": size, "opacity": 0.72, "line": {"width": 0}, "symbol": symbol}
+        trace = kind(
+            x=points[own, 0],
+            y=points[own, 1],
+            mode="markers",
+            name=label(name),
+            legendgroup=str(place),
+            showlegend=panel == 0,
+            marker=look,
+            text=None if hover is None else hover[own].tolist(),
+            hovertemplate="%{fullData.name}<extra></extra>" if hover is None else "%{text}",
+            visible=visible,
+        )
+        made.add(panel, trace)
+
+
+def _in_square(points: npt.NDArray[np.float32]) -> FloatArray:
+    """Coordinates moved and scaled, alike in both directions, to fill -1..1."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    size = max(float((high - low).max()), 1e-12)
+    return np.asarray(2 * (points - (low + high) / 2) / size, dtype=np.float64)
+
+
+def _add_code_numbers(made: Panels, points: FloatArray, codes: npt.NDArray[np.int64], visible: bool) -> None:
+    """The largest codes' numbers at the median of their points."""
+    found, counts = np.unique(codes, return_counts=True)
+    largest = found[np.argsort(-counts, kind="stable")[:_NAMED_CODES]]
+    middles = np.array([np.median(points[codes == code], axis=0) for code in largest])
+    trace = go.Scatter(
+        x=middles[:, 0],
+        y=middles[:, 1],
+        mode="markers+text",
+        # Dark on a light disc, so that a number is read on points of any colour, in either mode.
+        marker={"size": 24, "color": "rgba(255,255,255,0.88)", "line": {"width": 1, "color": theme.MUTED}},
+        text=[f"<b>{code}</b>" for code in largest.tolist()],
+        textfont={"size": theme.PANEL_TITLE_SIZE, "color": "#14181D"},
+        showlegend=False,
+        hoverinfo="skip",
+        visible=visible,
+    )
+    made.add(0, trace)
+
+
+def _with_slider(figure: go.Figure, owners: npt.NDArray[np.int64], levels: int) -> go.Figure:
+    """A slider that shows one level's traces; owners: each trace's level."""
+    shown = [{"visible": (owners == level).tolist()} for level in range(levels)]
+    place = {"x": 0, "len": 0.43, "y": 0, "yanchor": "top", "pad": {"t": 14, "b": 0, "l": 4}}
+    slider = place | {
+        "active": 0,
+        "steps": [
+            {"label": str(level), "method": "restyle", "args": [one]} for level, one in enumerate(shown, 1)
+        ],
+        "currentvalue": {"prefix": "level ", "font": {"size": theme.PANEL_TITLE_SIZE}},
+    }
+    height, margin = figure.layout.height + _SLIDER, figure.layout.margin.b + _SLIDER
+    figure.update_layout(sliders=[slider], height=height, margin={"b": margin})
+    return figure
 
 
 def levels_leave(
@@ -106,3 +339,32 @@ def error_shares(vectors: npt.ArrayLike, codewords: npt.ArrayLike) -> tuple[Floa
     distances = np.linalg.norm(given - chosen, axis=2)
     variance = ((given - given.mean(axis=0)) ** 2).sum(axis=(0, 2))
     return (distances**2).sum(axis=0) / np.where(variance > 0, variance, np.nan), distances
+
+
+def mapped_things(own: Identified) -> str:
+    """Say what the maps of stage 03 show, for a figure's note."""
+    if not own.quantises:
+        return "the text vectors, for these codes quantise nothing"
+    if own.prefixed is not None:
+        return "the residuals that each level quantises, from the centres of their clusters"
+    if own.refines:
+        return "the residuals that each level quantises"
+    return "the part of each item's vector that each level quantises by itself"
+
+
+def step_through(own: Identified, tsne: Projection, items: pl.DataFrame) -> go.Figure:
+    """`residual_stepper` on the map by t-SNE; `what_levels_leave` where it quantises nothing."""
+    if not own.quantises:
+        return what_levels_leave(own, items["domain"].to_list())
+    if own.prefixed is not None:
+        remainders = np.concatenate([own.residuals[:, 1:], own.remainder()[:, None]], axis=1)
+    else:
+        remainders = own.residuals - own.chosen_codewords()
+    return residual_stepper(
+        tsne,
+        own.residuals,
+        remainders,
+        own.comparable_codes().codes,
+        items["domain"].to_list(),
+        items["title"].to_list(),
+    )

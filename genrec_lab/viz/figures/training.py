@@ -183,7 +183,11 @@ def codebook_by_epoch(
         "" if "churn" in known else "the change of codes was not recorded",
         seed=seed,
     )
-    return made.finish(tokenizer_title(*_ending(frame)), note, showlegend=True, hovermode="x unified")
+    last = frame.filter(pl.col("epoch") == pl.col("epoch").max()).sort("level")
+    ending: dict[str, Any] = last.select("epoch", "collision_rate").row(0, named=True)
+    ending["utilisation"], churn = last["utilisation"].to_list(), last["churn"].to_list()
+    title = tokenizer_title(ending, None if None in churn else churn)
+    return made.finish(title, note, showlegend=True, hovermode="x unified")
 
 
 def training_frame(
@@ -306,18 +310,6 @@ def _loss_axis(values: npt.NDArray[np.float64]) -> dict[str, Any]:
     if finite.size and finite.min() > 0 and finite.max() > 20 * finite.min():
         return {"type": "log", "dtick": 1, "exponentformat": "power", "title": "loss (log)"}
     return {"title": "loss"}
-
-
-def _ending(frame: pl.DataFrame) -> tuple[dict[str, Any], list[float] | None]:
-    """What the last epoch recorded: its use of the levels and collisions, and the churn where it is known."""
-    last = frame.filter(pl.col("epoch") == pl.col("epoch").max()).sort("level")
-    used, churn = last["utilisation"].to_list(), last["churn"].to_list()
-    known = None if None in churn else churn
-    return {
-        "epoch": last["epoch"][0],
-        "utilisation": used,
-        "collision_rate": last["collision_rate"][0],
-    }, known
 
 
 def _duration(seconds: float) -> str:
