@@ -53,13 +53,13 @@ html_css_files = ["site.css"]
 html_additional_pages = {"index": "to_start.html"}
 templates_path = ["site"]
 html_show_sourcelink = False
-html_sidebars = {"README": []}
+html_sidebars = {"README": [], "docs/explorer": []}
 html_theme_options = {
     "logo": {"text": "genrec_lab"},
     "navbar_align": "left",
     "navbar_persistent": ["search-button"],
     "show_prev_next": False,
-    "secondary_sidebar_items": ["page-toc"],
+    "secondary_sidebar_items": {"**": ["page-toc"], "docs/explorer": []},
     "show_toc_level": 1,
     "footer_start": ["copyright"],
     "footer_end": [],

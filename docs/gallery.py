@@ -18,13 +18,13 @@ import plotly.io as pio
 from PIL import Image
 from playwright.sync_api import Browser, Locator, sync_playwright
 
+from docs.crawl import FLAGS
 from genrec_lab.lab import Run, existing_run
 from tests.browser.lab import NotebookPage, served
 
 FOLDER = Path(__file__).parent
 PICTURES = FOLDER / "gallery"
 MOST_BYTES = 2_000_000
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
 WIDTH = 900
 
 EXPLORER = {

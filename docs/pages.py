@@ -10,7 +10,10 @@ from typing import Any
 import nbformat
 
 PLOTLY, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
-EXPLORER = '<iframe class="explorer" src="../explorer.html" title="The codebook explorer"></iframe>'
+EXPLORER = (
+    '<iframe class="explorer" src="../explorer.html" title="The codebook explorer"></iframe>'
+    '<p><a href="../explorer.html">The explorer on a page of its own</a></p>'
+)
 CODE = re.compile(r"\[`\w+\.([\w.]+)`\]\(\.\./((?:genrec_lab|tests)/[\w/]+\.py)\)")
 """A name in a file, as docs/equations.md has it: [`file.name`](../folder/file.py)."""
 _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^):#]+)\)")

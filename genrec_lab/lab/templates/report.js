@@ -1,10 +1,12 @@
 // Draws each figure when it comes into view, in the colours of the page: `templates` holds plotly's light and dark one.
 (function () {
-  var dark = window.matchMedia('(prefers-color-scheme: dark)');
+  // A page that has a switch, as the site's, says by `data-theme` what was chosen; others follow the system.
+  var dark = window.matchMedia('(prefers-color-scheme: dark)'), root = document.documentElement;
   var templates = JSON.parse(document.getElementById('templates').textContent);
   function themed(layout) {
     var copy = Object.assign({}, layout);
-    copy.template = dark.matches ? templates.dark : templates.light;
+    var mode = root.dataset.theme || (dark.matches ? 'dark' : 'light');
+    copy.template = templates[mode];
     copy.autosize = true;
     delete copy.width;
     var colours = copy.template.layout;
@@ -37,7 +39,9 @@
       if (!holder.dataset.drawn) { seen.unobserve(holder); draw(holder); }
     });
   });
-  dark.addEventListener('change', function () {
+  function redraw() {
     holders.forEach(function (holder) { if (holder.dataset.drawn) { draw(holder); } });
-  });
+  }
+  dark.addEventListener('change', redraw);
+  new MutationObserver(redraw).observe(root, {attributeFilter: ['data-theme']});
 })();
