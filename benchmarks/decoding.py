@@ -64,7 +64,7 @@ def decoding_operations(config: T5Config, users: int, beams: int, places: int, v
 
 def peer_search(model: Recommender, histories: list[list[int]], beams: int) -> Callable[[], Ranked]:
     """Return the peer: transformers' T5 with the same weights, its beams held to a trie of dictionaries."""
-    theirs, tokens = model.to_transformers(), model.codes.tokens()
+    theirs, tokens = model.to_transformers().to(model.item_tokens.device), model.codes.tokens()
     root: dict[int, Any] = {}
     for item, row in enumerate(tokens.tolist()):
         node = root
@@ -99,7 +99,7 @@ def peer_search(model: Recommender, histories: list[list[int]], beams: int) -> C
                 node = node[token]
             items.append(node)
         shape = (len(histories), beams)
-        return Ranked(np.array(items).reshape(shape), found.sequences_scores.numpy().reshape(shape))
+        return Ranked(np.array(items).reshape(shape), found.sequences_scores.cpu().numpy().reshape(shape))
 
     return run
 

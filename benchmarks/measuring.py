@@ -100,11 +100,12 @@ def compare(
     targets: Mapping[str, float] | None = None,
     operations: Mapping[str, tuple[float, torch.dtype]] | None = None,
     notes: Mapping[str, float] | None = None,
+    device: torch.device | str = "cpu",
 ) -> Comparison:
     """Run the entrants in turns, after a warm-up of each, and compare what they return.
 
     `agree` gets each entrant's result of the warm-up, and at the end that of its last run. `operations` are
-    an entrant's floating-point operations in one run and the type it multiplies in.
+    an entrant's floating-point operations in one run and the type it multiplies in, on `device`.
     """
     from genrec_lab.training.operations import product_rate
 
@@ -122,7 +123,7 @@ def compare(
             seconds[name].append((wall, processor))
             peaks[name] = None if peak is None else max(peaks[name] or 0.0, peak)
         for kind, measured in rates.items():
-            measured.append(product_rate("cpu", kind, 256 if options.small else 2048))
+            measured.append(product_rate(device, kind, 256 if options.small else 2048))
     checks += agree(results)
     timings = {
         name: Timing([wall for wall, _ in taken], [cpu for _, cpu in taken], peaks[name])

@@ -73,7 +73,7 @@ def train_ours(model: Recommender, batches: Any, epochs: int = 1, **options: boo
 
 def train_peer(model: Recommender, pairs: pl.DataFrame) -> Recommender:
     """Train transformers' T5 with the model's weights, padded to 20 items; return it as a recommender."""
-    theirs, levels = model.to_transformers(), model.codes.levels
+    theirs, levels = model.to_transformers().to(model.item_tokens.device), model.codes.levels
     optimizer = torch.optim.AdamW(theirs.parameters(), lr=RATE, weight_decay=0.01)
     theirs.train()
     width = HISTORY * levels + 1

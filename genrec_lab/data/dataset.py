@@ -310,7 +310,7 @@ class Dataset:
                 )
         try:
             description = json.loads((source / "dataset.json").read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(
                 f"{source / 'dataset.json'}: not readable ({error}); write the dataset again"
             ) from error
@@ -325,12 +325,16 @@ class Dataset:
                     f"{source / 'dataset.json'}: {key} is {description.get(key)!r}, expected a "
                     f"{kind.__name__}; write the dataset again"
                 )
+        parts = description.get("given", [])
+        # They name files, which lie in this folder.
+        if not isinstance(parts, list) or not all(isinstance(p, str) and p.isidentifier() for p in parts):
+            raise DataError(
+                f"{source / 'dataset.json'}: given is {parts!r}, expected names of parts such as "
+                f"['train']; write the dataset again"
+            )
         try:
             items, sequences = (pl.read_parquet(source / name) for name in FILES[:2])
-            given = {
-                name: pl.read_parquet(source / f"given_{name}.parquet")
-                for name in description.get("given", ())
-            }
+            given = {name: pl.read_parquet(source / f"given_{name}.parquet") for name in parts}
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError(
                 f"{source}: its parquet files are not readable ({error}); write it again"

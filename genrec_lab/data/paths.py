@@ -99,6 +99,8 @@ def read_json_object(file: Path) -> dict[str, Any]:
             f"{file}, line {error.lineno}, column {error.colno}: malformed JSON ({error.msg}); mend or fetch "
             "it again"
         ) from error
+    except RecursionError as error:
+        raise DataError(f"{file}: malformed JSON (nested too deeply); mend or fetch it again") from error
     lone = _LONE_SURROGATE.search(text)
     if lone and not _encodable(found):
         line = text.count("\n", 0, lone.start()) + 1

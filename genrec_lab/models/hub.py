@@ -161,7 +161,10 @@ class Shareable(NamesItems):
         if isinstance(most := described.get("max_history"), int) and most > 0:
             model.max_history = most
         if (folder / "items.parquet").is_file():
-            items = pl.read_parquet(folder / "items.parquet")
+            try:
+                items = pl.read_parquet(folder / "items.parquet")
+            except pl.exceptions.PolarsError as error:
+                raise SharingError(f"{source}: items.parquet is damaged ({error}); fetch it again") from error
             model._require_fitting(items)
             model.shared_items = items
         return model
@@ -286,7 +289,7 @@ def _description(folder: Path) -> dict[str, Any]:
     file = folder / "shared.json"
     try:
         described = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SharingError(
             f"{folder}: no readable shared.json ({error}); give a folder that save_pretrained wrote"
         ) from error

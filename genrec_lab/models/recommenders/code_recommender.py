@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import polars as pl
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -435,10 +435,20 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
                 )
         config = cls.Config.model_validate_json((folder / "config.json").read_text())
         codes = ItemCodes.read(folder / "codes.parquet")
-        with torch.device("meta"):
-            wanted = {name: list(one.shape) for name, one in cls(codes, config).body.state_dict().items()}
-        with safe_open(folder / "model.safetensors", framework="pt") as file:
-            held = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        try:
+            with torch.device("meta"):
+                wanted = {name: list(one.shape) for name, one in cls(codes, config).body.state_dict().items()}
+        except (TypeError, RuntimeError) as error:  # sizes beyond what torch can count
+            raise ValueError(
+                f"{folder}: config.json asks for impossible sizes ({str(error)[:80]})"
+            ) from error
+        try:
+            with safe_open(folder / "model.safetensors", framework="pt") as file:
+                held = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(
+                f"{folder / 'model.safetensors'} is damaged ({error}); fetch it again"
+            ) from error
         if unlike := [name for name in {**wanted, **held} if wanted.get(name) != held.get(name)]:
             raise ValueError(
                 f"{folder}: config.json and codes.parquet ask for {unlike[0]} of shape "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -26,6 +27,9 @@ from genrec_lab.models.tokenizers.base import (
     Widths,
     require_codes,
 )
+
+# What numpy and polars raise at a file that is none of theirs; numpy parses a header as Python's source.
+_UNREADABLE = (OSError, EOFError, ValueError, SyntaxError, TokenError, pl.exceptions.PolarsError)
 
 
 class GivenConfig(TokenizerConfig):
@@ -109,16 +113,18 @@ class GivenCodes(CatalogueTokenizer):
         try:
             file = existing_file(name, "tokenizer.file")
             if file.suffix == ".npy":
-                return self._of_rows(np.load(file, allow_pickle=False), content, name)
+                # As a map of the file, so that a header that claims more than the file holds is refused.
+                codes = np.load(file, mmap_mode="r", allow_pickle=False)
+                return self._of_rows(np.array(codes), content, name)
             if file.suffix == ".json":
                 index = read_index_file(file)
-                codes = {f"code_{level}": column for level, column in enumerate(index.codes.codes.T)}
-                return self._of_table(pl.DataFrame({"key": index.keys, **codes}), content, name)
+                columns = {f"code_{level}": column for level, column in enumerate(index.codes.codes.T)}
+                return self._of_table(pl.DataFrame({"key": index.keys, **columns}), content, name)
             if file.suffix == ".parquet":
                 return self._of_table(pl.read_parquet(file), content, name)
-        except (CodesError, DataError) as error:
+        except (CodesError, DataError, TokenizerError) as error:
             raise TokenizerError(str(error)) from error
-        except (OSError, pl.exceptions.PolarsError) as error:
+        except _UNREADABLE as error:
             raise TokenizerError(f"tokenizer.file: {name} cannot be read ({error})") from error
         raise TokenizerError(f"tokenizer.file is {name!r}; expected a file .npy, .json or .parquet")
 
