@@ -123,7 +123,6 @@ class PairBatches:
         self.batch_size, self.per_user = batch_size, per_user
 
     def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
         return -(-self.samples // self.batch_size)
 
     @property
@@ -302,7 +301,6 @@ class NeighbourBatches:
         self._flat = np.concatenate([np.asarray(one, dtype=np.int64) for one in lists])
 
     def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
         return -(-len(self.items) // self.batch_size)
 
     def pairs(self, epoch: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

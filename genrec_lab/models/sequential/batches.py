@@ -54,7 +54,6 @@ class SequenceBatches:
         self.users = None if users is None else np.asarray(users, dtype=np.int64)[owners]
 
     def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
         return -(-len(self.rows) // self.batch_size)
 
     def __call__(self, epoch: int, seed: int) -> Iterator[Batch]:
@@ -177,7 +176,6 @@ class DrawnPrefixes:
         self.targets = [np.arange(start, len(row)) for start, row in zip(starts, self.rows, strict=True)]
 
     def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
         most = self.per_sequence
         counts = [len(targets) if most is None else min(most, len(targets)) for targets in self.targets]
         return -(-sum(counts) // self.batch_size)

@@ -125,7 +125,6 @@ class Cloze:
         self.prefixes, self.mask, self.masked, self.last_only = prefixes, mask, masked, last_only
 
     def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
         return len(self.prefixes)
 
     def __call__(self, epoch: int, seed: int) -> Iterator[Batch]:

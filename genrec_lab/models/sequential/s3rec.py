@@ -175,7 +175,6 @@ class MaskedBatches:
         self._all = np.concatenate(self.rows)
 
     def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
         return -(-len(self.rows) // self.batch_size)
 
     def __call__(self, epoch: int, seed: int) -> Iterator[Batch]:
