@@ -62,10 +62,16 @@ class BestPossible:
 
 
 def oracle_ranking(
-    world: BazaarWorld, histories: Sequence[Sequence[int] | np.ndarray], domain: str, k: int
+    world: BazaarWorld,
+    histories: Sequence[Sequence[int] | np.ndarray],
+    domain: str,
+    k: int,
+    *,
+    last: bool | np.ndarray = True,
 ) -> OracleRanking:
     """Rank the next items of users of one domain by their exact probability given the history.
 
+    `last` (U,) is whether it is the user's last choice, which alone can be one of the world's new items.
     `histories` are lists of item indices over all domains, oldest first, from the very first item of the
     user, and may be empty. Raises DataError for a domain that the world has not, an item that is none of
     the domain's, an item twice in a history (nobody takes one twice), `k` below 1, or a world of more than
@@ -80,7 +86,7 @@ def oracle_ranking(
     had, lengths = _padded_histories(histories, place)
     found = np.full((len(had), k), NO_ITEM, dtype=np.int64)
     probabilities = np.zeros((len(had), k))
-    for rows, table in _predictive(place, had, lengths):
+    for rows, table in _predictive(place, had, lengths, np.broadcast_to(last, lengths.shape)):
         best = np.argsort(-table, axis=1, kind="stable")[:, :k]
         chances = np.take_along_axis(table, best, axis=1)
         probabilities[rows, : best.shape[1]] = chances
@@ -89,19 +95,24 @@ def oracle_ranking(
 
 
 def next_item_probabilities(
-    world: BazaarWorld, histories: Sequence[Sequence[int] | np.ndarray], domain: str
+    world: BazaarWorld,
+    histories: Sequence[Sequence[int] | np.ndarray],
+    domain: str,
+    *,
+    last: bool | np.ndarray = True,
 ) -> np.ndarray:
     """p(i | h) for all items of the domain: (U, N) float64, rows sum to 1, columns as `Dataset.domain_items`.
 
-    As `oracle_ranking`, which keeps only the K likeliest; for worlds and numbers of users that fit into
-    memory.
+    As `oracle_ranking`, which keeps only the K likeliest, `last` too; for worlds and numbers of users that
+    fit into memory.
     """
     _require_small(world)
     place = world.domains[domain]
     had, lengths = _padded_histories(histories, place)
-    return np.concatenate(
-        [np.zeros((0, place.n_items)), *(table for _, table in _predictive(place, had, lengths))]
-    )
+    probabilities = np.zeros((len(had), place.n_items))
+    for rows, table in _predictive(place, had, lengths, np.broadcast_to(last, lengths.shape)):
+        probabilities[rows] = table
+    return probabilities
 
 
 def best_possible(
@@ -123,7 +134,7 @@ def best_possible(
     if absent or not part.height:
         problem = f"no column {absent[0]!r}" if absent else "no row"
         raise DataError(f"best_possible: {problem} in `part`; give `valid` or `test` of leave_one_out")
-    histories = _whole_histories(world, part)
+    histories, last = _whole_histories(world, part)
     domains = part["domain"].to_numpy()
     targets = part["target"].to_numpy()
     items = np.full((part.height, max(cutoffs)), NO_ITEM, dtype=np.int64)
@@ -131,7 +142,7 @@ def best_possible(
     for domain in world.domains:
         rows = np.flatnonzero(domains == domain)
         own = [histories[row] for row in rows]
-        items[rows], probabilities[rows] = oracle_ranking(world, own, domain, max(cutoffs))
+        items[rows], probabilities[rows] = oracle_ranking(world, own, domain, max(cutoffs), last=last[rows])
     metrics = _metrics(items, probabilities, targets, domains, world, cutoffs)
     return BestPossible(items, probabilities, metrics)
 
@@ -165,22 +176,29 @@ def _padded_histories(
 
 
 def _predictive(
-    place: DomainWorld, had: np.ndarray, lengths: np.ndarray
+    place: DomainWorld, had: np.ndarray, lengths: np.ndarray, last: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Chunks of rows (B,) and their p(i | h): (B, N) float64."""
     weights = place.item_weights().astype(np.float64)
+    early = np.where(place.new, 0.0, weights)
     factors = place.factors.astype(np.float64)
-    cell_weights = np.stack([np.bincount(place.cells, row, place.n_cells) for row in weights])
     size = min(_CHUNK_USERS, max(1, _CHUNK_NUMBERS // place.n_items))
-    for start in range(0, len(had), size):
-        rows = np.arange(start, min(start + size, len(had)))
-        posterior, totals = _posterior(place, weights, cell_weights, factors, had[rows], lengths[rows])
-        last = _last_cells(place, had[rows], lengths[rows])
-        # f does not depend on the archetype, so the mixture over archetypes is one product of matrices.
-        table = (posterior / totals) @ weights * factors[last][:, place.cells]
-        present = np.arange(had.shape[1]) < lengths[rows][:, None]
-        table[np.nonzero(present)[0], had[rows][present]] = 0.0
-        yield rows, table
+    for stock, rows_of in ((early, np.flatnonzero(~last)), (weights, np.flatnonzero(last))):
+        for start in range(0, len(rows_of), size):
+            rows = rows_of[start : start + size]
+            log_posterior = _log_posterior(place, weights, early, factors, had[rows], lengths[rows])
+            posterior = np.exp(log_posterior - log_posterior.max(axis=1, keepdims=True))
+            posterior /= posterior.sum(axis=1, keepdims=True)
+            totals = np.empty_like(posterior)
+            for length in np.unique(lengths[rows]):
+                own = lengths[rows] == length
+                totals[own] = _totals(place, stock, factors, had[rows[own], :length])
+            cells = _last_cells(place, had[rows], lengths[rows])
+            # f does not depend on the archetype, so the mixture over archetypes is one product of matrices.
+            table = (posterior / totals) @ stock * factors[cells][:, place.cells]
+            present = np.arange(had.shape[1]) < lengths[rows][:, None]
+            table[np.nonzero(present)[0], had[rows][present]] = 0.0
+            yield rows, table
 
 
 def _last_cells(place: DomainWorld, had: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -191,49 +209,44 @@ def _last_cells(place: DomainWorld, had: np.ndarray, lengths: np.ndarray) -> np.
     return np.where(lengths > 0, place.cells[last], place.n_cells)
 
 
-def _posterior(
+def _log_posterior(
     place: DomainWorld,
     weights: np.ndarray,
-    cell_weights: np.ndarray,
+    early: np.ndarray,
     factors: np.ndarray,
     had: np.ndarray,
     lengths: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """p(t | h) and the sum of w_t f over the items not yet had, both (B, T).
+) -> np.ndarray:
+    """Log of p(t | h), but for a constant of each row: (B, T).
 
-    f of the items chosen is the same for all archetypes and falls out of the posterior; the sums do not.
+    Every item of a history was chosen where only those of weight in `early` (T, N) could be. f of the items
+    chosen is the same for all archetypes and falls out; the sums do not.
     """
     prior = place.archetype_weights / place.archetype_weights.sum()
     log_posterior = np.tile(np.log(prior), (len(had), 1))
     for step in range(had.shape[1]):
         rows = np.flatnonzero(lengths > step)
-        totals = _totals(place, weights, cell_weights, factors, had[rows, :step])
+        totals = _totals(place, early, factors, had[rows, :step])
         log_posterior[rows] += np.log(weights[:, had[rows, step]].T) - np.log(totals)
-    totals = np.empty_like(log_posterior)
-    for length in np.unique(lengths):
-        rows = np.flatnonzero(lengths == length)
-        totals[rows] = _totals(place, weights, cell_weights, factors, had[rows, :length])
-    log_posterior -= log_posterior.max(axis=1, keepdims=True)
-    posterior = np.exp(log_posterior)
-    return posterior / posterior.sum(axis=1, keepdims=True), totals
+    return log_posterior
 
 
-def _totals(
-    place: DomainWorld, weights: np.ndarray, cell_weights: np.ndarray, factors: np.ndarray, had: np.ndarray
-) -> np.ndarray:
+def _totals(place: DomainWorld, weights: np.ndarray, factors: np.ndarray, had: np.ndarray) -> np.ndarray:
     """The sum of w_t(i) f(last, i) over the items i not in `had` (B, s): (B, T)."""
     rows = factors[_last_cells(place, had, np.full(len(had), had.shape[1]))]
+    cell_weights = np.stack([np.bincount(place.cells, row, place.n_cells) for row in weights])
     taken = np.einsum("tbs,bs->bt", weights[:, had], np.take_along_axis(rows, place.cells[had], axis=1))
     # Weights are whole numbers, so what is left is at least 1 unless nothing is.
     return np.maximum(rows @ cell_weights.T - taken, 1.0)
 
 
-def _whole_histories(world: BazaarWorld, part: pl.DataFrame) -> list[np.ndarray]:
-    """For each row of `part` all items of the user before the target, also those that the split cut off."""
+def _whole_histories(world: BazaarWorld, part: pl.DataFrame) -> tuple[list[np.ndarray], np.ndarray]:
+    """For each row of `part` all items of the user before the target, also those that the split cut off, and
+    whether the target is the user's last item (U,)."""
     of_user: list[tuple[str, np.ndarray]] = []
     for domain, sequences in draw_sequences(world).items():
         of_user += [(domain, own) for own in np.split(sequences.items, np.cumsum(sequences.lengths)[:-1])]
-    whole = []
+    whole, last = [], []
     for user, domain, history, target in part.select("user", "domain", "history", "target").iter_rows():
         own_domain, items = of_user[user] if 0 <= user < len(of_user) else (None, np.empty(0, dtype=np.int64))
         before = items[: int(np.argmax(items == target))]
@@ -244,7 +257,8 @@ def _whole_histories(world: BazaarWorld, part: pl.DataFrame) -> list[np.ndarray]
                 "of these options; give the options that the dataset was made with, and a part of its split"
             )
         whole.append(before)
-    return whole
+        last.append(len(before) + 1 == len(items))
+    return whole, np.array(last)
 
 
 def _metrics(

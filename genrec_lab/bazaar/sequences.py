@@ -81,25 +81,36 @@ def _draw_choices(
             continue
         # Longest first: those who still choose are always the first rows.
         users = users[np.argsort(-lengths[users], kind="stable")]
-        upto = np.concatenate([[0], np.cumsum(place.archetype_item_weights(archetype)[by_cell])])
-        cell_upto = upto[np.concatenate([[0], cell_ends])]
+        weights = place.archetype_item_weights(archetype)[by_cell]
+        early = _weights_before(np.where(place.new[by_cell], 0, weights), cell_ends)
+        late = _weights_before(weights, cell_ends)
         had = np.full((len(users), lengths[users[0]]), -1, dtype=np.int64)
         for step in range(had.shape[1]):
             choosing = int((lengths[users] > step).sum())
+            # Only a last choice may be a new item. Without such items all users draw together.
+            staying = int((lengths[users] > step + 1).sum()) if place.new.any() else choosing
             last_cells = place.cells[had[:choosing, step - 1]] if step else np.full(choosing, place.n_cells)
-            pending = np.arange(choosing)
-            # Drawing again until the item is new is drawing from the distribution without the items had.
-            # Where nearly all that a user likes is had, that takes long; then their weights are taken out.
-            for _ in range(_REDRAWS):
-                positions = _draw_positions(place.factors[last_cells[pending]], upto, cell_upto, rng)
+            rows = np.arange(choosing)
+            for pending, before in ((rows[:staying], early), (rows[staying:], late)):
+                # Drawing again until the user has not had the item is drawing from the distribution without
+                # the items had. Where nearly all that a user likes is had, that takes long; then their
+                # weights are taken out.
+                for _ in range(_REDRAWS):
+                    positions = _draw_positions(place.factors[last_cells[pending]], *before, rng)
+                    had[pending, step] = by_cell[positions]
+                    pending = pending[(had[pending, :step] == had[pending, step, None]).any(axis=1)]
+                taken = np.sort(position_of[had[pending, :step]], axis=1)
+                positions = _draw_positions(place.factors[last_cells[pending]], *before, rng, taken)
                 had[pending, step] = by_cell[positions]
-                pending = pending[(had[pending, :step] == had[pending, step, None]).any(axis=1)]
-            taken = np.sort(position_of[had[pending, :step]], axis=1)
-            positions = _draw_positions(place.factors[last_cells[pending]], upto, cell_upto, rng, taken)
-            had[pending, step] = by_cell[positions]
         present = np.arange(had.shape[1]) < lengths[users][:, None]
         items[(starts[users][:, None] + np.arange(had.shape[1]))[present]] = had[present]
     return items
+
+
+def _weights_before(weights: np.ndarray, cell_ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The sums of weights (N,) before each item (N + 1,) and before each cell, of ends (C,): (C + 1,)."""
+    upto = np.concatenate([[0], np.cumsum(weights)])
+    return upto, upto[np.concatenate([[0], cell_ends])]
 
 
 def _draw_positions(

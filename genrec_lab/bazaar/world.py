@@ -9,10 +9,11 @@ the items S that the user has had, the next item is i with probability
     f(j, i) = exp(department of j -> department of i + kind of j -> kind of i + carry-over if of one style)
 
 and for the first item f = 1. Tastes and the departments' part of f are shared by all shops: that is what
-transfers. f needs only the *cell* of an item (its kind of goods and its style), so a choice is a cell, then
-an item in it, and a million items cost little more than a thousand. All weights are whole numbers made from
-whole 64ths of a nat, so sums are exact in any order and the same seed gives the same world on every
-machine.
+transfers. With `new_items`, some items come into each shop just before the last choice of every user: until
+then their weight is 0, so nobody has had one when the last item is to be predicted. f needs only the *cell*
+of an item (its kind of goods and its style), so a choice is a cell, then an item in it, and a million items
+cost little more than a thousand. All weights are whole numbers made from whole 64ths of a nat, so sums are
+exact in any order and the same seed gives the same world on every machine.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class BazaarConfig(BaseModel):
     item_shares: tuple[int, ...] | None = Field(None, description="items of each domain, in proportion")
     user_shares: tuple[int, ...] | None = Field(None, description="users of each domain, in proportion")
     domains: tuple[str, ...] = Field(("Garden", "Kitchen", "Studio"), description="the shops, each a domain")
+    new_items: float = Field(0.0, ge=0, le=0.5, description="share of items that only a last choice can be")
     seed: int = Field(0, ge=0, description="decides all that is drawn")
     archetypes: int = Field(24, ge=1, le=1000, description="kinds of users, shared by all domains")
     taste_strength: float = Field(1.0, ge=0, le=4, description="how much archetypes differ")
@@ -161,7 +163,7 @@ def _problem(entry: Mapping[str, Any]) -> str:
 # The random streams, one per concern (and shop): drawing more from one leaves the others as they are.
 _STREAMS: Final = (
     "tastes", "departments", "attributes", "wording", "popularity", "kinds", "archetypes", "lengths",
-    "choices", "pictures",
+    "choices", "pictures", "arrivals",
 )  # fmt: skip
 
 
@@ -183,7 +185,8 @@ class DomainWorld:
     `first_item` is the shop's first index among all items; `attributes` the items' attributes; `popularity`
     (N,) and `tastes` attribute -> (T, values) are log-weights in 64ths of a nat; `cells` (N,) each item's
     cell; `factors` (C + 1, C) the whole numbers proportional to f, row = cell of the last item, row C = no
-    item yet; `archetype_weights` (T,) the prior over archetypes as whole numbers.
+    item yet; `archetype_weights` (T,) the prior over archetypes as whole numbers; `new` (N,) is true of the
+    items that come in before the last choice.
     """
 
     shop: Shop
@@ -194,6 +197,7 @@ class DomainWorld:
     cells: np.ndarray
     factors: np.ndarray
     archetype_weights: np.ndarray
+    new: np.ndarray
 
     @property
     def n_items(self) -> int:
@@ -271,8 +275,15 @@ class BazaarWorld:
                 cells=attributes.kind * len(STYLES) + attributes.style,
                 factors=_draw_factors(config, shop, follows),
                 archetype_weights=archetype_weights,
+                new=_draw_new(config, shop, n_items),
             )
         return cls(config, domains)
+
+
+def _draw_new(config: BazaarConfig, shop: Shop, n_items: int) -> np.ndarray:
+    """Which items of a shop come in last: (N,) bool."""
+    order = stream(config.seed, "arrivals", shop).permutation(n_items)
+    return order < round(config.new_items * n_items)
 
 
 def _draw_tastes(config: BazaarConfig, rng: np.random.Generator) -> dict[str, np.ndarray]:

@@ -341,3 +341,27 @@ def test_shares_make_one_shop_small_and_sparse():
     assert counts == [120, 120, 20]
     with pytest.raises(DataError, match=r"user_shares = \[6, 1\]: 3 whole numbers from 1 are expected"):
         make_bazaar(items=400, user_shares=(6, 1))
+
+
+def test_a_new_item_is_nobodys_but_as_the_last_choice():
+    options = {"items": 400, "users": 2000, "new_items": 0.25, "domains": ("Garden", "Studio")}
+    world = BazaarWorld.from_options(options)
+    for domain, place in world.domains.items():
+        sequences = [items - place.first_item for items in histories_of(world, domain)]
+        assert place.new.sum() == 50
+        assert not place.new[np.concatenate([items[:-1] for items in sequences])].any()
+        last = place.new[[items[-1] for items in sequences]].mean()
+        assert last == pytest.approx(0.25, abs=0.1)
+    with pytest.raises(DataError, match=r"new_items = 0.6: Input should be less than or equal to 0.5"):
+        make_bazaar(new_items=0.6)
+
+
+def test_new_items_change_no_other_draw():
+    """The items are the same, and so are the users and what they like."""
+    before, after = (BazaarWorld.from_options({**SMALL, "new_items": share}) for share in (0.0, 0.2))
+    for domain, place in before.domains.items():
+        assert not place.new.any()
+        assert np.array_equal(place.item_weights(), after.domains[domain].item_weights())
+        drawn = [draw_sequences(world)[domain] for world in (before, after)]
+        assert np.array_equal(drawn[0].archetypes, drawn[1].archetypes)
+        assert np.array_equal(drawn[0].lengths, drawn[1].lengths)

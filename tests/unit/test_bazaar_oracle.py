@@ -107,19 +107,34 @@ GREEDY_CROWD = {
 }  # fmt: skip
 
 
+# A fifth of the items is new: the last choice, -1, can be one of them, no other can.
+ARRIVALS = CROWD | {"new_items": 0.2, "taste_strength": 2.0}
+
+
 @pytest.mark.parametrize(
-    ("options", "step"), [(CROWD, 0), (CROWD, 1), (CROWD, 4), (GREEDY_CROWD, 4), (GREEDY_CROWD, 12)]
+    ("options", "step"),
+    [
+        (CROWD, 0),
+        (CROWD, 1),
+        (CROWD, 4),
+        (GREEDY_CROWD, 4),
+        (GREEDY_CROWD, 12),
+        (ARRIVALS, 0),
+        (ARRIVALS, -2),
+        (ARRIVALS, -1),
+    ],
 )
 def test_choices_are_drawn_from_the_predictive(options: dict[str, object], step: int) -> None:
     """How often each item is chosen against the sums of its probabilities, and how surprising choices are."""
     world = BazaarWorld.from_options(options)
     place = world.domains["Studio"]
     sequences = [items for items in histories_of(world, "Studio") if len(items) > step]
-    table = next_item_probabilities(world, [items[:step] for items in sequences], "Studio")
+    last = step == -1 or "new_items" not in options
+    table = next_item_probabilities(world, [items[:step] for items in sequences], "Studio", last=last)
     chosen = np.array([items[step] for items in sequences]) - place.first_item
     counts, expected = np.bincount(chosen, minlength=place.n_items), table.sum(axis=0)
     often = expected > 10
-    deviation = ((counts - expected) / np.sqrt((table * (1 - table)).sum(axis=0)))[often]
+    deviation = (counts - expected)[often] / np.sqrt((table * (1 - table)).sum(axis=0))[often]
     # The largest of 300 standard normal deviations is below 4.5 in all but 2 of 1,000 worlds.
     assert often.sum() > 20 and np.abs(deviation).max() < 4.5
     assert deviation.std() == pytest.approx(1, abs=0.3)
