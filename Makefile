@@ -73,8 +73,8 @@ unit: $(STAMP) ## the tests under tests/
 
 # One process, in the notebooks' order, for each reads what the ones before it wrote. The run that they open is
 # there already, with fewer epochs than the demo's: as many as each step needs to have something to show.
-FEW_EPOCHS := {'tokenizer.epochs': 20, 'training.epochs': 2, 'adaptation.training.epochs': 1, \
-  'rows.sasrec.training.epochs': 3}
+FEW_EPOCHS := {'tokenizer.epochs': 20, 'training.epochs': 2, 'training.least_steps': 0, \
+  'adaptation.training.epochs': 1, 'rows.sasrec.training.epochs': 3, 'rows.sasrec.training.least_steps': 0}
 notebooks: $(STAMP) ## run every notebook at its defaults, in order, on a short demo in a temporary runs folder
 ifneq ($(NOTEBOOKS),)
 	@runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && export GENREC_RUNS="$$runs" && \

@@ -57,7 +57,27 @@ _LOCK_PATIENCE_SECONDS = 3.0  # a kernel whose starter was killed needs about a 
 _LEAST_FREE_BYTES = 64 * 2**20  # below this nothing is begun: better now than after a training
 _LONGEST_ERROR = 2000
 _CLOCK = "%Y-%m-%d %H:%M:%S"
-DEMO: dict[str, Any] = {"dataset": {"name": "bazaar"}, "preset": "gmc_small", "overrides": {}, "seed": 0}
+# What notebooks open where nothing is named, equal to papermill_runs/demo.yaml: two large shops and a small
+# one whose users differ in taste alone, and a tenth of the items that nobody has had yet.
+DEMO: dict[str, Any] = {
+    "dataset": {
+        "name": "bazaar",
+        "items": 1050,
+        "users": 2000,
+        "user_shares": [6, 6, 1],
+        "new_items": 0.1,
+        "archetypes": 16,
+        "taste_strength": 2.0,
+        "popularity_exponent": 0.0,
+        "transition_strength": 0.0,
+        "style_carry_over": 0.0,
+        "mean_length": 7.0,
+        "text_template": "{colour} {style} {material}",
+    },
+    "preset": "gmc_demo",
+    "overrides": {},
+    "seed": 0,
+}
 KEEP_OLD_CODE = "GENREC_KEEP_OLD_CODE"  # set in kernels by --keep-old-code
 
 

@@ -60,6 +60,7 @@ PRESETS = {
     "gmc": "gmc:gmc",
     "gmc_cpu": "gmc:gmc_cpu",
     "gmc_small": "gmc:gmc_small",
+    "gmc_demo": "gmc:gmc_demo",
     "gmc_tiny": "gmc:gmc_tiny",
     "tiger": "baselines:tiger",
     "tiger_multimodal": "baselines:tiger_multimodal",

@@ -186,7 +186,7 @@ def test_parameters_default_to_those_of_the_run(runs_root: Path) -> None:
     again = open_run("kept")
     assert again.dataset == {"name": "bazaar", "items": 400}
     assert again.seed == 3
-    assert open_run("fresh").parameters["preset"] == "gmc_small"
+    assert open_run("fresh").parameters["preset"] == "gmc_demo"
 
 
 def test_other_parameters_are_refused_with_the_difference(runs_root: Path) -> None:

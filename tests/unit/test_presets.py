@@ -64,7 +64,7 @@ def test_every_preset_loads_and_says_where_its_values_come_from(name: str) -> No
 
 
 def test_the_presets_of_the_issue_are_there() -> None:
-    gmc = {"gmc", "gmc_cpu", "gmc_small", "gmc_tiny", "tiger", "rkmeans", "causal", *TABLE_4}
+    gmc = {"gmc", "gmc_cpu", "gmc_small", "gmc_demo", "gmc_tiny", "tiger", "rkmeans", "causal", *TABLE_4}
     utgrec = {"utgrec", "utgrec_code", "utgrec_small", "utgrec_tiny", *TABLE_3}
     compared = {"tiger_multimodal", "letter", "p5_cid", "idgenrec", "baselines", "baselines_tiny"}
     assert gmc | utgrec | compared == set(presets.names())
