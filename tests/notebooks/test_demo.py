@@ -20,7 +20,7 @@ from genrec_lab.lab import (
     train_tokenizers,
 )
 from genrec_lab.lab.store import DEMO
-from genrec_lab.viz.figures.maps import map_purity
+from genrec_lab.viz.figures import map_purity
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL, LARGE = "Studio", ("Garden", "Kitchen")
