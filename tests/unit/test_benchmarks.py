@@ -22,6 +22,7 @@ BENCHMARKS = {
     "decoding": None,
     "growth": None,
     "exact": None,
+    "masked_step": None,
     "rqvae": "vector_quantize_pytorch",
     "kmeans": "faiss",
     "preparation": "pandas",
