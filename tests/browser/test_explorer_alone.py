@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from genrec_lab.viz.explorer.html_file import write_html
 from genrec_lab.viz.explorer.published import open_codes
 from tests.browser.layout import beyond_the_edge, cut_texts, overlaps
 
+Scheme = Literal["light", "dark"]
 # A browser that can draw with neither.
 _NO_WEBGL = """HTMLCanvasElement.prototype.getContext = new Proxy(HTMLCanvasElement.prototype.getContext, {
   apply: (act, self, given) => given[0].startsWith('webgl') ? null : Reflect.apply(act, self, given),
@@ -90,6 +93,18 @@ def test_the_file_fits_the_screen(browser: Browser, file: Path, width: int, heig
     root = page.locator(".genrec-explorer")
     assert overlaps(root) == cut_texts(root) == beyond_the_edge(root) == complaints == []
     assert page.evaluate("document.documentElement.scrollHeight") <= height
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_reader_of_the_screen_meets_nothing_serious(browser: Browser, file: Path, scheme: Scheme) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-playwright-python")
+    page = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme=scheme)
+    page.goto(file.as_uri())
+    page.locator(".genrec-tall .genrec-row").first.click()
+    expect(page.locator(".genrec-explorer")).to_have_class(re.compile(f"genrec-{scheme}"))
+    found = axe.Axe().run(page).response["violations"]
+    assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
     page.close()
 
 

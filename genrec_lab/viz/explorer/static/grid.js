@@ -15,7 +15,8 @@ function makeGrid(box, hear, settings = {}) {
   body.tabIndex = 0;
   body.setAttribute('role', 'grid');
   body.setAttribute('aria-label', settings.name || 'rows');
-  head.setAttribute('role', 'presentation');
+  head.setAttribute('role', 'row');
+  tall.setAttribute('role', 'rowgroup');
   body.append(head, tall);
   const bar = made('div', 'genrec-gridbar');
   bar.append(filter, kinds, count);
@@ -29,7 +30,9 @@ function makeGrid(box, hear, settings = {}) {
     let least = 0;
     const columns = table.columns.map(one => {
       if (one.kind === 'text') {
-        const wide = WIDE.has(one.name), narrowest = Math.max(wide ? 90 : 62, Math.round(7.6 * one.title.length + 20));
+        // A word out of a few, as a state or a cause, is whole; a title may end in an ellipsis.
+        const wide = WIDE.has(one.name), longest = Math.max(0, ...one.values.slice(0, 400).map(text => String(text ?? '').length));
+        const narrowest = Math.max(wide ? 90 : 7 * Math.min(longest, 15) + 12, Math.round(7.6 * one.title.length + 20));
         least += narrowest;
         return `minmax(${narrowest}px, ${wide ? 4 : 1}fr)`;
       }
@@ -80,11 +83,14 @@ function makeGrid(box, hear, settings = {}) {
   function drawHead() {
     head.replaceChildren(...table.columns.map(one => {
       const mark = sorted && sorted.name === one.name ? (sorted.down ? '▾' : '▴') : '';
-      const cell = button(one.title + mark, () => {
+      const cell = made('span', 'genrec-sort'), sort = button(one.title + mark, () => {
         sorted = sorted && sorted.name === one.name ? {name: one.name, down: !sorted.down} : {name: one.name, down: one.kind !== 'text' && one.name !== 'code'};
         drawHead();
         arrange();
       }, `genrec-cell genrec-${one.kind}`, one.says || `sort by ${one.title}`);
+      cell.setAttribute('role', 'columnheader');
+      if (mark) cell.setAttribute('aria-sort', sorted.down ? 'descending' : 'ascending');
+      cell.append(sort);
       return cell;
     }));
   }
