@@ -51,8 +51,16 @@ def read_lcrec(
     interactions = _lcrec_interactions(inter_file, repairs)
     items = undescribed_items(interactions, repairs) if item_file is None else lcrec_items(item_file, repairs)
     rules = ReadingRules(text_template, k_core, keep_unseen_items, allow_missing_text)
-    origins = {"origin": inter_file, "items_origin": item_file or inter_file}
-    return assemble(domain or name, interactions, in_number_order(items), rules, **origins, repairs=repairs)
+    items_origin = item_file or inter_file
+    return assemble(
+        domain or name,
+        interactions,
+        in_number_order(items),
+        rules,
+        origin=inter_file,
+        items_origin=items_origin,
+        repairs=repairs,
+    )
 
 
 @finds(lambda options: _recbole_files(options["folder"], bool(options.get("allow_missing_text"))))
@@ -102,8 +110,16 @@ def read_recbole(
             if found and role not in table.columns:
                 defaults[role] = found[0]
         items = raw_items_of(table, {**defaults, **given}, str(item_file), repairs)
-    origins = {"origin": inter_file, "items_origin": item_file or inter_file}
-    return assemble(domain or name, interactions, items, rules, **origins, repairs=repairs)
+    items_origin = item_file or inter_file
+    return assemble(
+        domain or name,
+        interactions,
+        items,
+        rules,
+        origin=inter_file,
+        items_origin=items_origin,
+        repairs=repairs,
+    )
 
 
 def _is_split(folder: str | os.PathLike[str]) -> bool:
