@@ -22,6 +22,8 @@ from bs4 import BeautifulSoup
 from playwright.sync_api import Page, sync_playwright
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+LEFT = "net::ERR_ABORTED"
+"""What a request fails with whose page was left before it ended."""
 _FETCHED = {"img": "src", "script": "src", "iframe": "src", "link": "href"}
 # Draws every figure, also those below the screen, and waits until each has a mark and each formula is set.
 _EMPTY = """async () => {
@@ -109,7 +111,9 @@ def broken_pages(site: Path) -> Iterator[str]:
 def _listen(page: Page, address: str, found: list[str]) -> None:
     page.on("pageerror", lambda error: found.append(f"{error}"))
     page.on("console", lambda said: said.type == "error" and found.append(f"console: {said.text}"))
-    page.on("requestfailed", lambda asked: found.append(f"{asked.url} cannot be fetched"))
+    page.on(
+        "requestfailed", lambda asked: asked.failure != LEFT and found.append(f"{asked.url} is not there")
+    )
     page.route(lambda url: not url.startswith((address, "data:", "blob:")), lambda route: route.abort())
 
 
@@ -121,6 +125,7 @@ class _Silent(SimpleHTTPRequestHandler):
 @contextmanager
 def _served(site: Path) -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Silent, directory=site))
+    server.handle_error = lambda *_: None  # a page that is left closes its connection
     Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
