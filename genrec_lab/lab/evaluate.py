@@ -284,12 +284,6 @@ def _of_sharing(rate: Mapping[str, Any]) -> dict[str, Any]:
     return {what: value for what, value in rate.items() if what not in ("users", "users_per_second")}
 
 
-def run_skipped(run: Run) -> dict[str, str]:
-    """Which rows the data cannot feed, and why; empty before stage 01."""
-    facts = known_facts(run)
-    return {} if facts is None else skipped_rows(run.config, facts)
-
-
 def compare_beam_with_exact(
     run: Run, method: str, beams: tuple[int, ...] = (10, 20, 50), users: int = 100
 ) -> tuple[np.ndarray, dict[int, np.ndarray]]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import plotly.graph_objects as go
 import polars as pl
 import torch
@@ -127,11 +126,6 @@ def _overlap(work: Work, ks: tuple[int, ...], seed: int, text: Path, codes: Mapp
     vectors = load_file(text / "vectors.safetensors")["vectors"]
     raw = {name: ItemCodes.read(folder / "raw_codes.parquet") for name, folder in codes.items()}
     neighbour_overlaps(vectors, raw, seed, tuple(ks)).write_parquet(work.folder / "neighbour_overlap.parquet")
-
-
-def what_is_mapped(run: Run, own: Identified) -> npt.NDArray[np.float32]:
-    """What stage 03 maps: what each level quantised (N, L, d), or the texts where nothing was (N, 1, D)."""
-    return own.residuals if own.quantises else load_vectors(run)[:, None]
 
 
 def neighbour_overlaps(

@@ -7,29 +7,19 @@ makes the notebooks' pages and the report.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
-from genrec_lab.lab.adapt import adapt_to_domains
-from genrec_lab.lab.evaluate import rank_test_users
+from genrec_lab.lab.chain import STAGES, tasks_of
 from genrec_lab.lab.files import RunError
-from genrec_lab.lab.prepare import prepare_data
+from genrec_lab.lab.prepare import facts_of
 from genrec_lab.lab.processes import is_first
-from genrec_lab.lab.recommend import train_recommenders
 from genrec_lab.lab.runfile import read_run_file
-from genrec_lab.lab.store import Run, open_run
-from genrec_lab.lab.tokenise import train_tokenizers
+from genrec_lab.lab.store import open_run
 
-SHARED: dict[str, Callable[[Run], Any]] = {
-    "01_data_preparation": prepare_data,
-    "02_tokenizer_training": train_tokenizers,
-    "05_recommender_training": train_recommenders,
-    "06_domain_adaptation": adapt_to_domains,
-    "07_evaluation": rank_test_users,
-}
+SHARED = [stage for stage in STAGES if stage[:2] in ("01", "02", "05", "06", "07")]
 
 
 @click.command()
@@ -47,7 +37,9 @@ def main(file: Path, stages: Sequence[str], sets: Sequence[str]) -> None:
         parameters = read_run_file(file, list(sets)).parameters()
         run = open_run(**parameters, base=file.resolve().parent, change=True)
         for name in chosen:
-            SHARED[name](run)
+            facts = None if name == SHARED[0] else facts_of(run)  # says where the data are not prepared
+            for task in tasks_of(run, name, facts) or []:
+                run.make(task)
             if is_first():
                 print(f"{name} of {run.name} is finished", flush=True)
     except RunError as error:

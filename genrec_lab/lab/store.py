@@ -438,10 +438,12 @@ class Run:
         return run_notes(self)
 
     def skipped(self) -> dict[str, str]:
-        """Which rows the data cannot feed, and why."""
-        from genrec_lab.lab.evaluate import run_skipped
+        """Which rows the data cannot feed, and why; empty before stage 01."""
+        from genrec_lab.lab.prepare import known_facts
+        from genrec_lab.lab.rows import skipped_rows
 
-        return run_skipped(self)
+        facts = known_facts(self)
+        return {} if facts is None else skipped_rows(self.config, facts)
 
     def read(self, task: Task) -> Path:
         """The folder of a result, files verified; else a `RunError` that names the notebook to run."""
