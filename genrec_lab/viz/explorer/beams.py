@@ -71,13 +71,14 @@ def beam_tree(
             f"prefixes: {len(prefixes)} levels with {len(log_probabilities)} of log-probabilities for a "
             f"target of {len(wanted)} codes; expected as many of each"
         )
-    kept = [
+    kept: list[dict[tuple[int, ...], float]] = [
         {tuple(map(int, prefix)): float(score) for prefix, score in zip(*of_level, strict=True)}
         for of_level in zip(prefixes, log_probabilities, strict=True)
     ]
     grow = [*({prefix[:-1] for prefix in after} for after in kept[1:]), set(kept[-1])]
     rows: list[tuple[object, ...]] = []
-    for level, (now, before) in enumerate(zip(kept, [{(): 0.0}, *kept], strict=False)):
+    parents: list[dict[tuple[int, ...], float]] = [{(): 0.0}, *kept[:-1]]
+    for level, (now, before) in enumerate(zip(kept, parents, strict=True)):
         for rank, prefix in enumerate(sorted(now, key=lambda prefix: (-now[prefix], prefix)), start=1):
             if len(prefix) != level + 1 or prefix[:-1] not in before:
                 raise ValueError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -212,6 +212,7 @@ def _item_rows(items: Items) -> dict[str, dict[str, Any]]:
     """By key, what is known of each item."""
     if isinstance(items, (str, os.PathLike)):
         path = Path(items)
+        readers: dict[str, Callable[..., pl.DataFrame]]
         readers = {".csv": pl.read_csv, ".parquet": pl.read_parquet, ".jsonl": pl.read_ndjson}
         items = readers[path.suffix](path) if path.suffix in readers else read_json_object(path)
     if isinstance(items, pl.DataFrame):
