@@ -154,13 +154,13 @@ class CodeTrie:
     def on(self, device: torch.device) -> tuple[Edges, ...]:
         """Return the levels as tensors on a device, copied there once; on the CPU they share the arrays."""
         if device not in self._on:
-            self._on[device] = tuple(
-                Edges(
-                    *(moved(torch.from_numpy(a), device) for a in (level.starts, level.codes, level.lowest)),
-                    widest=None if device.type == "cpu" else int(np.diff(level.starts).max()),
-                )
-                for level in self.levels
-            )
+            made: list[Edges] = []
+            for level in self.levels:
+                arrays = (level.starts, level.codes, level.lowest)
+                starts, codes, lowest = (moved(torch.from_numpy(array), device) for array in arrays)
+                widest = None if device.type == "cpu" else int(np.diff(level.starts).max())
+                made.append(Edges(starts, codes, lowest, widest))
+            self._on[device] = tuple(made)
         return self._on[device]
 
     @cached_property
