@@ -98,7 +98,7 @@ def _listed(run: Run, facts: Facts) -> dict[str, tuple[dict[str, Task], Task]]:
             }
             identifiers = config.identifiers
             if config.tokenizer_class.keeps_identifiers:
-                kept = {"policy": getattr(config.tokenizer, "policy", "none"), "options": {}}
+                kept: dict[str, Any] = {"policy": getattr(config.tokenizer, "policy", "none"), "options": {}}
                 identifiers = identifiers.model_copy(update=kept)
             given = {"identifiers": identifiers, "seed": run.seed}
             policy = CONFLICT_POLICIES.find(identifiers.policy)

@@ -314,7 +314,10 @@ def _facets(state: ExplorerState, items: IntArray) -> list[Answer]:
     inside[items] = True
     for column in (one for one in catalogue.attributes if one.dtype.is_numeric()):
         known = column.cast(pl.Float64).fill_nan(None)
-        here, rest = (known.filter(pl.Series(part)).median() for part in (inside, ~inside))
+        here, rest = (
+            known.to_frame().filter(pl.Series(part)).select(pl.all().median()).item()
+            for part in (inside, ~inside)
+        )
         if here is not None:
             elsewhere = "unknown" if rest is None else f"{rest:.4g}"
             found.append({"name": column.name, "said": f"median {here:.4g}; elsewhere {elsewhere}"})

@@ -93,8 +93,9 @@ def pair_means(unit: Vectors, groups: npt.ArrayLike, domains: npt.ArrayLike) -> 
     parts = _sums(unit[rows] if rows.size < len(unit) else unit, cells, len(group_of_cell))
     group_of_cell = row_ids(group_of_cell[:, None])
     same, same_pairs = (part.sum() for part in _of_pairs(*parts))
-    whole = [_grouped(parts[0], group_of_cell), *(np.bincount(group_of_cell, part) for part in parts[1:])]
-    every, every_pairs = (part.sum() for part in _of_pairs(*whole))
+    vectors, squares, sizes = parts
+    by_group = (np.bincount(group_of_cell, part).astype(np.float64) for part in (squares, sizes))
+    every, every_pairs = (part.sum() for part in _of_pairs(_grouped(vectors, group_of_cell), *by_group))
     across, pairs = every - same, int(every_pairs - same_pairs)
     return PairMeans(
         float(same / same_pairs) if same_pairs else float("nan"), int(same_pairs),
@@ -138,7 +139,8 @@ def _sums(unit: Vectors, groups: IntArray, count: int) -> tuple[Vectors, FloatAr
     """By group: the sum of its vectors, of their squares, and the number of items."""
     squares = np.einsum("nd,nd->n", unit, unit)
     sizes = np.bincount(groups, minlength=count).astype(np.float64)
-    return _grouped(unit, groups, len(sizes)), np.bincount(groups, squares, len(sizes)), sizes
+    in_groups = np.bincount(groups, squares, len(sizes)).astype(np.float64)
+    return _grouped(unit, groups, len(sizes)), in_groups, sizes
 
 
 def _grouped(vectors: Vectors, groups: IntArray, count: int = 0) -> Vectors:
