@@ -22,7 +22,7 @@ BENCH ?= $(sort $(filter-out __init__ measuring,$(basename $(notdir $(wildcard b
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test check unit notebooks fuzz format lab bench gallery docs hooks constraints clean
+.PHONY: help setup demo test check unit notebooks nightly format lab bench gallery docs hooks constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,8 +82,9 @@ ifneq ($(NOTEBOOKS),)
 	  $(BIN)/python -m pytest -p no:xdist --nbval-lax --nbval-cell-timeout=1800 $(NOTEBOOKS)
 endif
 
-fuzz: $(STAMP) ## the random tests at their full size: 20,000 damaged files, 10,000 searches
-	GENREC_INPUTS=20000 GENREC_SEARCHES=10000 $(BIN)/python -m pytest -n $(JOBS) tests/fuzz tests/unit/test_search.py
+nightly: $(STAMP) ## tests at their full size: 20,000 damaged files, 10,000 searches, the demo's three worlds
+	GENREC_INPUTS=20000 GENREC_SEARCHES=10000 GENREC_DEMO_SEEDS=0,1,2 $(BIN)/python -m pytest -n $(JOBS) \
+	  tests/fuzz tests/unit/test_search.py tests/notebooks/test_demo.py
 
 format: $(STAMP) ## sort imports, mend what ruff can mend, format
 	$(BIN)/ruff check --fix .

@@ -24,7 +24,7 @@ from genrec_lab.lab import Run, runs_root
 from genrec_lab.lab.compare import records_of, runs_of
 from genrec_lab.lab.evaluate import EVALUATION, METRICS_SCHEMA
 from genrec_lab.lab.files import hash_json, read_json, write_json
-from genrec_lab.lab.prepare import data_summary
+from genrec_lab.lab.prepare import data_summary, ties_in_short
 from genrec_lab.lab.tables import KEPT, kept_note, kept_reasons
 from genrec_lab.presets import MethodConfig, item_rows, methods
 
@@ -78,6 +78,7 @@ def measured(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "preset": run.parameters["preset"],
         "dataset": data_summary(run)["fingerprint"][:12],
+        "ties": ties_in_short(run),
         "processor": ", ".join(_processors(run)),
         "made": made,
         "rows": {
@@ -221,6 +222,7 @@ def table(content: Mapping[str, Any], k: int = 10) -> str:
             name = f"{row} {KEPT}" if row in kept else row
             lines.append("| " + " | ".join([name, *_cells(row, own, of_paper)]) + " |")
         lines.append("")
+    lines += [*dict.fromkeys(run["ties"] for run in content["runs"] if run.get("ties")), ""]
     return "\n".join([*lines, *([kept_note(kept), ""] if kept else []), *_origins(made)])
 
 

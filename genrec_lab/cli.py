@@ -155,6 +155,7 @@ def _wide_console() -> Any:
 
 def _show(result: ChainResult) -> None:
     from genrec_lab.lab.effort import effort_table, notes_by_row
+    from genrec_lab.lab.prepare import ties_in_short
     from genrec_lab.lab.tables import kept_rows, result_tables, terminal_table
 
     metrics, console = result.metrics(), _wide_console()
@@ -164,7 +165,9 @@ def _show(result: ChainResult) -> None:
         names = ", ".join(opened.name for opened in result.runs)
         (metric, by_domain), *_ = tables.by_domain.items()
         console.print(terminal_table(by_domain, f"{names}: {metric} by domain"))
-        console.print(terminal_table(tables.averages, "Averages over users", tables.note))
+        ties = dict.fromkeys(ties_in_short(opened) for opened in result.runs)
+        note = "\n".join(text for text in (tables.note, *ties) if text)
+        console.print(terminal_table(tables.averages, "Averages over users", note))
         if (effort := effort_table(notes_by_row(result.runs))).height:
             console.print(terminal_table(effort, "What training took"))
     console.print(f"Report: {result.report}", markup=False, highlight=False, soft_wrap=True)

@@ -176,6 +176,29 @@ def describe_ties(run: Run) -> str:
     return "\n".join(lines)
 
 
+def ties_in_short(run: Run) -> str:
+    """Say in a sentence for how many users the test item is tied in time with the one before it.
+
+    For the tables of results: where many are tied, another order of ties gives other test items, so other
+    figures. Empty before stage 01 has run.
+    """
+    domains = data_summary(run).get("ties", {}).get("domains", [])
+    if not domains:
+        return ""
+    if all(row["test_tied"] is None for row in domains):
+        return "Ties in time are unknown: the source gives no times."
+    shares = (
+        f"{row['domain']} "
+        + (
+            "unknown"
+            if row["test_tied"] is None
+            else f"{row['test_tied'] / max(row['timed'], 1):.1%} of users"
+        )
+        for row in domains
+    )
+    return f"Test items that are tied in time with the item before: {', '.join(shares)}."
+
+
 def data_files(options: Mapping[str, Any], base: Path) -> dict[str, Any]:
     """The files that a dataset's options name, with the hash of their content, by how they are written.
 

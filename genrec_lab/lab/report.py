@@ -23,7 +23,7 @@ from genrec_lab.lab import figures
 from genrec_lab.lab.chain import STAGES, tasks_of
 from genrec_lab.lab.effort import effort_table, notes_by_row
 from genrec_lab.lab.files import RunError, read_log, write_json, write_text
-from genrec_lab.lab.prepare import data_summary
+from genrec_lab.lab.prepare import data_summary, ties_in_short
 from genrec_lab.lab.progress import clock
 from genrec_lab.lab.store import Run, State
 from genrec_lab.lab.tables import KEPT, kept_reasons, kept_rows, result_tables
@@ -61,6 +61,7 @@ def build_report(run: Run) -> Path:
         version=genrec_lab.__version__,
         problems=problems,
         tables=result_tables(metrics, kept),
+        ties=ties_in_short(run),
         papers=beside_papers(metrics).to_dicts(),
         kept=kept,
         skipped=run.skipped(),

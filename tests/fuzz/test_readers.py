@@ -2,7 +2,7 @@
 
 Sound content is read as what it is. Any other is refused with an error of the reader's own that says why, or
 read; without a pickle, a program or a file outside the reader's folder being opened, and in bounded memory.
-A test run tries 500 inputs, `make fuzz` 20,000; both print their counts.
+A test run tries 500 inputs, `make nightly` 20,000; both print their counts.
 """
 
 from __future__ import annotations

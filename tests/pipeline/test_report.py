@@ -158,6 +158,7 @@ def test_it_says_state_repairs_metrics_and_origin(run, page):
         f"{1 / math.log2(3):.4f}",  # the row ranks everybody's item at place seed + 1
         "NDCG@10",
         "rows.slow",
+        "Ties in time are unknown: the source gives no times.",
     ):
         assert said in page.text
 

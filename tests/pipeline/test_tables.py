@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
+from genrec_lab.lab.prepare import ties_in_short
 from genrec_lab.lab.tables import kept_rows, result_tables, terminal_table
 
 DOMAINS = {"Scientific": 0.1017, "Pantry": 0.0523, "Instruments": 0.0948}
@@ -60,3 +61,17 @@ def test_rows_that_were_kept_despite_changed_code_are_marked_and_explained(metri
         "[bold]losses.dcl changed."
     )
     assert "†" not in printed(result_tables(both), 120)
+
+
+def test_ties_in_time_are_said_by_domain_and_unknown_where_there_are_no_times(monkeypatch):
+    domains = [
+        {"domain": "Beauty", "users": 200, "timed": 200, "test_tied": 87},
+        {"domain": "Office", "users": 50, "timed": 0, "test_tied": None},
+    ]
+    found = {"ties": {"rule": "file order", "domains": domains}}
+    monkeypatch.setattr("genrec_lab.lab.prepare.data_summary", lambda run: found)
+    assert ties_in_short(None) == (
+        "Test items that are tied in time with the item before: Beauty 43.5% of users, Office unknown."
+    )
+    found.clear()
+    assert ties_in_short(None) == ""

@@ -1,6 +1,6 @@
 """Beam search on random tries against a search in plain Python, to the bit, on the CPU and on a device.
 
-`make fuzz` runs 10,000 of them, a test run 300.
+`make nightly` runs 10,000 of them, a test run 300.
 """
 
 from __future__ import annotations
