@@ -3,7 +3,7 @@
 Each is trained once with Muon over so many epochs, on the same identifiers, and ranks the same validation
 users after every second epoch. Printed is the time of training at which each first reaches the best
 validation NDCG@10 of the T5 that reads whole histories. Validation takes no part in the time.
-The runs follow one another, for one takes many minutes: run it on a quiet machine.
+The runs follow one another, because one takes many minutes: run it on a quiet machine.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ class Grown(NamedTuple):
     """Identifiers of old and new items, and how many of the new ones are not where the tokenizer put them."""
 
     codes: ItemCodes  # the old items', unchanged, then the new ones'
-    moved: int  # new items with another code than the tokenizer's, for that identifier was taken
+    moved: int  # new items with another code than the tokenizer's, because that identifier was taken
     displaced: int  # those of them under another prefix, for nothing was free under theirs
 
 

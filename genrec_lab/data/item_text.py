@@ -155,7 +155,7 @@ def filled_text(items: pl.DataFrame, template: str, repairs: dict[str, int]) -> 
 def plain_text(text: str) -> str:
     """Text without scripts, tags, entities and control characters, its blanks single.
 
-    Entities are read twice, for the published files hold "&amp;amp;"; tags written as entities go as well.
+    Entities are read twice, because published files hold "&amp;amp;"; tags written as entities go as well.
     """
     if "<" in text:
         text = _TAG.sub(" ", _HIDDEN.sub(" ", text))

@@ -63,7 +63,7 @@ class CodeTrie:
     """Prefix tree of identifiers: which codes may follow a prefix, and which item a whole identifier is.
 
     `codes` is (N, L) integers (an array, a tensor or ItemCodes), `items` the (N,) item indices of the rows,
-    by default 0 to N-1. Raises ValueError where two rows are equal, for their identifier would name two
+    by default 0 to N-1. Raises ValueError where two rows are equal, because their identifier would name two
     items, and where an item has two rows.
 
     >>> trie = CodeTrie([[0, 1], [0, 2], [3, 1]])

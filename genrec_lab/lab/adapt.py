@@ -281,7 +281,7 @@ def _adapted(config: MethodConfig) -> str:
     if adaptation.kind == "full":
         return f"a copy of all weights for each domain, trained for at most {epochs}"
     if config.recommenders == "separate":
-        return "nothing to adapt, for each domain has a recommender of its own already"
+        return "nothing to adapt: each domain already has a recommender of its own"
     return "nothing is adapted (adaptation.kind is 'none'): the unified recommender serves every domain"
 
 

@@ -74,7 +74,7 @@ def load(name: str, overrides: Mapping[str, Any] | None = None) -> MethodConfig:
 def dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return nested overrides by dotted names, as a run file may write them in blocks.
 
-    Kinds come first, for they change which other keys there are.
+    Kinds come first, because they change which other keys there are.
     """
     flat: dict[str, Any] = {}
     for key, value in overrides.items():

@@ -2,8 +2,8 @@
 
 MFU, the model-FLOPs utilisation (Chowdhery et al. 2022, PaLM, appendix B), is their ratio: the operations of
 a step's matrix products, forwards and backwards, over its seconds and over the rate of one large product in
-the same number type. Padding counts as work, for the device does it; element-wise work and the optimiser do
-not. Where gradient checkpointing computes twice, both count.
+the same number type. Padding counts as work, because the device does it; element-wise work and the optimiser
+do not. Where gradient checkpointing computes twice, both count.
 """
 
 from __future__ import annotations

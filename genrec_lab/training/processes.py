@@ -2,7 +2,7 @@
 
 A process is one of several where `accelerate launch` or `notebook_launcher` started it (torch.distributed).
 In a single process every function returns what it was given. All processes must call the same functions in
-the same order, for each waits for the others.
+the same order, because each waits for the others.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class LiveCurves(Callback):
     In a notebook with a front-end it shows one plotly FigureWidget, updates it in place and replaces it by
     the static figure at the end. In a kernel without one (papermill, nbval) it prints a line now and then and
     shows the static figure at the end; outside a kernel it only prints. The static figure is `figure`; with
-    keep=False it is not shown at the end, for the caller draws it.
+    keep=False it is not shown at the end, because the caller draws it.
 
     It is a callback of `training.fit`, and can itself be called with a record. Use it as a context manager,
     or call `on_end`, where nobody else does.

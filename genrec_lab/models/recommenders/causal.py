@@ -46,7 +46,7 @@ class CausalConfig(BlockSizes):
 
     @property
     def learns_in_one_pass(self) -> bool:
-        """Always, for no place reads a later one."""
+        """Always, because no place reads a later one."""
         return True
 
 

@@ -87,7 +87,7 @@ class _Memory(NamedTuple):
 
 
 class _Prefixes(NamedTuple):
-    """The tokens of each beam so far; every step decodes them anew, for there are a few only."""
+    """The tokens of each beam so far; every step decodes them anew, because there are only a few."""
 
     tokens: Tensor  # (B, M, T)
 

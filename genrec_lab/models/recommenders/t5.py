@@ -63,7 +63,7 @@ class T5Config(BlockSizes):
 
     @property
     def learns_in_one_pass(self) -> bool:
-        """Whether one pass over a sequence learns every place in it, for no item reads a later one."""
+        """Whether one pass over a sequence learns every place in it, because no item reads a later one."""
         return self.reads == "past"
 
 

@@ -74,7 +74,7 @@ class LetterNetwork(ResidualAutoencoder):
     def __init__(self, inputs: int, config: LetterConfig, generator: torch.Generator | None = None) -> None:
         """`inputs` is D; the weights are drawn from the generator."""
         super().__init__(inputs, config, generator)
-        # Part of the checkpoint, for a training goes on between two clusterings.
+        # Part of the checkpoint, because a training can go on between two clusterings.
         labels = torch.zeros(config.levels, config.codebook_size, dtype=torch.int64)
         self.register_buffer("clusters", labels)
         self._generator = torch.Generator()

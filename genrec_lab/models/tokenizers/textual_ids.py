@@ -70,7 +70,7 @@ class TextualIds(CatalogueTokenizer):
         if method["recommender"] != config.body:
             raise ValueError(
                 f"recommender is {method['recommender']}, tokenizer.body is {config.body}; set both to "
-                "the same sizes, for the recommender goes on from the one that was trained beside the ids"
+                "the same sizes, because the recommender goes on from the one that was trained beside the ids"
             )
 
     def fit(

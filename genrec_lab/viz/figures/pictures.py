@@ -114,7 +114,7 @@ def kept_by_codes(
             prefix = "·".join(str(code) for code in numbers[row, : level + 1])
             _put_caption(figure, f"{lines}<br><i>{escape(prefix)}</i>", level + 1, below)
     seen = "pictures drawn by diffusion, all from the same noise"
-    unseen = "no pictures are drawn, for the tokenizer saw none in training"
+    unseen = "no pictures are drawn, because the tokenizer saw none in training"
     note = noted(
         counted(items.height, "item"),
         "below each picture the codes and their most typical words, bold where the item's text has them",

@@ -344,7 +344,7 @@ def error_shares(vectors: npt.ArrayLike, codewords: npt.ArrayLike) -> tuple[Floa
 def mapped_things(own: Identified) -> str:
     """Say what the maps of stage 03 show, for a figure's note."""
     if not own.quantises:
-        return "the text vectors, for these codes quantise nothing"
+        return "the text vectors, because these codes quantise nothing"
     if own.prefixed is not None:
         return "the residuals that each level quantises, from the centres of their clusters"
     if own.refines:
