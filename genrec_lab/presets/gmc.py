@@ -31,7 +31,7 @@ def gmc() -> MethodConfig:
             "GMC 5.1.4: LLaMA-3.1-8B-Instruct vectors, L 4, N 256, d 32, beta 0.25, AdamW 1e-3, batch 1,024, "
             "10k epochs; T5 200 epochs, 2e-3, batch 1,024; fine-tuning 5e-4, batch 512, early stopping; "
             "beam 20. Against the paper: the RQ-VAE's squared norms are means over dimensions, vectors are "
-            "scaled to a mean square of 1, and dead codes restarted (level 1 collapses otherwise). Not in it: "
+            "scaled to a mean square of 1, dead codes restarted (level 1 collapses otherwise). Not in it: "
             "RQ-VAE widths (LC-Rec's), conflicts (Sinkhorn, LC-Rec's), "
             "T5 192/64x6/1,536 with 2+2 layers and LoRA r 16 on q, k, v, the body whose 4.3 M and 0.17 M "
             "parameters match 5.3; weight decay, schedule, patience and LoRA's alpha are ours."
