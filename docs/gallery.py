@@ -28,26 +28,29 @@ MOST_BYTES = 2_000_000
 WIDTH = 900
 
 EXPLORER = {
-    "screen": "**One screen.** All codes of a level, a map of every item, and the page of what is selected: "
-    "words, coherence against chance, examples over the whole range of distances.",
-    "everywhere": "**A code under all its prefixes, in the dark.** The search takes `* 4`; the grid sets the "
+    "screen": "**One screen.** All codes of a level, a map of every item, and the page of the selected code: "
+    "words, coherence compared with chance, and examples at all distances.",
+    "everywhere": "**A code under all its prefixes, in the dark.** Search for `* 4`; the grid shows the "
     "prefixes side by side.",
-    "recommender": "**Recommender.** Where targets are lost, which codes are confused, and one user's beam; "
-    "a click on a user selects the target.",
-    "collisions": "**Collisions.** Items that the tokenizer cannot tell apart, by size and cause, and what "
-    "each policy would make of their codes.",
-    "compare": "**Compare.** Two tokenizers of the same items: codes kept, merged, split, moved.",
+    "recommender": "**Recommender.** Where targets are lost, which codes are confused, and the beam of one "
+    "user. Click a user to select the target.",
+    "collisions": "**Collisions.** Items with the same codes, by group size and cause, and the "
+    "codes that each conflict policy would give them.",
+    "compare": "**Compare.** Two tokenizers of the same items: which codes are kept, merged, split or moved.",
 }
 """Pictures of the explorer, in this order, and what to see in each."""
 
 FIGURES = {
-    "pictures": "**Items as a shopper sees them** (notebook 01). The embedded data draw their own pictures.",
-    "atlas_tsne": "**Residual atlas** (03). Colours part at level 1 and mix at the later levels.",
-    "residual_stepper": "**Residual stepper** (03). What each level takes off, by a slider over levels.",
-    "code_usage": "**Code usage** (03). A bar of one colour belongs to a domain; one of many is shared.",
-    "code_health": "**Code health** (02). Use, perplexity and evenness of each level, method by method.",
-    "neighbour_overlap": "**Codes of near items** (03). Lines that fall: near items share more codes.",
-    "exposure_by_popularity": "**Exposure** (07). Who is shown: the head or the tail of the catalogue.",
+    "pictures": "**Items as a shopper sees them** (notebook 01). The generated data come with pictures.",
+    "atlas_tsne": "**Residual atlas** (03). Colours are separate at level 1 and mix at later levels.",
+    "residual_stepper": "**Residual stepper** (03). What each level subtracts; move the slider through the "
+    "levels.",
+    "code_usage": "**Code usage** (03). A bar with one colour belongs to one domain, a bar with several "
+    "colours is shared.",
+    "code_health": "**Code health** (02). Utilisation, perplexity and evenness of each level, by method.",
+    "neighbour_overlap": "**Codes of near items** (03). Falling lines mean that near items share more codes.",
+    "exposure_by_popularity": "**Exposure** (07). Which items are recommended: the head or the tail of the "
+    "catalogue.",
 }
 """Figures that the notebooks save in the run folder, and what to see in each."""
 
@@ -75,14 +78,14 @@ def page(run: Run) -> str:
     lines = [
         "# Gallery",
         "",
-        f"Pictures of a small run: {data['items']:,} items of the embedded data, preset "
-        f"`{run.parameters['preset']}`, seed {run.seed}. They show what there is to see; no result is meant "
-        "by them. `make gallery` makes this page again.",
+        f"Pictures of a small run: {data['items']:,} items of the generated data, preset "
+        f"`{run.parameters['preset']}`, seed {run.seed}. They show what the views look like; the results "
+        "mean nothing. `make gallery` rebuilds this page.",
         "",
         "## The codebook explorer",
         "",
-        "Notebook 04, or `explore(run)` in any cell. One selection moves everything. `genrec explore` writes "
-        "it as a file that needs no kernel.",
+        "Open notebook 04, or call `explore(run)` in any cell. All views share one selection. `genrec "
+        "explore` writes the explorer to a file that needs no kernel.",
         "",
     ]
     for name, text in EXPLORER.items():
