@@ -1,8 +1,8 @@
 """The notebooks' contents, links and promises, all read from the notebooks themselves.
 
-`python -m docs.contents` rewrites the links to the previous and next notebook in every notebook, and the table
-between the two `contents` comments of notebooks/README.md and of README.md, if they have these comments. With
-`--check` it only reports what is out of date, and exits with 1 if anything is.
+`python -m docs.contents` rewrites the links to the previous and next notebook in every notebook, and the
+table between the two `contents` comments of notebooks/README.md and of README.md, if they have these
+comments. With `--check` it only reports what is out of date, and exits with 1 if anything is.
 """
 
 from __future__ import annotations
