@@ -62,7 +62,7 @@ class Lab:
             json.dumps(asked).encode(),
             {"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=30):  # noqa: S310
+        with urllib.request.urlopen(request, timeout=300):  # noqa: S310
             pass
 
 

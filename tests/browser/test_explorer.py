@@ -40,7 +40,7 @@ def test_the_notebook_runs_without_a_complaint(notebook: NotebookPage) -> None:
     expect(notebook.page.locator(".genrec-explorer .genrec-tall .genrec-row:first-child")).not_to_have_count(
         0
     )
-    expect(notebook.page.locator(".genrec-explorer")).to_have_count(3)
+    expect(notebook.page.locator(".genrec-explorer")).to_have_count(4)
     assert notebook.complaints == []
     assert notebook.page.get_by_text("Error displaying widget").count() == 0
 
