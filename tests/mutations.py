@@ -55,7 +55,7 @@ MUTATIONS = (
     Mutation("losses.py", "cross_entropy(similarity / temperature,", "cross_entropy(similarity,", _UTGREC),
     Mutation("losses.py", "(levels[0] + levels[1:].mean()) / 2", "levels.mean()", _UTGREC),
     Mutation("losses.py", 'items if reduction == "paper" else len(tokens)', "len(tokens)", _UTGREC),
-    Mutation("evaluation/ranking.py", "gains = 1.0 / np.log2", "gains = 0.5 / np.log2", _RANKING),
+    Mutation("evaluation/ranking.py", "1.0 / np.log2(ranks + 2.0)", "0.5 / np.log2(ranks + 2.0)", _RANKING),
     Mutation("evaluation/ranking.py", "np.maximum(ranks, 0) + 2.0", "np.maximum(ranks, 0) + 3.0", _RANKING),
     Mutation(
         "evaluation/ranking.py",

@@ -5,7 +5,6 @@ Letters: U test users, S seeds.
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 from collections import Counter
@@ -489,6 +488,5 @@ def _of_one_domain(worth: pl.DataFrame) -> pl.DataFrame:
 
 def _part(whole: MethodConfig, name: str, without: MethodConfig) -> dict[str, str]:
     settings = (config.model_dump(mode="json", exclude={*_DESCRIBES}) for config in (whole, without))
-    told = (inspect.getdoc(ABLATIONS[name]) or name).split("\n")[0]
     changed = [line.replace(" before, ", " -> ").removesuffix(" now") for line in differences(*settings)]
-    return {"variant": name, "what": told, "changed": "; ".join(changed)}
+    return {"variant": name, "what": ABLATIONS[name].what, "changed": "; ".join(changed)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ _COLUMNS = {
 
 
 def effort_of(run: Run, facts: Facts, row: str) -> dict[str, Any]:
-    """What the trainings of a row took together, tokenizers aside; empty where one of them is missing.
+    """What the trainings of a row took together, tokenizers aside; empty where one is missing or unreadable.
 
     trainings: how many there were, over domains and phases. steps, samples: what the optimiser took, None of
     results of a version that did not count them. parameters: of the largest model. best_epochs: the epoch
@@ -39,7 +40,10 @@ def effort_of(run: Run, facts: Facts, row: str) -> dict[str, Any]:
     found: dict[str, Any] = dict.fromkeys(_SUMS, 0) | {"best_epochs": [], "parameters": None}
     for task, state in zip(tasks, states, strict=True):
         folder = (task.of or run).folder / task.place
-        histories = histories_of(folder, task.scope).values()
+        try:
+            histories = histories_of(folder, task.scope).values()
+        except json.JSONDecodeError:  # a damaged file, which `genrec doctor` reports
+            return {}
         if not histories:
             continue  # a component from outside that keeps no history
         records = [record for history in histories for record in history]

@@ -8,8 +8,8 @@ leave out one part.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from genrec_lab.codes import IdentifierConfig
@@ -198,59 +198,92 @@ def _a_domain_each(config: MethodConfig) -> dict[str, Any]:
     return fields
 
 
-# Rows that are GMC (Table 4) or UTGRec (Table 3) without one of its parts, in the tables' order: the kind of
-# tokenizer that a row needs, if any, and what it changes, by dotted names.
-_VARIANTS: dict[str, tuple[type[TokenizerConfig] | None, dict[str, Any]]] = {
-    # (1) w/o sharable codebook: a tokenizer and a recommender a domain, no transfer
-    "gmc_separate_codebooks": (
-        None,
+@dataclass(frozen=True)
+class Variant:
+    """A row that is GMC or UTGRec without one of its parts.
+
+    what: how the paper's table calls it, in a sentence. changes: the settings that differ, by dotted names.
+    tokenizer: the kind of tokenizer that it needs, None where any will do.
+    """
+
+    what: str
+    changes: Mapping[str, Any]
+    tokenizer: type[TokenizerConfig] | None = None
+
+    def __call__(self, config: MethodConfig) -> MethodConfig:
+        """Return the method without that part. Raises PresetError for a tokenizer of another kind."""
+        name = next(row for row, variant in ABLATIONS.items() if variant is self)
+        if self.tokenizer is not None and not isinstance(config.tokenizer, self.tokenizer):
+            raise PresetError(
+                f"{name} needs tokenizer.kind {self.tokenizer.model_fields['kind'].default!r}; "
+                f"{config.name} has {config.tokenizer.kind!r}"
+            )
+        changes = dict(self.changes)
+        if not changes.get("transfer.pretrain_tokenizer", True):
+            # The tokenizer learns for as many epochs as others are fine-tuned on the target, or longer.
+            epochs = max(config.tokenizer_training.epochs, config.transfer.training.epochs)
+            changes["tokenizer_training.epochs"] = epochs
+        return changed(_with(config, changes), name=name, compare=())
+
+
+# In the order of the papers' tables.
+ABLATIONS: dict[str, Variant] = {
+    "gmc_separate_codebooks": Variant(
+        "GMC Table 4 (1), w/o sharable codebook: a tokenizer and a recommender a domain, no transfer.",
         {"codebooks": "separate", "recommenders": "separate", "adaptation.kind": "none"},
     ),
-    # (2) w/o unified recommender: shared identifiers, a recommender a domain
-    "gmc_separate_recommenders": (None, {"recommenders": "separate", "adaptation.kind": "none"}),
-    # (3) w/o L_dcl: the tokenizer does not know the domains
-    "gmc_without_dcl": (RQVAEConfig, {"tokenizer.contrastive_weight": 0.0}),
-    # (4) w/o lora finetuning: the unified recommender as it is
-    "gmc_without_lora": (None, {"adaptation.kind": "none"}),
-    # (5) all parameters of the unified recommender are fine-tuned for each domain
-    "gmc_full_finetuning": (None, {"adaptation.kind": "full"}),
-    # (1) w/o TreeCode: plain codebooks of each level's own
-    "utgrec_without_tree": (TreeTokenizerConfig, {"tokenizer.quantizer.structure": "levels"}),
-    # (2) w/o L_Ali
-    "utgrec_without_alignment": (TreeTokenizerConfig, {"tokenizer.mu": 0.0}),
-    # (3) w/o L_Re
-    "utgrec_without_cooccurrence_reconstruction": (TreeTokenizerConfig, {"tokenizer.eta": 0.0}),
-    # (4) w/o FT(T): the pre-trained tokenizer names the target's items as it is
-    "utgrec_without_tokenizer_finetuning": (TreeTokenizerConfig, {"transfer.tokenizer": "none"}),
-    # (5) Full FT: E^r and E^f are fine-tuned too
-    "utgrec_full_finetuning": (TreeTokenizerConfig, {"transfer.tokenizer": "full"}),
-    # (6) w/o PT(R): only the tokenizer is pre-trained
-    "utgrec_without_recommender_pretraining": (TreeTokenizerConfig, {"transfer.pretrain_recommender": False}),
-    # (7) w/o PT: tokenizer and recommender learn from the target alone
-    "utgrec_without_pretraining": (
+    "gmc_separate_recommenders": Variant(
+        "GMC Table 4 (2), w/o unified recommender: shared identifiers, a recommender a domain.",
+        {"recommenders": "separate", "adaptation.kind": "none"},
+    ),
+    "gmc_without_dcl": Variant(
+        "GMC Table 4 (3), w/o L_dcl: the tokenizer does not know the domains.",
+        {"tokenizer.contrastive_weight": 0.0},
+        RQVAEConfig,
+    ),
+    "gmc_without_lora": Variant(
+        "GMC Table 4 (4), w/o lora finetuning: the unified recommender as it is.", {"adaptation.kind": "none"}
+    ),
+    "gmc_full_finetuning": Variant(
+        "GMC Table 4 (5), finetune all parameters of the unified recommender for each domain.",
+        {"adaptation.kind": "full"},
+    ),
+    "utgrec_without_tree": Variant(
+        "UTGRec Table 3 (1), w/o TreeCode: plain codebooks of each level's own.",
+        {"tokenizer.quantizer.structure": "levels"},
         TreeTokenizerConfig,
+    ),
+    "utgrec_without_alignment": Variant(
+        "UTGRec Table 3 (2), w/o L_Ali.", {"tokenizer.mu": 0.0}, TreeTokenizerConfig
+    ),
+    "utgrec_without_cooccurrence_reconstruction": Variant(
+        "UTGRec Table 3 (3), w/o L_Re.", {"tokenizer.eta": 0.0}, TreeTokenizerConfig
+    ),
+    "utgrec_without_tokenizer_finetuning": Variant(
+        "UTGRec Table 3 (4), w/o FT(T): the pre-trained tokenizer names the target's items as it is.",
+        {"transfer.tokenizer": "none"},
+        TreeTokenizerConfig,
+    ),
+    "utgrec_full_finetuning": Variant(
+        "UTGRec Table 3 (5), Full FT: E^r and E^f are fine-tuned too.",
+        {"transfer.tokenizer": "full"},
+        TreeTokenizerConfig,
+    ),
+    "utgrec_without_recommender_pretraining": Variant(
+        "UTGRec Table 3 (6), w/o PT(R): only the tokenizer is pre-trained.",
+        {"transfer.pretrain_recommender": False},
+        TreeTokenizerConfig,
+    ),
+    "utgrec_without_pretraining": Variant(
+        "UTGRec Table 3 (7), w/o PT: tokenizer and recommender learn from the target alone.",
         {
             "transfer.pretrain_tokenizer": False,
             "transfer.pretrain_recommender": False,
             "transfer.tokenizer": "none",
         },
+        TreeTokenizerConfig,
     ),
 }
-
-
-def _variant(row: str, config: MethodConfig) -> MethodConfig:
-    """Return the method without the part that a row of `_VARIANTS` leaves out."""
-    needed, changes = _VARIANTS[row]
-    if needed is not None and not isinstance(config.tokenizer, needed):
-        raise PresetError(
-            f"{row} needs tokenizer.kind {needed.model_fields['kind'].default!r}; {config.name} has "
-            f"{config.tokenizer.kind!r}"
-        )
-    if row == "utgrec_without_pretraining":
-        # The tokenizer learns for as many epochs as others are fine-tuned on the target, or longer.
-        epochs = max(config.tokenizer_training.epochs, config.transfer.training.epochs)
-        changes = {**changes, "tokenizer_training.epochs": epochs}
-    return changed(_with(config, changes), name=row, compare=())
 
 
 def _with(part: Any, changes: dict[str, Any]) -> Any:
@@ -261,8 +294,6 @@ def _with(part: Any, changes: dict[str, Any]) -> Any:
         part = part.model_copy(update={name: new})
     return part
 
-
-ABLATIONS: dict[str, Change] = {row: partial(_variant, row) for row in _VARIANTS}
 
 # A row of None is neither generative nor trained. Rows with a model over items are in MethodConfig.rows.
 ROWS: dict[str, Change | None] = {

@@ -10,8 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
-from genrec_lab.training.muon import Muon
-
 
 class TrainingConfig(BaseModel):
     """How a model is trained; the presets say where their values come from.
@@ -87,6 +85,8 @@ def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[Optimizer]
     others = [parameter for parameter in trained if id(parameter) not in in_linear]
     made: list[Optimizer] = []
     if matrices:
+        from genrec_lab.training.muon import Muon  # a tokenizer by hand loads few modules
+
         made.append(Muon(matrices, lr=config.learning_rate, weight_decay=config.weight_decay))
     if others:
         made.append(AdamW(_decay_groups(others, config), lr=config.learning_rate, fused=True))

@@ -75,7 +75,7 @@ def map_quickly(run: Run) -> None:
     def quick(*given: Any, **named: Any) -> Projection:
         return project_residuals(*given, **{**named, "method": "tsne", "size": 240})
 
-    with mock.patch("genrec_lab.lab.explore.project_residuals", quick), parallel_config(backend="threading"):
+    with mock.patch("genrec_lab.lab.explore.project_residuals", quick), parallel_config(backend="sequential"):
         map_residuals(run)
 
 

@@ -136,7 +136,7 @@ def test_a_changed_loss_makes_the_rows_that_reach_it_anew_and_no_other(
 def test_a_changed_metric_changes_the_numbers_and_trains_nothing(
     finished: Finished, edited: Callable[..., None]
 ) -> None:
-    edited("evaluation/ranking.py", "    gains = 1.0 / np.log2", "    gains = 0.5 / np.log2")
+    edited("evaluation/ranking.py", "1.0 / np.log2(ranks + 2.0)", "0.5 / np.log2(ranks + 2.0)")
     found = look(finished)
     assert not any(place.startswith(TRAINING) for place in to_run(found["plan"]))
     assert not rows_of(found["plan"]) & {"gmc_tiny", "tiger", "sasrec", "popularity"}
