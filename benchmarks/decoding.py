@@ -104,12 +104,17 @@ def peer_search(model: Recommender, histories: list[list[int]], beams: int) -> C
     return run
 
 
+def agreement(results: Mapping[str, Any], peer: str, shares: Mapping[str, float]) -> Iterator[Check]:
+    """Check that each result by name has at least a share of the peer's top items."""
+    # If two items are nearly equal at the last place, either of them can be there.
+    for name, share in shares.items():
+        common, enough = same_items(results[name].items, results[peer].items, share)
+        yield Check(f"{name}: {common:.2%} of the peer's top items, at least {share:.1%}", enough)
+
+
 def _agree(results: Mapping[str, Any]) -> Iterator[Check]:
     peer = results[PEER]
-    # Where two items are all but equal at the last place, either may stand there.
-    for name, share in ((FLOAT, 0.998), (HALF, 0.98)):
-        common, enough = same_items(results[name].items, peer.items, share)
-        yield Check(f"{name}: {common:.2%} of the peer's top items, at least {share:.1%}", enough)
+    yield from agreement(results, PEER, {FLOAT: 0.998, HALF: 0.98})
     gap = float(np.abs(results[FLOAT].scores - peer.scores).max())
     yield Check(f"{FLOAT}: scores differ by at most {gap:.1e}, allowed 1e-3", gap <= 1e-3)
 

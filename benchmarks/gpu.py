@@ -27,6 +27,7 @@ import torch
 from benchmarks.decoding import (
     HISTORY,
     LEVELS,
+    agreement,
     decoding_operations,
     peer_search,
     random_codes,
@@ -48,7 +49,7 @@ SECONDS = 460  # of the whole program
 SMALL: dict[str, Any] = {"d_model": 32, "d_kv": 8, "heads": 2, "d_ff": 64, "dropout": 0.0}
 LAYERS = {"T5": {"encoder_layers": 1, "decoder_layers": 1}, "causal": {"layers": 1}}
 CHAINS = ("smoke.yaml", "utgrec_smoke.yaml")
-PEER = "transformers, float32"
+PEER, GRAPH = "transformers, float32", "float32, decoder as a CUDA graph"
 
 
 def recommender(kind: str, items: int, **sizes: Any) -> Any:
@@ -201,24 +202,16 @@ def of_decoding(where: torch.device, users: int, options: Options) -> Comparison
     runs = {
         "float32": lambda: ours(torch.float32),
         "bfloat16": lambda: ours(torch.bfloat16),
-        "float32, decoder as a CUDA graph": replayed,
+        GRAPH: replayed,
         PEER: peer_search(model, histories, beams),
     }
 
-    def agree(results: Mapping[str, Any]) -> Iterator[Check]:
-        for name, share in (
-            ("float32", 0.998),
-            ("bfloat16", 0.98),
-            ("float32, decoder as a CUDA graph", 0.998),
-        ):
-            common, enough = same_items(results[name].items, results[PEER].items, share)
-            yield Check(f"{name}: {common:.2%} of the peer's items, at least {share:.1%}", enough)
-
+    shares = {"float32": 0.998, "bfloat16": 0.98, GRAPH: 0.998}
     count = decoding_operations(model.config, users, beams, HISTORY * LEVELS + 1, model.codes.vocabulary_size)
     return compare(
         f"Decoding on {torch.cuda.get_device_name(where)}: {items:,} items, {users} users, {beams} beams",
         {name: measured(notes, name, run) for name, run in runs.items()},
-        agree,
+        lambda results: agreement(results, PEER, shares),
         options,
         unit="users",
         amount=users,

@@ -175,18 +175,29 @@ def _padded_histories(
     return had, lengths
 
 
+class _Stock(NamedTuple):
+    """What can be chosen: weights (T, N) of the items, 0 for absent ones, and (T, C) of the cells."""
+
+    weights: np.ndarray
+    of_cells: np.ndarray
+
+    @classmethod
+    def of(cls, place: DomainWorld, weights: np.ndarray) -> _Stock:
+        return cls(weights, np.stack([np.bincount(place.cells, row, place.n_cells) for row in weights]))
+
+
 def _predictive(
     place: DomainWorld, had: np.ndarray, lengths: np.ndarray, last: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Chunks of rows (B,) and their p(i | h): (B, N) float64."""
-    weights = place.item_weights().astype(np.float64)
-    early = np.where(place.new, 0.0, weights)
+    late = _Stock.of(place, place.item_weights().astype(np.float64))
+    early = _Stock.of(place, np.where(place.new, 0.0, late.weights)) if place.new.any() else late
     factors = place.factors.astype(np.float64)
     size = min(_CHUNK_USERS, max(1, _CHUNK_NUMBERS // place.n_items))
-    for stock, rows_of in ((early, np.flatnonzero(~last)), (weights, np.flatnonzero(last))):
+    for stock, rows_of in ((early, np.flatnonzero(~last)), (late, np.flatnonzero(last))):
         for start in range(0, len(rows_of), size):
             rows = rows_of[start : start + size]
-            log_posterior = _log_posterior(place, weights, early, factors, had[rows], lengths[rows])
+            log_posterior = _log_posterior(place, late.weights, early, factors, had[rows], lengths[rows])
             posterior = np.exp(log_posterior - log_posterior.max(axis=1, keepdims=True))
             posterior /= posterior.sum(axis=1, keepdims=True)
             totals = np.empty_like(posterior)
@@ -195,7 +206,7 @@ def _predictive(
                 totals[own] = _totals(place, stock, factors, had[rows[own], :length])
             cells = _last_cells(place, had[rows], lengths[rows])
             # f does not depend on the archetype, so the mixture over archetypes is one product of matrices.
-            table = (posterior / totals) @ stock * factors[cells][:, place.cells]
+            table = (posterior / totals) @ stock.weights * factors[cells][:, place.cells]
             present = np.arange(had.shape[1]) < lengths[rows][:, None]
             table[np.nonzero(present)[0], had[rows][present]] = 0.0
             yield rows, table
@@ -212,14 +223,14 @@ def _last_cells(place: DomainWorld, had: np.ndarray, lengths: np.ndarray) -> np.
 def _log_posterior(
     place: DomainWorld,
     weights: np.ndarray,
-    early: np.ndarray,
+    early: _Stock,
     factors: np.ndarray,
     had: np.ndarray,
     lengths: np.ndarray,
 ) -> np.ndarray:
     """Log of p(t | h), but for a constant of each row: (B, T).
 
-    Every item of a history was chosen where only those of weight in `early` (T, N) could be. f of the items
+    Every item of a history was chosen while only those of weight in `early` could be. f of the items
     chosen is the same for all archetypes and falls out; the sums do not.
     """
     prior = place.archetype_weights / place.archetype_weights.sum()
@@ -231,13 +242,12 @@ def _log_posterior(
     return log_posterior
 
 
-def _totals(place: DomainWorld, weights: np.ndarray, factors: np.ndarray, had: np.ndarray) -> np.ndarray:
+def _totals(place: DomainWorld, stock: _Stock, factors: np.ndarray, had: np.ndarray) -> np.ndarray:
     """The sum of w_t(i) f(last, i) over the items i not in `had` (B, s): (B, T)."""
     rows = factors[_last_cells(place, had, np.full(len(had), had.shape[1]))]
-    cell_weights = np.stack([np.bincount(place.cells, row, place.n_cells) for row in weights])
-    taken = np.einsum("tbs,bs->bt", weights[:, had], np.take_along_axis(rows, place.cells[had], axis=1))
+    taken = np.einsum("tbs,bs->bt", stock.weights[:, had], np.take_along_axis(rows, place.cells[had], axis=1))
     # Weights are whole numbers, so what is left is at least 1 unless nothing is.
-    return np.maximum(rows @ cell_weights.T - taken, 1.0)
+    return np.maximum(rows @ stock.of_cells.T - taken, 1.0)
 
 
 def _whole_histories(world: BazaarWorld, part: pl.DataFrame) -> tuple[list[np.ndarray], np.ndarray]:

@@ -75,6 +75,7 @@ def _draw_choices(
     by_cell = np.argsort(place.cells, kind="stable")
     position_of = np.argsort(by_cell)
     cell_ends = np.cumsum(np.bincount(place.cells, minlength=place.n_cells))
+    arrivals = bool(place.new.any())
     for archetype in range(place.n_archetypes):
         users = np.flatnonzero(archetypes == archetype)
         if not len(users):
@@ -82,13 +83,13 @@ def _draw_choices(
         # Longest first: those who still choose are always the first rows.
         users = users[np.argsort(-lengths[users], kind="stable")]
         weights = place.archetype_item_weights(archetype)[by_cell]
-        early = _weights_before(np.where(place.new[by_cell], 0, weights), cell_ends)
         late = _weights_before(weights, cell_ends)
+        early = _weights_before(np.where(place.new[by_cell], 0, weights), cell_ends) if arrivals else late
         had = np.full((len(users), lengths[users[0]]), -1, dtype=np.int64)
         for step in range(had.shape[1]):
             choosing = int((lengths[users] > step).sum())
             # Only a last choice may be a new item. Without such items all users draw together.
-            staying = int((lengths[users] > step + 1).sum()) if place.new.any() else choosing
+            staying = int((lengths[users] > step + 1).sum()) if arrivals else choosing
             last_cells = place.cells[had[:choosing, step - 1]] if step else np.full(choosing, place.n_cells)
             rows = np.arange(choosing)
             for pending, before in ((rows[:staying], early), (rows[staying:], late)):

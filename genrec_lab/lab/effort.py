@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
 from genrec_lab.lab.adapt import serving_tasks
+from genrec_lab.lab.files import RunError
 from genrec_lab.lab.prepare import Facts
 from genrec_lab.lab.recommend import best_epoch, histories_of, item_model_tasks, recommender_tasks
 from genrec_lab.lab.rows import generative_rows
@@ -42,7 +42,7 @@ def effort_of(run: Run, facts: Facts, row: str) -> dict[str, Any]:
         folder = (task.of or run).folder / task.place
         try:
             histories = histories_of(folder, task.scope).values()
-        except json.JSONDecodeError:  # a damaged file, which `genrec doctor` reports
+        except RunError:  # a damaged file, which `genrec doctor` reports
             return {}
         if not histories:
             continue  # a component from outside that keeps no history
@@ -71,7 +71,7 @@ def _trainings(run: Run, facts: Facts, row: str) -> list[Task]:
 
 
 def effort_table(notes: Mapping[str, Sequence[Mapping[str, Any]]]) -> pl.DataFrame:
-    """What `Run.notes` says of rows as text, a line a row: means over its runs, best epochs run by run.
+    """What `Run.notes` says of rows as text, one line per row: means over its runs, best epochs run by run.
 
     notes: by row, what each run noted of it. Columns that no row has are left out, and rows without any note.
     """

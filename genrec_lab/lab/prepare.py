@@ -187,15 +187,12 @@ def ties_in_short(run: Run) -> str:
         return ""
     if all(row["test_tied"] is None for row in domains):
         return "Ties in time are unknown: the source gives no times."
-    shares = (
-        f"{row['domain']} "
-        + (
-            "unknown"
-            if row["test_tied"] is None
-            else f"{row['test_tied'] / max(row['timed'], 1):.1%} of users"
-        )
+    shares = [
+        f"{row['domain']} unknown"
+        if row["test_tied"] is None
+        else f"{row['domain']} {row['test_tied'] / row['timed']:.1%} of users"
         for row in domains
-    )
+    ]
     return f"Test items that are tied in time with the item before: {', '.join(shares)}."
 
 

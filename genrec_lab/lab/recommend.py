@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 from genrec_lab.codes import ItemCodes
 from genrec_lab.data import Dataset, Split
+from genrec_lab.lab.files import read_json
 from genrec_lab.lab.names import safe_name
 from genrec_lab.lab.prepare import Facts, Prepared, facts_of
 from genrec_lab.lab.results import read_records, write_records
@@ -261,7 +262,7 @@ def training_summary(histories: Histories, monitor: str = "ndcg@10") -> pl.DataF
 
 def _phases(folder: Path) -> dict[str, int]:
     """The epoch that was kept of each phase of a result's training."""
-    return dict(json.loads((folder / "phases.json").read_text()))
+    return dict(read_json(folder / "phases.json"))
 
 
 def histories_of(folder: Path, scope: str) -> dict[str, list[dict[str, Any]]]:

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from genrec_lab.data.whole_files import sha256_of
-from genrec_lab.lab.files import RunError, hash_folder, hash_json, read_checked, write_checked
+from genrec_lab.lab.files import RunError, hash_folder, hash_json, read_checked, read_json, write_checked
 
 RECORD = "result.json"
 BESIDE = "beside"
@@ -154,9 +154,9 @@ def write_records(folder: Path, name: str, records: Sequence[Mapping[str, Any]])
 
 
 def read_records(folder: Path, name: str) -> list[dict[str, Any]]:
-    """Read what `write_records` wrote; no records where it wrote none."""
+    """Read what `write_records` wrote; no records where it wrote none. Raises RunError for damaged files."""
     file = folder / f"{name}.json"
     if not file.is_file():
         return []
-    records, timings = (json.loads(one.read_text()) for one in (file, folder / BESIDE / f"{name}.json"))
+    records, timings = (read_json(one) for one in (file, folder / BESIDE / f"{name}.json"))
     return [{**record, **timing} for record, timing in zip(records, timings, strict=True)]

@@ -21,7 +21,7 @@ TIGER_RQVAE = RQVAEConfig(hidden=TIGER_HIDDEN, levels=3, contrastive_weight=0.0,
 
 
 def tiger() -> MethodConfig:
-    """TIGER with its paper's values: a tokenizer and a recommender a domain."""
+    """TIGER with its paper's values: one tokenizer and one recommender per domain."""
     return MethodConfig(
         name="tiger",
         provenance=(
@@ -57,7 +57,7 @@ def tiger_multimodal() -> MethodConfig:
 
 
 def letter() -> MethodConfig:
-    """LETTER on TIGER with its paper's values: a tokenizer and a recommender a domain."""
+    """LETTER on TIGER with its paper's values: one tokenizer and one recommender per domain."""
     return changed(
         tiger(),
         name="letter",

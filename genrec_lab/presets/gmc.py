@@ -177,14 +177,8 @@ def gmc_demo() -> MethodConfig:
         training=base.training.model_copy(
             update={"epochs": 10, "least_steps": least, "learning_rate": 5e-3, "validate_every": 5}
         ),
-        adaptation=_fine_tuning(
-            LoRAConfig(rank=8, alpha=16.0),
-            epochs=3,
-            batch_size=256,
-            optimizer="muon",
-            learning_rate=1e-3,
-            patience=2,
-            validation_users=300,
+        adaptation=base.adaptation.model_copy(
+            update={"training": base.adaptation.training.model_copy(update={"optimizer": "muon"})}
         ),
         rows=base.rows | {"sasrec": sasrec.model_copy(update={"training": of_items})},
     )

@@ -41,7 +41,7 @@ def quantises_vectors(config: MethodConfig) -> RQVAEConfig | ResidualKMeansConfi
 
 
 def tiger_row(config: MethodConfig) -> MethodConfig:
-    """TIGER: a tokenizer and a recommender a domain, an extra code, no L_dcl, 3 levels or fewer."""
+    """TIGER: one tokenizer and one recommender per domain, an extra code, no L_dcl, 3 levels or fewer."""
     kept = quantises_vectors(config)
     tokenizer: dict[str, Any] = {"levels": min(3, kept.levels)}
     if isinstance(kept, RQVAEConfig):
@@ -202,20 +202,21 @@ def _a_domain_each(config: MethodConfig) -> dict[str, Any]:
 class Variant:
     """A row that is GMC or UTGRec without one of its parts.
 
-    what: how the paper's table calls it, in a sentence. changes: the settings that differ, by dotted names.
+    name: the row's. what: its name in the paper's table, in a sentence. changes: the settings that differ,
+    by dotted names.
     tokenizer: the kind of tokenizer that it needs, None where any will do.
     """
 
+    name: str
     what: str
     changes: Mapping[str, Any]
     tokenizer: type[TokenizerConfig] | None = None
 
     def __call__(self, config: MethodConfig) -> MethodConfig:
         """Return the method without that part. Raises PresetError for a tokenizer of another kind."""
-        name = next(row for row, variant in ABLATIONS.items() if variant is self)
         if self.tokenizer is not None and not isinstance(config.tokenizer, self.tokenizer):
             raise PresetError(
-                f"{name} needs tokenizer.kind {self.tokenizer.model_fields['kind'].default!r}; "
+                f"{self.name} needs tokenizer.kind {self.tokenizer.model_fields['kind'].default!r}; "
                 f"{config.name} has {config.tokenizer.kind!r}"
             )
         changes = dict(self.changes)
@@ -223,58 +224,75 @@ class Variant:
             # The tokenizer learns for as many epochs as others are fine-tuned on the target, or longer.
             epochs = max(config.tokenizer_training.epochs, config.transfer.training.epochs)
             changes["tokenizer_training.epochs"] = epochs
-        return changed(_with(config, changes), name=name, compare=())
+        return changed(_with(config, changes), name=self.name, compare=())
 
 
 # In the order of the papers' tables.
-ABLATIONS: dict[str, Variant] = {
-    "gmc_separate_codebooks": Variant(
-        "GMC Table 4 (1), w/o sharable codebook: a tokenizer and a recommender a domain, no transfer.",
+_VARIANTS = (
+    Variant(
+        "gmc_separate_codebooks",
+        "GMC Table 4 (1), w/o sharable codebook: one tokenizer and one recommender per domain, no transfer.",
         {"codebooks": "separate", "recommenders": "separate", "adaptation.kind": "none"},
     ),
-    "gmc_separate_recommenders": Variant(
-        "GMC Table 4 (2), w/o unified recommender: shared identifiers, a recommender a domain.",
+    Variant(
+        "gmc_separate_recommenders",
+        "GMC Table 4 (2), w/o unified recommender: shared identifiers, one recommender per domain.",
         {"recommenders": "separate", "adaptation.kind": "none"},
     ),
-    "gmc_without_dcl": Variant(
+    Variant(
+        "gmc_without_dcl",
         "GMC Table 4 (3), w/o L_dcl: the tokenizer does not know the domains.",
         {"tokenizer.contrastive_weight": 0.0},
         RQVAEConfig,
     ),
-    "gmc_without_lora": Variant(
-        "GMC Table 4 (4), w/o lora finetuning: the unified recommender as it is.", {"adaptation.kind": "none"}
+    Variant(
+        "gmc_without_lora",
+        "GMC Table 4 (4), w/o lora finetuning: the unified recommender as it is.",
+        {"adaptation.kind": "none"},
     ),
-    "gmc_full_finetuning": Variant(
+    Variant(
+        "gmc_full_finetuning",
         "GMC Table 4 (5), finetune all parameters of the unified recommender for each domain.",
         {"adaptation.kind": "full"},
     ),
-    "utgrec_without_tree": Variant(
+    Variant(
+        "utgrec_without_tree",
         "UTGRec Table 3 (1), w/o TreeCode: plain codebooks of each level's own.",
         {"tokenizer.quantizer.structure": "levels"},
         TreeTokenizerConfig,
     ),
-    "utgrec_without_alignment": Variant(
-        "UTGRec Table 3 (2), w/o L_Ali.", {"tokenizer.mu": 0.0}, TreeTokenizerConfig
+    Variant(
+        "utgrec_without_alignment",
+        "UTGRec Table 3 (2), w/o L_Ali.",
+        {"tokenizer.mu": 0.0},
+        TreeTokenizerConfig,
     ),
-    "utgrec_without_cooccurrence_reconstruction": Variant(
-        "UTGRec Table 3 (3), w/o L_Re.", {"tokenizer.eta": 0.0}, TreeTokenizerConfig
+    Variant(
+        "utgrec_without_cooccurrence_reconstruction",
+        "UTGRec Table 3 (3), w/o L_Re.",
+        {"tokenizer.eta": 0.0},
+        TreeTokenizerConfig,
     ),
-    "utgrec_without_tokenizer_finetuning": Variant(
+    Variant(
+        "utgrec_without_tokenizer_finetuning",
         "UTGRec Table 3 (4), w/o FT(T): the pre-trained tokenizer names the target's items as it is.",
         {"transfer.tokenizer": "none"},
         TreeTokenizerConfig,
     ),
-    "utgrec_full_finetuning": Variant(
+    Variant(
+        "utgrec_full_finetuning",
         "UTGRec Table 3 (5), Full FT: E^r and E^f are fine-tuned too.",
         {"transfer.tokenizer": "full"},
         TreeTokenizerConfig,
     ),
-    "utgrec_without_recommender_pretraining": Variant(
+    Variant(
+        "utgrec_without_recommender_pretraining",
         "UTGRec Table 3 (6), w/o PT(R): only the tokenizer is pre-trained.",
         {"transfer.pretrain_recommender": False},
         TreeTokenizerConfig,
     ),
-    "utgrec_without_pretraining": Variant(
+    Variant(
+        "utgrec_without_pretraining",
         "UTGRec Table 3 (7), w/o PT: tokenizer and recommender learn from the target alone.",
         {
             "transfer.pretrain_tokenizer": False,
@@ -283,7 +301,8 @@ ABLATIONS: dict[str, Variant] = {
         },
         TreeTokenizerConfig,
     ),
-}
+)
+ABLATIONS = {variant.name: variant for variant in _VARIANTS}
 
 
 def _with(part: Any, changes: dict[str, Any]) -> Any:

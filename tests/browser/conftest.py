@@ -13,6 +13,7 @@ import pytest
 from joblib import parallel_config
 from playwright.sync_api import Browser, Locator, sync_playwright
 
+from docs.crawl import FLAGS
 from genrec_lab.lab import (
     Run,
     adapt_to_domains,
@@ -28,7 +29,6 @@ from tests.browser.lab import REPOSITORY, Lab, NotebookPage, served
 
 NOTEBOOK = "04_codebook_explorer.ipynb"
 SCREENSHOTS = REPOSITORY / "build" / "screenshots"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
 EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script> 🪑 كرسي " + "long " * 2_000
 
 COMPARED = """from genrec_lab.lab import existing_run
