@@ -1,8 +1,9 @@
 """The search's side of a beam step, without a network, against STATIC's masked step.
 
 STATIC (Vectorizing the trie, 2026) keeps the catalogue as compressed sparse rows, its first two levels as
-dense tables, and masks the log-probabilities of a level's whole vocabulary before it takes the best. Here it
-is written anew from the paper's description. Both get the same random log-probabilities at every level.
+dense tables, and masks the log-probabilities of a level's whole vocabulary before it takes the best. This is
+an implementation of that idea, not the authors' code, and details may differ. Both get the same random
+log-probabilities at every level.
 """
 
 from __future__ import annotations

@@ -243,7 +243,9 @@ def export(run: str, row: str | None, folder: Path) -> int:
 )
 @click.option("--top-k", type=int, default=10, show_default=True, help="Items for each user.")
 @click.option("--row", help="By default the run's own.")
-@click.option("--allow", type=_FILE, help="Only these items: a key a line, or the column 'item' of a table.")
+@click.option(
+    "--allow", type=_FILE, help="Only these items: one key per line, or the column 'item' of a table."
+)
 @click.option("--deny", type=_FILE, help="None of these items.")
 @click.option("--exclude-seen", is_flag=True, help="None of the items that a user has.")
 @click.option("--beams", type=int, help="Width of the search; by default 20, or top-k.")

@@ -21,7 +21,7 @@ class Grown(NamedTuple):
 
     codes: ItemCodes  # the old items', unchanged, then the new ones'
     moved: int  # new items with another code than the tokenizer's, because that identifier was taken
-    displaced: int  # those of them under another prefix, for nothing was free under theirs
+    displaced: int  # those of them under another prefix, because no identifier was free under theirs
 
 
 def with_new_items(

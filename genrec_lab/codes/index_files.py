@@ -1,4 +1,4 @@
-"""Identifiers as public repositories publish them: JSON files of tokens such as `<a_12>`, an item a key."""
+"""Identifiers as public repositories publish them: JSON files of tokens like `<a_12>`, one item per key."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Data that others have split: train, valid and test files of events, or of histories and their next items.
 
 Read are Amazon Reviews 2023's prepared csv, RecBole's benchmark files, csv of MiniOneRec's kind, and text
-of a line a user. A split is used as it is; what of it overlaps is refused or counted.
+with one line per user. A split is used as it is; what of it overlaps is refused or counted.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ def as_lists(values: pl.Series) -> pl.Series:
 
 
 def _lines(file: Path) -> pl.DataFrame:
-    """The interactions `user, item` of a text file of a line a user, or of an interaction."""
+    """The interactions `user, item` of a text file with one line per user, or one per interaction."""
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -121,7 +121,7 @@ def leave_one_out(dataset: Dataset, max_history: int = MAX_HISTORY, max_sequence
 def ties(dataset: Dataset) -> pl.DataFrame:
     """How many users' held-out items have the time of the item before them, so that a rule decides the order.
 
-    A row a domain: `domain, users, timed` (users whose times are known), `test_tied` and `valid_tied` (of
+    One row per domain: `domain, users, timed` (users whose times are known), `test_tied` and `valid_tied` (of
     these, whose last item and the one before last are tied so), `interactions_tied` (with another of the same
     user); null where nobody's times are known.
     """

@@ -28,7 +28,7 @@ class GivenVectorsConfig(ComponentConfig):
     file: str = Field(
         "",
         description="relative to the run file; ${VAR} allowed, and {domain} where each domain has a file. "
-        ".npy: a row an item. .safetensors: one array, or a vector under each item's key. .parquet: `key` or "
+        ".npy: one row per item. .safetensors: one array, or a vector by each item's key. .parquet: `key` or "
         "`item` and a column of lists, or a column a dimension",
     )
     keys: str | None = Field(

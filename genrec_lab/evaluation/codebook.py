@@ -24,7 +24,7 @@ _LARGEST_BATCH = 8_000_000
 
 
 def health_table(tokenizers: Mapping[str, ItemCodes]) -> pl.DataFrame:
-    """The code health of several tokenizers, a row a tokenizer and level.
+    """The code health of several tokenizers, one row per tokenizer and level.
 
     Columns `tokenizer, level` (from 1), `codes` (of the level), `used, utilisation, perplexity, gini, dead`,
     `prefix_entropy` (bits, of the codes up to this level), and the same in each row of a tokenizer: `items`,

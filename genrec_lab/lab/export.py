@@ -184,7 +184,7 @@ def _write_naming(run: Run, facts: Facts, row: str, dataset: Dataset, folder: Pa
 def write_codes(codes: Mapping[str, ItemCodes], dataset: Dataset, folder: Path) -> None:
     """Write identifiers by the source's keys: `codes/<domain>.index.json`, and all in `codes.parquet`.
 
-    The JSON holds `{key: ["<a_12>", "<b_3>", …]}`, a letter a level, as LC-Rec and those after it write it;
+    The JSON holds `{key: ["<a_12>", "<b_3>", …]}`, one letter per level, as LC-Rec and later work write it;
     the table `domain, key, code_0, …`, and in its metadata the sizes of the levels.
     """
     tables = []

@@ -35,7 +35,7 @@ def read_histories(file: Path) -> pl.DataFrame:
     """Read histories of item keys, oldest first: frame `user, domain, history`; domain is null where unnamed.
 
     A parquet file or one of JSON lines has `user` and `history`, and may have `domain`; a csv or tsv has
-    `user` and `item`, an item a row. Raises RunError for a line that cannot be read, naming it, and for a
+    `user` and `item`, one item per row. Raises RunError for a line that cannot be read, naming it, and for a
     user who comes twice.
     """
     if not file.is_file():
@@ -96,7 +96,9 @@ def _json_lines(file: Path) -> Iterator[tuple[str, str | None, list[str]]]:
             number += 1
             where = f"{file}, line {number}"
             if len(line) > _LONGEST_LINE:
-                raise RunError(f"{where}: longer than {_LONGEST_LINE:,} bytes; {expected}, a user a line.")
+                raise RunError(
+                    f"{where}: longer than {_LONGEST_LINE:,} bytes; {expected}, one user per line."
+                )
             if not line.strip():
                 continue
             try:

@@ -56,7 +56,7 @@ class Shareable(NamesItems):
     ) -> Path:
         """Write the model, its card, and hashes of all its files into a folder, and return it.
 
-        `items`: the catalogue's `domain, key, title`, an item a row, by default `shared_items`; so indices
+        `items`: the catalogue's `domain, key, title`, one item per row, by default `shared_items`; so indices
         have names. Everything is read back before it is put in its place. Raises SharingError for items that
         do not fit the model, and where what was written cannot be read as what it was.
         """

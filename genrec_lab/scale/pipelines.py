@@ -275,7 +275,7 @@ def _run(
 class _Worker:
     """Takes a part from its file to the file of its outcome.
 
-    It counts the starts of all workers, for Ray starts one that dies again without end.
+    It counts the starts of all workers, because Ray restarts a worker that dies without limit.
     """
 
     def __init__(self, pipeline: _Pipeline, starts: Path, most: int) -> None:
@@ -287,8 +287,8 @@ class _Worker:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if self.work is None:  # said here, since Ray would start what fails at its start again
             raise ScaleError(
-                f"workers had to be started {self.starts} times. They die mostly for want of memory: give "
-                "each fewer rows, or have fewer of them. What ended them is in Ray's logs and the system's"
+                f"workers had to be started {self.starts} times. Workers usually die because they run out of "
+                "memory: give each fewer rows, or use fewer workers. The logs of Ray and the system say why"
             )
         part = {name: values.item() for name, values in batch.items()}
         rows = pl.scan_parquet(part["file"]).slice(part["first"], part["rows"]).select(self.columns)

@@ -26,7 +26,7 @@ _DRAWS = 16  # pictures of a prefix, of which the mean shows what they agree in
 class Kept:
     """What the codes of n items keep of them, level by level."""
 
-    items: pl.DataFrame  # of the dataset, a row an item
+    items: pl.DataFrame  # of the dataset, one row per item
     codes: npt.NDArray[np.int64]  # (n, L), before any conflict policy
     words: tuple[tuple[tuple[str, ...], ...], ...]  # by item and level: the telling words, best first
     # (n, L, S, S, 3) in 0..1, or None of a tokenizer that has not seen a picture in training.

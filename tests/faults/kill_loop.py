@@ -6,7 +6,7 @@ SIGKILL hits the chain with its kernel, the chain alone or the kernel alone, or 
 hits the chain, in the midst of whatever they do. Then every file that a resumption may read must be
 whole: manifest and metrics, the files of finished results by their hashes, checkpoints and caches by
 reading all of them. At the end metrics and ranked items must be those of the unbroken run, to the last
-bit. Linux only, for it reads /proc.
+bit. Linux only, because it reads /proc.
 """
 
 from __future__ import annotations

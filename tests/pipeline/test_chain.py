@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 @contextmanager
 def chain(genrec: Path, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The chain in a process of its own, whose kernels and itself are gone when the block ends."""
-    # What it prints goes to a file, for a pipe that nobody reads would stop it when it is full.
+    # What it prints goes to a file, because a full pipe that nobody reads would block it.
     command = [genrec, "run", "smoke.yaml", *SMALLER]
     with (folder / "printed.txt").open("w", encoding="utf-8") as printed:
         process = subprocess.Popen(command, cwd=folder, env=OUTSIDE, stdout=printed, stderr=subprocess.STDOUT)

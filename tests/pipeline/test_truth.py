@@ -481,7 +481,7 @@ def test_no_name_of_a_domain_leaves_the_run_or_shares_a_folder(tmp_path: Path, n
         places[kind] = [(task.stage, task.row, domains.index(task.scope) if task.scope in domains else -1)
                         for task in found]  # fmt: skip
         assert to_run(plan(run)) == set()
-        for task in found:  # what serves the domains is told apart
+        for task in found:  # each domain has a model of its own
             models = task.inputs.get("models", {})
             assert list(models) == (domains if models else [])
     assert [place[:2] for place in places["odd"]] == [place[:2] for place in places["plain"]]

@@ -32,7 +32,7 @@ def title_of(figure: go.Figure) -> str:
 
 
 def records_of(values: dict[str, dict[str, list[float]]], metric: str = "ndcg", k: int = 10) -> pl.DataFrame:
-    """Method -> domain -> a value a seed, as the records of runs."""
+    """Method -> domain -> one value per seed, as the records of runs."""
     rows = [
         (method, seed, domain, metric, k, value, USERS.get(domain, 50))
         for method, domains in values.items()

@@ -362,7 +362,7 @@ def test_other_names_of_parts_and_columns(tmp_path: Path) -> None:
         load_dataset("splits", folder=tmp_path, columns={**columns, "history": "pst"})
 
 
-# A line a user
+# One line per user
 
 
 @pytest.mark.parametrize(

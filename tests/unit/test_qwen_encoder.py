@@ -210,7 +210,7 @@ class TestTraining:
         before = {name: p.detach().clone() for name, p in reader.named_parameters()}
         batch = reader.prepare(content, progress=False).batch(range(5))
         optimizer = torch.optim.SGD((p for p in reader.parameters() if p.requires_grad), lr=0.5)
-        for _ in range(2):  # in the first step LoRA's first matrix stands still, for the second one is zero
+        for _ in range(2):  # LoRA's first matrix does not move in the first step: its second one is zero
             optimizer.zero_grad()
             reader(batch).square().mean().backward()
             optimizer.step()

@@ -59,7 +59,7 @@ notebooks: [01_data_preparation]
 
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Any]:
-    """One Ray for all tests of this file, for each start takes seconds."""
+    """One Ray for all tests of this file, because each start takes seconds."""
     with connected(Cluster(processors=2, object_store_megabytes=100)) as started:
         started.data.DataContext.get_current().enable_progress_bars = False
         yield started

@@ -104,7 +104,7 @@ def test_other_settings_begin_anew(shared: Path, tmp_path: Path, monkeypatch: py
     given = shared, tmp_path / "users.parquet", tmp_path / "out.csv"
     with pytest.raises(RunError, match="the power is gone"):
         recommend_to_file(*given, 3)
-    recommend_to_file(*given, 4)  # three parts again, for the first one holds three items a user
+    recommend_to_file(*given, 4)  # three parts again, because the first one holds three items per user
     assert len(calls) == 2 + 3
     assert pl.read_csv(tmp_path / "out.csv").group_by("user").len()["len"].to_list() == [4] * 30
 

@@ -385,7 +385,7 @@ def checked_ranking(
     found = np.asarray(held() if callable(held) else held)
     if found.shape != shape or found.dtype.kind not in "iu":
         raise RecommenderError(
-            f"{gave} {_told(found)}; expected item indices of shape {shape}, a row a user, best first"
+            f"{gave} {_told(found)}; expected item indices of shape {shape}, one row per user, best first"
         )
     found = found.astype(np.int64)
     places = -np.arange(shape[1], dtype=np.float32)

@@ -88,7 +88,7 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
         """
 
     def continuations(self, memory: Any, prefixes: Tensor) -> Tensor:
-        """Return log-probabilities (R, K) of the codes after prefixes (R, l), a row a user."""
+        """Return log-probabilities (R, K) of the codes after prefixes (R, l), one row per user."""
         log_probs, cache = self.step(memory, None, None, None)
         alone = torch.zeros(len(prefixes), 1, dtype=torch.long)
         for codes in prefixes.T:
@@ -355,7 +355,7 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
         return Ranked(*with_equals(found.items, self._lowest, found.scores))
 
     def _searched(self, domains: tuple[str, ...], allow: ItemList, deny: ItemList) -> CodeTrie:
-        """Return the trie of some domains' allowed items, a root a domain."""
+        """Return the trie of some domains' allowed items, one root per domain."""
         if allow is None and deny is None:
             return self.trie(*domains)
         kept = [allowed_items(self.codes.domain_items(name), allow, deny, name) for name in domains]

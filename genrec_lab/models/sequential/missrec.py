@@ -51,7 +51,7 @@ class MISSRecConfig(VectorEncoderConfig):
     sequence_weight: float = Field(1e-3, ge=0)  # lambda, of the contrast of sequences
     interest_weight: float = Field(1e-4, ge=0)  # gamma, against interests that all say the same
     drop: float = Field(0.2, ge=0, lt=1)  # share of a sequence's items that its augmentation leaves out
-    # The transductive setting adds a vector an item, learnt in fine-tuning; the inductive one has none.
+    # The transductive setting adds one vector per item, learnt in fine-tuning; the inductive one has none.
     setting: Literal["transductive", "inductive"] = "transductive"
     picture_model: PictureModel = "efficientnet-lite0"  # what reads the pictures, where there are any
     # Prefixes of a sequence, drawn each epoch; None: all, as in the authors' data.

@@ -33,7 +33,7 @@ class UniSRecConfig(VectorEncoderConfig):
     temperature: float = Field(0.07, gt=0)
     sequence_weight: float = Field(1e-3, ge=0)  # lambda, of the contrast of sequences
     drop: float = Field(0.2, ge=0, lt=1)  # share of a sequence's items that its augmentation leaves out
-    # The transductive setting adds a vector an item, learnt in fine-tuning; the inductive one has text alone.
+    # The transductive setting adds one vector per item, learnt in fine-tuning; the inductive one only text.
     setting: Literal["transductive", "inductive"] = "transductive"
     # Fine-tuning after pre-training keeps places and layers fixed, as in the paper.
     freeze_encoder: bool = True

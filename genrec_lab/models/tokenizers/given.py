@@ -39,8 +39,8 @@ class GivenConfig(TokenizerConfig):
     file: str = Field(
         "",
         description="relative to the run file; ${VAR} allowed, and {domain} where each domain has a file. "
-        ".npy: a row an item, in the data's order. .json: {key: ['<a_12>', '<b_3>', …]}. .parquet: `key` or "
-        "`item`, `domain` where keys repeat, and `code_0`, `code_1`, …",
+        ".npy: one row per item, in the data's order. .json: {key: ['<a_12>', '<b_3>', …]}. .parquet: `key` "
+        "or `item`, `domain` where keys repeat, and `code_0`, `code_1`, …",
     )
     sizes: Widths | None = Field(
         None, description="codes of each level; None: unknown, as many as its largest code asks for"

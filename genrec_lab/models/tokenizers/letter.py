@@ -164,7 +164,7 @@ class Letter(ResidualTokenizer):
         if vectors.shape != (len(content), self.config.dimension):
             raise ValueError(
                 f"collaborative vectors have shape {vectors.shape}; expected ({len(content)}, "
-                f"{self.config.dimension}), an item a row and tokenizer.dimension numbers each"
+                f"{self.config.dimension}), one item per row and tokenizer.dimension numbers each"
             )
         return vectors
 

@@ -237,7 +237,7 @@ class CodedCatalogue:
         return self.domains.index(domain)
 
     def cards(self, items: npt.ArrayLike) -> pl.DataFrame:
-        """Frame `item, title, domain, codes, interactions, image`, a row an item, in the order given."""
+        """Frame `item, title, domain, codes, interactions, image`, one row per item, in the order given."""
         chosen = np.asarray(items, dtype=np.int64)
         names = np.array(self.domains, dtype=object)[self.codes.domain_index[chosen]]
         images = [None] * len(chosen) if self.images is None else [self.images[item] for item in chosen]

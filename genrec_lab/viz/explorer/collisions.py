@@ -87,7 +87,7 @@ def collisions(catalogue: CodedCatalogue, among: IntArray | None = None) -> Coll
 def collision_causes(
     found: Collisions, unit: Vectors | None, generator: np.random.Generator, texts: pl.Series | None = None
 ) -> pl.DataFrame:
-    """Say of every ambiguous identifier why its items have it, a row a group in the order of `found`.
+    """Say of every ambiguous identifier why its items have it, one row per group in the order of `found`.
 
     "equal texts": no tokenizer could separate them. "near texts": they differ, but their vectors are nearer
     than those of 999 of 1,000 random pairs; without vectors, their titles have half of their words in

@@ -30,7 +30,7 @@ _NAMES = ("head: first 5 %", "5 to 20 %", "20 to 50 %", "tail: last 50 %")
 
 
 def outcomes(codes: ItemCodes, recommended: npt.ArrayLike, targets: npt.ArrayLike) -> pl.DataFrame:
-    """How each user's list ends, a row a user.
+    """How each user's list ends, one row per user.
 
     recommended: (U, K) items, best first, -1 past the end. targets: (U,). Frame `row, target, rank` (place of
     the target, from 1, null for a miss), `hit`, `lost` (the first level, from 1, at which no recommended item

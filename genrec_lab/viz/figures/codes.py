@@ -117,7 +117,7 @@ def code_sharing(
 
 
 def tokenizers_compared(health: pl.DataFrame, *, seed: int | None = None) -> go.Figure:
-    """The use of each level as a line a tokenizer, and the share of items whose identifier another has too.
+    """The use of each level, one line per tokenizer, and the share of items with an ambiguous identifier.
 
     health: frame of `health_table`. The grey line over the entropies is that of identifiers that are all
     distinct, log2 of the number of items. Raises ValueError for an empty frame.

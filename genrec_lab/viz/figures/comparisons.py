@@ -58,7 +58,7 @@ def beam_misses(
     *,
     seed: int | None = None,
 ) -> go.Figure:
-    """How much of the model's true top-k a beam search misses, over the number of beams, a line a domain.
+    """How much of the model's true top-k a beam search misses, over the number of beams, one line per domain.
 
     exact: (U, K) items of `exact_top_k`. beams: number of beams -> (U, K) items of `beam_search`. domains:
     (U,).
@@ -193,7 +193,7 @@ def difference_intervals(
     users: int | None = None,
     seed: int | None = None,
 ) -> go.Figure:
-    """The difference of two methods with its bootstrap interval, a line a domain (or whatever `name` says).
+    """The difference of two methods with its bootstrap interval, one line per domain (or per `name`).
 
     differences: frame `name, difference, low, high`, first minus second. level: the intervals' coverage.
     Filled points: the interval excludes zero.

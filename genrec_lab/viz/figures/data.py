@@ -24,7 +24,7 @@ _COLUMNS = ("domain", *_SIZES, "sparsity", "mean_length", "items_without_interac
 
 
 def sequence_lengths(sequences: pl.DataFrame, *, seed: int | None = None) -> go.Figure:
-    """Histogram of the number of interactions a user has, a panel a domain, as shares of its users.
+    """Histogram of the number of interactions a user has, one panel per domain, as shares of its users.
 
     sequences: frame with `domain` and `items` (lists), one row a user. Every user is counted: where lengths
     span more than 24 values, bars cover ranges of geometrically growing width, the same ones in every domain.
@@ -110,7 +110,7 @@ def popularity_curve(
 
 
 def statistics_table(statistics: pl.DataFrame, *, seed: int | None = None) -> go.Figure:
-    """`Dataset.statistics()` as a table: a row a domain (GMC Table 2), and the total where there are several.
+    """`Dataset.statistics()` as a table: one row per domain (GMC Table 2), and the total of several domains.
 
     statistics: frame with `domain`, `users`, `items`, `interactions`; shares and means get two decimals.
     """

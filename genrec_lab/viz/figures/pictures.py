@@ -75,7 +75,7 @@ def kept_by_codes(
     *,
     seed: int | None = None,
 ) -> go.Figure:
-    """A row an item: its picture and title, then what 1, 2, ... L codes keep of both.
+    """One row per item: its picture and title, then what 1, 2, ... L codes keep of both.
 
     items: frame `title, domain, text, image` of n items, image a file or null. codes: (n, L). words: by item
     and level the words decoded from so many codes, most telling first; those that the item's text has are

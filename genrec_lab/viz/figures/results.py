@@ -74,7 +74,7 @@ def ranked_table(
     columns: Literal["domains", "metrics"] = "domains",
     digits: int = 4,
 ) -> pl.DataFrame:
-    """Return the results as text, ready to print: a row a method, ranked by one metric's average.
+    """Return the results as text, ready to print: one row per method, ranked by one metric's average.
 
     columns "domains": `rank, method, seeds`, that metric in each domain and on average; "metrics": `rank,
     method, seeds`, the average of every metric at every k. Cells are "mean ± standard deviation", the latter
@@ -248,7 +248,7 @@ def metric_bars(
     of_best: bool = False,
     users: str = "test user",
 ) -> go.Figure:
-    """One metric by method and domain: a panel a domain and one for the average, a bar a method.
+    """One metric by method and domain: one panel per domain and one for the average, with one bar per method.
 
     Error bars, where there are several seeds: one standard deviation. Methods are ranked by the average, best
     on top, in every panel. highlight: the methods in full colour; by default the best. The best possible,
@@ -354,7 +354,7 @@ def _write(
     texts: Sequence[str],
     size: int,
 ) -> None:
-    """Write a text a line, to the right of x."""
+    """Write one text per line, to the right of x."""
     trace = {"x": x, "y": places, "text": texts, "mode": "text", "textposition": "middle right"}
     silent = {"showlegend": False, "hoverinfo": "skip", "cliponaxis": False}
     made.add(panel, go.Scatter(**trace, textfont_size=size, **silent))

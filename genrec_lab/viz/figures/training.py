@@ -139,7 +139,7 @@ def codebook_by_epoch(
     n_items: int | None = None,
     seed: int | None = None,
 ) -> go.Figure:
-    """How the codes of one tokenizer were used while it trained, a line a level.
+    """How the codes of one tokenizer were used while it trained, one line per level.
 
     epochs: frame of `training_frame`. scope: which tokenizer, by default the first. parts: of the loss, by
     record, drawn in a panel before the others. said: a clause of the note. What no epoch recorded has no
@@ -196,8 +196,8 @@ def training_frame(
     """Return the recorded epochs of tokenizers: a row a scope, epoch and level; empty where there are none.
 
     epochs: by scope ("all", or a domain each) records with `epoch`, and where they have them `utilisation,
-    perplexity, churn` (share of items whose code changed since the record before) and `gini`, a value a level
-    each, `collision_rate` and `loss`. sizes: codes a level, alike for all scopes or by scope. Columns `scope,
+    perplexity, churn` (share of items whose code changed since the last record), `gini`, one value per level,
+    `collision_rate` and `loss`. sizes: codes a level, alike for all scopes or by scope. Columns `scope,
     epoch, level` (from 1), these, and `dead`; what a record lacks is null.
     """
     rows = []
@@ -286,7 +286,7 @@ def _room_for_star(values: Sequence[float]) -> list[float] | None:
 
 
 def _draw_levels(made: Panels, frame: pl.DataFrame, fields: Sequence[str], first: int = 0) -> None:
-    """A panel a field of `training_frame`, from the panel `first` on, with a line a level."""
+    """One panel per field of `training_frame`, from the panel `first` on, with one line per level."""
     levels = frame["level"].unique().sort().to_list()
     for level, style in zip(levels, ordered_styles(len(levels)), strict=True):
         line = frame.filter(pl.col("level") == level).sort("epoch")

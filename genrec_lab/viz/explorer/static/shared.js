@@ -41,7 +41,7 @@ function debounced(act, milliseconds) {
   return (...given) => { clearTimeout(waiting); waiting = setTimeout(() => act(...given), milliseconds); };
 }
 
-// Whatever cannot be drawn, for want of WebGL or of anything else, says so in its place.
+// If something cannot be drawn, because WebGL or something else is missing, its place says so.
 function complain(place, what, error) {
   place.classList.add('genrec-broken');
   place.textContent = `${what} cannot be drawn here: ${error.message || error}`;
