@@ -161,7 +161,9 @@ def as_graph(
         with torch.cuda.graph(graph):
             found = descend(model, memory, roots, trie, beams)
 
-    def replay() -> tuple[torch.Tensor, torch.Tensor]:
+    def replay(
+        read: Any = (memory, roots),
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # the graph keeps no input alive
         graph.replay()
         return found
 
