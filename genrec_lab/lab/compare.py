@@ -31,7 +31,7 @@ from genrec_lab.lab.evaluate import (
     BEST_POSSIBLE,
     COMPARISON,
     EVALUATION,
-    METRICS_SCHEMA,
+    labelled,
     load_rankings,
     ranking_tasks,
     run_metrics,
@@ -51,7 +51,6 @@ ABLATION = "08_ablations"
 _PER_USER = {"recall": recall_per_user, "ndcg": ndcg_per_user}
 _DESCRIBES = ("name", "provenance", "compare", "tuning")  # fields that are no setting of the method
 _KS = (5, 10)
-_SCHEMA = {"run": pl.String, **METRICS_SCHEMA}
 # What two seeds of one run may differ in without a word.
 _EXPECTED_DIFFERENCES = ("run", "seed", "config.provenance", "config.reference_codes")
 
@@ -91,10 +90,9 @@ def runs_of(name: str, root: Path) -> SeedRuns:
 
 def why_not_evaluated(run: Run) -> str:
     """Why the rankings of a run cannot be used; empty where they can."""
-    facts = known_facts(run)
-    if facts is None:
+    if known_facts(run) is None:
         return "its data have not been prepared."
-    tasks = ranking_tasks(run, facts)
+    tasks = _ranked_rows(run)
     for state in (run.state(task, verify=False) for task in tasks.values()):
         if not state.usable:
             return f"{state.task.place} cannot be used: {state.reason}"
@@ -184,8 +182,7 @@ def _collect(work: Work, seeds: Mapping[str, int], rankings: Mapping[str, Path])
         else:
             frame = pl.read_parquet(folder / "rankings.parquet")
             table = metrics_table(frame["items"].to_numpy(), frame["target"], frame["domain"], _KS)
-        own = {"run": pl.lit(run), "method": pl.lit(row), "seed": pl.lit(seeds[run], pl.Int64)}
-        found.append(table.with_columns(**own).select(pl.col(n).cast(t) for n, t in _SCHEMA.items()))
+        found.append(labelled(table, run=run, method=row, seed=seeds[run]))
     pl.concat(found).write_parquet(work.folder / "records.parquet")
 
 
@@ -317,7 +314,7 @@ def put_beside(runs: Sequence[Run], metric: str = "ndcg", k: int = 10) -> SideBy
             notes.append(
                 f"{run.name} has other test users or targets than {first.name}: no interval is shown."
             )
-        overall = _overall(run_metrics(run), metric, k)
+        overall = dict(_over_domains(run_metrics(run), metric, k).select("method", "value").iter_rows())
         for row, items in found.items.items():
             other = row if row in base.items else shown
             compared: dict[str, Any] = dict.fromkeys(("difference", "low", "high", "compared_with"))
@@ -334,10 +331,11 @@ def put_beside(runs: Sequence[Run], metric: str = "ndcg", k: int = 10) -> SideBy
     )
 
 
-def _overall(metrics: pl.DataFrame, metric: str, k: int) -> dict[str, float]:
+def _over_domains(metrics: pl.DataFrame, metric: str, k: int) -> pl.DataFrame:
+    """A metric's average over domains, or its values in the only domain."""
     of_metric = metrics.filter(metric=metric, k=k)
     average = of_metric.filter(domain=AVERAGE)
-    return dict((average if average.height else of_metric).select("method", "value").iter_rows())
+    return average if average.height else of_metric
 
 
 # -- stage 08 ------------------------------------------------------------------------------------------------
@@ -360,8 +358,7 @@ class Ablation:
 
     def overall(self, metric: str, k: int) -> pl.DataFrame:
         """The lines of `worth` over all domains: of the average, or of the only domain."""
-        rows = self.worth.filter(metric=metric, k=k)
-        return rows if rows["domain"].n_unique() == 1 else rows.filter(domain=AVERAGE)
+        return _over_domains(self.worth, metric, k)
 
     def __str__(self) -> str:
         parts = ", ".join(self.parts["variant"].to_list())

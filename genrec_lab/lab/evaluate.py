@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,24 +29,13 @@ from genrec_lab.lab.files import require_known
 from genrec_lab.lab.names import safe_name
 from genrec_lab.lab.prepare import Facts, facts_of, known_facts, load_prepared, prepared_task
 from genrec_lab.lab.recommend import item_model_tasks, learnt_data, load_item_model, part_of, training_data
-from genrec_lab.lab.rows import (
-    generative_rows,
-    reads_text_vectors,
-    served,
-    skipped_rows,
-    trained_item_rows,
-)
+from genrec_lab.lab.rows import generative_rows, reads_text_vectors, served, skipped_rows, trained_item_rows
 from genrec_lab.lab.store import Run, Task, Work
 from genrec_lab.lab.tokenise import codes_task, load_vectors, text_task
 from genrec_lab.models.catalogue import ITEM_COLUMNS, NamesItems
 from genrec_lab.models.popularity import Popularity
-from genrec_lab.models.recommenders.base import (
-    ITEM_MODELS,
-    RECOMMENDERS,
-    recommend_to,
-    require_accepted,
-)
-from genrec_lab.presets import TuningConfig, item_rows, methods
+from genrec_lab.models.recommenders.base import ITEM_MODELS, RECOMMENDERS, recommend_to, require_accepted
+from genrec_lab.presets import item_rows, methods
 from genrec_lab.training import rank_in_shares
 from genrec_lab.viz.figures import long_tail, paper_table
 
@@ -86,10 +74,8 @@ def ranking_tasks(run: Run, facts: Facts) -> dict[str, Task]:
         component = RECOMMENDERS.find(row.recommender.kind)
         found[name] = Task(EVALUATION, name, _rank_by_codes, given, inputs, (component,), name)
     for name, item in trained_item_rows(run, facts).items():
-        given, inputs = (
-            {**shared, "kind": item.model.kind},
-            {**data, "models": item_model_tasks(run, facts, name)},
-        )
+        given = {**shared, "kind": item.model.kind}
+        inputs = {**data, "models": item_model_tasks(run, facts, name)}
         component = ITEM_MODELS.find(item.model.kind)
         found[name] = Task(EVALUATION, safe_name(name), _rank_by_items, given, inputs, (component,), name)
     if POPULARITY in config.compare:
@@ -107,15 +93,13 @@ def rank_test_users(run: Run) -> Rankings:
         fresh = not run.state(task).usable
         run.make(task)
         if fresh and (rate := _rate(run, task)):
-            print(
-                f"{name}: {rate['users']:,} users ranked, {rate['users_per_second']:,.0f} users/s", flush=True
-            )
+            print(f"{name}: {rate['users']:,} users ranked, {rate['users_per_second']:,.0f} users/s")
             for what, value in _of_sharing(rate).items():
-                print(f"{name}: {what} {value}", flush=True)
+                print(f"{name}: {what} {value}")
     for name, why in skipped_rows(run.config, facts).items():
-        print(f"{name}: skipped, {why}", flush=True)
+        print(f"{name}: skipped, {why}")
     for sentence in _what_to_know(run, facts):
-        print(sentence, flush=True)
+        print(sentence)
     return load_rankings(run)
 
 
@@ -129,9 +113,8 @@ def _what_to_know(run: Run, facts: Facts) -> Iterator[str]:
                 f"{', '.join(map(str, small))} are 1 for any ranking of all of them."
             )
     if config.exclude_seen:
-        test = ranked_users(run)
-        again = sum(one in seen for one, seen in zip(test["target"], _seen(run, test), strict=True))
-        if again:
+        test = _with_all_before(ranked_users(run), load_prepared(run).dataset)
+        if again := test.filter(pl.col("had").list.contains(pl.col("target"))).height:
             yield (
                 f"evaluation.exclude_seen: {again:,} of {test.height:,} test users have their target "
                 "already, and no row can hit it."
@@ -139,13 +122,18 @@ def _what_to_know(run: Run, facts: Facts) -> Iterator[str]:
     if config.sampled is not None:
         yield SAMPLED_WARNING
     if "vectors" in _needed(run) and not _has_vectors(run, facts):
-        yield "diversity and what else needs item vectors is left out: the run has no text vectors."
+        yield "Metrics that need item vectors, such as diversity, are left out: the run has no text vectors."
 
 
-def _seen(run: Run, users: pl.DataFrame) -> list[list[int]]:
-    """All items that test users have before their target, also those that histories are too short for."""
-    sequences = load_prepared(run).dataset.sequences
-    return [items[:-1] for items in sequences["items"].gather(users["user"]).to_list()]
+def _with_all_before(test: pl.DataFrame, dataset: Dataset) -> pl.DataFrame:
+    """Add `had`: all items of a test user before the target, also those that the history is too short for."""
+    had = dataset.sequences["items"].gather(test["user"])
+    return test.with_columns(had=had).with_columns(
+        pl.when(pl.col("had").list.last() == pl.col("target"))
+        .then(pl.col("had").list.head(pl.col("had").list.len() - 1))
+        .otherwise("history")  # a split that was given
+        .alias("had")
+    )
 
 
 def load_rankings(run: Run) -> Rankings:
@@ -202,25 +190,21 @@ def run_metrics(run: Run) -> pl.DataFrame:
     compares others, those of the compared runs.
     """
     facts, found, known = known_facts(run), [], dict[str, dict[str, Any]]()
-    tasks = {} if facts is None else ranking_tasks(run, facts)
-    states = {name: run.state(task) for name, task in tasks.items()}
-    usable = [name for name, state in states.items() if state.usable]
-    for name in usable:
-        folder = run.read(tasks[name])
+    for name, task in ({} if facts is None else ranking_tasks(run, facts)).items():
+        if not run.state(task).usable:
+            continue
+        folder = run.read(task)
         if name == BEST_POSSIBLE:
             table = pl.read_parquet(folder / "metrics.parquet")
         else:
-            if not known:
-                known = _facts_of_metrics(run, facts)
+            known = known or _facts_of_metrics(run, facts)
             ranked = pl.read_parquet(folder / "rankings.parquet")
             table = _measured(run, ranked, known, _shared(folder, ranked))
             if (folder / "sampled.parquet").is_file():
-                among = f"of_{run.config.evaluation.sampled}_sampled"
                 sampled = _measured(run, pl.read_parquet(folder / "sampled.parquet"), known)
-                renamed = sampled.with_columns(pl.format("{}_{}", "metric", pl.lit(among)).alias("metric"))
-                table = pl.concat([table, renamed])
-        own = {"method": pl.lit(name), "seed": pl.lit(run.seed, pl.Int64)}
-        found.append(table.with_columns(**own).select(pl.col(n).cast(t) for n, t in METRICS_SCHEMA.items()))
+                among = pl.lit(f"_of_{run.config.evaluation.sampled}_sampled")
+                table = pl.concat([table, sampled.with_columns(metric=pl.col("metric") + among)])
+        found.append(labelled(table, method=name, seed=run.seed))
     if found:
         return pl.concat(found)
     compared = run.folder / COMPARISON / "comparison" / "records.parquet"
@@ -229,11 +213,16 @@ def run_metrics(run: Run) -> pl.DataFrame:
     return pl.DataFrame(schema=METRICS_SCHEMA)
 
 
+def labelled(metrics: pl.DataFrame, **whose: str | int) -> pl.DataFrame:
+    """Add columns such as the method and the seed, in the order and with the types of `METRICS_SCHEMA`."""
+    columns = {name: pl.lit(value) for name, value in whose.items()}
+    schema = {"run": pl.String, **METRICS_SCHEMA}
+    whole = metrics.with_columns(**columns)
+    return whole.select(pl.col(name).cast(kind) for name, kind in schema.items() if name in whole.columns)
+
+
 def _measured(
-    run: Run,
-    ranked: pl.DataFrame,
-    known: Mapping[str, Mapping[str, Any]],
-    shared: SharedRanking | None = None,
+    run: Run, ranked: pl.DataFrame, known: Mapping[str, Any], shared: SharedRanking | None = None
 ) -> pl.DataFrame:
     config, items = run.config.evaluation, shared or ranked["items"].to_numpy()
     at_hand = set(next(iter(known.values())))
@@ -258,8 +247,7 @@ def _facts_of_metrics(run: Run, facts: Facts | None) -> dict[str, dict[str, Any]
         return {domain: {} for domain in domains}
     dataset = load_prepared(run).dataset
     if "popularity" in needed:
-        learnt = dataset.training_sequences()["items"].explode()
-        shared["popularity"] = np.bincount(learnt.to_numpy(), minlength=dataset.n_items)
+        shared["popularity"] = interactions(dataset.training_sequences(), dataset)
     if "vectors" in needed and _has_vectors(run, facts):
         shared["vectors"] = load_vectors(run)
     return {domain: {**shared, "items": dataset.domain_items(domain)} for domain in domains}
@@ -323,10 +311,11 @@ def floor_and_ceiling(run: Run, users: int = 2_000) -> pl.DataFrame:
         return counted.recommend(valid[rows]["history"].to_list(), max(_KS))
 
     items, _ = ranked_by_domain(valid["domain"], max(_KS), rank)
-    known = [_named(POPULARITY, metrics_table(items, valid["target"], valid["domain"], _KS))]
+    found = metrics_table(items, valid["target"], valid["domain"], _KS)
+    known = [labelled(found, method=POPULARITY)]
     if run.dataset["name"] == "bazaar" and data.dataset.n_items <= MAX_ORACLE_ITEMS:
         expected = best_possible(run.dataset, valid, _KS).metrics
-        known.append(_named(BEST_POSSIBLE, expected.rename({"expected": "value"}).drop("realised")))
+        known.append(labelled(expected.rename({"expected": "value"}), method=BEST_POSSIBLE))
     return pl.concat(known)
 
 
@@ -335,11 +324,14 @@ def rows_by_popularity(
 ) -> pl.DataFrame:
     """Each row's metric by how often the training part has the target; see `metric_by_popularity`."""
     dataset = load_prepared(run).dataset
-    sequences = dataset.training_sequences()["items"].to_list()
-    counts = Counter(item for sequence in sequences for item in sequence)
-    popularity = [counts[target] for target in rankings.users["target"].to_list()]
+    counts = interactions(dataset.training_sequences(), dataset)
     values = {row: per_user(rankings, row, metric, k) for row in rankings.items}
-    return metric_by_popularity(values, popularity, edges)
+    return metric_by_popularity(values, counts[rankings.users["target"].to_numpy()], edges)
+
+
+def interactions(sequences: pl.DataFrame, dataset: Dataset) -> np.ndarray:
+    """Return how often each item of a dataset stands in sequences, (N,)."""
+    return np.bincount(sequences["items"].explode().drop_nulls().to_numpy(), minlength=dataset.n_items)
 
 
 def long_tail_figure(
@@ -373,19 +365,12 @@ def tuning_of_rows(run: Run) -> pl.DataFrame:
     Rows that the data cannot feed are in it too. The settings of one trial are those of the preset, whatever
     overrides the run has; popularity has none.
     """
-    config = run.config
-    all_rows: dict[str, Any] = {**methods(config), **item_rows(config)}
-    searched: dict[str, TuningConfig] = {name: row.tuning for name, row in all_rows.items()}
-    rows = [
-        (
-            name,
-            tuning.trials,
-            tuning.space or "1 trial: the preset",
-            f"validation {all_rows[name].training.monitor}",
-        )
-        for name, tuning in searched.items()
-    ]
-    if POPULARITY in config.compare:
+    searched: dict[str, Any] = {**methods(run.config), **item_rows(run.config)}
+    rows: list[tuple[Any, ...]] = []
+    for name, row in searched.items():
+        space = row.tuning.space or "1 trial: the preset"
+        rows.append((name, row.tuning.trials, space, f"validation {row.training.monitor}"))
+    if POPULARITY in run.config.compare:
         rows.append((POPULARITY, 1, "nothing to set", "nothing"))
     columns = {"row": pl.String, "trials": pl.Int64, "search_space": pl.String, "chosen_on": pl.String}
     return pl.DataFrame(rows, schema=columns, orient="row")
@@ -405,12 +390,6 @@ def describe_skipped(run: Run) -> str:
 def _rate(run: Run, task: Task) -> dict[str, Any] | None:
     record = run.state(task, verify=False).record
     return record.summary if record is not None and "users_per_second" in record.summary else None
-
-
-def _named(method: str, metrics: pl.DataFrame) -> pl.DataFrame:
-    return metrics.select(
-        pl.lit(method).alias("method"), "domain", "metric", "k", "value", pl.col("users").cast(pl.Int64)
-    )
 
 
 # -- the tasks ---------------------------------------------------------------------------------------------
@@ -457,14 +436,8 @@ def _rank(
     sampled: rank also among the target and so many other items that the user does not have. lowest: (N,)
     where items share identifiers and what is ranked are these, the lowest item with each one's.
     """
-    test = part_of(pl.read_parquet(data / "test.parquet"), domains)
     dataset = Dataset.read(data / "dataset")
-    test = test.with_columns(had=dataset.sequences["items"].gather(test["user"])).with_columns(
-        pl.when(pl.col("had").list.last() == pl.col("target"))
-        .then(pl.col("had").list.head(pl.col("had").list.len() - 1))
-        .otherwise("history")  # of a split that was given
-        .alias("had")
-    )
+    test = _with_all_before(part_of(pl.read_parquet(data / "test.parquet"), domains), dataset)
     started = time.monotonic()
 
     def ranked(hidden: Callable[[str, pl.DataFrame], Any] | None) -> tuple[np.ndarray, np.ndarray]:

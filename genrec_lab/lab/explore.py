@@ -21,9 +21,10 @@ from genrec_lab.data import Dataset
 from genrec_lab.evaluation import code_health, neighbour_code_overlap
 from genrec_lab.evaluation.rankings import per_user
 from genrec_lab.lab.adapt import load_adapted
-from genrec_lab.lab.evaluate import load_rankings, ranked_users, ranking_tasks
+from genrec_lab.lab.chain import tasks_of
+from genrec_lab.lab.evaluate import EVALUATION, interactions, load_rankings, ranked_users
 from genrec_lab.lab.files import RunError
-from genrec_lab.lab.prepare import Facts, facts_of, known_facts, load_prepared
+from genrec_lab.lab.prepare import Facts, facts_of, load_prepared
 from genrec_lab.lab.rows import ALL, decodes_in_steps, generative_rows, lead_row, pretrained_on, served
 from genrec_lab.lab.store import Run, Task, Work, existing_run
 from genrec_lab.lab.tokenise import (
@@ -167,11 +168,12 @@ def explorer_state(
         "from genrec_lab.lab import existing_run, explorer_state, watched_beam\n\n"
         f"state = explorer_state({', '.join(given)})"
     )
-    own, rankings = load_identified(run, method), load_rankings(run) if _is_ranked(run) else None
+    own, rankings = load_identified(run, method), load_rankings(run) if _is_made(run, EVALUATION) else None
+    atlas = load_atlas(run) if _is_made(run, MAPPING) else None
     records = RunRecords(
         epochs=own.epochs,
         sizes=own.raw.sizes,
-        neighbours=load_atlas(run).overlap if _has_atlas(run) else None,
+        neighbours=None if atlas is None else atlas.overlap,
         recommended={} if rankings is None else dict(rankings.items),
         users=None if rankings is None else rankings.users,
         settings=_settings(run, method),
@@ -181,8 +183,7 @@ def explorer_state(
         decode=describer(run, method),
     )
     state = ExplorerState(coded_catalogue(run, method), second, records=records, source=source)
-    if method in (None, lead_row(run)) and _has_atlas(run):
-        atlas = load_atlas(run)
+    if atlas is not None and method in (None, lead_row(run)):
         state.maps = {"t-SNE": atlas.tsne, "UMAP": atlas.umap}
     if rankings is not None:
 
@@ -279,7 +280,7 @@ def _measured(run: Run) -> dict[str, tuple[dict[str, Any], dict[str, float]]]:
             measures = {"collisions": health.collision_rate}
             if not codes.unknown_levels:
                 measures["dead codes"] = float(sum(health.dead))
-            if _is_ranked(other):
+            if _is_made(other, EVALUATION):
                 rankings, row = load_rankings(other), other.config.name
                 measures["NDCG@10"] = float(per_user(rankings, row, "ndcg", 10).mean())
         except (RunError, KeyError):  # not a run, or not so far yet
@@ -318,17 +319,8 @@ def _survey(work: Work, books: int, seed: int, data: Path, codes: Path, text: Pa
     collisions(catalogue).frame().write_parquet(work.folder / "collisions.parquet")
 
 
-def _has_atlas(run: Run) -> bool:
-    return _is_made(run, atlas_tasks)
-
-
-def _is_ranked(run: Run) -> bool:
-    return _is_made(run, lambda run, facts: list(ranking_tasks(run, facts).values()))
-
-
-def _is_made(run: Run, listed: Callable[[Run, Facts], list[Task]]) -> bool:
-    facts = known_facts(run)
-    tasks = [] if facts is None else listed(run, facts)
+def _is_made(run: Run, stage: str) -> bool:
+    tasks = tasks_of(run, stage) or []
     return bool(tasks) and all(run.state(task).usable for task in tasks)
 
 
@@ -347,7 +339,7 @@ def _catalogue(
         name,
         own.comparable_codes(),
         items["title"].to_list(),
-        traffic=interactions(dataset),
+        traffic=interactions(dataset.sequences, dataset),
         residuals=own.residuals if own.quantises else None,
         codewords=_codewords(own),
         vectors=vectors,
@@ -356,12 +348,6 @@ def _catalogue(
         books=own.tokenizers,
         seed=seed,
     )
-
-
-def interactions(dataset: Dataset) -> np.ndarray:
-    """Return how often each item stands in the sequences, (N,)."""
-    seen = dataset.sequences["items"].explode().drop_nulls().to_numpy()
-    return np.bincount(seen, minlength=dataset.n_items)
 
 
 def watched_beam(run: Run, method: str, row: int, beams: int = 10) -> BeamTree:

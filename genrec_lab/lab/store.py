@@ -41,16 +41,7 @@ from genrec_lab.lab.files import (
 from genrec_lab.lab.folders import runs_root
 from genrec_lab.lab.names import run_name_problem
 from genrec_lab.lab.provenance import circumstances
-from genrec_lab.lab.results import (
-    BESIDE,
-    RECORD,
-    SCHEMA,
-    Record,
-    digest_of,
-    folders_of_results,
-    hashes,
-    move,
-)
+from genrec_lab.lab.results import BESIDE, RECORD, SCHEMA, Record, digest_of, folders_of_results, hashes, move
 from genrec_lab.lab.settings import differences, listed
 
 _LOCK_PATIENCE_SECONDS = 3.0  # a kernel whose starter was killed needs about a second to notice and end

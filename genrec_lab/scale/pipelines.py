@@ -22,13 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 import genrec_lab
 from genrec_lab.data.whole_files import sha256_of, whole_file
-from genrec_lab.encoders.text import (
-    TEXT_ENCODERS,
-    TextConfig,
-    checked_vectors,
-    identity_of,
-    text_encoder,
-)
+from genrec_lab.encoders.text import TEXT_ENCODERS, TextConfig, checked_vectors, identity_of, text_encoder
 from genrec_lab.lab.files import as_json, hash_folder, read_json, write_json
 from genrec_lab.registry import ComponentConfig, component_config
 from genrec_lab.scale.cluster import Cluster, ScaleError, connected, require_room
