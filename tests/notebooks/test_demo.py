@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import polars as pl
 import pytest
@@ -82,6 +83,25 @@ def test_codes_find_items_that_nobody_has_had(demo):
     assert by_group["users"][0] > 100
     cold = dict(by_group.select("row", "value").iter_rows())
     assert min(cold["gmc_demo"], cold["gmc_without_lora"]) > 3 * max(cold["sasrec"], cold["popularity"])
+
+
+@pytest.mark.slow
+def test_a_tokenizer_that_is_trained_again_gives_other_codes(demo):
+    """Notebook 07: few items keep their first code, none all three; another seed changes groups as much."""
+    run, rankings = demo
+    names = {"np": np, "pl": pl, "rankings": rankings, "data": load_prepared(run), "seed": run.seed}
+    cells = {
+        cell.id: cell for cell in nbformat.read(REPOSITORY / "notebooks" / "07_evaluation.ipynb", 4).cells
+    }
+    for line in cells["derive"].source.splitlines():
+        if line.startswith("from genrec_lab") and "(" not in line:
+            exec(line, names)  # noqa: S102 - our own notebook
+    for cell in ("cold", "drift"):
+        exec(cells[cell].source, names)  # noqa: S102
+    kept = [share for _, share, _, _ in names["drift"]]
+    assert kept[0] < 0.2
+    assert kept[2] < 0.01
+    assert all(own > 0.5 and abs(own - other) < 0.2 for _, _, own, other in names["drift"])
 
 
 @pytest.mark.slow
