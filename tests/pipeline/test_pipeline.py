@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 import yaml
 
@@ -215,60 +216,76 @@ def test_every_signal_ends_the_command_with_its_code_and_how_to_go_on(monkeypatc
         signal.signal(sent, before)
 
 
-EPOCHS = "overrides.rows.slow.model.epochs=40"
+EPOCHS = "overrides.rows.slow.model.epochs=4"
+FIRST = "00_waiting"
+WAIT = """
+import os, time
+while os.path.exists("../first_hold"):
+    open("../first_held", "w").close()
+    time.sleep(0.05)
+"""
 
 
 @contextmanager
-def started_chain(checkout, after):
-    """The chain in a process of its own, once its training has a checkpoint after an epoch; and that file."""
+def held_chain(checkout, work):
+    """The chain in a process of its own, and its kernel, which waits in the first notebook or in training."""
+    hold, held = checkout / f"{work}_hold", checkout / f"{work}_held"
+    hold.touch()
     process = subprocess.Popen(
         [sys.executable, "-m", "genrec_lab.run", "demo.yaml", "--set", EPOCHS],
         cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         # tests that nohup started ignore SIGHUP, and so would the chain
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )  # fmt: skip
-    scratch = checkout / "papermill_runs/out/demo/scratch" / TRAINING
     deadline = time.monotonic() + 400
     try:
-        while not any(int(file.read_text() or 0) > after for file in scratch.rglob("epoch")):
+        while not held.exists():
             assert process.poll() is None, process.communicate()[0]
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        yield process, next(scratch.rglob("epoch"))
+        yield process, psutil.Process(process.pid).children()
     finally:
         process.kill()
         process.wait()
+        hold.unlink()
+        held.unlink(missing_ok=True)
 
 
 @pytest.mark.slow
-def test_whatever_ends_a_chain_it_goes_on_in_the_training_that_was_ended(checkout, capsys):
-    write_notebook(checkout, RANKING, OPEN, RANK)
-    reached = 0
-    for number, code in {"SIGTERM": 143, "SIGKILL": -9}.items():
-        with started_chain(checkout, reached) as (process, checkpoint):
-            assert main(["run", "demo.yaml", "--set", EPOCHS]) == 2
-            assert (
-                f"is in use, so the chain demo cannot start: process {process.pid}" in capsys.readouterr().err
-            )
+def test_whatever_ends_a_chain_it_goes_on_in_the_stage_that_was_ended(checkout, capsys):
+    (checkout / "notebooks" / f"{DATA}.ipynb").unlink()
+    write_notebook(checkout, FIRST, WAIT)
+    made_here("demo", prepare_data)
+    for number, code, work, stage in (
+        ("SIGINT", 130, "first", FIRST),
+        ("SIGHUP", 129, "first", FIRST),
+        ("SIGTERM", 143, "training", TRAINING),
+        ("SIGKILL", -9, "training", TRAINING),
+    ):
+        with held_chain(checkout, work) as (process, kernels):
+            if number == "SIGINT":
+                assert main(["run", "demo.yaml", "--set", EPOCHS]) == 2
+                said = capsys.readouterr().err
+                assert f"is in use, so the chain demo cannot start: process {process.pid}" in said
             process.send_signal(getattr(signal, number))
             said = process.communicate(timeout=120)[0]
-        assert process.returncode == code
-        opened = existing_run("demo")
+            assert process.returncode == code
+            assert len(kernels) == 1
+            # a chain ends its kernel; one that was killed leaves that to the kernel
+            assert psutil.wait_procs(kernels, timeout=60 if number == "SIGKILL" else 0)[1] == []
         if number != "SIGKILL":
             assert "Traceback" not in said
             assert "Go on with: python -m genrec_lab.run demo.yaml" in said
-            assert opened.manifest()["pages"][TRAINING]["status"] == "interrupted"
-            (task,) = chain.tasks_of(opened, TRAINING)
-            state = opened.state(task)
+            assert existing_run("demo").manifest()["pages"][stage]["status"] == "interrupted"
+        if number == "SIGTERM":
+            (task,) = chain.tasks_of(existing_run("demo"), TRAINING)
+            state = existing_run("demo").state(task)
             assert (state.status, state.reason) == ("unfinished", "it was interrupted.")
-            stopped = checkpoint.read_text()
-            time.sleep(0.5)
-            assert checkpoint.read_text() == stopped  # the kernel has ended too
-        reached = int(checkpoint.read_text())
     result = chain.run("demo.yaml", sets=[EPOCHS])
-    assert actions(result) == {"01": "keep", "05 slow": "run", "05": "run", "07 slow": "run", "07": "run"}
-    assert int(printed(checkout, TRAINING).split("begins at epoch ")[1]) >= reached
+    assert actions(result) == {"00": "keep", "05 slow": "run", "05": "run"}
+    assert printed(checkout, TRAINING) == "begins at epoch 2\n"
     opened = result.runs[0]
+    rank_test_users(opened)
     (made,) = [one for one in opened.provenance() if one["stage"] == TRAINING]
     assert made["row"] == "slow"
     assert opened.state(task).record.made["attempts"] == 3
