@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, partial
+from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain
 from pathlib import Path
@@ -22,6 +23,8 @@ from bs4 import BeautifulSoup
 from playwright.sync_api import Page, sync_playwright
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+# No host but the server's is found. To stop each request here instead would turn the browser's cache off.
+_ALONE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 LEFT = "net::ERR_ABORTED"
 """What a request fails with whose page was left before it ended."""
 _FETCHED = {"img": "src", "script": "src", "iframe": "src", "link": "href"}
@@ -95,10 +98,11 @@ def _places(file: Path) -> set[str]:
 def broken_pages(site: Path) -> Iterator[str]:
     """What goes wrong when the pages are opened in Chromium: errors, requests, empty pictures and figures."""
     with _served(site) as address, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        chromium = shutil.which("chromium")
+        browser = playwright.chromium.launch(executable_path=chromium, args=[*FLAGS, _ALONE])
         opened, found = browser.new_page(viewport={"width": 1280, "height": 800}), []
         opened.set_default_timeout(180_000)
-        _listen(opened, address, found)
+        _listen(opened, found)
         for file in _pages(site):
             name = file.relative_to(site).as_posix()
             opened.goto(f"{address}/{name}")
@@ -108,16 +112,22 @@ def broken_pages(site: Path) -> Iterator[str]:
         browser.close()
 
 
-def _listen(page: Page, address: str, found: list[str]) -> None:
+def _listen(page: Page, found: list[str]) -> None:
     page.on("pageerror", lambda error: found.append(f"{error}"))
     page.on("console", lambda said: said.type == "error" and found.append(f"console: {said.text}"))
     page.on(
         "requestfailed", lambda asked: asked.failure != LEFT and found.append(f"{asked.url} is not there")
     )
-    page.route(lambda url: not url.startswith((address, "data:", "blob:")), lambda route: route.abort())
 
 
 class _Silent(SimpleHTTPRequestHandler):
+    def do_GET(self) -> None:
+        if self.path == "/favicon.ico":  # no page names it, the browser asks by itself
+            self.send_response(HTTPStatus.NO_CONTENT)
+            self.end_headers()
+        else:
+            super().do_GET()
+
     def log_message(self, *_: object) -> None:
         pass
 
