@@ -53,7 +53,7 @@ demo: $(DEMO) ## run the whole chain on the embedded data, a few minutes on two 
 # printed after them; they have one thread, for threads that wait for a core would slow the tests.
 test: $(STAMP) ## everything: static checks, tests, notebooks
 	@beside=$$(mktemp) && trap 'rm -f "$$beside"' EXIT && \
-	  { OMP_NUM_THREADS=1 $(MAKE) --no-print-directory check notebooks >"$$beside" 2>&1 & } && \
+	  { OMP_NUM_THREADS=1 LOKY_MAX_CPU_COUNT=1 $(MAKE) --no-print-directory check notebooks >"$$beside" 2>&1 & } && \
 	  $(MAKE) --no-print-directory unit; tests=$$?; \
 	  wait $$!; others=$$?; cat "$$beside"; exit $$((tests || others))
 

@@ -15,12 +15,14 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 # Read once, when numpy, torch and polars are first imported, so set before any test module is. One thread
 # each: small arrays gain nothing from more, several test processes share the cores, sums stay in one order.
+# With one processor joblib starts no processes either, which would import everything once more.
 for _variable in (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
     "NUMBA_NUM_THREADS",
     "POLARS_MAX_THREADS",
+    "LOKY_MAX_CPU_COUNT",
 ):
     os.environ.setdefault(_variable, "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -44,12 +46,16 @@ def _real_data_folder() -> tuple[Path | None, str]:
 
 
 # The files that take longest begin first, so that no process is left alone with one of them at the end.
-_LONGEST = ("test_chain", "test_truth", "test_pipeline", "test_universal", "test_command", "test_benchmarks")
+_LONGEST = (
+    "test_truth", "test_chain", "test_pipeline", "test_scale", "test_strangers", "test_site",
+    "test_exercises", "test_demo", "test_universal", "test_command", "test_benchmarks",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every user of the `real_data` fixture; skip what carries the mark where there is no such data."""
-    items.sort(key=lambda item: item.path.stem not in _LONGEST)
+    place = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
     folder, reason = _real_data_folder()
     for item in items:
         if "real_data" in getattr(item, "fixturenames", ()):
