@@ -36,9 +36,8 @@ def main(arguments: Sequence[str] | None = None, command: str = "genrec", implie
     command: how the program was called, for the hint how to go on. implied: arguments that this stands for.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    again = f"{command} {shlex.join(given)}".replace(
-        " --no-resume", ""
-    )  # or what was made would be made again
+    # without --no-resume, which would make again what was made
+    again = f"{command} {shlex.join(given)}".replace(" --no-resume", "")
     signals: list[int] = []
     try:
         with _ended_by(signals):
@@ -87,37 +86,24 @@ def _names(context: click.Context, option: click.Parameter, text: str | None) ->
 @click.argument("file", type=_PATH, metavar="FILE.yaml")
 @click.option("--from", "from_", metavar="STAGE", help="Begin with this notebook, as 05.")
 @click.option("--only", callback=_names, metavar="STAGE", help="Run this notebook only, or several: 02,03.")
-@click.option(
-    "--resume/--no-resume", default=True, help="Keep finished results (the default), or make all anew."
-)
+@click.option("--resume/--no-resume", default=True, help="Keep finished results (default), or make all anew.")
 @click.option("--dry-run", is_flag=True, help="Say what would run and why; change nothing.")
 @click.option(
-    "--json", "as_json", is_flag=True, help="With --dry-run: a list of {run, stage, row, action, why}."
+    "--json", "as_json", is_flag=True, help="With --dry-run: {run, stage, row, action, why} as JSON."
 )
 @click.option(
-    "--set",
-    "sets",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Set a key of the run file, as seed=3 or overrides.tokenizer.levels=4. May be repeated.",
-)
+    "--set", "sets", multiple=True, metavar="KEY=VALUE",
+    help="Set a key of the run file, such as seed=3 or overrides.tokenizer.levels=4. May be repeated.",
+)  # fmt: skip
 @click.option("--seeds", metavar="0,1,2", help="The chain once for each seed, then a comparison.")
-@click.option(
-    "--keep-old-code", is_flag=True, help="Keep results of which only the code changed, with a mark."
-)
+@click.option("--keep-old-code", is_flag=True, help="Keep and mark results if only their code has changed.")
 @click.option("--deterministic", is_flag=True, help="Refuse operations whose results vary from run to run.")
 @click.pass_obj
 def run(
-    again: str,
-    /,
-    file: Path,
-    sets: tuple[str, ...],
-    seeds: str | None,
-    as_json: bool,
-    deterministic: bool,
+    again: str, /, file: Path, sets: tuple[str, ...], seeds: str | None, as_json: bool, deterministic: bool,
     **how: Any,
-) -> int:
-    """Execute a run file's notebooks in order. Finished ones are skipped, killed ones go on."""
+) -> int:  # fmt: skip
+    """Execute a run file's notebooks in order. Finished ones are skipped, killed ones resume."""
     from genrec_lab.lab.preflight import check_run
     from genrec_lab.registry import relative_to
 
@@ -176,12 +162,9 @@ def _show(result: ChainResult) -> None:
 @genrec.command()
 @click.argument("folder", type=_PATH)
 @click.option(
-    "--data",
-    nargs=2,
-    type=_PATH,
-    metavar="INTERACTIONS ITEMS",
+    "--data", nargs=2, type=_PATH, metavar="INTERACTIONS ITEMS",
     help="Your tables (csv, tsv, jsonl, parquet): writes a run file for them and says what was understood.",
-)
+)  # fmt: skip
 def init(folder: Path, data: tuple[Path, Path] | None) -> int:
     """Make a folder to work in: the notebooks, two run files, a place for data."""
     from genrec_lab.lab.folders import make_folder
@@ -239,23 +222,21 @@ def export(run: str, row: str | None, folder: Path) -> int:
 @genrec.command()
 @click.argument("source", metavar="RUN_OR_FOLDER")
 @click.option(
-    "--histories", required=True, type=_FILE, help=".parquet or .jsonl: user, history; .csv: user, item."
+    "--histories", required=True, type=_FILE, help=".parquet, .jsonl: user, history; .csv: user, item."
 )
 @click.option("--top-k", type=int, default=10, show_default=True, help="Items for each user.")
 @click.option("--row", help="By default the run's own.")
-@click.option(
-    "--allow", type=_FILE, help="Only these items: one key per line, or the column 'item' of a table."
-)
+@click.option("--allow", type=_FILE, help="Only these items: one key per line, or a table's column 'item'.")
 @click.option("--deny", type=_FILE, help="None of these items.")
-@click.option("--exclude-seen", is_flag=True, help="None of the items that a user has.")
+@click.option("--exclude-seen", is_flag=True, help="Leave out the items that a user has already.")
 @click.option("--beams", type=int, help="Width of the search; by default 20, or top-k.")
 @click.option(
     "--unknown", type=click.Choice(["refuse", "drop"]), default="refuse", show_default=True,
-    help="What becomes of items of histories that the model does not know.",
+    help="What to do with items in histories that the model does not know.",
 )  # fmt: skip
 @click.option("--out", required=True, type=_FILE, help=".parquet or .csv: user, domain, rank, item, score.")
 def recommend(source: str, out: Path, **asked: Any) -> int:
-    """Recommend to every user of a file. A call that was killed goes on where it was."""
+    """Recommend to every user of a file. A killed call resumes where it stopped."""
     from genrec_lab.lab.serving import recommend_to_file
 
     click.echo(recommend_to_file(source, out=out, **asked, say=_say))
@@ -282,18 +263,13 @@ def add_items(source: str, items: Path, row: str | None, out: Path) -> int:
 @click.option("--sizes", metavar="256,256", help="How many codes each level has; files do not say it.")
 @click.option("--row", help="Of a run: the row whose tokenizer is opened, by default its own.")
 @click.option(
-    "--map", "maps", multiple=True, metavar="NAME", help="A map to put in, as UMAP; may be repeated."
+    "--map", "maps", multiple=True, metavar="NAME", help="A map to include, as UMAP; may be repeated."
 )
 @click.option("--html", type=_PATH, help="The file, by default NAME-explorer.html here.")
 def explore(
-    run_or_codes: str,
-    items: str | None,
-    vectors: str | None,
-    sizes: str | None,
-    row: str | None,
-    maps: tuple[str, ...],
-    html: Path | None,
-) -> int:
+    run_or_codes: str, items: str | None, vectors: str | None, sizes: str | None, row: str | None,
+    maps: tuple[str, ...], html: Path | None,
+) -> int:  # fmt: skip
     """Write the codebook explorer of a run, or of anybody's codes, as one HTML file.
 
     The file needs neither a kernel nor a network. In a notebook, genrec_lab.explore opens the whole explorer.
@@ -303,9 +279,7 @@ def explore(
     from genrec_lab.viz.explorer.html_file import write_html
 
     if sizes is not None and not all(size.strip().isdigit() for size in sizes.split(",")):
-        raise click.UsageError(
-            f"--sizes {sizes!r}: expected numbers with commas between them, as 256,256,256"
-        )
+        raise click.UsageError(f"--sizes {sizes!r}: expected numbers separated by commas, as 256,256,256")
     counts = None if sizes is None else [int(size) for size in sizes.split(",")]
     try:
         with relative_to(Path.cwd()):  # until a run is opened, whose own folder holds for what it loads later

@@ -118,11 +118,6 @@ def adapt_to_domains(run: Run) -> pl.DataFrame:
     """
     for task in adaptation_tasks(run, facts_of(run)):
         run.make(task)
-    return load_changes(run)
-
-
-def load_changes(run: Run) -> pl.DataFrame:
-    """Read what adaptation gained on validation users; see `adapt_to_domains`."""
     rows = []
     for row, domain, folder in _adapted_folders(run):
         history = list(histories_of(folder, domain).values())[-1]
@@ -130,13 +125,12 @@ def load_changes(run: Run) -> pl.DataFrame:
         before = next(record["metrics"] for record in history if record["epoch"] == 0)
         after = next(record["metrics"] for record in history if record["epoch"] == best)
         parameters = Parameters(**json.loads((folder / "parameters.json").read_text()))
-        rows += [
-            (row, domain, metric, before[metric], after[metric], best, parameters.trained, parameters.share)
-            for metric in before
-        ]
-    texts = dict.fromkeys(("method", "domain", "metric"), pl.String)
-    numbers = {"before": pl.Float64, "after": pl.Float64, "best_epoch": pl.Int64}
-    schema = {**texts, **numbers, "trained": pl.Int64, "share": pl.Float64}
+        size = parameters.trained, parameters.share
+        rows += [(row, domain, name, before[name], after[name], best, *size) for name in before]
+    schema = {
+        "method": pl.String, "domain": pl.String, "metric": pl.String, "before": pl.Float64,
+        "after": pl.Float64, "best_epoch": pl.Int64, "trained": pl.Int64, "share": pl.Float64,
+    }  # fmt: skip
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
@@ -192,9 +186,8 @@ def adaptation_sizes(run: Run) -> pl.DataFrame:
 
 def load_tokenizer_transfers(run: Run) -> dict[str, list[dict[str, Any]]]:
     """Read the epoch records of the tokenizers that were fine-tuned on a target, by "row domain"."""
-    return {
-        f"{row} {domain}": read_records(folder, "epochs") for row, domain, folder in _renamed_folders(run)
-    }
+    renamed = _renamed_folders(run)
+    return {f"{row} {domain}": read_records(folder, "epochs") for row, domain, folder in renamed}
 
 
 def renamed_items(run: Run) -> pl.DataFrame:
@@ -275,9 +268,8 @@ def _adapted(config: MethodConfig) -> str:
     adaptation = config.adaptation
     epochs = counted(adaptation.training.epochs, "epoch")
     if adaptation.kind == "lora":
-        lora = adaptation.lora
-        where = ", ".join(lora.targets)
-        return f"LoRA of rank {lora.rank} on {where} for each domain, at most {epochs}"
+        targets = ", ".join(adaptation.lora.targets)
+        return f"LoRA of rank {adaptation.lora.rank} on {targets} for each domain, at most {epochs}"
     if adaptation.kind == "full":
         return f"a copy of all weights for each domain, trained for at most {epochs}"
     if config.recommenders == "separate":

@@ -26,9 +26,9 @@ from genrec_lab.lab.preflight import Checked, check_run
 from genrec_lab.lab.prepare import Facts, known_facts
 from genrec_lab.lab.progress import LogProgress, Progress, StepOutput, TerminalProgress
 from genrec_lab.lab.runfile import RunFile
-from genrec_lab.lab.settings import listed
+from genrec_lab.lab.settings import changed, listed
 from genrec_lab.lab.store import KEEP_OLD_CODE, Run, State, Task, open_run, unopened_run
-from genrec_lab.presets import item_rows, methods
+from genrec_lab.presets import item_rows, methods, variants
 
 __all__ = ["ChainResult", "NotebookFailed", "Step", "plan", "run"]
 
@@ -137,21 +137,17 @@ def run(
         Path(source) if isinstance(source, str) else source, sets, seeds,
         only=only, from_=from_, root=root, notebooks=notebooks,
     )  # fmt: skip
-    spec, chosen, root, base = checked.spec, checked.notebooks, checked.root, checked.spec.base
-    seeds = checked.seeds
-    chains = _chains(spec, chosen, seeds)
-    runs, steps = [], {}
-    for part, files in chains:
-        opened = unopened_run(**part.parameters(), root=root, base=base, change=True)
+    root, runs, steps = checked.root, [], {}
+    for part, files in _chains(checked.spec, checked.notebooks, checked.seeds):
+        opening = unopened_run if dry_run else open_run
+        opened = opening(**part.parameters(), root=root, base=part.base, change=True)
         opened.keep_old_code = opened.keep_old_code or keep_old_code
-        if dry_run:
+        if not dry_run:
+            steps[opened.name] = tuple(_run_chain(opened, files, root, resume, console))
+        else:
             steps[opened.name] = tuple(plan(opened, files, resume))
             if not quiet:
                 _show_plan(opened, steps[opened.name], console)
-        else:
-            opened = open_run(**part.parameters(), root=root, base=base, change=True)
-            opened.keep_old_code = opened.keep_old_code or keep_old_code
-            steps[opened.name] = tuple(_run_chain(opened, files, root, resume, console))
         runs.append(opened)
     report = None if dry_run else runs[-1].folder / "report.html"
     return ChainResult(tuple(runs), steps, report)
@@ -186,8 +182,9 @@ def _plan_stage(
     run: Run, notebook: Path, resume: bool, states: dict[str, State], remade: set[str]
 ) -> list[Step]:
     stage = notebook.stem
-    if nothing := _nothing_to_do(run, stage):
-        return [Step(stage, "", "skip", nothing)]
+    if stage == OVER_SEEDS[0] and not variants(run.config):
+        why = "no row of compare is the run's method without one of its parts, as gmc_without_lora is GMC."
+        return [Step(stage, "", "skip", why)]
     tasks = tasks_of(run, stage)
     if tasks is None:
         over_items = item_rows(run.config) if stage in _OF_ALL_ROWS else ()
@@ -200,13 +197,9 @@ def _plan_stage(
         by_row.setdefault(task.row, []).append(states[task.place])
     steps = []
     for row, of_row in by_row.items():
-        made = [state for state in of_row if state.action == "run"]
-        if not resume:
-            steps.append(Step(stage, row, "run", "asked to run again."))
-        elif made:
-            steps.append(Step(stage, row, "run", made[0].reason))
-        else:
-            steps.append(Step(stage, row, "keep", of_row[0].reason))
+        shown = next((state for state in of_row if state.action == "run"), of_row[0])
+        why = shown.reason if resume else "asked to run again."
+        steps.append(Step(stage, row, shown.action if resume else "run", why))
     remade |= {task.place for task in tasks if states[task.place].action == "run" or not resume}
     skipped = run.skipped() if stage not in _WITHOUT_FACTS else {}
     steps += [Step(stage, row, "skip", f"{why}.") for row, why in skipped.items()]
@@ -214,15 +207,6 @@ def _plan_stage(
     if any(step.action == "run" for step in steps):
         page = page or "a result is made."
     return [*steps, Step(stage, "", "run" if page else "keep", page or "its page is up to date.")]
-
-
-def _nothing_to_do(run: Run, stage: str) -> str:
-    """Why a notebook has nothing to show of this run; empty where it has."""
-    from genrec_lab.presets import variants
-
-    if stage == OVER_SEEDS[0] and not variants(run.config):
-        return "no row of compare is the run's method without one of its parts, as gmc_without_lora is GMC."
-    return ""
 
 
 def _why_page_is_made(run: Run, notebook: Path, states: Mapping[str, State], remade: set[str]) -> str:
@@ -242,12 +226,8 @@ def _why_page_is_made(run: Run, notebook: Path, states: Mapping[str, State], rem
     if page.get("prose") != source:
         return "its text was edited since."
     if page.get("functions") != functions:
-        changed = [
-            name
-            for name in {**page.get("functions", {}), **functions}
-            if page.get("functions", {}).get(name) != functions.get(name)
-        ]
-        return f"the code that its cells use has changed ({listed(changed)})."
+        names = changed(page.get("functions", {}), functions)
+        return f"the code that its cells use has changed ({listed(names)})."
     index = figures.index(run.folder)
     for name in page.get("figures", []):
         if broken := figures.damage(run.folder, name, index.get(name, {})):
@@ -333,12 +313,10 @@ def _execute(opened: Run, notebook: Path, root: Path, progress: Progress, why: s
         environment[KEEP_OLD_CODE] = "1"
     try:
         with StepOutput(executed.with_suffix(".log"), stage, progress) as output:
-            given: dict[str, Any] = {
-                "environment": environment,
-                "output": output,
-                "waiting": progress.waiting,
-            }
-            execute_notebook(notebook, executed, opened.parameters, **given)
+            execute_notebook(
+                notebook, executed, opened.parameters,
+                environment=environment, output=output, waiting=progress.waiting,
+            )  # fmt: skip
         _check_stage(opened, stage)
         hashes = {"sha256": sha256_of(executed), "log_sha256": sha256_of(executed.with_suffix(".log"))}
         record |= _shown(opened, stage, before) | hashes

@@ -42,11 +42,6 @@ class Code:
     digest: str
     functions: dict[str, str]
 
-    def changes(self, before: dict[str, str]) -> list[str]:
-        """Return the names of definitions that differ from those of an earlier result."""
-        names = dict.fromkeys([*before, *self.functions])
-        return [name for name in names if before.get(name) != self.functions.get(name)]
-
 
 def code_of(*roots: Any) -> Code:
     """Return the digest of all code that functions and classes can reach.
@@ -151,14 +146,11 @@ def _resolved(place: _Place) -> _Place | None:
         return place
     if place.name in module.imports:
         target = module.imports[place.name]
-        if not _is_followed(target.module):
-            return None
-        return target
+        return target if _is_followed(target.module) else None
     if _file_of(f"{place.module}.{place.name}") is not None:
         return _Place(f"{place.module}.{place.name}", _WHOLE)
-    loaded: Any = getattr(
-        importlib.import_module(place.module), place.name, None
-    )  # by a module's __getattr__
+    # a module's __getattr__ may give it
+    loaded: Any = getattr(importlib.import_module(place.module), place.name, None)
     origin = getattr(loaded, "__module__", None)
     if isinstance(origin, str) and origin != place.module and hasattr(loaded, "__qualname__"):
         return _Place(origin, loaded.__qualname__.partition(".")[0])
@@ -281,9 +273,7 @@ class _Definitions:
         if isinstance(statement, ast.Import):
             for alias in statement.names:
                 top = alias.name.partition(".")[0]
-                yield (
-                    (alias.asname, _Place(alias.name, _WHOLE)) if alias.asname else (top, _Place(top, _WHOLE))
-                )
+                yield alias.asname or top, _Place(alias.name if alias.asname else top, _WHOLE)
             return
         module = statement.module or ""
         if statement.level:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,9 +117,7 @@ class Comparison:
         seeds = self.records["seed"].unique(maintain_order=True).to_list()
         lines = [f"Compared: {', '.join(compared)} (seeds {', '.join(map(str, seeds))})."]
         if len(compared) == 1:
-            lines.append(
-                "One run has no standard deviation; --seeds 1,2,3 of the command makes several runs."
-            )
+            lines.append("One run has no standard deviation; genrec run --seeds 1,2,3 makes several runs.")
         lines += [f"LEFT OUT: {name}: {why}" for name, why in self.left_out.items()]
         if self.differences.height:
             names = ", ".join(self.differences["parameter"].to_list()[:6])
@@ -206,12 +203,10 @@ def _compared(runs: Sequence[Run], records: pl.DataFrame, left_out: Mapping[str,
 def _on_other_data(runs: Sequence[Run]) -> dict[str, str]:
     """The runs whose dataset is not the one that most have (in a tie, the first has), and what is wrong."""
     prints = {run.name: data_summary(run)["fingerprint"] for run in runs}
-    if not prints:
-        return {}
-    (usual, _), *_ = Counter(prints.values()).most_common(1)
-    like = [name for name, fingerprint in prints.items() if fingerprint == usual]
+    usual = max(prints.values(), key=list(prints.values()).count, default="")
+    like = ", ".join(name for name, fingerprint in prints.items() if fingerprint == usual)
     return {
-        name: f"ITS DATASET DIFFERS: fingerprint {fingerprint[:12]}, but {usual[:12]} in {', '.join(like)}. "
+        name: f"ITS DATASET DIFFERS: fingerprint {fingerprint[:12]}, but {usual[:12]} in {like}. "
         "Numbers on different data cannot be compared."
         for name, fingerprint in prints.items()
         if fingerprint != usual
@@ -251,16 +246,11 @@ def _durations(runs: Sequence[Run]) -> pl.DataFrame:
 
 def settings_that_differ(runs: Sequence[Run]) -> pl.DataFrame:
     """Parameters, code and packages that are not the same in all runs: frame `parameter`, a column a run."""
-    values = {
-        run.name: {
-            name: value if isinstance(value, str) else json.dumps(value)
-            for name, value in flat(_parameters(run))
-        }
-        for run in runs
-    }
+    values = {run.name: dict(flat(_parameters(run))) for run in runs}
     rows = []
     for parameter in {name: None for of_run in values.values() for name in of_run}:
-        row = [of_run.get(parameter, "not set") for of_run in values.values()]
+        found = [of_run.get(parameter, "not set") for of_run in values.values()]
+        row = [value if isinstance(value, str) else json.dumps(value) for value in found]
         if len(set(row)) > 1 and parameter not in _EXPECTED_DIFFERENCES:
             rows.append([parameter, *row])
     return pl.DataFrame(rows, schema=dict.fromkeys(["parameter", *values], pl.String), orient="row")
@@ -325,10 +315,9 @@ def put_beside(runs: Sequence[Run], metric: str = "ndcg", k: int = 10) -> SideBy
                 compared["compared_with"] = f"{first.name}: {other}"
             rows.append({"run": run.name, "row": row, f"{metric}@{k}": overall.get(row), **compared})
     codes = {f"{run.name}: {row}": codes_in_use(run, row) for run in runs for row in generative_rows(run)}
-    table, health = pl.DataFrame(rows, infer_schema_length=None), health_table(codes) if codes else None
-    return SideBySide(
-        settings_that_differ(runs), table, pl.DataFrame() if health is None else health, tuple(notes)
-    )
+    health = health_table(codes) if codes else pl.DataFrame()
+    table = pl.DataFrame(rows, infer_schema_length=None)
+    return SideBySide(settings_that_differ(runs), table, health, tuple(notes))
 
 
 def _over_domains(metrics: pl.DataFrame, metric: str, k: int) -> pl.DataFrame:
@@ -402,15 +391,14 @@ def weigh_parts(run: Run) -> Ablation:
     worth, lacking = pl.read_parquet(folder / "worth.parquet"), read_json(folder / "lacking.json")
     shown = [name for name in parts if name not in lacking]
     first = found.runs[0]
-    of_paper = paper_ablations().filter(pl.col("row").is_in(list(parts)))
+    of_papers = paper_ablations().filter(pl.col("row").is_in(list(parts))).with_columns(
+        paper=pl.concat_str("paper", "table", separator=" ")
+    )  # fmt: skip
     return Ablation(
         method=run.config.name,
         parts=pl.DataFrame([_part(run.config, name, parts[name]) for name in shown]),
         worth=worth,
-        papers=of_paper.select(
-            pl.concat_str("paper", "table", separator=" ").alias("paper"),
-            *("row", "domain", "metric", "k", "change"),
-        ),
+        papers=of_papers.select("paper", "row", "domain", "metric", "k", "change"),
         health=health_table({name: codes_in_use(first, name) for name in (run.config.name, *shown)}),
         runs=tuple(seed.name for seed in found.runs if seed.name not in lacking),
         left_out={**lacking, **found.left_out},

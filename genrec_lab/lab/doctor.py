@@ -94,9 +94,8 @@ def _manifest(folder: Path) -> Iterator[Finding]:
     latest = max(records, key=lambda record: str(record.made.get("finished_at")))
     # The base folder is not in the results: relative paths begin at the working directory until the next run.
     write_checked(file, {"format": SCHEMA, "parameters": latest.parameters, "pages": {}})
-    yield Finding(
-        "manifest.json", why, "It was rebuilt from the results; the notebooks make their pages again."
-    )
+    mend = "It was rebuilt from the results; the notebooks make their pages again."
+    yield Finding("manifest.json", why, mend)
 
 
 def _results(run: Run) -> Iterator[Finding]:

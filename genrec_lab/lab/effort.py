@@ -79,9 +79,7 @@ def effort_table(notes: Mapping[str, Sequence[Mapping[str, Any]]]) -> pl.DataFra
     for row, of_runs in notes.items():
         noted = [note for note in of_runs if note]
         if noted:
-            cells = {
-                title: _cell(name, [note.get(name) for note in noted]) for name, title in _COLUMNS.items()
-            }
+            cells = {to: _cell(name, [note.get(name) for note in noted]) for name, to in _COLUMNS.items()}
             lines.append({"row": row} | cells)
     frame = pl.DataFrame(lines, infer_schema_length=None)
     return frame.select(name for name in frame.columns if (frame[name] != "").any())

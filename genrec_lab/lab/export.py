@@ -53,7 +53,6 @@ def export_run(run: Run, folder: Path, row: str | None = None, say: Any = print)
     rankings = {name: pl.read_parquet(run.read(task) / "rankings.parquet") for name, task in chosen.items()}
     data, metrics = load_prepared(run), run_metrics(run)
     rows: dict[str, Any] = {}
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(folder) as made:
         for domain in data.dataset.domains:
             name = safe_name(domain)
@@ -112,13 +111,9 @@ def _write_models(
 
 
 def _model_tasks(run: Run, facts: Facts, row: str) -> Mapping[str, Task]:
-    if row == POPULARITY:
-        return {}
-    return (
-        serving_tasks(run, facts, row)[0]
-        if row in generative_rows(run, facts)
-        else item_model_tasks(run, facts, row)
-    )
+    if row in generative_rows(run, facts):
+        return serving_tasks(run, facts, row)[0]
+    return {} if row == POPULARITY else item_model_tasks(run, facts, row)
 
 
 def _write_model(model: Any, about: CardFacts, folder: Path) -> bool:
@@ -200,9 +195,7 @@ def write_codes(codes: Mapping[str, ItemCodes], dataset: Dataset, folder: Path) 
 
 def _letter(level: int) -> str:
     if level >= len(ascii_lowercase):
-        raise RunError(
-            f"identifiers have more than {len(ascii_lowercase)} levels, more than there are letters."
-        )
+        raise RunError(f"identifiers have more than {len(ascii_lowercase)} levels, one for each letter.")
     return ascii_lowercase[level]
 
 
@@ -235,9 +228,7 @@ def write_atomic_split(dataset: Dataset, split: Split, domain: str, folder: Path
     """
     keys = dataset.items["key"]
     if keys.str.contains(" ").any():
-        say(
-            f"{domain}: some item keys hold a blank, which RecBole's lists of items cannot; no split written."
-        )
+        say(f"{domain}: no split is written, because RecBole's lists cannot hold item keys with a blank.")
         return
     folder.mkdir(parents=True, exist_ok=True)
     _write_atomic_items(dataset, domain, folder)

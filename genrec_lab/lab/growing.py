@@ -20,10 +20,10 @@ from genrec_lab.data.whole_files import whole_folder
 from genrec_lab.encoders import TEXT_ENCODERS
 from genrec_lab.encoders.text import checked_vectors, text_encoder
 from genrec_lab.lab.evaluate import shown_row
-from genrec_lab.lab.files import RunError, read_json, require_free, require_known, write_json
+from genrec_lab.lab.files import RunError, read_json, require_free, write_json
 from genrec_lab.lab.histories import read_table
 from genrec_lab.lab.names import safe_name
-from genrec_lab.lab.serving import EXPORTED, read_model
+from genrec_lab.lab.serving import EXPORTED, exported_row, read_model
 from genrec_lab.lab.store import existing_run
 from genrec_lab.models.catalogue import ITEM_COLUMNS
 from genrec_lab.models.hub import CardFacts
@@ -51,16 +51,13 @@ def add_items(source: str | Path, items: Path, out: Path, row: str | None = None
             run = existing_run(str(source))
             folder = export_run(run, Path(place) / "run", row or shown_row(run), say)
         about = read_json(folder / EXPORTED)
-        name = row or next(iter(about["rows"]))
-        require_known(name, about["rows"], f"{folder} has no row", "it has")
+        name, models = exported_row(folder, about, row)
         own = folder / safe_name(name)
         if not (own / NAMING).is_dir():
             raise RunError(
-                f"row {name!r} of {source} cannot name new items: it ranks by learned items, or its "
-                "tokenizer knows its own catalogue alone. Take a row whose tokenizer reads texts."
+                f"row {name!r} of {source} cannot name new items: it ranks learned items, or its tokenizer "
+                "knows only its own catalogue. Choose a row whose tokenizer reads texts."
             )
-        models = {domain: folder / place for domain, place in about["rows"][name]["models"].items()}
-        out.parent.mkdir(parents=True, exist_ok=True)
         with whole_folder(out) as made:
             try:
                 places = _write(items, own, models, made / safe_name(name), say)

@@ -123,10 +123,8 @@ def _explained(notebook: Path, executed: Path, error: BaseException, code: int |
             f"{lines}\n\nThe notebook up to there: {executed}"
         )
     if isinstance(error, DeadKernelError) or "Kernel died" in str(error):
-        why = "; signal 9 mostly means that memory ran out" if code == -9 else ""
-        return NotebookFailed(
-            f"The kernel of {notebook.name} died (exit code {code}{why}). Up to there: {executed}"
-        )
+        why = "; signal 9 usually means that memory ran out" if code == -9 else ""
+        return NotebookFailed(f"The kernel of {notebook.name} died (exit code {code}{why}). See {executed}")
     if is_disk_full(error):
         return NotebookFailed(
             f"The disk that holds {executed.parent} is full, so {notebook.name} could not be saved. "

@@ -54,29 +54,24 @@ def choose_notebooks(
         raise RunError(f"There are no notebooks in {folder}. `genrec init FOLDER` makes a folder with them.")
     if only is not None and from_ is not None:
         raise RunError("--only and --from exclude each other: name the notebooks, or the one to begin with.")
-    chosen, problems = list(present), []
-    for where, names in (
-        ("notebooks", listed),
-        ("--only", only),
-        ("--from", None if from_ is None else [from_]),
-    ):
+    chosen, asked = (
+        list(present),
+        {"notebooks": listed, "--only": only, "--from": None if from_ is None else [from_]},
+    )
+    named: set[str | None] = set()
+    for where, names in asked.items():
         if names is None:
             continue
         found = {name: _resolved(name, chosen) for name in names}
-        problems += [
+        if problems := [
             f"{where} names {name!r}{did_you_mean(name, chosen)}; the notebooks are {', '.join(chosen)}"
             for name, known in found.items()
             if known is None
-        ]
-        if problems:
-            break
-        kept = set(found.values())
-        first = min(chosen.index(name) for name in kept if name is not None) if kept else 0
-        chosen = chosen[first:] if where == "--from" else [name for name in chosen if name in kept]
-    if problems:
-        raise RunFileError("Notebooks", problems)
-    asked = (*(listed or ()), *(only or ()), *([from_] if from_ else ()))
-    named = {_resolved(name, chosen) for name in asked}
+        ]:
+            raise RunFileError("Notebooks", problems)
+        named = set(found.values())
+        kept = [name for name in chosen if name in named]
+        chosen = chosen[chosen.index(kept[0]) :] if where == "--from" else kept
     return [present[name] for name in chosen if name in named or name not in _BY_NAME_ONLY]
 
 
@@ -139,9 +134,7 @@ def cells_of(file: Path) -> list[Cell]:
             for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]
         ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(
-            f"{file} is not a readable notebook: {str(error)[:300]}. Take it from a copy."
-        ) from error
+        raise RunError(f"{file} is not a readable notebook: {str(error)[:300]}. Restore it.") from error
 
 
 def check_notebook(file: Path) -> None:
@@ -173,10 +166,8 @@ def check_kernel() -> None:
 
 def _resolved(name: str, known: Iterable[str]) -> str | None:
     stem = name.removesuffix(".ipynb")
-    by_number = [
-        other for other in known if other == stem or (len(stem) == 2 and other.startswith(f"{stem}_"))
-    ]
-    return by_number[0] if len(by_number) == 1 else None
+    fitting = [one for one in known if one == stem or (len(stem) == 2 and one.startswith(f"{stem}_"))]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def _parameter_problems(source: str) -> Iterator[str]:

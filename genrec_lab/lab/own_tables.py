@@ -85,9 +85,7 @@ def _columns(
             said.append(f"{role}: column {found!r} of {first.name}")
             columns |= {role: found} if found != role else {}
         elif role == "timestamp":
-            said.append(
-                f"timestamp: no column of {first.name} looks like it, so rows are taken in time order"
-            )
+            said.append(f"timestamp: no column of {first.name} looks like it, so rows count as in time order")
             columns["timestamp"] = None
     item = columns.get("item", "item")
     key = item if item in items.columns else _named(items.columns, "item")
@@ -117,9 +115,8 @@ def _what_is_read(options: dict[str, Any]) -> list[str]:
         dataset = load_dataset("frames", **options)
     except DataError as error:
         return [f"NOT READ YET: {str(error).removeprefix('dataset: ')}; complete dataset in the run file"]
-    said = [
-        f"read: {dataset.n_users:,} users, {dataset.n_items:,} items, {dataset.n_interactions:,} interactions"
-    ]
+    sizes = f"{dataset.n_users:,} users, {dataset.n_items:,} items, {dataset.n_interactions:,} interactions"
+    said = [f"read: {sizes}"]
     said += [f"repaired: {what.replace('_', ' ')}: {count:,}" for what, count in dataset.repairs.items()]
     said.append(f"text of the first item: {dataset.items['text'][0][:100]!r}")
     for known in dataset.sources.values():

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import polars as pl
 
@@ -80,12 +80,10 @@ class Facts:
 def prepared_task(run: Run) -> Task:
     """The dataset and its split as a task."""
     options = run.dataset
-    sources = {
-        value for name, value in flat(options) if name.rpartition(".")[2] == "name" and isinstance(value, str)
-    }
+    named = {value for name, value in flat(options) if name.rpartition(".")[2] == "name"}
+    components = tuple(SOURCES.find(name) for name in sorted(name for name in named if isinstance(name, str)))
     given = {"options": options, "max_history": run.config.pairs.max_history}
     given["files"] = data_files(options, run.base)
-    components = tuple(SOURCES.find(source) for source in sorted(sources))
     return Task(PREPARATION, "data", _prepare, given, components=components)
 
 
@@ -137,9 +135,7 @@ def load_prepared(run: Run) -> Prepared:
 def facts_of(run: Run) -> Facts:
     """What stage 01 found out about the dataset; RunError naming the notebook where it has not run."""
     run.read(prepared_task(run))
-    facts = known_facts(run)
-    assert facts is not None  # noqa: S101 - it was read
-    return facts
+    return cast(Facts, known_facts(run))
 
 
 def known_facts(run: Run) -> Facts | None:
@@ -163,17 +159,14 @@ def data_summary(run: Run) -> dict[str, Any]:
 def describe_ties(run: Run) -> str:
     """Say how many last items are tied in time with the one before, and what ordered them, by domain."""
     found = data_summary(run)["ties"]
-    lines = []
-    for row in found["domains"]:
-        if row["test_tied"] is None:
-            lines.append(f"{row['domain']}: ties in time are unknown, the source gives no times")
-            continue
-        share = row["test_tied"] / row["timed"]
-        lines.append(
-            f"{row['domain']}: the last item of {row['test_tied']:,} of {row['timed']:,} users ({share:.1%}) "
-            f"has the time of the item before it; ordered by {found['rule']}"
-        )
-    return "\n".join(lines)
+    return "\n".join(
+        f"{row['domain']}: ties in time are unknown, the source gives no times"
+        if row["test_tied"] is None
+        else f"{row['domain']}: the last item of {row['test_tied']:,} of {row['timed']:,} users "
+        f"({row['test_tied'] / row['timed']:.1%}) has the time of the item before it; "
+        f"ordered by {found['rule']}"
+        for row in found["domains"]
+    )
 
 
 def ties_in_short(run: Run) -> str:
@@ -247,15 +240,13 @@ class Machine:
 
     def table(self) -> pl.DataFrame:
         """What training depends on, as `what, found`."""
-        gpus = ", ".join(self.hardware["gpus"] or ()) or "none"
-        bf16 = "native" if self.bf16_is_native else "emulated, so training stays in fp32"
         found = {
             "processor": f"{self.hardware['cpu']}, {self.hardware['cores']} cores",
             "memory": f"{self.hardware['memory_gb'] or 'unknown'} GB",
             "free disk for runs": f"{self.hardware['free_disk_gb']:,} GB",
-            "GPU": gpus,
+            "GPU": ", ".join(self.hardware["gpus"] or ()) or "none",
             "trains on": self.device,
-            "bf16": bf16,
+            "bf16": "native" if self.bf16_is_native else "emulated, so training stays in fp32",
             "text model": self.text_model,
         }
         return pl.DataFrame({"what": list(found), "found": list(found.values())})

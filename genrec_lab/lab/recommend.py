@@ -91,12 +91,9 @@ def _listed(run: Run, facts: Facts) -> dict[str, dict[str, Task]]:
 
 def _item_models(run: Run, facts: Facts, row: str, item: ItemRow) -> dict[str, Task]:
     component = ITEM_MODELS.find(item.model.kind)
-    given = {
-        "model": item.model,
-        "budgets": {"training": item.training, "pretraining": item.pretraining},
-        "max_history": run.config.pairs.max_history,
-        "seed": run.seed,
-    }
+    budgets = {"training": item.training, "pretraining": item.pretraining}
+    history = run.config.pairs.max_history
+    given = {"model": item.model, "budgets": budgets, "max_history": history, "seed": run.seed}
     inputs: dict[str, Any] = {"data": facts.data}
     folder = safe_name(row)  # a run file may call a row anything
     if "text" in needs_of(component, also_taken=True) and facts.has_texts:
@@ -255,9 +252,11 @@ def training_summary(histories: Histories, monitor: str = "ndcg@10") -> pl.DataF
         mfu = round(sum(shares) / len(shares), 3) if shares else None
         found = (None, None) if best is None else (best["epoch"], best["metrics"][monitor])
         rows.append((name, len(trained), *found, round(seconds / 60, 2), round(rate), mfu))
-    schema = ["training", "epochs", "best_epoch", monitor, "minutes", "samples_per_second", "mfu"]
-    kinds = [pl.String, pl.Int64, pl.Int64, pl.Float64, pl.Float64, pl.Int64, pl.Float64]
-    return pl.DataFrame(rows, schema=dict(zip(schema, kinds, strict=True)), orient="row")
+    schema = {
+        "training": pl.String, "epochs": pl.Int64, "best_epoch": pl.Int64, monitor: pl.Float64,
+        "minutes": pl.Float64, "samples_per_second": pl.Int64, "mfu": pl.Float64,
+    }  # fmt: skip
+    return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def _phases(folder: Path) -> dict[str, int]:
@@ -345,7 +344,9 @@ def _train_over_items(work: Work, model: Any, domain: str, start: Path | None = 
     component = ITEM_MODELS.find(model.kind)
     if start is not None:
         given["pretrained"] = component.load(start / "model")
-    _learn(work, "fit", last_phase(component), model=model, domains=(domain,), **given)
+    phases = getattr(component, "phases", ())
+    last = phases[-1].name if phases else "training"
+    _learn(work, "fit", last, model=model, domains=(domain,), **given)
 
 
 def _learn(
@@ -375,12 +376,6 @@ def where(work: Work, last: str = "training") -> dict[str, Any]:
         return [work.curves(work.title if phase == last else f"{work.title}, {phase}")]
 
     return {"callbacks": curves, "checkpoints": work.scratch}
-
-
-def last_phase(component: Any) -> str:
-    """The name of the last of a model's phases, whose curves go by the title alone."""
-    phases = getattr(component, "phases", ())
-    return phases[-1].name if phases else "training"
 
 
 def _vectors(work: Work, component: Any, model: Any, data: Path, text: Path | None) -> dict[str, Any]:

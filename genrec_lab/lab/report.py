@@ -27,6 +27,7 @@ from genrec_lab.lab.prepare import data_summary, ties_in_short
 from genrec_lab.lab.progress import clock
 from genrec_lab.lab.store import Run, State
 from genrec_lab.lab.tables import KEPT, kept_reasons, kept_rows, result_tables
+from genrec_lab.viz.text import counted
 from genrec_lab.viz.theme import Mode, template
 
 EXPORTS = ("metrics.json", "comparison.json", "report.html")
@@ -49,12 +50,11 @@ def build_report(run: Run) -> Path:
     if broken:
         lines = ", ".join(map(str, broken[:10])) + ", …" * (len(broken) > 10)
         problems.append(
-            f"{_counted(broken, 'line')} of log.jsonl cannot be trusted and are left out: {lines}."
+            f"{counted(len(broken), 'line')} of log.jsonl cannot be trusted and are left out: {lines}."
         )
     kept = kept_rows(provenance, metrics["method"].unique(maintain_order=True))
-    made = {
-        stage: _made(of_stage) for stage, of_stage in states.items() if any(one.record for one in of_stage)
-    }
+    has_results = (stage for stage, of_stage in states.items() if any(one.record for one in of_stage))
+    made = {stage: _made(states[stage]) for stage in has_results}
     stages = sorted({*made, *pages})
     html = _environment().get_template("report.html").render(
         run=run,
@@ -208,12 +208,9 @@ def _read_figures(run: Run, states: Mapping[str, Sequence[State]]) -> tuple[list
     index = figures.index(run.folder)
     drawn, problems, outdated = [], [], []
     if not index and (run.folder / "figures" / "index.json").is_file():
-        problems.append(
-            "figures/index.json cannot be read: run the notebooks again, and they save their figures."
-        )
+        problems.append("figures/index.json cannot be read; run the notebooks again to save their figures.")
     for name, entry in index.items():
-        broken = figures.damage(run.folder, name, entry)
-        if broken:
+        if broken := figures.damage(run.folder, name, entry):
             problems.append(f"figures/{name}.json is left out: {broken}.")
         elif any(place in digests and digests[place] != one for place, one in entry.get("reads", {}).items()):
             outdated.append(name)
@@ -223,14 +220,10 @@ def _read_figures(run: Run, states: Mapping[str, Sequence[State]]) -> tuple[list
     if outdated:
         stages = sorted({str(index[name]["stage"]) for name in outdated})
         problems.append(
-            f"{_counted(outdated, 'figure')} of results that have changed since are left out; run again: "
+            f"{counted(len(outdated), 'figure')} of results that have changed since are left out; run again: "
             f"{', '.join(stages)}."
         )
     return drawn, problems
-
-
-def _counted(things: Sequence[Any], noun: str) -> str:
-    return f"{len(things)} {noun}{'s' * (len(things) != 1)}"
 
 
 def _beside(name: str) -> str:

@@ -139,10 +139,7 @@ def read_content(
     Raises RunFileError where the file cannot be read at all.
     """
     problems: list[str] = []
-    if isinstance(source, Mapping):
-        content = dict(source)
-    else:
-        content = _read_file(source, problems)
+    content = dict(source) if isinstance(source, Mapping) else _read_file(source, problems)
     for setting in sets:
         try:
             _apply(content, setting)
@@ -219,33 +216,26 @@ def _value_problems(key: str, value: Any) -> Iterator[str]:
 
 
 def _read_file(file: Path, problems: list[str]) -> dict[Any, Any]:
-    where = str(file)
     try:
         if not file.exists():
             near = did_you_mean(file.name, sorted(other.name for other in file.parent.glob("*.yaml")))
-            raise RunFileError(where, [f"it does not exist{near}; check the path"])
+            raise ValueError(f"it does not exist{near}; check the path")
         if not file.is_file():
-            raise RunFileError(where, ["that is no file; name a run file, as smoke.yaml"])
+            raise ValueError("that is no file; name a run file, as smoke.yaml")
         if (size := file.stat().st_size) > _MOST_BYTES:
-            raise RunFileError(
-                where, [f"it has {size:,} bytes; a run file has at most {_MOST_BYTES:,}, keep data elsewhere"]
-            )
-        text = file.read_text(encoding="utf-8-sig")
+            raise ValueError(f"it has {size:,} bytes; the limit is {_MOST_BYTES:,}, keep data elsewhere")
+        content, found = _parsed(file.read_text(encoding="utf-8-sig"))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no keys; write at least run, dataset and preset")
     except UnicodeDecodeError as error:
-        raise RunFileError(
-            where, [f"it is not valid UTF-8 at byte {error.start:,}; save it as UTF-8"]
-        ) from error
+        why = f"it is not valid UTF-8 at byte {error.start:,}; save it as UTF-8"
+        raise RunFileError(str(file), [why]) from error
     except OSError as error:
-        raise RunFileError(
-            where, [f"it cannot be read ({error.strerror}); mend that and try again"]
-        ) from error
-    try:
-        content, found = _parsed(text)
+        why = f"it cannot be read ({error.strerror}); mend that and try again"
+        raise RunFileError(str(file), [why]) from error
     except ValueError as error:
-        raise RunFileError(where, [str(error)]) from error
+        raise RunFileError(str(file), [str(error)]) from error
     problems += found
-    if not isinstance(content, dict):
-        raise RunFileError(where, ["it holds no keys; write at least run, dataset and preset"])
     return content
 
 

@@ -62,12 +62,17 @@ class Served:
     def items(self, keys: Sequence[str], domain: str, what: str) -> np.ndarray:
         """Return the items with these keys in a domain; RunError names those that are unknown."""
         found = self.catalogue.places(keys, domain)
-        if unknown := [key for key, item in zip(keys, found, strict=True) if item == NO_ITEM]:
-            raise RunError(
-                f"{what}: {len(unknown):,} of {len(keys):,} items are unknown in {domain}, the first is "
-                f"{unknown[0]!r}; keys are those of the source, as {self.catalogue.items['key'][0]!r}."
-            )
+        unknown = [key for key, item in zip(keys, found, strict=True) if item == NO_ITEM]
+        self.require_none(unknown, len(keys), f"in {domain}", what)
         return found
+
+    def require_none(self, unknown: Sequence[str], of: int, where: str, what: object) -> None:
+        """Raise RunError where some of a number of keys are unknown, naming the first."""
+        if unknown:
+            raise RunError(
+                f"{what}: {len(unknown):,} of {of:,} items are unknown {where}, the first is {unknown[0]!r}; "
+                f"keys are those of the source, as {self.catalogue.items['key'][0]!r}."
+            )
 
     def recommend(
         self,
@@ -127,14 +132,17 @@ def open_served(source: str | Path, row: str | None = None) -> Served:
 
 
 def _of_export(folder: Path, row: str | None) -> Served:
-    described = read_json(folder / EXPORTED)
-    rows = described["rows"]
-    name = row or next(iter(rows))
-    require_known(name, rows, f"{folder} has no row", "it has")
-    if not rows[name]["models"]:
+    name, models = exported_row(folder, read_json(folder / EXPORTED), row)
+    if not models:
         raise RunError(f"{folder} holds no model of {name!r} that this version can read; ask the run itself.")
-    models = {domain: folder / place for domain, place in rows[name]["models"].items()}
     return _of_models(folder, name, models)
+
+
+def exported_row(folder: Path, about: Mapping[str, Any], row: str | None) -> tuple[str, dict[str, Path]]:
+    """Return a row of an export, by default its first, and the folders of its models by domain."""
+    name = row or next(iter(about["rows"]))
+    require_known(name, about["rows"], f"{folder} has no row", "it has")
+    return name, {domain: folder / place for domain, place in about["rows"][name]["models"].items()}
 
 
 def _of_models(folder: Path, row: str, models: Mapping[Any, Path]) -> Served:
@@ -198,9 +206,12 @@ def recommend_to_file(
     for domain in names:
         model.model(domain)  # says now that a domain is not served
     numbered = _numbered(users, model, histories, unknown, say)
-    lists = {"allow": allow, "deny": deny}
-    keys = {name: read_keys(file) for name, file in lists.items() if file is not None}
-    _require_known(keys, lists, model)
+    lists = {name: file for name, file in (("allow", allow), ("deny", deny)) if file is not None}
+    keys = {name: read_keys(file) for name, file in lists.items()}
+    known = set(model.catalogue.items["key"])
+    for name, of_list in keys.items():
+        strange = [key for key in of_list if key not in known]
+        model.require_none(strange, len(of_list), f"to {model.source}", lists[name])
     filters = {domain: {name: _in_domain(model, of, domain) for name, of in keys.items()} for domain in names}
     plan = {
         "of": hash_json(model.identity), "histories": sha256_of(histories), "top_k": top_k, "beams": beams,
@@ -220,12 +231,9 @@ def recommend_to_file(
             made = _part(model, users[rows], numbered[rows], top_k, filters, exclude_seen, beams)
             with whole_file(file) as partial:
                 made.write_parquet(partial)
+    found = pl.scan_parquet(files)
     with whole_file(out) as partial:
-        found = pl.scan_parquet(files)
-        if out.suffix == ".csv":
-            found.sink_csv(partial)
-        else:
-            found.sink_parquet(partial)
+        (found.sink_csv if out.suffix == ".csv" else found.sink_parquet)(partial)
     shutil.rmtree(parts)
     return out
 
@@ -277,7 +285,7 @@ def _with_domains(users: pl.DataFrame, model: Served, file: Path) -> pl.DataFram
         known = [key for key in history if key in home]
         if domain is None and (not known or homes[known[-1]] > 1):
             raise RunError(
-                f"{file}: the domain of user {user!r} cannot be told from the history; give a column "
+                f"{file}: the history of user {user!r} does not say which domain it is of; add a column "
                 f"'domain' with one of {', '.join(model.domains)}."
             )
         found.append(domain or home[known[-1]])
@@ -306,18 +314,6 @@ def _numbered(users: pl.DataFrame, model: Served, file: Path, unknown: Unknown, 
     if longer:
         say(f"{longer:,} histories are longer than {model.max_history}; their most recent items are read.")
     return found
-
-
-def _require_known(keys: Mapping[str, list[str]], files: Mapping[str, Path | None], model: Served) -> None:
-    """Raise RunError where a key of the lists is an item's in none of the domains."""
-    known = set(model.catalogue.items["key"])
-    for name, of_list in keys.items():
-        if strange := [key for key in of_list if key not in known]:
-            raise RunError(
-                f"{files[name]}: {len(strange):,} of {len(of_list):,} items are unknown to {model.source}, "
-                f"the first is {strange[0]!r}; keys are those of the source, as "
-                f"{model.catalogue.items['key'][0]!r}."
-            )
 
 
 def _in_domain(model: Served, keys: list[str], domain: str) -> np.ndarray:

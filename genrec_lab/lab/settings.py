@@ -6,17 +6,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 _MOST_SHOWN = 5
+_UNSET = "not set"
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Changed values of two nested mappings as lines "tokenizer.levels: 3 before, 4 now"."""
     before, after = dict(flat(old)), dict(flat(new))
-    lines = []
-    for name in dict.fromkeys([*before, *after]):
-        was, now = before.get(name, "not set"), after.get(name, "not set")
-        if was != now:
-            lines.append(f"{name}: {was} before, {now} now")
-    return lines
+    return [
+        f"{name}: {before.get(name, _UNSET)} before, {after.get(name, _UNSET)} now"
+        for name in changed(before, after)
+    ]
+
+
+def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The names whose values differ in two mappings, or that only one of them has."""
+    return [name for name in {**old, **new} if old.get(name, _UNSET) != new.get(name, _UNSET)]
 
 
 def listed(things: Sequence[str]) -> str:

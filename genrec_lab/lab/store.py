@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -42,7 +42,7 @@ from genrec_lab.lab.folders import runs_root
 from genrec_lab.lab.names import run_name_problem
 from genrec_lab.lab.provenance import circumstances
 from genrec_lab.lab.results import BESIDE, RECORD, SCHEMA, Record, digest_of, folders_of_results, hashes, move
-from genrec_lab.lab.settings import differences, listed
+from genrec_lab.lab.settings import changed, differences, listed
 
 _LOCK_PATIENCE_SECONDS = 3.0  # a kernel whose starter was killed needs about a second to notice and end
 _LEAST_FREE_BYTES = 64 * 2**20  # below this nothing is begun: better now than after a training
@@ -252,9 +252,9 @@ def unopened_run(
     wanted = {
         name: as_json(name, value) if isinstance(value, Mapping) else value for name, value in wanted.items()
     }
-    if has and not change and (changed := differences({name: has[name] for name in wanted}, wanted)):
+    if has and not change and (other := differences({name: has[name] for name in wanted}, wanted)):
         raise RunError(
-            f"The run {run!r} has other parameters than these ({listed(changed)}). Leave them out to go "
+            f"The run {run!r} has other parameters than these ({listed(other)}). Leave them out to go "
             "on with the run as it is, take another name for another run, or change this one: "
             f"open_run({run!r}, …, change=True), or `genrec run` with a run file that names it."
         )
@@ -394,7 +394,7 @@ class Run:
 
     def forget(self, stage: str) -> None:
         """Remove a stage's results, those kept aside and the checkpoints, so that all is made anew."""
-        with held(self.folder / ".work.lock", f"removing {stage}", _LOCK_PATIENCE_SECONDS):
+        with self._work_lock(f"removing {stage}"):
             for place in ("", "replaced", "making", "scratch"):
                 shutil.rmtree(self.folder / place / stage, ignore_errors=True)
 
@@ -441,7 +441,7 @@ class Run:
         owner = task.of or self
         state = self.state(task)
         if state.elsewhere is not None and task.of is None and processes.is_first():
-            with self._work_lock(task):
+            with self._work_lock(task.place):
                 self._put_back(task, state)
             state = self.state(task)
         if not state.usable:
@@ -472,7 +472,7 @@ class Run:
         else:
             self.require_writable()
             self.folder.mkdir(parents=True, exist_ok=True)
-            with self._work_lock(task):
+            with self._work_lock(task.place):
                 self._make(task)
         if state.kept_despite:
             self.mark_kept(task)
@@ -522,7 +522,8 @@ class Run:
         folder = self.folder / task.place
         record, code = Record.read(folder), code_of(task.function, *task.components)
         if record is not None and record.code != code.digest and record.kept_code != code.digest:
-            record.kept_code, record.kept_despite = code.digest, code.changes(record.functions)
+            record.kept_code = code.digest
+            record.kept_despite = changed(record.functions, code.functions)
             record.write(folder)
 
     def set_stage(self, stage: str) -> None:
@@ -564,7 +565,7 @@ class Run:
         if record.key != made_of.key:
             if reason := self._why_stale(record, made_of):
                 return State(task, "stale", reason, record=record)
-            kept_despite = made_of.code.changes(record.functions)
+            kept_despite = changed(record.functions, made_of.code.functions)
         if verify and (broken := record.damage(folder)):
             return State(task, "damaged", f"{broken}.", record.digest, record)
         reason = f"finished {record.made.get('finished_at', '')} in {record.made.get('seconds', 0):.0f} s."
@@ -574,14 +575,13 @@ class Run:
 
     def _why_stale(self, record: Record, now: _MadeOf) -> str:
         """Why a result does not count any more; empty where it is kept in spite of changed code."""
-        if changed := differences(record.settings, now.settings):
-            return f"it was made with other settings ({listed(changed)})."
-        names = {**record.inputs, **now.inputs}
-        if other := [name for name in names if record.inputs.get(name) != now.inputs.get(name)]:
+        if other := differences(record.settings, now.settings):
+            return f"it was made with other settings ({listed(other)})."
+        if other := changed(record.inputs, now.inputs):
             return f"what it reads has changed since ({listed(other)})."
         if record.kept_code == now.code.digest or self.keep_old_code:
             return ""
-        return f"the code that made it has changed ({listed(now.code.changes(record.functions))})."
+        return f"the code that made it has changed ({listed(changed(record.functions, now.code.functions))})."
 
     def _equal_results(self, task: Task, key: str) -> Iterator[tuple[Path, Record]]:
         """Intact results with a key: finished and not yet at their place, replaced, or another row's."""
@@ -695,10 +695,8 @@ class Run:
             move(target, self.folder / "replaced" / place)
         move(made, target)
 
-    @contextmanager
-    def _work_lock(self, task: Task) -> Iterator[None]:
-        with held(self.folder / ".work.lock", task.place, _LOCK_PATIENCE_SECONDS):
-            yield
+    def _work_lock(self, purpose: str) -> AbstractContextManager[None]:
+        return held(self.folder / ".work.lock", purpose, _LOCK_PATIENCE_SECONDS)
 
 
 class _MadeOf(NamedTuple):

@@ -44,7 +44,7 @@ from genrec_lab.training import processes
 TOKENIZING = "02_tokenizer_training"
 _VECTORS, _FOUND = "vectors.safetensors", "found.safetensors"
 # What must be equal, for the weights of a pre-trained run to fit into another one's.
-_OF_THE_WEIGHTS = ("content", "tokenizer", "recommender")
+_OF_THE_WEIGHTS = {"content", "tokenizer", "recommender"}
 
 
 def tokenizing_tasks(run: Run, facts: Facts) -> list[Task]:
@@ -92,10 +92,8 @@ def _listed(run: Run, facts: Facts) -> dict[str, tuple[dict[str, Task], Task]]:
         known: list[Task] = []
         found = {}
         for row, config in generative_rows(run, facts).items():
-            fitted = {
-                scope: task.first_equal(known)
-                for scope, task in _tokenizers_of(run, facts, row, config).items()
-            }
+            tasks = _tokenizers_of(run, facts, row, config)
+            fitted = {scope: task.first_equal(known) for scope, task in tasks.items()}
             identifiers = config.identifiers
             if config.tokenizer_class.keeps_identifiers:
                 kept: dict[str, Any] = {"policy": getattr(config.tokenizer, "policy", "none"), "options": {}}
@@ -110,8 +108,7 @@ def _listed(run: Run, facts: Facts) -> dict[str, tuple[dict[str, Task], Task]]:
 
 
 def _tokenizers_of(run: Run, facts: Facts, row: str, config: MethodConfig) -> dict[str, Task]:
-    start, component = pretrained_run(run, config), find_tokenizer(config.tokenizer.kind)
-    components = components_of(config)
+    start, component, components = pretrained_run(run, config), config.tokenizer_class, components_of(config)
     asked = {name: getattr(config, name) for name in component.settings}
     given: dict[str, Any] = {"tokenizer": config.tokenizer, "settings": asked}
     inputs: dict[str, Any] = {"data": facts.data}
@@ -194,11 +191,11 @@ def load_vectors(run: Run) -> np.ndarray:
 
 
 def compare_policies(run: Run, own: Identified) -> pl.DataFrame:
-    """What each conflict policy would make of a tokenizer's codes, a row a policy.
+    """What each conflict policy would make of a tokenizer's codes, one row per policy.
 
-    Frame `policy, moved, cost, displaced, left_by_sinkhorn, levels, vocabulary, collision_rate`: the
-    first four as `Resolution` has them, `left_by_sinkhorn` its `unsolved`, the
-    others of the identifiers afterwards. Sinkhorn's settings are the run's.
+    Frame `policy, moved, cost, displaced, left_by_sinkhorn, levels, vocabulary, collision_rate`: the first
+    four and `left_by_sinkhorn`, its `unsolved`, come from `Resolution`, the others from the identifiers
+    afterwards. Sinkhorn uses the run's settings.
     """
     rows = []
     for policy in CONFLICT_POLICIES:
@@ -231,10 +228,7 @@ def pretrained_run(run: Run, config: MethodConfig) -> Run | None:
     if folder.resolve() == run.folder.resolve():
         raise RunError(f"transfer.start is {named!r}, this very run; name the run that was pre-trained.")
     start = existing_run(folder.name, folder.parent)
-    ours, theirs = (
-        {name: one.model_dump(mode="json")[name] for name in _OF_THE_WEIGHTS}
-        for one in (config, start.config)
-    )
+    ours, theirs = (one.model_dump(mode="json", include=_OF_THE_WEIGHTS) for one in (config, start.config))
     if found := differences(theirs, ours):
         raise RunError(
             f"{config.name} cannot start from run {named!r}, whose weights are of other sizes "
@@ -245,7 +239,7 @@ def pretrained_run(run: Run, config: MethodConfig) -> Run | None:
 
 def _check_items_suffice(config: MethodConfig, facts: Facts, row: str) -> None:
     """Raise ValueError where a row has more codes a level to place than there are items."""
-    component = find_tokenizer(config.tokenizer.kind)
+    component = config.tokenizer_class
     size = component.least_items(config.tokenizer)
     for scope, domains in _trained_on(config, component, facts).items():
         items = sum(facts.items[domain] for domain in domains)
@@ -341,10 +335,8 @@ def _identify(
     flags = _flags(next(iter(tokenizers.values())))
     codes, residuals = _assembled(list(found.values()), len(names))
     sizes = _sizes(list(found.values()), codes)
-    books = {scope: _books(of_scope) for scope, of_scope in found.items()}
-    for scope, book in books.items():
-        if not book:  # codes that lie nowhere
-            books[scope] = [np.zeros((size, 0), dtype=np.float32) for size in sizes]
+    nowhere = [np.zeros((size, 0), dtype=np.float32) for size in sizes]  # of codes without codewords
+    books = {scope: _books(of_scope) or nowhere for scope, of_scope in found.items()}
     if ALL not in books:
         books = {name: books.get(name, next(iter(books.values()))) for name in dict.fromkeys(names)}
     levels = len(sizes)

@@ -180,7 +180,7 @@ def test_lists_are_obeyed_and_a_row_may_end_early(run, exported, histories, tmp_
             '{"user": "a", "history": ["nowhere"], "domain": "Garden"}\n',
             "1 of 1 items of histories are unknown",
         ),
-        ('{"user": "a", "history": ["nowhere"]}\n', "the domain of user 'a' cannot be told"),
+        ('{"user": "a", "history": ["nowhere"]}\n', "the history of user 'a' does not say which domain"),
         ('{"user": "a", "history": [], "domain": "Attic"}\n', "does not serve 'Attic'"),
         ('{"user": "a"}\n', "line 1: .*expected"),
         ('{"user": "a", "history": [0.5]}\n', "line 1: .*expected"),

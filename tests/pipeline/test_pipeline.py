@@ -192,7 +192,7 @@ def test_a_notebook_that_makes_other_results_than_its_own_is_refused(checkout):
 
 def test_a_kernel_that_dies_is_told_apart_from_an_error(checkout):
     write_notebook(checkout, DATA, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
-    with pytest.raises(chain.NotebookFailed, match="signal 9 mostly means that memory ran out"):
+    with pytest.raises(chain.NotebookFailed, match="signal 9 usually means that memory ran out"):
         chain.run("demo.yaml", only=["01"])
 
 
