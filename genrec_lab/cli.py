@@ -63,8 +63,8 @@ def main(arguments: Sequence[str] | None = None, command: str = "genrec", implie
             return FAILED
         if isinstance(error, OSError) and error.errno in _FORBIDDEN:
             _say(
-                f"error: {error.filename}: {error.strerror}. Mend its rights, or set GENREC_RUNS to a folder "
-                "that may be written to."
+                f"error: {error.filename}: {error.strerror}. Fix its permissions, or set GENREC_RUNS to a "
+                "folder that may be written to."
             )
             return REFUSED
         raise
@@ -86,11 +86,9 @@ def _names(context: click.Context, option: click.Parameter, text: str | None) ->
 @click.argument("file", type=_PATH, metavar="FILE.yaml")
 @click.option("--from", "from_", metavar="STAGE", help="Begin with this notebook, as 05.")
 @click.option("--only", callback=_names, metavar="STAGE", help="Run this notebook only, or several: 02,03.")
-@click.option("--resume/--no-resume", default=True, help="Keep finished results (default), or make all anew.")
+@click.option("--resume/--no-resume", default=True, help="Keep finished results (default) or make all again.")
 @click.option("--dry-run", is_flag=True, help="Say what would run and why; change nothing.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="With --dry-run: {run, stage, row, action, why} as JSON."
-)
+@click.option("--json", "as_json", is_flag=True, help="With --dry-run: its run, stage, row, action, why.")
 @click.option(
     "--set", "sets", multiple=True, metavar="KEY=VALUE",
     help="Set a key of the run file, such as seed=3 or overrides.tokenizer.levels=4. May be repeated.",
@@ -123,7 +121,7 @@ def run(
         try:
             result = chain.run(checked, console=Console(quiet=as_json), **how)
         except chain.NotebookFailed as error:
-            _say(f"\n{error}\n\nMend the cause, then go on with: {again}")
+            _say(f"\n{error}\n\nFix the cause, then go on with: {again}")
             return FAILED
         if as_json:
             click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
@@ -222,7 +220,7 @@ def export(run: str, row: str | None, folder: Path) -> int:
 @genrec.command()
 @click.argument("source", metavar="RUN_OR_FOLDER")
 @click.option(
-    "--histories", required=True, type=_FILE, help=".parquet, .jsonl: user, history; .csv: user, item."
+    "--histories", required=True, type=_FILE, help=".parquet or .jsonl: user, history; .csv: user, item."
 )
 @click.option("--top-k", type=int, default=10, show_default=True, help="Items for each user.")
 @click.option("--row", help="By default the run's own.")
@@ -262,9 +260,7 @@ def add_items(source: str, items: Path, row: str | None, out: Path) -> int:
 @click.option("--vectors", type=click.Path(exists=True), help="Their content vectors, .npy or .safetensors.")
 @click.option("--sizes", metavar="256,256", help="How many codes each level has; files do not say it.")
 @click.option("--row", help="Of a run: the row whose tokenizer is opened, by default its own.")
-@click.option(
-    "--map", "maps", multiple=True, metavar="NAME", help="A map to include, as UMAP; may be repeated."
-)
+@click.option("--map", "maps", multiple=True, metavar="NAME", help="Include a map, as UMAP. May be repeated.")
 @click.option("--html", type=_PATH, help="The file, by default NAME-explorer.html here.")
 def explore(
     run_or_codes: str, items: str | None, vectors: str | None, sizes: str | None, row: str | None,
@@ -303,7 +299,7 @@ def explore(
 def doctor(run: str, as_json: bool) -> int:
     """Verify a run, say what is damaged, and rebuild its manifest, metrics and report.
 
-    Exits with 1 where something was damaged; `genrec run` then makes just that anew.
+    Exits with 1 where something was damaged; `genrec run` then makes just that again.
     """
     from genrec_lab.lab.doctor import doctor as verify
 

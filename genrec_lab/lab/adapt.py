@@ -97,7 +97,7 @@ def _adaptation(run: Run, facts: Facts, row: str, domain: str) -> Task:
 
 
 def serving_tasks(run: Run, facts: Facts, row: str) -> tuple[dict[str, Task], dict[str, Task]]:
-    """What serves each domain in a generative row, and beside an adapter the recommender that it is for."""
+    """What serves each domain in a generative row, and for an adapter the recommender that it adapts."""
     before, models, bases = recommender_tasks(run, facts, row), {}, {}
     config = generative_rows(run, facts)[row]
     for domain in served(run.config, facts.domains):
@@ -111,10 +111,10 @@ def serving_tasks(run: Run, facts: Facts, row: str) -> tuple[dict[str, Task], di
 
 
 def adapt_to_domains(run: Run) -> pl.DataFrame:
-    """Adapt every row that is to be adapted to each domain; return what it gained on validation users.
+    """Adapt rows to each domain where they ask for it; return what it gained on validation users.
 
-    The frame has the columns method, domain, metric, before, after, best_epoch, trained and share. Before any
-    training counts as an epoch: where no epoch beats it, the domain keeps the unified recommender.
+    The frame has the columns method, domain, metric, before, after, best_epoch, trained and share. Epoch 0 is
+    before any training: if no epoch beats it, the domain keeps the unified recommender.
     """
     for task in adaptation_tasks(run, facts_of(run)):
         run.make(task)
@@ -223,7 +223,7 @@ def codes_in_use(run: Run, row: str) -> ItemCodes:
 
 
 def lora_parameters(run: Run) -> Parameters:
-    """How many parameters LoRA trains of the run's own recommender, whatever the run itself trains."""
+    """How many parameters of the run's own recommender LoRA would train, even if the run does not use it."""
     domain = served(run.config, facts_of(run).domains)[0]
     base = starting_recommender(run, lead_row(run), domain)
     return count_parameters(add_lora(base, run.config.adaptation.lora, domain))

@@ -1,7 +1,7 @@
 """The chain: a run's notebooks in order, each executed by papermill where it has something to do.
 
-What a chain does follows from the tasks of its stages: `plan` surveys them, `run` executes the notebooks of
-which a result or the page is not what it would be now. Both ask the same question in the same way.
+What a chain does follows from the tasks of its stages: `plan` surveys them, `run` executes the notebooks
+whose results or page are out of date. Both use the same check.
 """
 
 from __future__ import annotations
@@ -57,9 +57,8 @@ _WITHOUT_FACTS = ("00_setup_check", PREPARATION, *OVER_SEEDS)
 class Step:
     """What a chain does about a row of a stage; row is empty for the notebook itself, whose page is made.
 
-    action: "run" makes it, "keep" leaves it as it is, "skip" passes over what the data or the run do not
-    have. why: a sentence. "run" of what reads something that is made anew becomes "keep" where that comes out
-    equal.
+    action: "run" makes it, "keep" leaves it as it is, "skip" means that the data or the run do not have it.
+    why: a sentence. A planned "run" becomes "keep" if what it reads is made again and comes out equal.
     """
 
     stage: str
@@ -120,7 +119,7 @@ def run(
 ) -> ChainResult:
     """Execute the notebooks of a run file (or a mapping of its keys) in order, skipping what is finished.
 
-    only, from_: restrict which notebooks. resume: False makes the results of the chosen ones anew. dry_run:
+    only, from_: restrict which notebooks. resume: False makes the results of the chosen ones again. dry_run:
     say what would run and why, and touch nothing. sets: `key=value` laid over the file. seeds: the chain once
     for each seed, as runs `<run>-seed<s>`, then notebooks 08 and 09 over them as run `<run>`. keep_old_code:
     keep results whose code alone has changed, with a mark. notebooks, root: folders of the notebooks and of
@@ -210,7 +209,7 @@ def _plan_stage(
 
 
 def _why_page_is_made(run: Run, notebook: Path, states: Mapping[str, State], remade: set[str]) -> str:
-    """Why a notebook's page is not what it would be now; empty where it is."""
+    """Why a notebook's page is out of date; empty if it is not."""
     page = run.manifest().get("pages", {}).get(notebook.stem)
     if page is None:
         return "it has not been run yet."
@@ -234,7 +233,7 @@ def _why_page_is_made(run: Run, notebook: Path, states: Mapping[str, State], rem
             return f"{broken}."
     for place, digest in page.get("reads", {}).items():
         if place in remade:
-            return f"{place}, which it shows, is made anew."
+            return f"{place}, which it shows, is made again."
         if place in states and states[place].digest != digest:
             return f"{place}, which it shows, has changed since."
     return ""
@@ -350,7 +349,7 @@ def _shown(opened: Run, stage: str, before: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _check_stage(opened: Run, stage: str) -> None:
-    """A notebook that ends well has made its results, under the parameters that it was given."""
+    """Raise NotebookFailed if a notebook ended well without results under its parameters."""
     for task in tasks_of(opened, stage) or []:
         state = opened.state(task, verify=False)
         if not state.usable:

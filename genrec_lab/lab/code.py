@@ -4,7 +4,7 @@ The search starts at a task's function and at the component classes that were lo
 names through this package and through strangers' files, definition by definition. Comments, docstrings,
 annotations of functions and layout do not count. Registries are not followed: their entries are looked up by
 name, and what was looked up is given as a root of its own. Where a name cannot be resolved, the whole module
-counts: too much may be made anew, too little never.
+counts: too much may be made again, too little never.
 """
 
 from __future__ import annotations
@@ -248,20 +248,14 @@ class _Definitions:
         return self.definitions[name]
 
     def _add(self, statement: ast.stmt) -> None:
-        if isinstance(statement, ast.Import | ast.ImportFrom):
-            self.imports |= dict(self._imported(statement))
-        elif isinstance(statement, ast.If) and _names(statement.test) & {"TYPE_CHECKING"}:
-            pass
-        elif isinstance(statement, ast.If | ast.Try | ast.With):
-            for part in ast.walk(statement):
-                if isinstance(part, ast.Import | ast.ImportFrom):
-                    self.imports |= dict(self._imported(part))
-            for name in _bound(statement):
-                self.definitions.setdefault(name, []).append(statement)
-        elif names := _bound(statement):
-            for name in names:
-                self.definitions.setdefault(name, []).append(statement)
-        elif not _is_docstring(statement) and not isinstance(statement, ast.Pass):
+        if isinstance(statement, ast.If) and "TYPE_CHECKING" in _names(statement.test):
+            return
+        names = _bound(statement)
+        for name in names:
+            self.definitions.setdefault(name, []).append(statement)
+        if isinstance(statement, ast.Import | ast.ImportFrom | ast.If | ast.Try | ast.With):
+            self.imports |= dict(self._local_imports(statement))
+        elif not names and not _is_docstring(statement) and not isinstance(statement, ast.Pass):
             self.effects.append(statement)
 
     def _local_imports(self, node: ast.AST) -> Iterator[tuple[str, _Place]]:
@@ -309,7 +303,7 @@ def _module(name: str) -> _Definitions:
         return known.definitions
     file = _file_of(name)
     if file is None:
-        raise RunError(f"The source of the module {name} is not to be found, so its results have no key.")
+        raise RunError(f"The source of the module {name} cannot be found, so its results have no key.")
     _looked_at.add(name)
     stamp = _stamp(file)
     if known is not None and known.stamp == stamp:

@@ -1,4 +1,4 @@
-"""Stages 08 and 09, and any runs beside one another: what differs, and what the differences are worth.
+"""Stages 08 and 09, and the comparison of any runs: what differs, and how much it matters.
 
 Letters: U test users, S seeds.
 """
@@ -64,8 +64,8 @@ class SeedRuns(NamedTuple):
 def runs_of(name: str, root: Path) -> SeedRuns:
     """Find the evaluated runs of a name, `<name>` and `<name>-seed<s>`, among the folders of `root`.
 
-    A folder `<name>` that only holds a comparison is passed over. Where two runs have the same seed, the one
-    named after it is kept.
+    A folder `<name>` that only holds a comparison is ignored. If two runs have the same seed, the one named
+    after it is kept.
     """
     pattern = re.compile(re.escape(name) + r"-seed([0-9]+)")
     folders = [file.parent.name for file in root.glob("*/manifest.json")]
@@ -103,7 +103,7 @@ def why_not_evaluated(run: Run) -> str:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several runs, or one alone. `str` says what is compared and everything that is amiss."""
+    """Several runs, or one alone. `str` says what is compared and everything that is wrong."""
 
     runs: pl.DataFrame  # run, seed, preset, dataset, revision, processor, minutes; all that were evaluated
     records: pl.DataFrame  # run, method, domain, metric, k, value, users, seed; of the runs on the same data
@@ -148,8 +148,8 @@ def _ranked_rows(run: Run) -> dict[str, Task]:
 def compare_runs(run: Run) -> Comparison:
     """Compare the runs named `<run>` and `<run>-seed<s>`; write their records.
 
-    Runs on other data than most are left out, and said to be. Where `<run>` was not evaluated itself, the
-    records of its seeds are its metrics, so that its report shows the table. Raises RunError where no run has
+    Runs on other data than most are left out, with a warning. If `<run>` was not evaluated itself, its
+    metrics are the records of its seeds, so that its report shows the table. Raises RunError if no run has
     been evaluated.
     """
     found = runs_of(run.name, run.folder.parent)
@@ -214,7 +214,7 @@ def _on_other_data(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def records_of(run: Run) -> list[Record]:
-    """The records of all results of a run, stage by stage; those that cannot be read are passed over."""
+    """The records of all results of a run, stage by stage; those that cannot be read are left out."""
     return [record for _, record, _ in records_in(run.folder) if record is not None]
 
 
@@ -267,12 +267,12 @@ def _parameters(run: Run) -> dict[str, Any]:
     return {**given, "config": run.config.model_dump(mode="json"), "code": code, "packages": packages}
 
 
-# -- any runs beside one another -----------------------------------------------------------------------------
+# -- any runs ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class SideBySide:
-    """Any runs beside one another."""
+    """A comparison of any runs."""
 
     settings: pl.DataFrame  # parameter, then its value in each run
     table: pl.DataFrame  # run, row, its metric; difference, low and high to the first run's row of that name
@@ -284,11 +284,11 @@ class SideBySide:
 
 
 def put_beside(runs: Sequence[Run], metric: str = "ndcg", k: int = 10) -> SideBySide:
-    """Put runs beside one another: settings that differ, a table with paired intervals, and their codes.
+    """Compare runs: settings that differ, a table with paired intervals, and their codes.
 
     Each row is compared with the first run's row of the same name, else with the row that the first run
-    shows, by a paired bootstrap over the test users (95 %), where both runs rank the same users for the same
-    targets. Raises RunError where one of them has not been evaluated.
+    shows, by a paired bootstrap over the test users (95 %), if both runs rank the same users for the same
+    targets. Raises RunError if one of them has not been evaluated.
     """
     for run in runs:
         if why := why_not_evaluated(run):
@@ -301,9 +301,7 @@ def put_beside(runs: Sequence[Run], metric: str = "ndcg", k: int = 10) -> SideBy
         found = rankings[run.name]
         same = found.users.select(who).equals(base.users.select(who))
         if not same:
-            notes.append(
-                f"{run.name} has other test users or targets than {first.name}: no interval is shown."
-            )
+            notes.append(f"{run.name} has other test users or targets than {first.name}: no intervals.")
         overall = dict(_over_domains(run_metrics(run), metric, k).select("method", "value").iter_rows())
         for row, items in found.items.items():
             other = row if row in base.items else shown

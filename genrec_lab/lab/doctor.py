@@ -1,4 +1,4 @@
-"""`genrec doctor` and `genrec clean`: what of a run is damaged, what it can spare, and how it is mended."""
+"""`genrec doctor` and `genrec clean`: find and repair damage in a run, and free what it can spare."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SPARE = ("scratch", "making", "replaced")
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong with a run: where, what, and what becomes of it."""
+    """One thing that is wrong with a run: where, what, and how it is repaired."""
 
     place: str
     what: str
@@ -33,8 +33,8 @@ class Finding:
 def doctor(name: str, root: Path | None = None) -> list[Finding]:
     """Verify every file of a run, and rebuild manifest, metrics and report from its results.
 
-    Returns what is wrong; results that are damaged are made anew by the next `genrec run`, and nothing else.
-    Raises `RunError` where there is no run of that name, or nothing from which its manifest could be rebuilt.
+    Returns what is wrong; the next `genrec run` makes damaged results again, and nothing else. Raises
+    `RunError` if there is no run of that name, or nothing from which its manifest could be rebuilt.
     """
     folder = (root or runs_root()) / name
     if not folder.is_dir():
@@ -44,7 +44,7 @@ def doctor(name: str, root: Path | None = None) -> list[Finding]:
     run = existing_run(name, root)
     if run.read_only:
         raise RunError(
-            f"The run {name!r} was made by another version of genrec_lab, whose files this one cannot verify."
+            f"Another version of genrec_lab made the run {name!r}; this one cannot verify its files."
         )
     found += [finding for check in (_results, _figures, _pages, _log, _exports) for finding in check(run)]
     build_report(run)  # and metrics.json
@@ -52,7 +52,7 @@ def doctor(name: str, root: Path | None = None) -> list[Finding]:
 
 
 def clean(name: str, root: Path | None = None, *, dry_run: bool = False) -> dict[str, int]:
-    """Free checkpoints, replaced results and results of rows that the run does not have any more.
+    """Free checkpoints, replaced results and results of rows that the run no longer has.
 
     Returns the bytes of each kind; `dry_run` only counts them. What the run shows stays as it is.
     """
@@ -104,7 +104,9 @@ def _results(run: Run) -> Iterator[Finding]:
         held_files.add(folder)
         if broken := problem if record is None else record.damage(folder):
             where = folder.relative_to(run.folder).as_posix()
-            yield Finding(where, broken, "`genrec run` makes it anew; what depends on it only if it differs.")
+            yield Finding(
+                where, broken, "`genrec run` makes it again; what depends on it only if it differs."
+            )
     for file in sorted(run.folder.glob("[0-9][0-9]_*/**/*")):
         if file.is_file() and not held_files & set(file.parents):
             where = file.relative_to(run.folder).as_posix()
@@ -133,7 +135,7 @@ def _log(run: Run) -> Iterator[Finding]:
     _, broken = read_log(run.folder)
     if broken:
         lines = ", ".join(map(str, broken[:5])) + ("…" if len(broken) > 5 else "")
-        yield Finding("log.jsonl", f"lines {lines} were changed or cut off", "They are passed over.")
+        yield Finding("log.jsonl", f"lines {lines} were changed or cut off", "They are ignored.")
 
 
 def _exports(run: Run) -> Iterator[Finding]:

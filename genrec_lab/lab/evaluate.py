@@ -51,8 +51,8 @@ _KS = (5, 10)
 _LOWEST = "lowest.parquet"  # of rows whose items share identifiers
 SAMPLED_WARNING = (
     "evaluation.sampled ranks the target among a sample of the catalogue: such metrics are much higher than "
-    "those of the whole catalogue, may order methods otherwise (Krichene and Rendle, KDD 2020), and do not "
-    "belong beside them."
+    "those of the whole catalogue, may order methods differently (Krichene and Rendle, KDD 2020), and cannot "
+    "be compared with them."
 )
 _USUAL = "tiger"  # UTGRec's Figure 4 draws what others gain over it
 
@@ -153,9 +153,8 @@ def _shared(folder: Path, frame: pl.DataFrame) -> SharedRanking | None:
     """The ranking of a row whose items share identifiers."""
     if "identifiers" not in frame.columns:
         return None
-    return SharedRanking(
-        frame["identifiers"].to_numpy(), pl.read_parquet(folder / _LOWEST)["item"].to_numpy()
-    )
+    lowest = pl.read_parquet(folder / _LOWEST)["item"].to_numpy()
+    return SharedRanking(frame["identifiers"].to_numpy(), lowest)
 
 
 def ranked_users(run: Run) -> pl.DataFrame:
@@ -186,8 +185,8 @@ def load_serving(run: Run, domain: str, row: str | None = None) -> Any:
 def run_metrics(run: Run) -> pl.DataFrame:
     """Compute the metrics of a run's rows from their rankings, as a frame of `METRICS_SCHEMA`.
 
-    Rows whose rankings are missing, damaged, or of other settings, data or code have none. Of a run that only
-    compares others, those of the compared runs.
+    Rows whose rankings are missing, damaged, or of other settings, data or code have none. A run that only
+    compares others has theirs.
     """
     facts, found, known = known_facts(run), [], dict[str, dict[str, Any]]()
     for name, task in ({} if facts is None else ranking_tasks(run, facts)).items():
@@ -239,7 +238,7 @@ def _has_vectors(run: Run, facts: Facts) -> bool:
 
 
 def _facts_of_metrics(run: Run, facts: Facts | None) -> dict[str, dict[str, Any]]:
-    """By domain, what the run's metrics need beside the rankings; what the run does not have is left out."""
+    """By domain, what the run's metrics need apart from rankings; what the run lacks is left out."""
     assert facts is not None  # noqa: S101 - there are rankings
     needed, shared = _needed(run), dict[str, Any]()
     domains = served(run.config, facts.domains)
@@ -254,7 +253,7 @@ def _facts_of_metrics(run: Run, facts: Facts | None) -> dict[str, dict[str, Any]
 
 
 def run_notes(run: Run) -> dict[str, dict[str, Any]]:
-    """What is noted beside the metrics of each row: its training (`effort_of`), and users ranked a second."""
+    """What is noted with the metrics of each row: its training (`effort_of`), and users ranked per second."""
     facts, found = known_facts(run), dict[str, dict[str, Any]]()
     if facts is None:
         return found
@@ -289,9 +288,8 @@ def compare_beam_with_exact(
         exact.append(exact_top_k(model, histories, trie, TOP_K))
         for width in beams:
             found[width].append(beam_search(model, histories, trie, width, TOP_K))
-    return Ranked.concatenate(exact).items, {
-        width: Ranked.concatenate(parts).items for width, parts in found.items()
-    }
+    by_width = {width: Ranked.concatenate(parts).items for width, parts in found.items()}
+    return Ranked.concatenate(exact).items, by_width
 
 
 def floor_and_ceiling(run: Run, users: int = 2_000) -> pl.DataFrame:
@@ -337,13 +335,13 @@ def interactions(sequences: pl.DataFrame, dataset: Dataset) -> np.ndarray:
 def long_tail_figure(
     run: Run, rankings: Rankings, method: str, edges: Sequence[int] | None = None
 ) -> go.Figure:
-    """Draw NDCG@10 by the target's popularity, rows beside TIGER where it is one, else beside the method."""
+    """Draw NDCG@10 by the target's popularity, relative to the row TIGER if there is one, else the method."""
     reference = _USUAL if _USUAL in rankings.items else method
     return long_tail(rows_by_popularity(run, rankings, edges=edges), reference)
 
 
 def show_beside_papers(run: Run, metrics: pl.DataFrame | None = None) -> list[go.Figure]:
-    """Draw and save a table for each paper that has a run's data, ours beside theirs; say where none has.
+    """Draw and save a table with our metrics and a paper's, for each paper that has a run's data.
 
     `metrics` are by default the run's own, and may be those of several seeds.
     """
@@ -362,8 +360,7 @@ def show_beside_papers(run: Run, metrics: pl.DataFrame | None = None) -> list[go
 def tuning_of_rows(run: Run) -> pl.DataFrame:
     """Say for each row of a run's table what was searched: frame `row, trials, search_space, chosen_on`.
 
-    Rows that the data cannot feed are in it too. The settings of one trial are those of the preset, whatever
-    overrides the run has; popularity has none.
+    It includes rows that the data cannot feed. A single trial means the preset's settings.
     """
     searched: dict[str, Any] = {**methods(run.config), **item_rows(run.config)}
     rows: list[tuple[Any, ...]] = []

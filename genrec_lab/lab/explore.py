@@ -67,7 +67,7 @@ _USUAL = 256  # items whose prefixes say how likely a word is anyway
 
 @dataclass(frozen=True)
 class Atlas:
-    """What stage 03 found out about the run's own tokenizer, and about the others beside it."""
+    """What stage 03 found out about the run's own tokenizer, and about the others."""
 
     tsne: Projection
     umap: Projection
@@ -153,11 +153,11 @@ def neighbour_overlaps(
 def explorer_state(
     run: Run, method: str | None = None, other: Run | None = None, other_method: str | None = None
 ) -> ExplorerState:
-    """Open a method's tokenizer, by default the run's own, beside another's where one is named.
+    """Open a method's tokenizer, by default the run's own, and compare it with another if one is named.
 
     other: a second run, or None for the same one; other_method: a method of it. Only the data and the
-    tokenizers must be there; what other stages have not written yet is left out, and the views say so.
-    Raises RunError naming the notebook to run.
+    tokenizers must exist; the views say what other stages have not written yet. Raises RunError naming the
+    notebook to run.
     """
     second = None
     given = [f"existing_run({run.name!r})", repr(method)]
@@ -210,10 +210,10 @@ def explore(
     """Open the explorer on a run, on two to compare, or on anybody's codes; a cell's last line shows it.
 
     run_or_codes: a run, its name, a state of `explorer_state`, or codes as of `open_codes`, to which items,
-    vectors and sizes belong; a run in the place of items is the other one. In a kernel without a front end
-    (papermill, nbval) it says so and returns the figure of its first view. With a front end, a run that
-    cannot be opened yet becomes a sentence that names the notebook to run; else that is a RunError, so that a
-    chain stops. The other arguments are those of `explorer_state`; mode: None follows the theme of the page.
+    vectors and sizes belong. items: may also be a second run. Without a front end (papermill, nbval) it
+    returns the figure of its first view. With one, a run that cannot be opened yet becomes a sentence that
+    names the notebook to run, otherwise a RunError, so that a chain stops. The other arguments are those of
+    `explorer_state`; mode: None follows the theme of the page.
 
     >>> from genrec_lab.lab import open_run, prepare_data, train_tokenizers
     >>> small, random = {"name": "bazaar", "items": 300}, {"tokenizer.kind": "random"}
@@ -262,13 +262,11 @@ def _settings(run: Run, method: str | None) -> dict[str, Any]:
     if method not in (None, run.config.name):
         return {}
     parts = {"tokenizer": run.config.tokenizer, "identifiers": run.config.identifiers}
-    return {
-        f"{name}.{key}": value for name, part in parts.items() for key, value in part.model_dump().items()
-    }
+    return {f"{name}.{key}": one for name, part in parts.items() for key, one in part.model_dump().items()}
 
 
 def _measured(run: Run) -> dict[str, tuple[dict[str, Any], dict[str, float]]]:
-    """By run of the same data in the same folder: its settings, and how its codes and rankings are."""
+    """For each run on the same data in the same folder: its settings, and measures of codes and rankings."""
     found = {}
     for folder in sorted(run.folder.parent.iterdir()):
         try:
@@ -343,8 +341,8 @@ def _catalogue(
         residuals=own.residuals if own.quantises else None,
         codewords=_codewords(own),
         vectors=vectors,
-        images=items["image"].to_list() if "image" in items.columns else None,
-        keys=items["key"].to_list() if "key" in items.columns else None,
+        images=items["image"].to_list(),
+        keys=items["key"].to_list(),
         books=own.tokenizers,
         seed=seed,
     )
@@ -440,9 +438,9 @@ def what_codes_keep(run: Run, items: Sequence[int], seed: int) -> Kept:
 
 
 def describer(run: Run, method: str | None = None) -> Callable[[tuple[int, ...]], Told] | None:
-    """What says what a prefix of the explorer means to a row's decoders; None where it has none.
+    """A function that tells what a prefix means to a row's decoders; None for a row without decoders.
 
-    Prefixes are as of `Identified.comparable_codes`. Tokenizers are read when they are first asked.
+    Prefixes are those of `Identified.comparable_codes`. Tokenizers are read on first use.
     """
     if method not in (None, run.config.name) or not has_decoders(run):
         return None
@@ -482,7 +480,7 @@ def codes_of_same_items(run: Run) -> dict[str, ItemCodes]:
     dataset, references = load_prepared(run).dataset, read_index_files(run.config.reference_codes)
     domain = _domain_named(dataset, references)
     items = dataset.domain_items(domain)
-    keys = [str(key) for key in dataset.items["key"].gather(items).to_list()]
+    keys = dataset.items["key"].gather(items).to_list()
     found = {name: one.of_items(keys) for name, one in references.items()}
     # A domain's own numbers: ranges of codes that only other domains can have would all be dead here.
     return found | {f"this run: {name}": one.raw.select(items) for name, one in own.items()}
@@ -491,7 +489,7 @@ def codes_of_same_items(run: Run) -> dict[str, ItemCodes]:
 def _domain_named(dataset: Dataset, references: Mapping[str, IndexFile]) -> str:
     """The domain with just the items of all files, or else the only one whose items are all among them."""
     named = [set(one.keys) for one in references.values()]
-    keys = _keys_by_domain(dataset)
+    keys = {domain: set(dataset.items.filter(domain=domain)["key"]) for domain in dataset.domains}
     equal = [domain for domain, own in keys.items() if all(own == there for there in named)]
     within = [domain for domain, own in keys.items() if all(own <= there for there in named)]
     for domains in (equal, within):
@@ -503,10 +501,3 @@ def _domain_named(dataset: Dataset, references: Mapping[str, IndexFile]) -> str:
         f"reference_codes: files of {there} items fit none of the domains {here}, or several alike; give "
         "identifiers of all items of one domain, by the ids of its data files"
     )
-
-
-def _keys_by_domain(dataset: Dataset) -> dict[str, set[str]]:
-    if "key" not in dataset.items.columns:
-        raise CodesError("reference_codes: these data have no ids of their own (column key) to match by")
-    keys = np.array([str(key) for key in dataset.items["key"].to_list()], dtype=object)
-    return {domain: set(keys[dataset.domain_items(domain)].tolist()) for domain in dataset.domains}

@@ -25,7 +25,7 @@ _DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows k
 
 
 class RunError(RuntimeError):
-    """What is wrong with a run folder, a run file or a stage, and how to mend it."""
+    """What is wrong with a run folder, a run file or a stage, and how to fix it."""
 
 
 class NotebookFailed(RunError):
@@ -33,10 +33,9 @@ class NotebookFailed(RunError):
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write UTF-8 text so that after a crash the file holds either the old content or the new, never a part.
+    """Write UTF-8 text atomically: after a crash the file holds either the old content or the new.
 
-    Two writers of one file must be kept apart by a lock, since the temporary name is fixed (a fixed name
-    leaves no litter behind after a kill).
+    Two writers of one file need a lock, because the temporary name is fixed, to leave no litter after a kill.
     """
     with whole_file(file) as partial, partial.open("w", encoding="utf-8") as stream:
         stream.write(text)
@@ -83,10 +82,7 @@ def read_checked(file: Path) -> dict[str, Any]:
 
 
 def as_json(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
-    """The mapping as it is read back from JSON, tuples as lists; raises `RunError` at what JSON cannot hold.
-
-    What was written and what is given can then be compared by `==`.
-    """
+    """The mapping as it is read back from JSON; raises `RunError` if JSON cannot hold it."""
     try:
         plain: dict[str, Any] = json.loads(json.dumps(content, allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -147,10 +143,9 @@ def disk_full_message(run_folder: Path, place: str) -> str:
 
 @contextlib.contextmanager
 def held(file: Path, purpose: str, patience_seconds: float) -> Iterator[None]:
-    """Hold a run folder's lock file while the block lasts; the system frees it when its holder dies.
+    """Hold a run folder's lock file during the block; the system releases it when the process dies.
 
-    Beside the lock a file says who holds it and what for. Raises `RunError` that names the process which kept
-    the lock for longer than the patience.
+    A second file says who holds the lock and why. Raises `RunError` naming that process after the patience.
     """
     require_folder(file.parent)  # the lock would make it
     described = file.with_suffix(".holder")
@@ -181,17 +176,17 @@ def require_known(name: str, known: Iterable[str], lacks: str, has: str) -> None
 
 
 def require_free(folder: Path) -> None:
-    """Raise `RunError` where something is in the place of a folder that is to be made."""
+    """Raise `RunError` if a folder exists and is not empty."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder} is there already; name a folder that can be made.")
 
 
 def require_folder(folder: Path) -> None:
-    """Raise `RunError` where a run's folder is not there any more."""
+    """Raise `RunError` if a run's folder is gone."""
     if not folder.is_dir():
         raise RunError(
-            f"The run folder {folder} was moved or deleted while it was worked in. Move it back, or run this "
-            "again: what it lacks is made anew."
+            f"The run folder {folder} was moved or deleted while it was in use. Move it back, or run this "
+            "again to make what is missing."
         )
 
 

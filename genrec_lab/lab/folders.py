@@ -15,7 +15,7 @@ from genrec_lab.registry import base_folder
 MARKER = "genrec.toml"  # in a folder that `genrec init` made
 _RUN_FILES = ("smoke.yaml", "demo.yaml")
 _WRITTEN = {
-    MARKER: "# This file marks a folder to work in with genrec_lab. Runs go to the folder runs beside it.\n",
+    MARKER: "# This file marks a working folder of genrec_lab. Runs go to the folder runs next to it.\n",
     ".gitignore": "runs/\n",
     "data/README.md": (
         "Put your tables here and name them in a run file, with paths relative to that file:\n\n"
@@ -73,7 +73,7 @@ def make_folder(folder: Path, extra: Mapping[str, str] | None = None) -> str:
     files = {name: file.read_text(encoding="utf-8") for name, file in sources.items()} | _WRITTEN
     files |= extra or {}
     if there := [name for name in files if (folder / name).exists()]:
-        raise RunError(f"{folder} has {there[0]} already, which would be written anew. Name another folder.")
+        raise RunError(f"{folder} has {there[0]} already, which would be overwritten. Name another folder.")
     try:
         for name, text in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,9 @@ def read_keys(file: Path) -> list[str]:
     except FileNotFoundError as error:
         raise RunError(f"There is no file {file}.") from error
     except UnicodeDecodeError as error:
-        raise RunError(f"{file} is not UTF-8 ({error.reason} at byte {error.start}); save it so.") from error
+        raise RunError(
+            f"{file} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8."
+        ) from error
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -96,9 +98,7 @@ def _json_lines(file: Path) -> Iterator[tuple[str, str | None, list[str]]]:
             number += 1
             where = f"{file}, line {number}"
             if len(line) > _LONGEST_LINE:
-                raise RunError(
-                    f"{where}: longer than {_LONGEST_LINE:,} bytes; {expected}, one user per line."
-                )
+                raise RunError(f"{where}: longer than {_LONGEST_LINE:,} bytes; {expected}, one user a line.")
             if not line.strip():
                 continue
             try:

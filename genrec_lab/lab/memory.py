@@ -1,4 +1,4 @@
-"""A rough estimate of the memory that a run needs, beside what the machine has: to warn, never to refuse."""
+"""A rough estimate of the memory that a run needs, compared with what the machine has: only for warnings."""
 
 from __future__ import annotations
 

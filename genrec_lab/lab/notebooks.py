@@ -144,9 +144,7 @@ def check_notebook(file: Path) -> None:
     """
     sources = [cell.source for cell in cells_of(file) if "parameters" in cell.tags]
     if len(sources) != 1:
-        raise RunError(
-            f"{file} has {len(sources)} cells tagged 'parameters'; expected one, of literals only."
-        )
+        raise RunError(f"{file} has {len(sources)} cells tagged 'parameters'; expected one of literals only.")
     if problems := list(_parameter_problems(sources[0])):
         raise RunFileError("Notebooks", [f"{file.name}: {problem}" for problem in problems])
 
@@ -159,9 +157,7 @@ def check_kernel() -> None:
 
     known = KernelSpecManager().find_kernel_specs()
     if KERNEL not in known:
-        raise RunError(
-            f"Jupyter knows no kernel {KERNEL!r} ({', '.join(known) or 'none'}). pip install ipykernel."
-        )
+        raise RunError(f"Jupyter has no kernel {KERNEL!r} but {list(known)}. pip install ipykernel.")
 
 
 def _resolved(name: str, known: Iterable[str]) -> str | None:
@@ -175,7 +171,7 @@ def _parameter_problems(source: str) -> Iterator[str]:
     try:
         body = ast.parse(source).body
     except SyntaxError as error:
-        yield f"its parameters cell is not valid Python (line {error.lineno}: {error.msg}); mend it"
+        yield f"its parameters cell is not valid Python (line {error.lineno}: {error.msg}); fix it"
         return
     names: list[str] = []
     for statement in body:

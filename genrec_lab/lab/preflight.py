@@ -174,7 +174,7 @@ def _unset_variables(key: str, value: Any) -> Iterator[str]:
 
 
 def _missing_results(spec: RunFile, root: Path, chosen: Sequence[str]) -> Iterator[str]:
-    """Give the stages whose results chosen ones read, and that are neither chosen nor made."""
+    """Give the stages that chosen ones read from and that are neither chosen nor done."""
     from genrec_lab.lab import chain, store
 
     run = store.unopened_run(**spec.parameters(), root=root, base=spec.base, change=True)

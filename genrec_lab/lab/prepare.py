@@ -61,9 +61,7 @@ class Facts:
             )
             for domain in dataset.domains
         }
-        facts: dict[str, Any] = {
-            name: {of: one[name].item() for of, one in found.items()} for name in _FACTS[1:]
-        }
+        facts: Any = {name: {of: one[name].item() for of, one in found.items()} for name in _FACTS[1:]}
         return cls(tuple(dataset.domains), **facts)
 
     @property

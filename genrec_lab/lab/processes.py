@@ -44,9 +44,9 @@ def tell(scratch: Path | None) -> None:
 
 @contextmanager
 def beside_the_first(place: str) -> Iterator[tuple[Path, Path] | None]:
-    """Give a process that is not the first a folder that is thrown away, and that of the checkpoints.
+    """Give any process but the first a temporary folder, and the folder of the checkpoints.
 
-    None where there is no work. The block ends when the first process has finished the task.
+    None if there is no work. The block ends when the first process has finished the task.
     """
     from genrec_lab.training import processes
 

@@ -79,9 +79,8 @@ def recommender_tasks(run: Run, facts: Facts, row: str) -> dict[str, Task]:
 def _listed(run: Run, facts: Facts) -> dict[str, dict[str, Task]]:
     if RECOMMENDING not in facts.tasks:
         known: list[Task] = []
-        found = {
-            row: _item_models(run, facts, row, item) for row, item in trained_item_rows(run, facts).items()
-        }
+        items = trained_item_rows(run, facts).items()
+        found = {row: _item_models(run, facts, row, item) for row, item in items}
         for row, config in generative_rows(run, facts).items():
             tasks = _recommenders(run, facts, row, config)
             found[row] = {scope: task.first_equal(known) for scope, task in tasks.items()}

@@ -38,7 +38,7 @@ _NO_FACTS = ("stage", "row", "scope", "dirty", "versions", "made_at", "seconds",
 
 
 def build_report(run: Run) -> Path:
-    """Write a run's report.html anew from what its folder holds, and return its path.
+    """Write a run's report.html from what its folder holds, and return its path.
 
     Every saved figure is in it, plotly's script once; links to the executed notebooks are relative. Log lines
     and figures that cannot be read are left out, and the report says how many and which.
@@ -227,7 +227,7 @@ def _read_figures(run: Run, states: Mapping[str, Sequence[State]]) -> tuple[list
 
 
 def _beside(name: str) -> str:
-    """The content of a file beside the template."""
+    """The content of a file in the template's folder."""
     return files("genrec_lab.lab").joinpath("templates", name).read_text(encoding="utf-8")
 
 

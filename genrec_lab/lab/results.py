@@ -1,8 +1,8 @@
-"""One result on disk: a folder of outputs, what stands beside them, and the record of what made both.
+"""One result on disk: a folder of outputs, timings and logs, and the record of what made them.
 
-A folder `<run>/<stage>/<name>` holds the outputs, `beside/` in it timings and logs, which change no number,
-and `result.json` the record: key, settings, inputs, code, hashes of all files, and the circumstances. The
-record carries a checksum of itself.
+A folder `<run>/<stage>/<name>` holds the outputs. Its subfolder `beside/` holds timings and logs, which
+change no number, and `result.json` the record: key, settings, inputs, code, hashes of all files, the
+circumstances, and a checksum of itself.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Record(BaseModel):
 
 
 def hashes(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Return `{path: {"sha256", "bytes"}}` of the outputs in a folder, and of what stands beside them."""
+    """Return `{path: {"sha256", "bytes"}}` of a folder's outputs, and of its timings and logs."""
     found = hash_folder(folder)
     beside = {path: entry for path, entry in found.items() if path.startswith(f"{BESIDE}/")}
     return {path: entry for path, entry in found.items() if path not in beside}, beside
@@ -99,7 +99,7 @@ def folders_of_results(stage: Path) -> Iterator[Path]:
 
 
 def records_in(run: Path) -> Iterator[tuple[Path, Record | None, str]]:
-    """Yield the folder of every result of a run, its record, and why there is none that can be trusted."""
+    """Yield the folder of each result of a run, and its record, or None and why it cannot be trusted."""
     for stage in sorted(run.glob("[0-9][0-9]_*")):
         for folder in folders_of_results(stage):
             try:
@@ -140,7 +140,7 @@ def _files(folder: Path) -> list[str]:
     return [path for path in paths if path != RECORD]
 
 
-# Fields of an epoch's record that say how long it took: they stand beside the outputs.
+# Fields of an epoch's record that say how long it took; they are kept apart from the outputs.
 _TIMINGS = ("seconds", "samples_per_second", "items_per_second", "mfu")
 
 

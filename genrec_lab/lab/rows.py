@@ -133,7 +133,7 @@ def end_without_codes(run: Run, *, texts: bool = False, steps: bool = False) -> 
 
 
 def reads_text_vectors(run: Run, facts: Facts) -> bool:
-    """Whether there are texts whose vectors a row reads, or which are looked at beside codes."""
+    """Whether the items have texts whose vectors a row or a view of codes reads."""
     if not facts.has_texts:
         return False
     if generative_rows(run, facts):

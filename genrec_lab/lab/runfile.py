@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -21,7 +21,7 @@ GREATEST_SEED = 2**32 - 1  # what every generator in use takes
 _MOST_BYTES, _MOST_LEVELS, _MOST_ALIASES, _MOST_VALUES = 64 * 1024, 20, 200, 10_000
 _GREATEST_NUMBER = 2**63 - 1
 _LONGEST_SHOWN = 80
-UNREADABLE = object()  # a value that YAML could not give, of which enough was said
+UNREADABLE = object()  # a value that YAML could not give, which has been reported already
 _BARE_EXPONENT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+")
 _ODD_NUMBER = re.compile(r"[-+]?0[0-9_]+|[-+]?[0-9_]+(:[0-9_]+)+")
 
@@ -80,6 +80,7 @@ class RunFile(_Keys):
         return RunFile(**changed)
 
 
+Source: TypeAlias = Path | Mapping[str, Any]  # a run file, or a mapping of its keys
 _KEYS = tuple(_Keys.model_fields)
 
 
@@ -96,7 +97,7 @@ class RunFileError(RunError):
         return type(self), (self.where, self.problems)
 
 
-def read_run_file(source: Path | Mapping[str, Any], sets: Sequence[str] = ()) -> RunFile:
+def read_run_file(source: Source, sets: Sequence[str] = ()) -> RunFile:
     """Read and check a run file (or a mapping of the same keys), with `key=value` settings laid over it.
 
     Raises RunFileError with every problem: key, value and what is allowed.
@@ -107,7 +108,7 @@ def read_run_file(source: Path | Mapping[str, Any], sets: Sequence[str] = ()) ->
     return RunFile(**content, base=base_of(source))
 
 
-def base_of(source: Path | Mapping[str, Any]) -> Path:
+def base_of(source: Source) -> Path:
     """Return the folder at which the relative paths of a run file begin: its own."""
     return base_folder() if isinstance(source, Mapping) else source.resolve().parent
 
@@ -125,14 +126,12 @@ def seeds_of(text: str) -> tuple[int, ...]:
     return seeds
 
 
-def place_of(source: Path | Mapping[str, Any]) -> str:
+def place_of(source: Source) -> str:
     """Return how messages call a run file."""
     return "the run's parameters" if isinstance(source, Mapping) else str(source)
 
 
-def read_content(
-    source: Path | Mapping[str, Any], sets: Sequence[str] = ()
-) -> tuple[dict[str, Any], list[str]]:
+def read_content(source: Source, sets: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:
     """Return a run file's keys and values with the settings laid over, and what is wrong with them.
 
     A key whose value could not be read is left out, and so is one that is no text.
@@ -166,7 +165,7 @@ def _problems(content: Mapping[Any, Any]) -> list[str]:
 
 
 def _with_texts(value: Any) -> Any:
-    """A value without the keys that are no texts, of which `_value_problems` speaks."""
+    """A value without the keys that are not texts, which `_value_problems` reports."""
     if not isinstance(value, dict):
         return value
     return {key: _with_texts(inner) for key, inner in value.items() if isinstance(key, str)}
@@ -231,7 +230,7 @@ def _read_file(file: Path, problems: list[str]) -> dict[Any, Any]:
         why = f"it is not valid UTF-8 at byte {error.start:,}; save it as UTF-8"
         raise RunFileError(str(file), [why]) from error
     except OSError as error:
-        why = f"it cannot be read ({error.strerror}); mend that and try again"
+        why = f"it cannot be read ({error.strerror}); fix that and try again"
         raise RunFileError(str(file), [why]) from error
     except ValueError as error:
         raise RunFileError(str(file), [str(error)]) from error
@@ -252,9 +251,9 @@ def _parsed(text: str) -> tuple[Any, list[str]]:
         if "recursive" in str(error.problem):
             raise ValueError(f"{place}a value contains itself; write it out without the alias") from error
         what = ", ".join(part for part in (error.context, error.problem) if part)
-        raise ValueError(f"{place}this is not valid YAML ({what}); mend it") from error
+        raise ValueError(f"{place}this is not valid YAML ({what}); fix it") from error
     except yaml.YAMLError as error:  # a character that YAML does not allow
-        raise ValueError(f"this is not valid YAML ({' '.join(str(error).split())}); mend it") from error
+        raise ValueError(f"this is not valid YAML ({' '.join(str(error).split())}); fix it") from error
     if (size := _size(value, {})) > _MOST_VALUES:
         raise ValueError(
             f"it holds {size:,} values, aliases counted in full; a run file has at most {_MOST_VALUES:,}, "
@@ -315,9 +314,9 @@ class _Bound(yaml.YAMLError):
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with bounds that refuses a key given twice, of which YAML would silently keep the last.
+    """SafeLoader with bounds; it refuses repeated keys, where YAML would silently keep the last.
 
-    `problems` collects what is wrong with single keys and values, so that all of it is said at once.
+    `problems` collects what is wrong with single keys and values, to report all of it at once.
     """
 
     def __init__(self, text: str) -> None:
@@ -367,9 +366,7 @@ class _Loader(yaml.SafeLoader):
                 kept.append((key_node, value_node))
             elif not isinstance(key_node, yaml.ScalarNode):
                 key = self.construct_object(key_node)
-                self._note(
-                    key_node, f"the key {_shown(key)} is a {type(key).__name__}; write a text as the key"
-                )
+                self._note(key_node, f"the key {_shown(key)} is a {type(key).__name__}; write a text instead")
             elif (key := self.construct_object(key_node)) in seen:
                 self._note(key_node, f"the key {_shown(key)} is given twice; leave one out")
             else:

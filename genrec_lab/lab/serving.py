@@ -28,7 +28,7 @@ from genrec_lab.models.catalogue import ITEM_COLUMNS, Catalogue
 from genrec_lab.models.recommenders.base import read_recommender, require_accepted
 
 EXPORTED = "export.json"  # in a folder that `genrec export` or `genrec add-items` wrote
-_PART = 1024  # users that are recommended to at one time, whatever was killed in between
+_PART = 1024  # users in one part of the work
 _COLUMNS = {"user": pl.String, "domain": pl.String, "rank": pl.Int64, "item": pl.String, "score": pl.Float32}
 Unknown = Literal["refuse", "drop"]
 
@@ -150,7 +150,7 @@ def _of_models(folder: Path, row: str, models: Mapping[Any, Path]) -> Served:
     first = read_model(next(iter(models.values())))
     if first.shared_items is None:
         raise RunError(
-            f"{folder} holds no items.parquet, which says what its items are called; share it with items."
+            f"{folder} has no items.parquet with the keys of its items; share the model with items."
         )
     catalogue = Catalogue(first.shared_items)
     if None in models:
@@ -159,9 +159,8 @@ def _of_models(folder: Path, row: str, models: Mapping[Any, Path]) -> Served:
         domains = held or tuple(catalogue.items["domain"].unique(maintain_order=True))
         models = dict.fromkeys(domains, models[None])
     identity = {str(place): sha256_of(place / "shared.json") for place in models.values()}
-    return Served(
-        str(folder), row, tuple(models), catalogue, first.max_history or MAX_HISTORY, models, identity
-    )
+    history = first.max_history or MAX_HISTORY
+    return Served(str(folder), row, tuple(models), catalogue, history, models, identity)
 
 
 def read_model(folder: Path) -> Any:
@@ -189,12 +188,11 @@ def recommend_to_file(
     beams: int | None = None,
     say: Any = print,
 ) -> Path:
-    """Recommend to every user of a file: `user, domain, rank, item, score`, keys as the source has them.
+    """Recommend to every user of a file: `user, domain, rank, item, score`, with the source's keys.
 
-    Users are worked off in parts beside `out`, which is written when all are there; a call that was killed
-    goes on where it was. unknown: what becomes of histories with items that the model does not know: "drop"
-    leaves those items out and says how many. `say` takes sentences about the file. Raises RunError for files
-    that cannot be used.
+    Parts are kept next to `out` until all are there, so that a killed call resumes where it stopped. unknown:
+    "drop" leaves items out of histories that the model does not know, and says how many. `say` takes
+    sentences about the file. Raises RunError for files that cannot be used.
     """
     if top_k < 1:
         raise RunError(f"top-k is {top_k}; expected 1 or more.")

@@ -24,7 +24,7 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def listed(things: Sequence[str]) -> str:
-    """The first of many, and how many there are beside them."""
+    """The first few of many, and how many more there are."""
     more = len(things) - _MOST_SHOWN
     return "; ".join(things[:_MOST_SHOWN]) + (f"; and {more} more" if more > 0 else "")
 

@@ -2,7 +2,7 @@
 
 A `Task` says which function makes a result, from which settings and which other results. Its key is a hash of
 those settings, of the digests of those results, and of all code that the function can reach. A result whose
-record has the key of its task, and whose files are what was recorded, is kept; any other one is made anew.
+record has the key of its task, and whose files are what was recorded, is kept; any other one is made again.
 Nothing is declared by hand: a function is given what its key is made of, and nothing else.
 """
 
@@ -77,9 +77,9 @@ class Task:
     """How a result is made.
 
     stage: the notebook that makes it. name: its folder below the stage's. function: is called with the
-    `Work`, with `given` and, by argument, with the folders of `inputs`; an input may also be a mapping of
-    tasks. components: classes and functions that the function looks up in registries: their code counts. row,
-    scope: for people. of: the run that the task belongs to, where it is not the one that asks.
+    `Work`, with `given`, and with the folders of `inputs`, each a task or a mapping of tasks. components:
+    classes and functions that the function looks up in registries; their code counts. row, scope: for people.
+    of: the run that the task belongs to, if it is not the one that asks.
     """
 
     stage: str
@@ -133,9 +133,8 @@ class Task:
 class Work:
     """What a task's function works with.
 
-    folder: for outputs. beside: a folder in it for timings and logs, which change nothing that follows.
-    scratch: for checkpoints; survives a kill, removed when the result is there. title: row and scope, for
-    people. seed: the run's. summary: facts about the result for its record.
+    folder: for outputs. scratch: for checkpoints; it survives a kill and is removed when the result is there.
+    title: row and scope, for people. seed: the run's. summary: facts about the result for its record.
     """
 
     folder: Path
@@ -154,13 +153,13 @@ class Work:
         from genrec_lab.viz.live import LiveCurves
 
         how: dict[str, Any] = {"title": title, "seed": self.seed, "keep": False}
-        return (
-            LiveCurves.recommender(**how) if n_items is None else LiveCurves.tokenizer(n_items=n_items, **how)
-        )
+        if n_items is None:
+            return LiveCurves.recommender(**how)
+        return LiveCurves.tokenizer(n_items=n_items, **how)
 
     @property
     def beside(self) -> Path:
-        """The folder for timings and logs."""
+        """A folder for timings and logs, which do not count as outputs."""
         (self.folder / BESIDE).mkdir(exist_ok=True)
         return self.folder / BESIDE
 
@@ -169,8 +168,8 @@ class Work:
 class State:
     """Whether a result can be used. action: what the store does about it; reason: a sentence for people.
 
-    digest: of its outputs, also of outputs that are to be made once more from the same settings, inputs and
-    code; None where it is unknown before the work. record: of the result at its place, if it has one.
+    digest: of its outputs, also of damaged ones whose settings, inputs and code are unchanged; None if it is
+    unknown before the work. record: of the result at its place, if it has one.
     """
 
     task: Task
@@ -212,11 +211,11 @@ def open_run(
 ) -> Run:
     """Open the run of a name for work: `open_run("demo")`.
 
-    A parameter that is None is as the run has it, and of a new run as the demo has it. Values that differ
-    from the run's are refused with the difference, unless `change` says that the run is to have them from now
-    on; results that depend on a changed value are then made anew, the others are kept. base: the folder at
-    which relative paths of the dataset begin, by default the run's, or the working directory for a new one.
-    Raises `RunError` for an impossible name, dataset or seed, and what the preset raises.
+    A parameter that is None stays as the run has it; a new run takes the demo's. Values that differ from the
+    run's are refused with the difference, unless `change` is set: the run then has the new values, and
+    results that depend on them are made again. base: the folder where relative paths of the dataset begin, by
+    default the run's, or the working directory for a new one. Raises `RunError` for an impossible name,
+    dataset or seed, and what the preset raises.
 
     >>> run = open_run("mine", dataset={"name": "bazaar", "items": 300}, preset="gmc_tiny", seed=3)
     >>> open_run("mine").dataset
@@ -254,13 +253,13 @@ def unopened_run(
     }
     if has and not change and (other := differences({name: has[name] for name in wanted}, wanted)):
         raise RunError(
-            f"The run {run!r} has other parameters than these ({listed(other)}). Leave them out to go "
-            "on with the run as it is, take another name for another run, or change this one: "
-            f"open_run({run!r}, …, change=True), or `genrec run` with a run file that names it."
+            f"The run {run!r} has other parameters than these ({listed(other)}). Leave them out to use the "
+            f"run as it is, choose another name, or change the run: open_run({run!r}, …, change=True), or "
+            "`genrec run` with a run file that names it."
         )
     parameters = {"run": run, **DEMO, **{name: has[name] for name in DEMO if name in has}, **wanted}
     own = Path(kept["base"]) if base is None and "base" in kept else base
-    # what lies beside the run file may lie elsewhere now; a folder that is gone is no place to begin at
+    # the folder of the run file may have been moved
     own = own if own is not None and own.is_dir() else Path.cwd()
     with registry.relative_to(own):
         config = load_config(parameters["preset"], parameters["overrides"])
@@ -302,7 +301,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
             content = read_json(file)
             if isinstance(content, dict) and content.get("format") not in (None, SCHEMA):
                 return content
-        raise RunError(f"{error} Mend it with: genrec doctor {folder.name}") from error
+        raise RunError(f"{error} Fix it with: genrec doctor {folder.name}") from error
 
 
 class Run:
@@ -341,7 +340,7 @@ class Run:
 
     @property
     def read_only(self) -> bool:
-        """Whether the folder was written by another version, whose results this one cannot go on with."""
+        """Whether another version wrote the folder, so that this one can only read it."""
         return bool(self.manifest().get("format") != SCHEMA)
 
     def manifest(self) -> dict[str, Any]:
@@ -372,10 +371,9 @@ class Run:
             append_log(self.folder, {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": event, **fields})
 
     def figure(self, name: str, figure: Figure, caption: str = "") -> Figure:
-        """Save a figure for the report, and hand it back so that it can be the last line of a cell.
+        """Save a figure for the report, and return it so that it can be the last line of a cell.
 
-        The results that were read so far are noted with it: once one of them changes, the figure is not
-        shown.
+        The report leaves the figure out once one of the results that were read so far has changed.
         """
         if processes.is_first():
             self.require_writable()
@@ -393,7 +391,7 @@ class Run:
         return self._survey(task, {}, verify)
 
     def forget(self, stage: str) -> None:
-        """Remove a stage's results, those kept aside and the checkpoints, so that all is made anew."""
+        """Remove a stage's results, those kept aside and the checkpoints, so that all is made again."""
         with self._work_lock(f"removing {stage}"):
             for place in ("", "replaced", "making", "scratch"):
                 shutil.rmtree(self.folder / place / stage, ignore_errors=True)
@@ -423,7 +421,7 @@ class Run:
         return load_serving(self, domain, row)
 
     def notes(self) -> dict[str, dict[str, Any]]:
-        """What is noted beside the metrics of each row."""
+        """What is noted with the metrics of each row."""
         from genrec_lab.lab.evaluate import run_notes
 
         return run_notes(self)
@@ -454,11 +452,11 @@ class Run:
         return owner.folder / task.place
 
     def make(self, task: Task) -> Path:
-        """The folder of a result, which is made first where it has to be.
+        """The folder of a result, which is made first if necessary.
 
         Raises `RunError` when the folder is in use, an input cannot be used or the disk is (nearly) full. A
-        killed task goes on from its checkpoints. Of several processes that share the work only the first one
-        writes; the others have a folder that is thrown away.
+        killed task resumes from its checkpoints. Of several processes that share the work only the first
+        writes; the others get a temporary folder.
         """
         self._stage = task.stage
         if not processes.is_first():
@@ -491,11 +489,11 @@ class Run:
         self._work(task)
 
     def provenance(self) -> list[dict[str, Any]]:
-        """What made each result of the run, stage by stage: code, settings, data, threads, versions, time.
+        """What made each result of the run, stage by stage.
 
         A dict for each result that is there, with `stage, row, scope, revision, dirty, code, settings, data,
-        threads, precision, device, versions, made_at, seconds, kept_despite`; the last one names definitions
-        that have changed since, of a result that `--keep-old-code` kept.
+        threads, precision, device, versions, made_at, seconds, kept_despite`. The last one names definitions
+        that have changed since, for a result that `--keep-old-code` kept.
         """
         from genrec_lab.lab.chain import STAGES, tasks_of
         from genrec_lab.lab.prepare import data_summary
@@ -527,7 +525,7 @@ class Run:
             record.write(folder)
 
     def set_stage(self, stage: str) -> None:
-        """Let figures that are saved from now on belong to a stage that makes no result first."""
+        """Assign figures that are saved from now on to a stage that makes no results."""
         self._stage = stage
 
     # -- what a task's key is made of ------------------------------------------------------------------
@@ -557,7 +555,7 @@ class Run:
         made_of = _MadeOf.of(task, {name: str(state.digest) for name, state in inputs.items()})
         if record is None or record.key != made_of.key:
             for place, equal in self._equal_results(task, made_of.key):
-                reason = "an equal result is at hand and is put in its place."
+                reason = "an equal result exists and is put in its place."
                 return State(task, "finished", reason, equal.digest, record, place)
         if record is None:
             return State(task, *self._why_unfinished(task, made_of.key))
@@ -574,7 +572,7 @@ class Run:
         return State(task, "finished", reason, record.digest, record, kept_despite=tuple(kept_despite))
 
     def _why_stale(self, record: Record, now: _MadeOf) -> str:
-        """Why a result does not count any more; empty where it is kept in spite of changed code."""
+        """Why a result is stale; empty if it is kept although its code has changed."""
         if other := differences(record.settings, now.settings):
             return f"it was made with other settings ({listed(other)})."
         if other := changed(record.inputs, now.inputs):
@@ -612,9 +610,8 @@ class Run:
             task.function(work, **task.given, **folders)
 
     def _work(self, task: Task) -> None:
-        made_of = _MadeOf.of(
-            task, {name: str(self.state(one).digest) for name, one in task.flat_inputs().items()}
-        )
+        inputs = task.flat_inputs().items()
+        made_of = _MadeOf.of(task, {name: str(self.state(one).digest) for name, one in inputs})
         if shutil.disk_usage(self.folder).free < _LEAST_FREE_BYTES:
             raise RunError(disk_full_message(self.folder, task.place))
         folder, scratches = self.folder / "making" / task.place, self.folder / "scratch" / task.place

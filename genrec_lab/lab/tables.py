@@ -77,9 +77,7 @@ def terminal_table(table: pl.DataFrame, title: str, note: str = "") -> Table:
 def kept_reasons(results: Iterable[Mapping[str, Any]]) -> list[str]:
     """A sentence for each result that was made by code that has changed since, naming what changed."""
     kept = [result for result in results if result.get("kept_despite")]
-    sentences = [
-        f"{each['stage']} was made before {', '.join(each['kept_despite'])} changed" for each in kept
-    ]
+    sentences = (f"{one['stage']} was made before {', '.join(one['kept_despite'])} changed" for one in kept)
     return list(dict.fromkeys(sentences))
 
 

@@ -25,7 +25,7 @@ _SETTINGS = {
 
 
 class ScaleError(RuntimeError):
-    """What Ray lacks or what it could not do, and how to mend it."""
+    """What Ray lacks or what it could not do, and how to fix it."""
 
 
 class Cluster(BaseModel):

@@ -75,7 +75,7 @@ def test_a_folder_that_goes_while_a_result_is_made_is_said_and_not_made_again(ru
         (work.folder / "number.txt").write_text("1")
         shutil.move(run.folder, elsewhere) if how == "moved" else shutil.rmtree(run.folder)
 
-    with pytest.raises(RunError, match=r"toy was moved or deleted while it was worked in.*[Rr]un this again"):
+    with pytest.raises(RunError, match=r"toy was moved or deleted while it was in use.*[Rr]un this again"):
         run.make(Task("01_first", "going", go))
     assert not run.folder.exists()
     if how == "moved":

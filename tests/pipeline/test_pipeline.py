@@ -322,7 +322,7 @@ def test_seeds_run_apart_and_are_compared(checkout, capsys):
 def test_a_folder_that_a_notebook_moves_is_said_and_no_other_is_made(checkout, capsys):
     write_notebook(checkout, DATA, "import os\nos.rename('../papermill_runs/out', '../papermill_runs/moved')")
     assert main(["run", "demo.yaml", "--only", "01"]) == 2
-    assert "out/demo was moved or deleted while it was worked in" in capsys.readouterr().err
+    assert "out/demo was moved or deleted while it was in use" in capsys.readouterr().err
     assert not (checkout / "papermill_runs/out").exists()
 
 
