@@ -54,11 +54,8 @@ def choose_notebooks(
         raise RunError(f"There are no notebooks in {folder}. `genrec init FOLDER` makes a folder with them.")
     if only is not None and from_ is not None:
         raise RunError("--only and --from exclude each other: name the notebooks, or the one to begin with.")
-    chosen, asked = (
-        list(present),
-        {"notebooks": listed, "--only": only, "--from": None if from_ is None else [from_]},
-    )
-    named: set[str | None] = set()
+    asked = {"notebooks": listed, "--only": only, "--from": None if from_ is None else [from_]}
+    chosen, named = list(present), set[str | None]()
     for where, names in asked.items():
         if names is None:
             continue
@@ -69,8 +66,8 @@ def choose_notebooks(
             if known is None
         ]:
             raise RunFileError("Notebooks", problems)
-        named = set(found.values())
-        kept = [name for name in chosen if name in named]
+        named |= set(found.values())
+        kept = [name for name in chosen if name in found.values()]
         chosen = chosen[chosen.index(kept[0]) :] if where == "--from" else kept
     return [present[name] for name in chosen if name in named or name not in _BY_NAME_ONLY]
 

@@ -89,11 +89,14 @@ def check_run(
                 spec = RunFile(**content, base=base_of(source))
                 parts = [spec.with_seed(seed) for seed in numbers or ()] or [spec]
         config = None
-        if unknown := _unknown_preset(content.get("preset")):
+        preset = content.get("preset")
+        if unknown := _unknown_preset(preset):
             problems.append(unknown)
-        elif not problems or overrides:  # else no error can be left, and importing every method takes seconds
+        elif isinstance(preset, str) and isinstance(overrides, Mapping) and (overrides or not problems):
+            from genrec_lab.lab import store  # last, because importing every method takes seconds
+
             with problems.noted():
-                config = _config(content.get("preset"), overrides)
+                config = store.load_config(preset, overrides)
         if config is not None:
             problems += _start_problems(config, root)
             problems += _target_problems(config, dataset)
@@ -125,15 +128,6 @@ def _chosen(
     with problems.noted():
         check_kernel()
     return chosen
-
-
-def _config(preset: Any, overrides: Any) -> Any:
-    """The config, or None where it was said already that these cannot give one."""
-    from genrec_lab.lab import store
-
-    if not isinstance(preset, str) or not isinstance(overrides, Mapping):
-        return None
-    return store.load_config(preset, overrides)
 
 
 def _warnings(config: Any, spec: RunFile) -> tuple[str, ...]:

@@ -50,13 +50,8 @@ def learns_from(config: MethodConfig, domains: Sequence[str]) -> tuple[str, ...]
 
     Those of pre-training where one recommender is for all, those that are served where each has its own.
     """
-    unified = is_universal(config) or config.recommenders == "unified"
+    unified = config.tokenizer_class.transfers or config.recommenders == "unified"
     return pretrained_on(config, domains) if unified else served(config, domains)
-
-
-def is_universal(config: MethodConfig) -> bool:
-    """Whether the method's tokenizer is made for all domains and can be fine-tuned on one."""
-    return config.tokenizer.kind == "tree"
 
 
 def skipped_rows(config: MethodConfig, facts: Facts) -> dict[str, str]:
