@@ -4,7 +4,7 @@ The search starts at a task's function and at the component classes that were lo
 names through this package and through strangers' files, definition by definition. Comments, docstrings,
 annotations of functions and layout do not count. Registries are not followed: their entries are looked up by
 name, and what was looked up is given as a root of its own. Where a name cannot be resolved, the whole module
-counts: too much may be made again, too little never.
+counts: making too much again is allowed, making too little never.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ class _Definitions:
     def used_by(self, nodes: Iterable[ast.AST]) -> Iterator[_Place]:
         """The definitions that statements name, those of other modules through what is imported."""
         for node in nodes:
-            local = dict(self._local_imports(node))
+            local = dict(self._imported(node))
             for chain in _chains(node):
                 target = local.get(chain[0]) or self.imports.get(chain[0])
                 if target is not None:
@@ -254,28 +254,26 @@ class _Definitions:
         for name in names:
             self.definitions.setdefault(name, []).append(statement)
         if isinstance(statement, ast.Import | ast.ImportFrom | ast.If | ast.Try | ast.With):
-            self.imports |= dict(self._local_imports(statement))
+            self.imports |= dict(self._imported(statement))
         elif not names and not _is_docstring(statement) and not isinstance(statement, ast.Pass):
             self.effects.append(statement)
 
-    def _local_imports(self, node: ast.AST) -> Iterator[tuple[str, _Place]]:
+    def _imported(self, node: ast.AST) -> Iterator[tuple[str, _Place]]:
+        """The names that imports in a statement bind, and what they stand for."""
         for part in ast.walk(node):
-            if isinstance(part, ast.Import | ast.ImportFrom):
-                yield from self._imported(part)
-
-    def _imported(self, statement: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, _Place]]:
-        if isinstance(statement, ast.Import):
-            for alias in statement.names:
-                top = alias.name.partition(".")[0]
-                yield alias.asname or top, _Place(alias.name if alias.asname else top, _WHOLE)
-            return
-        module = statement.module or ""
-        if statement.level:
-            parts = self.name.split(".")
-            kept = parts[: len(parts) - statement.level + self.is_package]
-            module = ".".join([*kept, *([module] if module else [])])
-        for alias in statement.names:
-            yield alias.asname or alias.name, _Place(module, _WHOLE if alias.name == "*" else alias.name)
+            if isinstance(part, ast.Import):
+                for alias in part.names:
+                    top = alias.name.partition(".")[0]
+                    yield alias.asname or top, _Place(alias.name if alias.asname else top, _WHOLE)
+            elif isinstance(part, ast.ImportFrom):
+                packages = self.name.split(".")
+                kept = packages[: len(packages) - part.level + self.is_package] if part.level else []
+                module = ".".join([*kept, *([part.module] if part.module else [])])
+                for alias in part.names:
+                    yield (
+                        alias.asname or alias.name,
+                        _Place(module, _WHOLE if alias.name == "*" else alias.name),
+                    )
 
 
 class _Module(NamedTuple):

@@ -1,4 +1,4 @@
-"""A connection to Ray: the machine one works on, or a cluster of which the address is known."""
+"""A connection to Ray: on this machine, or on a cluster at a known address."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SAID = 500  # characters of what Ray answered
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # no usage statistics are sent
     "RAY_worker_niceness": "0",  # a run of a sweep comes to the processor as often as one without Ray
-    # Its parts wait for one another, by default not as long as they take to start on two busy cores.
+    # Its parts wait for each other; on two busy cores they take longer to start than the defaults allow.
     "RAY_agent_register_timeout_ms": "90000",
     "RAY_raylet_start_wait_time_s": "120",
 }
@@ -65,7 +65,7 @@ def connected(cluster: Cluster | None = None) -> Iterator[Any]:
 
 
 def require_room(ray: Any, who: str, processors: float, gpus: float) -> None:
-    """Raise ScaleError where Ray has less than that in all: it would wait without end for more."""
+    """Raise ScaleError if Ray has less in total, because it would wait for more forever."""
     has = ray.cluster_resources()
     for kind, amount in (("CPU", processors), ("GPU", gpus)):
         if amount > has.get(kind, 0.0):
@@ -111,7 +111,7 @@ def _join(ray: Any, address: str) -> None:
 
 
 def _search_path() -> str:
-    """Where this machine's workers look for modules: in this very source first."""
+    """Where this machine's workers look for modules: in this source first."""
     source = str(Path(genrec_lab.__file__).parents[1])
     given = os.environ.get("PYTHONPATH")
     return f"{source}{os.pathsep}{given}" if given else source

@@ -1,9 +1,8 @@
 """Encoding, tokenizing and recommending as Ray Data pipelines from parquet to parquet.
 
 A table is cut into parts, which Ray Data streams through workers that load their model once. A worker reads
-its part, and writes what came of it into a file of the part's own, whole or not at all: a part that is done
-again, since a worker died, changes nothing, and a pipeline that was killed goes on where it was. Heavy
-imports are left to the workers.
+its part and writes the result atomically into a file of its own: repeating a part after a worker died changes
+nothing, and a killed pipeline resumes where it stopped. Heavy imports are left to the workers.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ class Workers(BaseModel):
 
 @dataclass(frozen=True)
 class _Pipeline:
-    """What a table's rows go through, and what the outcome depends on beside them."""
+    """What processes the rows of a table, and what else the outcome depends on."""
 
     worker: type
     options: Mapping[str, Any]
@@ -188,8 +187,8 @@ def _stream(
 ) -> None:
     """Stream a table through workers into a folder; one that was made of the same is left as it is.
 
-    The folder appears when it is whole. Raises ScaleError where the source lacks a column, a value or rows,
-    or names one key twice, where the target is something else, and where a worker fails.
+    The folder appears when it is complete. Raises ScaleError if the source lacks a column, a value or rows or
+    repeats a key, if the target is something else, or if a worker fails.
     """
     files, folder = _parquet_files(Path(source)), Path(target).resolve()
     rows = _require_sound(source, files, pipeline)
@@ -225,7 +224,7 @@ def _stream(
 
 
 def _open_plan(partial: Path, plan: Mapping[str, Any], files: list[Path], rows: int) -> list[dict[str, Any]]:
-    """The parts that are still to be done; what was begun by another plan is thrown away."""
+    """The parts that are still to be done; the parts of another plan are removed."""
     if not (partial / _PLAN).is_file() or read_json(partial / _PLAN) != plan:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -287,14 +286,14 @@ class _Worker:
         part = {name: values.item() for name, values in batch.items()}
         rows = pl.scan_parquet(part["file"]).slice(part["first"], part["rows"]).select(self.columns)
         outcome = Path(part["outcome"])
-        # Two may do one part, where a machine was lost to sight and goes on.
+        # Two workers may do one part if a machine that was thought lost goes on.
         with whole_file(outcome, several_writers=True) as written:
             self.work(rows.collect()).write_parquet(written)
         return {"outcome": batch["outcome"]}
 
 
 def _with_lists(keys: pl.DataFrame, **values: np.ndarray) -> pl.DataFrame:
-    """Rows of keys and beside them arrays (N, D) as lists, which every reader of parquet knows."""
+    """Rows of keys, and arrays (N, D) as lists, which every reader of parquet knows."""
     return keys.with_columns([pl.Series(name, array).arr.to_list() for name, array in values.items()])
 
 

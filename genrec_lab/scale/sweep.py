@@ -66,10 +66,10 @@ class _Chain(NamedTuple):
 def sweep(runs: Sequence[Runs], cluster: Cluster | None = None, root: Path | None = None) -> list[SweptRun]:
     """Execute the notebooks of all runs side by side, as many at a time as their resources allow.
 
-    root: the folder of all runs, by default that of the checkout, on a disk that all machines see, as is the
-    checkout. A run that was finished is skipped, a killed one goes on. One that fails keeps no other from its
-    end. Raises RunError, before anything starts, for what `genrec run` refuses, and where two
-    runs have one name; ScaleError where a run asks for more than there is.
+    root: the folder of all runs, by default that of the checkout. All machines must see it and the checkout.
+    Finished runs are skipped, killed ones resume, and a run that fails does not stop the others. Raises
+    RunError, before anything starts, for what `genrec run` refuses and for two runs of one name; ScaleError
+    if a run asks for more than there is.
     """
     project = project_root()
     if project is None:
