@@ -50,13 +50,13 @@ def adaptation_tasks(run: Run, facts: Facts) -> list[Task]:
 
 
 def adapted_rows(run: Run, facts: Facts | None = None) -> dict[str, MethodConfig]:
-    """Return the rows of a run that are adapted to domains; empty where none is."""
+    """Return the rows of a run that are adapted to domains; empty if none is."""
     found = generative_rows(run, facts).items()
     return {name: config for name, config in found if config.adaptation.kind != "none"}
 
 
 def renaming_tasks(run: Run, facts: Facts, row: str) -> dict[str, Task]:
-    """By domain, a row's tokenizer fine-tuned on it and the codes that it gives; empty where none is."""
+    """By domain, a row's tokenizer fine-tuned on it and the codes that it gives; empty if none is."""
     config = generative_rows(run, facts)[row]
     component = find_tokenizer(config.tokenizer.kind)
     if not component.transfers or config.transfer.tokenizer == "none" or not config.transfer.targets:

@@ -88,7 +88,7 @@ class ChainResult:
 
 
 def tasks_of(run: Run, stage: str, facts: Facts | None = None) -> list[Task] | None:
-    """The tasks of a stage; None where the dataset must be prepared before they can be listed."""
+    """The tasks of a stage; None if the dataset must be prepared before they can be listed."""
     if stage not in STAGES:
         return []
     module, _, name = STAGES[stage].partition(":")

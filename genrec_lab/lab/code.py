@@ -46,7 +46,7 @@ class Code:
 def code_of(*roots: Any) -> Code:
     """Return the digest of all code that functions and classes can reach.
 
-    Raises RunError where a file was changed after this process had loaded it: its digest would be that of
+    Raises RunError if a file was changed after this process had loaded it: its digest would be that of
     code which does not run here.
     """
     known = _codes.get(roots)
@@ -138,7 +138,7 @@ def _follow(waiting: list[_Place], reached: dict[str, str]) -> None:
 
 
 def _resolved(place: _Place) -> _Place | None:
-    """Where a name is defined; None where that is outside of what is followed."""
+    """Where a name is defined; None if that is outside of what is followed."""
     if _file_of(place.module) is None:  # nothing that could run
         return None
     module = _module(place.module)

@@ -88,7 +88,7 @@ def runs_of(name: str, root: Path) -> SeedRuns:
 
 
 def why_not_evaluated(run: Run) -> str:
-    """Why the rankings of a run cannot be used; empty where they can."""
+    """Why the rankings of a run cannot be used; empty if they can."""
     if known_facts(run) is None:
         return "its data have not been prepared."
     tasks = _ranked_rows(run)
@@ -374,7 +374,7 @@ def _ablation_task(run: Run, runs: Sequence[Run], parts: tuple[str, ...]) -> Tas
 def weigh_parts(run: Run) -> Ablation:
     """Compare the run's method with its variants, on all evaluated seeds of the run.
 
-    Raises RunError where no run has been evaluated, or the run's method has no variant among its rows.
+    Raises RunError if no run has been evaluated, or the run's method has no variant among its rows.
     """
     parts = variants(run.config)
     if not parts:

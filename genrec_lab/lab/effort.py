@@ -27,7 +27,7 @@ _COLUMNS = {
 
 
 def effort_of(run: Run, facts: Facts, row: str) -> dict[str, Any]:
-    """What the trainings of a row took together, tokenizers aside; empty where one is missing or unreadable.
+    """What the trainings of a row took together, tokenizers aside; empty if one is missing or unreadable.
 
     trainings: how many there were, over domains and phases. steps, samples: what the optimiser took, None of
     results of a version that did not count them. parameters: of the largest model. best_epochs: the epoch

@@ -137,7 +137,7 @@ def _with_all_before(test: pl.DataFrame, dataset: Dataset) -> pl.DataFrame:
 
 
 def load_rankings(run: Run) -> Rankings:
-    """Read what stage 07 wrote; RunError where a row's rankings are missing or were made otherwise."""
+    """Read what stage 07 wrote; RunError if a row's rankings are missing or were made otherwise."""
     tasks = {name: task for name, task in ranking_tasks(run, facts_of(run)).items() if name != BEST_POSSIBLE}
     frames = {name: pl.read_parquet(run.read(task) / "rankings.parquet") for name, task in tasks.items()}
     shared = {name: _shared(run.read(tasks[name]), frame) for name, frame in frames.items()}

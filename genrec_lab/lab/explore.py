@@ -385,7 +385,7 @@ def _way_of(model: Any, history: list[int], target: list[int]) -> list[float]:
 def _codewords(own: Identified) -> list[np.ndarray] | None:
     """By level (K, d); the codebooks of tokenizers trained a domain each one below the other.
 
-    None where a code has no one codeword: the codes quantise nothing, or differ from prefix to prefix.
+    None if a code has no one codeword: the codes quantise nothing, or differ from prefix to prefix.
     """
     if not own.quantises or own.prefixed is not None:
         return None
@@ -472,7 +472,7 @@ def codes_of_same_items(run: Run) -> dict[str, ItemCodes]:
     """The codes of each tokenizer of a run before any policy, and those of `reference_codes`, where named.
 
     Without references: of all items of the run. With them: of the domain whose items the files name, by the
-    items' own keys; its tokenizers are called "this run: …". Raises CodesError where no domain fits.
+    items' own keys; its tokenizers are called "this run: …". Raises CodesError if no domain fits.
     """
     own = {name: load_identified(run, name) for name in dict.fromkeys(tokenizer_owners(run).values())}
     if not run.config.reference_codes:

@@ -56,7 +56,7 @@ def index(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def damage(folder: Path, name: str, entry: Mapping[str, Any]) -> str:
-    """Say what is wrong with a figure's file; nothing where it is as it was saved."""
+    """Say what is wrong with a figure's file; nothing if it is as it was saved."""
     return file_damage(folder / "figures" / f"{name}.json", entry.get("sha256"), f"its figure {name}")
 
 

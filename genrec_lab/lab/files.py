@@ -109,7 +109,7 @@ def hash_folder(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def damage(file: Path, sha256: object, what: str = "it") -> str:
-    """Return what is wrong with a file whose hash was recorded, as a sentence; empty where nothing is."""
+    """Return what is wrong with a file whose hash was recorded, as a sentence; empty if nothing is."""
     if not file.is_file():
         return f"{what} is missing"
     return "" if sha256_of(file) == sha256 else f"{what} was changed after it was saved"
@@ -169,7 +169,7 @@ def held(file: Path, purpose: str, patience_seconds: float) -> Iterator[None]:
 
 
 def require_known(name: str, known: Iterable[str], lacks: str, has: str) -> None:
-    """Raise `RunError` where a name is not known: "Run 'demo' has no row 'gnc'; it has gmc, tiger"."""
+    """Raise `RunError` if a name is not known: "Run 'demo' has no row 'gnc'; it has gmc, tiger"."""
     known = tuple(known)
     if name not in known:
         raise RunError(f"{lacks} {name!r}{did_you_mean(name, known)}; {has} {', '.join(known)}.")

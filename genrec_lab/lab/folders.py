@@ -29,7 +29,7 @@ _WRITTEN = {
 
 
 def project_root(start: Path | None = None) -> Path | None:
-    """Return the checkout, or the folder that `genrec init` made, around a folder; None where there is none.
+    """Return the checkout, or the folder that `genrec init` made, around a folder; None if there is none.
 
     start: by default the working directory, then the folder of the run file.
     """
@@ -66,7 +66,7 @@ def shipped(name: str) -> Path:
 def make_folder(folder: Path, extra: Mapping[str, str] | None = None) -> str:
     """Make a folder to work in: notebooks, run files, a place for data; returns what to do next.
 
-    extra: texts of further files by their names. Raises RunError where one of its files is there already.
+    extra: texts of further files by their names. Raises RunError if one of its files is there already.
     """
     sources = {f"notebooks/{file.name}": file for file in sorted(shipped("notebooks").glob("*.ipynb"))}
     sources |= {name: shipped("papermill_runs") / name for name in _RUN_FILES}

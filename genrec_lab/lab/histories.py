@@ -73,7 +73,7 @@ def read_histories(file: Path) -> pl.DataFrame:
 
 
 def read_table(file: Path, separator: str | None = None) -> pl.DataFrame:
-    """Read a table as `genrec_lab.data` does, a csv as texts; RunError where it cannot be read."""
+    """Read a table as `genrec_lab.data` does, a csv as texts; RunError if it cannot be read."""
     try:
         return frames.read_table(file.absolute(), separator)
     except DataError as error:

@@ -40,7 +40,7 @@ def safe_name(name: str) -> str:
 
 
 def run_name_problem(name: str) -> str | None:
-    """Return why a text cannot name a run, whose folder has the very same name; None where it can."""
+    """Return why a text cannot name a run, whose folder has the very same name; None if it can."""
     if _reserved(name, _BESIDE_RUNS):
         return "that name is reserved; choose another"
     if len(name) > LONGEST:

@@ -30,7 +30,7 @@ _BY_NAME_ONLY = ("10_your_own_method",)
 def notebooks_folder() -> Path:
     """Return the notebooks of the checkout, or of the folder that `genrec init` made, that one works in.
 
-    RunError where there is neither around the working directory or the run file.
+    RunError if there is neither around the working directory or the run file.
     """
     root = project_root()
     if root is None:
@@ -77,7 +77,7 @@ def keep_cell(run: Run, component: Any) -> str:
 
     The place is what a run file's `kind` takes, `…/cells/directions.py:Directions`, as seen from the run's
     `base`: other kernels, the chain and the explorer then find the class without the notebook. Run the cell
-    and this function again after a change. Raises RunError where the class was not written in a cell, and for
+    and this function again after a change. Raises RunError if the class was not written in a cell, and for
     names that its cell takes from another one.
     """
     name = component.__qualname__
@@ -124,7 +124,7 @@ class Cell(NamedTuple):
 
 
 def cells_of(file: Path) -> list[Cell]:
-    """Return the cells of a notebook; RunError where it cannot be read."""
+    """Return the cells of a notebook; RunError if it cannot be read."""
     try:  # read as JSON: importing nbformat takes seconds
         return [
             Cell(cell["cell_type"], "".join(cell["source"]), tuple(cell["metadata"].get("tags", ())))

@@ -36,7 +36,7 @@ def run_file_for(folder: Path, interactions: Path, items: Path) -> tuple[str, st
     """The name and text of a run file for two tables, and sentences that say what was understood of them.
 
     Where the tables cannot be read as they seem, the sentences say why, and the file is to be completed.
-    Raises RunError where a file is no table, or no column looks like the user's or the item's id.
+    Raises RunError if a file is no table, or no column looks like the user's or the item's id.
     """
     separator = _separator(interactions)
     tables = [read_table(file, separator) for file in (interactions, items)]
@@ -58,7 +58,7 @@ def run_file_for(folder: Path, interactions: Path, items: Path) -> tuple[str, st
 
 
 def _separator(file: Path) -> str | None:
-    """What separates the columns of a text file, by its header; None where its ending says so already."""
+    """What separates the columns of a text file, by its header; None if its ending says so already."""
     name = file.name.lower()
     if not file.is_file() or not name.endswith((".csv", ".tsv")):
         return None

@@ -137,7 +137,7 @@ def facts_of(run: Run) -> Facts:
 
 
 def known_facts(run: Run) -> Facts | None:
-    """As `facts_of`, also where the files are damaged and are made again; None where nothing is known."""
+    """As `facts_of`, also where the files are damaged and are made again; None if nothing is known."""
     task = prepared_task(run)
     state = run.state(task)
     if state.digest is None or state.record is None:
@@ -260,7 +260,7 @@ def check_tasks(run: Run) -> list[Task]:
 def check_machine(run: Run) -> Machine:
     """Look at the machine and find the text model of the run.
 
-    Raises TextModelError where the run's text model is neither here nor on the model hub.
+    Raises TextModelError if the run's text model is neither here nor on the model hub.
     """
     (task,) = check_tasks(run)
     return Machine(**json.loads((run.make(task) / "machine.json").read_text()))

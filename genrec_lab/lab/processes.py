@@ -35,7 +35,7 @@ def wait() -> None:
 
 
 def tell(scratch: Path | None) -> None:
-    """Tell the other processes where the checkpoints of a task are, or None where there is no work."""
+    """Tell the other processes where the checkpoints of a task are, or None if there is no work."""
     if several():
         from genrec_lab.training import processes
 

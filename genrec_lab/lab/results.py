@@ -54,7 +54,7 @@ class Record(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> Record | None:
-        """Read a folder's record; None where there is none. Raises RunError where it was changed."""
+        """Read a folder's record; None if there is none. Raises RunError if it was changed."""
         file = folder / RECORD
         if not file.is_file():
             return None
@@ -66,7 +66,7 @@ class Record(BaseModel):
         return known[1].model_copy()
 
     def damage(self, folder: Path) -> str:
-        """Say how a result's files differ from what was recorded; empty where they do not."""
+        """Say how a result's files differ from what was recorded; empty if they do not."""
         recorded = {**self.outputs, **self.beside}
         for path, entry in recorded.items():
             file = folder / path

@@ -58,7 +58,7 @@ def skipped_rows(config: MethodConfig, facts: Facts) -> dict[str, str]:
     """Return the rows that the data cannot feed, by name, and why: no texts, or no pictures, in a domain.
 
     Only domains that a row reads count: one that learns each domain by itself needs nothing of domains that
-    others pre-train on. Raises ValueError where the row is the run's own method, without which there is
+    others pre-train on. Raises ValueError if the row is the run's own method, without which there is
     nothing to compare.
     """
     targets = served(config, facts.domains)
@@ -93,7 +93,7 @@ def trained_item_rows(run: Run, facts: Facts | None = None) -> dict[str, ItemRow
 def lead_row(run: Run) -> str:
     """Return the row that is looked at when none is named: the run's own, or its first generative one.
 
-    Raises RunError where no row of the run is generative.
+    Raises RunError if no row of the run is generative.
     """
     for name in generative_rows(run):
         return name

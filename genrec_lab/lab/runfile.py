@@ -135,7 +135,7 @@ def read_content(source: Source, sets: Sequence[str] = ()) -> tuple[dict[str, An
     """Return a run file's keys and values with the settings laid over, and what is wrong with them.
 
     A key whose value could not be read is left out, and so is one that is no text.
-    Raises RunFileError where the file cannot be read at all.
+    Raises RunFileError if the file cannot be read at all.
     """
     problems: list[str] = []
     content = dict(source) if isinstance(source, Mapping) else _read_file(source, problems)
@@ -239,7 +239,7 @@ def _read_file(file: Path, problems: list[str]) -> dict[Any, Any]:
 
 
 def _parsed(text: str) -> tuple[Any, list[str]]:
-    """Return the value of a YAML text, and what is wrong inside it; ValueError where it has none."""
+    """Return the value of a YAML text, and what is wrong inside it; ValueError if it has none."""
     try:
         loader = _Loader(text)
         value = loader.get_single_data()

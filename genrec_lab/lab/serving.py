@@ -67,7 +67,7 @@ class Served:
         return found
 
     def require_none(self, unknown: Sequence[str], of: int, where: str, what: object) -> None:
-        """Raise RunError where some of a number of keys are unknown, naming the first."""
+        """Raise RunError if some of a number of keys are unknown, naming the first."""
         if unknown:
             raise RunError(
                 f"{what}: {len(unknown):,} of {of:,} items are unknown {where}, the first is {unknown[0]!r}; "
@@ -88,7 +88,7 @@ class Served:
         """Return the top_k items of a domain after histories of item indices, however long they are.
 
         The most recent `max_history` items are read, as in training; `exclude_seen` counts all of them.
-        Raises RunError where the row's recommender takes no such filter, and for what it refuses.
+        Raises RunError if the row's recommender takes no such filter, and for what it refuses.
         """
         model = self.model(domain)
         takes = inspect.signature(model.recommend).parameters
@@ -108,7 +108,7 @@ class Served:
 def open_served(source: str | Path, row: str | None = None) -> Served:
     """Open what recommends: a folder of `save_pretrained`, `genrec export` or `genrec add-items`, or a run.
 
-    row: by default the run's own, of an export its first. Raises RunError where there is no such row, and
+    row: by default the run's own, of an export its first. Raises RunError if there is no such row, and
     SharingError for a folder that was altered.
     """
     folder = Path(source).expanduser()
@@ -164,7 +164,7 @@ def _of_models(folder: Path, row: str, models: Mapping[Any, Path]) -> Served:
 
 
 def read_model(folder: Path) -> Any:
-    """Read a recommender that was shared; RunError where it cannot be used."""
+    """Read a recommender that was shared; RunError if it cannot be used."""
     try:
         return read_recommender(folder)
     except (ValueError, OSError) as error:
@@ -291,7 +291,7 @@ def _with_domains(users: pl.DataFrame, model: Served, file: Path) -> pl.DataFram
 
 
 def _numbered(users: pl.DataFrame, model: Served, file: Path, unknown: Unknown, say: Any) -> list[list[int]]:
-    """Turn the keys of histories into item indices; RunError where some are unknown and none may be left."""
+    """Turn the keys of histories into item indices; RunError if some are unknown and none may be left."""
     found: list[list[int]] = []
     strange: list[tuple[str, str]] = []
     for user, domain, history in users.iter_rows():

@@ -357,7 +357,7 @@ class Run:
             write_checked(self.folder / "manifest.json", manifest)
 
     def require_writable(self) -> None:
-        """Raise `RunError` where another version of genrec_lab made the run."""
+        """Raise `RunError` if another version of genrec_lab made the run."""
         if self.read_only:
             made = self.manifest().get("format")
             raise RunError(

@@ -36,7 +36,7 @@ class ResultTables:
 
 
 def result_tables(metrics: pl.DataFrame, kept: Mapping[str, str] | None = None) -> ResultTables | None:
-    """Rank the methods of one run, or of one run per seed, by NDCG@10; None where nothing was recorded.
+    """Rank the methods of one run, or of one run per seed, by NDCG@10; None if nothing was recorded.
 
     metrics: frame `method, domain, metric, k, value, users, seed`; those of several runs are concatenated.
     Where no NDCG@10 was recorded the first recorded metric sets the order. kept: the methods to mark, from
@@ -109,7 +109,7 @@ def _marked(table: pl.DataFrame, kept: Mapping[str, str]) -> pl.DataFrame:
 
 
 def text_frame(frame: pl.DataFrame) -> pl.DataFrame:
-    """A frame for `terminal_table`: numbers with four digits, nothing where a value is missing."""
+    """A frame for `terminal_table`: numbers with four digits, nothing if a value is missing."""
     floats = [name for name, kind in frame.schema.items() if kind.is_float()]
     rounded = frame.with_columns(pl.col(floats).round(4)).cast(pl.String).fill_null("")
     return rounded

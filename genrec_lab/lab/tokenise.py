@@ -65,7 +65,7 @@ def text_task(run: Run, facts: Facts) -> Task:
 
 
 def _read_files(run: Run, facts: Facts, *named: object) -> dict[str, Any]:
-    """What files that settings name hold, as an argument of a task; nothing where they name none."""
+    """What files that settings name hold, as an argument of a task; nothing if they name none."""
     paths = {
         f"{place} {domain}": name.replace("{domain}", domain)
         for place, name in enumerate(named)
@@ -183,7 +183,7 @@ def load_row_tokenizer(run: Run, row: str, scope: str) -> Tokenizer:
 
 
 def load_vectors(run: Run) -> np.ndarray:
-    """Read the text vectors (N, D) of all items; raises RunError where stage 02 had none to encode."""
+    """Read the text vectors (N, D) of all items; raises RunError if stage 02 had none to encode."""
     facts = facts_of(run)
     if not reads_text_vectors(run, facts):
         raise RunError(f"Run {run.name!r} has no text vectors: no item has a text, or no row reads them.")
@@ -212,7 +212,7 @@ def compare_policies(run: Run, own: Identified) -> pl.DataFrame:
 def pretrained_run(run: Run, config: MethodConfig) -> Run | None:
     """The run that `transfer.start` names, by its name beside this one or by its folder; None where unnamed.
 
-    Raises RunError where there is none, where its tokenizer cannot be transferred, or a size differs.
+    Raises RunError if there is none, its tokenizer cannot be transferred, or a size differs.
     """
     named = config.transfer.start
     if named is None:
@@ -238,7 +238,7 @@ def pretrained_run(run: Run, config: MethodConfig) -> Run | None:
 
 
 def _check_items_suffice(config: MethodConfig, facts: Facts, row: str) -> None:
-    """Raise ValueError where a row has more codes a level to place than there are items."""
+    """Raise ValueError if a row has more codes a level to place than there are items."""
     component = config.tokenizer_class
     size = component.least_items(config.tokenizer)
     for scope, domains in _trained_on(config, component, facts).items():

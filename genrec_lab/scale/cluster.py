@@ -46,7 +46,7 @@ class Cluster(BaseModel):
 def connected(cluster: Cluster | None = None) -> Iterator[Any]:
     """Connect to Ray while the block lasts, and give its module; Ray starts here if no address is given.
 
-    Within another such block its connection serves. Raises ScaleError where Ray is not installed, does not
+    Within another such block its connection serves. Raises ScaleError if Ray is not installed, does not
     start, or does not answer at the address.
     """
     ray = _ray()

@@ -171,7 +171,7 @@ def recommend_to_users(
 
 
 def read_table(folder: str | Path) -> pl.DataFrame:
-    """Read what a pipeline wrote, sorted by its keys; ScaleError where it is none, or not whole."""
+    """Read what a pipeline wrote, sorted by its keys; ScaleError if it is none, or not whole."""
     mark = Path(folder) / _MADE_OF
     if not mark.is_file():
         raise ScaleError(f"{folder} is no table of a pipeline that came to its end; run it again")

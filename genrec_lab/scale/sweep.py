@@ -47,7 +47,7 @@ class Runs(BaseModel):
 
 @dataclass(frozen=True)
 class SweptRun:
-    """What became of one run; `failure` says what went wrong, None where it ended well."""
+    """What became of one run; `failure` says what went wrong, None if it ended well."""
 
     run: str
     folder: Path
