@@ -88,7 +88,7 @@ def _names(context: click.Context, option: click.Parameter, text: str | None) ->
 @click.option("--only", callback=_names, metavar="STAGE", help="Run this notebook only, or several: 02,03.")
 @click.option("--resume/--no-resume", default=True, help="Keep finished results (default) or make all again.")
 @click.option("--dry-run", is_flag=True, help="Say what would run and why; change nothing.")
-@click.option("--json", "as_json", is_flag=True, help="With --dry-run: its run, stage, row, action, why.")
+@click.option("--json", "as_json", is_flag=True, help="With --dry-run: print the steps as JSON.")
 @click.option(
     "--set", "sets", multiple=True, metavar="KEY=VALUE",
     help="Set a key of the run file, such as seed=3 or overrides.tokenizer.levels=4. May be repeated.",
