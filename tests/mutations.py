@@ -121,8 +121,8 @@ MUTATIONS = (
     ),
     Mutation(
         "lab/evaluate.py",
-        'test = part_of(pl.read_parquet(data / "test.parquet"), domains)\n    dataset',
-        'test = part_of(pl.read_parquet(data / "valid.parquet"), domains)\n    dataset',
+        'part_of(pl.read_parquet(data / "test.parquet"), domains), dataset)',
+        'part_of(pl.read_parquet(data / "valid.parquet"), domains), dataset)',
         _TARGETS,
     ),
 )  # fmt: skip
