@@ -86,6 +86,26 @@ def test_walking_searching_and_the_map_work_without_a_kernel(
     page.close()
 
 
+def test_a_row_that_is_drawn_again_while_it_is_pressed_opens_all_the_same(
+    browser: Browser, file: Path
+) -> None:
+    page, complaints = opened(browser, file)
+    row = page.locator(".genrec-tall .genrec-row").nth(2)
+    prefix = row.locator(".genrec-cell").first.inner_text()
+    row.hover()
+    page.mouse.down()
+    page.locator(".genrec-tall").evaluate("tall => tall.parentElement.dispatchEvent(new Event('scroll'))")
+    page.mouse.up()
+    expect(heading(page)).to_have_text(f"Prefix {prefix}")
+    row.hover()
+    page.mouse.down()
+    page.mouse.move(5, 5)
+    page.mouse.up()
+    expect(heading(page)).to_have_text(f"Prefix {prefix}")
+    assert complaints == []
+    page.close()
+
+
 @pytest.mark.parametrize(("width", "height"), [(1280, 800), (1920, 1080)])
 def test_the_file_fits_the_screen(browser: Browser, file: Path, width: int, height: int) -> None:
     page, complaints = opened(browser, file, width, height)

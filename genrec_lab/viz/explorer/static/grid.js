@@ -5,7 +5,7 @@ const WIDE = new Set(['words', 'title', 'first_title', 'finding', 'why', 'target
 const CONDITION = /^\s*(.+?)\s*(<=|>=|<|>|=)\s*(-?[\d.]+)\s*(%?)\s*$/;
 
 function makeGrid(box, hear, settings = {}) {
-  let table = {columns: [], go: []}, order = [], active = -1, chosen = -1, sorted = null;
+  let table = {columns: [], go: []}, order = [], active = -1, chosen = -1, sorted = null, pressed = null;
   const frame = made('div', 'genrec-grid');
   const filter = made('input', 'genrec-filter', '', {type: 'search', placeholder: settings.hint || 'filter',
     ariaLabel: `filter ${settings.name || 'rows'}: words, or a condition as items < 5`});
@@ -113,6 +113,7 @@ function makeGrid(box, hear, settings = {}) {
       element.append(cell);
     }
     element.addEventListener('click', () => { active = place; open(row); });
+    element.addEventListener('pointerdown', () => { pressed = {element, go: table.go[row]}; });
     return element;
   }
 
@@ -131,6 +132,11 @@ function makeGrid(box, hear, settings = {}) {
   }
 
   body.addEventListener('scroll', draw, {passive: true});
+  // A row that is drawn again while the button is down gets no click; what was pressed is opened all the same.
+  body.addEventListener('pointerup', () => {
+    if (pressed?.go && !pressed.element.isConnected) hear(pressed.go);
+    pressed = null;
+  });
   body.addEventListener('keydown', event => {
     const steps = {ArrowDown: 1, ArrowUp: -1, PageDown: 12, PageUp: -12, Home: -1e9, End: 1e9};
     if (event.key in steps) {
