@@ -23,6 +23,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import genrec_lab
+from tests import mutations
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PYPROJECT: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
@@ -194,6 +195,10 @@ def test_an_import_that_points_up_is_found(tmp_path: Path, file: str, line: str,
 def test_public_names_stand(module: str, names: list[str]) -> None:
     found = importlib.import_module(module)
     assert [name for name in names if not callable(getattr(found, name, None))] == []
+
+
+def test_every_mutation_fits_the_code() -> None:
+    assert list(mutations.refused()) == []
 
 
 def test_kernel_python3_is_this_interpreter() -> None:
