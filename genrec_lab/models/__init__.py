@@ -1,4 +1,4 @@
-"""Models: tokenizers and recommenders, one readable file each; a class is imported when it is asked for.
+"""Models: tokenizers and recommenders, one file each; classes are imported on first access.
 
 >>> from genrec_lab.models import SASRec
 >>> SASRec.Config(width=32).kind
@@ -8,7 +8,7 @@
 from importlib import import_module
 from typing import Any
 
-# Public names by the module that has them, below this package.
+# Public names by the module below this package that defines them.
 _PUBLIC = {
     "popularity": ("Popularity",),
     "recommenders.adapters": ("LoRAConfig",),

@@ -1,4 +1,4 @@
-"""Items by the names that people give them: the source's keys, and titles."""
+"""Look-up of items by title or by the source's key."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Catalogue:
         return {pair: item for item, pair in enumerate(pairs)}
 
     def places(self, keys: Sequence[str], domain: str) -> np.ndarray:
-        """Return the indices of the items with these keys in a domain, -1 where there is none."""
+        """Return the indices of the items with these keys in a domain, -1 for unknown keys."""
         return np.array([self._keys.get((domain, key), -1) for key in keys], dtype=np.int64)
 
     def named(self, names: Sequence[str], domain: str | None = None) -> list[int]:
-        """Return the items with these keys or titles, of several with one title the first.
+        """Return the items with these keys or titles; if several share a title, the first.
 
-        Raises ValueError for a name that is none, with the nearest ones.
+        Raises ValueError for an unknown name, listing the nearest ones.
         """
         rows = self.items.with_row_index("item")
         rows = rows if domain is None else rows.filter(pl.col("domain") == domain)
@@ -46,11 +46,11 @@ class Catalogue:
             if name not in known:
                 near = ", ".join(map(repr, get_close_matches(str(name), known, n=3))) or "none"
                 where = f" of {domain}" if domain else ""
-                raise ValueError(f"{name!r} is the title or key of no item{where}; near: {near}")
+                raise ValueError(f"{name!r} is not the title or key of an item{where}; near: {near}")
         return [known[name] for name in names]
 
     def described(self, ranked: Ranked, user: int = 0) -> pl.DataFrame:
-        """Return what is recommended to one user: frame `rank, key, title, score`, rank from 1."""
+        """Return one user's recommendations: frame `rank, key, title, score`, rank from 1."""
         found = ranked.items[user] >= 0
         return (
             self.items[ranked.items[user][found]]
@@ -60,10 +60,10 @@ class Catalogue:
 
 
 class NamesItems:
-    """A recommender that can be asked by titles.
+    """A recommender that can look up items by title.
 
-    `shared_items` is its catalogue, frame `domain, key, title` in the order of its item indices; None where
-    it came with none. `max_history` is how many items of a history it learnt from at most, None if unknown.
+    `shared_items` is its catalogue, a frame `domain, key, title` in the order of item indices, or None.
+    `max_history` is the longest history in its training, None if unknown.
     """
 
     shared_items: pl.DataFrame | None = None
@@ -72,14 +72,14 @@ class NamesItems:
     def recommend_titles(
         self, titles: Sequence[str], top_k: int = 10, domain: str | None = None, **options: Any
     ) -> pl.DataFrame:
-        """Return what follows the items with these titles or keys, oldest first: `rank, key, title, score`.
+        """Recommend after the items with these titles or keys, oldest first: `rank, key, title, score`.
 
-        domain: where the titles are looked up, by default anywhere. options: those of `recommend`, as `allow`
-        (item indices) and `exclude_seen`. Raises ValueError for an unknown title, with the nearest ones.
+        domain: look up titles only there. options: those of `recommend`, such as `allow` (item indices) and
+        `exclude_seen`. Raises ValueError for an unknown title, listing the nearest ones.
         """
         if self.shared_items is None:
             raise ValueError(
-                f"this {type(self).__name__} knows no titles; take run.recommender(domain), or set "
+                f"this {type(self).__name__} has no titles; use run.recommender(domain), or set "
                 "shared_items to a frame of domain, key and title"
             )
         catalogue = Catalogue(self.shared_items)

@@ -1,4 +1,4 @@
-"""Trained models given to others: a folder of safetensors, config and card, and the hub's copy of it."""
+"""Sharing of trained models: a folder with safetensors, config and model card, or its copy on the hub."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ import genrec_lab
 from genrec_lab.data.whole_files import sha256_of
 from genrec_lab.models.catalogue import ITEM_COLUMNS, NamesItems
 
-# All that a shared folder holds: no code, nothing pickled. Only these are uploaded and fetched.
+# All files of a shared folder: no code, nothing pickled. Only these are uploaded and fetched.
 FILES = ("model.safetensors", "config.json", "codes.parquet", "items.parquet", "shared.json", "README.md")
-FILES_OF_ITEM_MODELS = ("domain.safetensors", "words.parquet")  # further ones of models over items
+FILES_OF_ITEM_MODELS = ("domain.safetensors", "words.parquet")  # additional files of models over items
 _NEEDED = ("model.safetensors", "config.json")
 _FORMAT = 1
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -29,36 +29,36 @@ _INSIDE_A_LINE = re.compile(r"[\s|`<>\[\]]+")
 
 
 class SharingError(ValueError):
-    """A shared folder or repository that cannot be used; the message names it and what to do."""
+    """Raised for a shared folder or repository that cannot be used; the message names it and the fix."""
 
 
 class CardFacts(BaseModel):
-    """What a model card says beside the config: the data, the figures, and how they were come by."""
+    """The contents of a model card besides the config: the data, the metrics, and how they were measured."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
-    dataset: str = Field(description="name of the data it was trained on, with its edition")
+    dataset: str = Field(description="name and edition of the training data")
     fingerprint: str = Field("", description="fingerprint of that dataset")
-    metrics: dict[str, float] = Field(default_factory=dict, description="figures by name, as test Recall@10")
-    license: str = Field("", description="identifier of the licence that you give it, as apache-2.0")
+    metrics: dict[str, float] = Field(default_factory=dict, description="metrics by name: test Recall@10")
+    license: str = Field("", description="identifier of the licence, such as apache-2.0")
     notes: str = Field("", description="limits of use, seeds, the run file")
-    max_history: int | None = Field(None, ge=1, description="the most items of a history that it learnt from")
+    max_history: int | None = Field(None, ge=1, description="longest history in the training, in items")
 
 
 class Shareable(NamesItems):
-    """What a model with `save(folder)` and `load(folder)` needs to be shared."""
+    """Adds sharing to a model with `save(folder)` and `load(folder)`."""
 
     shared_files: ClassVar[tuple[str, ...]] = FILES
-    needed_files: ClassVar[tuple[str, ...]] = _NEEDED  # without which it cannot be loaded
+    needed_files: ClassVar[tuple[str, ...]] = _NEEDED  # required to load it
 
     def save_pretrained(
         self, folder: str | Path, facts: CardFacts, items: pl.DataFrame | None = None
     ) -> Path:
-        """Write the model, its card, and hashes of all its files into a folder, and return it.
+        """Write the model, its card and hashes of all files into a folder, and return the folder.
 
-        `items`: the catalogue's `domain, key, title`, one item per row, by default `shared_items`; so indices
-        have names. Everything is read back before it is put in its place. Raises SharingError for items that
-        do not fit the model, and where what was written cannot be read as what it was.
+        `items`: the catalogue's `domain, key, title`, one item per row, by default `shared_items`. All files
+        are read back before they replace the folder's. Raises SharingError if the items do not fit the model
+        or the files cannot be read back.
         """
         target = Path(folder)
         items = self.shared_items if items is None else items
@@ -75,8 +75,8 @@ class Shareable(NamesItems):
             held = sorted(path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file())
             if foreign := [name for name in held if name not in self.shared_files]:
                 raise SharingError(
-                    f"{type(self).__name__}.save writes {foreign[0]}, which a shared folder does not hold; "
-                    "share it by save, whose files are not verified"
+                    f"{type(self).__name__}.save writes {foreign[0]}, which a shared folder cannot hold; "
+                    "share it with save, whose files are not verified"
                 )
             described = {
                 "format": _FORMAT,
@@ -88,7 +88,7 @@ class Shareable(NamesItems):
             (made / "shared.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
             self._require_read_back(made, Path(place) / "again", weights)
             target.mkdir(exist_ok=True)
-            (target / "shared.json").unlink(missing_ok=True)  # until the rest is in its place
+            (target / "shared.json").unlink(missing_ok=True)  # until the other files are in place
             for name in self.shared_files:
                 (target / name).unlink(missing_ok=True)
             for name in (*held, "shared.json"):
@@ -96,38 +96,38 @@ class Shareable(NamesItems):
         return target
 
     def _require_read_back(self, made: Path, again: Path, weights: Mapping[str, str]) -> None:
-        """Raise SharingError where a folder cannot be read, or gives another model."""
+        """Raise SharingError if a folder cannot be read back as the same model."""
         given = {name: getattr(self, name) for name in getattr(self, "settings", ())}
         try:
             type(self).from_pretrained(made, **given).save(again)  # type: ignore[attr-defined]
         except (ValueError, RuntimeError, OSError) as error:
             raise SharingError(
-                f"what {type(self).__name__}.save wrote cannot be read again ({error}); nothing was shared"
+                f"the files of {type(self).__name__}.save cannot be read back ({error}); nothing was shared"
             ) from error
         if unlike := [name for name, hashed in weights.items() if sha256_of(again / name) != hashed]:
             raise SharingError(
-                f"{unlike[0]} of this {type(self).__name__} is not read as it was written; nothing was shared"
+                f"{unlike[0]} of this {type(self).__name__} changes when read back; nothing was shared"
             )
 
     @classmethod
     def read(cls, folder: str | Path) -> Self:
-        """Read what `save` or `save_pretrained` wrote, whichever it was; SharingError for an altered file."""
+        """Load what `save` or `save_pretrained` wrote; raises SharingError for an altered file."""
         shared = (Path(folder) / "shared.json").is_file()
         return cls.from_pretrained(folder) if shared else cls.load(folder)  # type: ignore[attr-defined]
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *, revision: str | None = None, **given: Any) -> Self:
-        """Read a model from a folder that `save_pretrained` wrote, or from a hub repository owner/name.
+        """Load a model from a folder that `save_pretrained` wrote, or from a hub repository owner/name.
 
-        `revision` is a commit of the repository, which alone stays what it is; `given` goes to `load`, as the
-        content of a TreeTokenizer. No code is fetched or run. Raises SharingError for a place that is none,
-        a file that was altered, and another kind of model.
+        `revision` should be a commit of the repository, because branches change. `given` is passed to `load`,
+        for example the content of a TreeTokenizer. No code is fetched or run. Raises SharingError if the
+        source does not exist, a file was altered, or it holds another kind of model.
         """
         folder = _local_folder(source, revision)
         described = _description(folder)
         if described["class"] != cls.__name__:
             raise SharingError(
-                f"{source} holds a {described['class']}, not a {cls.__name__}; load it as what it is"
+                f"{source} holds a {described['class']}, not a {cls.__name__}; load it with the former"
             )
         hashes = described["sha256"]
         if unlisted := [
@@ -138,8 +138,8 @@ class Shareable(NamesItems):
             and (name in cls.needed_files or (folder / name).is_file())
         ]:
             raise SharingError(
-                f"{source}: shared.json has no hash of {unlisted[0]}, so nothing says that it is what was "
-                "written; fetch the folder again"
+                f"{source}: shared.json has no hash of {unlisted[0]}, so the file cannot be verified; fetch "
+                "the folder again"
             )
         for name, hashed in hashes.items():
             if (
@@ -147,9 +147,7 @@ class Shareable(NamesItems):
                 or not (folder / name).is_file()
                 or sha256_of(folder / name) != hashed
             ):
-                raise SharingError(
-                    f"{source}: {name} is missing or not what was written; fetch the folder again"
-                )
+                raise SharingError(f"{source}: {name} is missing or was altered; fetch the folder again")
         try:
             model: Self = cls.load(folder, **given)  # type: ignore[attr-defined]
         except ValidationError as error:
@@ -178,10 +176,10 @@ class Shareable(NamesItems):
         private: bool = True,
         token: str | None = None,
     ) -> str:
-        """Upload what `save_pretrained` writes to a hub repository "owner/name", and return its address.
+        """Upload the files of `save_pretrained` to a hub repository "owner/name", and return its address.
 
-        The repository is made where it is not there, by default private. `token` is by default the
-        one of `hf auth login`, and is written nowhere. Raises SharingError for a name of another form.
+        A new repository is created if needed, private by default. `token` defaults to that of
+        `hf auth login`, and is not stored. Raises SharingError for a malformed name.
         """
         from huggingface_hub import HfApi
 
@@ -206,7 +204,7 @@ class Shareable(NamesItems):
         if codes is not None:
             if len(codes.codes) != items.height:
                 raise SharingError(
-                    f"items: {items.height} rows, the model knows {len(codes.codes)} items; give the "
+                    f"items: {items.height} rows, but the model has {len(codes.codes)} items; pass the "
                     "catalogue it was trained with"
                 )
             names = np.array(codes.domain_names)[codes.domain_index]
@@ -214,11 +212,11 @@ class Shareable(NamesItems):
                 row = int((names != items["domain"].to_numpy()).argmax())
                 raise SharingError(
                     f"items: row {row} is of domain {items['domain'][row]!r}, the model's item {row} of "
-                    f"{str(names[row])!r}; give the catalogue it was trained with, in its order"
+                    f"{str(names[row])!r}; pass the catalogue it was trained with, in its order"
                 )
         elif isinstance(own, np.ndarray) and len(own) and int(own.max()) >= items.height:
             raise SharingError(
-                f"items: {items.height} rows, the model ranks item {int(own.max())}; give all items of the "
+                f"items: {items.height} rows, the model ranks item {int(own.max())}; pass all items of the "
                 "data set, in their order"
             )
 
@@ -254,7 +252,7 @@ class Shareable(NamesItems):
 
 
 def _line(text: str) -> str:
-    """Text for one line of a card: what could end the line, a table's cell or begin HTML becomes a blank."""
+    """Return text for one line of a card, with blanks for line breaks, table separators and HTML."""
     return _INSIDE_A_LINE.sub(" ", text).strip()
 
 
@@ -272,7 +270,7 @@ def _local_folder(source: str | Path, revision: str | None) -> Path:
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise SharingError(
-            f"{source}: neither a folder here nor fetched from the hub ({str(error).splitlines()[0]}); "
+            f"{source}: neither a local folder nor fetched from the hub ({str(error).splitlines()[0]}); "
             "check the "
             "name, your network, and `hf auth login` for a private one"
         ) from error
@@ -281,7 +279,7 @@ def _local_folder(source: str | Path, revision: str | None) -> Path:
 def _require_repository(repository: str) -> None:
     if not _REPOSITORY.fullmatch(repository) or ".." in repository:
         raise SharingError(
-            f"{repository!r} is no folder that is there and no hub repository; write the latter as owner/name"
+            f"{repository!r} is neither an existing folder nor a hub repository, written as owner/name"
         )
 
 
@@ -291,7 +289,7 @@ def _description(folder: Path) -> dict[str, Any]:
         described = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise SharingError(
-            f"{folder}: no readable shared.json ({error}); give a folder that save_pretrained wrote"
+            f"{folder}: no readable shared.json ({error}); pass a folder that save_pretrained wrote"
         ) from error
     found = described if isinstance(described, dict) else {}
     sound = isinstance(found.get("class"), str) and isinstance(found.get("sha256"), dict)

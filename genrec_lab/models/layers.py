@@ -1,4 +1,4 @@
-"""Parts of networks: dropout from a pool of masks, linear layers with drawn weights, the source of a NaN."""
+"""Parts of networks: dropout from a pool of masks, initialised linear layers, and a search for NaN."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, nn
 
 _POOL_SIZE = 1 << 23
-_LARGEST_SLICE = _POOL_SIZE // 2  # so that at least half of the pool can be a slice's start
+_LARGEST_SLICE = _POOL_SIZE // 2  # so that a slice can start anywhere in half of the pool
 _POOLS: dict[tuple[float, torch.dtype], Tensor] = {}
 
 
 class PooledDropout(nn.Module):
-    """Dropout that multiplies by a slice of a pool of masks, at an offset drawn for every call.
+    """Dropout that multiplies by a slice of a pool of masks, at a random offset in every call.
 
-    On a CPU the generator draws one number an element on one thread: for the feed-forward layers of a small
-    T5 that takes sixty times as long as the multiplication itself. The pool is drawn once; where a call cuts
-    its slice comes from torch's generator, so a seed fixes the masks, and a place in the network sees another
-    one at each step. On other devices, and where torch compiles the model, this is plain dropout.
+    On a CPU, the generator draws one number per element on one thread; for the feed-forward layers of a small
+    T5 that takes sixty times as long as the multiplication. The pool is drawn once. The offset of a slice
+    comes from torch's generator, so a seed determines the masks, and a layer gets a different mask at each
+    step. On other devices, and when torch compiles the model, this is plain dropout.
     """
 
     def __init__(self, p: float) -> None:
@@ -29,7 +29,7 @@ class PooledDropout(nn.Module):
         self.p = p
 
     def extra_repr(self) -> str:
-        """Name the rate in the printed model."""
+        """Return the rate for the printed model."""
         return f"p={self.p}"
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class PooledDropout(nn.Module):
         return x * self._mask(x.numel(), x.dtype).view(x.shape)
 
     def _mask(self, numbers: int, dtype: torch.dtype) -> Tensor:
-        """Cut a mask of so many numbers from the pool, in several slices where one would be too large."""
+        """Cut a mask of `numbers` elements from the pool, in several slices if one is not enough."""
         pool = self._pool(dtype)
         slices = []
         for start in range(0, numbers, _LARGEST_SLICE):
@@ -54,9 +54,9 @@ class PooledDropout(nn.Module):
         """Return the pool of this rate in this type, shared by all layers of the same rate."""
         key = (self.p, dtype)
         if key not in _POOLS:
-            # Its own generator: whether the pool exists already must not change what a layer draws.
+            # A separate generator: whether the pool already exists must not change what a layer draws.
             generator = torch.Generator().manual_seed(0x5EED)
-            # Outside of inference mode, in which a tensor is made that no later training could use.
+            # Outside inference mode, whose tensors cannot be used in later training.
             with torch.inference_mode(False):
                 keep = torch.rand(_POOL_SIZE, generator=generator) >= self.p
                 _POOLS[key] = (keep / (1.0 - self.p)).to(dtype)
@@ -66,19 +66,19 @@ class PooledDropout(nn.Module):
 def drawn_linear(
     inputs: int, outputs: int, generator: torch.Generator | None = None, scale: float = 1.0
 ) -> nn.Linear:
-    """Return a layer with weights ~ N(0, scale² / inputs) and no offset at first.
+    """Return a layer with weights ~ N(0, scale² / inputs) and zero bias.
 
-    The layer keeps the variance of its input (times scale²) whatever its width. UTGRec's code draws from
+    The layer keeps the variance of its input (times scale²) at any width. UTGRec's code draws from
     N(0, 0.02²), which is nearly the same at its width of 1,536.
     """
-    linear = nn.utils.skip_init(nn.Linear, inputs, outputs)  # nn.Linear draws from the global generator
+    linear = nn.utils.skip_init(nn.Linear, inputs, outputs)  # nn.Linear uses the global generator
     nn.init.normal_(linear.weight, std=scale * inputs**-0.5, generator=generator)
     nn.init.zeros_(linear.bias)
     return linear
 
 
 def source_of_nan(model: nn.Module, run: Callable[[], object]) -> str:
-    """Name the first weight that is not finite, or else the first layer of `run()` whose output is not."""
+    """Name the first weight that is not finite, or else the first layer of `run()` with such an output."""
     for name, weight in model.named_parameters():
         if not torch.isfinite(weight).all():
             return f"the weight {name} is not finite"

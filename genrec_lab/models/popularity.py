@@ -1,4 +1,4 @@
-"""Popularity: for everybody the items that the training part holds most often. The floor of every table."""
+"""Popularity: recommends the most frequent training items to everybody, as a lower bound."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from genrec_lab.registry import ComponentConfig
 
 
 class PopularityConfig(ComponentConfig):
-    """There is nothing to set."""
+    """Popularity has no settings."""
 
     kind: Literal["popularity"] = "popularity"
 
 
 class Popularity(ItemRecommender):
-    """Ranks the items of its data by their number in training sequences; at equal counts by item index."""
+    """Ranks items by their count in the training sequences; ties by item index."""
 
     Config: ClassVar = PopularityConfig
     counts: np.ndarray  # (N,) float32
@@ -38,7 +38,7 @@ class Popularity(ItemRecommender):
         return self.count(learnt.items["item"].to_numpy(), learnt.sequences["items"].to_list())
 
     def count(self, items: np.ndarray, sequences: Iterable[Iterable[int]]) -> Self:
-        """Count some items (N,) in sequences of them; ValueError where a sequence holds another."""
+        """Count items (N,) in sequences; raises ValueError if a sequence holds another item."""
         self.items = np.sort(items)
         seen = np.fromiter((item for sequence in sequences for item in sequence), dtype=np.int64)
         foreign = np.setdiff1d(seen, self.items)
@@ -51,7 +51,7 @@ class Popularity(ItemRecommender):
         return self
 
     def score(self, histories: Histories, users: object = None) -> np.ndarray:
-        """Return the counts (B, N), equal in each row."""
+        """Return the counts (B, N), the same in each row."""
         return np.broadcast_to(self.counts, (len(histories), len(self.counts)))
 
     def recommend(
@@ -64,7 +64,7 @@ class Popularity(ItemRecommender):
         deny: ItemList = None,
         exclude_seen: Seen = False,
     ) -> Ranked:
-        """Return the top_k items, which are ranked once for all users; see ItemRecommender."""
+        """Return the top_k items, ranked once for all users; see ItemRecommender."""
         if top_k < 1:
             raise ValueError(f"top_k is {top_k}; expected 1 or more")
         kept = allowed_items(self.items, allow, deny)

@@ -1,4 +1,4 @@
-"""Models whose attributes are all that there is to save: numpy arrays, lists of arrays, and plain values."""
+"""Saving of models that keep everything in attributes: numpy arrays, lists of arrays, and plain values."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _ARRAYS, _CONFIG = "model.safetensors", "config.json"
 
 
 class SavedAttributes:
-    """`save` and `load` for a class that is made of its `Config` and keeps what it learns in attributes.
+    """Provides `save` and `load` for a class that is constructed from its `Config` and learns attributes.
 
-    A class with attributes of other kinds, as a torch module, has `save` and `load` of its own.
+    A class with other attributes, such as a torch module, must define its own `save` and `load`.
     """
 
     Config: ClassVar[type[BaseModel]]
     config: Any
-    not_saved: ClassVar[tuple[str, ...]] = ("config",)  # attributes that are no part of what is learnt
-    settings: ClassVar[tuple[str, ...]] = ()  # further attributes that the constructor takes
+    not_saved: ClassVar[tuple[str, ...]] = ("config",)  # attributes that are not learned
+    settings: ClassVar[tuple[str, ...]] = ()  # further attributes that the constructor sets
 
     def save(self, folder: Path) -> Any:
         """Write `model.safetensors`, with the arrays and plain values, and `config.json` into a folder.
@@ -47,8 +47,8 @@ class SavedAttributes:
             metadata = {"plain": json.dumps(plain)}
         except TypeError as error:
             raise ValueError(
-                f"{type(self).__name__} cannot be saved: {error}. Keep numpy arrays and plain values in its "
-                "attributes, or write its save and load"
+                f"{type(self).__name__} cannot be saved: {error}. Keep only numpy arrays and plain values in "
+                "its attributes, or define its save and load"
             ) from error
         folder.mkdir(parents=True, exist_ok=True)
         save_file(arrays, folder / _ARRAYS, metadata)
@@ -57,13 +57,13 @@ class SavedAttributes:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote."""
+        """Load a model that `save` wrote."""
         model = cls(cls.load_config(folder))  # type: ignore[call-arg]
         model.read_attributes(folder)
         return model
 
     def read_attributes(self, folder: Path) -> None:
-        """Set the attributes that `save` wrote into a folder."""
+        """Set the attributes that `save` wrote."""
         with safe_open(folder / _ARRAYS, framework="numpy") as file:
             names, metadata = list(file.keys()), file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in names}

@@ -223,7 +223,7 @@ def test_the_commands(run, exported, histories, tmp_path, capsys) -> None:
 def test_an_altered_model_is_not_asked(exported, tmp_path) -> None:
     shutil.copytree(exported, tmp_path / "copy")
     (tmp_path / "copy" / "gmc_tiny" / "models" / "Garden" / "codes.parquet").write_bytes(b"")
-    with pytest.raises(RunError, match=r"codes\.parquet is missing or not what was written"):
+    with pytest.raises(RunError, match=r"codes\.parquet is missing or was altered"):
         open_served(tmp_path / "copy").model("Garden")
 
 

@@ -173,7 +173,7 @@ def test_what_is_known_to_be_wrong_is_said_before_anything_runs(
         (
             "(places[:, None] > self.borders).sum(axis=1)",
             "np.random.default_rng().integers(16, size=places.shape)",
-            "Directions.encode gave .* other codes when it was asked again",
+            "Directions.encode gave .* different codes when called twice",
         ),
         (
             "self.codes.domain_items(name)",

@@ -245,7 +245,7 @@ def test_an_adapter_for_another_base_of_the_same_sizes_is_refused(tmp_path, base
     config = LoRAConfig(rank=2)
     save_lora(add_lora(base, config, "a"), config, "a", tmp_path)
     other = make_recommender(base.codes, config=base.config, seed=5)
-    with pytest.raises(ValueError, match="was trained on another base than this one, of the same sizes"):
+    with pytest.raises(ValueError, match="was trained on a different base of the same sizes"):
         load_lora(other, "a", tmp_path)
 
 

@@ -120,7 +120,7 @@ def test_saved_codes_are_read_back_and_another_catalogue_is_refused(tmp_path: Pa
     assert (again.config, again.sizes) == (model.config, model.sizes)
     np.testing.assert_array_equal(again.encode(content), model.encode(content))
     assert again.residuals(content) is None
-    with pytest.raises(ValueError, match="CoOccurrence knows 300 items, not item 300 and 4 more"):
+    with pytest.raises(ValueError, match="CoOccurrence was fitted on 300 items, without item 300 and 4 more"):
         again.encode(np.zeros((305, 4)))
     # Other items, in which nothing is recommended, are numbered.
     codes = again.tokenize_unserved(np.zeros((50, 1))).codes

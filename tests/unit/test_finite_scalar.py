@@ -123,5 +123,5 @@ def test_what_cannot_be_is_refused() -> None:
         FiniteScalarConfig(steps=())
     broken = catalogue()
     broken[2] = np.inf
-    with pytest.raises(ValueError, match="the first is item 2"):
+    with pytest.raises(ValueError, match="first for item 2"):
         FiniteScalar(FiniteScalarConfig(**SMALL)).fit(broken)

@@ -81,10 +81,10 @@ def test_what_is_missing_is_told(dataset: Dataset) -> None:
         sasrec(dataset)
     with pytest.raises(ValueError, match=r"UniSRec needs text of its items; give it to fit"):
         UniSRec(UniSRec.Config(**SIZES)).fit(dataset.select("Garden"), training=FEW)
-    with pytest.raises(RuntimeError, match="SASRec knows no items yet; call fit or load first"):
+    with pytest.raises(RuntimeError, match="SASRec has no items yet; call fit or load first"):
         SASRec().recommend([[1]], 3)
     codes = codes_of("Garden")
-    with pytest.raises(ValueError, match="a CausalRecommender learns in one pass anyhow"):
+    with pytest.raises(ValueError, match="a CausalRecommender always learns in one pass"):
         CausalRecommender(codes, CausalConfig()).fit(dataset.select("Garden"), one_pass=FEW)
 
 
@@ -175,5 +175,5 @@ def test_weights_go_over_to_identifiers_of_as_many_tokens(dataset: Dataset) -> N
 
 
 def test_identifiers_of_other_items_are_refused(dataset: Dataset) -> None:
-    with pytest.raises(ValueError, match=r"of 300 items of \['Kitchen', 'Garden'\], which are not the items"):
+    with pytest.raises(ValueError, match=r"to 300 items of \['Kitchen', 'Garden'\], which are not the items"):
         Recommender(codes_of("Kitchen", "Garden"), TINY).fit(dataset, training=FEW)

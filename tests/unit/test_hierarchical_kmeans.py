@@ -98,10 +98,10 @@ def test_what_cannot_be_clustered_is_refused() -> None:
         HierarchicalKMeans(CONFIG).fit(vectors(3), seed=0)
     broken = vectors()
     broken[5, 0] = np.nan
-    with pytest.raises(ValueError, match="the first is item 5"):
+    with pytest.raises(ValueError, match="first for item 5"):
         HierarchicalKMeans(CONFIG).fit(broken, seed=0)
     model = HierarchicalKMeans(CONFIG).fit(vectors(), seed=0)
-    with pytest.raises(ValueError, match="have 5 dimensions, this tokenizer was fitted on 6"):
+    with pytest.raises(ValueError, match="have 5 dimensions, but this tokenizer was fitted on 6"):
         model.tokenize(vectors()[:, :5])
 
 

@@ -97,7 +97,7 @@ def test_a_file_that_is_not_what_was_written_is_refused(folder: Path, name: str,
         (folder / name).unlink()
     else:
         (folder / name).write_bytes((folder / name).read_bytes() + b" ")
-    with pytest.raises(SharingError, match=f"{name} is missing or not what was written"):
+    with pytest.raises(SharingError, match=f"{name} is missing or was altered"):
         Recommender.from_pretrained(folder)
 
 
@@ -120,7 +120,7 @@ def written_anew(folder: Path, name: str, content: bytes) -> None:
 
 @pytest.mark.parametrize(
     "items, message",
-    [(ITEMS.head(5), "5 rows, the model knows 12 items"), (ITEMS.reverse(), "row 0 is of domain")],
+    [(ITEMS.head(5), "5 rows, but the model has 12 items"), (ITEMS.reverse(), "row 0 is of domain")],
 )
 def test_a_catalogue_that_does_not_fit_is_refused(folder: Path, items: pl.DataFrame, message: str) -> None:
     buffer = io.BytesIO()
@@ -198,9 +198,9 @@ def test_titles_and_keys_name_items(model: Recommender) -> None:
     wanted = model.recommend([[0, 3]], 4, exclude_seen=True)
     assert found.columns == ["rank", "key", "title", "score"]
     assert found["key"].to_list() == [f"K{item}" for item in wanted.items[0]]
-    with pytest.raises(ValueError, match=r"'Rake9' is the title or key of no item; near: 'Rake\d'"):
+    with pytest.raises(ValueError, match=r"'Rake9' is not the title or key of an item; near: 'Rake\d'"):
         model.recommend_titles(["Rake9"])
-    with pytest.raises(ValueError, match="'K7' is the title or key of no item of Garden"):
+    with pytest.raises(ValueError, match="'K7' is not the title or key of an item of Garden"):
         model.recommend_titles(["K7"], domain="Garden")
 
 
@@ -217,13 +217,13 @@ def test_a_description_cannot_name_files_elsewhere(folder: Path) -> None:
     described = json.loads((folder / "shared.json").read_text())
     described["sha256"]["../../etc/passwd"] = "0"
     (folder / "shared.json").write_text(json.dumps(described))
-    with pytest.raises(SharingError, match="is missing or not what was written"):
+    with pytest.raises(SharingError, match="is missing or was altered"):
         Recommender.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("source", ["nowhere", "a/b/c", "../x", "a/..", "https://x/y", "a b/c"])
 def test_places_that_are_none_are_refused(source: str) -> None:
-    with pytest.raises(SharingError, match="no hub repository; write the latter as owner/name"):
+    with pytest.raises(SharingError, match="nor a hub repository, written as owner/name"):
         Recommender.from_pretrained(source)
 
 
@@ -232,12 +232,12 @@ def test_a_repository_out_of_reach_says_so(monkeypatch: pytest.MonkeyPatch) -> N
         raise OSError("no network")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
-    with pytest.raises(SharingError, match=r"owner/name: neither a folder .*no network"):
+    with pytest.raises(SharingError, match=r"owner/name: neither a local folder .*no network"):
         Recommender.from_pretrained("owner/name")
 
 
 def test_items_that_do_not_fit_are_refused(model: Recommender, tmp_path: Path) -> None:
-    with pytest.raises(SharingError, match="5 rows, the model knows 12 items"):
+    with pytest.raises(SharingError, match="5 rows, but the model has 12 items"):
         model.save_pretrained(tmp_path, FACTS, ITEMS.head(5))
     with pytest.raises(SharingError, match="no column 'title'"):
         model.save_pretrained(tmp_path, FACTS, ITEMS.drop("title"))

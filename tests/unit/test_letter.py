@@ -120,7 +120,7 @@ def test_a_saved_tokenizer_needs_no_collaborative_vectors(tmp_path: Path) -> Non
         np.testing.assert_array_equal(one, other)
     with pytest.raises(ValueError, match="LETTER's losses need the items' collaborative vectors"):
         again.model(torch.from_numpy(x), torch.zeros(len(x), dtype=torch.long))
-    with pytest.raises(ValueError, match=r"Letter needs items, and none were given; pass ItemContent\.from"):
+    with pytest.raises(ValueError, match=r"Letter needs items, but none were given; pass ItemContent\.from"):
         Letter(LetterConfig(**SMALL)).fit(x)
 
 
@@ -136,7 +136,7 @@ def test_vectors_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"have shape \(120, 3\); expected \(120, 4\)"):
         fit(tastes[:, :3])
     tastes[3] = np.nan
-    with pytest.raises(ValueError, match="the first is item 3"):
+    with pytest.raises(ValueError, match="first for item 3"):
         fit(tastes)
     with pytest.raises(ValueError, match="codebook_size = 12 is larger than the catalogue"):
         fit(np.ones((9, 4)), 9)

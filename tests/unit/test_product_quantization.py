@@ -102,15 +102,15 @@ def test_what_cannot_be_quantised_is_refused() -> None:
     config = ProductQuantizationConfig(levels=5, codebook_size=8)
     with pytest.raises(ValueError, match=r"levels is 5, .* 12 dimensions .* one of \[1, 2, 3, 4, 6, 12\]"):
         ProductQuantizer(config).fit(x)
-    with pytest.raises(ValueError, match=r"codebook_size is 12; .* power of two, as 8"):
+    with pytest.raises(ValueError, match=r"codebook_size is 12; .* power of two, such as 8"):
         ProductQuantizer(ProductQuantizationConfig(levels=3, codebook_size=12)).fit(x)
     with pytest.raises(ValueError, match=r"codebook_size = 8 is larger than the catalogue.*at most 5"):
         fitted("pq", x[:5])
     broken = x.copy()
     broken[17, 2] = np.nan
-    with pytest.raises(ValueError, match="NaN or infinite values, the first is item 17"):
+    with pytest.raises(ValueError, match="NaN or infinite values, first for item 17"):
         fitted("pq", broken)
-    with pytest.raises(ValueError, match="have 11 dimensions, this tokenizer was fitted on 12"):
+    with pytest.raises(ValueError, match="have 11 dimensions, but this tokenizer was fitted on 12"):
         fitted("pq", x).tokenize(x[:, :11])
 
 

@@ -144,7 +144,7 @@ class TestResidualKMeansTokenizer:
 
     def test_refuses_vectors_of_another_text_model(self) -> None:
         model = ResidualKMeans(ResidualKMeansConfig(levels=1, codebook_size=2)).fit(np.eye(4))
-        with pytest.raises(ValueError, match="have 3 dimensions, this tokenizer was fitted on 4"):
+        with pytest.raises(ValueError, match="have 3 dimensions, but this tokenizer was fitted on 4"):
             model.tokenize(np.ones((2, 3), dtype=np.float32))
 
     def test_comes_back_from_its_files(self, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_a_part_of_the_items_has_its_codes_and_other_items_are_refused() -> None
     model = RandomCodes(RandomCodesConfig(levels=2, codebook_size=8)).fit(x, seed=3)
     some = ItemContent.of(x).select(np.array([2, 7]))
     np.testing.assert_array_equal(model.encode(some), model.encode(x)[[2, 7]])
-    with pytest.raises(ValueError, match="RandomCodes knows 9 items, not item 9 and 1 more"):
+    with pytest.raises(ValueError, match="RandomCodes was fitted on 9 items, without item 9 and 1 more"):
         model.encode(np.zeros((11, 1)))
     assert model.tokenize_unserved(np.zeros((11, 1))).codes.tolist() == codes_of(11, 2, 8, 3).tolist()
 

@@ -214,7 +214,7 @@ def test_strangers_fit_and_recommend_like_ours(dataset) -> None:
         (ranked([[1.0, 2.0], [1.0, 2.0]]), "type float64; expected item indices"),
         (ranked([[1, 2], [2, 2]]), r"gave user 1 an item twice, \[2, 2\]"),
         (ranked([[1, 2], [-1, 2]]), r"gave user 1 the items \[-1, 2\]; -1 may only fill the end"),
-        (ranked([[1, 9], [1, 2]]), r"gave user 0 the item 9, which is none of the 3 items"),
+        (ranked([[1, 9], [1, 2]]), r"gave user 0 the item 9, which is not one of the 3 items"),
         (ranked([[1, 2], [1, 2]], [[1.0, 0.5], [np.nan, 0.0]]), "gave NaN among the scores of user 1"),
         (ranked([[1, 2], [1, 2]], [[1.0], [1.0]]), r"gave scores that are an array of shape \(2, 1\)"),
         (SimpleNamespace(items=[[1, 2], [1, 2]], scores=[["a", "b"]] * 2), "scores that are .* type <U1"),
@@ -282,5 +282,5 @@ def test_what_a_class_keeps_in_attributes_comes_back(dataset, tmp_path: Path) ->
     assert [part.tolist() for part in again.parts] == [[0, 1], [0.0, 1.0, 2.0]]
     np.testing.assert_array_equal(again.score([[3]]), model.score([[3]]))
     model.bounds = object()
-    with pytest.raises(ValueError, match=r"LastItem cannot be saved: .* write its save and load"):
+    with pytest.raises(ValueError, match=r"LastItem cannot be saved: .* define its save and load"):
         model.save(tmp_path)

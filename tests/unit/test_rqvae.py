@@ -306,7 +306,7 @@ class TestTokenize:
     def test_refuses_vectors_of_another_width(self) -> None:
         x, domain = catalogue()
         model = trained(x, domain, RQVAEConfig(**SMALL | {"epochs": 1}), seed=0)
-        with pytest.raises(ValueError, match="have 11 dimensions, this tokenizer was fitted on 12"):
+        with pytest.raises(ValueError, match="have 11 dimensions, but this tokenizer was fitted on 12"):
             model.encode(np.ones((2, 11), dtype=np.float32))
 
 
@@ -319,7 +319,7 @@ class TestBadInput:
     def test_a_vector_that_is_not_finite(self) -> None:
         x, domain = catalogue()
         x[17, 2] = np.nan
-        with pytest.raises(ValueError, match="the first is item 17"):
+        with pytest.raises(ValueError, match="first for item 17"):
             trained(x, domain, RQVAEConfig(**SMALL), seed=0)
 
     def test_domains_of_another_length(self) -> None:

@@ -25,7 +25,7 @@ from genrec_lab.models.tokenizers.id_generator import (
     word_pieces,
 )
 from genrec_lab.models.tokenizers.textual_ids import TextualIds
-from genrec_lab.models.tokenizers.word_pieces import WordPieces, pieces_of_words, telling_words, words_of
+from genrec_lab.models.tokenizers.word_pieces import WordPieces, distinctive_words, pieces_of_words, words_of
 
 BODY = T5Config(d_model=16, d_kv=8, heads=2, d_ff=32, encoder_layers=1, decoder_layers=1, dropout=0.0)
 CONFIG = TextualIdsConfig(levels=3, candidates=4, text_tokens=12, vocabulary=120, body=BODY)
@@ -60,16 +60,16 @@ def test_pieces_are_of_words_alone_and_numbered_as_t5_numbers_them(
     np.testing.assert_array_equal(again.in_ids(), allowed)
 
 
-def test_telling_words_are_those_that_few_but_not_single_texts_have() -> None:
+def test_distinctive_words_are_those_that_few_but_not_single_texts_have() -> None:
     texts = ["the red shirt unique", "the red bowl", "the blue shirt", "the blue bowl", "alone"]
-    assert telling_words(texts, 2) == [
+    assert distinctive_words(texts, 2) == [
         ["red", "shirt"],
         ["red", "bowl"],
         ["blue", "shirt"],
         ["blue", "bowl"],
         ["alone"],
     ]
-    assert telling_words(["", "a b a"], 1) == [[], ["a"]]
+    assert distinctive_words(["", "a b a"], 1) == [[], ["a"]]
 
 
 def test_a_text_is_labelled_with_its_telling_pieces_up_to_the_end(pieces: WordPieces) -> None:
@@ -135,7 +135,7 @@ def test_more_copies_than_ids_are_refused() -> None:
     config = CONFIG.model_copy(update={"levels": 2, "candidates": 1})
     generator = made(WordPieces.learnt(["red"], 40), ["red"] * 70, config)
     with pytest.raises(
-        ValueError, match=r"no free id beside those of \d+ others: too many have the same text"
+        ValueError, match=r"no free id left after \d+ others: too many items have the same text"
     ):
         generator.unique_ids()
 
@@ -217,7 +217,7 @@ def test_files_and_other_catalogues(pieces: WordPieces, tmp_path: Path) -> None:
         learnt["embedding.weight"], reader.t5.state_dict()["embedding.weight"]
     )
     assert TextualIds.read_recommender(tmp_path / "pieces") is None
-    with pytest.raises(ValueError, match="TextualIds knows 24 items, not item 24 and 2 more"):
+    with pytest.raises(ValueError, match="TextualIds was fitted on 24 items, without item 24 and 2 more"):
         written.encode(np.zeros((27, 1)))
 
 
@@ -251,7 +251,7 @@ def test_a_released_t5_is_read_from_a_folder_and_another_is_refused(
 
     with pytest.raises(TextualIdsError, match="has 130 tokens and the sizes"):
         new_t5(read, config.model_copy(update={"body": T5Config()}), str(tmp_path))
-    with pytest.raises(TextualIdsError, match="is no T5 that can be read"):
+    with pytest.raises(TextualIdsError, match="cannot be read as a T5"):
         new_t5(read, config, str(tmp_path / "nothing"))
 
 

@@ -99,7 +99,7 @@ def test_plain_vectors_are_content_and_what_is_missing_is_named() -> None:
     assert ItemContent.of(content) is content
     with pytest.raises(ValueError, match=r"domains have shape \(3,\); expected \(5,\)"):
         ItemContent.of(vectors(5), [0, 0, 1])
-    with pytest.raises(ValueError, match="CoOccurrence needs items, and none were given; pass ItemContent"):
+    with pytest.raises(ValueError, match="CoOccurrence needs items, but none were given; pass ItemContent"):
         tokenizers.CoOccurrence().fit(content)
     with pytest.raises(ValueError, match=r"RQVAE needs vectors.*pass an array \(items, dimensions\)"):
         tokenizers.RQVAE().fit(replace(content, vectors=None))
@@ -165,13 +165,16 @@ def test_another_kind_takes_the_values_that_mean_the_same(stranger: Path) -> Non
 
 def test_a_class_that_is_no_tokenizer_or_of_a_taken_name_is_refused(stranger: Path) -> None:
     (stranger / "other.py").write_text("class Other:\n    Config = fit = encode = None\n")
-    with relative_to(stranger), pytest.raises(RegistryError, match="Other is no Tokenizer; derive it from"):
+    with (
+        relative_to(stranger),
+        pytest.raises(RegistryError, match="Other is not a Tokenizer; derive it from"),
+    ):
         find_tokenizer("other.py:Other")
     with pytest.raises(RegistryError, match="the tokenizer 'rqvae' exists twice"):
         tokenizers.register_tokenizer("rqvae")(Halves)
     with pytest.raises(TypeError, match="Halves takes no setting 'colour'"):
         Halves(colour=3)
-    with pytest.raises(TypeError, match="RQVAE takes a RQVAEConfig, got a HalvesConfig"):
+    with pytest.raises(TypeError, match="RQVAE takes a RQVAEConfig, but got a HalvesConfig"):
         tokenizers.RQVAE(Halves.Config())
 
 
@@ -211,7 +214,7 @@ class Halves(Tokenizer):
         (lambda n, _: np.full((n, 2), -1), "the code -1 at level 1"),
         (lambda n, _: None, r"Halves.encode gave codes of shape \(\)"),
         (lambda n, _: 1 / np.array(None), "Halves.encode fails: TypeError"),
-        (lambda n, call: np.full((n, 2), call % 2), r"40 of 40 items other codes when it was"),
+        (lambda n, call: np.full((n, 2), call % 2), r"40 of 40 items different codes when called twice"),
     ],
 )  # fmt: skip
 def test_codes_that_are_none_are_said_of_the_class(given: Any, message: str) -> None:
@@ -238,7 +241,7 @@ def test_a_class_that_keeps_more_than_arrays_needs_a_save_of_its_own(tmp_path: P
     again = Halves.load(tmp_path)
     assert (again.sizes, again.config.shift) == ((2, 2), 4)
     tokenizer.given = np.sin
-    with pytest.raises(ValueError, match=r"Halves cannot be saved: .*write its save and load"):
+    with pytest.raises(ValueError, match=r"Halves cannot be saved: .*define its save and load"):
         tokenizer.save(tmp_path)
 
 
@@ -302,7 +305,7 @@ def test_given_codes_that_do_not_fit_are_refused(tmp_path: Path, dataset: Datase
     for file, message in {
         "": "tokenizer.file is empty",
         "nothing.npy": "tokenizer.file: .*nothing.npy is not there",
-        "codes.txt": "expected a file .npy, .json or .parquet",
+        "codes.txt": "expected a .npy, .json or .parquet file",
         "short.npy": "short.npy has 5 rows; expected one for each of 300 items",
         "half.npy": "half.npy gives codes of type float64; expected integers",
         "flat.npy": r"codes have shape \(300,\); expected \(items, levels\)",

@@ -79,8 +79,8 @@ class TestFiles:
     @pytest.mark.parametrize(
         "changes, message",
         [
-            ({"dimension": 10}, r"safetensors has \(10, 8\) for adapter.*asks for \(10, 10\)"),
-            ({"words": 20}, r"has \(13, 7\) for encoder\.head\.weight.*asks for \(20, 7\)"),
+            ({"dimension": 10}, r"safetensors has \(10, 8\) for adapter.*expects \(10, 10\)"),
+            ({"words": 20}, r"has \(13, 7\) for encoder\.head\.weight.*expects \(20, 7\)"),
         ],
     )
     def test_another_encoder_is_refused(self, tmp_path: Path, changes: dict[str, int], message: str) -> None:

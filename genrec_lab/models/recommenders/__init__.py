@@ -1,1 +1,1 @@
-"""Recommenders over codes: a model a file."""
+"""Recommenders over codes, one model per file."""

@@ -1,7 +1,7 @@
 """Per-domain adaptation of a trained recommender: LoRA on its attention (GMC Eq. 9).
 
-The other way, all weights trained (GMC Table 4, row 5), needs no code but a copy of the recommender.
-peft is imported where it is used: that takes seconds, and every notebook reads LoRAConfig.
+Training all weights instead (GMC Table 4, row 5) needs only a copy of the recommender.
+peft is imported on first use because that takes seconds, and every notebook imports LoRAConfig.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from genrec_lab.models.recommenders.code_recommender import CodeRecommender
 
-_WEIGHTS = "adapter_model.safetensors"  # peft's own name
-_PREFIX = "base_model.model."  # before each weight in a file of peft's
+_WEIGHTS = "adapter_model.safetensors"  # peft's file name
+_PREFIX = "base_model.model."  # prefix of each weight in peft's file
 
 
 AnyRecommender = TypeVar("AnyRecommender", bound="CodeRecommender")
@@ -50,7 +50,7 @@ class Parameters(NamedTuple):
 
     @property
     def share(self) -> float:
-        """Trained over all, the frozen base included; GMC 5.3 reports 3.7 %."""
+        """Trained parameters divided by all, including the frozen base; GMC 5.3 reports 3.7 %."""
         return self.trained / self.all
 
     def __str__(self) -> str:
@@ -60,7 +60,7 @@ class Parameters(NamedTuple):
 def add_lora(model: AnyRecommender, config: LoRAConfig, domain: str) -> AnyRecommender:
     """Return a copy of a recommender with frozen weights and a fresh adapter named `domain`.
 
-    The copy ranks as the original does until the adapter is trained, for LoRA's second matrix starts at zero.
+    Until the adapter is trained, the copy ranks like the original: LoRA's second matrix starts at zero.
     """
     from peft import inject_adapter_in_model
 
@@ -77,9 +77,9 @@ def count_parameters(model: CodeRecommender) -> Parameters:
 
 
 def plain_weights(model: CodeRecommender, *, merged: bool = True) -> dict[str, Tensor]:
-    """Return the weights of a recommender's body by their names without an adapter.
+    """Return the weights of a recommender's body under their names without an adapter.
 
-    merged: with what the adapter adds to them (W + alpha / rank * B A, GMC Eq. 9), else those of the base.
+    merged: add the adapter's update (W + alpha / rank * B A, GMC Eq. 9); otherwise return the base's weights.
     """
     if model.adapter is None:
         return model.body.state_dict()
@@ -101,10 +101,10 @@ def save_lora(
     folder: Path,
     named: Callable[[str], str] | None = None,
 ) -> Path:
-    """Write the adapter alone, in peft's format.
+    """Write only the adapter, in peft's format.
 
-    `peft.PeftModel.from_pretrained(recommender.body, folder)` reads it too. named: the name that a weight of
-    the body has in the network that the adapter is to be read on, by default the same.
+    `peft.PeftModel.from_pretrained(recommender.body, folder)` can read it. named: maps the name of a weight
+    of the body to its name in the network that will read the adapter, by default the same.
     """
     from peft import get_peft_model_state_dict
 
@@ -119,7 +119,7 @@ def save_lora(
         }
         adapter.target_modules = sorted({place.removesuffix(".weight") for place in places.values()})
     else:
-        adapter.target_modules = list(config.targets)  # as a set they are written in another order each time
+        adapter.target_modules = list(config.targets)  # a set would be written in random order
     save_file({_PREFIX + name: tensor.contiguous() for name, tensor in weights.items()}, folder / _WEIGHTS)
     adapter.save_pretrained(str(folder))
     of_base = {"base_sha256": _digest(plain_weights(model, merged=False))}
@@ -128,9 +128,9 @@ def save_lora(
 
 
 def load_lora(model: AnyRecommender, domain: str, folder: Path) -> AnyRecommender:
-    """Return a copy of the base recommender with the adapter of `save_lora`.
+    """Return a copy of the base recommender with the adapter that `save_lora` wrote.
 
-    Raises FileNotFoundError where there is none, ValueError where it is the adapter of another model.
+    Raises FileNotFoundError if there is none, ValueError if it belongs to another model.
     """
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
@@ -142,7 +142,7 @@ def load_lora(model: AnyRecommender, domain: str, folder: Path) -> AnyRecommende
     described = json.loads((folder / "lora.json").read_text())
     of_base = described.pop("base_sha256", None)
     config = LoRAConfig.model_validate_json(json.dumps(described))
-    with safe_open(folder / _WEIGHTS, framework="pt") as file:  # before anything of that rank is allocated
+    with safe_open(folder / _WEIGHTS, framework="pt") as file:  # before anything is allocated
         ranks = {file.get_slice(name).get_shape()[0] for name in file.keys() if ".lora_A." in name}  # noqa: SIM118
     if ranks != {config.rank}:
         raise ValueError(f"{folder}: lora.json says rank {config.rank}, the weights have {sorted(ranks)}")
@@ -158,15 +158,15 @@ def load_lora(model: AnyRecommender, domain: str, folder: Path) -> AnyRecommende
         )
     if of_base not in (None, _digest(model.body.state_dict())):
         raise ValueError(
-            f"{folder} holds an adapter that was trained on another base than this one, of the same sizes; "
-            "give the base that was saved with it"
+            f"{folder} holds an adapter that was trained on a different base of the same sizes; pass the "
+            "base that was saved with it"
         )
     set_peft_model_state_dict(adapted.body, weights, adapter_name=_adapter_name(domain))
     return adapted.eval()
 
 
 def _digest(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 in hex of weights, whatever device they are on."""
+    """Return the SHA-256 of weights in hex, on any device."""
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         digest.update(name.encode())
@@ -179,7 +179,7 @@ def _peft_config(config: LoRAConfig) -> LoraConfig:
 
     return LoraConfig(
         r=config.rank,
-        lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft divides by r, so a fraction is fine
+        lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft divides by r, so fractions work
         lora_dropout=config.dropout,
         target_modules=list(config.targets),
         bias="none",
@@ -187,5 +187,5 @@ def _peft_config(config: LoRAConfig) -> LoraConfig:
 
 
 def _adapter_name(domain: str) -> str:
-    """A name for a module: without dots, and none that modules have themselves, as "keys"."""
+    """Return a valid module name: without dots, and no name that modules already have, such as "keys"."""
     return "domain_" + domain.replace(".", "_")

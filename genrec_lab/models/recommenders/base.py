@@ -1,15 +1,15 @@
-"""What a recommender is, ours or yours: how it is made, fitted, asked, stored, and found by name.
+"""The interface of recommenders: construction, `fit`, `recommend`, files, and registration by name.
 
-A generative recommender is made of identifiers and its config, `T(codes, config)`; a model over items of its
-config alone, `T(config)`. Both have a class attribute `Config` (pydantic) and the methods
+A generative recommender is constructed as `T(codes, config)` and a model over items as `T(config)`. Both have
+a class attribute `Config` (pydantic) and the methods
 
-    fit(data, ...)                        learns from a TrainingData and returns itself
-    recommend(histories, top_k, ...)      a Ranked: (B, top_k) items and scores, best first
+    fit(data, ...)                        learns from a TrainingData and returns self
+    recommend(histories, top_k, ...)      returns a Ranked: (B, top_k) items and scores, best first
     save(folder), load(folder)            `load` is a class method
 
-Everything after `data` and `top_k` is offered by keyword, and a method gets what its signature names
-(`with_accepted`). They may have more: `score`, `needs` and `takes` (parts of the items that they read),
-`pretrain` and `phases` (a training over several domains before each domain's own), `adapt`.
+All other arguments are passed by keyword, and only those that the method's signature names (`with_accepted`).
+Optional members: `score`; `needs` and `takes` (the parts of the items that a model reads); `pretrain` and
+`phases` (a training on several domains before each domain's own); `adapt`.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from genrec_lab.training import Callback
 
 T = TypeVar("T")
 
-# "text": vectors of the texts; "pictures": vectors of the pictures; "words": the table of items itself.
+# "text": vectors of the texts; "pictures": vectors of the pictures; "words": the table of items.
 Need = Literal["text", "pictures", "words"]
-# The callbacks of a fit, or a function from the name of a phase, as "fine-tuning", to its callbacks.
+# The callbacks of a fit, or a function that returns the callbacks of a phase, such as "fine-tuning".
 Callbacks = Sequence[Callback] | Callable[[str], Sequence[Callback]]
 
 # Item indices, in any order; None: all items.
 ItemList = Sequence[int] | np.ndarray | None
-# Whether a user's history is recommended again; or, where it was cut, the items that each user has.
+# Whether to exclude the history's items; or the items to exclude for each user, if histories were truncated.
 Seen = bool | Histories
 
 _METHODS = ("Config", "fit", "recommend", "save", "load")
@@ -114,21 +114,21 @@ def register_item_model(name: str) -> Callable[[T], T]:
 
 
 class RecommenderConfig(ComponentConfig):
-    """What the configs of generative recommenders have; each adds its sizes."""
+    """The base of generative recommenders' configs; each adds its sizes."""
 
     @property
     def learns_in_one_pass(self) -> bool:
-        """Whether one pass over a sequence learns every place in it; else pairs are learnt."""
+        """Whether one pass over a sequence trains every position; otherwise training uses pairs."""
         return False
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """What a recommender may learn from: the catalogue, what of each sequence is trained on, and validation.
+    """The data that a recommender may learn from: the catalogue, training sequences and validation users.
 
-    items: rows of `Dataset.items`. sequences: `user, domain, items`, without what is held out of each user.
-    valid: `user, domain, history, target`. Test targets are not in it. Items and users keep the numbers that
-    they have in the whole data set, also in a part of its domains.
+    items: rows of `Dataset.items`. sequences: `user, domain, items`, without each user's held-out items.
+    valid: `user, domain, history, target`. Test targets are not included. Items and users keep their numbers
+    in the whole data set, even if only some domains are selected.
 
         data = TrainingData.of(dataset).of_domains("Garden")
         model = SASRec(SASRec.Config()).fit(data)
@@ -138,15 +138,15 @@ class TrainingData:
     sequences: pl.DataFrame
     valid: pl.DataFrame
     max_history: int = MAX_HISTORY
-    given: pl.DataFrame | None = None  # the pairs `user, history, target` that a given split lists
+    given: pl.DataFrame | None = None  # pairs `user, history, target` of a given split
 
     @classmethod
     def of(
         cls, data: Dataset | TrainingData, split: Split | None = None, max_history: int = MAX_HISTORY
     ) -> TrainingData:
-        """Return what of a data set may be learnt from, by the split or its own, else by leave-one-out.
+        """Return the training data of a data set, by `split`, its own split, or else leave-one-out.
 
-        Raises DataError where not one user has enough items to be validated on.
+        Raises DataError if no user has enough items for validation.
         """
         if isinstance(data, TrainingData):
             return data
@@ -156,11 +156,11 @@ class TrainingData:
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """The names of the domains, in the order in which the items show them first."""
+        """The names of the domains, in the order of their first items."""
         return tuple(self.items["domain"].unique(maintain_order=True))
 
     def of_domains(self, domains: str | Iterable[str]) -> TrainingData:
-        """Return the part of some domains; ValueError names one that is not there."""
+        """Return the data of some domains; raises ValueError for an unknown one."""
         wanted = [domains] if isinstance(domains, str) else list(domains)
         if unknown := [name for name in wanted if name not in self.domains]:
             raise ValueError(f"domain is {unknown[0]!r}; expected one of {list(self.domains)}")
@@ -170,7 +170,7 @@ class TrainingData:
         return replace(self, items=items, sequences=sequences, valid=valid)
 
     def pairs(self) -> pl.DataFrame:
-        """Return every pair `user, domain, history, target` of the sequences, as `Split.train` has them."""
+        """Return all pairs `user, domain, history, target` of the sequences, as in `Split.train`."""
         if self.given is None:
             return every_prefix(self.sequences, self.max_history)
         return given_pairs(self.given, self.sequences, self.max_history)
@@ -179,8 +179,8 @@ class TrainingData:
 class ItemRecommender(SavedAttributes, Shareable):
     """A model over items that ranks by `score`.
 
-    A class of yours has a `Config`, `fit`, which sets `items`, and `score`; numpy arrays and plain values in
-    its attributes are saved and loaded.
+    A subclass has a `Config`, a `fit` that sets `items`, and `score`; numpy arrays and plain values in its
+    attributes are saved and loaded.
 
         >>> class Newest(ItemRecommender):
         ...     class Config(ComponentConfig):
@@ -199,21 +199,21 @@ class ItemRecommender(SavedAttributes, Shareable):
                [8, 5]])
     """
 
-    needs: ClassVar[tuple[Need, ...]] = ()  # parts of the items without which there is no such model
-    takes: ClassVar[tuple[Need, ...]] = ()  # parts that it reads where they are there
+    needs: ClassVar[tuple[Need, ...]] = ()  # required parts of the items
+    takes: ClassVar[tuple[Need, ...]] = ()  # optional parts of the items
     not_saved: ClassVar[tuple[str, ...]] = ("config", "shared_items", "max_history")
-    items: np.ndarray  # (N,) the item indices that it may recommend, ascending
+    items: np.ndarray  # (N,) item indices that it can recommend, ascending
 
     def __init__(self, config: Any = None) -> None:
-        """Take the config, by default that of the class."""
+        """Set the config, by default `Config()`."""
         self.config = self.Config() if config is None else config
 
     def score(self, histories: Histories, users: Sequence[int] | None = None) -> np.ndarray:
-        """Return scores (B, N) of `items` after histories of items, oldest first; higher is better."""
+        """Return scores (B, N) of `items` given histories of items, oldest first; higher is better."""
         raise TypeError(f"{type(self).__name__} defines no score")
 
     def scoring(self) -> AbstractContextManager[None]:
-        """Keep, while the block lasts, what is computed once for all histories; by default nothing."""
+        """Within the block, cache what is the same for all histories; does nothing by default."""
         return nullcontext()
 
     def recommend(
@@ -226,15 +226,15 @@ class ItemRecommender(SavedAttributes, Shareable):
         deny: ItemList = None,
         exclude_seen: Seen = False,
     ) -> Ranked:
-        """Return the top_k items of the domain for each history; -1 and -inf past the last item of all.
+        """Return the top_k items of the domain for each history; rows are filled with -1 and -inf.
 
-        users: whose the histories are, for models that know users. allow, deny: item indices; only items of
-        the one and none of the other are recommended, with `exclude_seen` none of a user's history either, or
-        of the items that it names for each user. Raises ValueError where top_k is below 1 or no item is
-        allowed, RecommenderError for scores of a wrong shape and for NaN, RuntimeError before `fit`.
+        users: the histories' users, for models that use them. allow, deny: indices of the items to choose
+        from and to leave out. exclude_seen: leave out the items of each history, or the items given for each
+        user. Raises ValueError if top_k is below 1 or no item is allowed, RecommenderError for scores of a
+        wrong shape or NaN, RuntimeError before `fit`.
         """
         if not hasattr(self, "items"):
-            raise RuntimeError(f"{type(self).__name__} knows no items yet; call fit or load first")
+            raise RuntimeError(f"{type(self).__name__} has no items yet; call fit or load first")
         seen, nobody = seen_items(histories, exclude_seen), [-1] * len(histories)
         rows = list(zip(histories, users or nobody, seen or nobody, strict=True))
         filtered = allow is not None or deny is not None
@@ -249,7 +249,7 @@ class ItemRecommender(SavedAttributes, Shareable):
             )
             scores = scores[:, columns] if filtered else scores
             if seen is not None:
-                scores = scores.astype(np.float32)  # a copy of its own
+                scores = scores.astype(np.float32)  # makes a copy
                 for of_user, (_, _, items) in zip(scores, part, strict=True):
                     of_user[np.isin(kept, items)] = -np.inf
             return scores
@@ -259,20 +259,20 @@ class ItemRecommender(SavedAttributes, Shareable):
 
 
 def seen_items(histories: Histories, exclude_seen: Seen) -> Histories | None:
-    """Return the items that each user is not to be given, None for none; ValueError where some lack."""
+    """Return the items to leave out for each user, or None; raises ValueError if their number is wrong."""
     if isinstance(exclude_seen, bool):
         return histories if exclude_seen else None
     if len(exclude_seen) != len(histories):
         raise ValueError(
-            f"exclude_seen has the items of {len(exclude_seen)} users for {len(histories)} histories"
+            f"exclude_seen has items for {len(exclude_seen)} users, but there are {len(histories)} histories"
         )
     return exclude_seen
 
 
 def allowed_items(items: np.ndarray, allow: ItemList, deny: ItemList, domain: str = "") -> np.ndarray:
-    """Return those of a domain's items (N,) that are in `allow`, if that is given, and not in `deny`.
+    """Return the items of a domain (N,) that are in `allow`, if given, and not in `deny`.
 
-    Raises ValueError where none is left.
+    Raises ValueError if none is left.
     """
     lists = [None if one is None else np.asarray(one) for one in (allow, deny)]
     for name, one in zip(("allow", "deny"), lists, strict=True):
@@ -295,9 +295,9 @@ def rank_by_score(
     top_k: int,
     batch_size: int = 512,
 ) -> Ranked:
-    """Return the top_k of `items` (N,), the catalogue's item indices, a batch of rows at a time.
+    """Return the top_k of `items` (N,), the catalogue's item indices, in batches of rows.
 
-    `score(rows)` is (B, N), higher is better. Raises ValueError where top_k is below 1.
+    `score(rows)` returns (B, N); higher is better. Raises ValueError if top_k is below 1.
     """
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}; expected 1 or more")
@@ -305,7 +305,7 @@ def rank_by_score(
     for start in range(0, len(rows), batch_size):
         scores = score(rows[start : start + batch_size])
         width = min(top_k, len(items))
-        # With all ties at the last place, so that Ranked.best can break them by item index.
+        # Include all ties at the last position, so that Ranked.best can break them by item index.
         worst = np.partition(scores, -width, axis=1)[:, -width, None]
         most = int((scores >= worst).sum(1).max())
         columns = np.argpartition(-scores, min(most, len(items)) - 1, axis=1)[:, :most]
@@ -314,18 +314,18 @@ def rank_by_score(
 
 
 def needs_of(model: type[Any], *, also_taken: bool = False) -> tuple[Need, ...]:
-    """Return what a recommender's class needs of the items, and with `also_taken` what it may read."""
+    """Return the parts of the items that a class needs, with `also_taken` the optional ones too."""
     needs: tuple[Need, ...] = getattr(model, "needs", ())
     return (*needs, *getattr(model, "takes", ())) if also_taken else needs
 
 
 def pretrains(model: type[Any]) -> bool:
-    """Whether a class of models over items first learns from several domains together, by `pretrain`."""
+    """Return whether a model over items is first trained on several domains together, by `pretrain`."""
     return any(phase.shared for phase in getattr(model, "phases", ()))
 
 
 def with_accepted(function: Callable[..., T], *arguments: Any, **offered: Any) -> T:
-    """Call a function with the arguments, and with those of the offered keywords that its signature names."""
+    """Call a function with the arguments and the offered keywords that its signature names."""
     parameters = inspect.signature(function).parameters.values()
     if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters):
         return function(*arguments, **offered)
@@ -334,31 +334,31 @@ def with_accepted(function: Callable[..., T], *arguments: Any, **offered: Any) -
 
 
 def require_accepted(function: Callable[..., Any], *names: str) -> None:
-    """Raise RecommenderError where a function does not take an argument of one of these names."""
+    """Raise RecommenderError if a function does not accept one of these arguments."""
     parameters = inspect.signature(function).parameters.values()
     if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters):
         return
     if lacking := [name for name in names if name not in {one.name for one in parameters}]:
         raise RecommenderError(
-            f"{function.__module__}:{function.__qualname__} takes no {lacking[0]!r}; give it that argument, "
-            "or filter what it recommends afterwards"
+            f"{function.__module__}:{function.__qualname__} takes no {lacking[0]!r}; add that argument, "
+            "or filter its recommendations afterwards"
         )
 
 
 def callbacks_of(callbacks: Callbacks, training: str) -> Sequence[Callback]:
-    """Return the callbacks of one of the trainings of a fit."""
+    """Return the callbacks of one training within a fit."""
     return callbacks(training) if callable(callbacks) else callbacks
 
 
 class RecommenderError(ValueError):
-    """What a recommender gave that cannot be used; the message names its class and what was expected."""
+    """Raised for invalid output of a recommender; the message names its class and the expected value."""
 
 
 def recommend_to(model: Any, users: pl.DataFrame, top_k: int, items: np.ndarray, **offered: Any) -> Ranked:
-    """Return a recommender's top_k of the items (N,) for users `user, domain, history`, checked.
+    """Return a recommender's checked top_k of the items (N,) for users `user, domain, history`.
 
-    `offered` are keywords that its `recommend` may accept beside `domain` and `users`, as `beams`. Raises
-    RecommenderError as `checked_ranking`.
+    `offered` are keywords that its `recommend` may accept besides `domain` and `users`, such as `beams`.
+    Raises RecommenderError like `checked_ranking`.
     """
     ranked = with_accepted(
         model.recommend,
@@ -374,24 +374,26 @@ def recommend_to(model: Any, users: pl.DataFrame, top_k: int, items: np.ndarray,
 def checked_ranking(
     ranked: Any, model: type[Any], shape: tuple[int, int], items: np.ndarray | None = None
 ) -> Ranked:
-    """Return what a recommender's `recommend` gave as a Ranked of `shape` (U, top_k).
+    """Check the result of a recommender's `recommend` and return it as a Ranked of `shape` (U, top_k).
 
-    Item indices without scores are taken too, best first. items: (N,) those that may be recommended. Raises
-    RecommenderError for another shape or type, NaN among the scores, an item that is repeated or none of
-    `items`, and -1 before an item.
+    Item indices without scores, best first, are accepted too. items: (N,) the allowed items. Raises
+    RecommenderError for a wrong shape or type, NaN scores, an item that is repeated or not in `items`, and -1
+    before an item.
     """
     gave = f"{model.__module__}:{model.__qualname__}.recommend gave"
     held = getattr(ranked, "items", ranked)
     found = np.asarray(held() if callable(held) else held)
     if found.shape != shape or found.dtype.kind not in "iu":
         raise RecommenderError(
-            f"{gave} {_told(found)}; expected item indices of shape {shape}, one row per user, best first"
+            f"{gave} {_described(found)}; expected item indices of shape {shape}, a row per user, best first"
         )
     found = found.astype(np.int64)
     places = -np.arange(shape[1], dtype=np.float32)
     scores = np.asarray(getattr(ranked, "scores", np.broadcast_to(places, shape)))
     if scores.shape != shape or scores.dtype.kind != "f":
-        raise RecommenderError(f"{gave} scores that are {_told(scores)}; expected floats of shape {shape}")
+        raise RecommenderError(
+            f"{gave} scores that are {_described(scores)}; expected floats of shape {shape}"
+        )
     if np.isnan(scores).any():
         user = int(np.isnan(scores).any(1).argmax())
         raise RecommenderError(f"{gave} NaN among the scores of user {user}; expected a number for each item")
@@ -406,7 +408,7 @@ def checked_ranking(
     if not allowed.all():
         user, place = (int(one) for one in np.argwhere(~allowed)[0])
         raise RecommenderError(
-            f"{gave} user {user} the item {found[user, place]}, which is none of the "
+            f"{gave} user {user} the item {found[user, place]}, which is not one of the "
             f"{'' if items is None else f'{len(items)} '}items of the user's domain"
         )
     in_order = np.sort(found, axis=1)
@@ -420,15 +422,15 @@ def checked_ranking(
 
 
 def checked_scores(scores: Any, model: type[Any], shape: tuple[int, int]) -> np.ndarray:
-    """Return what a model over items' `score` gave as an array of `shape` (B, N).
+    """Check the result of a model's `score` and return it as an array of `shape` (B, N).
 
-    Raises RecommenderError for another shape, and for NaN.
+    Raises RecommenderError for a wrong shape and for NaN.
     """
     gave = f"{model.__module__}:{model.__qualname__}.score gave"
     found = np.asarray(scores)
     if found.shape != shape or found.dtype.kind not in "fiu":
         raise RecommenderError(
-            f"{gave} {_told(found)}; expected {shape}, a score for each history and item of the domain"
+            f"{gave} {_described(found)}; expected {shape}, a score for each history and item of the domain"
         )
     if np.isnan(found).any():
         row = int(np.isnan(found).any(1).argmax())
@@ -436,14 +438,14 @@ def checked_scores(scores: Any, model: type[Any], shape: tuple[int, int]) -> np.
     return found
 
 
-def _told(array: np.ndarray) -> str:
+def _described(array: np.ndarray) -> str:
     return f"an array of shape {array.shape} and type {array.dtype}"
 
 
 def read_recommender(folder: str | Path) -> Any:
-    """Read what `save` or `save_pretrained` of a recommender wrote, whichever its kind.
+    """Load a recommender of any kind that `save` or `save_pretrained` wrote.
 
-    Raises FileNotFoundError where a file is missing, SharingError for a shared folder that was altered.
+    Raises FileNotFoundError if a file is missing, SharingError if a shared folder was altered.
     """
     config = Path(folder) / "config.json"
     kind = json.loads(config.read_text()).get("kind", "t5") if config.is_file() else "t5"

@@ -1,8 +1,7 @@
-"""A causal recommender: one stack of layers that reads a history of codes and continues it.
+"""A causal recommender: a decoder-only transformer that continues a history of codes.
 
-It is no paper's method. It has the identifiers, the decoding and the layers of the T5 beside it, but no
-encoder: every place of a sequence is predicted from the places before it, so one pass over a sequence learns
-all of them.
+It is not from a paper. It shares identifiers, decoding and layers with the T5, but has no encoder: every
+position of a sequence is predicted from those before it, so one pass over a sequence trains all positions.
 Letters: B users, I items of history, L levels, S tokens of a history, M beams, H heads, K width of a head, D
 width of the model, V tokens of the vocabulary.
 """
@@ -35,31 +34,31 @@ from genrec_lab.models.recommenders.t5 import (
 )
 from genrec_lab.training import moved
 
-_BEGIN = EOS  # begins a sequence, so that an empty history can predict too
+_BEGIN = EOS  # begins every sequence, so that an empty history can be continued
 
 
 class CausalConfig(BlockSizes):
-    """Sizes of the causal recommender; a layer is a layer of the T5's encoder."""
+    """Sizes of the causal recommender; its layers are those of the T5's encoder."""
 
     kind: Literal["causal"] = "causal"
     layers: int = Field(4, ge=1)
 
     @property
     def learns_in_one_pass(self) -> bool:
-        """Always, because no place reads a later one."""
+        """Always true, because no position attends to a later one."""
         return True
 
 
 class CausalMemory(NamedTuple):
-    """What decoding needs of a history, once a user. Histories are padded at the left: all end at S."""
+    """The cached state of each user's history for decoding. Histories are padded on the left."""
 
-    keys: tuple[Tensor, ...]  # a layer: (B, H, S, K)
+    keys: tuple[Tensor, ...]  # per layer: (B, H, S, K)
     values: tuple[Tensor, ...]
     bias: Tensor  # (B, 1, 1, S): 0 where there is a token, very negative where there is padding
-    last: Tensor  # (B, D): the state of the last token, from which the first code is predicted
+    last: Tensor  # (B, D): state of the last token, which predicts the first code
 
     def of_users(self, users: Tensor) -> CausalMemory:
-        """Return the memory of the chosen users, (B',) indices that may repeat."""
+        """Return the memory of the users at (B',) indices, which may repeat."""
         users = moved(users, self.bias.device)
         return CausalMemory(
             tuple(k[users] for k in self.keys),
@@ -70,7 +69,7 @@ class CausalMemory(NamedTuple):
 
 
 class CausalBlock(EncoderBlock):
-    """A layer of the T5's encoder that returns its keys and values, and can take one token at a time."""
+    """A layer of the T5's encoder that returns its keys and values and can process one token at a time."""
 
     def read(self, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, S, D), (B or 1, H, S, S) -> the new x, and the keys and values (B, H, S, K)."""
@@ -88,9 +87,9 @@ class CausalBlock(EncoderBlock):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run the layer over the next token x (B, M, D); return the new x and the token's key and value.
 
-        `history` are the keys, values (B, H, S, K) and bias (B or 1, H, 1, S) of the tokens that all beams of
-        a user share, `past` each beam's own of the tokens since, (B, M or 1, H*K) a token, `bias` (H, T) of
-        those and of this one.
+        `history` holds keys and values (B, H, S, K) and bias (B or 1, H, 1, S) of the tokens that all beams
+        of a user share. `past` holds each beam's keys and values of the later tokens, (B, M or 1, H*K) per
+        token. `bias` (H, T) covers these and the new token.
         """
         a, h = self.attention, self.attention_norm(x)
         query, key, value = a.q(h), a.k(h), a.v(h)
@@ -116,7 +115,7 @@ class CausalTransformer(nn.Module):
         super().__init__()
         self.config, self.levels = config, levels
         self.embedding = nn.Embedding(vocabulary, config.d_model)
-        # Where levels share their tokens, only this says which level comes next.
+        # If levels share tokens, only this embedding tells which level comes next.
         self.level = nn.Embedding(levels, config.d_model)
         self.blocks = nn.ModuleList(CausalBlock(config) for _ in range(config.layers))
         self.bias = RelativeBias(config, both_ways=False)
@@ -127,7 +126,7 @@ class CausalTransformer(nn.Module):
         nn.init.normal_(self.level.weight, std=config.d_model**-0.5)
 
     def read(self, tokens: Tensor, levels: Tensor, mask: Tensor) -> CausalMemory:
-        """Tokens (B, S), each of the level in `levels` (S,) -> what decoding needs, for the last place too.
+        """Read tokens (B, S) of the levels `levels` (S,) and return the memory for decoding.
 
         `mask` (B, S) is 0 at padding.
         """
@@ -136,7 +135,7 @@ class CausalTransformer(nn.Module):
         return CausalMemory(keys, values, padding.to(keys[0].dtype), states[:, -1])
 
     def states(self, tokens: Tensor, levels: Tensor) -> Tensor:
-        """Tokens (B, S), each of the level in `levels` (S,) -> states (B, S, D) that the head reads."""
+        """Tokens (B, S) of the levels `levels` (S,) -> states (B, S, D) before the output head."""
         return self._layers(tokens, levels, None)[0]
 
     def _layers(
@@ -173,13 +172,13 @@ class CausalTransformer(nn.Module):
         return self.dropout(self.norm(x)) * self.config.d_model**-0.5
 
     def logits(self, states: Tensor) -> Tensor:
-        """States (..., D) -> logits (..., V) in float32: bfloat16 would tie logits that are near."""
+        """States (..., D) -> logits (..., V) in float32; bfloat16 would create ties."""
         with torch.autocast(states.device.type, enabled=False):
             return F.linear(states.float(), self.embedding.weight.float())
 
 
 class CausalRecommender(CodeRecommender):
-    """A causal transformer over the tokens of a history; what it writes on is the next item's identifier."""
+    """A causal transformer over the tokens of a history, which it continues with the next identifier."""
 
     Config = CausalConfig
     config: CausalConfig
@@ -194,21 +193,21 @@ class CausalRecommender(CodeRecommender):
         return self.transformer
 
     def forward(self, rows: Tensor, places: Tensor, sequences: Tensor) -> Tensor:
-        """Return the mean negative log-likelihood of a token of the items `sequences[rows, places]`.
+        """Return the mean negative log-likelihood per token of the items `sequences[rows, places]`.
 
-        The batch is one of `StretchBatches`: `sequences` (B, I + 1) are padded at the right with -1, `rows`
-        and `places`, from 1, are (n,).
+        The batch comes from `StretchBatches`: `sequences` (B, I + 1) is padded on the right with -1; `rows`
+        and `places` (from 1) are (n,).
         """
         levels = self.codes.levels
         tokens = F.pad(self.item_tokens[sequences].flatten(1)[:, :-1], (1, 0), value=_BEGIN)
         states = self.transformer.states(tokens, self._levels(tokens.shape[1], first=-1))
-        # Place t predicts token t of the sequence, because of the begin token.
+        # Position t predicts token t of the sequence, because of the begin token.
         chosen = places[:, None] * levels + torch.arange(levels, device=places.device)
         logits = self.transformer.logits(states[rows[:, None], chosen])
         return self.token_loss(logits, self.item_tokens[sequences[rows, places]])
 
     def _levels(self, tokens: int, *, first: int) -> Tensor:
-        """Return the level of each of so many tokens, (S,), where the first one has level `first`."""
+        """Return the levels (S,) of S = `tokens` tokens, of which the first has level `first`."""
         return (torch.arange(tokens, device=self.item_tokens.device) + first) % self.codes.levels
 
     # --- decoding: the protocol genrec_lab.decoding.CodeModel
@@ -216,11 +215,11 @@ class CausalRecommender(CodeRecommender):
     def inputs(self, histories: Histories) -> dict[str, Tensor]:
         """Return `input_ids` and `attention_mask`, (B, S) int64, padded left: a begin token, then the items.
 
-        Raises ValueError for an item that the identifiers do not have.
+        Raises ValueError for an item without an identifier.
         """
         matrix = self.matrix(histories)
         begin = (matrix == NO_ITEM).sum(1, keepdim=True) * self.codes.levels
-        # From padding at the right to padding at the left, for then the next code is as far from all.
+        # Move the padding to the left, so that all histories end at the same position.
         order = torch.argsort((matrix != NO_ITEM).long(), dim=1, stable=True)
         tokens = F.pad(self.item_tokens[matrix.gather(1, order)].flatten(1), (1, 0), value=PAD)
         places = torch.arange(tokens.shape[1], device=tokens.device)
@@ -228,7 +227,7 @@ class CausalRecommender(CodeRecommender):
         return {"input_ids": tokens, "attention_mask": (places >= begin).long()}
 
     def remember(self, histories: Histories) -> CausalMemory:
-        """Read B histories once and keep the keys and values that every beam shares."""
+        """Read B histories once; keep the keys and values that all beams share."""
         tokens, mask = self.inputs(histories).values()
         levels = self._levels(tokens.shape[1], first=-1)
         memory = self.transformer.read(tokens, levels, mask)
@@ -244,7 +243,7 @@ class CausalRecommender(CodeRecommender):
         cache: Cache | None,
         parents: Tensor | None,
     ) -> tuple[Tensor, Cache]:
-        """Go one level on: codes (B, M) below the beams `parents` -> log-probabilities (B, M, K), cache."""
+        """Advance one level: codes (B, M) below the beams `parents` -> log-probabilities (B, M, K), cache."""
         if cache is None or codes is None or parents is None:
             nothing: tuple[tuple[Tensor, ...], ...] = ((),) * self.config.layers
             logits, longer = self.transformer.logits(memory.last)[:, None], Cache(nothing, nothing, ())

@@ -1,4 +1,4 @@
-"""The base of all generative recommenders: items as tokens, training, tries, recommending, files.
+"""The base of all generative recommenders: tokens, training, tries, recommending and files.
 
 Letters: B users, I items of history, L levels of an identifier, K codes of a level, V tokens.
 """
@@ -55,9 +55,9 @@ Precision = Literal["auto", "fp32", "bf16"]
 class CodeRecommender(nn.Module, Shareable, CodeModel):
     """A model that reads the identifiers of a history and writes the identifier of the next item.
 
-    A subclass names its `Config` and its `body`, the network over tokens; its `forward` is the loss of a
-    batch, and beam search calls its `remember` and `step` (genrec_lab.decoding.CodeModel). Items are indices
-    into `codes`. After `fit`, `results_["training"]` is the history of the training.
+    A subclass defines its `Config` and its `body`, the network over tokens. Its `forward` returns the loss
+    of a batch, and beam search calls its `remember` and `step` (genrec_lab.decoding.CodeModel). Items are
+    indices into `codes`. After `fit`, `results_["training"]` holds the training history.
     """
 
     Config: ClassVar[type[RecommenderConfig]]
@@ -68,9 +68,9 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
         super().__init__()
         self.codes, self.config = codes, config
         self.results_: dict[str, TrainingResult] = {}
-        self.adapter: tuple[str, LoRAConfig] | None = None  # domain and sizes of the LoRA in the body
-        self.temperature = 1.0  # divides the logits of the loss, and nothing else (LETTER's Eq. 7)
-        # The last row is that of "no item", so that an index of -1 reads padding.
+        self.adapter: tuple[str, LoRAConfig] | None = None  # domain and config of the LoRA in the body
+        self.temperature = 1.0  # divides the logits only in the loss (LETTER's Eq. 7)
+        # The last row is padding, so that index -1 reads it.
         table = np.vstack([codes.tokens(), np.full((1, codes.levels), PAD)])
         self.register_buffer("item_tokens", torch.from_numpy(table), persistent=False)
         self.item_tokens: Tensor
@@ -78,17 +78,17 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
     @property
     @abstractmethod
     def body(self) -> nn.Module:
-        """The network over tokens, whose weights are saved."""
+        """The network over tokens; its weights are saved."""
 
     @abstractmethod
     def inputs(self, histories: Histories) -> dict[str, Tensor]:
-        """Return what the network reads: `input_ids` and `attention_mask`, (B, S) int64.
+        """Return the network's inputs: `input_ids` and `attention_mask`, (B, S) int64.
 
-        Raises ValueError for an item that the identifiers do not have.
+        Raises ValueError for an item without an identifier.
         """
 
     def continuations(self, memory: Any, prefixes: Tensor) -> Tensor:
-        """Return log-probabilities (R, K) of the codes after prefixes (R, l), one row per user."""
+        """Return log-probabilities (R, K) of the codes that follow prefixes (R, l), one row per user."""
         log_probs, cache = self.step(memory, None, None, None)
         alone = torch.zeros(len(prefixes), 1, dtype=torch.long)
         for codes in prefixes.T:
@@ -96,11 +96,11 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
         return log_probs[:, 0]
 
     def token_loss(self, logits: Tensor, wanted: Tensor) -> Tensor:
-        """(n, L, V) logits, (n, L) tokens -> the mean cross-entropy, of logits over the temperature."""
+        """(n, L, V) logits, (n, L) tokens -> mean cross-entropy of the logits divided by the temperature."""
         return code_cross_entropy(logits.float() / self.temperature, wanted)
 
     def matrix(self, histories: Histories) -> Tensor:
-        """Lists of items -> (B, I) padded at the right with -1, on the model's device."""
+        """Lists of items -> (B, I) padded on the right with -1, on the model's device."""
         self._check_items(histories)
         longest = max((len(h) for h in histories), default=0)
         matrix = np.full((len(histories), longest), NO_ITEM, dtype=np.int64)
@@ -123,7 +123,7 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
     def level_log_probs(self, logits: Tensor, level: int) -> Tensor:
         """Logits (..., V) -> log-probabilities (..., K) of one level's codes, over the whole vocabulary.
 
-        Where logits overflow they are NaN, which a search finds in its scores.
+        Logits that overflow give NaN, which the search detects in its scores.
         """
         start, size = self.codes.offsets[level], self.codes.sizes[level]
         logits = logits.float()
@@ -131,7 +131,7 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
         return logits[..., start : start + size] - total.masked_fill(total.isinf(), torch.nan)
 
     def require_finite(self, values: Tensor, where: str, run: Callable[[], object]) -> None:
-        """Raise ValueError where values are not finite, naming the layer; `run` computes them once more."""
+        """Raise ValueError, naming the layer, if values are not finite; `run` computes them again."""
         if not torch.isfinite(values).all():
             raise ValueError(
                 f"the recommender gives NaN {where}: {source_of_nan(self.body, run)}. Its weights have "
@@ -156,12 +156,12 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
     ) -> Self:
         """Train the weights that require gradients on all domains of the data, and return the recommender.
 
-        training: the budget, by default TrainingConfig's. pairs: which pairs of history and next item are
-        learnt. one_pass: epochs before it in which no item of a history reads a later one (`reading_past`).
-        temperature: divides the logits of the loss. validation_beams, precision: of the validation that
-        chooses the epoch. callbacks, checkpoints: as of a model over items. The first weights are drawn by
-        the constructor, so call `torch.manual_seed` before it. Raises ValueError for identifiers of other
-        items.
+        training: the budget, by default `TrainingConfig()`. pairs: which pairs of history and next item to
+        train on. one_pass: a first training in which no item of a history attends to a later one
+        (`reading_past`). temperature: divides the logits of the loss. validation_beams, precision: used in
+        the validation that selects the epoch. callbacks, checkpoints: as for a model over items. The
+        constructor draws the initial weights, so call `torch.manual_seed` before it. Raises ValueError if the
+        identifiers belong to other items.
         """
         pairs, training = pairs or PairsConfig(), training or TrainingConfig()
         learnt = TrainingData.of(data, max_history=pairs.max_history)
@@ -193,24 +193,24 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
 
     @contextmanager
     def reading_past(self) -> Iterator[None]:
-        """While the block lasts, no item of a history reads a later one, so one pass learns all places.
+        """Within the block, no item of a history attends to a later one, so one pass trains all positions.
 
-        Raises ValueError where the recommender does so anyhow.
+        Raises ValueError if the recommender always works this way.
         """
         raise ValueError(
-            f"one_pass is given, and a {type(self).__name__} learns in one pass anyhow; leave it out"
+            f"one_pass is given, but a {type(self).__name__} always learns in one pass; leave it out"
         )
         yield
 
     @property
     def learns_in_one_pass(self) -> bool:
-        """Whether one pass over a sequence learns every place in it."""
+        """Whether one pass over a sequence trains every position."""
         return bool(self.config.learns_in_one_pass)
 
     def batches(
         self, data: TrainingData, batch_size: int, pairs: PairsConfig
     ) -> PairBatches | StretchBatches:
-        """Return what an epoch is made of: pairs, or stretches of sequences where one pass learns them."""
+        """Return the batches of an epoch: pairs, or stretches of sequences if one pass learns them."""
         if not self.learns_in_one_pass:
             return PairBatches(data.pairs(), batch_size, per_user=pairs.per_user)
         sequences = data.sequences["items"].to_list()
@@ -225,35 +225,35 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
         seed: int = 0,
         **given: Any,
     ) -> Self:
-        """Return a copy that is trained further on one domain (GMC 3.5); this recommender stays as it is.
+        """Return a copy trained further on one domain (GMC 3.5); this recommender does not change.
 
-        lora: sizes of the adapter that alone is trained (GMC Eq. 9), or None for all weights (GMC Table 4,
-        row 5). `given` are the other arguments of `fit`.
+        lora: config of the adapter, of which only the weights are trained (GMC Eq. 9), or None to train all
+        weights (GMC Table 4, row 5). `given` holds the other arguments of `fit`.
         """
-        torch.manual_seed(seed)  # of the adapter's first weights
+        torch.manual_seed(seed)  # for the adapter's initial weights
         adapted = copy.deepcopy(self) if lora is None else add_lora(self, lora, domain)
         learnt = TrainingData.of(data, max_history=(given.get("pairs") or PairsConfig()).max_history)
         return adapted.fit(learnt.of_domains(domain), seed=seed, **given)
 
     def with_codes(self, codes: ItemCodes) -> Self:
-        """Return the same recommender over other identifiers, as when a tokenizer has renamed the items.
+        """Return the same recommender with other identifiers, for example from a fine-tuned tokenizer.
 
-        Raises ValueError where these have another number of tokens.
+        Raises ValueError if they have a different number of tokens.
         """
         if self.codes.vocabulary_size != codes.vocabulary_size:
             raise ValueError(
-                f"the recommender knows {self.codes.vocabulary_size} tokens, the new identifiers have "
-                f"{codes.vocabulary_size}; a transfer needs a conflict policy that adds no level, as "
+                f"the recommender has {self.codes.vocabulary_size} tokens, the new identifiers have "
+                f"{codes.vocabulary_size}; a transfer needs a conflict policy that adds no level, such as "
                 "identifiers.policy 'nearest_free'"
             )
         return self._with_weights(plain_weights(self), codes)
 
     def merged(self) -> Self:
-        """Return the same recommender with its adapter merged into the weights; one without stays itself."""
+        """Return the recommender with its adapter merged into the weights; itself if it has none."""
         return self if self.adapter is None else self._with_weights(plain_weights(self), self.codes)
 
     def unadapted(self) -> Self:
-        """Return the recommender that the adapter is on."""
+        """Return the recommender without its adapter."""
         return (
             self
             if self.adapter is None
@@ -268,20 +268,20 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
         return model.to(self.item_tokens.device).train(self.training)
 
     def _require_codes_of(self, data: TrainingData) -> None:
-        """Raise ValueError where the identifiers are not those of the data's items."""
+        """Raise ValueError if the identifiers do not belong to the data's items."""
         items, names = data.items["item"].to_numpy(), data.items["domain"].to_numpy()
         known = np.array(self.codes.domain_names)[self.codes.domain_index]
         if items.max() >= len(known) or (known[items] != names).any():
             raise ValueError(
-                f"the identifiers are of {len(known)} items of {list(self.codes.domain_names)}, which are "
-                f"not the items of the data, of {list(data.domains)}; give ItemCodes(…, domains=…) theirs"
+                f"the identifiers belong to {len(known)} items of {list(self.codes.domain_names)}, which are "
+                f"not the items of the data, of {list(data.domains)}; pass their domains to ItemCodes"
             )
 
     # --- recommending
 
     @cached_property
     def _lowest(self) -> np.ndarray:
-        """(N,) the lowest item with each item's identifier."""
+        """Return for each item the lowest item with the same identifier, (N,)."""
         return self.codes.representatives()
 
     @cached_property
@@ -289,11 +289,11 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
         return {}
 
     def trie(self, *domains: str) -> CodeTrie:
-        """Return the trie of one domain's items, or of several side by side, a root each; built once."""
+        """Return the trie of one domain's items, or of several domains with one root each; built once."""
         if domains not in self._tries:
             if len(domains) == 1:
                 items = self.codes.domain_items(domains[0])
-                if not self.codes.unique:  # a leaf is an identifier, under the lowest of its items
+                if not self.codes.unique:  # a leaf holds the lowest item of an identifier
                     items = items[self._lowest[items] == items]
                 self._tries[domains] = CodeTrie(self.codes.codes[items], items)
             else:
@@ -317,24 +317,24 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
     ) -> Ranked:
         """Return the top_k items of each user's domain by beam search (GMC Eq. 10).
 
-        Items that share an identifier stand next to each other with one score, the lowest first;
-        `identifiers` asks for the lowest of each identifier alone.
+        Items that share an identifier follow each other with the same score, the lowest index first; with
+        `identifiers`, only the lowest item of each identifier is returned.
 
-        `domain` is one name for all users, one a user, or None for the domain of each history's last item
-        (the only domain where there is one). `allow` and `deny` are item indices: only items of the one and
-        none of the other are recommended, with `exclude_seen` none of a user's own history either (or of the
-        items that it names for each user). The search is then that of a catalogue of those items alone, and a
-        row ends in -1 where there are fewer. `beams` is by default the larger of top_k and 20, GMC's width;
-        `precision` is the network's; scores are normalised in fp32, over what `normalise` says, as in
-        `beam_search`. Users of several domains share batches.
-        Raises ValueError for an unknown item or domain, an empty history whose domain is unknown, and where
+        `domain` is one name for all users, one name per user, or None for the domain of each history's last
+        item (or the only domain). `allow` and `deny` are indices of items to choose from and to leave out;
+        `exclude_seen` leaves out the items of each history, or the items given for each user. The search then
+        runs as if the catalogue had only the remaining items, and rows with fewer items are filled with -1.
+        `beams` defaults to the larger of top_k and 20, GMC's width. `precision` applies to the network;
+        scores are normalised in fp32, over the codes that `normalise` selects, as in `beam_search`. Users of
+        several domains share batches.
+        Raises ValueError for an unknown item or domain, for an empty history whose domain is unknown, and if
         no item of a domain is allowed.
         """
         names, seen = self._domains_of(histories, domain), seen_items(histories, exclude_seen)
         if seen is not None or allow is not None or deny is not None:
-            self.codes.require_unique()  # of items that share an identifier all are allowed, or none
+            self.codes.require_unique()  # items that share an identifier can only be allowed together
         wanted = tuple(name for name in self.codes.domain_names if name in set(names))
-        # Histories of like length go together, which leaves little padding.
+        # Batch histories of similar length, to reduce padding.
         order = np.argsort([len(history) for history in histories], kind="stable")
         with autocast(torch.device(self.item_tokens.device.type), precision):
             ranked = beam_search(
@@ -355,7 +355,7 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
         return Ranked(*with_equals(found.items, self._lowest, found.scores))
 
     def _searched(self, domains: tuple[str, ...], allow: ItemList, deny: ItemList) -> CodeTrie:
-        """Return the trie of some domains' allowed items, one root per domain."""
+        """Return the trie of the allowed items of some domains, one root per domain."""
         if allow is None and deny is None:
             return self.trie(*domains)
         kept = [allowed_items(self.codes.domain_items(name), allow, deny, name) for name in domains]
@@ -367,15 +367,15 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
     ) -> np.ndarray:
         """Return log-probabilities (B, N) of the items of one domain, in the order of `codes.domain_items`.
 
-        That is one forward pass for each prefix of the catalogue and user: `recommend` is much faster where
-        the best are enough. Without `domain` it is the domain of the histories' last items. Raises ValueError
-        as `recommend`, and where users are of several domains, whose items are not the same.
+        This takes one forward pass per user and prefix of the catalogue; `recommend` is much faster if you
+        need only the best items. `domain` defaults to the domain of the histories' last items. Raises
+        ValueError like `recommend`, and if users belong to several domains, whose items differ.
         """
         names = self._domains_of(histories, domain)
         if len(set(names)) > 1:
             raise ValueError(
-                f"the histories are of the domains {sorted(set(names))}, whose items are not the same; score "
-                "each domain's by themselves, or pass domain="
+                f"the histories belong to the domains {sorted(set(names))}, whose items differ; score each "
+                "domain separately, or pass domain="
             )
         name = names[0] if names else self.codes.domain_names[0]
         scores = score_items(self, histories, self.trie(name), normalise=normalise)
@@ -409,7 +409,7 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
     # --- files
 
     def save(self, folder: str | Path) -> Path:
-        """Write weights (safetensors), sizes (json) and identifiers (parquet) into a folder.
+        """Write weights (safetensors), config (json) and identifiers (parquet) into a folder.
 
         An adapter is merged into the weights.
         """
@@ -422,10 +422,10 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read what `save` wrote, onto this process's device.
+        """Load a recommender that `save` wrote, onto this process's device.
 
-        Raises FileNotFoundError where a file is missing, ValueError where the weights are of other sizes than
-        the config says, before anything of those sizes is allocated.
+        Raises FileNotFoundError if a file is missing, and ValueError, before allocating memory, if the
+        weights do not have the sizes in the config.
         """
         folder = Path(folder)
         for name in ("codes.parquet", "config.json", "model.safetensors"):
@@ -438,7 +438,7 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
         try:
             with torch.device("meta"):
                 wanted = {name: list(one.shape) for name, one in cls(codes, config).body.state_dict().items()}
-        except (TypeError, RuntimeError) as error:  # sizes beyond what torch can count
+        except (TypeError, RuntimeError) as error:  # sizes that are too large for torch
             raise ValueError(
                 f"{folder}: config.json asks for impossible sizes ({str(error)[:80]})"
             ) from error
@@ -453,21 +453,21 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
             raise ValueError(
                 f"{folder}: config.json and codes.parquet ask for {unlike[0]} of shape "
                 f"{wanted.get(unlike[0])}, model.safetensors has {held.get(unlike[0])} "
-                f"({len(unlike)} weights differ); these files are not of one model"
+                f"({len(unlike)} weights differ); these files do not belong to one model"
             )
         model = cls(codes, config)
         model.body.load_state_dict(load_file(folder / "model.safetensors"))
         return placed(model).eval()
 
     def save_adaptation(self, folder: Path) -> Path:
-        """Write what `adapt` has trained: the adapter alone, or the recommender where there is none."""
+        """Write what `adapt` trained: only the adapter, or the recommender if it has none."""
         if self.adapter is None:
             return self.save(folder)
         domain, lora = self.adapter
         return save_lora(self, lora, domain, folder)
 
     def with_adaptation(self, domain: str, folder: Path) -> Self:
-        """Return the recommender that `save_adaptation` wrote, for a domain; this one is what was adapted."""
+        """Load the recommender that `save_adaptation` wrote for a domain; `self` must be the adapted base."""
         return (
             load_lora(self, domain, folder) if (folder / "lora.json").is_file() else type(self).load(folder)
         )

@@ -1,4 +1,4 @@
-"""The T5 for onnxruntime: two graphs with open shapes, searched as the original is. Needs the extra `serve`.
+"""The T5 for onnxruntime: two graphs with dynamic shapes, with the same search. Needs the extra `serve`.
 
 Letters: B users, S tokens of a history, M beams, T codes of a prefix, D width, K codes of a level, V tokens.
 """
@@ -50,7 +50,7 @@ class _Decoder(nn.Module):
 
 
 def export_onnx(model: Recommender, folder: str | Path) -> Path:
-    """Write a recommender, its adapter merged, as `encoder.onnx`, `decoder.onnx` and what reads them."""
+    """Write a recommender with its adapter merged: `encoder.onnx`, `decoder.onnx`, config and identifiers."""
     target, merged = Path(folder), model.merged().eval()
     target.mkdir(parents=True, exist_ok=True)
     users, tokens, beams, prefix = (torch.export.Dim(name, min=1) for name in ("B", "S", "M", "T"))
@@ -77,7 +77,7 @@ def export_onnx(model: Recommender, folder: str | Path) -> Path:
 
 
 class _Memory(NamedTuple):
-    """What the decoder reads of the histories."""
+    """The encoded histories."""
 
     hidden: np.ndarray  # (B, S, D) float32
     mask: np.ndarray  # (B, S)
@@ -87,7 +87,7 @@ class _Memory(NamedTuple):
 
 
 class _Prefixes(NamedTuple):
-    """The tokens of each beam so far; every step decodes them anew, because there are only a few."""
+    """The tokens of each beam so far; every step decodes all of them, because they are few."""
 
     tokens: Tensor  # (B, M, T)
 
@@ -96,13 +96,13 @@ class _Prefixes(NamedTuple):
 
 
 class OnnxRecommender(Recommender):
-    """A recommender whose network runs in onnxruntime on the CPU; it recommends as the one it was made of."""
+    """A recommender whose network runs in onnxruntime on the CPU, with the original's recommendations."""
 
     def __init__(self, folder: Path, threads: int = 0) -> None:
         from onnxruntime import InferenceSession, SessionOptions
 
         config = self.Config.model_validate_json((folder / "config.json").read_text())
-        with torch.device("meta"):  # its weights are in the graphs
+        with torch.device("meta"):  # the weights are in the graphs
             super().__init__(ItemCodes.read(folder / "codes.parquet"), config)
         options = SessionOptions()
         options.intra_op_num_threads = threads
@@ -113,7 +113,7 @@ class OnnxRecommender(Recommender):
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read what `export_onnx` wrote; FileNotFoundError where a file is missing."""
+        """Load what `export_onnx` wrote; raises FileNotFoundError if a file is missing."""
         place = Path(folder)
         for name in (*_GRAPHS, "codes.parquet", "config.json"):
             if not (place / name).is_file():
@@ -126,8 +126,8 @@ class OnnxRecommender(Recommender):
         return model.eval()
 
     def save(self, folder: str | Path) -> Path:
-        """Raise TypeError: the graphs are the model."""
-        raise TypeError("an OnnxRecommender is its folder of graphs; copy that")
+        """Raise TypeError, because the graphs are the model."""
+        raise TypeError("an OnnxRecommender consists of its folder of graphs; copy that folder")
 
     def remember(self, histories: Histories) -> Any:
         """Encode B histories once."""
@@ -138,7 +138,7 @@ class OnnxRecommender(Recommender):
     def step(
         self, memory: Any, codes: Tensor | None, cache: Any, parents: Tensor | None
     ) -> tuple[Tensor, Any]:
-        """Go one level on: codes (B, M) below the beams `parents` -> log-probabilities (B, M, K), cache."""
+        """Advance one level: codes (B, M) below the beams `parents` -> log-probabilities (B, M, K), cache."""
         if cache is None or codes is None or parents is None:
             tokens = torch.full((len(memory.mask), 1, 1), PAD)
         else:

@@ -1,4 +1,4 @@
-"""Recommender: the T5 over identifiers, from histories of items to ranked items.
+"""The T5 over identifiers, from histories of items to ranked items.
 
 Letters: B users, I items of history, L levels of an identifier, S = I * L + 1 tokens, M beams, K codes of a
 level, V tokens of the vocabulary.
@@ -44,7 +44,7 @@ _SETTINGS = {
     "relative_buckets": "relative_attention_num_buckets",
     "relative_max_distance": "relative_attention_max_distance",
 }
-# What transformers' T5 holds beside its own weights: copies of the embedding.
+# Copies of the embedding in transformers' T5.
 _COPIES = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"}
 
 
@@ -74,8 +74,8 @@ def transformers_names(config: T5Config) -> dict[str, str]:
 class Recommender(CodeRecommender):
     """A T5 that reads the identifiers of a history and writes the identifier of the next item.
 
-    A history becomes the tokens of its items, oldest first, and an end token; the target is the L tokens of
-    one identifier, without an end token, so that its log-probability is the sum over levels of GMC Eq. 8.
+    A history is encoded as the tokens of its items, oldest first, and an end token. The target is the L
+    tokens of one identifier, without an end token, so its log-probability is the sum in GMC Eq. 8.
     Items are indices into `codes`.
 
     >>> import genrec_lab, numpy
@@ -93,7 +93,7 @@ class Recommender(CodeRecommender):
     def __init__(self, codes: ItemCodes, config: T5Config | None = None) -> None:
         super().__init__(codes, config or T5Config())
         self.t5 = T5(codes.vocabulary_size, self.config)
-        # Whether a history's items read those after them too; other than the config says in `reading_past`.
+        # Whether a history's items also attend to later ones; `reading_past` changes it temporarily.
         self.reads_whole = self.config.reads == "whole"
 
     @property
@@ -105,13 +105,13 @@ class Recommender(CodeRecommender):
 
     @contextmanager
     def reading_past(self) -> Iterator[None]:
-        """While the block lasts, no item of a history reads a later one, so one pass learns all places.
+        """Within the block, no item of a history attends to a later one, so one pass trains all positions.
 
-        Raises ValueError where the recommender does so anyhow.
+        Raises ValueError if the recommender always works this way.
         """
         if not self.reads_whole:
             raise ValueError(
-                "recommender.reads is 'past', so that one pass learns all places; leave one_pass out"
+                "recommender.reads is 'past', so one pass trains all positions already; leave one_pass out"
             )
         self.reads_whole = False
         try:
@@ -121,19 +121,18 @@ class Recommender(CodeRecommender):
 
     @property
     def learns_in_one_pass(self) -> bool:
-        """Whether one pass over a sequence learns every place in it."""
+        """Whether one pass over a sequence trains every position."""
         return not self.reads_whole
 
     def forward(self, **batch: Tensor) -> Tensor:
-        """Return the mean negative log-likelihood of a target token (GMC Eq. 8).
+        """Return the mean negative log-likelihood per target token (GMC Eq. 8).
 
-        The batch is one of `PairBatches`, or of `StretchBatches`, in which every place of a sequence is
-        learnt.
+        The batch comes from `PairBatches`, or from `StretchBatches` to train every position of a sequence.
         """
         return self.stretch_loss(**batch) if "sequences" in batch else self.pair_loss(**batch)
 
     def pair_loss(self, histories: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of items `targets` (B,) after `histories` (B, I), padded at the right with -1."""
+        """Return the loss of items `targets` (B,) given `histories` (B, I), padded on the right with -1."""
         tokens, mask = self._tokens(histories)
         wanted = self.item_tokens[targets]
         start = torch.full_like(wanted[:, :1], PAD)
@@ -141,12 +140,11 @@ class Recommender(CodeRecommender):
         return self.token_loss(logits, wanted)
 
     def stretch_loss(self, rows: Tensor, places: Tensor, sequences: Tensor) -> Tensor:
-        """Return the loss of the items `sequences[rows, places]`, each after those before it, in one pass.
+        """Return the loss of the items `sequences[rows, places]`, each given those before it, in one pass.
 
-        `sequences` is (B, I + 1), padded at the right with -1; `rows` and `places`, from 1, are (n,). The
-        encoder runs once a sequence, and no item in it reads a later one, so its states serve every place.
-        That is another encoder than the one which reads a whole history: a model that is to read so needs
-        epochs of `pair_loss` after it.
+        `sequences` (B, I + 1) is padded on the right with -1; `rows` and `places` (from 1) are (n,). The
+        encoder runs once per sequence, and no item attends to a later one, so its states serve every
+        position. A model that will encode whole histories needs epochs of `pair_loss` afterwards.
         """
         levels, first = self.codes.levels, int(places.min())
         tokens, mask = self._tokens(sequences[:, :-1], whole=False)
@@ -161,17 +159,17 @@ class Recommender(CodeRecommender):
         return self.token_loss(self.t5.logits(states[chosen]), wanted[chosen])
 
     def inputs(self, histories: Histories) -> dict[str, Tensor]:
-        """Return `input_ids` and `attention_mask`, (B, S) int64, padded right, as transformers' T5 takes.
+        """Return `input_ids` and `attention_mask`, (B, S) int64, padded right, as transformers' T5 expects.
 
-        Raises ValueError for an item that the identifiers do not have.
+        Raises ValueError for an item without an identifier.
         """
         tokens, mask = self._tokens(self.matrix(histories), whole=self.reads_whole)
         return {"input_ids": tokens, "attention_mask": mask}
 
     def _tokens(self, histories: Tensor, *, whole: bool = True) -> tuple[Tensor, Tensor]:
-        """(B, I) items padded at the right with -1 -> tokens (B, S) and mask (B, S).
+        """(B, I) items padded on the right with -1 -> tokens (B, S) and mask (B, S).
 
-        The end token of a `whole` history is left out where its states serve shorter histories too.
+        Only a `whole` history has an end token, because otherwise its states serve shorter histories too.
         """
         if not whole:
             tokens = self.item_tokens[histories].flatten(1)
@@ -185,7 +183,7 @@ class Recommender(CodeRecommender):
     # --- decoding: the protocol genrec_lab.decoding.CodeModel
 
     def remember(self, histories: Histories) -> Memory:
-        """Encode B histories once and keep the keys and values that the decoder reads."""
+        """Encode B histories once; keep the keys and values that the decoder reads."""
         tokens, mask = self._tokens(self.matrix(histories), whole=self.reads_whole)
         items = torch.arange(tokens.shape[1], device=tokens.device) // self.codes.levels
 
@@ -199,7 +197,7 @@ class Recommender(CodeRecommender):
     def step(
         self, memory: Memory, codes: Tensor | None, cache: Cache | None, parents: Tensor | None
     ) -> tuple[Tensor, Cache]:
-        """Go one level on: codes (B, M) below the beams `parents` -> log-probabilities (B, M, K), cache."""
+        """Advance one level: codes (B, M) below the beams `parents` -> log-probabilities (B, M, K), cache."""
         device = self.item_tokens.device
         if cache is None or codes is None or parents is None:
             level, users, past = 0, memory.bias.shape[0], None
@@ -212,7 +210,7 @@ class Recommender(CodeRecommender):
         return self.level_log_probs(logits, level), longer
 
     def continuations(self, memory: Memory, prefixes: Tensor) -> Tensor:
-        """Log-probabilities (R, K) of the codes after prefixes (R, l), row r after the memory's user r."""
+        """Return log-probabilities (R, K) of the codes that follow prefixes (R, l); row r is user r's."""
         level = prefixes.shape[1]
         offsets = torch.tensor(self.codes.offsets[:level], dtype=torch.long)
         tokens = moved(F.pad(prefixes + offsets, (1, 0), value=PAD), self.item_tokens.device)
@@ -224,7 +222,7 @@ class Recommender(CodeRecommender):
     def to_transformers(self) -> T5ForConditionalGeneration:
         """Return transformers' T5 with the same weights, in evaluation mode; its logits equal ours.
 
-        What an adapter adds is merged into the weights. Where the encoder reads the past only it is a
+        An adapter is merged into the weights. If the encoder reads only the past, the result is a
         `T5ReadingPast`.
         """
         from transformers import T5Config as TheirConfig
@@ -255,15 +253,14 @@ class Recommender(CodeRecommender):
         return theirs.eval()
 
     def transformers_name(self, name: str) -> str:
-        """Return the name that a weight of the body has in `to_transformers()`."""
+        """Return the name of one of the body's weights in `to_transformers()`."""
         return transformers_names(self.config)[name]
 
     @classmethod
     def from_transformers(cls, t5: T5ForConditionalGeneration, codes: ItemCodes) -> Self:
-        """Take over a transformers T5 whose vocabulary is that of `codes`.
+        """Convert a transformers T5 whose vocabulary is that of `codes`.
 
-        Raises ValueError where the vocabulary is another one, the embeddings are not tied, or a setting is
-        one that T5Config does not have.
+        Raises ValueError if the vocabulary differs, the embeddings are not tied, or T5Config lacks a setting.
         """
         theirs: Any = t5.config
         if theirs.vocab_size != codes.vocabulary_size:

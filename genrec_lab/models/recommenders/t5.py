@@ -1,8 +1,8 @@
 """T5 (Raffel et al. 2020) in one file: it reads a history of codes and writes the next item's.
 
-Shapes are written with one letter an axis: B users or samples, M beams, S encoder places, T decoder places,
-H heads, K width of a head, D width of the model, V tokens. Weights exchange with transformers'
-T5ForConditionalGeneration through `Recommender.to_transformers`; the logits are equal.
+Shapes have one letter per axis: B users or samples, M beams, S encoder positions, T decoder positions,
+H heads, K width of a head, D width of the model, V tokens. `Recommender.to_transformers` converts the
+weights to transformers' T5ForConditionalGeneration; the logits are equal.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from genrec_lab.models.layers import PooledDropout
 from genrec_lab.models.recommenders.base import RecommenderConfig
 from genrec_lab.training import moved
 
-NORM_EPSILON = 1e-6  # of every T5 release
-NEGATIVE = -1e9  # masks a score; finite, so that a row without any place does not give NaN
+NORM_EPSILON = 1e-6  # in every T5 release
+NEGATIVE = -1e9  # masks a score; finite, so that a fully masked row does not give NaN
 
 
 class BlockSizes(RecommenderConfig):
-    """Sizes of one layer of any of the networks."""
+    """Sizes of a layer, shared by all networks."""
 
     d_model: int = Field(128, ge=8)  # width of the residual stream
     d_kv: int = Field(64, ge=4)  # width of one head; heads * d_kv need not equal d_model
@@ -34,11 +34,11 @@ class BlockSizes(RecommenderConfig):
     dropout: float = Field(0.1, ge=0, lt=1)
     feed_forward: Literal["relu", "gated-gelu"] = "relu"  # T5 1.0 uses relu, T5 1.1 gated-gelu
     relative_buckets: int = Field(32, ge=4)  # of the position bias
-    relative_max_distance: int = Field(128, ge=8)  # tokens; places farther apart share the last bucket
+    relative_max_distance: int = Field(128, ge=8)  # tokens; larger distances share the last bucket
 
     @model_validator(mode="after")
     def _has_far_buckets(self) -> Self:
-        # In the decoder, which looks one way, half of the buckets hold a distance each.
+        # In the decoder, which looks in one direction, half of the buckets hold one distance each.
         if self.relative_max_distance <= self.relative_buckets // 2:
             raise ValueError(
                 f"relative_max_distance is {self.relative_max_distance} with {self.relative_buckets} "
@@ -48,56 +48,56 @@ class BlockSizes(RecommenderConfig):
 
 
 class T5Config(BlockSizes):
-    """Sizes of the recommender; the defaults are the body of TIGER and its successors.
+    """Sizes of the recommender; the defaults are those of TIGER and its successors.
 
-    It has 4.59 M parameters with a vocabulary of 1,026 tokens.
+    With a vocabulary of 1,026 tokens it has 4.59 M parameters.
     """
 
     kind: Literal["t5"] = "t5"
     encoder_layers: int = Field(4, ge=1)
     decoder_layers: int = Field(4, ge=1)
-    scale_output: bool = True  # states times d_model**-0.5 before the tied head, as T5 1.0 does
-    # What an item of a history reads: the whole of it, as in T5, or its past, no later item. Then one pass
-    # over a sequence learns every place in it, several times as fast. The papers read the whole.
+    scale_output: bool = True  # states times d_model**-0.5 before the tied head, as in T5 1.0
+    # What an item of a history attends to: the whole history, as in T5 and the papers, or only its past. With
+    # "past", one pass over a sequence trains every position, which is several times faster.
     reads: Literal["whole", "past"] = "whole"
 
     @property
     def learns_in_one_pass(self) -> bool:
-        """Whether one pass over a sequence learns every place in it, because no item reads a later one."""
+        """Whether one pass over a sequence trains every position, because no item attends to a later one."""
         return self.reads == "past"
 
 
 class Memory(NamedTuple):
-    """What the decoder needs of the encoder, once a user: keys and values a layer, the mask of the places."""
+    """The encoder's output for the decoder, per user: keys and values of each layer, and the mask."""
 
     keys: tuple[Tensor, ...]  # a layer: (B, H, S, K)
     values: tuple[Tensor, ...]  # a layer: (B, H, S, K)
-    bias: Tensor  # (B, 1, 1 or M*T, S): 0 at a token that may be read, very negative at others and padding
+    bias: Tensor  # (B, 1, 1 or M*T, S): 0 at visible tokens, very negative at others and padding
 
     def of_users(self, users: Tensor) -> Memory:
-        """Return the memory of the chosen users, (B',) indices that may repeat."""
+        """Return the memory of the users at (B',) indices, which may repeat."""
         users = moved(users, self.bias.device)
         return Memory(
             tuple(k[users] for k in self.keys), tuple(v[users] for v in self.values), self.bias[users]
         )
 
     def seen_by(self, places: Tensor) -> Memory:
-        """Return the memory in which each query place reads some tokens only, (M*T, S) true where it does."""
+        """Return the memory with only some tokens visible to each query, where (M*T, S) is true."""
         return self._replace(bias=self.bias.masked_fill(~places, NEGATIVE))
 
 
 class Cache(NamedTuple):
-    """The decoder's own keys and values of the tokens so far, where they were computed.
+    """The decoder's keys and values of the tokens so far, in the order in which they were computed.
 
-    Nothing is moved when beams are re-ordered: each beam knows the places of its ancestors instead.
+    Reordering beams moves nothing: each beam stores the indices of its ancestors instead.
     """
 
-    keys: tuple[tuple[Tensor, ...], ...]  # a layer, a token: (B, M', H*K), for the M' beams of that time
+    keys: tuple[tuple[Tensor, ...], ...]  # per layer and token: (B, M', H*K), for the M' beams of that step
     values: tuple[tuple[Tensor, ...], ...]
-    ancestors: tuple[Tensor, ...]  # a token: (B, M) indices of each beam's ancestor among those M'
+    ancestors: tuple[Tensor, ...]  # per token: (B, M) index of each beam's ancestor among those M'
 
     def of_users(self, users: Tensor) -> Cache:
-        """Return the cache of the chosen users, (B',) indices."""
+        """Return the cache of the users at (B',) indices."""
         users = moved(users, self.ancestors[0].device) if self.ancestors else users
         return Cache(
             tuple(tuple(k[users] for k in layer) for layer in self.keys),
@@ -106,11 +106,11 @@ class Cache(NamedTuple):
         )
 
     def of_parents(self, parents: Tensor) -> Cache:
-        """Return the cache of the beams below the parents, (B, M') indices into the beams."""
+        """Return the cache of the beams that extend the parents, (B, M') indices into the beams."""
         return self._replace(ancestors=tuple(a.gather(1, parents) for a in self.ancestors))
 
     def of_layer(self, layer: int) -> tuple[list[Tensor], list[Tensor]]:
-        """Return a layer's keys and values of each beam's ancestors, a token: (B, M or 1, H*K)."""
+        """Return a layer's keys and values of each beam's ancestors, per token: (B, M or 1, H*K)."""
         pairs: list[tuple[tuple[Tensor, ...], list[Tensor]]] = [
             (self.keys[layer], []),
             (self.values[layer], []),
@@ -126,7 +126,7 @@ class Cache(NamedTuple):
 
 
 class RMSNorm(nn.Module):
-    """T5's layer norm: scale by the root mean square, neither mean nor shift."""
+    """T5's layer norm: scales by the root mean square, without mean or shift."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention without the transformer's 1/sqrt(K): T5 puts it into the initial weights."""
+    """Multi-head attention without the factor 1/sqrt(K), which T5 puts into the initial weights."""
 
     def __init__(self, config: BlockSizes) -> None:
         super().__init__()
@@ -164,9 +164,9 @@ class Attention(nn.Module):
         return self.o((weights @ values).transpose(-3, -2).flatten(-2))
 
     def of_one_query(self, query: Tensor, keys: list[Tensor], values: list[Tensor], bias: Tensor) -> Tensor:
-        """Attend with one query a beam: query and T keys and values (B, M or 1, H*K) -> (B, M, D).
+        """Attend with one query per beam: query and T keys and values (B, M or 1, H*K) -> (B, M, D).
 
-        `bias` is (H, T). Written as products and sums: matrix products of one row cost several times more.
+        `bias` is (H, T). Uses products and sums, which are several times faster than one-row matrix products.
         """
         query = query.unflatten(-1, (self.heads, -1))
         heads = query.shape[-2:]
@@ -204,7 +204,7 @@ class FeedForward(nn.Module):
 
 
 class RelativeBias(nn.Module):
-    """T5's position information: one learnt number for each head and bucket of the distance of two places."""
+    """T5's relative position bias: one learned number per head and bucket of the distance."""
 
     def __init__(self, config: BlockSizes, *, both_ways: bool) -> None:
         super().__init__()
@@ -218,7 +218,7 @@ class RelativeBias(nn.Module):
         return self.weight[self._bucket(distance)].permute(2, 0, 1)
 
     def _bucket(self, distance: Tensor) -> Tensor:
-        """Bucket of a distance: exact up to half of the buckets, then logarithmic up to max_distance."""
+        """Return the bucket of a distance: exact for half of the buckets, then logarithmic."""
         buckets, base = self.buckets, torch.zeros_like(distance)
         if self.both_ways:
             buckets //= 2
@@ -227,7 +227,7 @@ class RelativeBias(nn.Module):
         else:
             distance = (-distance).clamp(min=0)
         exact = buckets // 2
-        # In float32 and truncated, as transformers does: a bucket more or less would change the logits.
+        # In float32 and truncated, as in transformers: a different bucket would change the logits.
         far = exact + (
             torch.log(distance.clamp(min=1).float() / exact)
             / math.log(self.max_distance / exact)
@@ -237,7 +237,7 @@ class RelativeBias(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Self-attention and feed-forward, each on a normed copy and added back."""
+    """Self-attention and feed-forward, each with pre-normalisation and a residual connection."""
 
     def __init__(self, config: BlockSizes) -> None:
         super().__init__()
@@ -265,7 +265,8 @@ class DecoderBlock(nn.Module):
     def forward(self, x: Tensor, bias: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """Run one layer over whole sequences x (B, M, T, D) -> (B, M, T, D).
 
-        `keys` and `values` are the history's (B, H, S, K), `mask` is 0 or very negative (B, 1, 1 or M*T, S).
+        `keys` and `values` (B, H, S, K) belong to the history; `mask` (B, 1, 1 or M*T, S) is 0 or very
+        negative.
         """
         a, h = self.attention, self.attention_norm(x)
         x = x + self.dropout(a(a.split(a.q(h)), a.split(a.k(h)), a.split(a.v(h)), bias))
@@ -276,7 +277,7 @@ class DecoderBlock(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run one layer over the next token x (B, M, D); return the new x and the token's key and value.
 
-        `past` are each beam's keys and values of the tokens before, `memory` the last three arguments of
+        `past` holds each beam's keys and values of the earlier tokens, `memory` the last three arguments of
         `forward`.
         """
         a, h = self.attention, self.attention_norm(x)
@@ -285,8 +286,8 @@ class DecoderBlock(nn.Module):
         return self._of_history(x[:, :, None], *memory)[:, :, 0], key, value
 
     def _of_history(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """Attention over the history and the feed-forward layer: (B, M, T, D) -> (B, M, T, D)."""
-        # All beams of a user stand side by side as queries on one copy of the history's keys and values.
+        """Apply attention over the history and the feed-forward layer: (B, M, T, D) -> (B, M, T, D)."""
+        # All beams of a user are queries on one copy of the history's keys and values.
         c, beams = self.cross, x.shape[1]
         queries = c.split(c.q(self.cross_norm(x)).flatten(1, 2))
         x = x + self.dropout(c(queries, keys, values, mask)).unflatten(1, (beams, -1))
@@ -294,7 +295,7 @@ class DecoderBlock(nn.Module):
 
 
 def draw_weights(network: nn.Module, sizes: BlockSizes) -> None:
-    """Draw a network's layers as T5 does: attention has no 1/sqrt(K), so the queries start smaller."""
+    """Initialise a network's layers as in T5; queries start smaller because attention has no 1/sqrt(K)."""
     std = {
         "q": (sizes.d_model * sizes.d_kv) ** -0.5,
         "o": (sizes.heads * sizes.d_kv) ** -0.5,
@@ -313,13 +314,13 @@ def mask_bias(mask: Tensor) -> Tensor:
 
 
 def compute_type(x: Tensor) -> torch.dtype:
-    """Return the type that attention scores have: autocast's where it is on, else the states' own."""
+    """Return the type of attention scores: autocast's if it is on, else the type of the states."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 class T5(nn.Module):
-    """The encoder-decoder over a vocabulary of codes; its one embedding table is also the output head."""
+    """The encoder-decoder over a vocabulary of codes; the embedding table is also the output head."""
 
     def __init__(self, vocabulary: int, config: T5Config | None = None) -> None:
         super().__init__()
@@ -339,7 +340,7 @@ class T5(nn.Module):
     def encode(self, tokens: Tensor, mask: Tensor, items: Tensor | None = None) -> Tensor:
         """Histories (B, S) of tokens, or (B, S, D) of vectors, with mask (B, S) -> hidden states (B, S, D).
 
-        With `items` (S,), the number of the item that a place belongs to, no place reads a later item.
+        With `items` (S,), the item number of each position, no position attends to a later item.
         """
         x = self.dropout(tokens if tokens.is_floating_point() else self.embedding(tokens))
         places = torch.arange(tokens.shape[1], device=tokens.device)
@@ -355,7 +356,7 @@ class T5(nn.Module):
         """Hidden states (B, S, D) and mask (B, S) -> the keys and values that every decoder step reads."""
         keys, values = [], []
         for block in cast("Iterable[DecoderBlock]", self.decoder):
-            # Laid out a head at a time, once: else every product with them would do it again.
+            # Make it contiguous by head once; otherwise every product with it would copy.
             keys.append(block.cross.split(block.cross.k(hidden)).contiguous())
             values.append(block.cross.split(block.cross.v(hidden)).contiguous())
         return Memory(tuple(keys), tuple(values), mask_bias(mask).to(keys[0].dtype))
@@ -365,7 +366,7 @@ class T5(nn.Module):
         return self.logits(self.decode_states(tokens, memory))
 
     def decode_states(self, tokens: Tensor, memory: Memory) -> Tensor:
-        """Decode whole sequences of tokens (B, M, T) up to the states (B, M, T, D) that the head reads."""
+        """Decode whole sequences of tokens (B, M, T) -> states (B, M, T, D) before the output head."""
         x = self.dropout(self.embedding(tokens))
         places = torch.arange(tokens.shape[-1], device=tokens.device)
         bias = self.decoder_bias(places, places)
@@ -392,13 +393,13 @@ class T5(nn.Module):
             keys.append((*past.keys[i], key))
             values.append((*past.values[i], value))
         x = self._scaled(self.dropout(self.decoder_norm(x)))
-        with torch.autocast(x.device.type, enabled=False):  # bfloat16 would tie logits that are near
+        with torch.autocast(x.device.type, enabled=False):  # bfloat16 would create ties
             logits = F.linear(x.float(), self.embedding.weight.float())
         here = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
         return logits, Cache(tuple(keys), tuple(values), (*past.ancestors, here))
 
     def _scaled(self, x: Tensor) -> Tensor:
-        """What enters the tied head."""
+        """Return the input of the tied head."""
         return x * self.config.d_model**-0.5 if self.config.scale_output else x
 
     def forward(self, tokens: Tensor, mask: Tensor, decoder_tokens: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""transformers' T5 with an encoder in which no item of a history reads a later one."""
+"""transformers' T5 with an encoder in which no item of a history attends to a later one."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from genrec_lab.models.recommenders.t5 import NEGATIVE
 
 
 class T5ReadingPast(T5ForConditionalGeneration):
-    """T5 whose `config.levels` tokens of an item read those of earlier items and of the item itself.
+    """A T5 in which an item's `config.levels` tokens attend to earlier items and to the item itself.
 
-    `forward`, `generate` and peft's wrappers take the usual `attention_mask` (B, S).
+    `forward`, `generate` and peft's wrappers accept the usual `attention_mask` (B, S).
     """
 
     def __init__(self, config: T5Config) -> None:

@@ -1,4 +1,4 @@
-"""Tokenizers: from what is known of items to their codes, a family a file.
+"""Tokenizers compute the codes of items from their content; each file holds one family.
 
 >>> import numpy as np
 >>> from genrec_lab.models.tokenizers import ResidualKMeans
@@ -42,7 +42,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a tokenizer's class when it is asked for, by the names of `genrec_lab.models`."""
+    """Import a tokenizer's class on first access, by the names of `genrec_lab.models`."""
     from genrec_lab import models
 
     if name.startswith("_"):

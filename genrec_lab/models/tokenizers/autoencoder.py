@@ -1,4 +1,4 @@
-"""What the tokenizers that are trained autoencoders share: settings, layers, losses of a batch, training.
+"""The shared parts of tokenizers that are autoencoders: settings, layers, losses of a batch, training.
 
 Shapes: N items, B items of a batch, D content dimensions, L levels, d latent dimensions, K codes a level.
 """
@@ -34,12 +34,12 @@ from genrec_lab.models.tokenizers.quantizers import Quantized
 from genrec_lab.training import TrainingConfig, TrainingMemoryError, autocast, moved, placed, processes
 
 # Hidden layers from the content vector to the latent one; the decoder mirrors them.
-PAPER_HIDDEN = (2048, 1024, 512, 256, 128, 64)  # GMC leaves them out; its lineage (LC-Rec, LETTER) has these
+PAPER_HIDDEN = (2048, 1024, 512, 256, 128, 64)  # not stated in GMC; LC-Rec's and LETTER's code have these
 TIGER_HIDDEN = (512, 256, 128)  # TIGER section 3.1; enough for the 384 dimensions of MiniLM on a CPU
 
 
 class AutoencoderConfig(TokenizerConfig):
-    """Settings of an autoencoder and its training; the defaults are GMC's (5.1.4) where it states one."""
+    """Settings of an autoencoder and its training; defaults are from GMC (5.1.4) if it states one."""
 
     hidden: Widths = Field(
         PAPER_HIDDEN, description="encoder widths between D and d, mirrored by the decoder"
@@ -47,43 +47,43 @@ class AutoencoderConfig(TokenizerConfig):
     levels: int = Field(4, ge=1, description="L")
     input_scaling: Literal["mean_square", "none"] = Field(
         "mean_square",
-        description="scale all vectors by one number, to a mean square of 1; unit-norm vectors as they are "
-        "make L_dcl outweigh the rest of Eq. 7, and level 1 is left with one code a domain",
+        description="scale all vectors by one factor, to a mean square of 1; without it, L_dcl outweighs the "
+        "rest of Eq. 7 for unit-norm vectors, and level 1 uses one code per domain",
     )
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(
-        1e-4, ge=0, description="of AdamW; not stated in the paper, its lineage has 1e-4"
+        1e-4, ge=0, description="weight decay of AdamW; not stated in the paper, LC-Rec and LETTER use 1e-4"
     )
     batch_size: int = Field(1024, ge=1)
     epochs: int = Field(10_000, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
     select: Literal["last", "lowest_collision"] = Field(
         "last",
-        description="which of the reported epochs' weights to return. The lineage keeps those with the "
-        "fewest collisions, which can be an early, hardly trained epoch",
+        description="which reported epoch's weights to return. LC-Rec and LETTER keep those with the fewest "
+        "collisions, which may come from an early, hardly trained epoch",
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "fp32",
-        description="of the encoder's and decoder's matrix products in training; auto is bf16 where the "
-        "hardware has it, which halves the time. Quantising, the losses and all tokenising stay in float32",
+        description="of the encoder's and decoder's matrix products in training; auto uses bf16 if the "
+        "hardware supports it, which halves the time. Quantisation, losses and encoding stay in float32",
     )
-    report_every: int = Field(10, ge=1, description="epochs between two measurements on the whole catalogue")
+    report_every: int = Field(10, ge=1, description="epochs between measurements on the whole catalogue")
 
 
 class Step(NamedTuple):
-    """The losses of one batch, scalars with gradients, and what the quantiser gave."""
+    """The losses of one batch, scalars with gradients, and the quantiser's output."""
 
-    loss: Tensor  # what is minimised, GMC Eq. 7 for an RQ-VAE
+    loss: Tensor  # the objective, GMC Eq. 7 for an RQ-VAE
     reconstruction: Tensor  # Eq. 4
     quantization: Tensor  # Eq. 5
-    contrastive: Tensor  # Eq. 6, before its weight; 0 where the weight is 0
+    contrastive: Tensor  # Eq. 6, unweighted; 0 if the weight is 0
     quantized: Quantized
-    collaborative: Tensor | None = None  # LETTER's L_CF, before its weight
-    diversity: Tensor | None = None  # LETTER's L_Div, before its weight
+    collaborative: Tensor | None = None  # LETTER's L_CF, unweighted
+    diversity: Tensor | None = None  # LETTER's L_Div, unweighted
 
 
 class Autoencoder(nn.Module, ABC):
-    """An encoder and a decoder around a quantiser that a subclass adds; float32, but for `precision`."""
+    """An encoder and a decoder around a quantiser that a subclass adds; float32, except for `precision`."""
 
     scale: Tensor
     config: Any
@@ -109,12 +109,12 @@ class Autoencoder(nn.Module, ABC):
         """(L, K, d) float32, the codewords of each level."""
 
     @abstractmethod
-    def forward(self, x: Tensor, domain: Tensor, beside: Tensor | None = None) -> Step:
-        """Losses of a batch: (B, D) content vectors, (B,) int64 domains, (B, d) vectors beside them."""
+    def forward(self, x: Tensor, domain: Tensor, extra: Tensor | None = None) -> Step:
+        """Losses of a batch: (B, D) content vectors, (B,) int64 domains, (B, d) additional vectors."""
 
     @abstractmethod
     def quantize(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, d) -> codes (B, L), what each level quantised (B, L, e), its codewords (B, L, e)."""
+        """(B, d) -> codes (B, L), each level's input (B, L, e), each level's codewords (B, L, e)."""
 
     @abstractmethod
     def assemble(self, codewords: Tensor) -> Tensor:
@@ -122,22 +122,22 @@ class Autoencoder(nn.Module, ABC):
 
     @abstractmethod
     def code_loss(self, residuals: Tensor, codewords: Tensor) -> float:
-        """What quantising a catalogue costs, from what `quantize` gave of it."""
+        """Return the quantisation loss of a catalogue, given the residuals and codewords from `quantize`."""
 
     def start(self, x: Tensor, seed: int) -> None:
-        """Prepare for training on the catalogue (N, D), once, before the first epoch."""
+        """Prepare for training on the catalogue (N, D); called once, before the first epoch."""
         mean_square = float(x.square().mean())
         if self.config.input_scaling == "mean_square" and mean_square > 0:
             self.scale.fill_(mean_square**-0.5)
 
     def start_epoch(self, epoch: int, seed: int) -> None:
-        """Do what is due at the start of an epoch (from 1); by default nothing."""
+        """Hook at the start of an epoch (counted from 1); does nothing by default."""
 
     def after_epoch(self, x: Tensor, used: Tensor, generator: torch.Generator) -> None:
-        """Do what is due after an epoch whose items had the codes `used` (L, K); by default nothing."""
+        """Hook after an epoch in which the codes `used` (L, K) occurred; does nothing by default."""
 
     def through(self, layers: nn.Module, x: Tensor) -> Tensor:
-        """Run encoder or decoder, in training in the type that `precision` names; float32 in and out."""
+        """Run the encoder or decoder, in training with `precision`; input and output are float32."""
         with autocast(x.device, self.config.precision if self.training else "fp32"):
             return layers(x).float()
 
@@ -174,27 +174,28 @@ class AutoencoderTokenizer(VectorTokenizer):
         checkpoint: Path | None = None,
         checkpoint_every: int = 50,
     ) -> Self:
-        """Train on content vectors (N, D) and their domains; all batches index the one tensor of all items.
+        """Train on content vectors (N, D) and their domains; every batch indexes one tensor of all items.
 
-        Epoch 1, every `report_every`th and the last are recorded. With a `checkpoint` folder a killed
-        training goes on from its last multiple of `checkpoint_every` epochs and gives the numbers of the
-        unbroken one (on a CPU); a higher `epochs` trains on. Several processes share each batch. Raises
-        ValueError for vectors that are not finite or a checkpoint of another training, FloatingPointError for
-        a loss that is not finite, TrainingMemoryError where the device cannot hold a batch.
+        Epoch 1, every `report_every`th epoch and the last one are recorded. With a `checkpoint` folder, an
+        interrupted training resumes from its last multiple of `checkpoint_every` epochs and gives the same
+        numbers as an uninterrupted one (on a CPU); a higher `epochs` continues it. Several processes share
+        each batch. Raises ValueError for vectors that are not finite or a checkpoint of another training,
+        FloatingPointError for a loss that is not finite, TrainingMemoryError if a batch does not fit on the
+        device.
         """
         known, config = ItemContent.of(content), self.config
         x = self.vectors(known)
         self.check_vectors(x)
-        beside = self.vectors_beside(known, seed, checkpoint)
+        extra = self.extra_vectors(known, seed, checkpoint)
         self.model = self.network(x.shape[1], config, torch.Generator().manual_seed(seed))
-        lesson = _Lesson(self.model, x, known.domains, beside)
+        lesson = _Lesson(self.model, x, known.domains, extra)
         batches = _CatalogueEpochs(lesson, seed)
-        # More epochs may be asked of a checkpoint than before.
+        # A resumed training may have more epochs than before.
         identity = config.model_dump(mode="json", exclude={"epochs"}) | {
             "seed": seed,
             "vectors": _hash(x),
             "domains": _hash(known.domains),
-            "other vectors": None if beside is None else _hash(beside),
+            "other vectors": None if extra is None else _hash(extra),
         }
         training = TrainingConfig(
             epochs=config.epochs,
@@ -205,7 +206,7 @@ class AutoencoderTokenizer(VectorTokenizer):
             clip_norm=None,
             precision=config.precision,
         )
-        # Weight decay of all parameters, unlike the usual training's.
+        # Weight decay applies to all parameters here, unlike in other trainings.
         optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
@@ -234,23 +235,23 @@ class AutoencoderTokenizer(VectorTokenizer):
         except TrainingMemoryError as error:
             raise TrainingMemoryError(
                 f"the device's memory ran out at a batch of {batches.largest} items in epoch "
-                f"{batches.epoch}; lower tokenizer.batch_size (now {config.batch_size}), with which L_dcl "
-                "has fewer negatives, or tokenizer.hidden, or let more processes share it "
+                f"{batches.epoch}; lower tokenizer.batch_size (now {config.batch_size}), which gives L_dcl "
+                "fewer negatives, or tokenizer.hidden, or use more processes "
                 f"({str(error.__cause__)[:200]})"
             ) from error
         if self.epochs and self.epochs[-1]["epoch"] > config.epochs:
             raise ValueError(
                 f"{checkpoint} has been trained for {self.epochs[-1]['epoch']} epochs, more than "
-                f"tokenizer.epochs = {config.epochs}; delete it to train anew, or give another checkpoint "
+                f"tokenizer.epochs = {config.epochs}; delete it to start again, or give another checkpoint "
                 "folder"
             )
         return self._fitted()
 
     def check_vectors(self, x: np.ndarray) -> None:
-        """Raise ValueError where content vectors (N, D) cannot be trained on; by default never."""
+        """Raise ValueError if content vectors (N, D) cannot be trained on; accepts all by default."""
 
-    def vectors_beside(self, content: ItemContent, seed: int, checkpoint: Path | None) -> np.ndarray | None:
-        """Return other vectors (N, d) of the items for the losses; by default none."""
+    def extra_vectors(self, content: ItemContent, seed: int, checkpoint: Path | None) -> np.ndarray | None:
+        """Return additional vectors (N, d) of the items for the losses; None by default."""
         return None
 
     def tokenize_vectors(self, x: np.ndarray) -> Tokenized:
@@ -265,7 +266,7 @@ class AutoencoderTokenizer(VectorTokenizer):
 
     @classmethod
     def load(cls, folder: Path, **settings: Any) -> Self:
-        """Read what `save` wrote; `settings` as of the constructor."""
+        """Load a tokenizer that `save` wrote; `settings` as in the constructor."""
         tokenizer, weights = cls(cls.load_config(folder), **settings), load_file(folder / "model.safetensors")
         tokenizer.model = cls.network(weights["encoder.0.weight"].shape[1], tokenizer.config, None)
         tokenizer.model.load_state_dict(weights)
@@ -281,26 +282,26 @@ class AutoencoderTokenizer(VectorTokenizer):
 
 
 class _Lesson(Lesson):
-    """The losses of a batch by name, and which codes its items had; the batch is places in the catalogue."""
+    """The losses of a batch by name, and the codes in use; a batch holds rows of the catalogue."""
 
     model: Autoencoder
 
-    def __init__(self, model: Autoencoder, x: np.ndarray, domains: np.ndarray, beside: np.ndarray | None):
+    def __init__(self, model: Autoencoder, x: np.ndarray, domains: np.ndarray, extra: np.ndarray | None):
         super().__init__(model, len(x), model.config.levels)
-        # No buffers, which several processes would send each other before every step.
+        # Not buffers: several processes would exchange those before every step.
         self.x, self.domains = torch.from_numpy(x), torch.from_numpy(domains)
-        self.beside = None if beside is None else torch.from_numpy(beside)
+        self.extra = None if extra is None else torch.from_numpy(extra)
 
     def start_epoch(self) -> None:
-        """Have the catalogue where the model is, and no code used."""
+        """Move the catalogue to the model's device and reset the codes in use."""
         device, config = self.model.scale.device, self.model.config
-        self.x, self.domains, self.beside = moved((self.x, self.domains, self.beside), device)
+        self.x, self.domains, self.extra = moved((self.x, self.domains, self.extra), device)
         self.used = torch.zeros(config.levels, config.codebook_size, dtype=torch.bool, device=device)
 
     def forward(self, rows: Tensor) -> dict[str, Tensor]:
-        """Return the losses of the items at these places."""
-        beside = None if self.beside is None else self.beside[rows]
-        step: Step = self.model(self.x[rows], self.domains[rows], beside)
+        """Return the losses of the items in these rows."""
+        extra = None if self.extra is None else self.extra[rows]
+        step: Step = self.model(self.x[rows], self.domains[rows], extra)
         levels = torch.arange(len(self.used), device=self.used.device)
         self.used[levels, step.quantized.codes] = True
         losses = step._asdict()
@@ -309,12 +310,12 @@ class _Lesson(Lesson):
 
 
 class _CatalogueEpochs:
-    """Batches of places in the catalogue, and what the model does before and after those of an epoch."""
+    """Batches of rows of the catalogue; calls the model's hooks before and after each epoch."""
 
     def __init__(self, lesson: _Lesson, seed: int) -> None:
         self.lesson, self.seed, self.config = lesson, seed, lesson.model.config
         self.epoch = 0
-        # Of nearly one size: a short last one would have fewer negatives in L_dcl and noisier steps.
+        # Of nearly equal size: a short last batch would have fewer negatives in L_dcl and noisier steps.
         self.count = math.ceil(len(lesson.x) / self.config.batch_size)
         self.largest = math.ceil(len(lesson.x) / self.count)
 
@@ -322,10 +323,10 @@ class _CatalogueEpochs:
         return self.count
 
     def __call__(self, epoch: int, seed: int) -> Iterator[Batch]:
-        """Train one epoch (from 0)."""
+        """Yield the batches of an epoch (counted from 0)."""
         lesson, model = self.lesson, self.lesson.model
         self.epoch = epoch + 1
-        # From seed and number: an epoch is the same whether or not the training was killed before it.
+        # From the seed and the epoch: an epoch is the same whether or not the training was resumed before it.
         number = int(np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint64)[0] >> 1)
         generator = torch.Generator().manual_seed(number)
         lesson.start_epoch()
@@ -336,11 +337,11 @@ class _CatalogueEpochs:
             processes.same_in_all(model.state_dict().values())
             model.train()
         model.start_epoch(self.epoch, number)
-        # for dropout, of which each process has its own
+        # For dropout, which differs between processes.
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)) + processes.number())
         order = torch.randperm(len(lesson.x), generator=generator)
         for rows in order.tensor_split(self.count):
-            # In order: what processes gather is then the batch itself.
+            # In order, so that the rows that the processes gather are the batch itself.
             yield Batch(rows.numpy(), _places, in_order=True)
         if self.epoch < self.config.epochs:
             used = processes.largest(lesson.used.int()) > 0
@@ -357,10 +358,10 @@ def _hash(content: np.ndarray) -> str:
 
 
 def mlp(widths: tuple[int, ...], dropout: float, generator: torch.Generator | None) -> nn.Sequential:
-    """Linear layers with ReLU and dropout between them (GMC section 5.1.4 names MLPs with ReLU)."""
+    """Return linear layers with ReLU and dropout between them (GMC section 5.1.4: MLPs with ReLU)."""
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(widths):
-        linear: Any = nn.utils.skip_init(nn.Linear, inputs, outputs)  # nn.Linear draws from the global one
+        linear: Any = nn.utils.skip_init(nn.Linear, inputs, outputs)  # nn.Linear uses the global generator
         nn.init.xavier_normal_(linear.weight, generator=generator)
         nn.init.zeros_(linear.bias)
         layers += [linear, nn.ReLU()] + ([nn.Dropout(dropout)] if dropout else [])

@@ -1,8 +1,8 @@
 """P5-CID's identifiers (Hua et al. 2023, section 4.3): spectral clusters of the co-occurrence graph.
 
-Items that occur together in sequences are clustered, each cluster that is too large is clustered again by
-itself, and so on; an item's codes are its way down, and its number among the items of its last cluster.
-Shapes: N items, L levels, C clusters below a cluster at most, M items of a last cluster at most.
+Items that occur in the same sequences are clustered. Each cluster that is too large is clustered again, and
+so on. An item's codes are its path down this tree, followed by its number within its last cluster.
+Shapes: N items, L levels, at most C clusters below a cluster, at most M items in a last cluster.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from genrec_lab.models.tokenizers.base import (
     TokenizerConfig,
 )
 
-_MOST_DENSE = 1_000  # nodes up to which all eigenvectors are as fast as a few
+_MOST_DENSE = 1_000  # nodes; up to here computing all eigenvectors is as fast as a few
 
 
 class CoOccurrenceConfig(TokenizerConfig):
-    """Settings of P5-CID's identifiers; 20 and 500 are those of its code."""
+    """Settings of P5-CID's identifiers; 20 and 500 are from its code."""
 
     kind: Literal["p5_cid"] = "p5_cid"
-    clusters: int = Field(20, ge=2, description="C, clusters below each cluster that is split")
-    leaf_size: int = Field(500, ge=1, description="M, items of a cluster that is not split again")
+    clusters: int = Field(20, ge=2, description="C, clusters that a cluster is split into")
+    leaf_size: int = Field(500, ge=1, description="M, largest cluster that is not split")
 
 
 class CoOccurrence(CatalogueTokenizer):
-    """P5-CID's identifiers of one catalogue, by the training part of its sequences."""
+    """P5-CID's identifiers of one catalogue, from the training part of its sequences."""
 
     Config = CoOccurrenceConfig
     needs = ("sequences",)
@@ -46,27 +46,27 @@ class CoOccurrence(CatalogueTokenizer):
     def fit(
         self, content: Content, *, seed: int = 0, on_epoch: OnEpoch = None, checkpoint: Path | None = None
     ) -> Self:
-        """Cluster the items of a dataset's domains by who stands beside whom in its sequences."""
+        """Cluster the items of a dataset's domains by their co-occurrences in its sequences."""
         known = ItemContent.of(content)
         sequences = known.training_places(self)
-        return self.knows(
+        return self.keep_codes(
             known, codes_of_graph(co_occurrence_graph(sequences, len(known)), self.config, seed)
         )
 
 
 def codes_of_graph(graph: csr_matrix, config: CoOccurrenceConfig, seed: int) -> np.ndarray:
-    """Return the codes (N, L) of the items of a graph of co-occurrences, (N, N) symmetric counts."""
+    """Return the codes (N, L) of the items in a co-occurrence graph, (N, N) symmetric counts."""
     ways = cluster_ways(graph, config.clusters, config.leaf_size, np.random.default_rng(seed))
     depth = max(map(len, ways))
-    # An item whose cluster was not split as often as others is in the first, the only one, below it.
+    # If an item's cluster was split less often than others, the remaining codes are 0.
     codes = np.array([[*way, *[0] * (depth - len(way))] for way in ways], dtype=np.int64)
     return np.column_stack([codes, positions_within_groups(row_ids(codes))])
 
 
 def co_occurrence_graph(sequences: Iterable[Sequence[int]], n_items: int) -> csr_matrix:
-    """How often two items stand in one sequence: (N, N) symmetric counts of pairs, 0 on the diagonal.
+    """Count how often two items occur in the same sequence: (N, N), symmetric, 0 on the diagonal.
 
-    The sequences are those that are trained on, of item indices below N.
+    The training sequences hold item indices below N.
     """
     users, items = [], []
     for user, sequence in enumerate(sequences):
@@ -83,7 +83,7 @@ def co_occurrence_graph(sequences: Iterable[Sequence[int]], n_items: int) -> csr
 def cluster_ways(
     graph: csr_matrix, clusters: int, leaf_size: int, generator: np.random.Generator
 ) -> list[tuple[int, ...]]:
-    """Each item's way down the tree of clusters: the whole catalogue is split once at least."""
+    """Return each item's path down the tree of clusters; the whole catalogue is split at least once."""
     ways: list[tuple[int, ...]] = [()] * graph.shape[0]
     waiting = [np.arange(graph.shape[0])]
     while waiting:
@@ -99,10 +99,10 @@ def cluster_ways(
 
 
 def _split(graph: csr_matrix, clusters: int, leaf_size: int, generator: np.random.Generator) -> np.ndarray:
-    """Clusters (n,) of a graph's items, numbered from 0 without a gap.
+    """Return the clusters (n,) of a graph's items, numbered from 0 without gaps.
 
-    Items that occur with none of the others go into a cluster of their own. Where no two clusters come of it
-    the items are split evenly in their order, so that the clustering ends.
+    Items that co-occur with no other item form one cluster. If everything ends up in one cluster, the items
+    are split evenly in their order, so that the recursion ends.
     """
     degrees = np.asarray(graph.sum(axis=1)).ravel()
     known = np.flatnonzero(degrees > 0)
@@ -117,10 +117,10 @@ def _split(graph: csr_matrix, clusters: int, leaf_size: int, generator: np.rando
 
 
 def spectral_clusters(graph: csr_matrix, clusters: int, generator: np.random.Generator) -> np.ndarray:
-    """Clusters (n,) of a graph without lonely nodes, by the normalised adjacency's leading eigenvectors.
+    """Return clusters (n,) of a graph without isolated nodes, from the leading eigenvectors.
 
-    Assigned by pivoted QR (Damle, Minden and Ying 2019), as in P5-CID's code, which leaves nothing to chance
-    but the start of the iteration for the eigenvectors of a large graph.
+    The eigenvectors are those of the normalised adjacency matrix. Pivoted QR (Damle, Minden and Ying 2019)
+    assigns the clusters, as in P5-CID's code. Only the eigenvector iteration on large graphs is random.
     """
     count = graph.shape[0]
     clusters = min(clusters, count)

@@ -1,7 +1,7 @@
-"""The two light decoders that tell an item's text and picture from its codes alone (UTGRec section 2.3.1).
+"""The two light decoders that reconstruct an item's text and picture from its codes (UTGRec section 2.3.1).
 
 Shapes: B items, l code vectors of an item (all L or the first few), w width of a decoder, T text tokens,
-M true text tokens of a batch, P picture tokens of c channels, V words, e dimensions of the word table.
+M real text tokens of a batch, P picture tokens of c channels, V words, e dimensions of the word table.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from genrec_lab.models.layers import drawn_linear
 from genrec_lab.models.tokenizers.diffusion import DiffusionConfig, DiffusionLoss
 from genrec_lab.training import processes
 
-# Logits of a large vocabulary are made for so many numbers at a time, and again backwards.
+# The most logits of a large vocabulary that exist at a time; the backward pass computes them again.
 _LOGITS_AT_ONCE = 1 << 26
-# Masking of UTGRec's code: of ten chosen places eight show the mask, one a random word, one the word itself.
+# Masking in UTGRec's code: of ten chosen places, eight show the mask, one a random word, one the word itself.
 _MASKED, _RANDOM = 0.8, 0.1
 
 
 class DecoderConfig(BaseModel):
-    """Sizes of both decoders; the defaults are those of UTGRec's code beside Qwen2-VL-2B (w = 1,536)."""
+    """Sizes of both decoders; the defaults are those of UTGRec's code with Qwen2-VL-2B (w = 1,536)."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
-    width: int | None = Field(None, ge=1, description="w; None takes the encoder's dimension d, as the paper")
-    heads: int = Field(12, ge=1, description="attention heads; they divide w")
-    expansion: int = Field(4, ge=1, description="feed-forward width over w")
+    width: int | None = Field(None, ge=1, description="w; None: the encoder's dimension d, as in the paper")
+    heads: int = Field(12, ge=1, description="attention heads; must divide w")
+    expansion: int = Field(4, ge=1, description="feed-forward width divided by w")
     text_places: int = Field(1024, ge=1, description="longest text in tokens")
     masking: Literal["all", "mixed"] = Field(
-        "all", description="of the text in training: all places (paper), or 80/10/10 (code)"
+        "all", description="masking of the text in training: all places (paper), or 80/10/10 (code)"
     )
-    reduction: Reduction = Field("paper", description="of Eq. 8: sum over a text (paper), mean (code)")
+    reduction: Reduction = Field("paper", description="of Eq. 8 over a text: sum (paper) or mean (code)")
 
 
 class BidirectionalLayer(nn.Module):
-    """One transformer layer in which every place sees every true one; normalised before and after."""
+    """One transformer layer in which every place attends to every real token; normalised before and after."""
 
     def __init__(self, width: int, config: DecoderConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class BidirectionalLayer(nn.Module):
         self.feed_out = drawn_linear(hidden, width, generator)
 
     def forward(self, x: Tensor, true: Tensor | None = None) -> Tensor:
-        """(B, S, w) places, (B, S) bool true ones -> (B, S, w)."""
+        """(B, S, w) states, (B, S) bool, true for real tokens -> (B, S, w)."""
         split = self.queries_keys_values(self.norm_attention(x)).unflatten(-1, (3, self.heads, -1))
         q, k, v = split.permute(2, 0, 3, 1, 4)  # each (B, heads, S, w / heads)
         seen = None if true is None else true[:, None, None, :]
@@ -69,7 +69,7 @@ class BidirectionalLayer(nn.Module):
 
 
 class MaskedPlaces(nn.Module):
-    """Mask tokens with positions behind an item's code vectors, read by one bidirectional layer."""
+    """One bidirectional layer over an item's code vectors and mask tokens with positions."""
 
     def __init__(
         self, width: int, places: int, config: DecoderConfig, generator: torch.Generator | None = None
@@ -87,16 +87,16 @@ class MaskedPlaces(nn.Module):
         shown: Tensor | None = None,
         is_shown: Tensor | None = None,
     ) -> Tensor:
-        """States of so many places behind (B, l, w) code vectors -> (B, places, w).
+        """Return the states (B, places, w) of the places after (B, l, w) code vectors.
 
-        true (B, places) bool: places that exist; shown (B, places, w): what is seen instead of the mask where
-        `is_shown` (B, places) says so. Raises ValueError for more places than there are positions.
+        true (B, places) bool: places that exist. shown (B, places, w): vectors that replace the mask where
+        `is_shown` (B, places) is true. Raises ValueError for more places than there are positions.
         """
         batch, levels, _ = content.shape
         if places > len(self.positions):
             raise ValueError(
                 f"a text of {places} tokens is longer than decoder.text_places = {len(self.positions)}; "
-                f"raise it, or cut the texts"
+                f"raise it, or shorten the texts"
             )
         masks = self.mask.expand(batch, places, -1)
         if shown is not None and is_shown is not None:
@@ -108,7 +108,7 @@ class MaskedPlaces(nn.Module):
 
 
 class TextDecoder(nn.Module):
-    """Tells the words of an item's text from its code vectors (Eq. 8)."""
+    """Predicts the words of an item's text from its code vectors (Eq. 8)."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class TextDecoder(nn.Module):
         config: DecoderConfig,
         generator: torch.Generator | None = None,
     ) -> None:
-        """`words` is V and `word_dimension` e of the word table that every call is given."""
+        """`words` is V and `word_dimension` is e of the word table that every call receives."""
         super().__init__()
         self.config = config
         self.places = MaskedPlaces(width, config.text_places, config, generator)
@@ -136,28 +136,28 @@ class TextDecoder(nn.Module):
         table: Tensor,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """L^t of a batch: (B, l, w) code vectors, (B, T) int64 words, (B, T) bool true, (V, e) -> scalar.
+        """Return L^t: (B, l, w) code vectors, (B, T) int64 words, (B, T) bool mask, (V, e) -> scalar.
 
-        With mixed masking one place in five shows a word in training, drawn from the generator; in evaluation
-        every place is masked. A batch without any true word gives a zero that back-propagates.
+        With mixed masking, one place in five shows a word in training, drawn from the generator; in
+        evaluation every place is masked. A batch without words gives a zero that still has a gradient.
         """
         shown = is_shown = None
         if self.training and self.config.masking == "mixed":
             is_shown, seen = self._shown(ids, generator)
             shown = self.down(functional.embedding(seen, table))
-        # Places, not the mask, as an index: their number is read from the device once.
+        # Index by places instead of the mask: their number is read from the device only once.
         true = mask.nonzero(as_tuple=True)
         states = self.places(content, ids.shape[1], mask, shown, is_shown)[true]
         return self._loss(states, ids[true], table, len(ids))
 
     def word_scores(self, content: Tensor, table: Tensor, places: int = 32) -> Tensor:
-        """Log of the words' mean probability over the first places: (B, l, w), (V, e) -> (B, V).
+        """Return the log of the words' mean probability over the first places: (B, l, w), (V, e) -> (B, V).
 
-        So a word that one place is sure of counts, and not only those that fit everywhere.
+        With the mean probability, a word that is certain at one place scores high.
         """
         states = self.places(content, min(places, self.config.text_places))
-        # Item by item: all places of many items times a large vocabulary would not fit. In logs throughout: a
-        # probability that is rounded to 0 has none.
+        # Item by item, because all places of many items times a large vocabulary would not fit. In logarithms
+        # throughout, because a probability that rounds to 0 has none.
         scores = [
             self._logits(one, table).float().log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(one))
             for one in states
@@ -165,7 +165,7 @@ class TextDecoder(nn.Module):
         return torch.stack(scores) if scores else table.new_zeros(0, len(table))
 
     def take_vocabulary(self, words: int) -> None:
-        """Start anew with V other words: the bias is that of the old ones."""
+        """Switch to V other words and reset the bias, which belongs to the old words."""
         self.bias = nn.Parameter(self.bias.new_zeros(words))
 
     def _logits(self, states: Tensor, table: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ class TextDecoder(nn.Module):
         return functional.linear(up, table.to(up.dtype), self.bias.to(up.dtype))
 
     def _loss(self, states: Tensor, words: Tensor, table: Tensor, items: int) -> Tensor:
-        """Eq. 8 part by part, so that (M, V) logits never exist as a whole."""
+        """Compute Eq. 8 in parts, so that the (M, V) logits never exist as a whole."""
 
         def part(states: Tensor, words: Tensor) -> Tensor:
             logits = self._logits(states, table)
@@ -190,7 +190,7 @@ class TextDecoder(nn.Module):
         return processes.share_of_mean(total * items / max(len(words), 1), len(words), items)
 
     def _shown(self, ids: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Which places show a word in training, and which word: (B, T) bool, (B, T) int64."""
+        """Return which places show a word in training, and which word: (B, T) bool, (B, T) int64."""
         device = ids.device if generator is None else generator.device
         words, places = len(self.bias), ids.shape[1]
         draw = processes.drawn_for_all(
@@ -203,7 +203,7 @@ class TextDecoder(nn.Module):
 
 
 class VisionDecoder(nn.Module):
-    """Tells an item's picture from its code vectors, by diffusion of each of its tokens (Eq. 9)."""
+    """Predicts an item's picture from its code vectors, by diffusion of each token (Eq. 9)."""
 
     def __init__(
         self,
@@ -226,9 +226,9 @@ class VisionDecoder(nn.Module):
         has_picture: Tensor,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """L^v of a batch: (B, l, w) code vectors, (B, P, c) pictures, (B,) bool who has one -> scalar.
+        """Return L^v: (B, l, w) code vectors, (B, P, c) pictures, (B,) bool has a picture -> scalar.
 
-        A batch without any picture gives a zero that back-propagates.
+        A batch without pictures gives a zero that still has a gradient.
         """
         pictured = has_picture.nonzero(as_tuple=True)
         states = self.places(content[pictured], patches.shape[1])

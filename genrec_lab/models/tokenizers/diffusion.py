@@ -1,7 +1,7 @@
-"""The diffusion loss of picture tokens (UTGRec Eq. 9) after Li et al. 2024 (MAR): each token by itself.
+"""The diffusion loss of picture tokens (UTGRec Eq. 9) after Li et al. 2024 (MAR), token by token.
 
 Shapes: M tokens, d dimensions of a condition, c channels of a token, w width of the network.
-Schedule, noising and sampling are diffusers', which is imported where it is used: that takes seconds.
+Schedule, noise and sampling come from diffusers, which is imported on first use because that takes seconds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from genrec_lab.training import processes
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, DDPMScheduler
 
-_FREQUENCIES = 128  # of the embedding of a step: as many sines and cosines as in MAR
+_FREQUENCIES = 128  # of a step's embedding, as in MAR
 _LONGEST_PERIOD = 10_000  # steps, as in transformers
 
 
@@ -29,13 +29,13 @@ class DiffusionConfig(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
-    width: int = Field(1024, ge=1, description="w of the network, at least the c channels of a token")
+    width: int = Field(1024, ge=1, description="w, width of the network; at least c, the channels of a token")
     depth: int = Field(3, ge=1, description="residual blocks of the network")
     steps: int = Field(1000, ge=1, description="of the noising")
-    sampling_steps: int = Field(100, ge=1, description="of drawing a token, at most `steps`")
-    repeats: int = Field(4, ge=1, description="noises and steps drawn for each token of a batch")
+    sampling_steps: int = Field(100, ge=1, description="steps to sample a token, at most `steps`")
+    repeats: int = Field(4, ge=1, description="noise samples and steps drawn for each token of a batch")
     schedule: Literal["squaredcos_cap_v2", "linear"] = Field(
-        "squaredcos_cap_v2", description="diffusers' name; the first is the cosine schedule"
+        "squaredcos_cap_v2", description="name in diffusers; the default is the cosine schedule"
     )
     sampler: Literal["ddpm", "ddim"] = Field("ddpm", description="ddim needs fewer steps")
 
@@ -50,7 +50,7 @@ class DiffusionConfig(BaseModel):
 
 
 class AdaptiveBlock(nn.Module):
-    """A residual MLP, its layer norm shifted and scaled and its output gated by the condition."""
+    """A residual MLP; the condition shifts and scales its layer norm and gates its output."""
 
     def __init__(self, width: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class AdaptiveBlock(nn.Module):
 
 
 class AdaptiveMLP(nn.Module):
-    """The network that finds the noise in a token, given its step and its condition."""
+    """The network that predicts the noise in a token, given its step and its condition."""
 
     def __init__(
         self, channels: int, condition: int, config: DiffusionConfig, generator: torch.Generator | None = None
@@ -79,7 +79,7 @@ class AdaptiveMLP(nn.Module):
         self.step_inner = drawn_linear(2 * _FREQUENCIES, width, generator)
         self.step_outer = drawn_linear(width, width, generator)
         self.blocks = nn.ModuleList(AdaptiveBlock(width, generator) for _ in range(config.depth))
-        # At first the blocks do nothing and the answer is zero: MAR starts modulations and output so.
+        # As in MAR, modulations and output start at zero, so the blocks do nothing at first.
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.modulation = drawn_linear(width, 2 * width, generator, scale=0.0)
         self.output = drawn_linear(width, channels, generator, scale=0.0)
@@ -96,9 +96,9 @@ class AdaptiveMLP(nn.Module):
 
 
 class DiffusionLoss(nn.Module):
-    """Diffusion of single tokens under a condition: its loss in training, its samples afterwards."""
+    """Conditional diffusion of single tokens: the loss in training, and sampling."""
 
-    largest: Tensor  # () largest absolute value of a training token; samples are held inside of it
+    largest: Tensor  # () largest absolute value of a training token; samples are clamped to it
 
     def __init__(
         self, channels: int, condition: int, config: DiffusionConfig, generator: torch.Generator | None = None
@@ -109,7 +109,7 @@ class DiffusionLoss(nn.Module):
         """
         super().__init__()
         if config.width < channels:
-            # The noise of a token has c independent numbers: what does not pass is left in every sample.
+            # The noise of a token has c independent numbers; a narrower network would leave noise in samples.
             raise ValueError(
                 f"diffusion.width is {config.width}, less than the {channels} channels of a token, whose "
                 f"noise would not fit through it; raise it to {channels} or more, or lower picture.patch"
@@ -120,10 +120,10 @@ class DiffusionLoss(nn.Module):
         self._schedule: Any = self._scheduler("ddpm")
 
     def forward(self, condition: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Mean squared error of the found noise: (M, d), (M, c) -> scalar.
+        """Return the mean squared error of the predicted noise: (M, d), (M, c) -> scalar.
 
-        Every token is noised `repeats` times, at steps drawn from the generator (or else torch's own).
-        No tokens at all give a zero that back-propagates.
+        Noise is added to every token `repeats` times, at steps drawn from the generator (by default torch's).
+        Without tokens, the result is a zero that still has a gradient.
         """
         target = target.to(torch.promote_types(target.dtype, torch.float32))
         repeats, tokens = self.config.repeats, len(target)
@@ -151,10 +151,10 @@ class DiffusionLoss(nn.Module):
     def sample(
         self, condition: Tensor, generator: torch.Generator | None = None, steps: int | None = None
     ) -> Tensor:
-        """Draw a token for each condition: (M, d) -> (M, c), in `steps` or else `sampling_steps` steps."""
+        """Draw a token for each condition: (M, d) -> (M, c), in `steps` (default `sampling_steps`) steps."""
         steps = self.config.sampling_steps if steps is None else steps
         if not 1 <= steps <= self.config.steps:
-            raise ValueError(f"{steps} sampling steps were asked for; expected 1 to {self.config.steps}")
+            raise ValueError(f"steps is {steps}; expected 1 to {self.config.steps}")
         scheduler: Any = self._scheduler(self.config.sampler, float(self.largest))
         scheduler.set_timesteps(steps)
         parameter = next(self.parameters())
@@ -169,7 +169,7 @@ class DiffusionLoss(nn.Module):
         from diffusers import DDIMScheduler, DDPMScheduler
 
         kind = DDPMScheduler if sampler == "ddpm" else DDIMScheduler
-        # Where almost all is noise a small error of the found noise is a huge one of the token: hold it in.
+        # At high noise, a small error of the noise is a large error of the token, so clamp the token.
         return kind(
             num_train_timesteps=self.config.steps,
             beta_schedule=self.config.schedule,
@@ -179,13 +179,13 @@ class DiffusionLoss(nn.Module):
 
 
 def step_embedding(steps: Tensor) -> Tensor:
-    """Cosines and sines of steps, at periods from 2 pi to 10,000 x 2 pi: (M,) -> (M, 256) float32."""
+    """Return cosines and sines of steps, with periods from 2 pi to 20,000 pi: (M,) -> (M, 256) float32."""
     exponents = torch.arange(_FREQUENCIES, device=steps.device, dtype=torch.float32) / _FREQUENCIES
     angles = steps.float()[:, None] * torch.exp(-math.log(_LONGEST_PERIOD) * exponents)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 def _normal(shape: tuple[int, ...], generator: torch.Generator | None, like: Tensor) -> Tensor:
-    """Standard normal numbers of the generator, which may be on another device."""
+    """Draw standard normal numbers from the generator, which may be on another device."""
     device = like.device if generator is None else generator.device
     return torch.randn(shape, generator=generator, device=device, dtype=like.dtype).to(like.device)

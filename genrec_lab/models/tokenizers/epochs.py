@@ -1,9 +1,8 @@
-"""The training of a tokenizer by the one loop: its codes are measured after epochs.
+"""Trains a tokenizer with the shared training loop and measures its codes after epochs.
 
-A record is a mapping: `epoch`, counted from 1, the mean `loss` and other terms over the items, `seconds`
-since epoch 1, `items_per_second` and `mfu` as of an EpochRecord, what `use_of_codes` says of the codes of all
-items, and `churn`, by level the share of items whose code is not that of the record before (None in the
-first).
+A record is a mapping: `epoch`, counted from 1; the mean `loss` and other terms over the items; `seconds`
+since epoch 1; `items_per_second` and `mfu` as in an EpochRecord; the result of `use_of_codes` for all items;
+and `churn`, the share of items per level whose code changed since the previous record (None in the first).
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _MONITOR = "fewest_collisions"
 
 
 class Lesson(nn.Module):
-    """A model in training, with the codes (n, L) of its items when they were last measured.
+    """A model in training, with the last measured codes (n, L) of its items.
 
     A subclass returns the loss of a batch and its terms by name. The codes are part of the checkpoint.
     """
@@ -38,11 +37,11 @@ class Lesson(nn.Module):
         self.codes = torch.full((items, levels), -1)
 
     def get_extra_state(self) -> Tensor:
-        """Return the codes; no buffer, which several processes would send each other before every step."""
+        """Return the codes; as a buffer, several processes would exchange them before every step."""
         return self.codes
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take codes."""
+        """Set the codes."""
         self.codes = state
 
 
@@ -62,10 +61,10 @@ def train_in_epochs(
 ) -> list[dict[str, Any]]:
     """Train by `training.fit`; return the records of the first epoch, every `report_every`th and the last.
 
-    tokenize: returns the codes (n, L) of the items, of these `sizes` and `domains` (n,), as the model now
-    names them. fewest_collisions: the model keeps the weights of the record with the lowest collision rate.
-    others: arguments of `fit`. A resumed training calls `on_epoch` with the earlier records again. The global
-    generators are left as they were.
+    tokenize: returns the current codes (n, L) of the items; `sizes` and `domains` (n,) belong to them.
+    fewest_collisions: the model keeps the weights of the record with the lowest collision rate.
+    others: arguments of `fit`. A resumed training calls `on_epoch` again with the earlier records. The state
+    of the global generators is restored.
     """
     last = with_enough_epochs(training, len(batches)).epochs
     watched = _Measured(lesson, batches, tokenize, sizes, domains, report_every, last, fewest_collisions)
@@ -86,7 +85,7 @@ def train_in_epochs(
 
 @dataclass
 class _Measured:
-    """The batches of a training, and what its codes are after an epoch."""
+    """The batches of a training, and the measurement of its codes after an epoch."""
 
     lesson: Lesson
     batches: Batches
@@ -106,7 +105,7 @@ class _Measured:
         return self.batches(epoch, seed)
 
     def measure(self) -> dict[str, Any]:
-        """Return what a record says of the codes, where one is due."""
+        """Return measurements of the codes, or an empty mapping if none are due."""
         if self.epoch not in (1, self.last) and self.epoch % self.every:
             return {}
         before, codes = self.lesson.codes, torch.from_numpy(np.ascontiguousarray(self.tokenize()))
@@ -115,7 +114,7 @@ class _Measured:
         chosen = {_MONITOR: -found["collision_rate"]} if self.selects else {}
         changed = churn(before.numpy(), codes.numpy()).by_level.tolist() if before.min() >= 0 else None
         measured = {**found, "churn": changed, **chosen}
-        return dict(json.loads(json.dumps(measured)))  # as a checkpoint gives it back
+        return dict(json.loads(json.dumps(measured)))  # as read back from a checkpoint
 
 
 class _Records(Callback):

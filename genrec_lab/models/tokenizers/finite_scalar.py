@@ -1,7 +1,7 @@
-"""Finite scalar quantisation (Mentzer et al. 2023): an autoencoder whose latent numbers are rounded to a few.
+"""Finite scalar quantisation (Mentzer et al. 2023): an autoencoder that rounds its latent numbers.
 
-There is no codebook to learn and none to collapse: a code is the row of steps that its numbers were rounded
-to. An identifier of L codes has L such rows, side by side.
+No codebook is learned, so none can collapse: a code is the combination of values to which m numbers are
+rounded. An identifier consists of L such codes, one for each part of the latent vector.
 Shapes: N items, B items of a batch, D content dimensions, L levels, m numbers a level, K codes a level.
 """
 
@@ -30,17 +30,17 @@ Steps = Annotated[
     Field(min_length=1),
     BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
 ]
-_EDGE = 1e-3  # how far the bound lies beyond the outermost step, as in the paper's appendix
+_EDGE = 1e-3  # distance of the bound beyond the outermost step, as in the paper's appendix
 
 
 class FiniteScalarConfig(AutoencoderConfig):
-    """Settings of finite scalar quantisation; the steps 8, 6, 5 are the paper's for codebooks of about 256.
+    """Settings of finite scalar quantisation; the steps 8, 6, 5 are the paper's for about 256 codes.
 
-    Its others: 5, 3 for 2^4; 8, 8 for 2^6; 8, 8, 8 for 2^9; 8, 5, 5, 5 for 2^10; 7, 5, 5, 5, 5 for 2^12.
+    The others: 5, 3 for 2^4; 8, 8 for 2^6; 8, 8, 8 for 2^9; 8, 5, 5, 5 for 2^10; 7, 5, 5, 5, 5 for 2^12.
     """
 
     kind: Literal["fsq"] = "fsq"
-    steps: Steps = Field((8, 6, 5), description="values that each number of a level is rounded to")
+    steps: Steps = Field((8, 6, 5), description="number of values that each number of a level can take")
 
     @property
     def codebook_size(self) -> int:
@@ -67,32 +67,32 @@ class FiniteScalarNetwork(Autoencoder):
 
     @property
     def codebooks(self) -> np.ndarray:
-        """(L, K, m) float32: the same grid at each level, the first number's steps running fastest."""
+        """(L, K, m) float32: the same grid at each level; the first number varies fastest."""
         grid = self.from_codes(torch.arange(self.config.codebook_size, device=self.counts.device))
         return grid.expand(self.config.levels, -1, -1).cpu().numpy().copy()
 
     def bound(self, latent: Tensor) -> Tensor:
-        """Squeeze numbers (..., m) to where rounding leaves as many whole values as there are steps.
+        """Squash numbers (..., m) into the range in which rounding gives exactly `steps` integers.
 
-        The paper's appendix: tanh, moved by half a step where the number of steps is even.
+        As in the paper's appendix: tanh, shifted by half a step if the number of steps is even.
         """
         half = (self.counts - 1) * (1 + _EDGE) / 2
         offset = torch.where(self.counts % 2 == 0, 0.5, 0.0)
         return torch.tanh(latent + torch.atanh(offset / half)) * half - offset
 
     def from_codes(self, codes: Tensor) -> Tensor:
-        """The numbers (..., m) in -1..1 that codes (...) stand for."""
+        """Return the numbers (..., m) in -1..1 of codes (...)."""
         steps = codes[..., None] // self.places % self.counts
         middle = self.counts // 2
         return (steps - middle) / middle
 
     def to_codes(self, values: Tensor) -> Tensor:
-        """The codes (...) of rounded numbers (..., m) in -1..1."""
+        """Return the codes (...) of rounded numbers (..., m) in -1..1."""
         middle = self.counts // 2
         return ((values * middle).round().long() + middle) @ self.places
 
     def quantize(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, L m) -> codes (B, L), bounded numbers (B, L, m), rounded ones (B, L, m), both over m // 2."""
+        """(B, L m) -> codes (B, L), bounded and rounded numbers (B, L, m), both divided by half the steps."""
         middle = self.counts // 2
         bounded = self.bound(latent.float().unflatten(1, (self.config.levels, -1)))
         rounded = bounded.round() / middle
@@ -103,11 +103,11 @@ class FiniteScalarNetwork(Autoencoder):
         return codewords.flatten(1)
 
     def code_loss(self, residuals: Tensor, codewords: Tensor) -> float:
-        """What rounding costs: the squared distance, sum over an item's numbers, mean over the items."""
+        """Return the rounding error: squared distance, summed over an item's numbers, mean over the items."""
         return float((residuals - codewords).square().sum(dim=(1, 2)).mean())
 
-    def forward(self, x: Tensor, domain: Tensor, beside: Tensor | None = None) -> Step:
-        """Losses of a batch (B, D): the mean squared error of its reconstruction, and no other."""
+    def forward(self, x: Tensor, domain: Tensor, extra: Tensor | None = None) -> Step:
+        """Return the loss of a batch (B, D): only the mean squared error of its reconstruction."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.float() * self.scale
             codes, bounded, rounded = self.quantize(self.encoder(x))
@@ -118,9 +118,9 @@ class FiniteScalarNetwork(Autoencoder):
 
 
 class FiniteScalar(AutoencoderTokenizer):
-    """Finite scalar quantisation; the levels are parts of the latent vector, side by side.
+    """Finite scalar quantisation; each level is a part of the latent vector.
 
-    A catalogue may have fewer items than there are codes: none of them is learnt.
+    A catalogue may have fewer items than codes, because the codes are not learned.
     """
 
     Config = FiniteScalarConfig
@@ -128,5 +128,5 @@ class FiniteScalar(AutoencoderTokenizer):
 
     @classmethod
     def least_items(cls, config: FiniteScalarConfig) -> int:
-        """Return 1: the codes lie fixed, wherever the items are."""
+        """Return 1, because the codes do not depend on the items."""
         return 1

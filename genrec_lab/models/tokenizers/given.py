@@ -1,4 +1,4 @@
-"""Codes that somebody else made: an array, or a file of them, checked against the items.
+"""Codes from elsewhere: an array or a file, checked against the items.
 
 Shapes: N items, L levels.
 """
@@ -28,32 +28,30 @@ from genrec_lab.models.tokenizers.base import (
     require_codes,
 )
 
-# What numpy and polars raise at a file that is none of theirs; numpy parses a header as Python's source.
+# What numpy and polars raise for a file of another format; numpy parses a header as Python source.
 _UNREADABLE = (OSError, EOFError, ValueError, SyntaxError, TokenError, pl.exceptions.PolarsError)
 
 
 class GivenConfig(TokenizerConfig):
-    """Where given codes are read."""
+    """Settings of given codes: the file to read."""
 
     kind: Literal["given"] = "given"
     file: str = Field(
         "",
-        description="relative to the run file; ${VAR} allowed, and {domain} where each domain has a file. "
+        description="relative to the run file; may contain ${VAR}, and {domain} for one file per domain. "
         ".npy: one row per item, in the data's order. .json: {key: ['<a_12>', '<b_3>', …]}. .parquet: `key` "
-        "or `item`, `domain` where keys repeat, and `code_0`, `code_1`, …",
+        "or `item`, `domain` if keys repeat, and `code_0`, `code_1`, …",
     )
-    sizes: Widths | None = Field(
-        None, description="codes of each level; None: unknown, as many as its largest code asks for"
-    )
+    sizes: Widths | None = Field(None, description="codes of each level; None: the largest code plus one")
     policy: str = Field(
         "none",
-        description="conflict policy for items that share an identifier; none: they keep it, those of one "
-        "identifier are ranked at their expected place",
+        description="conflict policy for items that share an identifier; none: they keep it and are ranked "
+        "at their expected position",
     )
 
 
 class GivenCodes(CatalogueTokenizer):
-    """Codes as they were given; none of them is changed.
+    """Uses given codes unchanged.
 
     >>> given = GivenCodes().fit(np.zeros((3, 1)), codes=np.array([[0, 5], [1, 2], [1, 3]]))
     >>> given.sizes, given.encode(np.zeros((2, 1))).tolist()
@@ -66,7 +64,7 @@ class GivenCodes(CatalogueTokenizer):
 
     @classmethod
     def check_method(cls, config: GivenConfig, method: Mapping[str, Any]) -> None:
-        """Raise ValueError where no file is named."""
+        """Raise ValueError if no file is named."""
         if not config.file:
             raise ValueError("tokenizer.file is empty; name a .npy, .json or .parquet file of codes")
 
@@ -79,9 +77,9 @@ class GivenCodes(CatalogueTokenizer):
         checkpoint: Path | None = None,
         codes: np.ndarray | None = None,
     ) -> Self:
-        """Take the codes (N, L) of the items, or read those of the config's file.
+        """Set the codes (N, L) of the items, or read them from the config's file.
 
-        Raises TokenizerError where an item has no codes, or codes are no whole numbers within `sizes`.
+        Raises TokenizerError if an item has no codes, or codes are not integers within `sizes`.
         """
         known, source = ItemContent.of(content), "codes" if codes is not None else self.config.file
         found = self._read(known) if codes is None else np.asarray(codes)
@@ -90,10 +88,10 @@ class GivenCodes(CatalogueTokenizer):
         sizes = self.config.sizes or [int(size) for size in found.max(axis=0) + 1]
         if self.config.sizes is None and found.dtype.kind in "iu":
             self.unknown_levels = tuple(np.flatnonzero([size is None for size in sizes_of(found)]).tolist())
-        return self.knows(known, require_codes(found, known.numbers, sizes, f"{source} gives"), sizes)
+        return self.keep_codes(known, require_codes(found, known.numbers, sizes, f"{source} gives"), sizes)
 
     def _read(self, content: ItemContent) -> np.ndarray:
-        """The codes (N, L) of the items in the config's file, or in each domain's."""
+        """Return the codes (N, L) of the items from the config's file, or from each domain's file."""
         self.check_method(self.config, {})
         if "{domain}" not in self.config.file:
             return self._of_file(self.config.file, content)
@@ -113,7 +111,7 @@ class GivenCodes(CatalogueTokenizer):
         try:
             file = existing_file(name, "tokenizer.file")
             if file.suffix == ".npy":
-                # As a map of the file, so that a header that claims more than the file holds is refused.
+                # Memory-mapped, so that a header that claims more than the file holds is rejected.
                 codes = np.load(file, mmap_mode="r", allow_pickle=False)
                 return self._of_rows(np.array(codes), content, name)
             if file.suffix == ".json":
@@ -126,10 +124,10 @@ class GivenCodes(CatalogueTokenizer):
             raise TokenizerError(str(error)) from error
         except _UNREADABLE as error:
             raise TokenizerError(f"tokenizer.file: {name} cannot be read ({error})") from error
-        raise TokenizerError(f"tokenizer.file is {name!r}; expected a file .npy, .json or .parquet")
+        raise TokenizerError(f"tokenizer.file is {name!r}; expected a .npy, .json or .parquet file")
 
     def _of_rows(self, codes: np.ndarray, content: ItemContent, name: str) -> np.ndarray:
-        """The codes of the items in an array of these items, or of all of the data set."""
+        """Return the codes of the items from an array of these items or of the whole data set."""
         if len(codes) == len(content):
             return codes
         if content.items is not None and len(codes) == len(content.items):
@@ -137,7 +135,7 @@ class GivenCodes(CatalogueTokenizer):
         raise TokenizerError(f"{name} has {len(codes)} rows; expected one for each of {len(content)} items")
 
     def _of_table(self, table: pl.DataFrame, content: ItemContent, name: str) -> np.ndarray:
-        """The codes of the items in a table that names an item by its key or number."""
+        """Return the codes of the items from a table with their keys or numbers."""
         if table.schema.get("codes") in (pl.List(pl.Int64), pl.List(pl.Int32)):
             width = table["codes"].list.len()
             if width.n_unique() > 1:

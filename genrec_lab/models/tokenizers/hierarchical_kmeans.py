@@ -1,8 +1,8 @@
-"""Hierarchical k-means: items are clustered, then the items of each cluster by themselves, and so on.
+"""Hierarchical k-means: cluster the items, then the items of each cluster, and so on.
 
-The codes of an item are its way down that tree, as in DSI (Tay et al. 2022, its "semantically structured"
-identifiers). The clusters are not balanced: each is as large as k-means makes it. A code below one cluster
-has nothing to do with the same code below another.
+An item's codes are its path down this tree, as in DSI (Tay et al. 2022, its "semantically structured"
+identifiers). The clusters are not balanced. The same code below two different clusters has two unrelated
+meanings.
 Shapes: N items, D content dimensions, L levels, K codes a level, M_l clusters at level l.
 """
 
@@ -27,14 +27,14 @@ class HierarchicalKMeansConfig(TokenizerConfig):
 
     kind: Literal["hkmeans"] = "hkmeans"
     levels: int = Field(4, ge=1, description="L, the depth of the tree")
-    codebook_size: int = Field(256, ge=1, description="K, clusters below each cluster at most")
+    codebook_size: int = Field(256, ge=1, description="K, most clusters below a cluster")
 
 
 class HierarchicalKMeans(VectorTokenizer):
     """A tree of clusters over the content vectors.
 
-    steps: for each level the clusters that there are, with their centres as steps from their parents'. The
-    `codebooks` are those of the last level, which conflict policies choose from.
+    steps: the clusters of each level, with their centres relative to their parents' centres. `codebooks` are
+    those of the last level, from which conflict policies choose.
     """
 
     Config = HierarchicalKMeansConfig
@@ -47,8 +47,8 @@ class HierarchicalKMeans(VectorTokenizer):
     ) -> Self:
         """Fit on content vectors (N, D).
 
-        A cluster of at most K different vectors has one below it for each. Raises ValueError where the
-        catalogue has fewer different vectors than K, or one is not finite.
+        A cluster with at most K different vectors gets one cluster for each of them. Raises ValueError if the
+        catalogue has fewer than K different vectors, or one is not finite.
         """
         x, config = self.vectors(content), self.config
         check_codebook_fits(x, config.codebook_size)
@@ -70,7 +70,7 @@ class HierarchicalKMeans(VectorTokenizer):
         return self._fitted(found)
 
     def tokenize_vectors(self, x: np.ndarray) -> Tokenized:
-        """Take the nearest code below the last, for (n, D) vectors; residuals begin at the centres."""
+        """Descend to the nearest cluster at each level, for (n, D) vectors."""
         codes, residual, residuals = np.zeros((len(x), 0), dtype=np.int64), x.copy(), []
         for level in self.steps:
             residuals.append(residual.copy())
@@ -94,7 +94,7 @@ class HierarchicalKMeans(VectorTokenizer):
 
     @classmethod
     def load(cls, folder: Path, **settings: Any) -> Self:
-        """Read what `save` wrote; `settings` as of the constructor."""
+        """Load a tokenizer that `save` wrote; `settings` as in the constructor."""
         tokenizer, tensors = cls(cls.load_config(folder), **settings), load_file(folder / "model.safetensors")
         config = tokenizer.config
         return tokenizer._fitted(
@@ -111,13 +111,13 @@ class HierarchicalKMeans(VectorTokenizer):
 
 
 def _members(codes: np.ndarray) -> list[np.ndarray]:
-    """The rows of each different prefix of codes (n, l), in the order of the prefixes."""
+    """Return the rows of each distinct prefix of codes (n, l), in the order of the prefixes."""
     parents = row_ids(codes) if codes.shape[1] else np.zeros(len(codes), dtype=np.int64)
     return np.split(np.argsort(parents, kind="stable"), np.cumsum(np.bincount(parents))[:-1])
 
 
 def _clusters(points: np.ndarray, size: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Centres (k, D) of at most `size` clusters that all have points, and the cluster of each point (n,)."""
+    """Return centres (k, D) of at most `size` non-empty clusters, and the cluster of each point (n,)."""
     different = different_rows(points, size + 1)
     centres = points[different] if len(different) <= size else kmeans_centres(points, size, generator)
     nearest = _nearest(points, centres)

@@ -1,7 +1,7 @@
-"""The T5 that writes items' ids from their texts, and what it learns from (IDGenRec, Tan et al. 2024).
+"""The T5 that writes items' ids from their texts, and its training objectives (IDGenRec, Tan et al. 2024).
 
-Shapes: N items, B items of a batch, L places of an id, S tokens of a text, I items of a history, V tokens,
-G candidates, D width. An id is a row of L tokens; shorter ones end in END, which no piece follows.
+Shapes: N items, B items of a batch, L positions of an id, S tokens of a text, I items of a history, V tokens,
+G candidates, D width. An id is a row of L tokens; shorter ids are filled with END.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from genrec_lab.encoders.hub import HubError, find_on_hub, no_loading_bar
 from genrec_lab.models.recommenders.recommender import Recommender
 from genrec_lab.models.recommenders.t5 import NEGATIVE, T5, Cache, Memory, T5Config
 from genrec_lab.models.tokenizers.base import TokenizerConfig
-from genrec_lab.models.tokenizers.word_pieces import WordPieces, telling_words, words_of
+from genrec_lab.models.tokenizers.word_pieces import WordPieces, distinctive_words, words_of
 
-END = 2  # T5's unknown piece, which no id holds; code 0 of every level
-FIRST_CODE = 2  # codes are tokens without the first two
-_AT_ONCE = 128  # items whose ids are written together
-# The authors' code raises its diversity penalty by .1 until an id is free, then asks for longer ids.
+END = 2  # T5's unknown piece, which ids do not contain; code 0 of every level
+FIRST_CODE = 2  # code = token - 2
+_AT_ONCE = 128  # items per batch of written ids
+# The authors' code raises its diversity penalty by .1 until an id is free, then generates longer ids.
 _PENALTIES = tuple(0.1 * step for step in range(1, 10))
 
 
@@ -37,29 +37,29 @@ class TextualIdsConfig(TokenizerConfig):
 
     kind: Literal["idgen"] = "idgen"
     levels: int = Field(10, ge=2, description="L, most pieces of an id")
-    candidates: int = Field(10, ge=1, description="G, ids that diverse beam search offers for an item")
-    text_tokens: int = Field(256, ge=1, description="S, a longer text is cut")
-    vocabulary: int = Field(4000, ge=40, description="V, most tokens of a vocabulary that is learnt")
+    candidates: int = Field(10, ge=1, description="G, ids that diverse beam search proposes per item")
+    text_tokens: int = Field(256, ge=1, description="S, longer texts are truncated")
+    vocabulary: int = Field(4000, ge=40, description="V, maximum size of a learned vocabulary")
     generator: str | None = Field(
-        None, description="a folder or hub name of a T5 that writes ids; None: one of `body` from no weights"
+        None, description="folder or hub name of a T5 that writes ids; None: a new one with sizes `body`"
     )
-    recommender: str | None = Field(None, description="the same for the T5 that reads them")
-    body: T5Config = Field(T5Config(), description="sizes of both")
+    recommender: str | None = Field(None, description="the same for the T5 that reads ids")
+    body: T5Config = Field(T5Config(), description="sizes of both T5s")
 
 
 class TextualIdsError(RuntimeError):
-    """A released model that cannot be used; the message says what is wrong with it."""
+    """Raised for a released model that cannot be used; the message says why."""
 
 
 class IdGenerator(nn.Module):
-    """The T5 that writes ids, and the texts of the N items that it writes them for."""
+    """The T5 that writes ids for the texts of N items."""
 
     texts: Tensor
     labels: Tensor
     allowed: Tensor
 
     def __init__(self, pieces: WordPieces, texts: Sequence[str], config: TextualIdsConfig) -> None:
-        """Draw the weights, or read those that the config names; their vocabulary is that of `pieces`."""
+        """Initialise the weights, or load those that the config names; their vocabulary is `pieces`."""
         super().__init__()
         self.config = config
         rows = [[*pieces.tokens(words_of(text), config.text_tokens), EOS] for text in texts]
@@ -68,9 +68,9 @@ class IdGenerator(nn.Module):
             line[: len(row)] = row
         self.register_buffer("texts", torch.from_numpy(table), persistent=False)
         allowed = pieces.in_ids()
-        told = [pieces.tokens(words, config.levels) for words in telling_words(texts, config.levels)]
+        labelled = [pieces.tokens(words, config.levels) for words in distinctive_words(texts, config.levels)]
         labels = np.full((len(texts), config.levels), END)
-        for line, row in zip(labels, told, strict=True):
+        for line, row in zip(labels, labelled, strict=True):
             kept = [token for token in row if allowed[token]] or [int(allowed.argmax())]
             line[: len(kept)] = kept
         self.register_buffer("labels", torch.from_numpy(labels), persistent=False)
@@ -79,23 +79,23 @@ class IdGenerator(nn.Module):
         self.t5 = new_t5(pieces, config, config.generator)
 
     def forward(self, items: Tensor) -> Tensor:
-        """Return the loss of writing the telling words of the texts of items (B,)."""
+        """Return the loss of writing the distinctive words of the texts of items (B,)."""
         wanted = self.labels[items]
         counted = ~past_end(wanted)
         return F.cross_entropy(self.logits(items, wanted)[counted], wanted[counted])
 
     def logits(self, items: Tensor, tokens: Tensor) -> Tensor:
-        """Score each place (B, L, V) of ids (B, L) after those before it; pieces that no id holds are out."""
+        """Score each position (B, L, V) of ids (B, L) given those before it; other pieces are masked."""
         before = F.pad(tokens[:, :-1], (1, 0), value=PAD)
         found = self.t5.decode(before[:, None], self._remember(items))[:, 0].float()
         return found.masked_fill(~self.allowed, NEGATIVE)
 
     @torch.no_grad()
     def candidates(self, items: Tensor, penalty: float, groups: int, least: int = 1) -> Tensor:
-        """Write `groups` ids for each of items (B,): (B, G, L), by diverse beam search of one beam a group.
+        """Write `groups` ids for each of items (B,): (B, G, L), by diverse beam search, one beam per group.
 
-        A group's piece costs `penalty` for each group before it that wrote the same piece at the same place.
-        `least` pieces are written before an id may end.
+        A group's piece is penalised by `penalty` for each earlier group that wrote the same piece at the same
+        position. An id has at least `least` pieces.
         """
         memory, levels = self._remember(items), self.config.levels
         past: Cache | None = None
@@ -120,10 +120,10 @@ class IdGenerator(nn.Module):
         return written
 
     def soft_ids(self, items: Tensor, table: Tensor) -> Tensor:
-        """What a reader with the embedding `table` (V, D) makes of the ids of items (B,): (B, L, D).
+        """Embed the ids of items (B,) with a reader's embedding `table` (V, D), differentiably: (B, L, D).
 
-        Each place is the mean of the vectors of all pieces by their probabilities, after the likeliest pieces
-        before it, so that the reader's loss reaches the generator.
+        Each position is the mean of all pieces' vectors weighted by their probabilities, given the most
+        likely pieces before it, so that the gradient of the reader's loss reaches the generator.
         """
         tokens = self.candidates(items, 0.0, 1)[:, 0]
         expected = self.logits(items, tokens).softmax(-1) @ table
@@ -131,11 +131,11 @@ class IdGenerator(nn.Module):
 
     @torch.no_grad()
     def unique_ids(self) -> Tensor:
-        """Write an id for each of the N items, no two of them equal: (N, L).
+        """Write a unique id for each of the N items: (N, L).
 
-        An item takes the first of its candidates that is free; items of lower index choose first. Those left
-        are asked again with a higher penalty, then for ids of full length; then the last two pieces are the
-        likeliest that make an id free. Raises ValueError where none do.
+        An item takes its first free candidate; items of lower index choose first. For the remaining items,
+        candidates are generated with higher penalties, then with full length. Finally, the last two pieces
+        are replaced by the most likely ones that make the id free. Raises ValueError if there are none.
         """
         was_training = self.training
         self.eval()
@@ -171,17 +171,17 @@ class IdGenerator(nn.Module):
         taken: set[tuple[int, ...]],
         item: int,
     ) -> Tensor:
-        """The first free id that begins with `before`; both last pieces in order, the likeliest first."""
+        """Return the first free id that begins with `before`, trying the most likely last pieces first."""
         count = int(self.allowed.sum())
         for one, other in product(last_but_one[:count], last[:count]):
             whole = (*before, one, other)
-            # An id that has ended has no further piece.
+            # No piece may follow END.
             if whole not in taken and END not in whole[:-1]:
                 taken.add(whole)
                 return torch.tensor(whole)
         raise ValueError(
-            f"item {item} finds no free id beside those of {len(taken)} others: too many have the same text; "
-            "drop the copies, or raise tokenizer.levels"
+            f"item {item} has no free id left after {len(taken)} others: too many items have the same text; "
+            "remove the copies, or raise tokenizer.levels"
         )
 
     def _remember(self, items: Tensor) -> Memory:
@@ -195,15 +195,15 @@ class IdGenerator(nn.Module):
 
 
 class IdLessons(nn.Module):
-    """What teaches the generator from recommendations: a recommender that stays as it is reads soft ids."""
+    """Trains the generator on recommendations: a frozen recommender reads its soft ids."""
 
     def __init__(self, generator: IdGenerator, recommender: Recommender) -> None:
-        """The recommender's weights are fixed."""
+        """Freeze the recommender's weights."""
         super().__init__()
         self.generator, self.recommender = generator, recommender.requires_grad_(False)
 
     def forward(self, histories: Tensor, targets: Tensor) -> Tensor:
-        """Return the recommender's loss of the ids of items `targets` (B,) after soft ids of `histories`.
+        """Return the recommender's loss for the ids of items `targets` (B,) given soft ids of `histories`.
 
         `histories` (B, I) are items, padded at the right with -1.
         """
@@ -230,7 +230,7 @@ class IdLessons(nn.Module):
 
 
 def word_pieces(texts: Sequence[str], config: TextualIdsConfig) -> WordPieces:
-    """The vocabulary that the config asks for: that of a released model, or one learnt from the texts."""
+    """Return the vocabulary that the config selects: a released model's, or one learned from the texts."""
     if config.generator is None and config.recommender is None:
         return WordPieces.learnt(texts, config.vocabulary)
     name = str(config.recommender or config.generator)
@@ -241,16 +241,16 @@ def word_pieces(texts: Sequence[str], config: TextualIdsConfig) -> WordPieces:
 
 
 def codes_of(ids: Tensor | np.ndarray, size: int) -> ItemCodes:
-    """Identifiers of one domain from ids (N, L) of V = `size` tokens; all levels share their token ids."""
+    """Return identifiers of one domain from ids (N, L) of V = `size` tokens; all levels share tokens."""
     codes = np.asarray(ids) - FIRST_CODE
     levels = codes.shape[1]
     return ItemCodes(codes, (size - FIRST_CODE,) * levels, shared_levels=range(levels))
 
 
 def new_t5(pieces: WordPieces, config: TextualIdsConfig, name: str | None) -> T5:
-    """A T5 of the config's sizes over the word pieces, with the weights of a released one where it is named.
+    """Return a T5 of the config's sizes over the word pieces, with the weights of a released one if named.
 
-    Raises TextualIdsError where that cannot be read or has other sizes.
+    Raises TextualIdsError if that one cannot be read or has other sizes.
     """
     if name is None:
         return T5(pieces.size, config.body)
@@ -264,7 +264,7 @@ def new_t5(pieces: WordPieces, config: TextualIdsConfig, name: str | None) -> T5
     if found.config != asked or nothing.vocabulary_size != pieces.size:
         raise TextualIdsError(
             f'"{name}" has {nothing.vocabulary_size} tokens and the sizes {found.config}; expected '
-            f"{pieces.size} tokens and tokenizer.body {config.body}; set the one to the other"
+            f"{pieces.size} tokens and tokenizer.body {config.body}; change tokenizer.body or the model"
         )
     t5 = T5(pieces.size, config.body)
     t5.load_state_dict(found.t5.state_dict())
@@ -272,7 +272,7 @@ def new_t5(pieces: WordPieces, config: TextualIdsConfig, name: str | None) -> T5
 
 
 def new_reader(pieces: WordPieces, config: TextualIdsConfig) -> Callable[[Tensor], Recommender]:
-    """Make a recommender; the function returned gives the same weights over whatever ids (N, L)."""
+    """Return a function that makes recommenders over ids (N, L), all with the same weights."""
     t5 = new_t5(pieces, config, config.recommender)
 
     def over(ids: Tensor) -> Recommender:
@@ -284,7 +284,7 @@ def new_reader(pieces: WordPieces, config: TextualIdsConfig) -> Callable[[Tensor
 
 
 def past_end(tokens: Tensor) -> Tensor:
-    """(..., L) bool: the places behind the first END of ids."""
+    """Return which positions come after the first END of an id: (..., L) bool."""
     ends = (tokens == END).long()
     return ends.cumsum(-1) - ends > 0
 
@@ -296,13 +296,13 @@ def _parts(items: list[int]) -> Iterator[list[int]]:
 
 @contextmanager
 def _released(name: str) -> Iterator[None]:
-    """Raise TextualIdsError where a folder or a hub model cannot be read."""
+    """Raise TextualIdsError if a folder or hub model cannot be read."""
     try:
         if not Path(name).expanduser().is_dir():
             find_on_hub(name)
         yield
     except (HubError, OSError, ValueError) as error:
         raise TextualIdsError(
-            f'"{name}" is no T5 that can be read ({str(error).splitlines()[0]}); name a folder with '
-            "config.json, weights and tokenizer, or a model on the hub, as t5-small"
+            f'"{name}" cannot be read as a T5 ({str(error).splitlines()[0]}); name a folder with '
+            "config.json, weights and tokenizer, or a model on the hub, such as t5-small"
         ) from error

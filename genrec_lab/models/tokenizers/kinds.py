@@ -1,4 +1,4 @@
-"""Tokenizers by name: the registry, the config of any of them, and the check of what one gave."""
+"""Tokenizers by name: the registry, the config type for all of them, and the check of their output."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from genrec_lab.models.tokenizers.base import (
 )
 from genrec_lab.registry import ComponentConfig, Registry, RegistryError, component_config
 
-_MOST_ENCODED_TWICE = 1_000  # items; of more a tokenizer is asked again for these only
+_MOST_ENCODED_TWICE = 1_000  # items that are encoded twice, to check that the codes are the same
 _HERE = "genrec_lab.models.tokenizers"
 T = TypeVar("T")
 
@@ -63,17 +63,17 @@ def register_tokenizer(name: str) -> Callable[[T], T]:
 
 
 def find_tokenizer(kind: str) -> type[Tokenizer]:
-    """Return the class of a kind; raises RegistryError where there is none, or it is no Tokenizer."""
+    """Return the class of a kind; raises RegistryError if there is none, or it is not a Tokenizer."""
     found = TOKENIZERS.find(kind)
     if not (isinstance(found, type) and issubclass(found, Tokenizer)):
         raise RegistryError(
-            f"tokenizer {kind!r}: {getattr(found, '__name__', found)} is no Tokenizer; derive it from "
+            f"tokenizer {kind!r}: {getattr(found, '__name__', found)} is not a Tokenizer; derive it from "
             "genrec_lab.models.tokenizers.Tokenizer"
         )
     return found
 
 
-# The settings of any tokenizer, as a field of a larger config: its class is looked up by `kind`.
+# The settings of any tokenizer, as a field of another config; `kind` selects the class.
 AnyTokenizerConfig = Annotated[
     SerializeAsAny[ComponentConfig], PlainValidator(partial(component_config, TOKENIZERS))
 ]
@@ -87,9 +87,9 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
 
 
 def checked_codes(tokenizer: Tokenizer, content: Content) -> Tokenized:
-    """Tokenize items and check what came: codes (n, L) within `sizes`, equal when asked again.
+    """Tokenize items and check the result: codes (n, L) within `sizes` that do not change between calls.
 
-    Raises TokenizerError naming the class, what came and what was expected.
+    Raises TokenizerError, which names the class.
     """
     name = type(tokenizer).__name__
     known = ItemContent.of(content)
@@ -105,8 +105,7 @@ def checked_codes(tokenizer: Tokenizer, content: Content) -> Tokenized:
     residuals = found.residuals
     if residuals is not None and (residuals.ndim != 3 or residuals.shape[:2] != codes.shape):
         raise TokenizerError(
-            f"{name}.residuals has shape {residuals.shape}; expected {codes.shape} and the dimensions that "
-            "each level quantises, or None"
+            f"{name}.residuals has shape {residuals.shape}; expected {codes.shape} and the dimension, or None"
         )
     if residuals is not None and not np.isfinite(residuals).all():
         raise TokenizerError(f"{name}.residuals holds NaN or infinite values")
@@ -115,7 +114,7 @@ def checked_codes(tokenizer: Tokenizer, content: Content) -> Tokenized:
     if not np.array_equal(first, again):
         differing = int((np.asarray(first) != np.asarray(again)).any(axis=1).sum())
         raise TokenizerError(
-            f"{name}.encode gave {differing} of {len(some)} items other codes when it was asked again; "
+            f"{name}.encode gave {differing} of {len(some)} items different codes when called twice; "
             "expected the same codes for the same items"
         )
     return found._replace(codes=codes)

@@ -1,6 +1,6 @@
-"""K-means in memory, free or with bounds on the sizes of its clusters (Bradley, Bennett and Demiriz 2000).
+"""K-means, plain or with bounds on the cluster sizes (Bradley, Bennett and Demiriz 2000).
 
-The free one has a k-means++ start and Lloyd's iterations, in chunks that stay in the processor's cache.
+The plain one uses k-means++ and Lloyd's iterations, in chunks that fit in the processor's cache.
 Shapes: N points, K centres or C clusters, D or d dimensions.
 """
 
@@ -12,29 +12,29 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
-# More points than this for each centre do not move the centres noticeably, but cost time.
+# More points per centre cost time and hardly change the centres.
 POINTS_PER_CENTRE = 256
-# The start is drawn among so many points for each centre: Lloyd's iterations mend what that leaves uneven.
+# k-means++ uses only this many points per centre; Lloyd's iterations correct the rest.
 _START_POINTS_PER_CENTRE = 32
-_ROWS = 2048  # of a chunk: its distances to 256 centres take 2 MB
+_ROWS = 2048  # per chunk; its distances to 256 centres take 2 MB
 _MOST_ITERATIONS = 100
-_LEAST_GAIN = 1e-4  # share of the error that an iteration must win, else it is the last
+_LEAST_GAIN = 1e-4  # relative improvement below which the iterations stop
 _MOST_BOUNDED_ITERATIONS = 10  # each solves an assignment problem
 
 
 def nearest_rows(points: Tensor, centres: Tensor) -> Tensor:
-    """Index of the centre nearest to each point: (N, D), (K, D) float32 -> (N,) int64.
+    """Return the index of the nearest centre of each point: (N, D), (K, D) float32 -> (N,) int64.
 
-    Of equally near ones the first.
+    Ties go to the lowest index.
     """
-    # ||x||^2 is the same for every centre: left out, it cannot round small differences away either.
+    # ||x||^2 is the same for every centre; without it, small differences are not lost to rounding.
     norms, transposed = centres.square().sum(dim=1), centres.T
     parts = [_lowest(torch.addmm(norms, part, transposed, alpha=-2.0)) for part in points.split(_ROWS)]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _lowest(distances: Tensor) -> Tensor:
-    """Index (B,) of the lowest distance in each row of (B, K), the first of equal ones."""
+    """Return the index (B,) of the lowest distance in each row of (B, K); ties go to the lowest index."""
     if distances.device.type == "cpu" and not distances.requires_grad:
         return torch.from_numpy(distances.numpy().argmin(axis=1))  # several times as fast as torch's
     return distances.argmin(dim=1)
@@ -42,9 +42,10 @@ def _lowest(distances: Tensor) -> Tensor:
 
 @torch.autocast("cpu", enabled=False)
 def kmeans_centres(points: np.ndarray, size: int, generator: np.random.Generator) -> np.ndarray:
-    """Centres of k-means on at most 256 points a centre, drawn by the generator; in float32, always.
+    """Run k-means, always in float32, on at most 256 points per centre drawn by the generator.
 
-    (N, D) -> (K, D) float32. Fewer different points than centres: each is one, the spare ones lie nearby.
+    (N, D) -> (K, D) float32. With fewer different points than centres, each point is a centre and the spare
+    centres lie near them.
     """
     if len(points) > size * POINTS_PER_CENTRE:
         points = points[np.sort(generator.choice(len(points), size * POINTS_PER_CENTRE, replace=False))]
@@ -54,7 +55,7 @@ def kmeans_centres(points: np.ndarray, size: int, generator: np.random.Generator
         noise = generator.normal(0, 0.01 * points.std() + 1e-6, (len(spare), points.shape[1]))
         return np.concatenate([distinct, distinct[spare] + noise]).astype(np.float32)
     x = torch.from_numpy(np.ascontiguousarray(points, dtype=np.float32))
-    # About their mean, where the products of near points lose no digits.
+    # Centred, so that products of nearby points keep their digits.
     mean = x.mean(dim=0)
     x = x - mean
     centres, last = _spread_out(x, size, generator), np.inf
@@ -65,7 +66,7 @@ def kmeans_centres(points: np.ndarray, size: int, generator: np.random.Generator
         sums = torch.zeros_like(centres).index_add_(0, nearest, x)
         centres = sums / counts.clamp(min=1)[:, None]
         if (empty := torch.nonzero(counts == 0).flatten()).numel():
-            # A centre without points goes where the error is largest.
+            # Move a centre without points to where the error is largest.
             centres[empty] = x[distances.topk(len(empty)).indices]
             last = np.inf
             continue
@@ -77,10 +78,10 @@ def kmeans_centres(points: np.ndarray, size: int, generator: np.random.Generator
 
 
 def _spread_out(x: Tensor, size: int, generator: np.random.Generator) -> Tensor:
-    """K points of (N, D) by greedy k-means++ (Arthur and Vassilvitskii 2007): each the best of some draws.
+    """Choose K points of (N, D) by greedy k-means++ (Arthur and Vassilvitskii 2007).
 
-    A point is drawn with its squared distance to the nearest point before it; of 2 + log(K) draws the one is
-    taken that leaves the smallest sum of squared distances.
+    For each point, 2 + log(K) candidates are drawn with probabilities proportional to the squared distance to
+    the nearest chosen point; the one that leaves the smallest sum of squared distances is chosen.
     """
     some = min(len(x), size * _START_POINTS_PER_CENTRE)
     points = x[torch.from_numpy(np.sort(generator.choice(len(x), some, replace=False)))]
@@ -98,14 +99,14 @@ def _spread_out(x: Tensor, size: int, generator: np.random.Generator) -> Tensor:
 
 
 def _squared_distances(points: Tensor, squares: Tensor, chosen: list[int]) -> Tensor:
-    """Squared distances (C, N) of points (N, D), of the given squared norms (N,), to C of themselves."""
+    """Return squared distances (C, N) from C chosen points to all points (N, D) with squared norms (N,)."""
     return (
         torch.addmm(squares, points[chosen], points.T, alpha=-2.0).add_(squares[chosen, None]).clamp_(min=0)
     )
 
 
 def different_rows(points: np.ndarray, limit: int) -> list[int]:
-    """Indices of the first `limit` rows that differ from all before them, or of all such rows."""
+    """Return the indices of the first `limit` rows that differ from all rows before them."""
     seen: dict[bytes, int] = {}
     for index, row in enumerate(points):
         seen.setdefault((row + 0.0).tobytes(), index)  # + 0.0 makes -0.0 the same as 0.0
@@ -117,11 +118,11 @@ def different_rows(points: np.ndarray, limit: int) -> list[int]:
 def constrained_clusters(
     points: np.ndarray, clusters: int, least: int, most: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """Labels (N,) of C clusters of `least` to `most` points each, from (N, d).
+    """Cluster points (N, d) into C clusters of `least` to `most` points each; return labels (N,).
 
-    Each iteration takes the mean of a cluster's points as its centre, then assigns all points at the least
-    total squared distance that the sizes allow, until nothing changes, at most 10 times. Raises ValueError
-    where no such sizes add up to N.
+    Each iteration sets a cluster's centre to the mean of its points, then assigns all points with the
+    smallest total squared distance that the sizes allow. It ends when nothing changes or after 10 iterations.
+    Raises ValueError if such sizes cannot add up to N.
     """
     count = len(points)
     if clusters < 1 or not clusters * least <= count <= clusters * most or least < 0:
@@ -141,14 +142,14 @@ def constrained_clusters(
 
 
 def bounded_assignment(costs: np.ndarray, least: int, most: int) -> np.ndarray:
-    """Assign each point (row) to a cluster (column) at the least total cost, (N, C) -> (N,).
+    """Assign each point (row) to a cluster (column) at the lowest total cost, (N, C) -> (N,).
 
-    Each cluster takes at least `least` and at most `most` points. A cluster becomes `most` places, the first
-    `least` of which must be taken: they are made so cheap that an assignment without one is never best.
+    Each cluster gets `least` to `most` points. It is represented by `most` slots, of which the first `least`
+    are mandatory: they are so cheap that the best assignment always uses all of them.
     """
     count, clusters = costs.shape
     most = min(most, count)
-    # One mandatory place more outweighs whatever all points together can lose by it.
+    # One more mandatory slot outweighs any loss that it can cause for all points together.
     bonus = (costs.max() - costs.min() + 1) * (count + 1)
     places = np.repeat(costs, most, axis=1)
     mandatory = np.tile(np.arange(most) < least, clusters)
@@ -158,11 +159,11 @@ def bounded_assignment(costs: np.ndarray, least: int, most: int) -> np.ndarray:
 
 
 def _spread_points(points: np.ndarray, clusters: int, generator: np.random.Generator) -> np.ndarray:
-    """k-means++: each next centre is a point drawn by its squared distance to those drawn before."""
+    """Choose points by k-means++: with probabilities proportional to the squared distance to those chosen."""
     chosen = [int(generator.integers(len(points)))]
     for _ in range(clusters - 1):
         distances = cdist(points, points[chosen], "sqeuclidean").min(axis=1)
         total = float(distances.sum())
-        weights = distances / total if total > 0 else None  # all points alike: any of them
+        weights = distances / total if total > 0 else None  # all points equal: any of them
         chosen.append(int(generator.choice(len(points), p=weights)))
     return points[chosen].astype(np.float64)

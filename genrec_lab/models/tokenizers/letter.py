@@ -1,8 +1,8 @@
-"""LETTER's tokenizer (Wang et al. 2024, section 3): an RQ-VAE whose codes also follow who buys what.
+"""LETTER's tokenizer (Wang et al. 2024, section 3): an RQ-VAE whose codes also reflect user behaviour.
 
-To the losses of the RQ-VAE it adds a collaborative alignment of the quantised vector with the item's vector
-of a sequential recommender, and a diversity of each codebook: codewords of one cluster draw near each other
-and away from the rest, so that items spread evenly over the codes.
+It adds two losses to the RQ-VAE: a collaborative loss aligns the quantised vector with the item's vector in a
+sequential recommender, and a diversity loss pulls codewords of one cluster together and pushes them away from
+the rest, so that items spread evenly over the codes.
 Shapes: N items, B items of a batch, D content dimensions, L levels, K codes a level, d latent dimensions.
 """
 
@@ -34,7 +34,7 @@ from genrec_lab.training.processes import drawn_for_all
 
 
 class CollaborativeConfig(BaseModel):
-    """The SASRec whose item vectors LETTER's tokenizer aligns its codes with, and how long it is trained."""
+    """Settings and training of the SASRec whose item vectors LETTER's tokenizer aligns its codes with."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -43,7 +43,7 @@ class CollaborativeConfig(BaseModel):
 
 
 class LetterConfig(ResidualAutoencoderConfig):
-    """Settings of LETTER's tokenizer; the weights are those of its paper, section 4.1.3."""
+    """Settings of LETTER's tokenizer; the loss weights are from its paper, section 4.1.3."""
 
     kind: Literal["letter"] = "letter"
     codebook_size: int = Field(256, ge=2, description="K, codes a level")
@@ -51,14 +51,14 @@ class LetterConfig(ResidualAutoencoderConfig):
     diversity_weight: float = Field(1e-4, ge=0, description="beta of the paper, weight of L_Div")
     clusters: int = Field(10, ge=1, description="of each level's codewords, by constrained k-means")
     cluster_every: int = Field(
-        10, ge=1, description="epochs between two clusterings; its code has 1, which takes most of the time"
+        10, ge=1, description="epochs between clusterings; its code has 1, which takes most of the time"
     )
 
     @property
     def cluster_sizes(self) -> tuple[int, int, int]:
-        """How many clusters a level has, and the least and most codes of one, as in its code.
+        """The number of clusters of a level and their smallest and largest size, as in its code.
 
-        A cluster needs two codes, so that of few codes there are fewer clusters than asked for.
+        A cluster needs two codes, so a small codebook has fewer clusters than `clusters`.
         """
         clusters = min(self.clusters, self.codebook_size // 2)
         least = max(2, self.codebook_size // (2 * clusters))
@@ -66,7 +66,7 @@ class LetterConfig(ResidualAutoencoderConfig):
 
 
 class LetterNetwork(ResidualAutoencoder):
-    """The residual autoencoder with LETTER's two losses; the domains of items play no part."""
+    """The residual autoencoder with LETTER's two losses; it ignores the domains of items."""
 
     config: LetterConfig
     clusters: Tensor
@@ -74,13 +74,13 @@ class LetterNetwork(ResidualAutoencoder):
     def __init__(self, inputs: int, config: LetterConfig, generator: torch.Generator | None = None) -> None:
         """`inputs` is D; the weights are drawn from the generator."""
         super().__init__(inputs, config, generator)
-        # Part of the checkpoint, because a training can go on between two clusterings.
+        # Part of the checkpoint, because training can resume between clusterings.
         labels = torch.zeros(config.levels, config.codebook_size, dtype=torch.int64)
         self.register_buffer("clusters", labels)
         self._generator = torch.Generator()
 
     def start_epoch(self, epoch: int, seed: int) -> None:
-        """Cluster the codewords anew where that is due, and seed what the epoch draws."""
+        """Cluster the codewords if that is due, and seed the epoch's random numbers."""
         self._generator.manual_seed(seed)
         if (epoch - 1) % self.config.cluster_every:
             return
@@ -90,17 +90,17 @@ class LetterNetwork(ResidualAutoencoder):
             labels = constrained_clusters(book, clusters, least, most, generator)
             self.clusters[level] = torch.from_numpy(labels)
 
-    def forward(self, x: Tensor, domain: Tensor, beside: Tensor | None = None) -> Step:
-        """Losses of a batch: (B, D) content vectors, (B, d) collaborative vectors `beside` them.
+    def forward(self, x: Tensor, domain: Tensor, extra: Tensor | None = None) -> Step:
+        """Losses of a batch: (B, D) content vectors, (B, d) collaborative vectors as `extra`.
 
-        Raises ValueError where the collaborative vectors are missing.
+        Raises ValueError if the collaborative vectors are missing.
         """
-        if beside is None:
-            raise ValueError("LETTER's losses need the items' collaborative vectors; pass beside=(B, d)")
+        if extra is None:
+            raise ValueError("LETTER's losses need the items' collaborative vectors; pass extra=(B, d)")
         with torch.autocast(x.device.type, enabled=False):
             step = self.autoencode(x)
             vectors, codes = step.quantized.vectors, step.quantized.codes
-            collaborative = collaborative_alignment_loss(vectors, beside)
+            collaborative = collaborative_alignment_loss(vectors, extra)
             partners = self.draw_partners(codes)
             books = self.quantizer.codebooks
             levels = [
@@ -116,7 +116,7 @@ class LetterNetwork(ResidualAutoencoder):
         return step._replace(loss=loss, collaborative=collaborative, diversity=diversity)
 
     def draw_partners(self, codes: Tensor) -> Tensor:
-        """For each code (B, L) another one of its cluster, all equally likely: (B, L)."""
+        """Draw another code of the same cluster, uniformly, for each code: (B, L) -> (B, L)."""
         levels = codes.shape[1]
         drawn = drawn_for_all(lambda rows: torch.rand(rows, levels, generator=self._generator), len(codes))
         drawn = drawn.to(codes.device)
@@ -133,8 +133,8 @@ class LetterNetwork(ResidualAutoencoder):
 class Letter(ResidualTokenizer):
     """LETTER's tokenizer, whose codes are aligned with the item vectors of a sequential recommender.
 
-    collaborative: these vectors (N, d) of the items that it is fitted on; or a CollaborativeConfig, by which
-    a SASRec is trained on the sequences of the content.
+    collaborative: the vectors (N, d) of the items that it is fitted on, or a CollaborativeConfig to train a
+    SASRec on the sequences of the content.
     """
 
     Config = LetterConfig
@@ -145,16 +145,16 @@ class Letter(ResidualTokenizer):
 
     @classmethod
     def check_method(cls, config: LetterConfig, method: Mapping[str, Any]) -> None:
-        """Raise ValueError where SASRec's vectors are of another width than the quantised ones."""
+        """Raise ValueError if SASRec's vectors and the quantised ones differ in width."""
         width = method["collaborative"].model.width
         if width != config.dimension:
             raise ValueError(
                 f"collaborative.model.width is {width}, tokenizer.dimension is {config.dimension}; LETTER "
-                "compares the two vectors, set both to the same number"
+                "compares the two vectors, so set both to the same number"
             )
 
-    def vectors_beside(self, content: ItemContent, seed: int, checkpoint: Path | None) -> np.ndarray:
-        """Return the collaborative vectors (N, d); ValueError where they do not fit the items or d."""
+    def extra_vectors(self, content: ItemContent, seed: int, checkpoint: Path | None) -> np.ndarray:
+        """Return the collaborative vectors (N, d); raises ValueError if they do not fit the items or d."""
         vectors = self.collaborative
         if isinstance(vectors, CollaborativeConfig):
             folder = None if checkpoint is None else checkpoint / "collaborative"
@@ -176,10 +176,10 @@ def collaborative_vectors(
     seed: int,
     checkpoint: Path | None,
 ) -> np.ndarray:
-    """Train a SASRec on sequences of items; return the vectors (n, d) of the `items` (n,), ascending.
+    """Train a SASRec on sequences of items; return the vectors (n, d) of the ascending `items` (n,).
 
-    There is no validation, so that nothing of what is held out decides when to stop. A killed training goes
-    on from the folder `checkpoint`.
+    There is no validation, so held-out items have no influence. An interrupted training resumes from the
+    folder `checkpoint`.
     """
     torch.manual_seed(seed)
     model = SASRec(config.model).build(DomainItems(items))

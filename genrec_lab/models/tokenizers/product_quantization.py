@@ -1,4 +1,4 @@
-"""Product quantisation (Jégou et al. 2011) and optimised product quantisation (Ge et al. 2013), by faiss.
+"""Product quantisation (Jégou et al. 2011) and optimised product quantisation (Ge et al. 2013), with faiss.
 
 Shapes: N items, D dimensions, L sub-spaces of D / L dimensions each, K codes a sub-space.
 """
@@ -17,25 +17,25 @@ from genrec_lab.models.tokenizers.base import Content, OnEpoch, Tokenized, Token
 from genrec_lab.models.tokenizers.quantizers import check_codebook_fits, nearest_codes
 
 _AT_ONCE = 65_536  # items
-_OPQ_ROUNDS = 50  # faiss's own number of turns between rotation and codebooks
+_OPQ_ROUNDS = 50  # faiss's default number of alternations between rotation and codebooks
 
 
 class ProductQuantizationConfig(TokenizerConfig):
-    """Settings of product quantisation; "opq" rotates the vectors first, so that the sub-spaces share evenly.
+    """Settings of product quantisation; "opq" first rotates the vectors to balance the sub-spaces.
 
-    The codes of an item stand beside each other, not below each other: none of them is coarser than another.
+    The codes of an item are independent of each other; unlike residual codes, none is coarser than another.
     """
 
     kind: Literal["pq", "opq"] = "pq"
-    levels: int = Field(4, ge=1, description="L, sub-spaces; they must divide the dimensions of the vectors")
-    codebook_size: int = Field(256, ge=1, description="K, codes a sub-space; for faiss a power of two")
-    iterations: int = Field(25, ge=1, description="of k-means in each sub-space; 25 is faiss's number")
+    levels: int = Field(4, ge=1, description="L, sub-spaces; must divide the dimensions of the vectors")
+    codebook_size: int = Field(256, ge=1, description="K, codes per sub-space; faiss requires a power of two")
+    iterations: int = Field(25, ge=1, description="of k-means in each sub-space; 25 is faiss's default")
 
 
 class ProductQuantizer(VectorTokenizer):
-    """Codebooks (L, K, D / L) of the parts of a vector, which "opq" rotates first.
+    """Codebooks (L, K, D / L) for the parts of a vector; "opq" rotates the vector first.
 
-    rotation: (D, D), a row for each new dimension; None of "pq".
+    rotation: (D, D), one row per new dimension; None for "pq".
     """
 
     Config = ProductQuantizationConfig
@@ -48,8 +48,8 @@ class ProductQuantizer(VectorTokenizer):
     ) -> Self:
         """Fit on content vectors (N, D).
 
-        Raises ValueError where the sub-spaces do not divide D, K is no power of two, or the vectors are not
-        finite or fewer different ones than K; ModuleNotFoundError where faiss is not installed.
+        Raises ValueError if L does not divide D, K is not a power of two, a vector is not finite, or there
+        are fewer than K different vectors; ModuleNotFoundError if faiss is not installed.
         """
         x, config = self.vectors(content), self.config
         levels, size, dimensions = config.levels, config.codebook_size, x.shape[1]
@@ -61,20 +61,20 @@ class ProductQuantizer(VectorTokenizer):
             )
         if size < 2 or size & (size - 1):
             raise ValueError(
-                f"tokenizer.codebook_size is {size}; product quantisation by faiss needs a power of two, "
-                f"as {2 ** max(1, size.bit_length() - 1)}"
+                f"tokenizer.codebook_size is {size}; product quantisation with faiss needs a power of two, "
+                f"such as {2 ** max(1, size.bit_length() - 1)}"
             )
         check_codebook_fits(x, size)
         faiss = _faiss()
-        # faiss draws the first centres by this seed; a rotation's start is fixed in faiss.
+        # The seed of faiss's first centres; a rotation starts from a fixed one in faiss.
         book = faiss.ProductQuantizer(dimensions, levels, size.bit_length() - 1)
         book.cp.seed, book.cp.niter = seed % 2**31, config.iterations
-        book.cp.min_points_per_centroid = 1  # it would warn of small catalogues
+        book.cp.min_points_per_centroid = 1  # no warning for small catalogues
         self.rotation = None
         if config.kind == "opq":
             turned = faiss.OPQMatrix(dimensions, levels)
             turned.pq, turned.niter = book, _OPQ_ROUNDS
-            # With fewer vectors than dimensions faiss 1.15 writes past its memory; repeats fit the same.
+            # faiss 1.15 writes out of bounds with fewer vectors than dimensions; repeats give the same fit.
             turned.train(np.tile(x, (-(-dimensions // len(x)), 1)))
             self.rotation = faiss.vector_to_array(turned.A).reshape(dimensions, dimensions).copy()
             x = np.ascontiguousarray(x @ self.rotation.T)
@@ -85,7 +85,7 @@ class ProductQuantizer(VectorTokenizer):
         return self
 
     def tokenize_vectors(self, x: np.ndarray) -> Tokenized:
-        """Quantise each sub-vector of (n, D) vectors by itself."""
+        """Quantise each sub-vector of (n, D) vectors independently."""
         turned = x if self.rotation is None else x @ self.rotation.T
         levels, _, width = self.codebooks.shape
         parts = torch.from_numpy(np.ascontiguousarray(turned)).view(-1, levels, width)
@@ -108,7 +108,7 @@ def _faiss() -> ModuleType:
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
             'the tokenizers "pq" and "opq" need faiss: pip install "genrec-lab[baselines]", or faiss-cpu; '
-            'or set tokenizer.kind to "rkmeans", which needs none'
+            'or set tokenizer.kind to "rkmeans", which does not need it'
         ) from None
     module: ModuleType = faiss
     return module

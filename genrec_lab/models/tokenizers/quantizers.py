@@ -17,18 +17,18 @@ from genrec_lab.models.tokenizers.kmeans import different_rows, kmeans_centres, 
 
 
 class Quantized(NamedTuple):
-    """What quantising a batch gives."""
+    """The result of quantising a batch."""
 
     vectors: Tensor  # (B, d) sum of the chosen codewords; its gradient goes straight through to the input
     codes: Tensor  # (B, L) int64
     loss: Tensor  # scalar, GMC Eq. 5
-    residuals: Tensor  # (B, L, d) what each level quantised: r_0 = z first
+    residuals: Tensor  # (B, L, d) each level's input, beginning with r_0 = z
 
 
 def nearest_codes(residual: Tensor, codebook: Tensor) -> Tensor:
-    """Index of the codeword nearest to each residual (GMC Eq. 1): (B, d), (K, d) -> (B,) int64.
+    """Return the index of the codeword nearest to each residual (GMC Eq. 1): (B, d), (K, d) -> (B,) int64.
 
-    Ties go to the lowest index. Always in float32, under autocast too: bfloat16 would tie many distances.
+    Ties go to the lowest index. Always in float32, even under autocast: bfloat16 would create many ties.
     """
     with torch.autocast(residual.device.type, enabled=False):
         return nearest_rows(residual.float(), codebook.float())
@@ -46,14 +46,14 @@ def quantize_levels(vectors: Tensor, codebooks: Tensor) -> tuple[Tensor, Tensor,
         codes.append(code)
         residuals.append(residual)
         codewords.append(chosen)
-        # As in RQ-VAE (Lee et al. 2022) the codeword is a constant to the next residual: a codebook learns
-        # from its own level alone, while every level's commitment reaches the encoder.
+        # As in RQ-VAE (Lee et al. 2022), the next residual has no gradient to the codeword: a codebook learns
+        # only from its own level, while every level's commitment loss reaches the encoder.
         residual = residual - chosen.detach()
     return torch.stack(codes, dim=1), torch.stack(residuals, dim=1), torch.stack(codewords, dim=1)
 
 
 class ResidualQuantizer(nn.Module):
-    """L codebooks of K learnable codewords in d dimensions; a level quantises what the last one left over."""
+    """L codebooks of K learnable codewords in d dimensions; a level quantises the previous one's residual."""
 
     def __init__(
         self,
@@ -65,12 +65,12 @@ class ResidualQuantizer(nn.Module):
     ) -> None:
         super().__init__()
         self.beta = beta
-        # Uniform in +-1/K as in the first VQ-VAE code; the k-means start overwrites it.
+        # Uniform in +-1/K as in the original VQ-VAE code; k-means initialisation overwrites it.
         start = torch.empty(levels, size, dimension).uniform_(-1 / size, 1 / size, generator=generator)
         self.codebooks = nn.Parameter(start)
 
     def forward(self, vectors: Tensor) -> Quantized:
-        """(B, d) -> Quantized, in float32 under autocast too."""
+        """(B, d) -> Quantized, in float32 even under autocast."""
         with torch.autocast(vectors.device.type, enabled=False):
             vectors = vectors.float()
             codes, residuals, codewords = quantize_levels(vectors, self.codebooks)
@@ -80,7 +80,7 @@ class ResidualQuantizer(nn.Module):
 
     @torch.no_grad()
     def start_from(self, vectors: Tensor, seed: int) -> None:
-        """Set the codebooks by k-means, level by level, on the residuals of these (N, d) vectors."""
+        """Initialise the codebooks by k-means, level by level, on the residuals of (N, d) vectors."""
         levels, size, _ = self.codebooks.shape
         start, _, _ = residual_kmeans(vectors.cpu().numpy(), levels, size, seed)
         self.codebooks.copy_(torch.from_numpy(start))
@@ -89,13 +89,12 @@ class ResidualQuantizer(nn.Module):
 def residual_kmeans(
     x: np.ndarray, levels: int, size: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Run k-means on x, then on what it leaves over, `levels` times.
+    """Run k-means on x, then on the residuals, `levels` times.
 
-    (N, D) -> codebooks (L, K, D) float32, codes (N, L) int64, residuals (N, L, D) float32, what each level
-    quantised. Fits on at most 256 vectors a code, drawn by the seed; all vectors get codes. Where
-    a deeper level has fewer different residuals than codes, each becomes a codeword and the spare ones lie
-    unused nearby.
-    Raises ValueError where the first level has fewer different vectors than codes, or a vector is not finite.
+    (N, D) -> codebooks (L, K, D) float32, codes (N, L) int64, residuals (N, L, D) float32, level inputs.
+    Fits on at most 256 vectors per code, drawn by the seed; all vectors get codes. If a deeper level has
+    fewer different residuals than codes, each becomes a codeword and the spare ones lie nearby, unused.
+    Raises ValueError if there are fewer different vectors than codes, or a vector is not finite.
     """
     x = finite_vectors(x)
     check_codebook_fits(x, size)
@@ -114,7 +113,7 @@ def residual_kmeans(
 
 
 def check_codebook_fits(x: np.ndarray, size: int) -> None:
-    """Raise ValueError where (N, D) vectors have fewer different rows than a codebook has codes."""
+    """Raise ValueError if (N, D) vectors have fewer different rows than a codebook has codes."""
     distinct = len(different_rows(x, size))
     if size > distinct:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Random codes: the floor below every tokenizer, identifiers that say nothing of an item.
+"""Random codes: a lower bound for every tokenizer, because the identifiers carry no information.
 
 Shapes: N items, L levels, K codes a level.
 """
@@ -31,7 +31,7 @@ class RandomCodesConfig(TokenizerConfig):
 
 
 class RandomCodes(CatalogueTokenizer):
-    """Distinct identifiers drawn by a seed, all equally likely."""
+    """Distinct identifiers, drawn uniformly by a seed."""
 
     Config = RandomCodesConfig
     needs = ()
@@ -41,13 +41,14 @@ class RandomCodes(CatalogueTokenizer):
     def fit(
         self, content: Content, *, seed: int = 0, on_epoch: OnEpoch = None, checkpoint: Path | None = None
     ) -> Self:
-        """Draw codes for N items; raises ValueError where there are fewer identifiers than items."""
+        """Draw codes for N items; raises ValueError if there are fewer identifiers than items."""
         self.seed = seed
         known = ItemContent.of(content)
-        return self.knows(known, self._drawn(len(known)), (self.config.codebook_size,) * self.config.levels)
+        sizes = (self.config.codebook_size,) * self.config.levels
+        return self.keep_codes(known, self._drawn(len(known)), sizes)
 
     def tokenize_unserved(self, content: Content) -> Tokenized:
-        """Return codes (n, L) that are drawn for these items alone."""
+        """Return codes (n, L) drawn for these items only."""
         return Tokenized(self._drawn(len(ItemContent.of(content))))
 
     def _drawn(self, items: int) -> np.ndarray:
@@ -66,12 +67,12 @@ class RandomCodes(CatalogueTokenizer):
 
 
 def _distinct(largest: int, count: int, generator: np.random.Generator) -> list[int]:
-    """Draw `count` different numbers below `largest`, which may be larger than any array."""
+    """Draw `count` different numbers below `largest`, which may exceed 64 bits."""
     if largest <= 4 * count:
         return generator.permutation(largest)[:count].tolist()
     found: dict[int, None] = {}
     while len(found) < count:
-        # Python's own integers: 256 codes at 8 levels make more identifiers than 64 bits count.
+        # Python integers, because 256 codes at 8 levels give more identifiers than 64 bits can count.
         drawn = int.from_bytes(generator.bytes(16), "little") % largest
         found[drawn] = None
     return list(found)

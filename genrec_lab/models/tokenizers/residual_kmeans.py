@@ -1,4 +1,4 @@
-"""Residual k-means, a tokenizer without training: k-means on vectors, then on what each level leaves over."""
+"""Residual k-means: k-means on the vectors, then on the residuals of each level."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class ResidualKMeansConfig(TokenizerConfig):
 
     kind: Literal["rkmeans"] = "rkmeans"
     levels: int = Field(
-        4, ge=1, description="L; GMC section 5.1.4 has 4, TIGER 3 and one that tells collisions apart"
+        4, ge=1, description="L; 4 in GMC section 5.1.4, 3 in TIGER plus one that resolves collisions"
     )
     codebook_size: int = Field(256, ge=1, description="K, codes a level (GMC section 5.1.4)")
 
 
 class ResidualKMeans(VectorTokenizer):
-    """Codebooks (L, K, D) float32 over the content vectors themselves; those of an item add up to its vector.
+    """Codebooks (L, K, D) float32 of content vectors; an item's codewords add up to roughly its vector.
 
     >>> vectors = np.random.default_rng(0).normal(size=(40, 8))
     >>> tokenizer = ResidualKMeans(ResidualKMeans.Config(levels=2, codebook_size=4)).fit(vectors)

@@ -1,4 +1,4 @@
-"""RQ-VAE: an autoencoder with a residual quantiser in its middle (GMC section 3.3, Eqs 1 to 7).
+"""RQ-VAE: an autoencoder with a residual quantiser (GMC section 3.3, Eqs 1 to 7).
 
 Shapes: N items, B items of a batch, D content dimensions, L levels, K codes a level, d latent dimensions.
 """
@@ -28,23 +28,23 @@ class ResidualAutoencoderConfig(AutoencoderConfig):
 
     dimension: int = Field(32, ge=1, description="d of the latent vectors and codewords")
     codebook_size: int = Field(256, ge=1, description="K, codes a level")
-    beta: float = Field(0.25, ge=0, description="weight of the commitment half of Eq. 5")
+    beta: float = Field(0.25, ge=0, description="weight of the commitment loss in Eq. 5")
     reduction: Literal["mean", "sum"] = Field(
         "mean",
-        description="of Eqs 4 and 5 over dimensions (and levels): the paper writes sums, its lineage's code "
-        "takes means; beside sums over hundreds of dimensions, L_dcl with weight 1 has no effect",
+        description="of Eqs 4 and 5 over dimensions (and levels): the paper writes sums, LC-Rec's and "
+        "LETTER's code take means; with sums over hundreds of dimensions, L_dcl of weight 1 has no effect",
     )
     kmeans_init: bool = Field(
-        True, description="start the codebooks by k-means on the whole catalogue's residuals"
+        True, description="initialise the codebooks by k-means on the whole catalogue's residuals"
     )
     restart_dead_codes: bool = Field(
         True,
-        description="move codewords that no item had for an epoch onto items' residuals; not in the paper",
+        description="move codewords that were unused for an epoch to items' residuals; not in the paper",
     )
 
 
 class RQVAEConfig(ResidualAutoencoderConfig):
-    """Settings of the RQ-VAE and its training; the defaults are GMC's (section 5.1.4) where it states one.
+    """Settings of the RQ-VAE and its training; defaults are from GMC (section 5.1.4) if it states one.
 
     TIGER: `hidden=TIGER_HIDDEN, levels=3, contrastive_weight=0`. On a CPU: `hidden=TIGER_HIDDEN, epochs=300`.
     """
@@ -56,7 +56,7 @@ class RQVAEConfig(ResidualAutoencoderConfig):
 
 
 class ResidualAutoencoder(Autoencoder):
-    """Encoder, residual quantiser and decoder; float32, but for the configuration's `precision`."""
+    """Encoder, residual quantiser and decoder; float32, except for the config's `precision`."""
 
     config: ResidualAutoencoderConfig
 
@@ -76,7 +76,7 @@ class ResidualAutoencoder(Autoencoder):
         return self.quantizer.codebooks.detach().cpu().numpy()
 
     def autoencode(self, x: Tensor) -> Step:
-        """GMC Eqs 1 to 5 of a batch of content vectors (B, D), with a contrast of zero."""
+        """Compute GMC Eqs 1 to 5 for content vectors (B, D); the contrastive loss is zero."""
         x = x.float() * self.scale
         quantized = self.quantizer(self.through(self.encoder, x))
         reconstruction = reconstruction_loss(x, self.through(self.decoder, quantized.vectors))
@@ -108,7 +108,7 @@ class ResidualAutoencoder(Autoencoder):
 
     @torch.no_grad()
     def after_epoch(self, x: Tensor, used: Tensor, generator: torch.Generator) -> None:
-        """Put each codeword that no item had in this epoch onto the residual of an item drawn at random."""
+        """Move each codeword that was unused in this epoch to the residual of a random item."""
         if used.all() or not self.config.restart_dead_codes:
             return
         self.eval()
@@ -120,11 +120,11 @@ class ResidualAutoencoder(Autoencoder):
 
 
 class RQVAENetwork(ResidualAutoencoder):
-    """The residual autoencoder whose first level is taught the domains of its items (GMC Eq. 7)."""
+    """The residual autoencoder with a contrastive loss between domains (GMC Eq. 7)."""
 
     config: RQVAEConfig
 
-    def forward(self, x: Tensor, domain: Tensor, beside: Tensor | None = None) -> Step:
+    def forward(self, x: Tensor, domain: Tensor, extra: Tensor | None = None) -> Step:
         """Losses of a batch: (B, D) content vectors, (B,) int64 domains."""
         with torch.autocast(x.device.type, enabled=False):
             step = self.autoencode(x)
@@ -141,15 +141,15 @@ class ResidualTokenizer(AutoencoderTokenizer):
     refines = True
 
     def check_vectors(self, x: np.ndarray) -> None:
-        """Raise ValueError where k-means cannot place K codes among content vectors (N, D)."""
+        """Raise ValueError if there are fewer different content vectors (N, D) than k-means needs."""
         if self.config.kmeans_init:
             check_codebook_fits(x, self.config.codebook_size)
 
 
 class RQVAE(ResidualTokenizer):
-    """RQ-VAE, with GMC's contrast of domains (Eq. 6) unless its weight is 0, as for TIGER.
+    """RQ-VAE, with GMC's contrastive loss between domains (Eq. 6) unless its weight is 0, as for TIGER.
 
-    `fit` takes content vectors (N, D) and the items' domains; plain vectors are all of one domain.
+    `fit` takes content vectors (N, D) and the items' domains; plain vectors belong to one domain.
 
         >>> config = RQVAE.Config(hidden=(16,), levels=2, codebook_size=4, dimension=4, epochs=2)
         >>> vectors = np.random.default_rng(0).normal(size=(20, 8))

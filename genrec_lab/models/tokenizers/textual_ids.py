@@ -37,23 +37,23 @@ _RECOMMENDER = "recommender"  # its weights are recommender.safetensors
 
 
 class NamingConfig(BaseModel):
-    """How the two T5s of textual ids are trained, in turns (IDGenRec's alternate training)."""
+    """Training of the two T5s of textual ids, which alternate as in IDGenRec."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    rounds: int = Field(3, ge=1)  # the generator first, then the recommender over the ids that it then writes
-    # Before the rounds, of a generator without released weights: it writes the telling words of the texts.
+    rounds: int = Field(3, ge=1)  # in each: the generator, then the recommender over the new ids
+    # Before the rounds, a generator without released weights learns to write the texts' distinctive words.
     labels: TrainingConfig = TrainingConfig(epochs=10, batch_size=64)
     generator: TrainingConfig = TrainingConfig(epochs=1, batch_size=12, learning_rate=1e-8)
     recommender: TrainingConfig = TrainingConfig(epochs=10, batch_size=64)
     max_history: int = Field(20, ge=1)
-    per_user: int | None = Field(None, ge=1)  # most pairs of a user in an epoch; None: all
+    per_user: int | None = Field(None, ge=1)  # most pairs per user in an epoch; None: all
 
 
 class TextualIds(CatalogueTokenizer):
-    """The ids of one catalogue; of two T5s, trained in turns, one writes them and one recommends by them.
+    """The ids of one catalogue. One T5 writes them and another recommends with them; training alternates.
 
-    naming: a NamingConfig, how both are trained. A piece of a word means the same at every level.
+    naming: a NamingConfig for the training of both. A word piece has the same meaning at every level.
     """
 
     Config = TextualIdsConfig
@@ -62,23 +62,23 @@ class TextualIds(CatalogueTokenizer):
     naming: NamingConfig = NamingConfig()
 
     pieces: WordPieces
-    weights: dict[str, dict[str, Tensor]]  # of the two T5s, "generator" and "recommender"
+    weights: dict[str, dict[str, Tensor]]  # keys "generator" and "recommender"
 
     @classmethod
     def check_method(cls, config: TextualIdsConfig, method: Mapping[str, Any]) -> None:
-        """Raise ValueError where the method's recommender has other sizes than the one trained here."""
+        """Raise ValueError if the method's recommender has other sizes than the one trained here."""
         if method["recommender"] != config.body:
             raise ValueError(
                 f"recommender is {method['recommender']}, tokenizer.body is {config.body}; set both to "
-                "the same sizes, because the recommender goes on from the one that was trained beside the ids"
+                "the same sizes, because the recommender starts from the one trained with the ids"
             )
 
     def fit(
         self, content: Content, *, seed: int = 0, on_epoch: OnEpoch = None, checkpoint: Path | None = None
     ) -> Self:
-        """Train both T5s on the texts and the training part of the sequences of a dataset's items.
+        """Train both T5s on the texts and training sequences of a dataset's items.
 
-        The items are all those of one or more domains.
+        The content must hold all items of one or more domains.
         """
         known, naming = ItemContent.of(content), self.naming
         texts, sequences = known.texts(self), known.training_places(self)
@@ -105,7 +105,7 @@ class TextualIds(CatalogueTokenizer):
             ids = generator.unique_ids()
             reader = reader_over(ids).requires_grad_(True)
             size = naming.recommender.batch_size
-            # One that reads the past learns every place of a sequence in one pass, as it will on its own.
+            # A recommender with reads="past" learns every position of a sequence in one pass.
             batches = (
                 PairBatches(pairs, size, per_user=naming.per_user)
                 if reader.reads_whole
@@ -114,17 +114,17 @@ class TextualIds(CatalogueTokenizer):
             train(reader, batches, naming.recommender, f"reader {turn}")
         self.weights = {"generator": generator.t5.state_dict(), _RECOMMENDER: reader.t5.state_dict()}
         self._named(known.numbers, ids.numpy(), pieces)
-        told = ", ".join(f"{words!r}" for words in self.words()[:3])
-        print(f"{known.title}: the first ids are {told}", flush=True)
+        examples = ", ".join(f"{words!r}" for words in self.words()[:3])
+        print(f"{known.title}: the first ids are {examples}", flush=True)
         return self
 
     def words(self) -> list[str]:
-        """Return the N ids as they are read."""
+        """Return the N ids as text."""
         return [self.pieces.text(row) for row in (self.item_codes + FIRST_CODE).tolist()]
 
     @classmethod
     def read_recommender(cls, folder: Path) -> dict[str, Tensor] | None:
-        """Return the weights of the T5 that was trained to recommend by the ids; None where there is none."""
+        """Return the weights of the T5 that recommends with the ids; None if there are none."""
         file = folder / f"{_RECOMMENDER}.safetensors"
         return load_file(file) if file.is_file() else None
 
@@ -140,7 +140,7 @@ class TextualIds(CatalogueTokenizer):
 
     @classmethod
     def load(cls, folder: Path, **settings: Any) -> Self:
-        """Read what `save` wrote; `settings` as of the constructor."""
+        """Load a tokenizer that `save` wrote; `settings` as in the constructor."""
         tokenizer = cls(cls.load_config(folder), **settings)
         tokenizer.weights = {
             name: load_file(folder / f"{name}.safetensors") for name in ("generator", _RECOMMENDER)
@@ -152,7 +152,7 @@ class TextualIds(CatalogueTokenizer):
         return tokenizer._named(numbers, ids, WordPieces.read(folder / "pieces", size))
 
     def _named(self, numbers: np.ndarray, ids: np.ndarray, pieces: WordPieces) -> Self:
-        """Keep ids (N, L) of tokens."""
+        """Set the ids (N, L) of tokens."""
         self.numbers, self.item_codes, self.pieces = numbers, ids - FIRST_CODE, pieces
         levels = self.config.levels
         self.sizes, self.alike = (pieces.size - FIRST_CODE,) * levels, tuple(range(levels))
@@ -160,7 +160,7 @@ class TextualIds(CatalogueTokenizer):
 
 
 class _Items:
-    """Batches of items, `{"items": (B,)}`, in an order that seed and epoch fix."""
+    """Batches of items, `{"items": (B,)}`, in an order determined by seed and epoch."""
 
     def __init__(self, items: int, batch_size: int) -> None:
         self.items, self.batch_size = items, batch_size

@@ -1,4 +1,4 @@
-"""UTGRec's tokenizer: pre-trained over domains, it names items of others and can be fine-tuned on one.
+"""UTGRec's tokenizer: pre-trained on several domains, it can encode items of others or be fine-tuned on one.
 
 Shapes: N items of a catalogue, n of them, L levels, l of a prefix, d_c code dimensions, V words, S pixels.
 """
@@ -29,14 +29,14 @@ from genrec_lab.models.tokenizers.tree_quantizer import TreeQuantizerConfig
 from genrec_lab.registry import ComponentConfig, component_config
 from genrec_lab.training import TrainingConfig, placed, processes
 
-_AT_ONCE = 256  # items that are tokenised together
+_AT_ONCE = 256  # items per batch
 
 
 class TreeTokenizer(Quantizing):
-    """UTGRec's tokenizer over texts and pictures; its levels are parts of an item's content, side by side.
+    """UTGRec's tokenizer of texts and pictures; each level encodes one content vector of an item.
 
-    content: settings of the encoder that reads an item. tokenizer_training: a TrainingConfig.
-    The records of its training have the mean terms of Eq. 13 before their weights.
+    content: settings of the encoder of items. tokenizer_training: a TrainingConfig.
+    The training records hold the unweighted mean terms of Eq. 13.
     """
 
     Config = TreeTokenizerConfig
@@ -48,13 +48,13 @@ class TreeTokenizer(Quantizing):
     tokenizer_training: TrainingConfig = TrainingConfig()
 
     model: TreeNetwork  # after `fit` or `load`
-    catalogue_words: list[str] | None = None  # to rebuild, of an encoder that takes those of a catalogue
-    # The items whose content the encoder has made ready, and that content.
+    catalogue_words: list[str] | None = None  # to reconstruct, for an encoder without its own words
+    # The items that the encoder has prepared, and their prepared content.
     prepared: tuple[pl.DataFrame, PreparedContent] | None = None
 
     @classmethod
     def check_method(cls, config: TreeTokenizerConfig, method: Mapping[str, Any]) -> None:
-        """Raise ValueError where encoder and codebooks differ in levels, or pictures are read twice."""
+        """Raise ValueError if encoder and codebooks differ in levels, or pictures would be read twice."""
         levels = config.quantizer.levels
         if method["content"].levels != levels:
             raise ValueError(
@@ -64,15 +64,15 @@ class TreeTokenizer(Quantizing):
         if method["pictures"] != "none":
             raise ValueError(
                 f"pictures is {method['pictures']!r} with a tokenizer of kind 'tree', which reads pictures "
-                "by `content`; set pictures to 'none'"
+                "through `content`; set pictures to 'none'"
             )
 
     def fit(
         self, content: Content, *, seed: int = 0, on_epoch: OnEpoch = None, checkpoint: Path | None = None
     ) -> Self:
-        """Pre-train on a dataset's items beside their neighbours in sequences (Eq. 13).
+        """Pre-train on a dataset's items and their neighbours in sequences (Eq. 13).
 
-        The words to rebuild are those of the items' texts.
+        The words to reconstruct are those of the items' texts.
         """
         known = ItemContent.of(content)
         torch.manual_seed(seed)
@@ -92,7 +92,7 @@ class TreeTokenizer(Quantizing):
         on_epoch: OnEpoch = None,
         checkpoint: Path | None = None,
     ) -> Self:
-        """Fine-tune on the items of another domain; E^r and E^f are fixed (2.4.2), unless `full`."""
+        """Fine-tune on the items of another domain; E^r and E^f are frozen (2.4.2), unless `full`."""
         known = ItemContent.of(content)
         if self._take_words(self.model.encoder, known):
             self.model.take_vocabulary()
@@ -101,25 +101,25 @@ class TreeTokenizer(Quantizing):
         return self._train(known, training, seed, on_epoch, checkpoint)
 
     def tokenize(self, content: Content) -> Tokenized:
-        """Return codes, residuals and restored content (n, L, d_c) of a dataset's items."""
+        """Return codes, residuals and reconstructed content (n, L, d_c) of a dataset's items."""
         known = ItemContent.of(content)
         if self.prepared is None or self.prepared[0] is not known.require("items", self):
             self._prepare(self.model.encoder, known)
         return self.model.tokenize(self._batches(known.numbers))
 
     def words(self) -> list[str]:
-        """Return the V words that `decode_words` scores, by their number."""
+        """Return the V words that `decode_words` scores, in the order of its columns."""
         encoder: Any = self.model.encoder
         return list(encoder.words() if self.catalogue_words is None else self.catalogue_words)
 
     def decode_words(self, prefixes: Tensor) -> Tensor:
-        """Return logs of the words' mean probabilities (n, V) under prefixes of codes (n, l)."""
+        """Return the logarithms of the words' mean probabilities (n, V) given prefixes of codes (n, l)."""
         return self.model.decode_words(prefixes).cpu()
 
     def decode_pictures(self, prefixes: Tensor, generator: torch.Generator) -> Tensor | None:
-        """Draw a picture of each prefix of codes (n, l): (n, 3, S, S) in 0..1.
+        """Draw a picture for each prefix of codes (n, l): (n, 3, S, S) in 0..1.
 
-        None from a tokenizer that has not seen a single picture in training.
+        Returns None if the training had no pictures.
         """
         if not self.model.vision.diffusion.largest:
             return None
@@ -128,12 +128,12 @@ class TreeTokenizer(Quantizing):
     def save(self, folder: Path) -> None:
         """Write `model.safetensors`, with the settings and words of the encoder, and `config.json`."""
         written = {"content": self.content.model_dump_json(), "words": json.dumps(self.catalogue_words)}
-        # one entry, for safetensors writes several in an order drawn by chance
+        # One entry, because safetensors writes several in random order.
         self.model.save(folder, {"encoder": json.dumps(written)})
 
     @classmethod
     def load(cls, folder: Path, **settings: Any) -> Self:
-        """Read what `save` wrote; `settings` as of the constructor, the encoder's by default as written."""
+        """Load a tokenizer that `save` wrote; `settings` as in the constructor, by default as saved."""
         with safe_open(folder / "model.safetensors", framework="pt") as file:
             written = file.metadata() or {}
         written |= json.loads(written.pop("encoder", "{}"))
@@ -148,7 +148,7 @@ class TreeTokenizer(Quantizing):
         return ENCODERS.find(self.content.kind)(self.content)
 
     def _take_words(self, encoder: Any, content: ItemContent) -> bool:
-        """Let an encoder that has words of its own take those of the items' texts; whether it does."""
+        """Give the words of the items' texts to an encoder that needs them; return whether it does."""
         if not hasattr(encoder, "for_catalogue"):
             return False
         encoder.for_catalogue(content.texts(self))
@@ -156,7 +156,7 @@ class TreeTokenizer(Quantizing):
         return True
 
     def _prepare(self, encoder: Any, content: ItemContent) -> None:
-        """Run the encoder's frozen networks over all items of the dataset, or read what they found before."""
+        """Run the encoder's frozen networks on all items of the dataset, or read their cached outputs."""
         items = content.require("items", self)
         self.prepared = items, encoder.prepare(content_of(items), content.cache)
 
@@ -201,31 +201,31 @@ class TreeTokenizer(Quantizing):
 
 
 class _Lesson(Lesson):
-    """Eq. 13 with its terms by name."""
+    """Eq. 13 and its terms by name."""
 
     model: TreeNetwork
 
     def forward(self, items: Batch, neighbours: Batch) -> dict[str, Tensor]:
-        """Return the objective of items and one co-occurring item each, as "loss", and its terms."""
+        """Return the objective for items and one co-occurring item each, as "loss", and its terms."""
         return {"loss": self.model(items, neighbours), **self.model.parts}
 
 
 def for_fidelity(fidelity: Literal["paper", "code"]) -> TreeTokenizerConfig:
-    """The settings that the paper states ("paper"), or those of the authors' published code ("code").
+    """Return the settings stated in the paper ("paper") or in the authors' published code ("code").
 
-    | what                  | paper                        | code                                     |
+    | setting               | paper                        | code                                     |
     |-----------------------|------------------------------|------------------------------------------|
     | L_Code over d_c       | sum                          | mean                                     |
     | L^t over tokens       | sum over a text              | mean over the batch's tokens             |
     | L_Ali compares        | H, the encoder's             | H', the adapter's                        |
     | L_Ali over levels     | sum                          | mean                                     |
-    | masking of the text   | all places                   | of ten: 8 masked, 1 random, 1 as it is   |
+    | masking of the text   | all places                   | of ten: 8 masked, 1 random, 1 unchanged  |
     | alpha                 | 3                            | 5                                        |
     | warm-up               | none stated                  | 300 batches of continuous vectors        |
 
-    The same in both: beta .25, lambda 200, mu .01, eta .03, and what only the code states (adapter, d_c, tau,
-    the sizes of decoders and diffusion). A lambda of 200 on sums beside a text's sum is about as heavy as on
-    means beside a token's mean, where a text has as many tokens as a code vector dimensions.
+    Both share beta .25, lambda 200, mu .01, eta .03, and the values that only the code states (adapter, d_c,
+    tau, sizes of decoders and diffusion). Lambda 200 has about the same effect on sums as on means if a text
+    has as many tokens as a code vector has dimensions.
     """
     if fidelity == "paper":
         return TreeTokenizerConfig()

@@ -4,7 +4,7 @@ Shapes: N items, B items of a batch, L levels, l of a prefix, d encoder dimensio
 w decoder width, T text tokens, P picture tokens of c channels, V words of e dimensions, S pixels a side.
 
 A batch of content is a mapping of tensors whose first dimension is B: `text_ids` (B, T) int64, `text_mask`
-(B, T) bool, `patches` (B, P, c), `has_picture` (B,) bool, and what the encoder reads, under `encoder_...`.
+(B, T) bool, `patches` (B, P, c), `has_picture` (B,) bool, and the encoder's inputs, named `encoder_...`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Batch = Mapping[str, Tensor]
 
 
 class PictureTokens(Protocol):
-    """What of a picture is rebuilt."""
+    """The parts of a picture that are reconstructed."""
 
     tokens: int  # P
     channels: int  # c
@@ -43,25 +43,25 @@ class PictureTokens(Protocol):
 
 
 class ContentEncoder(Protocol):
-    """An nn.Module that gives L content representations of an item (Eq. 2)."""
+    """An nn.Module that returns L content representations of an item (Eq. 2)."""
 
     levels: int  # L
     dimension: int  # d
     picture: PictureTokens
 
     def word_table(self) -> Tensor:
-        """Vectors of the words that `text_ids` number: (V, e)."""
+        """Return the vectors (V, e) of the words in `text_ids`."""
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """A batch of content -> H (B, L, d)."""
 
 
-# Of so many items per code the codewords are placed; more would not move them noticeably.
+# Items per code that k-means places the codewords on; more would hardly change them.
 _POINTS_A_CODE = 16
 
 
 class TreeTokenizerConfig(TokenizerConfig):
-    """Settings of the tokenizer; the defaults are the paper's, or its code's where the paper has none."""
+    """Settings of the tokenizer; the defaults are the paper's, or its code's if the paper states none."""
 
     kind: Literal["tree"] = "tree"
     quantizer: TreeQuantizerConfig = TreeQuantizerConfig()
@@ -71,35 +71,35 @@ class TreeTokenizerConfig(TokenizerConfig):
     adapter_dropout: float = Field(0.1, ge=0, lt=1)
     standardise: bool = Field(
         False,
-        description="give each number of H' mean 0 and variance 1 over the batch (Lancucki et al. 2020), so "
-        "that the levels share the leaf book and no level shrinks to a point; not in the paper",
+        description="normalise each number of H' to mean 0 and variance 1 over the batch (Lancucki et al. "
+        "2020), so that levels can share the leaf book and none collapses; not in the paper",
     )
-    alpha: float = Field(3.0, ge=0, description="weight of pictures beside texts, Eqs 10 and 12")
+    alpha: float = Field(3.0, ge=0, description="weight of pictures relative to texts, Eqs 10 and 12")
     lambda_code: float = Field(200.0, ge=0, description="lambda, weight of L_Code in Eq. 13")
-    mu: float = Field(0.01, ge=0, description="weight of L_Ali in Eq. 13; 0 leaves it out, Table 3 variant 2")
-    eta: float = Field(0.03, ge=0, description="weight of L_Re in Eq. 13; 0 leaves it out, Table 3 variant 3")
+    mu: float = Field(0.01, ge=0, description="weight of L_Ali in Eq. 13; 0 omits it, Table 3 variant 2")
+    eta: float = Field(0.03, ge=0, description="weight of L_Re in Eq. 13; 0 omits it, Table 3 variant 3")
     temperature: float = Field(0.1, gt=0, description="tau of Eq. 11")
     alignment_on: Literal["content", "adapted"] = Field(
-        "content", description="what Eq. 11 compares: H (paper) or the adapter's H' (code)"
+        "content", description="inputs of Eq. 11: H (paper) or the adapter's H' (code)"
     )
     alignment_reduction: Reduction = Field(
-        "paper", description="of Eq. 11: sum (paper) or mean (code) of levels"
+        "paper", description="of Eq. 11 over levels: sum (paper) or mean (code)"
     )
     warm_up_steps: int = Field(
-        0, ge=0, description="training batches that decode continuous vectors, without L_Code"
+        0, ge=0, description="first training batches, which decode continuous vectors, without L_Code"
     )
 
 
 class TreeNetwork(nn.Module):
     """The whole tokenizer; its forward is the objective of Eq. 13.
 
-    `parts` holds the terms of the last forward, detached and before their weights: text, picture, code,
-    alignment, neighbour_text, neighbour_picture.
+    `parts` holds the terms of the last forward pass, detached and unweighted: text, picture, code, alignment,
+    neighbour_text, neighbour_picture.
     """
 
     steps: Tensor  # () int64: training batches so far
-    seen: Tensor  # (R, L, d_c) content of the last items of the warm-up, to place the codewords on
-    is_placed: Tensor  # () bool: whether the codewords have been placed, where they are to be
+    seen: Tensor  # (R, L, d_c) content of the warm-up's last items, for k-means
+    is_placed: Tensor  # () bool: whether k-means has placed the codewords
     parts: dict[str, Tensor]
 
     def __init__(
@@ -108,12 +108,12 @@ class TreeNetwork(nn.Module):
         config: TreeTokenizerConfig,
         generator: torch.Generator | None = None,
     ) -> None:
-        """Weights beside the encoder's are drawn from the generator; ValueError where the two do not fit."""
+        """Draw all weights but the encoder's; raise ValueError if the encoder has other levels."""
         super().__init__()
         levels, d_c = config.quantizer.levels, config.quantizer.dimension
         if encoder.levels != levels:
             raise ValueError(
-                f"the encoder gives {encoder.levels} representations an item, tokenizer.quantizer.levels is "
+                f"the encoder gives {encoder.levels} representations per item, tokenizer.quantizer.levels is "
                 f"{levels}; set both to the same number"
             )
         self.config, self.encoder = config, encoder
@@ -144,9 +144,9 @@ class TreeNetwork(nn.Module):
         self.register_buffer("seen", torch.full((kept_rows, levels, d_c), torch.nan))
         self.register_buffer("is_placed", torch.tensor(not places))
         self.parts = {}
-        # What the buffers above will say for ever: asking the device at each step would wait for it.
+        # Host copies of the buffers above: reading them from the device at each step would synchronise.
         self._is_warm = self._knows_places = False
-        # Of the encoder a file holds what is trained and its buffers, never the frozen network.
+        # A saved file holds the encoder's trained weights and buffers, but not its frozen network.
         module = cast(nn.Module, encoder)
         parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
         kept = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
@@ -155,23 +155,23 @@ class TreeNetwork(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.projection.weight.device
 
     def forward(
         self, items: Batch, neighbours: Batch | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """The objective (Eq. 13) of B items and one co-occurring item each: a scalar.
+        """Return the objective (Eq. 13) for B items and one co-occurring item each, a scalar.
 
-        Noise, and masking in training, come from the generator (or else torch's own). Only what a weight asks
-        for is computed: with mu = 0 the neighbours are not encoded, with eta = 0 not decoded.
-        Raises ValueError where neighbours are needed and missing.
+        Noise and masking are drawn from the generator (by default torch's). Terms of weight 0 are not
+        computed: with mu = 0 the neighbours are not encoded, with eta = 0 they are not decoded. Raises
+        ValueError if neighbours are needed but missing.
         """
         config = self.config
         if neighbours is None and (config.mu or config.eta):
             raise ValueError(
                 f"no neighbours were given, but tokenizer.mu = {config.mu} and tokenizer.eta = {config.eta} "
-                f"need them; pass a co-occurring item for each item (itself where it has none), or set both "
+                f"need them; pass a co-occurring item for each item (itself if it has none), or set both "
                 f"to 0"
             )
         content, adapted = self._encode(items)
@@ -180,7 +180,7 @@ class TreeNetwork(nn.Module):
         quantized = self.quantizer(adapted)
         vectors, code = quantized.vectors, quantized.loss
         if self._warms_up():
-            # Zero, but the codebooks stay in the graph: parallel training wants a gradient of every weight.
+            # Zero, but with a gradient for the codebooks, which distributed training needs for every weight.
             vectors, code = adapted, 0.0 * code
         seen = self.projection(vectors)
         text, picture = self._rebuild(seen, items, generator)
@@ -208,10 +208,10 @@ class TreeNetwork(nn.Module):
 
     @torch.no_grad()
     def tokenize(self, batches: Iterable[Batch]) -> Tokenized:
-        """Codes of a catalogue, given as batches of content in the order of its items.
+        """Tokenize a catalogue, given as batches of content in the order of its items.
 
-        Evaluation mode, without autocast: an item has the same codes in whatever batch.
-        Raises ValueError for no batch at all and for content that is not finite, naming the item.
+        Runs in evaluation mode without autocast, so an item's codes do not depend on its batch. Raises
+        ValueError if there is no batch, or, naming the item, if content is not finite.
         """
         parts: list[tuple[Tensor, ...]] = []
         total, items = 0.0, 0
@@ -225,9 +225,9 @@ class TreeNetwork(nn.Module):
         return Tokenized(codes, residuals, vectors, total / items)
 
     def freeze_for_transfer(self, full: bool = False) -> None:
-        """Prepare fine-tuning on another domain (section 2.4.2): E^r and E^f are fixed, there is no warm-up.
+        """Prepare fine-tuning on another domain (section 2.4.2): freeze E^r and E^f and skip the warm-up.
 
-        `full` leaves E^r and E^f trained too: Table 3 variant 5.
+        With `full`, E^r and E^f are trained too: Table 3 variant 5.
         """
         if not full:
             self.quantizer.fix_codebook_matrices()
@@ -235,12 +235,12 @@ class TreeNetwork(nn.Module):
         self.is_placed.fill_(True)
 
     def take_vocabulary(self) -> None:
-        """Fit the text decoder to the encoder's word table after it took other words (another catalogue)."""
+        """Adapt the text decoder to a new word table of the encoder (another catalogue)."""
         self.text.take_vocabulary(len(self.encoder.word_table()))
 
     @torch.no_grad()
     def decode_words(self, prefix: Tensor) -> Tensor:
-        """What words a prefix of codes stands for: (B, l) int64 -> logs of mean probabilities (B, V)."""
+        """Decode prefixes of codes to words: (B, l) int64 -> logarithms of mean probabilities (B, V)."""
         with _evaluating(self):
             seen = self.projection(self.quantizer.from_codes(prefix.to(self.device)))
             return self.text.word_scores(seen, self.encoder.word_table())
@@ -249,24 +249,24 @@ class TreeNetwork(nn.Module):
     def decode_pictures(
         self, prefix: Tensor, generator: torch.Generator | None = None, steps: int | None = None
     ) -> Tensor:
-        """Draw a picture of each prefix of codes: (B, l) int64 -> (B, 3, S, S) in 0..1.
+        """Draw a picture for each prefix of codes: (B, l) int64 -> (B, 3, S, S) in 0..1.
 
-        `steps` of sampling, or else `diffusion.sampling_steps`. Raises ValueError for a tokenizer that was
-        trained without a single picture.
+        Samples in `steps` steps, by default `diffusion.sampling_steps`. Raises ValueError if the training had
+        no pictures.
         """
         if not self.vision.diffusion.largest:
             raise ValueError(
-                "this tokenizer has not seen a single picture in training, so it cannot draw one; train it "
-                "on items with pictures, or decode words only"
+                "this tokenizer was trained without pictures, so it cannot draw one; train it on items with "
+                "pictures, or decode words only"
             )
         with _evaluating(self):
             seen = self.projection(self.quantizer.from_codes(prefix.to(self.device)))
             return self.encoder.picture.to_images(self.vision.sample(seen, generator, steps)).clamp(0, 1)
 
     def save(self, folder: Path, metadata: dict[str, str] | None = None) -> None:
-        """Write `model.safetensors` and `config.json`, with all but the encoder's frozen parameters.
+        """Write `model.safetensors` and `config.json`, without the encoder's frozen parameters.
 
-        `metadata` goes into the former beside the tensors.
+        `metadata` is stored in `model.safetensors`.
         """
         folder.mkdir(parents=True, exist_ok=True)
         state = self.state_dict()
@@ -277,9 +277,9 @@ class TreeNetwork(nn.Module):
 
     @classmethod
     def load(cls, folder: Path, encoder: ContentEncoder) -> Self:
-        """Read what `save` wrote into a new tokenizer around an encoder of the same settings.
+        """Load what `save` wrote into a new tokenizer with an encoder of the same settings.
 
-        The encoder's trained part is overwritten. Raises ValueError where the encoder is another one.
+        The encoder's trained weights are overwritten. Raises ValueError if the encoder is a different one.
         """
         config = TreeTokenizerConfig.model_validate_json((folder / "config.json").read_text())
         weights = load_file(folder / "model.safetensors")
@@ -292,8 +292,8 @@ class TreeNetwork(nn.Module):
             here = tuple(own[name]) if name in own else "nothing"
             if there != here:
                 raise ValueError(
-                    f"{folder / 'model.safetensors'} has {there} for {name}, this encoder asks for {here}; "
-                    f"make the encoder with the settings that the tokenizer was trained with"
+                    f"{folder / 'model.safetensors'} has {there} for {name}, this encoder expects {here}; "
+                    f"create the encoder with the settings that the tokenizer was trained with"
                 )
         model.load_state_dict(weights, strict=False)
         return model.eval()
@@ -310,9 +310,9 @@ class TreeNetwork(nn.Module):
         return not self._is_warm
 
     def _place_codewords(self, adapted: Tensor) -> None:
-        """Keep the content of the warm-up's last items, and at its end place the codewords on it by k-means.
+        """Collect the content of the warm-up's last items; at its end, place the codewords on it by k-means.
 
-        Placed at the very start they would describe what an untrained encoder says, which soon means nothing.
+        Placed at the start, codewords would fit an untrained encoder, whose output soon changes.
         """
         if self._knows_places or bool(self.is_placed):
             self._knows_places = True
@@ -327,7 +327,7 @@ class TreeNetwork(nn.Module):
     def _encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """H (B, L, d) and H' (B, L, d_c)."""
         content = cast(nn.Module, self.encoder)(dict(batch)).float()
-        # What is quantised is float32: codes after bfloat16 training would differ from those of `tokenize`.
+        # Quantise in float32: with bfloat16 the codes in training would differ from those of `tokenize`.
         with torch.autocast(content.device.type, enabled=False):
             return content, self._standardised(self.adapter(content))
 
@@ -340,20 +340,20 @@ class TreeNetwork(nn.Module):
             if len(of_all) > 1:
                 first, _ = places_of_rows(len(flat))
                 return self.standard(of_all)[first : first + len(flat)].view_as(adapted)
-        # One item has no variance: it is measured by those before it, as in evaluation.
+        # One item has no variance, so running statistics are used, as in evaluation.
         mean, variance = self.standard.running_mean, self.standard.running_var
         return functional.batch_norm(flat, mean, variance, eps=self.standard.eps).view_as(adapted)
 
     def _rebuild(
         self, seen: Tensor, batch: Batch, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """L^t and L^v of a batch, told from (B, L, w)."""
+        """Return L^t and L^v of a batch, reconstructed from (B, L, w)."""
         table = self.encoder.word_table()
         text = self.text(seen, batch["text_ids"], batch["text_mask"], table, generator)
         return text, self.vision(seen, batch["patches"], batch["has_picture"], generator)
 
     def _adapted(self, batches: Iterable[Batch]) -> Iterable[Tensor]:
-        """H' (B, L, d_c) of each batch, in evaluation mode."""
+        """Yield H' (B, L, d_c) of each batch, in evaluation mode."""
         items = 0
         with _evaluating(self), torch.autocast(self.device.type, enabled=False):
             for batch in batches:
@@ -362,7 +362,7 @@ class TreeNetwork(nn.Module):
                 if len(wrong):
                     raise ValueError(
                         f"the content vectors of item {items + int(wrong[0])} (and {len(wrong) - 1} more of "
-                        f"its batch) are not finite; the weights are damaged, or lower the learning rate"
+                        f"its batch) are not finite; restore undamaged weights, or lower the learning rate"
                     )
                 items += len(adapted)
                 yield adapted

@@ -1,4 +1,4 @@
-"""Tree-structured codebooks (UTGRec section 2.2.2, Eqs 3 to 7) and their plain multi-level counterpart.
+"""Tree-structured codebooks (UTGRec section 2.2.2, Eqs 3 to 7) and plain multi-level codebooks.
 
 Shapes: B items of a batch, L levels, K codes of a codebook, d_c code dimensions, l levels of a prefix.
 """
@@ -20,54 +20,54 @@ from genrec_lab.training import processes
 
 
 class TreeQuantizerConfig(BaseModel):
-    """Settings of the codebooks; the defaults are UTGRec's (sections 2.2.2 and 3.1.4), d_c is its code's."""
+    """Settings of the codebooks; the defaults are UTGRec's (sections 2.2.2 and 3.1.4; d_c from its code)."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     structure: Literal["tree", "levels"] = Field(
         "tree",
         description="tree: prefix residuals, a root book and a leaf book shared by levels 2..L, both E·W. "
-        "levels: Table 3 variant 1, L plain books of root_size, each content vector quantised on its own",
+        "levels: Table 3 variant 1, L plain books of root_size; content vectors are quantised independently",
     )
     levels: int = Field(3, ge=2, description="L")
     root_size: int = Field(256, ge=1, description="codes of the root book")
-    leaf_size: int = Field(512, ge=1, description="codes of the leaf book; not used by levels")
+    leaf_size: int = Field(512, ge=1, description="codes of the leaf book; unused with levels")
     dimension: int = Field(128, ge=1, description="d_c")
-    beta: float = Field(0.25, ge=0, description="weight of the commitment half of Eqs 6 and 7")
+    beta: float = Field(0.25, ge=0, description="weight of the commitment loss in Eqs 6 and 7")
     reduction: Reduction = Field(
-        "paper", description="of L_Code over d_c: paper sums (squared L2), code takes the mean"
+        "paper", description="of L_Code over d_c: sum (paper, squared L2) or mean (code)"
     )
     kmeans_start: bool = Field(
         False, description="place the codewords by k-means at the end of the warm-up; not in the paper"
     )
     restart_dead: bool = Field(
-        False, description="move codewords that no item had for a while onto items; not in the paper"
+        False, description="move codewords that were unused for a while to items; not in the paper"
     )
     restart_every: int = Field(
         100,
         ge=1,
-        description="training batches from restart to restart; fewer than an epoch moves rare codewords too",
+        description="training batches between restarts; if less than an epoch, rare codewords move too",
     )
 
 
 def prefix_residual(content: Tensor) -> Tensor:
-    """UTGRec Eq. 3: each level minus the one before it, the first unchanged; (B, L, d) -> (B, L, d)."""
+    """UTGRec Eq. 3: subtract from each level the previous one; (B, L, d) -> (B, L, d)."""
     return torch.cat([content[:, :1], content[:, 1:] - content[:, :-1]], dim=1)
 
 
 def inverse_prefix_residual(increments: Tensor) -> Tensor:
-    """UTGRec 2.3.1: each level's increment added to the level before; (B, l, d) -> (B, l, d)."""
+    """UTGRec 2.3.1: add to each level's increment the previous level; (B, l, d) -> (B, l, d)."""
     return increments.cumsum(dim=1)
 
 
 class Codebook(nn.Module):
-    """K codewords E·W (K, d): a matrix E of which each row is one codeword's own, a projection W of all.
+    """K codewords E·W (K, d): a matrix E with one row per codeword, and a shared projection W.
 
-    A plain codebook has no W. E ~ N(0, d^-1/2); W starts like a linear layer without offset, or as the
-    identity where codewords are to be placed at given points.
+    A plain codebook has no W. E ~ N(0, d^-1/2); W is initialised like a linear layer without bias, or as the
+    identity if codewords will be placed at given points.
     """
 
-    used: Tensor  # (K,) bool: codewords that some item had since the last restart
+    used: Tensor  # (K,) bool: codewords used since the last restart
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Codebook(nn.Module):
         if projected and identity:
             self.projection = nn.Parameter(torch.eye(dimension))
         elif projected:
-            bound = dimension**-0.5  # torch's own for a linear layer
+            bound = dimension**-0.5  # torch's bound for a linear layer
             start = torch.empty(dimension, dimension).uniform_(-bound, bound, generator=generator)
             self.projection = nn.Parameter(start)
         else:
@@ -92,12 +92,12 @@ class Codebook(nn.Module):
         self.register_buffer("used", torch.zeros(size, dtype=torch.bool))
 
     def codewords(self) -> Tensor:
-        """E·W, or E of a plain codebook: (K, d)."""
+        """Return E·W, or E for a plain codebook: (K, d)."""
         return self.matrix if self.projection is None else self.matrix @ self.projection
 
     @torch.no_grad()
     def start_from(self, points: Tensor, generator: np.random.Generator) -> None:
-        """Place the codewords at the k-means centres of (N, d) points, with W the identity."""
+        """Place the codewords at the k-means centres of (N, d) points, and set W to the identity."""
         centres = torch.from_numpy(kmeans_centres(points.cpu().numpy(), len(self.matrix), generator))
         self.matrix.copy_(centres)
         if self.projection is not None:
@@ -106,20 +106,20 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def note_use(self, codes: Tensor) -> None:
-        """Note the codes (any shape) that some item had, in all processes."""
+        """Mark codes (any shape) as used, in all processes."""
         users = torch.zeros(len(self.used), dtype=torch.int32, device=self.used.device)
         users[codes.flatten()] = 1
         self.used |= processes.total(users) > 0
 
     @torch.no_grad()
     def restart_dead(self, points: Tensor) -> None:
-        """Move codewords that nothing used onto (M, d) points drawn at random, then count anew.
+        """Move unused codewords to random points of (M, d), then reset the marks.
 
-        Every process then has the first one's codewords. A matrix that is fixed stays as it is.
+        All processes get the codewords of the first one. A frozen matrix is not changed.
         """
         dead = torch.nonzero(~self.used).flatten()[: len(points)]
         if self.matrix.requires_grad and len(dead):
-            # drawn on the CPU, from the generator that also draws the dropout
+            # drawn on the CPU, from the generator of the dropout
             drawn = points[torch.randperm(len(points))[: len(dead)].to(points.device)]
             if self.projection is not None:  # the row e with e W = point
                 drawn = torch.linalg.lstsq(self.projection.T, drawn.T).solution.T
@@ -129,9 +129,9 @@ class Codebook(nn.Module):
 
 
 class TreeQuantizer(nn.Module):
-    """L content vectors of an item become L codes; always in float32, under autocast too.
+    """Quantises L content vectors of an item to L codes; always in float32, even under autocast.
 
-    `books` are [root, leaf] of a tree, one a level otherwise.
+    `books` holds [root, leaf] for a tree, otherwise one book per level.
     """
 
     batches: Tensor  # () int64: training batches since the last restart
@@ -140,7 +140,7 @@ class TreeQuantizer(nn.Module):
         super().__init__()
         self.config = config
         tree = config.structure == "tree"
-        # A random W can be close to singular: placed codewords would need huge rows of E.
+        # A random W can be nearly singular, and then placed codewords would need huge rows of E.
         identity = config.kmeans_start or config.restart_dead
         sizes = (config.root_size, config.leaf_size) if tree else (config.root_size,) * config.levels
         self.books = nn.ModuleList(
@@ -156,28 +156,28 @@ class TreeQuantizer(nn.Module):
 
     @property
     def shared_levels(self) -> tuple[int, ...]:
-        """Levels (from 0) that share the leaf book, as `ItemCodes` wants them; empty without a tree."""
+        """Levels (from 0) that share the leaf book, as in `ItemCodes`; empty without a tree."""
         return tuple(range(1, self.config.levels)) if self.config.structure == "tree" else ()
 
     def codebooks(self) -> list[Tensor]:
-        """The codewords of each level, (K_l, d_c); those of levels 2..L of a tree are one tensor."""
+        """Return the codewords of each level, (K_l, d_c); levels 2..L of a tree share one tensor."""
         made = [book.codewords().float() for book in self._books()]
         return [made[min(level, len(made) - 1)] for level in range(self.config.levels)]
 
     def increments(self, content: Tensor) -> Tensor:
-        """What each level quantises: prefix residuals of a tree, else the content itself; (B, L, d_c)."""
+        """Return each level's input: prefix residuals for a tree, else the content itself; (B, L, d_c)."""
         return prefix_residual(content) if self.config.structure == "tree" else content
 
     def forward(self, content: Tensor) -> Quantized:
         """Quantise (B, L, d_c) content vectors.
 
-        Returns the restored content (B, L, d_c), whose gradient goes straight through to the input, the codes
-        (B, L), L_Code (Eq. 5) and what each level quantised (B, L, d_c).
+        Returns the reconstructed content (B, L, d_c) with a straight-through gradient, the codes (B, L),
+        L_Code (Eq. 5) and each level's input (B, L, d_c).
         """
         if content.shape[1:] != (self.config.levels, self.config.dimension):
             raise ValueError(
                 f"content vectors have shape {tuple(content.shape)}; expected (items, "
-                f"{self.config.levels} levels, {self.config.dimension} dimensions), tokenizer.quantizer's"
+                f"{self.config.levels} levels, {self.config.dimension} dimensions) from tokenizer.quantizer"
             )
         with torch.autocast(content.device.type, enabled=False):
             content = content.float()
@@ -201,9 +201,9 @@ class TreeQuantizer(nn.Module):
         return quantized
 
     def from_codes(self, prefix: Tensor) -> Tensor:
-        """Restored content of prefixes of codes: (B, l) int64, l <= L -> (B, l, d_c).
+        """Reconstruct content from prefixes of codes: (B, l) int64, l <= L -> (B, l, d_c).
 
-        Raises ValueError for a prefix longer than L and for a code outside of its codebook.
+        Raises ValueError for a prefix longer than L and for a code outside its codebook.
         """
         levels = self.config.levels
         if prefix.ndim != 2 or not 1 <= prefix.shape[1] <= levels:
@@ -214,7 +214,7 @@ class TreeQuantizer(nn.Module):
             wrong = torch.nonzero((column < 0) | (column >= size)).flatten()
             if len(wrong):
                 raise ValueError(
-                    f"code {int(column[wrong[0]])} of row {int(wrong[0])} at level {level + 1} is outside of "
+                    f"code {int(column[wrong[0]])} of row {int(wrong[0])} at level {level + 1} is outside "
                     f"its codebook; expected 0 to {size - 1}"
                 )
         with torch.autocast(prefix.device.type, enabled=False):
@@ -222,16 +222,16 @@ class TreeQuantizer(nn.Module):
             return self._restored(torch.stack(chosen, dim=1))
 
     def fix_codebook_matrices(self) -> None:
-        """Freeze E^r and E^f for transfer; W^r, W^f and all else stay trained (section 2.4.2).
+        """Freeze E^r and E^f for transfer; W^r, W^f and the rest stay trainable (section 2.4.2).
 
-        Plain codebooks are nothing but E: they are frozen whole.
+        Plain codebooks consist only of E and are frozen completely.
         """
         for book in self._books():
             book.matrix.requires_grad_(False)
 
     @torch.no_grad()
     def start_from(self, content: Tensor, seed: int) -> None:
-        """Place all codewords by k-means on what the levels quantise of (N, L, d_c) content vectors."""
+        """Place all codewords by k-means on the levels' inputs for (N, L, d_c) content vectors."""
         generator = np.random.default_rng(seed)
         for book, points in zip(self._books(), self._points(self.increments(content.float())), strict=True):
             book.start_from(points, generator)
@@ -254,7 +254,7 @@ class TreeQuantizer(nn.Module):
         return books[min(level, len(books) - 1)]
 
     def _points(self, by_level: Tensor) -> list[Tensor]:
-        """Residuals or codes (B, L, ...) of each book: (points, ...), all levels of the leaf together."""
+        """Group residuals or codes (B, L, ...) by book: (points, ...); the leaf's levels are joined."""
         if self.config.structure == "tree":
             return [by_level[:, 0], by_level[:, 1:].flatten(0, 1)]
         return list(by_level.unbind(1))
@@ -266,7 +266,7 @@ class TreeQuantizer(nn.Module):
         self.batches += 1
 
     def _restart_when_due(self, residuals: Tensor) -> None:
-        """Restart what no batch used, before this one is quantised: its gradients need the books as is."""
+        """Restart unused codewords before a batch is quantised, because gradients need unchanged books."""
         if int(self.batches) >= self.config.restart_every:
             of_all = processes.gather_rows(residuals.detach())
             for book, points in zip(self._books(), self._points(of_all), strict=True):

@@ -1,6 +1,6 @@
-"""A vocabulary of word pieces for textual ids: T5's own, or one learnt from the catalogue's texts.
+"""A vocabulary of word pieces for textual ids: T5's, or one learned from the catalogue's texts.
 
-Tokens are numbered as T5 numbers them: 0 pads, 1 ends a text, 2 stands for what is unknown, pieces follow.
+Tokens are numbered as in T5: 0 is padding, 1 ends a text, 2 is unknown, and word pieces follow.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Any, Self
 import numpy as np
 
 _WORD = re.compile(r"\w+")
-_BEGINNING = "\u2581"  # T5's mark of a word's beginning
+_BEGINNING = "\u2581"  # T5's mark for the beginning of a word
 FIRST_PIECE = 3
 
 
 class WordPieces:
-    """A T5 tokenizer over plain words: lower case, no punctuation."""
+    """A T5 tokenizer for plain words: lower case, no punctuation."""
 
     def __init__(self, tokenizer: Any, size: int) -> None:
-        """Take transformers' T5 tokenizer; `size` is V, the rows of the embedding, never fewer than pieces.
+        """Wrap transformers' T5 tokenizer; `size` is V, the rows of the embedding, at least the pieces.
 
-        Raises ValueError where its first three tokens are not T5's.
+        Raises ValueError if its first three tokens are not T5's.
         """
         special = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id)
         if special != (0, 1, 2):
@@ -36,10 +36,10 @@ class WordPieces:
 
     @classmethod
     def learnt(cls, texts: Sequence[str], vocabulary: int) -> Self:
-        """Take pieces of words from texts, at most `vocabulary` tokens; the same texts give the same ones."""
+        """Learn at most `vocabulary` tokens from texts, deterministically."""
         from transformers import T5Tokenizer
 
-        # The trainers of the tokenizers library break ties by chance, so a resumed run would differ.
+        # The trainers of the tokenizers library break ties randomly, so a resumed run would differ.
         counted = pieces_of_words(Counter(word for text in texts for word in words_of(text)), vocabulary - 3)
         total = 1 + sum(counted.values())
         special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -100.0)]
@@ -48,7 +48,7 @@ class WordPieces:
 
     @classmethod
     def read(cls, folder: str | Path, size: int) -> Self:
-        """Read a tokenizer from a folder, or from the hub under its name."""
+        """Read a tokenizer from a folder, or from the hub by its name."""
         from transformers import AutoTokenizer
 
         return cls(AutoTokenizer.from_pretrained(folder), size)
@@ -58,16 +58,16 @@ class WordPieces:
         self.tokenizer.save_pretrained(folder)
 
     def tokens(self, words: Sequence[str], most: int) -> list[int]:
-        """The pieces of some words, at most so many, without an end."""
+        """Return the first `most` pieces of some words, without an end token."""
         found = self.tokenizer(" ".join(words), add_special_tokens=False, verbose=False)["input_ids"]
         return found[:most]
 
     def text(self, tokens: Sequence[int]) -> str:
-        """The words that pieces make."""
+        """Return the text of pieces."""
         return str(self.tokenizer.decode([token for token in tokens if token >= FIRST_PIECE]))
 
     def in_ids(self) -> np.ndarray:
-        """(V,) bool: the pieces that an id may hold, those with a letter or a digit and nothing else."""
+        """Return which pieces an id may contain, (V,) bool: those made only of letters and digits."""
         allowed = np.zeros(self.size, dtype=bool)
         special = set(self.tokenizer.all_special_ids)
         names = self.tokenizer.convert_ids_to_tokens(list(range(min(len(self.tokenizer), self.size))))
@@ -78,10 +78,10 @@ class WordPieces:
 
 
 def pieces_of_words(words: Counter[str], most: int) -> dict[str, int]:
-    """At most so many pieces with their counts: letters, whole words, then beginnings and ends of the others.
+    """Return at most `most` pieces with their counts: letters, whole words, then parts of the other words.
 
-    Letters take a quarter of the places at most, words three quarters of the rest, the most frequent first;
-    of the other words' parts those that stand for most letters in all texts.
+    Letters take at most a quarter of the pieces and words three quarters of the rest, the most frequent
+    first. Beginnings and ends of the other words are ranked by the letters that they cover in all texts.
     """
     letters: Counter[str] = Counter()
     for word, count in words.items():
@@ -101,20 +101,20 @@ def pieces_of_words(words: Counter[str], most: int) -> dict[str, int]:
 
 
 def _first(counts: dict[str, int], most: int) -> list[tuple[str, int]]:
-    """The largest counts, equal ones by the alphabet."""
+    """Return the `most` largest counts; ties in alphabetical order."""
     return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:most]
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in lower case."""
+    """Return the words of a text in lower case."""
     return _WORD.findall(text.lower())
 
 
-def telling_words(texts: Sequence[str], most: int) -> list[list[str]]:
-    """For each text at most so many words that tell it from others, in its order.
+def distinctive_words(texts: Sequence[str], most: int) -> list[list[str]]:
+    """Return for each text at most `most` words that distinguish it from others, in text order.
 
-    By count times the logarithm of the inverse share of texts; a word of one text alone tells nothing that
-    another item could share, so it counts only where there is no other.
+    Words are ranked by count times the logarithm of the inverse share of texts (tf-idf). Words that occur in
+    only one text are used only if a text has no others, because no other item could share them.
     """
     rows = [words_of(text) for text in texts]
     spread = Counter(word for row in rows for word in set(row))
@@ -122,7 +122,7 @@ def telling_words(texts: Sequence[str], most: int) -> list[list[str]]:
     for row in rows:
         shared = [word for word in row if spread[word] > 1] or row
         counts = Counter(shared)
-        # Of words that tell as much the earlier is taken: sorting is stable.
+        # Sorting is stable, so ties go to the earlier word.
         best = sorted(counts, key=lambda word: -counts[word] * log((1 + len(rows)) / spread[word]))[:most]
         found.append([word for word in dict.fromkeys(row) if word in set(best)])
     return found
