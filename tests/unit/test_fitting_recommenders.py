@@ -77,9 +77,9 @@ def test_a_seed_fixes_everything(dataset: Dataset) -> None:
 
 
 def test_what_is_missing_is_told(dataset: Dataset) -> None:
-    with pytest.raises(ValueError, match=r"SASRec serves one domain, and the data have \['Garden', 'Kit"):
+    with pytest.raises(ValueError, match=r"SASRec serves one domain, but the data have \['Garden', 'Kit"):
         sasrec(dataset)
-    with pytest.raises(ValueError, match=r"UniSRec needs text of its items; give it to fit"):
+    with pytest.raises(ValueError, match=r"UniSRec needs text of its items; pass it to fit"):
         UniSRec(UniSRec.Config(**SIZES)).fit(dataset.select("Garden"), training=FEW)
     with pytest.raises(RuntimeError, match="SASRec has no items yet; call fit or load first"):
         SASRec().recommend([[1]], 3)

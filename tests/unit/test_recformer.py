@@ -333,7 +333,7 @@ def test_a_released_encoder_gives_weights_tokens_and_sizes(released: Path, tmp_p
 
 
 def test_what_is_no_longformer_is_refused_with_the_key(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"recformer\.encoder is .*no Longformer in a folder"):
+    with pytest.raises(ValueError, match=r"recformer\.encoder is .*neither a folder with a Longformer"):
         recformer(encoder=str(tmp_path))
     with pytest.raises(ValueError, match=r"recformer\.window is 7; expected an even number"):
         recformer(window=7)

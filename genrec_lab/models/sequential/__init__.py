@@ -1,1 +1,1 @@
-"""Recommenders over item ids, a file each: the rows that generative recommenders are compared with."""
+"""Recommenders over item ids, one per file, as baselines for generative recommenders."""

@@ -1,8 +1,8 @@
-"""The base of all models over items: items in, a score for each item of the domain out.
+"""The base of all models over items, which score each item of a domain after a history of items.
 
-A model serves one domain. Its own file has its config, network and loss; this file has training by phases,
-scoring, saving and loading.
-Letters: B users, T places of a sequence, N items of the domain, V numbers of a text vector.
+A model serves one domain. Its own file holds its config, network and loss; this file holds training by
+phases, scoring, saving and loading.
+Letters: B users, T positions of a sequence, N items of the domain, V dimensions of a text vector.
 """
 
 from __future__ import annotations
@@ -43,34 +43,34 @@ _WEIGHTS, _CONFIG, _ARRAYS, _WORDS = "model.safetensors", "config.json", "domain
 
 
 class ItemModelConfig(ComponentConfig):
-    """What the configs of all item models have; each adds its sizes and a `kind` that names it."""
+    """The base of all item models' configs; each adds its sizes and its `kind`."""
 
-    max_history: int = Field(20, ge=1)  # the most recent items that are read
+    max_history: int = Field(20, ge=1)  # only the most recent items are read
 
 
 class Phase(NamedTuple):
-    """One of the trainings that a model goes through, in order."""
+    """One of the trainings of a model, in order."""
 
     name: str = "training"
-    # True: trained once on all domains of pre-training together; each domain's model starts from it.
+    # True: trained once on all pre-training domains together; each domain's model starts from it.
     shared: bool = False
-    budget: Literal["training", "pretraining"] = "training"  # which of the two TrainingConfigs of `fit`
-    validated: bool = True  # False: no validation and no early stopping, the last weights are kept
-    epochs: int | None = None  # an upper limit beside that of the budget
+    budget: Literal["training", "pretraining"] = "training"  # which TrainingConfig of `fit`
+    validated: bool = True  # False: no validation and no early stopping; keeps the last weights
+    epochs: int | None = None  # an upper limit in addition to the budget's
 
 
 @dataclass(frozen=True, eq=False)
 class DomainItems:
-    """The items of one or more domains; row i of every table is about `items[i]`."""
+    """The items of one or more domains; row i of every table describes `items[i]`."""
 
     items: np.ndarray  # (N,) int64, indices over all domains, ascending
     users: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # (U,) int64, ascending
-    text: np.ndarray | None = None  # (N, V) float32, of `encode_texts`
+    text: np.ndarray | None = None  # (N, V) float32, from `encode_texts`
     pictures: np.ndarray | None = None  # (N, V) float32
     words: pl.DataFrame | None = None  # N rows of Dataset.items
 
     def __post_init__(self) -> None:
-        """Check the order of ids and the number of rows; ValueError names what is wrong."""
+        """Check the order of ids and the number of rows; raises ValueError."""
         for name in ("items", "users"):
             ids = np.asarray(getattr(self, name), dtype=np.int64)
             if (np.diff(ids) <= 0).any():
@@ -85,21 +85,21 @@ class DomainItems:
                 )
 
     def require(self, needs: Sequence[Need], model: str) -> None:
-        """Raise ValueError where one of the needs is not there, naming the model."""
+        """Raise ValueError, naming the model, if one of the needs is missing."""
         tables = self._tables()
         for need in needs:
             if tables[need] is None:
                 raise ValueError(
-                    f"{model} needs {need} of its items; give it to fit, or DomainItems(…, {need}=…)"
+                    f"{model} needs {need} of its items; pass it to fit, or DomainItems(…, {need}=…)"
                 )
 
     def present(self, needs: Sequence[Need]) -> tuple[Need, ...]:
-        """Return the needs that are there."""
+        """Return the needs that are available."""
         tables = self._tables()
         return tuple(need for need in needs if tables[need] is not None)
 
     def user_places(self, users: Sequence[int]) -> np.ndarray:
-        """Return (B,) places in `users`, -1 for a user that is not among them."""
+        """Return (B,) positions in `users`, -1 for unknown users."""
         wanted = np.asarray(users, dtype=np.int64)
         if not len(self.users):
             return np.full(len(wanted), -1, dtype=np.int64)
@@ -107,15 +107,15 @@ class DomainItems:
         return np.where(self.users[places] == wanted, places, -1)
 
     def text_vectors(self) -> Tensor:
-        """Return the text vectors (N, V), which must be there, as a tensor."""
+        """Return the text vectors (N, V) as a tensor; they must be available."""
         return torch.from_numpy(np.ascontiguousarray(self.text, dtype=np.float32))
 
     def attributes(self, least_items: int) -> Tensor:
-        """Return (N, A) bool, which attributes the items have by the rule of `data/item_attributes.py`.
+        """Return which attributes the items have, (N, A) bool, by the rule of `data/item_attributes.py`.
 
-        `words` must be there. Raises DataError where no attribute is left.
+        `words` must be available. Raises DataError if no attribute is left.
         """
-        assert self.words is not None  # noqa: S101 - `require` has seen to it
+        assert self.words is not None  # noqa: S101 - checked by `require`
         return torch.from_numpy(item_attributes(self.words, least_items).of_items)
 
     def write(self, folder: Path, needs: Sequence[Need]) -> None:
@@ -139,26 +139,26 @@ class DomainItems:
 
 
 class ItemModel(nn.Module, ItemRecommender):
-    """A recommender that scores all items of its domain after a history.
+    """A recommender that scores all items of its domain given a history.
 
-    `fit` makes the network and trains it, `build` makes it only. A model's file sets `Config`, and `needs`,
-    `takes`, `phases`, `own_weights` and `divisible` where they differ from these; it defines `make`, `logits`
-    and `forward`, the loss of a batch, and may define `batches` and `begin`. After `fit`, `results_` has the
-    history of each phase by its name.
+    `fit` creates and trains the network, `build` only creates it. A subclass sets `Config`, and may set
+    `needs`, `takes`, `phases`, `own_weights` and `divisible`. It defines `make`, `logits` and `forward`, the
+    loss of a batch, and may define `batches` and `begin`. After `fit`, `results_` holds the history of each
+    phase by its name.
     """
 
     Config: ClassVar[type[ItemModelConfig]]
     config: Any
     shared_files: ClassVar[tuple[str, ...]] = (*FILES, *FILES_OF_ITEM_MODELS)
     phases: ClassVar[tuple[Phase, ...]] = (Phase(),)
-    # Names, or beginnings of names, of weights that belong to one domain's items: `start_from` leaves them.
+    # Names, or prefixes of names, of weights that belong to one domain's items; `start_from` skips them.
     own_weights: ClassVar[tuple[str, ...]] = ("embedding.",)
-    # Whether several processes may share a batch: what the loss compares over rows it then gathers from all
-    # (`training.processes`), and what it draws for rows it draws for all of them.
+    # Whether several processes may share a batch. If so, the loss must gather rows that it compares from all
+    # processes (`training.processes`), and draw random numbers for the rows of all of them.
     divisible: ClassVar[bool] = False
 
     def __init__(self, config: ItemModelConfig | None = None) -> None:
-        """Take the config, by default that of the class; the network is made by `fit`, `build` or `load`."""
+        """Set the config, by default `Config()`; `fit`, `build` or `load` creates the network."""
         super().__init__()
         self.config = config or self.Config()
         self.phase = self.phases[-1].name
@@ -168,15 +168,15 @@ class ItemModel(nn.Module, ItemRecommender):
 
     @property
     def domain(self) -> DomainItems:
-        """What the model knows of its domain; RuntimeError before `fit`."""
+        """The domain's items and users; raises RuntimeError before `fit`."""
         if self._domain is None:
-            raise RuntimeError(f"{type(self).__name__} knows no items yet; call fit or load first")
+            raise RuntimeError(f"{type(self).__name__} has no items yet; call fit or load first")
         return self._domain
 
     def build(self, domain: DomainItems) -> Self:
-        """Make the network for a domain, its weights drawn from torch's generator.
+        """Create the network for a domain, with weights drawn from torch's generator.
 
-        Raises ValueError where the domain lacks what the model needs.
+        Raises ValueError if the domain lacks something that the model needs.
         """
         domain.require(self.needs, type(self).__name__)
         self._domain, self.items, self.pretrained = domain, domain.items, False
@@ -184,32 +184,32 @@ class ItemModel(nn.Module, ItemRecommender):
         return self
 
     def make(self) -> None:
-        """Make the network for `domain` and `config`."""
+        """Create the network for `domain` and `config`."""
         raise TypeError(f"{type(self).__name__} defines no make")
 
     def logits(self, sequences: Tensor, users: Tensor) -> Tensor:
-        """Return (B, N): how well each item goes next.
+        """Return the scores (B, N) of each item as the next one.
 
-        `sequences` (B, T) are places in `items`, oldest first, padded at the right with -1; each has an item.
-        `users` (B,) are places in the domain's users, -1 where the user is not known.
+        `sequences` (B, T) holds positions in `items`, oldest first, padded on the right with -1; none is
+        empty. `users` (B,) holds positions in the domain's users, -1 for unknown users.
         """
         raise TypeError(f"{type(self).__name__} defines no logits")
 
     # --- training
 
     def batches(self, sequences: Sequence[Sequence[int]], users: Sequence[int], batch_size: int) -> Batches:
-        """Return what an epoch of the current phase is made of; `forward` is called with each batch.
+        """Return the batches of an epoch of the current phase; `forward` is called with each batch.
 
-        `sequences` are items oldest first, of the training part, `users` whose they are.
+        `sequences` holds the training items, oldest first, and `users` their users.
         """
         return SequenceBatches(self.items, sequences, batch_size, self.config.max_history)
 
     def begin(self, phase: str) -> None:
-        """Prepare the model for a phase, given by its name, as by freezing some of its weights."""
+        """Prepare the model for a phase, given by its name, for example by freezing some weights."""
         self.phase = phase
 
     def start_from(self, pretrained: ItemModel) -> None:
-        """Take over the weights of a model of the same config, but for those in `own_weights`."""
+        """Copy the weights of a model with the same config, except those in `own_weights`."""
         taken = {
             name: weight
             for name, weight in pretrained.state_dict().items()
@@ -238,22 +238,22 @@ class ItemModel(nn.Module, ItemRecommender):
         callbacks: Callbacks = (),
         checkpoints: Path | None = None,
     ) -> Self:
-        """Make the network for the only domain of the data, train it through its phases, and return it.
+        """Create the network for the only domain of the data, train it in its phases, and return it.
 
-        training, pretraining: the budgets of the phases, by default TrainingConfig's. pretrained: a model
-        after `pretrain`; without one, a model with shared phases goes through them on this domain. text,
-        pictures: vectors of the items of the whole data set, (items, V), for models that read them.
-        callbacks: for all phases, or a function from a phase's name to its callbacks. checkpoints: a folder
-        from which a killed training continues. Raises ValueError for data of several domains, and where
-        something that the model needs is missing.
+        training, pretraining: the budgets of the phases, by default `TrainingConfig()`. pretrained: a model
+        after `pretrain`; without it, a model with shared phases runs them on this domain. text, pictures:
+        vectors of the items of the whole data set, (items, V), for models that read them. callbacks: for all
+        phases, or a function from a phase's name to its callbacks. checkpoints: a folder from which an
+        interrupted training resumes. Raises ValueError for data of several domains, and if something that
+        the model needs is missing.
 
             SASRec(SASRec.Config()).fit(dataset.select("Garden")).recommend([[3, 14]], top_k=10)
         """
         learnt = TrainingData.of(data, max_history=self.config.max_history)
         if len(learnt.domains) != 1:
             raise ValueError(
-                f"{type(self).__name__} serves one domain, and the data have {list(learnt.domains)}; give "
-                "those of one, as TrainingData.of(dataset).of_domains('…')"
+                f"{type(self).__name__} serves one domain, but the data have {list(learnt.domains)}; pass "
+                "the data of one, such as TrainingData.of(dataset).of_domains('…')"
             )
         given: dict[str, Any] = {"training": training, "pretraining": pretraining, "text": text}
         given |= {"pictures": pictures, "seed": seed, "callbacks": callbacks, "checkpoints": checkpoints}
@@ -262,9 +262,9 @@ class ItemModel(nn.Module, ItemRecommender):
         return self._train(learnt, False, pretrained, **given)
 
     def pretrain(self, data: Dataset | TrainingData, **given: Any) -> Self:
-        """Make the network for all domains of the data and train its shared phases.
+        """Create the network for all domains of the data and train its shared phases.
 
-        `given` are arguments of `fit`; the result is what `fit(…, pretrained=…)` starts from.
+        `given` holds arguments of `fit`; pass the result to `fit(…, pretrained=…)`.
         """
         learnt = TrainingData.of(data, max_history=self.config.max_history)
         return self._train(learnt, True, **given)
@@ -283,7 +283,7 @@ class ItemModel(nn.Module, ItemRecommender):
         callbacks: Callbacks = (),
         checkpoints: Path | None = None,
     ) -> Self:
-        """Make the network and go through the phases that are shared, or through the others."""
+        """Create the network and run the shared phases, or the other ones."""
         torch.manual_seed(seed)
         items, read = data.items["item"].to_numpy(), (*self.needs, *self.takes)
         vectors = {
@@ -323,9 +323,9 @@ class ItemModel(nn.Module, ItemRecommender):
 
     @torch.inference_mode()
     def score(self, histories: Histories, users: Sequence[int] | None = None) -> np.ndarray:
-        """Return log-probabilities (B, N) of the domain's items after histories of items, oldest first.
+        """Return log-probabilities (B, N) of the domain's items given histories of items, oldest first.
 
-        users: the owners of the histories, for models that know users. Raises ValueError for an empty history
+        users: the histories' users, for models that use them. Raises ValueError for an empty history
         and for an item of another domain.
         """
         self.eval()
@@ -338,7 +338,7 @@ class ItemModel(nn.Module, ItemRecommender):
         return F.log_softmax(logits.float(), dim=-1).cpu().numpy()
 
     def _places_of(self, row: int, history: Sequence[int]) -> np.ndarray:
-        """Turn item indices into the domain's own, the most recent `max_history` of them."""
+        """Convert the most recent `max_history` item indices to positions in the domain."""
         if not len(history):
             raise ValueError(f"history {row} is empty; {type(self).__name__} needs at least one item")
         recent = np.asarray(history, dtype=np.int64)[-self.config.max_history :]
@@ -347,7 +347,7 @@ class ItemModel(nn.Module, ItemRecommender):
     # --- files
 
     def save(self, folder: Path) -> Path:
-        """Write weights, config and what the model needs of its domain into a folder."""
+        """Write weights, config and the needed data of the domain into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: part.contiguous() for name, part in self.state_dict().items()}, folder / _WEIGHTS)
         self.domain.write(folder, (*self.needs, *self.domain.present(self.takes)))
@@ -356,7 +356,7 @@ class ItemModel(nn.Module, ItemRecommender):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote, onto the device of this process."""
+        """Load a model that `save` wrote, onto the device of this process."""
         model = cls(cls.Config.model_validate_json((folder / _CONFIG).read_text()))
         model.build(DomainItems.read(folder))
         model.load_state_dict(load_file(folder / _WEIGHTS))

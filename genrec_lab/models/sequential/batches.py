@@ -1,6 +1,6 @@
-"""The batches that models over items learn from: whole sequences, or prefixes and their next items.
+"""Training batches for models over items: whole sequences, or prefixes and their next items.
 
-Sequences are places among a domain's items, padded at the right with -1.
+Sequences hold positions among a domain's items, padded on the right with -1.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ NOTHING_TO_LEARN = "no training sequence has two items: there is nothing to lear
 
 
 class SequenceBatches:
-    """Batches of whole training sequences, `{"sequences": (B, T + 1)}`: each next item in them is learnt.
+    """Batches of whole training sequences, `{"sequences": (B, T + 1)}`, to train on every next item.
 
     A sequence longer than T + 1 = max_history + 1 items is cut into pieces of that length from its end, so
-    that no item is lost; users with a single item have nothing to learn from and are counted in `skipped`.
-    With `users` (a place a sequence) each batch has `"users": (B,)` too.
+    that no item is lost. Users with a single item are left out and counted in `skipped`. With `users` (one
+    position per sequence), each batch also has `"users": (B,)`.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class SequenceBatches:
         max_history: int,
         users: np.ndarray | None = None,
     ) -> None:
-        """Cut the sequences; ValueError where one holds an item that is not among `items` (N,), ascending."""
+        """Cut the sequences; raises ValueError if one holds an item not in the ascending `items` (N,)."""
         self.batch_size = batch_size
         self.rows: list[np.ndarray] = []
         self.skipped = 0
@@ -45,7 +45,7 @@ class SequenceBatches:
             places = places_of(items, np.asarray(sequence, dtype=np.int64), f"sequence {number}")
             if len(places) < 2:
                 self.skipped += 1
-            # Pieces share one item: the last of a piece is the first of the next, where it is only read.
+            # Pieces share one item: the last of a piece is the first of the next, as input only.
             for end in range(len(places), 1, -max_history):
                 self.rows.append(places[max(0, end - max_history - 1) : end])
                 owners.append(number)
@@ -64,13 +64,13 @@ class SequenceBatches:
             yield Batch(drawn, collate, weights=lengths - 1, in_order=True, count_rows=True)
 
     def _collated(self, drawn: np.ndarray, width: int) -> dict[str, Tensor]:
-        """Return some sequences, padded to the width of the whole batch."""
+        """Return the drawn sequences, padded to the width of the whole batch."""
         batch = {"sequences": padded([self.rows[i] for i in drawn], width)}
         return batch if self.users is None else {**batch, "users": torch.from_numpy(self.users[drawn])}
 
 
 class Undivided:
-    """Batches as plain mappings, of which each of several processes computes the whole."""
+    """Batches as plain mappings, which every process computes completely."""
 
     def __init__(self, batches: Batches) -> None:
         self.batches = batches
@@ -84,7 +84,7 @@ class Undivided:
 
 
 def batch_of(tensors: Mapping[str, Tensor], weights: np.ndarray | None = None) -> Batch:
-    """Return a batch of tensors (B, …) that are there already; `weights` (B,) as of Batch."""
+    """Return a batch of existing tensors (B, …); `weights` (B,) as in Batch."""
 
     def collate(rows: np.ndarray) -> dict[str, Tensor]:
         return {name: tensor[torch.from_numpy(rows)] for name, tensor in tensors.items()}
@@ -94,7 +94,7 @@ def batch_of(tensors: Mapping[str, Tensor], weights: np.ndarray | None = None) -
 
 
 def places_of(items: np.ndarray, wanted: np.ndarray, where: str) -> np.ndarray:
-    """Return the places of wanted items among a domain's `items`, ascending; `where` is for the error."""
+    """Return the positions of wanted items among a domain's ascending `items`; `where` is for the error."""
     places = np.searchsorted(items, wanted)
     foreign = wanted[items[np.minimum(places, len(items) - 1)] != wanted]
     if len(foreign):
@@ -105,7 +105,7 @@ def places_of(items: np.ndarray, wanted: np.ndarray, where: str) -> np.ndarray:
 
 
 def padded(rows: Sequence[np.ndarray], width: int) -> Tensor:
-    """Return (B, width) with each row at the left, and -1 behind it."""
+    """Return (B, width): the rows, padded on the right with -1."""
     matrix = np.full((len(rows), width), NO_ITEM, dtype=np.int64)
     for line, row in zip(matrix, rows, strict=True):
         line[: len(row)] = row
@@ -116,18 +116,18 @@ Places = tuple[Tensor, Tensor]  # rows (M,) and columns (M,): an index of some o
 
 
 def places_with_items(sequences: Tensor) -> Places:
-    """Return which places of sequences (B, T) hold an item, row by row.
+    """Return which positions of sequences (B, T) hold an item, row by row.
 
-    Their number is read from the device once, which a boolean mask would do wherever it is an index.
+    This reads their number from the device once; a boolean mask would do so at every use as an index.
     """
     rows, columns = (sequences != NO_ITEM).nonzero(as_tuple=True)
     return rows, columns
 
 
 def next_items(sequences: Tensor) -> tuple[Tensor, Places, Tensor]:
-    """Return what each place of sequences (B, T + 1) is to predict.
+    """Return the inputs and targets of sequences (B, T + 1).
 
-    These are the sequences without their last place (B, T), which of these places have a next item, and those
+    These are the sequences without their last position (B, T), the positions with a next item, and those
     items (M,).
     """
     wanted = sequences[:, 1:]
@@ -144,11 +144,11 @@ def last_of(states: Tensor, sequences: Tensor) -> Tensor:
 class DrawnPrefixes:
     """Batches `{"sequences": (B, T), "wanted": (B,)}`: some prefixes of each sequence and their next items.
 
-    Prefixes are the most recent `max_history` items before their target, padded at the right with -1. Each
+    Prefixes are the most recent `max_history` items before their target, padded on the right with -1. Each
     epoch draws `per_sequence` targets of each sequence, or takes all; with `later_half` no target is in the
-    first half. With `like_length` prefixes of like length share a batch, so that little is padded. What is
-    drawn, and the order, depends on (seed, epoch) and nothing else. `before_epoch` is called first, as to
-    refresh item vectors. Sequences of a single item are left out and counted in `skipped`.
+    first half. With `like_length`, prefixes of similar length share a batch, to reduce padding. Targets and
+    order depend only on (seed, epoch). `before_epoch` is called first, for example to refresh item vectors.
+    Sequences of a single item are left out and counted in `skipped`.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class DrawnPrefixes:
         like_length: bool = False,
         before_epoch: Callable[[], None] | None = None,
     ) -> None:
-        """Read the sequences; ValueError where one holds an item that is not among `items`, ascending."""
+        """Read the sequences; raises ValueError if one holds an item that is not in the ascending `items`."""
         self.batch_size, self.max_history, self.per_sequence = batch_size, max_history, per_sequence
         self.like_length, self.before_epoch = like_length, before_epoch
         numbered = enumerate(sequences)

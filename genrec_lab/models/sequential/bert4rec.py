@@ -1,10 +1,10 @@
-"""BERT4Rec (Sun et al. 2019): a transformer that looks both ways and fills in masked items.
+"""BERT4Rec (Sun et al. 2019): a bidirectional transformer that fills in masked items.
 
-Trained as a cloze: in each sequence a share of the items is masked, and in some sequences the last item
-alone, as in inference, where a mask stands behind the history. Each prefix of a user's items is a sequence of
-its own, as in RecBole, whose sizes these are; the paper draws ten masks of each whole sequence, of .2 to .6
-of its items, by data set. The loss is a softmax over all items in the paper too.
-Letters: B users, T places of a sequence, D width, N items of the domain.
+Training masks a share of the items in each sequence, and in some sequences only the last item, as in
+inference, where a mask follows the history. Each prefix of a user's items is a separate sequence, as in
+RecBole, which the sizes are from; the paper draws ten masks of each whole sequence, of .2 to .6 of its items
+depending on the data set. The loss is a softmax over all items, as in the paper.
+Letters: B users, T positions of a sequence, D width, N items of the domain.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from genrec_lab.models.sequential.objectives import catalogue_cross_entropy
 
 
 class BERT4RecConfig(ItemModelConfig):
-    """Sizes of BERT4Rec and what its cloze masks."""
+    """Sizes of BERT4Rec and its masking."""
 
     kind: Literal["bert4rec"] = "bert4rec"
     width: int = Field(64, ge=4)
@@ -37,12 +37,12 @@ class BERT4RecConfig(ItemModelConfig):
     feed_forward: int = Field(256, ge=4)
     dropout: float = Field(0.2, ge=0, lt=1)
     masked: float = Field(0.2, gt=0, lt=1)  # share of a sequence's items
-    last_only: float = Field(0.5, ge=0, le=1)  # share of the sequences in which the last item alone is masked
-    prefixes: int | None = Field(None, ge=1)  # of a user's items, drawn each epoch; None: all
+    last_only: float = Field(0.5, ge=0, le=1)  # share of the sequences in which only the last item is masked
+    prefixes: int | None = Field(None, ge=1)  # prefixes per user, drawn each epoch; None: all
 
 
 class BERT4Rec(ItemModel):
-    """A bidirectional transformer that ranks the items of its domain for a masked place."""
+    """A bidirectional transformer that ranks the items of its domain for a masked position."""
 
     Config: ClassVar = BERT4RecConfig
     divisible: ClassVar = True
@@ -52,7 +52,7 @@ class BERT4Rec(ItemModel):
     def make(self) -> None:
         """Start from random weights."""
         c = self.config
-        self.mask = len(self.items)  # the vector after the items' own
+        self.mask = len(self.items)  # the row after the items' rows
         self.embedding = nn.Embedding(len(self.items) + 1, c.width)
         self.places = nn.Embedding(c.max_history + 1, c.width)
         self.norm, self.dropout = nn.LayerNorm(c.width), PooledDropout(c.dropout)
@@ -64,7 +64,7 @@ class BERT4Rec(ItemModel):
         start_small(self)
 
     def batches(self, sequences: Sequence[Sequence[int]], users: Sequence[int], batch_size: int) -> Cloze:
-        """Return prefixes of the sequences, of two items and more, with some of their items masked."""
+        """Return prefixes of the sequences, of two or more items, with some items masked."""
         c = self.config
         prefixes = DrawnPrefixes(
             self.items, sequences, batch_size, c.max_history, per_sequence=c.prefixes, like_length=True
@@ -74,15 +74,15 @@ class BERT4Rec(ItemModel):
     def forward(self, sequences: Tensor, wanted: Tensor) -> Tensor:
         """Return the mean cross-entropy of the masked items.
 
-        `sequences` (B, T) are places in the domain's `items`, N where masked, padded at the right with -1;
-        `wanted` (B, T) are the items under the masks, -1 elsewhere.
+        `sequences` (B, T) holds positions in the domain's `items`, N where masked, padded on the right with
+        -1; `wanted` (B, T) holds the masked items, -1 elsewhere.
         """
         masked = places_with_items(wanted)
         read = self.compared(self.states(sequences)[masked])
         return catalogue_cross_entropy(read, self.embedding.weight[: self.mask], wanted[masked], self.bias)
 
     def states(self, sequences: Tensor) -> Tensor:
-        """(B, T) padded at the right with -1 -> (B, T, D); every place sees all places but the padding."""
+        """(B, T) padded on the right with -1 -> (B, T, D); every position attends to all but the padding."""
         x = self.embedding(sequences.clamp(min=0)) + self.places.weight[: sequences.shape[1]]
         x = self.dropout(self.norm(x))
         unseen = (sequences == NO_ITEM)[:, None, None]
@@ -91,34 +91,34 @@ class BERT4Rec(ItemModel):
         return x
 
     def scores(self, states: Tensor) -> Tensor:
-        """(…, D) -> (…, N), Eq. (7): one more layer, then the items' vectors and a bias for each item."""
+        """(…, D) -> (…, N), Eq. (7): one more layer, then inner products with the items plus a bias."""
         return self.compared(states) @ self.embedding.weight[: self.mask].T + self.bias
 
     def compared(self, states: Tensor) -> Tensor:
-        """(…, D) -> (…, D): the layer before states are compared with the items' vectors.
+        """(…, D) -> (…, D): the layer before the inner products with the items' vectors.
 
-        The norm after the layer is not in the equation, but in the authors' code, as in BERT; without it
-        training may not leave its flat start.
+        The norm after the layer is not in the equation, but in the authors' code, as in BERT; without it,
+        training may get stuck at the start.
         """
         normed: Tensor = self.out_norm(F.gelu(self.out(states)))
         return normed
 
     def logits(self, sequences: Tensor, users: Tensor) -> Tensor:
-        """Score all items for a mask behind the last item; BERT4Rec does not know users."""
+        """Score all items for a mask after the last item; BERT4Rec ignores users."""
         longer = with_next(sequences, torch.full_like(users, self.mask))
         return self.scores(last_of(self.states(longer), longer))
 
 
 def with_next(sequences: Tensor, items: Tensor) -> Tensor:
-    """(B, T) padded at the right with -1 -> (B, T + 1), with one of the items (B,) behind each sequence."""
+    """(B, T) padded on the right with -1 -> (B, T + 1), with one of the items (B,) appended to each."""
     lengths = (sequences != NO_ITEM).sum(1, keepdim=True)
     return F.pad(sequences, (0, 1), value=NO_ITEM).scatter(1, lengths, items[:, None])
 
 
 class Cloze:
-    """Prefixes and their next items, with other items masked in each epoch.
+    """Prefixes and their next items, with different items masked in each epoch.
 
-    Batches `{"sequences": (B, T + 1), "wanted": (B, T + 1)}`, padded at the right with -1.
+    Batches `{"sequences": (B, T + 1), "wanted": (B, T + 1)}`, padded on the right with -1.
     """
 
     def __init__(self, prefixes: DrawnPrefixes, mask: int, masked: float, last_only: float) -> None:
@@ -135,7 +135,7 @@ class Cloze:
             real = sequences != NO_ITEM
             rows, lengths = np.arange(len(sequences)), real.sum(1)
             hidden = real & (rng.random(sequences.shape) < self.masked)
-            one = rng.integers(lengths)  # of each sequence, so that none is without a mask
+            one = rng.integers(lengths)  # in each sequence, so that each has a mask
             without = ~hidden.any(1)
             hidden[rows[without], one[without]] = True
             last = rng.random(len(sequences)) < self.last_only

@@ -1,10 +1,10 @@
-"""FDSA (Zhang et al. 2019): self-attention over item ids and over item features, side by side.
+"""FDSA (Zhang et al. 2019): self-attention over item ids and, separately, over item features.
 
 The features of an item are its text vector and its attributes, weighted by the paper's vanilla attention.
-Sizes and the norm on the output are those of the FDSA in RUCAIBox's UniSRec code, with which GMC's lineage
-compares; the text vector takes the place of the paper's topic words. Ours: the attributes' rule
-(`data/item_attributes.py`), and the softmax over all items at every place.
-Letters: B users, T places, D width, N items, A attributes, V numbers of a text vector.
+Sizes and the norm on the output are those of FDSA in RUCAIBox's UniSRec code, which GMC's predecessors
+compare with; the text vector replaces the paper's topic words. Our changes: the rule for attributes
+(`data/item_attributes.py`), and the softmax over all items at every position.
+Letters: B users, T positions, D width, N items, A attributes, V dimensions of a text vector.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from genrec_lab.models.sequential.objectives import catalogue_cross_entropy
 
 
 class FDSAConfig(VectorEncoderConfig):
-    """Sizes of FDSA, and which features it reads."""
+    """Sizes and features of FDSA."""
 
     kind: Literal["fdsa"] = "fdsa"
     features: Literal["text_and_attributes", "text"] = "text_and_attributes"
-    least_items: int = Field(5, ge=1)  # an attribute of fewer items is left out
+    least_items: int = Field(5, ge=1)  # attributes of fewer items are left out
 
 
 class FDSA(ItemModel):
-    """Two causal encoders, of ids and of features, whose last states together rank the items."""
+    """Two causal encoders, for ids and for features, whose last states together rank the items."""
 
     Config: ClassVar = FDSAConfig
     divisible: ClassVar = True
@@ -64,17 +64,17 @@ class FDSA(ItemModel):
         return catalogue_cross_entropy(self.states(histories)[real], self.embedding.weight, wanted)
 
     def logits(self, sequences: Tensor, users: Tensor) -> Tensor:
-        """Score all items by the state of the last item; FDSA does not know users."""
+        """Score all items by the state of the last item; FDSA ignores users."""
         return last_of(self.states(sequences), sequences) @ self.embedding.weight.T
 
     def states(self, sequences: Tensor) -> Tensor:
-        """(B, T) padded at the right with -1 -> (B, T, D)."""
+        """(B, T) padded on the right with -1 -> (B, T, D)."""
         places = sequences.clamp(min=0)
         read = self.item_encoder(self.embedding(places)), self.feature_encoder(self.item_features()[places])
         return self.dropout(self.norm(self.join(torch.cat(read, dim=-1))))
 
     def item_features(self) -> Tensor:
-        """Return (N, D): each item's text and attributes, weighted by a softmax over those that it has."""
+        """Return (N, D): each item's text and attributes, weighted by a softmax over its features."""
         text, attributes = self.adapter(self.text), self.attributes.weight
         score = (
             self.attention(attributes).squeeze(-1).expand(self.has.shape).masked_fill(~self.has, -torch.inf)

@@ -1,11 +1,11 @@
-"""FMLP-Rec (Zhou et al. 2022): filters with learnt frequencies in place of attention.
+"""FMLP-Rec (Zhou et al. 2022): learned filters in the frequency domain instead of attention.
 
-Each block multiplies the spectrum of a sequence by a learnt filter, then has a feed-forward layer; sizes are
-the authors' code's. A filter mixes all places of what it reads, the later ones too. So a model never reads an
-item that it is to predict: every prefix of a sequence is a sample of its own, set against the right end of a
-window of `max_history` places, however long the others of its batch are.
-By default trained with a softmax over all items; `objective: "bpr"` is the paper's, one negative.
-Letters: B users, T places of a sequence, W places of the window, D width, N items of the domain.
+Each block multiplies the spectrum of a sequence by a learned filter and applies a feed-forward layer; sizes
+are from the authors' code. A filter mixes all positions, including later ones. Therefore every prefix of a
+sequence is a separate sample, without the item to predict, aligned to the right end of a window of
+`max_history` positions regardless of the batch. Trained by default with a softmax over all items; `objective:
+"bpr"` is the paper's, with one negative.
+Letters: B users, T positions of a sequence, W positions of the window, D width, N items of the domain.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from genrec_lab.models.sequential.objectives import bpr, catalogue_cross_entropy
 
 
 class FMLPRecConfig(ItemModelConfig):
-    """Sizes of FMLP-Rec and what it is trained for."""
+    """Sizes and objective of FMLP-Rec."""
 
     kind: Literal["fmlp_rec"] = "fmlp_rec"
     width: int = Field(64, ge=4)
@@ -37,7 +37,7 @@ class FMLPRecConfig(ItemModelConfig):
 
 
 class FMLPRec(ItemModel):
-    """Filter blocks whose output at the last place ranks the items of its domain."""
+    """Filter blocks whose output at the last position ranks the items of its domain."""
 
     Config: ClassVar = FMLPRecConfig
     divisible: ClassVar = True
@@ -57,16 +57,16 @@ class FMLPRec(ItemModel):
     def batches(
         self, sequences: Sequence[Sequence[int]], users: Sequence[int], batch_size: int
     ) -> DrawnPrefixes:
-        """Return every prefix beside its next item."""
+        """Return every prefix with its next item."""
         return DrawnPrefixes(self.items, sequences, batch_size, self.config.max_history)
 
     def forward(self, sequences: Tensor, wanted: Tensor) -> Tensor:
-        """Return the mean loss of the items `wanted` (B,) after `sequences` (B, T)."""
+        """Return the mean loss of the items `wanted` (B,) given `sequences` (B, T)."""
         loss = catalogue_cross_entropy if self.config.objective == "cross_entropy" else bpr
         return loss(self.states(sequences), self.embedding.weight, wanted)
 
     def states(self, sequences: Tensor) -> Tensor:
-        """(B, T) padded at the right with -1 -> (B, D): what has been read up to the last item."""
+        """(B, T) padded on the right with -1 -> (B, D), the state at the last item."""
         window = at_the_end(sequences, self.config.max_history)
         real = (window != NO_ITEM)[..., None]
         x = self.dropout(self.norm(self.embedding(window.clamp(min=0)) * real + self.places.weight))
@@ -80,7 +80,7 @@ class FMLPRec(ItemModel):
 
 
 class _FilterBlock(nn.Module):
-    """A learnt filter and a feed-forward layer, each normed after it is added back."""
+    """A learned filter and a feed-forward layer, each with a residual connection and post-normalisation."""
 
     def __init__(self, c: FMLPRecConfig) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class _FilterBlock(nn.Module):
         self.dropout = PooledDropout(c.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, W, D) -> (B, W, D); the transforms are in fp32, which is the least that all devices have."""
+        """(B, W, D) -> (B, W, D); the transforms use fp32, which all devices support."""
         spectrum = torch.fft.rfft(x.float(), dim=1, norm="ortho") * torch.view_as_complex(self.filter.float())
         filtered = torch.fft.irfft(spectrum, n=x.shape[1], dim=1, norm="ortho").to(x.dtype)
         x = self.filter_norm(x + self.dropout(filtered))
@@ -98,7 +98,7 @@ class _FilterBlock(nn.Module):
 
 
 def at_the_end(sequences: Tensor, width: int) -> Tensor:
-    """(B, T) padded at the right with -1 -> (B, W), the most recent W items, padded at the left."""
+    """(B, T) padded on the right with -1 -> (B, W), the most recent W items, padded on the left."""
     lengths = (sequences != NO_ITEM).sum(1, keepdim=True)
     source = torch.arange(width, device=sequences.device) - width + lengths
     moved = sequences.gather(1, source.clamp(min=0, max=sequences.shape[1] - 1))

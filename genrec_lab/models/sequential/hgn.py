@@ -1,10 +1,10 @@
-"""HGN (Ma et al. 2019): gates that let the features and the items of a window pass that suit the user.
+"""HGN (Ma et al. 2019): gates that select the features and items of a window that suit the user.
 
-Three parts are added: the user's own vector, the gated items' mean, and the sum of the items' vectors, which
-pairs each of them with the next item. All the prefixes of a sequence are learnt at once, by running sums. By
-default trained with a softmax over all items; `objective: "bpr"` is the paper's, one negative.
-The windows are whole histories, as in RecBole, and not the paper's 5 items.
-Letters: B users, T places of a sequence, D width, N items of the domain.
+The state is the sum of three parts: the user's vector, the mean of the gated items, and the sum of the items'
+vectors, which pairs each of them with the next item. Running sums train all prefixes of a sequence at once.
+Trained by default with a softmax over all items; `objective: "bpr"` is the paper's, with one negative.
+The windows are whole histories, as in RecBole, instead of the paper's 5 items.
+Letters: B users, T positions of a sequence, D width, N items of the domain.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from genrec_lab.models.sequential.objectives import bpr, catalogue_cross_entropy
 
 
 class HGNConfig(ItemModelConfig):
-    """Sizes of HGN; the paper has width 50, RecBole 64, and neither has dropout."""
+    """Sizes of HGN; the paper uses width 50, RecBole 64, and neither uses dropout."""
 
     kind: Literal["hgn"] = "hgn"
     width: int = Field(64, ge=4)
-    dropout: float = Field(0.0, ge=0, lt=1)  # on the items read
+    dropout: float = Field(0.0, ge=0, lt=1)  # on the input items
     objective: Literal["cross_entropy", "bpr"] = "cross_entropy"
 
 
 class HGN(ItemModel):
-    """Gates over the items of a history; the one model here that knows its users."""
+    """Gates over the items of a history; the only model here that uses user vectors."""
 
     Config: ClassVar = HGNConfig
     divisible: ClassVar = True
@@ -43,13 +43,13 @@ class HGN(ItemModel):
     def make(self) -> None:
         """Start from random weights, with a vector for each of the domain's users."""
         c = self.config
-        self.embedding = nn.Embedding(len(self.items), c.width)  # of items that were taken
-        self.target = nn.Embedding(len(self.items), c.width)  # of items that are ranked
+        self.embedding = nn.Embedding(len(self.items), c.width)  # of items in a history
+        self.target = nn.Embedding(len(self.items), c.width)  # of ranked items
         self.user = nn.Embedding(len(self.domain.users), c.width)
         self.feature_of_item = nn.Linear(c.width, c.width)
         self.feature_of_user = nn.Linear(c.width, c.width, bias=False)
         self.instance_of_item = nn.Linear(c.width, 1, bias=False)
-        self.instance_of_user = nn.Linear(c.width, c.max_history, bias=False)  # one gate a place
+        self.instance_of_user = nn.Linear(c.width, c.max_history, bias=False)  # one gate per position
         self.dropout = PooledDropout(c.dropout)
         for name, weight in self.named_parameters():
             if name.startswith(self.own_weights):
@@ -62,31 +62,31 @@ class HGN(ItemModel):
     def batches(
         self, sequences: Sequence[Sequence[int]], users: Sequence[int], batch_size: int
     ) -> SequenceBatches:
-        """Return whole sequences beside whose they are."""
+        """Return whole sequences with their users."""
         places = self.domain.user_places(users)
         return SequenceBatches(self.items, sequences, batch_size, self.config.max_history, places)
 
     def forward(self, sequences: Tensor, users: Tensor) -> Tensor:
         """Return the mean loss of each next item.
 
-        `sequences` (B, T + 1) are places in the domain's `items`, padded at the right with -1; `users` (B,)
-        are places in its users, -1 where not known.
+        `sequences` (B, T + 1) holds positions in the domain's `items`, padded on the right with -1; `users`
+        (B,) holds positions in its users, -1 for unknown users.
         """
         histories, real, wanted = next_items(sequences)
         loss = catalogue_cross_entropy if self.config.objective == "cross_entropy" else bpr
         return loss(self.states(histories, users)[real], self.target.weight, wanted)
 
     def states(self, sequences: Tensor, users: Tensor) -> Tensor:
-        """(B, T) padded at the right with -1, (B,) -> (B, T, D): after each place, of all up to it."""
+        """(B, T) padded on the right with -1, (B,) -> (B, T, D), the state after each position."""
         real = (sequences != NO_ITEM)[..., None]
         x = self.dropout(self.embedding(sequences.clamp(min=0))) * real
         user = self._user_vectors(users)
-        # Feature gating: which features of an item pass.
+        # Feature gating: selects features of an item.
         passed = x * torch.sigmoid(self.feature_of_item(x) + self.feature_of_user(user)[:, None])
-        # Instance gating: which items pass.
+        # Instance gating: selects items.
         by_place = self.instance_of_user(user)[:, : sequences.shape[1], None]
         gate = torch.sigmoid(self.instance_of_item(passed) + by_place) * real
-        # Before the first item there is nothing to divide by; there is always a first item.
+        # Clamped, because before the first item the sum of gates is 0.
         mean = (gate * passed).cumsum(1) / gate.cumsum(1).clamp(min=1e-12)
         return user[:, None] + mean + x.cumsum(1)
 
@@ -95,7 +95,7 @@ class HGN(ItemModel):
         return last_of(self.states(sequences, users), sequences) @ self.target.weight.T
 
     def _user_vectors(self, users: Tensor) -> Tensor:
-        """(B,) -> (B, D); a user that is not known has the vector 0."""
+        """(B,) -> (B, D); zeros for unknown users."""
         if not len(self.user.weight):
             return self.target.weight.new_zeros(len(users), self.config.width)
         return self.user(users.clamp(min=0)) * (users >= 0)[:, None]

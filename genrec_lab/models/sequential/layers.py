@@ -1,4 +1,4 @@
-"""What models over items share: the block of attention, an encoder over vectors of items, cosine scores.
+"""Shared layers of models over items: an attention block, an encoder of item vectors, cosine scores.
 
 Letters: B users, T places of a sequence, D width, N items.
 """
@@ -17,10 +17,10 @@ from genrec_lab.models.sequential.objectives import catalogue_cross_entropy, for
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention and a feed-forward layer with GELU, each normed after it is added back."""
+    """Self-attention and a feed-forward layer with GELU, each with a residual connection and post-norm."""
 
     def __init__(self, width: int, heads: int, feed_forward: int, dropout: float) -> None:
-        """Start from torch's random weights; ValueError where the heads cannot share the width."""
+        """Start from torch's random weights; raises ValueError if the heads do not divide the width."""
         super().__init__()
         if width % heads:
             raise ValueError(f"width is {width}, which {heads} heads cannot share; expected a multiple")
@@ -31,7 +31,7 @@ class AttentionBlock(nn.Module):
         self.dropout = PooledDropout(dropout)
 
     def forward(self, x: Tensor, unseen: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D); `unseen` (T, T) or (B, 1, 1, T) is true where a place is not looked at."""
+        """(B, T, D) -> (B, T, D); `unseen` (T, T) or (B, 1, 1, T) is true at masked positions."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
         weights = self.dropout(scores.masked_fill(unseen, -torch.inf).float().softmax(-1).to(v.dtype))
@@ -40,12 +40,12 @@ class AttentionBlock(nn.Module):
 
 
 def future(places: int, device: torch.device) -> Tensor:
-    """Return (T, T), true where the column's place comes after the row's."""
+    """Return the causal mask (T, T), true where the column's position comes after the row's."""
     return torch.ones(places, places, dtype=torch.bool, device=device).triu(1)
 
 
 class VectorEncoderConfig(ItemModelConfig):
-    """Sizes that the models with item content share, from RUCAIBox's code."""
+    """Sizes shared by the models with item content, from RUCAIBox's code."""
 
     width: int = Field(300, ge=4)
     layers: int = Field(2, ge=1)
@@ -55,10 +55,10 @@ class VectorEncoderConfig(ItemModelConfig):
 
 
 class VectorEncoder(nn.Module):
-    """Vectors of a history's items in, a state a place out."""
+    """Maps the vectors of a history's items to one state per position."""
 
     def __init__(self, c: VectorEncoderConfig) -> None:
-        """Start from random weights; ValueError where the heads cannot share the width."""
+        """Start from random weights; raises ValueError if the heads do not divide the width."""
         super().__init__()
         self.places = nn.Embedding(c.max_history, c.width)
         self.norm, self.dropout = nn.LayerNorm(c.width), PooledDropout(c.dropout)
@@ -69,7 +69,7 @@ class VectorEncoder(nn.Module):
     def forward(self, vectors: Tensor, real: Tensor | None = None) -> Tensor:
         """(B, T, D) -> (B, T, D).
 
-        A place sees itself and those before it; with `real` (B, T) bool it sees all places that are real.
+        A position attends to itself and earlier ones; with `real` (B, T) bool, to all real positions.
         """
         steps = vectors.shape[1]
         unseen = future(steps, vectors.device) if real is None else ~real[:, None, None, :]
@@ -79,22 +79,22 @@ class VectorEncoder(nn.Module):
         return x
 
     def freeze(self) -> None:
-        """Fix the vectors of the places and the layers; the first norm stays free, as in RUCAIBox's code."""
+        """Freeze the position vectors and layers; the first norm stays trainable, as in RUCAIBox's code."""
         self.places.requires_grad_(False)
         self.blocks.requires_grad_(False)
 
 
 def start_small(module: nn.Module) -> None:
-    """Draw all matrices and tables from a normal distribution of deviation .02, as BERT does."""
+    """Draw all matrices and tables from a normal distribution of deviation .02, as in BERT."""
     for parameter in module.parameters():
         if parameter.ndim == 2:
             nn.init.normal_(parameter, std=0.02)
 
 
 class CosineModel(ItemModel):
-    """A model that encodes vectors of items, made of their content, and compares them by cosine.
+    """A model that encodes content vectors of items and compares them by cosine.
 
-    A subclass makes `encoder`, has `temperature` in its config, and defines `item_vectors`.
+    A subclass creates `encoder`, has `temperature` in its config, and defines `item_vectors`.
     """
 
     encoder: VectorEncoder
@@ -104,7 +104,7 @@ class CosineModel(ItemModel):
         raise TypeError(f"{type(self).__name__} defines no item_vectors")
 
     def states(self, sequences: Tensor, table: Tensor) -> Tensor:
-        """(B, T) padded at the right with -1, vectors of all items (N, D) -> (B, T, D)."""
+        """(B, T) padded on the right with -1, vectors of all items (N, D) -> (B, T, D)."""
         return self.encoder(table[sequences.clamp(min=0)])
 
     def next_item_loss(self, sequences: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ class CosineModel(ItemModel):
         return catalogue_cross_entropy(*for_cosine(states, table, self.config.temperature), wanted)
 
     def logits(self, sequences: Tensor, users: Tensor) -> Tensor:
-        """Score all items by cosine over the temperature, as the authors' codes do; users are not known."""
+        """Score all items by cosine divided by the temperature, as in the authors' code; ignores users."""
         table = self.item_vectors()
         last = last_of(self.states(sequences, table), sequences)
         states, items = for_cosine(last, table, self.config.temperature)

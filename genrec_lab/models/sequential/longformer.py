@@ -1,4 +1,4 @@
-"""RecFormer's text and its reader: items as tokens, and a Longformer that is quick on short texts.
+"""RecFormer's input and encoder: items as tokens, and a Longformer that is fast on short texts.
 
 Letters: B histories or texts, S tokens, N items, W tokens of an item, H heads, K width of a head, D width.
 """
@@ -24,8 +24,8 @@ from genrec_lab.models.layers import PooledDropout
 if TYPE_CHECKING:
     from genrec_lab.models.sequential.recformer import RecFormerConfig
 
-_LONGEST = 512  # tokens; with more, the scores outside of the band cost more than the copies
-_PLACES, _READ = 0.1, 3.0  # of random weights: how much places count, and what attention reads
+_LONGEST = 512  # tokens; beyond, the scores outside the band cost more than the copies
+_PLACES, _READ = 0.1, 3.0  # scales of random weights: of positions, and of attention
 
 # --- items as text
 
@@ -33,18 +33,18 @@ START, KEY, VALUE = 0, 1, 2  # the kinds of tokens; padding has no kind that mat
 
 
 class Tokens(NamedTuple):
-    """A batch for the encoder; all (B, S), padded at the right."""
+    """A batch for the encoder; all (B, S), padded on the right."""
 
     ids: Tensor
     kinds: Tensor  # START, KEY or VALUE
-    items: Tensor  # 0 for the start, 1 for the tokens of the most recent item, 2 for the one before, …
+    items: Tensor  # 0 for the start, 1 for the most recent item's tokens, 2 for the one before, …
     real: Tensor  # bool
 
 
 def key_values(items: pl.DataFrame, most: int) -> list[list[tuple[str, str]]]:
-    """Return each item's attributes as (key, value): title, then the further text columns, the first `most`.
+    """Return the first `most` attributes of each item as (key, value): title, then the other text columns.
 
-    Empty values and the columns description and key are left out; an item with nothing left has its text.
+    Empty values and the columns description and key are left out; an item without values gets its text.
     """
     further = [name for name in items.columns if name not in (*ITEM_TYPES, "description")]
     names = [name for name in ("title", *further) if name in items.columns]
@@ -58,24 +58,24 @@ def key_values(items: pl.DataFrame, most: int) -> list[list[tuple[str, str]]]:
 
 
 class ItemLanguage:
-    """A tokenizer, and how items and histories are written in its tokens."""
+    """A tokenizer that writes items and histories as tokens."""
 
     def __init__(self, tokenizer: Any) -> None:
-        """Take a transformers tokenizer with a start, a padding and a mask token."""
+        """Wrap a transformers tokenizer with a start, a padding and a mask token."""
         self.tokenizer = tokenizer
 
     @classmethod
     def learnt(cls, items: pl.DataFrame, most: int, vocabulary: int) -> ItemLanguage:
-        """Learn byte-pair encoding of at most `vocabulary` tokens from all that the items say."""
+        """Learn a byte-pair encoding of at most `vocabulary` tokens from the items' attributes."""
         from transformers import RobertaTokenizer
 
         texts = [f"{key} {value}" for row in key_values(items, most) for key, value in row]
-        blank: Any = RobertaTokenizer()  # Longformer's own
+        blank: Any = RobertaTokenizer()  # Longformer's tokenizer
         return cls(blank.train_new_from_iterator(texts, vocabulary, show_progress=False))
 
     @classmethod
     def read(cls, folder: str | Path) -> ItemLanguage:
-        """Read a tokenizer from a folder, or from the hub under its name."""
+        """Read a tokenizer from a folder, or from the hub by its name."""
         from transformers import AutoTokenizer
 
         return cls(AutoTokenizer.from_pretrained(folder))
@@ -91,7 +91,7 @@ class ItemLanguage:
             ids: list[int] = []
             kinds: list[int] = []
             for key, value in row:
-                # With the blank before it a word is the same token as in the middle of a text.
+                # With a leading blank, a word gives the same token as within a text.
                 key_ids, value_ids = self._ids(f" {key}"), self._ids(f" {value}")
                 ids += (key_ids + value_ids)[:tokens]
                 kinds += ([KEY] * len(key_ids) + [VALUE] * len(value_ids))[:tokens]
@@ -109,9 +109,9 @@ class ItemLanguage:
         max_tokens: int,
         multiple: int,
     ) -> Tokens:
-        """Write histories (places in `items`, oldest first) as the start token and the items, newest first.
+        """Write histories (positions in `items`, oldest first) as a start token and the items, newest first.
 
-        What goes past `max_tokens` is cut off at the old end; S is a multiple of `multiple`.
+        The oldest tokens beyond `max_tokens` are cut off; S is a multiple of `multiple`.
         """
         rows = []
         for history in histories:
@@ -135,18 +135,18 @@ class ItemLanguage:
 
 @contextmanager
 def released(encoder: str) -> Iterator[None]:
-    """Turn what transformers says of a folder or a hub model that it cannot load into an error of the key."""
+    """Convert transformers' error for a folder or hub model into one that names the key."""
     try:
         yield
     except (OSError, ValueError, HubError) as cause:
         raise ValueError(
-            f"recformer.encoder is {encoder!r}, which is no Longformer in a folder with its tokenizer, nor "
-            f"one that the hub gives ({str(cause).splitlines()[0]}); name another, or None for a small one"
+            f"recformer.encoder is {encoder!r}, which is neither a folder with a Longformer and its "
+            f"tokenizer nor one on the hub ({str(cause).splitlines()[0]}); or set None for a small one"
         ) from cause
 
 
 def new_longformer(c: RecFormerConfig, backbone: dict[str, Any] | None) -> Any:
-    """Return a LongformerModel: of saved sizes, of the model that `encoder` names, or a small random one."""
+    """Return a LongformerModel: with saved sizes, the one that `encoder` names, or a small random one."""
     from transformers import LongformerConfig, LongformerModel
 
     if backbone is not None:
@@ -173,7 +173,7 @@ def new_longformer(c: RecFormerConfig, backbone: dict[str, Any] | None) -> Any:
         max_position_embeddings=c.max_tokens + c.window + 1,
         hidden_dropout_prob=c.dropout,
         attention_probs_dropout_prob=c.dropout,
-        # A layer then says as much beside what passes it by as in the released width of 768.
+        # Keeps a layer's weight relative to its residual connection as in the released width of 768.
         initializer_range=0.02 * (768 / c.width) ** 0.5,
         type_vocab_size=1,
         pad_token_id=0,
@@ -183,11 +183,11 @@ def new_longformer(c: RecFormerConfig, backbone: dict[str, Any] | None) -> Any:
 
 @torch.no_grad()
 def _start_reading(longformer: Any) -> Any:
-    """Let random weights carry what a text says into its start token, in place.
+    """Rescale random weights in place, so that the start token depends on the text.
 
-    As BERT starts them, the vectors of any two items have a cosine of .999: what attention reads is a mean
-    over tokens, half of it says where they stand, and two random matrices make it smaller still. Pre-training
-    then learns little more than which domain a text is from.
+    With BERT's initialisation, the vectors of any two items have a cosine of .999: attention averages over
+    tokens, half of which is position, and two random matrices shrink the result further. Pre-training then
+    learns little more than the domain of a text.
     """
     embeddings = longformer.embeddings
     embeddings.position_embeddings.weight *= _PLACES
@@ -200,7 +200,7 @@ def _start_reading(longformer: Any) -> Any:
 
 
 def for_short_texts(longformer: Any) -> Any:
-    """Give a LongformerModel this attention and pooled dropout, in place, with the weights that it has."""
+    """Replace a LongformerModel's attention and dropout by faster ones, in place, with the same weights."""
     for number, layer in enumerate(longformer.encoder.layer):
         banded = banded_attention()(longformer.config, number)
         banded.load_state_dict(layer.attention.self.state_dict())
@@ -214,20 +214,20 @@ def for_short_texts(longformer: Any) -> Any:
 
 @cache
 def banded_attention() -> type[nn.Module]:
-    """Return the class of attention under a band; transformers, which takes seconds, is imported here.
+    """Return the class of banded attention; transformers is imported here because that takes seconds.
 
-    transformers' LongformerSelfAttention cuts a text into overlapping chunks, which saves memory where there
-    are thousands of tokens and costs many copies where there are a hundred. This is the same function, with
-    the same weights by the same names, all scores at once, for texts whose first token alone is global, as in
-    RecFormer; longer texts take transformers' way.
+    transformers' LongformerSelfAttention cuts a text into overlapping chunks, which saves memory for
+    thousands of tokens but costs many copies for a hundred. This is the same function, with the same weights
+    and names, but computes all scores at once, for texts whose only global token is the first, as in
+    RecFormer. Longer texts use transformers' implementation.
     """
     from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
 
     class BandedAttention(LongformerSelfAttention):
-        """A token sees its neighbours and the first token, which sees all tokens by its own maps."""
+        """Tokens attend to neighbours and the first token, which attends to all with its own projections."""
 
         def __init__(self, config: Any, layer_id: int) -> None:
-            """Start from random weights of the sizes of a LongformerConfig."""
+            """Start from random weights with the sizes of a LongformerConfig."""
             super().__init__(config, layer_id)
             self.pooled = PooledDropout(self.dropout)
 
@@ -240,7 +240,7 @@ def banded_attention() -> type[nn.Module]:
             is_global_attn: bool | None = None,
             output_attentions: bool = False,
         ) -> tuple[Tensor, ...]:
-            """(B, S, D) -> (B, S, D) in a tuple; `is_index_masked` (B, S) is true where there is no token."""
+            """(B, S, D) -> (B, S, D) in a tuple; `is_index_masked` (B, S) is true at padding."""
             length = hidden_states.shape[1]
             if length > _LONGEST or output_attentions or not is_global_attn or is_index_masked is None:
                 given = (

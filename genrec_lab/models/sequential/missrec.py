@@ -1,13 +1,13 @@
-"""MISSRec (Wang et al. 2023): a history is read together with the interests that its items belong to.
+"""MISSRec (Wang et al. 2023): reads a history together with the interests that its items belong to.
 
 Interests are clusters of the adapted text and picture vectors of all items. An encoder reads the interests of
-a history, a decoder its items beside them. Where there are no pictures there is text alone, as in any domain
-without them. Values are those of the authors' code (gimpong/MM23-MISSRec). Ours: interests are found again
-before each epoch of pre-training too, by scikit-learn's k-means on batches, and are at most
-`most_interests`; an item without a picture is scored by its text; the loss of the interests is a mean over
-real interests and users; of the two ways to augment a sequence only item drop; another target of a batch that
-is the same item is no negative; scores use the interests of the current weights.
-Letters: B users, T places, D width, N items.
+a history, and a decoder reads its items and attends to them. Without pictures, only text is used. Values are
+from the authors' code (gimpong/MM23-MISSRec). Our changes: interests are also recomputed before each epoch of
+pre-training, by scikit-learn's mini-batch k-means, and number at most `most_interests`; an item without a
+picture is scored by its text; the loss of the interests is a mean over real interests and users; sequences
+are augmented only by item drop; another target in the batch that is the same item is not a negative; scores
+use the interests of the current weights.
+Letters: B users, T positions, D width, N items.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ class MISSRecConfig(VectorEncoderConfig):
 
     kind: Literal["missrec"] = "missrec"
     heads: int = Field(4, ge=1)
-    interest_share: float = Field(0.5, gt=0, le=1)  # clusters for each vector of text or picture
+    interest_share: float = Field(0.5, gt=0, le=1)  # clusters per vector of text or picture
     most_interests: int = Field(1000, ge=1)
     temperature: float = Field(0.07, gt=0)
-    sequence_weight: float = Field(1e-3, ge=0)  # lambda, of the contrast of sequences
-    interest_weight: float = Field(1e-4, ge=0)  # gamma, against interests that all say the same
-    drop: float = Field(0.2, ge=0, lt=1)  # share of a sequence's items that its augmentation leaves out
-    # The transductive setting adds one vector per item, learnt in fine-tuning; the inductive one has none.
+    sequence_weight: float = Field(1e-3, ge=0)  # lambda, of the contrastive loss between sequences
+    interest_weight: float = Field(1e-4, ge=0)  # gamma, against interests that are all alike
+    drop: float = Field(0.2, ge=0, lt=1)  # share of a sequence's items that augmentation leaves out
+    # The transductive setting adds one vector per item, learned in fine-tuning; the inductive one has none.
     setting: Literal["transductive", "inductive"] = "transductive"
-    picture_model: PictureModel = "efficientnet-lite0"  # what reads the pictures, where there are any
+    picture_model: PictureModel = "efficientnet-lite0"  # encodes the pictures, if there are any
     # Prefixes of a sequence, drawn each epoch; None: all, as in the authors' data.
     prefixes: int | None = Field(None, ge=1)
 
@@ -88,7 +88,7 @@ class MISSRec(ItemModel):
     interests: Tensor
 
     def make(self) -> None:
-        """Start from random weights; interests are found when they are first needed."""
+        """Start from random weights; interests are computed on first use."""
         c, text = self.config, self.domain.text_vectors()
         n = len(self.items)
         pictures = torch.zeros(n, 0)
@@ -98,7 +98,7 @@ class MISSRec(ItemModel):
         self.register_buffer("pictures", pictures, persistent=False)
         self.of_text = nn.Linear(text.shape[1], c.width)
         self.of_pictures = nn.Linear(pictures.shape[1], c.width) if pictures.shape[1] else None
-        # How sharply the nearer of text and picture counts for more; 0 is their mean.
+        # How much more the nearer of text and picture counts; 0 is their mean.
         self.fusion = nn.Parameter(torch.zeros(())) if pictures.shape[1] else None
         self.embedding = nn.Embedding(n, c.width) if c.setting == "transductive" else None
         self.places = nn.Embedding(c.max_history, c.width)
@@ -114,7 +114,7 @@ class MISSRec(ItemModel):
         vectors = n + int(self._has_picture.sum())
         clusters = min(c.most_interests, max(1, math.ceil(vectors * c.interest_share)))
         self.register_buffer("centres", torch.zeros(clusters, c.width))
-        # (N, 2): the interests of an item's text and of its picture, -1 where there is none.
+        # (N, 2): the interests of an item's text and picture, -1 if missing.
         self.register_buffer("interests", torch.full((n, 2), -1))
         self._settled = False
 
@@ -127,7 +127,7 @@ class MISSRec(ItemModel):
     @torch.no_grad()
     def refresh(self) -> None:
         """Cluster the adapted vectors of all items, texts and pictures together, without dropout."""
-        from sklearn.cluster import MiniBatchKMeans  # a fifth of the time that importing genrec_lab takes
+        from sklearn.cluster import MiniBatchKMeans  # slow to import
 
         adapted, seen = self._adapted(), self._has_picture
         vectors = adapted.text
@@ -143,7 +143,7 @@ class MISSRec(ItemModel):
         self.interests[seen, 1] = found[len(self.items) :].to(self.interests.device)
 
     def interests_of(self, sequences: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T) places -> (B, 2 T) interests, ascending, and bool: which of them are there, each once."""
+        """(B, T) positions -> distinct ascending interests (B, 2 T), and which of them exist (B, 2 T)."""
         found = self.interests[sequences.clamp(min=0)]
         found = found.masked_fill((sequences == NO_ITEM)[..., None], -1).flatten(1).sort(1).values
         first = F.pad(found[:, 1:] != found[:, :-1], (1, 0), value=True)
@@ -161,7 +161,7 @@ class MISSRec(ItemModel):
     def states(self, sequences: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T), vectors of all items (N, D) -> the states at the last items (B, D), the loss of interests.
 
-        Items and interests see all of each other: a state describes the whole sequence.
+        Items and interests attend to all others, so a state describes the whole sequence.
         """
         which, there = self.interests_of(sequences)
         memory = self.centres[which]
@@ -175,15 +175,16 @@ class MISSRec(ItemModel):
         return last_of(x, sequences), pooled.square().mean()
 
     def _items(self, adapted: _Adapted) -> Tensor:
-        """Vectors of items in a history: text and picture, and after pre-training an id (N, D)."""
+        """Return the vectors (N, D) of items in a history: text and picture, and after pre-training an id."""
         together = adapted.together()
         use_ids = self.embedding is not None and self.phase != "pretraining"
         return together + self.embedding.weight if use_ids and self.embedding is not None else together
 
     def similarity(self, states: Tensor, adapted: _Adapted, ids: Tensor | None = None) -> Tensor:
-        """(R, D) states, M items -> (R, M): cosine with text and picture, the nearer counting for more.
+        """(R, D) states, M items -> (R, M): cosine with text and picture; the nearer one counts more.
 
-        With `ids` (M, D), a third of it is the cosine with these; without pictures they are added to text.
+        With `ids` (M, D), a third of it is the cosine with these; without pictures they are added to the
+        text.
         """
         if adapted.pictures is None or self.fusion is None:
             return _cosine(states, adapted.text if ids is None else adapted.text + ids)
@@ -203,7 +204,7 @@ class MISSRec(ItemModel):
             self.embedding.requires_grad_(phase != "pretraining")
 
     def batches(self, sequences: Sequence[Sequence[int]], users: Sequence[int], batch_size: int) -> Batches:
-        """Return prefixes and their next items; interests are found again before each epoch."""
+        """Return prefixes and their next items; interests are recomputed before each epoch."""
         c = self.config
         return DrawnPrefixes(
             self.items,
@@ -215,7 +216,7 @@ class MISSRec(ItemModel):
         )
 
     def forward(self, sequences: Tensor, wanted: Tensor) -> Tensor:
-        """Return the loss of the phase; `sequences` (B, T) are padded with -1, `wanted` (B,) follow them."""
+        """Return the loss of the phase for sequences (B, T), padded with -1, and their next items (B,)."""
         c, adapted = self.config, self._adapted()
         self._find_interests()
         items = self._items(adapted)
@@ -238,7 +239,7 @@ class MISSRec(ItemModel):
     # --- scores
 
     def logits(self, sequences: Tensor, users: Tensor) -> Tensor:
-        """Score all items by the state at the last item; MISSRec does not know users."""
+        """Score all items by the state at the last item; MISSRec ignores users."""
         self._find_interests()
         adapted = self._adapted()
         states, _ = self.states(sequences, self._items(adapted))
@@ -250,7 +251,7 @@ class MISSRec(ItemModel):
 
     @contextmanager
     def scoring(self) -> Iterator[None]:
-        """Find the interests of the current weights, once for the block, unless they come from a file."""
+        """Compute the interests of the current weights once for the block, unless they come from a file."""
         settled = self._settled
         if not settled:
             self.refresh()
@@ -263,13 +264,13 @@ class MISSRec(ItemModel):
     # --- files
 
     def save(self, folder: Path) -> Path:
-        """Write the interests of these weights with them."""
+        """Also write the interests of the current weights."""
         with self.scoring():
             return super().save(folder)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote."""
+        """Load a model that `save` wrote."""
         model = super().load(folder)
         model._settled = True
         return model

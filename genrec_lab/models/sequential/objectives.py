@@ -1,9 +1,9 @@
-"""What models over items are trained for: softmax over the catalogue, sampled negatives, contrast in a batch.
+"""Objectives of models over items: softmax over the catalogue, sampled negatives, in-batch contrast.
 
-Letters: M places that predict, D width, N items of the domain, S sampled negatives, R rows of a batch that
-each have a target (of them a few at a time in `catalogue_cross_entropy`), B users, T places of a sequence.
-Sampled negatives are drawn evenly from the domain with torch's generator, as dropout's masks are. Rows that
-several processes share are compared with those of all of them, and what is drawn is drawn for all.
+Letters: M positions that predict, D width, N items of the domain, S sampled negatives, R rows of a batch that
+each have a target (a few rows at a time in `catalogue_cross_entropy`), B users, T positions of a sequence.
+Negatives are sampled uniformly from the domain with torch's generator, like dropout's masks. If several
+processes share a batch, rows are compared with those of all processes, and samples are drawn for all.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from genrec_lab.data import NO_ITEM
 from genrec_lab.training.processes import drawn_for_all, gather_rows, places_of_rows, same_in_all
 
-# Bytes of the scores that are held at a time, in fp32: what a core's cache holds, or a small part of a GPU.
+# Bytes of scores in fp32 that are held at a time: the size of a core's cache, or a small part of a GPU.
 _ON_CPU, _ON_GPU = 4 << 20, 256 << 20
-_FEWEST_ROWS = 64  # fewer and the products are too small to be fast
+_FEWEST_ROWS = 64  # with fewer, the products are too small to be fast
 
 
 def catalogue_cross_entropy(
@@ -28,8 +28,8 @@ def catalogue_cross_entropy(
 ) -> Tensor:
     """Return the mean cross-entropy of the wanted items (M,) among all N.
 
-    `states` (M, D) are compared with `items` (N, D) by inner products, to which `bias` (N,) is added. NaN
-    where M is 0, as torch has it. It has no second derivative.
+    Scores are inner products of `states` (M, D) and `items` (N, D) plus `bias` (N,). NaN if M is 0, as in
+    torch. It has no second derivative.
     """
     if not len(wanted):
         return (states.sum() + items.sum()) * torch.nan
@@ -37,16 +37,16 @@ def catalogue_cross_entropy(
 
 
 def batch_cross_entropy(states: Tensor, targets: Tensor, ids: Tensor, fakes: Tensor | None = None) -> Tensor:
-    """Return the mean cross-entropy of each row's own target (M, D) among the targets of all rows.
+    """Return the mean cross-entropy of each row's target (M, D) among the targets of all rows.
 
-    Another target with the same of the `ids` (M,) does not count. `fakes` (M,) are scores that each row has
-    in addition, of what it does not want.
+    Other targets with the same one of the `ids` (M,) do not count. `fakes` (M,) holds the score of an
+    additional negative for each row.
     """
     return _loss(states, gather_rows(targets), own_places(ids), None, gather_rows(ids), fakes)
 
 
 def own_places(ids: Tensor) -> Tensor:
-    """Return (M,), the places of this process's `ids` (M,) among those that `gather_rows` gives."""
+    """Return the positions (M,) of this process's `ids` (M,) among those from `gather_rows`."""
     first, _ = places_of_rows(len(ids))
     return first + torch.arange(len(ids), device=ids.device)
 
@@ -54,19 +54,19 @@ def own_places(ids: Tensor) -> Tensor:
 def _loss(states: Tensor, items: Tensor, wanted: Tensor, *more: Tensor | None) -> Tensor:
     device = states.device.type
     product = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
-    with torch.autocast(device, enabled=False):  # only the large products are in `product`
+    with torch.autocast(device, enabled=False):  # only the large products use `product`
         loss: Tensor = _CrossEntropy.apply(product, states, items, wanted, *more)
     return loss
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Cross-entropy a few rows at a time, so that their scores stay in the cache.
+    """Cross-entropy on a few rows at a time, so that their scores stay in the cache.
 
-    Written plainly, the scores of all places by all items are made, read and written some eight times, which
-    takes more time than the network before them. Here the gradients of some rows are computed while their
-    scores are in the cache, and only those are kept (the idea of Wijmans et al. 2025, "Cut your
-    losses", for language models). The result is that of `F.cross_entropy((states @ items.T).float(), wanted)`
-    up to rounding: exponentials and sums are in fp32, products in autocast's type where it is on.
+    A plain implementation reads and writes the scores of all positions and items about eight times, which
+    takes longer than the network. Here the gradients of some rows are computed while their scores are in the
+    cache, and only the gradients are kept (the idea of Wijmans et al. 2025, "Cut your losses", for language
+    models). The result equals `F.cross_entropy((states @ items.T).float(), wanted)` up to rounding:
+    exponentials and sums use fp32, products use autocast's type if it is on.
     """
 
     @staticmethod
@@ -100,7 +100,7 @@ class _CrossEntropy(torch.autograd.Function):
             highest = scores.amax(1, keepdim=True)
             if further is not None:
                 highest = torch.maximum(highest, further[part, None])
-            # exp(score - highest); divided by its sum only where that takes D and not N divisions
+            # exp(score - highest); divided by its sum later, with D instead of N divisions
             weights = scores.sub_(highest).exp_()
             total = weights.sum(1, keepdim=True)
             if further is not None and of_further is not None:
@@ -142,11 +142,11 @@ def _rows_at_once(places: int, items: int, device: torch.device) -> int:
 def in_batch_contrast(
     states: Tensor, targets: Tensor, ids: Tensor, temperature: float, fakes: Tensor | None = None
 ) -> Tensor:
-    """Return the mean negative log-probability of each row's own target among the targets of all rows.
+    """Return the mean negative log-probability of each row's target among the targets of all rows.
 
-    states, targets (R, D), by cosine over the temperature; ids (R,) say what the targets are: another row
-    with the same id is no negative. fakes (R, D): one more negative for each row. The pre-training losses of
-    pre-training of UniSRec, VQ-Rec (with fakes) and MISSRec.
+    Scores are cosines of states and targets (R, D) divided by the temperature. Rows with the same one of the
+    ids (R,) are not negatives of each other. fakes (R, D): one more negative per row. This is the
+    pre-training loss of UniSRec, VQ-Rec (with fakes) and MISSRec.
     """
     states, targets = for_cosine(states, targets, temperature)
     if fakes is not None:
@@ -155,15 +155,15 @@ def in_batch_contrast(
 
 
 def for_cosine(states: Tensor, items: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return states (R, D) and items (N, D) whose inner products are their cosines over the temperature."""
+    """Return states (R, D) and items (N, D) whose inner products are cosines divided by the temperature."""
     return F.normalize(states.float(), dim=-1) / temperature, F.normalize(items.float(), dim=-1)
 
 
 def in_batch_cross_entropy(logits: Tensor, ids: Tensor) -> Tensor:
-    """Return the mean cross-entropy of (R, R or more) logits whose row i belongs to column i.
+    """Return the mean cross-entropy of (R, R or more) logits in which row i belongs to column i.
 
-    Another column with the same of the ids (R,) does not count. Of several processes the columns are the rows
-    of all of them.
+    Other columns with the same one of the ids (R,) do not count. With several processes, the columns are the
+    rows of all of them.
     """
     places, of_all = own_places(ids), gather_rows(ids)
     again = (ids[:, None] == of_all).scatter_(1, places[:, None], False)
@@ -172,16 +172,16 @@ def in_batch_cross_entropy(logits: Tensor, ids: Tensor) -> Tensor:
 
 
 def kept_at_random(sequences: Tensor, drop: float) -> Tensor:
-    """Return (B, T) bool for sequences (B, T), false at each place with the probability `drop`."""
+    """Return (B, T) bool for sequences (B, T), false at each position with probability `drop`."""
     width, device = sequences.shape[1], sequences.device
     return drawn_for_all(lambda rows: torch.rand(rows, width, device=device), len(sequences)) >= drop
 
 
 def shortened(sequences: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-    """Leave items out of sequences; return what is left, and how much of it each old place has behind it.
+    """Remove items from sequences; return the shorter sequences and the new positions.
 
-    sequences (B, T) padded at the right with -1, keep (B, T) bool -> (B, T) padded in the same way, and
-    (B, T): for each old place the new place of the last item up to it that is kept. The first item always is.
+    sequences (B, T) padded on the right with -1, keep (B, T) bool -> (B, T) padded in the same way, and (B,
+    T): for each old position, the new position of the last kept item up to it. The first item is always kept.
     """
     keep = keep & (sequences != NO_ITEM)
     keep[:, 0] = True
@@ -193,13 +193,13 @@ def shortened(sequences: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def binary_cross_entropy(states: Tensor, embeddings: Tensor, wanted: Tensor) -> Tensor:
-    """SASRec Eq. (7): the wanted item against one other, drawn for each place."""
+    """SASRec Eq. (7): the wanted item against one other item, drawn for each position."""
     positive, negative = _with_one_other(states, embeddings, wanted)
     return (F.softplus(-positive) + F.softplus(negative)).mean()
 
 
 def bpr(states: Tensor, embeddings: Tensor, wanted: Tensor) -> Tensor:
-    """Bayesian personalised ranking (Rendle et al. 2009) with one other item, drawn for each place."""
+    """Bayesian personalised ranking (Rendle et al. 2009) with one other item, drawn for each position."""
     positive, negative = _with_one_other(states, embeddings, wanted)
     return F.softplus(negative - positive).mean()
 
@@ -207,9 +207,10 @@ def bpr(states: Tensor, embeddings: Tensor, wanted: Tensor) -> Tensor:
 def bpr_max(
     states: Tensor, embeddings: Tensor, wanted: Tensor, samples: int, regularisation: float
 ) -> Tensor:
-    """GRU4Rec's BPR-max (Hidasi and Karatzoglou 2018): BPR weighted to the highest negatives.
+    """GRU4Rec's BPR-max (Hidasi and Karatzoglou 2018): BPR weighted towards the highest negatives.
 
-    The `samples` negatives are shared by all places; where one is the wanted item, it does not count.
+    The `samples` negatives are shared by all positions; a negative that equals the wanted item does not
+    count.
     """
     positive, negative, weight = _with_samples(states, embeddings, wanted, samples)
     ranked = (weight * torch.sigmoid(positive - negative)).sum(1)
@@ -223,7 +224,7 @@ def top1_max(states: Tensor, embeddings: Tensor, wanted: Tensor, samples: int) -
 
 
 def others(wanted: Tensor, n_items: int) -> Tensor:
-    """Return for each wanted item (M,) another one, all equally likely; itself where there is only one."""
+    """Return a different item, drawn uniformly, for each wanted item (M,); the same one if N is 1."""
     if n_items == 1:
         return wanted.clone()
     step = drawn_for_all(lambda rows: torch.randint(1, n_items, (rows,), device=wanted.device), len(wanted))
@@ -247,6 +248,6 @@ def _with_samples(
     positive = (states * embeddings[wanted]).sum(-1, keepdim=True).float()
     negative = (states @ embeddings[drawn].T).float()
     same = drawn == wanted[:, None]
-    # Where all that was drawn is the wanted item itself, the weights are 0, and not NaN.
+    # If only the wanted item was drawn, the weights are 0 instead of NaN.
     weight = negative.masked_fill(same, -torch.inf).softmax(1).nan_to_num(0.0)
     return positive, negative, weight.masked_fill(same, 0.0)

@@ -1,14 +1,14 @@
-"""RecFormer (Li et al. 2023): items and histories are text, and one Longformer reads both.
+"""RecFormer (Li et al. 2023): one Longformer reads items and histories as text.
 
-An item is the keys and values of its attributes, a history the items from the newest to the oldest; the state
-of the start token is their vector. Pre-training contrasts histories with next items and fills in masked
-tokens; fine-tuning is in two stages, item vectors made again each epoch, then fixed. Values are those of the
-authors' code (AaronHeee/RecFormer) as far as sizes allow. By default a small encoder with a tokenizer of its
-own, learnt from the items of pre-training, for a CPU; `encoder` names a folder or a hub model of the released
-size (allenai/longformer-base-4096), of which the language part is taken over. Ours: masked are single tokens,
-not whole words; the head for masked tokens starts from random weights; scores in the first stage use item
-vectors of the current weights; another target of a batch that is the same item is no negative; the softmax is
-over all items.
+An item is written as the keys and values of its attributes, a history as its items from the newest to the
+oldest; the state of the start token is the vector of either. Pre-training contrasts histories with next items
+and fills in masked tokens. Fine-tuning has two stages: item vectors are recomputed each epoch, then frozen.
+Values are from the authors' code (AaronHeee/RecFormer) as far as sizes allow. The default is a small encoder
+for a CPU, with a tokenizer learned from the pre-training items; `encoder` names a folder or hub model of the
+released size (allenai/longformer-base-4096), from which the language model is copied. Our changes: single
+tokens instead of whole words are masked; the head for masked tokens starts from random weights; scores in the
+first stage use item vectors of the current weights; another target in the batch that is the same item is not
+a negative; the softmax is over all items.
 Letters: B histories, S tokens, D width, N items.
 """
 
@@ -42,26 +42,26 @@ from genrec_lab.models.sequential.objectives import catalogue_cross_entropy, in_
 from genrec_lab.training import Batches, placed
 from genrec_lab.training.processes import share_of_mean
 
-_TOKENS_TOGETHER = 16_384  # of texts of like length that are read at a time, each as long as the longest
+_TOKENS_TOGETHER = 16_384  # per batch of texts of similar length, including padding
 _TOKENIZER, _ENCODER = "tokenizer", "encoder.json"
 
 
 class RecFormerConfig(ItemModelConfig):
-    """Sizes of RecFormer; those from `width` to `dropout` are of the small encoder only."""
+    """Sizes of RecFormer; those from `width` to `dropout` apply only to the small encoder."""
 
     kind: Literal["recformer"] = "recformer"
-    encoder: str | None = Field(None, description="a folder or a hub name of a Longformer; None: a small one")
+    encoder: str | None = Field(None, description="folder or hub name of a Longformer; None: a small one")
     width: int = Field(64, ge=4)
     layers: int = Field(2, ge=1)
     heads: int = Field(2, ge=1)
     feed_forward: int = Field(256, ge=4)
-    vocabulary: int = Field(4000, ge=300, description="most tokens of the tokenizer that is learnt")
+    vocabulary: int = Field(4000, ge=300, description="maximum size of the learned tokenizer")
     dropout: float = Field(0.1, ge=0, lt=1)
-    window: int = Field(64, ge=2, description="tokens that a token sees, half on each side; even")
+    window: int = Field(64, ge=2, description="tokens that a token attends to, half on each side; even")
     max_tokens: int = Field(1024, ge=8, description="of a history")
     max_attributes: int = Field(3, ge=1, description="of an item")
-    attribute_tokens: int = Field(32, ge=2, description="of an attribute, key and value")
-    prefixes: int | None = Field(1, ge=1, description="of a sequence, drawn each epoch; None: all")
+    attribute_tokens: int = Field(32, ge=2, description="most tokens of an attribute, key and value")
+    prefixes: int | None = Field(1, ge=1, description="prefixes per sequence, drawn each epoch; None: all")
     temperature: float = Field(0.05, gt=0)
     mask_share: float = Field(0.15, ge=0, lt=1)
     mask_weight: float = Field(0.1, ge=0)
@@ -75,7 +75,7 @@ class RecFormerConfig(ItemModelConfig):
 
 
 class RecFormer(ItemModel):
-    """A Longformer over the text of a history, by cosine with its reading of each item alone."""
+    """A Longformer over the text of a history; scores are cosines with its vectors of single items."""
 
     Config: ClassVar = RecFormerConfig
     divisible: ClassVar = True
@@ -96,7 +96,7 @@ class RecFormer(ItemModel):
     def make(self) -> None:
         """Start from random weights, or those that `encoder` names.
 
-        A tokenizer is learnt when it is first needed, unless there is one already.
+        A tokenizer is learned on first use, unless there is one already.
         """
         c = self.config
         language, backbone = self._saved or (None, None)
@@ -120,25 +120,25 @@ class RecFormer(ItemModel):
 
     @property
     def written(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Token ids and kinds of each of the N items."""
+        """Return the token ids and kinds of each of the N items."""
         if self._written is None:
             c, words = self.config, self.domain.words
             if words is None:
-                raise ValueError("RecFormer needs words of its items; give DomainItems(…, words=…)")
+                raise ValueError("RecFormer needs words of its items; pass DomainItems(…, words=…)")
             if self.language is None:
                 self.language = ItemLanguage.learnt(words, c.max_attributes, c.vocabulary)
             self._written = self.language.of_items(words, c.max_attributes, c.attribute_tokens)
         return self._written
 
     def tokens(self, histories: Sequence[Sequence[int]]) -> Tokens:
-        """Write histories, lists of places in `items`, oldest first."""
+        """Write histories, lists of positions in `items`, oldest first, as tokens."""
         written, c = self.written, self.config
-        assert self.language is not None  # noqa: S101 - `written` has made it
+        assert self.language is not None  # noqa: S101 - created by `written`
         made = self.language.batch(written, histories, c.max_tokens, c.window)
         return Tokens(*(part.to(self.table.device) for part in made))
 
     def start_from(self, pretrained: ItemModel) -> None:
-        """Take over the weights and the tokenizer that they are for."""
+        """Copy the weights and their tokenizer."""
         if not isinstance(pretrained, RecFormer):
             raise TypeError(f"RecFormer starts from a RecFormer, not from a {type(pretrained).__name__}")
         super().start_from(pretrained)
@@ -147,7 +147,7 @@ class RecFormer(ItemModel):
     # --- the network
 
     def states(self, tokens: Tokens) -> Tensor:
-        """Read tokens -> (B, S, D); the start token sees all and is seen by all."""
+        """Encode tokens -> (B, S, D); the start token has global attention."""
         vectors = self.longformer.get_input_embeddings()(tokens.ids)
         vectors = vectors + self.kinds(tokens.kinds) + self.item_places(tokens.items)
         everywhere = torch.zeros_like(tokens.ids)
@@ -159,11 +159,11 @@ class RecFormer(ItemModel):
         return states
 
     def item_vectors(self) -> Tensor:
-        """Return (N, D): each item read as a history of itself."""
+        """Return the vectors (N, D) of all items, each encoded as a history of one item."""
         return self._vectors(self._of_like_length([[i] for i in range(len(self.items))]))
 
     def _of_like_length(self, histories: Sequence[Sequence[int]]) -> list[tuple[list[int], Tokens]]:
-        """Return groups of histories of like length, which leaves little padding: their rows and tokens."""
+        """Return groups of histories of similar length, to reduce padding: their rows and tokens."""
         lengths = [1 + sum(len(self.written[place][0]) for place in history) for history in histories]
         lengths = [min(length, self.config.max_tokens) for length in lengths]
         parts: list[list[int]] = [[]]
@@ -174,7 +174,7 @@ class RecFormer(ItemModel):
         return [(rows, self.tokens([histories[row] for row in rows])) for rows in parts]
 
     def _vectors(self, parts: Sequence[tuple[list[int], Tokens]]) -> Tensor:
-        """Read what `_of_like_length` wrote -> (B, D), in the histories' order."""
+        """Encode the groups of `_of_like_length` -> (B, D), in the histories' order."""
         order = torch.tensor([row for rows, _ in parts for row in rows])
         states = torch.cat([self.states(tokens)[:, 0] for _, tokens in parts])
         return states[order.argsort().to(states.device)]
@@ -187,21 +187,21 @@ class RecFormer(ItemModel):
     # --- training
 
     def begin(self, phase: str) -> None:
-        """Fix the item vectors for the last phase, as the best weights of the one before read them."""
+        """Freeze the item vectors for the last phase, computed with the best weights of the phase before."""
         super().begin(phase)
         if phase == self.phases[-1].name:
             self.refresh()
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Compute the table of item vectors again, without dropout."""
+        """Recompute the table of item vectors, without dropout."""
         training = self.training
         self.eval()
         self.table.copy_(self.item_vectors())
         self.train(training)
 
     def batches(self, sequences: Sequence[Sequence[int]], users: Sequence[int], batch_size: int) -> Batches:
-        """Return prefixes and their next items; in the second phase each epoch refreshes the items."""
+        """Return prefixes and their next items; the second phase recomputes item vectors in each epoch."""
         return DrawnPrefixes(
             self.items,
             sequences,
@@ -213,7 +213,7 @@ class RecFormer(ItemModel):
         )
 
     def forward(self, sequences: Tensor, wanted: Tensor) -> Tensor:
-        """Return the loss of the phase; `sequences` (B, T) are padded with -1, `wanted` (B,) follow them."""
+        """Return the loss of the phase for sequences (B, T), padded with -1, and their next items (B,)."""
         if self.phase != "pretraining":
             return F.cross_entropy(self._scores(sequences, self._table()), wanted)
         c = self.config
@@ -226,7 +226,7 @@ class RecFormer(ItemModel):
         return loss
 
     def masked_loss(self, parts: Sequence[Tokens]) -> Tensor:
-        """Return the mean cross-entropy of masked tokens: 80 % a mask, 10 % any token, 10 % as they are."""
+        """Return the mean cross-entropy of masked tokens: 80 % a mask, 10 % random, 10 % unchanged."""
         hidden = [self._masked(tokens) for tokens in parts]
         states, wanted = (torch.cat(of) for of in zip(*hidden, strict=True))
         loss = states.sum()
@@ -236,8 +236,8 @@ class RecFormer(ItemModel):
         return share_of_mean(loss, len(wanted), sum(len(tokens.ids) for tokens in parts))
 
     def _masked(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """Return the states (M, D) of tokens that are masked, and what they were (M,)."""
-        assert self.language is not None  # noqa: S101 - there are tokens of it
+        """Return the states (M, D) of masked tokens, and the original tokens (M,)."""
+        assert self.language is not None  # noqa: S101 - the tokens come from it
         chosen = (
             torch.rand(tokens.ids.shape, device=tokens.ids.device) < self.config.mask_share
         ) & tokens.real
@@ -256,12 +256,12 @@ class RecFormer(ItemModel):
     # --- scores
 
     def logits(self, sequences: Tensor, users: Tensor) -> Tensor:
-        """Score all items by the start token's state; RecFormer does not know users."""
+        """Score all items by the start token's state; RecFormer ignores users."""
         return self._scores(sequences, self._table() if self._held is None else self._held)
 
     @contextmanager
     def scoring(self) -> Iterator[None]:
-        """Before the last phase, which fixes them, compute the item vectors once for the block."""
+        """Compute the item vectors once for the block, unless the last phase has frozen them."""
         if self._held is not None or self.phase == self.phases[-1].name:
             yield
             return
@@ -276,17 +276,17 @@ class RecFormer(ItemModel):
     # --- files
 
     def save(self, folder: Path) -> Path:
-        """Write also the tokenizer and the sizes of the encoder."""
+        """Also write the tokenizer and the sizes of the encoder."""
         self._table()
         super().save(folder)
-        assert self.language is not None  # noqa: S101 - the table is made of its tokens
+        assert self.language is not None  # noqa: S101 - the table was computed from its tokens
         self.language.write(folder / _TOKENIZER)
         (folder / _ENCODER).write_text(json.dumps(self.longformer.config.to_dict(), indent=2))
         return folder
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote; neither the hub nor the folder in `encoder` is read."""
+        """Load a model that `save` wrote, without reading the folder or hub model in `encoder`."""
         model = cls(RecFormerConfig.model_validate_json((folder / "config.json").read_text()))
         model._saved = ItemLanguage.read(folder / _TOKENIZER), json.loads((folder / _ENCODER).read_text())
         model.build(DomainItems.read(folder))

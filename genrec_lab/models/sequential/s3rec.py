@@ -1,10 +1,11 @@
 """S3-Rec (Zhou et al. 2020): four self-supervised objectives on items and attributes, then SASRec's training.
 
-Weights, mask ratio and the reductions are those of the authors' code: one negative item or segment, a binary
-cross-entropy over all attributes, sums over places and attributes. Ours: the mean over the sequences of a
-batch (Adam does not feel the factor), the attributes' rule (`data/item_attributes.py`), no attribute that
-belongs to more than half of the items, padding at the right, the softmax over all items in fine-tuning.
-Letters: B sequences, T places, D width, N items, A attributes.
+Weights, mask ratio and reductions are from the authors' code: one negative item or segment, a binary
+cross-entropy over all attributes, sums over positions and attributes. Our changes: the mean over the
+sequences of a batch (Adam is not affected by the factor), the rule for attributes
+(`data/item_attributes.py`), no attributes of more than half of the items, padding on the right, the softmax
+over all items in fine-tuning.
+Letters: B sequences, T positions, D width, N items, A attributes.
 """
 
 from __future__ import annotations
@@ -44,11 +45,11 @@ class S3RecConfig(VectorEncoderConfig):
     mip_weight: float = Field(0.2, ge=0)
     map_weight: float = Field(1.0, ge=0)
     sp_weight: float = Field(0.5, ge=0)
-    least_items: int = Field(5, ge=1)  # an attribute of fewer items is left out
+    least_items: int = Field(5, ge=1)  # attributes of fewer items are left out
 
 
 class Objectives(NamedTuple):
-    """The four losses of a batch before their weights: sums over places and attributes, means over B."""
+    """The four unweighted losses of a batch: sums over positions and attributes, means over B."""
 
     attributes: Tensor  # AAP, associated attribute prediction
     items: Tensor  # MIP, masked item prediction
@@ -57,7 +58,7 @@ class Objectives(NamedTuple):
 
 
 class S3Rec(ItemModel):
-    """SASRec whose item vectors and layers have first learnt from attributes, masked items and segments."""
+    """SASRec whose item vectors and layers are pre-trained on attributes, masked items and segments."""
 
     Config: ClassVar = S3RecConfig
     divisible: ClassVar = True
@@ -73,14 +74,14 @@ class S3Rec(ItemModel):
         self.embedding = nn.Embedding(len(self.items) + 1, c.width)
         self.attributes = nn.Embedding(self.has.shape[1], c.width)
         self.encoder = VectorEncoder(c)
-        # One map for each objective, the W of its mutual information.
+        # One matrix per objective, the W of its mutual information.
         self.of_attribute, self.of_item = nn.Linear(c.width, c.width), nn.Linear(c.width, c.width)
         self.of_masked, self.of_segment = nn.Linear(c.width, c.width), nn.Linear(c.width, c.width)
         start_small(self)
 
     @property
     def mask(self) -> int:
-        """The place of the mask, after the places of all items."""
+        """The index of the mask, after all items."""
         return len(self.items)
 
     def batches(self, sequences: Sequence[Sequence[int]], users: Sequence[int], batch_size: int) -> Batches:
@@ -102,11 +103,11 @@ class S3Rec(ItemModel):
         return catalogue_cross_entropy(states, self.embedding.weight[: self.mask], wanted)
 
     def logits(self, sequences: Tensor, users: Tensor) -> Tensor:
-        """Score all items by the state of the last item; S3-Rec does not know users."""
+        """Score all items by the state of the last item; S3-Rec ignores users."""
         return self._scores(last_of(self.states(sequences), sequences))
 
     def states(self, sequences: Tensor, *, both_ways: bool = False) -> Tensor:
-        """(B, T) padded at the right with -1 -> (B, T, D); pre-training reads both ways."""
+        """(B, T) padded on the right with -1 -> (B, T, D); pre-training is bidirectional."""
         vectors = self.embedding(sequences.clamp(min=0))
         return self.encoder(vectors, sequences != NO_ITEM if both_ways else None)
 
@@ -119,7 +120,7 @@ class S3Rec(ItemModel):
         segments: Tensor,
         strangers: Tensor,
     ) -> Objectives:
-        """Return the four losses; all arguments are (B, T), as MaskedBatches gives them."""
+        """Return the four losses; all arguments are (B, T), as in MaskedBatches."""
         states = self.states(masked, both_ways=True)
         hidden, seen = masked == self.mask, (masked != self.mask) & (masked != NO_ITEM)
         rows = len(sequences)
@@ -146,13 +147,13 @@ def _pair_loss(context: Tensor, wanted: Tensor, other: Tensor) -> Tensor:
 
 
 class MaskedBatches:
-    """Batches for the four objectives; all tensors are (B, T) places, padded at the right with -1.
+    """Batches for the four objectives; all tensors are (B, T) item positions, padded on the right with -1.
 
-    `sequences` as they are; `masked` with some items masked; `negatives` with another item, which the
-    sequence does not have, at masked places; `around` with a segment masked; `segments` with all but it
-    masked; `strangers` with a segment of the same length from anywhere in the data instead. What is masked
-    is drawn from (seed, epoch) and nothing else. Sequences are cut into pieces of `max_history` items from
-    their end; pieces of one item are left out.
+    `sequences`: unchanged. `masked`: with some items masked. `negatives`: with items that the sequence does
+    not have at masked positions. `around`: with a segment masked. `segments`: with everything else masked.
+    `strangers`: with a segment of the same length from anywhere in the data instead. The masks depend only on
+    (seed, epoch). Sequences are cut into pieces of `max_history` items from their end; pieces of one item are
+    left out.
     """
 
     def __init__(
@@ -163,7 +164,7 @@ class MaskedBatches:
         max_history: int,
         mask_ratio: float,
     ) -> None:
-        """Cut the sequences; ValueError where one holds an item that is not among `items`, ascending."""
+        """Cut the sequences; raises ValueError if one holds an item that is not in the ascending `items`."""
         self.n_items, self.batch_size, self.mask_ratio = len(items), batch_size, mask_ratio
         self.rows: list[np.ndarray] = []
         for number, sequence in enumerate(sequences):
@@ -207,11 +208,11 @@ class MaskedBatches:
         )
 
     def _others(self, row: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Draw for each place an item that the row does not have; any item where it has them all."""
+        """Draw an item that the row does not have for each position; any item if it has all."""
         own = np.unique(row)
         free = self.n_items - len(own)
         if not free:
             return rng.integers(self.n_items, size=len(row))
-        # The r-th free item is r, moved up by the own items that are not above it.
+        # The r-th free item is r plus the number of the row's items at or below it.
         drawn = rng.integers(free, size=len(row))
         return drawn + np.searchsorted(own - np.arange(len(own)), drawn, side="right")

@@ -1,9 +1,9 @@
 """SASRec (Kang and McAuley 2018): self-attention over item ids, by default with a softmax over all items.
 
 The paper's objective is binary cross-entropy with one sampled negative, here `objective: "bce"`; full
-cross-entropy is what makes SASRec a strong row. One model a domain, since item ids mean nothing across
-domains.
-Letters: B users, T places of a sequence, D width, N items of the domain.
+cross-entropy makes SASRec a strong baseline. There is one model per domain, because item ids have no meaning
+across domains.
+Letters: B users, T positions of a sequence, D width, N items of the domain.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from genrec_lab.models.sequential.objectives import binary_cross_entropy, catalo
 
 
 class SASRecConfig(ItemModelConfig):
-    """Sizes of SASRec: the paper's two layers with the width 64 that later studies settled on."""
+    """Sizes of SASRec: the paper's two layers with width 64, as in later studies."""
 
     kind: Literal["sasrec"] = "sasrec"
     width: int = Field(64, ge=4)
@@ -29,11 +29,11 @@ class SASRecConfig(ItemModelConfig):
     heads: int = Field(2, ge=1)
     feed_forward: int = Field(256, ge=4)
     dropout: float = Field(0.5, ge=0, lt=1)  # the paper's value for sparse data
-    objective: Literal["cross_entropy", "bce"] = "cross_entropy"  # bce: the paper's, one negative
+    objective: Literal["cross_entropy", "bce"] = "cross_entropy"  # bce: the paper's, with one negative
 
 
 class SASRec(ItemModel):
-    """A causal transformer whose output at each place ranks the items of its domain for the next place.
+    """A causal transformer whose output at each position ranks the items of its domain for the next one.
 
     >>> import genrec_lab
     >>> data = genrec_lab.load_dataset("bazaar", items=300, users=300, domains=["Garden"])
@@ -60,14 +60,14 @@ class SASRec(ItemModel):
     def forward(self, sequences: Tensor) -> Tensor:
         """Return the mean loss of each next item.
 
-        `sequences` (B, T + 1) are places in the domain's `items`, padded at the right with -1.
+        `sequences` (B, T + 1) holds positions in the domain's `items`, padded on the right with -1.
         """
         histories, real, wanted = next_items(sequences)
         loss = catalogue_cross_entropy if self.config.objective == "cross_entropy" else binary_cross_entropy
         return loss(self.states(histories)[real], self.embedding.weight, wanted)
 
     def states(self, sequences: Tensor) -> Tensor:
-        """(B, T) padded at the right with -1 -> (B, T, D); a place sees itself and those before it only."""
+        """(B, T) padded on the right with -1 -> (B, T, D), with causal attention."""
         x = self.embedding(sequences.clamp(min=0)) + self.places.weight[: sequences.shape[1]]
         x = self.dropout(self.norm(x))
         unseen = future(sequences.shape[1], x.device)
@@ -76,5 +76,5 @@ class SASRec(ItemModel):
         return x
 
     def logits(self, sequences: Tensor, users: Tensor) -> Tensor:
-        """Score all items by the state of the last item; SASRec does not know users."""
+        """Score all items by the state of the last item; SASRec ignores users."""
         return last_of(self.states(sequences), sequences) @ self.embedding.weight.T

@@ -1,10 +1,11 @@
-"""UniSRec (Hou et al. 2022): items are their texts, whitened and mixed by experts, so that a model can move.
+"""UniSRec (Hou et al. 2022): items are text vectors, whitened and mixed by experts, for transfer.
 
-Values are those of the authors' code (RUCAIBox/UniSRec). Ours: every place of a sequence is a sample, which
-in a causal network is the same as one sample a prefix; a place whose target is the same item is no negative
-(the code lets its logit count as 0); of the two ways to augment a sequence only item drop, nine tenths of the
-code's batches, since word drop needs a second encoding of all texts; histories of 20 items, as in every row.
-Letters: B users, T places, D width, N items, E experts, V numbers of a text vector.
+Values are from the authors' code (RUCAIBox/UniSRec). Our changes: every position of a sequence is a sample,
+which in a causal network is the same as one sample per prefix; a position whose target is the same item is
+not a negative (the code counts its logit as 0); sequences are augmented only by item drop, nine tenths of the
+code's batches, because word drop needs a second encoding of all texts; histories have 20 items, as in every
+row.
+Letters: B users, T positions, D width, N items, E experts, V dimensions of a text vector.
 """
 
 from __future__ import annotations
@@ -25,25 +26,25 @@ from genrec_lab.models.sequential.objectives import in_batch_contrast, kept_at_r
 
 
 class UniSRecConfig(VectorEncoderConfig):
-    """Sizes of UniSRec, what it contrasts, and what is fine-tuned."""
+    """Sizes, losses and fine-tuning of UniSRec."""
 
     kind: Literal["unisrec"] = "unisrec"
     experts: int = Field(8, ge=1)  # E
     adaptor_dropout: float = Field(0.2, ge=0, lt=1)  # on the text vectors
     temperature: float = Field(0.07, gt=0)
-    sequence_weight: float = Field(1e-3, ge=0)  # lambda, of the contrast of sequences
-    drop: float = Field(0.2, ge=0, lt=1)  # share of a sequence's items that its augmentation leaves out
-    # The transductive setting adds one vector per item, learnt in fine-tuning; the inductive one only text.
+    sequence_weight: float = Field(1e-3, ge=0)  # lambda, of the contrastive loss between sequences
+    drop: float = Field(0.2, ge=0, lt=1)  # share of a sequence's items that augmentation leaves out
+    # The transductive setting adds one vector per item, learned in fine-tuning; the inductive one has none.
     setting: Literal["transductive", "inductive"] = "transductive"
-    # Fine-tuning after pre-training keeps places and layers fixed, as in the paper.
+    # Fine-tuning after pre-training keeps positions and layers frozen, as in the paper.
     freeze_encoder: bool = True
 
 
 class MixtureAdaptor(nn.Module):
-    """Text vectors to item vectors: E whitening layers, mixed by a gate that the text itself sets."""
+    """Maps text vectors to item vectors: E whitening layers, mixed by a gate that depends on the text."""
 
     def __init__(self, inputs: int, width: int, experts: int, dropout: float) -> None:
-        """Start with an even gate, as the code does."""
+        """Start with a uniform gate, as in the code."""
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(experts, inputs))
         self.weight = nn.Parameter(0.02 * torch.randn(experts, width, inputs))
@@ -65,7 +66,7 @@ class MixtureAdaptor(nn.Module):
 
 
 class UniSRec(CosineModel):
-    """Self-attention over adapted text vectors, by cosine with the adapted vectors of all items."""
+    """Self-attention over adapted text vectors; scores are cosines with all items' adapted vectors."""
 
     Config: ClassVar = UniSRecConfig
     divisible: ClassVar = True
@@ -90,7 +91,7 @@ class UniSRec(CosineModel):
             nn.init.normal_(self.embedding.weight, std=0.02)
 
     def begin(self, phase: str) -> None:
-        """Pre-train without ids; fine-tune the adaptor and the ids, and the encoder where it is new."""
+        """Pre-train without ids; fine-tune the adaptor and the ids, and the encoder if it is new."""
         super().begin(phase)
         if self.embedding is not None:
             self.embedding.requires_grad_(phase != "pretraining")
@@ -98,7 +99,7 @@ class UniSRec(CosineModel):
             self.encoder.freeze()
 
     def forward(self, sequences: Tensor) -> Tensor:
-        """Return the loss of the phase; `sequences` (B, T + 1) are places in `items`, padded with -1."""
+        """Return the loss of the phase; `sequences` (B, T + 1) holds positions in `items`, padded with -1."""
         if self.phase == "pretraining":
             return self._pretraining_loss(sequences)
         return self.next_item_loss(sequences)
@@ -109,7 +110,7 @@ class UniSRec(CosineModel):
         return adapted if self.embedding is None else adapted + self.embedding.weight
 
     def _pretraining_loss(self, sequences: Tensor) -> Tensor:
-        """Contrast each place's state with its next item, and with itself in a shortened sequence."""
+        """Contrast each position's state with its next item, and with its state in a shortened sequence."""
         c, (histories, real, wanted) = self.config, next_items(sequences)
         # Only the items of the batch are adapted.
         read, places = sequences.clamp(min=0).unique(return_inverse=True)
@@ -119,7 +120,7 @@ class UniSRec(CosineModel):
         if c.sequence_weight == 0:
             return loss
         kept = kept_at_random(histories, c.drop)
-        # Places within the items of the batch, so that the table is made once.
+        # Positions among the items of the batch, so that the table is computed once.
         local = places[:, :-1].masked_fill(histories == NO_ITEM, NO_ITEM)
         short, last = shortened(local, kept)
         augmented = self.encoder(table[short.clamp(min=0)])

@@ -1,12 +1,12 @@
-"""VQ-Rec (Hou et al. 2023): text to discrete codes to vectors, so that an item depends less on its text.
+"""VQ-Rec (Hou et al. 2023): maps text to discrete codes and these to vectors, to depend less on the text.
 
-Values are those of the authors' code (RUCAIBox/VQ-Rec). An item's vector is the mean of its code vectors (the
-paper's pooling; a sum has the same cosine). Ours: every place of a sequence is a sample; a place whose target
-is the same item is no negative (the code lets its logit count as 0); the rotation and the codes are fitted to
-all items of the domain, also to those that no training sequence has, as every row knows the whole catalogue;
-the permutation's gradient passes straight through its rounding (the code's rounding lets none pass), and what
-is fixed at the end is a true permutation, found by assignment; histories of 20 items.
-Letters: B users, T places, D width, N items, M codes an item, K values of a code.
+Values are from the authors' code (RUCAIBox/VQ-Rec). An item's vector is the mean of its code vectors (the
+paper's pooling; a sum has the same cosine). Our changes: every position of a sequence is a sample; a position
+whose target is the same item is not a negative (the code counts its logit as 0); the rotation and the codes
+are fitted to all items of the domain, including those without training sequences, because every row uses the
+whole catalogue; the gradient of the permutation passes straight through its rounding (none does in the code),
+and the final permutation is exact, found by assignment; histories have 20 items.
+Letters: B users, T positions, D width, N items, M codes per item, K values of a code.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from genrec_lab.training.processes import drawn_for_all
 
 
 class VQRecConfig(VectorEncoderConfig):
-    """Sizes of VQ-Rec, its codes, its negatives, and how its codes are matched to a new domain's."""
+    """Sizes of VQ-Rec, its codes and negatives, and the matching of its codes to a new domain."""
 
     kind: Literal["vqrec"] = "vqrec"
-    codes: int = Field(32, ge=1)  # M; it must divide the numbers of a text vector
+    codes: int = Field(32, ge=1)  # M; must divide the dimensions of a text vector
     bits: int = Field(8, ge=1, le=8)  # K = 2^bits, at most the number of items
     temperature: float = Field(0.07, gt=0)
-    fake_share: float = Field(0.75, ge=0, le=1)  # rho: share of a fake negative's codes that are drawn
+    fake_share: float = Field(0.75, ge=0, le=1)  # rho: share of random codes in a fake negative
     sinkhorn_rounds: int = Field(3, ge=1)
     sinkhorn_temperature: float = Field(0.7, gt=0)
     freeze_encoder: bool = True  # in fine-tuning, after pre-training
 
 
 class VQRec(CosineModel):
-    """Self-attention over pooled code vectors, by cosine with those of all items."""
+    """Self-attention over pooled code vectors; scores are cosines with those of all items."""
 
     Config: ClassVar = VQRecConfig
     divisible: ClassVar = True
@@ -57,7 +57,7 @@ class VQRec(CosineModel):
     codes: Tensor
 
     def make(self) -> None:
-        """Start from random weights; the codes are made when they are first needed, which takes long."""
+        """Start from random weights; the codes are computed on first use, because that takes long."""
         c = self.config
         self.values = 2**c.bits
         self.register_buffer("codes", torch.full((len(self.items), c.codes), -1))
@@ -69,12 +69,12 @@ class VQRec(CosineModel):
         self.permutation: nn.Parameter | None = None
 
     def begin(self, phase: str) -> None:
-        """Train everything, then the permutation alone, then the code vectors that it has rearranged."""
+        """Train everything, then only the permutation, then the rearranged code vectors."""
         super().begin(phase)
         self._make_codes()
         if phase == "permutation":
             if not self.pretrained:
-                # Without pre-training the code vectors have no meaning that could be matched.
+                # Without pre-training, the code vectors have no meaning to match.
                 return
             self.requires_grad_(False)
             drawn = torch.randn(self.config.codes, self.values, self.values, device=self.codes.device)
@@ -86,7 +86,7 @@ class VQRec(CosineModel):
                 self.encoder.freeze()
 
     def forward(self, sequences: Tensor) -> Tensor:
-        """Return the loss of the phase; `sequences` (B, T + 1) are places in `items`, padded with -1."""
+        """Return the loss of the phase; `sequences` (B, T + 1) holds positions in `items`, padded with -1."""
         if self.phase != "pretraining":
             return self.next_item_loss(sequences)
         histories, real, wanted = next_items(sequences)
@@ -96,7 +96,7 @@ class VQRec(CosineModel):
         return in_batch_contrast(states, table[wanted], wanted, self.config.temperature, fakes)
 
     def item_vectors(self) -> Tensor:
-        """Return the vectors (N, D) of all items, by permuted code vectors while those are learnt."""
+        """Return the vectors (N, D) of all items, using the permutation while it is trained."""
         self._make_codes()
         vectors: Tensor = self.code_vectors
         if self.permutation is not None:
@@ -104,7 +104,7 @@ class VQRec(CosineModel):
         return self._pooled(self.codes, vectors)
 
     def fake_codes(self, codes: Tensor) -> Tensor:
-        """(R, M) -> (R, M): each code is with probability rho one drawn evenly (enhanced negatives)."""
+        """(R, M) -> (R, M): replace each code with probability rho by a uniform one (enhanced negatives)."""
         size, device = codes.shape[1], codes.device
         drawn = drawn_for_all(
             lambda rows: torch.randint(self.values, (rows, size), device=device), len(codes)
@@ -112,12 +112,12 @@ class VQRec(CosineModel):
         return torch.where(kept_at_random(codes, self.config.fake_share), codes, drawn)
 
     def permutation_matrices(self) -> Tensor:
-        """Return (M, K, K), rows that each choose one code vector; the gradient is the soft choice's.
+        """Return (M, K, K), whose rows each select one code vector; the gradient is that of the soft choice.
 
-        Gumbel-Sinkhorn: in training with noise, else without.
+        Uses Gumbel-Sinkhorn, with noise only in training.
         """
         if self.permutation is None:
-            raise RuntimeError("VQ-Rec has a permutation in its phase 'permutation' only; begin that phase")
+            raise RuntimeError("VQ-Rec has a permutation only in its phase 'permutation'; begin that phase")
         c, noisy = self.config, self.permutation.clone()
         if self.training:
             uniform = torch.rand_like(noisy).clamp(1e-6, 1 - 1e-6)
@@ -128,7 +128,7 @@ class VQRec(CosineModel):
 
     @torch.no_grad()
     def _fix_permutation(self) -> None:
-        """Rearrange the code vectors by the permutation nearest to the learnt matrices, and drop those."""
+        """Rearrange the code vectors by the permutation nearest to the learned matrices, and drop these."""
         if self.permutation is None:
             return
         c = self.config
@@ -143,7 +143,7 @@ class VQRec(CosineModel):
             self.codes.copy_(
                 text_codes(self.domain.text_vectors().numpy(), self.config.codes, self.config.bits)
             )
-        self._has_codes = True  # remembered here: asking the device at each step would wait for it
+        self._has_codes = True  # on the host: reading it from the device at each step would synchronise
 
     def _pooled(self, codes: Tensor, vectors: Tensor) -> Tensor:
         """(R, M) codes, (M, K, D) vectors -> (R, D), the mean over the codes."""
@@ -154,13 +154,13 @@ class VQRec(CosineModel):
 def text_codes(vectors: np.ndarray, codes: int, bits: int) -> Tensor:
     """Return (N, M) codes below 2^bits of text vectors (N, V), by optimised product quantisation.
 
-    The authors' "OPQ{M},IVF1,PQ{M}x{bits}" of faiss without the index. Raises ValueError for M that does not
-    divide V and for fewer items than a code has values, ModuleNotFoundError where faiss is missing.
+    The authors' "OPQ{M},IVF1,PQ{M}x{bits}" of faiss without the index. Raises ValueError if M does not divide
+    V or there are fewer items than values of a code, ModuleNotFoundError if faiss is missing.
     """
     n, width = vectors.shape
     if width % codes:
         raise ValueError(
-            f"vqrec.codes is {codes}, which does not divide the {width} numbers of a text vector; "
+            f"vqrec.codes is {codes}, which does not divide the {width} dimensions of a text vector; "
             f"expected one of {[m for m in range(1, width + 1) if width % m == 0]}"
         )
     if n < 2**bits:
@@ -173,14 +173,14 @@ def text_codes(vectors: np.ndarray, codes: int, bits: int) -> Tensor:
         quantizer = ProductQuantizer(config).fit(vectors)
     except ModuleNotFoundError as missing:
         raise ModuleNotFoundError(
-            "the row 'vqrec' makes its codes with faiss, which is not installed: "
-            "`pip install 'genrec-lab[baselines]'`, or take the row out of compare"
+            "the row 'vqrec' needs faiss for its codes, which is not installed: "
+            "`pip install 'genrec-lab[baselines]'`, or remove the row from compare"
         ) from missing
     return torch.from_numpy(quantizer.encode(vectors))
 
 
 def sinkhorn(scores: Tensor, rounds: int) -> Tensor:
-    """(…, K, K) -> (…, K, K): exponentials whose rows, and then columns, are made to sum to 1."""
+    """(…, K, K) -> (…, K, K): normalise the exponentials' rows, then columns, to sum 1, `rounds` times."""
     for _ in range(rounds):
         scores = scores - scores.logsumexp(-1, keepdim=True)
         scores = scores - scores.logsumexp(-2, keepdim=True)
