@@ -1,7 +1,7 @@
-"""The one training loop: any model whose forward returns a loss, on the accelerator where there is one.
+"""The training loop for any model whose forward returns a loss, on an accelerator if there is one.
 
-It knows nothing of recommendation. A killed run continues from its last checkpoint and gives the numbers of
-the unbroken one.
+It does not depend on recommendation. An interrupted run resumes from its last checkpoint and gives the same
+numbers as an uninterrupted one.
 """
 
 from genrec_lab.training.callbacks import Callback, EpochRecord, PrintEpochs, TrainingResult

@@ -1,4 +1,4 @@
-"""What a training reports while it runs and at its end."""
+"""Records and callbacks of a training."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class EpochRecord:
     learning_rate: float  # at the end of the epoch
     samples_per_second: float
     seconds: float  # training and validation
-    metrics: dict[str, Any] = field(default_factory=dict)  # empty where the epoch was not validated
+    metrics: dict[str, Any] = field(default_factory=dict)  # empty if the epoch was not validated
     # Share of the device's matrix-product rate (`operations`); None in epoch 0 and in old records.
     mfu: float | None = None
-    # Mean over the samples of what else the model returned beside its loss.
+    # Mean over the samples of the model's other returned terms.
     terms: dict[str, float] = field(default_factory=dict)
-    steps: int | None = None  # of the optimiser in this epoch; None in old records, as the samples
+    steps: int | None = None  # optimiser steps in this epoch; None in old records, like the samples
     samples: int | None = None
 
 
@@ -31,12 +31,12 @@ class TrainingResult:
 
     history: tuple[EpochRecord, ...]
     best_epoch: int
-    best_value: float | None  # of the monitor; None where nothing was validated
+    best_value: float | None  # of the monitor; None without validation
     stopped_early: bool
     seconds: float
 
     def following(self, before: TrainingResult) -> TrainingResult:
-        """Return the joined history of two trainings in a row; this one's epochs are counted on."""
+        """Return the joined history of two consecutive trainings; epoch numbers continue."""
         done = len(before.history)
         return replace(
             self,
@@ -47,19 +47,19 @@ class TrainingResult:
 
 
 class Callback:
-    """Called after steps and epochs; a subclass defines the methods that it needs.
+    """Called after steps and epochs; a subclass overrides the methods that it needs.
 
-    Of several processes the first one calls it, and the others wait. With `everywhere` all of them do: then
-    they can share work, by `processes.in_shares`, and one of them alone may write.
+    With several processes, only the first one calls it, and the others wait. With `everywhere`, all of them
+    call it: they can share work with `processes.in_shares`, but only one may write files.
     """
 
     everywhere: ClassVar[bool] = False
 
     def on_start(self, history: Sequence[EpochRecord]) -> None:
-        """Called before the first epoch, with the records of those that were trained before a kill."""
+        """Called before the first epoch, with the records of the epochs before an interruption."""
 
     def on_step(self, step: int, steps: int, loss: float) -> None:
-        """Called after some of the steps, about twice a second."""
+        """Called after some steps, about twice a second."""
 
     def on_epoch(self, record: EpochRecord, epochs: int) -> None:
         """Called after each epoch."""
@@ -69,7 +69,7 @@ class Callback:
 
 
 class PrintEpochs(Callback):
-    """Prints a line after each epoch, readable in a terminal and in a log file."""
+    """Prints a line after each epoch, for terminals and log files."""
 
     def __init__(self, title: str = "", every: int = 1) -> None:
         self.title, self.every = title, every
@@ -88,7 +88,7 @@ class PrintEpochs(Callback):
 
 
 def speed_parts(record: Mapping[str, Any]) -> list[str]:
-    """Return the speed of an epoch in words: samples or items a second, and the share of the rate."""
+    """Return the speed of an epoch as text: samples or items per second, and MFU."""
     parts = []
     for name, unit in (("samples_per_second", "samples/s"), ("items_per_second", "items/s")):
         if record.get(name):

@@ -1,4 +1,4 @@
-"""The state of a training, and its copy on disk, of which a kill at any moment leaves a whole one."""
+"""The state of a training and its copy on disk, which stays complete if the process is killed."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _HASH = "sha256"
 
 
 class Checkpoint:
-    """The newest state of a training in a folder, replaced as a whole; safetensors and JSON."""
+    """The latest state of a training in a folder, replaced atomically; safetensors and JSON."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
 
     def write(self, tensors: dict[str, Tensor], counters: dict[str, Any]) -> None:
-        """Write beside the old state and swap, so that a kill at any moment leaves one whole state."""
+        """Write next to the old state and swap, so that a complete state always exists."""
         final = self.folder / f"epoch-{counters['epoch']}"
         with whole_folder(final) as partial:
             save_file(
@@ -43,12 +43,12 @@ class Checkpoint:
                 shutil.rmtree(old)
 
     def read(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Return the newest state that is what was written, or None; print which ones are damaged."""
+        """Return the latest undamaged state, or None; print which ones are damaged."""
         for _, folder in sorted(self._states(), reverse=True):
             try:
                 return _verified(folder)
             except (OSError, ValueError) as error:
-                print(f"{folder} is damaged ({error}): going on from what was before it", flush=True)
+                print(f"{folder} is damaged ({error}): using the state before it", flush=True)
         return None
 
     def _states(self) -> Iterator[tuple[int, Path]]:
@@ -59,17 +59,17 @@ class Checkpoint:
 
 
 def _verified(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a state; ValueError where it is not what was written."""
+    """Read a state; raises ValueError if it was altered."""
     counters = json.loads((folder / "counters.json").read_text())
     found = sha256_of(folder / "state.safetensors")
-    # Without a hash it is of a version that wrote none.
+    # Older versions wrote no hash.
     if not isinstance(counters, dict) or counters.pop(_HASH, found) != found:
-        raise ValueError("not what was written, by its hash: a failing disk, or a change by hand")
+        raise ValueError("its hash does not match: a failing disk, or a manual change")
     return load_file(folder / "state.safetensors"), counters
 
 
 class TrainingState:
-    """Everything that a resumed training needs to give the numbers of the unbroken one.
+    """Everything that a resumed training needs to give the same numbers as an uninterrupted one.
 
     These are counters, history, weights, moments of the optimisers and states of the random generators.
     """
@@ -90,13 +90,13 @@ class TrainingState:
         self.history: list[EpochRecord] = []
 
     def take(self, record: EpochRecord, config: TrainingConfig) -> None:
-        """Note an epoch, and the weights where its validation is the best so far."""
+        """Record an epoch, and its weights if its validation is the best so far."""
         self.history.append(record)
         if not record.metrics or config.monitor is None:
             return
         if config.monitor not in record.metrics:
             raise KeyError(
-                f"training.monitor is {config.monitor!r}; validation gives {sorted(record.metrics)}"
+                f"training.monitor is {config.monitor!r}; expected one of {sorted(record.metrics)}"
             )
         value = record.metrics[config.monitor]
         self.since_best += 1
@@ -105,12 +105,12 @@ class TrainingState:
             self.best = {name: tensor.detach().clone() for name, tensor in self._trained().items()}
 
     def is_done(self, config: TrainingConfig) -> bool:
-        """Whether all epochs are trained, or `patience` validations went by without a better one."""
+        """Return whether all epochs are done, or `patience` validations brought no improvement."""
         stopped = config.patience is not None and self.since_best >= config.patience
         return stopped or self.epoch >= config.epochs
 
     def restore_best(self) -> None:
-        """Give the model the weights of the best validation, where there was one."""
+        """Restore the weights of the best validation, if any."""
         trained = self._trained()
         with torch.no_grad():
             for name, tensor in self.best.items():
@@ -121,12 +121,12 @@ class TrainingState:
         return {name: parameters[name].data for name in self.names}
 
     def _buffers(self) -> dict[str, Tensor]:
-        """What is neither trained nor derived, such as a count of steps."""
+        """Return what is neither trained nor derived, such as a count of steps."""
         parameters = dict(self.model.named_parameters(remove_duplicate=False))
         return {name: t for name, t in self.model.state_dict().items() if name not in parameters}
 
     def save(self, seconds: float) -> None:
-        """Write a checkpoint, where there is a place for it."""
+        """Write a checkpoint, if it has a folder."""
         if self.checkpoint is None:
             return
         tensors = {f"model/{name}": tensor for name, tensor in self._trained().items()}
@@ -151,9 +151,9 @@ class TrainingState:
         self.checkpoint.write(tensors, counters)
 
     def resume(self) -> float:
-        """Continue from the last checkpoint, if there is one; return the seconds spent before it.
+        """Resume from the last checkpoint, if there is one; return the seconds spent before it.
 
-        Raises ValueError where the identity of its training is another one.
+        Raises ValueError if it belongs to a training with another identity.
         """
         found = self.checkpoint.read() if self.checkpoint is not None else None
         if found is None or self.checkpoint is None:
@@ -164,7 +164,7 @@ class TrainingState:
             if there.get(key) != here:
                 raise ValueError(
                     f"{self.checkpoint.folder} belongs to a training with {key} = {there.get(key)!r}, this "
-                    f"one has {here!r}; delete it to train anew, or give another checkpoint folder"
+                    f"one has {here!r}; delete it to start again, or give another checkpoint folder"
                 )
         with torch.no_grad():
             for name, tensor in self._trained().items():
@@ -189,5 +189,5 @@ class TrainingState:
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with the prefix, without it."""
+    """Return the tensors whose names begin with the prefix, and strip it."""
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

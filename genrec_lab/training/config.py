@@ -1,4 +1,4 @@
-"""How a model is trained: sizes, learning rate, optimisers, when to validate and when to stop."""
+"""Training settings: batch sizes, learning rate, optimisers, validation and early stopping."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.optim import AdamW, Optimizer
 
 
 class TrainingConfig(BaseModel):
-    """How a model is trained; the presets say where their values come from.
+    """Settings of a training; the presets say where their values come from.
 
     >>> TrainingConfig(epochs=5, learning_rate=1e-3).batch_size
     256
@@ -24,40 +24,40 @@ class TrainingConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     epochs: int = Field(100, ge=0)
-    least_steps: int = Field(0, ge=0)  # small data go through more epochs, until there are so many steps
-    batch_size: int = Field(256, ge=1)  # samples a step, over all processes
-    # About so many samples does a device hold at one time: it learns a larger share of the batch in parts,
-    # whose gradients add up. Samples that a loss compares are compared within the parts of one time.
+    least_steps: int = Field(0, ge=0)  # raises the number of epochs on small data, to reach this many steps
+    batch_size: int = Field(256, ge=1)  # samples per step, over all processes
+    # The approximate number of samples on a device at a time: a larger share of the batch is split into parts
+    # whose gradients are accumulated. A loss that compares samples compares them within a part only.
     samples_at_once: int | None = Field(None, ge=1)
-    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: on the weights of linear layers, AdamW elsewhere
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for weights of linear layers, AdamW for the rest
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     schedule: Literal["constant", "cosine", "inverse_sqrt"] = "cosine"
-    # Share of all steps in which the learning rate rises from 0, or with inverse_sqrt stays as it is.
+    # Share of all steps in which the learning rate rises from 0, or with inverse_sqrt stays constant.
     warmup: float = Field(0.03, ge=0, lt=1)
     clip_norm: float | None = Field(1.0, gt=0)  # largest gradient norm
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware gains from it
-    gradient_checkpointing: bool = False  # layers compute anew what they would keep: `recomputed_layers`
-    # torch.compile of the stacked layers, `compiled_layers`; meant for GPUs (docs/benchmarks.md has what it
-    # does on a CPU). Its operations cannot be counted: no MFU.
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 if it is faster on the hardware
+    gradient_checkpointing: bool = False  # layers recompute activations: `recomputed_layers`
+    # torch.compile for the stacked layers, `compiled_layers`; meant for GPUs (docs/benchmarks.md has CPU
+    # measurements). Its operations cannot be counted, so there is no MFU.
     compile: bool = False
     validate_every: int = Field(1, ge=1)  # epochs
-    validate_from: int = Field(1, ge=0)  # the first epoch after which to look; 0 looks before any training
-    validation_users: int | None = Field(None, ge=1)  # a seeded sample of them; None takes all
-    patience: int | None = Field(None, ge=1)  # validations without a better monitor before it stops
-    monitor: str | None = "ndcg@10"  # None: the last weights are kept, whatever validation gives
+    validate_from: int = Field(1, ge=0)  # first validated epoch; 0 validates before training
+    validation_users: int | None = Field(None, ge=1)  # a seeded sample of users; None: all
+    patience: int | None = Field(None, ge=1)  # validations without improvement before it stops
+    monitor: str | None = "ndcg@10"  # None: keep the last weights
 
 
 def with_enough_epochs(config: TrainingConfig, batches: int) -> TrainingConfig:
-    """Return the config with as many epochs of so many batches as `least_steps` asks for."""
+    """Return the config with enough epochs of `batches` steps to reach `least_steps`."""
     epochs = max(config.epochs, math.ceil(config.least_steps / max(batches, 1)))
     return config.model_copy(update={"epochs": epochs})
 
 
 def rate_factor(step: int, steps: int, config: TrainingConfig) -> float:
-    """Return the share of the learning rate that the step (from 0) of so many takes."""
+    """Return the factor of the learning rate at a step (from 0) out of `steps`."""
     warmup = config.warmup * steps
-    if config.schedule == "inverse_sqrt":  # T5's and TIGER's: constant, then falling
+    if config.schedule == "inverse_sqrt":  # as in T5 and TIGER: constant, then decreasing
         return math.sqrt(max(warmup, 1.0) / max(step, warmup, 1.0))
     if step < warmup:
         return (step + 1) / (warmup + 1)
@@ -67,16 +67,16 @@ def rate_factor(step: int, steps: int, config: TrainingConfig) -> float:
 
 
 def is_due(epoch: int, config: TrainingConfig) -> bool:
-    """Whether an epoch (from 1) is validated: every so many from the first on, and the last one always."""
+    """Return whether an epoch (from 1) is validated; the last one always is."""
     return epoch == config.epochs or (epoch >= config.validate_from and epoch % config.validate_every == 0)
 
 
 def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[Optimizer]:
-    """Return the optimisers that between them train every parameter that requires a gradient.
+    """Return the optimisers for all parameters that require a gradient.
 
-    Muon (Jordan et al. 2024) makes a matrix's update orthogonal before it is applied; it is meant for the
-    weights of linear layers, so embeddings, norms and biases keep AdamW. Its steps are scaled to AdamW's
-    size, so that one learning rate serves both.
+    Muon (Jordan et al. 2024) orthogonalises the update of a matrix. It is meant for the weights of linear
+    layers, so embeddings, norms and biases use AdamW. Its steps are scaled to the size of AdamW's, so that
+    one learning rate fits both.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     linear = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
@@ -85,7 +85,7 @@ def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[Optimizer]
     others = [parameter for parameter in trained if id(parameter) not in in_linear]
     made: list[Optimizer] = []
     if matrices:
-        from genrec_lab.training.muon import Muon  # a tokenizer by hand loads few modules
+        from genrec_lab.training.muon import Muon  # keeps imports few
 
         made.append(Muon(matrices, lr=config.learning_rate, weight_decay=config.weight_decay))
     if others:
@@ -96,7 +96,7 @@ def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[Optimizer]
 def _decay_groups(
     parameters: list[nn.Parameter], config: TrainingConfig
 ) -> list[dict[str, list[nn.Parameter] | float]]:
-    """Decay matrices only: shrinking a norm's scale or a bias regularises nothing."""
+    """Apply weight decay only to matrices, because decaying norms and biases does not regularise."""
     matrices = [p for p in parameters if p.ndim >= 2]
     vectors = [p for p in parameters if p.ndim < 2]
     groups: list[dict[str, list[nn.Parameter] | float]] = [

@@ -1,4 +1,4 @@
-"""Where a model computes: the accelerator, the number type of its products, its memory, its layers."""
+"""The device of a model: placement, number types, memory, and recomputed or compiled layers."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _chosen: torch.device | None = None  # by `computing_on`
 
 
 class TrainingMemoryError(RuntimeError):
-    """A batch that the device cannot hold; the message says what to lower."""
+    """Raised if a batch does not fit in the device's memory; the message says what to lower."""
 
 
 # --- placement
 
 
 def device() -> torch.device:
-    """Return the device on which this process computes: the accelerator where there is one, else the CPU.
+    """Return the device of this process: the accelerator if there is one, else the CPU.
 
-    The environment variable GENREC_DEVICE names another one, as "cpu" or "cuda:1", and `computing_on` chooses
-    one for a block. Several processes have an accelerator each. Raises ValueError for a variable that names
-    no device.
+    The environment variable GENREC_DEVICE selects another one, such as "cpu" or "cuda:1", and `computing_on`
+    selects one for a block. Several processes use one accelerator each. Raises ValueError if the variable is
+    not a device.
     """
     named = os.environ.get(DEVICE_VARIABLE, "auto")
     if _chosen is not None:
@@ -43,7 +43,7 @@ def device() -> torch.device:
             raise ValueError(
                 f'{DEVICE_VARIABLE} is {named!r}; expected "auto", "cpu", or a device such as "cuda:0"'
             ) from error
-        # Of several processes each has an accelerator of its own, whatever number the variable names.
+        # With several processes, each has its own accelerator, regardless of the number in the variable.
         if wanted.type == "cpu" or not processes.several():
             return wanted
     return processes.own_device()
@@ -51,7 +51,7 @@ def device() -> torch.device:
 
 @contextmanager
 def computing_on(wanted: str | torch.device) -> Iterator[None]:
-    """Let everything that is loaded, prepared or trained within the block compute on this device.
+    """Within the block, load, prepare and train everything on this device.
 
     >>> with computing_on("cpu"):
     ...     print(device())
@@ -66,19 +66,19 @@ def computing_on(wanted: str | torch.device) -> Iterator[None]:
 
 
 def placed(module: Module, where: torch.device | None = None) -> Module:
-    """Move a module to a device, by default `device()`, and return it; whatever loads a model calls this."""
+    """Move a module to a device, by default `device()`, and return it; call this on every loaded model."""
     where = where or device()
     return module.to(where, non_blocking=where.type != "cpu")
 
 
 def moved(batch: Any, where: torch.device) -> Any:
-    """Return a tensor, or mappings and tuples of tensors, on a device; no copy to it is waited for."""
+    """Move a tensor, or mappings and tuples of tensors, to a device without waiting for the copies."""
     if isinstance(batch, Mapping):
         return {name: moved(part, where) for name, part in batch.items()}
     if isinstance(batch, tuple):
         return tuple(moved(part, where) for part in batch)
     if isinstance(batch, Tensor):
-        # From the device to the CPU a copy must be waited for, or the tensor would be read too early.
+        # Copies from the device to the CPU must be waited for, or the tensor would be read too early.
         return batch.to(where, non_blocking=where.type != "cpu")
     return batch
 
@@ -87,7 +87,7 @@ def moved(batch: Any, where: torch.device) -> Any:
 
 
 def bf16_is_native(where: torch.device) -> bool:
-    """Whether the device multiplies bf16 matrices in hardware, so that autocast gains time."""
+    """Return whether the device multiplies bf16 matrices in hardware, so that autocast saves time."""
     if where.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if where.type == "cpu":
@@ -112,7 +112,7 @@ def autocast(where: torch.device, precision: str) -> torch.autocast:
 
 @contextmanager
 def batch_must_fit(samples: int, epoch: int, at_once: int | None, world: int = 1) -> Iterator[None]:
-    """Turn a lack of device memory in a step of so many samples into a TrainingMemoryError with advice.
+    """Convert an out-of-memory error in a step of `samples` samples to a TrainingMemoryError with advice.
 
     at_once: the config's `samples_at_once`; world: the processes that share a batch.
     """
@@ -123,10 +123,10 @@ def batch_must_fit(samples: int, epoch: int, at_once: int | None, world: int = 1
         held = share if at_once is None else min(share, at_once)
         raise TrainingMemoryError(
             f"the device's memory ran out at a batch of {samples} samples in epoch {epoch}, {held} of them "
-            f"at one time on this device; lower this training's samples_at_once (now {at_once}) to "
-            f"{max(1, held // 2)} or less, which leaves the batch as it is, or set gradient_checkpointing, "
-            f"or else lower its batch_size or pairs.max_history. Finished epochs are kept where there are "
-            f"checkpoints, but only for the same settings ({str(error)[:200]})"
+            f"at a time on this device; lower this training's samples_at_once (now {at_once}) to "
+            f"{max(1, held // 2)} or less, which does not change the batch, or set gradient_checkpointing, "
+            f"or lower its batch_size or pairs.max_history. Checkpoints keep finished epochs, but only for "
+            f"the same settings ({str(error)[:200]})"
         ) from error
 
 
@@ -134,19 +134,20 @@ def batch_must_fit(samples: int, epoch: int, at_once: int | None, world: int = 1
 
 
 def recomputed_layers(model: nn.Module, wanted: bool = True) -> AbstractContextManager[None]:
-    """Within the block, let the model's stacked layers keep their inputs only.
+    """Within the block, let the model's stacked layers store only their inputs.
 
-    What happens inside them is computed again for the backward pass, dropout included: the same numbers for
-    less memory and about a third more time (Chen et al. 2016, Training deep nets with sublinear memory cost).
+    Their activations, including dropout, are recomputed for the backward pass. This gives the same numbers
+    with less memory and about a third more time (Chen et al. 2016, Training deep nets with sublinear memory
+    cost).
     """
     return _with_forward(model, wanted, lambda own: partial(checkpoint, own, use_reentrant=False))
 
 
 def compiled_layers(model: nn.Module, wanted: bool = True) -> AbstractContextManager[None]:
-    """Within the block, let torch compile the model's stacked layers, with shapes left open.
+    """Within the block, let torch compile the model's stacked layers with dynamic shapes.
 
-    They are compiled one by one, not the whole model: equal layers are compiled once, and what is around
-    them, which reads numbers from tensors and differs from batch to batch, stays as it is.
+    Layers are compiled individually, so equal layers are compiled once. The code around them is not compiled,
+    because it reads numbers from tensors and differs between batches.
     """
     return _with_forward(model, wanted, lambda own: torch.compile(own, dynamic=True))
 
@@ -155,7 +156,7 @@ def compiled_layers(model: nn.Module, wanted: bool = True) -> AbstractContextMan
 def _with_forward(
     model: nn.Module, wanted: bool, change: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
 ) -> Iterator[None]:
-    """Replace each layer's `forward` by one made of it, and take the replacement away at the end."""
+    """Wrap each layer's `forward`, and remove the wrapper at the end."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     stacked = {layer for one in lists for layer in one if not isinstance(layer, nn.ModuleList)}
     before = {layer: vars(layer).get("forward") for layer in stacked} if wanted else {}
@@ -166,6 +167,6 @@ def _with_forward(
     finally:
         for layer, own in before.items():
             if own is None:
-                del layer.forward  # the class's own is found again
+                del layer.forward  # restores the method of the class
             else:
                 layer.forward = own

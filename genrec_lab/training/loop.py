@@ -1,4 +1,4 @@
-"""The loop itself: epochs, steps, validation, early stopping, resuming."""
+"""The training loop: epochs, steps, validation, early stopping, resuming."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ from genrec_lab.training.devices import (
 )
 from genrec_lab.training.operations import StepMeter
 
-_LOOKS = 0.5  # seconds between two readings of the loss, for each of which the device must catch up
+_LOOKS = 0.5  # seconds between readings of the loss, which synchronise with the device
 LOSS = "loss"
 
 
 class Batches(Protocol):
-    """An epoch's batches by epoch and seed, and how many there are."""
+    """The batches of an epoch, and their number."""
 
     def __len__(self) -> int: ...
 
     def __call__(self, epoch: int, seed: int) -> Iterable[Mapping[str, Any]]:
-        """Yield the batches of one epoch (from 0), fixed by epoch and seed.
+        """Yield the batches of one epoch (from 0), which depend only on epoch and seed.
 
-        A batch is what the model is called with: tensors by name, or groups of them, whose first dimension is
-        the sample. Several processes share out a `genrec_lab.data.batches.Batch`; of any other mapping each
-        of them computes the whole.
+        A batch maps the names of the model's arguments to tensors, or groups of tensors, whose first
+        dimension is the sample. Several processes split a `genrec_lab.data.batches.Batch`; any other mapping
+        is computed completely by each of them.
         """
 
 
@@ -68,20 +68,22 @@ def fit(
     identity: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> TrainingResult:
-    """Train the parameters that require gradients, keep the best validation's weights, return the history.
+    """Train the parameters that require gradients, restore the best weights, and return the history.
 
-    The model is moved to `device()`. `model(**batch)` returns the loss, or a mapping of scalars of which one
-    is called "loss"; the others are recorded. `validate()` returns metrics, of which `config.monitor` is
-    maximised. With `checkpoints` the state is written there after every `checkpoint_every` epochs and the
-    last, and a later call with the same arguments continues from it; the caller removes the folder when it is
-    done with it. `identity` is what must be equal for it to continue, such as settings and hashes of data.
-    `optimizers` take the place of the config's, with its learning rate. Callbacks are called before the state
-    is written, so after a kill they may see an epoch twice, and miss none. Several processes, as of
-    `accelerate launch`, train one model (`processes`); all call `validate`, the first one writes and calls
-    the callbacks, the others only those that are `everywhere`.
+    The model is moved to `device()`. `model(**batch)` returns the loss, or a mapping of named scalars that
+    includes "loss"; the others are recorded. `validate()` returns metrics, and `config.monitor` is maximised.
 
-    Raises FloatingPointError where the loss is not finite, TrainingMemoryError where the device cannot hold a
-    batch, KeyError where `validate` does not return the monitor, ValueError for a checkpoint of another
+    With `checkpoints`, the state is written to that folder every `checkpoint_every` epochs and after the last
+    one, and a later call with the same arguments resumes from it; the caller removes the folder. `identity`
+    holds what must be equal to resume, such as settings and hashes of data. Callbacks are called before the
+    state is written, so after an interruption they may see an epoch twice, but never miss one.
+
+    `optimizers` replace the config's, with its learning rate. Several processes, for example from
+    `accelerate launch`, train one model (`processes`). All of them call `validate`; the first one writes and
+    calls the callbacks, the others call only those that are `everywhere`.
+
+    Raises FloatingPointError if the loss is not finite, TrainingMemoryError if a batch does not fit on the
+    device, KeyError if `validate` does not return the monitor, ValueError for a checkpoint of another
     identity.
     """
     torch.manual_seed(seed)
@@ -90,7 +92,7 @@ def fit(
     config = with_enough_epochs(config, len(batches))
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     if not names:
-        raise ValueError("the model has no parameter that requires a gradient: nothing would be trained")
+        raise ValueError("the model has no parameter that requires a gradient, so nothing would be trained")
     placed(model)
     is_first = processes.number() == 0
     callbacks = [callback for callback in callbacks if is_first or callback.everywhere]
@@ -147,7 +149,7 @@ def fit(
 
 
 class _Learning:
-    """What all epochs of one training share."""
+    """The state that all epochs of one training share."""
 
     def __init__(
         self,
@@ -158,7 +160,7 @@ class _Learning:
         state: TrainingState,
         steps: int,
     ) -> None:
-        """Take `steps`, the number of all epochs; it stretches the schedule of the learning rate."""
+        """`steps` is the number of steps in all epochs, for the schedule of the learning rate."""
         self.device = device()
         self.model = processes.together(model, self.device)
         self.optimizers, self.config, self.callbacks, self.state = optimizers, config, callbacks, state
@@ -167,7 +169,7 @@ class _Learning:
         self.meter = StepMeter(self.device, kind, counts=not config.compile)
 
     def epoch(self, batches: Iterable[Mapping[str, Any]]) -> tuple[dict[str, float], int]:
-        """Train one epoch; return the mean loss and terms over its samples, and their number."""
+        """Train one epoch; return the mean loss and terms over its samples, and the number of samples."""
         read, looked = _Reading(self.state, self.config), time.monotonic()
         for batch in batches:
             size = processes.samples_of(batch)
@@ -181,7 +183,7 @@ class _Learning:
         return {name: total / read.samples for name, total in read.totals.items()}, read.samples
 
     def _step(self, batch: Mapping[str, Any], size: int) -> dict[str, Tensor]:
-        """Learn from one batch; return its loss and terms, on the device."""
+        """Take one step on a batch; return its loss and terms, on the device."""
         config, state = self.config, self.state
         memory = batch_must_fit(size, state.epoch + 1, config.samples_at_once, processes.count())
         with memory, self.meter.step(size):
@@ -196,10 +198,10 @@ class _Learning:
         return values
 
     def _gradients(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Add the gradients of a batch to those of the model; return the whole batch's loss and terms."""
+        """Accumulate the gradients of a batch; return the whole batch's loss and terms."""
         parts = processes.own_parts(batch, processes.count(), processes.number(), self.config.samples_at_once)
         values: dict[str, Tensor] = {}
-        # Where every process computes the whole batch they must not gather one another's rows.
+        # If every process computes the whole batch, they must not gather each other's rows.
         with processes.apart(parts[0].batch is batch):
             for number, (own, weight) in enumerate(parts, start=1):
                 last = number == len(parts)
@@ -222,7 +224,7 @@ class _Learning:
 
 
 class _Reading:
-    """Losses that stay on the device until they are read, many at once: each reading waits for the device."""
+    """Losses that stay on the device and are read together, because each read waits for the device."""
 
     def __init__(self, state: TrainingState, config: TrainingConfig) -> None:
         self.state, self.config = state, config
@@ -231,15 +233,15 @@ class _Reading:
         self._sizes: list[int] = []
 
     def later(self, values: dict[str, Tensor], samples: int) -> None:
-        """Note what a step over so many samples came to."""
+        """Record the values of a step over `samples` samples."""
         self._values.append(values)
         self._sizes.append(samples)
         self.samples += samples
 
     def now(self) -> float:
-        """Read and add up what was noted; return the last loss, or 0 where nothing was noted.
+        """Read and add up the recorded values; return the last loss, or 0 if there is none.
 
-        Raises FloatingPointError where a loss is not finite, naming the first such step.
+        Raises FloatingPointError, naming the first such step, if a loss is not finite.
         """
         if not self._values:
             return 0.0

@@ -1,4 +1,4 @@
-"""Muon that is fast where torch's is slow: many small matrices on a GPU, and CPUs without bf16."""
+"""A faster Muon for many small matrices on a GPU and for CPUs without bf16."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from genrec_lab.training.devices import bf16_is_native
 
 
 class Muon(torch.optim.Muon):
-    """torch's Muon (Jordan et al. 2024), with steps of AdamW's size: a matrix's update is made orthogonal.
+    """torch's Muon (Jordan et al. 2024), which orthogonalises updates, with steps of AdamW's size.
 
-    torch does this in bf16 on every device, one matrix at a time. A GPU then spends most of a small model's
-    step on launching kernels: here matrices of one shape share each product, in bf16 as well. A CPU without
-    bf16 instructions emulates them, about 70 times slower than float32: there the products run in float32. On
-    a CPU with bf16 this is torch's step, bit for bit.
+    torch processes one matrix at a time, in bf16, on every device. On a GPU, a small model then spends most
+    of a step on launching kernels; here, matrices of the same shape share each product, also in bf16. A CPU
+    without bf16 instructions emulates them, about 70 times slower than float32; here, it uses float32. On a
+    CPU with bf16, the step is identical to torch's.
 
         >>> layer = torch.nn.Linear(4, 2, bias=False)
         >>> layer(torch.ones(1, 4)).sum().backward()
@@ -30,7 +30,7 @@ class Muon(torch.optim.Muon):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take one step; the parameters lie on one device."""
+        """Take one step; all parameters must be on one device."""
         where = self.param_groups[0]["params"][0].device
         is_native, shared = bf16_is_native(where), shares_products(where)
         if is_native and not shared:
@@ -50,7 +50,7 @@ class Muon(torch.optim.Muon):
             updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
             updates = [update.T if update.shape[0] > update.shape[1] else update for update in updates]
             torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
-            for places in alike(updates, shared):
+            for places in groups_by_shape(updates, shared):
                 own = [matrices[place] for place in places]
                 stacked = torch.stack([updates[place] for place in places])
                 found = orthogonal(
@@ -69,12 +69,12 @@ class Muon(torch.optim.Muon):
 
 
 def shares_products(where: torch.device) -> bool:
-    """Whether a product of many matrices costs less than one of each; not so on a CPU."""
+    """Return whether batched matrix products are faster than single ones, which is not so on a CPU."""
     return where.type != "cpu"
 
 
-def alike(matrices: list[Tensor], together: bool) -> list[list[int]]:
-    """Return the places of the matrices by shape, or each place by itself."""
+def groups_by_shape(matrices: list[Tensor], together: bool) -> list[list[int]]:
+    """Return the indices of the matrices grouped by shape, or each index by itself."""
     places: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for place, matrix in enumerate(matrices):
         places[(*matrix.shape, 0 if together else place)].append(place)
@@ -82,9 +82,9 @@ def alike(matrices: list[Tensor], together: bool) -> list[list[int]]:
 
 
 def orthogonal(wide: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
-    """Return about U V^T of each matrix U S V^T (k, n, m), n <= m, by Newton and Schulz's iteration."""
+    """Return approximately U V^T of each matrix U S V^T (k, n, m), n <= m, by Newton-Schulz iteration."""
     a, b, c = coefficients
-    # Singular values of at most 1, where the iteration converges.
+    # The iteration converges for singular values of at most 1.
     wide = wide / wide.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
     for _ in range(steps):
         gram = wide @ wide.mT

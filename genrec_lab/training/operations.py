@@ -1,9 +1,9 @@
-"""Floating-point operations: how many a computation has, and how many a second the device can do.
+"""Counts the floating-point operations of a computation, and measures the device's rate.
 
 MFU, the model-FLOPs utilisation (Chowdhery et al. 2022, PaLM, appendix B), is their ratio: the operations of
-a step's matrix products, forwards and backwards, over its seconds and over the rate of one large product in
-the same number type. Padding counts as work, because the device does it; element-wise work and the optimiser
-do not. Where gradient checkpointing computes twice, both count.
+a step's matrix products, forward and backward, divided by its seconds and by the rate of one large product in
+the same number type. Padding counts, because the device computes it; element-wise operations and the
+optimiser do not. Recomputation by gradient checkpointing counts too.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-_COUNTED_STEPS = 4  # batches differ in length; counting costs some per cent of a step
+_COUNTED_STEPS = 4  # several, because batches differ in length; counting takes a few per cent of a step
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of a product of large matrices, measured once a process, type and thread count.
+    """Return operations per second of a large matrix product, measured once per process, type and threads.
 
-    8,192 rows; on a CPU 512 or 1,024, whichever is faster.
+    Uses 8,192 rows; on a CPU 512 or 1,024, whichever is faster.
     """
     return _rate(device, dtype, torch.get_num_threads())
 
@@ -33,25 +33,25 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 def _rate(device: torch.device, dtype: torch.dtype, threads: int) -> float:
     if device.type != "cpu":
         return product_rate(device, dtype, 8192)
-    # Many short products: some of them are not interrupted by what else the machine does.
+    # Many short products, so that some are not interrupted by other processes.
     return max(product_rate(device, dtype, 512, 20), product_rate(device, dtype, 1024, 4))
 
 
 def product_rate(device: torch.device | str, dtype: torch.dtype, size: int, repeats: int = 3) -> float:
-    """Operations a second of a product of two matrices of `size` rows: the best of some, after a first."""
+    """Return operations per second of a product of two `size` x `size` matrices: the best of several."""
     a = torch.randn(size, size, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     seconds = []
     for _ in range(repeats + 1):
         started = time.perf_counter()
-        (a @ a)[0, 0].item()  # reading a number waits for the device
+        (a @ a)[0, 0].item()  # waits for the device
         seconds.append(time.perf_counter() - started)
     return 2 * size**3 / min(seconds[1:])
 
 
 class OperationCounter(TorchDispatchMode):
-    """Adds up the `operations` of what runs within its block.
+    """Adds up the `operations` that run within its block.
 
-    Unlike torch's FlopCounterMode it takes none of them apart, and keeps no layer that is computed again.
+    Unlike torch's FlopCounterMode, it does not decompose them or keep recomputed layers alive.
     """
 
     operations = 0
@@ -67,17 +67,17 @@ class OperationCounter(TorchDispatchMode):
 
 
 class StepMeter:
-    """Counts the operations of the first steps, from which it tells the MFU of the others."""
+    """Counts the operations of the first steps to compute the MFU of all steps."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype, *, counts: bool = True) -> None:
-        """`dtype` is the matrix products', autocast's where it is on; without `counts` nothing is counted."""
+        """`dtype` is that of the matrix products (autocast's if it is on); `counts` turns counting on."""
         self.device, self.dtype = device, dtype
         self._left = _COUNTED_STEPS if counts else 0
         self._operations, self._samples = 0, 0
 
     @contextmanager
     def step(self, samples: int) -> Iterator[None]:
-        """Stand around the forward and backward pass of a step over so many samples."""
+        """Wrap the forward and backward pass of a step over `samples` samples."""
         if not self._left:
             yield
             return
@@ -89,10 +89,10 @@ class StepMeter:
 
     @property
     def operations_per_sample(self) -> float | None:
-        """Operations of a sample, the mean of the steps that were counted; None before the first."""
+        """Return the mean operations per sample of the counted steps; None before the first."""
         return self._operations / self._samples if self._samples else None
 
     def mfu(self, samples_per_second: float) -> float | None:
-        """Share of the device's rate that so many samples a second are; None where no step was counted."""
+        """Return the MFU at a number of samples per second; None if no step was counted."""
         each = self.operations_per_sample
         return None if each is None else each * samples_per_second / matrix_rate(self.device, self.dtype)

@@ -1,8 +1,8 @@
-"""Several processes that train one model: who computes what, and what all of them gather.
+"""Several processes that train one model: how they split work and exchange results.
 
-A process is one of several where `accelerate launch` or `notebook_launcher` started it (torch.distributed).
-In a single process every function returns what it was given. All processes must call the same functions in
-the same order, because each waits for the others.
+A process is one of several if `accelerate launch` or `notebook_launcher` started it (torch.distributed). In a
+single process, every function returns its input. All processes must call the same functions in the same
+order, because each waits for the others.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from genrec_lab.data.batches import Batch
 
-# The others wait while the first process encodes all texts; a process that died is noticed at once anyway.
+# Long, because the others wait while the first process encodes all texts; a dead process is noticed at once.
 _TIMEOUT = timedelta(hours=12)
 _apart = False
 
@@ -32,35 +32,35 @@ _apart = False
 
 
 def several() -> bool:
-    """Whether this process is one of several that work together, and not `apart` at the moment."""
+    """Return whether this process is one of several that work together, and not within `apart`."""
     if _apart or not distributed.is_available():
         return False
     if not distributed.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # Joins the group that the environment names. Without accelerators it must be told to use the CPU,
-        # which notebook_launcher does not say.
+        # Joins the group that the environment names. Without accelerators, the CPU must be requested
+        # explicitly, which notebook_launcher does not do.
         PartialState(cpu=_accelerator() is None, timeout=_TIMEOUT)
     return bool(distributed.is_initialized()) and distributed.get_world_size() > 1
 
 
 def _accelerator() -> torch.device | None:
-    """The kind of accelerator that this machine has, unless the CPU is asked for."""
+    """Return the type of this machine's accelerator, or None if the CPU is requested."""
     if parse_flag_from_env("ACCELERATE_USE_CPU") or os.environ.get("GENREC_DEVICE") == "cpu":
         return None
     return torch.accelerator.current_accelerator(check_available=True)
 
 
 def count() -> int:
-    """Return how many processes work together."""
+    """Return the number of processes that work together."""
     return int(distributed.get_world_size()) if several() else 1
 
 
 def number() -> int:
-    """Return the number of this process, from 0."""
+    """Return the rank of this process, from 0."""
     return int(distributed.get_rank()) if several() else 0
 
 
 def own_device() -> torch.device:
-    """Return the accelerator of this process, or the CPU; with `training.device` a user can choose."""
+    """Return the accelerator of this process, or the CPU; see `training.device` for the user's choice."""
     if distributed.is_available() and distributed.is_initialized():
         found: torch.device = PartialState().device
         return found
@@ -69,7 +69,7 @@ def own_device() -> torch.device:
 
 @contextmanager
 def apart(alone: bool = True) -> Iterator[None]:
-    """Within the block, let every process compute by itself, as for work that is too small to be shared."""
+    """Within the block, let every process compute alone, for work that is too small to split."""
     global _apart
     before, _apart = _apart, _apart or alone
     try:
@@ -79,24 +79,24 @@ def apart(alone: bool = True) -> Iterator[None]:
 
 
 def wait() -> None:
-    """Wait until all processes are here."""
+    """Wait until all processes reach this call."""
     if several():
         PartialState().wait_for_everyone()
 
 
 @contextmanager
 def first_one_first() -> Iterator[None]:
-    """Let the first process run the block before the others, which then read its results from a cache."""
+    """Run the block in the first process before the others, which then read its results from a cache."""
     if not several():
         yield
         return
-    # One after the other: whatever asks the others to join within the block would wait for ever.
+    # Sequential, so collective calls within the block would wait for ever.
     with PartialState().main_process_first(), apart():
         yield
 
 
 def of_the_first(content: Any) -> Any:
-    """Return, in all processes, the value that the first process passed in."""
+    """Return the first process's value in all processes."""
     if not several():
         return content
     shared = [content]
@@ -108,13 +108,13 @@ def of_the_first(content: Any) -> Any:
 
 
 def own_rows(rows: int) -> list[int]:
-    """Return which of so many rows this process computes; all where there are fewer than processes."""
+    """Return which of `rows` rows this process computes; all of them if there are fewer than processes."""
     world = count()
     return list(range(rows)) if rows < world else list(range(number(), rows, world))
 
 
 def rows_of_all(own: Tensor, rows: int) -> Tensor:
-    """Gather what processes found for their `own_rows`, in order: (own rows, ...) -> (rows, ...)."""
+    """Gather the processes' results for their `own_rows`, in order: (own rows, ...) -> (rows, ...)."""
     world = count()
     if world == 1 or rows < world:
         return own
@@ -126,10 +126,10 @@ def rows_of_all(own: Tensor, rows: int) -> Tensor:
 
 
 def in_shares(compute: Callable[[np.ndarray], Sequence[np.ndarray]], rows: int) -> tuple[np.ndarray, ...]:
-    """Compute arrays for `rows` rows, each process some of the rows, and give every process all of them.
+    """Split the computation of arrays with `rows` rows between processes, and return all rows in each.
 
-    `compute(own)` is called with the numbers of this process's rows (n,) and returns arrays whose first
-    dimension is n; so are the results, with `rows` rows in their order. A single process computes all.
+    `compute(own)` receives the indices of this process's rows (n,) and returns arrays whose first dimension
+    is n. The results have `rows` rows, in order. A single process computes all rows.
 
     >>> in_shares(lambda own: [own * own], 4)
     (array([0, 1, 4, 9]),)
@@ -139,9 +139,9 @@ def in_shares(compute: Callable[[np.ndarray], Sequence[np.ndarray]], rows: int) 
 
 
 def rank_in_shares(recommend: Callable[[pl.DataFrame], Any], users: pl.DataFrame) -> Any:
-    """Rank all users, each process some, and give every process all rankings in the order of `users`.
+    """Split the ranking of users between processes, and return all rankings in the order of `users`.
 
-    `recommend(rows)` ranks some rows of `users`: a `decoding.Ranked`. A single process ranks all.
+    `recommend(rows)` returns a `decoding.Ranked` for some rows of `users`. A single process ranks all.
     """
     own = own_rows(users.height)
     ranked = recommend(users[own] if len(own) < users.height else users)
@@ -155,14 +155,14 @@ def rank_in_shares(recommend: Callable[[pl.DataFrame], Any], users: pl.DataFrame
 
 
 class Part(NamedTuple):
-    """What a process computes at one time, and the weight of its loss in the mean over processes."""
+    """A part of a batch that a process computes at a time, and the weight of its loss in the mean."""
 
     batch: Mapping[str, Any]
     weight: float
 
 
 def samples_of(batch: Mapping[str, Any]) -> int:
-    """Return the number of samples of a batch; of plain tensors, the first dimension of the first one."""
+    """Return the number of samples of a batch; for plain tensors, the first dimension of the first one."""
     if isinstance(batch, Batch):
         return batch.samples
     first = next(iter(batch.values()))
@@ -170,11 +170,11 @@ def samples_of(batch: Mapping[str, Any]) -> int:
 
 
 def own_parts(batch: Mapping[str, Any], world: int, process: int, at_once: int | None) -> list[Part]:
-    """Return what one of `world` processes learns of a batch, in parts of about `at_once` samples.
+    """Return a process's share of a batch, one of `world`, in parts of about `at_once` samples.
 
-    The weighted losses of all parts, summed, and averaged over processes, are the mean over the batch's
-    samples. Every process has as many parts as the others, none of them empty. A batch of fewer rows than
-    processes, and one that is no `Batch`, is returned whole, with a weight of 1.
+    The sum of the weighted losses of all parts, averaged over processes, is the mean over the batch's
+    samples. All processes have the same number of parts, and none is empty. A batch with fewer rows than
+    processes, or that is not a `Batch`, is returned whole, with weight 1.
     """
     whole = [Part(batch, 1.0)]
     if not isinstance(batch, Batch) or batch.rows < world:
@@ -190,21 +190,21 @@ def own_parts(batch: Mapping[str, Any], world: int, process: int, at_once: int |
 
 
 def together(model: nn.Module, where: torch.device) -> nn.Module:
-    """Wrap a model on its device so that processes average its gradients; one process gets it as it is."""
+    """Wrap a model on its device so that processes average its gradients; unchanged for one process."""
     if not several():
         return model
-    # A step may leave parameters out, such as a decoder's in a step without pictures.
+    # A step may not use all parameters, such as those of a decoder in a step without pictures.
     ids = None if where.type == "cpu" else [where]
     return DistributedDataParallel(model, device_ids=ids, find_unused_parameters=True)
 
 
 def without_exchange(model: nn.Module) -> AbstractContextManager[None]:
-    """Within the block, add up gradients of a model that is `together` without averaging them."""
+    """Within the block, accumulate gradients of a model wrapped by `together` without averaging them."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 def same_in_all(tensors: Iterable[Tensor]) -> None:
-    """Overwrite tensors by those of the first process."""
+    """Overwrite tensors with those of the first process."""
     if not several():
         return
     for tensor in tensors:
@@ -220,7 +220,7 @@ def total(x: Tensor) -> Tensor:
 
 
 def largest(x: Tensor) -> Tensor:
-    """Return the largest of all processes, element by element, without a gradient."""
+    """Return the element-wise maximum over all processes, without a gradient."""
     return _reduced(x, distributed.ReduceOp.MAX)
 
 
@@ -233,10 +233,10 @@ def _reduced(x: Tensor, operation: distributed.ReduceOp.RedOpType) -> Tensor:
 
 
 def share_of_mean(mean: Tensor, counted: int, rows: int) -> Tensor:
-    """Turn a mean over some things of this process's rows into its part of the mean over those of all.
+    """Scale a mean over some elements of this process's rows, for the mean over those of all processes.
 
-    mean: scalar, over `counted` things that `rows` rows have, such as pictures of items. The processes'
-    means, weighted by their rows, then give the mean over all things.
+    mean: a scalar, over `counted` elements of `rows` rows, such as the pictures of items. The processes'
+    results, averaged with their rows as weights, give the mean over all elements.
     """
     if not several():
         return mean
@@ -245,7 +245,7 @@ def share_of_mean(mean: Tensor, counted: int, rows: int) -> Tensor:
 
 
 def drawn_for_all(draw: Callable[[int], Tensor], rows: int, dim: int = 0) -> Tensor:
-    """Draw for the rows of all processes, as a single process would, and return those of this one.
+    """Draw random numbers for the rows of all processes, like a single process, and return this one's.
 
     `draw(n)` draws for n rows, along dimension `dim`.
     """
@@ -256,7 +256,7 @@ def drawn_for_all(draw: Callable[[int], Tensor], rows: int, dim: int = 0) -> Ten
 
 
 def places_of_rows(rows: int) -> tuple[int, int]:
-    """Return the place of this process's first row among the rows of all processes, and their number."""
+    """Return the index of this process's first row among the rows of all processes, and their number."""
     if not several():
         return 0, rows
     of_each = torch.zeros(distributed.get_world_size(), dtype=torch.int64, device=own_device())
@@ -266,10 +266,10 @@ def places_of_rows(rows: int) -> tuple[int, int]:
 
 
 def gather_rows(x: Tensor) -> Tensor:
-    """Return the rows of all processes, in the order of their ranks; in a single process x itself.
+    """Return the rows of all processes, in the order of their ranks; x itself in a single process.
 
-    (B, ...) -> (sum of the processes' B, ...). Backwards each process gets the gradient of its own rows,
-    summed over the processes: after the usual averaging of gradients it is that of one large batch.
+    (B, ...) -> (sum of the processes' B, ...). In the backward pass, each process gets the gradient of its
+    own rows, summed over the processes; after the averaging of gradients, it is that of one large batch.
     """
     if not several():
         return x
@@ -280,12 +280,12 @@ def gather_rows(x: Tensor) -> Tensor:
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        """Gather rows, of which each process may have another number."""
+        """Gather rows, whose number may differ between processes."""
         own = torch.tensor([len(x)], device=x.device)
         counts = [torch.zeros_like(own) for _ in range(distributed.get_world_size())]
         distributed.all_gather(counts, own)
         rows: list[int] = torch.cat(counts).tolist()
-        # All processes must send tensors of one shape.
+        # All processes must send tensors of the same shape.
         padded = torch.cat([x, x.new_zeros(max(rows) - len(x), *x.shape[1:])]).contiguous()
         parts = [torch.empty_like(padded) for _ in rows]
         distributed.all_gather(parts, padded)
@@ -295,7 +295,7 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        """Sum the gradients of all processes, keep those of the own rows."""
+        """Sum the gradients of all processes; keep those of this process's rows."""
         summed = gradient.contiguous().clone()
         distributed.all_reduce(summed)
         return summed[ctx.start : ctx.start + ctx.rows]

@@ -1,7 +1,7 @@
-"""The validation that chooses epochs: the users that are ranked, and what is measured.
+"""The validation that selects epochs: its users and metrics.
 
-It does not call `genrec_lab.evaluation`, on purpose: a metric that is changed there is computed anew from
-rankings, and no model is trained anew for it.
+It does not use `genrec_lab.evaluation` on purpose: changing a metric there recomputes it from rankings, but
+does not retrain models.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def validation_metrics(ranked: np.ndarray, targets: np.ndarray, k: int = 10) -> 
 def validator(
     recommend: Callable[[pl.DataFrame], Any], users: pl.DataFrame, most: int | None, seed: int
 ) -> Callable[[], dict[str, float]]:
-    """Return what `fit` calls after an epoch: Recall and NDCG at 10 over (a seeded sample of) the users.
+    """Return the function that `fit` calls after an epoch: Recall and NDCG at 10 of (sampled) users.
 
     `recommend(rows)` ranks 10 items for each row of `users`, which has user, domain, history and target;
-    several processes rank a share each.
+    several processes split the users.
     """
     if most is not None and users.height > most:
         users = users.sample(most, seed=seed)

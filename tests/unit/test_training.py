@@ -281,7 +281,7 @@ def test_no_epochs_leave_the_model_as_it_is(toy: SimpleNamespace) -> None:
 def test_an_unknown_monitor_is_refused(toy: SimpleNamespace) -> None:
     model = toy.Regression()
     config = PLAIN.model_copy(update={"monitor": "ndgc@10"})
-    with pytest.raises(KeyError, match=r"monitor is 'ndgc@10'; validation gives \['ndcg@10', 'recall"):
+    with pytest.raises(KeyError, match=r"monitor is 'ndgc@10'; expected one of \['ndcg@10', 'recall"):
         fit(model, toy.Line(), config, validate=toy.scripted([0.1], [], model))
 
 
