@@ -1,4 +1,4 @@
-"""Data sets: what is read, how it is prepared, and the Dataset that every later part takes."""
+"""Data sets: sources, preparation, and the Dataset that all other parts use."""
 
 from genrec_lab.data.dataset import DataError, Dataset, Split
 from genrec_lab.data.preparation import (

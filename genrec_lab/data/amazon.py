@@ -1,8 +1,8 @@
 """Raw Amazon reviews to a Dataset: the preparations of GMC (2018 edition) and UTGRec (2023 edition).
 
-That repeated reviews count once, the earliest, is the rule of the 2023 edition's benchmark script; GMC's
-published 2018 files hold no pair of user and item twice either. The papers' own statistics are here too, and
-how a prepared Dataset differs from them.
+Of repeated reviews only the earliest counts, as in the 2023 edition's benchmark script; GMC's published 2018
+files have no repeated pair of user and item either. This file also holds the papers' statistics, to compare a
+prepared Dataset with them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from genrec_lab.data.sources import finds, one_domain
 
 # GMC Section 5.1.1 and UTGRec Section 3.1.1: 5-core.
 CORE = 5
-# What `images` says where pictures are to be fetched.
+# The value of `images` that fetches pictures.
 FETCH = "download"
 # UTGRec Section 3.1.1: "we concatenate the title, feature, and category fields".
 TEMPLATE_2023 = "{title} {features} {categories}"
@@ -38,12 +38,12 @@ TEMPLATE_2023 = "{title} {features} {categories}"
 
 @dataclass(frozen=True)
 class AmazonOptions:
-    """The options of one category of the 2014 or the 2018 edition; raises DataError for a wrong one.
+    """The options of one category of the 2014 or the 2018 edition; raises DataError for an invalid option.
 
     `folder` holds all reviews and the metadata under their published names, packed or unpacked; `category`
-    may be left out if it holds only one. `download=True` fetches what is missing from `mirrors`, tried in
-    order, addresses under which the published paths lie. `reviews="5core"` takes the file of the published
-    5-core. `require_title` removes items without a title, or without metadata at all. `repeats="first"` keeps
+    may be omitted if there is only one. `download=True` fetches missing files from `mirrors`, a list of base
+    addresses that are tried in order. `reviews="5core"` reads the file of the published 5-core.
+    `require_title` removes items without a title, or without any metadata. `repeats="first"` keeps
     the earliest of a user's reviews of one item. `images` is a template of pictures relative to `folder`, or
     "download": each item's picture (its attribute `image_url`) is fetched into `<Category>.pictures`, see
     `fetch_pictures`.
@@ -92,18 +92,18 @@ class AmazonOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Amazon2023Options(AmazonOptions):
-    """The options of one category of the 2023 edition, as `AmazonOptions`.
+    """The options of one category of the 2023 edition; see `AmazonOptions`.
 
-    Items without title stay unless `require_title`: UTGRec Section 3.1.1 names no such filter.
+    Items without a title stay unless `require_title`, because UTGRec Section 3.1.1 has no such filter.
     """
 
-    reviews: str = field(default="all", init=False)  # this edition has no file of a 5-core
+    reviews: str = field(default="all", init=False)  # this edition has no 5-core file
     require_title: bool = False
     text_template: str = TEMPLATE_2023
 
 
 def _reader(edition: str, options: type[AmazonOptions]) -> Callable[..., Dataset]:
-    """A reader of an edition, with the signature of its options, by which `load_dataset` knows them."""
+    """Return the reader of an edition; its signature lists its options, for `load_dataset`."""
 
     def files(named: Mapping[str, Any]) -> object:
         if split := _split_files(edition, options(**named)):
@@ -125,7 +125,7 @@ def _reader(edition: str, options: type[AmazonOptions]) -> Callable[..., Dataset
 
 
 def _split_files(edition: str, options: AmazonOptions) -> list[Path]:
-    """The prepared csv files of the 2023 edition, where the folder has them in place of raw reviews."""
+    """Return the prepared csv files of the 2023 edition, if the folder has them instead of raw reviews."""
     if edition != "amazon2023" or options.download:
         return []
     folder, named = existing_folder(options.folder, "folder"), options.category or "*"
@@ -146,7 +146,7 @@ read_amazon2023 = _reader("amazon2023", Amazon2023Options)
 
 @dataclass(frozen=True)
 class _Category:
-    """One category in a folder, and what was repaired so far."""
+    """One category in a folder, and the repairs so far."""
 
     edition: Edition
     options: AmazonOptions
@@ -169,7 +169,7 @@ class _Category:
         if self.options.require_title:
             interactions = self._with_title(interactions, items)
         kept = interactions.with_columns(pl.col("user", "item").cast(pl.String))
-        # In the order of the ids, not in that of the metadata, which is the crawl's.
+        # Ordered by id; the metadata's order is that of the crawl.
         described = kept.select(key=pl.col("item").unique()).join(items, on="key", how="left").sort("key")
         self._count("items_not_described", described["title"].null_count())
         described = described.with_columns(pl.all().fill_null(""))
@@ -191,10 +191,10 @@ class _Category:
         )
 
     def _interactions(self, file: Path) -> pl.DataFrame:
-        """The reviews, each pair of user and item once, filtered to the k-core."""
+        """Return the reviews, each pair of user and item once, filtered to the k-core."""
         reviews = read_reviews(file, self.edition)
         if self.options.repeats == "first":
-            # A pair's two numbers as one: sorting 64-bit numbers needs a tenth of the memory of sorting rows.
+            # Pack a pair into one number: sorting 64-bit numbers needs a tenth of the memory of sorting rows.
             pairs = reviews["user"].to_physical().cast(pl.UInt64).to_numpy() << np.uint64(32)
             pairs |= reviews["item"].to_physical().cast(pl.UInt64).to_numpy()
             in_time = np.argsort(reviews["timestamp"].to_numpy(), kind="stable")
@@ -210,9 +210,9 @@ class _Category:
         return kept_core(interactions, self.options.k_core, self.repairs, str(origin))
 
     def _with_title(self, interactions: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
-        """The interactions with titled items, filtered to the k-core again.
+        """Return the interactions with titled items, filtered to the k-core again.
 
-        Equal to filtering them out first: the k-core of a part lies within the k-core of the whole.
+        This equals removing the others first, because the k-core of a part lies within that of the whole.
         """
         titled = items.filter(pl.col("title") != "")["key"]
         has_title = interactions["item"].cast(pl.String).is_in(titled.implode())
@@ -230,7 +230,7 @@ class _Category:
         return self._core(left, "items with a title")
 
     def _fetched_pictures(self, items: pl.DataFrame, metadata_file: Path) -> str:
-        """Fetch the items' pictures into one file beside the raw ones; return the template of their paths."""
+        """Fetch the items' pictures into one file next to the raw files; return the template of paths."""
         name = metadata_file.name.split(".")[0].removeprefix("meta_") + PACK_SUFFIX
         addresses = dict(items.select("key", "image_url").iter_rows())
         found = fetch_pictures(addresses, self.folder / name)
@@ -239,7 +239,7 @@ class _Category:
         return f"{name}/{{key}}{PICTURE_ENDING}"
 
     def files(self) -> tuple[Path, Path, dict[str, dict[str, Any]]]:
-        """The two files, fetched if that is asked for, and what is known of where they came from."""
+        """Return the two files, fetched if requested, and a record of their origin."""
         edition, options = self.edition, self.options
         pattern = edition.five_core if options.reviews == "5core" else edition.reviews
         category = options.category or self._only_category(pattern)
@@ -263,7 +263,7 @@ class _Category:
         return found[0], found[1], sources
 
     def _only_category(self, pattern: str) -> str:
-        """The one category whose metadata lie in the folder."""
+        """Return the only category with metadata in the folder."""
         before, after = self.edition.metadata.rpartition("/")[2].split("{}")
         endings = (after, after.removesuffix(".gz"))
         names = {
@@ -312,12 +312,12 @@ PUBLISHED: dict[str, dict[str, tuple[int, int, int]]] = {
 def compared_with_paper(
     dataset: Dataset, table: str, rows: dict[str, list[str]] | None = None
 ) -> pl.DataFrame:
-    """The dataset's statistics beside a paper's: a row for each of the paper's that the dataset has.
+    """Compare the dataset's statistics with a paper's: one row for each of the paper's rows in the dataset.
 
-    `table` is "GMC Table 2" or "UTGRec Table 1"; `rows` maps a row of it to the domains that it counts
-    together, by default each row to the domain of its name. Columns `row`, then for users, items and
-    interactions ours, `paper_...` and `off_...` (ours minus theirs), and `differs`. Raises DataError for an
-    unknown table, row or domain, and where no row is left.
+    `table` is "GMC Table 2" or "UTGRec Table 1"; `rows` maps a row of it to the domains that it covers, by
+    default each row to the domain of its name. Columns: `row`; for users, items and interactions our value,
+    `paper_...` and `off_...` (ours minus theirs); and `differs`. Raises DataError for an unknown table, row
+    or domain, and if no row is left.
     """
     if table not in PUBLISHED:
         raise DataError(f"table {table!r} is unknown{nearest(table, PUBLISHED)}")
@@ -345,10 +345,10 @@ def compared_with_paper(
 
 
 def lines_beside_paper(dataset: Dataset, source: str, targets: Sequence[str] = ()) -> list[str]:
-    """Sentences that hold an Amazon dataset against the table of the paper that uses its edition.
+    """Return sentences that compare an Amazon dataset with the table of the paper that uses its edition.
 
-    `targets` are the downstream domains; where five others are there, none with a row of its own, they are
-    UTGRec's pre-training row. No sentence for another source, or where no domain has the name of a row.
+    `targets` are the downstream domains; five other domains without their own row form UTGRec's pre-training
+    row. There are no sentences for other sources, or if no domain has the name of a row.
     """
     table = TABLES.get(source)
     if table is None:

@@ -1,4 +1,4 @@
-"""Amazon's review data as McAuley's group publishes them: the editions of 2014, 2018 and 2023, line by line.
+"""Reads Amazon's review data, published by McAuley's group in editions of 2014, 2018 and 2023.
 
 File names and fields follow the data sets' own pages: jmcauley.ucsd.edu/data/amazon (2014),
 cseweb.ucsd.edu/~jmcauley/datasets/amazon_v2 (2018), amazon-reviews-2023.github.io (2023).
@@ -22,41 +22,41 @@ from genrec_lab.data.item_text import flat_text
 from genrec_lab.data.paths import existing_file
 from genrec_lab.data.rules import DataError, count_repair
 
-# The longest line of the published metadata is below 1 MB; a longer one is damage, or a trap for memory.
+# The longest published metadata line is below 1 MB; a much longer one is damaged or malicious.
 LONGEST_LINE = 8 * 2**20
 _READABLE = (OSError, EOFError, zlib.error)
 _ASIN_FIRST = re.compile(rb"\s*\{'asin': '([0-9A-Za-z]+)',")
-# 2018: titles cut out of a page's script instead of its text, as the data set's own page warns.
+# 2018: some titles are parts of a page's script, as the data set's page warns.
 _SCRIPT_IN_TITLE = "getTime"
 
 
 @dataclass(frozen=True)
 class Edition:
-    """How one edition's files are called, where they are, and what their fields mean."""
+    """File names, addresses and fields of one edition."""
 
-    # Addresses under which the published paths lie, tried in order.
+    # Base addresses of the published paths, tried in order.
     mirrors: tuple[str, ...]
-    # Paths below a mirror: all reviews, those of the published 5-core ("" where there is none), metadata.
+    # Paths below a mirror: all reviews, the published 5-core ("" if there is none), metadata.
     reviews: str
     five_core: str
     metadata: str
-    # The fields of a review; the item's is also the metadata's key.
+    # The fields of a review; the item's field is also the key of the metadata.
     user: str
     item: str
     timestamp: str
-    # The columns of texts, and for each the metadata's fields that may hold it.
+    # The text columns, and the metadata fields that may hold each of them.
     texts: dict[str, tuple[str, ...]]
-    # The address of the picture in a record of the metadata, "" where there is none.
+    # Returns the address of the picture in a metadata record, "" if there is none.
     image: Callable[[dict[str, Any]], str]
-    # Whether the metadata are Python literals instead of JSON.
+    # Whether metadata lines are Python literals instead of JSON.
     literals: bool = False
 
 
 def read_reviews(file: Path, edition: Edition) -> pl.DataFrame:
-    """User and item ids (Categorical) and times (Int64), one row per review, in the file's order.
+    """Return user and item ids (Categorical) and times (Int64), one row per review, in the file's order.
 
-    Streams the file, so each id is kept once. Raises DataError with the line for anything but a JSON object,
-    for an id or time that is missing or of a wrong type, and for a damaged gzip file.
+    The file is streamed and each id is stored once. Raises DataError, naming the line, if it is not a JSON
+    object or an id or time is missing or has a wrong type, and for a damaged gzip file.
     """
     existing_file(file, "reviews")
     names = {"user": edition.user, "item": edition.item, "timestamp": edition.timestamp}
@@ -83,7 +83,7 @@ def read_reviews(file: Path, edition: Edition) -> pl.DataFrame:
 
 
 def _name_first_damage(file: Path, names: dict[str, str], cause: Exception | None) -> NoReturn:
-    """Read line by line until the line that is wrong; raises DataError that names it."""
+    """Read line by line and raise DataError for the first invalid line."""
     for number, line in numbered_lines(file):
         record = _parsed(file, number, line)
         for role, name in names.items():
@@ -104,7 +104,7 @@ def _is_id(value: str) -> bool:
 
 
 def numbered_lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """The filled lines of a file, gzip or not, numbered from 1; raises DataError where it is damaged."""
+    """Yield the non-empty lines of a file, numbered from 1; raises DataError if a gzip file is damaged."""
     number = 0
     try:
         with file.open("rb") as raw:
@@ -126,9 +126,9 @@ def numbered_lines(file: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _parsed(file: Path, number: int, line: bytes, literal: bool = False) -> dict[str, Any]:
-    """The JSON object of a line, or its Python literal, which is read and never executed.
+    """Return the JSON object or Python literal of a line; nothing is executed.
 
-    Raises DataError naming file and line.
+    Raises DataError, naming file and line.
     """
     record: Any
     try:
@@ -154,12 +154,12 @@ def _no_constant(constant: str) -> NoReturn:
 
 
 def read_metadata(file: Path, edition: Edition, wanted: set[str], repairs: dict[str, int]) -> pl.DataFrame:
-    """The wanted items' texts: columns `key`, those of `edition.texts`, and `image_url`, one row per item.
+    """Return the wanted items' texts: columns `key`, those of `edition.texts`, and `image_url`.
 
-    Of the fields that may hold a text the first filled one is taken. An item described again is read once,
-    its first record (`item_records_repeated` where the later one says the same, `item_records_differing`
-    otherwise). A title that is a piece of a page's script is emptied (`titles_made_of_script`). Raises
-    DataError with the line that cannot be read.
+    There is one row per item. The first non-empty field that may hold a text is used. Of several records of
+    an item, the first is used (counted as `item_records_repeated` if they are equal, `item_records_differing`
+    otherwise). A title that is part of a page's script becomes empty (`titles_made_of_script`). Raises
+    DataError, naming the line, if a line cannot be read.
     """
     existing_file(file, "metadata")
     columns: dict[str, list[str]] = {name: [] for name in ("key", *edition.texts, "image_url")}
@@ -202,7 +202,7 @@ def _described(record: dict[str, Any], fields: dict[str, tuple[str, ...]], where
 
 
 def _address(*values: Any) -> str:
-    """The first web address among the values, "" without one."""
+    """Return the first web address among the values, or ""."""
     texts = (value.strip() for value in values if isinstance(value, str))
     return next((text for text in texts if text.startswith(("http://", "https://"))), "")
 
@@ -217,10 +217,10 @@ def _image_2018(record: dict[str, Any]) -> str:
 
 
 def _image_2023(record: dict[str, Any]) -> str:
-    """The address of an item's `large` picture, the main one before its variants (UTGRec Section 3.1.1)."""
+    """Return the address of an item's `large` picture, preferably the main one (UTGRec Section 3.1.1)."""
     pictures = record.get("images")
     if isinstance(pictures, dict):
-        # The Hugging Face copy holds an object of lists instead of a list of objects.
+        # The Hugging Face copy has an object of lists instead of a list of objects.
         lists = {name: values for name, values in pictures.items() if isinstance(values, list)}
         count = max((len(values) for values in lists.values()), default=0)
         pictures = [

@@ -1,4 +1,4 @@
-"""From a table of interactions and a table of items, as any source gives them, to one domain's Dataset."""
+"""Builds one domain's Dataset from any source's tables of interactions and items."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from genrec_lab.data.preparation import k_core
 from genrec_lab.data.rules import ITEM_TYPES, DataError, count_repair, is_attribute_type, nearest
 from genrec_lab.registry import base_folder
 
-# Every source fills these columns, with "" where it has none, so that one template serves all sources.
+# Every source fills these columns, with "" if it has no value, so that one template fits all sources.
 TEXT_COLUMNS = ("title", "description", "brand", "categories")
 
 
 @dataclass(frozen=True)
 class ReadingRules:
-    """What all sources do alike with what they read."""
+    """Options that all sources share."""
 
     text_template: str = DEFAULT_TEMPLATE
-    # Repeated filter: users and items with fewer interactions go (None: all stay).
+    # Repeatedly removes users and items with fewer interactions (None: keeps all).
     k_core: int | None = None
-    # Whether items that nobody interacted with stay in the catalogue that is ranked.
+    # Whether items without interactions stay in the ranked catalogue.
     keep_unseen_items: bool = False
-    # Whether items may lack their description; they then have the title "".
+    # Whether items may have no description; their title is then "".
     allow_missing_text: bool = False
 
     def __post_init__(self) -> None:
@@ -42,9 +42,9 @@ class ReadingRules:
 
 
 class Faults:
-    """What is wrong with the rows of tables: refused all at once, or dropped, counted and listed.
+    """The invalid rows of tables: either all reported in one error, or dropped, counted and listed.
 
-    Tables have a column `row`, their rows' numbers from 1.
+    Tables have a column `row` with row numbers from 1.
     """
 
     def __init__(self, drop: bool = False) -> None:
@@ -56,7 +56,7 @@ class Faults:
     def without(
         self, table: pl.DataFrame, bad: pl.Series, reason: str, origin: object, problem: str
     ) -> pl.DataFrame:
-        """The table without its bad rows; `reason` in a few words, as "no user", `problem` in a sentence."""
+        """Return the table without its bad rows; `reason` is e.g. "no user", `problem` a sentence."""
         if not bad.any():
             return table
         if self.drop:
@@ -73,20 +73,20 @@ class Faults:
 
     @contextmanager
     def noted(self) -> Iterator[None]:
-        """Go on after a DataError of the block, and keep what it says."""
+        """Catch and keep a DataError of the block."""
         try:
             yield
         except DataError as error:
             self.problems.append(str(error))
 
     def settle(self) -> None:
-        """Raise a DataError of all that was noted, where anything was."""
+        """Raise a DataError with all kept problems, if any."""
         if self.problems:
             raise DataError("; ".join(dict.fromkeys(self.problems)))
 
     @property
     def dropped(self) -> pl.DataFrame | None:
-        """The rows that were dropped, `file, row, reason`; None where none was."""
+        """Return the dropped rows, `file, row, reason`, or None."""
         return pl.concat(self._dropped) if self._dropped else None
 
 
@@ -104,19 +104,19 @@ def assemble(
     sources: Mapping[str, dict[str, Any]] | None = None,
     faults: Faults | None = None,
 ) -> Dataset:
-    """One domain's Dataset: checked, filtered, in time order, with text; every repair counted.
+    """Return one domain's Dataset: checked, filtered, in time order, with text, and with counted repairs.
 
-    `interactions`: `user`, `item` ids as text and, unless the rows are in time order, `timestamp`; `part` (0
-    training, 1 validation, 2 test) where the source is split, whose parts follow one another. `items`:
-    `key` (the ids that interactions name), any of TEXT_COLUMNS, attributes. `origin` and `items_origin` are
-    how messages name the two. `images`: a column of paths or a template of them; relative ones begin at
-    `images_base`, see `found_images`. `repairs`: what was repaired before, counted. `sources`: what is known
-    of the raw files, by their names. `faults`: what was wrong with rows before, and whether such are dropped.
+    `interactions`: `user` and `item` ids as text and, unless the rows are in time order, `timestamp`; `part`
+    (0 training, 1 validation, 2 test) if the source is split into consecutive parts. `items`: `key` (the ids
+    in interactions), any of TEXT_COLUMNS, attributes. `origin` and `items_origin` name the tables in
+    messages. `images`: a column or a template of paths, relative to `images_base`; see `found_images`.
+    `repairs`: counts of earlier repairs. `sources`: facts about the raw files by name. `faults`: earlier
+    invalid rows, and whether such rows are dropped.
 
-    Interactions are ordered by timestamp, equal ones as in the source; a pair that comes twice stays
-    (`repeated_interactions`). Users are numbered in the order of their first appearance, items as in their
-    table. Raises DataError for null ids or times, unlike rows of one item, an interaction with an unknown
-    item, and a domain that the k-core empties.
+    Interactions are ordered by timestamp, ties as in the source; repeated pairs stay
+    (`repeated_interactions`). Users are numbered by first appearance, items as in their table. Raises
+    DataError for null ids or times, differing rows of one item, an interaction with an unknown item, and a
+    domain that the k-core empties.
     """
     repairs, faults = dict(repairs or {}), faults or Faults()
     interactions = sound_interactions(_numbered(interactions), origin, faults)
@@ -130,7 +130,7 @@ def assemble(
     elif unknown.height:
         user, item = unknown["user"][0], unknown["item"][0]
         problem = (
-            f"user {user!r} has item {item!r}, which {items_origin} does not know "
+            f"user {user!r} has item {item!r}, which {items_origin} does not contain "
             f"({unknown['item'].n_unique()} such items, {unknown.height} interactions); add the item there, "
             "take its interactions out, or set allow_missing_text=True to keep it without text"
         )
@@ -170,11 +170,11 @@ def assemble(
 
 
 def kept_core(interactions: pl.DataFrame, k: int, repairs: dict[str, int], where: str) -> pl.DataFrame:
-    """The k-core of interactions, with what it removes counted; raises DataError where nothing is left."""
+    """Return the k-core of interactions and count the removed ones; raises DataError if nothing is left."""
     kept = k_core(interactions, k)
     if kept.height == 0:
         raise DataError(
-            f"{where}: the {k}-core of its {interactions.height:,} interactions is empty; give a smaller "
+            f"{where}: the {k}-core of its {interactions.height:,} interactions is empty; use a smaller "
             "k_core or more data, or leave the domain out"
         )
     count_repair(repairs, "interactions_removed_by_k_core", interactions.height - kept.height)
@@ -185,7 +185,7 @@ def kept_core(interactions: pl.DataFrame, k: int, repairs: dict[str, int], where
 
 
 def undescribed_items(interactions: pl.DataFrame, repairs: dict[str, int]) -> pl.DataFrame:
-    """The items that interactions name, as a table with nothing but their keys; counted as not described."""
+    """Return the items in interactions as a table of only their keys, counted as not described."""
     items = interactions.select(key="item").unique(maintain_order=True)
     count_repair(repairs, "items_not_described", items.height)
     return items
@@ -194,14 +194,13 @@ def undescribed_items(interactions: pl.DataFrame, repairs: dict[str, int]) -> pl
 def found_images(
     items: pl.DataFrame, images: str, base: Path | None, repairs: dict[str, int]
 ) -> pl.DataFrame:
-    """`items` with the column `image`: the absolute path of each picture, null where there is none.
+    """Return `items` with a column `image`: the absolute path of each picture, or null.
 
-    `images` is a column of paths, or a template such as "posters/{key}.jpg"; relative paths start at `base`,
-    and may lead into a packed file as if it were a folder: "Office.pictures/{key}.jpg". What a table says
-    cannot lead out of `base`, or out of the folder that a template begins with; of a table in memory, whose
-    base is None, it may. Items without a picture are counted in `repairs["items_without_image"]`. Raises
-    DataError for an unknown column, for addresses on the web, for a picture elsewhere, and where not one is
-    found.
+    `images` is a column of paths, or a template such as "posters/{key}.jpg". Relative paths start at `base`,
+    and may lead into a packed file as if it were a folder: "Office.pictures/{key}.jpg". Paths from a table
+    must stay within `base`, or within the folder that a template begins with, except for a table in memory,
+    whose base is None. Items without a picture are counted in `repairs["items_without_image"]`. Raises
+    DataError for an unknown column, a web address, a picture elsewhere, and if no picture is found.
     """
     if not isinstance(images, str) or not images:
         raise DataError(
@@ -239,12 +238,12 @@ def found_images(
 
 
 def _numbered(table: pl.DataFrame) -> pl.DataFrame:
-    """The table with `row`, from 1, where it has none."""
+    """Return the table with a column `row`, from 1, if it has none."""
     return table if "row" in table.columns else table.with_row_index("row", offset=1)
 
 
 def sound_interactions(frame: pl.DataFrame, origin: object, faults: Faults) -> pl.DataFrame:
-    """Interactions without those that lack a user, an item or a time, which are noted."""
+    """Return the interactions that have a user, an item and a time; the others are noted."""
     if frame.height == 0 and not faults.problems and faults.dropped is None:
         raise DataError(f"{origin}: no interaction in it; it needs at least one")
     for name in ("user", "item", "timestamp"):
@@ -340,7 +339,7 @@ def _among(values: pl.Series) -> pl.Expr:
 
 
 def _paths_by_template(template: str, items: pl.DataFrame) -> pl.Series:
-    """The template filled in for each row, "" where a field of it is empty."""
+    """Return the template filled in for each row, or "" if a field is empty."""
     fields = parse_template(template)
     for part in fields:
         if part.name not in items.columns:
@@ -354,16 +353,16 @@ def _paths_by_template(template: str, items: pl.DataFrame) -> pl.Series:
 
 
 def _names_in(folder: Path) -> dict[str, bool]:
-    """The names of the files of a folder, or of the pictures of a packed file, and whether each is a link."""
+    """Return the file names of a folder or packed file, and whether each is a link."""
     if folder.suffix == PACK_SUFFIX and folder.is_file():
         return dict.fromkeys(packed_names(folder), False)
     return {entry.name: entry.is_symlink() for entry in os.scandir(folder)} if folder.is_dir() else {}
 
 
 def _only_present(paths: list[str | None], root: Path | None) -> list[str | None]:
-    """The paths with None for files that are not there; a folder is listed once, not asked for every file.
+    """Return the paths, with None for missing files; each folder is listed only once.
 
-    Raises DataError for a file that is not below `root`, links followed.
+    Raises DataError for a file that is not below `root` after resolving links.
     """
     listings: dict[str, dict[str, bool]] = {}
     kept: list[str | None] = []
@@ -386,6 +385,6 @@ def _only_present(paths: list[str | None], root: Path | None) -> list[str | None
 def _require_below(file: str, top: str, path: str) -> None:
     if os.path.commonpath([file, top]) != top:
         raise DataError(
-            f"images: {path} leads to {file}, outside of {top}; move the pictures there, or write images as "
-            'a template that begins with their folder, as "/pictures/{key}.jpg"'
+            f"images: {path} leads to {file}, outside {top}; move the pictures there, or write images as "
+            'a template that begins with their folder, such as "/pictures/{key}.jpg"'
         )

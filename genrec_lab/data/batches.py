@@ -1,4 +1,4 @@
-"""What models learn from, in batches: pairs of history and next item, stretches, items with neighbours."""
+"""Training batches: pairs of history and next item, stretches of sequences, items with neighbours."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch import Tensor
 
 from genrec_lab.data.rules import NO_ITEM
 
-# So many batches are shuffled together before their samples are sorted by length.
+# Batches per group that is shuffled before its samples are sorted by length.
 _POOL, _STRETCH_POOL = 64, 16
 
 
 class Batch(Mapping[str, Any]):
-    """The samples of one training step: tensors by name, collated when one of them is first asked for.
+    """The samples of one training step: tensors by name, collated on first access.
 
-    A process that shares the step with others asks for its `share` first, so it never collates the rest.
+    With several processes, each takes its `share` first, and only collates that.
 
     >>> batch = Batch(np.arange(5), lambda rows: {"x": torch.from_numpy(rows) * 10})
     >>> batch.share(1, 2)["x"]
@@ -37,12 +37,11 @@ class Batch(Mapping[str, Any]):
         in_order: bool = False,
         count_rows: bool = False,
     ) -> None:
-        """Take the numbers (n,) of the rows, of which `collate(some)` returns the tensors, and options.
+        """`rows` (n,) holds row numbers; `collate(some)` returns the tensors of some of them.
 
-        weights (n,): over how many things the loss is a mean in each row, where it is not one; they are the
-        samples, or with `count_rows` the rows are. in_order: shares are consecutive rows, which a
-        loss needs that compares all rows; otherwise every n-th row, so that each share gets some of every
-        length.
+        weights (n,): the number of terms of each row in the mean loss, by default one. They count as samples,
+        unless `count_rows` counts rows. in_order: shares are consecutive rows, for a loss that compares all
+        rows; otherwise a share is every n-th row, so that shares have similar lengths.
         """
         self.numbers, self.weights, self.in_order, self.count_rows = numbers, weights, in_order, count_rows
         self._collate = collate
@@ -50,21 +49,21 @@ class Batch(Mapping[str, Any]):
 
     @property
     def rows(self) -> int:
-        """How many rows can be shared out."""
+        """The number of rows, which can be split."""
         return len(self.numbers)
 
     @property
     def samples(self) -> int:
-        """How many samples the training counts."""
+        """The number of samples that the training counts."""
         return self.rows if self.count_rows else self.weight
 
     @property
     def weight(self) -> int:
-        """Over how many things the loss is a mean: the weight of a share among others."""
+        """The number of terms in the mean loss, which is the weight of a share among others."""
         return self.rows if self.weights is None else int(self.weights.sum())
 
     def share(self, number: int, of: int) -> Batch:
-        """Return the share of this number, from 0, of so many that together are the batch."""
+        """Return share `number` (from 0) when the batch is split into `of` shares."""
         rows = np.array_split(np.arange(self.rows), of)[number] if self.in_order else slice(number, None, of)
         weights = None if self.weights is None else self.weights[rows]
         options = {"in_order": self.in_order, "count_rows": self.count_rows}
@@ -72,7 +71,7 @@ class Batch(Mapping[str, Any]):
 
     @property
     def tensors(self) -> Mapping[str, Any]:
-        """The tensors by name, or groups of them by name; collated once."""
+        """The tensors, or groups of tensors, by name; collated once."""
         if self._tensors is None:
             self._tensors = self._collate(self.numbers)
         return self._tensors
@@ -88,30 +87,30 @@ class Batch(Mapping[str, Any]):
 
 
 class PairsConfig(BaseModel):
-    """Which (history, next item) pairs a recommender learns from."""
+    """Which (history, next item) pairs a recommender is trained on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     max_history: int = Field(20, ge=1)  # items; GMC 5.1.1
-    # Pairs of a user in one epoch, drawn again for each epoch; None takes all.
+    # Pairs per user and epoch, drawn again for each epoch; None: all.
     per_user: int | None = Field(None, ge=1)
-    # The same for learning in one pass, where a long sequence is cut into stretches (`StretchBatches`).
-    # With 1 an epoch has max_history items of each user at most. On films, whose users rate 64 and more, that
-    # is a tenth of what there is to learn: give such a row as many steps as the others, or leave this out.
+    # In one-pass training, stretches per sequence (`StretchBatches`). With 1, an epoch has at most
+    # max_history items of each user. For films, whose users rate 64 or more, that is a tenth of the training
+    # items: use as many steps as for other rows, or None.
     stretches_per_user: int | None = Field(None, ge=1)
 
 
 class PairBatches:
-    """Batches of training pairs, `{"histories": (B, I), "targets": (B,)}`, in another order each epoch.
+    """Batches of training pairs, `{"histories": (B, I), "targets": (B,)}`, in a new order each epoch.
 
-    Histories are padded at the right with `NO_ITEM`. `pairs` has the columns user, history and target, as
-    `Split.train`. Samples of like length share a batch, so that little is padded; which samples meet, and
-    the order of the batches, is drawn from (seed, epoch) and nothing else.
+    Histories are padded on the right with `NO_ITEM`. `pairs` has the columns user, history and target, like
+    `Split.train`. Samples of similar length share a batch, to reduce padding. Batches and their order depend
+    only on (seed, epoch).
     """
 
     def __init__(self, pairs: pl.DataFrame, batch_size: int, *, per_user: int | None = None) -> None:
         if pairs.is_empty():
-            raise ValueError("there is no training pair: every user has fewer than two items to learn from")
+            raise ValueError("there is no training pair: every user has fewer than two training items")
         lengths = pairs["history"].list.len().to_numpy()
         self.histories = np.full((pairs.height, int(lengths.max())), NO_ITEM, dtype=np.int64)
         self.histories[np.arange(self.histories.shape[1]) < lengths[:, None]] = (
@@ -142,13 +141,13 @@ class PairBatches:
             yield Batch(rows, partial(self._collated, width=self.lengths[rows].max()))
 
     def _collated(self, rows: np.ndarray, width: int) -> dict[str, Tensor]:
-        """Return some pairs, padded to the width of the whole batch, in which they have the same numbers."""
+        """Return the pairs in `rows`, padded to the width of the whole batch."""
         histories = self.histories[rows, :width]
         return {"histories": torch.from_numpy(histories), "targets": torch.from_numpy(self.targets[rows])}
 
 
 def shuffled(count: int, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """The numbers below `count` in batches, each once, in an order that is drawn before the first batch."""
+    """Yield the numbers below `count` in batches, each once, in random order."""
     order = rng.permutation(count)
     for start in range(0, count, batch_size):
         yield order[start : start + batch_size]
@@ -157,9 +156,9 @@ def shuffled(count: int, batch_size: int, rng: np.random.Generator) -> Iterator[
 def of_like_length(
     order: np.ndarray, lengths: np.ndarray, batch_size: int, rng: np.random.Generator
 ) -> Iterator[np.ndarray]:
-    """Rows in a random order (n,) in batches of like length, each once; `lengths` (N,) is by row.
+    """Split rows in random order (n,) into batches of similar length; `lengths` (N,) is by row.
 
-    Rows near one another in the order are sorted together; the batches come in an order of their own.
+    Groups of consecutive rows are sorted by length, then the batches are shuffled.
     """
     order = _sorted_in_pools(order, lengths, batch_size * _POOL)
     for start in rng.permutation(np.arange(0, len(order), batch_size)):
@@ -172,7 +171,7 @@ def _sorted_in_pools(order: np.ndarray, lengths: np.ndarray, width: int) -> np.n
 
 
 def some_of_each(owners: np.ndarray, order: np.ndarray, most: int) -> np.ndarray:
-    """Keep, of rows in a random order, the first `most` of each owner; `owners` (N,) is by row."""
+    """Keep the first `most` rows of each owner from rows in random order; `owners` (N,) is by row."""
     owner = owners[order]
     by_owner = np.argsort(owner, kind="stable")
     counts = np.unique(owner, return_counts=True)[1]
@@ -183,11 +182,11 @@ def some_of_each(owners: np.ndarray, order: np.ndarray, most: int) -> np.ndarray
 class StretchBatches:
     """Batches of stretches, `{"rows": (n,), "places": (n,), "sequences": (B, I + 1)}`.
 
-    The items to learn are `sequences[rows, places]`, n of them, about `batch_size`; each comes once an epoch,
-    after the items before it in its row. Rows are padded at the right with -1. A sequence of more than
-    max_history + 1 items is cut into stretches that overlap by half, so that each item stands after at least
-    max_history / 2 others where so many exist. With `per_user` an epoch has at most so many stretches of a
-    sequence, drawn again each time. Order and batches are drawn from (seed, epoch) alone.
+    The n targets, about `batch_size`, are `sequences[rows, places]`; each occurs once per epoch and is
+    predicted from the items before it in its row. Rows are padded on the right with -1. A sequence of more
+    than max_history + 1 items is cut into stretches that overlap by half, so that each item follows at least
+    max_history / 2 others if they exist. `per_user` limits the stretches of a sequence per epoch, which are
+    drawn again each time. Batches and their order depend only on (seed, epoch).
     """
 
     def __init__(
@@ -198,7 +197,7 @@ class StretchBatches:
         *,
         per_user: int | None = None,
     ) -> None:
-        """Cut the sequences, the part of each that is trained on; ValueError where none has two items."""
+        """Cut the training sequences; raises ValueError if none has two items."""
         self.batch_size, self.per_user = batch_size, per_user
         owned = [
             (owner, stretch)
@@ -216,12 +215,12 @@ class StretchBatches:
             row[: len(items)] = items
 
     def __len__(self) -> int:
-        """Return the number of batches in an epoch; fewer where a stretch has more items than a batch."""
+        """Return the number of batches in an epoch; fewer if a stretch has more items than a batch."""
         return -(-self.samples // self.batch_size)
 
     @property
     def samples(self) -> int:
-        """Return the number of items that an epoch learns; with `per_user` the mean over epochs."""
+        """Return the number of targets in an epoch; with `per_user` the mean over epochs."""
         learnt = self.lengths - self.firsts
         if self.per_user is None:
             return int(learnt.sum())
@@ -244,7 +243,7 @@ class StretchBatches:
             yield Batch(part, collate, weights=(self.lengths - self.firsts)[part])
 
     def _collated(self, part: np.ndarray, width: int) -> dict[str, Tensor]:
-        """Return some stretches, padded to the width of the whole batch."""
+        """Return the stretches in `part`, padded to the width of the whole batch."""
         counts = (self.lengths - self.firsts)[part]
         rows = np.repeat(np.arange(len(part)), counts)
         places = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -256,7 +255,7 @@ class StretchBatches:
 
 
 def _stretches(sequence: Sequence[int], max_history: int) -> Iterator[tuple[Sequence[int], int]]:
-    """Yield the stretches of a sequence, and in each the place of the first item to learn."""
+    """Yield the stretches of a sequence, each with the position of its first target."""
     start, first, last_start = 0, 1, max(0, len(sequence) - max_history - 1)
     if len(sequence) < 2:
         return
@@ -271,25 +270,24 @@ def _stretches(sequence: Sequence[int], max_history: int) -> Iterator[tuple[Sequ
 
 
 class ContentOf(Protocol):
-    """Turns B item indices into B rows of tensors, such as `PreparedContent.batch`."""
+    """Converts B item indices to B rows of tensors, such as `PreparedContent.batch`."""
 
     def __call__(self, items: np.ndarray, among: np.ndarray, /) -> Mapping[str, Tensor]:
-        """Return rows for `items` (B,), padded as in a batch of the items `among` (any number)."""
+        """Return rows for `items` (B,), padded as in a batch of the items `among`."""
 
 
 class NeighbourBatches:
     """Batches of items, each with an item that is next to it in some sequence (UTGRec 2.3.2).
 
-    `{"items": content(i), "neighbours": content(j)}`, where `content` turns B item indices into B rows of
-    tensors, padded as in a batch of those that its second argument names. Every item comes once an epoch; the
-    order, and which of its neighbours comes with it, is drawn from (seed, epoch) and nothing else. An item
-    without neighbours comes with itself.
+    `{"items": content(i), "neighbours": content(j)}`, where `content` is a ContentOf. Every item occurs once
+    per epoch. The order and the choice of neighbours depend only on (seed, epoch). An item without neighbours
+    is paired with itself.
     """
 
     def __init__(
         self, items: np.ndarray, neighbours: pl.DataFrame, content: ContentOf, batch_size: int
     ) -> None:
-        """Take the items (n,), and all their neighbours as `co_occurrence_neighbours` gives them."""
+        """Take the items (n,) and their neighbours from `co_occurrence_neighbours`."""
         if not len(items):
             raise ValueError("there is no item to learn from")
         self.items, self.content, self.batch_size = np.asarray(items, dtype=np.int64), content, batch_size
@@ -304,7 +302,7 @@ class NeighbourBatches:
         return -(-len(self.items) // self.batch_size)
 
     def pairs(self, epoch: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the items of an epoch in their order, (n,), and their neighbours, (n,)."""
+        """Return the items of an epoch in order, (n,), and their neighbours, (n,)."""
         rng = np.random.default_rng([seed, epoch])
         order = rng.permutation(len(self.items))
         drawn = self._starts[order] + rng.integers(self.counts[order])

@@ -1,4 +1,4 @@
-"""The options of a dataset, checked against what its source takes before any data are read."""
+"""Checks the options of a dataset against its source's signature before any data are read."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from genrec_lab.data.preparation import choice_problems
 from genrec_lab.data.rules import DataError
 from genrec_lab.data.sources import Part, parts_of
 
-# The name of the rows of averages in every table.
+# The name of the average rows in all tables.
 RESERVED = "average"
-# How pydantic's kinds of error read in a sentence.
+# Pydantic's error types in words.
 _EXPECTED = {
     "int_type": "a whole number without quotes",
     "float_type": "a number without quotes",
@@ -37,10 +37,10 @@ _FOLDERS = ("folder", "posters")
 
 
 def dataset_problems(dataset: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with a run's `dataset`, a source's name and its options, each in a sentence.
+    """Return the problems of a run's `dataset`, a source's name and its options, as sentences.
 
-    That are an unknown source or option, one that is missing or of the wrong type, environment variables that
-    are not set, files and folders that are not there, and names that no domain can have.
+    Checks for unknown sources and options, missing or mistyped options, unset environment variables, missing
+    files and folders, and invalid names of domains.
     """
     problems = [f"dataset.{problem}" for problem in choice_problems(dataset)]
     for part in parts_of(dataset, problems):
@@ -57,7 +57,7 @@ def dataset_problems(dataset: Mapping[str, Any]) -> list[str]:
 
 
 def dataset_files(dataset: Mapping[str, Any]) -> list[Path]:
-    """Return the files that a run's `dataset` will be read from, where they are there already."""
+    """Return the existing files that a run's `dataset` will be read from."""
     files: list[Path] = []
     for part in parts_of(dataset, []):
         if inner := _inner(part):
@@ -73,13 +73,13 @@ def dataset_files(dataset: Mapping[str, Any]) -> list[Path]:
 
 
 def _inner(part: Part) -> Mapping[str, Any] | None:
-    """The dataset that a source is made of, where it is made of one, as halves are."""
+    """Return the dataset that a source is derived from, if any, as for halves."""
     inner = part.options.get("of") if "of" in part.takes else None
     return inner if isinstance(inner, Mapping) and "name" in inner else None
 
 
 def _finder(source: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any] | None:
-    """How a source finds its files, unless it will fetch them."""
+    """Return the function that finds a source's files, unless they will be fetched."""
     return (
         None if options.get("download") is True or "folder" not in options else getattr(source, "files", None)
     )
@@ -89,9 +89,9 @@ def _option_problems(part: Part) -> Iterator[str]:
     where, _, source, options = part
     try:
         parameters = inspect.signature(source, eval_str=True).parameters
-    except NameError:  # of a source of somebody else's, whose annotations cannot be read
+    except NameError:  # a source from outside the package with unreadable annotations
         parameters = inspect.signature(source).parameters
-    model = getattr(source, "options", None) or inspect.unwrap(source)  # a class that checks options itself
+    model = getattr(source, "options", None) or inspect.unwrap(source)  # a class that checks options
     model = model if inspect.isclass(model) else None
     named = {key: one for key, one in parameters.items() if one.kind is not one.VAR_KEYWORD}
     of_model = inspect.signature(model).parameters if model else {}
@@ -121,7 +121,7 @@ def _option_problems(part: Part) -> Iterator[str]:
 def _wrong_types(
     named: Mapping[str, inspect.Parameter], options: Mapping[str, Any]
 ) -> Iterator[tuple[str, str]]:
-    """Give the options whose value is not of the type in the source's signature, and what was expected."""
+    """Yield the options whose values do not match the types in the signature, and what is expected."""
     for option, parameter in named.items():
         annotation = parameter.annotation
         if option not in options or annotation in (parameter.empty, Any) or isinstance(annotation, str):
@@ -129,26 +129,26 @@ def _wrong_types(
         try:
             adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
         except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, TypeError):
-            continue  # a type that only its source knows
+            continue  # a type that only the source can check
         if wrong := _refused(adapter, options[option], strict=True):
             yield option, " or ".join(wrong.values()).replace("or expected ", "or ")
 
 
 def _refused(adapter: TypeAdapter[Any], value: Any, strict: bool | None) -> dict[str, str]:
-    """Why a value is refused, by the key of the part that is."""
+    """Return why a value is rejected, by the key of the rejected part."""
     try:
         adapter.validate_python(value, strict=strict)
     except ValidationError as error:
         said: dict[str, list[str]] = {}
         for one in error.errors():
-            if one["type"] not in ("is_instance_of", "none_required"):  # what no run file holds
+            if one["type"] not in ("is_instance_of", "none_required"):  # not possible in a run file
                 said.setdefault(str(one["loc"][0]) if one["loc"] else "", []).append(_reason(one))
         return {key: " or ".join(dict.fromkeys(reasons)) for key, reasons in said.items()}
     return {}
 
 
 def _reason(error: Any) -> str:
-    """One of pydantic's complaints in words."""
+    """Return a pydantic error in words."""
     kind, bounds = error["type"], error.get("ctx", {})
     if kind == "value_error":
         return str(bounds["error"])
@@ -162,7 +162,7 @@ def _reason(error: Any) -> str:
 def _path_problems(
     where: str, option: str, value: str, annotation: Any, options: Mapping[str, Any]
 ) -> Iterator[str]:
-    """Give what is wrong with a path: variables that are not set, and files that are not there."""
+    """Yield the problems of a path: unset variables and missing files."""
     is_path = os.PathLike in {typing.get_origin(one) or one for one in typing.get_args(annotation)}
     try:
         if not is_path or option == "images" or options.get("download") is True:

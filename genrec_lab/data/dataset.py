@@ -1,4 +1,4 @@
-"""The Dataset: a catalogue of items over one or several domains, and the users' sequences in it."""
+"""The Dataset: a catalogue of items in one or several domains, and the users' sequences."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from genrec_lab.data.whole_files import whole_file
 
 __all__ = ["DataError", "Dataset", "Split"]
 
-# Raised when the files that `write` makes change their meaning.
+# Incremented when the meaning of the files of `write` changes.
 FORMAT_VERSION = 1
 # Leave-one-out takes the last item for the test and the one before for validation; a history needs one more.
 HELD_OUT = 2
@@ -40,15 +40,14 @@ class Dataset:
     """Items and sequences of one or several domains; users of different domains are different users.
 
     `items`: `item` Int64 0..N-1 in order, `domain`, `title`, `text` strings, `image` path or null, `key` the
-    source's own id, then any attribute columns. `sequences`: `user` Int64 0..U-1 in order, `domain`, `items`
-    List(Int64) oldest first, `key`. Without a column `image` there are no pictures, without `key` the
-    numbers are the keys. `repairs` counts what was mended while reading, over all that was read; `sources`
-    says of raw files, by "domain/file", what is known of them: bytes, sha256, address. `times` are the
-    interactions' times as the source has them, null for users of whom it has none. Where a split was given or
-    is by time, `parts` says of each user how many of the first items are trained on (`learnt`) and where
-    validation ends (`validated`), null for leave-one-out; `given` are the source's own rows `user, history,
-    target` by part, where it lists them. `dropped` are the rows that were left out. Raises DataError where
-    the tables contradict each other.
+    source's id, then any attribute columns. `sequences`: `user` Int64 0..U-1 in order, `domain`, `items`
+    List(Int64) oldest first, `key`. Without a column `image` there are no pictures; without `key` the numbers
+    are the keys. `repairs` counts repairs during reading. `sources` holds bytes, sha256 and address of raw
+    files by "domain/file". `times` holds the interactions' times from the source, null for users without
+    times. If a split was given or is by time, `parts` holds for each user the number of training items
+    (`learnt`) and the end of validation (`validated`), null for leave-one-out; `given` holds the source's
+    rows `user, history, target` by part, if it lists them. `dropped` holds the rows that were left out.
+    Raises DataError if the tables contradict each other.
 
     >>> titles = pl.Series("title", ["Spade", "Rake"])
     >>> items = pl.DataFrame({"item": [0, 1], "domain": "shop", "title": titles, "text": titles})
@@ -78,7 +77,7 @@ class Dataset:
         object.__setattr__(self, "repairs", dict(self.repairs))
         lengths = sequences["items"].list.len()
         if self.times is not None and not (self.times.list.len() == lengths).fill_null(True).all():
-            raise DataError("times: a user has more or fewer times than items; give one time an item")
+            raise DataError("times: a user has more or fewer times than items; give one time per item")
         if self.parts is not None and self.parts.height != sequences.height:
             raise DataError(f"parts: {self.parts.height} rows for {sequences.height} users; give one a user")
 
@@ -90,12 +89,12 @@ class Dataset:
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """The domains' names in the order in which the items first show them."""
+        """The names of the domains, in the order of their first items."""
         return tuple(self.items["domain"].unique(maintain_order=True))
 
     @property
     def n_items(self) -> int:
-        """Number of items in the catalogue, interacted with or not."""
+        """Number of items in the catalogue, including those without interactions."""
         return self.items.height
 
     @property
@@ -105,23 +104,23 @@ class Dataset:
 
     @property
     def n_interactions(self) -> int:
-        """Number of places in all sequences."""
+        """Number of interactions in all sequences."""
         return int(self.sequences["items"].list.len().sum())
 
     def item_domains(self) -> np.ndarray:
-        """Each item's domain as `(N,)` int64, an index into `domains`."""
+        """Return each item's domain as an index into `domains`, (N,) int64."""
         index = {name: position for position, name in enumerate(self.domains)}
         return self.items["domain"].replace_strict(index, return_dtype=pl.Int64).to_numpy()
 
     def domain_items(self, domain: str) -> np.ndarray:
-        """The item indices of one domain, ascending int64; raises DataError for an unknown domain."""
+        """Return the item indices of one domain, ascending int64; raises DataError for an unknown domain."""
         self._require_domains([domain])
         return self.items.filter(pl.col("domain") == domain)["item"].to_numpy()
 
     def training_sequences(self) -> pl.DataFrame:
-        """`user, domain, items` without what is held out: by the split that was given, else by leave-one-out.
+        """Return `user, domain, items` without held-out items, by the given split or else leave-one-out.
 
-        A user of whom nothing is trained on has no row.
+        Users without training items have no row.
         """
         sequences = self.sequences.select("user", "domain", "items")
         left = training_part(sequences)
@@ -132,10 +131,10 @@ class Dataset:
         return left.filter(pl.col("items").list.len() > 0)
 
     def select(self, domains: str | Iterable[str]) -> Dataset:
-        """The part of the named domains, items and users numbered from 0 again.
+        """Return the data of the named domains, with items and users renumbered from 0.
 
-        Rows keep their order; attribute columns that have no value there go; `repairs` stays that of the
-        whole reading. Raises DataError for an unknown domain or for none.
+        Rows keep their order; attribute columns without values are removed; `repairs` does not change. Raises
+        DataError for an unknown domain or an empty selection.
         """
         wanted = [domains] if isinstance(domains, str) else list(domains)
         if not wanted:
@@ -166,10 +165,10 @@ class Dataset:
 
     @classmethod
     def concat(cls, datasets: Sequence[Dataset], name: str | None = None) -> Dataset:
-        """Several datasets side by side, items and users counted on; their users stay different users.
+        """Join several datasets, renumbering items and users; their users stay different users.
 
-        Attribute columns that a dataset lacks become null. Raises DataError for no dataset, for a domain that
-        two of them have, and for an attribute column of two unlike types.
+        Missing attribute columns become null. Raises DataError if there is no dataset, two of them have the
+        same domain, or an attribute column has two types.
         """
         if not datasets:
             raise DataError("concat: no dataset given; give at least one")
@@ -230,11 +229,11 @@ class Dataset:
         return pl.DataFrame({"learnt": nothing, "validated": nothing}) if self.parts is None else self.parts
 
     def statistics(self) -> pl.DataFrame:
-        """One row a domain as in GMC Table 2, and how many of its items nobody interacted with.
+        """Return one row per domain as in GMC Table 2, and the number of items without interactions.
 
         Columns `domain, users, items, interactions, sparsity` (share of user-item cells that are empty),
-        `mean_length` (interactions a user), `items_without_interactions`. A domain without users has null for
-        sparsity and mean length.
+        `mean_length` (interactions per user), `items_without_interactions`. A domain without users has null
+        for sparsity and mean length.
         """
         lengths = self.sequences.select("domain", length=pl.col("items").list.len().cast(pl.Int64))
         users = lengths.group_by("domain").agg(users=pl.len(), interactions=pl.col("length").sum())
@@ -256,11 +255,11 @@ class Dataset:
         )
 
     def fingerprint(self) -> str:
-        """A hex hash of the content: equal content gives an equal hash on every machine and in every process.
+        """Return a hex hash of the content, equal for equal content on every machine and in every process.
 
-        Row chunks, column order after the fixed ones, the name, the repairs and the folders of the pictures
-        do not enter, nor attribute columns without any value; the pictures' file names do. Times do not, for
-        what they decide does: the order of the items, and the parts of a split by time or a given one.
+        It does not depend on row chunks, the order of attribute columns, attribute columns without values,
+        the name, the repairs, or the folders of pictures, but on the pictures' file names. Times are not
+        included, because their effects are: the order of the items, and the parts of a split.
         """
         picture = pl.col("image").str.replace_all("\\", "/", literal=True).str.split("/").list.last()
         items = _without_void_attributes(self.items).with_columns(picture)
@@ -271,9 +270,9 @@ class Dataset:
     def write(self, folder: str | os.PathLike[str]) -> None:
         """Write `items.parquet`, `sequences.parquet` and `dataset.json` into `folder`.
 
-        Beside them go a given split's own rows, `given_train.parquet`, and `dropped.csv`, rows left out.
-        Where writing fails, what was there before stays. Pictures stay where they are: their paths are
-        written as they are. Raises OSError when the disk is full.
+        Also writes a given split's rows, such as `given_train.parquet`, and dropped rows, `dropped.csv`. If
+        writing fails, the previous files stay. Pictures are not copied, only their paths are written. Raises
+        OSError if the disk is full.
         """
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
@@ -293,7 +292,7 @@ class Dataset:
         beside = [] if self.times is None else [self.times.alias("times")]
         beside += [] if self.parts is None else self.parts.get_columns()
         items, sequences, described = (target / name for name in FILES)
-        # All three are renamed at the end, the last one first: a full disk leaves what was here before.
+        # All three are renamed at the end, the last one first, so that a full disk does not damage old files.
         with whole_file(described) as file, whole_file(sequences) as second, whole_file(items) as first:
             self.items.write_parquet(first)
             self.sequences.hstack(beside).write_parquet(second)
@@ -301,7 +300,7 @@ class Dataset:
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Dataset:
-        """Read what `write` wrote; raises DataError for a missing, foreign or altered folder."""
+        """Read a folder that `write` wrote; raises DataError for a missing, foreign or altered one."""
         source = Path(folder)
         for name in FILES:
             if not (source / name).is_file():
@@ -326,7 +325,7 @@ class Dataset:
                     f"{kind.__name__}; write the dataset again"
                 )
         parts = description.get("given", [])
-        # They name files, which lie in this folder.
+        # Names of files in this folder.
         if not isinstance(parts, list) or not all(isinstance(p, str) and p.isidentifier() for p in parts):
             raise DataError(
                 f"{source / 'dataset.json'}: given is {parts!r}, expected names of parts such as "
@@ -364,7 +363,7 @@ class Dataset:
 
 
 def training_part(sequences: pl.DataFrame) -> pl.DataFrame:
-    """Sequences without what leave-one-out holds out; those too short to hold any out stay whole."""
+    """Return sequences without the items that leave-one-out holds out; short sequences stay whole."""
     length = pl.col("items").list.len().cast(pl.Int64)
     kept = pl.when(length > HELD_OUT).then(length - HELD_OUT).otherwise(length)
     return sequences.with_columns(pl.col("items").list.head(kept))
@@ -379,7 +378,7 @@ def _without_void_attributes(items: pl.DataFrame) -> pl.DataFrame:
 class Split:
     """Leave-one-out parts: frames `user:Int64, domain, history:List(Int64) oldest first, target:Int64`.
 
-    `repairs` counts what could not be split as it was, `max_history` is the longest history.
+    `repairs` counts users that could not be split normally; `max_history` is the longest history.
 
     >>> import genrec_lab
     >>> split = genrec_lab.leave_one_out(genrec_lab.load_dataset("bazaar", items=300, users=300))

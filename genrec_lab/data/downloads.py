@@ -1,4 +1,4 @@
-"""Files from the web: over https only, resumed where they broke, checked, put in place as one step."""
+"""Downloads over https that can be resumed, are checked, and are moved into place atomically."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from genrec_lab.data.rules import DataError
 from genrec_lab.data.whole_files import sha256_of
 
 ATTEMPTS, PATIENCE, CHUNK = 5, 60.0, 1 << 20
-MOST_BYTES = 64 * 2**30  # the largest file of the Amazon reviews has a third of that
-# Answers after which the same address may do better later; others end the attempts with it.
+MOST_BYTES = 64 * 2**30  # the largest file of the Amazon reviews has a third of this
+# Responses after which the same address is tried again; others end the attempts.
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 _RANGE_NOT_SATISFIABLE = 416
 
 
 @dataclass(frozen=True)
 class DownloadRecord:
-    """What is known of a fetched file: where from (without user, password or query), its size and hash."""
+    """The origin (without user, password or query), size and hash of a fetched file."""
 
     address: str
     bytes: int
@@ -39,7 +39,7 @@ class DownloadRecord:
 
 
 class _Broken(Exception):
-    """An attempt that failed; `wait` seconds before the next, None where this address is not asked again."""
+    """A failed attempt; `wait` seconds before the next, None if this address is not tried again."""
 
     def __init__(self, message: str, wait: float | None = 0.0) -> None:
         super().__init__(message)
@@ -47,7 +47,7 @@ class _Broken(Exception):
 
 
 def require_safe(address: str) -> str:
-    """The address itself; raises DataError unless it is https, or http to this very machine."""
+    """Return the address; raises DataError unless it is https, or http to this machine."""
     parts = urlsplit(address)
     if parts.scheme == "https" and parts.hostname:
         return address
@@ -60,7 +60,7 @@ def require_safe(address: str) -> str:
 
 
 def public_address(address: str) -> str:
-    """The address as it may be logged: without user, password, query and fragment, which may hold tokens."""
+    """Return the address without user, password, query and fragment, which may hold secrets, for logs."""
     parts = urlsplit(address)
     place = parts.netloc.rpartition("@")[2]
     return urlunsplit((parts.scheme, place, parts.path, "", ""))
@@ -76,7 +76,7 @@ def _is_loopback(host: str | None) -> bool:
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects only to where `require_safe` allows."""
+    """Follows redirects only to addresses that `require_safe` allows."""
 
     max_redirections = 5
 
@@ -94,8 +94,8 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def opened(address: str, headers: dict[str, str] | None = None, timeout: float = 30.0) -> Any:
-    """The answer to a request for a safe address, redirects checked; raises as urllib does, and DataError."""
-    request = urllib.request.Request(  # noqa: S310 - require_safe has seen the scheme
+    """Return the response from a safe address, with checked redirects; raises like urllib, and DataError."""
+    request = urllib.request.Request(  # noqa: S310 - require_safe checked the scheme
         require_safe(address), headers={"User-Agent": "genrec_lab", **(headers or {})}
     )
     return urllib.request.build_opener(_SafeRedirects).open(request, timeout=timeout)
@@ -110,12 +110,13 @@ def download(
     sleep: Callable[[float], None] | None = None,
     most_bytes: int = MOST_BYTES,
 ) -> DownloadRecord:
-    """Fetch the first of these addresses that answers into `target`, unless it is there already.
+    """Fetch `target` from the first of these addresses that works, unless it exists already.
 
-    The bytes go to `target.partial`, from whose end a broken download continues, also in a later process.
-    The whole file is checked (announced length, gzip's own checksum; one that has neither is refused),
-    hashed, and renamed. Its record is kept next to it as `target.download.json`. An answer of more than
-    `most_bytes` is broken off. Raises DataError naming every address with its answer.
+    The bytes go to `target.partial`, from which an interrupted download continues, even in a later process.
+    The whole file is checked (announced length or gzip checksum; a file with neither is rejected), hashed,
+    and renamed. Its record is stored as `target.download.json`. A response of more than `most_bytes` is
+    aborted.
+    Raises DataError, listing every address with its response.
     """
     noted = target.with_name(f"{target.name}.download.json")
     if target.is_file():
@@ -144,8 +145,8 @@ def download(
             return record
     seen = "\n  ".join(dict.fromkeys(answers))
     raise DataError(
-        f"{target.name}: not one of {len(addresses)} addresses gave it:\n  {seen}\nTry again later (what "
-        f"has come is kept), name other mirrors, or put the file at {target} yourself"
+        f"{target.name}: none of {len(addresses)} addresses worked:\n  {seen}\nTry again later (the partial "
+        f"file is kept), name other mirrors, or put the file at {target} yourself"
     )
 
 
@@ -153,7 +154,7 @@ def _noted_record(noted: Path, target: Path) -> DownloadRecord:
     try:
         record = DownloadRecord(**json.loads(noted.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
-        # Put there by hand: nothing was noted.
+        # Put there by hand, so there is no record.
         return DownloadRecord("", target.stat().st_size, "", 0)
     if record.bytes != target.stat().st_size:
         raise DataError(
@@ -168,7 +169,7 @@ def _state_file(target: Path) -> Path:
 
 
 def _fetch(address: str, target: Path, timeout: float, most_bytes: int) -> Path:
-    """One attempt; the partial file where it is whole, otherwise raises _Broken and keeps what has come."""
+    """Make one attempt; return the complete partial file, or raise _Broken and keep the received bytes."""
     partial, state = target.with_name(f"{target.name}.partial"), _state_file(target)
     have, validator = _resumable(partial, state, address)
     headers = {"Range": f"bytes={have}-", "If-Range": validator} if have else {}
@@ -214,7 +215,7 @@ def _fetch(address: str, target: Path, timeout: float, most_bytes: int) -> Path:
 
 
 def _resumable(partial: Path, state: Path, address: str) -> tuple[int, str]:
-    """How many bytes may be kept, and the validator that shows that the file has not changed since."""
+    """Return how many bytes may be kept, and the validator that detects changes of the remote file."""
     try:
         noted = json.loads(state.read_text(encoding="utf-8"))
         have = partial.stat().st_size
@@ -227,7 +228,7 @@ def _resumable(partial: Path, state: Path, address: str) -> tuple[int, str]:
 
 def _validator(headers: Message) -> str:
     etag = headers.get("ETag") or ""
-    # A weak tag does not promise equal bytes, so a range may not be tied to it.
+    # A weak tag does not guarantee equal bytes, so it cannot be used for a range request.
     return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified") or ""
 
 
@@ -246,7 +247,7 @@ def _retry_after(headers: Message) -> float:
 
 
 def _check_gzip(partial: Path) -> None:
-    """Read a gzip file to its end, where its checksum is; other files pass."""
+    """Read a gzip file to its end to verify its checksum; other files pass."""
     if not partial.name.removesuffix(".partial").endswith(".gz"):
         return
     try:

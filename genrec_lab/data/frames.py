@@ -23,10 +23,10 @@ from genrec_lab.data.sources import one_domain
 Table = str | os.PathLike[str] | pl.DataFrame | pl.LazyFrame
 ColumnMapping = Mapping[str, str | Sequence[str] | None]
 
-# What a mapping may name. `key` is the item's id in the table of items where it is called otherwise than in
-# that of interactions.
+# The roles in a mapping. `key` is the item's id in the table of items, if its name differs from that in the
+# table of interactions.
 ROLES = ("user", "item", "timestamp", "rating", "key", *TEXT_COLUMNS)
-# What programs write where an id is missing.
+# Common spellings of a missing id.
 _NOTHING = ("nan", "NaN", "null", "NULL", "None", "<NA>")
 _ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl")
 _DAY_AND_MONTH = r"^(\d{1,2})[/.-](\d{1,2})[/.-](\d{4})(.*)$"
@@ -51,21 +51,20 @@ def read_frames(
     encoding: str = "utf-8",
     on_error: Literal["refuse", "drop"] = "refuse",
 ) -> Dataset:
-    """A Dataset of one domain from two tables, each a csv, tsv, jsonl or parquet file or a polars frame.
+    """Read a Dataset of one domain from two tables, each a csv, tsv, jsonl or parquet file or a polars frame.
 
-    `columns` says which column plays which role (`user`, `item`, `timestamp`, `rating`, `key`, `title`,
-    `description`, `brand`, `categories`); a role left out is a column of its own name. A list of columns of 0
-    and 1 gives the names of those that are 1: `{"categories": ["Action", "Comedy"]}`. `{"timestamp": None}`
-    says that the rows are in time order. `images` is a column of paths or a template such as
-    "posters/{key}.jpg", relative to the table of items; a picture that is not there is null (counted as
-    `items_without_image`). All further item columns may be used in `text_template` and are kept as
-    attributes, under `source_<name>` where the Dataset has a column of that name.
+    `columns` maps roles (`user`, `item`, `timestamp`, `rating`, `key`, `title`, `description`, `brand`,
+    `categories`) to columns; a missing role uses the column of its name. A list of columns of 0 and 1 gives
+    the names of those that are 1: `{"categories": ["Action", "Comedy"]}`. `{"timestamp": None}` states that
+    the rows are in time order. `images` is a column of paths or a template such as "posters/{key}.jpg",
+    relative to the table of items; missing pictures are null (counted as `items_without_image`). All other
+    item columns may be used in `text_template` and are kept as attributes, named `source_<name>` if the
+    Dataset already has a column of that name.
 
-    Times may be numbers, dates or text of dates; `time_format` says how they are written, as "%m/%d/%Y".
-    `min_rating` leaves out interactions with a lower `rating`. `duplicates`: of a user's interactions with
-    one item all stay, or the first or the last. `separator`, `encoding`: of csv files. `on_error="drop"`
-    leaves rows out that cannot be read, counts them by reason and lists them in `Dataset.dropped`; "refuse"
-    raises DataError with all that is wrong.
+    Times may be numbers, dates or text of dates in `time_format`, such as "%m/%d/%Y". `min_rating` leaves out
+    interactions with a lower `rating`. `duplicates`: keep all of a user's interactions with one item, or only
+    the first or last. `separator`, `encoding`: of csv files. `on_error="drop"` leaves out unreadable rows,
+    counts them by reason and lists them in `Dataset.dropped`; "refuse" raises DataError with all problems.
     """
     mapping = checked_mapping(columns or {})
     for option, value, known in (("duplicates", duplicates, ("keep", "first", "last")),
@@ -123,9 +122,9 @@ def raw_interactions_of(
     *,
     rated: bool = False,
 ) -> pl.DataFrame:
-    """The columns `row` from 1, `user`, `item` as text and `timestamp` as a number, rows as in `table`.
+    """Return `row` from 1, `user` and `item` as text, and `timestamp` as a number, rows as in `table`.
 
-    Without `timestamp` where the mapping says None, with `rating` where it is asked for. Raises DataError for
+    `timestamp` is missing if the mapping says None; `rating` is included on request. Raises DataError for
     missing columns; rows with an unreadable time or rating are noted in `faults`, or else raise DataError.
     """
     noted = faults or Faults()
@@ -176,7 +175,7 @@ def raw_interactions_of(
 def _filtered(
     frame: pl.DataFrame, min_rating: float | None, duplicates: str, repairs: dict[str, int]
 ) -> pl.DataFrame:
-    """Interactions without those of a lower rating, and without repeated ones where that is asked for."""
+    """Return interactions without lower ratings and, on request, without repeated ones."""
     kept = frame
     if min_rating is not None:
         kept = frame.filter(pl.col("rating") >= min_rating)
@@ -197,11 +196,10 @@ def _filtered(
 def raw_items_of(
     table: pl.DataFrame, columns: ColumnMapping, origin: str, repairs: dict[str, int] | None = None
 ) -> pl.DataFrame:
-    """The table of items with `key` and the text columns in their roles, and all other columns as attributes.
+    """Return the table of items with `key` and the text columns by role, and other columns as attributes.
 
-    Entities of HTML become characters, and lists inside cells of `categories` are separated by commas; cells
-    that were changed so are counted in `repairs`. Raises DataError for a column that the mapping names and
-    the table lacks, and for flags other than 0 and 1.
+    HTML entities are decoded, and lists in cells of `categories` become comma-separated; changed cells are
+    counted in `repairs`. Raises DataError for a missing column, and for flags other than 0 and 1.
     """
     key_role = "key" if "key" in columns else "item"
     key = _column(
@@ -228,7 +226,7 @@ def raw_items_of(
 
 
 def checked_mapping(columns: ColumnMapping) -> ColumnMapping:
-    """The mapping itself; raises DataError for an unknown role and for one that names no column it needs."""
+    """Return the mapping; raises DataError for an unknown role and for a role without a required column."""
     if not isinstance(columns, Mapping):
         raise DataError(
             f'columns: {columns!r} is no mapping; write it as {{"user": "user_id", "item": "item_id"}}'
@@ -244,7 +242,7 @@ def checked_mapping(columns: ColumnMapping) -> ColumnMapping:
 
 
 def _file(given: Table, option: str) -> Path | None:
-    """The file that `given` names, None where it is a frame; raises DataError for anything else."""
+    """Return the path in `given`, None if it is a frame; raises DataError for anything else."""
     if isinstance(given, (pl.DataFrame, pl.LazyFrame)):
         return None
     if not isinstance(given, (str, os.PathLike)):
@@ -260,7 +258,7 @@ def _file(given: Table, option: str) -> Path | None:
 def _table(
     given: Table, file: Path | None, separator: str | None, encoding: str, faults: Faults
 ) -> pl.LazyFrame:
-    """The table, not yet read; a csv is all text, so that ids stay as they are written: "007" is not 7."""
+    """Return the table; csv columns stay text, so that ids keep their spelling: "007" is not 7."""
     if file is None:
         return given.lazy() if isinstance(given, pl.DataFrame) else cast(pl.LazyFrame, given)
     name = file.name.lower().removesuffix(".gz")
@@ -272,7 +270,7 @@ def _table(
 
 
 def read_table(file: Path, separator: str | None = None) -> pl.DataFrame:
-    """A file that holds a table, csv as text; raises DataError where it cannot be read."""
+    """Read a table from a file, csv as text; raises DataError if it cannot be read."""
     faults = Faults()
     with reading(file):
         table = _table(file, _file(file, "table"), separator, "utf-8", faults).collect()
@@ -283,9 +281,9 @@ def read_table(file: Path, separator: str | None = None) -> pl.DataFrame:
 def read_csv(
     file: Path, separator: str = ",", encoding: str = "utf-8", faults: Faults | None = None
 ) -> pl.DataFrame:
-    """A csv file with a header, packed or not, every column as text; empty cells are null.
+    """Read a csv file with a header, packed or not, with all columns as text; empty cells are null.
 
-    A row with more fields than the header is noted in `faults`. Raises DataError for what is no such file.
+    Rows with more fields than the header are noted in `faults`. Raises DataError for other files.
     """
     source: Path | io.BytesIO = file
     try:
@@ -312,7 +310,7 @@ def read_csv(
 
 
 def _even_rows(file: Path, separator: str, encoding: str, faults: Faults, error: Exception) -> pl.DataFrame:
-    """The rows of a csv file that have as many fields as its header; the others are noted in `faults`."""
+    """Return the rows of a csv file with the header's number of fields; others are noted in `faults`."""
     opened = gzip.open if file.name.endswith(".gz") else open
     with opened(file, "rt", encoding=encoding, newline="") as text:
         header, *rows = csv.reader(text, delimiter=separator)
@@ -334,7 +332,7 @@ def _even_rows(file: Path, separator: str, encoding: str, faults: Faults, error:
 
 
 def _typed(table: pl.DataFrame) -> pl.DataFrame:
-    """Columns of text as numbers where each value is written as its number is; "09" and "1.10" stay text."""
+    """Convert text columns to numbers if all values round-trip; "09" and "1.10" stay text."""
 
     def typed(values: pl.Series) -> pl.Series:
         filled = values.drop_nulls()
@@ -349,7 +347,7 @@ def _typed(table: pl.DataFrame) -> pl.DataFrame:
 
 @contextmanager
 def reading(origin: object) -> Iterator[None]:
-    """Turn what polars raises for a table into a DataError that names it."""
+    """Convert polars' errors to a DataError that names the table."""
     try:
         yield
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -369,7 +367,7 @@ def _column(known: Sequence[str], columns: ColumnMapping, role: str, origin: str
 
 
 def _times(values: pl.Series, origin: str, time_format: str | None) -> tuple[pl.Series, pl.Series]:
-    """Times as numbers, and which of them could not be read."""
+    """Return times as numbers, and which of them could not be read."""
     dtype = values.dtype
     none_bad = pl.Series([False]).new_from_index(0, len(values))
     if dtype.is_temporal():
@@ -390,7 +388,7 @@ def _times(values: pl.Series, origin: str, time_format: str | None) -> tuple[pl.
         readings = [_dates(_year_first(text, values.name, origin))]
     else:
         readings = [text.cast(pl.Int64, strict=False), text.cast(pl.Float64, strict=False), _dates(text)]
-    # The kind of time that fits most rows shows best which row is wrong.
+    # The format that fits most rows identifies the invalid rows best.
     read = min(readings, key=lambda parsed: int((parsed.is_null() & filled).sum()))
     return read.to_physical(), read.is_null() & filled
 

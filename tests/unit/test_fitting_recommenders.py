@@ -170,7 +170,7 @@ def test_weights_go_over_to_identifiers_of_as_many_tokens(dataset: Dataset) -> N
     other = codes_of("Garden", "Kitchen", seed=5)
     moved = model.with_codes(other)
     assert moved.codes is other and equal(moved.body, model.body)
-    with pytest.raises(ValueError, match="knows 26 tokens, the new identifiers have 34"):
+    with pytest.raises(ValueError, match="has 26 tokens, the new identifiers have 34"):
         model.with_codes(codes_of("Garden", sizes=(16, 16)))
 
 

@@ -154,7 +154,7 @@ def test_a_table_cannot_lead_to_pictures_outside_its_folder(tmp_path: Path, way:
     names = {"user": "reader", "item": "book", "timestamp": "when"}
     given: dict[str, Any] = {"interactions": ratings, "columns": names}
     images = "{key}.png" if way == "by key" else "cover"
-    with pytest.raises(DataError, match=r"leads to .*, outside of .*shop; move the pictures there"):
+    with pytest.raises(DataError, match=r"leads to .*, outside .*shop; move the pictures there"):
         load_dataset("frames", items=folder / "books.parquet", images=images, **given)
     if way == "absolute":  # a table in memory is its author's own
         assert load_dataset("frames", items=books, images="cover", **given).items["image"][0] == cover
@@ -227,7 +227,7 @@ def test_k_core_that_empties_a_domain_names_it_and_k() -> None:
         ({"columns": {**COLUMNS, "categories": ["Crim"]}}, r"no column 'Crim' .*\(did you mean 'Crime'"),
         ({"columns": {**COLUMNS, "categories": []}}, "the list for 'categories' is empty"),
         ({"items": None}, "items: no table given"),
-        ({"items": BOOKS.head(1)}, r"user 'b' has item '7', which items does not know \(2 such items, 3"),
+        ({"items": BOOKS.head(1)}, r"user 'b' has item '7', which items does not contain \(2 such items, 3"),
         ({"interactions": RATINGS.head(0)}, "interactions: no interaction in it"),
         (
             {"interactions": RATINGS.with_columns(reader=pl.lit(None, pl.String))},

@@ -162,7 +162,7 @@ def test_what_is_not_read_as_it_was_written_is_not_shared(
         return again
 
     monkeypatch.setattr(Recommender, "load", classmethod(forgetful))
-    with pytest.raises(SharingError, match=r"model\.safetensors of this Recommender is not read as"):
+    with pytest.raises(SharingError, match=r"model\.safetensors of this Recommender changes when read back"):
         model.save_pretrained(target, FACTS)
     assert sorted((file.name, file.read_bytes()) for file in target.iterdir()) == before
 

@@ -90,7 +90,7 @@ def test_lcrec_without_texts_is_read_only_on_demand(tmp_path: Path) -> None:
 def test_lcrec_unknown_item_names_user_and_item(tmp_path: Path) -> None:
     folder = write_pair(tmp_path, {"u1": [10, 9], "u2": [9, 77, 78]})
     with pytest.raises(
-        DataError, match=r"user 'u2' has item '77', which .*Shed\.item\.json does not know \(2 "
+        DataError, match=r"user 'u2' has item '77', which .*Shed\.item\.json does not contain \(2 "
     ):
         load_dataset("lcrec", folder=folder)
     dataset = load_dataset("lcrec", folder=folder, allow_missing_text=True)
@@ -297,7 +297,7 @@ def test_movielens_lines_that_are_wrong_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"ratings\.dat, line 3: 3 fields between '::', expected 4"):
         load_dataset("movielens", folder=tmp_path)
     (tmp_path / "ratings.dat").write_text("1::2::5::30\n1::99::5::31\n")
-    with pytest.raises(DataError, match=r"user '1' has item '99', which .*movies\.dat does not know"):
+    with pytest.raises(DataError, match=r"user '1' has item '99', which .*movies\.dat does not contain"):
         load_dataset("movielens", folder=tmp_path)
     (tmp_path / "movies.dat").unlink()
     with pytest.raises(DataError, match=r"movies\.dat is not there"):
