@@ -1,4 +1,4 @@
-"""Identifiers: ItemCodes, its vocabulary, and the policies that make identifiers unique."""
+"""Identifiers: ItemCodes, their vocabulary, and policies that make identifiers unique."""
 
 from genrec_lab.codes.conflicts import (
     CONFLICT_POLICIES,

@@ -1,7 +1,7 @@
 """Conflict policies: functions over (N, L) codes that make identifiers unique within each domain.
 
-Every policy here treats each domain as if it were alone and is deterministic. `CONFLICT_POLICIES` is open:
-`register_conflict_policy` adds one, and a run file also names one as `package.module:name` or `file.py:name`.
+Every policy here treats each domain independently and is deterministic. `register_conflict_policy` adds your
+own to `CONFLICT_POLICIES`; a run file can also name one as `package.module:name` or `file.py:name`.
 Shapes: N items, L levels, K codes of the last level, d dimensions of the codebook space, G groups of n items.
 A prefix is an identifier without its last code; a group is the items of one domain with equal codes.
 """
@@ -31,19 +31,19 @@ from genrec_lab.codes.grouping import (
 from genrec_lab.codes.last_level import CodebooksLike, FloatArray, LastLevel
 from genrec_lab.registry import Registry, RegistryError
 
-# A policy is a function from `Conflicts` to `Reassigned`, or a class whose instances are called so.
+# A policy is a function from `Conflicts` to `Reassigned`, or a class whose instances are such functions.
 CONFLICT_POLICIES: Registry[Callable[..., Any]] = Registry("conflict policy")
 _Policy = TypeVar("_Policy", bound=Callable[..., Any])
 
-# Sinkhorn: groups of one size move together; this many distances at once keep the memory near 100 MB.
+# Sinkhorn processes groups of equal size together; this many distances keep the memory near 100 MB.
 _LARGEST_BATCH = 2_000_000
 
 
 def register_conflict_policy(name: str) -> Callable[[_Policy], _Policy]:
     """Register the decorated function or class as a conflict policy.
 
-    A function takes a `Conflicts`, and the run file's `identifiers.options` by name; a class takes those
-    options, and its instance the `Conflicts`. Either returns a `Reassigned`.
+    A function takes a `Conflicts` and the run file's `identifiers.options` as keywords; a class takes these
+    options, and its instance takes the `Conflicts`. Both return a `Reassigned`.
 
         >>> from genrec_lab.codes import ItemCodes, Reassigned, register_conflict_policy
         >>> @register_conflict_policy("item_number")
@@ -61,11 +61,11 @@ class IdentifierConfig(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
-    # A name in CONFLICT_POLICIES, or the place of a policy: `package.module:name` or `file.py:name`.
+    # A name in CONFLICT_POLICIES, or `package.module:name` or `file.py:name`.
     policy: str = "nearest_free"
-    # What that policy takes by name, for policies that are not this package's.
+    # Keyword options, for policies from outside this package.
     options: dict[str, Any] = Field(default_factory=dict)
-    # LC-Rec's public code: epsilon of the last level, rounds at most, Sinkhorn-Knopp iterations of a round.
+    # From LC-Rec's public code: epsilon of the last level, most rounds, Sinkhorn-Knopp iterations per round.
     sinkhorn_epsilon: float = Field(default=0.003, gt=0)
     sinkhorn_rounds: int = Field(default=20, ge=1)
     sinkhorn_iterations: int = Field(default=50, ge=1)
@@ -82,7 +82,7 @@ class IdentifierConfig(BaseModel):
         return self
 
     def found_policy(self) -> Callable[[Conflicts], Any]:
-        """The policy with its options; raises CodesError for an unknown name and for options it lacks."""
+        """Return the policy with its options; raises CodesError for an unknown name or unknown options."""
         policy = _registered(self.policy)
         try:
             if inspect.isclass(policy):
@@ -104,7 +104,7 @@ def _registered(policy: str) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class Reassigned:
-    """Codes after a policy, (N, L) or with a level more, their sizes, and what it cost (see `Resolution`)."""
+    """Codes after a policy, (N, L) or with one more level, their sizes, and the cost (see `Resolution`)."""
 
     codes: IntArray
     sizes: tuple[int, ...]
@@ -116,11 +116,10 @@ class Reassigned:
 
 @dataclass(frozen=True, eq=False)
 class Conflicts:
-    """What a policy is given: identifiers, of which some are not unique, and what they were made from.
+    """The input of a policy: identifiers, not all unique, and their residuals and codebooks.
 
-    codes: (N, L). sizes: L. domain_index: (N,) each item's place in domain_names. residuals, codebooks and
-    seed: as in `ItemCodes.resolve_with_cost`; what uses `last_level` raises CodesError where the first two
-    are missing.
+    codes: (N, L). sizes: L. domain_index: (N,) each item's index in domain_names. residuals, codebooks and
+    seed: as in `ItemCodes.resolve_with_cost`; `last_level` raises CodesError if the first two are missing.
     """
 
     codes: IntArray
@@ -134,16 +133,16 @@ class Conflicts:
 
     @cached_property
     def last_level(self) -> LastLevel:
-        """The residuals and codewords of the last level, checked."""
+        """Return the checked residuals and codewords of the last level."""
         return LastLevel.of(self)
 
     @cached_property
     def prefix_ids(self) -> IntArray:
-        """(N,) the number of each item's prefix within its domain."""
+        """Return the number of each item's prefix within its domain, (N,)."""
         return row_ids(np.column_stack([self.domain_index, self.codes[:, :-1]]))
 
     def outcome(self, codes: IntArray, displaced: int = 0, unsolved: int = 0) -> Reassigned:
-        """Return new codes (N, L) with what they cost, by the distances of the last level."""
+        """Return new codes (N, L) and their cost by the distances at the last level."""
         moved = np.flatnonzero((self.codes != codes).any(axis=1))
         old, new = self.codes[moved, -1], codes[moved, -1]
         farther = self.last_level.distance_to(moved, new) - self.last_level.distance_to(moved, old)
@@ -151,7 +150,7 @@ class Conflicts:
 
 
 def reassign(given: Conflicts) -> Reassigned:
-    """Apply the policy that the config names; raises CodesError where what it returns is no `Reassigned`."""
+    """Apply the config's policy; raises CodesError if the result is not a valid `Reassigned`."""
     made = given.config.found_policy()(given)
     rows = len(given.codes)
     if not isinstance(made, Reassigned) or np.ndim(made.codes) != 2 or len(made.codes) != rows:
@@ -173,8 +172,8 @@ def none(given: Conflicts) -> Reassigned:
 def extra_level(given: Conflicts) -> Reassigned:
     """Append a level that counts 0, 1, 2, … inside each group, in item order (TIGER).
 
-    Every item gets the level; its size is the largest group over all domains. No given code changes, so
-    nothing counts as moved.
+    Every item gets the level; its size is the largest group over all domains. The other codes do not change,
+    so no item counts as moved.
     """
     counter = positions_within_groups(row_ids(np.column_stack([given.domain_index, given.codes])))
     return Reassigned(np.column_stack([given.codes, counter]), (*given.sizes, int(counter.max()) + 1))
@@ -182,18 +181,18 @@ def extra_level(given: Conflicts) -> Reassigned:
 
 @register_conflict_policy("nearest_free")
 def nearest_free(given: Conflicts) -> Reassigned:
-    """Keep each group's item nearest to its last code, send the others to the nearest free (UTGRec 2.4.1).
+    """Keep the item nearest to its last code in each group, and move the others (UTGRec 2.4.1).
 
-    First every group's nearest item keeps its code; then, prefix by prefix, the others move: groups by
-    ascending last code, inside a group by distance to that code, each to the nearest last code that nobody
-    under the prefix holds. Where a prefix has no free last code, see `_place_displaced`. Items whose code
-    was unique never move. The order of items matters only between items with equal distances.
+    Prefix by prefix, the other items move to the nearest free last code under the prefix: groups in ascending
+    order of the last code, items of a group by distance to that code. If a prefix has no free last code, see
+    `_place_displaced`. Items with a unique code never move. The order of items matters only for equal
+    distances.
     """
     return given.outcome(*_nearest_free(given, given.codes))
 
 
 def _nearest_free(given: Conflicts, codes: IntArray) -> tuple[IntArray, int]:
-    """Codes made unique in the way of `nearest_free`, and the number of displaced items."""
+    """Return codes made unique as in `nearest_free`, and the number of displaced items."""
     prefix_ids, last = given.prefix_ids, given.last_level
     movers = _without_nearest(codes, prefix_ids, last)
     if movers.size == 0:
@@ -220,11 +219,11 @@ def _nearest_free(given: Conflicts, codes: IntArray) -> tuple[IntArray, int]:
 
 @register_conflict_policy("optimal")
 def optimal(given: Conflicts) -> Reassigned:
-    """Give the items of each ambiguous prefix distinct last codes at the least total distance.
+    """Give the items of each ambiguous prefix distinct last codes with the smallest total distance.
 
-    A linear assignment of all items under the prefix to all K last codes, so an item whose code was unique
-    may move where that helps the sum; prefixes without a conflict stay as they are. Of more than K items
-    under a prefix, the K that together lie nearest stay, and the others are placed by `_place_displaced`.
+    This is a linear assignment of all items under the prefix to all K last codes, so an item with a unique
+    code may move if that reduces the sum. Prefixes without a conflict do not change. If a prefix has more
+    than K items, the K with the smallest total distance stay, and `_place_displaced` places the others.
     """
     prefix_ids, last = given.prefix_ids, given.last_level
     identifier_ids = row_ids(np.column_stack([prefix_ids, given.codes[:, -1]]))
@@ -243,11 +242,11 @@ def optimal(given: Conflicts) -> Reassigned:
 
 @register_conflict_policy("sinkhorn")
 def sinkhorn(given: Conflicts) -> Reassigned:
-    """Re-assign the last codes of colliding items by balanced transport, in rounds (LC-Rec and its lineage).
+    """Reassign the last codes of colliding items by balanced transport, in rounds (LC-Rec and successors).
 
-    See `_sinkhorn_last_codes` for a round. As in the public code, an item that was unique is drawn in where a
-    re-assigned item takes its code. What still collides after the last round is counted as unsolved and
-    goes through `nearest_free`, so that the result is unique; the public code leaves it colliding.
+    See `_sinkhorn_last_codes` for a round. As in the public code, a unique item takes part in later rounds if
+    a reassigned item gets its code. Items that still collide after the last round are counted as unsolved and
+    resolved by `nearest_free`; the public code leaves them colliding.
     """
     settled = given.codes.copy()
     settled[:, -1] = _sinkhorn_last_codes(given)
@@ -257,19 +256,18 @@ def sinkhorn(given: Conflicts) -> Reassigned:
 
 
 def _sinkhorn_last_codes(given: Conflicts) -> IntArray:
-    """(N,) last codes after the rounds; in each, every group of equal codes is spread over all last codes.
+    """Return last codes (N,) after the rounds, each of which spreads colliding groups over all last codes.
 
-    The result may still have collisions. A round takes the groups as it finds them, scales each group's
-    squared distances to [-1, 1], balances exp(-distance / epsilon) by `balanced_log_plan`, and gives each
-    item its largest entry. It stops early where nothing collides any more, or where a round changed nothing,
-    since the next would not either.
+    The result may still have collisions. A round scales each group's squared distances to [-1, 1], balances
+    exp(-distance / epsilon) with `balanced_log_plan`, and gives each item the code of its largest entry. The
+    rounds end early if nothing collides or a round changed nothing.
 
-    Balance makes every code carry the same mass, so a group of few items is spread over far codes too:
-    the cost of this policy is much above that of moving each item to its nearest free code.
+    Balancing gives every code the same mass, so even a small group is spread over distant codes. The cost is
+    therefore much higher than that of moving each item to its nearest free code.
     """
     config, last, prefix_ids = given.config, given.last_level, given.prefix_ids
     current = given.codes[:, -1].copy()
-    # A group's outcome depends on its members alone, so a group that comes back is not computed again.
+    # A group's result depends only on its members, so a group that occurs again is not recomputed.
     outcomes: dict[bytes, IntArray] = {}
     for _ in range(config.sinkhorn_rounds):
         identifier_ids = row_ids(np.column_stack([prefix_ids, current]))
@@ -290,7 +288,7 @@ def _sinkhorn_last_codes(given: Conflicts) -> IntArray:
 
 
 def balanced_log_plan(logits: FloatArray, iterations: int) -> FloatArray:
-    """Scale exp(logits) in turns so that items, then codes, carry equal mass (Sinkhorn-Knopp).
+    """Scale exp(logits) alternately so that items, then codes, have equal mass (Sinkhorn-Knopp).
 
     (G, n, K) -> (G, n, K), both logarithms, because exp(1 / 0.003) leaves little of float64's range.
     """
@@ -307,7 +305,7 @@ def _scaled_distances(batch: IntArray, last: LastLevel) -> FloatArray:
     squared = flat.reshape(*batch.shape, len(codebook))
     largest = squared.max(axis=(1, 2), keepdims=True)
     middle = (largest + squared.min(axis=(1, 2), keepdims=True)) / 2
-    # 1e-5 keeps the division safe where all distances are equal; the value is the public code's.
+    # 1e-5 keeps the division safe if all distances are equal; the value is from the public code.
     scaled: FloatArray = (squared - middle) / (largest - middle + 1e-5)
     return scaled
 
@@ -319,7 +317,7 @@ def _log_sum_exp(values: FloatArray, axis: int) -> FloatArray:
 
 
 def _batches(groups: list[IntArray], last: LastLevel) -> list[IntArray]:
-    """Stack groups of one book and size into (G, n) matrices of items, split to bounded size."""
+    """Stack groups of one book and size into (G, n) matrices of items of bounded size."""
     by_kind: dict[tuple[int, int], list[IntArray]] = {}
     for group in groups:
         by_kind.setdefault((int(last.book_index[group[0]]), len(group)), []).append(group)
@@ -331,7 +329,7 @@ def _batches(groups: list[IntArray], last: LastLevel) -> list[IntArray]:
 
 
 def _without_nearest(codes: IntArray, prefix_ids: IntArray, last: LastLevel) -> IntArray:
-    """All items of groups except each group's nearest, by prefix, last code, distance, and item."""
+    """Return all items of groups except each group's nearest, by prefix, last code, distance, and item."""
     identifier_ids = row_ids(np.column_stack([prefix_ids, codes[:, -1]]))
     in_groups = np.flatnonzero((np.bincount(identifier_ids) > 1)[identifier_ids])
     distances = last.distance_to(in_groups, codes[in_groups, -1])
@@ -342,10 +340,10 @@ def _without_nearest(codes: IntArray, prefix_ids: IntArray, last: LastLevel) -> 
 
 
 def _place_displaced(codes: IntArray, given: Conflicts, displaced: Sequence[int]) -> None:
-    """Give each item that its full prefix displaced a free identifier by chance (UTGRec's last resort).
+    """Give each item displaced from a full prefix a random free identifier (UTGRec's last resort).
 
-    Random last two codes first; where all such pairs are taken, random last three, and so on.
-    Changes `codes` in place; raises CodesError where a domain has more items than there are identifiers.
+    Draws the last two codes; if all such pairs are taken, the last three, and so on. Changes `codes` in
+    place; raises CodesError if a domain has more items than identifiers.
     """
     waiting = list(displaced)
     for depth in range(len(given.sizes) - 2, -1, -1):
@@ -359,7 +357,7 @@ def _place_displaced(codes: IntArray, given: Conflicts, displaced: Sequence[int]
 
 
 def _place_under(codes: IntArray, given: Conflicts, waiting: Sequence[int], depth: int) -> list[int]:
-    """Draw new codes from level `depth` on for the waiting items; return those for whom nothing is free."""
+    """Draw new codes from level `depth` on for the waiting items; return those without a free identifier."""
     sizes = given.sizes[depth:]
     parent_ids = row_ids(np.column_stack([given.domain_index, codes[:, :depth]]))
     is_waiting = np.zeros(len(codes), dtype=bool)
@@ -372,7 +370,7 @@ def _place_under(codes: IntArray, given: Conflicts, waiting: Sequence[int], dept
     left: list[int] = []
     for members in members_of_groups(parent_ids, wanted):
         taken = {tuple(row) for row in codes[members[~is_waiting[members]], depth:].tolist()}
-        # Seeded by the codes before, so that a domain's result does not depend on the other domains.
+        # Seeded by the preceding codes, so that a domain's result does not depend on the other domains.
         generator = np.random.default_rng([given.seed, *codes[members[0], :depth].tolist()])
         for item in by_parent[int(parent_ids[members[0]])]:
             if len(taken) == math.prod(sizes):

@@ -1,4 +1,4 @@
-"""Which rows of an integer matrix are equal, the question that identifiers keep asking; and their error.
+"""Grouping of equal rows of an integer matrix, and the error class of identifiers.
 
 Shapes: N rows (items), C columns (domain and codes), G distinct rows.
 """
@@ -10,19 +10,19 @@ import numpy.typing as npt
 
 IntArray = npt.NDArray[np.int64]
 
-# A packed key stays below this, so that `key * span + column` never leaves int64.
+# Upper bound of a packed key, so that `key * span + column` fits in int64.
 _LARGEST_KEY = np.iinfo(np.int64).max // 2
 
 
 class CodesError(ValueError):
-    """Identifiers, their sizes, or what a conflict policy needs do not fit together."""
+    """Raised if identifiers, their sizes, or the inputs of a conflict policy do not fit together."""
 
 
 def row_ids(rows: npt.NDArray[np.integer]) -> IntArray:
     """Number the distinct rows from 0 in lexicographic order and give each row its number.
 
-    `rows` is (N, C) with entries >= 0; the answer is (N,) with values in 0..G-1. Columns are packed into one
-    int64 key; where the next column would overflow it, the key is first replaced by its rank.
+    `rows` is (N, C) with entries >= 0; the result is (N,) with values in 0..G-1. Columns are packed into one
+    int64 key; before the next column would overflow it, the key is replaced by its rank.
     """
     n_rows, n_columns = rows.shape
     keys = np.zeros(n_rows, dtype=np.int64)
@@ -67,10 +67,10 @@ def members_of_groups(ids: IntArray, wanted: npt.NDArray[np.bool_]) -> list[IntA
 def with_equals(
     identifiers: IntArray, representatives: IntArray, scores: npt.NDArray[np.float32] | None = None
 ) -> tuple[IntArray, npt.NDArray[np.float32]]:
-    """Make of ranked identifiers (U, K), each named by its lowest item, ranked items (U, K) and their scores.
+    """Expand ranked identifiers (U, K), given by their lowest items, to ranked items (U, K) and scores.
 
-    `representatives` is (N,), the lowest item with each item's identifier; those of one identifier stand next
-    to each other, the lowest first. -1 and -inf are past the last.
+    `representatives` (N,) holds the lowest item with each item's identifier. Items of one identifier follow
+    each other, the lowest first. Rows are filled with -1 and -inf.
     """
     order = np.argsort(representatives, kind="stable")
     starts = np.searchsorted(representatives[order], np.arange(len(representatives) + 1))

@@ -1,7 +1,7 @@
-"""Identifiers for items that come later: free ones near where the tokenizer puts them; nobody else's changes.
+"""Identifiers for new items: free ones near the tokenizer's codes; existing identifiers do not change.
 
-Letters: n new items, L levels of the identifiers, R levels that the tokenizer gives: L, or L - 1 where a
-conflict policy has added one that only counts.
+Letters: n new items, L levels of the identifiers, R levels of the tokenizer: L, or L - 1 if a conflict policy
+has added a level that only counts.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from genrec_lab.codes.item_codes import ItemCodes
 
 
 class Grown(NamedTuple):
-    """Identifiers of old and new items, and how many of the new ones are not where the tokenizer put them."""
+    """Identifiers of old and new items, and how many new items do not have the tokenizer's codes."""
 
     codes: ItemCodes  # the old items', unchanged, then the new ones'
-    moved: int  # new items with another code than the tokenizer's, because that identifier was taken
-    displaced: int  # those of them under another prefix, because no identifier was free under theirs
+    moved: int  # new items with other codes than the tokenizer's, because that identifier was taken
+    displaced: int  # those of them with another prefix, because theirs had no free identifier
 
 
 def with_new_items(
@@ -31,12 +31,12 @@ def with_new_items(
     residuals: npt.NDArray[np.floating] | None = None,
     codebooks: Sequence[npt.NDArray[np.floating]] = (),
 ) -> Grown:
-    """Append n items: raw codes (n, R) by the frozen tokenizer, and the domain of each.
+    """Append n items, given their codes (n, R) from the frozen tokenizer and their domains.
 
-    An item whose identifier is taken gets the nearest free one: the other last codes under its prefix by
-    their codewords' distance from its residual, then other codes of the level before, and so on. residuals
-    (n, R, d) and codebooks, (K, d) a level, say what is near; without them the lowest free code is taken.
-    Raises CodesError for codes outside of the sizes, or where a domain has no free identifier left.
+    If an identifier is taken, the item gets the nearest free one: other last codes under its prefix by the
+    distance of their codewords to the residual, then other codes of the level before, and so on. residuals
+    (n, R, d) and codebooks, (K, d) per level, give the distances; without them, the lowest free code is used.
+    Raises CodesError for codes outside the sizes, or if a domain has no free identifier left.
     """
     rows, levels = np.asarray(raw, dtype=np.int64), raw.shape[1]
     counted = codes.levels - levels
@@ -78,7 +78,7 @@ def _by_distance(
     residuals: npt.NDArray[np.floating] | None,
     codebooks: Sequence[npt.NDArray[np.floating]],
 ) -> list[list[int]]:
-    """The codes of each level, the nearest first, and the item's own before all."""
+    """Return the codes of each level by distance, with the item's code first."""
     found = []
     for level, size in enumerate(sizes):
         order = np.arange(size)
@@ -91,7 +91,7 @@ def _by_distance(
 
 
 def _near(row: list[int], order: list[list[int]]) -> Iterator[tuple[int, ...]]:
-    """Every identifier once: those that differ at the last level first, then at the last two, and so on."""
+    """Yield every identifier once: first those that differ at the last level, then at the last two, …"""
     yield tuple(row)
     for depth in range(len(row) - 1, -1, -1):
         for code in order[depth][1:]:

@@ -1,5 +1,4 @@
-"""How the codes of a catalogue are used, how well they separate items, which domains share them, and how
-many items change their codes in a training.
+"""Statistics of codes: use of each level, collisions, sharing between domains, and changes in training.
 
 Shapes: N items, L levels, T domains, K codes of a level.
 """
@@ -20,15 +19,15 @@ from genrec_lab.codes.item_codes import ItemCodes
 
 @dataclass(frozen=True)
 class CodeHealth:
-    """How the codes of each level are used, one tuple entry per level, and how well items are separated.
+    """The use of the codes, with one tuple entry per level, and the collisions of items.
 
-    Where the number of possible codes is unknown, utilisation, dead and gini are NaN: nothing is claimed.
+    If the number of possible codes is unknown, utilisation, dead and gini are NaN.
 
     used: codes that at least one item has. utilisation: used / size. dead: codes that no item has.
-    entropy: of the code frequencies, in bits. perplexity: 2 ** entropy, the number of codes that evenly used
-    ones would match. gini: inequality of the code frequencies, unused codes included; 0 is even.
-    collision_rate: share of items whose whole identifier another item has too.
-    largest_collision: items of the most shared identifier, 1 where all are unique.
+    entropy: of the code frequencies, in bits. perplexity: 2 ** entropy, the number of equally frequent codes
+    with the same entropy. gini: inequality of the code frequencies, including unused codes; 0 is equal.
+    collision_rate: share of items whose whole identifier another item shares.
+    largest_collision: number of items with the most shared identifier, 1 if all are unique.
     unique_ratio: distinct identifiers / items.
     """
 
@@ -48,8 +47,7 @@ def code_health(
 ) -> CodeHealth:
     """Measure (N, L) codes; with `domains` (N,), only items of one domain collide.
 
-    A size of None is unknown, as of `ItemCodes.known_sizes`. Raises CodesError where codes and sizes do not
-    fit.
+    A size of None is unknown, as in `ItemCodes.known_sizes`. Raises CodesError if codes and sizes do not fit.
 
     >>> health = code_health([[0, 1], [0, 1], [3, 2]], sizes=(4, 4))
     >>> health.collision_rate
@@ -80,10 +78,10 @@ def code_health(
 
 
 def prefix_entropy(codes: npt.ArrayLike, sizes: Sequence[int]) -> tuple[float, ...]:
-    """The entropy in bits of the prefixes of 1, 2, …, L codes.
+    """Return the entropies in bits of the prefixes of 1, 2, …, L codes.
 
-    The step from one level to the next is the entropy of a code given those before it; the last value is
-    log2(N) exactly where all identifiers are distinct.
+    The increase from one level to the next is the conditional entropy of a code given those before it. The
+    last value is log2(N) if and only if all identifiers are distinct.
     """
     checked = ItemCodes(codes, sizes)
     prefixes = (row_ids(checked.codes[:, :length]) for length in range(1, checked.levels + 1))
@@ -91,10 +89,10 @@ def prefix_entropy(codes: npt.ArrayLike, sizes: Sequence[int]) -> tuple[float, .
 
 
 def use_of_codes(codes: npt.ArrayLike, sizes: Sequence[int], domains: Iterable[str | int]) -> dict[str, Any]:
-    """What is recorded of the codes while a tokenizer trains; tuples are by level.
+    """Return the statistics that are recorded while a tokenizer trains; tuples are by level.
 
-    `utilisation, perplexity, gini, collision_rate, largest_collision, unique_ratio` as of `CodeHealth`,
-    `prefix_entropy`, and `shared_items`, the share of items whose code another domain has too.
+    `utilisation, perplexity, gini, collision_rate, largest_collision, unique_ratio` as in `CodeHealth`,
+    `prefix_entropy`, and `shared_items`, the share of items whose code another domain also uses.
     """
     names = list(domains)
     health = code_health(codes, sizes, names)
@@ -115,8 +113,8 @@ class DomainSharing:
     """Which codes the domains share (GMC 5.4.2, Figure 3); tuple entries are levels.
 
     domains: the T names. counts: (T, K) items of each domain with each code.
-    codes_by_domains: (T + 1,) number of codes that exactly 0, 1, …, T domains use.
-    shared_items: share of items whose code another domain uses too.
+    codes_by_domains: (T + 1,) number of codes used by exactly 0, 1, …, T domains.
+    shared_items: share of items whose code another domain also uses.
     """
 
     domains: tuple[str, ...]
@@ -148,8 +146,8 @@ def domain_sharing(codes: npt.ArrayLike, domains: Iterable[str | int], sizes: Se
 class Churn:
     """The share of items whose code changed.
 
-    by_level: (L,) the share whose code of that level changed, whatever the levels before did. by_prefix: (L,)
-    the share for which any code up to that level changed; its last value is the share of changed identifiers.
+    by_level: (L,) the share whose code at that level changed, regardless of other levels. by_prefix: (L,) the
+    share with any change up to that level; its last value is the share of changed identifiers.
     """
 
     by_level: npt.NDArray[np.float64]
@@ -162,7 +160,7 @@ class Churn:
 
 
 def churn(codes_before: npt.ArrayLike, codes_after: npt.ArrayLike) -> Churn:
-    """Compare the codes of the same items at two moments of one training; both (N, L), CodesError else."""
+    """Compare two (N, L) codes of the same items in one training; raises CodesError for other shapes."""
     before, after = np.asarray(codes_before), np.asarray(codes_after)
     if before.ndim != 2 or before.shape != after.shape or 0 in before.shape:
         raise CodesError(
@@ -175,12 +173,12 @@ def churn(codes_before: npt.ArrayLike, codes_after: npt.ArrayLike) -> Churn:
 def _entropy_bits(counts: npt.NDArray[np.integer]) -> float:
     present = counts[counts > 0]
     shares = present / present.sum()
-    # max() turns the -0.0 of a single code into 0.0.
+    # max() converts the -0.0 of a single code to 0.0.
     return max(0.0, float(-(shares * np.log2(shares)).sum()))
 
 
 def _gini(counts: npt.NDArray[np.integer]) -> float:
-    # Integers until the division, so that even use gives exactly 0.
+    # Integers until the division, so that equal use gives exactly 0.
     ascending = np.sort(counts).astype(np.int64)
     size = len(ascending)
     weights = 2 * np.arange(1, size + 1) - size - 1

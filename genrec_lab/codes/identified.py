@@ -1,6 +1,4 @@
-"""What a row's tokenizers made of a catalogue: codes before and after conflicts, residuals, codebooks,
-records.
-"""
+"""The result of a row's tokenizers: codes before and after conflicts, residuals, codebooks, records."""
 
 from __future__ import annotations
 
@@ -16,49 +14,49 @@ from safetensors.numpy import load_file
 
 from genrec_lab.codes import ItemCodes, PrefixCodewords
 
-_ALL = "all"  # the scope of a tokenizer of all domains
-# Books (K_l, d) of each level by scope, or codewords that differ from prefix to prefix.
+_ALL = "all"  # the scope of one tokenizer for all domains
+# Books (K_l, d) of each level by scope, or codewords that depend on the prefix.
 Books = Mapping[str, list[np.ndarray] | PrefixCodewords]
 
 
 @dataclass(frozen=True)
 class Identified:
-    """What a row's tokenizers made of the catalogue."""
+    """The result of a row's tokenizers for the catalogue."""
 
     raw: ItemCodes  # as quantised; items may share an identifier
     codes: ItemCodes  # after the conflict policy; unique within each domain
-    residuals: np.ndarray  # (N, L, d): what each level quantised, r_0 first; d = 0 where nothing was
-    # (K, d) of each level, by scope: "all", or a domain; none where they differ from prefix to prefix
+    residuals: np.ndarray  # (N, L, d): each level's input, beginning with r_0; d = 0 if nothing is quantised
+    # (K, d) of each level, by scope: "all", or a domain; empty if codewords depend on the prefix
     codebooks: dict[str, list[np.ndarray]]
     resolution: dict[str, Any]  # policy, moved, cost, displaced, unsolved
-    epochs: dict[str, list[dict[str, Any]]]  # a training's records by scope; empty for residual k-means
-    refines: bool = True  # whether each level quantises what the levels before it left over
+    epochs: dict[str, list[dict[str, Any]]]  # training records by scope; empty for residual k-means
+    refines: bool = True  # whether each level quantises the residual of the levels before it
     prefixed: dict[str, PrefixCodewords] | None = None  # of the last level, by scope
 
     @property
     def tokenizers(self) -> int:
-        """How many tokenizers were trained: one for all domains, or one for each domain."""
+        """The number of trained tokenizers: one for all domains, or one per domain."""
         return len(self.epochs)
 
     @property
     def quantises(self) -> bool:
-        """Whether the codes quantise anything, so that there are residuals."""
+        """Whether the codes quantise vectors, so that there are residuals."""
         return self.residuals.shape[2] > 0
 
     @property
     def last_codewords(self) -> dict[str, list[np.ndarray] | PrefixCodewords]:
-        """What conflict policies choose last codes from, by domain."""
+        """Return the codewords that conflict policies choose from, by domain."""
         books: Books = self.prefixed or self.codebooks
         return of_domains(books, self.raw)
 
     def codebooks_of(self, domain: str) -> list[np.ndarray]:
-        """The codebooks (K_l, d) of each level with which a domain's items were named."""
+        """Return the codebooks (K_l, d) of each level for a domain's items."""
         return self.codebooks[domain if domain in self.codebooks else _ALL]
 
     def remainder(self) -> np.ndarray:
-        """(N, d) what the codewords of an identifier leave over of an item's vector, before any policy.
+        """Return the vectors minus the sums of their codewords, (N, d), before any policy.
 
-        Of tokenizers whose levels refine one another.
+        Only for tokenizers whose levels refine each other.
         """
         left: np.ndarray = self.residuals[:, -1].copy()
         for domain, books in self.last_codewords.items():
@@ -68,23 +66,22 @@ class Identified:
         return left
 
     def codeword_sums(self) -> np.ndarray:
-        """The quantised vectors of all items before any conflict policy, (N, d): what their codes add up to.
+        """Return the sums of all items' codewords, (N, d), before any conflict policy.
 
-        Of tokenizers whose levels refine one another.
+        Only for tokenizers whose levels refine each other.
         """
         sums: np.ndarray = self.residuals[:, 0] - self.remainder()
         return sums
 
     def comparable_codes(self) -> ItemCodes:
-        """The codes before any conflict policy, numbered so that equal codes are the same codeword.
+        """Return the codes before any conflict policy, numbered so that equal codes are the same codeword.
 
-        Tokenizers that were trained a domain each have codebooks of their own; their codes get a range a
-        domain.
+        If each domain has its own tokenizer, the codes of each domain get a separate range.
         """
         return self.raw if self.tokenizers == 1 else self.raw.with_separate_vocabularies()
 
     def chosen_codewords(self) -> np.ndarray:
-        """The codeword that each level chose for each item: (N, L, d) float32."""
+        """Return the codeword of each item at each level: (N, L, d) float32."""
         chosen = np.zeros_like(self.residuals)
         for domain in self.raw.domain_names:
             items = self.raw.domain_items(domain)
@@ -93,12 +90,11 @@ class Identified:
         return chosen
 
     def item_levels(self, item: int = 0) -> pl.DataFrame:
-        """How each level chose an item's code: frame `level, code, norm, to_nearest, to_second`, a row a
-        level.
+        """Return how an item's codes were chosen: rows `level, code, norm, to_nearest, to_second`.
 
-        norm: of what the level quantised; to_nearest, to_second: its distances to the two nearest codewords.
-        What is not known is null: all three for codes that quantise nothing, the last where codewords differ
-        from prefix to prefix.
+        norm: of the level's input; to_nearest, to_second: its distances to the two nearest codewords. Unknown
+        values are null: all three for codes that quantise nothing, the last if codewords depend on the
+        prefix.
         """
         domain = str(self.raw.domain_names[self.raw.domain_index[item]])
         rows: list[tuple[int, int, float | None, float | None, float | None]] = []
@@ -123,12 +119,12 @@ class Identified:
 
 
 def of_domains(books: Books, codes: ItemCodes) -> dict[str, list[np.ndarray] | PrefixCodewords]:
-    """The books by domain, where those of scope "all" are every domain's."""
+    """Return the books by domain; those of scope "all" belong to every domain."""
     return {name: books[name if name in books else _ALL] for name in codes.domain_names}
 
 
 def read_identified(folder: Path, epochs: dict[str, list[dict[str, Any]]]) -> Identified:
-    """Read what stage 02 wrote of a row; epochs: the records of its tokenizers' trainings, by scope."""
+    """Read the files of stage 02 for a row; epochs: training records of its tokenizers, by scope."""
     tensors = load_file(folder / "quantised.safetensors")
     raw = ItemCodes.read(folder / "raw_codes.parquet")
     resolution = json.loads((folder / "resolution.json").read_text())

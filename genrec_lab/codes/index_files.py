@@ -15,7 +15,7 @@ from genrec_lab.codes.grouping import CodesError
 from genrec_lab.codes.item_codes import ItemCodes
 from genrec_lab.data.paths import existing_folder, read_json_object
 
-# What is before the number has no digit and does not end with a minus: "<a_12>", "<A_12>", "<|x|12|>", "12".
+# The part before the number has no digit and does not end with a minus: "<a_12>", "<A_12>", "<|x|12|>", "12".
 _TOKEN = re.compile(r"(|\D*[^\d-])([0-9]{1,9})(\D*)")
 # A last level with this many times fewer codes than the others only counts items.
 _FEW = 4
@@ -24,14 +24,14 @@ _INDEX = re.compile(r"\.index(?=[._-]|$)")
 
 @dataclass(frozen=True, eq=False)
 class IndexFile:
-    """The identifiers of one file: keys (N,), the items' names there, and their codes."""
+    """The identifiers of one file: keys (N,) of the items, and their codes."""
 
     name: str
     keys: tuple[str, ...]
     codes: ItemCodes
 
     def of_items(self, keys: Sequence[str]) -> ItemCodes:
-        """The identifiers of the items with these keys, in this order; CodesError names a missing one."""
+        """Return the identifiers of the items with these keys; raises CodesError for a missing one."""
         places = {key: place for place, key in enumerate(self.keys)}
         missing = [key for key in keys if key not in places]
         if missing:
@@ -43,13 +43,13 @@ class IndexFile:
 
 
 def read_index_file(file: str | os.PathLike[str], sizes: Sequence[int | None] | None = None) -> IndexFile:
-    """Read `{item: ["<a_12>", "<b_3>", …]}`, as LC-Rec and those after it write it, or `{item: [12, 3, …]}`.
+    """Read `{item: ["<a_12>", "<b_3>", …]}`, as LC-Rec and its successors write it, or `{item: [12, …]}`.
 
-    The place of a token is the level, its number the code; the letters are any, but the same for all items.
-    sizes: the number of codes of each level. Such files do not state them, so by default they are unknown
-    (`ItemCodes.unknown_levels`), all but that of a last level that only tells apart items whose codes before
-    it are equal: what is used of it is all there is. Raises DataError for anything but such JSON, CodesError
-    naming file and item for tokens that are no identifier.
+    A token's position is the level, its number the code; the letters must be the same for all items. sizes:
+    the number of codes of each level. Such files do not state them, so by default they are unknown
+    (`ItemCodes.unknown_levels`), except for a last level that only distinguishes items with equal other
+    codes.
+    Raises DataError for other JSON, and CodesError, naming file and item, for invalid tokens.
     """
     path = Path(file)
     content = read_json_object(path)
@@ -76,9 +76,9 @@ def read_index_file(file: str | os.PathLike[str], sizes: Sequence[int | None] | 
 
 
 def sizes_of(codes: np.ndarray) -> list[int | None]:
-    """What is known of the sizes of codes (N, L) by themselves: that of a last level that only counts.
+    """Return the sizes that codes (N, L) alone reveal: only that of a last level that merely counts.
 
-    Such a level has few codes beside the others', and they tell apart all items that are equal before it.
+    Such a level has few codes compared with the others, and distinguishes all items with equal other codes.
     """
     largest = codes.max(axis=0) + 1
     sizes: list[int | None] = [None] * codes.shape[1]
@@ -92,8 +92,8 @@ def sizes_of(codes: np.ndarray) -> list[int | None]:
 def read_index_files(folder: str | os.PathLike[str]) -> dict[str, IndexFile]:
     """Read every `*.index*.json` of a folder, by the file's name without these endings.
 
-    `${VAR}` in the path is taken from the environment. Raises DataError where the folder is not there,
-    CodesError where it has no such file.
+    `${VAR}` in the path is read from the environment. Raises DataError if the folder does not exist,
+    CodesError if it has no such file.
     """
     source = existing_folder(folder, "reference_codes")
     files = sorted(file for file in source.glob("*.json") if _INDEX.search(file.stem))
@@ -108,7 +108,7 @@ def read_index_files(folder: str | os.PathLike[str]) -> dict[str, IndexFile]:
 
 
 def _tokens(file: Path, key: str, tokens: Any) -> list[tuple[str, int]]:
-    """The letters around the number and the number of each token."""
+    """Return the letters around the number, and the number, of each token."""
     if not isinstance(tokens, list) or not tokens:
         raise CodesError(f'{file}: item {key!r} has {tokens!r}; expected tokens as ["<a_12>", "<b_3>"]')
     found = []

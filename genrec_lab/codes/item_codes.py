@@ -34,11 +34,11 @@ ONLY_DOMAIN = "all"
 class ItemCodes:
     """The identifiers of N items: item i is the row `codes[i]` of L codes.
 
-    codes: (N, L) int64, read-only. sizes: the number of possible codes of each level; None where it is
-    unknown, then as many as the largest code asks for, and the level is among `unknown_levels`.
-    domains: (N,) array of domain names, or None for a catalogue of one domain, called "all".
-    shared_levels: 0-based levels of equal size that share one range of token ids (UTGRec: levels 1..L-1).
-    Raises CodesError where codes, sizes, domains or shared levels do not fit together.
+    codes: (N, L) int64, read-only. sizes: the number of possible codes of each level; None if unknown, then
+    the largest code plus one is used, and the level is among `unknown_levels`. domains: (N,) array of domain
+    names, or None for a catalogue of one domain, called "all". shared_levels: 0-based levels of equal size
+    that share one range of token ids (UTGRec: levels 1..L-1).
+    Raises CodesError if codes, sizes, domains or shared levels do not fit together.
 
     >>> codes = ItemCodes([[0, 1], [0, 1], [3, 2]], sizes=(4, 4))
     >>> codes.unique, codes.collision_rate()
@@ -96,7 +96,7 @@ class ItemCodes:
 
     @property
     def known_sizes(self) -> tuple[int | None, ...]:
-        """The number of possible codes of each level, None where it is unknown."""
+        """The number of possible codes of each level, None if unknown."""
         return tuple(None if level in self.unknown_levels else size for level, size in enumerate(self.sizes))
 
     @property
@@ -108,7 +108,7 @@ class ItemCodes:
 
     @cached_property
     def domain_names(self) -> tuple[str, ...]:
-        """The domains in order of first appearance; ("all",) where no domains were given."""
+        """The domains in order of first appearance; ("all",) if no domains were given."""
         if self.domains is None:
             return (ONLY_DOMAIN,)
         names, first = np.unique(self.domains, return_index=True)
@@ -116,7 +116,7 @@ class ItemCodes:
 
     @cached_property
     def domain_index(self) -> IntArray:
-        """(N,) int64: each item's position in `domain_names`."""
+        """Each item's position in `domain_names`, (N,) int64."""
         if self.domains is None:
             return np.zeros(self.n_items, dtype=np.int64)
         names, inverse = np.unique(self.domains, return_inverse=True)
@@ -124,7 +124,7 @@ class ItemCodes:
         return np.array([place[str(name)] for name in names], dtype=np.int64)[inverse]
 
     def domain_items(self, domain: str | int | None = None) -> IntArray:
-        """The item indices of one domain, ascending; of all domains where `domain` is None."""
+        """Return the item indices of one domain, ascending; of all domains if `domain` is None."""
         if domain is None:
             return np.arange(self.n_items, dtype=np.int64)
         name = str(domain)
@@ -136,11 +136,11 @@ class ItemCodes:
         return np.flatnonzero(self.domain_index == self.domain_names.index(name)).astype(np.int64, copy=False)
 
     def subset(self, domain: str | int) -> ItemCodes:
-        """The codes of one domain's items, renumbered from 0 in item order; sizes and vocabulary stay."""
+        """Return the codes of one domain's items, renumbered from 0; sizes and vocabulary do not change."""
         return self.select(self.domain_items(domain))
 
     def select(self, items: npt.ArrayLike) -> ItemCodes:
-        """The codes of these items, in this order; sizes and vocabulary stay."""
+        """Return the codes of these items, in this order; sizes and vocabulary do not change."""
         chosen = np.asarray(items, dtype=np.int64)
         domains = None if self.domains is None else self.domains[chosen]
         return ItemCodes(self.codes[chosen], self.sizes, domains, self.shared_levels, self.unknown_levels)
@@ -148,8 +148,9 @@ class ItemCodes:
     def with_separate_vocabularies(self) -> ItemCodes:
         """Give each domain its own block of codes at every level: domain t's code c becomes t * size + c.
 
-        For codebooks that were trained a domain each, whose equal codes mean nothing alike. Sizes grow by the
-        number of domains. Resolve conflicts first: afterwards codes no longer index a domain's codebook.
+        Use this for codebooks trained separately per domain, whose equal codes are unrelated. Sizes are
+        multiplied by the number of domains. Resolve conflicts first, because afterwards codes no longer index
+        a domain's codebook.
         """
         widths = np.array(self.sizes, dtype=np.int64)
         shifted = self.codes + self.domain_index[:, None] * widths[None, :]
@@ -163,17 +164,17 @@ class ItemCodes:
         return row_ids(np.column_stack([self.domain_index, self.codes]))
 
     def groups(self) -> list[IntArray]:
-        """The items of each ambiguous identifier: arrays of two or more items of one domain, ascending."""
+        """Return the items of each ambiguous identifier: ascending arrays of items of one domain."""
         sizes = np.bincount(self._identifier_ids)
         return members_of_groups(self._identifier_ids, sizes > 1)
 
     def collision_rate(self) -> float:
-        """The share of items whose whole identifier another item of the same domain has too."""
+        """Return the share of items whose whole identifier another item of the same domain shares."""
         sizes = np.bincount(self._identifier_ids)
         return float(sizes[sizes > 1].sum() / self.n_items)
 
     def representatives(self) -> IntArray:
-        """(N,) the lowest item of the same domain with each item's identifier, itself where it is alone."""
+        """Return for each item the lowest item of its domain with the same identifier, (N,)."""
         _, first, group = np.unique(self._identifier_ids, return_index=True, return_inverse=True)
         return first[group.reshape(-1)].astype(np.int64)
 
@@ -183,7 +184,7 @@ class ItemCodes:
         return int(self._identifier_ids.max()) + 1 == self.n_items
 
     def require_unique(self) -> None:
-        """Raise CodesError, with the way out, where items of a domain share an identifier."""
+        """Raise CodesError if items of a domain share an identifier."""
         if not self.unique:
             groups = self.groups()
             raise CodesError(
@@ -201,7 +202,7 @@ class ItemCodes:
         codebooks: CodebooksLike | None = None,
         seed: int = 0,
     ) -> ItemCodes:
-        """The codes after a conflict policy; see `resolve_with_cost`."""
+        """Return the codes after a conflict policy; see `resolve_with_cost`."""
         return self.resolve_with_cost(policy, residuals, codebooks, seed).codes
 
     def resolve_with_cost(
@@ -211,20 +212,19 @@ class ItemCodes:
         codebooks: CodebooksLike | None = None,
         seed: int = 0,
     ) -> Resolution:
-        """Make identifiers unique within each domain by a policy, and say what that cost.
+        """Make identifiers unique within each domain by a policy, and return them with the cost.
 
-        policy: "none", "extra_level", "nearest_free", "sinkhorn", "optimal", a registered one, or the place
-        of one (`package.module:name`, `file.py:name`); or an IdentifierConfig.
-        residuals: what the last level quantised, (N, d), or all levels' residuals (N, L, d).
-        codebooks: the last level's codewords (K, d), or all levels' (L, K, d), or a mapping from each
-        domain's name to either, or `PrefixCodewords` in place of an array. Both are needed by "nearest_free",
-        "sinkhorn" and "optimal" only.
-        seed: used only where a prefix has more items than last codes. Raises CodesError.
+        policy: "none", "extra_level", "nearest_free", "sinkhorn", "optimal", a registered name,
+        `package.module:name` or `file.py:name`; or an IdentifierConfig. residuals: the last level's input (N,
+        d), or all levels' residuals (N, L, d). codebooks: the last level's codewords (K, d), or all levels'
+        (L, K, d), or a mapping from each domain's name to either, or `PrefixCodewords` instead of an array.
+        Only "nearest_free", "sinkhorn" and "optimal" need residuals and codebooks. seed: used only if a
+        prefix has more items than last codes. Raises CodesError.
         """
         if isinstance(policy, IdentifierConfig):
             config = policy
         else:
-            config = IdentifierConfig.model_construct(policy=policy)  # `reassign` checks it
+            config = IdentifierConfig.model_construct(policy=policy)  # checked by `reassign`
         given = Conflicts(
             self.codes, self.sizes, self.domain_index, self.domain_names, config, residuals, codebooks, seed
         )
@@ -239,7 +239,7 @@ class ItemCodes:
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
-        """The token id of code 0 of each level: code c of level l is the token `offsets[l] + c`."""
+        """The token id of code 0 of each level; code c of level l is the token `offsets[l] + c`."""
         offsets: list[int] = []
         next_token = _FIRST_CODE_TOKEN
         shared_offset: int | None = None
@@ -255,11 +255,11 @@ class ItemCodes:
 
     @property
     def vocabulary_size(self) -> int:
-        """The number of token ids: pad (0), end (1), and each level's range, a shared range once."""
+        """The number of token ids: pad (0), end (1), and each level's range; a shared range counts once."""
         return max(offset + size for offset, size in zip(self.offsets, self.sizes, strict=True))
 
     def tokens(self) -> IntArray:
-        """(N, L) int64 token ids of the identifiers."""
+        """Return the token ids of the identifiers, (N, L) int64."""
         return self.codes + np.array(self.offsets, dtype=np.int64)[None, :]
 
     # --- file
@@ -276,7 +276,7 @@ class ItemCodes:
 
     @classmethod
     def read(cls, file: str | Path) -> Self:
-        """Read what `write` wrote; raises CodesError where the file is missing or is something else."""
+        """Read a file that `write` wrote; raises CodesError if it is missing or something else."""
         frame, header = _FILE.read(file)
         if not np.array_equal(frame["item"].to_numpy(), np.arange(frame.height)):
             raise CodesError(
@@ -289,13 +289,13 @@ class ItemCodes:
 
 @dataclass(frozen=True)
 class Resolution:
-    """What a conflict policy made and what it cost.
+    """The result and cost of a conflict policy.
 
     codes: the new identifiers. policy: its name.
     moved: items whose codes changed (an appended level changes none).
     cost: sum over moved items of (distance of the last residual to its new last codeword - to its old one).
-    displaced: moved items that found every last code of their prefix taken and left the prefix.
-    unsolved: items that "sinkhorn" left colliding and that "nearest_free" then had to separate.
+    displaced: moved items that left their prefix because all its last codes were taken.
+    unsolved: items that "sinkhorn" left colliding and "nearest_free" separated.
     """
 
     codes: ItemCodes

@@ -1,4 +1,4 @@
-"""What a policy must know to move items between last codes: their residuals and the codewords.
+"""Residuals and codewords of the last level, which policies use to move items between last codes.
 
 Shapes: N items, M identifiers that have a codeword, L levels, K codes of the last level, d dimensions of the
 codebook space.
@@ -28,8 +28,8 @@ class PrefixCodewords:
     """The codewords of last codes under each prefix.
 
     paths: (M, L) codes. vectors: (M, d), the codeword of each, in the space of the last level's residuals. A
-    last code that has none under a prefix is where the prefix itself is: at the origin. size: K.
-    Raises CodesError where the three do not fit together.
+    last code without a codeword under a prefix lies at the origin, where the prefix is. size: K.
+    Raises CodesError if the three do not fit together.
     """
 
     paths: IntArray
@@ -56,18 +56,18 @@ class PrefixCodewords:
         return rows
 
     def below(self, prefix: tuple[int, ...]) -> npt.NDArray[np.floating]:
-        """(k, d) the codewords that there are under a prefix, in the order of their codes."""
+        """Return the existing codewords under a prefix, (k, d), in the order of their codes."""
         return self.vectors[self._rows.get(prefix, [])]
 
     def book(self, prefix: tuple[int, ...]) -> npt.NDArray[np.float64]:
-        """(K, d) codewords of the last codes under a prefix of L - 1 codes."""
+        """Return the codewords (K, d) of the last codes under a prefix of L - 1 codes."""
         book = np.zeros((self.size, self.vectors.shape[1]))
         rows = self._rows.get(prefix, [])
         book[self.paths[rows, -1]] = self.vectors[rows]
         return book
 
     def of(self, codes: IntArray) -> npt.NDArray[np.float32]:
-        """(N, d) the codewords of whole identifiers (N, L); zero where one has none."""
+        """Return the codewords (N, d) of whole identifiers (N, L); zero if one has none."""
         row_of = {tuple(path): row for row, path in enumerate(self.paths.tolist())}
         rows = np.array([row_of.get(tuple(code), -1) for code in codes.tolist()], dtype=np.int64)
         return np.where(rows[:, None] < 0, 0, self.vectors[rows]).astype(np.float32)
@@ -80,8 +80,8 @@ CodebooksLike = npt.ArrayLike | PrefixCodewords | Mapping[str, npt.ArrayLike | P
 class LastLevel:
     """The last level's geometry: residuals (N, d), and books, the codewords (K, d) that items choose from.
 
-    book_index: (N,) the number of each item's book: its domain's, or its prefix's where every prefix has its
-    own. book: returns a book by its number. size: K.
+    book_index: (N,) the number of each item's book, by domain or, if every prefix has its own, by prefix.
+    book: returns a book by its number. size: K.
     """
 
     residuals: FloatArray
@@ -91,7 +91,7 @@ class LastLevel:
 
     @classmethod
     def of(cls, conflicts: Conflicts) -> LastLevel:
-        """Check and pick the last level; raises CodesError that names what is missing or does not fit."""
+        """Check and select the last level; raises CodesError for missing or mismatched inputs."""
         residuals, codebooks, size = conflicts.residuals, conflicts.codebooks, conflicts.sizes[-1]
         domain_names = conflicts.domain_names
         missing = [
@@ -124,7 +124,7 @@ class LastLevel:
             book_index = conflicts.prefix_ids
             rows = np.column_stack([conflicts.domain_index, conflicts.codes[:, :-1]])
             prefixes = rows[np.unique(book_index, return_index=True)[1]].tolist()
-            # Made when asked for: the books of all prefixes may be large.
+            # Created on demand, because the books of all prefixes may be large.
             book_of = lambda index: prefixed[prefixes[index][0]].book(tuple(prefixes[index][1:]))  # noqa: E731
             shapes = {(book.size, book.vectors.shape[1]) for book in prefixed}
         else:
@@ -144,7 +144,7 @@ class LastLevel:
         return cdist(self.residuals[items], self.book(self.book_index[items[0]]))
 
     def distance_to(self, items: IntArray, last_codes: IntArray) -> FloatArray:
-        """(len(items),) Euclidean distance of each item to the last codeword named beside it."""
+        """Return the Euclidean distance of each item to its last code in `last_codes`, (len(items),)."""
         distances = np.zeros(len(items))
         for book in np.unique(self.book_index[items]):
             rows = np.flatnonzero(self.book_index[items] == book)
@@ -167,7 +167,7 @@ def _last_residuals(residuals: npt.ArrayLike, n_items: int) -> FloatArray:
 
 
 def _last_codebook(codebooks: npt.ArrayLike, name: str) -> FloatArray:
-    # Levels of different sizes come as a list of matrices, which no single array could hold.
+    # Levels of different sizes come as a list of matrices, which do not fit into one array.
     if isinstance(codebooks, (list, tuple)) and np.ndim(codebooks[-1]) == 2:
         codebooks = codebooks[-1]
     array = np.asarray(codebooks, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Constrained beam search over the trie: all users and beams of a batch move together, a level at a time.
+"""Constrained beam search over the trie, level by level for all users and beams of a batch together.
 
 Letters: B users, M beams, L levels, K codes of a level, C most children of a node at the level.
 """
@@ -19,29 +19,29 @@ from genrec_lab.decoding.trie import CodeTrie, Edges, Hidden
 from genrec_lab.training import moved
 
 Histories = Sequence[Sequence[int]]  # item indices, oldest first
-# Over which codes a step's probabilities sum to 1: the whole vocabulary, or the codes that the trie allows.
+# The codes over which a step's probabilities sum to 1: the whole vocabulary, or those that the trie allows.
 Normalise = Literal["vocabulary", "legal"]
 
 
 class CodeModel(Protocol):
-    """What decoding asks of a model: read histories once, then score the next code of any prefix."""
+    """The model interface for decoding: read histories once, then score the next code of any prefix."""
 
     def remember(self, histories: Histories) -> Any:
-        """Read B histories; the answer goes to `step`, its `of_users(indices)` picks some users."""
+        """Read B histories; the result is passed to `step`, and its `of_users(indices)` selects users."""
 
     def step(
         self, memory: Any, codes: Tensor | None, cache: Any, parents: Tensor | None
     ) -> tuple[Tensor, Any]:
-        """Go one level on, with the codes (B, M) just chosen below the old beams `parents` (B, M).
+        """Advance one level, with the codes (B, M) just chosen below the previous beams `parents` (B, M).
 
-        At the start codes, cache and parents are None. Returns log-probabilities (B, M, K) of the next
-        level's codes in float32, and the new cache, whose `of_users(indices)` picks some users.
+        At the start, codes, cache and parents are None. Returns log-probabilities (B, M, K) of the next
+        level's codes in float32, and the new cache, whose `of_users(indices)` selects users.
         """
 
 
 @contextmanager
 def evaluating(model: CodeModel) -> Iterator[None]:
-    """Put a torch module into evaluation mode for a while, so that dropout does not draw the ranking."""
+    """Within the block, put a torch module into evaluation mode, so that dropout does not affect rankings."""
     if not isinstance(model, nn.Module):
         yield
         return
@@ -66,16 +66,15 @@ def beam_search(
     normalise: Normalise = "vocabulary",
     batch_size: int = 128,
 ) -> Ranked:
-    """Return for each history the top_k items that a beam search of width `beams` over the trie finds.
+    """Return the top_k items for each history, found by a beam search of width `beams` over the trie.
 
-    Scores are the model's log-probabilities of the whole identifier over its full vocabulary, as transformers
-    gives them: illegal codes are never taken, but legal ones are not scaled up. With normalise="legal" each
-    step's probabilities are over the legal codes alone, and a prefix of one item is not decoded any further.
-    A row has min(top_k, number of items) items, best first, all distinct; of equal scores the lower item
-    index is kept and comes first. `roots` says below which root of a joined trie each user stands, `hidden`
-    which items each user is not to be given: what is found is what a trie without them gives. Under autocast
-    the model computes in that type, scores stay float32.
-    Raises ValueError where top_k is larger than beams, for then the last ones would be missing.
+    Scores are the model's log-probabilities of whole identifiers over its full vocabulary, as in
+    transformers: illegal codes are never chosen, but legal ones are not renormalised. With normalise="legal",
+    each step's probabilities are over the legal codes only, and a prefix of one item is not decoded further.
+    A row has min(top_k, number of items) distinct items, best first; ties go to the lower item index. `roots`
+    gives each user's root in a joined trie. `hidden` gives items to leave out for each user; the result is
+    that of a trie without them. Under autocast, the model computes in that type, but scores stay float32.
+    Raises ValueError if top_k is larger than beams.
 
     >>> import genrec_lab
     >>> codes = genrec_lab.ItemCodes([[0, 1], [0, 2], [3, 1], [2, 2]], sizes=(4, 4))
@@ -100,7 +99,7 @@ def beam_search(
 def nodes_of_roots(
     roots: Sequence[int] | np.ndarray | None, users: int, trie: CodeTrie, normalise: str
 ) -> np.ndarray:
-    """Return the node (users, 1) at which each user's search starts; ValueError for bad options."""
+    """Return the node (users, 1) at which each user's search starts; raises ValueError for bad options."""
     if normalise not in ("vocabulary", "legal"):
         raise ValueError(f"normalise is {normalise!r}; expected 'vocabulary' or 'legal'")
     nodes = np.zeros(users, dtype=np.int64) if roots is None else np.asarray(roots, dtype=np.int64)
@@ -122,7 +121,7 @@ def search(
     normalise: Normalise = "vocabulary",
     hidden: Hidden | None = None,
 ) -> Ranked:
-    """Search for the users of a memory, from the nodes `roots` (B, 1); the model is in evaluation mode."""
+    """Search for the users of a memory, from the nodes `roots` (B, 1); expects evaluation mode."""
     given = (model, memory, roots, trie, beams, normalise, hidden)
     items, scores = (found.cpu().numpy() for found in descend(*given))
     if np.isnan(scores).any():
@@ -143,9 +142,9 @@ def descend(
 ) -> tuple[Tensor, Tensor]:
     """Return items (B, M) and scores (B, M) of the last level's beams, on the model's device.
 
-    On an accelerator all shapes are those of the trie, and nothing waits for a number, so that torch.compile
-    and CUDA graphs take it whole. What is not finite is not looked for: it ends in scores that are NaN.
-    With `looking` every step is checked, and the ValueError names the level.
+    On an accelerator, all shapes depend only on the trie and nothing synchronises, so that torch.compile and
+    CUDA graphs can capture the whole search. Values that are not finite are not checked; they lead to NaN
+    scores. With `looking`, every step is checked, and the ValueError names the level.
     """
 
     def step(level: int, *given: Any) -> tuple[Tensor, Any]:
@@ -158,7 +157,7 @@ def descend(
     levels, device = trie.on(log_probs.device), log_probs.device
     nodes = moved(torch.as_tensor(roots), device)
     scores = torch.zeros_like(nodes, dtype=torch.float32)
-    # Where each beam's log-probabilities stand among those that were decoded.
+    # The index of each beam's log-probabilities among the decoded ones.
     columns = torch.zeros_like(nodes)
     for level, edges in enumerate(levels):
         children, codes = edges.children(nodes)  # (B, M, C)
@@ -168,7 +167,7 @@ def descend(
         steps = log_probs.flatten(1).gather(1, places.flatten(1)).view(codes.shape)
         steps.masked_fill_(children < 0, -torch.inf)
         if normalise == "legal":
-            # A dead beam has no legal code at all; its sum must not turn into NaN.
+            # A dead beam has no legal code; its sum must not become NaN.
             steps -= torch.logsumexp(steps, dim=2, keepdim=True).nan_to_num(neginf=0.0)
         candidates, children = (scores[:, :, None] + steps).flatten(1), children.flatten(1)
         chosen = _best(candidates, children, level, edges, hidden, beams)
@@ -184,14 +183,14 @@ def descend(
             code, parents = code.gather(1, decoded), parents.gather(1, decoded)
         if code.shape[1]:
             log_probs, cache = step(level + 1, code, cache, parents)
-        else:  # every prefix is one item's, and goes on with certainty
+        else:  # every prefix belongs to one item and continues with certainty
             log_probs = torch.zeros(len(nodes), 1, int(trie.levels[level + 1].codes.max()) + 1)
     items = levels[-1].lowest[nodes.clamp(min=0)]
     return items.masked_fill(nodes < 0, NO_ITEM), scores
 
 
 def require_numbers(model: CodeModel, log_probs: Tensor, level: int, run: Callable[[], object]) -> None:
-    """Raise ValueError where log-probabilities are NaN; a model that has `require_finite` names the layer."""
+    """Raise ValueError if log-probabilities are NaN; a model with `require_finite` names the layer."""
     if not torch.isnan(log_probs).any():
         return
     if (explain := getattr(model, "require_finite", None)) is not None:
@@ -200,10 +199,10 @@ def require_numbers(model: CodeModel, log_probs: Tensor, level: int, run: Callab
 
 
 def _undecided(more: Tensor) -> tuple[Tensor, Tensor]:
-    """Say which beams go through the model, where `more` (B, M) are those with more than one item below.
+    """Select the beams to decode; `more` (B, M) is true for those with more than one item below.
 
     Returns each beam's column among the decoded ones (B, M), 0 for the others, and the beam of each decoded
-    column (B, M'), where M' is the most that a user has.
+    column (B, M'), where M' is the largest number of any user.
     """
     width = int(more.sum(1).max())
     decoded = torch.argsort(~more, dim=1, stable=True)[:, :width]
@@ -215,11 +214,11 @@ def _undecided(more: Tensor) -> tuple[Tensor, Tensor]:
 def _best(
     candidates: Tensor, children: Tensor, level: int, edges: Edges, hidden: Hidden | None, beams: int
 ) -> Tensor:
-    """Places (B, M) of the best of (B, X) candidates; of equal ones those with the lowest item below them."""
+    """Return indices (B, M) of the best of (B, X) candidates; ties go to those with the lowest item below."""
     width = min(beams, candidates.shape[1])
     best, places = candidates.topk(width)
     last = best[:, -1:]
-    # Without more candidates at the last score than places for them, there is nothing to choose.
+    # If the candidates with the last score all fit, there are no ties to break.
     tied = ((candidates >= last).sum(1, keepdim=True) > width) & ~torch.isneginf(last)
     if edges.widest is None and not tied.any():
         return places

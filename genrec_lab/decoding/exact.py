@@ -1,8 +1,8 @@
-"""The model's true top-k by branch and bound over the trie, and the scores of all of its items.
+"""The model's exact top-k by branch and bound over the trie, and the scores of all items.
 
-A log-probability is never above 0, so the score of a prefix bounds that of every item below it. A beam search
-gives a first k-th best score; every prefix below it is cut with proof, every other one is opened, and what is
-left at the leaves is exact.
+A log-probability is at most 0, so the score of a prefix bounds the scores of all items below it. A beam
+search gives a first k-th best score. Prefixes with a lower score are pruned, all others are expanded, and the
+remaining leaves give the exact result.
 
 Letters: B users, M open prefixes of a user, E children of all of them.
 """
@@ -29,8 +29,8 @@ from genrec_lab.decoding.beam import (
 from genrec_lab.decoding.ranked import Ranked
 from genrec_lab.decoding.trie import CodeTrie, Hidden
 
-# The same prefix in a batch of another shape has other last digits.
-_SLACK = 1e-3  # share of the bound, and no less than this
+# The same prefix differs in the last digits between batches of different shapes.
+_SLACK = 1e-3  # relative to the bound, and at least this
 
 
 @torch.inference_mode()
@@ -47,11 +47,11 @@ def exact_top_k(
     batch_size: int = 32,
     rows: int = 4096,
 ) -> Ranked:
-    """Return for each history the top_k items of the whole trie under the model, as scoring every item would.
+    """Return the top_k items of the whole trie for each history, equal to scoring every item.
 
-    `roots`, `hidden` and `normalise` are those of `beam_search`. `beams` (by default 2 * top_k) only sets how
-    tight the first bound is, not the result; `rows` is how many prefixes go through the model at once. A flat
-    model, where hardly any prefix can be cut, is answered correctly but slowly.
+    `roots`, `hidden` and `normalise` are as in `beam_search`. `beams` (by default 2 * top_k) affects only the
+    first bound, not the result; `rows` is the number of prefixes that the model processes at once. If the
+    model's probabilities are nearly uniform, few prefixes can be pruned, and the search is slow.
 
     >>> import genrec_lab
     >>> codes = genrec_lab.ItemCodes([[0, 1], [0, 2], [3, 1], [2, 2]], sizes=(4, 4))
@@ -89,8 +89,8 @@ def score_items(
 ) -> np.ndarray:
     """Return the log-probabilities (B, N) of all items of a trie of one root, by ascending item index.
 
-    Every prefix is opened once, whatever it is worth; `normalise` is that of `beam_search`, `rows` how many
-    prefixes go through the model at once.
+    Every prefix is expanded once. `normalise` is as in `beam_search`; `rows` is the number of prefixes that
+    the model processes at once.
     """
     nodes = nodes_of_roots(None, len(histories), trie, normalise)
     scores = np.empty((len(histories), len(trie.items)))
@@ -106,10 +106,10 @@ def score_items(
 
 
 class _Prefixes(NamedTuple):
-    """Open prefixes of one length; those of a user stand in one row, from its left."""
+    """Open prefixes of one length; each row holds those of one user, from the left."""
 
     users: np.ndarray  # (B,) rows of the whole batch
-    counts: np.ndarray  # (B,) how many places of a row are filled
+    counts: np.ndarray  # (B,) number of filled positions of a row
     nodes: np.ndarray  # (B, M) in the trie, -1 past the last
     codes: np.ndarray  # (B, M) the last code of each
     parents: np.ndarray  # (B, M) the column of each one's parent in the cache
@@ -122,10 +122,10 @@ class _Prefixes(NamedTuple):
         return cls(np.arange(users), np.ones(users, np.int64), nodes, zeros, zeros, np.zeros(nodes.shape))
 
     def groups(self, rows: int) -> Iterator[tuple[np.ndarray, _Prefixes]]:
-        """Cut into groups of at most `rows` places, where no user has less than half as many as another.
+        """Split into groups of at most `rows` prefixes, in which users' counts differ at most twofold.
 
-        Yields the places of a group's users in `users`, and its prefixes. A user with more prefixes than
-        `rows` comes in several groups; one without any in none.
+        Yields the indices of a group's users in `users`, and its prefixes. A user with more prefixes than
+        `rows` is in several groups; one without prefixes is in none.
         """
         order = np.argsort(-self.counts, kind="stable")[: np.count_nonzero(self.counts)]
         ordered, start = self.counts[order], 0
@@ -141,20 +141,20 @@ class _Prefixes(NamedTuple):
 
 @dataclass
 class _Search:
-    """One batch's branch and bound: goes down a group of prefixes at a time and collects what it finds."""
+    """The branch and bound of one batch: expands groups of prefixes depth-first and collects items."""
 
     model: CodeModel
     trie: CodeTrie
     rows: int
     normalise: Normalise
-    bound: np.ndarray  # (B,) no item below this score is among a user's best
+    bound: np.ndarray  # (B,) items with a lower score are not among a user's best
     hidden: Hidden | None = None
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(
         default_factory=list
     )  # users, leaves, scores
 
     def open(self, level: int, prefixes: _Prefixes, memory: Any, cache: Any) -> None:
-        """Open prefixes of `level` codes, below those of the cache, and all that the bound leaves below."""
+        """Expand prefixes of `level` codes, below those of the cache, and recursively their open children."""
         for group, part in prefixes.groups(self.rows):
             places = torch.from_numpy(group)
             of_group = memory.of_users(places)
@@ -170,7 +170,7 @@ class _Search:
                 self.open(level + 1, children, of_group, longer)
 
     def _children(self, level: int, prefixes: _Prefixes, log_probs: np.ndarray) -> _Prefixes:
-        """Return the children that are left open; those that are an item already are collected."""
+        """Return the open children; those that determine an item are collected."""
         parent, node = self.trie.expand(level, prefixes.nodes.ravel())
         row, column = np.divmod(parent, prefixes.nodes.shape[1])
         if self.hidden is not None:
@@ -185,9 +185,9 @@ class _Search:
         score = prefixes.scores.ravel()[parent] + step
         first, last = self.trie.leaf_ranges(level + 1, node)
         kept = score >= self.bound[prefixes.users[row]]
-        # Over legal codes a prefix of one item goes on with certainty, so that its score is the item's.
+        # Over legal codes, a prefix of one item continues with certainty, so its score is the item's.
         whole = level + 1 == self.trie.depth
-        # One that has hidden items beside it goes on with certainty too, and is opened.
+        # A prefix whose other items are hidden also continues with certainty, but is expanded.
         ends = (last - first == 1) if self.normalise == "legal" else np.full(kept.shape, whole)
         leaves, more = kept & ends, kept & ~ends
         self.found.append((prefixes.users[row[leaves]], first[leaves], score[leaves]))
@@ -196,7 +196,7 @@ class _Search:
         return _Prefixes(prefixes.users, counts, *tables)
 
     def best(self, top_k: int) -> Ranked:
-        """Return the best top_k of what was found for each user."""
+        """Return the best top_k of the collected items for each user."""
         user, leaf, score = (np.concatenate(parts) for parts in zip(*self.found, strict=True))
         order = np.argsort(user, kind="stable")
         (items, scores), _ = _rows(
@@ -208,9 +208,9 @@ class _Search:
 def _rows(
     row: np.ndarray, rows: int, *columns: tuple[np.ndarray, float]
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Lay values (E,) of ascending rows side by side: tables (rows, most of a row), and the rows' counts.
+    """Arrange values (E,) of ascending rows in tables (rows, most values of a row); also return the counts.
 
-    `columns` are the values and what stands where a row has no more.
+    `columns` holds pairs of values and the fill value.
     """
     counts = np.bincount(row, minlength=rows)
     place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)

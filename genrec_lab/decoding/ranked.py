@@ -1,4 +1,4 @@
-"""What every recommender answers: items in the order of their scores."""
+"""The result of every recommender: items ranked by score."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from genrec_lab.data.rules import NO_ITEM
 
 
 class Ranked(NamedTuple):
-    """Items and scores of B users, best first; distinct, and past a catalogue's last item -1 and -inf."""
+    """Distinct items and scores of B users, best first, filled with -1 and -inf."""
 
     items: np.ndarray  # (B, K) int64: item indices
-    scores: np.ndarray  # (B, K) float32: log-probabilities, or whatever the model ranks by
+    scores: np.ndarray  # (B, K) float32: log-probabilities, or other scores of the model
 
     @classmethod
     def best(cls, items: np.ndarray, scores: np.ndarray, top_k: int) -> Ranked:
         """Return the top_k of each row of (B, C) candidates, higher scores first.
 
-        At equal scores the lower item index comes first. Candidates with a score of -inf are none; rows with
-        fewer than top_k others end in -1 and -inf.
+        Ties go to the lower item index. Candidates with score -inf are ignored; rows with fewer than top_k
+        others are filled with -1 and -inf.
         """
-        scores = scores.astype(np.float32)  # first, so that what reads as equal is ordered as equal
+        scores = scores.astype(np.float32)  # first, so that scores that print as equal are ties
         order = np.lexsort((items, -scores), axis=-1)[:, :top_k]
         items, scores = np.take_along_axis(items, order, 1), np.take_along_axis(scores, order, 1)
         missing = top_k - items.shape[1]
@@ -34,10 +34,10 @@ class Ranked(NamedTuple):
 
     @classmethod
     def concatenate(cls, parts: list[Ranked]) -> Ranked:
-        """Return the users of all parts below one another."""
+        """Return the rows of all parts, one after the other."""
         return cls(np.concatenate([p.items for p in parts]), np.concatenate([p.scores for p in parts]))
 
     @classmethod
     def nobody(cls, top_k: int) -> Ranked:
-        """Return the rankings of no user at all."""
+        """Return the empty rankings of no users."""
         return cls(np.empty((0, top_k), np.int64), np.empty((0, top_k), np.float32))

@@ -1,4 +1,4 @@
-"""The catalogue as a prefix tree in arrays (CSR), the legal continuations that constrained decoding may take.
+"""The catalogue as a prefix tree in arrays (CSR), which holds the legal continuations for decoding.
 
 The layout follows the idea of compressed sparse rows for constrained decoding (static-constraint-decoding):
 the nodes of a level are numbered in the order of their prefixes, so a node's children are one range of the
@@ -21,7 +21,7 @@ from genrec_lab.training import moved
 if TYPE_CHECKING:
     from genrec_lab.codes import ItemCodes
 
-_NOTHING = np.iinfo(np.int64).max  # where a user has no item left
+_NOTHING = np.iinfo(np.int64).max  # for users without remaining items
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class Edges(NamedTuple):
     starts: Tensor
     codes: Tensor
     lowest: Tensor
-    # C: the most children that a node of the level has, so that shapes do not depend on the search, which an
-    # accelerator would have to wait for. None: the most that the nodes at hand have, which is less work.
+    # C: the most children of any node of the level, so that shapes do not depend on the search and need no
+    # synchronisation. None: the most children of the given nodes, which is less work.
     widest: int | None
 
     def children(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return children (B, M, C) of nodes (B, M), a level down, and the codes that lead to them.
+        """Return children (B, M, C) of nodes (B, M), one level down, and the codes that lead to them.
 
-        Where a node has fewer than C children the node is -1 and the code 0.
+        If a node has fewer than C children, the rest have node -1 and code 0.
         """
         alive = nodes.clamp(min=0)
         first = self.starts[alive].long()
@@ -60,11 +60,11 @@ class Edges(NamedTuple):
 
 
 class CodeTrie:
-    """Prefix tree of identifiers: which codes may follow a prefix, and which item a whole identifier is.
+    """Prefix tree of identifiers: the codes that may follow a prefix, and the item of an identifier.
 
     `codes` is (N, L) integers (an array, a tensor or ItemCodes), `items` the (N,) item indices of the rows,
-    by default 0 to N-1. Raises ValueError where two rows are equal, because their identifier would name two
-    items, and where an item has two rows.
+    by default 0 to N-1. Raises ValueError if two rows are equal, because their identifier would be ambiguous,
+    and if an item has two rows.
 
     >>> trie = CodeTrie([[0, 1], [0, 2], [3, 1]])
     >>> trie.children([0])
@@ -76,7 +76,7 @@ class CodeTrie:
     depth: int  # L
     levels: tuple[Level, ...]
     items: np.ndarray  # (N,) the item of each leaf
-    roots: int  # nodes that a search may start from: one, or one for each joined trie
+    roots: int  # number of start nodes: one, or one per joined trie
 
     def __init__(
         self,
@@ -127,9 +127,9 @@ class CodeTrie:
 
     @classmethod
     def joined(cls, tries: Sequence[CodeTrie]) -> CodeTrie:
-        """Return these tries side by side, root r that of the r-th, so that a batch may hold users of each.
+        """Join tries, with root r for the r-th, so that a batch may hold users of each.
 
-        `children` and `item` of the joined one tell of its first root. Raises ValueError where depths differ.
+        `children` and `item` of the result use its first root. Raises ValueError if depths differ.
         """
         depths = [trie.depth for trie in tries]
         if len(set(depths)) != 1:
@@ -152,7 +152,7 @@ class CodeTrie:
         return np.argsort(self.items, kind="stable")
 
     def on(self, device: torch.device) -> tuple[Edges, ...]:
-        """Return the levels as tensors on a device, copied there once; on the CPU they share the arrays."""
+        """Return the levels as tensors on a device, copied once; on the CPU they share the arrays' memory."""
         if device not in self._on:
             made: list[Edges] = []
             for level in self.levels:
@@ -169,14 +169,14 @@ class CodeTrie:
 
     @property
     def nbytes(self) -> int:
-        """Return the bytes that the arrays take."""
+        """Return the size of the arrays in bytes."""
         arrays = [a for level in self.levels for a in (level.starts, level.codes, level.lowest)]
         return sum({id(array): array.nbytes for array in [self.items, *arrays]}.values())
 
     def children(self, prefix: Sequence[int]) -> np.ndarray:
-        """Return the codes that may follow a prefix of 0 to L-1 codes, ascending; none where no item has it.
+        """Return the codes that may follow a prefix of 0 to L-1 codes, ascending; none for unknown prefixes.
 
-        Raises ValueError for a whole identifier, which nothing follows.
+        Raises ValueError for a whole identifier.
         """
         if len(prefix) >= self.depth:
             raise ValueError(
@@ -189,7 +189,7 @@ class CodeTrie:
         return level.codes[level.starts[node] : level.starts[node + 1]].astype(np.int64)
 
     def item(self, codes: Sequence[int]) -> int:
-        """Return the item index of an identifier; KeyError where no item has it."""
+        """Return the item index of an identifier; raises KeyError for an unknown one."""
         node = self._node(codes) if len(codes) == self.depth else None
         if node is None:
             raise KeyError(f"no item has the identifier {tuple(int(c) for c in codes)}")
@@ -209,8 +209,8 @@ class CodeTrie:
     def expand(self, level: int, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return all children of nodes (R,) at a level as one list of E.
 
-        Two arrays (E,): the row of `nodes` that a child belongs to, and the child's node a level down. The
-        code of child node e is `levels[level].codes[e]`. A node of -1 has no children.
+        The result is two arrays (E,): the row of `nodes` of each child, and the child's node one level down.
+        The code of child node e is `levels[level].codes[e]`. Node -1 has no children.
         """
         starts = self.levels[level].starts
         alive = np.maximum(nodes, 0)
@@ -224,7 +224,7 @@ class CodeTrie:
     def leaf_ranges(self, level: int, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the first leaf below nodes of any shape, `level` codes down, and the one after the last.
 
-        Both are leaf numbers as `items` is indexed by; they are equal below a node of -1.
+        Both are indices into `items`; they are equal below node -1.
         """
         first, last = np.maximum(nodes, 0), nodes + 1
         for edges in self.levels[level:]:
@@ -233,18 +233,18 @@ class CodeTrie:
 
 
 class Hidden:
-    """Items that single users are not to be given, as those they have: nodes that have no item left for them.
+    """Items to leave out for single users, such as those in their histories, and the nodes this empties.
 
-    A search with hidden items finds what it finds on the trie of the others, which is not built.
-    trie: what is searched. roots: (B,) the root of each user. items: for each user the item indices that are
-    hidden; one that is not below the user's root, or comes twice, does no harm.
+    A search with hidden items gives the same result as on the trie of the others, without building it.
+    trie: the searched trie. roots: (B,) the root of each user. items: the hidden item indices of each user;
+    repeated items and items that are not below the user's root are ignored.
     """
 
     def __init__(self, trie: CodeTrie, roots: np.ndarray, items: Sequence[Sequence[int]]) -> None:
         self.trie = trie
         users = np.repeat(np.arange(len(items)), [len(of_user) for of_user in items])
         wanted = np.fromiter((item for of_user in items for item in of_user), dtype=np.int64)
-        # An item may be below several roots, so it has a range of leaves in the order of items.
+        # An item may be below several roots, so it has a range of leaves in item order.
         by_item = trie.leaves_by_item
         places = [np.searchsorted(trie.items, wanted, side, sorter=by_item) for side in ("left", "right")]
         counts = places[1] - places[0]
@@ -253,21 +253,21 @@ class Hidden:
         first, last = trie.leaf_ranges(0, roots)
         own = (first[users] <= leaves) & (leaves < last[users])
         users, nodes = np.unique(np.stack([users[own], leaves[own]]), axis=1)
-        # Of each level the pairs of a user and a node with hidden items below, as ascending numbers, and
-        # which of these have no other item below.
+        # For each level, the pairs of a user and a node with hidden items below, as ascending numbers, and
+        # which of them have no other item below.
         self._pairs: list[tuple[np.ndarray, np.ndarray]] = []
         for level in range(trie.depth - 1, -1, -1):
             found, hidden = np.unique(users * self._size(level) + nodes, return_counts=True)
             first, last = trie.leaf_ranges(level + 1, found % self._size(level))
             self._pairs.insert(0, (found, hidden == last - first))
             nodes = np.searchsorted(trie.levels[level].starts, nodes, side="right") - 1
-        # Most nodes are nobody's; to look a node up in these is faster than to look for it among the pairs.
+        # Most nodes have no hidden items; looking a node up here is faster than searching the pairs.
         self._anybody = [np.zeros(self._size(level), dtype=bool) for level in range(trie.depth)]
         for level, (found, gone) in enumerate(self._pairs):
             self._anybody[level][found[gone] % self._size(level)] = True
 
     def gone(self, level: int, users: np.ndarray, nodes: np.ndarray) -> np.ndarray:
-        """Say for nodes (R,) below edges of a level whether the user of each, (R,), has no item there."""
+        """Return for nodes (R,) below edges of a level whether their users (R,) have no item there."""
         found, nothing = self._pairs[level]
         gone = self._anybody[level][nodes] & (nodes >= 0)
         maybe = np.flatnonzero(gone)
@@ -275,7 +275,7 @@ class Hidden:
         return gone
 
     def children_left(self, level: int, children: Tensor) -> Tensor:
-        """Return children (B, M, C) below edges of a level with -1 for those where a user has no item."""
+        """Return children (B, M, C) below edges of a level, with -1 if the user has no item there."""
         if self.trie.on(children.device)[level].widest is None:
             users = np.arange(len(children)).repeat(children[0].numel())
             gone = torch.from_numpy(self.gone(level, users, children.flatten().numpy())).view(children.shape)
@@ -284,7 +284,7 @@ class Hidden:
         return children.masked_fill(gone, -1)
 
     def lowest(self, level: int, nodes: Tensor) -> Tensor:
-        """Return the lowest item index that users have left below their nodes (B, X) of a level."""
+        """Return the lowest remaining item index of users below their nodes (B, X) of a level."""
         pairs, left = (moved(torch.from_numpy(table), nodes.device) for table in self._left[level])
         users = torch.arange(len(nodes), device=nodes.device)[:, None]
         wanted = users * self._size(level) + nodes.clamp(min=0)
@@ -294,7 +294,7 @@ class Hidden:
 
     @cached_property
     def _left(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Each level's pairs, after one that is nobody's, and the lowest item that each has left."""
+        """Return each level's pairs, after a dummy pair, and the lowest remaining item of each."""
         tables: list[tuple[np.ndarray, np.ndarray]] = []
         for level in range(self.trie.depth - 1, -1, -1):
             found, gone = self._pairs[level]
@@ -315,11 +315,11 @@ class Hidden:
 
 
 def _in_order(table: np.ndarray) -> np.ndarray:
-    """Return the rows of (N, L) codes in the order of the codes, the first code first."""
+    """Return the row order that sorts (N, L) codes lexicographically."""
     widths = [int(width) for width in np.ceil(np.log2(table.max(axis=0).astype(np.float64) + 2))]
     if sum(widths) > 63:
         return np.lexsort(table.T[::-1])
-    # A row as one number sorts many times faster than column after column.
+    # Sorting rows packed into one number is many times faster than sorting by columns.
     key = np.zeros(len(table), dtype=np.int64)
     for column, width in zip(table.T, widths, strict=True):
         key <<= width
