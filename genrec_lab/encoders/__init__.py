@@ -1,7 +1,8 @@
 """Encoders: from item content to vectors.
 
-`TEXT_ENCODERS` turn texts into vectors, by `text.kind`; `ENCODERS` read texts and pictures for a universal
-tokenizer, with which they are trained, by `content.kind`. Yours are found in the same way.
+`TEXT_ENCODERS` convert texts to vectors, selected by `text.kind`. `ENCODERS` read texts and pictures,
+selected by `content.kind`, and are trained with a universal tokenizer. Your own encoders are registered in
+the same way.
 """
 
 from genrec_lab.encoders.content import ENCODERS, AnyEncoderConfig, register_encoder

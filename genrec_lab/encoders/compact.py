@@ -1,7 +1,7 @@
-"""The compact content encoder: frozen MiniLM and EfficientNet-lite0, read by L learned queries.
+"""The compact content encoder: L learned queries over frozen MiniLM and EfficientNet-lite0 features.
 
-It takes the place of Qwen2-VL in UTGRec (Section 2.2.1, Eq 2) where there is no GPU: the same content in, the
-same L representations from coarse to fine out, with pre-trained knowledge on both sides.
+It replaces Qwen2-VL in UTGRec (Section 2.2.1, Eq 2) on machines without a GPU: it maps the same content to L
+representations, from coarse to fine, and also uses pre-trained models of text and pictures.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ _UNUSED = re.compile(r"\[unused\d+\]")
 
 
 class CompactConfig(ComponentConfig):
-    """Sizes of the compact encoder; no paper has it, so they are ours.
+    """Sizes of the compact encoder; it is not from a paper, so they are ours.
 
-    `text_model="hash"` with `picture_model="pixels"` needs no weights: for tests and the smallest runs.
+    `text_model="hash"` with `picture_model="pixels"` needs no weights, for tests and the smallest runs.
     """
 
     kind: Literal["compact"] = "compact"
-    levels: int = Field(3, ge=1, description="L, content representations an item, one a query")
-    dimension: int = Field(256, ge=1, description="d, numbers of a representation")
-    heads: int = Field(4, ge=1, description="attention heads; they divide the dimension")
+    levels: int = Field(3, ge=1, description="L, content representations per item, one per query")
+    dimension: int = Field(256, ge=1, description="d, dimensions of a representation")
+    heads: int = Field(4, ge=1, description="attention heads; must divide the dimension")
     layers: int = Field(2, ge=1, description="reading layers")
-    feed_forward: int = Field(4, ge=1, description="width of the feed-forward part, times the dimension")
+    feed_forward: int = Field(4, ge=1, description="feed-forward width divided by the dimension")
     dropout: float = Field(0.1, ge=0, lt=1)
-    max_tokens: int = Field(64, ge=1, description="word pieces of a text that are read and rebuilt")
-    vocabulary: int = Field(4096, ge=1, description="V, the most frequent pieces, which are rebuilt")
+    max_tokens: int = Field(64, ge=1, description="word pieces of a text that are read and reconstructed")
+    vocabulary: int = Field(4096, ge=1, description="V, the most frequent pieces, to reconstruct")
     text_model: str = Field(BUNDLED_MODEL, min_length=1, description='as in text.model, or "hash"')
     picture_model: Literal["efficientnet-lite0", "pixels"] = "efficientnet-lite0"
     picture: PictureTarget = Field(default_factory=PictureTarget, description="what of a picture is rebuilt")
@@ -60,7 +60,7 @@ class CompactConfig(ComponentConfig):
 
 
 class _ReadingLayer(nn.Module):
-    """The queries read the item by cross-attention, then each other, then think; norms come first."""
+    """Cross-attention of the queries to the item, self-attention, and feed-forward, with pre-norm."""
 
     def __init__(self, config: CompactConfig) -> None:
         super().__init__()
@@ -88,8 +88,8 @@ class _ReadingLayer(nn.Module):
 class CompactEncoder(nn.Module):
     """L learned queries over the frozen token states and picture features of an item.
 
-    The frozen networks are no part of the module: `prepare` runs them once a catalogue, and the module holds
-    only what is trained, the vocabulary of the words to rebuild, and their frozen vectors.
+    The frozen networks are not part of the module: `prepare` runs them once per catalogue. The module holds
+    only the trained weights, the vocabulary of words to reconstruct, and their frozen vectors.
     """
 
     Config = CompactConfig
@@ -115,12 +115,12 @@ class CompactEncoder(nn.Module):
         self.text_in = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, width))
         picture_width = self._pictures.width
         self.picture_in = nn.Sequential(nn.LayerNorm(picture_width), nn.Linear(picture_width, width))
-        # The positions tell the two modalities apart too: each has its own. +2: MiniLM's [CLS] and [SEP].
+        # Separate positions also distinguish the two modalities. +2: MiniLM's [CLS] and [SEP].
         self.text_places = nn.Parameter(0.02 * torch.randn(config.max_tokens + 2, width))
         self.picture_places = nn.Parameter(0.02 * torch.randn(self._pictures.places, width))
         self.no_picture = nn.Parameter(0.02 * torch.randn(width))
-        # Small beside what they read: at 1.0 all items look alike at first (2 % of the variance lies between
-        # items, at 0.1 it is 60 %), and a quantiser collapses on them.
+        # Small relative to the features: at 1.0 all items look the same at first (2 % of the variance is between
+        # items, at 0.1 it is 60 %), and a quantiser collapses.
         self.queries = nn.Parameter(0.1 * torch.randn(config.levels, width))
         self.layers = nn.ModuleList(_ReadingLayer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
@@ -131,7 +131,7 @@ class CompactEncoder(nn.Module):
         features, shown = batch["encoder_picture"], batch["has_picture"]
         words = self.text_in(text) + self.text_places[: text.shape[1]]
         seen = self.picture_in(features) + self.picture_places
-        # An item without a picture has one picture token, the learned one, and the other places are not read.
+        # An item without a picture has one learned picture token; its other positions are masked.
         seen = torch.where(shown[:, None, None], seen, self.no_picture.to(seen.dtype))
         first = torch.arange(seen.shape[1], device=seen.device) == 0
         absent = torch.cat([~text_mask, ~(shown[:, None] | first)], dim=1)
@@ -142,23 +142,23 @@ class CompactEncoder(nn.Module):
         return self.norm(queries)
 
     def word_table(self) -> Tensor:
-        """Frozen vectors (V, e) of the words to rebuild; zeros before a catalogue was seen."""
+        """Return the frozen vectors (V, e) of the words to reconstruct; zeros before `for_catalogue`."""
         return self.word_vectors
 
     def words(self) -> list[str]:
-        """The V words by their number in `text_ids`; "##" begins a piece inside a word.
+        """Return the V words by their index in `text_ids`; "##" begins a piece inside a word.
 
-        Raises ValueError before a catalogue was seen.
+        Raises ValueError before `for_catalogue` or `prepare`.
         """
         if self.vocabulary[0] < 0:
-            raise ValueError("the encoder knows no words yet; call for_catalogue(texts) or prepare(content)")
+            raise ValueError("the encoder has no words yet; call for_catalogue(texts) or prepare(content)")
         return self._text.words(self.vocabulary.tolist())
 
     def for_catalogue(self, texts: Sequence[str]) -> Self:
-        """Take the V most frequent word pieces of these texts as the words to rebuild.
+        """Set the words to reconstruct to the V most frequent word pieces of these texts.
 
-        Ties go to the lower piece number; where the texts have fewer pieces, unused ones fill up. Call it
-        before training: what a decoder has learnt of single words (a bias) is about the old ones afterwards.
+        Ties go to the lower piece number; if the texts have fewer pieces, unused ones are added. Call it
+        before training, because a decoder's bias for single words belongs to the old words afterwards.
         """
         counts = Counter(piece for row in self._text.split(texts) for piece in row)
         ordinary = self._text.ordinary()
@@ -170,13 +170,12 @@ class CompactEncoder(nn.Module):
     def prepare(
         self, content: Content, cache: Path | None = None, progress: Progress = True
     ) -> PreparedContent:
-        """Run the frozen networks over N items once, or read from `cache` what they said of the same items.
+        """Run the frozen networks on N items once, or read their outputs from `cache`.
 
-        Takes the vocabulary from these items where none was set or loaded; load trained weights first, for
-        the batches number the words as the vocabulary does now. Counts in `repairs`: mended pictures,
-        `texts_truncated`, `items_without_picture`, `items_without_words` (nothing of the text is rebuilt) and
-        `words_outside_vocabulary` (places of texts, left out of the loss). Raises PictureError for a picture
-        that cannot be read.
+        Sets the vocabulary from these items if none was set or loaded. Load trained weights first, because
+        batches use the current vocabulary. Counts in `repairs`: repaired pictures, `texts_truncated`,
+        `items_without_picture`, `items_without_words` (no text to reconstruct) and `words_outside_vocabulary`
+        (positions left out of the loss). Raises PictureError for an unreadable picture.
         """
         if self.vocabulary[0] < 0:
             self.for_catalogue(content.texts)
@@ -210,7 +209,7 @@ class CompactEncoder(nn.Module):
         def collate(items: np.ndarray, among: np.ndarray) -> dict[str, Tensor]:
             rows = torch.tensor(items)
             states, read = padded(text.rows("text", items), self._text.width, text.longest("text", among))
-            # Cut at the batch's longest text: a decoder pays for every place.
+            # Truncate to the batch's longest text, because every position costs time in a decoder.
             words = ids[rows, : max(1, int(lengths[torch.tensor(among)].max()))].long()
             return {
                 "text_ids": words.clamp(min=0),
@@ -225,7 +224,7 @@ class CompactEncoder(nn.Module):
         return PreparedContent(len(content), collate, {what: n for what, n in repairs.items() if n})
 
     def _targets(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, dict[str, int]]:
-        """Word numbers (N, max_tokens) int32, -1 where nothing is rebuilt, lengths of texts, and counts."""
+        """Return word indices (N, max_tokens) int32, -1 where masked, lengths of texts, and counts."""
         most, pieces = self.config.max_tokens, self._text.split(texts)
         number = {piece: place for place, piece in enumerate(self.vocabulary.tolist())}
         ids = torch.full((len(texts), most), -1, dtype=torch.int32)
@@ -244,7 +243,7 @@ class CompactEncoder(nn.Module):
         )
 
     def _read_pictures(self, content: Content, repairs: dict[str, int]) -> dict[str, list[Tensor]]:
-        """Features and patches to rebuild of each item's picture, no rows where there is none."""
+        """Return features and target patches of each item's picture; no rows without a picture."""
         target, width = self.picture, self._pictures.width
         features = [torch.empty(0, width, dtype=torch.half)] * len(content)
         patches = [torch.empty(0, target.channels, dtype=torch.half)] * len(content)
@@ -266,9 +265,9 @@ class CompactEncoder(nn.Module):
 
 
 class ModelStates:
-    """Hidden states of a frozen transformer such as MiniLM, token by token; its tokenizer gives the pieces.
+    """Token-level hidden states of a frozen transformer such as MiniLM, with its tokenizer.
 
-    `width` is the numbers of a state and of a word vector, `identity` tells models apart in a cache.
+    `width` is the dimension of states and word vectors; `identity` distinguishes models in a cache.
     """
 
     def __init__(self, name: str) -> None:
@@ -280,13 +279,13 @@ class ModelStates:
         self.identity = model_identity(resolve_model(name))
 
     def split(self, texts: Sequence[str]) -> list[list[int]]:
-        """The word pieces of each text, without special tokens and uncut."""
-        # verbose: no warning that a text is longer than the model reads; what is cut is counted elsewhere.
+        """Return the word pieces of each text, without special tokens, not truncated."""
+        # verbose: no warning about long texts; truncation is counted elsewhere.
         return self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
 
     @torch.inference_mode()
     def states(self, texts: Sequence[str], most: int) -> list[Tensor]:
-        """Half-precision states (n, width) of each text's first `most` pieces, special tokens included."""
+        """Return half-precision states (n, width) of each text's first `most` pieces and special tokens."""
         special = self.tokenizer.num_special_tokens_to_add()
         rows = self.tokenizer(list(texts), truncation=True, max_length=most + special)["input_ids"]
         order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
@@ -309,18 +308,18 @@ class ModelStates:
         return self.table[torch.tensor(pieces, device=self.table.device)].float().cpu()
 
     def words(self, pieces: Sequence[int]) -> list[str]:
-        """What the pieces look like."""
+        """Return the text of the pieces."""
         return self.tokenizer.convert_ids_to_tokens(list(pieces))
 
     def ordinary(self) -> list[int]:
-        """Every piece that a text may hold, special ones left out, ascending."""
+        """Return all pieces except special ones, ascending."""
         special = set(self.tokenizer.all_special_ids)
         names = self.tokenizer.convert_ids_to_tokens(range(len(self.table)))
         return [i for i, name in enumerate(names) if i not in special and not _UNUSED.fullmatch(name)]
 
 
 class HashedStates:
-    """Words as fixed random vectors by their hash: no weights and no meaning, for the smallest runs."""
+    """Fixed random vectors by the hash of a word, without weights or meaning, for the smallest runs."""
 
     width = 64
     identity = "hashed words, 64 numbers"
@@ -343,7 +342,7 @@ class HashedStates:
 
     def states(self, texts: Sequence[str], most: int) -> list[Tensor]:
         """See ModelStates."""
-        # Piece 0 stands before every text, so that an empty one has a state too.
+        # Piece 0 precedes every text, so that an empty text has a state.
         return [self.vectors([0, *row[:most]]).half() for row in self.split(texts)]
 
     def vectors(self, pieces: Sequence[int]) -> Tensor:
@@ -351,7 +350,7 @@ class HashedStates:
         return self.table[torch.tensor(pieces)]
 
     def words(self, pieces: Sequence[int]) -> list[str]:
-        """See ModelStates; a piece whose word was never met is shown by its number."""
+        """See ModelStates; a piece of an unknown word is shown as its number."""
         return [self._seen.get(piece, f"#{piece}") for piece in pieces]
 
     def ordinary(self) -> list[int]:
@@ -360,7 +359,7 @@ class HashedStates:
 
 
 def text_states(name: str) -> ModelStates | HashedStates:
-    """The frozen text model of this name; raises TextModelError where it cannot be loaded."""
+    """Return the frozen text model of this name; raises TextModelError if it cannot be loaded."""
     return HashedStates() if name == HASHED else ModelStates(name)
 
 

@@ -1,6 +1,6 @@
-"""What items are made of, text and pictures, and the batches of it that an encoder prepares.
+"""The texts and pictures of items, and the batches that an encoder prepares from them.
 
-What a frozen network finds in an item is computed once a catalogue and kept on disk by content.
+The outputs of frozen networks are computed once per catalogue and cached on disk by content.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from genrec_lab.encoders.progress import Progress, reporter
 from genrec_lab.registry import ComponentConfig, Registry, component_config
 from genrec_lab.training import processes
 
-# Items a file: small enough that a killed run loses little, large enough that files stay few.
+# Items per file: few enough that an interrupted run loses little, enough to keep the number of files low.
 SHARD_ITEMS = 256
 
 
@@ -65,21 +65,21 @@ def register_encoder(name: str) -> Callable[[T], T]:
     return ENCODERS.register(name)
 
 
-# The settings of any content encoder, as a field of a larger config: its class is looked up by `kind`.
+# The settings of any content encoder, as a field of another config; `kind` selects the class.
 AnyEncoderConfig = Annotated[
     SerializeAsAny[ComponentConfig], PlainValidator(partial(component_config, ENCODERS))
 ]
 
 
 class ContentError(ValueError):
-    """Content that no encoder can read; the message names the item."""
+    """Raised for content that no encoder can read; the message names the item."""
 
 
 @dataclass(frozen=True)
 class Content:
-    """Text, picture file and name of N items; a blank text or a None says that there is none.
+    """Text, picture file and name of N items; an empty text or None means that there is none.
 
-    Raises ContentError where the three are not of one length, and for an item with neither text nor picture.
+    Raises ContentError if the three differ in length, and for an item with neither text nor picture.
     """
 
     texts: tuple[str, ...]
@@ -107,7 +107,7 @@ class Content:
         return len(self.texts)
 
     def select(self, items: Sequence[int] | np.ndarray) -> Content:
-        """The content of the items at these places, in this order."""
+        """Return the content of the items at these indices, in this order."""
         return Content(
             tuple(self.texts[i] for i in items),
             tuple(self.pictures[i] for i in items),
@@ -116,7 +116,7 @@ class Content:
 
 
 def content_of(dataset: Dataset | pl.DataFrame, root: str | Path | None = None) -> Content:
-    """The content of a dataset's items, or of its table `items`; `root` is the folder of the pictures.
+    """Return the content of a dataset's items, or of its table `items`; `root` is the pictures' folder.
 
     Raises PictureError for a picture outside `root`, ContentError for an item without any content.
     """
@@ -131,11 +131,11 @@ def content_of(dataset: Dataset | pl.DataFrame, root: str | Path | None = None) 
 
 @dataclass(frozen=True)
 class PreparedContent:
-    """N items made ready by an encoder: its frozen parts have run, a batch only gathers.
+    """N items prepared by an encoder: its frozen parts have run, and a batch only gathers their outputs.
 
-    `collate(items, among)` turns item indices into a batch, padded as a batch of the items `among` would be,
-    so that a share of a batch has the batch's shapes; `repairs` counts what was mended (converted pictures,
-    truncated texts, ...), to be kept beside the run.
+    `collate(items, among)` converts item indices to a batch, padded like a batch of the items `among`, so
+    that a share of a batch has the batch's shapes. `repairs` counts repairs (converted pictures, truncated
+    texts, …) for the run's records.
     """
 
     n_items: int
@@ -148,9 +148,9 @@ class PreparedContent:
     def batch(self, items: Sequence[int] | np.ndarray, among: np.ndarray | None = None) -> dict[str, Tensor]:
         """Return the content of B items, padded to the longest of them, or of the items `among`.
 
-        `text_ids` (B, T) int64 and `text_mask` (B, T) bool are the words to rebuild; `patches` (B, P, c)
-        float32, zero where missing, and `has_picture` (B,) bool the picture; `encoder_...` is what the
-        encoder reads.
+        `text_ids` (B, T) int64 and `text_mask` (B, T) bool are the words to reconstruct; `patches` (B, P, c)
+        float32, zero if missing, and `has_picture` (B,) bool the picture; `encoder_...` are the encoder's
+        inputs.
 
         Raises ContentError for no item or an index outside 0..N-1.
         """
@@ -163,9 +163,9 @@ class PreparedContent:
         return self.collate(rows, rows if among is None else among)
 
 
-# --- what frozen networks find
+# --- outputs of frozen networks
 
-# From some items and the counts of repairs to each named feature: a (rows, width) tensor for each item.
+# Maps some items and the repair counts to named features: a (rows, width) tensor for each item.
 Compute = Callable[[Content, dict[str, int]], dict[str, list[Tensor]]]
 
 
@@ -191,11 +191,11 @@ class _Shard:
 
 
 class FrozenFeatures:
-    """Named features of N items, of a number of rows that may differ from item to item.
+    """Named features of N items; the number of rows may differ between items.
 
-    In memory where no cache folder was given; otherwise rows are read from the files as they are asked for,
-    so that a catalogue need not fit into memory. `repairs` counts what was mended while computing, also where
-    the features come from the cache.
+    Without a cache folder they are kept in memory; otherwise rows are read from files on demand, so that a
+    catalogue need not fit into memory. `repairs` counts the repairs of the computation, even if the features
+    come from the cache.
     """
 
     def __init__(self, shards: Sequence[_Shard]) -> None:
@@ -206,13 +206,13 @@ class FrozenFeatures:
                 self.repairs[what] = self.repairs.get(what, 0) + count
 
     def longest(self, name: str, items: np.ndarray) -> int:
-        """Return the most rows that a feature has for one of `items`, without reading any."""
+        """Return the largest number of rows of a feature among `items`, without reading any."""
         numbers, places = np.divmod(items, SHARD_ITEMS)
         bounds = (self._shards[number].bounds[name] for number in numbers)
         return max(int(ends[i + 1] - ends[i]) for ends, i in zip(bounds, places, strict=True))
 
     def rows(self, name: str, items: np.ndarray) -> list[Tensor]:
-        """The rows of one feature for each of `items`, in their order: (rows, width) each."""
+        """Return the rows of one feature for each of `items`, in order: (rows, width) each."""
         found: list[Tensor] = [torch.empty(0)] * len(items)
         numbers, places = np.divmod(items, SHARD_ITEMS)
         for number in np.unique(numbers):
@@ -223,9 +223,9 @@ class FrozenFeatures:
 
 
 def padded(rows: Sequence[Tensor], width: int, length: int | None = None) -> tuple[Tensor, Tensor]:
-    """Rows of B items side by side: (B, longest, width) float32, zero past an item's end, and their mask.
+    """Pad the rows of B items with zeros to (B, longest, width) float32, and return their mask.
 
-    The mask (B, longest) is True at true rows; `length` asks for so many places instead of the longest.
+    The mask (B, longest) is True at real rows; `length` replaces the longest length.
     """
     lengths = torch.tensor([len(row) for row in rows])
     longest = int(lengths.max()) if length is None else length
@@ -243,13 +243,12 @@ def frozen_features(
     cache: Path | None = None,
     progress: Progress = True,
 ) -> FrozenFeatures:
-    """Run `compute` over the content 256 items at a time, or read from `cache` what it said of them before.
+    """Run `compute` on the content, 256 items at a time, or read its earlier outputs from `cache`.
 
-    `reads` says what of an item the features come from. A file of the cache is named by the hash of the
-    items' texts or of their pictures' bytes, and of `settings`, which holds all else that changes the
-    features; their precision is that which `compute` gives. Several processes compute some files each, where
-    there is a cache. A killed run continues where it stopped. A damaged file is computed again, with a
-    warning.
+    `reads` names the part of an item that the features depend on. A cache file is named by the hash of the
+    items' texts or pictures' bytes, and of `settings`, which holds everything else that changes the features;
+    `compute` determines their precision. With a cache, several processes compute different files, and an
+    interrupted run continues where it stopped. A damaged file is recomputed, with a warning.
     """
 
     def shard_from(start: int) -> _Shard:
@@ -292,7 +291,7 @@ def _text_bytes(text: str) -> bytes:
 def _picture_bytes(picture: Path | None) -> bytes:
     if picture is None:
         return b"none"
-    # A picture that is not there has no bytes here; whoever reads it says which item misses it.
+    # A missing picture has no bytes here; the error is raised when it is read.
     if not has_picture(picture):
         return b"some"
     source = picture_source(picture)

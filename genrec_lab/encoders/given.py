@@ -1,4 +1,4 @@
-"""Content vectors that somebody else computed, of texts or of pictures: read from a file and checked.
+"""Content vectors of texts or pictures that were computed elsewhere: read from a file and checked.
 
 Shapes: N items, D dimensions.
 """
@@ -22,40 +22,40 @@ VECTOR_FILES = (".npy", ".safetensors", ".parquet")
 
 
 class GivenVectorsConfig(ComponentConfig):
-    """Where given vectors are read."""
+    """Settings of given vectors: the file to read."""
 
     kind: Literal["given"] = "given"
     file: str = Field(
         "",
-        description="relative to the run file; ${VAR} allowed, and {domain} where each domain has a file. "
+        description="relative to the run file; may contain ${VAR}, and {domain} for one file per domain. "
         ".npy: one row per item. .safetensors: one array, or a vector by each item's key. .parquet: `key` or "
-        "`item` and a column of lists, or a column a dimension",
+        "`item` and a column of lists, or one column per dimension",
     )
     keys: str | None = Field(
         None,
-        description="a text file of the rows' item keys, a line each; None: rows are in the data's order",
+        description="a text file with one item key per row; None: rows are in the data's order",
     )
 
 
 class GivenVectors:
-    """The vectors of a file as the vectors of texts: `text: {kind: given, file: vectors.npy}`."""
+    """Uses vectors from a file instead of encoding texts: `text: {kind: given, file: vectors.npy}`."""
 
     Config = GivenVectorsConfig
 
     def __init__(self, config: GivenVectorsConfig) -> None:
-        """Take the config; nothing is read yet. Raises ValueError where it names no file."""
+        """Set the config without reading; raises ValueError if it names no file."""
         if not config.file:
             raise ValueError(f"text.file is empty; name a file of vectors, {', '.join(VECTOR_FILES)}")
         self.config = config
 
     def encode(self, texts: Any) -> np.ndarray:
-        """Raise ValueError: the vectors belong to items, not to texts."""
+        """Raise ValueError, because the vectors belong to items, not to texts."""
         raise ValueError(
             f"text.kind is 'given': {self.config.file} has vectors of items and encodes no texts"
         )
 
     def of_items(self, items: pl.DataFrame) -> np.ndarray:
-        """Return the vectors (N, D) float32 of rows of `Dataset.items`; DataError as `read_vectors`."""
+        """Return the vectors (N, D) float32 of rows of `Dataset.items`; errors as in `read_vectors`."""
         return read_vectors(self.config.file, items, self.config.keys)
 
     @classmethod
@@ -65,10 +65,10 @@ class GivenVectors:
 
 
 def read_vectors(file: str, items: pl.DataFrame, keys: str | None = None) -> np.ndarray:
-    """Return the vectors (N, D) float32 of rows of `Dataset.items` that a file holds.
+    """Return the vectors (N, D) float32 of rows of `Dataset.items` from a file.
 
-    Raises DataError naming the file where it is not there or no table of numbers, where it has another number
-    of rows than there are items and no keys, lacks an item, or holds a number that is not finite.
+    Raises DataError, naming the file, if it is missing or not a table of numbers, has no keys and a number of
+    rows that differs from the number of items, lacks an item, or holds a value that is not finite.
     """
     if "{domain}" not in file:
         return _of_file(file, items, keys)
@@ -84,7 +84,7 @@ def read_vectors(file: str, items: pl.DataFrame, keys: str | None = None) -> np.
                 f"{file}: the domains' vectors have {widths} dimensions; give vectors of one model"
             )
         vectors[rows] = found
-    assert vectors is not None  # noqa: S101 - there is no dataset without items
+    assert vectors is not None  # noqa: S101 - every dataset has items
     return vectors
 
 
@@ -131,7 +131,7 @@ def _of_file(name: str, items: pl.DataFrame, keys: str | None) -> np.ndarray:
 
 
 def _read(file: Path) -> tuple[np.ndarray, list[str] | None]:
-    """The array in a file, and the keys of its rows where it has them."""
+    """Return the array in a file, and the keys of its rows, if any."""
     if file.suffix == ".npy":
         return np.load(file, allow_pickle=False), None
     if file.suffix == ".safetensors":

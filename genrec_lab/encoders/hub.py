@@ -1,4 +1,4 @@
-"""Where models are found: a local folder, the bundled package, or the hub."""
+"""Locates models: in a local folder, the bundled package, or on the hub."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _BUNDLED_NAMES = (BUNDLED_MODEL, f"sentence-transformers/{BUNDLED_MODEL}")
 
 
 class TextModelError(RuntimeError):
-    """A text model that cannot be found or loaded."""
+    """Raised for a text model that cannot be found or loaded."""
 
 
 class HubError(RuntimeError):
-    """The model hub does not answer, or does not have this model; the message is its first line."""
+    """Raised if the model hub does not respond or does not have a model; the message is its first line."""
 
 
 def local_folder(name: str) -> Path:
-    """Return the folder that a name may mean; a relative one begins at the run file's folder."""
+    """Return the folder that a name refers to; a relative one is below the run file's folder."""
     return base_folder() / Path(name).expanduser()
 
 
 def model_identity(name: str) -> str:
-    """Return what identifies a model in a cache's name: the fingerprint of a local folder, else the name."""
+    """Return a model's identity for cache names: the fingerprint of a local folder, else the name."""
     folder = local_folder(name)
     return _folder_fingerprint(folder) if folder.is_dir() else name
 
@@ -41,7 +41,7 @@ def model_identity(name: str) -> str:
 def resolve_model(name: str) -> str:
     """Return where to load a model from: a local folder, the bundled package, or the hub under this name.
 
-    Raises TextModelError where the hub is needed and does not answer or does not know the name.
+    Raises TextModelError if the hub is needed and does not respond or does not have the model.
     """
     folder = local_folder(name)
     if folder.is_dir():
@@ -59,9 +59,9 @@ def resolve_model(name: str) -> str:
 
 
 def find_on_hub(hub_name: str) -> None:
-    """Make sure that a model is stored here or that the hub knows it; raises HubError with the reason.
+    """Check that a model is stored locally or exists on the hub; raises HubError with the reason.
 
-    Asks once, briefly: the loading libraries retry for a minute before they report no network.
+    Tries only once, because the loading libraries retry for a minute before they report a missing network.
     """
     from huggingface_hub import HfApi, snapshot_download
 
@@ -90,7 +90,7 @@ def _missing_model(name: str, cause: Exception) -> TextModelError:
 
 @contextmanager
 def loading(name: str) -> Iterator[None]:
-    """Keep transformers' loading bar out of logs, and turn its errors into one that names the ways out."""
+    """Hide transformers' loading bar, and convert its errors to one that names the solutions."""
     try:
         with no_loading_bar():
             yield
@@ -99,7 +99,7 @@ def loading(name: str) -> Iterator[None]:
 
 
 def load_token_model(name: str, precision: str = "float32") -> tuple[Any, Any]:
-    """Return the tokenizer and the model of any text model, for its hidden states token by token.
+    """Return the tokenizer and model of any text model, for its token-level hidden states.
 
     Raises TextModelError for a model that cannot be found or loaded.
     """
@@ -111,7 +111,7 @@ def load_token_model(name: str, precision: str = "float32") -> tuple[Any, Any]:
 
 
 def _folder_fingerprint(folder: Path) -> str:
-    """Hash each file's name, size and both ends, for weights may be many gigabytes."""
+    """Hash each file's name, size, beginning and end, because weights may be many gigabytes."""
     digest = hashlib.sha256()
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         size, end = file.stat().st_size, 65_536
@@ -125,7 +125,7 @@ def _folder_fingerprint(folder: Path) -> str:
 
 @contextmanager
 def no_loading_bar() -> Iterator[None]:
-    """Keep the bars that transformers draws while it loads or writes weights out of logs and notebooks."""
+    """Hide the progress bars that transformers shows while it loads or writes weights."""
     from transformers.utils import logging as transformers_logging
 
     had_bar = transformers_logging.is_progress_bar_enabled()

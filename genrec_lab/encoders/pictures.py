@@ -1,4 +1,4 @@
-"""Pictures of items: read whatever a catalogue holds as RGB, and cut it into the tokens that are rebuilt."""
+"""Reads items' pictures as RGB, and cuts them into the tokens to reconstruct."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from genrec_lab.data.picture_files import DAMAGED, has_picture, opened_picture
 from genrec_lab.encoders.hub import local_folder, model_identity
 from genrec_lab.training import device, moved
 
-# No consumer here looks at more: Qwen2-VL takes at most 1,024 tokens of 28 x 28 pixels, 0.8 million.
+# More are not needed: Qwen2-VL reads at most 1,024 tokens of 28 x 28 pixels, 0.8 million.
 MAX_PIXELS = 2_000_000
 _ORIENTATION = 0x0112
-# Modes by what is counted when they become RGB; modes that are not here need no mending.
+# Names of the repair counts by picture mode; other modes need no repair.
 _CONVERTED = {
     "1": "pictures_from_grey",
     "L": "pictures_from_grey",
@@ -37,7 +37,7 @@ _CONVERTED = {
 
 
 class PictureError(ValueError):
-    """A picture that cannot be used; the message names the item and the file."""
+    """Raised for a picture that cannot be used; the message names the item and the file."""
 
 
 def read_picture(
@@ -47,13 +47,13 @@ def read_picture(
     item: str = "?",
     repairs: MutableMapping[str, int] | None = None,
 ) -> Image.Image:
-    """One picture file as RGB, upright, of at most `max_pixels` pixels.
+    """Read a picture file as RGB, upright, with at most `max_pixels` pixels.
 
-    Greyscale, CMYK and palette pictures are converted, transparent ones laid on white, animated ones give
-    their first frame, huge ones are shrunk (JPEGs already while they are decoded); each mending is counted in
-    `repairs`. `root` is the folder that must hold the file, a relative path starts there; `item` names the
-    item in messages. Raises PictureError for a file that is missing, outside `root`, damaged, without colours
-    of 8 or 16 bits, or too large to decode at all.
+    Greyscale, CMYK and palette pictures are converted, transparent ones get a white background, animated ones
+    give their first frame, large ones are shrunk (JPEGs while decoding); each repair is counted in `repairs`.
+    `root` is the folder that must hold the file, and relative paths start there; `item` names the item in
+    messages. Raises PictureError for a file that is missing, outside `root`, damaged, without colours of 8 or
+    16 bits, or too large to decode.
     """
     file = inside(path, root, item)
     counts: MutableMapping[str, int] = {} if repairs is None else repairs
@@ -74,7 +74,7 @@ def read_picture(
 
 
 def inside(path: str | Path, root: str | Path | None, item: str = "?") -> Path:
-    """The path of a picture below `root`, links followed; raises PictureError where it leads elsewhere."""
+    """Return the resolved path of a picture; raises PictureError if it is not below `root`."""
     if root is None:
         return Path(path).expanduser()
     folder = Path(root).expanduser().resolve()
@@ -107,7 +107,7 @@ def _upright_rgb(opened: Image.Image, max_pixels: int, repairs: MutableMapping[s
     image, was_transparent = _rgb(image)
     if was_transparent:
         count("pictures_on_white")
-    # Once more: what was drafted may be small enough now, and turning swaps the sides.
+    # Checked again: the draft may be small enough now, and rotation swaps the sides.
     target = _shrunk_size(image.size, max_pixels)
     return image if target is None else image.resize(target, Image.Resampling.LANCZOS, reducing_gap=2.0)
 
@@ -121,9 +121,9 @@ def _shrunk_size(size: tuple[int, int], max_pixels: int) -> tuple[int, int] | No
 
 
 def _rgb(image: Image.Image) -> tuple[Image.Image, bool]:
-    """The picture as RGB, and whether some of it was transparent."""
+    """Return the picture as RGB, and whether some of it was transparent."""
     if image.mode == "I" or image.mode.startswith("I;"):
-        # 16 bits a pixel, which Pillow would cut at 255 instead of scaling.
+        # 16 bits per pixel, which Pillow would clip at 255 instead of scaling.
         grey = np.clip(np.asarray(image, dtype=np.int64) // 257, 0, 255).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB"), False
     if image.mode == "F":
@@ -138,23 +138,24 @@ def _rgb(image: Image.Image) -> tuple[Image.Image, bool]:
 
 
 def centre_square(image: Image.Image, side: int) -> Tensor:
-    """The centre square of a picture, scaled to `(3, side, side)` float32 in 0..1."""
+    """Return the centre square of a picture, scaled to `(3, side, side)` float32 in 0..1."""
     square = ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(square, dtype=np.uint8))
     return pixels.permute(2, 0, 1).float() / 255
 
 
 class PictureTarget(BaseModel):
-    """What of a picture the decoder rebuilds: P tokens of c channels, from the centre square of the picture.
+    """The decoder's target for a picture: P tokens of c channels, from the centre square.
 
-    Pixel patches by default (Eq 9's raw image). With `autoencoder`, the latents of a diffusers AutoencoderKL,
-    a token a place, as the authors' code does with 256 px and 16 x 16 latents of 16 channels.
+    By default, pixel patches (Eq 9's raw image). With `autoencoder`, the latents of a diffusers
+    AutoencoderKL, one token per position, as in the authors' code with 256 px and 16 x 16 latents of 16
+    channels.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
-    size: int = Field(64, ge=1, description="px a side of the square picture")
-    patch: int = Field(8, ge=1, description="px a side of a patch; not used with an autoencoder")
+    size: int = Field(64, ge=1, description="side of the square picture in px")
+    patch: int = Field(8, ge=1, description="side of a patch in px; unused with an autoencoder")
     autoencoder: str | None = Field(
         None, description="folder of a diffusers AutoencoderKL: latents as tokens"
     )
@@ -164,7 +165,7 @@ class PictureTarget(BaseModel):
         step = self._step
         if self.size % step:
             what = "patch" if self.autoencoder is None else "the autoencoder's reduction"
-            raise ValueError(f"size = {self.size} is no multiple of {what} = {step}; choose one that is")
+            raise ValueError(f"size = {self.size} is not a multiple of {what} = {step}; choose one that is")
         return self
 
     @property
@@ -174,12 +175,12 @@ class PictureTarget(BaseModel):
 
     @property
     def tokens(self) -> int:
-        """P, tokens a picture."""
+        """P, tokens per picture."""
         return self.side**2
 
     @property
     def channels(self) -> int:
-        """The numbers of a token, c."""
+        """c, the channels of a token."""
         if self.autoencoder is None:
             return 3 * self.patch**2
         return int(_autoencoder_config(self.autoencoder)["latent_channels"])
@@ -192,13 +193,13 @@ class PictureTarget(BaseModel):
         return int(2 ** (len(_autoencoder_config(self.autoencoder)["block_out_channels"]) - 1))
 
     def identity(self) -> dict[str, object]:
-        """What tells one target from another in a cache's name, the autoencoder by its content."""
+        """Return what identifies the target in a cache name; the autoencoder by its content."""
         if self.autoencoder is None:
             return {"size": self.size, "patch": self.patch}
         return {"size": self.size, "autoencoder": model_identity(self.autoencoder)}
 
     def to_tokens(self, images: Tensor) -> Tensor:
-        """Pictures (3, S, S) or (B, 3, S, S) in 0..1 as tokens (P, c) or (B, P, c) of about [-1, 1]."""
+        """Convert pictures (3, S, S) or (B, 3, S, S) in 0..1 to tokens (P, c) or (B, P, c) near [-1, 1]."""
         if images.shape[-3:] != (3, self.size, self.size) or images.ndim not in (3, 4):
             raise ValueError(
                 f"pictures have shape {tuple(images.shape)}; expected (3, {self.size}, {self.size}), with or "
@@ -214,7 +215,7 @@ class PictureTarget(BaseModel):
         return cut.reshape(-1, self.tokens, self.channels)
 
     def to_images(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, P, c) as pictures (B, 3, S, S), cut to 0..1; the inverse of `to_tokens`."""
+        """Convert tokens (B, P, c) to pictures (B, 3, S, S), clipped to 0..1; the inverse of `to_tokens`."""
         if tokens.ndim != 3 or tokens.shape[1:] != (self.tokens, self.channels):
             raise ValueError(
                 f"picture tokens have shape {tuple(tokens.shape)}; expected (B, {self.tokens}, "
@@ -230,7 +231,8 @@ class PictureTarget(BaseModel):
 
     @torch.no_grad()
     def _encode(self, scaled: Tensor) -> Tensor:
-        # The posterior's mean, not a sample: a picture has one target, in the cache and without it.
+        # The posterior's mean instead of a sample, so that a picture has the same target with and without
+        # cache.
         where = device()
         model, shift, scale = _autoencoder(str(self.autoencoder), where)
         latents = (model.encode(moved(scaled, where)).latent_dist.mode() - shift) * scale

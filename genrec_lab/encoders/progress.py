@@ -1,4 +1,4 @@
-"""The progress of a long encoding: a bar in a terminal, a line in a log now and then elsewhere."""
+"""Progress of a long encoding: a bar in a terminal, otherwise occasional log lines."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Progress = bool | Callable[[int, int], None]
 
 @contextmanager
 def reporter(progress: Progress, total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """A function to call with the number done; `what` names the things counted, such as "text vectors".
+    """Yield a function to call with the number done; `what` names the unit, such as "text vectors".
 
-    `progress=True` draws a bar in a terminal and logs a line every half minute elsewhere, False is silent, a
-    callable gets (done, all).
+    `progress=True` draws a bar in a terminal and otherwise logs a line every half minute, False is silent,
+    and a callable receives (done, all).
     """
     if callable(progress):
         yield lambda done: progress(done, total)

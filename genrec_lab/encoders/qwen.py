@@ -1,7 +1,7 @@
-"""The paper's content encoder: Qwen2-VL reads picture and text and compresses them into L code tokens.
+"""The paper's content encoder: Qwen2-VL compresses picture and text into L code tokens.
 
-UTGRec Section 2.2.1, Eq 2. What the paper leaves open (LoRA's sizes, where the hidden states are taken, the
-budgets, the prompt without a picture) follows the authors' public code.
+UTGRec Section 2.2.1, Eq 2. Details that the paper does not state (LoRA's sizes, which hidden states are used,
+token budgets, the prompt without a picture) follow the authors' public code.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from genrec_lab.registry import ComponentConfig
 from genrec_lab.training import moved, placed
 
 _PICTURE_BATCH = 8
-# Qwen2-VL refuses pictures more than 200 times as long as wide.
+# Qwen2-VL rejects pictures that are more than 200 times as long as wide.
 _LONGEST = 100
 _TEXT = "<TEXT>"
 _PICTURE = "<|image_pad|>"
-# The paper's words; the picture stands before them.
+# The paper's words; the picture precedes them.
 _WITH_PICTURE = (
     'This is an image of an item. The item\'s information also includes: "<TEXT>". Compress the image and '
     "text information into {levels} tokens, representing content from coarse to fine granularity."
 )
-# The paper has no words for an item without a picture; its code has a second prompt that says so.
+# For items without a picture, the prompt of the authors' code.
 _WITHOUT_PICTURE = (
     'The image of this item is missing. The item\'s information includes: "<TEXT>". Compress the text '
     "information into {levels} tokens, representing content from coarse to fine granularity."
@@ -43,19 +43,19 @@ _WITHOUT_PICTURE = (
 
 
 class QwenConfig(ComponentConfig):
-    """Qwen2-VL as UTGRec's encoder; the values are those of the authors' code."""
+    """Settings of Qwen2-VL as UTGRec's encoder; the values are from the authors' code."""
 
     kind: Literal["qwen"] = "qwen"
     model: str = Field("Qwen/Qwen2-VL-2B-Instruct", min_length=1, description="a local folder or a hub name")
     levels: int = Field(3, ge=1, description="L, code tokens and content representations of an item")
-    lora_rank: int = Field(8, ge=1, description="LoRA on every linear of the language model")
+    lora_rank: int = Field(8, ge=1, description="of LoRA on every linear layer of the language model")
     lora_alpha: int = Field(32, ge=1)
     lora_dropout: float = Field(0.1, ge=0, lt=1)
-    train_embeddings: bool = Field(True, description="word embeddings and LM head trained in full")
-    max_text_tokens: int = Field(1024, ge=1, description="a longer text is cut, and counted")
-    min_visual_tokens: int = Field(128, ge=1, description="a smaller picture is enlarged")
-    max_visual_tokens: int = Field(1024, ge=1, description="a larger picture is shrunk")
-    gradient_checkpointing: bool = Field(False, description="less memory for a third more time")
+    train_embeddings: bool = Field(True, description="train word embeddings and LM head in full")
+    max_text_tokens: int = Field(1024, ge=1, description="longer texts are truncated and counted")
+    min_visual_tokens: int = Field(128, ge=1, description="smaller pictures are enlarged")
+    max_visual_tokens: int = Field(1024, ge=1, description="larger pictures are shrunk")
+    gradient_checkpointing: bool = Field(False, description="uses less memory and a third more time")
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="of what is frozen")
     picture: PictureTarget = Field(default_factory=PictureTarget, description="what of a picture is rebuilt")
 
@@ -70,11 +70,11 @@ class QwenConfig(ComponentConfig):
 
 
 class QwenEncoder(nn.Module):
-    """Qwen2-VL with LoRA and L code tokens: content batches to the last hidden states at the code tokens.
+    """Qwen2-VL with LoRA and L code tokens; returns the last hidden states at the code tokens.
 
-    The vision tower is frozen and runs in `prepare`, once a picture. What is trained is kept in float32,
-    whatever `dtype` the frozen weights have. The code tokens `<CODE_0>` ... are rows beside the vocabulary,
-    so they are learnt also where the embeddings are not.
+    The frozen vision tower runs once per picture, in `prepare`. Trained weights are float32, regardless of
+    the `dtype` of the frozen weights. The code tokens `<CODE_0>` ... are rows outside the vocabulary, so they
+    are trained even if the embeddings are not.
     """
 
     Config = QwenConfig
@@ -93,18 +93,18 @@ class QwenEncoder(nn.Module):
         language = self.backbone.language_model
         _add_lora(language, config)
         table = language.embed_tokens.weight
-        # Published Qwen2-VL 2B ties its LM head to the embeddings, 7B does not.
+        # The published Qwen2-VL 2B ties its LM head to the embeddings, 7B does not.
         self.head: Any = None if whole.lm_head.weight is table else whole.lm_head
         if config.train_embeddings:
             for module in (language.embed_tokens, self.head):
                 if module is not None:
                     module.float().requires_grad_(True)
         if config.gradient_checkpointing:
-            # Renamed within transformers 5.
+            # Renamed during transformers 5.
             new_name = getattr(language, "activation_checkpointing_enable", None)
             (new_name or language.gradient_checkpointing_enable)({"use_reentrant": False})
         self.dimension = int(table.shape[1])
-        # Each starts as a word between all words, a little apart from the others.
+        # Initialised near the mean of all words, each slightly different.
         words = table.detach().float()
         self.code_tokens = nn.Parameter(
             words.mean(0) + words.std() * torch.randn(config.levels, self.dimension)
@@ -113,12 +113,12 @@ class QwenEncoder(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Content representations H of a prepared batch, (B, L, d) float32; UTGRec Eq 2.
 
-        Raises QwenMemoryError where memory runs out.
+        Raises QwenMemoryError if memory runs out.
         """
         with memory_advice("reading a batch"):
             ids, mask = batch["encoder_ids"], batch["encoder_mask"]
             language, levels = self.backbone.language_model, self.levels
-            # Frozen weights and adapters meet in the frozen ones' precision.
+            # Frozen weights and adapters compute in the precision of the frozen weights.
             precision = language.norm.weight.dtype
             inputs = language.embed_tokens(ids).to(precision)
             seen = batch["encoder_picture"][batch["encoder_picture_mask"]].to(precision)
@@ -135,11 +135,11 @@ class QwenEncoder(nn.Module):
             return hidden.gather(1, places).float()
 
     def word_table(self) -> Tensor:
-        """The LM head (V, e), which is the embedding table where the two are tied; trained where they are."""
+        """Return the LM head (V, e), or the embedding table if they are tied; trained with the embeddings."""
         return self.backbone.language_model.embed_tokens.weight if self.head is None else self.head.weight
 
     def words(self) -> list[str]:
-        """What each of the V tokens looks like; rows that the tokenizer does not use are empty."""
+        """Return the text of each of the V tokens; empty for rows that the tokenizer does not use."""
         used = min(len(self._tokenizer), len(self.word_table()))
         words = [self._tokenizer.decode([token]) for token in range(used)]
         return words + [""] * (len(self.word_table()) - used)
@@ -147,12 +147,12 @@ class QwenEncoder(nn.Module):
     def prepare(
         self, content: Content, cache: Path | None = None, progress: Progress = True
     ) -> PreparedContent:
-        """Run the frozen vision tower over N items once, or read from `cache` what it found in them before.
+        """Run the frozen vision tower on N items once, or read its outputs from `cache`.
 
-        The whole encoder is moved to the accelerator for it, where there is one. Without `cache` the features
-        stay in memory: up to 3 MB a picture at full size. Counts in `repairs`: mended pictures,
-        `texts_truncated`, `items_without_picture`. Raises PictureError for a picture that cannot be read,
-        QwenMemoryError where memory runs out.
+        The whole encoder is moved to the accelerator, if there is one. Without `cache`, the features stay in
+        memory, up to 3 MB per picture at full size. Counts in `repairs`: repaired pictures,
+        `texts_truncated`, `items_without_picture`. Raises PictureError for an unreadable picture,
+        QwenMemoryError if memory runs out.
         """
         config = placed(self).config
         texts = self._prompt.texts(content.texts)
@@ -206,7 +206,7 @@ class QwenEncoder(nn.Module):
         return positions.transpose(0, 1).contiguous()
 
     def _read_pictures(self, content: Content, repairs: dict[str, int]) -> dict[str, list[Tensor]]:
-        """Visual tokens, their grid and the patches to rebuild of each picture; no rows without one."""
+        """Return visual tokens, their grid and the target patches of each picture; no rows without one."""
         target, precision = self.picture, getattr(torch, self.config.dtype)
         tokens = [torch.empty(0, self.dimension, dtype=precision)] * len(content)
         grids = [torch.empty(0, 3, dtype=torch.long)] * len(content)
@@ -234,7 +234,7 @@ class QwenEncoder(nn.Module):
 
 
 def _add_lora(language: nn.Module, config: QwenConfig) -> None:
-    """LoRA on every linear of the language model, in float32."""
+    """Add LoRA to every linear layer of the language model, in float32."""
     from peft import LoraConfig, inject_adapter_in_model
 
     linears = {name.split(".")[-1] for name, part in language.named_modules() if isinstance(part, nn.Linear)}
@@ -253,7 +253,7 @@ def _add_lora(language: nn.Module, config: QwenConfig) -> None:
 
 
 def _side_by_side(rows: list[list[int]], longest: int) -> tuple[Tensor, Tensor]:
-    """Rows of numbers as (B, longest) int64, 0 behind a row's end, and their mask; at least one place."""
+    """Pad rows of numbers with 0 to (B, longest) int64, at least one wide, and return their mask."""
     lengths = torch.tensor([len(row) for row in rows])
     ids = torch.zeros(len(rows), max(1, longest), dtype=torch.long)
     for line, row in zip(ids, rows, strict=True):
@@ -262,7 +262,7 @@ def _side_by_side(rows: list[list[int]], longest: int) -> tuple[Tensor, Tensor]:
 
 
 def _not_too_long(image: Image.Image, repairs: dict[str, int]) -> Image.Image:
-    """The picture on a white ground where it is more than a hundred times as long as wide."""
+    """Add a white margin if a picture is more than a hundred times as long as wide."""
     width, height = image.size
     needed = (max(width, math.ceil(height / _LONGEST)), max(height, math.ceil(width / _LONGEST)))
     if needed == image.size:
@@ -276,8 +276,8 @@ def _not_too_long(image: Image.Image, repairs: dict[str, int]) -> Image.Image:
 class ItemPrompt:
     """The fixed parts of both prompts, tokenised once; the code tokens follow the assistant's header.
 
-    The text of an item is tokenised on its own, so that it can be cut at its budget, and so that words in it
-    that look like special tokens stay words.
+    The text of an item is tokenised separately, so that it can be truncated to its budget and words that look
+    like special tokens stay words.
     """
 
     def __init__(self, tokenizer: Any, levels: int) -> None:
@@ -289,14 +289,14 @@ class ItemPrompt:
         self._missing = tuple(self._ids(part) for part in self._rendered([], _WITHOUT_PICTURE).split(_TEXT))
 
     def texts(self, texts: Sequence[str]) -> list[list[int]]:
-        """The tokens of each text, uncut."""
-        # verbose: no warning about length; what is cut is counted elsewhere.
+        """Return the tokens of each text, not truncated."""
+        # verbose: no warning about length; truncation is counted elsewhere.
         return self._tokenizer(
             list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False
         )["input_ids"]
 
     def ids(self, text: Sequence[int], picture_tokens: int) -> list[int]:
-        """The whole prompt of an item; 0 stands at the places of the L code tokens, which are the last.
+        """Return the whole prompt of an item; the last L tokens, the code tokens, are 0.
 
         `picture_tokens` is 0 for an item without a picture.
         """
@@ -308,7 +308,7 @@ class ItemPrompt:
         return [*before, *[self.picture_id] * picture_tokens, *between, *text, *after, *codes]
 
     def length(self, text_tokens: int, picture_tokens: int) -> int:
-        """Return how many tokens `ids` gives for so many of the text and of the picture."""
+        """Return the length of `ids` for these numbers of text and picture tokens."""
         fixed = self._shown if picture_tokens else self._missing
         return sum(map(len, fixed)) + text_tokens + picture_tokens + self._levels
 

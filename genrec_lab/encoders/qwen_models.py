@@ -1,4 +1,4 @@
-"""Qwen2-VL from a folder or the hub, or with random weights: a small one, or one of the real size."""
+"""Loads Qwen2-VL from a folder or the hub, or creates one with random weights, small or in real size."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import torch
 
 from genrec_lab.encoders.hub import HubError, find_on_hub, local_folder, no_loading_bar
 
-# How allocators say that memory ran out where they raise a plain RuntimeError.
+# Allocators' messages in a plain RuntimeError when memory runs out.
 _EXHAUSTED = ("not enough memory", "can't allocate memory", "out of memory")
 
 
 class QwenModelError(RuntimeError):
-    """A model that is not there, or is not Qwen2-VL."""
+    """Raised for a model that does not exist or is not Qwen2-VL."""
 
 
 class QwenMemoryError(MemoryError):
-    """Too little memory for the model or a batch; the message says what to lower."""
+    """Raised if the model or a batch does not fit in memory; the message says what to lower."""
 
 
 class LoadedQwen(NamedTuple):
-    """A Qwen2-VL ready to use: transformers' model, its tokenizer, its image processor on PIL."""
+    """A loaded Qwen2-VL: transformers' model, its tokenizer, and its image processor for PIL."""
 
     model: Any
     tokenizer: Any
@@ -32,11 +32,11 @@ class LoadedQwen(NamedTuple):
 
 
 def load_qwen(name: str, dtype: str, min_visual_tokens: int, max_visual_tokens: int) -> LoadedQwen:
-    """Load Qwen2-VL from a local folder or, under this very name, from the hub.
+    """Load Qwen2-VL from a local folder or, by this name, from the hub.
 
-    A visual token is 28 x 28 px for the published models; pictures are scaled to lie between the two bounds.
-    Raises QwenModelError for what cannot be found, is not Qwen2-VL or has no chat template, QwenMemoryError
-    where the weights are larger than the free memory.
+    A visual token has 28 x 28 px in the published models; pictures are scaled to lie between the two bounds.
+    Raises QwenModelError if the model cannot be found, is not Qwen2-VL or has no chat template,
+    QwenMemoryError if the weights are larger than the free memory.
     """
     from transformers import AutoConfig, AutoTokenizer, Qwen2VLForConditionalGeneration
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -84,7 +84,7 @@ def load_qwen(name: str, dtype: str, min_visual_tokens: int, max_visual_tokens: 
 
 
 def _require_memory(folder: Path, dtype: str) -> None:
-    """Refuse before loading what would have the process killed without a word."""
+    """Raise QwenMemoryError before loading weights that would get the process killed without a message."""
     stored = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.is_dir() else 0
     free = _free_memory()
     if free is not None and stored > free:
@@ -95,7 +95,7 @@ def _require_memory(folder: Path, dtype: str) -> None:
 
 
 def _free_memory() -> int | None:
-    """Bytes of main memory that a process may still take, None where the system does not tell."""
+    """Return the free main memory in bytes, None if unknown."""
     table = Path("/proc/meminfo")
     lines = table.read_text().splitlines() if table.is_file() else []
     kibibytes = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
@@ -104,7 +104,7 @@ def _free_memory() -> int | None:
 
 @contextmanager
 def memory_advice(doing: str) -> Iterator[None]:
-    """Turn the many ways in which memory runs out into one QwenMemoryError that says what to lower."""
+    """Convert all kinds of out-of-memory errors to a QwenMemoryError that says what to lower."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -121,7 +121,7 @@ def memory_advice(doing: str) -> Iterator[None]:
 
 # --- random weights
 
-# Qwen2-VL's own, in the order of its tokenizer; <|endoftext|> comes with the tokenizer's class.
+# Qwen2-VL's special tokens, in the order of its tokenizer; the tokenizer's class adds <|endoftext|>.
 _SPECIAL = (
     "<|im_start|>",
     "<|im_end|>",
@@ -164,11 +164,11 @@ def tiny_qwen(
     layers: int = 4,
     vocabulary: int = 4000,
 ) -> Path:
-    """Write a random Qwen2-VL with a tokenizer trained on `texts`, as `save_pretrained` does, into `folder`.
+    """Write a random Qwen2-VL with a tokenizer trained on `texts` into `folder`, and return the folder.
 
-    The folder, which is returned, is loaded as the real model's is. `hidden` is the width of the language
-    model (a multiple of 64), `vocabulary` the most tokens that byte-pair encoding may learn.
-    Raises ValueError for a width that does not fit.
+    It is written like by `save_pretrained` and loaded like the real model. `hidden` is the width of the
+    language model (a multiple of 64), `vocabulary` the largest vocabulary of the byte-pair encoding. Raises
+    ValueError for an invalid width.
     """
     if hidden < 64 or hidden % 64:
         raise ValueError(
@@ -197,8 +197,8 @@ def random_qwen(
 ) -> Path:
     """Write a random Qwen2-VL of any size into `folder`; `text` and `vision` are parts of its config.
 
-    With QWEN2_VL_2B_TEXT and QWEN2_VL_2B_VISION in bfloat16, 4.4 GB: the real size without its weights. A
-    `vocab_size` in `text` makes the table larger than the tokenizer needs, as the published one is.
+    QWEN2_VL_2B_TEXT and QWEN2_VL_2B_VISION in bfloat16 give the real size, 4.4 GB, with random weights. A
+    `vocab_size` in `text` makes the table larger than the tokenizer needs, as in the published model.
     """
     from transformers import GenerationConfig, Qwen2VLConfig, Qwen2VLForConditionalGeneration
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -242,7 +242,7 @@ def random_qwen(
 
 
 def _tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
-    """Byte-level byte-pair encoding as Qwen2's, learnt from `texts`: any text can be written in it."""
+    """Return a byte-level byte-pair encoding like Qwen2's, learned from `texts`; it can encode any text."""
     from transformers import Qwen2Tokenizer
 
     blank: Any = Qwen2Tokenizer()

@@ -48,16 +48,16 @@ TEXT_ENCODERS: Registry[type[Any]] = Registry(
     },
 )
 register_text_encoder = TEXT_ENCODERS.register
-# The settings of any text encoder, as a field of a larger config: its class is looked up by `kind`.
+# The settings of any text encoder, as a field of another config; `kind` selects the class.
 AnyTextConfig = Annotated[
     SerializeAsAny[ComponentConfig], PlainValidator(partial(component_config, TEXT_ENCODERS))
 ]
 
 
 class TextConfig(ComponentConfig):
-    """How item texts become vectors.
+    """Settings of the encoding of item texts.
 
-    GMC (section 5.1.4) takes LLaMA-3.1-8B-Instruct, D = 4096: `kind="mean_pooled",
+    GMC (section 5.1.4) uses LLaMA-3.1-8B-Instruct, D = 4096: `kind="mean_pooled",
     model="meta-llama/Llama-3.1-8B-Instruct", precision="bfloat16"`. The default needs no hub and no GPU.
     """
 
@@ -66,24 +66,25 @@ class TextConfig(ComponentConfig):
         BUNDLED_MODEL, min_length=1, description="a local folder, the bundled model, or a hub name"
     )
     batch_size: int = Field(
-        16, ge=1, description="texts a forward pass; 16 is the fastest on a CPU (little padding)"
+        16, ge=1, description="texts per forward pass; 16 is fastest on a CPU (little padding)"
     )
-    max_tokens: int = Field(128, ge=2, description="a longer text is cut here; not used by tfidf")
+    max_tokens: int = Field(128, ge=2, description="longer texts are truncated; unused by tfidf")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
-        description="of the model; bfloat16 is about 3x faster where the hardware has it, cosine >= .996",
+        description="of the model; bfloat16 is about 3x faster on supporting hardware, cosine >= .996",
     )
-    device: str = Field("auto", description='"auto" is the accelerator where there is one, else the CPU')
+    device: str = Field("auto", description='"auto": the accelerator if there is one, else the CPU')
     dimensions: int = Field(256, ge=1, description="of the truncated SVD; tfidf only")
     seed: int = Field(0, ge=0, description="of the randomised SVD; tfidf only")
 
 
 class TextEncoder(ABC):
-    """Turns texts into vectors; `text.kind` of a run names its class.
+    """Converts texts to vectors; `text.kind` of a run selects the class.
 
-    A class of your own needs a `Config`, a constructor that takes one, and `encode`; deriving it from this
-    class is the shortest way. It may have two class methods of a config: `identity`, a mapping of all that
-    changes the vectors, for the cache, and `found`, a text that says what encodes and where it was found.
+    Your own class needs a `Config`, a constructor that takes one, and `encode`; deriving it from this class
+    is easiest. It may have two class methods that take a config: `identity` returns a mapping of everything
+    that changes the vectors, for the cache, and `found` returns a text that describes the encoder and its
+    location.
 
     >>> @register_text_encoder("length")
     ... class Length(TextEncoder):
@@ -98,16 +99,16 @@ class TextEncoder(ABC):
     """
 
     Config: ClassVar[type[BaseModel]] = TextConfig
-    # Whether a vector depends on all texts of the catalogue, so that parts of it cannot be encoded alone.
+    # Whether a vector depends on all texts of the catalogue, so that parts cannot be encoded separately.
     needs_all_texts: ClassVar[bool] = False
 
     def __init__(self, config: Any = None) -> None:
-        """Take the config, by default that of the class, and load what is needed."""
+        """Set the config, by default `Config()`, and load what is needed."""
         self.config: Any = self.Config() if config is None else config
 
     @abstractmethod
     def encode(self, texts: Sequence[str], progress: Progress = False) -> np.ndarray:
-        """Return the vectors (N, D) of the texts; `progress` is that of `encode_texts`."""
+        """Return the vectors (N, D) of the texts; `progress` is as in `encode_texts`."""
 
 
 def encode_texts(
@@ -116,11 +117,11 @@ def encode_texts(
     cache: Path | None = None,
     progress: Progress = True,
 ) -> np.ndarray:
-    """Turn N texts into N vectors, or read them from `cache` if the same texts were encoded so before.
+    """Encode N texts as N vectors, or read them from `cache` if they were encoded before.
 
-    Returns (N, D) float32; rows of MiniLM (`sentence`) and `tfidf` have unit norm, of `mean_pooled` not.
-    `cache` is a folder; a file in it is named by the hash of the texts and of the settings that matter.
-    `progress=True` draws a bar in a terminal and logs a line every half minute elsewhere; a callable gets
+    Returns (N, D) float32; rows of MiniLM (`sentence`) and `tfidf` have unit norm, those of `mean_pooled` do
+    not. `cache` is a folder; its files are named by the hash of the texts and of the settings that matter.
+    `progress=True` draws a bar in a terminal and otherwise logs a line every half minute; a callable receives
     (done, all).
     Raises ValueError for no texts and for vectors that are not finite or of the wrong shape, TypeError for a
     text that is not a string, TextModelError for a model that cannot be loaded.
@@ -147,14 +148,14 @@ def encode_texts(
 
 
 def text_encoder(config: ComponentConfig) -> Any:
-    """Return the encoder of a config, ready to use: its class is found by `kind`."""
+    """Return the encoder of a config; `kind` selects the class."""
     return TEXT_ENCODERS.find(config.kind)(config)
 
 
 def checked_vectors(vectors: Any, texts: Sequence[str], config: ComponentConfig) -> np.ndarray:
-    """Return what an encoder made of texts as (N, D) float32.
+    """Check an encoder's output and return it as (N, D) float32.
 
-    Raises ValueError for another shape and for vectors that are not finite, naming the encoder's kind.
+    Raises ValueError, naming the encoder's kind, for a wrong shape and for vectors that are not finite.
     """
     found = np.asarray(vectors, dtype=np.float32)
     if found.ndim != 2 or len(found) != len(texts) or not found.shape[1]:
@@ -174,7 +175,7 @@ def checked_vectors(vectors: Any, texts: Sequence[str], config: ComponentConfig)
 
 
 def cache_key(texts: Sequence[str], config: ComponentConfig) -> str:
-    """Name of the cached vectors: a hash of the texts and of every setting that changes the vectors."""
+    """Return the name of the cached vectors: a hash of the texts and of the settings that change vectors."""
     settings = identity_of(TEXT_ENCODERS.find(config.kind), config)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for text in texts:
@@ -184,10 +185,9 @@ def cache_key(texts: Sequence[str], config: ComponentConfig) -> str:
 
 
 def identity_of(encoder: type[Any], config: ComponentConfig) -> dict[str, object]:
-    """Return all that changes the vectors of an encoder's class: its `identity`, or else settings and source.
+    """Return everything that changes an encoder's vectors: its `identity`, or else settings and source.
 
-    The source is the hash of the file that defines the class, so that vectors of another version of it are
-    not read.
+    The source is the hash of the file that defines the class, so that vectors of other versions are not used.
     """
     if hasattr(encoder, "identity"):
         return dict(encoder.identity(config))
@@ -204,7 +204,7 @@ class ModelEncoder(TextEncoder):
 
     def encode(self, texts: Sequence[str], progress: Progress = False) -> np.ndarray:
         """See TextEncoder."""
-        # Batches of like length: least padding, and memory runs out early.
+        # Batches of similar length have little padding, and memory runs out early if at all.
         order = sorted(range(len(texts)), key=lambda index: (-len(texts[index]), index))
         parts = []
         with reporter(progress, len(texts), "text vectors") as report:
@@ -237,15 +237,15 @@ class ModelEncoder(TextEncoder):
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """The model's device."""
         return device() if self.config.device == "auto" else torch.device(self.config.device)
 
 
 class SentenceEncoder(ModelEncoder):
-    """A model of sentence-transformers; those such as MiniLM give rows of unit norm."""
+    """A model of sentence-transformers; some, such as MiniLM, return rows of unit norm."""
 
     def __init__(self, config: TextConfig | None = None) -> None:
-        """Load the model; raises TextModelError where it cannot be found or loaded."""
+        """Load the model; raises TextModelError if it cannot be found or loaded."""
         super().__init__(config)
         source, settings = resolve_model(self.config.model), {"dtype": self.config.precision}
         with loading(self.config.model):
@@ -262,15 +262,15 @@ class SentenceEncoder(ModelEncoder):
 
 
 class MeanPooledEncoder(ModelEncoder):
-    """Mean of the last hidden state over a text's tokens; of an encoder-decoder the encoder's."""
+    """Mean of the last hidden state over a text's tokens, of the encoder if the model has one."""
 
     def __init__(self, config: TextConfig | None = None) -> None:
-        """Load the model; raises TextModelError where it cannot be found or loaded."""
+        """Load the model; raises TextModelError if it cannot be found or loaded."""
         super().__init__(config)
         self.tokenizer, model = load_token_model(self.config.model, self.config.precision)
         model = model.get_encoder() if model.config.is_encoder_decoder else model
         self.model = placed(model, self.device).eval()
-        # Rows are padded by hand, so that no tokenizer needs a pad token.
+        # Padded manually, because some tokenizers have no pad token.
         self.pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
 
     @torch.inference_mode()
@@ -278,7 +278,7 @@ class MeanPooledEncoder(ModelEncoder):
         """See ModelEncoder."""
         most = self.config.max_tokens
         rows = self.tokenizer(texts, truncation=True, max_length=most, add_special_tokens=True)["input_ids"]
-        # A tokenizer that adds no special tokens leaves nothing of an empty text; one pad stands for it.
+        # Without special tokens, an empty text has no tokens; one pad token replaces it.
         rows = [row or [self.pad] for row in rows]
         width = max(map(len, rows))
         ids = torch.tensor([row + [self.pad] * (width - len(row)) for row in rows])
@@ -292,7 +292,7 @@ class MeanPooledEncoder(ModelEncoder):
 
 
 class Tfidf(TextEncoder):
-    """TF-IDF and truncated SVD with unit rows; a text without a known word stays zero, with a warning."""
+    """TF-IDF and truncated SVD with unit rows; texts without known words give zeros and a warning."""
 
     needs_all_texts: ClassVar = True
 
@@ -311,7 +311,7 @@ class Tfidf(TextEncoder):
         return self._of_unit_norm(self._fit(texts)[2])
 
     def encode_more(self, texts: Sequence[str], more: Sequence[str]) -> np.ndarray:
-        """Return the vectors of `more` texts in the space of `texts`, whose own vectors stay as they are."""
+        """Return the vectors of `more` texts in the space of `texts`, whose vectors do not change."""
         vectorizer, svd, _ = self._fit(texts)
         return self._of_unit_norm(svd.transform(vectorizer.transform(more)))
 
@@ -342,7 +342,7 @@ class Tfidf(TextEncoder):
         svd = TruncatedSVD(min(self.config.dimensions, largest), random_state=self.config.seed)
         with np.errstate(
             invalid="ignore", divide="ignore"
-        ):  # its explained variance ratio is 0/0 for a single text
+        ):  # the explained variance ratio is 0/0 for a single text
             return vectorizer, svd, svd.fit_transform(counts)
 
     def _of_unit_norm(self, vectors: np.ndarray) -> np.ndarray:

@@ -256,7 +256,7 @@ class TestPixelTokens:
         assert drawn.min() == 0 and drawn.max() == 1
 
     def test_what_does_not_fit_is_refused(self) -> None:
-        with pytest.raises(ValidationError, match=r"size = 30 is no multiple of patch = 8"):
+        with pytest.raises(ValidationError, match=r"size = 30 is not a multiple of patch = 8"):
             PictureTarget(size=30, patch=8)
         target = PictureTarget(size=16, patch=8)
         with pytest.raises(ValueError, match=r"pictures have shape \(3, 8, 8\); expected \(3, 16, 16\)"):
@@ -308,7 +308,7 @@ class TestLatentTokens:
         torch.testing.assert_close(target.to_tokens(images), tokens, rtol=0, atol=0)  # no sampling
 
     def test_what_is_no_autoencoder_is_refused(self, autoencoder: Path, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=r"no multiple of the autoencoder's reduction = 4"):
+        with pytest.raises(ValueError, match=r"not a multiple of the autoencoder's reduction = 4"):
             PictureTarget(size=18, autoencoder=str(autoencoder))
         with pytest.raises(ValueError, match=r"holds no config.json of one; give the folder"):
             PictureTarget(size=16, autoencoder=str(tmp_path))
