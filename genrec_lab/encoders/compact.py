@@ -119,7 +119,7 @@ class CompactEncoder(nn.Module):
         self.text_places = nn.Parameter(0.02 * torch.randn(config.max_tokens + 2, width))
         self.picture_places = nn.Parameter(0.02 * torch.randn(self._pictures.places, width))
         self.no_picture = nn.Parameter(0.02 * torch.randn(width))
-        # Small relative to the features: at 1.0 all items look the same at first (2 % of the variance is between
+        # Small relative to the features: at 1.0 all items look alike at first (2 % of the variance is between
         # items, at 0.1 it is 60 %), and a quantiser collapses.
         self.queries = nn.Parameter(0.1 * torch.randn(config.levels, width))
         self.layers = nn.ModuleList(_ReadingLayer(config) for _ in range(config.layers))

@@ -1,8 +1,8 @@
-"""What rankings are worth beside hits: how much of a catalogue they show, how unevenly, how new, how alike.
+"""Metrics of rankings besides hits: catalogue coverage, inequality, novelty and diversity.
 
-Shapes: U users of one domain, K ranked items a user (-1 past the last), N items of all domains, n of this.
-What such a metric needs beside the rankings it takes by keyword: `items` (n,) the domain's item indices,
-`popularity` (N,) the interactions of the training part, `vectors` (N, D) of the items' texts.
+Shapes: U users of one domain, K ranked items per user (filled with -1), N items of all domains, n of this
+one. Keyword arguments are further inputs: `items` (n,) the domain's item indices, `popularity` (N,) the
+interactions of the training part, `vectors` (N, D) of the items' texts.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ FloatArray = npt.NDArray[np.float64]
 
 
 def coverage(ranked: IntArray, target: IntArray, k: int, *, items: IntArray) -> float:
-    """Return the share of the domain's items that are among anybody's first k."""
+    """Return the share of the domain's items that are among the first k of any user."""
     return float((_exposure(ranked, k, items) > 0).mean())
 
 
 def gini(ranked: IntArray, target: IntArray, k: int, *, items: IntArray) -> float:
-    """Return the Gini coefficient of how often items are among the first k: 0 all alike, near 1 few have all.
+    """Return the Gini coefficient of the items' counts among the first k: 0 equal, near 1 very unequal.
 
     G = sum_i (2 i - n - 1) x_i / (n sum_i x_i), x ascending, i from 1 (Shani and Gunawardana, 2011, 8.3.10).
     """
@@ -36,8 +36,8 @@ def novelty(
 ) -> FloatArray:
     """Return each user's mean self-information, -log2 p, of the first k items, in bits (Zhou et al., 2010).
 
-    p is an item's share of the domain's training interactions, one added to each item's, so that one that
-    nobody has seen is finite.
+    p is an item's share of the domain's training interactions, with one added to each item, so that unseen
+    items are finite.
     """
     counts = np.asarray(popularity, dtype=np.float64) + 1
     bits = -np.log2(counts / counts[items].sum())
@@ -64,7 +64,7 @@ def diversity(ranked: IntArray, target: IntArray, k: int, *, vectors: npt.ArrayL
 
 
 def _exposure(ranked: IntArray, k: int, items: IntArray) -> IntArray:
-    """(n,) how often each of the domain's items is among the first k."""
+    """Return how often each of the domain's items is among the first k, (n,)."""
     first = ranked[:, :k]
     counts = np.bincount(first[first != NO_ITEM], minlength=int(items.max()) + 1)
     return counts[items].astype(np.int64)

@@ -1,4 +1,4 @@
-"""Tokenizers beside each other, and whether near items share codes.
+"""Compares tokenizers, and measures whether similar items share codes.
 
 Shapes: N items, L levels. Entropies are in bits.
 """
@@ -19,17 +19,17 @@ FloatArray = npt.NDArray[np.float64]
 _BY_LEVEL = ("used", "utilisation", "perplexity", "gini", "dead")
 _OVERALL = ("collision_rate", "largest_collision", "unique_ratio")
 
-# Distances held at once by the neighbour search: 64 MB.
+# Distances that the neighbour search holds at a time: 64 MB.
 _LARGEST_BATCH = 8_000_000
 
 
 def health_table(tokenizers: Mapping[str, ItemCodes]) -> pl.DataFrame:
-    """The code health of several tokenizers, one row per tokenizer and level.
+    """Return the code health of several tokenizers, one row per tokenizer and level.
 
     Columns `tokenizer, level` (from 1), `codes` (of the level), `used, utilisation, perplexity, gini, dead`,
-    `prefix_entropy` (bits, of the codes up to this level), and the same in each row of a tokenizer: `items`,
-    `collision_rate, largest_collision, unique_ratio`, as of `CodeHealth`; only items of a domain collide.
-    Utilisation, gini and dead are null where the number of possible codes is unknown.
+    `prefix_entropy` (bits, of the codes up to this level), and, equal in all rows of a tokenizer, `items`,
+    `collision_rate, largest_collision, unique_ratio`, as in `CodeHealth`; only items of one domain collide.
+    Utilisation, gini and dead are null if the number of possible codes is unknown.
     """
     rows = []
     for name, codes in tokenizers.items():
@@ -60,14 +60,14 @@ def neighbour_code_overlap(
     queries_per_domain: int | None = None,
     seed: int = 0,
 ) -> pl.DataFrame:
-    """Do similar items get similar codes? Each item's codes against its k nearest items' (GMC Figure 4).
+    """Compare each item's codes with those of its k nearest items (GMC Figure 4).
 
-    vectors: (N, D) the content vectors that were tokenized; neighbours are the nearest by Euclidean distance
-    among the other items of the domain, found exactly (any of them where distances are equal).
-    codes: (N, L), or ItemCodes, whose domains then count. The overlap of two items is the share of levels
-    with the same code. queries_per_domain: measure a seeded sample of items instead of all.
-    Columns domain, k, overlap (mean over items and neighbours), items (measured). Raises CodesError for
-    vectors that do not fit or are not finite, or a k that a domain has too few items for.
+    vectors: (N, D) the tokenized content vectors; neighbours are the exact nearest other items of the domain
+    by Euclidean distance (any of them at ties). codes: (N, L), or ItemCodes, whose domains are then used. The
+    overlap of two items is the share of levels with the same code. queries_per_domain: measure a seeded
+    sample of items instead of all. Columns domain, k, overlap (mean over items and neighbours), items
+    (measured). Raises CodesError for vectors that do not fit or are not finite, or a k that a domain has too
+    few items for.
     """
     checked = codes if isinstance(codes, ItemCodes) else _without_sizes(codes, domains)
     points = _checked_vectors(vectors, checked.n_items)
@@ -93,13 +93,13 @@ def neighbour_code_overlap(
 
 def _nearest_chunks(points: FloatArray, queries: IntArray, k: int) -> Iterator[tuple[IntArray, IntArray]]:
     """Yield chunks of query rows with their k nearest other rows, nearest first: (C,), (C, k)."""
-    # Distances do not change with the origin; near the mean, less is lost in |p|^2 - 2 pq.
+    # Distances do not depend on the origin; near the mean, |p|^2 - 2 pq loses less precision.
     centred = points - points.mean(axis=0)
     squares = (centred**2).sum(axis=1)
     per_chunk = max(1, _LARGEST_BATCH // len(points))
     for start in range(0, len(queries), per_chunk):
         chunk = queries[start : start + per_chunk]
-        # The query's own square is the same for all its candidates and can be left out of the order.
+        # The query's square is the same for all candidates and does not affect the order.
         distances = squares[None, :] - 2.0 * (centred[chunk] @ centred.T)
         distances[np.arange(len(chunk)), chunk] = np.inf
         nearest = np.argpartition(distances, k - 1, axis=1)[:, :k]

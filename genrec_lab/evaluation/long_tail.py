@@ -1,8 +1,8 @@
-"""Metrics by how popular the target is: who is found in the long tail (UTGRec 3.4.3, Figure 4).
+"""Metrics by the target's popularity, to measure the long tail (UTGRec 3.4.3, Figure 4).
 
 Popularity is a target's number of interactions in the training part. UTGRec's groups are 20 interactions
-wide, up to 100; here they are cut so that each has about as many test users, for on small data most targets
-would fall into the first. Targets that the training part does not have at all are a group of their own.
+wide, up to 100. Here, groups have about equal numbers of test users, because on small data most targets would
+be in the first group. Targets that are not in the training part are a separate group.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import polars as pl
 
 
 def popularity_edges(popularity: npt.ArrayLike, groups: int = 5) -> tuple[int, ...]:
-    """Return the largest popularity (users,) of each group, ascending, for about as many users in each.
+    """Return the largest popularity of each group, ascending, so that groups have similar numbers of users.
 
-    0 is an edge where it occurs. There are fewer groups where many targets are equally popular.
+    0 is an edge if it occurs. There are fewer groups if many targets are equally popular.
     """
     counts = np.sort(np.asarray(popularity, dtype=np.int64))
     if not len(counts):
@@ -34,10 +34,10 @@ def metric_by_popularity(
 ) -> pl.DataFrame:
     """Return the mean of each row's metric (users,) by group of the target's popularity (users,).
 
-    `edges` are the largest popularity of each group, ascending, by default `popularity_edges`; what is beyond
-    the last is a group too. Frame `group, low, high, users, row, value`: a group's name, its least and its
-    greatest popularity, a line for each row and group that has users. Raises ValueError for edges that do not
-    ascend and for another number of values than of users.
+    `edges` are the largest popularity of each group, ascending, by default `popularity_edges`; values beyond
+    the last edge form another group. Frame `group, low, high, users, row, value`: a group's name, lowest and
+    highest popularity, for each row and non-empty group. Raises ValueError if the edges do not ascend or the
+    numbers of values and users differ.
     """
     counts = np.asarray(popularity, dtype=np.int64)
     bounds = list(popularity_edges(counts) if edges is None else edges)

@@ -1,8 +1,8 @@
-"""The figures that papers print, beside those that were measured here on the same data.
+"""Compares the papers' published results with results measured here on the same data.
 
 `paper_results.csv` holds GMC's Table 3 and UTGRec's Table 2 as printed, with the users of each data set from
-their Tables 2 and 1: a data set counts as the same where its name and its number of users are.
-`paper_ablations.csv` holds GMC's Table 4 and UTGRec's Table 3 as printed, under the names of rows here.
+their Tables 2 and 1. Data sets count as the same if name and number of users are equal. `paper_ablations.csv`
+holds GMC's Table 4 and UTGRec's Table 3 as printed, under our row names.
 """
 
 from __future__ import annotations
@@ -13,39 +13,39 @@ from importlib.resources import files
 
 import polars as pl
 
-# Rows that are called otherwise here than in the papers; case, hyphens and underscores make no difference.
+# Rows whose names differ from the papers'; case, hyphens and underscores are ignored.
 _ALIASES = {"tigermultimodal": "tigerm"}
-# A preset at other sizes is still the method: gmc_cpu, utgrec_small.
+# Presets with other sizes are the same method: gmc_cpu, utgrec_small.
 _SIZES = ("cpu", "small", "tiny", "code")
 _KEYS = ("name", "users", "metric", "k")
 
 
 @cache
 def paper_results() -> pl.DataFrame:
-    """Return what papers print: frame `paper, table, domain, users, row, metric, k, value`."""
+    """Return the papers' results: frame `paper, table, domain, users, row, metric, k, value`."""
     source = files("genrec_lab.evaluation").joinpath("paper_results.csv")
     return pl.read_csv(source.read_bytes())
 
 
 @cache
 def paper_ablations() -> pl.DataFrame:
-    """Return what papers print of their methods without parts.
+    """Return the papers' ablation results.
 
-    Frame `paper, table, domain, row, metric, k, value, change`: change in percent of the whole method's value
-    in the same cell, negative where a part is missed.
+    Frame `paper, table, domain, row, metric, k, value, change`: the change in percent relative to the full
+    method, negative if removing the part hurts.
     """
     source = files("genrec_lab.evaluation").joinpath("paper_ablations.csv")
     printed = pl.read_csv(source.read_bytes())
-    whole = pl.col("value").first().over("paper", "domain", "metric", "k")  # each cell begins with it
+    whole = pl.col("value").first().over("paper", "domain", "metric", "k")  # the first of each group
     return printed.with_columns(change=100 * (pl.col("value") / whole - 1))
 
 
 def beside_papers(metrics: pl.DataFrame) -> pl.DataFrame:
-    """Put the papers' figures beside measured ones, for each row that a paper has on the same data.
+    """Join measured results with the papers' results on the same data.
 
     `metrics` has the columns `method, domain, metric, k, value, users`; several seeds are averaged. Frame
     `paper, domain, method, metric, k, ours, theirs, difference`: difference in percent of theirs, in the
-    order of the paper's table. Empty where no paper has the data.
+    order of the paper's table. Empty if no paper has the data.
     """
     ours = (
         _named(metrics.filter(pl.col("k").is_not_null()))
@@ -72,7 +72,7 @@ def beside_papers(metrics: pl.DataFrame) -> pl.DataFrame:
 
 
 def other_data(metrics: pl.DataFrame) -> list[str]:
-    """Say which measured domains have the name of a paper's data set but other users: a sentence each."""
+    """Return a sentence for each domain with the name of a paper's data set but other users."""
     measured = _named(metrics).select("name", "domain", "users").drop_nulls().unique(maintain_order=True)
     printed = _named(paper_results()).select("paper", "name", "users").unique(maintain_order=True)
     pairs = measured.join(printed, on="name", suffix="_theirs")
@@ -89,7 +89,7 @@ def _named(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _key(row: str) -> str:
-    """The name of a row without what names it further: "S3-Rec" and "s3_rec", "GMC" and "gmc_cpu"."""
+    """Return a normalised row name: equal for "S3-Rec" and "s3_rec", and for "GMC" and "gmc_cpu"."""
     words = [word for word in re.split(r"[^a-z0-9]+", row.lower()) if word]
     while len(words) > 1 and words[-1] in _SIZES:
         words.pop()

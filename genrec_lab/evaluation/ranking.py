@@ -1,7 +1,7 @@
-"""Recall and NDCG of full rankings with one relevant item a user, and the table over domains.
+"""Recall and NDCG of full rankings with one relevant item per user, and the table over domains.
 
-Shapes: U users, K ranked items a user. A row lists item indices, best first; -1 fills its tail where the
-user's domain has fewer than K items.
+Shapes: U users, K ranked items per user. A row lists item indices, best first, filled with -1 if the user's
+domain has fewer than K items.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ AVERAGE = "average"
 
 
 class RankingError(ValueError):
-    """Rankings, targets or domains that no honest metric can be computed from."""
+    """Raised for rankings, targets or domains that are invalid or inconsistent."""
 
 
 def recall_at_k(ranked: Any, target: npt.ArrayLike, k: int) -> float:
-    """The share of users whose target is among their first k items; arguments as in `recall_per_user`.
+    """Return the share of users whose target is in their first k items; arguments as in `recall_per_user`.
 
     >>> recall_at_k([[4, 2], [1, 3]], [2, 5], k=2)
     0.5
@@ -40,16 +40,16 @@ def recall_at_k(ranked: Any, target: npt.ArrayLike, k: int) -> float:
 
 
 def ndcg_at_k(ranked: Any, target: npt.ArrayLike, k: int) -> float:
-    """The mean of `ndcg_per_user` over users, whose arguments it takes.
+    """Return the mean of `ndcg_per_user` over users, with the same arguments.
 
-    >>> ndcg_at_k([[4, 2], [1, 3]], [1, 1], k=2)  # never, and in the first place
+    >>> ndcg_at_k([[4, 2], [1, 3]], [1, 1], k=2)  # not found, and found first
     0.5
     """
     return float(ndcg_per_user(ranked, target, k).mean())
 
 
 def recall_per_user(ranked: Any, target: npt.ArrayLike, k: int) -> FloatArray:
-    """Say for each user whether the target is among the first k items: (U,) of 1.0 and 0.0.
+    """Return for each user whether the target is among the first k items: (U,) of 1.0 and 0.0.
 
     ranked: (U, K) item indices, an array or tensor, or anything with such an `.items`. target: (U,).
     Raises RankingError for k outside 1..K, a repeated item in a row, a -1 before an item, or unequal U.
@@ -58,7 +58,7 @@ def recall_per_user(ranked: Any, target: npt.ArrayLike, k: int) -> FloatArray:
 
 
 def ndcg_per_user(ranked: Any, target: npt.ArrayLike, k: int) -> FloatArray:
-    """Give each user 1 / log2(rank + 2), rank from 0, where the target is among the first k, else 0: (U,).
+    """Return 1 / log2(rank + 2), rank from 0, for each target among the first k, else 0: (U,).
 
     With one relevant item the ideal gain is 1, so this is NDCG (Järvelin and Kekäläinen, 2002).
     Arguments and errors as in `recall_per_user`.
@@ -67,7 +67,7 @@ def ndcg_per_user(ranked: Any, target: npt.ArrayLike, k: int) -> FloatArray:
 
 
 def mrr_per_user(ranked: Any, target: npt.ArrayLike, k: int) -> FloatArray:
-    """Give each user 1 / (rank + 1), rank from 0, where the target is among the first k, else 0: (U,).
+    """Return 1 / (rank + 1), rank from 0, for each target among the first k, else 0: (U,).
 
     Arguments and errors as in `recall_per_user`.
     """
@@ -90,10 +90,10 @@ METRICS: Registry[Callable[..., Any]] = Registry(
 
 
 def register_metric(name: str) -> Callable[[Metric], Metric]:
-    """Register the decorated function as a metric: it takes ranked (U, K), target (U,) and k, as ours do.
+    """Register the decorated function as a metric with the arguments ranked (U, K), target (U,) and k.
 
-    It returns a number for each user (U,), or one for all. Of the domain it takes by keyword what it needs,
-    `items`, `popularity` or `vectors` (`genrec_lab.evaluation.beyond`), and is then called domain by domain.
+    It returns one number per user (U,), or one for all. With keyword-only parameters `items`, `popularity` or
+    `vectors` (`genrec_lab.evaluation.beyond`), it is called for each domain separately.
 
     >>> @register_metric("hit_at_one")
     ... def hit_at_one(ranked, target, k):
@@ -103,11 +103,11 @@ def register_metric(name: str) -> Callable[[Metric], Metric]:
 
 
 def metric_per_user(name: str, ranked: Any, target: npt.ArrayLike, k: int, **facts: Any) -> FloatArray:
-    """Return a metric by its name, or `package.module:function`, of each user: (U,).
+    """Return a metric, by name or `package.module:function`, for each user: (U,).
 
-    Of a `SharedRanking` recall and NDCG are those of the expected place. facts: what the metric needs beside
-    the rankings (`metric_needs`). One number for all users is given to each of them. Raises RankingError
-    where a metric of yours gives another shape, or values that are not finite.
+    For a `SharedRanking`, recall and NDCG use the expected position. facts: the metric's other inputs
+    (`metric_needs`). A single number is repeated for all users. Raises RankingError if your own metric
+    returns another shape or values that are not finite.
     """
     if isinstance(ranked, SharedRanking) and (expected := ranked.per_user(name, target, k)) is not None:
         return expected
@@ -123,7 +123,7 @@ def metric_per_user(name: str, ranked: Any, target: npt.ArrayLike, k: int, **fac
 
 
 def metric_needs(name: str) -> tuple[str, ...]:
-    """Return what a metric needs beside the rankings: its parameters that can be given by keyword only."""
+    """Return a metric's other inputs besides the rankings: its keyword-only parameters."""
     parameters = inspect.signature(METRICS.find(name)).parameters.values()
     return tuple(one.name for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY)
 
@@ -136,11 +136,11 @@ def metrics_table(
     metrics: Sequence[str] = ("recall", "ndcg"),
     facts: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> pl.DataFrame:
-    """Metrics at each k by domain, then their user-weighted average as in GMC Table 3.
+    """Return metrics at each k by domain, then their user-weighted average as in GMC Table 3.
 
     domains: (U,) each user's domain. Columns domain, metric, k, value, users; domains in order of first
-    appearance, "average" last. metrics: as of `metric_per_user`. facts: by domain, what metrics need beside
-    the rankings (`metric_needs`). Arguments and errors else as in `recall_per_user`.
+    appearance, "average" last. metrics: as in `metric_per_user`. facts: by domain, the metrics' other inputs
+    (`metric_needs`). Other arguments and errors as in `recall_per_user`.
 
     >>> ranked, targets = [[4, 2], [1, 3], [5, 6]], [2, 1, 7]
     >>> table = metrics_table(ranked, targets, ["Garden", "Garden", "Studio"], ks=[2], metrics=["recall"])
@@ -186,14 +186,14 @@ def metrics_table(
 
 
 def user_weighted_average(values: Sequence[float], users: Sequence[int]) -> float:
-    """The average of domains' values, each weighted by its number of users (GMC Table 3, AVERAGE)."""
+    """Return the average of domains' values weighted by their numbers of users (GMC Table 3, AVERAGE)."""
     if len(values) != len(users) or sum(users) <= 0:
         raise RankingError(f"{len(values)} values for {len(users)} domains with {sum(users)} users in all")
     return float(np.average(np.asarray(values, dtype=np.float64), weights=np.asarray(users)))
 
 
 def _gains(ranked: Any, target: npt.ArrayLike, k: int, gain: Callable[[IntArray], Any]) -> FloatArray:
-    """Each user's gain of the target's rank from 0, where it is among the first k, else 0."""
+    """Return each user's gain at the target's rank (from 0) if it is among the first k, else 0."""
     ranks, width = _ranks(ranked, target)
     _require_k((k,), width)
     found = (ranks >= 0) & (ranks < k)
@@ -201,7 +201,7 @@ def _gains(ranked: Any, target: npt.ArrayLike, k: int, gain: Callable[[IntArray]
 
 
 def _ranks(ranked: Any, target: npt.ArrayLike) -> tuple[IntArray, int]:
-    """Each user's 0-based rank of the target, -1 where it is not ranked, and the number of ranked places."""
+    """Return each target's rank from 0, -1 if it is not ranked, and the number of ranked items."""
     items = _checked_items(ranked)
     targets = np.asarray(target)
     if targets.shape != (len(items),) or targets.dtype.kind not in "iu":
@@ -217,7 +217,7 @@ def _ranks(ranked: Any, target: npt.ArrayLike) -> tuple[IntArray, int]:
 
 
 def _checked_items(ranked: Any) -> IntArray:
-    # A dict-like's `items` is a method; a ranking's is the array.
+    # `items` is a method of mappings, but an array of rankings.
     held = getattr(ranked, "items", None)
     items = np.asarray(ranked if held is None or callable(held) else held)
     if items.ndim != 2 or 0 in items.shape or items.dtype.kind not in "iu":

@@ -1,4 +1,4 @@
-"""What several rows recommend to the same users, and whether one of them is better than the others."""
+"""Recommendations of several rows to the same users, and tests whether one row is better."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from genrec_lab.evaluation.significance import paired_bootstrap, paired_t_test
 
 @dataclass(frozen=True)
 class Rankings:
-    """What the rows of a run recommend to the same test users."""
+    """The recommendations of a run's rows to the same test users."""
 
     users: pl.DataFrame  # user, domain, history, target: the test part
     items: dict[str, np.ndarray]  # (U, 10) item indices by row
     scores: dict[str, np.ndarray]  # (U, 10)
-    shared: dict[str, SharedRanking] = field(default_factory=dict)  # of rows whose items share identifiers
+    shared: dict[str, SharedRanking] = field(default_factory=dict)  # for rows whose items share identifiers
 
 
 def differences_to_rows(
     rankings: Rankings, method: str, metric: str = "ndcg", k: int = 10, seed: int = 0
 ) -> pl.DataFrame:
-    """The method minus each other row over all test users, largest difference first.
+    """Return the method minus each other row over all test users, largest difference first.
 
-    Frame `name, difference, low, high, p_value, t_test, users`; low, high, p_value: the 95 % interval of a
-    paired bootstrap over users and its p; t_test: p of the paired t-test, which papers state. Empty
-    where the method is the only row.
+    Frame `name, difference, low, high, p_value, t_test, users`; low, high, p_value: the 95 % interval and p
+    of a paired bootstrap over users; t_test: p of the paired t-test, which papers report. Empty if the method
+    is the only row.
     """
     own = per_user(rankings, method, metric, k)
     others = [name for name in rankings.items if name != method]
@@ -41,7 +41,7 @@ def differences_to_rows(
 def differences_by_domain(
     rankings: Rankings, method: str, other: str, metric: str = "ndcg", k: int = 10, seed: int = 0
 ) -> pl.DataFrame:
-    """The method minus one other row in each domain: frame as of `differences_to_rows`, `name` the domain.
+    """Return the method minus one other row by domain, like `differences_to_rows`, with domains as `name`.
 
     A domain with fewer than two test users has no interval and is left out.
     """
@@ -52,13 +52,13 @@ def differences_by_domain(
 
 
 def strongest_other(rankings: Rankings, method: str, metric: str = "ndcg", k: int = 10) -> str | None:
-    """The row besides the method with the highest mean over all test users; None where there is none."""
+    """Return the other row with the highest mean over all test users; None if there is none."""
     others = [name for name in rankings.items if name != method]
     return max(others, key=lambda name: float(per_user(rankings, name, metric, k).mean()), default=None)
 
 
 def per_user(rankings: Rankings, method: str, metric: str, k: int) -> npt.NDArray[np.float64]:
-    """A row's metric, "ndcg" or "recall", of each test user."""
+    """Return a row's metric, "ndcg" or "recall", for each test user."""
     ranked = rankings.shared.get(method, rankings.items[method])
     return metric_per_user(metric, ranked, rankings.users["target"].to_numpy(), k)
 

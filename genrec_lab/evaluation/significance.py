@@ -1,4 +1,4 @@
-"""Is one model better than another on the same users? Paired tests on per-user metrics.
+"""Paired tests on per-user metrics, to decide whether one model is better than another.
 
 Shapes: U users; both models' values are (U,), in the same order of users.
 """
@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 
-# Resampled counts held at once: 32 MB.
+# Resampled counts that are held at a time: 32 MB.
 _LARGEST_BATCH = 4_000_000
 
 
 class SignificanceError(ValueError):
-    """Values that cannot be compared user by user."""
+    """Raised for values that cannot be compared by user."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class PairedResult:
     """A paired comparison of two models, a and b.
 
     test: its name. difference: mean of a - mean of b. low, high: the confidence interval of the difference.
-    p_value: two-sided, for a difference of zero. statistic: the test's own (the bootstrap's standard error).
-    users: the number of pairs. confidence: the interval's coverage.
+    p_value: two-sided, for a difference of zero. statistic: of the test (for the bootstrap, the standard
+    error). users: the number of pairs. confidence: the interval's coverage.
     """
 
     test: str
@@ -52,10 +52,10 @@ class RankTest:
 def paired_bootstrap(
     a: npt.ArrayLike, b: npt.ArrayLike, seed: int = 0, samples: int = 10_000, confidence: float = 0.95
 ) -> PairedResult:
-    """Resample users with replacement and look at the mean difference each time (percentile bootstrap).
+    """Compute the mean difference on users resampled with replacement (percentile bootstrap).
 
-    The p-value is twice the smaller share of samples on either side of zero, zero included and one sample
-    added, so that it is below 1 - confidence where the interval leaves zero out. Raises SignificanceError.
+    The p-value is twice the smaller share of samples on either side of zero, including zero and with one
+    sample added, so that it is below 1 - confidence if the interval excludes zero. Raises SignificanceError.
 
     >>> hits, others = [1, 1, 0, 1, 1, 1, 0, 1], [0, 1, 0, 0, 1, 0, 0, 1]
     >>> result = paired_bootstrap(hits, others)
@@ -65,8 +65,8 @@ def paired_bootstrap(
     differences = _differences(a, b, confidence)
     if samples < 100:
         raise SignificanceError(f"samples: {samples}, expected at least 100 for an interval")
-    # Ranking metrics take few values, so users with equal differences are drawn together: the multinomial
-    # counts of the distinct values have the same distribution as drawing users one by one.
+    # Ranking metrics have few distinct values, so users with equal differences are drawn together:
+    # multinomial counts of the distinct values have the same distribution as drawing users individually.
     values, counts = np.unique(differences, return_counts=True)
     users = len(differences)
     generator = np.random.default_rng(seed)
@@ -78,7 +78,7 @@ def paired_bootstrap(
         means[start : start + size] = drawn @ values / users
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
-    # Equal gains and losses cancel only to rounding; such a sample lies on both sides.
+    # Equal gains and losses cancel only up to rounding; such a sample counts on both sides.
     rounding = 1e-12 * float(np.abs(values).max())
     smaller_side = min(int((means <= rounding).sum()), int((means >= -rounding).sum()))
     return PairedResult(
@@ -94,16 +94,16 @@ def paired_bootstrap(
 
 
 def paired_t_test(a: npt.ArrayLike, b: npt.ArrayLike, confidence: float = 0.95) -> PairedResult:
-    """Student's t-test on the users' differences, with its confidence interval.
+    """Run Student's t-test on the users' differences, with a confidence interval.
 
-    Where all differences are equal, p is 1 for zero and 0 otherwise. Raises SignificanceError.
+    If all differences are equal, p is 1 for zero and 0 otherwise. Raises SignificanceError.
     """
-    from scipy import stats  # slow to import, and most processes compare nothing
+    from scipy import stats  # slow to import, and rarely used
 
     differences = _differences(a, b, confidence)
     users = len(differences)
     mean = float(differences.mean())
-    # Subtracting a rounded mean from equal values would leave a spurious spread.
+    # Subtracting a rounded mean from equal values would leave a spurious variance.
     spread = 0.0 if np.ptp(differences) == 0 else float(differences.std(ddof=1))
     error = spread / np.sqrt(users)
     if error == 0:
@@ -124,7 +124,7 @@ def paired_t_test(a: npt.ArrayLike, b: npt.ArrayLike, confidence: float = 0.95) 
 
 
 def paired_wilcoxon(a: npt.ArrayLike, b: npt.ArrayLike) -> RankTest:
-    """Test the users' differences by Wilcoxon's signed ranks, equal pairs left out; p is 1 where all are."""
+    """Run Wilcoxon's signed-rank test without equal pairs; p is 1 if all pairs are equal."""
     from scipy import stats
 
     differences = _differences(a, b, confidence=0.95)

@@ -1,9 +1,9 @@
-"""Every method as a function that returns a typed, validated config, and says where its values come from.
+"""Every method as a function that returns a validated config and states the source of its values.
 
-`load("gmc")` gives the paper's sizes, for a GPU; `gmc_cpu` real data on two cores; `gmc_small` the embedded
-data in minutes; `utgrec`, `utgrec_code` and `utgrec_small` the same for UTGRec; `baselines` is no method but
-all rows that both are compared with. GMC's five variants (Table 4) are changes to `gmc`, UTGRec's seven
-(Table 3) to `utgrec`; as rows of a table they are changes to the run's own method.
+`load("gmc")` has the paper's sizes, for a GPU; `gmc_cpu` is for real data on two cores; `gmc_small` runs on
+the embedded data in minutes; `utgrec`, `utgrec_code` and `utgrec_small` are the same for UTGRec. `baselines`
+has all rows that both are compared with, without a method of its own. GMC's five variants (Table 4) change
+`gmc`, UTGRec's seven (Table 3) change `utgrec`; as rows of a table they change the run's method.
 
 >>> from genrec_lab import presets
 >>> config = presets.load("gmc_small", {"tokenizer.levels": 4})
@@ -54,8 +54,8 @@ __all__ = [
     "variants",
 ]
 
-# Each preset's place, or the preset that a variant of `rows.ABLATIONS` changes; said here, so that a misspelt
-# name is refused without importing every method.
+# Each preset's module, or the preset that a variant of `rows.ABLATIONS` changes; listed here, so that a
+# misspelt name is rejected without importing every method.
 PRESETS = {
     "gmc": "gmc:gmc",
     "gmc_cpu": "gmc:gmc_cpu",
@@ -91,7 +91,7 @@ PRESETS = {
 
 
 class PresetError(ValueError):
-    """A preset or an override that does not exist or is impossible; `problems` has a sentence for each."""
+    """Raised for an unknown or impossible preset or override; `problems` has a sentence for each."""
 
     def __init__(self, *problems: str, where: str = "") -> None:
         self.problems = problems
@@ -100,13 +100,13 @@ class PresetError(ValueError):
 
 
 def names() -> tuple[str, ...]:
-    """Return the names that `load` knows."""
+    """Return the names that `load` accepts."""
     return tuple(PRESETS)
 
 
 def __getattr__(name: str) -> Any:
     for module in ("config", "rows", "catalogue") if name in __all__ else ():
-        found = importlib.import_module(f"{__name__}.{module}")  # in turn: the last one imports every method
+        found = importlib.import_module(f"{__name__}.{module}")  # in order: the last one imports every method
         if hasattr(found, name):
             return getattr(found, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

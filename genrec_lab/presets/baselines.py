@@ -1,4 +1,4 @@
-"""The presets of what GMC is compared with, and of runs that have all rows and no method of their own."""
+"""Presets of the methods that GMC is compared with, and of runs with all rows but no own method."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def tiger() -> MethodConfig:
 
 
 def tiger_multimodal() -> MethodConfig:
-    """TIGER_M with TIGER's values: text vectors with those of pictures beside them."""
+    """TIGER_M with TIGER's values, on concatenated text and picture vectors."""
     return changed(
         tiger(),
         name="tiger_multimodal",
@@ -126,7 +126,7 @@ def idgenrec() -> MethodConfig:
 
 
 def baselines() -> MethodConfig:
-    """All rows with one budget, for two cores; what the data cannot feed is skipped with its reason."""
+    """All rows with one budget, for two cores; rows without the data they need are skipped, with a reason."""
     return changed(
         gmc_cpu(),
         name="baselines",
@@ -143,7 +143,7 @@ def baselines() -> MethodConfig:
 
 
 def baselines_tiny() -> MethodConfig:
-    """All rows at sizes that only show that everything runs; the smoke run's."""
+    """All rows at the smallest sizes, for the smoke run."""
     tiny = gmc_tiny()
     rows = {name: _tiny(row) for name, row in rows_over_items(epochs=2, size="tiny").items()}
     return changed(
@@ -157,7 +157,7 @@ def baselines_tiny() -> MethodConfig:
 
 
 def every_row() -> tuple[str, ...]:
-    """Return the names of all rows but those that are variants of one method."""
+    """Return the names of all rows except variants of one method."""
     over_items = rows_over_items(epochs=1)
     return (*over_items, *(name for name in ROWS if name not in ABLATIONS))
 
@@ -168,5 +168,5 @@ def _tiny(row: ItemRow) -> ItemRow:
 
 
 def _full_length(**training: Any) -> TrainingConfig:
-    """The papers' batches; looked at every ten epochs, and stopped after ten looks without a better one."""
+    """Return the papers' batch size, validated every ten epochs, with a patience of ten validations."""
     return TrainingConfig(batch_size=256, validate_every=10, patience=10, **training)

@@ -1,4 +1,4 @@
-"""The presets by name, and how a run file's overrides are laid over one."""
+"""The presets by name, and the application of a run file's overrides."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from genrec_lab.presets.rows import ABLATIONS, check_names
 from genrec_lab.registry import Registry, RegistryError, config_class, did_you_mean
 from genrec_lab.training import TrainingConfig
 
-# Parts of the config that are of several kinds, and where these are found.
+# Parts of the config that have a `kind`, and their registries.
 _OF_KINDS: dict[str, Registry[Any]] = {
     "text": TEXT_ENCODERS,
     "content": ENCODERS,
@@ -26,14 +26,14 @@ _OF_KINDS: dict[str, Registry[Any]] = {
     "recommender": RECOMMENDERS,
     "rows.*.model": ITEM_MODELS,
 }
-# Parts that a config may leave out: keys below one begin from its defaults.
+# Optional parts of a config; keys below one start from its defaults.
 _LEFT_OUT: dict[str, type[BaseModel]] = {"one_pass": TrainingConfig}
-# Where the path of a refused value holds the kind too, which is no key of the config.
+# Parts in whose error paths the kind appears, which is not a key of the config.
 _OF_SEVERAL_KINDS = ("content",)
 
 
 def preset(name: str) -> MethodConfig:
-    """Return a preset of `PRESETS` as it is."""
+    """Return a preset of `PRESETS` unchanged."""
     module, _, function = PRESETS[name].partition(":")
     if not function:
         return ABLATIONS[name](preset(module))
@@ -42,10 +42,10 @@ def preset(name: str) -> MethodConfig:
 
 
 def load(name: str, overrides: Mapping[str, Any] | None = None) -> MethodConfig:
-    """Return a preset, with overrides by dotted names, as `{"tokenizer.levels": 3}`, or nested.
+    """Return a preset with overrides, by dotted names such as `{"tokenizer.levels": 3}` or nested.
 
-    Raises PresetError for an unknown preset or key, naming the nearest, and for an impossible value, saying
-    what is allowed.
+    Raises PresetError for an unknown preset or key, naming the nearest, and for an invalid value, naming the
+    allowed ones.
     """
     if name not in PRESETS:
         raise PresetError(f"preset is {name!r}{did_you_mean(name, PRESETS)}; expected one of {list(PRESETS)}")
@@ -72,9 +72,9 @@ def load(name: str, overrides: Mapping[str, Any] | None = None) -> MethodConfig:
 
 
 def dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested overrides by dotted names, as a run file may write them in blocks.
+    """Flatten nested overrides to dotted names.
 
-    Kinds come first, because they change which other keys there are.
+    Kinds come first, because they determine the other keys.
     """
     flat: dict[str, Any] = {}
     for key, value in overrides.items():
@@ -109,7 +109,7 @@ def set_key(content: dict[str, Any], key: str, value: Any) -> None:
     part = "rows.*.model" if parts[0] == "rows" else ".".join(parts[:-1])
     if parts[-1] == "kind" and part in _OF_KINDS:
         if part == "tokenizer" and place["kind"] == "rqvae":
-            content["rqvae"] = dict(place)  # the settings of an RQ-VAE stay those of the rows that have one
+            content["rqvae"] = dict(place)  # rows with an RQ-VAE keep its settings
         switched = _switched(place, key, value, _OF_KINDS[part])
         place.clear()
         place |= switched
@@ -118,10 +118,10 @@ def set_key(content: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _add_row(rows: dict[str, Any], parts: list[str], kind: Any) -> None:
-    """Make `rows.<name>.model.kind` a further row.
+    """Add a row for `rows.<name>.model.kind`.
 
-    It is a copy of the preset's row of that name, or else has the model's defaults and the budget of the
-    preset's first row.
+    It copies the preset's row of that name, or else uses the model's defaults and the budget of the preset's
+    first row.
     """
     name, key = parts[1], ".".join(parts)
     if parts[2:] != ["model", "kind"]:
@@ -141,9 +141,9 @@ def _add_row(rows: dict[str, Any], parts: list[str], kind: Any) -> None:
 
 
 def _switched(before: dict[str, Any], key: str, kind: Any, kinds: Registry[Any]) -> dict[str, Any]:
-    """Return the defaults of another kind with the values that both have, as a tokenizer's levels.
+    """Return the defaults of another kind with the shared values, such as a tokenizer's levels.
 
-    A value that the other kind refuses is another thing of the same name.
+    Values that the other kind rejects have a different meaning under the same name and are not kept.
     """
     config = _config_of_kind(key, kind, kinds)
     shared = {name: value for name, value in before.items() if name in config.model_fields} | {"kind": kind}
@@ -162,7 +162,7 @@ def _config_of_kind(key: str, kind: Any, kinds: Registry[Any]) -> type[BaseModel
 
 
 def with_tuples(content: dict[str, Any]) -> dict[str, Any]:
-    """Let JSON and YAML lists stand for tuples."""
+    """Convert JSON and YAML lists to tuples."""
     return {key: _tuples(value) for key, value in content.items()}
 
 
@@ -173,12 +173,12 @@ def _tuples(value: Any) -> Any:
 
 
 def reasons(error: ValidationError) -> list[str]:
-    """Return a sentence for each value that pydantic refuses, with its dotted name."""
+    """Return a sentence for each value that pydantic rejects, with its dotted name."""
     lines = []
     for found in error.errors():
         path = [str(part) for part in found["loc"]]
         key = ".".join(path[:1] + path[2:] if path and path[0] in _OF_SEVERAL_KINDS else path)
         value = "" if isinstance(found["input"], dict | BaseModel) else f" = {found['input']!r}"
         message = found["msg"].removeprefix("Value error, ")
-        lines += [f"{key}{value}: {message}"] if key else message.splitlines()  # of a whole config several
+        lines += [f"{key}{value}: {message}"] if key else message.splitlines()  # of a whole config: several
     return lines

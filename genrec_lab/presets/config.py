@@ -1,4 +1,4 @@
-"""One method, whole, from text to ranked items, as a config."""
+"""The config of a whole method, from text to ranked items."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from genrec_lab.registry import ComponentConfig, component_config
 from genrec_lab.training import TrainingConfig
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
-# YAML and JSON know lists only.
+# YAML and JSON have only lists.
 _Numbers = Annotated[tuple[int, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
 _MOST_RANKED = 1_000
 _Names = Annotated[tuple[str, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
@@ -50,12 +50,12 @@ _ItemModel = Annotated[
 
 
 class TuningConfig(BaseModel):
-    """The search for a row's settings, on validation users only; by default there was none."""
+    """The hyper-parameter search of a row, on validation users only; by default there was none."""
 
     model_config = _STRICT
 
-    trials: int = Field(1, ge=1)  # settings that were trained and compared by the monitor
-    space: str = ""  # the settings and values tried, as "training.learning_rate: 1e-3, 3e-3"
+    trials: int = Field(1, ge=1)  # settings that were trained and compared by the monitor metric
+    space: str = ""  # the tried settings, such as "training.learning_rate: 1e-3, 3e-3"
 
     @model_validator(mode="after")
     def _says_what_was_tried(self) -> Self:
@@ -68,16 +68,16 @@ class TuningConfig(BaseModel):
 
 
 class EvaluationConfig(BaseModel):
-    """How items are ranked for test users, and which metrics are computed; it changes no training."""
+    """The ranking of items for test users, and the metrics; it does not affect training."""
 
     model_config = _STRICT
 
     ks: _Numbers = Field((5, 10), min_length=1)
-    # Names in `evaluation.METRICS`, or places of functions such as `my_metrics.py:hit_at_one`.
+    # Names in `evaluation.METRICS`, or functions such as `my_metrics.py:hit_at_one`.
     metrics: _Names = Field(("recall", "ndcg"), min_length=1)
-    exclude_seen: bool = False  # whether no item that a user has is ranked, so that none can be hit again
-    # Beside the whole catalogue, the target is ranked among so many other items of its domain, drawn by the
-    # seed. Such metrics are much higher and may order methods otherwise (Krichene and Rendle, 2020).
+    exclude_seen: bool = False  # leave out the items that a user already has
+    # In addition to the full ranking, rank the target among this many other items of its domain, drawn by the
+    # seed. Such metrics are much higher and may order methods differently (Krichene and Rendle, 2020).
     sampled: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
@@ -90,12 +90,12 @@ class EvaluationConfig(BaseModel):
 
     @property
     def top_k(self) -> int:
-        """How many items are ranked for each user: 10, or as many as the largest k asks for."""
+        """The number of ranked items per user: the largest k, at least 10."""
         return max(10, *self.ks)
 
 
 class AdaptationConfig(BaseModel):
-    """What is trained for each domain after the unified recommender (GMC 3.5)."""
+    """The training for each domain after the unified recommender (GMC 3.5)."""
 
     model_config = _STRICT
 
@@ -109,8 +109,8 @@ class TransferConfig(BaseModel):
 
     model_config = _STRICT
 
-    # The domains that items are recommended in. The others are for pre-training, in rows that pre-train.
-    # None named: all domains are both.
+    # The domains in which items are recommended. Rows with pre-training use the others for it.
+    # Empty: all domains are both.
     targets: _Names = ()
     # Another run, by name or folder, that pre-trained UTGRec's tokenizer and recommender (its stages 02 and
     # 05): both are taken from there, and the data need no domains to pre-train on.
@@ -119,13 +119,13 @@ class TransferConfig(BaseModel):
     pretrain_on_targets: bool = False
     pretrain_tokenizer: bool = True  # False: UTGRec Table 3, variant 7
     pretrain_recommender: bool = True  # False: variants 6 and 7
-    # What of the tokenizer is fine-tuned: all but E (2.4.2), all (variant 5), nothing (variant 4).
+    # The fine-tuned part of the tokenizer: all but E (2.4.2), all (variant 5), nothing (variant 4).
     tokenizer: Literal["projections", "full", "none"] = "projections"
-    training: TrainingConfig = TrainingConfig()  # of the tokenizer's fine-tuning
+    training: TrainingConfig = TrainingConfig()  # for fine-tuning the tokenizer
 
 
 class DecodingConfig(BaseModel):
-    """How wide the beams are; wider finds more of the true best items and costs as much more."""
+    """Beam widths; wider beams find more of the exact top items at proportional cost."""
 
     model_config = _STRICT
 
@@ -156,40 +156,41 @@ class MethodConfig(BaseModel):
 
     name: str
     provenance: str  # where the values come from
-    tuning: TuningConfig = TuningConfig()  # what was searched before these values were settled on
-    own_row: bool = True  # False: the preset is no row itself, a run has those of `compare` alone
+    tuning: TuningConfig = TuningConfig()  # the search that led to these values
+    own_row: bool = True  # False: the preset is not a row; a run has only those in `compare`
     text: AnyTextConfig = TextConfig()
-    # What stands beside the text vectors of tokenizers that read vectors: pooled features of pictures, by a
+    # Concatenated to text vectors, for tokenizers that read vectors: pooled picture features, from a
     # model or from a file.
     pictures: Pictures = "none"
     tokenizer: AnyTokenizerConfig = RQVAEConfig()
-    # Of tokenizers of kind "tree": what reads an item's text and picture, and how both are trained.
+    # For tokenizers of kind "tree": the encoder of texts and pictures, and the training of both.
     content: AnyEncoderConfig = CompactConfig()
     tokenizer_training: TrainingConfig = TrainingConfig()
-    # Beside a tree: the tokenizer of the rows that quantise vectors, as TIGER's.
+    # With a tree: the tokenizer of other rows that quantise vectors, such as TIGER.
     rqvae: RQVAEConfig = RQVAEConfig()
-    collaborative: CollaborativeConfig = CollaborativeConfig()  # of tokenizers of kind "letter"
-    naming: NamingConfig = NamingConfig()  # of tokenizers of kind "idgen"
+    collaborative: CollaborativeConfig = CollaborativeConfig()  # for tokenizers of kind "letter"
+    naming: NamingConfig = NamingConfig()  # for tokenizers of kind "idgen"
     transfer: TransferConfig = TransferConfig()
     identifiers: IdentifierConfig = IdentifierConfig()
-    codebooks: Literal["shared", "separate"] = "shared"  # separate: one tokenizer a domain
+    codebooks: Literal["shared", "separate"] = "shared"  # separate: one tokenizer per domain
     recommender: _Recommender = T5Config()
-    recommenders: Literal["unified", "separate"] = "unified"  # separate: one recommender a domain
+    recommenders: Literal["unified", "separate"] = "unified"  # separate: one recommender per domain
     pairs: PairsConfig = PairsConfig()
-    # Before `training`: epochs that learn every place of a sequence in one pass, with an encoder whose items
-    # do not read later ones. A batch has so many items to learn. None leaves them out, as the papers do.
+    # Before `training`: epochs that train every position of a sequence in one pass, with an encoder whose
+    # items do not attend to later ones. The batch size counts target items. None: no such epochs, as in the
+    # papers.
     one_pass: TrainingConfig | None = None
     training: TrainingConfig = TrainingConfig()
-    # Divides the logits of the recommender's loss; LETTER ranks better with less than 1.
+    # Divides the logits in the recommender's loss; LETTER works better with less than 1.
     loss_temperature: float = Field(1.0, gt=0)
     adaptation: AdaptationConfig = AdaptationConfig()
     decoding: DecodingConfig = DecodingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    # Folder of identifiers that other tokenizers gave these items, `*.index.json`, to compare with in
-    # notebook 04; ${VAR} allowed. It changes no result.
+    # Folder of identifiers of these items from other tokenizers, `*.index.json`, to compare with in
+    # notebook 04; may contain ${VAR}. It does not affect results.
     reference_codes: str = ""
-    compare: _Names = ()  # further rows of the table, from ROWS or `rows`, trained in the same run
-    rows: dict[str, ItemRow] = {}  # the rows with a model over items, by name
+    compare: _Names = ()  # other rows of the table, from ROWS or `rows`, trained in the same run
+    rows: dict[str, ItemRow] = {}  # rows with a model over items, by name
 
     @model_validator(mode="after")
     def _fits_together(self) -> MethodConfig:

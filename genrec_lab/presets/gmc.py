@@ -107,7 +107,7 @@ def gmc_cpu() -> MethodConfig:
 
 
 def gmc_small() -> MethodConfig:
-    """GMC in minutes on two cores, for the embedded data and for a first look."""
+    """GMC in minutes on two cores, for the embedded data and first experiments."""
     return changed(
         gmc_cpu(),
         name="gmc_small",
@@ -144,7 +144,7 @@ def gmc_small() -> MethodConfig:
 
 
 def gmc_demo() -> MethodConfig:
-    """GMC on the demo's world, whose content is three words an item; the notebooks' default."""
+    """GMC on the demo's world, whose items have three words each; the notebooks' default."""
     base = gmc_small()
     # So many steps at least: in the small shop the rows that know it alone go through their data more often.
     least = 120
@@ -185,7 +185,7 @@ def gmc_demo() -> MethodConfig:
 
 
 def gmc_tiny() -> MethodConfig:
-    """GMC at a size that only shows that everything runs; the smoke run's."""
+    """GMC at the smallest size, for the smoke run."""
     return changed(
         gmc_small(),
         name="gmc_tiny",
@@ -205,7 +205,7 @@ def gmc_tiny() -> MethodConfig:
 
 
 def causal() -> MethodConfig:
-    """A causal recommender in GMC's place, with the same identifiers and budget; no paper's method."""
+    """A causal recommender with GMC's identifiers and budget; not from a paper."""
     base = gmc_cpu()
     return changed(
         base,
@@ -221,7 +221,7 @@ def causal() -> MethodConfig:
 
 
 def rkmeans() -> MethodConfig:
-    """GMC's recommender on residual k-means codes, which need no training of a tokenizer."""
+    """GMC's recommender on residual k-means codes, which need no tokenizer training."""
     return changed(
         gmc_cpu(),
         name="rkmeans",
@@ -233,6 +233,6 @@ def rkmeans() -> MethodConfig:
 
 
 def _fine_tuning(lora: LoRAConfig, **training: Any) -> AdaptationConfig:
-    """By LoRA at a constant rate; validated before the first epoch too, so that no domain loses by it."""
+    """Return LoRA with a constant rate, also validated before the first epoch so that no domain loses."""
     budget = TrainingConfig(schedule="constant", warmup=0.0, validate_from=0, **training)
     return AdaptationConfig(kind="lora", lora=lora, training=budget)

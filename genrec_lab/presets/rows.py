@@ -1,9 +1,9 @@
-"""The rows of a run's table that are methods: changes to the run's own config, so that all else is equal.
+"""The generative rows of a run's table: changes to the run's config, with everything else equal.
 
-LETTER, IDGenRec and their like differ from it in tokenizer and identifiers, and keep its sizes, pairs and
-budget. Where it is pre-trained elsewhere and fine-tuned as a whole, their budget is that of its fine-tuning,
-in which it learns all that it knows of the target. The variants of GMC (Table 4) and UTGRec (Table 3) each
-leave out one part.
+LETTER, IDGenRec and similar rows change the tokenizer and identifiers, and keep the run's sizes, pairs and
+budget. If the run's method is pre-trained and fine-tuned as a whole, their budget is that of its fine-tuning,
+which is all its training on the target. The variants of GMC (Table 4) and UTGRec (Table 3) each omit one
+part.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from genrec_lab.training import TrainingConfig
 Change = Callable[[MethodConfig], MethodConfig]
 
 _LETTER_TEMPERATURE = 0.7  # the paper tunes it; .7 to 1.0 are best on its data
-_MOST_COLLABORATIVE_EPOCHS = 50  # nothing held out tells when to stop
+_MOST_COLLABORATIVE_EPOCHS = 50  # there is no validation to stop it
 
 
 def quantises_vectors(config: MethodConfig) -> RQVAEConfig | ResidualKMeansConfig:
-    """Return the tokenizer of the run's rows that quantise vectors as TIGER does, from coarse to fine."""
+    """Return the tokenizer config of the run's rows that quantise vectors residually, like TIGER."""
     own = config.tokenizer
     return own if isinstance(own, RQVAEConfig | ResidualKMeansConfig) else config.rqvae
 
@@ -60,7 +60,7 @@ def tiger_row(config: MethodConfig) -> MethodConfig:
 
 
 def tiger_multimodal_row(config: MethodConfig) -> MethodConfig:
-    """TIGER_M of UTGRec's Table 2: TIGER on text vectors with those of pictures beside them."""
+    """TIGER_M of UTGRec's Table 2: TIGER on concatenated text and picture vectors."""
     content = config.content
     model = getattr(content, "picture_model", "efficientnet-lite0")
     return changed(
@@ -111,7 +111,7 @@ def letter_row(config: MethodConfig) -> MethodConfig:
 
 
 def p5_cid_row(config: MethodConfig) -> MethodConfig:
-    """P5-CID: identifiers from the co-occurrence of items alone."""
+    """P5-CID: identifiers from only the co-occurrence of items."""
     size = quantises_vectors(config).codebook_size
     return changed(
         config,
@@ -130,7 +130,7 @@ def p5_cid_row(config: MethodConfig) -> MethodConfig:
 
 
 def idgenrec_row(config: MethodConfig) -> MethodConfig:
-    """IDGenRec: ids of word pieces that a T5 writes from the text, in turns with the T5 that reads them."""
+    """IDGenRec: a T5 writes ids of word pieces from texts; its training alternates with that of their reader."""
     body = config.recommender if isinstance(config.recommender, T5Config) else T5Config()
     small = quantises_vectors(config).codebook_size < 128  # a run of minutes, on the embedded data
     levels, tokens, vocabulary = (4, 32, 600) if small else (6, 64, 4000)
@@ -166,7 +166,7 @@ def idgenrec_row(config: MethodConfig) -> MethodConfig:
 
 
 def gmc_row(config: MethodConfig) -> MethodConfig:
-    """GMC: one tokenizer that knows the domains and one recommender for all, adapted to each by LoRA."""
+    """GMC: one domain-aware tokenizer and one recommender for all domains, adapted to each by LoRA."""
     kept = quantises_vectors(config)
     if isinstance(kept, RQVAEConfig) and not kept.contrastive_weight:
         kept = kept.model_copy(update={"contrastive_weight": RQVAEConfig().contrastive_weight})
@@ -193,7 +193,8 @@ def _a_domain_each(config: MethodConfig) -> dict[str, Any]:
         "compare": (),
     }
     if config.adaptation.kind == "full":
-        # The method learns a target in its fine-tuning: whoever knows nothing else gets no less of it.
+        # The method learns a target in its fine-tuning, so rows trained only on the target get that budget
+        # too.
         fields["training"] = config.adaptation.training
     return fields
 
@@ -202,9 +203,8 @@ def _a_domain_each(config: MethodConfig) -> dict[str, Any]:
 class Variant:
     """A row that is GMC or UTGRec without one of its parts.
 
-    name: the row's. what: its name in the paper's table, in a sentence. changes: the settings that differ,
-    by dotted names.
-    tokenizer: the kind of tokenizer that it needs, None where any will do.
+    name: of the row. what: a sentence with its name in the paper's table. changes: changed settings, by
+    dotted names. tokenizer: the kind of tokenizer that it needs, None for any.
     """
 
     name: str
@@ -213,7 +213,7 @@ class Variant:
     tokenizer: type[TokenizerConfig] | None = None
 
     def __call__(self, config: MethodConfig) -> MethodConfig:
-        """Return the method without that part. Raises PresetError for a tokenizer of another kind."""
+        """Return the method without the part; raises PresetError for a tokenizer of another kind."""
         if self.tokenizer is not None and not isinstance(config.tokenizer, self.tokenizer):
             raise PresetError(
                 f"{self.name} needs tokenizer.kind {self.tokenizer.model_fields['kind'].default!r}; "
@@ -221,7 +221,7 @@ class Variant:
             )
         changes = dict(self.changes)
         if not changes.get("transfer.pretrain_tokenizer", True):
-            # The tokenizer learns for as many epochs as others are fine-tuned on the target, or longer.
+            # The tokenizer is trained for at least as many epochs as others are fine-tuned on the target.
             epochs = max(config.tokenizer_training.epochs, config.transfer.training.epochs)
             changes["tokenizer_training.epochs"] = epochs
         return changed(_with(config, changes), name=self.name, compare=())
@@ -314,7 +314,7 @@ def _with(part: Any, changes: dict[str, Any]) -> Any:
     return part
 
 
-# A row of None is neither generative nor trained. Rows with a model over items are in MethodConfig.rows.
+# None: a row that is not trained. Rows with a model over items are in MethodConfig.rows.
 ROWS: dict[str, Change | None] = {
     "popularity": None,
     "tiger": tiger_row,
@@ -328,9 +328,9 @@ ROWS: dict[str, Change | None] = {
 
 
 def methods(config: MethodConfig) -> dict[str, MethodConfig]:
-    """Return the generative methods of a run by name: its own, then those it compares with, at its sizes.
+    """Return the generative methods of a run by name: its own, then its comparisons, at its sizes.
 
-    Rows that the data cannot feed are among them; `lab.rows.generative_rows` leaves them out.
+    Includes rows that the data do not support; `lab.rows.generative_rows` leaves them out.
     """
     rows = {config.name: config} if config.own_row else {}
     base = config.model_copy(update={"own_row": True})
@@ -341,21 +341,21 @@ def methods(config: MethodConfig) -> dict[str, MethodConfig]:
 
 
 def variants(config: MethodConfig) -> dict[str, MethodConfig]:
-    """Return the rows of a run that are its own method without one of its parts, in the papers' order.
+    """Return the rows of a run that omit one part of its method, in the papers' order.
 
-    Empty for a preset that is no row itself.
+    Empty for a preset that is not a row.
     """
     rows = methods(config)
     return {name: rows[name] for name in ABLATIONS if name in rows} if config.own_row else {}
 
 
 def item_rows(config: MethodConfig) -> dict[str, ItemRow]:
-    """Return the rows with a model over items that a run compares with, by name."""
+    """Return a run's rows with a model over items, by name."""
     return {name: config.rows[name] for name in config.compare if name in config.rows}
 
 
 def check_names(config: MethodConfig) -> None:
-    """Raise PresetError where `compare` names no row, or a row over items has another row's name."""
+    """Raise PresetError if `compare` names an unknown row, or a row over items has another row's name."""
     known = sorted({*ROWS, *config.rows})
     for row in config.compare:
         if row not in known:

@@ -1,11 +1,11 @@
-"""The rows with a model over items: their sizes and budgets, and where those come from.
+"""The rows with a model over items: their sizes and budgets, and the sources of these.
 
-Models over ids alone have the sizes of their configs. With item content, size paper: the sizes of the
-authors' codes (RUCAIBox for FDSA, S3-Rec, UniSRec and VQ-Rec; gimpong's MISSRec; AaronHeee's RecFormer on a
-Longformer of the released size, from the hub or a folder), pre-training of 300 epochs. Ours in all sizes: the
-optimiser, the batches and the early stopping of the other rows over items, so that budgets are equal, and
-MiniLM's text vectors. RecFormer has its own code's rate and smaller batches. Sizes cpu and small: width 64,
-RecFormer with a small encoder of its own that reads the newest items only.
+Models over ids only have the sizes of their configs. Models with item content, size paper: the sizes of the
+authors' code (RUCAIBox for FDSA, S3-Rec, UniSRec and VQ-Rec; gimpong's MISSRec; AaronHeee's RecFormer on a
+Longformer of the released size, from the hub or a folder), and 300 epochs of pre-training. Our changes in all
+sizes: optimiser, batches and early stopping of the other rows over items, for equal budgets, and MiniLM's
+text vectors. RecFormer has its code's learning rate and smaller batches. Sizes cpu and small: width 64, and
+RecFormer with a small encoder that reads only the newest items.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from genrec_lab.models.sequential.vqrec import VQRecConfig
 from genrec_lab.presets.config import ItemRow
 from genrec_lab.training import TrainingConfig
 
-# paper: a GPU; cpu: real data on two cores; small: the embedded data in minutes; tiny: that it runs.
+# paper: a GPU; cpu: real data on two cores; small: embedded data in minutes; tiny: smoke run.
 Size = Literal["paper", "cpu", "small", "tiny"]
 
 _OVER_IDS = ("gru4rec", "sasrec", "bert4rec", "hgn", "fmlp_rec")
@@ -32,10 +32,10 @@ _WIDTHS: dict[Size, dict[str, Any]] = {
     "small": {"width": 64},
     "tiny": {"width": 16, "layers": 1, "feed_forward": 32},
 }
-# All prefixes of all sequences, as MISSRec's data have them, are hours on two cores.
+# Training on all prefixes of all sequences, as in MISSRec's data, takes hours on two cores.
 _MISSREC: dict[Size, dict[str, Any]] = {"paper": {}, "cpu": {"prefixes": 1}, "small": {}, "tiny": {}}
 _MISSREC_PRETRAINING: dict[Size, int] = {"paper": 300, "cpu": 10, "small": 20, "tiny": 1}
-# A code has no more values than a domain has items: 300 in the embedded data, 100 in its tiny size.
+# A code has at most as many values as a domain has items: 300 in the embedded data, 100 in its tiny size.
 _CODES: dict[Size, dict[str, Any]] = {
     "paper": {},
     "cpu": {},
@@ -44,7 +44,7 @@ _CODES: dict[Size, dict[str, Any]] = {
 }
 _RECFORMER: dict[Size, dict[str, Any]] = {
     "paper": {"encoder": "allenai/longformer-base-4096"},
-    # Five of six histories in training are shorter (Scientific); twice the tokens take twice the time.
+    # Five of six training histories are shorter (Scientific); twice the tokens take twice the time.
     "cpu": {"max_tokens": 128, "attribute_tokens": 16, "window": 32},
     "small": {"max_tokens": 128, "window": 32, "vocabulary": 1000},
     "tiny": {
@@ -58,17 +58,17 @@ _RECFORMER: dict[Size, dict[str, Any]] = {
     },
 }
 _PRETRAINING_EPOCHS: dict[Size, int] = {"paper": 300, "cpu": 40, "small": 20, "tiny": 1}
-# Longformer's rate in the authors' code; a small encoder from random weights takes larger steps.
+# The authors' learning rate is for Longformer; a small encoder from random weights needs larger steps.
 _RECFORMER_RATES: dict[Size, float] = {"paper": 5e-5, "cpu": 1e-3, "small": 1e-3, "tiny": 1e-3}
 _RECFORMER_EPOCHS: dict[Size, int] = {"paper": 16, "cpu": 16, "small": 4, "tiny": 1}
 _RECFORMER_PRETRAINING: dict[Size, int] = {"paper": 32, "cpu": 12, "small": 20, "tiny": 1}
 
 
 def rows_over_items(epochs: int, patience: int = 10, size: Size = "paper") -> dict[str, ItemRow]:
-    """Every row with a model over items, at the sizes of its config and with one budget for all.
+    """Return every row with a model over items, with the sizes of its config and one budget for all.
 
     AdamW with 1e-3, batches of 256
-    sequences, bf16 where the hardware gains from it, until validation NDCG stops rising.
+    sequences, bf16 if it is faster on the hardware, until validation NDCG stops rising.
     """
     training = TrainingConfig(
         epochs=epochs,

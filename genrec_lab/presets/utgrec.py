@@ -1,4 +1,4 @@
-"""UTGRec's presets: the paper's values, its code's, two cores, minutes, a smoke run."""
+"""UTGRec's presets: the values of the paper and of its code, for two cores, for minutes, for a smoke run."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from genrec_lab.training import TrainingConfig
 
 
 def utgrec(fidelity: Literal["paper", "code"] = "paper") -> MethodConfig:
-    """UTGRec with Qwen2-VL-2B, for GPUs; `models.tokenizers.tree.for_fidelity` tables paper against code.
+    """UTGRec with Qwen2-VL-2B, for GPUs; `models.tokenizers.tree.for_fidelity` compares paper and code.
 
-    Beyond the tokenizer they differ in the fine-tuning epochs (20 and 40), the schedule (cosine and linear;
-    here cosine in both) and the picture's target: pixels of 256 px as the paper writes it. The code's latents
-    of a KL-16 autoencoder are one override away, `content.picture.autoencoder`, a folder.
+    Besides the tokenizer, they differ in the fine-tuning epochs (20 and 40), the schedule (cosine and linear;
+    here cosine for both) and the picture's target: pixels of 256 px as in the paper. For the code's latents
+    of a KL-16 autoencoder, set `content.picture.autoencoder` to its folder.
     """
     paper = fidelity == "paper"
     return MethodConfig(
@@ -85,7 +85,7 @@ def utgrec_code() -> MethodConfig:
 
 
 def utgrec_small() -> MethodConfig:
-    """UTGRec in minutes on two cores: compact encoder, pictures of 24 px, for Bazaar and a first look."""
+    """UTGRec in minutes on two cores: compact encoder, pictures of 24 px, for Bazaar and first trials."""
     return changed(
         utgrec(),
         name="utgrec_small",
@@ -164,7 +164,7 @@ def utgrec_small() -> MethodConfig:
 
 
 def utgrec_tiny() -> MethodConfig:
-    """UTGRec at a size that only shows that everything runs: no pre-trained weights, the smoke run's."""
+    """UTGRec at the smallest size, without pre-trained weights, for the smoke run."""
     small = utgrec_small()
     return changed(
         small,
