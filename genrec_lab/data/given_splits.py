@@ -1,7 +1,7 @@
-"""Data that others have split: train, valid and test files of events, or of histories and their next items.
+"""Reads published splits: train, valid and test files of events, or of histories and their next items.
 
-Read are Amazon Reviews 2023's prepared csv, RecBole's benchmark files, csv of MiniOneRec's kind, and text
-with one line per user. A split is used as it is; what of it overlaps is refused or counted.
+Supported are Amazon Reviews 2023's prepared csv, RecBole's benchmark files, csv like MiniOneRec's, and text
+with one line per user. A split is used unchanged; overlaps are rejected or counted.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PARTS = ("train", "valid", "test")
 _NAMES = {"training": "train", "validation": "valid", "val": "valid", "dev": "valid", "testing": "test"}
 _PART = re.compile(rf"(?:^|[._/-])({'|'.join((*PARTS, *_NAMES))})(?=[._/-])", re.IGNORECASE)
 _TABLES = (".csv", ".tsv", ".inter", ".parquet", ".jsonl", ".txt")
-# How repositories call the columns: user, then item and history, which belong together, and times.
+# Repositories' names of the columns: user; item and history, which belong together; and times.
 _USERS = ("user_id", "session_id", "user", "userId", "reviewerID")
 _PAIRS = (
     ("item_id", "history_item_id"), ("item_id", "item_id_list"), ("parent_asin", "history"),
@@ -52,17 +52,17 @@ def read_splits(
     allow_missing_text: bool = False,
     overlap: Literal["refuse", "keep"] = "refuse",
 ) -> Dataset:
-    """A Dataset of a folder with a train, a valid and a test file, with this very split.
+    """Read a Dataset with its split from a folder with a train, a valid and a test file.
 
-    The word is in the file's name or in that of its folder; `stem` is a part of the names where there are
-    several data sets. A row is an event (user, item and perhaps a time) or a history and the item after it.
-    Columns are known by the names that repositories give them; `columns` says others, for `user`, `item`,
-    `history`, `timestamp`. Texts are read from `items` or from a file of items found in the folder:
-    meta_*.jsonl, *.item.json, *.item, *items.csv; else from the column `item_title`.
+    These words are in the name of the file or its folder; `stem` is a part of the names to select one of
+    several data sets. A row is an event (user, item and optionally a time) or a history and the next item.
+    Common column names are recognised; `columns` sets others, for `user`, `item`, `history`, `timestamp`.
+    Texts are read from `items` or from a file of items in the folder: meta_*.jsonl, *.item.json, *.item,
+    *items.csv; else from the column `item_title`.
 
-    A held-out row that is in the training file too is refused; overlap="keep" counts it instead. Also counted
-    are held-out items that the user is trained on, and held-out events before the last one trained on. Raises
-    DataError as the messages say.
+    A held-out row that is also in the training file is an error; overlap="keep" counts it instead. Held-out
+    items in the user's training part, and held-out events before the last training event, are counted too.
+    Raises DataError for invalid files.
     """
     if overlap not in ("refuse", "keep"):
         raise DataError(f"overlap is {overlap!r}, expected 'refuse' or 'keep'")
@@ -98,11 +98,11 @@ def read_sequences(
     keep_unseen_items: bool = False,
     allow_missing_text: bool = False,
 ) -> Dataset:
-    """A Dataset of a text file, a line `user item item ...` for each user, oldest first.
+    """Read a Dataset from a text file with a line `user item item ...` for each user, oldest first.
 
-    So write S3-Rec, P5 (`sequential_data.txt`) and IDGenRec; SASRec's file, a line `user item` for each
-    interaction, is known by its users, who come again. `items` is a file of texts as of `read_splits`, or
-    text of lines `item text`. Raises DataError for a user who comes twice otherwise, and as the messages say.
+    S3-Rec, P5 (`sequential_data.txt`) and IDGenRec use this format. SASRec's file, a line `user item` for
+    each interaction, is recognised by repeated users. `items` is a file of texts as in `read_splits`, or text
+    of lines `item text`. Raises DataError for users that are repeated otherwise, and for invalid files.
     """
     source = existing_file(file, "file")
     described = None if items is None else existing_file(items, "items")
@@ -114,7 +114,7 @@ def read_sequences(
 def dataset_of_histories(
     file: Path, described: Path | None, domain: str, columns: ColumnMapping, rules: ReadingRules
 ) -> Dataset:
-    """A Dataset of one of RecBole's files whose rows are a history and the item after it, split by no one."""
+    """Read a Dataset from a RecBole file without a split, whose rows are a history and the next item."""
     faults = Faults()
     rows = _rows_of(read_atomic(file), file, columns, faults)
     faults.settle()
@@ -122,7 +122,7 @@ def dataset_of_histories(
 
 
 def split_files(folder: str | os.PathLike[str], stem: str | None = None) -> dict[str, Path]:
-    """The files of the three parts; raises DataError where one is missing or there are several."""
+    """Return the files of the three parts; raises DataError if one is missing or ambiguous."""
     place = existing_folder(folder, "folder")
     found: dict[str, list[Path]] = {part: [] for part in PARTS}
     for file in sorted([*place.glob("*"), *place.glob("*/*")]):
@@ -155,7 +155,7 @@ def _dataset_of_rows(
     rules: ReadingRules,
     repairs: dict[str, int],
 ) -> Dataset:
-    """A Dataset of rows `row, user, item` and, where known, `part`, `timestamp`, `history`, `title`."""
+    """Return a Dataset from rows `row, user, item` and optionally `part, timestamp, history, title`."""
     listed = "history" in rows.columns
     rows, events = _chained(rows, repairs) if listed else (rows, rows)
     if described is not None:
@@ -184,7 +184,7 @@ def _dataset_of_rows(
 
 
 def _part_of(file: Path, columns: ColumnMapping, faults: Faults) -> pl.DataFrame:
-    """One part: `row, user, item`, and `timestamp`, `history`, `history_times`, `title` where it has them."""
+    """Return one part: `row, user, item`, and optionally `timestamp, history, history_times, title`."""
     if file.name.removesuffix(".gz").endswith(".txt"):
         return _lines(file).with_row_index("row", offset=1)
     table = read_atomic(file) if file.name.endswith(".inter") else read_table(file)
@@ -222,14 +222,14 @@ def _rows_of(table: pl.DataFrame, file: Path, columns: ColumnMapping, faults: Fa
 
 
 def as_lists(values: pl.Series) -> pl.Series:
-    """Cells as lists of ids: real lists, "A B C", "A,B" and "['A', 'B']"."""
+    """Parse cells as lists of ids: real lists, "A B C", "A,B" and "['A', 'B']"."""
     if isinstance(values.dtype, pl.List):
         return values.cast(pl.List(pl.String)).fill_null([])
     return values.fill_null("").str.extract_all(r"""[^\s,\[\]'"]+""")
 
 
 def _lines(file: Path) -> pl.DataFrame:
-    """The interactions `user, item` of a text file with one line per user, or one per interaction."""
+    """Return the interactions `user, item` of a text file with one line per user or per interaction."""
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -257,7 +257,7 @@ def _lines(file: Path) -> pl.DataFrame:
 
 
 def _overlaps(rows: pl.DataFrame, files: list[Path], keep: bool, repairs: dict[str, int]) -> list[str]:
-    """Sentences about held-out rows that are in the training file too; counted where they are kept."""
+    """Yield sentences about held-out rows that are also in the training file; count them if kept."""
     dated = "timestamp" in rows.columns
     same = [
         "user",
@@ -295,10 +295,10 @@ def _overlaps(rows: pl.DataFrame, files: list[Path], keep: bool, repairs: dict[s
 
 
 def _chained(rows: pl.DataFrame, repairs: dict[str, int]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The rows with the place of their items in their users' sequences, and these sequences as events.
+    """Return the rows with the positions of their items in the users' sequences, and these as events.
 
     A sequence is the history of its first row and the items of all rows. Rows of a user are ordered by part,
-    time and length of history, and where these are equal as in the file, from its end if they fit better so.
+    time and length of history, with ties in the order of the file, or reversed if that fits better.
     """
     users = rows.select("user").unique(maintain_order=True).with_row_index("number")
     rows = rows.join(users, on="user", maintain_order="left").with_columns(
@@ -315,7 +315,7 @@ def _chained(rows: pl.DataFrame, repairs: dict[str, int]) -> tuple[pl.DataFrame,
         times = (
             first["history_times"] if "history_times" in rows.columns else pl.Series([None] * first.height)
         )
-        # What a user who is not trained on did before is context; no part has it.
+        # Earlier items of a user without training rows are context and belong to no part.
         before = (
             first.select(
                 "number",
@@ -359,7 +359,7 @@ def _chained(rows: pl.DataFrame, repairs: dict[str, int]) -> tuple[pl.DataFrame,
 
 
 def _with_given(dataset: Dataset, rows: pl.DataFrame, events: pl.DataFrame) -> Dataset:
-    """The dataset with the rows as they were given, and the times of the events where all are known."""
+    """Return the dataset with the given rows, and the times of the events if all are known."""
     order = dataset.sequences.select(user="key").with_row_index("new")
     timed = events.group_by("number", maintain_order=True).agg(
         pl.col("user").first(), times="timestamp", whole=pl.col("timestamp").is_not_null().all()
@@ -384,7 +384,7 @@ def _with_given(dataset: Dataset, rows: pl.DataFrame, events: pl.DataFrame) -> D
     learnt, validated = dataset.parts["learnt"], dataset.parts["validated"]
     ends = (0 * learnt, learnt, validated, lengths)
     for number, name in enumerate(PARTS):
-        # Rows that the sequences give anyhow: every item after a first one with all items before it.
+        # Rows that follow from the sequences: every item after the first with all items before it.
         whole = (given[name]["length"] == given[name]["place"]).all()
         places = (ends[number + 1] - ends[number].clip(1)).clip(0).sum()
         if whole and given[name].height == places and not dataset.repairs.get(_DIFFERING):
@@ -407,7 +407,7 @@ def _described_file(folder: Path, stem: str | None) -> Path | None:
 
 
 def _items_of(file: Path, wanted: set[str], repairs: dict[str, int]) -> tuple[pl.DataFrame, bool]:
-    """A file's items with `key` and texts, and whether some items may be missing in it."""
+    """Return a file's items with `key` and texts, and whether items may be missing in it."""
     name = file.name.removesuffix(".gz")
     if name.startswith("meta_"):
         return read_metadata(file, EDITIONS["amazon2023"], wanted, repairs).sort("key"), True
@@ -431,7 +431,7 @@ def _items_of(file: Path, wanted: set[str], repairs: dict[str, int]) -> tuple[pl
 
 
 def _common_name(train: Path) -> str:
-    """The data set's name: what is before the part's word in the file's name, else the file's name."""
+    """Return the data set's name: the file's name before the word for the part, else the whole name."""
     if found := _PART.search(train.name):
         return train.name[: found.start()].strip("._-") or train.parent.name
     return train.name.removesuffix(".gz").rpartition(".")[0]

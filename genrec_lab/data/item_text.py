@@ -1,11 +1,10 @@
-"""What items say: their text, built by a template and cleaned of what shop pages leave in it; attributes.
+"""Texts of items, built by a template and cleaned of markup, and attributes of items.
 
-The rule for attributes, which some models learn from: every text column besides title, text, image, key and
+The rule for attributes, which some models use: every text column except title, text, image, key and
 description is a kind of attribute, and so is every column of lists of text. A value is one attribute;
-categories with commas between them, and lists, are several. The same words in two columns are two attributes.
-If the table has no such column, the words of the text are the attributes: lower case, three letters or more.
-Kept is what at least `least` items have and at most half of all: what only one item has, or all have, says
-nothing about a neighbour.
+comma-separated categories and lists are several. The same words in two columns are two attributes. Without
+such columns, the words of the text are the attributes, in lower case, with three or more letters. Attributes
+of fewer than `least` items or more than half of all items are dropped, because they do not relate items.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from genrec_lab.data.rules import ITEM_TYPES, DataError, count_repair, is_attrib
 # GMC Section 5.1.1: "we concatenate its title, brand and categories fields".
 DEFAULT_TEMPLATE = "{title} {brand} {categories}"
 
-# What comes between two fields: closing brackets of the first, a separator, the label of the second.
+# Between two fields: closing brackets of the first, a separator, the label of the second.
 _BETWEEN = re.compile(r"^([)\]}\"'»”]*)([\s,;:|/.·–—-]*)(.*)$", re.DOTALL)
-# Only names of HTML: "x <y and z> w" is text, and stays.
+# Only HTML tag names: "x <y and z> w" is text and stays.
 _TAG_NAMES = (
     "a|abbr|area|article|aside|audio|b|big|blockquote|body|br|button|canvas|caption|center|cite|code|col|dd|"
     "del|details|div|dl|dt|em|embed|fieldset|figure|font|footer|form|h[1-6]|head|header|hr|html|i|iframe|img|"
@@ -41,9 +40,9 @@ _HIDDEN = re.compile(
 )
 _ENTITY = r"&(?:[A-Za-z][A-Za-z0-9]+|#[0-9]+|#[xX][0-9A-Fa-f]+);"
 _BLANKS = re.compile(r"\s+")
-# Half of a surrogate pair and control characters, which no encoder reads and parquet or HTML may not hold.
+# Lone surrogates and control characters, which encoders cannot read and parquet or HTML cannot hold.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
-# A description is prose: its sentences are nobody else's attribute.
+# A description is prose, so other items do not share its sentences.
 _PROSE = (*ITEM_TYPES, "description")
 _WORD = r"[^\W\d_]{3,}"
 
@@ -59,7 +58,7 @@ class TemplateField:
 
 
 def parse_template(template: str) -> tuple[TemplateField, ...]:
-    """The fields of a template such as "{title}, by {brand} ({categories})", in order.
+    """Return the fields of a template such as "{title}, by {brand} ({categories})", in order.
 
     Between two fields, closing brackets belong to the first, blanks and punctuation separate, and words and
     opening brackets belong to the second. Raises DataError for a template without a field, with a nameless
@@ -97,10 +96,10 @@ def parse_template(template: str) -> tuple[TemplateField, ...]:
 
 
 def template_text(template: str, items: pl.DataFrame) -> pl.Series:
-    """The text of each row by the template, `(N,)` strings.
+    """Return the text of each row by the template, `(N,)` strings.
 
-    An empty field vanishes with its label and separator. Runs of blanks become one blank. Raises DataError
-    for a field that is no column of `items`.
+    An empty field is omitted with its label and separator. Runs of blanks become one blank. Raises DataError
+    for a field that is not a column of `items`.
     """
     fields = parse_template(template)
     for part in fields:
@@ -119,9 +118,9 @@ def template_text(template: str, items: pl.DataFrame) -> pl.Series:
 
 
 def as_text(values: pl.Series) -> pl.Series:
-    """A column as stripped text: null and NaN are "", whole floats lose their ".0", lists are joined by ", ".
+    """Convert a column to stripped text: null and NaN to "", whole floats without ".0", lists joined by ", ".
 
-    Raises DataError for a type that has no text, such as a struct.
+    Raises DataError for a type without a text form, such as a struct.
     """
     dtype = values.dtype
     if not (is_attribute_type(dtype) or dtype.is_temporal() or isinstance(dtype, pl.Categorical | pl.Enum)):
@@ -139,7 +138,7 @@ def as_text(values: pl.Series) -> pl.Series:
 
 
 def filled_text(items: pl.DataFrame, template: str, repairs: dict[str, int]) -> pl.Series:
-    """Each row's text by the template, or its title, or its key, so that an encoder has something to read.
+    """Return each row's text by the template, or if it is empty the title, or the key.
 
     `items` has columns `title` and `key`; rows whose text was empty are counted in
     `repairs["items_without_text"]`.
@@ -153,9 +152,10 @@ def filled_text(items: pl.DataFrame, template: str, repairs: dict[str, int]) -> 
 
 
 def plain_text(text: str) -> str:
-    """Text without scripts, tags, entities and control characters, its blanks single.
+    """Return text without scripts, tags, entities and control characters, with single blanks.
 
-    Entities are read twice, because published files hold "&amp;amp;"; tags written as entities go as well.
+    Entities are decoded twice, because published files hold "&amp;amp;"; tags written as entities are removed
+    too.
     """
     if "<" in text:
         text = _TAG.sub(" ", _HIDDEN.sub(" ", text))
@@ -165,7 +165,7 @@ def plain_text(text: str) -> str:
 
 
 def without_entities(texts: pl.Series, repairs: dict[str, int] | None = None) -> pl.Series:
-    """Texts with entities of HTML as the characters that they stand for, "&amp;amp;" too.
+    """Return texts with decoded HTML entities, including "&amp;amp;".
 
     Texts that had any are counted in `repairs["texts_with_html_entities"]`.
     """
@@ -178,7 +178,7 @@ def without_entities(texts: pl.Series, repairs: dict[str, int] | None = None) ->
 
 
 def listed_text(texts: pl.Series) -> pl.Series:
-    """Texts of lists, as "Drama|Horror" or "['Drama', 'Horror']", with commas between their parts."""
+    """Return texts of lists, such as "Drama|Horror" or "['Drama', 'Horror']", as comma-separated texts."""
 
     def parts(text: str) -> str:
         try:
@@ -193,7 +193,7 @@ def listed_text(texts: pl.Series) -> pl.Series:
 
 
 def flat_text(value: Any, separator: str, where: str) -> str:
-    """Text, numbers, and lists of these however deep, as one plain text; a text twice in a list is once.
+    """Return text, numbers, and nested lists of these as one plain text, without repeats within a list.
 
     Raises DataError naming `where` for an object inside.
     """
@@ -223,7 +223,7 @@ class ItemAttributes:
 def item_attributes(items: pl.DataFrame, least: int = 5) -> ItemAttributes:
     """Read the attributes of the items in N rows of `Dataset.items`, by the rule above.
 
-    Raises DataError where no attribute is left.
+    Raises DataError if no attribute is left.
     """
     found = pl.concat([_named(items, column) for column in _attribute_columns(items) or ["text"]])
     counts = found.unique().group_by("name").agg(items=pl.len())
@@ -249,7 +249,7 @@ def _attribute_columns(items: pl.DataFrame) -> list[str]:
 
 
 def _named(items: pl.DataFrame, column: str) -> pl.DataFrame:
-    """Frame `row, name`: what a column says of each item."""
+    """Return a frame `row, name` of a column's attributes of each item."""
     values = pl.col(column)
     if column == "text":
         values = values.str.to_lowercase().str.extract_all(_WORD)

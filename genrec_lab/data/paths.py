@@ -1,4 +1,4 @@
-"""Files as users name them: paths resolved and checked, and JSON read with errors that say file and line."""
+"""Resolves and checks users' paths, and reads JSON with errors that name file and line."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from genrec_lab.data.rules import DataError
 from genrec_lab.registry import base_folder
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
-# Half of a surrogate pair: JSON may escape it, but no text that can be stored holds it.
+# A lone surrogate: JSON can escape it, but it cannot be stored as text.
 _LONE_SURROGATE = re.compile(
     r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 )
 
 
 def expanded(text: str, option: str) -> str:
-    """`text` with each `${VAR}` taken from the environment; raises DataError where it is not set."""
+    """Return `text` with each `${VAR}` replaced from the environment; raises DataError if it is not set."""
 
     def value(match: re.Match[str]) -> str:
         name = match.group(1)
@@ -34,10 +34,10 @@ def expanded(text: str, option: str) -> str:
 
 
 def absolute_path(path: object, option: str) -> Path:
-    """The absolute path that an option names; raises DataError where it is no path.
+    """Return the absolute path of an option; raises DataError if it is not a path.
 
-    `${VAR}` and `~` are filled in. A relative path begins at `genrec_lab.registry.base_folder()`: in a
-    run the run file's folder, otherwise the working directory.
+    `${VAR}` and `~` are expanded. A relative path starts at `genrec_lab.registry.base_folder()`: the run
+    file's folder in a run, otherwise the working directory.
     """
     if not isinstance(path, str | os.PathLike) or not os.fspath(path):
         raise DataError(f"{option}: {path!r} is no path; give a path as text")
@@ -45,7 +45,7 @@ def absolute_path(path: object, option: str) -> Path:
 
 
 def existing_folder(path: str | os.PathLike[str], option: str) -> Path:
-    """The absolute path of a folder that is there; raises DataError otherwise."""
+    """Return the absolute path of an existing folder; raises DataError otherwise."""
     folder = absolute_path(path, option)
     if not folder.is_dir():
         what = "a file, expected a folder" if folder.exists() else "not there"
@@ -54,7 +54,7 @@ def existing_folder(path: str | os.PathLike[str], option: str) -> Path:
 
 
 def existing_file(path: str | os.PathLike[str], option: str) -> Path:
-    """The absolute path of a file that is there and not empty; raises DataError otherwise."""
+    """Return the absolute path of an existing, non-empty file; raises DataError otherwise."""
     file = absolute_path(path, option)
     if not file.is_file():
         what = "a folder, expected a file" if file.exists() else "not there"
@@ -65,10 +65,10 @@ def existing_file(path: str | os.PathLike[str], option: str) -> Path:
 
 
 def read_json_object(file: Path) -> dict[str, Any]:
-    """The JSON object in `file`, whole numbers as text (ids may be written either way).
+    """Return the JSON object in `file`, with whole numbers as text (ids may be written either way).
 
-    Raises DataError with file, line and column for malformed JSON, for a key that comes twice in one object,
-    for JSON that is no object, and for an empty file.
+    Raises DataError with file, line and column for malformed JSON, for a repeated key in one object, for JSON
+    that is not an object, and for an empty file.
     """
     raw = existing_file(file, "file").read_bytes()
     try:

@@ -1,7 +1,7 @@
-"""Pictures of items: one packed file of all of a domain, `<name>.pictures`, and what fetches them into it.
+"""A packed file with all pictures of a domain, `<name>.pictures`, and the download into it.
 
-The packed file is an SQLite database: a hundred thousand small files become one, pictures are written as one
-step, and a killed download goes on. A picture in it has the path `<name>.pictures/<key>.jpg`, as if it were
+The packed file is an SQLite database: one file replaces a hundred thousand small ones, writes are atomic, and
+an interrupted download can continue. A picture in it has the path `<name>.pictures/<key>.jpg`, as if it were
 in a folder, and is read without the rest. Downloads are bounded, checked, resumed and counted.
 """
 
@@ -30,21 +30,21 @@ from genrec_lab.data.rules import DataError
 
 PACK_SUFFIX, PICTURE_ENDING = ".pictures", ".jpg"
 _FORMAT = "genrec_lab pictures 1"
-# What catalogues hold. Whatever its name ends with, a file of another kind is refused: Pillow would hand
-# some, such as PostScript, to another program.
+# The formats in catalogues. Others are rejected regardless of the file name: Pillow would pass some, such as
+# PostScript, to another program.
 PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
-MOST_PIXELS = 64_000_000  # 256 MB once decoded; the largest product pictures have a tenth of that
+MOST_PIXELS = 64_000_000  # 256 MB when decoded; the largest product pictures have a tenth of that
 
 
 def pack_of(path: Path) -> Path | None:
-    """The packed file that a picture's path leads into, None for a file of its own."""
+    """Return the packed file that a picture's path leads into, None for a separate file."""
     return path.parent if path.parent.suffix == PACK_SUFFIX and path.parent.is_file() else None
 
 
 def picture_source(path: Path) -> Path | io.BytesIO:
-    """What Pillow can open: the file itself, or the bytes from a packed file.
+    """Return what Pillow can open: the file itself, or the bytes from a packed file.
 
-    Raises FileNotFoundError where there is no such picture, DataError for a packed file that is damaged.
+    Raises FileNotFoundError if there is no such picture, DataError for a damaged packed file.
     """
     pack = pack_of(path)
     if pack is None:
@@ -60,13 +60,13 @@ def picture_source(path: Path) -> Path | io.BytesIO:
 def opened_picture(
     source: Path | io.BytesIO, formats: tuple[str, ...] = PICTURE_FORMATS, most_pixels: int = MOST_PIXELS
 ) -> Iterator[Image.Image]:
-    """A picture opened by Pillow, of some formats and so many pixels at most, none of which is read yet.
+    """Open a picture with Pillow, restricted in formats and pixels, without reading pixels yet.
 
-    Raises what Pillow and `picture_source` raise, DecompressionBombError for one that is too large.
+    Raises the errors of Pillow and `picture_source`, and DecompressionBombError if it is too large.
     """
     found = picture_source(source) if isinstance(source, Path) else source
     with warnings.catch_warnings():
-        # Pillow warns of less than it refuses; the limit here is between the two.
+        # Pillow warns at a lower size than it rejects; this limit is between the two.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(found, formats=formats) as opened:
             width, height = opened.size
@@ -78,7 +78,7 @@ def opened_picture(
 
 
 def has_picture(path: Path) -> bool:
-    """Whether there is a picture at this path, in a file of its own or in a packed one."""
+    """Return whether there is a picture at this path, as a separate file or in a packed one."""
     pack = pack_of(path)
     if pack is None:
         return path.is_file()
@@ -88,16 +88,16 @@ def has_picture(path: Path) -> bool:
 
 
 def packed_names(pack: Path) -> set[str]:
-    """The names `<key>.jpg` of all pictures in a packed file."""
+    """Return the names `<key>.jpg` of all pictures in a packed file."""
     with _reading(pack) as stored:
         return {f"{key}{PICTURE_ENDING}" for (key,) in stored.execute("SELECT key FROM pictures")}
 
 
 @contextmanager
 def writing_pack(pack: Path, settings: str) -> Iterator[PictureWriter]:
-    """A packed file to be added to, made where it is not there; batches that were added stay.
+    """Open a packed file for adding, and create it if needed; added batches stay after an error.
 
-    `settings` says how its pictures were made. Raises DataError for a file made otherwise, or no such file.
+    `settings` describes its pictures. Raises DataError for a file with other settings or another format.
     """
     pack.parent.mkdir(parents=True, exist_ok=True)
     stored = sqlite3.connect(pack)
@@ -122,18 +122,18 @@ def writing_pack(pack: Path, settings: str) -> Iterator[PictureWriter]:
 
 
 class PictureWriter:
-    """Adds to a packed file; made by `writing_pack`."""
+    """Adds pictures to a packed file; created by `writing_pack`."""
 
     def __init__(self, stored: sqlite3.Connection) -> None:
         self._stored = stored
 
     def known(self) -> tuple[set[str], dict[str, str]]:
-        """The keys whose picture is there, and those known to be missing with the reason."""
+        """Return the keys with a picture, and the missing ones with the reason."""
         pictures = {key for (key,) in self._stored.execute("SELECT key FROM pictures")}
         return pictures, dict(self._stored.execute("SELECT key, reason FROM missing"))
 
     def add(self, pictures: Iterable[tuple[str, bytes]], missing: Iterable[tuple[str, str]]) -> None:
-        """Write pictures by key, and keys without one with the reason, as one step."""
+        """Write pictures by key, and missing keys with the reason, in one transaction."""
         with self._stored:
             pairs = list(pictures)
             self._stored.executemany("INSERT OR REPLACE INTO pictures VALUES (?, ?)", pairs)
@@ -171,18 +171,19 @@ def _key(name: str) -> str:
     return name.removesuffix(PICTURE_ENDING)
 
 
-# Amazon's "large" pictures have at most 500 px a side and 100 kB; far beyond that is no product picture.
+# Amazon's "large" pictures have at most 500 px per side and 100 kB; much larger files are not product
+# pictures.
 MOST_BYTES, MOST_FETCHED_PIXELS, LEAST_SIDE = 10 * 2**20, 30_000_000, 8
 FETCHED_FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
 _BATCH = 64
 _QUALITY = 90
-# Pillow's plugins have no common class of error for damaged files.
+# Pillow's plugins have no common error class for damaged files.
 DAMAGED = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, zlib.error)
 
 
 @dataclass(frozen=True)
 class PictureCounts:
-    """What came of a catalogue's pictures: newly fetched, there before, and missing by reason."""
+    """Counts of a catalogue's pictures: newly fetched, already there, and missing by reason."""
 
     fetched: int
     there_before: int
@@ -190,7 +191,7 @@ class PictureCounts:
 
 
 class _Missing(Exception):
-    """No picture will come of this address; the message is the reason. `again`: it may another day."""
+    """An address without a picture; the message is the reason. `again`: another attempt may succeed later."""
 
     def __init__(self, reason: str, again: bool = False) -> None:
         super().__init__(reason)
@@ -210,12 +211,12 @@ def fetch_pictures(
 ) -> PictureCounts:
     """Fetch the pictures of items (key to address, "" for none) into a packed file, at most `side` px a side.
 
-    At most `connections` are open at once. What is there is not fetched again; an address that has refused or
-    gave no picture is remembered as missing, one that was only out of reach is asked again by the next call.
-    Pictures are RGB JPEGs, transparent ones on white. Refused: more than 10 MB, more than 30 million pixels,
-    below 8 px a side, and any file but a JPEG, PNG, GIF or WebP. `progress` is called with how many are done,
-    and how many there are.
-    Raises DataError for a key that cannot name a picture, and as `writing_pack` does.
+    At most `connections` are open at a time. Existing pictures are not fetched again. An address that was
+    denied or is not a picture is stored as missing; an unreachable one is tried again by the next call.
+    Pictures are stored as RGB JPEGs, transparent ones on white. Rejected: more than 10 MB, more than 30
+    million pixels, below 8 px per side, and files other than JPEG, PNG, GIF or WebP. `progress` is called
+    with the number done and the total.
+    Raises DataError for a key that cannot name a picture, and like `writing_pack`.
     """
     if side < LEAST_SIDE or connections < 1 or attempts < 1:
         raise DataError(
@@ -258,7 +259,7 @@ def fetch_pictures(
 def _bounded(
     work: Callable[[str], bytes], keys: list[str], connections: int
 ) -> Iterator[tuple[str, Future[bytes]]]:
-    """Each key with its finished work, never more than twice as many waiting as there are connections."""
+    """Yield each key with its finished work; at most twice as many wait as there are connections."""
     waiting = iter(keys)
     with ThreadPoolExecutor(connections) as pool:
         running = {pool.submit(work, key): key for key in islice(waiting, 2 * connections)}
@@ -307,7 +308,7 @@ def _bytes(address: str, timeout: float) -> bytes:
 
 
 def thumbnail(content: bytes, side: int) -> bytes:
-    """A picture's bytes as an RGB JPEG of at most `side` px a side; raises _Missing for what is refused."""
+    """Return a picture as an RGB JPEG of at most `side` px per side; raises _Missing if it is rejected."""
     try:
         with opened_picture(io.BytesIO(content), FETCHED_FORMATS, MOST_FETCHED_PIXELS) as image:
             if min(image.size) < LEAST_SIDE:
@@ -328,7 +329,7 @@ def thumbnail(content: bytes, side: int) -> bytes:
 
 
 def _over_https(address: str) -> str:
-    """The address of 2014 metadata's pictures as it is served today: their old host had no https."""
+    """Return the current https address of pictures in the 2014 metadata, whose old host had no https."""
     parts = urlsplit(address)
     if parts.scheme == "http" and parts.hostname and parts.hostname.endswith("images-amazon.com"):
         host = "images-na.ssl-images-amazon.com" if parts.hostname.startswith("ecx.") else parts.netloc

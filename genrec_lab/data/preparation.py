@@ -1,4 +1,4 @@
-"""From interactions to what is trained and tested on: k-core, order of ties, splits, co-occurrence."""
+"""Preparation of interactions for training and testing: k-core, order of ties, splits, co-occurrence."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from genrec_lab.data.rules import count_repair, nearest
 
 # GMC Section 5.1.1: "the maximal number of items is uniformly set to 20".
 MAX_HISTORY = 20
-# How interactions of a user at equal times are ordered; the first is the default.
+# Rules for the order of a user's interactions at equal times; the first is the default.
 TIE_RULES = ("file order", "item key", "seeded")
 SPLITS = ("leave one out", "time", "given")
 CHOICES = ("ties", "ties_seed", "split")
-# Of a split by time the shares of all interactions before validation and before the test begin.
+# For a split by time, the shares of all interactions before validation and before the test.
 _TRAIN_SHARE, _VALID_SHARE = 0.8, 0.9
 
 
 def k_core(interactions: pl.DataFrame | pl.LazyFrame, k: int) -> pl.DataFrame:
-    """The interactions left when users and items with fewer than `k` are taken out until all have `k`.
+    """Remove users and items with fewer than `k` interactions until all have `k`; return the rest.
 
-    `interactions` has columns `user`, `item` and any others, one row per interaction; a pair that comes twice
-    counts twice. Rows keep their order and columns. The result may be empty. Raises DataError for a missing
+    `interactions` has columns `user`, `item` and any others, one row per interaction; a repeated pair counts
+    twice. Rows keep their order and columns. The result may be empty. Raises DataError for a missing
     column, a null id, or `k` below 1.
 
     >>> bought = pl.DataFrame({"user": [1, 1, 2, 2, 3], "item": [7, 8, 7, 8, 9]})
@@ -41,13 +41,13 @@ def k_core(interactions: pl.DataFrame | pl.LazyFrame, k: int) -> pl.DataFrame:
     for name in ("user", "item"):
         if name not in known:
             raise DataError(f"k_core: no column {name!r}{nearest(name, known.names())}; rename yours")
-    # Ids of text are numbered while they are read: each row holds two numbers, not two texts.
+    # Text ids are numbered while they are read, so that each row holds two numbers instead of two texts.
     texts = [name for name in ("user", "item") if known[name] == pl.String]
     frame = table.with_columns(pl.col(texts).cast(pl.Categorical)).collect(engine="streaming")
     for name in ("user", "item"):
         if frame[name].null_count():
             raise DataError(f"k_core: {frame[name].null_count()} rows have no {name}; fill or drop them")
-    # Small numbers let every round be two bincounts, whatever type the ids have.
+    # With small numbers, every round takes two bincounts, regardless of the ids' type.
     users, items = _numbered(frame["user"]), _numbered(frame["item"])
     rows = np.arange(frame.height)
     while rows.size:
@@ -62,14 +62,14 @@ def k_core(interactions: pl.DataFrame | pl.LazyFrame, k: int) -> pl.DataFrame:
 
 
 def leave_one_out(dataset: Dataset, max_history: int = MAX_HISTORY, max_sequence: int | None = None) -> Split:
-    """Each user's last item tests, the one before validates, every prefix of the rest trains.
+    """Split with each user's last item for testing, the one before for validation, the rest for training.
 
-    Histories are the items before the target, oldest first, the most recent `max_history` of them, at least
-    one. A user with fewer than three items is only trained on, with the whole sequence (counted as
-    `users_too_short`); a domain without any test user is counted as `domains_without_test`. `max_sequence`
-    keeps only a sequence's most recent items before all else (counted as `sequences_shortened` and
-    `interactions_left_out`); GMC Section 5.1.1 can be read both ways, None is the usual reading. Raises
-    DataError where not one user can be tested on.
+    Histories are the most recent `max_history` items before the target, oldest first, at least one. Users
+    with fewer than three items are used only for training, with the whole sequence (counted as
+    `users_too_short`); domains without test users are counted as `domains_without_test`. `max_sequence` first
+    truncates sequences to their most recent items (counted as `sequences_shortened` and
+    `interactions_left_out`); GMC Section 5.1.1 can be read both ways, and None is the usual reading. Raises
+    DataError if no user can be tested.
 
     >>> items = pl.DataFrame({"item": range(5), "domain": "shop", "title": "", "text": ""})
     >>> sequences = pl.DataFrame({"user": [0], "domain": "shop", "items": [[4, 2, 0, 1]]})
@@ -119,7 +119,7 @@ def leave_one_out(dataset: Dataset, max_history: int = MAX_HISTORY, max_sequence
 
 
 def ties(dataset: Dataset) -> pl.DataFrame:
-    """How many users' held-out items have the time of the item before them, so that a rule decides the order.
+    """Count the users whose held-out items have the same time as the item before, so that a rule orders them.
 
     One row per domain: `domain, users, timed` (users whose times are known), `test_tied` and `valid_tied` (of
     these, whose last item and the one before last are tied so), `interactions_tied` (with another of the same
@@ -143,10 +143,10 @@ def ties(dataset: Dataset) -> pl.DataFrame:
 
 
 def with_ties(dataset: Dataset, rule: str, seed: int = 0) -> Dataset:
-    """The dataset with each user's interactions of equal times in the order of a rule.
+    """Return the dataset with each user's interactions of equal times ordered by a rule.
 
-    "file order" leaves them as the source has them, "item key" sorts them by the items' own ids, "seeded"
-    draws an order. Raises DataError for another rule, without times, and for a split that was given.
+    "file order" keeps the source's order, "item key" sorts by the items' keys, "seeded" draws an order.
+    Raises DataError for another rule, without times, and for a given split.
     """
     if rule not in TIE_RULES:
         raise DataError(f"ties is {rule!r}{nearest(rule, TIE_RULES)}")
@@ -165,7 +165,7 @@ def with_ties(dataset: Dataset, rule: str, seed: int = 0) -> Dataset:
 
 
 def choice_problems(options: Mapping[str, Any]) -> Iterator[str]:
-    """Give what is wrong with `ties`, `ties_seed` and `split`, which every source has beside its options."""
+    """Yield the problems of `ties`, `ties_seed` and `split`, which every source has besides its options."""
     rule, seed, how = (options.get(name) for name in CHOICES)
     if rule is not None and rule not in TIE_RULES:
         yield f"ties is {rule!r}{nearest(str(rule), TIE_RULES)}"
@@ -181,11 +181,11 @@ def choice_problems(options: Mapping[str, Any]) -> Iterator[str]:
 
 
 def with_choices(dataset: Dataset, options: Mapping[str, Any]) -> Dataset:
-    """The dataset with ties ordered and parts as the options `ties`, `ties_seed` and `split` say.
+    """Return the dataset with ties ordered and split by the options `ties`, `ties_seed` and `split`.
 
     split: "leave one out" (the default), "time" or `{by: time, valid_from: ..., test_from: ...}`, see
-    `split_by_time`, or "given" (the default where the source is split already). Raises DataError where a
-    split that was given would be made anew.
+    `split_by_time`, or "given" (the default if the source is already split). Raises DataError if a given
+    split would be replaced.
     """
     if problems := list(choice_problems(options)):
         raise DataError("; ".join(problems))
@@ -202,9 +202,9 @@ def with_choices(dataset: Dataset, options: Mapping[str, Any]) -> Dataset:
 
 
 def split_of(dataset: Dataset, max_history: int = MAX_HISTORY) -> Split:
-    """The split that the dataset has, given or by time, else leave-one-out; see `leave_one_out`.
+    """Return the dataset's split, given or by time, else leave-one-out; see `leave_one_out`.
 
-    Every item that is held out is the target of the user's items before it; a target without any is left out
+    Every held-out item is a target after the user's items before it; a target without a history is left out
     (counted as `valid_targets_without_history` and `test_targets_without_history`).
     """
     return (
@@ -213,12 +213,11 @@ def split_of(dataset: Dataset, max_history: int = MAX_HISTORY) -> Split:
 
 
 def split_by_time(dataset: Dataset, valid_from: Any = None, test_from: Any = None) -> Dataset:
-    """The dataset with its parts by time: before `valid_from` is trained on, from `test_from` on tested.
+    """Return the dataset split by time: training before `valid_from`, testing from `test_from` on.
 
-    Both are times as the source has them, or text of a date where these are seconds or milliseconds; by
-    default the times before which 80 % and 90 % of all interactions lie. Every interaction that is held out
-    is a target after the user's earlier ones. Raises DataError for users without times, and for an empty
-    part.
+    Both are times in the source's unit, or text of a date if that is seconds or milliseconds; by default the
+    times before which 80 % and 90 % of all interactions lie. Every held-out interaction is a target after the
+    user's earlier ones. Raises DataError for users without times, and for an empty part.
     """
     times = _times_of(dataset)
     if times.null_count():
@@ -253,7 +252,7 @@ def split_by_time(dataset: Dataset, valid_from: Any = None, test_from: Any = Non
 
 
 def _moment(name: str, given: Any, latest: float) -> float:
-    """A bound as a number in the unit of the times, of which the latest is given."""
+    """Return a bound as a number in the unit of the times, inferred from the latest one."""
     if isinstance(given, int | float) and not isinstance(given, bool):
         return given
     try:
@@ -261,13 +260,13 @@ def _moment(name: str, given: Any, latest: float) -> float:
     except ValueError as error:
         raise DataError(f"split.{name} is {given!r}; expected a number or a date as 2018-05-17") from error
     seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    # Seconds, milliseconds, microseconds or nanoseconds since 1970, told apart by their digits.
+    # Seconds, milliseconds, microseconds or nanoseconds since 1970, by the number of digits.
     digits = len(str(int(abs(latest))))
     return seconds * 1000 ** max(0, round((digits - 10) / 3))
 
 
 def _noted_split(dataset: Dataset, max_history: int) -> Split:
-    """The split that the dataset's parts say; of users without any by leave-one-out."""
+    """Return the split in the dataset's parts; leave-one-out for users without parts."""
     repairs: dict[str, int] = {}
     assert dataset.parts is not None  # noqa: S101 - checked by the caller
     length = pl.col("items").list.len().cast(pl.Int64)
@@ -305,7 +304,7 @@ def _noted_split(dataset: Dataset, max_history: int) -> Split:
 
 
 def given_pairs(given: pl.DataFrame, sequences: pl.DataFrame, max_history: int) -> pl.DataFrame:
-    """Training pairs as a source lists them, `user, history, target`; of other domains every prefix."""
+    """Return a source's training pairs, `user, history, target`; for other domains every prefix."""
     listed = given.join(sequences.select("user", "domain"), on="user", maintain_order="left").select(
         "user", "domain", pl.col("history").list.tail(max_history), "target"
     )
@@ -320,15 +319,15 @@ def _times_of(dataset: Dataset) -> pl.Series:
 
 
 def co_occurrence_neighbours(dataset: Dataset) -> pl.DataFrame:
-    """`neighbours_in` the training part of a data set's sequences, without what is held out."""
+    """Return `neighbours_in` the training part of a data set's sequences."""
     return neighbours_in(dataset.training_sequences(), dataset.items)
 
 
 def neighbours_in(sequences: pl.DataFrame, catalogue: pl.DataFrame) -> pl.DataFrame:
-    """The items that are next to each item, left or right, in sequences `user, items`. UTGRec Section 2.3.2.
+    """Return the items adjacent to each item in sequences `user, items`. UTGRec Section 2.3.2.
 
-    Columns `item:Int64`, a row for every item of the catalogue in order, and `neighbours:List(Int64)`: a set,
-    ascending, without the item itself, empty where there is none.
+    Columns `item:Int64`, a row for every item of the catalogue in order, and `neighbours:List(Int64)`:
+    ascending, distinct, without the item itself, possibly empty.
     """
     places = sequences.lazy().explode("items").select("user", item="items")
     beside = places.with_columns(next=pl.col("item").shift(-1).over("user"))
@@ -342,7 +341,7 @@ def neighbours_in(sequences: pl.DataFrame, catalogue: pl.DataFrame) -> pl.DataFr
 
 
 def every_prefix(sequences: pl.DataFrame, max_history: int) -> pl.DataFrame:
-    """A row for every item of every sequence but its first: the items before it, and it.
+    """Return a row for every item of every sequence except the first: the items before it, and the item.
 
     `sequences` has columns `user`, ascending, `items` and any others; in place of `items` the result has
     `history`, the most recent `max_history` items, and `target`.
@@ -350,7 +349,7 @@ def every_prefix(sequences: pl.DataFrame, max_history: int) -> pl.DataFrame:
     places = sequences.with_columns(place=pl.int_ranges(pl.col("items").list.len().cast(pl.Int64))).explode(
         "items", "place"
     )
-    # A window that is open to the right: the places before this one, at most max_history of them.
+    # A right-open window: at most max_history positions before this one.
     windows = places.rolling("place", period=f"{max_history}i", closed="left", group_by="user")
     before = windows.agg(history=pl.col("items")).sort("user", "place")
     targets = places.select(pl.exclude("items"), before["history"], target="items")
@@ -358,7 +357,7 @@ def every_prefix(sequences: pl.DataFrame, max_history: int) -> pl.DataFrame:
 
 
 def _numbered(ids: pl.Series) -> np.ndarray:
-    """Each id's number, equal ids equal numbers; there are few more numbers than ids."""
+    """Return a number for each id, the same for equal ids, with few unused numbers."""
     if ids.dtype == pl.Categorical:
         return ids.to_physical().to_numpy()
     known = pl.DataFrame({"id": ids.unique()}).with_row_index("number")

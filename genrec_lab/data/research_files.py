@@ -1,4 +1,4 @@
-"""The files in which this field publishes data: LC-Rec pairs, RecBole atomic files, GroupLens folders."""
+"""Reads common published formats: LC-Rec pairs, RecBole atomic files, GroupLens folders."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from genrec_lab.data.rules import ITEM_TYPES, DataError, count_repair
 from genrec_lab.data.sources import finds, one_domain
 
 ATOMIC_TYPES = ("token", "token_seq", "float", "float_seq")
-# What RecBole's published data sets call title and categories.
+# Names of title and categories in RecBole's published data sets.
 ATOMIC_NAMES = {"title": ("movie_title", "name"), "categories": ("class", "genre", "genres", "category")}
 
 
@@ -38,13 +38,13 @@ def read_lcrec(
     keep_unseen_items: bool = True,
     allow_missing_text: bool = False,
 ) -> Dataset:
-    """A folder with the pair `<Name>.inter.json` and `<Name>.item.json`.
+    """Read a folder with the pair `<Name>.inter.json` and `<Name>.item.json`.
 
     They hold {user: [item, ...] oldest first} and {item: {title, description, brand, categories}}.
     `domain` is Name unless given. Users and items keep the order of the files, items in the order of their
-    numbers where all ids are numbers. The published item file is the catalogue, so items without interactions
-    stay. `allow_missing_text=True` reads a folder without item file, for models that need only ids. A user
-    without items is left out (counted as `users_without_items`). Raises DataError as the messages say.
+    numbers if all ids are numbers. The published item file is the catalogue, so items without interactions
+    stay. `allow_missing_text=True` reads a folder without an item file, for models that need only ids. Users
+    without items are left out (counted as `users_without_items`). Raises DataError for invalid files.
     """
     name, inter_file, item_file = _lcrec_pair(folder, allow_missing_text)
     repairs: dict[str, int] = {}
@@ -74,14 +74,14 @@ def read_recbole(
     keep_unseen_items: bool = False,
     allow_missing_text: bool = False,
 ) -> Dataset:
-    """A folder with RecBole's atomic files `<name>.inter` and `<name>.item`.
+    """Read a folder with RecBole's atomic files `<name>.inter` and `<name>.item`.
 
     They are tab separated under a header `field:type`. Ids are `user_id` and `item_id`, times `timestamp`;
     title and categories are also found under RecBole's other names (`movie_title`, `class`, `genre`,
     `genres`). `columns` maps roles to fields as `read_frames` does. `domain` is the files' name unless given.
     `allow_missing_text=True` reads a folder without `.item`.
 
-    Benchmark files, `<name>.train.inter` and its like, are read with their split, as `read_splits` does. In a
+    Benchmark files, such as `<name>.train.inter`, are read with their split, as in `read_splits`. In a
     file with a field `item_id_list:token_seq` a row is a history and the item after it.
     """
     from genrec_lab.data.given_splits import dataset_of_histories, read_splits
@@ -147,7 +147,7 @@ def _lcrec_pair(folder: str | os.PathLike[str], allow_missing_text: bool) -> tup
 def _pair(
     folder: str | os.PathLike[str], inter: str, item: str, allow_missing_text: bool
 ) -> tuple[str, Path, Path | None]:
-    """The name of the data in a folder, their file of interactions, and that of the items or None."""
+    """Return the name of the data in a folder, the file of interactions, and that of the items or None."""
     source = existing_folder(folder, "folder")
     inter_file, item_file = _only_file(source, inter), _only_file(source, item)
     if inter_file is None:
@@ -174,7 +174,7 @@ def _only_file(folder: Path, suffix: str) -> Path | None:
 
 
 def read_atomic(file: Path) -> pl.DataFrame:
-    """An atomic file's table, columns named without their type: `float` ones as numbers, others as text."""
+    """Return an atomic file's table, without types in column names: `float` as numbers, others as text."""
     with reading(file):
         table = pl.read_csv(
             existing_file(file, "folder"), separator="\t", quote_char=None, infer_schema=False
@@ -190,7 +190,7 @@ def read_atomic(file: Path) -> pl.DataFrame:
         types[name] = kind
     table = table.rename({field: field.rpartition(":")[0] for field in table.columns})
     for name, kind in types.items():
-        # Times stay text here: as 64-bit floats, late ones in nanoseconds would run together.
+        # Times stay text here: as 64-bit floats, late ones in nanoseconds would become equal.
         if kind != "float" or name == "timestamp":
             continue
         numbers = table[name].cast(pl.Float64, strict=False)
@@ -220,7 +220,7 @@ def _lcrec_interactions(file: Path, repairs: dict[str, int]) -> pl.DataFrame:
 
 
 def lcrec_items(file: Path, repairs: dict[str, int]) -> pl.DataFrame:
-    """The items of LC-Rec's `<Name>.item.json`: `key` and the texts of their fields."""
+    """Return the items of LC-Rec's `<Name>.item.json`: `key` and the texts of their fields."""
     found = read_json_object(file)
     for key, fields in found.items():
         if not isinstance(fields, dict):
@@ -241,7 +241,7 @@ def lcrec_items(file: Path, repairs: dict[str, int]) -> pl.DataFrame:
 
 
 def _flat_text(value: Any, separator: str, where: str) -> str:
-    """Text, numbers, and lists of these however deep, as one text."""
+    """Return text, numbers, and nested lists of these as one text."""
     if value is None:
         return ""
     if isinstance(value, (str, int, float)):
@@ -255,7 +255,7 @@ def _flat_text(value: Any, separator: str, where: str) -> str:
 
 
 def in_number_order(items: pl.DataFrame) -> pl.DataFrame:
-    """The items in the order of their numbers where all keys are whole numbers, else as they are."""
+    """Return the items in numeric order if all keys are whole numbers, else unchanged."""
     numbers = items["key"].cast(pl.Int64, strict=False)
     return items if numbers.null_count() else items.sort(numbers, maintain_order=True)
 
@@ -280,12 +280,13 @@ def read_movielens(
     k_core: int | None = None,
     keep_unseen_items: bool = False,
 ) -> Dataset:
-    """A Dataset from a GroupLens folder; every rating is an interaction, genres are the categories.
+    """Read a Dataset from a GroupLens folder; every rating is an interaction, genres are the categories.
 
-    The kind of folder is known by its files: u.data and u.item (ml-100k), ratings.dat and movies.dat (ml-1m),
-    ratings.csv and movies.csv (ml-latest-small and others). `posters` is a folder with `<movie id>.jpg`;
-    films without one are counted as `items_without_image`. `domain` is "Movies" unless given. Raises
-    DataError for a folder without such files and for a line with a wrong number of fields, naming the line.
+    The kind of folder is recognised by its files: u.data and u.item (ml-100k), ratings.dat and movies.dat
+    (ml-1m), ratings.csv and movies.csv (ml-latest-small and others). `posters` is a folder with `<movie
+    id>.jpg`; films without one are counted as `items_without_image`. `domain` is "Movies" unless given.
+    Raises DataError for a folder without such files and for a line with a wrong number of fields, naming the
+    line.
     """
     ratings_file, films_file = _files(folder)
     if ratings_file.name == "u.data":
@@ -312,7 +313,7 @@ def read_movielens(
 
 
 def _files(folder: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """The files of ratings and of films in a GroupLens folder."""
+    """Return the files of ratings and of films in a GroupLens folder."""
     source = existing_folder(folder, "folder")
     for ratings, films in (
         ("u.data", "u.item"),
@@ -328,9 +329,9 @@ def _files(folder: str | os.PathLike[str]) -> tuple[Path, Path]:
 
 
 def _lines(file: Path, separator: str, names: tuple[str, ...]) -> pl.DataFrame:
-    """The fields of each line as text columns; blank lines are skipped.
+    """Return the fields of each line as text columns; blank lines are skipped.
 
-    GroupLens writes its oldest data as latin-1, later ones and those saved again are UTF-8.
+    GroupLens' oldest data are latin-1; later and re-saved ones are UTF-8.
     """
     raw = existing_file(file, "folder").read_bytes()
     try:

@@ -1,4 +1,4 @@
-"""The two tables of a Dataset: what they must fulfil, the error where they do not, and their hash."""
+"""The two tables of a Dataset: their requirements, the error class, and their hash."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import polars as pl
 
 from genrec_lab.registry import did_you_mean
 
-# Stands for no item, wherever items are numbers: pads histories and rankings.
+# The number for "no item": pads histories and rankings.
 NO_ITEM = -1
-# Strings are hashed so many rows at a time, which bounds the memory and does not change the hash.
+# Rows of strings that are hashed at a time, to limit memory; it does not change the hash.
 _HASHED_ROWS = 65_536
 
 ITEM_TYPES: dict[str, pl.DataType] = {
@@ -33,23 +33,23 @@ SEQUENCE_TYPES: dict[str, pl.DataType] = {
 
 
 class DataError(ValueError):
-    """Data that cannot be used as they are; the message names the place, the value and how to mend it."""
+    """Raised for data that cannot be used; the message names the place, the value and the fix."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The end of an error message about an unknown word: the nearest known one, then all of them."""
+    """Return the end of an error message about an unknown word: the nearest known one, then all."""
     names = [str(name) for name in known]
     return f"{did_you_mean(word, names)}; known: {', '.join(names) or 'none'}"
 
 
 def count_repair(repairs: dict[str, int], what: str, number: int) -> None:
-    """Add to the count of a repair; one that repaired nothing is not mentioned."""
+    """Add to the count of a repair, unless it is zero."""
     if number:
         repairs[what] = repairs.get(what, 0) + number
 
 
 def checked_items(items: pl.DataFrame) -> pl.DataFrame:
-    """The items table with its fixed columns first and of their exact types.
+    """Return the items table with its fixed columns first, in their exact types.
 
     Raises DataError for a missing column, a wrong type, a null, an empty table, ids that are not 0..N-1 in
     order, a key twice in a domain, or an attribute column of a type that cannot be kept.
@@ -68,7 +68,7 @@ def checked_items(items: pl.DataFrame) -> pl.DataFrame:
 
 
 def checked_sequences(sequences: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
-    """The sequences table with its columns in order and of their exact types.
+    """Return the sequences table with its columns in order, in their exact types.
 
     `items` has passed `checked_items`. Raises DataError as there, and for a sequence that is empty, that
     names an unknown item or an item of another domain.
@@ -106,20 +106,20 @@ def checked_sequences(sequences: pl.DataFrame, items: pl.DataFrame) -> pl.DataFr
 
 
 def is_attribute_type(dtype: pl.DataType) -> bool:
-    """Whether an attribute column of this type can be kept: text, numbers, booleans, and lists of these."""
+    """Return whether an attribute column may have this type: text, numbers, booleans, and lists of these."""
     inner = dtype.inner if isinstance(dtype, pl.List) else dtype
     return isinstance(inner, (pl.String, pl.Boolean, pl.Null)) or inner.is_integer() or inner.is_float()
 
 
 def relabelled(lists: pl.Series, new: np.ndarray) -> pl.Series:
-    """Lists of indices with every index i replaced by `new[i]`; the lists must not be empty."""
+    """Return lists of indices with every index i replaced by `new[i]`; the lists must not be empty."""
     places = pl.DataFrame({"row": np.arange(len(lists)), "value": lists}).explode("value")
     mapped = places.with_columns(value=pl.Series(new[places["value"].to_numpy()], dtype=pl.Int64))
     return mapped.group_by("row", maintain_order=True).agg("value")["value"].rename(lists.name)
 
 
 def renumbered(rows: pl.DataFrame, new_user: np.ndarray, new_item: np.ndarray) -> pl.DataFrame:
-    """Rows `user, history, target` with every user u as `new_user[u]` and every item i as `new_item[i]`."""
+    """Return rows `user, history, target` with user u as `new_user[u]` and item i as `new_item[i]`."""
     return pl.DataFrame({
         "user": new_user[rows["user"].to_numpy()],
         "history": relabelled(rows["history"], new_item),
@@ -128,7 +128,7 @@ def renumbered(rows: pl.DataFrame, new_user: np.ndarray, new_item: np.ndarray) -
 
 
 def content_fingerprint(tables: Mapping[str, pl.DataFrame]) -> str:
-    """SHA-256 (64 hex digits) over the tables' names, columns, types and values.
+    """Return the SHA-256 (64 hex digits) of the tables' names, columns, types and values.
 
     Tables and columns enter in the order of their names, rows in theirs. Columns hold text, numbers, booleans
     or lists of these; integers of every width count as equal, so do floats.
@@ -231,7 +231,7 @@ def _feed_values(digest: Any, values: pl.Series) -> None:
 
 
 def _feed_text(digest: Any, text: str) -> None:
-    # The length first, so that no two different feeds run together into the same bytes.
+    # The length first, so that different sequences of texts never give the same bytes.
     raw = text.encode("utf-8")
     digest.update(len(raw).to_bytes(8, "little"))
     digest.update(raw)

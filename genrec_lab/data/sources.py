@@ -18,8 +18,8 @@ from genrec_lab.registry import Registry, RegistryError
 Source = Callable[..., Dataset]
 _Source = TypeVar("_Source", bound=Source)
 
-# A source is a function of its options. One with the option `domain` reads one domain, and `load_dataset` can
-# call it for several; one without it makes its domains itself.
+# A source is a function of its options. With an option `domain`, it reads one domain, and `load_dataset` can
+# call it for several; without, it creates its domains itself.
 SOURCES: Registry[Source] = Registry(
     "dataset",
     declared={
@@ -39,9 +39,9 @@ SOURCES: Registry[Source] = Registry(
 
 
 def register_source(name: str) -> Callable[[_Source], _Source]:
-    """Register the decorated function as a data source: it takes options by name and returns a Dataset.
+    """Register the decorated function as a data source, which takes keyword options and returns a Dataset.
 
-    With an option `domain`, the name that its one domain gets, it can be one of several `domains`.
+    With an option `domain`, the name of its only domain, it can be one of several `domains`.
 
         >>> import polars as pl
         >>> from genrec_lab.data import Dataset, load_dataset, register_source
@@ -58,7 +58,7 @@ def register_source(name: str) -> Callable[[_Source], _Source]:
 
 
 def one_domain(*options: str) -> Callable[[_Source], _Source]:
-    """Say which options of the decorated source hold for one domain alone and cannot be shared by several.
+    """Declare which options of the decorated source belong to one domain and cannot be shared by several.
 
     Those without a default, and `domain`, never can.
     """
@@ -71,10 +71,10 @@ def one_domain(*options: str) -> Callable[[_Source], _Source]:
 
 
 def finds(files: Callable[[Mapping[str, Any]], object]) -> Callable[[_Source], _Source]:
-    """Say how the decorated source finds its files: a function of its options that reads nothing.
+    """Declare how the decorated source finds its files: a function of its options that reads nothing.
 
-    What it returns holds their paths. It raises DataError where one is not there, so that a run file is
-    refused before a kernel starts.
+    Its result holds their paths. It raises DataError if one is missing, so that a run file is rejected before
+    a kernel starts.
     """
 
     def mark(source: _Source) -> _Source:
@@ -85,25 +85,25 @@ def finds(files: Callable[[Mapping[str, Any]], object]) -> Callable[[_Source], _
 
 
 def datasets() -> tuple[str, ...]:
-    """The names that `load_dataset` knows."""
+    """Return the names that `load_dataset` accepts."""
     return SOURCES.names()
 
 
 def load_dataset(name: str, **options: Any) -> Dataset:
-    """The Dataset of a source with its own options.
+    """Load the Dataset of a source with its options.
 
     `name` is a registered source ("bazaar", "lcrec", "recbole", "movielens", "frames", "splits",
-    "sequences", "amazon2014", "amazon2018", "amazon2023", "halves" and those of `register_source`), or the
-    place of a function that returns a Dataset: `package.module:function`, or `file.py:function`.
+    "sequences", "amazon2014", "amazon2018", "amazon2023", "halves" and those of `register_source`), or a
+    function that returns a Dataset: `package.module:function`, or `file.py:function`.
 
     Several domains at once, of one source or of several: `domains={"Scientific": folder, "Movies": {"name":
     "frames", "interactions": ..., "items": ...}}`. A value is a folder, or a mapping of options that may name
-    another source; options next to `domains` hold for every domain whose source knows them, unless its own
-    mapping says otherwise. Paths may hold `${VAR}`, which is taken from the environment; relative ones begin
+    another source; options next to `domains` apply to every domain whose source accepts them, unless its own
+    mapping overrides them. Paths may hold `${VAR}`, which is read from the environment; relative ones start
     at `genrec_lab.registry.base_folder()`. Every source also has `ties` ("file order", the default, "item
     key", or "seeded", by `ties_seed`), which orders a user's interactions of equal times, and `split`, see
     `genrec_lab.data.preparation.with_choices`. Raises DataError for an unknown name or option, naming the
-    nearest, for a result that is no Dataset, and for what the sources refuse.
+    nearest, for a result that is not a Dataset, and for errors of the sources.
 
     >>> data = load_dataset("bazaar", items=300, users=300, domains=["Garden"])
     >>> data.n_items, data.n_users
@@ -118,7 +118,7 @@ def load_dataset(name: str, **options: Any) -> Dataset:
 
 
 class Part(NamedTuple):
-    """One domain of a dataset, or all of it: how messages name it, and its source with its options."""
+    """One domain of a dataset, or all of it: its name in messages, and its source with options."""
 
     where: str
     name: str
@@ -127,21 +127,21 @@ class Part(NamedTuple):
 
     @property
     def takes(self) -> dict[str, inspect.Parameter]:
-        """The options by name that the source's function spells out."""
+        """The named options in the signature of the source's function."""
         named = inspect.signature(self.source).parameters.values()
         return {one.name: one for one in named if one.kind is not one.VAR_KEYWORD}
 
     @property
     def sharable(self) -> set[str]:
-        """The options that several domains of the source may have in common."""
+        """The options that several domains of the source may share."""
         alone = {"domain", *getattr(self.source, "one_domain", ())}
         return {one.name for one in self.takes.values() if one.default is not one.empty} - alone
 
 
 def parts_of(dataset: Mapping[str, Any], problems: list[str]) -> list[Part]:
-    """The sources that a dataset, a `name` with options beside it, is read from, each with its own options.
+    """Return the sources of a dataset, given by `name` and options, each with its own options.
 
-    Notes in `problems`, a sentence each, what is wrong with names: of sources, domains and options.
+    Adds to `problems` a sentence for each invalid name of a source, domain or option.
     """
     name = dataset["name"]
     options = {key: value for key, value in dataset.items() if key not in ("name", *CHOICES)}
@@ -181,7 +181,7 @@ def _part(where: str, name: object, options: dict[str, Any], problems: list[str]
 
 
 def _own_part(name: object, domain: object, value: object, problems: list[str]) -> Part | None:
-    """One of several domains, with the options that its own value has."""
+    """Return one of several domains, with the options of its value."""
     where = f"dataset.domains.{domain}"
     if not isinstance(domain, str) or not domain:
         problems.append(f"dataset.domains: {domain!r} is no name for a domain; give text that is not empty")
@@ -211,9 +211,9 @@ def _own_part(name: object, domain: object, value: object, problems: list[str]) 
 
 
 def _note_options(part: Part, problems: list[str]) -> None:
-    """Note the options that the source does not know, and those that it lacks."""
+    """Add unknown and missing options to the problems."""
     where, takes = part.where, part.takes
-    checked = getattr(part.source, "options", None)  # a class that knows the options that ** stands for
+    checked = getattr(part.source, "options", None)  # a class that defines the options in **
     known = dict.fromkeys([*takes, *(inspect.signature(checked).parameters if checked else ())])
     if checked or len(takes) == len(inspect.signature(part.source).parameters):
         for option in part.options:
@@ -245,12 +245,12 @@ HALVES = ("A", "B")
 
 
 def read_halves(of: Mapping[str, Any], *, seed: int = 0) -> Dataset:
-    """Each domain of another dataset twice, with half of its users each, drawn from the seed.
+    """Return each domain of another dataset twice, each with a random half of its users.
 
-    `of` are a dataset's name and options, as of `load_dataset`. Its domain Garden becomes "Garden A" and
-    "Garden B", with the same items and texts. What a method learns in one half holds in the other, so one
-    that shares over domains has to beat the same method on a half alone; where it does not, its sharing is
-    broken. Raises DataError where `of` has no name, and for a domain of fewer than two users.
+    `of` holds a dataset's name and options, as in `load_dataset`. Its domain Garden becomes "Garden A" and
+    "Garden B", with the same items and texts. What a method learns in one half is valid in the other, so a
+    method that shares between domains must beat the same method on one half; otherwise its sharing does not
+    work. Raises DataError if `of` has no name, and for a domain with fewer than two users.
 
         >>> load_dataset("halves", of={"name": "bazaar", "domains": ["Garden"]}).domains
         ('Garden A', 'Garden B')

@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all: written beside their place, then renamed."""
+"""Atomic writes of files and folders: they are written under another name, then renamed."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _ENDING = ".partial"
 
 @contextmanager
 def whole_file(file: Path, *, several_writers: bool = False) -> Iterator[Path]:
-    """Yield a path beside `file` to write to; it replaces `file` when the block ends, and goes if it fails.
+    """Yield a path to write to; it replaces `file` when the block ends, and is removed if it fails.
 
-    The folder must exist. A kill at any moment leaves the old file or the new one, and at most one
-    `<name>.partial`, which the next writer overwrites. several_writers: the path has a new name each time,
-    for files that several processes may write at once.
+    The folder must exist. If the process is killed, the old or the new file is complete, and at most one
+    `<name>.partial` is left, which the next writer overwrites. several_writers: use a new path each time, for
+    files that several processes may write at once.
     """
     if several_writers:
         handle, name = tempfile.mkstemp(dir=file.parent, prefix=f"{file.name}.", suffix=_ENDING)
@@ -42,9 +42,9 @@ def whole_file(file: Path, *, several_writers: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `folder`; it replaces `folder` when the block ends, and goes if it fails.
+    """Yield an empty folder; it replaces `folder` when the block ends, and is removed if it fails.
 
-    A kill leaves the old folder, the new one or, between the removal of the old and the renaming, neither.
+    If the process is killed, the old or the new folder is left or, between removal and renaming, neither.
     """
     beside = _beside(folder)
     shutil.rmtree(beside, ignore_errors=True)
@@ -66,16 +66,16 @@ def sha256_of(file: Path) -> str:
 
 @dataclass(frozen=True)
 class HeadedTable:
-    """A kind of parquet file: a table with a JSON header under `key` in the file's metadata."""
+    """A type of parquet file: a table with a JSON header under `key` in the file's metadata."""
 
     key: str
     format: str  # the header's value of "format"
     what: str  # "item codes"
-    writer: str  # who writes such a file, for messages
+    writer: str  # the function that writes such files, for messages
     error: type[ValueError] = ValueError
 
     def write(self, file: str | Path, frame: pl.DataFrame, header: dict[str, Any]) -> Path:
-        """Write a file whole or not at all, and return its path."""
+        """Write a file atomically, and return its path."""
         path = Path(file)
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as partial:
