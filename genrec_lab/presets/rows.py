@@ -130,7 +130,7 @@ def p5_cid_row(config: MethodConfig) -> MethodConfig:
 
 
 def idgenrec_row(config: MethodConfig) -> MethodConfig:
-    """IDGenRec: a T5 writes ids of word pieces; its training alternates with that of the T5 that reads them."""
+    """IDGenRec: a T5 writes ids of word pieces; its training alternates with that of a T5 reader."""
     body = config.recommender if isinstance(config.recommender, T5Config) else T5Config()
     small = quantises_vectors(config).codebook_size < 128  # a run of minutes, on the embedded data
     levels, tokens, vocabulary = (4, 32, 600) if small else (6, 64, 4000)
