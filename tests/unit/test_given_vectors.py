@@ -118,5 +118,6 @@ def test_tables_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 def test_a_run_names_files_of_vectors() -> None:
     config = load("gmc_tiny", {"text": {"kind": "given", "file": "v.npy"}, "pictures": "p.npy"})
     assert (config.text.kind, config.text.file, config.pictures) == ("given", "v.npy", "p.npy")
-    with pytest.raises(PresetError, match=r"'efficientnet' is not a picture model; expected "):
+    message = r"'efficientnet' is not a picture model; expected efficientnet-lite0"
+    with pytest.raises(PresetError, match=message):
         load("gmc_tiny", {"pictures": "efficientnet"})
