@@ -147,7 +147,7 @@ def test_more_pairs_than_a_pool() -> None:
 
 
 def test_nothing_to_learn_from_is_refused() -> None:
-    with pytest.raises(ValueError, match="no training pair: every user has fewer than two items"):
+    with pytest.raises(ValueError, match="no training pair: every user has fewer than two training items"):
         PairBatches(frame([[1], [2]]), 8)
 
 
