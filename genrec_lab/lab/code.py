@@ -33,6 +33,7 @@ _SHORT = 12
 _PROCESS_STARTED = time.time()
 # Fields of syntax trees that hold no meaning, or that not every Python version has.
 _MEANINGLESS = {"ctx", "type_comment", "kind", "type_ignores"}
+_ANNOTATIONS = {ast.FunctionDef: "returns", ast.AsyncFunctionDef: "returns", ast.arg: "annotation"}
 
 
 @dataclass(frozen=True)
@@ -277,11 +278,11 @@ class _Definitions:
 
 
 class _Module(NamedTuple):
-    """A module as it was read: stamp is its size and time, meaning a digest of its syntax tree."""
+    """A module as it was read; stamp is its size and time."""
 
     file: Path
     stamp: tuple[int, int]
-    meaning: str
+    tree: ast.Module
     definitions: _Definitions
 
 
@@ -307,14 +308,17 @@ def _module(name: str) -> _Definitions:
     if known is not None and known.stamp == stamp:
         return known.definitions
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    meaning = _digest("".join(map(_written, tree.body)))
-    if known.meaning != meaning if known is not None else _is_newer_than_loaded(name, stamp[0] / 1e9):
+    if known is None:
+        changed = _is_newer_than_loaded(name, stamp[0] / 1e9)
+    else:
+        changed = _written(known.tree.body) != _written(tree.body)
+    if changed:
         raise RunError(
             f"{file.name} was changed after this kernel had loaded it, so what it computes would be recorded "
             "under code that did not run. Restart the kernel and run the notebook from its start."
         )
     definitions = _Definitions.of_tree(tree, name, is_package=file.name == "__init__.py")
-    _modules[name] = _Module(file, stamp, meaning, definitions)
+    _modules[name] = _Module(file, stamp, tree, definitions)
     return definitions
 
 
@@ -404,15 +408,11 @@ def _written(node: Any) -> str:
         return repr(node)
     if isinstance(node, ast.stmt) and _is_docstring(node):
         return ""
-    skipped = set(_MEANINGLESS)
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-        skipped.add("returns")
-    if isinstance(node, ast.arg):
-        skipped.add("annotation")
+    annotation = _ANNOTATIONS.get(type(node))
     parts = [
         f"{name}={_written(value)}"
         for name, value in ast.iter_fields(node)
-        if name not in skipped and value is not None and value != []
+        if name not in _MEANINGLESS and name != annotation and value is not None and value != []
     ]
     # a constant None is a value, not an absent field
     if isinstance(node, ast.Constant) and node.value is None:
