@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, partial
+from html.parser import HTMLParser
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain
@@ -19,7 +20,6 @@ from pathlib import Path
 from threading import Thread
 from urllib.parse import unquote, urlsplit
 
-from bs4 import BeautifulSoup
 from playwright.sync_api import Page, sync_playwright
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
@@ -63,18 +63,17 @@ def main(folder: str) -> int:
 def dead_links(site: Path) -> Iterator[str]:
     """Links to files or places that are not there, and what a page would fetch from the web."""
     for file in _pages(site):
-        for link in _parsed(file).find_all(["a", *_FETCHED]):
-            address = link.get(_FETCHED.get(link.name, "href"))
+        for tag, address in _parsed(file).links:
             if not address or address.startswith(("data:", "mailto:")):
                 continue
             parts, where = urlsplit(address), f"{file.relative_to(site)}: {address}"
             target = (file.parent / unquote(parts.path)).resolve() if parts.path else file
             if parts.scheme or parts.netloc:
-                if link.name != "a":
+                if tag != "a":
                     yield f"{where} is fetched from the web"
             elif not target.is_file():
                 yield f"{where} leads nowhere"
-            elif parts.fragment and unquote(parts.fragment) not in _places(target):
+            elif parts.fragment and unquote(parts.fragment) not in _parsed(target).places:
                 yield f"{where} names a place that is not on the page"
 
 
@@ -85,14 +84,26 @@ def _pages(site: Path) -> list[Path]:
     return [page for page in pages if not any(page.is_relative_to(one) for one in left_out)]
 
 
-@cache
-def _parsed(file: Path) -> BeautifulSoup:
-    return BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser")
+class _Parsed(HTMLParser):
+    """A page's links, each with its tag, and the places on it that a link may name."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[tuple[str, str | None]] = []
+        self.places: set[str | None] = set()
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        values = dict(attributes)
+        self.places.add(values.get("id"))
+        if tag == "a" or tag in _FETCHED:
+            self.links.append((tag, values.get(_FETCHED.get(tag, "href"))))
 
 
 @cache
-def _places(file: Path) -> set[str]:
-    return {tag["id"] for tag in _parsed(file).find_all(id=True)}
+def _parsed(file: Path) -> _Parsed:
+    return _Parsed(file.read_text(encoding="utf-8"))
 
 
 def broken_pages(site: Path) -> Iterator[str]:
