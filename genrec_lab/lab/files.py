@@ -55,16 +55,12 @@ def write_json(file: Path, content: Any) -> None:
 
 
 def read_json(file: Path) -> Any:
-    """Read a JSON file; raises `RunError` with file and line where it is malformed."""
+    """Read a JSON file; raises `RunError` with the file and the place if it is malformed."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        where = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-        where = f"byte {error.start}" if isinstance(error, UnicodeDecodeError) else where
-        raise RunError(
-            f"{file} is not readable JSON ({where}: {error}). `genrec doctor` says what depends on "
-            "it and makes it again."
-        ) from error
+        again = "`genrec doctor` says what depends on it and makes it again."
+        raise RunError(f"{file} is not readable JSON ({error}). {again}") from error
 
 
 def write_checked(file: Path, content: Mapping[str, Any]) -> None:

@@ -32,6 +32,7 @@ from genrec_lab.models.tokenizers import ItemContent, checked_codes, load_tokeni
 from genrec_lab.registry import component_config
 
 NAMING = "naming"  # of an exported row: its tokenizers and what they read
+_Named = tuple[np.ndarray, np.ndarray | None, Sequence[np.ndarray]]  # codes, residuals, codebooks
 
 
 def add_items(source: str | Path, items: Path, out: Path, row: str | None = None, say: Any = print) -> Path:
@@ -98,15 +99,13 @@ def _write(items: Path, own: Path, models: Mapping[str, Path], target: Path, say
     return {domain: places[domain] for domain in models}
 
 
-def _named(
-    new: pl.DataFrame, naming: Path, about: Mapping[str, Any]
-) -> dict[str, tuple[np.ndarray, np.ndarray | None, Sequence[np.ndarray]]]:
+def _named(new: pl.DataFrame, naming: Path, about: Mapping[str, Any]) -> dict[str, _Named]:
     """By domain, what its tokenizer makes of the new items: codes, residuals, codebooks."""
     vectors = _vectors(new["text"].to_list(), naming, about["text"]) if about["text"] else None
     table = checked_items(new.with_columns(item=pl.int_range(new.height, dtype=pl.Int64)))
     numbers = np.arange(new.height)
     content = ItemContent(vectors, np.zeros_like(numbers), numbers, table)
-    found: dict[str, tuple[np.ndarray, np.ndarray | None, Sequence[np.ndarray]]] = {}
+    found: dict[str, _Named] = {}
     for domain in new["domain"].unique(maintain_order=True):
         tokenizer = load_tokenizer(naming / "tokenizers" / about["tokenizers"][domain])
         rows = np.flatnonzero((new["domain"] == domain).to_numpy())

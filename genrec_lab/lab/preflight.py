@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from genrec_lab import presets
 from genrec_lab.lab.files import RunError
 from genrec_lab.lab.folders import runs_root
 from genrec_lab.lab.notebooks import check_kernel, check_notebook, choose_notebooks, notebooks_folder
 from genrec_lab.lab.runfile import RunFile, RunFileError, base_of, place_of, read_content, seeds_of
+from genrec_lab.lab.settings import flat
 from genrec_lab.registry import base_folder, did_you_mean, relative_to
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
@@ -79,7 +81,7 @@ def check_run(
             from genrec_lab.data.checking import dataset_problems
 
             problems += dataset_problems(dataset)
-        problems += _unset_variables("overrides", overrides)
+        problems += _unset_variables(overrides)
         chosen = _chosen(problems, content, notebooks, only, from_)
         numbers: Sequence[int] | None = None
         parts: list[RunFile] = []
@@ -142,24 +144,16 @@ def _warnings(config: Any, spec: RunFile) -> tuple[str, ...]:
 
 
 def _unknown_preset(preset: Any) -> str:
-    from genrec_lab import presets
-
     known = presets.names()
     if not isinstance(preset, str) or preset in known:
         return ""
     return f"preset is {preset!r}{did_you_mean(preset, known)}; expected one of {', '.join(known)}"
 
 
-def _unset_variables(key: str, value: Any) -> Iterator[str]:
-    """Give the environment variables that a value names and that are not set."""
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from _unset_variables(f"{key}.{name}", inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _unset_variables(key, inner)
-    elif isinstance(value, str):
-        for name in _VARIABLE.findall(value):
+def _unset_variables(overrides: Any) -> Iterator[str]:
+    """Give the environment variables that overrides name and that are not set."""
+    for key, value in flat({"overrides": overrides}):
+        for name in _VARIABLE.findall(str(value)):
             if name not in os.environ:
                 yield (
                     f"{key} is {value!r}, and the environment variable {name} is not set; "

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from genrec_lab.codes import CONFLICT_POLICIES, IdentifierConfig, ItemCodes, PrefixCodewords
@@ -379,8 +380,6 @@ def picture_vectors(dataset: Dataset, model: Any, cache: Path) -> np.ndarray:
 
 
 def _flags(folder: Path) -> dict[str, Any]:
-    from safetensors import safe_open
-
     with safe_open(folder / _FOUND, framework="numpy") as file:
         return dict(json.loads(file.metadata()["flags"]))
 
