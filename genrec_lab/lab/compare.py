@@ -48,7 +48,7 @@ from genrec_lab.viz.live import end_notebook
 
 ABLATION = "08_ablations"
 _PER_USER = {"recall": recall_per_user, "ndcg": ndcg_per_user}
-_DESCRIBES = ("name", "provenance", "compare", "tuning")  # fields that are no setting of the method
+_DESCRIBES = ("name", "provenance", "compare", "tuning")  # fields that are not settings of the method
 _KS = (5, 10)
 # What two seeds of one run may differ in without a word.
 _EXPECTED_DIFFERENCES = ("run", "seed", "config.provenance", "config.reference_codes")

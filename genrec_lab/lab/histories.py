@@ -60,7 +60,7 @@ def read_histories(file: Path) -> pl.DataFrame:
                 pl.col("user", "domain").cast(pl.String), pl.col("history").cast(pl.List(pl.String))
             )
         except pl.exceptions.PolarsError as error:
-            raise RunError(f"{file}: 'history' is no column of lists of items ({error}).") from error
+            raise RunError(f"{file}: 'history' is not a column of lists of items ({error}).") from error
         lacking_one = pl.col("user").is_null() | pl.col("history").is_null()
         if frame.filter(lacking_one | pl.col("history").list.contains(None, nulls_equal=True)).height:
             raise RunError(f"{file} has rows without a user, a history or an item; leave them out.")

@@ -60,7 +60,7 @@ def _sentence(what: str, needed: int, free: int, where: str) -> str:
 
 
 def _generative(method: Any) -> int:
-    """Bytes to train a generative row; 0 for what a model of somebody else's does not say."""
+    """Bytes to train a generative row; 0 for what a foreign model does not say."""
     sizes, tokens = method.recommender, method.pairs.max_history * getattr(method.tokenizer, "levels", 4)
     width, wide = getattr(sizes, "d_model", 0), getattr(sizes, "d_ff", 0)
     heads = getattr(sizes, "heads", 0) * getattr(sizes, "d_kv", 0)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 KERNEL = "python3"
 _PATTERN = "[0-9][0-9]_*.ipynb"
-# A place to try one's own in, no stage of a run: executed where it is named.
+# A place to try things, not a stage of a run: executed only if it is named.
 _BY_NAME_ONLY = ("10_your_own_method",)
 
 

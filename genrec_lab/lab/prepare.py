@@ -29,7 +29,7 @@ _PARTS = ("train", "valid", "test")
 _FACTS = ("domains", "items", "texts", "pictures")
 _LARGEST_HASHED_BYTES = 1 << 30  # of larger files size and time count, for reading them takes minutes
 _MOST_HASHED_FILES = 5_000  # of a folder
-# An item without a text has its key in place of one, for encoders that cannot read nothing.
+# An item without a text has its key instead, for encoders that cannot read an empty text.
 _HAS_TEXT = (pl.col("text").str.strip_chars() != "") & (pl.col("text") != pl.col("key"))
 
 

@@ -118,9 +118,11 @@ def seeds_of(text: str) -> tuple[int, ...]:
     try:
         seeds = tuple(int(seed) for seed in text.split(","))
     except ValueError as error:
-        raise ValueError(f"--seeds {text} is no list of seeds; write whole numbers as 1,2,3") from error
+        raise ValueError(f"--seeds {text} is not a list of seeds; write whole numbers as 1,2,3") from error
     if wrong := [seed for seed in seeds if not 0 <= seed <= GREATEST_SEED]:
-        raise ValueError(f"--seeds {text} is no list of seeds: {wrong[0]} is not in 0 to {GREATEST_SEED:,}")
+        raise ValueError(
+            f"--seeds {text} is not a list of seeds: {wrong[0]} is not in 0 to {GREATEST_SEED:,}"
+        )
     if twice := [seed for place, seed in enumerate(seeds) if seed in seeds[:place]]:
         raise ValueError(f"--seeds {text} names {twice[0]} twice; leave one out")
     return seeds
@@ -134,7 +136,7 @@ def place_of(source: Source) -> str:
 def read_content(source: Source, sets: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:
     """Return a run file's keys and values with the settings laid over, and what is wrong with them.
 
-    A key whose value could not be read is left out, and so is one that is no text.
+    A key whose value could not be read is left out, and so is one that is not text.
     Raises RunFileError if the file cannot be read at all.
     """
     problems: list[str] = []
@@ -220,7 +222,7 @@ def _read_file(file: Path, problems: list[str]) -> dict[Any, Any]:
             near = did_you_mean(file.name, sorted(other.name for other in file.parent.glob("*.yaml")))
             raise ValueError(f"it does not exist{near}; check the path")
         if not file.is_file():
-            raise ValueError("that is no file; name a run file, as smoke.yaml")
+            raise ValueError("it is not a file; name a run file such as smoke.yaml")
         if (size := file.stat().st_size) > _MOST_BYTES:
             raise ValueError(f"it has {size:,} bytes; the limit is {_MOST_BYTES:,}, keep data elsewhere")
         content, found = _parsed(file.read_text(encoding="utf-8-sig"))
@@ -359,7 +361,7 @@ class _Loader(yaml.SafeLoader):
             return UNREADABLE
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Return a mapping; keys that are no texts or numbers, or given twice, are noted and left out."""
+        """Return a mapping; keys that are neither text nor numbers, or given twice, are noted and left out."""
         kept, seen = [], set()
         for key_node, value_node in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":

@@ -31,7 +31,9 @@ def main(file: Path, stages: Sequence[str], sets: Sequence[str]) -> None:
     try:
         chosen = [name for name in SHARED if any(name.startswith(given) for given in stages or SHARED)]
         if unknown := [given for given in stages if not any(name.startswith(given) for name in SHARED)]:
-            raise RunError(f"{', '.join(unknown)} is no stage that can be shared; known: {', '.join(SHARED)}")
+            raise RunError(
+                f"{', '.join(unknown)} is not a stage that can be shared; known: {', '.join(SHARED)}"
+            )
         parameters = read_run_file(file, list(sets)).parameters()
         run = open_run(**parameters, base=file.resolve().parent, change=True)
         for name in chosen:

@@ -26,7 +26,7 @@ from genrec_lab.lab.files import as_json, hash_folder, read_json, write_json
 from genrec_lab.registry import ComponentConfig, component_config
 from genrec_lab.scale.cluster import Cluster, ScaleError, connected, require_room
 
-_MADE_OF = "made_of.json"  # what a table was made of; without it a folder is no table of a pipeline
+_MADE_OF = "made_of.json"  # what a table was made of; without it a folder is not the table of a pipeline
 _PLAN = "plan.json"  # the same, of a table that is being made
 _SAID = 1000  # characters of a worker's error
 
@@ -174,7 +174,7 @@ def read_table(folder: str | Path) -> pl.DataFrame:
     """Read what a pipeline wrote, sorted by its keys; ScaleError if it is none, or not whole."""
     mark = Path(folder) / _MADE_OF
     if not mark.is_file():
-        raise ScaleError(f"{folder} is no table of a pipeline that came to its end; run it again")
+        raise ScaleError(f"{folder} is not the table of a finished pipeline; run the pipeline again")
     return pl.read_parquet(Path(folder) / "*.parquet").sort(read_json(mark)["keys"])
 
 
@@ -300,7 +300,7 @@ def _with_lists(keys: pl.DataFrame, **values: np.ndarray) -> pl.DataFrame:
 def _parquet_files(source: Path) -> list[Path]:
     files = sorted(source.glob("*.parquet")) if source.is_dir() else [source]
     if not files or not files[0].is_file():
-        raise ScaleError(f"{source} is no parquet file and no folder of such; an address is not read")
+        raise ScaleError(f"{source} is neither a parquet file nor a folder of them; addresses are not read")
     return [file.resolve() for file in files]
 
 

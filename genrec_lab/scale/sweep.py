@@ -28,7 +28,9 @@ class RunResources(BaseModel):
     memory_gigabytes: float | None = Field(
         None, gt=0, description="that must be free; None: whatever there is"
     )
-    restarts: int = Field(2, ge=0, description="times that a run whose worker died goes on on another one")
+    restarts: int = Field(
+        2, ge=0, description="times that a run resumes on another worker after its worker died"
+    )
 
 
 class Runs(BaseModel):

@@ -335,7 +335,7 @@ def test_a_folder_that_a_notebook_moves_is_said_and_no_other_is_made(checkout, c
         (["--only", "07"], "--only names '07'; the notebooks are 01_data_preparation, 05_recommender"),
         (["--only", "01", "--from", "05"], "--only and --from exclude each other"),
         (["--seeds", "1,1"], "names 1 twice"),
-        (["--seeds", "-1"], "--seeds -1 is no list of seeds"),
+        (["--seeds", "-1"], "--seeds -1 is not a list of seeds"),
         (["--set", "notebooks=[03_residual_atlas]"], "notebooks names '03_residual_atlas'"),
         (["--set", "overrides.rows.slow.model.kind=toy.py:Fast"], "toy.py"),
         (["--json"], "add --dry-run"),

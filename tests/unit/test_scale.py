@@ -200,7 +200,7 @@ def test_what_cannot_be_done_is_told_before_anything_starts(
     tokenizer, target = made.folder / "tokenizer", tmp_path / "codes"
     with pytest.raises(ScaleError, match=r"'history', 'user'\]; \['item', 'vector'\] are needed"):
         tokenize_catalogue(made.folder / "users.parquet", target, tokenizer)
-    with pytest.raises(ScaleError, match="nowhere is no parquet file and no folder of such"):
+    with pytest.raises(ScaleError, match="nowhere is neither a parquet file nor a folder"):
         tokenize_catalogue(tmp_path / "nowhere", target, tokenizer)
     with pytest.raises(ScaleError, match=r"nothing holds no config.json; .* from_pretrained"):
         tokenize_catalogue(made.folder / "vectors", target, tmp_path / "nothing")
@@ -216,7 +216,7 @@ def test_what_cannot_be_done_is_told_before_anything_starts(
     (tmp_path / "thesis").mkdir()
     with pytest.raises(ScaleError, match="thesis is there and no pipeline wrote it"):
         tokenize_catalogue(made.folder / "vectors", tmp_path / "thesis", tokenizer)
-    with pytest.raises(ScaleError, match="thesis is no table of a pipeline that came to its end"):
+    with pytest.raises(ScaleError, match="thesis is not the table of a finished pipeline"):
         read_table(tmp_path / "thesis")
     assert main(["recommend", str(empty), str(target), str(made.folder / "recommender")]) == 2
     assert "['user', 'domain', 'history'] are needed" in capsys.readouterr().err
