@@ -1,4 +1,4 @@
-"""Guess what the columns of a user's two tables mean, and write a run file for them: `genrec init FOLDER --data`."""
+"""Guess what the columns of two tables mean, and write a run file for them: `genrec init FOLDER --data`."""
 
 from __future__ import annotations
 

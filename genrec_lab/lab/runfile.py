@@ -361,7 +361,7 @@ class _Loader(yaml.SafeLoader):
             return UNREADABLE
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Return a mapping; keys that are neither text nor numbers, or given twice, are noted and left out."""
+        """Return a mapping; keys that are neither text nor number, or repeated, are noted and left out."""
         kept, seen = [], set()
         for key_node, value_node in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
