@@ -47,8 +47,8 @@ class Muon(torch.optim.Muon):
             if not matrices:
                 continue
             torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-            updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
-            updates = [update.T if update.shape[0] > update.shape[1] else update for update in updates]
+            looking_ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])
+            updates = [update.T if update.shape[0] > update.shape[1] else update for update in looking_ahead]
             torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
             for places in groups_by_shape(updates, shared):
                 own = [matrices[place] for place in places]
