@@ -214,7 +214,7 @@ def test_an_index_of_figures_that_cannot_be_read_is_said_and_stops_nothing(run, 
     (run.folder / "figures" / "index.json").write_text(content)
     page = Page(build_report(run).read_text(encoding="utf-8"))
     assert page.having("data-figure") == []
-    assert "figures/index.json cannot be read: run the notebooks again" in page.text
+    assert "figures/index.json cannot be read; run the notebooks again" in page.text
 
 
 def test_figures_of_results_that_have_changed_since_are_left_out(run):

@@ -178,7 +178,7 @@ def test_what_is_known_to_be_wrong_is_said_before_anything_runs(
         (
             "self.codes.domain_items(name)",
             "np.arange(300)",
-            "recommend gave user . the item .* none of the 100",
+            "recommend gave user . the item .* not one of the 100",
         ),
         (
             "Ranked.best(items[None], scores[None], top_k)",
