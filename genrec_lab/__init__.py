@@ -1,7 +1,7 @@
 """A notebook-first workbench for generative recommendation with semantic identifiers.
 
-A tokenizer gives each item a short row of codes, a recommender learns to write the codes of the next item,
-and a search over the tree of all identifiers turns what it writes into a ranking. By hand:
+A tokenizer assigns each item a short sequence of codes. A recommender learns to generate the codes of the
+next item, and a search over the tree of all identifiers turns its output into a ranking. Step by step:
 
 >>> import genrec_lab as gl
 >>> data = gl.load_dataset("bazaar", items=300, users=300, domains=["Garden"])
@@ -16,11 +16,11 @@ and a search over the tree of all identifiers turns what it writes into a rankin
 >>> gl.metrics_table(ranked, test["target"], test["domain"]).columns
 ['domain', 'metric', 'k', 'value', 'users']
 
-What there is; `help(genrec_lab.NAME)` has the arguments and an example of each::
+The package contains the following; `help(genrec_lab.NAME)` shows the arguments and an example of each::
 
     data          load_dataset, make_bazaar, Dataset, k_core, leave_one_out, Split
     codes         RQVAE, ResidualKMeans, GivenCodes; ItemCodes, code_health
-    recommenders  Recommender, SASRec, TrainingConfig; losses, a module with one function an equation
+    recommenders  Recommender, SASRec, TrainingConfig; losses, a module with one function per equation
     decoding      CodeTrie, beam_search, exact_top_k
     evaluation    recall_at_k, ndcg_at_k, metrics_table, paired_bootstrap
     runs          open_run, existing_run, Run, explore; presets, a module with the settings of every method
@@ -28,8 +28,8 @@ What there is; `help(genrec_lab.NAME)` has the arguments and an example of each:
                   register_conflict_policy, register_source, register_metric, register_figure,
                   register_explorer_view
 
-A run does the same with notebooks and keeps each step with what made it. On the command line:
-`genrec --help`.
+A run does the same with notebooks and stores each step with the settings that produced it. For the command
+line, see `genrec --help`.
 """
 
 import importlib
@@ -39,8 +39,8 @@ from typing import Any
 
 __version__ = "0.3.0"
 
-# Threads that wait for a core instead of giving it up slow a training beside any other busy process by 4 to
-# 13 times. OpenMP reads this when torch is loaded.
+# By default, idle OpenMP threads keep their core busy. This slows training by 4 to 13 times when another
+# process is busy. OpenMP reads this setting when torch is loaded.
 if "torch" not in sys.modules:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

@@ -1,4 +1,4 @@
-"""The losses of the papers, one function an equation.
+"""The losses of the papers, one function per equation.
 
 >>> x, x_hat = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 0.0]])
 >>> reconstruction_loss(x, x_hat)
@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from genrec_lab.training.processes import gather_rows
 
-# Where UTGRec's paper and its published code reduce a loss differently: the paper sums, the code averages.
+# UTGRec's paper and its published code reduce some losses differently: the paper sums, the code averages.
 Reduction = Literal["paper", "code"]
 
 
@@ -28,7 +28,7 @@ def reconstruction_loss(x: Tensor, x_hat: Tensor) -> Tensor:
 
 
 def residual_quantization_loss(residuals: Tensor, codewords: Tensor, beta: float = 0.25) -> Tensor:
-    """GMC Eq. 5: codewords move to the residuals they quantise, residuals (times beta) to their codewords.
+    """GMC Eq. 5: pulls codewords towards their residuals, and residuals (times beta) towards their codewords.
 
     (B, L, d), (B, L, d) -> scalar: sum over levels and dimensions, mean over the batch.
     """
@@ -38,11 +38,11 @@ def residual_quantization_loss(residuals: Tensor, codewords: Tensor, beta: float
 
 
 def domain_contrastive_loss(z_hat: Tensor, domain: Tensor) -> Tensor:
-    """GMC Eq. 6: quantised vectors of one domain attract each other, against all vectors of the batch.
+    """GMC Eq. 6: contrasts quantised vectors of the same domain with all vectors of the batch.
 
-    (B, d), (B,) int -> scalar. Inner products without a temperature; an item counts itself in both sums, as
-    the paper writes it. With a single domain in the batch the loss is exactly 0, and so is its gradient.
-    Every process computes the loss over the rows of all processes.
+    (B, d), (B,) int -> scalar. Uses inner products without a temperature. Both sums include the item itself,
+    as in the paper. If the batch has a single domain, the loss and its gradient are exactly 0. Every process
+    computes the loss over the rows of all processes.
     """
     with torch.autocast(z_hat.device.type, enabled=False):  # exp() of a bfloat16 inner product is too coarse
         z_hat = gather_rows(z_hat.to(torch.promote_types(z_hat.dtype, torch.float32)))
@@ -54,9 +54,9 @@ def domain_contrastive_loss(z_hat: Tensor, domain: Tensor) -> Tensor:
 
 
 def collaborative_alignment_loss(z_hat: Tensor, collaborative: Tensor) -> Tensor:
-    """LETTER's L_CF: an item's quantised vector belongs to its own collaborative vector, against the batch's.
+    """LETTER's L_CF: matches an item's quantised vector with its own collaborative vector among the batch's.
 
-    (B, d), (B, d) -> scalar: cross-entropy over inner products without a temperature, mean over the batch, of
+    (B, d), (B, d) -> scalar: cross-entropy over inner products without a temperature, mean over the batch of
     all processes.
     """
     with torch.autocast(z_hat.device.type, enabled=False):  # exp() of a bfloat16 inner product is too coarse
@@ -66,10 +66,10 @@ def collaborative_alignment_loss(z_hat: Tensor, collaborative: Tensor) -> Tensor
 
 
 def code_diversity_loss(codebook: Tensor, codes: Tensor, partners: Tensor) -> Tensor:
-    """LETTER's L_Div of one level: a chosen codeword draws near another of its cluster, away from all others.
+    """LETTER's L_Div of one level: pulls a codeword towards another of its cluster, away from all others.
 
-    (K, d) codewords, (B,) int64 chosen codes, (B,) int64 codes of their clusters, none the chosen one ->
-    scalar: cross-entropy over inner products with all codewords but the chosen one, mean over the batch.
+    (K, d) codewords, (B,) int64 chosen codes, (B,) int64 other codes of the same clusters -> scalar:
+    cross-entropy over inner products with all codewords except the chosen one, mean over the batch.
     """
     similarity = codebook[codes] @ codebook.T
     similarity = similarity.scatter(1, codes[:, None], -torch.inf)
@@ -77,9 +77,9 @@ def code_diversity_loss(codebook: Tensor, codes: Tensor, partners: Tensor) -> Te
 
 
 def info_nce(a: Tensor, b: Tensor, temperature: float) -> Tensor:
-    """UTGRec Eq. 11 for one level: row i of a belongs to row i of b, all other rows of b are its negatives.
+    """UTGRec Eq. 11 for one level: row i of b is the positive of row i of a, all other rows are negatives.
 
-    (B, d), (B, d) -> scalar: cosine similarity over the temperature, mean over the batch.
+    (B, d), (B, d) -> scalar: cosine similarity divided by the temperature, mean over the batch.
     """
     similarity = functional.normalize(a, dim=-1) @ functional.normalize(b, dim=-1).T
     return functional.cross_entropy(similarity / temperature, torch.arange(len(a), device=a.device))
@@ -96,17 +96,17 @@ def code_cross_entropy(logits: Tensor, tokens: Tensor) -> Tensor:
 def tree_code_loss(
     residuals: Tensor, codewords: Tensor, beta: float = 0.25, reduction: Reduction = "paper"
 ) -> Tensor:
-    """UTGRec Eqs 5 to 7: half the root's loss, half the mean loss of the levels that share the leaf codebook.
+    """UTGRec Eqs 5 to 7: half the root's loss plus half the mean loss of the levels with the leaf codebook.
 
     (B, L, d), (B, L, d) -> scalar: sum over d ("paper") or mean over d ("code"), mean over the batch.
-    Raises ValueError for fewer than two levels, which have no leaf.
+    Raises ValueError for fewer than two levels, since there is no leaf then.
     """
     if residuals.shape[1] < 2:
         raise ValueError(
             f"residuals have shape {tuple(residuals.shape)}: tree codebooks need at least 2 levels, a root "
             f"and a leaf"
         )
-    # The paper's sg[]: the first half moves codewords only, the second residuals only.
+    # The paper's sg[]: the first term moves only the codewords, the second only the residuals.
     codebook = (residuals.detach() - codewords).square()
     commitment = (residuals - codewords.detach()).square()
     levels = (codebook + beta * commitment).sum(dim=-1).mean(dim=0)
@@ -117,10 +117,10 @@ def tree_code_loss(
 def text_reconstruction_loss(
     logits: Tensor, tokens: Tensor, items: int, reduction: Reduction = "paper"
 ) -> Tensor:
-    """UTGRec Eq. 8: negative log-likelihood of the M true tokens of some items.
+    """UTGRec Eq. 8: negative log-likelihood of the M true tokens of a group of items.
 
     (M, V) logits, (M,) int64 tokens -> scalar: sum over an item's tokens and mean over the `items` ("paper"),
-    or mean over all M tokens ("code"). No tokens give a zero that back-propagates.
+    or mean over all M tokens ("code"). Without tokens, the loss is a zero that can be back-propagated.
     """
     total = functional.cross_entropy(logits, tokens, reduction="sum")
     return total / max(items if reduction == "paper" else len(tokens), 1)
@@ -129,10 +129,10 @@ def text_reconstruction_loss(
 def co_occurrence_alignment_loss(
     a: Tensor, b: Tensor, temperature: float = 0.1, reduction: Reduction = "paper"
 ) -> Tensor:
-    """UTGRec Eq. 11: an item's content at each level belongs to its neighbour's, against all of the batch.
+    """UTGRec Eq. 11: matches an item's content at each level with its neighbour's among all of the batch.
 
     (B, L, d), (B, L, d) -> scalar: sum ("paper") or mean ("code") over levels, mean over the batch. Every
-    process computes the loss over the rows of all processes, which gives each its negatives.
+    process computes the loss over the rows of all processes, so each row has the negatives of all.
     """
     with torch.autocast(a.device.type, enabled=False):  # exp(cos / 0.1) of a bfloat16 cosine is too coarse
         a, b = (gather_rows(x.to(torch.promote_types(x.dtype, torch.float32))) for x in (a, b))

@@ -1,7 +1,8 @@
-"""Bazaar, the embedded data set: shops, items with words and pictures, and users, all generated from a seed.
+"""Bazaar, the built-in data set: shops, items with text and pictures, and users, all generated from a seed.
 
-`make_bazaar` returns an ordinary `Dataset`. Because its world is known (`world.py`), so is the best ranking
-that any model could make from a history: `oracle_ranking` and `best_possible` (`oracle.py`).
+`make_bazaar` returns an ordinary `Dataset`. Since the distribution behind it is known (`world.py`), the best
+ranking that any model could make from a history is also known: `oracle_ranking` and `best_possible`
+(`oracle.py`).
 """
 
 from __future__ import annotations
@@ -53,16 +54,16 @@ def make_bazaar(
 ) -> Dataset:
     """Generate a Bazaar: `load_dataset("bazaar", ...)`.
 
-    `items` (300 to 1,000,000) and `users` (by default four an item, at most 400,000) are spread evenly over
-    `domains`, which are some of the shops Garden, Kitchen, Studio, Workshop, Wardrobe, Playroom. `images`
-    is a folder into which every item's picture is written, None or False for no pictures; they change
-    nothing but the column `image`. True is for run files: the lab draws them into its cache. `text_template`
-    builds the column `text` from the others. `knobs` are the other fields of `BazaarConfig`. The items have
-    the further columns `brand, categories, description, material, colour, shape, style`.
+    `items` (300 to 1,000,000) and `users` (by default four per item, at most 400,000) are spread evenly over
+    `domains`, a selection of the shops Garden, Kitchen, Studio, Workshop, Wardrobe, Playroom. `images` is a
+    folder for the pictures of all items; None or False means no pictures. Pictures only change the column
+    `image`. True is for run files: the lab writes the pictures to its cache. `text_template` builds the
+    column `text` from the others. `knobs` are the other fields of `BazaarConfig`. The items have the
+    additional columns `brand, categories, description, material, colour, shape, style`.
 
-    The same options give the same Dataset on every machine. A shop's items depend on the seed and on how
-    many they are, not on the other shops or on the users. Raises DataError for an option that is unknown or
-    out of bounds.
+    The same options give the same Dataset on every machine. A shop's items depend on the seed and on their
+    number, not on the other shops or on the users. Raises DataError for an option that is unknown or out of
+    bounds.
 
     >>> data = make_bazaar(items=300, users=300, domains=["Garden"])
     >>> data.items["title"][1]
@@ -96,11 +97,11 @@ def _picture_folder(images: object) -> Path | None:
 
 
 def _items(world: BazaarWorld, place: DomainWorld, text_template: str, folder: Path | None) -> pl.DataFrame:
-    """The items of one shop, without their number."""
+    """Return the items of one shop, without their index."""
     seed, shop = world.config.seed, place.shop
     phrased = describe(shop, place.attributes, stream(seed, "wording", shop))
     phrased = phrased.with_columns(domain=pl.lit(shop.name))
-    # Before the pictures, which take longest: so a wrong template is refused at once.
+    # Pictures take longest, so the text comes first: a wrong template fails immediately.
     text = template_text(text_template, phrased)
     pictures: list[str | None] = [None] * phrased.height
     if folder is not None:
@@ -110,7 +111,7 @@ def _items(world: BazaarWorld, place: DomainWorld, text_template: str, folder: P
 
 
 def _sequences(place: DomainWorld, drawn: Sequences) -> pl.DataFrame:
-    """The sequences of one shop's users, without the users' numbers."""
+    """Return the sequences of one shop's users, without the users' indices."""
     number = np.arange(len(drawn.lengths))
     places = pl.DataFrame({"number": np.repeat(number, drawn.lengths), "items": drawn.items})
     name = place.shop.name
@@ -122,4 +123,4 @@ def _sequences(place: DomainWorld, drawn: Sequences) -> pl.DataFrame:
     )  # fmt: skip
 
 
-make_bazaar.__dict__["options"] = BazaarConfig  # by which a run file is checked before anything is generated
+make_bazaar.__dict__["options"] = BazaarConfig  # used to validate a run file before anything is generated

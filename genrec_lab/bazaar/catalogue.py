@@ -1,10 +1,10 @@
-"""What Bazaar's shops sell: the attributes of an item, and the words that are made from them.
+"""What Bazaar's shops sell: the attributes of items, and the texts generated from them.
 
-Departments, materials, colours, shapes, styles and ten brands are the same in every shop. A shop's own are
-its twelve kinds of goods (two in each department, in the order of `DEPARTMENTS`) and four brands. An item
-is a row of small integers, one for each attribute; its title, description and categories are phrased from
-that row by templates drawn at random, so that a sentence encoder can read the attributes back and no two
-titles need to sound alike.
+Departments, materials, colours, shapes, styles and ten brands are the same in every shop. Each shop has its
+own twelve kinds of goods (two in each department, in the order of `DEPARTMENTS`) and four brands. An item is
+a row of small integers, one for each attribute. Templates drawn at random turn this row into a title, a
+description and categories. A sentence encoder can therefore recover the attributes, although titles vary in
+their wording.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ SHARED_BRANDS: Final = (
     "Kestrel", "Lumora",
 )  # fmt: skip
 
-# A wooden blanket would be a poor joke: each department works in a few materials, and each material is
-# worked in two departments or more, so that a taste for it shows all over a shop.
+# There are no wooden blankets: each department uses a few materials. Each material occurs in at least two
+# departments, so that a taste for it shows throughout a shop.
 DEPARTMENT_MATERIALS: Final = {
     "Tools": ("oak", "walnut", "bamboo", "steel", "brass", "copper"),
     "Storage": ("oak", "bamboo", "steel", "glass", "ceramic", "leather"),
@@ -52,7 +52,7 @@ SERIES: Final = (
 
 @dataclass(frozen=True)
 class Shop:
-    """A domain of Bazaar: its number, which seeds its own random streams, its kinds of goods and its brands.
+    """A domain of Bazaar: its number, which seeds its random streams, its kinds of goods and its brands.
 
     `kinds` lists twelve (category, noun, other noun), two for each of `DEPARTMENTS` in that order;
     `purpose` ends the sentence "made for ...".
@@ -66,7 +66,7 @@ class Shop:
 
     @property
     def all_brands(self) -> tuple[str, ...]:
-        """The shared brands, then the shop's own: what an item's brand number counts through."""
+        """The shared brands, then the shop's own, in the order of the brand numbers."""
         return SHARED_BRANDS + self.brands
 
     @property
@@ -172,8 +172,7 @@ SHOPS: Final = {
     )
 }  # fmt: skip
 
-# In the templates {noun} and the attributes are columns; the first letter of a finished line is made a
-# capital.
+# In the templates, {noun} and the attributes are columns. The first letter of the result is capitalised.
 TITLES: Final = (
     "{style} {colour} {material} {noun}, {shape}",
     "{shape} {noun} in {colour} {material}, {style} style",
@@ -201,16 +200,16 @@ ENDINGS: Final = (
 
 
 def kind_departments() -> np.ndarray:
-    """The department of each kind of goods: (12,) int64 indices into `DEPARTMENTS`."""
+    """Return the department of each kind of goods: (12,) int64 indices into `DEPARTMENTS`."""
     return np.repeat(np.arange(len(DEPARTMENTS)), KINDS_PER_DEPARTMENT)
 
 
 @dataclass(frozen=True)
 class Attributes:
-    """The attributes of the items of one shop, each an (N,) int64 index into the tuple that names its values.
+    """The attributes of the items of one shop, each an (N,) int64 array of indices into its tuple of names.
 
-    `kind` counts through `Shop.kinds`, `brand` through `Shop.all_brands`, the others through the tuples of
-    this file.
+    `kind` is an index into `Shop.kinds`, `brand` into `Shop.all_brands`, the others into the tuples of this
+    file.
     """
 
     kind: np.ndarray
@@ -221,15 +220,16 @@ class Attributes:
     brand: np.ndarray
 
 
-# How often an item is in the style that its brand is known for; otherwise its style is any.
+# The probability that an item has its brand's house style; otherwise its style is drawn uniformly.
 HOUSE_STYLE_RATE: Final = 0.4
 
 
 def draw_attributes(shop: Shop, n_items: int, rng: np.random.Generator) -> Attributes:
     """Draw the attributes of `n_items` items of `shop`.
 
-    Every kind of goods gets its share of the items (the first kinds one more where it does not divide), in
-    mixed order; materials are those of the kind's department; styles lean towards the brand's house style.
+    All kinds of goods have the same number of items, in random order; the first kinds have one more if the
+    number does not divide evenly. Materials are those of the kind's department. Styles lean towards the
+    brand's house style.
     """
     kind = rng.permutation(np.arange(n_items) % len(shop.kinds))
     pools = [np.array([MATERIALS.index(m) for m in DEPARTMENT_MATERIALS[d]]) for d in DEPARTMENTS]
@@ -239,7 +239,7 @@ def draw_attributes(shop: Shop, n_items: int, rng: np.random.Generator) -> Attri
     material = padded[department, rng.integers(0, pool_sizes[department])]
     brand = rng.integers(0, len(shop.all_brands), n_items)
     in_house_style = rng.random(n_items) < HOUSE_STYLE_RATE
-    # Shared brands have their house style in every shop: brand number modulo the styles.
+    # A brand's house style is its number modulo the number of styles, so shared brands keep it in every shop.
     style = np.where(in_house_style, brand % len(STYLES), rng.integers(0, len(STYLES), n_items))
     colour = rng.integers(0, len(COLOURS), n_items)
     shape = rng.integers(0, len(SHAPES), n_items)
@@ -247,7 +247,7 @@ def draw_attributes(shop: Shop, n_items: int, rng: np.random.Generator) -> Attri
 
 
 def _phrase(templates: tuple[str, ...], columns: dict[str, pl.Expr], choice: pl.Expr) -> pl.Expr:
-    """One of `templates` a row, by number, its fields filled in and its first letter a capital."""
+    """Fill in the template that `choice` selects for each row, and capitalise the first letter."""
     phrased: pl.Expr = pl.lit(None, dtype=pl.String)
     for number, template in enumerate(templates):
         fields = [piece.split("}")[0] for piece in template.split("{")[1:]]
@@ -260,10 +260,10 @@ def _phrase(templates: tuple[str, ...], columns: dict[str, pl.Expr], choice: pl.
 
 
 def describe(shop: Shop, attributes: Attributes, rng: np.random.Generator) -> pl.DataFrame:
-    """Phrase the items of a shop, one row per item in order.
+    """Generate the texts of a shop's items, one row per item in order.
 
     Columns `title, key, brand, categories, description, material, colour, shape, style`.
-    `rng` draws the templates, the nouns, the series and the size; attributes alone decide what is said.
+    `rng` draws the templates, nouns, series and sizes; everything else follows from the attributes.
     """
     n_items = len(attributes.kind)
     other_noun = rng.integers(0, 2, n_items)

@@ -1,18 +1,19 @@
-"""The best ranking that any model could give on Bazaar, and the Recall and NDCG that it can expect.
+"""The best possible ranking on Bazaar, and its expected Recall and NDCG.
 
-A model sees a history h = (h_1, ..., h_n) and not the user's archetype t. Since the world is known, so is
-the exact posterior predictive (notation of `world.py`; S_s are the first s items):
+A model sees a history h = (h_1, ..., h_n) but not the user's archetype t. Since the world is known, the exact
+posterior predictive is known too (notation of `world.py`; S_s are the first s items):
 
     p(t | h)    proportional to  p(t) * product over s of p(h_s | t, h_(s-1), S_(s-1))
     p(i | h) =  sum over t of p(t | h) p(i | t, h_n, S_n)
 
-Ranking by p(i | h) is Bayes-optimal: over the world's chance, no ranking made from h, by whatever means,
-has a higher expected Recall@K or NDCG@K. With one target a user and r(i) the rank of item i, the
-expectations are sums over the K first items: of p(i | h) for Recall@K, and of p(i | h) / log2(r(i) + 1) for
-NDCG@K. On targets that were really drawn the same ranking scores more or less than that by chance alone.
+Ranking by p(i | h) is Bayes-optimal: no ranking made from h has a higher expected Recall@K or NDCG@K. With
+one target per user and r(i) the rank of item i, the expectations are sums over the first K items: of p(i | h)
+for Recall@K, and of p(i | h) / log2(r(i) + 1) for NDCG@K. On the targets that were actually drawn, the score
+of this ranking differs from its expectation only by chance.
 
-The oracle sees every item before the target. A model that is shown only the most recent ones knows less, so
-for users with longer sequences the oracle is an upper bound that such a model cannot quite reach.
+The oracle sees every item before the target. A model that sees only the most recent items has less
+information. For users with longer sequences, the oracle is therefore an upper bound that such a model cannot
+quite reach.
 """
 
 from __future__ import annotations
@@ -29,17 +30,16 @@ from genrec_lab.bazaar.world import BazaarWorld, DomainWorld
 from genrec_lab.data.rules import NO_ITEM, DataError, nearest
 
 MAX_ORACLE_ITEMS: Final = 100_000
-# Users are ranked in chunks: how many at most, and how many numbers a chunk's (users, items) table may hold.
+# Users are ranked in chunks: the most users per chunk, and the most numbers in its (users, items) table.
 _CHUNK_USERS: Final = 1024
 _CHUNK_NUMBERS: Final = 2**22
 
 
 class OracleRanking(NamedTuple):
-    """The K likeliest next items of each user and their exact probabilities, likeliest first.
+    """The K most likely next items of each user and their exact probabilities, most likely first.
 
-    `items` (U, K) int64 counted over all domains and `probabilities` (U, K) float64; -1 and 0 past the last
-    item where the domain has fewer than K that the user has not had. Equally likely items are in the
-    order of their index.
+    `items` (U, K) int64 are indices over all domains and `probabilities` (U, K) is float64. If the domain has
+    fewer than K items that are new to the user, the rest is filled with -1 and 0. Ties are in index order.
     """
 
     items: np.ndarray
@@ -48,12 +48,12 @@ class OracleRanking(NamedTuple):
 
 @dataclass(frozen=True)
 class BestPossible:
-    """The oracle on one part of a split: rankings, row by row as in the part, and what they score.
+    """The oracle on one part of a split: its rankings in the order of the part's rows, and their metrics.
 
-    `items`, `probabilities` (U, K) as in `OracleRanking`, K the largest of the cut-offs; `metrics` a frame
-    with columns `domain, metric, k, expected, realised, users`: `expected` is the best that any model could
-    expect of these histories, `realised` what the oracle's ranking scored on the targets drawn. The last
-    rows, of domain "average", weigh the domains by their users.
+    `items`, `probabilities` (U, K) are as in `OracleRanking`, with K the largest cut-off. `metrics` is a
+    frame `domain, metric, k, expected, realised, users`: `expected` is the highest expected value that any
+    model can have on these histories, `realised` the oracle's score on the targets drawn. The last rows, with
+    domain "average", weight the domains by their users.
     """
 
     items: np.ndarray
@@ -69,13 +69,12 @@ def oracle_ranking(
     *,
     last: bool | np.ndarray = True,
 ) -> OracleRanking:
-    """Rank the next items of users of one domain by their exact probability given the history.
+    """Rank the next items of one domain's users by their exact probability given the history.
 
-    `last` (U,) is whether it is the user's last choice, which alone can be one of the world's new items.
-    `histories` are lists of item indices over all domains, oldest first, from the very first item of the
-    user, and may be empty. Raises DataError for a domain that the world has not, an item that is none of
-    the domain's, an item twice in a history (nobody takes one twice), `k` below 1, or a world of more than
-    100,000 items.
+    `last` (U,) marks users whose next choice is their last; only that can be one of the world's new items.
+    `histories` are lists of item indices over all domains, oldest first. They start with the user's very
+    first item and may be empty. Raises DataError for an unknown domain, an item of another domain, an item
+    twice in a history (no user takes an item twice), `k` below 1, or a world of more than 100,000 items.
     """
     _require_small(world)
     if domain not in world.domains:
@@ -101,10 +100,10 @@ def next_item_probabilities(
     *,
     last: bool | np.ndarray = True,
 ) -> np.ndarray:
-    """p(i | h) for all items of the domain: (U, N) float64, rows sum to 1, columns as `Dataset.domain_items`.
+    """Return p(i | h) of all items of the domain: (U, N) float64, columns as in `Dataset.domain_items`.
 
-    As `oracle_ranking`, which keeps only the K likeliest, `last` too; for worlds and numbers of users that
-    fit into memory.
+    Rows sum to 1. The arguments are those of `oracle_ranking`, which keeps only the K most likely items. The
+    whole table must fit into memory.
     """
     _require_small(world)
     place = world.domains[domain]
@@ -118,12 +117,12 @@ def next_item_probabilities(
 def best_possible(
     dataset_options: Mapping[str, Any], part: pl.DataFrame, ks: int | Sequence[int] = (5, 10)
 ) -> BestPossible:
-    """The best possible ranking, Recall@k and NDCG@k on one part of a split of a Bazaar.
+    """Return the best possible ranking, Recall@k and NDCG@k on one part of a split of a Bazaar.
 
-    `dataset_options` are those that the Bazaar was made with; `part` has columns `user, domain, history,
-    target`, as `Split.valid` and `Split.test`. The world and the whole sequences are drawn again from the
-    options, so histories that the split shortened are completed. Raises DataError where `part` does not come
-    from this Bazaar, or as `oracle_ranking`.
+    `dataset_options` are the options that the Bazaar was made with. `part` has columns `user, domain,
+    history, target`, like `Split.valid` and `Split.test`. The world and the full sequences are drawn again
+    from the options, so histories that the split truncated are completed. Raises DataError if `part` does not
+    come from this Bazaar, and in the cases of `oracle_ranking`.
     """
     cutoffs = (ks,) if isinstance(ks, int) else tuple(ks)
     if not cutoffs or min(cutoffs) < 1:
@@ -158,7 +157,7 @@ def _require_small(world: BazaarWorld) -> None:
 def _padded_histories(
     histories: Sequence[Sequence[int] | np.ndarray], place: DomainWorld
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Histories counted within the domain, (U, longest) padded with -1, and their lengths (U,)."""
+    """Return histories as indices within the domain, (U, longest) padded with -1, and their lengths (U,)."""
     lengths = np.array([len(history) for history in histories], dtype=np.int64)
     had = np.full((len(histories), int(lengths.max(initial=0))), NO_ITEM, dtype=np.int64)
     for row, history in enumerate(histories):
@@ -176,7 +175,7 @@ def _padded_histories(
 
 
 class _Stock(NamedTuple):
-    """What can be chosen: weights (T, N) of the items, 0 for absent ones, and (T, C) of the cells."""
+    """The available items: weights (T, N) of the items, 0 if unavailable, and (T, C) of the cells."""
 
     weights: np.ndarray
     of_cells: np.ndarray
@@ -189,7 +188,7 @@ class _Stock(NamedTuple):
 def _predictive(
     place: DomainWorld, had: np.ndarray, lengths: np.ndarray, last: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Chunks of rows (B,) and their p(i | h): (B, N) float64."""
+    """Yield chunks of rows (B,) and their p(i | h): (B, N) float64."""
     late = _Stock.of(place, place.item_weights().astype(np.float64))
     early = _Stock.of(place, np.where(place.new, 0.0, late.weights)) if place.new.any() else late
     factors = place.factors.astype(np.float64)
@@ -205,7 +204,7 @@ def _predictive(
                 own = lengths[rows] == length
                 totals[own] = _totals(place, stock, factors, had[rows[own], :length])
             cells = _last_cells(place, had[rows], lengths[rows])
-            # f does not depend on the archetype, so the mixture over archetypes is one product of matrices.
+            # f does not depend on the archetype, so the mixture over archetypes is one matrix product.
             table = (posterior / totals) @ stock.weights * factors[cells][:, place.cells]
             present = np.arange(had.shape[1]) < lengths[rows][:, None]
             table[np.nonzero(present)[0], had[rows][present]] = 0.0
@@ -213,7 +212,7 @@ def _predictive(
 
 
 def _last_cells(place: DomainWorld, had: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The row of `place.factors` that applies after the given number of items: (B,)."""
+    """Return the row of `place.factors` that applies after the given number of items: (B,)."""
     if not had.shape[1]:
         return np.full(len(had), place.n_cells)
     last = had[np.arange(len(had)), np.maximum(lengths - 1, 0)]
@@ -228,10 +227,10 @@ def _log_posterior(
     had: np.ndarray,
     lengths: np.ndarray,
 ) -> np.ndarray:
-    """Log of p(t | h), but for a constant of each row: (B, T).
+    """Return log p(t | h) up to a constant per row: (B, T).
 
-    Every item of a history was chosen while only those of weight in `early` could be. f of the items
-    chosen is the same for all archetypes and falls out; the sums do not.
+    When the items of a history were chosen, only those with a weight in `early` were available. f of the
+    chosen items is the same for all archetypes and cancels; the sums do not.
     """
     prior = place.archetype_weights / place.archetype_weights.sum()
     log_posterior = np.tile(np.log(prior), (len(had), 1))
@@ -243,15 +242,15 @@ def _log_posterior(
 
 
 def _totals(place: DomainWorld, stock: _Stock, factors: np.ndarray, had: np.ndarray) -> np.ndarray:
-    """The sum of w_t(i) f(last, i) over the items i not in `had` (B, s): (B, T)."""
+    """Return the sum of w_t(i) f(last, i) over the items i not in `had` (B, s): (B, T)."""
     rows = factors[_last_cells(place, had, np.full(len(had), had.shape[1]))]
     taken = np.einsum("tbs,bs->bt", stock.weights[:, had], np.take_along_axis(rows, place.cells[had], axis=1))
-    # Weights are whole numbers, so what is left is at least 1 unless nothing is.
+    # Weights are whole numbers, so the remaining weight is at least 1 unless no item remains.
     return np.maximum(rows @ stock.of_cells.T - taken, 1.0)
 
 
 def _whole_histories(world: BazaarWorld, part: pl.DataFrame) -> tuple[list[np.ndarray], np.ndarray]:
-    """For each row of `part` all items of the user before the target, also those that the split cut off, and
+    """Return all items of each row's user before the target, including those that the split cut off, and
     whether the target is the user's last item (U,)."""
     of_user: list[tuple[str, np.ndarray]] = []
     for domain, sequences in draw_sequences(world).items():
@@ -279,7 +278,7 @@ def _metrics(
     world: BazaarWorld,
     cutoffs: tuple[int, ...],
 ) -> pl.DataFrame:
-    """Expected and realised Recall and NDCG: by domain, metric and cut-off, then all users together."""
+    """Return expected and realised Recall and NDCG by domain, metric and cut-off, then for all users."""
     discounts = 1 / np.log2(np.arange(items.shape[1]) + 2)
     hits = items == targets[:, None]
     groups = [(name, domains == name) for name in world.domains if (domains == name).any()]

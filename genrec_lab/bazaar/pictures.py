@@ -1,10 +1,10 @@
 """Bazaar's pictures: 96 px squares in which every attribute of an item can be seen.
 
-The shape stands in the middle in its colour, with its material as surface, on a background that is its
-style. A badge below to the left shows department and kind of goods (the department's sign, dark on white
-for its first kind and white on dark for its second), one to the right the brand's initials; the frame has
-the shop's colour. Each ingredient is drawn once, four times as large, and shrunk; a picture is then a
-composition of a few arrays.
+The shape is in the centre. It has the item's colour, its material as surface, and its style as background. A
+badge at the bottom left shows the department and the kind of goods (the department's sign, dark on white for
+its first kind and white on dark for its second). A badge at the bottom right shows the brand's initials. The
+frame has the shop's colour. Each element is drawn once at four times its size and then reduced, so a picture
+is composed of a few arrays.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from genrec_lab.bazaar.catalogue import (
 SIZE: Final = 96
 _FINE: Final = 4 * SIZE
 _BADGE: Final = 24
-# Slight turns, in degrees, so that no two pictures of one shape need to be equal pixel by pixel.
+# Slight rotations, in degrees, so that pictures of the same shape differ in their pixels.
 TURNS: Final = (-10, -5, 0, 5, 10)
 
 Polygon = list[tuple[float, float]]
@@ -48,19 +48,19 @@ _FRAME_VALUES: Final[dict[str, RGB]] = {
 
 
 def _grid() -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates x, y in pixels of the finished picture, (4 SIZE, 4 SIZE) each."""
+    """Return coordinates x, y in pixels of the finished picture, (4 SIZE, 4 SIZE) each."""
     line = (np.arange(_FINE) + 0.5) / 4
     return np.broadcast_to(line[None, :], (_FINE, _FINE)), np.broadcast_to(line[:, None], (_FINE, _FINE))
 
 
 def _shrunk(fine: np.ndarray) -> np.ndarray:
-    """Means over 4 x 4 pixels: (4H, 4W, ...) to (H, W, ...)."""
+    """Average over 4 x 4 pixels: (4H, 4W, ...) to (H, W, ...)."""
     height, width = fine.shape[0] // 4, fine.shape[1] // 4
     return fine.reshape(height, 4, width, 4, *fine.shape[2:]).mean(axis=(1, 3))
 
 
 def _stripe(phase: np.ndarray, width: float) -> np.ndarray:
-    """1 where `phase`, in periods, is within `width` of a period's start, else 0."""
+    """Return 1 where `phase`, in periods, is within `width` of a period's start, else 0."""
     return (np.mod(phase, 1.0) < width).astype(float)
 
 
@@ -130,7 +130,7 @@ _SURFACES: Final[dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]]] = {
 
 @cache
 def _surface(material: str) -> np.ndarray:
-    """What a material adds to a colour's brightness, -1..1: (SIZE, SIZE, 1)."""
+    """Return what a material adds to a colour's brightness, -1..1: (SIZE, SIZE, 1)."""
     return _shrunk(_SURFACES[material](*_grid()))[..., None]
 
 
@@ -156,7 +156,7 @@ def _bohemian(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def _art_deco(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     drawn = np.zeros_like(x)
-    # Scales overlap from the top down: each row of fans hides the feet of the row above.
+    # Scales overlap from the top down: each row of fans covers the bottom of the row above.
     for row in range(-1, 10):
         dx = np.mod(x + 12 * (row % 2), 24) - 12
         radius = np.hypot(dx, y - 12 * row - 12)
@@ -176,7 +176,7 @@ def _minimalist(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return y / SIZE
 
 
-# Ground, second tone, and where the second tone lies.
+# First colour, second colour, and the area of the second colour.
 _BACKGROUNDS: Final[dict[str, tuple[RGB, RGB, Callable[[np.ndarray, np.ndarray], np.ndarray]]]] = {
     "Nordic": ((204, 216, 228), (250, 252, 255), _nordic),
     "Rustic": ((214, 186, 148), (168, 134, 94), _rustic),
@@ -191,7 +191,7 @@ _BACKGROUNDS: Final[dict[str, tuple[RGB, RGB, Callable[[np.ndarray, np.ndarray],
 
 @cache
 def _background(style: str) -> np.ndarray:
-    """A style's background: (SIZE, SIZE, 3) floats 0..255."""
+    """Return a style's background: (SIZE, SIZE, 3) floats 0..255."""
     ground, second, pattern = _BACKGROUNDS[style]
     share = pattern(*_grid())[..., None]
     return _shrunk(np.array(ground) * (1 - share) + np.array(second) * share)
@@ -203,7 +203,7 @@ def _regular(corners: int, radius: float, start: float) -> Polygon:
 
 
 def _outline(shape: str) -> Polygon:
-    """A shape's outline around (0, 0), in pixels of the finished picture."""
+    """Return a shape's outline around (0, 0), in pixels of the finished picture."""
     arc = np.radians(np.linspace(0, 360, 181))
     if shape == "round":
         return [(28 * float(np.cos(a)), 28 * float(np.sin(a))) for a in arc]
@@ -232,7 +232,7 @@ def _outline(shape: str) -> Polygon:
 
 @cache
 def _mask(shape: str, turn: int, growth: float) -> np.ndarray:
-    """How much of each pixel a shape covers, 0..1: (SIZE, SIZE, 1); `growth` widens it by so many pixels."""
+    """Return the share of each pixel that a shape covers, 0..1: (SIZE, SIZE, 1); `growth` is in pixels."""
     cosine, sine = np.cos(np.radians(turn)), np.sin(np.radians(turn))
     image = Image.new("L", (_FINE, _FINE), 0)
     points = [
@@ -247,14 +247,14 @@ def _mask(shape: str, turn: int, growth: float) -> np.ndarray:
 
 @cache
 def _shadow(shape: str, turn: int) -> np.ndarray:
-    """The soft shadow of a shape, 0..1: (SIZE, SIZE, 1)."""
+    """Return the soft shadow of a shape, 0..1: (SIZE, SIZE, 1)."""
     image = Image.fromarray((_mask(shape, turn, 1.0)[..., 0] * 255).astype(np.uint8))
     soft = np.asarray(image.filter(ImageFilter.GaussianBlur(3)), dtype=float) / 255
     return np.roll(soft, (3, 2), axis=(0, 1))[..., None] * 0.45
 
 
 def _sign(draw: ImageDraw.ImageDraw, department: int, ink: RGB) -> None:
-    """Draw a department's sign into a badge of 96 fine pixels: hammer, crate, bulb, thread, chair, frame."""
+    """Draw a department's sign on a badge of 96 x 96 pixels: hammer, crate, bulb, thread, chair, frame."""
     if department == 0:
         draw.rectangle((24, 26, 72, 42), fill=ink)
         draw.rectangle((43, 42, 53, 76), fill=ink)
@@ -280,7 +280,7 @@ def _sign(draw: ImageDraw.ImageDraw, department: int, ink: RGB) -> None:
 
 @cache
 def _kind_badge(kind: int) -> np.ndarray:
-    """The badge of a kind of goods: (24, 24, 4), colour 0..255 and coverage 0..1."""
+    """Return the badge of a kind of goods: (24, 24, 4), colour 0..255 and coverage 0..1."""
     department, variant = divmod(kind, KINDS_PER_DEPARTMENT)
     ink, paper = ((40, 44, 52), (255, 255, 255)) if variant == 0 else ((255, 255, 255), (40, 44, 52))
     image = Image.new("RGBA", (4 * _BADGE, 4 * _BADGE), (*paper, 0))
@@ -292,7 +292,7 @@ def _kind_badge(kind: int) -> np.ndarray:
 
 @cache
 def _brand_badge(brand: str, number: int) -> np.ndarray:
-    """The badge of a brand, its first two letters on a ground of its own: (24, 24, 4) as `_kind_badge`."""
+    """Return the badge of a brand, its first two letters on its own colour: (24, 24, 4) as `_kind_badge`."""
     # Neighbours on the colour circle differ in brightness.
     colour = (round(number * 255 / 14), 140, (90, 160)[number % 2])
     ground = Image.new("HSV", (1, 1), colour).convert("RGB").getpixel((0, 0))
@@ -309,7 +309,7 @@ def _covering(image: Image.Image) -> np.ndarray:
 
 
 def draw_picture(shop: Shop, attributes: Attributes, item: int, turn: int = 0) -> Image.Image:
-    """The picture of item number `item` of a shop, turned by `turn` degrees: a 96 x 96 RGB image."""
+    """Draw the picture of item number `item` of a shop, rotated by `turn` degrees: a 96 x 96 RGB image."""
     shape, material = SHAPES[attributes.shape[item]], MATERIALS[attributes.material[item]]
     colour = np.array(_COLOUR_VALUES[COLOURS[attributes.colour[item]]], dtype=float)
     canvas = _background(STYLES[attributes.style[item]]) * (1 - _shadow(shape, turn))
@@ -338,8 +338,8 @@ def write_pictures(
 ) -> Iterator[str]:
     """Write the picture of each item of a shop to `<folder>/<shop>/<key>.png` and yield its path.
 
-    A picture that is there is overwritten, since another seed gives another one the same name. Raises
-    OSError where the disk is full or the folder cannot be written.
+    Existing pictures are overwritten, since different seeds use the same names. Raises OSError if the disk is
+    full or the folder cannot be written.
     """
     place = folder / shop.name.lower()
     place.mkdir(parents=True, exist_ok=True)

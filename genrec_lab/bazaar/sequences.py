@@ -1,4 +1,4 @@
-"""The users of Bazaar: how long their sequences are, who they are, and what they choose."""
+"""The users of Bazaar: the lengths of their sequences, their archetypes and their choices."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import numpy as np
 
 from genrec_lab.bazaar.world import MIN_LENGTH, BazaarWorld, DomainWorld, stream
 
-# Lengths beyond the minimum are a mixture of two geometric distributions: most users come for a short
-# while, a fifth stay six times as long. The shares and means keep the mixture's mean at 1.
+# Lengths beyond the minimum follow a mixture of two geometric distributions: most users have a short
+# sequence, a fifth have one that is six times as long. The shares and means keep the mixture's mean at 1.
 LONG_STAY_SHARE: Final = 0.2
 SHORT_STAY_MEAN: Final = 0.5
 LONG_STAY_MEAN: Final = 3.0
-# Probabilities of lengths as whole numbers, so that every machine draws the same.
+# Probabilities of lengths are whole numbers, so that every machine draws the same lengths.
 _LENGTH_SCALE: Final = 2**40
-# How often an item that a user has had is drawn again before the slower way is taken.
+# The number of redraws for an item that the user already has, before the slower method is used.
 _REDRAWS: Final = 4
 
 
 class Sequences(NamedTuple):
     """The users of one domain, in order.
 
-    `items` are all their items end to end, counted over all domains, oldest first; `lengths` (U,) how many
-    each has; `archetypes` (U,) who each of them is, which no model gets to see.
+    `items` are the concatenated items of all users, as indices over all domains, oldest first. `lengths` (U,)
+    are the users' numbers of items. `archetypes` (U,) are hidden from every model.
     """
 
     items: np.ndarray
@@ -41,7 +41,7 @@ def draw_sequences(world: BazaarWorld) -> dict[str, Sequences]:
         prior = np.cumsum(place.archetype_weights)
         chance = stream(config.seed, "archetypes", place.shop).integers(0, prior[-1], n_users)
         archetypes = np.searchsorted(prior, chance, side="right")
-        # Nobody buys out a shop: past a third of the items, what is left would say little about taste.
+        # At most a third of a shop's items: beyond that, the remaining choices would say little about taste.
         longest = max(MIN_LENGTH, min(config.max_length, place.n_items // 3))
         lengths = draw_lengths(
             n_users, config.mean_length, longest, stream(config.seed, "lengths", place.shop)
@@ -52,14 +52,13 @@ def draw_sequences(world: BazaarWorld) -> dict[str, Sequences]:
 
 
 def draw_lengths(n_users: int, mean: float, longest: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw (U,) sequence lengths from `MIN_LENGTH` to `longest`; `mean` before the cut."""
+    """Draw (U,) sequence lengths from `MIN_LENGTH` to `longest`; `mean` is the mean before truncation."""
     extra = np.arange(longest - MIN_LENGTH + 1)
     weights = np.zeros(len(extra))
     for share, part in ((1 - LONG_STAY_SHARE, SHORT_STAY_MEAN), (LONG_STAY_SHARE, LONG_STAY_MEAN)):
         stop = 1 / (1 + part * (mean - MIN_LENGTH))
         weights += share * stop * (1 - stop) ** extra
-    # Those who would stay longer leave at the cut, as the most recent `longest` items are what a shop would
-    # keep.
+    # Longer sequences are cut to `longest`, because a shop would keep only the most recent items.
     weights[-1] += 1 - weights.sum()
     cumulative = np.cumsum(np.rint(weights * _LENGTH_SCALE).astype(np.int64))
     return MIN_LENGTH + np.searchsorted(cumulative, rng.integers(0, cumulative[-1], n_users), side="right")
@@ -68,10 +67,10 @@ def draw_lengths(n_users: int, mean: float, longest: int, rng: np.random.Generat
 def _draw_choices(
     place: DomainWorld, archetypes: np.ndarray, lengths: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """The items of all users of one domain end to end, counted within the domain."""
+    """Draw the concatenated items of all users of one domain, as indices within the domain."""
     starts = np.cumsum(lengths) - lengths
     items = np.empty(int(lengths.sum()), dtype=np.int64)
-    # Items in order of their cell, so that a cell is a stretch of one cumulative sum.
+    # Items are ordered by cell, so that a cell is a contiguous range of one cumulative sum.
     by_cell = np.argsort(place.cells, kind="stable")
     position_of = np.argsort(by_cell)
     cell_ends = np.cumsum(np.bincount(place.cells, minlength=place.n_cells))
@@ -80,7 +79,7 @@ def _draw_choices(
         users = np.flatnonzero(archetypes == archetype)
         if not len(users):
             continue
-        # Longest first: those who still choose are always the first rows.
+        # Longest first, so that the users who are still choosing are always the first rows.
         users = users[np.argsort(-lengths[users], kind="stable")]
         weights = place.archetype_item_weights(archetype)[by_cell]
         late = _weights_before(weights, cell_ends)
@@ -88,14 +87,14 @@ def _draw_choices(
         had = np.full((len(users), lengths[users[0]]), -1, dtype=np.int64)
         for step in range(had.shape[1]):
             choosing = int((lengths[users] > step).sum())
-            # Only a last choice may be a new item. Without such items all users draw together.
+            # Only a last choice can be a new item. Without new items, all users draw together.
             staying = int((lengths[users] > step + 1).sum()) if arrivals else choosing
             last_cells = place.cells[had[:choosing, step - 1]] if step else np.full(choosing, place.n_cells)
             rows = np.arange(choosing)
             for pending, before in ((rows[:staying], early), (rows[staying:], late)):
-                # Drawing again until the user has not had the item is drawing from the distribution without
-                # the items had. Where nearly all that a user likes is had, that takes long; then their
-                # weights are taken out.
+                # Redrawing until the item is new to the user samples from the distribution without the
+                # user's items. This is slow if the user already has nearly every item they like; in that
+                # case the weights of the user's items are removed.
                 for _ in range(_REDRAWS):
                     positions = _draw_positions(place.factors[last_cells[pending]], *before, rng)
                     had[pending, step] = by_cell[positions]
@@ -109,7 +108,10 @@ def _draw_choices(
 
 
 def _weights_before(weights: np.ndarray, cell_ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The sums of weights (N,) before each item (N + 1,) and before each cell, of ends (C,): (C + 1,)."""
+    """Return the sums of weights (N,) before each item, (N + 1,), and before each cell, (C + 1,).
+
+    `cell_ends` (C,) are the ends of the cells.
+    """
     upto = np.concatenate([[0], np.cumsum(weights)])
     return upto, upto[np.concatenate([[0], cell_ends])]
 
@@ -123,8 +125,8 @@ def _draw_positions(
 ) -> np.ndarray:
     """Draw a cell for each row of `factors` (B, C), then a position among the items in cell order: (B,).
 
-    `upto` (N + 1,) and `cell_upto` (C + 1,) are the weights before each item and before each cell; `taken`
-    (B, s), ascending, are positions that cannot be drawn.
+    `upto` (N + 1,) and `cell_upto` (C + 1,) are the sums of weights before each item and before each cell;
+    `taken` (B, s), ascending, are positions that cannot be drawn.
     """
     rows = np.arange(len(factors))
     cell_weights = np.tile(np.diff(cell_upto), (len(factors), 1))
@@ -136,7 +138,7 @@ def _draw_positions(
     chance = rng.integers(0, cumulative[:, -1])
     cells = (cumulative <= chance[:, None]).sum(axis=1)
     within = cell_upto[cells] + rng.integers(0, cell_weights[rows, cells])
-    # What was drawn counts only the items left: step over each one taken before it in the cell.
+    # The position drawn counts only the remaining items: skip each taken one before it in the cell.
     for column in range(taken.shape[1]):
         before = (taken_cells[:, column] == cells) & (upto[taken[:, column]] <= within)
         within = within + before * taken_weights[:, column]

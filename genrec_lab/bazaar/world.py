@@ -1,19 +1,19 @@
-"""Bazaar's world: what its items are, what its users like, and how likely each next item is.
+"""Bazaar's world: its items, the tastes of its users, and the probability of each next item.
 
-A user is one of `archetypes` taste archetypes, the same in every shop. With archetype t, last item j and
-the items S that the user has had, the next item is i with probability
+A user belongs to one of `archetypes` taste archetypes, which are the same in every shop. Given archetype t,
+last item j and the user's set of items S, the next item is i with probability
 
     p(i | t, j, S) = w_t(i) f(j, i) / sum over i' not in S of w_t(i') f(j, i')     for i not in S, else 0
 
     w_t(i)  = exp(Zipf popularity of i + taste of t for i's attributes)
     f(j, i) = exp(department of j -> department of i + kind of j -> kind of i + carry-over if of one style)
 
-and for the first item f = 1. Tastes and the departments' part of f are shared by all shops: that is what
-transfers. With `new_items`, some items come into each shop just before the last choice of every user: until
-then their weight is 0, so nobody has had one when the last item is to be predicted. f needs only the *cell*
-of an item (its kind of goods and its style), so a choice is a cell, then an item in it, and a million items
-cost little more than a thousand. All weights are whole numbers made from whole 64ths of a nat, so sums are
-exact in any order and the same seed gives the same world on every machine.
+and f = 1 for the first item. All shops share the tastes and the departments' part of f; this is what can be
+transferred between shops. With `new_items`, some items enter each shop just before the last choice of every
+user. Until then their weight is 0, so no history contains them when the last item is predicted. f depends
+only on the *cell* of an item (its kind of goods and its style). A choice therefore draws a cell, then an item
+in it, and a million items cost little more than a thousand. All weights are whole numbers computed from whole
+64ths of a nat, so sums are exact in any order, and the same seed gives the same world on every machine.
 """
 
 from __future__ import annotations
@@ -43,24 +43,24 @@ from genrec_lab.data.rules import DataError, nearest
 
 MIN_ITEMS: Final = 300
 MAX_ITEMS: Final = 1_000_000
-MIN_LENGTH: Final = 5  # Amazon's 5-core: nobody has fewer interactions
+MIN_LENGTH: Final = 5  # as in Amazon's 5-core, where every user has at least 5 interactions
 MAX_USERS: Final = 10_000_000
 DEFAULT_USERS_PER_ITEM: Final = 4
 MAX_DEFAULT_USERS: Final = 400_000
 
 STEPS_PER_NAT: Final = 64
-WEIGHT_SCALE: Final = 2**22  # of the likeliest item; with the bounds on the knobs every sum stays below 2**63
+WEIGHT_SCALE: Final = 2**22  # of the most likely item; the bounds on the knobs keep every sum below 2**63
 FACTOR_SCALE: Final = 64
 
-# How much an archetype cares about each attribute, in nats at taste_strength 1. Brands matter least: a third
-# are own.
+# The strength of tastes for each attribute, in nats at taste_strength 1. Brands matter least, because about a
+# third of them belong to a single shop.
 TASTE_SCALES: Final = {
     "department": 0.2, "material": 0.6, "colour": 1.2, "shape": 0.2, "style": 0.9, "brand": 0.2,
 }  # fmt: skip
 
 
 class BazaarConfig(BaseModel):
-    """Everything that decides what a Bazaar holds; pictures and the wording of `text` do not belong to it."""
+    """All settings that determine a Bazaar, except pictures and the wording of `text`."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
@@ -89,7 +89,7 @@ class BazaarConfig(BaseModel):
     def _listed_domains(cls, value: object) -> object:
         if isinstance(value, str):
             raise ValueError(f"a list of shops is expected, such as [{value!r}]")
-        return tuple(value) if isinstance(value, list) else value  # JSON and YAML know no tuples
+        return tuple(value) if isinstance(value, list) else value  # JSON and YAML have no tuples
 
     @field_validator("domains")
     @classmethod
@@ -125,10 +125,10 @@ class BazaarConfig(BaseModel):
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> BazaarConfig:
-        """The config among the options of `load_dataset("bazaar", ...)`.
+        """Create the config from the options of `load_dataset("bazaar", ...)`.
 
-        `name`, `images` and `text_template` are ignored. Raises DataError naming every wrong key, its
-        value and what is allowed.
+        `name`, `images` and `text_template` are ignored. Raises DataError, which names every wrong key, its
+        value and the allowed values.
         """
         own = {key: value for key, value in options.items() if key not in ("name", "images", "text_template")}
         for key in own:
@@ -141,26 +141,26 @@ class BazaarConfig(BaseModel):
             raise DataError("bazaar: " + "; ".join(_problem(entry) for entry in error.errors())) from error
 
     def domain_sizes(self, total: int, shares: Sequence[int] | None = None) -> tuple[int, ...]:
-        """`total` spread over the domains by their shares, or evenly; the first ones get the remainder."""
+        """Spread `total` over the domains by their shares, or evenly; the first ones get the remainder."""
         weights = shares or (1,) * len(self.domains)
         sizes = [total * share // sum(weights) for share in weights]
         rest = total - sum(sizes)
         return tuple(size + (position < rest) for position, size in enumerate(sizes))
 
     def n_users(self) -> int:
-        """Users over all domains: `users`, or four an item up to `MAX_DEFAULT_USERS`."""
+        """Number of users over all domains: `users`, or four per item up to `MAX_DEFAULT_USERS`."""
         if self.users is not None:
             return self.users
         return min(DEFAULT_USERS_PER_ITEM * self.items, MAX_DEFAULT_USERS)
 
 
 def _problem(entry: Mapping[str, Any]) -> str:
-    """One of pydantic's complaints as `key = value: what is allowed`."""
+    """Format one of pydantic's errors as `key = value: what is allowed`."""
     message = entry["msg"].removeprefix("Value error, ")
     return f"{entry['loc'][0]} = {entry['input']!r}: {message}" if entry["loc"] else message
 
 
-# The random streams, one per concern (and shop): drawing more from one leaves the others as they are.
+# The random streams, one per concern (and shop): drawing more from one does not change the others.
 _STREAMS: Final = (
     "tastes", "departments", "attributes", "wording", "popularity", "kinds", "archetypes", "lengths",
     "choices", "pictures", "arrivals",
@@ -168,25 +168,25 @@ _STREAMS: Final = (
 
 
 def stream(seed: int, concern: str, shop: Shop | None = None) -> np.random.Generator:
-    """The generator of one concern; with `shop`, of that concern in that shop."""
+    """Return the generator of one concern, or of one concern in one shop."""
     key = (_STREAMS.index(concern),) if shop is None else (_STREAMS.index(concern), shop.number)
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
 def _steps(nats: np.ndarray | float) -> np.ndarray:
-    """Nats as whole 64ths."""
+    """Round nats to whole 64ths."""
     return np.rint(np.asarray(nats) * STEPS_PER_NAT).astype(np.int64)
 
 
 @dataclass(frozen=True)
 class DomainWorld:
-    """One shop of the world. N items counted from 0 within the shop, C cells, T archetypes.
+    """One shop of the world, with N items numbered from 0 within the shop, C cells and T archetypes.
 
-    `first_item` is the shop's first index among all items; `attributes` the items' attributes; `popularity`
-    (N,) and `tastes` attribute -> (T, values) are log-weights in 64ths of a nat; `cells` (N,) each item's
-    cell; `factors` (C + 1, C) the whole numbers proportional to f, row = cell of the last item, row C = no
-    item yet; `archetype_weights` (T,) the prior over archetypes as whole numbers; `new` (N,) is true of the
-    items that come in before the last choice.
+    `first_item` is the shop's first index among all items. `attributes` are the items' attributes.
+    `popularity` (N,) and `tastes`, attribute -> (T, values), are log-weights in 64ths of a nat. `cells` (N,)
+    is each item's cell. `factors` (C + 1, C) are whole numbers proportional to f, where the row is the cell
+    of the last item, and row C stands for no item yet. `archetype_weights` (T,) is the prior over archetypes
+    in whole numbers. `new` (N,) is true for the items that enter before the last choice.
     """
 
     shop: Shop
@@ -215,7 +215,7 @@ class DomainWorld:
         return self.factors.shape[1]
 
     def archetype_item_weights(self, archetype: int) -> np.ndarray:
-        """w_t of the module's equation as (N,) int64, at least 1, the largest `WEIGHT_SCALE`."""
+        """Return w_t of the module's equation as (N,) int64, at least 1; the largest is `WEIGHT_SCALE`."""
         own = self.attributes
         log_weights = self.popularity + self.tastes["department"][archetype, kind_departments()[own.kind]]
         for attribute in ("material", "colour", "shape", "style", "brand"):
@@ -225,13 +225,13 @@ class DomainWorld:
         return np.maximum(table, 1).astype(np.int64)[below_best]
 
     def item_weights(self) -> np.ndarray:
-        """The weights w of every archetype as (T, N) int64."""
+        """Return the weights w of every archetype as (T, N) int64."""
         return np.stack([self.archetype_item_weights(archetype) for archetype in range(self.n_archetypes)])
 
 
 @dataclass(frozen=True)
 class BazaarWorld:
-    """The whole world that a config describes: one `DomainWorld` a domain, in the config's order.
+    """The world that a config describes: one `DomainWorld` per domain, in the config's order.
 
     >>> world = BazaarWorld.from_options({"items": 300, "users": 300, "domains": ["Garden", "Studio"]})
     >>> [(name, shop.n_items, shop.n_cells) for name, shop in world.domains.items()]
@@ -243,10 +243,10 @@ class BazaarWorld:
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> BazaarWorld:
-        """The world of a notebook's `dataset` literal, such as `{"name": "bazaar", "items": 900}`.
+        """Draw the world of a notebook's `dataset` options, such as `{"name": "bazaar", "items": 900}`.
 
-        Nothing is read: the same options always draw the same world. Raises DataError for options that are
-        no Bazaar's.
+        No file is read: the same options always give the same world. Raises DataError for options that a
+        Bazaar does not have.
         """
         if options.get("name", "bazaar") != "bazaar":
             raise DataError(
@@ -256,7 +256,7 @@ class BazaarWorld:
 
     @classmethod
     def from_config(cls, config: BazaarConfig) -> BazaarWorld:
-        """Draw the world: what all shops share first, then each shop from its own streams."""
+        """Draw the world: first what all shops share, then each shop from its own streams."""
         tastes = _draw_tastes(config, stream(config.seed, "tastes"))
         follows = _draw_department_steps(config, stream(config.seed, "departments"))
         archetype_weights = stream(config.seed, "archetypes").integers(2, 7, config.archetypes)
@@ -281,16 +281,16 @@ class BazaarWorld:
 
 
 def _draw_new(config: BazaarConfig, shop: Shop, n_items: int) -> np.ndarray:
-    """Which items of a shop come in last: (N,) bool."""
+    """Draw which items of a shop enter last: (N,) bool."""
     order = stream(config.seed, "arrivals", shop).permutation(n_items)
     return order < round(config.new_items * n_items)
 
 
 def _draw_tastes(config: BazaarConfig, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Each archetype's log-weight for each shared attribute value: attribute -> (T, values) in 64ths.
+    """Draw each archetype's log-weight for each shared attribute value: attribute -> (T, values) in 64ths.
 
-    Of an attribute's values an archetype loves a fifth (+1), is cool about half (-1) and neutral about the
-    rest. Every value is loved by as many archetypes as another, give or take one, so that tastes do not
+    An archetype likes a fifth of an attribute's values (+1), dislikes half of them (-1) and is neutral about
+    the rest. Each value is liked by the same number of archetypes, plus or minus one, so that tastes do not
     make items popular.
     """
     values = (DEPARTMENTS, MATERIALS, COLOURS, SHAPES, STYLES, SHARED_BRANDS)
@@ -306,16 +306,16 @@ def _draw_tastes(config: BazaarConfig, rng: np.random.Generator) -> dict[str, np
 
 
 def _with_own_brands(shared: np.ndarray, shop: Shop) -> np.ndarray:
-    """Tastes for a shop's brands (T, brands): nobody has an opinion on the shop's own."""
+    """Return tastes for a shop's brands (T, brands), with 0 for the shop's own brands."""
     return np.pad(shared, ((0, 0), (0, len(shop.brands))))
 
 
 def _draw_department_steps(config: BazaarConfig, rng: np.random.Generator) -> np.ndarray:
-    """The log-weight of each department after each, shared by all shops: (6, 6) in 64ths of a nat.
+    """Draw the log-weight of each department after each, shared by all shops: (6, 6) in 64ths of a nat.
 
-    The departments stand in a circle, in an order drawn. Usually the next one follows (1 x
-    transition_strength), often the next but one (0.6 x), rarely one of the last two (-0.4 x). In a circle
-    none is visited more than another.
+    The departments form a circle in random order. Usually the next one follows (1 x transition_strength),
+    often the one after it (0.6 x), rarely one of the previous two (-0.4 x). The circle makes all departments
+    equally frequent.
     """
     strengths = np.array([0.0, 1.0, 0.6, 0.0, -0.4, -0.4])
     place = rng.permutation(len(DEPARTMENTS))
@@ -324,10 +324,10 @@ def _draw_department_steps(config: BazaarConfig, rng: np.random.Generator) -> np
 
 
 def _draw_factors(config: BazaarConfig, shop: Shop, follows: np.ndarray) -> np.ndarray:
-    """The whole numbers proportional to f for one shop: (C + 1, C); row C, before any item, is flat.
+    """Draw the whole numbers proportional to f for one shop: (C + 1, C); row C, before any item, is uniform.
 
-    After each kind of goods, one kind of every department is preferred (0.4 x transition_strength): a
-    shop's own ways.
+    After each kind of goods, one kind of every department is preferred (0.4 x transition_strength). These
+    preferences differ between shops.
     """
     departments = kind_departments()
     n_kinds, n_departments = len(departments), len(DEPARTMENTS)
