@@ -1,1 +1,1 @@
-"""What the lab draws: the theme, the static figures, the maps of residuals and the live curves."""
+"""The lab's visualisations: theme, static figures, maps of residuals, live curves and the explorer."""

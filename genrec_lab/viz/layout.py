@@ -1,6 +1,6 @@
-"""How figures are put together: panels, what is drawn into them, titles that fit, legends that cover nothing.
+"""Layout of figures: panels, the traces in them, titles that fit, and legends that do not cover anything.
 
-Every figure starts with `panels` (or `one_panel`), draws into them by number, and ends with `Panels.finish`.
+Every figure starts with `panels` (or `one_panel`), draws into panels by number, ends with `Panels.finish`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MARGIN_LEFT, _MARGIN_RIGHT, _MARGIN_BOTTOM = 56, 24, 12
 
 @dataclass(frozen=True)
 class Domains:
-    """The domains of N things: names in order of first appearance, and each thing's position among them."""
+    """The domains of N objects: names in order of first appearance, and the index of each object's domain."""
 
     names: tuple[str, ...]
     index: npt.NDArray[np.int64]
@@ -46,7 +46,7 @@ class Domains:
 
 
 def domains_of(domains: Sequence[object] | npt.ArrayLike, expected: int | None = None) -> Domains:
-    """Number the domains in order of first appearance; raises ValueError where not `expected` many."""
+    """Number the domains in order of first appearance; raises ValueError for other than `expected` values."""
     values = [str(value) for value in np.asarray(domains).reshape(-1)]
     if expected is not None and len(values) != expected:
         raise ValueError(f"domains: {len(values)} values for {expected} items, expected one an item")
@@ -56,7 +56,7 @@ def domains_of(domains: Sequence[object] | npt.ArrayLike, expected: int | None =
 
 
 def require_columns(frame: pl.DataFrame, columns: Sequence[str]) -> None:
-    """Raise ValueError where a frame has no rows or lacks one of the columns."""
+    """Raise ValueError if a frame has no rows or lacks one of the columns."""
     missing = [name for name in columns if name not in frame.columns]
     if missing:
         there = f"columns {missing} are missing among {frame.columns}"
@@ -67,10 +67,10 @@ def require_columns(frame: pl.DataFrame, columns: Sequence[str]) -> None:
 
 @dataclass(eq=False)
 class Panels:
-    """A grid of panels: the figure, where panel i stands, and the height of the plotting area in pixels.
+    """A grid of panels: the figure, the positions of the panels, and the plotting area's height in pixels.
 
-    Categories have a style by the order in which they are drawn, and a place in the legend at their first
-    drawing: one click there hides them in all panels.
+    Categories get their styles in the order in which they are drawn. Each has one legend entry; a click on it
+    hides the category in all panels.
     """
 
     figure: go.Figure
@@ -82,33 +82,33 @@ class Panels:
     _listed: set[str] = field(default_factory=set)
 
     def style(self, name: str) -> theme.Style:
-        """Return the style of a category, the next one for a name that is new."""
+        """Return the style of a category; a new name gets the next style."""
         if name not in self._styles:
             self._styles = theme.category_styles([*self._styles, name])
         return self._styles[name]
 
     def place(self, panel: int) -> dict[str, int]:
-        """Return `row` and `col` of a panel, counted from 1 as plotly does."""
+        """Return `row` and `col` of a panel, counted from 1 as in plotly."""
         return {"row": panel // self.columns + 1, "col": panel % self.columns + 1}
 
     def is_left(self, panel: int) -> bool:
-        """Whether a panel is in the first column."""
+        """Return whether a panel is in the first column."""
         return panel % self.columns == 0
 
     def is_bottom(self, panel: int) -> bool:
-        """Whether no panel is below this one."""
+        """Return whether no panel is below this one."""
         return panel + self.columns >= self.count
 
     def x(self, panel: int | None = None, **settings: Any) -> None:
-        """Set the horizontal axis of a panel, or of all."""
+        """Set the horizontal axis of one panel or of all."""
         self.figure.update_xaxes(**settings, **({} if panel is None else self.place(panel)))
 
     def y(self, panel: int | None = None, **settings: Any) -> None:
-        """Set the vertical axis of a panel, or of all."""
+        """Set the vertical axis of one panel or of all."""
         self.figure.update_yaxes(**settings, **({} if panel is None else self.place(panel)))
 
     def outer(self, panel: int, x: str, y: str = "") -> None:
-        """Name the axes of a panel, each only where no other panel lies between it and the edge."""
+        """Set the axis titles of a panel: x only at the bottom of a column, y only in the first column."""
         self.x(panel, title=x if self.is_bottom(panel) else None)
         if y:
             self.y(panel, title=y if self.is_left(panel) else None)
@@ -116,9 +116,9 @@ class Panels:
     def rows(
         self, panel: int, names: Sequence[str], limit: int = 30, *, above: float = 0.5, **axis: Any
     ) -> None:
-        """Turn the vertical axis into rows with these names, from the top; above: room over the first row.
+        """Turn the vertical axis into rows with these names, from the top; above: space above the first row.
 
-        By default only the panels at the left have the names.
+        By default only the panels of the first column show the names.
         """
         ends = [max(len(names), 1) - 0.5, -above]
         settings = {"range": ends, "showticklabels": self.is_left(panel), "showgrid": False}
@@ -156,9 +156,9 @@ class Panels:
         text: Sequence[str] | None = None,
         **trace: Any,
     ) -> None:
-        """Draw bars of a category in its style, or in one colour, at 0, 1, 2, … or at the places given.
+        """Draw bars of a category in its style, or in one colour, at 0, 1, 2, … or at the given positions.
 
-        flat: whether they lie. text: written behind their ends.
+        flat: whether the bars are horizontal. text: labels at the ends of the bars.
         """
         values = np.asarray(values)
         look: dict[str, Any] = {"marker": self.style(name).bar if name else {"color": theme.ACCENT}}
@@ -169,7 +169,7 @@ class Panels:
         self.add(panel, go.Bar(hovertemplate=hover, **look | self._named(name) | trace))
 
     def _named(self, name: str) -> dict[str, Any]:
-        """A trace's name, and its place in the legend where the name is new."""
+        """Return a trace's name and legend settings; only a new name gets a legend entry."""
         if not name:
             return {"showlegend": False}
         new = name not in self._listed
@@ -193,27 +193,27 @@ class Panels:
     def segments(
         self, panel: int, x: npt.ArrayLike, y: npt.ArrayLike, colour: str, width: float, **line: Any
     ) -> None:
-        """Draw lines (n, 2) from point to point, as one trace that neither hover nor legend knows."""
+        """Draw lines (n, 2) from point to point as one trace, without hover text or legend entry."""
         gap: Any = {"pad_width": ((0, 0), (0, 1)), "constant_values": np.nan}
         ends = {name: np.pad(np.asarray(at, dtype=float), **gap).ravel() for name, at in (("x", x), ("y", y))}
         look = {"mode": "lines", "line": {"color": colour, "width": width} | line}
         self.add(panel, go.Scatter(**ends, **look, hoverinfo="skip", showlegend=False))
 
     def note(self, text: str, x: float, y: float, **style: Any) -> None:
-        """Write text at a place that is given in shares of the plotting area."""
+        """Write text at a position given as fractions of the plotting area."""
         place = {"x": x, "y": y, "xref": "paper", "yref": "paper"}
         self.figure.add_annotation(text=text, showarrow=False, **place, **style)
 
     def say(self, panel: int, text: str, width: int = 22) -> None:
-        """Write words in the middle of a panel that has nothing to draw, and hide its axes."""
+        """Write text in the middle of an empty panel, and hide its axes."""
         (left, right), (low, high) = self._corners(panel)
-        # Left to itself plotly would hang the text to the right of this place in the left third.
+        # By default, plotly would put the text to the right of this position in the left third.
         self.note(wrapped(text, width)[0], (left + right) / 2, (low + high) / 2, xanchor="center")
         self.x(panel, visible=False)
         self.y(panel, visible=False)
 
     def finish(self, title: str, note: str, **layout: Any) -> go.Figure:
-        """Return the figure with its title, note and further settings of plotly's layout; see `finish`."""
+        """Return the figure with its title, note and other settings of plotly's layout; see `finish`."""
         self.figure.update_layout(**layout)
         return finish(self.figure, title, note, self.plot_height, self.title_lines)
 
@@ -234,10 +234,10 @@ def panels(
     column_gap: float = 0.06,
     row_gap: int = 62,
 ) -> Panels:
-    """Lay out one panel a title, in rows of at most `columns`, titles wrapped to the width of their panel.
+    """Lay out one panel per title, in rows of at most `columns`; titles are wrapped to their panel's width.
 
-    row_height and row_gap (for ticks and axis titles, panel titles not counted) are in pixels; left_labels:
-    the pixels that tick labels take at the left of the first column.
+    row_height and row_gap (for ticks and axis titles, without panel titles) are in pixels. left_labels: the
+    width in pixels of the tick labels to the left of the first column.
     """
     count = len(titles)
     columns = max(1, min(columns, count))
@@ -265,27 +265,27 @@ def panels(
         made.x(empty, visible=False)
         made.y(empty, visible=False)
     if shared_x:
-        # With an empty place in the last row, the panel above it is the one that must carry the labels.
+        # If a cell of the last row is empty, the panel above it must show the labels.
         for panel in range(count):
             made.x(panel, showticklabels=made.is_bottom(panel))
     return made
 
 
 def one_panel(height: int = 320) -> Panels:
-    """Lay out a single panel without a title of its own, so many pixels high."""
+    """Lay out a single panel without a panel title; height: in pixels."""
     return panels([""], row_height=height)
 
 
 def finish(
     figure: go.Figure, title: str, note: str, plot_height: int = 320, panel_title_lines: int = 0
 ) -> go.Figure:
-    """Give a figure its title (the finding), its note (sample size, seed), its theme and its height.
+    """Set a figure's title (the finding), note (sample size, seed), theme and height.
 
     title and note are plain text: they are wrapped and escaped here. plot_height: in pixels.
     """
     title_text, title_lines = wrapped(title, _TITLE_CHARACTERS)
     note_text, note_lines = wrapped(note, _NOTE_CHARACTERS)
-    # plotly centres a title of several lines, and its subtitle, about the place of a single line.
+    # plotly centres a multi-line title and its subtitle at the position of a single line.
     extra_title, extra_note = _TITLE_LINE * (title_lines - 1), _NOTE_LINE * (note_lines - 1)
     top = 34 + extra_title + (38 + extra_note / 2 if note else 0)
     top += panel_title_lines * _PANEL_TITLE_LINE + 6
@@ -300,13 +300,13 @@ def finish(
 
 
 def untitled(figure: go.Figure) -> tuple[go.Figure, str, str]:
-    """Return a copy of a finished figure without title and note, as much lower, and the two as plain text.
+    """Return a copy of a finished figure without title and note, and the two as plain text.
 
-    For widgets, which write them above the figure: plotly places a note by the size of the drawn title, and a
-    figure that is drawn before it stands in the page has none.
+    The copy is lower by their height. Widgets write both texts above the figure, because plotly positions the
+    note by the size of the rendered title, which is unknown for a figure drawn before it is in the page.
     """
     title, note = figure.layout.title.text or "", figure.layout.title.subtitle.text or ""
-    # A figure that was made elsewhere may leave its margin and height to plotly.
+    # A figure made elsewhere may leave its margin and height to plotly.
     top, height = figure.layout.margin.t or 100, figure.layout.height or 450
     room = 34 + _TITLE_LINE * title.count("<br>") + (38 + _NOTE_LINE * note.count("<br>") / 2 if note else 0)
     room = min(room, top - 8)
@@ -319,7 +319,7 @@ def untitled(figure: go.Figure) -> tuple[go.Figure, str, str]:
 
 
 def _legend_height(figure: go.Figure) -> int:
-    """Pixels that the legend below the plot takes at the narrow width; 0 where there is none."""
+    """Return the height in pixels of the legend below the plot at the narrow width; 0 without a legend."""
     if figure.layout.showlegend is False:
         return 0
     names: dict[object, str] = {}
@@ -328,16 +328,16 @@ def _legend_height(figure: go.Figure) -> int:
             names.setdefault(trace.legendgroup or place, trace.name)
     if not names or (len(names) == 1 and figure.layout.showlegend is not True):
         return 0
-    # plotly gives the columns of a wrapped legend the width of the widest entry.
+    # In a wrapped legend of plotly, every column is as wide as the widest entry.
     per_line = max(1, int((NARROW - 40) // (44 + _CHARACTER * max(map(len, names.values())))))
     return 10 + _LEGEND_LINE * -(-len(names) // per_line)
 
 
 def numbered_axis(names: Sequence[str], limit: int = 30) -> dict[str, Any]:
-    """Return axis settings that put names at 0, 1, 2, …: two names that shorten alike stay two places."""
+    """Return axis settings with names at 0, 1, 2, …; names stay separate even if shortened to equal text."""
     return {"tickvals": list(range(len(names))), "ticktext": [label(name, limit) for name in names]}
 
 
 def error_bars(spreads: npt.NDArray[np.float64], **settings: Any) -> dict[str, Any]:
-    """Return error bars of so much either way, invisible where nothing spreads."""
+    """Return symmetric error bars of these lengths, invisible if there is no spread."""
     return {"array": spreads, "visible": bool(spreads.any()), "thickness": 1.2, "width": 3} | settings

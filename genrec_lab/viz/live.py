@@ -1,4 +1,4 @@
-"""Curves that grow while a training runs: in place in a notebook, as plain lines without a front end."""
+"""Live curves of a training: updated in place in a notebook, printed as lines without a front-end."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _LINE_SECONDS = 10.0
 
 
 class LiveCurves(Callback):
-    """Draws the records of a training as they come.
+    """Draws the records of a training while it runs.
 
-    In a notebook with a front-end it shows one plotly FigureWidget, updates it in place and replaces it by
-    the static figure at the end. In a kernel without one (papermill, nbval) it prints a line now and then and
-    shows the static figure at the end; outside a kernel it only prints. The static figure is `figure`; with
-    keep=False it is not shown at the end, because the caller draws it.
+    In a notebook with a front-end, it shows one plotly FigureWidget, updates it in place, and replaces it
+    with the static figure at the end. In a kernel without a front-end (papermill, nbval), it prints a line
+    from time to time and shows the static figure at the end. Outside a kernel, it only prints. The static
+    figure is `figure`. Use keep=False if the caller draws that figure.
 
-    It is a callback of `training.fit`, and can itself be called with a record. Use it as a context manager,
-    or call `on_end`, where nobody else does.
+    It is a callback of `training.fit`, and can also be called with a record. Outside `training.fit`, use it
+    as a context manager or call `on_end`.
     """
 
     def __init__(
@@ -39,18 +39,18 @@ class LiveCurves(Callback):
         live: bool | None = None,
         keep: bool = True,
     ) -> None:
-        """Take what draws the records.
+        """Create live curves.
 
-        draw: from all records so far to a figure. title: begins the printed lines. seconds: least time
-        between two updates. live: whether a front-end is there; None finds out. keep: whether the static
-        figure is shown at the end.
+        draw: function from all records so far to a figure. title: start of the printed lines. seconds:
+        minimum time between two updates. live: whether there is a front-end; None detects it. keep: whether
+        to show the static figure at the end.
         """
         self.records: list[Any] = []
         self.title, self._draw, self._seconds, self._keep = title, draw, seconds, keep
         self._live = has_front_end() if live is None else live
         self._widget: Any = None
         self._display: Any = None
-        # When it was last updated at all, and by a record with metrics.
+        # The times of the last update and of the last update by a record with metrics.
         self._last_update = self._last_validated = float("-inf")
         self._last_printed: int | None = None  # epoch
         self._ended = False
@@ -59,7 +59,7 @@ class LiveCurves(Callback):
     def tokenizer(
         cls, *, title: str = "tokenizer", n_items: int | None = None, seed: int | None = None, **options: Any
     ) -> Self:
-        """Live `tokenizer_curves`; options: as of `LiveCurves`."""
+        """Return live `tokenizer_curves`; options: those of `LiveCurves`."""
         draw = partial(tokenizer_curves, n_items=n_items, seed=seed)
         return cls(draw, title=title, **options)
 
@@ -73,25 +73,25 @@ class LiveCurves(Callback):
         seed: int | None = None,
         **options: Any,
     ) -> Self:
-        """Live `recommender_curves`; options: as of `LiveCurves`."""
+        """Return live `recommender_curves`; options: those of `LiveCurves`."""
         draw = partial(recommender_curves, monitor=monitor, users=users, seed=seed)
         return cls(draw, title=title, **options)
 
     @property
     def figure(self) -> go.Figure:
-        """The static figure of all records so far; raises ValueError where there are none."""
+        """The static figure of all records so far; raises ValueError if there are none."""
         return self._draw(self.records)
 
     def __call__(self, record: object) -> None:
-        """Take a record."""
+        """Add a record."""
         self._take(record, None)
 
     def on_epoch(self, record: EpochRecord, epochs: int) -> None:
-        """Take the record of an epoch, of `epochs` in all."""
+        """Add the record of one of `epochs` epochs."""
         self._take(record, epochs)
 
     def on_end(self, result: TrainingResult | None = None) -> None:
-        """Put the static figure in place; a resumed training's result also brings the epochs of before."""
+        """Show the static figure; the result of a resumed training also contains the earlier epochs."""
         if result is not None:
             self.records = list(result.history)
         if not self.records or self._ended:
@@ -103,7 +103,7 @@ class LiveCurves(Callback):
             if self._display is not None:
                 self._display.update({"text/plain": self._line(None)}, raw=True)
         elif self._display is not None:
-            # A figure object would show itself a second time; its rendered form takes the widget's place.
+            # A figure object would be shown twice, so its rendered form replaces the widget.
             self._display.update(self.figure._repr_mimebundle_(), raw=True)
         elif in_kernel():
             _display(self.figure)
@@ -120,7 +120,8 @@ class LiveCurves(Callback):
         self._ended = False
         wait = self._seconds if self._live else _LINE_SECONDS
         now, validated = time.monotonic(), bool(as_mapping(record).get("metrics"))
-        # On a clock of their own, for where every second epoch is validated the others might take all lines.
+        # Records with metrics have their own timer: if only every second epoch is validated, the other epochs
+        # might otherwise use up all lines.
         if now - self._last_update < wait and not (validated and now - self._last_validated >= wait):
             return
         self._last_update, self._last_validated = now, now if validated else self._last_validated
@@ -160,7 +161,7 @@ class LiveCurves(Callback):
 
 
 def record_line(record: Mapping[str, Any], title: str = "", epochs: int | None = None) -> str:
-    """One line of a record: epoch, loss, validation metrics or the health of the codes, speed, seconds."""
+    """Format a record as a line: epoch, loss, validation metrics or code health, speed, seconds."""
     parts = [f"{title} epoch {record['epoch']}".strip() + (f"/{epochs}" if epochs is not None else "")]
     if record.get("loss") is not None:
         parts.append(f"loss {record['loss']:.4g}")
@@ -178,17 +179,17 @@ def record_line(record: Mapping[str, Any], title: str = "", epochs: int | None =
 
 
 def in_kernel() -> bool:
-    """Whether this code runs in a Jupyter kernel."""
+    """Return whether this code runs in a Jupyter kernel."""
     module = sys.modules.get("IPython")
     shell = module.get_ipython() if module is not None else None
     return shell is not None and hasattr(shell, "kernel")
 
 
 def has_front_end() -> bool:
-    """Whether somebody looks at this kernel: by the signs that Jupyter servers, VS Code and Colab leave.
+    """Return whether this kernel has a front-end, detected by traces of Jupyter servers, VS Code and Colab.
 
     A kernel cannot ask its front-end while a cell runs. papermill, nbclient and nbval start kernels
-    themselves, so none of these signs is there; `GENREC_LIVE=0` or `1` decides where they mislead.
+    themselves, without these traces. Set `GENREC_LIVE` to 0 or 1 if the detection is wrong.
     """
     if not in_kernel():
         return False
@@ -201,7 +202,7 @@ def has_front_end() -> bool:
 
 
 def end_notebook(reason: str) -> None:
-    """Say why a notebook has nothing to show, and let the cells below do nothing; a restart undoes it."""
+    """Print why a notebook has nothing to show, and skip the cells below until the kernel is restarted."""
     print(f"Nothing to show from here on: {reason} The cells below do nothing until the kernel is restarted.")
     if in_kernel():
         sys.modules["IPython"].get_ipython().input_transformers_post.append(lambda lines: [])

@@ -1,4 +1,4 @@
-"""What a code means: words and pictures that decoders restore from an item's first codes."""
+"""The meaning of codes: words and pictures that decoders reconstruct from an item's first codes."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ from genrec_lab.viz.figures import kept_by_codes
 from genrec_lab.viz.figures.pictures import words_of
 
 WORDS = 8  # shown for a prefix
-_DRAWS = 16  # pictures of a prefix, of which the mean shows what they agree in
+_DRAWS = 16  # pictures per prefix; their mean shows what they have in common
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What the codes of n items keep of them, level by level."""
+    """The content of n items that their codes keep, level by level."""
 
     items: pl.DataFrame  # of the dataset, one row per item
     codes: npt.NDArray[np.int64]  # (n, L), before any conflict policy
-    words: tuple[tuple[tuple[str, ...], ...], ...]  # by item and level: the telling words, best first
-    # (n, L, S, S, 3) in 0..1, or None of a tokenizer that has not seen a picture in training.
+    words: tuple[tuple[tuple[str, ...], ...], ...]  # by item and level: the characteristic words, best first
+    # (n, L, S, S, 3) in 0..1, or None if the tokenizer was trained without pictures.
     pictures: npt.NDArray[np.float32] | None
-    means: npt.NDArray[np.float32] | None  # as pictures: the means of 16 draws
+    means: npt.NDArray[np.float32] | None  # same shape as pictures: the means of 16 draws
 
     def figure(self, seed: int | None = None) -> go.Figure:
-        """The items beside what their codes keep."""
+        """Draw the items next to what their codes keep."""
         return kept_by_codes(self.items, self.codes, self.words, self.pictures, self.means, seed=seed)
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """A tokenizer whose decoders are asked what a prefix means."""
+    """A tokenizer whose decoders turn a prefix into words and pictures."""
 
     tokenizer: Tokenizer
-    codes: Tensor  # (n, L) of items that it was trained on, for what is usual
-    texts: pl.Series  # of all items: a word is one that they have
+    codes: Tensor  # (n, L) of training items, for the average word probabilities
+    texts: pl.Series  # of all items; only words in these texts are used
 
     def keep(self, items: pl.DataFrame, codes: npt.NDArray[np.int64], seed: int, words: int = WORDS) -> Kept:
         """Decode the first 1, 2, ... L codes (n, L) of some items.
 
-        For each prefix: its telling words (UTGRec Eq. 8) and a picture drawn by diffusion (Eq. 9), every one
-        from the same noise, beside the mean of more such pictures. A word scores p log(p / q), where p is its
-        probability under the prefix and q the one under an average prefix of that length, so a word that
-        every text has scores nothing. Words that no text of the data set has, such as pieces of words, are
-        left out.
+        For each prefix, return its most characteristic words (UTGRec Eq. 8), a picture drawn by diffusion
+        (Eq. 9), and the mean of several such pictures. All prefixes use the same noise. The score of a word
+        is p log(p / q), where p is its probability under the prefix and q its mean probability over prefixes
+        of that length, so a word that every text has scores zero. Words that are not in any text of the data
+        set, such as subwords, are left out.
         """
         prefixes = [torch.from_numpy(codes[:, :levels]) for levels in range(1, codes.shape[1] + 1)]
         found = [self.words(prefix, words) for prefix in prefixes]
@@ -63,13 +63,13 @@ class Decoder:
         )
 
     def describe(self, prefix: Sequence[int], seed: int) -> Told:
-        """Decode one prefix; it is always drawn from the same noise."""
+        """Decode one prefix; its picture is always drawn from the same noise."""
         asked = torch.tensor([list(prefix)])
         pictures = self.pictures([asked], seed)
         return Told(self.words(asked, WORDS)[0], None if pictures is None else pictures[0, 0])
 
     def words(self, prefixes: Tensor, most: int) -> list[tuple[str, ...]]:
-        """Of each prefix (B, l) the words that tell most, without repetition."""
+        """Return the most characteristic words of each prefix (B, l), without repetition."""
         usual = self._usual[prefixes.shape[1] - 1]
         scores = self.tokenizer.decode_words(prefixes).cpu()
         told = []
@@ -86,7 +86,7 @@ class Decoder:
 
     @cached_property
     def _usual(self) -> list[Tensor]:
-        """The logs of the words' mean probabilities over the prefixes of 1, 2, ... L codes, each (V,)."""
+        """The logs of the words' mean probabilities over prefixes of 1, 2, ... L codes, each (V,)."""
         usual = []
         for levels in range(1, self.codes.shape[1] + 1):
             prefixes, times = self.codes[:, :levels].unique(dim=0, return_counts=True)
@@ -105,11 +105,10 @@ class Decoder:
     def pictures(
         self, prefixes: Sequence[Tensor], seed: int, draws: int = 1
     ) -> npt.NDArray[np.float32] | None:
-        """The mean of so many pictures of each of (n, l) prefixes, for each length: (n, L, S, S, 3)."""
+        """Return the mean of `draws` pictures of each prefix (n, l), for each length: (n, L, S, S, 3)."""
         by_length = []
         for prefix in prefixes:
-            # One by one: every prefix is drawn from the same noise, so that equal prefixes have equal
-            # pictures.
+            # Prefixes are decoded one by one from the same noise, so that equal prefixes give equal pictures.
             means = []
             for one in prefix.split(1):
                 noise = torch.Generator().manual_seed(seed)

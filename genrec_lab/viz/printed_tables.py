@@ -1,4 +1,4 @@
-"""Frames as a notebook prints them: without shape and types, and without quotes around texts."""
+"""Printing of frames in notebooks: without shape and types, and without quotes around texts."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import polars as pl
 
 from genrec_lab.viz.live import in_kernel
 
-# Polars puts a text between quotes and cuts a long one, with its last quote; no setting takes them away.
+# Polars quotes texts, and no setting changes this. A long text is truncated and loses its closing quote.
 _TEXT = re.compile(r"<td>&quot;([^<]*?)(?:&quot;)?</td>")
 
 
 def plain_tables(characters: int = 60, rows: int = 40, columns: int | None = None) -> None:
-    """Let a notebook print frames plainly from here on: so many characters of a text, rows and columns.
+    """Make notebooks print frames plainly, with at most this many characters per text, rows and columns.
 
-    columns: None leaves polars' own number.
+    columns: None keeps the default of polars.
     """
     pl.Config(
         fmt_str_lengths=characters,
@@ -31,5 +31,5 @@ def plain_tables(characters: int = 60, rows: int = 40, columns: int | None = Non
 
 
 def unquoted(frame: pl.DataFrame) -> str:
-    """The frame as polars writes it in HTML, without the quotes around a cell's text."""
+    """Return the HTML that polars writes for a frame, without quotes around the texts in cells."""
     return _TEXT.sub(r"<td>\1</td>", frame._repr_html_())

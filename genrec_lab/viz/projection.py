@@ -1,4 +1,4 @@
-"""Two-dimensional maps of residuals, by t-SNE and UMAP: seeded, of a stratified sample, and saved.
+"""Two-dimensional maps of residuals by t-SNE and UMAP: seeded, from a stratified sample, and saved to disk.
 
 Shapes: N items of the catalogue, n of them in the sample, L levels, d dimensions.
 """
@@ -23,7 +23,7 @@ from genrec_lab.viz.layout import MAX_POINTS, domains_of
 Method = Literal["tsne", "umap"]
 
 _FILE = HeadedTable("projection", "genrec_lab.projection.1", "a projection", "Projection.write")
-# Beyond 50 dimensions t-SNE's own authors reduce by principal components first.
+# The authors of t-SNE first reduce vectors of more than 50 dimensions by principal components.
 _MOST_DIMENSIONS = 50
 _PERPLEXITY = 30.0
 _NEIGHBOURS = 15
@@ -36,7 +36,7 @@ class Projection:
 
     coordinates: (n, L, 2) float32, each level scaled to unit mean square distance from its centre.
     items: (n,) int64, the items' indices in the catalogue, ascending. method: "tsne" or "umap".
-    seed: of the sample and of the map. n_items: N, the catalogue from which the sample comes.
+    seed: seed of the sample and of the map. n_items: N, the size of the catalogue.
     """
 
     coordinates: npt.NDArray[np.float32]
@@ -46,7 +46,7 @@ class Projection:
     n_items: int
 
     def write(self, file: str | Path) -> Path:
-        """Write one parquet file: `item`, then `x_0`, `y_0`, `x_1`, … a level; the rest in its metadata."""
+        """Write a parquet file with `item` and `x_0`, `y_0`, `x_1`, … by level; the rest is metadata."""
         levels = self.coordinates.shape[1]
         columns = dict(zip(_names(levels), self.coordinates.reshape(len(self.items), -1).T, strict=True))
         header = {"levels": levels, "method": self.method, "seed": self.seed, "n_items": self.n_items}
@@ -54,7 +54,7 @@ class Projection:
 
     @classmethod
     def read(cls, file: str | Path) -> Self:
-        """Read what `write` wrote; raises ValueError where the file is missing or is something else."""
+        """Read a file that `write` wrote; raises ValueError if it is missing or is not a projection."""
         frame, header = _FILE.read(file)
         points = frame.select(_names(header["levels"])).to_numpy().astype(np.float32)
         coordinates = points.reshape(frame.height, header["levels"], 2)
@@ -69,11 +69,11 @@ def _names(levels: int) -> list[str]:
 def stratified_sample(
     strata: Sequence[object] | npt.ArrayLike, size: int, seed: int
 ) -> npt.NDArray[np.int64]:
-    """Draw `size` of N things without replacement so that each stratum keeps its share; (size,) ascending.
+    """Draw `size` of N indices without replacement so that each stratum keeps its share; (size,) ascending.
 
-    strata: (N,) names. Places left over by rounding down go to the strata with the largest remainders, and
-    each stratum gets at least one place while there are places enough. Everything is returned where N <=
-    size. Raises ValueError for a size below 1.
+    strata: (N,) names. Shares are rounded down, and the remaining draws go to the strata with the largest
+    remainders. If `size` allows it, each stratum gets at least one draw. If N <= size, all indices are
+    returned. Raises ValueError for a size below 1.
     """
     if size < 1:
         raise ValueError(f"size: {size}, expected at least 1")
@@ -100,13 +100,13 @@ def project_residuals(
     seed: int = 0,
     cache: Path | None = None,
 ) -> Projection:
-    """Map the residuals of a sample of items, the same items at each level; stratified by domain.
+    """Map the residuals of a sample of items, stratified by domain, with the same items at each level.
 
-    residuals: (N, L, d), what each level quantised. domains: (N,). size: most items in the sample, at most
-    20,000; 5,000 items of 4 levels are what one figure draws, and a level of them takes t-SNE about 25 s of
-    one core. cache: a folder; a map of the same residuals, sample and method is read from it instead of made
-    again. Raises ValueError for shapes that do not fit, NaN, an unknown method, fewer than 3 items or a size
-    out of range.
+    residuals: (N, L, d), the input of each level's quantisation. domains: (N,). size: maximum size of the
+    sample, at most 20,000. One figure draws 5,000 items at 4 levels; t-SNE takes about 25 s on one core for
+    each of these levels. cache: a folder; if it has a map of the same residuals, sample and method, the map
+    is read from there. Raises ValueError for shapes that do not match, NaN, an unknown method, fewer than 3
+    items or a size out of range.
     """
     vectors = np.asarray(residuals, dtype=np.float32)
     _check(vectors, method, size)
@@ -164,7 +164,7 @@ def _project(vectors: npt.NDArray[np.float32], method: Method, seed: int) -> npt
     """Map (n, d) to (n, 2), centred and of unit mean square radius."""
     reduced = _leading_components(vectors, seed)
     if not (reduced.std(axis=0) > 0).any():
-        # All residuals are equal: there is nothing to arrange, and the methods would divide by zero.
+        # All residuals are equal, so the methods would divide by zero.
         return np.zeros((len(vectors), 2), dtype=np.float32)
     flat = _tsne(reduced, seed) if method == "tsne" else _umap(reduced, seed)
     flat = flat - flat.mean(axis=0)
@@ -189,15 +189,15 @@ def _tsne(vectors: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.float64
 
 
 def _umap(vectors: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.float64]:
-    # Imported late: it compiles for several seconds, which t-SNE users need not wait for.
+    # Imported here because it compiles for several seconds, which t-SNE does not need.
     from umap import UMAP
 
     neighbours = min(_NEIGHBOURS, len(vectors) - 1)
-    # A spectral start needs more points than it has eigenvectors to find.
+    # Spectral initialisation needs more points than eigenvectors.
     start = "spectral" if len(vectors) > 2 * neighbours else "random"
     shape = {"n_neighbors": neighbours, "min_dist": _MIN_DISTANCE, "n_components": 2}
     mapper = UMAP(**shape, init=start, random_state=seed, n_jobs=1)
     with warnings.catch_warnings():
-        # Where the neighbour graph falls into pieces, UMAP says how it starts them; nothing is lost by it.
+        # UMAP warns about how it initialises a disconnected neighbour graph; the warning is harmless.
         warnings.filterwarnings("ignore", module="umap")
         return np.asarray(mapper.fit_transform(vectors))

@@ -1,8 +1,8 @@
-"""Every sentence that a figure, a table or the explorer says about numbers: one function each, registered.
+"""Every sentence about numbers in a figure, a table or the explorer, each written by a registered function.
 
-A sentence states what its own plot shows and no more: no superlative among ties or zeros, a sample is named,
-and where chance alone would give something, it stands beside. `tests/unit/test_sentences.py` fails for a
-registered function without a property test, and for a title that no registered function wrote.
+A sentence states only what its plot shows: it has no superlative for ties or zeros, it says if the numbers
+come from a sample, and it gives the value expected by chance if there is one. `tests/unit/test_sentences.py`
+fails for a registered function without a property test, and for a title from any other function.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ SENTENCES: dict[str, Callable[..., Any]] = {}
 
 
 def sentence(function: Written) -> Written:
-    """Register a function that writes a sentence, so that the tests ask for its property."""
+    """Register a function that writes a sentence, so that the tests require a property test for it."""
     SENTENCES[f"{function.__module__}.{function.__qualname__}"] = function
     return function
 
 
 def ends(values: npt.ArrayLike) -> tuple[int, int] | None:
-    """Return the places of the least and of the largest value; None where all are equal or there is none."""
+    """Return the indices of the smallest and the largest value; None if all are equal or there are none."""
     known = np.asarray(values, dtype=np.float64)
     low, high = (int(find(known)) for find in (np.nanargmin, np.nanargmax))
     return None if known[low] == known[high] else (low, high)
 
 
 def leaders(names: Sequence[str], values: Sequence[float]) -> list[str]:
-    """Return the names of all that share the largest value; none where it is not above 0."""
+    """Return all names with the largest value; an empty list if it is not above 0."""
     most = max(values, default=0.0)
     return [name for name, value in zip(names, values, strict=True) if value == most and most > 0]
 
@@ -55,14 +55,14 @@ def _place(domain: str) -> str:
 
 @sentence
 def statistics_title(users: int, items: int, interactions: int, domains: int) -> str:
-    """The size of a data set."""
+    """State the size of a data set."""
     of = f"{counted(interactions, 'interaction')} of {counted(users, 'user')} with {counted(items, 'item')}"
     return f"{of} in {counted(domains, 'domain')}"
 
 
 @sentence
 def lengths_title(medians: Mapping[str, int]) -> str:
-    """How long sequences are; medians: by domain, the lower one."""
+    """State the lengths of sequences; medians: the lower median by domain."""
     names = list(medians)
     between = ends(list(medians.values()))
     if between is None:
@@ -75,7 +75,7 @@ def lengths_title(medians: Mapping[str, int]) -> str:
 
 @sentence
 def popularity_title(tops: Mapping[str, tuple[int, int, float]]) -> str:
-    """How unequal popularity is; tops: by domain, how many items, of how many, have which share."""
+    """State how unequal popularity is; tops: by domain, how many top items of how many have which share."""
 
     def said(name: str) -> str:
         top, items, share = tops[name]
@@ -99,10 +99,10 @@ def popularity_title(tops: Mapping[str, tuple[int, int, float]]) -> str:
 
 
 def shared_by_chance(table: IntArray) -> float:
-    """The expected share of used codes that two domains or more use if domains were dealt out by lot.
+    """Return the expected share of used codes that two or more domains use if domains are assigned at random.
 
-    table: (K, T) items by code and domain. A code of n items is one domain's with probability C(N_t, n) over
-    C(N, n), summed over domains.
+    table: (K, T) items by code and domain. A code of n items belongs to a single domain with probability
+    C(N_t, n) / C(N, n), summed over domains t.
     """
     sizes, of_domain = table.sum(axis=1), table.sum(axis=0)
     used = sizes[sizes > 0]
@@ -123,7 +123,7 @@ def _shared(table: IntArray) -> float:
 
 @sentence
 def sharing_title(tables: Sequence[IntArray]) -> str:
-    """Which codes domains share, by level, and how many are dead; tables: (K, T) a level."""
+    """State how many codes domains share at each level, and how many are dead; tables: (K, T) per level."""
     dead = sum(int((table.sum(axis=1) == 0).sum()) for table in tables)
     unused = f"{dead:,} of {counted(sum(map(len, tables)), 'code')} are dead"
     if tables[0].shape[1] == 1:
@@ -140,7 +140,7 @@ def sharing_title(tables: Sequence[IntArray]) -> str:
 
 @sentence
 def level_title(level: int, table: IntArray) -> str:
-    """A level (0-based) in a panel's title: dead codes, and shared ones beside chance."""
+    """Write a panel's title for a level (0-based): dead codes, and shared codes compared with chance."""
     dead = f"Level {level + 1}: {int((table.sum(axis=1) == 0).sum())} of {len(table)} dead"
     if table.shape[1] == 1:
         return dead
@@ -149,7 +149,7 @@ def level_title(level: int, table: IntArray) -> str:
 
 @sentence
 def tokenizers_title(health: pl.DataFrame) -> str:
-    """Collisions and dead codes of tokenizers; health: frame of `health_table`."""
+    """State collisions and dead codes of tokenizers; health: frame of `health_table`."""
     each = health.group_by("tokenizer", maintain_order=True).agg(
         pl.col("collision_rate").first(),
         dead=pl.when(pl.col("dead").is_not_null().all()).then(pl.col("dead").sum() / pl.col("codes").sum()),
@@ -178,7 +178,7 @@ def tokenizers_title(health: pl.DataFrame) -> str:
 
 @sentence
 def overlap_title(overlap: pl.DataFrame) -> str:
-    """Under which tokenizer near items share more codes; overlap: `tokenizer, domain, k, overlap`."""
+    """State for which tokenizer similar items share more codes; overlap: `tokenizer, domain, k, overlap`."""
     names, domains = (overlap[name].unique(maintain_order=True).to_list() for name in ("tokenizer", "domain"))
     if len(names) == 1:
         low, high = (float(overlap["overlap"].to_numpy().min()), float(overlap["overlap"].to_numpy().max()))
@@ -202,7 +202,7 @@ def overlap_title(overlap: pl.DataFrame) -> str:
 
 @sentence
 def collisions_title(sizes: IntArray, domain_index: IntArray, domains: Sequence[str]) -> str:
-    """How many items share an identifier; sizes: (N,) items of the domain with an item's identifier."""
+    """State how many items share an identifier; sizes: (N,) items of the domain with an item's identifier."""
     share = float((sizes > 1).mean())
     if share == 0:
         return "Every identifier belongs to one item of its domain"
@@ -220,7 +220,7 @@ def collisions_title(sizes: IntArray, domain_index: IntArray, domains: Sequence[
 
 @sentence
 def policies_title(policies: Sequence[str], moved: Sequence[int], cost: Sequence[float]) -> str:
-    """Which conflict policy costs least distance among those that change codes."""
+    """State which of the conflict policies that change codes adds the least distance."""
     movers = [place for place, count in enumerate(moved) if count > 0]
     if not movers:
         return "No policy had to change a code"
@@ -240,7 +240,7 @@ def policies_title(policies: Sequence[str], moved: Sequence[int], cost: Sequence
 
 @sentence
 def examples_title(shown: int, items: int, levels: int) -> str:
-    """What a table of identifiers shows."""
+    """State what a table of identifiers shows."""
     return f"{shown} of {counted(items, 'item')} with their identifiers of {counted(levels, 'code')}"
 
 
@@ -249,7 +249,7 @@ def examples_title(shown: int, items: int, levels: int) -> str:
 
 @sentence
 def atlas_title(purities: Sequence[float], chance: float) -> str:
-    """How far maps part the domains: the share of near points of a point's own domain, by level."""
+    """State how well maps separate domains: the share of nearest points in the same domain, by level."""
     of_own = "of a point's nearest points are of its own domain"
     between = None if not np.isfinite(purities).any() or math.isnan(chance) else ends(purities)
     if math.isnan(chance) or not np.isfinite(purities).any():
@@ -265,7 +265,7 @@ def atlas_title(purities: Sequence[float], chance: float) -> str:
 
 @sentence
 def norms_title(before: FloatArray, after: FloatArray) -> str:
-    """How much each level takes off the mean norm of what it quantises; before, after: (L,)."""
+    """State how much each level reduces the mean norm of its input; before, after: (L,)."""
     removed = 1 - after / np.maximum(before, 1e-12)
     said = [f"{'takes' if share >= 0 else 'adds'} {percent(abs(float(share)))}" for share in removed]
     whole = " off the mean norm" if (removed >= 0).all() else " of the mean norm"
@@ -278,7 +278,7 @@ def norms_title(before: FloatArray, after: FloatArray) -> str:
 
 @sentence
 def left_title(shares: FloatArray, *, together: bool) -> str:
-    """What codes leave unexplained of the variance: together by 1, 2, … codes, or each level of its own."""
+    """State the unexplained variance: after the first 1, 2, … codes together, or of each level separately."""
 
     def said(share: float) -> str:
         return f"{share:,.3g} times" if share > 1 else f"{percent(share)} of"
@@ -299,7 +299,7 @@ def left_title(shares: FloatArray, *, together: bool) -> str:
 
 @sentence
 def unquantised_title(levels: int) -> str:
-    """Of codes that quantise nothing."""
+    """State that codes do not quantise vectors."""
     return f"These codes of {counted(levels, 'level')} quantise nothing, so no level leaves anything"
 
 
@@ -308,13 +308,13 @@ def unquantised_title(levels: int) -> str:
 
 @sentence
 def pictures_title(shown: int, items: int, domains: Sequence[str]) -> str:
-    """What a sheet of pictures shows."""
+    """State what a sheet of pictures shows."""
     return f"{shown} of {counted(items, 'item')} with a picture, of {listed(domains)}"
 
 
 @sentence
 def kept_title(shares: FloatArray) -> str:
-    """The share of decoded words that items' texts have, from 1 and from all codes; (L,)."""
+    """State the share of decoded words in the items' texts, for 1 and for all codes; shares: (L,)."""
     if not np.isfinite(shares).all():
         return "What the codes keep of an item"
     first = f"Of the words decoded from 1 code {percent(float(shares[0]))} are in the item's text"
@@ -326,10 +326,10 @@ def kept_title(shares: FloatArray) -> str:
 
 @sentence
 def tokenizer_title(last: Mapping[str, Any], churn: Sequence[float] | None = None) -> str:
-    """How a tokenizer's training ends: the least used level, collisions, and how many codes still change.
+    """State how a tokenizer's training ends: the least used level, collisions, and codes still changing.
 
     last: `epoch`, `utilisation` by level, `collision_rate`. churn: by level, the share of items whose code
-    changed since the record before.
+    changed since the previous record.
     """
     used, epoch = list(last["utilisation"]), int(last["epoch"])
     if None in used:
@@ -354,7 +354,7 @@ def tokenizer_title(last: Mapping[str, Any], churn: Sequence[float] | None = Non
 
 @sentence
 def best_title(bests: Mapping[str, tuple[int, float]], metric: str, trained: int) -> str:
-    """The best epoch on validation users; bests: by training, epoch and value."""
+    """State the best epoch on validation users; bests: epoch and value by training."""
     if not bests:
         return f"{counted(trained, 'epoch')} trained, none validated yet"
     names = leaders(list(bests), [value for _, value in bests.values()])
@@ -373,7 +373,7 @@ def best_title(bests: Mapping[str, tuple[int, float]], metric: str, trained: int
 
 @sentence
 def winner_title(table: pl.DataFrame, shown: str, bound: str) -> str:
-    """Which method is best and by how much; table: `method, domain, mean` of `summarise`, bound: a method."""
+    """State the best method and its lead; table: `method, domain, mean` of `summarise`, bound: a method."""
     domains = table["domain"].unique(maintain_order=True).to_list()
     where = AVERAGE if AVERAGE in domains else domains[-1]
     here = table.filter(pl.col("domain") == where)
@@ -395,7 +395,7 @@ def winner_title(table: pl.DataFrame, shown: str, bound: str) -> str:
 
 @sentence
 def records_note(records: pl.DataFrame, *clauses: str, of: str = "test user") -> str:
-    """The users, domains and seeds of a records frame, and further clauses; of: which users they are."""
+    """State the users, domains and seeds of a records frame, and other clauses; of: the kind of users."""
     own = records.filter(pl.col("domain") != AVERAGE)
     users = seeds = ""
     if "users" in records.columns:
@@ -414,7 +414,7 @@ def records_note(records: pl.DataFrame, *clauses: str, of: str = "test user") ->
 
 @sentence
 def paper_title(paper: str, domains: Sequence[str], below: int, rows: int) -> str:
-    """Ours beside a paper's numbers; below: how many of the rows are far below it."""
+    """Compare our numbers with a paper's; below: how many of the rows are far below it."""
     return (
         f"Ours beside {paper} on {listed(domains)}: {below} of {counted(rows, 'value')} far below the paper's"
     )
@@ -422,7 +422,7 @@ def paper_title(paper: str, domains: Sequence[str], below: int, rows: int) -> st
 
 @sentence
 def beams_title(widths: Sequence[int], missed: Sequence[float], top: int) -> str:
-    """What a beam search misses of the true top; missed: by width, ascending, mean over users."""
+    """State how much of the exact top a beam search misses; missed: user means by ascending width."""
     title = (
         f"With {counted(widths[-1], 'beam')} the search misses {percent(missed[-1])} of the true top {top}"
     )
@@ -433,7 +433,7 @@ def beams_title(widths: Sequence[int], missed: Sequence[float], top: int) -> str
 def adaptation_title(
     before: Sequence[float], after: Sequence[float], domains: Sequence[str], metric: str
 ) -> str:
-    """A metric of validation users before adaptation and at its best epoch, by domain."""
+    """State a metric of validation users before adaptation and at its best epoch, by domain."""
     rises = [two - one for one, two in zip(before, after, strict=True)]
     risen = [place for place, rise in enumerate(rises) if rise > 0]
     start = f"Validation {metric} at the best epoch of adaptation"
@@ -447,7 +447,7 @@ def adaptation_title(
 
 @sentence
 def tail_title(names: Sequence[str], values: FloatArray, groups: Sequence[str]) -> str:
-    """Who finds the rarest and the most popular targets best; values: (rows, groups), rarest first."""
+    """State the best rows on the rarest and most popular targets; values: (rows, groups), rarest first."""
 
     def said(column: int) -> str:
         best = leaders(names, values[:, column].tolist())
@@ -468,7 +468,7 @@ def tail_title(names: Sequence[str], values: FloatArray, groups: Sequence[str]) 
 def differences_title(
     first: str, second: str, low: FloatArray, high: FloatArray, metric: str, level: float
 ) -> str:
-    """How often one method beats another; low, high: the intervals of first minus second."""
+    """State how often one method beats another; low, high: the intervals of first minus second."""
     better, worse = int((low > 0).sum()), int((high < 0).sum())
     title = f"{listed([first])} beats {listed([second])} in {better} of {counted(len(low), 'comparison')}"
     title += f" and loses in {worse}" if worse else ""
@@ -477,7 +477,7 @@ def differences_title(
 
 @sentence
 def worth_title(method: str, metric: str, names: Sequence[str], change: FloatArray, high: FloatArray) -> str:
-    """Which parts are missed: their interval of the change, in percent, is below zero."""
+    """State which parts help: without them, the interval of the change, in percent, is below zero."""
     missed = [place for place in range(len(names)) if high[place] < 0]
     if not missed:
         parts = counted(len(names), "part")
@@ -494,7 +494,7 @@ def worth_title(method: str, metric: str, names: Sequence[str], change: FloatArr
 
 @sentence
 def story_title(method: str, place: int | None, shown: int) -> str:
-    """At which place a method puts what a user took, if it is among those shown."""
+    """State the rank that a method gives to a user's next item, if it is among those shown."""
     if place is not None:
         return f"{listed([method])} puts what the user took at place {place} of {shown} shown"
     return f"What the user took is not among the first {shown} of {listed([method])}"

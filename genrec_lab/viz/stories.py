@@ -1,4 +1,4 @@
-"""One user's way through a recommender, as small frames for the notebooks 05 and 07."""
+"""How a recommender treats a single user, as small frames for notebooks 05 and 07."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _RECOMMENDED, _HIT = "recommended", "recommended, the target"
 
 
 def typical_user(users: pl.DataFrame, length: int = 5) -> dict[str, Any]:
-    """The first user of a part of the split whose history is as near as can be to `length` items."""
+    """Return the first user of a part of the split whose history length is closest to `length` items."""
     distance = (pl.col("history").list.len().cast(pl.Int64) - length).abs()
     return users.sort(distance, maintain_order=True).row(0, named=True)
 
 
 def history_tokens(model: CodeRecommender, dataset: Dataset, history: Sequence[int]) -> pl.DataFrame:
-    """What the network reads of a history: frame `item, title, identifier, tokens`.
+    """Return the network's input for a history: frame `item, title, identifier, tokens`.
 
     The tokens are those of the recommender's `inputs`: a level's offset in the vocabulary plus the code. A T5
-    that reads whole histories has an end token after them, a causal one a token before them.
+    that reads whole histories adds an end token after them; a causal model adds a token before them.
     """
     tokens = model.inputs([list(history)])["input_ids"][0].tolist()
     levels = model.codes.levels
@@ -55,13 +55,13 @@ def history_tokens(model: CodeRecommender, dataset: Dataset, history: Sequence[i
 def watch_beams(
     model: CodeRecommender, dataset: Dataset, history: Sequence[int], domain: str, beams: int = 5
 ) -> pl.DataFrame:
-    """A beam search of one user level by level: what the trie allowed, what was kept, and at which score.
+    """Run a beam search for one user and return each level's allowed codes, kept prefixes and their scores.
 
-    Frame `level, prefix, log_probability, allowed, of, legal_mass, items, example`, a row a beam that
-    survives, best first. allowed, of: how many of the level's codes the trie let the beam choose from.
-    legal_mass: the probability that the model itself gave to those. items: how many lie below the prefix;
-    example: the title of the first. Written anew from `CodeTrie.children` and the recommender's
-    `continuations`, to be read beside `beam_search`, with which it agrees.
+    Frame `level, prefix, log_probability, allowed, of, legal_mass, items, example`, one row per kept beam,
+    best first. allowed, of: how many codes the trie allowed, and how many the level has. legal_mass: the
+    probability that the model gave to the allowed codes. items: the number of items below the prefix.
+    example: the title of the first of them. The code uses only `CodeTrie.children` and the recommender's
+    `continuations`; compare it with `beam_search`, which gives the same results.
     """
     model.eval()
     trie, memory = model.trie(domain), model.remember([list(history)])
@@ -91,7 +91,7 @@ def watch_beams(
 
 @sentence
 def tell_beams(steps: pl.DataFrame) -> str:
-    """Tell the way of the item that ends first, level by level, in words; steps: of `watch_beams`."""
+    """Describe in words, level by level, how the item that ranks first was found; steps: of `watch_beams`."""
     winner = steps.filter(pl.col("level") == pl.col("level").max()).row(0, named=True)
     codes, lines = winner["prefix"].split(_BETWEEN_CODES), []
     for level in range(1, len(codes) + 1):
@@ -110,10 +110,10 @@ def tell_beams(steps: pl.DataFrame) -> str:
 
 
 def user_story(rankings: Rankings, dataset: Dataset, method: str, row: int, places: int = 5) -> pl.DataFrame:
-    """A test user's history, what a method recommends with its scores, and the target, by their titles.
+    """Return the titles of a test user's history, a method's recommendations with scores, and the target.
 
-    Frame `part, place, title, score`; part is "history", "recommended" or "recommended, the target", and last
-    "target". row: of the test part. places: how many recommendations.
+    Frame `part, place, title, score`; part is "history", "recommended" or "recommended, the target", and
+    finally "target". row: row of the test part. places: number of recommendations.
     """
     user = rankings.users.row(row, named=True)
     items = [int(item) for item in rankings.items[method][row][:places] if item >= 0]
@@ -129,7 +129,7 @@ def user_story(rankings: Rankings, dataset: Dataset, method: str, row: int, plac
 
 
 def story_figure(story: pl.DataFrame, method: str) -> go.Figure:
-    """`user_story` as a table for the report; its title says at which place the target stands, if at all."""
+    """Draw `user_story` as a table for the report; its title states the target's rank, if it has one."""
     hits = story.filter(pl.col("part") == _HIT)
     shown = story.filter(pl.col("part").is_in([_RECOMMENDED, _HIT])).height
     title = story_title(method, hits["place"][0] if hits.height else None, shown)
@@ -146,7 +146,7 @@ def story_figure(story: pl.DataFrame, method: str) -> go.Figure:
 
 
 def places_already_had(rankings: Rankings) -> pl.DataFrame:
-    """Each row's share of places that hold an item of the user's own history: frame `row, already_had`."""
+    """Return each row's share of recommendations from the user's own history: frame `row, already_had`."""
     had = rankings.users["history"].to_list()
     shares = []
     for name, shown in rankings.items.items():

@@ -1,4 +1,4 @@
-"""Tables as plotly figures: escaped cells, rows of at most two lines, a height that shows the whole table."""
+"""Tables as plotly figures: escaped cells, rows of at most two lines, high enough for the whole table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from genrec_lab.viz.text import shorten, wrapped
 _LINE, _CELL_PADDING, _SIDE = 17, 12, 16
 _CHARACTER = 7.4
 _MOST_HEADER_LINES = 4
-_TALLEST = 2_400  # pixels; a longer table scrolls inside its own frame
+_TALLEST = 2_400  # pixels; a longer table scrolls inside its frame
 
 
 def table_figure(
@@ -27,10 +27,10 @@ def table_figure(
     emphasis: Sequence[Sequence[bool]] | None = None,
     most_lines: int = 2,
 ) -> go.Figure:
-    """A table with one list of values a column; the first `left` columns are set left, the others right.
+    """Draw a table with one list of values per column.
 
-    Cells are cut to `most_lines` lines of their column. emphasis: by column and row, what is drawn in bold.
-    Raises ValueError where headers and columns do not fit together.
+    The first `left` columns are left-aligned, the others right-aligned. Cells are cut to `most_lines` lines.
+    emphasis: by column and row, which cells are bold. Raises ValueError if headers and columns do not match.
     """
     if len(headers) != len(columns) or len({len(column) for column in columns}) > 1:
         raise ValueError(
@@ -39,7 +39,7 @@ def table_figure(
         )
     shares = np.array([1.0] * len(headers) if widths is None else widths, dtype=float)
     room = [max(4, int((NARROW - 2 * _SIDE) * share / shares.sum() / _CHARACTER) - 2) for share in shares]
-    # Lines are broken here, since the figure must know its height before plotly breaks any.
+    # Lines are broken here, because the figure's height must be known before plotly breaks lines.
     head = [
         wrapped(_fitted(name, place), place, most_lines=_MOST_HEADER_LINES)
         for name, place in zip(headers, room, strict=True)
@@ -59,12 +59,12 @@ def table_figure(
     rows = [max(lines for _, lines in row) for row in (head, *zip(*cells, strict=True))]
     height = min(sum(_LINE * lines + _CELL_PADDING for lines in rows) + 8, _TALLEST)
     finish(figure, title, note, plot_height=height)
-    # A table has neither axis nor legend to leave room for.
+    # A table needs no room for axes or a legend.
     top = figure.layout.margin.t
     figure.update_layout(margin={"b": _SIDE, "l": _SIDE, "r": _SIDE}, height=round(top + height + _SIDE))
     return figure
 
 
 def _fitted(name: str, room: int) -> str:
-    """The name with each word cut to its column: better an ellipsis than a word broken anywhere."""
+    """Shorten each word of a name to its column's width with an ellipsis, so that no word is broken."""
     return " ".join(shorten(word, room) for word in name.split())

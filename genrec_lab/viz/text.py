@@ -1,7 +1,7 @@
 """Text that is safe to draw and easy to read: escaped, shortened, wrapped, and numbers with their nouns.
 
-plotly reads a small HTML in every text it draws and TeX between dollar signs. Titles of items and names of
-domains are data, so each goes through `escape` (or through a function here that does so) before it is drawn.
+plotly interprets a subset of HTML in every text, and TeX between dollar signs. Titles of items and names of
+domains are data, so they are passed through `escape` (or a function here that calls it) before drawing.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ import textwrap
 from collections.abc import Sequence
 
 _PERCENT = "\N{NO-BREAK SPACE}%"
-# Blanks at which a line may break; the no-break space is not among them.
+# Whitespace at which a line may break; this does not include the no-break space.
 _BLANKS = re.compile(r"[ \t\n\r\f\v]+")
-# Numeric references, because plotly knows only a handful of named ones. The dollar would start TeX.
+# Numeric references, because plotly supports only a few named ones. A dollar sign would start TeX.
 _ESCAPES = str.maketrans(
     {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", '"': "&#34;", "'": "&#39;", "\n": " ", "\r": " "}
 )
 
 
 def escape(text: object) -> str:
-    """Return text that plotly draws as it stands: no markup, no TeX, no line break."""
+    """Return text that plotly draws literally: no markup, no TeX, no line break."""
     return str(text).translate(_ESCAPES)
 
 
 def shorten(text: str, limit: int) -> str:
-    """Return the text cut to at most `limit` characters, the last an ellipsis where something was cut."""
+    """Return the text cut to at most `limit` characters, with an ellipsis at the end if it was cut."""
     flat = _BLANKS.sub(" ", text).strip()
     return flat if len(flat) <= limit else flat[: max(limit - 1, 1)].rstrip() + "…"
 
@@ -44,7 +44,7 @@ def code_label(code: int, words: Sequence[str], limit: int) -> str:
 def wrapped(text: str, width: int, most_lines: int | None = None) -> tuple[str, int]:
     """Return the escaped text in lines of at most `width` characters, joined by <br>, and their number.
 
-    The lines are of about equal length, so that no lone word is left for the last.
+    The lines have about equal length, so that the last line is not a single word.
     """
     flat = _BLANKS.sub(" ", text).strip()
     lines = textwrap.wrap(flat, width, break_on_hyphens=False) or [""]
@@ -61,12 +61,12 @@ def wrapped(text: str, width: int, most_lines: int | None = None) -> tuple[str, 
 
 
 def written(codes: Sequence[int]) -> str:
-    """Return codes as the explorer writes them: "12 › 4"."""
+    """Return codes in the explorer's notation: "12 › 4"."""
     return " › ".join(str(int(code)) for code in codes)
 
 
 def percent(share: float) -> str:
-    """Return a share as a percentage that never rounds something to nothing, nor nearly all to all."""
+    """Return a share as a percentage that never rounds a positive share to 0 or a share below 1 to 100."""
     if not math.isfinite(share):
         return "n/a"
     value = 100 * share
@@ -85,7 +85,7 @@ def counted(number: int, singular: str, plural: str | None = None) -> str:
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:
-    """Return names in a sentence: "A, B and C"; "A, B and 4 more" where there are many."""
+    """Return a list of names for a sentence: "A, B and C", or "A, B and 4 more" if there are many."""
     short = [shorten(name, 34) for name in names]
     if len(short) > most:
         return f"{', '.join(short[: most - 1])} and {len(short) - most + 1} more"
@@ -93,5 +93,5 @@ def listed(names: Sequence[str], most: int = 3) -> str:
 
 
 def noted(*clauses: str, seed: int | None = None) -> str:
-    """Return a figure's note: its clauses with semicolons between them, empty ones left out, and the seed."""
+    """Return a figure's note: its non-empty clauses separated by semicolons, and the seed."""
     return "; ".join([*filter(None, clauses), *([] if seed is None else [f"seed {seed}"])])

@@ -1,9 +1,9 @@
-"""The look of every figure: colours, fonts, margins, and a light and a dark plotly template.
+"""The appearance of all figures: colours, fonts, margins, and a light and a dark plotly template.
 
-Figures name no foreground or background colour of their own, so `themed` can turn any of them dark and back.
-The category colours are those of Okabe and Ito (2008), which stay apart for every common colour blindness.
-Their black and yellow are left out, since each vanishes on one of the two backgrounds; Tol's olive and a grey
-are added.
+Figures do not set their own foreground or background colours, so `themed` can switch any of them between
+light and dark. The category colours are those of Okabe and Ito (2008), which remain distinct under every
+common type of colour blindness. Their black and yellow are left out, since each is invisible on one of the
+two backgrounds; Tol's olive and a grey are added.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ ACCENT = "#0072B2"
 MUTED = "#8C96A3"
 GOOD = "#009E73"
 BAD = "#D55E00"
-# Half transparent, so that they read as a light grey on white and as a dark grey on black.
+# Partly transparent, so that it looks light grey on white and dark grey on black.
 TRACK = "rgba(128,138,150,0.28)"
 REFERENCE = "rgba(128,138,150,0.9)"
-# PuOr without its ends, which vanish on a dark background, and with a grey middle that stays apart from an
-# empty place on a light one.
+# PuOr without its ends, which are invisible on a dark background, and with a grey middle that differs from an
+# empty cell on a light background.
 LEAN = ((0.0, "#5E3C99"), (0.3, "#9A8CC2"), (0.5, "#B8BDC4"), (0.7, "#E0A35A"), (1.0, "#E66101"))
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -55,7 +55,7 @@ _SURFACES: dict[str, dict[str, str]] = {
     },
     "dark": {
         "page": "#14181D", "text": "#E4E7EB", "quiet": "#A7B1BC", "line": "#2C343D", "axis": "#66717D",
-        # The blue of the figures is too dark for letters on a dark page.
+        # The blue of the figures is too dark for text on a dark page.
         "button": "#1B2127", "pressed": "#2C343D", "accent": PALETTE[5],
     },
 }  # fmt: skip
@@ -63,7 +63,7 @@ _SURFACES: dict[str, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class Style:
-    """How one category is drawn: a colour, a bar pattern, a line dash and a marker symbol."""
+    """The style of one category: a colour, a bar pattern, a line dash and a marker symbol."""
 
     colour: str
     pattern: str
@@ -83,14 +83,14 @@ class Style:
 
 
 def mark(colour: str, symbol: str, size: float, width: float = 2) -> dict[str, Any]:
-    """Return the `marker` of points with an outline in their colour, so that open symbols are as large."""
+    """Return the `marker` of points, outlined in their colour so that open symbols have the same size."""
     return {"color": colour, "symbol": symbol, "size": size, "line": {"width": width, "color": colour}}
 
 
 def category_styles(names: Iterable[str]) -> dict[str, Style]:
-    """Give each category a style, in the order given.
+    """Return a style for each category, in the order given.
 
-    The first eight differ in colour; further rounds repeat the colours with another pattern, dash and symbol.
+    The first eight differ in colour. After that, the colours repeat with another pattern, dash and symbol.
     """
     styles: dict[str, Style] = {}
     for place, name in enumerate(dict.fromkeys(names)):
@@ -105,10 +105,10 @@ def category_styles(names: Iterable[str]) -> dict[str, Style]:
 
 
 def ordered_styles(count: int) -> list[Style]:
-    """Return styles for `count` ordered things, as the levels of an identifier: viridis, dark to light."""
+    """Return styles for `count` ordered categories, such as identifier levels: viridis, dark to light."""
     if count < 1:
         raise ValueError(f"count: {count}, expected at least 1 ordered category")
-    # The ends of viridis vanish on a dark and on a light background.
+    # The ends of viridis are invisible on a dark or a light background.
     places = [0.3 + 0.48 * (index / max(count - 1, 1)) for index in range(count)]
     return [
         Style(colour, "", _DASHES[index % len(_DASHES)], _SYMBOLS[index % len(_SYMBOLS)])
@@ -117,7 +117,7 @@ def ordered_styles(count: int) -> list[Style]:
 
 
 def page_colours(mode: Mode) -> dict[str, str]:
-    """Return the colours of a page by use: page, text, quiet, line, axis, button, pressed and accent.
+    """Return a page's colours by their use: page, text, quiet, line, axis, button, pressed and accent.
 
     Raises ValueError for a mode that is neither "light" nor "dark".
     """
@@ -127,7 +127,7 @@ def page_colours(mode: Mode) -> dict[str, str]:
 
 
 def template(mode: Mode = "light") -> go.layout.Template:
-    """Return the plotly template of a mode; raises ValueError for one that is neither "light" nor "dark"."""
+    """Return the plotly template of a mode; raises ValueError for a mode other than "light" or "dark"."""
     colours = page_colours(mode)
     text, quiet, line = colours["text"], colours["quiet"], colours["line"]
     axis = {
@@ -183,7 +183,7 @@ def template(mode: Mode = "light") -> go.layout.Template:
         uniformtext={"minsize": 9, "mode": "show"},
     )
     made = go.layout.Template(layout=layout)
-    # By default an error bar is dark grey on either background.
+    # By default, error bars are dark grey on both backgrounds.
     made.data.bar = [go.Bar(error_x={"color": text}, error_y={"color": text})]
     head, cells = (
         {"fill": {"color": fill}, "line": {"color": line}, "font": {"size": TEXT_SIZE, "color": text}}
@@ -194,7 +194,7 @@ def template(mode: Mode = "light") -> go.layout.Template:
 
 
 def themed(figure: go.Figure, mode: Mode) -> go.Figure:
-    """Return a copy of the figure in the light or the dark template; the figure itself stays as it is."""
+    """Return a copy of the figure in the light or dark template; the original is unchanged."""
     copy = go.Figure(figure)
     copy.update_layout(template=template(mode))
     return copy
