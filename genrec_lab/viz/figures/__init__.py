@@ -1,6 +1,6 @@
-"""Every figure of the lab: functions from arrays, frames and core's objects to a plotly figure.
+"""All figures of the lab: functions from arrays, frames and core objects to a plotly figure.
 
-A figure is found by its name, ours and yours alike, and imported when it is first asked for:
+Every figure, ours or yours, is looked up by name and imported on first access:
 
     from genrec_lab.viz import figures
 
@@ -23,7 +23,7 @@ import plotly.graph_objects as go
 
 from genrec_lab.registry import Registry
 
-# By module of genrec_lab.viz: the functions that return a figure.
+# The functions that return a figure, by module of genrec_lab.viz.
 _FIGURES = {
     "figures.codes": "code_sharing code_usage collision_groups identifier_examples neighbour_overlap "
     "policy_costs tokenizers_compared",
@@ -38,7 +38,7 @@ _FIGURES = {
     "explorer.compare": "tokenizer_match",
     "explorer.recommendations": "exposure_by_popularity",
 }
-# What else the figures are made with, and what they are made of.
+# Other public names: functions that prepare the inputs of figures, and constants.
 _OTHERS = {
     "figures.comparisons": "missed_share",
     "figures.pictures": "shares_told",
@@ -49,7 +49,7 @@ _OTHERS = {
 
 
 def _places(by_module: dict[str, str]) -> dict[str, str]:
-    """The place of each name, as a registry writes it."""
+    """Return where each name is defined, in the registry's notation."""
     pairs = [(module, name) for module, names in by_module.items() for name in names.split()]
     return {name: f"genrec_lab.viz.{module}:{name}" for module, name in pairs}
 
@@ -61,7 +61,7 @@ FIGURES: Registry[Callable[..., go.Figure]] = Registry("figure", declared=_place
 
 
 def register_figure(name: str) -> Callable[[T], T]:
-    """Register the decorated function, which returns a plotly figure, under a name.
+    """Register the decorated function, which must return a plotly figure, under a name.
 
     >>> @register_figure("items_by_interactions")
     ... def items_by_interactions(interactions):

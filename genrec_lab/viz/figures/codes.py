@@ -1,6 +1,6 @@
-"""Figures of codes and identifiers: use, sharing and health of each level, collisions, what uniqueness costs.
+"""Figures of codes and identifiers: use, sharing and health of each level, collisions, cost of uniqueness.
 
-Shapes: N items, L levels, K codes a level, T domains.
+Shapes: N items, L levels, K codes per level, T domains.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from genrec_lab.viz.theme import ordered_styles
 
 IntArray = npt.NDArray[np.int64]
 
-# Of `tokenizers_compared`: a panel's title, the field, its scale, unit and what its axis counts.
+# For `tokenizers_compared`: a panel's title, its field, scale, unit and axis title.
 _LINES = (
     ("Codes in use", "utilisation", 100.0, " %", "share of codes"),
     ("Perplexity over codes", "evenness", 100.0, " %", "share of codes"),
@@ -52,16 +52,16 @@ def code_usage(
     top: int = 100,
     seed: int | None = None,
 ) -> go.Figure:
-    """The `top` most frequent codes of each level as bars, stacked by domain: GMC Figure 3, right.
+    """Draw the `top` most frequent codes of each level as bars, stacked by domain: GMC Figure 3, right.
 
-    codes: (N, L). sizes: (L,). domains: (N,) names. The titles count all codes, the dead ones too, not only
-    those drawn. A code is shared if items of two or more domains have it.
+    codes: (N, L). sizes: (L,). domains: (N,) names. The titles count all codes, including dead ones and those
+    that are not drawn. A code is shared if items of two or more domains have it.
     """
     names, counts = _counts(codes, sizes, domains)
     titles = [level_title(level, table) for level, table in enumerate(counts)]
     made = panels(titles, columns=3 if len(titles) == 3 else 2, row_height=190, column_gap=0.08, row_gap=44)
     for panel, table in enumerate(counts):
-        # Ties in frequency go to the lower code, so that the same codes always give the same figure.
+        # Ties in frequency are ordered by code, so that the same codes always give the same figure.
         order = np.argsort(-table.sum(axis=1), kind="stable")[:top]
         order = order[table[order].sum(axis=1) > 0]
         for domain, name in enumerate(names):
@@ -82,10 +82,10 @@ def code_usage(
 def code_sharing(
     codes: npt.ArrayLike, sizes: Sequence[int], domains: npt.ArrayLike, *, seed: int | None = None
 ) -> go.Figure:
-    """How many domains use a code, by level: as a share of the codes, and of the items that have them.
+    """Draw how many domains use a code, by level: as a share of the codes, and of the items with these codes.
 
-    codes: (N, L). sizes: (L,). domains: (N,) names. Dead codes have no items, so they are in the left panel
-    only.
+    codes: (N, L). sizes: (L,). domains: (N,) names. Dead codes have no items, so they are only in the left
+    panel.
     """
     names, counts = _counts(codes, sizes, domains)
     n_domains = len(names)
@@ -117,14 +117,14 @@ def code_sharing(
 
 
 def tokenizers_compared(health: pl.DataFrame, *, seed: int | None = None) -> go.Figure:
-    """The use of each level, one line per tokenizer, and the share of items with an ambiguous identifier.
+    """Draw the use of each level, one line per tokenizer, and the share of items with ambiguous identifiers.
 
-    health: frame of `health_table`. The grey line over the entropies is that of identifiers that are all
+    health: frame of `health_table`. The grey line above the entropies is the entropy if all identifiers are
     distinct, log2 of the number of items. Raises ValueError for an empty frame.
     """
     require_columns(health, ("tokenizer", "level", "items", "collision_rate", "largest_collision"))
-    # Books of different sizes are compared by shares: a perplexity of 60 is much of 64 and little of 256.
-    # Where nobody knows how many codes are possible, there are none.
+    # Shares make codebooks of different sizes comparable: a perplexity of 60 is high for 64 codes and low for
+    # 256. If the number of possible codes is unknown, there are no shares.
     size = pl.when(pl.col("dead").is_not_null()).then("codes")
     health = health.with_columns(evenness=pl.col("perplexity") / size, dead_share=pl.col("dead") / size)
     names = health["tokenizer"].unique(maintain_order=True).to_list()
@@ -165,7 +165,7 @@ def tokenizers_compared(health: pl.DataFrame, *, seed: int | None = None) -> go.
 def _counts(
     codes: npt.ArrayLike, sizes: Sequence[int], domains: npt.ArrayLike
 ) -> tuple[tuple[str, ...], list[IntArray]]:
-    """The domains, and for each level the (K, T) number of items that have a code, by domain."""
+    """Return the domains, and for each level the number of items by code and domain, (K, T)."""
     sharing = domain_sharing(codes, np.asarray(domains).reshape(-1).tolist(), sizes)
     return sharing.domains, [table.T for table in sharing.counts]
 
@@ -173,7 +173,7 @@ def _counts(
 def _shares_used_by(
     counts: Sequence[IntArray], used_by: int, of_items: bool
 ) -> tuple[npt.NDArray[np.float64], IntArray]:
-    """By level, the share and the number of codes (or of items) whose code exactly `used_by` domains use."""
+    """Return by level the share and number of codes that exactly `used_by` domains use, or of their items."""
     weights = [table.sum(axis=1) if of_items else np.ones(len(table), dtype=np.int64) for table in counts]
     pairs = zip(counts, weights, strict=True)
     numbers = np.array([weight[(table > 0).sum(axis=1) == used_by].sum() for table, weight in pairs])
@@ -183,15 +183,15 @@ def _shares_used_by(
 def neighbour_overlap(
     overlap: pl.DataFrame, *, n_items: int | None = None, seed: int | None = None
 ) -> go.Figure:
-    """Codes that an item shares with its K nearest items, over K, by domain and tokenizer: GMC Figure 4.
+    """Draw the share of codes that items have in common with their K nearest items, over K: GMC Figure 4.
 
-    overlap: frame `tokenizer, domain, k, overlap`, the overlap a share of the identifier's levels in 0..1.
+    overlap: frame `tokenizer, domain, k, overlap`; overlap is a share of the identifier's levels in 0..1.
     """
     require_columns(overlap, ("tokenizer", "domain", "k", "overlap"))
     domains = overlap["domain"].unique(maintain_order=True).to_list()
     tokenizers = overlap["tokenizer"].unique(maintain_order=True).to_list()
     made = panels(domains, row_height=240, shared_x=True, shared_y=True)
-    # Ks are tried in doublings or so; even steps keep the small ones apart.
+    # Values of K roughly double from one to the next; equal spacing keeps the small ones readable.
     ks = sorted(overlap["k"].unique().to_list())
     for panel, domain in enumerate(domains):
         for tokenizer in tokenizers:
@@ -211,7 +211,7 @@ def neighbour_overlap(
 
 
 def collision_groups(codes: npt.ArrayLike, domains: npt.ArrayLike, *, seed: int | None = None) -> go.Figure:
-    """Items whose identifier other items of their domain have too, by size of group and by domain.
+    """Draw the items that share their identifier with items of the same domain, by group size and domain.
 
     codes: (N, L). domains: (N,) names.
     """
@@ -239,9 +239,9 @@ def collision_groups(codes: npt.ArrayLike, domains: npt.ArrayLike, *, seed: int 
 
 
 def policy_costs(costs: pl.DataFrame, *, n_items: int | None = None, seed: int | None = None) -> go.Figure:
-    """What each conflict policy did: items whose codes it changed, and the distance that the changes cost.
+    """Draw the effect of each conflict policy: items whose codes it changed, and the distance this added.
 
-    costs: frame `policy, moved, cost`, one row a policy, cost as `Resolution.cost` gives it.
+    costs: frame `policy, moved, cost`, one row per policy, with the cost of `Resolution.cost`.
     """
     require_columns(costs, ("policy", "moved", "cost"))
     policies = [str(name) for name in costs["policy"].to_list()]
@@ -255,7 +255,7 @@ def policy_costs(costs: pl.DataFrame, *, n_items: int | None = None, seed: int |
     for panel, (axis, values, texts) in enumerate(shown):
         names, hover = [label(policy) for policy in policies], "%{customdata}: %{text}<extra></extra>"
         made.bars(panel, values, hover, flat=True, text=texts, customdata=names)
-        # Room for the number behind the longest bar.
+        # Room for the number next to the longest bar.
         largest = float(np.max(values, initial=0.0))
         made.x(panel, range=[0, 1.45 * largest or 1], title=axis, nticks=5)
         made.rows(panel, policies)
@@ -274,11 +274,11 @@ def identifier_examples(
     rows: int = 12,
     seed: int = 0,
 ) -> go.Figure:
-    """Items and their identifiers as a table, sorted by codes; codes equal to the row above are in bold.
+    """Draw a table of items and their identifiers, sorted by codes; prefixes equal to the row above are bold.
 
     codes: (N, L). titles, domains: (N,). items: the items to show; by default a seeded choice of `rows` items
-    that spreads over the domains and takes items with equal first codes together, so that the table shows
-    what a shared prefix means.
+    from all domains, which prefers items with equal first codes, so that the table shows what a shared prefix
+    means.
     """
     table = np.asarray(codes, dtype=np.int64)
     names = domains_of(domains, expected=len(table))
@@ -320,14 +320,14 @@ def _moved_text(count: int, n_items: int | None) -> str:
 
 
 def _examples(codes: IntArray, names: Domains, rows: int, seed: int) -> IntArray:
-    """At most `rows` items: in each domain, neighbours in code order around a seeded item."""
+    """Return at most `rows` items: from each domain, consecutive items in code order at a seeded position."""
     generator = np.random.default_rng(seed)
     parts = []
     for domain, part in enumerate(np.array_split(np.arange(min(rows, len(codes))), len(names))):
         members = np.flatnonzero(names.index == domain)
         ordered = members[np.lexsort(codes[members].T[::-1])]
-        # Of a few stretches drawn, the one whose neighbours have most first codes in common: a lone item
-        # teaches little.
+        # Draw several ranges and take the one whose neighbours have the most first codes in common, because
+        # items without a shared prefix are poor examples.
         starts = generator.integers(0, max(len(ordered) - len(part), 0) + 1, size=8)
         stretches = [ordered[start : start + len(part)] for start in starts]
         alike = [

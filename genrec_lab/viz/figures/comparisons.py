@@ -1,4 +1,4 @@
-"""Figures of comparisons: beam and exact top-k, before and after adaptation, one method and another."""
+"""Figures that compare: beam search and exact top-k, before and after adaptation, two methods."""
 
 from __future__ import annotations
 
@@ -29,17 +29,18 @@ from genrec_lab.viz.text import counted, escape, label, listed, noted, percent
 
 FloatArray = npt.NDArray[np.float64]
 
-_ABOVE = 0.32  # of a variant's own point, where those of papers are, in lines
-# Of the papers' data sets; none that a variant's own point has.
+_ABOVE = 0.32  # distance of papers' points above a variant's own point, in lines
+# Symbols of the papers' data sets; our own points use other symbols.
 _MARKS = ("diamond-open", "triangle-up-open", "cross-open", "star-open", "hexagon-open", "pentagon-open")
-_MOST = 100  # percent; beyond, the colour of the long tail stays
-_DARK = -65  # percent; below, its colour is too dark for dark letters
+_MOST = 100  # percent; the end of the colour scale of the long tail
+_DARK = -65  # percent; colours below this are too dark for dark text
 
 
 def missed_share(exact: npt.ArrayLike, found: npt.ArrayLike) -> FloatArray:
-    """Return the share of each user's exact top-k that the beam's list lacks, (U,).
+    """Return the share of each user's exact top-k that is missing from the beam's list, (U,).
 
-    exact, found: (U, K) item indices, -1 past the end; K may differ. Users without any exact item give 0.
+    exact, found: (U, K) item indices, -1 past the end; K may differ. The share is 0 for users without exact
+    items.
     """
     true, beam = np.asarray(exact, dtype=np.int64), np.asarray(found, dtype=np.int64)
     if true.ndim != 2 or beam.ndim != 2 or len(true) != len(beam):
@@ -58,7 +59,7 @@ def beam_misses(
     *,
     seed: int | None = None,
 ) -> go.Figure:
-    """How much of the model's true top-k a beam search misses, over the number of beams, one line per domain.
+    """Draw how much of the exact top-k a beam search misses over the number of beams, one line per domain.
 
     exact: (U, K) items of `exact_top_k`. beams: number of beams -> (U, K) items of `beam_search`. domains:
     (U,).
@@ -76,7 +77,7 @@ def beam_misses(
         custom = np.column_stack([100 * (mine > 0).mean(axis=1), widths])
         x, y = np.arange(len(widths)), 100 * mine.mean(axis=1)
         made.line(0, x, y, name, hover, size=8, customdata=custom)
-    # Beams are tried in doublings or so; even steps keep the small ones apart.
+    # Numbers of beams roughly double from one to the next; equal spacing keeps the small ones readable.
     made.x(**numbered_axis([str(width) for width in widths]), title="beams")
     made.y(ticksuffix=" %", rangemode="tozero", title=f"missed items of the true top {truth.shape[1]}")
     title = beams_title(widths, missed.mean(axis=1).tolist(), truth.shape[1])
@@ -93,11 +94,11 @@ def adaptation_change(
     after: str = "best epoch of adaptation",
     users: int | None = None,
 ) -> go.Figure:
-    """A metric of validation users before and after adaptation as dumbbells, the largest gain on top.
+    """Draw a metric of validation users before and after adaptation as dumbbells, the largest gain on top.
 
-    changes: frame `domain, before, after`, and `seed` where there are several rows a domain: then means are
-    drawn, with one standard deviation over seeds as error bars. before, after: what the two ends are called.
-    The best of several epochs on the same users is higher than new users would give; the note says so.
+    changes: frame `domain, before, after`, and `seed` if domains have several rows. In that case, means are
+    drawn, with one standard deviation over seeds as error bars. before, after: labels of the two ends. The
+    best of several epochs on the same users overestimates the metric on new users; the note says so.
     """
     require_columns(changes, ("domain", "before", "after"))
     ends = pl.col("before", "after")
@@ -134,10 +135,10 @@ def adaptation_change(
 
 
 def long_tail(by_group: pl.DataFrame, reference: str, *, metric: str = "NDCG@10") -> go.Figure:
-    """Rows against groups of popularity (UTGRec Figure 4): a number, its change from a reference as colour.
+    """Draw a metric by row and popularity group (UTGRec Figure 4); colour shows the change from a reference.
 
-    by_group: `group, low, users, row, value`, as of `metric_by_popularity`. The best of a group is bold.
-    Where the reference finds nothing there is no colour. Raises ValueError for a reference that is no row.
+    by_group: `group, low, users, row, value`, as from `metric_by_popularity`. The best value of a group is
+    bold. If the reference's value is 0, there is no colour. Raises ValueError if the reference is not a row.
     """
     require_columns(by_group, ("group", "low", "users", "row", "value"))
     wide = by_group.sort("low").pivot(on="group", index="row", values="value", maintain_order=True)
@@ -193,10 +194,10 @@ def difference_intervals(
     users: int | None = None,
     seed: int | None = None,
 ) -> go.Figure:
-    """The difference of two methods with its bootstrap interval, one line per domain (or per `name`).
+    """Draw the difference of two methods with its bootstrap interval, one line per domain (or per `name`).
 
-    differences: frame `name, difference, low, high`, first minus second. level: the intervals' coverage.
-    Filled points: the interval excludes zero.
+    differences: frame `name, difference, low, high`, first minus second. level: coverage of the intervals.
+    Points are filled if the interval excludes zero.
     """
     require_columns(differences, ("name", "difference", "low", "high"))
     names = [str(name) for name in differences["name"].to_list()]
@@ -232,11 +233,11 @@ def worth_of_parts(
     users: int | None = None,
     seed: int | None = None,
 ) -> go.Figure:
-    """What a metric changes by when a part of the method is left out, in percent, a line a variant.
+    """Draw the change of a metric, in percent, when a part of the method is left out; one line per variant.
 
-    worth: frame `variant, change, low, high`, and `sd`, over seeds, null for one; one row a variant. papers:
-    frame `row, paper, domain, change`, drawn as open marks above the variant of that name. Raises ValueError
-    for an empty frame or a variant with two rows.
+    worth: frame `variant, change, low, high`, and `sd` (over seeds, null for one seed); one row per variant.
+    papers: frame `row, paper, domain, change`, drawn as open symbols above the variant of that name. Raises
+    ValueError for an empty frame or a variant with two rows.
     """
     require_columns(worth, ("variant", "change", "low", "high", "sd"))
     names = worth["variant"].to_list()
@@ -271,9 +272,9 @@ def _add_intervals(
     hover: str,
     customdata: npt.NDArray[np.object_],
 ) -> None:
-    """Draw (N,) middles with their lows and highs, a line each from the top, and a line at zero.
+    """Draw (N,) middles with their lows and highs, one line each from the top, and a line at zero.
 
-    above, below: what the legend calls intervals wholly above and below zero; the others are undecided.
+    above, below: legend entries for intervals entirely above and below zero; the others are undecided.
     """
     middle, low, high = intervals
     kinds = {
@@ -300,12 +301,12 @@ def _add_intervals(
 
 
 def _add_papers(made: Panels, papers: pl.DataFrame | None, names: list[str]) -> list[str]:
-    """Draw what papers print, a series a data set; return the tables that it is from."""
+    """Draw the papers' values, one series per data set; return the tables that they are from."""
     if papers is None:
         return []
     require_columns(papers, ("row", "paper", "domain", "change"))
     shown = papers.filter(pl.col("row").is_in(names))
-    # A paper's data may have the name of one of ours; the marks say whose they are.
+    # A paper's data set may have the same name as one of ours; the symbols distinguish them.
     series = shown.select("paper", "domain").unique(maintain_order=True).rows()
     for place, (paper, domain) in enumerate(series):
         name = f"{paper}, {domain}"
@@ -318,7 +319,7 @@ def _add_papers(made: Panels, papers: pl.DataFrame | None, names: list[str]) -> 
 
 
 def _letters(change: float) -> str | None:
-    """The colour of a number on its cell, in either mode; that of all text where there is no cell."""
+    """Return the text colour for a cell, for both modes; None (the default colour) without a cell colour."""
     if not np.isfinite(change):
         return None
     return "#FFFFFF" if change < _DARK else "#14181D"

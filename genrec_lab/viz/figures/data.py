@@ -1,4 +1,4 @@
-"""Figures of the data: how long sequences are, how unequal popularity is, and the table of statistics."""
+"""Figures of the data: lengths of sequences, popularity of items, and the table of statistics."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _COLUMNS = ("domain", *_SIZES, "sparsity", "mean_length", "items_without_interac
 
 
 def sequence_lengths(sequences: pl.DataFrame, *, seed: int | None = None) -> go.Figure:
-    """Histogram of the number of interactions a user has, one panel per domain, as shares of its users.
+    """Draw histograms of the number of interactions per user, one panel per domain, as shares of its users.
 
-    sequences: frame with `domain` and `items` (lists), one row a user. Every user is counted: where lengths
-    span more than 24 values, bars cover ranges of geometrically growing width, the same ones in every domain.
+    sequences: frame with `domain` and `items` (lists), one row per user. Every user is counted. If lengths
+    span more than 24 values, bars cover ranges of geometrically increasing width, equal in every domain.
     """
     require_columns(sequences, ("domain", "items"))
     frame = sequences.select("domain", length=pl.col("items").list.len().cast(pl.Int64))
@@ -46,7 +46,7 @@ def sequence_lengths(sequences: pl.DataFrame, *, seed: int | None = None) -> go.
         look: dict[str, Any] = {"marker_color": made.style(name).colour, "customdata": custom}
         made.bars(panel, 100 * counts / counts.sum(), hover, name, showlegend=False, **look)
         made.outer(panel, "interactions of a user", "share of users")
-    # The whole range would run into its neighbour; the hover gives it.
+    # Labels of full ranges would overlap; the hover text shows the range.
     made.x(tickvals=ticks, ticktext=[ranges[place].split("–")[0] for place in ticks], tickangle=0)
     made.y(ticksuffix=" %")
     note = f"All {counted(frame.height, 'user')} of {counted(len(names), 'domain')}"
@@ -54,9 +54,10 @@ def sequence_lengths(sequences: pl.DataFrame, *, seed: int | None = None) -> go.
 
 
 def length_bins(lengths: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Return whole-numbered edges of at most 24 bins [e_i, e_i+1) that hold every length.
+    """Return integer edges of at most 24 bins [e_i, e_i+1) that cover every length.
 
-    Unit bins where they suffice, else bins whose widths grow geometrically. Raises ValueError for no lengths.
+    Bins have width 1 if 24 suffice; otherwise widths increase geometrically. Raises ValueError for no
+    lengths.
     """
     values = np.asarray(lengths, dtype=np.int64)
     if values.size == 0:
@@ -70,18 +71,19 @@ def length_bins(lengths: npt.ArrayLike) -> npt.NDArray[np.int64]:
 
 
 def bin_names(edges: npt.NDArray[np.int64]) -> list[str]:
-    """Return what each bin of whole numbers holds: "3" or "4–7"."""
+    """Return the label of each integer bin: "3" or "4–7"."""
     return [f"{low}" if high == low + 1 else f"{low}–{high - 1}" for low, high in pairwise(edges.tolist())]
 
 
 def popularity_curve(
     sequences: pl.DataFrame, items: pl.DataFrame | None = None, *, seed: int | None = None
 ) -> go.Figure:
-    """Share of a domain's interactions that its r-th most popular item has, over r, both axes logarithmic.
+    """Draw the share of interactions of each domain's r-th most popular item over r, on logarithmic axes.
 
-    sequences: frame with `domain` and `items`. items: frame with `item` and `domain`; with it, items without
-    an interaction are counted in the note (a logarithmic axis cannot show them) and in the top 1 %. The curve
-    has at most 300 of the ranks of a domain, evenly spread on the logarithmic axis, the ends included.
+    sequences: frame with `domain` and `items`. items: optional frame with `item` and `domain`. With it, items
+    without interactions are included in the top 1 % and counted in the note, because a logarithmic axis
+    cannot show them. The curve has at most 300 ranks of a domain, evenly spaced on the logarithmic axis,
+    including the first and the last.
     """
     require_columns(sequences, ("domain", "items"))
     chosen = sequences.select("domain", item=pl.col("items")).explode("item").drop_nulls("item")
@@ -110,7 +112,7 @@ def popularity_curve(
 
 
 def statistics_table(statistics: pl.DataFrame, *, seed: int | None = None) -> go.Figure:
-    """`Dataset.statistics()` as a table: one row per domain (GMC Table 2), and the total of several domains.
+    """Draw `Dataset.statistics()` as a table: one row per domain (GMC Table 2), and the total of several.
 
     statistics: frame with `domain`, `users`, `items`, `interactions`; shares and means get two decimals.
     """
@@ -146,7 +148,7 @@ def _total(column: str, statistics: pl.DataFrame, totals: dict[str, int]) -> str
     if column == "domain":
         return "all"
     if column == "sparsity":
-        # Users choose inside their own domain only, so the pairs are counted a domain.
+        # Users only choose items of their own domain, so pairs are counted per domain.
         pairs = (statistics["users"].cast(pl.Float64) * statistics["items"].cast(pl.Float64)).sum()
         return _cell(column, 1 - totals["interactions"] / pairs if pairs else None)
     if column == "mean_length":

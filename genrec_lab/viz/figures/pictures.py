@@ -1,4 +1,4 @@
-"""Items as a shopper sees them: their pictures with titles, and beside them what their first codes keep."""
+"""Figures of items with their pictures and titles, and of what their first codes keep."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _THUMBNAILS_KEPT = 512
 _CARD_WIDTH = (NARROW - 80) / _COLUMNS
 _TITLE_LINES = 3
 _TITLE_CHARACTERS = 21
-# Of `kept_by_codes`: a picture as drawn and as stored, the head above the columns, a gap.
+# Pixels in `kept_by_codes`: a picture as drawn and as stored, the header above the columns, a gap.
 _KEPT_PICTURE, _KEPT_STORED, _HEAD, _GAP = 104, 128, 24, 6
 _KEPT_LINES = 4
 _CHARACTER = 6.2
@@ -37,12 +37,12 @@ _PARTS = re.compile(r"[^\W_]+")
 
 
 def item_pictures(items: pl.DataFrame, *, rows: int = 2, seed: int = 0) -> go.Figure:
-    """A seeded choice of items, six a row: picture, title and domain.
+    """Draw a seeded choice of items, six per row: picture, title and domain.
 
-    items: frame `title, domain, image`, image a file or null. Items without a picture are counted in the note
-    and not drawn; the choice is stratified by domain and each domain's items stand together. The pictures are
-    stored inside the figure, at most 160 px a side. Raises ValueError where no item has a picture, or for a
-    file that is not there or is no picture.
+    items: frame `title, domain, image`; image is a file or null. Items without a picture are not drawn, but
+    counted in the note. The choice is stratified by domain, and items are grouped by domain. The figure
+    contains the pictures, with sides of at most 160 px. Raises ValueError if no item has a picture, or if a
+    file is missing or not a picture.
     """
     require_columns(items, ("title", "domain", "image"))
     pictured = items.filter(pl.col("image").is_not_null())
@@ -75,13 +75,13 @@ def kept_by_codes(
     *,
     seed: int | None = None,
 ) -> go.Figure:
-    """One row per item: its picture and title, then what 1, 2, ... L codes keep of both.
+    """Draw one row per item: its picture and title, then what 1, 2, ... L codes keep of both.
 
-    items: frame `title, domain, text, image` of n items, image a file or null. codes: (n, L). words: by item
-    and level the words decoded from so many codes, most telling first; those that the item's text has are
-    bold. pictures: (n, L, S, S, 3) in 0..1, drawn from the codes, or None; means: the same of means of many
-    such pictures, which stand beside the single ones. The title states the share of decoded words that the
-    texts have. Raises ValueError where the shapes do not agree, and for no item at all.
+    items: frame `title, domain, text, image` of n items; image is a file or null. codes: (n, L). words: by
+    item and level, the words decoded from the codes up to that level, most characteristic first; words from
+    the item's text are bold. pictures: (n, L, S, S, 3) in 0..1, decoded from the codes, or None. means: means
+    of many such pictures in the same shape, drawn next to the single ones. The title states the share of
+    decoded words that are in the texts. Raises ValueError if the shapes do not match or there are no items.
     """
     require_columns(items, ("title", "domain", "text", "image"))
     numbers = np.asarray(codes)
@@ -127,7 +127,7 @@ def kept_by_codes(
 
 
 def shares_told(texts: Sequence[str], words: Sequence[Sequence[Sequence[str]]]) -> npt.NDArray[np.float64]:
-    """Return the share of decoded words that the items' own texts have, by number of codes: (L,)."""
+    """Return the share of decoded words that are in the items' own texts, by number of codes: (L,)."""
     pairs = zip(map(words_of, texts), words, strict=True)
     hits = [[[word in own for word in level] for level in decoded] for own, decoded in pairs]
     by_level = zip(*hits, strict=True)
@@ -135,12 +135,12 @@ def shares_told(texts: Sequence[str], words: Sequence[Sequence[Sequence[str]]]) 
 
 
 def words_of(text: str) -> set[str]:
-    """Return the words of a text, in lower case."""
+    """Return the words of a text in lower case."""
     return set(_PARTS.findall(text.lower()))
 
 
 def picture_uri(file: str | Path, side: int = _STORED, kind: str = "PNG") -> str:
-    """Return a picture as a data URI of at most `side` px a side; ValueError for what is no picture."""
+    """Return a picture as a data URI of at most `side` px per side; raises ValueError if it is unreadable."""
     try:
         with opened_picture(Path(file)) as opened:
             opened.draft("RGB", (2 * side, 2 * side))
@@ -150,7 +150,7 @@ def picture_uri(file: str | Path, side: int = _STORED, kind: str = "PNG") -> str
             f"{file}: not a picture that can be read ({error}); restore it, or prepare the data again"
         ) from error
     small.thumbnail((side, side))
-    # Cut-out goods stand on nothing, which would be black.
+    # A transparent background would become black.
     flat = Image.new("RGB", small.size, "white")
     flat.paste(small, mask=small.getchannel("A"))
     return _uri(flat, kind)
@@ -158,9 +158,9 @@ def picture_uri(file: str | Path, side: int = _STORED, kind: str = "PNG") -> str
 
 @lru_cache(_THUMBNAILS_KEPT)
 def thumbnail(file: str, side: int) -> str | None:
-    """Return a small picture as a data URI; None for what is not there or no picture.
+    """Return a small picture as a data URI, or None if the file is missing or not a picture.
 
-    The explorer goes on without a picture, where a report would stop: it may show a run that was moved.
+    Unlike a report, the explorer does not fail if a picture is missing, because the run may have been moved.
     """
     try:
         return picture_uri(file, side, "JPEG")
@@ -171,7 +171,7 @@ def thumbnail(file: str, side: int) -> str | None:
 def drawn_uri(pixels: npt.ArrayLike, side: int) -> str:
     """Return (S, S, 3) in 0..1 as a data URI of about `side` px, enlarged without smoothing.
 
-    What is drawn from codes is no sharper than that.
+    The visible pixels show the true resolution of decoded pictures.
     """
     values = np.round(255 * np.clip(np.asarray(pixels, dtype=np.float64), 0, 1)).astype(np.uint8)
     image = Image.fromarray(values)
@@ -187,7 +187,7 @@ def _uri(image: Image.Image, kind: str) -> str:
 
 
 def _cards(columns: int, top: float, rows: int) -> go.Figure:
-    """A figure whose axes count columns and rows of cards, from the top left."""
+    """Return a figure whose axes count columns and rows of cards from the top left."""
     figure = go.Figure()
     figure.update_xaxes(visible=False, range=[0, columns], fixedrange=True)
     figure.update_yaxes(visible=False, range=[rows, top], fixedrange=True)
@@ -204,7 +204,7 @@ def _put_picture(
 
 
 def _put_caption(figure: go.Figure, text: str, column: int, y: float) -> None:
-    """Write escaped text in the middle of a column, down from y."""
+    """Write escaped text in the middle of a column, starting at y."""
     place = {"x": column + 0.5, "y": y, "xanchor": "center", "yanchor": "top"}
     figure.add_annotation(text=text, **place, showarrow=False, font={"size": NOTE_SIZE - 1})
 
@@ -229,7 +229,7 @@ def _check(
 
 
 def _lines(words: Sequence[str], own: set[str], characters: int) -> str:
-    """Words in lines that fit, bold where the item has them; what does not fit is left out."""
+    """Arrange words in lines, with the item's own words in bold; words that do not fit are left out."""
     lines: list[list[str]] = [[]]
     length = 0
     for word in words:

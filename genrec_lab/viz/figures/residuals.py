@@ -1,4 +1,4 @@
-"""Figures of residuals: maps of what each level quantises, and what each level explains or loses.
+"""Figures of residuals: maps of each level's residuals, and the variance that each level explains or leaves.
 
 Shapes: N items, n of them on the map, L levels, d dimensions.
 """
@@ -24,11 +24,11 @@ from genrec_lab.viz.theme import PALETTE, category_styles, ordered_styles
 FloatArray = npt.NDArray[np.float64]
 
 _MAP_NEIGHBOURS = 10
-# Above this many points SVG gets slow to draw; below it, it needs no WebGL and prints sharply.
+# SVG is slow to draw above this number of points. Below it, SVG works without WebGL and prints sharply.
 _MOST_SVG_POINTS = 6_000
 _METHOD_NAMES = {"tsne": "t-SNE", "umap": "UMAP"}
 _NAMED_CODES = 8
-_SLIDER = 74  # pixels that the slider takes below the axes
+_SLIDER = 74  # height of the slider below the axes, in pixels
 
 
 def residual_atlas(
@@ -41,12 +41,12 @@ def residual_atlas(
     n_items: int | None = None,
     seed: int = 0,
 ) -> go.Figure:
-    """One map a level, coloured by domain, the same items in each: GMC Figure 3, left.
+    """Draw one map per level, coloured by domain, with the same items in each: GMC Figure 3, left.
 
-    coordinates: (n, L, 2), as `Projection.coordinates`. domains: (n,) of these items. titles: (n,) for the
-    hover. what: the note's words for what is mapped. n_items: the catalogue from which the n come. Where n
-    times L is above 20,000, a stratified sample is drawn. The titles state how often a point's 10 nearest
-    points on the map are of its own domain.
+    coordinates: (n, L, 2), as in `Projection.coordinates`. domains: (n,) of these items. titles: (n,) for the
+    hover text. what: description of the mapped vectors for the note. n_items: size of the catalogue from
+    which the n items come. If n times L is above 20,000, a stratified sample is drawn. The titles state the
+    share of a point's 10 nearest points on the map that belong to its own domain.
     """
     points = np.asarray(coordinates, dtype=np.float64)
     if points.ndim != 3 or points.shape[2] != 2 or 0 in points.shape:
@@ -92,12 +92,13 @@ def residual_stepper(
     domains: Sequence[object] | npt.ArrayLike,
     titles: Sequence[str] | None = None,
 ) -> go.Figure:
-    """A map of the same items at every level, one at a time by a slider, beside the norms before and after.
+    """Draw a map of the same items at every level, with a slider, next to the norms before and after it.
 
-    residuals: (N, L, d), what each level quantises. remainders: (N, L, d), what it leaves of that.
-    codes: (N, L). domains, titles: (N,). A point's text has its code and the norm of its residual before and
-    after; the numbers on the map stand where most items of the level's largest codes lie. Each map fills the
-    same square, so that nothing jumps. Raises ValueError where the shapes do not agree.
+    residuals: (N, L, d), the input of each level. remainders: (N, L, d), what remains after each level.
+    codes: (N, L). domains, titles: (N,). The hover text of a point shows its code and the norm of its
+    residual before and after the level. The numbers on the map mark the median position of the level's
+    largest codes. All maps have the same extent, so that the axes do not change. Raises ValueError if the
+    shapes do not match.
     """
     seen, left = np.asarray(residuals, dtype=np.float32), np.asarray(remainders, dtype=np.float32)
     numbers, items = np.asarray(codes), projection.items
@@ -125,7 +126,7 @@ def residual_stepper(
         _add_domains(made, 0, points, own, names.names, kind, 5, np.array(hover), visible=level == 0)
         _add_code_numbers(made, points, numbers[items, level], level == 0)
         for name, norms, colour in (("before", before, theme.MUTED), ("after", after, theme.ACCENT)):
-            # The shown level in full colour.
+            # The selected level has full colour.
             opacity = [1.0 if other == level else 0.35 for other in range(levels)]
             look: dict[str, Any] = {"showlegend": True, "visible": level == 0}
             look |= {"at": np.arange(1, levels + 1), "marker": {"color": colour, "opacity": opacity}}
@@ -147,9 +148,9 @@ def residual_stepper(
 
 
 def map_purity(points: npt.ArrayLike, domain: npt.NDArray[np.int64]) -> float:
-    """Return the mean share of a point's 10 nearest points on the map that are of its own domain.
+    """Return the mean share of a point's 10 nearest points on the map that belong to its own domain.
 
-    points: (n, 2). domain: (n,). Fewer than 11 points: of all the others; NaN for a single point.
+    points: (n, 2). domain: (n,). With fewer than 11 points, all others are counted; NaN for a single point.
     """
     from sklearn.neighbors import NearestNeighbors
 
@@ -157,24 +158,24 @@ def map_purity(points: npt.ArrayLike, domain: npt.NDArray[np.int64]) -> float:
     near = min(_MAP_NEIGHBOURS, len(places) - 1)
     if near < 1:
         return float("nan")
-    # Without an argument, a point is not among its own neighbours, even where several lie on one spot.
+    # Without an argument, a point is not its own neighbour, even if several points coincide.
     neighbours = NearestNeighbors(n_neighbors=near).fit(places).kneighbors(return_distance=False)
     return float((domain[neighbours] == domain[:, None]).mean())
 
 
 def _map_trace(points: int) -> type[go.Scatter] | type[go.Scattergl]:
-    """Return the kind of trace that draws so many points well."""
+    """Return the trace type for this number of points."""
     return go.Scattergl if points > _MOST_SVG_POINTS else go.Scatter
 
 
 def _map_axes(made: Panels, panel: int | None = None, **settings: object) -> None:
-    """Take the ticks from a map's axes: its coordinates have no meaning of their own."""
+    """Remove the ticks from a map's axes, because its coordinates have no meaning."""
     for axis in (made.x, made.y):
         axis(panel, showticklabels=False, ticks="", showgrid=False, mirror=True, **settings)
 
 
 def _method_name(method: str) -> str:
-    """Return how a method of projection is written."""
+    """Return the display name of a projection method."""
     return _METHOD_NAMES.get(method, method)
 
 
@@ -189,10 +190,10 @@ def _add_domains(
     hover: npt.NDArray[np.str_] | None,
     visible: bool = True,
 ) -> None:
-    """A trace a domain of (n, 2) points; hover: (n,) texts."""
+    """Add one trace of (n, 2) points per domain; hover: (n,) texts."""
     for place, (name, style) in enumerate(category_styles(names).items()):
         own = domain == place
-        # Crosses are slower to draw, so symbols come in where the colours run out.
+        # Other symbols are slower to draw, so they are only used when there are more domains than colours.
         symbol = style.symbol if place >= len(PALETTE) else "circle"
         look = {"color": style.colour, "size": size, "opacity": 0.72, "line": {"width": 0}, "symbol": symbol}
         trace = kind(
@@ -211,14 +212,14 @@ def _add_domains(
 
 
 def _in_square(points: npt.NDArray[np.float32]) -> FloatArray:
-    """Coordinates moved and scaled, alike in both directions, to fill -1..1."""
+    """Shift and scale coordinates to fill -1..1, with the same scale in both directions."""
     low, high = points.min(axis=0), points.max(axis=0)
     size = max(float((high - low).max()), 1e-12)
     return np.asarray(2 * (points - (low + high) / 2) / size, dtype=np.float64)
 
 
 def _add_code_numbers(made: Panels, points: FloatArray, codes: npt.NDArray[np.int64], visible: bool) -> None:
-    """The largest codes' numbers at the median of their points."""
+    """Write the numbers of the largest codes at the median of their points."""
     found, counts = np.unique(codes, return_counts=True)
     largest = found[np.argsort(-counts, kind="stable")[:_NAMED_CODES]]
     middles = np.array([np.median(points[codes == code], axis=0) for code in largest])
@@ -226,7 +227,7 @@ def _add_code_numbers(made: Panels, points: FloatArray, codes: npt.NDArray[np.in
         x=middles[:, 0],
         y=middles[:, 1],
         mode="markers+text",
-        # Dark on a light disc, so that a number is read on points of any colour, in either mode.
+        # Dark text on a light disc is readable on points of any colour, in both modes.
         marker={"size": 24, "color": "rgba(255,255,255,0.88)", "line": {"width": 1, "color": theme.MUTED}},
         text=[f"<b>{code}</b>" for code in largest.tolist()],
         textfont={"size": theme.PANEL_TITLE_SIZE, "color": "#14181D"},
@@ -238,7 +239,7 @@ def _add_code_numbers(made: Panels, points: FloatArray, codes: npt.NDArray[np.in
 
 
 def _with_slider(figure: go.Figure, owners: npt.NDArray[np.int64], levels: int) -> go.Figure:
-    """A slider that shows one level's traces; owners: each trace's level."""
+    """Add a slider that selects the traces of one level; owners: the level of each trace."""
     shown = [{"visible": (owners == level).tolist()} for level in range(levels)]
     place = {"x": 0, "len": 0.43, "y": 0, "yanchor": "top", "pad": {"t": 14, "b": 0, "l": 4}}
     slider = place | {
@@ -256,11 +257,11 @@ def _with_slider(figure: go.Figure, owners: npt.NDArray[np.int64], levels: int) 
 def levels_leave(
     shares: FloatArray, norms: FloatArray, domains: npt.ArrayLike, *, together: bool, seed: int | None = None
 ) -> go.Figure:
-    """The variance that levels leave, and the mean norm of what is left by domain.
+    """Draw the variance that levels leave unexplained, and the mean norm of the remainder by domain.
 
-    shares: (L,) of the variance, above 1 where a level does worse than one codeword at the mean would.
-    norms: (N, L) after each level, or (N, L + 1) with those before the first. together: whether the levels
-    refine each other, so that the shares are what the first 1, 2, … codes leave.
+    shares: (L,) of the variance; above 1 if a level is worse than a single codeword at the mean.
+    norms: (N, L) after each level, or (N, L + 1) with the norms before the first level. together: whether the
+    levels refine each other; the shares are then those that the first 1, 2, … codes leave.
     """
     levels, x = len(shares), "codes kept" if together else "level"
     left = "Variance left by the first codes" if together else "Variance that each level leaves of its own"
@@ -286,10 +287,10 @@ def levels_leave(
 
 
 def what_levels_leave(own: Identified, domains: Sequence[str], seed: int = 0) -> go.Figure:
-    """`levels_leave` of a tokenizer.
+    """Draw `levels_leave` for a tokenizer.
 
-    Levels that hand nothing on, as the increments of UTGRec's (Eqs 3 and 4) and the sub-vectors of product
-    quantisation, are measured each by itself; codes that quantise nothing have a figure that says so.
+    Levels that do not pass a residual on are measured separately, such as UTGRec's increments (Eqs 3 and 4)
+    and the sub-vectors of product quantisation. For codes that do not quantise vectors, the figure says so.
     """
     if not own.quantises:
         made = panels(["What each level leaves"], columns=1, row_height=160)
@@ -307,7 +308,7 @@ def what_levels_leave(own: Identified, domains: Sequence[str], seed: int = 0) ->
 def explained_variance(residuals: npt.ArrayLike, vectors: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Return the variance explained by 1..L codes, (L,), and each item's norms after 0..L codes, (N, L + 1).
 
-    residuals: (N, L, d). vectors: (N, d) sums of the chosen codewords. Raises ValueError where shapes differ.
+    residuals: (N, L, d). vectors: (N, d) sums of the chosen codewords. Raises ValueError if shapes differ.
     """
     left = np.asarray(residuals, dtype=np.float64)
     quantized = np.asarray(vectors, dtype=np.float64)
@@ -325,9 +326,9 @@ def explained_variance(residuals: npt.ArrayLike, vectors: npt.ArrayLike) -> tupl
 
 
 def error_shares(vectors: npt.ArrayLike, codewords: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Return each level's squared error over its variance, (L,), and the items' distances, (N, L).
+    """Return each level's squared error divided by its variance, (L,), and the items' distances, (N, L).
 
-    vectors, codewords: (N, L, d). A level without any variance has the share NaN. Raises ValueError where the
+    vectors, codewords: (N, L, d). The share of a level without variance is NaN. Raises ValueError if the
     shapes differ.
     """
     given, chosen = np.asarray(vectors, dtype=np.float64), np.asarray(codewords, dtype=np.float64)
@@ -342,7 +343,7 @@ def error_shares(vectors: npt.ArrayLike, codewords: npt.ArrayLike) -> tuple[Floa
 
 
 def mapped_things(own: Identified) -> str:
-    """Say what the maps of stage 03 show, for a figure's note."""
+    """Return a description of what the maps of stage 03 show, for a figure's note."""
     if not own.quantises:
         return "the text vectors, because these codes quantise nothing"
     if own.prefixed is not None:
@@ -353,7 +354,7 @@ def mapped_things(own: Identified) -> str:
 
 
 def step_through(own: Identified, tsne: Projection, items: pl.DataFrame) -> go.Figure:
-    """`residual_stepper` on the map by t-SNE; `what_levels_leave` where it quantises nothing."""
+    """Draw `residual_stepper` on the t-SNE map, or `what_levels_leave` if there is no quantisation."""
     if not own.quantises:
         return what_levels_leave(own, items["domain"].to_list())
     if own.prefixed is not None:

@@ -1,8 +1,8 @@
 """Results by method and domain: records of runs, their summary over seeds, the ranked table, and bars.
 
-A records frame has `method, seed, domain, metric, k, value, users`: `metrics_table` of each run with its
-method and seed beside it. Rows of the domain "average" are weighted by users; where a run lacks them they are
-computed. Where there is one domain only, it is its own average and none is shown.
+A records frame has `method, seed, domain, metric, k, value, users`: the `metrics_table` of each run plus its
+method and seed. Rows of the domain "average" are weighted by users, and are computed if a run lacks them.
+With a single domain, no average is shown.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ BEST_POSSIBLE = "best possible"
 """The method that is a bound, not a competitor: the best that any model could reach on Bazaar."""
 
 _COLUMNS = ("method", "domain", "metric", "k", "value")
-_METHODS = 170  # pixels for the names at the left of the bars
-_FAR_BELOW = -10.0  # percent; a row this far below its paper's figure is in bold
+_METHODS = 170  # width of the names to the left of the bars, in pixels
+_FAR_BELOW = -10.0  # percent; rows this far below the paper's value are bold
 
 
 def summarise(records: pl.DataFrame, metric: str = "ndcg", k: int = 10) -> pl.DataFrame:
     """Return mean and standard deviation over seeds of one metric: frame `method, domain, mean, sd, seeds`.
 
-    Domains in order of first appearance, "average" last (computed anew, for runs of all domains only);
-    methods by falling average. sd (n - 1) is null for one seed. Raises ValueError where the metric at k is
-    not among the records or a run states a value twice.
+    Domains are in order of first appearance, with "average" last (recomputed, only for runs with all
+    domains). Methods are sorted by descending average. sd (n - 1) is null for one seed. Raises ValueError if
+    the metric at k is not in the records, or if a run has a value twice.
     """
     require_columns(records, _COLUMNS)
     chosen = records.filter((pl.col("metric").str.to_lowercase() == metric.lower()) & (pl.col("k") == k))
@@ -76,9 +76,9 @@ def ranked_table(
 ) -> pl.DataFrame:
     """Return the results as text, ready to print: one row per method, ranked by one metric's average.
 
-    columns "domains": `rank, method, seeds`, that metric in each domain and on average; "metrics": `rank,
+    columns "domains": `rank, method, seeds`, this metric in each domain and on average; "metrics": `rank,
     method, seeds`, the average of every metric at every k. Cells are "mean ± standard deviation", the latter
-    from two seeds on; "–" where a method has no value. The best possible comes first and has no rank.
+    for two or more seeds, or "–" if a method has no value. The best possible comes first and has no rank.
     """
     ranking = summarise(records, metric, k)
     methods = ranking["method"].unique(maintain_order=True).to_list()
@@ -102,7 +102,7 @@ def ranked_table(
 
 
 def _ranks(table: pl.DataFrame, methods: Sequence[str]) -> list[str]:
-    """The place of each method by its average, equal ones sharing the first of theirs; "–" for the bound."""
+    """Return each method's rank by its average; ties share the best rank, and the bound has "–"."""
     averages = dict(table.filter(pl.col("domain") == domain_order(table)[-1]).select("method", "mean").rows())
     ranked = [method for method in methods if method != BEST_POSSIBLE]
     places: dict[str, int] = {}
@@ -120,7 +120,7 @@ def results_table(
     *,
     columns: Literal["domains", "metrics"] = "domains",
 ) -> go.Figure:
-    """`ranked_table` as a plotly table, the best of each column in bold."""
+    """Draw `ranked_table` as a plotly table, the best of each column in bold."""
     table = ranked_table(records, metric, k, columns=columns)
     names = table.columns[3:]
     values = [table[name].to_list() for name in table.columns]
@@ -130,7 +130,7 @@ def results_table(
         numbers = np.array([_number(text) for text in table[name]])
         best = max((numbers[place] for place in rivals if np.isfinite(numbers[place])), default=np.nan)
         emphasis.append([place in rivals and numbers[place] == best > 0 for place in range(table.height)])
-    # Seven columns of values leave room for little else.
+    # Seven or more columns of values leave little room for the others.
     narrow = len(names) >= 7
     widths = [44, 126, 58] if narrow else [50, 165, 60]
     widths += [round((868 - sum(widths)) / max(len(names), 1))] * len(names)
@@ -146,9 +146,9 @@ def results_table(
 
 
 def paper_table(beside: pl.DataFrame) -> go.Figure:
-    """One paper's figures beside ours, as `evaluation.papers.beside_papers` gives them.
+    """Draw a paper's values next to ours, as returned by `evaluation.papers.beside_papers`.
 
-    Raises ValueError where there is nothing to draw, or more than one paper.
+    Raises ValueError if the frame is empty or has more than one paper.
     """
     papers = beside["paper"].unique(maintain_order=True).to_list()
     if len(papers) != 1:
@@ -176,7 +176,7 @@ def paper_table(beside: pl.DataFrame) -> go.Figure:
 
 
 def rivals(table: pl.DataFrame) -> list[str]:
-    """Return the methods of a summary by rank, without the bound; raises ValueError where none is left."""
+    """Return the methods of a summary by rank, without the bound; raises ValueError if there are none."""
     methods = [str(name) for name in table["method"].unique(maintain_order=True) if name != BEST_POSSIBLE]
     if not methods:
         raise ValueError(
@@ -186,10 +186,9 @@ def rivals(table: pl.DataFrame) -> list[str]:
 
 
 def _with_averages(chosen: pl.DataFrame) -> pl.DataFrame:
-    """Replace all averages by those of the runs that have every domain: columns method, seed, domain, value.
+    """Replace all averages by those of runs with every domain: columns method, seed, domain, value.
 
-    A table of one domain has an average too, of that domain alone, which must not stand beside the average of
-    all.
+    The average of a run with fewer domains must not be compared with the average over all domains.
     """
     kept = ["method", "seed", "domain", "value"]
     by_domain = chosen.filter(pl.col("domain") != AVERAGE)
@@ -209,7 +208,7 @@ def _with_averages(chosen: pl.DataFrame) -> pl.DataFrame:
 
 
 def _ranked_methods(table: pl.DataFrame) -> list[str]:
-    """The best possible, then methods by falling average; last those without one, by their mean value."""
+    """Return the best possible, then methods by descending average, then those without one by mean value."""
     averages = dict(table.filter(pl.col("domain") == AVERAGE).select("method", "mean").iter_rows())
     means = dict(table.group_by("method").agg(pl.col("mean").mean()).iter_rows())
     return sorted(
@@ -223,7 +222,7 @@ def _ranked_methods(table: pl.DataFrame) -> list[str]:
 
 
 def domain_order(table: pl.DataFrame) -> list[str]:
-    """Return the domains in order of first appearance, the average last where there is one."""
+    """Return the domains in order of first appearance, with the average, if any, last."""
     names = table["domain"].unique(maintain_order=True).to_list()
     return [*(name for name in names if name != AVERAGE), *([AVERAGE] if AVERAGE in names else [])]
 
@@ -248,14 +247,13 @@ def metric_bars(
     of_best: bool = False,
     users: str = "test user",
 ) -> go.Figure:
-    """One metric by method and domain: one panel per domain and one for the average, with one bar per method.
+    """Draw one metric with one panel per domain and one for the average, and one bar per method in each.
 
-    Error bars, where there are several seeds: one standard deviation. Methods are ranked by the average, best
-    on top, in every panel. highlight: the methods in full colour; by default the best. The best possible,
-    where it is among the methods, is a dotted line. of_best: show each value as a share of the best possible
-    of its domain; domains without one are left out. users: which users they are, for the note. Raises
-    ValueError for an unknown method in `highlight`, and with `of_best` where no domain has a best possible
-    above 0.
+    Error bars are one standard deviation over seeds, if there are several. In every panel, methods are ranked
+    by the average, best on top. The best possible, if included, is a dotted line. highlight: the methods in
+    full colour; by default the best. of_best: show each value as a share of the best possible in its domain;
+    domains without one are left out. users: the kind of users, for the note. Raises ValueError for an unknown
+    method in `highlight`, and with `of_best` if no domain has a best possible above 0.
     """
     table = summarise(records, metric, k)
     methods = rivals(table)
@@ -288,7 +286,7 @@ def metric_bars(
             error_x=error_bars(spreads),
             customdata=np.column_stack([_labels(rows), rows["mean"].to_numpy(), _spreads(rows)]),
         )
-        # The number stands behind the error bar, so that neither covers the other.
+        # The number is placed after the error bar, so that they do not overlap.
         texts = [f" {value:.0f} %" if of_best else f" {value:.4f}" for value in means]
         _write(made, panel, places, means + spreads, texts, size=11)
         bound = 100.0 if of_best else bounds[domain]
@@ -311,7 +309,7 @@ def metric_bars(
 
 
 def _method_panels(titles: Sequence[str], methods: Sequence[str], row: int) -> Panels:
-    """Panels with a line of `row` pixels a method, the methods' names at the left of the first column."""
+    """Create panels with a line of `row` pixels per method, and method names left of the first column."""
     made = panels(
         titles,
         columns=4 if len(titles) <= 4 else 3,
@@ -326,7 +324,7 @@ def _method_panels(titles: Sequence[str], methods: Sequence[str], row: int) -> P
 
 
 def _rows(table: pl.DataFrame, domain: str, methods: Sequence[str]) -> tuple[list[int], pl.DataFrame]:
-    """The methods that have a value in a domain: their places from the top, and their rows in that order."""
+    """Return the positions from the top, and the rows in that order, of methods with a value in a domain."""
     rows = table.filter((pl.col("domain") == domain) & (pl.col("method") != BEST_POSSIBLE))
     return [methods.index(name) for name in rows["method"]], rows
 
@@ -337,7 +335,7 @@ def _bound(table: pl.DataFrame, domain: str) -> float | None:
 
 
 def _spreads(rows: pl.DataFrame) -> list[str]:
-    """What a hover says of seeds: the spread only where there are several."""
+    """Return the hover text about seeds: the spread, if there are several."""
     pairs = rows.select("sd", "seeds").iter_rows()
     return ["1 seed" if sd is None else f"± {sd:.4f} over {seeds} seeds" for sd, seeds in pairs]
 

@@ -1,4 +1,4 @@
-"""Figures of training: a tokenizer's and a recommender's curves by epoch, and how a codebook was used."""
+"""Figures of training: curves of tokenizers and recommenders by epoch, and the use of a codebook."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _LOSS_PARTS = {
     "neighbour_text": "neighbour's text",
     "neighbour_picture": "neighbour's picture",
 }
-# By level, as of `training_frame`: a panel's title, the unit, what the axis counts and where it ends.
+# Columns of `training_frame` by level: a panel's title, unit, axis title and end of the axis.
 _BY_LEVEL = {
     "utilisation": ("Codes in use", " %", "share of codes", 103),
     "perplexity": ("Perplexity", "", "codes", None),
@@ -42,16 +42,17 @@ _BY_LEVEL = {
     "gini": ("Gini of the codes", "", "0 even, 1 one code", None),
 }
 _NUMBERS = ("perplexity", "churn", "gini")
-_MOST_MARKERS = 40  # a longer line has none; a lone epoch has no line to see
+_MOST_MARKERS = 40  # longer lines have no markers; a single epoch needs one to be visible
 
 
 def tokenizer_curves(
     epochs: Sequence[object], *, n_items: int | None = None, seed: int | None = None
 ) -> go.Figure:
-    """A tokenizer's training by epoch: loss and its parts, collisions, use of the codes, change, evenness.
+    """Draw a tokenizer's training by epoch: loss and its parts, collisions, code use, change, evenness.
 
-    epochs: records as of a tokenizer's `epochs`, mappings or objects with the same names. A part of the loss
-    that is 0 or None in every epoch is not drawn, nor is what no record has, as change in older versions.
+    epochs: records such as a tokenizer's `epochs`, as mappings or objects with the same names. Parts of the
+    loss that are 0 or None in every epoch are not drawn. The same applies to fields that no record has, such
+    as change in older versions.
     """
     records = [as_mapping(record) for record in epochs]
     if not records:
@@ -61,7 +62,7 @@ def tokenizer_curves(
     trained = f"{counted(int(last['epoch']), 'epoch')} in {_duration(float(last.get('seconds') or 0))}"
     speed = speed_parts(last)
     said = noted(trained, f"the last at {' and '.join(speed)}" if speed else "")
-    # Dead codes need the sizes of the books, which the records do not have.
+    # Dead codes require the sizes of the codebooks, which the records do not contain.
     frame = training_frame({"": records}, sizes).with_columns(dead=pl.lit(None, pl.Int64))
     return codebook_by_epoch(frame, parts=_loss_parts(records), said=said, n_items=n_items, seed=seed)
 
@@ -73,10 +74,11 @@ def recommender_curves(
     users: int | None = None,
     seed: int | None = None,
 ) -> go.Figure:
-    """A recommender's training by epoch: the loss, and the validation metric with its best epoch marked.
+    """Draw a recommender's training by epoch: the loss, and the validation metric with its best epoch marked.
 
     history: `EpochRecord`s (`epoch`, `loss`, `metrics`) or mappings with these names, of one training or of
-    several by name. Epochs without validation have no point in the right panel. users: of the validation.
+    several by name. Epochs without validation have no point in the right panel. users: number of validation
+    users.
     """
     runs = dict(history) if isinstance(history, Mapping) else {"": history}
     records = {name: [as_mapping(record) for record in run] for name, run in runs.items()}
@@ -98,7 +100,7 @@ def recommender_curves(
         best = [int(np.argmax(values))] if len(values) else []
         places = _kept(len(values), most, *best)
         _curve(made, 1, when[places], values[places], name or shown, "%{y:.4f}", showlegend=False, **look)
-        # Drawn empty where nothing is validated yet, so that a figure updated in place keeps its traces.
+        # Drawn even if no epoch was validated yet, so that a figure updated in place keeps its traces.
         outline = {"width": 1, "color": theme.REFERENCE}
         made.points(
             1,
@@ -139,12 +141,12 @@ def codebook_by_epoch(
     n_items: int | None = None,
     seed: int | None = None,
 ) -> go.Figure:
-    """How the codes of one tokenizer were used while it trained, one line per level.
+    """Draw how a tokenizer used its codes during training, one line per level.
 
-    epochs: frame of `training_frame`. scope: which tokenizer, by default the first. parts: of the loss, by
-    record, drawn in a panel before the others. said: a clause of the note. What no epoch recorded has no
-    panel. Of a very long training evenly spaced epochs are drawn, the first and the last included. Raises
-    ValueError for an unknown scope or without epochs.
+    epochs: frame of `training_frame`. scope: which tokenizer, by default the first. parts: parts of the loss
+    by record, drawn in an additional first panel. said: a clause of the note. Quantities that no epoch
+    recorded have no panel. For a very long training, evenly spaced epochs are drawn, including the first and
+    the last. Raises ValueError for an unknown scope or without epochs.
     """
     require_columns(epochs, ("scope", "epoch", "level", *_BY_LEVEL))
     scopes = epochs["scope"].unique(maintain_order=True).to_list()
@@ -193,12 +195,12 @@ def codebook_by_epoch(
 def training_frame(
     epochs: Mapping[str, Sequence[Mapping[str, Any]]], sizes: Mapping[str, Sequence[int]] | Sequence[int]
 ) -> pl.DataFrame:
-    """Return the recorded epochs of tokenizers: a row a scope, epoch and level; empty where there are none.
+    """Return the recorded epochs of tokenizers: one row per scope, epoch and level; may be empty.
 
-    epochs: by scope ("all", or a domain each) records with `epoch`, and where they have them `utilisation,
-    perplexity, churn` (share of items whose code changed since the last record), `gini`, one value per level,
-    `collision_rate` and `loss`. sizes: codes a level, alike for all scopes or by scope. Columns `scope,
-    epoch, level` (from 1), these, and `dead`; what a record lacks is null.
+    epochs: by scope ("all", or one per domain), records with `epoch`. Optional fields are `utilisation,
+    perplexity, churn` (share of items whose code changed since the last record) and `gini`, with one value
+    per level, and `collision_rate` and `loss`. sizes: codes per level, the same for all scopes or by scope.
+    Columns are `scope, epoch, level` (from 1), these fields, and `dead`; missing fields are null.
     """
     rows = []
     for scope, records in epochs.items():
@@ -215,7 +217,7 @@ def training_frame(
 
 
 def metric_name(metric: str, k: int | None = None) -> str:
-    """Return a metric as it is written: ("ndcg", 10) and "ndcg@10" give "NDCG@10"."""
+    """Return the display name of a metric: ("ndcg", 10) and "ndcg@10" give "NDCG@10"."""
     name, _, cut = metric.partition("@")
     written = name.upper() if name.lower() in {"ndcg", "mrr"} else name[:1].upper() + name[1:]
     cut = str(k) if k is not None else cut
@@ -223,7 +225,7 @@ def metric_name(metric: str, k: int | None = None) -> str:
 
 
 def as_mapping(record: object) -> Mapping[str, Any]:
-    """Return a record's fields by name, of a mapping, dataclass or named tuple; TypeError for others."""
+    """Return the fields of a mapping, dataclass or named tuple by name; raises TypeError for other types."""
     if isinstance(record, Mapping):
         return record
     if dataclasses.is_dataclass(record) and not isinstance(record, type):
@@ -243,7 +245,7 @@ def _of_level(record: Mapping[str, Any], name: str, level: int) -> float | None:
 
 
 def _kept(count: int, most: int, *keep: int) -> list[int]:
-    """At most `most` evenly spaced places of `count`, the first, the last and `keep` among them."""
+    """Return at most `most` evenly spaced indices below `count`, including the first, the last and `keep`."""
     if count <= most:
         return list(range(count))
     places = set(np.round(np.linspace(0, count - 1, most - 1)).astype(int).tolist())
@@ -269,24 +271,24 @@ def _curve(
 def _validation(
     run: Sequence[Mapping[str, Any]], monitor: str
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """The epochs that were validated, and the metric at each."""
+    """Return the validated epochs and the metric at each."""
     validated = [record for record in run if monitor in (record.get("metrics") or {})]
     epochs = np.array([record["epoch"] for record in validated], dtype=np.int64)
     return epochs, np.array([record["metrics"][monitor] for record in validated], dtype=float)
 
 
 def _room_for_star(values: Sequence[float]) -> list[float] | None:
-    """A range of the axis with room for the best value's number above it."""
+    """Return an axis range with room for the number above the best value."""
     if not values:
         return None
     low, high = min(values), max(values)
-    # A lone value stands on an axis from 0; plotly would put it in the middle of -1..1.
+    # The axis of a single value starts at 0; plotly would put the value in the middle of -1..1.
     span = high - low if high > low else abs(high) or 1.0
     return [low - 0.06 * span, high + 0.16 * span] if high > low else [0.0, high + 0.3 * span]
 
 
 def _draw_levels(made: Panels, frame: pl.DataFrame, fields: Sequence[str], first: int = 0) -> None:
-    """One panel per field of `training_frame`, from the panel `first` on, with one line per level."""
+    """Draw one panel per field of `training_frame`, starting at panel `first`, with one line per level."""
     levels = frame["level"].unique().sort().to_list()
     for level, style in zip(levels, ordered_styles(len(levels)), strict=True):
         line = frame.filter(pl.col("level") == level).sort("epoch")
