@@ -1,6 +1,6 @@
-"""The codebook explorer: its logic over arrays, without widgets, in `ExplorerState`.
+"""The codebook explorer; `ExplorerState` contains its logic over arrays, without widgets.
 
-A view of your own is a function from a state to what its tab shows:
+To add a view, register a function from a state to the contents of its tab:
 
     from genrec_lab.viz.explorer import Shown, register_explorer_view
 

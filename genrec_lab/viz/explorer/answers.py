@@ -1,6 +1,7 @@
-"""What the screen shows of a state, as JSON: the codes below the selection, the code page, hits of a search.
+"""Answers to the page as JSON: the codes below the selection, the code page and search results.
 
-The same answers come from a kernel and stand in a file that needs none. Shapes: N items, n selected ones.
+A kernel sends these answers, and the standalone HTML file contains the same ones. Shapes: N items, n selected
+items.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ Answer = dict[str, Any]
 MOST_CARDS = 15
 """Cards shown at once, and so the most pictures that are sent after a click."""
 _PICTURE = 92  # pixels: the longer side
-_LONGEST = 300  # characters of a text that is sent
+_LONGEST = 300  # characters; longer texts are cut before they are sent
 _QUANTILES = (
     (0.0, "nearest to the codeword"),
     (0.25, "25 %"),
@@ -51,7 +52,7 @@ _SAYS = {
 
 
 def start(state: ExplorerState, *, alone: bool = False) -> Answer:
-    """Return what stays: name, health of the codes, lists of domains, levels, maps, colours and views."""
+    """Return what stays the same: name, code health, lists of domains, levels, maps, colours and views."""
     catalogue = state.catalogue
     return {
         "kind": "start",
@@ -69,7 +70,7 @@ def start(state: ExplorerState, *, alone: bool = False) -> Answer:
 
 @sentence
 def health(state: ExplorerState, *, alone: bool = False) -> list[Answer]:
-    """Return the health of all codes in a line; each number opens the view that has more of it."""
+    """Return a line on the health of all codes; each number opens the view with its details."""
     found, catalogue = state.health, state.catalogue
     by_level = " · ".join(f"{value:.0f}" for value in found.perplexity)
     chips = [(counted(catalogue.n_items, "item"), "", "")]
@@ -89,7 +90,7 @@ def health(state: ExplorerState, *, alone: bool = False) -> list[Answer]:
 
 
 def selected(state: ExplorerState, said: str = "") -> Answer:
-    """Return everything that follows the selection, but for the map and the open view."""
+    """Return everything that depends on the selection, except the map and the open view."""
     selection = state.selection
     shown = page(state)
     items = [item for group in shown["groups"] for item, _ in group["cards"]]
@@ -123,7 +124,7 @@ def _path(state: ExplorerState) -> list[Answer]:
 
 
 def table(shown: Table) -> Answer:
-    """Return a table as the page's grid takes it, column by column."""
+    """Return a table in the format of the page's grid, column by column."""
     columns = []
     for name, values in shown.frame.to_dict().items():
         text = values.dtype == pl.String
@@ -142,7 +143,7 @@ def _rounded(values: npt.NDArray[np.float64]) -> list[float | None]:
 
 
 def grid(state: ExplorerState) -> Answer:
-    """Return all codes below the prefix as a table, dead and rare ones too; its items at the end."""
+    """Return a table of all codes below the prefix, including dead ones; at the last level, of its items."""
     selection, found, marked = state.selection, below(state), -1
     if selection.everywhere is not None:
         level, code = selection.everywhere
@@ -160,7 +161,7 @@ def grid(state: ExplorerState) -> Answer:
 
 
 def page(state: ExplorerState) -> Answer:
-    """Return what is known of the selected items, and of the code that they have."""
+    """Return what is known about the selected items and their code."""
     catalogue, selection, items = state.catalogue, state.selection, state.items()
     named = bool(selection.prefix) or selection.everywhere is not None
     found: Answer = {"heading": _heading(state), "facts": _facts(state, items), "item": selection.item}
@@ -236,7 +237,7 @@ def _facts(state: ExplorerState, items: IntArray) -> list[tuple[str, str, str]]:
 
 
 def _examples(state: ExplorerState, items: IntArray, named: bool) -> list[Answer]:
-    """Cards of the selected item, and of examples by quantile of the distance, or else by traffic."""
+    """Return cards of the selected item and of examples by quantile of distance (or traffic)."""
     catalogue, item = state.catalogue, state.selection.item
     groups = [] if item is None else [{"name": "The selected item", "cards": [[item, _visits(state, item)]]}]
     level = state.place()[0] if named else 0
@@ -264,7 +265,7 @@ def _visits(state: ExplorerState, item: int) -> str:
 
 
 def _parents(state: ExplorerState) -> list[Answer]:
-    """The way up, and the same code under any prefix."""
+    """Return links to the parent prefixes, and to the same code under any prefix."""
     selection = state.selection
     if len(selection.prefix) < 1:
         return []
@@ -307,7 +308,7 @@ def _near(state: ExplorerState, level: int, code: int) -> list[Answer]:
 
 
 def _facets(state: ExplorerState, items: IntArray) -> list[Answer]:
-    """Attributes of the selected items against the others: the values that they have most above the rest."""
+    """Return the attribute values that are most over-represented in the selected items."""
     catalogue = state.catalogue
     found: list[Answer] = []
     inside = np.zeros(catalogue.n_items, dtype=bool)
@@ -340,7 +341,7 @@ def _facets(state: ExplorerState, items: IntArray) -> list[Answer]:
 
 
 def facts(state: ExplorerState, items: Iterable[int], *, pictures: bool = True) -> list[tuple[int, Answer]]:
-    """Return what cards show of items: title, domain, codes, a small picture, what differs from its twins."""
+    """Return the contents of item cards: title, domain, codes, small picture, differences from twins."""
     chosen = list(dict.fromkeys(items))
     several = len(state.catalogue.domains) > 1
     differing = _differing(state, chosen)
@@ -358,7 +359,7 @@ def facts(state: ExplorerState, items: Iterable[int], *, pictures: bool = True) 
 
 
 def _differing(state: ExplorerState, items: Sequence[int]) -> dict[int, list[tuple[str, bool]]]:
-    """The titles of items with one identifier word by word, and which words set them apart."""
+    """Return the words of the titles of items with one identifier, and which of these words differ."""
     selection, catalogue = state.selection, state.catalogue
     if len(selection.prefix) < catalogue.levels or not 1 < len(items) <= MOST_CARDS:
         return {}
@@ -369,7 +370,7 @@ def _differing(state: ExplorerState, items: Sequence[int]) -> dict[int, list[tup
 
 
 def hover(state: ExplorerState, item: int) -> Answer:
-    """Return what the map says of the item under the mouse."""
+    """Return the map's hover text for an item."""
     ((_, one),) = facts(state, [item], pictures=False)
     title = shorten(one["title"], 120) or "without a title"
     lines = [title, one["codes"], one["domain"], _visits(state, item)]
@@ -377,7 +378,7 @@ def hover(state: ExplorerState, item: int) -> Answer:
 
 
 def hits(state: ExplorerState, text: str, most: int = 20) -> Answer:
-    """Return what a search finds: a prefix or a code everywhere first, then items."""
+    """Return search results: first a prefix, or a code under any prefix, then items."""
     found = state.search(text, most)
     rows: list[Answer] = []
     if found.everywhere is not None:

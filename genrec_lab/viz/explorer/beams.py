@@ -1,4 +1,4 @@
-"""One user's beam as a tree: the prefixes kept level by level, and where the target left it.
+"""A user's beam search as a tree: the prefixes kept at each level, and the level where the target was lost.
 
 Shapes: M beams, L levels.
 """
@@ -24,16 +24,16 @@ _TITLE_CHARACTERS = 34
 
 @dataclass(frozen=True, eq=False)
 class BeamTree:
-    """What a beam search kept, as a tree, beside the way of the target.
+    """The prefixes that a beam search kept, as a tree, and the path of the target.
 
     nodes: frame `level` (from 1), `prefix` (written "12 4"), `parent`, `code`, `rank` (from 1),
-    `log_probability` of the prefix, `step` (what its last code added), `survives` (whether a prefix of the
-    next level grows from it; true at the last), `on_target`, `example` (the title of an item below, if
-    given). left_at: the first level (from 1) at which no
-    beam holds the target's prefix; None where it stayed to the end. target: its codes. missed_by: how much
-    its log-probability was below the last one kept there, None where it stayed or is not known. steps: the
-    target's log-probability after each level, where known. history, target_item, results: item indices,
-    oldest and best first, where the search was of items.
+    `log_probability` of the prefix, `step` (the contribution of its last code), `survives` (whether a prefix
+    of the next level extends it; true at the last level), `on_target`, `example` (the title of an item below,
+    if given). left_at: the first level (from 1) at which no beam has the target's prefix, or None if the
+    target was kept to the end. target: its codes. missed_by: the difference between its log-probability and
+    the lowest one kept at that level, or None if the target was kept or this is unknown. steps: the target's
+    log-probability after each level, if known. history, target_item, results: item indices if the search was
+    for items; the history starts with the oldest item, the results with the best.
     """
 
     nodes: pl.DataFrame
@@ -47,7 +47,7 @@ class BeamTree:
 
     @property
     def rank(self) -> int | None:
-        """The place of the target among the beams at the end, from 1; None where it left."""
+        """The final rank of the target among the beams, from 1; None if it was lost."""
         last = self.nodes.filter((pl.col("level") == len(self.target)) & pl.col("on_target"))
         return int(last["rank"][0]) if last.height else None
 
@@ -59,11 +59,11 @@ def beam_tree(
     target_log_probabilities: Sequence[float] | None = None,
     examples: Mapping[tuple[int, ...], str] | None = None,
 ) -> BeamTree:
-    """Build the tree from what a beam search kept: for each level l the prefixes of l + 1 codes.
+    """Build the tree from the prefixes that a beam search kept: prefixes of l + 1 codes for each level l.
 
-    log_probabilities: of those prefixes, in the same order. target: (L,) codes. target_log_probabilities:
-    (L,) of the target's own prefixes. examples: titles by prefix. Raises ValueError where lengths
-    do not fit or a parent was not kept.
+    log_probabilities: of these prefixes, in the same order. target: (L,) codes. target_log_probabilities:
+    (L,) of the target's own prefixes. examples: titles by prefix. Raises ValueError if lengths do not match
+    or a parent was not kept.
     """
     wanted = tuple(int(code) for code in target)
     if not prefixes or len(prefixes) != len(wanted) or len(prefixes) != len(log_probabilities):
@@ -106,7 +106,7 @@ def _text(prefix: tuple[int, ...]) -> str:
 
 @sentence
 def beam_title(tree: BeamTree) -> str:
-    """Where the target of a beam search left the beam, or its place at the end."""
+    """State where a beam search lost the target, or the target's final rank."""
     if tree.left_at is None:
         return f"The target stays in the beam and ends at place {tree.rank}"
     width = tree.nodes.filter(pl.col("level") == tree.left_at).height
@@ -117,11 +117,11 @@ def beam_title(tree: BeamTree) -> str:
 
 
 def beam_way(tree: BeamTree, *, seed: int | None = None) -> go.Figure:
-    """The beam as a tree from left to right, best prefixes on top, the target's way in its own colour.
+    """Draw the beam as a tree from left to right, best prefixes on top, with the target's path in colour.
 
-    Open circles are prefixes that no kept prefix goes on from. A cross marks the level where the target left,
-    below the beams, at its log-probability if that is known. Numbers on the nodes are codes, those at the
-    right end titles.
+    Open circles are prefixes that no kept prefix extends. A cross below the beams marks the level where the
+    target was lost, with its log-probability if known. Nodes are labelled with codes, and the right ends with
+    titles.
     """
     levels, widest = len(tree.target), int(tree.nodes["rank"].to_numpy().max(initial=1))
     made = one_panel(_ROW * (widest + 2) + 20)
@@ -155,7 +155,7 @@ def beam_way(tree: BeamTree, *, seed: int | None = None) -> go.Figure:
                 textfont={"size": 10},
                 customdata=[_hover(row) for row in nodes.iter_rows(named=True)],
             )
-    # Beside the whole identifiers, their log-probability and title.
+    # Complete identifiers are labelled with their log-probability and title.
     for row in tree.nodes.filter(pl.col("level") == levels).iter_rows(named=True):
         title = f"  {label(row['example'], _TITLE_CHARACTERS)}" if row["example"] else ""
         text = f"{row['log_probability']:.2f}{title}"
@@ -164,7 +164,7 @@ def beam_way(tree: BeamTree, *, seed: int | None = None) -> go.Figure:
     if tree.left_at is not None:
         _add_leaving(made, tree, tree.left_at, places, widest)
     names = ["start", *(f"level {level}" for level in range(1, levels + 1))]
-    # A third of the width is for the titles, however many levels share the rest: as many pixels as they need.
+    # Titles take a third of the width, for any number of levels, because they always need the same space.
     reach = [-0.15, 1.52 * levels + 0.15]
     made.x(tickvals=list(range(levels + 1)), ticktext=names, range=reach, showgrid=False)
     made.y(range=[widest + 1.9, 0.2], visible=False)
@@ -188,7 +188,7 @@ def _hover(row: dict[str, Any]) -> str:
 def _add_leaving(
     made: Panels, tree: BeamTree, level: int, places: dict[str, tuple[float, float]], widest: int
 ) -> None:
-    """A cross below the beams of the level where the target is no longer kept, and the way there."""
+    """Draw a cross below the beams of the level where the target was lost, and the path to it."""
     start, end = places[_text(tree.target[: level - 1])], (float(level), widest + 1.2)
     at = "" if tree.steps is None else f" at {tree.steps[level - 1]:.2f}"
     made.segments(0, [[start[0], end[0]]], [[start[1], end[1]]], theme.BAD, 2, dash="dot")

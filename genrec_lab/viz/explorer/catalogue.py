@@ -1,6 +1,6 @@
-"""What the explorer looks at: one tokenizer's codes of a catalogue, and whatever else a run has of its items.
+"""The explorer's data: a tokenizer's codes for a catalogue, and other data of a run about its items.
 
-Shapes: N items, L levels, K codes of a level, d dimensions of the codebook space, D of the content vectors.
+Shapes: N items, L levels, K codes per level, d dimensions of the codebook space, D of the content vectors.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from genrec_lab.viz.text import written
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
-# Residuals turned to distances at once: about 100 MB at 32 dimensions.
+# Number of residuals that are converted to distances at once: about 100 MB at 32 dimensions.
 _ITEMS_AT_ONCE = 200_000
 _DRAWS, _LARGEST_DRAW = 40, 256
 
 
 class CodedCatalogue:
-    """The items of a catalogue with their codes, titles, traffic and, where known, their geometry.
+    """The items of a catalogue with their codes, titles, traffic and, if known, their vectors.
 
-    codes: before any conflict policy, equal codes being the same codeword. titles: (N,). traffic: (N,)
-    interactions of each item; nothing known is zeros. residuals: (N, L, d), what each level quantised.
-    codewords: L arrays (K, d). vectors: (N, D) content vectors. images: (N,) paths or None. keys: (N,) the
-    source's own ids, by which two catalogues are matched; by default the item numbers. books: how many
-    codebooks stand one after another in each level: 1, or one a domain for tokenizers trained apart.
-    attributes: frame of N rows besides the titles, as brand or price. sizes_known: whether the sizes of the
-    levels are known; else no code can be called dead. alike: in words, what the vectors are.
-    Raises ValueError naming what does not fit.
+    codes: before any conflict policy; equal codes are the same codeword. titles: (N,). traffic: (N,)
+    interactions of each item, zeros if unknown. residuals: (N, L, d), the input of each level. codewords: L
+    arrays (K, d). vectors: (N, D) content vectors. images: (N,) paths or None. keys: (N,) ids of the source,
+    used to match two catalogues; by default the item numbers. books: number of consecutive codebooks in each
+    level, 1 or, for tokenizers trained separately, one per domain. attributes: frame of N rows with other
+    columns, such as brand or price. sizes_known: whether the sizes of the levels are known; if not, no code
+    counts as dead. alike: description of the vectors. Raises ValueError, which names the argument that does
+    not match.
     """
 
     def __init__(
@@ -101,12 +101,12 @@ class CodedCatalogue:
 
     @property
     def n_items(self) -> int:
-        """The number of items, N."""
+        """Number of items, N."""
         return self.codes.n_items
 
     @property
     def levels(self) -> int:
-        """The number of codes of an identifier, L."""
+        """Number of codes per identifier, L."""
         return self.codes.levels
 
     @property
@@ -116,12 +116,12 @@ class CodedCatalogue:
 
     @cached_property
     def order(self) -> PrefixOrder:
-        """The items in the order of their codes, so that the items of a prefix are one slice."""
+        """The items sorted by their codes, so that the items of a prefix are one slice."""
         return PrefixOrder(self.codes)
 
     @cached_property
     def by_popularity(self) -> IntArray:
-        """(N,) the items from the most to the least traffic, equal ones by index."""
+        """(N,) the items by descending traffic; ties by index."""
         return np.argsort(-self.traffic, kind="stable")
 
     @cached_property
@@ -131,9 +131,9 @@ class CodedCatalogue:
 
     @cached_property
     def searched(self) -> pl.Series:
-        """What the search looks through: titles, keys and attributes that are texts, in lower case."""
+        """The texts for the search: titles, keys and text attributes in lower case."""
         texts = [self.titles]
-        if self._keys_given:  # item numbers are not what anybody searches a text for
+        if self._keys_given:  # a text search should not match item numbers
             texts.append(pl.Series([str(key) for key in self.keys], dtype=pl.String))
         texts += [one.fill_null("") for one in self.attributes if one.dtype == pl.String]
         frame = pl.DataFrame([text.alias(str(place)) for place, text in enumerate(texts)])
@@ -141,7 +141,7 @@ class CodedCatalogue:
 
     @cached_property
     def valued(self) -> dict[str, tuple[list[str], IntArray]]:
-        """By attribute that is a text: its values and (N,) which of them an item has, -1 for none."""
+        """By text attribute: its values and (N,) the index of each item's value, -1 for none."""
         found = {}
         for column in self.attributes:
             if column.dtype == pl.String:
@@ -153,14 +153,14 @@ class CodedCatalogue:
         return found
 
     def coherence_of(self, items: IntArray) -> float:
-        """The mean cosine similarity of all pairs of these items; NaN without vectors or for fewer than 2."""
+        """Return the mean cosine similarity of all pairs of these items; NaN without vectors or a pair."""
         if self.unit is None:
             return float("nan")
         return float(group_similarity(self.unit, items, np.zeros(items.size, dtype=np.int64), 1)[0])
 
     @lru_cache(maxsize=32)  # noqa: B019 - a catalogue lives as long as its explorer
     def coherences(self, length: int) -> FloatArray | None:
-        """By prefix of `length` codes, in their order: the coherence of its items; None without vectors."""
+        """Return the coherence of each prefix of `length` codes, in their order; None without vectors."""
         if self.unit is None:
             return None
         groups, count = self.order.group_numbers(length), self.order.starts[length - 1].size - 1
@@ -168,9 +168,9 @@ class CodedCatalogue:
 
     @lru_cache(maxsize=256)  # noqa: B019
     def chance(self, size: int) -> tuple[float, float, float]:
-        """Coherence of `size` items drawn at random: the 5th percentile, the mean over all, the 95th.
+        """Return the coherence of `size` random items: 5th percentile, mean over all pairs, 95th percentile.
 
-        Drawn 40 times, and never more than 256 items at once, so that a larger group's range is too wide.
+        The percentiles are from 40 samples of at most 256 items, so the range is too wide for larger groups.
         """
         if self.unit is None:
             return (float("nan"),) * 3
@@ -182,22 +182,22 @@ class CodedCatalogue:
 
     @cached_property
     def coherence(self) -> float:
-        """The mean cosine similarity of all pairs of items: what chance gives; NaN without vectors."""
+        """The mean cosine similarity of all pairs of items, as expected by chance; NaN without vectors."""
         return self.coherence_of(np.arange(self.n_items))
 
     @cached_property
     def phrases(self) -> TitleWords:
-        """The pairs of neighbouring words of the titles, in the order of the codes."""
+        """The pairs of adjacent words in the titles, in the order of the codes."""
         return TitleWords(self.titles.gather(self.order.items), length=2)
 
     @cached_property
     def unit(self) -> npt.NDArray[np.float32] | None:
-        """(N, D) the content vectors scaled to length 1, or None where they are not known."""
+        """(N, D) the content vectors scaled to length 1, or None if unknown."""
         return None if self.vectors is None else unit_vectors(self.vectors)
 
     @cached_property
     def distances(self) -> npt.NDArray[np.float32] | None:
-        """(N, L) Euclidean distances of each level's residual to its codeword, or None where not known."""
+        """(N, L) Euclidean distances of each level's residual to its codeword, or None if unknown."""
         if self.residuals is None or self.codewords is None:
             return None
         distances = np.empty(self.residuals.shape[:2], dtype=np.float32)
@@ -209,7 +209,7 @@ class CodedCatalogue:
         return distances
 
     def nearest_codes(self, level: int, code: int, top: int = 5) -> list[tuple[int, float]]:
-        """The codes of the same codebook with the nearest codewords, and how far they are."""
+        """Return the codes of the same codebook with the nearest codewords, and their distances."""
         if self.codewords is None:
             return []
         width = self.codes.sizes[level] // self.books
@@ -221,7 +221,7 @@ class CodedCatalogue:
         return [(int(first + place), float(distance[place])) for place in order]
 
     def prepare(self) -> CodedCatalogue:
-        """Do at once what would make the first answers slow: the order, the words, distances and means."""
+        """Compute in advance what would slow down the first answers: order, words, distances and means."""
         _ = self.words, self.phrases, self.searched, self.distances, self.by_popularity, self.coherence
         for level in range(self.levels):
             self.order.with_code(level, 0)
@@ -229,7 +229,7 @@ class CodedCatalogue:
         return self
 
     def domain_number(self, domain: str | None) -> int | None:
-        """A domain's place among the domains, None for None; raises ValueError naming the known ones."""
+        """Return a domain's number, or None for None; raises ValueError, which names the known domains."""
         if domain is None:
             return None
         if domain not in self.domains:
@@ -237,7 +237,7 @@ class CodedCatalogue:
         return self.domains.index(domain)
 
     def cards(self, items: npt.ArrayLike) -> pl.DataFrame:
-        """Frame `item, title, domain, codes, interactions, image`, one row per item, in the order given."""
+        """Return a frame `item, title, domain, codes, interactions, image`, in the order of `items`."""
         chosen = np.asarray(items, dtype=np.int64)
         names = np.array(self.domains, dtype=object)[self.codes.domain_index[chosen]]
         images = [None] * len(chosen) if self.images is None else [self.images[item] for item in chosen]

@@ -1,6 +1,6 @@
-"""The codes below a selection as tables and as bars, dead and rare ones too.
+"""The codes below a selection as tables and bars, including dead and rare ones.
 
-Shapes: K codes of a level, T domains.
+Shapes: K codes per level, T domains.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _MOST_NAMED = 8
 
 
 def below(state: ExplorerState) -> Table:
-    """Return what lies below the selection: codes, prefixes that end in a code, or items."""
+    """Return a table of the codes below the selection, of the prefixes that end in a code, or of items."""
     if state.selection.everywhere is not None:
         return prefixes_of(state)
     return members(state) if len(state.selection.prefix) == state.catalogue.levels else codes_below(state)
 
 
 def codes_below(state: ExplorerState) -> Table:
-    """Return every code of the next level: words, items, traffic, purity, coherence, collisions, state."""
+    """Return all codes of the next level: words, items, traffic, purity, coherence, collisions, state."""
     catalogue, prefix, items = state.catalogue, state.selection.prefix, state.items()
     level, order = len(prefix), catalogue.order
     size = catalogue.codes.sizes[level]
@@ -67,10 +67,10 @@ def codes_below(state: ExplorerState) -> Table:
 
 
 def code_states(catalogue: CodedCatalogue, level: int, here: IntArray) -> list[str]:
-    """(K,) the state of each code of a level with so many items here.
+    """Return the state of each code of a level, (K,), from its number of selected items, `here` (K,).
 
-    "alive", "nearly dead" (under a tenth of an even share of the items), "only elsewhere" (under another
-    prefix or in another domain), or "dead"; "no item" where nobody knows how many codes there are.
+    States are "alive", "nearly dead" (below a tenth of an even share of the items), "only elsewhere" (under
+    another prefix or in another domain), and "dead", or "no item" if the number of codes is unknown.
     """
     everywhere = np.bincount(catalogue.order.columns[level], minlength=here.size)
     rare = (everywhere < _NEARLY_DEAD_SHARE * catalogue.n_items / here.size) & catalogue.sizes_known
@@ -80,7 +80,7 @@ def code_states(catalogue: CodedCatalogue, level: int, here: IntArray) -> list[s
 
 
 def purity_of(items: IntArray) -> FloatArray:
-    """(K, T) items by domain -> (K,) share of the commonest domain; NaN where a row is empty."""
+    """Return the share of the most common domain, (K,), from items by domain (K, T); NaN for empty rows."""
     sizes = items.sum(axis=1)
     return np.where(sizes > 0, items.max(axis=1) / np.maximum(sizes, 1), np.nan)
 
@@ -95,7 +95,7 @@ def members(state: ExplorerState) -> Table:
 
 
 def prefixes_of(state: ExplorerState) -> Table:
-    """Return the prefixes that end in a code of a level, side by side: items, words, coherence."""
+    """Return a table to compare the prefixes that end in a code of a level: items, words, coherence."""
     catalogue, level, code = state.catalogue, *state.place()
     order = catalogue.order
     starts = order.starts[level]
@@ -119,10 +119,11 @@ def prefixes_of(state: ExplorerState) -> Table:
 
 
 def code_survey(catalogue: CodedCatalogue) -> pl.DataFrame:
-    """Return one row a code of each level, under any prefix: who has it, and whether it is used.
+    """Return the use of each code of each level, under any prefix, one row per code.
 
-    Frame `level` (from 1), `code`, `items`, `domains` (how many use it), `purity` (share of the commonest
-    domain, null for a dead code), `interactions` (of its items), `state`: "alive", "nearly dead" or "dead".
+    Frame `level` (from 1), `code`, `items`, `domains` (number of domains that use it), `purity` (share of the
+    most common domain, null for a dead code), `interactions` (of its items), `state` ("alive", "nearly dead"
+    or "dead").
     """
     parts = []
     for level, size in enumerate(catalogue.codes.sizes):
@@ -144,7 +145,7 @@ def code_survey(catalogue: CodedCatalogue) -> pl.DataFrame:
 
 @sentence
 def children_title(prefix: Sequence[int], sizes: IntArray) -> str:
-    """How many codes follow a prefix, and the share of the largest."""
+    """State how many codes follow a prefix, and the share of the largest."""
     used = int((sizes > 0).sum())
     where = f"Below {written(prefix)}" if prefix else "Level 1"
     if used == 0:
@@ -159,7 +160,7 @@ def children_title(prefix: Sequence[int], sizes: IntArray) -> str:
 
 @sentence
 def children_note(sizes: IntArray, shown: int, dead: Sequence[int]) -> str:
-    """How many of the codes below a prefix are drawn, and the first of those that no item has."""
+    """State how many of the codes below a prefix are drawn, and name the first codes without items."""
     used = int((sizes > 0).sum())
     more = f" and {len(dead) - _MOST_NAMED} more" if len(dead) > _MOST_NAMED else ""
     return noted(
@@ -170,10 +171,9 @@ def children_note(sizes: IntArray, shown: int, dead: Sequence[int]) -> str:
 
 
 def prefix_bars(state: ExplorerState, *, top: int = 20, seed: int | None = None) -> go.Figure:
-    """The largest codes that follow the selected prefix: items by domain, share of items and of traffic.
+    """Draw the largest codes that follow the selected prefix: items by domain, share of items and of traffic.
 
-    Codes that nobody has are named in the note. Raises ValueError for a whole identifier, which no code
-    follows.
+    The note names codes without items. Raises ValueError for a complete identifier.
     """
     catalogue, prefix, chosen = state.catalogue, state.selection.prefix, state.items()
     level = len(prefix)
@@ -192,7 +192,7 @@ def prefix_bars(state: ExplorerState, *, top: int = 20, seed: int | None = None)
     made = panels(titles, columns=2, row_height=height, left_labels=210, column_gap=0.05)
     for domain, name in enumerate(catalogue.domains):
         made.bars(0, items[domain, shown], "%{customdata}: %{x} items", name, flat=True, customdata=names)
-    # A dumbbell a code: from its share of the items to its share of the interactions.
+    # One dumbbell per code, from its share of the items to its share of the interactions.
     share, places = sizes / max(int(sizes.sum()), 1), np.arange(len(shown))
     both = 100 * np.column_stack([share, traffic])[shown]
     made.segments(1, both, np.column_stack([places, places]), theme.TRACK, 4)

@@ -1,4 +1,4 @@
-"""Items that their codes cannot tell apart: which, why, and what each conflict policy would do to them.
+"""Items with ambiguous identifiers: which items, why, and what each conflict policy would do to them.
 
 Shapes: N items, G ambiguous identifiers, n items of one of them.
 """
@@ -29,16 +29,16 @@ _NEAR = 0.999
 _ALIKE_WORDS = 0.5
 _MOST_WORDS = 60
 _PART = re.compile(r"\S+")
-# By policy, the most items under one prefix for which it is tried: each takes about 0.1 s for so many.
+# By policy, the largest number of items under one prefix for which it is tried; this takes about 0.1 s each.
 _MOST_MOVED = {"nearest_free": 2_000, "optimal": 1_000, "sinkhorn": 30}
 
 
 @dataclass(frozen=True, eq=False)
 class Collisions:
-    """The identifiers that two or more items of one domain have, largest group first, then by codes.
+    """The identifiers shared by two or more items of one domain, largest group first, then by codes.
 
-    starts, sizes: (G,) where a group begins in `items`, and how many it has. items: by group, in each by
-    index.
+    starts, sizes: (G,) start of each group in `items`, and its number of items. items: item indices by group,
+    ascending within each group.
     """
 
     catalogue: CodedCatalogue
@@ -48,17 +48,17 @@ class Collisions:
 
     @property
     def ambiguous(self) -> int:
-        """How many items share their identifier with another one."""
+        """Number of items that share their identifier with another item."""
         return int(self.sizes.sum())
 
     def group(self, place: int) -> IntArray:
-        """The items of a group by its place in the order of size; raises ValueError where there is none."""
+        """Return the items of a group by its position in order of size; raises ValueError if out of range."""
         if not 0 <= place < self.sizes.size:
             raise ValueError(f"group {place}: there are {self.sizes.size} ambiguous identifiers, from 0")
         return self.items[self.starts[place] : self.starts[place] + self.sizes[place]]
 
     def frame(self, most: int | None = None) -> pl.DataFrame:
-        """One row an identifier: `identifier`, `domain`, `items`, `interactions`, `first_title`."""
+        """Return a frame `identifier, domain, items, interactions, first_title`, one row per identifier."""
         starts, sizes = self.starts[:most], self.sizes[:most]
         cards = self.catalogue.cards(self.items[starts])
         sums = np.concatenate([[0], np.cumsum(self.catalogue.traffic[self.items])])
@@ -68,7 +68,7 @@ class Collisions:
 
 
 def collisions(catalogue: CodedCatalogue, among: IntArray | None = None) -> Collisions:
-    """The ambiguous identifiers of a domain's items; among: only those that one of these items has."""
+    """Return the ambiguous identifiers within domains; among: only those of these items."""
     codes = catalogue.codes
     ids = row_ids(np.column_stack([codes.codes, codes.domain_index]))
     wanted = np.bincount(ids) > 1
@@ -87,14 +87,14 @@ def collisions(catalogue: CodedCatalogue, among: IntArray | None = None) -> Coll
 def collision_causes(
     found: Collisions, unit: Vectors | None, generator: np.random.Generator, texts: pl.Series | None = None
 ) -> pl.DataFrame:
-    """Say of every ambiguous identifier why its items have it, one row per group in the order of `found`.
+    """Return the cause of every ambiguous identifier, one row per group in the order of `found`.
 
-    "equal texts": no tokenizer could separate them. "near texts": they differ, but their vectors are nearer
-    than those of 999 of 1,000 random pairs; without vectors, their titles have half of their words in
-    common. "too few codes": they are no more alike than that, and more codes would separate them.
-    unit: (N, D) of `unit_vectors`, or None. texts: (N,), by default the titles; equal but for blanks and
-    case are equal. Frame `group, items, texts` (different ones), `similarity` (mean over pairs, null where
-    not known), `under_prefix` (items of the domain with the same codes but the last), `cause`.
+    "equal texts": no tokenizer could separate the items. "near texts": the texts differ, but their vectors
+    are closer than those of 999 of 1,000 random pairs; without vectors, their titles have half of their words
+    in common. "too few codes": the items are less similar than that, and more codes would separate them.
+    unit: (N, D) of `unit_vectors`, or None. texts: (N,), by default the titles, compared without whitespace
+    and case. Frame `group, items, texts` (number of different texts), `similarity` (mean over pairs, null if
+    unknown), `under_prefix` (items of the domain with the same codes except the last), `cause`.
     """
     codes, members = found.catalogue.codes, found.items
     count = len(found.sizes)
@@ -119,17 +119,17 @@ def collision_causes(
 
 
 def causes_by_size(causes: pl.DataFrame) -> pl.DataFrame:
-    """Count groups and items by size of group and cause: `size, cause, groups, items`, largest first."""
+    """Count groups and items by group size and cause: `size, cause, groups, items`, largest first."""
     counted = causes.group_by(size=pl.col("items"), cause=pl.col("cause")).agg(groups=pl.len().cast(pl.Int64))
     counted = counted.with_columns(items=pl.col("size") * pl.col("groups"))
     return counted.sort("size", "cause", descending=[True, False])
 
 
 def differences(titles: Sequence[str]) -> list[list[tuple[str, bool]]]:
-    """Cut each title into words and say of each whether it is one of those that set the titles apart.
+    """Split each title into words, and mark the words that distinguish the titles.
 
-    A word is not, where it belongs to a row of words that all titles hold in this order, upper and lower
-    case alike: without the marked words all titles read the same. At most 60 words of a title count.
+    Unmarked words form a sequence that all titles contain in this order, ignoring case: without the marked
+    words, all titles are the same. Only the first 60 words of a title count.
     """
     cut = [_PART.findall(title)[:_MOST_WORDS] for title in titles]
     lowered = [[word.lower() for word in words] for words in cut]
@@ -149,11 +149,11 @@ def differences(titles: Sequence[str]) -> list[list[tuple[str, bool]]]:
 
 
 def policy_summary(effects: pl.DataFrame) -> pl.DataFrame:
-    """Sum up `policy_effects` of one group, a row a policy.
+    """Summarise `policy_effects` of one group, one row per policy.
 
-    Frame `policy, moved` (items of the group whose codes change), `others` (items outside it that change
-    too), `cost` (added distance to the last codewords over all that move), `lengthens` (whether it appends a
-    level), `note`; null where the policy was not tried.
+    Frame `policy, moved` (items of the group whose codes change), `others` (items outside the group whose
+    codes change), `cost` (added distance to the last codewords over all these items), `lengthens` (whether
+    the policy appends a level), `note`; null if the policy was not tried.
     """
     parts = pl.col("after").str.count_matches("›") > pl.col("before").str.count_matches("›")
     return effects.group_by("policy", maintain_order=True).agg(
@@ -173,7 +173,7 @@ def _border(unit: Vectors, generator: np.random.Generator) -> float:
 
 
 def _word_overlap(frame: pl.DataFrame, count: int) -> npt.NDArray[np.float64]:
-    """(G,) words that all texts of a group hold over words that any of them holds."""
+    """Return by group, (G,), the number of words in all its texts divided by the number in any of them."""
     words = frame.with_row_index("row").with_columns(
         pl.col("text").str.split(" ").list.unique(), size=pl.len().over("group")
     )
@@ -185,13 +185,13 @@ def _word_overlap(frame: pl.DataFrame, count: int) -> npt.NDArray[np.float64]:
 
 
 def policy_effects(catalogue: CodedCatalogue, items: npt.ArrayLike) -> pl.DataFrame:
-    """What each conflict policy would do to items with one identifier, and what it would cost.
+    """Return what each conflict policy would do to items with one identifier, and what it would cost.
 
-    Frame `policy, item, before, after, moved, policy_moved, policy_cost, note`, a row a policy and item. The
-    last three are of the policy over all items of the domain that have the same codes before the last one, of
-    which others may move too; that is how far the moves of a policy reach, unless more items share those
-    codes than there are last codes. `note` says why a policy was not tried: distances are not known, items
-    are more than there are identifiers, or they are too many to wait for.
+    Frame `policy, item, before, after, moved, policy_moved, policy_cost, note`, one row per policy and item.
+    The last three are for all items of the domain with the same codes before the last one, because a policy
+    may move these too. It moves no other items, unless more items share these codes than there are last
+    codes. `note` states why a policy was not tried: distances are unknown, there are more items than
+    identifiers, or there are too many items to compute quickly.
     """
     chosen = np.asarray(items, dtype=np.int64)
     codes = catalogue.codes
@@ -200,7 +200,7 @@ def policy_effects(catalogue: CodedCatalogue, items: npt.ArrayLike) -> pl.DataFr
         raise ValueError("items: of several identifiers or domains; give the items of one group")
     domain = int(codes.domain_index[chosen[0]])
     members = np.sort(catalogue.order.members(tuple(row[:-1].tolist()), domain))
-    # Where a domain has codebooks of its own its codes start at its block; policies count from 0 in it.
+    # If each domain has its own codebooks, its codes start at its block, but policies count from 0.
     width = np.array(codes.sizes) // catalogue.books
     first = row // width * width
     within = ItemCodes(codes.codes[members] - first, width.tolist())

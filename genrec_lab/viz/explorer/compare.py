@@ -1,6 +1,6 @@
-"""Two tokenizers on the same items: which code became which, and how alike they are beyond chance.
+"""Comparison of two tokenizers on the same items: how codes correspond, and agreement beyond chance.
 
-Shapes: n items that both have, K and J codes of a level in the two, L levels that both have.
+Shapes: n common items, K and J codes of a level in the first and the second, L common levels.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _MOST_CODES = 64
 
 @dataclass(frozen=True, eq=False)
 class LevelMatch:
-    """How the codes of one level of two tokenizers go together.
+    """The correspondence of the codes of one level in two tokenizers.
 
     table: (K, J) items with code k in the first and j in the second. pairs: frame `code_a, code_b, items`,
-    the one-to-one assignment with the most items in common, largest first; pairs without any common item are
-    left out. matched: share of the items in matched pairs. ari, ami:
-    adjusted Rand index and adjusted mutual information (arithmetic mean) of the two partitions.
+    the one-to-one assignment with the most common items, largest first, without pairs that have no common
+    item. matched: share of the items in matched pairs. ari, ami: adjusted Rand index and adjusted mutual
+    information (arithmetic mean) of the two partitions.
     """
 
     level: int
@@ -57,10 +57,10 @@ class LevelMatch:
 
 
 class TwoTokenizers:
-    """The items and levels that two catalogues have in common, and what can be said of them.
+    """The items and levels that two catalogues have in common.
 
-    items_a, items_b: (n,) the same items as each numbers them. levels: those that both have. left_out: in
-    words, what could not be compared or differs in kind; empty where nothing does.
+    items_a, items_b: (n,) indices of the same items in each catalogue. levels: number of common levels.
+    left_out: description of what could not be compared or differs in kind; may be empty.
     """
 
     def __init__(self, a: CodedCatalogue, b: CodedCatalogue) -> None:
@@ -71,12 +71,12 @@ class TwoTokenizers:
 
     @property
     def n_items(self) -> int:
-        """How many items both have, n."""
+        """Number of common items, n."""
         return int(self.items_a.size)
 
     @lru_cache  # noqa: B019 - the two live as long as their explorer
     def level(self, level: int) -> LevelMatch:
-        """Match the codes of a level (0-based); ValueError for another level, or without a common item."""
+        """Match the codes of a level (0-based); raises ValueError for other levels or no common items."""
         if not 0 <= level < self.levels:
             raise ValueError(f"level: {level}, expected 0..{self.levels - 1}, the levels that both have")
         if self.n_items == 0:
@@ -86,7 +86,7 @@ class TwoTokenizers:
 
     @lru_cache  # noqa: B019
     def company(self, length: int) -> tuple[IntArray, IntArray, IntArray]:
-        """(n,) companions of each item under `length` equal codes: in a, in b, and in both."""
+        """Count the other items with the same first `length` codes, (n,) each: in a, in b, and in both."""
         if not 1 <= length <= self.levels:
             raise ValueError(f"length: {length}, expected 1..{self.levels} codes, which both have")
         one = self.a.order.group_numbers(length)[self.items_a]
@@ -96,7 +96,7 @@ class TwoTokenizers:
         return with_a, with_b, both
 
     def codes_of(self, level: int) -> tuple[IntArray, IntArray]:
-        """(n,) the codes of a level (0-based) of the items that both have, in a and in b, for `flows`."""
+        """Return the common items' codes of a level (0-based) in a and in b, (n,) each, for `flows`."""
         return self.a.codes.codes[self.items_a, level], self.b.codes.codes[self.items_b, level]
 
 
@@ -104,7 +104,7 @@ def match_level(level: int, one: IntArray, other: IntArray, shape: tuple[int, in
     """Match the codes (n,) of one level under two tokenizers with `shape` = (K, J) possible codes."""
     n_a, n_b = shape
     table = np.bincount(one * n_b + other, minlength=n_a * n_b).reshape(n_a, n_b)
-    # Unused codes have nothing to match; the assignment is cubic, so they are left out of it.
+    # Unused codes have nothing to match. They are left out because the assignment takes cubic time.
     rows, columns = np.flatnonzero(table.any(axis=1)), np.flatnonzero(table.any(axis=0))
     used = table[np.ix_(rows, columns)]
     first, second = linear_sum_assignment(used, maximize=True)
@@ -120,7 +120,7 @@ def match_level(level: int, one: IntArray, other: IntArray, shape: tuple[int, in
 
 
 def _common(a: CodedCatalogue, b: CodedCatalogue) -> tuple[IntArray, IntArray]:
-    """The items of equal domain and key, as both number them, in a's order."""
+    """Return the indices in a and in b of items with equal domain and key, in a's order."""
     frames = [
         pl.DataFrame(
             {
@@ -154,11 +154,12 @@ def _left_out(a: CodedCatalogue, b: CodedCatalogue, common: int) -> list[str]:
 
 
 class Overlap(NamedTuple):
-    """Companions kept, among items that had company in either partition.
+    """The companions (other items of the same group) that items keep from one partition to another.
 
-    items: how many had. kept: common companions over companions in either, summed over items; NaN without
-    any. chance: the same if the groups after were given to the items by lot. corrected: 0 at chance, 1 where
-    all company is kept; NaN where chance keeps all.
+    items: number of items with companions in either partition. kept: common companions divided by companions
+    in either partition, each summed over items; NaN without any. chance: the same if the second partition
+    were assigned at random. corrected: 0 at chance level, 1 if all companions are kept, NaN if chance keeps
+    all.
     """
 
     items: int
@@ -168,10 +169,10 @@ class Overlap(NamedTuple):
 
 
 def flows(before: npt.ArrayLike, after: npt.ArrayLike) -> pl.DataFrame:
-    """The items that went from one code to another, most first.
+    """Return the number of items that changed from one code to another, largest first.
 
     before, after: (n,) codes of the same items. Frame `code_a, code_b, items, share_a` (of the items of a),
-    `share_b`, `expected` (items if codes had been given by lot), `lift` (items over expected).
+    `share_b`, `expected` (items if codes were assigned at random), `lift` (items divided by expected).
     """
     pairs = pl.DataFrame({"code_a": np.asarray(before), "code_b": np.asarray(after)})
     items = pl.col("items")
@@ -184,13 +185,15 @@ def flows(before: npt.ArrayLike, after: npt.ArrayLike) -> pl.DataFrame:
 
 
 def fates(before: npt.ArrayLike, after: npt.ArrayLike) -> pl.DataFrame:
-    """What became of each code that had items, by which code has at least half of whose items.
+    """Return what became of each code that had items.
 
-    "kept": half of its items are in one code, and half of that code's are from it. "merged": half of its
-    items are in one code, which is mostly of other items. "split": no code has half of them, but codes that
-    are at least half made of them have half together. "moved": all else, its items are among many others.
-    Frame `code_a, items, fate, code_b` (where most went, the lower of two), `share` (of its items there),
-    `pieces` (codes that are at least half made of its items), most items first.
+    In the following, half means at least half. "kept": half of its items are in one new code, and half of
+    that code's items come from it. "merged": half of its items are in one new code, but most items of that
+    code come from elsewhere. "split": no new code has half of its items, but half of them are in new codes
+    where half of the items come from this code. "moved": none of these; its items are spread over codes with
+    many others. Frame `code_a, items, fate, code_b` (the code with most of its items; ties go to the lower
+    code), `share` (of its items there), `pieces` (new codes where half of the items come from this code),
+    most items first.
     """
     half_a, half_b = pl.col("share_a") >= 0.5, pl.col("share_b") >= 0.5
     made_of_it = (pl.when(half_b).then(pl.col("share_a")).otherwise(0.0)).sum()
@@ -216,9 +219,9 @@ def fates(before: npt.ArrayLike, after: npt.ArrayLike) -> pl.DataFrame:
 
 
 def company_kept(with_a: IntArray, with_b: IntArray, both: IntArray) -> Overlap:
-    """The overlap of companions from each item's number in a, in b and in both, (n,) each.
+    """Return the overlap of companions from each item's number of them in a, in b and in both, (n,) each.
 
-    By lot, n items would have sum(a) sum(b) / (n (n - 1)) companions in common: the expectation over all
+    By chance, n items have sum(a) sum(b) / (n (n - 1)) common companions: the expectation over all
     permutations of the groups of b.
     """
     count = len(with_a)
@@ -233,10 +236,10 @@ def company_kept(with_a: IntArray, with_b: IntArray, both: IntArray) -> Overlap:
 
 
 def adjusted_mutual(before: npt.ArrayLike, after: npt.ArrayLike) -> float:
-    """Adjusted mutual information of two partitions (n,), over the mean of the entropies (Vinh et al. 2010).
+    """Return the adjusted mutual information of two partitions (n,), with mean entropy (Vinh et al. 2010).
 
-    0 on average for unrelated ones whatever their sizes, 1 for equal ones; 1 too where both are trivial in
-    the same way. As scikit-learn's, in a hundredth of its time at 100,000 items.
+    It is 0 on average for unrelated partitions of any sizes, and 1 for equal ones, including two trivial
+    ones. The value is that of scikit-learn, computed about 100 times faster at 100,000 items.
     """
     rows, columns = (np.unique(np.asarray(part), return_counts=True)[1] for part in (before, after))
     n = int(rows.sum())
@@ -247,16 +250,17 @@ def adjusted_mutual(before: npt.ArrayLike, after: npt.ArrayLike) -> float:
     information = float((together["items"] * together["lift"].log()).sum()) / n
     expected = _expected_information(rows, columns, n)
     most = sum(entropies) / 2
-    # As scikit-learn does, where nothing is left to explain.
+    # The same convention as scikit-learn if nothing is left to explain.
     space = most - expected
     space = min(space, -np.finfo(float).eps) if space < 0 else max(space, np.finfo(float).eps)
     return float((information - expected) / space)
 
 
 def _expected_information(rows: IntArray, columns: IntArray, n: int) -> float:
-    """The mutual information of partitions with these sizes if one were dealt out by lot (hypergeometric).
+    """Return the expected mutual information if one of the partitions is assigned at random (hypergeometric).
 
-    Equal sizes are counted once, and of each cell only the counts within 8 deviations and 8 of its mean.
+    Equal sizes are computed only once. For each cell, only counts within 8 standard deviations plus 8 of its
+    mean are included.
     """
     size_a, times_a = np.unique(rows, return_counts=True)
     size_b, times_b = np.unique(columns, return_counts=True)
@@ -279,7 +283,7 @@ def _expected_information(rows: IntArray, columns: IntArray, n: int) -> float:
 
 @sentence
 def match_title(matches: Sequence[LevelMatch], names: tuple[str, str]) -> str:
-    """At which level two tokenizers agree, beyond chance: by adjusted mutual information."""
+    """State at which level two tokenizers agree most beyond chance, by adjusted mutual information."""
     both, values = f"{listed(names[:1])} and {listed(names[1:])}", [match.ami for match in matches]
     if all(match.ari == 1 for match in matches):
         return f"{both} group the items alike at every level"
@@ -295,7 +299,7 @@ def match_title(matches: Sequence[LevelMatch], names: tuple[str, str]) -> str:
 
 @sentence
 def company_title(overlap: Overlap, length: int) -> str:
-    """How many companions items keep, among those that had any, beside chance."""
+    """State the share of companions that items keep, compared with chance."""
     prefix = "code" if length == 1 else f"{length} codes"
     if overlap.items == 0:
         return f"No item shares its first {prefix} with another one in either tokenizer"
@@ -307,15 +311,16 @@ def company_title(overlap: Overlap, length: int) -> str:
 
 @sentence
 def nothing_common_title(names: tuple[str, str]) -> str:
-    """Of two tokenizers without a common item."""
+    """State that two tokenizers have no common items."""
     return f"{listed(names[:1])} and {listed(names[1:])} have no item in common"
 
 
 def tokenizer_match(two: TwoTokenizers, *, level: int = 0, seed: int | None = None) -> go.Figure:
-    """How alike two tokenizers are at each level, and the codes of one level beside their counterparts.
+    """Draw how similar two tokenizers are at each level, and how the codes of one level correspond.
 
-    The heatmap has the matched codes of `level` (0-based) in the order of their common items, at most 64 of
-    them: what lies off the diagonal went to other codes. Raises ValueError for a level that not both have.
+    The heatmap has at most 64 matched codes of `level` (0-based) in the order of their common items. Cells
+    off the diagonal are items that went to other codes. Raises ValueError for a level that is not common to
+    both.
     """
     if not two.n_items:
         made = one_panel(60)

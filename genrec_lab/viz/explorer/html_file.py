@@ -1,8 +1,8 @@
-"""The explorer in one HTML file that needs neither a kernel nor a network.
+"""The explorer in one HTML file that works without a kernel or a network.
 
-Every prefix of two or more items, and every code under any prefix, has its answer in the file, made by the
-same functions that answer from a kernel; `offline.js` looks them up. Whoever opens the file can walk, search
-and colour the map; views that compute, and the lasso's page, need a kernel.
+The file contains an answer for every prefix of two or more items, and for every code under any prefix. The
+functions that answer from a kernel create these answers, and `offline.js` looks them up. The file supports
+navigation, search and colours of the map; views that compute, and the lasso's page, need a kernel.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ _MOST_PAGES = 20_000
 
 
 def page(template: str, **values: Any) -> str:
-    """Return a page of `static` with these values put in, escaped."""
+    """Return a page of `static` with these values inserted and escaped."""
     return _PAGES.get_template(template).render(**values)
 
 
 @cache
 def style_sheet() -> str:
-    """Return the style sheet with the colours of the figures' themes."""
+    """Return the style sheet with the theme colours of the figures."""
     return page("explorer.css", modes={mode: theme.page_colours(mode) for mode in ("light", "dark")})
 
 
 @cache
 def shell() -> str:
-    """Return the HTML of the screen, without data."""
+    """Return the explorer's HTML without data."""
     return (_STATIC / "shell.html").read_text(encoding="utf-8")
 
 
 @cache
 def script(*more: str) -> str:
-    """Return the screen's scripts as one module, others of `static` after them."""
+    """Return the explorer's scripts, followed by others of `static`, as one module."""
     files = [(_STATIC / name).read_text(encoding="utf-8") for name in (*_SCRIPTS, *more)]
     return "\n".join([*files, "export default {render};"])
 
 
 def write_html(state: ExplorerState, file: str | os.PathLike[str], *, maps: list[str] | None = None) -> Path:
-    """Write the file; returns its path. maps: the kinds of map in it, by default those that are made already.
+    """Write the file and return its path.
 
-    Raises ValueError for an unknown kind of map.
+    maps: the kinds of map in it, by default those that already exist. Raises ValueError for an unknown kind.
     """
     path = Path(file)
     text = json.dumps(_content(state, maps), separators=(",", ":"), ensure_ascii=False)
@@ -93,13 +93,13 @@ def _content(state: ExplorerState, maps: list[str] | None) -> dict[str, Any]:
     start = answers.start(state, alone=True)
     levels = range(catalogue.levels)
     placed = {name: [_flat(points.places(state, name, level)) for level in levels] for name in kinds}
-    # Maps that are the same at every level stand there once.
+    # Maps that are the same at every level are stored once.
     for name, by_level in placed.items():
         if all(one == by_level[0] for one in by_level):
             placed[name] = by_level[:1]
     numbers: dict[str, list[dict[str, Any]]] = {}
     for name, way in points.colourings(state).items():
-        # Codes and domains are coloured by the page, and only distances differ from level to level.
+        # The page computes the colours of codes and domains, and only distances differ between levels.
         for level in {"code": (), "domain": (), "distance": levels}.get(name, (0,)):
             with state.looking(Selection(level=level)):
                 one = way(state, state.items())
@@ -122,7 +122,7 @@ def _flat(places: Any) -> list[list[float | None]]:
 
 
 def _pages(state: ExplorerState) -> dict[str, Any]:
-    """By prefix ("", "12", "12.4") or code everywhere ("*1.240"): grid and page, for the largest first."""
+    """Return grid and page of the largest prefixes ("", "12", "12.4") and codes anywhere ("*1.240")."""
     order, catalogue = state.catalogue.order, state.catalogue
     wanted: list[tuple[int, str, Selection]] = [(catalogue.n_items, "", Selection())]
     for level, starts in enumerate(order.starts):
@@ -141,13 +141,13 @@ def _pages(state: ExplorerState) -> dict[str, Any]:
     for _, key, selection in sorted(wanted, key=lambda one: -one[0])[:_MOST_PAGES]:
         with state.looking(selection):
             shown = answers.page(state)
-            shown.pop("same", None)  # the page of the code everywhere has it
+            shown.pop("same", None)  # included in the page of the code under any prefix
             pages[key] = {"grid": _sparse(answers.grid(state)), "page": shown}
     return pages
 
 
 def _sparse(grid: dict[str, Any]) -> dict[str, Any]:
-    """A grid without the codes that only other prefixes have, which are most of them below a prefix."""
+    """Remove the codes that only occur under other prefixes, usually the majority, from a grid."""
     states = next((one["values"] for one in grid["columns"] if one["name"] == "state"), None)
     if states is None or "only elsewhere" not in states:
         return grid

@@ -1,4 +1,4 @@
-"""The map: where every item stands, which colour it has, and the names of its largest groups.
+"""The map: the position and colour of every item, and the names of its largest groups.
 
 Shapes: N items, L levels.
 """
@@ -33,10 +33,10 @@ _OTHER = -1
 
 @dataclass(frozen=True, eq=False)
 class Coloured:
-    """What each item is coloured by.
+    """The colours of the items.
 
-    values: (N,) places in `palette`, -1 for none of them. names: the legend, `text`, `colour` (a place) and
-    perhaps `go`, what a click on it selects.
+    values: (N,) indices into `palette`, -1 for none. names: the legend entries with `text`, `colour` (an
+    index) and optionally `go`, the selection that a click on the entry sets.
     """
 
     values: npt.NDArray[np.int16]
@@ -47,15 +47,15 @@ class Coloured:
 
 
 def methods(state: ExplorerState) -> list[str]:
-    """Return the kinds of map that there are; the last, by the codes themselves, needs no vectors."""
+    """Return the available kinds of map; the last one, from the codes alone, does not need vectors."""
     return [*state.maps, BY_CODES]
 
 
 def places(state: ExplorerState, method: str, level: int) -> FloatArray:
-    """(N, 2) where the items stand on a map of a level, NaN for none; ValueError for an unknown method.
+    """Return the positions (N, 2) of the items on a map of a level, NaN for items without one.
 
-    A projection is of a sample. The other items stand among the three nearest of it with the same code, by
-    the distance of what was mapped.
+    A projection contains a sample of the items. Each other item is placed among the three nearest sample
+    items with the same code, by distance of the mapped vectors. Raises ValueError for an unknown method.
     """
     if method == BY_CODES:
         return laid_by_codes(state.catalogue)
@@ -71,7 +71,7 @@ def places(state: ExplorerState, method: str, level: int) -> FloatArray:
     missing = np.isnan(found[:, 0])
     if not missing.any() or seen is None:
         return found
-    # Items with one code lie near each other, so the nearest of the sample are looked for among its members.
+    # Items with the same code are close to each other, so only the sample's items of that code are searched.
     codes, sampled = catalogue.codes.codes[:, level], np.zeros(catalogue.n_items, dtype=bool)
     sampled[projection.items] = True
     order = np.argsort(codes, kind="stable")
@@ -85,9 +85,10 @@ def places(state: ExplorerState, method: str, level: int) -> FloatArray:
 
 
 def laid_by_codes(catalogue: CodedCatalogue) -> FloatArray:
-    """(N, 2) a map of nothing but codes: a disc for each first code, filled in the order of the codes.
+    """Return a map (N, 2) from the codes alone: one disc per first code, filled in the order of the codes.
 
-    Discs and items stand as the seeds of a sunflower do, so that areas are as large as codes have items.
+    Discs and items are arranged like the seeds of a sunflower, so that a disc's area is proportional to its
+    number of items.
     """
     order, starts = catalogue.order, catalogue.order.starts[0]
     sizes = np.diff(starts)
@@ -106,7 +107,7 @@ def _sunflower(numbers: IntArray, radius: npt.NDArray[np.float64]) -> npt.NDArra
 
 
 def colourings(state: ExplorerState) -> dict[str, Callable[[ExplorerState, IntArray], Coloured]]:
-    """Return what the map can be coloured by, as functions of the state and the selected items."""
+    """Return the available colourings of the map, as functions of the state and the selected items."""
     catalogue = state.catalogue
     found: dict[str, Callable[[ExplorerState, IntArray], Coloured]] = {"code": _by_code}
     if len(catalogue.domains) > 1:
@@ -127,7 +128,7 @@ def colourings(state: ExplorerState) -> dict[str, Callable[[ExplorerState, IntAr
 
 
 def coloured(state: ExplorerState, by: str, points: FloatArray) -> Coloured:
-    """Colour every item, and name the largest codes of the level where they stand on this map (N, 2)."""
+    """Colour every item, and label the largest codes of the level at their positions on this map (N, 2)."""
     known, items = colourings(state), state.items()
     if by not in known:
         raise ValueError(f"colour: {by!r}, expected one of {list(known)}")
@@ -136,7 +137,7 @@ def coloured(state: ExplorerState, by: str, points: FloatArray) -> Coloured:
 
 
 def goes_to(state: ExplorerState, level: int, code: int) -> dict[str, Any]:
-    """Return what a click on a code of a level selects: below the prefix if it follows, else everywhere."""
+    """Return what a click on a code selects: a longer prefix if the code follows, else the code anywhere."""
     prefix = state.selection.prefix
     if level == len(prefix):
         return {"prefix": [*prefix, code]}
@@ -156,7 +157,7 @@ def _name(state: ExplorerState, code: int, words: int) -> str:
 
 
 def _labels(state: ExplorerState, items: IntArray, points: FloatArray) -> list[dict[str, Any]]:
-    """The largest codes of the level at the middle of their points, largest first."""
+    """Return labels for the largest codes of the level at the median of their points, largest first."""
     level, found = state.selection.level, []
     codes = state.catalogue.codes.codes[items, level]
     for code, _ in _largest_codes(state, items, _MOST_LABELS):
@@ -201,7 +202,7 @@ def _by_domain(state: ExplorerState, items: IntArray) -> Coloured:
 
 
 def _by_size(values: npt.ArrayLike, name: str, back: Callable[[float], float] | None = None) -> Coloured:
-    """Colour by a number in 16 steps; a few extreme values do not take the scale."""
+    """Colour by a number in 16 steps; the scale ignores a few extreme values."""
     numbers = np.asarray(values, dtype=np.float64)
     low, high = np.quantile(numbers, [0.01, 0.99])
     steps = np.clip((numbers - low) / max(high - low, 1e-12) * _STEPS, 0, _STEPS - 1).astype(np.int16)

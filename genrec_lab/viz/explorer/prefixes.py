@@ -1,6 +1,6 @@
-"""Prefixes of identifiers as slices: a prefix is a run of neighbours in the order of the codes.
+"""Prefixes of identifiers as slices: a prefix is a contiguous range of the items sorted by codes.
 
-Shapes: N items, L levels, K codes of a level, T domains.
+Shapes: N items, L levels, K codes per level, T domains.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ IntArray = npt.NDArray[np.int64]
 class PrefixOrder:
     """The items sorted by their codes.
 
-    items: (N,) item indices in lexicographic order of codes, equal identifiers by index. columns: (L, N)
-    codes in that order. starts[l]: where prefixes of l + 1 codes begin in that order, N at the end.
+    items: (N,) item indices in lexicographic order of codes; ties by index. columns: (L, N) codes in that
+    order. starts[l]: the starts of the prefixes of l + 1 codes in that order, followed by N.
     """
 
     def __init__(self, codes: ItemCodes) -> None:
@@ -36,7 +36,7 @@ class PrefixOrder:
             self.starts += (np.append(np.flatnonzero(new), len(self.items)),)
 
     def span(self, prefix: Sequence[int]) -> tuple[int, int]:
-        """The stretch [low, high) of the order that a prefix takes; low == high where nobody has it.
+        """Return the range [low, high) of a prefix in the order; low == high if no item has it.
 
         Raises ValueError for more codes than levels.
         """
@@ -45,7 +45,7 @@ class PrefixOrder:
         low, high = 0, self.items.size
         for column, code in zip(self.columns, prefix, strict=False):
             part = column[low:high]
-            # The code in the column's own type: numpy would otherwise copy the column to search it.
+            # The code has the column's type, because numpy would otherwise copy the column.
             if not 0 <= code <= np.iinfo(np.int32).max:
                 return low, low
             first, last = (int(np.searchsorted(part, np.int32(code), side)) for side in ("left", "right"))
@@ -53,14 +53,14 @@ class PrefixOrder:
         return low, high
 
     def members(self, prefix: Sequence[int], domain: int | None = None) -> IntArray:
-        """The items of a prefix in the order of their codes, of one domain (by number) where given."""
+        """Return the items of a prefix in the order of their codes, optionally of one domain (by number)."""
         low, high = self.span(prefix)
         if domain is None:
             return self.items[low:high]
         return self.items[low:high][self.domain_index[low:high] == domain]
 
     def with_code(self, level: int, code: int) -> IntArray:
-        """The places in the order, ascending, of the items that have a code at a level under any prefix."""
+        """Return the positions in the order, ascending, of items with a code at a level under any prefix."""
         order, starts = self.by_code(level)
         if not 0 <= code < self.sizes[level]:
             return order[:0]
@@ -68,12 +68,12 @@ class PrefixOrder:
 
     @lru_cache  # noqa: B019 - an order lives as long as its explorer
     def by_code(self, level: int) -> tuple[IntArray, IntArray]:
-        """The places by the code of a level, (N,), and where each code's begin among them, (K + 1,)."""
+        """Return the positions sorted by the code of a level, (N,), and the start of each code, (K + 1,)."""
         counts = np.bincount(self.columns[level], minlength=self.sizes[level])
         return np.argsort(self.columns[level], kind="stable"), np.concatenate([[0], np.cumsum(counts)])
 
     def group_numbers(self, length: int) -> IntArray:
-        """(N,) by item: which of the prefixes of `length` codes it has, numbered in their order."""
+        """Return for each item, (N,), the number of its prefix among those of `length` codes."""
         starts = self.starts[length - 1]
         numbers = np.empty(self.items.size, dtype=np.int64)
         numbers[self.items] = np.repeat(np.arange(starts.size - 1), np.diff(starts))

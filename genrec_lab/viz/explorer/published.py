@@ -1,8 +1,8 @@
-"""Anybody's identifiers in the explorer: files of codes, of items and of vectors, as they are published.
+"""Published identifiers in the explorer, from files of codes, items and vectors.
 
 Codes: `{item: ["<a_12>", "<b_3>"]}`, `{item: [12, 3]}`, `{item: "12 3"}` or a list of lists. Items: the same
-keys with titles and attributes, as JSON, JSON lines, CSV or parquet. Vectors: `.npy` or safetensors, a row an
-item in the order of the codes.
+keys with titles and attributes, as JSON, JSON lines, CSV or parquet. Vectors: `.npy` or safetensors, one row
+per item in the order of the codes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _MAPPED = 5_000
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """A state of somebody's codes. notes: what was left out or is not known, in words."""
+    """A state of published codes. notes: descriptions of what was left out or is unknown."""
 
     state: ExplorerState
     notes: tuple[str, ...]
@@ -59,12 +59,12 @@ def open_codes(
     name: str | None = None,
     seed: int = 0,
 ) -> Opened:
-    """Open identifiers that were made elsewhere.
+    """Open identifiers from other sources.
 
-    sizes: how many codes each level has; files do not say it, so without them no code is called dead. Items
-    without codes are left out, and so are attributes of items that have none; the notes count them. Without
-    vectors the words of the texts stand in for them. Raises CodesError for codes that are no identifiers of
-    one length, ValueError for vectors of another number.
+    sizes: number of codes of each level. Files do not contain it, so without `sizes` no code counts as dead.
+    Items without codes are left out, together with their attributes; the notes count them. Without vectors,
+    the words of the texts are used instead. Raises CodesError if the codes are not identifiers of one length,
+    and ValueError for a wrong number of vectors.
     """
     keys, rows, notes = _rows(codes)
     odd = next((key for key, row in zip(keys, rows, strict=True) if len(row) != len(rows[0])), None)
@@ -100,7 +100,7 @@ def open_codes(
     state = ExplorerState(catalogue, source=source)
     if given is not None:
         one_domain = np.zeros(len(given), dtype=np.int64)
-        # What takes minutes is made when it is first looked at: of 5,000 items, the others among them.
+        # Slow maps are only computed when first shown, from 5,000 items; the others are placed among these.
         later = partial(project_residuals, given[:, None], one_domain, size=_MAPPED, seed=seed)
         maps = {"UMAP": partial(later, method="umap"), "t-SNE": partial(later, method="tsne")}
         state.maps = {"PCA": principal_map(given, seed), **maps}
@@ -108,7 +108,7 @@ def open_codes(
 
 
 def principal_map(vectors: npt.NDArray[np.float32], seed: int = 0) -> Projection:
-    """The first two principal components of vectors (N, D), scaled to unit mean square radius."""
+    """Return the first two principal components of vectors (N, D), scaled to unit mean square radius."""
     centred = vectors - vectors.mean(axis=0)
     _, _, directions = np.linalg.svd(centred.T @ centred)
     flat = centred @ directions[:2].T
@@ -120,7 +120,7 @@ def principal_map(vectors: npt.NDArray[np.float32], seed: int = 0) -> Projection
 
 
 def word_vectors(texts: Sequence[str], seed: int = 0) -> npt.NDArray[np.float32]:
-    """(N, up to 64) what texts are about: tf-idf of their words, reduced by singular values."""
+    """Return text vectors (N, up to 64): tf-idf of the words, reduced by singular value decomposition."""
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -136,7 +136,7 @@ def word_vectors(texts: Sequence[str], seed: int = 0) -> npt.NDArray[np.float32]
 
 
 def _rows(codes: Codes) -> tuple[list[Any], list[list[int]], list[str]]:
-    """Keys and codes of the items that have any, and what was left out."""
+    """Return keys and codes of the items with codes, and notes on what was left out."""
     content: Any = codes
     if isinstance(codes, (str, os.PathLike)):
         path = Path(codes)
@@ -166,7 +166,7 @@ def _is_list(path: Path) -> bool:
 
 
 def _numbers(key: Any, tokens: Any) -> list[int]:
-    """The code of each token: the last number in it, whatever letters and brackets stand around."""
+    """Return the code of each token: its last number, ignoring letters and brackets."""
     if tokens is None:
         return []
     parts = tokens.split() if isinstance(tokens, str) else tokens
@@ -186,7 +186,7 @@ def _numbers(key: Any, tokens: Any) -> list[int]:
 
 
 def _described(items: Items | None, keys: list[Any]) -> tuple[list[str], pl.DataFrame | None, list[str], int]:
-    """Titles, attributes and texts in the order of the keys, and how many keys have no title."""
+    """Return titles, attributes and texts in the order of the keys, and the number of keys without title."""
     if items is None:
         return [str(key) for key in keys], None, [], 0
     rows = _item_rows(items)
@@ -209,7 +209,7 @@ def _described(items: Items | None, keys: list[Any]) -> tuple[list[str], pl.Data
 
 
 def _item_rows(items: Items) -> dict[str, dict[str, Any]]:
-    """By key, what is known of each item."""
+    """Return the fields of each item by key."""
     if isinstance(items, (str, os.PathLike)):
         path = Path(items)
         readers: dict[str, Callable[..., pl.DataFrame]]

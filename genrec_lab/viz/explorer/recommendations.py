@@ -1,6 +1,6 @@
-"""What a recommender does, in codes: where it loses targets, which codes it confuses, and who is shown.
+"""A recommender's behaviour in terms of codes: where it loses targets, confused codes, and exposure of items.
 
-From the lists of recommended items alone. Shapes: U users with K recommended items, N items, L levels.
+Only the lists of recommended items are needed. Shapes: U users with K recommended items, N items, L levels.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from genrec_lab.viz.text import counted, listed, noted, percent
 
 IntArray = npt.NDArray[np.int64]
 
-# Where the groups of popularity end, as shares of the items from the most to the least popular.
+# The ends of the popularity groups, as shares of the items from the most to the least popular.
 _BORDERS = (0.05, 0.2, 0.5, 1.0)
 _NAMES = ("head: first 5 %", "5 to 20 %", "20 to 50 %", "tail: last 50 %")
 
 
 def outcomes(codes: ItemCodes, recommended: npt.ArrayLike, targets: npt.ArrayLike) -> pl.DataFrame:
-    """How each user's list ends, one row per user.
+    """Return the outcome of each user's list, one row per user.
 
-    recommended: (U, K) items, best first, -1 past the end. targets: (U,). Frame `row, target, rank` (place of
+    recommended: (U, K) items, best first, -1 past the end. targets: (U,). Frame `row, target, rank` (rank of
     the target, from 1, null for a miss), `hit`, `lost` (the first level, from 1, at which no recommended item
-    has the target's codes up to there; null where one has them all), `twins` (other items of the target's
-    domain with its identifier).
+    has the same codes as the target up to this level; null if one has all of them), `twins` (other items of
+    the target's domain with the same identifier).
     """
     lists, wanted = _checked(codes, recommended, targets)
     hits = lists == wanted[:, None]
     rank = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, 0)
-    # The longest prefix of the target's codes that any recommended item has.
+    # The length of the longest prefix of the target that a recommended item has.
     deepest = _common(codes, lists, wanted).max(axis=1, initial=0)
     ids = row_ids(np.column_stack([codes.domain_index, codes.codes]))
     frame = pl.DataFrame({
@@ -54,10 +54,11 @@ def outcomes(codes: ItemCodes, recommended: npt.ArrayLike, targets: npt.ArrayLik
 
 
 def lost_levels(found: pl.DataFrame, levels: int) -> pl.DataFrame:
-    """How many users lose the target at each level; found: of `outcomes`.
+    """Count the users who lose the target at each level; found: frame of `outcomes`.
 
-    Frame `level` (from 1), `reached` (users who still have it before this level), `lost`, `share` (of those
-    who reached it, null where nobody did). Who keeps it to the end may still miss it: see `twins`.
+    Frame `level` (from 1), `reached` (users whose lists have the target's prefix before this level), `lost`,
+    `share` (of the users who reached it, null without any). Users who reach the end may still miss the
+    target: see `twins`.
     """
     lost = found["lost"].drop_nulls().to_numpy()
     counts = np.bincount(lost, minlength=levels + 1)[1:]
@@ -70,11 +71,11 @@ def lost_levels(found: pl.DataFrame, levels: int) -> pl.DataFrame:
 def confusions(
     codes: ItemCodes, recommended: npt.ArrayLike, targets: npt.ArrayLike, level: int
 ) -> pl.DataFrame:
-    """Which code of a level (0-based) stands first where another is right.
+    """Count the pairs of the target's code and the first recommendation's code at a level (0-based).
 
-    Of the users whose first recommendation has the target's codes before this level: frame `target,
-    predicted, users, share` (of the users of the target's code), `expected` (users if predictions did not
-    depend on the target), `lift`, most users first. Rows with equal codes are the right ones.
+    Only users whose first recommendation has the target's codes before this level are counted. Frame `target,
+    predicted, users, share` (of the users with the target's code), `expected` (users if predictions were
+    independent of the target), `lift`, most users first. In rows with equal codes, the prediction is correct.
     """
     lists, wanted = _checked(codes, recommended, targets)
     if not 0 <= level < codes.levels:
@@ -102,7 +103,7 @@ def _checked(
 
 
 def _common(codes: ItemCodes, lists: IntArray, wanted: IntArray) -> IntArray:
-    """(U, K) how many codes from the first on each recommended item has in common with the target."""
+    """Return the number of first codes that each recommended item has in common with the target, (U, K)."""
     length = np.zeros(lists.shape, dtype=np.int64)
     alike = lists >= 0
     for level in range(codes.levels):
@@ -114,13 +115,14 @@ def _common(codes: ItemCodes, lists: IntArray, wanted: IntArray) -> IntArray:
 
 @dataclass(frozen=True, eq=False)
 class Exposure:
-    """How recommendations spread over some items, or over the whole catalogue.
+    """The distribution of recommendations over some items, or over the whole catalogue.
 
     shown: (N,) how often each item is recommended. by_code: frame `code, items, catalogue_share, shown,
-    recommendation_share, traffic_share, ratio` of the codes of a level that these items have;
-    ratio is recommendation over catalogue share. groups: frame `group, items, catalogue_share,
-    traffic_share, recommendation_share`, items by popularity. gini: of the recommendations over the items, 0
-    where all are shown alike. traffic_gini: of the interactions. coverage: share of items shown at all.
+    recommendation_share, traffic_share, ratio` for the codes of these items at one level; ratio is the
+    recommendation share divided by the catalogue share. groups: frame `group, items, catalogue_share,
+    traffic_share, recommendation_share` by popularity of the items. gini: Gini coefficient of recommendations
+    over items, 0 if all items are shown equally often. traffic_gini: the same for interactions. coverage:
+    share of items that are recommended at least once.
     """
 
     level: int
@@ -134,7 +136,7 @@ class Exposure:
 
 
 def shown_counts(recommended: npt.ArrayLike, n_items: int) -> IntArray:
-    """(N,) how often each item is in the lists (U, K), -1 being none; ValueError for an unknown item."""
+    """Count how often each item is in the lists (U, K), -1 for none; raises ValueError for unknown items."""
     items = np.asarray(recommended, dtype=np.int64).reshape(-1)
     items = items[items >= 0]
     if items.size and items.max() >= n_items:
@@ -145,9 +147,9 @@ def shown_counts(recommended: npt.ArrayLike, n_items: int) -> IntArray:
 def exposure(
     catalogue: CodedCatalogue, shown: npt.ArrayLike, items: IntArray | None = None, level: int = 0
 ) -> Exposure:
-    """Compare recommendations with the catalogue by the codes of a level (0-based), among some items or all.
+    """Compare recommendations with the catalogue by the codes of a level (0-based), for some items or all.
 
-    shown: (N,) as `shown_counts` gives it. Shares are of what falls on these items.
+    shown: (N,) from `shown_counts`. Shares are relative to the totals of these items.
     """
     counts = np.asarray(shown, dtype=np.int64)
     if counts.shape != (catalogue.n_items,):
@@ -167,7 +169,7 @@ def exposure(
 
 
 def gini(counts: npt.ArrayLike) -> float:
-    """The Gini coefficient of counts: 0 where all are equal (or none), near 1 where one has all."""
+    """Return the Gini coefficient of counts: 0 if all are equal (or none exist), near 1 if one has all."""
     values = np.sort(np.asarray(counts, dtype=np.int64))
     weights = 2.0 * np.arange(1, values.size + 1) - values.size - 1
     return float((weights * values).sum() / (values.size * values.sum())) if values.any() else 0.0
@@ -193,7 +195,7 @@ def _by_code(codes: IntArray, shown: IntArray, traffic: IntArray, size: int) -> 
 
 
 def _by_popularity(catalogue: CodedCatalogue, items: IntArray, counts: IntArray) -> pl.DataFrame:
-    """Groups of the items from the most popular on, equal ones by index; groups of few items may be empty."""
+    """Group the items by descending popularity, ties by index; with few items, groups may be empty."""
     chosen = np.zeros(catalogue.n_items, dtype=bool)
     chosen[items] = True
     order = catalogue.by_popularity[chosen[catalogue.by_popularity]]
@@ -212,7 +214,7 @@ def _shares(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 
 @sentence
 def exposure_title(found: Exposure) -> str:
-    """Which code the recommendations favour most, in points of their share, and how many codes get none."""
+    """State the code that recommendations favour most, in percentage points, and how many codes get none."""
     if found.recommendations == 0:
         return "Nothing of this part of the catalogue is recommended"
     table = found.by_code
@@ -233,7 +235,7 @@ def exposure_title(found: Exposure) -> str:
 
 @sentence
 def tail_exposure_title(shares: Mapping[str, float], items: int, of: int) -> str:
-    """What the least popular items get of each method's recommendations; items: how many of `of` they are."""
+    """State the share of each method's recommendations for the least popular items; items: their number."""
     text = f"The {items:,} least popular of {counted(of, 'item')} get"
     names = list(shares)
     between = ends(list(shares.values()))
@@ -247,9 +249,9 @@ def tail_exposure_title(shares: Mapping[str, float], items: int, of: int) -> str
 
 
 def exposure_by_popularity(found: Mapping[str, Exposure], *, seed: int | None = None) -> go.Figure:
-    """What the items of each group of popularity get: of the interactions and of each method's lists.
+    """Draw the shares of interactions and of each method's recommendations by popularity group.
 
-    found: by method, the exposure of the same items. The right panel has the Gini coefficient of each.
+    found: by method, the exposure of the same items. The right panel shows the Gini coefficient of each.
     """
     if not found:
         raise ValueError("found: no methods; expected at least one")

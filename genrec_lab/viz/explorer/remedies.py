@@ -1,4 +1,4 @@
-"""From what is wrong with a codebook to the settings that act on it, and what each did in the runs at hand.
+"""Faults of a codebook, the settings that affect them, and the effects of these settings in existing runs.
 
 Shapes: N items, L levels.
 """
@@ -24,7 +24,7 @@ _MOST_DEAD, _LEAST_EVEN, _MOST_COLLIDING, _MOST_APART = 0.05, 0.5, 0.01, 2.0
 
 
 class Diagnosis(NamedTuple):
-    """A fault of a codebook: which, at which level (from 1; None for the whole), and the number behind it."""
+    """A fault of a codebook: its kind, its level (from 1; None for all levels) and its value."""
 
     problem: str
     level: int | None
@@ -32,7 +32,7 @@ class Diagnosis(NamedTuple):
 
 
 class Remedy(NamedTuple):
-    """A setting of a run file that acts on a fault: its values to try, and why."""
+    """A setting of a run file that affects a fault: values to try, and why."""
 
     setting: str
     values: tuple[Any, ...]
@@ -66,10 +66,10 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
 
 
 def diagnose(health: CodeHealth, sizes: Sequence[int]) -> list[Diagnosis]:
-    """Name what is wrong, each with its number; empty where nothing is.
+    """Return the faults of a codebook with their values; may be empty.
 
-    Dead codes: more than 5 % of a level. Collapse: under half of the codes that are used would do if used
-    evenly (perplexity / used). Collisions: more than 1 % of the items share their identifier. Unbalanced
+    Dead codes: more than 5 % of a level. Collapse: if used evenly, less than half of the used codes would be
+    enough (perplexity / used). Collisions: more than 1 % of the items share their identifier. Unbalanced
     levels: the relative use (perplexity / size) of one level is more than twice that of another.
     """
     found = []
@@ -93,11 +93,11 @@ def diagnose(health: CodeHealth, sizes: Sequence[int]) -> list[Diagnosis]:
 
 
 def effects(runs: Mapping[str, tuple[Mapping[str, Any], Mapping[str, float]]]) -> pl.DataFrame:
-    """What a setting cost or gained, from every two runs that differ in it alone.
+    """Return the effect of each setting, from every pair of runs that differ only in this setting.
 
     runs: by name, the settings (flat, "tokenizer.levels": 4) and the measures ("collisions", "NDCG@10").
     Frame `setting, before, after` (as text), `run_before, run_after, measure, value_before, value_after,
-    change`, in the order of the runs. A setting that one run lacks is a difference, written "unset".
+    change`, in the order of the runs. A setting that one run lacks counts as a difference, shown as "unset".
     """
     rows = []
     names = list(runs)
@@ -120,11 +120,12 @@ def effects(runs: Mapping[str, tuple[Mapping[str, Any], Mapping[str, float]]]) -
 def remedy_table(
     found: Sequence[Diagnosis], tried: pl.DataFrame, settings: Mapping[str, Any] | None = None
 ) -> pl.DataFrame:
-    """The settings that act on each fault, and what they did where they were tried.
+    """Return the settings that affect each fault, and their effects in runs that tried them.
 
-    found: of `diagnose`. tried: of `effects`. settings: of this run; a remedy that is set already, or that
-    this tokenizer does not have, is left out. Frame `problem, level, said, setting, try, why, seen`, `seen`
-    naming each change of a measure ("NDCG@10 +0.0012 (3 to 4)"), null where no two runs tell.
+    found: from `diagnose`. tried: from `effects`. settings: of this run; remedies that are already set, or
+    that this tokenizer does not have, are left out. Frame `problem, level, said, setting, try, why, seen`;
+    `seen` lists the changes of measures ("NDCG@10 +0.0012 (3 to 4)"), and is null if no pair of runs shows
+    any.
     """
     rows = []
     for one in found:
@@ -148,7 +149,7 @@ def remedy_table(
 
 
 def write_variant(run: Mapping[str, Any], setting: str, value: Any, folder: Path) -> Path:
-    """Write the run file of a run with one setting changed, under a name of its own; returns the file."""
+    """Write a run file with one setting changed and a new name, and return its path."""
     short = f"{setting.rsplit('.', 1)[-1]}-{value}".replace("_", "-").lower()
     name = f"{run['run']}-{short}"
     changed = {**run, "run": name, "overrides": {**(run.get("overrides") or {}), setting: value}}

@@ -1,4 +1,4 @@
-"""What is selected, the search by title or code, and named slices of items, kept in the run's folder."""
+"""The selection, the search by title or code, and named slices of items in the run's folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FORMAT = "genrec_lab.slice.1"
 _LONGEST_NAME = 200
 _LONGEST_FILE_NAME = 60
 _MOST_SEARCHED = 1_000
-# "12", "12 4", "12 › 4 › *", "12, 4", "12.4", "12-4": codes with something between them, stars at the end.
+# "12", "12 4", "12 › 4 › *", "12, 4", "12.4", "12-4": codes with separators, and stars at the end.
 _BETWEEN = r"(?:\s*[›>/,.·\-]\s*|\s+)"
 _ANYWHERE = re.compile(r"\s*((?:\*[\s›>/,.·\-]*)+)(\d{1,9})\s*")
 _CODES = re.compile(rf"\s*(?:{ALL}{_BETWEEN})?\d{{1,9}}(?:{_BETWEEN}\d{{1,9}})*(?:{_BETWEEN}\*)*\s*")
@@ -34,11 +34,11 @@ _CODES = re.compile(rf"\s*(?:{ALL}{_BETWEEN})?\d{{1,9}}(?:{_BETWEEN}\d{{1,9}})*(
 
 @dataclass(frozen=True)
 class Selection:
-    """What every view follows: a prefix, the level looked at, one domain or all, and an item or none.
+    """The selection of all views: a prefix, the current level, one domain or all, and optionally an item.
 
-    prefix: codes from level 0 on; empty is the whole catalogue. level: 0-based, which level the map and the
-    code page are about. everywhere: a level (0-based) and a code of it, under any prefix. lasso: gathered
-    items, ascending, or None; only these count.
+    prefix: codes from level 0 on; empty is the whole catalogue. level: the level (0-based) that the map and
+    the code page show. everywhere: a level (0-based) and one of its codes, under any prefix. lasso: indices
+    of collected items, ascending, or None; if given, only these items are selected.
     """
 
     prefix: tuple[int, ...] = ()
@@ -50,9 +50,9 @@ class Selection:
 
 
 def checked(selection: Selection, catalogue: CodedCatalogue) -> Selection:
-    """The selection, if it fits the catalogue; raises ValueError that names what does not.
+    """Return the selection if it is valid for the catalogue; otherwise raise ValueError that names the field.
 
-    A prefix that no item has is allowed: it is an empty selection, which every view can show.
+    A prefix without items is valid: it is an empty selection, which every view can show.
     """
     prefix = tuple(int(code) for code in selection.prefix)
     if len(prefix) > catalogue.levels:
@@ -82,11 +82,11 @@ def checked(selection: Selection, catalogue: CodedCatalogue) -> Selection:
 
 
 def moved(selection: Selection, catalogue: CodedCatalogue, **changes: Any) -> Selection:
-    """The selection with some fields changed, the others kept in step with them.
+    """Return the selection with some fields changed and the others updated accordingly.
 
-    A new prefix takes the level to that of its children and drops an item that is not below it; a new item
-    without a prefix takes its own whole identifier and keeps the level. A code everywhere and a prefix
-    replace each other. Raises as `checked` does, TypeError for unknown fields.
+    A new prefix sets the level to that of its children, and removes an item that is not below it. A new item
+    without a prefix sets the prefix to its complete identifier and keeps the level. A code under any prefix
+    and a prefix replace each other. Raises the errors of `checked`, and TypeError for unknown fields.
     """
     if changes.get("everywhere") is not None:
         changes = {"prefix": (), "level": changes["everywhere"][0], "item": None} | changes
@@ -111,9 +111,9 @@ def moved(selection: Selection, catalogue: CodedCatalogue, **changes: Any) -> Se
 
 
 def breadcrumb(selection: Selection, levels: int) -> list[tuple[str, tuple[int, ...]]]:
-    """The way to the selection: what is written and the prefix that a click on it selects; last a star.
+    """Return the path to the selection: labels, and the prefixes that a click on them selects.
 
-    For the prefix 12, 4 of three levels: All, 12, 4, and "*" for what is still open.
+    For the prefix 12, 4 of three levels: All, 12, 4, and "*" for the open levels.
     """
     if selection.everywhere is not None:
         level, code = selection.everywhere
@@ -124,7 +124,7 @@ def breadcrumb(selection: Selection, levels: int) -> list[tuple[str, tuple[int, 
 
 
 def parse_prefix(text: str, sizes: Sequence[int]) -> tuple[int, ...] | None:
-    """The prefix that a text writes, as "12 › 4 › *" or "12 4"; None where it is no prefix of such codes."""
+    """Parse a prefix, such as "12 › 4 › *" or "12 4"; return None if the text is not a valid prefix."""
     if not _CODES.fullmatch(text):
         return None
     codes = tuple(int(code) for code in re.findall(r"\d+", text))
@@ -134,7 +134,7 @@ def parse_prefix(text: str, sizes: Sequence[int]) -> tuple[int, ...] | None:
 
 
 def parse_anywhere(text: str, sizes: Sequence[int]) -> tuple[int, int] | None:
-    """The level (0-based) and code that a text as "* 240" or "* › * › 7" writes, or None."""
+    """Parse a level (0-based) and code, such as "* 240" or "* › * › 7"; return None for other texts."""
     found = _ANYWHERE.fullmatch(text)
     if found is None:
         return None
@@ -144,10 +144,10 @@ def parse_anywhere(text: str, sizes: Sequence[int]) -> tuple[int, int] | None:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What a search found: a prefix if the text writes one, and items whose texts hold it.
+    """The result of a search: a prefix if the text is one, and items whose texts contain it.
 
-    prefix_items: items below the prefix, or with the code everywhere. items: the first of the `total` hits,
-    most popular first.
+    prefix_items: number of items below the prefix, or with the code under any prefix. items: the first of the
+    `total` hits, most popular first.
     """
 
     text: str
@@ -170,10 +170,10 @@ class Found:
 
 
 def search(catalogue: CodedCatalogue, text: str, most: int = 20, domain: str | None = None) -> Found:
-    """Find a prefix or code by its numbers and items by a part of their title, key or attributes.
+    """Find a prefix or code by its numbers, and items by a part of their title, key or attributes.
 
-    Upper and lower case are alike. The text is taken as it stands: signs of regular expressions and of HTML
-    have no meaning. Only its first 1,000 characters count. Hits come by traffic, equal ones by index.
+    The search ignores case and takes the text literally: characters of regular expressions and HTML have no
+    special meaning. Only the first 1,000 characters count. Hits are sorted by traffic, ties by index.
     """
     wanted = text.strip()[:_MOST_SEARCHED]
     number = catalogue.domain_number(domain)
@@ -181,7 +181,7 @@ def search(catalogue: CodedCatalogue, text: str, most: int = 20, domain: str | N
         return Found("", None, 0, np.zeros(0, dtype=np.int64), 0)
     prefix = parse_prefix(wanted, catalogue.codes.sizes)
     everywhere = parse_anywhere(wanted, catalogue.codes.sizes)
-    # Lowered by the same rules as the titles were; Python and polars differ for a few letters.
+    # The titles were lowercased by polars, which differs from Python for a few letters.
     lowered = pl.Series([wanted]).str.to_lowercase()[0]
     hits = catalogue.searched.str.contains(lowered, literal=True).to_numpy()
     places = np.flatnonzero(hits if number is None else hits & (catalogue.codes.domain_index == number))
@@ -194,9 +194,9 @@ def search(catalogue: CodedCatalogue, text: str, most: int = 20, domain: str | N
 
 
 def largest(values: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
-    """Return the places of the `most` largest values, largest first, equal ones in their order."""
+    """Return the indices of the `most` largest values, largest first, ties in their original order."""
     if values.size > most > 0:
-        # All that could be among them, ties at the border included, so that the order settles the ties.
+        # All candidates, including ties at the border, so that the sort decides between ties.
         border = np.partition(values, values.size - most)[values.size - most]
         candidates = np.flatnonzero(values >= border)
     else:
@@ -205,14 +205,14 @@ def largest(values: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
 
 
 class SliceError(ValueError):
-    """What is wrong with a named slice, and how to mend it."""
+    """Raised for an invalid named slice; the message states the problem and the fix."""
 
 
 @dataclass(frozen=True)
 class NamedSlice:
-    """Items of a catalogue under a name. catalogue: what they were chosen in; n_items: how many it had.
+    """A named set of items. catalogue: the name of their catalogue; n_items: its number of items.
 
-    prefix, domain: what was selected. items: item indices, ascending, none twice.
+    prefix, domain: the selection. items: unique item indices, ascending.
     """
 
     name: str
@@ -231,7 +231,7 @@ def named_slice(
     prefix: Sequence[int] = (),
     domain: str | None = None,
 ) -> NamedSlice:
-    """Make a slice; SliceError for an empty or endless name, or items that the catalogue does not have."""
+    """Create a slice; raises SliceError for an empty or too long name, or items outside the catalogue."""
     clean = name.strip()
     if not clean or len(clean) > _LONGEST_NAME:
         raise SliceError(f"name: {name[:40]!r} of {len(clean)} characters, expected 1 to {_LONGEST_NAME}")
@@ -247,10 +247,10 @@ def named_slice(
 
 
 def slice_file(run_folder: Path, name: str) -> Path:
-    """The file of a slice of this name.
+    """Return the file of the slice with this name.
 
-    The name is escaped, so that no sign of it has a meaning in a path, and a hash keeps names apart that are
-    cut alike, or that differ in upper and lower case only, which some file systems take for one.
+    Characters with a meaning in paths are escaped. A hash distinguishes names that are equal after
+    truncation, or that differ only in case, which some file systems ignore.
     """
     safe = quote(name, safe="").replace(".", "%2E").replace("~", "%7E")[:_LONGEST_FILE_NAME]
     digest = hashlib.sha256(name.encode()).hexdigest()[:10]
@@ -258,7 +258,7 @@ def slice_file(run_folder: Path, name: str) -> Path:
 
 
 def save_slice(run_folder: str | Path, chosen: NamedSlice) -> Path:
-    """Write a slice into a run folder, in place of one of the same name; returns its file."""
+    """Write a slice to a run folder, replacing one of the same name, and return its file."""
     file = slice_file(Path(run_folder), chosen.name)
     file.parent.mkdir(parents=True, exist_ok=True)
     content = {"format": _FORMAT, **asdict(chosen)}
@@ -268,7 +268,7 @@ def save_slice(run_folder: str | Path, chosen: NamedSlice) -> Path:
 
 
 def load_slice(run_folder: str | Path, name: str) -> NamedSlice:
-    """Read a slice by its name; SliceError naming those that there are where it is missing or unreadable."""
+    """Read a slice by name; raises SliceError if it is unreadable or missing, listing those that exist."""
     file = slice_file(Path(run_folder), name.strip())
     if not file.is_file():
         known = slice_names(run_folder)
@@ -277,7 +277,7 @@ def load_slice(run_folder: str | Path, name: str) -> NamedSlice:
 
 
 def slice_names(run_folder: str | Path) -> list[str]:
-    """The names of all slices of a run, sorted; a file that cannot be read is left out."""
+    """Return the sorted names of all slices of a run; files that cannot be read are left out."""
     names = []
     for file in (Path(run_folder) / SLICES).glob("*.json"):
         try:

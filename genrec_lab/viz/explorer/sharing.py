@@ -1,8 +1,8 @@
-"""How domains share codes, and how alike the items of a code are against what chance would give.
+"""How domains share codes, and how similar the items of a code are compared with chance.
 
-All means are over pairs of items, computed exactly from sums of unit vectors: the sum over all pairs of a
-group is |sum of its vectors|^2 less one for each item. Nothing is sampled.
-Shapes: N items, L levels, K codes of a level, T domains, D content dimensions, G groups of items.
+All means are over pairs of items. They are computed exactly from sums of unit vectors, without sampling: the
+sum over all pairs of a group is |sum of its vectors|^2 minus one for each item.
+Shapes: N items, L levels, K codes per level, T domains, D content dimensions, G groups of items.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ Vectors = npt.NDArray[np.float32]
 
 
 class LevelSharing(NamedTuple):
-    """Who uses the codes of one level.
+    """The use of one level's codes by domain.
 
-    items: (T, K) items of each domain with each code. lift: (T, K), the share of a domain's items that have a
-    code over the share of all items that have it: 1 where a code takes no side, T at most where all domains
-    are of one size and the code is one domain's own, 0 where the domain does not have it, NaN for unused
-    codes and for domains without items.
+    items: (T, K) items of each domain with each code. lift: (T, K), the share of a domain's items with a code
+    divided by the share of all items with it. It is 1 if the code has no preference, and 0 if the domain does
+    not use it. For domains of equal size, the maximum is T, if only one domain uses the code. It is NaN for
+    unused codes and for domains without items.
     """
 
     items: IntArray
     lift: FloatArray
 
     def order(self) -> IntArray:
-        """Return the used codes by what they mean: by the domain that they lean to, its strongest first."""
+        """Return the used codes sorted by the domain with the highest lift, highest lift first."""
         used = np.flatnonzero(self.items.sum(axis=0))
         lift = np.nan_to_num(self.lift[:, used], nan=-1.0)
         order: IntArray = used[np.lexsort((used, -lift.max(axis=0), lift.argmax(axis=0)))]
@@ -46,9 +46,9 @@ class LevelSharing(NamedTuple):
 
 
 def level_sharing(catalogue: CodedCatalogue, level: int, among: IntArray | None = None) -> LevelSharing:
-    """Who uses the codes of a level (0-based), under any prefix; raises ValueError for no such level.
+    """Return the use of a level's codes by domain, under any prefix; raises ValueError for an unknown level.
 
-    among: the items that count, all by default.
+    level: 0-based. among: the items to count, by default all.
     """
     sizes = catalogue.codes.sizes
     if not 0 <= level < len(sizes):
@@ -62,7 +62,7 @@ def level_sharing(catalogue: CodedCatalogue, level: int, among: IntArray | None 
 
 
 class PairMeans(NamedTuple):
-    """Mean cosine similarity of pairs of different items in one group, NaN without a pair, and the pairs."""
+    """Mean cosine similarity of pairs of different items in one group, NaN without pairs, and pair counts."""
 
     same: float
     same_pairs: int
@@ -71,7 +71,7 @@ class PairMeans(NamedTuple):
 
 
 def unit_vectors(vectors: npt.ArrayLike) -> Vectors:
-    """(N, D) vectors scaled to length 1; a vector of zeros or with a NaN becomes zeros, alike to nothing."""
+    """Scale vectors (N, D) to length 1; zero vectors and vectors with NaN become zeros (similarity 0)."""
     given = np.asarray(vectors, dtype=np.float32)
     norms = np.sqrt(np.einsum("nd,nd->n", given, given))
     known = np.isfinite(norms) & (norms > 0)
@@ -80,12 +80,12 @@ def unit_vectors(vectors: npt.ArrayLike) -> Vectors:
 
 
 def pair_means(unit: Vectors, groups: npt.ArrayLike, domains: npt.ArrayLike) -> PairMeans:
-    """Mean similarity over the pairs of a group: of one domain, and of two domains.
+    """Return mean similarities over the pairs of each group: within one domain, and of two domains.
 
-    unit: (N, D) of `unit_vectors`. groups: (N,) numbers from 0 on, as codes or prefixes. domains: (N,).
+    unit: (N, D) from `unit_vectors`. groups: (N,) numbers from 0, such as codes or prefixes. domains: (N,).
     """
     numbers = np.asarray(groups, dtype=np.int64)
-    # Whoever is alone in a group has no pair, and at deep levels those are most.
+    # Items that are alone in their group have no pairs; at deep levels, these are the majority.
     rows = np.flatnonzero(np.bincount(numbers)[numbers] > 1)
     cells = row_ids(np.column_stack([numbers[rows], np.asarray(domains)[rows]]))
     group_of_cell = np.empty(int(cells.max(initial=-1)) + 1, dtype=np.int64)
@@ -106,11 +106,11 @@ def pair_means(unit: Vectors, groups: npt.ArrayLike, domains: npt.ArrayLike) -> 
 def similarity_by_level(
     unit: Vectors, prefixes: Sequence[npt.ArrayLike], domains: npt.ArrayLike
 ) -> pl.DataFrame:
-    """Are items of two domains more alike where they share a code than anywhere?
+    """Measure whether items that share a code are more similar than other items, within and across domains.
 
     prefixes: by level, (N,) the number of each item's prefix (or code). Frame `level` (from 1), `group` ("one
     domain", "two domains"), `pairs`, `inside` (mean cosine of pairs with an equal prefix, null without any),
-    `chance` (of all such pairs of the catalogue), `gain` (inside less chance).
+    `chance` (of all such pairs of the catalogue), `gain` (inside minus chance).
     """
     whole = pair_means(unit, np.zeros(len(unit), dtype=np.int64), domains)
     rows = []
@@ -129,14 +129,14 @@ def similarity_by_level(
 
 
 def group_similarity(unit: Vectors, members: npt.ArrayLike, groups: npt.ArrayLike, count: int) -> FloatArray:
-    """(G,) mean similarity of the pairs of each group; members, groups: (n,) items and theirs."""
+    """Return the mean similarity of each group's pairs, (G,); members, groups: (n,) items and groups."""
     own = unit[np.asarray(members, dtype=np.int64)]
     sums, pairs = _of_pairs(*_sums(own, np.asarray(groups, dtype=np.int64), count))
     return np.divide(sums, pairs, out=np.full(count, np.nan), where=pairs > 0)
 
 
 def _sums(unit: Vectors, groups: IntArray, count: int) -> tuple[Vectors, FloatArray, FloatArray]:
-    """By group: the sum of its vectors, of their squares, and the number of items."""
+    """Return by group the sum of its vectors, the sum of their squares, and the number of items."""
     squares = np.einsum("nd,nd->n", unit, unit)
     sizes = np.bincount(groups, minlength=count).astype(np.float64)
     in_groups = np.bincount(groups, squares, len(sizes)).astype(np.float64)
@@ -151,6 +151,6 @@ def _grouped(vectors: Vectors, groups: IntArray, count: int = 0) -> Vectors:
 
 
 def _of_pairs(sums: Vectors, own: FloatArray, sizes: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """By group: the sum of the similarities of its pairs of items, and how many pairs."""
+    """Return by group the sum of the similarities of its pairs of items, and the number of pairs."""
     squares = np.einsum("gd,gd->g", sums, sums, dtype=np.float64)
     return (squares - own) / 2, sizes * (sizes - 1) / 2

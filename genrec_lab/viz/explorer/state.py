@@ -1,7 +1,7 @@
-"""The explorer without widgets: one selection, and an answer to every view's question about it.
+"""The explorer without widgets: one selection, and the contents of every view for it.
 
-Every answer is a frozen result with a `frame`; views draw it, panels export it. Nothing here knows of a run
-folder or a browser: the lab fills a state from a run.
+Every answer is a frozen result with a `frame`; views draw it, panels export it. This module does not depend
+on run folders or a browser: the lab creates a state from a run.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ _MOST_STEPS = 500
 
 @dataclass(frozen=True, eq=False)
 class Told:
-    """What a tokenizer's decoders make of a prefix: words, the most telling first, and a picture.
+    """The decoded words and picture of a prefix; the most characteristic words come first.
 
-    picture: (S, S, 3) in 0..1, None from a tokenizer that saw none in training.
+    picture: (S, S, 3) in 0..1, or None if the tokenizer was trained without pictures.
     """
 
     words: tuple[str, ...]
@@ -60,14 +60,14 @@ class Told:
 
 @dataclass(frozen=True)
 class RunRecords:
-    """What a run has besides the codes; everything may be missing.
+    """The data of a run besides the codes; all fields are optional.
 
-    epochs: the tokenizer's epoch records by scope, sizes: codes a level in one scope. neighbours: frame of
-    `neighbour_code_overlap`. recommended: by method, the lists (U, K). users: their `domain, history,
-    target`, a row a list. folder: where slices are kept. decode: what the tokenizer's decoders make of a
-    prefix, where it has such. settings: of the tokenizer, by the key that a run file has for it. others:
-    finds, by run of these data, its settings and measures. run: the parameters of the run, as a run file has
-    them.
+    epochs: the tokenizer's epoch records by scope. sizes: codes per level in one scope. neighbours: frame of
+    `neighbour_code_overlap`. recommended: by method, the lists (U, K). users: frame `domain, history,
+    target`, one row per list. folder: the folder of slices. decode: function that decodes a prefix, if the
+    tokenizer has decoders. settings: of the tokenizer, by the key in a run file. others: function that
+    returns the settings and measures of all runs on the same data, by run. run: the parameters of the run as
+    in a run file.
     """
 
     epochs: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
@@ -84,10 +84,10 @@ class RunRecords:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A table whose rows select something.
+    """A table with rows that can be clicked.
 
-    go: a row each, the fields of the selection that a click on it sets, None for nothing. title and note
-    stand above it. shares, bars: columns shown as percentages, and with a bar behind their number.
+    go: for each row, the fields of the selection that a click sets, or None. title and note are shown above
+    the table. shares, bars: columns shown as percentages, and columns with a bar behind the number.
     """
 
     frame: pl.DataFrame
@@ -100,7 +100,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Choice:
-    """A list of which one value is chosen: its name, what is written and meant, and what stands chosen."""
+    """A drop-down list: its name, pairs of label and value, and the selected value."""
 
     name: str
     values: Sequence[tuple[str, str]]
@@ -109,12 +109,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class Shown:
-    """What a view shows of a selection.
+    """The contents of a view for a selection.
 
-    figures: plotly figures, their titles are written above them. tables: below the figures. said: lines of
-    plain text. choices: lists above them; what is chosen is in `state.choices`. frame: the numbers behind it,
-    for the CSV; by default those of the first table. click: from the id of what was clicked on in a figure (a
-    trace's `ids`) to the fields of the selection that it changes. beside: items to show as cards.
+    figures: plotly figures; their titles are written above them. tables: shown below the figures. said: lines
+    of plain text. choices: lists above the figures; `state.choices` contains the chosen values. frame: the
+    data for the CSV export, by default that of the first table. click: function from the id of a clicked
+    point (a trace's `ids`) to the fields of the selection that it changes. beside: items to show as cards.
     """
 
     figures: Sequence[go.Figure] = ()
@@ -137,7 +137,7 @@ EXPLORER_VIEWS: Registry[Callable[[ExplorerState], Shown]] = Registry(
 
 
 def register_explorer_view(name: str) -> Callable[[T], T]:
-    """Register the decorated function, from the state to a `Shown`, as a tab of the explorer.
+    """Register the decorated function, which maps a state to a `Shown`, as a tab of the explorer.
 
     >>> @register_explorer_view("Titles")
     ... def show_titles(state):
@@ -150,12 +150,12 @@ def register_explorer_view(name: str) -> Callable[[T], T]:
 
 
 class ExplorerState:
-    """One selection over a catalogue, and what every view says about it; a second catalogue to compare with.
+    """One selection in a catalogue, the contents of every view for it, and optionally a second catalogue.
 
-    source: Python lines that make this state again under the name `state`, for the exports. maps: projections
-    of the residuals by name, or functions that make one when it is first looked at. choices: what is chosen
-    in the views' lists. watchable: methods whose beam the watcher can search. beam: the search for a user
-    that was last watched.
+    other: the catalogue to compare with. source: Python lines that recreate this state under the name
+    `state`, for the exports. maps: projections of the residuals by name, or functions that compute one on
+    first use. choices: the chosen values of the views' lists. watchable: methods whose beam search can be
+    shown. beam: the last beam search shown for a user.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class ExplorerState:
         self._watchers: list[Callable[[Selection], None]] = []
         self._shown: dict[str, IntArray] = {}
         self._alike: dict[tuple[object, ...], pl.DataFrame] = {}
-        _ = self.health  # shown at once, and the slowest number of all
+        _ = self.health  # shown at the start, and the slowest to compute
         if self.two is not None and self.two.n_items:
             _ = [(self.two.level(level), self.two.company(level + 1)) for level in range(self.two.levels)]
 
@@ -187,27 +187,28 @@ class ExplorerState:
 
     @property
     def selection(self) -> Selection:
-        """What is selected."""
+        """The current selection."""
         return self._steps[self._place]
 
     @property
     def can_go_back(self) -> bool:
-        """Whether there is a selection before this one."""
+        """Whether there is an earlier selection."""
         return self._place > 0
 
     @property
     def can_go_forward(self) -> bool:
-        """Whether one went back from a later selection."""
+        """Whether there is a later selection to return to."""
         return self._place + 1 < len(self._steps)
 
     def watch(self, on_selection: Callable[[Selection], None]) -> None:
-        """Call this after every change of the selection."""
+        """Call `on_selection` after every change of the selection."""
         self._watchers.append(on_selection)
 
     def select(self, **changes: Any) -> Selection:
-        """Change fields of the selection, the others follow (see `moved`); ValueError keeps what stood.
+        """Change fields of the selection and update the others (see `moved`).
 
-        After going back, a new selection drops those that lay ahead.
+        After going back, a new selection discards the later ones. A ValueError leaves the selection
+        unchanged.
         """
         new = moved(self.selection, self.catalogue, **changes)
         if new == self.selection:
@@ -225,7 +226,7 @@ class ExplorerState:
 
     @contextmanager
     def looking(self, selection: Selection) -> Iterator[None]:
-        """Have another selection for a while, without a step in the history and without telling anybody."""
+        """Use another selection temporarily, without a step in the history and without callbacks."""
         before, self._steps[self._place] = self.selection, selection
         try:
             yield
@@ -233,7 +234,7 @@ class ExplorerState:
             self._steps[self._place] = before
 
     def breadcrumb(self) -> list[tuple[str, tuple[int, ...]]]:
-        """Return what the path shows, and the prefix that each part of it selects."""
+        """Return the labels of the path, and the prefix that each of them selects."""
         return breadcrumb(self.selection, self.catalogue.levels)
 
     def search(self, text: str, most: int = 20) -> Found:
@@ -241,7 +242,7 @@ class ExplorerState:
         return search(self.catalogue, text, most, self.selection.domain)
 
     def items(self) -> IntArray:
-        """Return the selected items in the order of their codes: all that prefix, domain and lasso leave."""
+        """Return the items selected by prefix, domain and lasso, in the order of their codes."""
         selected, order = self.selection, self.catalogue.order
         if selected.everywhere is None:
             items = order.members(selected.prefix, self._domain)
@@ -259,7 +260,7 @@ class ExplorerState:
 
     @cached_property
     def health(self) -> CodeHealth:
-        """Use of each level and collisions of the whole catalogue, whatever is selected."""
+        """Use of each level and collisions of the whole catalogue, independent of the selection."""
         codes = self.catalogue.codes
         return code_health(codes.codes, codes.known_sizes, codes.domains)
 
@@ -271,24 +272,24 @@ class ExplorerState:
         return found
 
     def labels(self) -> dict[int, list[str]]:
-        """Return the words that set each used child of the prefix apart from its siblings, of all domains."""
+        """Return the words that distinguish each used child of the prefix from the others, in all domains."""
         return self._labels(self.selection.prefix)
 
     def place(self) -> tuple[int, int]:
-        """Return the level (0-based) and the code that is selected last; some code must be."""
+        """Return the level (0-based) and the last selected code; requires a selected code."""
         selection = self.selection
         return selection.everywhere or (len(selection.prefix) - 1, selection.prefix[-1])
 
     @lru_cache(_LABELS_KEPT)  # noqa: B019 - a state lives as long as its explorer
     def words_everywhere(self, level: int) -> dict[int, list[str]]:
-        """Return the words of each used code of a level, whatever the codes before it are."""
+        """Return the words of each used code of a level, under any prefix."""
         places, starts = self.catalogue.order.by_code(level)
         used = np.flatnonzero(np.diff(starts))
         borders = np.append(starts[used], places.size)
         return dict(zip(used.tolist(), self.catalogue.words.labels(borders, places=places), strict=True))
 
     def write_remedy(self, setting: str, value: str) -> Path:
-        """Write the run file that sets what `remedy_table` says, the value as it is written there."""
+        """Write a run file with a setting of `remedy_table`, and the value as written there."""
         remedies = (remedy for group in REMEDIES.values() for remedy in group if remedy.setting == setting)
         known = {str(one): one for remedy in remedies for one in remedy.values}
         if value not in known or not self.records.run:
@@ -296,15 +297,15 @@ class ExplorerState:
         return write_variant(self.records.run, setting, known[value], self._folder() / EXPORTS)
 
     def told(self) -> Told | None:
-        """Return what the decoders make of the selected prefix; None without decoders or a prefix."""
+        """Return the decoded words and picture of the selected prefix; None without decoders or a prefix."""
         return self._told(self.selection.prefix) if self.selection.prefix else None
 
     def watch_beam(self, beam: BeamTree, source: str = "") -> None:
-        """Show one user's beam; source: the Python line that makes it again."""
+        """Show one user's beam search; source: the Python line that recreates it."""
         self.beam, self.beam_source = beam, source
 
     def alike_by_level(self) -> pl.DataFrame:
-        """Return `similarity_by_level` of the selected items, kept: it takes a second for 100,000."""
+        """Return `similarity_by_level` of the selected items, cached: it takes 1 s for 100,000 items."""
         selected = self.selection
         key = (selected.prefix, selected.everywhere, selected.domain, selected.lasso)
         if key not in self._alike and self.catalogue.unit is not None:
@@ -319,7 +320,7 @@ class ExplorerState:
         return collisions(self.catalogue, self.items())
 
     def shown(self, method: str) -> IntArray:
-        """Return how often a method recommends each item, (N,); ValueError naming the methods there are."""
+        """Return how often a method recommends each item, (N,); raises ValueError for an unknown method."""
         if method not in self.records.recommended:
             raise ValueError(f"method: {method!r}, expected one of {sorted(self.records.recommended)}")
         if method not in self._shown:
@@ -328,7 +329,7 @@ class ExplorerState:
         return self._shown[method]
 
     def exposure(self, method: str) -> Exposure:
-        """Return how a method's recommendations spread over the selected items."""
+        """Return the distribution of a method's recommendations over the selected items."""
         level = min(len(self.selection.prefix), self.catalogue.levels - 1)
         if self.selection.everywhere is not None:
             level = self.selection.everywhere[0]
@@ -337,13 +338,13 @@ class ExplorerState:
     # --- exports
 
     def view(self, name: str) -> Shown:
-        """Return what a view shows of the selection, by the name of its tab."""
+        """Return the contents of a view for the selection, by the name of its tab."""
         return EXPLORER_VIEWS.find(name)(self)
 
     def numbers(self, view: str = "") -> pl.DataFrame:
-        """Return the numbers of a view, or by default what lies below the selection.
+        """Return the data of a view, by default of the table below the selection.
 
-        Raises ValueError with the reason where a view has none.
+        Raises ValueError, which states the reason, if a view has no data.
         """
         from genrec_lab.viz.explorer.code_tables import below
 
@@ -355,8 +356,8 @@ class ExplorerState:
         return shown.tables[0].frame if shown.frame is None else shown.frame
 
     def python(self, view: str = "") -> str:
-        """Return the Python that makes `numbers` again, as `frame`."""
-        # Names are written as Python literals, so that nothing in them can be read as code.
+        """Return Python code that recreates `numbers` as `frame`."""
+        # Names are written as Python literals, so that they cannot be executed as code.
         chosen = ", ".join(f"{name}={value!r}" for name, value in vars(self.selection).items())
         lines = [self.source, f"state.select({chosen})", f"frame = state.numbers({view!r})"]
         if view and self.choices:
@@ -366,13 +367,13 @@ class ExplorerState:
         return "\n".join(lines) + "\n"
 
     def choice(self, name: str, values: Sequence[tuple[str, str]]) -> Choice:
-        """Return a list of a view with what stands chosen, by default its first value."""
+        """Return a view's list with its chosen value, by default the first."""
         known = [value for _, value in values]
         chosen = self.choices.get(name, "")
         return Choice(name, values, chosen if chosen in known else known[0])
 
     def save_slice(self, name: str, items: npt.ArrayLike | None = None) -> NamedSlice:
-        """Keep items (by default those selected) under a name in the run folder; ValueError without one."""
+        """Save items (by default the selected ones) in the run folder; raises ValueError without a folder."""
         own, selected = self.catalogue, self.selection
         kept = self.items() if items is None else items
         chosen = named_slice(name, own.name, own.n_items, kept, selected.prefix, selected.domain)
@@ -380,7 +381,7 @@ class ExplorerState:
         return chosen
 
     def load_slice(self, name: str) -> NamedSlice:
-        """Read a slice of this run; ValueError where there is none, or where it is of another catalogue."""
+        """Read a slice of this run; raises ValueError if it is missing or belongs to another catalogue."""
         read = load_slice(self._folder(), name)
         if read.n_items != self.catalogue.n_items:
             raise ValueError(
@@ -390,7 +391,7 @@ class ExplorerState:
         return read
 
     def slice_names(self) -> list[str]:
-        """Return the names of the run's slices; none where there is no run folder."""
+        """Return the names of the run's slices; empty without a run folder."""
         return [] if self.records.folder is None else slice_names(self.records.folder)
 
     # ---

@@ -1,6 +1,6 @@
-"""The explorer's views: what each tab shows of the selected items, and where a click on it leads.
+"""The explorer's views: the contents of each tab for the selected items, and what a click selects.
 
-Each obeys the selection: prefix or code everywhere, domain, and lasso.
+All views respect the selection: prefix or code under any prefix, domain, and lasso.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ NO_COLLISIONS = "No two items of a domain have the same codes here."
 
 
 def show_sharing(state: ExplorerState) -> Shown:
-    """Show which codes of the level lean to which domain, and whether items that share one are alike."""
+    """Show which domain each code of the level prefers, and whether items that share a code are similar."""
     catalogue, level, items = state.catalogue, state.selection.level, state.items()
     found, several = level_sharing(catalogue, level, items), len(catalogue.domains) > 1
     used = found.order()
@@ -87,7 +87,7 @@ def show_sharing(state: ExplorerState) -> Shown:
 
 
 def show_collisions(state: ExplorerState) -> Shown:
-    """Show the ambiguous identifiers with their cause, and what policies make of the first of them."""
+    """Show the ambiguous identifiers with their causes, and the effects of policies on the first of them."""
     found, catalogue = state.collisions(), state.catalogue
     if not found.sizes.size:
         return Shown(said=[NO_COLLISIONS])
@@ -118,7 +118,7 @@ def show_collisions(state: ExplorerState) -> Shown:
 
 
 def show_recommender(state: ExplorerState) -> Shown:
-    """Show where targets are lost, which codes are confused, and the users to step through."""
+    """Show where targets are lost, which codes are confused, and a list of users."""
     users, recommended, catalogue = state.records.users, state.records.recommended, state.catalogue
     if users is None or not recommended:
         return Shown(said=[NO_RECOMMENDER])
@@ -162,7 +162,7 @@ def show_recommender(state: ExplorerState) -> Shown:
 
 
 def _confused(state: ExplorerState, lists: IntArray, targets: IntArray) -> Table:
-    """Which code of the level the first recommended item has where the target has another."""
+    """Return the pairs of codes of the level where the first recommended item differs from the target."""
     level = state.selection.level
     found = confusions(state.catalogue.codes, lists, targets, level)
     frame = found.filter(pl.col("target") != pl.col("predicted")).head(_MOST_PAIRS)
@@ -189,7 +189,7 @@ def _beam_cards(state: ExplorerState) -> tuple[str, list[tuple[int, str]]] | Non
 
 
 def show_exposure(state: ExplorerState) -> Shown:
-    """Show what is recommended, by popularity and by code."""
+    """Show the distribution of recommendations by popularity and by code."""
     recommended, catalogue = state.records.recommended, state.catalogue
     if not recommended:
         return Shown(said=[NO_RECOMMENDER])
@@ -211,7 +211,7 @@ def show_exposure(state: ExplorerState) -> Shown:
 
 
 def show_compare(state: ExplorerState) -> Shown:
-    """Show which codes split, merged or moved between two tokenizers, or two kept epochs, and their items."""
+    """Show which codes split, merged or moved between two tokenizers or two saved epochs, and their items."""
     two = state.two
     if two is None:
         return Shown(said=[NO_OTHER])
@@ -237,13 +237,13 @@ def show_compare(state: ExplorerState) -> Shown:
 
 
 def show_training(state: ExplorerState) -> Shown:
-    """Show how the codes were used while the tokenizer trained."""
+    """Show the use of the codes during the tokenizer's training."""
     epochs, n_items = training_frame(state.records.epochs, state.records.sizes), state.catalogue.n_items
     known = epochs.drop_nulls("utilisation")
     if known.is_empty():
         return Shown(said=[NO_EPOCHS])
     scopes = known["scope"].unique(maintain_order=True).to_list()
-    # Tokenizers that were trained a domain each: those of the selected domain only.
+    # If each domain has its own tokenizer, show only that of the selected domain.
     if state.selection.domain in scopes:
         scopes = [state.selection.domain]
     whole = n_items if len(scopes) == 1 else None
@@ -252,7 +252,7 @@ def show_training(state: ExplorerState) -> Shown:
 
 
 def show_remedies(state: ExplorerState) -> Shown:
-    """Show what is wrong with the codes and which settings act on it; a click writes a run file."""
+    """Show the faults of the codes and the settings that affect them; a click writes a run file."""
     catalogue, records = state.catalogue, state.records
     if not catalogue.sizes_known:
         return Shown(said=["The sizes of the levels are not known, so nothing can be said of dead codes."])
@@ -278,5 +278,5 @@ def _words(state: ExplorerState, codes: Iterable[int], level: int | None = None)
 
 
 def _to_codes(state: ExplorerState, level: int, codes: Iterable[int]) -> list[Go]:
-    """Where a click on the row of each code leads."""
+    """Return the selection that a click on each code's row sets."""
     return [goes_to(state, level, int(code)) for code in codes]

@@ -1,7 +1,7 @@
-"""The explorer in the browser: one widget around an `ExplorerState`, whose page is in `static`.
+"""The explorer in the browser: one widget around an `ExplorerState`; the page is in `static`.
 
-The page asks by `{"act": …}` and Python answers by `{"kind": …}`; one selection moves everything. Titles are
-data: they go as JSON and are written as text.
+The page sends `{"act": …}` and Python answers with `{"kind": …}`. A single selection controls all parts.
+Titles are data: they are sent as JSON and written as text.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _STILL = ("code", "prefix", "words", "title", "items", "interactions")
 class Explorer(anywidget.AnyWidget):
     """The explorer as a widget.
 
-    maps: projections of the residuals by name, or functions that make one. watch: searches for a test user,
-    by method and row of the test part, and says by which line of Python; None where there is no recommender.
-    mode: "light" or "dark", None for that of the page around it.
+    maps: projections of the residuals by name, or functions that compute one. watch: function from a method
+    and a row of the test part to a beam search and the line of Python that recreates it, or None without a
+    recommender. mode: "light", "dark", or None to follow the page that contains the widget.
     """
 
     _esm = traitlets.Unicode(html_file.script()).tag(sync=True)
@@ -71,7 +71,7 @@ class Explorer(anywidget.AnyWidget):
         state.watch(lambda _: self.refresh())
 
     def hear(self, content: Any, buffers: Sequence[Any] = ()) -> None:
-        """Do what the page asks for; what cannot be done is said on it."""
+        """Handle a request of the page; errors are shown on the page."""
         act = content.get("act") if isinstance(content, dict) else None
         if not isinstance(act, str) or act not in _ACTS:
             return
@@ -85,20 +85,20 @@ class Explorer(anywidget.AnyWidget):
         self.send(content, list(buffers))
 
     def refresh(self, said: str = "") -> None:
-        """Draw everything anew from the state."""
+        """Redraw everything from the state."""
         self.answer(answers.selected(self.state, said))
         self._draw_map()
         self._draw_tab()
 
     def show_view(self, name: str) -> None:
-        """Open a view below, or close it by an empty name."""
+        """Open a view below; an empty name closes it."""
         if name:
             EXPLORER_VIEWS.find(name)
         self.tab = name
         self._draw_tab()
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
-        """Beside the widget a table, for pages without a kernel: a saved notebook, a viewer, a repository."""
+        """Add a table to the widget for pages without a kernel: a saved notebook, a viewer, a repository."""
         bundle = super()._repr_mimebundle_(**options)
         data, *metadata = bundle if isinstance(bundle, tuple) else (bundle or {},)
         data = {**data, "text/html": self._still_table()}
@@ -112,7 +112,7 @@ class Explorer(anywidget.AnyWidget):
         rows = frame.select(shown).head(_MOST_ROWS).rows()
         return html_file.page("still.html", name=self.state.catalogue.name, columns=shown, rows=rows)
 
-    # --- what the page asks for
+    # --- requests of the page
 
     def _start(self, content: Answer, _: object) -> None:
         self._dark, self._drawn = bool(content.get("dark")), None
@@ -185,7 +185,7 @@ class Explorer(anywidget.AnyWidget):
             self.state.select(prefix=(), lasso=self.state.load_slice(str(content["name"])).items)
 
     def _write(self, content: Answer, _: object) -> None:
-        """Write the run file that tries a remedy."""
+        """Write a run file to try a remedy."""
         file = self.state.write_remedy(str(content["setting"]), str(content["value"]))
         self.answer({"kind": "said", "text": f"Written: {file}. Try it with genrec run."})
 
@@ -193,13 +193,13 @@ class Explorer(anywidget.AnyWidget):
         if content.get("name") == "plotly":
             self.answer({"kind": "script", "name": "plotly", "text": get_plotlyjs()})
 
-    # --- how it draws
+    # --- drawing
 
     def _draw_map(self) -> None:
         state, level = self.state, self.state.selection.level
         if self._drawn != (self.method, level):
             found = points.places(state, self.method, level)
-            # A map that is the same at every level stays where it is.
+            # A map that is the same at every level is not sent again.
             same = self._drawn is not None and self._drawn[0] == self.method
             if not same or not np.array_equal(found, self._places, equal_nan=True):
                 both = np.ascontiguousarray(found.T, dtype=np.float32)
@@ -219,7 +219,7 @@ class Explorer(anywidget.AnyWidget):
         try:
             self.shown = self.state.view(self.tab)
         except Exception as error:
-            # A view of a stranger's may raise anything; the rest of the screen goes on.
+            # A user's view may raise any error; the rest of the page must still work.
             self.shown = Shown(said=[f"The view {self.tab!r} failed: {type(error).__name__}: {error}"])
             self.answer(tab_of(self.state, self.tab, self.shown, self._mode))
             raise RuntimeError(self.shown.said[0]) from error
@@ -250,7 +250,7 @@ def _one_of(known: Iterable[str], what: str, name: str) -> str:
 
 
 def tab_of(state: ExplorerState, name: str, shown: Shown, mode: theme.Mode) -> Answer:
-    """Return a view as the page draws it; titles and notes of figures are written above them."""
+    """Return a view in the page's format; titles and notes of figures are written above them."""
     parts: list[Answer] = []
     for one in shown.tables:
         parts.append({"title": one.title, "note": one.note, "table": answers.table(one)})
@@ -277,14 +277,14 @@ def tab_of(state: ExplorerState, name: str, shown: Shown, mode: theme.Mode) -> A
 
 
 class Explained(widgets.HTML):
-    """A sentence in place of an explorer that cannot be opened."""
+    """A sentence shown if the explorer cannot be opened."""
 
     def __init__(self, why: str) -> None:
         super().__init__(html_file.page("still.html", note=why))
 
 
 def still(state: ExplorerState, mode: theme.Mode = "light") -> go.Figure:
-    """Return the first view as a figure, where no widget can live: two tokenizers matched, or the codes."""
+    """Return a figure to show where widgets do not work: two tokenizers matched, or the codes."""
     if state.two is not None:
         return theme.themed(tokenizer_match(state.two), mode)
     return theme.themed(prefix_bars(state, seed=state.catalogue.seed), mode)

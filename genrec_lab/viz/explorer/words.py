@@ -1,8 +1,8 @@
 """Words that are over-represented in some titles, by log-odds with an informative Dirichlet prior.
 
-The score is the log-odds ratio of a word with that prior over its standard deviation, as in Monroe, Colaresi
-and Quinn (2008), "Fightin' Words", Political Analysis 16(4). A word that comes twice in a title counts once:
-what counts is how many titles hold it. English function words are left out.
+The score is a word's log-odds ratio with this prior, divided by its standard deviation, as in Monroe,
+Colaresi and Quinn (2008), "Fightin' Words", Political Analysis 16(4). Counts are numbers of titles that
+contain a word, so repetitions in a title do not count. English function words are left out.
 Shapes: N titles, V words, C groups of titles.
 """
 
@@ -20,12 +20,12 @@ FloatArray = npt.NDArray[np.float64]
 
 # Letters and digits of any script, joined by apostrophes and hyphens within a word.
 _WORD = r"[\p{L}\p{M}\p{N}]+(?:['’\-][\p{L}\p{M}\p{N}]+)*"
-# They come and go with the wording of a title and tell nothing of what it is about.
+# These words depend on the phrasing of a title, not on its subject.
 _FUNCTION_WORDS = (
     "a", "an", "and", "as", "at", "by", "for", "from", "in", "into", "is", "it", "its", "of", "on", "or",
     "the", "to", "with",
 )  # fmt: skip
-# A lone letter and a number are no words.
+# Single letters and numbers do not count as words.
 _TELLS_NOTHING = r"^(?:\p{Latin}|\p{N}+)$"
 _PRIOR_WORDS = 100.0
 """The weight of the prior, in words: as if every group had held 100 words of the whole catalogue before."""
@@ -35,7 +35,7 @@ _TITLE_CHARACTERS = 1_000
 
 
 class Word(NamedTuple):
-    """A telling word: how many of the titles hold it, and the z-score of its log-odds against the others."""
+    """A characteristic word: the number of titles with it, and the z-score of its log-odds."""
 
     word: str
     titles: int
@@ -43,9 +43,9 @@ class Word(NamedTuple):
 
 
 class TitleWords:
-    """The words of N titles, as a sparse table of titles and words.
+    """The words of N titles as a sparse matrix of titles and words.
 
-    length: 1 for words, 2 for pairs of neighbouring words that two titles or more hold.
+    length: 1 for words, 2 for pairs of adjacent words that occur in at least two titles.
     """
 
     def __init__(self, titles: pl.Series, length: int = 1) -> None:
@@ -71,23 +71,23 @@ class TitleWords:
         starts, shape = np.concatenate([[0], np.cumsum(lengths)]), (len(titles), len(self.words))
         self._held = csr_array((np.ones(numbers.size, np.int32), numbers, starts), shape=shape)
         self.totals: IntArray = np.bincount(numbers, minlength=len(self.words))
-        # The commonest words once more by themselves: labels are taken from these.
+        # A second matrix of only the most common words, from which labels are taken.
         self._common = np.argsort(-self.totals, kind="stable")[:_LABEL_WORDS]
         self._short = self._held[:, self._common]
 
     def counts(self, places: IntArray) -> IntArray:
-        """(V,) titles among these places (rows of the series) that hold each word."""
+        """Return the number of titles with each word, (V,), among these rows of the series."""
         return np.bincount(self._held[places].indices, minlength=len(self.words))
 
     def telling(self, places: IntArray, top: int = 10, against: IntArray | None = None) -> list[Word]:
-        """The `top` words that these titles hold more often than the others, most telling first.
+        """Return the `top` words that are over-represented in these titles, highest score first.
 
-        against: the titles to compare with, these among them; by default all. Words that are not
-        over-represented are left out, and so is everything where there are no other titles.
+        against: the titles to compare with, including these; by default all. Words that are not
+        over-represented are left out. Without other titles, the list is empty.
         """
         inside = self.counts(places)
         whole = self.totals if against is None else self.counts(against)
-        # Only words that are inside can be over-represented there, and they are few.
+        # Only words in these titles can be over-represented, and there are few of them.
         own = np.flatnonzero(inside)
         n_one, n_all = int(inside.sum()), int(whole.sum())
         if n_one in (0, n_all):
@@ -102,10 +102,10 @@ class TitleWords:
         ]
 
     def labels(self, borders: IntArray, top: int = 3, places: IntArray | None = None) -> list[list[str]]:
-        """The `top` telling words of each of C neighbouring stretches of titles, against them all together.
+        """Return the `top` characteristic words of each of C consecutive ranges of titles, compared with all.
 
-        borders: (C + 1,) where the stretches begin, and the end: of the rows, or of `places`, rows in another
-        order. Taken from the 2,000 commonest words.
+        borders: (C + 1,) the starts of the ranges and the end, in rows or in `places` (rows in another
+        order). Only the 2,000 most common words are candidates.
         """
         n_groups = len(borders) - 1
         if n_groups < 2 or not self.words:
@@ -115,7 +115,7 @@ class TitleWords:
         gathered = csr_array((np.ones(rows.size, np.int32), rows, borders - borders[0]), shape=shape)
         table = (gathered @ self._short).tocoo()
         inside, whole, (rows, columns) = table.data, table.sum(axis=0), table.coords
-        # The words outside the short list count towards the sums of the log-odds all the same.
+        # Words that are not candidates also count in the totals of the log-odds.
         lengths = gathered @ np.diff(self._held.indptr).astype(np.int64)
         scores = _scores(
             inside,
@@ -134,7 +134,7 @@ class TitleWords:
 
 
 def _pairs(terms: pl.DataFrame) -> pl.DataFrame:
-    """The pairs of neighbouring words of each row that two rows or more have."""
+    """Return the pairs of adjacent words of each row that occur in at least two rows."""
     words = terms["title"]
     names, numbers = words.unique().sort(), words.rank("dense").to_numpy().astype(np.int64) - 1
     rows, told = terms["row"].to_numpy(), terms["told"].to_numpy()
@@ -147,10 +147,10 @@ def _pairs(terms: pl.DataFrame) -> pl.DataFrame:
 
 
 def telling_terms(words: TitleWords, pairs: TitleWords, places: IntArray, top: int = 10) -> list[Word]:
-    """Return the most telling words and pairs of neighbouring words of these titles, most telling first.
+    """Return the most characteristic words and pairs of adjacent words of these titles, highest score first.
 
-    A word is left out where a pair with it is in as many of the titles, and a pair where one of its words
-    scores higher. places: as of `TitleWords.telling`.
+    A word is left out if a pair with it occurs in the same number of titles. A pair is left out if one of its
+    words is in more titles and scores at least as high. places: as in `TitleWords.telling`.
     """
     found = [*words.telling(places, 3 * top), *pairs.telling(places, 3 * top)]
     by_name = {term.word: term for term in found}
@@ -168,10 +168,10 @@ def telling_terms(words: TitleWords, pairs: TitleWords, places: IntArray, top: i
 def _scores(
     one: npt.ArrayLike, other: npt.ArrayLike, n_one: npt.ArrayLike, n_other: npt.ArrayLike, alpha: FloatArray
 ) -> FloatArray:
-    """The z-scores of words with counts `one` of `n_one` inside and `other` of `n_other` outside."""
+    """Return z-scores of words with counts `one` of `n_one` inside and `other` of `n_other` outside."""
     first, second = np.asarray(one) + alpha, np.asarray(other) + alpha
     all_first, all_second = np.asarray(n_one) + _PRIOR_WORDS, np.asarray(n_other) + _PRIOR_WORDS
-    # A catalogue of one word leaves no other words to compare with.
+    # In a catalogue of one word, there are no other words to compare with.
     rest_first = np.maximum(all_first - first, np.finfo(float).tiny)
     rest_second = np.maximum(all_second - second, np.finfo(float).tiny)
     difference = np.log(first) - np.log(rest_first) - np.log(second) + np.log(rest_second)

@@ -1,5 +1,5 @@
-// A table of any length: only the rows in view are in the page. It is sorted by a click on a column, filtered
-// by words or by a condition as `items < 5`, and gone through by the arrow keys.
+// A table of any length: only the visible rows are in the page. A click on a column sorts it, words or a
+// condition such as `items < 5` filter it, and the arrow keys move through it.
 const ROW = 24;
 const WIDE = new Set(['words', 'title', 'first_title', 'finding', 'why', 'target', 'predicted']);
 const CONDITION = /^\s*(.+?)\s*(<=|>=|<|>|=)\s*(-?[\d.]+)\s*(%?)\s*$/;
@@ -30,7 +30,7 @@ function makeGrid(box, hear, settings = {}) {
     let least = 0;
     const columns = table.columns.map(one => {
       if (one.kind === 'text') {
-        // A word out of a few, as a state or a cause, is whole; a title may end in an ellipsis.
+        // A value from a short list, such as a state or a cause, is not cut; a title may end in an ellipsis.
         const wide = WIDE.has(one.name), longest = Math.max(0, ...one.values.slice(0, 400).map(text => String(text ?? '').length));
         const narrowest = Math.max(wide ? 90 : 7 * Math.min(longest, 15) + 12, Math.round(7.6 * one.title.length + 20));
         least += narrowest;
@@ -132,7 +132,7 @@ function makeGrid(box, hear, settings = {}) {
   }
 
   body.addEventListener('scroll', draw, {passive: true});
-  // A row that is drawn again while the button is down gets no click; what was pressed is opened all the same.
+  // A row that is redrawn while the button is down gets no click event; the pressed row is opened anyway.
   body.addEventListener('pointerup', () => {
     if (pressed?.go && !pressed.element.isConnected) hear(pressed.go);
     pressed = null;
@@ -155,7 +155,7 @@ function makeGrid(box, hear, settings = {}) {
   if (globalThis.ResizeObserver) new ResizeObserver(draw).observe(body);
 
   return {
-    // Order and filter stay what the user made of them, unless the columns are others.
+    // Keep the user's order and filter, unless the columns have changed.
     show(next, mark = -1) {
       const before = table.columns.map(one => one.name).join();
       table = next;

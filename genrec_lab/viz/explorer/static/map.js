@@ -1,13 +1,13 @@
 // The map of every item: WebGL points with wheel zoom, drag, hover, click and lasso, and labels that follow the
-// zoom. Where WebGL is missing a plain canvas shows the same points without moving, and says so.
+// zoom. Without WebGL, a plain canvas shows the same points as a still image, and says so.
 const VERTEX = `#version 300 es
 in vec2 at; in vec4 colour; uniform vec2 centre, scale; uniform float size; out vec4 paint;
 void main() { paint = colour; gl_Position = vec4((at - centre) * scale, 0, 1); gl_PointSize = size; }`;
 const FRAGMENT = `#version 300 es
 precision highp float; in vec4 paint; uniform float size; out vec4 drawn;
 void main() { vec2 off = gl_PointCoord - 0.5; if (size > 2.5 && dot(off, off) > 0.25) discard; drawn = paint; }`;
-const REACH = 12;  // pixels within which a point is meant
-const MOST_STILL = 60000;  // points that a plain canvas draws
+const REACH = 12;  // distance in pixels within which the mouse selects a point
+const MOST_STILL = 60000;  // number of points that a plain canvas draws
 
 function program(gl) {
   const made = gl.createProgram();
@@ -22,7 +22,7 @@ function program(gl) {
   return made;
 }
 
-// The points by cells of a square, so that what is under the mouse is found at once.
+// The points by cells of a square grid, so that the point under the mouse is found quickly.
 function cellsOf(x, y, box) {
   const side = Math.max(1, Math.ceil(Math.sqrt(x.length / 4))), wide = Math.max(box.size, 1e-9);
   const cell = (px, py) => {
@@ -118,7 +118,7 @@ function makeMap(box, hear) {
     gl.enableVertexAttribArray(colour);
     gl.vertexAttribPointer(colour, 4, gl.UNSIGNED_BYTE, true, 0, 0);
     gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, buffers[2]);
-    // What is selected stands out, the more so where it is little.
+    // Selected items are larger, especially if there are few of them.
     const size = pointSize() * ratio(), few = order.length - outside;
     const large = !outside ? size : Math.max(1.15 * size, (few < 500 ? 6.5 : few < 3000 ? 5 : 0) * ratio());
     for (const [from, to, wide] of [[0, outside, few ? 0.75 * size : size], [outside, order.length, large]]) {
@@ -138,7 +138,7 @@ function makeMap(box, hear) {
     }
   }
 
-  // Labels in order of weight, each only where no other stands yet; with a rim, so that points do not hide them.
+  // Labels in order of weight, each only if it does not overlap another; an outline makes them readable.
   function drawOver() {
     const pen = over.getContext('2d'), scale = ratio(), style = getComputedStyle(box);
     pen.setTransform(scale, 0, 0, scale, 0, 0);
@@ -305,7 +305,7 @@ function makeMap(box, hear) {
       resize();
       reset();
     },
-    // rgba: (N * 4); inside: (N), whether an item is among those selected, drawn last and larger.
+    // rgba: (N * 4); inside: (N), whether an item is selected; selected items are drawn last and larger.
     colours(rgba, inside, names) {
       colours = rgba;
       const placed = [[], []];
@@ -335,7 +335,7 @@ function makeMap(box, hear) {
     lassoMode(on) { lassoMode = on; },
     reset,
     zoom: by => zoom(by, sizes[0] / 2, sizes[1] / 2),
-    // For tests: where an item is drawn, in pixels of the page.
+    // For tests: the position of an item, in pixels of the page.
     where(item) { const inside = over.getBoundingClientRect(), [px, py] = toPixel(x[item], y[item]); return [inside.left + px, inside.top + py]; },
     end() { alive = false; if (watch) watch.disconnect(); if (gl) gl.getExtension('WEBGL_lose_context')?.loseContext(); },
   };

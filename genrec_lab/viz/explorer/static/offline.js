@@ -1,4 +1,4 @@
-// Answers without a kernel: what Python made of every prefix stands in the page, and is looked up here.
+// Answers without a kernel: the page contains Python's answer for every prefix, which is looked up here.
 
 async function unpacked(text) {
   const bytes = Uint8Array.from(atob(text.trim()), sign => sign.charCodeAt(0));
@@ -31,7 +31,7 @@ async function alone() {
     return flags;
   }
 
-  // A page that Python did not make, as of a lasso or of a single item: its items, and nothing that is computed.
+  // A page without an answer from Python, as for a lasso or a single item: its items, without computed values.
   function plain(flags, heading) {
     const found = [];
     for (let item = 0; item < count; item++) if (flags[item]) found.push(item);

@@ -1,4 +1,4 @@
-// The code page: numbers, words, attributes, coherence, examples as cards, and the codes around it.
+// The code page: numbers, words, attributes, coherence, example cards, and neighbouring codes.
 
 function fact(name, value, says = '') {
   const box = made('div', 'genrec-fact', '', {title: says});
@@ -30,7 +30,7 @@ function card(item, note, facts, hear, chosen) {
   return box;
 }
 
-// Coherence as a line from the least to the greatest: the members as a dot, chance as a band.
+// Coherence on a line from the lowest to the highest value: the members as a dot, chance as a band.
 function coherence({value, low, mean, high, said}) {
   const box = made('div', 'genrec-scale', '', {title: said}), least = Math.min(0, low, value), most = Math.max(1, value);
   const place = at => `${100 * (at - least) / (most - least)}%`;

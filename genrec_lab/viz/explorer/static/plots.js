@@ -1,6 +1,6 @@
-// plotly's script takes a second or more to read, and longer on a busy machine, while anywidget waits two
-// seconds for this module. So it is read here, once for all explorers of a page, when the first figure is
-// drawn. It looks for `module`, and finds one that is its own.
+// plotly's script takes a second or more to load, longer on a busy machine, but anywidget waits only two
+// seconds for this module. The script is therefore loaded here when the first figure is drawn, once for all
+// explorers of a page. It looks for `module`, so it gets its own.
 function plotly(model) {
   globalThis.genrecPlotly ??= (async () => {
     const own = `const made = {exports: {}};

@@ -1,5 +1,5 @@
-// The one screen: it asks by `{act, …}` and draws what comes back by `{kind, …}`, from a kernel or, in a file
-// that stands alone, from offline.js.
+// The explorer's screen: it sends `{act, …}` and draws the answers `{kind, …}`. They come from a kernel, or from
+// offline.js in a standalone file.
 
 function isDark() {
   const body = document.body;
@@ -9,7 +9,7 @@ function isDark() {
 
 function screen(el, model) {
   el.classList.add('genrec-explorer');
-  el.innerHTML = model.shell;  // a file of ours, without data
+  el.innerHTML = model.shell;  // a file of this package, without data
   const part = Object.fromEntries([...el.querySelectorAll('[data-part]')].map(one => [one.dataset.part, one]));
   const ask = (act, rest = {}, buffers = []) => model.send({act, ...rest}, buffers);
   const select = go => ask('select', go);
@@ -60,7 +60,7 @@ function screen(el, model) {
       grid.show(content.grid, content.grid.marked ?? -1);
       drawPage(part.page, content.page, facts, select, []);
       map.mark(content.item);
-      // Whoever works with the keyboard stays where they were, though it was drawn anew.
+      // Keyboard users keep their focus after a redraw.
       if (focus && !el.contains(document.activeElement)) focus.focus({preventScroll: true});
       options(part.slices, [['open a slice', ''], ...content.slices.map(one => [one, one])], '');
       colour();
@@ -103,7 +103,7 @@ function screen(el, model) {
     code({text}) { part.tab.hidden = false; el.classList.add('genrec-open'); part.tab.prepend(made('pre', '', text)); part.tab.scrollTop = 0; },
   };
 
-  // Colours of the page's theme: what is not selected is grey.
+  // Colours of the page's theme; unselected items are grey.
   function colour() {
     if (!colouring) return;
     const {values, inside, palette, names} = colouring, rgba = new Uint8Array(4 * values.length);
@@ -221,7 +221,7 @@ function screen(el, model) {
     else return;
     event.preventDefault();
   });
-  // JupyterLab takes the arrows and Enter for its own shortcuts, unless what has the focus says no itself.
+  // JupyterLab uses the arrows and Enter for its own shortcuts, unless the focused element opts out.
   el.addEventListener('focusin', event => { event.target.dataset.lmSuppressShortcuts = 'true'; });
 
   model.hear((content, buffers) => {
@@ -236,7 +236,7 @@ function screen(el, model) {
   return () => { watch.disconnect(); map.end(); };
 }
 
-// In a notebook: anywidget's model, whose kernel answers. A kernel that has died is said, not waited for.
+// In a notebook, the kernel behind anywidget's model answers. The page says if it is silent for 30 s.
 function render({model, el}) {
   const asked = {};
   let silent;

@@ -1,5 +1,5 @@
-// What every part of the screen uses. The files of this folder are joined into one module, in the order that
-// html_file.py gives.
+// Functions for all parts of the screen. The files of this folder are joined into one module, in the order
+// given in html_file.py.
 
 function made(tag, name = '', text = '', settings = {}) {
   const element = document.createElement(tag);
@@ -19,7 +19,7 @@ function picture(name, source, alt) {
   return made('img', name, '', {src: source, alt, loading: 'lazy'});
 }
 
-// A share never rounds something to nothing, nor nearly all to all.
+// Write a share as a percentage; a positive share is never rounded to 0, nor a share below 1 to 100.
 function share(value) {
   const percent = 100 * value;
   if (percent === 0 || percent === 100) return `${percent} %`;
@@ -41,7 +41,7 @@ function debounced(act, milliseconds) {
   return (...given) => { clearTimeout(waiting); waiting = setTimeout(() => act(...given), milliseconds); };
 }
 
-// If something cannot be drawn, because WebGL or something else is missing, its place says so.
+// Show a message in place of a part that cannot be drawn, for example because WebGL is missing.
 function complain(place, what, error) {
   place.classList.add('genrec-broken');
   place.textContent = `${what} cannot be drawn here: ${error.message || error}`;
