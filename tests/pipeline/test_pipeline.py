@@ -200,7 +200,9 @@ def test_a_kernel_that_dies_is_told_apart_from_an_error(checkout):
 def test_every_signal_ends_the_command_with_its_code_and_how_to_go_on(monkeypatch, capsys, number, code):
     """And nothing is left of it: what it does to a chain and its kernel is the test below."""
     sent = getattr(signal, number)
-    before = signal.signal(sent, signal.SIG_DFL if number == "SIGHUP" else signal.getsignal(sent))
+    # Tests that run in the background may have been started with SIGINT or SIGHUP ignored.
+    usual = {"SIGHUP": signal.SIG_DFL, "SIGINT": signal.default_int_handler}
+    before = signal.signal(sent, usual.get(number, signal.getsignal(sent)))
     try:
 
         def killed(run):
@@ -234,8 +236,8 @@ def held_chain(checkout, work):
     process = subprocess.Popen(
         [sys.executable, "-m", "genrec_lab.run", "demo.yaml", "--set", EPOCHS],
         cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        # tests that nohup started ignore SIGHUP, and so would the chain
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+        # tests that run in the background may ignore these signals, and so would the chain
+        preexec_fn=lambda: [signal.signal(one, signal.SIG_DFL) for one in (signal.SIGHUP, signal.SIGINT)],
     )  # fmt: skip
     deadline = time.monotonic() + 400
     try:

@@ -100,7 +100,7 @@ def test_a_mirror_that_refuses_is_left_for_the_next(server: FaultyServer, tmp_pa
 
 def test_all_answers_are_named_where_nobody_gives_the_file(server: FaultyServer, tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"(?s)not one of 2 addresses.*/a\.gz: answered 500.*/no\.gz: answered 404"
+        DataError, match=r"(?s)none of 2 addresses.*/a\.gz: answered 500.*/no\.gz: answered 404"
     ):
         fetch(server, tmp_path / "x.gz", ["500"] * 5, "/a.gz", "/no.gz")
     assert not (tmp_path / "x.gz").exists()
