@@ -67,7 +67,7 @@ def code_health(
         utilisation=tuple(n / (size or math.nan) for n, size in zip(used, checked.known_sizes, strict=True)),
         perplexity=tuple(2.0**entropy for entropy in entropies),
         entropy=entropies,
-        gini=tuple(_gini(level_counts) if told else math.nan for told, level_counts in ginis),
+        gini=tuple(_gini(level_counts) if is_known else math.nan for is_known, level_counts in ginis),
         dead=tuple(
             math.nan if size is None else size - n for n, size in zip(used, checked.known_sizes, strict=True)
         ),

@@ -64,11 +64,11 @@ class ItemCodes:
         checked = _checked_codes(codes)
         unknown = {*unknown_levels, *(level for level, size in enumerate(sizes) if size is None)}
         largest = checked.max(axis=0) + 1
-        told = [
+        known = [
             largest[min(level, len(largest) - 1)] if one is None else one for level, one in enumerate(sizes)
         ]
         object.__setattr__(self, "codes", checked)
-        object.__setattr__(self, "sizes", _checked_sizes(told, checked))
+        object.__setattr__(self, "sizes", _checked_sizes(known, checked))
         object.__setattr__(self, "unknown_levels", tuple(sorted(unknown)))
         object.__setattr__(self, "domains", _checked_domains(domains, len(checked)))
         object.__setattr__(self, "shared_levels", _checked_shared_levels(shared_levels, self.sizes))

@@ -127,14 +127,14 @@ def split_files(folder: str | os.PathLike[str], stem: str | None = None) -> dict
     found: dict[str, list[Path]] = {part: [] for part in PARTS}
     for file in sorted([*place.glob("*"), *place.glob("*/*")]):
         inside = file.relative_to(place).as_posix()
-        told = _PART.findall(inside)
+        parts = _PART.findall(inside)
         if (
-            told
+            parts
             and file.is_file()
             and file.name.removesuffix(".gz").endswith(_TABLES)
             and (stem or "") in inside
         ):
-            word = told[-1].lower()
+            word = parts[-1].lower()
             found[_NAMES.get(word, word)].append(file)
     for part, files in found.items():
         if len(files) != 1:

@@ -430,8 +430,8 @@ def _rank(
 ) -> None:
     """Rank for the test users of some domains, a domain at a time, and write what came.
 
-    sampled: rank also among the target and so many other items that the user does not have. lowest: (N,)
-    where items share identifiers and what is ranked are these, the lowest item with each one's.
+    sampled: also rank the target among this number of other items that the user does not have. lowest: (N,),
+    if items share identifiers and these are ranked: the lowest item with the identifier of each item.
     """
     dataset = Dataset.read(data / "dataset")
     test = _with_all_before(part_of(pl.read_parquet(data / "test.parquet"), domains), dataset)

@@ -224,7 +224,7 @@ def write_atomic(dataset: Dataset, domain: str, folder: Path) -> None:
 def write_atomic_split(dataset: Dataset, split: Split, domain: str, folder: Path, say: Any = print) -> None:
     """Write a domain's split as RecBole's `benchmark_filename` reads it: `<name>.train.inter` and so on.
 
-    They hold `item_id_list:token_seq`, the history, and the next item; `<name>.item` stands beside them.
+    They hold `item_id_list:token_seq`, the history, and the next item; `<name>.item` is in the same folder.
     """
     keys = dataset.items["key"]
     if keys.str.contains(" ").any():

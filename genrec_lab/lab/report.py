@@ -102,13 +102,13 @@ def _states(run: Run) -> dict[str, list[State]]:
 def _made(states: Sequence[State]) -> dict[str, Any]:
     """What a stage's results took, and what is wrong with the first that cannot be used."""
     made = [state.record.made for state in states if state.record is not None]
-    amiss = next((state for state in states if not state.usable), None)
+    unusable = next((state for state in states if not state.usable), None)
     return {
         "seconds": sum(one["seconds"] for one in made),
         "attempts": max(one["attempts"] for one in made),
         "started_at": min(one["started_at"] for one in made),
-        "status": "finished" if amiss is None else amiss.status,
-        "reason": "" if amiss is None else f"{amiss.task.place}: {amiss.reason}",
+        "status": "finished" if unusable is None else unusable.status,
+        "reason": "" if unusable is None else f"{unusable.task.place}: {unusable.reason}",
     }
 
 

@@ -299,13 +299,13 @@ def _numbered(users: pl.DataFrame, model: Served, file: Path, unknown: Unknown, 
         strange += [(user, key) for key, item in zip(history, places, strict=True) if item == NO_ITEM]
         found.append([item for item in places if item != NO_ITEM])
     if strange:
-        told = (
+        message = (
             f"{file}: {len(strange):,} of {users['history'].list.len().sum():,} items of histories are "
             f"unknown to {model.source}, the first is {strange[0][1]!r} of user {strange[0][0]!r}"
         )
         if unknown == "refuse":
-            raise RunError(f"{told}. Leave them out of the file, or say --unknown drop.")
-        say(f"{told}; they are left out.")
+            raise RunError(f"{message}. Leave them out of the file, or say --unknown drop.")
+        say(f"{message}; they are left out.")
     if empty := [user for user, history in zip(users["user"], found, strict=True) if not history]:
         say(f"{len(empty):,} users have no known item, the first is {empty[0]!r}.")
     longer = sum(len(history) > model.max_history for history in found)

@@ -149,7 +149,7 @@ class Work:
         return runs_root() / "cache"
 
     def curves(self, title: str, n_items: int | None = None) -> Any:
-        """The live curves of a training: of a tokenizer's over so many items, else of a recommender's."""
+        """Return the live curves of a training: a tokenizer's if `n_items` is given, else a recommender's."""
         from genrec_lab.viz.live import LiveCurves
 
         how: dict[str, Any] = {"title": title, "seed": self.seed, "keep": False}
@@ -659,10 +659,10 @@ class Run:
     ) -> None:
         """Note why a task did not finish; its checkpoints stay for the next time."""
         stopped = isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
-        told = None if stopped else f"{type(error).__name__}: {error}"[:_LONGEST_ERROR]
+        message = None if stopped else f"{type(error).__name__}: {error}"[:_LONGEST_ERROR]
         try:
-            write_json(attempt, tried | {"seconds": tried["seconds"] + seconds, "error": told})
-            self.log("interrupted" if stopped else "failed", place=task.place, error=told)
+            write_json(attempt, tried | {"seconds": tried["seconds"] + seconds, "error": message})
+            self.log("interrupted" if stopped else "failed", place=task.place, error=message)
         except OSError:
             if not is_disk_full(error):
                 raise

@@ -72,7 +72,7 @@ class Decoder:
         """Return the most characteristic words of each prefix (B, l), without repetition."""
         usual = self._usual[prefixes.shape[1] - 1]
         scores = self.tokenizer.decode_words(prefixes).cpu()
-        told = []
+        chosen = []
         for row in scores.exp() * (scores - usual):
             found: dict[str, None] = {}
             for place in row.argsort(descending=True).tolist():
@@ -81,8 +81,8 @@ class Decoder:
                     found.setdefault(word)
                 if len(found) == most:
                     break
-            told.append(tuple(found))
-        return told
+            chosen.append(tuple(found))
+        return chosen
 
     @cached_property
     def _usual(self) -> list[Tensor]:

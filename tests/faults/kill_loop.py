@@ -62,11 +62,11 @@ def kill_loop(
     span: tuple[float, float] = (0.02, 0.5),
     tell: Callable[[str], None] = print,
 ) -> Outcome:
-    """Kill `command`, which works below $GENREC_RUNS, so many times, and compare it with an unbroken run.
+    """Kill `command`, which works below $GENREC_RUNS, `kills` times, and compare it with an unbroken run.
 
-    span: the shortest and the longest life of a process, as shares of the unbroken run's time. Time is that
-    of the processor, so that kills fall onto the same work however busy the machine is. A chain that reaches
-    its end before the last kill is compared and begun anew.
+    span: the shortest and the longest life of a process, as shares of the unbroken run's time. Processor time
+    is used, so that kills hit the same work no matter how busy the machine is. A chain that ends before the
+    last kill is compared and started again.
     """
     rng = random.Random(seed)
     unbroken, broken = folder / "unbroken", folder / "broken"
@@ -196,9 +196,9 @@ def _to_the_end(command: Sequence[str], root: Path) -> str | None:
 
 
 def _killed(command: Sequence[str], root: Path, victim: str, life: float) -> str | None:
-    """Start the command and kill it after so many seconds of the processor; None, or what it said at its end.
+    """Start the command and kill it after `life` seconds of processor time; return None, or its output.
 
-    The text is empty where it ended well, before it could be killed.
+    The output is empty if it ended well before it could be killed.
     """
     process, said = _started(command, root)
     while process.poll() is None and _seconds([process.pid, *_descendants(process.pid)]) < life:

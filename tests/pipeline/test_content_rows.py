@@ -57,7 +57,7 @@ def trainings(monkeypatch):
 
 
 def train(run, name):
-    """Make a row's models anew, whatever other tests made of it."""
+    """Train a row's models again, independent of other tests."""
     run.forget(RECOMMENDING)
     for task in item_model_tasks(run, facts_of(run), name, pretrained=True).values():
         run.make(task)

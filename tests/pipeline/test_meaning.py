@@ -1,4 +1,4 @@
-"""What the codes of an item keep of it, told by UTGRec's decoders in a run; and runs of one target alone."""
+"""What the codes of an item keep of it, as UTGRec's decoders in a run show; and runs of one target alone."""
 
 import re
 

@@ -130,7 +130,7 @@ def test_a_chain_runs_once_and_again_only_what_changed(checkout, capsys):
     saved = folder / TRAINING / "slow" / "domains" / "A" / "model" / "model.json"
     assert json.loads(saved.read_text())["config"]["label"] == "second"
 
-    # An edited text, and then an edited cell, are shown anew; the finished work is not repeated.
+    # An edited text, and then an edited cell, are shown again; the finished work is not repeated.
     assert list(figures.index(folder)) == ["former", "kept"]
     drawn = DRAW.replace("NAMES", "('former', 'kept')")
     write_notebook(checkout, TRAINING, OPEN, TRAIN, drawn, prose="Edited.")
@@ -143,7 +143,7 @@ def test_a_chain_runs_once_and_again_only_what_changed(checkout, capsys):
     assert list(figures.index(folder)) == ["kept"]  # the notebook does not make the other one any more
     assert not (folder / "figures" / "former.json").exists()
 
-    # A figure that is lost is saved again by its notebook, here in a run that makes all of a stage anew.
+    # A figure that is lost is saved again by its notebook, here in a run that repeats a whole stage.
     lost = (folder / "figures" / "kept.json").rename(folder / "lost")
     planned = chain.run("demo.yaml", sets=other, dry_run=True)
     assert actions(planned) == {"01": "keep", "05 slow": "keep", "05": "run"}
@@ -153,7 +153,7 @@ def test_a_chain_runs_once_and_again_only_what_changed(checkout, capsys):
     assert (folder / "figures" / "kept.json").read_bytes() == lost.read_bytes()
     assert f"Report: {folder / 'report.html'}" in capsys.readouterr().out
 
-    # A stranger's file: a comment changes nothing, a line makes its rows anew, unless old code is kept.
+    # A stranger's file: a comment changes nothing, a changed line repeats its rows, unless old code is kept.
     (checkout / "toy.py").write_text(
         TOY.replace("self.items, self.seed =", "# A comment.\n        self.items, self.seed =")
     )

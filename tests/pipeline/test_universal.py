@@ -242,7 +242,7 @@ def test_a_target_starts_from_what_another_run_pretrained(run, pretrained):
     adapt_to_domains(lab)
     rank_test_users(lab)
     assert set(lab.metrics()["domain"]) == {"Wardrobe", "average"}
-    # What is pre-trained anew gives another key: the stages that took the former over are done again.
+    # Pre-training again gives another key, so the stages that used the old result run again.
     before = codes_key(lab)
     pretrained.forget("02_tokenizer_training")
     with pytest.raises(RunError, match=r"^02_tokenizer_training/\S* of run 'pretrained' cannot be used"):

@@ -1,4 +1,4 @@
-"""A web server on this machine that answers as told: it breaks off, lies, redirects, refuses."""
+"""A web server on this machine with scripted answers: it breaks off, lies, redirects, refuses."""
 
 from __future__ import annotations
 

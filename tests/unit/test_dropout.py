@@ -48,7 +48,7 @@ def test_a_seed_fixes_the_masks_and_each_call_has_another() -> None:
 
 
 def test_an_existing_pool_does_not_change_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A resumed training, whose process makes the pool anew, must draw what the unbroken one draws."""
+    """A resumed training, whose process creates a new pool, must draw what the unbroken one draws."""
     layer, x = PooledDropout(0.25), torch.ones(1000)
     layer(x)
     torch.manual_seed(3)

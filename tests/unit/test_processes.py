@@ -76,7 +76,7 @@ def test_two_processes_give_the_losses_and_weights_of_one(both: tuple[Path, Path
     losses = json.loads((alone / "losses-0.json").read_text())[work]
     assert losses[-1] != losses[0]
     weights = load_file(alone / f"{work}-0.safetensors")
-    # Only the first process is told about a tokenizer's epochs, because only it writes them.
+    # Only the first process records a tokenizer's epochs, because only it writes files.
     for rank in (0,) if work in ("rqvae", "letter") else (0, 1):
         assert json.loads((together / f"losses-{rank}.json").read_text())[work] == pytest.approx(
             losses, rel=1e-4
