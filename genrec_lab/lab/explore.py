@@ -29,6 +29,7 @@ from genrec_lab.lab.rows import ALL, decodes_in_steps, generative_rows, lead_row
 from genrec_lab.lab.store import Run, Task, Work, existing_run
 from genrec_lab.lab.tokenise import (
     codes_task,
+    load_codes_by_epoch,
     load_identified,
     load_row_tokenizer,
     load_vectors,
@@ -172,6 +173,7 @@ def explorer_state(
     atlas = load_atlas(run) if _is_made(run, MAPPING) else None
     records = RunRecords(
         epochs=own.epochs,
+        codes_by_epoch=partial(load_codes_by_epoch, run, method),
         sizes=own.raw.sizes,
         neighbours=None if atlas is None else atlas.overlap,
         recommended={} if rankings is None else dict(rankings.items),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ from genrec_lab.presets import MethodConfig
 from genrec_lab.training import processes
 
 TOKENIZING = "02_tokenizer_training"
-_VECTORS, _FOUND = "vectors.safetensors", "found.safetensors"
+_VECTORS, _FOUND, _EPOCHS = "vectors.safetensors", "found.safetensors", "codes_by_epoch.safetensors"
 # What must be equal, for the weights of a pre-trained run to fit into another one's.
 _OF_THE_WEIGHTS = {"content", "tokenizer", "recommender"}
 
@@ -170,6 +171,27 @@ def load_identified(run: Run, row: str | None = None) -> Identified:
     return read_identified(run.read(codes_task(run, facts, name)), epochs)
 
 
+def load_codes_by_epoch(run: Run, row: str | None = None) -> dict[int, ItemCodes]:
+    """Read the codes that a row's items had after some epochs of training, as in `comparable_codes`.
+
+    Of several tokenizers, only the epochs that all of them kept; empty if one of them kept none. Items that
+    no tokenizer was trained on have their final codes.
+    """
+    name, facts = row or lead_row(run), facts_of(run)
+    files = [run.read(task) / _EPOCHS for task in tokenizer_tasks(run, facts, name).values()]
+    if not all(file.is_file() for file in files):
+        return {}
+    own, parts = load_identified(run, name), [load_file(file) for file in files]
+    found = {}
+    for epoch in sorted(set.intersection(*(set(part) for part in parts)) - {"items"}, key=int):
+        codes = own.raw.codes.copy()
+        for part in parts:
+            codes[part["items"], : part[epoch].shape[1]] = part[epoch]
+        raw = ItemCodes(codes, own.raw.sizes, own.raw.domains, own.raw.shared_levels, own.raw.unknown_levels)
+        found[int(epoch)] = replace(own, raw=raw).comparable_codes()
+    return found
+
+
 def tokenizer_owners(run: Run) -> dict[str, str]:
     """Return for each generative row the first one whose codes it shares, having the same settings."""
     facts = facts_of(run)
@@ -291,6 +313,9 @@ def _fit(
         model.fit(content.select(own), seed=seed, on_epoch=curves, checkpoint=work.scratch)
     model.save(work.folder / "tokenizer")
     write_records(work.folder, "epochs", [dict(record) for record in model.epochs])
+    if model.codes_by_epoch:
+        codes = {str(epoch): codes.astype(np.int32) for epoch, codes in model.codes_by_epoch.items()}
+        _save({"items": own, **codes}, work.folder / _EPOCHS)
     _write_found(work, model, content, own, np.flatnonzero(np.isin(names, list(others))))
 
 

@@ -203,6 +203,30 @@ def test_every_view_fits_both_sizes_and_themes(
     assert notebook.complaints == []
 
 
+def test_the_scrubber_shows_the_codes_of_an_epoch_everywhere(
+    notebook: NotebookPage, explorer: Locator, state: ExplorerState, screenshots: Path
+) -> None:
+    notebook.open_tab(explorer, "Training")
+    scrubber, name = explorer.get_by_role("slider"), explorer.locator("[data-part=name]")
+    scrubber.focus()
+    notebook.page.keyboard.press("Home")
+    first = min(state.codes_by_epoch)
+    expect(name).to_contain_text(f"epoch {first}")
+    notebook.settle()
+    expect(scrubber).to_be_focused()
+    counts = Counter(state.codes_by_epoch[first].codes[:, 0].tolist()).most_common(1)
+    assert rows(explorer).first.locator(".genrec-number").nth(1).inner_text() == str(counts[0][1])
+    assert cut_texts(explorer) == [] and overlaps(explorer) == []
+    notebook.shoot(explorer, screenshots / "epoch_1280_light.png")
+    table = explorer.locator(".genrec-tabpart").filter(has_text="that have their final code")
+    table.locator(".genrec-tall .genrec-row").last.click()
+    expect(name).not_to_contain_text("epoch")
+    notebook.settle()
+    final = Counter(state.final.codes.codes[:, 0].tolist()).most_common(1)
+    assert rows(explorer).first.locator(".genrec-number").nth(1).inner_text() == str(final[0][1])
+    assert explorer.locator("[data-part=said]").inner_text() == ""
+
+
 def test_the_csv_is_downloaded(
     notebook: NotebookPage, explorer: Locator, state: ExplorerState, tmp_path: Path
 ) -> None:

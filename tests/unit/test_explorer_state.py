@@ -214,3 +214,94 @@ def test_one_code_for_all(make_catalogue: Make) -> None:
     assert state.numbers()["state"].to_list().count("dead") == 255
     effects = policy_effects(catalogue, state.collisions().group(0))
     assert effects.filter(policy="extra_level")["after"].n_unique() == 2000
+
+
+# --- the codes of an epoch
+
+
+def state_with_epochs(make: Make) -> ExplorerState:
+    """Epoch 1 has codes of its own, epoch 4 half of the final ones."""
+    catalogue = make(1, 60, (4, 3, 5))
+    others = np.random.default_rng(9).integers(0, (4, 3, 5), (60, 3))
+    halves = np.where(np.arange(60)[:, None] < 30, catalogue.codes.codes, others)
+    codes = {
+        epoch: ItemCodes(one, (4, 3, 5), catalogue.codes.domains) for epoch, one in ((1, others), (4, halves))
+    }
+    records = {"all": [{"epoch": 1, "utilisation": [0.5, 0.5, 0.5]}]}
+    return ExplorerState(catalogue, records=RunRecords(records, (4, 3, 5), codes_by_epoch=lambda: codes))
+
+
+def test_an_epoch_shows_its_codes_in_all_views_until_the_final_ones_are_back(make_catalogue: Make) -> None:
+    state, final = state_with_epochs(make_catalogue), make_catalogue(1, 60, (4, 3, 5))
+    others = state.codes_by_epoch[1]
+    alone = CodedCatalogue("x", others, final.titles.to_list(), traffic=final.traffic, vectors=final.vectors)
+    twin = ExplorerState(alone)
+    before = state.select(prefix=(2,))
+    state.show_epoch(1)
+    for prefix in ((), (2,), (2, 1)):
+        state.select(prefix=prefix)
+        twin.select(prefix=prefix)
+        assert state.items().tolist() == twin.items().tolist()
+        assert state.labels() == twin.labels()
+        for name in ("", "Sharing", "Collisions"):
+            assert state.numbers(name).equals(twin.numbers(name)), name
+    assert state.health == twin.health and state.words_everywhere(1) == twin.words_everywhere(1)
+    assert state.view("Exposure").said == [
+        "Exposure belongs to the final codes; this shows those of epoch 1."
+    ]
+    assert "state.show_epoch(1)" in state.python()
+    state.show_epoch(None)
+    assert state.select(prefix=(2,)) == before
+    assert state.items().tolist() == ExplorerState(final).catalogue.order.members((2,)).tolist()
+    assert state.two is None and "show_epoch" not in state.python()
+
+
+def test_members_of_a_code_by_epoch(make_catalogue: Make) -> None:
+    state = state_with_epochs(make_catalogue)
+    codes = {
+        **{str(e): one.codes for e, one in state.codes_by_epoch.items()},
+        "final": state.final.codes.codes,
+    }
+    for selected, is_in in (
+        ({"prefix": (2, 1)}, lambda row: tuple(row[:2]) == (2, 1)),
+        ({"everywhere": (1, 0)}, lambda row: row[1] == 0),
+    ):
+        state.select(**selected)
+        table = state.view("Training").tables[0]
+        had: set[int] = set()
+        last = {item for item, row in enumerate(codes["final"].tolist()) if is_in(row)}
+        for place, (epoch, rows) in enumerate(codes.items()):
+            now = {item for item, row in enumerate(rows.tolist()) if is_in(row)}
+            had = now if place == 0 else had
+            expected = (epoch, len(now), len(now - had), len(had - now), len(now & last))
+            assert table.frame.row(place) == expected
+            had = now
+        assert [one and one["value"] for one in table.go] == ["1", "4", ""]
+    state.select(prefix=(), domain="Garden")
+    own = state.final.codes.domain_items("Garden")
+    shares = state.view("Training").tables[0].frame
+    for epoch, rows in codes.items():
+        same = rows[own] == codes["final"][own]
+        expected = [*same.mean(axis=0), same.all(axis=1).mean()]
+        assert shares.filter(epoch=epoch).row(0)[1:] == pytest.approx(expected)
+
+
+def test_a_selected_item_stays_selected_and_flows_lead_to_the_final_codes(make_catalogue: Make) -> None:
+    state = state_with_epochs(make_catalogue)
+    state.select(item=7)
+    state.show_epoch(1)
+    assert state.selection.item == 7
+    assert state.selection.prefix == tuple(state.codes_by_epoch[1].codes[7].tolist())
+    state.select(prefix=())
+    flows = state.view("Compare").tables[1].frame
+    one, other = state.codes_by_epoch[1].codes[:, 0], state.final.codes.codes[:, 0]
+    assert flows["items"].sum() == 60
+    for a, b, items in flows.select("code_a", "code_b", "items").iter_rows():
+        assert items == ((one == a) & (other == b)).sum()
+    with pytest.raises(ValueError, match=r"epoch: 3, expected one of \[1, 4\] or None"):
+        state.show_epoch(3)
+    assert state.epoch == 1
+
+
+def test_without_kept_codes_the_training_says_so(make_catalogue: Make) -> None:
+    assert "not kept" in full_state(make_catalogue).view("Training").said[0]

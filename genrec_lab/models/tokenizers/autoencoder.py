@@ -245,6 +245,7 @@ class AutoencoderTokenizer(VectorTokenizer):
                 f"tokenizer.epochs = {config.epochs}; delete it to start again, or give another checkpoint "
                 "folder"
             )
+        self.codes_by_epoch = lesson.kept
         return self._fitted()
 
     def check_vectors(self, x: np.ndarray) -> None:

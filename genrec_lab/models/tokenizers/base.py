@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
@@ -164,7 +165,9 @@ class Tokenizer(SavedAttributes, Shareable, ABC):
     needs: ClassVar[tuple[str, ...]] = ("vectors",)
     # Further keywords of the constructor; a method has settings of the same names.
     settings: ClassVar[tuple[str, ...]] = ()
-    not_saved: ClassVar[tuple[str, ...]] = ("config", "epochs", "shared_items", "max_history")
+    not_saved: ClassVar[tuple[str, ...]] = (
+        *("config", "epochs", "codes_by_epoch", "shared_items", "max_history"),
+    )
     # Whether each level quantises the residual of the levels before it, so that an item's codewords add up.
     refines: ClassVar[bool] = False
     # Whether a trained tokenizer can encode items of other domains, and `transfer` can fine-tune it on one of
@@ -183,6 +186,8 @@ class Tokenizer(SavedAttributes, Shareable, ABC):
     unknown_levels: tuple[int, ...] = ()  # levels whose number of possible codes is unknown
     alike: tuple[int, ...] = ()  # levels (from 0) that share their codes, as in ItemCodes
     epochs: Sequence[Mapping[str, Any]] = ()  # records of the training
+    # (n, L) of the items it was trained on, after some of the epochs; neither they nor the records are saved.
+    codes_by_epoch: Mapping[int, np.ndarray] = MappingProxyType({})
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

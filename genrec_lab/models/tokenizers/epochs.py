@@ -23,26 +23,49 @@ from genrec_lab.training import Batches, Callback, EpochRecord, TrainingConfig, 
 from genrec_lab.training.config import with_enough_epochs
 
 _MONITOR = "fewest_collisions"
+_MOST_KEPT = 16
 
 
 class Lesson(nn.Module):
-    """A model in training, with the last measured codes (n, L) of its items.
+    """A model in training, with the codes (n, L) of its items after at most 16 of the measured epochs.
 
-    A subclass returns the loss of a batch and its terms by name. The codes are part of the checkpoint.
+    A subclass returns the loss of a batch and its terms by name. The first and the last measured codes are
+    always kept. They are part of the checkpoint.
     """
 
     def __init__(self, model: nn.Module, items: int, levels: int) -> None:
         super().__init__()
-        self.model = model
-        self.codes = torch.full((items, levels), -1)
+        self.model, self.shape = model, (items, levels)
+        # A row per kept epoch, its number (0: none yet) and its codes.
+        self.rows = torch.zeros((_MOST_KEPT, 1 + items * levels), dtype=torch.int32)
+
+    @property
+    def kept(self) -> dict[int, np.ndarray]:
+        """The kept codes by epoch, in order."""
+        rows = self.rows.numpy()
+        return {int(row[0]): row[1:].reshape(self.shape).copy() for row in rows if row[0]}
+
+    def keep(self, epoch: int, codes: np.ndarray) -> None:
+        """Keep the codes of an epoch; of more than 16, drop the one that the others miss least.
+
+        That is the one between the nearest neighbours, relative to their number: codes change most in the
+        first epochs.
+        """
+        rows = self.rows.numpy()
+        epochs = [*rows[rows[:, 0] > 0, 0].tolist(), epoch]
+        if len(epochs) > _MOST_KEPT:
+            gaps = [(after - before) / after for before, after in zip(epochs, epochs[2:], strict=False)]
+            dropped = 1 + int(np.argmin(gaps))
+            rows[dropped:-1] = rows[dropped + 1 :].copy()
+        rows[min(len(epochs), _MOST_KEPT) - 1] = np.append(epoch, codes.ravel())
 
     def get_extra_state(self) -> Tensor:
-        """Return the codes; as a buffer, several processes would exchange them before every step."""
-        return self.codes
+        """Return the rows; as a buffer, several processes would exchange them before every step."""
+        return self.rows
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Set the codes."""
-        self.codes = state
+        """Set the rows."""
+        self.rows = state
 
 
 def train_in_epochs(
@@ -108,11 +131,11 @@ class _Measured:
         """Return measurements of the codes, or an empty mapping if none are due."""
         if self.epoch not in (1, self.last) and self.epoch % self.every:
             return {}
-        before, codes = self.lesson.codes, torch.from_numpy(np.ascontiguousarray(self.tokenize()))
-        self.lesson.codes = codes
-        found = use_of_codes(codes.numpy(), self.sizes, self.domains)
+        before, codes = next(reversed(self.lesson.kept.values()), None), self.tokenize()
+        self.lesson.keep(self.epoch, codes)
+        found = use_of_codes(codes, self.sizes, self.domains)
         chosen = {_MONITOR: -found["collision_rate"]} if self.selects else {}
-        changed = churn(before.numpy(), codes.numpy()).by_level.tolist() if before.min() >= 0 else None
+        changed = None if before is None else churn(before, codes).by_level.tolist()
         measured = {**found, "churn": changed, **chosen}
         return dict(json.loads(json.dumps(measured)))  # as read back from a checkpoint
 

@@ -180,8 +180,9 @@ class TreeTokenizer(Quantizing):
         def codes_of(rows: np.ndarray) -> list[np.ndarray]:
             return [self.model.tokenize(self._batches(content.numbers[rows])).codes]
 
+        lesson = _Lesson(self.model, len(content), len(self.model.quantizer.sizes))
         self.epochs = train_in_epochs(
-            _Lesson(self.model, len(content), len(self.model.quantizer.sizes)),
+            lesson,
             NeighbourBatches(content.numbers, neighbours, prepared.batch, training.batch_size),
             training,
             tokenize=lambda: processes.in_shares(codes_of, len(content))[0],
@@ -191,6 +192,7 @@ class TreeTokenizer(Quantizing):
             on_epoch=on_epoch,
             checkpoint=checkpoint,
         )
+        self.codes_by_epoch = lesson.kept
         return self._fitted()
 
     def _fitted(self) -> Self:

@@ -6,6 +6,7 @@ Shapes: N items, L levels, K codes per level, d dimensions of the codebook space
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -227,6 +228,23 @@ class CodedCatalogue:
             self.order.with_code(level, 0)
             self.coherences(level + 1)
         return self
+
+    def with_codes(self, name: str, codes: ItemCodes) -> CodedCatalogue:
+        """Return the same items with other codes of the same sizes, whose residuals are not known."""
+        if codes.sizes != self.codes.sizes or codes.n_items != self.n_items:
+            raise ValueError(
+                f"codes: {codes.n_items} items, sizes {codes.sizes}; expected {self.n_items} items, "
+                f"{self.codes.sizes}"
+            )
+        found = copy(self)
+        for derived in ("order", "words", "phrases", "distances"):
+            vars(found).pop(derived, None)
+        found.name, found.codes, found.residuals, found.codewords = name, codes, None, None
+        places = np.empty(self.n_items, dtype=np.int64)
+        places[self.order.items] = np.arange(self.n_items)
+        reordered = places[found.order.items]
+        found.words, found.phrases = self.words.reordered(reordered), self.phrases.reordered(reordered)
+        return found.prepare()
 
     def domain_number(self, domain: str | None) -> int | None:
         """Return a domain's number, or None for None; raises ValueError, which names the known domains."""

@@ -64,7 +64,8 @@ def places(state: ExplorerState, method: str, level: int) -> FloatArray:
     projection = state.maps[method]
     if not isinstance(projection, Projection):
         projection = state.maps[method] = projection()
-    catalogue, level = state.catalogue, min(level, projection.coordinates.shape[1] - 1)
+    # Of the final codes, so that an item stays at its place while the colours show its code of an epoch.
+    catalogue, level = state.final, min(level, projection.coordinates.shape[1] - 1)
     found = np.full((catalogue.n_items, 2), np.nan, dtype=np.float32)
     found[projection.items] = projection.coordinates[:, level]
     seen = catalogue.vectors if catalogue.residuals is None else catalogue.residuals[:, level]

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 import polars as pl
 
+from genrec_lab.codes import ItemCodes
 from genrec_lab.evaluation import CodeHealth, code_health
 from genrec_lab.registry import Registry
 from genrec_lab.viz.explorer.beams import BeamTree
@@ -44,6 +45,8 @@ from genrec_lab.viz.projection import Projection
 IntArray = npt.NDArray[np.int64]
 
 _LABELS_KEPT = 64
+_EPOCHS_KEPT = 4
+_OF_FINAL_CODES = ("Recommender", "Exposure", "Remedies")
 _MOST_STEPS = 500
 
 
@@ -67,7 +70,7 @@ class RunRecords:
     target`, one row per list. folder: the folder of slices. decode: function that decodes a prefix, if the
     tokenizer has decoders. settings: of the tokenizer, by the key in a run file. others: function that
     returns the settings and measures of all runs on the same data, by run. run: the parameters of the run as
-    in a run file.
+    in a run file. codes_by_epoch: function that reads the items' codes after some of the epochs.
     """
 
     epochs: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
@@ -80,6 +83,7 @@ class RunRecords:
     settings: Mapping[str, Any] = field(default_factory=dict)
     others: Callable[[], Mapping[str, tuple[Mapping[str, Any], Mapping[str, float]]]] = dict
     run: Mapping[str, Any] = field(default_factory=dict)
+    codes_by_epoch: Callable[[], Mapping[int, ItemCodes]] = dict
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,11 +104,16 @@ class Table:
 
 @dataclass(frozen=True)
 class Choice:
-    """A drop-down list: its name, pairs of label and value, and the selected value."""
+    """A drop-down list, or a slider: its name, pairs of label and value, and the selected value.
+
+    act: the request that the page sends with a new value.
+    """
 
     name: str
     values: Sequence[tuple[str, str]]
     value: str
+    act: str = "choose"
+    slider: bool = False
 
 
 @dataclass(frozen=True)
@@ -167,8 +176,12 @@ class ExplorerState:
         source: str = "state = ...  # the state that this came from",
     ) -> None:
         self.catalogue, self.source = catalogue.prepare(), source
+        # The codes that the recommenders use; `catalogue` has those of `epoch`, if one is shown.
+        self.final = self.catalogue
+        self.epoch: int | None = None
         self.records = records or RunRecords()
         self.two = None if other is None else TwoTokenizers(catalogue, other.prepare())
+        self._opened_with = self.two
         self.maps: dict[str, Projection | Callable[[], Projection]] = {}
         self.choices: dict[str, str] = {}
         self.watcher: Callable[[str, int], tuple[BeamTree, str]] | None = None
@@ -256,6 +269,38 @@ class ExplorerState:
             items = items[gathered[items]]
         return items
 
+    # --- the training
+
+    @cached_property
+    def codes_by_epoch(self) -> Mapping[int, ItemCodes]:
+        """The codes after some epochs of the tokenizer's training, in order; empty if none were kept."""
+        return self.records.codes_by_epoch()
+
+    def show_epoch(self, epoch: int | None) -> None:
+        """Show the codes after an epoch of the tokenizer's training in all views, or the final ones for None.
+
+        Until then, `Compare` shows what became of them, if no other tokenizer is open. A selected item stays
+        selected. Raises ValueError for an epoch whose codes were not kept.
+        """
+        if epoch is not None and epoch not in self.codes_by_epoch:
+            raise ValueError(f"epoch: {epoch}, expected one of {list(self.codes_by_epoch)} or None")
+        self.epoch, self.catalogue = epoch, self.final if epoch is None else self._at_epoch(epoch)
+        self.two = self._opened_with
+        if self.two is None and epoch is not None:
+            self.two = TwoTokenizers(self.catalogue, self.final)
+        for derived in ("health", "ambiguous"):
+            vars(self).pop(derived, None)
+        self._alike.clear()
+        for cached in (ExplorerState._labels, ExplorerState.words_everywhere):
+            cached.cache_clear()
+        item = self.selection.item
+        if item is not None:
+            self._steps[self._place] = moved(self.selection, self.catalogue, item=item)
+
+    @lru_cache(_EPOCHS_KEPT)  # noqa: B019 - a state lives as long as its explorer
+    def _at_epoch(self, epoch: int) -> CodedCatalogue:
+        return self.final.with_codes(f"{self.final.name} · epoch {epoch}", self.codes_by_epoch[epoch])
+
     # --- the views
 
     @cached_property
@@ -297,8 +342,11 @@ class ExplorerState:
         return write_variant(self.records.run, setting, known[value], self._folder() / EXPORTS)
 
     def told(self) -> Told | None:
-        """Return the decoded words and picture of the selected prefix; None without decoders or a prefix."""
-        return self._told(self.selection.prefix) if self.selection.prefix else None
+        """Return the decoded words and picture of the selected prefix; None without decoders or a prefix.
+
+        Nor for the codes of an epoch: the decoders are those of the final ones.
+        """
+        return self._told(self.selection.prefix) if self.selection.prefix and self.epoch is None else None
 
     def watch_beam(self, beam: BeamTree, source: str = "") -> None:
         """Show one user's beam search; source: the Python line that recreates it."""
@@ -339,6 +387,8 @@ class ExplorerState:
 
     def view(self, name: str) -> Shown:
         """Return the contents of a view for the selection, by the name of its tab."""
+        if self.epoch is not None and name in _OF_FINAL_CODES:
+            return Shown(said=[f"{name} belongs to the final codes; this shows those of epoch {self.epoch}."])
         return EXPLORER_VIEWS.find(name)(self)
 
     def numbers(self, view: str = "") -> pl.DataFrame:
@@ -360,6 +410,8 @@ class ExplorerState:
         # Names are written as Python literals, so that they cannot be executed as code.
         chosen = ", ".join(f"{name}={value!r}" for name, value in vars(self.selection).items())
         lines = [self.source, f"state.select({chosen})", f"frame = state.numbers({view!r})"]
+        if self.epoch is not None:
+            lines.insert(1, f"state.show_epoch({self.epoch})")
         if view and self.choices:
             lines.insert(1, f"state.choices = {self.choices!r}")
         if view and self.beam_source:

@@ -33,10 +33,10 @@ from genrec_lab.viz.explorer.recommendations import (
 )
 from genrec_lab.viz.explorer.remedies import diagnose, effects, remedy_table
 from genrec_lab.viz.explorer.sharing import group_similarity, level_sharing
-from genrec_lab.viz.explorer.state import ExplorerState, Shown, Table
+from genrec_lab.viz.explorer.state import Choice, ExplorerState, Shown, Table
 from genrec_lab.viz.figures.codes import neighbour_overlap
 from genrec_lab.viz.figures.training import codebook_by_epoch, training_frame
-from genrec_lab.viz.text import counted, shorten
+from genrec_lab.viz.text import counted, shorten, written
 
 IntArray = npt.NDArray[np.int64]
 Go = dict[str, Any] | None
@@ -48,6 +48,7 @@ NO_RECOMMENDER = "No recommendations yet: run 05_recommender_training and 07_eva
 NO_OTHER = "Only one tokenizer is open: open two to compare them."
 NO_COMMON = "The two tokenizers have no item in common, so nothing can be compared."
 NO_EPOCHS = "This tokenizer recorded no epochs."
+NO_CODES = "The codes of its epochs were not kept: train it again in 02_tokenizer_training to look at them."
 NO_VECTORS = "The similarity of items cannot be measured: no content vectors are known, or there is one item."
 NO_NEIGHBOURS = "The codes of nearest items were not compared yet: run 03_residual_atlas."
 NO_COLLISIONS = "No two items of a domain have the same codes here."
@@ -237,7 +238,7 @@ def show_compare(state: ExplorerState) -> Shown:
 
 
 def show_training(state: ExplorerState) -> Shown:
-    """Show the use of the codes during the tokenizer's training."""
+    """Show the use of the codes during the tokenizer's training, and the codes of an epoch in all views."""
     epochs, n_items = training_frame(state.records.epochs, state.records.sizes), state.catalogue.n_items
     known = epochs.drop_nulls("utilisation")
     if known.is_empty():
@@ -248,7 +249,62 @@ def show_training(state: ExplorerState) -> Shown:
         scopes = [state.selection.domain]
     whole = n_items if len(scopes) == 1 else None
     drawn = [codebook_by_epoch(epochs, scope=scope, n_items=whole) for scope in scopes]
-    return Shown(drawn, frame=epochs)
+    if not state.codes_by_epoch:
+        return Shown(drawn, [NO_CODES], epochs)
+    steps = [(f"epoch {epoch}", str(epoch)) for epoch in _before_the_final(state)]
+    shown = "" if state.epoch is None else str(state.epoch)
+    scrubber = Choice("codes of", [*steps, ("the final ones", "")], shown, act="epoch", slider=True)
+    return Shown(drawn, frame=epochs, tables=[_by_epoch(state)], choices=[scrubber])
+
+
+def _before_the_final(state: ExplorerState) -> dict[int, IntArray]:
+    """Return the codes of the kept epochs, without the last one if its codes are the final ones."""
+    kept, final = state.codes_by_epoch, state.final.codes.codes
+    last = max(kept)
+    return {e: one.codes for e, one in kept.items() if e != last or not np.array_equal(one.codes, final)}
+
+
+def _by_epoch(state: ExplorerState) -> Table:
+    """Return the members of the selected code after each epoch; without one, the items that keep their code.
+
+    A click on a row shows the codes of its epoch.
+    """
+    selected, final = state.selection, state.final.codes.codes
+    within = np.ones(len(final), dtype=bool)
+    if selected.domain is not None:
+        within &= state.final.codes.domain_index == state.final.domain_number(selected.domain)
+    if selected.lasso is not None:
+        within &= np.isin(np.arange(len(final)), selected.lasso)
+    codes = {str(epoch): one for epoch, one in _before_the_final(state).items()} | {"final": final}
+    go: list[Go] = [{"act": "epoch", "value": epoch if epoch != "final" else ""} for epoch in codes]
+    if selected.everywhere is None and not selected.prefix:
+        same = {epoch: (one == final)[within] for epoch, one in codes.items()}
+        shares = {
+            f"level {level + 1}": [one[:, level].mean() for one in same.values()]
+            for level in range(final.shape[1])
+        }
+        shares["all levels"] = [one.all(axis=1).mean() for one in same.values()]
+        title = f"Share of the {counted(int(within.sum()), 'item')} that have their final code"
+        return Table(pl.DataFrame({"epoch": list(codes)} | shares), go, title, shares=tuple(shares))
+    first, wanted = (
+        (0, selected.prefix)
+        if selected.everywhere is None
+        else (selected.everywhere[0], selected.everywhere[1:])
+    )
+    members = [within & (one[:, first : first + len(wanted)] == wanted).all(axis=1) for one in codes.values()]
+    before = [members[0], *members[:-1]]
+    columns = {
+        "epoch": list(codes),
+        "items": [int(one.sum()) for one in members],
+        "come": [int((one & ~earlier).sum()) for one, earlier in zip(members, before, strict=True)],
+        "gone": [int((earlier & ~one).sum()) for one, earlier in zip(members, before, strict=True)],
+        "also final": [int((one & members[-1]).sum()) for one in members],
+    }
+    name = (
+        written(selected.prefix) if selected.everywhere is None else f"code {wanted[0]} of level {first + 1}"
+    )
+    note = "come and gone: since the epoch above; also final: items that have it in the end too"
+    return Table(pl.DataFrame(columns), go, f"Items of {name} by epoch", note, bars=("items",))
 
 
 def show_remedies(state: ExplorerState) -> Shown:

@@ -32,7 +32,7 @@ Watch = Callable[[str, int], tuple[BeamTree, str]]
 IntArray = npt.NDArray[np.int64]
 Answer = dict[str, Any]
 
-_MOST_ROWS = 20
+_MOST_ROWS, _NOWHERE = 20, -1
 _STILL = ("code", "prefix", "words", "title", "items", "interactions")
 
 
@@ -144,6 +144,15 @@ class Explorer(anywidget.AnyWidget):
         self.state.choices[str(content["name"])] = str(content["value"])
         self._draw_tab()
 
+    def _epoch(self, content: Answer, _: object) -> None:
+        """Show the codes of an epoch, or the final ones, everywhere."""
+        self.state.show_epoch(int(content["value"]) if content["value"] else None)
+        known = points.colourings(self.state)
+        self.colour = self.colour if self.colour in known else next(iter(known))
+        self._drawn = self._drawn and (self._drawn[0], _NOWHERE)  # places by codes have changed
+        self.answer(answers.start(self.state) | {"kind": "codes"})
+        self.refresh()
+
     def _mark(self, content: Answer, _: object) -> None:
         if self.shown.click is not None:
             self.state.select(**self.shown.click(str(content["id"])))
@@ -233,7 +242,20 @@ class Explorer(anywidget.AnyWidget):
 _ACTS: dict[str, Callable[[Explorer, Answer, Sequence[Any]], object]] = {
     name: getattr(Explorer, f"_{name}")
     for name in (
-        *("start", "select", "lasso", "search", "hover", "choose", "mark", "theme", "map", "colour", "watch"),
+        *(
+            "start",
+            "select",
+            "lasso",
+            "search",
+            "hover",
+            "choose",
+            "mark",
+            "theme",
+            "map",
+            "colour",
+            "watch",
+            "epoch",
+        ),
         *("csv", "python", "keep", "slice", "write", "script"),
     )
 } | {
@@ -265,7 +287,7 @@ def tab_of(state: ExplorerState, name: str, shown: Shown, mode: theme.Mode) -> A
         title, cards = shown.beside
         items = [item for item, _ in cards]
         parts.append({"title": title, "cards": [list(card) for card in cards]})
-    choices = [{"name": one.name, "values": list(one.values), "value": one.value} for one in shown.choices]
+    choices = [vars(one) | {"values": list(one.values)} for one in shown.choices]
     return {
         "kind": "tab",
         "name": name,

@@ -8,6 +8,7 @@ Shapes: N titles, V words, C groups of titles.
 
 from __future__ import annotations
 
+from copy import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -74,6 +75,12 @@ class TitleWords:
         # A second matrix of only the most common words, from which labels are taken.
         self._common = np.argsort(-self.totals, kind="stable")[:_LABEL_WORDS]
         self._short = self._held[:, self._common]
+
+    def reordered(self, places: IntArray) -> TitleWords:
+        """Return the words of the same titles in another order: row i is that of the title `places[i]`."""
+        found = copy(self)
+        found._held, found._short = self._held[places], self._short[places]
+        return found
 
     def counts(self, places: IntArray) -> IntArray:
         """Return the number of titles with each word, (V,), among these rows of the series."""

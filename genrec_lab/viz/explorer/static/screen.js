@@ -31,13 +31,11 @@ function screen(el, model) {
   const draw = {
     start(content) {
       start = content;
-      part.name.textContent = content.name;
-      part.health.replaceChildren(...chips(content.health.map(one => ({...one, go: one.tab})), tab => show(tab)).childNodes);
+      draw.codes(content);
       options(part.domain, [['all domains', ''], ...content.domains.map(one => [one, one])], '');
       part.domain.hidden = content.domains.length < 2;
       options(part.level, content.levels.map(level => [`level ${level + 1}`, String(level)]), '0');
       options(part.method, content.methods.map(one => [one, one]), content.methods[0]);
-      options(part.colour, content.colours.map(one => [one, one]), content.colours[0]);
       part.tabs.replaceChildren(...content.tabs.map(name => {
         const tab = button(name, () => show(openTab === name ? '' : name), 'genrec-tabname', `${name}: open or close`);
         tab.setAttribute('role', 'tab');
@@ -45,6 +43,12 @@ function screen(el, model) {
       }));
       part.exports.hidden = content.alone;
       document.fonts?.ready.then(() => map.reset());
+    },
+    // What depends on which codes are shown: the final ones, or those of an epoch.
+    codes(content) {
+      part.name.textContent = content.name;
+      part.health.replaceChildren(...chips(content.health.map(one => ({...one, go: one.tab})), tab => show(tab)).childNodes);
+      options(part.colour, content.colours.map(one => [one, one]), content.colours[0]);
     },
     selection(content) {
       const focus = el.contains(document.activeElement) && (part.page.contains(document.activeElement) ? part.page : grid);
@@ -126,11 +130,17 @@ function screen(el, model) {
   function drawTab(content) {
     const shownParts = [], after = [];
     const choices = made('div', 'genrec-line');
-    for (const {name, value, values, says} of content.choices || []) {
-      const list = made('select', '', '', {ariaLabel: says || name, title: says || name});
-      list.append(...values.map(([text, key]) => made('option', '', text, {value: key, selected: key === value})));
-      list.addEventListener('change', () => ask('choose', {name, value: list.value}));
-      choices.append(made('label', 'genrec-quiet', `${name} `), list);
+    const held = part.tab.contains(document.activeElement) && document.activeElement.name;
+    for (const {name, value, values, act, slider} of content.choices || []) {
+      const place = values.findIndex(([, key]) => key === value);
+      const list = slider
+        ? made('input', 'genrec-scrubber', '', {type: 'range', min: 0, max: values.length - 1, value: place, ariaLabel: name, ariaValueText: values[place][0], name})
+        : made('select', '', '', {ariaLabel: name, title: name, name});
+      if (!slider) list.append(...values.map(([text, key]) => made('option', '', text, {value: key, selected: key === value})));
+      const told = made('span', 'genrec-quiet', slider ? values[place][0] : '');
+      if (slider) list.addEventListener('input', () => { told.textContent = values[list.value][0]; });
+      list.addEventListener('change', () => ask(act, {name, value: slider ? values[list.value][1] : list.value}));
+      choices.append(made('label', 'genrec-quiet', `${name} `), list, told);
     }
     if (content.choices?.length) shownParts.push(choices);
     shownParts.push(...content.said.map(text => made('p', '', text)));
@@ -159,6 +169,7 @@ function screen(el, model) {
     shownParts.push(row);
     part.tab.querySelectorAll('.genrec-plot').forEach(plot => globalThis.genrecPlotly?.then(drawer => drawer.purge(plot)));
     part.tab.replaceChildren(...shownParts);
+    if (held) part.tab.querySelector(`[name="${held}"]`)?.focus();
     after.forEach(act => act());
   }
 
