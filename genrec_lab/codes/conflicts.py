@@ -18,8 +18,6 @@ from typing import Any, Self, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial.distance import cdist
 
 from genrec_lab.codes.grouping import (
     CodesError,
@@ -225,6 +223,8 @@ def optimal(given: Conflicts) -> Reassigned:
     code may move if that reduces the sum. Prefixes without a conflict do not change. If a prefix has more
     than K items, the K with the smallest total distance stay, and `_place_displaced` places the others.
     """
+    from scipy.optimize import linear_sum_assignment  # slow to import
+
     prefix_ids, last = given.prefix_ids, given.last_level
     identifier_ids = row_ids(np.column_stack([prefix_ids, given.codes[:, -1]]))
     ambiguous_items = (np.bincount(identifier_ids) > 1)[identifier_ids]
@@ -300,6 +300,8 @@ def balanced_log_plan(logits: FloatArray, iterations: int) -> FloatArray:
 
 
 def _scaled_distances(batch: IntArray, last: LastLevel) -> FloatArray:
+    from scipy.spatial.distance import cdist  # slow to import
+
     codebook = last.book(last.book_index[batch[0, 0]])
     flat = cdist(last.residuals[batch.reshape(-1)], codebook, "sqeuclidean")
     squared = flat.reshape(*batch.shape, len(codebook))

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial.distance import cdist
 
 from genrec_lab.codes.grouping import CodesError, IntArray
 
@@ -141,6 +140,8 @@ class LastLevel:
 
     def distances(self, items: IntArray) -> FloatArray:
         """(len(items), K) Euclidean distances of these items, all of one prefix, to every last codeword."""
+        from scipy.spatial.distance import cdist  # slow to import
+
         return cdist(self.residuals[items], self.book(self.book_index[items[0]]))
 
     def distance_to(self, items: IntArray, last_codes: IntArray) -> FloatArray:

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy.special import gammaln
 
 from genrec_lab.evaluation.ranking import AVERAGE
 from genrec_lab.viz.text import counted, listed, noted, percent
@@ -104,6 +103,8 @@ def shared_by_chance(table: IntArray) -> float:
     table: (K, T) items by code and domain. A code of n items belongs to a single domain with probability
     C(N_t, n) / C(N, n), summed over domains t.
     """
+    from scipy.special import gammaln  # slow to import
+
     sizes, of_domain = table.sum(axis=1), table.sum(axis=0)
     used = sizes[sizes > 0]
     logs = gammaln(np.arange(int(table.sum()) + 1) + 1.0)

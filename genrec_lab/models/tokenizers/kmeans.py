@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial.distance import cdist
 from torch import Tensor
 
 # More points per centre cost time and hardly change the centres.
@@ -124,6 +122,8 @@ def constrained_clusters(
     smallest total squared distance that the sizes allow. It ends when nothing changes or after 10 iterations.
     Raises ValueError if such sizes cannot add up to N.
     """
+    from scipy.spatial.distance import cdist  # slow to import
+
     count = len(points)
     if clusters < 1 or not clusters * least <= count <= clusters * most or least < 0:
         raise ValueError(
@@ -147,6 +147,8 @@ def bounded_assignment(costs: np.ndarray, least: int, most: int) -> np.ndarray:
     Each cluster gets `least` to `most` points. It is represented by `most` slots, of which the first `least`
     are mandatory: they are so cheap that the best assignment always uses all of them.
     """
+    from scipy.optimize import linear_sum_assignment  # slow to import
+
     count, clusters = costs.shape
     most = min(most, count)
     # One more mandatory slot outweighs any loss that it can cause for all points together.
@@ -160,6 +162,8 @@ def bounded_assignment(costs: np.ndarray, least: int, most: int) -> np.ndarray:
 
 def _spread_points(points: np.ndarray, clusters: int, generator: np.random.Generator) -> np.ndarray:
     """Choose points by k-means++: with probabilities proportional to the squared distance to those chosen."""
+    from scipy.spatial.distance import cdist  # slow to import
+
     chosen = [int(generator.integers(len(points)))]
     for _ in range(clusters - 1):
         distances = cdist(points, points[chosen], "sqeuclidean").min(axis=1)
