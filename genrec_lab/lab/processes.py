@@ -34,8 +34,8 @@ def wait() -> None:
         processes.wait()
 
 
-def tell(scratch: Path | None) -> None:
-    """Tell the other processes where the checkpoints of a task are, or None if there is no work."""
+def send_scratch(scratch: Path | None) -> None:
+    """Send the other processes the folder of a task's checkpoints, or None if there is no work."""
     if several():
         from genrec_lab.training import processes
 

@@ -466,7 +466,7 @@ class Run:
             return self.read(task)
         state = self.state(task)
         if state.usable:
-            processes.tell(None)
+            processes.send_scratch(None)
         else:
             self.require_writable()
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -482,7 +482,7 @@ class Run:
         if state.elsewhere is not None:
             self._put_back(task, state)
         if state.status == "finished":
-            processes.tell(None)
+            processes.send_scratch(None)
             return
         for one in task.flat_inputs().values():
             self.read(one)
@@ -628,7 +628,7 @@ class Run:
         tried = {"attempts": before["attempts"] + 1, "seconds": before["seconds"], "error": None}
         write_json(attempt, tried)
         self.log(event, place=task.place)
-        processes.tell(scratch)
+        processes.send_scratch(scratch)
         work, began = Work(folder, scratch, task.title, self.seed), time.strftime(_CLOCK)
         clock = time.monotonic()
         try:

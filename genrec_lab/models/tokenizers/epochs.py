@@ -143,8 +143,8 @@ class _Measured:
 class _Records(Callback):
     everywhere = True
 
-    def __init__(self, hear: OnEpoch) -> None:
-        self.hear, self.seconds = hear, 0.0
+    def __init__(self, notify: OnEpoch) -> None:
+        self.notify, self.seconds = notify, 0.0
         self.made: list[dict[str, Any]] = []
 
     def on_start(self, history: Sequence[EpochRecord]) -> None:
@@ -159,5 +159,5 @@ class _Records(Callback):
             codes = {name: value for name, value in record.metrics.items() if name != _MONITOR}
             made = {"epoch": record.epoch, **terms, **codes, "seconds": self.seconds, **speed}
             self.made.append(made)
-            if self.hear is not None:
-                self.hear(made)
+            if self.notify is not None:
+                self.notify(made)
