@@ -8,25 +8,33 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args
 
+import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 import genrec_lab
 from genrec_lab.data.whole_files import sha256_of
 from genrec_lab.evaluation.papers import beside_papers
+from genrec_lab.evaluation.rankings import differences_to_rows, strongest_other
 from genrec_lab.lab import figures
 from genrec_lab.lab.chain import STAGES, tasks_of
 from genrec_lab.lab.effort import effort_table, notes_by_row
+from genrec_lab.lab.evaluate import load_rankings
 from genrec_lab.lab.files import RunError, read_log, write_json, write_text
 from genrec_lab.lab.prepare import data_summary, ties_in_short
 from genrec_lab.lab.progress import clock
 from genrec_lab.lab.store import Run, State
 from genrec_lab.lab.tables import KEPT, kept_reasons, kept_rows, result_tables
+from genrec_lab.presets.rows import in_words
+from genrec_lab.viz.figures.results import BEST_POSSIBLE, summarise
+from genrec_lab.viz.figures.training import metric_name
+from genrec_lab.viz.sentences import lead_title, winner_title
 from genrec_lab.viz.text import counted
 from genrec_lab.viz.theme import Mode, template
 
@@ -60,6 +68,9 @@ def build_report(run: Run) -> Path:
         run=run,
         version=genrec_lab.__version__,
         problems=problems,
+        findings=_findings(run, metrics),
+        own=run.config.name if run.config.own_row else "",
+        rows=_in_words(run, metrics["method"].unique(maintain_order=True)),
         tables=result_tables(metrics, kept),
         ties=ties_in_short(run),
         papers=beside_papers(metrics).to_dicts(),
@@ -85,6 +96,31 @@ def build_report(run: Run) -> Path:
         written = (name for name in EXPORTS if (run.folder / name).is_file())
         manifest["exports"] = {name: sha256_of(run.folder / name) for name in written}
     return page
+
+
+def _findings(run: Run, metrics: pl.DataFrame) -> list[str]:
+    """The best row, and how the run's own one compares with the best other; none before the evaluation."""
+    known = metrics.filter(pl.col("k").is_not_null())
+    if known.filter(metric="ndcg", k=10).is_empty():
+        return []
+    found = [winner_title(summarise(known, "ndcg", 10), metric_name("ndcg", 10), BEST_POSSIBLE)]
+    with suppress(RunError):  # rankings that cannot be used leave the metrics that were recorded
+        rankings, own = load_rankings(run), run.config.name
+        other = strongest_other(rankings, own) if own in rankings.items else None
+        if other is not None:
+            only = replace(rankings, items={name: rankings.items[name] for name in (own, other)})
+            row = differences_to_rows(only, own, seed=run.seed).row(0, named=True)
+            interval = (row["difference"], row["low"], row["high"])
+            found.append(lead_title(own, other, metric_name("ndcg", 10), interval, row["users"]))
+    return [f"{sentence}." for sentence in found]
+
+
+def _in_words(run: Run, methods: Iterable[str]) -> dict[str, str]:
+    known = {
+        BEST_POSSIBLE: "The expected score of a ranking by the true probabilities of the generated data."
+    }
+    described = {name: known.get(name) or in_words(run.config, name) for name in methods}
+    return {name: text for name, text in described.items() if text}
 
 
 def _states(run: Run) -> dict[str, list[State]]:
@@ -197,6 +233,8 @@ def _facts(result: Mapping[str, Any]) -> dict[str, str]:
     """What is known of how a result was made, in words."""
     known = {name: value for name, value in {**result, **result["versions"]}.items() if name not in _NO_FACTS}
     texts = {name: _plain(value)[:12] if name in _DIGESTS else _plain(value) for name, value in known.items()}
+    if "precision" in texts:  # "training.precision auto; fp32": the values are enough here
+        texts["precision"] = ", ".join(sorted({part.split()[-1] for part in texts["precision"].split("; ")}))
     if result["dirty"]:
         texts["revision"] += " (modified)"
     return texts

@@ -8,11 +8,13 @@ part.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from genrec_lab.codes import IdentifierConfig
+from genrec_lab.models.recommenders.base import ITEM_MODELS
 from genrec_lab.models.recommenders.t5 import T5Config
 from genrec_lab.models.sequential.sasrec import SASRecConfig
 from genrec_lab.models.tokenizers import TokenizerConfig
@@ -352,6 +354,19 @@ def variants(config: MethodConfig) -> dict[str, MethodConfig]:
 def item_rows(config: MethodConfig) -> dict[str, ItemRow]:
     """Return a run's rows with a model over items, by name."""
     return {name: config.rows[name] for name in config.compare if name in config.rows}
+
+
+def in_words(config: MethodConfig, row: str) -> str:
+    """Return what a row of a run's table is; empty for a class without a docstring or an unknown row."""
+    if config.own_row and row == config.name:
+        return config.provenance
+    if row in ABLATIONS:
+        return ABLATIONS[row].what
+    if row in config.rows:
+        described: object = ITEM_MODELS.find(config.rows[row].model.kind)
+    else:
+        described = ROWS.get(row) or (ITEM_MODELS.find(row) if row in ITEM_MODELS else None)
+    return (inspect.getdoc(described) or "").partition("\n\n")[0].replace("\n", " ") if described else ""
 
 
 def check_names(config: MethodConfig) -> None:

@@ -477,6 +477,17 @@ def differences_title(
 
 
 @sentence
+def lead_title(method: str, other: str, metric: str, interval: tuple[float, float, float], users: int) -> str:
+    """Compare a method with another one over all users; interval: the difference and its 95 % limits."""
+    difference, low, high = interval
+    limits = f"{difference:+.4f} (95 % interval {low:+.4f} to {high:+.4f}, {counted(users, 'test user')})"
+    if low <= 0 <= high:
+        return f"{listed([method])} and {listed([other])} cannot be told apart in {metric}: {limits}"
+    place = "above" if low > 0 else "below"
+    return f"{listed([method])} is {place} {listed([other])} in {metric}: {limits}"
+
+
+@sentence
 def worth_title(method: str, metric: str, names: Sequence[str], change: FloatArray, high: FloatArray) -> str:
     """State which parts help: without them, the interval of the change, in percent, is below zero."""
     missed = [place for place in range(len(names)) if high[place] < 0]

@@ -116,6 +116,13 @@ def test_every_figure_is_in_it_unchanged(run, page):
         assert json.loads(page.scripts[f"data-{name}"]) == saved
 
 
+def test_the_finding_stands_above_the_results_and_every_row_is_explained(page):
+    assert "has the highest NDCG@10" in page.text.partition("Results")[0]
+    rows = page.text.partition("What the rows are")[2]
+    assert "Ranks items by their count in the training sequences" in rows
+    assert "this run's method" not in page.text  # this run has no method of its own
+
+
 def test_plotly_is_in_it_once_and_our_script_after_it(page):
     scripts = [content.strip() for content in page.scripts.values()]
     assert scripts.count(get_plotlyjs().strip()) == 1

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import random
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
@@ -131,6 +133,24 @@ def test_a_changed_loss_makes_the_rows_that_reach_it_anew_and_no_other(
     assert rows_of(planned, (TOKENIZED,)) == {"gmc_tiny", "tiger"}
     why = planned[f"{TOKENIZED}/tiger/tokenizers/Garden"]["why"]
     assert why == "the code that made it has changed (genrec_lab.losses.domain_contrastive_loss)."
+
+
+def test_the_report_begins_with_how_the_runs_own_method_compares(run: Run) -> None:
+    html = build_report(run).read_text()
+    values = {}
+    for row in ("gmc_tiny", "tiger", "sasrec", "popularity"):
+        ranked = pl.read_parquet(run.folder / EVALUATED / row / "rankings.parquet")
+        values[row] = [
+            next((1 / math.log2(place + 2) for place, item in enumerate(items) if item == target), 0.0)
+            for items, target in ranked.select("items", "target").iter_rows()
+        ]
+    means = {row: sum(of_row) / len(of_row) for row, of_row in values.items()}
+    other = max((row for row in means if row != "gmc_tiny"), key=lambda row: means[row])
+    found = re.search(r'class="finding">(gmc_tiny [^<]*) in NDCG@10: ([+-][.\d]+) ', html)
+    assert found is not None and found[1].split()[2] == other
+    assert float(found[2]) == pytest.approx(means["gmc_tiny"] - means[other], abs=6e-5)
+    assert html.index('class="finding"') < html.index("<h2>Results")
+    assert len(re.findall("this run&#39;s method|this run's method", html)) == 6  # once in each table
 
 
 def test_a_changed_metric_changes_the_numbers_and_trains_nothing(

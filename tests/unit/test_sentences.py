@@ -455,6 +455,16 @@ def test_tail(seed: int) -> None:
             ]
 
 
+@proves(said.lead_title)
+@given(st.floats(-0.1, 0.1), st.floats(0, 0.1), st.floats(0, 0.1))
+def test_a_lead_is_claimed_only_beyond_its_interval(difference: float, below: float, above: float) -> None:
+    low, high = difference - below, difference + above
+    text = said.lead_title("a", "b", "NDCG@10", (difference, low, high), 30)
+    assert ("a is above b" in text) == (low > 0) and ("a is below b" in text) == (high < 0)
+    assert ("cannot be told apart" in text) == (low <= 0 <= high)
+    assert f"{difference:+.4f} (95 % interval {low:+.4f} to {high:+.4f}, 30 test users)" in text
+
+
 @proves(said.differences_title, said.worth_title)
 @given(st.lists(st.sampled_from([-2.0, -1.0, 0.0, 1.0]), min_size=1, max_size=4))
 def test_intervals(lows: list[float]) -> None:
