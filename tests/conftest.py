@@ -41,7 +41,7 @@ def _real_data_folder() -> tuple[Path | None, str]:
     if folder.is_dir():
         return folder, ""
     if named:
-        return None, f"GENREC_DATA names {named}, which is no folder"
+        return None, f"GENREC_DATA names {named}, which is not a folder"
     return None, "the real data sets are not here: set GENREC_DATA to their folder"
 
 

@@ -353,7 +353,7 @@ def _place_displaced(codes: IntArray, given: Conflicts, displaced: Sequence[int]
             waiting = _place_under(codes, given, waiting, depth)
     if waiting:
         raise CodesError(
-            f"sizes {given.sizes} make {math.prod(given.sizes)} identifiers, {len(waiting)} too few for the "
+            f"sizes {given.sizes} allow {math.prod(given.sizes)} identifiers, {len(waiting)} too few for the "
             "items of a domain; use larger codebooks, more levels, or policy 'extra_level'"
         )
 

@@ -43,7 +43,7 @@ def with_new_items(
     if counted not in (0, 1):
         raise CodesError(f"the tokenizer gives {levels} codes, the identifiers have {codes.levels} levels")
     if len(rows) and ((rows < 0) | (rows >= np.array(codes.sizes[:levels]))).any():
-        raise CodesError(f"the tokenizer gives codes outside of the sizes {codes.sizes[:levels]}")
+        raise CodesError(f"the tokenizer gives codes outside the sizes {codes.sizes[:levels]}")
     names = np.array(codes.domain_names)[codes.domain_index]
     taken = {name: set(map(tuple, codes.codes[names == name].tolist())) for name in dict.fromkeys(domains)}
     placed, moved, displaced = np.empty((len(rows), codes.levels), dtype=np.int64), 0, 0
@@ -60,7 +60,7 @@ def with_new_items(
         if found is None:
             raise CodesError(
                 f"{domain} has {len(taken[domain])} items, and no identifier of sizes {codes.sizes} is free; "
-                "train a tokenizer of larger codebooks"
+                "train a tokenizer with larger codebooks"
             )
         taken[domain].add(found)
         placed[item] = found

@@ -67,7 +67,7 @@ def read_index_file(file: str | os.PathLike[str], sizes: Sequence[int | None] | 
             if letter != letters[level]:
                 raise CodesError(
                     f"{path}: item {key!r} has {tokens[level]!r} at level {level + 1}; the first item has a "
-                    f"token as {content[next(iter(content))][level]!r} there"
+                    f"token such as {content[next(iter(content))][level]!r} there"
                 )
         rows.append([code for _, code in found])
     codes = np.array(rows, dtype=np.int64)
@@ -110,14 +110,14 @@ def read_index_files(folder: str | os.PathLike[str]) -> dict[str, IndexFile]:
 def _tokens(file: Path, key: str, tokens: Any) -> list[tuple[str, int]]:
     """Return the letters around the number, and the number, of each token."""
     if not isinstance(tokens, list) or not tokens:
-        raise CodesError(f'{file}: item {key!r} has {tokens!r}; expected tokens as ["<a_12>", "<b_3>"]')
+        raise CodesError(f'{file}: item {key!r} has {tokens!r}; expected tokens such as ["<a_12>", "<b_3>"]')
     found = []
     for level, token in enumerate(tokens):
         parts = _TOKEN.fullmatch(token) if isinstance(token, str) else None
         if parts is None or (not parts[1] and parts[3]) or bool(parts[1]) != bool(_letters(tokens[0])):
             raise CodesError(
-                f"{file}: item {key!r} has {token!r} at level {level + 1}; expected a token as <a_12>, or "
-                "whole numbers at all levels"
+                f"{file}: item {key!r} has {token!r} at level {level + 1}; expected a token such as <a_12>, "
+                "or whole numbers at all levels"
             )
         found.append((parts[1] + parts[3], int(parts[2])))
     return found

@@ -190,7 +190,7 @@ class ItemCodes:
             raise CodesError(
                 f"{sum(map(len, groups))} of {self.n_items} items share their identifier with another item "
                 f"of their domain, among them items {groups[0][:5].tolist()} with "
-                f"{self.codes[groups[0][0]].tolist()}; a ranking needs one item an identifier: call "
+                f"{self.codes[groups[0][0]].tolist()}; a ranking needs one item per identifier: call "
                 "codes.resolve('nearest_free', residuals, codebooks), or codes.resolve('extra_level') where "
                 "there are no codebooks"
             )
@@ -355,7 +355,7 @@ def _checked_domains(domains: Iterable[str | int] | None, n_items: int) -> npt.N
         return None
     listed = list(domains)
     if len(listed) != n_items:
-        raise CodesError(f"domains: {len(listed)} values for {n_items} items, expected one an item")
+        raise CodesError(f"domains: {len(listed)} values for {n_items} items, expected one per item")
     for item, domain in enumerate(listed):
         if not isinstance(domain, (str, int, np.integer)) or domain == "":
             raise CodesError(f"domains: {domain!r} of item {item}, expected a name or an integer")

@@ -78,13 +78,13 @@ class AmazonOptions:
             not isinstance(category, str) or not category.replace("_", "").isalnum()
         ):
             raise DataError(
-                f"category is {category!r}, expected a name as the files have, such as 'Office_Products'"
+                f"category is {category!r}, expected a name as in the files' names, such as 'Office_Products'"
             )
         for mirror in self.mirrors or ():
             if public_address(mirror) != mirror:
                 raise DataError(
-                    f"mirrors: {public_address(mirror)!r} comes with a user, a query or a fragment, which "
-                    "would stand in the run's manifest; give the plain address"
+                    f"mirrors: {public_address(mirror)!r} has a user, a query or a fragment, which would be "
+                    "written into the run's manifest; give the plain address"
                 )
         if self.download and category is None:
             raise DataError("category is not given; a download needs its name, such as 'Musical_Instruments'")
@@ -224,7 +224,7 @@ class _Category:
         left = interactions.filter(has_title)
         if left.height == 0:
             raise DataError(
-                f"not one of {untitled:,} items has a title; check that reviews and metadata are of one "
+                f"none of {untitled:,} items has a title; check that reviews and metadata are of the same "
                 "category, or set require_title=False"
             )
         return self._core(left, "items with a title")
@@ -276,8 +276,8 @@ class _Category:
             wanted = pattern.rpartition("/")[2].format("<Category>")
             raise DataError(
                 f"folder: {self.folder} holds metadata of {len(names)} categories "
-                f"({', '.join(sorted(names)) or 'none'}); expected {wanted} and {before}<Category>{after}, "
-                "or name one with category=..."
+                f"({', '.join(sorted(names)) or 'none'}); expected one {wanted} and one "
+                f"{before}<Category>{after}; choose a category with category=..."
             )
         return names.pop()
 
@@ -326,7 +326,7 @@ def compared_with_paper(
     if not chosen:
         raise DataError(
             f"{table} has {', '.join(known)}, the dataset has {', '.join(dataset.domains)}; say which belong "
-            'together, as rows={"Game": ["Video_Games"]}'
+            'together, for example rows={"Game": ["Video_Games"]}'
         )
     counted = dataset.statistics()
     found = []

@@ -74,7 +74,7 @@ def read_reviews(file: Path, edition: Edition) -> pl.DataFrame:
     except (pl.exceptions.PolarsError, OSError) as error:
         _name_first_damage(file, names, error)
     if table.height == 0:
-        raise DataError(f"{file}: no review in it; fetch it again")
+        raise DataError(f"{file}: it has no reviews; fetch it again")
     found = (table[role].unique().cast(pl.String) for role in ("user", "item"))
     odd = any((known.str.contains(r'^\s*$|^[\[{]|\x00|^"')).any() for known in found)
     if odd or any(table[role].null_count() for role in names):
@@ -93,10 +93,10 @@ def _name_first_damage(file: Path, names: dict[str, str], cause: Exception | Non
             if not sound:
                 expected = "a whole number" if role == "timestamp" else "an id as text"
                 raise DataError(
-                    f"{file}, line {number}: {name} is {str(value)[:80]!r}, expected {expected}; mend the "
+                    f"{file}, line {number}: {name} is {str(value)[:80]!r}, expected {expected}; correct the "
                     "line or fetch the file again"
                 ) from cause
-    raise DataError(f"{file}: not readable: {cause}; fetch it again") from cause
+    raise DataError(f"{file}: cannot be read: {cause}; fetch it again") from cause
 
 
 def _is_id(value: str) -> bool:
@@ -114,8 +114,8 @@ def numbered_lines(file: Path) -> Iterator[tuple[int, bytes]]:
                 number += 1
                 if len(line) > LONGEST_LINE:
                     raise DataError(
-                        f"{file}, line {number}: longer than {LONGEST_LINE:,} bytes, which no published "
-                        "line is; fetch the file again"
+                        f"{file}, line {number}: longer than {LONGEST_LINE:,} bytes, and no published line "
+                        "is that long; fetch the file again"
                     )
                 if line.strip():
                     yield number, line
@@ -137,20 +137,21 @@ def _parsed(file: Path, number: int, line: bytes, literal: bool = False) -> dict
         else:
             record = json.loads(line, parse_constant=_no_constant)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-        problem = "no Python literal" if literal else "malformed JSON"
+        problem = "not a Python literal" if literal else "malformed JSON"
         raise DataError(
-            f"{file}, line {number}: {problem} ({type(error).__name__}: {str(error)[:80]}); mend the line or "
-            "fetch the file again"
+            f"{file}, line {number}: {problem} ({type(error).__name__}: {str(error)[:80]}); correct the line "
+            "or fetch the file again"
         ) from error
     if not isinstance(record, dict):
         raise DataError(
-            f"{file}, line {number}: a {type(record).__name__}, expected an object in braces; mend the line"
+            f"{file}, line {number}: a {type(record).__name__}, expected an object in braces; correct the "
+            "line"
         )
     return record
 
 
 def _no_constant(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON value")
+    raise ValueError(f"{constant} is not a JSON value")
 
 
 def read_metadata(file: Path, edition: Edition, wanted: set[str], repairs: dict[str, int]) -> pl.DataFrame:
@@ -173,7 +174,7 @@ def read_metadata(file: Path, edition: Edition, wanted: set[str], repairs: dict[
         if not isinstance(item, str) or not _is_id(item):
             raise DataError(
                 f"{file}, line {number}: {edition.item} is {str(item)[:80]!r}, expected the item's id as "
-                "text; mend the line"
+                "text; correct the line"
             )
         if item not in wanted:
             continue

@@ -121,7 +121,7 @@ def assemble(
     repairs, faults = dict(repairs or {}), faults or Faults()
     interactions = sound_interactions(_numbered(interactions), origin, faults)
     if "part" in interactions.columns and rules.k_core is not None:
-        raise DataError("k_core: a split that was given is used as it is; leave k_core out")
+        raise DataError("k_core: a given split is used as it is; leave k_core out")
     items = _unique_items(_numbered(items), items_origin, repairs, faults)
     known = interactions["item"].is_in(items["key"].implode())
     unknown = interactions.filter(~known)
@@ -132,7 +132,7 @@ def assemble(
         problem = (
             f"user {user!r} has item {item!r}, which {items_origin} does not contain "
             f"({unknown['item'].n_unique()} such items, {unknown.height} interactions); add the item there, "
-            "take its interactions out, or set allow_missing_text=True to keep it without text"
+            "remove its interactions, or set allow_missing_text=True to keep it without text"
         )
         interactions = faults.without(interactions, ~known, "unknown item", origin, problem)
     faults.settle()
@@ -229,9 +229,9 @@ def found_images(
     kept = _only_present(paths, None if base is None else start / Path(begins).expanduser())
     absent = kept.count(None)
     if absent == len(kept):
-        looked = next((path for path in paths if path is not None), "no path at all")
+        looked = next((path for path in paths if path is not None), "missing")
         raise DataError(
-            f"images: not one of {len(kept)} pictures is there, first looked for: {looked}; check images"
+            f"images: none of {len(kept)} pictures exists, the first path is {looked}; check images"
         )
     count_repair(repairs, "items_without_image", absent)
     return items.with_columns(pl.Series("image", kept, dtype=pl.String))
@@ -245,7 +245,7 @@ def _numbered(table: pl.DataFrame) -> pl.DataFrame:
 def sound_interactions(frame: pl.DataFrame, origin: object, faults: Faults) -> pl.DataFrame:
     """Return the interactions that have a user, an item and a time; the others are noted."""
     if frame.height == 0 and not faults.problems and faults.dropped is None:
-        raise DataError(f"{origin}: no interaction in it; it needs at least one")
+        raise DataError(f"{origin}: it has no interactions; at least one is needed")
     for name in ("user", "item", "timestamp"):
         if name not in frame.columns:
             continue
@@ -256,7 +256,7 @@ def sound_interactions(frame: pl.DataFrame, origin: object, faults: Faults) -> p
             bad |= frame[name].is_nan()
         problem = (
             f"{bad.sum()} interactions have no {name}, the first is number "
-            f"{frame['row'][int(bad.arg_max() or 0)] if len(bad) else 0}; fill it in or take them out"
+            f"{frame['row'][int(bad.arg_max() or 0)] if len(bad) else 0}; fill it in or remove them"
         )
         frame = faults.without(frame, bad, f"no {name}", origin, problem)
     return frame
@@ -267,7 +267,7 @@ def _unique_items(
 ) -> pl.DataFrame:
     without = items["key"].is_null() | (items["key"] == "")
     if without.any():
-        problem = f"item number {items.filter(without)['row'][0]} has no id; fill it in or take it out"
+        problem = f"item number {items.filter(without)['row'][0]} has no id; fill it in or remove the item"
         items = faults.without(items, without, "item without id", origin, problem)
     distinct = items.unique(items.drop("row").columns, keep="first", maintain_order=True)
     count_repair(repairs, "identical_item_rows_merged", items.height - distinct.height)
@@ -275,7 +275,7 @@ def _unique_items(
     if len(twice):
         problem = (
             f"item {twice[0]!r} has {(twice == twice[0]).sum()} rows that differ ({twice.n_unique()} such "
-            "items); keep one row an item"
+            "items); keep one row per item"
         )
         later = ~distinct["key"].is_first_distinct()
         distinct = faults.without(distinct, later, "item again, otherwise", origin, problem)

@@ -25,7 +25,7 @@ RESERVED = "average"
 _EXPECTED = {
     "int_type": "a whole number without quotes",
     "float_type": "a number without quotes",
-    "string_type": "a text",
+    "string_type": "text",
     "bool_type": "true or false",
     "list_type": "a list",
     "tuple_type": "a list",
@@ -52,7 +52,7 @@ def dataset_problems(dataset: Mapping[str, Any]) -> list[str]:
         alike = folded.setdefault(unicodedata.normalize("NFC", domain).casefold(), domain)
         if alike != domain:
             both = f"dataset.domains.{domain} and dataset.domains.{alike}"
-            problems.append(f"{both} are one folder on some disks; rename one")
+            problems.append(f"{both} are the same folder on some disks; rename one")
     return list(dict.fromkeys(problems))
 
 
@@ -96,7 +96,7 @@ def _option_problems(part: Part) -> Iterator[str]:
     named = {key: one for key, one in parameters.items() if one.kind is not one.VAR_KEYWORD}
     of_model = inspect.signature(model).parameters if model else {}
     if options.get("domain") == RESERVED:
-        yield f"{where}: a domain cannot be called {RESERVED}, as the rows of averages are; rename it"
+        yield f"{where}: a domain cannot be called {RESERVED}, which names the rows of averages; rename it"
     wrong = dict(_wrong_types(named, options))
     if model:
         own = {key: value for key, value in options.items() if key in of_model}

@@ -79,7 +79,9 @@ class Dataset:
         if self.times is not None and not (self.times.list.len() == lengths).fill_null(True).all():
             raise DataError("times: a user has more or fewer times than items; give one time per item")
         if self.parts is not None and self.parts.height != sequences.height:
-            raise DataError(f"parts: {self.parts.height} rows for {sequences.height} users; give one a user")
+            raise DataError(
+                f"parts: {self.parts.height} rows for {sequences.height} users; give one row per user"
+            )
 
     def __repr__(self) -> str:
         return (
@@ -138,7 +140,7 @@ class Dataset:
         """
         wanted = [domains] if isinstance(domains, str) else list(domains)
         if not wanted:
-            raise DataError(f"select: no domain named; choose among {', '.join(self.domains)}")
+            raise DataError(f"select: no domain given; choose from {', '.join(self.domains)}")
         self._require_domains(wanted)
         kept = _without_void_attributes(self.items.filter(pl.col("domain").is_in(wanted)))
         new_index = np.full(self.n_items, NO_ITEM, dtype=np.int64)
@@ -181,7 +183,7 @@ class Dataset:
                 if domain in home:
                     raise DataError(
                         f"concat: domain {domain!r} is in {home[domain]!r} and in {dataset.name!r}; a domain "
-                        "may come once: rename one of them or leave it out with `select`"
+                        "may occur only once: rename one of them or leave it out with `select`"
                     )
                 home[domain] = dataset.name
             items.append(dataset.items.with_columns(pl.col("item") + first_item))
@@ -200,7 +202,7 @@ class Dataset:
                 f"{d.name!r}: {dict(list(d.items.schema.items())[len(ITEM_TYPES) :])}" for d in datasets
             )
             raise DataError(
-                f"concat: attribute columns of unlike types ({schemas}); cast or drop them"
+                f"concat: attribute columns have different types ({schemas}); cast or drop them"
             ) from error
         sources = {name: known for dataset in datasets for name, known in dataset.sources.items()}
         times = [pl.DataFrame({"times": d._known_times()}) for d in datasets]
@@ -305,13 +307,13 @@ class Dataset:
         for name in FILES:
             if not (source / name).is_file():
                 raise DataError(
-                    f"{source}: no {name} there; it is no finished dataset folder, write it again"
+                    f"{source}: {name} is missing; the folder is not a finished dataset, write it again"
                 )
         try:
             description = json.loads((source / "dataset.json").read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise DataError(
-                f"{source / 'dataset.json'}: not readable ({error}); write the dataset again"
+                f"{source / 'dataset.json'}: cannot be read ({error}); write the dataset again"
             ) from error
         found = description.get("format") if isinstance(description, dict) else None
         if found != FORMAT_VERSION:
@@ -336,7 +338,7 @@ class Dataset:
             given = {name: pl.read_parquet(source / f"given_{name}.parquet") for name in parts}
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError(
-                f"{source}: its parquet files are not readable ({error}); write it again"
+                f"{source}: its parquet files cannot be read ({error}); write it again"
             ) from error
         there = sequences.columns
         dataset = cls(

@@ -178,10 +178,10 @@ def _fetch(address: str, target: Path, timeout: float, most_bytes: int) -> Path:
             resumed = answer.status == 206 and _starts_at(answer.headers.get("Content-Range"), have)
             if answer.status == 206 and not resumed:
                 partial.unlink(missing_ok=True)
-                raise _Broken("answered with another range than was asked for")
+                raise _Broken("answered with a different range than requested")
             total = _announced(answer.headers, have if resumed else 0)
             if total is None and not target.name.endswith(".gz"):
-                raise _Broken("announced no length, by which a whole file is known", None)
+                raise _Broken("announced no length, so a truncated file would go unnoticed", None)
             if total is not None and total > most_bytes:
                 raise _Broken(f"announced {total:,} bytes, more than {most_bytes:,}", None)
             state.write_text(
@@ -192,7 +192,7 @@ def _fetch(address: str, target: Path, timeout: float, most_bytes: int) -> Path:
                 while piece := answer.read(CHUNK):
                     if file.tell() + len(piece) > most_bytes:
                         partial.unlink()
-                        raise _Broken(f"gave more than {most_bytes:,} bytes", None)
+                        raise _Broken(f"sent more than {most_bytes:,} bytes", None)
                     file.write(piece)
     except urllib.error.HTTPError as error:
         if error.code == _RANGE_NOT_SATISFIABLE:
@@ -210,7 +210,7 @@ def _fetch(address: str, target: Path, timeout: float, most_bytes: int) -> Path:
     if total is not None and size != total:
         if size > total:
             partial.unlink()
-        raise _Broken(f"gave {size:,} bytes of the {total:,} announced")
+        raise _Broken(f"sent {size:,} bytes of the {total:,} announced")
     return partial
 
 
@@ -256,4 +256,4 @@ def _check_gzip(partial: Path) -> None:
                 pass
     except (OSError, EOFError, zlib.error) as error:
         partial.unlink()
-        raise _Broken(f"gave a damaged gzip file ({error})") from error
+        raise _Broken(f"sent a damaged gzip file ({error})") from error

@@ -154,9 +154,9 @@ def raw_interactions_of(
         bad["rating"] = found["rating"].is_null()
     frame, kept = pl.DataFrame(found), list(found)
     mends = {
-        "timestamp": "which is no time; write numbers or dates such as 2024-05-17 12:30:00, alike in all "
-        "rows, or give time_format",
-        "rating": "which is no number; mend it or take the row out",
+        "timestamp": "which is not a time; write numbers or dates such as 2024-05-17 12:30:00, in the same "
+        "form in all rows, or give time_format",
+        "rating": "which is not a number; correct it or remove the row",
     }
     for role, rows in bad.items():
         shown = read[wanted[role]].cast(pl.String)
@@ -181,7 +181,7 @@ def _filtered(
         kept = frame.filter(pl.col("rating") >= min_rating)
         count_repair(repairs, "interactions_below_min_rating", frame.height - kept.height)
         if not kept.height and frame.height:
-            raise DataError(f"min_rating is {min_rating}, and no rating is so high; lower it")
+            raise DataError(f"min_rating is {min_rating}, and no rating is that high; lower it")
     if duplicates != "keep":
         before, in_time = (
             kept.height,
@@ -203,7 +203,7 @@ def raw_items_of(
     """
     key_role = "key" if "key" in columns else "item"
     key = _column(
-        table.columns, columns, key_role, origin, ', or the role "key" if the items call it otherwise'
+        table.columns, columns, key_role, origin, ', or the role "key" if the items use another name'
     )
     roles: dict[str, pl.Series] = {"key": as_text(table[key])}
     used = {key}
@@ -229,7 +229,7 @@ def checked_mapping(columns: ColumnMapping) -> ColumnMapping:
     """Return the mapping; raises DataError for an unknown role and for a role without a required column."""
     if not isinstance(columns, Mapping):
         raise DataError(
-            f'columns: {columns!r} is no mapping; write it as {{"user": "user_id", "item": "item_id"}}'
+            f'columns: {columns!r} is not a mapping; write it as {{"user": "user_id", "item": "item_id"}}'
         )
     for role, source in columns.items():
         if role not in ROLES:
@@ -293,19 +293,23 @@ def read_csv(
             source = io.BytesIO(raw.decode(encoding).encode())
         table = pl.read_csv(source, separator=separator, infer_schema=False)
     except (LookupError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: encoding is {encoding!r}: {error}; give another, as 'latin-1'") from error
+        raise DataError(
+            f"{file}: encoding is {encoding!r}: {error}; give another, such as 'latin-1'"
+        ) from error
     except pl.exceptions.ComputeError as error:
         if "utf-8" in str(error).lower() or "utf8" in str(error).lower():
-            raise DataError(f"{file}: not readable as UTF-8; give encoding, as 'latin-1'") from error
+            raise DataError(f"{file}: cannot be read as UTF-8; give encoding, such as 'latin-1'") from error
         table = _even_rows(file, separator, encoding, faults or Faults(), error)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{file}: not readable: {error}; mend it, or fetch or write it again") from error
+        raise DataError(f"{file}: cannot be read: {error}; correct it, or fetch or write it again") from error
     header = table.columns[0]
     if "\x00" in header or "\ufffd" in header:
-        raise DataError(f"{file}: not readable as {encoding.upper()}; give encoding, as 'utf-16'")
+        raise DataError(f"{file}: cannot be read as {encoding.upper()}; give encoding, such as 'utf-16'")
     other = next((one for one in ";\t|," if one != separator and one in header), None)
     if table.width == 1 and other is not None:
-        raise DataError(f"{file}: one column, {header!r}; say how columns are separated, separator={other!r}")
+        raise DataError(
+            f"{file}: only one column, {header!r}; name the separator of the columns, separator={other!r}"
+        )
     return table
 
 
@@ -317,12 +321,12 @@ def _even_rows(file: Path, separator: str, encoding: str, faults: Faults, error:
     widths = pl.Series([len(row) for row in rows], dtype=pl.Int64)
     table = pl.DataFrame({"row": range(1, len(rows) + 1)})
     if not (widths > len(header)).any():
-        raise DataError(f"{file}: not readable: {error}; mend it, or fetch or write it again") from error
+        raise DataError(f"{file}: cannot be read: {error}; correct it, or fetch or write it again") from error
     longer = widths > len(header)
     first = int(longer.arg_max() or 0)
     problem = (
-        f"not readable: row {first + 1} has {widths[first]} fields, the header {len(header)} ({longer.sum()} "
-        f"such rows); put fields that hold {separator!r} into quotes"
+        f"cannot be read: row {first + 1} has {widths[first]} fields, the header {len(header)} "
+        f"({longer.sum()} such rows); put fields that hold {separator!r} into quotes"
     )
     kept = faults.without(table, longer, "too many fields", file, problem)
     cells = [[cell or None for cell in rows[row - 1]] for row in kept["row"]]
@@ -351,7 +355,9 @@ def reading(origin: object) -> Iterator[None]:
     try:
         yield
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{origin}: not readable: {error}; mend it, or fetch or write it again") from error
+        raise DataError(
+            f"{origin}: cannot be read: {error}; correct it, or fetch or write it again"
+        ) from error
 
 
 def _column(known: Sequence[str], columns: ColumnMapping, role: str, origin: str, hint: str = "") -> str:
@@ -437,8 +443,8 @@ def _names_of_flags(table: pl.DataFrame, names: Sequence[str], role: str, origin
             or not values.drop_nulls().cast(pl.Float64, strict=False).is_in([0.0, 1.0]).fill_null(False).all()
         ):
             raise DataError(
-                f"{origin}: column {name!r} in the list for {role!r} holds more than 0 and 1; a list joins "
-                "the names of flag columns, to join texts use text_template"
+                f"{origin}: column {name!r} in the list for {role!r} holds values other than 0 and 1; a list "
+                "joins the names of flag columns, to join texts use text_template"
             )
         chosen.append(pl.when(pl.col(name).cast(pl.Float64) == 1).then(pl.lit(name)))
     if not chosen:

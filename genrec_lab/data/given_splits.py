@@ -141,8 +141,8 @@ def split_files(folder: str | os.PathLike[str], stem: str | None = None) -> dict
             names = ", ".join(file.relative_to(place).as_posix() for file in files[:6]) or "none"
             of = f" with {stem!r} in its name" if stem else ""
             raise DataError(
-                f"folder: {place} has {len(files)} {part} files{of} ({names}); expected one, as "
-                f"<name>.{part}.csv, {part}.csv or {part}/<name>.csv; stem says which"
+                f"folder: {place} has {len(files)} {part} files{of} ({names}); expected one, such as "
+                f"<name>.{part}.csv, {part}.csv or {part}/<name>.csv; choose one with stem"
             )
     return {part: files[0] for part, files in found.items()}
 
@@ -167,8 +167,8 @@ def _dataset_of_rows(
         texts, partly = undescribed_items(events, repairs), True
     else:
         raise DataError(
-            f"items: no file of items beside {origin.name}; give items=..., or set allow_missing_text=True "
-            "for models without text"
+            f"items: no item file beside {origin.name}; give items=..., or set allow_missing_text=True for "
+            "models without text"
         )
     known = ("row", "user", "item", "part") if listed else ("row", "user", "item", "part", "timestamp")
     dataset = assemble(
@@ -233,7 +233,9 @@ def _lines(file: Path) -> pl.DataFrame:
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8 ({error.reason} at byte {error.start}); save it so") from error
+        raise DataError(
+            f"{file}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from error
     lines = pl.DataFrame({"line": text.splitlines()}).with_row_index("number", offset=1)
     lines = lines.with_columns(ids=pl.col("line").str.extract_all(r"\S+")).filter(
         pl.col("ids").list.len() > 0
@@ -244,14 +246,14 @@ def _lines(file: Path) -> pl.DataFrame:
         place = (
             f"line {short['number'][0]}: user {short['user'][0]!r} has no item"
             if short.height
-            else "no line in it"
+            else "it has no lines"
         )
-        raise DataError(f"{file}, {place}; expected lines as 'user item item ...'")
+        raise DataError(f"{file}, {place}; expected lines such as 'user item item ...'")
     twice = lines.filter(pl.col("user").is_duplicated())
     if twice.height and (lines["item"].list.len() > 1).any():
         raise DataError(
-            f"{file}, line {twice['number'][1]}: user {twice['user'][0]!r} comes again; expected one line a "
-            "user, or lines of a user and one item"
+            f"{file}, line {twice['number'][1]}: user {twice['user'][0]!r} occurs again; expected one line "
+            "per user, or lines of one user and one item"
         )
     return lines.explode("item").drop("number")
 
@@ -287,8 +289,8 @@ def _overlaps(rows: pl.DataFrame, files: list[Path], keep: bool, repairs: dict[s
             continue
         user, item = again["user"][0], again["item"][0]
         found.append(
-            f"{files[part]}: {again.height:,} of its {own.height:,} rows are in {files[0].name} too, "
-            f"the first has user {user!r} and item {item!r}; take them out of one of the two, or set "
+            f"{files[part]}: {again.height:,} of its {own.height:,} rows are also in {files[0].name}, the "
+            f"first has user {user!r} and item {item!r}; remove them from one of the two, or set "
             "overlap='keep'"
         )
     return found

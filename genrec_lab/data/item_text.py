@@ -90,7 +90,7 @@ def parse_template(template: str) -> tuple[TemplateField, ...]:
         between = ""
     if not fields:
         raise DataError(
-            f"text_template {template!r}: no field in it; name columns in braces, such as {{title}}"
+            f"text_template {template!r}: it has no field; name columns in braces, such as {{title}}"
         )
     return (*fields[:-1], replace(fields[-1], suffix=between))
 
@@ -124,7 +124,9 @@ def as_text(values: pl.Series) -> pl.Series:
     """
     dtype = values.dtype
     if not (is_attribute_type(dtype) or dtype.is_temporal() or isinstance(dtype, pl.Categorical | pl.Enum)):
-        raise DataError(f"items: column {values.name!r} has type {dtype}, which has no text; cast or drop it")
+        raise DataError(
+            f"items: column {values.name!r} has type {dtype}, which cannot become text; cast or drop it"
+        )
     if isinstance(dtype, pl.List):
         flat = values.list.eval(pl.element().cast(pl.String).str.strip_chars()).list.drop_nulls()
         return flat.list.eval(pl.element().filter(pl.element() != "")).list.join(", ").fill_null("")

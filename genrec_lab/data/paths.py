@@ -40,7 +40,7 @@ def absolute_path(path: object, option: str) -> Path:
     file's folder in a run, otherwise the working directory.
     """
     if not isinstance(path, str | os.PathLike) or not os.fspath(path):
-        raise DataError(f"{option}: {path!r} is no path; give a path as text")
+        raise DataError(f"{option}: {path!r} is not a path; give a path as text")
     return (base_folder() / Path(expanded(os.fspath(path), option)).expanduser()).absolute()
 
 
@@ -76,7 +76,7 @@ def read_json_object(file: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"{file}, line {line}: not UTF-8 ({error.reason} at byte {error.start}); save it so"
+            f"{file}, line {line}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
         ) from error
 
     def without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -85,22 +85,24 @@ def read_json_object(file: Path) -> dict[str, Any]:
             names = [key for key, _ in pairs]
             twin = next(key for key in found if names.count(key) > 1)
             raise DataError(
-                f"{file}{_second_place(text, twin)}: key {twin!r} comes twice; keep one or rename it"
+                f"{file}{_second_place(text, twin)}: key {twin!r} occurs twice; keep one or rename it"
             )
         return found
 
     def no_constant(constant: str) -> Any:
-        raise DataError(f"{file}: {constant} is no JSON value; replace it")
+        raise DataError(f"{file}: {constant} is not a JSON value; replace it")
 
     try:
         found = json.loads(text, parse_int=str, parse_constant=no_constant, object_pairs_hook=without_twins)
     except json.JSONDecodeError as error:
         raise DataError(
-            f"{file}, line {error.lineno}, column {error.colno}: malformed JSON ({error.msg}); mend or fetch "
-            "it again"
+            f"{file}, line {error.lineno}, column {error.colno}: malformed JSON ({error.msg}); correct the "
+            "file or fetch it again"
         ) from error
     except RecursionError as error:
-        raise DataError(f"{file}: malformed JSON (nested too deeply); mend or fetch it again") from error
+        raise DataError(
+            f"{file}: malformed JSON (nested too deeply); correct the file or fetch it again"
+        ) from error
     lone = _LONE_SURROGATE.search(text)
     if lone and not _encodable(found):
         line = text.count("\n", 0, lone.start()) + 1

@@ -112,8 +112,8 @@ def writing_pack(pack: Path, settings: str) -> Iterator[PictureWriter]:
                 stored.commit()
             elif about != (_FORMAT, settings):
                 raise DataError(
-                    f"{pack}: made as {about[0]} with {about[1]}, asked for is {_FORMAT} with {settings}; "
-                    "give it another name, or delete it"
+                    f"{pack}: written as {about[0]} with {about[1]}, but requested is {_FORMAT} with "
+                    f"{settings}; choose another name, or delete it"
                 )
             yield PictureWriter(stored)
             stored.commit()
@@ -159,11 +159,11 @@ def _damage(pack: Path) -> Iterator[None]:
         if "full" in str(error):
             raise OSError(28, f"the disk is full; what was fetched into {pack} is kept") from error
         raise DataError(
-            f"{pack}: cannot be read or written ({error}); check its rights, or delete it"
+            f"{pack}: cannot be read or written ({error}); check its permissions, or delete it"
         ) from error
     except sqlite3.DatabaseError as error:
         raise DataError(
-            f"{pack}: no file of pictures, or damaged ({error}); delete it to fetch it again"
+            f"{pack}: not a file of pictures, or damaged ({error}); delete it to fetch it again"
         ) from error
 
 

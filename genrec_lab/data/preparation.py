@@ -100,8 +100,8 @@ def leave_one_out(dataset: Dataset, max_history: int = MAX_HISTORY, max_sequence
     if testable.height == 0:
         raise DataError(
             f"leave_one_out: none of the {dataset.n_users} users of {dataset.name!r} has {HELD_OUT + 1} "
-            f"items, the longest has {lengths.max()!r}; one to learn from, one to validate and one to test "
-            "are needed: use data with longer sequences"
+            f"items, the longest sequence has {lengths.max()!r}; a user needs one item for training, one for "
+            "validation and one for testing: use data with longer sequences"
         )
     count_repair(repairs, "users_too_short", sequences.height - testable.height)
     count_repair(repairs, "domains_without_test", len(dataset.domains) - testable["domain"].n_unique())
@@ -170,7 +170,7 @@ def choice_problems(options: Mapping[str, Any]) -> Iterator[str]:
     if rule is not None and rule not in TIE_RULES:
         yield f"ties is {rule!r}{nearest(str(rule), TIE_RULES)}"
     if seed is not None and (not isinstance(seed, int) or seed < 0):
-        yield f"ties_seed is {seed!r}; expected a whole number from 0 up"
+        yield f"ties_seed is {seed!r}; expected a whole number of at least 0"
     named = {"by": how} if how is None or isinstance(how, str) else how
     if how is None:
         return
@@ -235,7 +235,7 @@ def split_by_time(dataset: Dataset, valid_from: Any = None, test_from: Any = Non
         bounds.append(all_times.quantile(share, "higher") if given is None else _moment(name, given, latest))
     if not bounds[0] < bounds[1]:
         raise DataError(
-            f"split by time: valid_from {bounds[0]} is not before test_from {bounds[1]}; mend them"
+            f"split by time: valid_from {bounds[0]} is not before test_from {bounds[1]}; correct them"
         )
     before = [times.list.eval(pl.element() < bound).list.sum().cast(pl.Int64) for bound in bounds]
     parts = pl.DataFrame({"learnt": before[0], "validated": before[1]})
@@ -258,7 +258,9 @@ def _moment(name: str, given: Any, latest: float) -> float:
     try:
         moment = datetime.fromisoformat(str(given))
     except ValueError as error:
-        raise DataError(f"split.{name} is {given!r}; expected a number or a date as 2018-05-17") from error
+        raise DataError(
+            f"split.{name} is {given!r}; expected a number or a date such as 2018-05-17"
+        ) from error
     seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     # Seconds, milliseconds, microseconds or nanoseconds since 1970, by the number of digits.
     digits = len(str(int(abs(latest))))

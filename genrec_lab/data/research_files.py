@@ -89,7 +89,7 @@ def read_recbole(
     given = checked_mapping(columns or {})
     if _is_split(folder):
         if k_core is not None:
-            raise DataError("k_core: a split that was given is used as it is; leave k_core out")
+            raise DataError("k_core: a given split is used as it is; leave k_core out")
         return read_splits(
             folder, columns=given, domain=domain, text_template=text_template,
             keep_unseen_items=keep_unseen_items, allow_missing_text=allow_missing_text,
@@ -138,7 +138,7 @@ def _lcrec_pair(folder: str | os.PathLike[str], allow_missing_text: bool) -> tup
     name, inter_file, item_file = _pair(folder, ".inter.json", ".item.json", allow_missing_text)
     if item_file is not None and item_file.name.removesuffix(".item.json") != name:
         raise DataError(
-            f"folder: {inter_file.name} and {item_file.name} in {item_file.parent} are no pair; give them "
+            f"folder: {inter_file.name} and {item_file.name} in {item_file.parent} are not a pair; give them "
             "the same name"
         )
     return name, inter_file, item_file
@@ -198,7 +198,7 @@ def read_atomic(file: Path) -> pl.DataFrame:
         if wrong.any():
             row = int(wrong.arg_max() or 0)
             raise DataError(
-                f"{file}, line {row + 2}: {name} is {table[name][row]!r}, its header says float; mend it"
+                f"{file}, line {row + 2}: {name} is {table[name][row]!r}, its header says float; correct it"
             )
         table = table.with_columns(numbers)
     return table
@@ -323,7 +323,7 @@ def _files(folder: str | os.PathLike[str]) -> tuple[Path, Path]:
         if (source / ratings).exists():
             return source / ratings, existing_file(source / films, "folder")
     raise DataError(
-        f"folder: {source} is no GroupLens folder; expected u.data and u.item (ml-100k), ratings.dat and "
+        f"folder: {source} is not a GroupLens folder; expected u.data and u.item (ml-100k), ratings.dat and "
         "movies.dat (ml-1m), or ratings.csv and movies.csv (ml-latest-small)"
     )
 
@@ -345,9 +345,9 @@ def _lines(file: Path, separator: str, names: tuple[str, ...]) -> pl.DataFrame:
     wrong = parts.filter(pl.col("parts").list.len() != len(names))
     if wrong.height:
         raise DataError(
-            f"{file}, line {wrong['number'][0]}: {wrong['parts'].list.len()[0]} fields between "
+            f"{file}, line {wrong['number'][0]}: {wrong['parts'].list.len()[0]} fields separated by "
             f"{separator!r}, expected {len(names)} "
-            f"({', '.join(names[:6])}{', ...' if len(names) > 6 else ''}); mend or fetch the file again"
+            f"({', '.join(names[:6])}{', ...' if len(names) > 6 else ''}); correct it or fetch the file again"
         )
     return parts.select(pl.col("parts").list.get(place).alias(name) for place, name in enumerate(names))
 

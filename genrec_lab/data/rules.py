@@ -89,9 +89,9 @@ def checked_sequences(sequences: pl.DataFrame, items: pl.DataFrame) -> pl.DataFr
     unknown = places.filter(index.is_null() | (index < 0) | (index >= items.height))
     if unknown.height:
         raise DataError(
-            f"sequences: user {unknown['user'][0]} names item {unknown['item'][0]}, items are "
-            f"0..{items.height - 1} ({unknown.height} such places); add the item to the items or take the "
-            "place out of the sequence"
+            f"sequences: user {unknown['user'][0]} has item {unknown['item'][0]}, but items are "
+            f"0..{items.height - 1} ({unknown.height} such entries); add the item to the items or remove the "
+            "entry from the sequence"
         )
     foreign = places.with_columns(home=items["domain"].gather(index)).filter(
         pl.col("home") != pl.col("domain")
@@ -99,8 +99,8 @@ def checked_sequences(sequences: pl.DataFrame, items: pl.DataFrame) -> pl.DataFr
     if foreign.height:
         raise DataError(
             f"sequences: user {foreign['user'][0]} of domain {foreign['domain'][0]!r} has item "
-            f"{foreign['item'][0]} of domain {foreign['home'][0]!r} ({foreign.height} such places); a "
-            "sequence stays within its domain: make one user a domain of it"
+            f"{foreign['item'][0]} of domain {foreign['home'][0]!r} ({foreign.height} such entries); a "
+            "sequence stays within one domain: split it into one user per domain"
         )
     return table
 
@@ -201,7 +201,7 @@ def _check_ids(table: pl.DataFrame, what: str, id_column: str) -> None:
             "rename them"
         )
     if table["domain"].is_in([""]).any():
-        raise DataError(f"{what}: a domain has the empty name; name it")
+        raise DataError(f"{what}: a domain has an empty name; give it a name")
 
 
 def _feed_values(digest: Any, values: pl.Series) -> None:

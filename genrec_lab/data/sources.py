@@ -153,14 +153,18 @@ def parts_of(dataset: Mapping[str, Any], problems: list[str]) -> list[Part]:
         return [whole]
     domains = options.pop("domains")
     if not isinstance(domains, Mapping) or not domains:
-        problems.append(f"dataset.domains is {domains!r}; expected at least one domain, as {{Books: folder}}")
+        problems.append(
+            f"dataset.domains is {domains!r}; expected at least one domain, such as {{Books: folder}}"
+        )
         return []
     own = [_own_part(name, domain, value, problems) for domain, value in domains.items()]
     parts = [part for part in own if part is not None]
     known = set().union(*(part.sharable for part in parts))
     for option in options if len(parts) == len(own) else ():
         if option not in known:
-            problems.append(f"dataset.{option} is unknown beside domains{nearest(option, sorted(known))}")
+            problems.append(
+                f"dataset.{option} is not an option of these domains{nearest(option, sorted(known))}"
+            )
     for part in parts:
         inherited = part.sharable & set(options) - set(part.options)
         part.options.update({option: options[option] for option in inherited})
@@ -184,7 +188,9 @@ def _own_part(name: object, domain: object, value: object, problems: list[str]) 
     """Return one of several domains, with the options of its value."""
     where = f"dataset.domains.{domain}"
     if not isinstance(domain, str) or not domain:
-        problems.append(f"dataset.domains: {domain!r} is no name for a domain; give text that is not empty")
+        problems.append(
+            f"dataset.domains: {domain!r} is not a name for a domain; give text that is not empty"
+        )
         return None
     given = {"folder": value} if isinstance(value, str | os.PathLike) else value
     if not isinstance(given, Mapping):
@@ -195,7 +201,10 @@ def _own_part(name: object, domain: object, value: object, problems: list[str]) 
     if part is None:
         return None
     if "domain" in own:
-        problems.append(f"{where}.domain is {own['domain']!r}, and the key is its name; leave one out")
+        problems.append(
+            f"{where}.domain is {own['domain']!r}, but the domain's name is already its key; leave `domain` "
+            "out"
+        )
     elif "domain" not in part.takes:
         problems.append(
             f"{where}: {part.name} makes its domains itself (it has no option `domain`); load it alone"
@@ -256,7 +265,7 @@ def read_halves(of: Mapping[str, Any], *, seed: int = 0) -> Dataset:
         ('Garden A', 'Garden B')
     """
     if not isinstance(of.get("name"), str):
-        raise DataError(f"halves: of is {dict(of)}, which lacks a name; write for example {{name: bazaar}}")
+        raise DataError(f"halves: of is {dict(of)}, which has no name; write, for example, {{name: bazaar}}")
     whole, parts = load_dataset(**of), list[Dataset]()
     rng = np.random.default_rng(seed)
     for domain in whole.domains:

@@ -41,14 +41,16 @@ class CompactConfig(ComponentConfig):
     levels: int = Field(3, ge=1, description="L, content representations per item, one per query")
     dimension: int = Field(256, ge=1, description="d, dimensions of a representation")
     heads: int = Field(4, ge=1, description="attention heads; must divide the dimension")
-    layers: int = Field(2, ge=1, description="reading layers")
+    layers: int = Field(2, ge=1, description="transformer layers")
     feed_forward: int = Field(4, ge=1, description="feed-forward width divided by the dimension")
     dropout: float = Field(0.1, ge=0, lt=1)
     max_tokens: int = Field(64, ge=1, description="word pieces of a text that are read and reconstructed")
     vocabulary: int = Field(4096, ge=1, description="V, the most frequent pieces, to reconstruct")
     text_model: str = Field(BUNDLED_MODEL, min_length=1, description='as in text.model, or "hash"')
     picture_model: Literal["efficientnet-lite0", "pixels"] = "efficientnet-lite0"
-    picture: PictureTarget = Field(default_factory=PictureTarget, description="what of a picture is rebuilt")
+    picture: PictureTarget = Field(
+        default_factory=PictureTarget, description="the representation of a picture to reconstruct"
+    )
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
@@ -151,7 +153,9 @@ class CompactEncoder(nn.Module):
         Raises ValueError before `for_catalogue` or `prepare`.
         """
         if self.vocabulary[0] < 0:
-            raise ValueError("the encoder has no words yet; call for_catalogue(texts) or prepare(content)")
+            raise ValueError(
+                "the encoder has no vocabulary yet; call for_catalogue(texts) or prepare(content)"
+            )
         return self._text.words(self.vocabulary.tolist())
 
     def for_catalogue(self, texts: Sequence[str]) -> Self:

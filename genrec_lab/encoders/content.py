@@ -99,8 +99,8 @@ class Content:
         ]
         if empty:
             raise ContentError(
-                f"item {empty[0]} has neither text nor picture ({len(empty)} of {len(self.keys)} items are "
-                "so); give it one of them, or drop the item"
+                f"item {empty[0]} has neither text nor picture ({len(empty)} of {len(self.keys)} items have "
+                "neither); give it one of them, or drop the item"
             )
 
     def __len__(self) -> int:

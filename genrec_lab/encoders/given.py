@@ -101,7 +101,7 @@ def _of_file(name: str, items: pl.DataFrame, keys: str | None) -> np.ndarray:
         named = keys_file.read_text(encoding="utf-8-sig").split()
         if len(named) != len(vectors):
             raise DataError(
-                f"{keys_file}: {len(named):,} keys for {len(vectors):,} vectors; expected one each"
+                f"{keys_file}: {len(named):,} keys for {len(vectors):,} vectors; expected one key per vector"
             )
     if vectors.ndim != 2 or not vectors.size or vectors.dtype.kind not in "fiu":
         raise DataError(
@@ -110,8 +110,8 @@ def _of_file(name: str, items: pl.DataFrame, keys: str | None) -> np.ndarray:
         )
     if named is None and len(vectors) != items.height:
         raise DataError(
-            f"{file}: {len(vectors):,} vectors for {items.height:,} items; give one an item in the data's "
-            "order, or keys that say whose each is"
+            f"{file}: {len(vectors):,} vectors for {items.height:,} items; give one per item in the data's "
+            "order, or keys that say which item each belongs to"
         )
     if named is not None:
         places = {key: place for place, key in enumerate(named)}

@@ -251,7 +251,7 @@ def _autoencoder_config(folder: str) -> dict[str, Any]:
     file = local_folder(folder) / "config.json"
     config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if config.get("_class_name") != "AutoencoderKL":
-        found = f"a {config['_class_name']}" if "_class_name" in config else "no config.json of one"
+        found = f"a {config['_class_name']}" if "_class_name" in config else "no config.json"
         raise ValueError(
             f'autoencoder = "{folder}" holds {found}; give the folder of a diffusers AutoencoderKL, the one '
             "with config.json and its weights"

@@ -56,8 +56,10 @@ class QwenConfig(ComponentConfig):
     min_visual_tokens: int = Field(128, ge=1, description="smaller pictures are enlarged")
     max_visual_tokens: int = Field(1024, ge=1, description="larger pictures are shrunk")
     gradient_checkpointing: bool = Field(False, description="uses less memory and a third more time")
-    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="of what is frozen")
-    picture: PictureTarget = Field(default_factory=PictureTarget, description="what of a picture is rebuilt")
+    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="of the frozen weights")
+    picture: PictureTarget = Field(
+        default_factory=PictureTarget, description="the representation of a picture to reconstruct"
+    )
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:

@@ -330,7 +330,7 @@ class Tfidf(TextEncoder):
         largest = min(counts.shape)
         if counts.shape[1] < 2:
             raise ValueError(
-                f'text.kind = "tfidf" found one word only in {len(texts)} texts, the first is {texts[0]!r}; '
+                f'text.kind = "tfidf" found only one word in {len(texts)} texts, the first is {texts[0]!r}; '
                 "at least two different words are needed"
             )
         if self.config.dimensions > largest:

@@ -123,7 +123,7 @@ BROKEN = {
     ),
     "domains alike": (
         text(dataset="{name: lcrec, domains: {A: empty, a: empty}}"),
-        ["one folder on some disks"],
+        ["the same folder on some disks"],
     ),
     "no domains": (
         text(dataset="{name: lcrec, domains: {}}"),

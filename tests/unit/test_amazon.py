@@ -174,12 +174,12 @@ def test_folders_that_fill_by_download_do_not_make_a_stage_stale(tmp_path: Path)
         ({"repeats": "last"}, "repeats is 'last', expected 'first' or 'all'"),
         ({"download": 1}, "download is 1, expected true or false"),
         ({"download": True}, "category is not given; a download needs its name"),
-        ({"category": "../etc"}, r"category is '\.\./etc', expected a name as the files have"),
+        ({"category": "../etc"}, r"category is '\.\./etc', expected a name as in the files' names"),
         ({"mirrors": "https://x"}, "mirrors is 'https://x', expected a list of addresses"),
         ({"download": True, "category": "X", "mirrors": ["http://example.com"]}, "downloads go over https"),
         ({"download": True, "category": "X", "mirrors": ["file:///etc"]}, "downloads go over https"),
-        ({"mirrors": ["https://me:tok@x.org/a"]}, "^((?!tok@).)*comes with a user, a query"),
-        ({"mirrors": ["https://x.org/a?key=tok"]}, "^((?!tok).)*comes with a user, a query"),
+        ({"mirrors": ["https://me:tok@x.org/a"]}, "^((?!tok@).)*has a user, a query"),
+        ({"mirrors": ["https://x.org/a?key=tok"]}, "^((?!tok).)*has a user, a query"),
         ({"k_core": 500}, "the 500-core of .* interactions is empty"),
         ({"k_core": 0}, "k is 0, expected a whole number"),
         ({"text_template": "{nothing}"}, "no column 'nothing'"),
@@ -204,7 +204,7 @@ def test_a_folder_of_two_categories_asks_for_one(tmp_path: Path) -> None:
 def test_reviews_and_metadata_of_different_categories_are_refused(tmp_path: Path) -> None:
     made = raw("amazon2018")
     made.metadata = [line.replace("B00000", "C00000") for line in made.metadata]
-    with pytest.raises(DataError, match=r"not one of .* items has a title; check that reviews and metadata"):
+    with pytest.raises(DataError, match=r"none of .* items has a title; check that reviews and metadata"):
         load_dataset("amazon2018", folder=made.write(tmp_path))
 
 

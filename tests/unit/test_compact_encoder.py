@@ -255,7 +255,7 @@ class TestReading:
 
 class TestWords:
     def test_are_unknown_before_a_catalogue_was_seen(self) -> None:
-        with pytest.raises(ValueError, match=r"has no words yet; call for_catalogue"):
+        with pytest.raises(ValueError, match=r"has no vocabulary yet; call for_catalogue"):
             encoder().words()
         assert not encoder().word_table().any()
 

@@ -125,7 +125,7 @@ def test_concat_refuses_a_domain_twice_and_nothing(garden: Dataset) -> None:
 
 def test_concat_refuses_attributes_of_unlike_types(garden: Dataset, kitchen: Dataset) -> None:
     lists = kitchen.items.with_columns(price=pl.lit([1.0, 2.0], dtype=pl.List(pl.Float64)))
-    with pytest.raises(DataError, match="unlike types"):
+    with pytest.raises(DataError, match="have different types"):
         Dataset.concat([garden, Dataset("Kitchen", lists, kitchen.sequences)])
 
 
@@ -146,7 +146,7 @@ def test_select_refuses_unknown_domains_and_none(garden: Dataset, kitchen: Datas
     both = Dataset.concat([garden, kitchen])
     with pytest.raises(DataError, match="did you mean 'Kitchen'"):
         both.select(["Kitchn"])
-    with pytest.raises(DataError, match="choose among Garden, Kitchen"):
+    with pytest.raises(DataError, match="choose from Garden, Kitchen"):
         both.select([])
     with pytest.raises(DataError, match="unknown domain 'Attic'"):
         both.domain_items("Attic")
@@ -198,9 +198,9 @@ def test_items_that_are_refused(garden: Dataset, columns: dict[str, object], mes
 @pytest.mark.parametrize(
     ("items", "message"),
     [
-        ([[0, 4], [1], [2]], r"user 0 names item 4, items are 0\.\.3"),
-        ([[0], [-1], [2]], "user 1 names item -1"),
-        ([[0], [1, None], [2]], "user 1 names item None"),
+        ([[0, 4], [1], [2]], r"user 0 has item 4, but items are 0\.\.3"),
+        ([[0], [-1], [2]], "user 1 has item -1"),
+        ([[0], [1, None], [2]], "user 1 has item None"),
         ([[0], [], [2]], "1 users have no item, the first is key 'U1'"),
     ],
 )
@@ -258,20 +258,20 @@ def test_what_is_written_is_read_again(garden: Dataset, kitchen: Dataset, tmp_pa
 def test_altered_missing_and_foreign_folders_are_refused(
     garden: Dataset, kitchen: Dataset, tmp_path: Path
 ) -> None:
-    with pytest.raises(DataError, match=r"no items\.parquet there"):
+    with pytest.raises(DataError, match=r"items\.parquet is missing"):
         Dataset.read(tmp_path)
     garden.write(tmp_path)
     kitchen.sequences.with_columns(domain=pl.lit("Garden")).write_parquet(tmp_path / "sequences.parquet")
     with pytest.raises(DataError, match="the files were altered"):
         Dataset.read(tmp_path)
     (tmp_path / "sequences.parquet").write_bytes(b"PAR1 no more")
-    with pytest.raises(DataError, match="parquet files are not readable"):
+    with pytest.raises(DataError, match="parquet files cannot be read"):
         Dataset.read(tmp_path)
     (tmp_path / "dataset.json").write_text(json.dumps({"format": 99}))
     with pytest.raises(DataError, match="format 99"):
         Dataset.read(tmp_path)
     (tmp_path / "dataset.json").write_text("{")
-    with pytest.raises(DataError, match="not readable"):
+    with pytest.raises(DataError, match="cannot be read"):
         Dataset.read(tmp_path)
 
 

@@ -124,7 +124,7 @@ def test_prepared_files_without_metadata_and_other_categories(tmp_path: Path) ->
     with pytest.raises(DataError, match=r"has 2 train files \(All_Beauty.train.csv, Toys.train.csv\)"):
         load_dataset("splits", folder=tmp_path)
     assert load_dataset("amazon2023", folder=tmp_path, category="All_Beauty").domains == ("All_Beauty",)
-    with pytest.raises(DataError, match=r"no file of items beside Toys\.train\.csv"):
+    with pytest.raises(DataError, match=r"no item file beside Toys\.train\.csv"):
         load_dataset("splits", folder=tmp_path, stem="Toys")
     bare = load_dataset("splits", folder=tmp_path, stem="Toys", allow_missing_text=True)
     assert (bare.domains, bare.repairs) == (("Toys",), {"items_not_described": 4, "items_without_text": 4})
@@ -157,7 +157,7 @@ def test_recboles_benchmark_files_are_their_split(tmp_path: Path, user: str, bac
     # Nothing of a session that is only tested is trained on.
     assert dataset.training_sequences()["user"].to_list() == [0]
     assert dataset.sequences["items"].to_list() == [[0, 1, 2, 0, 3, 1], [2, 3]]
-    with pytest.raises(DataError, match="k_core: a split that was given is used as it is"):
+    with pytest.raises(DataError, match="k_core: a given split is used as it is"):
         load_dataset("recbole", folder=tmp_path, k_core=2)
 
 
@@ -310,7 +310,7 @@ def test_held_out_rows_that_are_trained_on_are_refused_or_counted(tmp_path: Path
     with (tmp_path / "All_Beauty.train.csv").open("a") as file:
         file.write((tmp_path / "All_Beauty.test.csv").read_text().split("\n")[1] + "\n")
     with pytest.raises(
-        DataError, match=r"test.csv: 1 of its 2 rows are in All_Beauty.train.csv too, the first has user 'u'"
+        DataError, match=r"test.csv: 1 of its 2 rows are also in All_Beauty.train.csv, the first has user 'u'"
     ):
         load_dataset("splits", folder=tmp_path)
     kept = load_dataset("splits", folder=tmp_path, overlap="keep")
@@ -324,14 +324,14 @@ def test_held_out_rows_that_are_trained_on_are_refused_or_counted(tmp_path: Path
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("X.valid.csv", None, r"has 0 valid files \(none\); expected one, as <name>.valid.csv"),
+        ("X.valid.csv", None, r"has 0 valid files \(none\); expected one, such as <name>.valid.csv"),
         ("X.valid.csv", "user_id,parent_asin,rating,timestamp\nu,c,5,3\n", "have different columns"),
         ("X.test.csv", "user_id,asin,timestamp,history\nu,d,4,a b\n", "no column 'item' for the role 'item'"),
         ("X.test.csv", "user_id,parent_asin,timestamp,history\n,d,4,a b\n", "1 interactions have no user"),
         (
             "X.test.csv",
             "user_id,parent_asin,timestamp,history\nu,d,noon,a b\n",
-            "'noon' in row 1, which is no time",
+            "'noon' in row 1, which is not a time",
         ),
     ],
 )
@@ -405,9 +405,9 @@ def test_idgenrecs_texts_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("u a b\nv\n", "line 2: user 'v' has no item; expected lines as 'user item item"),
-        ("u a b\nv b\nu c\n", "line 3: user 'u' comes again; expected one line a user"),
-        ("  \n", "no line in it"),
+        ("u a b\nv\n", "line 2: user 'v' has no item; expected lines such as 'user item item"),
+        ("u a b\nv b\nu c\n", "line 3: user 'u' occurs again; expected one line per user"),
+        ("  \n", "it has no lines"),
         ("u a \xff", "not UTF-8"),
     ],
 )

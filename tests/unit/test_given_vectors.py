@@ -80,7 +80,11 @@ def test_keys_may_stand_in_a_file_of_their_own_and_domains_have_theirs(tmp_path:
 @pytest.mark.parametrize(
     ("name", "array", "message"),
     [
-        ("v.npy", VECTORS[:2], "v.npy: 2 vectors for 3 items; give one an item in the data's order, or keys"),
+        (
+            "v.npy",
+            VECTORS[:2],
+            "v.npy: 2 vectors for 3 items; give one per item in the data's order, or keys",
+        ),
         ("v.npy", VECTORS[0], r"an array of shape \(2,\) and type float32; expected \(items, dimensions\)"),
         ("v.npy", VECTORS.astype(str), "expected"),
         ("v.npy", np.array([[1.0], [np.nan], [2.0]]), "the vector of item 'b' is not finite"),

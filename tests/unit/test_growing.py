@@ -54,7 +54,7 @@ def test_codes_of_another_kind_are_refused() -> None:
     old = ItemCodes([[0, 0, 0]], (1, 2, 3))
     with pytest.raises(CodesError, match="gives 1 codes, the identifiers have 3 levels"):
         with_new_items(old, np.array([[0]]), ["all"])
-    with pytest.raises(CodesError, match="outside of the sizes"):
+    with pytest.raises(CodesError, match="outside the sizes"):
         with_new_items(old, np.array([[1, 0]]), ["all"])
 
 

@@ -28,7 +28,7 @@ def test_halves_have_all_items_and_half_of_the_users_each():
 @pytest.mark.parametrize(
     ("of", "message"),
     [
-        ({"items": 300}, "of is {'items': 300}, which lacks a name"),
+        ({"items": 300}, "of is {'items': 300}, which has no name"),
         ({**SHOP, "users": 1}, "Garden has 1 users; expected two or more"),
     ],
 )

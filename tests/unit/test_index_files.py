@@ -53,11 +53,11 @@ def test_a_folder_is_read_by_the_names_of_its_files(tmp_path: Path, monkeypatch:
     [
         (
             {"1": ["<a_1>", "<b_1>"], "2": ["<a_1>", "<c_1>"]},
-            r"item '2' has '<c_1>' at level 2; the first item has a token as '<b_1>' there",
+            r"item '2' has '<c_1>' at level 2; the first item has a token such as '<b_1>' there",
         ),
         (
             {"1": [1, "<b_1>"]},
-            "item '1' has '<b_1>' at level 2; expected a token as <a_12>, or whole numbers",
+            "item '1' has '<b_1>' at level 2; expected a token such as <a_12>, or whole numbers",
         ),
         ({"1": [1.5]}, "item '1' has 1.5 at level 1"),
         ({"1": ["a1b2"]}, "item '1' has 'a1b2' at level 1"),

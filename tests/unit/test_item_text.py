@@ -63,7 +63,7 @@ def test_columns_of_every_kind_have_a_text() -> None:
     ("template", "message"),
     [
         ("{titel}", r"no column 'titel' \(did you mean 'title'"),
-        ("no field", "no field in it"),
+        ("no field", "it has no field"),
         ("{}", "plain name of a column"),
         ("{title!r}", "plain name of a column"),
         ("{title:>10}", "plain name of a column"),

@@ -75,16 +75,16 @@ def test_names_are_listed() -> None:
         ("lcrec", {"foldr": "x"}, r"dataset\.foldr is unknown \(did you mean 'folder'"),
         ("lcrec", {"folder": "x", "k_kore": 5}, r"dataset\.k_kore is unknown \(did you mean 'k_core'"),
         ("lcrec", {"folder": "${NOT_SET_HERE}/x"}, "environment variable NOT_SET_HERE, which is not set"),
-        ("lcrec", {"folder": 5}, "folder: 5 is no path"),
+        ("lcrec", {"folder": 5}, "folder: 5 is not a path"),
         ("lcrec", {"domains": {}}, r"dataset\.domains is {}; expected at least one domain"),
         ("lcrec", {"domains": "Scientific"}, "is 'Scientific'; expected at least one domain"),
         ("lcrec", {"domains": {"A": 5}}, r"domains\.A is 5; expected a folder or a mapping"),
-        ("lcrec", {"domains": {"": "x"}}, "'' is no name for a domain"),
+        ("lcrec", {"domains": {"": "x"}}, "'' is not a name for a domain"),
         ("lcrec", {"domains": {"A": {"name": "fames"}}}, r"A\.name is 'fames' \(did you mean 'frames'"),
         (
             "lcrec",
             {"domains": {"A": {"folder": "x", "domain": "B"}}},
-            "domain is 'B', and the key is its name",
+            "domain is 'B', but the domain's name is already its key",
         ),
         ("lcrec", {"domains": {"A": {"name": "bazaar"}}}, "bazaar makes its domains itself"),
         (
@@ -95,9 +95,9 @@ def test_names_are_listed() -> None:
         (
             "lcrec",
             {"domains": {"A": "x"}, "k_kore": 5},
-            r"dataset\.k_kore is unknown beside domains \(did you mean",
+            r"dataset\.k_kore is not an option of these domains \(did you mean",
         ),
-        ("lcrec", {"domains": {"A": "x"}, "folder": "y"}, "folder is unknown beside domains"),
+        ("lcrec", {"domains": {"A": "x"}, "folder": "y"}, "folder is not an option of these domains"),
         ("frames", {"domains": {"A": "x"}}, "frames takes no folder; give a mapping of its options"),
     ],
 )
@@ -151,7 +151,7 @@ def test_a_source_in_a_file_beside_the_run_file(tmp_path: Path) -> None:
             (
                 "shops.py:shop",
                 {"domains": {"A": {"titles": ["x"]}}, "titles": ["y"]},
-                "titles is unknown beside domains",
+                "titles is not an option of these domains",
             ),
             ("shop.py:shop", {}, r"no file shop\.py"),
             ("no_such_module:shop", {}, "no_such_module cannot be imported"),

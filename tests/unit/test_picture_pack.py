@@ -167,12 +167,12 @@ def test_files_that_are_no_pack_or_another_one_are_refused(tmp_path: Path) -> No
     pack = tmp_path / "a.pictures"
     with writing_pack(pack, "side 64"):
         pass
-    with pytest.raises(DataError, match=r"made as .* with side 64, asked for is .* with side 256"):
+    with pytest.raises(DataError, match=r"written as .* with side 64, but requested is .* with side 256"):
         fetch_pictures({}, pack)
     pack.write_bytes(b"no database" * 100)
-    with pytest.raises(DataError, match="no file of pictures, or damaged"):
+    with pytest.raises(DataError, match="not a file of pictures, or damaged"):
         packed_names(pack)
-    with pytest.raises(DataError, match="no file of pictures, or damaged"):
+    with pytest.raises(DataError, match="not a file of pictures, or damaged"):
         fetch_pictures({}, pack)
     sqlite3.connect(tmp_path / "b.pictures").close()
     (tmp_path / "b.pictures").write_bytes(b"")

@@ -310,7 +310,7 @@ class TestLatentTokens:
     def test_what_is_no_autoencoder_is_refused(self, autoencoder: Path, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"not a multiple of the autoencoder's reduction = 4"):
             PictureTarget(size=18, autoencoder=str(autoencoder))
-        with pytest.raises(ValueError, match=r"holds no config.json of one; give the folder"):
+        with pytest.raises(ValueError, match=r"holds no config.json; give the folder"):
             PictureTarget(size=16, autoencoder=str(tmp_path))
         (tmp_path / "other").mkdir()
         (tmp_path / "other" / "config.json").write_text('{"_class_name": "UNet2DModel"}')

@@ -166,7 +166,7 @@ def test_domains_without_a_test_user_are_counted() -> None:
 
 
 def test_one_user_with_one_item_is_refused_with_what_to_do() -> None:
-    with pytest.raises(DataError, match="none of the 1 users of 'A' has 3 items, the longest has 1"):
+    with pytest.raises(DataError, match="none of the 1 users of 'A' has 3 items, the longest sequence has 1"):
         leave_one_out(dataset_of([[0]], n_items=1))
 
 

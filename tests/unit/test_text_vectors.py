@@ -164,7 +164,7 @@ class TestTfidf:
             encode_texts(["!", "a"], self.config)
 
     def test_one_word_is_no_space(self) -> None:
-        with pytest.raises(ValueError, match="found one word only in 2 texts"):
+        with pytest.raises(ValueError, match="found only one word in 2 texts"):
             encode_texts(["lamp", "lamp lamp"], self.config)
 
     def test_a_single_text(self) -> None:
