@@ -18,7 +18,7 @@ from genrec_lab.viz.text import counted, noted
 
 _MOST_BARS = 24
 _CURVE_POINTS = 300
-_WIDTHS = {"domain": 2.6, "interactions": 1.3}
+_WIDTHS = {"domain": 2.3, "interactions": 1.3, "items_without_interactions": 1.3}
 _SIZES = ("users", "items", "interactions")
 _COLUMNS = ("domain", *_SIZES, "sparsity", "mean_length", "items_without_interactions")
 
