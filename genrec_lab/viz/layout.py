@@ -6,8 +6,11 @@ Every figure starts with `panels` (or `one_panel`), draws into panels by number,
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -215,7 +218,7 @@ class Panels:
     def finish(self, title: str, note: str, **layout: Any) -> go.Figure:
         """Return the figure with its title, note and other settings of plotly's layout; see `finish`."""
         self.figure.update_layout(**layout)
-        return finish(self.figure, title, note, self.plot_height, self.title_lines)
+        return _titled(self.figure, title, note, self.plot_height, self.title_lines)
 
     def _corners(self, panel: int) -> tuple[tuple[float, float], tuple[float, float]]:
         place = self.place(panel)
@@ -247,14 +250,8 @@ def panels(
     title_lines = max((lines for text, lines in texts if text), default=0)
     gap = row_gap + title_lines * _PANEL_TITLE_LINE
     plot_height = rows * row_height + (rows - 1) * gap
-    figure = make_subplots(
-        rows=rows,
-        cols=columns,
-        shared_xaxes="all" if shared_x else False,
-        shared_yaxes="all" if shared_y else False,
-        horizontal_spacing=column_gap if columns > 1 else 0,
-        vertical_spacing=gap / plot_height if rows > 1 else 0,
-    )
+    spacing = (column_gap if columns > 1 else 0, gap / plot_height if rows > 1 else 0)
+    figure = deepcopy(_grid(rows, columns, shared_x, shared_y, *spacing))
     made = Panels(figure, count, columns, plot_height, title_lines)
     head = {"xanchor": "left", "yanchor": "bottom", "yshift": 3, "align": "left"}
     for panel, (text, _) in enumerate(texts):
@@ -271,18 +268,36 @@ def panels(
     return made
 
 
+@lru_cache(64)
+def _grid(
+    rows: int, columns: int, shared_x: bool, shared_y: bool, column_gap: float, row_gap: float
+) -> go.Figure:
+    """Return an empty figure in the light template; plotly takes long to make one, but not to copy it."""
+    figure = make_subplots(
+        rows=rows,
+        cols=columns,
+        shared_xaxes="all" if shared_x else False,
+        shared_yaxes="all" if shared_y else False,
+        horizontal_spacing=column_gap,
+        vertical_spacing=row_gap,
+    )
+    return figure.update_layout(template=theme.LIGHT)
+
+
 def one_panel(height: int = 320) -> Panels:
     """Lay out a single panel without a panel title; height: in pixels."""
     return panels([""], row_height=height)
 
 
-def finish(
-    figure: go.Figure, title: str, note: str, plot_height: int = 320, panel_title_lines: int = 0
-) -> go.Figure:
+def finish(figure: go.Figure, title: str, note: str, plot_height: int = 320) -> go.Figure:
     """Set a figure's title (the finding), note (sample size, seed), theme and height.
 
     title and note are plain text: they are wrapped and escaped here. plot_height: in pixels.
     """
+    return _titled(figure.update_layout(template=theme.LIGHT), title, note, plot_height, 0)
+
+
+def _titled(figure: go.Figure, title: str, note: str, plot_height: int, panel_title_lines: int) -> go.Figure:
     title_text, title_lines = wrapped(title, _TITLE_CHARACTERS)
     note_text, note_lines = wrapped(note, _NOTE_CHARACTERS)
     # plotly centres a multi-line title and its subtitle at the position of a single line.
@@ -290,7 +305,6 @@ def finish(
     top = 34 + extra_title + (38 + extra_note / 2 if note else 0)
     top += panel_title_lines * _PANEL_TITLE_LINE + 6
     figure.update_layout(
-        template=theme.LIGHT,
         title={"text": title_text, "subtitle": {"text": note_text}, "pad": {"t": 8 + extra_title / 2}},
         margin={"t": top, "b": _MARGIN_BOTTOM, "l": _MARGIN_LEFT, "r": _MARGIN_RIGHT},
         height=round(top + plot_height + _AXIS_HEIGHT + _MARGIN_BOTTOM + _legend_height(figure)),
@@ -299,23 +313,26 @@ def finish(
     return figure
 
 
-def untitled(figure: go.Figure) -> tuple[go.Figure, str, str]:
-    """Return a copy of a finished figure without title and note, and the two as plain text.
+def untitled(figure: go.Figure) -> tuple[dict[str, Any], str, str]:
+    """Return a finished figure as JSON without its title and note, and the two as plain text.
 
-    The copy is lower by their height. Widgets write both texts above the figure, because plotly positions the
-    note by the size of the rendered title, which is unknown for a figure drawn before it is in the page.
+    The figure is lower by their height. Widgets write both texts above the figure, because plotly positions
+    the note by the size of the rendered title, which is unknown for a figure drawn before it is in the page.
     """
-    title, note = figure.layout.title.text or "", figure.layout.title.subtitle.text or ""
+    # A changed copy of the figure would be validated again, which takes longer than drawing it.
+    bare: dict[str, Any] = json.loads(figure.to_json())
+    layout = bare["layout"]
+    heading = layout.get("title", {})
+    title, note = heading.get("text", ""), heading.get("subtitle", {}).get("text", "")
     # A figure made elsewhere may leave its margin and height to plotly.
-    top, height = figure.layout.margin.t or 100, figure.layout.height or 450
+    margin = layout.setdefault("margin", {})
+    top, height = margin.get("t", 100), layout.get("height", 450)
     room = 34 + _TITLE_LINE * title.count("<br>") + (38 + _NOTE_LINE * note.count("<br>") / 2 if note else 0)
     room = min(room, top - 8)
-    bare = go.Figure(figure)
-    bare.update_layout(
-        title={"text": "", "subtitle": {"text": ""}}, margin={"t": top - room}, height=round(height - room)
-    )
-    texts = (html.unescape(text.replace("<br>", " ")) for text in (title, note))
-    return bare, *texts
+    layout["title"] = {**heading, "text": "", "subtitle": {"text": ""}}
+    margin["t"], layout["height"] = top - room, round(height - room)
+    title, note = (html.unescape(text.replace("<br>", " ")) for text in (title, note))
+    return bare, title, note
 
 
 def _legend_height(figure: go.Figure) -> int:

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import adjusted_mutual_info_score
+from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 
 from genrec_lab.codes import CONFLICT_POLICIES, ItemCodes, code_health
 from genrec_lab.models.tokenizers import RQVAE
@@ -24,12 +24,19 @@ from genrec_lab.viz.explorer.collisions import (
     differences,
     policy_summary,
 )
-from genrec_lab.viz.explorer.compare import TwoTokenizers, adjusted_mutual, company_kept, fates, flows
+from genrec_lab.viz.explorer.compare import (
+    TwoTokenizers,
+    adjusted_mutual,
+    adjusted_rand,
+    company_kept,
+    fates,
+    flows,
+)
 from genrec_lab.viz.explorer.recommendations import confusions, lost_levels, outcomes
 from genrec_lab.viz.explorer.remedies import REMEDIES, diagnose, effects, remedy_table
 from genrec_lab.viz.explorer.sharing import (
     group_similarity,
-    pair_means,
+    pair_sums,
     similarity_by_level,
     unit_vectors,
 )
@@ -62,7 +69,7 @@ def test_pair_means_are_means_over_all_pairs(seed: int) -> None:
     vectors, groups, domains = rng.normal(size=(n, 3)), rng.integers(0, 3, n), rng.integers(0, 2, n)
     vectors[rng.random(n) < 0.1] = 0
     pairs = [(i, j) for i, j in itertools.combinations(range(n), 2) if groups[i] == groups[j]]
-    found = pair_means(unit_vectors(vectors), groups, domains)
+    found = pair_sums(unit_vectors(vectors), groups, domains).means()
     for kind, count, mean in (
         (True, found.same_pairs, found.same),
         (False, found.across_pairs, found.across),
@@ -80,12 +87,14 @@ def test_similarity_inside_shared_codes_is_beside_chance_of_the_same_kind_of_pai
     themes = rng.integers(0, 5, 300)
     vectors = np.eye(5)[themes] + 0.1 * rng.normal(size=(300, 5))
     domains = rng.integers(0, 2, 300)
-    frame = similarity_by_level(unit_vectors(vectors), [themes, rng.permutation(themes)], domains)
+    unit = unit_vectors(vectors)
+    whole = pair_sums(unit, np.zeros(300, dtype=int), domains).means()
+    levels = [pair_sums(unit, groups, domains).means() for groups in (themes, rng.permutation(themes))]
+    frame = similarity_by_level(whole, levels)
     meaningful, by_lot = (frame.filter(level=level, group="two domains")["gain"].item() for level in (1, 2))
     assert meaningful > 0.7 and abs(by_lot) < 0.05
-    assert similarity_by_level(unit_vectors(vectors), [themes], np.zeros(300))["group"].to_list() == [
-        "one domain"
-    ]
+    alone = [pair_sums(unit, groups, np.zeros(300)).means() for groups in (np.zeros(300), themes)]
+    assert similarity_by_level(alone[0], alone[1:])["group"].to_list() == ["one domain"]
 
 
 # --- flows
@@ -96,6 +105,14 @@ def test_similarity_inside_shared_codes_is_beside_chance_of_the_same_kind_of_pai
 def test_adjusted_mutual_information_is_that_of_scikit_learn(seed: int) -> None:
     one, other = two_codings(seed, 80)
     assert adjusted_mutual(one, other) == pytest.approx(adjusted_mutual_info_score(one, other), abs=1e-8)
+
+
+@given(seeds)
+@settings(max_examples=80, deadline=None)
+def test_adjusted_rand_index_is_that_of_scikit_learn(seed: int) -> None:
+    one, other = two_codings(seed, 80)
+    table = np.histogram2d(one, other, [np.arange(one.max() + 2), np.arange(other.max() + 2)])[0]
+    assert adjusted_rand(table.astype(int)) == pytest.approx(adjusted_rand_score(one, other), abs=1e-12)
 
 
 @given(seeds)
@@ -110,7 +127,7 @@ def test_flows_and_fates_by_counting(seed: int) -> None:
         assert row["share_a"] == pytest.approx(pairs[a, b] / sizes_a[a])
         assert row["share_b"] == pytest.approx(pairs[a, b] / sizes_b[b])
         assert row["lift"] == pytest.approx(pairs[a, b] * len(one) / (sizes_a[a] * sizes_b[b]))
-    for row in fates(one, other).iter_rows(named=True):
+    for row in fates(flows(one, other)).iter_rows(named=True):
         a = row["code_a"]
         to = {b: count for (code, b), count in pairs.items() if code == a}
         own = [b for b in to if 2 * to[b] >= sizes_b[b]]

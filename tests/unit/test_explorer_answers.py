@@ -16,7 +16,9 @@ from genrec_lab.codes import CONFLICT_POLICIES, ItemCodes, churn
 from genrec_lab.evaluation import code_health
 from genrec_lab.viz.explorer import (
     CodedCatalogue,
+    ExplorerState,
     TwoTokenizers,
+    answers,
     beam_tree,
     code_survey,
     collisions,
@@ -26,6 +28,7 @@ from genrec_lab.viz.explorer import (
     policy_effects,
     shown_counts,
 )
+from genrec_lab.viz.explorer import state as explorer_state
 from genrec_lab.viz.explorer.beams import beam_title
 from genrec_lab.viz.figures.training import training_frame
 
@@ -87,6 +90,61 @@ def test_nearly_dead_codes() -> None:
 
 
 # --- sharing
+
+
+@given(shapes, st.data())
+@settings(max_examples=60, deadline=None)
+def test_similarity_of_a_selection_by_all_its_pairs(
+    make_catalogue: Make, shape: Shape, data: st.DataObject
+) -> None:
+    state = ExplorerState(build(make_catalogue, shape))
+    catalogue, codes = state.catalogue, state.catalogue.codes.codes
+    own = codes[data.draw(st.integers(0, catalogue.n_items - 1))].tolist()
+    depth, kind = data.draw(st.integers(0, catalogue.levels)), data.draw(st.integers(0, 2))
+    level = min(depth, catalogue.levels - 1)
+    anywhere = (level, own[level])
+    lasso = tuple(range(0, catalogue.n_items, 2))
+    state.select(
+        **({"prefix": own[:depth]}, {"everywhere": anywhere}, {"prefix": own[:depth], "lasso": lasso})[kind]
+    )
+    state.select(domain=data.draw(st.sampled_from([None, *catalogue.domains])))
+    items = state.items().tolist()
+    assert sorted(state.compared().tolist()) == sorted(items)
+    unit = catalogue.vectors / np.linalg.norm(catalogue.vectors, axis=1, keepdims=True)
+    pairs = list(itertools.combinations(items, 2))
+
+    def mean(chosen: list[tuple[int, int]]) -> float:
+        return pytest.approx(np.mean([unit[a] @ unit[b] for a, b in chosen]), abs=1e-5)
+
+    for length in range(catalogue.levels + 1):
+        found = state.alike(length)
+        alike = [(a, b) for a, b in pairs if (codes[a, :length] == codes[b, :length]).all()]
+        of_one = [(a, b) for a, b in alike if domain_of(catalogue, a) == domain_of(catalogue, b)]
+        of_two = sorted(set(alike) - set(of_one))
+        assert (found.same_pairs, found.across_pairs) == (len(of_one), len(of_two))
+        for value, chosen in ((found.same, of_one), (found.across, of_two), (found.mean, alike)):
+            assert value == mean(chosen) if chosen else np.isnan(value)
+    for place in range(catalogue.levels):
+        for code, value in enumerate(state.alike_by_code(place)):
+            chosen = [(a, b) for a, b in pairs if codes[a, place] == codes[b, place] == code]
+            assert value == mean(chosen) if chosen else np.isnan(value)
+
+
+def test_a_large_lasso_is_compared_by_a_sample_that_is_stated(
+    make_catalogue: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explorer_state, "_MOST_COMPARED", 40)
+    state = ExplorerState(make_catalogue(0, 200, (4, 3)))
+    assert state.compared().size == 200 and "random" not in state.view("Sharing").tables[0].note
+    state.select(lasso=tuple(range(100)))
+    compared = state.compared().tolist()
+    assert len(set(compared)) == 40 and set(compared) <= set(range(100))
+    first, second = state.view("Sharing").tables
+    assert "items of the code of 40 items drawn at random" in first.note
+    assert "pairs of 40 items drawn at random" in second.title
+    assert second.frame["pairs"][:2].sum() < 40 * 39 / 2
+    assert "pairs of 40 items drawn at random" in answers.page(state)["coherence"]["said"]
+    assert state.alike(0).same_pairs + state.alike(0).across_pairs == 40 * 39 / 2
 
 
 @given(shapes)

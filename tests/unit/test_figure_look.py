@@ -6,6 +6,7 @@ import html
 import json
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -116,9 +117,10 @@ def test_an_untitled_copy_gives_its_title_as_text_and_is_as_much_lower() -> None
     bare, title, note = untitled(figure)
     assert html.unescape(figure.layout.title.text.replace("<br>", " ")) == title
     assert note.endswith("seed 3")
-    assert bare.layout.title.text == "" and figure.layout.title.text
-    assert figure.layout.height - bare.layout.height == round(figure.layout.margin.t - bare.layout.margin.t)
-    assert bare.layout.margin.t > 0
+    layout = go.Figure(bare).layout
+    assert layout.title.text == "" and figure.layout.title.text
+    assert figure.layout.height - layout.height == round(figure.layout.margin.t - layout.margin.t)
+    assert layout.margin.t > 0
 
 
 def test_an_unknown_mode_names_the_known_ones() -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy.stats import entropy
 
 from genrec_lab.viz import theme
 from genrec_lab.viz.explorer import points
@@ -223,7 +222,8 @@ def _facts(state: ExplorerState, items: IntArray) -> list[tuple[str, str, str]]:
     by_domain = np.bincount(catalogue.codes.domain_index[items], minlength=len(catalogue.domains))
     if len(catalogue.domains) > 1 and items.size and state.selection.domain is None:
         most = int(by_domain.argmax())
-        says = f"entropy of the domains: {entropy(by_domain, base=2):.2f} bits"
+        shares = by_domain[by_domain > 0] / items.size
+        says = f"entropy of the domains: {(shares * -np.log2(shares)).sum():.2f} bits"
         found.append((shorten(catalogue.domains[most], 24), percent(by_domain[most] / items.size), says))
     ambiguous = int(state.ambiguous[items].sum())
     found.append(("twins", f"{ambiguous:,}", "items whose whole identifier another one has too"))
@@ -285,12 +285,14 @@ def _parents(state: ExplorerState) -> list[Answer]:
 
 @sentence
 def _coherence(state: ExplorerState, items: IntArray) -> Answer | None:
-    catalogue = state.catalogue
-    value = catalogue.coherence_of(items)
+    catalogue, compared = state.catalogue, state.compared().size
+    value = float("nan") if catalogue.unit is None else state.alike(0).mean
     if np.isnan(value):
         return None
     low, mean, high = catalogue.chance(min(items.size, 256))
-    said = f"mean cosine of all pairs {value:.2f} ({catalogue.alike}); as many items at random {mean:.2f}"
+    sample = "" if compared == items.size else f" of {counted(compared, 'item')} drawn at random"
+    said = f"mean cosine of all pairs{sample} {value:.2f} ({catalogue.alike}); "
+    said += f"as many items at random {mean:.2f}"
     said += f" (90 % from {low:.2f} to {high:.2f})"
     return {"value": value, "low": low, "mean": mean, "high": high, "said": said}
 

@@ -16,7 +16,7 @@ import polars as pl
 from genrec_lab.codes import ItemCodes
 from genrec_lab.data.item_text import without_entities
 from genrec_lab.viz.explorer.prefixes import PrefixOrder
-from genrec_lab.viz.explorer.sharing import group_similarity, unit_vectors
+from genrec_lab.viz.explorer.sharing import PairSums, group_similarity, pair_sums, unit_vectors
 from genrec_lab.viz.explorer.words import TitleWords
 from genrec_lab.viz.text import written
 
@@ -153,19 +153,31 @@ class CodedCatalogue:
                 )
         return found
 
-    def coherence_of(self, items: IntArray) -> float:
-        """Return the mean cosine similarity of all pairs of these items; NaN without vectors or a pair."""
-        if self.unit is None:
-            return float("nan")
-        return float(group_similarity(self.unit, items, np.zeros(items.size, dtype=np.int64), 1)[0])
-
     @lru_cache(maxsize=32)  # noqa: B019 - a catalogue lives as long as its explorer
-    def coherences(self, length: int) -> FloatArray | None:
-        """Return the coherence of each prefix of `length` codes, in their order; None without vectors."""
+    def coherences(self, length: int, domain: int | None = None) -> FloatArray | None:
+        """Return the coherence of each prefix of `length` codes, in their order; None without vectors.
+
+        domain: only the items of this domain (by number).
+        """
+        return None if self.unit is None else self.prefix_pairs(length).by_group(domain)
+
+    @lru_cache(maxsize=32)  # noqa: B019
+    def prefix_pairs(self, length: int) -> PairSums:
+        """Return the similarities of pairs with the same first `length` codes; requires vectors."""
+        return pair_sums(self.known_unit, self.order.group_numbers(length), self.codes.domain_index)
+
+    @lru_cache(maxsize=32)  # noqa: B019
+    def code_pairs(self, level: int) -> PairSums:
+        """Return the similarities of pairs with the same code of a level; requires vectors."""
+        codes, size = self.codes.codes[:, level], self.codes.sizes[level]
+        return pair_sums(self.known_unit, codes, self.codes.domain_index, size)
+
+    @property
+    def known_unit(self) -> npt.NDArray[np.float32]:
+        """(N, D) `unit`; raises ValueError without vectors."""
         if self.unit is None:
-            return None
-        groups, count = self.order.group_numbers(length), self.order.starts[length - 1].size - 1
-        return group_similarity(self.unit, np.arange(self.n_items), groups, count)
+            raise ValueError(f"{self.name}: no content vectors, so the similarity of items is not known")
+        return self.unit
 
     @lru_cache(maxsize=256)  # noqa: B019
     def chance(self, size: int) -> tuple[float, float, float]:
@@ -184,7 +196,7 @@ class CodedCatalogue:
     @cached_property
     def coherence(self) -> float:
         """The mean cosine similarity of all pairs of items, as expected by chance; NaN without vectors."""
-        return self.coherence_of(np.arange(self.n_items))
+        return float("nan") if self.unit is None else float(self.prefix_pairs(0).by_group()[0])
 
     @cached_property
     def phrases(self) -> TitleWords:
@@ -226,7 +238,8 @@ class CodedCatalogue:
         _ = self.words, self.phrases, self.searched, self.distances, self.by_popularity, self.coherence
         for level in range(self.levels):
             self.order.with_code(level, 0)
-            self.coherences(level + 1)
+            if self.unit is not None:
+                _ = self.prefix_pairs(level + 1), self.code_pairs(level)
         return self
 
     def with_codes(self, name: str, codes: ItemCodes) -> CodedCatalogue:

@@ -42,7 +42,7 @@ def below(state: ExplorerState) -> Table:
 def codes_below(state: ExplorerState) -> Table:
     """Return all codes of the next level: words, items, traffic, purity, coherence, collisions, state."""
     catalogue, prefix, items = state.catalogue, state.selection.prefix, state.items()
-    level, order = len(prefix), catalogue.order
+    level = len(prefix)
     size = catalogue.codes.sizes[level]
     codes = catalogue.codes.codes[items, level]
     counts = np.bincount(codes, minlength=size)
@@ -54,12 +54,8 @@ def codes_below(state: ExplorerState) -> Table:
         columns["traffic"] = traffic / max(traffic.sum(), 1)
     if len(catalogue.domains) > 1 and state.selection.domain is None:
         columns["pure"] = purity_of(level_sharing(catalogue, level, items).items.T)
-    coherent = catalogue.coherences(level + 1)
-    if coherent is not None:
-        first, last = np.searchsorted(order.starts[level], order.span(prefix))
-        values = np.full(size, np.nan)
-        values[order.columns[level][order.starts[level][first:last]]] = coherent[first:last]
-        columns["alike"] = np.where(counts > 1, values, np.nan)
+    if catalogue.unit is not None:
+        columns["alike"] = state.alike_by_code(level)
     columns["twins"] = np.bincount(codes, weights=state.ambiguous[items], minlength=size).astype(np.int64)
     columns["state"] = code_states(catalogue, level, counts)
     go: list[dict[str, Any] | None] = [{"prefix": [*prefix, code]} for code in range(size)]

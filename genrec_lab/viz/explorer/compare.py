@@ -16,8 +16,6 @@ import plotly.graph_objects as go
 import polars as pl
 from scipy.optimize import linear_sum_assignment
 from scipy.special import gammaln
-from scipy.stats import entropy
-from sklearn.metrics import adjusted_rand_score
 
 from genrec_lab.codes import row_ids
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
@@ -115,8 +113,7 @@ def match_level(level: int, one: IntArray, other: IntArray, shape: tuple[int, in
     found = {"code_a": rows[first], "code_b": columns[second], "items": items}
     pairs = pl.DataFrame({name: values[order] for name, values in found.items()})
     matched = float(items.sum() / table.sum())
-    rand = float(adjusted_rand_score(one, other))
-    return LevelMatch(level, table, pairs, matched, rand, adjusted_mutual(one, other))
+    return LevelMatch(level, table, pairs, matched, adjusted_rand(used), adjusted_mutual(one, other))
 
 
 def _common(a: CodedCatalogue, b: CodedCatalogue) -> tuple[IntArray, IntArray]:
@@ -175,17 +172,16 @@ def flows(before: npt.ArrayLike, after: npt.ArrayLike) -> pl.DataFrame:
     `share_b`, `expected` (items if codes were assigned at random), `lift` (items divided by expected).
     """
     pairs = pl.DataFrame({"code_a": np.asarray(before), "code_b": np.asarray(after)})
-    items = pl.col("items")
-    of_a, of_b = (items.sum().over(name) for name in ("code_a", "code_b"))
     counts = pairs.group_by("code_a", "code_b").agg(items=pl.len().cast(pl.Int64))
-    by_lot = of_a * of_b / max(pairs.height, 1)
+    of_a, of_b = (pl.Series(np.bincount(pairs[name])[counts[name]]) for name in ("code_a", "code_b"))
+    items, by_lot = pl.col("items"), of_a * of_b / max(pairs.height, 1)
     shares = {"share_a": items / of_a, "share_b": items / of_b}
     counts = counts.with_columns(**shares, expected=by_lot, lift=items / by_lot)
     return counts.sort("items", "code_a", "code_b", descending=[True, False, False])
 
 
-def fates(before: npt.ArrayLike, after: npt.ArrayLike) -> pl.DataFrame:
-    """Return what became of each code that had items.
+def fates(went: pl.DataFrame) -> pl.DataFrame:
+    """Return what became of each code that had items; went: frame of `flows`.
 
     In the following, half means at least half. "kept": half of its items are in one new code, and half of
     that code's items come from it. "merged": half of its items are in one new code, but most items of that
@@ -198,8 +194,7 @@ def fates(before: npt.ArrayLike, after: npt.ArrayLike) -> pl.DataFrame:
     half_a, half_b = pl.col("share_a") >= 0.5, pl.col("share_b") >= 0.5
     made_of_it = (pl.when(half_b).then(pl.col("share_a")).otherwise(0.0)).sum()
     return (
-        flows(before, after)
-        .group_by("code_a", maintain_order=True)
+        went.group_by("code_a", maintain_order=True)
         .agg(
             pl.col("items").sum(),
             pl.col("code_b").first(),
@@ -235,6 +230,19 @@ def company_kept(with_a: IntArray, with_b: IntArray, both: IntArray) -> Overlap:
     return Overlap(int(had.sum()), kept, chance, corrected)
 
 
+def adjusted_rand(table: IntArray) -> float:
+    """Return the adjusted Rand index of two partitions from the table of their common items (K, J).
+
+    It is 0 on average for unrelated partitions, and 1 for equal ones (Hubert and Arabie 1985).
+    """
+    of_a, of_b = table.sum(axis=1), table.sum(axis=0)
+    together, in_a, in_b, every = (float((n * (n - 1) / 2).sum()) for n in (table, of_a, of_b, of_a.sum()))
+    if together == in_a == in_b:
+        return 1.0
+    by_lot = in_a * in_b / every
+    return (together - by_lot) / ((in_a + in_b) / 2 - by_lot)
+
+
 def adjusted_mutual(before: npt.ArrayLike, after: npt.ArrayLike) -> float:
     """Return the adjusted mutual information of two partitions (n,), with mean entropy (Vinh et al. 2010).
 
@@ -245,7 +253,7 @@ def adjusted_mutual(before: npt.ArrayLike, after: npt.ArrayLike) -> float:
     n = int(rows.sum())
     if len(rows) == len(columns) in (1, n):
         return 1.0
-    entropies = [entropy(part) for part in (rows, columns)]
+    entropies = [-(part / n * np.log(part / n)).sum() for part in (rows, columns)]
     together = flows(before, after)
     information = float((together["items"] * together["lift"].log()).sum()) / n
     expected = _expected_information(rows, columns, n)

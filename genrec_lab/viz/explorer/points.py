@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from plotly.colors import hex_to_rgb, sample_colorscale
-from sklearn.neighbors import KNeighborsRegressor
 
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.explorer.state import ExplorerState
@@ -27,7 +27,8 @@ BY_CODES = "by codes"
 _GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
 _STEPS = 16
 _MOST_LABELS = 60
-_NEAR = 3
+_NEAR, _TINY = 3, 1e-30
+_PAIRS_AT_ONCE = 4_000_000
 _OTHER = -1
 
 
@@ -54,8 +55,8 @@ def methods(state: ExplorerState) -> list[str]:
 def places(state: ExplorerState, method: str, level: int) -> FloatArray:
     """Return the positions (N, 2) of the items on a map of a level, NaN for items without one.
 
-    A projection contains a sample of the items. Each other item is placed among the three nearest sample
-    items with the same code, by distance of the mapped vectors. Raises ValueError for an unknown method.
+    The first map of a method takes longest: it is computed for all levels. Raises ValueError for an unknown
+    method.
     """
     if method == BY_CODES:
         return laid_by_codes(state.catalogue)
@@ -65,26 +66,49 @@ def places(state: ExplorerState, method: str, level: int) -> FloatArray:
     if not isinstance(projection, Projection):
         projection = state.maps[method] = projection()
     # Of the final codes, so that an item stays at its place while the colours show its code of an epoch.
-    catalogue, level = state.final, min(level, projection.coordinates.shape[1] - 1)
-    found = np.full((catalogue.n_items, 2), np.nan, dtype=np.float32)
-    found[projection.items] = projection.coordinates[:, level]
-    seen = catalogue.vectors if catalogue.residuals is None else catalogue.residuals[:, level]
-    missing = np.isnan(found[:, 0])
-    if not missing.any() or seen is None:
-        return found
-    # Items with the same code are close to each other, so only the sample's items of that code are searched.
-    codes, sampled = catalogue.codes.codes[:, level], np.zeros(catalogue.n_items, dtype=bool)
-    sampled[projection.items] = True
-    order = np.argsort(codes, kind="stable")
-    for members in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
-        near, items = members[sampled[members]], members[missing[members]]
-        near = near if near.size >= _NEAR else projection.items
-        nearest = KNeighborsRegressor(min(_NEAR, near.size), weights="distance", algorithm="brute")
-        if items.size:
-            found[items] = nearest.fit(seen[near], found[near]).predict(seen[items])
-    return found
+    placed = _placed(state.final, projection)
+    return placed[min(level, len(placed) - 1)]
 
 
+@lru_cache(4)
+def _placed(catalogue: CodedCatalogue, projection: Projection) -> list[FloatArray]:
+    """Return by level the positions of a projection, which contains a sample of the items, and of the others.
+
+    Each other item is placed among the three nearest sample items with the same code, by distance of the
+    mapped vectors.
+    """
+    maps = []
+    for level in range(projection.coordinates.shape[1]):
+        found = np.full((catalogue.n_items, 2), np.nan, dtype=np.float32)
+        found[projection.items] = projection.coordinates[:, level]
+        maps.append(found)
+        seen = catalogue.vectors if catalogue.residuals is None else catalogue.residuals[:, level]
+        if seen is None or projection.items.size == catalogue.n_items:
+            continue
+        # Items with the same code are close, so only the sample's items of that code are searched.
+        missing = np.isnan(found[:, 0])
+        order, starts = catalogue.order.by_code(level)
+        for members in np.split(catalogue.order.items[order], starts[1:-1]):
+            items, near = members[missing[members]], members[~missing[members]]
+            near = near if near.size >= _NEAR else projection.items
+            known, at = seen[near], found[near]
+            for start in range(0, items.size, max(_PAIRS_AT_ONCE // near.size, 1)):
+                part = items[start : start + max(_PAIRS_AT_ONCE // near.size, 1)]
+                found[part] = _among_nearest(seen[part], known, at)
+    return maps
+
+
+def _among_nearest(vectors: FloatArray, known: FloatArray, at: FloatArray) -> FloatArray:
+    """Return the mean position of the three nearest known vectors, weighted by 1 / distance, (n, 2)."""
+    squares = (known**2).sum(axis=1) - 2 * vectors @ known.T  # without the squares of `vectors`
+    nearest = np.argpartition(squares, min(_NEAR, len(known)) - 1, axis=1)[:, :_NEAR]
+    distances = np.linalg.norm(vectors[:, None] - known[nearest], axis=2)
+    weights = 1 / np.maximum(distances, _TINY)
+    placed: FloatArray = np.einsum("nk,nkd->nd", weights / weights.sum(axis=1, keepdims=True), at[nearest])
+    return placed
+
+
+@lru_cache(4)
 def laid_by_codes(catalogue: CodedCatalogue) -> FloatArray:
     """Return a map (N, 2) from the codes alone: one disc per first code, filled in the order of the codes.
 

@@ -72,8 +72,17 @@ class PrefixOrder:
         counts = np.bincount(self.columns[level], minlength=self.sizes[level])
         return np.argsort(self.columns[level], kind="stable"), np.concatenate([[0], np.cumsum(counts)])
 
+    def groups_below(self, prefix: Sequence[int], length: int) -> tuple[int, int]:
+        """Return the range of the prefixes of `length` codes below a prefix, among all of this length."""
+        if not length:
+            return 0, 1
+        first, last = np.searchsorted(self.starts[length - 1], self.span(prefix)).tolist()
+        return first, last
+
     def group_numbers(self, length: int) -> IntArray:
         """Return for each item, (N,), the number of its prefix among those of `length` codes."""
+        if not length:
+            return np.zeros(self.items.size, dtype=np.int64)
         starts = self.starts[length - 1]
         numbers = np.empty(self.items.size, dtype=np.int64)
         numbers[self.items] = np.repeat(np.arange(starts.size - 1), np.diff(starts))

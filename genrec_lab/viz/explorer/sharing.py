@@ -62,12 +62,19 @@ def level_sharing(catalogue: CodedCatalogue, level: int, among: IntArray | None 
 
 
 class PairMeans(NamedTuple):
-    """Mean cosine similarity of pairs of different items in one group, NaN without pairs, and pair counts."""
+    """Mean cosine similarities of pairs of one domain (same) and of two (across), NaN without any."""
 
     same: float
     same_pairs: int
     across: float
     across_pairs: int
+
+    @property
+    def mean(self) -> float:
+        """The mean over all these pairs; NaN without any."""
+        parts = [(self.same, self.same_pairs), (self.across, self.across_pairs)]
+        pairs = self.same_pairs + self.across_pairs
+        return sum(mean * count for mean, count in parts if count) / pairs if pairs else float("nan")
 
 
 def unit_vectors(vectors: npt.ArrayLike) -> Vectors:
@@ -79,43 +86,76 @@ def unit_vectors(vectors: npt.ArrayLike) -> Vectors:
     return scaled
 
 
-def pair_means(unit: Vectors, groups: npt.ArrayLike, domains: npt.ArrayLike) -> PairMeans:
-    """Return mean similarities over the pairs of each group: within one domain, and of two domains.
+class PairSums(NamedTuple):
+    """Sums of the similarities of pairs of items in G groups, and of those pairs that are of one domain.
+
+    sums, pairs: (G,) sum and number of all pairs of a group. group, domain: (C,) group and domain of each
+    cell, the items of one domain in a group; groups in ascending order, without items that are alone in their
+    group. sums_inside, pairs_inside: (C,) the same for the pairs of a cell.
+    """
+
+    sums: FloatArray
+    pairs: FloatArray
+    group: IntArray
+    domain: IntArray
+    sums_inside: FloatArray
+    pairs_inside: FloatArray
+
+    def means(self, first: int = 0, last: int | None = None, domain: int | None = None) -> PairMeans:
+        """Return the means over the groups first..last-1, by default all, and in one domain or in all."""
+        low, high = np.searchsorted(self.group, [first, self.sums.size if last is None else last])
+        cells = slice(low, high)
+        inside = np.array([self.sums_inside[cells], self.pairs_inside[cells]])
+        if domain is None:
+            same, every = inside.sum(axis=1), (self.sums[first:last].sum(), self.pairs[first:last].sum())
+        else:
+            same = every = inside[:, self.domain[cells] == domain].sum(axis=1)
+        across = every - same
+        means = [float(one / pairs) if pairs else float("nan") for one, pairs in (same, across)]
+        return PairMeans(means[0], int(same[1]), means[1], int(across[1]))
+
+    def by_group(self, domain: int | None = None) -> FloatArray:
+        """Return the mean similarity of each group's pairs, (G,), of one domain or all, NaN without any."""
+        sums, pairs = self.sums, self.pairs
+        if domain is not None:
+            cells, size = np.flatnonzero(self.domain == domain), sums.size
+            sums, pairs = np.zeros(size), np.zeros(size)
+            sums[self.group[cells]] = self.sums_inside[cells]
+            pairs[self.group[cells]] = self.pairs_inside[cells]
+        return np.divide(sums, pairs, out=np.full(sums.size, np.nan), where=pairs > 0)
+
+
+def pair_sums(unit: Vectors, groups: npt.ArrayLike, domains: npt.ArrayLike, count: int = 0) -> PairSums:
+    """Return the sums of similarities by group, and by group and domain.
 
     unit: (N, D) from `unit_vectors`. groups: (N,) numbers from 0, such as codes or prefixes. domains: (N,).
+    count: G, if it is more than the largest number plus 1.
     """
     numbers = np.asarray(groups, dtype=np.int64)
+    sizes = np.bincount(numbers, minlength=count)
     # Items that are alone in their group have no pairs; at deep levels, these are the majority.
-    rows = np.flatnonzero(np.bincount(numbers)[numbers] > 1)
-    cells = row_ids(np.column_stack([numbers[rows], np.asarray(domains)[rows]]))
-    group_of_cell = np.empty(int(cells.max(initial=-1)) + 1, dtype=np.int64)
-    group_of_cell[cells] = numbers[rows]
-    parts = _sums(unit[rows] if rows.size < len(unit) else unit, cells, len(group_of_cell))
-    group_of_cell = row_ids(group_of_cell[:, None])
-    same, same_pairs = (part.sum() for part in _of_pairs(*parts))
-    vectors, squares, sizes = parts
-    by_group = (np.bincount(group_of_cell, part).astype(np.float64) for part in (squares, sizes))
-    every, every_pairs = (part.sum() for part in _of_pairs(_grouped(vectors, group_of_cell), *by_group))
-    across, pairs = every - same, int(every_pairs - same_pairs)
-    return PairMeans(
-        float(same / same_pairs) if same_pairs else float("nan"), int(same_pairs),
-        float(across / pairs) if pairs else float("nan"), pairs,
-    )  # fmt: skip
+    rows = np.flatnonzero(sizes[numbers] > 1)
+    places = np.column_stack([numbers[rows], np.asarray(domains)[rows]])
+    cells = row_ids(places)
+    group, domain = np.empty((2, int(cells.max(initial=-1)) + 1), dtype=np.int64)
+    group[cells], domain[cells] = places.T
+    vectors, squares, inside = _sums(unit[rows] if rows.size < len(unit) else unit, cells, group.size)
+    several, which = np.unique(group, return_inverse=True)
+    sums, pairs = np.zeros((2, sizes.size))
+    own, size = (np.bincount(which, part).astype(np.float64) for part in (squares, inside))
+    sums[several], pairs[several] = _of_pairs(_grouped(vectors, which), own, size)
+    return PairSums(sums, pairs, group, domain, *_of_pairs(vectors, squares, inside))
 
 
-def similarity_by_level(
-    unit: Vectors, prefixes: Sequence[npt.ArrayLike], domains: npt.ArrayLike
-) -> pl.DataFrame:
-    """Measure whether items that share a code are more similar than other items, within and across domains.
+def similarity_by_level(whole: PairMeans, levels: Sequence[PairMeans]) -> pl.DataFrame:
+    """Show whether items that share a code are more similar than other items, within and across domains.
 
-    prefixes: by level, (N,) the number of each item's prefix (or code). Frame `level` (from 1), `group` ("one
-    domain", "two domains"), `pairs`, `inside` (mean cosine of pairs with an equal prefix, null without any),
-    `chance` (of all such pairs of the catalogue), `gain` (inside minus chance).
+    whole: of all items. levels: of the items with the same prefix (or code), by level. Frame `level` (from
+    1), `group` ("one domain", "two domains"), `pairs`, `inside` (mean cosine of pairs with an equal prefix,
+    null without any), `chance` (of all such pairs), `gain` (inside minus chance).
     """
-    whole = pair_means(unit, np.zeros(len(unit), dtype=np.int64), domains)
     rows = []
-    for level, groups in enumerate(prefixes, start=1):
-        found = pair_means(unit, groups, domains)
+    for level, found in enumerate(levels, start=1):
         rows += [
             (level, "one domain", found.same_pairs, found.same, whole.same),
             (level, "two domains", found.across_pairs, found.across, whole.across),

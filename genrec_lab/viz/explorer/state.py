@@ -39,15 +39,17 @@ from genrec_lab.viz.explorer.selection import (
     search,
     slice_names,
 )
-from genrec_lab.viz.explorer.sharing import similarity_by_level
+from genrec_lab.viz.explorer.sharing import PairMeans, group_similarity, pair_sums, similarity_by_level
 from genrec_lab.viz.projection import Projection
 
 IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
 
 _LABELS_KEPT = 64
 _EPOCHS_KEPT = 4
 _OF_FINAL_CODES = ("Recommender", "Exposure", "Remedies")
 _MOST_STEPS = 500
+_MOST_COMPARED = 20_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +182,7 @@ class ExplorerState:
         self.final = self.catalogue
         self.epoch: int | None = None
         self.records = records or RunRecords()
-        self.two = None if other is None else TwoTokenizers(catalogue, other.prepare())
+        self.two = None if other is None else TwoTokenizers(catalogue, other)
         self._opened_with = self.two
         self.maps: dict[str, Projection | Callable[[], Projection]] = {}
         self.choices: dict[str, str] = {}
@@ -191,8 +193,8 @@ class ExplorerState:
         self._steps, self._place = [Selection()], 0
         self._watchers: list[Callable[[Selection], None]] = []
         self._shown: dict[str, IntArray] = {}
-        self._alike: dict[tuple[object, ...], pl.DataFrame] = {}
-        _ = self.health  # shown at the start, and the slowest to compute
+        # What would slow down the first answers.
+        _ = self.health, self.ambiguous, [self.words_everywhere(level) for level in range(catalogue.levels)]
         if self.two is not None and self.two.n_items:
             _ = [(self.two.level(level), self.two.company(level + 1)) for level in range(self.two.levels)]
 
@@ -290,7 +292,6 @@ class ExplorerState:
             self.two = TwoTokenizers(self.catalogue, self.final)
         for derived in ("health", "ambiguous"):
             vars(self).pop(derived, None)
-        self._alike.clear()
         for cached in (ExplorerState._labels, ExplorerState.words_everywhere):
             cached.cache_clear()
         item = self.selection.item
@@ -352,16 +353,55 @@ class ExplorerState:
         """Show one user's beam search; source: the Python line that recreates it."""
         self.beam, self.beam_source = beam, source
 
+    def compared(self) -> IntArray:
+        """Return the items whose similarities are measured.
+
+        These are the selected items, but at most 20,000 of them, drawn at random, for a lasso or a code under
+        any prefix. The sums of all other selections are known from the start.
+        """
+        items = self.items()
+        if self._of_prefix or items.size <= _MOST_COMPARED:
+            return items
+        return np.random.default_rng(self.catalogue.seed).choice(items, _MOST_COMPARED, replace=False)
+
+    def alike(self, length: int) -> PairMeans:
+        """Return the similarity of pairs of `compared` items with the same first `length` codes.
+
+        Requires content vectors.
+        """
+        catalogue, prefix = self.catalogue, self.selection.prefix
+        if self._of_prefix:
+            length = max(length, len(prefix))
+            groups = catalogue.order.groups_below(prefix, length)
+            return catalogue.prefix_pairs(length).means(*groups, self._domain)
+        items = self.compared()
+        domains, unit = catalogue.codes.domain_index[items], catalogue.known_unit[items]
+        return pair_sums(unit, catalogue.order.group_numbers(length)[items], domains).means()
+
     def alike_by_level(self) -> pl.DataFrame:
-        """Return `similarity_by_level` of the selected items, cached: it takes 1 s for 100,000 items."""
-        selected = self.selection
-        key = (selected.prefix, selected.everywhere, selected.domain, selected.lasso)
-        if key not in self._alike and self.catalogue.unit is not None:
-            items, order = self.items(), self.catalogue.order
-            groups = [order.group_numbers(length)[items] for length in range(1, self.catalogue.levels + 1)]
-            domains = self.catalogue.codes.domain_index[items]
-            self._alike[key] = similarity_by_level(self.catalogue.unit[items], groups, domains)
-        return self._alike.get(key, pl.DataFrame())
+        """Return `similarity_by_level` of the `compared` items; empty without content vectors."""
+        if self.catalogue.unit is None:
+            return pl.DataFrame()
+        whole, *levels = (self.alike(length) for length in range(self.catalogue.levels + 1))
+        return similarity_by_level(whole, levels)
+
+    def alike_by_code(self, level: int) -> FloatArray:
+        """Return the mean similarity of each code's `compared` items at a level, (K,), NaN without pairs.
+
+        Requires content vectors.
+        """
+        catalogue, order, prefix = self.catalogue, self.catalogue.order, self.selection.prefix
+        size = catalogue.codes.sizes[level]
+        if self._of_prefix and level == len(prefix):
+            first, last = order.groups_below(prefix, level + 1)
+            found = np.full(size, np.nan)
+            codes = order.columns[level][order.starts[level][first:last]]
+            found[codes] = catalogue.prefix_pairs(level + 1).by_group(self._domain)[first:last]
+            return found
+        if self._of_prefix and not prefix:
+            return catalogue.code_pairs(level).by_group(self._domain)
+        items = self.compared()
+        return group_similarity(catalogue.known_unit, items, catalogue.codes.codes[items, level], size)
 
     def collisions(self) -> Collisions:
         """Return the ambiguous identifiers of the selected items."""
@@ -452,6 +492,11 @@ class ExplorerState:
     def _domain(self) -> int | None:
         return self.catalogue.domain_number(self.selection.domain)
 
+    @property
+    def _of_prefix(self) -> bool:
+        """Whether all items of a prefix are selected, of one domain or of all."""
+        return self.selection.everywhere is None and self.selection.lasso is None
+
     def _go(self, place: int, changed: bool) -> Selection:
         self._place = place
         for on_selection in self._watchers if changed else ():
@@ -472,9 +517,8 @@ class ExplorerState:
         order = self.catalogue.order
         if len(prefix) == self.catalogue.levels:
             return {}
-        low, high = order.span(prefix)
         starts = order.starts[len(prefix)]
-        first, last = np.searchsorted(starts, [low, high])
-        borders = np.append(starts[first:last], high)
+        first, last = order.groups_below(prefix, len(prefix) + 1)
+        borders = starts[first : last + 1]
         codes = order.columns[len(prefix)][starts[first:last]].tolist()
         return dict(zip(codes, self.catalogue.words.labels(borders), strict=True))

@@ -32,7 +32,7 @@ from genrec_lab.viz.explorer.recommendations import (
     outcomes,
 )
 from genrec_lab.viz.explorer.remedies import diagnose, effects, remedy_table
-from genrec_lab.viz.explorer.sharing import group_similarity, level_sharing
+from genrec_lab.viz.explorer.sharing import level_sharing
 from genrec_lab.viz.explorer.state import Choice, ExplorerState, Shown, Table
 from genrec_lab.viz.figures.codes import neighbour_overlap
 from genrec_lab.viz.figures.training import codebook_by_epoch, training_frame
@@ -68,12 +68,14 @@ def show_sharing(state: ExplorerState) -> Shown:
     tables, said = [], [] if several else ["One domain only: no code can be shared."]
     note = "lift: how many times as often a domain has the code as all items have it"
     if catalogue.unit is not None and items.size:
-        codes, size = catalogue.codes.codes[items, level], found.items.shape[1]
-        columns["alike"] = group_similarity(catalogue.unit, items, codes, size)[used]
-        chance = catalogue.coherence if items.size == catalogue.n_items else catalogue.coherence_of(items)
-        note += f"; alike: mean cosine of the items of the code, {np.nan_to_num(chance):.2f} by chance"
-        text = "Mean cosine of pairs with the same codes up to a level, against all such pairs"
-        tables.append(Table(state.alike_by_level(), title=text))
+        columns["alike"] = state.alike_by_code(level)[used]
+        by_level, chance, compared = state.alike_by_level(), state.alike(0).mean, state.compared().size
+        sample = "" if compared == items.size else f" of {counted(compared, 'item')} drawn at random"
+        note += (
+            f"; alike: mean cosine of the items of the code{sample}, {np.nan_to_num(chance):.2f} by chance"
+        )
+        text = f"Mean cosine of pairs{sample} with the same codes up to a level, against all such pairs"
+        tables.append(Table(by_level, title=text))
     else:
         said.append(NO_VECTORS)
     for at, name in enumerate(catalogue.domains if several else ()):
@@ -221,12 +223,14 @@ def show_compare(state: ExplorerState) -> Shown:
     level = min(state.selection.level, two.levels - 1)
     chosen = np.isin(two.items_a, state.items())
     one, other = (codes[chosen] for codes in two.codes_of(level))
-    became, went = fates(one, other), flows(one, other).head(_MOST_PAIRS)
+    went = flows(one, other)
+    became = fates(went)
     kinds = became.group_by("fate").agg(codes=pl.len(), items=pl.col("items").sum()).sort("fate").rows()
     note = "; ".join(f"{counted(codes, 'code')} {fate} ({counted(n, 'item')})" for fate, codes, n in kinds)
     title = f"What became of the codes of level {level + 1} in {two.b.name}"
     words = pl.Series("words", _words(state, became["code_a"], level), pl.String)
     frame = became.rename({"code_a": "code", "code_b": "most to"}).insert_column(1, words)
+    went = went.head(_MOST_PAIRS)
     pairs = went.select("code_a", "code_b", "items", "share_a", "share_b", "lift")
     to, from_ = (_to_codes(state, level, one["code_a"]) for one in (became, went))
     shares, name = ("share_a", "share_b"), "Items that went from one code to another"

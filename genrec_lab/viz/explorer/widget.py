@@ -6,8 +6,8 @@ Titles are data: they are sent as JSON and written as text.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import anywidget
@@ -271,15 +271,20 @@ def _one_of(known: Iterable[str], what: str, name: str) -> str:
     return name
 
 
+@cache
+def _template(mode: theme.Mode) -> Answer:
+    made: Answer = theme.template(mode).to_plotly_json()
+    return made
+
+
 def tab_of(state: ExplorerState, name: str, shown: Shown, mode: theme.Mode) -> Answer:
     """Return a view in the page's format; titles and notes of figures are written above them."""
     parts: list[Answer] = []
     for one in shown.tables:
         parts.append({"title": one.title, "note": one.note, "table": answers.table(one)})
     for figure in shown.figures:
-        bare, title, note = untitled(figure)
-        bare.update_layout(template=theme.template(mode))
-        content = json.loads(bare.to_json())
+        content, title, note = untitled(figure)
+        content["layout"]["template"] = _template(mode)
         click = shown.click is not None
         parts.append({"title": title, "note": note, "figure": content, "click": click, "wide": True})
     items: list[int] = []
