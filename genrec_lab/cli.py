@@ -84,16 +84,18 @@ def _names(context: click.Context, option: click.Parameter, text: str | None) ->
 
 @genrec.command()
 @click.argument("file", type=_PATH, metavar="FILE.yaml")
-@click.option("--from", "from_", metavar="STAGE", help="Begin with this notebook, as 05.")
+@click.option("--from", "from_", metavar="STAGE", help="Start with this notebook, such as 05.")
 @click.option("--only", callback=_names, metavar="STAGE", help="Run this notebook only, or several: 02,03.")
-@click.option("--resume/--no-resume", default=True, help="Keep finished results (default) or make all again.")
+@click.option(
+    "--resume/--no-resume", default=True, help="Keep finished results (default) or compute everything again."
+)
 @click.option("--dry-run", is_flag=True, help="Say what would run and why; change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: print the steps as JSON.")
 @click.option(
     "--set", "sets", multiple=True, metavar="KEY=VALUE",
     help="Set a key of the run file, such as seed=3 or overrides.tokenizer.levels=4. May be repeated.",
 )  # fmt: skip
-@click.option("--seeds", metavar="0,1,2", help="The chain once for each seed, then a comparison.")
+@click.option("--seeds", metavar="0,1,2", help="Run the chain once for each seed, then compare.")
 @click.option("--keep-old-code", is_flag=True, help="Keep and mark results if only their code has changed.")
 @click.option("--deterministic", is_flag=True, help="Refuse operations whose results vary from run to run.")
 @click.pass_obj
@@ -206,8 +208,8 @@ def compare(runs: tuple[str, ...]) -> int:
 
 @genrec.command()
 @click.argument("run")
-@click.option("--row", help="One row alone; by default all.")
-@click.option("--to", "folder", required=True, type=_PATH, help="A folder to be made.")
+@click.option("--row", help="Only this row; by default all rows.")
+@click.option("--to", "folder", required=True, type=_PATH, help="The folder to create.")
 def export(run: str, row: str | None, folder: Path) -> int:
     """Write a run's codes, rankings, data and models for other tools, with the source's own keys."""
     from genrec_lab.lab.export import export_run
@@ -222,11 +224,11 @@ def export(run: str, row: str | None, folder: Path) -> int:
 @click.option(
     "--histories", required=True, type=_FILE, help=".parquet or .jsonl: user, history; .csv: user, item."
 )
-@click.option("--top-k", type=int, default=10, show_default=True, help="Items for each user.")
-@click.option("--row", help="By default the run's own.")
+@click.option("--top-k", type=int, default=10, show_default=True, help="Number of items for each user.")
+@click.option("--row", help="The row; by default the run's own.")
 @click.option("--allow", type=_FILE, help="Only these items: one key per line, or a table's column 'item'.")
 @click.option("--deny", type=_FILE, help="None of these items.")
-@click.option("--exclude-seen", is_flag=True, help="Leave out the items that a user has already.")
+@click.option("--exclude-seen", is_flag=True, help="Leave out the items that a user already has.")
 @click.option("--beams", type=int, help="Width of the search; by default 20, or top-k.")
 @click.option(
     "--unknown", type=click.Choice(["refuse", "drop"]), default="refuse", show_default=True,
@@ -234,7 +236,7 @@ def export(run: str, row: str | None, folder: Path) -> int:
 )  # fmt: skip
 @click.option("--out", required=True, type=_FILE, help=".parquet or .csv: user, domain, rank, item, score.")
 def recommend(source: str, out: Path, **asked: Any) -> int:
-    """Recommend to every user of a file. A killed call resumes where it stopped."""
+    """Recommend items to every user of a file. A killed call resumes where it stopped."""
     from genrec_lab.lab.serving import recommend_to_file
 
     click.echo(recommend_to_file(source, out=out, **asked, say=_say))
@@ -244,10 +246,10 @@ def recommend(source: str, out: Path, **asked: Any) -> int:
 @genrec.command(name="add-items")
 @click.argument("source", metavar="RUN_OR_FOLDER")
 @click.option("--items", required=True, type=_FILE, help=".csv, .tsv or .parquet: key, title, domain …")
-@click.option("--row", help="By default the run's own.")
-@click.option("--out", required=True, type=_PATH, help="A folder to be made.")
+@click.option("--row", help="The row; by default the run's own.")
+@click.option("--out", required=True, type=_PATH, help="The folder to create.")
 def add_items(source: str, items: Path, row: str | None, out: Path) -> int:
-    """Name new items by the frozen tokenizer, so that they can be recommended; no old identifier changes."""
+    """Encode new items with the frozen tokenizer, so that they can be recommended; no old code changes."""
     from genrec_lab.lab.growing import add_items as grow
 
     click.echo(grow(source, items, out, row, _say))
@@ -258,10 +260,12 @@ def add_items(source: str, items: Path, row: str | None, out: Path) -> int:
 @click.argument("run_or_codes", metavar="RUN|CODES.json")
 @click.option("--items", type=click.Path(exists=True), help="Titles and attributes of the codes' items.")
 @click.option("--vectors", type=click.Path(exists=True), help="Their content vectors, .npy or .safetensors.")
-@click.option("--sizes", metavar="256,256", help="How many codes each level has; files do not say it.")
-@click.option("--row", help="Of a run: the row whose tokenizer is opened, by default its own.")
-@click.option("--map", "maps", multiple=True, metavar="NAME", help="Include a map, as UMAP. May be repeated.")
-@click.option("--html", type=_PATH, help="The file, by default NAME-explorer.html here.")
+@click.option("--sizes", metavar="256,256", help="Number of codes of each level, which files do not state.")
+@click.option("--row", help="For a run: the row whose tokenizer is opened; by default its own.")
+@click.option(
+    "--map", "maps", multiple=True, metavar="NAME", help="Include a map, such as UMAP. May be repeated."
+)
+@click.option("--html", type=_PATH, help="The file to write; by default NAME-explorer.html in this folder.")
 def explore(
     run_or_codes: str, items: str | None, vectors: str | None, sizes: str | None, row: str | None,
     maps: tuple[str, ...], html: Path | None,
@@ -275,7 +279,9 @@ def explore(
     from genrec_lab.viz.explorer.html_file import write_html
 
     if sizes is not None and not all(size.strip().isdigit() for size in sizes.split(",")):
-        raise click.UsageError(f"--sizes {sizes!r}: expected numbers separated by commas, as 256,256,256")
+        raise click.UsageError(
+            f"--sizes {sizes!r}: expected numbers separated by commas, such as 256,256,256"
+        )
     counts = None if sizes is None else [int(size) for size in sizes.split(",")]
     try:
         with relative_to(Path.cwd()):  # until a run is opened, whose own folder holds for what it loads later
@@ -299,7 +305,7 @@ def explore(
 def doctor(run: str, as_json: bool) -> int:
     """Verify a run, say what is damaged, and rebuild its manifest, metrics and report.
 
-    Exits with 1 where something was damaged; `genrec run` then makes just that again.
+    Exits with 1 if something is damaged; `genrec run` then computes only that again.
     """
     from genrec_lab.lab.doctor import doctor as verify
 

@@ -73,7 +73,7 @@ class Registry(Generic[T]):
         Raises RegistryError where another component has the name, or the component lacks what is required.
         """
         if not name or ":" in name:
-            raise RegistryError(f"{self._one} cannot be called {name!r}; use a text without a colon")
+            raise RegistryError(f"{self._one} cannot be called {name!r}; use text without a colon")
 
         def keep(component: _Registered) -> _Registered:
             taken = self._components.get(name)
@@ -97,7 +97,7 @@ class Registry(Generic[T]):
         Raises RegistryError for an unknown name, naming the nearest, and for a module that fails on import.
         """
         if not isinstance(name, str):
-            raise RegistryError(f"{self.noun}: {name!r} is a {type(name).__name__}; expected a text")
+            raise RegistryError(f"{self.noun}: {name!r} is a {type(name).__name__}; expected text")
         if name in self._components:
             return self._components[name]
         place = self._declared.get(name, name)

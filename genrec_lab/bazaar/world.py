@@ -65,18 +65,18 @@ class BazaarConfig(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     items: int = Field(900, ge=MIN_ITEMS, le=MAX_ITEMS, description="items over all domains")
-    users: int | None = Field(None, ge=1, le=MAX_USERS, description="over all domains; None: four an item")
+    users: int | None = Field(None, ge=1, le=MAX_USERS, description="over all domains; None: four per item")
     item_shares: tuple[int, ...] | None = Field(None, description="items of each domain, in proportion")
     user_shares: tuple[int, ...] | None = Field(None, description="users of each domain, in proportion")
     domains: tuple[str, ...] = Field(("Garden", "Kitchen", "Studio"), description="the shops, each a domain")
-    new_items: float = Field(0.0, ge=0, le=0.5, description="share of items that only a last choice can be")
+    new_items: float = Field(0.0, ge=0, le=0.5, description="share of items that only a last choice can pick")
     seed: int = Field(0, ge=0, description="decides all that is drawn")
     archetypes: int = Field(24, ge=1, le=1000, description="kinds of users, shared by all domains")
     taste_strength: float = Field(1.0, ge=0, le=4, description="how much archetypes differ")
     popularity_exponent: float = Field(0.3, ge=0, le=2, description="Zipf: rank r weighs r**-exponent")
     transition_strength: float = Field(2.4, ge=0, le=5, description="nats for the usual next department")
     style_carry_over: float = Field(0.4, ge=0, le=3, description="nats for the style of the last item")
-    mean_length: float = Field(8.0, ge=MIN_LENGTH, le=50, description="interactions a user, before the cut")
+    mean_length: float = Field(8.0, ge=MIN_LENGTH, le=50, description="interactions per user, before the cut")
     max_length: int = Field(100, ge=MIN_LENGTH, le=1000, description="the cut, or a third of the items")
 
     @field_validator("item_shares", "user_shares", mode="before")
@@ -95,7 +95,7 @@ class BazaarConfig(BaseModel):
     @classmethod
     def _known_domains(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:
-            raise ValueError(f"no domain named; choose among {', '.join(SHOPS)}")
+            raise ValueError(f"no domain given; choose from {', '.join(SHOPS)}")
         for position, name in enumerate(value):
             if name not in SHOPS:
                 raise ValueError(f"unknown domain {name!r}{nearest(name, SHOPS)}")

@@ -125,7 +125,7 @@ def _without_sizes(codes: npt.ArrayLike, domains: Iterable[str | int] | None) ->
 def _checked_vectors(vectors: npt.ArrayLike, n_items: int) -> FloatArray:
     points = np.asarray(vectors, dtype=np.float64)
     if points.ndim != 2 or len(points) != n_items:
-        raise CodesError(f"vectors: shape {points.shape}, expected ({n_items}, D), one row an item")
+        raise CodesError(f"vectors: shape {points.shape}, expected ({n_items}, D), one row per item")
     bad_rows = np.flatnonzero(~np.isfinite(points).all(axis=1))
     if bad_rows.size:
         raise CodesError(f"vectors: NaN or infinity in {bad_rows.size} rows, the first is row {bad_rows[0]}")

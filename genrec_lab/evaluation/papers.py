@@ -79,7 +79,7 @@ def other_data(metrics: pl.DataFrame) -> list[str]:
     unlike = pairs.filter(pl.col("users") != pl.col("users_theirs"))
     return [
         f"{row['domain']} has {row['users']:,} users here and {row['users_theirs']:,} in the table of "
-        f"{row['paper']}: other data, whose figures cannot be compared."
+        f"{row['paper']}: these are other data, so the numbers cannot be compared."
         for row in unlike.iter_rows(named=True)
     ]
 

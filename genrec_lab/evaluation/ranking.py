@@ -151,7 +151,7 @@ def metrics_table(
     _require_k(ks, width)
     names = np.array([str(domain) for domain in domains])
     if len(names) != len(ranks):
-        raise RankingError(f"domains: {len(names)} values for {len(ranks)} users, expected one a user")
+        raise RankingError(f"domains: {len(names)} values for {len(ranks)} users, expected one per user")
     if (names == AVERAGE).any():
         raise RankingError(f"domains: a domain is called {AVERAGE!r}, the name of the last rows; rename it")
     members = {name: names == name for name in dict.fromkeys(names.tolist())}
@@ -210,7 +210,7 @@ def _ranks(ranked: Any, target: npt.ArrayLike) -> tuple[IntArray, int]:
         )
     if targets.min() < 0:
         raise RankingError(
-            f"target: {targets.min()} of user {int(targets.argmin())}, expected an item index from 0 up"
+            f"target: {targets.min()} of user {int(targets.argmin())}, expected an item index of at least 0"
         )
     hits = items == targets[:, None]
     return np.where(hits.any(axis=1), hits.argmax(axis=1), -1), items.shape[1]
@@ -249,5 +249,5 @@ def _require_k(ks: Sequence[int], width: int) -> None:
     for k in ks:
         if not 1 <= k <= width:
             raise RankingError(
-                f"k: {k}, expected 1 to {width}, the number of ranked items a user; rank more items"
+                f"k: {k}, expected 1 to {width}, the number of ranked items per user; rank more items"
             )

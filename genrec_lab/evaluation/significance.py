@@ -140,7 +140,8 @@ def _differences(a: npt.ArrayLike, b: npt.ArrayLike, confidence: float) -> Float
     second = np.asarray(b, dtype=np.float64)
     if first.ndim != 1 or first.shape != second.shape:
         raise SignificanceError(
-            f"values of shapes {first.shape} and {second.shape}, expected one value a user for the same users"
+            f"values of shapes {first.shape} and {second.shape}, expected one value per user for the same "
+            "users"
         )
     if len(first) < 2:
         raise SignificanceError(f"{len(first)} users, expected at least 2 to compare")

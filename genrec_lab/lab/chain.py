@@ -129,8 +129,9 @@ def run(
     console = console or Console()
     if processes.several():
         raise RunError(
-            "A chain of notebooks is one process, and this is one of several (WORLD_SIZE is set). Share its "
-            "stages first, accelerate launch -m genrec_lab.lab.shared FILE.yaml, then run the chain alone."
+            "A chain of notebooks runs in one process, but this is one of several (WORLD_SIZE is set). First "
+            "run its stages in several processes with accelerate launch -m genrec_lab.lab.shared FILE.yaml, "
+            "then run the chain alone."
         )
     checked = source if isinstance(source, Checked) else check_run(
         Path(source) if isinstance(source, str) else source, sets, seeds,
@@ -182,7 +183,7 @@ def _plan_stage(
 ) -> list[Step]:
     stage = notebook.stem
     if stage == OVER_SEEDS[0] and not variants(run.config):
-        why = "no row of compare is the run's method without one of its parts, as gmc_without_lora is GMC."
+        why = "compare names no row without one of the method's parts, such as gmc_without_lora for GMC."
         return [Step(stage, "", "skip", why)]
     tasks = tasks_of(run, stage)
     if tasks is None:
@@ -204,7 +205,7 @@ def _plan_stage(
     steps += [Step(stage, row, "skip", f"{why}.") for row, why in skipped.items()]
     page = _why_page_is_made(run, notebook, states, remade) if resume else "asked to run again."
     if any(step.action == "run" for step in steps):
-        page = page or "a result is made."
+        page = page or "one of its results is computed."
     return [*steps, Step(stage, "", "run" if page else "keep", page or "its page is up to date.")]
 
 
@@ -215,15 +216,15 @@ def _why_page_is_made(run: Run, notebook: Path, states: Mapping[str, State], rem
         return "it has not been run yet."
     executed = run.folder / "notebooks" / notebook.name
     if page.get("status") != "finished":
-        return "it was not executed to its end."
+        return "it was not executed to the end."
     if damage(executed, page.get("sha256")):
         return "its page is missing or was changed."
     printed = executed.with_suffix(".log")
     if (known := page.get("log_sha256")) and damage(printed, known):
-        return "what it printed is missing or was changed."
+        return "its printed output is missing or was changed."
     source, functions = _source_of(notebook)
     if page.get("prose") != source:
-        return "its text was edited since."
+        return "its text has been edited since."
     if page.get("functions") != functions:
         names = changed(page.get("functions", {}), functions)
         return f"the code that its cells use has changed ({listed(names)})."
@@ -233,7 +234,7 @@ def _why_page_is_made(run: Run, notebook: Path, states: Mapping[str, State], rem
             return f"{broken}."
     for place, digest in page.get("reads", {}).items():
         if place in remade:
-            return f"{place}, which it shows, is made again."
+            return f"{place}, which it shows, is computed again."
         if place in states and states[place].digest != digest:
             return f"{place}, which it shows, has changed since."
     return ""

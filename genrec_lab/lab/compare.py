@@ -79,7 +79,7 @@ def runs_of(name: str, root: Path) -> SeedRuns:
                 if candidate != name or (run.folder / EVALUATION).is_dir():
                     left_out[candidate] = why
             elif run.seed in by_seed:
-                left_out[candidate] = f"{by_seed[run.seed].name} has its seed, {run.seed}, already."
+                left_out[candidate] = f"{by_seed[run.seed].name} already has seed {run.seed}."
             else:
                 by_seed[run.seed] = run
         except (RunError, ValueError) as error:  # a preset or key that this version does not know
@@ -117,11 +117,13 @@ class Comparison:
         seeds = self.records["seed"].unique(maintain_order=True).to_list()
         lines = [f"Compared: {', '.join(compared)} (seeds {', '.join(map(str, seeds))})."]
         if len(compared) == 1:
-            lines.append("One run has no standard deviation; genrec run --seeds 1,2,3 makes several runs.")
+            lines.append("A single run has no standard deviation; genrec run --seeds 1,2,3 trains several.")
         lines += [f"LEFT OUT: {name}: {why}" for name, why in self.left_out.items()]
         if self.differences.height:
             names = ", ".join(self.differences["parameter"].to_list()[:6])
-            lines.append(f"NOT EQUAL in all runs, so the standard deviation is not of seeds alone: {names}.")
+            lines.append(
+                f"DIFFERENT between runs, so the standard deviation does not come from seeds alone: {names}."
+            )
         return "\n".join(lines)
 
 
@@ -301,7 +303,7 @@ def put_beside(runs: Sequence[Run], metric: str = "ndcg", k: int = 10) -> SideBy
         found = rankings[run.name]
         same = found.users.select(who).equals(base.users.select(who))
         if not same:
-            notes.append(f"{run.name} has other test users or targets than {first.name}: no intervals.")
+            notes.append(f"{run.name} and {first.name} have different test users or targets: no intervals.")
         overall = dict(_over_domains(run_metrics(run), metric, k).select("method", "value").iter_rows())
         for row, items in found.items.items():
             other = row if row in base.items else shown
@@ -349,7 +351,7 @@ class Ablation:
 
     def __str__(self) -> str:
         parts = ", ".join(self.parts["variant"].to_list())
-        lines = [f"{self.method} beside {parts}.", f"Runs: {', '.join(self.runs)}."]
+        lines = [f"{self.method} compared with {parts}.", f"Runs: {', '.join(self.runs)}."]
         lines += [f"LEFT OUT: {name}: {why}" for name, why in self.left_out.items()]
         return "\n".join(lines)
 
@@ -379,7 +381,7 @@ def weigh_parts(run: Run) -> Ablation:
     parts = variants(run.config)
     if not parts:
         raise RunError(
-            f"The run {run.name!r} compares its method {run.config.name} with no variant that goes without a "
+            f"The run {run.name!r} compares its method {run.config.name} with no variant that leaves out a "
             f"part. Name some in compare: {', '.join(ABLATIONS)}."
         )
     found = runs_of(run.name, run.folder.parent)
@@ -408,7 +410,7 @@ def end_without_variants(run: Run) -> None:
     if not variants(run.config):
         end_notebook(
             f"no row of the run {run.name!r} is its method without one of its parts; name some in "
-            "overrides['compare'], as 'gmc_without_lora' or 'utgrec_without_tree'."
+            "overrides['compare'], such as 'gmc_without_lora' or 'utgrec_without_tree'."
         )
 
 
@@ -419,7 +421,7 @@ def _weigh(work: Work, method: str, variants: Sequence[str], seed: int, rankings
         of_runs.setdefault(run, {})[row] = pl.read_parquet(folder / "rankings.parquet")
     users = next(iter(of_runs.values()))[method].select("user", "domain", "target")
     lacking = {
-        run: "its test users are not those of the other seeds."
+        run: "its test users differ from those of the other seeds."
         for run, rows in of_runs.items()
         if not rows[method].select("user", "domain", "target").equals(users)
     }

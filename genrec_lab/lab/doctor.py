@@ -62,7 +62,7 @@ def clean(name: str, root: Path | None = None, *, dry_run: bool = False) -> dict
     made = [folder for folder, *_ in records_in(run.folder)]
     orphans = [folder for folder in made if folder.relative_to(run.folder).as_posix() not in current]
     if orphans and tasks_of(run, "02_tokenizer_training") is not None:
-        found["results of other settings"] = orphans
+        found["results with other settings"] = orphans
     sizes = {kind: sum(map(_size, folders)) for kind, folders in found.items()}
     if not dry_run:
         with held(run.folder / ".chain.lock", "cleaning", 0.0):
@@ -88,8 +88,8 @@ def _manifest(folder: Path) -> Iterator[Finding]:
     records = [record for _, record, _ in records_in(folder) if record is not None]
     if not records:
         raise RunError(
-            f"{file} cannot be read, and no result says with which parameters the run was made. Run its run "
-            "file again under this name: results that fit are kept."
+            f"{file} cannot be read, and no result records the parameters of the run. Run its run file again "
+            "under this name: results that fit are kept."
         )
     latest = max(records, key=lambda record: str(record.made.get("finished_at")))
     # The base folder is not in the results: relative paths begin at the working directory until the next run.
@@ -105,7 +105,7 @@ def _results(run: Run) -> Iterator[Finding]:
         if broken := problem if record is None else record.damage(folder):
             where = folder.relative_to(run.folder).as_posix()
             yield Finding(
-                where, broken, "`genrec run` makes it again; what depends on it only if it differs."
+                where, broken, "`genrec run` computes it again, and what depends on it only if it differs."
             )
     for file in sorted(run.folder.glob("[0-9][0-9]_*/**/*")):
         if file.is_file() and not held_files & set(file.parents):

@@ -116,8 +116,8 @@ def _what_to_know(run: Run, facts: Facts) -> Iterator[str]:
         test = _with_all_before(ranked_users(run), load_prepared(run).dataset)
         if again := test.filter(pl.col("had").list.contains(pl.col("target"))).height:
             yield (
-                f"evaluation.exclude_seen: {again:,} of {test.height:,} test users have their target "
-                "already, and no row can hit it."
+                f"evaluation.exclude_seen: {again:,} of {test.height:,} test users already had their target, "
+                "so no row can hit it."
             )
     if config.sampled is not None:
         yield SAMPLED_WARNING
@@ -349,7 +349,9 @@ def show_beside_papers(run: Run, metrics: pl.DataFrame | None = None) -> list[go
     figures = []
     for (paper,), rows in beside_papers(measured).group_by("paper", maintain_order=True):
         name = "beside_" + str(paper).lower().replace(" ", "_")
-        figures.append(run.figure(name, paper_table(rows), f"The rows of {paper} beside ours, same data."))
+        figures.append(
+            run.figure(name, paper_table(rows), f"Rows of {paper} compared with ours, on the same data.")
+        )
     if not figures:
         print("No table of the papers has rows on these data.")
     for sentence in other_data(measured):
@@ -368,7 +370,7 @@ def tuning_of_rows(run: Run) -> pl.DataFrame:
         space = row.tuning.space or "1 trial: the preset"
         rows.append((name, row.tuning.trials, space, f"validation {row.training.monitor}"))
     if POPULARITY in run.config.compare:
-        rows.append((POPULARITY, 1, "nothing to set", "nothing"))
+        rows.append((POPULARITY, 1, "nothing to tune", "nothing"))
     columns = {"row": pl.String, "trials": pl.Int64, "search_space": pl.String, "chosen_on": pl.String}
     return pl.DataFrame(rows, schema=columns, orient="row")
 

@@ -431,8 +431,8 @@ def what_codes_keep(run: Run, items: Sequence[int], seed: int) -> Kept:
         domains = sorted(set(dataset.items["domain"].gather(chosen.tolist())))
         if len(domains) != 1 or domains[0] not in targets:
             raise ValueError(
-                f"items: they are of {domains}, but this run trains a tokenizer for each of {list(targets)} "
-                "alone; choose items of one of these"
+                f"items: they belong to {domains}, but this run trains a tokenizer for each of "
+                f"{list(targets)} alone; choose items of one of these"
             )
         scope = domains[0]
     codes = load_identified(run, config.name).raw.codes[chosen]
@@ -500,6 +500,6 @@ def _domain_named(dataset: Dataset, references: Mapping[str, IndexFile]) -> str:
     there = {name: len(one.keys) for name, one in references.items()}
     here = {domain: len(own) for domain, own in keys.items()}
     raise CodesError(
-        f"reference_codes: files of {there} items fit none of the domains {here}, or several alike; give "
-        "identifiers of all items of one domain, by the ids of its data files"
+        f"reference_codes: files of {there} items fit none of the domains {here}, or fit several equally "
+        "well; give identifiers of all items of one domain, under the ids of its data files"
     )

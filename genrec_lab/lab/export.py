@@ -100,7 +100,7 @@ def _write_models(
         place = places[twin] if twin else f"models/{safe_name(domain)}"
         if twin is None:
             if not _write_model(model, _facts(run, row, domain, metrics), target / place):
-                say(f"{row}: {type(model).__name__} is written by its own save, and nothing verifies it.")
+                say(f"{row}: {type(model).__name__} is written by its own save method and is not verified.")
                 continue
             if isinstance(model, CodeRecommender) and model.adapter is not None:
                 _write_adapter(model, target, domain, _facts(run, row, None, metrics))
@@ -228,7 +228,7 @@ def write_atomic_split(dataset: Dataset, split: Split, domain: str, folder: Path
     """
     keys = dataset.items["key"]
     if keys.str.contains(" ").any():
-        say(f"{domain}: no split is written, because RecBole's lists cannot hold item keys with a blank.")
+        say(f"{domain}: no split is written, because RecBole's lists cannot hold item keys with a space.")
         return
     folder.mkdir(parents=True, exist_ok=True)
     _write_atomic_items(dataset, domain, folder)
@@ -272,13 +272,13 @@ _README = """# Exported from run {run}
 
 | file | what it holds |
 |---|---|
-| `data/<domain>/` | the prepared data as RecBole's `.inter` (times are places in the sequence) and `.item` |
+| `data/<domain>/` | the prepared data as RecBole's `.inter` (times are sequence positions) and `.item` |
 | `split/<domain>/` | the split as RecBole's `benchmark_filename` reads it |
 | `<row>/codes/<domain>.index.json`, `<row>/codes.parquet` | identifiers by the source's item keys |
 | `<row>/rankings.parquet` | `user, domain, rank, item, score` of all test users |
 | `<row>/models/<domain>/` | the recommender of each domain, adapters merged |
 | `<row>/base/`, `<row>/adapters/<domain>/` | the unified recommender, and each domain's LoRA by itself |
-| `<row>/naming/` | the tokenizers, by which `genrec add-items` names what comes later |
+| `<row>/naming/` | the tokenizers, with which `genrec add-items` encodes new items |
 | `export.json` | run, settings, fingerprint of the data, and which model serves which domain |
 
 `genrec recommend` takes this folder in place of a run. In Python:

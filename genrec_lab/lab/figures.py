@@ -26,7 +26,9 @@ def save(
 ) -> None:
     """Store a plotly figure with its caption; the caller holds the write lock."""
     if not _NAME.fullmatch(name):
-        raise RunError(f"A figure's name is letters, digits, '_' and '-', as 'utilisation'; got {name!r}.")
+        raise RunError(
+            f"A figure's name is letters, digits, '_' and '-', such as 'utilisation'; got {name!r}."
+        )
     if not isinstance(figure, Figure):
         raise RunError(f"run.figure({name!r}, …) takes a plotly Figure; got {type(figure).__name__}.")
     (folder / "figures").mkdir(exist_ok=True)

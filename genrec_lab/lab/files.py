@@ -83,8 +83,8 @@ def as_json(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
         plain: dict[str, Any] = json.loads(json.dumps(content, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise RunError(
-            f"{name}={content!r} cannot be kept in the manifest ({error}). Use texts, finite "
-            "numbers, booleans, None, lists and mappings only; paths as texts."
+            f"{name}={content!r} cannot be kept in the manifest ({error}). Use only text, finite numbers, "
+            "booleans, None, lists and mappings; write paths as text."
         ) from error
     return plain
 
@@ -174,7 +174,7 @@ def require_known(name: str, known: Iterable[str], lacks: str, has: str) -> None
 def require_free(folder: Path) -> None:
     """Raise `RunError` if a folder exists and is not empty."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(f"{folder} is there already; name a folder that can be made.")
+        raise RunError(f"{folder} already exists; name a folder that does not exist yet.")
 
 
 def require_folder(folder: Path) -> None:

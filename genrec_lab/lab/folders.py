@@ -73,13 +73,15 @@ def make_folder(folder: Path, extra: Mapping[str, str] | None = None) -> str:
     files = {name: file.read_text(encoding="utf-8") for name, file in sources.items()} | _WRITTEN
     files |= extra or {}
     if there := [name for name in files if (folder / name).exists()]:
-        raise RunError(f"{folder} has {there[0]} already, which would be overwritten. Name another folder.")
+        raise RunError(f"{folder} already has {there[0]}, which would be overwritten. Name another folder.")
     try:
         for name, text in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise RunError(f"{folder} cannot be made ({error}). Name a folder that you may write.") from error
+        raise RunError(
+            f"{folder} cannot be created ({error}). Name a folder in which you may write."
+        ) from error
     return (
         f"{folder} is ready. The whole chain on small generated data:\n"
         f"  cd {shlex.quote(str(folder))}\n  genrec run smoke.yaml\n"

@@ -56,8 +56,8 @@ def add_items(source: str | Path, items: Path, out: Path, row: str | None = None
         own = folder / safe_name(name)
         if not (own / NAMING).is_dir():
             raise RunError(
-                f"row {name!r} of {source} cannot name new items: it ranks learned items, or its tokenizer "
-                "knows only its own catalogue. Choose a row whose tokenizer reads texts."
+                f"row {name!r} of {source} cannot give codes to new items: it ranks learned items, or its "
+                "tokenizer knows only its own catalogue. Choose a row whose tokenizer reads texts."
             )
         with whole_folder(out) as made:
             try:
@@ -84,7 +84,7 @@ def _write(items: Path, own: Path, models: Mapping[str, Path], target: Path, say
             codes, moved, displaced = grown.codes, moved + grown.moved, displaced + grown.displaced
         larger: CodeRecommender = model.with_codes(codes)
         about = CardFacts(
-            dataset=f"a catalogue of {known.height:,} items, and {new.height:,} that came later",
+            dataset=f"a catalogue of {known.height:,} items, and {new.height:,} added later",
             max_history=model.max_history,
         )
         where = f"models/{safe_name(domains[0])}"
@@ -92,8 +92,9 @@ def _write(items: Path, own: Path, models: Mapping[str, Path], target: Path, say
         larger.save_pretrained(target / where, about, all_items)
         places |= dict.fromkeys(domains, where)
         say(
-            f"{', '.join(domains)}: {new.height:,} items come to {known.height:,}; for {moved:,} the "
-            f"tokenizer's identifier was taken, {displaced:,} of them are under another prefix."
+            f"{', '.join(domains)}: {new.height:,} items are added to {known.height:,}; {moved:,} got "
+            f"another identifier because the tokenizer's was taken, {displaced:,} of them under another "
+            "prefix."
         )
     shutil.copytree(own / NAMING, target / NAMING)
     return {domain: places[domain] for domain in models}
@@ -141,7 +142,7 @@ def _new_items(
     table = read_table(file)
     if "domain" not in table.columns:
         if len(domains) > 1:
-            raise RunError(f"{file} has no column 'domain'; give one with one of {', '.join(domains)}.")
+            raise RunError(f"{file} has no column 'domain'; add one that holds one of {', '.join(domains)}.")
         table = table.with_columns(domain=pl.lit(domains[0]))
     key = "key" if "key" in table.columns else "item"
     if key not in table.columns:
@@ -151,12 +152,12 @@ def _new_items(
     raw = raw_items_of(table.drop("domain"), {"item": key}, str(file)).with_columns(table["domain"])
     twice = raw.filter(pl.struct("domain", "key").is_duplicated())
     there = raw.join(known, on=["domain", "key"], how="semi")
-    for what, rows in (("twice", twice), ("which the catalogue has already", there)):
+    for what, rows in (("twice", twice), ("which the catalogue already has", there)):
         if rows.height:
             first = f"{rows['key'][0]!r} of {rows['domain'][0]}"
-            raise RunError(f"{file} has item {first} {what}; {rows.height} such.")
+            raise RunError(f"{file} has item {first} {what} ({rows.height} such items).")
     if not raw.height:
-        raise RunError(f"{file} holds no item.")
+        raise RunError(f"{file} holds no items.")
     lacking = [name for name in TEXT_COLUMNS if name not in raw.columns]
     raw = raw.with_columns(pl.lit("").alias(name) for name in lacking)
     repairs: dict[str, int] = {}

@@ -66,9 +66,11 @@ def read_histories(file: Path) -> pl.DataFrame:
             raise RunError(f"{file} has rows without a user, a history or an item; leave them out.")
     twice = frame.filter(pl.struct("user", "domain").is_duplicated())
     if twice.height:
-        raise RunError(f"{file} has user {twice['user'][0]!r} in {twice.height} rows; give each one history.")
+        raise RunError(
+            f"{file} has user {twice['user'][0]!r} in {twice.height} rows; give each user one history."
+        )
     if not frame.height:
-        raise RunError(f"{file} holds no history.")
+        raise RunError(f"{file} holds no histories.")
     return frame
 
 
@@ -98,7 +100,9 @@ def _json_lines(file: Path) -> Iterator[tuple[str, str | None, list[str]]]:
             number += 1
             where = f"{file}, line {number}"
             if len(line) > _LONGEST_LINE:
-                raise RunError(f"{where}: longer than {_LONGEST_LINE:,} bytes; {expected}, one user a line.")
+                raise RunError(
+                    f"{where}: longer than {_LONGEST_LINE:,} bytes; {expected}, one user per line."
+                )
             if not line.strip():
                 continue
             try:
@@ -106,6 +110,6 @@ def _json_lines(file: Path) -> Iterator[tuple[str, str | None, list[str]]]:
             except ValidationError as error:
                 problem = error.errors()[0]
                 why = problem["msg"].replace(" at line 1", "")
-                what = f"no JSON ({why})" if problem["type"] == "json_invalid" else repr(line[:80])
+                what = f"not JSON ({why})" if problem["type"] == "json_invalid" else repr(line[:80])
                 raise RunError(f"{where}: {what}; {expected}.") from error
             yield str(found.user), found.domain, [str(key) for key in found.history]

@@ -54,8 +54,8 @@ def free_memory() -> int:
 
 def _sentence(what: str, needed: int, free: int, where: str) -> str:
     return (
-        f"{what} may need about {needed / _GIGABYTE:,.1f} GB, and {free / _GIGABYTE:,.1f} GB {where} are "
-        "free; take less data, a smaller training.batch_size, or a machine with more"
+        f"{what} may need about {needed / _GIGABYTE:,.1f} GB, but only {free / _GIGABYTE:,.1f} GB {where} "
+        "are free; use less data, a smaller training.batch_size, or a machine with more"
     )
 
 

@@ -46,7 +46,9 @@ def run_name_problem(name: str) -> str | None:
     if len(name) > LONGEST:
         return f"a run's name has at most {LONGEST} characters, this one has {len(name):,}; shorten it"
     if not _RUN.fullmatch(name):
-        return "a run's name has only letters, digits, '.', '_' and '-', as demo, and no '.' at its ends"
+        return (
+            "a run's name has only letters, digits, '.', '_' and '-', such as demo, and no '.' at either end"
+        )
     return None
 
 

@@ -86,8 +86,8 @@ def keep_cell(run: Run, component: Any) -> str:
     source = "".join(linecache.getlines(files[0])) if files and component.__module__ == "__main__" else ""
     if not source:
         raise RunError(
-            f"{component.__module__}:{name} was not written in a cell of this notebook. What is in a module "
-            "is named by its place: package.module:Class, or file.py:Class."
+            f"{component.__module__}:{name} was not written in a cell of this notebook. Name a class of a "
+            "module by its place: package.module:Class, or file.py:Class."
         )
     if foreign := _foreign_names(ast.parse(source)):
         raise RunError(
@@ -141,7 +141,9 @@ def check_notebook(file: Path) -> None:
     """
     sources = [cell.source for cell in cells_of(file) if "parameters" in cell.tags]
     if len(sources) != 1:
-        raise RunError(f"{file} has {len(sources)} cells tagged 'parameters'; expected one of literals only.")
+        raise RunError(
+            f"{file} has {len(sources)} cells tagged 'parameters'; expected one, with literals only."
+        )
     if problems := list(_parameter_problems(sources[0])):
         raise RunFileError("Notebooks", [f"{file.name}: {problem}" for problem in problems])
 
@@ -154,7 +156,7 @@ def check_kernel() -> None:
 
     known = KernelSpecManager().find_kernel_specs()
     if KERNEL not in known:
-        raise RunError(f"Jupyter has no kernel {KERNEL!r} but {list(known)}. pip install ipykernel.")
+        raise RunError(f"Jupyter has no kernel {KERNEL!r}, only {list(known)}. pip install ipykernel.")
 
 
 def _resolved(name: str, known: Iterable[str]) -> str | None:

@@ -85,7 +85,9 @@ def _columns(
             said.append(f"{role}: column {found!r} of {first.name}")
             columns |= {role: found} if found != role else {}
         elif role == "timestamp":
-            said.append(f"timestamp: no column of {first.name} looks like it, so rows count as in time order")
+            said.append(
+                f"timestamp: no column of {first.name} looks like one, so rows are taken to be in time order"
+            )
             columns["timestamp"] = None
     item = columns.get("item", "item")
     key = item if item in items.columns else _named(items.columns, "item")
@@ -122,8 +124,8 @@ def _what_is_read(options: dict[str, Any]) -> list[str]:
     for known in dataset.sources.values():
         if unsaid := known.get("columns_not_in_text"):
             example = f"'{{title}} {{{unsaid[0]}}}'"
-            said.append(f"not in the text: {', '.join(unsaid)}; add them by text_template: {example}")
+            said.append(f"not in the text: {', '.join(unsaid)}; add them with text_template: {example}")
     row = ties(dataset).row(0, named=True)
     tied = "unknown" if row["test_tied"] is None else f"{row['test_tied']:,}"
-    said.append(f"users whose last two items have one time: {tied}; ties says how they are ordered")
+    said.append(f"users whose last two items have the same time: {tied}; ties sets their order")
     return said

@@ -224,4 +224,4 @@ def _start_problems(config: Any, root: Path) -> Iterator[str]:
         return
     folder = base_folder() / Path(start).expanduser() if "/" in start else root / start
     if not (folder / "manifest.json").is_file():
-        yield f"overrides.transfer.start is {start!r}, and there is no run in {folder}; run that one first"
+        yield f"overrides.transfer.start is {start!r}, but there is no run in {folder}; run that one first"

@@ -93,7 +93,9 @@ def _prepare(work: Work, options: Mapping[str, Any], max_history: int, files: Ma
     source = given.pop("name")
     dataset = load_dataset(source, **given)
     if AVERAGE in dataset.domains:
-        raise DataError(f"dataset: a domain is called {AVERAGE!r}, as the rows of averages are; rename it")
+        raise DataError(
+            f"dataset: a domain is called {AVERAGE!r}, which names the rows of averages; rename it"
+        )
     split = split_of(dataset, max_history)
     dataset.write(work.folder / "dataset")
     for part in _PARTS:

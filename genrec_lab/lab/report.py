@@ -169,7 +169,7 @@ def _stage(
 ) -> dict[str, Any]:
     executed, seconds = Path("notebooks", f"{name}.ipynb"), pages.get(name, {}).get("seconds")
     took = "" if seconds is None else f" ({clock(seconds)})"
-    links = [(executed, "executed notebook", took), (executed.with_suffix(".log"), "what it printed", "")]
+    links = [(executed, "executed notebook", took), (executed.with_suffix(".log"), "printed output", "")]
     number, _, words = name.partition("_")
     return {
         "name": name,

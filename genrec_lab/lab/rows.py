@@ -40,7 +40,7 @@ def pretrained_on(config: MethodConfig, domains: Sequence[str]) -> tuple[str, ..
     if config.transfer.targets and not left:
         raise ValueError(
             f"transfer.targets names every domain, {list(domains)}; leave at least one to pre-train on, or "
-            "name a run that did in transfer.start"
+            "name a pre-trained run in transfer.start"
         )
     return left or tuple(domains)
 
@@ -72,8 +72,8 @@ def skipped_rows(config: MethodConfig, facts: Facts) -> dict[str, str]:
     skipped = {name: lacking for name, lacking in found.items() if lacking}
     if config.own_row and config.name in skipped:
         raise ValueError(
-            f"{config.name} cannot be run with these data: {skipped[config.name]}. Take the preset "
-            "'baselines', in which rows that the data cannot feed are skipped"
+            f"{config.name} cannot be run with these data: {skipped[config.name]}. Use the preset "
+            "'baselines', which skips rows that need other data"
         )
     return skipped
 
@@ -98,7 +98,7 @@ def lead_row(run: Run) -> str:
     for name in generative_rows(run):
         return name
     raise RunError(
-        f"Run {run.name!r} has rows over items only, so there are no codes to look at. Name a generative row "
+        f"Run {run.name!r} has only rows over items, so there are no codes to look at. Name a generative row "
         "in compare."
     )
 
@@ -124,7 +124,7 @@ def end_without_codes(run: Run, *, texts: bool = False, steps: bool = False) -> 
     elif texts and not facts_of(run).has_texts:
         end_notebook(f"the items of the run {run.name!r} have no texts.")
     elif steps and not decodes_in_steps(run):
-        end_notebook(f"the recommender of the run {run.name!r} does not write codes in steps.")
+        end_notebook(f"the recommender of the run {run.name!r} does not generate codes step by step.")
 
 
 def reads_text_vectors(run: Run, facts: Facts) -> bool:

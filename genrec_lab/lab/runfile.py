@@ -28,7 +28,7 @@ _ODD_NUMBER = re.compile(r"[-+]?0[0-9_]+|[-+]?[0-9_]+(:[0-9_]+)+")
 
 def _named(dataset: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(dataset.get("name"), str):
-        raise ValueError("it lacks a name, as {name: bazaar}")
+        raise ValueError("it lacks a name, such as {name: bazaar}")
     return dataset
 
 
@@ -46,17 +46,17 @@ class _Keys(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
-    run: Annotated[str, AfterValidator(_can_name_a_run)] = Field(description="a text")
+    run: Annotated[str, AfterValidator(_can_name_a_run)] = Field(description="text")
     dataset: Annotated[dict[str, Any], AfterValidator(_named)] = Field(
-        description="a mapping, as {name: bazaar}"
+        description="a mapping, such as {name: bazaar}"
     )
-    preset: str = Field(description="a text")
-    overrides: dict[str, Any] = Field({}, description="a mapping, as {tokenizer.levels: 4}")
+    preset: str = Field(description="text")
+    overrides: dict[str, Any] = Field({}, description="a mapping, such as {tokenizer.levels: 4}")
     seed: int = Field(
         0, ge=0, le=GREATEST_SEED, description=f"a whole number from 0 to {GREATEST_SEED:,}, without quotes"
     )
     notebooks: Annotated[tuple[str, ...] | None, _Listed] = Field(
-        None, description="a list of names, as [01_data_preparation, 02]"
+        None, description="a list of names, such as [01_data_preparation, 02]"
     )
 
 
@@ -118,7 +118,9 @@ def seeds_of(text: str) -> tuple[int, ...]:
     try:
         seeds = tuple(int(seed) for seed in text.split(","))
     except ValueError as error:
-        raise ValueError(f"--seeds {text} is not a list of seeds; write whole numbers as 1,2,3") from error
+        raise ValueError(
+            f"--seeds {text} is not a list of seeds; write whole numbers such as 1,2,3"
+        ) from error
     if wrong := [seed for seed in seeds if not 0 <= seed <= GREATEST_SEED]:
         raise ValueError(
             f"--seeds {text} is not a list of seeds: {wrong[0]} is not in 0 to {GREATEST_SEED:,}"
@@ -181,7 +183,7 @@ def _unreadable(value: Any) -> bool:
 def _sentence(key: str, error: Any) -> str:
     """Put one of pydantic's complaints in words."""
     if error["type"] == "missing":
-        return f"the key {key!r} is missing; needed are run, dataset and preset"
+        return f"the key {key!r} is missing; run, dataset and preset are required"
     if error["type"] == "extra_forbidden":
         return (
             f"the key {_shown(key)} is unknown{did_you_mean(key, _KEYS)}; expected {', '.join(_KEYS)}, "
@@ -200,14 +202,14 @@ def _value_problems(key: str, value: Any) -> Iterator[str]:
             if isinstance(name, str):
                 yield from _value_problems(f"{key}.{name}", inner)
             else:
-                yield f"{key} has the key {name!r}; expected a text, so put it in quotes"
+                yield f"{key} has the key {name!r}; expected text, so put it in quotes"
     elif isinstance(value, list | tuple):
         for inner in value:
             yield from _value_problems(key, inner)
     elif isinstance(value, str) and _BARE_EXPONENT.fullmatch(value):
         mantissa, exponent = re.split("[eE]", value)
         sign = "" if exponent[0] in "+-" else "+"
-        yield f"{key} is {value}, which YAML reads as a text; as a number write {mantissa}.0e{sign}{exponent}"
+        yield f"{key} is {value}, which YAML reads as text; as a number, write {mantissa}.0e{sign}{exponent}"
     elif isinstance(value, int) and abs(value) > _GREATEST_NUMBER:
         yield f"{key} is {_shown(value)}; expected a number of at most {_GREATEST_NUMBER:,}"
     elif isinstance(value, float) and not math.isfinite(value):
@@ -224,7 +226,7 @@ def _read_file(file: Path, problems: list[str]) -> dict[Any, Any]:
         if not file.is_file():
             raise ValueError("it is not a file; name a run file such as smoke.yaml")
         if (size := file.stat().st_size) > _MOST_BYTES:
-            raise ValueError(f"it has {size:,} bytes; the limit is {_MOST_BYTES:,}, keep data elsewhere")
+            raise ValueError(f"it has {size:,} bytes; the limit is {_MOST_BYTES:,}, so keep data elsewhere")
         content, found = _parsed(file.read_text(encoding="utf-8-sig"))
         if not isinstance(content, dict):
             raise ValueError("it holds no keys; write at least run, dataset and preset")
@@ -258,8 +260,8 @@ def _parsed(text: str) -> tuple[Any, list[str]]:
         raise ValueError(f"this is not valid YAML ({' '.join(str(error).split())}); fix it") from error
     if (size := _size(value, {})) > _MOST_VALUES:
         raise ValueError(
-            f"it holds {size:,} values, aliases counted in full; a run file has at most {_MOST_VALUES:,}, "
-            "take some out"
+            f"it holds {size:,} values, aliases counted in full; a run file has at most {_MOST_VALUES:,}; "
+            "remove some"
         )
     return value, loader.problems
 
@@ -277,7 +279,7 @@ def _apply(content: dict[Any, Any], setting: str) -> None:
     path, equals, text = setting.partition("=")
     top, _, rest = path.strip().partition(".")
     if not equals or not top:
-        raise ValueError("it is not of the form key=value, as --set overrides.tokenizer.levels=4")
+        raise ValueError("it is not of the form key=value, such as --set overrides.tokenizer.levels=4")
     if top not in _KEYS:
         raise ValueError(f"the key {top!r} is unknown{did_you_mean(top, _KEYS)}; expected {', '.join(_KEYS)}")
     value, problems = _parsed(text)
@@ -368,7 +370,7 @@ class _Loader(yaml.SafeLoader):
                 kept.append((key_node, value_node))
             elif not isinstance(key_node, yaml.ScalarNode):
                 key = self.construct_object(key_node)
-                self._note(key_node, f"the key {_shown(key)} is a {type(key).__name__}; write a text instead")
+                self._note(key_node, f"the key {_shown(key)} is a {type(key).__name__}; write text instead")
             elif (key := self.construct_object(key_node)) in seen:
                 self._note(key_node, f"the key {_shown(key)} is given twice; leave one out")
             else:

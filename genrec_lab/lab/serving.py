@@ -71,7 +71,7 @@ class Served:
         if unknown:
             raise RunError(
                 f"{what}: {len(unknown):,} of {of:,} items are unknown {where}, the first is {unknown[0]!r}; "
-                f"keys are those of the source, as {self.catalogue.items['key'][0]!r}."
+                f"keys are those of the source, such as {self.catalogue.items['key'][0]!r}."
             )
 
     def recommend(
@@ -134,7 +134,7 @@ def open_served(source: str | Path, row: str | None = None) -> Served:
 def _of_export(folder: Path, row: str | None) -> Served:
     name, models = exported_row(folder, read_json(folder / EXPORTED), row)
     if not models:
-        raise RunError(f"{folder} holds no model of {name!r} that this version can read; ask the run itself.")
+        raise RunError(f"{folder} holds no model of {name!r} that this version can read; use the run itself.")
     return _of_models(folder, name, models)
 
 
@@ -283,7 +283,7 @@ def _with_domains(users: pl.DataFrame, model: Served, file: Path) -> pl.DataFram
         known = [key for key in history if key in home]
         if domain is None and (not known or homes[known[-1]] > 1):
             raise RunError(
-                f"{file}: the history of user {user!r} does not say which domain it is of; add a column "
+                f"{file}: the history of user {user!r} does not say to which domain it belongs; add a column "
                 f"'domain' with one of {', '.join(model.domains)}."
             )
         found.append(domain or home[known[-1]])
@@ -304,7 +304,7 @@ def _numbered(users: pl.DataFrame, model: Served, file: Path, unknown: Unknown, 
             f"unknown to {model.source}, the first is {strange[0][1]!r} of user {strange[0][0]!r}"
         )
         if unknown == "refuse":
-            raise RunError(f"{message}. Leave them out of the file, or say --unknown drop.")
+            raise RunError(f"{message}. Leave them out of the file, or pass --unknown drop.")
         say(f"{message}; they are left out.")
     if empty := [user for user, history in zip(users["user"], found, strict=True) if not history]:
         say(f"{len(empty):,} users have no known item, the first is {empty[0]!r}.")

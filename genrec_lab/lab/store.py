@@ -222,7 +222,7 @@ def open_run(
     {'name': 'bazaar', 'items': 300}
     >>> open_run("mine", seed=4)
     Traceback (most recent call last):
-    genrec_lab.lab.files.RunError: The run 'mine' has other parameters than these (seed: 3 before, 4 now). ...
+    genrec_lab.lab.files.RunError: The run 'mine' has different parameters (seed: 3 before, 4 now). ...
     """
     given: dict[str, Any] = {"dataset": dataset, "preset": preset, "overrides": overrides, "seed": seed}
     opened = unopened_run(run, root=root, base=base, change=change, **given)
@@ -240,7 +240,7 @@ def unopened_run(
     run: str, *, root: Path | None = None, base: Path | None = None, change: bool = False, **given: Any
 ) -> Run:
     """As `open_run`, but nothing is written: to check parameters and to ask for the state of results."""
-    problem = run_name_problem(run) if isinstance(run, str) else f"it is a {type(run).__name__}, no text"
+    problem = run_name_problem(run) if isinstance(run, str) else f"it is a {type(run).__name__}, not text"
     if problem:
         raise RunError(f"run={run!r} cannot name a run's folder: {problem}.")
     folder = (root or runs_root()) / run
@@ -253,9 +253,9 @@ def unopened_run(
     }
     if has and not change and (other := differences({name: has[name] for name in wanted}, wanted)):
         raise RunError(
-            f"The run {run!r} has other parameters than these ({listed(other)}). Leave them out to use the "
-            f"run as it is, choose another name, or change the run: open_run({run!r}, …, change=True), or "
-            "`genrec run` with a run file that names it."
+            f"The run {run!r} has different parameters ({listed(other)}). Leave them out to use the run as "
+            f"it is, choose another name, or change the run: open_run({run!r}, …, change=True), or `genrec "
+            "run` with a run file that names it."
         )
     parameters = {"run": run, **DEMO, **{name: has[name] for name in DEMO if name in has}, **wanted}
     own = Path(kept["base"]) if base is None and "base" in kept else base
@@ -285,7 +285,7 @@ def existing_run(run: str, root: Path | None = None) -> Run:
 
 def _check(dataset: Any = None, seed: Any = 0, **_: Any) -> None:
     if dataset is not None and not (isinstance(dataset, Mapping) and isinstance(dataset.get("name"), str)):
-        raise RunError(f"dataset={dataset!r} lacks a name; write for example {{'name': 'bazaar'}}.")
+        raise RunError(f"dataset={dataset!r} lacks a name; write, for example, {{'name': 'bazaar'}}.")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise RunError(f"seed={seed!r} is not a whole number from 0 to {2**32 - 1}.")
 
@@ -362,7 +362,7 @@ class Run:
             made = self.manifest().get("format")
             raise RunError(
                 f"The run {self.name!r} was made by another version of genrec_lab (format {made}, this one "
-                f"has {SCHEMA}), so it is open for reading only. Take another name to run it again."
+                f"has {SCHEMA}), so it can only be read. Choose another name to run it again."
             )
 
     def log(self, event: str, **fields: Any) -> None:

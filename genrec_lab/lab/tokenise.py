@@ -244,17 +244,17 @@ def pretrained_run(run: Run, config: MethodConfig) -> Run | None:
         if config.name != run.config.name:
             return None
         raise RunError(
-            f"transfer.start is {named!r}, but the tokenizer of preset {config.name!r} cannot name the items "
-            "of other runs; leave it out."
+            f"transfer.start is {named!r}, but the tokenizer of preset {config.name!r} cannot encode the "
+            "items of other runs; leave it out."
         )
     folder = Path(named).expanduser() if "/" in named else run.folder.parent / named
     if folder.resolve() == run.folder.resolve():
-        raise RunError(f"transfer.start is {named!r}, this very run; name the run that was pre-trained.")
+        raise RunError(f"transfer.start is {named!r}, which is this run; name the run that was pre-trained.")
     start = existing_run(folder.name, folder.parent)
     ours, theirs = (one.model_dump(mode="json", include=_OF_THE_WEIGHTS) for one in (config, start.config))
     if found := differences(theirs, ours):
         raise RunError(
-            f"{config.name} cannot start from run {named!r}, whose weights are of other sizes "
+            f"{config.name} cannot start from run {named!r}, whose weights have other sizes "
             f"({listed(found)}). Give both runs the same preset and overrides."
         )
     return start
@@ -337,7 +337,9 @@ def _write_found(
     items = np.sort(np.concatenate([own, others])) if transfers else own
     codes, residuals = checked_codes(model, content.select(items))[:2]
     if len(others) and not transfers:
-        print(f"{work.title}: names items of other domains too, where nothing is recommended", flush=True)
+        print(
+            f"{work.title}: also gives codes to items of domains in which nothing is recommended", flush=True
+        )
         more = model.tokenize_unserved(content.select(others))
         items, codes = np.concatenate([items, others]), np.concatenate([codes, more.codes])
         if residuals is not None:

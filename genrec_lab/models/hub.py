@@ -153,8 +153,8 @@ class Shareable(NamesItems):
         except ValidationError as error:
             found = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
             raise SharingError(
-                f"{source}: config.json is of another version of {cls.__name__} than genrec_lab "
-                f"{genrec_lab.__version__} has (genrec_lab {described.get('genrec_lab')} wrote it): {found}"
+                f"{source}: config.json does not fit the {cls.__name__} of genrec_lab "
+                f"{genrec_lab.__version__} (genrec_lab {described.get('genrec_lab')} wrote it): {found}"
             ) from error
         if isinstance(most := described.get("max_history"), int) and most > 0:
             model.max_history = most

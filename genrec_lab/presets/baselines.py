@@ -48,9 +48,10 @@ def tiger_multimodal() -> MethodConfig:
         tiger(),
         name="tiger_multimodal",
         provenance=(
-            "TIGER_M of UTGRec's Table 2: unit vectors of text and picture side by side, then TIGER with its "
-            "paper's values. UTGRec has vectors of CLIP or Qwen2-VL-2B, the better of the two; here MiniLM's "
-            "of the text and pooled features of EfficientNet-lite0, zeros where an item has no picture."
+            "TIGER_M of UTGRec's Table 2: unit vectors of text and picture concatenated, then TIGER with its "
+            "paper's values. UTGRec uses vectors of CLIP or Qwen2-VL-2B, whichever is better; here MiniLM "
+            "for texts and pooled features of EfficientNet-lite0 for pictures, zeros for an item without a "
+            "picture."
         ),
         pictures="efficientnet-lite0",
     )
@@ -63,10 +64,11 @@ def letter() -> MethodConfig:
         name="letter",
         provenance=(
             "LETTER (Wang et al. 2024) 4.1: 4 levels of 256, d 32, collaborative weight .02, diversity "
-            "weight 1e-4 over 10 constrained clusters a level, AdamW 1e-3, batch 1,024, 20k epochs; T5 as "
-            "TIGER's, AdamW 5e-4, cosine, batch 256, 200 epochs; beam 20. Temperature .7, which it tunes. "
+            "weight 1e-4 over 10 constrained clusters per level, AdamW 1e-3, batch 1,024, 20k epochs; T5 as "
+            "in TIGER, AdamW 5e-4, cosine, batch 256, 200 epochs; beam 20. Temperature .7, which it tunes. "
             "From its code: widths, conflicts by Sinkhorn. Ours: MiniLM instead of LLaMA vectors; a SASRec "
-            "of 32 dimensions over 50 epochs of the training part; clusters anew every 10 epochs, not each."
+            "of 32 dimensions over 50 epochs of the training part; codewords clustered again every 10 "
+            "epochs, not every epoch."
         ),
         tokenizer=LetterConfig(epochs=20_000),
         identifiers=IdentifierConfig(policy="sinkhorn"),
@@ -81,10 +83,10 @@ def p5_cid() -> MethodConfig:
         tiger(),
         name="p5_cid",
         provenance=(
-            "P5-CID (Hua et al. 2023), clusters of its code: 20 each, until none has more than 500 items, by "
-            "spectral clustering with pivoted QR of the co-occurrence graph of the training part; then a "
-            "number within the cluster. Each level has a vocabulary of its own. Ours: TIGER's T5 and its "
-            "training instead of t5-small and P5's prompts."
+            "P5-CID (Hua et al. 2023), clusters as in its code: 20 each, until none has more than 500 items, "
+            "by spectral clustering with pivoted QR of the co-occurrence graph of the training part; then a "
+            "number within the cluster. Each level has its own vocabulary. Ours: TIGER's T5 and its training "
+            "instead of t5-small and P5's prompts."
         ),
         tokenizer=CoOccurrenceConfig(),
         identifiers=IdentifierConfig(policy="none"),
@@ -108,10 +110,10 @@ def idgenrec() -> MethodConfig:
         provenance=(
             "IDGenRec (Tan et al. 2024), values of its code: ids of at most 10 pieces by diverse beam search "
             "of 10 groups, 3 rounds of 1 epoch of the generator at 1e-8 and 10 of the recommender at 1e-3, "
-            "batches of 12 and 64, histories of 20 items, texts of 256 tokens; t5-small, the generator one "
-            "that was trained on tags of articles. Ours: no prompt around the history and no id of the user; "
-            "an id is one of letters and digits while it is written, there punctuation is taken out after; "
-            "AdamW starts anew each round, cosine instead of linear; then the recommender goes on until "
+            "batches of 12 and 64, histories of 20 items, texts of 256 tokens; t5-small, for the generator "
+            "one that was trained on tags of articles. Ours: no prompt around the history and no user id; "
+            "only letters and digits are generated, where its code removes punctuation afterwards; AdamW "
+            "restarts in each round, cosine instead of linear; then the recommender continues until "
             "validation NDCG stops rising."
         ),
         tokenizer=TextualIdsConfig(
@@ -132,8 +134,8 @@ def baselines() -> MethodConfig:
         name="baselines",
         own_row=False,
         provenance=(
-            "No method of its own. Rows over items: width 64 and what each model's file says of its sizes; a "
-            "softmax over all items for all of them, AdamW 1e-3, batch 256, at most 200 epochs, stopped when "
+            "No method of its own. Rows over items: width 64 and the sizes in each model's file; a softmax "
+            "over all items for all of them, AdamW 1e-3, batch 256, at most 200 epochs, stopped when "
             "validation NDCG has not risen for 20. Generative rows: the sizes and epochs of gmc_cpu, MiniLM "
             "vectors."
         ),
@@ -150,7 +152,7 @@ def baselines_tiny() -> MethodConfig:
         tiny,
         name="baselines_tiny",
         own_row=False,
-        provenance="No result is meant by it: every row at the smallest sizes.",
+        provenance="Every row at the smallest sizes, for the smoke run; its results mean nothing.",
         compare=every_row(),
         rows=rows,
     )

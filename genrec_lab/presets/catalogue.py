@@ -79,7 +79,7 @@ def dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in overrides.items():
         if not isinstance(key, str):
-            raise PresetError(f"overrides has the key {key!r}; expected a text")
+            raise PresetError(f"overrides has the key {key!r}; expected text")
         if isinstance(value, Mapping):
             flat |= {f"{key}.{name}": part for name, part in dotted(value).items()}
         else:
@@ -127,7 +127,7 @@ def _add_row(rows: dict[str, Any], parts: list[str], kind: Any) -> None:
     if parts[2:] != ["model", "kind"]:
         raise PresetError(
             f"overrides: rows has no {name!r}{did_you_mean(name, rows)}; it has {sorted(rows)}. A new row "
-            f"begins with rows.{name}.model.kind, the name of a model over items or its place, as "
+            f"begins with rows.{name}.model.kind, the name of a model over items or its place, such as "
             "my_models.py:MyModel"
         )
     if kind in rows:

@@ -61,8 +61,8 @@ class TuningConfig(BaseModel):
     def _says_what_was_tried(self) -> Self:
         if (self.trials > 1) != bool(self.space.strip()):
             raise ValueError(
-                f"tuning.trials is {self.trials} with the space {self.space!r}; name the space of more than "
-                "one trial, and none of a single one"
+                f"tuning.trials is {self.trials} with the space {self.space!r}; give a space for more than "
+                "one trial, and none for a single trial"
             )
         return self
 
@@ -202,8 +202,8 @@ class MethodConfig(BaseModel):
         """Yield a sentence for each two settings that exclude one another."""
         if self.recommenders == "separate" and self.adaptation.kind != "none":
             yield (
-                f"adaptation.kind is {self.adaptation.kind!r} with recommenders 'separate', which know one "
-                "domain already; set adaptation.kind to 'none'"
+                f"adaptation.kind is {self.adaptation.kind!r} with recommenders 'separate', each of which "
+                "already serves one domain; set adaptation.kind to 'none'"
             )
         if self.adaptation.kind != "none" and not hasattr(RECOMMENDERS.find(self.recommender.kind), "adapt"):
             yield (
@@ -217,18 +217,19 @@ class MethodConfig(BaseModel):
             )
         if self.one_pass is not None and getattr(self.recommender, "learns_in_one_pass", False):
             yield (
-                "one_pass is given, and the recommender learns in one pass anyhow; leave one_pass out, or "
+                "one_pass is given, and the recommender learns in one pass anyway; leave one_pass out, or "
                 "set recommender.reads to 'whole'"
             )
         if self.transfer.start is not None and not self.transfer.targets:
             yield (
-                f"transfer.start is {self.transfer.start!r} without transfer.targets; name the domains that "
-                "are to be served"
+                f"transfer.start is {self.transfer.start!r} without transfer.targets; name the domains to "
+                "serve"
             )
         if self.tokenizer_class.transfers and self.codebooks == "separate":
             yield (
-                f"codebooks are 'separate' with a tokenizer of kind {self.tokenizer.kind!r}, which is one "
-                "for all domains; for one of the target alone set transfer.pretrain_tokenizer to false"
+                f"codebooks are 'separate' with a tokenizer of kind {self.tokenizer.kind!r}, which is "
+                "trained on all domains; to train it on the target alone, set transfer.pretrain_tokenizer to "
+                "false"
             )
         try:
             self.tokenizer_class.check_method(self.tokenizer, dict(self))

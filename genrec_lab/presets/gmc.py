@@ -29,12 +29,12 @@ def gmc() -> MethodConfig:
         name="gmc",
         provenance=(
             "GMC 5.1.4: LLaMA-3.1-8B-Instruct vectors, L 4, N 256, d 32, beta 0.25, AdamW 1e-3, batch 1,024, "
-            "10k epochs; T5 200 epochs, 2e-3, batch 1,024; fine-tuning 5e-4, batch 512, early stopping; "
-            "beam 20. Against the paper: the RQ-VAE's squared norms are means over dimensions, vectors are "
-            "scaled to a mean square of 1, dead codes restarted (level 1 collapses otherwise). Not in it: "
-            "RQ-VAE widths (LC-Rec's), conflicts (Sinkhorn, LC-Rec's), "
-            "T5 192/64x6/1,536 with 2+2 layers and LoRA r 16 on q, k, v, the body whose 4.3 M and 0.17 M "
-            "parameters match 5.3; weight decay, schedule, patience and LoRA's alpha are ours."
+            "10k epochs; T5 200 epochs, 2e-3, batch 1,024; fine-tuning 5e-4, batch 512, early stopping; beam "
+            "20. Unlike the paper: the RQ-VAE's squared norms are means over dimensions, vectors are scaled "
+            "to a mean square of 1, dead codes restarted (level 1 collapses otherwise). Not in the paper: "
+            "RQ-VAE widths (LC-Rec's), conflicts (Sinkhorn, LC-Rec's), T5 192/64x6/1,536 with 2+2 layers and "
+            "LoRA r 16 on q, k, v, the body whose 4.3 M and 0.17 M parameters match 5.3; weight decay, "
+            "schedule, patience and LoRA's alpha are ours."
         ),
         text=TextConfig(
             kind="mean_pooled", model="meta-llama/Llama-3.1-8B-Instruct", precision="bfloat16", max_tokens=512
@@ -66,12 +66,12 @@ def gmc_cpu() -> MethodConfig:
         name="gmc_cpu",
         provenance=(
             "GMC's N 256, d 32, beta, L_dcl and LoRA; its L 4 as 3 levels and TIGER's extra code, which "
-            "tells equal ones apart: on Scientific alone 12 % better in validation NDCG@10 than 4 "
-            "levels and nearest_free (docs/results.md). For two cores: MiniLM vectors, RQ-VAE "
-            "512-256-128 over 300 epochs, in bf16 where the CPU has it; the T5 reads a history's past and "
-            "learns every place of a sequence in one pass, 20 epochs of one stretch of 21 items a user, "
-            "batch 512 items, 1e-3 cosine; Muon instead of AdamW, which reaches the same validation "
-            "NDCG in about a tenth of the epochs; LoRA at most 6 epochs."
+            "separates items with equal codes: on Scientific alone 12 % better in validation NDCG@10 than 4 "
+            "levels and nearest_free (docs/results.md). For two cores: MiniLM vectors, RQ-VAE 512-256-128 "
+            "over 300 epochs, in bf16 if the CPU supports it; the T5 reads the past of a history and learns "
+            "every position of a sequence in one pass, 20 epochs of one window of 21 items per user, batch "
+            "512 items, 1e-3 cosine; Muon instead of AdamW, which reaches the same validation NDCG in about "
+            "a tenth of the epochs; LoRA at most 6 epochs."
         ),
         tuning=TuningConfig(
             trials=18,
@@ -113,7 +113,7 @@ def gmc_small() -> MethodConfig:
         name="gmc_small",
         provenance=(
             "GMC's method on Bazaar's default size; every size is ours and chosen so that the whole chain "
-            "takes minutes. The T5 reads the past of a history, which learns a sequence in one pass."
+            "takes minutes. The T5 reads the past of a history, so it learns a sequence in one pass."
         ),
         tuning=TuningConfig(),
         tokenizer=RQVAEConfig(hidden=(256, 128), levels=3, codebook_size=64, epochs=120, batch_size=512),
@@ -155,9 +155,9 @@ def gmc_demo() -> MethodConfig:
         name="gmc_demo",
         provenance=(
             "GMC's method on the demo's Bazaar of 1,050 items and 2,000 users. Every size is ours and was "
-            "chosen on its world of seed 10, so that the chain takes minutes; no result on other "
-            "data is meant by it. The T5 reads the past of a history and has no dropout: it learns for ten "
-            "epochs only."
+            "chosen on its world of seed 10, so that the chain takes minutes; its results say nothing about "
+            "other data. The T5 reads the past of a history and has no dropout, because it trains for only "
+            "ten epochs."
         ),
         text=TextConfig(kind="tfidf", dimensions=31),
         tokenizer=RQVAEConfig(
@@ -189,7 +189,7 @@ def gmc_tiny() -> MethodConfig:
     return changed(
         gmc_small(),
         name="gmc_tiny",
-        provenance="No result is meant by it: the smallest sizes at which every step still does its work.",
+        provenance="Smallest sizes at which every step works, for the smoke run; its results mean nothing.",
         text=TextConfig(kind="tfidf", dimensions=64),
         tokenizer=RQVAEConfig(
             hidden=(64,), dimension=16, levels=3, codebook_size=16, epochs=20, batch_size=256
@@ -211,8 +211,8 @@ def causal() -> MethodConfig:
         base,
         name="causal",
         provenance=(
-            "gmc_cpu with a stack of 3 causal layers of the T5's sizes instead of the T5, and without an "
-            "adaptation. It learns from every place of a sequence in one pass."
+            "gmc_cpu with a stack of 3 causal layers of the T5's sizes instead of the T5, and without "
+            "adaptation. It learns from every position of a sequence in one pass."
         ),
         recommender=CausalConfig(d_model=192, d_kv=64, heads=6, d_ff=1536, layers=3),
         adaptation=base.adaptation.model_copy(update={"kind": "none"}),
@@ -226,7 +226,8 @@ def rkmeans() -> MethodConfig:
         gmc_cpu(),
         name="rkmeans",
         provenance=(
-            "Residual k-means, 3 levels of 256, on the text vectors themselves; everything else as gmc_cpu."
+            "Residual k-means, 3 levels of 256, on the text vectors themselves; everything else as in "
+            "gmc_cpu."
         ),
         tokenizer=ResidualKMeansConfig(levels=3, codebook_size=256),
     )

@@ -52,8 +52,8 @@ def tiger_row(config: MethodConfig) -> MethodConfig:
         config,
         name="tiger",
         provenance=(
-            f"TIGER (Rajput et al. 2023) with the sizes and the budget of {config.name} (that of its "
-            "fine-tuning, where it fine-tunes all weights), so that only the method differs."
+            f"TIGER (Rajput et al. 2023) with the sizes and the budget of {config.name} (its fine-tuning "
+            "budget if it fine-tunes all weights), so that only the method differs."
         ),
         tokenizer=kept.model_copy(update=tokenizer),
         identifiers=IdentifierConfig(policy="extra_level"),
@@ -69,10 +69,10 @@ def tiger_multimodal_row(config: MethodConfig) -> MethodConfig:
         tiger_row(config),
         name="tiger_multimodal",
         provenance=(
-            "TIGER_M of UTGRec's Table 2: unit vectors of text and picture side by side, then TIGER, with "
-            f"the sizes and the budget of {config.name}. The paper has vectors of CLIP or Qwen2-VL-2B, the "
-            f"better of the two; here the pictures' are pooled features of {model}, zeros where an item has "
-            "no picture."
+            "TIGER_M of UTGRec's Table 2: unit vectors of text and picture concatenated, then TIGER, with "
+            f"the sizes and the budget of {config.name}. The paper uses vectors of CLIP or Qwen2-VL-2B, "
+            f"whichever is better; here picture vectors are pooled features of {model}, zeros for an item "
+            "without a picture."
         ),
         pictures=model,
     )
@@ -94,12 +94,11 @@ def letter_row(config: MethodConfig) -> MethodConfig:
         config,
         name="letter",
         provenance=(
-            "LETTER (Wang et al. 2024): collaborative weight .02, diversity weight 1e-4 over "
-            f"{clusters} constrained clusters a level, temperature {_LETTER_TEMPERATURE}, conflicts by "
-            "Sinkhorn as in its code; our own SASRec, trained on the training part only, for as many epochs "
-            f"as {config.name} gives its SASRec row, at most {_MOST_COLLABORATIVE_EPOCHS}. Codewords are "
-            "clustered anew every 10 epochs, its code does so every epoch. Sizes and budget as "
-            f"{config.name}."
+            f"LETTER (Wang et al. 2024): collaborative weight .02, diversity weight 1e-4 over {clusters} "
+            f"constrained clusters per level, temperature {_LETTER_TEMPERATURE}, conflicts by Sinkhorn as in "
+            "its code; our own SASRec, trained on the training part only, for as many epochs as "
+            f"{config.name} gives its SASRec row, at most {_MOST_COLLABORATIVE_EPOCHS}. Codewords are "
+            f"clustered again every 10 epochs, in its code every epoch. Sizes and budget as in {config.name}."
         ),
         tokenizer=tokenizer,
         collaborative={
@@ -121,9 +120,9 @@ def p5_cid_row(config: MethodConfig) -> MethodConfig:
         provenance=(
             "P5-CID (Hua et al. 2023): recursive spectral clustering of the co-occurrence graph of the "
             f"training part, {min(20, size)} clusters each, until none has more than {size} items, then a "
-            "number within the cluster. Its tokens are new ones and a cluster's numbers start at 0, as in "
-            "its second way of indexing; each level has a vocabulary of its own. Ours: the T5 of "
-            f"{config.name} from random weights instead of t5-small and prompts."
+            "number within the cluster. Its tokens are new ones and each cluster numbers its items from 0, "
+            "as in its second way of indexing; each level has its own vocabulary. Ours: the T5 of "
+            f"{config.name} with random initial weights instead of t5-small and prompts."
         ),
         tokenizer=CoOccurrenceConfig(clusters=min(20, size), leaf_size=size),
         identifiers=IdentifierConfig(policy="none"),
@@ -149,15 +148,15 @@ def idgenrec_row(config: MethodConfig) -> MethodConfig:
         config,
         name="idgenrec",
         provenance=(
-            f"IDGenRec (Tan et al. 2024), facts from its code: {levels} pieces at most of an id (10 there), "
-            "the first free one of 10 by diverse beam search, the generator first and then the recommender, "
-            f"in {1 if small else 3} rounds (3 there). Ours: both are the T5 of {config.name} from random "
-            f"weights with {vocabulary:,} word pieces learnt from the texts, where it has a T5 trained on "
-            "tags of articles and t5-small (the preset 'idgenrec'); so ours first learns to write each "
-            "text's telling words. Rate 1e-6 of the generator (1e-8 there), one pair a user with 5 items of "
-            "history in these turns. No prompt around the history, no id of the user; what no penalty makes "
-            "unique has its last piece changed. Then the recommender goes on with the budget of "
-            f"{config.name}."
+            f"IDGenRec (Tan et al. 2024), values from its code: at most {levels} pieces per id (10 there), "
+            "the first free one of 10 from diverse beam search, first the generator and then the recommender "
+            f"trained, in {1 if small else 3} rounds (3 there). Ours: both are the T5 of {config.name} with "
+            f"random initial weights and {vocabulary:,} word pieces learned from the texts, where its code "
+            "has a T5 trained on tags of articles and t5-small (the preset 'idgenrec'); so ours first learns "
+            "to write the distinctive words of each text. Learning rate of the generator 1e-6 (1e-8 there), "
+            "one pair per user with 5 items of history in these rounds. No prompt around the history and no "
+            "user id; an id that no penalty makes unique gets another last piece. Then the recommender "
+            f"continues with the budget of {config.name}."
         ),
         tokenizer=TextualIdsConfig(levels=levels, text_tokens=tokens, vocabulary=vocabulary, body=body),
         recommender=body,
@@ -177,7 +176,7 @@ def gmc_row(config: MethodConfig) -> MethodConfig:
         name="gmc",
         provenance=(
             f"GMC with the sizes and the budget of {config.name}: one tokenizer with L_dcl and one "
-            "recommender over all domains of pre-training, then LoRA for each that is served."
+            "recommender over all domains of pre-training, then LoRA for each domain that is served."
         ),
         tokenizer=kept,
         codebooks="shared",
@@ -259,7 +258,7 @@ _VARIANTS = (
     ),
     Variant(
         "utgrec_without_tree",
-        "UTGRec Table 3 (1), w/o TreeCode: plain codebooks of each level's own.",
+        "UTGRec Table 3 (1), w/o TreeCode: a plain codebook for each level.",
         {"tokenizer.quantizer.structure": "levels"},
         TreeTokenizerConfig,
     ),
@@ -277,7 +276,8 @@ _VARIANTS = (
     ),
     Variant(
         "utgrec_without_tokenizer_finetuning",
-        "UTGRec Table 3 (4), w/o FT(T): the pre-trained tokenizer names the target's items as it is.",
+        "UTGRec Table 3 (4), w/o FT(T): the pre-trained tokenizer encodes the target's items without "
+        "fine-tuning.",
         {"transfer.tokenizer": "none"},
         TreeTokenizerConfig,
     ),

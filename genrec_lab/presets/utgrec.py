@@ -42,12 +42,12 @@ def utgrec(fidelity: Literal["paper", "code"] = "paper") -> MethodConfig:
         name="utgrec" if paper else "utgrec_code",
         provenance=(
             "UTGRec 3.1.4: Qwen2-VL-2B with LoRA, L 3, root 256, leaf 512, lambda 200, mu .01, eta .03, "
-            "AdamW 3e-4 over 3 epochs, 1e-4 over 20 of fine-tuning, cosine, batch 16 on each of 16 GPUs; T5 "
+            "AdamW 3e-4 over 3 epochs, fine-tuning 1e-4 over 20, cosine, batch 16 on each of 16 GPUs; T5 "
             "AdamW 5e-3 over 50 epochs, then 3e-3 with early stopping, batch 256 on each of 4 GPUs; beam 50. "
             + ("alpha 3, the best of Figure 3. " if paper else "alpha 5 and 40 epochs as in its code. ")
-            + "Not in it, from its code: LoRA r 8, alpha 32, d_c 128, adapter 768, tau .1, decoders and "
-            "diffusion; weight decay .05 from its author's other work. The T5 has TIGER's sizes (3.1.4), "
-            "128/64x6/1,024 with 4+4 layers, as the TIGER row's has; patience is ours."
+            + "Not in the paper, from its code: LoRA r 8, alpha 32, d_c 128, adapter 768, tau .1, decoders "
+            "and diffusion; weight decay .05 from its author's other work. The T5 has TIGER's sizes (3.1.4), "
+            "128/64x6/1,024 with 4+4 layers, as in the TIGER row; patience is ours."
         ),
         content=QwenConfig(gradient_checkpointing=True, picture=PictureTarget(size=256, patch=16)),
         tokenizer=for_fidelity(fidelity),
@@ -90,11 +90,11 @@ def utgrec_small() -> MethodConfig:
         utgrec(),
         name="utgrec_small",
         provenance=(
-            "UTGRec's method; every size is ours. MiniLM and EfficientNet-lite0, not Qwen2-VL; pictures "
-            "of 24 px in 16 patches, because with fewer places the decoder uses the codes sooner; L_Code "
-            "as a mean (its code's). For small catalogues collapse otherwise: content standardised, no "
-            "dropout, lambda .3, codewords placed by k-means after 10 batches and dead ones restarted "
-            "(docs/results.md). T5 with Muon, as in gmc_cpu, its histories reading the past, which learns a "
+            "UTGRec's method; every size is ours. MiniLM and EfficientNet-lite0, not Qwen2-VL; pictures of "
+            "24 px in 16 patches, because with fewer positions the decoder starts to use the codes sooner; "
+            "L_Code as a mean, as in its code. Against collapse on small catalogues: content standardised, "
+            "no dropout, lambda .3, codewords placed by k-means after 10 batches and dead ones restarted "
+            "(docs/results.md). T5 with Muon, as in gmc_cpu; it reads the past of a history, so it learns a "
             "sequence in one pass."
         ),
         text=TextConfig(),
@@ -169,7 +169,7 @@ def utgrec_tiny() -> MethodConfig:
     return changed(
         small,
         name="utgrec_tiny",
-        provenance="UTGRec's method at the smallest sizes, for the smoke run; its figures mean nothing.",
+        provenance="UTGRec's method at the smallest sizes, for the smoke run; its results mean nothing.",
         text=TextConfig(kind="tfidf", dimensions=64),
         content=CompactConfig(
             dimension=32,

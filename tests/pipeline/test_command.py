@@ -209,7 +209,7 @@ def test_too_little_memory_is_a_warning(folder, monkeypatch, capsys):
     assert main(["run", "large.yaml", "--dry-run"]) == 0
     said = capsys.readouterr().err
     assert said.startswith("warning: the data and the row sasrec may need about ")
-    assert "0.1 GB of this machine are free; take less data" in said
+    assert "0.1 GB of this machine are free; use less data" in said
 
 
 def test_a_folder_to_work_in_has_all_that_a_run_needs(folder, monkeypatch, capsys):
@@ -220,10 +220,10 @@ def test_a_folder_to_work_in_has_all_that_a_run_needs(folder, monkeypatch, capsy
     monkeypatch.chdir(folder / "notebooks")
     assert runs_root() == folder / "runs"
     assert main(["init", str(folder)]) == 2
-    assert "has notebooks/00_setup_check.ipynb already" in capsys.readouterr().err
+    assert "already has notebooks/00_setup_check.ipynb" in capsys.readouterr().err
     (folder / "file").touch()
     assert main(["init", str(folder / "file")]) == 2
-    assert "cannot be made" in capsys.readouterr().err
+    assert "cannot be created" in capsys.readouterr().err
 
 
 def test_help_and_init_load_neither_torch_nor_polars(watched, tmp_path):

@@ -126,7 +126,7 @@ def test_other_parameters_are_named_and_the_standard_deviation_is_doubted(opened
     row = comparison.differences.row(0, named=True)
     assert comparison.differences["parameter"].to_list() == ["config.rows.sasrec.training.epochs"]
     assert (row["demo-seed1"], row["demo-seed4"]) == ("1", "2")
-    assert "NOT EQUAL in all runs" in str(comparison)
+    assert "DIFFERENT between runs" in str(comparison)
 
 
 def test_only_evaluated_runs_of_the_name_count_one_a_seed(opened, evaluated, three, tmp_path):
@@ -138,7 +138,7 @@ def test_only_evaluated_runs_of_the_name_count_one_a_seed(opened, evaluated, thr
     opened(stale.name, 11)
     found = runs_of("demo", tmp_path)
     assert [run.name for run in found.runs] == ["demo-seed1", "demo-seed2", "demo-seed3"]
-    assert found.left_out["demo"] == "demo-seed2 has its seed, 2, already."
+    assert found.left_out["demo"] == "demo-seed2 already has seed 2."
     assert "have not been prepared" in found.left_out["demo-seed9"]
     assert "seed: 10 before, 11 now" in found.left_out["demo-seed10"]
     assert len(found.left_out) == 3

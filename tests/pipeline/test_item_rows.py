@@ -134,7 +134,7 @@ def test_nothing_is_learnt_from_validation_and_test_items(toys):
 def test_there_are_no_codes_to_look_at(toys, capsys):
     run, _ = toys
     assert shown_row(run) == "sasrec"
-    with pytest.raises(RunError, match="rows over items only, so there are no codes"):
+    with pytest.raises(RunError, match="has only rows over items, so there are no codes"):
         lead_row(run)
     assert describe_adaptation(run) == "No row of this run is generative, so nothing is adapted."
     assert adapt_to_domains(run).is_empty()
@@ -202,7 +202,7 @@ def test_a_papers_table_is_a_figure_of_the_run_and_stands_in_its_report(toys, mo
     assert (run.folder / "figures" / "beside_gmc_table_3.json").is_file()
     monkeypatch.setattr(type(run), "metrics", lambda self: frame)
     page = build_report(run).read_text(encoding="utf-8")
-    assert "Beside GMC Table 3" in page and "The rows of GMC Table 3 beside ours" in page
+    assert "Compared with GMC Table 3" in page and "Rows of GMC Table 3 compared with ours" in page
 
 
 def test_a_generative_method_of_its_own_needs_texts(tmp_path):

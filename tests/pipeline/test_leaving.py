@@ -180,13 +180,13 @@ def test_lists_are_obeyed_and_a_row_may_end_early(run, exported, histories, tmp_
             '{"user": "a", "history": ["nowhere"], "domain": "Garden"}\n',
             "1 of 1 items of histories are unknown",
         ),
-        ('{"user": "a", "history": ["nowhere"]}\n', "the history of user 'a' does not say which domain"),
+        ('{"user": "a", "history": ["nowhere"]}\n', "the history of user 'a' does not say to which domain"),
         ('{"user": "a", "history": [], "domain": "Attic"}\n', "does not serve 'Attic'"),
         ('{"user": "a"}\n', "line 1: .*expected"),
         ('{"user": "a", "history": [0.5]}\n', "line 1: .*expected"),
-        ("[" * 100_000 + "\n", "line 1: no JSON"),
+        ("[" * 100_000 + "\n", "line 1: not JSON"),
         ('{"user": "a", "history": ["' + "x" * 10_000_000 + '"]}\n', "line 1: longer than 1,000,000 bytes"),
-        ("\n\n", "holds no history"),
+        ("\n\n", "holds no histories"),
         ('{"user": 1, "history": []}\n{"user": "1", "history": []}\n', "has user '1' in 2 rows"),
     ],
 )
@@ -234,7 +234,7 @@ def test_new_items_get_identifiers_and_no_old_one_moves(run, exported, histories
     some.select("key", "domain", "title", "text").write_csv(tmp_path / "new.csv")
     asked = ["add-items", str(exported), "--items", str(tmp_path / "new.csv"), "--out", str(tmp_path / "out")]
     assert cli.main(asked) == 0
-    assert "Garden: 7 items come to 300" in capsys.readouterr().err
+    assert "Garden: 7 items are added to 300" in capsys.readouterr().err
     for domain in dataset.domains:
         model = read_recommender(tmp_path / "out" / "gmc_tiny" / "models" / domain)
         assert np.array_equal(model.codes.codes[:300], own.codes) and model.codes.unique
@@ -267,7 +267,7 @@ def test_new_items_get_identifiers_and_no_old_one_moves(run, exported, histories
         ({"key": ["k"], "domain": ["Attic"]}, "items of 'Attic'; the models serve Garden, Kitchen"),
         ({"title": ["t"], "domain": ["Garden"]}, "expected 'key' or 'item'"),
         ({"key": ["k", "k"], "domain": ["Garden"] * 2}, "item 'k' of Garden twice"),
-        ({"key": ["garden-0000000"], "domain": ["Garden"]}, "which the catalogue has already"),
+        ({"key": ["garden-0000000"], "domain": ["Garden"]}, "which the catalogue already has"),
         ({"key": [], "domain": []}, "holds no item"),
     ],
 )
@@ -280,7 +280,7 @@ def test_items_that_cannot_be_added(exported, tmp_path, table, message) -> None:
 
 def test_a_row_over_items_names_none(exported, tmp_path) -> None:
     (tmp_path / "new.csv").write_text("key,domain\nk,Garden\n")
-    with pytest.raises(RunError, match=r"row 'sasrec' of .* cannot name new items"):
+    with pytest.raises(RunError, match=r"row 'sasrec' of .* cannot give codes to new items"):
         add_items(exported, tmp_path / "new.csv", tmp_path / "out", "sasrec")
 
 
@@ -322,7 +322,7 @@ def test_what_a_user_has_is_not_ranked_where_the_run_file_says_so(run, capsys) -
             again += target in had
             assert not any(had & set(after.items[row][place].tolist()) for row in ROWS)
         assert any((before.items[row] != after.items[row]).any() for row in ROWS)
-        sentence = f"exclude_seen: {again} of {after.users.height} test users have their target"
+        sentence = f"exclude_seen: {again} of {after.users.height} test users already had their target"
         assert (sentence in told) == (again > 0)
     finally:  # the rankings of before are put back
         rank_test_users(open_run("demo", change=True, overrides=run.parameters["overrides"], **parameters))

@@ -171,7 +171,7 @@ def test_told_items_are_of_domains_that_the_tokenizer_was_trained_on(run, alone)
 def test_a_tokenizer_of_one_domain_says_which_items_it_can_tell_of(alone):
     dataset = load_prepared(alone).dataset
     assert len(what_codes_keep(alone, dataset.domain_items("Wardrobe")[:2].tolist(), 0).words) == 2
-    with pytest.raises(ValueError, match=r"they are of \['Garden'\].*for each of \['Wardrobe'\] alone"):
+    with pytest.raises(ValueError, match=r"they belong to \['Garden'\].*for each of \['Wardrobe'\] alone"):
         what_codes_keep(alone, dataset.domain_items("Garden")[:2].tolist(), 0)
 
 

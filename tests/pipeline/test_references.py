@@ -92,5 +92,5 @@ def test_files_that_fit_no_domain_are_refused_with_the_counts(data):
     with pytest.raises(CodesError, match=r"\{'few': 59\} items fit none .*'Desk': 60, 'Floor': 70"):
         codes_of_same_items(opened(str(root / "few")))
     index_file(root / "more", "more", [*sorted({*ids["Floor"], *ids["Desk"]}), "1"])
-    with pytest.raises(CodesError, match="or several alike"):
+    with pytest.raises(CodesError, match="or fit several equally well"):
         codes_of_same_items(opened(str(root / "more")))

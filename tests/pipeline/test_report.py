@@ -247,7 +247,7 @@ def test_provenance_is_that_of_the_results_and_what_all_share_is_said_once(run, 
     results = [made(DATA), made(TRAINING, ROW, scope="Garden"), made(RANKING, ROW, **gpu)]
     monkeypatch.setattr(Run, "provenance", lambda self: results, raising=False)
     text = Page(build_report(run).read_text(encoding="utf-8")).text
-    section = text[text.index("What made the results") : text.index("Durations")]
+    section = text[text.index("Code, settings and hardware") : text.index("Durations")]
     for shared in ("2.4.6", "fp32", "abc123", "aaaabbbbcccc"):
         assert section.count(shared) == 1, shared
     assert f"cpu, H200 {EVIL}" in section  # the line of the row whose two results differ

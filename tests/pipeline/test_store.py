@@ -211,7 +211,7 @@ def test_a_run_of_another_version_opens_for_reading_only(runs_root: Path) -> Non
     before = (folder / "manifest.json").read_bytes()
     run = open_run("old")
     assert run.read_only
-    with pytest.raises(RunError, match=r"another version.*Take another name"):
+    with pytest.raises(RunError, match=r"another version.*Choose another name"):
         run.make(chain()[0])
     assert (folder / "manifest.json").read_bytes() == before
 

@@ -18,12 +18,14 @@ def test_every_row_says_the_trials_behind_its_settings(tmp_path) -> None:
     of_one_budget = {table.pop(row) for row in ("gmc_tiny", "gmc_without_lora", "tiger", "idgenrec")}
     assert of_one_budget == {(3, searched["space"])}  # they train with the same values
     assert table.pop("gru4rec") == (2, "model.dropout: .2, .5")
-    assert table.pop("popularity") == (1, "nothing to set")
+    assert table.pop("popularity") == (1, "nothing to tune")
     assert table == {"sasrec": (1, "1 trial: the preset")}
     assert set(tuning_of_rows(run)["chosen_on"]) == {"validation ndcg@10", "nothing"}
 
 
 @pytest.mark.parametrize("tuning", [{"tuning.trials": 4}, {"tuning.space": "training.epochs: 1, 2"}])
 def test_more_trials_than_one_name_their_space_and_one_names_none(tuning) -> None:
-    with pytest.raises(PresetError, match="name the space of more than one trial, and none of a single one"):
+    with pytest.raises(
+        PresetError, match="give a space for more than one trial, and none for a single trial"
+    ):
         presets.load("gmc_tiny", tuning)

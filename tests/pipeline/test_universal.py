@@ -270,7 +270,7 @@ def test_a_start_that_does_not_fit_is_refused(run, pretrained):
 
     with pytest.raises(RunError, match="There is no run 'nowhere'"):
         tokenizers_from("nowhere")
-    with pytest.raises(RunError, match="this very run"):
+    with pytest.raises(RunError, match="which is this run"):
         tokenizers_from("wrong")
     with pytest.raises(RunError, match=r"quantizer\.root_size: 16 before, 8 now.*same preset"):
         tokenizers_from("pretrained", **{"tokenizer.quantizer.root_size": 8})

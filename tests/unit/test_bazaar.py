@@ -200,7 +200,7 @@ def test_world_is_found_again_from_a_run_files_literal() -> None:
         ({"items": 299}, r"items = 299.*300"),
         ({"items": 1_000_001}, r"items = 1000001.*1000000"),
         ({"items": 900.0}, r"items = 900\.0"),
-        ({"domains": ()}, r"no domain named; choose among Garden"),
+        ({"domains": ()}, r"no domain given; choose from Garden"),
         ({"domains": ("Garden", "Garden")}, r"'Garden' is named twice"),
         ({"domains": ("Kitchen", "Gardn")}, r"unknown domain 'Gardn' \(did you mean 'Garden'"),
         ({"domains": "Garden"}, r"list of shops is expected"),

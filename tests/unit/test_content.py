@@ -53,7 +53,9 @@ def test_a_picture_outside_the_root_names_its_item(tmp_path: Path) -> None:
 
 
 def test_an_item_without_any_content_is_named() -> None:
-    with pytest.raises(ContentError, match=r"item B1 has neither text nor picture \(2 of 3 items are so\)"):
+    with pytest.raises(
+        ContentError, match=r"item B1 has neither text nor picture \(2 of 3 items have neither\)"
+    ):
         content_of(dataset(["a spade", "", "  "], [None, None, None]))
     assert content_of(dataset(["", "a rake"], ["spade.png", None])).texts[0] == ""
 

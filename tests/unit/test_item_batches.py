@@ -123,7 +123,7 @@ def test_domain_items_refuse_what_does_not_fit() -> None:
         DomainItems(ITEMS, np.array([2, 1]))
     with pytest.raises(ValueError, match="the domain has no items"):
         DomainItems(np.array([], dtype=np.int64))
-    with pytest.raises(ValueError, match="text has 7 rows for 8 items; expected one each"):
+    with pytest.raises(ValueError, match="text has 7 rows for 8 items; expected one row per item"):
         DomainItems(ITEMS, text=np.zeros((7, 4), np.float32))
     with pytest.raises(
         ValueError, match=r"UniX needs pictures of its items; .* DomainItems\(…, pictures=…\)"

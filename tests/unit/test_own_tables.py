@@ -325,8 +325,8 @@ def test_init_writes_a_run_file_and_says_what_it_understood(
         "user: column 'customer_id' of transactions.csv",
         "key of the items: column 'article_id' of articles.csv",
         "read: 1 users, 3 items, 3 interactions",
-        "not in the text: description; add them by text_template",
-        "users whose last two items have one time: 1",
+        "not in the text: description; add them with text_template",
+        "users whose last two items have the same time: 1",
     ):
         assert part in said
     content = yaml.safe_load((tmp_path / "work" / "transactions.yaml").read_text())

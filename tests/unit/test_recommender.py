@@ -359,7 +359,7 @@ def test_an_unknown_domain_is_refused(model) -> None:
 
 
 def test_domains_must_be_as_many_as_histories(model) -> None:
-    with pytest.raises(ValueError, match="domain has 1 names for 2 histories; expected one each"):
+    with pytest.raises(ValueError, match="domain has 1 names for 2 histories; expected one per history"):
         model.recommend([[1], [2]], 3, ["a"])
 
 

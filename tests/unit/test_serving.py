@@ -115,9 +115,9 @@ def test_other_settings_begin_anew(shared: Path, tmp_path: Path, monkeypatch: py
         ("u.csv", "user,thing\na,b\n", "'item' is missing"),
         ("u.csv", "user,item\na,\n", "rows without a user, a history or an item"),
         ("u.xlsx", "x", "unknown ending"),
-        ("u.parquet", "x", "not readable"),
+        ("u.parquet", "x", "cannot be read"),
         ("u.jsonl", '{"user": "a", "history": ["K1", null]}\n', "line 1"),
-        ("u.jsonl", '{"user": "a", "history": ["K1"]}\nnonsense\n', "line 2: no JSON"),
+        ("u.jsonl", '{"user": "a", "history": ["K1"]}\nnonsense\n', "line 2: not JSON"),
         ("u.jsonl", '{"user": "a", "history": ["K1"], "domain": 3}\n', "line 1"),
     ],
 )

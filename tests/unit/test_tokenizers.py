@@ -138,7 +138,7 @@ def test_a_class_in_a_file_is_a_kind_of_tokenizer(stranger: Path) -> None:
         ({"tokenizer.kind": "nowhere.py:Signs"}, "there is no file nowhere.py"),
         ({"tokenizer.kind": "no_module:Signs"}, r"no_module cannot be imported \(ModuleNotFoundError"),
         ({"tokenizer.kind": "mine.py:np"}, "np.* lacks Config, fit, encode; a tokenizer has"),
-        ({"tokenizer.kind": 3}, "3 is a int; expected a text"),
+        ({"tokenizer.kind": 3}, "3 is a int; expected text"),
         ({"tokenizer": {"kind": "mine.py:Signs", "levels": 0}}, r"tokenizer.levels = 0: .*of .*Signs\)"),
         ({"tokenizer": {"kind": "mine.py:Signs", "hidden": (3,)}}, "'tokenizer.hidden' is unknown"),
         ({"tokenizer": {"kind": "rqvae", "levels": "4"}}, "tokenizer.levels = '4': Input should be"),

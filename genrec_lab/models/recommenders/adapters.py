@@ -154,7 +154,7 @@ def load_lora(model: AnyRecommender, domain: str, folder: Path) -> AnyRecommende
         unexpected = [name for name in shapes if shapes[name] != expected.get(name)]
         lacking = [name for name in expected if name not in shapes]
         raise ValueError(
-            f"{folder} holds an adapter of another model: unexpected {unexpected[:3]}, lacking {lacking[:3]}"
+            f"{folder} holds an adapter of another model: unexpected {unexpected[:3]}, missing {lacking[:3]}"
         )
     if of_base not in (None, _digest(model.body.state_dict())):
         raise ValueError(

@@ -390,7 +390,7 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
             wanted = [str(name) for name in domain]
             if len(wanted) != len(histories):
                 raise ValueError(
-                    f"domain has {len(wanted)} names for {len(histories)} histories; expected one each"
+                    f"domain has {len(wanted)} names for {len(histories)} histories; expected one per history"
                 )
         elif len(names) == 1:
             wanted = [names[0]] * len(histories)

@@ -81,7 +81,7 @@ class DomainItems:
         for need, table in self._tables().items():
             if table is not None and len(table) != len(self.items):
                 raise ValueError(
-                    f"{need} has {len(table)} rows for {len(self.items)} items; expected one each"
+                    f"{need} has {len(table)} rows for {len(self.items)} items; expected one row per item"
                 )
 
     def require(self, needs: Sequence[Need], model: str) -> None:

@@ -60,7 +60,9 @@ class RecFormerConfig(ItemModelConfig):
     window: int = Field(64, ge=2, description="tokens that a token attends to, half on each side; even")
     max_tokens: int = Field(1024, ge=8, description="of a history")
     max_attributes: int = Field(3, ge=1, description="of an item")
-    attribute_tokens: int = Field(32, ge=2, description="most tokens of an attribute, key and value")
+    attribute_tokens: int = Field(
+        32, ge=2, description="maximum number of tokens of an attribute, key and value"
+    )
     prefixes: int | None = Field(1, ge=1, description="prefixes per sequence, drawn each epoch; None: all")
     temperature: float = Field(0.05, gt=0)
     mask_share: float = Field(0.15, ge=0, lt=1)

@@ -165,8 +165,8 @@ def text_codes(vectors: np.ndarray, codes: int, bits: int) -> Tensor:
         )
     if n < 2**bits:
         raise ValueError(
-            f"vqrec.bits is {bits}, so that a code has {2**bits} values, but there are only {n} items; "
-            f"set it to {n.bit_length() - 1} or less"
+            f"vqrec.bits is {bits}, so a code has {2**bits} values, but there are only {n} items; set it to "
+            f"{n.bit_length() - 1} or less"
         )
     config = ProductQuantizationConfig(kind="opq", levels=codes, codebook_size=2**bits)
     try:

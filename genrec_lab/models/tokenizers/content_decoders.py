@@ -36,7 +36,7 @@ class DecoderConfig(BaseModel):
     expansion: int = Field(4, ge=1, description="feed-forward width divided by w")
     text_places: int = Field(1024, ge=1, description="longest text in tokens")
     masking: Literal["all", "mixed"] = Field(
-        "all", description="masking of the text in training: all places (paper), or 80/10/10 (code)"
+        "all", description="masking of the text in training: all positions (paper), or 80/10/10 (code)"
     )
     reduction: Reduction = Field("paper", description="of Eq. 8 over a text: sum (paper) or mean (code)")
 

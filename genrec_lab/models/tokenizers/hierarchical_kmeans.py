@@ -27,7 +27,7 @@ class HierarchicalKMeansConfig(TokenizerConfig):
 
     kind: Literal["hkmeans"] = "hkmeans"
     levels: int = Field(4, ge=1, description="L, the depth of the tree")
-    codebook_size: int = Field(256, ge=1, description="K, most clusters below a cluster")
+    codebook_size: int = Field(256, ge=1, description="K, maximum number of clusters below a cluster")
 
 
 class HierarchicalKMeans(VectorTokenizer):

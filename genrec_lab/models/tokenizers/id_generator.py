@@ -36,7 +36,7 @@ class TextualIdsConfig(TokenizerConfig):
     """Settings of textual ids; candidates and lengths are those of the authors' code."""
 
     kind: Literal["idgen"] = "idgen"
-    levels: int = Field(10, ge=2, description="L, most pieces of an id")
+    levels: int = Field(10, ge=2, description="L, maximum number of pieces of an id")
     candidates: int = Field(10, ge=1, description="G, ids that diverse beam search proposes per item")
     text_tokens: int = Field(256, ge=1, description="S, longer texts are truncated")
     vocabulary: int = Field(4000, ge=40, description="V, maximum size of a learned vocabulary")

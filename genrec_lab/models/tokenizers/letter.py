@@ -46,7 +46,7 @@ class LetterConfig(ResidualAutoencoderConfig):
     """Settings of LETTER's tokenizer; the loss weights are from its paper, section 4.1.3."""
 
     kind: Literal["letter"] = "letter"
-    codebook_size: int = Field(256, ge=2, description="K, codes a level")
+    codebook_size: int = Field(256, ge=2, description="K, codes per level")
     collaborative_weight: float = Field(0.02, ge=0, description="alpha, weight of L_CF")
     diversity_weight: float = Field(1e-4, ge=0, description="beta of the paper, weight of L_Div")
     clusters: int = Field(10, ge=1, description="of each level's codewords, by constrained k-means")

@@ -27,7 +27,7 @@ class RandomCodesConfig(TokenizerConfig):
 
     kind: Literal["random"] = "random"
     levels: int = Field(4, ge=1, description="L")
-    codebook_size: int = Field(256, ge=1, description="K, codes a level")
+    codebook_size: int = Field(256, ge=1, description="K, codes per level")
 
 
 class RandomCodes(CatalogueTokenizer):

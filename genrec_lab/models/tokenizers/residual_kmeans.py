@@ -23,7 +23,7 @@ class ResidualKMeansConfig(TokenizerConfig):
     levels: int = Field(
         4, ge=1, description="L; 4 in GMC section 5.1.4, 3 in TIGER plus one that resolves collisions"
     )
-    codebook_size: int = Field(256, ge=1, description="K, codes a level (GMC section 5.1.4)")
+    codebook_size: int = Field(256, ge=1, description="K, codes per level (GMC section 5.1.4)")
 
 
 class ResidualKMeans(VectorTokenizer):

@@ -27,7 +27,7 @@ class ResidualAutoencoderConfig(AutoencoderConfig):
     """Settings of every autoencoder with a residual quantiser: RQ-VAE and LETTER."""
 
     dimension: int = Field(32, ge=1, description="d of the latent vectors and codewords")
-    codebook_size: int = Field(256, ge=1, description="K, codes a level")
+    codebook_size: int = Field(256, ge=1, description="K, codes per level")
     beta: float = Field(0.25, ge=0, description="weight of the commitment loss in Eq. 5")
     reduction: Literal["mean", "sum"] = Field(
         "mean",
