@@ -160,28 +160,29 @@ class ItemCodes:
     # --- uniqueness
 
     @cached_property
-    def _identifier_ids(self) -> IntArray:
+    def identifier_ids(self) -> IntArray:
+        """(N,) numbers of the distinct identifiers, in order of domain and codes; equal within a domain."""
         return row_ids(np.column_stack([self.domain_index, self.codes]))
 
     def groups(self) -> list[IntArray]:
         """Return the items of each ambiguous identifier: ascending arrays of items of one domain."""
-        sizes = np.bincount(self._identifier_ids)
-        return members_of_groups(self._identifier_ids, sizes > 1)
+        sizes = np.bincount(self.identifier_ids)
+        return members_of_groups(self.identifier_ids, sizes > 1)
 
     def collision_rate(self) -> float:
         """Return the share of items whose whole identifier another item of the same domain shares."""
-        sizes = np.bincount(self._identifier_ids)
+        sizes = np.bincount(self.identifier_ids)
         return float(sizes[sizes > 1].sum() / self.n_items)
 
     def representatives(self) -> IntArray:
         """Return for each item the lowest item of its domain with the same identifier, (N,)."""
-        _, first, group = np.unique(self._identifier_ids, return_index=True, return_inverse=True)
+        _, first, group = np.unique(self.identifier_ids, return_index=True, return_inverse=True)
         return first[group.reshape(-1)].astype(np.int64)
 
     @property
     def unique(self) -> bool:
         """Whether no two items of a domain share an identifier."""
-        return int(self._identifier_ids.max()) + 1 == self.n_items
+        return int(self.identifier_ids.max()) + 1 == self.n_items
 
     def require_unique(self) -> None:
         """Raise CodesError if items of a domain share an identifier."""

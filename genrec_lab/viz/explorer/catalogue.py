@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from genrec_lab.codes import ItemCodes
+from genrec_lab.codes import ItemCodes, row_ids
 from genrec_lab.data.item_text import without_entities
 from genrec_lab.viz.explorer.prefixes import PrefixOrder
 from genrec_lab.viz.explorer.sharing import PairSums, group_similarity, pair_sums, unit_vectors
@@ -119,6 +119,11 @@ class CodedCatalogue:
     def order(self) -> PrefixOrder:
         """The items sorted by their codes, so that the items of a prefix are one slice."""
         return PrefixOrder(self.codes)
+
+    @cached_property
+    def stem_ids(self) -> IntArray:
+        """(N,) numbers of the items' domains and codes except the last one."""
+        return row_ids(np.column_stack([self.codes.domain_index, self.codes.codes[:, :-1]]))
 
     @cached_property
     def by_popularity(self) -> IntArray:
@@ -236,6 +241,7 @@ class CodedCatalogue:
     def prepare(self) -> CodedCatalogue:
         """Compute in advance what would slow down the first answers: order, words, distances and means."""
         _ = self.words, self.phrases, self.searched, self.distances, self.by_popularity, self.coherence
+        _ = self.codes.identifier_ids, self.stem_ids
         for level in range(self.levels):
             self.order.with_code(level, 0)
             if self.unit is not None:
@@ -250,7 +256,7 @@ class CodedCatalogue:
                 f"{self.codes.sizes}"
             )
         found = copy(self)
-        for derived in ("order", "words", "phrases", "distances"):
+        for derived in ("order", "stem_ids", "words", "phrases", "distances"):
             vars(found).pop(derived, None)
         found.name, found.codes, found.residuals, found.codewords = name, codes, None, None
         places = np.empty(self.n_items, dtype=np.int64)

@@ -44,7 +44,7 @@ def codes_below(state: ExplorerState) -> Table:
     catalogue, prefix, items = state.catalogue, state.selection.prefix, state.items()
     level = len(prefix)
     size = catalogue.codes.sizes[level]
-    codes = catalogue.codes.codes[items, level]
+    codes = state.codes_at(level)
     counts = np.bincount(codes, minlength=size)
     known = state.labels()
     words = [", ".join(known.get(code, ())) for code in range(size)]
@@ -56,7 +56,7 @@ def codes_below(state: ExplorerState) -> Table:
         columns["pure"] = purity_of(level_sharing(catalogue, level, items).items.T)
     if catalogue.unit is not None:
         columns["alike"] = state.alike_by_code(level)
-    columns["twins"] = np.bincount(codes, weights=state.ambiguous[items], minlength=size).astype(np.int64)
+    columns["twins"] = np.bincount(codes[state.ambiguous[items]], minlength=size)
     columns["state"] = code_states(catalogue, level, counts)
     go: list[dict[str, Any] | None] = [{"prefix": [*prefix, code]} for code in range(size)]
     return Table(pl.DataFrame(columns), go, shares=("traffic", "pure"), bars=("items",))

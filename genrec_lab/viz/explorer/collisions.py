@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from genrec_lab.codes import CONFLICT_POLICIES, CodesError, ItemCodes, row_ids
+from genrec_lab.codes import CONFLICT_POLICIES, CodesError, ItemCodes
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.explorer.sharing import Vectors, group_similarity
 from genrec_lab.viz.text import counted, written
@@ -35,7 +35,7 @@ _MOST_MOVED = {"nearest_free": 2_000, "optimal": 1_000, "sinkhorn": 30}
 
 @dataclass(frozen=True, eq=False)
 class Collisions:
-    """The identifiers shared by two or more items of one domain, largest group first, then by codes.
+    """The identifiers shared by two or more items of one domain, largest first, then by domain and codes.
 
     starts, sizes: (G,) start of each group in `items`, and its number of items. items: item indices by group,
     ascending within each group.
@@ -69,8 +69,7 @@ class Collisions:
 
 def collisions(catalogue: CodedCatalogue, among: IntArray | None = None) -> Collisions:
     """Return the ambiguous identifiers within domains; among: only those of these items."""
-    codes = catalogue.codes
-    ids = row_ids(np.column_stack([codes.codes, codes.domain_index]))
+    ids = catalogue.codes.identifier_ids
     wanted = np.bincount(ids) > 1
     if among is not None:
         wanted &= np.bincount(ids[among], minlength=wanted.size) > 0
@@ -96,7 +95,7 @@ def collision_causes(
     and case. Frame `group, items, texts` (number of different texts), `similarity` (mean over pairs, null if
     unknown), `under_prefix` (items of the domain with the same codes except the last), `cause`.
     """
-    codes, members = found.catalogue.codes, found.items
+    members = found.items
     count = len(found.sizes)
     group = np.repeat(np.arange(count), found.sizes)
     raw = (found.catalogue.titles if texts is None else texts).gather(members)
@@ -107,8 +106,7 @@ def collision_causes(
         alike, border = _word_overlap(frame, count), _ALIKE_WORDS
     else:
         alike, border = group_similarity(unit, members, group, count), _border(unit, generator)
-    ids = row_ids(np.column_stack([codes.domain_index, codes.codes[:, :-1]]))
-    firsts = members[found.starts]
+    ids, firsts = found.catalogue.stem_ids, members[found.starts]
     columns = {
         "group": np.arange(count), "items": found.sizes, "texts": different.cast(pl.Int64),
         "similarity": pl.Series(alike).fill_nan(None), "under_prefix": np.bincount(ids)[ids[firsts]],

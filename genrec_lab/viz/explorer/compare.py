@@ -118,6 +118,9 @@ def match_level(level: int, one: IntArray, other: IntArray, shape: tuple[int, in
 
 def _common(a: CodedCatalogue, b: CodedCatalogue) -> tuple[IntArray, IntArray]:
     """Return the indices in a and in b of items with equal domain and key, in a's order."""
+    same_domains = a.domains == b.domains and np.array_equal(a.codes.domain_index, b.codes.domain_index)
+    if same_domains and a.keys == b.keys and len(set(map(str, a.keys))) == a.n_items:
+        return np.arange(a.n_items), np.arange(a.n_items)
     frames = [
         pl.DataFrame(
             {
@@ -171,10 +174,12 @@ def flows(before: npt.ArrayLike, after: npt.ArrayLike) -> pl.DataFrame:
     before, after: (n,) codes of the same items. Frame `code_a, code_b, items, share_a` (of the items of a),
     `share_b`, `expected` (items if codes were assigned at random), `lift` (items divided by expected).
     """
-    pairs = pl.DataFrame({"code_a": np.asarray(before), "code_b": np.asarray(after)})
-    counts = pairs.group_by("code_a", "code_b").agg(items=pl.len().cast(pl.Int64))
-    of_a, of_b = (pl.Series(np.bincount(pairs[name])[counts[name]]) for name in ("code_a", "code_b"))
-    items, by_lot = pl.col("items"), of_a * of_b / max(pairs.height, 1)
+    one, other = (np.asarray(codes, dtype=np.int64) for codes in (before, after))
+    pairs, found = np.unique(one * (other.max(initial=0) + 1) + other, return_counts=True)
+    code_a, code_b = np.divmod(pairs, other.max(initial=0) + 1)
+    counts = pl.DataFrame({"code_a": code_a, "code_b": code_b, "items": found})
+    of_a, of_b = pl.Series(np.bincount(one)[code_a]), pl.Series(np.bincount(other)[code_b])
+    items, by_lot = pl.col("items"), of_a * of_b / max(one.size, 1)
     shares = {"share_a": items / of_a, "share_b": items / of_b}
     counts = counts.with_columns(**shares, expected=by_lot, lift=items / by_lot)
     return counts.sort("items", "code_a", "code_b", descending=[True, False, False])

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 import polars as pl
 
-from genrec_lab.codes import ItemCodes, row_ids
+from genrec_lab.codes import ItemCodes
 from genrec_lab.viz import theme
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.explorer.compare import flows
@@ -42,7 +42,7 @@ def outcomes(codes: ItemCodes, recommended: npt.ArrayLike, targets: npt.ArrayLik
     rank = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, 0)
     # The length of the longest prefix of the target that a recommended item has.
     deepest = _common(codes, lists, wanted).max(axis=1, initial=0)
-    ids = row_ids(np.column_stack([codes.domain_index, codes.codes]))
+    ids = codes.identifier_ids
     frame = pl.DataFrame({
         "row": np.arange(len(wanted)), "target": wanted, "rank": rank, "hit": rank > 0,
         "lost": deepest + 1, "twins": np.bincount(ids)[ids[wanted]] - 1,

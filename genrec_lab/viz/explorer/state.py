@@ -25,6 +25,7 @@ from genrec_lab.viz.explorer.beams import BeamTree
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.explorer.collisions import Collisions, collisions
 from genrec_lab.viz.explorer.compare import TwoTokenizers
+from genrec_lab.viz.explorer.prefixes import PrefixOrder
 from genrec_lab.viz.explorer.recommendations import Exposure, exposure, shown_counts
 from genrec_lab.viz.explorer.remedies import EXPORTS, REMEDIES, write_variant
 from genrec_lab.viz.explorer.selection import (
@@ -193,6 +194,7 @@ class ExplorerState:
         self._steps, self._place = [Selection()], 0
         self._watchers: list[Callable[[Selection], None]] = []
         self._shown: dict[str, IntArray] = {}
+        self._placed: tuple[Selection, PrefixOrder, slice | IntArray] | None = None
         # What would slow down the first answers.
         _ = self.health, self.ambiguous, [self.words_everywhere(level) for level in range(catalogue.levels)]
         if self.two is not None and self.two.n_items:
@@ -258,18 +260,35 @@ class ExplorerState:
 
     def items(self) -> IntArray:
         """Return the items selected by prefix, domain and lasso, in the order of their codes."""
+        return self.catalogue.order.items[self._selected_places()]
+
+    def codes_at(self, level: int) -> npt.NDArray[np.int32]:
+        """Return the code of each of the selected items at a level, (n,)."""
+        return self.catalogue.order.columns[level][self._selected_places()]
+
+    def _selected_places(self) -> slice | IntArray:
+        """Return the places of the selected items in the order of the codes."""
         selected, order = self.selection, self.catalogue.order
+        if self._placed is not None and self._placed[0] is selected and self._placed[1] is order:
+            return self._placed[2]
+        places: slice | IntArray
         if selected.everywhere is None:
-            items = order.members(selected.prefix, self._domain)
+            places = slice(*order.span(selected.prefix))
         else:
-            items = order.items[order.with_code(*selected.everywhere)]
-            if self._domain is not None:
-                items = items[self.catalogue.codes.domain_index[items] == self._domain]
+            places = order.with_code(*selected.everywhere)
+        wanted = None
+        if self._domain is not None:
+            wanted = order.domain_index[places] == self._domain
         if selected.lasso is not None:
             gathered = np.zeros(self.catalogue.n_items, dtype=bool)
-            gathered[list(selected.lasso)] = True
-            items = items[gathered[items]]
-        return items
+            gathered[np.array(selected.lasso)] = True
+            inside = gathered[order.items[places]]
+            wanted = inside if wanted is None else wanted & inside
+        if wanted is not None:
+            at = np.flatnonzero(wanted)
+            places = places.start + at if isinstance(places, slice) else places[at]
+        self._placed = (selected, order, places)
+        return places
 
     # --- the training
 

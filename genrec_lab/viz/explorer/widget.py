@@ -129,7 +129,8 @@ class Explorer(anywidget.AnyWidget):
         self.state.select(**changes)
 
     def _lasso(self, _: object, buffers: Sequence[Any]) -> None:
-        items = np.unique(np.frombuffer(buffers[0], dtype=np.int32))
+        # With counts, numpy sorts, which is much faster here than the hash table that it uses without them.
+        items, _ = np.unique(np.frombuffer(buffers[0], dtype=np.int32), return_counts=True)
         gathered = tuple(items.tolist()) if items.size else None
         self.state.select(lasso=gathered)
 
