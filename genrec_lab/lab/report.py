@@ -78,7 +78,7 @@ def build_report(run: Run) -> Path:
         skipped=run.skipped(),
         effort=effort_table(notes_by_row([run])),
         made=made,
-        data={name: value for name, value in data_summary(run).items() if name != "facts"},
+        data={name: value for name, value in data_summary(run).items() if name not in ("facts", "ties")},
         stages=[_stage(run, pages, name, states.get(name, []), made.get(name)) for name in stages],
         figures={name: [each for each in drawn if each["stage"] == name] for name in stages},
         other_figures=[each for each in drawn if each["stage"] not in stages],
@@ -208,7 +208,7 @@ def _provenance(
             "row": "for all rows" if row is None else f"{row} {KEPT}" if row in kept else row,
             "made": max((result["made_at"] or "" for result, _ in made), default=""),
             "seconds": sum(result["seconds"] or 0 for result, _ in made),
-            "cells": [", ".join(dict.fromkeys(each.get(name, "") for each in own)) for name in columns],
+            "cells": [_each_once(each.get(name, "") for each in own) for name in columns],
             "headings": ["result", *fields, "made", "time"],
             "results": [
                 (f"{result['stage']} {result['scope'] or ''}", *(own.get(name, "") for name in fields),
@@ -223,6 +223,11 @@ def _provenance(
         "columns": columns,
         "lines": lines,
     }
+
+
+def _each_once(texts: Iterable[str]) -> str:
+    """Lists of values as one list, without repetitions."""
+    return ", ".join(dict.fromkeys(value for text in texts for value in text.split(", ")))
 
 
 def _agree(name: str, facts: Iterable[Mapping[str, str]]) -> bool:
