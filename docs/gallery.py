@@ -48,7 +48,8 @@ FIGURES = {
     "code_usage": "**Code usage** (03). A bar with one colour belongs to one domain, a bar with several "
     "colours is shared.",
     "code_health": "**Code health** (02). Utilisation, perplexity and evenness of each level, by method.",
-    "neighbour_overlap": "**Codes of near items** (03). Falling lines mean that near items share more codes.",
+    "neighbour_overlap": "**Codes of nearby items** (03). Falling lines mean that nearby items share "
+    "more codes.",
     "exposure_by_popularity": "**Exposure** (07). Which items are recommended: the head or the tail of the "
     "catalogue.",
 }

@@ -52,7 +52,7 @@ def domains_of(domains: Sequence[object] | npt.ArrayLike, expected: int | None =
     """Number the domains in order of first appearance; raises ValueError for other than `expected` values."""
     values = [str(value) for value in np.asarray(domains).reshape(-1)]
     if expected is not None and len(values) != expected:
-        raise ValueError(f"domains: {len(values)} values for {expected} items, expected one an item")
+        raise ValueError(f"domains: {len(values)} values for {expected} items, expected one per item")
     place: dict[str, int] = {}
     index = np.array([place.setdefault(value, len(place)) for value in values], dtype=np.int64)
     return Domains(tuple(place), index)

@@ -86,9 +86,8 @@ def popularity_title(tops: Mapping[str, tuple[int, int, float]]) -> str:
     if len(names) == 1:
         return f"The most popular {said(names[0])} of the interactions"
     if between is None:
-        return (
-            f"The most popular {said(names[0])} of the interactions in {listed(names[:1])}, the same in all"
-        )
+        text = f"The most popular {said(names[0])} of the interactions in {listed(names[:1])}"
+        return f"{text}, the same share in every domain"
     low, high = (names[place] for place in between)
     text = f"The most popular {said(high)} of the interactions in {listed([high])}"
     return f"{text}, {said(low)} in {listed([low])}"
@@ -132,7 +131,7 @@ def sharing_title(tables: Sequence[IntArray]) -> str:
     shares = [_shared(table) for table in tables]
     between = ends(shares)
     if between is None:
-        every = "at every level" if len(tables) > 1 else "at the one level"
+        every = "at every level" if len(tables) > 1 else "at the only level"
         return f"Domains share {percent(shares[0])} of the used codes {every}; {unused}"
     low, high = between
     said = f"Domains share {percent(shares[low])} of the used codes at level {low + 1}"
@@ -159,7 +158,7 @@ def tokenizers_title(health: pl.DataFrame) -> str:
     for column, what in (("collision_rate", "of the items ambiguous"), ("dead", "of its codes dead")):
         values, names = each[column].to_list(), each["tokenizer"].to_list()
         if None in values:
-            parts.append("how many codes are possible is unknown")
+            parts.append("the number of possible codes is unknown")
             continue
         between = ends(values)
         if len(names) == 1:
@@ -184,7 +183,7 @@ def overlap_title(overlap: pl.DataFrame) -> str:
     if len(names) == 1:
         low, high = (float(overlap["overlap"].to_numpy().min()), float(overlap["overlap"].to_numpy().max()))
         span = percent(low) if low == high else f"{percent(low)} to {percent(high)}"
-        return f"Near items share {span} of their codes under {listed(names)}"
+        return f"Nearby items share {span} of their codes under {listed(names)}"
     means = overlap.group_by("tokenizer", "domain").agg(pl.col("overlap").mean())
     first: dict[str, list[str]] = {}
     for domain in domains:
@@ -193,12 +192,12 @@ def overlap_title(overlap: pl.DataFrame) -> str:
         if len(best) == 1:
             first.setdefault(best[0], []).append(domain)
     if not first:
-        return "No tokenizer stands alone with the most codes in common between near items"
+        return "No single tokenizer gives nearby items the most codes in common"
     most = max(first, key=lambda name: len(first[name]))
     where = f"in {len(first[most])} of {counted(len(domains), 'domain')}"
     if len(first[most]) == len(domains):
         where = "in every domain" if len(domains) > 1 else f"in {listed(domains)}"
-    return f"Near items have more codes in common under {listed([most])} than under the others, {where}"
+    return f"Nearby items have more codes in common under {listed([most])} than under the others, {where}"
 
 
 @sentence
@@ -229,13 +228,13 @@ def policies_title(policies: Sequence[str], moved: Sequence[int], cost: Sequence
     if between is None:
         who = listed([policies[place] for place in movers])
         verb = "changes" if len(movers) == 1 else "change"
-        return f"Of the policies, {who} {verb} codes, at a distance of {cost[movers[0]]:,.3g}"
+        return f"Of the policies, {who} {verb} codes, adding a distance of {cost[movers[0]]:,.3g}"
     low, high = (movers[place] for place in between)
     cheap = [policies[place] for place in movers if cost[place] == cost[low]]
-    verb = "costs" if len(cheap) == 1 else "cost"
+    verb = "adds" if len(cheap) == 1 else "add"
     return (
-        f"Of the policies that change codes, {listed(cheap)} {verb} least distance: {cost[low]:,.3g} against "
-        f"{cost[high]:,.3g} for {policies[high]}"
+        f"Of the policies that change codes, {listed(cheap)} {verb} the least distance: {cost[low]:,.3g} "
+        f"against {cost[high]:,.3g} for {policies[high]}"
     )
 
 
@@ -251,13 +250,13 @@ def examples_title(shown: int, items: int, levels: int) -> str:
 @sentence
 def atlas_title(purities: Sequence[float], chance: float) -> str:
     """State how well maps separate domains: the share of nearest points in the same domain, by level."""
-    of_own = "of a point's nearest points are of its own domain"
+    of_own = "of a point's nearest points are from its own domain"
     between = None if not np.isfinite(purities).any() or math.isnan(chance) else ends(purities)
     if math.isnan(chance) or not np.isfinite(purities).any():
         return f"Residuals of {counted(len(purities), 'level')} on a map, one domain"
     by_chance = f"by chance {percent(chance)}"
     if between is None:
-        where = "at every level" if len(purities) > 1 else "at the one level"
+        where = "at every level" if len(purities) > 1 else "at the only level"
         return f"{percent(purities[0])} {of_own} {where}; {by_chance}"
     low, high = between
     least = f"{percent(purities[low])} at level {low + 1}"
@@ -285,7 +284,7 @@ def left_title(shares: FloatArray, *, together: bool) -> str:
         return f"{share:,.3g} times" if share > 1 else f"{percent(share)} of"
 
     if not np.isfinite(shares).any():
-        return "No level has any variance to keep"
+        return "No level has any variance to explain"
     if together:
         first = f"The first code leaves {said(float(shares[0]))} the variance"
         return first if len(shares) == 1 else f"{first}, all {len(shares)} leave {said(float(shares[-1]))} it"
@@ -301,7 +300,7 @@ def left_title(shares: FloatArray, *, together: bool) -> str:
 @sentence
 def unquantised_title(levels: int) -> str:
     """State that codes do not quantise vectors."""
-    return f"These codes of {counted(levels, 'level')} quantise nothing, so no level leaves anything"
+    return f"These codes of {counted(levels, 'level')} quantise no vectors, so no level leaves a residual"
 
 
 # --- pictures
@@ -310,7 +309,7 @@ def unquantised_title(levels: int) -> str:
 @sentence
 def pictures_title(shown: int, items: int, domains: Sequence[str]) -> str:
     """State what a sheet of pictures shows."""
-    return f"{shown} of {counted(items, 'item')} with a picture, of {listed(domains)}"
+    return f"{shown} of {counted(items, 'item')} with a picture, from {listed(domains)}"
 
 
 @sentence
@@ -318,8 +317,8 @@ def kept_title(shares: FloatArray) -> str:
     """State the share of decoded words in the items' texts, for 1 and for all codes; shares: (L,)."""
     if not np.isfinite(shares).all():
         return "What the codes keep of an item"
-    first = f"Of the words decoded from 1 code {percent(float(shares[0]))} are in the item's text"
-    return first if len(shares) == 1 else f"{first}, from {len(shares)} codes {percent(float(shares[-1]))}"
+    first = f"{percent(float(shares[0]))} of the words decoded from 1 code are in the item's text"
+    return first if len(shares) == 1 else f"{first}, {percent(float(shares[-1]))} from {len(shares)} codes"
 
 
 # --- training
@@ -334,7 +333,7 @@ def tokenizer_title(last: Mapping[str, Any], churn: Sequence[float] | None = Non
     """
     used, epoch = list(last["utilisation"]), int(last["epoch"])
     if None in used:
-        return f"How the codes were used up to epoch {epoch}"
+        return f"Use of the codes up to epoch {epoch}"
     between = ends(used)
     who, share = "every level", used[0]
     if between is not None:
@@ -344,12 +343,12 @@ def tokenizer_title(last: Mapping[str, Any], churn: Sequence[float] | None = Non
     verb = "use" if between is not None and who.startswith("levels") else "uses"
     amount = "all" if share == 1 else percent(float(share))
     text = f"After {counted(epoch, 'epoch')} {who} {verb} {amount} of the codes"
-    text += "" if between is None else ", the least"
+    text += "" if between is None else ", the lowest share"
     if last.get("collision_rate") is not None:
         text += f"; {percent(float(last['collision_rate']))} of the items collide"
     if churn:
         place = int(np.argmax(churn))
-        text += f"; {percent(float(churn[place]))} still change their code of level {place + 1}"
+        text += f"; {percent(float(churn[place]))} still change their code at level {place + 1}"
     return text
 
 
@@ -416,9 +415,8 @@ def records_note(records: pl.DataFrame, *clauses: str, of: str = "test user") ->
 @sentence
 def paper_title(paper: str, domains: Sequence[str], below: int, rows: int) -> str:
     """Compare our numbers with a paper's; below: how many of the rows are far below it."""
-    return (
-        f"Ours beside {paper} on {listed(domains)}: {below} of {counted(rows, 'value')} far below the paper's"
-    )
+    head = f"Ours compared with {paper} on {listed(domains)}"
+    return f"{head}: {below} of {counted(rows, 'value')} far below the paper's"
 
 
 @sentence
@@ -439,11 +437,11 @@ def adaptation_title(
     risen = [place for place, rise in enumerate(rises) if rise > 0]
     start = f"Validation {metric} at the best epoch of adaptation"
     if not risen:
-        return f"{start} is above that before it in no domain"
+        return f"{start} is not higher than before in any domain"
     most = leaders([domains[place] for place in risen], [rises[place] for place in risen])
     where = f"in {len(risen)} of {counted(len(domains), 'domain')}"
     by = f"+{max(rises):.4f}"
-    return f"{start} is above that before it {where}, most in {listed(most)} ({by})"
+    return f"{start} is higher than before {where}, most in {listed(most)} ({by})"
 
 
 @sentence
@@ -454,10 +452,10 @@ def tail_title(names: Sequence[str], values: FloatArray, groups: Sequence[str]) 
         best = leaders(names, values[:, column].tolist())
         group = f"{groups[column]} interaction{'' if groups[column] == '1' else 's'}"
         if not best:
-            return f"no row finds targets of {group}"
+            return f"no row finds targets with {group}"
         if len(best) == len(names) > 1:
-            return f"all rows find targets of {group} equally well"
-        return f"{listed(best)} {'finds' if len(best) == 1 else 'find'} targets of {group} best"
+            return f"all rows find targets with {group} equally well"
+        return f"{listed(best)} {'finds' if len(best) == 1 else 'find'} targets with {group} best"
 
     if len(names) == 1:
         return f"{listed(names)} by how often the target was seen in training"
@@ -493,11 +491,11 @@ def worth_title(method: str, metric: str, names: Sequence[str], change: FloatArr
     missed = [place for place in range(len(names)) if high[place] < 0]
     if not missed:
         parts = counted(len(names), "part")
-        return f"{listed([method])}: {metric} is not certainly lower without any of {parts}"
+        return f"{listed([method])}: {metric} is not significantly lower without any of {parts}"
     worst = min(missed, key=lambda place: float(change[place]))
-    of = f"; certainly lower without {len(missed)} of {len(names)} parts" if len(names) > 1 else ""
+    of = f"; significantly lower without {len(missed)} of {len(names)} parts" if len(names) > 1 else ""
     return (
-        f"{listed([names[worst]])} has {abs(change[worst]):.0f} % less {metric} than {listed([method])}{of}"
+        f"{listed([names[worst]])} has {abs(change[worst]):.0f} % lower {metric} than {listed([method])}{of}"
     )
 
 
@@ -508,5 +506,5 @@ def worth_title(method: str, metric: str, names: Sequence[str], change: FloatArr
 def story_title(method: str, place: int | None, shown: int) -> str:
     """State the rank that a method gives to a user's next item, if it is among those shown."""
     if place is not None:
-        return f"{listed([method])} puts what the user took at place {place} of {shown} shown"
-    return f"What the user took is not among the first {shown} of {listed([method])}"
+        return f"{listed([method])} ranks the user's next item number {place} of {shown} shown"
+    return f"The user's next item is not among the first {shown} of {listed([method])}"

@@ -104,7 +104,8 @@ def tell_beams(steps: pl.DataFrame) -> str:
             f"Level {level}. {after} allows {row['allowed']} of {row['of']} codes, to which the model gives "
             f"{percent(row['legal_mass'])} of its probability. The path goes on with {codes[level - 1]}; "
             f"{path} is number {place + 1} of the {counted(kept.height, 'kept prefix', 'kept prefixes')}, at "
-            f"{row['log_probability']:.2f}. Below it: {counted(row['items'], 'item')}, as {row['example']!r}."
+            f"log-probability {row['log_probability']:.2f}. Below it: {counted(row['items'], 'item')}, such "
+            f"as {row['example']!r}."
         )
     return "\n".join(lines)
 
@@ -139,7 +140,7 @@ def story_figure(story: pl.DataFrame, method: str) -> go.Figure:
         "title": story["title"].to_list(),
         "log-probability": ["" if score is None else f"{score:.2f}" for score in story["score"]],
     }
-    note = "history: oldest first; target: what the user took next"
+    note = "history: oldest first; target: the user's next item"
     return table_figure(
         title, note, list(columns), list(columns.values()), widths=[200, 56, 500, 130], left=3
     )

@@ -35,7 +35,7 @@ def table_figure(
     if len(headers) != len(columns) or len({len(column) for column in columns}) > 1:
         raise ValueError(
             f"table: {len(headers)} headers for columns of {[len(column) for column in columns]} rows; "
-            "expected one header a column and columns of equal length"
+            "expected one header per column and columns of equal length"
         )
     shares = np.array([1.0] * len(headers) if widths is None else widths, dtype=float)
     room = [max(4, int((NARROW - 2 * _SIDE) * share / shares.sum() / _CHARACTER) - 2) for share in shares]

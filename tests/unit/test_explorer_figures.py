@@ -148,7 +148,7 @@ def test_epochs_are_drawn_by_level_and_what_is_missing_has_no_panel() -> None:
     second = [trace for trace in figure.data if trace.name == "level 2"]
     assert list(second[0].y) == pytest.approx([10.0 * e for e in range(1, 9)])
     assert list(second[2].y) == [9, 8, 7, 6, 5, 4, 3, 2]
-    assert title_of(figure).startswith("After 8 epochs level 1 uses 50 % of the codes, the least")
+    assert title_of(figure).startswith("After 8 epochs level 1 uses 50 % of the codes, the lowest share")
     with pytest.raises(ValueError, match=r"scope: 'b', expected one of \['all'\]"):
         figures.codebook_by_epoch(training_frame({"all": records}, (8, 10)), scope="b")
     with pytest.raises(ValueError, match="nothing was recorded"):

@@ -106,7 +106,7 @@ def test_popularity_curve_is_the_sorted_share_and_the_title_its_top() -> None:
     )
     assert (
         note_of(figure)
-        == "10 interactions of 4 users; 2 items without an interaction not on the curve; seed 4"
+        == "10 interactions of 4 users; 2 items without an interaction are not on the curve; seed 4"
     )
 
 
@@ -253,7 +253,7 @@ def test_policy_costs_title_compares_the_policies_that_move_items() -> None:
     )
     figure = figures.policy_costs(costs, n_items=100)
     assert title_of(figure) == (
-        "Of the policies that change codes, optimal costs least distance: 1.5 against 2.5 for nearest_free"
+        "Of the policies that change codes, optimal adds the least distance: 1.5 against 2.5 for nearest_free"
     )
     assert [text.replace("\N{NO-BREAK SPACE}", " ") for text in figure.data[0].text] == [
         "0 (0 %)",
@@ -275,10 +275,10 @@ def test_neighbour_overlap_has_a_line_a_tokenizer_in_each_domain() -> None:
     assert [list(trace.customdata) for trace in figure.data] == [[5, 20]] * 4
     assert list(figure.data[1].y) == pytest.approx([25.0, 40.0])
     assert title_of(figure) == (
-        "Near items have more codes in common under shared than under the others, in every domain"
+        "Nearby items have more codes in common under shared than under the others, in every domain"
     )
     equal = overlap.with_columns(overlap=pl.lit(0.5))
-    assert title_of(figures.neighbour_overlap(equal)).startswith("No tokenizer stands alone")
+    assert title_of(figures.neighbour_overlap(equal)).startswith("No single tokenizer")
     with pytest.raises(ValueError, match="'overlap'"):
         figures.neighbour_overlap(overlap.drop("overlap"))
 
@@ -344,8 +344,8 @@ def test_atlas_title_says_which_level_separates() -> None:
     figure = figures.residual_atlas(np.stack([apart, mixed], axis=1), np.array(["Garden", "Kitchen"])[index])
     of_own = percent(figures.map_purity(mixed, index)).replace("\N{NO-BREAK SPACE}", " ")
     assert title_of(figure) == (
-        "100 % of a point's nearest points are of its own domain at level 1, "
-        f"{of_own} at level 2; by chance 50 %"
+        f"100 % of a point's nearest points are from its own domain at level 1, {of_own} at level 2; by "
+        "chance 50 %"
     )
 
 

@@ -125,7 +125,7 @@ def test_tokenizer_curves_show_the_change_of_codes_where_it_was_recorded() -> No
     assert list(lines[0].y)[1:] == pytest.approx([10, 20, 30]) and np.isnan(lines[0].y[0])
     titles = [note.text for note in new.layout.annotations]
     assert [title for title in titles if title not in [note.text for note in old.layout.annotations]] == [
-        "Items whose code changed since the record before"
+        "Items whose code changed since the last record"
     ]
 
 
@@ -362,8 +362,8 @@ def test_adaptation_change_averages_seeds_and_sorts_by_gain() -> None:
     before = next(trace for trace in figure.data if trace.name == "before adaptation")
     assert list(before.x) == pytest.approx([0.10, 0.15])
     assert list(before.error_x.array) == pytest.approx([0, statistics.stdev([0.1, 0.2])])
-    assert "above that before it in 1 of 2 domains, most in Kitchen (+0.0300)" in title_of(figure)
-    assert "the best of several epochs" in figure.layout.title.subtitle.text
+    assert "higher than before in 1 of 2 domains, most in Kitchen (+0.0300)" in title_of(figure)
+    assert "best of several epochs" in figure.layout.title.subtitle.text
 
 
 def test_difference_intervals_sort_the_decided_from_the_undecided() -> None:
@@ -414,7 +414,8 @@ def test_worth_of_parts_tells_missed_parts_from_others_and_puts_the_papers_above
     worse = next(trace for trace in figure.data if trace.name == "worse without").error_x
     assert (list(worse.array), list(worse.arrayminus)) == ([8.0], [10.0])
     assert (
-        title_of(figure) == "without a has 20 % less NDCG@10 than GMC; certainly lower without 1 of 3 parts"
+        title_of(figure)
+        == "without a has 20 % lower NDCG@10 than GMC; significantly lower without 1 of 3 parts"
     )
     marks = [trace.marker.symbol for trace in figure.data]
     assert len(set(marks)) == len(marks)
@@ -422,7 +423,7 @@ def test_worth_of_parts_tells_missed_parts_from_others_and_puts_the_papers_above
 
 def test_worth_of_parts_without_a_missed_one_says_so_and_refuses_several_rows_of_a_variant() -> None:
     figure = figures.worth_of_parts(WORTH[1:], method="GMC")
-    assert title_of(figure) == "GMC: NDCG@10 is not certainly lower without any of 2 parts"
+    assert title_of(figure) == "GMC: NDCG@10 is not significantly lower without any of 2 parts"
     with pytest.raises(ValueError, match="'without a' has more than one row"):
         figures.worth_of_parts(pl.concat([WORTH, WORTH[:1]]), method="GMC")
     with pytest.raises(ValueError, match="no rows"):

@@ -46,7 +46,7 @@ def test_as_many_cards_as_there_is_room_for_domains_together(items):
     assert [text[-len("<i>A</i>") :] for text in texts] == ["<i>A</i>"] * 4 + ["<i>B</i>"] * 2
     assert "&lt;b&gt;" in texts[0]
     assert figure.layout.title.text.startswith("6 of 9 items with a picture")
-    assert "1 item without one" in figure.layout.title.subtitle.text
+    assert "1 item without a picture" in figure.layout.title.subtitle.text
     again = item_pictures(items, rows=1, seed=3)
     assert again == figure
 

@@ -65,7 +65,7 @@ def test_the_figure_colours_by_the_change_from_the_reference() -> None:
     np.testing.assert_allclose(heatmap.z, [[0, 0], [50, -50], [-100, -100]], atol=1e-9)
     texts = {(int(a.x), int(a.y)): a.text for a in figure.layout.annotations}
     assert (texts[0, 1], texts[1, 1]) == ("<b>.3000</b>", ".2000")
-    assert figure.layout.title.text.startswith("ours finds targets of 1 interaction best")
+    assert figure.layout.title.text.startswith("ours finds targets with 1 interaction best")
     assert [tick.split("<br>")[1] for tick in figure.layout.xaxis.ticktext] == ["2 users", "2 users"]
 
 
@@ -80,7 +80,7 @@ def test_what_nobody_finds_is_said_and_not_the_best() -> None:
     values = {"tiger": [0.0, 0.2, 0.5], "ours": [0.0, 0.3, 0.3]}
     figure = long_tail(metric_by_popularity(values, [0, 2, 9]), "tiger")
     assert figure.layout.title.text.replace("<br>", " ") == (
-        "No row finds targets of 0 interactions; tiger finds targets of 3 to 9 interactions best"
+        "No row finds targets with 0 interactions; tiger finds targets with 3 to 9 interactions best"
     )
     bold = {(int(a.x), int(a.y)) for a in figure.layout.annotations if a.text.startswith("<b>")}
     assert bold == {(1, 1), (2, 0)}

@@ -108,8 +108,8 @@ def test_equally_named_data_with_other_users_are_not_compared() -> None:
     measured = metrics(("sasrec", "Scientific", "recall", 10, 0.10, 900, 0))
     assert beside_papers(measured).is_empty()
     assert other_data(measured) == [
-        f"Scientific has 900 users here and {users} in the table of {paper}: other data, whose figures "
-        "cannot be compared."
+        f"Scientific has 900 users here and {users} in the table of {paper}: these are other data, so "
+        "the numbers cannot be compared."
         for users, paper in (("8,317", "GMC"), ("50,985", "UTGRec"))
     ]
     assert other_data(metrics(("sasrec", "Movies", "recall", 10, 0.1, 9, 0))) == []

@@ -105,7 +105,10 @@ def test_the_way_of_the_winner_is_told_even_where_it_was_not_first():
     ]  # fmt: skip
     first, second = tell_beams(pl.DataFrame(rows, schema=columns, orient="row")).split("\n")
     assert first.startswith("Level 1. The trie allows 3 of 8 codes, to which the model gives 90")
-    assert "2 is number 2 of the 2 kept prefixes, at -1.00. Below it: 1 item, as 'pot'." in first
+    assert (
+        "2 is number 2 of the 2 kept prefixes, at log-probability -1.00. Below it: 1 item, such as 'pot'."
+        in first
+    )
     assert second.startswith("Level 2. After 2 the trie allows 1 of 8 codes")
     assert "2 · 5 is number 1 of the 2 kept prefixes" in second
 
@@ -142,7 +145,7 @@ def test_a_users_story_holds_history_recommendations_and_target(rankings, datase
         ("recommended, the target", 3, "item 2", -3.0),
         ("target", None, "item 2", None),
     ]
-    assert "at place 3" in story_figure(story, "own").layout.title.text
+    assert "number 3 of 3" in story_figure(story, "own").layout.title.text
     missed = story_figure(user_story(rankings, dataset, "own", row=3), "own")
     assert "not among the first 2" in missed.layout.title.text
 

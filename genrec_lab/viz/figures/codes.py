@@ -37,7 +37,7 @@ IntArray = npt.NDArray[np.int64]
 _LINES = (
     ("Codes in use", "utilisation", 100.0, " %", "share of codes"),
     ("Perplexity over codes", "evenness", 100.0, " %", "share of codes"),
-    ("Gini of the codes", "gini", 1.0, "", "0 even, 1 one code"),
+    ("Gini of the codes", "gini", 1.0, "", "0: even, 1: a single code"),
     ("Dead codes", "dead_share", 100.0, " %", "share of codes"),
     ("Entropy of the prefix", "prefix_entropy", 1.0, "", "bits"),
 )
@@ -151,7 +151,7 @@ def tokenizers_compared(health: pl.DataFrame, *, seed: int | None = None) -> go.
     one_each = health.unique("tokenizer", keep="first", maintain_order=True)
     for place, row in enumerate(one_each.iter_rows(named=True)):
         name, rate = row["tokenizer"], row["collision_rate"]
-        hover = f"at most {row['largest_collision']} items a row of codes"
+        hover = f"at most {row['largest_collision']} items per identifier"
         made.bars(_COLLISIONS, [100 * rate], hover, name, at=[place], text=[percent(rate)], textangle=0)
     highest = float(one_each["collision_rate"].to_numpy().max())
     made.x(_COLLISIONS, showticklabels=False, title="one bar per tokenizer")
@@ -232,7 +232,7 @@ def collision_groups(codes: npt.ArrayLike, domains: npt.ArrayLike, *, seed: int 
     if not ambiguous.any():
         made.say(0, "No two items of a domain have the same codes.", width=60)
     note = f"{counted(len(table), 'item')} of {counted(len(names), 'domain')}"
-    note = noted(note, "groups are inside a domain", seed=seed)
+    note = noted(note, "groups are within a domain", seed=seed)
     shown = len(names) > 1 and bool(ambiguous.any())
     title = collisions_title(sizes, names.index, names.names)
     return made.finish(title, note, barmode="stack", showlegend=shown, bargap=0.3)
@@ -283,7 +283,7 @@ def identifier_examples(
     table = np.asarray(codes, dtype=np.int64)
     names = domains_of(domains, expected=len(table))
     if len(titles) != len(table):
-        raise ValueError(f"titles: {len(titles)} values for {len(table)} items, expected one an item")
+        raise ValueError(f"titles: {len(titles)} values for {len(table)} items, expected one per item")
     chosen = _examples(table, names, rows, seed) if items is None else np.asarray(items, dtype=np.int64)
     order = chosen[np.lexsort([*table[chosen].T[::-1], names.index[chosen]])]
     shown = table[order]
@@ -295,7 +295,7 @@ def identifier_examples(
     plain = [False] * len(order)
     return table_figure(
         examples_title(len(order), len(table), levels),
-        f"Sorted by codes; bold: the prefix of the row above; seed {seed}",
+        f"Sorted by codes; bold: prefix shared with the row above; seed {seed}",
         ["title", "domain", *(f"level {level + 1}" for level in range(levels))],
         [
             [titles[item] for item in order],

@@ -82,7 +82,7 @@ def beam_misses(
     made.y(ticksuffix=" %", rangemode="tozero", title=f"missed items of the true top {truth.shape[1]}")
     title = beams_title(widths, missed.mean(axis=1).tolist(), truth.shape[1])
     note = f"{counted(len(truth), 'user')} of {counted(len(names), 'domain')}"
-    note = noted(note, "the true top by best-first search", seed=seed)
+    note = noted(note, "true top found by best-first search", seed=seed)
     return made.finish(title, note, showlegend=len(names) > 1)
 
 
@@ -128,7 +128,7 @@ def adaptation_change(
         counted(len(domains), "domain"),
         f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}" if seeds else "",
         "error bars: one standard deviation over seeds" if len(seeds) > 1 else "",
-        "the best of several epochs on these users: new users would give less",
+        "best of several epochs on these users; new users would score lower",
     )
     title = adaptation_title(spans[:, 0].tolist(), spans[:, 1].tolist(), domains, metric)
     return made.finish(title, note, showlegend=True)
@@ -178,7 +178,7 @@ def long_tail(by_group: pl.DataFrame, reference: str, *, metric: str = "NDCG@10"
         f"{metric} of {counted(sum(users), 'test user')}",
         f"colour: change from {reference} in the same group",
         "rows by their mean over all users",
-        "bold: the best of a group",
+        "bold: best of each group",
         f"no colour where {reference} finds nothing" if np.isnan(change).any() else "",
     )
     return made.finish(tail_title(names, values, groups["group"].to_list()), note)
@@ -254,11 +254,13 @@ def worth_of_parts(
     sources = _add_papers(made, papers, names)
     made.x(title=f"change of {label(metric)} without the part", ticksuffix=" %")
     made.rows(0, names, 44, above=0.6)
-    draws = "bars: 95 % of draws of users" + (f" ({counted(users, 'test user')})" if users else "")
+    draws = "bars: 95 % bootstrap intervals over users" + (
+        f" ({counted(users, 'test user')})" if users else ""
+    )
     note = noted(
         "Points: means over seeds" if worth["sd"].is_not_null().any() else "One seed",
         draws,
-        f"open marks: {listed(sources)}, other data" if sources else "",
+        f"open marks: {listed(sources)}, on other data" if sources else "",
         seed=seed,
     )
     return made.finish(worth_title(method, metric, names, change, high), note, showlegend=True)

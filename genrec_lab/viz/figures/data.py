@@ -45,7 +45,7 @@ def sequence_lengths(sequences: pl.DataFrame, *, seed: int | None = None) -> go.
         custom = np.column_stack([np.array(ranges, dtype=object), counts])
         look: dict[str, Any] = {"marker_color": made.style(name).colour, "customdata": custom}
         made.bars(panel, 100 * counts / counts.sum(), hover, name, showlegend=False, **look)
-        made.outer(panel, "interactions of a user", "share of users")
+        made.outer(panel, "interactions per user", "share of users")
     # Labels of full ranges would overlap; the hover text shows the range.
     made.x(tickvals=ticks, ticktext=[ranges[place].split("–")[0] for place in ticks], tickangle=0)
     made.y(ticksuffix=" %")
@@ -107,7 +107,7 @@ def popularity_curve(
     made.x(type="log", dtick=1, title="rank of the item by popularity (log)")
     made.y(type="log", dtick=1, ticksuffix=" %", title="share of interactions (log)")
     note = f"{counted(chosen.height, 'interaction')} of {counted(sequences.height, 'user')}"
-    hidden = f"{counted(unseen, 'item')} without an interaction not on the curve" if unseen else ""
+    hidden = f"{counted(unseen, 'item')} without an interaction are not on the curve" if unseen else ""
     return made.finish(popularity_title(tops), noted(note, hidden, seed=seed), showlegend=len(names) > 1)
 
 

@@ -61,7 +61,7 @@ def item_pictures(items: pl.DataFrame, *, rows: int = 2, seed: int = 0) -> go.Fi
     title = pictures_title(chosen.height, pictured.height, domains)
     without = items.height - pictured.height
     note = noted(
-        "Stratified by domain", f"{counted(without, 'item')} without one" if without else "", seed=seed
+        "Stratified by domain", f"{counted(without, 'item')} without a picture" if without else "", seed=seed
     )
     return finish(figure, title, note, plot_height=lines * card)
 

@@ -55,14 +55,17 @@ def residual_atlas(
         )
     names = domains_of(domains, expected=len(points))
     if titles is not None and len(titles) != len(points):
-        raise ValueError(f"titles: {len(titles)} values for {len(points)} items, expected one an item")
+        raise ValueError(f"titles: {len(titles)} values for {len(points)} items, expected one per item")
     levels, several = points.shape[1], len(names) > 1
     purities = [map_purity(points[:, level], names.index) for level in range(levels)]
     counts = np.bincount(names.index)
     pairs = len(points) * (len(points) - 1)
     chance = float((counts * (counts - 1)).sum() / pairs) if several and pairs else float("nan")
     drawn = stratified_sample(names.index, MAX_POINTS // levels, seed)
-    own = [f": {percent(purity)} of near points of the own domain" if several else "" for purity in purities]
+    own = [
+        f": {percent(purity)} of nearest points from the same domain" if several else ""
+        for purity in purities
+    ]
     heads = [f"Level {level + 1}{text}" for level, text in enumerate(own)]
     made = panels(heads, columns=2 if levels != 3 else 3, row_height=330, column_gap=0.03, row_gap=20)
     hover = None if titles is None else np.array([escape(shorten(titles[item], 70)) for item in drawn])
@@ -137,9 +140,9 @@ def residual_stepper(
     made.x(1, title="level", tickmode="linear", dtick=1, showgrid=False)
     made.y(1, title="mean norm", rangemode="tozero")
     note = noted(
-        f"{_method_name(projection.method)} of each level by itself",
+        f"{_method_name(projection.method)} of each level separately",
         f"{counted(len(items), 'item')} of {len(seen):,}",
-        f"the numbers stand where the {_NAMED_CODES} largest codes of the level lie",
+        f"numbers mark the {_NAMED_CODES} largest codes of the level",
         seed=projection.seed,
     )
     title = norms_title(before.mean(axis=0), after.mean(axis=0))
@@ -264,7 +267,7 @@ def levels_leave(
     levels refine each other; the shares are then those that the first 1, 2, … codes leave.
     """
     levels, x = len(shares), "codes kept" if together else "level"
-    left = "Variance left by the first codes" if together else "Variance that each level leaves of its own"
+    left = "Variance left by the first codes" if together else "Variance that each level leaves of its input"
     made = panels([left, "Mean norm of what is left"], columns=2, row_height=270, column_gap=0.1)
     texts = [f"{share:,.3g} times" if share > 1 else percent(float(share)) for share in shares]
     colours, places = [style.colour for style in ordered_styles(levels)], np.arange(1, levels + 1)
@@ -347,10 +350,10 @@ def mapped_things(own: Identified) -> str:
     if not own.quantises:
         return "the text vectors, because these codes quantise nothing"
     if own.prefixed is not None:
-        return "the residuals that each level quantises, from the centres of their clusters"
+        return "the residuals that each level quantises, relative to the centres of their clusters"
     if own.refines:
         return "the residuals that each level quantises"
-    return "the part of each item's vector that each level quantises by itself"
+    return "the part of each item's vector that each level quantises"
 
 
 def step_through(own: Identified, tsne: Projection, items: pl.DataFrame) -> go.Figure:

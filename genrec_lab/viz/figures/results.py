@@ -52,7 +52,7 @@ def summarise(records: pl.DataFrame, metric: str = "ndcg", k: int = 10) -> pl.Da
     if twice.height:
         raise ValueError(
             f"records: {twice['method'][0]!r} with seed {twice['seed'][0]} states {metric_name(metric, k)} "
-            f"of {twice['domain'][0]!r} more than once; keep one row a run and domain"
+            f"of {twice['domain'][0]!r} more than once; keep one row per run and domain"
         )
     domains = [name for name in whole["domain"].unique(maintain_order=True) if name != AVERAGE]
     place = {name: index for index, name in enumerate([*domains, AVERAGE])}

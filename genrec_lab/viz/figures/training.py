@@ -38,8 +38,8 @@ _BY_LEVEL = {
     "utilisation": ("Codes in use", " %", "share of codes", 103),
     "perplexity": ("Perplexity", "", "codes", None),
     "dead": ("Dead codes", "", "codes", None),
-    "churn": ("Items whose code changed since the record before", " %", "share of items", None),
-    "gini": ("Gini of the codes", "", "0 even, 1 one code", None),
+    "churn": ("Items whose code changed since the last record", " %", "share of items", None),
+    "gini": ("Gini of the codes", "", "0: even, 1: a single code", None),
 }
 _NUMBERS = ("perplexity", "churn", "gini")
 _MOST_MARKERS = 40  # longer lines have no markers; a single epoch needs one to be visible
@@ -233,7 +233,7 @@ def as_mapping(record: object) -> Mapping[str, Any]:
     if hasattr(record, "_asdict"):
         return dict(record._asdict())
     raise TypeError(
-        f"record: {type(record).__name__}, expected a mapping or a dataclass with a field a value"
+        f"record: {type(record).__name__}, expected a mapping or a dataclass with a field for each value"
     )
 
 
