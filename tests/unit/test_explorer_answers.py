@@ -116,8 +116,7 @@ def test_similarity_of_a_selection_by_all_its_pairs(
     def mean(chosen: list[tuple[int, int]]) -> float:
         return pytest.approx(np.mean([unit[a] @ unit[b] for a, b in chosen]), abs=1e-5)
 
-    for length in range(catalogue.levels + 1):
-        found = state.alike(length)
+    for length, found in enumerate(state.alike(*range(catalogue.levels + 1))):
         alike = [(a, b) for a, b in pairs if (codes[a, :length] == codes[b, :length]).all()]
         of_one = [(a, b) for a, b in alike if domain_of(catalogue, a) == domain_of(catalogue, b)]
         of_two = sorted(set(alike) - set(of_one))
@@ -144,7 +143,8 @@ def test_a_large_lasso_is_compared_by_a_sample_that_is_stated(
     assert "pairs of 40 items drawn at random" in second.title
     assert second.frame["pairs"][:2].sum() < 40 * 39 / 2
     assert "pairs of 40 items drawn at random" in answers.page(state)["coherence"]["said"]
-    assert state.alike(0).same_pairs + state.alike(0).across_pairs == 40 * 39 / 2
+    (whole,) = state.alike(0)
+    assert whole.same_pairs + whole.across_pairs == 40 * 39 / 2
 
 
 @given(shapes)

@@ -286,7 +286,7 @@ def _parents(state: ExplorerState) -> list[Answer]:
 @sentence
 def _coherence(state: ExplorerState, items: IntArray) -> Answer | None:
     catalogue, compared = state.catalogue, state.compared().size
-    value = float("nan") if catalogue.unit is None else state.alike(0).mean
+    value = float("nan") if catalogue.unit is None else state.alike(0)[0].mean
     if np.isnan(value):
         return None
     low, mean, high = catalogue.chance(min(items.size, 256))

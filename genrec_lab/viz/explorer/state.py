@@ -50,7 +50,7 @@ _LABELS_KEPT = 64
 _EPOCHS_KEPT = 4
 _OF_FINAL_CODES = ("Recommender", "Exposure", "Remedies")
 _MOST_STEPS = 500
-_MOST_COMPARED = 20_000
+_MOST_COMPARED = 10_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -375,7 +375,7 @@ class ExplorerState:
     def compared(self) -> IntArray:
         """Return the items whose similarities are measured.
 
-        These are the selected items, but at most 20,000 of them, drawn at random, for a lasso or a code under
+        These are the selected items, but at most 10,000 of them, drawn at random, for a lasso or a code under
         any prefix. The sums of all other selections are known from the start.
         """
         items = self.items()
@@ -383,25 +383,27 @@ class ExplorerState:
             return items
         return np.random.default_rng(self.catalogue.seed).choice(items, _MOST_COMPARED, replace=False)
 
-    def alike(self, length: int) -> PairMeans:
-        """Return the similarity of pairs of `compared` items with the same first `length` codes.
+    def alike(self, *lengths: int) -> list[PairMeans]:
+        """Return the similarity of pairs of `compared` items with the same first codes, for each length.
 
         Requires content vectors.
         """
         catalogue, prefix = self.catalogue, self.selection.prefix
+        order, found = catalogue.order, []
         if self._of_prefix:
-            length = max(length, len(prefix))
-            groups = catalogue.order.groups_below(prefix, length)
-            return catalogue.prefix_pairs(length).means(*groups, self._domain)
+            for length in (max(length, len(prefix)) for length in lengths):
+                groups = order.groups_below(prefix, length)
+                found.append(catalogue.prefix_pairs(length).means(*groups, self._domain))
+            return found
         items = self.compared()
         domains, unit = catalogue.codes.domain_index[items], catalogue.known_unit[items]
-        return pair_sums(unit, catalogue.order.group_numbers(length)[items], domains).means()
+        return [pair_sums(unit, order.group_numbers(length)[items], domains).means() for length in lengths]
 
     def alike_by_level(self) -> pl.DataFrame:
         """Return `similarity_by_level` of the `compared` items; empty without content vectors."""
         if self.catalogue.unit is None:
             return pl.DataFrame()
-        whole, *levels = (self.alike(length) for length in range(self.catalogue.levels + 1))
+        whole, *levels = self.alike(*range(self.catalogue.levels + 1))
         return similarity_by_level(whole, levels)
 
     def alike_by_code(self, level: int) -> FloatArray:

@@ -8,6 +8,7 @@ precision highp float; in vec4 paint; uniform float size; out vec4 drawn;
 void main() { vec2 off = gl_PointCoord - 0.5; if (size > 2.5 && dot(off, off) > 0.25) discard; drawn = paint; }`;
 const REACH = 12;  // distance in pixels within which the mouse selects a point
 const MOST_STILL = 60000;  // number of points that a plain canvas draws
+const MOST_MOVING = 20000, REST = 150;  // most points drawn while the map moves, and milliseconds until all are drawn
 
 function program(gl) {
   const made = gl.createProgram();
@@ -37,6 +38,17 @@ function cellsOf(x, y, box) {
   return {side, wide, starts, items};
 }
 
+// The same order each time, so that the first points are a sample that does not change.
+function shuffle(items) {
+  let seed = 1;
+  for (let place = items.length - 1; place > 0; place--) {
+    seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
+    const other = Math.floor(seed / 4294967296 * (place + 1)), item = items[place];
+    items[place] = items[other];
+    items[other] = item;
+  }
+}
+
 function inPolygon(px, py, path) {
   let inside = false;
   for (let a = 0, b = path.length - 1; a < path.length; b = a++) {
@@ -63,6 +75,7 @@ function makeMap(box, hear) {
   let x = new Float32Array(0), y = x, colours = new Uint8Array(0), order = new Uint32Array(0), outside = 0, count = 0;
   let cells = null, bounds = {left: 0, low: 0, size: 1}, view = {x: 0, y: 0, k: 1}, labels = [], boxes = [];
   let path = null, drag = null, hovered = -1, lassoMode = false, alive = true, waiting = false, sizes = [0, 0];
+  let stale = false, moving = false, resting = 0;
   const buffers = gl ? ['at', 'colour', 'order'].map(() => gl.createBuffer()) : [];
 
   function standStill(why) {
@@ -92,10 +105,25 @@ function makeMap(box, hear) {
     later();
   }
 
-  function later() {
+  // Without `all`, only labels, marks and the lasso are drawn again.
+  function later(all = true) {
+    stale = stale || all;
     if (waiting) return;
     waiting = true;
-    requestAnimationFrame(() => { waiting = false; if (alive) { drawPoints(); drawOver(); } });
+    requestAnimationFrame(() => {
+      waiting = false;
+      if (!alive) return;
+      if (stale) drawPoints();
+      stale = false;
+      drawOver();
+    });
+  }
+
+  function move() {
+    moving = true;
+    clearTimeout(resting);
+    resting = setTimeout(() => { moving = false; later(); }, REST);
+    later();
   }
 
   function drawPoints() {
@@ -123,7 +151,8 @@ function makeMap(box, hear) {
     const large = !outside ? size : Math.max(1.15 * size, (few < 500 ? 6.5 : few < 3000 ? 5 : 0) * ratio());
     for (const [from, to, wide] of [[0, outside, few ? 0.75 * size : size], [outside, order.length, large]]) {
       gl.uniform1f(place('size'), wide);
-      if (to > from) gl.drawElements(gl.POINTS, to - from, gl.UNSIGNED_INT, 4 * from);
+      const drawn = moving ? Math.min(to - from, MOST_MOVING) : to - from;
+      if (drawn) gl.drawElements(gl.POINTS, drawn, gl.UNSIGNED_INT, 4 * from);
     }
   }
 
@@ -219,9 +248,10 @@ function makeMap(box, hear) {
       else if (drag.moved && gl) {
         view.x = drag.from.x - (at[0] - drag.at[0]) / view.k;
         view.y = drag.from.y + (at[1] - drag.at[1]) / view.k;
+        move();
       }
       tip.hidden = true;
-      return later();
+      return later(false);
     }
     const found = nearest(...at);
     over.style.cursor = found >= 0 || onLabel(at) ? 'pointer' : lassoMode ? 'crosshair' : 'grab';
@@ -229,9 +259,9 @@ function makeMap(box, hear) {
     hovered = found;
     tip.hidden = true;
     if (found >= 0) { hear.hover(found); tip.dataset.item = found; }
-    later();
+    later(false);
   });
-  over.addEventListener('pointerleave', () => { hovered = -1; tip.hidden = true; later(); });
+  over.addEventListener('pointerleave', () => { hovered = -1; tip.hidden = true; later(false); });
   const onLabel = ([px, py]) => boxes.find(one => one.go && Math.abs(one.px - px) < one.half && Math.abs(one.py - py) < 9);
   over.addEventListener('pointerup', event => {
     const at = spot(event), was = drag;
@@ -261,7 +291,7 @@ function makeMap(box, hear) {
     const after = toData(px, py);
     view.x += before[0] - after[0];
     view.y += before[1] - after[1];
-    later();
+    move();
   }
   over.addEventListener('wheel', event => {
     event.preventDefault();
@@ -272,7 +302,7 @@ function makeMap(box, hear) {
   over.addEventListener('keydown', event => {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
     const step = 60 / view.k, moves = {ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, step], ArrowDown: [0, -step]};
-    if (event.key in moves) { view.x += moves[event.key][0]; view.y += moves[event.key][1]; later(); }
+    if (event.key in moves) { view.x += moves[event.key][0]; view.y += moves[event.key][1]; move(); }
     else if (event.key === '+' || event.key === '=') zoom(1.4, sizes[0] / 2, sizes[1] / 2);
     else if (event.key === '-') zoom(1 / 1.4, sizes[0] / 2, sizes[1] / 2);
     else if (event.key === '0') reset();
@@ -312,6 +342,8 @@ function makeMap(box, hear) {
       for (let item = 0; item < x.length; item++) if (x[item] === x[item]) placed[inside[item] ? 1 : 0].push(item);
       outside = placed[0].length;
       order = Uint32Array.from(placed[0].concat(placed[1]));
+      shuffle(order.subarray(0, outside));
+      shuffle(order.subarray(outside));
       count = order.length;
       labels = names;
       if (gl) {
@@ -322,7 +354,7 @@ function makeMap(box, hear) {
       }
       later();
     },
-    mark(item) { marked = item ?? -1; later(); },
+    mark(item) { marked = item ?? -1; later(false); },
     tell(item, lines) {
       if (item !== hovered || drag) return;
       const [px, py] = toPixel(x[item], y[item]);
@@ -337,6 +369,6 @@ function makeMap(box, hear) {
     zoom: by => zoom(by, sizes[0] / 2, sizes[1] / 2),
     // For tests: the position of an item, in pixels of the page.
     where(item) { const inside = over.getBoundingClientRect(), [px, py] = toPixel(x[item], y[item]); return [inside.left + px, inside.top + py]; },
-    end() { alive = false; if (watch) watch.disconnect(); if (gl) gl.getExtension('WEBGL_lose_context')?.loseContext(); },
+    end() { alive = false; clearTimeout(resting); if (watch) watch.disconnect(); if (gl) gl.getExtension('WEBGL_lose_context')?.loseContext(); },
   };
 }
