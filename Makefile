@@ -39,7 +39,7 @@ $(DEMO) $(LAB) $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "'$(PYTHON)' lacks venv. On Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing the package with $(EXTRAS) into $(VENV), once. The demo downloads about 600 MB, the tests 300 MB more."
+	@echo "Installing the package with $(EXTRAS) into $(VENV), once. The demo downloads about 600 MB, the tests 350 MB more."
 	@echo "On Linux without a GPU, PIP_ARGS with PyTorch's CPU index spares 2 to 3 GB of CUDA libraries."
 	@rm -f $(VENV)/pip.log
 	$(BIN)/python -m pip install $(PIP_ARGS) --log $(VENV)/pip.log -c constraints.txt -e '.[$(EXTRAS)]'

@@ -70,15 +70,15 @@ def by_force(model: Recommender, histories: list[list[int]]) -> Callable[[], Ran
 
 def agree(results: Mapping[str, Any]) -> Iterator[Check]:
     """Equal scores place for place; where two items are all but equal, either may come first."""
-    ours, forced = results[OURS], results[PEER]
+    ours, forced = results.values()
     gap = float(np.abs(ours.scores - forced.scores).max())
     yield Check(f"scores differ by at most {gap:.1e}, allowed 1e-3", gap <= 1e-3)
     same = float((ours.items == forced.items).mean())
     yield Check(f"{same:.2%} of the places hold the same item, at least 98%", same >= 0.98)
 
 
-def measure(options: Options) -> list[Comparison]:
-    """A trained model, then a flat one."""
+def models(options: Options) -> tuple[Recommender, Recommender, list[list[int]], str]:
+    """Return a trained recommender, a flat one with random weights, histories and the data set's name."""
     dataset = catalogue(options)
     levels, size, steps, users = (2, 16, 20, 2) if options.small else (3, 256, 1500, 16)
     codes = identifiers(dataset, levels, size)
@@ -88,13 +88,18 @@ def measure(options: Options) -> list[Comparison]:
     batches = PairBatches(split.train, 128, per_user=2)
     config = TrainingConfig(epochs=1, least_steps=steps, batch_size=128, optimizer="muon", learning_rate=2e-3)
     fit(trained, batches, config)
-    histories = split.test["history"].head(users).to_list()
-    trie, comparisons = CodeTrie(codes), []
+    return trained.eval(), flat, split.test["history"].head(users).to_list(), dataset.name
+
+
+def measure(options: Options) -> list[Comparison]:
+    """A trained model, then a flat one."""
+    trained, flat, histories, dataset = models(options)
+    trie, comparisons = CodeTrie(trained.codes), []
     for name, model, target in (("trained", trained, 20.0), ("flat, random weights", flat, None)):
         of_model = histories if target else histories[:2]
         comparisons.append(
             compare(
-                f"Exact top {TOP_K} of {codes.n_items:,} items of {dataset.name}: {name}",
+                f"Exact top {TOP_K} of {trained.codes.n_items:,} items of {dataset}: {name}",
                 {
                     OURS: lambda model=model, of_model=of_model: exact_top_k(model, of_model, trie, TOP_K),
                     PEER: by_force(model, of_model),

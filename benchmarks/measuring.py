@@ -192,7 +192,10 @@ def main(measure: Callable[[Options], Sequence[Comparison]], arguments: Sequence
     comparisons = measure(options)
     for comparison in comparisons:
         print(table(comparison), flush=True)
-    write(given.out / f"{name}{'_small' if given.small else ''}.json", comparisons, options, given.threads)
+    if comparisons:
+        write(
+            given.out / f"{name}{'_small' if given.small else ''}.json", comparisons, options, given.threads
+        )
     return 0 if all(comparison.equal for comparison in comparisons) else 1
 
 
