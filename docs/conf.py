@@ -14,6 +14,7 @@ from sphinx.application import Sphinx
 
 import genrec_lab
 from docs import pages
+from genrec_lab.lab.folders import runs_root
 from genrec_lab.viz.theme import Mode, template
 
 HERE = Path(__file__).parent
@@ -106,8 +107,7 @@ def draw_figures(app: Sphinx, name: str, _: str, context: dict, doctree: object)
 
 def setup(app: Sphinx) -> None:
     """Sphinx calls this."""
-    run = HERE.parent / "papermill_runs" / "out" / "demo" / "notebooks"
-    app.add_config_value("genrec_notebooks", str(run), "env")
+    app.add_config_value("genrec_notebooks", str(runs_root() / "demo" / "notebooks"), "env")
     app.add_config_value("genrec_explorer", "", "env")
     app.connect("source-read", fill_page)
     app.connect("builder-inited", add_files)
