@@ -47,7 +47,7 @@ def _real_data_folder() -> tuple[Path | None, str]:
 
 # The files that take longest begin first, so that no process is left alone with one of them at the end.
 _LONGEST = (
-    "test_truth", "test_chain", "test_pipeline", "test_scale", "test_strangers", "test_site",
+    "test_truth", "test_pipeline", "test_scale", "test_strangers", "test_site",
     "test_exercises", "test_demo", "test_universal", "test_command", "test_benchmarks",
 )  # fmt: skip
 
@@ -60,6 +60,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "real_data" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.real_data)
+        if item.get_closest_marker("nightly") and os.environ.get("GENREC_NIGHTLY") != "1":
+            item.add_marker(pytest.mark.skip(reason="it belongs to `make nightly` (GENREC_NIGHTLY=1)"))
         if folder is None and item.get_closest_marker("real_data"):
             item.add_marker(pytest.mark.skip(reason=reason))
 

@@ -19,7 +19,7 @@ from genrec_lab.training import TrainingConfig, fit
 
 T5 = T5Config(d_model=16, d_kv=4, heads=3, d_ff=24, encoder_layers=1, decoder_layers=1, dropout=0.1,
               relative_buckets=8, relative_max_distance=16)  # fmt: skip
-TOKENIZER = RQVAEConfig(hidden=(10,), levels=2, codebook_size=6, dimension=4, batch_size=8, epochs=60,
+TOKENIZER = RQVAEConfig(hidden=(10,), levels=2, codebook_size=6, dimension=4, batch_size=8, epochs=30,
                     report_every=5)  # fmt: skip
 
 
@@ -41,7 +41,7 @@ def train(work: Work, seed: int, data: Path) -> None:
     codes = ItemCodes(tokenizer.encode(vectors), (6, 6)).resolve("extra_level")
     torch.manual_seed(seed)
     model = Recommender(codes, T5)
-    config = TrainingConfig(epochs=25, batch_size=8, learning_rate=0.01, precision="fp32")
+    config = TrainingConfig(epochs=12, batch_size=8, learning_rate=0.01, precision="fp32")
     result = fit(model, PairBatches(pairs, 8), config, checkpoints=work.scratch / "t5", seed=seed)
     scores = model.recommend(pairs["history"].to_list(), 3, beams=4).scores
     values = {"loss": result.history[-1].loss, "score": float(scores.mean())}

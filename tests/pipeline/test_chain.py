@@ -28,7 +28,7 @@ SHOPS = ["Garden", "Kitchen"]
 DOMAINS = {*SHOPS, "average"}
 SMALLER = ("--set", "dataset.users=300", "--set", f"dataset.domains=[{', '.join(SHOPS)}]")
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 
 @contextmanager
