@@ -40,6 +40,7 @@ from genrec_lab.lab.rows import (
 from genrec_lab.lab.settings import differences, listed
 from genrec_lab.lab.store import Run, Task, Work, existing_run
 from genrec_lab.models.tokenizers import ItemContent, Tokenizer, checked_codes, find_tokenizer
+from genrec_lab.models.tokenizers.base import require_codes
 from genrec_lab.presets import MethodConfig
 from genrec_lab.training import processes
 
@@ -314,8 +315,12 @@ def _fit(
     model.save(work.folder / "tokenizer")
     write_records(work.folder, "epochs", [dict(record) for record in model.epochs])
     if model.codes_by_epoch:
-        codes = {str(epoch): codes.astype(np.int32) for epoch, codes in model.codes_by_epoch.items()}
-        _save({"items": own, **codes}, work.folder / _EPOCHS)
+        source = f"{type(model).__name__} kept of an epoch the"
+        kept = {
+            str(int(epoch)): require_codes(np.asarray(codes), own, model.sizes, source).astype(np.int32)
+            for epoch, codes in model.codes_by_epoch.items()
+        }
+        _save({"items": own, **kept}, work.folder / _EPOCHS)
     _write_found(work, model, content, own, np.flatnonzero(np.isin(names, list(others))))
 
 

@@ -55,6 +55,18 @@ def test_every_item_lies_nearest_to_its_own_codeword(run, method):
             assert catalogue.distances[item, level] == pytest.approx(distances.min(), rel=1e-3, abs=1e-4)
 
 
+@pytest.mark.parametrize("method", ["gmc_tiny", "tiger"])
+def test_the_codes_of_the_last_epoch_are_the_final_ones(run, method):
+    state = explorer_state(run, method)
+    assert list(state.codes_by_epoch) == [1, 3]
+    first, last = state.codes_by_epoch.values()
+    assert last == state.catalogue.codes
+    assert first.sizes == last.sizes and np.array_equal(first.domain_index, last.domain_index)
+    assert not np.array_equal(first.codes, last.codes)
+    state.show_epoch(1)
+    assert state.catalogue.codes == first
+
+
 def test_traffic_counts_the_sequences(run):
     counts = np.zeros(300, dtype=int)
     for items in load_prepared(run).dataset.sequences["items"].to_list():
