@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None, command: str = "genrec", implie
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        _say(f"\nInterrupted; finished stages and checkpoints are kept. Go on with: {again}")
+        _say(f"\nInterrupted; finished stages and checkpoints are kept. Continue with: {again}")
         return 128 + (signals[0] if signals else signal.SIGINT)
     except Exception as error:
         from genrec_lab.lab.files import RunError, is_disk_full
@@ -57,8 +57,8 @@ def main(arguments: Sequence[str] | None = None, command: str = "genrec", implie
             return REFUSED
         if isinstance(error, OSError) and is_disk_full(error):
             _say(
-                f"error: the disk is full ({error}); finished stages and checkpoints are kept. "
-                f"Free some space, then go on with: {again}"
+                f"error: the disk is full ({error}); finished stages and checkpoints are kept. Free some "
+                f"space, then continue with: {again}"
             )
             return FAILED
         if isinstance(error, OSError) and error.errno in _FORBIDDEN:
@@ -123,7 +123,7 @@ def run(
         try:
             result = chain.run(checked, console=Console(quiet=as_json), **how)
         except chain.NotebookFailed as error:
-            _say(f"\n{error}\n\nFix the cause, then go on with: {again}")
+            _say(f"\n{error}\n\nFix the cause, then continue with: {again}")
             return FAILED
         if as_json:
             click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))

@@ -240,7 +240,7 @@ def _imported(place: str, noun: str) -> Any:
     found = _PLACE.fullmatch(place)
     if found is None:
         raise RegistryError(
-            f"{noun}: {place!r} names no place; write package.module:Class or file.py:Class, as "
+            f"{noun}: {place!r} names no place; write package.module:Class or file.py:Class, such as "
             "'my_methods.py:MyTokenizer'"
         )
     module_name, name = found["module"], found["name"]

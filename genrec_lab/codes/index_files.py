@@ -66,8 +66,8 @@ def read_index_file(file: str | os.PathLike[str], sizes: Sequence[int | None] | 
         for level, (letter, _) in enumerate(found):
             if letter != letters[level]:
                 raise CodesError(
-                    f"{path}: item {key!r} has {tokens[level]!r} at level {level + 1}; the first item has a "
-                    f"token such as {content[next(iter(content))][level]!r} there"
+                    f"{path}: item {key!r} has {tokens[level]!r} at level {level + 1}; the first item has "
+                    f"{content[next(iter(content))][level]!r} there"
                 )
         rows.append([code for _, code in found])
     codes = np.array(rows, dtype=np.int64)

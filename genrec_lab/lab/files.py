@@ -133,7 +133,7 @@ def disk_full_message(run_folder: Path, place: str) -> str:
     return (
         f"The disk that holds {run_folder} is full ({free:,.0f} MB free) in {place}. Finished results and "
         "checkpoints are safe. Free some space (`genrec clean` says what a run can spare), then run this "
-        "again: it goes on from there. Or move the run's folder, and set GENREC_RUNS to the one above it."
+        "again: it continues from there. Or move the run's folder, and set GENREC_RUNS to the one above it."
     )
 
 

@@ -112,7 +112,7 @@ def letter_row(config: MethodConfig) -> MethodConfig:
 
 
 def p5_cid_row(config: MethodConfig) -> MethodConfig:
-    """P5-CID: identifiers from only the co-occurrence of items."""
+    """P5-CID: identifiers from the co-occurrence of items alone."""
     size = quantises_vectors(config).codebook_size
     return changed(
         config,
@@ -248,7 +248,7 @@ _VARIANTS = (
     ),
     Variant(
         "gmc_without_lora",
-        "GMC Table 4 (4), w/o lora finetuning: the unified recommender as it is.",
+        "GMC Table 4 (4), w/o lora finetuning: the unified recommender without adaptation.",
         {"adaptation.kind": "none"},
     ),
     Variant(

@@ -63,7 +63,7 @@ def _text_config(settings: Sequence[str]) -> TextConfig:
     """The config of --text KEY=VALUE, its values read as YAML."""
     parts = [setting.partition("=") for setting in settings]
     if not all(equals for _, equals, _ in parts):
-        raise ScaleError(f"--text {' '.join(settings)}: expected key=value, as --text kind=mean_pooled")
+        raise ScaleError(f"--text {' '.join(settings)}: expected key=value, such as --text kind=mean_pooled")
     return TextConfig(**{name: yaml.safe_load(value) for name, _, value in parts})
 
 
@@ -78,17 +78,19 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m genrec_lab.scale", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     every = argparse.ArgumentParser(add_help=False)
-    every.add_argument("--address", help='of a running cluster, as "auto" or host:6379; this machine without')
+    every.add_argument(
+        "--address", help='of a running cluster, such as "auto" or host:6379; this machine without'
+    )
     every.add_argument("--processors", type=float, default=1.0, help="of each worker or run")
     every.add_argument("--gpus", type=float, default=0.0, help="of each worker or run")
     table = argparse.ArgumentParser(add_help=False)
-    table.add_argument("source", type=Path, help="a parquet file, or a folder of such")
-    table.add_argument("target", type=Path, help="the folder to be written")
+    table.add_argument("source", type=Path, help="a parquet file, or a folder of them")
+    table.add_argument("target", type=Path, help="the folder to write")
     table.add_argument("--workers", type=int, default=1, help="that work at the same time")
     table.add_argument("--rows", type=int, default=4096, help="that a worker is given at one time")
     encode = commands.add_parser("encode", parents=[table, every], help="item, text -> item, vector")
     encode.add_argument(
-        "--text", action="append", default=[], metavar="KEY=VALUE", help="as model=…; repeated"
+        "--text", action="append", default=[], metavar="KEY=VALUE", help="such as model=…; may be repeated"
     )
     tokenize = commands.add_parser("tokenize", parents=[table, every], help="item, vector -> item, codes")
     tokenize.add_argument("tokenizer", type=Path, help="its folder")

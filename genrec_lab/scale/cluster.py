@@ -34,7 +34,7 @@ class Cluster(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     address: str | None = Field(
-        None, description='of a running cluster, as "auto" on one of its machines, or "host:6379"'
+        None, description='of a running cluster, such as "auto" on one of its machines, or "host:6379"'
     )
     processors: int | None = Field(None, ge=1, description="of this machine, without an address; all of them")
     object_store_megabytes: int | None = Field(
@@ -70,8 +70,8 @@ def require_room(ray: Any, who: str, processors: float, gpus: float) -> None:
     for kind, amount in (("CPU", processors), ("GPU", gpus)):
         if amount > has.get(kind, 0.0):
             raise ScaleError(
-                f"{who} need {amount:g} of {kind}, Ray has {has.get(kind, 0.0):g}; have fewer, or give each "
-                "less, as processors=.5"
+                f"{who} need {amount:g} of {kind}, Ray has {has.get(kind, 0.0):g}; use fewer, or give each "
+                "less, such as processors=.5"
             )
 
 

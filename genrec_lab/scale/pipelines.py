@@ -77,8 +77,8 @@ class TokenizeVectors:
         self.tokenizer = load_tokenizer(folder)
         if "vectors" not in self.tokenizer.needs:
             raise ValueError(
-                f"{folder} holds a tokenizer of kind {self.tokenizer.config.kind!r}, which does not go by an "
-                "item's vector; give one that does, as rqvae or rkmeans"
+                f"{folder} holds a tokenizer of kind {self.tokenizer.config.kind!r}, which does not encode "
+                "vectors; give one that does, such as rqvae or rkmeans"
             )
 
     def __call__(self, rows: pl.DataFrame) -> pl.DataFrame:
@@ -119,7 +119,7 @@ def encode_catalogue(
     encoder = TEXT_ENCODERS.find(config.kind)
     if getattr(encoder, "needs_all_texts", False):
         raise ScaleError(
-            f"text.kind is {config.kind!r}, which looks at all texts; take 'sentence' or 'mean_pooled'"
+            f"text.kind is {config.kind!r}, which needs all texts at once; use 'sentence' or 'mean_pooled'"
         )
     settings = identity_of(encoder, config)
     options = {"config": config.model_dump()}
@@ -206,7 +206,7 @@ def _stream(
     if mark.is_file() and read_json(mark) == made_of:
         return
     if folder.exists() and not mark.is_file():
-        raise ScaleError(f"{folder} is there and no pipeline wrote it; name a folder that can be made")
+        raise ScaleError(f"{folder} exists, and no pipeline wrote it; name a folder that does not exist yet")
     workers = workers or Workers()
     partial = folder.with_name(f".{folder.name}.partial")
     parts = _open_plan(partial, {**made_of, "rows": workers.rows}, files, workers.rows)
@@ -214,7 +214,7 @@ def _stream(
         _run(pipeline, parts, partial, workers, cluster)
     if _counts(pl.scan_parquet(partial / "*.parquet"), pipeline.keys) != (rows, rows):
         raise ScaleError(
-            f"{partial} has not each of the {rows} rows of {source} once; delete it and run again"
+            f"{partial} does not have each of the {rows} rows of {source} once; delete it and run again"
         )
     for other in [path for path in partial.iterdir() if path.suffix != ".parquet"]:
         shutil.rmtree(other) if other.is_dir() else other.unlink()
@@ -261,7 +261,7 @@ def _run(
         except ray.exceptions.RayError as error:
             raise ScaleError(
                 f"a worker of {pipeline.worker.__name__} failed; parts that are done are kept, and the same "
-                f"call goes on with the others. It said: {str(error).strip()[-_SAID:]}"
+                f"call continues with the others. It said: {str(error).strip()[-_SAID:]}"
             ) from error
 
 

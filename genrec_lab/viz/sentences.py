@@ -480,7 +480,7 @@ def lead_title(method: str, other: str, metric: str, interval: tuple[float, floa
     difference, low, high = interval
     limits = f"{difference:+.4f} (95 % interval {low:+.4f} to {high:+.4f}, {counted(users, 'test user')})"
     if low <= 0 <= high:
-        return f"{listed([method])} and {listed([other])} cannot be told apart in {metric}: {limits}"
+        return f"{listed([method])} and {listed([other])} do not differ significantly in {metric}: {limits}"
     place = "above" if low > 0 else "below"
     return f"{listed([method])} is {place} {listed([other])} in {metric}: {limits}"
 

@@ -102,7 +102,7 @@ def tell_beams(steps: pl.DataFrame) -> str:
         after = f"After {_BETWEEN_CODES.join(codes[: level - 1])} the trie" if level > 1 else "The trie"
         lines.append(
             f"Level {level}. {after} allows {row['allowed']} of {row['of']} codes, to which the model gives "
-            f"{percent(row['legal_mass'])} of its probability. The path goes on with {codes[level - 1]}; "
+            f"{percent(row['legal_mass'])} of its probability. The path continues with {codes[level - 1]}; "
             f"{path} is number {place + 1} of the {counted(kept.height, 'kept prefix', 'kept prefixes')}, at "
             f"log-probability {row['log_probability']:.2f}. Below it: {counted(row['items'], 'item')}, such "
             f"as {row['example']!r}."

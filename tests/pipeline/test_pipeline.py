@@ -177,7 +177,7 @@ def test_a_failing_notebook_stops_the_chain_with_its_cell_and_how_to_go_on(check
     said = capsys.readouterr().err
     assert f"{DATA}.ipynb stopped in cell 3 with ZeroDivisionError: division by zero" in said
     assert "    1 / wrong" in said
-    assert "go on with: genrec run demo.yaml --set seed=1" in said
+    assert "continue with: genrec run demo.yaml --set seed=1" in said
     folder = checkout / "papermill_runs/out/demo"
     assert not (folder / "notebooks" / f"{TRAINING}.ipynb").exists()
     assert existing_run("demo").manifest()["pages"][DATA]["status"] == "failed"
@@ -212,7 +212,9 @@ def test_every_signal_ends_the_command_with_its_code_and_how_to_go_on(monkeypatc
         monkeypatch.setattr("genrec_lab.lab.doctor.doctor", killed)
         handler = signal.getsignal(sent)
         assert main(["doctor", "demo"]) == code
-        assert "Interrupted" in (said := capsys.readouterr().err) and "Go on with: genrec doctor demo" in said
+        assert (
+            "Interrupted" in (said := capsys.readouterr().err) and "Continue with: genrec doctor demo" in said
+        )
         assert signal.getsignal(sent) is handler
     finally:
         signal.signal(sent, before)
@@ -277,7 +279,7 @@ def test_whatever_ends_a_chain_it_goes_on_in_the_stage_that_was_ended(checkout, 
             assert psutil.wait_procs(kernels, timeout=60 if number == "SIGKILL" else 0)[1] == []
         if number != "SIGKILL":
             assert "Traceback" not in said
-            assert "Go on with: python -m genrec_lab.run demo.yaml" in said
+            assert "Continue with: python -m genrec_lab.run demo.yaml" in said
             assert existing_run("demo").manifest()["pages"][stage]["status"] == "interrupted"
         if number == "SIGTERM":
             (task,) = chain.tasks_of(existing_run("demo"), TRAINING)

@@ -53,7 +53,7 @@ def test_a_folder_is_read_by_the_names_of_its_files(tmp_path: Path, monkeypatch:
     [
         (
             {"1": ["<a_1>", "<b_1>"], "2": ["<a_1>", "<c_1>"]},
-            r"item '2' has '<c_1>' at level 2; the first item has a token such as '<b_1>' there",
+            r"item '2' has '<c_1>' at level 2; the first item has '<b_1>' there",
         ),
         (
             {"1": [1, "<b_1>"]},

@@ -204,7 +204,7 @@ def test_what_cannot_be_done_is_told_before_anything_starts(
         tokenize_catalogue(tmp_path / "nowhere", target, tokenizer)
     with pytest.raises(ScaleError, match=r"nothing holds no config.json; .* from_pretrained"):
         tokenize_catalogue(made.folder / "vectors", target, tmp_path / "nothing")
-    with pytest.raises(ScaleError, match="'tfidf', which looks at all texts"):
+    with pytest.raises(ScaleError, match="'tfidf', which needs all texts at once"):
         encode_catalogue("texts", target, TextConfig(kind="tfidf"))
     twice, empty = tmp_path / "twice.parquet", tmp_path / "empty.parquet"
     pl.DataFrame({"item": [1, 1], "text": ["a", "b"]}).write_parquet(twice)
@@ -214,7 +214,7 @@ def test_what_cannot_be_done_is_told_before_anything_starts(
     with pytest.raises(ScaleError, match=r"lacks values, by column \{'text': 1\}"):
         encode_catalogue(empty, target)
     (tmp_path / "thesis").mkdir()
-    with pytest.raises(ScaleError, match="thesis is there and no pipeline wrote it"):
+    with pytest.raises(ScaleError, match="thesis exists, and no pipeline wrote it"):
         tokenize_catalogue(made.folder / "vectors", tmp_path / "thesis", tokenizer)
     with pytest.raises(ScaleError, match="thesis is not the table of a finished pipeline"):
         read_table(tmp_path / "thesis")

@@ -466,7 +466,7 @@ def test_a_lead_is_claimed_only_beyond_its_interval(difference: float, below: fl
     low, high = difference - below, difference + above
     text = said.lead_title("a", "b", "NDCG@10", (difference, low, high), 30)
     assert ("a is above b" in text) == (low > 0) and ("a is below b" in text) == (high < 0)
-    assert ("cannot be told apart" in text) == (low <= 0 <= high)
+    assert ("do not differ significantly" in text) == (low <= 0 <= high)
     assert f"{difference:+.4f} (95 % interval {low:+.4f} to {high:+.4f}, 30 test users)" in text
 
 
