@@ -523,7 +523,8 @@ def test_beams_are_told_by_their_rows(seed: int) -> None:
     for line, prefix, place in ((first, "1", 2), (second, "1 · 2", 1)):
         row = frame.filter(prefix=prefix).row(0, named=True)
         assert f"allows {row['allowed']} of 8 codes" in line
-        assert f"{prefix} is number {place} of the 2 kept prefixes, at {row['log_probability']:.2f}" in line
+        assert f"{prefix} is number {place} of the 2 kept prefixes" in line
+        assert f", at log-probability {row['log_probability']:.2f}." in line
         assert f"Below it: {counted(row['items'], 'item')}" in line
 
 
