@@ -199,7 +199,28 @@ def test_every_view_fits_both_sizes_and_themes(
             assert beyond_the_edge(explorer) == [], tab
             box = explorer.bounding_box()
             assert box is not None and box["height"] <= height - 100
+            if width == 1920:
+                codes = explorer.locator("[data-part=grid] .genrec-body")
+                assert codes.evaluate("e => e.scrollWidth - e.clientWidth") <= 0, tab
         explorer.get_by_role("button", name="dark or light").click()
+    assert notebook.complaints == []
+
+
+def test_a_slow_machine_walks_down_and_back(notebook: NotebookPage, explorer: Locator) -> None:
+    devtools = notebook.page.context.new_cdp_session(notebook.page)
+    devtools.send("Emulation.setCPUThrottlingRate", {"rate": 8})
+    try:
+        notebook.click_row(explorer)
+        first = heading(explorer).inner_text()
+        notebook.click_row(explorer)
+        expect(heading(explorer)).to_contain_text(f"{first} › ")
+        notebook.open_tab(explorer, "Exposure")
+        expect(explorer.locator("[data-part=tab] .js-plotly-plot")).to_have_count(1)
+        assert overlaps(explorer) == [] and cut_texts(explorer) == [] and beyond_the_edge(explorer) == []
+        explorer.get_by_role("button", name="back", exact=True).click()
+        expect(heading(explorer)).to_have_text(first)
+    finally:
+        devtools.send("Emulation.setCPUThrottlingRate", {"rate": 1})
     assert notebook.complaints == []
 
 

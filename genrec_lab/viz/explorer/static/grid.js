@@ -26,24 +26,32 @@ function makeGrid(box, hear, settings = {}) {
   const column = name => table.columns.find(one => one.name === name);
   const rows = () => (table.columns[0] ? table.columns[0].values.length : 0);
 
+  const pen = document.createElement('canvas').getContext('2d');
+  // Width in pixels of a cell with a text of this weight.
+  function wide(text, weight) {
+    const {fontFamily, fontSize} = getComputedStyle(frame);
+    pen.font = `${weight} ${fontSize} ${fontFamily}`;
+    return Math.ceil(pen.measureText(text).width) + 12;
+  }
+
   function widths() {
     let least = 0;
     const columns = table.columns.map(one => {
-      if (one.kind === 'text') {
-        // A value from a short list, such as a state or a cause, is not cut; a title may end in an ellipsis.
-        const wide = WIDE.has(one.name), longest = Math.max(0, ...one.values.slice(0, 400).map(text => String(text ?? '').length));
-        const narrowest = Math.max(wide ? 90 : 7 * Math.min(longest, 15) + 12, Math.round(7.6 * one.title.length + 20));
-        least += narrowest;
-        return `minmax(${narrowest}px, ${wide ? 4 : 1}fr)`;
+      const text = one.kind === 'text', long = WIDE.has(one.name);
+      let longest = '000';
+      for (const value of one.values.slice(0, 400)) {
+        const written = shown(value, one.kind);
+        if (written.length > longest.length) longest = written;
       }
-      let longest = 1.12 * one.title.length + 0.6;
-      for (let row = 0; row < Math.min(one.values.length, 400); row++) longest = Math.max(longest, shown(one.values[row], one.kind).length);
-      const width = Math.round(Math.max(longest, 3) * 7.3 + 14);
+      // A value from a short list, such as a state or a cause, is not cut; a title may end in an ellipsis.
+      const inside = long ? 90 : wide(text ? longest.slice(0, 15) : longest, 400);
+      const width = Math.max(inside, wide(`${one.title}▾`, 600));
       least += width;
-      return `${width}px`;
+      return text ? `minmax(${width}px, ${long ? 4 : 1}fr)` : `${width}px`;
     });
     frame.style.setProperty('--columns', columns.join(' '));
     frame.style.setProperty('--least', `${least}px`);
+    settings.fit?.(least);
   }
 
   function wanted(row) {

@@ -152,7 +152,8 @@ function screen(el, model) {
       if (one.table) {
         const place = made('div', 'genrec-tabgrid');
         box.append(place);
-        const own = makeGrid(place, go => (go.act ? ask(go.act, go) : select(go)), {name: one.title || content.name, barFrom: 8});
+        const fit = least => box.style.setProperty('--need', `${least + 2}px`);
+        const own = makeGrid(place, go => (go.act ? ask(go.act, go) : select(go)), {name: one.title || content.name, barFrom: 8, fit});
         after.push(() => own.show(one.table));
       } else if (one.cards) {
         const cards = made('div', 'genrec-cards');
