@@ -73,7 +73,7 @@ def test_existing_runs_are_read_as_they_were_last_used(opened, tmp_path):
         ({"run": "../elsewhere"}, "cannot name a run"),
         ({"run": ""}, "cannot name a run"),
         ({"dataset": {"domains": {}}}, "lacks a name"),
-        ({"dataset": {"name": "lcrec", "folder": Path("x")}}, "paths as texts"),
+        ({"dataset": {"name": "lcrec", "folder": Path("x")}}, "paths as text"),
         ({"overrides": {"training.rate": float("nan")}}, "finite numbers"),
         ({"seed": -1}, "seed=-1"),
         ({"seed": True}, "seed=True"),

@@ -230,5 +230,5 @@ def test_a_config_with_a_wrong_key_names_it() -> None:
 
 @pytest.mark.parametrize("kind", ["sasrec", "bert4rec"])
 def test_a_width_that_heads_cannot_share_is_refused(kind: str) -> None:
-    with pytest.raises(ValueError, match="width is 10, which 4 heads cannot share"):
+    with pytest.raises(ValueError, match="width is 10, which is not divisible by 4 heads"):
         make(kind, width=10, heads=4)

@@ -337,5 +337,5 @@ def test_what_is_no_longformer_is_refused_with_the_key(tmp_path: Path) -> None:
         recformer(encoder=str(tmp_path))
     with pytest.raises(ValueError, match=r"recformer\.window is 7; expected an even number"):
         recformer(window=7)
-    with pytest.raises(ValueError, match=r"recformer\.width is 32, which 5 heads cannot share"):
+    with pytest.raises(ValueError, match=r"recformer\.width is 32, which is not divisible by 5 heads"):
         recformer(heads=5)

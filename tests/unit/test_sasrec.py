@@ -198,5 +198,5 @@ def test_sequences_of_one_item_are_nothing_to_learn_from() -> None:
 
 
 def test_a_width_that_heads_cannot_share_is_refused() -> None:
-    with pytest.raises(ValueError, match="width is 10, which 4 heads cannot share"):
+    with pytest.raises(ValueError, match="width is 10, which is not divisible by 4 heads"):
         SASRec(SASRecConfig(width=10, heads=4)).build(DomainItems(ITEMS))

@@ -23,7 +23,9 @@ class AttentionBlock(nn.Module):
         """Start from torch's random weights; raises ValueError if the heads do not divide the width."""
         super().__init__()
         if width % heads:
-            raise ValueError(f"width is {width}, which {heads} heads cannot divide; expected a multiple")
+            raise ValueError(
+                f"width is {width}, which is not divisible by {heads} heads; expected a multiple"
+            )
         self.heads = heads
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, feed_forward), nn.Linear(feed_forward, width)

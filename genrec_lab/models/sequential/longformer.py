@@ -160,7 +160,7 @@ def new_longformer(c: RecFormerConfig, backbone: dict[str, Any] | None) -> Any:
             return LongformerModel.from_pretrained(c.encoder, config=sizes, add_pooling_layer=False)
     if c.width % c.heads:
         raise ValueError(
-            f"recformer.width is {c.width}, which {c.heads} heads cannot divide; expected a multiple"
+            f"recformer.width is {c.width}, which is not divisible by {c.heads} heads; expected a multiple"
         )
     sizes = LongformerConfig(
         vocab_size=c.vocabulary,
