@@ -86,8 +86,8 @@ endif
 
 nightly: $(STAMP) ## tests at full size: 20,000 damaged files, 10,000 searches, the demo's worlds, a killed chain
 	GENREC_NIGHTLY=1 GENREC_INPUTS=20000 GENREC_SEARCHES=10000 GENREC_DEMO_SEEDS=0,1,2 $(BIN)/python -m pytest \
-	  -n $(JOBS) tests/fuzz tests/unit/test_search.py tests/unit/test_onnx_t5.py tests/notebooks/test_demo.py \
-	  tests/pipeline/test_chain.py
+	  -n $(JOBS) tests/fuzz tests/unit/test_search.py tests/unit/test_onnx_t5.py tests/unit/test_benchmarks.py \
+	  tests/notebooks/test_demo.py tests/pipeline/test_chain.py
 
 format: $(STAMP) ## sort imports, mend what ruff can mend, format
 	$(BIN)/ruff check --fix .
