@@ -45,12 +45,12 @@ def spoilt(result: Any) -> Any:
     return result * 2
 
 
-@pytest.mark.slow
 # Each of these takes fifteen seconds or more, even at its smallest size.
 SLOWEST = {"tiger_peers", "rqvae", "exact"}
 AT_NIGHT = [pytest.param(name, marks=pytest.mark.nightly if name in SLOWEST else ()) for name in BENCHMARKS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", AT_NIGHT)
 def test_a_benchmark_runs_and_detects_a_wrong_result(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
