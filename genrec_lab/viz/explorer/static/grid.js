@@ -51,7 +51,7 @@ function makeGrid(box, hear, settings = {}) {
     });
     frame.style.setProperty('--columns', columns.join(' '));
     frame.style.setProperty('--least', `${least}px`);
-    settings.fit?.(least);
+    settings.fit?.(least, ROW * (rows() + 1) + (bar.hidden ? 2 : 32));
   }
 
   function wanted(row) {

@@ -152,7 +152,7 @@ function screen(el, model) {
       if (one.table) {
         const place = made('div', 'genrec-tabgrid');
         box.append(place);
-        const fit = least => box.style.setProperty('--need', `${least + 2}px`);
+        const fit = (least, high) => { box.style.setProperty('--need', `${least + 2}px`); place.style.maxHeight = `${high}px`; };
         const own = makeGrid(place, go => (go.act ? ask(go.act, go) : select(go)), {name: one.title || content.name, barFrom: 8, fit});
         after.push(() => own.show(one.table));
       } else if (one.cards) {
