@@ -77,7 +77,7 @@ class CodedCatalogue:
         ):
             if given is not None and len(given) != codes.n_items:  # type: ignore[arg-type]
                 raise ValueError(
-                    f"{what}: {len(given)} values for {codes.n_items} items, expected one an item"  # type: ignore[arg-type]
+                    f"{what}: {len(given)} values for {codes.n_items} items, expected one per item"  # type: ignore[arg-type]
                 )
         if counts.ndim != 1 or (counts < 0).any():
             raise ValueError(f"traffic: shape {counts.shape} with least {counts.min()}; expected counts (N,)")

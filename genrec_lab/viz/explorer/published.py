@@ -251,7 +251,7 @@ def _vectors(vectors: Vectors, n_items: int) -> npt.NDArray[np.float32]:
         found = np.asarray(vectors)
     if found.ndim != 2 or len(found) != n_items:
         raise ValueError(
-            f"vectors: shape {found.shape} for {n_items} items with codes; expected one row an item, in "
+            f"vectors: shape {found.shape} for {n_items} items with codes; expected one row per item, in "
             "their order"
         )
     made: npt.NDArray[np.float32] = found.astype(np.float32)
