@@ -42,9 +42,9 @@ from genrec_lab.viz import theme
 from genrec_lab.viz.explorer import (
     BeamTree,
     CodedCatalogue,
+    Decoded,
     ExplorerState,
     RunRecords,
-    Told,
     beam_tree,
     code_survey,
     collisions,
@@ -439,7 +439,7 @@ def what_codes_keep(run: Run, items: Sequence[int], seed: int) -> Kept:
     return _decoder(run, scope).keep(dataset.items[chosen], codes, seed)
 
 
-def describer(run: Run, method: str | None = None) -> Callable[[tuple[int, ...]], Told] | None:
+def describer(run: Run, method: str | None = None) -> Callable[[tuple[int, ...]], Decoded] | None:
     """A function that tells what a prefix means to a row's decoders; None for a row without decoders.
 
     Prefixes are those of `Identified.comparable_codes`. Tokenizers are read on first use.
@@ -450,7 +450,7 @@ def describer(run: Run, method: str | None = None) -> Callable[[tuple[int, ...]]
     scopes = list(own.epochs) if own.tokenizers == 1 else own.raw.domain_names
     of_scope = lru_cache(partial(_decoder, run))
 
-    def describe(prefix: tuple[int, ...]) -> Told:
+    def describe(prefix: tuple[int, ...]) -> Decoded:
         # Tokenizers that were trained apart have a range of codes each.
         place = prefix[0] // own.raw.sizes[0] if own.tokenizers > 1 else 0
         within = [code - place * size for code, size in zip(prefix, own.raw.sizes, strict=False)]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from genrec_lab.models.tokenizers import Tokenizer
-from genrec_lab.viz.explorer import Told
+from genrec_lab.viz.explorer import Decoded
 from genrec_lab.viz.figures import kept_by_codes
 from genrec_lab.viz.figures.pictures import words_of
 
@@ -62,11 +62,11 @@ class Decoder:
             items, codes, by_item, self.pictures(prefixes, seed), self.pictures(prefixes, seed, _DRAWS)
         )
 
-    def describe(self, prefix: Sequence[int], seed: int) -> Told:
+    def describe(self, prefix: Sequence[int], seed: int) -> Decoded:
         """Decode one prefix; its picture is always drawn from the same noise."""
         asked = torch.tensor([list(prefix)])
         pictures = self.pictures([asked], seed)
-        return Told(self.words(asked, WORDS)[0], None if pictures is None else pictures[0, 0])
+        return Decoded(self.words(asked, WORDS)[0], None if pictures is None else pictures[0, 0])
 
     def words(self, prefixes: Tensor, most: int) -> list[tuple[str, ...]]:
         """Return the most characteristic words of each prefix (B, l), without repetition."""

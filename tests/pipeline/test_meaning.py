@@ -119,10 +119,10 @@ def test_the_words_are_those_that_the_prefix_makes_likelier_than_others_do(run):
             for name, weight in zip(names, p * np.log(p / usual), strict=True):
                 if name in in_texts:
                     weights[name] = max(weight, weights.get(name, -np.inf))
-            told = kept.words[place][level]
-            assert len(set(told)) == WORDS
+            decoded = kept.words[place][level]
+            assert len(set(decoded)) == WORDS
             best = sorted(weights.values(), reverse=True)[:WORDS]
-            np.testing.assert_allclose([weights[word] for word in told], best, atol=1e-6)
+            np.testing.assert_allclose([weights[word] for word in decoded], best, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["run", "alone"])
@@ -131,14 +131,14 @@ def test_the_explorer_tells_of_a_prefix_what_its_items_codes_keep(name, request)
     items = told_items(lab, 2)
     kept = what_codes_keep(lab, items, seed=lab.seed)
     state = explorer_state(lab)
-    assert state.told() is None
+    assert state.decoded() is None
     for place, item in enumerate(items):
         codes = state.catalogue.codes.codes[item].tolist()
         for level in range(len(codes)):
             state.select(prefix=tuple(codes[: level + 1]))
-            told = state.told()
-            assert told.words == kept.words[place][level]
-            np.testing.assert_allclose(told.picture, kept.pictures[place, level], atol=1e-4)
+            decoded = state.decoded()
+            assert decoded.words == kept.words[place][level]
+            np.testing.assert_allclose(decoded.picture, kept.pictures[place, level], atol=1e-4)
 
 
 def test_equal_prefixes_have_equal_words_and_pictures_whatever_is_asked_beside_them(run):

@@ -45,7 +45,7 @@ class Page:
 
     def ask(self, act: str, buffers: Any = (), **content: Any) -> dict[str, Any]:
         self.sent = {}
-        self.explorer.hear({"act": act, **content}, buffers)
+        self.explorer.handle({"act": act, **content}, buffers)
         return self.sent
 
 
@@ -284,7 +284,7 @@ def test_what_the_page_may_not_ask_is_refused_or_ignored(page: Page) -> None:
     assert "expected 0..59" in page.ask("select", item=60)["said"]["text"]
     assert "expected one of" in page.ask("map", method="../x")["said"]["text"]
     assert page.ask("hover", item=10**6) == {}
-    page.explorer.hear("text"), page.explorer.hear({"act": ["select"]})
+    page.explorer.handle("text"), page.explorer.handle({"act": ["select"]})
 
 
 def test_titles_stay_text_and_entities_are_read(make_catalogue: Make) -> None:

@@ -55,7 +55,7 @@ def asked(
     """What the page is sent when it asks, by kind."""
     sent: dict[str, dict] = {}
     monkeypatch.setattr(explorer, "send", lambda one, buffers=None: sent.update({one["kind"]: one}))
-    explorer.hear({"act": act, **content})
+    explorer.handle({"act": act, **content})
     return sent
 
 

@@ -28,11 +28,11 @@ from genrec_lab.viz.explorer.sharing import level_sharing
 from genrec_lab.viz.explorer.state import (
     EXPLORER_VIEWS,
     Choice,
+    Decoded,
     ExplorerState,
     RunRecords,
     Shown,
     Table,
-    Told,
     register_explorer_view,
 )
 from genrec_lab.viz.explorer.words import TitleWords
@@ -42,6 +42,7 @@ __all__ = [
     "BeamTree",
     "Choice",
     "CodedCatalogue",
+    "Decoded",
     "ExplorerState",
     "RunRecords",
     "Selection",
@@ -49,7 +50,6 @@ __all__ = [
     "SliceError",
     "Table",
     "TitleWords",
-    "Told",
     "TwoTokenizers",
     "beam_tree",
     "code_survey",

@@ -184,9 +184,9 @@ def page(state: ExplorerState) -> Answer:
     if level and selection.everywhere is None:
         name = f"Code {code} of level {level + 1} under all prefixes"
         found["same"] = {"name": name, "table": table(prefixes_of(state))}
-    if (told := state.told()) is not None:
-        drawn = {} if told.picture is None else {"picture": drawn_uri(told.picture, _PICTURE)}
-        found["told"] = {"words": ", ".join(told.words)} | drawn
+    if (decoded := state.decoded()) is not None:
+        drawn = {} if decoded.picture is None else {"picture": drawn_uri(decoded.picture, _PICTURE)}
+        found["decoded"] = {"words": ", ".join(decoded.words)} | drawn
     return found
 
 

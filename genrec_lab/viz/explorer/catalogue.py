@@ -263,7 +263,7 @@ class CodedCatalogue:
         places[self.order.items] = np.arange(self.n_items)
         reordered = places[found.order.items]
         found.words, found.phrases = self.words.reordered(reordered), self.phrases.reordered(reordered)
-        return found.prepare()
+        return found
 
     def domain_number(self, domain: str | None) -> int | None:
         """Return a domain's number, or None for None; raises ValueError, which names the known domains."""

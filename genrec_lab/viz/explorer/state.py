@@ -54,7 +54,7 @@ _MOST_COMPARED = 10_000
 
 
 @dataclass(frozen=True, eq=False)
-class Told:
+class Decoded:
     """The decoded words and picture of a prefix; the most characteristic words come first.
 
     picture: (S, S, 3) in 0..1, or None if the tokenizer was trained without pictures.
@@ -81,7 +81,7 @@ class RunRecords:
     neighbours: pl.DataFrame | None = None
     recommended: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
     folder: Path | None = None
-    decode: Callable[[tuple[int, ...]], Told] | None = None
+    decode: Callable[[tuple[int, ...]], Decoded] | None = None
     users: pl.DataFrame | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     others: Callable[[], Mapping[str, tuple[Mapping[str, Any], Mapping[str, float]]]] = dict
@@ -361,12 +361,12 @@ class ExplorerState:
             raise ValueError(f"remedy: {setting!r} to {value!r}, expected one of the table, of a run")
         return write_variant(self.records.run, setting, known[value], self._folder() / EXPORTS)
 
-    def told(self) -> Told | None:
+    def decoded(self) -> Decoded | None:
         """Return the decoded words and picture of the selected prefix; None without decoders or a prefix.
 
         Nor for the codes of an epoch: the decoders are those of the final ones.
         """
-        return self._told(self.selection.prefix) if self.selection.prefix and self.epoch is None else None
+        return self._decoded(self.selection.prefix) if self.selection.prefix and self.epoch is None else None
 
     def watch_beam(self, beam: BeamTree, source: str = "") -> None:
         """Show one user's beam search; source: the Python line that recreates it."""
@@ -530,7 +530,7 @@ class ExplorerState:
         return self.records.folder
 
     @lru_cache(_LABELS_KEPT)  # noqa: B019
-    def _told(self, prefix: tuple[int, ...]) -> Told | None:
+    def _decoded(self, prefix: tuple[int, ...]) -> Decoded | None:
         return None if self.records.decode is None else self.records.decode(prefix)
 
     @lru_cache(_LABELS_KEPT)  # noqa: B019

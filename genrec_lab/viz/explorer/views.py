@@ -141,7 +141,7 @@ def show_recommender(state: ExplorerState) -> Shown:
     if outcome.value:
         found = found.filter(pl.col("hit") == (outcome.value == "hit"))
     found = found.head(_MOST_USERS)
-    told = pl.DataFrame(
+    listing = pl.DataFrame(
         {
             "user": found["row"],
             "title": catalogue.titles.gather(found["target"]).str.slice(0, 120),
@@ -151,15 +151,15 @@ def show_recommender(state: ExplorerState) -> Shown:
             "history": users["history"].list.len().gather(found["row"]),
         }
     )
-    chosen = told["user"].to_list()
+    chosen = listing["user"].to_list()
     go: list[Go] = [{"act": "watch", "method": method.value, "row": row} for row in chosen]
     watched = state.watcher is not None and method.value in state.watchable
     if not watched:
         go = [{"item": item} for item in found["target"].to_list()]
     note = "a click selects the target" + (" and watches the beam" if watched else "")
-    tables.append(Table(told, go, "Users by what they took next", note))
+    tables.append(Table(listing, go, "Users by what they took next", note))
     figures = [] if state.beam is None else [beam_way(state.beam)]
-    frame = told if state.beam is None else state.beam.nodes
+    frame = listing if state.beam is None else state.beam.nodes
     return Shown(figures, frame=frame, tables=tables, choices=[method, outcome], beside=_beam_cards(state))
 
 

@@ -67,10 +67,10 @@ class Explorer(anywidget.AnyWidget):
         self._drawn: tuple[str, int] | None = None
         self._places = points.places(state, points.BY_CODES, 0)
         super().__init__(mode=mode or "page")
-        self.on_msg(lambda _, content, buffers: self.hear(content, buffers))
+        self.on_msg(lambda _, content, buffers: self.handle(content, buffers))
         state.watch(lambda _: self.refresh())
 
-    def hear(self, content: Any, buffers: Sequence[Any] = ()) -> None:
+    def handle(self, content: Any, buffers: Sequence[Any] = ()) -> None:
         """Handle a request of the page; errors are shown on the page."""
         act = content.get("act") if isinstance(content, dict) else None
         if not isinstance(act, str) or act not in _ACTS:

@@ -52,18 +52,18 @@ class TitleWords:
     def __init__(self, titles: pl.Series, length: int = 1) -> None:
         frame = pl.DataFrame({"title": titles}).with_row_index("row")
         word = pl.col("title")
-        told = ~word.is_in(_FUNCTION_WORDS) & ~word.str.contains(_TELLS_NOTHING)
+        distinctive = ~word.is_in(_FUNCTION_WORDS) & ~word.str.contains(_TELLS_NOTHING)
         terms = (
             frame.lazy()
             .with_columns(word.str.slice(0, _TITLE_CHARACTERS).str.to_lowercase().str.extract_all(_WORD))
             .explode("title")
             .drop_nulls()
-            .with_columns(told=told)
+            .with_columns(distinctive=distinctive)
         )
         if length == 2:
             tokens = _pairs(terms.collect())
         else:
-            tokens = terms.filter("told").select("row", "title").unique(maintain_order=True).collect()
+            tokens = terms.filter("distinctive").select("row", "title").unique(maintain_order=True).collect()
         names = tokens["title"].unique().sort()
         self.words: list[str] = names.to_list()
         place = pl.DataFrame({"title": names}).with_row_index("word")
@@ -144,8 +144,8 @@ def _pairs(terms: pl.DataFrame) -> pl.DataFrame:
     """Return the pairs of adjacent words of each row that occur in at least two rows."""
     words = terms["title"]
     names, numbers = words.unique().sort(), words.rank("dense").to_numpy().astype(np.int64) - 1
-    rows, told = terms["row"].to_numpy(), terms["told"].to_numpy()
-    kept = (rows[:-1] == rows[1:]) & told[:-1] & told[1:]
+    rows, distinctive = terms["row"].to_numpy(), terms["distinctive"].to_numpy()
+    kept = (rows[:-1] == rows[1:]) & distinctive[:-1] & distinctive[1:]
     pairs = numbers[:-1][kept] * len(names) + numbers[1:][kept]
     found = pl.DataFrame({"row": rows[:-1][kept], "pair": pairs}).unique(maintain_order=True)
     found = found.filter(pl.len().over("pair") > 1)

@@ -4,7 +4,7 @@ const ROW = 24;
 const WIDE = new Set(['words', 'title', 'first_title', 'finding', 'why', 'target', 'predicted']);
 const CONDITION = /^\s*(.+?)\s*(<=|>=|<|>|=)\s*(-?[\d.]+)\s*(%?)\s*$/;
 
-function makeGrid(box, hear, settings = {}) {
+function makeGrid(box, select, settings = {}) {
   let table = {columns: [], go: []}, order = [], active = -1, chosen = -1, sorted = null, pressed = null;
   const frame = made('div', 'genrec-grid');
   const filter = made('input', 'genrec-filter', '', {type: 'search', placeholder: settings.hint || 'filter',
@@ -136,13 +136,13 @@ function makeGrid(box, hear, settings = {}) {
 
   function open(row) {
     draw();
-    if (table.go[row]) hear(table.go[row]);
+    if (table.go[row]) select(table.go[row]);
   }
 
   body.addEventListener('scroll', draw, {passive: true});
   // A row that is redrawn while the button is down gets no click event; the pressed row is opened anyway.
   body.addEventListener('pointerup', () => {
-    if (pressed?.go && !pressed.element.isConnected) hear(pressed.go);
+    if (pressed?.go && !pressed.element.isConnected) select(pressed.go);
     pressed = null;
   });
   body.addEventListener('keydown', event => {

@@ -58,7 +58,7 @@ function inPolygon(px, py, path) {
   return inside;
 }
 
-function makeMap(box, hear) {
+function makeMap(box, on) {
   const canvas = made('canvas', 'genrec-gl'), over = made('canvas', 'genrec-over');
   const note = made('div', 'genrec-mapnote'), tip = made('div', 'genrec-tip');
   over.tabIndex = 0;
@@ -258,7 +258,7 @@ function makeMap(box, hear) {
     if (found === hovered) return;
     hovered = found;
     tip.hidden = true;
-    if (found >= 0) { hear.hover(found); tip.dataset.item = found; }
+    if (found >= 0) { on.hover(found); tip.dataset.item = found; }
     later(false);
   });
   over.addEventListener('pointerleave', () => { hovered = -1; tip.hidden = true; later(false); });
@@ -275,12 +275,12 @@ function makeMap(box, hear) {
       for (let item = 0; item < x.length; item++) {
         if (x[item] >= left && x[item] <= right && y[item] >= low && y[item] <= high && inPolygon(x[item], y[item], drawn)) found.push(item);
       }
-      hear.lasso(found);
+      on.lasso(found);
     } else if (!was.moved) {
       path = null;
       const item = nearest(...at), label = onLabel(at);
-      if (item >= 0) hear.click(item);
-      else if (label) hear.go(label.go);
+      if (item >= 0) on.click(item);
+      else if (label) on.go(label.go);
     }
     later();
   });

@@ -13,7 +13,7 @@ async function alone() {
   catch (error) { return complain(place, 'This file', error); }
   const {start, items, points, colours, pages} = data, count = items.title.length, levels = items.codes.length;
   const palette = [[0, 114, 178], [230, 159, 0], [0, 158, 115], [204, 121, 167], [213, 94, 0], [86, 180, 233], [153, 153, 51]];
-  let hear = () => {}, steps = [{prefix: [], level: 0, domain: null, item: null, everywhere: null, lasso: null}], at = 0;
+  let answer = () => {}, steps = [{prefix: [], level: 0, domain: null, item: null, everywhere: null, lasso: null}], at = 0;
   let method = start.methods[0], by = start.colours[0];
   const now = () => steps[at], codesOf = item => items.codes.map(level => level[item]);
   const written = codes => codes.join(' › ');
@@ -57,7 +57,7 @@ async function alone() {
       const others = page.groups.map(group => ({...group, cards: group.cards.filter(([one]) => one !== item)}));
       page.groups = [{name: 'The selected item', cards: [[item, visits(item)]]}, ...others];
     }
-    hear({kind: 'selection', said, path, back: at > 0, forward: at + 1 < steps.length, level, domain, item, lasso: Boolean(lasso), grid: own.grid, page, items: [], slices: []}, []);
+    answer({kind: 'selection', said, path, back: at > 0, forward: at + 1 < steps.length, level, domain, item, lasso: Boolean(lasso), grid: own.grid, page, items: [], slices: []}, []);
     colour(flags);
   }
 
@@ -90,7 +90,7 @@ async function alone() {
       const middle = list => list.sort((a, b) => a - b)[list.length >> 1];
       if (mine.length) labels.push({x: middle(mine.map(item => xs[item])), y: middle(mine.map(item => ys[item])), text: called(code, 1), go: go(code)});
     }
-    hear({kind: 'colours', by, palette: used, names, labels, said}, [values.buffer, flags.buffer.slice(0)]);
+    answer({kind: 'colours', by, palette: used, names, labels, said}, [values.buffer, flags.buffer.slice(0)]);
   }
 
   function placed() {
@@ -101,7 +101,7 @@ async function alone() {
   function map() {
     const both = new Float32Array(2 * count);
     placed().forEach((axis, place) => both.set(axis, place * count));
-    hear({kind: 'points', method}, [both.buffer]);
+    answer({kind: 'points', method}, [both.buffer]);
   }
 
   function select(changes, said) {
@@ -130,23 +130,23 @@ async function alone() {
     for (let item = 0; item < count; item++) if (items.title[item].toLowerCase().includes(wanted) || (items.more[item] || '').toLowerCase().includes(wanted)) found.push(item);
     if (items.traffic.length) found.sort((a, b) => items.traffic[b] - items.traffic[a]);
     hits.push(...found.slice(0, 20).map(item => ({text: items.title[item], says: fact(item).codes, go: {item}})));
-    hear({kind: 'hits', said: `${found.length.toLocaleString('en')} items hold “${text.trim()}”.`, hits, items: []}, []);
+    answer({kind: 'hits', said: `${found.length.toLocaleString('en')} items hold “${text.trim()}”.`, hits, items: []}, []);
   }
 
   const acts = {
-    start() { hear({...start, kind: 'start'}, []); map(); selection(); },
+    start() { answer({...start, kind: 'start'}, []); map(); selection(); },
     select: changes => select(changes),
     lasso(_, buffers) { const found = [...new Int32Array(buffers[0])]; select({lasso: found.length ? found : null}); },
     back() { if (at > 0) { const {level} = now(); at--; moved(level); } },
     forward() { if (at + 1 < steps.length) { const {level} = now(); at++; moved(level); } },
     map(content) { method = content.method; map(); colour(); },
     colour(content) { ({by} = content); colour(); },
-    hover({item}) { const one = fact(item); hear({kind: 'hover', item, lines: [one.title, one.codes, one.domain, visits(item)].filter(Boolean)}, []); },
+    hover({item}) { const one = fact(item); answer({kind: 'hover', item, lines: [one.title, one.codes, one.domain, visits(item)].filter(Boolean)}, []); },
     search: content => search(content.text),
   };
   screen(place, {
     shell: document.getElementById('shell').innerHTML, follows: false, dark: matchMedia('(prefers-color-scheme: dark)').matches, item: fact,
-    send: (content, buffers) => acts[content.act]?.(content, buffers), hear: act => { hear = act; },
+    send: (content, buffers) => acts[content.act]?.(content, buffers), listen: act => { answer = act; },
     script: async () => { throw new Error('it needs a kernel'); },
   });
 }

@@ -12,14 +12,14 @@ function section(name, ...content) {
   return box;
 }
 
-function chips(list, hear) {
+function chips(list, select) {
   const box = made('div', 'genrec-chips');
-  for (const {text, says, go} of list) box.append(go ? button(text, () => hear(go), 'genrec-chip', says) : made('span', 'genrec-chip', text, {title: says || ''}));
+  for (const {text, says, go} of list) box.append(go ? button(text, () => select(go), 'genrec-chip', says) : made('span', 'genrec-chip', text, {title: says || ''}));
   return box;
 }
 
-function card(item, note, facts, hear, chosen) {
-  const box = button('', () => hear({item}), `genrec-card${chosen ? ' genrec-chosen' : ''}`);
+function card(item, note, facts, select, chosen) {
+  const box = button('', () => select({item}), `genrec-card${chosen ? ' genrec-chosen' : ''}`);
   const {title, domain, codes, picture: source, marked} = facts(item);
   if (source) box.append(picture('genrec-picture', source, ''));
   const words = made('span', 'genrec-words'), name = made('span', 'genrec-title', marked ? '' : title || 'without a title');
@@ -68,34 +68,34 @@ function facet({name, values, said}) {
   return section(name, table);
 }
 
-function drawPage(box, page, facts, hear, grids) {
+function drawPage(box, page, facts, select, grids) {
   const parts = [];
   const head = made('div', 'genrec-pagehead');
-  head.append(made('h3', '', page.heading), ...(page.parents || []).map(one => button(one.text, () => hear(one.go), 'genrec-chip', one.says)));
+  head.append(made('h3', '', page.heading), ...(page.parents || []).map(one => button(one.text, () => select(one.go), 'genrec-chip', one.says)));
   parts.push(head, ...(page.lines || []).map(line => made('p', '', line)));
   const facts_ = made('div', 'genrec-facts');
   facts_.append(...(page.facts || []).map(one => fact(...one)));
   parts.push(facts_);
-  if (page.told) {
-    const told = section('What its decoder draws', made('p', '', page.told.words));
-    if (page.told.picture) told.append(picture('genrec-drawn', page.told.picture, 'picture drawn from these codes'));
-    parts.push(told);
+  if (page.decoded) {
+    const decoded = section('What its decoder draws', made('p', '', page.decoded.words));
+    if (page.decoded.picture) decoded.append(picture('genrec-drawn', page.decoded.picture, 'picture drawn from these codes'));
+    parts.push(decoded);
   }
-  if (page.words?.length) parts.push(section('Words', chips(page.words.map(([text, titles, score]) => ({text: `${text} ${titles}`, says: `in ${titles} titles; z = ${score.toFixed(1)} against the other items`})), hear)));
+  if (page.words?.length) parts.push(section('Words', chips(page.words.map(([text, titles, score]) => ({text: `${text} ${titles}`, says: `in ${titles} titles; z = ${score.toFixed(1)} against the other items`})), select)));
   if (page.coherence) parts.push(coherence(page.coherence));
   for (const group of page.groups || []) {
     if (!group.cards.length) continue;
     const grid = made('div', 'genrec-cards');
-    grid.append(...group.cards.map(([item, note]) => card(item, note, facts, hear, item === page.item)));
+    grid.append(...group.cards.map(([item, note]) => card(item, note, facts, select, item === page.item)));
     parts.push(section(group.name, grid));
   }
   parts.push(...(page.facets || []).map(facet));
   if (page.histogram) parts.push(histogram(page.histogram));
-  if (page.near?.length) parts.push(section('Nearest codewords', chips(page.near, hear)));
+  if (page.near?.length) parts.push(section('Nearest codewords', chips(page.near, select)));
   if (page.same) {
     const place = made('div', 'genrec-same');
     parts.push(section(page.same.name, place));
-    const grid = makeGrid(place, hear, {name: page.same.name, barFrom: 12});
+    const grid = makeGrid(place, select, {name: page.same.name, barFrom: 12});
     grids.push(() => grid.show(page.same.table));
   }
   box.replaceChildren(...parts);

@@ -13,14 +13,14 @@ function plotly(model) {
   return globalThis.genrecPlotly;
 }
 
-async function drawFigure(place, {figure, click}, model, config, hear) {
+async function drawFigure(place, {figure, click}, model, config, mark) {
   try {
     const drawer = await plotly(model);
     if (!place.isConnected) return;
     await drawer.react(place, figure.data, {...figure.layout, autosize: true, width: undefined}, {...config, responsive: true});
     if (click) place.on('plotly_click', event => {
       const [point] = event.points, id = point.data.ids ? point.data.ids[point.pointNumber] : undefined;
-      if (id !== undefined) hear(String(id));
+      if (id !== undefined) mark(String(id));
     });
   } catch (error) {
     complain(place, 'This figure', error);

@@ -236,7 +236,7 @@ function screen(el, model) {
   // JupyterLab uses the arrows and Enter for its own shortcuts, unless the focused element opts out.
   el.addEventListener('focusin', event => { event.target.dataset.lmSuppressShortcuts = 'true'; });
 
-  model.hear((content, buffers) => {
+  model.listen((content, buffers) => {
     try { draw[content.kind]?.(content, buffers.map(one => one.buffer ? one.buffer.slice(one.byteOffset, one.byteOffset + one.byteLength) : one)); }
     catch (error) { part.said.textContent = `The ${content.kind} cannot be drawn: ${error.message || error}`; }
   });
@@ -262,16 +262,16 @@ function render({model, el}) {
       }, 30000);
       model.send(content, undefined, buffers);
     },
-    hear(act) {
-      inner.heard = (content, buffers) => {
+    listen(act) {
+      inner.listener = (content, buffers) => {
         clearTimeout(silent);
         if (content.kind === 'script') asked[content.name]?.(content.text);
         else act(content, buffers || []);
       };
-      model.on('msg:custom', inner.heard);
+      model.on('msg:custom', inner.listener);
     },
     script(name) { return new Promise(done => { asked[name] = done; model.send({act: 'script', name}); }); },
   };
   const end = screen(el, inner);
-  return () => { model.off('msg:custom', inner.heard); clearTimeout(silent); end(); };
+  return () => { model.off('msg:custom', inner.listener); clearTimeout(silent); end(); };
 }
