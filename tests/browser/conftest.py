@@ -48,7 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.browser)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with two runs of the same items: "shown", with everything, and "again", of fewer codes."""
     root = tmp_path_factory.mktemp("browser_runs")
@@ -79,7 +79,7 @@ def map_quickly(run: Run) -> None:
         map_residuals(run)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """JupyterLab on a copy of notebook 04 that opens the small run, two runs, and titles full of markup."""
     folder = tmp_path_factory.mktemp("lab")
@@ -96,7 +96,7 @@ def lab(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium, without a window."""
     with sync_playwright() as playwright:
@@ -105,7 +105,7 @@ def browser() -> Iterator[Browser]:
         opened.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def notebook(lab: Lab, browser: Browser) -> Iterator[NotebookPage]:
     """Notebook 04 with all its cells run."""
     page = NotebookPage(browser, lab, NOTEBOOK)
