@@ -155,22 +155,25 @@ def tokenizers_title(health: pl.DataFrame) -> str:
         dead=pl.when(pl.col("dead").is_not_null().all()).then(pl.col("dead").sum() / pl.col("codes").sum()),
     )
     parts = []
-    for column, what in (("collision_rate", "of the items ambiguous"), ("dead", "of its codes dead")):
+    for column, what, none in (
+        ("collision_rate", "of the items ambiguous", "no ambiguous items"),
+        ("dead", "of its codes dead", "no dead codes"),
+    ):
         values, names = each[column].to_list(), each["tokenizer"].to_list()
         if None in values:
             parts.append("the number of possible codes is unknown")
             continue
         between = ends(values)
-        if len(names) == 1:
-            parts.append(f"{percent(values[0])} {what}")
+        if max(values) == 0:
+            parts.append(none)
         elif between is None:
-            parts.append(f"all {percent(values[0])} {what.replace('its', 'their')}")
+            parts.append(f"{percent(values[0])} {what}{' with each' if len(names) > 1 else ''}")
         else:
             low, high = between
             parts.append(f"{names[high]} {percent(values[high])} {what}, {names[low]} {percent(values[low])}")
     who = f"{names[0]}: " if len(names) == 1 else ""
     text = f"{who}{'; '.join(parts)}"
-    return text[0].upper() + text[1:] if text.startswith("all ") else text
+    return text[0].upper() + text[1:] if text.startswith("no ") else text
 
 
 # --- identifiers

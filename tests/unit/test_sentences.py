@@ -228,8 +228,9 @@ def test_tokenizers(seed: int) -> None:
     for values, part in ((rates, text.split("; ")[0]), (dead, text.split("; ")[1])):
         found = re.findall(r"(t\d):? ([\d.]+ %)", part)
         assert all(p(values[name]) == share for name, share in found)
-        if len(made) > 1:
-            assert ("all" in part.lower()) == (len(set(values.values())) == 1)
+        assert bool(re.search(r"\bno (dead|ambiguous)", part.lower())) == (max(values.values()) == 0)
+        if len(made) > 1 and max(values.values()):
+            assert ("with each" in part) == (len(set(values.values())) == 1)
             assert not found or values[found[0][0]] == max(values.values())
 
 
