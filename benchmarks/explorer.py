@@ -71,7 +71,7 @@ def steps(view: Explorer, turn: int) -> dict[str, Callable[[], object]]:
     few = np.sort(gathered).astype(np.int32).tobytes()
 
     def ask(act: str, *buffers: bytes, **content: Any) -> Callable[[], object]:
-        return lambda: view.hear({"act": act} | content, buffers)
+        return lambda: view.handle({"act": act} | content, buffers)
 
     domain = DOMAINS[turn % len(DOMAINS)]
     return {
@@ -122,7 +122,7 @@ def measure(items: int) -> bool:
     points = rng.normal(size=(len(shown), LEVELS, 2)).astype(np.float32)
     Counted.sent, started = 0, time.process_time()
     view = Explorer(state, maps={"made up": Projection(points, shown, "tsne", 3, items)})
-    view.hear({"act": "start", "dark": False})
+    view.handle({"act": "start", "dark": False})
     opened, limit = Counted.sent, LIMITS.get(items, float("inf"))
     print(f"  sent to open {opened / 1e6:.2f} MB, in {time.process_time() - started:.1f} s of CPU time")
     for tab in EXPLORER_VIEWS:

@@ -183,11 +183,12 @@ def load_codes_by_epoch(run: Run, row: str | None = None) -> dict[int, ItemCodes
     if not all(file.is_file() for file in files):
         return {}
     own, parts = load_identified(run, name), [load_file(file) for file in files]
+    trained = np.concatenate([part["items"] for part in parts])
     found = {}
     for epoch in sorted(set.intersection(*(set(part) for part in parts)) - {"items"}, key=int):
         codes = own.raw.codes.copy()
-        for part in parts:
-            codes[part["items"], : part[epoch].shape[1]] = part[epoch]
+        kept = [{"items": part["items"], "codes": part[epoch]} for part in parts]
+        codes[trained] = _assembled(kept, len(codes))[0][trained]
         raw = ItemCodes(codes, own.raw.sizes, own.raw.domains, own.raw.shared_levels, own.raw.unknown_levels)
         found[int(epoch)] = replace(own, raw=raw).comparable_codes()
     return found

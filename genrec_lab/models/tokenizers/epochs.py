@@ -45,6 +45,12 @@ class Lesson(nn.Module):
         rows = self.rows.numpy()
         return {int(row[0]): row[1:].reshape(self.shape).copy() for row in rows if row[0]}
 
+    @property
+    def last(self) -> np.ndarray | None:
+        """The codes that were measured last; None before any."""
+        count = int((self.rows[:, 0] > 0).sum())
+        return self.rows[count - 1, 1:].numpy().reshape(self.shape).copy() if count else None
+
     def keep(self, epoch: int, codes: np.ndarray) -> None:
         """Keep the codes of an epoch; of more than 16, drop the one that the others miss least.
 
@@ -131,7 +137,7 @@ class _Measured:
         """Return measurements of the codes, or an empty mapping if none are due."""
         if self.epoch not in (1, self.last) and self.epoch % self.every:
             return {}
-        before, codes = next(reversed(self.lesson.kept.values()), None), self.tokenize()
+        before, codes = self.lesson.last, self.tokenize()
         self.lesson.keep(self.epoch, codes)
         found = use_of_codes(codes, self.sizes, self.domains)
         chosen = {_MONITOR: -found["collision_rate"]} if self.selects else {}

@@ -225,7 +225,7 @@ def _facts(state: ExplorerState, items: IntArray) -> list[tuple[str, str, str]]:
         shares = by_domain[by_domain > 0] / items.size
         says = f"entropy of the domains: {(shares * -np.log2(shares)).sum():.2f} bits"
         found.append((shorten(catalogue.domains[most], 24), percent(by_domain[most] / items.size), says))
-    ambiguous = int(state.ambiguous[items].sum())
+    ambiguous = int(catalogue.ambiguous[items].sum())
     found.append(("twins", f"{ambiguous:,}", "items whose whole identifier another one has too"))
     selection = state.selection
     if selection.prefix and not items.size:

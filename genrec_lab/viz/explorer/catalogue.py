@@ -15,6 +15,7 @@ import polars as pl
 
 from genrec_lab.codes import ItemCodes, row_ids
 from genrec_lab.data.item_text import without_entities
+from genrec_lab.evaluation import CodeHealth, code_health
 from genrec_lab.viz.explorer.prefixes import PrefixOrder
 from genrec_lab.viz.explorer.sharing import PairSums, group_similarity, pair_sums, unit_vectors
 from genrec_lab.viz.explorer.words import TitleWords
@@ -26,6 +27,7 @@ FloatArray = npt.NDArray[np.float64]
 # Number of residuals that are converted to distances at once: about 100 MB at 32 dimensions.
 _ITEMS_AT_ONCE = 200_000
 _DRAWS, _LARGEST_DRAW = 40, 256
+_LABELS_KEPT = 64
 
 
 class CodedCatalogue:
@@ -124,6 +126,18 @@ class CodedCatalogue:
     def stem_ids(self) -> IntArray:
         """(N,) numbers of the items' domains and codes except the last one."""
         return row_ids(np.column_stack([self.codes.domain_index, self.codes.codes[:, :-1]]))
+
+    @cached_property
+    def health(self) -> CodeHealth:
+        """The use of each level, and the collisions."""
+        return code_health(self.codes.codes, self.codes.known_sizes, self.codes.domains)
+
+    @cached_property
+    def ambiguous(self) -> npt.NDArray[np.bool_]:
+        """(N,) whether another item of the same domain has the same codes."""
+        ids = self.codes.identifier_ids
+        several: npt.NDArray[np.bool_] = np.bincount(ids) > 1
+        return several[ids]
 
     @cached_property
     def by_popularity(self) -> IntArray:
@@ -226,6 +240,24 @@ class CodedCatalogue:
                 distances[part, level] = np.sqrt(np.einsum("nd,nd->n", left, left))
         return distances
 
+    @lru_cache(_LABELS_KEPT)  # noqa: B019
+    def labels(self, prefix: tuple[int, ...]) -> dict[int, list[str]]:
+        """Return the words that distinguish each used child of a prefix from the others."""
+        if len(prefix) == self.levels:
+            return {}
+        order, starts = self.order, self.order.starts[len(prefix)]
+        first, last = order.groups_below(prefix, len(prefix) + 1)
+        codes = order.columns[len(prefix)][starts[first:last]].tolist()
+        return dict(zip(codes, self.words.labels(starts[first : last + 1]), strict=True))
+
+    @lru_cache(_LABELS_KEPT)  # noqa: B019
+    def words_everywhere(self, level: int) -> dict[int, list[str]]:
+        """Return the words of each used code of a level, under any prefix."""
+        places, starts = self.order.by_code(level)
+        used = np.flatnonzero(np.diff(starts))
+        borders = np.append(starts[used], places.size)
+        return dict(zip(used.tolist(), self.words.labels(borders, places=places), strict=True))
+
     def nearest_codes(self, level: int, code: int, top: int = 5) -> list[tuple[int, float]]:
         """Return the codes of the same codebook with the nearest codewords, and their distances."""
         if self.codewords is None:
@@ -241,9 +273,9 @@ class CodedCatalogue:
     def prepare(self) -> CodedCatalogue:
         """Compute in advance what would slow down the first answers: order, words, distances and means."""
         _ = self.words, self.phrases, self.searched, self.distances, self.by_popularity, self.coherence
-        _ = self.codes.identifier_ids, self.stem_ids
+        _ = self.stem_ids, self.health, self.ambiguous
         for level in range(self.levels):
-            self.order.with_code(level, 0)
+            self.words_everywhere(level)
             if self.unit is not None:
                 _ = self.prefix_pairs(level + 1), self.code_pairs(level)
         return self
@@ -256,7 +288,7 @@ class CodedCatalogue:
                 f"{self.codes.sizes}"
             )
         found = copy(self)
-        for derived in ("order", "stem_ids", "words", "phrases", "distances"):
+        for derived in ("order", "stem_ids", "health", "ambiguous", "words", "phrases", "distances"):
             vars(found).pop(derived, None)
         found.name, found.codes, found.residuals, found.codewords = name, codes, None, None
         places = np.empty(self.n_items, dtype=np.int64)

@@ -56,7 +56,7 @@ def codes_below(state: ExplorerState) -> Table:
         columns["pure"] = purity_of(level_sharing(catalogue, level, items).items.T)
     if catalogue.unit is not None:
         columns["alike"] = state.alike_by_code(level)
-    columns["twins"] = np.bincount(codes[state.ambiguous[items]], minlength=size)
+    columns["twins"] = np.bincount(codes[catalogue.ambiguous[items]], minlength=size)
     columns["state"] = code_states(catalogue, level, counts)
     go: list[dict[str, Any] | None] = [{"prefix": [*prefix, code]} for code in range(size)]
     return Table(pl.DataFrame(columns), go, shares=("traffic", "pure"), bars=("items",))

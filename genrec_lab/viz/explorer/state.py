@@ -19,7 +19,7 @@ import plotly.graph_objects as go
 import polars as pl
 
 from genrec_lab.codes import ItemCodes
-from genrec_lab.evaluation import CodeHealth, code_health
+from genrec_lab.evaluation import CodeHealth
 from genrec_lab.registry import Registry
 from genrec_lab.viz.explorer.beams import BeamTree
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
@@ -195,8 +195,6 @@ class ExplorerState:
         self._watchers: list[Callable[[Selection], None]] = []
         self._shown: dict[str, IntArray] = {}
         self._placed: tuple[Selection, PrefixOrder, slice | IntArray] | None = None
-        # What would slow down the first answers.
-        _ = self.health, self.ambiguous, [self.words_everywhere(level) for level in range(catalogue.levels)]
         if self.two is not None and self.two.n_items:
             _ = [(self.two.level(level), self.two.company(level + 1)) for level in range(self.two.levels)]
 
@@ -300,8 +298,8 @@ class ExplorerState:
     def show_epoch(self, epoch: int | None) -> None:
         """Show the codes after an epoch of the tokenizer's training in all views, or the final ones for None.
 
-        Until then, `Compare` shows what became of them, if no other tokenizer is open. A selected item stays
-        selected. Raises ValueError for an epoch whose codes were not kept.
+        `Compare` then shows what became of an epoch's codes, unless another tokenizer is open. A selected item
+        stays selected. Raises ValueError for an epoch whose codes were not kept.
         """
         if epoch is not None and epoch not in self.codes_by_epoch:
             raise ValueError(f"epoch: {epoch}, expected one of {list(self.codes_by_epoch)} or None")
@@ -309,10 +307,6 @@ class ExplorerState:
         self.two = self._opened_with
         if self.two is None and epoch is not None:
             self.two = TwoTokenizers(self.catalogue, self.final)
-        for derived in ("health", "ambiguous"):
-            vars(self).pop(derived, None)
-        for cached in (ExplorerState._labels, ExplorerState.words_everywhere):
-            cached.cache_clear()
         item = self.selection.item
         if item is not None:
             self._steps[self._place] = moved(self.selection, self.catalogue, item=item)
@@ -323,35 +317,19 @@ class ExplorerState:
 
     # --- the views
 
-    @cached_property
+    @property
     def health(self) -> CodeHealth:
         """Use of each level and collisions of the whole catalogue, independent of the selection."""
-        codes = self.catalogue.codes
-        return code_health(codes.codes, codes.known_sizes, codes.domains)
-
-    @cached_property
-    def ambiguous(self) -> npt.NDArray[np.bool_]:
-        """(N,) whether another item of the same domain has the same codes."""
-        found = np.zeros(self.catalogue.n_items, dtype=bool)
-        found[collisions(self.catalogue).items] = True
-        return found
+        return self.catalogue.health
 
     def labels(self) -> dict[int, list[str]]:
         """Return the words that distinguish each used child of the prefix from the others, in all domains."""
-        return self._labels(self.selection.prefix)
+        return self.catalogue.labels(self.selection.prefix)
 
     def place(self) -> tuple[int, int]:
         """Return the level (0-based) and the last selected code; requires a selected code."""
         selection = self.selection
         return selection.everywhere or (len(selection.prefix) - 1, selection.prefix[-1])
-
-    @lru_cache(_LABELS_KEPT)  # noqa: B019 - a state lives as long as its explorer
-    def words_everywhere(self, level: int) -> dict[int, list[str]]:
-        """Return the words of each used code of a level, under any prefix."""
-        places, starts = self.catalogue.order.by_code(level)
-        used = np.flatnonzero(np.diff(starts))
-        borders = np.append(starts[used], places.size)
-        return dict(zip(used.tolist(), self.catalogue.words.labels(borders, places=places), strict=True))
 
     def write_remedy(self, setting: str, value: str) -> Path:
         """Write a run file with a setting of `remedy_table`, and the value as written there."""
@@ -532,14 +510,3 @@ class ExplorerState:
     @lru_cache(_LABELS_KEPT)  # noqa: B019
     def _decoded(self, prefix: tuple[int, ...]) -> Decoded | None:
         return None if self.records.decode is None else self.records.decode(prefix)
-
-    @lru_cache(_LABELS_KEPT)  # noqa: B019
-    def _labels(self, prefix: tuple[int, ...]) -> dict[int, list[str]]:
-        order = self.catalogue.order
-        if len(prefix) == self.catalogue.levels:
-            return {}
-        starts = order.starts[len(prefix)]
-        first, last = order.groups_below(prefix, len(prefix) + 1)
-        borders = starts[first : last + 1]
-        codes = order.columns[len(prefix)][starts[first:last]].tolist()
-        return dict(zip(codes, self.catalogue.words.labels(borders), strict=True))

@@ -332,7 +332,9 @@ def show_remedies(state: ExplorerState) -> Shown:
 
 def _words(state: ExplorerState, codes: Iterable[int], level: int | None = None) -> list[str]:
     level = state.selection.level if level is None else level
-    known = state.labels() if level == len(state.selection.prefix) else state.words_everywhere(level)
+    known = (
+        state.labels() if level == len(state.selection.prefix) else state.catalogue.words_everywhere(level)
+    )
     return [", ".join(known.get(int(code), ())) for code in codes]
 
 

@@ -243,20 +243,8 @@ class Explorer(anywidget.AnyWidget):
 _ACTS: dict[str, Callable[[Explorer, Answer, Sequence[Any]], object]] = {
     name: getattr(Explorer, f"_{name}")
     for name in (
-        *(
-            "start",
-            "select",
-            "lasso",
-            "search",
-            "hover",
-            "choose",
-            "mark",
-            "theme",
-            "map",
-            "colour",
-            "watch",
-            "epoch",
-        ),
+        *("start", "select", "lasso", "search", "hover", "choose", "mark"),
+        *("theme", "map", "colour", "watch", "epoch"),
         *("csv", "python", "keep", "slice", "write", "script"),
     )
 } | {
