@@ -15,6 +15,7 @@ import torch
 
 from benchmarks.measuring import Check, Comparison, Measured, Options, compare, main, table
 from genrec_lab.decoding import Ranked
+from genrec_lab.viz.explorer import EXPLORER_VIEWS
 
 # Module -> what its peer is imported as; None where it comes with the package.
 BENCHMARKS = {
@@ -172,3 +173,17 @@ def test_time_to_quality_tells_when_each_model_was_worth_what(tmp_path: Path) ->
     (t5,) = (row for row in written["rows"] if row["model"] == "T5")
     assert t5["share of the T5's time"] == 1.0
     assert t5["best NDCG@10"] == max(value for _, value in written["curves"]["T5"])
+
+
+@pytest.mark.nightly
+@pytest.mark.slow
+def test_the_explorers_benchmark_takes_every_step(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    explorer = importlib.import_module("benchmarks.explorer")
+    monkeypatch.setattr("comm.create_comm", None)  # it is replaced, and put back here
+    monkeypatch.setattr(explorer, "REPEATS", 1)
+    explorer.measure(100_000)  # fewer generated items have no collisions
+    printed = capsys.readouterr().out
+    for step in (*(f"{tab}, of everything" for tab in EXPLORER_VIEWS), "a lasso of a tenth", "hover"):
+        assert f"\n  {step} " in printed

@@ -298,8 +298,8 @@ class ExplorerState:
     def show_epoch(self, epoch: int | None) -> None:
         """Show the codes after an epoch of the tokenizer's training in all views, or the final ones for None.
 
-        `Compare` then shows what became of an epoch's codes, unless another tokenizer is open. A selected item
-        stays selected. Raises ValueError for an epoch whose codes were not kept.
+        `Compare` then shows what became of an epoch's codes, unless another tokenizer is open. A selected
+        item stays selected. Raises ValueError for an epoch whose codes were not kept.
         """
         if epoch is not None and epoch not in self.codes_by_epoch:
             raise ValueError(f"epoch: {epoch}, expected one of {list(self.codes_by_epoch)} or None")
