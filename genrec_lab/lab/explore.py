@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 from genrec_lab.codes import CodesError, IndexFile, ItemCodes, read_index_files
 from genrec_lab.codes.identified import Identified, read_identified
 from genrec_lab.data import Dataset
+from genrec_lab.decoding import score_items
 from genrec_lab.evaluation import code_health, neighbour_code_overlap
 from genrec_lab.evaluation.rankings import per_user
 from genrec_lab.lab.adapt import load_adapted
@@ -43,6 +44,7 @@ from genrec_lab.viz.explorer import (
     BeamTree,
     CodedCatalogue,
     Decoded,
+    Exactly,
     ExplorerState,
     RunRecords,
     beam_tree,
@@ -57,6 +59,7 @@ from genrec_lab.viz.meaning import Decoder, Kept
 from genrec_lab.viz.projection import Method, Projection, project_residuals, stratified_sample
 from genrec_lab.viz.stories import watch_beams
 
+_MOST_SCORED = 50_000  # items that are all scored for one user in a moment
 MAPPING, EXPLORING = "03_residual_atlas", "04_codebook_explorer"
 _MAPS: tuple[Method, ...] = ("tsne", "umap")
 _MOST_ITEMS = 5_000  # t-SNE takes about 25 s a level for these
@@ -203,19 +206,20 @@ def explore(
     items: Items | Run | None = None,
     vectors: Vectors | None = None,
     *,
-    other: Run | None = None,
+    other: Run | Codes | None = None,
     sizes: Sequence[int] | None = None,
     method: str | None = None,
     other_method: str | None = None,
     mode: theme.Mode | None = None,
 ) -> Explorer | go.Figure | Explained:
-    """Open the explorer on a run, on two to compare, or on anybody's codes; a cell's last line shows it.
+    """Open the explorer on a run or on anybody's codes, or on two to compare; a cell's last line shows it.
 
     run_or_codes: a run, its name, a state of `explorer_state`, or codes as of `open_codes`, to which items,
-    vectors and sizes belong. items: may also be a second run. Without a front end (papermill, nbval) it
-    returns the figure of its first view. With one, a run that cannot be opened yet becomes a sentence that
-    names the notebook to run, otherwise a RunError, so that a chain stops. The other arguments are those of
-    `explorer_state`; mode: None follows the theme of the page.
+    vectors and sizes belong. other: a second run, or beside codes a second set of codes of the same items;
+    a second run may also be given as `items`. Without a front end (papermill, nbval) it returns the figure of
+    its first view. With one, a run that cannot be opened yet becomes a sentence that names the notebook to
+    run, otherwise a RunError, so that a chain stops. The other arguments are those of `explorer_state`; mode:
+    None follows the theme of the page.
 
     >>> from genrec_lab.lab import open_run, prepare_data, train_tokenizers
     >>> small, random = {"name": "bazaar", "items": 300}, {"tokenizer.kind": "random"}
@@ -253,9 +257,12 @@ def opened_state(
         return run_or_codes, ()
     if isinstance(run_or_codes, str) and not Path(run_or_codes).is_file() and not Path(run_or_codes).suffix:
         run_or_codes = existing_run(run_or_codes)
+    other = rows.get("other")
+    if other is not None and isinstance(other, Run) != isinstance(run_or_codes, Run):
+        raise ValueError(f"other is a {type(other).__name__}; compare a run with a run, and codes with codes")
     if isinstance(run_or_codes, Run):
         return explorer_state(run_or_codes, **rows), ()
-    found = open_codes(run_or_codes, items, vectors, sizes=sizes)
+    found = open_codes(run_or_codes, items, vectors, sizes=sizes, other=other)
     return found.state, found.notes
 
 
@@ -371,7 +378,22 @@ def watched_beam(run: Run, method: str, row: int, beams: int = 10) -> BeamTree:
     named = dict(zip(map(tuple, model.codes.codes[own].tolist()), own.tolist(), strict=True))
     last = tree.nodes.filter(pl.col("level") == model.codes.levels).sort("rank")
     results = tuple(named[tuple(map(int, prefix.split()))] for prefix in last["prefix"])
-    return replace(tree, history=tuple(user["history"]), target_item=user["target"], results=results)
+    named_items = {"history": tuple(user["history"]), "target_item": user["target"], "results": results}
+    return replace(tree, exactly=_exactly(model, user["history"], user["domain"], tree), **named_items)
+
+
+def _exactly(model: Any, history: list[int], domain: str, tree: BeamTree) -> Exactly | None:
+    """Rank all items of a domain for a history, where that takes a moment; see `Exactly`."""
+    trie = model.trie(domain)
+    if len(trie.items) > _MOST_SCORED:
+        return None
+    items, scores = np.sort(trie.items), score_items(model, [history], trie)[0]
+    best = [tuple(codes) for codes in model.codes.codes[items[np.argsort(-scores, kind="stable")]].tolist()]
+    ended = tree.nodes.filter(level=model.codes.levels)["prefix"]
+    found = {tuple(map(int, prefix.split())) for prefix in ended}
+    return Exactly(
+        best.index(tree.target) + 1, len(best), len(found.intersection(best[: len(found)])), len(found)
+    )
 
 
 @torch.inference_mode()

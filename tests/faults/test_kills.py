@@ -13,6 +13,7 @@ from tests.faults.kill_loop import half_written, kill_loop, results
 CHAIN = [sys.executable, "-m", "tests.faults.small_chain"]
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the processes are looked for in /proc")
 def test_killed_twice_it_gives_the_same_metrics(tmp_path: Path) -> None:
     outcome = kill_loop(CHAIN, tmp_path, kills=2, seed=4, span=(0.75, 0.98))

@@ -1,4 +1,7 @@
-"""The demo shows what the notebooks and the README say of it, on three worlds: real runs through the lab."""
+"""The demo shows what the notebooks and the README say of it, on three worlds: real runs through the lab.
+
+A world takes minutes, so `make nightly` runs all but the comparison of the run file with the defaults.
+"""
 
 import os
 from pathlib import Path
@@ -26,9 +29,6 @@ from genrec_lab.viz.figures import map_purity
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL, LARGE = "Studio", ("Garden", "Kitchen")
-
-
-# Three worlds take minutes, so each test run has the first and `make nightly` all of them.
 SEEDS = [int(seed) for seed in os.environ.get("GENREC_DEMO_SEEDS", "0").split(",")]
 
 
@@ -54,6 +54,7 @@ def test_the_run_file_has_the_notebooks_defaults():
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_in_the_small_shop_gmc_leads(demo):
     rows = ndcg(demo[0], SMALL)
     others = ("tiger", "sasrec", "popularity")
@@ -62,6 +63,7 @@ def test_in_the_small_shop_gmc_leads(demo):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_in_the_large_shops_sasrec_stays_ahead(demo):
     for domain in LARGE:
         rows = ndcg(demo[0], domain)
@@ -69,6 +71,7 @@ def test_in_the_large_shops_sasrec_stays_ahead(demo):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_every_row_stays_far_below_the_best_possible(demo):
     for domain in (SMALL, *LARGE):
         rows = ndcg(demo[0], domain)
@@ -78,6 +81,7 @@ def test_every_row_stays_far_below_the_best_possible(demo):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_codes_find_items_that_nobody_has_had(demo):
     by_group = rows_by_popularity(*demo).filter(high=0)
     assert by_group["users"][0] > 100
@@ -86,6 +90,7 @@ def test_codes_find_items_that_nobody_has_had(demo):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_tokenizer_that_is_trained_again_gives_other_codes(demo):
     """Notebook 07: few items keep their first code, none all three; another seed changes groups as much."""
     run, rankings = demo
@@ -105,12 +110,14 @@ def test_a_tokenizer_that_is_trained_again_gives_other_codes(demo):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_lora_adds_hardly_anything_where_tastes_are_shared(demo):
     rows = ndcg(demo[0], "average")
     assert abs(rows["gmc_demo"] / rows["gmc_without_lora"] - 1) < 0.05
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_data_are_as_notebook_01_says(demo):
     run, _ = demo
     dataset = load_prepared(run).dataset
@@ -124,6 +131,7 @@ def test_the_data_are_as_notebook_01_says(demo):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_history_says_more_of_colour_and_style_than_of_kind(demo):
     """How often the target's word is in its user's history, against the word of another user's target."""
     dataset = load_prepared(demo[0]).dataset
@@ -142,6 +150,7 @@ def test_a_history_says_more_of_colour_and_style_than_of_kind(demo):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_domains_mix_at_every_level_of_the_codes(demo):
     run, _ = demo
     own, domains = load_identified(run), load_prepared(run).dataset.item_domains()

@@ -127,6 +127,8 @@ def test_a_watched_beam_is_the_beam_that_recommends(run, monkeypatch):
     wide = beam_search(model, [user["history"]], everything, len(everything), len(everything))
     place = wide.items[0].tolist().index(user["target"])
     assert tree.steps[-1] == pytest.approx(float(wide.scores[0][place]), abs=1e-4)
+    found = len({*tree.results} & {*wide.items[0][:6].tolist()})
+    assert tree.exactly == (place + 1, len(everything), found, 6)
 
 
 def test_a_run_without_tokenizers_names_the_notebook(tmp_path):

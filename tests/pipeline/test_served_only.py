@@ -133,7 +133,9 @@ def test_idgenrec_writes_ids_from_texts_and_its_recommender_goes_on(runs) -> Non
     assert all(len(set(row)) == len(row) for row in ranked.tolist())
 
 
-@pytest.mark.parametrize(("turns", "reads"), [(1, "whole"), (3, "past")])
+@pytest.mark.parametrize(
+    ("turns", "reads"), [pytest.param(1, "whole", marks=pytest.mark.nightly), (3, "past")]
+)
 def test_a_killed_writing_of_ids_goes_on_and_ends_the_same(tmp_path, monkeypatch, turns, reads) -> None:
     dataset = load_dataset("bazaar", items=300, users=60, domains=["Garden"])
     body = T5Config(d_model=16, d_kv=8, heads=2, d_ff=16, encoder_layers=1, decoder_layers=1, reads=reads)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+import os
 import random
 import re
 import shutil
@@ -42,6 +43,7 @@ from tests.pipeline.truth_chain import (
 pytestmark = pytest.mark.slow
 
 PREPARED, TOKENIZED, TRAINED, ADAPTED, EVALUATED = STAGES
+AT_NIGHT = os.environ.get("GENREC_NIGHTLY") == "1"
 PAGE = [REPOSITORY / "notebooks" / f"{EVALUATED}.ipynb"]
 
 
@@ -292,7 +294,12 @@ def test_the_doctor_finds_a_flipped_byte_in_every_file(run: Run, monkeypatch: py
     whole = {file: file.read_bytes() for file in sorted(run.folder.rglob("*")) if file.is_file()}
     rng = random.Random(0)
     unnoticed, seen = [], set[str]()
+    # `make nightly` takes them all, a test run every fourth, the first of each kind among them.
+    kinds = {(file.suffix, file.parent.name): file for file in reversed(whole)}
+    chosen = whole if AT_NIGHT else {*list(whole)[::4], *kinds.values()}
     for file, content in whole.items():
+        if file not in chosen:
+            continue
         if not content or file.suffix in (".lock", ".holder"):  # they hold nothing that a run shows
             continue
         file.write_bytes(flipped(content, rng))

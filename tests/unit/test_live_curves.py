@@ -147,7 +147,7 @@ def test_a_misspelt_switch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("looked_at", ["0", "1"])
+@pytest.mark.parametrize("looked_at", ["0", pytest.param("1", marks=pytest.mark.nightly)])
 def test_in_a_kernel_one_static_figure_remains(looked_at: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENREC_LIVE", looked_at)
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(TRAINING)])

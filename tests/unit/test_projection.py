@@ -69,6 +69,7 @@ def test_tsne_map_is_repeatable_and_keeps_clouds_apart() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_umap_map_is_repeatable_and_keeps_clouds_apart() -> None:
     residuals, domain = residuals_of_two_domains()
     made = project_residuals(residuals, domain, method="umap", seed=3)

@@ -159,6 +159,7 @@ def test_vectors_are_those_of_a_plain_call(ray: Any, tmp_path: Path) -> None:
     np.testing.assert_allclose(found, encode_texts(texts, config, progress=False), atol=1e-6)
 
 
+@pytest.mark.nightly
 def test_workers_that_always_die_end_the_pipeline_and_the_shell_goes_on_on_the_cluster(
     ray: Any, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +227,7 @@ def test_what_cannot_be_done_is_told_before_anything_starts(
     assert "does not exist" in capsys.readouterr().err
 
 
+@pytest.mark.nightly
 def test_a_sweep_ends_as_plain_runs_do_though_a_worker_is_killed(
     ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from genrec_lab.viz import sentences as said
 from genrec_lab.viz import stories
 from genrec_lab.viz.explorer import (
     CodedCatalogue,
+    Exactly,
     ExplorerState,
     TwoTokenizers,
     answers,
@@ -641,6 +643,18 @@ def test_the_target_s_way() -> None:
     assert stays == "The target stays in the beam and ends at place 2"
     leaves = beams.beam_title(beam_tree(prefixes, scores, (1, 0), (-2.0, -4.0)))
     assert leaves == "The target leaves the beam at level 2 of 2: 1.50 below the last of 2 kept"
+
+
+@proves(beams.beam_title, beams.beam_found)
+@given(st.lists(st.sampled_from([-1.0, -2.0, -2.5, -4.0]), min_size=4, max_size=4), st.integers(0, 3))
+def test_the_exact_rank_beside_the_beam(scores: list[float], target: int) -> None:
+    order = sorted(range(4), key=lambda item: -scores[item])
+    kept, rank = [0, 3], order.index(target) + 1
+    exactly = Exactly(rank, 4, len({*order[:2]} & {*kept}), 2)
+    tree = beam_tree([[(item,) for item in kept]], [[scores[item] for item in kept]], (target,))
+    assert beams.beam_title(replace(tree, exactly=exactly)).endswith(f"; its exact rank is {rank} of 4")
+    found = sum(item in kept for item in order[:2])
+    assert beams.beam_found(exactly) == f"the beam found {found} of the 2 that an exact search ranks first"
 
 
 # --- the explorer's screen

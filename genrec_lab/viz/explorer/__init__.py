@@ -9,7 +9,7 @@ To add a view, register a function from a state to the contents of its tab:
         return Shown([px.histogram(x=state.catalogue.traffic[state.items()])])
 """
 
-from genrec_lab.viz.explorer.beams import BeamTree, beam_tree
+from genrec_lab.viz.explorer.beams import BeamTree, Exactly, beam_tree
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.explorer.code_tables import code_survey
 from genrec_lab.viz.explorer.collisions import collisions, policy_effects
@@ -43,6 +43,7 @@ __all__ = [
     "Choice",
     "CodedCatalogue",
     "Decoded",
+    "Exactly",
     "ExplorerState",
     "RunRecords",
     "Selection",

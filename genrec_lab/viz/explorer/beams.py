@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -22,6 +22,18 @@ _ROW = 24  # pixels
 _TITLE_CHARACTERS = 34
 
 
+class Exactly(NamedTuple):
+    """A user's exact ranking beside the beam's: the target's rank among all items, and what the beam found.
+
+    rank: from 1. items: number of items. found: how many of the best `of` items the beam ends with.
+    """
+
+    rank: int
+    items: int
+    found: int
+    of: int
+
+
 @dataclass(frozen=True, eq=False)
 class BeamTree:
     """The prefixes that a beam search kept, as a tree, and the path of the target.
@@ -33,7 +45,8 @@ class BeamTree:
     target was kept to the end. target: its codes. missed_by: the difference between its log-probability and
     the lowest one kept at that level, or None if the target was kept or this is unknown. steps: the target's
     log-probability after each level, if known. history, target_item, results: item indices if the search was
-    for items; the history starts with the oldest item, the results with the best.
+    for items; the history starts with the oldest item, the results with the best. exactly: the ranking of all
+    items by the same model, if known.
     """
 
     nodes: pl.DataFrame
@@ -44,6 +57,7 @@ class BeamTree:
     history: tuple[int, ...] = ()
     target_item: int | None = None
     results: tuple[int, ...] = ()
+    exactly: Exactly | None = None
 
     @property
     def rank(self) -> int | None:
@@ -106,14 +120,22 @@ def _text(prefix: tuple[int, ...]) -> str:
 
 @sentence
 def beam_title(tree: BeamTree) -> str:
-    """State where a beam search lost the target, or the target's final rank."""
+    """State where a beam search lost the target, or its final rank there, and its exact rank if known."""
+    known = tree.exactly
+    exactly = "" if known is None else f"; its exact rank is {known.rank:,} of {known.items:,}"
     if tree.left_at is None:
-        return f"The target stays in the beam and ends at place {tree.rank}"
+        return f"The target stays in the beam and ends at place {tree.rank}{exactly}"
     width = tree.nodes.filter(pl.col("level") == tree.left_at).height
     text = f"The target leaves the beam at level {tree.left_at} of {len(tree.target)}"
-    if tree.missed_by is None:
-        return text
-    return f"{text}: {tree.missed_by:.2f} below the last of {width} kept"
+    if tree.missed_by is not None:
+        text += f": {tree.missed_by:.2f} below the last of {width} kept"
+    return text + exactly
+
+
+@sentence
+def beam_found(known: Exactly) -> str:
+    """State how many of the exact best items the beam found."""
+    return f"the beam found {known.found} of the {known.of} that an exact search ranks first"
 
 
 def beam_way(tree: BeamTree, *, seed: int | None = None) -> go.Figure:
@@ -171,6 +193,7 @@ def beam_way(tree: BeamTree, *, seed: int | None = None) -> go.Figure:
     note = noted(
         f"{counted(widest, 'beam')}, the likeliest prefix of each level on top",
         f"target {written(tree.target)}",
+        *([] if tree.exactly is None else [beam_found(tree.exactly)]),
         "at the right: log-probability and title",
         seed=seed,
     )

@@ -56,12 +56,14 @@ def open_codes(
     vectors: Vectors | None = None,
     *,
     sizes: Sequence[int] | None = None,
+    other: Codes | None = None,
     name: str | None = None,
     seed: int = 0,
 ) -> Opened:
     """Open identifiers from other sources.
 
     sizes: number of codes of each level. Files do not contain it, so without `sizes` no code counts as dead.
+    other: identifiers of the same items to compare with, matched by their keys.
     Items without codes are left out, together with their attributes; the notes count them. Without vectors,
     the words of the texts are used instead. Raises CodesError if the codes are not identifiers of one length,
     and ValueError for a wrong number of vectors.
@@ -97,7 +99,8 @@ def open_codes(
         seed=seed,
     )
     source = "state = open_codes(...).state  # from genrec_lab.viz.explorer.published"
-    state = ExplorerState(catalogue, source=source)
+    second = None if other is None else open_codes(other).state.catalogue
+    state = ExplorerState(catalogue, second, source=source)
     if given is not None:
         one_domain = np.zeros(len(given), dtype=np.int64)
         # Slow maps are only computed when first shown, from 5,000 items; the others are placed among these.
