@@ -55,6 +55,13 @@ def test_every_item_lies_nearest_to_its_own_codeword(run, method):
             assert catalogue.distances[item, level] == pytest.approx(distances.min(), rel=1e-3, abs=1e-4)
 
 
+def test_a_run_and_codes_are_not_compared(run):
+    with pytest.raises(ValueError, match="other is a dict; compare a run with a run"):
+        explore(run, other={"a": [1, 2]})
+    with pytest.raises(ValueError, match="other is a Run; compare a run with a run, and codes with codes"):
+        explore({"a": [1, 2]}, other=run)
+
+
 @pytest.mark.parametrize("method", ["gmc_tiny", "tiger"])
 def test_the_codes_of_the_last_epoch_are_the_final_ones(run, method):
     state = explorer_state(run, method)

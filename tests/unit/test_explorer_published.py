@@ -51,6 +51,14 @@ def test_codes_of_any_letter_or_numbers_are_read(tmp_path: Path, written: object
     assert open_codes(file).state.catalogue.name == "mine"
 
 
+def test_a_second_file_is_compared_by_the_keys_of_its_items() -> None:
+    other = {"c": [0], "a": [3], "new": [5], "b": [3]}
+    two = open_codes(CODES, ITEMS, other=other).state.two
+    assert two is not None and two.levels == 1
+    before, after = two.codes_of(0)
+    assert sorted(zip(before.tolist(), after.tolist(), strict=True)) == [(0, 0), (1, 3), (1, 3)]
+
+
 def test_what_is_not_known_is_said_and_not_claimed() -> None:
     opened = open_codes({**CODES, "d": None, "e": []}, ITEMS)
     assert "2 items without codes left out" in opened.notes
