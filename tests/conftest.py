@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.nightly import AT_NIGHT
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 # Read once, when numpy, torch and polars are first imported, so set before any test module is. One thread
@@ -60,7 +62,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "real_data" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.real_data)
-        if item.get_closest_marker("nightly") and os.environ.get("GENREC_NIGHTLY") != "1":
+        if item.get_closest_marker("nightly") and not AT_NIGHT:
             item.add_marker(pytest.mark.skip(reason="it belongs to `make nightly` (GENREC_NIGHTLY=1)"))
         if folder is None and item.get_closest_marker("real_data"):
             item.add_marker(pytest.mark.skip(reason=reason))

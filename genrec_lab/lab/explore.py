@@ -378,22 +378,23 @@ def watched_beam(run: Run, method: str, row: int, beams: int = 10) -> BeamTree:
     named = dict(zip(map(tuple, model.codes.codes[own].tolist()), own.tolist(), strict=True))
     last = tree.nodes.filter(pl.col("level") == model.codes.levels).sort("rank")
     results = tuple(named[tuple(map(int, prefix.split()))] for prefix in last["prefix"])
-    named_items = {"history": tuple(user["history"]), "target_item": user["target"], "results": results}
-    return replace(tree, exactly=_exactly(model, user["history"], user["domain"], tree), **named_items)
+    exactly = _exactly(model, user, tree.target, results)
+    history = tuple(user["history"])
+    return replace(tree, history=history, target_item=user["target"], results=results, exactly=exactly)
 
 
-def _exactly(model: Any, history: list[int], domain: str, tree: BeamTree) -> Exactly | None:
-    """Rank all items of a domain for a history, where that takes a moment; see `Exactly`."""
-    trie = model.trie(domain)
+def _exactly(
+    model: Any, user: Mapping[str, Any], target: tuple[int, ...], results: Sequence[int]
+) -> Exactly | None:
+    """Rank all items of a user's domain, where that takes a moment; see `Exactly`."""
+    trie, codes = model.trie(user["domain"]), model.codes.codes
     if len(trie.items) > _MOST_SCORED:
         return None
-    items, scores = np.sort(trie.items), score_items(model, [history], trie)[0]
-    best = [tuple(codes) for codes in model.codes.codes[items[np.argsort(-scores, kind="stable")]].tolist()]
-    ended = tree.nodes.filter(level=model.codes.levels)["prefix"]
-    found = {tuple(map(int, prefix.split())) for prefix in ended}
-    return Exactly(
-        best.index(tree.target) + 1, len(best), len(found.intersection(best[: len(found)])), len(found)
-    )
+    items, scores = np.sort(trie.items), score_items(model, [user["history"]], trie)[0]
+    # Items with one identifier are one place, so identifiers are compared.
+    best = list(map(tuple, codes[items[np.argsort(-scores, kind="stable")]].tolist()))
+    found = {*best[: len(results)]}.intersection(map(tuple, codes[list(results)].tolist()))
+    return Exactly(best.index(target) + 1, len(best), len(found), len(results))
 
 
 @torch.inference_mode()

@@ -46,6 +46,16 @@ _SETTLE = """async () => {
 }"""
 
 
+def heading(root: Locator | Page) -> Locator:
+    """What the explorer's page of the selection is about."""
+    return root.locator(".genrec-page h3")
+
+
+def fact(root: Locator | Page, name: str) -> Locator:
+    """A number of the explorer's page of the selection, by its name."""
+    return root.locator(".genrec-fact").filter(has_text=name).locator("b")
+
+
 @dataclass(frozen=True)
 class Lab:
     """A running server: its address and token, and the folder whose notebooks it opens."""

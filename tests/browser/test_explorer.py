@@ -14,7 +14,7 @@ from playwright.sync_api import Locator, expect
 from genrec_lab.lab import existing_run, explorer_state
 from genrec_lab.viz.explorer import EXPLORER_VIEWS, ExplorerState
 from tests.browser.conftest import EVIL
-from tests.browser.lab import NotebookPage
+from tests.browser.lab import NotebookPage, fact, heading
 from tests.browser.layout import beyond_the_edge, cut_texts, overlaps
 
 
@@ -24,16 +24,8 @@ def state(runs: Path) -> ExplorerState:
     return explorer_state(existing_run("shown", runs))
 
 
-def heading(explorer: Locator) -> Locator:
-    return explorer.locator(".genrec-page h3")
-
-
 def rows(explorer: Locator, part: str = "grid") -> Locator:
     return explorer.locator(f"[data-part={part}] .genrec-tall .genrec-row")
-
-
-def fact(explorer: Locator, name: str) -> Locator:
-    return explorer.locator(".genrec-fact").filter(has_text=name).locator("b")
 
 
 def test_the_notebook_runs_without_a_complaint(notebook: NotebookPage) -> None:

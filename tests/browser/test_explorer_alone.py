@@ -8,11 +8,12 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from genrec_lab.viz.explorer import ExplorerState
 from genrec_lab.viz.explorer.html_file import write_html
 from genrec_lab.viz.explorer.published import open_codes
+from tests.browser.lab import heading
 from tests.browser.layout import beyond_the_edge, cut_texts, overlaps
 
 Scheme = Literal["light", "dark"]
@@ -56,10 +57,6 @@ def opened(
     page.goto(file.as_uri())
     page.locator(".genrec-tall .genrec-row").first.wait_for()
     return page, complaints
-
-
-def heading(page: Page) -> Locator:
-    return page.locator(".genrec-page h3")
 
 
 def test_walking_searching_and_the_map_work_without_a_kernel(

@@ -30,9 +30,12 @@ from genrec_lab.viz.figures import map_purity
 REPOSITORY = Path(__file__).parents[2]
 SMALL, LARGE = "Studio", ("Garden", "Kitchen")
 SEEDS = [int(seed) for seed in os.environ.get("GENREC_DEMO_SEEDS", "0").split(",")]
+WORLDS = [
+    pytest.param(seed, id=f"seed {seed}", marks=[pytest.mark.slow, pytest.mark.nightly]) for seed in SEEDS
+]
 
 
-@pytest.fixture(scope="module", params=SEEDS, ids=lambda seed: f"seed {seed}")
+@pytest.fixture(scope="module", params=WORLDS)
 def demo(request, tmp_path_factory):
     """The demo's run and rankings in the world of a seed, trained with the same seed."""
     parameters = DEMO | {"dataset": DEMO["dataset"] | {"seed": request.param}, "seed": request.param}
@@ -53,8 +56,6 @@ def test_the_run_file_has_the_notebooks_defaults():
     assert written == {"run": "demo", **DEMO}
 
 
-@pytest.mark.slow
-@pytest.mark.nightly
 def test_in_the_small_shop_gmc_leads(demo):
     rows = ndcg(demo[0], SMALL)
     others = ("tiger", "sasrec", "popularity")
@@ -62,16 +63,12 @@ def test_in_the_small_shop_gmc_leads(demo):
     assert rows["popularity"] < min(rows[row] for row in ("tiger", "sasrec"))
 
 
-@pytest.mark.slow
-@pytest.mark.nightly
 def test_in_the_large_shops_sasrec_stays_ahead(demo):
     for domain in LARGE:
         rows = ndcg(demo[0], domain)
         assert rows["sasrec"] > rows["gmc_demo"] > rows["tiger"] > rows["popularity"]
 
 
-@pytest.mark.slow
-@pytest.mark.nightly
 def test_every_row_stays_far_below_the_best_possible(demo):
     for domain in (SMALL, *LARGE):
         rows = ndcg(demo[0], domain)
@@ -80,8 +77,6 @@ def test_every_row_stays_far_below_the_best_possible(demo):
         )
 
 
-@pytest.mark.slow
-@pytest.mark.nightly
 def test_codes_find_items_that_nobody_has_had(demo):
     by_group = rows_by_popularity(*demo).filter(high=0)
     assert by_group["users"][0] > 100
@@ -89,8 +84,6 @@ def test_codes_find_items_that_nobody_has_had(demo):
     assert min(cold["gmc_demo"], cold["gmc_without_lora"]) > 3 * max(cold["sasrec"], cold["popularity"])
 
 
-@pytest.mark.slow
-@pytest.mark.nightly
 def test_a_tokenizer_that_is_trained_again_gives_other_codes(demo):
     """Notebook 07: few items keep their first code, none all three; another seed changes groups as much."""
     run, rankings = demo
@@ -109,15 +102,11 @@ def test_a_tokenizer_that_is_trained_again_gives_other_codes(demo):
     assert all(own > 0.5 and abs(own - other) < 0.2 for _, _, own, other in names["drift"])
 
 
-@pytest.mark.slow
-@pytest.mark.nightly
 def test_lora_adds_hardly_anything_where_tastes_are_shared(demo):
     rows = ndcg(demo[0], "average")
     assert abs(rows["gmc_demo"] / rows["gmc_without_lora"] - 1) < 0.05
 
 
-@pytest.mark.slow
-@pytest.mark.nightly
 def test_the_data_are_as_notebook_01_says(demo):
     run, _ = demo
     dataset = load_prepared(run).dataset
@@ -130,8 +119,6 @@ def test_the_data_are_as_notebook_01_says(demo):
     assert seen[SMALL] < 3
 
 
-@pytest.mark.slow
-@pytest.mark.nightly
 def test_a_history_says_more_of_colour_and_style_than_of_kind(demo):
     """How often the target's word is in its user's history, against the word of another user's target."""
     dataset = load_prepared(demo[0]).dataset
@@ -149,8 +136,6 @@ def test_a_history_says_more_of_colour_and_style_than_of_kind(demo):
     assert min(told["colour"], told["style"]) > 1.2 > told["categories"]
 
 
-@pytest.mark.slow
-@pytest.mark.nightly
 def test_domains_mix_at_every_level_of_the_codes(demo):
     run, _ = demo
     own, domains = load_identified(run), load_prepared(run).dataset.item_domains()

@@ -28,6 +28,7 @@ from genrec_lab.lab import (
     train_recommenders,
 )
 from genrec_lab.lab.files import read_log
+from tests.nightly import AT_NIGHT
 
 REPOSITORY = Path(__file__).parents[2]
 DATA, TRAINING, RANKING = "01_data_preparation", "05_recommender_training", "07_evaluation"
@@ -220,7 +221,6 @@ def test_every_signal_ends_the_command_with_its_code_and_how_to_go_on(monkeypatc
         signal.signal(sent, before)
 
 
-AT_NIGHT = os.environ.get("GENREC_NIGHTLY") == "1"
 EPOCHS = "overrides.rows.slow.model.epochs=4"
 FIRST = "00_waiting"
 WAIT = """
@@ -267,7 +267,7 @@ def test_whatever_ends_a_chain_it_goes_on_in_the_stage_that_was_ended(checkout, 
         ("SIGTERM", 143, "training", TRAINING),
         ("SIGKILL", -9, "training", TRAINING),
     ]
-    # Each starts a chain and a kernel; the first two differ from the third in their number alone.
+    # Each starts a chain and a kernel, so a test run leaves out the two that end it before the training.
     for number, code, work, stage in ends if AT_NIGHT else ends[2:]:
         with held_chain(checkout, work) as (process, kernels):
             if number == "SIGTERM":

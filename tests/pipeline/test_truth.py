@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import json
 import math
-import os
 import random
 import re
 import shutil
@@ -26,6 +25,7 @@ from genrec_lab.lab import chain, results
 from genrec_lab.lab.doctor import doctor
 from genrec_lab.lab.report import build_report
 from genrec_lab.lab.store import Run, RunError, existing_run, open_run, unopened_run
+from tests.nightly import AT_NIGHT
 from tests.pipeline.truth_chain import (
     PARAMETERS,
     REPOSITORY,
@@ -43,7 +43,6 @@ from tests.pipeline.truth_chain import (
 pytestmark = pytest.mark.slow
 
 PREPARED, TOKENIZED, TRAINED, ADAPTED, EVALUATED = STAGES
-AT_NIGHT = os.environ.get("GENREC_NIGHTLY") == "1"
 PAGE = [REPOSITORY / "notebooks" / f"{EVALUATED}.ipynb"]
 
 
@@ -298,9 +297,8 @@ def test_the_doctor_finds_a_flipped_byte_in_every_file(run: Run, monkeypatch: py
     kinds = {(file.suffix, file.parent.name): file for file in reversed(whole)}
     chosen = whole if AT_NIGHT else {*list(whole)[::4], *kinds.values()}
     for file, content in whole.items():
-        if file not in chosen:
-            continue
-        if not content or file.suffix in (".lock", ".holder"):  # they hold nothing that a run shows
+        # locks and their holders hold nothing that a run shows
+        if file not in chosen or not content or file.suffix in (".lock", ".holder"):
             continue
         file.write_bytes(flipped(content, rng))
         place, path = place_of(run, file), file.relative_to(run.folder).as_posix()

@@ -33,6 +33,7 @@ from genrec_lab.bazaar.pictures import draw_picture
 from genrec_lab.bazaar.sequences import draw_lengths, draw_sequences
 from genrec_lab.bazaar.world import FACTOR_SCALE, WEIGHT_SCALE
 from genrec_lab.data.dataset import DataError, Dataset
+from tests.nightly import AT_NIGHT
 
 SMALL = {"items": 300, "users": 600, "domains": ("Garden", "Kitchen")}
 # 50 items a domain: small enough for loops in plain Python.
@@ -304,7 +305,7 @@ def test_extreme_knobs_stay_within_64_bits(domains: tuple[str, ...]) -> None:
 
 
 def test_a_user_takes_nothing_twice_even_where_little_else_is_liked() -> None:
-    options = {"items": 300, "users": 40, "domains": tuple(SHOPS), "mean_length": 16.0}
+    options = {"items": 300, "users": 120 if AT_NIGHT else 40, "domains": tuple(SHOPS), "mean_length": 16.0}
     world = BazaarWorld.from_options({**options, "taste_strength": 4.0, "popularity_exponent": 2.0})
     for domain in world.domains:
         for items in histories_of(world, domain):
