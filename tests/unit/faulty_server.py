@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,6 +27,7 @@ class FaultyServer:
         self.faults: dict[str, list[str]] = {}
         self.requests: list[tuple[str, str | None]] = []
         self.address = ""
+        self.takes = 0.0  # seconds before each answer
         self.most_at_once = 0
         self._now = 0
         self._lock = threading.Lock()
@@ -57,11 +59,11 @@ def serving(files: Mapping[str, bytes]) -> Iterator[FaultyServer]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            # Until its answer begins: who has the last byte may ask again before this thread ends.
             state.entered(1)
-            try:
-                _answer(self, state)
-            finally:
-                state.entered(-1)
+            time.sleep(state.takes)
+            state.entered(-1)
+            _answer(self, state)
 
         def log_message(self, format: str, *args: Any) -> None:
             """Keep quiet."""
