@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ from genrec_lab.data.whole_files import sha256_of
 from genrec_lab.lab import figures, processes
 from genrec_lab.lab.code import code_of_source
 from genrec_lab.lab.files import NotebookFailed, RunError, damage, hash_json, held
+from genrec_lab.lab.forked import KernelServer
 from genrec_lab.lab.notebooks import cells_of
 from genrec_lab.lab.preflight import Checked, check_run
 from genrec_lab.lab.prepare import Facts, known_facts
@@ -270,6 +272,7 @@ def _run_chain(
         progress.begin(f"{opened.name} in {opened.folder}", [notebook.stem for notebook in notebooks])
         opened.log("chain_started", notebooks=[notebook.stem for notebook in notebooks], resume=resume)
         done: list[Step] = []
+        server = KernelServer() if sys.platform == "linux" else None
         try:
             for notebook in notebooks:
                 states: dict[str, State] = {}
@@ -285,19 +288,24 @@ def _run_chain(
                 if not resume:
                     opened.forget(page.stage)
                 rows = [step for step in steps if step.row and step.action == "run"]
-                _execute(opened, notebook, root, progress, rows[0].why if rows else page.why)
+                _execute(opened, notebook, root, progress, rows[0].why if rows else page.why, server)
             opened.log("chain_finished")
         except BaseException:
             progress.end()
             with contextlib.suppress(OSError, RunError):  # what stopped the chain matters more
                 build_report(opened)
             raise
+        finally:
+            if server is not None:
+                server.close()
         progress.end()
         build_report(opened)
     return done
 
 
-def _execute(opened: Run, notebook: Path, root: Path, progress: Progress, why: str) -> None:
+def _execute(
+    opened: Run, notebook: Path, root: Path, progress: Progress, why: str, server: KernelServer | None
+) -> None:
     from genrec_lab.lab.kernel import execute_notebook  # papermill takes seconds to import
 
     stage = notebook.stem
@@ -315,7 +323,7 @@ def _execute(opened: Run, notebook: Path, root: Path, progress: Progress, why: s
         with StepOutput(executed.with_suffix(".log"), stage, progress) as output:
             execute_notebook(
                 notebook, executed, opened.parameters,
-                environment=environment, output=output, waiting=progress.waiting,
+                environment=environment, output=output, waiting=progress.waiting, server=server,
             )  # fmt: skip
         _check_stage(opened, stage)
         hashes = {"sha256": sha256_of(executed), "log_sha256": sha256_of(executed.with_suffix(".log"))}

@@ -16,11 +16,13 @@ from typing import Any
 import papermill
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from jupyter_core.utils import run_sync
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from genrec_lab.lab.files import NotebookFailed, is_disk_full
+from genrec_lab.lab.forked import KernelServer
 from genrec_lab.lab.notebooks import KERNEL
 
 _POLL_SECONDS = 0.2
@@ -28,6 +30,7 @@ _INTERRUPT_PATIENCE_SECONDS = 15.0  # what a training step may need to reach its
 _START_SECONDS = 600  # on a busy machine a kernel is slow to answer for the first time
 _SOURCE_LINES_SHOWN = 20
 _TRACEBACK_LINES_SHOWN = 25
+_LAUNCHER = "ipykernel_launcher"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -39,13 +42,14 @@ def execute_notebook(
     environment: Mapping[str, str],
     output: io.TextIOBase,
     waiting: Callable[[], None],
+    server: KernelServer | None,
 ) -> None:
     """Run a notebook from start to end, saving it after every cell as `executed`.
 
     What it prints goes to `output`; `waiting` is called several times a second meanwhile. The kernel works in
-    the notebook's folder. Raises `NotebookFailed` with the cell and its error. At Ctrl-C, or any other
-    exception in the calling thread, the kernel is interrupted, so that its stage can record it, and then
-    ended.
+    the notebook's folder; `server` forks it where there is one. Raises `NotebookFailed` with the cell and its
+    error. At Ctrl-C, or any other exception in the calling thread, the kernel is interrupted, so that its
+    stage can record it, and then ended.
     """
     caught: list[BaseException] = []
     ended = threading.Event()  # an interrupted Thread.join takes a running thread for a stopped one
@@ -66,6 +70,7 @@ def execute_notebook(
     worker = threading.Thread(target=work, name=f"papermill {notebook.stem}", daemon=True)
     with tempfile.TemporaryDirectory(prefix="genrec-", ignore_cleanup_errors=True) as sockets:
         kernel = _Kernel(kernel_name=KERNEL)
+        kernel.server = server
         if sys.platform != "win32":  # sockets in a private folder: no other user can reach the kernel
             kernel.transport, kernel.ip = "ipc", str(Path(sockets) / "kernel")
         # as nbclient starts its own kernels: no history file is shared, so none is locked
@@ -93,7 +98,19 @@ def execute_notebook(
 class _Kernel(AsyncKernelManager):
     """A kernel that closes the connection which papermill opens and leaves open for the next notebook."""
 
+    server: KernelServer | None = None
     _opened: AsyncKernelClient | None = None
+
+    async def _async_launch_kernel(self, kernel_cmd: list[str], **options: Any) -> None:
+        local, ours = self.provisioner, kernel_cmd[0] == sys.executable and _LAUNCHER in kernel_cmd
+        if self.server is None or not ours or not isinstance(local, LocalProvisioner):
+            await super()._async_launch_kernel(kernel_cmd, **options)
+            return
+        arguments = kernel_cmd[kernel_cmd.index(_LAUNCHER) + 1 :]
+        process = self.server.fork(arguments, options["cwd"], options["env"])
+        local.process = process  # type: ignore[assignment]  # it has what a Popen is asked for
+        local.pid = local.pgid = process.pid
+        self._reconcile_connection_info(local.connection_info)
 
     def client(self, **options: Any) -> AsyncKernelClient:  # type: ignore[override]  # as its base says itself
         self._opened = super().client(**options)

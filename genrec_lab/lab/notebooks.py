@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genrec_lab.lab.files import RunError, write_text
-from genrec_lab.lab.folders import project_root
+from genrec_lab.lab.folders import project_root, shipped
 from genrec_lab.lab.runfile import PARAMETERS, RunFileError
 from genrec_lab.registry import did_you_mean
 
@@ -28,17 +28,12 @@ _BY_NAME_ONLY = ("10_your_own_method",)
 
 
 def notebooks_folder() -> Path:
-    """Return the notebooks of the checkout, or of the folder that `genrec init` made, that one works in.
+    """Return the notebooks around the working directory or the run file, else those of the package.
 
-    RunError if there is neither around the working directory or the run file.
+    Around them is a checkout, or a folder that `genrec init` made, whose notebooks the user may have edited.
     """
     root = project_root()
-    if root is None:
-        raise RunError(
-            "There are no notebooks around the working directory or the run file. Go into a folder that "
-            "`genrec init` made, or into a checkout of genrec_lab."
-        )
-    return root / "notebooks"
+    return shipped("notebooks") if root is None else root / "notebooks"
 
 
 def choose_notebooks(
