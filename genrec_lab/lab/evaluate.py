@@ -19,10 +19,10 @@ from genrec_lab.codes.grouping import with_equals
 from genrec_lab.data import NO_ITEM, Dataset
 from genrec_lab.decoding import Ranked, beam_search, exact_top_k
 from genrec_lab.evaluation import metric_needs, metrics_table
-from genrec_lab.evaluation.long_tail import metric_by_popularity
+from genrec_lab.evaluation.beyond import metric_by_popularity
 from genrec_lab.evaluation.papers import beside_papers, other_data
-from genrec_lab.evaluation.rankings import Rankings, per_user
-from genrec_lab.evaluation.shared_identifiers import SharedRanking
+from genrec_lab.evaluation.ranking import SharedRanking
+from genrec_lab.evaluation.significance import Rankings, per_user
 from genrec_lab.lab.adapt import load_adapted, read_serving, serving_tasks
 from genrec_lab.lab.effort import effort_of
 from genrec_lab.lab.files import require_known

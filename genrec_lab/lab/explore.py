@@ -20,7 +20,7 @@ from genrec_lab.codes.identified import Identified, read_identified
 from genrec_lab.data import Dataset
 from genrec_lab.decoding import score_items
 from genrec_lab.evaluation import code_health, neighbour_code_overlap
-from genrec_lab.evaluation.rankings import per_user
+from genrec_lab.evaluation.significance import per_user
 from genrec_lab.lab.adapt import load_adapted
 from genrec_lab.lab.chain import tasks_of
 from genrec_lab.lab.evaluate import EVALUATION, interactions, load_rankings, ranked_users

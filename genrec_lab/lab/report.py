@@ -21,7 +21,7 @@ from plotly.offline import get_plotlyjs
 import genrec_lab
 from genrec_lab.data.whole_files import sha256_of
 from genrec_lab.evaluation.papers import beside_papers
-from genrec_lab.evaluation.rankings import differences_to_rows, strongest_other
+from genrec_lab.evaluation.significance import differences_to_rows, strongest_other
 from genrec_lab.lab import figures
 from genrec_lab.lab.chain import STAGES, tasks_of
 from genrec_lab.lab.effort import effort_table, notes_by_row

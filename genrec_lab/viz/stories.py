@@ -12,7 +12,7 @@ import torch
 
 from genrec_lab.codes import EOS
 from genrec_lab.data import Dataset
-from genrec_lab.evaluation.rankings import Rankings
+from genrec_lab.evaluation.significance import Rankings
 from genrec_lab.models.recommenders.code_recommender import CodeRecommender
 from genrec_lab.viz.sentences import sentence, story_title
 from genrec_lab.viz.tables import table_figure

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from genrec_lab.evaluation.shared_identifiers import SharedRanking
+from genrec_lab.evaluation.ranking import SharedRanking
 from genrec_lab.lab import (
     adapt_to_domains,
     load_identified,

@@ -20,7 +20,7 @@ import nbformat
 import numpy as np
 import pytest
 
-from genrec_lab.evaluation.rankings import differences_to_rows
+from genrec_lab.evaluation.significance import differences_to_rows
 from genrec_lab.lab.adapt import adapt_to_domains
 from genrec_lab.lab.chain import tasks_of
 from genrec_lab.lab.code import _written

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec_lab.evaluation.long_tail import metric_by_popularity, popularity_edges
+from genrec_lab.evaluation.beyond import metric_by_popularity, popularity_edges
 from genrec_lab.viz.figures import long_tail
 
 POPULARITY = [0, 0, 1, 2, 3, 5, 8, 40, 41, 100]

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from genrec_lab.codes import ItemCodes
 from genrec_lab.evaluation import metrics_table
-from genrec_lab.evaluation.ranking import metric_per_user, ndcg_per_user, recall_per_user
-from genrec_lab.evaluation.shared_identifiers import SharedRanking
+from genrec_lab.evaluation.ranking import SharedRanking, metric_per_user, ndcg_per_user, recall_per_user
 
 GROUPS = st.lists(st.integers(0, 3), min_size=3, max_size=6)
 

@@ -10,7 +10,7 @@ from scipy import stats
 from genrec_lab.codes import EOS, ItemCodes
 from genrec_lab.data import Dataset
 from genrec_lab.decoding import beam_search
-from genrec_lab.evaluation.rankings import (
+from genrec_lab.evaluation.significance import (
     Rankings,
     differences_by_domain,
     differences_to_rows,
