@@ -21,12 +21,12 @@ from genrec_lab.decoding.beam import (
     CodeModel,
     Histories,
     Normalise,
+    Ranked,
     evaluating,
     nodes_of_roots,
     require_numbers,
     search,
 )
-from genrec_lab.decoding.ranked import Ranked
 from genrec_lab.decoding.trie import CodeTrie, Hidden
 
 # The same prefix differs in the last digits between batches of different shapes.

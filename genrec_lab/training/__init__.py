@@ -16,9 +16,8 @@ from genrec_lab.training.devices import (
     moved,
     placed,
 )
-from genrec_lab.training.loop import Batches, fit
+from genrec_lab.training.loop import Batches, fit, validation_metrics, validator
 from genrec_lab.training.processes import in_shares, rank_in_shares
-from genrec_lab.training.validation import validation_metrics, validator
 
 __all__ = [
     "Batches",

@@ -1,8 +1,12 @@
-"""Live curves of a training: updated in place in a notebook, printed as lines without a front-end."""
+"""What a notebook shows: curves of a training, updated in place, and frames as plain tables.
+
+Without a front-end, the curves are printed as lines.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,12 +14,15 @@ from functools import partial
 from typing import Any, Self
 
 import plotly.graph_objects as go
+import polars as pl
 
 from genrec_lab.training import Callback, EpochRecord, TrainingResult
 from genrec_lab.training.callbacks import speed_parts
 from genrec_lab.viz.figures.training import as_mapping, metric_name, recommender_curves, tokenizer_curves
 
 _LINE_SECONDS = 10.0
+# Polars quotes texts, and no setting changes this. A long text is truncated and loses its closing quote.
+_TEXT = re.compile(r"<td>&quot;([^<]*?)(?:&quot;)?</td>")
 
 
 class LiveCurves(Callback):
@@ -206,6 +213,28 @@ def end_notebook(reason: str) -> None:
     print(f"Nothing to show from here on: {reason} The cells below do nothing until the kernel is restarted.")
     if in_kernel():
         sys.modules["IPython"].get_ipython().input_transformers_post.append(lambda lines: [])
+
+
+def plain_tables(characters: int = 60, rows: int = 40, columns: int | None = None) -> None:
+    """Make notebooks print frames plainly, with at most this many characters per text, rows and columns.
+
+    columns: None keeps the default of polars.
+    """
+    pl.Config(
+        fmt_str_lengths=characters,
+        tbl_rows=rows,
+        tbl_cols=columns,
+        tbl_hide_dataframe_shape=True,
+        tbl_hide_column_data_types=True,
+    )
+    if in_kernel():
+        printed = sys.modules["IPython"].get_ipython().display_formatter.formatters["text/html"]
+        printed.for_type(pl.DataFrame, unquoted)
+
+
+def unquoted(frame: pl.DataFrame) -> str:
+    """Return the HTML that polars writes for a frame, without quotes around the texts in cells."""
+    return _TEXT.sub(r"<td>\1</td>", frame._repr_html_())
 
 
 def _display(thing: object) -> Any:

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 
-from genrec_lab.viz import printed_tables
-from genrec_lab.viz.printed_tables import plain_tables, unquoted
+from genrec_lab.viz import live
+from genrec_lab.viz.live import plain_tables, unquoted
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +51,7 @@ def test_rows_and_columns_are_as_many_as_asked_for() -> None:
 
 
 def test_a_kernel_shows_frames_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(printed_tables, "in_kernel", lambda: True)
+    monkeypatch.setattr(live, "in_kernel", lambda: True)
     shell = InteractiveShell.instance()
     try:
         plain_tables()
