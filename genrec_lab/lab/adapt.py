@@ -14,7 +14,7 @@ import torch
 from genrec_lab.codes import IdentifierConfig, ItemCodes
 from genrec_lab.codes.identified import of_domains, read_identified
 from genrec_lab.data import Dataset
-from genrec_lab.lab.names import safe_name
+from genrec_lab.lab.files import safe_name
 from genrec_lab.lab.prepare import Facts, facts_of
 from genrec_lab.lab.recommend import (
     best_epoch,

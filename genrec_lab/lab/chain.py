@@ -27,8 +27,8 @@ from genrec_lab.lab.notebooks import cells_of
 from genrec_lab.lab.preflight import Checked, check_run
 from genrec_lab.lab.prepare import Facts, known_facts
 from genrec_lab.lab.progress import LogProgress, Progress, StepOutput, TerminalProgress
+from genrec_lab.lab.results import changed, listed
 from genrec_lab.lab.runfile import RunFile
-from genrec_lab.lab.settings import changed, listed
 from genrec_lab.lab.store import KEEP_OLD_CODE, Run, State, Task, open_run, unopened_run
 from genrec_lab.presets import item_rows, methods, variants
 

@@ -38,9 +38,8 @@ from genrec_lab.lab.evaluate import (
 )
 from genrec_lab.lab.files import RunError, read_json, write_json
 from genrec_lab.lab.prepare import data_summary, known_facts
-from genrec_lab.lab.results import Record, records_in
+from genrec_lab.lab.results import Record, differences, flat, records_in
 from genrec_lab.lab.rows import generative_rows
-from genrec_lab.lab.settings import differences, flat
 from genrec_lab.lab.store import Run, Task, Work, existing_run
 from genrec_lab.presets import ABLATIONS, MethodConfig, variants
 from genrec_lab.viz.figures import summarise

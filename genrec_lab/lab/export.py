@@ -20,9 +20,8 @@ from genrec_lab.data.whole_files import whole_folder
 from genrec_lab.encoders import TEXT_ENCODERS
 from genrec_lab.lab.adapt import renaming_tasks, serving_tasks
 from genrec_lab.lab.evaluate import BEST_POSSIBLE, POPULARITY, load_serving, ranking_tasks, run_metrics
-from genrec_lab.lab.files import RunError, require_free, require_known, write_json
+from genrec_lab.lab.files import RunError, require_free, require_known, safe_name, write_json
 from genrec_lab.lab.growing import NAMING
-from genrec_lab.lab.names import safe_name
 from genrec_lab.lab.prepare import Facts, data_summary, facts_of, load_prepared
 from genrec_lab.lab.recommend import item_model_tasks
 from genrec_lab.lab.rows import ALL, generative_rows, served

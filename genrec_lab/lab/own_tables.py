@@ -11,9 +11,8 @@ import polars as pl
 import yaml
 
 from genrec_lab.data import DataError, load_dataset, ties
-from genrec_lab.lab.files import RunError
+from genrec_lab.lab.files import RunError, safe_name
 from genrec_lab.lab.histories import read_table
-from genrec_lab.lab.names import safe_name
 
 # What columns are called, in small letters without anything between them; the first that is there counts.
 _NAMES = {

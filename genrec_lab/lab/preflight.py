@@ -17,8 +17,8 @@ from genrec_lab import presets
 from genrec_lab.lab.files import RunError
 from genrec_lab.lab.folders import runs_root
 from genrec_lab.lab.notebooks import check_kernel, check_notebook, choose_notebooks, notebooks_folder
+from genrec_lab.lab.results import flat
 from genrec_lab.lab.runfile import RunFile, RunFileError, base_of, place_of, read_content, seeds_of
-from genrec_lab.lab.settings import flat
 from genrec_lab.registry import base_folder, did_you_mean, relative_to
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
@@ -33,6 +33,13 @@ _READS = {
     _ADAPTED: (_PREPARATION, _CODES, _TRAINED),
     "07_evaluation": (_PREPARATION, _CODES, _TRAINED, _ADAPTED),
 }
+# For the estimate of memory.
+_GIGABYTE = 2**30
+_BYTES_READ = {".gz": 12, "": 4}  # in memory, for a byte on disk: packed files, and tables of text
+_BYTES_AN_ITEM = 500  # on disk, texts included, where nothing is known of the number of items
+_BYTES_A_WEIGHT = 16  # in training: itself, its gradient, AdamW's two moments
+_ACTIVATIONS = 12  # vectors of d_model that a layer keeps for the way back, for each token
+_LOGITS = 12  # bytes of a score: itself, its softmax, its gradient
 
 
 @dataclass(frozen=True)
@@ -133,8 +140,6 @@ def _chosen(
 
 
 def _warnings(config: Any, spec: RunFile) -> tuple[str, ...]:
-    from genrec_lab.lab.memory import memory_warnings
-
     found = list(memory_warnings(config, spec.dataset))
     if config.evaluation.sampled is not None:
         from genrec_lab.lab.evaluate import SAMPLED_WARNING
@@ -189,14 +194,14 @@ def _is_read(config: Any, stage: str) -> bool:
     if stage not in (_CODES, _ADAPTED):
         return True
     from genrec_lab.models.recommenders.base import ITEM_MODELS
-    from genrec_lab.presets import item_rows, methods
 
     if stage == _ADAPTED:
         return any(
-            method.adaptation.kind != "none" or method.transfer.targets for method in methods(config).values()
+            method.adaptation.kind != "none" or method.transfer.targets
+            for method in presets.methods(config).values()
         )
-    models = (ITEM_MODELS.find(row.model.kind) for row in item_rows(config).values())
-    return bool(methods(config)) or any("text" in (*model.needs, *model.takes) for model in models)
+    models = (ITEM_MODELS.find(row.model.kind) for row in presets.item_rows(config).values())
+    return bool(presets.methods(config)) or any("text" in (*model.needs, *model.takes) for model in models)
 
 
 def _target_problems(config: Any, dataset: Any) -> Iterator[str]:
@@ -225,3 +230,66 @@ def _start_problems(config: Any, root: Path) -> Iterator[str]:
     folder = base_folder() / Path(start).expanduser() if "/" in start else root / start
     if not (folder / "manifest.json").is_file():
         yield f"overrides.transfer.start is {start!r}, but there is no run in {folder}; run that one first"
+
+
+def memory_warnings(config: Any, dataset: Mapping[str, Any]) -> Iterator[str]:
+    """Give a sentence where the data or a training may need more memory than is free: a rough estimate."""
+    import torch
+
+    from genrec_lab.data.checking import dataset_files
+
+    files = dataset_files(dataset)
+    data = sum(file.stat().st_size * _BYTES_READ[".gz" if file.suffix == ".gz" else ""] for file in files)
+    items = dataset.get("items", 900) if dataset["name"] == "bazaar" else data // 4 // _BYTES_AN_ITEM
+    rows = {name: _generative(method) for name, method in presets.methods(config).items()}
+    rows |= {name: _over_items(row, items) for name, row in presets.item_rows(config).items()}
+    name = max(rows, key=lambda row: rows[row], default="")
+    free = free_memory()
+    gpu = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
+    if gpu is not None and rows and rows[name] > gpu:
+        yield _sentence(f"the row {name}", rows[name], gpu, "of the GPU")
+    needed = data + (rows[name] if rows and gpu is None else 0)
+    if needed > free:
+        what = f"the data and the row {name}" if rows and gpu is None else "the data"
+        yield _sentence(what, needed, free, "of this machine")
+
+
+def free_memory() -> int:
+    """Return the bytes of memory that a process can still have, within the limits of a container."""
+    found = [2**60]
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        available = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text(encoding="ascii"))
+        found += [int(available[1]) * 1024] if available else []
+    group = Path("/sys/fs/cgroup")
+    limit, used = group / "memory.max", group / "memory.current"
+    if limit.is_file() and used.is_file() and (text := limit.read_text(encoding="ascii").strip()).isdigit():
+        found.append(int(text) - int(used.read_text(encoding="ascii")))
+    return min(found)
+
+
+def _sentence(what: str, needed: int, free: int, where: str) -> str:
+    return (
+        f"{what} may need about {needed / _GIGABYTE:,.1f} GB, but only {free / _GIGABYTE:,.1f} GB {where} "
+        "are free; use less data, a smaller training.batch_size, or a machine with more"
+    )
+
+
+def _generative(method: Any) -> int:
+    """Bytes to train a generative row; 0 for what a foreign model does not say."""
+    sizes, tokens = method.recommender, method.pairs.max_history * getattr(method.tokenizer, "levels", 4)
+    width, wide = getattr(sizes, "d_model", 0), getattr(sizes, "d_ff", 0)
+    heads = getattr(sizes, "heads", 0) * getattr(sizes, "d_kv", 0)
+    layers = sum(getattr(sizes, name, 0) for name in ("encoder_layers", "decoder_layers", "layers"))
+    weights = layers * (6 * width * heads + 2 * width * wide)
+    kept = method.training.batch_size * tokens * layers * width * _ACTIVATIONS * 4
+    encoder = 0
+    if method.tokenizer.kind == "tree" and method.content.kind == "qwen":
+        billions = re.search(r"(\d+(?:\.\d+)?)B", method.content.model)
+        encoder = int(float(billions[1] if billions else 2) * 1e9) * (2 if "b" in method.content.dtype else 4)
+    return max(weights * _BYTES_A_WEIGHT + kept, encoder)
+
+
+def _over_items(row: Any, items: int) -> int:
+    width = getattr(row.model, "width", 64)
+    return items * width * _BYTES_A_WEIGHT + row.training.batch_size * items * _LOGITS

@@ -20,8 +20,7 @@ from genrec_lab.data.rules import DataError
 from genrec_lab.data.sources import SOURCES
 from genrec_lab.lab.files import hash_json
 from genrec_lab.lab.provenance import hardware, package_versions
-from genrec_lab.lab.results import checked_hash
-from genrec_lab.lab.settings import flat
+from genrec_lab.lab.results import checked_hash, flat
 from genrec_lab.lab.store import Run, Task, Work
 
 CHECK, PREPARATION = "00_setup_check", "01_data_preparation"

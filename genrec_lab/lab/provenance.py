@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import genrec_lab
-from genrec_lab.lab.settings import flat
+from genrec_lab.lab.results import flat
 
 # What the numbers of a run can depend on; a package that is not installed is left out.
 RECORDED_PACKAGES = (

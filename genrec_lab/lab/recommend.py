@@ -17,8 +17,7 @@ from safetensors.numpy import load_file
 
 from genrec_lab.codes import ItemCodes
 from genrec_lab.data import Dataset, Split
-from genrec_lab.lab.files import read_json
-from genrec_lab.lab.names import safe_name
+from genrec_lab.lab.files import read_json, safe_name
 from genrec_lab.lab.prepare import Facts, Prepared, facts_of
 from genrec_lab.lab.results import read_records, write_records
 from genrec_lab.lab.rows import (

@@ -11,8 +11,7 @@ from typing import Annotated, Any, TypeAlias
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from genrec_lab.lab.files import RunError
-from genrec_lab.lab.names import run_name_problem
+from genrec_lab.lab.files import RunError, run_name_problem
 from genrec_lab.registry import base_folder, did_you_mean
 
 PARAMETERS = ("run", "dataset", "preset", "overrides", "seed")  # what a notebook's parameters cell holds

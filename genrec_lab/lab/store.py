@@ -35,14 +35,25 @@ from genrec_lab.lab.files import (
     read_checked,
     read_json,
     require_folder,
+    run_name_problem,
     write_checked,
     write_json,
 )
 from genrec_lab.lab.folders import runs_root
-from genrec_lab.lab.names import run_name_problem
 from genrec_lab.lab.provenance import circumstances
-from genrec_lab.lab.results import BESIDE, RECORD, SCHEMA, Record, digest_of, folders_of_results, hashes, move
-from genrec_lab.lab.settings import changed, differences, listed
+from genrec_lab.lab.results import (
+    BESIDE,
+    RECORD,
+    SCHEMA,
+    Record,
+    changed,
+    differences,
+    digest_of,
+    folders_of_results,
+    hashes,
+    listed,
+    move,
+)
 
 _LOCK_PATIENCE_SECONDS = 3.0  # a kernel whose starter was killed needs about a second to notice and end
 _LEAST_FREE_BYTES = 64 * 2**20  # below this nothing is begun: better now than after a training

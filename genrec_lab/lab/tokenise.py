@@ -24,10 +24,9 @@ from genrec_lab.encoders import ENCODERS, TEXT_ENCODERS, encode_texts, text_enco
 from genrec_lab.encoders.content import content_of
 from genrec_lab.encoders.given import VECTOR_FILES, read_vectors
 from genrec_lab.encoders.picture_features import encode_pictures
-from genrec_lab.lab.files import RunError
-from genrec_lab.lab.names import safe_name
+from genrec_lab.lab.files import RunError, safe_name
 from genrec_lab.lab.prepare import Facts, data_files, facts_of
-from genrec_lab.lab.results import read_records, write_records
+from genrec_lab.lab.results import differences, listed, read_records, write_records
 from genrec_lab.lab.rows import (
     ALL,
     generative_rows,
@@ -37,7 +36,6 @@ from genrec_lab.lab.rows import (
     scopes,
     served,
 )
-from genrec_lab.lab.settings import differences, listed
 from genrec_lab.lab.store import Run, Task, Work, existing_run
 from genrec_lab.models.tokenizers import ItemContent, Tokenizer, checked_codes, find_tokenizer
 from genrec_lab.models.tokenizers.base import require_codes

@@ -204,7 +204,7 @@ def test_what_a_chosen_stage_reads_may_be_there_already(folder, monkeypatch, tmp
 
 def test_too_little_memory_is_a_warning(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("genrec_lab.lab.memory.free_memory", lambda: 10**8)
+    monkeypatch.setattr("genrec_lab.lab.preflight.free_memory", lambda: 10**8)
     (folder / "large.yaml").write_text(text(dataset="{name: bazaar, items: 1000000}", preset="gmc_small"))
     assert main(["run", "large.yaml", "--dry-run"]) == 0
     said = capsys.readouterr().err

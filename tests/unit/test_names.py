@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec_lab.lab.names import LONGEST, run_name_problem, safe_name
+from genrec_lab.lab.files import LONGEST, run_name_problem, safe_name
 
 NAMES = [
     "/etc/passwd",
