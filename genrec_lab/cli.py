@@ -140,9 +140,8 @@ def _wide_console() -> Any:
 
 
 def _show(result: ChainResult) -> None:
-    from genrec_lab.lab.effort import effort_table, notes_by_row
     from genrec_lab.lab.prepare import ties_in_short
-    from genrec_lab.lab.tables import kept_rows, result_tables, terminal_table
+    from genrec_lab.lab.tables import effort_table, kept_rows, notes_by_row, result_tables, terminal_table
 
     metrics, console = result.metrics(), _wide_console()
     made = [each for opened in result.runs for each in opened.provenance()]
@@ -186,9 +185,8 @@ def init(folder: Path, data: tuple[Path, Path] | None) -> int:
 def compare(runs: tuple[str, ...]) -> int:
     """Compare runs: settings that differ, one table with intervals, codes side by side."""
     from genrec_lab.lab.compare import put_beside
-    from genrec_lab.lab.effort import effort_table
     from genrec_lab.lab.store import existing_run
-    from genrec_lab.lab.tables import terminal_table, text_frame
+    from genrec_lab.lab.tables import effort_table, terminal_table, text_frame
 
     opened = [existing_run(name) for name in runs]
     found = put_beside(opened)

@@ -24,12 +24,12 @@ from genrec_lab.evaluation.papers import beside_papers, other_data
 from genrec_lab.evaluation.ranking import SharedRanking
 from genrec_lab.evaluation.significance import Rankings, per_user
 from genrec_lab.lab.adapt import load_adapted, read_serving, serving_tasks
-from genrec_lab.lab.effort import effort_of
 from genrec_lab.lab.files import require_known, safe_name
 from genrec_lab.lab.prepare import Facts, facts_of, known_facts, load_prepared, prepared_task
 from genrec_lab.lab.recommend import item_model_tasks, learnt_data, load_item_model, part_of, training_data
 from genrec_lab.lab.rows import generative_rows, reads_text_vectors, served, skipped_rows, trained_item_rows
 from genrec_lab.lab.store import Run, Task, Work
+from genrec_lab.lab.tables import effort_of
 from genrec_lab.lab.tokenise import codes_task, load_vectors, text_task
 from genrec_lab.models.catalogue import ITEM_COLUMNS, NamesItems
 from genrec_lab.models.popularity import Popularity

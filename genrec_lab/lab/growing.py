@@ -21,7 +21,7 @@ from genrec_lab.encoders import TEXT_ENCODERS
 from genrec_lab.encoders.text import checked_vectors, text_encoder
 from genrec_lab.lab.evaluate import shown_row
 from genrec_lab.lab.files import RunError, read_json, require_free, safe_name, write_json
-from genrec_lab.lab.histories import read_table
+from genrec_lab.lab.own_tables import read_table
 from genrec_lab.lab.serving import EXPORTED, exported_row, read_model
 from genrec_lab.lab.store import existing_run
 from genrec_lab.models.catalogue import ITEM_COLUMNS

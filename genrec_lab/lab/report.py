@@ -24,13 +24,12 @@ from genrec_lab.evaluation.papers import beside_papers
 from genrec_lab.evaluation.significance import differences_to_rows, strongest_other
 from genrec_lab.lab import figures
 from genrec_lab.lab.chain import STAGES, tasks_of
-from genrec_lab.lab.effort import effort_table, notes_by_row
 from genrec_lab.lab.evaluate import load_rankings
 from genrec_lab.lab.files import RunError, read_log, write_json, write_text
 from genrec_lab.lab.prepare import data_summary, ties_in_short
 from genrec_lab.lab.progress import clock
 from genrec_lab.lab.store import Run, State
-from genrec_lab.lab.tables import KEPT, kept_reasons, kept_rows, result_tables
+from genrec_lab.lab.tables import KEPT, effort_table, kept_reasons, kept_rows, notes_by_row, result_tables
 from genrec_lab.presets.rows import in_words
 from genrec_lab.viz.figures.results import BEST_POSSIBLE, summarise
 from genrec_lab.viz.figures.training import metric_name

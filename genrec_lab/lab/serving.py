@@ -20,7 +20,7 @@ from genrec_lab.data.whole_files import sha256_of, whole_file
 from genrec_lab.decoding import Ranked
 from genrec_lab.lab.evaluate import load_serving, ranked_by_domain, shown_row
 from genrec_lab.lab.files import RunError, hash_json, read_json, require_known, write_json
-from genrec_lab.lab.histories import read_histories, read_keys
+from genrec_lab.lab.own_tables import read_histories, read_keys
 from genrec_lab.lab.prepare import facts_of, load_prepared
 from genrec_lab.lab.rows import served
 from genrec_lab.lab.store import Run, existing_run

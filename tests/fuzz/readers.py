@@ -22,7 +22,7 @@ import yaml
 
 from genrec_lab.codes import CodesError, ItemCodes
 from genrec_lab.data import DataError, Dataset, load_dataset
-from genrec_lab.lab import RunError, histories
+from genrec_lab.lab import RunError, own_tables
 from genrec_lab.lab.runfile import read_run_file
 from genrec_lab.lab.store import existing_run, open_run
 from genrec_lab.models import Recommender
@@ -92,7 +92,7 @@ def make_histories(ending: str) -> Callable[[np.random.Generator], Made]:
 
 
 def read_histories(ending: str) -> Callable[[Path], Any]:
-    return lambda folder: histories.read_histories(folder / f"h.{ending}").rows()
+    return lambda folder: own_tables.read_histories(folder / f"h.{ending}").rows()
 
 
 # --- codes

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from benchmarks.measuring import held as memory
 from genrec_lab.codes import index_files
-from genrec_lab.lab import histories
+from genrec_lab.lab import own_tables
 from genrec_lab.models import Recommender
 from tests.fuzz.readers import CATALOGUE, READERS, Files
 from tests.unit.test_malformed import damages
@@ -263,8 +263,8 @@ class Everything(tuple[str, ...]):
 
 
 def a_dropped_row(monkeypatch: pytest.MonkeyPatch) -> str:
-    whole = histories._json_lines
-    monkeypatch.setattr(histories, "_json_lines", lambda file: iter([*whole(file)][:3]))
+    whole = own_tables._json_lines
+    monkeypatch.setattr(own_tables, "_json_lines", lambda file: iter([*whole(file)][:3]))
     return "histories.jsonl"
 
 
@@ -275,7 +275,7 @@ def a_swapped_column(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def an_unbounded_read(monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(histories, "_LONGEST_LINE", 2**40)
+    monkeypatch.setattr(own_tables, "_LONGEST_LINE", 2**40)
     return "histories.jsonl"
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from genrec_lab.lab import serving
 from genrec_lab.lab.files import RunError
-from genrec_lab.lab.histories import read_histories, read_keys
+from genrec_lab.lab.own_tables import read_histories, read_keys
 from genrec_lab.lab.serving import open_served, recommend_to_file
 from genrec_lab.models.hub import CardFacts
 from tests.unit.conftest import tiny_recommender, unique_codes
