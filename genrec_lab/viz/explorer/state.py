@@ -22,10 +22,9 @@ from genrec_lab.codes import ItemCodes
 from genrec_lab.evaluation import CodeHealth
 from genrec_lab.registry import Registry
 from genrec_lab.viz.explorer.beams import BeamTree
-from genrec_lab.viz.explorer.catalogue import CodedCatalogue
+from genrec_lab.viz.explorer.catalogue import CodedCatalogue, PrefixOrder
 from genrec_lab.viz.explorer.collisions import Collisions, collisions
 from genrec_lab.viz.explorer.compare import TwoTokenizers
-from genrec_lab.viz.explorer.prefixes import PrefixOrder
 from genrec_lab.viz.explorer.recommendations import Exposure, exposure, shown_counts
 from genrec_lab.viz.explorer.remedies import EXPORTS, REMEDIES, write_variant
 from genrec_lab.viz.explorer.selection import (
