@@ -31,7 +31,7 @@ from genrec_lab.lab.rows import generative_rows, reads_text_vectors, served, ski
 from genrec_lab.lab.store import Run, Task, Work
 from genrec_lab.lab.tables import effort_of
 from genrec_lab.lab.tokenise import codes_task, load_vectors, text_task
-from genrec_lab.models.catalogue import ITEM_COLUMNS, NamesItems
+from genrec_lab.models.hub import ITEM_COLUMNS, NamesItems
 from genrec_lab.models.popularity import Popularity
 from genrec_lab.models.recommenders.base import ITEM_MODELS, RECOMMENDERS, recommend_to, require_accepted
 from genrec_lab.presets import item_rows, methods

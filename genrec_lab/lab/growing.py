@@ -24,8 +24,7 @@ from genrec_lab.lab.files import RunError, read_json, require_free, safe_name, w
 from genrec_lab.lab.own_tables import read_table
 from genrec_lab.lab.serving import EXPORTED, exported_row, read_model
 from genrec_lab.lab.store import existing_run
-from genrec_lab.models.catalogue import ITEM_COLUMNS
-from genrec_lab.models.hub import CardFacts
+from genrec_lab.models.hub import ITEM_COLUMNS, CardFacts
 from genrec_lab.models.recommenders.code_recommender import CodeRecommender
 from genrec_lab.models.tokenizers import ItemContent, checked_codes, load_tokenizer
 from genrec_lab.registry import component_config

@@ -24,7 +24,7 @@ from genrec_lab.lab.own_tables import read_histories, read_keys
 from genrec_lab.lab.prepare import facts_of, load_prepared
 from genrec_lab.lab.rows import served
 from genrec_lab.lab.store import Run, existing_run
-from genrec_lab.models.catalogue import ITEM_COLUMNS, Catalogue
+from genrec_lab.models.hub import ITEM_COLUMNS, Catalogue
 from genrec_lab.models.recommenders.base import read_recommender, require_accepted
 
 EXPORTED = "export.json"  # in a folder that `genrec export` or `genrec add-items` wrote

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from genrec_lab.codes import PAD, ItemCodes
 from genrec_lab.decoding import Histories
-from genrec_lab.models.catalogue import ITEM_COLUMNS
+from genrec_lab.models.hub import ITEM_COLUMNS
 from genrec_lab.models.recommenders.recommender import Recommender
 
 _GRAPHS = ("encoder.onnx", "decoder.onnx")
