@@ -20,6 +20,9 @@ AUDITED := $(VENV)/.audited
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))
 BENCH ?= $(sort $(filter-out __init__ measuring,$(basename $(notdir $(wildcard benchmarks/*.py)))))
 
+# Without bytecode every process would compile the package anew, and there are hundreds of them.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup demo test check unit notebooks nightly format lab bench gallery docs hooks constraints clean

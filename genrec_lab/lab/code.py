@@ -10,15 +10,18 @@ counts: making too much again is allowed, making too little never.
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
-import importlib
+import importlib.util
 import inspect
+import json
+import os
 import sys
 import textwrap
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -31,6 +34,7 @@ _WHOLE = "*"  # a whole module instead of one of its definitions
 _EFFECTS = "<module>"  # statements of a module that define no name
 _SHORT = 12
 _PROCESS_STARTED = time.time()
+_OWN_SOURCE = Path(__file__).read_bytes()
 # Fields of syntax trees that hold no meaning, or that not every Python version has.
 _MEANINGLESS = {"ctx", "type_comment", "kind", "type_ignores"}
 _ANNOTATIONS = {ast.FunctionDef: "returns", ast.AsyncFunctionDef: "returns", ast.arg: "annotation"}
@@ -74,10 +78,10 @@ def code_of_source(source: str) -> Code:
     """Return the digest of a notebook's code cells, joined, and of all code that they can reach."""
     tree = ast.parse(source)
     _looked_at.clear()
-    definitions = _Definitions.of_tree(tree, "__notebook__", is_package=False)
+    notebook = _Definitions.of_tree(tree, "__notebook__", is_package=False)
     reached = {"__notebook__": _digest("".join(_written(node) for node in tree.body))}
-    nodes = [node for node in tree.body if not isinstance(node, ast.Import | ast.ImportFrom)]
-    _follow(list(definitions.used_by(nodes)), reached)
+    waiting = [place for name in notebook.parts if name != _WHOLE for place in notebook.used_by(name)]
+    _follow(waiting, reached)
     return _code(reached)
 
 
@@ -130,12 +134,11 @@ def _follow(waiting: list[_Place], reached: dict[str, str]) -> None:
             waiting.append(found)
             continue
         module = _module(place.module)
-        if module.effects:
+        if _EFFECTS in module.parts:
             waiting.append(_Place(place.module, _EFFECTS))
-        digest, used = module.parts(place.name)
-        if digest:
+        if digest := module.parts[place.name].digest:
             reached[f"{_shown(place.module)}.{place.name}"] = digest
-        waiting.extend(used)
+        waiting.extend(module.used_by(place.name))
 
 
 def _resolved(place: _Place) -> _Place | None:
@@ -143,7 +146,7 @@ def _resolved(place: _Place) -> _Place | None:
     if _file_of(place.module) is None:  # nothing that could run
         return None
     module = _module(place.module)
-    if place.name in (_WHOLE, _EFFECTS) or place.name in module.definitions:
+    if place.name in module.parts:
         return place
     if place.name in module.imports:
         target = module.imports[place.name]
@@ -188,93 +191,90 @@ def _file_of(module: str) -> Path | None:
     return None
 
 
+class _Part(NamedTuple):
+    """A definition's digest, empty for a registry, and what it uses: module, name in it, and attributes."""
+
+    digest: str
+    uses: list[list[str]]
+
+
 @dataclass
 class _Definitions:
-    """The top-level definitions of a module, the statements that make each, and what it imports."""
+    """What a module imports, and its parts: each definition, all of them, and the other statements."""
 
-    name: str
-    is_package: bool
-    definitions: dict[str, list[ast.stmt]] = field(default_factory=dict)
-    imports: dict[str, _Place] = field(default_factory=dict)
-    effects: list[ast.stmt] = field(default_factory=list)
-    _parts: dict[str, tuple[str, list[_Place]]] = field(default_factory=dict)
+    imports: dict[str, _Place]
+    parts: dict[str, _Part]
 
     @classmethod
     def of_tree(cls, tree: ast.Module, name: str, *, is_package: bool) -> _Definitions:
-        found = cls(name, is_package)
+        package = name.split(".") if is_package else name.split(".")[:-1]
+        imports: dict[str, _Place] = {}
+        found: dict[str, list[ast.stmt]] = {}
         for statement in tree.body:
-            found._add(statement)
-        return found
+            if isinstance(statement, ast.If) and {"TYPE_CHECKING", "__name__"} & _names(statement.test):
+                continue
+            bound = _bound(statement)
+            if isinstance(statement, ast.Import | ast.ImportFrom | ast.If | ast.Try | ast.With):
+                imports |= dict(_imported(statement, package))
+            if any(not _bound(one) and not _is_silent(one) for one in _simple(statement)):
+                bound = bound | {_EFFECTS}
+            for one in bound:
+                found.setdefault(one, []).append(statement)
+        own = {one: _Place(name, one) for one in found}
+        everything = [node for one, nodes in found.items() if one != _EFFECTS for node in nodes]
+        parts = {
+            one: _part(nodes, {**own, **imports}, package)
+            for one, nodes in {**found, _WHOLE: everything}.items()
+        }
+        return cls(imports, parts)
 
-    def parts(self, name: str) -> tuple[str, list[_Place]]:
-        """The digest of a definition, empty for a registry, and the names that it uses."""
-        if name not in self._parts:
-            nodes = self._nodes(name)
-            opaque = bool(nodes) and all(map(_is_registry, nodes))
-            text = "".join(map(_written, nodes))
-            self._parts[name] = ("", []) if opaque or not text else (_digest(text), list(self.used_by(nodes)))
-        return self._parts[name]
+    def used_by(self, name: str) -> Iterator[_Place]:
+        """The definitions that a part names, those of other modules through what is imported."""
+        for module, first, *rest in self.parts[name].uses:
+            yield from _through(_Place(module, first), rest)
 
-    def used_by(self, nodes: Iterable[ast.AST]) -> Iterator[_Place]:
-        """The definitions that statements name, those of other modules through what is imported."""
-        for node in nodes:
-            local = dict(self._imported(node))
-            for chain in _chains(node):
-                target = local.get(chain[0]) or self.imports.get(chain[0])
-                if target is not None:
-                    yield from self._through(target, chain[1:])
-                elif chain[0] in self.definitions:
-                    yield _Place(self.name, chain[0])
 
-    def _through(self, target: _Place, rest: tuple[str, ...]) -> Iterator[_Place]:
-        """A name's definition behind an import: `processes.total` is `total` in the module `processes`."""
-        if not _is_followed(target.module):
-            return
-        module = target.module if target.name == _WHOLE else f"{target.module}.{target.name}"
-        is_module = target.name == _WHOLE or (
-            _file_of(module) is not None and target.name not in _module(target.module).definitions
-        )
-        if not is_module:
-            yield target
-        elif rest:
-            yield from self._through(_Place(module, rest[0]), rest[1:])
-        else:
-            yield _Place(module, _WHOLE)
+def _part(nodes: list[ast.stmt], known: Mapping[str, _Place], package: list[str]) -> _Part:
+    text = "".join(map(_written, nodes))
+    if not text or all(map(_is_registry, nodes)):
+        return _Part("", [])
+    uses: set[tuple[str, ...]] = set()
+    for node in nodes:
+        here = {**known, **dict(_imported(node, package))}
+        for first, *rest in _chains(node):
+            if first in here:
+                uses.add((here[first].module, here[first].name, *rest))
+    return _Part(_digest(text), sorted(map(list, uses)))
 
-    def _nodes(self, name: str) -> list[ast.stmt]:
-        if name == _EFFECTS:
-            return self.effects
-        if name == _WHOLE:
-            return [node for nodes in self.definitions.values() for node in nodes]
-        return self.definitions[name]
 
-    def _add(self, statement: ast.stmt) -> None:
-        if isinstance(statement, ast.If) and "TYPE_CHECKING" in _names(statement.test):
-            return
-        names = _bound(statement)
-        for name in names:
-            self.definitions.setdefault(name, []).append(statement)
-        if isinstance(statement, ast.Import | ast.ImportFrom | ast.If | ast.Try | ast.With):
-            self.imports |= dict(self._imported(statement))
-        elif not names and not _is_docstring(statement) and not isinstance(statement, ast.Pass):
-            self.effects.append(statement)
+def _through(target: _Place, rest: Sequence[str]) -> Iterator[_Place]:
+    """A name's definition behind an import: `processes.total` is `total` in the module `processes`."""
+    if not _is_followed(target.module):
+        return
+    module = target.module if target.name == _WHOLE else f"{target.module}.{target.name}"
+    is_module = target.name == _WHOLE or (
+        _file_of(module) is not None and target.name not in _module(target.module).parts
+    )
+    if not is_module:
+        yield target
+    elif rest:
+        yield from _through(_Place(module, rest[0]), rest[1:])
+    else:
+        yield _Place(module, _WHOLE)
 
-    def _imported(self, node: ast.AST) -> Iterator[tuple[str, _Place]]:
-        """The names that imports in a statement bind, and what they stand for."""
-        for part in ast.walk(node):
-            if isinstance(part, ast.Import):
-                for alias in part.names:
-                    top = alias.name.partition(".")[0]
-                    yield alias.asname or top, _Place(alias.name if alias.asname else top, _WHOLE)
-            elif isinstance(part, ast.ImportFrom):
-                packages = self.name.split(".")
-                kept = packages[: len(packages) - part.level + self.is_package] if part.level else []
-                module = ".".join([*kept, *([part.module] if part.module else [])])
-                for alias in part.names:
-                    yield (
-                        alias.asname or alias.name,
-                        _Place(module, _WHOLE if alias.name == "*" else alias.name),
-                    )
+
+def _imported(node: ast.AST, package: list[str]) -> Iterator[tuple[str, _Place]]:
+    """The names that imports in a statement bind, and what they stand for."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.Import):
+            for alias in part.names:
+                top = alias.name.partition(".")[0]
+                yield alias.asname or top, _Place(alias.name if alias.asname else top, _WHOLE)
+        elif isinstance(part, ast.ImportFrom):
+            kept = package[: len(package) - part.level + 1] if part.level else []
+            module = ".".join([*kept, *([part.module] if part.module else [])])
+            for alias in part.names:
+                yield alias.asname or alias.name, _Place(module, _WHOLE if alias.name == "*" else alias.name)
 
 
 class _Module(NamedTuple):
@@ -282,7 +282,6 @@ class _Module(NamedTuple):
 
     file: Path
     stamp: tuple[int, int]
-    tree: ast.Module
     definitions: _Definitions
 
 
@@ -307,19 +306,44 @@ def _module(name: str) -> _Definitions:
     stamp = _stamp(file)
     if known is not None and known.stamp == stamp:
         return known.definitions
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+    definitions = _read(file, name)
     if known is None:
         changed = _is_newer_than_loaded(name, stamp[0] / 1e9)
     else:
-        changed = _written(known.tree.body) != _written(tree.body)
+        changed = known.definitions != definitions
     if changed:
         raise RunError(
             f"{file.name} was changed after this kernel had loaded it, so what it computes would be recorded "
             "under code that did not run. Restart the kernel and run the notebook from its start."
         )
-    definitions = _Definitions.of_tree(tree, name, is_package=file.name == "__init__.py")
-    _modules[name] = _Module(file, stamp, tree, definitions)
+    _modules[name] = _Module(file, stamp, definitions)
     return definitions
+
+
+def _read(file: Path, name: str) -> _Definitions:
+    """Read a module's definitions, those of this package from beside its bytecode if they were kept there.
+
+    Each process needs about a hundred modules, and to parse them would take it seconds.
+    """
+    source = file.read_bytes()
+    if name.partition(".")[0] != PACKAGE:
+        return _Definitions.of_tree(ast.parse(source), name, is_package=file.name == "__init__.py")
+    of = hashlib.sha256(b"\0".join([name.encode(), _OWN_SOURCE, source])).hexdigest()
+    kept = Path(importlib.util.cache_from_source(str(file))).with_suffix(".definitions")
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # absent, or cut off
+        content = json.loads(kept.read_bytes())
+        if content["of"] == of:
+            places = {one: _Place(*place) for one, place in content["imports"].items()}
+            return _Definitions(places, {one: _Part(*part) for one, part in content["parts"].items()})
+    found = _Definitions.of_tree(ast.parse(source), name, is_package=file.name == "__init__.py")
+    if not sys.dont_write_bytecode:
+        imports = {one: [place.module, place.name] for one, place in found.imports.items()}
+        with contextlib.suppress(OSError):
+            kept.parent.mkdir(exist_ok=True)
+            partial = kept.with_suffix(f".{os.getpid()}")
+            partial.write_text(json.dumps({"of": of, "imports": imports, "parts": found.parts}))
+            partial.replace(kept)
+    return found
 
 
 def _is_newer_than_loaded(name: str, changed_at: float) -> bool:
@@ -362,10 +386,7 @@ def _bound(statement: ast.stmt) -> set[str]:
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return {statement.name}
     if isinstance(statement, ast.If | ast.Try | ast.With):
-        inner = [part for part in ast.iter_child_nodes(statement) if isinstance(part, ast.stmt)]
-        handlers = [part for part in ast.iter_child_nodes(statement) if isinstance(part, ast.ExceptHandler)]
-        inner += [part for handler in handlers for part in handler.body]
-        return {name for part in inner for name in _bound(part)}
+        return {name for part in _simple(statement) for name in _bound(part)}
     targets: list[ast.expr] = []
     if isinstance(statement, ast.Assign):
         targets = statement.targets
@@ -378,6 +399,21 @@ def _bound(statement: ast.stmt) -> set[str]:
             target = target.value
         found |= _names(target)
     return found
+
+
+def _simple(statement: ast.stmt) -> Iterator[ast.stmt]:
+    """A statement, or those inside of it where it is an `if`, `try` or `with`."""
+    if not isinstance(statement, ast.If | ast.Try | ast.With):
+        yield statement
+        return
+    for part in ast.iter_child_nodes(statement):
+        for inner in part.body if isinstance(part, ast.ExceptHandler) else [part]:
+            if isinstance(inner, ast.stmt):
+                yield from _simple(inner)
+
+
+def _is_silent(statement: ast.stmt) -> bool:
+    return _is_docstring(statement) or isinstance(statement, ast.Import | ast.ImportFrom | ast.Pass)
 
 
 def _names(node: ast.AST) -> set[str]:

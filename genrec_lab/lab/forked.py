@@ -9,6 +9,7 @@ to fork.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -16,13 +17,15 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from types import ModuleType
 from typing import IO, Any
 
 _IMPORTED = (
-    "ipykernel.kernelapp", "ipywidgets", "plotly.graph_objects", "plotly.io", "pydantic", "safetensors.torch",
-    "torch", "torch._dynamo", "accelerate", "sklearn.decomposition", "sklearn.feature_extraction.text",
+    "ipykernel.kernelapp", "ipywidgets", "plotly.graph_objects", "plotly.io._renderers", "pydantic", "torch",
+    "torch._dynamo", "accelerate", "safetensors.torch", "sklearn.decomposition",
+    "sklearn.feature_extraction.text",
 )  # fmt: skip
 
 
@@ -55,7 +58,9 @@ class KernelServer:
 
     def reply(self, timeout: float | None) -> int | None:
         """Return the next number that the process writes; None if it takes longer, or if it has ended."""
-        line = self._replies.readline() if select.select([self._replies], [], [], timeout)[0] else ""
+        if self._replies.closed or not select.select([self._replies], [], [], timeout)[0]:
+            return None
+        line = self._replies.readline()
         return int(line) if line else None
 
     def ended(self) -> bool:
@@ -103,6 +108,8 @@ class _ForkedKernel:
 
 
 def _serve(replies: int) -> None:
+    atexit.register(_end)  # first, so that it is called last
+    sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]  # see genrec_lab.viz
     for name in _IMPORTED:
         with contextlib.suppress(ImportError):
             import_module(name)
@@ -130,11 +137,18 @@ def _become_kernel(asked: Mapping[str, Any], replies: int) -> None:
     os.dup2(nothing, 0)
     os.close(nothing)
     os.chdir(asked["cwd"])
+    sys.path.insert(0, "")  # as in every kernel; what was imported before must not come from any folder
     os.environ.clear()
     os.environ.update(asked["environment"])
     # It ends when this parent does. ipykernel has read the environment's JPY_PARENT_PID at its import.
     sys.argv = ["ipykernel_launcher", *asked["arguments"], f"--IPKernelApp.parent_handle={os.getppid()}"]
     launch_new_instance()
+
+
+def _end(modules: dict[str, ModuleType] = sys.modules, leave: Callable[[int], Any] = os._exit) -> None:
+    """End, with what a notebook left open closed, without taking thousands of modules apart for seconds."""
+    vars(modules["__main__"]).clear()
+    leave(0)
 
 
 if __name__ == "__main__":
