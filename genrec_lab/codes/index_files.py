@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ class IndexFile:
     """The identifiers of one file: keys (N,) of the items, and their codes."""
 
     name: str
-    keys: tuple[str, ...]
+    keys: tuple[str, ...] = field(repr=False)
     codes: ItemCodes
 
     def of_items(self, keys: Sequence[str]) -> ItemCodes:
