@@ -7,6 +7,7 @@ has added a level that only counts.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -66,9 +67,9 @@ def with_new_items(
         placed[item] = found
         moved += list(found[:levels]) != row
         displaced += list(found[: levels - 1]) != row[:-1]
-    all_domains = None if codes.domains is None else [*codes.domains.tolist(), *domains]
+    all_domains = None if codes.domains is None else np.array([*codes.domains, *domains])
     table = np.concatenate([codes.codes, placed])
-    return Grown(ItemCodes(table, codes.sizes, all_domains, codes.shared_levels), moved, displaced)
+    return Grown(replace(codes, codes=table, domains=all_domains), moved, displaced)
 
 
 def _by_distance(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +219,7 @@ def codes_in_use(run: Run, row: str) -> ItemCodes:
     for domain, task in renaming_tasks(run, facts, row).items():
         codes, items = raw.codes.copy(), raw.domain_items(domain)
         codes[items] = ItemCodes.read(run.read(task) / "raw_codes.parquet").codes[items]
-        raw = ItemCodes(codes, raw.sizes, raw.domains, raw.shared_levels)
+        raw = replace(raw, codes=codes)
     return raw.select(np.concatenate([raw.domain_items(domain) for domain in domains]))
 
 
@@ -312,7 +313,7 @@ def _rename(
     if found.residuals is not None:
         residuals[items] = found.residuals
     books = of_domains(before.codebooks, before.raw) | {domain: model.codebooks}
-    raw = ItemCodes(named, before.raw.sizes, dataset.items["domain"].to_list(), before.raw.shared_levels)
+    raw = replace(before.raw, codes=named, domains=np.array(dataset.items["domain"].to_list()))
     resolution = raw.resolve_with_cost(identifiers, residuals, books, seed)
     print(f"{work.title}: {resolution}", flush=True)
     raw.write(work.folder / "raw_codes.parquet")

@@ -187,8 +187,7 @@ def load_codes_by_epoch(run: Run, row: str | None = None) -> dict[int, ItemCodes
         codes = own.raw.codes.copy()
         kept = [{"items": part["items"], "codes": part[epoch]} for part in parts]
         codes[trained] = _assembled(kept, len(codes))[0][trained]
-        raw = ItemCodes(codes, own.raw.sizes, own.raw.domains, own.raw.shared_levels, own.raw.unknown_levels)
-        found[int(epoch)] = replace(own, raw=raw).comparable_codes()
+        found[int(epoch)] = replace(own, raw=replace(own.raw, codes=codes)).comparable_codes()
     return found
 
 
