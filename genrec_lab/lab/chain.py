@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
+import torch
 from rich.console import Console
 
 from genrec_lab.data.whole_files import sha256_of
@@ -272,7 +273,7 @@ def _run_chain(
         progress.begin(f"{opened.name} in {opened.folder}", [notebook.stem for notebook in notebooks])
         opened.log("chain_started", notebooks=[notebook.stem for notebook in notebooks], resume=resume)
         done: list[Step] = []
-        server = KernelServer() if sys.platform == "linux" else None
+        server = _kernel_server()
         try:
             for notebook in notebooks:
                 states: dict[str, State] = {}
@@ -301,6 +302,11 @@ def _run_chain(
         progress.end()
         build_report(opened)
     return done
+
+
+def _kernel_server() -> KernelServer | None:
+    """What forks the kernels: on Linux without an accelerator, for its libraries may not cross a fork."""
+    return KernelServer() if sys.platform == "linux" and not torch.accelerator.is_available() else None
 
 
 def _execute(

@@ -3,8 +3,8 @@
 The process executes this file. It imports other libraries: none whose files may change meanwhile, as this
 package's, and none that starts threads. Then it reads requests from its standard input, a line of JSON each,
 and writes a kernel's process id, and later its exit code, to a pipe. When the chain dies, the input closes
-and it ends; its kernel, whose parent is gone, ends within a second. Linux only, for elsewhere it is not safe
-to fork.
+and it ends; its kernel, whose parent is gone, ends within a second. For Linux without an accelerator, because
+libraries of accelerators and of other systems may not be used on both sides of a fork.
 """
 
 from __future__ import annotations

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from jupyter_core.utils import run_sync
 
+from genrec_lab.lab import chain
 from genrec_lab.lab.forked import KernelServer
 from genrec_lab.lab.kernel import _Kernel
 from genrec_lab.lab.notebooks import KERNEL
@@ -105,3 +107,12 @@ def test_a_kernel_ends_with_its_server(tmp_path: Path, end: str) -> None:
     with pytest.raises((OSError, ValueError)):
         server.fork([], str(tmp_path), os.environ)
     server.close()
+
+
+def test_where_a_fork_is_not_safe_each_kernel_starts_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (chain._kernel_server() is None) == torch.accelerator.is_available()
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert chain._kernel_server() is None
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert chain._kernel_server() is None
