@@ -22,11 +22,11 @@ from importlib import import_module
 from types import ModuleType
 from typing import IO, Any
 
-_IMPORTED = (
+_EACH_NEEDS = (
     "ipykernel.kernelapp", "ipywidgets", "plotly.graph_objects", "plotly.io._renderers", "pydantic", "torch",
-    "torch._dynamo", "accelerate", "safetensors.torch", "sklearn.decomposition",
-    "sklearn.feature_extraction.text",
+    "accelerate", "safetensors.torch",
 )  # fmt: skip
+_MOST_NEED = ("torch._dynamo", "sklearn.decomposition", "sklearn.feature_extraction.text")
 
 
 class KernelServer:
@@ -110,10 +110,12 @@ class _ForkedKernel:
 def _serve(replies: int) -> None:
     atexit.register(_end)  # first, so that it is called last
     sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]  # see genrec_lab.viz
-    for name in _IMPORTED:
-        with contextlib.suppress(ImportError):
-            import_module(name)
+    _import(_EACH_NEEDS)
+    first = True
     while line := sys.stdin.readline():
+        if not first:  # a chain of one notebook does not wait for what that may not need
+            _import(_MOST_NEED)
+        first = False
         kernel = os.fork()
         if not kernel:
             _become_kernel(json.loads(line), replies)
@@ -125,6 +127,12 @@ def _serve(replies: int) -> None:
         os.close(ended)
         code = os.waitstatus_to_exitcode(os.waitpid(kernel, 0)[1])
         os.write(replies, f"{code}\n".encode())
+
+
+def _import(names: Sequence[str]) -> None:
+    for name in names:
+        with contextlib.suppress(ImportError):
+            import_module(name)
 
 
 def _become_kernel(asked: Mapping[str, Any], replies: int) -> None:

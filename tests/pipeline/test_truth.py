@@ -61,6 +61,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     root = tmp_path_factory.mktemp("finished")
     package = copy_of_package(tmp_path_factory.mktemp("package"))
     git(package, "init", "-q")
+    (package / ".gitignore").write_text("__pycache__/\n")
     commit(package)
     look = ask("make", "truth", root, package, **PARAMETERS)
     chain.run({"run": "truth", **PARAMETERS}, only=[EVALUATED], root=root, quiet=True)
@@ -100,7 +101,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def commit(package: Path) -> str:
-    git(package, "add", "genrec_lab")
+    git(package, "add", ".")
     git(package, "commit", "-q", "-m", "a change")
     return git(package, "rev-parse", "HEAD")
 
