@@ -209,7 +209,8 @@ def _killed(command: Sequence[str], root: Path, victim: str, life: float) -> str
         if victim.startswith("SIG"):
             process.send_signal(getattr(signal, victim))
         else:
-            for pid in {"chain": [process.pid], "kernel": below}.get(victim, [process.pid, *below]):
+            # The last below is the kernel; before it may be the process that forked it.
+            for pid in {"chain": [process.pid], "kernel": below[-1:]}.get(victim, [process.pid, *below]):
                 _kill(pid)
         if victim == "kernel":
             # The chain says that its kernel died, and ends by itself, but not where it was done with it.
