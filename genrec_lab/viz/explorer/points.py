@@ -240,7 +240,8 @@ def _by_size(values: npt.ArrayLike, name: str, back: Callable[[float], float] | 
     steps = np.clip((numbers - low) / max(high - low, 1e-12) * _STEPS, 0, _STEPS - 1).astype(np.int16)
     ends = [(low, 0), ((low + high) / 2, _STEPS // 2), (high, _STEPS - 1)]
     names = [{"text": f"{back(at) if back else at:.3g}", "colour": step} for at, step in ends]
-    scale = sample_colorscale("Viridis", np.linspace(0, 1, _STEPS).tolist(), colortype="tuple")
+    # The ends of viridis are invisible on a dark or a light background.
+    scale = sample_colorscale("Viridis", np.linspace(0.3, 0.9, _STEPS).tolist(), colortype="tuple")
     return Coloured(steps, [tuple(round(255 * part) for part in one) for one in scale], names, name)
 
 
