@@ -38,8 +38,8 @@ class KernelServer:
         self._replies: IO[str]
 
     def fork(self, arguments: Sequence[str], cwd: str, environment: Mapping[str, str]) -> _ForkedKernel:
-        """Start a kernel with these arguments of ipykernel; raises OSError if the process has ended."""
-        if self._process is None:
+        """Start a kernel with these arguments of ipykernel; raises OSError if the process ends meanwhile."""
+        if self._process is None or self.ended():
             theirs_in, ours_out = os.pipe()
             ours_in, theirs_out = os.pipe()
             self._requests, self._replies = os.fdopen(ours_out, "w"), os.fdopen(ours_in)
