@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
-import torch
 from rich.console import Console
 
 from genrec_lab.data.whole_files import sha256_of
@@ -306,6 +305,8 @@ def _run_chain(
 
 def _kernel_server() -> KernelServer | None:
     """What forks the kernels: on Linux without an accelerator, for its libraries may not cross a fork."""
+    import torch  # takes seconds to import
+
     return KernelServer() if sys.platform == "linux" and not torch.accelerator.is_available() else None
 
 

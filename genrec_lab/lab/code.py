@@ -16,7 +16,6 @@ import hashlib
 import importlib.util
 import inspect
 import json
-import os
 import sys
 import textwrap
 import time
@@ -26,6 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from genrec_lab.data.whole_files import whole_file
 from genrec_lab.lab.files import RunError
 
 PACKAGE = "genrec_lab"
@@ -325,24 +325,21 @@ def _read(file: Path, name: str) -> _Definitions:
 
     Each process needs about a hundred modules, and to parse them would take it seconds.
     """
-    source = file.read_bytes()
-    if name.partition(".")[0] != PACKAGE:
-        return _Definitions.of_tree(ast.parse(source), name, is_package=file.name == "__init__.py")
+    source, ours = file.read_bytes(), name.partition(".")[0] == PACKAGE
     of = hashlib.sha256(b"\0".join([name.encode(), _OWN_SOURCE, source])).hexdigest()
     kept = Path(importlib.util.cache_from_source(str(file))).with_suffix(".definitions")
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # absent, or cut off
-        content = json.loads(kept.read_bytes())
+        content = json.loads(kept.read_bytes()) if ours else {}
         if content["of"] == of:
             places = {one: _Place(*place) for one, place in content["imports"].items()}
             return _Definitions(places, {one: _Part(*part) for one, part in content["parts"].items()})
     found = _Definitions.of_tree(ast.parse(source), name, is_package=file.name == "__init__.py")
-    if not sys.dont_write_bytecode:
+    if ours and not sys.dont_write_bytecode:
         imports = {one: [place.module, place.name] for one, place in found.imports.items()}
         with contextlib.suppress(OSError):
             kept.parent.mkdir(exist_ok=True)
-            partial = kept.with_suffix(f".{os.getpid()}")
-            partial.write_text(json.dumps({"of": of, "imports": imports, "parts": found.parts}))
-            partial.replace(kept)
+            with whole_file(kept, several_writers=True) as partial:
+                partial.write_text(json.dumps({"of": of, "imports": imports, "parts": found.parts}))
     return found
 
 

@@ -35,14 +35,15 @@ class KernelServer:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._requests: IO[str]
-        self._replies: IO[str]
+        self._replies: IO[bytes]  # not buffered, for `select` does not see what a buffer holds
 
     def fork(self, arguments: Sequence[str], cwd: str, environment: Mapping[str, str]) -> _ForkedKernel:
         """Start a kernel with these arguments of ipykernel; raises OSError if the process ends meanwhile."""
         if self._process is None or self.ended():
+            self.close()
             theirs_in, ours_out = os.pipe()
             ours_in, theirs_out = os.pipe()
-            self._requests, self._replies = os.fdopen(ours_out, "w"), os.fdopen(ours_in)
+            self._requests, self._replies = os.fdopen(ours_out, "w"), os.fdopen(ours_in, "rb", 0)
             self._process = subprocess.Popen(
                 [sys.executable, "-P", __file__, str(theirs_out)],
                 stdin=theirs_in, env=dict(environment), pass_fds=[theirs_out], start_new_session=True,
@@ -111,11 +112,9 @@ def _serve(replies: int) -> None:
     atexit.register(_end)  # first, so that it is called last
     sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]  # see genrec_lab.viz
     _import(_EACH_NEEDS)
-    first = True
-    while line := sys.stdin.readline():
-        if not first:  # a chain of one notebook does not wait for what that may not need
+    for before, line in enumerate(sys.stdin):
+        if before:  # a chain of one notebook does not wait for what that may not need
             _import(_MOST_NEED)
-        first = False
         kernel = os.fork()
         if not kernel:
             _become_kernel(json.loads(line), replies)

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,6 +93,14 @@ def test_the_next_one_starts_after_one_that_died(server: KernelServer, tmp_path:
     with kernel(server, tmp_path) as made:
         run(made, "1")
         assert made.exit_code() is None
+
+
+def test_of_one_that_ends_at_once_its_number_and_its_end_are_read(
+    server: KernelServer, tmp_path: Path
+) -> None:
+    died = server.fork([], str(tmp_path / "absent"), os.environ)
+    time.sleep(1)  # both are there to be read
+    assert died.wait(30) is not None and died.poll() == died.returncode
 
 
 @pytest.mark.parametrize("end", ["close", "kill"])
