@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from benchmarks.explorer_map import pan
 from genrec_lab.viz.explorer import ExplorerState
 from genrec_lab.viz.explorer.html_file import write_html
 from genrec_lab.viz.explorer.published import open_codes
@@ -123,6 +124,11 @@ def test_a_reader_of_the_screen_meets_nothing_serious(browser: Browser, file: Pa
     found = axe.Axe().run(page).response["violations"]
     assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
     page.close()
+
+
+def test_panning_is_measured_frame_by_frame(browser: Browser) -> None:
+    frames, longest, rest = pan(browser, 3_000, seconds=1.0)
+    assert 1 < frames < 200 and longest >= 1000 / frames and rest >= 160
 
 
 def test_without_webgl_a_map_that_stands_still_says_so(browser: Browser, file: Path) -> None:

@@ -187,3 +187,13 @@ def test_the_explorers_benchmark_takes_every_step(
     printed = capsys.readouterr().out
     for step in (*(f"{tab}, of everything" for tab in EXPLORER_VIEWS), "a lasso of a tenth", "hover"):
         assert f"\n  {step} " in printed
+
+
+def test_panning_is_not_measured_without_chromium(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("playwright", reason="playwright is not installed: pip install '.[browser]'")
+    explorer_map = importlib.import_module("benchmarks.explorer_map")
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert explorer_map.main([1_000]) == 0
+    assert "Chromium is not installed: nothing was measured" in capsys.readouterr().out

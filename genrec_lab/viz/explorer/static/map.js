@@ -76,7 +76,7 @@ function makeMap(box, on) {
   let cells = null, bounds = {left: 0, low: 0, size: 1}, view = {x: 0, y: 0, k: 1}, labels = [], boxes = [];
   let path = null, drag = null, hovered = -1, lassoMode = false, alive = true, waiting = false, sizes = [0, 0];
   let stale = false, moving = false, resting = 0;
-  const buffers = gl ? ['at', 'colour', 'order'].map(() => gl.createBuffer()) : [];
+  const buffers = gl ? ['at', 'colour'].map(() => gl.createBuffer()) : [];
 
   function standStill(why) {
     gl = null;
@@ -145,14 +145,13 @@ function makeMap(box, on) {
     gl.bindBuffer(gl.ARRAY_BUFFER, buffers[1]);
     gl.enableVertexAttribArray(colour);
     gl.vertexAttribPointer(colour, 4, gl.UNSIGNED_BYTE, true, 0, 0);
-    gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, buffers[2]);
     // Selected items are larger, especially if there are few of them.
     const size = pointSize() * ratio(), few = order.length - outside;
     const large = !outside ? size : Math.max(1.15 * size, (few < 500 ? 6.5 : few < 3000 ? 5 : 0) * ratio());
     for (const [from, to, wide] of [[0, outside, few ? 0.75 * size : size], [outside, order.length, large]]) {
       gl.uniform1f(place('size'), wide);
       const drawn = moving ? Math.min(to - from, MOST_MOVING) : to - from;
-      if (drawn) gl.drawElements(gl.POINTS, drawn, gl.UNSIGNED_INT, 4 * from);
+      if (drawn) gl.drawArrays(gl.POINTS, from, drawn);
     }
   }
 
@@ -325,12 +324,7 @@ function makeMap(box, on) {
       const wide = isFinite(left) ? Math.max(right - left, high - low, 1e-6) : 1;
       bounds = isFinite(left) ? {left: (left + right - wide) / 2, low: (low + high - wide) / 2, size: wide} : bounds;
       cells = cellsOf(x, y, bounds);
-      if (gl) {
-        const both = new Float32Array(2 * x.length);
-        for (let item = 0; item < x.length; item++) { both[2 * item] = x[item]; both[2 * item + 1] = y[item]; }
-        gl.bindBuffer(gl.ARRAY_BUFFER, buffers[0]);
-        gl.bufferData(gl.ARRAY_BUFFER, both, gl.STATIC_DRAW);
-      }
+      count = 0;  // until their colours come
       hovered = -1;
       resize();
       reset();
@@ -347,10 +341,13 @@ function makeMap(box, on) {
       count = order.length;
       labels = names;
       if (gl) {
-        gl.bindBuffer(gl.ARRAY_BUFFER, buffers[1]);
-        gl.bufferData(gl.ARRAY_BUFFER, rgba, gl.STATIC_DRAW);
-        gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, buffers[2]);
-        gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, order, gl.STATIC_DRAW);
+        // In the order in which they are drawn: with an index, software rendering reaches half the frames a second.
+        const at = new Float32Array(2 * count), paints = new Uint32Array(count), given = new Uint32Array(rgba.buffer);
+        order.forEach((item, place) => { at[2 * place] = x[item]; at[2 * place + 1] = y[item]; paints[place] = given[item]; });
+        [at, paints].forEach((data, place) => {
+          gl.bindBuffer(gl.ARRAY_BUFFER, buffers[place]);
+          gl.bufferData(gl.ARRAY_BUFFER, data, gl.STATIC_DRAW);
+        });
       }
       later();
     },
