@@ -3,8 +3,8 @@
 By default 100,000 and 1,000,000 points with 60 labels, which must reach 10 frames a second. The pointer drags
 the map in a circle, once a frame; a frame counts when a pixel of it has been read back, so that software
 rendering cannot run behind. While the map moves it draws a sample of the points; the time until all of them
-stand there again is printed as well. Exits with 1 where panning is too slow; without Chromium nothing is measured, and it
-says so.
+stand there again is printed as well. Exits with 1 where panning is too slow; without Chromium nothing is
+measured, and it says so.
 """
 
 from __future__ import annotations
