@@ -5,8 +5,10 @@ Shapes: N items of the catalogue, n of them in the sample, L levels, d dimension
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -189,9 +191,10 @@ def _tsne(vectors: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.float64
 
 
 def _umap(vectors: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.float64]:
-    # Imported here because it compiles for several seconds, which t-SNE does not need.
+    # Imported here because it takes several seconds, which t-SNE does not need.
     from umap import UMAP
 
+    _keep_compiled()
     neighbours = min(_NEIGHBOURS, len(vectors) - 1)
     # Spectral initialisation needs more points than eigenvectors.
     start = "spectral" if len(vectors) > 2 * neighbours else "random"
@@ -201,3 +204,14 @@ def _umap(vectors: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.float64
         # UMAP warns about how it initialises a disconnected neighbour graph; the warning is harmless.
         warnings.filterwarnings("ignore", module="umap")
         return np.asarray(mapper.fit_transform(vectors))
+
+
+def _keep_compiled() -> None:
+    """Make numba keep what it compiles of UMAP, which takes it half a minute or more in every process."""
+    for name, module in list(sys.modules.items()):
+        # What numba cannot keep, in pynndescent_, it would warn about.
+        if name.startswith(("umap.", "pynndescent.")) and name != "pynndescent.pynndescent_":
+            for function in vars(module).values():
+                if hasattr(function, "enable_caching"):
+                    with contextlib.suppress(RuntimeError):  # there is no folder to write to
+                        function.enable_caching()

@@ -77,6 +77,11 @@ def test_umap_map_is_repeatable_and_keeps_clouds_apart() -> None:
         made.coordinates, project_residuals(residuals, domain, method="umap", seed=3).coordinates
     )
     assert map_purity(made.coordinates[:, 0], domain) == 1.0
+    # What numba has compiled is kept for the next process.
+    from umap.umap_ import smooth_knn_dist
+
+    assert smooth_knn_dist.stats.cache_path
+    assert list(Path(smooth_knn_dist.stats.cache_path).glob("umap_.smooth_knn_dist*.nbi"))
 
 
 def test_sample_is_the_same_items_at_each_level() -> None:
