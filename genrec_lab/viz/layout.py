@@ -20,7 +20,7 @@ import polars as pl
 from plotly.basedatatypes import BaseTraceType
 from plotly.subplots import make_subplots
 
-from genrec_lab.viz import theme
+from genrec_lab.viz import FloatArray, IntArray, theme
 from genrec_lab.viz.text import label, wrapped
 
 NARROW = 900
@@ -42,7 +42,7 @@ class Domains:
     """The domains of N objects: names in order of first appearance, and the index of each object's domain."""
 
     names: tuple[str, ...]
-    index: npt.NDArray[np.int64]
+    index: IntArray
 
     def __len__(self) -> int:
         return len(self.names)
@@ -355,6 +355,6 @@ def numbered_axis(names: Sequence[str], limit: int = 30) -> dict[str, Any]:
     return {"tickvals": list(range(len(names))), "ticktext": [label(name, limit) for name in names]}
 
 
-def error_bars(spreads: npt.NDArray[np.float64], **settings: Any) -> dict[str, Any]:
+def error_bars(spreads: FloatArray, **settings: Any) -> dict[str, Any]:
     """Return symmetric error bars of these lengths, invisible if there is no spread."""
     return {"array": spreads, "visible": bool(spreads.any()), "thickness": 1.2, "width": 3} | settings

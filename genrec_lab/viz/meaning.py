@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-import numpy.typing as npt
 import plotly.graph_objects as go
 import polars as pl
 import torch
 from torch import Tensor
 
 from genrec_lab.models.tokenizers import Tokenizer
+from genrec_lab.viz import Float32Array, IntArray
 from genrec_lab.viz.explorer import Decoded
 from genrec_lab.viz.figures import kept_by_codes
 from genrec_lab.viz.figures.pictures import words_of
@@ -27,11 +26,11 @@ class Kept:
     """The content of n items that their codes keep, level by level."""
 
     items: pl.DataFrame  # of the dataset, one row per item
-    codes: npt.NDArray[np.int64]  # (n, L), before any conflict policy
+    codes: IntArray  # (n, L), before any conflict policy
     words: tuple[tuple[tuple[str, ...], ...], ...]  # by item and level: the characteristic words, best first
     # (n, L, S, S, 3) in 0..1, or None if the tokenizer was trained without pictures.
-    pictures: npt.NDArray[np.float32] | None
-    means: npt.NDArray[np.float32] | None  # same shape as pictures: the means of 16 draws
+    pictures: Float32Array | None
+    means: Float32Array | None  # same shape as pictures: the means of 16 draws
 
     def figure(self, seed: int | None = None) -> go.Figure:
         """Draw the items next to what their codes keep."""
@@ -46,7 +45,7 @@ class Decoder:
     codes: Tensor  # (n, L) of training items, for the average word probabilities
     texts: pl.Series  # of all items; only words in these texts are used
 
-    def keep(self, items: pl.DataFrame, codes: npt.NDArray[np.int64], seed: int, words: int = WORDS) -> Kept:
+    def keep(self, items: pl.DataFrame, codes: IntArray, seed: int, words: int = WORDS) -> Kept:
         """Decode the first 1, 2, ... L codes (n, L) of some items.
 
         For each prefix, return its most characteristic words (UTGRec Eq. 8), a picture drawn by diffusion
@@ -102,9 +101,7 @@ class Decoder:
     def _known(self) -> set[str]:
         return set().union(*map(words_of, self.texts))
 
-    def pictures(
-        self, prefixes: Sequence[Tensor], seed: int, draws: int = 1
-    ) -> npt.NDArray[np.float32] | None:
+    def pictures(self, prefixes: Sequence[Tensor], seed: int, draws: int = 1) -> Float32Array | None:
         """Return the mean of `draws` pictures of each prefix (n, l), for each length: (n, L, S, S, 3)."""
         by_length = []
         for prefix in prefixes:
@@ -117,5 +114,5 @@ class Decoder:
                     return None
                 means.append(drawn.mean(dim=0))
             by_length.append(torch.stack(means))
-        pictures: npt.NDArray[np.float32] = torch.stack(by_length, dim=1).permute(0, 1, 3, 4, 2).cpu().numpy()
+        pictures: Float32Array = torch.stack(by_length, dim=1).permute(0, 1, 3, 4, 2).cpu().numpy()
         return pictures

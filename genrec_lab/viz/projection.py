@@ -20,6 +20,7 @@ import numpy.typing as npt
 import polars as pl
 
 from genrec_lab.data.whole_files import HeadedTable
+from genrec_lab.viz import Float32Array, FloatArray, IntArray
 from genrec_lab.viz.layout import MAX_POINTS, domains_of
 
 Method = Literal["tsne", "umap"]
@@ -41,8 +42,8 @@ class Projection:
     seed: seed of the sample and of the map. n_items: N, the size of the catalogue.
     """
 
-    coordinates: npt.NDArray[np.float32]
-    items: npt.NDArray[np.int64]
+    coordinates: Float32Array
+    items: IntArray
     method: str
     seed: int
     n_items: int
@@ -68,9 +69,7 @@ def _names(levels: int) -> list[str]:
     return [name for level in range(levels) for name in (f"x_{level}", f"y_{level}")]
 
 
-def stratified_sample(
-    strata: Sequence[object] | npt.ArrayLike, size: int, seed: int
-) -> npt.NDArray[np.int64]:
+def stratified_sample(strata: Sequence[object] | npt.ArrayLike, size: int, seed: int) -> IntArray:
     """Draw `size` of N indices without replacement so that each stratum keeps its share; (size,) ascending.
 
     strata: (N,) names. Shares are rounded down, and the remaining draws go to the strata with the largest
@@ -126,7 +125,7 @@ def project_residuals(
     return made
 
 
-def _check(vectors: npt.NDArray[np.float32], method: str, size: int) -> None:
+def _check(vectors: Float32Array, method: str, size: int) -> None:
     if vectors.ndim != 3 or min(vectors.shape) == 0:
         raise ValueError(f"residuals: shape {vectors.shape}, expected (items, levels, dimensions), none 0")
     if len(vectors) < 3:
@@ -140,7 +139,7 @@ def _check(vectors: npt.NDArray[np.float32], method: str, size: int) -> None:
         raise ValueError(f"residuals: item {bad[0]} has a NaN or an infinite value; {bad.size} items do")
 
 
-def _quotas(counts: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
+def _quotas(counts: IntArray, size: int) -> IntArray:
     exact = counts * (size / counts.sum())
     quota = np.floor(exact).astype(np.int64)
     if size >= len(counts):
@@ -152,9 +151,7 @@ def _quotas(counts: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
     return quota
 
 
-def _digest(
-    sample: npt.NDArray[np.float32], items: npt.NDArray[np.int64], method: str, seed: int, n_items: int
-) -> str:
+def _digest(sample: Float32Array, items: IntArray, method: str, seed: int, n_items: int) -> str:
     settings = [_FILE.format, method, seed, n_items, _PERPLEXITY, _NEIGHBOURS, _MIN_DISTANCE, sample.shape]
     digest = hashlib.sha256(json.dumps(settings).encode())
     digest.update(sample.tobytes())
@@ -162,7 +159,7 @@ def _digest(
     return digest.hexdigest()[:16]
 
 
-def _project(vectors: npt.NDArray[np.float32], method: Method, seed: int) -> npt.NDArray[np.float32]:
+def _project(vectors: Float32Array, method: Method, seed: int) -> Float32Array:
     """Map (n, d) to (n, 2), centred and of unit mean square radius."""
     reduced = _leading_components(vectors, seed)
     if not (reduced.std(axis=0) > 0).any():
@@ -174,7 +171,7 @@ def _project(vectors: npt.NDArray[np.float32], method: Method, seed: int) -> npt
     return (flat / (radius or 1.0)).astype(np.float32)
 
 
-def _leading_components(vectors: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.float32]:
+def _leading_components(vectors: Float32Array, seed: int) -> Float32Array:
     if vectors.shape[1] <= _MOST_DIMENSIONS or len(vectors) <= _MOST_DIMENSIONS:
         return vectors
     from sklearn.decomposition import PCA
@@ -182,7 +179,7 @@ def _leading_components(vectors: npt.NDArray[np.float32], seed: int) -> npt.NDAr
     return PCA(_MOST_DIMENSIONS, svd_solver="randomized", random_state=seed).fit_transform(vectors)
 
 
-def _tsne(vectors: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.float64]:
+def _tsne(vectors: Float32Array, seed: int) -> FloatArray:
     from sklearn.manifold import TSNE
 
     perplexity = min(_PERPLEXITY, (len(vectors) - 1) / 3)
@@ -190,7 +187,7 @@ def _tsne(vectors: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.float64
     return np.asarray(TSNE(perplexity=perplexity, init=start, random_state=seed).fit_transform(vectors))
 
 
-def _umap(vectors: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.float64]:
+def _umap(vectors: Float32Array, seed: int) -> FloatArray:
     # Imported here because it takes several seconds, which t-SNE does not need.
     from umap import UMAP
 

@@ -16,10 +16,9 @@ import numpy.typing as npt
 import polars as pl
 
 from genrec_lab.evaluation.ranking import AVERAGE
+from genrec_lab.viz import FloatArray, IntArray
 from genrec_lab.viz.text import counted, listed, noted, percent
 
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
 Written = TypeVar("Written", bound=Callable[..., Any])
 
 SENTENCES: dict[str, Callable[..., Any]] = {}

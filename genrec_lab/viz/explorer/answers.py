@@ -10,10 +10,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
-from genrec_lab.viz import theme
+from genrec_lab.viz import FloatArray, IntArray, theme
 from genrec_lab.viz.explorer import points
 from genrec_lab.viz.explorer.code_tables import below, code_states, prefixes_of
 from genrec_lab.viz.explorer.collisions import differences
@@ -24,7 +23,6 @@ from genrec_lab.viz.figures.pictures import drawn_uri, thumbnail
 from genrec_lab.viz.sentences import sentence
 from genrec_lab.viz.text import counted, percent, shorten, written
 
-IntArray = npt.NDArray[np.int64]
 Answer = dict[str, Any]
 
 MOST_CARDS = 15
@@ -134,7 +132,7 @@ def table(shown: Table) -> Answer:
     return {"columns": columns, "go": list(shown.go) or [None] * shown.frame.height}
 
 
-def _rounded(values: npt.NDArray[np.float64]) -> list[float | None]:
+def _rounded(values: FloatArray) -> list[float | None]:
     return [None if value != value else value for value in np.round(values, 4).tolist()]
 
 

@@ -16,12 +16,10 @@ import polars as pl
 from genrec_lab.codes import ItemCodes, row_ids
 from genrec_lab.data.item_text import without_entities
 from genrec_lab.evaluation import CodeHealth, code_health
+from genrec_lab.viz import Float32Array, FloatArray, IntArray
 from genrec_lab.viz.explorer.sharing import PairSums, group_similarity, pair_sums, unit_vectors
 from genrec_lab.viz.explorer.words import TitleWords
 from genrec_lab.viz.text import written
-
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
 
 # Number of residuals that are converted to distances at once: about 100 MB at 32 dimensions.
 _ITEMS_AT_ONCE = 200_000
@@ -264,7 +262,7 @@ class CodedCatalogue:
         return pair_sums(self.known_unit, codes, self.codes.domain_index, size)
 
     @property
-    def known_unit(self) -> npt.NDArray[np.float32]:
+    def known_unit(self) -> Float32Array:
         """(N, D) `unit`; raises ValueError without vectors."""
         if self.unit is None:
             raise ValueError(f"{self.name}: no content vectors, so the similarity of items is not known")
@@ -295,12 +293,12 @@ class CodedCatalogue:
         return TitleWords(self.titles.gather(self.order.items), length=2)
 
     @cached_property
-    def unit(self) -> npt.NDArray[np.float32] | None:
+    def unit(self) -> Float32Array | None:
         """(N, D) the content vectors scaled to length 1, or None if unknown."""
         return None if self.vectors is None else unit_vectors(self.vectors)
 
     @cached_property
-    def distances(self) -> npt.NDArray[np.float32] | None:
+    def distances(self) -> Float32Array | None:
         """(N, L) Euclidean distances of each level's residual to its codeword, or None if unknown."""
         if self.residuals is None or self.codewords is None:
             return None

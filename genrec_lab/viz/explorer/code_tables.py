@@ -9,20 +9,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import plotly.graph_objects as go
 import polars as pl
 
-from genrec_lab.viz import theme
+from genrec_lab.viz import FloatArray, IntArray, theme
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.explorer.sharing import level_sharing
 from genrec_lab.viz.explorer.state import ExplorerState, Table
 from genrec_lab.viz.layout import panels
 from genrec_lab.viz.sentences import leaders, sentence
 from genrec_lab.viz.text import code_label, counted, noted, percent, shorten, written
-
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
 
 ALIVE, NEARLY_DEAD, DEAD, ELSEWHERE, UNKNOWN = "alive", "nearly dead", "dead", "only elsewhere", "no item"
 _NEARLY_DEAD_SHARE = 0.1

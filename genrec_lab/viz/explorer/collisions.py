@@ -15,12 +15,10 @@ import numpy.typing as npt
 import polars as pl
 
 from genrec_lab.codes import CONFLICT_POLICIES, CodesError, ItemCodes
+from genrec_lab.viz import Float32Array, FloatArray, IntArray
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
-from genrec_lab.viz.explorer.sharing import Vectors, group_similarity
+from genrec_lab.viz.explorer.sharing import group_similarity
 from genrec_lab.viz.text import counted, written
-
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
 
 EQUAL, NEAR, FEW = "equal texts", "near texts", "too few codes"
 _RANDOM_PAIRS = 20_000
@@ -84,7 +82,10 @@ def collisions(catalogue: CodedCatalogue, among: IntArray | None = None) -> Coll
 
 
 def collision_causes(
-    found: Collisions, unit: Vectors | None, generator: np.random.Generator, texts: pl.Series | None = None
+    found: Collisions,
+    unit: Float32Array | None,
+    generator: np.random.Generator,
+    texts: pl.Series | None = None,
 ) -> pl.DataFrame:
     """Return the cause of every ambiguous identifier, one row per group in the order of `found`.
 
@@ -163,14 +164,14 @@ def policy_summary(effects: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _border(unit: Vectors, generator: np.random.Generator) -> float:
+def _border(unit: Float32Array, generator: np.random.Generator) -> float:
     one, other = generator.integers(0, len(unit), size=(2, _RANDOM_PAIRS))
     different = one != other
     alike = np.einsum("pd,pd->p", unit[one[different]], unit[other[different]])
     return float(np.quantile(alike, _NEAR)) if alike.size else 1.0
 
 
-def _word_overlap(frame: pl.DataFrame, count: int) -> npt.NDArray[np.float64]:
+def _word_overlap(frame: pl.DataFrame, count: int) -> FloatArray:
     """Return by group, (G,), the number of words in all its texts divided by the number in any of them."""
     words = frame.with_row_index("row").with_columns(
         pl.col("text").str.split(" ").list.unique(), size=pl.len().over("group")

@@ -18,13 +18,11 @@ from scipy.optimize import linear_sum_assignment
 from scipy.special import gammaln
 
 from genrec_lab.codes import row_ids
+from genrec_lab.viz import IntArray
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.layout import Panels, one_panel, panels
 from genrec_lab.viz.sentences import ends, sentence
 from genrec_lab.viz.text import counted, label, listed, noted, percent
-
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
 
 KEPT, MERGED, SPLIT, MOVED = "kept", "merged", "split", "moved"
 _SPREAD, _TAIL = 8.0, 8

@@ -14,14 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from plotly.colors import hex_to_rgb, sample_colorscale
 
+from genrec_lab.viz import Float32Array, FloatArray, IntArray
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.explorer.state import ExplorerState
 from genrec_lab.viz.projection import Projection
 from genrec_lab.viz.text import counted, shorten
 from genrec_lab.viz.theme import BAD, GOOD, PALETTE
-
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float32]
 
 BY_CODES = "by codes"
 _GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
@@ -52,7 +50,7 @@ def methods(state: ExplorerState) -> list[str]:
     return [*state.maps, BY_CODES]
 
 
-def places(state: ExplorerState, method: str, level: int) -> FloatArray:
+def places(state: ExplorerState, method: str, level: int) -> Float32Array:
     """Return the positions (N, 2) of the items on a map of a level, NaN for items without one.
 
     The first map of a method takes longest: it is computed for all levels. Raises ValueError for an unknown
@@ -71,7 +69,7 @@ def places(state: ExplorerState, method: str, level: int) -> FloatArray:
 
 
 @lru_cache(4)
-def _placed(catalogue: CodedCatalogue, projection: Projection) -> list[FloatArray]:
+def _placed(catalogue: CodedCatalogue, projection: Projection) -> list[Float32Array]:
     """Return by level the positions of a projection, which contains a sample of the items, and of the others.
 
     Each other item is placed among the three nearest sample items with the same code, by distance of the
@@ -98,7 +96,7 @@ def _placed(catalogue: CodedCatalogue, projection: Projection) -> list[FloatArra
     return maps
 
 
-def _among_nearest(vectors: FloatArray, known: FloatArray, at: FloatArray) -> FloatArray:
+def _among_nearest(vectors: Float32Array, known: Float32Array, at: Float32Array) -> Float32Array:
     """Return the mean position of the three nearest known vectors, weighted by 1 / distance, (n, 2)."""
     squares = (known**2).sum(axis=1) - 2 * vectors @ known.T  # without the squares of `vectors`
     rows, nearest = np.arange(len(vectors)), np.empty((len(vectors), min(_NEAR, len(known))), dtype=np.int64)
@@ -107,12 +105,12 @@ def _among_nearest(vectors: FloatArray, known: FloatArray, at: FloatArray) -> Fl
         squares[rows, nearest[:, place]] = np.inf
     distances = np.linalg.norm(vectors[:, None] - known[nearest], axis=2)
     weights = 1 / np.maximum(distances, _TINY)
-    placed: FloatArray = np.einsum("nk,nkd->nd", weights / weights.sum(axis=1, keepdims=True), at[nearest])
+    placed: Float32Array = np.einsum("nk,nkd->nd", weights / weights.sum(axis=1, keepdims=True), at[nearest])
     return placed
 
 
 @lru_cache(4)
-def laid_by_codes(catalogue: CodedCatalogue) -> FloatArray:
+def laid_by_codes(catalogue: CodedCatalogue) -> Float32Array:
     """Return a map (N, 2) from the codes alone: one disc per first code, filled in the order of the codes.
 
     Discs and items are arranged like the seeds of a sunflower, so that a disc's area is proportional to its
@@ -129,7 +127,7 @@ def laid_by_codes(catalogue: CodedCatalogue) -> FloatArray:
     return (found / scale).astype(np.float32)
 
 
-def _sunflower(numbers: IntArray, radius: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _sunflower(numbers: IntArray, radius: FloatArray) -> FloatArray:
     angle = _GOLDEN_ANGLE * numbers
     return np.column_stack([radius * np.cos(angle), radius * np.sin(angle)])
 
@@ -155,7 +153,7 @@ def colourings(state: ExplorerState) -> dict[str, Callable[[ExplorerState, IntAr
     return found
 
 
-def coloured(state: ExplorerState, by: str, points: FloatArray) -> Coloured:
+def coloured(state: ExplorerState, by: str, points: Float32Array) -> Coloured:
     """Colour every item, and label the largest codes of the level at their positions on this map (N, 2)."""
     known, items = colourings(state), state.items()
     if by not in known:
@@ -183,7 +181,7 @@ def _name(state: ExplorerState, code: int, words: int) -> str:
     return shorten(" · ".join([str(code), *([", ".join(known[:words])] if known else [])]), 34)
 
 
-def _labels(state: ExplorerState, items: IntArray, points: FloatArray) -> list[dict[str, Any]]:
+def _labels(state: ExplorerState, items: IntArray, points: Float32Array) -> list[dict[str, Any]]:
     """Return labels for the largest codes of the level at the median of their points, largest first.
 
     Of many items, the median is that of every nth in the order of the codes.

@@ -22,6 +22,7 @@ import polars as pl
 
 from genrec_lab.codes import CodesError, ItemCodes
 from genrec_lab.data.paths import read_json_object
+from genrec_lab.viz import Float32Array
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.explorer.state import ExplorerState
 from genrec_lab.viz.projection import Projection, project_residuals
@@ -110,7 +111,7 @@ def open_codes(
     return Opened(state, tuple(notes))
 
 
-def principal_map(vectors: npt.NDArray[np.float32], seed: int = 0) -> Projection:
+def principal_map(vectors: Float32Array, seed: int = 0) -> Projection:
     """Return the first two principal components of vectors (N, D), scaled to unit mean square radius."""
     centred = vectors - vectors.mean(axis=0)
     _, _, directions = np.linalg.svd(centred.T @ centred)
@@ -122,7 +123,7 @@ def principal_map(vectors: npt.NDArray[np.float32], seed: int = 0) -> Projection
     return Projection(points, np.arange(len(vectors)), "pca", seed, len(vectors))
 
 
-def word_vectors(texts: Sequence[str], seed: int = 0) -> npt.NDArray[np.float32]:
+def word_vectors(texts: Sequence[str], seed: int = 0) -> Float32Array:
     """Return text vectors (N, up to 64): tf-idf of the words, reduced by singular value decomposition."""
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -241,7 +242,7 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _vectors(vectors: Vectors, n_items: int) -> npt.NDArray[np.float32]:
+def _vectors(vectors: Vectors, n_items: int) -> Float32Array:
     if isinstance(vectors, (str, os.PathLike)):
         path = Path(vectors)
         if path.suffix == ".safetensors":
@@ -257,7 +258,7 @@ def _vectors(vectors: Vectors, n_items: int) -> npt.NDArray[np.float32]:
             f"vectors: shape {found.shape} for {n_items} items with codes; expected one row per item, in "
             "their order"
         )
-    made: npt.NDArray[np.float32] = found.astype(np.float32)
+    made: Float32Array = found.astype(np.float32)
     if bad := int((~np.isfinite(made).all(axis=1)).sum()):
         raise ValueError(f"vectors: {bad} rows have a NaN or an infinite value; expected numbers")
     return made

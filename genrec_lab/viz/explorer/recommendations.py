@@ -15,14 +15,12 @@ import plotly.graph_objects as go
 import polars as pl
 
 from genrec_lab.codes import ItemCodes
-from genrec_lab.viz import theme
+from genrec_lab.viz import FloatArray, IntArray, theme
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.explorer.compare import flows
 from genrec_lab.viz.layout import numbered_axis, panels
 from genrec_lab.viz.sentences import ends, leaders, sentence
 from genrec_lab.viz.text import counted, listed, noted, percent
-
-IntArray = npt.NDArray[np.int64]
 
 # The ends of the popularity groups, as shares of the items from the most to the least popular.
 _BORDERS = (0.05, 0.2, 0.5, 1.0)
@@ -207,7 +205,7 @@ def _by_popularity(catalogue: CodedCatalogue, items: IntArray, counts: IntArray)
     return pl.DataFrame(groups)
 
 
-def _shares(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def _shares(values: npt.NDArray[Any]) -> FloatArray:
     total = float(values.sum())
     return values / total if total > 0 else np.zeros(len(values))
 

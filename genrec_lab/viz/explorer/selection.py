@@ -16,6 +16,7 @@ import numpy.typing as npt
 import polars as pl
 
 from genrec_lab.data.whole_files import whole_file
+from genrec_lab.viz import IntArray
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.text import written
 
@@ -153,7 +154,7 @@ class Found:
     text: str
     prefix: tuple[int, ...] | None
     prefix_items: int
-    items: npt.NDArray[np.int64]
+    items: IntArray
     total: int
     everywhere: tuple[int, int] | None = None
 
@@ -193,7 +194,7 @@ def search(catalogue: CodedCatalogue, text: str, most: int = 20, domain: str | N
     return Found(wanted, prefix, below, places[best], places.size, everywhere)
 
 
-def largest(values: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
+def largest(values: IntArray, most: int) -> IntArray:
     """Return the indices of the `most` largest values, largest first, ties in their original order."""
     if values.size > most > 0:
         # All candidates, including ties at the border, so that the sort decides between ties.

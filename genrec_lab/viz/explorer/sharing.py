@@ -16,13 +16,10 @@ import polars as pl
 from scipy.sparse import csr_array
 
 from genrec_lab.codes import row_ids
+from genrec_lab.viz import Float32Array, FloatArray, IntArray
 
 if TYPE_CHECKING:
     from genrec_lab.viz.explorer.catalogue import CodedCatalogue
-
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
-Vectors = npt.NDArray[np.float32]
 
 
 class LevelSharing(NamedTuple):
@@ -78,12 +75,12 @@ class PairMeans(NamedTuple):
         return sum(mean * count for mean, count in parts if count) / pairs if pairs else float("nan")
 
 
-def unit_vectors(vectors: npt.ArrayLike) -> Vectors:
+def unit_vectors(vectors: npt.ArrayLike) -> Float32Array:
     """Scale vectors (N, D) to length 1; zero vectors and vectors with NaN become zeros (similarity 0)."""
     given = np.asarray(vectors, dtype=np.float32)
     norms = np.sqrt(np.einsum("nd,nd->n", given, given))
     known = np.isfinite(norms) & (norms > 0)
-    scaled: Vectors = np.divide(given, norms[:, None], out=np.zeros_like(given), where=known[:, None])
+    scaled: Float32Array = np.divide(given, norms[:, None], out=np.zeros_like(given), where=known[:, None])
     return scaled
 
 
@@ -126,7 +123,7 @@ class PairSums(NamedTuple):
         return np.divide(sums, pairs, out=np.full(sums.size, np.nan), where=pairs > 0)
 
 
-def pair_sums(unit: Vectors, groups: npt.ArrayLike, domains: npt.ArrayLike, count: int = 0) -> PairSums:
+def pair_sums(unit: Float32Array, groups: npt.ArrayLike, domains: npt.ArrayLike, count: int = 0) -> PairSums:
     """Return the sums of similarities by group, and by group and domain.
 
     unit: (N, D) from `unit_vectors`. groups: (N,) numbers from 0, such as codes or prefixes. domains: (N,).
@@ -169,14 +166,16 @@ def similarity_by_level(whole: PairMeans, levels: Sequence[PairMeans]) -> pl.Dat
     )
 
 
-def group_similarity(unit: Vectors, members: npt.ArrayLike, groups: npt.ArrayLike, count: int) -> FloatArray:
+def group_similarity(
+    unit: Float32Array, members: npt.ArrayLike, groups: npt.ArrayLike, count: int
+) -> FloatArray:
     """Return the mean similarity of each group's pairs, (G,); members, groups: (n,) items and groups."""
     own = unit[np.asarray(members, dtype=np.int64)]
     sums, pairs = _of_pairs(*_sums(own, np.asarray(groups, dtype=np.int64), count))
     return np.divide(sums, pairs, out=np.full(count, np.nan), where=pairs > 0)
 
 
-def _sums(unit: Vectors, groups: IntArray, count: int) -> tuple[Vectors, FloatArray, FloatArray]:
+def _sums(unit: Float32Array, groups: IntArray, count: int) -> tuple[Float32Array, FloatArray, FloatArray]:
     """Return by group the sum of its vectors, the sum of their squares, and the number of items."""
     squares = np.einsum("nd,nd->n", unit, unit)
     sizes = np.bincount(groups, minlength=count).astype(np.float64)
@@ -184,14 +183,14 @@ def _sums(unit: Vectors, groups: IntArray, count: int) -> tuple[Vectors, FloatAr
     return _grouped(unit, groups, len(sizes)), in_groups, sizes
 
 
-def _grouped(vectors: Vectors, groups: IntArray, count: int = 0) -> Vectors:
+def _grouped(vectors: Float32Array, groups: IntArray, count: int = 0) -> Float32Array:
     shape = (max(count, int(groups.max(initial=-1)) + 1), len(vectors))
     ones = np.ones(len(vectors), dtype=np.float32)
-    summed: Vectors = csr_array((ones, (groups, np.arange(len(vectors)))), shape=shape) @ vectors
+    summed: Float32Array = csr_array((ones, (groups, np.arange(len(vectors)))), shape=shape) @ vectors
     return summed
 
 
-def _of_pairs(sums: Vectors, own: FloatArray, sizes: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _of_pairs(sums: Float32Array, own: FloatArray, sizes: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return by group the sum of the similarities of its pairs of items, and the number of pairs."""
     squares = np.einsum("gd,gd->g", sums, sums, dtype=np.float64)
     return (squares - own) / 2, sizes * (sizes - 1) / 2

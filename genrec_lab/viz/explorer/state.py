@@ -21,6 +21,7 @@ import polars as pl
 from genrec_lab.codes import ItemCodes
 from genrec_lab.evaluation import CodeHealth
 from genrec_lab.registry import Registry
+from genrec_lab.viz import Float32Array, FloatArray, IntArray
 from genrec_lab.viz.explorer.beams import BeamTree
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue, PrefixOrder
 from genrec_lab.viz.explorer.collisions import Collisions, collisions
@@ -42,9 +43,6 @@ from genrec_lab.viz.explorer.selection import (
 from genrec_lab.viz.explorer.sharing import PairMeans, group_similarity, pair_sums, similarity_by_level
 from genrec_lab.viz.projection import Projection
 
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
-
 _LABELS_KEPT = 64
 _EPOCHS_KEPT = 4
 _OF_FINAL_CODES = ("Recommender", "Exposure", "Remedies")
@@ -60,7 +58,7 @@ class Decoded:
     """
 
     words: tuple[str, ...]
-    picture: npt.NDArray[np.float32] | None = None
+    picture: Float32Array | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class RunRecords:
     epochs: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     sizes: Sequence[int] = ()
     neighbours: pl.DataFrame | None = None
-    recommended: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    recommended: Mapping[str, IntArray] = field(default_factory=dict)
     folder: Path | None = None
     decode: Callable[[tuple[int, ...]], Decoded] | None = None
     users: pl.DataFrame | None = None

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from genrec_lab.viz import IntArray
 from genrec_lab.viz.explorer.beams import beam_way
 from genrec_lab.viz.explorer.collisions import (
     EQUAL,
@@ -38,7 +38,6 @@ from genrec_lab.viz.figures.codes import neighbour_overlap
 from genrec_lab.viz.figures.training import codebook_by_epoch, training_frame
 from genrec_lab.viz.text import counted, shorten, written
 
-IntArray = npt.NDArray[np.int64]
 Go = dict[str, Any] | None
 
 _MOST_GROUPS = 2_000

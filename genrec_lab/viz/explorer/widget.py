@@ -13,7 +13,6 @@ from typing import Any
 import anywidget
 import ipywidgets as widgets
 import numpy as np
-import numpy.typing as npt
 import plotly.graph_objects as go
 import traitlets
 from plotly.offline import get_plotlyjs
@@ -29,7 +28,6 @@ from genrec_lab.viz.projection import Projection
 from genrec_lab.viz.text import counted
 
 Watch = Callable[[str, int], tuple[BeamTree, str]]
-IntArray = npt.NDArray[np.int64]
 Answer = dict[str, Any]
 
 _MOST_ROWS, _NOWHERE = 20, -1
@@ -59,11 +57,8 @@ class Explorer(anywidget.AnyWidget):
     ) -> None:
         self.state, self.shown, self._dark = state, Shown(), mode == "dark"
         state.maps, state.watcher = {**state.maps, **(maps or {})}, watch or state.watcher
-        self.tab, self.method, self.colour = (
-            "",
-            points.methods(state)[0],
-            next(iter(points.colourings(state))),
-        )
+        self.tab, self.method = "", points.methods(state)[0]
+        self.colour = next(iter(points.colourings(state)))
         self._drawn: tuple[str, int] | None = None
         self._places = points.places(state, points.BY_CODES, 0)
         super().__init__(mode=mode or "page")
@@ -72,13 +67,86 @@ class Explorer(anywidget.AnyWidget):
 
     def handle(self, content: Any, buffers: Sequence[Any] = ()) -> None:
         """Handle a request of the page; errors are shown on the page."""
-        act = content.get("act") if isinstance(content, dict) else None
-        if not isinstance(act, str) or act not in _ACTS:
-            return
         try:
-            _ACTS[act](self, content, buffers)
+            if isinstance(content, dict):
+                self._act(content.get("act"), content, buffers)
         except (ValueError, KeyError, IndexError, TypeError, RuntimeError, OSError) as error:
             self.answer({"kind": "said", "text": str(error)})
+
+    def _act(self, act: object, content: Answer, buffers: Sequence[Any]) -> None:
+        state = self.state
+        match act:
+            case "start":
+                self._dark, self._drawn = bool(content.get("dark")), None
+                self.answer(answers.start(state))
+                self.refresh()
+            case "select":
+                known = {name: content[name] for name in vars(state.selection) if name in content}
+                lists = {name: tuple(one) for name, one in known.items() if isinstance(one, list)}
+                state.select(**known | lists)
+            case "lasso":
+                # With counts, numpy sorts, which is much faster here than the hash table that it uses
+                # without them.
+                items, _ = np.unique(np.frombuffer(buffers[0], dtype=np.int32), return_counts=True)
+                state.select(lasso=tuple(items.tolist()) or None)
+            case "back":
+                state.back()
+            case "forward":
+                state.forward()
+            case "search":
+                self.answer(answers.hits(state, str(content["text"])))
+            case "hover":
+                if 0 <= int(content["item"]) < state.catalogue.n_items:
+                    self.answer(answers.hover(state, int(content["item"])))
+            case "tab":
+                self.show_view(str(content["name"]))
+            case "choose":
+                state.choices[str(content["name"])] = str(content["value"])
+                self._draw_tab()
+            case "mark":
+                if self.shown.click is not None:
+                    state.select(**self.shown.click(str(content["id"])))
+            case "theme":
+                self._dark = bool(content.get("dark"))
+                self._draw_tab()
+            case "map":
+                self.method = _one_of(points.methods(state), "map", str(content["method"]))
+                self._draw_map()
+            case "colour":
+                self.colour = _one_of(points.colourings(state), "colour", str(content["by"]))
+                self._draw_map()
+            case "epoch":
+                state.show_epoch(int(content["value"]) if content["value"] else None)
+                colours = points.colourings(state)
+                self.colour = self.colour if self.colour in colours else next(iter(colours))
+                self._drawn = self._drawn and (self._drawn[0], _NOWHERE)  # places by codes have changed
+                self.answer(answers.start(state) | {"kind": "codes"})
+                self.refresh()
+            case "watch":
+                if state.watcher is None:
+                    raise ValueError("There is no recommender to watch yet.")
+                before = state.selection
+                state.watch_beam(*state.watcher(str(content["method"]), int(content["row"])))
+                target = state.beam and state.beam.target_item
+                if target is None or state.select(item=target) == before:
+                    self._draw_tab()
+            case "csv":
+                text = state.numbers(self.tab).write_csv(quote_style="non_numeric")
+                self.answer({"kind": "download", "name": f"{self.tab.lower() or 'codes'}.csv", "text": text})
+            case "python":
+                self.answer({"kind": "code", "text": state.python(self.tab)})
+            case "keep":
+                kept = state.save_slice(str(content["name"]))
+                self.refresh(f"{counted(len(kept.items), 'item')} kept as “{kept.name}”")
+            case "slice":
+                if content["name"]:
+                    state.select(prefix=(), lasso=state.load_slice(str(content["name"])).items)
+            case "write":
+                file = state.write_remedy(str(content["setting"]), str(content["value"]))
+                self.answer({"kind": "said", "text": f"Written: {file}. Try it with genrec run."})
+            case "script":
+                if content.get("name") == "plotly":
+                    self.answer({"kind": "script", "name": "plotly", "text": get_plotlyjs()})
 
     def answer(self, content: Answer, *buffers: bytes) -> None:
         """Send an answer to the page."""
@@ -112,99 +180,6 @@ class Explorer(anywidget.AnyWidget):
         rows = frame.select(shown).head(_MOST_ROWS).rows()
         return html_file.page("still.html", name=self.state.catalogue.name, columns=shown, rows=rows)
 
-    # --- requests of the page
-
-    def _start(self, content: Answer, _: object) -> None:
-        self._dark, self._drawn = bool(content.get("dark")), None
-        self.answer(answers.start(self.state))
-        self.refresh()
-
-    def _select(self, content: Answer, _: object) -> None:
-        known = {"prefix", "level", "domain", "item", "everywhere", "lasso"}
-        changes = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in content.items()
-            if name in known
-        }
-        self.state.select(**changes)
-
-    def _lasso(self, _: object, buffers: Sequence[Any]) -> None:
-        # With counts, numpy sorts, which is much faster here than the hash table that it uses without them.
-        items, _ = np.unique(np.frombuffer(buffers[0], dtype=np.int32), return_counts=True)
-        gathered = tuple(items.tolist()) if items.size else None
-        self.state.select(lasso=gathered)
-
-    def _search(self, content: Answer, _: object) -> None:
-        self.answer(answers.hits(self.state, str(content["text"])))
-
-    def _hover(self, content: Answer, _: object) -> None:
-        if 0 <= int(content["item"]) < self.state.catalogue.n_items:
-            self.answer(answers.hover(self.state, int(content["item"])))
-
-    def _choose(self, content: Answer, _: object) -> None:
-        self.state.choices[str(content["name"])] = str(content["value"])
-        self._draw_tab()
-
-    def _epoch(self, content: Answer, _: object) -> None:
-        """Show the codes of an epoch, or the final ones, everywhere."""
-        self.state.show_epoch(int(content["value"]) if content["value"] else None)
-        known = points.colourings(self.state)
-        self.colour = self.colour if self.colour in known else next(iter(known))
-        self._drawn = self._drawn and (self._drawn[0], _NOWHERE)  # places by codes have changed
-        self.answer(answers.start(self.state) | {"kind": "codes"})
-        self.refresh()
-
-    def _mark(self, content: Answer, _: object) -> None:
-        if self.shown.click is not None:
-            self.state.select(**self.shown.click(str(content["id"])))
-
-    def _theme(self, content: Answer, _: object) -> None:
-        self._dark = bool(content.get("dark"))
-        self._draw_tab()
-
-    def _map(self, content: Answer, _: object) -> None:
-        self.method = _one_of(points.methods(self.state), "map", str(content["method"]))
-        self._draw_map()
-
-    def _colour(self, content: Answer, _: object) -> None:
-        self.colour = _one_of(points.colourings(self.state), "colour", str(content["by"]))
-        self._draw_map()
-
-    def _watch(self, content: Answer, _: object) -> None:
-        if self.state.watcher is None:
-            raise ValueError("There is no recommender to watch yet.")
-        before = self.state.selection
-        self.state.watch_beam(*self.state.watcher(str(content["method"]), int(content["row"])))
-        target = self.state.beam and self.state.beam.target_item
-        if target is None or self.state.select(item=target) == before:
-            self._draw_tab()
-
-    def _csv(self, _: object, __: object) -> None:
-        text = self.state.numbers(self.tab).write_csv(quote_style="non_numeric")
-        self.answer({"kind": "download", "name": f"{self.tab.lower() or 'codes'}.csv", "text": text})
-
-    def _python(self, _: object, __: object) -> None:
-        self.answer({"kind": "code", "text": self.state.python(self.tab)})
-
-    def _keep(self, content: Answer, _: object) -> None:
-        kept = self.state.save_slice(str(content["name"]))
-        self.refresh(f"{counted(len(kept.items), 'item')} kept as “{kept.name}”")
-
-    def _slice(self, content: Answer, _: object) -> None:
-        if content["name"]:
-            self.state.select(prefix=(), lasso=self.state.load_slice(str(content["name"])).items)
-
-    def _write(self, content: Answer, _: object) -> None:
-        """Write a run file to try a remedy."""
-        file = self.state.write_remedy(str(content["setting"]), str(content["value"]))
-        self.answer({"kind": "said", "text": f"Written: {file}. Try it with genrec run."})
-
-    def _script(self, content: Answer, _: object) -> None:
-        if content.get("name") == "plotly":
-            self.answer({"kind": "script", "name": "plotly", "text": get_plotlyjs()})
-
-    # --- drawing
-
     def _draw_map(self) -> None:
         state, level = self.state, self.state.selection.level
         if self._drawn != (self.method, level):
@@ -226,32 +201,15 @@ class Explorer(anywidget.AnyWidget):
         self.shown = Shown()
         if not self.tab:
             return
+        mode: theme.Mode = "dark" if self._dark else "light"
         try:
             self.shown = self.state.view(self.tab)
         except Exception as error:
             # A user's view may raise any error; the rest of the page must still work.
             self.shown = Shown(said=[f"The view {self.tab!r} failed: {type(error).__name__}: {error}"])
-            self.answer(tab_of(self.state, self.tab, self.shown, self._mode))
+            self.answer(tab_of(self.state, self.tab, self.shown, mode))
             raise RuntimeError(self.shown.said[0]) from error
-        self.answer(tab_of(self.state, self.tab, self.shown, self._mode))
-
-    @property
-    def _mode(self) -> theme.Mode:
-        return "dark" if self._dark else "light"
-
-
-_ACTS: dict[str, Callable[[Explorer, Answer, Sequence[Any]], object]] = {
-    name: getattr(Explorer, f"_{name}")
-    for name in (
-        *("start", "select", "lasso", "search", "hover", "choose", "mark"),
-        *("theme", "map", "colour", "watch", "epoch"),
-        *("csv", "python", "keep", "slice", "write", "script"),
-    )
-} | {
-    "back": lambda self, *_: self.state.back(),
-    "forward": lambda self, *_: self.state.forward(),
-    "tab": lambda self, content, _: self.show_view(str(content["name"])),
-}
+        self.answer(tab_of(self.state, self.tab, self.shown, mode))
 
 
 def _one_of(known: Iterable[str], what: str, name: str) -> str:
@@ -261,9 +219,8 @@ def _one_of(known: Iterable[str], what: str, name: str) -> str:
 
 
 @cache
-def _template(mode: theme.Mode) -> Answer:
-    made: Answer = theme.template(mode).to_plotly_json()
-    return made
+def _template(mode: theme.Mode) -> Any:
+    return theme.template(mode).to_plotly_json()
 
 
 def tab_of(state: ExplorerState, name: str, shown: Shown, mode: theme.Mode) -> Answer:
@@ -278,18 +235,12 @@ def tab_of(state: ExplorerState, name: str, shown: Shown, mode: theme.Mode) -> A
         parts.append({"title": title, "note": note, "figure": content, "click": click, "wide": True})
     items: list[int] = []
     if shown.beside is not None:
-        title, cards = shown.beside
-        items = [item for item, _ in cards]
-        parts.append({"title": title, "cards": [list(card) for card in cards]})
+        title, beside = shown.beside
+        items = [item for item, _ in beside]
+        parts.append({"title": title, "cards": [list(card) for card in beside]})
     choices = [vars(one) | {"values": list(one.values)} for one in shown.choices]
-    return {
-        "kind": "tab",
-        "name": name,
-        "said": list(shown.said),
-        "choices": choices,
-        "parts": parts,
-        "items": answers.facts(state, items),
-    }
+    said, cards = list(shown.said), answers.facts(state, items)
+    return {"kind": "tab", "name": name, "said": said, "choices": choices, "parts": parts, "items": cards}
 
 
 class Explained(widgets.HTML):
@@ -301,6 +252,5 @@ class Explained(widgets.HTML):
 
 def still(state: ExplorerState, mode: theme.Mode = "light") -> go.Figure:
     """Return a figure to show where widgets do not work: two tokenizers matched, or the codes."""
-    if state.two is not None:
-        return theme.themed(tokenizer_match(state.two), mode)
-    return theme.themed(prefix_bars(state, seed=state.catalogue.seed), mode)
+    two, seed = state.two, state.catalogue.seed
+    return theme.themed(prefix_bars(state, seed=seed) if two is None else tokenizer_match(two), mode)

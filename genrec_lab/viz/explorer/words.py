@@ -16,8 +16,7 @@ import numpy.typing as npt
 import polars as pl
 from scipy.sparse import csr_array
 
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
+from genrec_lab.viz import FloatArray, IntArray
 
 # Letters and digits of any script, joined by apostrophes and hyphens within a word.
 _WORD = r"[\p{L}\p{M}\p{N}]+(?:['’\-][\p{L}\p{M}\p{N}]+)*"

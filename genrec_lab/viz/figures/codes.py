@@ -15,7 +15,7 @@ import polars as pl
 
 from genrec_lab.codes import row_ids
 from genrec_lab.evaluation import domain_sharing
-from genrec_lab.viz import theme
+from genrec_lab.viz import FloatArray, IntArray, theme
 from genrec_lab.viz.figures.data import bin_names
 from genrec_lab.viz.layout import Domains, domains_of, numbered_axis, one_panel, panels, require_columns
 from genrec_lab.viz.sentences import (
@@ -30,8 +30,6 @@ from genrec_lab.viz.sentences import (
 from genrec_lab.viz.tables import table_figure
 from genrec_lab.viz.text import counted, label, listed, noted, percent
 from genrec_lab.viz.theme import ordered_styles
-
-IntArray = npt.NDArray[np.int64]
 
 # For `tokenizers_compared`: a panel's title, its field, scale, unit and axis title.
 _LINES = (
@@ -170,9 +168,7 @@ def _counts(
     return sharing.domains, [table.T for table in sharing.counts]
 
 
-def _shares_used_by(
-    counts: Sequence[IntArray], used_by: int, of_items: bool
-) -> tuple[npt.NDArray[np.float64], IntArray]:
+def _shares_used_by(counts: Sequence[IntArray], used_by: int, of_items: bool) -> tuple[FloatArray, IntArray]:
     """Return by level the share and number of codes that exactly `used_by` domains use, or of their items."""
     weights = [table.sum(axis=1) if of_items else np.ones(len(table), dtype=np.int64) for table in counts]
     pairs = zip(counts, weights, strict=True)

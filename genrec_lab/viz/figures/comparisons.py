@@ -9,25 +9,10 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 import polars as pl
 
-from genrec_lab.viz import theme
-from genrec_lab.viz.layout import (
-    Panels,
-    domains_of,
-    error_bars,
-    numbered_axis,
-    one_panel,
-    require_columns,
-)
-from genrec_lab.viz.sentences import (
-    adaptation_title,
-    beams_title,
-    differences_title,
-    tail_title,
-    worth_title,
-)
+from genrec_lab.viz import FloatArray, theme
+from genrec_lab.viz.layout import Panels, domains_of, error_bars, numbered_axis, one_panel, require_columns
+from genrec_lab.viz.sentences import adaptation_title, beams_title, differences_title, tail_title, worth_title
 from genrec_lab.viz.text import counted, escape, label, listed, noted, percent
-
-FloatArray = npt.NDArray[np.float64]
 
 _ABOVE = 0.32  # distance of papers' points above a variant's own point, in lines
 # Symbols of the papers' data sets; our own points use other symbols.

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 import polars as pl
 
+from genrec_lab.viz import IntArray
 from genrec_lab.viz.layout import one_panel, panels, require_columns
 from genrec_lab.viz.sentences import lengths_title, popularity_title, statistics_title
 from genrec_lab.viz.tables import table_figure
@@ -53,7 +54,7 @@ def sequence_lengths(sequences: pl.DataFrame, *, seed: int | None = None) -> go.
     return made.finish(lengths_title(medians), noted(note, seed=seed), bargap=0.08)
 
 
-def length_bins(lengths: npt.ArrayLike) -> npt.NDArray[np.int64]:
+def length_bins(lengths: npt.ArrayLike) -> IntArray:
     """Return integer edges of at most 24 bins [e_i, e_i+1) that cover every length.
 
     Bins have width 1 if 24 suffice; otherwise widths increase geometrically. Raises ValueError for no
@@ -70,7 +71,7 @@ def length_bins(lengths: npt.ArrayLike) -> npt.NDArray[np.int64]:
     return edges
 
 
-def bin_names(edges: npt.NDArray[np.int64]) -> list[str]:
+def bin_names(edges: IntArray) -> list[str]:
     """Return the label of each integer bin: "3" or "4–7"."""
     return [f"{low}" if high == low + 1 else f"{low}–{high - 1}" for low, high in pairwise(edges.tolist())]
 
@@ -156,7 +157,7 @@ def _total(column: str, statistics: pl.DataFrame, totals: dict[str, int]) -> str
     return _cell(column, int(statistics[column].sum()))
 
 
-def _spread_ranks(count: int) -> npt.NDArray[np.int64]:
+def _spread_ranks(count: int) -> IntArray:
     if count <= _CURVE_POINTS:
         return np.arange(1, count + 1, dtype=np.int64)
     return np.unique(np.round(np.geomspace(1, count, _CURVE_POINTS)).astype(np.int64))

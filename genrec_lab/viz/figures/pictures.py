@@ -16,6 +16,7 @@ import polars as pl
 from PIL import Image, UnidentifiedImageError
 
 from genrec_lab.data.picture_files import opened_picture
+from genrec_lab.viz import FloatArray, IntArray
 from genrec_lab.viz.layout import NARROW, finish, require_columns
 from genrec_lab.viz.projection import stratified_sample
 from genrec_lab.viz.sentences import kept_title, pictures_title
@@ -126,7 +127,7 @@ def kept_by_codes(
     return finish(figure, title, note, plot_height=round(items.height * card + _HEAD))
 
 
-def shares_told(texts: Sequence[str], words: Sequence[Sequence[Sequence[str]]]) -> npt.NDArray[np.float64]:
+def shares_told(texts: Sequence[str], words: Sequence[Sequence[Sequence[str]]]) -> FloatArray:
     """Return the share of decoded words that are in the items' own texts, by number of codes: (L,)."""
     pairs = zip(map(words_of, texts), words, strict=True)
     hits = [[[word in own for word in level] for level in decoded] for own, decoded in pairs]
@@ -214,7 +215,7 @@ def _titled(title: str, domain: str, characters: int, lines: int) -> str:
 
 
 def _check(
-    codes: npt.NDArray[np.int64],
+    codes: IntArray,
     words: Sequence[Sequence[Sequence[str]]],
     pictures: npt.ArrayLike | None,
     means: npt.ArrayLike | None,

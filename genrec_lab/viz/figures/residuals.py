@@ -14,14 +14,12 @@ import plotly.graph_objects as go
 import polars as pl
 
 from genrec_lab.codes.identified import Identified
-from genrec_lab.viz import theme
+from genrec_lab.viz import Float32Array, FloatArray, IntArray, theme
 from genrec_lab.viz.layout import MAX_POINTS, Panels, domains_of, panels
 from genrec_lab.viz.projection import Projection, stratified_sample
 from genrec_lab.viz.sentences import atlas_title, left_title, norms_title, unquantised_title
 from genrec_lab.viz.text import counted, escape, label, noted, percent, shorten
 from genrec_lab.viz.theme import PALETTE, category_styles, ordered_styles
-
-FloatArray = npt.NDArray[np.float64]
 
 _MAP_NEIGHBOURS = 10
 # SVG is slow to draw above this number of points. Below it, SVG works without WebGL and prints sharply.
@@ -150,7 +148,7 @@ def residual_stepper(
     return _with_slider(figure, np.array(owners), levels)
 
 
-def map_purity(points: npt.ArrayLike, domain: npt.NDArray[np.int64]) -> float:
+def map_purity(points: npt.ArrayLike, domain: IntArray) -> float:
     """Return the mean share of a point's 10 nearest points on the map that belong to its own domain.
 
     points: (n, 2). domain: (n,). With fewer than 11 points, all others are counted; NaN for a single point.
@@ -186,7 +184,7 @@ def _add_domains(
     made: Panels,
     panel: int,
     points: npt.NDArray[np.floating[Any]],
-    domain: npt.NDArray[np.int64],
+    domain: IntArray,
     names: Sequence[str],
     kind: type[go.Scatter] | type[go.Scattergl],
     size: float,
@@ -214,14 +212,14 @@ def _add_domains(
         made.add(panel, trace)
 
 
-def _in_square(points: npt.NDArray[np.float32]) -> FloatArray:
+def _in_square(points: Float32Array) -> FloatArray:
     """Shift and scale coordinates to fill -1..1, with the same scale in both directions."""
     low, high = points.min(axis=0), points.max(axis=0)
     size = max(float((high - low).max()), 1e-12)
     return np.asarray(2 * (points - (low + high) / 2) / size, dtype=np.float64)
 
 
-def _add_code_numbers(made: Panels, points: FloatArray, codes: npt.NDArray[np.int64], visible: bool) -> None:
+def _add_code_numbers(made: Panels, points: FloatArray, codes: IntArray, visible: bool) -> None:
     """Write the numbers of the largest codes at the median of their points."""
     found, counts = np.unique(codes, return_counts=True)
     largest = found[np.argsort(-counts, kind="stable")[:_NAMED_CODES]]
@@ -241,7 +239,7 @@ def _add_code_numbers(made: Panels, points: FloatArray, codes: npt.NDArray[np.in
     made.add(0, trace)
 
 
-def _with_slider(figure: go.Figure, owners: npt.NDArray[np.int64], levels: int) -> go.Figure:
+def _with_slider(figure: go.Figure, owners: IntArray, levels: int) -> go.Figure:
     """Add a slider that selects the traces of one level; owners: the level of each trace."""
     shown = [{"visible": (owners == level).tolist()} for level in range(levels)]
     place = {"x": 0, "len": 0.43, "y": 0, "yanchor": "top", "pad": {"t": 14, "b": 0, "l": 4}}

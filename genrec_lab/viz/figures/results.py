@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 import polars as pl
 
 from genrec_lab.evaluation.ranking import AVERAGE
-from genrec_lab.viz import theme
+from genrec_lab.viz import FloatArray, theme
 from genrec_lab.viz.figures.training import metric_name
 from genrec_lab.viz.layout import Panels, error_bars, panels, require_columns
 from genrec_lab.viz.sentences import paper_title, records_note, winner_title
@@ -348,7 +348,7 @@ def _write(
     made: Panels,
     panel: int,
     places: Sequence[int],
-    x: npt.NDArray[np.float64],
+    x: FloatArray,
     texts: Sequence[str],
     size: int,
 ) -> None:

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 import polars as pl
 
 from genrec_lab.training.callbacks import speed_parts
-from genrec_lab.viz import theme
+from genrec_lab.viz import FloatArray, IntArray, theme
 from genrec_lab.viz.layout import MAX_POINTS, Panels, panels, require_columns
 from genrec_lab.viz.sentences import best_title, tokenizer_title
 from genrec_lab.viz.text import counted, label, listed, noted
@@ -136,7 +136,7 @@ def codebook_by_epoch(
     epochs: pl.DataFrame,
     *,
     scope: str | None = None,
-    parts: Mapping[str, npt.NDArray[np.float64]] | None = None,
+    parts: Mapping[str, FloatArray] | None = None,
     said: str = "",
     n_items: int | None = None,
     seed: int | None = None,
@@ -252,7 +252,7 @@ def _kept(count: int, most: int, *keep: int) -> list[int]:
     return sorted(places | set(keep))
 
 
-def _loss_parts(records: Sequence[Mapping[str, Any]]) -> dict[str, npt.NDArray[np.float64]]:
+def _loss_parts(records: Sequence[Mapping[str, Any]]) -> dict[str, FloatArray]:
     parts = {}
     for key, name in _LOSS_PARTS.items():
         values = [record.get(key) for record in records]
@@ -268,9 +268,7 @@ def _curve(
     made.line(panel, x, y, name, hover, size=5, **{"mode": mode} | trace)
 
 
-def _validation(
-    run: Sequence[Mapping[str, Any]], monitor: str
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+def _validation(run: Sequence[Mapping[str, Any]], monitor: str) -> tuple[IntArray, FloatArray]:
     """Return the validated epochs and the metric at each."""
     validated = [record for record in run if monitor in (record.get("metrics") or {})]
     epochs = np.array([record["epoch"] for record in validated], dtype=np.int64)
@@ -307,7 +305,7 @@ def _draw_levels(made: Panels, frame: pl.DataFrame, fields: Sequence[str], first
         made.outer(panel, "epoch")
 
 
-def _loss_axis(values: npt.NDArray[np.float64]) -> dict[str, Any]:
+def _loss_axis(values: FloatArray) -> dict[str, Any]:
     finite = values[np.isfinite(values)]
     if finite.size and finite.min() > 0 and finite.max() > 20 * finite.min():
         return {"type": "log", "dtick": 1, "exponentformat": "power", "title": "loss (log)"}
