@@ -1,8 +1,4 @@
-"""Answers to the page as JSON: the codes below the selection, the code page and search results.
-
-A kernel sends these answers, and the standalone HTML file contains the same ones. Shapes: N items, n selected
-items.
-"""
+"""Answers to the page as JSON, from a kernel or in the HTML file: grid, code page and search results."""
 
 from __future__ import annotations
 
@@ -12,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from genrec_lab.viz import FloatArray, IntArray, theme
+from genrec_lab.viz import IntArray, theme
 from genrec_lab.viz.explorer import points
 from genrec_lab.viz.explorer.code_tables import below, code_states, prefixes_of
 from genrec_lab.viz.explorer.collisions import differences
@@ -29,13 +25,7 @@ MOST_CARDS = 15
 """Cards shown at once, and so the most pictures that are sent after a click."""
 _PICTURE = 92  # pixels: the longer side
 _LONGEST = 300  # characters; longer texts are cut before they are sent
-_QUANTILES = (
-    (0.0, "nearest to the codeword"),
-    (0.25, "25 %"),
-    (0.5, "median"),
-    (0.75, "75 %"),
-    (1.0, "farthest"),
-)
+_QUANTILES = {0.0: "nearest to the codeword", 0.25: "25 %", 0.5: "median", 0.75: "75 %", 1.0: "farthest"}
 _OF_EACH = 3
 _WORDS = 14
 _MOST_VALUES = 5
@@ -109,9 +99,10 @@ def selected(state: ExplorerState, said: str = "") -> Answer:
 
 
 def _path(state: ExplorerState) -> list[Answer]:
-    steps: list[Answer] = []
-    for text, prefix in state.breadcrumb():
-        steps.append({"text": text} if text == "*" else {"text": text, "go": {"prefix": list(prefix)}})
+    steps: list[Answer] = [
+        {"text": text} if text == "*" else {"text": text, "go": {"prefix": list(prefix)}}
+        for text, prefix in state.breadcrumb()
+    ]
     if state.selection.everywhere is not None:
         steps[-1]["go"] = {"everywhere": list(state.selection.everywhere)}
     if state.selection.lasso is not None:
@@ -124,16 +115,11 @@ def table(shown: Table) -> Answer:
     """Return a table in the format of the page's grid, column by column."""
     columns = []
     for name, values in shown.frame.to_dict().items():
-        text = values.dtype == pl.String
-        listed = _rounded(values.to_numpy()) if values.dtype.is_float() else values.to_list()
-        kind = "text" if text else "share" if name in shown.shares else "number"
+        kind = "text" if values.dtype == pl.String else "share" if name in shown.shares else "number"
+        listed = (values.round(4).fill_nan(None) if values.dtype.is_float() else values).to_list()
         more = {"kind": kind, "values": listed, "bar": name in shown.bars, "says": _SAYS.get(name, "")}
         columns.append({"name": name, "title": name} | more)
     return {"columns": columns, "go": list(shown.go) or [None] * shown.frame.height}
-
-
-def _rounded(values: FloatArray) -> list[float | None]:
-    return [None if value != value else value for value in np.round(values, 4).tolist()]
 
 
 # --- the codes below the selection
@@ -162,10 +148,9 @@ def page(state: ExplorerState) -> Answer:
     catalogue, selection, items = state.catalogue, state.selection, state.items()
     named = bool(selection.prefix) or selection.everywhere is not None
     found: Answer = {"heading": _heading(state), "facts": _facts(state, items), "item": selection.item}
-    found["groups"] = _examples(state, items, named)
-    found["parents"] = _parents(state)
-    places = np.flatnonzero(np.isin(catalogue.order.items, items)) if _is_part(state, items) else items[:0]
-    if places.size:
+    found |= {"groups": _examples(state, items, named), "parents": _parents(state)}
+    if 0 < items.size < catalogue.n_items:
+        places = np.flatnonzero(np.isin(catalogue.order.items, items))
         telling = telling_terms(catalogue.words, catalogue.phrases, places, _WORDS)
         found["words"] = [[word.word, word.titles, round(word.score, 2)] for word in telling]
         found["facets"] = _facets(state, items)
@@ -186,10 +171,6 @@ def page(state: ExplorerState) -> Answer:
         drawn = {} if decoded.picture is None else {"picture": drawn_uri(decoded.picture, _PICTURE)}
         found["decoded"] = {"words": ", ".join(decoded.words)} | drawn
     return found
-
-
-def _is_part(state: ExplorerState, items: IntArray) -> bool:
-    return 0 < items.size < state.catalogue.n_items
 
 
 @sentence
@@ -225,8 +206,7 @@ def _facts(state: ExplorerState, items: IntArray) -> list[tuple[str, str, str]]:
         found.append((shorten(catalogue.domains[most], 24), percent(by_domain[most] / items.size), says))
     ambiguous = int(catalogue.ambiguous[items].sum())
     found.append(("twins", f"{ambiguous:,}", "items whose whole identifier another one has too"))
-    selection = state.selection
-    if selection.prefix and not items.size:
+    if state.selection.prefix and not items.size:
         level, code = state.place()
         kind = code_states(catalogue, level, np.zeros(catalogue.codes.sizes[level], dtype=np.int64))[code]
         everywhere = catalogue.order.with_code(level, code).size
@@ -247,7 +227,7 @@ def _examples(state: ExplorerState, items: IntArray, named: bool) -> list[Answer
     distances = catalogue.distances[items, level]
     ranked = items[np.lexsort((items, distances))]
     seen: set[int] = set() if item is None else {item}
-    for share, name in _QUANTILES:
+    for share, name in _QUANTILES.items():
         middle = round(share * (ranked.size - 1))
         first = min(max(middle - _OF_EACH // 2, 0), ranked.size - _OF_EACH)
         chosen = [one for one in ranked[first : first + _OF_EACH].tolist() if one not in seen]
@@ -264,21 +244,17 @@ def _visits(state: ExplorerState, item: int) -> str:
 
 def _parents(state: ExplorerState) -> list[Answer]:
     """Return links to the parent prefixes, and to the same code under any prefix."""
-    selection = state.selection
-    if len(selection.prefix) < 1:
+    if not state.selection.prefix:
         return []
-    level, code = len(selection.prefix) - 1, selection.prefix[-1]
-    found: list[Answer] = []
-    if level:
-        total = state.catalogue.order.with_code(level, code).size
-        says = f"code {code} of level {level + 1} under any prefix: {counted(total, 'item')}"
-        found.append(
-            {"text": f"{'* › ' * level}{code}: {total:,}", "says": says, "go": {"everywhere": [level, code]}}
-        )
-    up = selection.prefix[:-1]
-    name = written(up) if up else ALL
-    found.append({"text": f"↑ {name}", "says": "one level up", "go": {"prefix": list(up)}})
-    return found
+    *up, code = state.selection.prefix
+    level, name = len(up), written(up) if up else ALL
+    parent = {"text": f"↑ {name}", "says": "one level up", "go": {"prefix": up}}
+    if not level:
+        return [parent]
+    total = state.catalogue.order.with_code(level, code).size
+    says = f"code {code} of level {level + 1} under any prefix: {counted(total, 'item')}"
+    text = f"{'* › ' * level}{code}: {total:,}"
+    return [{"text": text, "says": says, "go": {"everywhere": [level, code]}}, parent]
 
 
 @sentence
@@ -290,21 +266,17 @@ def _coherence(state: ExplorerState, items: IntArray) -> Answer | None:
     low, mean, high = catalogue.chance(min(items.size, 256))
     sample = "" if compared == items.size else f" of {counted(compared, 'item')} drawn at random"
     said = f"mean cosine of all pairs{sample} {value:.2f} ({catalogue.alike}); "
-    said += f"as many items at random {mean:.2f}"
-    said += f" (90 % from {low:.2f} to {high:.2f})"
+    said += f"as many items at random {mean:.2f} (90 % from {low:.2f} to {high:.2f})"
     return {"value": value, "low": low, "mean": mean, "high": high, "said": said}
 
 
 def _near(state: ExplorerState, level: int, code: int) -> list[Answer]:
-    says = f"of level {level + 1}; distance of the codewords"
-    return [
-        {
-            "text": f"{other} ({away:.2g})",
-            "says": f"code {other} {says}",
-            "go": points.goes_to(state, level, other),
-        }
-        for other, away in state.catalogue.nearest_codes(level, code)
-    ]
+    found = []
+    for other, away in state.catalogue.nearest_codes(level, code):
+        says = f"code {other} of level {level + 1}; distance of the codewords"
+        go = points.goes_to(state, level, other)
+        found.append({"text": f"{other} ({away:.2g})", "says": says, "go": go})
+    return found
 
 
 def _facets(state: ExplorerState, items: IntArray) -> list[Answer]:
@@ -315,10 +287,8 @@ def _facets(state: ExplorerState, items: IntArray) -> list[Answer]:
     inside[items] = True
     for column in (one for one in catalogue.attributes if one.dtype.is_numeric()):
         known = column.cast(pl.Float64).fill_nan(None)
-        here, rest = (
-            known.to_frame().filter(pl.Series(part)).select(pl.all().median()).item()
-            for part in (inside, ~inside)
-        )
+        medians = (known.filter(pl.Series(part)).to_frame().median() for part in (inside, ~inside))
+        here, rest = (one.item() for one in medians)
         if here is not None:
             elsewhere = "unknown" if rest is None else f"{rest:.4g}"
             found.append({"name": column.name, "said": f"median {here:.4g}; elsewhere {elsewhere}"})
@@ -327,12 +297,9 @@ def _facets(state: ExplorerState, items: IntArray) -> list[Answer]:
         counts = [np.bincount(part, minlength=len(texts)) for part in parts]
         here, rest = (one / max(int(one.sum()), 1) for one in counts)
         best = np.argsort(rest - here, kind="stable")[:_MOST_VALUES]
-        rows = [
-            [shorten(texts[place], 40), round(here[place], 4), round(rest[place], 4)]
-            for place in best
-            if here[place] > rest[place]
-        ]
-        if rows:
+        best = best[here[best] > rest[best]]
+        if best.size:
+            rows = [[shorten(texts[one], 40), round(here[one], 4), round(rest[one], 4)] for one in best]
             found.append({"name": name, "values": rows})
     return found
 
@@ -347,9 +314,8 @@ def facts(state: ExplorerState, items: Iterable[int], *, pictures: bool = True) 
     differing = _differing(state, chosen)
     found = []
     for row in state.catalogue.cards(chosen).iter_rows(named=True):
-        one: Answer = {"title": row["title"][:_LONGEST], "codes": row["codes"], "domain": ""}
-        if several:
-            one["domain"] = shorten(row["domain"], 30)
+        domain = shorten(row["domain"], 30) if several else ""
+        one: Answer = {"title": row["title"][:_LONGEST], "codes": row["codes"], "domain": domain}
         if pictures and row["image"] is not None and (drawn := thumbnail(row["image"], _PICTURE)):
             one["picture"] = drawn
         if row["item"] in differing:
@@ -360,21 +326,20 @@ def facts(state: ExplorerState, items: Iterable[int], *, pictures: bool = True) 
 
 def _differing(state: ExplorerState, items: Sequence[int]) -> dict[int, list[tuple[str, bool]]]:
     """Return the words of the titles of items with one identifier, and which of these words differ."""
-    selection, catalogue = state.selection, state.catalogue
-    if len(selection.prefix) < catalogue.levels or not 1 < len(items) <= MOST_CARDS:
+    catalogue = state.catalogue
+    if len(state.selection.prefix) < catalogue.levels or not 1 < len(items) <= MOST_CARDS:
         return {}
     marked = differences([catalogue.titles[item][:_LONGEST] for item in items])
-    return {
-        item: [(f"{word} ", apart) for word, apart in one] for item, one in zip(items, marked, strict=True)
-    }
+    spaced = [[(f"{word} ", apart) for word, apart in one] for one in marked]
+    return dict(zip(items, spaced, strict=True))
 
 
 def hover(state: ExplorerState, item: int) -> Answer:
     """Return the map's hover text for an item."""
     ((_, one),) = facts(state, [item], pictures=False)
     title = shorten(one["title"], 120) or "without a title"
-    lines = [title, one["codes"], one["domain"], _visits(state, item)]
-    return {"kind": "hover", "item": item, "lines": [line for line in lines if line]}
+    lines = filter(None, [title, one["codes"], one["domain"], _visits(state, item)])
+    return {"kind": "hover", "item": item, "lines": list(lines)}
 
 
 def hits(state: ExplorerState, text: str, most: int = 20) -> Answer:

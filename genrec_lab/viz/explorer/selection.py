@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,30 +56,27 @@ def checked(selection: Selection, catalogue: CodedCatalogue) -> Selection:
 
     A prefix without items is valid: it is an empty selection, which every view can show.
     """
-    prefix = tuple(int(code) for code in selection.prefix)
-    if len(prefix) > catalogue.levels:
-        raise ValueError(f"prefix: {list(prefix)} has more codes than the {catalogue.levels} levels")
+    prefix, lasso, item = tuple(map(int, selection.prefix)), selection.lasso, selection.item
+    sizes, levels, last = catalogue.codes.sizes, catalogue.levels, catalogue.n_items - 1
+    if len(prefix) > levels:
+        raise ValueError(f"prefix: {list(prefix)} has more codes than the {levels} levels")
     for level, code in enumerate(prefix):
-        if not 0 <= code < catalogue.codes.sizes[level]:
-            raise ValueError(
-                f"prefix: code {code} at level {level + 1}, expected 0..{catalogue.codes.sizes[level] - 1}"
-            )
-    if not 0 <= selection.level < catalogue.levels:
-        raise ValueError(f"level: {selection.level}, expected 0..{catalogue.levels - 1}")
+        if not 0 <= code < sizes[level]:
+            raise ValueError(f"prefix: code {code} at level {level + 1}, expected 0..{sizes[level] - 1}")
+    if not 0 <= selection.level < levels:
+        raise ValueError(f"level: {selection.level}, expected 0..{levels - 1}")
     catalogue.domain_number(selection.domain)
     if selection.everywhere is not None:
         level, code = selection.everywhere
-        if prefix or not 0 <= level < catalogue.levels or not 0 <= code < catalogue.codes.sizes[level]:
+        if prefix or not 0 <= level < levels or not 0 <= code < sizes[level]:
             raise ValueError(
                 f"everywhere: level {level} and code {code} with prefix {list(prefix)}, expected a level of "
-                f"0..{catalogue.levels - 1}, one of its codes and no prefix"
+                f"0..{levels - 1}, one of its codes and no prefix"
             )
-    if selection.lasso and not (selection.lasso[0] >= 0 and selection.lasso[-1] < catalogue.n_items):
-        raise ValueError(
-            f"lasso: items {selection.lasso[0]}..{selection.lasso[-1]}, expected 0..{catalogue.n_items - 1}"
-        )
-    if selection.item is not None and not 0 <= selection.item < catalogue.n_items:
-        raise ValueError(f"item: {selection.item}, expected 0..{catalogue.n_items - 1} or None")
+    if lasso and not (lasso[0] >= 0 and lasso[-1] <= last):
+        raise ValueError(f"lasso: items {lasso[0]}..{lasso[-1]}, expected 0..{last}")
+    if item is not None and not 0 <= item <= last:
+        raise ValueError(f"item: {item}, expected 0..{last} or None")
     return replace(selection, prefix=prefix)
 
 
@@ -112,10 +110,7 @@ def moved(selection: Selection, catalogue: CodedCatalogue, **changes: Any) -> Se
 
 
 def breadcrumb(selection: Selection, levels: int) -> list[tuple[str, tuple[int, ...]]]:
-    """Return the path to the selection: labels, and the prefixes that a click on them selects.
-
-    For the prefix 12, 4 of three levels: All, 12, 4, and "*" for the open levels.
-    """
+    """Return labels and prefixes of the path to the selection, such as All, 12, 4 and "*" of three levels."""
     if selection.everywhere is not None:
         level, code = selection.everywhere
         return [(ALL, ()), *[("*", ())] * level, (str(code), ())]
@@ -126,12 +121,9 @@ def breadcrumb(selection: Selection, levels: int) -> list[tuple[str, tuple[int, 
 
 def parse_prefix(text: str, sizes: Sequence[int]) -> tuple[int, ...] | None:
     """Parse a prefix, such as "12 › 4 › *" or "12 4"; return None if the text is not a valid prefix."""
-    if not _CODES.fullmatch(text):
-        return None
-    codes = tuple(int(code) for code in re.findall(r"\d+", text))
-    if len(codes) > len(sizes) or any(code >= size for code, size in zip(codes, sizes, strict=False)):
-        return None
-    return codes
+    codes = tuple(map(int, re.findall(r"\d+", text))) if _CODES.fullmatch(text) else ()
+    fits = len(codes) <= len(sizes) and all(code < size for code, size in zip(codes, sizes, strict=False))
+    return codes if codes and fits else None
 
 
 def parse_anywhere(text: str, sizes: Sequence[int]) -> tuple[int, int] | None:
@@ -145,10 +137,9 @@ def parse_anywhere(text: str, sizes: Sequence[int]) -> tuple[int, int] | None:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """The result of a search: a prefix if the text is one, and items whose texts contain it.
+    """The result of a search: a prefix or a code anywhere with its number of items, if the text is one.
 
-    prefix_items: number of items below the prefix, or with the code under any prefix. items: the first of the
-    `total` hits, most popular first.
+    items: the most popular of the `total` items whose texts contain it.
     """
 
     text: str
@@ -173,8 +164,7 @@ class Found:
 def search(catalogue: CodedCatalogue, text: str, most: int = 20, domain: str | None = None) -> Found:
     """Find a prefix or code by its numbers, and items by a part of their title, key or attributes.
 
-    The search ignores case and takes the text literally: characters of regular expressions and HTML have no
-    special meaning. Only the first 1,000 characters count. Hits are sorted by traffic, ties by index.
+    The first 1,000 characters count, literally and in any case. Hits are sorted by traffic, ties by index.
     """
     wanted = text.strip()[:_MOST_SEARCHED]
     number = catalogue.domain_number(domain)
@@ -187,21 +177,17 @@ def search(catalogue: CodedCatalogue, text: str, most: int = 20, domain: str | N
     hits = catalogue.searched.str.contains(lowered, literal=True).to_numpy()
     places = np.flatnonzero(hits if number is None else hits & (catalogue.codes.domain_index == number))
     best = largest(catalogue.traffic[places], most)
-    if everywhere is not None:
-        below = catalogue.order.with_code(*everywhere).size
-    else:
-        below = 0 if prefix is None else catalogue.order.members(prefix, number).size
+    below = 0 if prefix is None else catalogue.order.members(prefix, number).size
+    below = below if everywhere is None else catalogue.order.with_code(*everywhere).size
     return Found(wanted, prefix, below, places[best], places.size, everywhere)
 
 
 def largest(values: IntArray, most: int) -> IntArray:
     """Return the indices of the `most` largest values, largest first, ties in their original order."""
+    candidates = np.arange(values.size)
     if values.size > most > 0:
         # All candidates, including ties at the border, so that the sort decides between ties.
-        border = np.partition(values, values.size - most)[values.size - most]
-        candidates = np.flatnonzero(values >= border)
-    else:
-        candidates = np.arange(values.size)
+        candidates = np.flatnonzero(values >= np.partition(values, -most)[-most])
     return candidates[np.argsort(-values[candidates], kind="stable")][:most]
 
 
@@ -211,10 +197,7 @@ class SliceError(ValueError):
 
 @dataclass(frozen=True)
 class NamedSlice:
-    """A named set of items. catalogue: the name of their catalogue; n_items: its number of items.
-
-    prefix, domain: the selection. items: unique item indices, ascending.
-    """
+    """Unique items, ascending, of a selection (prefix, domain) in the catalogue of this name and size."""
 
     name: str
     catalogue: str
@@ -243,8 +226,7 @@ def named_slice(
     chosen = np.unique(np.asarray(items, dtype=np.int64))
     if chosen.size and (chosen[0] < 0 or chosen[-1] >= n_items):
         raise SliceError(f"items: {chosen[0]}..{chosen[-1]}, the catalogue has 0..{n_items - 1}")
-    codes = tuple(int(code) for code in prefix)
-    return NamedSlice(clean, catalogue, n_items, codes, domain, tuple(chosen.tolist()))
+    return NamedSlice(clean, catalogue, n_items, tuple(map(int, prefix)), domain, tuple(chosen.tolist()))
 
 
 def slice_file(run_folder: Path, name: str) -> Path:
@@ -281,10 +263,8 @@ def slice_names(run_folder: str | Path) -> list[str]:
     """Return the sorted names of all slices of a run; files that cannot be read are left out."""
     names = []
     for file in (Path(run_folder) / SLICES).glob("*.json"):
-        try:
+        with suppress(SliceError):
             names.append(_read(file).name)
-        except SliceError:
-            continue
     return sorted(names)
 
 
@@ -293,12 +273,11 @@ def _read(file: Path) -> NamedSlice:
         content = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
             raise SliceError(f"{file}: not a slice of format {_FORMAT}; save it again")
-        read = NamedSlice(**content | {"prefix": tuple(content["prefix"]), "items": tuple(content["items"])})
-        again = named_slice(read.name, read.catalogue, read.n_items, read.items, read.prefix, read.domain)
+        read = named_slice(**content)
+        if list(read.items) != content["items"]:
+            raise SliceError(f"{file}: its items are not ascending or come twice; save it again")
+        return read
+    except SliceError:
+        raise
     except (OSError, ValueError, TypeError, KeyError) as error:
-        if isinstance(error, SliceError):
-            raise
         raise SliceError(f"{file}: not a readable slice ({error}); delete it and save it again") from error
-    if again != read:
-        raise SliceError(f"{file}: its items are not ascending or come twice; save it again")
-    return read

@@ -1,8 +1,4 @@
-"""The explorer without widgets: one selection, and the contents of every view for it.
-
-Every answer is a frozen result with a `frame`; views draw it, panels export it. This module does not depend
-on run folders or a browser: the lab creates a state from a run.
-"""
+"""The explorer without widgets, run folders or a browser: one selection, and every view's contents for it."""
 
 from __future__ import annotations
 
@@ -52,13 +48,10 @@ _MOST_COMPARED = 10_000
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """The decoded words and picture of a prefix; the most characteristic words come first.
-
-    picture: (S, S, 3) in 0..1, or None if the tokenizer was trained without pictures.
-    """
+    """The decoded words, most characteristic first, and picture of a prefix."""
 
     words: tuple[str, ...]
-    picture: Float32Array | None = None
+    picture: Float32Array | None = None  # (S, S, 3) in 0..1; None if trained without pictures
 
 
 @dataclass(frozen=True)
@@ -67,10 +60,9 @@ class RunRecords:
 
     epochs: the tokenizer's epoch records by scope. sizes: codes per level in one scope. neighbours: frame of
     `neighbour_code_overlap`. recommended: by method, the lists (U, K). users: frame `domain, history,
-    target`, one row per list. folder: the folder of slices. decode: function that decodes a prefix, if the
-    tokenizer has decoders. settings: of the tokenizer, by the key in a run file. others: function that
-    returns the settings and measures of all runs on the same data, by run. run: the parameters of the run as
-    in a run file. codes_by_epoch: function that reads the items' codes after some of the epochs.
+    target`, one row per list. folder: of the run. decode: of a prefix, if the tokenizer has decoders.
+    settings: of the tokenizer, by the key in a run file. others: returns settings and measures of all runs on
+    the same data. run: its parameters as in a run file. codes_by_epoch: reads the codes of some epochs.
     """
 
     epochs: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
@@ -88,10 +80,9 @@ class RunRecords:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A table with rows that can be clicked.
+    """A table, and for each row the fields of the selection that a click sets, or None (`go`).
 
-    go: for each row, the fields of the selection that a click sets, or None. title and note are shown above
-    the table. shares, bars: columns shown as percentages, and columns with a bar behind the number.
+    shares, bars: columns shown as percentages, and columns with a bar behind the number.
     """
 
     frame: pl.DataFrame
@@ -104,10 +95,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Choice:
-    """A drop-down list, or a slider: its name, pairs of label and value, and the selected value.
-
-    act: the request that the page sends with a new value.
-    """
+    """A drop-down list, or a slider, of pairs of label and value; act: what the page asks for a new value."""
 
     name: str
     values: Sequence[tuple[str, str]]
@@ -118,12 +106,11 @@ class Choice:
 
 @dataclass(frozen=True)
 class Shown:
-    """The contents of a view for a selection.
+    """The contents of a view for a selection: choices, plain text, figures and tables, in this order.
 
-    figures: plotly figures; their titles are written above them. tables: shown below the figures. said: lines
-    of plain text. choices: lists above the figures; `state.choices` contains the chosen values. frame: the
-    data for the CSV export, by default that of the first table. click: function from the id of a clicked
-    point (a trace's `ids`) to the fields of the selection that it changes. beside: items to show as cards.
+    frame: the data for the CSV export, by default that of the first table. click: from the id of a clicked
+    point (a trace's `ids`) to the fields of the selection that it changes. beside: a title, and items with
+    notes to show as cards. `state.choices` contains the chosen values.
     """
 
     figures: Sequence[go.Figure] = ()
@@ -161,10 +148,9 @@ def register_explorer_view(name: str) -> Callable[[T], T]:
 class ExplorerState:
     """One selection in a catalogue, the contents of every view for it, and optionally a second catalogue.
 
-    other: the catalogue to compare with. source: Python lines that recreate this state under the name
-    `state`, for the exports. maps: projections of the residuals by name, or functions that compute one on
-    first use. choices: the chosen values of the views' lists. watchable: methods whose beam search can be
-    shown. beam: the last beam search shown for a user.
+    other: the catalogue to compare with. source: Python lines that recreate this state as `state`, for the
+    exports. maps: projections of the residuals by name, or functions that compute one on first use. choices:
+    the chosen values of the views' lists. watchable: methods whose beam search can be shown. beam: the last.
     """
 
     def __init__(
@@ -190,7 +176,6 @@ class ExplorerState:
         self.beam_source = ""
         self._steps, self._place = [Selection()], 0
         self._watchers: list[Callable[[Selection], None]] = []
-        self._shown: dict[str, IntArray] = {}
         self._placed: tuple[Selection, PrefixOrder, slice | IntArray] | None = None
         if self.two is not None and self.two.n_items:
             _ = [(self.two.level(level), self.two.company(level + 1)) for level in range(self.two.levels)]
@@ -217,24 +202,23 @@ class ExplorerState:
         self._watchers.append(on_selection)
 
     def select(self, **changes: Any) -> Selection:
-        """Change fields of the selection and update the others (see `moved`).
+        """Change fields of the selection and update the others (see `moved`); discard later selections.
 
-        After going back, a new selection discards the later ones. A ValueError leaves the selection
-        unchanged.
+        A ValueError leaves the selection unchanged.
         """
         new = moved(self.selection, self.catalogue, **changes)
-        if new == self.selection:
-            return new
-        self._steps = [*self._steps[: self._place + 1], new][-_MOST_STEPS:]
-        return self._go(len(self._steps) - 1, changed=True)
+        if new != self.selection:
+            self._steps = [*self._steps[: self._place + 1], new][-_MOST_STEPS:]
+            self._go(len(self._steps) - 1)
+        return new
 
     def back(self) -> Selection:
         """Go back one step, if there is one."""
-        return self._go(max(self._place - 1, 0), changed=self.can_go_back)
+        return self._go(self._place - 1) if self.can_go_back else self.selection
 
     def forward(self) -> Selection:
         """Go forward one step, if there is one."""
-        return self._go(min(self._place + 1, len(self._steps) - 1), changed=self.can_go_forward)
+        return self._go(self._place + 1) if self.can_go_forward else self.selection
 
     @contextmanager
     def looking(self, selection: Selection) -> Iterator[None]:
@@ -266,20 +250,17 @@ class ExplorerState:
         selected, order = self.selection, self.catalogue.order
         if self._placed is not None and self._placed[0] is selected and self._placed[1] is order:
             return self._placed[2]
+        code = selected.everywhere
         places: slice | IntArray
-        if selected.everywhere is None:
-            places = slice(*order.span(selected.prefix))
-        else:
-            places = order.with_code(*selected.everywhere)
-        wanted = None
-        if self._domain is not None:
-            wanted = order.domain_index[places] == self._domain
-        if selected.lasso is not None:
-            gathered = np.zeros(self.catalogue.n_items, dtype=bool)
-            gathered[np.array(selected.lasso)] = True
-            inside = gathered[order.items[places]]
-            wanted = inside if wanted is None else wanted & inside
-        if wanted is not None:
+        places = slice(*order.span(selected.prefix)) if code is None else order.with_code(*code)
+        if self._domain is not None or selected.lasso is not None:
+            wanted = np.ones(order.items[places].size, dtype=bool)
+            if self._domain is not None:
+                wanted &= order.domain_index[places] == self._domain
+            if selected.lasso is not None:
+                gathered = np.zeros(self.catalogue.n_items, dtype=bool)
+                gathered[np.array(selected.lasso)] = True
+                wanted &= gathered[order.items[places]]
             at = np.flatnonzero(wanted)
             places = places.start + at if isinstance(places, slice) else places[at]
         self._placed = (selected, order, places)
@@ -295,8 +276,8 @@ class ExplorerState:
     def show_epoch(self, epoch: int | None) -> None:
         """Show the codes after an epoch of the tokenizer's training in all views, or the final ones for None.
 
-        `Compare` then shows what became of an epoch's codes, unless another tokenizer is open. A selected
-        item stays selected. Raises ValueError for an epoch whose codes were not kept.
+        `Compare` then shows what became of them, unless another tokenizer is open. A selected item stays
+        selected. Raises ValueError for an epoch whose codes were not kept.
         """
         if epoch is not None and epoch not in self.codes_by_epoch:
             raise ValueError(f"epoch: {epoch}, expected one of {list(self.codes_by_epoch)} or None")
@@ -316,7 +297,7 @@ class ExplorerState:
 
     @property
     def health(self) -> CodeHealth:
-        """Use of each level and collisions of the whole catalogue, independent of the selection."""
+        """Use of each level and collisions of the whole catalogue."""
         return self.catalogue.health
 
     def labels(self) -> dict[int, list[str]]:
@@ -337,10 +318,7 @@ class ExplorerState:
         return write_variant(self.records.run, setting, known[value], self._folder() / EXPORTS)
 
     def decoded(self) -> Decoded | None:
-        """Return the decoded words and picture of the selected prefix; None without decoders or a prefix.
-
-        Nor for the codes of an epoch: the decoders are those of the final ones.
-        """
+        """Return the decoded words and picture of the selected prefix, if it is of the final codes."""
         return self._decoded(self.selection.prefix) if self.selection.prefix and self.epoch is None else None
 
     def watch_beam(self, beam: BeamTree, source: str = "") -> None:
@@ -348,10 +326,9 @@ class ExplorerState:
         self.beam, self.beam_source = beam, source
 
     def compared(self) -> IntArray:
-        """Return the items whose similarities are measured.
+        """Return the selected items; of a lasso or a code under any prefix, at most 10,000 at random.
 
-        These are the selected items, but at most 10,000 of them, drawn at random, for a lasso or a code under
-        any prefix. The sums of all other selections are known from the start.
+        These are the items whose similarities are measured; for all other selections, the sums are known.
         """
         items = self.items()
         if self._of_prefix or items.size <= _MOST_COMPARED:
@@ -361,15 +338,15 @@ class ExplorerState:
     def alike(self, *lengths: int) -> list[PairMeans]:
         """Return the similarity of pairs of `compared` items with the same first codes, for each length.
 
-        Requires content vectors.
+        Raises ValueError without content vectors.
         """
-        catalogue, prefix = self.catalogue, self.selection.prefix
-        order, found = catalogue.order, []
+        catalogue, prefix, order = self.catalogue, self.selection.prefix, self.catalogue.order
         if self._of_prefix:
-            for length in (max(length, len(prefix)) for length in lengths):
-                groups = order.groups_below(prefix, length)
-                found.append(catalogue.prefix_pairs(length).means(*groups, self._domain))
-            return found
+            longer = [max(length, len(prefix)) for length in lengths]
+            pairs = [
+                (catalogue.prefix_pairs(length), order.groups_below(prefix, length)) for length in longer
+            ]
+            return [sums.means(*groups, self._domain) for sums, groups in pairs]
         items = self.compared()
         domains, unit = catalogue.codes.domain_index[items], catalogue.known_unit[items]
         return [pair_sums(unit, order.group_numbers(length)[items], domains).means() for length in lengths]
@@ -382,17 +359,13 @@ class ExplorerState:
         return similarity_by_level(whole, levels)
 
     def alike_by_code(self, level: int) -> FloatArray:
-        """Return the mean similarity of each code's `compared` items at a level, (K,), NaN without pairs.
-
-        Requires content vectors.
-        """
+        """Return the mean similarity of each code's `compared` items at a level, (K,), NaN without pairs."""
         catalogue, order, prefix = self.catalogue, self.catalogue.order, self.selection.prefix
         size = catalogue.codes.sizes[level]
         if self._of_prefix and level == len(prefix):
-            first, last = order.groups_below(prefix, level + 1)
-            found = np.full(size, np.nan)
-            codes = order.columns[level][order.starts[level][first:last]]
-            found[codes] = catalogue.prefix_pairs(level + 1).by_group(self._domain)[first:last]
+            below, found = slice(*order.groups_below(prefix, level + 1)), np.full(size, np.nan)
+            codes = order.columns[level][order.starts[level][below]]
+            found[codes] = catalogue.prefix_pairs(level + 1).by_group(self._domain)[below]
             return found
         if self._of_prefix and not prefix:
             return catalogue.code_pairs(level).by_group(self._domain)
@@ -407,16 +380,16 @@ class ExplorerState:
         """Return how often a method recommends each item, (N,); raises ValueError for an unknown method."""
         if method not in self.records.recommended:
             raise ValueError(f"method: {method!r}, expected one of {sorted(self.records.recommended)}")
-        if method not in self._shown:
-            lists = self.records.recommended[method]
-            self._shown[method] = shown_counts(lists, self.catalogue.n_items)
-        return self._shown[method]
+        return self._counted(method)
+
+    @lru_cache  # noqa: B019
+    def _counted(self, method: str) -> IntArray:
+        return shown_counts(self.records.recommended[method], self.final.n_items)
 
     def exposure(self, method: str) -> Exposure:
         """Return the distribution of a method's recommendations over the selected items."""
-        level = min(len(self.selection.prefix), self.catalogue.levels - 1)
-        if self.selection.everywhere is not None:
-            level = self.selection.everywhere[0]
+        selected, last = self.selection, self.catalogue.levels - 1
+        level = selected.everywhere[0] if selected.everywhere else min(len(selected.prefix), last)
         return exposure(self.catalogue, self.shown(method), self.items(), level)
 
     # --- exports
@@ -428,10 +401,7 @@ class ExplorerState:
         return EXPLORER_VIEWS.find(name)(self)
 
     def numbers(self, view: str = "") -> pl.DataFrame:
-        """Return the data of a view, by default of the table below the selection.
-
-        Raises ValueError, which states the reason, if a view has no data.
-        """
+        """Return a view's data, by default the table below the selection; raises ValueError without data."""
         from genrec_lab.viz.explorer.code_tables import below
 
         if not view:
@@ -448,10 +418,9 @@ class ExplorerState:
         lines = [self.source, f"state.select({chosen})", f"frame = state.numbers({view!r})"]
         if self.epoch is not None:
             lines.insert(1, f"state.show_epoch({self.epoch})")
-        if view and self.choices:
-            lines.insert(1, f"state.choices = {self.choices!r}")
-        if view and self.beam_source:
-            lines.insert(1, self.beam_source)
+        if view:
+            chosen = f"state.choices = {self.choices!r}" if self.choices else ""
+            lines[1:1] = filter(None, [self.beam_source, chosen])
         return "\n".join(lines) + "\n"
 
     def choice(self, name: str, values: Sequence[tuple[str, str]]) -> Choice:
@@ -490,12 +459,11 @@ class ExplorerState:
 
     @property
     def _of_prefix(self) -> bool:
-        """Whether all items of a prefix are selected, of one domain or of all."""
         return self.selection.everywhere is None and self.selection.lasso is None
 
-    def _go(self, place: int, changed: bool) -> Selection:
+    def _go(self, place: int) -> Selection:
         self._place = place
-        for on_selection in self._watchers if changed else ():
+        for on_selection in self._watchers:
             on_selection(self.selection)
         return self.selection
 

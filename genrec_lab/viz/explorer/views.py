@@ -1,7 +1,4 @@
-"""The explorer's views: the contents of each tab for the selected items, and what a click selects.
-
-All views respect the selection: prefix or code under any prefix, domain, and lasso.
-"""
+"""The explorer's views: the contents of each tab for the selected items, and what a click selects."""
 
 from __future__ import annotations
 
@@ -58,12 +55,8 @@ def show_sharing(state: ExplorerState) -> Shown:
     catalogue, level, items = state.catalogue, state.selection.level, state.items()
     found, several = level_sharing(catalogue, level, items), len(catalogue.domains) > 1
     used = found.order()
-    columns: dict[str, Any] = {
-        "code": used,
-        "words": _words(state, used),
-        "items": found.items.sum(axis=0)[used],
-        "domains": (found.items[:, used] > 0).sum(axis=0),
-    }
+    columns: dict[str, Any] = {"code": used, "words": _words(state, used)}
+    columns |= {"items": found.items.sum(axis=0)[used], "domains": (found.items[:, used] > 0).sum(axis=0)}
     tables, said = [], [] if several else ["One domain only: no code can be shared."]
     note = "lift: how many times as often a domain has the code as all items have it"
     if catalogue.unit is not None and items.size:
@@ -102,16 +95,14 @@ def show_collisions(state: ExplorerState) -> Shown:
     domain = ["domain"] if len(catalogue.domains) > 1 else []
     title = f"{counted(found.sizes.size, 'ambiguous identifier')} of {counted(found.ambiguous, 'item')}"
     shown = frame.select("identifier", *domain, "items", "cause", "similarity", "first_title")
-    tables = [
-        Table(shown, go, title, bars=("items",)),
-        Table(causes_by_size(causes), title="By size of the group and cause", bars=("groups",)),
-    ]
     changed = policy_effects(catalogue, found.group(0))
     after = changed.pivot("policy", index="item", values="after")
     rows: list[Go] = [{"item": item} for item in after["item"].to_list()]
     titles = catalogue.titles.gather(after["item"]).alias("title")
     name = found.frame(1)["identifier"][0]
-    tables += [
+    tables = [
+        Table(shown, go, title, bars=("items",)),
+        Table(causes_by_size(causes), title="By size of the group and cause", bars=("groups",)),
         Table(after.drop("item").insert_column(0, titles), rows, f"What each policy makes of {name}"),
         Table(policy_summary(changed), title="What that costs: added distance to the codewords, items moved"),
     ]
@@ -140,21 +131,19 @@ def show_recommender(state: ExplorerState) -> Shown:
     if outcome.value:
         found = found.filter(pl.col("hit") == (outcome.value == "hit"))
     found = found.head(_MOST_USERS)
-    listing = pl.DataFrame(
-        {
-            "user": found["row"],
-            "title": catalogue.titles.gather(found["target"]).str.slice(0, 120),
-            "rank": found["rank"],
-            "lost at": found["lost"],
-            "twins": found["twins"],
-            "history": users["history"].list.len().gather(found["row"]),
-        }
+    listing = found.select(
+        user="row",
+        title=catalogue.titles.gather(found["target"]).str.slice(0, 120),
+        rank="rank",
+        **{"lost at": "lost"},
+        twins="twins",
+        history=users["history"].list.len().gather(found["row"]),
     )
-    chosen = listing["user"].to_list()
-    go: list[Go] = [{"act": "watch", "method": method.value, "row": row} for row in chosen]
     watched = state.watcher is not None and method.value in state.watchable
-    if not watched:
-        go = [{"item": item} for item in found["target"].to_list()]
+    go: list[Go] = [
+        {"act": "watch", "method": method.value, "row": row} if watched else {"item": target}
+        for row, target in found.select("row", "target").iter_rows()
+    ]
     note = "a click selects the target" + (" and watches the beam" if watched else "")
     tables.append(Table(listing, go, "Users by what they took next", note))
     figures = [] if state.beam is None else [beam_way(state.beam)]
@@ -169,9 +158,9 @@ def _confused(state: ExplorerState, lists: IntArray, targets: IntArray) -> Table
     frame = found.filter(pl.col("target") != pl.col("predicted")).head(_MOST_PAIRS)
     go = _to_codes(state, level, frame["target"])
     for name in ("target", "predicted"):
-        codes = frame[name].to_list()
-        named = [f"{code} {text}".strip() for code, text in zip(codes, _words(state, codes), strict=True)]
-        frame = frame.with_columns(pl.Series(name, named, pl.String))
+        words = pl.Series(_words(state, frame[name]), dtype=pl.String)
+        named = pl.concat_str(name, words, separator=" ").str.strip_chars()
+        frame = frame.with_columns(named.alias(name))
     frame = frame.select("target", "predicted", "users", "share", "lift")
     right = counted(int(found["users"].sum()), "user")
     note = f"{right} whose first recommendation was right up to level {level}" if level else right
@@ -197,13 +186,11 @@ def show_exposure(state: ExplorerState) -> Shown:
     method = state.choice("method", [(name, name) for name in recommended])
     found = {name: state.exposure(name) for name in recommended}
     one = found[method.value]
-    table = one.by_code.select("code", "items", "catalogue_share", "recommendation_share", "ratio")
-    table = table.rename({"catalogue_share": "of items", "recommendation_share": "of lists"}).sort(
-        "ratio", descending=True
-    )
-    codes = table["code"].to_numpy()
-    table = table.insert_column(1, pl.Series("words", _words(state, codes, one.level)))
-    go = _to_codes(state, one.level, codes)
+    table = one.by_code.sort("ratio", descending=True)
+    words = pl.Series("words", _words(state, table["code"], one.level))
+    shares = {"of items": "catalogue_share", "of lists": "recommendation_share"}
+    go = _to_codes(state, one.level, table["code"])
+    table = table.select("code", words, "items", **shares, ratio="ratio")
     note = f"level {one.level + 1}; {counted(one.recommendations, 'recommendation')} of {method.value}"
     if len(catalogue.domains) > 1 and state.selection.domain is None:
         note += ", of all domains"
@@ -228,9 +215,8 @@ def show_compare(state: ExplorerState) -> Shown:
     title = f"What became of the codes of level {level + 1} in {two.b.name}"
     words = pl.Series("words", _words(state, became["code_a"], level), pl.String)
     frame = became.rename({"code_a": "code", "code_b": "most to"}).insert_column(1, words)
-    went = went.head(_MOST_PAIRS)
-    pairs = went.select("code_a", "code_b", "items", "share_a", "share_b", "lift")
-    to, from_ = (_to_codes(state, level, one["code_a"]) for one in (became, went))
+    pairs = went.head(_MOST_PAIRS).drop("expected")
+    to, from_ = (_to_codes(state, level, one["code_a"]) for one in (became, pairs))
     shares, name = ("share_a", "share_b"), "Items that went from one code to another"
     tables = [
         Table(frame, to, title, note, ("share",), ("items",)),
@@ -267,10 +253,7 @@ def _before_the_final(state: ExplorerState) -> dict[int, IntArray]:
 
 
 def _by_epoch(state: ExplorerState) -> Table:
-    """Return the members of the selected code after each epoch; without one, the items that keep their code.
-
-    A click on a row shows the codes of its epoch.
-    """
+    """Return the members of the selected code by epoch; without one, the items that keep their code."""
     selected, final = state.selection, state.final.codes.codes
     within = np.ones(len(final), dtype=bool)
     if selected.domain is not None:
@@ -280,33 +263,27 @@ def _by_epoch(state: ExplorerState) -> Table:
     codes = {str(epoch): one for epoch, one in _before_the_final(state).items()} | {"final": final}
     go: list[Go] = [{"act": "epoch", "value": epoch if epoch != "final" else ""} for epoch in codes]
     if selected.everywhere is None and not selected.prefix:
-        same = {epoch: (one == final)[within] for epoch, one in codes.items()}
-        shares = {
-            f"level {level + 1}": [one[:, level].mean() for one in same.values()]
-            for level in range(final.shape[1])
-        }
-        shares["all levels"] = [one.all(axis=1).mean() for one in same.values()]
+        same = np.stack([(one == final)[within] for one in codes.values()])
+        shares = {f"level {level + 1}": same[:, :, level].mean(axis=1) for level in range(final.shape[1])}
+        shares["all levels"] = same.all(axis=2).mean(axis=1)
         title = f"Share of the {counted(int(within.sum()), 'item')} that have their final code"
         return Table(pl.DataFrame({"epoch": list(codes)} | shares), go, title, shares=tuple(shares))
-    first, wanted = (
-        (0, selected.prefix)
-        if selected.everywhere is None
-        else (selected.everywhere[0], selected.everywhere[1:])
-    )
-    members = [within & (one[:, first : first + len(wanted)] == wanted).all(axis=1) for one in codes.values()]
-    before = [members[0], *members[:-1]]
+    first, wanted, name = 0, selected.prefix, written(selected.prefix)
+    if selected.everywhere is not None:
+        first, wanted = selected.everywhere[0], selected.everywhere[1:]
+        name = f"code {wanted[0]} of level {first + 1}"
+    part = slice(first, first + len(wanted))
+    members = np.stack([within & (one[:, part] == wanted).all(axis=1) for one in codes.values()])
+    before = np.concatenate([members[:1], members[:-1]])
     columns = {
-        "epoch": list(codes),
-        "items": [int(one.sum()) for one in members],
-        "come": [int((one & ~earlier).sum()) for one, earlier in zip(members, before, strict=True)],
-        "gone": [int((earlier & ~one).sum()) for one, earlier in zip(members, before, strict=True)],
-        "also final": [int((one & members[-1]).sum()) for one in members],
+        "items": members.sum(axis=1),
+        "come": (members & ~before).sum(axis=1),
+        "gone": (before & ~members).sum(axis=1),
+        "also final": (members & members[-1]).sum(axis=1),
     }
-    name = (
-        written(selected.prefix) if selected.everywhere is None else f"code {wanted[0]} of level {first + 1}"
-    )
     note = "come and gone: since the epoch above; also final: items that have it in the end too"
-    return Table(pl.DataFrame(columns), go, f"Items of {name} by epoch", note, bars=("items",))
+    frame = pl.DataFrame({"epoch": list(codes)} | columns)
+    return Table(frame, go, f"Items of {name} by epoch", note, bars=("items",))
 
 
 def show_remedies(state: ExplorerState) -> Shown:
@@ -331,9 +308,8 @@ def show_remedies(state: ExplorerState) -> Shown:
 
 def _words(state: ExplorerState, codes: Iterable[int], level: int | None = None) -> list[str]:
     level = state.selection.level if level is None else level
-    known = (
-        state.labels() if level == len(state.selection.prefix) else state.catalogue.words_everywhere(level)
-    )
+    follows = level == len(state.selection.prefix)
+    known = state.labels() if follows else state.catalogue.words_everywhere(level)
     return [", ".join(known.get(int(code), ())) for code in codes]
 
 
