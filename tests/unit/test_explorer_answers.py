@@ -186,7 +186,7 @@ def test_collisions_are_the_identifiers_of_several_items(
         wanted = sorted(items for items in groups.values() if len(items) > 1)
         found = collisions(catalogue, catalogue.order.members(prefix, catalogue.domain_number(domain)))
         assert sorted(found.group(place).tolist() for place in range(found.sizes.size)) == wanted
-        assert found.ambiguous == sum(map(len, wanted))
+        assert found.items.size == sum(map(len, wanted))
         assert found.sizes.tolist() == sorted(map(len, wanted), reverse=True)
         frame = found.frame()
         for place, row in enumerate(frame.iter_rows(named=True)):
@@ -196,7 +196,7 @@ def test_collisions_are_the_identifiers_of_several_items(
             assert row["domain"] == domain_of(catalogue, int(items[0]))
             assert row["identifier"] == catalogue.cards(items[:1])["codes"][0]
     health = code_health(catalogue.codes.codes, catalogue.codes.sizes, catalogue.codes.domains)
-    assert collisions(catalogue).ambiguous / catalogue.n_items == pytest.approx(health.collision_rate)
+    assert collisions(catalogue).items.size / catalogue.n_items == pytest.approx(health.collision_rate)
 
 
 def test_what_policies_do_to_a_group_is_what_they_do_to_the_catalogue(make_catalogue: Make) -> None:

@@ -151,7 +151,7 @@ def test_coherence_is_the_mean_over_all_pairs(make_catalogue: Make) -> None:
     unit = catalogue.vectors / np.linalg.norm(catalogue.vectors, axis=1, keepdims=True)
     alike = unit.astype(float) @ unit.T
     groups = catalogue.order.group_numbers(2)
-    for group, value in enumerate(catalogue.coherences(2)):
+    for group, value in enumerate(catalogue.prefix_pairs(2).by_group()):
         members = np.flatnonzero(groups == group)
         pairs = [alike[a, b] for a in members for b in members if a < b]
         assert np.isnan(value) if not pairs else value == pytest.approx(np.mean(pairs), abs=1e-5)

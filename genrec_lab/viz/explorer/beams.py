@@ -1,7 +1,4 @@
-"""A user's beam search as a tree: the prefixes kept at each level, and the level where the target was lost.
-
-Shapes: M beams, L levels.
-"""
+"""A user's beam search as a tree: the prefixes kept at each level, and the level that lost the target."""
 
 from __future__ import annotations
 
@@ -41,12 +38,10 @@ class BeamTree:
     nodes: frame `level` (from 1), `prefix` (written "12 4"), `parent`, `code`, `rank` (from 1),
     `log_probability` of the prefix, `step` (the contribution of its last code), `survives` (whether a prefix
     of the next level extends it; true at the last level), `on_target`, `example` (the title of an item below,
-    if given). left_at: the first level (from 1) at which no beam has the target's prefix, or None if the
-    target was kept to the end. target: its codes. missed_by: the difference between its log-probability and
-    the lowest one kept at that level, or None if the target was kept or this is unknown. steps: the target's
-    log-probability after each level, if known. history, target_item, results: item indices if the search was
-    for items; the history starts with the oldest item, the results with the best. exactly: the ranking of all
-    items by the same model, if known.
+    if given). left_at: the first level (from 1) that kept no prefix of the target, or None. target: its
+    codes. missed_by: how far its log-probability is below the lowest one kept there, if known. steps: the
+    target's log-probability after each level, if known. history, target_item, results: item indices if the
+    search was for items, from the oldest and from the best. exactly: the same model's ranking of all items.
     """
 
     nodes: pl.DataFrame
@@ -73,11 +68,10 @@ def beam_tree(
     target_log_probabilities: Sequence[float] | None = None,
     examples: Mapping[tuple[int, ...], str] | None = None,
 ) -> BeamTree:
-    """Build the tree from the prefixes that a beam search kept: prefixes of l + 1 codes for each level l.
+    """Build the tree from the prefixes that a beam search kept, of l + 1 codes for each level l.
 
-    log_probabilities: of these prefixes, in the same order. target: (L,) codes. target_log_probabilities:
-    (L,) of the target's own prefixes. examples: titles by prefix. Raises ValueError if lengths do not match
-    or a parent was not kept.
+    log_probabilities: of these prefixes, in the same order. target_log_probabilities: (L,) of the target's
+    own. examples: titles by prefix. Raises ValueError if lengths do not match or a parent was not kept.
     """
     wanted = tuple(int(code) for code in target)
     if not prefixes or len(prefixes) != len(wanted) or len(prefixes) != len(log_probabilities):
@@ -102,16 +96,16 @@ def beam_tree(
             row = (level + 1, _text(prefix), _text(prefix[:-1]), prefix[-1], rank, now[prefix])
             way = (prefix in grow[level], prefix == wanted[: level + 1], (examples or {}).get(prefix))
             rows.append((*row, now[prefix] - before[prefix[:-1]], *way))
-    lost = [level for level, now in enumerate(kept) if wanted[: level + 1] not in now][:1]
+    lost = next((level for level, now in enumerate(kept) if wanted[: level + 1] not in now), None)
+    steps = None if target_log_probabilities is None else tuple(map(float, target_log_probabilities))
     missed_by = None
-    if target_log_probabilities is not None and lost and kept[lost[0]]:
-        missed_by = float(min(kept[lost[0]].values()) - target_log_probabilities[lost[0]])
+    if steps is not None and lost is not None and kept[lost]:
+        missed_by = min(kept[lost].values()) - steps[lost]
     schema = {"level": pl.Int64, "prefix": pl.String, "parent": pl.String, "code": pl.Int64, "rank": pl.Int64}
     schema |= {"log_probability": pl.Float64, "step": pl.Float64}
     schema |= {"survives": pl.Boolean, "on_target": pl.Boolean, "example": pl.String}
-    steps = None if target_log_probabilities is None else tuple(map(float, target_log_probabilities))
-    nodes, left_at = pl.DataFrame(rows, schema=schema, orient="row"), lost[0] + 1 if lost else None
-    return BeamTree(nodes, wanted, left_at, missed_by, steps)
+    nodes = pl.DataFrame(rows, schema=schema, orient="row")
+    return BeamTree(nodes, wanted, None if lost is None else lost + 1, missed_by, steps)
 
 
 def _text(prefix: tuple[int, ...]) -> str:
@@ -142,17 +136,15 @@ def beam_way(tree: BeamTree, *, seed: int | None = None) -> go.Figure:
     """Draw the beam as a tree from left to right, best prefixes on top, with the target's path in colour.
 
     Open circles are prefixes that no kept prefix extends. A cross below the beams marks the level where the
-    target was lost, with its log-probability if known. Nodes are labelled with codes, and the right ends with
-    titles.
+    target was lost. Nodes are labelled with codes, and the right ends with titles.
     """
     levels, widest = len(tree.target), int(tree.nodes["rank"].to_numpy().max(initial=1))
     made = one_panel(_ROW * (widest + 2) + 20)
     rows = list(tree.nodes.iter_rows(named=True))
     places = {"": (0.0, 1.0)} | {row["prefix"]: (float(row["level"]), float(row["rank"])) for row in rows}
     for on_target, colour, width in ((False, theme.TRACK, 2), (True, theme.BAD, 3)):
-        ways = [
-            (places[row["parent"]], places[row["prefix"]]) for row in rows if row["on_target"] == on_target
-        ]
+        own = [row for row in rows if row["on_target"] == on_target]
+        ways = [(places[row["parent"]], places[row["prefix"]]) for row in own]
         ends = np.array(ways, dtype=float).reshape(-1, 2, 2)
         made.segments(0, ends[:, :, 0], ends[:, :, 1], colour, width)
     target, survives = pl.col("on_target"), pl.col("survives")
@@ -161,24 +153,17 @@ def beam_way(tree: BeamTree, *, seed: int | None = None) -> go.Figure:
         ("ends here", "circle-open", theme.MUTED, ~survives & ~target),
         ("on the target's way", "diamond", theme.BAD, target),
     )
+    written_above = {"mode": "markers+text", "textposition": "top center", "textfont": {"size": 10}}
     for name, symbol, colour, condition in kinds:
         nodes = tree.nodes.filter(condition)
         if not nodes.is_empty():
-            made.points(
-                0,
-                nodes["level"].to_numpy(),
-                nodes["rank"].to_numpy(),
-                name,
-                "%{customdata}<extra></extra>",
-                theme.mark(colour, symbol, 9, width=1.5),
-                mode="markers+text",
-                text=[str(code) for code in nodes["code"].to_list()],
-                textposition="top center",
-                textfont={"size": 10},
-                customdata=[_hover(row) for row in nodes.iter_rows(named=True)],
-            )
+            x, y, codes = (nodes[column].to_numpy() for column in ("level", "rank", "code"))
+            hover = [_hover(row) for row in nodes.iter_rows(named=True)]
+            look = {"text": list(map(str, codes)), "customdata": hover} | written_above
+            marker = theme.mark(colour, symbol, 9, width=1.5)
+            made.points(0, x, y, name, "%{customdata}<extra></extra>", marker, **look)
     # Complete identifiers are labelled with their log-probability and title.
-    for row in tree.nodes.filter(pl.col("level") == levels).iter_rows(named=True):
+    for row in (row for row in rows if row["level"] == levels):
         title = f"  {label(row['example'], _TITLE_CHARACTERS)}" if row["example"] else ""
         text = f"{row['log_probability']:.2f}{title}"
         place = {"x": levels + 0.08, "y": row["rank"], "xanchor": "left", "align": "left"}
@@ -215,15 +200,7 @@ def _add_leaving(
     start, end = places[_text(tree.target[: level - 1])], (float(level), widest + 1.2)
     at = "" if tree.steps is None else f" at {tree.steps[level - 1]:.2f}"
     made.segments(0, [[start[0], end[0]]], [[start[1], end[1]]], theme.BAD, 2, dash="dot")
-    made.points(
-        0,
-        [end[0]],
-        [end[1]],
-        "where the target left",
-        "the target is not kept here<extra></extra>",
-        {"symbol": "x", "size": 11, "color": theme.BAD},
-        mode="markers+text",
-        text=[f"  {tree.target[level - 1]}{at}"],
-        textposition="middle right",
-        textfont={"size": 11},
-    )
+    name, hover = "where the target left", "the target is not kept here<extra></extra>"
+    look = {"mode": "markers+text", "textposition": "middle right", "textfont": {"size": 11}}
+    look |= {"text": [f"  {tree.target[level - 1]}{at}"]}
+    made.points(0, [end[0]], [end[1]], name, hover, {"symbol": "x", "size": 11, "color": theme.BAD}, **look)

@@ -5,7 +5,7 @@ Shapes: N items, L levels, K codes per level, d dimensions of the codebook space
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from copy import copy
 from functools import cached_property, lru_cache
 
@@ -16,7 +16,7 @@ import polars as pl
 from genrec_lab.codes import ItemCodes, row_ids
 from genrec_lab.data.item_text import without_entities
 from genrec_lab.evaluation import CodeHealth, code_health
-from genrec_lab.viz import Float32Array, FloatArray, IntArray
+from genrec_lab.viz import Float32Array, IntArray
 from genrec_lab.viz.explorer.sharing import PairSums, group_similarity, pair_sums, unit_vectors
 from genrec_lab.viz.explorer.words import TitleWords
 from genrec_lab.viz.text import written
@@ -30,8 +30,8 @@ _LABELS_KEPT = 64
 class PrefixOrder:
     """The items sorted by their codes, in which a prefix is a contiguous range.
 
-    items: (N,) item indices in lexicographic order of codes; ties by index. columns: (L, N) codes in that
-    order. starts[l]: the starts of the prefixes of l + 1 codes in that order, followed by N.
+    items: (N,) item indices in lexicographic order of codes; ties by index. columns: (L, N) codes, and
+    domain_index: (N,), in that order. starts[l]: the starts of the prefixes of l + 1 codes, followed by N.
     """
 
     def __init__(self, codes: ItemCodes) -> None:
@@ -65,17 +65,15 @@ class PrefixOrder:
 
     def members(self, prefix: Sequence[int], domain: int | None = None) -> IntArray:
         """Return the items of a prefix in the order of their codes, optionally of one domain (by number)."""
-        low, high = self.span(prefix)
-        if domain is None:
-            return self.items[low:high]
-        return self.items[low:high][self.domain_index[low:high] == domain]
+        span = slice(*self.span(prefix))
+        items = self.items[span]
+        return items if domain is None else items[self.domain_index[span] == domain]
 
     def with_code(self, level: int, code: int) -> IntArray:
         """Return the positions in the order, ascending, of items with a code at a level under any prefix."""
         order, starts = self.by_code(level)
-        if not 0 <= code < self.sizes[level]:
-            return order[:0]
-        return order[starts[code] : starts[code + 1]]
+        known = 0 <= code < self.sizes[level]
+        return order[starts[code] : starts[code + 1]] if known else order[:0]
 
     @lru_cache  # noqa: B019 - an order lives as long as its explorer
     def by_code(self, level: int) -> tuple[IntArray, IntArray]:
@@ -103,14 +101,12 @@ class PrefixOrder:
 class CodedCatalogue:
     """The items of a catalogue with their codes, titles, traffic and, if known, their vectors.
 
-    codes: before any conflict policy; equal codes are the same codeword. titles: (N,). traffic: (N,)
-    interactions of each item, zeros if unknown. residuals: (N, L, d), the input of each level. codewords: L
-    arrays (K, d). vectors: (N, D) content vectors. images: (N,) paths or None. keys: (N,) ids of the source,
-    used to match two catalogues; by default the item numbers. books: number of consecutive codebooks in each
-    level, 1 or, for tokenizers trained separately, one per domain. attributes: frame of N rows with other
-    columns, such as brand or price. sizes_known: whether the sizes of the levels are known; if not, no code
-    counts as dead. alike: description of the vectors. Raises ValueError, which names the argument that does
-    not match.
+    codes: before any conflict policy. titles: (N,). traffic: (N,) interactions, zeros if unknown. residuals:
+    (N, L, d), the input of each level. codewords: L arrays (K, d). vectors: (N, D) content vectors, which
+    `alike` describes. images: (N,) paths or None. keys: (N,) ids of the source, used to match two catalogues;
+    by default the item numbers. books: number of consecutive codebooks in each level, 1 or, for tokenizers
+    trained separately, one per domain. attributes: N rows of other columns, such as brand or price.
+    sizes_known: if not, no code counts as dead. Raises ValueError, which names what does not match.
     """
 
     def __init__(
@@ -131,46 +127,35 @@ class CodedCatalogue:
         alike: str = "content vectors",
         seed: int = 0,
     ) -> None:
+        n_items, levels, sizes = codes.n_items, codes.levels, codes.sizes
         self.name, self.codes, self.seed, self.books = name, codes, seed, books
         self.sizes_known, self.alike, self._keys_given = sizes_known, alike, keys is not None
         self.titles = without_entities(pl.Series("title", list(titles), dtype=pl.String).fill_null(""))
         self.attributes = pl.DataFrame() if attributes is None else attributes
-        counts = np.zeros(codes.n_items) if traffic is None else np.asarray(traffic)
+        counts = np.zeros(n_items) if traffic is None else np.asarray(traffic)
         self.images = None if images is None else list(images)
-        self.keys = list(range(codes.n_items)) if keys is None else list(keys)
-        for what, given in (
-            ("titles", self.titles),
-            ("traffic", counts),
-            ("keys", self.keys),
-            ("attributes", self.attributes if self.attributes.width else None),
-            ("images", self.images),
-            ("residuals", residuals),
-            ("vectors", vectors),
-        ):
-            if given is not None and len(given) != codes.n_items:  # type: ignore[arg-type]
-                raise ValueError(
-                    f"{what}: {len(given)} values for {codes.n_items} items, expected one per item"  # type: ignore[arg-type]
-                )
+        self.keys = list(range(n_items)) if keys is None else list(keys)
+        self.residuals = None if residuals is None else np.asarray(residuals, dtype=np.float32)
+        self.vectors = None if vectors is None else np.asarray(vectors, dtype=np.float32)
+        self.codewords = None
+        if codewords is not None:
+            self.codewords = tuple(np.asarray(book, dtype=np.float32) for book in codewords)
+        given: dict[str, Sized | None]
+        given = {"titles": self.titles, "traffic": counts, "keys": self.keys, "images": self.images}
+        given |= {"residuals": self.residuals, "vectors": self.vectors}
+        given |= {"attributes": self.attributes} if self.attributes.width else {}
+        for what, values in given.items():
+            if values is not None and len(values) != n_items:
+                raise ValueError(f"{what}: {len(values)} values for {n_items} items, expected one per item")
         if counts.ndim != 1 or (counts < 0).any():
             raise ValueError(f"traffic: shape {counts.shape} with least {counts.min()}; expected counts (N,)")
         self.traffic: IntArray = counts.astype(np.int64)
-        self.residuals = None if residuals is None else np.asarray(residuals, dtype=np.float32)
-        self.codewords = (
-            None if codewords is None else tuple(np.asarray(book, dtype=np.float32) for book in codewords)
-        )
-        self.vectors = None if vectors is None else np.asarray(vectors, dtype=np.float32)
-        self._check_geometry()
-
-    def _check_geometry(self) -> None:
-        levels, sizes = self.codes.levels, self.codes.sizes
         if self.residuals is not None and (self.residuals.ndim != 3 or self.residuals.shape[1] != levels):
             raise ValueError(f"residuals: shape {self.residuals.shape}, expected (N, {levels}, d)")
-        if self.codewords is not None:
-            found = tuple(len(book) for book in self.codewords)
-            if found != sizes:
-                raise ValueError(f"codewords: levels of {found} codes, the identifiers have {sizes}")
-        if self.books < 1 or any(size % self.books for size in sizes):
-            raise ValueError(f"books: {self.books} do not divide the sizes {sizes} of the levels")
+        if self.codewords is not None and (found := tuple(map(len, self.codewords))) != sizes:
+            raise ValueError(f"codewords: levels of {found} codes, the identifiers have {sizes}")
+        if books < 1 or any(size % books for size in sizes):
+            raise ValueError(f"books: {books} do not divide the sizes {sizes} of the levels")
 
     @property
     def n_items(self) -> int:
@@ -236,28 +221,18 @@ class CodedCatalogue:
         for column in self.attributes:
             if column.dtype == pl.String:
                 names, places = np.unique(column.fill_null("").to_numpy().astype(str), return_inverse=True)
-                found[column.name] = (
-                    names.tolist(),
-                    np.where(names == "", -1, np.arange(names.size))[places],
-                )
+                numbers = np.where(names == "", -1, np.arange(names.size))
+                found[column.name] = (names.tolist(), numbers[places])
         return found
 
     @lru_cache(maxsize=32)  # noqa: B019 - a catalogue lives as long as its explorer
-    def coherences(self, length: int, domain: int | None = None) -> FloatArray | None:
-        """Return the coherence of each prefix of `length` codes, in their order; None without vectors.
-
-        domain: only the items of this domain (by number).
-        """
-        return None if self.unit is None else self.prefix_pairs(length).by_group(domain)
-
-    @lru_cache(maxsize=32)  # noqa: B019
     def prefix_pairs(self, length: int) -> PairSums:
-        """Return the similarities of pairs with the same first `length` codes; requires vectors."""
+        """Return the similarities of pairs with the same first `length` codes."""
         return pair_sums(self.known_unit, self.order.group_numbers(length), self.codes.domain_index)
 
     @lru_cache(maxsize=32)  # noqa: B019
     def code_pairs(self, level: int) -> PairSums:
-        """Return the similarities of pairs with the same code of a level; requires vectors."""
+        """Return the similarities of pairs with the same code of a level."""
         codes, size = self.codes.codes[:, level], self.codes.sizes[level]
         return pair_sums(self.known_unit, codes, self.codes.domain_index, size)
 
@@ -315,10 +290,10 @@ class CodedCatalogue:
         """Return the words that distinguish each used child of a prefix from the others."""
         if len(prefix) == self.levels:
             return {}
-        order, starts = self.order, self.order.starts[len(prefix)]
-        first, last = order.groups_below(prefix, len(prefix) + 1)
-        codes = order.columns[len(prefix)][starts[first:last]].tolist()
-        return dict(zip(codes, self.words.labels(starts[first : last + 1]), strict=True))
+        first, last = self.order.groups_below(prefix, len(prefix) + 1)
+        borders = self.order.starts[len(prefix)][first : last + 1]
+        codes = self.order.columns[len(prefix)][borders[:-1]].tolist()
+        return dict(zip(codes, self.words.labels(borders), strict=True))
 
     @lru_cache(_LABELS_KEPT)  # noqa: B019
     def words_everywhere(self, level: int) -> dict[int, list[str]]:
@@ -353,10 +328,8 @@ class CodedCatalogue:
     def with_codes(self, name: str, codes: ItemCodes) -> CodedCatalogue:
         """Return the same items with other codes of the same sizes, whose residuals are not known."""
         if codes.sizes != self.codes.sizes or codes.n_items != self.n_items:
-            raise ValueError(
-                f"codes: {codes.n_items} items, sizes {codes.sizes}; expected {self.n_items} items, "
-                f"{self.codes.sizes}"
-            )
+            expected = f"expected {self.n_items} items, {self.codes.sizes}"
+            raise ValueError(f"codes: {codes.n_items} items, sizes {codes.sizes}; {expected}")
         found = copy(self)
         for derived in ("order", "stem_ids", "health", "ambiguous", "words", "phrases", "distances"):
             vars(found).pop(derived, None)
@@ -379,13 +352,13 @@ class CodedCatalogue:
         """Return a frame `item, title, domain, codes, interactions, image`, in the order of `items`."""
         chosen = np.asarray(items, dtype=np.int64)
         names = np.array(self.domains, dtype=object)[self.codes.domain_index[chosen]]
-        images = [None] * len(chosen) if self.images is None else [self.images[item] for item in chosen]
         columns = {
             "item": chosen,
             "title": self.titles.gather(chosen),
-            "domain": pl.Series(names.tolist(), dtype=pl.String),
-            "codes": pl.Series([written(row) for row in self.codes.codes[chosen].tolist()], dtype=pl.String),
+            "domain": names.tolist(),
+            "codes": [written(row) for row in self.codes.codes[chosen].tolist()],
             "interactions": self.traffic[chosen],
-            "image": pl.Series(images, dtype=pl.String),
+            "image": [self.images[item] if self.images else None for item in chosen],
         }
-        return pl.DataFrame(columns)
+        texts = dict.fromkeys(("domain", "codes", "image"), pl.String)
+        return pl.DataFrame(columns, schema_overrides=texts)

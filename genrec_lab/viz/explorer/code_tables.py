@@ -1,7 +1,4 @@
-"""The codes below a selection as tables and bars, including dead and rare ones.
-
-Shapes: K codes per level, T domains.
-"""
+"""The codes below a selection, dead ones too, as tables and bars. Shapes: K codes per level, T domains."""
 
 from __future__ import annotations
 
@@ -38,11 +35,9 @@ def below(state: ExplorerState) -> Table:
 def codes_below(state: ExplorerState) -> Table:
     """Return all codes of the next level: words, items, traffic, purity, coherence, collisions, state."""
     catalogue, prefix, items = state.catalogue, state.selection.prefix, state.items()
-    level = len(prefix)
-    size = catalogue.codes.sizes[level]
-    codes = state.codes_at(level)
+    level, known = len(prefix), state.labels()
+    size, codes = catalogue.codes.sizes[level], state.codes_at(level)
     counts = np.bincount(codes, minlength=size)
-    known = state.labels()
     words = [", ".join(known.get(code, ())) for code in range(size)]
     columns: dict[str, Any] = {"code": np.arange(size), "words": words, "items": counts}
     if catalogue.traffic.any():
@@ -88,51 +83,38 @@ def members(state: ExplorerState) -> Table:
 
 def prefixes_of(state: ExplorerState) -> Table:
     """Return a table to compare the prefixes that end in a code of a level: items, words, coherence."""
-    catalogue, level, code = state.catalogue, *state.place()
-    order = catalogue.order
-    starts = order.starts[level]
+    catalogue, order, (level, code) = state.catalogue, state.catalogue.order, state.place()
+    starts, sizes = order.starts[level], np.diff(order.starts[level])
     groups = np.flatnonzero(order.columns[level][starts[:-1]] == code)
-    sizes = np.diff(starts)[groups]
-    groups = groups[np.argsort(-sizes, kind="stable")][:_MOST_SAME]
-    written_, go, words = [], [], []
-    for place, group in enumerate(groups.tolist()):
-        low, high = int(starts[group]), int(starts[group + 1])
-        prefix = order.columns[: level + 1, low].tolist()
-        written_.append(written(prefix))
-        go.append({"prefix": prefix})
-        telling = catalogue.words.telling(np.arange(low, high), 3) if place < _SAME_WORDS else []
-        first = shorten(catalogue.titles[int(order.items[low])], 60)
-        words.append(", ".join(word.word for word in telling) or first)
-    frame = pl.DataFrame({"prefix": written_, "words": words, "items": np.diff(starts)[groups]})
-    coherent = catalogue.coherences(level + 1)
-    if coherent is not None:
-        frame = frame.with_columns(alike=coherent[groups])
-    return Table(frame, go, bars=("items",))
+    groups = groups[np.argsort(-sizes[groups], kind="stable")][:_MOST_SAME]
+    prefixes = order.columns[: level + 1, starts[groups]].T.tolist()
+    words = catalogue.titles.gather(order.items[starts[groups]]).to_list()
+    words = [shorten(title, 60) for title in words]
+    for place, group in enumerate(groups[:_SAME_WORDS].tolist()):
+        telling = catalogue.words.telling(np.arange(starts[group], starts[group + 1]), 3)
+        words[place] = ", ".join(word.word for word in telling) or words[place]
+    frame = pl.DataFrame({"prefix": [*map(written, prefixes)], "words": words, "items": sizes[groups]})
+    if catalogue.unit is not None:
+        frame = frame.with_columns(alike=catalogue.prefix_pairs(level + 1).by_group()[groups])
+    return Table(frame, [{"prefix": prefix} for prefix in prefixes], bars=("items",))
 
 
 def code_survey(catalogue: CodedCatalogue) -> pl.DataFrame:
-    """Return the use of each code of each level, under any prefix, one row per code.
+    """Return the use of each code of each level under any prefix: frame `level` (from 1), `code`, `items`, …
 
-    Frame `level` (from 1), `code`, `items`, `domains` (number of domains that use it), `purity` (share of the
-    most common domain, null for a dead code), `interactions` (of its items), `state` ("alive", "nearly dead"
-    or "dead").
+    `domains` is the number of domains that use it, `purity` the share of the most common one, null for a dead
+    code. The others are `interactions`, of its items, and `state`: "alive", "nearly dead" or "dead".
     """
     parts = []
     for level, size in enumerate(catalogue.codes.sizes):
         by_domain = level_sharing(catalogue, level).items.T
         items = by_domain.sum(axis=1)
         traffic = np.bincount(catalogue.codes.codes[:, level], weights=catalogue.traffic, minlength=size)
-        part = {
-            "level": np.full(size, level + 1),
-            "code": np.arange(size),
-            "items": items,
-            "domains": (by_domain > 0).sum(axis=1),
-            "purity": pl.Series(purity_of(by_domain)).fill_nan(None),
-            "interactions": traffic.astype(np.int64),
-            "state": code_states(catalogue, level, items),
-        }
+        part = {"level": np.full(size, level + 1), "code": np.arange(size), "items": items}
+        part |= {"domains": (by_domain > 0).sum(axis=1), "purity": purity_of(by_domain)}
+        part |= {"interactions": traffic.astype(np.int64), "state": code_states(catalogue, level, items)}
         parts.append(pl.DataFrame(part))
-    return pl.concat(parts)
+    return pl.concat(parts).with_columns(pl.col("purity").fill_nan(None))
 
 
 @sentence

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from genrec_lab.codes import CONFLICT_POLICIES, CodesError, ItemCodes
-from genrec_lab.viz import Float32Array, FloatArray, IntArray
+from genrec_lab.viz import Float32Array, IntArray
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.explorer.sharing import group_similarity
 from genrec_lab.viz.text import counted, written
@@ -44,11 +44,6 @@ class Collisions:
     sizes: IntArray
     items: IntArray
 
-    @property
-    def ambiguous(self) -> int:
-        """Number of items that share their identifier with another item."""
-        return int(self.sizes.sum())
-
     def group(self, place: int) -> IntArray:
         """Return the items of a group by its position in order of size; raises ValueError if out of range."""
         if not 0 <= place < self.sizes.size:
@@ -61,23 +56,21 @@ class Collisions:
         cards = self.catalogue.cards(self.items[starts])
         sums = np.concatenate([[0], np.cumsum(self.catalogue.traffic[self.items])])
         columns = {"items": sizes, "interactions": sums[starts + sizes] - sums[starts]}
-        names = {"identifier": "codes", "domain": "domain"}
-        return cards.select(**names).with_columns(**columns, first_title=cards["title"])
+        cards = cards.with_columns(**columns, identifier="codes", first_title="title")
+        return cards.select("identifier", "domain", "items", "interactions", "first_title")
 
 
 def collisions(catalogue: CodedCatalogue, among: IntArray | None = None) -> Collisions:
     """Return the ambiguous identifiers within domains; among: only those of these items."""
     ids = catalogue.codes.identifier_ids
-    wanted = np.bincount(ids) > 1
+    counts = np.bincount(ids)
+    wanted = counts > 1
     if among is not None:
         wanted &= np.bincount(ids[among], minlength=wanted.size) > 0
     items = np.flatnonzero(wanted[ids])
-    sizes = np.bincount(ids[items], minlength=wanted.size)[wanted]
-    order = np.argsort(np.argsort(-sizes, kind="stable"))
-    group = np.empty(wanted.size, dtype=np.int64)
-    group[wanted] = order
-    sizes = -np.sort(-sizes)
-    items = items[np.argsort(group[ids[items]], kind="stable")]
+    # By size, then by identifier; items stay in their order within each.
+    items = items[np.lexsort((ids[items], -counts[ids[items]]))]
+    sizes = -np.sort(-counts[wanted])
     return Collisions(catalogue, np.cumsum(sizes) - sizes, sizes, items)
 
 
@@ -91,26 +84,25 @@ def collision_causes(
 
     "equal texts": no tokenizer could separate the items. "near texts": the texts differ, but their vectors
     are closer than those of 999 of 1,000 random pairs; without vectors, their titles have half of their words
-    in common. "too few codes": the items are less similar than that, and more codes would separate them.
-    unit: (N, D) of `unit_vectors`, or None. texts: (N,), by default the titles, compared without whitespace
-    and case. Frame `group, items, texts` (number of different texts), `similarity` (mean over pairs, null if
-    unknown), `under_prefix` (items of the domain with the same codes except the last), `cause`.
+    in common. "too few codes": more codes would separate the items. unit: (N, D) of `unit_vectors`, or None.
+    texts: (N,), by default the titles, compared without whitespace and case. Frame `group, items, texts`
+    (number of different texts), `similarity` (mean over pairs, null if unknown), `under_prefix` (items of the
+    domain with the same codes except the last), `cause`.
     """
-    members = found.items
-    count = len(found.sizes)
+    members, count = found.items, len(found.sizes)
     group = np.repeat(np.arange(count), found.sizes)
     raw = (found.catalogue.titles if texts is None else texts).gather(members)
     plain = raw.fill_null("").str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
     frame = pl.DataFrame({"group": group, "text": plain})
     different = frame.group_by("group").agg(pl.col("text").n_unique()).sort("group")["text"]
     if unit is None:
-        alike, border = _word_overlap(frame, count), _ALIKE_WORDS
+        alike, border = _word_overlap(frame), _ALIKE_WORDS
     else:
-        alike, border = group_similarity(unit, members, group, count), _border(unit, generator)
+        alike, border = pl.Series(group_similarity(unit, members, group, count)), _border(unit, generator)
     ids, firsts = found.catalogue.stem_ids, members[found.starts]
     columns = {
         "group": np.arange(count), "items": found.sizes, "texts": different.cast(pl.Int64),
-        "similarity": pl.Series(alike).fill_nan(None), "under_prefix": np.bincount(ids)[ids[firsts]],
+        "similarity": alike.fill_nan(None), "under_prefix": np.bincount(ids)[ids[firsts]],
     }  # fmt: skip
     near = pl.when(pl.col("similarity") >= border).then(pl.lit(NEAR)).otherwise(pl.lit(FEW))
     cause = pl.when(pl.col("texts") == 1).then(pl.lit(EQUAL)).otherwise(near)
@@ -125,11 +117,7 @@ def causes_by_size(causes: pl.DataFrame) -> pl.DataFrame:
 
 
 def differences(titles: Sequence[str]) -> list[list[tuple[str, bool]]]:
-    """Split each title into words, and mark the words that distinguish the titles.
-
-    Unmarked words form a sequence that all titles contain in this order, ignoring case: without the marked
-    words, all titles are the same. Only the first 60 words of a title count.
-    """
+    """Split titles into at most 60 words; without the marked ones (ignoring case), all would be the same."""
     cut = [_PART.findall(title)[:_MOST_WORDS] for title in titles]
     lowered = [[word.lower() for word in words] for words in cut]
     common = lowered[0] if lowered else []
@@ -171,16 +159,12 @@ def _border(unit: Float32Array, generator: np.random.Generator) -> float:
     return float(np.quantile(alike, _NEAR)) if alike.size else 1.0
 
 
-def _word_overlap(frame: pl.DataFrame, count: int) -> FloatArray:
+def _word_overlap(frame: pl.DataFrame) -> pl.Series:
     """Return by group, (G,), the number of words in all its texts divided by the number in any of them."""
-    words = frame.with_row_index("row").with_columns(
-        pl.col("text").str.split(" ").list.unique(), size=pl.len().over("group")
-    )
+    words = frame.with_columns(pl.col("text").str.split(" ").list.unique(), size=pl.len().over("group"))
     counts = words.explode("text").group_by("group", "text").agg(times=pl.len(), size=pl.col("size").first())
     alike = counts.group_by("group").agg(share=(pl.col("times") == pl.col("size")).mean())
-    found = np.full(count, np.nan)
-    found[alike["group"].to_numpy()] = alike["share"].to_numpy()
-    return found
+    return alike.sort("group")["share"]
 
 
 def policy_effects(catalogue: CodedCatalogue, items: npt.ArrayLike) -> pl.DataFrame:
@@ -188,9 +172,8 @@ def policy_effects(catalogue: CodedCatalogue, items: npt.ArrayLike) -> pl.DataFr
 
     Frame `policy, item, before, after, moved, policy_moved, policy_cost, note`, one row per policy and item.
     The last three are for all items of the domain with the same codes before the last one, because a policy
-    may move these too. It moves no other items, unless more items share these codes than there are last
-    codes. `note` states why a policy was not tried: distances are unknown, there are more items than
-    identifiers, or there are too many items to compute quickly.
+    may move these too. `note` states why a policy was not tried: distances are unknown, there are more items
+    than identifiers, or there are too many items to compute quickly.
     """
     chosen = np.asarray(items, dtype=np.int64)
     codes = catalogue.codes
@@ -204,11 +187,9 @@ def policy_effects(catalogue: CodedCatalogue, items: npt.ArrayLike) -> pl.DataFr
     first = row // width * width
     within = ItemCodes(codes.codes[members] - first, width.tolist())
     residuals = None if catalogue.residuals is None else catalogue.residuals[members, -1]
-    book = None
-    if catalogue.codewords is not None:
-        book = catalogue.codewords[-1][first[-1] : first[-1] + width[-1]]
-    place = np.searchsorted(members, chosen)
-    before = [written(codes.codes[item].tolist()) for item in chosen]
+    part = slice(first[-1], first[-1] + width[-1])
+    book = None if catalogue.codewords is None else catalogue.codewords[-1][part]
+    place, before = np.searchsorted(members, chosen), written(row)
     rows: list[tuple[object, ...]] = []
     for policy in CONFLICT_POLICIES:
         try:
@@ -218,14 +199,14 @@ def policy_effects(catalogue: CodedCatalogue, items: npt.ArrayLike) -> pl.DataFr
             done = within.resolve_with_cost(policy, residuals, book, catalogue.seed)
         except CodesError as error:
             unknown = (None, None, None, None, f"not known: {error}".split(";")[0])
-            rows += [(policy, item, was, *unknown) for item, was in zip(chosen.tolist(), before, strict=True)]
+            rows += [(policy, item, before, *unknown) for item in chosen.tolist()]
             continue
         after = done.codes.codes[place].copy()
         after[:, : row.size] += first
         note = f"{counted(done.displaced, 'item')} found the prefix full" if done.displaced else ""
-        for item, was, now in zip(chosen.tolist(), before, after.tolist(), strict=True):
+        for item, now in zip(chosen.tolist(), after.tolist(), strict=True):
             moved = now[: row.size] != row.tolist()
-            rows.append((policy, item, was, written(now), moved, done.moved, done.cost, note))
+            rows.append((policy, item, before, written(now), moved, done.moved, done.cost, note))
     schema = {"policy": pl.String, "item": pl.Int64, "before": pl.String, "after": pl.String}
     schema |= {"moved": pl.Boolean, "policy_moved": pl.Int64, "policy_cost": pl.Float64, "note": pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row")

@@ -1,7 +1,4 @@
-"""Comparison of two tokenizers on the same items: how codes correspond, and agreement beyond chance.
-
-Shapes: n common items, K and J codes of a level in the first and the second, L common levels.
-"""
+"""Comparison of two tokenizers on the same n items: how codes correspond, and agreement beyond chance."""
 
 from __future__ import annotations
 
@@ -26,11 +23,8 @@ from genrec_lab.viz.text import counted, label, listed, noted, percent
 
 KEPT, MERGED, SPLIT, MOVED = "kept", "merged", "split", "moved"
 _SPREAD, _TAIL = 8.0, 8
-_MEASURES = (
-    ("adjusted Rand index", "ari"),
-    ("adjusted mutual information", "ami"),
-    ("items in matched codes", "matched"),
-)
+_MEASURES = {"adjusted Rand index": "ari", "adjusted mutual information": "ami"}
+_MEASURES |= {"items in matched codes": "matched"}
 _MOST_CODES = 64
 
 
@@ -39,9 +33,8 @@ class LevelMatch:
     """The correspondence of the codes of one level in two tokenizers.
 
     table: (K, J) items with code k in the first and j in the second. pairs: frame `code_a, code_b, items`,
-    the one-to-one assignment with the most common items, largest first, without pairs that have no common
-    item. matched: share of the items in matched pairs. ari, ami: adjusted Rand index and adjusted mutual
-    information (arithmetic mean) of the two partitions.
+    the one-to-one assignment with the most common items, largest first, without empty pairs. matched: share
+    of the items in these pairs. ari, ami: adjusted Rand index and adjusted mutual information.
     """
 
     level: int
@@ -53,10 +46,9 @@ class LevelMatch:
 
 
 class TwoTokenizers:
-    """The items and levels that two catalogues have in common.
+    """The items, (n,) indices in each catalogue, and levels that two catalogues have in common.
 
-    items_a, items_b: (n,) indices of the same items in each catalogue. levels: number of common levels.
-    left_out: description of what could not be compared or differs in kind; may be empty.
+    left_out: descriptions of what could not be compared or differs in kind.
     """
 
     def __init__(self, a: CodedCatalogue, b: CodedCatalogue) -> None:
@@ -104,13 +96,10 @@ def match_level(level: int, one: IntArray, other: IntArray, shape: tuple[int, in
     rows, columns = np.flatnonzero(table.any(axis=1)), np.flatnonzero(table.any(axis=0))
     used = table[np.ix_(rows, columns)]
     first, second = linear_sum_assignment(used, maximize=True)
-    items = used[first, second]
-    kept = items > 0
-    first, second, items = first[kept], second[kept], items[kept]
-    order = np.lexsort((rows[first], -items))
-    found = {"code_a": rows[first], "code_b": columns[second], "items": items}
-    pairs = pl.DataFrame({name: values[order] for name, values in found.items()})
-    matched = float(items.sum() / table.sum())
+    found = {"code_a": rows[first], "code_b": columns[second], "items": used[first, second]}
+    pairs = pl.DataFrame(found).filter(pl.col("items") > 0)
+    pairs = pairs.sort("items", "code_a", descending=[True, False])
+    matched = float(used[first, second].sum() / table.sum())
     return LevelMatch(level, table, pairs, matched, adjusted_rand(used), adjusted_mutual(one, other))
 
 
@@ -120,17 +109,12 @@ def _common(a: CodedCatalogue, b: CodedCatalogue) -> tuple[IntArray, IntArray]:
     same_keys = a.keys is b.keys or (a.keys == b.keys and len(set(map(str, a.keys))) == a.n_items)
     if same_domains and same_keys:  # the same object: two epochs of one tokenizer
         return np.arange(a.n_items), np.arange(a.n_items)
-    frames = [
-        pl.DataFrame(
-            {
-                "domain": [one.domains[place] for place in one.codes.domain_index],
-                "key": [str(key) for key in one.keys],
-                name: np.arange(one.n_items),
-            }
-        ).unique(["domain", "key"], keep="none", maintain_order=True)
-        for one, name in ((a, "a"), (b, "b"))
-    ]
-    joined = frames[0].join(frames[1], on=["domain", "key"], how="inner").sort("a")
+    frames = []
+    for one, name in ((a, "a"), (b, "b")):
+        domain, keys = [one.domains[place] for place in one.codes.domain_index], list(map(str, one.keys))
+        frame = pl.DataFrame({"domain": domain, "key": keys, name: np.arange(one.n_items)})
+        frames.append(frame.unique(["domain", "key"], keep="none"))
+    joined = frames[0].join(frames[1], on=["domain", "key"]).sort("a")
     return joined["a"].to_numpy(), joined["b"].to_numpy()
 
 
@@ -139,15 +123,13 @@ def _left_out(a: CodedCatalogue, b: CodedCatalogue, common: int) -> list[str]:
     for one in (a, b):
         if missing := one.n_items - common:
             said.append(f"{missing:,} of {one.n_items:,} items of {one.name} have no counterpart")
-    if a.levels != b.levels:
-        more, fewer = (a, b) if a.levels > b.levels else (b, a)
-        first = fewer.levels + 1
+    fewer, more = sorted((a, b), key=lambda one: one.levels)
+    first = fewer.levels + 1
+    if more.levels >= first:
         last = f"levels {first} to {more.levels}" if more.levels > first else f"level {first}"
         said.append(f"{last} of {more.name}: {fewer.name} has only {counted(fewer.levels, 'level')}")
-    both = min(a.levels, b.levels)
-    sizes_a, sizes_b = a.codes.sizes[:both], b.codes.sizes[:both]
-    if sizes_a != sizes_b:
-        of_a, of_b = (", ".join(map(str, sizes)) for sizes in (sizes_a, sizes_b))
+    of_a, of_b = (", ".join(map(str, one.codes.sizes[: fewer.levels])) for one in (a, b))
+    if of_a != of_b:
         said.append(f"codes per level: {of_a} in {a.name}, {of_b} in {b.name}")
     return said
 
@@ -156,9 +138,8 @@ class Overlap(NamedTuple):
     """The companions (other items of the same group) that items keep from one partition to another.
 
     items: number of items with companions in either partition. kept: common companions divided by companions
-    in either partition, each summed over items; NaN without any. chance: the same if the second partition
-    were assigned at random. corrected: 0 at chance level, 1 if all companions are kept, NaN if chance keeps
-    all.
+    in either partition, each summed over items; NaN without any. chance: the same for a random second
+    partition. corrected: 0 at chance level, 1 if all companions are kept, NaN if chance keeps all.
     """
 
     items: int
@@ -187,13 +168,12 @@ def flows(before: npt.ArrayLike, after: npt.ArrayLike) -> pl.DataFrame:
 def fates(went: pl.DataFrame) -> pl.DataFrame:
     """Return what became of each code that had items; went: frame of `flows`.
 
-    In the following, half means at least half. "kept": half of its items are in one new code, and half of
-    that code's items come from it. "merged": half of its items are in one new code, but most items of that
-    code come from elsewhere. "split": no new code has half of its items, but half of them are in new codes
-    where half of the items come from this code. "moved": none of these; its items are spread over codes with
-    many others. Frame `code_a, items, fate, code_b` (the code with most of its items; ties go to the lower
-    code), `share` (of its items there), `pieces` (new codes where half of the items come from this code),
-    most items first.
+    Half means at least half. "kept": half of its items are in one new code, and half of that code's items
+    come from it. "merged": half of its items are in one new code, but most of that code's items come from
+    elsewhere. "split": half of its items are in several new codes where half of the items come from this
+    code. "moved": none of these. Frame `code_a, items, fate, code_b` (the code with most of its items; ties
+    go to the lower code), `share` (of its items there), `pieces` (new codes where half of the items come from
+    this code), most items first.
     """
     half_a, half_b = pl.col("share_a") >= 0.5, pl.col("share_b") >= 0.5
     made_of_it = (pl.when(half_b).then(pl.col("share_a")).otherwise(0.0)).sum()
@@ -271,8 +251,7 @@ def adjusted_mutual(before: npt.ArrayLike, after: npt.ArrayLike) -> float:
 def _expected_information(rows: IntArray, columns: IntArray, n: int) -> float:
     """Return the expected mutual information if one of the partitions is assigned at random (hypergeometric).
 
-    Equal sizes are computed only once. For each cell, only counts within 8 standard deviations plus 8 of its
-    mean are included.
+    Equal sizes are computed once, from counts within 8 standard deviations plus 8 of a cell's mean.
     """
     size_a, times_a = np.unique(rows, return_counts=True)
     size_b, times_b = np.unique(columns, return_counts=True)
@@ -301,9 +280,8 @@ def match_title(matches: Sequence[LevelMatch], names: tuple[str, str]) -> str:
         return f"{both} group the items alike at every level"
     between = ends([round(value, 2) for value in values])
     if between is None:
-        return (
-            f"{both} agree by AMI {values[0]:.2f} at {'every level' if len(values) > 1 else 'the one level'}"
-        )
+        where = "every level" if len(values) > 1 else "the one level"
+        return f"{both} agree by AMI {values[0]:.2f} at {where}"
     low, high = between
     first, last = (f"{values[place]:.2f} at level {matches[place].level + 1}" for place in (high, low))
     return f"{both} agree by AMI {first}, {last} (0: chance, 1: the same groups)"
@@ -331,8 +309,7 @@ def tokenizer_match(two: TwoTokenizers, *, level: int = 0, seed: int | None = No
     """Draw how similar two tokenizers are at each level, and how the codes of one level correspond.
 
     The heatmap has at most 64 matched codes of `level` (0-based) in the order of their common items. Cells
-    off the diagonal are items that went to other codes. Raises ValueError for a level that is not common to
-    both.
+    off the diagonal are items that went to other codes. Raises ValueError for a level that one lacks.
     """
     if not two.n_items:
         made = one_panel(60)
@@ -344,9 +321,8 @@ def tokenizer_match(two: TwoTokenizers, *, level: int = 0, seed: int | None = No
     titles = ["Agreement by level", f"Items by matched codes of level {level + 1}, share of the row"]
     made = panels(titles, columns=2, row_height=330, column_gap=0.13)
     levels = [match.level + 1 for match in matches]
-    for name, field in _MEASURES:
-        values = [float(getattr(match, field)) for match in matches]
-        made.bars(0, values, "%{y:.3f}", name, at=levels)
+    for name, field in _MEASURES.items():
+        made.bars(0, [float(getattr(match, field)) for match in matches], "%{y:.3f}", name, at=levels)
     low = min(0.0, *(match.ari for match in matches))
     made.y(0, range=[1.1 * low, 1.03], title="1: the same, 0: chance")
     made.x(0, dtick=1, title="level")
@@ -367,16 +343,11 @@ def _add_table(made: Panels, match: LevelMatch, two: TwoTokenizers) -> None:
     table = match.table[np.ix_(rows, columns)]
     share = 100 * table / np.maximum(match.table[rows].sum(axis=1), 1)[:, None]
     hover = "code %{customdata[0]} and code %{customdata[1]}: %{customdata[2]} items, "
-    heatmap = go.Heatmap(
-        z=np.where(table > 0, share, np.nan),
-        customdata=np.stack(np.broadcast_arrays(rows[:, None], columns[None, :], table), axis=2),
-        hovertemplate=hover + "%{z:.0f} % of the row<extra></extra>",
-        colorscale="Viridis",
-        zmin=0,
-        zmax=100,
-        colorbar={"ticksuffix": " %", "thickness": 12, "len": 1.0},
-    )
-    made.add(1, heatmap)
+    hover += "%{z:.0f} % of the row<extra></extra>"
+    custom = np.stack(np.broadcast_arrays(rows[:, None], columns[None, :], table), axis=2)
+    look = {"colorbar": {"ticksuffix": " %", "thickness": 12, "len": 1.0}, "zmin": 0, "zmax": 100}
+    z = np.where(table > 0, share, np.nan)
+    made.add(1, go.Heatmap(z=z, customdata=custom, hovertemplate=hover, colorscale="Viridis", **look))
     for axis, codes, name in ((made.x, columns, two.b.name), (made.y, rows, two.a.name)):
         step = max(1, -(-len(codes) // 16))
         texts, title = [str(code) for code in codes[::step]], f"code in {label(name, 30)}"

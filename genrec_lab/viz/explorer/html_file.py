@@ -1,8 +1,7 @@
 """The explorer in one HTML file that works without a kernel or a network.
 
-The file contains an answer for every prefix of two or more items, and for every code under any prefix. The
-functions that answer from a kernel create these answers, and `offline.js` looks them up. The file supports
-navigation, search and colours of the map; views that compute, and the lasso's page, need a kernel.
+The file contains the kernel's answers for every prefix of two or more items, and for every code under any
+prefix; `offline.js` looks them up. Views that compute, and the lasso's page, need a kernel.
 """
 
 from __future__ import annotations
@@ -76,22 +75,18 @@ def write_html(state: ExplorerState, file: str | os.PathLike[str], *, maps: list
 
 def _content(state: ExplorerState, maps: list[str] | None) -> dict[str, Any]:
     catalogue = state.catalogue
-    kinds = points.methods(state) if maps is None else [*maps, points.BY_CODES]
-    if maps is None:
-        kinds = [name for name in kinds if not callable(state.maps.get(name))]
-    cards = catalogue.cards(np.arange(catalogue.n_items))
-    several = len(catalogue.domains) > 1
+    made = [name for name, projection in state.maps.items() if not callable(projection)]
+    kinds = [*(made if maps is None else maps), points.BY_CODES]
+    texts = catalogue.attributes.select(pl.col(pl.String))
+    more = pl.concat_str(pl.all(), separator=" · ", ignore_nulls=True)
     items: dict[str, Any] = {
-        "title": cards["title"].str.slice(0, 200).to_list(),
+        "title": catalogue.titles.str.slice(0, 200).to_list(),
         "codes": catalogue.codes.codes.T.tolist(),
-        "domain": catalogue.codes.domain_index.tolist() if several else [],
+        "domain": catalogue.codes.domain_index.tolist() if len(catalogue.domains) > 1 else [],
         "traffic": catalogue.traffic.tolist() if catalogue.traffic.any() else [],
+        "more": texts.select(more).to_series().to_list() if texts.width else [],
     }
-    texts = [name for name in catalogue.attributes.columns if catalogue.attributes[name].dtype == pl.String]
-    more = pl.concat_str(texts, separator=" · ", ignore_nulls=True)
-    items["more"] = catalogue.attributes.select(more).to_series().to_list() if texts else []
-    start = answers.start(state, alone=True)
-    levels = range(catalogue.levels)
+    start, levels = answers.start(state, alone=True), range(catalogue.levels)
     placed = {name: [_flat(points.places(state, name, level)) for level in levels] for name in kinds}
     # Maps that are the same at every level are stored once.
     for name, by_level in placed.items():
@@ -105,20 +100,12 @@ def _content(state: ExplorerState, maps: list[str] | None) -> dict[str, Any]:
                 one = way(state, state.items())
             shown = {"palette": one.palette, "names": one.names, "said": one.said}
             numbers.setdefault(name, []).append({"values": one.values.tolist()} | shown)
-    return {
-        "start": {**start, "methods": kinds},
-        "items": items,
-        "points": placed,
-        "colours": numbers,
-        "pages": _pages(state),
-    }
+    start["methods"] = kinds
+    return {"start": start, "items": items, "points": placed, "colours": numbers, "pages": _pages(state)}
 
 
 def _flat(places: Any) -> list[list[float | None]]:
-    return [
-        [None if value != value else value for value in np.round(places[:, axis].astype(float), 3).tolist()]
-        for axis in (0, 1)
-    ]
+    return [pl.Series(axis.astype(float)).round(3).fill_nan(None).to_list() for axis in places.T]
 
 
 def _pages(state: ExplorerState) -> dict[str, Any]:
@@ -132,11 +119,10 @@ def _pages(state: ExplorerState) -> dict[str, Any]:
             chosen = Selection(prefix, min(level + 1, catalogue.levels - 1))
             wanted.append((int(sizes[place]), ".".join(map(str, prefix)), chosen))
         if level:
-            counts = np.bincount(order.columns[level])
-            wanted += [
-                (int(counts[code]), f"*{level}.{code}", Selection(level=level, everywhere=(level, code)))
-                for code in np.flatnonzero(counts > 1).tolist()
-            ]
+            for code, count in enumerate(np.bincount(order.columns[level]).tolist()):
+                if count > 1:
+                    chosen = Selection(level=level, everywhere=(level, code))
+                    wanted.append((count, f"*{level}.{code}", chosen))
     pages = {}
     for _, key, selection in sorted(wanted, key=lambda one: -one[0])[:_MOST_PAGES]:
         with state.looking(selection):

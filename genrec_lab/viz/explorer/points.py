@@ -1,7 +1,4 @@
-"""The map: the position and colour of every item, and the names of its largest groups.
-
-Shapes: N items, L levels.
-"""
+"""The map: the position and colour of each of N items, and the names of its largest groups."""
 
 from __future__ import annotations
 
@@ -32,10 +29,9 @@ _OTHER = -1
 
 @dataclass(frozen=True, eq=False)
 class Coloured:
-    """The colours of the items.
+    """The colours of the items: (N,) indices into `palette`, -1 for none.
 
-    values: (N,) indices into `palette`, -1 for none. names: the legend entries with `text`, `colour` (an
-    index) and optionally `go`, the selection that a click on the entry sets.
+    names: the legend entries: `text`, `colour` (an index) and optionally `go`, which a click selects.
     """
 
     values: npt.NDArray[np.int16]
@@ -53,8 +49,7 @@ def methods(state: ExplorerState) -> list[str]:
 def places(state: ExplorerState, method: str, level: int) -> Float32Array:
     """Return the positions (N, 2) of the items on a map of a level, NaN for items without one.
 
-    The first map of a method takes longest: it is computed for all levels. Raises ValueError for an unknown
-    method.
+    The first call of a method computes its maps of all levels. Raises ValueError for an unknown method.
     """
     if method == BY_CODES:
         return laid_by_codes(state.catalogue)
@@ -70,10 +65,9 @@ def places(state: ExplorerState, method: str, level: int) -> Float32Array:
 
 @lru_cache(4)
 def _placed(catalogue: CodedCatalogue, projection: Projection) -> list[Float32Array]:
-    """Return by level the positions of a projection, which contains a sample of the items, and of the others.
+    """Return by level the positions of the sample of items in a projection, and of the others.
 
-    Each other item is placed among the three nearest sample items with the same code, by distance of the
-    mapped vectors.
+    Each other item is placed among the three nearest sample items with the same code.
     """
     maps = []
     for level in range(projection.coordinates.shape[1]):
@@ -89,9 +83,9 @@ def _placed(catalogue: CodedCatalogue, projection: Projection) -> list[Float32Ar
         for members in np.split(catalogue.order.items[order], starts[1:-1]):
             items, near = members[missing[members]], members[~missing[members]]
             near = near if near.size >= _NEAR else projection.items
-            known, at = seen[near], found[near]
-            for start in range(0, items.size, max(_PAIRS_AT_ONCE // near.size, 1)):
-                part = items[start : start + max(_PAIRS_AT_ONCE // near.size, 1)]
+            known, at, step = seen[near], found[near], max(_PAIRS_AT_ONCE // near.size, 1)
+            for start in range(0, items.size, step):
+                part = items[start : start + step]
                 found[part] = _among_nearest(seen[part], known, at)
     return maps
 
@@ -178,25 +172,21 @@ def _largest_codes(state: ExplorerState, most: int) -> list[tuple[int, int]]:
 
 def _name(state: ExplorerState, code: int, words: int) -> str:
     known = state.labels().get(code, []) if state.selection.level == len(state.selection.prefix) else []
-    return shorten(" · ".join([str(code), *([", ".join(known[:words])] if known else [])]), 34)
+    return shorten(f"{code} · {', '.join(known[:words])}" if known else str(code), 34)
 
 
 def _labels(state: ExplorerState, items: IntArray, points: Float32Array) -> list[dict[str, Any]]:
-    """Return labels for the largest codes of the level at the median of their points, largest first.
-
-    Of many items, the median is that of every nth in the order of the codes.
-    """
+    """Return labels for the largest codes of the level at the median of their points, largest first."""
     level, found = state.selection.level, []
-    largest = _largest_codes(state, _MOST_LABELS)
-    items = items[:: items.size // _MOST_PLACED + 1]
+    items = items[:: items.size // _MOST_PLACED + 1]  # of many items, every nth in the order of the codes
     codes = state.catalogue.codes.codes[items, level]
-    for code, _ in largest:
+    for code, _ in _largest_codes(state, _MOST_LABELS):
         where = points[items[codes == code]]
         where = where[~np.isnan(where[:, 0])]
         if where.size:
             x, y = np.median(where, axis=0).tolist()
-            text = _name(state, code, 1)
-            found.append({"x": x, "y": y, "text": text, "go": goes_to(state, level, code)})
+            go = goes_to(state, level, code)
+            found.append({"x": x, "y": y, "text": _name(state, code, 1), "go": go})
     return found
 
 
@@ -205,15 +195,10 @@ def _by_code(state: ExplorerState, items: IntArray) -> Coloured:
     largest = _largest_codes(state, len(PALETTE) - 1)
     place = np.full(catalogue.codes.sizes[level], _OTHER, dtype=np.int16)
     place[[code for code, _ in largest]] = np.arange(len(largest))
-    names: list[dict[str, Any]] = [
-        {
-            "text": _name(state, code, 2),
-            "colour": number,
-            "go": goes_to(state, level, code),
-            "says": counted(size, "item"),
-        }
-        for number, (code, size) in enumerate(largest)
-    ]
+    names: list[dict[str, Any]] = []
+    for number, (code, size) in enumerate(largest):
+        more = {"go": goes_to(state, level, code), "says": counted(size, "item")}
+        names.append({"text": _name(state, code, 2), "colour": number} | more)
     if sum(size for _, size in largest) < items.size:
         names.append({"text": "other codes", "colour": _OTHER})
     return Coloured(place[catalogue.codes.codes[:, level]], _rgb(PALETTE[: len(largest)]), names)

@@ -38,7 +38,7 @@ _TITLES = ("title", "name", "item_name")
 _BRANDS, _CATEGORIES = ("brand", "store"), ("categories", "category", "genres")
 _ATTRIBUTES = {"brand": _BRANDS, "category": _CATEGORIES, "price": ("price",)}
 _TEXTS = ("title", "name", *_BRANDS, *_CATEGORIES, "description", "overview", "text")
-_PRICE = re.compile(r"\d+(?:\.\d+)?")
+_PRICE = r"(\d+(?:\.\d+)?)"
 _WORD_DIMENSIONS = 64
 _MAPPED = 5_000
 
@@ -63,11 +63,10 @@ def open_codes(
 ) -> Opened:
     """Open identifiers from other sources.
 
-    sizes: number of codes of each level. Files do not contain it, so without `sizes` no code counts as dead.
-    other: identifiers of the same items to compare with, matched by their keys.
-    Items without codes are left out, together with their attributes; the notes count them. Without vectors,
-    the words of the texts are used instead. Raises CodesError if the codes are not identifiers of one length,
-    and ValueError for a wrong number of vectors.
+    sizes: number of codes of each level; without it, no code counts as dead. other: identifiers of the same
+    items to compare with, matched by their keys. Items without codes are left out, and the notes count them.
+    Without vectors, the words of the texts are used instead. Raises CodesError if the codes are not
+    identifiers of one length, and ValueError for a wrong number of vectors.
     """
     keys, rows, notes = _rows(codes)
     odd = next((key for key, row in zip(keys, rows, strict=True) if len(row) != len(rows[0])), None)
@@ -83,13 +82,13 @@ def open_codes(
     titles, attributes, texts, missing = _described(items, keys)
     if missing:
         notes.append(f"{counted(missing, 'item')} of the codes have no title")
-    given = None if vectors is None else _vectors(vectors, len(keys))
-    alike = "content vectors"
+    given, alike = None if vectors is None else _vectors(vectors, len(keys)), "content vectors"
     if given is None and any(texts):
         given, alike = word_vectors(texts, seed), "words of the texts"
         notes.append("no vectors: similarity is that of the words of the texts")
+    named = Path(codes).name if isinstance(codes, (str, os.PathLike)) else "codes"
     catalogue = CodedCatalogue(
-        name or _name_of(codes),
+        name or named.removesuffix(".json").removesuffix(".index"),
         ItemCodes(table, known),
         titles,
         vectors=given,
@@ -149,24 +148,17 @@ def _rows(codes: Codes) -> tuple[list[Any], list[list[int]], list[str]]:
         elif path.suffix == ".parquet":
             content = ItemCodes.read(path)
         else:
-            content = json.loads(path.read_text("utf-8")) if _is_list(path) else read_json_object(path)
+            with path.open(encoding="utf-8") as file:
+                is_list = file.read(64).lstrip().startswith("[")
+            content = json.loads(path.read_text("utf-8")) if is_list else read_json_object(path)
     if isinstance(content, ItemCodes):
         return list(range(content.n_items)), content.codes.tolist(), []
     pairs = content.items() if isinstance(content, Mapping) else enumerate(np.asarray(content).tolist())
-    keys, rows, without = [], [], 0
-    for key, tokens in pairs:
-        row = _numbers(key, tokens)
-        if row:
-            keys.append(key)
-            rows.append(row)
-        else:
-            without += 1
-    return keys, rows, [f"{counted(without, 'item')} without codes left out"] if without else []
-
-
-def _is_list(path: Path) -> bool:
-    with path.open(encoding="utf-8") as file:
-        return file.read(64).lstrip().startswith("[")
+    found = {key: _numbers(key, tokens) for key, tokens in pairs}
+    rows = {key: row for key, row in found.items() if row}
+    without = len(found) - len(rows)
+    notes = [f"{counted(without, 'item')} without codes left out"] if without else []
+    return list(rows), list(rows.values()), notes
 
 
 def _numbers(key: Any, tokens: Any) -> list[int]:
@@ -199,15 +191,15 @@ def _described(items: Items | None, keys: list[Any]) -> tuple[list[str], pl.Data
     texts = [" ".join(filter(None, (_text(one.get(field)) for field in _TEXTS))) for one in own]
     columns: dict[str, pl.Series] = {}
     for name, fields in _ATTRIBUTES.items():
-        values = [_first(one, fields) for one in own]
-        if not any(values):
+        values = pl.Series([_first(one, fields) or None for one in own], dtype=pl.String)
+        if values.null_count() == len(values):
             continue
         if name == "price":
-            found = [_PRICE.search(value.replace(",", "")) for value in values]
-            columns[name] = pl.Series([float(one[0]) if one else None for one in found], dtype=pl.Float64)
-        else:
-            last = [value.split(",")[-1].strip() if name == "category" else value for value in values]
-            columns[name] = pl.Series([value or None for value in last], dtype=pl.String)
+            values = values.str.replace_all(",", "").str.extract(_PRICE).cast(pl.Float64)
+        elif name == "category":
+            values = values.str.split(",").list.last().str.strip_chars()
+            values = values.set(values == "", None)
+        columns[name] = values
     named = [title or str(key) for title, key in zip(titles, keys, strict=True)]
     return named, pl.DataFrame(columns) if columns else None, texts, titles.count("")
 
@@ -222,14 +214,11 @@ def _item_rows(items: Items) -> dict[str, dict[str, Any]]:
     if isinstance(items, pl.DataFrame):
         key = next((name for name in _KEYS if name in items.columns), None)
         if key is None:
-            raise ValueError(
-                f"items: columns {items.columns}, expected one of {list(_KEYS)} with the items' keys"
-            )
+            expected = f"expected one of {list(_KEYS)} with the items' keys"
+            raise ValueError(f"items: columns {items.columns}, {expected}")
         return {str(row[key]): row for row in items.iter_rows(named=True)}
-    return {
-        str(key): dict(value) if isinstance(value, Mapping) else {"title": value}
-        for key, value in items.items()
-    }
+    rows = ((key, value if isinstance(value, Mapping) else {"title": value}) for key, value in items.items())
+    return {str(key): dict(row) for key, row in rows}
 
 
 def _first(row: Mapping[str, Any], fields: Sequence[str]) -> str:
@@ -243,16 +232,14 @@ def _text(value: Any) -> str:
 
 
 def _vectors(vectors: Vectors, n_items: int) -> Float32Array:
-    if isinstance(vectors, (str, os.PathLike)):
-        path = Path(vectors)
-        if path.suffix == ".safetensors":
-            from safetensors.numpy import load_file
-
-            found = next(iter(load_file(path).values()))
-        else:
-            found = np.load(path, allow_pickle=False)
-    else:
+    if not isinstance(vectors, (str, os.PathLike)):
         found = np.asarray(vectors)
+    elif Path(vectors).suffix == ".safetensors":
+        from safetensors.numpy import load_file
+
+        found = next(iter(load_file(vectors).values()))
+    else:
+        found = np.load(vectors, allow_pickle=False)
     if found.ndim != 2 or len(found) != n_items:
         raise ValueError(
             f"vectors: shape {found.shape} for {n_items} items with codes; expected one row per item, in "
@@ -262,9 +249,3 @@ def _vectors(vectors: Vectors, n_items: int) -> Float32Array:
     if bad := int((~np.isfinite(made).all(axis=1)).sum()):
         raise ValueError(f"vectors: {bad} rows have a NaN or an infinite value; expected numbers")
     return made
-
-
-def _name_of(codes: Codes) -> str:
-    if isinstance(codes, (str, os.PathLike)):
-        return Path(codes).name.removesuffix(".json").removesuffix(".index")
-    return "codes"

@@ -1,6 +1,6 @@
 """A recommender's behaviour in terms of codes: where it loses targets, confused codes, and exposure of items.
 
-Only the lists of recommended items are needed. Shapes: U users with K recommended items, N items, L levels.
+Shapes: U users with K recommended items, N items, L levels.
 """
 
 from __future__ import annotations
@@ -37,17 +37,15 @@ def outcomes(codes: ItemCodes, recommended: npt.ArrayLike, targets: npt.ArrayLik
     """
     lists, wanted = _checked(codes, recommended, targets)
     hits = lists == wanted[:, None]
-    rank = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, 0)
     # The length of the longest prefix of the target that a recommended item has.
     deepest = _common(codes, lists, wanted).max(axis=1, initial=0)
     ids = codes.identifier_ids
-    frame = pl.DataFrame({
-        "row": np.arange(len(wanted)), "target": wanted, "rank": rank, "hit": rank > 0,
-        "lost": deepest + 1, "twins": np.bincount(ids)[ids[wanted]] - 1,
-    })  # fmt: skip
-    whole = pl.col("lost") > codes.levels
+    frame = pl.DataFrame({"target": wanted, "rank": hits.argmax(axis=1) + 1, "hit": hits.any(axis=1)})
+    frame = frame.with_row_index("row").with_columns(pl.col("row").cast(pl.Int64), lost=deepest + 1)
     return frame.with_columns(
-        rank=pl.when(pl.col("rank") > 0).then("rank"), lost=pl.when(~whole).then("lost")
+        rank=pl.when("hit").then("rank"),
+        lost=pl.when(pl.col("lost") <= codes.levels).then("lost"),
+        twins=np.bincount(ids)[ids[wanted]] - 1,
     )
 
 
@@ -58,12 +56,10 @@ def lost_levels(found: pl.DataFrame, levels: int) -> pl.DataFrame:
     `share` (of the users who reached it, null without any). Users who reach the end may still miss the
     target: see `twins`.
     """
-    lost = found["lost"].drop_nulls().to_numpy()
-    counts = np.bincount(lost, minlength=levels + 1)[1:]
-    reached = found.height - np.concatenate([[0], np.cumsum(counts)[:-1]])
-    share = np.divide(counts, reached, out=np.full(levels, np.nan), where=reached > 0)
-    frame = {"level": np.arange(1, levels + 1), "reached": reached, "lost": counts, "share": share}
-    return pl.DataFrame(frame).with_columns(pl.col("share").fill_nan(None))
+    counts = np.bincount(found["lost"].drop_nulls().to_numpy(), minlength=levels + 1)[1:]
+    reached = found.height - np.cumsum(counts) + counts
+    frame = pl.DataFrame({"level": np.arange(1, levels + 1), "reached": reached, "lost": counts})
+    return frame.with_columns(share=pl.when(pl.col("reached") > 0).then(pl.col("lost") / pl.col("reached")))
 
 
 def confusions(
@@ -177,19 +173,10 @@ def _by_code(codes: IntArray, shown: IntArray, traffic: IntArray, size: int) -> 
     items = np.bincount(codes, minlength=size)
     recommended = np.bincount(codes, weights=shown, minlength=size)
     interactions = np.bincount(codes, weights=traffic, minlength=size)
-    used = np.flatnonzero(items)
-    share = items[used] / max(int(items.sum()), 1)
-    of_shown, of_traffic = _shares(recommended)[used], _shares(interactions)[used]
-    columns = {
-        "code": used,
-        "items": items[used],
-        "catalogue_share": share,
-        "shown": recommended[used].astype(np.int64),
-        "recommendation_share": of_shown,
-        "traffic_share": of_traffic,
-        "ratio": of_shown / share,
-    }
-    return pl.DataFrame(columns)
+    columns = {"items": items, "catalogue_share": _shares(items), "shown": recommended.astype(np.int64)}
+    columns |= {"recommendation_share": _shares(recommended), "traffic_share": _shares(interactions)}
+    used = pl.DataFrame({"code": np.arange(size)} | columns).filter(pl.col("items") > 0)
+    return used.with_columns(ratio=pl.col("recommendation_share") / pl.col("catalogue_share"))
 
 
 def _by_popularity(catalogue: CodedCatalogue, items: IntArray, counts: IntArray) -> pl.DataFrame:
@@ -225,10 +212,9 @@ def exposure_title(found: Exposure) -> str:
     if len(most) > 1:
         return f"{len(most)} codes are recommended most above their size, by the same share{rest}"
     row = table.row(gains.index(max(gains)), named=True)
-    shares = (
-        f"{percent(row['recommendation_share'])} of the recommendations and {percent(row['catalogue_share'])}"
-    )
-    return f"Code {most[0]} has {shares} of the items, the largest gain{rest}"
+    shown, share = percent(row["recommendation_share"]), percent(row["catalogue_share"])
+    text = f"Code {most[0]} has {shown} of the recommendations and {share} of the items"
+    return f"{text}, the largest gain{rest}"
 
 
 @sentence
@@ -237,10 +223,9 @@ def tail_exposure_title(shares: Mapping[str, float], items: int, of: int) -> str
     text = f"The {items:,} least popular of {counted(of, 'item')} get"
     names = list(shares)
     between = ends(list(shares.values()))
-    if len(names) == 1:
-        return f"{text} {percent(shares[names[0]])} of the recommendations of {listed(names)}"
     if between is None:
-        return f"{text} {percent(shares[names[0]])} of the recommendations of every method"
+        who = listed(names) if len(names) == 1 else "every method"
+        return f"{text} {percent(shares[names[0]])} of the recommendations of {who}"
     low, high = (names[place] for place in between)
     high_share = f"{percent(shares[high])} of the recommendations of {listed([high])}"
     return f"{text} {high_share}, {percent(shares[low])} of {listed([low])}"
@@ -273,13 +258,9 @@ def exposure_by_popularity(found: Mapping[str, Exposure], *, seed: int | None = 
     made.bars(1, list(ginis.values()), "%{x:.3f}<extra></extra>", flat=True, text=texts, marker_color=colours)
     made.rows(1, list(ginis), 16, showticklabels=True)
     made.x(1, range=[0, 1.12], tickvals=[0, 0.5, 1], title="0: even, 1: one has all")
-    note = noted(
-        f"{counted(int(first.groups['items'].sum()), 'item')} by their interactions",
-        *(f"{listed([name])} shows {percent(one.coverage)} of them at all" for name, one in found.items()),
-        seed=seed,
-    )
-    sizes = first.groups["items"]
+    *_, tail = sizes = first.groups["items"].to_list()
+    shown = [f"{listed([name])} shows {percent(one.coverage)} of them at all" for name, one in found.items()]
+    note = noted(f"{counted(sum(sizes), 'item')} by their interactions", *shown, seed=seed)
     tails = {name: float(one.groups["recommendation_share"][-1]) for name, one in found.items()}
-    title = tail_exposure_title(tails, int(sizes[-1]), int(sizes.sum()))
-    layout = {"barmode": "group", "showlegend": True, "bargap": 0.2}
-    return made.finish(title, note, **layout)
+    title = tail_exposure_title(tails, tail, sum(sizes))
+    return made.finish(title, note, barmode="group", showlegend=True, bargap=0.2)

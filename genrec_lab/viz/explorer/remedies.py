@@ -1,11 +1,9 @@
-"""Faults of a codebook, the settings that affect them, and the effects of these settings in existing runs.
-
-Shapes: N items, L levels.
-"""
+"""Faults of a codebook, the settings that affect them, and the effects of these settings in existing runs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,18 +98,14 @@ def effects(runs: Mapping[str, tuple[Mapping[str, Any], Mapping[str, float]]]) -
     change`, in the order of the runs. A setting that one run lacks counts as a difference, shown as "unset".
     """
     rows = []
-    names = list(runs)
-    for place, first in enumerate(names):
-        for second in names[place + 1 :]:
-            (one, measured), (other, later) = runs[first], runs[second]
-            apart = [name for name in {**one, **other} if one.get(name, _UNSET) != other.get(name, _UNSET)]
-            if len(apart) != 1:
-                continue
-            texts = [str(each.get(apart[0], _UNSET)) for each in (one, other)]
-            for measure in measured:
-                if measure in later:
-                    values = (float(measured[measure]), float(later[measure]))
-                    rows.append((apart[0], *texts, first, second, measure, *values, values[1] - values[0]))
+    for (first, (one, measured)), (second, (other, later)) in combinations(runs.items(), 2):
+        apart = [name for name in {**one, **other} if one.get(name, _UNSET) != other.get(name, _UNSET)]
+        if len(apart) != 1:
+            continue
+        texts = [str(each.get(apart[0], _UNSET)) for each in (one, other)]
+        for measure in (name for name in measured if name in later):
+            values = (float(measured[measure]), float(later[measure]))
+            rows.append((apart[0], *texts, first, second, measure, *values, values[1] - values[0]))
     schema = dict.fromkeys(("setting", "before", "after", "run_before", "run_after", "measure"), pl.String)
     numbers = dict.fromkeys(("value_before", "value_after", "change"), pl.Float64)
     return pl.DataFrame(rows, schema={**schema, **numbers}, orient="row")
@@ -124,28 +118,21 @@ def remedy_table(
 
     found: from `diagnose`. tried: from `effects`. settings: of this run; remedies that are already set, or
     that this tokenizer does not have, are left out. Frame `problem, level, said, setting, try, why, seen`;
-    `seen` lists the changes of measures ("NDCG@10 +0.0012 (3 to 4)"), and is null if no pair of runs shows
-    any.
+    `seen` lists the changes of measures ("NDCG@10 +0.0012 (3 to 4)"), or is null.
     """
     rows = []
     for one in found:
-        for remedy in REMEDIES[one.problem]:
-            if settings is not None and remedy.setting not in settings:
-                continue
-            now = None if settings is None else settings[remedy.setting]
-            values = [value for value in remedy.values if settings is None or value != now]
-            if not values:
-                continue
-            seen = [
-                f"{row['measure']} {row['change']:+.4g} ({row['before']} to {row['after']})"
-                for row in tried.filter(pl.col("setting") == remedy.setting).iter_rows(named=True)
-            ]
-            text = " or ".join(map(str, values))
-            rows.append((*one, remedy.setting, text, remedy.why, "; ".join(seen) or None))
-    schema = {"problem": pl.String, "level": pl.Int64} | dict.fromkeys(
-        ("said", "setting", "try", "why", "seen"), pl.String
-    )
-    return pl.DataFrame(rows, schema=schema, orient="row")
+        for setting, values, why in REMEDIES[one.problem]:
+            if settings is not None:
+                values = tuple(value for value in values if settings.get(setting, value) != value)
+            if values:
+                seen = [
+                    f"{row['measure']} {row['change']:+.4g} ({row['before']} to {row['after']})"
+                    for row in tried.filter(pl.col("setting") == setting).iter_rows(named=True)
+                ]
+                rows.append((*one, setting, " or ".join(map(str, values)), why, "; ".join(seen) or None))
+    texts = dict.fromkeys(("said", "setting", "try", "why", "seen"), pl.String)
+    return pl.DataFrame(rows, schema={"problem": pl.String, "level": pl.Int64, **texts}, orient="row")
 
 
 def write_variant(run: Mapping[str, Any], setting: str, value: Any, folder: Path) -> Path:

@@ -26,9 +26,8 @@ class LevelSharing(NamedTuple):
     """The use of one level's codes by domain.
 
     items: (T, K) items of each domain with each code. lift: (T, K), the share of a domain's items with a code
-    divided by the share of all items with it. It is 1 if the code has no preference, and 0 if the domain does
-    not use it. For domains of equal size, the maximum is T, if only one domain uses the code. It is NaN for
-    unused codes and for domains without items.
+    divided by the share of all items with it: 1 if the code has no preference, 0 if the domain does not use
+    it, NaN for unused codes and for domains without items.
     """
 
     items: IntArray
@@ -87,9 +86,9 @@ def unit_vectors(vectors: npt.ArrayLike) -> Float32Array:
 class PairSums(NamedTuple):
     """Sums of the similarities of pairs of items in G groups, and of those pairs that are of one domain.
 
-    sums, pairs: (G,) sum and number of all pairs of a group. group, domain: (C,) group and domain of each
-    cell, the items of one domain in a group; groups in ascending order, without items that are alone in their
-    group. sums_inside, pairs_inside: (C,) the same for the pairs of a cell.
+    sums, pairs: (G,) sum and number of all pairs of a group. group, domain: (C,) of each cell, the items of
+    one domain in a group; groups ascending, without items that are alone in theirs. sums_inside,
+    pairs_inside: (C,) of the pairs of a cell.
     """
 
     sums: FloatArray
@@ -116,10 +115,9 @@ class PairSums(NamedTuple):
         """Return the mean similarity of each group's pairs, (G,), of one domain or all, NaN without any."""
         sums, pairs = self.sums, self.pairs
         if domain is not None:
-            cells, size = np.flatnonzero(self.domain == domain), sums.size
-            sums, pairs = np.zeros(size), np.zeros(size)
-            sums[self.group[cells]] = self.sums_inside[cells]
-            pairs[self.group[cells]] = self.pairs_inside[cells]
+            own, size = self.domain == domain, sums.size
+            sums = np.bincount(self.group[own], self.sums_inside[own], size)
+            pairs = np.bincount(self.group[own], self.pairs_inside[own], size)
         return np.divide(sums, pairs, out=np.full(sums.size, np.nan), where=pairs > 0)
 
 
@@ -152,18 +150,15 @@ def similarity_by_level(whole: PairMeans, levels: Sequence[PairMeans]) -> pl.Dat
     1), `group` ("one domain", "two domains"), `pairs`, `inside` (mean cosine of pairs with an equal prefix,
     null without any), `chance` (of all such pairs), `gain` (inside minus chance).
     """
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for level, found in enumerate(levels, start=1):
-        rows += [
-            (level, "one domain", found.same_pairs, found.same, whole.same),
-            (level, "two domains", found.across_pairs, found.across, whole.across),
-        ]
+        rows.append((level, "one domain", found.same_pairs, found.same, whole.same))
+        rows.append((level, "two domains", found.across_pairs, found.across, whole.across))
     columns = {"level": pl.Int64, "group": pl.String, "pairs": pl.Int64}
     columns |= {"inside": pl.Float64, "chance": pl.Float64}
     frame = pl.DataFrame(rows, schema=columns, orient="row").filter(pl.col("chance").is_not_nan())
-    return frame.with_columns(pl.col("inside").fill_nan(None)).with_columns(
-        gain=pl.col("inside") - pl.col("chance")
-    )
+    frame = frame.with_columns(pl.col("inside").fill_nan(None))
+    return frame.with_columns(gain=pl.col("inside") - pl.col("chance"))
 
 
 def group_similarity(

@@ -93,7 +93,7 @@ def show_collisions(state: ExplorerState) -> Shown:
     firsts = found.items[found.starts[frame["group"].to_numpy()]]
     go: list[Go] = [{"prefix": row} for row in catalogue.codes.codes[firsts].tolist()]
     domain = ["domain"] if len(catalogue.domains) > 1 else []
-    title = f"{counted(found.sizes.size, 'ambiguous identifier')} of {counted(found.ambiguous, 'item')}"
+    title = f"{counted(found.sizes.size, 'ambiguous identifier')} of {counted(found.items.size, 'item')}"
     shown = frame.select("identifier", *domain, "items", "cause", "similarity", "first_title")
     changed = policy_effects(catalogue, found.group(0))
     after = changed.pivot("policy", index="item", values="after")

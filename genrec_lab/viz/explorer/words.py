@@ -59,10 +59,8 @@ class TitleWords:
             .drop_nulls()
             .with_columns(distinctive=distinctive)
         )
-        if length == 2:
-            tokens = _pairs(terms.collect())
-        else:
-            tokens = terms.filter("distinctive").select("row", "title").unique(maintain_order=True).collect()
+        single = terms.filter("distinctive").select("row", "title").unique(maintain_order=True)
+        tokens = _pairs(terms.collect()) if length == 2 else single.collect()
         names = tokens["title"].unique().sort()
         self.words: list[str] = names.to_list()
         place = pl.DataFrame({"title": names}).with_row_index("word")
@@ -88,8 +86,7 @@ class TitleWords:
     def telling(self, places: IntArray, top: int = 10, against: IntArray | None = None) -> list[Word]:
         """Return the `top` words that are over-represented in these titles, highest score first.
 
-        against: the titles to compare with, including these; by default all. Words that are not
-        over-represented are left out. Without other titles, the list is empty.
+        against: the titles to compare with, including these; by default all.
         """
         inside = self.counts(places)
         whole = self.totals if against is None else self.counts(against)
@@ -101,17 +98,14 @@ class TitleWords:
         alpha = _PRIOR_WORDS * whole[own] / n_all
         scores = _scores(inside[own], whole[own] - inside[own], n_one, n_all - n_one, alpha)
         best = np.argsort(-scores, kind="stable")[:top]
-        return [
-            Word(self.words[own[place]], int(inside[own[place]]), float(scores[place]))
-            for place in best
-            if scores[place] > 0
-        ]
+        found = [(own[place], float(scores[place])) for place in best if scores[place] > 0]
+        return [Word(self.words[word], int(inside[word]), score) for word, score in found]
 
     def labels(self, borders: IntArray, top: int = 3, places: IntArray | None = None) -> list[list[str]]:
         """Return the `top` characteristic words of each of C consecutive ranges of titles, compared with all.
 
-        borders: (C + 1,) the starts of the ranges and the end, in rows or in `places` (rows in another
-        order). Only the 2,000 most common words are candidates.
+        borders: (C + 1,) starts and end of the ranges, in rows or in `places` (rows in another order). Only
+        the 2,000 most common words are candidates.
         """
         n_groups = len(borders) - 1
         if n_groups < 2 or not self.words:
@@ -123,13 +117,9 @@ class TitleWords:
         inside, whole, (rows, columns) = table.data, table.sum(axis=0), table.coords
         # Words that are not candidates also count in the totals of the log-odds.
         lengths = gathered @ np.diff(self._held.indptr).astype(np.int64)
-        scores = _scores(
-            inside,
-            whole[columns] - inside,
-            lengths[rows],
-            lengths.sum() - lengths[rows],
-            whole[columns] / max(int(lengths.sum()), 1) * _PRIOR_WORDS,
-        )
+        total = int(lengths.sum())
+        prior = whole[columns] / max(total, 1) * _PRIOR_WORDS
+        scores = _scores(inside, whole[columns] - inside, lengths[rows], total - lengths[rows], prior)
         order = np.lexsort((columns, -scores, rows))
         found: list[list[str]] = [[] for _ in range(n_groups)]
         rows, columns, scores = rows[order], columns[order], scores[order]
