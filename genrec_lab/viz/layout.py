@@ -202,6 +202,13 @@ class Panels:
         look = {"mode": "lines", "line": {"color": colour, "width": width} | line}
         self.add(panel, go.Scatter(**ends, **look, hoverinfo="skip", showlegend=False))
 
+    def write(
+        self, panel: int, x: npt.ArrayLike, y: npt.ArrayLike, texts: Sequence[str], **trace: Any
+    ) -> None:
+        """Write texts to the right of points, without hover text or legend entry."""
+        look = {"mode": "text", "textposition": "middle right", "cliponaxis": False, "hoverinfo": "skip"}
+        self.add(panel, go.Scatter(x=x, y=y, text=texts, showlegend=False, **look | trace))
+
     def note(self, text: str, x: float, y: float, **style: Any) -> None:
         """Write text at a position given as fractions of the plotting area."""
         place = {"x": x, "y": y, "xref": "paper", "yref": "paper"}

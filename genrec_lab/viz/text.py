@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 
 _PERCENT = "\N{NO-BREAK SPACE}%"
 # Whitespace at which a line may break; this does not include the no-break space.
@@ -82,6 +82,11 @@ def percent(share: float) -> str:
 def counted(number: int, singular: str, plural: str | None = None) -> str:
     """Return a number with its noun: "1 item", "4,344 items"."""
     return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+
+
+def of_domains(number: int, domains: Sized, what: str = "item") -> str:
+    """Return a number of things with the number of their domains: "40 items of 3 domains"."""
+    return f"{counted(number, what)} of {counted(len(domains), 'domain')}"
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:

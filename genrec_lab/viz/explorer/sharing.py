@@ -116,8 +116,8 @@ class PairSums(NamedTuple):
         sums, pairs = self.sums, self.pairs
         if domain is not None:
             own, size = self.domain == domain, sums.size
-            sums = np.bincount(self.group[own], self.sums_inside[own], size)
-            pairs = np.bincount(self.group[own], self.pairs_inside[own], size)
+            sums = np.bincount(self.group[own], self.sums_inside[own], size).astype(float)
+            pairs = np.bincount(self.group[own], self.pairs_inside[own], size).astype(float)
         return np.divide(sums, pairs, out=np.full(sums.size, np.nan), where=pairs > 0)
 
 

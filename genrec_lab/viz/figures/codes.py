@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,16 +29,16 @@ from genrec_lab.viz.sentences import (
     tokenizers_title,
 )
 from genrec_lab.viz.tables import table_figure
-from genrec_lab.viz.text import counted, label, listed, noted, percent
+from genrec_lab.viz.text import counted, label, listed, noted, of_domains, percent
 from genrec_lab.viz.theme import ordered_styles
 
-# For `tokenizers_compared`: a panel's title, its field, scale, unit and axis title.
+# For `tokenizers_compared`: a panel's title, its field, unit and axis title.
 _LINES = (
-    ("Codes in use", "utilisation", 100.0, " %", "share of codes"),
-    ("Perplexity over codes", "evenness", 100.0, " %", "share of codes"),
-    ("Gini of the codes", "gini", 1.0, "", "0: even, 1: a single code"),
-    ("Dead codes", "dead_share", 100.0, " %", "share of codes"),
-    ("Entropy of the prefix", "prefix_entropy", 1.0, "", "bits"),
+    ("Codes in use", "utilisation", " %", "share of codes"),
+    ("Perplexity over codes", "evenness", " %", "share of codes"),
+    ("Gini of the codes", "gini", "", "0: even, 1: a single code"),
+    ("Dead codes", "dead_share", " %", "share of codes"),
+    ("Entropy of the prefix", "prefix_entropy", "", "bits"),
 )
 _ENTROPY, _COLLISIONS = 4, 5  # panels
 
@@ -68,13 +69,11 @@ def code_usage(
             made.bars(panel, table[order, domain], hover, name, at=places, customdata=custom)
         made.outer(panel, "code, most frequent first", "items")
     made.y(rangemode="tozero")
-    note = f"{counted(int(counts[0].sum()), 'item')} of {counted(len(names), 'domain')}"
     whole = all(int((table.sum(axis=1) > 0).sum()) <= top for table in counts)
-    drawn = (
-        "all codes in use are drawn" if whole else f"the {top} most frequent codes of each level are drawn"
-    )
+    drawn = "all codes in use" if whole else f"the {top} most frequent codes of each level"
+    note = noted(of_domains(int(counts[0].sum()), names), f"{drawn} are drawn", seed=seed)
     layout = {"barmode": "stack", "bargap": 0, "showlegend": len(names) > 1}
-    return made.finish(sharing_title(counts), noted(note, drawn, seed=seed), **layout)
+    return made.finish(sharing_title(counts), note, **layout)
 
 
 def code_sharing(
@@ -86,31 +85,21 @@ def code_sharing(
     panel.
     """
     names, counts = _counts(codes, sizes, domains)
-    n_domains = len(names)
     made = panels(["Share of the codes", "Share of the items"], columns=2, row_height=44 * len(counts) + 24)
-    colours = [theme.TRACK, *(style.colour for style in ordered_styles(n_domains))]
+    colours = [theme.TRACK, *(style.colour for style in ordered_styles(len(names)))]
+    inside = {"textposition": "inside", "insidetextanchor": "middle", "textangle": 0}
     for used_by, colour in enumerate(colours):
         name = "dead" if used_by == 0 else f"used by {counted(used_by, 'domain')}"
         for panel, what in enumerate(("codes", "items")):
             shares, numbers = _shares_used_by(counts, used_by, of_items=what == "items")
-            made.bars(
-                panel,
-                100 * shares,
-                f"%{{customdata:,}} {what}, %{{x:.1f}} %",
-                name,
-                flat=True,
-                marker={"color": colour},
-                text=[percent(share) if share >= 0.09 else "" for share in shares],
-                textposition="inside",
-                insidetextanchor="middle",
-                textangle=0,
-                customdata=numbers,
-            )
+            texts = [percent(share) if share >= 0.09 else "" for share in shares]
+            look: dict[str, Any] = inside | {"marker": {"color": colour}, "customdata": numbers}
+            hover = f"%{{customdata:,}} {what}, %{{x:.1f}} %"
+            made.bars(panel, 100 * shares, hover, name, flat=True, text=texts, **look)
     for panel in range(2):
         made.x(panel, range=[0, 100], ticksuffix=" %")
         made.rows(panel, [f"level {level + 1}" for level in range(len(counts))])
-    note = f"{counted(int(counts[0].sum()), 'item')} of {counted(n_domains, 'domain')}"
-    note = noted(note, "all codes", seed=seed)
+    note = noted(of_domains(int(counts[0].sum()), names), "all codes", seed=seed)
     return made.finish(sharing_title(counts), note, barmode="stack", showlegend=True)
 
 
@@ -131,11 +120,10 @@ def tokenizers_compared(health: pl.DataFrame, *, seed: int | None = None) -> go.
     ends = [0.8, health["level"].to_numpy().max() + 0.2]
     for name in names:
         of_one = health.filter(pl.col("tokenizer") == name).sort("level")
-        for panel, (_, field, scale, unit, _) in enumerate(_LINES):
-            hover = "level %{x}: %{y:.3~g}" + unit
-            x, y = of_one["level"].to_numpy(), scale * of_one[field].to_numpy()
-            made.line(panel, x, y, name, hover)
-    for panel, (_, field, _, unit, axis) in enumerate(_LINES):
+        for panel, (_, field, unit, _) in enumerate(_LINES):
+            y = (100 if unit else 1) * of_one[field].to_numpy()
+            made.line(panel, of_one["level"].to_numpy(), y, name, "level %{x}: %{y:.3~g}" + unit)
+    for panel, (_, field, unit, axis) in enumerate(_LINES):
         even = {"range": [0, 1.03]} if field == "gini" else {}
         made.y(panel, ticksuffix=unit, title=axis, rangemode="tozero", **even)
         made.x(panel, title="level", dtick=1, range=ends, tickangle=0)
@@ -193,16 +181,13 @@ def neighbour_overlap(
         for tokenizer in tokenizers:
             line = overlap.filter((pl.col("domain") == domain) & (pl.col("tokenizer") == tokenizer)).sort("k")
             x, y = [ks.index(k) for k in line["k"].to_list()], 100 * line["overlap"].to_numpy()
-            hover = "K = %{customdata}: %{y:.1f} %"
-            made.line(panel, x, y, tokenizer, hover, customdata=line["k"].to_numpy())
+            custom = line["k"].to_numpy()
+            made.line(panel, x, y, tokenizer, "K = %{customdata}: %{y:.1f} %", customdata=custom)
         made.outer(panel, "K nearest items", "codes in common")
     made.x(**numbered_axis([str(k) for k in ks]), tickangle=0)
     made.y(ticksuffix=" %")
-    note = noted(
-        "Mean share of the levels at which an item and its K nearest items have the same code",
-        "" if n_items is None else counted(n_items, "item"),
-        seed=seed,
-    )
+    note = "Mean share of the levels at which an item and its K nearest items have the same code"
+    note = noted(note, "" if n_items is None else counted(n_items, "item"), seed=seed)
     return made.finish(overlap_title(overlap), note, showlegend=True)
 
 
@@ -215,21 +200,22 @@ def collision_groups(codes: npt.ArrayLike, domains: npt.ArrayLike, *, seed: int 
     names = domains_of(domains, expected=len(table))
     ids = row_ids(np.column_stack([names.index, table]))
     sizes = np.bincount(ids)[ids]
-    ambiguous = sizes > 1
-    edges = _group_edges(int(sizes.max(initial=1)))
-    ranges = bin_names(edges)
+    any_ambiguous = bool((sizes > 1).any())
+    edges = list(range(2, min(max(int(sizes.max(initial=1)), 2), 9) + 2))
+    while edges[-1] <= sizes.max(initial=1):
+        edges.append(2 * edges[-1])
+    ranges = bin_names(np.array(edges))
     made = one_panel()
     for domain, name in enumerate(names.names):
-        counts = np.histogram(sizes[ambiguous & (names.index == domain)], bins=edges)[0]
-        hover = "%{y} items in groups of %{customdata}"
-        made.bars(0, counts, hover, name, customdata=ranges)
+        # Items with an identifier of their own are below the first edge.
+        counts = np.histogram(sizes[names.index == domain], bins=edges)[0]
+        made.bars(0, counts, "%{y} items in groups of %{customdata}", name, customdata=ranges)
     made.x(**numbered_axis(ranges), title="items with the same identifier (group size)")
     made.y(title="items", rangemode="tozero")
-    if not ambiguous.any():
+    if not any_ambiguous:
         made.say(0, "No two items of a domain have the same codes.", width=60)
-    note = f"{counted(len(table), 'item')} of {counted(len(names), 'domain')}"
-    note = noted(note, "groups are within a domain", seed=seed)
-    shown = len(names) > 1 and bool(ambiguous.any())
+    note = noted(of_domains(len(table), names), "groups are within a domain", seed=seed)
+    shown = len(names) > 1 and any_ambiguous
     title = collisions_title(sizes, names.index, names.names)
     return made.finish(title, note, barmode="stack", showlegend=shown, bargap=0.3)
 
@@ -244,10 +230,9 @@ def policy_costs(costs: pl.DataFrame, *, n_items: int | None = None, seed: int |
     moved, cost = costs["moved"].to_numpy(), costs["cost"].to_numpy().astype(float)
     titles = ["Items with changed codes", "Added distance to the last codeword"]
     made = panels(titles, columns=2, row_height=38 * len(policies) + 20, left_labels=90)
-    shown = (
-        ("items", moved, [_moved_text(int(count), n_items) for count in moved]),
-        ("distance, summed over items", cost, [f"{value:,.4g}" for value in cost]),
-    )
+    changed = [f"{count:,}" + (f" ({percent(count / n_items)})" if n_items else "") for count in moved]
+    distances = [f"{value:,.4g}" for value in cost]
+    shown = (("items", moved, changed), ("distance, summed over items", cost, distances))
     for panel, (axis, values, texts) in enumerate(shown):
         names, hover = [label(policy) for policy in policies], "%{customdata}: %{text}<extra></extra>"
         made.bars(panel, values, hover, flat=True, text=texts, customdata=names)
@@ -287,32 +272,17 @@ def identifier_examples(
     if len(order) > 1:
         equal = (shown[1:] == shown[:-1]) & (names.index[order][1:] == names.index[order][:-1])[:, None]
         same[1:] = np.logical_and.accumulate(equal, axis=1)
-    levels = table.shape[1]
-    plain = [False] * len(order)
+    levels, plain = table.shape[1], [False] * len(order)
+    texts = [[titles[item] for item in order], [names.names[names.index[item]] for item in order]]
     return table_figure(
         examples_title(len(order), len(table), levels),
         f"Sorted by codes; bold: prefix shared with the row above; seed {seed}",
         ["title", "domain", *(f"level {level + 1}" for level in range(levels))],
-        [
-            [titles[item] for item in order],
-            [names.names[names.index[item]] for item in order],
-            *(shown[:, level].tolist() for level in range(levels)),
-        ],
+        [*texts, *shown.T.tolist()],
         widths=[4.2, 2.2, *([0.8] * levels)],
         left=2,
-        emphasis=[plain, plain, *(same[:, level].tolist() for level in range(levels))],
+        emphasis=[plain, plain, *same.T.tolist()],
     )
-
-
-def _group_edges(largest: int) -> IntArray:
-    edges = list(range(2, min(max(largest, 2), 9) + 2))
-    while edges[-1] <= largest:
-        edges.append(2 * edges[-1])
-    return np.array(edges, dtype=np.int64)
-
-
-def _moved_text(count: int, n_items: int | None) -> str:
-    return f"{count:,}" if not n_items else f"{count:,} ({percent(count / n_items)})"
 
 
 def _examples(codes: IntArray, names: Domains, rows: int, seed: int) -> IntArray:

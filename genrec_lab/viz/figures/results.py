@@ -8,17 +8,16 @@ With a single domain, no average is shown.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import plotly.graph_objects as go
 import polars as pl
 
 from genrec_lab.evaluation.ranking import AVERAGE
-from genrec_lab.viz import FloatArray, theme
+from genrec_lab.viz import theme
 from genrec_lab.viz.figures.training import metric_name
-from genrec_lab.viz.layout import Panels, error_bars, panels, require_columns
+from genrec_lab.viz.layout import error_bars, panels, require_columns
 from genrec_lab.viz.sentences import paper_title, records_note, winner_title
 from genrec_lab.viz.tables import table_figure
 from genrec_lab.viz.text import label, shorten
@@ -41,9 +40,7 @@ def summarise(records: pl.DataFrame, metric: str = "ndcg", k: int = 10) -> pl.Da
     require_columns(records, _COLUMNS)
     chosen = records.filter((pl.col("metric").str.to_lowercase() == metric.lower()) & (pl.col("k") == k))
     if chosen.height == 0:
-        known = sorted(
-            {metric_name(name, cut) for name, cut in records.select("metric", "k").unique().iter_rows()}
-        )
+        known = sorted({metric_name(*pair) for pair in records.select("metric", "k").unique().iter_rows()})
         raise ValueError(f"records: no values of {metric_name(metric, k)}; there are {', '.join(known)}")
     if "seed" not in chosen.columns:
         chosen = chosen.with_columns(seed=pl.lit(0))
@@ -54,16 +51,11 @@ def summarise(records: pl.DataFrame, metric: str = "ndcg", k: int = 10) -> pl.Da
             f"records: {twice['method'][0]!r} with seed {twice['seed'][0]} states {metric_name(metric, k)} "
             f"of {twice['domain'][0]!r} more than once; keep one row per run and domain"
         )
-    domains = [name for name in whole["domain"].unique(maintain_order=True) if name != AVERAGE]
-    place = {name: index for index, name in enumerate([*domains, AVERAGE])}
     table = whole.group_by(["method", "domain"], maintain_order=True).agg(
         mean=pl.col("value").mean(), sd=pl.col("value").std(), seeds=pl.len()
     )
-    rank = {name: index for index, name in enumerate(_ranked_methods(table))}
-    return table.sort(
-        pl.col("method").replace_strict(rank, return_dtype=pl.Int64),
-        pl.col("domain").replace_strict(place, return_dtype=pl.Int64),
-    )
+    order = {"method": _ranked_methods(table), "domain": domain_order(table)}
+    return table.sort([pl.col(name).cast(pl.Enum(values)) for name, values in order.items()])
 
 
 def ranked_table(
@@ -90,15 +82,13 @@ def ranked_table(
             metric_name(name, cut): summarise(records, name, cut).filter(pl.col("domain") == whole)
             for name, cut in records.select("metric", "k").unique(maintain_order=True).iter_rows()
         }
-    seeds = dict(ranking.group_by("method").agg(pl.col("seeds").max()).iter_rows())
-    ranks = _ranks(ranking, methods)
+    most = ranking.group_by("method", maintain_order=True).agg(pl.col("seeds").max().cast(pl.String))
     cells = {
         name: [_cell(frame.filter(pl.col("method") == method), digits) for method in methods]
         for name, frame in shown.items()
     }
-    return pl.DataFrame(
-        {"rank": ranks, "method": methods, "seeds": [str(seeds[method]) for method in methods], **cells}
-    )
+    ranks = _ranks(ranking, methods)
+    return pl.DataFrame({"rank": ranks, "method": methods, "seeds": most["seeds"], **cells})
 
 
 def _ranks(table: pl.DataFrame, methods: Sequence[str]) -> list[str]:
@@ -123,13 +113,12 @@ def results_table(
     """Draw `ranked_table` as a plotly table, the best of each column in bold."""
     table = ranked_table(records, metric, k, columns=columns)
     names = table.columns[3:]
-    values = [table[name].to_list() for name in table.columns]
-    rivals = [place for place, rank in enumerate(table["rank"]) if rank != "–"]
-    emphasis = [[False] * table.height for _ in range(3)]
-    for name in names:
-        numbers = np.array([_number(text) for text in table[name]])
-        best = max((numbers[place] for place in rivals if np.isfinite(numbers[place])), default=np.nan)
-        emphasis.append([place in rivals and numbers[place] == best > 0 for place in range(table.height)])
+    # The bound, which has no rank, and missing values are never bold.
+    numbers = table.select(
+        pl.when(pl.col("rank") != "–").then(pl.col(names).str.extract(r"^(\d\S*)").cast(pl.Float64))
+    )
+    bold = numbers.select(((pl.all() == pl.all().max()) & (pl.all() > 0)).fill_null(False))
+    emphasis = [*[[False] * table.height] * 3, *(column.to_list() for column in bold)]
     # Seven or more columns of values leave little room for the others.
     narrow = len(names) >= 7
     widths = [44, 126, 58] if narrow else [50, 165, 60]
@@ -138,7 +127,7 @@ def results_table(
         winner_title(summarise(records, metric, k), metric_name(metric, k), BEST_POSSIBLE),
         records_note(records, f"ranked by the average {metric_name(metric, k)}"),
         table.columns,
-        values,
+        [column.to_list() for column in table],
         widths=widths,
         left=2,
         emphasis=emphasis,
@@ -153,22 +142,21 @@ def paper_table(beside: pl.DataFrame) -> go.Figure:
     papers = beside["paper"].unique(maintain_order=True).to_list()
     if len(papers) != 1:
         raise ValueError(f"paper_table draws one paper's table; got {papers or 'an empty frame'}")
-    below = (beside["difference"] < _FAR_BELOW).to_list()
-    plain = [False] * beside.height
+    below, plain = (beside["difference"] < _FAR_BELOW).to_list(), [False] * beside.height
+    domains = beside["domain"].unique(maintain_order=True).to_list()
+    columns = {
+        "domain": beside["domain"].to_list(),
+        "row": beside["method"].to_list(),
+        "metric": [f"{metric}@{k}" for metric, k in beside.select("metric", "k").iter_rows()],
+        "ours": [f"{value:.4f}" for value in beside["ours"]],
+        "paper": [f"{value:.4f}" for value in beside["theirs"]],
+        "difference": [f"{value:+.1f} %" for value in beside["difference"]],
+    }
     return table_figure(
-        paper_title(
-            papers[0], beside["domain"].unique(maintain_order=True).to_list(), sum(below), beside.height
-        ),
+        paper_title(papers[0], domains, sum(below), beside.height),
         f"Bold: more than {-_FAR_BELOW:.0f} % below the paper's figure. Several seeds are averaged.",
-        ("domain", "row", "metric", "ours", "paper", "difference"),
-        [
-            beside["domain"].to_list(),
-            beside["method"].to_list(),
-            [f"{metric}@{k}" for metric, k in beside.select("metric", "k").iter_rows()],
-            [f"{value:.4f}" for value in beside["ours"]],
-            [f"{value:.4f}" for value in beside["theirs"]],
-            [f"{value:+.1f} %" for value in beside["difference"]],
-        ],
+        list(columns),
+        list(columns.values()),
         widths=(1.2, 1.4, 1.1, 0.8, 0.8, 1.0),
         left=3,
         emphasis=[plain, below, plain, plain, plain, below],
@@ -179,9 +167,7 @@ def rivals(table: pl.DataFrame) -> list[str]:
     """Return the methods of a summary by rank, without the bound; raises ValueError if there are none."""
     methods = [str(name) for name in table["method"].unique(maintain_order=True) if name != BEST_POSSIBLE]
     if not methods:
-        raise ValueError(
-            f"records: no method but {BEST_POSSIBLE!r}; expected at least one to compare with it"
-        )
+        raise ValueError(f"records: no method but {BEST_POSSIBLE!r}; expected at least one more")
     return methods
 
 
@@ -209,16 +195,11 @@ def _with_averages(chosen: pl.DataFrame) -> pl.DataFrame:
 
 def _ranked_methods(table: pl.DataFrame) -> list[str]:
     """Return the best possible, then methods by descending average, then those without one by mean value."""
-    averages = dict(table.filter(pl.col("domain") == AVERAGE).select("method", "mean").iter_rows())
-    means = dict(table.group_by("method").agg(pl.col("mean").mean()).iter_rows())
-    return sorted(
-        table["method"].unique(maintain_order=True),
-        key=lambda name: (
-            name != BEST_POSSIBLE,
-            name not in averages,
-            -float(averages.get(name, means[name]) or 0.0),
-        ),
-    )
+    average = pl.col("mean").filter(pl.col("domain") == AVERAGE).first()
+    each = table.group_by("method", maintain_order=True).agg(average=average, mean=pl.col("mean").mean())
+    value = pl.coalesce("average", "mean", 0.0)
+    order = (pl.col("method") != BEST_POSSIBLE, pl.col("average").is_null(), -value)
+    return each.sort(order, maintain_order=True)["method"].to_list()
 
 
 def domain_order(table: pl.DataFrame) -> list[str]:
@@ -232,10 +213,6 @@ def _cell(row: pl.DataFrame, digits: int) -> str:
         return "–"
     mean, sd = row["mean"][0], row["sd"][0]
     return f"{mean:.{digits}f}" if sd is None else f"{mean:.{digits}f} ± {sd:.{digits}f}"
-
-
-def _number(text: str) -> float:
-    return float("nan") if text == "–" else float(text.split(" ")[0])
 
 
 def metric_bars(
@@ -260,7 +237,8 @@ def metric_bars(
     strong = methods[:1] if highlight is None else list(highlight)
     if unknown := [name for name in strong if name not in methods]:
         raise ValueError(f"highlight: {unknown} not among the methods {methods}")
-    bounds = {name: _bound(table, name) for name in domain_order(table)}
+    best = dict(table.filter(pl.col("method") == BEST_POSSIBLE).select("domain", "mean").iter_rows())
+    bounds: dict[str, float | None] = {name: best.get(name) for name in domain_order(table)}
     domains = [name for name, bound in bounds.items() if not of_best or bound]
     if not domains:
         raise ValueError(
@@ -270,25 +248,32 @@ def metric_bars(
     names = ["Average, weighted by users" if name == AVERAGE else name for name in domains]
     if of_best:
         names = [f"{shorten(name, 36)}: {bounds[name]:.4f}" for name in domains]
-    made = _method_panels(names, methods, row=26)
-    several = bool((table.filter(pl.col("method") != BEST_POSSIBLE)["seeds"] > 1).any())
+    columns, row_height = 4 if len(names) <= 4 else 3, 26 * len(methods) + 12
+    layout: dict[str, Any] = {
+        "row_height": row_height,
+        "left_labels": _METHODS,
+        "column_gap": 0.035,
+        "row_gap": 46,
+    }
+    made = panels(names, columns=columns, **layout)
+    compared = table.filter(pl.col("method") != BEST_POSSIBLE)
+    several = bool((compared["seeds"] > 1).any())
     for panel, domain in enumerate(domains):
-        places, rows = _rows(table, domain, methods)
+        made.rows(panel, methods, 26)
+        rows = compared.filter(pl.col("domain") == domain)
+        places = [methods.index(name) for name in rows["method"]]
         scale = 100 / (bounds[domain] or 1.0) if of_best else 1.0
         means, spreads = (scale * rows[name].fill_null(0.0).to_numpy() for name in ("mean", "sd"))
-        made.bars(
-            panel,
-            means,
-            "%{customdata[0]}: %{customdata[1]:.4f}, %{customdata[2]}<extra></extra>",
-            at=places,
-            flat=True,
-            marker_color=[theme.ACCENT if name in strong else theme.MUTED for name in rows["method"]],
-            error_x=error_bars(spreads),
-            customdata=np.column_stack([_labels(rows), rows["mean"].to_numpy(), _spreads(rows)]),
-        )
+        labels = np.array([label(name, 60) for name in rows["method"]], dtype=object)
+        look: dict[str, Any] = {
+            "marker_color": [theme.ACCENT if name in strong else theme.MUTED for name in rows["method"]],
+            "customdata": np.column_stack([labels, rows["mean"].to_numpy(), _spreads(rows)]),
+        }
+        hover = "%{customdata[0]}: %{customdata[1]:.4f}, %{customdata[2]}<extra></extra>"
+        made.bars(panel, means, hover, at=places, flat=True, error_x=error_bars(spreads), **look)
         # The number is placed after the error bar, so that they do not overlap.
         texts = [f" {value:.0f} %" if of_best else f" {value:.4f}" for value in means]
-        _write(made, panel, places, means + spreads, texts, size=11)
+        made.write(panel, means + spreads, places, texts, textfont_size=11)
         bound = 100.0 if of_best else bounds[domain]
         if bound is not None:
             dotted = {"line_dash": "dot", "line_color": theme.REFERENCE}
@@ -308,51 +293,7 @@ def metric_bars(
     return made.finish(winner_title(table, shown, BEST_POSSIBLE), note)
 
 
-def _method_panels(titles: Sequence[str], methods: Sequence[str], row: int) -> Panels:
-    """Create panels with a line of `row` pixels per method, and method names left of the first column."""
-    made = panels(
-        titles,
-        columns=4 if len(titles) <= 4 else 3,
-        row_height=row * len(methods) + 12,
-        left_labels=_METHODS,
-        column_gap=0.035,
-        row_gap=46,
-    )
-    for panel in range(made.count):
-        made.rows(panel, methods, 26)
-    return made
-
-
-def _rows(table: pl.DataFrame, domain: str, methods: Sequence[str]) -> tuple[list[int], pl.DataFrame]:
-    """Return the positions from the top, and the rows in that order, of methods with a value in a domain."""
-    rows = table.filter((pl.col("domain") == domain) & (pl.col("method") != BEST_POSSIBLE))
-    return [methods.index(name) for name in rows["method"]], rows
-
-
-def _bound(table: pl.DataFrame, domain: str) -> float | None:
-    rows = table.filter((pl.col("domain") == domain) & (pl.col("method") == BEST_POSSIBLE))
-    return float(rows["mean"][0]) if rows.height else None
-
-
 def _spreads(rows: pl.DataFrame) -> list[str]:
     """Return the hover text about seeds: the spread, if there are several."""
     pairs = rows.select("sd", "seeds").iter_rows()
     return ["1 seed" if sd is None else f"± {sd:.4f} over {seeds} seeds" for sd, seeds in pairs]
-
-
-def _labels(rows: pl.DataFrame) -> npt.NDArray[np.object_]:
-    return np.array([label(name, 60) for name in rows["method"]], dtype=object)
-
-
-def _write(
-    made: Panels,
-    panel: int,
-    places: Sequence[int],
-    x: FloatArray,
-    texts: Sequence[str],
-    size: int,
-) -> None:
-    """Write one text per line, to the right of x."""
-    trace = {"x": x, "y": places, "text": texts, "mode": "text", "textposition": "middle right"}
-    silent = {"showlegend": False, "hoverinfo": "skip", "cliponaxis": False}
-    made.add(panel, go.Scatter(**trace, textfont_size=size, **silent))
