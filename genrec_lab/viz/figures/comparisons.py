@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ import polars as pl
 from genrec_lab.viz import FloatArray, theme
 from genrec_lab.viz.layout import Panels, domains_of, error_bars, numbered_axis, one_panel, require_columns
 from genrec_lab.viz.sentences import adaptation_title, beams_title, differences_title, tail_title, worth_title
-from genrec_lab.viz.text import counted, escape, label, listed, noted, percent
+from genrec_lab.viz.text import counted, escape, label, listed, noted, of_domains, percent
 
 _ABOVE = 0.32  # distance of papers' points above a variant's own point, in lines
 # Symbols of the papers' data sets; our own points use other symbols.
@@ -24,14 +25,12 @@ _DARK = -65  # percent; colours below this are too dark for dark text
 def missed_share(exact: npt.ArrayLike, found: npt.ArrayLike) -> FloatArray:
     """Return the share of each user's exact top-k that is missing from the beam's list, (U,).
 
-    exact, found: (U, K) item indices, -1 past the end; K may differ. The share is 0 for users without exact
-    items.
+    exact, found: (U, K) item indices, -1 past the end; K may differ. It is 0 for users without exact items.
     """
     true, beam = np.asarray(exact, dtype=np.int64), np.asarray(found, dtype=np.int64)
     if true.ndim != 2 or beam.ndim != 2 or len(true) != len(beam):
-        raise ValueError(
-            f"exact: shape {true.shape}, found: shape {beam.shape}; expected (users, items) for both"
-        )
+        shapes = f"exact: shape {true.shape}, found: shape {beam.shape}"
+        raise ValueError(f"{shapes}; expected (users, items) for both")
     real = true >= 0
     in_beam = (true[:, :, None] == beam[:, None, :]).any(axis=2)
     return (real & ~in_beam).sum(axis=1) / np.maximum(real.sum(axis=1), 1)
@@ -46,8 +45,7 @@ def beam_misses(
 ) -> go.Figure:
     """Draw how much of the exact top-k a beam search misses over the number of beams, one line per domain.
 
-    exact: (U, K) items of `exact_top_k`. beams: number of beams -> (U, K) items of `beam_search`. domains:
-    (U,).
+    exact: (U, K) items of `exact_top_k`. beams: number of beams -> (U, K) items of `beam_search`.
     """
     if not beams:
         raise ValueError("beams: no results; expected at least one number of beams")
@@ -66,8 +64,7 @@ def beam_misses(
     made.x(**numbered_axis([str(width) for width in widths]), title="beams")
     made.y(ticksuffix=" %", rangemode="tozero", title=f"missed items of the true top {truth.shape[1]}")
     title = beams_title(widths, missed.mean(axis=1).tolist(), truth.shape[1])
-    note = f"{counted(len(truth), 'user')} of {counted(len(names), 'domain')}"
-    note = noted(note, "true top found by best-first search", seed=seed)
+    note = noted(of_domains(len(truth), names, "user"), "true top found by best-first search", seed=seed)
     return made.finish(title, note, showlegend=len(names) > 1)
 
 
@@ -81,9 +78,8 @@ def adaptation_change(
 ) -> go.Figure:
     """Draw a metric of validation users before and after adaptation as dumbbells, the largest gain on top.
 
-    changes: frame `domain, before, after`, and `seed` if domains have several rows. In that case, means are
-    drawn, with one standard deviation over seeds as error bars. before, after: labels of the two ends. The
-    best of several epochs on the same users overestimates the metric on new users; the note says so.
+    changes: frame `domain, before, after`, and `seed` if domains have several rows, of which means are drawn,
+    with one standard deviation over seeds as error bars. before, after: labels of the two ends.
     """
     require_columns(changes, ("domain", "before", "after"))
     ends = pl.col("before", "after")
@@ -102,8 +98,7 @@ def adaptation_change(
         x, marker, hover = table[column].to_numpy(), theme.mark(colour, symbol, 10), "%{customdata}: %{x:.4f}"
         made.points(0, x, places, name, hover, marker, error_x=spread, customdata=names)
     texts = [f"   {_signed_percent(low, high)}" for low, high in spans.tolist()]
-    written = {"x": spans.max(axis=1), "y": places, "text": texts, "textposition": "middle right"}
-    made.add(0, go.Scatter(mode="text", showlegend=False, hoverinfo="skip", cliponaxis=False, **written))
+    made.write(0, spans.max(axis=1), places, texts)
     least, most = float(spans.min()), float(spans.max())
     room = (most - least) or abs(most) or 1.0
     made.x(0, title=label(metric), range=[least - 0.08 * room, most + 0.2 * room])
@@ -145,17 +140,14 @@ def long_tail(by_group: pl.DataFrame, reference: str, *, metric: str = "NDCG@10"
     made.add(0, go.Heatmap(z=change, hoverongaps=False, hovertemplate=hover, **look))
     for (row, column), value in np.ndenumerate(values):
         text = f"{value:.4f}".removeprefix("0") if value < 1 else "1"
-        made.figure.add_annotation(
-            x=column,
-            y=row,
-            text=f"<b>{text}</b>" if best[row, column] else text,
-            showarrow=False,
-            font={"color": _letters(float(change[row, column]))},
-        )
+        text = f"<b>{text}</b>" if best[row, column] else text
+        # Letters of the default colour if the cell has none, otherwise for both modes.
+        shade = "#FFFFFF" if change[row, column] < _DARK else "#14181D"
+        font = {"color": shade if np.isfinite(change[row, column]) else None}
+        made.figure.add_annotation(x=column, y=row, text=text, showarrow=False, font=font)
     users = groups["users"].to_list()
-    heads = [
-        f"{escape(name)}<br>{counted(n, 'user')}" for name, n in zip(groups["group"], users, strict=True)
-    ]
+    each = zip(groups["group"], users, strict=True)
+    heads = [f"{escape(name)}<br>{counted(count, 'user')}" for name, count in each]
     title = "interactions of the target in the training part"
     made.x(tickvals=list(range(len(heads))), ticktext=heads, title=title, showgrid=False)
     made.y(**numbered_axis(names, 24), autorange="reversed", showgrid=False)
@@ -186,12 +178,10 @@ def difference_intervals(
     """
     require_columns(differences, ("name", "difference", "low", "high"))
     names = [str(name) for name in differences["name"].to_list()]
-    middle, low, high = (
-        differences[column].to_numpy().astype(float) for column in ("difference", "low", "high")
-    )
+    middle, low, high = differences.select(pl.col("difference", "low", "high").cast(pl.Float64)).to_numpy().T
     outside = np.flatnonzero((low > high) | (middle < low) | (middle > high))
     if outside.size:
-        bad = int(outside[0])
+        bad = outside[0]
         raise ValueError(
             f"differences: {names[bad]!r} has {middle[bad]} outside its interval {low[bad]}..{high[bad]}; "
             "expected low <= difference <= high"
@@ -229,7 +219,7 @@ def worth_of_parts(
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"worth: {twice!r} has more than one row; keep one domain, metric and k")
-    change, low, high = (worth[column].to_numpy().astype(float) for column in ("change", "low", "high"))
+    change, low, high = worth.select(pl.col("change", "low", "high").cast(pl.Float64)).to_numpy().T
     spread = ["" if sd is None else f"<br>± {sd:.1f} over seeds" for sd in worth["sd"].to_list()]
     spans = [f"{least:+.1f} to {most:+.1f} %" for least, most in zip(low, high, strict=True)]
     made = one_panel(52 * len(names) + 40)
@@ -239,12 +229,9 @@ def worth_of_parts(
     sources = _add_papers(made, papers, names)
     made.x(title=f"change of {label(metric)} without the part", ticksuffix=" %")
     made.rows(0, names, 44, above=0.6)
-    draws = "bars: 95 % bootstrap intervals over users" + (
-        f" ({counted(users, 'test user')})" if users else ""
-    )
     note = noted(
         "Points: means over seeds" if worth["sd"].is_not_null().any() else "One seed",
-        draws,
+        "bars: 95 % bootstrap intervals over users" + (f" ({counted(users, 'test user')})" if users else ""),
         f"open marks: {listed(sources)}, on other data" if sources else "",
         seed=seed,
     )
@@ -271,19 +258,11 @@ def _add_intervals(
     }
     for kind, (chosen, colour, symbol) in kinds.items():
         places = np.flatnonzero(chosen)
-        if not places.size:
-            continue
-        ends = {"array": (high - middle)[places], "arrayminus": (middle - low)[places]}
-        made.points(
-            0,
-            middle[places],
-            places,
-            kind,
-            hover,
-            theme.mark(colour, symbol, 11),
-            error_x={"symmetric": False, "width": 5, "thickness": 2.5} | ends,
-            customdata=customdata[places],
-        )
+        if places.size:
+            ends = {"array": (high - middle)[places], "arrayminus": (middle - low)[places]}
+            bars = {"symmetric": False, "width": 5, "thickness": 2.5} | ends
+            look: dict[str, Any] = {"error_x": bars, "customdata": customdata[places]}
+            made.points(0, middle[places], places, kind, hover, theme.mark(colour, symbol, 11), **look)
     made.figure.add_vline(x=0, line_color=theme.REFERENCE, line_width=1.5, line_dash="dash")
 
 
@@ -303,13 +282,6 @@ def _add_papers(made: Panels, papers: pl.DataFrame | None, names: list[str]) -> 
         marker = theme.mark(made.style(name).colour, _MARKS[place % len(_MARKS)], 9, width=1.5)
         made.points(0, rows["change"].to_numpy(), y, name, hover, marker, customdata=custom)
     return list(dict.fromkeys(paper for paper, _ in series))
-
-
-def _letters(change: float) -> str | None:
-    """Return the text colour for a cell, for both modes; None (the default colour) without a cell colour."""
-    if not np.isfinite(change):
-        return None
-    return "#FFFFFF" if change < _DARK else "#14181D"
 
 
 def _signed_percent(before: float, after: float) -> str:

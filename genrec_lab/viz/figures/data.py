@@ -15,7 +15,7 @@ from genrec_lab.viz import IntArray
 from genrec_lab.viz.layout import one_panel, panels, require_columns
 from genrec_lab.viz.sentences import lengths_title, popularity_title, statistics_title
 from genrec_lab.viz.tables import table_figure
-from genrec_lab.viz.text import counted, noted
+from genrec_lab.viz.text import counted, noted, of_domains
 
 _MOST_BARS = 24
 _CURVE_POINTS = 300
@@ -50,15 +50,14 @@ def sequence_lengths(sequences: pl.DataFrame, *, seed: int | None = None) -> go.
     # Labels of full ranges would overlap; the hover text shows the range.
     made.x(tickvals=ticks, ticktext=[ranges[place].split("–")[0] for place in ticks], tickangle=0)
     made.y(ticksuffix=" %")
-    note = f"All {counted(frame.height, 'user')} of {counted(len(names), 'domain')}"
-    return made.finish(lengths_title(medians), noted(note, seed=seed), bargap=0.08)
+    note = noted(f"All {of_domains(frame.height, names, 'user')}", seed=seed)
+    return made.finish(lengths_title(medians), note, bargap=0.08)
 
 
 def length_bins(lengths: npt.ArrayLike) -> IntArray:
-    """Return integer edges of at most 24 bins [e_i, e_i+1) that cover every length.
+    """Return integer edges of at most 24 bins [e_i, e_i+1) that cover every length; ValueError for none.
 
-    Bins have width 1 if 24 suffice; otherwise widths increase geometrically. Raises ValueError for no
-    lengths.
+    Bins have width 1 if 24 suffice; otherwise widths increase geometrically.
     """
     values = np.asarray(lengths, dtype=np.int64)
     if values.size == 0:
@@ -81,10 +80,9 @@ def popularity_curve(
 ) -> go.Figure:
     """Draw the share of interactions of each domain's r-th most popular item over r, on logarithmic axes.
 
-    sequences: frame with `domain` and `items`. items: optional frame with `item` and `domain`. With it, items
-    without interactions are included in the top 1 % and counted in the note, because a logarithmic axis
-    cannot show them. The curve has at most 300 ranks of a domain, evenly spaced on the logarithmic axis,
-    including the first and the last.
+    sequences: frame with `domain` and `items`. items: optional frame with `item` and `domain`; with it, items
+    without interactions, which a logarithmic axis cannot show, count in the top 1 % and in the note. The
+    curve has at most 300 ranks of a domain, evenly spaced on the logarithmic axis.
     """
     require_columns(sequences, ("domain", "items"))
     chosen = sequences.select("domain", item=pl.col("items")).explode("item").drop_nulls("item")
@@ -101,7 +99,9 @@ def popularity_curve(
         unseen += catalogue - counts.size
         top = math.ceil(catalogue / 100)
         tops[name] = (top, catalogue, float(counts[:top].sum() / counts.sum()))
-        ranks = _spread_ranks(counts.size)
+        ranks = np.arange(1, counts.size + 1)
+        if counts.size > _CURVE_POINTS:
+            ranks = np.unique(np.round(np.geomspace(1, counts.size, _CURVE_POINTS)).astype(np.int64))
         hover = "rank %{x}: %{customdata} interactions (%{y:.3f} %)"
         shares = 100 * counts[ranks - 1] / counts.sum()
         made.line(0, ranks, shares, name, hover, mode="lines", customdata=counts[ranks - 1])
@@ -119,18 +119,16 @@ def statistics_table(statistics: pl.DataFrame, *, seed: int | None = None) -> go
     """
     require_columns(statistics, ("domain", *_SIZES))
     names = [name for name in statistics.columns if name in _COLUMNS]
-    columns = [[_cell(name, value) for value in statistics[name].to_list()] for name in names]
     totals = {name: int(statistics[name].sum()) for name in _SIZES}
+    columns = {name: statistics[name].to_list() for name in names}
     if statistics.height > 1:
-        for name, column in zip(names, columns, strict=True):
-            column.append(_total(name, statistics, totals))
-    title = statistics_title(**totals, domains=statistics.height)
+        columns = {name: [*column, _total(name, statistics, totals)] for name, column in columns.items()}
     note = "Sparsity: share of user-item pairs without an interaction"
     return table_figure(
-        title,
+        statistics_title(**totals, domains=statistics.height),
         noted(note, "mean length: interactions per user", seed=seed),
         [name.replace("_", " ") for name in names],
-        columns,
+        [[_cell(name, value) for value in column] for name, column in columns.items()],
         widths=[_WIDTHS.get(name, 1.0) for name in names],
     )
 
@@ -145,19 +143,13 @@ def _cell(column: str, value: object) -> str:
     return f"{int(str(value)):,}" if column != "domain" else str(value)
 
 
-def _total(column: str, statistics: pl.DataFrame, totals: dict[str, int]) -> str:
+def _total(column: str, statistics: pl.DataFrame, totals: dict[str, int]) -> object:
     if column == "domain":
         return "all"
     if column == "sparsity":
         # Users only choose items of their own domain, so pairs are counted per domain.
         pairs = (statistics["users"].cast(pl.Float64) * statistics["items"].cast(pl.Float64)).sum()
-        return _cell(column, 1 - totals["interactions"] / pairs if pairs else None)
+        return 1 - totals["interactions"] / pairs if pairs else None
     if column == "mean_length":
-        return _cell(column, totals["interactions"] / totals["users"] if totals["users"] else None)
-    return _cell(column, int(statistics[column].sum()))
-
-
-def _spread_ranks(count: int) -> IntArray:
-    if count <= _CURVE_POINTS:
-        return np.arange(1, count + 1, dtype=np.int64)
-    return np.unique(np.round(np.geomspace(1, count, _CURVE_POINTS)).astype(np.int64))
+        return totals["interactions"] / totals["users"] if totals["users"] else None
+    return int(statistics[column].sum())

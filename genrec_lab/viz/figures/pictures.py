@@ -38,12 +38,10 @@ _PARTS = re.compile(r"[^\W_]+")
 
 
 def item_pictures(items: pl.DataFrame, *, rows: int = 2, seed: int = 0) -> go.Figure:
-    """Draw a seeded choice of items, six per row: picture, title and domain.
+    """Draw a seeded choice of items, stratified by domain, six per row: picture, title and domain.
 
-    items: frame `title, domain, image`; image is a file or null. Items without a picture are not drawn, but
-    counted in the note. The choice is stratified by domain, and items are grouped by domain. The figure
-    contains the pictures, with sides of at most 160 px. Raises ValueError if no item has a picture, or if a
-    file is missing or not a picture.
+    items: frame `title, domain, image`; image is a file or null. Items without a picture are counted in the
+    note. Raises ValueError if no item has a picture, or if a file is missing or not a picture.
     """
     require_columns(items, ("title", "domain", "image"))
     pictured = items.filter(pl.col("image").is_not_null())
@@ -61,10 +59,8 @@ def item_pictures(items: pl.DataFrame, *, rows: int = 2, seed: int = 0) -> go.Fi
         _put_caption(figure, caption, column, row + (_PICTURE + 4) / card)
     title = pictures_title(chosen.height, pictured.height, domains)
     without = items.height - pictured.height
-    note = noted(
-        "Stratified by domain", f"{counted(without, 'item')} without a picture" if without else "", seed=seed
-    )
-    return finish(figure, title, note, plot_height=lines * card)
+    left_out = f"{counted(without, 'item')} without a picture" if without else ""
+    return finish(figure, title, noted("Stratified by domain", left_out, seed=seed), plot_height=lines * card)
 
 
 def kept_by_codes(
@@ -80,9 +76,8 @@ def kept_by_codes(
 
     items: frame `title, domain, text, image` of n items; image is a file or null. codes: (n, L). words: by
     item and level, the words decoded from the codes up to that level, most characteristic first; words from
-    the item's text are bold. pictures: (n, L, S, S, 3) in 0..1, decoded from the codes, or None. means: means
-    of many such pictures in the same shape, drawn next to the single ones. The title states the share of
-    decoded words that are in the texts. Raises ValueError if the shapes do not match or there are no items.
+    the item's text are bold. pictures: (n, L, S, S, 3) in 0..1, decoded from the codes, or None. means: of
+    many such pictures, in the same shape. Raises ValueError if shapes do not match or there are no items.
     """
     require_columns(items, ("title", "domain", "text", "image"))
     numbers = np.asarray(codes)
@@ -100,11 +95,11 @@ def kept_by_codes(
         _put_caption(figure, f"<b>{head}</b>", column, -_HEAD / card)
     rows = items.select("title", "domain", "text", "image").iter_rows()
     for row, (title, domain, text, image) in enumerate(rows):
-        below = row + (picture + 4) / card
+        caption_at = row + (picture + 4) / card
         if image is not None:
-            uri = picture_uri(image)
-            _put_picture(figure, uri, 0, row, _KEPT_PICTURE / width, _KEPT_PICTURE / card)
-        _put_caption(figure, _titled(title, domain, characters, _KEPT_LINES), 0, below)
+            side_x, side_y = _KEPT_PICTURE / width, _KEPT_PICTURE / card
+            _put_picture(figure, picture_uri(image), 0, row, side_x, side_y)
+        _put_caption(figure, _titled(title, domain, characters, _KEPT_LINES), 0, caption_at)
         own = words_of(text)
         for level in range(levels):
             for place, shown in enumerate(drawn):
@@ -113,16 +108,13 @@ def kept_by_codes(
                 _put_picture(figure, uri, aside, row, side / width, side / card)
             lines = _lines(words[row][level], own, characters)
             prefix = "·".join(str(code) for code in numbers[row, : level + 1])
-            _put_caption(figure, f"{lines}<br><i>{escape(prefix)}</i>", level + 1, below)
-    seen = "pictures drawn by diffusion, all from the same noise"
-    unseen = "no pictures are drawn, because the tokenizer saw none in training"
-    note = noted(
-        counted(items.height, "item"),
-        "below each picture the codes and their most typical words, bold where the item's text has them",
-        (seen if drawn else unseen)
-        + ("" if means is None else ", and right of each the mean of many, sharp where they agree"),
-        seed=seed,
-    )
+            _put_caption(figure, f"{lines}<br><i>{escape(prefix)}</i>", level + 1, caption_at)
+    seen = "no pictures are drawn, because the tokenizer saw none in training"
+    if drawn:
+        seen = "pictures drawn by diffusion, all from the same noise"
+    seen += "" if means is None else ", and right of each the mean of many, sharp where they agree"
+    below = "below each picture the codes and their most typical words, bold where the item's text has them"
+    note = noted(counted(items.height, "item"), below, seen, seed=seed)
     title = kept_title(shares_told(items["text"].to_list(), words))
     return finish(figure, title, note, plot_height=round(items.height * card + _HEAD))
 
@@ -147,9 +139,8 @@ def picture_uri(file: str | Path, side: int = _STORED, kind: str = "PNG") -> str
             opened.draft("RGB", (2 * side, 2 * side))
             small = opened.convert("RGBA")
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"{file}: not a picture that can be read ({error}); restore it, or prepare the data again"
-        ) from error
+        fix = "restore it, or prepare the data again"
+        raise ValueError(f"{file}: not a picture that can be read ({error}); {fix}") from error
     small.thumbnail((side, side))
     # A transparent background would become black.
     flat = Image.new("RGB", small.size, "white")
@@ -159,10 +150,7 @@ def picture_uri(file: str | Path, side: int = _STORED, kind: str = "PNG") -> str
 
 @lru_cache(_THUMBNAILS_KEPT)
 def thumbnail(file: str, side: int) -> str | None:
-    """Return a small picture as a data URI, or None if the file is missing or not a picture.
-
-    Unlike a report, the explorer does not fail if a picture is missing, because the run may have been moved.
-    """
+    """Return a small picture as a data URI, or None if the file is not one: a run may have been moved."""
     try:
         return picture_uri(file, side, "JPEG")
     except ValueError:
@@ -170,10 +158,7 @@ def thumbnail(file: str, side: int) -> str | None:
 
 
 def drawn_uri(pixels: npt.ArrayLike, side: int) -> str:
-    """Return (S, S, 3) in 0..1 as a data URI of about `side` px, enlarged without smoothing.
-
-    The visible pixels show the true resolution of decoded pictures.
-    """
+    """Return (S, S, 3) in 0..1 as a data URI of about `side` px, its true pixels visible."""
     values = np.round(255 * np.clip(np.asarray(pixels, dtype=np.float64), 0, 1)).astype(np.uint8)
     image = Image.fromarray(values)
     times = max(1, round(side / image.width))

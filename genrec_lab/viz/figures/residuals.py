@@ -18,7 +18,7 @@ from genrec_lab.viz import Float32Array, FloatArray, IntArray, theme
 from genrec_lab.viz.layout import MAX_POINTS, Panels, domains_of, panels
 from genrec_lab.viz.projection import Projection, stratified_sample
 from genrec_lab.viz.sentences import atlas_title, left_title, norms_title, unquantised_title
-from genrec_lab.viz.text import counted, escape, label, noted, percent, shorten
+from genrec_lab.viz.text import counted, label, noted, of_domains, percent
 from genrec_lab.viz.theme import PALETTE, category_styles, ordered_styles
 
 _MAP_NEIGHBOURS = 10
@@ -41,16 +41,13 @@ def residual_atlas(
 ) -> go.Figure:
     """Draw one map per level, coloured by domain, with the same items in each: GMC Figure 3, left.
 
-    coordinates: (n, L, 2), as in `Projection.coordinates`. domains: (n,) of these items. titles: (n,) for the
-    hover text. what: description of the mapped vectors for the note. n_items: size of the catalogue from
-    which the n items come. If n times L is above 20,000, a stratified sample is drawn. The titles state the
-    share of a point's 10 nearest points on the map that belong to its own domain.
+    coordinates: (n, L, 2), as in `Projection.coordinates`. domains, titles: (n,) of these items. what:
+    description of the mapped vectors for the note. n_items: size of the catalogue from which the n items
+    come. If n times L is above 20,000, a stratified sample is drawn. The panels' titles state `map_purity`.
     """
     points = np.asarray(coordinates, dtype=np.float64)
     if points.ndim != 3 or points.shape[2] != 2 or 0 in points.shape:
-        raise ValueError(
-            f"coordinates: shape {points.shape}, expected (items, levels, 2) with at least one item"
-        )
+        raise ValueError(f"coordinates: shape {points.shape}, expected (items, levels, 2), none of them 0")
     names = domains_of(domains, expected=len(points))
     if titles is not None and len(titles) != len(points):
         raise ValueError(f"titles: {len(titles)} values for {len(points)} items, expected one per item")
@@ -60,27 +57,21 @@ def residual_atlas(
     pairs = len(points) * (len(points) - 1)
     chance = float((counts * (counts - 1)).sum() / pairs) if several and pairs else float("nan")
     drawn = stratified_sample(names.index, MAX_POINTS // levels, seed)
-    own = [
-        f": {percent(purity)} of nearest points from the same domain" if several else ""
-        for purity in purities
-    ]
+    of_own = " of nearest points from the same domain"
+    own = [f": {percent(purity)}{of_own}" if several else "" for purity in purities]
     heads = [f"Level {level + 1}{text}" for level, text in enumerate(own)]
     made = panels(heads, columns=2 if levels != 3 else 3, row_height=330, column_gap=0.03, row_gap=20)
-    hover = None if titles is None else np.array([escape(shorten(titles[item], 70)) for item in drawn])
-    kind = _map_trace(len(drawn) * levels)
-    size = 4 if kind is go.Scatter else 3
+    hover = None if titles is None else np.array([label(titles[item], 70) for item in drawn])
+    svg = len(drawn) * levels <= _MOST_SVG_POINTS
     for panel in range(levels):
         places = points[drawn, panel].astype(np.float32)
-        _add_domains(made, panel, places, names.index[drawn], names.names, kind, size, hover)
+        _add_domains(made, panel, places, names.index[drawn], names.names, hover, svg=svg, size=3 + svg)
     _map_axes(made)
     total = len(points) if n_items is None else n_items
     sample = f" of {total:,}, stratified by domain" if len(drawn) < total else ", all of them"
-    note = noted(
-        f"{_method_name(method)} of {what}",
-        counted(len(drawn), "item") + sample,
-        f"nearest: the {_MAP_NEIGHBOURS} nearest points" if several else "",
-        seed=seed,
-    )
+    nearest = f"nearest: the {_MAP_NEIGHBOURS} nearest points" if several else ""
+    of = f"{_METHOD_NAMES.get(method, method)} of {what}"
+    note = noted(of, counted(len(drawn), "item") + sample, nearest, seed=seed)
     title = atlas_title(purities, chance)
     return made.finish(title, note, showlegend=several, hovermode="closest")
 
@@ -96,10 +87,8 @@ def residual_stepper(
     """Draw a map of the same items at every level, with a slider, next to the norms before and after it.
 
     residuals: (N, L, d), the input of each level. remainders: (N, L, d), what remains after each level.
-    codes: (N, L). domains, titles: (N,). The hover text of a point shows its code and the norm of its
-    residual before and after the level. The numbers on the map mark the median position of the level's
-    largest codes. All maps have the same extent, so that the axes do not change. Raises ValueError if the
-    shapes do not match.
+    codes: (N, L). domains, titles: (N,). The numbers on the map mark the median position of the level's
+    largest codes. All maps have the same extent. Raises ValueError if the shapes do not match.
     """
     seen, left = np.asarray(residuals, dtype=np.float32), np.asarray(remainders, dtype=np.float32)
     numbers, items = np.asarray(codes), projection.items
@@ -114,22 +103,23 @@ def residual_stepper(
     before, after = np.linalg.norm(seen, axis=2), np.linalg.norm(left, axis=2)
     heads = ["Items by what the level quantises", "Mean norm before and after each level"]
     made = panels(heads, columns=2, row_height=400, column_gap=0.13)
-    kind = _map_trace(len(items) * levels)
+    svg = len(items) * levels <= _MOST_SVG_POINTS
+    lines = ["" if titles is None else f"{label(titles[item], 70)}<br>" for item in items.tolist()]
     owners: list[int] = []
     for level in range(levels):
-        points = _in_square(projection.coordinates[:, level])
+        points, first = _in_square(projection.coordinates[:, level]), level == 0
         hover = [
-            f"{label(titles[item], 70) + '<br>' if titles is not None else ''}code {numbers[item, level]}; "
-            f"norm {before[item, level]:.3g} before, {after[item, level]:.3g} after"
-            for item in items.tolist()
+            f"{line}code {numbers[item, level]}; norm {before[item, level]:.3g} before, "
+            f"{after[item, level]:.3g} after"
+            for line, item in zip(lines, items.tolist(), strict=True)
         ]
         own = names.index[items]
-        _add_domains(made, 0, points, own, names.names, kind, 5, np.array(hover), visible=level == 0)
-        _add_code_numbers(made, points, numbers[items, level], level == 0)
+        _add_domains(made, 0, points, own, names.names, np.array(hover), svg=svg, size=5, visible=first)
+        _add_code_numbers(made, points, numbers[items, level], first)
         for name, norms, colour in (("before", before, theme.MUTED), ("after", after, theme.ACCENT)):
             # The selected level has full colour.
             opacity = [1.0 if other == level else 0.35 for other in range(levels)]
-            look: dict[str, Any] = {"showlegend": True, "visible": level == 0}
+            look: dict[str, Any] = {"showlegend": True, "visible": first}
             look |= {"at": np.arange(1, levels + 1), "marker": {"color": colour, "opacity": opacity}}
             text = f"level %{{x}}: %{{y:.3g}} {name}<extra></extra>"
             made.bars(1, norms.mean(axis=0), text, f"norm {name}", **look)
@@ -138,7 +128,7 @@ def residual_stepper(
     made.x(1, title="level", tickmode="linear", dtick=1, showgrid=False)
     made.y(1, title="mean norm", rangemode="tozero")
     note = noted(
-        f"{_method_name(projection.method)} of each level separately",
+        f"{_METHOD_NAMES.get(projection.method, projection.method)} of each level separately",
         f"{counted(len(items), 'item')} of {len(seen):,}",
         f"numbers mark the {_NAMED_CODES} largest codes of the level",
         seed=projection.seed,
@@ -164,20 +154,10 @@ def map_purity(points: npt.ArrayLike, domain: IntArray) -> float:
     return float((domain[neighbours] == domain[:, None]).mean())
 
 
-def _map_trace(points: int) -> type[go.Scatter] | type[go.Scattergl]:
-    """Return the trace type for this number of points."""
-    return go.Scattergl if points > _MOST_SVG_POINTS else go.Scatter
-
-
 def _map_axes(made: Panels, panel: int | None = None, **settings: object) -> None:
     """Remove the ticks from a map's axes, because its coordinates have no meaning."""
     for axis in (made.x, made.y):
         axis(panel, showticklabels=False, ticks="", showgrid=False, mirror=True, **settings)
-
-
-def _method_name(method: str) -> str:
-    """Return the display name of a projection method."""
-    return _METHOD_NAMES.get(method, method)
 
 
 def _add_domains(
@@ -186,30 +166,24 @@ def _add_domains(
     points: npt.NDArray[np.floating[Any]],
     domain: IntArray,
     names: Sequence[str],
-    kind: type[go.Scatter] | type[go.Scattergl],
-    size: float,
     hover: npt.NDArray[np.str_] | None,
+    *,
+    svg: bool,
+    size: float,
     visible: bool = True,
 ) -> None:
     """Add one trace of (n, 2) points per domain; hover: (n,) texts."""
+    kind = go.Scatter if svg else go.Scattergl
+    shown = {"mode": "markers", "showlegend": panel == 0, "visible": visible}
+    shown["hovertemplate"] = "%{fullData.name}<extra></extra>" if hover is None else "%{text}"
     for place, (name, style) in enumerate(category_styles(names).items()):
         own = domain == place
         # Other symbols are slower to draw, so they are only used when there are more domains than colours.
         symbol = style.symbol if place >= len(PALETTE) else "circle"
         look = {"color": style.colour, "size": size, "opacity": 0.72, "line": {"width": 0}, "symbol": symbol}
-        trace = kind(
-            x=points[own, 0],
-            y=points[own, 1],
-            mode="markers",
-            name=label(name),
-            legendgroup=str(place),
-            showlegend=panel == 0,
-            marker=look,
-            text=None if hover is None else hover[own].tolist(),
-            hovertemplate="%{fullData.name}<extra></extra>" if hover is None else "%{text}",
-            visible=visible,
-        )
-        made.add(panel, trace)
+        named = {"name": label(name), "legendgroup": str(place), "marker": look}
+        texts = None if hover is None else hover[own].tolist()
+        made.add(panel, kind(x=points[own, 0], y=points[own, 1], text=texts, **named, **shown))
 
 
 def _in_square(points: Float32Array) -> FloatArray:
@@ -223,33 +197,24 @@ def _add_code_numbers(made: Panels, points: FloatArray, codes: IntArray, visible
     """Write the numbers of the largest codes at the median of their points."""
     found, counts = np.unique(codes, return_counts=True)
     largest = found[np.argsort(-counts, kind="stable")[:_NAMED_CODES]]
-    middles = np.array([np.median(points[codes == code], axis=0) for code in largest])
-    trace = go.Scatter(
-        x=middles[:, 0],
-        y=middles[:, 1],
-        mode="markers+text",
-        # Dark text on a light disc is readable on points of any colour, in both modes.
-        marker={"size": 24, "color": "rgba(255,255,255,0.88)", "line": {"width": 1, "color": theme.MUTED}},
-        text=[f"<b>{code}</b>" for code in largest.tolist()],
-        textfont={"size": theme.PANEL_TITLE_SIZE, "color": "#14181D"},
-        showlegend=False,
-        hoverinfo="skip",
-        visible=visible,
-    )
-    made.add(0, trace)
+    x, y = np.array([np.median(points[codes == code], axis=0) for code in largest]).T
+    # Dark text on a light disc is readable on points of any colour, in both modes.
+    disc = {"size": 24, "color": "rgba(255,255,255,0.88)", "line": {"width": 1, "color": theme.MUTED}}
+    font = {"size": theme.PANEL_TITLE_SIZE, "color": "#14181D"}
+    look = {"mode": "markers+text", "marker": disc, "textfont": font, "hoverinfo": "skip"}
+    texts = [f"<b>{code}</b>" for code in largest.tolist()]
+    made.add(0, go.Scatter(x=x, y=y, text=texts, showlegend=False, visible=visible, **look))
 
 
 def _with_slider(figure: go.Figure, owners: IntArray, levels: int) -> go.Figure:
     """Add a slider that selects the traces of one level; owners: the level of each trace."""
-    shown = [{"visible": (owners == level).tolist()} for level in range(levels)]
-    place = {"x": 0, "len": 0.43, "y": 0, "yanchor": "top", "pad": {"t": 14, "b": 0, "l": 4}}
-    slider = place | {
-        "active": 0,
-        "steps": [
-            {"label": str(level), "method": "restyle", "args": [one]} for level, one in enumerate(shown, 1)
-        ],
-        "currentvalue": {"prefix": "level ", "font": {"size": theme.PANEL_TITLE_SIZE}},
-    }
+    steps = [
+        {"label": str(level + 1), "method": "restyle", "args": [{"visible": (owners == level).tolist()}]}
+        for level in range(levels)
+    ]
+    slider = {"x": 0, "len": 0.43, "y": 0, "yanchor": "top", "pad": {"t": 14, "b": 0, "l": 4}, "active": 0}
+    current = {"prefix": "level ", "font": {"size": theme.PANEL_TITLE_SIZE}}
+    slider |= {"steps": steps, "currentvalue": current}
     height, margin = figure.layout.height + _SLIDER, figure.layout.margin.b + _SLIDER
     figure.update_layout(sliders=[slider], height=height, margin={"b": margin})
     return figure
@@ -275,23 +240,19 @@ def levels_leave(
     after = np.arange(levels + 1 - norms.shape[1], levels + 1)
     for domain, name in enumerate(names.names):
         made.line(1, after, norms[names.index == domain].mean(axis=0), name, f"{x} %{{x}}: %{{y:.4g}}")
-    made.y(
-        0,
-        range=[0, 112 * max(1.0, float(np.nanmax(shares, initial=0.0)))],
-        ticksuffix=" %",
-        title="of the variance",
-    )
+    most = max(1.0, float(np.nanmax(shares, initial=0.0)))
+    made.y(0, range=[0, 112 * most], ticksuffix=" %", title="of the variance")
     made.y(1, rangemode="tozero", title="Euclidean norm")
     made.x(dtick=1, title=x)
-    note = noted(f"All {counted(len(norms), 'item')} of {counted(len(names), 'domain')}", seed=seed)
+    note = noted(f"All {of_domains(len(norms), names)}", seed=seed)
     return made.finish(left_title(shares, together=together), note, showlegend=len(names) > 1)
 
 
 def what_levels_leave(own: Identified, domains: Sequence[str], seed: int = 0) -> go.Figure:
-    """Draw `levels_leave` for a tokenizer.
+    """Draw `levels_leave` for a tokenizer; for codes that do not quantise vectors, the figure says so.
 
     Levels that do not pass a residual on are measured separately, such as UTGRec's increments (Eqs 3 and 4)
-    and the sub-vectors of product quantisation. For codes that do not quantise vectors, the figure says so.
+    and the sub-vectors of product quantisation.
     """
     if not own.quantises:
         made = panels(["What each level leaves"], columns=1, row_height=160)
@@ -314,10 +275,8 @@ def explained_variance(residuals: npt.ArrayLike, vectors: npt.ArrayLike) -> tupl
     left = np.asarray(residuals, dtype=np.float64)
     quantized = np.asarray(vectors, dtype=np.float64)
     if left.ndim != 3 or 0 in left.shape or quantized.shape != (left.shape[0], left.shape[2]):
-        raise ValueError(
-            f"residuals: shape {left.shape} with vectors of shape {quantized.shape}; "
-            "expected (items, levels, dimensions) and (items, dimensions)"
-        )
+        shapes = f"shape {left.shape} with vectors of shape {quantized.shape}"
+        raise ValueError(f"residuals: {shapes}; expected (items, levels, dimensions) and (items, dimensions)")
     first = left[:, 0]
     norms = np.linalg.norm(np.concatenate([left, (first - quantized)[:, None]], axis=1), axis=2)
     variance = float(((first - first.mean(axis=0)) ** 2).sum())
@@ -334,10 +293,8 @@ def error_shares(vectors: npt.ArrayLike, codewords: npt.ArrayLike) -> tuple[Floa
     """
     given, chosen = np.asarray(vectors, dtype=np.float64), np.asarray(codewords, dtype=np.float64)
     if given.ndim != 3 or 0 in given.shape or given.shape != chosen.shape:
-        raise ValueError(
-            f"vectors: shape {given.shape} with codewords of shape {chosen.shape}; expected (items, levels, "
-            "dimensions) of both"
-        )
+        shapes = f"shape {given.shape} with codewords of shape {chosen.shape}"
+        raise ValueError(f"vectors: {shapes}; expected (items, levels, dimensions) of both")
     distances = np.linalg.norm(given - chosen, axis=2)
     variance = ((given - given.mean(axis=0)) ** 2).sum(axis=(0, 2))
     return (distances**2).sum(axis=0) / np.where(variance > 0, variance, np.nan), distances
@@ -362,11 +319,5 @@ def step_through(own: Identified, tsne: Projection, items: pl.DataFrame) -> go.F
         remainders = np.concatenate([own.residuals[:, 1:], own.remainder()[:, None]], axis=1)
     else:
         remainders = own.residuals - own.chosen_codewords()
-    return residual_stepper(
-        tsne,
-        own.residuals,
-        remainders,
-        own.comparable_codes().codes,
-        items["domain"].to_list(),
-        items["title"].to_list(),
-    )
+    codes, (domains, titles) = own.comparable_codes().codes, items.select("domain", "title")
+    return residual_stepper(tsne, own.residuals, remainders, codes, domains.to_list(), titles.to_list())

@@ -248,14 +248,8 @@ def metric_bars(
     names = ["Average, weighted by users" if name == AVERAGE else name for name in domains]
     if of_best:
         names = [f"{shorten(name, 36)}: {bounds[name]:.4f}" for name in domains]
-    columns, row_height = 4 if len(names) <= 4 else 3, 26 * len(methods) + 12
-    layout: dict[str, Any] = {
-        "row_height": row_height,
-        "left_labels": _METHODS,
-        "column_gap": 0.035,
-        "row_gap": 46,
-    }
-    made = panels(names, columns=columns, **layout)
+    layout: dict[str, Any] = {"left_labels": _METHODS, "column_gap": 0.035, "row_gap": 46}
+    made = panels(names, columns=4 if len(names) <= 4 else 3, row_height=26 * len(methods) + 12, **layout)
     compared = table.filter(pl.col("method") != BEST_POSSIBLE)
     several = bool((compared["seeds"] > 1).any())
     for panel, domain in enumerate(domains):

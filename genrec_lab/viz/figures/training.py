@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,9 +50,8 @@ def tokenizer_curves(
 ) -> go.Figure:
     """Draw a tokenizer's training by epoch: loss and its parts, collisions, code use, change, evenness.
 
-    epochs: records such as a tokenizer's `epochs`, as mappings or objects with the same names. Parts of the
-    loss that are 0 or None in every epoch are not drawn. The same applies to fields that no record has, such
-    as change in older versions.
+    epochs: records such as a tokenizer's `epochs`, as mappings or objects. Parts of the loss that are 0 or
+    None in every epoch, and fields that no record has, are not drawn.
     """
     records = [as_mapping(record) for record in epochs]
     if not records:
@@ -77,8 +76,7 @@ def recommender_curves(
     """Draw a recommender's training by epoch: the loss, and the validation metric with its best epoch marked.
 
     history: `EpochRecord`s (`epoch`, `loss`, `metrics`) or mappings with these names, of one training or of
-    several by name. Epochs without validation have no point in the right panel. users: number of validation
-    users.
+    several by name. users: number of validation users.
     """
     runs = dict(history) if isinstance(history, Mapping) else {"": history}
     records = {name: [as_mapping(record) for record in run] for name, run in runs.items()}
@@ -89,33 +87,25 @@ def recommender_curves(
     bests: dict[str, tuple[int, float]] = {}
     everything: list[float] = []
     most = MAX_POINTS // (2 * len(records)) - 1
+    star: dict[str, Any] = {"symbol": "star", "size": 14, "line": {"width": 1, "color": theme.REFERENCE}}
+    above: dict[str, Any] = {"textposition": "top center", "cliponaxis": False, "showlegend": False}
+    above["mode"] = "markers+text" if len(records) == 1 else "markers"
     for name, run in records.items():
         kept = [run[place] for place in _kept(len(run), most)]
-        epochs = np.array([record["epoch"] for record in kept], dtype=np.int64)
-        losses = np.array([record["loss"] for record in kept], dtype=float)
+        epochs, losses = _columns((record["epoch"], record["loss"]) for record in kept)
         style = made.style(name)
         look: dict[str, Any] = {"style": style, "legendgroup": label(name)}
         _curve(made, 0, epochs, losses, name or "loss", "%{y:.4f}", **look)
-        when, values = _validation(run, monitor)
+        validated = [record for record in run if monitor in (record.get("metrics") or {})]
+        when, values = _columns((record["epoch"], record["metrics"][monitor]) for record in validated)
         best = [int(np.argmax(values))] if len(values) else []
         places = _kept(len(values), most, *best)
         _curve(made, 1, when[places], values[places], name or shown, "%{y:.4f}", showlegend=False, **look)
         # Drawn even if no epoch was validated yet, so that a figure updated in place keeps its traces.
-        outline = {"width": 1, "color": theme.REFERENCE}
-        made.points(
-            1,
-            when[best],
-            values[best],
-            f"best {name}".strip(),
-            "best, epoch %{x}: %{y:.4f}<extra></extra>",
-            {"symbol": "star", "size": 14, "color": style.colour, "line": outline},
-            showlegend=False,
-            legendgroup=label(name),
-            mode="markers+text" if len(records) == 1 else "markers",
-            text=[f"{values[place]:.4f}" for place in best],
-            textposition="top center",
-            cliponaxis=False,
-        )
+        hover, texts = "best, epoch %{x}: %{y:.4f}<extra></extra>", [f"{values[place]:.4f}" for place in best]
+        more = above | {"text": texts, "legendgroup": label(name)}
+        marker = star | {"color": style.colour}
+        made.points(1, when[best], values[best], f"best {name}".strip(), hover, marker, **more)
         everything += values.tolist()
         for place in best:
             bests[name] = int(when[place]), float(values[place])
@@ -145,8 +135,7 @@ def codebook_by_epoch(
 
     epochs: frame of `training_frame`. scope: which tokenizer, by default the first. parts: parts of the loss
     by record, drawn in an additional first panel. said: a clause of the note. Quantities that no epoch
-    recorded have no panel. For a very long training, evenly spaced epochs are drawn, including the first and
-    the last. Raises ValueError for an unknown scope or without epochs.
+    recorded have no panel. Raises ValueError for an unknown scope or without epochs.
     """
     require_columns(epochs, ("scope", "epoch", "level", *_BY_LEVEL))
     scopes = epochs["scope"].unique(maintain_order=True).to_list()
@@ -198,9 +187,9 @@ def training_frame(
     """Return the recorded epochs of tokenizers: one row per scope, epoch and level; may be empty.
 
     epochs: by scope ("all", or one per domain), records with `epoch`. Optional fields are `utilisation,
-    perplexity, churn` (share of items whose code changed since the last record) and `gini`, with one value
-    per level, and `collision_rate` and `loss`. sizes: codes per level, the same for all scopes or by scope.
-    Columns are `scope, epoch, level` (from 1), these fields, and `dead`; missing fields are null.
+    perplexity, churn` (share of items whose code changed since the last record) and `gini`, by level, and
+    `collision_rate` and `loss`. sizes: codes per level, of all scopes or by scope. Columns are `scope, epoch,
+    level` (from 1), these fields, and `dead`; missing fields are null.
     """
     rows = []
     for scope, records in epochs.items():
@@ -232,9 +221,7 @@ def as_mapping(record: object) -> Mapping[str, Any]:
         return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
     if hasattr(record, "_asdict"):
         return dict(record._asdict())
-    raise TypeError(
-        f"record: {type(record).__name__}, expected a mapping or a dataclass with a field for each value"
-    )
+    raise TypeError(f"record: {type(record).__name__}, expected a mapping or a dataclass")
 
 
 def _of_level(record: Mapping[str, Any], name: str, level: int) -> float | None:
@@ -268,11 +255,10 @@ def _curve(
     made.line(panel, x, y, name, hover, size=5, **{"mode": mode} | trace)
 
 
-def _validation(run: Sequence[Mapping[str, Any]], monitor: str) -> tuple[IntArray, FloatArray]:
-    """Return the validated epochs and the metric at each."""
-    validated = [record for record in run if monitor in (record.get("metrics") or {})]
-    epochs = np.array([record["epoch"] for record in validated], dtype=np.int64)
-    return epochs, np.array([record["metrics"][monitor] for record in validated], dtype=float)
+def _columns(pairs: Iterable[tuple[int, float]]) -> tuple[IntArray, FloatArray]:
+    """Return epochs and their values as two arrays."""
+    epochs, values = np.array(list(pairs), dtype=float).reshape(-1, 2).T
+    return epochs.astype(np.int64), values
 
 
 def _room_for_star(values: Sequence[float]) -> list[float] | None:
@@ -280,9 +266,10 @@ def _room_for_star(values: Sequence[float]) -> list[float] | None:
     if not values:
         return None
     low, high = min(values), max(values)
+    if high > low:
+        return [low - 0.06 * (high - low), high + 0.16 * (high - low)]
     # The axis of a single value starts at 0; plotly would put the value in the middle of -1..1.
-    span = high - low if high > low else abs(high) or 1.0
-    return [low - 0.06 * span, high + 0.16 * span] if high > low else [0.0, high + 0.3 * span]
+    return [0.0, high + 0.3 * (abs(high) or 1.0)]
 
 
 def _draw_levels(made: Panels, frame: pl.DataFrame, fields: Sequence[str], first: int = 0) -> None:
@@ -292,11 +279,9 @@ def _draw_levels(made: Panels, frame: pl.DataFrame, fields: Sequence[str], first
         line = frame.filter(pl.col("level") == level).sort("epoch")
         line = line[_kept(line.height, MAX_POINTS // (len(levels) * made.count))]
         for panel, name in enumerate(fields, first):
-            unit = _BY_LEVEL[name][1]
-            y = (100 if unit else 1) * line[name].to_numpy()
-            _curve(
-                made, panel, line["epoch"].to_numpy(), y, f"level {level}", "%{y:.3~g}" + unit, style=style
-            )
+            unit, x = _BY_LEVEL[name][1], line["epoch"].to_numpy()
+            y, hover = (100 if unit else 1) * line[name].to_numpy(), "%{y:.3~g}" + unit
+            _curve(made, panel, x, y, f"level {level}", hover, style=style)
     for panel, name in enumerate(fields, first):
         _, unit, title, most = _BY_LEVEL[name]
         ends = {"rangemode": "tozero"} if most is None else {"range": [0, most]}
