@@ -78,17 +78,11 @@ $(AUDITED): constraints.txt $(STAMP)
 unit: $(STAMP) ## the tests under tests/
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder tests
 
-# One process, in the notebooks' order, for each reads what the ones before it wrote. The run that they open is
-# there already, with fewer items, users and epochs than the demo's: as many as each step needs to have something to
-# show.
-FEW_EPOCHS := {'tokenizer.epochs': 20, 'training.epochs': 2, 'training.least_steps': 0, \
-  'adaptation.training.epochs': 1, 'rows.sasrec.training.epochs': 3, 'rows.sasrec.training.least_steps': 0}
+# One process, in the notebooks' order, for each reads what the ones before it wrote.
 notebooks: $(STAMP) ## run every notebook at its defaults, in order, on a short demo in a temporary runs folder
 ifneq ($(NOTEBOOKS),)
 	@runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && export GENREC_RUNS="$$runs" && \
-	  $(BIN)/python -c "from genrec_lab.lab import open_run; from genrec_lab.lab.store import DEMO; \
-	    open_run('demo', dataset=DEMO['dataset'] | {'items': 450, 'users': 900}, overrides=$(FEW_EPOCHS))" && \
-	  $(BIN)/python -m pytest -p no:xdist --nbval-lax --nbval-cell-timeout=1800 $(NOTEBOOKS)
+	  $(BIN)/python -m pytest -p no:xdist -p tests.notebooks.short_demo --nbval-lax --nbval-cell-timeout=1800 $(NOTEBOOKS)
 endif
 
 nightly: $(STAMP) ## every test at full size: 20,000 damaged files, 10,000 searches, the demo's worlds, killed chains

@@ -15,7 +15,7 @@ from typing import Any
 
 import papermill
 from jupyter_client.asynchronous.client import AsyncKernelClient
-from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.manager import AsyncKernelManager, KernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from jupyter_core.utils import run_sync
 from nbclient.exceptions import DeadKernelError
@@ -95,11 +95,10 @@ def execute_notebook(
         raise _explained(notebook, executed, caught[0], code) from caught[0]
 
 
-class _Kernel(AsyncKernelManager):
-    """A kernel that closes the connection which papermill opens and leaves open for the next notebook."""
+class ForkedKernel(KernelManager):
+    """A kernel that `server` forks where there is one."""
 
     server: KernelServer | None = None
-    _opened: AsyncKernelClient | None = None
 
     async def _async_launch_kernel(self, kernel_cmd: list[str], **options: Any) -> None:
         local, ours = self.provisioner, kernel_cmd[0] == sys.executable and _LAUNCHER in kernel_cmd
@@ -111,6 +110,12 @@ class _Kernel(AsyncKernelManager):
         local.process = process  # type: ignore[assignment]  # it has what a Popen is asked for
         local.pid = local.pgid = process.pid
         self._reconcile_connection_info(local.connection_info)
+
+
+class _Kernel(ForkedKernel, AsyncKernelManager):
+    """A kernel that closes the connection which papermill opens and leaves open for the next notebook."""
+
+    _opened: AsyncKernelClient | None = None
 
     def client(self, **options: Any) -> AsyncKernelClient:  # type: ignore[override]  # as its base says itself
         self._opened = super().client(**options)

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from genrec_lab import registry
-from genrec_lab.lab import store
+from genrec_lab.lab import chain, store
 from tests.pipeline.wheel import installed_wheel
 
 
@@ -14,6 +14,24 @@ from tests.pipeline.wheel import installed_wheel
 def genrec(tmp_path_factory):
     """The command of the wheel, installed once for all tests into an environment of its own."""
     return installed_wheel(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="session")
+def kernel_server():
+    """The process from which all chains fork their kernels, so that torch is imported once."""
+    server = chain._kernel_server()
+    yield server
+    if server is not None:
+        server.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_kernel_server(kernel_server):
+    with pytest.MonkeyPatch.context() as patch:
+        if kernel_server is not None:
+            patch.setattr(chain, "_kernel_server", lambda: kernel_server)
+            patch.setattr(kernel_server, "close", lambda: None)  # chains close it at their end
+        yield
 
 
 @pytest.fixture
