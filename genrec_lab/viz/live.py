@@ -1,7 +1,4 @@
-"""What a notebook shows: curves of a training, updated in place, and frames as plain tables.
-
-Without a front-end, the curves are printed as lines.
-"""
+"""What a notebook shows: curves of a training, updated in place or printed, and frames as plain tables."""
 
 from __future__ import annotations
 
@@ -26,15 +23,11 @@ _TEXT = re.compile(r"<td>&quot;([^<]*?)(?:&quot;)?</td>")
 
 
 class LiveCurves(Callback):
-    """Draws the records of a training while it runs.
+    """Draws the records of a training while it runs: a callback of `training.fit`, or a context manager.
 
-    In a notebook with a front-end, it shows one plotly FigureWidget, updates it in place, and replaces it
-    with the static figure at the end. In a kernel without a front-end (papermill, nbval), it prints a line
-    from time to time and shows the static figure at the end. Outside a kernel, it only prints. The static
-    figure is `figure`. Use keep=False if the caller draws that figure.
-
-    It is a callback of `training.fit`, and can also be called with a record. Outside `training.fit`, use it
-    as a context manager or call `on_end`.
+    In a notebook with a front-end, it updates one plotly FigureWidget in place. Elsewhere, it prints a line
+    from time to time. At the end, it shows the static figure, `figure`, if in a kernel. It can also be called
+    with a record.
     """
 
     def __init__(
@@ -48,9 +41,9 @@ class LiveCurves(Callback):
     ) -> None:
         """Create live curves.
 
-        draw: function from all records so far to a figure. title: start of the printed lines. seconds:
-        minimum time between two updates. live: whether there is a front-end; None detects it. keep: whether
-        to show the static figure at the end.
+        draw: from all records so far to a figure. title: start of the printed lines. seconds: minimum time
+        between two updates. live: whether there is a front-end; None detects it. keep: whether to show the
+        static figure at the end, which the caller may draw itself.
         """
         self.records: list[Any] = []
         self.title, self._draw, self._seconds, self._keep = title, draw, seconds, keep
@@ -106,13 +99,11 @@ class LiveCurves(Callback):
         self._ended = True
         if self._last_printed != self._epoch and not self._live:
             self._print(None)
-        if not self._keep:
-            if self._display is not None:
-                self._display.update({"text/plain": self._line(None)}, raw=True)
-        elif self._display is not None:
+        if self._display is not None:
             # A figure object would be shown twice, so its rendered form replaces the widget.
-            self._display.update(self.figure._repr_mimebundle_(), raw=True)
-        elif in_kernel():
+            shown = self.figure._repr_mimebundle_() if self._keep else {"text/plain": self._line(None)}
+            self._display.update(shown, raw=True)
+        elif self._keep and in_kernel():
             _display(self.figure)
         self._widget = self._display = None
 
@@ -141,10 +132,9 @@ class LiveCurves(Callback):
         figure = self.figure
         if self._widget is None or len(self._widget.data) != len(figure.data):
             self._widget = go.FigureWidget(figure)
-            if self._display is None:
-                self._display = _display(self._widget)
-            else:
+            if self._display is not None:
                 self._display.update(self._widget)
+            self._display = self._display or _display(self._widget)
             return
         with self._widget.batch_update():
             for trace, new in zip(self._widget.data, figure.data, strict=True):
@@ -195,15 +185,15 @@ def in_kernel() -> bool:
 def has_front_end() -> bool:
     """Return whether this kernel has a front-end, detected by traces of Jupyter servers, VS Code and Colab.
 
-    A kernel cannot ask its front-end while a cell runs. papermill, nbclient and nbval start kernels
-    themselves, without these traces. Set `GENREC_LIVE` to 0 or 1 if the detection is wrong.
+    papermill, nbclient and nbval start kernels without these traces. Set `GENREC_LIVE` to 0 or 1 if the
+    detection is wrong.
     """
     if not in_kernel():
         return False
     forced = os.environ.get("GENREC_LIVE")
+    if forced not in {None, "0", "1"}:
+        raise ValueError(f"GENREC_LIVE: {forced!r}, expected '0' or '1'")
     if forced is not None:
-        if forced not in {"0", "1"}:
-            raise ValueError(f"GENREC_LIVE: {forced!r}, expected '0' or '1'")
         return forced == "1"
     return "JPY_SESSION_NAME" in os.environ or "VSCODE_CWD" in os.environ or "google.colab" in sys.modules
 
@@ -216,10 +206,7 @@ def end_notebook(reason: str) -> None:
 
 
 def plain_tables(characters: int = 60, rows: int = 40, columns: int | None = None) -> None:
-    """Make notebooks print frames plainly, with at most this many characters per text, rows and columns.
-
-    columns: None keeps the default of polars.
-    """
+    """Make notebooks print frames plainly, with at most this many characters per text, rows and columns."""
     pl.Config(
         fmt_str_lengths=characters,
         tbl_rows=rows,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 import plotly.graph_objects as go
 import polars as pl
@@ -49,17 +50,14 @@ class Decoder:
         """Decode the first 1, 2, ... L codes (n, L) of some items.
 
         For each prefix, return its most characteristic words (UTGRec Eq. 8), a picture drawn by diffusion
-        (Eq. 9), and the mean of several such pictures. All prefixes use the same noise. The score of a word
-        is p log(p / q), where p is its probability under the prefix and q its mean probability over prefixes
-        of that length, so a word that every text has scores zero. Words that are not in any text of the data
-        set, such as subwords, are left out.
+        (Eq. 9), and the mean of several such pictures, all from the same noise. The score of a word is
+        p log(p / q), where p is its probability under the prefix and q the mean over prefixes of that length.
+        Words that are not in any text of the data set, such as subwords, are left out.
         """
         prefixes = [torch.from_numpy(codes[:, :levels]) for levels in range(1, codes.shape[1] + 1)]
-        found = [self.words(prefix, words) for prefix in prefixes]
-        by_item = tuple(tuple(level[place] for level in found) for place in range(len(codes)))
-        return Kept(
-            items, codes, by_item, self.pictures(prefixes, seed), self.pictures(prefixes, seed, _DRAWS)
-        )
+        by_item = tuple(zip(*(self.words(prefix, words) for prefix in prefixes), strict=True))
+        single, mean = self.pictures(prefixes, seed), self.pictures(prefixes, seed, _DRAWS)
+        return Kept(items, codes, by_item, single, mean)
 
     def describe(self, prefix: Sequence[int], seed: int) -> Decoded:
         """Decode one prefix; its picture is always drawn from the same noise."""
@@ -69,18 +67,12 @@ class Decoder:
 
     def words(self, prefixes: Tensor, most: int) -> list[tuple[str, ...]]:
         """Return the most characteristic words of each prefix (B, l), without repetition."""
-        usual = self._usual[prefixes.shape[1] - 1]
         scores = self.tokenizer.decode_words(prefixes).cpu()
+        typical = scores.exp() * (scores - self._usual[prefixes.shape[1] - 1])
         chosen = []
-        for row in scores.exp() * (scores - usual):
-            found: dict[str, None] = {}
-            for place in row.argsort(descending=True).tolist():
-                word = self._names[place]
-                if word in self._known:
-                    found.setdefault(word)
-                if len(found) == most:
-                    break
-            chosen.append(tuple(found))
+        for places in typical.argsort(descending=True).tolist():
+            known = (word for word in map(self._names.__getitem__, places) if word in self._known)
+            chosen.append(tuple(islice(dict.fromkeys(known), most)))
         return chosen
 
     @cached_property

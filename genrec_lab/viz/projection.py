@@ -72,9 +72,8 @@ def _names(levels: int) -> list[str]:
 def stratified_sample(strata: Sequence[object] | npt.ArrayLike, size: int, seed: int) -> IntArray:
     """Draw `size` of N indices without replacement so that each stratum keeps its share; (size,) ascending.
 
-    strata: (N,) names. Shares are rounded down, and the remaining draws go to the strata with the largest
-    remainders. If `size` allows it, each stratum gets at least one draw. If N <= size, all indices are
-    returned. Raises ValueError for a size below 1.
+    strata: (N,) names. If `size` allows it, each stratum gets at least one draw. If N <= size, all indices
+    are returned. Raises ValueError for a size below 1.
     """
     if size < 1:
         raise ValueError(f"size: {size}, expected at least 1")
@@ -82,13 +81,9 @@ def stratified_sample(strata: Sequence[object] | npt.ArrayLike, size: int, seed:
     total = groups.index.size
     if total <= size:
         return np.arange(total, dtype=np.int64)
-    counts = np.bincount(groups.index, minlength=len(groups))
-    quota = _quotas(counts, size)
-    generator = np.random.default_rng(seed)
-    parts = [
-        generator.choice(np.flatnonzero(groups.index == stratum), size=int(quota[stratum]), replace=False)
-        for stratum in range(len(groups))
-    ]
+    generator, parts = np.random.default_rng(seed), []
+    for stratum, quota in enumerate(_quotas(np.bincount(groups.index), size).tolist()):
+        parts.append(generator.choice(np.flatnonzero(groups.index == stratum), quota, replace=False))
     return np.sort(np.concatenate(parts)).astype(np.int64)
 
 
@@ -103,11 +98,10 @@ def project_residuals(
 ) -> Projection:
     """Map the residuals of a sample of items, stratified by domain, with the same items at each level.
 
-    residuals: (N, L, d), the input of each level's quantisation. domains: (N,). size: maximum size of the
-    sample, at most 20,000. One figure draws 5,000 items at 4 levels; t-SNE takes about 25 s on one core for
-    each of these levels. cache: a folder; if it has a map of the same residuals, sample and method, the map
-    is read from there. Raises ValueError for shapes that do not match, NaN, an unknown method, fewer than 3
-    items or a size out of range.
+    residuals: (N, L, d), the input of each level's quantisation. domains: (N,). size: of the sample, at most
+    20,000; for 5,000 items, t-SNE takes about 25 s a level on one core. cache: a folder from which a map of
+    the same residuals, sample and method is read. Raises ValueError for shapes that do not match, NaN, an
+    unknown method, fewer than 3 items or a size out of range.
     """
     vectors = np.asarray(residuals, dtype=np.float32)
     _check(vectors, method, size)

@@ -1,13 +1,13 @@
 """Every sentence about numbers in a figure, a table or the explorer, each written by a registered function.
 
-A sentence states only what its plot shows: it has no superlative for ties or zeros, it says if the numbers
-come from a sample, and it gives the value expected by chance if there is one. `tests/unit/test_sentences.py`
-fails for a registered function without a property test, and for a title from any other function.
+A sentence states only what its plot shows: no superlative for ties or zeros, samples named, and the value
+expected by chance if there is one. `tests/unit/test_sentences.py` asks for a property test of each.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -34,7 +34,7 @@ def sentence(function: Written) -> Written:
 def ends(values: npt.ArrayLike) -> tuple[int, int] | None:
     """Return the indices of the smallest and the largest value; None if all are equal or there are none."""
     known = np.asarray(values, dtype=np.float64)
-    low, high = (int(find(known)) for find in (np.nanargmin, np.nanargmax))
+    low, high = int(np.nanargmin(known)), int(np.nanargmax(known))
     return None if known[low] == known[high] else (low, high)
 
 
@@ -44,8 +44,12 @@ def leaders(names: Sequence[str], values: Sequence[float]) -> list[str]:
     return [name for name, value in zip(names, values, strict=True) if value == most and most > 0]
 
 
-def _place(domain: str) -> str:
-    return "on average" if domain == AVERAGE else f"in {listed([domain])}"
+def _every(levels: Sequence[object]) -> str:
+    return "every level" if len(levels) > 1 else "the only level"
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 # --- data
@@ -82,14 +86,12 @@ def popularity_title(tops: Mapping[str, tuple[int, int, float]]) -> str:
 
     names = list(tops)
     between = ends([tops[name][2] for name in names])
+    low, high = (names[place] for place in between or (0, 0))
+    text = f"The most popular {said(high)} of the interactions"
     if len(names) == 1:
-        return f"The most popular {said(names[0])} of the interactions"
-    if between is None:
-        text = f"The most popular {said(names[0])} of the interactions in {listed(names[:1])}"
-        return f"{text}, the same share in every domain"
-    low, high = (names[place] for place in between)
-    text = f"The most popular {said(high)} of the interactions in {listed([high])}"
-    return f"{text}, {said(low)} in {listed([low])}"
+        return text
+    rest = f"{said(low)} in {listed([low])}" if between else "the same share in every domain"
+    return f"{text} in {listed([high])}, {rest}"
 
 
 # --- codes
@@ -107,11 +109,8 @@ def shared_by_chance(table: IntArray) -> float:
     used = sizes[sizes > 0]
     logs = gammaln(np.arange(int(table.sum()) + 1) + 1.0)
     left = of_domain[None, :] - used[:, None]
-    alone = (
-        logs[of_domain][None, :]
-        - logs[np.maximum(left, 0)]
-        - (logs[-1] - logs[len(logs) - 1 - used])[:, None]
-    )
+    every = logs[-1] - logs[len(logs) - 1 - used]
+    alone = logs[of_domain][None, :] - logs[np.maximum(left, 0)] - every[:, None]
     return float(1 - np.where(left >= 0, np.exp(alone), 0.0).sum(axis=1).mean())
 
 
@@ -130,8 +129,7 @@ def sharing_title(tables: Sequence[IntArray]) -> str:
     shares = [_shared(table) for table in tables]
     between = ends(shares)
     if between is None:
-        every = "at every level" if len(tables) > 1 else "at the only level"
-        return f"Domains share {percent(shares[0])} of the used codes {every}; {unused}"
+        return f"Domains share {percent(shares[0])} of the used codes at {_every(tables)}; {unused}"
     low, high = between
     said = f"Domains share {percent(shares[low])} of the used codes at level {low + 1}"
     return f"{said}, {percent(shares[high])} at level {high + 1}; {unused}"
@@ -153,26 +151,23 @@ def tokenizers_title(health: pl.DataFrame) -> str:
         pl.col("collision_rate").first(),
         dead=pl.when(pl.col("dead").is_not_null().all()).then(pl.col("dead").sum() / pl.col("codes").sum()),
     )
-    parts = []
+    names, parts = each["tokenizer"].to_list(), []
     for column, what, none in (
         ("collision_rate", "of the items ambiguous", "no ambiguous items"),
         ("dead", "of its codes dead", "no dead codes"),
     ):
-        values, names = each[column].to_list(), each["tokenizer"].to_list()
+        values = each[column].to_list()
         if None in values:
             parts.append("the number of possible codes is unknown")
-            continue
-        between = ends(values)
-        if max(values) == 0:
+        elif max(values) == 0:
             parts.append(none)
-        elif between is None:
-            parts.append(f"{percent(values[0])} {what}{' with each' if len(names) > 1 else ''}")
-        else:
+        elif between := ends(values):
             low, high = between
             parts.append(f"{names[high]} {percent(values[high])} {what}, {names[low]} {percent(values[low])}")
-    who = f"{names[0]}: " if len(names) == 1 else ""
-    text = f"{who}{'; '.join(parts)}"
-    return text[0].upper() + text[1:] if text.startswith("no ") else text
+        else:
+            parts.append(f"{percent(values[0])} {what}{' with each' if len(names) > 1 else ''}")
+    text = (f"{names[0]}: " if len(names) == 1 else "") + "; ".join(parts)
+    return _capital(text) if text.startswith("no ") else text
 
 
 # --- identifiers
@@ -183,21 +178,20 @@ def overlap_title(overlap: pl.DataFrame) -> str:
     """State for which tokenizer similar items share more codes; overlap: `tokenizer, domain, k, overlap`."""
     names, domains = (overlap[name].unique(maintain_order=True).to_list() for name in ("tokenizer", "domain"))
     if len(names) == 1:
-        low, high = (float(overlap["overlap"].to_numpy().min()), float(overlap["overlap"].to_numpy().max()))
+        low, high = overlap["overlap"].to_numpy().min(), overlap["overlap"].to_numpy().max()
         span = percent(low) if low == high else f"{percent(low)} to {percent(high)}"
         return f"Nearby items share {span} of their codes under {listed(names)}"
     means = overlap.group_by("tokenizer", "domain").agg(pl.col("overlap").mean())
-    first: dict[str, list[str]] = {}
+    first: Counter[str] = Counter()  # by tokenizer, the domains where it alone leads
     for domain in domains:
         values = dict(means.filter(pl.col("domain") == domain).select("tokenizer", "overlap").iter_rows())
         best = leaders(list(values), list(values.values()))
-        if len(best) == 1:
-            first.setdefault(best[0], []).append(domain)
+        first.update(best if len(best) == 1 else [])
     if not first:
         return "No single tokenizer gives nearby items the most codes in common"
-    most = max(first, key=lambda name: len(first[name]))
-    where = f"in {len(first[most])} of {counted(len(domains), 'domain')}"
-    if len(first[most]) == len(domains):
+    ((most, times),) = first.most_common(1)
+    where = f"in {times} of {counted(len(domains), 'domain')}"
+    if times == len(domains):
         where = "in every domain" if len(domains) > 1 else f"in {listed(domains)}"
     return f"Nearby items have more codes in common under {listed([most])} than under the others, {where}"
 
@@ -211,13 +205,10 @@ def collisions_title(sizes: IntArray, domain_index: IntArray, domains: Sequence[
     largest = f"the largest group has {int(sizes.max()):,} items"
     text = f"{percent(share)} of the items share their identifier; {largest}"
     by_domain = [float((sizes[domain_index == place] > 1).mean()) for place in range(len(domains))]
-    between = ends(by_domain)
-    if between is None:
+    most = leaders(domains, by_domain)
+    if len(most) > 1 or len(domains) == 1:
         return text
-    most = between[1]
-    if by_domain.count(by_domain[most]) > 1:
-        return text
-    return f"{text}; most in {listed([domains[most]])} ({percent(by_domain[most])})"
+    return f"{text}; most in {listed(most)} ({percent(max(by_domain))})"
 
 
 @sentence
@@ -233,11 +224,10 @@ def policies_title(policies: Sequence[str], moved: Sequence[int], cost: Sequence
         return f"Of the policies, {who} {verb} codes, adding a distance of {cost[movers[0]]:,.3g}"
     low, high = (movers[place] for place in between)
     cheap = [policies[place] for place in movers if cost[place] == cost[low]]
-    verb = "adds" if len(cheap) == 1 else "add"
-    return (
-        f"Of the policies that change codes, {listed(cheap)} {verb} the least distance: {cost[low]:,.3g} "
-        f"against {cost[high]:,.3g} for {policies[high]}"
+    text = (
+        f"Of the policies that change codes, {listed(cheap)} {'adds' if len(cheap) == 1 else 'add'} the least"
     )
+    return f"{text} distance: {cost[low]:,.3g} against {cost[high]:,.3g} for {policies[high]}"
 
 
 @sentence
@@ -252,14 +242,12 @@ def examples_title(shown: int, items: int, levels: int) -> str:
 @sentence
 def atlas_title(purities: Sequence[float], chance: float) -> str:
     """State how well maps separate domains: the share of nearest points in the same domain, by level."""
-    of_own = "of a point's nearest points are from its own domain"
-    between = None if not np.isfinite(purities).any() or math.isnan(chance) else ends(purities)
     if math.isnan(chance) or not np.isfinite(purities).any():
         return f"Residuals of {counted(len(purities), 'level')} on a map, one domain"
-    by_chance = f"by chance {percent(chance)}"
+    of_own, by_chance = "of a point's nearest points are from its own domain", f"by chance {percent(chance)}"
+    between = ends(purities)
     if between is None:
-        where = "at every level" if len(purities) > 1 else "at the only level"
-        return f"{percent(purities[0])} {of_own} {where}; {by_chance}"
+        return f"{percent(purities[0])} {of_own} at {_every(purities)}; {by_chance}"
     low, high = between
     least = f"{percent(purities[low])} at level {low + 1}"
     return f"{percent(purities[high])} {of_own} at level {high + 1}, {least}; {by_chance}"
@@ -336,16 +324,13 @@ def tokenizer_title(last: Mapping[str, Any], churn: Sequence[float] | None = Non
     used, epoch = list(last["utilisation"]), int(last["epoch"])
     if None in used:
         return f"Use of the codes up to epoch {epoch}"
-    between = ends(used)
-    who, share = "every level", used[0]
-    if between is not None:
-        least = [place + 1 for place, value in enumerate(used) if value == used[between[0]]]
-        who = f"level {least[0]}" if len(least) == 1 else f"levels {' and '.join(map(str, least))}"
-        share = used[between[0]]
-    verb = "use" if between is not None and who.startswith("levels") else "uses"
+    share, lowest = min(used), ", the lowest share"
+    least = [str(level) for level, value in enumerate(used, 1) if value == share]
+    who = f"level {least[0]} uses" if len(least) == 1 else f"levels {' and '.join(least)} use"
+    if len(least) == len(used):
+        who, lowest = "every level uses", ""
     amount = "all" if share == 1 else percent(float(share))
-    text = f"After {counted(epoch, 'epoch')} {who} {verb} {amount} of the codes"
-    text += "" if between is None else ", the lowest share"
+    text = f"After {counted(epoch, 'epoch')} {who} {amount} of the codes{lowest}"
     if last.get("collision_rate") is not None:
         text += f"; {percent(float(last['collision_rate']))} of the items collide"
     if churn:
@@ -382,14 +367,14 @@ def winner_title(table: pl.DataFrame, shown: str, bound: str) -> str:
     rows = here.filter(pl.col("method") != bound).sort("mean", descending=True, maintain_order=True)
     best = here.filter(pl.col("method") == bound)["mean"].to_list()
     names, values = rows["method"].to_list(), rows["mean"].to_list()
-    first = leaders(names, values)
+    first, place = leaders(names, values), "on average" if where == AVERAGE else f"in {listed([where])}"
     if not first:
-        return f"No method has {shown} above 0 {_place(where)}"
+        return f"No method has {shown} above 0 {place}"
     limit = f", {percent(values[0] / best[0])} of the best possible" if best and best[0] > 0 else ""
     if len(names) == 1:
-        return f"{listed(names)}: {shown} {values[0]:.4f} {_place(where)}{limit}"
+        return f"{listed(names)}: {shown} {values[0]:.4f} {place}{limit}"
     verb = "has" if len(first) == 1 else "have"
-    text = f"{listed(first)} {verb} the highest {shown} {_place(where)}: {values[0]:.4f}{limit}"
+    text = f"{listed(first)} {verb} the highest {shown} {place}: {values[0]:.4f}{limit}"
     if len(first) > 1 or limit or values[1] <= 0:
         return text
     return f"{text}, {percent(values[0] / values[1] - 1)} above {listed([names[1]])}"
@@ -405,11 +390,8 @@ def records_note(records: pl.DataFrame, *clauses: str, of: str = "test user") ->
         users = f"{counted(int(most['users'].sum()), of)} of "
     if "seed" in records.columns:
         known = sorted(records["seed"].drop_nulls().unique().to_list())
-        few = (
-            ", ".join(map(str, known))
-            if len(known) <= 6
-            else f"{known[0]} to {known[-1]}, {len(known)} of them"
-        )
+        few = ", ".join(map(str, known))
+        few = few if len(known) <= 6 else f"{known[0]} to {known[-1]}, {len(known)} of them"
         seeds = f"{'seed' if len(known) == 1 else 'seeds'} {few}" if known else ""
     return noted(users + counted(own["domain"].n_unique(), "domain"), seeds, *clauses)
 
@@ -424,9 +406,8 @@ def paper_title(paper: str, domains: Sequence[str], below: int, rows: int) -> st
 @sentence
 def beams_title(widths: Sequence[int], missed: Sequence[float], top: int) -> str:
     """State how much of the exact top a beam search misses; missed: user means by ascending width."""
-    title = (
-        f"With {counted(widths[-1], 'beam')} the search misses {percent(missed[-1])} of the true top {top}"
-    )
+    beams = counted(widths[-1], "beam")
+    title = f"With {beams} the search misses {percent(missed[-1])} of the true top {top}"
     return title if len(widths) == 1 else f"{title}, with {widths[0]} it misses {percent(missed[0])}"
 
 
@@ -436,14 +417,11 @@ def adaptation_title(
 ) -> str:
     """State a metric of validation users before adaptation and at its best epoch, by domain."""
     rises = [two - one for one, two in zip(before, after, strict=True)]
-    risen = [place for place, rise in enumerate(rises) if rise > 0]
-    start = f"Validation {metric} at the best epoch of adaptation"
-    if not risen:
+    start, most = f"Validation {metric} at the best epoch of adaptation", leaders(domains, rises)
+    if not most:
         return f"{start} is not higher than before in any domain"
-    most = leaders([domains[place] for place in risen], [rises[place] for place in risen])
-    where = f"in {len(risen)} of {counted(len(domains), 'domain')}"
-    by = f"+{max(rises):.4f}"
-    return f"{start} is higher than before {where}, most in {listed(most)} ({by})"
+    where = f"in {sum(rise > 0 for rise in rises)} of {counted(len(domains), 'domain')}"
+    return f"{start} is higher than before {where}, most in {listed(most)} (+{max(rises):.4f})"
 
 
 @sentence
@@ -462,7 +440,7 @@ def tail_title(names: Sequence[str], values: FloatArray, groups: Sequence[str]) 
     if len(names) == 1:
         return f"{listed(names)} by how often the target was seen in training"
     text = said(0) if len(groups) == 1 else f"{said(0)}; {said(-1)}"
-    return text[0].upper() + text[1:] if text.startswith(("no ", "all ")) else text
+    return _capital(text) if text.startswith(("no ", "all ")) else text
 
 
 @sentence
@@ -496,9 +474,8 @@ def worth_title(method: str, metric: str, names: Sequence[str], change: FloatArr
         return f"{listed([method])}: {metric} is not significantly lower without any of {parts}"
     worst = min(missed, key=lambda place: float(change[place]))
     of = f"; significantly lower without {len(missed)} of {len(names)} parts" if len(names) > 1 else ""
-    return (
-        f"{listed([names[worst]])} has {abs(change[worst]):.0f} % lower {metric} than {listed([method])}{of}"
-    )
+    lower = f"{abs(change[worst]):.0f} % lower {metric}"
+    return f"{listed([names[worst]])} has {lower} than {listed([method])}{of}"
 
 
 # --- stories

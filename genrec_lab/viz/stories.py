@@ -37,15 +37,13 @@ def history_tokens(model: CodeRecommender, dataset: Dataset, history: Sequence[i
     tokens = model.inputs([list(history)])["input_ids"][0].tolist()
     levels = model.codes.levels
     before = int(tokens[0] == EOS) if history else 0
-    groups = [tokens[before + place * levels :][:levels] for place in range(len(history))]
-    rows: list[tuple[int | None, str, str, str]] = [
-        (item, title, _identifier(model.codes.codes[item]), " ".join(map(str, group)))
-        for item, title, group in zip(history, _titles(dataset, history), groups, strict=True)
-    ]
-    outside = len(tokens) - len(history) * levels
+    rows: list[tuple[int | None, str, str, str]] = []
+    for place, (item, title) in enumerate(zip(history, _titles(dataset, history), strict=True)):
+        group = tokens[before + place * levels :][:levels]
+        rows.append((item, title, _identifier(model.codes.codes[item]), " ".join(map(str, group))))
     if before:
         rows.insert(0, (None, "(begin of the history)", "", str(EOS)))
-    elif outside:
+    elif len(tokens) > len(history) * levels:
         rows.append((None, "(end of the history)", "", str(EOS)))
     schema = {"item": pl.Int64, "title": pl.String, "identifier": pl.String, "tokens": pl.String}
     return pl.DataFrame(rows, schema, orient="row")
@@ -59,9 +57,8 @@ def watch_beams(
 
     Frame `level, prefix, log_probability, allowed, of, legal_mass, items, example`, one row per kept beam,
     best first. allowed, of: how many codes the trie allowed, and how many the level has. legal_mass: the
-    probability that the model gave to the allowed codes. items: the number of items below the prefix.
-    example: the title of the first of them. The code uses only `CodeTrie.children` and the recommender's
-    `continuations`; compare it with `beam_search`, which gives the same results.
+    probability that the model gave to the allowed codes. items, example: the number of items below the
+    prefix, and the title of the first. `beam_search` gives the same results.
     """
     model.eval()
     trie, memory = model.trie(domain), model.remember([list(history)])
@@ -76,9 +73,8 @@ def watch_beams(
         for (score, prefix), of_codes in zip(open_beams, log_probs, strict=True):
             legal = trie.children(prefix)
             mass = float(np.exp(of_codes[legal]).sum())
-            candidates += [
-                (score + float(of_codes[code]), (*prefix, int(code)), len(legal), mass) for code in legal
-            ]
+            for code in legal.tolist():
+                candidates.append((score + float(of_codes[code]), (*prefix, code), len(legal), mass))
         kept = sorted(candidates, key=lambda candidate: -candidate[0])[:beams]
         open_beams = [(score, prefix) for score, prefix, _, _ in kept]
         for score, prefix, allowed, mass in kept:
@@ -134,24 +130,22 @@ def story_figure(story: pl.DataFrame, method: str) -> go.Figure:
     hits = story.filter(pl.col("part") == _HIT)
     shown = story.filter(pl.col("part").is_in([_RECOMMENDED, _HIT])).height
     title = story_title(method, hits["place"][0] if hits.height else None, shown)
-    columns = {
-        "": story["part"].to_list(),
-        "place": ["" if place is None else str(place) for place in story["place"]],
-        "title": story["title"].to_list(),
-        "log-probability": ["" if score is None else f"{score:.2f}" for score in story["score"]],
-    }
-    note = "history: oldest first; target: the user's next item"
-    return table_figure(
-        title, note, list(columns), list(columns.values()), widths=[200, 56, 500, 130], left=3
+    places = story["place"].cast(pl.String).fill_null("").to_list()
+    scores = ["" if score is None else f"{score:.2f}" for score in story["score"]]
+    columns = [story["part"].to_list(), places, story["title"].to_list(), scores]
+    heads, note = (
+        ["", "place", "title", "log-probability"],
+        "history: oldest first; target: the user's next item",
     )
+    return table_figure(title, note, heads, columns, widths=[200, 56, 500, 130], left=3)
 
 
 def places_already_had(rankings: Rankings) -> pl.DataFrame:
     """Return each row's share of recommendations from the user's own history: frame `row, already_had`."""
-    had = rankings.users["history"].to_list()
     shares = []
     for name, shown in rankings.items.items():
-        taken = sum(int(np.isin(row, history).sum()) for row, history in zip(shown, had, strict=True))
+        pairs = zip(shown, rankings.users["history"].to_list(), strict=True)
+        taken = sum(int(np.isin(row, history).sum()) for row, history in pairs)
         shares.append((name, taken / int((shown >= 0).sum())))
     return pl.DataFrame(shares, schema=["row", "already_had"], orient="row").sort("already_had")
 

@@ -33,19 +33,19 @@ def table_figure(
     emphasis: by column and row, which cells are bold. Raises ValueError if headers and columns do not match.
     """
     if len(headers) != len(columns) or len({len(column) for column in columns}) > 1:
-        raise ValueError(
-            f"table: {len(headers)} headers for columns of {[len(column) for column in columns]} rows; "
-            "expected one header per column and columns of equal length"
-        )
+        found = f"{len(headers)} headers for columns of {[len(column) for column in columns]} rows"
+        raise ValueError(f"table: {found}; expected one header per column and columns of equal length")
     shares = np.array([1.0] * len(headers) if widths is None else widths, dtype=float)
     room = [max(4, int((NARROW - 2 * _SIDE) * share / shares.sum() / _CHARACTER) - 2) for share in shares]
-    # Lines are broken here, because the figure's height must be known before plotly breaks lines.
-    head = [
-        wrapped(_fitted(name, place), place, most_lines=_MOST_HEADER_LINES)
+    # Lines are broken here, because the figure's height must be known before plotly breaks lines. Long words
+    # of a header get an ellipsis, so that they are not broken.
+    fitted = [
+        " ".join(shorten(word, place) for word in name.split())
         for name, place in zip(headers, room, strict=True)
     ]
+    head = [wrapped(name, place, _MOST_HEADER_LINES) for name, place in zip(fitted, room, strict=True)]
     cells = [
-        [wrapped(str(value), place, most_lines=most_lines) for value in column]
+        [wrapped(str(value), place, most_lines) for value in column]
         for column, place in zip(columns, room, strict=True)
     ]
     strong = emphasis if emphasis is not None else [[False] * len(column) for column in columns]
@@ -63,8 +63,3 @@ def table_figure(
     top = figure.layout.margin.t
     figure.update_layout(margin={"b": _SIDE, "l": _SIDE, "r": _SIDE}, height=round(top + height + _SIDE))
     return figure
-
-
-def _fitted(name: str, room: int) -> str:
-    """Shorten each word of a name to its column's width with an ellipsis, so that no word is broken."""
-    return " ".join(shorten(word, room) for word in name.split())

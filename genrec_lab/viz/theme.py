@@ -1,9 +1,8 @@
 """The appearance of all figures: colours, fonts, margins, and a light and a dark plotly template.
 
-Figures do not set their own foreground or background colours, so `themed` can switch any of them between
-light and dark. The category colours are those of Okabe and Ito (2008), which remain distinct under every
-common type of colour blindness. Their black and yellow are left out, since each is invisible on one of the
-two backgrounds; Tol's olive and a grey are added.
+Figures set no foreground or background colours, so `themed` can switch them between light and dark. The
+category colours are those of Okabe and Ito (2008), which remain distinct under every common type of colour
+blindness, without their black and yellow, invisible on one background, but with Tol's olive and a grey.
 """
 
 from __future__ import annotations
@@ -94,13 +93,9 @@ def category_styles(names: Iterable[str]) -> dict[str, Style]:
     """
     styles: dict[str, Style] = {}
     for place, name in enumerate(dict.fromkeys(names)):
-        round_ = place // len(PALETTE)
-        styles[name] = Style(
-            colour=PALETTE[place % len(PALETTE)],
-            pattern=_PATTERNS[round_ % len(_PATTERNS)],
-            dash=_DASHES[round_ % len(_DASHES)],
-            symbol=_SYMBOLS[(place + round_) % len(_SYMBOLS)],
-        )
+        round_, colour = divmod(place, len(PALETTE))
+        pattern, dash = _PATTERNS[round_ % len(_PATTERNS)], _DASHES[round_ % len(_DASHES)]
+        styles[name] = Style(PALETTE[colour], pattern, dash, _SYMBOLS[(place + round_) % len(_SYMBOLS)])
     return styles
 
 
@@ -117,10 +112,7 @@ def ordered_styles(count: int) -> list[Style]:
 
 
 def page_colours(mode: Mode) -> dict[str, str]:
-    """Return a page's colours by their use: page, text, quiet, line, axis, button, pressed and accent.
-
-    Raises ValueError for a mode that is neither "light" nor "dark".
-    """
+    """Return a page's colours by their use; raises ValueError for a mode other than "light" or "dark"."""
     if mode not in _SURFACES:
         raise ValueError(f"mode: {mode!r}, expected one of {sorted(_SURFACES)}")
     return dict(_SURFACES[mode])
@@ -130,27 +122,24 @@ def template(mode: Mode = "light") -> go.layout.Template:
     """Return the plotly template of a mode; raises ValueError for a mode other than "light" or "dark"."""
     colours = page_colours(mode)
     text, quiet, line = colours["text"], colours["quiet"], colours["line"]
-    axis = {
+    clear, font = "rgba(0,0,0,0)", {"family": FONT, "size": TEXT_SIZE, "color": text}
+    axis: dict[str, Any] = {
         "automargin": True,
-        "gridcolor": line,
-        "linecolor": colours["axis"],
-        "tickcolor": colours["axis"],
         "zeroline": False,
         "showline": True,
-        "ticks": "outside",
-        "ticklen": 4,
         "separatethousands": True,
-        "title": {"font": {"size": TEXT_SIZE, "color": quiet}, "standoff": 8},
-        "tickfont": {"size": TEXT_SIZE - 1, "color": quiet},
     }
+    axis |= {"gridcolor": line, "linecolor": colours["axis"], "tickcolor": colours["axis"]}
+    axis |= {"ticks": "outside", "ticklen": 4, "tickfont": {"size": TEXT_SIZE - 1, "color": quiet}}
+    axis |= {"title": {"font": {"size": TEXT_SIZE, "color": quiet}, "standoff": 8}}
+    title = {"pad": {"l": 16, "t": 8}, "font": {"size": TITLE_SIZE, "color": text}}
+    title |= {"subtitle": {"font": {"size": NOTE_SIZE, "color": quiet}}}
+    legend = {"orientation": "h", "traceorder": "normal", "bgcolor": clear, "itemsizing": "constant"}
+    hover = {"bgcolor": colours["button"], "bordercolor": colours["axis"], "font": font}
+    buttons = {"bgcolor": clear, "color": colours["axis"], "activecolor": text}
     layout = go.Layout(
-        font={"family": FONT, "size": TEXT_SIZE, "color": text},
-        title=_TITLE_PLACE
-        | {
-            "pad": {"l": 16, "t": 8},
-            "font": {"size": TITLE_SIZE, "color": text},
-            "subtitle": {"font": {"size": NOTE_SIZE, "color": quiet}},
-        },
+        font=font,
+        title=_TITLE_PLACE | title,
         paper_bgcolor=colours["page"],
         plot_bgcolor=colours["page"],
         colorway=PALETTE,
@@ -158,27 +147,9 @@ def template(mode: Mode = "light") -> go.layout.Template:
         margin={"l": 56, "r": 24, "t": 80, "b": 16},
         xaxis=axis,
         yaxis=axis,
-        legend=_LEGEND_PLACE
-        | {
-            "orientation": "h",
-            "traceorder": "normal",
-            "bgcolor": "rgba(0,0,0,0)",
-            "itemsizing": "constant",
-            "font": {"size": TEXT_SIZE},
-        },
-        hoverlabel={
-            "align": "left",
-            "namelength": -1,
-            "bgcolor": colours["button"],
-            "bordercolor": colours["axis"],
-            "font": {"family": FONT, "size": TEXT_SIZE, "color": text},
-        },
-        modebar={
-            "bgcolor": "rgba(0,0,0,0)",
-            "color": colours["axis"],
-            "activecolor": text,
-            "remove": ["select", "lasso", "zoomin", "zoomout", "autoscale", CLOUD_BUTTON],
-        },
+        legend=_LEGEND_PLACE | legend | {"font": {"size": TEXT_SIZE}},
+        hoverlabel={"align": "left", "namelength": -1, **hover},
+        modebar={"remove": ["select", "lasso", "zoomin", "zoomout", "autoscale", CLOUD_BUTTON], **buttons},
         bargap=0.25,
         uniformtext={"minsize": 9, "mode": "show"},
     )
@@ -195,9 +166,7 @@ def template(mode: Mode = "light") -> go.layout.Template:
 
 def themed(figure: go.Figure, mode: Mode) -> go.Figure:
     """Return a copy of the figure in the light or dark template; the original is unchanged."""
-    copy = go.Figure(figure)
-    copy.update_layout(template=template(mode))
-    return copy
+    return go.Figure(figure).update_layout(template=template(mode))
 
 
 LIGHT = template("light")
