@@ -96,12 +96,15 @@ def _draw_choices(
                 # user's items. This is slow if the user already has nearly every item they like; in that
                 # case the weights of the user's items are removed.
                 for _ in range(_REDRAWS):
+                    if not len(pending):
+                        break
                     positions = _draw_positions(place.factors[last_cells[pending]], *before, rng)
                     had[pending, step] = by_cell[positions]
                     pending = pending[(had[pending, :step] == had[pending, step, None]).any(axis=1)]
-                taken = np.sort(position_of[had[pending, :step]], axis=1)
-                positions = _draw_positions(place.factors[last_cells[pending]], *before, rng, taken)
-                had[pending, step] = by_cell[positions]
+                if len(pending):
+                    taken = np.sort(position_of[had[pending, :step]], axis=1)
+                    positions = _draw_positions(place.factors[last_cells[pending]], *before, rng, taken)
+                    had[pending, step] = by_cell[positions]
         present = np.arange(had.shape[1]) < lengths[users][:, None]
         items[(starts[users][:, None] + np.arange(had.shape[1]))[present]] = had[present]
     return items
@@ -128,18 +131,27 @@ def _draw_positions(
     `upto` (N + 1,) and `cell_upto` (C + 1,) are the sums of weights before each item and before each cell;
     `taken` (B, s), ascending, are positions that cannot be drawn.
     """
+    of_cells = np.diff(cell_upto)
+    if taken is None:
+        cells = _chosen(factors * of_cells, rng)
+        within = cell_upto[cells] + rng.integers(0, of_cells[cells])
+        return np.searchsorted(upto, within, side="right") - 1
     rows = np.arange(len(factors))
-    cell_weights = np.tile(np.diff(cell_upto), (len(factors), 1))
-    taken = np.empty((len(factors), 0), dtype=np.int64) if taken is None else taken
+    cell_weights = np.tile(of_cells, (len(factors), 1))
     taken_weights = upto[taken + 1] - upto[taken]
     taken_cells = np.searchsorted(cell_upto, upto[taken], side="right") - 1
     np.subtract.at(cell_weights, (rows[:, None], taken_cells), taken_weights)
-    cumulative = np.cumsum(factors * cell_weights, axis=1)
-    chance = rng.integers(0, cumulative[:, -1])
-    cells = (cumulative <= chance[:, None]).sum(axis=1)
+    cells = _chosen(factors * cell_weights, rng)
     within = cell_upto[cells] + rng.integers(0, cell_weights[rows, cells])
     # The position drawn counts only the remaining items: skip each taken one before it in the cell.
     for column in range(taken.shape[1]):
         before = (taken_cells[:, column] == cells) & (upto[taken[:, column]] <= within)
         within = within + before * taken_weights[:, column]
     return np.searchsorted(upto, within, side="right") - 1
+
+
+def _chosen(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw a column of each row of weights (B, C): (B,)."""
+    cumulative = np.cumsum(weights, axis=1)
+    chance = rng.integers(0, cumulative[:, -1])
+    return (cumulative <= chance[:, None]).sum(axis=1)
