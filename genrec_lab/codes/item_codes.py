@@ -307,9 +307,11 @@ class Resolution:
     unsolved: int = 0
 
     def __str__(self) -> str:
+        # A tokenizer without codewords has no distances.
+        added = f", {self.cost:.4g} further from their codewords in all" if self.cost else ""
         text = (
-            f"{self.policy}: {self.moved} of {self.codes.n_items} items moved at a distance of "
-            f"{self.cost:.4g}, collision rate now {self.codes.collision_rate():.2%}"
+            f"{self.policy}: {self.moved} of {self.codes.n_items} items moved{added}, collision rate now "
+            f"{self.codes.collision_rate():.2%}"
         )
         if self.displaced:
             text += f"; {self.displaced} left their prefix because it was full"

@@ -114,14 +114,20 @@ class SharedRanking:
 
     def recall(self, target: npt.ArrayLike, k: int) -> np.ndarray:
         """Return the probability that the target is among the first k items: (U,)."""
-        first, before, size = self.places(target)
-        return np.where(first >= 0, np.clip((k - before) / size, 0.0, 1.0), 0.0)
+        return self._expected(np.ones(k), target)
 
     def ndcg(self, target: npt.ArrayLike, k: int) -> np.ndarray:
         """Return the mean of 1 / log2(rank + 2) over the group's ranks, 0 from rank k on: (U,)."""
+        return self._expected(1.0 / np.log2(np.arange(k) + 2.0), target)
+
+    def mrr(self, target: npt.ArrayLike, k: int) -> np.ndarray:
+        """Return the mean of 1 / (rank + 1) over the group's ranks, 0 from rank k on: (U,)."""
+        return self._expected(1.0 / (np.arange(k) + 1.0), target)
+
+    def _expected(self, gains: FloatArray, target: npt.ArrayLike) -> np.ndarray:
         first, before, size = self.places(target)
-        gains = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(k) + 2.0))])
-        within = gains[np.minimum(before + size, k)] - gains[np.minimum(before, k)]
+        sums, k = np.concatenate([[0.0], np.cumsum(gains)]), len(gains)
+        within = sums[np.minimum(before + size, k)] - sums[np.minimum(before, k)]
         return np.where(first >= 0, within / size, 0.0)
 
     def optimistic_recall(self, target: npt.ArrayLike, k: int) -> np.ndarray:
@@ -131,7 +137,8 @@ class SharedRanking:
 
     def per_user(self, metric: str, target: npt.ArrayLike, k: int) -> np.ndarray | None:
         """Return a metric that has a formula, or None for others."""
-        formula: Any = {"recall": self.recall, "ndcg": self.ndcg}.get(metric)
+        formulas = {"recall": self.recall, "hit_rate": self.recall, "ndcg": self.ndcg, "mrr": self.mrr}
+        formula: Any = formulas.get(metric)
         return None if formula is None else np.asarray(formula(target, k))
 
 
@@ -166,9 +173,10 @@ def register_metric(name: str) -> Callable[[Metric], Metric]:
 def metric_per_user(name: str, ranked: Any, target: npt.ArrayLike, k: int, **facts: Any) -> FloatArray:
     """Return a metric, by name or `package.module:function`, for each user: (U,).
 
-    For a `SharedRanking`, recall and NDCG use the expected position. facts: the metric's other inputs
-    (`metric_needs`). A single number is repeated for all users. Raises RankingError if your own metric
-    returns another shape or values that are not finite.
+    For a `SharedRanking`, recall, hit rate, NDCG and MRR are expected values; any other metric gets the items
+    of one identifier in ascending order. facts: the metric's other inputs (`metric_needs`). A single number
+    is repeated for all users. Raises RankingError if your own metric returns another shape or values that are
+    not finite.
     """
     if isinstance(ranked, SharedRanking) and (expected := ranked.per_user(name, target, k)) is not None:
         return expected

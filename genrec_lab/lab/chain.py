@@ -147,6 +147,7 @@ def run(
         if not dry_run:
             steps[opened.name] = tuple(_run_chain(opened, files, root, resume, console))
         else:
+            opened.planned = {one.name: one for one in (*runs, opened)}
             steps[opened.name] = tuple(plan(opened, files, resume))
             if not quiet:
                 _show_plan(opened, steps[opened.name], console)

@@ -16,15 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from genrec_lab.evaluation import (
-    health_table,
-    metrics_table,
-    ndcg_per_user,
-    paired_bootstrap,
-    recall_per_user,
-)
+from genrec_lab.evaluation import health_table, metrics_table, paired_bootstrap
 from genrec_lab.evaluation.papers import paper_ablations
-from genrec_lab.evaluation.ranking import AVERAGE
+from genrec_lab.evaluation.ranking import AVERAGE, metric_per_user
+from genrec_lab.evaluation.significance import per_user
 from genrec_lab.lab.adapt import codes_in_use
 from genrec_lab.lab.evaluate import (
     BEST_POSSIBLE,
@@ -34,6 +29,7 @@ from genrec_lab.lab.evaluate import (
     load_rankings,
     ranking_tasks,
     run_metrics,
+    shared_ranking,
     shown_row,
 )
 from genrec_lab.lab.files import RunError, read_json, write_json
@@ -46,7 +42,6 @@ from genrec_lab.viz.figures import summarise
 from genrec_lab.viz.live import end_notebook
 
 ABLATION = "08_ablations"
-_PER_USER = {"recall": recall_per_user, "ndcg": ndcg_per_user}
 _DESCRIBES = ("name", "provenance", "compare", "tuning")  # fields that are not settings of the method
 _KS = (5, 10)
 # What two seeds of one run may differ in without a word.
@@ -128,7 +123,11 @@ class Comparison:
 
 def comparison_tasks(run: Run) -> list[Task]:
     """What stage 09 makes: the metrics of all seeds of a run, one below the other."""
-    return [_comparison_task(runs_of(run.name, run.folder.parent).runs)]
+    return [_comparison_task(_runs_or_planned(run))]
+
+
+def _runs_or_planned(run: Run) -> list[Run]:
+    return [run.planned.get(one.name, one) for one in runs_of(run.name, run.folder.parent).runs]
 
 
 def _comparison_task(runs: Sequence[Run]) -> Task:
@@ -179,7 +178,8 @@ def _collect(work: Work, seeds: Mapping[str, int], rankings: Mapping[str, Path])
             table = pl.read_parquet(folder / "metrics.parquet")
         else:
             frame = pl.read_parquet(folder / "rankings.parquet")
-            table = metrics_table(frame["items"].to_numpy(), frame["target"], frame["domain"], _KS)
+            items = shared_ranking(folder, frame) or frame["items"].to_numpy()
+            table = metrics_table(items, frame["target"], frame["domain"], _KS)
         found.append(labelled(table, run=run, method=row, seed=seeds[run]))
     pl.concat(found).write_parquet(work.folder / "records.parquet")
 
@@ -295,8 +295,7 @@ def put_beside(runs: Sequence[Run], metric: str = "ndcg", k: int = 10) -> SideBy
         if why := why_not_evaluated(run):
             raise RunError(f"{run.name} cannot be compared: {why} Run the notebook {EVALUATION}.ipynb first.")
     first, rankings = runs[0], {run.name: load_rankings(run) for run in runs}
-    base, shown, per_user = rankings[first.name], shown_row(first), _PER_USER[metric]
-    targets, who = base.users["target"].to_numpy(), ("user", "domain", "target")
+    base, shown, who = rankings[first.name], shown_row(first), ("user", "domain", "target")
     notes, rows = [], []
     for run in runs:
         found = rankings[run.name]
@@ -304,11 +303,11 @@ def put_beside(runs: Sequence[Run], metric: str = "ndcg", k: int = 10) -> SideBy
         if not same:
             notes.append(f"{run.name} and {first.name} have different test users or targets: no intervals.")
         overall = dict(_over_domains(run_metrics(run), metric, k).select("method", "value").iter_rows())
-        for row, items in found.items.items():
+        for row in found.items:
             other = row if row in base.items else shown
             compared: dict[str, Any] = dict.fromkeys(("difference", "low", "high", "compared_with"))
             if same and not (run is first and row == other):
-                own, of_base = per_user(items, targets, k), per_user(base.items[other], targets, k)
+                own, of_base = per_user(found, row, metric, k), per_user(base, other, metric, k)
                 result = paired_bootstrap(own, of_base, seed=first.seed)
                 compared = {name: getattr(result, name) for name in ("difference", "low", "high")}
                 compared["compared_with"] = f"{first.name}: {other}"
@@ -358,7 +357,7 @@ class Ablation:
 def ablation_tasks(run: Run) -> list[Task]:
     """What stage 08 makes: what each part of the run's method is worth, over the seeds of the run."""
     parts = variants(run.config)
-    return [_ablation_task(run, runs_of(run.name, run.folder.parent).runs, tuple(parts))] if parts else []
+    return [_ablation_task(run, _runs_or_planned(run), tuple(parts))] if parts else []
 
 
 def _ablation_task(run: Run, runs: Sequence[Run], parts: tuple[str, ...]) -> Task:
@@ -415,24 +414,26 @@ def end_without_variants(run: Run) -> None:
 
 def _weigh(work: Work, method: str, variants: Sequence[str], seed: int, rankings: Mapping[str, Path]) -> None:
     of_runs: dict[str, dict[str, pl.DataFrame]] = {}
+    ranked: dict[tuple[str, str], Any] = {}
     for place, folder in rankings.items():
         run, _, row = place.partition("/")
-        of_runs.setdefault(run, {})[row] = pl.read_parquet(folder / "rankings.parquet")
+        frame = of_runs.setdefault(run, {})[row] = pl.read_parquet(folder / "rankings.parquet")
+        ranked[run, row] = shared_ranking(folder, frame) or frame["items"].to_numpy()
     users = next(iter(of_runs.values()))[method].select("user", "domain", "target")
     lacking = {
         run: "its test users differ from those of the other seeds."
         for run, rows in of_runs.items()
         if not rows[method].select("user", "domain", "target").equals(users)
     }
-    kept = [rows for run, rows in of_runs.items() if run not in lacking]
-    shown = [name for name in variants if all(name in rows for rows in kept)]
+    kept = [run for run in of_runs if run not in lacking]
+    shown = [name for name in variants if all(name in of_runs[run] for run in kept)]
     lacking |= {name: "it was not ranked in every run." for name in variants if name not in shown}
     targets, domains = users["target"].to_numpy(), users["domain"].to_numpy()
     worth = []
-    for metric, per_user in _PER_USER.items():
+    for metric in ("recall", "ndcg"):
         for k in _KS:
             of_row = {
-                name: np.stack([per_user(rows[name]["items"].to_numpy(), targets, k) for rows in kept])
+                name: np.stack([metric_per_user(metric, ranked[run, name], targets, k) for run in kept])
                 for name in (method, *shown)
             }
             for name in shown:

@@ -139,7 +139,7 @@ def load_rankings(run: Run) -> Rankings:
     """Read what stage 07 wrote; RunError if a row's rankings are missing or were made otherwise."""
     tasks = {name: task for name, task in ranking_tasks(run, facts_of(run)).items() if name != BEST_POSSIBLE}
     frames = {name: pl.read_parquet(run.read(task) / "rankings.parquet") for name, task in tasks.items()}
-    shared = {name: _shared(run.read(tasks[name]), frame) for name, frame in frames.items()}
+    shared = {name: shared_ranking(run.read(tasks[name]), frame) for name, frame in frames.items()}
     return Rankings(
         ranked_users(run),
         {name: frame["items"].to_numpy() for name, frame in frames.items()},
@@ -148,8 +148,8 @@ def load_rankings(run: Run) -> Rankings:
     )
 
 
-def _shared(folder: Path, frame: pl.DataFrame) -> SharedRanking | None:
-    """The ranking of a row whose items share identifiers."""
+def shared_ranking(folder: Path, frame: pl.DataFrame) -> SharedRanking | None:
+    """The ranking in a folder, with its frame, if items share identifiers; else None."""
     if "identifiers" not in frame.columns:
         return None
     lowest = pl.read_parquet(folder / _LOWEST)["item"].to_numpy()
@@ -197,7 +197,7 @@ def run_metrics(run: Run) -> pl.DataFrame:
         else:
             known = known or _facts_of_metrics(run, facts)
             ranked = pl.read_parquet(folder / "rankings.parquet")
-            table = _measured(run, ranked, known, _shared(folder, ranked))
+            table = _measured(run, ranked, known, shared_ranking(folder, ranked))
             if (folder / "sampled.parquet").is_file():
                 sampled = _measured(run, pl.read_parquet(folder / "sampled.parquet"), known)
                 among = pl.lit(f"_of_{run.config.evaluation.sampled}_sampled")

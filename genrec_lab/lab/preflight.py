@@ -112,6 +112,8 @@ def check_run(
             for part in parts:
                 with problems.noted():
                     problems += _missing_results(part, root, [notebook.stem for notebook in chosen])
+                with problems.noted():
+                    _check_items_suffice(config, part, root)
         if problems or config is None:
             raise RunFileError(place_of(source), problems)
         given = None if numbers is None else tuple(numbers)
@@ -187,6 +189,25 @@ def _missing_results(spec: RunFile, root: Path, chosen: Sequence[str]) -> Iterat
                     lacking[task.stage] = f"{stage} reads {task.place}: {state.reason.rstrip('.')}"
     for read, why in lacking.items():
         yield f"notebooks leaves out {read}, but {why}; add {read}"
+
+
+def _check_items_suffice(config: Any, spec: RunFile, root: Path) -> None:
+    """Raise ValueError if a row has more codes a level than items, where their number is known already."""
+    from genrec_lab.lab import prepare, rows, store, tokenise
+
+    run = store.unopened_run(**spec.parameters(), root=root, base=spec.base, change=True)
+    if (facts := prepare.known_facts(run)) is not None:
+        for row, method in rows.generative_rows(run, facts).items():
+            tokenise.check_items_suffice(method, facts, row)
+    elif spec.dataset["name"] == "bazaar" and presets.methods(config):
+        from genrec_lab.bazaar import BazaarConfig
+
+        items = spec.dataset.get("items", BazaarConfig().items)
+        if (size := config.tokenizer_class.least_items(config.tokenizer)) > items:
+            raise ValueError(
+                f"overrides.tokenizer.codebook_size is {size}, but the dataset has only {items} items; give "
+                f"{items} or less"
+            )
 
 
 def _is_read(config: Any, stage: str) -> bool:

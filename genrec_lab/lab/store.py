@@ -331,6 +331,7 @@ class Run:
         self.config = config
         self.base = base or Path.cwd()
         self.keep_old_code = bool(os.environ.get(KEEP_OLD_CODE))
+        self.planned: dict[str, Run] = {}  # what a dry run takes in place of the runs on disk, by name
         self.reads: dict[str, str] = {}  # digests of the results that were read since the run was opened
         self._stage: str | None = None
 

@@ -37,6 +37,7 @@ from genrec_lab.lab.rows import (
     served,
 )
 from genrec_lab.lab.store import Run, Task, Work, existing_run
+from genrec_lab.models.recommenders.base import with_accepted
 from genrec_lab.models.tokenizers import ItemContent, Tokenizer, checked_codes, find_tokenizer
 from genrec_lab.models.tokenizers.base import require_codes
 from genrec_lab.presets import MethodConfig
@@ -153,7 +154,7 @@ def train_tokenizers(run: Run) -> dict[str, Identified]:
     """Encode the texts, train each row's tokenizers, resolve conflicts, write all; return it by row."""
     facts = facts_of(run)
     for row, config in generative_rows(run, facts).items():
-        _check_items_suffice(config, facts, row)  # before the texts are encoded, which takes long
+        check_items_suffice(config, facts, row)  # before the texts are encoded, which takes long
     for task in tokenizing_tasks(run, facts):
         run.make(task)
     return {row: load_identified(run, row) for row in generative_rows(run, facts)}
@@ -259,7 +260,7 @@ def pretrained_run(run: Run, config: MethodConfig) -> Run | None:
     return start
 
 
-def _check_items_suffice(config: MethodConfig, facts: Facts, row: str) -> None:
+def check_items_suffice(config: MethodConfig, facts: Facts, row: str) -> None:
     """Raise ValueError if a row has more codes a level to place than there are items."""
     component = config.tokenizer_class
     size = component.least_items(config.tokenizer)
@@ -309,7 +310,7 @@ def _fit(
     own = np.flatnonzero(np.isin(names, list(domains)))
     model = find_tokenizer(tokenizer.kind)(tokenizer, **settings)
     with work.curves(work.title, len(own)) as curves:
-        model.fit(content.select(own), seed=seed, on_epoch=curves, checkpoint=work.scratch)
+        with_accepted(model.fit, content.select(own), seed=seed, on_epoch=curves, checkpoint=work.scratch)
     model.save(work.folder / "tokenizer")
     write_records(work.folder, "epochs", [dict(record) for record in model.epochs])
     if model.codes_by_epoch:

@@ -11,6 +11,7 @@ import pytest
 from genrec_lab.data.whole_files import sha256_of
 from genrec_lab.lab import RunError, compare_runs, open_run, prepare_data, rank_test_users, train_recommenders
 from genrec_lab.lab.chain import ChainResult, _source_of, plan
+from genrec_lab.lab.chain import run as run_chain
 from genrec_lab.lab.compare import comparison_tasks, runs_of
 from genrec_lab.lab.evaluate import COMPARISON
 from genrec_lab.lab.files import read_log
@@ -97,6 +98,19 @@ def test_both_files_hold_what_was_compared(opened, three):
     written = json.loads((run.folder / "comparison.json").read_text())
     assert written["summary"] == comparison.summary.to_dicts()
     assert [made["run"] for made in written["runs"]] == ["demo-seed1", "demo-seed2", "demo-seed3"]
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_dry_run_compares_what_the_run_file_asks_for_not_what_is_on_disk(opened, evaluated, three, alone):
+    run = evaluated("alone") if alone else opened()
+    compare_runs(run)
+    asked = {"run": run.name, **run.parameters}
+    seeds = None if alone else (1, 2, 3)
+    for epochs, action in ((1, "keep"), (2, "run")):
+        asked["overrides"] = {**run.parameters["overrides"], "rows.sasrec.training.epochs": epochs}
+        planned = run_chain(asked, dry_run=True, seeds=seeds, root=run.folder.parent, quiet=True)
+        step = next(step for step in planned.steps[run.name] if step.stage == COMPARISON)  # then its page
+        assert step.action == action
 
 
 def test_one_run_alone_has_no_standard_deviation(evaluated):

@@ -9,6 +9,7 @@ import pytest
 from genrec_lab.evaluation.ranking import SharedRanking
 from genrec_lab.lab import (
     adapt_to_domains,
+    compare_runs,
     load_identified,
     load_prepared,
     load_rankings,
@@ -69,9 +70,10 @@ def test_a_recommender_is_trained_on_them_and_ranks_at_the_expected_place(given)
     assert isinstance(ranking, SharedRanking)
     np.testing.assert_array_equal(rankings.items[row], ranking.items)
     assert load_rankings(run).shared[row].identifiers.tolist() == ranking.identifiers.tolist()
-    measured = run.metrics().filter(method=row, domain="average")
-    for metric, values in (("recall", ranking.recall(target, 10)), ("ndcg", ranking.ndcg(target, 10))):
-        assert measured.filter(metric=metric, k=10)["value"][0] == pytest.approx(values.mean())
+    for table in (run.metrics(), compare_runs(run).records):
+        measured = table.filter(method=row, domain="average")
+        for metric, values in (("recall", ranking.recall(target, 10)), ("ndcg", ranking.ndcg(target, 10))):
+            assert measured.filter(metric=metric, k=10)["value"][0] == pytest.approx(values.mean())
     groups = {
         tuple(code): [item for item, other in enumerate(codes.tolist()) if other == code]
         for code in codes.tolist()

@@ -131,6 +131,16 @@ def test_a_change_in_one_component_makes_its_rows_again_and_no_other(
     assert sorted({f"{place[:2]}/{place.split('/')[1]}" for place in anew}) == again.split()
 
 
+def test_fit_of_a_tokenizer_gets_the_arguments_that_its_signature_names(run: Run, folder: Path) -> None:
+    whole = """    def fit(
+        self, content: Any, *, seed: int = 0, on_epoch: Any = None, checkpoint: Any = None
+    ) -> "Directions":"""
+    with instead(folder, whole, '    def fit(self, content: Any) -> "Directions":\n        seed = 0'):
+        again = opened(folder)
+        train_tokenizers(again)
+        assert np.array_equal(again.codes().codes, run.codes().codes)
+
+
 # -- what cannot be -----------------------------------------------------------------------------------------
 
 

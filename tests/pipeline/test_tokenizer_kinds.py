@@ -22,6 +22,8 @@ from genrec_lab.lab import (
     train_recommenders,
     train_tokenizers,
 )
+from genrec_lab.lab.preflight import check_run
+from genrec_lab.lab.runfile import RunFileError
 from genrec_lab.models.sequential.sasrec import SASRecConfig
 from genrec_lab.models.tokenizers import ItemContent
 from genrec_lab.models.tokenizers.letter import collaborative_vectors
@@ -140,6 +142,10 @@ def test_too_few_items_and_unknown_kinds_are_refused_before_anything_is_trained(
     prepare_data(lab)
     with pytest.raises(ValueError, match="codebook_size of 'gmc_tiny' is 301, but 'all' has only 300 items"):
         train_tokenizers(lab)
+    asked = {"run": "large", "preset": "gmc_tiny", "dataset": lab.parameters["dataset"]}
+    for name in ("large", "unprepared"):
+        with pytest.raises(RunFileError, match=r"codebook_size.* is 301, but .* has only 300 items"):
+            check_run(asked | {"run": name, "overrides": lab.parameters["overrides"]}, root=root)
     with pytest.raises(PresetError, match=r"tokenizer.kind is 'hkmean'.*did you mean 'hkmeans'"):
         opened(root, "typo", **{"tokenizer.kind": "hkmean"})
 

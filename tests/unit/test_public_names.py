@@ -96,6 +96,15 @@ def test_core_loads_neither_plotly_nor_jupyter_nor_the_lab() -> None:
     assert not outside & loaded
 
 
+def test_models_are_also_found_in_the_packages_of_their_families() -> None:
+    from genrec_lab import models
+    from genrec_lab.models.sequential import SASRec
+    from genrec_lab.models.tokenizers import RQVAE
+
+    assert (SASRec, RQVAE) == (models.SASRec, models.RQVAE)
+    assert not hasattr(models.sequential, "RQVAE")
+
+
 def test_notebook_02_loads_under_120_modules() -> None:
     cells = nbformat.read(REPOSITORY / "notebooks" / "02_tokenizer_training.ipynb", as_version=4).cells
     trees = [ast.parse(cell.source) for cell in cells if cell.cell_type == "code"]

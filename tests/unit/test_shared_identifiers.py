@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 
 from genrec_lab.codes import ItemCodes
 from genrec_lab.evaluation import metrics_table
-from genrec_lab.evaluation.ranking import SharedRanking, metric_per_user, ndcg_per_user, recall_per_user
+from genrec_lab.evaluation.ranking import (
+    SharedRanking,
+    metric_per_user,
+    mrr_per_user,
+    ndcg_per_user,
+    recall_per_user,
+)
 
 GROUPS = st.lists(st.integers(0, 3), min_size=3, max_size=6)
 
@@ -42,6 +48,7 @@ def test_expected_metrics_are_means_over_all_orders(names: list[int], k: int, da
     targets = np.full(len(orders), target)
     assert ranking.recall([target], k)[0] == pytest.approx(recall_per_user(padded, targets, k).mean())
     assert ranking.ndcg([target], k)[0] == pytest.approx(ndcg_per_user(padded, targets, k).mean())
+    assert ranking.mrr([target], k)[0] == pytest.approx(mrr_per_user(padded, targets, k).mean())
     assert ranking.optimistic_recall([target], k)[0] == float(lowest[target] in ranked[:k])
     assert ranking.optimistic_recall([target], k)[0] >= ranking.recall([target], k)[0]
     assert ranking.items[0][ranking.items[0] >= 0].tolist() == list(itertools.chain(*members))[: len(names)]
@@ -60,7 +67,9 @@ def test_a_group_at_the_edge_by_hand() -> None:
     assert table.filter(domain="A", metric="recall")["value"].to_list() == pytest.approx(
         [(1 / 3 + 2 / 3) / 2]
     )
-    assert metric_per_user("recall", ranking, np.array([1, 4]), 2).tolist() == [1 / 3, 0.0]
+    for metric in ("recall", "hit_rate"):
+        assert metric_per_user(metric, ranking, np.array([1, 4]), 2).tolist() == [1 / 3, 0.0]
+    assert metric_per_user("mrr", ranking, np.array([1, 2]), 2).tolist() == [1 / 6, (1 + 1 / 2) / 3]
 
 
 def test_unique_identifiers_are_ranked_as_items() -> None:

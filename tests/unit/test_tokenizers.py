@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from genrec_lab import presets
+from genrec_lab import models, presets
 from genrec_lab.codes import ItemCodes
 from genrec_lab.data import Dataset, load_dataset
 from genrec_lab.models import tokenizers
@@ -172,6 +172,10 @@ def test_a_class_that_is_no_tokenizer_or_of_a_taken_name_is_refused(stranger: Pa
         find_tokenizer("other.py:Other")
     with pytest.raises(RegistryError, match="the tokenizer 'rqvae' exists twice"):
         tokenizers.register_tokenizer("rqvae")(Halves)
+    with pytest.raises(TypeError, match=r"RQVAE takes no setting 'levels'; write RQVAE.RQVAE.Config.levels="):
+        models.RQVAE(levels=2)
+    with pytest.raises(AttributeError, match="call fit or load first"):
+        models.RQVAE().encode(np.zeros((3, 4), dtype=np.float32))
     with pytest.raises(TypeError, match="Halves takes no setting 'colour'"):
         Halves(colour=3)
     with pytest.raises(TypeError, match="RQVAE takes a RQVAEConfig, but got a HalvesConfig"):

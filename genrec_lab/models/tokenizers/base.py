@@ -207,12 +207,18 @@ class Tokenizer(SavedAttributes, Shareable, ABC):
                 f"{type(self).__name__} takes a {self.Config.__name__}, but got a {type(config).__name__}"
             )
         if unknown := [name for name in settings if name not in self.settings]:
-            raise TypeError(
-                f"{type(self).__name__} takes no setting {unknown[0]!r}; it takes {self.settings}"
-            )
+            name, takes = type(self).__name__, f"it takes {self.settings}"
+            if unknown[0] in getattr(self.Config, "model_fields", ()):
+                takes = f"write {name}({name}.Config({unknown[0]}=…))"
+            raise TypeError(f"{name} takes no setting {unknown[0]!r}; {takes}")
         self.config = config
         for name in settings:
             setattr(self, name, settings[name])
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"{type(self).__name__!r} has no attribute {name!r}; call fit or load first, if that makes it"
+        )
 
     @abstractmethod
     def fit(
