@@ -1,13 +1,10 @@
-"""Layout of figures: panels, the traces in them, titles that fit, and legends that do not cover anything.
-
-Every figure starts with `panels` (or `one_panel`), draws into panels by number, ends with `Panels.finish`.
-"""
+"""Layout of figures: `panels` (or `one_panel`), drawn into by number, and `Panels.finish` for the title."""
 
 from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -60,8 +57,7 @@ def domains_of(domains: Sequence[object] | npt.ArrayLike, expected: int | None =
 
 def require_columns(frame: pl.DataFrame, columns: Sequence[str]) -> None:
     """Raise ValueError if a frame has no rows or lacks one of the columns."""
-    missing = [name for name in columns if name not in frame.columns]
-    if missing:
+    if missing := [name for name in columns if name not in frame.columns]:
         there = f"columns {missing} are missing among {frame.columns}"
         raise ValueError(f"frame: {there}; expected {list(columns)}")
     if frame.height == 0:
@@ -70,11 +66,7 @@ def require_columns(frame: pl.DataFrame, columns: Sequence[str]) -> None:
 
 @dataclass(eq=False)
 class Panels:
-    """A grid of panels: the figure, the positions of the panels, and the plotting area's height in pixels.
-
-    Categories get their styles in the order in which they are drawn. Each has one legend entry; a click on it
-    hides the category in all panels.
-    """
+    """A grid of panels. Categories get styles in the order of drawing, and one legend entry each."""
 
     figure: go.Figure
     count: int
@@ -119,10 +111,7 @@ class Panels:
     def rows(
         self, panel: int, names: Sequence[str], limit: int = 30, *, above: float = 0.5, **axis: Any
     ) -> None:
-        """Turn the vertical axis into rows with these names, from the top; above: space above the first row.
-
-        By default only the panels of the first column show the names.
-        """
+        """Turn the vertical axis into named rows from the top; above: space above the first row."""
         ends = [max(len(names), 1) - 0.5, -above]
         settings = {"range": ends, "showticklabels": self.is_left(panel), "showgrid": False}
         self.y(panel, **numbered_axis(names, limit) | settings | axis)
@@ -132,18 +121,10 @@ class Panels:
         self.figure.add_trace(trace, **self.place(panel))
 
     def line(
-        self,
-        panel: int,
-        x: npt.ArrayLike,
-        y: npt.ArrayLike,
-        name: str,
-        hover: str,
-        *,
-        size: int = 7,
-        **trace: Any,
+        self, panel: int, x: npt.ArrayLike, y: npt.ArrayLike, name: str, hover: str, **trace: Any
     ) -> None:
-        """Draw the line of a category, in the category's style unless another `style` is given."""
-        style = trace.pop("style", None) or self.style(name)
+        """Draw the line of a category; style, size: of its markers, by default the category's and 7."""
+        style, size = trace.pop("style", None) or self.style(name), trace.pop("size", 7)
         look = {"mode": "lines+markers", "line": style.line, "marker": {"symbol": style.symbol, "size": size}}
         self.add(panel, go.Scatter(x=x, y=y, hovertemplate=hover, **look | self._named(name) | trace))
 
@@ -180,17 +161,10 @@ class Panels:
         return {"name": label(name), "legendgroup": label(name), "showlegend": new}
 
     def points(
-        self,
-        panel: int,
-        x: npt.ArrayLike,
-        y: npt.ArrayLike,
-        name: str,
-        hover: str,
-        marker: Mapping[str, Any],
-        **trace: Any,
+        self, panel: int, x: npt.ArrayLike, y: npt.ArrayLike, name: str, hover: str, **trace: Any
     ) -> None:
         """Draw the points of a category."""
-        look = {"mode": "markers", "marker": dict(marker), "hovertemplate": hover}
+        look = {"mode": "markers", "hovertemplate": hover}
         self.add(panel, go.Scatter(x=x, y=y, **look | self._named(name) | trace))
 
     def segments(
@@ -246,8 +220,7 @@ def panels(
 ) -> Panels:
     """Lay out one panel per title, in rows of at most `columns`; titles are wrapped to their panel's width.
 
-    row_height and row_gap (for ticks and axis titles, without panel titles) are in pixels. left_labels: the
-    width in pixels of the tick labels to the left of the first column.
+    row_height, row_gap (for ticks and axis titles), left_labels (tick labels of the first column): in pixels.
     """
     count = len(titles)
     columns = max(1, min(columns, count))
@@ -280,15 +253,9 @@ def _grid(
     rows: int, columns: int, shared_x: bool, shared_y: bool, column_gap: float, row_gap: float
 ) -> go.Figure:
     """Return an empty figure in the light template; plotly takes long to make one, but not to copy it."""
-    figure = make_subplots(
-        rows=rows,
-        cols=columns,
-        shared_xaxes="all" if shared_x else False,
-        shared_yaxes="all" if shared_y else False,
-        horizontal_spacing=column_gap,
-        vertical_spacing=row_gap,
-    )
-    return figure.update_layout(template=theme.LIGHT)
+    gaps = {"horizontal_spacing": column_gap, "vertical_spacing": row_gap}
+    shared = {"shared_xaxes": "all" if shared_x else False, "shared_yaxes": "all" if shared_y else False}
+    return make_subplots(rows, columns, **gaps, **shared).update_layout(template=theme.LIGHT)
 
 
 def one_panel(height: int = 320) -> Panels:
@@ -297,10 +264,7 @@ def one_panel(height: int = 320) -> Panels:
 
 
 def finish(figure: go.Figure, title: str, note: str, plot_height: int = 320) -> go.Figure:
-    """Set a figure's title (the finding), note (sample size, seed), theme and height.
-
-    title and note are plain text: they are wrapped and escaped here. plot_height: in pixels.
-    """
+    """Set a figure's title (the finding) and note (sample size, seed), as plain text, theme and height."""
     return _titled(figure.update_layout(template=theme.LIGHT), title, note, plot_height, 0)
 
 
@@ -321,10 +285,10 @@ def _titled(figure: go.Figure, title: str, note: str, plot_height: int, panel_ti
 
 
 def untitled(figure: go.Figure) -> tuple[dict[str, Any], str, str]:
-    """Return a finished figure as JSON without its title and note, and the two as plain text.
+    """Return a finished figure as JSON without its title and note, lower by these, and the two as plain text.
 
-    The figure is lower by their height. Widgets write both texts above the figure, because plotly positions
-    the note by the size of the rendered title, which is unknown for a figure drawn before it is in the page.
+    Widgets write both texts above the figure, because plotly positions the note by the size of the rendered
+    title, which is unknown for a figure drawn before it is in the page.
     """
     # A changed copy of the figure would be validated again, which takes longer than drawing it.
     bare: dict[str, Any] = json.loads(figure.to_json())

@@ -52,9 +52,6 @@ def _capital(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-# --- data
-
-
 @sentence
 def statistics_title(users: int, items: int, interactions: int, domains: int) -> str:
     """State the size of a data set."""
@@ -92,9 +89,6 @@ def popularity_title(tops: Mapping[str, tuple[int, int, float]]) -> str:
         return text
     rest = f"{said(low)} in {listed([low])}" if between else "the same share in every domain"
     return f"{text} in {listed([high])}, {rest}"
-
-
-# --- codes
 
 
 def shared_by_chance(table: IntArray) -> float:
@@ -170,9 +164,6 @@ def tokenizers_title(health: pl.DataFrame) -> str:
     return _capital(text) if text.startswith("no ") else text
 
 
-# --- identifiers
-
-
 @sentence
 def overlap_title(overlap: pl.DataFrame) -> str:
     """State for which tokenizer similar items share more codes; overlap: `tokenizer, domain, k, overlap`."""
@@ -236,9 +227,6 @@ def examples_title(shown: int, items: int, levels: int) -> str:
     return f"{shown} of {counted(items, 'item')} with their identifiers of {counted(levels, 'code')}"
 
 
-# --- residuals
-
-
 @sentence
 def atlas_title(purities: Sequence[float], chance: float) -> str:
     """State how well maps separate domains: the share of nearest points in the same domain, by level."""
@@ -293,9 +281,6 @@ def unquantised_title(levels: int) -> str:
     return f"These codes of {counted(levels, 'level')} quantise no vectors, so no level leaves a residual"
 
 
-# --- pictures
-
-
 @sentence
 def pictures_title(shown: int, items: int, domains: Sequence[str]) -> str:
     """State what a sheet of pictures shows."""
@@ -309,9 +294,6 @@ def kept_title(shares: FloatArray) -> str:
         return "What the codes keep of an item"
     first = f"{percent(float(shares[0]))} of the words decoded from 1 code are in the item's text"
     return first if len(shares) == 1 else f"{first}, {percent(float(shares[-1]))} from {len(shares)} codes"
-
-
-# --- training
 
 
 @sentence
@@ -353,9 +335,6 @@ def best_title(bests: Mapping[str, tuple[int, float]], metric: str, trained: int
         return f"Validation {metric}{whose} is highest at epoch {epoch} of {trained}: {value:.4f}"
     at = f" at epoch {epoch}" if len(names) == 1 else ""
     return f"Validation {metric} is highest for {listed(names)}: {value:.4f}{at}"
-
-
-# --- results
 
 
 @sentence
@@ -476,9 +455,6 @@ def worth_title(method: str, metric: str, names: Sequence[str], change: FloatArr
     of = f"; significantly lower without {len(missed)} of {len(names)} parts" if len(names) > 1 else ""
     lower = f"{abs(change[worst]):.0f} % lower {metric}"
     return f"{listed([names[worst]])} has {lower} than {listed([method])}{of}"
-
-
-# --- stories
 
 
 @sentence

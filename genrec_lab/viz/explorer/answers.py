@@ -122,9 +122,6 @@ def table(shown: Table) -> Answer:
     return {"columns": columns, "go": list(shown.go) or [None] * shown.frame.height}
 
 
-# --- the codes below the selection
-
-
 def grid(state: ExplorerState) -> Answer:
     """Return a table of all codes below the prefix, including dead ones; at the last level, of its items."""
     selection, found, marked = state.selection, below(state), -1
@@ -138,9 +135,6 @@ def grid(state: ExplorerState) -> Answer:
         under = f" below {written(selection.prefix)}" if selection.prefix else ""
         name = f"Codes of level {len(selection.prefix) + 1}{under}"
     return {"name": name, "marked": marked} | table(found)
-
-
-# --- the code page
 
 
 def page(state: ExplorerState) -> Answer:
@@ -302,9 +296,6 @@ def _facets(state: ExplorerState, items: IntArray) -> list[Answer]:
             rows = [[shorten(texts[one], 40), round(here[one], 4), round(rest[one], 4)] for one in best]
             found.append({"name": name, "values": rows})
     return found
-
-
-# --- single items
 
 
 def facts(state: ExplorerState, items: Iterable[int], *, pictures: bool = True) -> list[tuple[int, Answer]]:

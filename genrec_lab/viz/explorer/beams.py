@@ -161,7 +161,7 @@ def beam_way(tree: BeamTree, *, seed: int | None = None) -> go.Figure:
             hover = [_hover(row) for row in nodes.iter_rows(named=True)]
             look = {"text": list(map(str, codes)), "customdata": hover} | written_above
             marker = theme.mark(colour, symbol, 9, width=1.5)
-            made.points(0, x, y, name, "%{customdata}<extra></extra>", marker, **look)
+            made.points(0, x, y, name, "%{customdata}<extra></extra>", marker=marker, **look)
     # Complete identifiers are labelled with their log-probability and title.
     for row in (row for row in rows if row["level"] == levels):
         title = f"  {label(row['example'], _TITLE_CHARACTERS)}" if row["example"] else ""
@@ -203,4 +203,5 @@ def _add_leaving(
     name, hover = "where the target left", "the target is not kept here<extra></extra>"
     look = {"mode": "markers+text", "textposition": "middle right", "textfont": {"size": 11}}
     look |= {"text": [f"  {tree.target[level - 1]}{at}"]}
-    made.points(0, [end[0]], [end[1]], name, hover, {"symbol": "x", "size": 11, "color": theme.BAD}, **look)
+    look |= {"marker": {"symbol": "x", "size": 11, "color": theme.BAD}}
+    made.points(0, [end[0]], [end[1]], name, hover, **look)

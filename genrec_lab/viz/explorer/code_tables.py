@@ -173,7 +173,7 @@ def prefix_bars(state: ExplorerState, *, top: int = 20, seed: int | None = None)
     ends = (("items", theme.MUTED, "circle-open"), ("interactions", theme.ACCENT, "circle"))
     for at, (name, colour, symbol) in enumerate(ends):
         marker, hover = theme.mark(colour, symbol, 9), "%{customdata}: %{x:.2f} %"
-        made.points(1, both[:, at], places, f"share of {name}", hover, marker, customdata=names)
+        made.points(1, both[:, at], places, f"share of {name}", hover, marker=marker, customdata=names)
     for panel in range(2):
         made.rows(panel, names, ticktext=names)
     made.x(0, title="items", rangemode="tozero")

@@ -180,8 +180,6 @@ class ExplorerState:
         if self.two is not None and self.two.n_items:
             _ = [(self.two.level(level), self.two.company(level + 1)) for level in range(self.two.levels)]
 
-    # --- the selection
-
     @property
     def selection(self) -> Selection:
         """The current selection."""
@@ -266,8 +264,6 @@ class ExplorerState:
         self._placed = (selected, order, places)
         return places
 
-    # --- the training
-
     @cached_property
     def codes_by_epoch(self) -> Mapping[int, ItemCodes]:
         """The codes after some epochs of the tokenizer's training, in order; empty if none were kept."""
@@ -292,8 +288,6 @@ class ExplorerState:
     @lru_cache(_EPOCHS_KEPT)  # noqa: B019 - a state lives as long as its explorer
     def _at_epoch(self, epoch: int) -> CodedCatalogue:
         return self.final.with_codes(f"{self.final.name} · epoch {epoch}", self.codes_by_epoch[epoch])
-
-    # --- the views
 
     @property
     def health(self) -> CodeHealth:
@@ -392,8 +386,6 @@ class ExplorerState:
         level = selected.everywhere[0] if selected.everywhere else min(len(selected.prefix), last)
         return exposure(self.catalogue, self.shown(method), self.items(), level)
 
-    # --- exports
-
     def view(self, name: str) -> Shown:
         """Return the contents of a view for the selection, by the name of its tab."""
         if self.epoch is not None and name in _OF_FINAL_CODES:
@@ -450,8 +442,6 @@ class ExplorerState:
     def slice_names(self) -> list[str]:
         """Return the names of the run's slices; empty without a run folder."""
         return [] if self.records.folder is None else slice_names(self.records.folder)
-
-    # ---
 
     @property
     def _domain(self) -> int | None:

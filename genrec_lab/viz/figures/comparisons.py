@@ -96,7 +96,7 @@ def adaptation_change(
     for name, column, colour, symbol in kinds:
         spread = error_bars(table[f"{column}_sd"].fill_null(0.0).to_numpy(), width=4)
         x, marker, hover = table[column].to_numpy(), theme.mark(colour, symbol, 10), "%{customdata}: %{x:.4f}"
-        made.points(0, x, places, name, hover, marker, error_x=spread, customdata=names)
+        made.points(0, x, places, name, hover, marker=marker, error_x=spread, customdata=names)
     texts = [f"   {_signed_percent(low, high)}" for low, high in spans.tolist()]
     made.write(0, spans.max(axis=1), places, texts)
     least, most = float(spans.min()), float(spans.max())
@@ -262,7 +262,7 @@ def _add_intervals(
             ends = {"array": (high - middle)[places], "arrayminus": (middle - low)[places]}
             bars = {"symmetric": False, "width": 5, "thickness": 2.5} | ends
             look: dict[str, Any] = {"error_x": bars, "customdata": customdata[places]}
-            made.points(0, middle[places], places, kind, hover, theme.mark(colour, symbol, 11), **look)
+            made.points(0, middle[places], places, kind, hover, marker=theme.mark(colour, symbol, 11), **look)
     made.figure.add_vline(x=0, line_color=theme.REFERENCE, line_width=1.5, line_dash="dash")
 
 
@@ -280,7 +280,7 @@ def _add_papers(made: Panels, papers: pl.DataFrame | None, names: list[str]) -> 
         y = [names.index(row) - _ABOVE for row in rows["row"]]
         hover, custom = "%{customdata}: %{x:+.1f} %<extra></extra>", [label(name, 60)] * rows.height
         marker = theme.mark(made.style(name).colour, _MARKS[place % len(_MARKS)], 9, width=1.5)
-        made.points(0, rows["change"].to_numpy(), y, name, hover, marker, customdata=custom)
+        made.points(0, rows["change"].to_numpy(), y, name, hover, marker=marker, customdata=custom)
     return list(dict.fromkeys(paper for paper, _ in series))
 
 

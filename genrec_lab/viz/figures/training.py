@@ -103,9 +103,8 @@ def recommender_curves(
         _curve(made, 1, when[places], values[places], name or shown, "%{y:.4f}", showlegend=False, **look)
         # Drawn even if no epoch was validated yet, so that a figure updated in place keeps its traces.
         hover, texts = "best, epoch %{x}: %{y:.4f}<extra></extra>", [f"{values[place]:.4f}" for place in best]
-        more = above | {"text": texts, "legendgroup": label(name)}
-        marker = star | {"color": style.colour}
-        made.points(1, when[best], values[best], f"best {name}".strip(), hover, marker, **more)
+        more = above | {"text": texts, "legendgroup": label(name), "marker": star | {"color": style.colour}}
+        made.points(1, when[best], values[best], f"best {name}".strip(), hover, **more)
         everything += values.tolist()
         for place in best:
             bests[name] = int(when[place]), float(values[place])
