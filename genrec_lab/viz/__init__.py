@@ -3,11 +3,11 @@
 import sys
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
-Float32Array = npt.NDArray[np.float32]
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+Float32Array = NDArray[np.float32]
 
 # plotly's renderers, and papermill, import jsonschema, which takes seconds to build a parser for each rule of
 # IRIs. No schema of a notebook has an IRI, and jsonschema does without that library.

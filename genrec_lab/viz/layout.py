@@ -11,9 +11,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import plotly.graph_objects as go
 import polars as pl
+from numpy.typing import ArrayLike
 from plotly.basedatatypes import BaseTraceType
 from plotly.subplots import make_subplots
 
@@ -45,7 +45,7 @@ class Domains:
         return len(self.names)
 
 
-def domains_of(domains: Sequence[object] | npt.ArrayLike, expected: int | None = None) -> Domains:
+def domains_of(domains: Sequence[object] | ArrayLike, expected: int | None = None) -> Domains:
     """Number the domains in order of first appearance; raises ValueError for other than `expected` values."""
     values = [str(value) for value in np.asarray(domains).reshape(-1)]
     if expected is not None and len(values) != expected:
@@ -120,9 +120,7 @@ class Panels:
         """Add a trace to a panel."""
         self.figure.add_trace(trace, **self.place(panel))
 
-    def line(
-        self, panel: int, x: npt.ArrayLike, y: npt.ArrayLike, name: str, hover: str, **trace: Any
-    ) -> None:
+    def line(self, panel: int, x: ArrayLike, y: ArrayLike, name: str, hover: str, **trace: Any) -> None:
         """Draw the line of a category; style, size: of its markers, by default the category's and 7."""
         style, size = trace.pop("style", None) or self.style(name), trace.pop("size", 7)
         look = {"mode": "lines+markers", "line": style.line, "marker": {"symbol": style.symbol, "size": size}}
@@ -131,11 +129,11 @@ class Panels:
     def bars(
         self,
         panel: int,
-        values: npt.ArrayLike,
+        values: ArrayLike,
         hover: str,
         name: str = "",
         *,
-        at: npt.ArrayLike | None = None,
+        at: ArrayLike | None = None,
         flat: bool = False,
         text: Sequence[str] | None = None,
         **trace: Any,
@@ -160,15 +158,13 @@ class Panels:
         self._listed.add(name)
         return {"name": label(name), "legendgroup": label(name), "showlegend": new}
 
-    def points(
-        self, panel: int, x: npt.ArrayLike, y: npt.ArrayLike, name: str, hover: str, **trace: Any
-    ) -> None:
+    def points(self, panel: int, x: ArrayLike, y: ArrayLike, name: str, hover: str, **trace: Any) -> None:
         """Draw the points of a category."""
         look = {"mode": "markers", "hovertemplate": hover}
         self.add(panel, go.Scatter(x=x, y=y, **look | self._named(name) | trace))
 
     def segments(
-        self, panel: int, x: npt.ArrayLike, y: npt.ArrayLike, colour: str, width: float, **line: Any
+        self, panel: int, x: ArrayLike, y: ArrayLike, colour: str, width: float, **line: Any
     ) -> None:
         """Draw lines (n, 2) from point to point as one trace, without hover text or legend entry."""
         gap: Any = {"pad_width": ((0, 0), (0, 1)), "constant_values": np.nan}
@@ -176,9 +172,7 @@ class Panels:
         look = {"mode": "lines", "line": {"color": colour, "width": width} | line}
         self.add(panel, go.Scatter(**ends, **look, hoverinfo="skip", showlegend=False))
 
-    def write(
-        self, panel: int, x: npt.ArrayLike, y: npt.ArrayLike, texts: Sequence[str], **trace: Any
-    ) -> None:
+    def write(self, panel: int, x: ArrayLike, y: ArrayLike, texts: Sequence[str], **trace: Any) -> None:
         """Write texts to the right of points, without hover text or legend entry."""
         look = {"mode": "text", "textposition": "middle right", "cliponaxis": False, "hoverinfo": "skip"}
         self.add(panel, go.Scatter(x=x, y=y, text=texts, showlegend=False, **look | trace))

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Literal, Self, get_args
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
+from numpy.typing import ArrayLike
 
 from genrec_lab.data.whole_files import HeadedTable
 from genrec_lab.viz import Float32Array, FloatArray, IntArray
@@ -69,7 +69,7 @@ def _names(levels: int) -> list[str]:
     return [name for level in range(levels) for name in (f"x_{level}", f"y_{level}")]
 
 
-def stratified_sample(strata: Sequence[object] | npt.ArrayLike, size: int, seed: int) -> IntArray:
+def stratified_sample(strata: Sequence[object] | ArrayLike, size: int, seed: int) -> IntArray:
     """Draw `size` of N indices without replacement so that each stratum keeps its share; (size,) ascending.
 
     strata: (N,) names. If `size` allows it, each stratum gets at least one draw. If N <= size, all indices
@@ -88,8 +88,8 @@ def stratified_sample(strata: Sequence[object] | npt.ArrayLike, size: int, seed:
 
 
 def project_residuals(
-    residuals: npt.ArrayLike,
-    domains: Sequence[object] | npt.ArrayLike,
+    residuals: ArrayLike,
+    domains: Sequence[object] | ArrayLike,
     *,
     method: Method = "tsne",
     size: int = 5_000,
@@ -105,10 +105,12 @@ def project_residuals(
     """
     vectors = np.asarray(residuals, dtype=np.float32)
     _check(vectors, method, size)
-    groups = domains_of(domains, expected=len(vectors))
+    domains_of(domains, expected=len(vectors))
     items = stratified_sample(domains, size, seed)
     sample = np.ascontiguousarray(vectors[items])
-    digest = _digest(sample, items, method, seed, len(groups.index))
+    choices = [method, seed, len(vectors), _PERPLEXITY, _NEIGHBOURS, _MIN_DISTANCE, sample.shape]
+    header = json.dumps([_FILE.format, *choices]).encode()
+    digest = hashlib.sha256(header + sample.tobytes() + items.tobytes()).hexdigest()[:16]
     file = None if cache is None else cache / f"{method}_{digest}.parquet"
     if file is not None and file.is_file():
         return Projection.read(file)
@@ -143,14 +145,6 @@ def _quotas(counts: IntArray, size: int) -> IntArray:
     while quota.sum() > size:
         quota[int(np.argmax(np.where(quota > 1, quota - exact, -np.inf)))] -= 1
     return quota
-
-
-def _digest(sample: Float32Array, items: IntArray, method: str, seed: int, n_items: int) -> str:
-    settings = [_FILE.format, method, seed, n_items, _PERPLEXITY, _NEIGHBOURS, _MIN_DISTANCE, sample.shape]
-    digest = hashlib.sha256(json.dumps(settings).encode())
-    digest.update(sample.tobytes())
-    digest.update(items.tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _project(vectors: Float32Array, method: Method, seed: int) -> Float32Array:

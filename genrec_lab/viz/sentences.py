@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
+from numpy.typing import ArrayLike
 
 from genrec_lab.evaluation.ranking import AVERAGE
 from genrec_lab.viz import FloatArray, IntArray
@@ -31,7 +31,7 @@ def sentence(function: Written) -> Written:
     return function
 
 
-def ends(values: npt.ArrayLike) -> tuple[int, int] | None:
+def ends(values: ArrayLike) -> tuple[int, int] | None:
     """Return the indices of the smallest and the largest value; None if all are equal or there are none."""
     known = np.asarray(values, dtype=np.float64)
     low, high = int(np.nanargmin(known)), int(np.nanargmax(known))

@@ -31,8 +31,8 @@ def typical_user(users: pl.DataFrame, length: int = 5) -> dict[str, Any]:
 def history_tokens(model: CodeRecommender, dataset: Dataset, history: Sequence[int]) -> pl.DataFrame:
     """Return the network's input for a history: frame `item, title, identifier, tokens`.
 
-    The tokens are those of the recommender's `inputs`: a level's offset in the vocabulary plus the code. A T5
-    that reads whole histories adds an end token after them; a causal model adds a token before them.
+    A token is a level's offset in the vocabulary plus the code. A T5 that reads whole histories adds an end
+    token after them; a causal model adds a token before them.
     """
     tokens = model.inputs([list(history)])["input_ids"][0].tolist()
     levels = model.codes.levels

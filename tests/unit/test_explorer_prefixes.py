@@ -22,6 +22,7 @@ from genrec_lab.viz.explorer import (
     parse_prefix,
     search,
 )
+from genrec_lab.viz.explorer.selection import breadcrumb
 
 Make = Callable[..., CodedCatalogue]
 shapes = st.tuples(
@@ -167,13 +168,10 @@ def test_an_impossible_selection_changes_nothing(
     assert state.selection == before
 
 
-def test_breadcrumb(make_catalogue: Make) -> None:
-    state = ExplorerState(make_catalogue(1))
-    assert state.breadcrumb() == [("All", ()), ("*", ())]
-    state.select(prefix=(3, 1))
-    assert state.breadcrumb() == [("All", ()), ("3", (3,)), ("1", (3, 1)), ("*", (3, 1))]
-    state.select(prefix=(3, 1, 2))
-    assert state.breadcrumb()[-1] == ("2", (3, 1, 2))
+def test_breadcrumb() -> None:
+    assert breadcrumb(Selection(), 3) == [("All", ()), ("*", ())]
+    assert breadcrumb(Selection((3, 1)), 3) == [("All", ()), ("3", (3,)), ("1", (3, 1)), ("*", (3, 1))]
+    assert breadcrumb(Selection((3, 1, 2)), 3)[-1] == ("2", (3, 1, 2))
 
 
 # --- search

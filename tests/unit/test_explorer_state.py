@@ -245,7 +245,7 @@ def test_an_epoch_shows_its_codes_in_all_views_until_the_final_ones_are_back(mak
         assert state.labels() == twin.labels()
         for name in ("", "Sharing", "Collisions"):
             assert state.numbers(name).equals(twin.numbers(name)), name
-    assert state.health == twin.health
+    assert state.catalogue.health == twin.catalogue.health
     assert state.catalogue.words_everywhere(1) == twin.catalogue.words_everywhere(1)
     assert state.view("Exposure").said == [
         "Exposure belongs to the final codes; this shows those of epoch 1."

@@ -12,7 +12,7 @@ from genrec_lab.viz import IntArray, theme
 from genrec_lab.viz.explorer import points
 from genrec_lab.viz.explorer.code_tables import below, code_states, prefixes_of
 from genrec_lab.viz.explorer.collisions import differences
-from genrec_lab.viz.explorer.selection import ALL, largest
+from genrec_lab.viz.explorer.selection import ALL, breadcrumb, largest
 from genrec_lab.viz.explorer.state import EXPLORER_VIEWS, ExplorerState, Table
 from genrec_lab.viz.explorer.words import telling_terms
 from genrec_lab.viz.figures.pictures import drawn_uri, thumbnail
@@ -58,7 +58,7 @@ def start(state: ExplorerState, *, alone: bool = False) -> Answer:
 @sentence
 def health(state: ExplorerState, *, alone: bool = False) -> list[Answer]:
     """Return a line on the health of all codes; each number opens the view with its details."""
-    found, catalogue = state.health, state.catalogue
+    found, catalogue = state.catalogue.health, state.catalogue
     by_level = " · ".join(f"{value:.0f}" for value in found.perplexity)
     chips = [(counted(catalogue.n_items, "item"), "", "")]
     if catalogue.sizes_known:
@@ -101,7 +101,7 @@ def selected(state: ExplorerState, said: str = "") -> Answer:
 def _path(state: ExplorerState) -> list[Answer]:
     steps: list[Answer] = [
         {"text": text} if text == "*" else {"text": text, "go": {"prefix": list(prefix)}}
-        for text, prefix in state.breadcrumb()
+        for text, prefix in breadcrumb(state.selection, state.catalogue.levels)
     ]
     if state.selection.everywhere is not None:
         steps[-1]["go"] = {"everywhere": list(state.selection.everywhere)}

@@ -75,10 +75,8 @@ def beam_tree(
     """
     wanted = tuple(int(code) for code in target)
     if not prefixes or len(prefixes) != len(wanted) or len(prefixes) != len(log_probabilities):
-        raise ValueError(
-            f"prefixes: {len(prefixes)} levels with {len(log_probabilities)} of log-probabilities for a "
-            f"target of {len(wanted)} codes; expected as many of each"
-        )
+        given = f"{len(prefixes)} levels with {len(log_probabilities)} of log-probabilities"
+        raise ValueError(f"prefixes: {given} for a target of {len(wanted)} codes; expected as many of each")
     kept: list[dict[tuple[int, ...], float]] = [
         {tuple(map(int, prefix)): float(score) for prefix, score in zip(*of_level, strict=True)}
         for of_level in zip(prefixes, log_probabilities, strict=True)
@@ -89,10 +87,8 @@ def beam_tree(
     for level, (now, before) in enumerate(zip(kept, parents, strict=True)):
         for rank, prefix in enumerate(sorted(now, key=lambda prefix: (-now[prefix], prefix)), start=1):
             if len(prefix) != level + 1 or prefix[:-1] not in before:
-                raise ValueError(
-                    f"prefixes: {list(prefix)} at level {level + 1}; expected {level + 1} codes that go on "
-                    "from a prefix kept before"
-                )
+                expected = f"expected {level + 1} codes that go on from a prefix kept before"
+                raise ValueError(f"prefixes: {list(prefix)} at level {level + 1}; {expected}")
             row = (level + 1, _text(prefix), _text(prefix[:-1]), prefix[-1], rank, now[prefix])
             way = (prefix in grow[level], prefix == wanted[: level + 1], (examples or {}).get(prefix))
             rows.append((*row, now[prefix] - before[prefix[:-1]], *way))

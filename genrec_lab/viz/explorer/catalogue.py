@@ -10,8 +10,8 @@ from copy import copy
 from functools import cached_property, lru_cache
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
+from numpy.typing import ArrayLike, NDArray
 
 from genrec_lab.codes import ItemCodes, row_ids
 from genrec_lab.data.item_text import without_entities
@@ -115,10 +115,10 @@ class CodedCatalogue:
         codes: ItemCodes,
         titles: Sequence[str],
         *,
-        traffic: npt.ArrayLike | None = None,
-        residuals: npt.ArrayLike | None = None,
-        codewords: Sequence[npt.ArrayLike] | None = None,
-        vectors: npt.ArrayLike | None = None,
+        traffic: ArrayLike | None = None,
+        residuals: ArrayLike | None = None,
+        codewords: Sequence[ArrayLike] | None = None,
+        vectors: ArrayLike | None = None,
         images: Sequence[str | None] | None = None,
         keys: Sequence[object] | None = None,
         books: int = 1,
@@ -188,10 +188,10 @@ class CodedCatalogue:
         return code_health(self.codes.codes, self.codes.known_sizes, self.codes.domains)
 
     @cached_property
-    def ambiguous(self) -> npt.NDArray[np.bool_]:
+    def ambiguous(self) -> NDArray[np.bool_]:
         """(N,) whether another item of the same domain has the same codes."""
         ids = self.codes.identifier_ids
-        several: npt.NDArray[np.bool_] = np.bincount(ids) > 1
+        several: NDArray[np.bool_] = np.bincount(ids) > 1
         return several[ids]
 
     @cached_property
@@ -348,7 +348,7 @@ class CodedCatalogue:
             raise ValueError(f"domain: {domain!r}, expected one of {list(self.domains)} or None for all")
         return self.domains.index(domain)
 
-    def cards(self, items: npt.ArrayLike) -> pl.DataFrame:
+    def cards(self, items: ArrayLike) -> pl.DataFrame:
         """Return a frame `item, title, domain, codes, interactions, image`, in the order of `items`."""
         chosen = np.asarray(items, dtype=np.int64)
         names = np.array(self.domains, dtype=object)[self.codes.domain_index[chosen]]

@@ -74,11 +74,10 @@ def purity_of(items: IntArray) -> FloatArray:
 
 def members(state: ExplorerState) -> Table:
     """Return the selected items as a table."""
-    items = state.items()
-    cards = state.catalogue.cards(items)
+    cards = state.catalogue.cards(state.items())
     domain = ["domain"] if len(state.catalogue.domains) > 1 else []
     frame = cards.select(pl.col("title").str.slice(0, _LONGEST), "interactions", *domain)
-    return Table(frame, [{"item": item} for item in items.tolist()])
+    return Table(frame, [{"item": item} for item in cards["item"]])
 
 
 def prefixes_of(state: ExplorerState) -> Table:

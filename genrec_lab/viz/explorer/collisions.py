@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
+from numpy.typing import ArrayLike
 
 from genrec_lab.codes import CONFLICT_POLICIES, CodesError, ItemCodes
 from genrec_lab.viz import Float32Array, IntArray
@@ -75,24 +75,21 @@ def collisions(catalogue: CodedCatalogue, among: IntArray | None = None) -> Coll
 
 
 def collision_causes(
-    found: Collisions,
-    unit: Float32Array | None,
-    generator: np.random.Generator,
-    texts: pl.Series | None = None,
+    found: Collisions, unit: Float32Array | None, generator: np.random.Generator
 ) -> pl.DataFrame:
     """Return the cause of every ambiguous identifier, one row per group in the order of `found`.
 
-    "equal texts": no tokenizer could separate the items. "near texts": the texts differ, but their vectors
-    are closer than those of 999 of 1,000 random pairs; without vectors, their titles have half of their words
-    in common. "too few codes": more codes would separate the items. unit: (N, D) of `unit_vectors`, or None.
-    texts: (N,), by default the titles, compared without whitespace and case. Frame `group, items, texts`
-    (number of different texts), `similarity` (mean over pairs, null if unknown), `under_prefix` (items of the
-    domain with the same codes except the last), `cause`.
+    "equal texts": no tokenizer could separate the items; titles are compared without whitespace and case.
+    "near texts": their vectors are closer than those of 999 of 1,000 random pairs; without vectors, their
+    titles have half of their words in common. "too few codes": more codes would separate the items. unit:
+    (N, D) of `unit_vectors`, or None. Frame `group, items, texts` (number of different titles), `similarity`
+    (mean over pairs, null if unknown), `under_prefix` (items of the domain with the same codes except the
+    last), `cause`.
     """
     members, count = found.items, len(found.sizes)
     group = np.repeat(np.arange(count), found.sizes)
-    raw = (found.catalogue.titles if texts is None else texts).gather(members)
-    plain = raw.fill_null("").str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
+    titles = found.catalogue.titles.gather(members)
+    plain = titles.str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
     frame = pl.DataFrame({"group": group, "text": plain})
     different = frame.group_by("group").agg(pl.col("text").n_unique()).sort("group")["text"]
     if unit is None:
@@ -167,7 +164,7 @@ def _word_overlap(frame: pl.DataFrame) -> pl.Series:
     return alike.sort("group")["share"]
 
 
-def policy_effects(catalogue: CodedCatalogue, items: npt.ArrayLike) -> pl.DataFrame:
+def policy_effects(catalogue: CodedCatalogue, items: ArrayLike) -> pl.DataFrame:
     """Return what each conflict policy would do to items with one identifier, and what it would cost.
 
     Frame `policy, item, before, after, moved, policy_moved, policy_cost, note`, one row per policy and item.

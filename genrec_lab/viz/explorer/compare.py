@@ -8,9 +8,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import plotly.graph_objects as go
 import polars as pl
+from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 from scipy.special import gammaln
 
@@ -138,17 +138,15 @@ class Overlap(NamedTuple):
     """The companions (other items of the same group) that items keep from one partition to another.
 
     items: number of items with companions in either partition. kept: common companions divided by companions
-    in either partition, each summed over items; NaN without any. chance: the same for a random second
-    partition. corrected: 0 at chance level, 1 if all companions are kept, NaN if chance keeps all.
+    in either partition, each summed over items; NaN without any. chance: the same for a random second one.
     """
 
     items: int
     kept: float
     chance: float
-    corrected: float
 
 
-def flows(before: npt.ArrayLike, after: npt.ArrayLike) -> pl.DataFrame:
+def flows(before: ArrayLike, after: ArrayLike) -> pl.DataFrame:
     """Return the number of items that changed from one code to another, largest first.
 
     before, after: (n,) codes of the same items. Frame `code_a, code_b, items, share_a` (of the items of a),
@@ -176,25 +174,17 @@ def fates(went: pl.DataFrame) -> pl.DataFrame:
     this code), most items first.
     """
     half_a, half_b = pl.col("share_a") >= 0.5, pl.col("share_b") >= 0.5
-    made_of_it = (pl.when(half_b).then(pl.col("share_a")).otherwise(0.0)).sum()
-    return (
-        went.group_by("code_a", maintain_order=True)
-        .agg(
-            pl.col("items").sum(),
-            pl.col("code_b").first(),
-            share=pl.col("share_a").first(),
-            pieces=half_b.sum().cast(pl.Int64),
-            kept=(half_a & half_b).any(),
-            merged=half_a.any(),
-            split=made_of_it >= 0.5 - 1e-12,
-        )
-        .with_columns(
-            fate=pl.when("kept").then(pl.lit(KEPT)).when("merged").then(pl.lit(MERGED))
-            .when("split").then(pl.lit(SPLIT)).otherwise(pl.lit(MOVED))
-        )
-        .select("code_a", "items", "fate", "code_b", "share", "pieces")
-        .sort(pl.col("items"), pl.col("code_a"), descending=[True, False])
-    )  # fmt: skip
+    made_of_it = pl.col("share_a").filter(half_b).sum()
+    alone = pl.when((half_a & half_b).any()).then(pl.lit(KEPT)).when(half_a.any()).then(pl.lit(MERGED))
+    fate = alone.when(made_of_it >= 0.5 - 1e-12).then(pl.lit(SPLIT)).otherwise(pl.lit(MOVED))
+    codes = went.group_by("code_a", maintain_order=True).agg(
+        pl.col("items").sum(),
+        fate.alias("fate"),
+        pl.col("code_b").first(),
+        share=pl.col("share_a").first(),
+        pieces=half_b.sum().cast(pl.Int64),
+    )
+    return codes.sort("items", "code_a", descending=[True, False])
 
 
 def company_kept(with_a: IntArray, with_b: IntArray, both: IntArray) -> Overlap:
@@ -203,15 +193,13 @@ def company_kept(with_a: IntArray, with_b: IntArray, both: IntArray) -> Overlap:
     By chance, n items have sum(a) sum(b) / (n (n - 1)) common companions: the expectation over all
     permutations of the groups of b.
     """
-    count = len(with_a)
-    had = with_a + with_b > 0
-    total_a, total_b, common = int(with_a.sum()), int(with_b.sum()), int(both.sum())
-    if not had.any():
-        return Overlap(0, float("nan"), float("nan"), float("nan"))
+    count, had = len(with_a), int((with_a + with_b > 0).sum())
+    if not had:
+        return Overlap(0, float("nan"), float("nan"))
+    total_a, total_b = int(with_a.sum()), int(with_b.sum())
     expected = total_a * total_b / (count * (count - 1))
-    kept, chance = (one / (total_a + total_b - one) for one in (common, expected))
-    corrected = (kept - chance) / (1 - chance) if chance < 1 else float("nan")
-    return Overlap(int(had.sum()), kept, chance, corrected)
+    kept, chance = (one / (total_a + total_b - one) for one in (int(both.sum()), expected))
+    return Overlap(had, kept, chance)
 
 
 def adjusted_rand(table: IntArray) -> float:
@@ -227,7 +215,7 @@ def adjusted_rand(table: IntArray) -> float:
     return (together - by_lot) / ((in_a + in_b) / 2 - by_lot)
 
 
-def adjusted_mutual(before: npt.ArrayLike, after: npt.ArrayLike) -> float:
+def adjusted_mutual(before: ArrayLike, after: ArrayLike) -> float:
     """Return the adjusted mutual information of two partitions (n,), with mean entropy (Vinh et al. 2010).
 
     It is 0 on average for unrelated partitions of any sizes, and 1 for equal ones, including two trivial
@@ -237,14 +225,12 @@ def adjusted_mutual(before: npt.ArrayLike, after: npt.ArrayLike) -> float:
     n = int(rows.sum())
     if len(rows) == len(columns) in (1, n):
         return 1.0
-    entropies = [-(part / n * np.log(part / n)).sum() for part in (rows, columns)]
     together = flows(before, after)
     information = float((together["items"] * together["lift"].log()).sum()) / n
     expected = _expected_information(rows, columns, n)
-    most = sum(entropies) / 2
+    space = sum(-(part / n * np.log(part / n)).sum() for part in (rows, columns)) / 2 - expected
     # The same convention as scikit-learn if nothing is left to explain.
-    space = most - expected
-    space = min(space, -np.finfo(float).eps) if space < 0 else max(space, np.finfo(float).eps)
+    space = np.copysign(max(abs(space), np.finfo(float).eps), space)
     return float((information - expected) / space)
 
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike, NDArray
 from plotly.colors import hex_to_rgb, sample_colorscale
 
 from genrec_lab.viz import Float32Array, FloatArray, IntArray
@@ -34,7 +34,7 @@ class Coloured:
     names: the legend entries: `text`, `colour` (an index) and optionally `go`, which a click selects.
     """
 
-    values: npt.NDArray[np.int16]
+    values: NDArray[np.int16]
     palette: list[tuple[int, int, int]]
     names: list[dict[str, Any]]
     said: str = ""
@@ -216,7 +216,7 @@ def _by_domain(state: ExplorerState, items: IntArray) -> Coloured:
     return Coloured(np.where(values < most, values, np.int16(_OTHER)), _rgb(PALETTE[:most]), names)
 
 
-def _by_size(values: npt.ArrayLike, name: str, back: Callable[[float], float] | None = None) -> Coloured:
+def _by_size(values: ArrayLike, name: str, back: Callable[[float], float] | None = None) -> Coloured:
     """Colour by a number in 16 steps; the scale ignores a few extreme values."""
     numbers = np.asarray(values, dtype=np.float64)
     low, high = np.quantile(numbers, [0.01, 0.99])

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
+from numpy.typing import ArrayLike, NDArray
 
 from genrec_lab.codes import CodesError, ItemCodes
 from genrec_lab.data.paths import read_json_object
@@ -28,9 +28,9 @@ from genrec_lab.viz.explorer.state import ExplorerState
 from genrec_lab.viz.projection import Projection, project_residuals
 from genrec_lab.viz.text import counted
 
-Codes = str | os.PathLike[str] | Mapping[Any, Any] | ItemCodes | Sequence[Any] | npt.NDArray[Any]
+Codes = str | os.PathLike[str] | Mapping[Any, Any] | ItemCodes | Sequence[Any] | NDArray[Any]
 Items = str | os.PathLike[str] | Mapping[Any, Any] | pl.DataFrame
-Vectors = str | os.PathLike[str] | npt.ArrayLike
+Vectors = str | os.PathLike[str] | ArrayLike
 
 _NUMBER = re.compile(r"\d+(?=\D*$)")
 _KEYS = ("key", "item_id", "id", "asin", "parent_asin", "item", "movie_id")
@@ -71,10 +71,9 @@ def open_codes(
     keys, rows, notes = _rows(codes)
     odd = next((key for key, row in zip(keys, rows, strict=True) if len(row) != len(rows[0])), None)
     if odd is not None or not rows:
-        raise CodesError(
-            f"codes: item {odd!r} has another number of codes than the first item, which has "
-            f"{len(rows[0]) if rows else 0}; expected at least one item, and identifiers of one length"
-        )
+        expected = "expected at least one item, and identifiers of one length"
+        first = f"than the first item, which has {len(rows[0]) if rows else 0}"
+        raise CodesError(f"codes: item {odd!r} has another number of codes {first}; {expected}")
     table = np.array(rows, dtype=np.int64)
     known = tuple(int(most) + 1 for most in table.max(axis=0)) if sizes is None else tuple(sizes)
     if sizes is None:
@@ -241,10 +240,8 @@ def _vectors(vectors: Vectors, n_items: int) -> Float32Array:
     else:
         found = np.load(vectors, allow_pickle=False)
     if found.ndim != 2 or len(found) != n_items:
-        raise ValueError(
-            f"vectors: shape {found.shape} for {n_items} items with codes; expected one row per item, in "
-            "their order"
-        )
+        shape = f"shape {found.shape} for {n_items} items with codes"
+        raise ValueError(f"vectors: {shape}; expected one row per item, in their order")
     made: Float32Array = found.astype(np.float32)
     if bad := int((~np.isfinite(made).all(axis=1)).sum()):
         raise ValueError(f"vectors: {bad} rows have a NaN or an infinite value; expected numbers")

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import plotly.graph_objects as go
 import polars as pl
+from numpy.typing import ArrayLike, NDArray
 
 from genrec_lab.codes import ItemCodes
 from genrec_lab.viz import FloatArray, IntArray, theme
@@ -27,13 +27,12 @@ _BORDERS = (0.05, 0.2, 0.5, 1.0)
 _NAMES = ("head: first 5 %", "5 to 20 %", "20 to 50 %", "tail: last 50 %")
 
 
-def outcomes(codes: ItemCodes, recommended: npt.ArrayLike, targets: npt.ArrayLike) -> pl.DataFrame:
+def outcomes(codes: ItemCodes, recommended: ArrayLike, targets: ArrayLike) -> pl.DataFrame:
     """Return the outcome of each user's list, one row per user.
 
-    recommended: (U, K) items, best first, -1 past the end. targets: (U,). Frame `row, target, rank` (rank of
-    the target, from 1, null for a miss), `hit`, `lost` (the first level, from 1, at which no recommended item
-    has the same codes as the target up to this level; null if one has all of them), `twins` (other items of
-    the target's domain with the same identifier).
+    recommended: (U, K) items, best first, -1 past the end. targets: (U,). Frame `row, target, rank` (from 1,
+    null for a miss), `hit`, `lost` (the first level, from 1, at which no recommended item has the target's
+    codes so far; null if one has all of them), `twins` (other items of the domain with its identifier).
     """
     lists, wanted = _checked(codes, recommended, targets)
     hits = lists == wanted[:, None]
@@ -53,8 +52,7 @@ def lost_levels(found: pl.DataFrame, levels: int) -> pl.DataFrame:
     """Count the users who lose the target at each level; found: frame of `outcomes`.
 
     Frame `level` (from 1), `reached` (users whose lists have the target's prefix before this level), `lost`,
-    `share` (of the users who reached it, null without any). Users who reach the end may still miss the
-    target: see `twins`.
+    `share` (of the users who reached it, null without any).
     """
     counts = np.bincount(found["lost"].drop_nulls().to_numpy(), minlength=levels + 1)[1:]
     reached = found.height - np.cumsum(counts) + counts
@@ -62,14 +60,12 @@ def lost_levels(found: pl.DataFrame, levels: int) -> pl.DataFrame:
     return frame.with_columns(share=pl.when(pl.col("reached") > 0).then(pl.col("lost") / pl.col("reached")))
 
 
-def confusions(
-    codes: ItemCodes, recommended: npt.ArrayLike, targets: npt.ArrayLike, level: int
-) -> pl.DataFrame:
+def confusions(codes: ItemCodes, recommended: ArrayLike, targets: ArrayLike, level: int) -> pl.DataFrame:
     """Count the pairs of the target's code and the first recommendation's code at a level (0-based).
 
     Only users whose first recommendation has the target's codes before this level are counted. Frame `target,
     predicted, users, share` (of the users with the target's code), `expected` (users if predictions were
-    independent of the target), `lift`, most users first. In rows with equal codes, the prediction is correct.
+    independent of the target), `lift`, most users first.
     """
     lists, wanted = _checked(codes, recommended, targets)
     if not 0 <= level < codes.levels:
@@ -82,9 +78,7 @@ def confusions(
     return found.drop("share_b").rename(names)
 
 
-def _checked(
-    codes: ItemCodes, recommended: npt.ArrayLike, targets: npt.ArrayLike
-) -> tuple[IntArray, IntArray]:
+def _checked(codes: ItemCodes, recommended: ArrayLike, targets: ArrayLike) -> tuple[IntArray, IntArray]:
     lists, wanted = np.asarray(recommended, dtype=np.int64), np.asarray(targets, dtype=np.int64)
     if lists.ndim != 2 or wanted.shape != lists.shape[:1]:
         raise ValueError(
@@ -98,10 +92,8 @@ def _checked(
 
 def _common(codes: ItemCodes, lists: IntArray, wanted: IntArray) -> IntArray:
     """Return the number of first codes that each recommended item has in common with the target, (U, K)."""
-    length = np.zeros(lists.shape, dtype=np.int64)
-    alike = lists >= 0
-    for level in range(codes.levels):
-        column = codes.codes[:, level]
+    alike, length = lists >= 0, np.zeros(lists.shape, dtype=np.int64)
+    for column in codes.codes.T:
         alike = alike & (column[lists] == column[wanted][:, None])
         length += alike
     return length
@@ -112,11 +104,10 @@ class Exposure:
     """The distribution of recommendations over some items, or over the whole catalogue.
 
     shown: (N,) how often each item is recommended. by_code: frame `code, items, catalogue_share, shown,
-    recommendation_share, traffic_share, ratio` for the codes of these items at one level; ratio is the
-    recommendation share divided by the catalogue share. groups: frame `group, items, catalogue_share,
-    traffic_share, recommendation_share` by popularity of the items. gini: Gini coefficient of recommendations
-    over items, 0 if all items are shown equally often. traffic_gini: the same for interactions. coverage:
-    share of items that are recommended at least once.
+    recommendation_share, traffic_share, ratio` (of the recommendation and catalogue shares) for the codes of
+    these items at one level. groups: frame `group, items, catalogue_share, traffic_share,
+    recommendation_share` by popularity of the items. gini, traffic_gini: Gini coefficients of recommendations
+    and interactions over items. coverage: share of items that are recommended at least once.
     """
 
     level: int
@@ -129,7 +120,7 @@ class Exposure:
     recommendations: int
 
 
-def shown_counts(recommended: npt.ArrayLike, n_items: int) -> IntArray:
+def shown_counts(recommended: ArrayLike, n_items: int) -> IntArray:
     """Count how often each item is in the lists (U, K), -1 for none; raises ValueError for unknown items."""
     items = np.asarray(recommended, dtype=np.int64).reshape(-1)
     items = items[items >= 0]
@@ -139,7 +130,7 @@ def shown_counts(recommended: npt.ArrayLike, n_items: int) -> IntArray:
 
 
 def exposure(
-    catalogue: CodedCatalogue, shown: npt.ArrayLike, items: IntArray | None = None, level: int = 0
+    catalogue: CodedCatalogue, shown: ArrayLike, items: IntArray | None = None, level: int = 0
 ) -> Exposure:
     """Compare recommendations with the catalogue by the codes of a level (0-based), for some items or all.
 
@@ -150,33 +141,28 @@ def exposure(
         raise ValueError(f"shown: shape {counts.shape}, expected ({catalogue.n_items},), one count an item")
     items = catalogue.order.items if items is None else items
     recommended, traffic = counts[items], catalogue.traffic[items]
-    return Exposure(
-        level,
-        counts,
-        _by_code(catalogue.codes.codes[items, level], recommended, traffic, catalogue.codes.sizes[level]),
-        _by_popularity(catalogue, items, counts),
-        gini(recommended),
-        gini(traffic),
-        float((recommended > 0).mean()) if items.size else 0.0,
-        int(recommended.sum()),
+    codes, size = catalogue.codes.codes[items, level], catalogue.codes.sizes[level]
+    of_items, of_lists, of_traffic = (
+        np.bincount(codes, weights, size) for weights in (np.ones(items.size), recommended, traffic)
     )
+    columns = {
+        "code": np.arange(size),
+        "items": of_items.astype(np.int64),
+        "catalogue_share": _shares(of_items),
+    }
+    columns |= {"shown": of_lists.astype(np.int64), "recommendation_share": _shares(of_lists)}
+    used = pl.DataFrame(columns | {"traffic_share": _shares(of_traffic)}).filter(pl.col("items") > 0)
+    by_code = used.with_columns(ratio=pl.col("recommendation_share") / pl.col("catalogue_share"))
+    groups = _by_popularity(catalogue, items, counts)
+    coverage, total = float((recommended > 0).mean()) if items.size else 0.0, int(recommended.sum())
+    return Exposure(level, counts, by_code, groups, gini(recommended), gini(traffic), coverage, total)
 
 
-def gini(counts: npt.ArrayLike) -> float:
+def gini(counts: ArrayLike) -> float:
     """Return the Gini coefficient of counts: 0 if all are equal (or none exist), near 1 if one has all."""
     values = np.sort(np.asarray(counts, dtype=np.int64))
     weights = 2.0 * np.arange(1, values.size + 1) - values.size - 1
     return float((weights * values).sum() / (values.size * values.sum())) if values.any() else 0.0
-
-
-def _by_code(codes: IntArray, shown: IntArray, traffic: IntArray, size: int) -> pl.DataFrame:
-    items = np.bincount(codes, minlength=size)
-    recommended = np.bincount(codes, weights=shown, minlength=size)
-    interactions = np.bincount(codes, weights=traffic, minlength=size)
-    columns = {"items": items, "catalogue_share": _shares(items), "shown": recommended.astype(np.int64)}
-    columns |= {"recommendation_share": _shares(recommended), "traffic_share": _shares(interactions)}
-    used = pl.DataFrame({"code": np.arange(size)} | columns).filter(pl.col("items") > 0)
-    return used.with_columns(ratio=pl.col("recommendation_share") / pl.col("catalogue_share"))
 
 
 def _by_popularity(catalogue: CodedCatalogue, items: IntArray, counts: IntArray) -> pl.DataFrame:
@@ -192,7 +178,7 @@ def _by_popularity(catalogue: CodedCatalogue, items: IntArray, counts: IntArray)
     return pl.DataFrame(groups)
 
 
-def _shares(values: npt.NDArray[Any]) -> FloatArray:
+def _shares(values: NDArray[Any]) -> FloatArray:
     total = float(values.sum())
     return values / total if total > 0 else np.zeros(len(values))
 

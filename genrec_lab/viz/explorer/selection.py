@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
+from numpy.typing import ArrayLike
 
 from genrec_lab.data.whole_files import whole_file
 from genrec_lab.viz import IntArray
@@ -211,7 +211,7 @@ def named_slice(
     name: str,
     catalogue: str,
     n_items: int,
-    items: npt.ArrayLike,
+    items: ArrayLike,
     prefix: Sequence[int] = (),
     domain: str | None = None,
 ) -> NamedSlice:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
+from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 
 from genrec_lab.codes import row_ids
@@ -74,7 +74,7 @@ class PairMeans(NamedTuple):
         return sum(mean * count for mean, count in parts if count) / pairs if pairs else float("nan")
 
 
-def unit_vectors(vectors: npt.ArrayLike) -> Float32Array:
+def unit_vectors(vectors: ArrayLike) -> Float32Array:
     """Scale vectors (N, D) to length 1; zero vectors and vectors with NaN become zeros (similarity 0)."""
     given = np.asarray(vectors, dtype=np.float32)
     norms = np.sqrt(np.einsum("nd,nd->n", given, given))
@@ -121,7 +121,7 @@ class PairSums(NamedTuple):
         return np.divide(sums, pairs, out=np.full(sums.size, np.nan), where=pairs > 0)
 
 
-def pair_sums(unit: Float32Array, groups: npt.ArrayLike, domains: npt.ArrayLike, count: int = 0) -> PairSums:
+def pair_sums(unit: Float32Array, groups: ArrayLike, domains: ArrayLike, count: int = 0) -> PairSums:
     """Return the sums of similarities by group, and by group and domain.
 
     unit: (N, D) from `unit_vectors`. groups: (N,) numbers from 0, such as codes or prefixes. domains: (N,).
@@ -161,9 +161,7 @@ def similarity_by_level(whole: PairMeans, levels: Sequence[PairMeans]) -> pl.Dat
     return frame.with_columns(gain=pl.col("inside") - pl.col("chance"))
 
 
-def group_similarity(
-    unit: Float32Array, members: npt.ArrayLike, groups: npt.ArrayLike, count: int
-) -> FloatArray:
+def group_similarity(unit: Float32Array, members: ArrayLike, groups: ArrayLike, count: int) -> FloatArray:
     """Return the mean similarity of each group's pairs, (G,); members, groups: (n,) items and groups."""
     own = unit[np.asarray(members, dtype=np.int64)]
     sums, pairs = _of_pairs(*_sums(own, np.asarray(groups, dtype=np.int64), count))

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import plotly.graph_objects as go
 import polars as pl
+from numpy.typing import ArrayLike, NDArray
 
 from genrec_lab.codes import ItemCodes
-from genrec_lab.evaluation import CodeHealth
 from genrec_lab.registry import Registry
 from genrec_lab.viz import Float32Array, FloatArray, IntArray
 from genrec_lab.viz.explorer.beams import BeamTree
@@ -28,7 +27,6 @@ from genrec_lab.viz.explorer.selection import (
     Found,
     NamedSlice,
     Selection,
-    breadcrumb,
     load_slice,
     moved,
     named_slice,
@@ -227,10 +225,6 @@ class ExplorerState:
         finally:
             self._steps[self._place] = before
 
-    def breadcrumb(self) -> list[tuple[str, tuple[int, ...]]]:
-        """Return the labels of the path, and the prefix that each of them selects."""
-        return breadcrumb(self.selection, self.catalogue.levels)
-
     def search(self, text: str, most: int = 20) -> Found:
         """Search titles and codes in the selected domain."""
         return search(self.catalogue, text, most, self.selection.domain)
@@ -239,7 +233,7 @@ class ExplorerState:
         """Return the items selected by prefix, domain and lasso, in the order of their codes."""
         return self.catalogue.order.items[self._selected_places()]
 
-    def codes_at(self, level: int) -> npt.NDArray[np.int32]:
+    def codes_at(self, level: int) -> NDArray[np.int32]:
         """Return the code of each of the selected items at a level, (n,)."""
         return self.catalogue.order.columns[level][self._selected_places()]
 
@@ -288,11 +282,6 @@ class ExplorerState:
     @lru_cache(_EPOCHS_KEPT)  # noqa: B019 - a state lives as long as its explorer
     def _at_epoch(self, epoch: int) -> CodedCatalogue:
         return self.final.with_codes(f"{self.final.name} · epoch {epoch}", self.codes_by_epoch[epoch])
-
-    @property
-    def health(self) -> CodeHealth:
-        """Use of each level and collisions of the whole catalogue."""
-        return self.catalogue.health
 
     def labels(self) -> dict[int, list[str]]:
         """Return the words that distinguish each used child of the prefix from the others, in all domains."""
@@ -370,14 +359,11 @@ class ExplorerState:
         """Return the ambiguous identifiers of the selected items."""
         return collisions(self.catalogue, self.items())
 
+    @lru_cache  # noqa: B019
     def shown(self, method: str) -> IntArray:
         """Return how often a method recommends each item, (N,); raises ValueError for an unknown method."""
         if method not in self.records.recommended:
             raise ValueError(f"method: {method!r}, expected one of {sorted(self.records.recommended)}")
-        return self._counted(method)
-
-    @lru_cache  # noqa: B019
-    def _counted(self, method: str) -> IntArray:
         return shown_counts(self.records.recommended[method], self.final.n_items)
 
     def exposure(self, method: str) -> Exposure:
@@ -421,7 +407,7 @@ class ExplorerState:
         chosen = self.choices.get(name, "")
         return Choice(name, values, chosen if chosen in known else known[0])
 
-    def save_slice(self, name: str, items: npt.ArrayLike | None = None) -> NamedSlice:
+    def save_slice(self, name: str, items: ArrayLike | None = None) -> NamedSlice:
         """Save items (by default the selected ones) in the run folder; raises ValueError without a folder."""
         own, selected = self.catalogue, self.selection
         kept = self.items() if items is None else items

@@ -292,7 +292,7 @@ def show_remedies(state: ExplorerState) -> Shown:
     if not catalogue.sizes_known:
         return Shown(said=["The sizes of the levels are not known, so nothing can be said of dead codes."])
     tried = effects(records.others())
-    found = remedy_table(diagnose(state.health, catalogue.codes.sizes), tried, records.settings or None)
+    found = remedy_table(diagnose(catalogue.health, catalogue.codes.sizes), tried, records.settings or None)
     if found.is_empty():
         return Shown(said=["Nothing to mend: few dead codes and collisions, no collapse, levels in balance."])
     go: list[Go] = [

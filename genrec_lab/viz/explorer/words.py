@@ -12,8 +12,8 @@ from copy import copy
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
+from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 
 from genrec_lab.viz import FloatArray, IntArray
@@ -162,7 +162,7 @@ def telling_terms(words: TitleWords, pairs: TitleWords, places: IntArray, top: i
 
 
 def _scores(
-    one: npt.ArrayLike, other: npt.ArrayLike, n_one: npt.ArrayLike, n_other: npt.ArrayLike, alpha: FloatArray
+    one: ArrayLike, other: ArrayLike, n_one: ArrayLike, n_other: ArrayLike, alpha: FloatArray
 ) -> FloatArray:
     """Return z-scores of words with counts `one` of `n_one` inside and `other` of `n_other` outside."""
     first, second = np.asarray(one) + alpha, np.asarray(other) + alpha

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import plotly.graph_objects as go
 import polars as pl
+from numpy.typing import ArrayLike
 
 from genrec_lab.codes import row_ids
 from genrec_lab.evaluation import domain_sharing
@@ -44,17 +44,11 @@ _ENTROPY, _COLLISIONS = 4, 5  # panels
 
 
 def code_usage(
-    codes: npt.ArrayLike,
-    sizes: Sequence[int],
-    domains: npt.ArrayLike,
-    *,
-    top: int = 100,
-    seed: int | None = None,
+    codes: ArrayLike, sizes: Sequence[int], domains: ArrayLike, *, top: int = 100, seed: int | None = None
 ) -> go.Figure:
     """Draw the `top` most frequent codes of each level as bars, stacked by domain: GMC Figure 3, right.
 
-    codes: (N, L). sizes: (L,). domains: (N,) names. The titles count all codes, including dead ones and those
-    that are not drawn. A code is shared if items of two or more domains have it.
+    codes: (N, L). sizes: (L,). domains: (N,) names. The titles count all codes, including those not drawn.
     """
     names, counts = _counts(codes, sizes, domains)
     titles = [level_title(level, table) for level, table in enumerate(counts)]
@@ -77,12 +71,11 @@ def code_usage(
 
 
 def code_sharing(
-    codes: npt.ArrayLike, sizes: Sequence[int], domains: npt.ArrayLike, *, seed: int | None = None
+    codes: ArrayLike, sizes: Sequence[int], domains: ArrayLike, *, seed: int | None = None
 ) -> go.Figure:
     """Draw how many domains use a code, by level: as a share of the codes, and of the items with these codes.
 
-    codes: (N, L). sizes: (L,). domains: (N,) names. Dead codes have no items, so they are only in the left
-    panel.
+    codes: (N, L). sizes: (L,). domains: (N,) names.
     """
     names, counts = _counts(codes, sizes, domains)
     made = panels(["Share of the codes", "Share of the items"], columns=2, row_height=44 * len(counts) + 24)
@@ -106,8 +99,7 @@ def code_sharing(
 def tokenizers_compared(health: pl.DataFrame, *, seed: int | None = None) -> go.Figure:
     """Draw the use of each level, one line per tokenizer, and the share of items with ambiguous identifiers.
 
-    health: frame of `health_table`. The grey line above the entropies is the entropy if all identifiers are
-    distinct, log2 of the number of items. Raises ValueError for an empty frame.
+    health: frame of `health_table`. The grey line is the entropy if all identifiers are distinct.
     """
     require_columns(health, ("tokenizer", "level", "items", "collision_rate", "largest_collision"))
     # Shares make codebooks of different sizes comparable: a perplexity of 60 is high for 64 codes and low for
@@ -149,7 +141,7 @@ def tokenizers_compared(health: pl.DataFrame, *, seed: int | None = None) -> go.
 
 
 def _counts(
-    codes: npt.ArrayLike, sizes: Sequence[int], domains: npt.ArrayLike
+    codes: ArrayLike, sizes: Sequence[int], domains: ArrayLike
 ) -> tuple[tuple[str, ...], list[IntArray]]:
     """Return the domains, and for each level the number of items by code and domain, (K, T)."""
     sharing = domain_sharing(codes, np.asarray(domains).reshape(-1).tolist(), sizes)
@@ -191,7 +183,7 @@ def neighbour_overlap(
     return made.finish(overlap_title(overlap), note, showlegend=True)
 
 
-def collision_groups(codes: npt.ArrayLike, domains: npt.ArrayLike, *, seed: int | None = None) -> go.Figure:
+def collision_groups(codes: ArrayLike, domains: ArrayLike, *, seed: int | None = None) -> go.Figure:
     """Draw the items that share their identifier with items of the same domain, by group size and domain.
 
     codes: (N, L). domains: (N,) names.
@@ -247,19 +239,18 @@ def policy_costs(costs: pl.DataFrame, *, n_items: int | None = None, seed: int |
 
 
 def identifier_examples(
-    codes: npt.ArrayLike,
+    codes: ArrayLike,
     titles: Sequence[str],
-    domains: npt.ArrayLike,
+    domains: ArrayLike,
     *,
-    items: npt.ArrayLike | None = None,
+    items: ArrayLike | None = None,
     rows: int = 12,
     seed: int = 0,
 ) -> go.Figure:
     """Draw a table of items and their identifiers, sorted by codes; prefixes equal to the row above are bold.
 
     codes: (N, L). titles, domains: (N,). items: the items to show; by default a seeded choice of `rows` items
-    from all domains, which prefers items with equal first codes, so that the table shows what a shared prefix
-    means.
+    from all domains, which prefers items with equal first codes.
     """
     table = np.asarray(codes, dtype=np.int64)
     names = domains_of(domains, expected=len(table))
@@ -296,9 +287,7 @@ def _examples(codes: IntArray, names: Domains, rows: int, seed: int) -> IntArray
         # items without a shared prefix are poor examples.
         starts = generator.integers(0, max(len(ordered) - len(part), 0) + 1, size=8)
         stretches = [ordered[start : start + len(part)] for start in starts]
-        alike = [
-            np.logical_and.accumulate(codes[one[1:], :2] == codes[one[:-1], :2], axis=1).sum()
-            for one in stretches
-        ]
+        equal = [codes[one[1:], :2] == codes[one[:-1], :2] for one in stretches]
+        alike = [np.logical_and.accumulate(one, axis=1).sum() for one in equal]
         parts.append(stretches[int(np.argmax(alike))])
     return np.concatenate(parts)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import plotly.graph_objects as go
 import polars as pl
+from numpy.typing import ArrayLike, NDArray
 
 from genrec_lab.viz import FloatArray, theme
 from genrec_lab.viz.layout import Panels, domains_of, error_bars, numbered_axis, one_panel, require_columns
@@ -22,7 +22,7 @@ _MOST = 100  # percent; the end of the colour scale of the long tail
 _DARK = -65  # percent; colours below this are too dark for dark text
 
 
-def missed_share(exact: npt.ArrayLike, found: npt.ArrayLike) -> FloatArray:
+def missed_share(exact: ArrayLike, found: ArrayLike) -> FloatArray:
     """Return the share of each user's exact top-k that is missing from the beam's list, (U,).
 
     exact, found: (U, K) item indices, -1 past the end; K may differ. It is 0 for users without exact items.
@@ -37,11 +37,7 @@ def missed_share(exact: npt.ArrayLike, found: npt.ArrayLike) -> FloatArray:
 
 
 def beam_misses(
-    exact: npt.ArrayLike,
-    beams: Mapping[int, npt.ArrayLike],
-    domains: npt.ArrayLike,
-    *,
-    seed: int | None = None,
+    exact: ArrayLike, beams: Mapping[int, ArrayLike], domains: ArrayLike, *, seed: int | None = None
 ) -> go.Figure:
     """Draw how much of the exact top-k a beam search misses over the number of beams, one line per domain.
 
@@ -244,7 +240,7 @@ def _add_intervals(
     above: str,
     below: str,
     hover: str,
-    customdata: npt.NDArray[np.object_],
+    customdata: NDArray[np.object_],
 ) -> None:
     """Draw (N,) middles with their lows and highs, one line each from the top, and a line at zero.
 

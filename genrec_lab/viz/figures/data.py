@@ -7,9 +7,9 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import plotly.graph_objects as go
 import polars as pl
+from numpy.typing import ArrayLike
 
 from genrec_lab.viz import IntArray
 from genrec_lab.viz.layout import one_panel, panels, require_columns
@@ -54,7 +54,7 @@ def sequence_lengths(sequences: pl.DataFrame, *, seed: int | None = None) -> go.
     return made.finish(lengths_title(medians), note, bargap=0.08)
 
 
-def length_bins(lengths: npt.ArrayLike) -> IntArray:
+def length_bins(lengths: ArrayLike) -> IntArray:
     """Return integer edges of at most 24 bins [e_i, e_i+1) that cover every length; ValueError for none.
 
     Bins have width 1 if 24 suffice; otherwise widths increase geometrically.

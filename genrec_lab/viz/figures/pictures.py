@@ -10,9 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import plotly.graph_objects as go
 import polars as pl
+from numpy.typing import ArrayLike
 from PIL import Image, UnidentifiedImageError
 
 from genrec_lab.data.picture_files import opened_picture
@@ -65,10 +65,10 @@ def item_pictures(items: pl.DataFrame, *, rows: int = 2, seed: int = 0) -> go.Fi
 
 def kept_by_codes(
     items: pl.DataFrame,
-    codes: npt.ArrayLike,
+    codes: ArrayLike,
     words: Sequence[Sequence[Sequence[str]]],
-    pictures: npt.ArrayLike | None,
-    means: npt.ArrayLike | None = None,
+    pictures: ArrayLike | None,
+    means: ArrayLike | None = None,
     *,
     seed: int | None = None,
 ) -> go.Figure:
@@ -157,7 +157,7 @@ def thumbnail(file: str, side: int) -> str | None:
         return None
 
 
-def drawn_uri(pixels: npt.ArrayLike, side: int) -> str:
+def drawn_uri(pixels: ArrayLike, side: int) -> str:
     """Return (S, S, 3) in 0..1 as a data URI of about `side` px, its true pixels visible."""
     values = np.round(255 * np.clip(np.asarray(pixels, dtype=np.float64), 0, 1)).astype(np.uint8)
     image = Image.fromarray(values)
@@ -202,8 +202,8 @@ def _titled(title: str, domain: str, characters: int, lines: int) -> str:
 def _check(
     codes: IntArray,
     words: Sequence[Sequence[Sequence[str]]],
-    pictures: npt.ArrayLike | None,
-    means: npt.ArrayLike | None,
+    pictures: ArrayLike | None,
+    means: ArrayLike | None,
 ) -> None:
     if codes.ndim != 2 or {len(of_item) for of_item in words} != {codes.shape[1]} or len(words) != len(codes):
         raise ValueError(

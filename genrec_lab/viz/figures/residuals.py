@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import plotly.graph_objects as go
 import polars as pl
+from numpy.typing import ArrayLike, NDArray
 
 from genrec_lab.codes.identified import Identified
 from genrec_lab.viz import Float32Array, FloatArray, IntArray, theme
@@ -30,8 +30,8 @@ _SLIDER = 74  # height of the slider below the axes, in pixels
 
 
 def residual_atlas(
-    coordinates: npt.ArrayLike,
-    domains: npt.ArrayLike,
+    coordinates: ArrayLike,
+    domains: ArrayLike,
     *,
     titles: Sequence[str] | None = None,
     method: str = "tsne",
@@ -78,10 +78,10 @@ def residual_atlas(
 
 def residual_stepper(
     projection: Projection,
-    residuals: npt.ArrayLike,
-    remainders: npt.ArrayLike,
-    codes: npt.ArrayLike,
-    domains: Sequence[object] | npt.ArrayLike,
+    residuals: ArrayLike,
+    remainders: ArrayLike,
+    codes: ArrayLike,
+    domains: Sequence[object] | ArrayLike,
     titles: Sequence[str] | None = None,
 ) -> go.Figure:
     """Draw a map of the same items at every level, with a slider, next to the norms before and after it.
@@ -135,10 +135,23 @@ def residual_stepper(
     )
     title = norms_title(before.mean(axis=0), after.mean(axis=0))
     figure = made.finish(title, note, showlegend=True, hovermode="closest", barmode="group")
-    return _with_slider(figure, np.array(owners), levels)
+    # A slider selects the traces of one level.
+    steps = [
+        {
+            "label": str(level + 1),
+            "method": "restyle",
+            "args": [{"visible": [one == level for one in owners]}],
+        }
+        for level in range(levels)
+    ]
+    slider = {"x": 0, "len": 0.43, "y": 0, "yanchor": "top", "pad": {"t": 14, "b": 0, "l": 4}, "active": 0}
+    current = {"prefix": "level ", "font": {"size": theme.PANEL_TITLE_SIZE}}
+    slider |= {"steps": steps, "currentvalue": current}
+    height, margin = figure.layout.height + _SLIDER, figure.layout.margin.b + _SLIDER
+    return figure.update_layout(sliders=[slider], height=height, margin={"b": margin})
 
 
-def map_purity(points: npt.ArrayLike, domain: IntArray) -> float:
+def map_purity(points: ArrayLike, domain: IntArray) -> float:
     """Return the mean share of a point's 10 nearest points on the map that belong to its own domain.
 
     points: (n, 2). domain: (n,). With fewer than 11 points, all others are counted; NaN for a single point.
@@ -163,10 +176,10 @@ def _map_axes(made: Panels, panel: int | None = None, **settings: object) -> Non
 def _add_domains(
     made: Panels,
     panel: int,
-    points: npt.NDArray[np.floating[Any]],
+    points: NDArray[np.floating[Any]],
     domain: IntArray,
     names: Sequence[str],
-    hover: npt.NDArray[np.str_] | None,
+    hover: NDArray[np.str_] | None,
     *,
     svg: bool,
     size: float,
@@ -206,22 +219,8 @@ def _add_code_numbers(made: Panels, points: FloatArray, codes: IntArray, visible
     made.add(0, go.Scatter(x=x, y=y, text=texts, showlegend=False, visible=visible, **look))
 
 
-def _with_slider(figure: go.Figure, owners: IntArray, levels: int) -> go.Figure:
-    """Add a slider that selects the traces of one level; owners: the level of each trace."""
-    steps = [
-        {"label": str(level + 1), "method": "restyle", "args": [{"visible": (owners == level).tolist()}]}
-        for level in range(levels)
-    ]
-    slider = {"x": 0, "len": 0.43, "y": 0, "yanchor": "top", "pad": {"t": 14, "b": 0, "l": 4}, "active": 0}
-    current = {"prefix": "level ", "font": {"size": theme.PANEL_TITLE_SIZE}}
-    slider |= {"steps": steps, "currentvalue": current}
-    height, margin = figure.layout.height + _SLIDER, figure.layout.margin.b + _SLIDER
-    figure.update_layout(sliders=[slider], height=height, margin={"b": margin})
-    return figure
-
-
 def levels_leave(
-    shares: FloatArray, norms: FloatArray, domains: npt.ArrayLike, *, together: bool, seed: int | None = None
+    shares: FloatArray, norms: FloatArray, domains: ArrayLike, *, together: bool, seed: int | None = None
 ) -> go.Figure:
     """Draw the variance that levels leave unexplained, and the mean norm of the remainder by domain.
 
@@ -267,7 +266,7 @@ def what_levels_leave(own: Identified, domains: Sequence[str], seed: int = 0) ->
     return levels_leave(shares, norms, domains, together=together, seed=seed)
 
 
-def explained_variance(residuals: npt.ArrayLike, vectors: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+def explained_variance(residuals: ArrayLike, vectors: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Return the variance explained by 1..L codes, (L,), and each item's norms after 0..L codes, (N, L + 1).
 
     residuals: (N, L, d). vectors: (N, d) sums of the chosen codewords. Raises ValueError if shapes differ.
@@ -285,7 +284,7 @@ def explained_variance(residuals: npt.ArrayLike, vectors: npt.ArrayLike) -> tupl
     return 1 - (norms[:, 1:] ** 2).sum(axis=0) / variance, norms
 
 
-def error_shares(vectors: npt.ArrayLike, codewords: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+def error_shares(vectors: ArrayLike, codewords: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Return each level's squared error divided by its variance, (L,), and the items' distances, (N, L).
 
     vectors, codewords: (N, L, d). The share of a level without variance is NaN. Raises ValueError if the

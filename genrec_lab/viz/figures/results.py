@@ -33,9 +33,9 @@ _FAR_BELOW = -10.0  # percent; rows this far below the paper's value are bold
 def summarise(records: pl.DataFrame, metric: str = "ndcg", k: int = 10) -> pl.DataFrame:
     """Return mean and standard deviation over seeds of one metric: frame `method, domain, mean, sd, seeds`.
 
-    Domains are in order of first appearance, with "average" last (recomputed, only for runs with all
-    domains). Methods are sorted by descending average. sd (n - 1) is null for one seed. Raises ValueError if
-    the metric at k is not in the records, or if a run has a value twice.
+    Domains are in order of first appearance, with "average" last (recomputed, for runs with all domains);
+    methods by descending average. sd (n - 1) is null for one seed. Raises ValueError if the metric at k is
+    not in the records, or if a run has a value twice.
     """
     require_columns(records, _COLUMNS)
     chosen = records.filter((pl.col("metric").str.to_lowercase() == metric.lower()) & (pl.col("k") == k))
@@ -68,9 +68,9 @@ def ranked_table(
 ) -> pl.DataFrame:
     """Return the results as text, ready to print: one row per method, ranked by one metric's average.
 
-    columns "domains": `rank, method, seeds`, this metric in each domain and on average; "metrics": `rank,
-    method, seeds`, the average of every metric at every k. Cells are "mean ± standard deviation", the latter
-    for two or more seeds, or "–" if a method has no value. The best possible comes first and has no rank.
+    columns: `rank, method, seeds`, and this metric in each domain and on average ("domains"), or the average
+    of every metric at every k ("metrics"). Cells are "mean ± standard deviation", the latter for two or more
+    seeds, or "–". The best possible comes first and has no rank.
     """
     ranking = summarise(records, metric, k)
     methods = ranking["method"].unique(maintain_order=True).to_list()
@@ -94,13 +94,10 @@ def ranked_table(
 def _ranks(table: pl.DataFrame, methods: Sequence[str]) -> list[str]:
     """Return each method's rank by its average; ties share the best rank, and the bound has "–"."""
     averages = dict(table.filter(pl.col("domain") == domain_order(table)[-1]).select("method", "mean").rows())
-    ranked = [method for method in methods if method != BEST_POSSIBLE]
-    places: dict[str, int] = {}
-    for place, method in enumerate(ranked):
-        before = ranked[place - 1] if place else method
-        tied = place and method in averages and averages.get(before) == averages[method]
-        places[method] = places[before] if tied else place + 1
-    return [str(places.get(method, "–")) for method in methods]
+    values = [averages.get(method) for method in methods if method != BEST_POSSIBLE]
+    # Methods without an average come last, and are not tied.
+    ranks = (place if value is None else values.index(value) for place, value in enumerate(values))
+    return ["–" if method == BEST_POSSIBLE else str(next(ranks) + 1) for method in methods]
 
 
 def results_table(
@@ -226,9 +223,8 @@ def metric_bars(
 ) -> go.Figure:
     """Draw one metric with one panel per domain and one for the average, and one bar per method in each.
 
-    Error bars are one standard deviation over seeds, if there are several. In every panel, methods are ranked
-    by the average, best on top. The best possible, if included, is a dotted line. highlight: the methods in
-    full colour; by default the best. of_best: show each value as a share of the best possible in its domain;
+    Methods are ranked by the average; the best possible is a dotted line. highlight: the methods in full
+    colour; by default the best. of_best: show each value as a share of the best possible in its domain;
     domains without one are left out. users: the kind of users, for the note. Raises ValueError for an unknown
     method in `highlight`, and with `of_best` if no domain has a best possible above 0.
     """

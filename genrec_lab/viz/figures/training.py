@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import plotly.graph_objects as go
 import polars as pl
+from numpy.typing import NDArray
 
 from genrec_lab.training.callbacks import speed_parts
 from genrec_lab.viz import FloatArray, IntArray, theme
@@ -20,19 +20,11 @@ from genrec_lab.viz.text import counted, label, listed, noted
 from genrec_lab.viz.theme import Style, ordered_styles
 
 _LOSS_PARTS = {
-    "loss": "total",
-    "reconstruction": "reconstruction",
-    "quantization": "quantisation",
-    "contrastive": "domain contrast",
-    "collaborative": "collaborative",
-    "diversity": "diversity",
-    "text": "text",
-    "picture": "picture",
-    "code": "codes",
-    "alignment": "alignment",
-    "neighbour_text": "neighbour's text",
-    "neighbour_picture": "neighbour's picture",
-}
+    "loss": "total", "reconstruction": "reconstruction", "quantization": "quantisation",
+    "contrastive": "domain contrast", "collaborative": "collaborative", "diversity": "diversity",
+    "text": "text", "picture": "picture", "code": "codes", "alignment": "alignment",
+    "neighbour_text": "neighbour's text", "neighbour_picture": "neighbour's picture",
+}  # fmt: skip
 # Columns of `training_frame` by level: a panel's title, unit, axis title and end of the axis.
 _BY_LEVEL = {
     "utilisation": ("Codes in use", " %", "share of codes", 103),
@@ -190,7 +182,7 @@ def training_frame(
     `collision_rate` and `loss`. sizes: codes per level, of all scopes or by scope. Columns are `scope, epoch,
     level` (from 1), these fields, and `dead`; missing fields are null.
     """
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for scope, records in epochs.items():
         for record in records:
             whole = (record.get("collision_rate"), record.get("loss"))
@@ -198,10 +190,9 @@ def training_frame(
                 used, *others = (_of_level(record, name, level) for name in ("utilisation", *_NUMBERS))
                 dead = None if used is None else round(size * (1 - used))
                 rows.append((scope, int(record["epoch"]), level + 1, used, *others, dead, *whole))
-    schema: dict[str, Any] = {"scope": pl.String, "epoch": pl.Int64, "level": pl.Int64}
-    schema |= dict.fromkeys(("utilisation", *_NUMBERS), pl.Float64) | {"dead": pl.Int64}
-    schema |= dict.fromkeys(("collision_rate", "loss"), pl.Float64)
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    columns = ("scope", "epoch", "level", "utilisation", *_NUMBERS, "dead", "collision_rate", "loss")
+    types = {"scope": pl.String} | dict.fromkeys(("epoch", "level", "dead"), pl.Int64)
+    return pl.DataFrame(rows, {name: types.get(name, pl.Float64) for name in columns}, orient="row")
 
 
 def metric_name(metric: str, k: int | None = None) -> str:
@@ -248,7 +239,7 @@ def _loss_parts(records: Sequence[Mapping[str, Any]]) -> dict[str, FloatArray]:
 
 
 def _curve(
-    made: Panels, panel: int, x: npt.NDArray[Any], y: npt.NDArray[Any], name: str, hover: str, **trace: Any
+    made: Panels, panel: int, x: NDArray[Any], y: NDArray[Any], name: str, hover: str, **trace: Any
 ) -> None:
     mode = "lines+markers" if len(x) <= _MOST_MARKERS else "lines"
     made.line(panel, x, y, name, hover, size=5, **{"mode": mode} | trace)
