@@ -121,7 +121,7 @@ class Panels:
         self.figure.add_trace(trace, **self.place(panel))
 
     def line(self, panel: int, x: ArrayLike, y: ArrayLike, name: str, hover: str, **trace: Any) -> None:
-        """Draw the line of a category; style, size: of its markers, by default the category's and 7."""
+        """Draw the line of a category, in its style or in another `style`; size: of the markers."""
         style, size = trace.pop("style", None) or self.style(name), trace.pop("size", 7)
         look = {"mode": "lines+markers", "line": style.line, "marker": {"symbol": style.symbol, "size": size}}
         self.add(panel, go.Scatter(x=x, y=y, hovertemplate=hover, **look | self._named(name) | trace))

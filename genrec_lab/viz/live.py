@@ -28,6 +28,10 @@ class LiveCurves(Callback):
     In a notebook with a front-end, it updates one plotly FigureWidget in place. Elsewhere, it prints a line
     from time to time. At the end, it shows the static figure, `figure`, if in a kernel. It can also be called
     with a record.
+
+    draw: from all records so far to a figure. title: start of the printed lines. seconds: minimum time
+    between two updates. live: whether there is a front-end; None detects it. keep: whether to show the static
+    figure at the end, which the caller may draw itself.
     """
 
     def __init__(
@@ -39,12 +43,6 @@ class LiveCurves(Callback):
         live: bool | None = None,
         keep: bool = True,
     ) -> None:
-        """Create live curves.
-
-        draw: from all records so far to a figure. title: start of the printed lines. seconds: minimum time
-        between two updates. live: whether there is a front-end; None detects it. keep: whether to show the
-        static figure at the end, which the caller may draw itself.
-        """
         self.records: list[Any] = []
         self.title, self._draw, self._seconds, self._keep = title, draw, seconds, keep
         self._live = has_front_end() if live is None else live

@@ -137,7 +137,7 @@ def long_tail(by_group: pl.DataFrame, reference: str, *, metric: str = "NDCG@10"
     for (row, column), value in np.ndenumerate(values):
         text = f"{value:.4f}".removeprefix("0") if value < 1 else "1"
         text = f"<b>{text}</b>" if best[row, column] else text
-        # Letters of the default colour if the cell has none, otherwise for both modes.
+        # A cell without a colour has letters of the default colour.
         shade = "#FFFFFF" if change[row, column] < _DARK else "#14181D"
         font = {"color": shade if np.isfinite(change[row, column]) else None}
         made.figure.add_annotation(x=column, y=row, text=text, showarrow=False, font=font)
