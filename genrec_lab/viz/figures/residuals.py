@@ -63,9 +63,10 @@ def residual_atlas(
     made = panels(heads, columns=2 if levels != 3 else 3, row_height=330, column_gap=0.03, row_gap=20)
     hover = None if titles is None else np.array([label(titles[item], 70) for item in drawn])
     svg = len(drawn) * levels <= _MOST_SVG_POINTS
+    size = 4 if svg else 3
     for panel in range(levels):
         places = points[drawn, panel].astype(np.float32)
-        _add_domains(made, panel, places, names.index[drawn], names.names, hover, svg=svg, size=3 + svg)
+        _add_domains(made, panel, places, names.index[drawn], names.names, hover, svg=svg, size=size)
     _map_axes(made)
     total = len(points) if n_items is None else n_items
     sample = f" of {total:,}, stratified by domain" if len(drawn) < total else ", all of them"
