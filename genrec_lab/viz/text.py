@@ -36,11 +36,6 @@ def label(text: object, limit: int = 40) -> str:
     return escape(shorten(str(text), limit))
 
 
-def code_label(code: int, words: Sequence[str], limit: int) -> str:
-    """Return a code with the words that describe it, escaped: "12 · oak, lamp"."""
-    return label(f"{code} · {', '.join(words)}" if words else code, limit)
-
-
 def wrapped(text: str, width: int, most_lines: int | None = None) -> tuple[str, int]:
     """Return the escaped text in lines of at most `width` characters, joined by <br>, and their number.
 

@@ -15,7 +15,7 @@ from genrec_lab.viz.explorer.sharing import level_sharing
 from genrec_lab.viz.explorer.state import ExplorerState, Table
 from genrec_lab.viz.layout import panels
 from genrec_lab.viz.sentences import leaders, sentence
-from genrec_lab.viz.text import code_label, counted, noted, percent, shorten, written
+from genrec_lab.viz.text import counted, label, noted, percent, shorten, written
 
 ALIVE, NEARLY_DEAD, DEAD, ELSEWHERE, UNKNOWN = "alive", "nearly dead", "dead", "only elsewhere", "no item"
 _NEARLY_DEAD_SHARE = 0.1
@@ -158,7 +158,8 @@ def prefix_bars(state: ExplorerState, *, top: int = 20, seed: int | None = None)
     traffic = np.bincount(codes, weights=weights, minlength=sizes.size) / max(int(weights.sum()), 1)
     shown = np.argsort(-sizes, kind="stable")[: min(top, int((sizes > 0).sum()))]
     dead = [code for code, kind in enumerate(code_states(catalogue, level, sizes)) if kind == DEAD]
-    names = [code_label(code, words.get(code, ()), 36) for code in shown.tolist()]
+    described = [(code, ", ".join(words.get(code, ()))) for code in shown.tolist()]
+    names = [label(f"{code} · {text}" if text else code, 36) for code, text in described]
     several = len(catalogue.domains) > 1
     titles = ["Items by domain" if several else "Items", "Share of items and of interactions"]
     height = 21 * max(len(names), 3) + 10
