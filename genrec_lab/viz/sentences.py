@@ -215,10 +215,9 @@ def policies_title(policies: Sequence[str], moved: Sequence[int], cost: Sequence
         return f"Of the policies, {who} {verb} codes, adding a distance of {cost[movers[0]]:,.3g}"
     low, high = (movers[place] for place in between)
     cheap = [policies[place] for place in movers if cost[place] == cost[low]]
-    text = (
-        f"Of the policies that change codes, {listed(cheap)} {'adds' if len(cheap) == 1 else 'add'} the least"
-    )
-    return f"{text} distance: {cost[low]:,.3g} against {cost[high]:,.3g} for {policies[high]}"
+    least = f"{listed(cheap)} {'adds' if len(cheap) == 1 else 'add'} the least distance"
+    against = f"{cost[low]:,.3g} against {cost[high]:,.3g} for {policies[high]}"
+    return f"Of the policies that change codes, {least}: {against}"
 
 
 @sentence
