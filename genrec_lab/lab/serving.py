@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import shutil
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +25,7 @@ from genrec_lab.lab.rows import served
 from genrec_lab.lab.store import Run, existing_run
 from genrec_lab.models.hub import ITEM_COLUMNS, Catalogue
 from genrec_lab.models.recommenders.base import read_recommender, require_accepted
+from genrec_lab.viz.text import counted
 
 EXPORTED = "export.json"  # in a folder that `genrec export` or `genrec add-items` wrote
 _PART = 1024  # users in one part of the work
@@ -191,19 +191,17 @@ def recommend_to_file(
     """Recommend to every user of a file: `user, domain, rank, item, score`, with the source's keys.
 
     Parts are kept next to `out` until all are there, so that a killed call resumes where it stopped. unknown:
-    "drop" leaves items out of histories that the model does not know, and says how many. `say` takes
-    sentences about the file. Raises RunError for files that cannot be used.
+    "drop" leaves out items that the model does not know or that are of another domain than their history,
+    and users with no other items, and says how many. `say` takes sentences about the file. Raises RunError
+    for files that cannot be used.
     """
     if top_k < 1:
         raise RunError(f"top-k is {top_k}; expected 1 or more.")
     if out.suffix not in (".parquet", ".csv"):
         raise RunError(f"{out} has an unknown ending; write to .parquet or .csv.")
     users, model = read_histories(histories), open_served(source, row)
-    users = _with_domains(users, model, histories)
-    names = list(dict.fromkeys(users["domain"].to_list()))
-    for domain in names:
-        model.model(domain)  # says now that a domain is not served
-    numbered = _numbered(users, model, histories, unknown, say)
+    users, numbered = _numbered(users, model, histories, unknown, say)
+    names = users["domain"].unique(maintain_order=True)
     lists = {name: file for name, file in (("allow", allow), ("deny", deny)) if file is not None}
     keys = {name: read_keys(file) for name, file in lists.items()}
     known = set(model.catalogue.items["key"])
@@ -270,48 +268,64 @@ def named_rankings(
     return pl.DataFrame(columns).cast(_COLUMNS)  # type: ignore[arg-type]
 
 
-def _with_domains(users: pl.DataFrame, model: Served, file: Path) -> pl.DataFrame:
-    """Fill in the domain of histories that name none: the only one, or the one that has their last item."""
-    if not users["domain"].null_count():
-        return users
-    if len(model.domains) == 1:
-        return users.with_columns(pl.col("domain").fill_null(model.domains[0]))
-    homes = Counter(model.catalogue.items["key"].to_list())
-    home = dict(zip(*(model.catalogue.items[name].to_list() for name in ("key", "domain")), strict=True))
-    found: list[str] = []
-    for user, domain, history in users.iter_rows():
-        known = [key for key in history if key in home]
-        if domain is None and (not known or homes[known[-1]] > 1):
+def _numbered(
+    users: pl.DataFrame, model: Served, file: Path, unknown: Unknown, say: Any
+) -> tuple[pl.DataFrame, list[list[int]]]:
+    """Return the users with their domains, and their histories as item indices.
+
+    A history that names no domain belongs to the only one, or to the one that has its last known item. Items
+    that this domain lacks are refused or left out, and so are users of whom no item is left.
+    """
+    homes: dict[str, list[str]] = {}
+    for domain, key in model.catalogue.items.select("domain", "key").iter_rows():
+        homes.setdefault(key, []).append(domain)
+    found: list[tuple[str, str, list[str], list[int]]] = []
+    strange: list[str] = []
+    crossing: list[str] = []
+    lost: list[str] = []
+    for user, named, history in users.iter_rows():
+        last = next((homes[key] for key in reversed(history) if key in homes), [])
+        possible = [named] if named else model.domains if len(model.domains) == 1 else last
+        if len(possible) != 1 and (last or unknown == "refuse"):
             raise RunError(
                 f"{file}: the history of user {user!r} does not say to which domain it belongs; add a column "
                 f"'domain' with one of {', '.join(model.domains)}."
             )
-        found.append(domain or home[known[-1]])
-    return users.with_columns(domain=pl.Series(found, dtype=pl.String))
-
-
-def _numbered(users: pl.DataFrame, model: Served, file: Path, unknown: Unknown, say: Any) -> list[list[int]]:
-    """Turn the keys of histories into item indices; RunError if some are unknown and none may be left."""
-    found: list[list[int]] = []
-    strange: list[tuple[str, str]] = []
-    for user, domain, history in users.iter_rows():
+        domain = possible[0] if possible else ""
+        if domain:
+            model.model(domain)  # says now that a domain is not served
         places = model.catalogue.places(history, domain).tolist()
-        strange += [(user, key) for key, item in zip(history, places, strict=True) if item == NO_ITEM]
-        found.append([item for item in places if item != NO_ITEM])
-    if strange:
-        message = (
-            f"{file}: {len(strange):,} of {users['history'].list.len().sum():,} items of histories are "
-            f"unknown to {model.source}, the first is {strange[0][1]!r} of user {strange[0][0]!r}"
-        )
-        if unknown == "refuse":
-            raise RunError(f"{message}. Leave them out of the file, or pass --unknown drop.")
-        say(f"{message}; they are left out.")
-    if empty := [user for user, history in zip(users["user"], found, strict=True) if not history]:
-        say(f"{len(empty):,} users have no known item, the first is {empty[0]!r}.")
-    longer = sum(len(history) > model.max_history for history in found)
+        for key, item in zip(history, places, strict=True):
+            if item == NO_ITEM and key in homes:
+                crossing.append(f"{key!r} of {' and '.join(homes[key])} in the {domain} history of {user!r}")
+            elif item == NO_ITEM:
+                strange.append(f"{key!r} of user {user!r}")
+        kept = [item for item in places if item != NO_ITEM]
+        if domain and (kept or not history):
+            found.append((user, domain, history, kept))
+        else:
+            lost.append(user)
+    total = users["history"].list.len().sum()
+    for items, what, mend in (
+        (strange, f"unknown to {model.source}", "Leave them out of the file"),
+        (crossing, "in a history that crosses domains", "Give each domain's items a history of their own"),
+    ):
+        if items:
+            message = (
+                f"{file}: {len(items):,} of {total:,} items of histories are {what}, the first is {items[0]}"
+            )
+            if unknown == "refuse":
+                raise RunError(f"{message}. {mend}, or pass --unknown drop.")
+            say(f"{message}; they are left out.")
+    if lost:
+        say(f"Left out {counted(len(lost), 'user')} without a known item, the first is {lost[0]!r}.")
+    if not found:
+        raise RunError(f"{file}: no user has an item that {model.source} knows.")
+    longer = sum(len(history) > model.max_history for *_, history in found)
     if longer:
         say(f"{longer:,} histories are longer than {model.max_history}; their most recent items are read.")
-    return found
+    kept_users = pl.DataFrame([row[:3] for row in found], schema=users.schema, orient="row")
+    return kept_users, [row[3] for row in found]
 
 
 def _in_domain(model: Served, keys: list[str], domain: str) -> np.ndarray:

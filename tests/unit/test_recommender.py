@@ -213,10 +213,16 @@ def test_a_domain_for_each_user(model, codes) -> None:
         assert_equal(Ranked(*(part[[row]] for part in ranked)), model.recommend([histories[row]], 5, domain))
 
 
-def test_without_a_domain_it_is_that_of_the_last_item(model, codes) -> None:
+def test_without_a_domain_it_is_that_of_the_history(model, codes) -> None:
     in_a, in_b = codes.domain_items("a"), codes.domain_items("b")
-    histories = [[in_a[0], in_b[0]], [in_b[1], in_a[3]], [in_b[2]]]
+    histories = [[in_b[1], in_b[0]], [in_a[1], in_a[3]], [in_b[2]]]
     assert_equal(model.recommend(histories, 4), model.recommend(histories, 4, ["b", "a", "b"]))
+    histories[1] = [in_a[1], in_b[1], in_a[3]]
+    with pytest.raises(ValueError, match="history 1 crosses domains: its last item is of a, another of b"):
+        model.recommend(histories, 4)
+    with pytest.raises(ValueError, match="give the items of each domain as a history of their own, or pass"):
+        model.score(histories[1:2])
+    assert set(model.recommend(histories, 4, "b").items.ravel()) <= set(in_b)
 
 
 def test_without_domains_all_items_are_one_catalogue(make_codes, make_recommender) -> None:

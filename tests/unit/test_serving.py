@@ -109,6 +109,55 @@ def test_other_settings_begin_anew(shared: Path, tmp_path: Path, monkeypatch: py
     assert pl.read_csv(tmp_path / "out.csv").group_by("user").len()["len"].to_list() == [4] * 30
 
 
+@pytest.mark.parametrize("domain", [None, "Garden"])
+def test_a_history_that_crosses_domains_is_called_so(
+    shared: Path, tmp_path: Path, domain: str | None
+) -> None:
+    items = pl.read_parquet(shared / "items.parquet")
+    shed, garden = (items.filter(domain=name)["key"][0] for name in ("Shed", "Garden"))
+    users = {"user": ["u", "v"], "domain": [domain, "Shed"], "history": [[shed, garden], [shed]]}
+    pl.DataFrame(users).write_parquet(tmp_path / "users.parquet")
+    said: list[str] = []
+    given = shared, tmp_path / "users.parquet", tmp_path / "out.csv", 3
+    crosses = (
+        f"1 of 3 items of histories are in a history that crosses domains, the first is '{shed}' of Shed in "
+        "the Garden history of 'u'"
+    )
+    with pytest.raises(RunError, match=f"{crosses}. Give each domain's items a history of their own"):
+        recommend_to_file(*given)
+    found = pl.read_csv(recommend_to_file(*given, unknown="drop", say=said.append))
+    assert said == [f"{given[1]}: {crosses}; they are left out."]
+    assert found["domain"].to_list() == ["Garden"] * 3 + ["Shed"] * 3
+    only = {"user": ["u", "v"], "domain": ["Garden", "Shed"], "history": [[garden], [shed]]}
+    pl.DataFrame(only).write_parquet(tmp_path / "only.parquet")
+    assert found.equals(pl.read_csv(recommend_to_file(shared, tmp_path / "only.parquet", given[2], 3)))
+
+
+@pytest.mark.parametrize("domain", [None, "Garden"])
+def test_users_of_whom_no_item_is_known_are_dropped_alone(
+    shared: Path, tmp_path: Path, domain: str | None
+) -> None:
+    key = pl.read_parquet(shared / "items.parquet").filter(domain="Garden")["key"][0]
+    users = {"user": ["u1", "u2", "u3"], "domain": domain, "history": [[key], ["who", "knows"], ["x", key]]}
+    pl.DataFrame(users).write_parquet(tmp_path / "users.parquet")
+    said: list[str] = []
+    given = shared, tmp_path / "users.parquet", tmp_path / "out.csv", 2
+    with pytest.raises(
+        RunError, match="does not say to which domain" if domain is None else "are unknown to"
+    ):
+        recommend_to_file(*given)
+    found = pl.read_csv(recommend_to_file(*given, unknown="drop", say=said.append))
+    assert found["user"].to_list() == ["u1", "u1", "u3", "u3"]
+    assert said == [
+        f"{given[1]}: 3 of 5 items of histories are unknown to {shared}, the first is 'who' of user 'u2'; "
+        "they are left out.",
+        "Left out 1 user without a known item, the first is 'u2'.",
+    ]
+    pl.DataFrame({"user": ["u2"], "history": [["who"]]}).write_parquet(given[1])
+    with pytest.raises(RunError, match="no user has an item that"):
+        recommend_to_file(*given, unknown="drop")
+
+
 @pytest.mark.parametrize(
     "name, content, message",
     [

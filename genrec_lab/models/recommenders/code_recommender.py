@@ -320,15 +320,15 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
         Items that share an identifier follow each other with the same score, the lowest index first; with
         `identifiers`, only the lowest item of each identifier is returned.
 
-        `domain` is one name for all users, one name per user, or None for the domain of each history's last
-        item (or the only domain). `allow` and `deny` are indices of items to choose from and to leave out;
+        `domain` is one name for all users, one name per user, or None for the domain of each history's
+        items (or the only domain). `allow` and `deny` are indices of items to choose from and to leave out;
         `exclude_seen` leaves out the items of each history, or the items given for each user. The search then
         runs as if the catalogue had only the remaining items, and rows with fewer items are filled with -1.
         `beams` defaults to the larger of top_k and 20, GMC's width. `precision` applies to the network;
         scores are normalised in fp32, over the codes that `normalise` selects, as in `beam_search`. Users of
         several domains share batches.
-        Raises ValueError for an unknown item or domain, for an empty history whose domain is unknown, and if
-        no item of a domain is allowed.
+        Raises ValueError for an unknown item or domain, for a history that is empty or crosses domains if
+        `domain` is None, and if no item of a domain is allowed.
         """
         names, seen = self._domains_of(histories, domain), seen_items(histories, exclude_seen)
         if seen is not None or allow is not None or deny is not None:
@@ -368,7 +368,7 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
         """Return log-probabilities (B, N) of the items of one domain, in the order of `codes.domain_items`.
 
         This takes one forward pass per user and prefix of the catalogue; `recommend` is much faster if you
-        need only the best items. `domain` defaults to the domain of the histories' last items. Raises
+        need only the best items. `domain` defaults to the domain of the histories' items. Raises
         ValueError like `recommend`, and if users belong to several domains, whose items differ.
         """
         names = self._domains_of(histories, domain)
@@ -400,7 +400,15 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
                     f"history {empty[0]} is empty, so its domain is unknown; pass domain=, one of {names}"
                 )
             self._check_items(histories)
-            wanted = [names[self.codes.domain_index[history[-1]]] for history in histories]
+            homes = [self.codes.domain_index[np.asarray(history)] for history in histories]
+            for row, own in enumerate(homes):
+                if (own != own[-1]).any():
+                    raise ValueError(
+                        f"history {row} crosses domains: its last item is of {names[own[-1]]}, another of "
+                        f"{names[own[own != own[-1]][0]]}; give the items of each domain as a history of "
+                        "their own, or pass domain="
+                    )
+            wanted = [names[own[-1]] for own in homes]
         for name in wanted:
             if name not in names:
                 raise ValueError(f"domain is {name!r}; expected one of {list(names)}")
