@@ -28,6 +28,7 @@ from genrec_lab.models.hub import ITEM_COLUMNS, CardFacts
 from genrec_lab.models.recommenders.code_recommender import CodeRecommender
 from genrec_lab.models.tokenizers import ItemContent, checked_codes, load_tokenizer
 from genrec_lab.registry import component_config
+from genrec_lab.viz.text import counted
 
 NAMING = "naming"  # of an exported row: its tokenizers and what they read
 _Named = tuple[np.ndarray, np.ndarray | None, Sequence[np.ndarray]]  # codes, residuals, codebooks
@@ -76,10 +77,17 @@ def _write(items: Path, own: Path, models: Mapping[str, Path], target: Path, say
     places: dict[str, str] = {}
     for place, model in loaded.items():
         domains = [domain for domain, folder in models.items() if folder == place]
-        codes, moved, displaced = model.codes, 0, 0
+        codes = model.codes
         for domain, (found, residuals, books) in raw.items():
             grown = with_new_items(codes, found, [domain] * len(found), residuals, books)
-            codes, moved, displaced = grown.codes, moved + grown.moved, displaced + grown.displaced
+            codes = grown.codes
+            if domain in domains:  # of the other domains, this model has the items only to number them
+                before = known.filter(domain=domain).height
+                say(
+                    f"{domain}: added {counted(len(found), 'item')} to {before:,}; "
+                    f"{grown.moved:,} got another identifier because the tokenizer's was taken, "
+                    f"{grown.displaced:,} of them under another prefix."
+                )
         larger: CodeRecommender = model.with_codes(codes)
         about = CardFacts(
             dataset=f"a catalogue of {known.height:,} items, and {new.height:,} added later",
@@ -89,11 +97,6 @@ def _write(items: Path, own: Path, models: Mapping[str, Path], target: Path, say
         all_items = pl.concat([known, new.select(ITEM_COLUMNS)])
         larger.save_pretrained(target / where, about, all_items)
         places |= dict.fromkeys(domains, where)
-        say(
-            f"{', '.join(domains)}: {new.height:,} items are added to {known.height:,}; {moved:,} got "
-            f"another identifier because the tokenizer's was taken, {displaced:,} of them under another "
-            "prefix."
-        )
     shutil.copytree(own / NAMING, target / NAMING)
     return {domain: places[domain] for domain in models}
 

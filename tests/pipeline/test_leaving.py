@@ -234,7 +234,8 @@ def test_new_items_get_identifiers_and_no_old_one_moves(run, exported, histories
     some.select("key", "domain", "title", "text").write_csv(tmp_path / "new.csv")
     asked = ["add-items", str(exported), "--items", str(tmp_path / "new.csv"), "--out", str(tmp_path / "out")]
     assert cli.main(asked) == 0
-    assert "Garden: 7 items are added to 300" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "Garden: added 7 items to 150" in said and "Kitchen" not in said
     for domain in dataset.domains:
         model = read_recommender(tmp_path / "out" / "gmc_tiny" / "models" / domain)
         assert np.array_equal(model.codes.codes[:300], own.codes) and model.codes.unique
@@ -254,7 +255,9 @@ def test_new_items_get_identifiers_and_no_old_one_moves(run, exported, histories
     pl.DataFrame({"item": ["later"], "title": ["A red rake"], "domain": ["Kitchen"]}).write_parquet(
         tmp_path / "l.parquet"
     )
-    add_items(tmp_path / "out", tmp_path / "l.parquet", tmp_path / "more")
+    sentences: list[str] = []
+    add_items(tmp_path / "out", tmp_path / "l.parquet", tmp_path / "more", say=sentences.append)
+    assert [each.partition(";")[0] for each in sentences] == ["Kitchen: added 1 item to 150"]
     more = read_recommender(tmp_path / "more" / "gmc_tiny" / "models" / "Kitchen")
     assert np.array_equal(more.codes.codes[:307], model.codes.codes) and more.codes.n_items == 308
     recommend_to_file(tmp_path / "more", histories[0], tmp_path / "f.csv", 5, exclude_seen=True)
