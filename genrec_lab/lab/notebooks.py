@@ -42,7 +42,7 @@ def choose_notebooks(
     """Return the notebooks to run, in the order of their numbers; by default all that are stages of a run.
 
     `listed` restricts them as the run file says, then `only` or `from_` as the command says; each names a
-    notebook in full or by its two digits. Raises RunError with every name that is not there.
+    notebook in full or by its number, 05 or 5. Raises RunError with every name that is not there.
     """
     present = {file.stem: file for file in sorted(folder.glob(_PATTERN))}
     if not present:
@@ -156,7 +156,8 @@ def check_kernel() -> None:
 
 def _resolved(name: str, known: Iterable[str]) -> str | None:
     stem = name.removesuffix(".ipynb")
-    fitting = [one for one in known if one == stem or (len(stem) == 2 and one.startswith(f"{stem}_"))]
+    number = f"{stem.zfill(2)}_"
+    fitting = [one for one in known if one == stem or (stem.isdigit() and one.startswith(number))]
     return fitting[0] if len(fitting) == 1 else None
 
 

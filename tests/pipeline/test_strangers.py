@@ -263,6 +263,10 @@ def test_the_notebook_has_the_classes_of_the_example_and_is_executed_where_it_is
         assert here.end_lineno - here.lineno < most
     assert [file.stem[:2] for file in choose_notebooks(notebooks, None, None, None)][-1] == "09"
     assert [file.stem[:2] for file in choose_notebooks(notebooks, None, ["10"], None)] == ["10"]
+    assert [file.stem[:2] for file in choose_notebooks(notebooks, None, ["5", "06"], None)] == ["05", "06"]
+    assert [file.stem[:2] for file in choose_notebooks(notebooks, None, None, "8")] == ["08", "09"]
+    with pytest.raises(RunError, match="--only names '55'"):
+        choose_notebooks(notebooks, None, ["55"], None)
     assert [file.stem[:2] for file in choose_notebooks(notebooks, None, None, "09")] == ["09"]
 
 
