@@ -313,7 +313,8 @@ def doctor(run: str, as_json: bool) -> int:
     else:
         for finding in findings:
             click.echo(str(finding))
-        click.echo(f"{run}: {len(findings) or 'no'} damaged place{'s' * (len(findings) != 1)}")
+        places = f"{len(findings)} place{'s are' if len(findings) > 1 else ' is'} damaged"
+        click.echo(f"{run}: {places if findings else 'nothing is damaged'}")
     return FAILED if findings else 0
 
 
