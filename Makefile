@@ -76,7 +76,7 @@ $(AUDITED): constraints.txt $(STAMP)
 	@touch $@
 
 unit: $(STAMP) ## the tests under tests/
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder tests
+	$(BIN)/python -m pytest -p no:nbval -n $(JOBS) --dist loadfile --no-loadscope-reorder tests
 
 # One process, in the notebooks' order, for each reads what the ones before it wrote.
 notebooks: $(STAMP) ## run every notebook at its defaults, in order, on a short demo in a temporary runs folder

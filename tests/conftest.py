@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,8 @@ for _variable in (
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # A test that asked a model hub would pass or fail with the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Takes seconds to import, and nothing here needs it; see genrec_lab.viz.
+sys.modules.setdefault("rfc3987_syntax", None)
 
 # A busy machine is slow, not wrong; in CI the same examples are drawn every time.
 settings.register_profile("genrec_lab", deadline=None, derandomize=bool(os.environ.get("CI")))

@@ -4,8 +4,6 @@ The run that they open has fewer items, users and epochs than the demo's: as man
 something to show.
 """
 
-import nbval.kernel
-
 from genrec_lab.lab.chain import _kernel_server
 from genrec_lab.lab.kernel import ForkedKernel
 from genrec_lab.lab.store import DEMO, open_run
@@ -23,6 +21,8 @@ FEW_EPOCHS = {
 
 def pytest_configure() -> None:
     open_run("demo", dataset=DATASET, overrides=FEW_EPOCHS)
+    import nbval.kernel  # after genrec_lab, which spares it the seconds of an import
+
     ForkedKernel.server = _kernel_server()
     nbval.kernel.KernelManager = ForkedKernel
 
