@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import shutil
@@ -69,6 +70,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="it belongs to `make nightly` (GENREC_NIGHTLY=1)"))
         if folder is None and item.get_closest_marker("real_data"):
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_collection_finish() -> None:
+    """Take what all test modules have loaded out of the search for garbage, which takes a second with it."""
+    gc.freeze()
 
 
 def _why_no_browser() -> str:

@@ -116,20 +116,26 @@ def test_codes_and_rankings_have_the_sources_keys(run, exported) -> None:
         assert named["user"].to_list() == [user for user in users for _ in range(10)]
 
 
-@pytest.mark.parametrize("row", ROWS)
-def test_models_recommend_what_the_run_does_in_another_process(
-    run, exported, histories, row, tmp_path
-) -> None:
+@pytest.fixture(scope="module")
+def theirs(exported, histories, tmp_path_factory):
+    """The folder of what the models of all rows recommend in another process, a file for each row."""
+    folder = tmp_path_factory.mktemp("theirs")
     code = (
-        "import sys; from pathlib import Path; from genrec_lab.lab.serving import recommend_to_file;"
-        "recommend_to_file(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), 10, row=sys.argv[4])"
+        "import sys; from pathlib import Path; from genrec_lab.lab.serving import recommend_to_file\n"
+        "exported, histories, folder = map(Path, sys.argv[1:4])\n"
+        "for row in sys.argv[4:]:\n"
+        "    recommend_to_file(exported, histories, folder / f'{row}.parquet', 10, row=row)"
     )
-    arguments = [exported, histories[0], tmp_path / "their.parquet", row]
-    subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=True)
-    theirs = pl.read_parquet(tmp_path / "their.parquet")
+    subprocess.run([sys.executable, "-c", code, exported, histories[0], folder, *ROWS], check=True)
+    return folder
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_models_recommend_what_the_run_does_in_another_process(exported, theirs, row) -> None:
+    there = pl.read_parquet(theirs / f"{row}.parquet")
     ours = pl.read_parquet(exported / row / "rankings.parquet")
-    assert theirs.drop("score").equals(ours.drop("score"))
-    np.testing.assert_allclose(theirs["score"], ours["score"], atol=1e-4)
+    assert there.drop("score").equals(ours.drop("score"))
+    np.testing.assert_allclose(there["score"], ours["score"], atol=1e-4)
 
 
 def test_peft_reads_an_exported_adapter(run, exported) -> None:
