@@ -30,8 +30,8 @@ WIDTH = 900
 EXPLORER = {
     "screen": "**One screen.** All codes of a level, a map of every item, and the page of the selected code: "
     "words, coherence compared with chance, and examples at all distances.",
-    "everywhere": "**A code under all its prefixes, in the dark.** Search for `* 4`; the grid shows the "
-    "prefixes side by side.",
+    "everywhere": "**A code under all its prefixes, in the dark theme.** Search for `* 4`; the grid shows "
+    "the prefixes side by side.",
     "recommender": "**Recommender.** Where targets are lost, which codes are confused, and the beam of one "
     "user. Click a user to select the target.",
     "collisions": "**Collisions.** Items with the same codes, by group size and cause, and the "

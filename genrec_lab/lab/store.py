@@ -190,6 +190,7 @@ class State:
     record: Record | None = None
     elsewhere: Path | None = None  # an equal result that only has to be put in its place
     kept_despite: tuple[str, ...] = ()  # definitions that have changed since, of a result that is kept
+    waits_for: State | None = None  # the first of its inputs that cannot be used, at whatever depth
 
     @property
     def usable(self) -> bool:
@@ -562,8 +563,9 @@ class Run:
             return State(task, "damaged", f"its record cannot be trusted ({error})")
         for state in inputs.values():
             if state.digest is None:
-                reason = f"{state.task.place}, which it reads, is made first: {state.reason}"
-                return State(task, "missing" if record is None else "stale", reason, record=record)
+                first, status = state.waits_for or state, "missing" if record is None else "stale"
+                reason = f"{first.task.place} is made first: {first.reason}"
+                return State(task, status, reason, record=record, waits_for=first)
         made_of = _MadeOf.of(task, {name: str(state.digest) for name, state in inputs.items()})
         if record is None or record.key != made_of.key:
             for place, equal in self._equal_results(task, made_of.key):

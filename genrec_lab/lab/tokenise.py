@@ -299,7 +299,7 @@ def _fit(
     text: Path | None = None,
     files: Mapping[str, Any] | None = None,  # what the tokenizer reads, by its content
 ) -> None:
-    """Fit a tokenizer on the items of some domains and let it name them, and those of `others` too."""
+    """Fit a tokenizer on the items of some domains, and write their codes and those of `others`."""
     dataset = Dataset.read(data / "dataset")
     vectors = load_file(text / _VECTORS)["vectors"] if text is not None else None
     if pictures != "none":

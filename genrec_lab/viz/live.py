@@ -162,11 +162,12 @@ def record_line(record: Mapping[str, Any], title: str = "", epochs: int | None =
         parts.append(f"loss {record['loss']:.4g}")
     parts += [f"{metric_name(name)} {value:.4f}" for name, value in (record.get("metrics") or {}).items()]
     if record.get("utilisation"):
-        parts.append(f"utilisation at least {min(record['utilisation']):.0%}")
+        low, high = (f"{end(record['utilisation']):.0%}" for end in (min, max))
+        parts.append(f"utilisation {low}" + (f" to {high}" if low != high else ""))
     if record.get("collision_rate") is not None:
         parts.append(f"collisions {record['collision_rate']:.1%}")
     if record.get("churn"):
-        parts.append(f"codes changed at most {max(record['churn']):.1%}")
+        parts.append(f"up to {max(record['churn']):.1%} of a level's codes changed")
     parts += speed_parts(record)
     if record.get("seconds"):
         parts.append(f"{record['seconds']:.1f} s")

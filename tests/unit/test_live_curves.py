@@ -88,7 +88,7 @@ def test_as_a_context_it_ends_itself_and_takes_tokenizer_records(capsys: pytest.
         for record in records:
             curves(record)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == "tokenizer epoch 20  loss 1  utilisation at least 75%  collisions 12.5%"
+    assert lines[-1] == "tokenizer epoch 20  loss 1  utilisation 75% to 90%  collisions 12.5%"
     assert len(lines) == 2
 
 
@@ -97,7 +97,7 @@ def test_the_curves_and_the_line_say_how_many_codes_changed() -> None:
     first = {**record, "epoch": 1, "churn": None}
     second = {**record, "epoch": 5, "loss": 1.0, "churn": [0.25, 0.125]}
     assert "changed" not in record_line(first)
-    assert record_line(second).endswith("codes changed at most 25.0%")
+    assert record_line(second).endswith("up to 25.0% of a level's codes changed")
     curves = LiveCurves.tokenizer(live=False)
     curves(first | {"loss": 2.0})
     curves(second)

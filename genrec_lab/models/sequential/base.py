@@ -253,7 +253,7 @@ class ItemModel(nn.Module, ItemRecommender):
         if len(learnt.domains) != 1:
             raise ValueError(
                 f"{type(self).__name__} serves one domain, but the data have {list(learnt.domains)}; pass "
-                "the data of one, such as TrainingData.of(dataset).of_domains('…')"
+                f"the data of one, such as dataset.select({learnt.domains[0]!r})"
             )
         given: dict[str, Any] = {"training": training, "pretraining": pretraining, "text": text}
         given |= {"pictures": pictures, "seed": seed, "callbacks": callbacks, "checkpoints": checkpoints}
