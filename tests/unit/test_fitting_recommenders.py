@@ -83,7 +83,12 @@ def test_what_is_missing_is_told(dataset: Dataset) -> None:
         UniSRec(UniSRec.Config(**SIZES)).fit(dataset.select("Garden"), training=FEW)
     with pytest.raises(RuntimeError, match="SASRec has no items yet; call fit or load first"):
         SASRec().recommend([[1]], 3)
+    with pytest.raises(TypeError, match="data is a list; expected a Dataset, which load_dataset"):
+        SASRec().fit([[1, 2, 3]])
     codes = codes_of("Garden")
+    for model in (sasrec(dataset.select("Garden")), Recommender(codes)):
+        with pytest.raises(TypeError, match=r"histories: \[1, 2\], expected a list of item indices per user"):
+            model.recommend([1, 2], top_k=5)
     with pytest.raises(ValueError, match="a CausalRecommender always learns in one pass"):
         CausalRecommender(codes, CausalConfig()).fit(dataset.select("Garden"), one_pass=FEW)
 

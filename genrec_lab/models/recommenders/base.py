@@ -146,10 +146,15 @@ class TrainingData:
     ) -> TrainingData:
         """Return the training data of a data set, by `split`, its own split, or else leave-one-out.
 
-        Raises DataError if no user has enough items for validation.
+        Raises DataError if no user has enough items for validation, TypeError for anything else.
         """
         if isinstance(data, TrainingData):
             return data
+        if not isinstance(data, Dataset):
+            raise TypeError(
+                f"data is a {type(data).__name__}; expected a Dataset, which load_dataset('frames', "
+                "interactions=…) makes of your own interactions"
+            )
         split = split or split_of(data, max_history)
         kept, given = data.training_sequences(), data.given.get("train")
         return cls(data.items, kept, split.valid, split.max_history, given)
@@ -259,7 +264,13 @@ class ItemRecommender(SavedAttributes, Shareable):
 
 
 def seen_items(histories: Histories, exclude_seen: Seen) -> Histories | None:
-    """Return the items to leave out for each user, or None; raises ValueError if their number is wrong."""
+    """Return the items to leave out for each user, or None.
+
+    Raises ValueError if their number is wrong, TypeError for histories that are no lists.
+    """
+    if len(histories) and np.ndim(histories[0]) != 1:
+        first = list(histories)[:3]
+        raise TypeError(f"histories: {first}, expected a list of item indices per user, such as [[3, 14]]")
     if isinstance(exclude_seen, bool):
         return histories if exclude_seen else None
     if len(exclude_seen) != len(histories):

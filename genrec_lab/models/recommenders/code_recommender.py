@@ -330,7 +330,7 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
         Raises ValueError for an unknown item or domain, for a history that is empty or crosses domains if
         `domain` is None, and if no item of a domain is allowed.
         """
-        names, seen = self._domains_of(histories, domain), seen_items(histories, exclude_seen)
+        seen, names = seen_items(histories, exclude_seen), self._domains_of(histories, domain)
         if seen is not None or allow is not None or deny is not None:
             self.codes.require_unique()  # items that share an identifier can only be allowed together
         wanted = tuple(name for name in self.codes.domain_names if name in set(names))
