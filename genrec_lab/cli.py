@@ -25,7 +25,25 @@ if TYPE_CHECKING:
 FAILED, REFUSED = 1, 2
 _LOG_WIDTH = 160
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+class _Target(click.Path):
+    """A file or folder to write. Missing folders above it are made, except directly in the root."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        path = super().convert(value, parameter, context)
+        above = [*path.absolute().parents][::-1]
+        if wrong := next((folder for folder in above if folder.exists() and not folder.is_dir()), None):
+            self.fail(f"{path}: {wrong} is a file, not a folder", parameter, context)
+        if len(above) > 1 and not above[1].exists():
+            self.fail(
+                f"{path}: there is no folder {above[1]}; make it first if you mean it", parameter, context
+            )
+        return path
+
+
 _PATH, _FILE = click.Path(path_type=Path), click.Path(path_type=Path, dir_okay=False)
+_NEW_FOLDER, _NEW_FILE = _Target(path_type=Path), _Target(path_type=Path, dir_okay=False)
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 
 
@@ -66,6 +84,9 @@ def main(arguments: Sequence[str] | None = None, command: str = "genrec", implie
                 f"error: {error.filename}: {error.strerror}. Fix its permissions, or set GENREC_RUNS to a "
                 "folder that may be written to."
             )
+            return REFUSED
+        if isinstance(error, OSError) and error.filename is not None:
+            _say(f"error: {error.filename}: {error.strerror}; check the path.")
             return REFUSED
         raise
 
@@ -159,7 +180,7 @@ def _show(result: ChainResult) -> None:
 
 
 @genrec.command()
-@click.argument("folder", type=_PATH)
+@click.argument("folder", type=_NEW_FOLDER)
 @click.option(
     "--data", nargs=2, type=_PATH, metavar="INTERACTIONS ITEMS",
     help="Your tables (csv, tsv, jsonl, parquet): writes a run file for them and says what was understood.",
@@ -168,15 +189,22 @@ def init(folder: Path, data: tuple[Path, Path] | None) -> int:
     """Make a folder to work in: the notebooks, two run files, a place for data."""
     from genrec_lab.lab.folders import make_folder
 
-    extra: dict[str, str] = {}
-    if data:
-        from genrec_lab.lab.own_tables import run_file_for
+    if not data:
+        click.echo(make_folder(folder))
+        return 0
+    from genrec_lab.lab.own_tables import run_file_for
 
-        name, text, said = run_file_for(folder, *data)
-        extra[name] = text
-        for line in [*said, f"written: {folder / name}"]:
-            click.echo(line)
-    click.echo(make_folder(folder, extra))
+    name, text, said, problem = run_file_for(folder, *data)
+    ready = make_folder(folder, {name: text})
+    for line in [*said, f"written: {folder / name}"]:
+        click.echo(line)
+    if problem is not None:
+        _say(
+            f"error: the tables cannot be read yet: {problem}. Complete `dataset` in {folder / name}, then "
+            f"check it with: genrec run {shlex.quote(str(folder / name))} --dry-run"
+        )
+        return REFUSED
+    click.echo(ready)
     return 0
 
 
@@ -207,7 +235,7 @@ def compare(runs: tuple[str, ...]) -> int:
 @genrec.command()
 @click.argument("run")
 @click.option("--row", help="Only this row; by default all rows.")
-@click.option("--to", "folder", required=True, type=_PATH, help="The folder to create.")
+@click.option("--to", "folder", required=True, type=_NEW_FOLDER, help="The folder to create.")
 def export(run: str, row: str | None, folder: Path) -> int:
     """Write a run's codes, rankings, data and models for other tools, with the source's own keys."""
     from genrec_lab.lab.export import export_run
@@ -232,7 +260,9 @@ def export(run: str, row: str | None, folder: Path) -> int:
     "--unknown", type=click.Choice(["refuse", "drop"]), default="refuse", show_default=True,
     help="What to do with items in histories that the model does not know.",
 )  # fmt: skip
-@click.option("--out", required=True, type=_FILE, help=".parquet or .csv: user, domain, rank, item, score.")
+@click.option(
+    "--out", required=True, type=_NEW_FILE, help=".parquet or .csv: user, domain, rank, item, score."
+)
 def recommend(source: str, out: Path, **asked: Any) -> int:
     """Recommend items to every user of a file. A killed call resumes where it stopped."""
     from genrec_lab.lab.serving import recommend_to_file
@@ -245,7 +275,7 @@ def recommend(source: str, out: Path, **asked: Any) -> int:
 @click.argument("source", metavar="RUN_OR_FOLDER")
 @click.option("--items", required=True, type=_FILE, help=".csv, .tsv or .parquet: key, title, domain …")
 @click.option("--row", help="The row; by default the run's own.")
-@click.option("--out", required=True, type=_PATH, help="The folder to create.")
+@click.option("--out", required=True, type=_NEW_FOLDER, help="The folder to create.")
 def add_items(source: str, items: Path, row: str | None, out: Path) -> int:
     """Encode new items with the frozen tokenizer, so that they can be recommended; no old code changes."""
     from genrec_lab.lab.growing import add_items as grow
@@ -256,14 +286,23 @@ def add_items(source: str, items: Path, row: str | None, out: Path) -> int:
 
 @genrec.command()
 @click.argument("run_or_codes", metavar="RUN|CODES.json")
-@click.option("--items", type=click.Path(exists=True), help="Titles and attributes of the codes' items.")
-@click.option("--vectors", type=click.Path(exists=True), help="Their content vectors, .npy or .safetensors.")
+@click.option(
+    "--items",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Titles and attributes of the codes' items: .json, .jsonl, .csv, .tsv, .parquet or RecBole's .item.",
+)
+@click.option(
+    "--vectors", type=click.Path(exists=True, dir_okay=False),
+    help="Their content vectors, .npy or .safetensors.",
+)  # fmt: skip
 @click.option("--sizes", metavar="256,256", help="Number of codes of each level, which files do not state.")
 @click.option("--row", help="For a run: the row whose tokenizer is opened; by default its own.")
 @click.option(
     "--map", "maps", multiple=True, metavar="NAME", help="Include a map, such as UMAP. May be repeated."
 )
-@click.option("--html", type=_PATH, help="The file to write; by default NAME-explorer.html in this folder.")
+@click.option(
+    "--html", type=_NEW_FILE, help="The file to write; by default NAME-explorer.html in this folder."
+)
 def explore(
     run_or_codes: str, items: str | None, vectors: str | None, sizes: str | None, row: str | None,
     maps: tuple[str, ...], html: Path | None,
@@ -273,6 +312,7 @@ def explore(
     The file needs neither a kernel nor a network. In a notebook, genrec_lab.explore opens the whole explorer.
     """
     from genrec_lab.lab.explore import opened_state
+    from genrec_lab.lab.files import RunError
     from genrec_lab.registry import relative_to
     from genrec_lab.viz.explorer.html_file import write_html
 
@@ -292,8 +332,8 @@ def explore(
             kinds = list(maps) or sorted(ready, key=lambda kind: kind != "t-SNE")
             file = write_html(state, html or Path(f"{name}-explorer.html"), maps=kinds)
     except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    click.echo(f"{file} ({file.stat().st_size / 1e6:.1f} MB)")
+        raise RunError(f"{error}.") from error
+    click.echo(f"written: {file} ({file.stat().st_size / 1e6:.1f} MB)")
     return 0
 
 

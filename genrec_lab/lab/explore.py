@@ -262,6 +262,8 @@ def opened_state(
         raise ValueError(f"other is a {type(other).__name__}; compare a run with a run, and codes with codes")
     if isinstance(run_or_codes, Run):
         return explorer_state(run_or_codes, **rows), ()
+    if rows.get("method"):
+        raise ValueError(f"row {rows['method']!r} is given with codes; only a run has rows, so leave it out")
     found = open_codes(run_or_codes, items, vectors, sizes=sizes, other=other)
     return found.state, found.notes
 

@@ -32,15 +32,16 @@ _NAMES = {
     "categories": "categories category genres genre producttypename maincategory class tags",
 }
 _TEXTS = ("title", "description", "brand", "categories")
+_RATED = "  # min_rating: 4  # leaves out rows with a lower rating; without it, all rows count"
 _LONGEST_LINE = 1_000_000  # bytes of a history: about 100,000 items
 _SCHEMA = pl.Schema({"user": pl.String(), "domain": pl.String(), "history": pl.List(pl.String())})
 
 
-def run_file_for(folder: Path, interactions: Path, items: Path) -> tuple[str, str, list[str]]:
-    """The name and text of a run file for two tables, and sentences that say what was understood of them.
+def run_file_for(folder: Path, interactions: Path, items: Path) -> tuple[str, str, list[str], str | None]:
+    """Return a run file for two tables: its name, its text, what was understood, and what is wrong with it.
 
-    Where the tables cannot be read as they seem, the sentences say why, and the file is to be completed.
-    Raises RunError if a file is no table, or no column looks like the user's or the item's id.
+    The last is None unless the tables cannot be read as they seem, and the file is to be completed. Raises
+    RunError if a file is no table, or no column looks like the user's or the item's id.
     """
     separator = _separator(interactions)
     tables = [read_table(file, separator) for file in (interactions, items)]
@@ -54,11 +55,19 @@ def run_file_for(folder: Path, interactions: Path, items: Path) -> tuple[str, st
     }
     options |= {"separator": separator} if separator else {}
     options["columns"] = columns
-    said += _what_is_read({**options, "interactions": interactions.absolute(), "items": items.absolute()})
+    problem = None
+    try:
+        said += _what_is_read({**options, "interactions": interactions.absolute(), "items": items.absolute()})
+    except DataError as error:
+        problem = str(error).removeprefix("dataset: ")
     name = safe_name(interactions.name.split(".")[0])
     content = {"run": name, "dataset": {"name": "frames", **options}, "preset": "gmc_small", "seed": 0}
-    comment = "".join(f"# {line}\n" for line in ["What genrec understood of the tables:", *said])
-    return f"{name}.yaml", comment + yaml.safe_dump(content, sort_keys=False, allow_unicode=True), said
+    wrong = [] if problem is None else [f"NOT READ YET: {problem}"]
+    comment = "".join(f"# {line}\n" for line in ["What genrec understood of the tables:", *said, *wrong])
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    if _named(tables[0].columns, "rating"):
+        text = text.replace("\npreset:", f"\n{_RATED}\npreset:")
+    return f"{name}.yaml", comment + text, said, problem
 
 
 def _separator(file: Path) -> str | None:
@@ -86,7 +95,8 @@ def _columns(
                 f"columns: {{{role}: ...}}."
             )
         if found is not None:
-            said.append(f"{role}: column {found!r} of {first.name}")
+            unused = "; not used, so rows with a low rating count as well, unless min_rating is set"
+            said.append(f"{role}: column {found!r} of {first.name}{unused if role == 'rating' else ''}")
             columns |= {role: found} if found != role else {}
         elif role == "timestamp":
             said.append(
@@ -116,14 +126,13 @@ def _named(columns: Sequence[str], role: str) -> str | None:
 
 
 def _what_is_read(options: dict[str, Any]) -> list[str]:
-    """Sentences about the dataset that these options give, or about why they give none."""
-    try:
-        dataset = load_dataset("frames", **options)
-    except DataError as error:
-        return [f"NOT READ YET: {str(error).removeprefix('dataset: ')}; complete dataset in the run file"]
+    """Return sentences about the dataset that these options give."""
+    dataset = load_dataset("frames", **options)
     sizes = f"{dataset.n_users:,} users, {dataset.n_items:,} items, {dataset.n_interactions:,} interactions"
     said = [f"read: {sizes}"]
     said += [f"repaired: {what.replace('_', ' ')}: {count:,}" for what, count in dataset.repairs.items()]
+    if "items_without_interactions_removed" in dataset.repairs:
+        said.append("to keep items without interactions in the catalogue: keep_unseen_items: true")
     said.append(f"text of the first item: {dataset.items['text'][0][:100]!r}")
     for known in dataset.sources.values():
         if unsaid := known.get("columns_not_in_text"):

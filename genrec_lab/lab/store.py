@@ -287,8 +287,11 @@ def existing_run(run: str, root: Path | None = None) -> Run:
     """
     folder = (root or runs_root()) / run
     if not (folder / "manifest.json").is_file():
+        setting = "set by" if os.environ.get("GENREC_RUNS") else f"found from {Path.cwd()}, without"
+        where = f" ({setting} GENREC_RUNS)" if root is None else ""
         raise RunError(
-            f"There is no run {run!r} in {folder.parent}. Run the notebooks under that name first."
+            f"There is no run {run!r} in {folder.parent}{where}. Run the notebooks under that name first; if "
+            "the run is elsewhere, work in its folder, or set GENREC_RUNS to the folder that holds it."
         )
     opened = unopened_run(run, root=root)
     registry.set_base_folder(opened.base)

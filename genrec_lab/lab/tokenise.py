@@ -24,7 +24,7 @@ from genrec_lab.encoders import ENCODERS, TEXT_ENCODERS, encode_texts, text_enco
 from genrec_lab.encoders.content import content_of
 from genrec_lab.encoders.given import VECTOR_FILES, read_vectors
 from genrec_lab.encoders.picture_features import encode_pictures
-from genrec_lab.lab.files import RunError, safe_name
+from genrec_lab.lab.files import RunError, require_known, safe_name
 from genrec_lab.lab.prepare import Facts, data_files, facts_of
 from genrec_lab.lab.results import differences, listed, read_records, write_records
 from genrec_lab.lab.rows import (
@@ -164,8 +164,7 @@ def load_identified(run: Run, row: str | None = None) -> Identified:
     """Read a row's identifiers, by default those of the row that is looked at when none is named."""
     facts, name = facts_of(run), row or lead_row(run)
     known = generative_rows(run, facts)
-    if name not in known:
-        raise KeyError(f"run {run.name!r} has no tokenizer for {name!r}; it has {sorted(known)}")
+    require_known(name, known, f"Run {run.name!r} has no tokenizer for row", "it has those of")
     tasks = tokenizer_tasks(run, facts, name)
     epochs = {scope: read_records(run.read(task), "epochs") for scope, task in tasks.items()}
     return read_identified(run.read(codes_task(run, facts, name)), epochs)

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
-from genrec_lab.cli import genrec
+from genrec_lab.cli import genrec, main
 from genrec_lab.codes import CodesError
 from genrec_lab.viz.explorer import answers
 from genrec_lab.viz.explorer.html_file import write_html
@@ -79,7 +79,13 @@ def test_attributes_come_from_any_kind_of_table(tmp_path: Path) -> None:
     )
     frame.write_csv(tmp_path / "items.csv")
     frame.write_parquet(tmp_path / "items.parquet")
-    for items in (tmp_path / "items.csv", tmp_path / "items.parquet", frame):
+    frame.write_csv(tmp_path / "items.tsv", separator="\t")
+    atomic = {"asin": "item_id:token", "title": "movie_title:token_seq", "brand": "brand:token"}
+    plain = frame.rename(atomic).write_csv(separator="\t", quote_style="never")
+    (tmp_path / "shop.item").write_text(plain)
+    files = [tmp_path / name for name in ("items.csv", "items.parquet", "items.tsv", "shop.item")]
+    for items in (*files, frame):
+        assert open_codes(CODES, items).state.catalogue.titles[0] == "Oak chair"
         assert open_codes(CODES, items).state.catalogue.attributes["brand"].to_list() == ["Elm", "Elm", None]
     catalogue = open_codes(CODES, ITEMS).state.catalogue
     assert catalogue.attributes["price"].to_list() == [1020.5, None, None]
@@ -176,5 +182,53 @@ def test_the_command_writes_a_file_and_says_what_is_not_known(
     sized = CliRunner().invoke(genrec, [*asked, "--sizes", "4,4", "--html", "b.html"])
     assert sized.exit_code == 0 and "sizes of the levels" not in sized.output
     for wrong in (["--sizes", "4,x"], ["--sizes", "1,1"], ["--map", "nothing"]):
-        refused = CliRunner().invoke(genrec, [*asked[:4], *wrong])
-        assert refused.exit_code == 2, refused.output
+        assert main([*asked[:4], *wrong]) == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("nothing.json", "codes: .*nothing.json is not there"),
+        ("nothing.npy", "codes: .*nothing.npy is not there"),
+        ("nothing", r"There is no run 'nothing' in .*\(found from .*, without GENREC_RUNS\)"),
+        ("broken.npy", "codes: .*broken.npy is not an .npy file of numbers"),
+        ("broken.json", "broken.json: malformed JSON"),
+        ("codes.json --row gmc", "row 'gmc' is given with codes"),
+        ("codes.json --items folder", "'folder' is a directory"),
+        ("codes.json --items broken.parquet", "broken.parquet: cannot be read"),
+        ("codes.json --items broken.item", "field '.x' is not of the form name:type"),
+        ("codes.json --vectors folder", "'folder' is a directory"),
+        ("codes.json --vectors broken.npy", "vectors: .*broken.npy is not an .npy file of numbers"),
+        ("codes.json --vectors broken.safetensors", "vectors: broken.safetensors holds no tensor"),
+        ("codes.json --html folder", "'folder' is a directory"),
+        ("codes.json --html broken.json/a.html", "broken.json is a file, not a folder"),
+        ("codes.json --html /no_such_root/new/a.html", "there is no folder /no_such_root"),
+    ],
+)
+def test_the_command_refuses_in_a_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    asked: str,
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GENREC_RUNS", raising=False)
+    (tmp_path / "codes.json").write_text(json.dumps(CODES))
+    (tmp_path / "folder").mkdir()
+    for ending in ("json", "npy", "parquet", "item", "safetensors"):
+        (tmp_path / f"broken.{ending}").write_text("[x")
+    before = set(tmp_path.rglob("*"))
+    assert main(["explore", *asked.split()]) == 2
+    assert re.search(said, capsys.readouterr().err)
+    assert set(tmp_path.rglob("*")) == before and not Path("/no_such_root").exists()
+
+
+def test_missing_folders_below_an_existing_one_are_made_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "codes.json").write_text(json.dumps(CODES))
+    assert main(["explore", "codes.json", "--html", "new/folder/a.html"]) == 0
+    assert capsys.readouterr().out.startswith("written: new/folder/a.html (")
+    assert (tmp_path / "new" / "folder" / "a.html").is_file()

@@ -348,6 +348,32 @@ def test_init_refuses_tables_without_ids_and_says_what_is_to_be_settled(
     assert "no column looks like the user's id; it has who, what" in capsys.readouterr().err
     assert not (tmp_path / "one").exists()
     (tmp_path / "a.csv").write_text("user,item,date\nA,1,01/02/2018\n")
-    assert main(["init", "two", "--data", "a.csv", "i.csv"]) == 0
-    assert "NOT READ YET" in capsys.readouterr().out
-    assert "time_format" in (tmp_path / "two" / "a.yaml").read_text()
+    assert main(["init", "two", "--data", "a.csv", "i.csv"]) == 2
+    said = capsys.readouterr()
+    assert "timestamp: column 'date' of a.csv" in said.out and "is ready" not in said.out
+    assert said.err.startswith("error: the tables cannot be read yet: ")
+    mend = "Complete `dataset` in two/a.yaml, then check it with: genrec run two/a.yaml --dry-run"
+    assert "time_format" in said.err and mend in said.err
+    text = (tmp_path / "two" / "a.yaml").read_text()
+    assert "# NOT READ YET: " in text and "time_format" in text
+
+
+def test_init_says_what_ratings_and_items_without_interactions_mean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").write_text("user,item,stars,time\nA,1,1,1\nA,2,5,2\nA,3,4,3\nA,2,4,4\n")
+    (tmp_path / "i.csv").write_text("item,title\n1,One\n2,Two\n3,Three\n4,Four\n")
+    assert main(["init", "work", "--data", "a.csv", "i.csv"]) == 0
+    said = capsys.readouterr().out
+    assert "rating: column 'stars' of a.csv; not used, so rows with a low rating count as well" in said
+    assert "keep items without interactions in the catalogue: keep_unseen_items: true" in said
+    text = (tmp_path / "work" / "a.yaml").read_text()
+    dataset = yaml.safe_load(text)["dataset"]
+    assert load_dataset(**dataset).n_interactions == 4
+    changed = text.replace("# min_rating: 4", "min_rating: 4")
+    assert changed != text and sequences(load_dataset(**yaml.safe_load(changed)["dataset"])) == {
+        "A": list("232")
+    }
+    dataset["keep_unseen_items"] = True
+    assert load_dataset(**dataset).items["key"].to_list() == list("1234")

@@ -1,8 +1,8 @@
 """Published identifiers in the explorer, from files of codes, items and vectors.
 
 Codes: `{item: ["<a_12>", "<b_3>"]}`, `{item: [12, 3]}`, `{item: "12 3"}` or a list of lists. Items: the same
-keys with titles and attributes, as JSON, JSON lines, CSV or parquet. Vectors: `.npy` or safetensors, one row
-per item in the order of the codes.
+keys with titles and attributes, as JSON, JSON lines, csv, tsv, parquet or RecBole's `.item`. Vectors: `.npy`
+or safetensors, one row per item in the order of the codes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,9 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from genrec_lab.codes import CodesError, ItemCodes
-from genrec_lab.data.paths import read_json_object
+from genrec_lab.data.frames import read_table
+from genrec_lab.data.paths import existing_file, read_json_object
+from genrec_lab.data.research_files import read_atomic
 from genrec_lab.viz import Float32Array
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.explorer.state import ExplorerState
@@ -34,10 +36,11 @@ Vectors = str | os.PathLike[str] | ArrayLike
 
 _NUMBER = re.compile(r"\d+(?=\D*$)")
 _KEYS = ("key", "item_id", "id", "asin", "parent_asin", "item", "movie_id")
-_TITLES = ("title", "name", "item_name")
-_BRANDS, _CATEGORIES = ("brand", "store"), ("categories", "category", "genres")
+_TITLES = ("title", "name", "item_name", "movie_title")
+_BRANDS, _CATEGORIES = ("brand", "store"), ("categories", "category", "genres", "genre", "class")
 _ATTRIBUTES = {"brand": _BRANDS, "category": _CATEGORIES, "price": ("price",)}
-_TEXTS = ("title", "name", *_BRANDS, *_CATEGORIES, "description", "overview", "text")
+_TEXTS = (*_TITLES, *_BRANDS, *_CATEGORIES, "description", "overview", "text")
+_TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 _PRICE = r"(\d+(?:\.\d+)?)"
 _WORD_DIMENSIONS = 64
 _MAPPED = 5_000
@@ -141,15 +144,20 @@ def _rows(codes: Codes) -> tuple[list[Any], list[list[int]], list[str]]:
     """Return keys and codes of the items with codes, and notes on what was left out."""
     content: Any = codes
     if isinstance(codes, (str, os.PathLike)):
-        path = Path(codes)
+        path = _absolute(codes)
         if path.suffix == ".npy":
-            content = np.load(path, allow_pickle=False)
+            content = _array(path, "codes")
         elif path.suffix == ".parquet":
             content = ItemCodes.read(path)
+        elif existing_file(path, "codes").read_bytes()[:64].lstrip().startswith(b"["):
+            try:
+                content = json.loads(path.read_bytes())
+            except ValueError as error:
+                raise CodesError(
+                    f"{path}: malformed JSON ({error}); correct the file or fetch it again"
+                ) from error
         else:
-            with path.open(encoding="utf-8") as file:
-                is_list = file.read(64).lstrip().startswith("[")
-            content = json.loads(path.read_text("utf-8")) if is_list else read_json_object(path)
+            content = read_json_object(path)
     if isinstance(content, ItemCodes):
         return list(range(content.n_items)), content.codes.tolist(), []
     pairs = content.items() if isinstance(content, Mapping) else enumerate(np.asarray(content).tolist())
@@ -206,10 +214,9 @@ def _described(items: Items | None, keys: list[Any]) -> tuple[list[str], pl.Data
 def _item_rows(items: Items) -> dict[str, dict[str, Any]]:
     """Return the fields of each item by key."""
     if isinstance(items, (str, os.PathLike)):
-        path = Path(items)
-        readers: dict[str, Callable[..., pl.DataFrame]]
-        readers = {".csv": pl.read_csv, ".parquet": pl.read_parquet, ".jsonl": pl.read_ndjson}
-        items = readers[path.suffix](path) if path.suffix in readers else read_json_object(path)
+        path = _absolute(items)
+        reader = read_atomic if path.suffix == ".item" else read_table if path.suffix in _TABLES else None
+        items = read_json_object(path) if reader is None else reader(existing_file(path, "items"))
     if isinstance(items, pl.DataFrame):
         key = next((name for name in _KEYS if name in items.columns), None)
         if key is None:
@@ -230,15 +237,34 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value).strip()
 
 
+def _absolute(path: str | os.PathLike[str]) -> Path:
+    """Return a path as seen from the working directory, also where a run is open whose folder is another."""
+    return Path(path).expanduser().absolute()
+
+
+def _array(file: str | os.PathLike[str], what: str) -> np.ndarray:
+    path = existing_file(_absolute(file), what)
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(
+            f"{what}: {path} is not an .npy file of numbers; write one with numpy.save"
+        ) from error
+
+
 def _vectors(vectors: Vectors, n_items: int) -> Float32Array:
     if not isinstance(vectors, (str, os.PathLike)):
         found = np.asarray(vectors)
     elif Path(vectors).suffix == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
-        found = next(iter(load_file(vectors).values()))
+        try:
+            found = next(iter(load_file(vectors).values()))
+        except (SafetensorError, StopIteration) as error:
+            raise ValueError(f"vectors: {vectors} holds no tensor that can be read ({error})") from error
     else:
-        found = np.load(vectors, allow_pickle=False)
+        found = _array(vectors, "vectors")
     if found.ndim != 2 or len(found) != n_items:
         shape = f"shape {found.shape} for {n_items} items with codes"
         raise ValueError(f"vectors: {shape}; expected one row per item, in their order")
