@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
 
 import polars as pl
+import yaml
 
 import genrec_lab
 from genrec_lab.codes import ItemCodes
@@ -76,7 +78,13 @@ def export_run(run: Run, folder: Path, row: str | None = None, say: Any = print)
             "rows": rows,
         }  # fmt: skip
         write_json(made / EXPORTED, about)
-        (made / "README.md").write_text(_README.format(run=run.name), encoding="utf-8")
+        again: dict[str, Any] = {
+            "name": "splits", "domains": {d: f"split/{safe_name(d)}" for d in data.dataset.domains},
+            "keep_unseen_items": True, "text_template": "{source_text}",
+        }  # fmt: skip
+        dataset = textwrap.indent(yaml.safe_dump({"dataset": again}, sort_keys=False), " " * 4)
+        readme = _README.format(run=run.name, dataset=dataset)
+        (made / "README.md").write_text(readme, encoding="utf-8")
     return folder
 
 
@@ -286,4 +294,10 @@ _README = """# Exported from run {run}
     model = Recommender.from_pretrained("<row>/models/<domain>")
     base = Recommender.from_pretrained("<row>/base").to_transformers()
     adapted = peft.PeftModel.from_pretrained(base, "<row>/adapters/<domain>")
+
+A run file in this folder reads the same catalogue, split and keys with
+
+{dataset}
+Without `keep_unseen_items`, items that nobody has had yet are left out. `name: recbole` with the folders of
+`data` reads the sequences without the split.
 """

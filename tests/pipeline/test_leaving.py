@@ -10,10 +10,11 @@ import peft
 import polars as pl
 import pytest
 import torch
+import yaml
 
 from genrec_lab import cli
 from genrec_lab.codes.index_files import read_index_file
-from genrec_lab.data import load_dataset
+from genrec_lab.data import load_dataset, split_of
 from genrec_lab.decoding import exact_top_k
 from genrec_lab.lab import (
     adapt_to_domains,
@@ -34,6 +35,7 @@ from genrec_lab.lab.preflight import check_run
 from genrec_lab.lab.serving import open_served, recommend_to_file
 from genrec_lab.models import Recommender
 from genrec_lab.models.recommenders.base import read_recommender
+from genrec_lab.registry import relative_to
 
 ROWS = ("gmc_tiny", "sasrec", "popularity")
 METRICS = ["recall", "ndcg", "mrr", "hit_rate", "coverage", "gini", "novelty", "diversity"]
@@ -92,6 +94,38 @@ def test_data_come_back_as_they_went(run, exported) -> None:
     keys = dataset.items["key"]
     history = " ".join(keys[item] for item in first["history"])
     assert test[1] == f"{dataset.sequences['key'][first['user']]}\t{history}\t{keys[first['target']]}"
+
+
+@pytest.fixture(scope="module")
+def rare(run, tmp_path_factory):
+    """Another run and its export; some of its items nobody has had."""
+    few = {**SHOPS, "users": 60}
+    opened = open_run("rare", dataset=few, preset="baselines_tiny", overrides={"compare": ["popularity"]})
+    for step in (prepare_data, rank_test_users):
+        step(opened)
+    return opened, export_run(opened, tmp_path_factory.mktemp("exported") / "rare")
+
+
+@pytest.mark.parametrize("source", ["splits", "recbole"])
+def test_an_export_read_by_its_own_run_file_is_what_the_run_had(rare, source) -> None:
+    run, folder = rare
+    block = (folder / "README.md").read_text().partition("\n    dataset:\n")[2].partition("\n\n")[0]
+    options = yaml.safe_load(block)
+    if source == "recbole":
+        kept = {domain: place.replace("split/", "data/") for domain, place in options["domains"].items()}
+        options |= {"name": "recbole", "domains": kept}
+    own, columns = load_prepared(run), ["item", "domain", "key", "title", "text"]
+    unseen = int(own.dataset.statistics()["items_without_interactions"].sum())
+    assert unseen > 0
+    with relative_to(folder):
+        again = load_dataset(**options)
+        fewer = load_dataset(**{**options, "keep_unseen_items": False})
+    assert again.items.select(columns).equals(own.dataset.items.select(columns))
+    assert again.sequences.equals(own.dataset.sequences)
+    split = split_of(again, own.split.max_history)
+    for part in ("train", "valid", "test"):
+        assert getattr(split, part).equals(getattr(own.split, part))
+    assert again.repairs == {} and fewer.n_items == again.n_items - unseen
 
 
 def test_codes_and_rankings_have_the_sources_keys(run, exported) -> None:
@@ -222,6 +256,14 @@ def test_the_commands(run, exported, histories, tmp_path, capsys) -> None:
     assert cli.main(["export", "demo", "--row", "gmc", "--to", str(tmp_path / "x")]) == cli.REFUSED
     assert "did you mean 'gmc_tiny'" in capsys.readouterr().err
     assert cli.main(["export", "demo", "--to", str(exported)]) == cli.REFUSED
+    capsys.readouterr()
+    assert cli.main(["explore", "demo", "--row", "sasrec"]) == cli.REFUSED
+    said = "error: Run 'demo' has no tokenizer for row 'sasrec'; it has those of gmc_tiny.\n"
+    assert capsys.readouterr().err == said
+    for target in (["export", "demo", "--to"], ["add-items", "demo", "--items", str(file), "--out"]):
+        assert cli.main([*target, "/no_such_root/new"]) == cli.REFUSED
+        assert "there is no folder /no_such_root; make it first" in capsys.readouterr().err
+    assert cli.main(["doctor", "demo"]) == 0 and capsys.readouterr().out == "demo: nothing is damaged\n"
     assert cli.main(["export", "demo", "--row", "sasrec", "--to", str(tmp_path / "x")]) == 0
     assert list(json.loads((tmp_path / "x" / "export.json").read_text())["rows"]) == ["sasrec"]
 
