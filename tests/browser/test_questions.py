@@ -303,7 +303,7 @@ def test_what_changed_between_two_tokenizers(place: Place) -> None:
     rows = columns(place.part("Items that went from one code to another"))
     assert number(rows[0]["items"]) == max(went.values())
     for row in rows[:5]:
-        assert number(row["items"]) == went[int(row["code_a"]), int(row["code_b"])]
+        assert number(row["items"]) == went[int(row["code a"]), int(row["code b"])]
     of_a, of_b = Counter(before.tolist()), Counter(after.tolist())
     became = columns(place.part("What became of the codes"))
     for row in became[:8]:

@@ -118,7 +118,7 @@ def table(shown: Table) -> Answer:
         kind = "text" if values.dtype == pl.String else "share" if name in shown.shares else "number"
         listed = (values.round(4).fill_nan(None) if values.dtype.is_float() else values).to_list()
         more = {"kind": kind, "values": listed, "bar": name in shown.bars, "says": _SAYS.get(name, "")}
-        columns.append({"name": name, "title": name} | more)
+        columns.append({"name": name, "title": name.replace("_", " ")} | more)
     return {"columns": columns, "go": list(shown.go) or [None] * shown.frame.height}
 
 

@@ -44,7 +44,7 @@ function makeGrid(box, select, settings = {}) {
         if (written.length > longest.length) longest = written;
       }
       // A value from a short list, such as a state or a cause, is not cut; a title may end in an ellipsis.
-      const inside = long ? 90 : wide(text ? longest.slice(0, 15) : longest, 400);
+      const inside = long ? 90 : wide(text && one.name !== 'setting' ? longest.slice(0, 15) : longest, 400);
       const width = Math.max(inside, wide(`${one.title}▾`, 600));
       least += width;
       return text ? `minmax(${width}px, ${long ? 4 : 1}fr)` : `${width}px`;

@@ -31,6 +31,7 @@ function share(value) {
 function shown(value, kind) {
   if (value === null || value === undefined) return '–';
   if (kind === 'share') return share(value);
+  if (typeof value === 'boolean') return value ? 'yes' : 'no';
   if (typeof value !== 'number') return String(value);
   if (Number.isInteger(value)) return value.toLocaleString('en');
   return Math.abs(value) >= 100 ? value.toFixed(0) : value.toFixed(Math.abs(value) < 10 ? 2 : 1);
