@@ -31,7 +31,7 @@ class _Target(click.Path):
     """A file or folder to write. Missing folders above it are made, except directly in the root."""
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
-        path = super().convert(value, parameter, context)
+        path = Path(os.fsdecode(super().convert(value, parameter, context)))
         above = [*path.absolute().parents][::-1]
         if wrong := next((folder for folder in above if folder.exists() and not folder.is_dir()), None):
             self.fail(f"{path}: {wrong} is a file, not a folder", parameter, context)

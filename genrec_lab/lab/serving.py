@@ -286,7 +286,7 @@ def _numbered(
     for user, named, history in users.iter_rows():
         last = next((homes[key] for key in reversed(history) if key in homes), [])
         possible = [named] if named else model.domains if len(model.domains) == 1 else last
-        if len(possible) != 1 and (last or unknown == "refuse"):
+        if len(possible) != 1 and (last or (not history and unknown == "refuse")):
             raise RunError(
                 f"{file}: the history of user {user!r} does not say to which domain it belongs; add a column "
                 f"'domain' with one of {', '.join(model.domains)}."
