@@ -124,7 +124,7 @@ class SharedRanking:
         """Return the mean of 1 / (rank + 1) over the group's ranks, 0 from rank k on: (U,)."""
         return self._expected(1.0 / (np.arange(k) + 1.0), target)
 
-    def _expected(self, gains: FloatArray, target: npt.ArrayLike) -> np.ndarray:
+    def _expected(self, gains: np.ndarray, target: npt.ArrayLike) -> np.ndarray:
         first, before, size = self.places(target)
         sums, k = np.concatenate([[0.0], np.cumsum(gains)]), len(gains)
         within = sums[np.minimum(before + size, k)] - sums[np.minimum(before, k)]

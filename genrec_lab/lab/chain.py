@@ -139,7 +139,8 @@ def run(
         Path(source) if isinstance(source, str) else source, sets, seeds,
         only=only, from_=from_, root=root, notebooks=notebooks,
     )  # fmt: skip
-    root, runs, steps = checked.root, [], {}
+    root, steps = checked.root, {}
+    runs: list[Run] = []
     for part, files in _chains(checked.spec, checked.notebooks, checked.seeds):
         opening = unopened_run if dry_run else open_run
         opened = opening(**part.parameters(), root=root, base=part.base, change=True)

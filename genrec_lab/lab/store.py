@@ -566,9 +566,11 @@ class Run:
             return State(task, "damaged", f"its record cannot be trusted ({error})")
         for state in inputs.values():
             if state.digest is None:
-                first, status = state.waits_for or state, "missing" if record is None else "stale"
+                first = state.waits_for or state
                 reason = f"{first.task.place} is made first: {first.reason}"
-                return State(task, status, reason, record=record, waits_for=first)
+                return State(
+                    task, "missing" if record is None else "stale", reason, record=record, waits_for=first
+                )
         made_of = _MadeOf.of(task, {name: str(state.digest) for name, state in inputs.items()})
         if record is None or record.key != made_of.key:
             for place, equal in self._equal_results(task, made_of.key):
