@@ -16,7 +16,7 @@ DOWNLOADED := / Downloading / && match($$0, /\([0-9.]+ [kMG]?B\)$$/) { \
   split(substr($$0, RSTART + 1, RLENGTH - 2), size, " "); \
   sum += size[1] * (size[2] == "GB" ? 1000 : size[2] == "MB" ? 1 : size[2] == "kB" ? 0.001 : 0.000001) } \
   END { printf "Downloaded %.0f MB.\n", sum }
-# numba compiles UMAP for half a minute: once here, not when the first map is drawn.
+# numba compiles UMAP for half a minute: for the demo once here, not when its first map is drawn.
 COMPILE := "from genrec_lab.viz.projection import project_residuals as draw; \
   draw([[[x, x * x % 7]] for x in range(60)], ['one'] * 60, method='umap')"
 AUDITED := $(VENV)/.audited
@@ -50,7 +50,7 @@ $(DEMO) $(LAB) $(STAMP): pyproject.toml constraints.txt
 	@rm -f $(VENV)/pip.log
 	$(BIN)/python -m pip install $(PIP_ARGS) --log $(VENV)/pip.log -c constraints.txt -e '.[$(EXTRAS)]'
 	@awk '$(DOWNLOADED)' $(VENV)/pip.log
-	-@$(BIN)/python -c $(COMPILE)
+	-@$(if $(filter $(STAMP),$@),true,$(BIN)/python -c $(COMPILE))
 	@touch $@ $(if $(filter $(STAMP),$@),$(DEMO) $(LAB)) $(if $(filter $(LAB),$@),$(DEMO))
 
 demo: $(DEMO) ## run the whole chain on the embedded data, a few minutes on two cores
