@@ -109,11 +109,13 @@ def check_run(
         if config is not None:
             problems += _start_problems(config, root)
             problems += _target_problems(config, dataset)
+            stages = [notebook.stem for notebook in chosen]
             for part in parts:
                 with problems.noted():
-                    problems += _missing_results(part, root, [notebook.stem for notebook in chosen])
-                with problems.noted():
-                    _check_items_suffice(config, part, root)
+                    problems += _missing_results(part, root, stages)
+                if _CODES in stages:
+                    with problems.noted():
+                        _check_items_suffice(config, part, root)
         if problems or config is None:
             raise RunFileError(place_of(source), problems)
         given = None if numbers is None else tuple(numbers)
