@@ -261,6 +261,9 @@ def opened_state(
     if other is not None and isinstance(other, Run) != isinstance(run_or_codes, Run):
         raise ValueError(f"other is a {type(other).__name__}; compare a run with a run, and codes with codes")
     if isinstance(run_or_codes, Run):
+        given = {"items": items, "vectors": vectors, "sizes": sizes}
+        if unused := [name for name, value in given.items() if value is not None]:
+            raise ValueError(f"{unused[0]} is given with a run, which has its own; leave it out")
         return explorer_state(run_or_codes, **rows), ()
     if rows.get("method"):
         raise ValueError(f"row {rows['method']!r} is given with codes; only a run has rows, so leave it out")

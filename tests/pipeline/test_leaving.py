@@ -258,6 +258,8 @@ def test_the_commands(run, exported, histories, tmp_path, capsys) -> None:
     assert "did you mean 'gmc_tiny'" in capsys.readouterr().err
     assert cli.main(["export", "demo", "--to", str(exported)]) == cli.REFUSED
     capsys.readouterr()
+    assert cli.main(["explore", "demo", "--items", str(file)]) == cli.REFUSED
+    assert capsys.readouterr().err == "error: items is given with a run, which has its own; leave it out.\n"
     assert cli.main(["explore", "demo", "--row", "sasrec"]) == cli.REFUSED
     said = "error: Run 'demo' has no tokenizer for row 'sasrec'; it has those of gmc_tiny.\n"
     assert capsys.readouterr().err == said
