@@ -17,6 +17,7 @@ import select
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from types import ModuleType
@@ -117,7 +118,11 @@ def _serve(replies: int) -> None:
             _import(_MOST_NEED)
         kernel = os.fork()
         if not kernel:
-            _become_kernel(json.loads(line), replies)
+            try:
+                _become_kernel(json.loads(line), replies)
+            except Exception:  # noqa: BLE001 - whatever it is, the exit code says so
+                traceback.print_exc()
+                os._exit(1)
             return
         ended = os.pidfd_open(kernel)
         # While a kernel runs nobody asks for another: what comes then is the end of the input.

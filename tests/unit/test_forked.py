@@ -67,6 +67,12 @@ def test_each_has_its_own_folder_environment_and_names(server: KernelServer, tmp
         assert (folder / "said").read_text() == repr([f"ONLY_{place.upper()}", str(folder), "", True])
 
 
+def test_one_that_cannot_start_says_so_by_its_exit_code(server: KernelServer, tmp_path: Path) -> None:
+    assert server.fork([], str(tmp_path / "gone"), os.environ).wait(60) == 1
+    with kernel(server, tmp_path) as made:
+        run(made, "1 + 1")
+
+
 def test_torch_is_there_before_it_is_asked_for(server: KernelServer, tmp_path: Path) -> None:
     with kernel(server, tmp_path) as made:
         run(made, "import sys; assert 'torch' in sys.modules")
