@@ -68,7 +68,8 @@ def letter() -> MethodConfig:
             "in TIGER, AdamW 5e-4, cosine, batch 256, 200 epochs; beam 20. Temperature .7, which it tunes. "
             "From its code: widths, conflicts by Sinkhorn. Ours: MiniLM instead of LLaMA vectors; a SASRec "
             "of 32 dimensions over 50 epochs of the training part; codewords clustered again every 10 "
-            "epochs, not every epoch."
+            "epochs, not every epoch; a start from k-means, not balanced; restarts of dead codes; the last "
+            "level is not assigned by Sinkhorn during training."
         ),
         tokenizer=LetterConfig(epochs=20_000),
         identifiers=IdentifierConfig(policy="sinkhorn"),

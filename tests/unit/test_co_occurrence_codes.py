@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
+from sklearn.cluster import SpectralClustering
+from sklearn.metrics import adjusted_rand_score
 
 from genrec_lab.data import load_dataset
 from genrec_lab.models.tokenizers import ItemContent
@@ -55,6 +57,16 @@ def test_communities_become_clusters(dense: bool, monkeypatch: pytest.MonkeyPatc
     assert sorted({(int(a), int(b)) for a, b in zip(member, labels, strict=True)}) == [
         (community, int(labels[member == community][0])) for community in range(3)
     ]
+
+
+def test_clusters_are_those_of_scikit_learns_cluster_qr() -> None:
+    rng = np.random.default_rng(3)
+    near = np.exp(-((rng.uniform(0, 6, (80, 1)) - rng.uniform(0, 6, (1, 80))) ** 2))
+    graph = (near + near.T) * rng.integers(1, 20, (80, 80)) ** 2.0
+    graph = np.triu(graph, 1) + np.triu(graph, 1).T
+    labels = spectral_clusters(csr_matrix(graph), 6, rng)
+    theirs = SpectralClustering(6, affinity="precomputed", assign_labels="cluster_qr", random_state=0)
+    assert adjusted_rand_score(theirs.fit_predict(graph), labels) == 1.0
 
 
 def test_items_of_a_cluster_share_a_prefix_and_large_clusters_are_split_again() -> None:

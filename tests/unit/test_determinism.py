@@ -15,6 +15,7 @@ from genrec_lab.data.batches import PairBatches
 from genrec_lab.decoding import CodeTrie, beam_search
 from genrec_lab.models import Recommender, T5Config
 from genrec_lab.models.tokenizers import RQVAE
+from genrec_lab.models.tokenizers.tree_quantizer import Codebook
 from genrec_lab.training import TrainingConfig, fit
 
 CODES = ItemCodes([[item // 12, item % 12] for item in range(144)], (12, 12))
@@ -58,6 +59,21 @@ def test_with_the_same_threads_it_is_the_same_to_the_bit(threads, count: int) ->
     assert loss == loss_again
     np.testing.assert_array_equal(scores, scores_again)
     np.testing.assert_array_equal(tokenized(), tokenized())
+
+
+def test_a_restarted_codeword_is_the_same_to_the_bit() -> None:
+    """Of `torch.linalg.lstsq` 200 calls with one input give some 20 results."""
+    points = torch.randn(300, 48, generator=torch.Generator().manual_seed(0))
+    projection = torch.randn(48, 48, generator=torch.Generator().manual_seed(1))
+    found = set()
+    for _ in range(200):
+        book = Codebook(120, 48, projected=True, identity=False)
+        book.projection.data.copy_(projection)
+        torch.manual_seed(2)
+        book.restart_dead(points.clone())
+        found.add(book.matrix.detach().numpy().tobytes())
+    assert len(found) == 1
+    assert torch.cdist(book.codewords(), points).min(dim=1).values.max() < 0.1
 
 
 def test_with_other_threads_it_is_the_same_within_the_stated_tolerance(threads) -> None:

@@ -80,7 +80,7 @@ def test_partners_are_the_other_codes_of_the_cluster_all_equally_likely() -> Non
 
 @pytest.mark.parametrize(
     ("size", "clusters", "expected"),
-    [(256, 10, (10, 12, 48)), (16, 10, (8, 2, 8)), (2, 10, (1, 2, 8)), (64, 10, (10, 3, 12))],
+    [(256, 10, (10, 10, 60)), (16, 10, (8, 2, 48)), (2, 10, (1, 2, 6)), (1024, 10, (10, 10, 103))],
 )
 def test_clusters_hold_all_codes_and_each_code_has_a_partner(
     size: int, clusters: int, expected: tuple[int, int, int]

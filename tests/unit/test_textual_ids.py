@@ -101,7 +101,8 @@ def by_hand(generator: IdGenerator, item: int, penalty: float, groups: int, leas
                 if place < least:
                     scores[END] = -1e9
                 chosen = int(scores.argmax())
-            used[chosen] = used.get(chosen, 0) + 1
+            if END not in row:  # what fills the rest of an id is not written
+                used[chosen] = used.get(chosen, 0) + 1
             row.append(chosen)
     return written
 

@@ -6,7 +6,8 @@ from the authors' code (gimpong/MM23-MISSRec). Our changes: interests are also r
 pre-training, by scikit-learn's mini-batch k-means, and number at most `most_interests`; an item without a
 picture is scored by its text; the loss of the interests is a mean over real interests and users; sequences
 are augmented only by item drop; another target in the batch that is the same item is not a negative; scores
-use the interests of the current weights.
+use the interests of the current weights; encoder and decoder have `layers` layers each, without a final norm
+(the code has half as many, with one), and fine-tuning trains all weights (the code freezes the transformer).
 Letters: B users, T positions, D width, N items.
 """
 

@@ -119,8 +119,9 @@ def _split(graph: csr_matrix, clusters: int, leaf_size: int, generator: np.rando
 def spectral_clusters(graph: csr_matrix, clusters: int, generator: np.random.Generator) -> np.ndarray:
     """Return clusters (n,) of a graph without isolated nodes, from the leading eigenvectors.
 
-    The eigenvectors are those of the normalised adjacency matrix. Pivoted QR (Damle, Minden and Ying 2019)
-    assigns the clusters, as in P5-CID's code. Only the eigenvector iteration on large graphs is random.
+    The eigenvectors are those of the normalised adjacency matrix, each row divided by the root of its degree.
+    Pivoted QR (Damle, Minden and Ying 2019) assigns the clusters, as in P5-CID's code, scikit-learn's
+    `cluster_qr`. Only the eigenvector iteration on large graphs is random.
     """
     count = graph.shape[0]
     clusters = min(clusters, count)
@@ -132,6 +133,7 @@ def spectral_clusters(graph: csr_matrix, clusters: int, generator: np.random.Gen
         vectors = eigh(normal.toarray(), subset_by_index=[count - clusters, count - 1])[1]
     else:
         vectors = eigsh(normal, k=clusters, which="LA", v0=generator.uniform(-1, 1, count))[1]
+    vectors = root[:, None] * vectors
     pivots = qr(vectors.T, pivoting=True, mode="r")[1][:clusters]
     left, _, right = svd(vectors[pivots].T)
     labels: np.ndarray = np.abs(vectors @ (left @ right.conj())).argmax(axis=1)

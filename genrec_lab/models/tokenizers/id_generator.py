@@ -111,7 +111,7 @@ class IdGenerator(nn.Module):
             for group in range(groups):
                 own = scores[:, min(group, scores.shape[1] - 1)] - penalty * used
                 chosen = own.argmax(-1).masked_fill(ended[:, group], END)
-                used.scatter_add_(1, chosen[:, None], torch.ones_like(used[:, :1]))
+                used.scatter_add_(1, chosen[:, None], (~ended[:, group, None]).to(used.dtype))
                 written[:, group, place] = chosen
             ended |= written[:, :, place] == END
             parents = torch.arange(groups, device=items.device).clamp(max=tokens.shape[1] - 1)

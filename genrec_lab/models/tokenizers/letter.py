@@ -56,13 +56,13 @@ class LetterConfig(ResidualAutoencoderConfig):
 
     @property
     def cluster_sizes(self) -> tuple[int, int, int]:
-        """The number of clusters of a level and their smallest and largest size, as in its code.
+        """The number of clusters of a level and their smallest and largest size, as in its code's training.
 
-        A cluster needs two codes, so a small codebook has fewer clusters than `clusters`.
+        A cluster needs two codes, so a small codebook has fewer clusters than `clusters`; all codes must fit.
         """
         clusters = min(self.clusters, self.codebook_size // 2)
-        least = max(2, self.codebook_size // (2 * clusters))
-        return clusters, least, 4 * least
+        least = max(2, min(self.codebook_size // (2 * clusters), 10))
+        return clusters, least, max(6 * clusters, -(-self.codebook_size // clusters))
 
 
 class LetterNetwork(ResidualAutoencoder):

@@ -122,7 +122,8 @@ class Codebook(nn.Module):
             # drawn on the CPU, from the generator of the dropout
             drawn = points[torch.randperm(len(points))[: len(dead)].to(points.device)]
             if self.projection is not None:  # the row e with e W = point
-                drawn = torch.linalg.lstsq(self.projection.T, drawn.T).solution.T
+                # `lstsq` gives other last bits in every call, so that no training could be repeated.
+                drawn = torch.linalg.solve(self.projection.T, drawn.T).T
             self.matrix[dead] = drawn
             processes.same_in_all([self.matrix.data])
         self.used.zero_()
