@@ -8,8 +8,8 @@ for a CPU, with a tokenizer learned from the pre-training items; `encoder` names
 released size (allenai/longformer-base-4096), from which the language model is copied. Our changes: single
 tokens instead of whole words are masked; the head for masked tokens starts from random weights; scores in the
 first stage use item vectors of the current weights; another target in the batch that is the same item is not
-a negative; the softmax is over all items; the best epoch of the second stage is kept, even if one of the first
-was better.
+a negative; the softmax is over all items; the best epoch of the second stage is kept, even if the first stage
+had a better one.
 Letters: B histories, S tokens, D width, N items.
 """
 

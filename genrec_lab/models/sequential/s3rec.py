@@ -4,8 +4,8 @@ Weights, mask ratio and reductions are from the authors' code: one negative item
 cross-entropy over all attributes, sums over positions and attributes. Our changes: the mean over the
 sequences of a batch (Adam is not affected by the factor), the rule for attributes
 (`data/item_attributes.py`), no attributes of more than half of the items, padding on the right, the softmax
-over all items in fine-tuning; an epoch of pre-training has every sequence once, each position masked at random
-(the code has every prefix of it, with its last position always masked: about six times as many samples).
+over all items in fine-tuning; an epoch of pre-training has each sequence once, masked at random (the code has
+all of its prefixes, with the last position always masked: about six times as many samples).
 Letters: B sequences, T positions, D width, N items, A attributes.
 """
 
