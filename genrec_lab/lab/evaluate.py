@@ -125,13 +125,18 @@ def _what_to_know(run: Run, facts: Facts) -> Iterator[str]:
 
 
 def _with_all_before(test: pl.DataFrame, dataset: Dataset) -> pl.DataFrame:
-    """Add `had`: all items of a test user before the target, also those that the history is too short for."""
-    had = dataset.sequences["items"].gather(test["user"])
-    return test.with_columns(had=had).with_columns(
-        pl.when(pl.col("had").list.last() == pl.col("target"))
-        .then(pl.col("had").list.head(pl.col("had").list.len() - 1))
-        .otherwise("history")  # a split that was given
-        .alias("had")
+    """Add `had`: all items of a test user before the target, also those that the history is too short for.
+
+    `test` has all targets of its users. They are the last items of the user's sequence, in its order.
+    """
+    items = pl.col("items")
+    left = (pl.len() - pl.int_range(pl.len())).over("user")  # this target and those after it
+    place = items.list.len().cast(pl.Int64) - left
+    return test.with_columns(items=dataset.sequences["items"].gather(test["user"])).select(
+        *test.columns,
+        had=pl.when(items.list.get(place, null_on_oob=True) == pl.col("target"))
+        .then(items.list.head(place))
+        .otherwise("history"),  # a published row that does not follow from the sequence
     )
 
 
@@ -489,7 +494,8 @@ def _all_but_a_sample(
 ) -> list[np.ndarray]:
     """For each user all items of the domain but the target and `size` others that the user does not have."""
     items, hidden = dataset.domain_items(domain), []
-    for user, target, had in users.select("user", "target", "had").iter_rows():
+    whole = dataset.sequences["items"].gather(users["user"]).to_list()
+    for user, target, had in zip(users["user"], users["target"], whole, strict=True):
         strange = np.setdiff1d(items, [target, *had])
         order = np.random.default_rng([seed, user]).permutation(len(strange))
         hidden.append(np.setdiff1d(items, [target, *strange[order[:size]]]))

@@ -19,6 +19,7 @@ from genrec_lab.lab import (
     map_residuals,
     open_run,
     prepare_data,
+    rank_test_users,
     train_tokenizers,
 )
 from genrec_lab.lab.explore import atlas_tasks, neighbour_overlaps
@@ -166,6 +167,47 @@ def test_the_text_model_is_named_with_the_place_it_comes_from(tmp_path, monkeypa
     assert text_model_of(TextConfig(model=str(tmp_path))) == f"{tmp_path}, a local folder"
     monkeypatch.setattr("genrec_lab.encoders.text.resolve_model", lambda name: f"org/{name}")
     assert text_model_of(TextConfig(model="other")) == "other, from the model hub or its local store"
+
+
+def test_each_of_a_users_targets_excludes_the_items_before_it_and_no_sample_has_the_users_items(tmp_path):
+    """A split by time: four targets of each user, after 36 to 39 items, more than a history holds."""
+    sequences = {f"u{user}": [f"i{(user + 7 * place) % 60}" for place in range(40)] for user in range(3)}
+    events = [(user, item, time) for user, items in sequences.items() for time, item in enumerate(items)]
+    pl.DataFrame(events, schema=["user", "item", "timestamp"], orient="row").write_csv(
+        tmp_path / "events.csv"
+    )
+    pl.DataFrame({"item": [f"i{item}" for item in range(60)]}).write_csv(tmp_path / "items.csv")
+    opened = open_run(
+        "targets",
+        dataset={
+            "name": "frames",
+            "interactions": str(tmp_path / "events.csv"),
+            "items": str(tmp_path / "items.csv"),
+            "allow_missing_text": True,
+            "split": {"by": "time", "valid_from": 34, "test_from": 36},
+        },
+        preset="baselines_tiny",
+        overrides={
+            "compare": ["popularity"],
+            "evaluation": {"ks": [60], "exclude_seen": True, "sampled": 10},
+        },
+        root=tmp_path / "runs",
+    )
+    prepare_data(opened)
+    ranked = rank_test_users(opened)
+    dataset = load_prepared(opened).dataset
+    keys, users = dataset.items["key"].to_list(), dataset.sequences["key"].to_list()
+    sampled = pl.read_parquet(opened.folder / "07_evaluation" / "popularity" / "sampled.parquet")
+    assert sampled.height == 12
+    for row, (user, target) in enumerate(sampled.select("user", "target").iter_rows()):
+        had, place = sequences[users[user]], 36 + row % 4
+        whole, sample = (
+            {keys[item] for item in items if item >= 0}
+            for items in (ranked.items["popularity"][row], sampled["items"][row])
+        )
+        assert keys[target] == had[place]
+        assert whole == set(keys) - set(had[:place])
+        assert sample & set(had) == {keys[target]} and len(sample) == 11
 
 
 def test_a_codebook_larger_than_a_domain_is_refused_before_any_text_is_encoded(tmp_path):
