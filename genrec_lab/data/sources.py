@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -12,7 +13,7 @@ import polars as pl
 
 from genrec_lab.data.dataset import Dataset
 from genrec_lab.data.preparation import CHOICES, choice_problems, with_choices
-from genrec_lab.data.rules import DataError, nearest
+from genrec_lab.data.rules import DataError, nearest, renumbered
 from genrec_lab.registry import Registry, RegistryError
 
 Source = Callable[..., Dataset]
@@ -259,7 +260,8 @@ def read_halves(of: Mapping[str, Any], *, seed: int = 0) -> Dataset:
     `of` holds a dataset's name and options, as in `load_dataset`. Its domain Garden becomes "Garden A" and
     "Garden B", with the same items and texts. What a method learns in one half is valid in the other, so a
     method that shares between domains must beat the same method on one half; otherwise its sharing does not
-    work. Raises DataError if `of` has no name, and for a domain with fewer than two users.
+    work. A split of `of` and its times are kept. Raises DataError if `of` has no name, and for a domain with
+    fewer than two users.
 
         >>> load_dataset("halves", of={"name": "bazaar", "domains": ["Garden"]}).domains
         ('Garden A', 'Garden B')
@@ -274,9 +276,17 @@ def read_halves(of: Mapping[str, Any], *, seed: int = 0) -> Dataset:
             raise DataError(f"halves: {domain} has {shop.n_users} users; expected two or more")
         for half, users in zip(HALVES, np.array_split(rng.permutation(shop.n_users), 2), strict=True):
             name = pl.lit(f"{domain} {half}").alias("domain")
-            sequences = shop.sequences[np.sort(users)].with_columns(
-                name, user=pl.int_range(pl.len(), dtype=pl.Int64)
-            )
-            parts.append(Dataset(f"{domain} {half}", shop.items.with_columns(name), sequences))
+            drawn = np.sort(users)
+            given = {part: rows.filter(pl.col("user").is_in(drawn)) for part, rows in shop.given.items()}
+            new_user = np.searchsorted(drawn, np.arange(shop.n_users))
+            same = np.arange(shop.n_items)
+            parts.append(replace(
+                shop,
+                items=shop.items.with_columns(name),
+                sequences=shop.sequences[drawn].with_columns(name, user=pl.int_range(pl.len())),
+                times=None if shop.times is None else shop.times[drawn],
+                parts=None if shop.parts is None else shop.parts[drawn],
+                given={part: renumbered(rows, new_user, same) for part, rows in given.items() if rows.height},
+            ))  # fmt: skip
     halves = Dataset.concat(parts, f"{whole.name} in halves")
-    return Dataset(halves.name, halves.items, halves.sequences, whole.repairs, whole.sources)
+    return replace(halves, repairs=whole.repairs, sources=whole.sources, dropped=whole.dropped)

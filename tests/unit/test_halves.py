@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from genrec_lab.data import DataError, load_dataset
+from genrec_lab.data import DataError, load_dataset, split_of
 from genrec_lab.data.checking import dataset_files, dataset_problems
 
 SHOP = {"name": "bazaar", "domains": ["Garden"], "items": 300}
@@ -23,6 +23,53 @@ def test_halves_have_all_items_and_half_of_the_users_each():
     assert same_shop.sort("key")["key", "items"].equals(expected)
     other = load_dataset("halves", of={**SHOP, "users": 91}, seed=4)
     assert halves.fingerprint() != other.fingerprint()
+
+
+def test_halves_keep_the_split_and_the_times_of_the_whole(tmp_path):
+    frame = pl.DataFrame(
+        [(f"u{user}", f"i{(user + place) % 7}", user + place) for user in range(6) for place in range(5)],
+        schema=["user", "item", "timestamp"],
+        orient="row",
+    )
+    frame.write_csv(tmp_path / "events.csv")
+    frame.select("item").unique(maintain_order=True).write_csv(tmp_path / "items.csv")
+    of = {
+        "name": "frames",
+        "interactions": str(tmp_path / "events.csv"),
+        "items": str(tmp_path / "items.csv"),
+    }
+    of |= {"allow_missing_text": True, "split": {"by": "time", "valid_from": 5, "test_from": 7}}
+    assert keyed(load_dataset("halves", of=of)) == keyed(load_dataset(**of))
+    later = {option: value for option, value in of.items() if option != "split"}
+    assert keyed(load_dataset("halves", of=later, split=of["split"])) == keyed(load_dataset(**of))
+
+
+def test_halves_keep_a_published_split(tmp_path):
+    titles, rows = "abcd", {"train": ["ab c", "b d"], "valid": ["bc d", "d a"], "test": ["c a", "da b"]}
+    for part, of_part in rows.items():
+        lines = [f"{user}\t{' '.join(row[:-2])}\t{row[-1]}" for user, row in zip("uv", of_part, strict=True)]
+        header = "user_id:token\titem_id_list:token_seq\titem_id:token"
+        (tmp_path / f"ds.{part}.inter").write_text("\n".join([header, *lines]) + "\n")
+    lines = [f"{key}\t{key}" for key in titles]
+    (tmp_path / "ds.item").write_text("\n".join(["item_id:token\ttitle:token_seq", *lines]) + "\n")
+    of = {"name": "recbole", "folder": str(tmp_path)}
+    whole, halves = load_dataset(**of), load_dataset("halves", of=of)
+    assert set(halves.given) == set(whole.given) and "train" in whole.given
+    assert keyed(halves) == keyed(whole)
+    assert split_of(halves).train.height == 2
+
+
+def keyed(dataset):
+    """A split by the sources' keys, and the times, by user."""
+    items, users = dataset.items["key"], dataset.sequences["key"]
+    split = split_of(dataset)
+    rows = [
+        (part, users[user], items.gather(history).to_list(), items[target])
+        for part in ("train", "valid", "test")
+        for user, history, target in getattr(split, part).select("user", "history", "target").iter_rows()
+    ]
+    times = [] if dataset.times is None else dataset.times.to_list()
+    return sorted(rows), sorted(zip(users, times, strict=False))
 
 
 @pytest.mark.parametrize(
