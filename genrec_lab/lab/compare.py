@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from genrec_lab.evaluation import health_table, metrics_table, paired_bootstrap
+from genrec_lab.evaluation import METRICS, health_table, metric_needs, metrics_table, paired_bootstrap
 from genrec_lab.evaluation.papers import paper_ablations
 from genrec_lab.evaluation.ranking import AVERAGE, metric_per_user
 from genrec_lab.evaluation.significance import per_user
@@ -136,7 +136,15 @@ def _comparison_task(runs: Sequence[Run]) -> Task:
     rankings = {
         f"{run.name}/{row}": task.belonging_to(run) for run in kept for row, task in _ranked_rows(run).items()
     }
-    return Task(COMPARISON, "comparison", _collect, {"seeds": seeds}, {"rankings": rankings})
+    measured, components = dict[str, Any](), dict[str, Any]()
+    for run in kept:
+        asked = run.config.evaluation
+        # Metrics that need more than rankings are not compared.
+        metrics = [name for name in asked.metrics if not metric_needs(name)] or ["recall", "ndcg"]
+        measured[run.name] = {"ks": asked.ks, "metrics": metrics}
+        components |= {name: METRICS.find(name) for name in metrics}
+    given, code = {"seeds": seeds, "measured": measured}, tuple(components.values())
+    return Task(COMPARISON, "comparison", _collect, given, {"rankings": rankings}, code)
 
 
 def _ranked_rows(run: Run) -> dict[str, Task]:
@@ -169,7 +177,9 @@ def compare_runs(run: Run) -> Comparison:
     return comparison
 
 
-def _collect(work: Work, seeds: Mapping[str, int], rankings: Mapping[str, Path]) -> None:
+def _collect(
+    work: Work, seeds: Mapping[str, int], measured: Mapping[str, Any], rankings: Mapping[str, Path]
+) -> None:
     """Compute the metrics of each run's rows and put them one below the other."""
     found = []
     for place, folder in rankings.items():
@@ -179,7 +189,7 @@ def _collect(work: Work, seeds: Mapping[str, int], rankings: Mapping[str, Path])
         else:
             frame = pl.read_parquet(folder / "rankings.parquet")
             items = shared_ranking(folder, frame) or frame["items"].to_numpy()
-            table = metrics_table(items, frame["target"], frame["domain"], _KS)
+            table = metrics_table(items, frame["target"], frame["domain"], **measured[run])
         found.append(labelled(table, run=run, method=row, seed=seeds[run]))
     pl.concat(found).write_parquet(work.folder / "records.parquet")
 

@@ -90,6 +90,21 @@ def test_means_and_standard_deviations_are_those_of_plain_statistics(opened, thr
     assert "demo-seed1, demo-seed2, demo-seed3 (seeds 1, 2, 3)" in str(comparison)
 
 
+def test_seeds_are_compared_by_the_metrics_that_the_run_names(opened, three):
+    evaluation = {"evaluation": {"ks": [3, 10], "metrics": ["mrr", "ndcg", "coverage"]}}
+    runs = [opened(f"demo-seed{seed}", seed, **evaluation) for seed in (1, 2, 3)]
+    for run in runs:
+        rank_test_users(run)
+    comparison = compare_runs(opened(**evaluation))
+    learnt = comparison.records.filter(pl.col("method") != "best possible")
+    # coverage needs more than rankings
+    assert set(learnt.select("metric", "k").iter_rows()) == {(m, k) for m in ("mrr", "ndcg") for k in (3, 10)}
+    values = [cell(run.metrics(), "sasrec", metric="mrr", k=3)["value"] for run in runs]
+    assert cell(comparison.summary, "sasrec", metric="mrr", k=3)["mean"] == pytest.approx(
+        statistics.mean(values)
+    )
+
+
 def test_both_files_hold_what_was_compared(opened, three):
     run = opened()
     comparison = compare_runs(run)
