@@ -146,7 +146,8 @@ def with_ties(dataset: Dataset, rule: str, seed: int = 0) -> Dataset:
     """Return the dataset with each user's interactions of equal times ordered by a rule.
 
     "file order" keeps the source's order, "item key" sorts by the items' keys, "seeded" draws an order.
-    Raises DataError for another rule, without times, and for a given split.
+    Users without times keep the source's order. Raises DataError for another rule, if nobody has times, and
+    for a given split.
     """
     if rule not in TIE_RULES:
         raise DataError(f"ties is {rule!r}{nearest(rule, TIE_RULES)}")
@@ -155,7 +156,9 @@ def with_ties(dataset: Dataset, rule: str, seed: int = 0) -> Dataset:
     if dataset.times is None or dataset.parts is not None:
         why = "the source gives no times" if dataset.times is None else "a given split is used as it is"
         raise DataError(f"ties is {rule!r}, but {why}; leave it out, or set {TIE_RULES[0]!r}")
-    places = dataset.sequences.select("user", "items", times=dataset.times).explode("items", "times")
+    as_listed = dataset.sequences["items"].list.eval(pl.int_range(pl.len())).cast(dataset.times.dtype)
+    times = dataset.times.to_frame("times").select(pl.col("times").fill_null(as_listed))["times"]
+    places = dataset.sequences.select("user", "items", times=times).explode("items", "times")
     key = pl.Series(np.random.default_rng(seed).random(places.height))
     if rule == "item key":
         key = dataset.items["key"].gather(places["items"])

@@ -285,6 +285,16 @@ def test_the_rule_orders_ties_and_nothing_else(sequences: list[list[tuple[int, i
         assert [time for time, _ in zip(times, seeded, strict=True)] == times
 
 
+@pytest.mark.parametrize("kind", [pl.Int64, pl.Float64])
+def test_users_without_times_keep_their_order(kind: type[pl.DataType]) -> None:
+    dataset = dataset_of([[3, 1, 2], [7, 6, 5, 4]])
+    dataset = replace(dataset, times=pl.Series([[1, 1, 1], None], dtype=pl.List(kind)))
+    assert with_ties(dataset, "item key").sequences["items"].to_list() == [[1, 2, 3], [7, 6, 5, 4]]
+    for seed in range(4):
+        drawn = with_ties(dataset, "seeded", seed).sequences["items"].to_list()
+        assert (sorted(drawn[0]), drawn[1]) == ([1, 2, 3], [7, 6, 5, 4])
+
+
 def test_seeds_draw_other_orders_and_options_reach_the_source() -> None:
     tied = pl.DataFrame({"user": ["u"] * 6, "item": list("fbdace"), "timestamp": [1] * 6})
     items = pl.DataFrame({"item": list("abcdef")})
