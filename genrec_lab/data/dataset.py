@@ -381,6 +381,8 @@ class Split:
     """Leave-one-out parts: frames `user:Int64, domain, history:List(Int64) oldest first, target:Int64`.
 
     `repairs` counts users that could not be split normally; `max_history` is the longest history.
+    `sequences` holds the training sequences `user, domain, items` of `leave_one_out`; None means those of the
+    data set.
 
     >>> import genrec_lab
     >>> split = genrec_lab.leave_one_out(genrec_lab.load_dataset("bazaar", items=300, users=300))
@@ -393,6 +395,7 @@ class Split:
     test: pl.DataFrame
     max_history: int
     repairs: dict[str, int] = field(default_factory=dict)
+    sequences: pl.DataFrame | None = None
 
     def __repr__(self) -> str:
         return (

@@ -114,8 +114,9 @@ def leave_one_out(dataset: Dataset, max_history: int = MAX_HISTORY, max_sequence
         )
         for name, back in (("valid", 2), ("test", 1))
     }
-    train = every_prefix(training_part(sequences), max_history)
-    return Split(train, ends["valid"], ends["test"], max_history, repairs)
+    learnt = training_part(sequences)
+    train = every_prefix(learnt, max_history)
+    return Split(train, ends["valid"], ends["test"], max_history, repairs, learnt)
 
 
 def ties(dataset: Dataset) -> pl.DataFrame:

@@ -169,6 +169,14 @@ def test_training_data_hold_neither_test_items_nor_those_of_other_domains(datase
         data.of_domains(["Garden", "Shed"])
 
 
+def test_training_data_of_shortened_sequences_are_those_of_the_split(dataset) -> None:
+    split = leave_one_out(dataset, max_sequence=5)
+    data = TrainingData.of(dataset, split)
+    assert data.pairs().equals(split.train) and not data.pairs().equals(leave_one_out(dataset).train)
+    whole = dataset.sequences["items"].to_list()
+    assert data.sequences["items"].to_list() == [items[-5:-2] if len(items) > 2 else items for items in whole]
+
+
 def test_functions_get_the_keywords_that_they_name() -> None:
     def plain(data, *, seed):
         return data, seed

@@ -156,6 +156,8 @@ class TrainingData:
                 "interactions=…) makes of your own interactions"
             )
         split = split or split_of(data, max_history)
+        if split.sequences is not None:
+            return cls(data.items, split.sequences, split.valid, split.max_history)
         kept, given = data.training_sequences(), data.given.get("train")
         return cls(data.items, kept, split.valid, split.max_history, given)
 
