@@ -19,6 +19,8 @@ MAX_HISTORY = 20
 TIE_RULES = ("file order", "item key", "seeded")
 SPLITS = ("leave one out", "time", "given")
 CHOICES = ("ties", "ties_seed", "split")
+# Counts how many more targets the training sequences have than the pairs of a published training file.
+FEWER_PAIRS = "training_targets_without_a_given_pair"
 # For a split by time, the shares of all interactions before validation and before the test.
 _TRAIN_SHARE, _VALID_SHARE = 0.8, 0.9
 
@@ -305,7 +307,9 @@ def _noted_split(dataset: Dataset, max_history: int) -> Split:
     learnt = dataset.training_sequences()
     train = every_prefix(learnt, max_history)
     if "train" in dataset.given:
+        whole = train.height
         train = given_pairs(dataset.given["train"], learnt, max_history)
+        count_repair(repairs, FEWER_PAIRS, max(0, whole - train.height))
     return Split(train, found["valid"], found["test"], max_history, repairs)
 
 

@@ -15,7 +15,7 @@ import polars as pl
 
 from genrec_lab.data import Dataset, Split, load_dataset, split_of, ties
 from genrec_lab.data.checking import RESERVED as AVERAGE
-from genrec_lab.data.preparation import TIE_RULES
+from genrec_lab.data.preparation import FEWER_PAIRS, TIE_RULES
 from genrec_lab.data.rules import DataError
 from genrec_lab.data.sources import SOURCES
 from genrec_lab.lab.files import hash_json
@@ -172,20 +172,28 @@ def ties_in_short(run: Run) -> str:
     """Say in a sentence for how many users the test item is tied in time with the one before it.
 
     For the tables of results: where many are tied, another order of ties gives other test items, so other
-    figures. Empty before stage 01 has run.
+    figures. Also says if rows learn from different numbers of targets, because a training file was published.
+    Empty before stage 01 has run.
     """
-    domains = data_summary(run).get("ties", {}).get("domains", [])
+    found = data_summary(run)
+    domains = found.get("ties", {}).get("domains", [])
     if not domains:
         return ""
+    fewer = found["repairs"].get(FEWER_PAIRS)
+    unequal = fewer and (
+        f" Rows do not learn from the same targets: the training sequences have {fewer:,} targets more than "
+        "the published training pairs. Models over items and rows that learn in one pass learn from the "
+        "sequences, all others from the pairs."
+    )
     if all(row["test_tied"] is None for row in domains):
-        return "Ties in time are unknown: the source gives no times."
+        return f"Ties in time are unknown: the source gives no times.{unequal or ''}"
     shares = [
         f"{row['domain']} unknown"
         if row["test_tied"] is None
         else f"{row['domain']} {row['test_tied'] / row['timed']:.1%} of users"
         for row in domains
     ]
-    return f"Test items that are tied in time with the item before: {', '.join(shares)}."
+    return f"Test items that are tied in time with the item before: {', '.join(shares)}.{unequal or ''}"
 
 
 def data_files(options: Mapping[str, Any], base: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from genrec_lab.data import DataError, Dataset, load_dataset, split_of
+from genrec_lab.lab import open_run, prepare_data, ties_in_short
 from genrec_lab.models.recommenders.base import TrainingData
 
 # Every event of the toy: user, item, time; the split by last-out, 1 and 2 being validation and test.
@@ -188,6 +189,27 @@ def test_cut_histories_and_lone_rows_are_used_as_given(tmp_path: Path) -> None:
     assert part.fingerprint() == dataset.fingerprint()
     dataset.write(tmp_path / "kept")
     require_split(Dataset.read(tmp_path / "kept"), train, valid, test)
+
+
+def test_targets_that_the_published_pairs_lack_are_counted(tmp_path: Path) -> None:
+    """One training pair per user, whose history has three targets more for models that read sequences."""
+    train: Rows = [(user, list("abcd"), "a") for user in "uv"]
+    valid: Rows = [(user, list("abcda"), "b") for user in "uv"]
+    test: Rows = [(user, list("abcdab"), "c") for user in "uv"]
+    write_recbole(tmp_path, {"train": train, "valid": valid, "test": test})
+    split = split_of(load_dataset("recbole", folder=tmp_path))
+    assert split.train.height == 2
+    assert split.repairs == {"training_targets_without_a_given_pair": 6}
+    every: Rows = [(user, list("abcda"[:n]), "abcda"[n]) for user in "uv" for n in range(1, 5)]
+    opened = {}
+    for name, rows in (("few", train), ("all", every)):
+        write_recbole(tmp_path, {"train": rows, "valid": valid, "test": test})
+        source = {"name": "recbole", "folder": str(tmp_path)}
+        run = open_run(name, dataset=source, preset="baselines_tiny", root=tmp_path / "runs")
+        prepare_data(run)
+        opened[name] = ties_in_short(run)
+    assert "the training sequences have 6 targets more than the published training pairs" in opened["few"]
+    assert opened["all"] == "Ties in time are unknown: the source gives no times."
 
 
 def test_one_file_of_histories_is_not_split(tmp_path: Path) -> None:
