@@ -179,7 +179,7 @@ def ties_in_short(run: Run) -> str:
     domains = found.get("ties", {}).get("domains", [])
     if not domains:
         return ""
-    fewer = found["repairs"].get(FEWER_PAIRS)
+    fewer = found.get("repairs", {}).get(FEWER_PAIRS)
     unequal = fewer and (
         f" Rows do not learn from the same targets: the training sequences have {fewer:,} targets more than "
         "the published training pairs. Models over items and rows that learn in one pass learn from the "
