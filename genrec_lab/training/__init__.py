@@ -5,7 +5,7 @@ numbers as an uninterrupted one.
 """
 
 from genrec_lab.training.callbacks import Callback, EpochRecord, PrintEpochs, TrainingResult
-from genrec_lab.training.checkpoints import Checkpoint
+from genrec_lab.training.checkpoints import Checkpoint, content_hash
 from genrec_lab.training.config import TrainingConfig
 from genrec_lab.training.devices import (
     TrainingMemoryError,
@@ -31,6 +31,7 @@ __all__ = [
     "autocast",
     "bf16_is_native",
     "computing_on",
+    "content_hash",
     "device",
     "fit",
     "in_shares",

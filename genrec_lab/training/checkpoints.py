@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -10,6 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -20,6 +23,19 @@ from genrec_lab.training.callbacks import EpochRecord
 from genrec_lab.training.config import TrainingConfig
 
 _HASH = "sha256"
+
+
+def content_hash(*parts: np.ndarray | Tensor | pl.DataFrame | None) -> str:
+    """Return a hash of arrays, tensors and frames, for the `identity` of a training."""
+    found = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, pl.DataFrame):
+            found.update(part.write_json().encode())
+        elif isinstance(part, Tensor):
+            found.update(part.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+        elif part is not None:
+            found.update(np.ascontiguousarray(part))
+    return found.hexdigest()[:16]
 
 
 class Checkpoint:
@@ -161,9 +177,9 @@ class TrainingState:
         tensors, counters = found
         there = counters.get("identity", {})
         for key, here in self.identity.items():
-            if there.get(key) != here:
+            if key in there and there[key] != here:  # older versions wrote fewer keys
                 raise ValueError(
-                    f"{self.checkpoint.folder} belongs to a training with {key} = {there.get(key)!r}, this "
+                    f"{self.checkpoint.folder} belongs to a training with {key} = {there[key]!r}, this "
                     f"one has {here!r}; delete it to start again, or give another checkpoint folder"
                 )
         with torch.no_grad():

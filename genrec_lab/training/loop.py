@@ -41,6 +41,8 @@ from genrec_lab.training.operations import StepMeter
 
 _LOOKS = 0.5  # seconds between readings of the loss, which synchronise with the device
 LOSS = "loss"
+# Settings that may differ when a training resumes: how long it lasts, and how a batch is computed.
+_MAY_CHANGE = {"epochs", "least_steps", "patience", "samples_at_once", "gradient_checkpointing", "compile"}
 
 
 class Batches(Protocol):
@@ -77,7 +79,8 @@ def fit(
 
     With `checkpoints`, the state is written to that folder every `checkpoint_every` epochs and after the last
     one, and a later call with the same arguments resumes from it; the caller removes the folder. `identity`
-    holds what must be equal to resume, such as settings and hashes of data. Callbacks are called before the
+    holds what must be equal to resume besides the seed and the config, such as the model's settings and
+    hashes of the data (`content_hash`); the number of epochs may differ. Callbacks are called before the
     state is written, so after an interruption they may see an epoch twice, but never miss one.
 
     `optimizers` replace the config's, with its learning rate. Several processes, for example from
@@ -100,7 +103,9 @@ def fit(
     callbacks = [callback for callback in callbacks if is_first or callback.everywhere]
     optimizers = list(optimizers) if optimizers is not None else make_optimizers(model, config)
     checkpoint = Checkpoint(checkpoints) if checkpoints is not None else None
-    state = TrainingState(checkpoint, model, optimizers, names, identity or {})
+    settings = config.model_dump(mode="json", exclude=_MAY_CHANGE)
+    of_training = {"seed": seed, **{f"training.{name}": value for name, value in settings.items()}}
+    state = TrainingState(checkpoint, model, optimizers, names, {**(identity or {}), **of_training})
     started = time.monotonic() - state.resume()
     for callback in callbacks:
         callback.on_start(state.history)

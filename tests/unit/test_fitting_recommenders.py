@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -23,6 +24,7 @@ from genrec_lab.training import Callback, TrainingConfig
 from tests.unit.conftest import TINY, unique_codes
 
 FEW = TrainingConfig(epochs=2, batch_size=64, validation_users=30)
+STEADY = FEW.model_copy(update={"schedule": "constant", "warmup": 0.0})  # does not depend on the epochs
 SIZES = {"width": 8, "layers": 1, "feed_forward": 16}
 PAIRS = PairsConfig(max_history=6, per_user=2)
 
@@ -182,3 +184,69 @@ def test_weights_go_over_to_identifiers_of_as_many_tokens(dataset: Dataset) -> N
 def test_identifiers_of_other_items_are_refused(dataset: Dataset) -> None:
     with pytest.raises(ValueError, match=r"to 300 items of \['Kitchen', 'Garden'\], which are not the items"):
         Recommender(codes_of("Kitchen", "Garden"), TINY).fit(dataset, training=FEW)
+
+
+def test_checkpoints_of_another_training_over_items_are_refused(
+    dataset: Dataset, text: np.ndarray, tmp_path: Path
+) -> None:
+    garden = dataset.select("Garden")
+
+    def fitted(
+        data: Dataset = garden, seed: int = 0, folder: Path | None = tmp_path, width: int = 8, **changes: Any
+    ) -> SASRec:
+        training = STEADY.model_copy(update=changes)
+        model = SASRec(SASRec.Config(**SIZES | {"width": width}))
+        return model.fit(data, training=training, seed=seed, checkpoints=folder)
+
+    first = fitted()
+    assert equal(first, fitted(folder=None)) and equal(first, fitted())  # resumed, with the same weights
+    with pytest.raises(ValueError, match="a training with seed = 0, this one has 1; delete it"):
+        fitted(seed=1)
+    with pytest.raises(ValueError, match=r"training\.learning_rate = 0.001, this one has 0.01"):
+        fitted(learning_rate=1e-2)
+    with pytest.raises(ValueError, match="width = 8, this one has 12"):
+        fitted(width=12)
+    fewer = Dataset(garden.name, garden.items, garden.sequences.head(40))
+    with pytest.raises(ValueError, match="a training with sequences = "):
+        fitted(fewer)
+    assert equal(fitted(epochs=4), fitted(folder=None, epochs=4))  # more epochs continue it
+
+    config, given = UniSRec.Config(**SIZES, experts=2), {"training": FEW, "pretraining": FEW, "text": text}
+    one, other = (UniSRec(config).pretrain(garden, **given, seed=seed) for seed in (0, 1))
+    given["checkpoints"] = tmp_path / "unisrec"
+    UniSRec(config).fit(garden, **given, pretrained=one)
+    with pytest.raises(ValueError, match="a training with pretrained = "):
+        UniSRec(config).fit(garden, **given, pretrained=other)
+    with pytest.raises(ValueError, match="a training with items = "):
+        UniSRec(config).fit(garden, **given | {"text": 2 * text}, pretrained=one)
+
+
+def test_checkpoints_of_another_recommender_are_refused(dataset: Dataset, tmp_path: Path) -> None:
+    codes, other_codes = (codes_of("Garden", "Kitchen", seed=seed) for seed in (0, 1))
+
+    def fitted(
+        data: Dataset = dataset, codes: ItemCodes = codes, folder: Path | None = tmp_path, **given: Any
+    ) -> Recommender:
+        torch.manual_seed(0)
+        training = STEADY.model_copy(update={"epochs": given.pop("epochs", 2)})
+        asked = {"pairs": PAIRS, "training": training, "checkpoints": folder, **given}
+        return Recommender(codes, TINY).fit(data, **asked)
+
+    first = fitted()
+    assert equal(first, fitted(folder=None)) and equal(first, fitted())
+    fewer = Dataset(dataset.name, dataset.items, dataset.sequences.head(100))
+    refused = {
+        "seed = 0, this one has 1": {"seed": 1},
+        "temperature = 1.0, this one has 0.5": {"temperature": 0.5},
+        "pairs = ": {"pairs": PairsConfig(max_history=6)},
+        "identifiers = ": {"codes": other_codes},
+        "sequences = ": {"data": fewer},
+    }
+    for message, changes in refused.items():
+        with pytest.raises(ValueError, match=f"belongs to a training with {message}"):
+            fitted(**changes)
+    assert equal(fitted(epochs=4), fitted(folder=None, epochs=4))
+    lora = {"lora": LoRAConfig(rank=2), "training": FEW, "pairs": PAIRS, "checkpoints": tmp_path / "lora"}
+    first.adapt(dataset, "Garden", **lora)
+    with pytest.raises(ValueError, match="a training with frozen weights = "):
+        fitted(folder=None, seed=1).adapt(dataset, "Garden", **lora)

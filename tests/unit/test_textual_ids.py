@@ -4,14 +4,17 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from transformers import T5Config as TheirConfig
 from transformers import T5ForConditionalGeneration
 
+from genrec_lab.data import Dataset
 from genrec_lab.decoding import exact_top_k
 from genrec_lab.models.recommenders.recommender import Recommender
 from genrec_lab.models.recommenders.t5 import T5Config
+from genrec_lab.models.tokenizers.base import ItemContent
 from genrec_lab.models.tokenizers.id_generator import (
     END,
     IdGenerator,
@@ -24,8 +27,9 @@ from genrec_lab.models.tokenizers.id_generator import (
     past_end,
     word_pieces,
 )
-from genrec_lab.models.tokenizers.textual_ids import TextualIds
+from genrec_lab.models.tokenizers.textual_ids import NamingConfig, TextualIds
 from genrec_lab.models.tokenizers.word_pieces import WordPieces, distinctive_words, pieces_of_words, words_of
+from genrec_lab.training import TrainingConfig
 
 BODY = T5Config(d_model=16, d_kv=8, heads=2, d_ff=32, encoder_layers=1, decoder_layers=1, dropout=0.0)
 CONFIG = TextualIdsConfig(levels=3, candidates=4, text_tokens=12, vocabulary=120, body=BODY)
@@ -264,3 +268,25 @@ def test_pieces_are_the_same_in_another_process_and_cover_whole_words_first() ->
     assert pieces_of_words(words, 8) == dict(list(pieces_of_words(words, 8).items())[:8])
     tokens = WordPieces.learnt(["shirt shirt bowl bowl"], 40).tokens(["shirt", "bowl"], 9)
     assert len(tokens) == 2  # a piece each, not their letters
+
+
+def test_checkpoints_of_another_training_are_refused(tmp_path: Path) -> None:
+    items = pl.DataFrame({"item": range(24), "domain": "Shop", "title": TEXTS, "text": TEXTS})
+    histories = [[(user + step) % 24 for step in range(6)] for user in range(20)]
+    sequences = pl.DataFrame({"user": range(20), "domain": "Shop", "items": histories})
+    dataset = Dataset("mine", items, sequences)
+    once = TrainingConfig(epochs=1, batch_size=16)
+    naming = NamingConfig(rounds=1, labels=once, generator=once, recommender=once)
+
+    def fitted(data: Dataset = dataset, seed: int = 0, config: TextualIdsConfig = CONFIG) -> TextualIds:
+        content = ItemContent.from_dataset(data)
+        return TextualIds(config, naming=naming).fit(content, seed=seed, checkpoint=tmp_path)
+
+    assert fitted().words() == fitted().words()
+    with pytest.raises(ValueError, match="a training with seed = 0, this one has 1"):
+        fitted(seed=1)
+    with pytest.raises(ValueError, match="a training with candidates = 4, this one has 5"):
+        fitted(config=CONFIG.model_copy(update={"candidates": 5}))
+    other = Dataset(dataset.name, dataset.items, dataset.sequences.head(15))
+    with pytest.raises(ValueError, match="a training with sequences = "):
+        fitted(other)

@@ -6,16 +6,22 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from genrec_lab.data import Dataset
+from genrec_lab.encoders.compact import CompactConfig
+from genrec_lab.encoders.pictures import PictureTarget
+from genrec_lab.models.tokenizers.base import ItemContent
 from genrec_lab.models.tokenizers.content_decoders import DecoderConfig
 from genrec_lab.models.tokenizers.diffusion import DiffusionConfig
-from genrec_lab.models.tokenizers.tree import for_fidelity
+from genrec_lab.models.tokenizers.tree import TreeTokenizer, for_fidelity
 from genrec_lab.models.tokenizers.tree_network import TreeNetwork, TreeTokenizerConfig
 from genrec_lab.models.tokenizers.tree_quantizer import TreeQuantizerConfig
+from genrec_lab.training import TrainingConfig
 
 CONFIG = TreeTokenizerConfig(
     quantizer=TreeQuantizerConfig(root_size=6, leaf_size=9, dimension=4),
@@ -125,3 +131,32 @@ class TestFidelity:
     def test_an_unknown_one_is_refused(self) -> None:
         with pytest.raises(ValueError, match='fidelity is \'both\'; expected "paper" or "code"'):
             for_fidelity("both")
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
+    words = [f"A {colour} {thing}" for colour in ("red", "blue", "green") for thing in ("bowl", "chair")]
+    items = pl.DataFrame({"item": range(6), "domain": "Shop", "title": words, "text": words})
+    sequences = pl.DataFrame({"user": range(4), "domain": "Shop", "items": [[0, 1, 2, 3, 4, 5]] * 4})
+    dataset = Dataset("mine", items, sequences)
+    encoder = CompactConfig(
+        levels=3, dimension=16, heads=2, layers=1, dropout=0.0, max_tokens=6, vocabulary=4,
+        text_model="hash", picture_model="pixels", picture=PictureTarget(size=8, patch=2),
+    )  # fmt: skip
+    training = TrainingConfig(epochs=1, batch_size=16, schedule="constant", warmup=0.0)
+
+    def codes(
+        data: Dataset = dataset, seed: int = 0, folder: Path | None = tmp_path, epochs: int = 1
+    ) -> list[list[int]]:
+        config = training.model_copy(update={"epochs": epochs})
+        content = ItemContent.from_dataset(data)
+        made = TreeTokenizer(CONFIG, content=encoder, tokenizer_training=config)
+        return made.fit(content, seed=seed, checkpoint=folder).encode(content).tolist()
+
+    first = codes()
+    assert first == codes() == codes(folder=None)
+    with pytest.raises(ValueError, match="a training with seed = 0, this one has 7; delete it"):
+        codes(seed=7)
+    other = Dataset(dataset.name, dataset.items.with_columns(pl.col("text") + "!"), dataset.sequences)
+    with pytest.raises(ValueError, match="a training with items = "):
+        codes(other)
+    assert codes(epochs=2) == codes(folder=None, epochs=2)

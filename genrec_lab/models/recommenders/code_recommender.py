@@ -46,7 +46,15 @@ from genrec_lab.models.recommenders.base import (
     callbacks_of,
     seen_items,
 )
-from genrec_lab.training import TrainingConfig, TrainingResult, autocast, moved, placed, validator
+from genrec_lab.training import (
+    TrainingConfig,
+    TrainingResult,
+    autocast,
+    content_hash,
+    moved,
+    placed,
+    validator,
+)
 from genrec_lab.training import fit as train
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -161,12 +169,24 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
         (`reading_past`). temperature: divides the logits of the loss. validation_beams, precision: used in
         the validation that selects the epoch. callbacks, checkpoints: as for a model over items. The
         constructor draws the initial weights, so call `torch.manual_seed` before it. Raises ValueError if the
-        identifiers belong to other items.
+        identifiers belong to other items, and for checkpoints of other settings or data.
         """
         pairs, training = pairs or PairsConfig(), training or TrainingConfig()
         learnt = TrainingData.of(data, max_history=pairs.max_history)
         self._require_codes_of(learnt)
         self.temperature = temperature
+        identity: dict[str, Any] = {}
+        if checkpoints is not None:
+            frozen = [weight for weight in self.parameters() if not weight.requires_grad]
+            identity = {
+                **self.config.model_dump(mode="json"),
+                "pairs": pairs.model_dump(mode="json"),
+                "temperature": temperature,
+                "frozen weights": content_hash(*frozen),
+                "identifiers": content_hash(self.codes.codes),
+                "sequences": content_hash(learnt.sequences, learnt.given),
+                "validation": content_hash(learnt.valid),
+            }
 
         def recommend(users: pl.DataFrame) -> Ranked:
             histories, domains = users["history"].to_list(), users["domain"].to_list()
@@ -180,6 +200,7 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
                 validate=validator(recommend, learnt.valid, config.validation_users, seed),
                 callbacks=callbacks_of(callbacks, name),
                 checkpoints=checkpoints / name if checkpoints else None,
+                identity=identity,
                 seed=seed,
             )
 

@@ -36,7 +36,15 @@ from genrec_lab.models.recommenders.base import (
 )
 from genrec_lab.models.sequential.batches import SequenceBatches, Undivided, padded, places_of
 from genrec_lab.registry import ComponentConfig
-from genrec_lab.training import Batches, TrainingConfig, TrainingResult, moved, placed, validator
+from genrec_lab.training import (
+    Batches,
+    TrainingConfig,
+    TrainingResult,
+    content_hash,
+    moved,
+    placed,
+    validator,
+)
 from genrec_lab.training import fit as train
 
 _WEIGHTS, _CONFIG, _ARRAYS, _WORDS = "model.safetensors", "config.json", "domain.safetensors", "words.parquet"
@@ -244,8 +252,8 @@ class ItemModel(nn.Module, ItemRecommender):
         after `pretrain`; without it, a model with shared phases runs them on this domain. text, pictures:
         vectors of the items of the whole data set, (items, V), for models that read them. callbacks: for all
         phases, or a function from a phase's name to its callbacks. checkpoints: a folder from which an
-        interrupted training resumes. Raises ValueError for data of several domains, and if something that
-        the model needs is missing.
+        interrupted training resumes. Raises ValueError for data of several domains, if something that the
+        model needs is missing, and for checkpoints of other settings or data.
 
             SASRec(SASRec.Config()).fit(dataset.select("Garden")).recommend([[3, 14]], top_k=10)
         """
@@ -257,9 +265,12 @@ class ItemModel(nn.Module, ItemRecommender):
             )
         given: dict[str, Any] = {"training": training, "pretraining": pretraining, "text": text}
         given |= {"pictures": pictures, "seed": seed, "callbacks": callbacks, "checkpoints": checkpoints}
+        given_weights = None
+        if pretrained is not None and checkpoints is not None:
+            given_weights = content_hash(*pretrained.state_dict().values())
         if pretrained is None and pretrains(type(self)):
             pretrained = type(self)(self.config).pretrain(learnt, **given)
-        return self._train(learnt, False, pretrained, **given)
+        return self._train(learnt, False, pretrained, given_weights, **given)
 
     def pretrain(self, data: Dataset | TrainingData, **given: Any) -> Self:
         """Create the network for all domains of the data and train its shared phases.
@@ -274,6 +285,7 @@ class ItemModel(nn.Module, ItemRecommender):
         data: TrainingData,
         shared: bool,
         pretrained: ItemModel | None = None,
+        given_weights: str | None = None,
         *,
         training: TrainingConfig | None = None,
         pretraining: TrainingConfig | None = None,
@@ -283,7 +295,10 @@ class ItemModel(nn.Module, ItemRecommender):
         callbacks: Callbacks = (),
         checkpoints: Path | None = None,
     ) -> Self:
-        """Create the network and run the shared phases, or the other ones."""
+        """Create the network and run the shared phases, or the other ones.
+
+        given_weights: the hash of the pre-trained weights, if the caller of `fit` gave them.
+        """
         torch.manual_seed(seed)
         items, read = data.items["item"].to_numpy(), (*self.needs, *self.takes)
         vectors = {
@@ -297,6 +312,16 @@ class ItemModel(nn.Module, ItemRecommender):
         self.build(DomainItems(items, np.array(users, dtype=np.int64), words=words, **vectors))
         if pretrained is not None:
             self.start_from(pretrained)
+        identity: dict[str, Any] = {}
+        if checkpoints is not None:
+            described = None if words is None else words.select(pl.exclude(pl.Binary, pl.Object))
+            identity = {
+                **self.config.model_dump(mode="json"),
+                "pretrained": given_weights,
+                "items": content_hash(items, described, *vectors.values()),
+                "sequences": content_hash(data.sequences),
+                "validation": content_hash(data.valid),
+            }
         for phase in (one for one in self.phases if one.shared is shared):
             config = budgets[phase.budget] or TrainingConfig()
             if phase.epochs is not None:
@@ -312,6 +337,7 @@ class ItemModel(nn.Module, ItemRecommender):
                 validate=validate if phase.validated else None,
                 callbacks=callbacks_of(callbacks, phase.name),
                 checkpoints=checkpoints / phase.name if checkpoints else None,
+                identity=identity,
                 seed=seed,
             )
         return self

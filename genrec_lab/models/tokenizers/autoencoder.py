@@ -5,7 +5,6 @@ Shapes: N items, B items of a batch, D content dimensions, L levels, d latent di
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 from abc import ABC, abstractmethod
@@ -31,7 +30,15 @@ from genrec_lab.models.tokenizers.base import (
 )
 from genrec_lab.models.tokenizers.epochs import Lesson, train_in_epochs
 from genrec_lab.models.tokenizers.quantizers import Quantized
-from genrec_lab.training import TrainingConfig, TrainingMemoryError, autocast, moved, placed, processes
+from genrec_lab.training import (
+    TrainingConfig,
+    TrainingMemoryError,
+    autocast,
+    content_hash,
+    moved,
+    placed,
+    processes,
+)
 
 # Hidden layers from the content vector to the latent one; the decoder mirrors them.
 PAPER_HIDDEN = (2048, 1024, 512, 256, 128, 64)  # not stated in GMC; LC-Rec's and LETTER's code have these
@@ -193,9 +200,9 @@ class AutoencoderTokenizer(VectorTokenizer):
         # A resumed training may have more epochs than before.
         identity = config.model_dump(mode="json", exclude={"epochs"}) | {
             "seed": seed,
-            "vectors": _hash(x),
-            "domains": _hash(known.domains),
-            "other vectors": None if extra is None else _hash(extra),
+            "vectors": content_hash(x),
+            "domains": content_hash(known.domains),
+            "other vectors": None if extra is None else content_hash(extra),
         }
         training = TrainingConfig(
             epochs=config.epochs,
@@ -352,10 +359,6 @@ class _CatalogueEpochs:
 
 def _places(rows: np.ndarray) -> dict[str, Tensor]:
     return {"rows": torch.from_numpy(rows)}
-
-
-def _hash(content: np.ndarray) -> str:
-    return hashlib.sha256(content.tobytes()).hexdigest()[:16]
 
 
 def mlp(widths: tuple[int, ...], dropout: float, generator: torch.Generator | None) -> nn.Sequential:

@@ -29,7 +29,7 @@ from genrec_lab.models.tokenizers.id_generator import (
     word_pieces,
 )
 from genrec_lab.models.tokenizers.word_pieces import WordPieces
-from genrec_lab.training import Batches, PrintEpochs, TrainingConfig, fit, placed
+from genrec_lab.training import Batches, PrintEpochs, TrainingConfig, content_hash, fit, placed
 
 __all__ = ["NamingConfig", "TextualIds", "TextualIdsConfig", "TextualIdsError"]
 
@@ -88,11 +88,18 @@ class TextualIds(CatalogueTokenizer):
         reader_over = new_reader(pieces, self.config)
         table = pl.DataFrame({"items": sequences}, schema={"items": pl.List(pl.Int64)}).with_row_index("user")
         pairs = every_prefix(table, naming.max_history)
+        identity = {
+            **self.config.model_dump(mode="json"),
+            "naming": naming.model_dump(mode="json", include={"max_history", "per_user"}),
+            "items": content_hash(pl.DataFrame({"text": texts})),
+            "sequences": content_hash(table),
+        }
 
         def train(model: torch.nn.Module, batches: Batches, training: TrainingConfig, name: str) -> None:
             folder = None if checkpoint is None else checkpoint / name
             shown = PrintEpochs(f"{known.title}, {name}")
-            fit(model, batches, training, callbacks=[shown], checkpoints=folder, seed=seed)
+            given: dict[str, Any] = {"checkpoints": folder, "identity": identity, "seed": seed}
+            fit(model, batches, training, callbacks=[shown], **given)
 
         if self.config.generator is None:
             train(generator, _Items(len(known), naming.labels.batch_size), naming.labels, "words")

@@ -27,7 +27,7 @@ from genrec_lab.models.tokenizers.epochs import Lesson, train_in_epochs
 from genrec_lab.models.tokenizers.tree_network import Batch, TreeNetwork, TreeTokenizerConfig
 from genrec_lab.models.tokenizers.tree_quantizer import TreeQuantizerConfig
 from genrec_lab.registry import ComponentConfig, component_config
-from genrec_lab.training import TrainingConfig, placed, processes
+from genrec_lab.training import TrainingConfig, content_hash, placed, processes
 
 _AT_ONCE = 256  # items per batch
 
@@ -180,6 +180,17 @@ class TreeTokenizer(Quantizing):
         def codes_of(rows: np.ndarray) -> list[np.ndarray]:
             return [self.model.tokenize(self._batches(content.numbers[rows])).codes]
 
+        identity: dict[str, Any] = {}
+        if checkpoint is not None:
+            frozen = [weight for weight in self.model.parameters() if not weight.requires_grad]
+            read = items[content.numbers].select(pl.col("^(domain|text|image)$"))
+            identity = {
+                **self.config.model_dump(mode="json"),
+                "content": self.content.model_dump(mode="json"),
+                "frozen weights": content_hash(*frozen),
+                "items": content_hash(content.numbers, read),
+                "neighbours": content_hash(content.require("sequences", self)),
+            }
         lesson = _Lesson(self.model, len(content), len(self.model.quantizer.sizes))
         self.epochs = train_in_epochs(
             lesson,
@@ -191,6 +202,7 @@ class TreeTokenizer(Quantizing):
             seed=seed,
             on_epoch=on_epoch,
             checkpoint=checkpoint,
+            identity=identity,
         )
         self.codes_by_epoch = lesson.kept
         return self._fitted()
