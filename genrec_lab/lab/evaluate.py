@@ -125,7 +125,7 @@ def _what_to_know(run: Run, facts: Facts) -> Iterator[str]:
 
 
 def _with_all_before(test: pl.DataFrame, dataset: Dataset) -> pl.DataFrame:
-    """Add `had`: all items of a test user before the target, also those that the history is too short for.
+    """Add `had`: the items of a test user before the target, also those that the history is too short for.
 
     `test` has all targets of its users. They are the last items of the user's sequence, in its order.
     """
@@ -135,7 +135,7 @@ def _with_all_before(test: pl.DataFrame, dataset: Dataset) -> pl.DataFrame:
     return test.with_columns(items=dataset.sequences["items"].gather(test["user"])).select(
         *test.columns,
         had=pl.when(items.list.get(place, null_on_oob=True) == pl.col("target"))
-        .then(items.list.head(place))
+        .then(items.list.head(place).list.set_union("history"))
         .otherwise("history"),  # a published row that does not follow from the sequence
     )
 
@@ -494,9 +494,8 @@ def _all_but_a_sample(
 ) -> list[np.ndarray]:
     """For each user all items of the domain but the target and `size` others that the user does not have."""
     items, hidden = dataset.domain_items(domain), []
-    whole = dataset.sequences["items"].gather(users["user"]).to_list()
-    for user, target, had in zip(users["user"], users["target"], whole, strict=True):
-        strange = np.setdiff1d(items, [target, *had])
+    for user, target, had in users.select("user", "target", "had").iter_rows():
+        strange = np.setdiff1d(items, [target, *had, *dataset.sequences["items"][user]])
         order = np.random.default_rng([seed, user]).permutation(len(strange))
         hidden.append(np.setdiff1d(items, [target, *strange[order[:size]]]))
     return hidden
