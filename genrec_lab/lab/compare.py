@@ -138,10 +138,10 @@ def _comparison_task(runs: Sequence[Run]) -> Task:
     }
     measured, components = dict[str, Any](), dict[str, Any]()
     for run in kept:
-        asked = run.config.evaluation
+        asked = run.config.evaluation.measured
         # Metrics that need more than rankings are not compared.
-        metrics = [name for name in asked.metrics if not metric_needs(name)] or ["recall", "ndcg"]
-        measured[run.name] = {"ks": asked.ks, "metrics": metrics}
+        metrics = [name for name in asked["metrics"] if not metric_needs(name)]
+        measured[run.name] = {"ks": asked["ks"], "metrics": metrics}
         components |= {name: METRICS.find(name) for name in metrics}
     given, code = {"seeds": seeds, "measured": measured}, tuple(components.values())
     return Task(COMPARISON, "comparison", _collect, given, {"rankings": rankings}, code)

@@ -80,7 +80,7 @@ def ranking_tasks(run: Run, facts: Facts) -> dict[str, Task]:
     if POPULARITY in config.compare:
         found[POPULARITY] = Task(EVALUATION, POPULARITY, _rank_by_popularity, shared, data, row=POPULARITY)
     if run.dataset["name"] == "bazaar" and facts.n_items <= MAX_ORACLE_ITEMS:
-        given = {"domains": shared["domains"], "ks": config.evaluation.ks, "options": run.dataset}
+        given = {"domains": shared["domains"], "ks": config.evaluation.measured["ks"], "options": run.dataset}
         found[BEST_POSSIBLE] = Task(EVALUATION, BEST_POSSIBLE, _best_possible, given, data, row=BEST_POSSIBLE)
     return found
 
@@ -227,10 +227,10 @@ def labelled(metrics: pl.DataFrame, **whose: str | int) -> pl.DataFrame:
 def _measured(
     run: Run, ranked: pl.DataFrame, known: Mapping[str, Any], shared: SharedRanking | None = None
 ) -> pl.DataFrame:
-    config, items = run.config.evaluation, shared or ranked["items"].to_numpy()
+    asked, items = run.config.evaluation.measured, shared or ranked["items"].to_numpy()
     at_hand = set(next(iter(known.values())))
-    metrics = [name for name in config.metrics if set(metric_needs(name)) <= at_hand]
-    return metrics_table(items, ranked["target"], ranked["domain"], config.ks, metrics, known)
+    metrics = [name for name in asked["metrics"] if set(metric_needs(name)) <= at_hand]
+    return metrics_table(items, ranked["target"], ranked["domain"], asked["ks"], metrics, known)
 
 
 def _needed(run: Run) -> set[str]:

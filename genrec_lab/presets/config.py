@@ -89,6 +89,11 @@ class EvaluationConfig(BaseModel):
         return self
 
     @property
+    def measured(self) -> dict[str, tuple[Any, ...]]:
+        """The ks and metrics of all tables: those asked for, and NDCG@10, which titles and figures show."""
+        return {"ks": tuple(sorted({*self.ks, 10})), "metrics": tuple(dict.fromkeys((*self.metrics, "ndcg")))}
+
+    @property
     def top_k(self) -> int:
         """The number of ranked items per user: the largest k, at least 10."""
         return max(10, *self.ks)

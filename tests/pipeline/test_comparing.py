@@ -91,13 +91,13 @@ def test_means_and_standard_deviations_are_those_of_plain_statistics(opened, thr
 
 
 def test_seeds_are_compared_by_the_metrics_that_the_run_names(opened, three):
-    evaluation = {"evaluation": {"ks": [3, 10], "metrics": ["mrr", "ndcg", "coverage"]}}
+    evaluation = {"evaluation": {"ks": [3], "metrics": ["mrr", "coverage"]}}
     runs = [opened(f"demo-seed{seed}", seed, **evaluation) for seed in (1, 2, 3)]
     for run in runs:
         rank_test_users(run)
     comparison = compare_runs(opened(**evaluation))
     learnt = comparison.records.filter(pl.col("method") != "best possible")
-    # coverage needs more than rankings
+    # coverage needs more than rankings; NDCG@10 is always there
     assert set(learnt.select("metric", "k").iter_rows()) == {(m, k) for m in ("mrr", "ndcg") for k in (3, 10)}
     values = [cell(run.metrics(), "sasrec", metric="mrr", k=3)["value"] for run in runs]
     assert cell(comparison.summary, "sasrec", metric="mrr", k=3)["mean"] == pytest.approx(
