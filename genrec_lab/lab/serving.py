@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from genrec_lab.lab.prepare import facts_of, load_prepared
 from genrec_lab.lab.rows import served
 from genrec_lab.lab.store import Run, existing_run
 from genrec_lab.models.hub import ITEM_COLUMNS, Catalogue
-from genrec_lab.models.recommenders.base import read_recommender, require_accepted
+from genrec_lab.models.recommenders.base import read_recommender, require_accepted, with_accepted
 from genrec_lab.viz.text import counted
 
 EXPORTED = "export.json"  # in a folder that `genrec export` or `genrec add-items` wrote
@@ -90,19 +89,43 @@ class Served:
         The most recent `max_history` items are read, as in training; `exclude_seen` counts all of them.
         Raises RunError if the row's recommender takes no such filter, and for what it refuses.
         """
-        model = self.model(domain)
-        takes = inspect.signature(model.recommend).parameters
-        asked: dict[str, Any] = {"allow": allow, "deny": deny}
-        asked["exclude_seen"] = histories if exclude_seen else None
-        asked = {name: value for name, value in asked.items() if value is not None}
-        asked |= {"domain": [domain] * len(histories)} if "domain" in takes else {}
-        asked |= {"beams": beams} if beams and "beams" in takes else {}
-        recent = [list(history)[-self.max_history :] for history in histories]
+        model, domains = self.model(domain), [domain] * len(histories)
+        asked: dict[str, Any] = {"allow": allow, "deny": deny, "exclude_seen": exclude_seen, "beams": beams}
         try:
-            require_accepted(model.recommend, *asked)
-            return model.recommend(recent, top_k, **asked)
+            return recommend_after(model, histories, top_k, domains, self.max_history, **asked)
         except ValueError as error:
             raise RunError(f"{domain}: {error}.") from error
+
+
+def recommend_after(
+    model: Any,
+    histories: Sequence[Sequence[int]],
+    top_k: int,
+    domains: Sequence[str],
+    max_history: int,
+    *,
+    allow: Sequence[int] | np.ndarray | None = None,
+    deny: Sequence[int] | np.ndarray | None = None,
+    exclude_seen: bool = False,
+    beams: int | None = None,
+) -> Ranked:
+    """Return a recommender's top_k items of each history's domain, however long the histories are.
+
+    It reads the most recent `max_history` items; `exclude_seen` counts all of them. Raises RecommenderError
+    if it takes no such filter, and ValueError for what it refuses.
+    """
+    asked = {"allow": allow, "deny": deny, "exclude_seen": histories if exclude_seen else None}
+    filters = {name: value for name, value in asked.items() if value is not None}
+    require_accepted(model.recommend, *filters)
+    offered: dict[str, Any] = {"domain": list(domains), **({"beams": beams} if beams else {}), **filters}
+    recent = [list(history)[-max_history:] for history in histories]
+    return with_accepted(model.recommend, recent, top_k, **offered)
+
+
+def history_length(model: Any) -> int:
+    """Return how many items of a history a recommender reads: as it or its config states, or the default."""
+    of_config = getattr(getattr(model, "config", None), "max_history", None)
+    return int(getattr(model, "max_history", None) or of_config or MAX_HISTORY)
 
 
 def open_served(source: str | Path, row: str | None = None) -> Served:
@@ -159,7 +182,7 @@ def _of_models(folder: Path, row: str, models: Mapping[Any, Path]) -> Served:
         domains = held or tuple(catalogue.items["domain"].unique(maintain_order=True))
         models = dict.fromkeys(domains, models[None])
     identity = {str(place): sha256_of(place / "shared.json") for place in models.values()}
-    history = first.max_history or MAX_HISTORY
+    history = history_length(first)
     return Served(str(folder), row, tuple(models), catalogue, history, models, identity)
 
 
@@ -204,6 +227,11 @@ def recommend_to_file(
     names = users["domain"].unique(maintain_order=True)
     lists = {name: file for name, file in (("allow", allow), ("deny", deny)) if file is not None}
     keys = {name: read_keys(file) for name, file in lists.items()}
+    if any(getattr(model.model(name), "knows_users", False) for name in names):
+        say(
+            f"{model.row} has learned vectors of its training users, but a file's users count as unknown, so "
+            "the run's users get other lists than in its rankings.parquet."
+        )
     known = set(model.catalogue.items["key"])
     for name, of_list in keys.items():
         strange = [key for key in of_list if key not in known]

@@ -35,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif options.command == "tokenize":
             tokenize_catalogue(*where, options.tokenizer, workers, cluster)
         else:
-            recommend_to_users(*where, options.recommender, options.top_k, options.beams, workers, cluster)
+            asked = options.recommender, options.top_k, options.beams, workers, cluster
+            recommend_to_users(*where, *asked, max_history=options.max_history)
     except (RunError, ScaleError, ValueError) as error:  # pydantic's errors are ValueErrors too
         print(f"error: {error}", file=sys.stderr)
         return REFUSED
@@ -100,6 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     recommend.add_argument("recommender", type=Path, help="its folder")
     recommend.add_argument("--top-k", type=int, default=10)
     recommend.add_argument("--beams", type=int)
+    recommend.add_argument(
+        "--max-history", type=int, help="most recent items to read, by default the model's"
+    )
     swept = commands.add_parser("sweep", parents=[every], help="run files, a run for each seed")
     swept.add_argument("files", type=Path, nargs="+", metavar="FILE.yaml")
     swept.add_argument("--seeds", type=_seeds, default=(), metavar="1,2,3")

@@ -92,15 +92,18 @@ class TokenizeVectors:
 class RecommendToUsers:
     """Histories to the next items, by a trained recommender."""
 
-    def __init__(self, folder: str, top_k: int, **asked: Any) -> None:
+    def __init__(self, folder: str, top_k: int, max_history: int | None = None, **asked: Any) -> None:
+        from genrec_lab.lab.serving import history_length, recommend_after
         from genrec_lab.models.recommenders.base import read_recommender
 
         self.model, self.top_k, self.asked = read_recommender(folder), top_k, asked
+        self.recommend = recommend_after
+        self.max_history = max_history or history_length(self.model)
 
     def __call__(self, rows: pl.DataFrame) -> pl.DataFrame:
         """`user`, `domain`, `history` -> `user`, `domain`, `items` (K), `scores` (K)."""
         histories, domains = rows["history"].to_list(), rows["domain"].to_list()
-        ranked = self.model.recommend(histories, self.top_k, domains, **self.asked)
+        ranked = self.recommend(self.model, histories, self.top_k, domains, self.max_history, **self.asked)
         return _with_lists(rows.select("user", "domain"), items=ranked.items, scores=ranked.scores)
 
 
@@ -155,15 +158,25 @@ def recommend_to_users(
     allow: Sequence[int] | None = None,
     deny: Sequence[int] | None = None,
     exclude_seen: bool = False,
+    max_history: int | None = None,
 ) -> None:
     """Rank `top_k` items of its `domain` for each `user` after its `history` of item indices.
 
-    recommender: its folder. beams, allow, deny, exclude_seen: those of `recommend`. Raises as all pipelines
-    do.
+    recommender: its folder. beams, allow, deny, exclude_seen: those of `recommend`. max_history: how many of
+    a history's most recent items are read, by default as many as the recommender states, or 20. Raises as
+    all pipelines do.
     """
     lists = {name: None if one is None else [int(item) for item in one]
              for name, one in (("allow", allow), ("deny", deny))}  # fmt: skip
-    asked = {"top_k": top_k, "beams": beams, **lists, "exclude_seen": exclude_seen}
+    if max_history is not None and max_history < 1:
+        raise ScaleError(f"max_history is {max_history}; expected 1 or more")
+    asked = {
+        "top_k": top_k,
+        "beams": beams,
+        **lists,
+        "exclude_seen": exclude_seen,
+        "max_history": max_history,
+    }
     options = {"folder": str(_model_folder(recommender)), **asked}
     depends_on = {**asked, "files": hash_folder(Path(recommender))}
     pipeline = _Pipeline(RecommendToUsers, options, ("user", "domain"), ("history",), depends_on)

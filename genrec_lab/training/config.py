@@ -27,7 +27,8 @@ class TrainingConfig(BaseModel):
     least_steps: int = Field(0, ge=0)  # raises the number of epochs on small data, to reach this many steps
     batch_size: int = Field(256, ge=1)  # samples per step, over all processes
     # The approximate number of samples on a device at a time: a larger share of the batch is split into parts
-    # whose gradients are accumulated. A loss that compares samples compares them within a part only.
+    # whose gradients are accumulated. A loss that compares samples compares them within a part only, and a
+    # mean over some of the samples, such as those with pictures, is taken within each part.
     samples_at_once: int | None = Field(None, ge=1)
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for weights of linear layers, AdamW for the rest
     learning_rate: float = Field(1e-3, gt=0)

@@ -22,9 +22,12 @@ from genrec_lab.encoders import encode_texts
 from genrec_lab.encoders.text import TextConfig
 from genrec_lab.lab import chain, prepare_data
 from genrec_lab.lab.files import RunError
+from genrec_lab.lab.serving import open_served
 from genrec_lab.lab.store import existing_run, open_run
 from genrec_lab.models import Recommender, T5Config
 from genrec_lab.models.hub import CardFacts
+from genrec_lab.models.sequential.base import DomainItems
+from genrec_lab.models.sequential.sasrec import SASRec
 from genrec_lab.models.tokenizers.rqvae import RQVAE, RQVAEConfig
 from tests.unit.test_text_vectors import tiny_decoder
 
@@ -147,6 +150,33 @@ def test_recommendations_are_those_of_a_plain_call_though_a_worker_is_killed(
     expected = made.recommender.recommend(users["history"].to_list(), 5, users["domain"].to_list(), beams=10)
     np.testing.assert_array_equal(np.array(table["items"].to_list()), expected.items)
     np.testing.assert_allclose(np.array(table["scores"].to_list()), expected.scores, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["t5", "sasrec"])
+def test_long_histories_are_read_as_when_serving(kind: str, tmp_path: Path) -> None:
+    items = pl.DataFrame({"domain": "Garden", "key": [str(item) for item in range(90)], "title": "Rake"})
+    torch.manual_seed(1)
+    model: Any = SASRec(SASRec.Config(width=8, max_history=30)).build(DomainItems(np.arange(90)))
+    if kind == "t5":
+        model = Recommender(
+            ItemCodes([[item // 9, item % 9] for item in range(90)], (10, 9), ["Garden"] * 90), TINY
+        )
+    model.eval().save_pretrained(tmp_path / "it", CardFacts(dataset="made up", max_history=4), items)
+    rng = np.random.default_rng(0)
+    histories = [rng.permutation(90)[:60].tolist() for _ in range(20)]
+    rows = pl.DataFrame({"user": range(20), "domain": "Garden", "history": histories})
+    served = open_served(tmp_path / "it")
+    for exclude_seen in (False, True):
+        asked: dict[str, Any] = {"beams": 20, "exclude_seen": exclude_seen, "deny": [1, 2, 3]}
+        found = pipelines.RecommendToUsers(str(tmp_path / "it"), 10, **asked)(rows)
+        expected = served.recommend(histories, 10, "Garden", **asked)
+        np.testing.assert_array_equal(np.array(found["items"].to_list()), expected.items)
+    seen = [set(history) for history in histories]
+    assert not any(items & own for items, own in zip(map(set, found["items"]), seen, strict=True))
+    recent = [history[-7:] for history in histories]
+    found = pipelines.RecommendToUsers(str(tmp_path / "it"), 10, max_history=7)(rows)
+    np.testing.assert_array_equal(np.array(found["items"].to_list()), model.recommend(recent, 10).items)
+    assert (model.recommend(recent, 10).items != served.recommend(histories, 10, "Garden").items).any()
 
 
 def test_vectors_are_those_of_a_plain_call(ray: Any, tmp_path: Path) -> None:

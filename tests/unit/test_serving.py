@@ -17,6 +17,9 @@ from genrec_lab.lab.files import RunError
 from genrec_lab.lab.own_tables import read_histories, read_keys
 from genrec_lab.lab.serving import open_served, recommend_to_file
 from genrec_lab.models.hub import CardFacts
+from genrec_lab.models.sequential.base import DomainItems
+from genrec_lab.models.sequential.hgn import HGN
+from genrec_lab.models.sequential.sasrec import SASRec
 from tests.unit.conftest import tiny_recommender, unique_codes
 
 USERS = 10_000
@@ -89,6 +92,21 @@ def test_rows_are_what_the_library_recommends(shared: Path, tmp_path: Path) -> N
         assert own["item"].to_list() == [keys[item] for item in ranked.items[0] if item >= 0]
         assert own["rank"].to_list() == list(range(1, own.height + 1))
         np.testing.assert_allclose(own["score"], ranked.scores[0][ranked.items[0] >= 0], atol=1e-5)
+
+
+def test_a_model_that_knows_users_is_said_to_take_them_as_unknown(tmp_path: Path) -> None:
+    items = pl.DataFrame({"domain": "Garden", "key": [f"K{item}" for item in range(6)], "title": "Rake"})
+    users = pl.DataFrame({"user": ["0", "1"], "domain": "Garden", "history": [["K1", "K2"], ["K3"]]})
+    users.write_parquet(tmp_path / "users.parquet")
+    said: list[str] = []
+    for kind in (SASRec, HGN):
+        model = kind(kind.Config(width=8)).build(DomainItems(np.arange(6), np.arange(2)))
+        model.save_pretrained(tmp_path / kind.__name__, CardFacts(dataset="made up"), items)
+        recommend_to_file(
+            tmp_path / kind.__name__, tmp_path / "users.parquet", tmp_path / "out.csv", 2, say=said.append
+        )
+    (sentence,) = said
+    assert sentence.startswith("HGN has learned vectors of its training users, but a file's users count as")
 
 
 def test_other_settings_begin_anew(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,6 +164,7 @@ class ItemModel(nn.Module, ItemRecommender):
     # Whether several processes may share a batch. If so, the loss must gather rows that it compares from all
     # processes (`training.processes`), and draw random numbers for the rows of all of them.
     divisible: ClassVar[bool] = False
+    knows_users: ClassVar[bool] = False  # whether `logits` uses the users
 
     def __init__(self, config: ItemModelConfig | None = None) -> None:
         """Set the config, by default `Config()`; `fit`, `build` or `load` creates the network."""

@@ -37,6 +37,7 @@ class HGN(ItemModel):
 
     Config: ClassVar = HGNConfig
     divisible: ClassVar = True
+    knows_users: ClassVar = True
     own_weights: ClassVar = ("embedding.", "target.", "user.")
     config: HGNConfig
 
