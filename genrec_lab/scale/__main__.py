@@ -35,8 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif options.command == "tokenize":
             tokenize_catalogue(*where, options.tokenizer, workers, cluster)
         else:
-            asked = options.recommender, options.top_k, options.beams, workers, cluster
-            recommend_to_users(*where, *asked, max_history=options.max_history)
+            asked = {"beams": options.beams, "max_history": options.max_history}
+            given = options.recommender, options.top_k
+            recommend_to_users(*where, *given, workers=workers, cluster=cluster, **asked)
     except (RunError, ScaleError, ValueError) as error:  # pydantic's errors are ValueErrors too
         print(f"error: {error}", file=sys.stderr)
         return REFUSED

@@ -32,9 +32,9 @@ def content_hash(*parts: np.ndarray | Tensor | pl.DataFrame | None) -> str:
         if isinstance(part, pl.DataFrame):
             found.update(part.write_json().encode())
         elif isinstance(part, Tensor):
-            found.update(part.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+            found.update(part.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
         elif part is not None:
-            found.update(np.ascontiguousarray(part))
+            found.update(np.ascontiguousarray(part).data)
     return found.hexdigest()[:16]
 
 
