@@ -79,6 +79,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory, real_data: Path) -> Path:
     return root
 
 
+_COUNT = """root => {
+  if (root.steps === undefined) {
+    const step = () => { root.steps += 1; };
+    root.addEventListener('click', step, true);
+    root.addEventListener('change', event => { if (event.target.tagName === 'SELECT') step(); }, true);
+    root.addEventListener('input', event => { if (event.target.type === 'search') step(); }, true);
+  }
+  root.steps = 0;
+}"""
+
+
 @dataclass(frozen=True)
 class Place:
     """An explorer in the page, and the same in Python."""
@@ -91,6 +102,13 @@ class Place:
     def part(self, text: str) -> Locator:
         """A table of the open view, by its title."""
         return self.explorer.locator(".genrec-tabpart").filter(has_text=text)
+
+    def begin(self) -> None:
+        """Count from here on what is clicked, chosen from a list, or typed into the search."""
+        self.explorer.evaluate(_COUNT)
+
+    def steps(self) -> int:
+        return int(self.explorer.evaluate("root => root.steps"))
 
     def chosen(self) -> Locator:
         return self.explorer.locator(".genrec-page .genrec-chosen .genrec-title")
@@ -153,13 +171,17 @@ def states(runs: Path, real_data: Path) -> dict[str, ExplorerState]:
 @pytest.fixture(params=PLACES)
 def place(
     page: NotebookPage, states: dict[str, ExplorerState], runs: Path, request: pytest.FixtureRequest
-) -> Place:
+) -> Iterator[Place]:
+    """An explorer with nothing selected; a question is answered in three steps at most."""
     page.wide(1280, 800)
     explorer = page.explorer(PLACES.index(request.param))
     explorer.scroll_into_view_if_needed()
     page.start_over(explorer)
     run = None if request.param == "published" else existing_run(request.param, runs)
-    return Place(page, explorer, states[request.param], run)
+    place = Place(page, explorer, states[request.param], run)
+    place.begin()
+    yield place
+    assert place.steps() <= 3
 
 
 def test_which_codes_are_dead_or_nearly_so_and_why(place: Place) -> None:
@@ -189,7 +211,9 @@ def test_which_codes_are_dead_or_nearly_so_and_why(place: Place) -> None:
             expect(fact(place.explorer, "state")).to_have_text("dead")
         if catalogue.nearest_codes(0, first):  # the reason: which codewords are near, and take its items
             assert place.explorer.get_by_text("Nearest codewords").count() == 1
+        assert place.steps() == 2
         place.notebook.start_over(place.explorer)
+        place.begin()
 
 
 def test_which_items_collide_and_are_their_texts_equal(place: Place) -> None:
