@@ -27,9 +27,9 @@ from genrec_lab.lab.evaluate import (
     EVALUATION,
     labelled,
     load_rankings,
+    ranking_in,
     ranking_tasks,
     run_metrics,
-    shared_ranking,
     shown_row,
 )
 from genrec_lab.lab.files import RunError, read_json, write_json
@@ -187,9 +187,8 @@ def _collect(
         if row == BEST_POSSIBLE:
             table = pl.read_parquet(folder / "metrics.parquet")
         else:
-            frame = pl.read_parquet(folder / "rankings.parquet")
-            items = shared_ranking(folder, frame) or frame["items"].to_numpy()
-            table = metrics_table(items, frame["target"], frame["domain"], **measured[run])
+            frame, ranking = ranking_in(folder)
+            table = metrics_table(ranking, frame["target"], frame["domain"], **measured[run])
         found.append(labelled(table, run=run, method=row, seed=seeds[run]))
     pl.concat(found).write_parquet(work.folder / "records.parquet")
 
@@ -427,8 +426,7 @@ def _weigh(work: Work, method: str, variants: Sequence[str], seed: int, rankings
     ranked: dict[tuple[str, str], Any] = {}
     for place, folder in rankings.items():
         run, _, row = place.partition("/")
-        frame = of_runs.setdefault(run, {})[row] = pl.read_parquet(folder / "rankings.parquet")
-        ranked[run, row] = shared_ranking(folder, frame) or frame["items"].to_numpy()
+        of_runs.setdefault(run, {})[row], ranked[run, row] = ranking_in(folder)
     users = next(iter(of_runs.values()))[method].select("user", "domain", "target")
     lacking = {
         run: "its test users differ from those of the other seeds."

@@ -143,22 +143,23 @@ def _with_all_before(test: pl.DataFrame, dataset: Dataset) -> pl.DataFrame:
 def load_rankings(run: Run) -> Rankings:
     """Read what stage 07 wrote; RunError if a row's rankings are missing or were made otherwise."""
     tasks = {name: task for name, task in ranking_tasks(run, facts_of(run)).items() if name != BEST_POSSIBLE}
-    frames = {name: pl.read_parquet(run.read(task) / "rankings.parquet") for name, task in tasks.items()}
-    shared = {name: shared_ranking(run.read(tasks[name]), frame) for name, frame in frames.items()}
+    read = {name: ranking_in(run.read(task)) for name, task in tasks.items()}
+    frames = {name: frame for name, (frame, _) in read.items()}
     return Rankings(
         ranked_users(run),
         {name: frame["items"].to_numpy() for name, frame in frames.items()},
         {name: frame["scores"].to_numpy() for name, frame in frames.items()},
-        {name: ranking for name, ranking in shared.items() if ranking is not None},
+        {name: ranking for name, (_, ranking) in read.items() if isinstance(ranking, SharedRanking)},
     )
 
 
-def shared_ranking(folder: Path, frame: pl.DataFrame) -> SharedRanking | None:
-    """The ranking in a folder, with its frame, if items share identifiers; else None."""
+def ranking_in(folder: Path) -> tuple[pl.DataFrame, SharedRanking | np.ndarray]:
+    """Read a row's rankings: their frame, and what metrics take, items (U, K) or a SharedRanking."""
+    frame = pl.read_parquet(folder / "rankings.parquet")
     if "identifiers" not in frame.columns:
-        return None
+        return frame, frame["items"].to_numpy()
     lowest = pl.read_parquet(folder / _LOWEST)["item"].to_numpy()
-    return SharedRanking(frame["identifiers"].to_numpy(), lowest)
+    return frame, SharedRanking(frame["identifiers"].to_numpy(), lowest)
 
 
 def ranked_users(run: Run) -> pl.DataFrame:
@@ -201,10 +202,11 @@ def run_metrics(run: Run) -> pl.DataFrame:
             table = pl.read_parquet(folder / "metrics.parquet")
         else:
             known = known or _facts_of_metrics(run, facts)
-            ranked = pl.read_parquet(folder / "rankings.parquet")
-            table = _measured(run, ranked, known, shared_ranking(folder, ranked))
+            ranked, ranking = ranking_in(folder)
+            table = _measured(run, ranked, known, ranking)
             if (folder / "sampled.parquet").is_file():
-                sampled = _measured(run, pl.read_parquet(folder / "sampled.parquet"), known)
+                among_few = pl.read_parquet(folder / "sampled.parquet")
+                sampled = _measured(run, among_few, known, among_few["items"].to_numpy())
                 among = pl.lit(f"_of_{run.config.evaluation.sampled}_sampled")
                 table = pl.concat([table, sampled.with_columns(metric=pl.col("metric") + among)])
         found.append(labelled(table, method=name, seed=run.seed))
@@ -225,12 +227,12 @@ def labelled(metrics: pl.DataFrame, **whose: str | int) -> pl.DataFrame:
 
 
 def _measured(
-    run: Run, ranked: pl.DataFrame, known: Mapping[str, Any], shared: SharedRanking | None = None
+    run: Run, ranked: pl.DataFrame, known: Mapping[str, Any], ranking: SharedRanking | np.ndarray
 ) -> pl.DataFrame:
-    asked, items = run.config.evaluation.measured, shared or ranked["items"].to_numpy()
+    asked = run.config.evaluation.measured
     at_hand = set(next(iter(known.values())))
     metrics = [name for name in asked["metrics"] if set(metric_needs(name)) <= at_hand]
-    return metrics_table(items, ranked["target"], ranked["domain"], asked["ks"], metrics, known)
+    return metrics_table(ranking, ranked["target"], ranked["domain"], asked["ks"], metrics, known)
 
 
 def _needed(run: Run) -> set[str]:

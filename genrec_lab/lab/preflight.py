@@ -112,10 +112,11 @@ def check_run(
             stages = [notebook.stem for notebook in chosen]
             for part in parts:
                 with problems.noted():
-                    problems += _missing_results(part, root, stages)
-                if _CODES in stages:
+                    run = store.unopened_run(**part.parameters(), root=root, base=part.base, change=True)
                     with problems.noted():
-                        _check_items_suffice(config, part, root)
+                        problems += _missing_results(run, stages)
+                    if _CODES in stages:
+                        _check_items_suffice(run)
         if problems or config is None:
             raise RunFileError(place_of(source), problems)
         given = None if numbers is None else tuple(numbers)
@@ -170,11 +171,10 @@ def _unset_variables(overrides: Any) -> Iterator[str]:
                 )
 
 
-def _missing_results(spec: RunFile, root: Path, chosen: Sequence[str]) -> Iterator[str]:
+def _missing_results(run: Any, chosen: Sequence[str]) -> Iterator[str]:
     """Give the stages that chosen ones read from and that are neither chosen nor done."""
-    from genrec_lab.lab import chain, store
+    from genrec_lab.lab import chain
 
-    run = store.unopened_run(**spec.parameters(), root=root, base=spec.base, change=True)
     lacking: dict[str, str] = {}
     for stage in chosen:
         tasks = chain.tasks_of(run, stage)
@@ -193,18 +193,18 @@ def _missing_results(spec: RunFile, root: Path, chosen: Sequence[str]) -> Iterat
         yield f"notebooks leaves out {read}, but {why}; add {read}"
 
 
-def _check_items_suffice(config: Any, spec: RunFile, root: Path) -> None:
+def _check_items_suffice(run: Any) -> None:
     """Raise ValueError if a row has more codes a level than items, where their number is known already."""
-    from genrec_lab.lab import prepare, rows, store, tokenise
+    from genrec_lab.lab import prepare, rows, tokenise
 
-    run = store.unopened_run(**spec.parameters(), root=root, base=spec.base, change=True)
+    config = run.config
     if (facts := prepare.known_facts(run)) is not None:
         for row, method in rows.generative_rows(run, facts).items():
             tokenise.check_items_suffice(method, facts, row)
-    elif spec.dataset["name"] == "bazaar" and presets.methods(config):
+    elif run.dataset["name"] == "bazaar" and presets.methods(config):
         from genrec_lab.bazaar import BazaarConfig
 
-        items = spec.dataset.get("items", BazaarConfig().items)
+        items = run.dataset.get("items", BazaarConfig().items)
         if (size := config.tokenizer_class.least_items(config.tokenizer)) > items:
             raise ValueError(
                 f"overrides.tokenizer.codebook_size is {size}, but the dataset has only {items} items; give "
