@@ -5,13 +5,13 @@ Shapes: N rows (items), C columns (domain and codes), G distinct rows.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 IntArray = npt.NDArray[np.int64]
-
-# Upper bound of a packed key, so that `key * span + column` fits in int64.
-_LARGEST_KEY = np.iinfo(np.int64).max // 2
 
 
 class CodesError(ValueError):
@@ -21,34 +21,18 @@ class CodesError(ValueError):
 def row_ids(rows: npt.NDArray[np.integer]) -> IntArray:
     """Number the distinct rows from 0 in lexicographic order and give each row its number.
 
-    `rows` is (N, C) with entries >= 0; the result is (N,) with values in 0..G-1. Columns are packed into one
-    int64 key; before the next column would overflow it, the key is replaced by its rank.
+    `rows` is (N, C) with entries >= 0; the result is (N,) with values in 0..G-1.
     """
-    n_rows, n_columns = rows.shape
-    keys = np.zeros(n_rows, dtype=np.int64)
-    if n_rows == 0:
-        return keys
-    span_so_far = 1
-    for column in range(n_columns):
-        values = rows[:, column].astype(np.int64, copy=False)
-        span = int(values.max()) + 1
-        if span_so_far > _LARGEST_KEY // span:
-            keys, span_so_far = _ranks(keys)
-        if span_so_far > _LARGEST_KEY // span:
-            values, span = _ranks(values)
-        keys = keys * span + values
-        span_so_far *= span
-    return _ranks(keys)[0]
+    spans = [int(largest) + 1 for largest in rows.max(axis=0, initial=0)]
+    if math.prod(spans) < np.iinfo(np.int64).max:  # numbers are sorted much faster than rows
+        keys = np.ravel_multi_index(tuple(rows.T), spans)
+        return np.unique(keys, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 def positions_within_groups(ids: IntArray) -> IntArray:
     """Count 0, 1, 2, … inside each group of equal ids, in row order; (N,) -> (N,)."""
-    order = np.argsort(ids, kind="stable")
-    sizes = np.bincount(ids) if ids.size else np.zeros(0, dtype=np.int64)
-    starts = np.cumsum(sizes) - sizes
-    positions = np.empty_like(ids)
-    positions[order] = np.arange(ids.size, dtype=np.int64) - starts[ids[order]]
-    return positions
+    return pl.Series("id", ids).to_frame().select(pl.int_range(pl.len()).over("id")).to_series().to_numpy()
 
 
 def members_of_groups(ids: IntArray, wanted: npt.NDArray[np.bool_]) -> list[IntArray]:
@@ -84,8 +68,3 @@ def with_equals(
             of_items = np.repeat(scores[user, : len(groups)], [len(group) for group in groups])
             kept[user, : len(members)] = of_items[: len(members)]
     return items, kept
-
-
-def _ranks(keys: IntArray) -> tuple[IntArray, int]:
-    distinct, ranks = np.unique(keys, return_inverse=True)
-    return ranks.reshape(-1).astype(np.int64, copy=False), int(distinct.size)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from functools import wraps
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from genrec_lab.data.given_splits import read_splits, split_files
 from genrec_lab.data.item_text import DEFAULT_TEMPLATE
 from genrec_lab.data.paths import absolute_path, existing_folder
 from genrec_lab.data.picture_files import PACK_SUFFIX, PICTURE_ENDING, fetch_pictures
-from genrec_lab.data.rules import DataError, count_repair, nearest
+from genrec_lab.data.rules import DataError, count_repair, nearest, require_bool, require_one_of
 from genrec_lab.data.sources import finds, one_domain
 
 # GMC Section 5.1.1 and UTGRec Section 3.1.1: 5-core.
@@ -66,13 +66,9 @@ class AmazonOptions:
         if isinstance(self.mirrors, str) or not all(isinstance(one, str) for one in self.mirrors or ()):
             raise DataError(f"mirrors is {self.mirrors!r}, expected a list of addresses")
         for option, known in (("reviews", ("all", "5core")), ("repeats", ("first", "all"))):
-            if getattr(self, option) not in known:
-                raise DataError(
-                    f"{option} is {getattr(self, option)!r}, expected {' or '.join(map(repr, known))}"
-                )
+            require_one_of(option, getattr(self, option), known)
         for option in ("require_title", "download"):
-            if not isinstance(getattr(self, option), bool):
-                raise DataError(f"{option} is {getattr(self, option)!r}, expected true or false")
+            require_bool(option, getattr(self, option))
         category = self.category
         if category is not None and (
             not isinstance(category, str) or not category.replace("_", "").isalnum()
@@ -108,7 +104,7 @@ def _reader(edition: str, options: type[AmazonOptions]) -> Callable[..., Dataset
     def files(named: Mapping[str, Any]) -> object:
         if split := _split_files(edition, options(**named)):
             return split
-        return _Category.opened(EDITIONS[edition], options(**named)).files()
+        return _Category(EDITIONS[edition], options(**named)).files()
 
     @finds(files)
     @one_domain("category")
@@ -119,7 +115,7 @@ def _reader(edition: str, options: type[AmazonOptions]) -> Callable[..., Dataset
             return read_splits(
                 asked.folder, stem=asked.category, domain=asked.domain, text_template=asked.text_template
             )
-        return _Category.opened(EDITIONS[edition], asked).dataset()
+        return _Category(EDITIONS[edition], asked).dataset()
 
     return read
 
@@ -150,43 +146,41 @@ class _Category:
 
     edition: Edition
     options: AmazonOptions
-    folder: Path
-    rules: ReadingRules
     repairs: dict[str, int] = field(default_factory=dict)
 
-    @classmethod
-    def opened(cls, edition: Edition, options: AmazonOptions) -> _Category:
-        if options.download:
-            absolute_path(options.folder, "folder").mkdir(parents=True, exist_ok=True)
-        folder = existing_folder(options.folder, "folder")
-        return cls(edition, options, folder, ReadingRules(options.text_template))
+    @cached_property
+    def folder(self) -> Path:
+        if self.options.download:
+            absolute_path(self.options.folder, "folder").mkdir(parents=True, exist_ok=True)
+        return existing_folder(self.options.folder, "folder")
 
     def dataset(self) -> Dataset:
+        options, repairs = self.options, self.repairs
         review_file, metadata_file, sources = self.files()
         interactions = self._interactions(review_file)
         wanted = set(interactions["item"].unique().cast(pl.String))
-        items = read_metadata(metadata_file, self.edition, wanted, self.repairs)
-        if self.options.require_title:
+        items = read_metadata(metadata_file, self.edition, wanted, repairs)
+        if options.require_title:
             interactions = self._with_title(interactions, items)
         kept = interactions.with_columns(pl.col("user", "item").cast(pl.String))
         # Ordered by id; the metadata's order is that of the crawl.
         described = kept.select(key=pl.col("item").unique()).join(items, on="key", how="left").sort("key")
-        self._count("items_not_described", described["title"].null_count())
+        count_repair(repairs, "items_not_described", described["title"].null_count())
         described = described.with_columns(pl.all().fill_null(""))
-        images = self.options.images
+        images = options.images
         if images == FETCH:
             images = self._fetched_pictures(described, metadata_file)
         name = review_file.name.split(".")[0].removeprefix("reviews_").removesuffix("_5")
         return assemble(
-            self.options.domain or name,
+            options.domain or name,
             kept,
             described,
-            self.rules,
+            ReadingRules(options.text_template),
             origin=review_file,
             items_origin=metadata_file,
             images=images,
             images_base=self.folder,
-            repairs=self.repairs,
+            repairs=repairs,
             sources=sources,
         )
 
@@ -200,14 +194,9 @@ class _Category:
             in_time = np.argsort(reviews["timestamp"].to_numpy(), kind="stable")
             _, first = np.unique(pairs[in_time], return_index=True)
             rows = np.sort(in_time[first])
-            self._count("repeated_reviews_removed", reviews.height - rows.size)
+            count_repair(self.repairs, "repeated_reviews_removed", reviews.height - rows.size)
             reviews = reviews[rows]
-        return self._core(reviews, file)
-
-    def _core(self, interactions: pl.DataFrame, origin: Path | str) -> pl.DataFrame:
-        if self.options.k_core is None:
-            return interactions
-        return kept_core(interactions, self.options.k_core, self.repairs, str(origin))
+        return kept_core(reviews, self.options.k_core, self.repairs, str(file))
 
     def _with_title(self, interactions: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
         """Return the interactions with titled items, filtered to the k-core again.
@@ -219,23 +208,24 @@ class _Category:
         untitled = interactions.filter(~has_title)["item"].n_unique()
         if not untitled:
             return interactions
-        self._count("items_without_title_removed", untitled)
-        self._count("interactions_of_items_without_title_removed", int((~has_title).sum()))
-        left = interactions.filter(has_title)
-        if left.height == 0:
+        removed = int((~has_title).sum())
+        count_repair(self.repairs, "items_without_title_removed", untitled)
+        count_repair(self.repairs, "interactions_of_items_without_title_removed", removed)
+        if removed == interactions.height:
             raise DataError(
                 f"none of {untitled:,} items has a title; check that reviews and metadata are of the same "
                 "category, or set require_title=False"
             )
-        return self._core(left, "items with a title")
+        left = interactions.filter(has_title)
+        return kept_core(left, self.options.k_core, self.repairs, "items with a title")
 
     def _fetched_pictures(self, items: pl.DataFrame, metadata_file: Path) -> str:
         """Fetch the items' pictures into one file next to the raw files; return the template of paths."""
         name = metadata_file.name.split(".")[0].removeprefix("meta_") + PACK_SUFFIX
         addresses = dict(items.select("key", "image_url").iter_rows())
-        found = fetch_pictures(addresses, self.folder / name)
-        for reason, number in found.missing.items():
-            self._count(f"pictures_missing_{reason.replace(' ', '_').replace(',', '')}", number)
+        for reason, number in fetch_pictures(addresses, self.folder / name).missing.items():
+            what = f"pictures_missing_{reason.replace(' ', '_').replace(',', '')}"
+            count_repair(self.repairs, what, number)
         return f"{name}/{{key}}{PICTURE_ENDING}"
 
     def files(self) -> tuple[Path, Path, dict[str, dict[str, Any]]]:
@@ -265,12 +255,12 @@ class _Category:
     def _only_category(self, pattern: str) -> str:
         """Return the only category with metadata in the folder."""
         before, after = self.edition.metadata.rpartition("/")[2].split("{}")
-        endings = (after, after.removesuffix(".gz"))
+        there = [entry.name.removesuffix(".gz") for entry in self.folder.iterdir()]
+        ending = after.removesuffix(".gz")
         names = {
-            entry.name.removeprefix(before).removesuffix(ending)
-            for entry in self.folder.iterdir()
-            for ending in endings
-            if entry.name.startswith(before) and entry.name.endswith(ending)
+            name.removeprefix(before).removesuffix(ending)
+            for name in there
+            if name.startswith(before) and name.endswith(ending)
         }
         if len(names) != 1:
             wanted = pattern.rpartition("/")[2].format("<Category>")
@@ -281,67 +271,27 @@ class _Category:
             )
         return names.pop()
 
-    def _count(self, what: str, number: int) -> None:
-        count_repair(self.repairs, what, number)
-
 
 _FIELDS = ("users", "items", "interactions")
 _TOGETHER, _PRETRAINING_DOMAINS = "Pre-training", 5
-# The table of the paper that uses an edition.
-TABLES = {"amazon2018": "GMC Table 2", "amazon2023": "UTGRec Table 1"}
-
-# Users, items and interactions by domain. The pre-training row counts its five domains together.
-PUBLISHED: dict[str, dict[str, tuple[int, int, int]]] = {
-    "GMC Table 2": {
+# The table of the paper that uses an edition: users, items and interactions by domain. The pre-training row
+# counts its five domains together.
+PUBLISHED: dict[str, tuple[str, dict[str, tuple[int, int, int]]]] = {
+    "amazon2018": ("GMC Table 2", {
         "Scientific": (8_317, 4_344, 58_492),
         "Pantry": (13_073, 4_897, 126_693),
         "Instruments": (24_772, 9_922, 206_153),
         "Arts": (45_141, 20_956, 390_832),
         "Office": (86_554, 25_847, 675_882),
-    },
-    "UTGRec Table 1": {
-        "Pre-training": (999_334, 344_412, 8_609_909),
+    }),
+    "amazon2023": ("UTGRec Table 1", {
+        _TOGETHER: (999_334, 344_412, 8_609_909),
         "Instrument": (57_439, 24_587, 511_836),
         "Scientific": (50_985, 25_848, 412_947),
         "Game": (94_762, 25_612, 814_586),
         "Office": (223_308, 77_551, 1_577_570),
-    },
-}
-
-
-def compared_with_paper(
-    dataset: Dataset, table: str, rows: dict[str, list[str]] | None = None
-) -> pl.DataFrame:
-    """Compare the dataset's statistics with a paper's: one row for each of the paper's rows in the dataset.
-
-    `table` is "GMC Table 2" or "UTGRec Table 1"; `rows` maps a row of it to the domains that it covers, by
-    default each row to the domain of its name. Columns: `row`; for users, items and interactions our value,
-    `paper_...` and `off_...` (ours minus theirs); and `differs`. Raises DataError for an unknown table, row
-    or domain, and if no row is left.
-    """
-    if table not in PUBLISHED:
-        raise DataError(f"table {table!r} is unknown{nearest(table, PUBLISHED)}")
-    known = PUBLISHED[table]
-    chosen = rows if rows is not None else {row: [row] for row in known if row in dataset.domains}
-    if not chosen:
-        raise DataError(
-            f"{table} has {', '.join(known)}, the dataset has {', '.join(dataset.domains)}; say which belong "
-            'together, for example rows={"Game": ["Video_Games"]}'
-        )
-    counted = dataset.statistics()
-    found = []
-    for row, domains in chosen.items():
-        if row not in known:
-            raise DataError(f"{table} has no row {row!r}{nearest(row, known)}")
-        for domain in domains:
-            if domain not in dataset.domains:
-                raise DataError(f"row {row!r}: unknown domain {domain!r}{nearest(domain, dataset.domains)}")
-        ours = counted.filter(pl.col("domain").is_in(domains)).select(pl.col(_FIELDS).sum()).row(0)
-        values: dict[str, object] = {"row": row}
-        for name, own, theirs in zip(_FIELDS, ours, known[row], strict=True):
-            values |= {name: own, f"paper_{name}": theirs, f"off_{name}": own - theirs}
-        found.append({**values, "differs": ours != known[row]})
-    return pl.DataFrame(found)
+    }),
+}  # fmt: skip
 
 
 def lines_beside_paper(dataset: Dataset, source: str, targets: Sequence[str] = ()) -> list[str]:
@@ -350,22 +300,20 @@ def lines_beside_paper(dataset: Dataset, source: str, targets: Sequence[str] = (
     `targets` are the downstream domains; five other domains without their own row form UTGRec's pre-training
     row. There are no sentences for other sources, or if no domain has the name of a row.
     """
-    table = TABLES.get(source)
-    if table is None:
-        return []
-    rows = {row: [row] for row in PUBLISHED[table] if row in dataset.domains}
+    table, printed = PUBLISHED.get(source, ("", {}))
+    rows = {row: [row] for row in printed if row in dataset.domains}
     others = [domain for domain in dataset.domains if domain not in targets]
     pretraining = len(others) == _PRETRAINING_DOMAINS and not any(domain in rows for domain in others)
-    if _TOGETHER in PUBLISHED[table] and pretraining:
+    if _TOGETHER in printed and pretraining:
         rows = {_TOGETHER: others} | rows
-    if not rows:
-        return []
-    lines = []
-    for row in compared_with_paper(dataset, table, rows).iter_rows(named=True):
+    counted, lines = dataset.statistics(), []
+    for row, domains in rows.items():
+        ours = counted.filter(pl.col("domain").is_in(domains)).select(pl.col(_FIELDS).sum()).row(0)
+        numbers = zip(_FIELDS, ours, printed[row], strict=True)
         parts = [
-            f"{row[name]:,} {name}" + (f" ({row[f'off_{name}']:+,})" if row[f"off_{name}"] else "")
-            for name in _FIELDS
+            f"{own:,} {name}" + (f" ({own - theirs:+,})" if own != theirs else "")
+            for name, own, theirs in numbers
         ]
-        verdict = f"DIFFERS from {table}" if row["differs"] else f"as {table}"
-        lines.append(f"{row['row']}: {', '.join(parts)}: {verdict}")
+        verdict = f"as {table}" if ours == printed[row] else f"DIFFERS from {table}"
+        lines.append(f"{row}: {', '.join(parts)}: {verdict}")
     return lines

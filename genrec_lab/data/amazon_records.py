@@ -11,8 +11,9 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -46,8 +47,6 @@ class Edition:
     timestamp: str
     # The text columns, and the metadata fields that may hold each of them.
     texts: dict[str, tuple[str, ...]]
-    # Returns the address of the picture in a metadata record, "" if there is none.
-    image: Callable[[dict[str, Any]], str]
     # Whether metadata lines are Python literals instead of JSON.
     literals: bool = False
 
@@ -66,11 +65,8 @@ def read_reviews(file: Path, edition: Edition) -> pl.DataFrame:
         for role in ("user", "item")
     ]
     try:
-        table = (
-            pl.scan_ndjson(file, schema=schema)
-            .select(*ids, pl.col(edition.timestamp).alias("timestamp"))
-            .collect(engine="streaming")
-        )
+        times = pl.col(edition.timestamp).alias("timestamp")
+        table = pl.scan_ndjson(file, schema=schema).select(*ids, times).collect(engine="streaming")
     except (pl.exceptions.PolarsError, OSError) as error:
         _name_first_damage(file, names, error)
     if table.height == 0:
@@ -130,8 +126,8 @@ def _parsed(file: Path, number: int, line: bytes, literal: bool = False) -> dict
 
     Raises DataError, naming file and line.
     """
-    record: Any
     try:
+        record: Any
         if literal:
             record = ast.literal_eval(line.decode("utf-8").strip())
         else:
@@ -163,8 +159,7 @@ def read_metadata(file: Path, edition: Edition, wanted: set[str], repairs: dict[
     DataError, naming the line, if a line cannot be read.
     """
     existing_file(file, "metadata")
-    columns: dict[str, list[str]] = {name: [] for name in ("key", *edition.texts, "image_url")}
-    places: dict[str, int] = {}
+    rows: dict[str, tuple[str, ...]] = {}
     for number, line in numbered_lines(file):
         first = _ASIN_FIRST.match(line) if edition.literals else None
         if first and first[1].decode() not in wanted:
@@ -178,19 +173,17 @@ def read_metadata(file: Path, edition: Edition, wanted: set[str], repairs: dict[
             )
         if item not in wanted:
             continue
-        row = _described(record, edition.texts, f"{file}, line {number}: {{}} of item {item!r}")
-        if _SCRIPT_IN_TITLE in row["title"]:
-            row["title"] = ""
+        texts = _described(record, edition.texts, f"{file}, line {number}: {{}} of item {item!r}")
+        if _SCRIPT_IN_TITLE in texts["title"]:
+            texts["title"] = ""
             count_repair(repairs, "titles_made_of_script", 1)
-        row = {"key": item, **row, "image_url": edition.image(record)}
-        if item in places:
-            same = all(columns[name][places[item]] == value for name, value in row.items())
-            count_repair(repairs, "item_records_repeated" if same else "item_records_differing", 1)
-            continue
-        places[item] = len(places)
-        for name, value in row.items():
-            columns[name].append(value)
-    return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
+        row = (item, *texts.values(), _picture_address(record))
+        if item in rows:
+            what = "item_records_repeated" if rows[item] == row else "item_records_differing"
+            count_repair(repairs, what, 1)
+        rows.setdefault(item, row)
+    names = ("key", *edition.texts, "image_url")
+    return pl.DataFrame(list(rows.values()), schema=dict.fromkeys(names, pl.String), orient="row")
 
 
 def _described(record: dict[str, Any], fields: dict[str, tuple[str, ...]], where: str) -> dict[str, str]:
@@ -202,37 +195,25 @@ def _described(record: dict[str, Any], fields: dict[str, tuple[str, ...]], where
     return row
 
 
-def _address(*values: Any) -> str:
-    """Return the first web address among the values, or ""."""
-    texts = (value.strip() for value in values if isinstance(value, str))
-    return next((text for text in texts if text.startswith(("http://", "https://"))), "")
+def _picture_address(record: dict[str, Any]) -> str:
+    """Return the first web address of a picture in the metadata of any edition, or "".
 
-
-def _image_2014(record: dict[str, Any]) -> str:
-    return _address(record.get("imUrl"))
-
-
-def _image_2018(record: dict[str, Any]) -> str:
-    fields = (record.get(name) for name in ("imageURLHighRes", "imageURL"))
-    return _address(*(one for value in fields for one in (value if isinstance(value, list) else [value])))
-
-
-def _image_2023(record: dict[str, Any]) -> str:
-    """Return the address of an item's `large` picture, preferably the main one (UTGRec Section 3.1.1)."""
+    Of the large pictures of 2023, the main one counts (UTGRec Section 3.1.1).
+    """
     pictures = record.get("images")
     if isinstance(pictures, dict):
         # The Hugging Face copy has an object of lists instead of a list of objects.
         lists = {name: values for name, values in pictures.items() if isinstance(values, list)}
-        count = max((len(values) for values in lists.values()), default=0)
-        pictures = [
-            {name: values[place] for name, values in lists.items() if place < len(values)}
-            for place in range(count)
-        ]
-    if not isinstance(pictures, list):
-        return ""
-    known = [picture for picture in pictures if isinstance(picture, dict)]
+        rows = zip_longest(*lists.values())
+        pictures = [dict(zip(lists, row, strict=True)) for row in rows]
+    listed = pictures if isinstance(pictures, list) else []
+    known = [picture for picture in listed if isinstance(picture, dict)]
     known.sort(key=lambda picture: picture.get("variant") != "MAIN")
-    return _address(*(picture.get("large") for picture in known))
+    named = [record.get(name) for name in ("imUrl", "imageURLHighRes", "imageURL")]
+    values = [one for value in named for one in (value if isinstance(value, list) else [value])]
+    values += [picture.get("large") for picture in known]
+    texts = (value.strip() for value in values if isinstance(value, str))
+    return next((text for text in texts if text.startswith(("http://", "https://"))), "")
 
 
 _UCSD = "https://mcauleylab.ucsd.edu/public_datasets/data"
@@ -248,7 +229,6 @@ EDITIONS = {
         item="asin",
         timestamp="unixReviewTime",
         texts={**_TEXTS, "brand": ("brand",), "categories": ("categories",)},
-        image=_image_2014,
         literals=True,
     ),
     "amazon2018": Edition(
@@ -260,7 +240,6 @@ EDITIONS = {
         item="asin",
         timestamp="unixReviewTime",
         texts={**_TEXTS, "brand": ("brand",), "categories": ("category",), "features": ("feature",)},
-        image=_image_2018,
     ),
     "amazon2023": Edition(
         mirrors=(f"{_UCSD}/amazon_2023/raw", f"{_UCSD_2}/amazon_2023/raw"),
@@ -276,6 +255,5 @@ EDITIONS = {
             "categories": ("categories", "main_category"),
             "features": ("features",),
         },
-        image=_image_2023,
     ),
 }

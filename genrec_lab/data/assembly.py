@@ -16,7 +16,14 @@ from genrec_lab.data.item_text import DEFAULT_TEMPLATE, as_text, filled_text, pa
 from genrec_lab.data.paths import expanded
 from genrec_lab.data.picture_files import PACK_SUFFIX, packed_names
 from genrec_lab.data.preparation import k_core
-from genrec_lab.data.rules import ITEM_TYPES, DataError, count_repair, is_attribute_type, nearest
+from genrec_lab.data.rules import (
+    ITEM_TYPES,
+    DataError,
+    count_repair,
+    is_attribute_type,
+    nearest,
+    require_bool,
+)
 from genrec_lab.registry import base_folder
 
 # Every source fills these columns, with "" if it has no value, so that one template fits all sources.
@@ -37,8 +44,7 @@ class ReadingRules:
 
     def __post_init__(self) -> None:
         for option in ("keep_unseen_items", "allow_missing_text"):
-            if not isinstance(getattr(self, option), bool):
-                raise DataError(f"{option} is {getattr(self, option)!r}, expected true or false")
+            require_bool(option, getattr(self, option))
 
 
 class Faults:
@@ -97,7 +103,7 @@ def assemble(
     rules: ReadingRules,
     *,
     origin: object,
-    items_origin: object,
+    items_origin: object = None,
     images: str | None = None,
     images_base: Path | None = None,
     repairs: Mapping[str, int] | None = None,
@@ -108,8 +114,9 @@ def assemble(
 
     `interactions`: `user` and `item` ids as text and, unless the rows are in time order, `timestamp`; `part`
     (0 training, 1 validation, 2 test) if the source is split into consecutive parts. `items`: `key` (the ids
-    in interactions), any of TEXT_COLUMNS, attributes. `origin` and `items_origin` name the tables in
-    messages. `images`: a column or a template of paths, relative to `images_base`; see `found_images`.
+    in interactions), any of TEXT_COLUMNS, attributes. `origin` and `items_origin` (by default the same) name
+    the tables in messages. `images`: a column or a template of paths, relative to `images_base`; see
+    `found_images`.
     `repairs`: counts of earlier repairs. `sources`: facts about the raw files by name. `faults`: earlier
     invalid rows, and whether such rows are dropped.
 
@@ -118,7 +125,7 @@ def assemble(
     DataError for null ids or times, differing rows of one item, an interaction with an unknown item, and a
     domain that the k-core empties.
     """
-    repairs, faults = dict(repairs or {}), faults or Faults()
+    repairs, faults, items_origin = dict(repairs or {}), faults or Faults(), items_origin or origin
     interactions = sound_interactions(_numbered(interactions), origin, faults)
     if "part" in interactions.columns and rules.k_core is not None:
         raise DataError("k_core: a given split is used as it is; leave k_core out")
@@ -155,22 +162,16 @@ def assemble(
         items = found_images(items, images, images_base, repairs)
     catalogue = _catalogue(items, domain, rules.text_template, repairs)
     sources = {f"{domain}/{file}": known for file, known in (sources or {}).items()}
-    sequences = _sequences(interactions, catalogue, domain)
-    there = sequences.columns
-    return Dataset(
-        domain,
-        catalogue,
-        sequences.drop("times", "learnt", "validated", strict=False),
-        repairs,
-        sources,
-        sequences["times"] if "times" in there else None,
-        sequences.select("learnt", "validated") if "learnt" in there else None,
-        dropped=faults.dropped,
+    users = _users(interactions, catalogue, domain)
+    return Dataset.from_users(
+        domain, catalogue, users, repairs=repairs, sources=sources, dropped=faults.dropped
     )
 
 
-def kept_core(interactions: pl.DataFrame, k: int, repairs: dict[str, int], where: str) -> pl.DataFrame:
+def kept_core(interactions: pl.DataFrame, k: int | None, repairs: dict[str, int], where: str) -> pl.DataFrame:
     """Return the k-core of interactions and count the removed ones; raises DataError if nothing is left."""
+    if k is None:
+        return interactions
     kept = k_core(interactions, k)
     if kept.height == 0:
         raise DataError(
@@ -283,55 +284,35 @@ def _unique_items(
 
 
 def _catalogue(items: pl.DataFrame, domain: str, template: str, repairs: dict[str, int]) -> pl.DataFrame:
-    without = pl.repeat("", items.height, eager=True)
     items = items.with_columns(
-        (as_text(items[name]) if name in items.columns else without).alias(name) for name in TEXT_COLUMNS
+        (as_text(items[name]) if name in items.columns else pl.lit("")).alias(name) for name in TEXT_COLUMNS
     )
+    items = items.with_columns(filled_text(items, template, repairs), domain=pl.lit(domain))
     if "image" not in items.columns:
         items = items.with_columns(image=pl.lit(None, dtype=pl.String))
-    text = filled_text(items, template, repairs)
-    attributes = [_kept_attribute(items[name]) for name in items.columns if name not in ITEM_TYPES]
-    return items.select(
-        pl.int_range(items.height, dtype=pl.Int64).alias("item"),
-        pl.lit(domain).alias("domain"),
-        "title",
-        text,
-        "image",
-        "key",
-        *attributes,
-    )
+    attributes = [
+        one if is_attribute_type(one.dtype) else as_text(one).rename(one.name)
+        for one in items
+        if one.name not in ITEM_TYPES
+    ]
+    number = pl.int_range(items.height, dtype=pl.Int64).alias("item")
+    return items.select(number, *[name for name in ITEM_TYPES if name != "item"], *attributes)
 
 
-def _kept_attribute(values: pl.Series) -> pl.Series:
-    return values if is_attribute_type(values.dtype) else as_text(values).rename(values.name)
-
-
-def _sequences(interactions: pl.DataFrame, catalogue: pl.DataFrame, domain: str) -> pl.DataFrame:
-    users = interactions.select("user").unique(maintain_order=True)
+def _users(interactions: pl.DataFrame, catalogue: pl.DataFrame, domain: str) -> pl.DataFrame:
     by = [name for name in ("part", "timestamp") if name in interactions.columns]
     in_time = interactions.lazy().sort(by, maintain_order=True) if by else interactions.lazy()
     kept = {"times": pl.col("timestamp")} if "timestamp" in by else {}
     if "part" in by:
         bounds = {"learnt": pl.col("part") == 0, "validated": pl.col("part") < 2}
         kept |= {name: inside.sum().cast(pl.Int64) for name, inside in bounds.items()}
-    lists = (
-        in_time.join(
-            catalogue.lazy().select("key", index="item"),
-            left_on="item",
-            right_on="key",
-            maintain_order="left",
-        )
-        .group_by("user", maintain_order=True)
-        .agg(items=pl.col("index"), **kept)
-        .collect()
-    )
-    return users.join(lists, on="user", how="left", maintain_order="left").select(
-        pl.int_range(pl.len(), dtype=pl.Int64).alias("user"),
-        pl.lit(domain).alias("domain"),
-        "items",
-        *kept,
-        key="user",
-    )
+    numbers = catalogue.lazy().select(item="key", items="item")
+    placed = in_time.rename({"user": "key"}).join(numbers, on="item", maintain_order="left")
+    lists = placed.group_by("key", maintain_order=True).agg("items", **kept)
+    first_seen = interactions.lazy().select(key="user").unique(maintain_order=True)
+    users = first_seen.join(lists, on="key", how="left", maintain_order="left").collect()
+    number = pl.int_range(users.height, dtype=pl.Int64)
+    return users.select(number.alias("user"), pl.lit(domain).alias("domain"), "items", *kept, "key")
 
 
 def _among(values: pl.Series) -> pl.Expr:

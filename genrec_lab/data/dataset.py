@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ __all__ = ["DataError", "Dataset", "Split"]
 
 # Incremented when the meaning of the files of `write` changes.
 FORMAT_VERSION = 1
+# What a user may have besides the sequence: columns of its file.
+_BESIDE = ("times", "learnt", "validated")
 # Leave-one-out takes the last item for the test and the one before for validation; a history needs one more.
 HELD_OUT = 2
 FILES = ("items.parquet", "sequences.parquet", "dataset.json")
@@ -145,23 +147,28 @@ class Dataset:
         kept = _without_void_attributes(self.items.filter(pl.col("domain").is_in(wanted)))
         new_index = np.full(self.n_items, NO_ITEM, dtype=np.int64)
         new_index[kept["item"].to_numpy()] = np.arange(kept.height)
-        mine = self.sequences["domain"].is_in(wanted)
-        sequences = self.sequences.filter(mine)
-        new_user = mine.cum_sum().cast(pl.Int64).to_numpy() - 1
-        given = {part: rows.filter(mine.gather(rows["user"])) for part, rows in self.given.items()}
-        given = {part: renumbered(rows, new_user, new_index) for part, rows in given.items()}
-        return Dataset(
+        theirs = self.of_users(self.sequences["domain"].is_in(wanted).arg_true().to_numpy())
+        items = relabelled(theirs.sequences["items"], new_index)
+        users = np.arange(theirs.n_users)
+        return replace(
+            theirs,
             name=self.name if set(wanted) == set(self.domains) else "+".join(dict.fromkeys(wanted)),
             items=kept.with_columns(item=pl.int_range(kept.height, dtype=pl.Int64)),
-            sequences=sequences.with_columns(
-                user=pl.int_range(sequences.height, dtype=pl.Int64),
-                items=relabelled(sequences["items"], new_index),
-            ),
+            sequences=theirs.sequences.with_columns(items),
+            given={part: renumbered(rows, users, new_index) for part, rows in theirs.given.items()},
+        )
+
+    def of_users(self, chosen: np.ndarray) -> Dataset:
+        """Return the data of the chosen users, ascending, renumbered from 0; the items stay as they are."""
+        users, items = np.searchsorted(chosen, np.arange(self.n_users)), np.arange(self.n_items)
+        given = {part: rows.filter(pl.col("user").is_in(chosen)) for part, rows in self.given.items()}
+        return Dataset.from_users(
+            self.name,
+            self.items,
+            self.users()[chosen].with_columns(user=pl.int_range(len(chosen), dtype=pl.Int64)),
             repairs=self.repairs,
             sources=self.sources,
-            times=None if self.times is None else self.times.filter(mine),
-            parts=None if self.parts is None else self.parts.filter(mine),
-            given={part: rows for part, rows in given.items() if rows.height},
+            given={part: renumbered(rows, users, items) for part, rows in given.items() if rows.height},
             dropped=self.dropped,
         )
 
@@ -174,7 +181,7 @@ class Dataset:
         """
         if not datasets:
             raise DataError("concat: no dataset given; give at least one")
-        items, sequences, repairs = [], [], dict[str, int]()
+        items, users, repairs = [], [], dict[str, int]()
         given: dict[str, list[pl.DataFrame]] = {}
         home: dict[str, str] = {}
         first_item = first_user = 0
@@ -188,12 +195,13 @@ class Dataset:
                 home[domain] = dataset.name
             items.append(dataset.items.with_columns(pl.col("item") + first_item))
             own_items = pl.col("items").list.eval(pl.element() + first_item)
-            sequences.append(dataset.sequences.with_columns(pl.col("user") + first_user, own_items))
+            users.append(dataset.users().with_columns(pl.col("user") + first_user, own_items))
             for what, count in dataset.repairs.items():
                 count_repair(repairs, what, count)
+            new_user = np.arange(dataset.n_users) + first_user
+            new_item = np.arange(dataset.n_items) + first_item
             for part, rows in dataset.given.items():
-                users, numbers = (np.arange(n) for n in (dataset.n_users, dataset.n_items))
-                given.setdefault(part, []).append(renumbered(rows, users + first_user, numbers + first_item))
+                given.setdefault(part, []).append(renumbered(rows, new_user, new_item))
             first_item, first_user = first_item + dataset.n_items, first_user + dataset.n_users
         try:
             all_items = pl.concat(items, how="diagonal_relaxed")
@@ -204,31 +212,29 @@ class Dataset:
             raise DataError(
                 f"concat: attribute columns have different types ({schemas}); cast or drop them"
             ) from error
-        sources = {name: known for dataset in datasets for name, known in dataset.sources.items()}
-        times = [pl.DataFrame({"times": d._known_times()}) for d in datasets]
-        parts = [d._known_parts() for d in datasets]
         dropped = [dataset.dropped for dataset in datasets if dataset.dropped is not None]
-        return cls(
+        return cls.from_users(
             name or "+".join(home),
             all_items,
-            pl.concat(sequences),
-            repairs,
-            sources,
-            pl.concat(times, how="vertical_relaxed")["times"]
-            if any(d.times is not None for d in datasets)
-            else None,
-            pl.concat(parts) if any(d.parts is not None for d in datasets) else None,
-            {part: pl.concat(rows) for part, rows in given.items()},
-            pl.concat(dropped) if dropped else None,
+            pl.concat(users, how="diagonal_relaxed"),
+            repairs=repairs,
+            sources={name: known for dataset in datasets for name, known in dataset.sources.items()},
+            given={part: pl.concat(rows) for part, rows in given.items()},
+            dropped=pl.concat(dropped) if dropped else None,
         )
 
-    def _known_times(self) -> pl.Series:
-        unknown = pl.Series([None], dtype=pl.List(pl.Int64))
-        return unknown.new_from_index(0, self.n_users) if self.times is None else self.times
+    @classmethod
+    def from_users(cls, name: str, items: pl.DataFrame, users: pl.DataFrame, **fields: Any) -> Dataset:
+        """Return a Dataset from `users`, its sequences with any of the columns times, learnt, validated."""
+        there = users.columns
+        times = users["times"] if "times" in there else None
+        parts = users.select("learnt", "validated") if "learnt" in there else None
+        return cls(name, items, users.drop(_BESIDE, strict=False), times=times, parts=parts, **fields)
 
-    def _known_parts(self) -> pl.DataFrame:
-        nothing = pl.Series([None], dtype=pl.Int64).new_from_index(0, self.n_users)
-        return pl.DataFrame({"learnt": nothing, "validated": nothing}) if self.parts is None else self.parts
+    def users(self) -> pl.DataFrame:
+        """Return the sequences with the columns `times`, `learnt` and `validated` where they are known."""
+        beside = [] if self.times is None else [self.times.alias("times")]
+        return self.sequences.hstack(beside + ([] if self.parts is None else self.parts.get_columns()))
 
     def statistics(self) -> pl.DataFrame:
         """Return one row per domain as in GMC Table 2, and the number of items without interactions.
@@ -291,13 +297,11 @@ class Dataset:
             rows.write_parquet(target / f"given_{part}.parquet")
         if self.dropped is not None:
             self.dropped.write_csv(target / "dropped.csv")
-        beside = [] if self.times is None else [self.times.alias("times")]
-        beside += [] if self.parts is None else self.parts.get_columns()
         items, sequences, described = (target / name for name in FILES)
         # All three are renamed at the end, the last one first, so that a full disk does not damage old files.
         with whole_file(described) as file, whole_file(sequences) as second, whole_file(items) as first:
             self.items.write_parquet(first)
-            self.sequences.hstack(beside).write_parquet(second)
+            self.users().write_parquet(second)
             file.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
@@ -334,23 +338,14 @@ class Dataset:
                 f"['train']; write the dataset again"
             )
         try:
-            items, sequences = (pl.read_parquet(source / name) for name in FILES[:2])
+            items, users = (pl.read_parquet(source / name) for name in FILES[:2])
             given = {name: pl.read_parquet(source / f"given_{name}.parquet") for name in parts}
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError(
                 f"{source}: its parquet files cannot be read ({error}); write it again"
             ) from error
-        there = sequences.columns
-        dataset = cls(
-            description["name"],
-            items,
-            sequences.drop("times", "learnt", "validated", strict=False),
-            description["repairs"],
-            description.get("sources", {}),
-            sequences["times"] if "times" in there else None,
-            sequences.select("learnt", "validated") if "learnt" in there else None,
-            given,
-        )
+        facts = {"repairs": description["repairs"], "sources": description.get("sources", {})}
+        dataset = cls.from_users(description["name"], items, users, given=given, **facts)
         if dataset.fingerprint() != description["fingerprint"]:
             raise DataError(
                 f"{source}: content has fingerprint {dataset.fingerprint()[:12]}, dataset.json says "

@@ -17,7 +17,7 @@ from genrec_lab.data.assembly import TEXT_COLUMNS, Faults, ReadingRules, assembl
 from genrec_lab.data.dataset import Dataset
 from genrec_lab.data.item_text import DEFAULT_TEMPLATE, as_text, listed_text, parse_template, without_entities
 from genrec_lab.data.paths import existing_file
-from genrec_lab.data.rules import ITEM_TYPES, DataError, count_repair, nearest
+from genrec_lab.data.rules import ITEM_TYPES, DataError, count_repair, nearest, require_one_of
 from genrec_lab.data.sources import one_domain
 
 Table = str | os.PathLike[str] | pl.DataFrame | pl.LazyFrame
@@ -67,10 +67,8 @@ def read_frames(
     counts them by reason and lists them in `Dataset.dropped`; "refuse" raises DataError with all problems.
     """
     mapping = checked_mapping(columns or {})
-    for option, value, known in (("duplicates", duplicates, ("keep", "first", "last")),
-                                 ("on_error", on_error, ("refuse", "drop"))):  # fmt: skip
-        if value not in known:
-            raise DataError(f"{option} is {value!r}, expected {', '.join(map(repr, known))}")
+    require_one_of("duplicates", duplicates, ("keep", "first", "last"))
+    require_one_of("on_error", on_error, ("refuse", "drop"))
     interactions_file = _file(interactions, "interactions")
     items_file = None if items is None else _file(items, "items")
     origin = str(interactions_file or "interactions")

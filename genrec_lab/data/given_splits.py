@@ -20,9 +20,9 @@ from genrec_lab.data.assembly import Faults, ReadingRules, assemble, sound_inter
 from genrec_lab.data.dataset import Dataset
 from genrec_lab.data.frames import ColumnMapping, raw_interactions_of, raw_items_of, read_table
 from genrec_lab.data.item_text import DEFAULT_TEMPLATE, as_text, without_entities
-from genrec_lab.data.paths import existing_file, existing_folder
+from genrec_lab.data.paths import existing_file, existing_folder, read_utf8
 from genrec_lab.data.research_files import in_number_order, lcrec_items, read_atomic
-from genrec_lab.data.rules import DataError, count_repair, nearest, renumbered
+from genrec_lab.data.rules import DataError, count_repair, nearest, renumbered, require_one_of
 from genrec_lab.data.sources import finds
 
 PARTS = ("train", "valid", "test")
@@ -64,8 +64,7 @@ def read_splits(
     items in the user's training part, and held-out events before the last training event, are counted too.
     Raises DataError for invalid files.
     """
-    if overlap not in ("refuse", "keep"):
-        raise DataError(f"overlap is {overlap!r}, expected 'refuse' or 'keep'")
+    require_one_of("overlap", overlap, ("refuse", "keep"))
     files, faults, repairs = split_files(folder, stem), Faults(), dict[str, int]()
     tables = [
         _part_of(file, columns or {}, faults).with_columns(part=pl.lit(number, pl.Int8))
@@ -230,24 +229,14 @@ def as_lists(values: pl.Series) -> pl.Series:
 
 def _lines(file: Path) -> pl.DataFrame:
     """Return the interactions `user, item` of a text file with one line per user or per interaction."""
-    try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{file}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
-        ) from error
-    lines = pl.DataFrame({"line": text.splitlines()}).with_row_index("number", offset=1)
-    lines = lines.with_columns(ids=pl.col("line").str.extract_all(r"\S+")).filter(
-        pl.col("ids").list.len() > 0
-    )
-    lines = lines.select("number", user=pl.col("ids").list.first(), item=pl.col("ids").list.slice(1))
+    lines = pl.DataFrame({"line": read_utf8(file).splitlines()}).with_row_index("number", offset=1)
+    ids = pl.col("line").str.extract_all(r"\S+")
+    lines = lines.select("number", user=ids.list.first(), item=ids.list.slice(1)).drop_nulls("user")
     short = lines.filter(pl.col("item").list.len() == 0)
     if short.height or not lines.height:
-        place = (
-            f"line {short['number'][0]}: user {short['user'][0]!r} has no item"
-            if short.height
-            else "it has no lines"
-        )
+        place = "it has no lines"
+        if short.height:
+            place = f"line {short['number'][0]}: user {short['user'][0]!r} has no item"
         raise DataError(f"{file}, {place}; expected lines such as 'user item item ...'")
     twice = lines.filter(pl.col("user").is_duplicated())
     if twice.height and (lines["item"].list.len() > 1).any():
@@ -259,37 +248,26 @@ def _lines(file: Path) -> pl.DataFrame:
 
 
 def _overlaps(rows: pl.DataFrame, files: list[Path], keep: bool, repairs: dict[str, int]) -> list[str]:
-    """Yield sentences about held-out rows that are also in the training file; count them if kept."""
-    dated = "timestamp" in rows.columns
-    same = [
-        "user",
-        "item",
-        *(["timestamp"] if dated else []),
-        *(["history"] if "history" in rows.columns else []),
-    ]
-    exact = len(same) > 2
-    train = rows.filter(part=0)
-    found = []
-    for part in (1, 2):
-        own = rows.filter(part=part)
-        again = own.join(train.select(same).unique(), on=same, how="semi", maintain_order="left")
-        count_repair(
-            repairs,
-            f"{PARTS[part]}_items_also_trained_on",
-            own.join(train.select("user", "item").unique(), on=["user", "item"], how="semi").height,
-        )
-        if dated:
+    """Return sentences about held-out rows that are also in the training file; count them if kept."""
+    same = [name for name in ("user", "item", "timestamp", "history") if name in rows.columns]
+    train, found = rows.filter(part=0), []
+    for number in (1, 2):
+        part, own = PARTS[number], rows.filter(part=number)
+        known = own.join(train, on=["user", "item"], how="semi")
+        count_repair(repairs, f"{part}_items_also_trained_on", known.height)
+        if "timestamp" in same:
             last = train.group_by("user").agg(last=pl.col("timestamp").max())
             earlier = own.join(last, on="user").filter(pl.col("timestamp") < pl.col("last")).height
-            count_repair(repairs, f"{PARTS[part]}_earlier_than_training", earlier)
-        if not exact or not again.height:
+            count_repair(repairs, f"{part}_earlier_than_training", earlier)
+        again = own.join(train, on=same, how="semi", maintain_order="left")
+        if len(same) == 2 or not again.height:  # a user may have an item twice
             continue
         if keep:
-            count_repair(repairs, f"{PARTS[part]}_rows_also_in_training", again.height)
+            count_repair(repairs, f"{part}_rows_also_in_training", again.height)
             continue
         user, item = again["user"][0], again["item"][0]
         found.append(
-            f"{files[part]}: {again.height:,} of its {own.height:,} rows are also in {files[0].name}, the "
+            f"{files[number]}: {again.height:,} of its {own.height:,} rows are also in {files[0].name}, the "
             f"first has user {user!r} and item {item!r}; remove them from one of the two, or set "
             "overlap='keep'"
         )
@@ -303,71 +281,51 @@ def _chained(rows: pl.DataFrame, repairs: dict[str, int]) -> tuple[pl.DataFrame,
     time and length of history, with ties in the order of the file, or reversed if that fits better.
     """
     users = rows.select("user").unique(maintain_order=True).with_row_index("number")
+    known = {"part": pl.lit(0, pl.Int8), "timestamp": pl.lit(None, pl.Float64), "history_times": pl.lit(None)}
     rows = rows.join(users, on="user", maintain_order="left").with_columns(
-        length=pl.col("history").list.len()
+        length=pl.col("history").list.len(),
+        **{name: value for name, value in known.items() if name not in rows.columns},
     )
-    if "part" not in rows.columns:
-        rows = rows.with_columns(part=pl.lit(0, pl.Int8))
-    split = rows["part"].n_unique() > 1
-    by = ["number", "part", *(["timestamp"] if "timestamp" in rows.columns else []), "length"]
-    best: tuple[int, pl.DataFrame, pl.DataFrame] | None = None
-    for backwards in (False, True):
-        ordered = (rows.reverse() if backwards else rows).sort(by, maintain_order=True)
-        first = ordered.group_by("number", maintain_order=True).first()
-        times = (
-            first["history_times"] if "history_times" in rows.columns else pl.Series([None] * first.height)
-        )
-        # Earlier items of a user without training rows are context and belong to no part.
-        before = (
-            first.select(
-                "number",
-                "user",
-                "row",
-                part=pl.when(part=0).then(0).otherwise(-1).cast(pl.Int8),
-                item="history",
-            )
-            .with_columns(timestamp=times.cast(pl.List(pl.Float64)))
-            .filter(pl.col("item").list.len() > 0)
-        )
-        same = before["timestamp"].list.len() == before["item"].list.len()
-        before = before.with_columns(
-            timestamp=pl.when(same.fill_null(False))
-            .then("timestamp")
-            .otherwise(pl.col("item").list.eval(pl.lit(None, pl.Float64)))
-        ).explode("item", "timestamp")
-        stamped = (
-            pl.col("timestamp").cast(pl.Float64) if "timestamp" in rows.columns else pl.lit(None, pl.Float64)
-        )
-        after = ordered.select("number", "user", "row", "part", "item", timestamp=stamped)
-        events = pl.concat([before, after]).sort("number", maintain_order=True)
-        events = events.with_columns(place=pl.int_range(pl.len(), dtype=pl.Int64).over("number"))
-        sequences = events.group_by("number", maintain_order=True).agg(
-            whole=pl.col("item"), height=pl.len().cast(pl.Int64)
-        )
-        turn = pl.int_range(pl.len(), dtype=pl.Int64).over("number")
-        ordered = ordered.join(sequences, on="number", maintain_order="left").with_columns(
-            place=pl.col("height") - pl.len().over("number").cast(pl.Int64) + turn
-        )
-        start = pl.max_horizontal(0, pl.col("place") - pl.col("length").cast(pl.Int64))
-        fits = ordered.select(
-            fit=pl.col("whole").list.slice(start, pl.col("place") - start) == pl.col("history")
-        )["fit"]
-        differing = int((~fits.fill_null(False)).sum())
-        if best is None or differing < best[0]:
-            best = differing, ordered.drop("whole", "height"), events
-    differing, ordered, events = best  # type: ignore[misc]
+    directions = (rows, rows.reverse())
+    differing, ordered, events = min(map(_laid_out, directions), key=lambda found: found[0])
     count_repair(repairs, _DIFFERING, differing)
-    return ordered, events if split else events.drop("part")
+    return ordered, events if rows["part"].n_unique() > 1 else events.drop("part")
+
+
+def _laid_out(rows: pl.DataFrame) -> tuple[int, pl.DataFrame, pl.DataFrame]:
+    """Return how many histories are not what precedes their items, the rows in order, and their events."""
+    ordered = rows.sort("number", "part", "timestamp", "length", maintain_order=True)
+    first = ordered.group_by("number", maintain_order=True).first()
+    times = pl.col("history_times").cast(pl.List(pl.Float64))
+    unknown = pl.col("history").list.eval(pl.lit(None, pl.Float64))
+    before = first.filter(pl.col("length") > 0).select(
+        "number",
+        "user",
+        "row",
+        # Earlier items of a user without training rows are context and belong to no part.
+        part=pl.when(part=0).then(0).otherwise(-1).cast(pl.Int8),
+        item="history",
+        timestamp=pl.when(times.list.len() == pl.col("length")).then(times).otherwise(unknown),
+    )
+    after = ordered.select("number", "user", "row", "part", "item", pl.col("timestamp").cast(pl.Float64))
+    events = pl.concat([before.explode("item", "timestamp"), after]).sort("number", maintain_order=True)
+    sequences = events.group_by("number", maintain_order=True).agg(whole="item")
+    turns_left = pl.len().over("number") - pl.int_range(pl.len(), dtype=pl.Int64).over("number")
+    ordered = ordered.join(sequences, on="number", maintain_order="left").with_columns(
+        place=pl.col("whole").list.len().cast(pl.Int64) - turns_left
+    )
+    start = pl.max_horizontal(0, pl.col("place") - pl.col("length").cast(pl.Int64))
+    fits = pl.col("whole").list.slice(start, pl.col("place") - start) == pl.col("history")
+    return ordered.select((~fits.fill_null(False)).sum()).item(), ordered.drop("whole"), events
 
 
 def _with_given(dataset: Dataset, rows: pl.DataFrame, events: pl.DataFrame) -> Dataset:
     """Return the dataset with the given rows, and the times of the events if all are known."""
-    order = dataset.sequences.select(user="key").with_row_index("new")
-    timed = events.group_by("number", maintain_order=True).agg(
-        pl.col("user").first(), times="timestamp", whole=pl.col("timestamp").is_not_null().all()
+    order = dataset.sequences.select("key").with_row_index("new")
+    timed = events.group_by(key="user").agg(
+        times=pl.when(pl.col("timestamp").is_not_null().all()).then(pl.col("timestamp").implode())
     )
-    timed = order.join(timed, on="user", how="left", maintain_order="left")
-    times = timed.select(times=pl.when("whole").then("times"))["times"]
+    times = order.join(timed, on="key", how="left", maintain_order="left")["times"]
     dataset = replace(dataset, times=None if times.null_count() == len(times) else times)
     if dataset.parts is None:
         return dataset
@@ -376,27 +334,22 @@ def _with_given(dataset: Dataset, rows: pl.DataFrame, events: pl.DataFrame) -> D
         "part",
         "place",
         "length",
-        user=pl.col("user").replace_strict(order["user"], order["new"]),
+        user=pl.col("user").replace_strict(order["key"], order["new"]),
         history=pl.col("history").list.eval(pl.element().cast(keys).to_physical().cast(pl.Int64)),
         target=pl.col("item").cast(keys).to_physical().cast(pl.Int64),
     )
-    same = np.arange(max(dataset.n_users, dataset.n_items))
-    given = {name: rows.filter(part=number) for number, name in enumerate(PARTS)}
     lengths = dataset.sequences["items"].list.len().cast(pl.Int64)
     learnt, validated = dataset.parts["learnt"], dataset.parts["validated"]
-    ends = (0 * learnt, learnt, validated, lengths)
+    ends, given = (0 * learnt, learnt, validated, lengths), dict[str, pl.DataFrame]()
+    same = np.arange(max(dataset.n_users, dataset.n_items))
     for number, name in enumerate(PARTS):
+        own = rows.filter(part=number).sort("user", maintain_order=True)
         # Rows that follow from the sequences: every item after the first with all items before it.
-        whole = (given[name]["length"] == given[name]["place"]).all()
+        whole = (own["length"] == own["place"]).all() and not dataset.repairs.get(_DIFFERING)
         places = (ends[number + 1] - ends[number].clip(1)).clip(0).sum()
-        if whole and given[name].height == places and not dataset.repairs.get(_DIFFERING):
-            del given[name]
-    listed = {
-        name: renumbered(part.sort("user", maintain_order=True), same, same)
-        for name, part in given.items()
-        if part.height
-    }
-    return replace(dataset, given=listed)
+        if own.height and not (whole and own.height == places):
+            given[name] = renumbered(own, same, same)
+    return replace(dataset, given=given)
 
 
 def _described_file(folder: Path, stem: str | None) -> Path | None:

@@ -12,10 +12,6 @@ from genrec_lab.data.rules import DataError
 from genrec_lab.registry import base_folder
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
-# A lone surrogate: JSON can escape it, but it cannot be stored as text.
-_LONE_SURROGATE = re.compile(
-    r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-)
 
 
 def expanded(text: str, option: str) -> str:
@@ -64,20 +60,25 @@ def existing_file(path: str | os.PathLike[str], option: str) -> Path:
     return file
 
 
+def read_utf8(file: Path) -> str:
+    """Return the text of a file, without a byte order mark; raises DataError if it is not UTF-8."""
+    raw = file.read_bytes()
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{file}, line {line}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from error
+
+
 def read_json_object(file: Path) -> dict[str, Any]:
     """Return the JSON object in `file`, with whole numbers as text (ids may be written either way).
 
     Raises DataError with file, line and column for malformed JSON, for a repeated key in one object, for JSON
     that is not an object, and for an empty file.
     """
-    raw = existing_file(file, "file").read_bytes()
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{file}, line {line}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
-        ) from error
+    text = read_utf8(existing_file(file, "file"))
 
     def without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -103,23 +104,20 @@ def read_json_object(file: Path) -> dict[str, Any]:
         raise DataError(
             f"{file}: malformed JSON (nested too deeply); correct the file or fetch it again"
         ) from error
-    lone = _LONE_SURROGATE.search(text)
-    if lone and not _encodable(found):
-        line = text.count("\n", 0, lone.start()) + 1
-        raise DataError(f"{file}, line {line}: {lone.group()} is half of a character; replace or remove it")
+    if "\\u" in text:  # an escape can name half of a character, which cannot be stored as text
+        try:
+            json.dumps(found, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError as error:
+            half = f"\\u{ord(error.object[error.start]):04x}"
+            line = text.count("\n", 0, text.lower().find(half)) + 1
+            raise DataError(
+                f"{file}, line {line}: {half} is half of a character; replace or remove it"
+            ) from error
     if not isinstance(found, dict):
         raise DataError(f"{file}: holds a {type(found).__name__}, expected an object in braces")
     if not found:
         raise DataError(f"{file}: the object is empty; fetch or write it again")
     return found
-
-
-def _encodable(found: Any) -> bool:
-    try:
-        json.dumps(found, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _second_place(text: str, key: str) -> str:

@@ -107,18 +107,21 @@ def leave_one_out(dataset: Dataset, max_history: int = MAX_HISTORY, max_sequence
         )
     count_repair(repairs, "users_too_short", sequences.height - testable.height)
     count_repair(repairs, "domains_without_test", len(dataset.domains) - testable["domain"].n_unique())
-    ends = {
-        name: testable.select(
-            "user",
-            "domain",
-            history=pl.col("items").list.head(pl.col("items").list.len() - back).list.tail(max_history),
-            target=pl.col("items").list.get(-back),
-        )
-        for name, back in (("valid", 2), ("test", 1))
-    }
+    last = pl.col("items").list.len().cast(pl.Int64) - 1
+    valid, test = (_targets_at(testable.with_columns(place=place), max_history) for place in (last - 1, last))
     learnt = training_part(sequences)
-    train = every_prefix(learnt, max_history)
-    return Split(train, ends["valid"], ends["test"], max_history, repairs, learnt)
+    return Split(every_prefix(learnt, max_history), valid, test, max_history, repairs, learnt)
+
+
+def _targets_at(places: pl.DataFrame, max_history: int) -> pl.DataFrame:
+    """Return the item at each `place` of `items` as a target, with the items before it as its history."""
+    start = pl.max_horizontal(0, pl.col("place") - max_history)
+    return places.select(
+        "user",
+        "domain",
+        history=pl.col("items").list.slice(start, pl.col("place") - start),
+        target=pl.col("items").list.get(pl.col("place")),
+    )
 
 
 def ties(dataset: Dataset) -> pl.DataFrame:
@@ -286,21 +289,11 @@ def _noted_split(dataset: Dataset, max_history: int) -> Split:
     ranges = {"valid": (pl.col("learnt"), pl.col("validated")), "test": (pl.col("validated"), length)}
     found: dict[str, pl.DataFrame] = {}
     for part, (first, last) in ranges.items():
-        listed = dataset.given.get(part, pl.DataFrame(schema={"user": pl.Int64}))
-        listed = listed.join(frame.select("user", "domain"), on="user", maintain_order="left")
-        places = frame.filter(~pl.col("domain").is_in(listed["domain"].unique().implode()))
-        places = places.with_columns(place=pl.int_ranges(first, last))
-        places = places.explode("place").drop_nulls("place")
+        listed, others = _listed(dataset.given.get(part), frame, max_history)
+        places = others.with_columns(place=pl.int_ranges(first, last)).explode("place").drop_nulls("place")
         count_repair(repairs, f"{part}_targets_without_history", places.filter(pl.col("place") == 0).height)
-        start = pl.max_horizontal(0, pl.col("place") - max_history)
-        found[part] = places.filter(pl.col("place") > 0).select(
-            "user",
-            "domain",
-            history=pl.col("items").list.slice(start, pl.col("place") - start),
-            target=pl.col("items").list.get(pl.col("place")),
-        )
-        if listed.height:
-            listed = listed.select("user", "domain", pl.col("history").list.tail(max_history), "target")
+        found[part] = _targets_at(places.filter(pl.col("place") > 0), max_history)
+        if listed is not None:
             found[part] = pl.concat([found[part], listed]).sort("user", maintain_order=True)
         if not found[part].height:
             raise DataError(f"split: the {part} part has no target with a history before it; give more data")
@@ -315,11 +308,20 @@ def _noted_split(dataset: Dataset, max_history: int) -> Split:
 
 def given_pairs(given: pl.DataFrame, sequences: pl.DataFrame, max_history: int) -> pl.DataFrame:
     """Return a source's training pairs, `user, history, target`; for other domains every prefix."""
-    listed = given.join(sequences.select("user", "domain"), on="user", maintain_order="left").select(
-        "user", "domain", pl.col("history").list.tail(max_history), "target"
-    )
-    others = sequences.filter(~pl.col("domain").is_in(listed["domain"].unique().implode()))
-    return pl.concat([listed, every_prefix(others, max_history)]) if others.height else listed
+    listed, others = _listed(given, sequences, max_history)
+    parts = [] if listed is None else [listed]
+    return pl.concat([*parts, every_prefix(others, max_history)] if others.height else parts)
+
+
+def _listed(
+    given: pl.DataFrame | None, users: pl.DataFrame, max_history: int
+) -> tuple[pl.DataFrame | None, pl.DataFrame]:
+    """Return the rows that a source lists for a part, and the users of domains without such rows."""
+    if given is None:
+        return None, users
+    rows = given.join(users.select("user", "domain"), on="user", maintain_order="left")
+    rows = rows.select("user", "domain", pl.col("history").list.tail(max_history), "target")
+    return rows, users.filter(~pl.col("domain").is_in(rows["domain"].unique().implode()))
 
 
 def _times_of(dataset: Dataset) -> pl.Series:

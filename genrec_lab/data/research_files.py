@@ -51,16 +51,8 @@ def read_lcrec(
     interactions = _lcrec_interactions(inter_file, repairs)
     items = undescribed_items(interactions, repairs) if item_file is None else lcrec_items(item_file, repairs)
     rules = ReadingRules(text_template, k_core, keep_unseen_items, allow_missing_text)
-    items_origin = item_file or inter_file
-    return assemble(
-        domain or name,
-        interactions,
-        in_number_order(items),
-        rules,
-        origin=inter_file,
-        items_origin=items_origin,
-        repairs=repairs,
-    )
+    files = {"origin": inter_file, "items_origin": item_file}
+    return assemble(domain or name, interactions, in_number_order(items), rules, repairs=repairs, **files)
 
 
 @finds(lambda options: _recbole_files(options["folder"], bool(options.get("allow_missing_text"))))
@@ -106,20 +98,12 @@ def read_recbole(
     else:
         table = read_atomic(item_file)
         for role, others in ATOMIC_NAMES.items():
-            found = [other for other in others if other in table.columns]
-            if found and role not in table.columns:
+            found = [name for name in (role, *others) if name in table.columns]
+            if found:
                 defaults[role] = found[0]
         items = raw_items_of(table, {**defaults, **given}, str(item_file), repairs)
-    items_origin = item_file or inter_file
-    return assemble(
-        domain or name,
-        interactions,
-        items,
-        rules,
-        origin=inter_file,
-        items_origin=items_origin,
-        repairs=repairs,
-    )
+    files = {"origin": inter_file, "items_origin": item_file}
+    return assemble(domain or name, interactions, items, rules, repairs=repairs, **files)
 
 
 def _is_split(folder: str | os.PathLike[str]) -> bool:
@@ -175,33 +159,26 @@ def _only_file(folder: Path, suffix: str) -> Path | None:
 
 def read_atomic(file: Path) -> pl.DataFrame:
     """Return an atomic file's table, without types in column names: `float` as numbers, others as text."""
+    existing_file(file, "folder")
     with reading(file):
-        table = pl.read_csv(
-            existing_file(file, "folder"), separator="\t", quote_char=None, infer_schema=False
-        )
-    types: dict[str, str] = {}
-    for field in table.columns:
-        name, colon, kind = field.rpartition(":")
-        if not colon or not name or kind not in ATOMIC_TYPES:
+        table = pl.read_csv(file, separator="\t", quote_char=None, infer_schema=False)
+    columns = []
+    for field, values in zip(table.columns, table, strict=True):
+        name, _, kind = field.rpartition(":")
+        if not name or kind not in ATOMIC_TYPES:
             raise DataError(
                 f"{file}, line 1: field {field!r} is not of the form name:type; types are "
                 f"{', '.join(ATOMIC_TYPES)}"
             )
-        types[name] = kind
-    table = table.rename({field: field.rpartition(":")[0] for field in table.columns})
-    for name, kind in types.items():
         # Times stay text here: as 64-bit floats, late ones in nanoseconds would become equal.
-        if kind != "float" or name == "timestamp":
-            continue
-        numbers = table[name].cast(pl.Float64, strict=False)
-        wrong = numbers.is_null() & table[name].is_not_null()
-        if wrong.any():
-            row = int(wrong.arg_max() or 0)
+        typed = values.cast(pl.Float64, strict=False) if kind == "float" and name != "timestamp" else values
+        if typed.null_count() > values.null_count():
+            row = int((typed.is_null() & values.is_not_null()).arg_max() or 0)
             raise DataError(
-                f"{file}, line {row + 2}: {name} is {table[name][row]!r}, its header says float; correct it"
+                f"{file}, line {row + 2}: {name} is {values[row]!r}, its header says float; correct it"
             )
-        table = table.with_columns(numbers)
-    return table
+        columns.append(typed.rename(name))
+    return pl.DataFrame(columns)
 
 
 def _lcrec_interactions(file: Path, repairs: dict[str, int]) -> pl.DataFrame:
@@ -295,8 +272,11 @@ def read_movielens(
         ratings = _lines(ratings_file, "::", RATING_FIELDS)
         films = _without_bars(_lines(films_file, "::", ("item", "title", "categories")))
     else:
-        ratings = _csv(ratings_file).rename({"userId": "user", "movieId": "item"}, strict=False)
-        films = _csv(films_file).rename({"movieId": "item", "genres": "categories"}, strict=False)
+        names = {"userId": "user", "movieId": "item", "genres": "categories"}
+        ratings, films = (
+            read_csv(file, encoding=_encoding(file)).rename(names, strict=False)
+            for file in (ratings_file, films_file)
+        )
         films = _without_bars(films)
     repairs: dict[str, int] = {}
     return assemble(
@@ -329,15 +309,8 @@ def _files(folder: str | os.PathLike[str]) -> tuple[Path, Path]:
 
 
 def _lines(file: Path, separator: str, names: tuple[str, ...]) -> pl.DataFrame:
-    """Return the fields of each line as text columns; blank lines are skipped.
-
-    GroupLens' oldest data are latin-1; later and re-saved ones are UTF-8.
-    """
-    raw = existing_file(file, "folder").read_bytes()
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = raw.decode("latin-1")
+    """Return the fields of each line as text columns; blank lines are skipped."""
+    text = existing_file(file, "folder").read_bytes().decode(_encoding(file)).removeprefix("\ufeff")
     # splitlines() would also break at control characters that may occur in a latin-1 title.
     lines = pl.DataFrame({"line": text.replace("\r\n", "\n").split("\n")}).with_row_index("number", offset=1)
     filled = lines.filter(pl.col("line").str.strip_chars() != "")
@@ -360,12 +333,13 @@ def _films_100k(file: Path) -> pl.DataFrame:
     return films.select("item", "title", "release_date", categories=genres)
 
 
-def _csv(file: Path) -> pl.DataFrame:
+def _encoding(file: Path) -> str:
+    """Return the encoding of GroupLens' files: the oldest are latin-1, later and re-saved ones UTF-8."""
     try:
         existing_file(file, "folder").read_bytes().decode("utf-8")
     except UnicodeDecodeError:
-        return read_csv(file, encoding="latin-1")
-    return read_csv(file)
+        return "latin-1"
+    return "utf-8"
 
 
 def _without_bars(films: pl.DataFrame) -> pl.DataFrame:

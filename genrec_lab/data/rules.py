@@ -42,6 +42,18 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"{did_you_mean(word, names)}; known: {', '.join(names) or 'none'}"
 
 
+def require_one_of(option: str, value: object, known: tuple[str, ...]) -> None:
+    """Raise DataError if an option has none of the known values."""
+    if value not in known:
+        raise DataError(f"{option} is {value!r}, expected {' or '.join(map(repr, known))}")
+
+
+def require_bool(option: str, value: object) -> None:
+    """Raise DataError if an option is neither true nor false."""
+    if not isinstance(value, bool):
+        raise DataError(f"{option} is {value!r}, expected true or false")
+
+
 def count_repair(repairs: dict[str, int], what: str, number: int) -> None:
     """Add to the count of a repair, unless it is zero."""
     if number:

@@ -13,7 +13,7 @@ import polars as pl
 
 from genrec_lab.data.dataset import Dataset
 from genrec_lab.data.preparation import CHOICES, choice_problems, with_choices
-from genrec_lab.data.rules import DataError, nearest, renumbered
+from genrec_lab.data.rules import DataError, nearest
 from genrec_lab.registry import Registry, RegistryError
 
 Source = Callable[..., Dataset]
@@ -275,18 +275,8 @@ def read_halves(of: Mapping[str, Any], *, seed: int = 0) -> Dataset:
         if shop.n_users < len(HALVES):
             raise DataError(f"halves: {domain} has {shop.n_users} users; expected two or more")
         for half, users in zip(HALVES, np.array_split(rng.permutation(shop.n_users), 2), strict=True):
-            name = pl.lit(f"{domain} {half}").alias("domain")
-            drawn = np.sort(users)
-            given = {part: rows.filter(pl.col("user").is_in(drawn)) for part, rows in shop.given.items()}
-            new_user = np.searchsorted(drawn, np.arange(shop.n_users))
-            same = np.arange(shop.n_items)
-            parts.append(replace(
-                shop,
-                items=shop.items.with_columns(name),
-                sequences=shop.sequences[drawn].with_columns(name, user=pl.int_range(pl.len())),
-                times=None if shop.times is None else shop.times[drawn],
-                parts=None if shop.parts is None else shop.parts[drawn],
-                given={part: renumbered(rows, new_user, same) for part, rows in given.items() if rows.height},
-            ))  # fmt: skip
+            drawn, name = shop.of_users(np.sort(users)), pl.lit(f"{domain} {half}").alias("domain")
+            items, sequences = drawn.items.with_columns(name), drawn.sequences.with_columns(name)
+            parts.append(replace(drawn, items=items, sequences=sequences))
     halves = Dataset.concat(parts, f"{whole.name} in halves")
     return replace(halves, repairs=whole.repairs, sources=whole.sources, dropped=whole.dropped)

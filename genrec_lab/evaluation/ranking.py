@@ -29,6 +29,13 @@ FloatArray = npt.NDArray[np.float64]
 Metric = TypeVar("Metric", bound=Callable[..., Any])
 
 AVERAGE = "average"
+# The metrics with a formula: what a target at each rank, from 0, counts.
+_GAINS: dict[str, Callable[[IntArray], npt.NDArray[Any]]] = {
+    "recall": np.ones_like,
+    "hit_rate": np.ones_like,
+    "ndcg": lambda ranks: 1.0 / np.log2(ranks + 2.0),
+    "mrr": lambda ranks: 1.0 / (ranks + 1.0),
+}
 
 
 class RankingError(ValueError):
@@ -59,7 +66,7 @@ def recall_per_user(ranked: Any, target: npt.ArrayLike, k: int) -> FloatArray:
     ranked: (U, K) item indices, an array or tensor, or anything with such an `.items`. target: (U,).
     Raises RankingError for k outside 1..K, a repeated item in a row, a -1 before an item, or unequal U.
     """
-    return _gains(ranked, target, k, np.ones_like)
+    return _gains(ranked, target, k, "recall")
 
 
 def ndcg_per_user(ranked: Any, target: npt.ArrayLike, k: int) -> FloatArray:
@@ -68,7 +75,7 @@ def ndcg_per_user(ranked: Any, target: npt.ArrayLike, k: int) -> FloatArray:
     With one relevant item the ideal gain is 1, so this is NDCG (Järvelin and Kekäläinen, 2002).
     Arguments and errors as in `recall_per_user`.
     """
-    return _gains(ranked, target, k, lambda ranks: 1.0 / np.log2(ranks + 2.0))
+    return _gains(ranked, target, k, "ndcg")
 
 
 def mrr_per_user(ranked: Any, target: npt.ArrayLike, k: int) -> FloatArray:
@@ -76,7 +83,7 @@ def mrr_per_user(ranked: Any, target: npt.ArrayLike, k: int) -> FloatArray:
 
     Arguments and errors as in `recall_per_user`.
     """
-    return _gains(ranked, target, k, lambda ranks: 1.0 / (ranks + 1.0))
+    return _gains(ranked, target, k, "mrr")
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +94,7 @@ class SharedRanking:
     identifier.
 
     >>> ranking = SharedRanking(np.array([[4, 0]]), np.array([0, 0, 0, 3, 4]))
-    >>> ranking.items.tolist(), ranking.recall(np.array([1]), 2).tolist()  # one of 0, 1 and 2 is second
+    >>> ranking.items.tolist(), ranking.expected("recall", [1], 2).tolist()  # one of 0, 1 and 2 is second
     ([[4, 0]], [0.3333333333333333])
     """
 
@@ -112,21 +119,14 @@ class SharedRanking:
         before = np.concatenate([np.zeros((len(ranked), 1), dtype=np.int64), ranked.cumsum(axis=1)], axis=1)
         return first, before[np.arange(len(ranked)), np.maximum(first, 0)], sizes[group]
 
-    def recall(self, target: npt.ArrayLike, k: int) -> np.ndarray:
-        """Return the probability that the target is among the first k items: (U,)."""
-        return self._expected(np.ones(k), target)
+    def expected(self, metric: str, target: npt.ArrayLike, k: int) -> FloatArray:
+        """Return the mean of a metric's gains over the ranks of the target's group, 0 from rank k on: (U,).
 
-    def ndcg(self, target: npt.ArrayLike, k: int) -> np.ndarray:
-        """Return the mean of 1 / log2(rank + 2) over the group's ranks, 0 from rank k on: (U,)."""
-        return self._expected(1.0 / np.log2(np.arange(k) + 2.0), target)
-
-    def mrr(self, target: npt.ArrayLike, k: int) -> np.ndarray:
-        """Return the mean of 1 / (rank + 1) over the group's ranks, 0 from rank k on: (U,)."""
-        return self._expected(1.0 / (np.arange(k) + 1.0), target)
-
-    def _expected(self, gains: np.ndarray, target: npt.ArrayLike) -> np.ndarray:
+        metric: "recall", "hit_rate", "ndcg" or "mrr". The mean recall is the probability of a hit.
+        """
         first, before, size = self.places(target)
-        sums, k = np.concatenate([[0.0], np.cumsum(gains)]), len(gains)
+        gains = _GAINS[metric](np.arange(k)).astype(np.float64)
+        sums = np.concatenate([[0.0], np.cumsum(gains)])
         within = sums[np.minimum(before + size, k)] - sums[np.minimum(before, k)]
         return np.where(first >= 0, within / size, 0.0)
 
@@ -134,12 +134,6 @@ class SharedRanking:
         """Return 1 if the target's identifier is among the first k identifiers, else 0: (U,)."""
         first = self.places(target)[0]
         return ((first >= 0) & (first < k)).astype(np.float64)
-
-    def per_user(self, metric: str, target: npt.ArrayLike, k: int) -> np.ndarray | None:
-        """Return a metric that has a formula, or None for others."""
-        formulas = {"recall": self.recall, "hit_rate": self.recall, "ndcg": self.ndcg, "mrr": self.mrr}
-        formula: Any = formulas.get(metric)
-        return None if formula is None else np.asarray(formula(target, k))
 
 
 METRICS: Registry[Callable[..., Any]] = Registry(
@@ -178,8 +172,8 @@ def metric_per_user(name: str, ranked: Any, target: npt.ArrayLike, k: int, **fac
     is repeated for all users. Raises RankingError if your own metric returns another shape or values that are
     not finite.
     """
-    if isinstance(ranked, SharedRanking) and (expected := ranked.per_user(name, target, k)) is not None:
-        return expected
+    if isinstance(ranked, SharedRanking) and name in _GAINS:
+        return ranked.expected(name, target, k)
     items = _checked_items(ranked)
     values = np.asarray(METRICS.find(name)(items, np.asarray(target), k, **facts))
     right = values.shape in ((), (len(items),)) and values.dtype.kind in "fiub"
@@ -261,12 +255,12 @@ def user_weighted_average(values: Sequence[float], users: Sequence[int]) -> floa
     return float(np.average(np.asarray(values, dtype=np.float64), weights=np.asarray(users)))
 
 
-def _gains(ranked: Any, target: npt.ArrayLike, k: int, gain: Callable[[IntArray], Any]) -> FloatArray:
+def _gains(ranked: Any, target: npt.ArrayLike, k: int, metric: str) -> FloatArray:
     """Return each user's gain at the target's rank (from 0) if it is among the first k, else 0."""
     ranks, width = _ranks(ranked, target)
     _require_k((k,), width)
     found = (ranks >= 0) & (ranks < k)
-    return np.where(found, gain(np.maximum(ranks, 0)), 0).astype(np.float64)
+    return np.where(found, _GAINS[metric](np.maximum(ranks, 0)), 0).astype(np.float64)
 
 
 def _ranks(ranked: Any, target: npt.ArrayLike) -> tuple[IntArray, int]:

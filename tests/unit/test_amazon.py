@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from genrec_lab.data import DataError, Dataset, load_dataset
-from genrec_lab.data.amazon import compared_with_paper, lines_beside_paper
+from genrec_lab.data.amazon import lines_beside_paper
 from genrec_lab.data.item_text import flat_text, plain_text
 from genrec_lab.lab.prepare import data_files
 from tests.unit.amazon_raw import CATEGORY, NAMES, expected_sequences, raw
@@ -232,21 +232,6 @@ def test_texts_in_lists_are_joined_and_objects_refused() -> None:
     assert flat_text([["a", "b"], ["a", None, 5]], ", ", "here") == "a, b, 5"
     with pytest.raises(DataError, match=r"here holds .*, a dict; expected text"):
         flat_text(["a", {"b": 1}], ", ", "here")
-
-
-def test_statistics_stand_beside_the_papers(tmp_path: Path) -> None:
-    raw("amazon2018", 1).write(tmp_path)
-    dataset = load_dataset("amazon2018", domains={"Office": tmp_path})
-    row = compared_with_paper(dataset, "GMC Table 2").row(0, named=True)
-    assert (row["users"], row["paper_users"]) == (dataset.n_users, 86_554)
-    assert row["off_interactions"] == dataset.n_interactions - 675_882
-    assert row["differs"] is True
-    both = compared_with_paper(dataset, "UTGRec Table 1", {"Pre-training": ["Office"]})
-    assert both["paper_items"].to_list() == [344_412]
-    with pytest.raises(DataError, match=r"no row 'Ofice' \(did you mean 'Office'"):
-        compared_with_paper(dataset, "GMC Table 2", {"Ofice": ["Office"]})
-    with pytest.raises(DataError, match="say which belong together"):
-        compared_with_paper(load_dataset("amazon2018", folder=tmp_path), "GMC Table 2")
 
 
 def test_statistics_are_said_in_sentences(tmp_path: Path) -> None:
