@@ -18,7 +18,7 @@ from plotly.basedatatypes import BaseTraceType
 from plotly.subplots import make_subplots
 
 from genrec_lab.viz import FloatArray, IntArray, theme
-from genrec_lab.viz.text import label, wrapped
+from genrec_lab.viz.text import label, noted, wrapped
 
 NARROW = 900
 """Pixels: the width at which everything must still fit."""
@@ -190,10 +190,14 @@ class Panels:
         self.x(panel, visible=False)
         self.y(panel, visible=False)
 
-    def finish(self, title: str, note: str, **layout: Any) -> go.Figure:
-        """Return the figure with its title, note and other settings of plotly's layout; see `finish`."""
+    def finish(self, title: str, *clauses: str, seed: int | None = None, **layout: Any) -> go.Figure:
+        """Return the figure with its title (the finding) and note (clauses such as the sample size, seed).
+
+        layout: other settings of plotly's layout. Title and clauses are plain text.
+        """
         self.figure.update_layout(**layout)
-        return _titled(self.figure, title, note, self.plot_height, self.title_lines)
+        room = self.title_lines * _PANEL_TITLE_LINE
+        return finish(self.figure, title, noted(*clauses, seed=seed), self.plot_height, room)
 
     def _corners(self, panel: int) -> tuple[tuple[float, float], tuple[float, float]]:
         place = self.place(panel)
@@ -257,18 +261,13 @@ def one_panel(height: int = 320) -> Panels:
     return panels([""], row_height=height)
 
 
-def finish(figure: go.Figure, title: str, note: str, plot_height: int = 320) -> go.Figure:
-    """Set a figure's title (the finding) and note (sample size, seed), as plain text, theme and height."""
-    return _titled(figure.update_layout(template=theme.LIGHT), title, note, plot_height, 0)
-
-
-def _titled(figure: go.Figure, title: str, note: str, plot_height: int, panel_title_lines: int) -> go.Figure:
+def finish(figure: go.Figure, title: str, note: str, plot_height: int, room: int = 0) -> go.Figure:
+    """Set a figure's title, note and height; room: pixels for titles of panels above the plot."""
     title_text, title_lines = wrapped(title, _TITLE_CHARACTERS)
     note_text, note_lines = wrapped(note, _NOTE_CHARACTERS)
     # plotly centres a multi-line title and its subtitle at the position of a single line.
     extra_title, extra_note = _TITLE_LINE * (title_lines - 1), _NOTE_LINE * (note_lines - 1)
-    top = 34 + extra_title + (38 + extra_note / 2 if note else 0)
-    top += panel_title_lines * _PANEL_TITLE_LINE + 6
+    top = 40 + extra_title + (38 + extra_note / 2 if note else 0) + room
     figure.update_layout(
         title={"text": title_text, "subtitle": {"text": note_text}, "pad": {"t": 8 + extra_title / 2}},
         margin={"t": top, "b": _MARGIN_BOTTOM, "l": _MARGIN_LEFT, "r": _MARGIN_RIGHT},

@@ -1,9 +1,8 @@
-"""What a notebook shows: curves of a training, updated in place or printed, and frames as plain tables."""
+"""What a notebook shows of a training: curves that are updated in place, or printed lines."""
 
 from __future__ import annotations
 
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,15 +10,12 @@ from functools import partial
 from typing import Any, Self
 
 import plotly.graph_objects as go
-import polars as pl
 
 from genrec_lab.training import Callback, EpochRecord, TrainingResult
 from genrec_lab.training.callbacks import speed_parts
 from genrec_lab.viz.figures.training import as_mapping, metric_name, recommender_curves, tokenizer_curves
 
 _LINE_SECONDS = 10.0
-# Polars quotes texts, and no setting changes this. A long text is truncated and loses its closing quote.
-_TEXT = re.compile(r"<td>&quot;([^<]*?)(?:&quot;)?</td>")
 
 
 class LiveCurves(Callback):
@@ -54,26 +50,18 @@ class LiveCurves(Callback):
         self._ended = False
 
     @classmethod
-    def tokenizer(
-        cls, *, title: str = "tokenizer", n_items: int | None = None, seed: int | None = None, **options: Any
-    ) -> Self:
+    def tokenizer(cls, *, n_items: int | None = None, seed: int | None = None, **options: Any) -> Self:
         """Return live `tokenizer_curves`; options: those of `LiveCurves`."""
         draw = partial(tokenizer_curves, n_items=n_items, seed=seed)
-        return cls(draw, title=title, **options)
+        return cls(draw, **{"title": "tokenizer"} | options)
 
     @classmethod
     def recommender(
-        cls,
-        *,
-        title: str = "recommender",
-        monitor: str = "ndcg@10",
-        users: int | None = None,
-        seed: int | None = None,
-        **options: Any,
+        cls, *, monitor: str = "ndcg@10", users: int | None = None, seed: int | None = None, **options: Any
     ) -> Self:
         """Return live `recommender_curves`; options: those of `LiveCurves`."""
         draw = partial(recommender_curves, monitor=monitor, users=users, seed=seed)
-        return cls(draw, title=title, **options)
+        return cls(draw, **{"title": "recommender"} | options)
 
     @property
     def figure(self) -> go.Figure:
@@ -202,25 +190,6 @@ def end_notebook(reason: str) -> None:
     print(f"Nothing to show from here on: {reason} The cells below do nothing until the kernel is restarted.")
     if in_kernel():
         sys.modules["IPython"].get_ipython().input_transformers_post.append(lambda lines: [])
-
-
-def plain_tables(characters: int = 60, rows: int = 40, columns: int | None = None) -> None:
-    """Make notebooks print frames plainly, with at most this many characters per text, rows and columns."""
-    pl.Config(
-        fmt_str_lengths=characters,
-        tbl_rows=rows,
-        tbl_cols=columns,
-        tbl_hide_dataframe_shape=True,
-        tbl_hide_column_data_types=True,
-    )
-    if in_kernel():
-        printed = sys.modules["IPython"].get_ipython().display_formatter.formatters["text/html"]
-        printed.for_type(pl.DataFrame, unquoted)
-
-
-def unquoted(frame: pl.DataFrame) -> str:
-    """Return the HTML that polars writes for a frame, without quotes around the texts in cells."""
-    return _TEXT.sub(r"<td>\1</td>", frame._repr_html_())
 
 
 def _display(thing: object) -> Any:

@@ -311,18 +311,18 @@ def test_matching_of_levels(make_catalogue: Make, seed: int, items: int, size_a:
     for row in match.pairs.iter_rows(named=True):
         assert row["items"] == table[row["code_a"], row["code_b"]] > 0
     for length in (1, 2):
-        company = two.company(length)
-        for item in range(items):
-            mates = [
-                {
-                    mate
-                    for mate in range(items)
-                    if mate != item and (c[mate, :length] == c[item, :length]).all()
-                }
-                for c in (a.codes.codes, b.codes.codes)
-            ]
-            expected = [len(mates[0]), len(mates[1]), len(mates[0] & mates[1])]
-            assert [int(counts[item]) for counts in company] == expected
+        pairs_a, pairs_b = (
+            {
+                (i, j)
+                for i, j in itertools.permutations(range(items), 2)
+                if (c[i, :length] == c[j, :length]).all()
+            }
+            for c in (a.codes.codes, b.codes.codes)
+        )
+        found = two.company(length)
+        assert found.items == len({i for i, _ in pairs_a | pairs_b})
+        if found.items:
+            assert found.kept == pytest.approx(len(pairs_a & pairs_b) / len(pairs_a | pairs_b))
 
 
 def test_only_what_both_have_is_compared(make_catalogue: Make) -> None:

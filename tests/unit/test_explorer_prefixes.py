@@ -271,7 +271,7 @@ def test_labels_of_children_are_their_telling_words(
     order, words = state.catalogue.order, state.catalogue.words
     for prefix in some_prefixes(state.catalogue, shape[0])[: state.catalogue.levels]:
         state.select(prefix=prefix)
-        labels = state.labels()
+        labels = state.catalogue.labels(state.selection.prefix)
         parent = np.arange(*order.span(prefix))
         assert set(labels) == {int(code) for code in order.columns[len(prefix)][parent]}
         for code, found in labels.items():

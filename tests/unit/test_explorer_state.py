@@ -27,7 +27,7 @@ from genrec_lab.viz.explorer import (
     save_slice,
     slice_names,
 )
-from genrec_lab.viz.explorer.selection import named_slice, slice_file
+from genrec_lab.viz.explorer.selection import NamedSlice, slice_file
 
 Make = Callable[..., CodedCatalogue]
 
@@ -115,7 +115,7 @@ def test_slices_of_any_name_read_back(
 ) -> None:
     folder = tmp_path_factory.mktemp("run")
     try:
-        chosen = named_slice(name, "demo · gmc", 9, [5, 2, 2], (1, 4), "Garden")
+        chosen = NamedSlice(name, "demo · gmc", 9, [5, 2, 2], (1, 4), "Garden")
     except SliceError:
         assert not name.strip() or any(0xD800 <= ord(sign) <= 0xDFFF for sign in name)
         return
@@ -124,7 +124,7 @@ def test_slices_of_any_name_read_back(
     assert load_slice(folder, name) == chosen
     assert chosen.items == (2, 5)
     try:
-        second = named_slice(other, "demo · gmc", 9, [0])
+        second = NamedSlice(other, "demo · gmc", 9, [0])
     except SliceError:
         return
     save_slice(folder, second)
@@ -151,7 +151,7 @@ def test_names_that_differ_in_case_only_have_files_of_their_own(tmp_path: Path) 
     ],
 )
 def test_a_damaged_slice_says_what_is_wrong(tmp_path: Path, change: dict[str, object], message: str) -> None:
-    file = save_slice(tmp_path, named_slice("mine", "demo", 9, [1, 3]))
+    file = save_slice(tmp_path, NamedSlice("mine", "demo", 9, [1, 3]))
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(SliceError, match=message):
         load_slice(tmp_path, "mine")
@@ -242,7 +242,7 @@ def test_an_epoch_shows_its_codes_in_all_views_until_the_final_ones_are_back(mak
         state.select(prefix=prefix)
         twin.select(prefix=prefix)
         assert state.items().tolist() == twin.items().tolist()
-        assert state.labels() == twin.labels()
+        assert state.catalogue.labels(prefix) == twin.catalogue.labels(prefix)
         for name in ("", "Sharing", "Collisions"):
             assert state.numbers(name).equals(twin.numbers(name)), name
     assert state.catalogue.health == twin.catalogue.health

@@ -107,8 +107,9 @@ def test_the_grid_has_dead_codes_and_those_of_other_prefixes(make_catalogue: Mak
     assert column(answers.grid(state), "state") == ["alive", "alive", "dead"]
     state.select(prefix=(0,))
     assert column(answers.grid(state), "state") == ["alive", "only elsewhere", "dead"]
-    unknown = ExplorerState(CodedCatalogue("x", codes, ["a", "b"], sizes_known=False))
-    assert column(answers.grid(unknown), "state") == ["alive", "alive", "no item"]
+    gap = ItemCodes([[0, 0], [2, 1]], [None, None])
+    unknown = ExplorerState(CodedCatalogue("x", gap, ["a", "b"]))
+    assert column(answers.grid(unknown), "state") == ["alive", "no item", "alive"]
     assert not any("dead" in chip["text"] or "used" in chip["text"] for chip in answers.health(unknown))
 
 

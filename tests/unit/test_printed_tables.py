@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 
 from genrec_lab.viz import live
-from genrec_lab.viz.live import plain_tables, unquoted
+from genrec_lab.viz.tables import plain_tables, unquoted
 
 
 @pytest.fixture(autouse=True)

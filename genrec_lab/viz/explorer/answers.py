@@ -268,7 +268,7 @@ def _near(state: ExplorerState, level: int, code: int) -> list[Answer]:
     found = []
     for other, away in state.catalogue.nearest_codes(level, code):
         says = f"code {other} of level {level + 1}; distance of the codewords"
-        go = points.goes_to(state, level, other)
+        (go,) = state.goes_to(level, [other])
         found.append({"text": f"{other} ({away:.2g})", "says": says, "go": go})
     return found
 

@@ -13,7 +13,7 @@ import polars as pl
 from genrec_lab.viz import theme
 from genrec_lab.viz.layout import Panels, one_panel
 from genrec_lab.viz.sentences import sentence
-from genrec_lab.viz.text import counted, label, noted, written
+from genrec_lab.viz.text import counted, label, written
 
 _ROW = 24  # pixels
 _TITLE_CHARACTERS = 34
@@ -128,7 +128,7 @@ def beam_found(known: Exactly) -> str:
     return f"the beam found {known.found} of the {known.of} that an exact search ranks first"
 
 
-def beam_way(tree: BeamTree, *, seed: int | None = None) -> go.Figure:
+def beam_way(tree: BeamTree) -> go.Figure:
     """Draw the beam as a tree from left to right, best prefixes on top, with the target's path in colour.
 
     Open circles are prefixes that no kept prefix extends. A cross below the beams marks the level where the
@@ -171,14 +171,14 @@ def beam_way(tree: BeamTree, *, seed: int | None = None) -> go.Figure:
     reach = [-0.15, 1.52 * levels + 0.15]
     made.x(tickvals=list(range(levels + 1)), ticktext=names, range=reach, showgrid=False)
     made.y(range=[widest + 1.9, 0.2], visible=False)
-    note = noted(
+    return made.finish(
+        beam_title(tree),
         f"{counted(widest, 'beam')}, the likeliest prefix of each level on top",
         f"target {written(tree.target)}",
-        *([] if tree.exactly is None else [beam_found(tree.exactly)]),
+        "" if tree.exactly is None else beam_found(tree.exactly),
         "at the right: log-probability and title",
-        seed=seed,
+        showlegend=True,
     )
-    return made.finish(beam_title(tree), note, showlegend=True)
 
 
 def _hover(row: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Sized
 from copy import copy
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 import polars as pl
@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from genrec_lab.codes import ItemCodes, row_ids
 from genrec_lab.data.item_text import without_entities
 from genrec_lab.evaluation import CodeHealth, code_health
-from genrec_lab.viz import Float32Array, IntArray
+from genrec_lab.viz import Float32Array, IntArray, kept
 from genrec_lab.viz.explorer.sharing import PairSums, group_similarity, pair_sums, unit_vectors
 from genrec_lab.viz.explorer.words import TitleWords
 from genrec_lab.viz.text import written
@@ -75,7 +75,7 @@ class PrefixOrder:
         known = 0 <= code < self.sizes[level]
         return order[starts[code] : starts[code + 1]] if known else order[:0]
 
-    @lru_cache  # noqa: B019 - an order lives as long as its explorer
+    @kept(16)
     def by_code(self, level: int) -> tuple[IntArray, IntArray]:
         """Return the positions sorted by the code of a level, (N,), and the start of each code, (K + 1,)."""
         counts = np.bincount(self.columns[level], minlength=self.sizes[level])
@@ -106,7 +106,7 @@ class CodedCatalogue:
     `alike` describes. images: (N,) paths or None. keys: (N,) ids of the source, used to match two catalogues;
     by default the item numbers. books: number of consecutive codebooks in each level, 1 or, for tokenizers
     trained separately, one per domain. attributes: N rows of other columns, such as brand or price.
-    sizes_known: if not, no code counts as dead. Raises ValueError, which names what does not match.
+    Raises ValueError, which names what does not match.
     """
 
     def __init__(
@@ -123,13 +123,12 @@ class CodedCatalogue:
         keys: Sequence[object] | None = None,
         books: int = 1,
         attributes: pl.DataFrame | None = None,
-        sizes_known: bool = True,
         alike: str = "content vectors",
         seed: int = 0,
     ) -> None:
         n_items, levels, sizes = codes.n_items, codes.levels, codes.sizes
         self.name, self.codes, self.seed, self.books = name, codes, seed, books
-        self.sizes_known, self.alike, self._keys_given = sizes_known, alike, keys is not None
+        self.alike, self._keys_given = alike, keys is not None
         self.titles = without_entities(pl.Series("title", list(titles), dtype=pl.String).fill_null(""))
         self.attributes = pl.DataFrame() if attributes is None else attributes
         counts = np.zeros(n_items) if traffic is None else np.asarray(traffic)
@@ -171,6 +170,11 @@ class CodedCatalogue:
     def domains(self) -> tuple[str, ...]:
         """The domains in order of first appearance."""
         return self.codes.domain_names
+
+    @property
+    def sizes_known(self) -> bool:
+        """Whether the numbers of possible codes are known; if not, no code counts as dead."""
+        return not self.codes.unknown_levels
 
     @cached_property
     def order(self) -> PrefixOrder:
@@ -225,12 +229,12 @@ class CodedCatalogue:
                 found[column.name] = (names.tolist(), numbers[places])
         return found
 
-    @lru_cache(maxsize=32)  # noqa: B019 - a catalogue lives as long as its explorer
+    @kept(32)
     def prefix_pairs(self, length: int) -> PairSums:
         """Return the similarities of pairs with the same first `length` codes."""
         return pair_sums(self.known_unit, self.order.group_numbers(length), self.codes.domain_index)
 
-    @lru_cache(maxsize=32)  # noqa: B019
+    @kept(32)
     def code_pairs(self, level: int) -> PairSums:
         """Return the similarities of pairs with the same code of a level."""
         codes, size = self.codes.codes[:, level], self.codes.sizes[level]
@@ -243,7 +247,7 @@ class CodedCatalogue:
             raise ValueError(f"{self.name}: no content vectors, so the similarity of items is not known")
         return self.unit
 
-    @lru_cache(maxsize=256)  # noqa: B019
+    @kept(256)
     def chance(self, size: int) -> tuple[float, float, float]:
         """Return the coherence of `size` random items: 5th percentile, mean over all pairs, 95th percentile.
 
@@ -285,7 +289,7 @@ class CodedCatalogue:
                 distances[part, level] = np.sqrt(np.einsum("nd,nd->n", left, left))
         return distances
 
-    @lru_cache(_LABELS_KEPT)  # noqa: B019
+    @kept(_LABELS_KEPT)
     def labels(self, prefix: tuple[int, ...]) -> dict[int, list[str]]:
         """Return the words that distinguish each used child of a prefix from the others."""
         if len(prefix) == self.levels:
@@ -295,7 +299,7 @@ class CodedCatalogue:
         codes = self.order.columns[len(prefix)][borders[:-1]].tolist()
         return dict(zip(codes, self.words.labels(borders), strict=True))
 
-    @lru_cache(_LABELS_KEPT)  # noqa: B019
+    @kept(_LABELS_KEPT)
     def words_everywhere(self, level: int) -> dict[int, list[str]]:
         """Return the words of each used code of a level, under any prefix."""
         places, starts = self.order.by_code(level)
@@ -331,7 +335,7 @@ class CodedCatalogue:
             expected = f"expected {self.n_items} items, {self.codes.sizes}"
             raise ValueError(f"codes: {codes.n_items} items, sizes {codes.sizes}; {expected}")
         found = copy(self)
-        for derived in ("order", "stem_ids", "health", "ambiguous", "words", "phrases", "distances"):
+        for derived in ("order", "stem_ids", "health", "ambiguous", "words", "phrases", "distances", "_kept"):
             vars(found).pop(derived, None)
         found.name, found.codes, found.residuals, found.codewords = name, codes, None, None
         places = np.empty(self.n_items, dtype=np.int64)

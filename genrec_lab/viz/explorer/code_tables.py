@@ -35,11 +35,10 @@ def below(state: ExplorerState) -> Table:
 def codes_below(state: ExplorerState) -> Table:
     """Return all codes of the next level: words, items, traffic, purity, coherence, collisions, state."""
     catalogue, prefix, items = state.catalogue, state.selection.prefix, state.items()
-    level, known = len(prefix), state.labels()
+    level = len(prefix)
     size, codes = catalogue.codes.sizes[level], state.codes_at(level)
-    counts = np.bincount(codes, minlength=size)
-    words = [", ".join(known.get(code, ())) for code in range(size)]
-    columns: dict[str, Any] = {"code": np.arange(size), "words": words, "items": counts}
+    counts, used = np.bincount(codes, minlength=size), np.arange(size)
+    columns: dict[str, Any] = {"code": used, "words": state.words(used, level), "items": counts}
     if catalogue.traffic.any():
         traffic = np.bincount(codes, weights=catalogue.traffic[items], minlength=size)
         columns["traffic"] = traffic / max(traffic.sum(), 1)
@@ -49,8 +48,9 @@ def codes_below(state: ExplorerState) -> Table:
         columns["alike"] = state.alike_by_code(level)
     columns["twins"] = np.bincount(codes[catalogue.ambiguous[items]], minlength=size)
     columns["state"] = code_states(catalogue, level, counts)
-    go: list[dict[str, Any] | None] = [{"prefix": [*prefix, code]} for code in range(size)]
-    return Table(pl.DataFrame(columns), go, shares=("traffic", "pure"), bars=("items",))
+    return Table(
+        pl.DataFrame(columns), state.goes_to(level, used), shares=("traffic", "pure"), bars=("items",)
+    )
 
 
 def code_states(catalogue: CodedCatalogue, level: int, here: IntArray) -> list[str]:
@@ -153,12 +153,12 @@ def prefix_bars(state: ExplorerState, *, top: int = 20, seed: int | None = None)
     if level == catalogue.levels:
         raise ValueError(f"prefix: {list(prefix)} is a whole identifier; no code follows it")
     items = level_sharing(catalogue, level, chosen).items
-    sizes, words = items.sum(axis=0), state.labels()
+    sizes = items.sum(axis=0)
     weights, codes = catalogue.traffic[chosen], catalogue.codes.codes[chosen, level]
     traffic = np.bincount(codes, weights=weights, minlength=sizes.size) / max(int(weights.sum()), 1)
     shown = np.argsort(-sizes, kind="stable")[: min(top, int((sizes > 0).sum()))]
     dead = [code for code, kind in enumerate(code_states(catalogue, level, sizes)) if kind == DEAD]
-    described = [(code, ", ".join(words.get(code, ()))) for code in shown.tolist()]
+    described = zip(shown.tolist(), state.words(shown, level), strict=True)
     names = [label(f"{code} · {text}" if text else code, 36) for code, text in described]
     several = len(catalogue.domains) > 1
     titles = ["Items by domain" if several else "Items", "Share of items and of interactions"]
@@ -178,6 +178,6 @@ def prefix_bars(state: ExplorerState, *, top: int = 20, seed: int | None = None)
         made.rows(panel, names, ticktext=names)
     made.x(0, title="items", rangemode="tozero")
     made.x(1, title="of what lies below the prefix", ticksuffix=" %", rangemode="tozero")
-    note = noted(children_note(sizes, len(shown), dead), seed=seed)
     title = children_title(prefix, sizes)
-    return made.finish(title, note, barmode="stack", showlegend=True, bargap=0.3)
+    note = children_note(sizes, len(shown), dead)
+    return made.finish(title, note, seed=seed, barmode="stack", showlegend=True, bargap=0.3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -15,11 +14,11 @@ from scipy.optimize import linear_sum_assignment
 from scipy.special import gammaln
 
 from genrec_lab.codes import row_ids
-from genrec_lab.viz import IntArray
+from genrec_lab.viz import IntArray, kept
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.layout import Panels, one_panel, panels
 from genrec_lab.viz.sentences import ends, sentence
-from genrec_lab.viz.text import counted, label, listed, noted, percent
+from genrec_lab.viz.text import counted, label, listed, percent
 
 KEPT, MERGED, SPLIT, MOVED = "kept", "merged", "split", "moved"
 _SPREAD, _TAIL = 8.0, 8
@@ -45,6 +44,18 @@ class LevelMatch:
     ami: float
 
 
+class Overlap(NamedTuple):
+    """The companions (other items of the same group) that items keep from one partition to another.
+
+    items: number of items with companions in either partition. kept: common companions divided by companions
+    in either partition, each summed over items; NaN without any. chance: the same for a random second one.
+    """
+
+    items: int
+    kept: float
+    chance: float
+
+
 class TwoTokenizers:
     """The items, (n,) indices in each catalogue, and levels that two catalogues have in common.
 
@@ -62,45 +73,53 @@ class TwoTokenizers:
         """Number of common items, n."""
         return int(self.items_a.size)
 
-    @lru_cache  # noqa: B019 - the two live as long as their explorer
+    @kept(16)
     def level(self, level: int) -> LevelMatch:
         """Match the codes of a level (0-based); raises ValueError for other levels or no common items."""
         if not 0 <= level < self.levels:
             raise ValueError(f"level: {level}, expected 0..{self.levels - 1}, the levels that both have")
         if self.n_items == 0:
             raise ValueError(f"{self.a.name} and {self.b.name} have no item in common")
-        sizes = (self.a.codes.sizes[level], self.b.codes.sizes[level])
-        return match_level(level, *self.codes_of(level), sizes)
+        from sklearn.metrics import adjusted_rand_score  # slow to import
 
-    @lru_cache  # noqa: B019
-    def company(self, length: int) -> tuple[IntArray, IntArray, IntArray]:
-        """Count the other items with the same first `length` codes, (n,) each: in a, in b, and in both."""
+        one, other = self.codes_of(level)
+        n_a, n_b = self.a.codes.sizes[level], self.b.codes.sizes[level]
+        table = np.bincount(one * n_b + other, minlength=n_a * n_b).reshape(n_a, n_b)
+        # Unused codes have nothing to match. They are left out because the assignment takes cubic time.
+        rows, columns = np.flatnonzero(table.any(axis=1)), np.flatnonzero(table.any(axis=0))
+        used = table[np.ix_(rows, columns)]
+        first, second = linear_sum_assignment(used, maximize=True)
+        found = {"code_a": rows[first], "code_b": columns[second], "items": used[first, second]}
+        pairs = pl.DataFrame(found).filter(pl.col("items") > 0)
+        pairs = pairs.sort("items", "code_a", descending=[True, False])
+        matched = float(used[first, second].sum() / table.sum())
+        ari = float(adjusted_rand_score(one, other))
+        return LevelMatch(level, table, pairs, matched, ari, adjusted_mutual(one, other))
+
+    @kept(16)
+    def company(self, length: int) -> Overlap:
+        """Return the companions that the items keep: other items with the same first `length` codes.
+
+        By chance, n items have sum(a) sum(b) / (n (n - 1)) common companions: the expectation over all
+        permutations of the groups of b.
+        """
         if not 1 <= length <= self.levels:
             raise ValueError(f"length: {length}, expected 1..{self.levels} codes, which both have")
         one = self.a.order.group_numbers(length)[self.items_a]
         other = self.b.order.group_numbers(length)[self.items_b]
         groups = (one, other, row_ids(np.column_stack([one, other])))
         with_a, with_b, both = (np.bincount(ids)[ids] - 1 if ids.size else ids for ids in groups)
-        return with_a, with_b, both
+        had = int((with_a + with_b > 0).sum())
+        if not had:
+            return Overlap(0, float("nan"), float("nan"))
+        total_a, total_b = int(with_a.sum()), int(with_b.sum())
+        expected = total_a * total_b / (self.n_items * (self.n_items - 1))
+        same, chance = (part / (total_a + total_b - part) for part in (int(both.sum()), expected))
+        return Overlap(had, same, chance)
 
     def codes_of(self, level: int) -> tuple[IntArray, IntArray]:
         """Return the common items' codes of a level (0-based) in a and in b, (n,) each, for `flows`."""
         return self.a.codes.codes[self.items_a, level], self.b.codes.codes[self.items_b, level]
-
-
-def match_level(level: int, one: IntArray, other: IntArray, shape: tuple[int, int]) -> LevelMatch:
-    """Match the codes (n,) of one level under two tokenizers with `shape` = (K, J) possible codes."""
-    n_a, n_b = shape
-    table = np.bincount(one * n_b + other, minlength=n_a * n_b).reshape(n_a, n_b)
-    # Unused codes have nothing to match. They are left out because the assignment takes cubic time.
-    rows, columns = np.flatnonzero(table.any(axis=1)), np.flatnonzero(table.any(axis=0))
-    used = table[np.ix_(rows, columns)]
-    first, second = linear_sum_assignment(used, maximize=True)
-    found = {"code_a": rows[first], "code_b": columns[second], "items": used[first, second]}
-    pairs = pl.DataFrame(found).filter(pl.col("items") > 0)
-    pairs = pairs.sort("items", "code_a", descending=[True, False])
-    matched = float(used[first, second].sum() / table.sum())
-    return LevelMatch(level, table, pairs, matched, adjusted_rand(used), adjusted_mutual(one, other))
 
 
 def _common(a: CodedCatalogue, b: CodedCatalogue) -> tuple[IntArray, IntArray]:
@@ -132,18 +151,6 @@ def _left_out(a: CodedCatalogue, b: CodedCatalogue, common: int) -> list[str]:
     if of_a != of_b:
         said.append(f"codes per level: {of_a} in {a.name}, {of_b} in {b.name}")
     return said
-
-
-class Overlap(NamedTuple):
-    """The companions (other items of the same group) that items keep from one partition to another.
-
-    items: number of items with companions in either partition. kept: common companions divided by companions
-    in either partition, each summed over items; NaN without any. chance: the same for a random second one.
-    """
-
-    items: int
-    kept: float
-    chance: float
 
 
 def flows(before: ArrayLike, after: ArrayLike) -> pl.DataFrame:
@@ -185,34 +192,6 @@ def fates(went: pl.DataFrame) -> pl.DataFrame:
         pieces=half_b.sum().cast(pl.Int64),
     )
     return codes.sort("items", "code_a", descending=[True, False])
-
-
-def company_kept(with_a: IntArray, with_b: IntArray, both: IntArray) -> Overlap:
-    """Return the overlap of companions from each item's number of them in a, in b and in both, (n,) each.
-
-    By chance, n items have sum(a) sum(b) / (n (n - 1)) common companions: the expectation over all
-    permutations of the groups of b.
-    """
-    count, had = len(with_a), int((with_a + with_b > 0).sum())
-    if not had:
-        return Overlap(0, float("nan"), float("nan"))
-    total_a, total_b = int(with_a.sum()), int(with_b.sum())
-    expected = total_a * total_b / (count * (count - 1))
-    kept, chance = (one / (total_a + total_b - one) for one in (int(both.sum()), expected))
-    return Overlap(had, kept, chance)
-
-
-def adjusted_rand(table: IntArray) -> float:
-    """Return the adjusted Rand index of two partitions from the table of their common items (K, J).
-
-    It is 0 on average for unrelated partitions, and 1 for equal ones (Hubert and Arabie 1985).
-    """
-    of_a, of_b = table.sum(axis=1), table.sum(axis=0)
-    together, in_a, in_b, every = (float((n * (n - 1) / 2).sum()) for n in (table, of_a, of_b, of_a.sum()))
-    if together == in_a == in_b:
-        return 1.0
-    by_lot = in_a * in_b / every
-    return (together - by_lot) / ((in_a + in_b) / 2 - by_lot)
 
 
 def adjusted_mutual(before: ArrayLike, after: ArrayLike) -> float:
@@ -291,7 +270,7 @@ def nothing_common_title(names: tuple[str, str]) -> str:
     return f"{listed(names[:1])} and {listed(names[1:])} have no item in common"
 
 
-def tokenizer_match(two: TwoTokenizers, *, level: int = 0, seed: int | None = None) -> go.Figure:
+def tokenizer_match(two: TwoTokenizers, *, level: int = 0) -> go.Figure:
     """Draw how similar two tokenizers are at each level, and how the codes of one level correspond.
 
     The heatmap has at most 64 matched codes of `level` (0-based) in the order of their common items. Cells
@@ -313,14 +292,16 @@ def tokenizer_match(two: TwoTokenizers, *, level: int = 0, seed: int | None = No
     made.y(0, range=[1.1 * low, 1.03], title="1: the same, 0: chance")
     made.x(0, dtick=1, title="level")
     _add_table(made, chosen, two)
-    note = noted(
+    return made.finish(
+        match_title(matches, (two.a.name, two.b.name)),
         f"{counted(two.n_items, 'item')} that both have",
         "codes matched one to one by common items (Hungarian)",
-        company_title(company_kept(*two.company(level + 1)), level + 1),
+        company_title(two.company(level + 1), level + 1),
         f"they differ: {', '.join(two.left_out)}" if two.left_out else "",
+        barmode="group",
+        showlegend=True,
+        bargap=0.25,
     )
-    layout = {"barmode": "group", "showlegend": True, "bargap": 0.25}
-    return made.finish(match_title(matches, (two.a.name, two.b.name)), noted(note, seed=seed), **layout)
 
 
 def _add_table(made: Panels, match: LevelMatch, two: TwoTokenizers) -> None:

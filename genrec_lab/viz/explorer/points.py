@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from plotly.colors import hex_to_rgb, sample_colorscale
 
-from genrec_lab.viz import Float32Array, FloatArray, IntArray
+from genrec_lab.viz import Float32Array, FloatArray, IntArray, kept
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.explorer.state import ExplorerState
 from genrec_lab.viz.projection import Projection
@@ -63,7 +62,7 @@ def places(state: ExplorerState, method: str, level: int) -> Float32Array:
     return placed[min(level, len(placed) - 1)]
 
 
-@lru_cache(4)
+@kept(4)
 def _placed(catalogue: CodedCatalogue, projection: Projection) -> list[Float32Array]:
     """Return by level the positions of the sample of items in a projection, and of the others.
 
@@ -103,7 +102,7 @@ def _among_nearest(vectors: Float32Array, known: Float32Array, at: Float32Array)
     return placed
 
 
-@lru_cache(4)
+@kept(1)
 def laid_by_codes(catalogue: CodedCatalogue) -> Float32Array:
     """Return a map (N, 2) from the codes alone: one disc per first code, filled in the order of the codes.
 
@@ -156,14 +155,6 @@ def coloured(state: ExplorerState, by: str, points: Float32Array) -> Coloured:
     return Coloured(found.values, found.palette, found.names, found.said, _labels(state, items, points))
 
 
-def goes_to(state: ExplorerState, level: int, code: int) -> dict[str, Any]:
-    """Return what a click on a code selects: a longer prefix if the code follows, else the code anywhere."""
-    prefix = state.selection.prefix
-    if level == len(prefix):
-        return {"prefix": [*prefix, code]}
-    return {"prefix": [*prefix[:level], code]} if level < len(prefix) else {"everywhere": [level, code]}
-
-
 def _largest_codes(state: ExplorerState, most: int) -> list[tuple[int, int]]:
     counts = np.bincount(state.codes_at(state.selection.level))
     order = np.argsort(-counts, kind="stable")[:most]
@@ -171,7 +162,8 @@ def _largest_codes(state: ExplorerState, most: int) -> list[tuple[int, int]]:
 
 
 def _name(state: ExplorerState, code: int, words: int) -> str:
-    known = state.labels().get(code, []) if state.selection.level == len(state.selection.prefix) else []
+    prefix = state.selection.prefix
+    known = state.catalogue.labels(prefix).get(code, []) if state.selection.level == len(prefix) else []
     return shorten(f"{code} · {', '.join(known[:words])}" if known else str(code), 34)
 
 
@@ -185,7 +177,7 @@ def _labels(state: ExplorerState, items: IntArray, points: Float32Array) -> list
         where = where[~np.isnan(where[:, 0])]
         if where.size:
             x, y = np.median(where, axis=0).tolist()
-            go = goes_to(state, level, code)
+            (go,) = state.goes_to(level, [code])
             found.append({"x": x, "y": y, "text": _name(state, code, 1), "go": go})
     return found
 
@@ -197,7 +189,7 @@ def _by_code(state: ExplorerState, items: IntArray) -> Coloured:
     place[[code for code, _ in largest]] = np.arange(len(largest))
     names: list[dict[str, Any]] = []
     for number, (code, size) in enumerate(largest):
-        more = {"go": goes_to(state, level, code), "says": counted(size, "item")}
+        more = {"go": state.goes_to(level, [code])[0], "says": counted(size, "item")}
         names.append({"text": _name(state, code, 2), "colour": number} | more)
     if sum(size for _, size in largest) < items.size:
         names.append({"text": "other codes", "colour": _OTHER})

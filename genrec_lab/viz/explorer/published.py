@@ -78,7 +78,6 @@ def open_codes(
         first = f"than the first item, which has {len(rows[0]) if rows else 0}"
         raise CodesError(f"codes: item {odd!r} has another number of codes {first}; {expected}")
     table = np.array(rows, dtype=np.int64)
-    known = tuple(int(most) + 1 for most in table.max(axis=0)) if sizes is None else tuple(sizes)
     if sizes is None:
         notes.append("the sizes of the levels are not known, so no code is called dead")
     titles, attributes, texts, missing = _described(items, keys)
@@ -91,12 +90,11 @@ def open_codes(
     named = Path(codes).name if isinstance(codes, (str, os.PathLike)) else "codes"
     catalogue = CodedCatalogue(
         name or named.removesuffix(".json").removesuffix(".index"),
-        ItemCodes(table, known),
+        ItemCodes(table, [None] * table.shape[1] if sizes is None else sizes),
         titles,
         vectors=given,
         keys=keys,
         attributes=attributes,
-        sizes_known=sizes is not None,
         alike=alike,
         seed=seed,
     )

@@ -20,7 +20,7 @@ from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.explorer.compare import flows
 from genrec_lab.viz.layout import numbered_axis, panels
 from genrec_lab.viz.sentences import ends, leaders, sentence
-from genrec_lab.viz.text import counted, listed, noted, percent
+from genrec_lab.viz.text import counted, listed, percent
 
 # The ends of the popularity groups, as shares of the items from the most to the least popular.
 _BORDERS = (0.05, 0.2, 0.5, 1.0)
@@ -145,11 +145,8 @@ def exposure(
     of_items, of_lists, of_traffic = (
         np.bincount(codes, weights, size) for weights in (np.ones(items.size), recommended, traffic)
     )
-    columns = {
-        "code": np.arange(size),
-        "items": of_items.astype(np.int64),
-        "catalogue_share": _shares(of_items),
-    }
+    columns = {"code": np.arange(size), "items": of_items.astype(np.int64)}
+    columns |= {"catalogue_share": _shares(of_items)}
     columns |= {"shown": of_lists.astype(np.int64), "recommendation_share": _shares(of_lists)}
     used = pl.DataFrame(columns | {"traffic_share": _shares(of_traffic)}).filter(pl.col("items") > 0)
     by_code = used.with_columns(ratio=pl.col("recommendation_share") / pl.col("catalogue_share"))
@@ -217,7 +214,7 @@ def tail_exposure_title(shares: Mapping[str, float], items: int, of: int) -> str
     return f"{text} {high_share}, {percent(shares[low])} of {listed([low])}"
 
 
-def exposure_by_popularity(found: Mapping[str, Exposure], *, seed: int | None = None) -> go.Figure:
+def exposure_by_popularity(found: Mapping[str, Exposure]) -> go.Figure:
     """Draw the shares of interactions and of each method's recommendations by popularity group.
 
     found: by method, the exposure of the same items. The right panel shows the Gini coefficient of each.
@@ -246,7 +243,7 @@ def exposure_by_popularity(found: Mapping[str, Exposure], *, seed: int | None = 
     made.x(1, range=[0, 1.12], tickvals=[0, 0.5, 1], title="0: even, 1: one has all")
     *_, tail = sizes = first.groups["items"].to_list()
     shown = [f"{listed([name])} shows {percent(one.coverage)} of them at all" for name, one in found.items()]
-    note = noted(f"{counted(sum(sizes), 'item')} by their interactions", *shown, seed=seed)
+    note = f"{counted(sum(sizes), 'item')} by their interactions"
     tails = {name: float(one.groups["recommendation_share"][-1]) for name, one in found.items()}
     title = tail_exposure_title(tails, tail, sum(sizes))
-    return made.finish(title, note, barmode="group", showlegend=True, bargap=0.2)
+    return made.finish(title, note, *shown, barmode="group", showlegend=True, bargap=0.2)

@@ -14,7 +14,6 @@ from urllib.parse import quote
 
 import numpy as np
 import polars as pl
-from numpy.typing import ArrayLike
 
 from genrec_lab.data.whole_files import whole_file
 from genrec_lab.viz import IntArray
@@ -197,36 +196,31 @@ class SliceError(ValueError):
 
 @dataclass(frozen=True)
 class NamedSlice:
-    """Unique items, ascending, of a selection (prefix, domain) in the catalogue of this name and size."""
+    """Unique items, ascending, of a selection (prefix, domain) in the catalogue of this name and size.
+
+    Raises SliceError for an empty or too long name, or items outside the catalogue.
+    """
 
     name: str
     catalogue: str
     n_items: int
-    prefix: tuple[int, ...]
-    domain: str | None
-    items: tuple[int, ...]
+    items: Sequence[int]
+    prefix: tuple[int, ...] = ()
+    domain: str | None = None
 
-
-def named_slice(
-    name: str,
-    catalogue: str,
-    n_items: int,
-    items: ArrayLike,
-    prefix: Sequence[int] = (),
-    domain: str | None = None,
-) -> NamedSlice:
-    """Create a slice; raises SliceError for an empty or too long name, or items outside the catalogue."""
-    clean = name.strip()
-    if not clean or len(clean) > _LONGEST_NAME:
-        raise SliceError(f"name: {name[:40]!r} of {len(clean)} characters, expected 1 to {_LONGEST_NAME}")
-    try:
-        clean.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise SliceError(f"name: {name[:40]!r} holds half a character; type it again") from error
-    chosen = np.unique(np.asarray(items, dtype=np.int64))
-    if chosen.size and (chosen[0] < 0 or chosen[-1] >= n_items):
-        raise SliceError(f"items: {chosen[0]}..{chosen[-1]}, the catalogue has 0..{n_items - 1}")
-    return NamedSlice(clean, catalogue, n_items, tuple(map(int, prefix)), domain, tuple(chosen.tolist()))
+    def __post_init__(self) -> None:
+        name, items = self.name.strip(), np.unique(np.asarray(self.items, dtype=np.int64))
+        if not name or len(name) > _LONGEST_NAME:
+            found = f"{self.name[:40]!r} of {len(name)} characters"
+            raise SliceError(f"name: {found}, expected 1 to {_LONGEST_NAME}")
+        try:
+            name.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise SliceError(f"name: {self.name[:40]!r} holds half a character; type it again") from error
+        if items.size and (items[0] < 0 or items[-1] >= self.n_items):
+            raise SliceError(f"items: {items[0]}..{items[-1]}, the catalogue has 0..{self.n_items - 1}")
+        checked = {"name": name, "items": tuple(items.tolist()), "prefix": tuple(map(int, self.prefix))}
+        vars(self).update(checked)
 
 
 def slice_file(run_folder: Path, name: str) -> Path:
@@ -273,7 +267,7 @@ def _read(file: Path) -> NamedSlice:
         content = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
             raise SliceError(f"{file}: not a slice of format {_FORMAT}; save it again")
-        read = named_slice(**content)
+        read = NamedSlice(**content)
         if list(read.items) != content["items"]:
             raise SliceError(f"{file}: its items are not ascending or come twice; save it again")
         return read

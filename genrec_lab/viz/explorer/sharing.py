@@ -135,11 +135,14 @@ def pair_sums(unit: Float32Array, groups: ArrayLike, domains: ArrayLike, count: 
     cells = row_ids(places)
     group, domain = np.empty((2, int(cells.max(initial=-1)) + 1), dtype=np.int64)
     group[cells], domain[cells] = places.T
-    vectors, squares, inside = _sums(unit[rows] if rows.size < len(unit) else unit, cells, group.size)
+    own = unit[rows] if rows.size < len(unit) else unit
+    # By cell: the sum of its vectors, the sum of their squares, and the number of items.
+    vectors, squares = _summed(own, cells), np.bincount(cells, np.einsum("nd,nd->n", own, own), group.size)
+    inside = np.bincount(cells, minlength=group.size)
     several, which = np.unique(group, return_inverse=True)
     sums, pairs = np.zeros((2, sizes.size))
-    own, size = (np.bincount(which, part).astype(np.float64) for part in (squares, inside))
-    sums[several], pairs[several] = _of_pairs(_grouped(vectors, which), own, size)
+    of_groups = (_summed(vectors, which), np.bincount(which, squares), np.bincount(which, inside))
+    sums[several], pairs[several] = _of_pairs(*of_groups)
     return PairSums(sums, pairs, group, domain, *_of_pairs(vectors, squares, inside))
 
 
@@ -164,20 +167,12 @@ def similarity_by_level(whole: PairMeans, levels: Sequence[PairMeans]) -> pl.Dat
 def group_similarity(unit: Float32Array, members: ArrayLike, groups: ArrayLike, count: int) -> FloatArray:
     """Return the mean similarity of each group's pairs, (G,); members, groups: (n,) items and groups."""
     own = unit[np.asarray(members, dtype=np.int64)]
-    sums, pairs = _of_pairs(*_sums(own, np.asarray(groups, dtype=np.int64), count))
-    return np.divide(sums, pairs, out=np.full(count, np.nan), where=pairs > 0)
+    return pair_sums(own, groups, np.zeros(len(own), dtype=np.int64), count).by_group()
 
 
-def _sums(unit: Float32Array, groups: IntArray, count: int) -> tuple[Float32Array, FloatArray, FloatArray]:
-    """Return by group the sum of its vectors, the sum of their squares, and the number of items."""
-    squares = np.einsum("nd,nd->n", unit, unit)
-    sizes = np.bincount(groups, minlength=count).astype(np.float64)
-    in_groups = np.bincount(groups, squares, len(sizes)).astype(np.float64)
-    return _grouped(unit, groups, len(sizes)), in_groups, sizes
-
-
-def _grouped(vectors: Float32Array, groups: IntArray, count: int = 0) -> Float32Array:
-    shape = (max(count, int(groups.max(initial=-1)) + 1), len(vectors))
+def _summed(vectors: Float32Array, groups: IntArray) -> Float32Array:
+    """Return the sum of the vectors (n, D) of each group, (G, D)."""
+    shape = (int(groups.max(initial=-1)) + 1, len(vectors))
     ones = np.ones(len(vectors), dtype=np.float32)
     summed: Float32Array = csr_array((ones, (groups, np.arange(len(vectors)))), shape=shape) @ vectors
     return summed

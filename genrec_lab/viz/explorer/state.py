@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from genrec_lab.codes import ItemCodes
 from genrec_lab.registry import Registry
-from genrec_lab.viz import Float32Array, FloatArray, IntArray
+from genrec_lab.viz import Float32Array, FloatArray, IntArray, kept
 from genrec_lab.viz.explorer.beams import BeamTree
 from genrec_lab.viz.explorer.catalogue import CodedCatalogue, PrefixOrder
 from genrec_lab.viz.explorer.collisions import Collisions, collisions
@@ -29,7 +29,6 @@ from genrec_lab.viz.explorer.selection import (
     Selection,
     load_slice,
     moved,
-    named_slice,
     save_slice,
     search,
     slice_names,
@@ -37,8 +36,6 @@ from genrec_lab.viz.explorer.selection import (
 from genrec_lab.viz.explorer.sharing import PairMeans, group_similarity, pair_sums, similarity_by_level
 from genrec_lab.viz.projection import Projection
 
-_LABELS_KEPT = 64
-_EPOCHS_KEPT = 4
 _OF_FINAL_CODES = ("Recommender", "Exposure", "Remedies")
 _MOST_STEPS = 500
 _MOST_COMPARED = 10_000
@@ -166,6 +163,7 @@ class ExplorerState:
         self.records = records or RunRecords()
         self.two = None if other is None else TwoTokenizers(catalogue, other)
         self._opened_with = self.two
+        self._decode = self.records.decode and lru_cache(64)(self.records.decode)
         self.maps: dict[str, Projection | Callable[[], Projection]] = {}
         self.choices: dict[str, str] = {}
         self.watcher: Callable[[str, int], tuple[BeamTree, str]] | None = None
@@ -279,13 +277,26 @@ class ExplorerState:
         if item is not None:
             self._steps[self._place] = moved(self.selection, self.catalogue, item=item)
 
-    @lru_cache(_EPOCHS_KEPT)  # noqa: B019 - a state lives as long as its explorer
+    @kept(4)
     def _at_epoch(self, epoch: int) -> CodedCatalogue:
         return self.final.with_codes(f"{self.final.name} · epoch {epoch}", self.codes_by_epoch[epoch])
 
-    def labels(self) -> dict[int, list[str]]:
-        """Return the words that distinguish each used child of the prefix from the others, in all domains."""
-        return self.catalogue.labels(self.selection.prefix)
+    def words(self, codes: Iterable[int], level: int | None = None) -> list[str]:
+        """Return the characteristic words of codes of a level, by default the selected one.
+
+        For codes that follow the prefix, these words distinguish them from its other children.
+        """
+        level, prefix = self.selection.level if level is None else level, self.selection.prefix
+        follows = level == len(prefix)
+        known = self.catalogue.labels(prefix) if follows else self.catalogue.words_everywhere(level)
+        return [", ".join(known.get(int(code), ())) for code in codes]
+
+    def goes_to(self, level: int, codes: Iterable[int]) -> list[dict[str, Any] | None]:
+        """Return what a click on each code selects: a longer prefix if it follows, else the code anywhere."""
+        prefix = self.selection.prefix
+        if level <= len(prefix):
+            return [{"prefix": [*prefix[:level], int(code)]} for code in codes]
+        return [{"everywhere": [level, int(code)]} for code in codes]
 
     def place(self) -> tuple[int, int]:
         """Return the level (0-based) and the last selected code; requires a selected code."""
@@ -302,7 +313,8 @@ class ExplorerState:
 
     def decoded(self) -> Decoded | None:
         """Return the decoded words and picture of the selected prefix, if it is of the final codes."""
-        return self._decoded(self.selection.prefix) if self.selection.prefix and self.epoch is None else None
+        prefix = self.selection.prefix
+        return self._decode(prefix) if self._decode and prefix and self.epoch is None else None
 
     def watch_beam(self, beam: BeamTree, source: str = "") -> None:
         """Show one user's beam search; source: the Python line that recreates it."""
@@ -359,7 +371,7 @@ class ExplorerState:
         """Return the ambiguous identifiers of the selected items."""
         return collisions(self.catalogue, self.items())
 
-    @lru_cache  # noqa: B019
+    @kept(32)
     def shown(self, method: str) -> IntArray:
         """Return how often a method recommends each item, (N,); raises ValueError for an unknown method."""
         if method not in self.records.recommended:
@@ -410,8 +422,8 @@ class ExplorerState:
     def save_slice(self, name: str, items: ArrayLike | None = None) -> NamedSlice:
         """Save items (by default the selected ones) in the run folder; raises ValueError without a folder."""
         own, selected = self.catalogue, self.selection
-        kept = self.items() if items is None else items
-        chosen = named_slice(name, own.name, own.n_items, kept, selected.prefix, selected.domain)
+        held = np.asarray(self.items() if items is None else items).tolist()
+        chosen = NamedSlice(name, own.name, own.n_items, held, selected.prefix, selected.domain)
         save_slice(self._folder(), chosen)
         return chosen
 
@@ -447,7 +459,3 @@ class ExplorerState:
         if self.records.folder is None:
             raise ValueError("slices: this state has no run folder; give RunRecords(folder=...)")
         return self.records.folder
-
-    @lru_cache(_LABELS_KEPT)  # noqa: B019
-    def _decoded(self, prefix: tuple[int, ...]) -> Decoded | None:
-        return None if self.records.decode is None else self.records.decode(prefix)

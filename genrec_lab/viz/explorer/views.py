@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from genrec_lab.viz.explorer.collisions import (
     policy_summary,
 )
 from genrec_lab.viz.explorer.compare import fates, flows, tokenizer_match
-from genrec_lab.viz.explorer.points import goes_to
 from genrec_lab.viz.explorer.recommendations import (
     confusions,
     exposure_by_popularity,
@@ -55,7 +53,7 @@ def show_sharing(state: ExplorerState) -> Shown:
     catalogue, level, items = state.catalogue, state.selection.level, state.items()
     found, several = level_sharing(catalogue, level, items), len(catalogue.domains) > 1
     used = found.order()
-    columns: dict[str, Any] = {"code": used, "words": _words(state, used)}
+    columns: dict[str, Any] = {"code": used, "words": state.words(used)}
     columns |= {"items": found.items.sum(axis=0)[used], "domains": (found.items[:, used] > 0).sum(axis=0)}
     tables, said = [], [] if several else ["One domain only: no code can be shared."]
     note = "lift: how many times as often a domain has the code as all items have it"
@@ -71,7 +69,7 @@ def show_sharing(state: ExplorerState) -> Shown:
         said.append(NO_VECTORS)
     for at, name in enumerate(catalogue.domains if several else ()):
         columns[f"lift {shorten(name, 16)}"] = found.lift[at, used]
-    go = _to_codes(state, level, used)
+    go = state.goes_to(level, used)
     title = f"Codes of level {level + 1} by the domain that they lean to"
     tables.insert(0, Table(pl.DataFrame(columns), go, title, note, bars=("items",)))
     known = state.records.neighbours
@@ -156,9 +154,9 @@ def _confused(state: ExplorerState, lists: IntArray, targets: IntArray) -> Table
     level = state.selection.level
     found = confusions(state.catalogue.codes, lists, targets, level)
     frame = found.filter(pl.col("target") != pl.col("predicted")).head(_MOST_PAIRS)
-    go = _to_codes(state, level, frame["target"])
+    go = state.goes_to(level, frame["target"])
     for name in ("target", "predicted"):
-        words = pl.Series(_words(state, frame[name]), dtype=pl.String)
+        words = pl.Series(state.words(frame[name]), dtype=pl.String)
         named = pl.concat_str(name, words, separator=" ").str.strip_chars()
         frame = frame.with_columns(named.alias(name))
     frame = frame.select("target", "predicted", "users", "share", "lift")
@@ -187,9 +185,9 @@ def show_exposure(state: ExplorerState) -> Shown:
     found = {name: state.exposure(name) for name in recommended}
     one = found[method.value]
     table = one.by_code.sort("ratio", descending=True)
-    words = pl.Series("words", _words(state, table["code"], one.level))
+    words = pl.Series("words", state.words(table["code"], one.level))
     shares = {"of items": "catalogue_share", "of lists": "recommendation_share"}
-    go = _to_codes(state, one.level, table["code"])
+    go = state.goes_to(one.level, table["code"])
     table = table.select("code", words, "items", **shares, ratio="ratio")
     note = f"level {one.level + 1}; {counted(one.recommendations, 'recommendation')} of {method.value}"
     if len(catalogue.domains) > 1 and state.selection.domain is None:
@@ -213,10 +211,10 @@ def show_compare(state: ExplorerState) -> Shown:
     kinds = became.group_by("fate").agg(codes=pl.len(), items=pl.col("items").sum()).sort("fate").rows()
     note = "; ".join(f"{counted(codes, 'code')} {fate} ({counted(n, 'item')})" for fate, codes, n in kinds)
     title = f"What became of the codes of level {level + 1} in {two.b.name}"
-    words = pl.Series("words", _words(state, became["code_a"], level), pl.String)
+    words = pl.Series("words", state.words(became["code_a"], level), pl.String)
     frame = became.rename({"code_a": "code", "code_b": "most to"}).insert_column(1, words)
     pairs = went.head(_MOST_PAIRS).drop("expected")
-    to, from_ = (_to_codes(state, level, one["code_a"]) for one in (became, pairs))
+    to, from_ = (state.goes_to(level, one["code_a"]) for one in (became, pairs))
     shares, name = ("share_a", "share_b"), "Items that went from one code to another"
     tables = [
         Table(frame, to, title, note, ("share",), ("items",)),
@@ -304,15 +302,3 @@ def show_remedies(state: ExplorerState) -> Shown:
     if tried.height:
         tables.append(Table(tried, title="What other runs of these data, one setting apart, cost or gained"))
     return Shown(tables=tables)
-
-
-def _words(state: ExplorerState, codes: Iterable[int], level: int | None = None) -> list[str]:
-    level = state.selection.level if level is None else level
-    follows = level == len(state.selection.prefix)
-    known = state.labels() if follows else state.catalogue.words_everywhere(level)
-    return [", ".join(known.get(int(code), ())) for code in codes]
-
-
-def _to_codes(state: ExplorerState, level: int, codes: Iterable[int]) -> list[Go]:
-    """Return the selection that a click on each code's row sets."""
-    return [goes_to(state, level, int(code)) for code in codes]

@@ -17,19 +17,11 @@ from numpy.typing import ArrayLike
 from genrec_lab.codes import row_ids
 from genrec_lab.evaluation import domain_sharing
 from genrec_lab.viz import FloatArray, IntArray, theme
+from genrec_lab.viz import sentences as said
 from genrec_lab.viz.figures.data import bin_names
 from genrec_lab.viz.layout import Domains, domains_of, numbered_axis, one_panel, panels, require_columns
-from genrec_lab.viz.sentences import (
-    collisions_title,
-    examples_title,
-    level_title,
-    overlap_title,
-    policies_title,
-    sharing_title,
-    tokenizers_title,
-)
 from genrec_lab.viz.tables import table_figure
-from genrec_lab.viz.text import counted, label, listed, noted, of_domains, percent
+from genrec_lab.viz.text import counted, label, listed, of_domains, percent
 from genrec_lab.viz.theme import ordered_styles
 
 # For `tokenizers_compared`: a panel's title, its field, unit and axis title.
@@ -51,7 +43,7 @@ def code_usage(
     codes: (N, L). sizes: (L,). domains: (N,) names. The titles count all codes, including those not drawn.
     """
     names, counts = _counts(codes, sizes, domains)
-    titles = [level_title(level, table) for level, table in enumerate(counts)]
+    titles = [said.level_title(level, table) for level, table in enumerate(counts)]
     made = panels(titles, columns=3 if len(titles) == 3 else 2, row_height=190, column_gap=0.08, row_gap=44)
     for panel, table in enumerate(counts):
         # Ties in frequency are ordered by code, so that the same codes always give the same figure.
@@ -65,9 +57,9 @@ def code_usage(
     made.y(rangemode="tozero")
     whole = all(int((table.sum(axis=1) > 0).sum()) <= top for table in counts)
     drawn = "all codes in use" if whole else f"the {top} most frequent codes of each level"
-    note = noted(of_domains(int(counts[0].sum()), names), f"{drawn} are drawn", seed=seed)
-    layout = {"barmode": "stack", "bargap": 0, "showlegend": len(names) > 1}
-    return made.finish(sharing_title(counts), note, **layout)
+    note = (of_domains(int(counts[0].sum()), names), f"{drawn} are drawn")
+    layout: dict[str, Any] = {"barmode": "stack", "bargap": 0, "showlegend": len(names) > 1}
+    return made.finish(said.sharing_title(counts), *note, seed=seed, **layout)
 
 
 def code_sharing(
@@ -92,8 +84,8 @@ def code_sharing(
     for panel in range(2):
         made.x(panel, range=[0, 100], ticksuffix=" %")
         made.rows(panel, [f"level {level + 1}" for level in range(len(counts))])
-    note = noted(of_domains(int(counts[0].sum()), names), "all codes", seed=seed)
-    return made.finish(sharing_title(counts), note, barmode="stack", showlegend=True)
+    note = (of_domains(int(counts[0].sum()), names), "all codes")
+    return made.finish(said.sharing_title(counts), *note, seed=seed, barmode="stack", showlegend=True)
 
 
 def tokenizers_compared(health: pl.DataFrame, *, seed: int | None = None) -> go.Figure:
@@ -136,8 +128,8 @@ def tokenizers_compared(health: pl.DataFrame, *, seed: int | None = None) -> go.
     made.y(_COLLISIONS, ticksuffix=" %", title="share of items", range=[0, 118 * highest or 1.0])
     largest = one_each.sort("largest_collision", descending=True).row(0, named=True)
     most = f"most items of one identifier: {largest['largest_collision']} ({listed([largest['tokenizer']])})"
-    note = noted(f"The same {counted(max(items), 'item')}", most, seed=seed)
-    return made.finish(tokenizers_title(health), note, showlegend=True, bargap=0.35)
+    note = (f"The same {counted(max(items), 'item')}", most)
+    return made.finish(said.tokenizers_title(health), *note, seed=seed, showlegend=True, bargap=0.35)
 
 
 def _counts(
@@ -179,8 +171,8 @@ def neighbour_overlap(
     made.x(**numbered_axis([str(k) for k in ks]), tickangle=0)
     made.y(ticksuffix=" %")
     note = "Mean share of the levels at which an item and its K nearest items have the same code"
-    note = noted(note, "" if n_items is None else counted(n_items, "item"), seed=seed)
-    return made.finish(overlap_title(overlap), note, showlegend=True)
+    items = "" if n_items is None else counted(n_items, "item")
+    return made.finish(said.overlap_title(overlap), note, items, seed=seed, showlegend=True)
 
 
 def collision_groups(codes: ArrayLike, domains: ArrayLike, *, seed: int | None = None) -> go.Figure:
@@ -206,10 +198,10 @@ def collision_groups(codes: ArrayLike, domains: ArrayLike, *, seed: int | None =
     made.y(title="items", rangemode="tozero")
     if not any_ambiguous:
         made.say(0, "No two items of a domain have the same codes.", width=60)
-    note = noted(of_domains(len(table), names), "groups are within a domain", seed=seed)
+    note = (of_domains(len(table), names), "groups are within a domain")
     shown = len(names) > 1 and any_ambiguous
-    title = collisions_title(sizes, names.index, names.names)
-    return made.finish(title, note, barmode="stack", showlegend=shown, bargap=0.3)
+    title = said.collisions_title(sizes, names.index, names.names)
+    return made.finish(title, *note, seed=seed, barmode="stack", showlegend=shown, bargap=0.3)
 
 
 def policy_costs(costs: pl.DataFrame, *, n_items: int | None = None, seed: int | None = None) -> go.Figure:
@@ -235,7 +227,7 @@ def policy_costs(costs: pl.DataFrame, *, n_items: int | None = None, seed: int |
     note = "An appended level changes no code but lengthens every identifier"
     if n_items is not None:
         note = f"{counted(n_items, 'item')}; {note[0].lower()}{note[1:]}"
-    return made.finish(policies_title(policies, moved.tolist(), cost.tolist()), noted(note, seed=seed))
+    return made.finish(said.policies_title(policies, moved.tolist(), cost.tolist()), note, seed=seed)
 
 
 def identifier_examples(
@@ -266,7 +258,7 @@ def identifier_examples(
     levels, plain = table.shape[1], [False] * len(order)
     texts = [[titles[item] for item in order], [names.names[names.index[item]] for item in order]]
     return table_figure(
-        examples_title(len(order), len(table), levels),
+        said.examples_title(len(order), len(table), levels),
         f"Sorted by codes; bold: prefix shared with the row above; seed {seed}",
         ["title", "domain", *(f"level {level + 1}" for level in range(levels))],
         [*texts, *shown.T.tolist()],

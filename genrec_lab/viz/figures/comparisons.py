@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from genrec_lab.viz import FloatArray, theme
 from genrec_lab.viz.layout import Panels, domains_of, error_bars, numbered_axis, one_panel, require_columns
 from genrec_lab.viz.sentences import adaptation_title, beams_title, differences_title, tail_title, worth_title
-from genrec_lab.viz.text import counted, escape, label, listed, noted, of_domains, percent
+from genrec_lab.viz.text import counted, escape, label, listed, of_domains, percent
 
 _ABOVE = 0.32  # distance of papers' points above a variant's own point, in lines
 # Symbols of the papers' data sets; our own points use other symbols.
@@ -60,8 +60,8 @@ def beam_misses(
     made.x(**numbered_axis([str(width) for width in widths]), title="beams")
     made.y(ticksuffix=" %", rangemode="tozero", title=f"missed items of the true top {truth.shape[1]}")
     title = beams_title(widths, missed.mean(axis=1).tolist(), truth.shape[1])
-    note = noted(of_domains(len(truth), names, "user"), "true top found by best-first search", seed=seed)
-    return made.finish(title, note, showlegend=len(names) > 1)
+    note = (of_domains(len(truth), names, "user"), "true top found by best-first search")
+    return made.finish(title, *note, seed=seed, showlegend=len(names) > 1)
 
 
 def adaptation_change(
@@ -99,15 +99,15 @@ def adaptation_change(
     room = (most - least) or abs(most) or 1.0
     made.x(0, title=label(metric), range=[least - 0.08 * room, most + 0.2 * room])
     made.rows(0, domains, 34)
-    note = noted(
+    return made.finish(
+        adaptation_title(spans[:, 0].tolist(), spans[:, 1].tolist(), domains, metric),
         "" if users is None else counted(users, "validation user"),
         counted(len(domains), "domain"),
         f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}" if seeds else "",
         "error bars: one standard deviation over seeds" if len(seeds) > 1 else "",
         "best of several epochs on these users; new users would score lower",
+        showlegend=True,
     )
-    title = adaptation_title(spans[:, 0].tolist(), spans[:, 1].tolist(), domains, metric)
-    return made.finish(title, note, showlegend=True)
 
 
 def long_tail(by_group: pl.DataFrame, reference: str, *, metric: str = "NDCG@10") -> go.Figure:
@@ -147,14 +147,14 @@ def long_tail(by_group: pl.DataFrame, reference: str, *, metric: str = "NDCG@10"
     title = "interactions of the target in the training part"
     made.x(tickvals=list(range(len(heads))), ticktext=heads, title=title, showgrid=False)
     made.y(**numbered_axis(names, 24), autorange="reversed", showgrid=False)
-    note = noted(
+    return made.finish(
+        tail_title(names, values, groups["group"].to_list()),
         f"{metric} of {counted(sum(users), 'test user')}",
         f"colour: change from {reference} in the same group",
         "rows by their mean over all users",
         "bold: best of each group",
         f"no colour where {reference} finds nothing" if np.isnan(change).any() else "",
     )
-    return made.finish(tail_title(names, values, groups["group"].to_list()), note)
 
 
 def difference_intervals(
@@ -192,7 +192,7 @@ def difference_intervals(
     made.rows(0, names, 34)
     title = differences_title(first, second, low, high, metric, level)
     note = f"Paired bootstrap over {'users' if users is None else counted(users, 'user')}"
-    return made.finish(title, noted(note, seed=seed), showlegend=True)
+    return made.finish(title, note, seed=seed, showlegend=True)
 
 
 def worth_of_parts(
@@ -225,13 +225,14 @@ def worth_of_parts(
     sources = _add_papers(made, papers, names)
     made.x(title=f"change of {label(metric)} without the part", ticksuffix=" %")
     made.rows(0, names, 44, above=0.6)
-    note = noted(
+    return made.finish(
+        worth_title(method, metric, names, change, high),
         "Points: means over seeds" if worth["sd"].is_not_null().any() else "One seed",
         "bars: 95 % bootstrap intervals over users" + (f" ({counted(users, 'test user')})" if users else ""),
         f"open marks: {listed(sources)}, on other data" if sources else "",
         seed=seed,
+        showlegend=True,
     )
-    return made.finish(worth_title(method, metric, names, change, high), note, showlegend=True)
 
 
 def _add_intervals(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -21,7 +22,12 @@ _MOST_BARS = 24
 _CURVE_POINTS = 300
 _WIDTHS = {"domain": 2.3, "interactions": 1.3, "items_without_interactions": 1.3}
 _SIZES = ("users", "items", "interactions")
-_COLUMNS = ("domain", *_SIZES, "sparsity", "mean_length", "items_without_interactions")
+_FORMATS: dict[str, Callable[..., str]] = {
+    "domain": str,
+    **dict.fromkeys((*_SIZES, "items_without_interactions"), "{:,}".format),
+    "sparsity": lambda share: f"{100 * share:.2f} %",
+    "mean_length": "{:.2f}".format,
+}
 
 
 def sequence_lengths(sequences: pl.DataFrame, *, seed: int | None = None) -> go.Figure:
@@ -50,8 +56,8 @@ def sequence_lengths(sequences: pl.DataFrame, *, seed: int | None = None) -> go.
     # Labels of full ranges would overlap; the hover text shows the range.
     made.x(tickvals=ticks, ticktext=[ranges[place].split("–")[0] for place in ticks], tickangle=0)
     made.y(ticksuffix=" %")
-    note = noted(f"All {of_domains(frame.height, names, 'user')}", seed=seed)
-    return made.finish(lengths_title(medians), note, bargap=0.08)
+    note = f"All {of_domains(frame.height, names, 'user')}"
+    return made.finish(lengths_title(medians), note, seed=seed, bargap=0.08)
 
 
 def length_bins(lengths: ArrayLike) -> IntArray:
@@ -109,7 +115,7 @@ def popularity_curve(
     made.y(type="log", dtick=1, ticksuffix=" %", title="share of interactions (log)")
     note = f"{counted(chosen.height, 'interaction')} of {counted(sequences.height, 'user')}"
     hidden = f"{counted(unseen, 'item')} without an interaction are not on the curve" if unseen else ""
-    return made.finish(popularity_title(tops), noted(note, hidden, seed=seed), showlegend=len(names) > 1)
+    return made.finish(popularity_title(tops), note, hidden, seed=seed, showlegend=len(names) > 1)
 
 
 def statistics_table(statistics: pl.DataFrame, *, seed: int | None = None) -> go.Figure:
@@ -118,38 +124,26 @@ def statistics_table(statistics: pl.DataFrame, *, seed: int | None = None) -> go
     statistics: frame with `domain`, `users`, `items`, `interactions`; shares and means get two decimals.
     """
     require_columns(statistics, ("domain", *_SIZES))
-    names = [name for name in statistics.columns if name in _COLUMNS]
+    names = [name for name in statistics.columns if name in _FORMATS]
     totals = {name: int(statistics[name].sum()) for name in _SIZES}
-    columns = {name: statistics[name].to_list() for name in names}
+    rows = statistics.select(names).to_dicts()
     if statistics.height > 1:
-        columns = {name: [*column, _total(name, statistics, totals)] for name, column in columns.items()}
-    note = "Sparsity: share of user-item pairs without an interaction"
-    return table_figure(
-        statistics_title(**totals, domains=statistics.height),
-        noted(note, "mean length: interactions per user", seed=seed),
-        [name.replace("_", " ") for name in names],
-        [[_cell(name, value) for value in column] for name, column in columns.items()],
-        widths=[_WIDTHS.get(name, 1.0) for name in names],
-    )
-
-
-def _cell(column: str, value: object) -> str:
-    if value is None:
-        return "n/a"
-    if column == "sparsity":
-        return f"{100 * float(str(value)):.2f} %"
-    if column == "mean_length":
-        return f"{float(str(value)):.2f}"
-    return f"{int(str(value)):,}" if column != "domain" else str(value)
-
-
-def _total(column: str, statistics: pl.DataFrame, totals: dict[str, int]) -> object:
-    if column == "domain":
-        return "all"
-    if column == "sparsity":
         # Users only choose items of their own domain, so pairs are counted per domain.
         pairs = (statistics["users"].cast(pl.Float64) * statistics["items"].cast(pl.Float64)).sum()
-        return 1 - totals["interactions"] / pairs if pairs else None
-    if column == "mean_length":
-        return totals["interactions"] / totals["users"] if totals["users"] else None
-    return int(statistics[column].sum())
+        sparsity = 1 - totals["interactions"] / pairs if pairs else None
+        mean_length = totals["interactions"] / totals["users"] if totals["users"] else None
+        rows.append({"domain": "all", "sparsity": sparsity, "mean_length": mean_length} | totals)
+        if (unseen := "items_without_interactions") in names:
+            rows[-1][unseen] = int(statistics[unseen].sum())
+    cells = [["n/a" if row[name] is None else _FORMATS[name](row[name]) for row in rows] for name in names]
+    return table_figure(
+        statistics_title(**totals, domains=statistics.height),
+        noted(
+            "Sparsity: share of user-item pairs without an interaction",
+            "mean length: interactions per user",
+            seed=seed,
+        ),
+        [name.replace("_", " ") for name in names],
+        cells,
+        widths=[_WIDTHS.get(name, 1.0) for name in names],
+    )

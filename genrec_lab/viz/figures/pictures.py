@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import textwrap
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -16,12 +17,11 @@ from numpy.typing import ArrayLike
 from PIL import Image, UnidentifiedImageError
 
 from genrec_lab.data.picture_files import opened_picture
-from genrec_lab.viz import FloatArray, IntArray
+from genrec_lab.viz import FloatArray, IntArray, theme
 from genrec_lab.viz.layout import NARROW, finish, require_columns
 from genrec_lab.viz.projection import stratified_sample
 from genrec_lab.viz.sentences import kept_title, pictures_title
 from genrec_lab.viz.text import counted, escape, label, noted, wrapped
-from genrec_lab.viz.theme import NOTE_SIZE
 
 _COLUMNS = 6
 # Pixels: a card's picture, a line below it, how large a picture is stored at most.
@@ -60,7 +60,7 @@ def item_pictures(items: pl.DataFrame, *, rows: int = 2, seed: int = 0) -> go.Fi
     title = pictures_title(chosen.height, pictured.height, domains)
     without = items.height - pictured.height
     left_out = f"{counted(without, 'item')} without a picture" if without else ""
-    return finish(figure, title, noted("Stratified by domain", left_out, seed=seed), plot_height=lines * card)
+    return finish(figure, title, noted("Stratified by domain", left_out, seed=seed), lines * card)
 
 
 def kept_by_codes(
@@ -116,7 +116,7 @@ def kept_by_codes(
     below = "below each picture the codes and their most typical words, bold where the item's text has them"
     note = noted(counted(items.height, "item"), below, seen, seed=seed)
     title = kept_title(shares_told(items["text"].to_list(), words))
-    return finish(figure, title, note, plot_height=round(items.height * card + _HEAD))
+    return finish(figure, title, note, round(items.height * card + _HEAD))
 
 
 def shares_told(texts: Sequence[str], words: Sequence[Sequence[Sequence[str]]]) -> FloatArray:
@@ -174,7 +174,7 @@ def _uri(image: Image.Image, kind: str) -> str:
 
 def _cards(columns: int, top: float, rows: int) -> go.Figure:
     """Return a figure whose axes count columns and rows of cards from the top left."""
-    figure = go.Figure()
+    figure = go.Figure(layout={"template": theme.LIGHT})
     figure.update_xaxes(visible=False, range=[0, columns], fixedrange=True)
     figure.update_yaxes(visible=False, range=[rows, top], fixedrange=True)
     return figure
@@ -192,7 +192,7 @@ def _put_picture(
 def _put_caption(figure: go.Figure, text: str, column: int, y: float) -> None:
     """Write escaped text in the middle of a column, starting at y."""
     place = {"x": column + 0.5, "y": y, "xanchor": "center", "yanchor": "top"}
-    figure.add_annotation(text=text, **place, showarrow=False, font={"size": NOTE_SIZE - 1})
+    figure.add_annotation(text=text, **place, showarrow=False, font={"size": theme.NOTE_SIZE - 1})
 
 
 def _titled(title: str, domain: str, characters: int, lines: int) -> str:
@@ -216,12 +216,7 @@ def _check(
 
 def _lines(words: Sequence[str], own: set[str], characters: int) -> str:
     """Arrange words in lines, with the item's own words in bold; words that do not fit are left out."""
-    lines: list[list[str]] = [[]]
-    length = 0
-    for word in words:
-        if length and length + len(word) + 1 > characters:
-            lines.append([])
-            length = 0
-        length += len(word) + 1
-        lines[-1].append(f"<b>{label(word)}</b>" if word in own else label(word))
-    return "<br>".join(" ".join(line) for line in lines[:_KEPT_LINES])
+    whole = {"break_long_words": False, "break_on_hyphens": False}
+    lines = textwrap.wrap(" ".join(words), characters - 1, **whole)[:_KEPT_LINES]
+    marked = {word: f"<b>{label(word)}</b>" if word in own else label(word) for word in words}
+    return "<br>".join(" ".join(marked[word] for word in line.split()) for line in lines)

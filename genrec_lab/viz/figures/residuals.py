@@ -18,7 +18,7 @@ from genrec_lab.viz import Float32Array, FloatArray, IntArray, theme
 from genrec_lab.viz.layout import MAX_POINTS, Panels, domains_of, panels
 from genrec_lab.viz.projection import Projection, stratified_sample
 from genrec_lab.viz.sentences import atlas_title, left_title, norms_title, unquantised_title
-from genrec_lab.viz.text import counted, label, noted, of_domains, percent
+from genrec_lab.viz.text import counted, label, of_domains, percent
 from genrec_lab.viz.theme import PALETTE, category_styles, ordered_styles
 
 _MAP_NEIGHBOURS = 10
@@ -71,10 +71,9 @@ def residual_atlas(
     total = len(points) if n_items is None else n_items
     sample = f" of {total:,}, stratified by domain" if len(drawn) < total else ", all of them"
     nearest = f"nearest: the {_MAP_NEIGHBOURS} nearest points" if several else ""
-    of = f"{_METHOD_NAMES.get(method, method)} of {what}"
-    note = noted(of, counted(len(drawn), "item") + sample, nearest, seed=seed)
-    title = atlas_title(purities, chance)
-    return made.finish(title, note, showlegend=several, hovermode="closest")
+    note = (f"{_METHOD_NAMES.get(method, method)} of {what}", counted(len(drawn), "item") + sample, nearest)
+    layout: dict[str, Any] = {"showlegend": several, "hovermode": "closest"}
+    return made.finish(atlas_title(purities, chance), *note, seed=seed, **layout)
 
 
 def residual_stepper(
@@ -128,23 +127,19 @@ def residual_stepper(
     _map_axes(made, 0, range=[-1.08, 1.08])
     made.x(1, title="level", tickmode="linear", dtick=1, showgrid=False)
     made.y(1, title="mean norm", rangemode="tozero")
-    note = noted(
+    figure = made.finish(
+        norms_title(before.mean(axis=0), after.mean(axis=0)),
         f"{_METHOD_NAMES.get(projection.method, projection.method)} of each level separately",
         f"{counted(len(items), 'item')} of {len(seen):,}",
         f"numbers mark the {_NAMED_CODES} largest codes of the level",
         seed=projection.seed,
+        showlegend=True,
+        hovermode="closest",
+        barmode="group",
     )
-    title = norms_title(before.mean(axis=0), after.mean(axis=0))
-    figure = made.finish(title, note, showlegend=True, hovermode="closest", barmode="group")
     # A slider selects the traces of one level.
-    steps = [
-        {
-            "label": str(level + 1),
-            "method": "restyle",
-            "args": [{"visible": [one == level for one in owners]}],
-        }
-        for level in range(levels)
-    ]
+    shown = [{"visible": [one == level for one in owners]} for level in range(levels)]
+    steps = [{"label": str(level), "method": "restyle", "args": [one]} for level, one in enumerate(shown, 1)]
     slider = {"x": 0, "len": 0.43, "y": 0, "yanchor": "top", "pad": {"t": 14, "b": 0, "l": 4}, "active": 0}
     current = {"prefix": "level ", "font": {"size": theme.PANEL_TITLE_SIZE}}
     slider |= {"steps": steps, "currentvalue": current}
@@ -244,8 +239,8 @@ def levels_leave(
     made.y(0, range=[0, 112 * most], ticksuffix=" %", title="of the variance")
     made.y(1, rangemode="tozero", title="Euclidean norm")
     made.x(dtick=1, title=x)
-    note = noted(f"All {of_domains(len(norms), names)}", seed=seed)
-    return made.finish(left_title(shares, together=together), note, showlegend=len(names) > 1)
+    title = left_title(shares, together=together)
+    return made.finish(title, f"All {of_domains(len(norms), names)}", seed=seed, showlegend=len(names) > 1)
 
 
 def what_levels_leave(own: Identified, domains: Sequence[str], seed: int = 0) -> go.Figure:
@@ -258,8 +253,7 @@ def what_levels_leave(own: Identified, domains: Sequence[str], seed: int = 0) ->
         made = panels(["What each level leaves"], columns=1, row_height=160)
         made.say(0, "Nothing is quantised, so nothing is left over.", 90)
         return made.finish(unquantised_title(own.raw.levels), f"All {counted(own.raw.n_items, 'item')}")
-    together = own.refines or own.prefixed is not None
-    if together:
+    if together := own.refines or own.prefixed is not None:
         explained, norms = explained_variance(own.residuals, own.codeword_sums())
         shares = 1 - explained
     else:

@@ -160,14 +160,6 @@ def paper_table(beside: pl.DataFrame) -> go.Figure:
     )
 
 
-def rivals(table: pl.DataFrame) -> list[str]:
-    """Return the methods of a summary by rank, without the bound; raises ValueError if there are none."""
-    methods = [str(name) for name in table["method"].unique(maintain_order=True) if name != BEST_POSSIBLE]
-    if not methods:
-        raise ValueError(f"records: no method but {BEST_POSSIBLE!r}; expected at least one more")
-    return methods
-
-
 def _with_averages(chosen: pl.DataFrame) -> pl.DataFrame:
     """Replace all averages by those of runs with every domain: columns method, seed, domain, value.
 
@@ -229,7 +221,9 @@ def metric_bars(
     method in `highlight`, and with `of_best` if no domain has a best possible above 0.
     """
     table = summarise(records, metric, k)
-    methods = rivals(table)
+    methods = [name for name in table["method"].unique(maintain_order=True) if name != BEST_POSSIBLE]
+    if not methods:
+        raise ValueError(f"records: no method but {BEST_POSSIBLE!r}; expected at least one more")
     strong = methods[:1] if highlight is None else list(highlight)
     if unknown := [name for name in strong if name not in methods]:
         raise ValueError(f"highlight: {unknown} not among the methods {methods}")
@@ -254,11 +248,12 @@ def metric_bars(
         places = [methods.index(name) for name in rows["method"]]
         scale = 100 / (bounds[domain] or 1.0) if of_best else 1.0
         means, spreads = (scale * rows[name].fill_null(0.0).to_numpy() for name in ("mean", "sd"))
-        labels = np.array([label(name, 60) for name in rows["method"]], dtype=object)
-        look: dict[str, Any] = {
-            "marker_color": [theme.ACCENT if name in strong else theme.MUTED for name in rows["method"]],
-            "customdata": np.column_stack([labels, rows["mean"].to_numpy(), _spreads(rows)]),
-        }
+        custom = [
+            (label(name, 60), mean, "1 seed" if sd is None else f"± {sd:.4f} over {seeds} seeds")
+            for name, mean, sd, seeds in rows.select("method", "mean", "sd", "seeds").iter_rows()
+        ]
+        look: dict[str, Any] = {"customdata": np.array(custom, dtype=object).reshape(-1, 3)}
+        look["marker_color"] = [theme.ACCENT if name in strong else theme.MUTED for name in rows["method"]]
         hover = "%{customdata[0]}: %{customdata[1]:.4f}, %{customdata[2]}<extra></extra>"
         made.bars(panel, means, hover, at=places, flat=True, error_x=error_bars(spreads), **look)
         # The number is placed after the error bar, so that they do not overlap.
@@ -281,9 +276,3 @@ def metric_bars(
         of=users,
     )
     return made.finish(winner_title(table, shown, BEST_POSSIBLE), note)
-
-
-def _spreads(rows: pl.DataFrame) -> list[str]:
-    """Return the hover text about seeds: the spread, if there are several."""
-    pairs = rows.select("sd", "seeds").iter_rows()
-    return ["1 seed" if sd is None else f"± {sd:.4f} over {seeds} seeds" for sd, seeds in pairs]

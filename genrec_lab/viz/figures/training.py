@@ -104,13 +104,14 @@ def recommender_curves(
     made.x(title="epoch", range=[0, 1.04 * last], dtick=1 if last <= 10 else None)
     made.y(0, title="loss")
     made.y(1, title=shown, range=_room_for_star(everything))
-    note = noted(
+    return made.finish(
+        best_title(bests, shown, last),
         counted(last, "epoch") + (f" at most, {len(records)} trainings" if len(records) > 1 else ""),
         "" if users is None else counted(users, "validation user"),
         seed=seed,
+        showlegend=len(records) > 1,
+        hovermode="x unified",
     )
-    title = best_title(bests, shown, last)
-    return made.finish(title, note, showlegend=len(records) > 1, hovermode="x unified")
 
 
 def codebook_by_epoch(
@@ -157,19 +158,20 @@ def codebook_by_epoch(
     _draw_levels(made, frame, known, len(first))
     made.x(dtick=1 if x.max() <= 10 else None)
     others = [name for name in scopes if name != chosen]
-    note = noted(
+    last = frame.filter(pl.col("epoch") == pl.col("epoch").max()).sort("level")
+    ending: dict[str, Any] = last.select("epoch", "collision_rate").row(0, named=True)
+    ending["utilisation"], churn = last["utilisation"].to_list(), last["churn"].to_list()
+    return made.finish(
+        tokenizer_title(ending, None if None in churn else churn),
         "" if n_items is None else counted(n_items, "item"),
         said,
         f"{counted(whole.height, 'record')} up to epoch {x.max()}",
         f"tokenizer of {listed([chosen])}, the others are {listed(others)}" if others else "",
         "" if "churn" in known else "the change of codes was not recorded",
         seed=seed,
+        showlegend=True,
+        hovermode="x unified",
     )
-    last = frame.filter(pl.col("epoch") == pl.col("epoch").max()).sort("level")
-    ending: dict[str, Any] = last.select("epoch", "collision_rate").row(0, named=True)
-    ending["utilisation"], churn = last["utilisation"].to_list(), last["churn"].to_list()
-    title = tokenizer_title(ending, None if None in churn else churn)
-    return made.finish(title, note, showlegend=True, hovermode="x unified")
 
 
 def training_frame(
