@@ -30,9 +30,15 @@ def with_outputs(source: str, executed: str | None, *, explorer: bool = False) -
     outputs = {cell.source: cell.outputs for cell in ran if cell.cell_type == "code"}
     for place, cell in enumerate(notebook.cells):
         if cell.cell_type == "code":
-            found = outputs.get(cell.source, [])
+            found = [one for one in outputs.get(cell.source, []) if not _loads_plotly(one)]
             cell.outputs = [_shown(one, f"figure-{place}-{k}", explorer) for k, one in enumerate(found)]
     return nbformat.writes(notebook)
+
+
+def _loads_plotly(output: Any) -> bool:
+    """Whether plotly put this before a kernel's first figure, to load its script from the web."""
+    data = output.get("data", {})
+    return PLOTLY not in data and "window.PlotlyConfig" in data.get("text/html", "")
 
 
 def _shown(output: Any, name: str, explorer: bool) -> Any:

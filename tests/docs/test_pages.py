@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 import plotly.graph_objects as go
+import plotly.io as pio
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
@@ -93,6 +94,18 @@ def test_a_figure_is_kept_whole_and_reaches_for_nothing_on_the_web() -> None:
     (page,) = [output.data["text/html"] for output in made.cells[0].outputs]
     assert "from the web" not in page and page.count("</script>") == 1
     assert json.loads(re.search(r"<script[^>]*>(.*)</script>", page)[1]) == json.loads(json.dumps(drawn))
+
+
+def test_the_script_that_plotly_loads_from_the_web_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripts: list[str] = []
+    monkeypatch.setattr("IPython.display.display_html", lambda script, raw: scripts.append(script))
+    pio.renderers["notebook_connected"].activate()
+    (script,) = scripts
+    assert "https://" in script
+    loader = new_output("display_data", {"text/html": script})
+    drawn = figure(go.Figure(go.Bar(y=[1, 2])).to_plotly_json())
+    made = pages.with_outputs(notebook(("f()", [])), notebook(("f()", [loader, drawn])))
+    assert "https://" not in made and len(nbformat.reads(made, 4).cells[0].outputs) == 1
 
 
 @pytest.mark.parametrize("explorer", [True, False])
