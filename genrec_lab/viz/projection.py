@@ -149,30 +149,24 @@ def _quotas(counts: IntArray, size: int) -> IntArray:
 
 def _project(vectors: Float32Array, method: Method, seed: int) -> Float32Array:
     """Map (n, d) to (n, 2), centred and of unit mean square radius."""
-    reduced = _leading_components(vectors, seed)
-    if not (reduced.std(axis=0) > 0).any():
+    if min(vectors.shape) > _MOST_DIMENSIONS:
+        from sklearn.decomposition import PCA
+
+        vectors = PCA(_MOST_DIMENSIONS, svd_solver="randomized", random_state=seed).fit_transform(vectors)
+    if not (vectors.std(axis=0) > 0).any():
         # All residuals are equal, so the methods would divide by zero.
         return np.zeros((len(vectors), 2), dtype=np.float32)
-    flat = _tsne(reduced, seed) if method == "tsne" else _umap(reduced, seed)
+    if method == "tsne":
+        from sklearn.manifold import TSNE
+
+        perplexity = min(_PERPLEXITY, (len(vectors) - 1) / 3)
+        start = "pca" if vectors.shape[1] >= 2 else "random"
+        flat = TSNE(perplexity=perplexity, init=start, random_state=seed).fit_transform(vectors)
+    else:
+        flat = _umap(vectors, seed)
     flat = flat - flat.mean(axis=0)
     radius = float(np.sqrt((flat**2).sum(axis=1).mean()))
     return (flat / (radius or 1.0)).astype(np.float32)
-
-
-def _leading_components(vectors: Float32Array, seed: int) -> Float32Array:
-    if vectors.shape[1] <= _MOST_DIMENSIONS or len(vectors) <= _MOST_DIMENSIONS:
-        return vectors
-    from sklearn.decomposition import PCA
-
-    return PCA(_MOST_DIMENSIONS, svd_solver="randomized", random_state=seed).fit_transform(vectors)
-
-
-def _tsne(vectors: Float32Array, seed: int) -> FloatArray:
-    from sklearn.manifold import TSNE
-
-    perplexity = min(_PERPLEXITY, (len(vectors) - 1) / 3)
-    start = "pca" if vectors.shape[1] >= 2 else "random"
-    return np.asarray(TSNE(perplexity=perplexity, init=start, random_state=seed).fit_transform(vectors))
 
 
 def _umap(vectors: Float32Array, seed: int) -> FloatArray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import plotly.graph_objects as go
@@ -118,6 +119,7 @@ def page_colours(mode: Mode) -> dict[str, str]:
     return dict(_SURFACES[mode])
 
 
+@cache
 def template(mode: Mode = "light") -> go.layout.Template:
     """Return the plotly template of a mode; raises ValueError for a mode other than "light" or "dark"."""
     colours = page_colours(mode)

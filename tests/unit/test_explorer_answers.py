@@ -22,14 +22,12 @@ from genrec_lab.viz.explorer import (
     beam_tree,
     code_survey,
     collisions,
-    exposure,
-    gini,
-    level_sharing,
     policy_effects,
-    shown_counts,
 )
 from genrec_lab.viz.explorer import state as explorer_state
 from genrec_lab.viz.explorer.beams import beam_title
+from genrec_lab.viz.explorer.recommendations import exposure, gini, shown_counts
+from genrec_lab.viz.explorer.sharing import level_sharing
 from genrec_lab.viz.figures.training import training_frame
 
 Make = Callable[..., CodedCatalogue]

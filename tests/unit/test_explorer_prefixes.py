@@ -14,15 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec_lab.codes import ItemCodes
-from genrec_lab.viz.explorer import (
-    CodedCatalogue,
-    ExplorerState,
-    Selection,
-    TitleWords,
-    parse_prefix,
-    search,
-)
-from genrec_lab.viz.explorer.selection import breadcrumb
+from genrec_lab.viz.explorer import CodedCatalogue, ExplorerState, Selection, answers
+from genrec_lab.viz.explorer.selection import parse_prefix, search
+from genrec_lab.viz.explorer.words import TitleWords
 
 Make = Callable[..., CodedCatalogue]
 shapes = st.tuples(
@@ -168,10 +162,18 @@ def test_an_impossible_selection_changes_nothing(
     assert state.selection == before
 
 
-def test_breadcrumb() -> None:
-    assert breadcrumb(Selection(), 3) == [("All", ()), ("*", ())]
-    assert breadcrumb(Selection((3, 1)), 3) == [("All", ()), ("3", (3,)), ("1", (3, 1)), ("*", (3, 1))]
-    assert breadcrumb(Selection((3, 1, 2)), 3)[-1] == ("2", (3, 1, 2))
+def test_the_path_leads_to_the_selection(make_catalogue: Make) -> None:
+    state = ExplorerState(make_catalogue(1))
+
+    def path(**selection: object) -> list[tuple[str, object]]:
+        state.select(**selection)
+        return [(step["text"], step.get("go")) for step in answers.selected(state)["path"]]
+
+    assert path() == [("All", {"prefix": []}), ("*", {"prefix": []})]
+    steps = [("3", {"prefix": [3]}), ("1", {"prefix": [3, 1]}), ("*", {"prefix": [3, 1]})]
+    assert path(prefix=(3, 1))[1:] == steps
+    assert path(prefix=(3, 1, 2))[-1] == ("2", {"prefix": [3, 1, 2]})
+    assert path(everywhere=(1, 2))[1:] == [("*", None), ("2", {"everywhere": [1, 2]})]
 
 
 # --- search

@@ -22,12 +22,9 @@ from genrec_lab.viz.explorer import (
     RunRecords,
     SliceError,
     beam_tree,
-    load_slice,
     policy_effects,
-    save_slice,
-    slice_names,
 )
-from genrec_lab.viz.explorer.selection import NamedSlice, slice_file
+from genrec_lab.viz.explorer.selection import NamedSlice, load_slice, save_slice, slice_file, slice_names
 
 Make = Callable[..., CodedCatalogue]
 

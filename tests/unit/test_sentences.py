@@ -34,9 +34,9 @@ from genrec_lab.viz.explorer import (
     beams,
     code_tables,
     compare,
-    exposure,
     recommendations,
 )
+from genrec_lab.viz.explorer.recommendations import exposure
 from genrec_lab.viz.text import counted, percent
 
 Make = Callable[..., CodedCatalogue]

@@ -14,17 +14,7 @@ from genrec_lab.viz.explorer.catalogue import CodedCatalogue
 from genrec_lab.viz.explorer.code_tables import code_survey
 from genrec_lab.viz.explorer.collisions import collisions, policy_effects
 from genrec_lab.viz.explorer.compare import TwoTokenizers
-from genrec_lab.viz.explorer.recommendations import exposure, gini, shown_counts
-from genrec_lab.viz.explorer.selection import (
-    Selection,
-    SliceError,
-    load_slice,
-    parse_prefix,
-    save_slice,
-    search,
-    slice_names,
-)
-from genrec_lab.viz.explorer.sharing import level_sharing
+from genrec_lab.viz.explorer.selection import Selection, SliceError
 from genrec_lab.viz.explorer.state import (
     EXPLORER_VIEWS,
     Choice,
@@ -35,11 +25,9 @@ from genrec_lab.viz.explorer.state import (
     Table,
     register_explorer_view,
 )
-from genrec_lab.viz.explorer.words import TitleWords
 
 __all__ = [
     "EXPLORER_VIEWS", "BeamTree", "Choice", "CodedCatalogue", "Decoded", "Exactly", "ExplorerState",
-    "RunRecords", "Selection", "Shown", "SliceError", "Table", "TitleWords", "TwoTokenizers", "beam_tree",
-    "code_survey", "collisions", "exposure", "gini", "level_sharing", "load_slice", "parse_prefix",
-    "policy_effects", "register_explorer_view", "save_slice", "search", "shown_counts", "slice_names",
+    "RunRecords", "Selection", "Shown", "SliceError", "Table", "TwoTokenizers", "beam_tree", "code_survey",
+    "collisions", "policy_effects", "register_explorer_view",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from genrec_lab.viz import IntArray, theme
 from genrec_lab.viz.explorer import points
 from genrec_lab.viz.explorer.code_tables import below, code_states, prefixes_of
 from genrec_lab.viz.explorer.collisions import differences
-from genrec_lab.viz.explorer.selection import ALL, breadcrumb, largest
+from genrec_lab.viz.explorer.selection import ALL, largest
 from genrec_lab.viz.explorer.state import EXPLORER_VIEWS, ExplorerState, Table
 from genrec_lab.viz.explorer.words import telling_terms
 from genrec_lab.viz.figures.pictures import drawn_uri, thumbnail
@@ -99,12 +99,14 @@ def selected(state: ExplorerState, said: str = "") -> Answer:
 
 
 def _path(state: ExplorerState) -> list[Answer]:
-    steps: list[Answer] = [
-        {"text": text} if text == "*" else {"text": text, "go": {"prefix": list(prefix)}}
-        for text, prefix in breadcrumb(state.selection, state.catalogue.levels)
-    ]
+    """Return the steps of the path to the selection, such as All, 12, 4 and "*" of three levels."""
+    prefix, steps = list(state.selection.prefix), [{"text": ALL, "go": {"prefix": []}}]
     if state.selection.everywhere is not None:
-        steps[-1]["go"] = {"everywhere": list(state.selection.everywhere)}
+        level, code = state.selection.everywhere
+        steps += [*[{"text": "*"}] * level, {"text": str(code), "go": {"everywhere": [level, code]}}]
+    else:
+        steps += [{"text": str(code), "go": {"prefix": prefix[:at]}} for at, code in enumerate(prefix, 1)]
+        steps += [{"text": "*", "go": {"prefix": prefix}}] if len(prefix) < state.catalogue.levels else []
     if state.selection.lasso is not None:
         text = f"lasso {len(state.selection.lasso):,} ×"
         steps.append({"text": text, "go": {"lasso": None}, "says": "let the gathered items go (Esc)"})
@@ -300,11 +302,15 @@ def _facets(state: ExplorerState, items: IntArray) -> list[Answer]:
 
 def facts(state: ExplorerState, items: Iterable[int], *, pictures: bool = True) -> list[tuple[int, Answer]]:
     """Return the contents of item cards: title, domain, codes, small picture, differences from twins."""
-    chosen = list(dict.fromkeys(items))
-    several = len(state.catalogue.domains) > 1
-    differing = _differing(state, chosen)
+    chosen, catalogue = list(dict.fromkeys(items)), state.catalogue
+    several, differing = len(catalogue.domains) > 1, {}
+    if len(state.selection.prefix) == catalogue.levels and 1 < len(chosen) <= MOST_CARDS:
+        # Items with one identifier: which words of their titles differ.
+        marked = differences([catalogue.titles[item][:_LONGEST] for item in chosen])
+        spaced = [[(f"{word} ", apart) for word, apart in one] for one in marked]
+        differing = dict(zip(chosen, spaced, strict=True))
     found = []
-    for row in state.catalogue.cards(chosen).iter_rows(named=True):
+    for row in catalogue.cards(chosen).iter_rows(named=True):
         domain = shorten(row["domain"], 30) if several else ""
         one: Answer = {"title": row["title"][:_LONGEST], "codes": row["codes"], "domain": domain}
         if pictures and row["image"] is not None and (drawn := thumbnail(row["image"], _PICTURE)):
@@ -313,16 +319,6 @@ def facts(state: ExplorerState, items: Iterable[int], *, pictures: bool = True) 
             one["marked"] = differing[row["item"]]
         found.append((row["item"], one))
     return found
-
-
-def _differing(state: ExplorerState, items: Sequence[int]) -> dict[int, list[tuple[str, bool]]]:
-    """Return the words of the titles of items with one identifier, and which of these words differ."""
-    catalogue = state.catalogue
-    if len(state.selection.prefix) < catalogue.levels or not 1 < len(items) <= MOST_CARDS:
-        return {}
-    marked = differences([catalogue.titles[item][:_LONGEST] for item in items])
-    spaced = [[(f"{word} ", apart) for word, apart in one] for one in marked]
-    return dict(zip(items, spaced, strict=True))
 
 
 def hover(state: ExplorerState, item: int) -> Answer:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 
 from genrec_lab.viz import theme
-from genrec_lab.viz.layout import Panels, one_panel
+from genrec_lab.viz.layout import one_panel
 from genrec_lab.viz.sentences import sentence
 from genrec_lab.viz.text import counted, label, written
 
@@ -154,7 +154,12 @@ def beam_way(tree: BeamTree) -> go.Figure:
         nodes = tree.nodes.filter(condition)
         if not nodes.is_empty():
             x, y, codes = (nodes[column].to_numpy() for column in ("level", "rank", "code"))
-            hover = [_hover(row) for row in nodes.iter_rows(named=True)]
+            hover = [
+                f"{written(row['prefix'].split())}: place {row['rank']}, log-probability "
+                f"{row['log_probability']:.2f}, last code {row['step']:.2f}"
+                + (f"<br>{label(row['example'], 60)}" if row["example"] else "")
+                for row in nodes.iter_rows(named=True)
+            ]
             look = {"text": list(map(str, codes)), "customdata": hover} | written_above
             marker = theme.mark(colour, symbol, 9, width=1.5)
             made.points(0, x, y, name, "%{customdata}<extra></extra>", marker=marker, **look)
@@ -165,7 +170,15 @@ def beam_way(tree: BeamTree) -> go.Figure:
         place = {"x": levels + 0.08, "y": row["rank"], "xanchor": "left", "align": "left"}
         made.figure.add_annotation(text=text, **place, showarrow=False, font={"size": 11})
     if tree.left_at is not None:
-        _add_leaving(made, tree, tree.left_at, places, widest)
+        # A cross below the beams of the level where the target was lost, and the path to it.
+        (x, y), code, bottom = places[_text(tree.target[: tree.left_at - 1])], tree.left_at - 1, widest + 1.2
+        made.segments(0, [[x, tree.left_at]], [[y, bottom]], theme.BAD, 2, dash="dot")
+        at = "" if tree.steps is None else f" at {tree.steps[code]:.2f}"
+        look = {"mode": "markers+text", "textposition": "middle right", "textfont": {"size": 11}}
+        look |= {"text": [f"  {tree.target[code]}{at}"]}
+        look |= {"marker": {"symbol": "x", "size": 11, "color": theme.BAD}}
+        name, hover = "where the target left", "the target is not kept here<extra></extra>"
+        made.points(0, [float(tree.left_at)], [bottom], name, hover, **look)
     names = ["start", *(f"level {level}" for level in range(1, levels + 1))]
     # Titles take a third of the width, for any number of levels, because they always need the same space.
     reach = [-0.15, 1.52 * levels + 0.15]
@@ -179,25 +192,3 @@ def beam_way(tree: BeamTree) -> go.Figure:
         "at the right: log-probability and title",
         showlegend=True,
     )
-
-
-def _hover(row: dict[str, Any]) -> str:
-    title = f"<br>{label(row['example'], 60)}" if row["example"] else ""
-    return (
-        f"{written(row['prefix'].split())}: place {row['rank']}, log-probability "
-        f"{row['log_probability']:.2f}, last code {row['step']:.2f}{title}"
-    )
-
-
-def _add_leaving(
-    made: Panels, tree: BeamTree, level: int, places: dict[str, tuple[float, float]], widest: int
-) -> None:
-    """Draw a cross below the beams of the level where the target was lost, and the path to it."""
-    start, end = places[_text(tree.target[: level - 1])], (float(level), widest + 1.2)
-    at = "" if tree.steps is None else f" at {tree.steps[level - 1]:.2f}"
-    made.segments(0, [[start[0], end[0]]], [[start[1], end[1]]], theme.BAD, 2, dash="dot")
-    name, hover = "where the target left", "the target is not kept here<extra></extra>"
-    look = {"mode": "markers+text", "textposition": "middle right", "textfont": {"size": 11}}
-    look |= {"text": [f"  {tree.target[level - 1]}{at}"]}
-    look |= {"marker": {"symbol": "x", "size": 11, "color": theme.BAD}}
-    made.points(0, [end[0]], [end[1]], name, hover, **look)

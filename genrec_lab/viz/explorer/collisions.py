@@ -93,9 +93,16 @@ def collision_causes(
     frame = pl.DataFrame({"group": group, "text": plain})
     different = frame.group_by("group").agg(pl.col("text").n_unique()).sort("group")["text"]
     if unit is None:
-        alike, border = _word_overlap(frame), _ALIKE_WORDS
+        # Of all words in the texts of a group, the share that is in each of them.
+        words = frame.with_columns(pl.col("text").str.split(" ").list.unique(), size=pl.len().over("group"))
+        uses = words.explode("text").group_by("group", "text").agg(pl.len(), pl.col("size").first())
+        shares = uses.group_by("group").agg(alike=(pl.col("len") == pl.col("size")).mean())
+        alike, border = shares.sort("group")["alike"], _ALIKE_WORDS
     else:
-        alike, border = pl.Series(group_similarity(unit, members, group, count)), _border(unit, generator)
+        one, other = generator.integers(0, len(unit), size=(2, _RANDOM_PAIRS))
+        pairs = np.einsum("pd,pd->p", unit[one[one != other]], unit[other[one != other]])
+        border = float(np.quantile(pairs, _NEAR)) if pairs.size else 1.0
+        alike = pl.Series(group_similarity(unit, members, group, count))
     ids, firsts = found.catalogue.stem_ids, members[found.starts]
     columns = {
         "group": np.arange(count), "items": found.sizes, "texts": different.cast(pl.Int64),
@@ -147,21 +154,6 @@ def policy_summary(effects: pl.DataFrame) -> pl.DataFrame:
         lengthens=parts.first(),
         note=pl.col("note").first(),
     )
-
-
-def _border(unit: Float32Array, generator: np.random.Generator) -> float:
-    one, other = generator.integers(0, len(unit), size=(2, _RANDOM_PAIRS))
-    different = one != other
-    alike = np.einsum("pd,pd->p", unit[one[different]], unit[other[different]])
-    return float(np.quantile(alike, _NEAR)) if alike.size else 1.0
-
-
-def _word_overlap(frame: pl.DataFrame) -> pl.Series:
-    """Return by group, (G,), the number of words in all its texts divided by the number in any of them."""
-    words = frame.with_columns(pl.col("text").str.split(" ").list.unique(), size=pl.len().over("group"))
-    counts = words.explode("text").group_by("group", "text").agg(times=pl.len(), size=pl.col("size").first())
-    alike = counts.group_by("group").agg(share=(pl.col("times") == pl.col("size")).mean())
-    return alike.sort("group")["share"]
 
 
 def policy_effects(catalogue: CodedCatalogue, items: ArrayLike) -> pl.DataFrame:

@@ -103,8 +103,6 @@ class TwoTokenizers:
         By chance, n items have sum(a) sum(b) / (n (n - 1)) common companions: the expectation over all
         permutations of the groups of b.
         """
-        if not 1 <= length <= self.levels:
-            raise ValueError(f"length: {length}, expected 1..{self.levels} codes, which both have")
         one = self.a.order.group_numbers(length)[self.items_a]
         other = self.b.order.group_numbers(length)[self.items_b]
         groups = (one, other, row_ids(np.column_stack([one, other])))

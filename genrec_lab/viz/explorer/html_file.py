@@ -41,12 +41,6 @@ def style_sheet() -> str:
 
 
 @cache
-def shell() -> str:
-    """Return the explorer's HTML without data."""
-    return (_STATIC / "shell.html").read_text(encoding="utf-8")
-
-
-@cache
 def script(*more: str) -> str:
     """Return the explorer's scripts, followed by others of `static`, as one module."""
     files = [(_STATIC / name).read_text(encoding="utf-8") for name in (*_SCRIPTS, *more)]
@@ -64,7 +58,7 @@ def write_html(state: ExplorerState, file: str | os.PathLike[str], *, maps: list
         "alone.html",
         name=state.catalogue.name,
         style=style_sheet(),
-        shell=shell(),
+        shell=page("shell.html"),
         script=script("offline.js"),
         data=base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode(),
     )

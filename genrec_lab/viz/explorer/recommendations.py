@@ -34,10 +34,13 @@ def outcomes(codes: ItemCodes, recommended: ArrayLike, targets: ArrayLike) -> pl
     null for a miss), `hit`, `lost` (the first level, from 1, at which no recommended item has the target's
     codes so far; null if one has all of them), `twins` (other items of the domain with its identifier).
     """
-    lists, wanted = _checked(codes, recommended, targets)
+    lists, wanted = np.asarray(recommended, dtype=np.int64), np.asarray(targets, dtype=np.int64)
     hits = lists == wanted[:, None]
     # The length of the longest prefix of the target that a recommended item has.
-    deepest = _common(codes, lists, wanted).max(axis=1, initial=0)
+    alike, deepest = lists >= 0, np.zeros(len(lists), dtype=np.int64)
+    for column in codes.codes.T:
+        alike = alike & (column[lists] == column[wanted][:, None])
+        deepest += alike.any(axis=1)
     ids = codes.identifier_ids
     frame = pl.DataFrame({"target": wanted, "rank": hits.argmax(axis=1) + 1, "hit": hits.any(axis=1)})
     frame = frame.with_row_index("row").with_columns(pl.col("row").cast(pl.Int64), lost=deepest + 1)
@@ -67,36 +70,13 @@ def confusions(codes: ItemCodes, recommended: ArrayLike, targets: ArrayLike, lev
     predicted, users, share` (of the users with the target's code), `expected` (users if predictions were
     independent of the target), `lift`, most users first.
     """
-    lists, wanted = _checked(codes, recommended, targets)
-    if not 0 <= level < codes.levels:
-        raise ValueError(f"level: {level}, expected 0..{codes.levels - 1}")
+    lists, wanted = np.asarray(recommended, dtype=np.int64), np.asarray(targets, dtype=np.int64)
     first = lists[:, 0] if lists.shape[1] else np.full(len(lists), -1)
     rows = np.flatnonzero(first >= 0)
     rows = rows[(codes.codes[first[rows], :level] == codes.codes[wanted[rows], :level]).all(axis=1)]
     found = flows(codes.codes[wanted[rows], level], codes.codes[first[rows], level])
     names = {"code_a": "target", "code_b": "predicted", "items": "users", "share_a": "share"}
     return found.drop("share_b").rename(names)
-
-
-def _checked(codes: ItemCodes, recommended: ArrayLike, targets: ArrayLike) -> tuple[IntArray, IntArray]:
-    lists, wanted = np.asarray(recommended, dtype=np.int64), np.asarray(targets, dtype=np.int64)
-    if lists.ndim != 2 or wanted.shape != lists.shape[:1]:
-        raise ValueError(
-            f"recommended: shape {lists.shape} for targets of {wanted.shape}; expected (U, K) and (U,)"
-        )
-    for name, items in (("recommended", lists[lists >= 0]), ("targets", wanted)):
-        if items.size and not (items.min() >= 0 and items.max() < codes.n_items):
-            raise ValueError(f"{name}: items {items.min()}..{items.max()}, expected 0..{codes.n_items - 1}")
-    return lists, wanted
-
-
-def _common(codes: ItemCodes, lists: IntArray, wanted: IntArray) -> IntArray:
-    """Return the number of first codes that each recommended item has in common with the target, (U, K)."""
-    alike, length = lists >= 0, np.zeros(lists.shape, dtype=np.int64)
-    for column in codes.codes.T:
-        alike = alike & (column[lists] == column[wanted][:, None])
-        length += alike
-    return length
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,8 +117,6 @@ def exposure(
     shown: (N,) from `shown_counts`. Shares are relative to the totals of these items.
     """
     counts = np.asarray(shown, dtype=np.int64)
-    if counts.shape != (catalogue.n_items,):
-        raise ValueError(f"shown: shape {counts.shape}, expected ({catalogue.n_items},), one count an item")
     items = catalogue.order.items if items is None else items
     recommended, traffic = counts[items], catalogue.traffic[items]
     codes, size = catalogue.codes.codes[items, level], catalogue.codes.sizes[level]

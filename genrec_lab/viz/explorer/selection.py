@@ -108,16 +108,6 @@ def moved(selection: Selection, catalogue: CodedCatalogue, **changes: Any) -> Se
     return new
 
 
-def breadcrumb(selection: Selection, levels: int) -> list[tuple[str, tuple[int, ...]]]:
-    """Return labels and prefixes of the path to the selection, such as All, 12, 4 and "*" of three levels."""
-    if selection.everywhere is not None:
-        level, code = selection.everywhere
-        return [(ALL, ()), *[("*", ())] * level, (str(code), ())]
-    steps: list[tuple[str, tuple[int, ...]]] = [(ALL, ())]
-    steps += [(str(code), selection.prefix[: place + 1]) for place, code in enumerate(selection.prefix)]
-    return steps if len(selection.prefix) == levels else [*steps, ("*", selection.prefix)]
-
-
 def parse_prefix(text: str, sizes: Sequence[int]) -> tuple[int, ...] | None:
     """Parse a prefix, such as "12 › 4 › *" or "12 4"; return None if the text is not a valid prefix."""
     codes = tuple(map(int, re.findall(r"\d+", text))) if _CODES.fullmatch(text) else ()

@@ -42,13 +42,11 @@ class LevelSharing(NamedTuple):
 
 
 def level_sharing(catalogue: CodedCatalogue, level: int, among: IntArray | None = None) -> LevelSharing:
-    """Return the use of a level's codes by domain, under any prefix; raises ValueError for an unknown level.
+    """Return the use of a level's codes by domain, under any prefix.
 
     level: 0-based. among: the items to count, each once, by default all.
     """
     sizes = catalogue.codes.sizes
-    if not 0 <= level < len(sizes):
-        raise ValueError(f"level: {level}, expected 0..{len(sizes) - 1}")
     whole = among is None or len(among) == catalogue.n_items
     n_domains, chosen = len(catalogue.domains), slice(None) if whole else among
     cells = catalogue.codes.domain_index[chosen] * sizes[level] + catalogue.codes.codes[chosen, level]

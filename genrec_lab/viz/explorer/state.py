@@ -243,15 +243,13 @@ class ExplorerState:
         code = selected.everywhere
         places: slice | IntArray
         places = slice(*order.span(selected.prefix)) if code is None else order.with_code(*code)
-        if self._domain is not None or selected.lasso is not None:
-            wanted = np.ones(order.items[places].size, dtype=bool)
-            if self._domain is not None:
-                wanted &= order.domain_index[places] == self._domain
-            if selected.lasso is not None:
-                gathered = np.zeros(self.catalogue.n_items, dtype=bool)
-                gathered[np.array(selected.lasso)] = True
-                wanted &= gathered[order.items[places]]
-            at = np.flatnonzero(wanted)
+        wanted = []
+        if self._domain is not None:
+            wanted.append(order.domain_index[places] == self._domain)
+        if selected.lasso is not None:
+            wanted.append(np.isin(order.items[places], np.array(selected.lasso)))
+        if wanted:
+            at = np.flatnonzero(np.logical_and.reduce(wanted))
             places = places.start + at if isinstance(places, slice) else places[at]
         self._placed = (selected, order, places)
         return places

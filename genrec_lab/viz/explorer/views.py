@@ -38,14 +38,7 @@ Go = dict[str, Any] | None
 _MOST_GROUPS = 2_000
 _MOST_USERS = 5_000
 _MOST_PAIRS = 500
-NO_RECOMMENDER = "No recommendations yet: run 05_recommender_training and 07_evaluation."
-NO_OTHER = "Only one tokenizer is open: open two, or choose an epoch in Training, to compare their codes."
-NO_COMMON = "The two tokenizers have no item in common, so nothing can be compared."
-NO_EPOCHS = "This tokenizer recorded no epochs."
-NO_CODES = "The codes of its epochs were not kept: train it again in 02_tokenizer_training to look at them."
-NO_VECTORS = "The similarity of items cannot be measured: no content vectors are known, or there is one item."
-NO_NEIGHBOURS = "The codes of nearest items were not compared yet: run 03_residual_atlas."
-NO_COLLISIONS = "No two items of a domain have the same codes here."
+_NO_RECOMMENDER = "No recommendations yet: run 05_recommender_training and 07_evaluation."
 
 
 def show_sharing(state: ExplorerState) -> Shown:
@@ -66,7 +59,8 @@ def show_sharing(state: ExplorerState) -> Shown:
         text = f"Mean cosine of pairs{sample} with the same codes up to a level, against all such pairs"
         tables.append(Table(similarity_by_level(whole, levels), title=text))
     else:
-        said.append(NO_VECTORS)
+        why = "no content vectors are known, or there is one item"
+        said.append(f"The similarity of items cannot be measured: {why}.")
     for at, name in enumerate(catalogue.domains if several else ()):
         columns[f"lift {shorten(name, 16)}"] = found.lift[at, used]
     go = state.goes_to(level, used)
@@ -74,7 +68,8 @@ def show_sharing(state: ExplorerState) -> Shown:
     tables.insert(0, Table(pl.DataFrame(columns), go, title, note, bars=("items",)))
     known = state.records.neighbours
     drawn = [] if known is None else [neighbour_overlap(known, seed=catalogue.seed)]
-    said += [NO_NEIGHBOURS] if known is None and state.records.run else []
+    if known is None and state.records.run:
+        said.append("The codes of nearest items were not compared yet: run 03_residual_atlas.")
     return Shown(drawn, said, tables=tables)
 
 
@@ -82,7 +77,7 @@ def show_collisions(state: ExplorerState) -> Shown:
     """Show the ambiguous identifiers with their causes, and the effects of policies on the first of them."""
     found, catalogue = state.collisions(), state.catalogue
     if not found.sizes.size:
-        return Shown(said=[NO_COLLISIONS])
+        return Shown(said=["No two items of a domain have the same codes here."])
     causes = collision_causes(found, catalogue.unit, np.random.default_rng(catalogue.seed))
     cause = state.choice("cause", [("all", ""), *((name, name) for name in (EQUAL, NEAR, FEW))])
     frame = found.frame().hstack(causes.select("cause", "similarity")).with_row_index("group")
@@ -111,7 +106,7 @@ def show_recommender(state: ExplorerState) -> Shown:
     """Show where targets are lost, which codes are confused, and a list of users."""
     users, recommended, catalogue = state.records.users, state.records.recommended, state.catalogue
     if users is None or not recommended:
-        return Shown(said=[NO_RECOMMENDER])
+        return Shown(said=[_NO_RECOMMENDER])
     method = state.choice("method", [(name, name) for name in recommended])
     outcome = state.choice("users", [("all", ""), ("hit", "hit"), ("missed", "missed")])
     lists, targets = recommended[method.value], users["target"].to_numpy()
@@ -180,7 +175,7 @@ def show_exposure(state: ExplorerState) -> Shown:
     """Show the distribution of recommendations by popularity and by code."""
     recommended, catalogue = state.records.recommended, state.catalogue
     if not recommended:
-        return Shown(said=[NO_RECOMMENDER])
+        return Shown(said=[_NO_RECOMMENDER])
     method = state.choice("method", [(name, name) for name in recommended])
     found = {name: state.exposure(name) for name in recommended}
     one = found[method.value]
@@ -200,9 +195,10 @@ def show_compare(state: ExplorerState) -> Shown:
     """Show which codes split, merged or moved between two tokenizers or two saved epochs, and their items."""
     two = state.two
     if two is None:
-        return Shown(said=[NO_OTHER])
+        said = "Only one tokenizer is open: open two, or choose an epoch in Training, to compare their codes."
+        return Shown(said=[said])
     if not two.n_items:
-        return Shown(said=[NO_COMMON])
+        return Shown(said=["The two tokenizers have no item in common, so nothing can be compared."])
     level = min(state.selection.level, two.levels - 1)
     chosen = np.isin(two.items_a, state.items())
     one, other = (codes[chosen] for codes in two.codes_of(level))
@@ -228,7 +224,7 @@ def show_training(state: ExplorerState) -> Shown:
     epochs, n_items = training_frame(state.records.epochs, state.records.sizes), state.catalogue.n_items
     known = epochs.drop_nulls("utilisation")
     if known.is_empty():
-        return Shown(said=[NO_EPOCHS])
+        return Shown(said=["This tokenizer recorded no epochs."])
     scopes = known["scope"].unique(maintain_order=True).to_list()
     # If each domain has its own tokenizer, show only that of the selected domain.
     if state.selection.domain in scopes:
@@ -236,7 +232,8 @@ def show_training(state: ExplorerState) -> Shown:
     whole = n_items if len(scopes) == 1 else None
     drawn = [codebook_by_epoch(epochs, scope=scope, n_items=whole) for scope in scopes]
     if not state.codes_by_epoch:
-        return Shown(drawn, [NO_CODES], epochs)
+        how = "train it again in 02_tokenizer_training to look at them"
+        return Shown(drawn, [f"The codes of its epochs were not kept: {how}."], epochs)
     steps = [(f"epoch {epoch}", str(epoch)) for epoch in _before_the_final(state)]
     shown = "" if state.epoch is None else str(state.epoch)
     scrubber = Choice("codes of", [*steps, ("the final ones", "")], shown, act="epoch", slider=True)

@@ -7,7 +7,6 @@ Titles are data: they are sent as JSON and written as text.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import anywidget
@@ -44,7 +43,7 @@ class Explorer(anywidget.AnyWidget):
 
     _esm = traitlets.Unicode(html_file.script()).tag(sync=True)
     _css = traitlets.Unicode(html_file.style_sheet()).tag(sync=True)
-    shell = traitlets.Unicode(html_file.shell()).tag(sync=True)
+    shell = traitlets.Unicode(html_file.page("shell.html")).tag(sync=True)
     mode = traitlets.Unicode("page").tag(sync=True)
 
     def __init__(
@@ -218,11 +217,6 @@ def _one_of(known: Iterable[str], what: str, name: str) -> str:
     return name
 
 
-@cache
-def _template(mode: theme.Mode) -> Any:
-    return theme.template(mode).to_plotly_json()
-
-
 def tab_of(state: ExplorerState, name: str, shown: Shown, mode: theme.Mode) -> Answer:
     """Return a view in the page's format; titles and notes of figures are written above them."""
     parts: list[Answer] = []
@@ -230,7 +224,7 @@ def tab_of(state: ExplorerState, name: str, shown: Shown, mode: theme.Mode) -> A
         parts.append({"title": one.title, "note": one.note, "table": answers.table(one)})
     for figure in shown.figures:
         content, title, note = untitled(figure)
-        content["layout"]["template"] = _template(mode)
+        content["layout"]["template"] = theme.template(mode).to_plotly_json()
         click = shown.click is not None
         parts.append({"title": title, "note": note, "figure": content, "click": click, "wide": True})
     items: list[int] = []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import re
-import textwrap
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -216,7 +215,12 @@ def _check(
 
 def _lines(words: Sequence[str], own: set[str], characters: int) -> str:
     """Arrange words in lines, with the item's own words in bold; words that do not fit are left out."""
-    whole = {"break_long_words": False, "break_on_hyphens": False}
-    lines = textwrap.wrap(" ".join(words), characters - 1, **whole)[:_KEPT_LINES]
-    marked = {word: f"<b>{label(word)}</b>" if word in own else label(word) for word in words}
-    return "<br>".join(" ".join(marked[word] for word in line.split()) for line in lines)
+    lines: list[list[str]] = [[]]
+    length = 0
+    for word in words:
+        if length and length + len(word) + 1 > characters:
+            lines.append([])
+            length = 0
+        length += len(word) + 1
+        lines[-1].append(f"<b>{label(word)}</b>" if word in own else label(word))
+    return "<br>".join(" ".join(line) for line in lines[:_KEPT_LINES])

@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from genrec_lab.codes.identified import Identified
-from genrec_lab.viz import Float32Array, FloatArray, IntArray, theme
+from genrec_lab.viz import FloatArray, IntArray, theme
 from genrec_lab.viz.layout import MAX_POINTS, Panels, domains_of, panels
 from genrec_lab.viz.projection import Projection, stratified_sample
 from genrec_lab.viz.sentences import atlas_title, left_title, norms_title, unquantised_title
@@ -107,7 +107,10 @@ def residual_stepper(
     lines = ["" if titles is None else f"{label(titles[item], 70)}<br>" for item in items.tolist()]
     owners: list[int] = []
     for level in range(levels):
-        points, first = _in_square(projection.coordinates[:, level]), level == 0
+        # Shifted and scaled to fill -1..1, with the same scale in both directions.
+        points, first = projection.coordinates[:, level], level == 0
+        low, high = points.min(axis=0), points.max(axis=0)
+        points = 2 * (points - (low + high) / 2) / max(float((high - low).max()), 1e-12)
         hover = [
             f"{line}code {numbers[item, level]}; norm {before[item, level]:.3g} before, "
             f"{after[item, level]:.3g} after"
@@ -193,13 +196,6 @@ def _add_domains(
         named = {"name": label(name), "legendgroup": str(place), "marker": look}
         texts = None if hover is None else hover[own].tolist()
         made.add(panel, kind(x=points[own, 0], y=points[own, 1], text=texts, **named, **shown))
-
-
-def _in_square(points: Float32Array) -> FloatArray:
-    """Shift and scale coordinates to fill -1..1, with the same scale in both directions."""
-    low, high = points.min(axis=0), points.max(axis=0)
-    size = max(float((high - low).max()), 1e-12)
-    return np.asarray(2 * (points - (low + high) / 2) / size, dtype=np.float64)
 
 
 def _add_code_numbers(made: Panels, points: FloatArray, codes: IntArray, visible: bool) -> None:

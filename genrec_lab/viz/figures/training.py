@@ -50,7 +50,10 @@ def tokenizer_curves(
         raise ValueError("epochs: no records; expected at least one")
     sizes = [1] * len(records[0]["utilisation"])
     last = records[-1]
-    trained = f"{counted(int(last['epoch']), 'epoch')} in {_duration(float(last.get('seconds') or 0))}"
+    seconds = float(last.get("seconds") or 0)
+    hours = f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    time = f"{seconds:.1f} s" if seconds < 120 else hours
+    trained = f"{counted(int(last['epoch']), 'epoch')} in {time}"
     speed = speed_parts(last)
     said = noted(trained, f"the last at {' and '.join(speed)}" if speed else "")
     # Dead codes require the sizes of the codebooks, which the records do not contain.
@@ -189,7 +192,8 @@ def training_frame(
         for record in records:
             whole = (record.get("collision_rate"), record.get("loss"))
             for level, size in enumerate(sizes[scope] if isinstance(sizes, Mapping) else sizes):
-                used, *others = (_of_level(record, name, level) for name in ("utilisation", *_NUMBERS))
+                by_level = (record.get(name) or () for name in ("utilisation", *_NUMBERS))
+                used, *others = (values[level] if level < len(values) else None for values in by_level)
                 dead = None if used is None else round(size * (1 - used))
                 rows.append((scope, int(record["epoch"]), level + 1, used, *others, dead, *whole))
     columns = ("scope", "epoch", "level", "utilisation", *_NUMBERS, "dead", "collision_rate", "loss")
@@ -214,13 +218,6 @@ def as_mapping(record: object) -> Mapping[str, Any]:
     if hasattr(record, "_asdict"):
         return dict(record._asdict())
     raise TypeError(f"record: {type(record).__name__}, expected a mapping or a dataclass")
-
-
-def _of_level(record: Mapping[str, Any], name: str, level: int) -> float | None:
-    values = record.get(name)
-    if not isinstance(values, Sequence) or level >= len(values) or values[level] is None:
-        return None
-    return float(values[level])
 
 
 def _kept(count: int, most: int, *keep: int) -> list[int]:
@@ -287,9 +284,3 @@ def _loss_axis(values: FloatArray) -> dict[str, Any]:
     if finite.size and finite.min() > 0 and finite.max() > 20 * finite.min():
         return {"type": "log", "dtick": 1, "exponentformat": "power", "title": "loss (log)"}
     return {"title": "loss"}
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
