@@ -32,15 +32,9 @@ from genrec_lab.data.paths import absolute_path
 from genrec_lab.data.rules import DataError
 
 __all__ = [
-    "BazaarConfig",
-    "BazaarWorld",
-    "BestPossible",
-    "OracleRanking",
-    "best_possible",
-    "make_bazaar",
-    "next_item_probabilities",
-    "oracle_ranking",
-]
+    "BazaarConfig", "BazaarWorld", "BestPossible", "OracleRanking", "best_possible", "make_bazaar",
+    "next_item_probabilities", "oracle_ranking",
+]  # fmt: skip
 
 
 def make_bazaar(

@@ -76,20 +76,16 @@ def oracle_ranking(
     first item and may be empty. Raises DataError for an unknown domain, an item of another domain, an item
     twice in a history (no user takes an item twice), `k` below 1, or a world of more than 100,000 items.
     """
-    _require_small(world)
-    if domain not in world.domains:
-        raise DataError(f"oracle_ranking: unknown domain {domain!r}{nearest(domain, world.domains)}")
     if k < 1:
         raise DataError(f"oracle_ranking: k is {k}, expected at least 1")
-    place = world.domains[domain]
-    had, lengths = _padded_histories(histories, place)
-    found = np.full((len(had), k), NO_ITEM, dtype=np.int64)
-    probabilities = np.zeros((len(had), k))
-    for rows, table in _predictive(place, had, lengths, np.broadcast_to(last, lengths.shape)):
+    found = np.full((len(histories), k), NO_ITEM, dtype=np.int64)
+    probabilities = np.zeros((len(histories), k))
+    for rows, table in _predictive(world, histories, domain, last):
         best = np.argsort(-table, axis=1, kind="stable")[:, :k]
         chances = np.take_along_axis(table, best, axis=1)
         probabilities[rows, : best.shape[1]] = chances
-        found[rows, : best.shape[1]] = np.where(chances > 0, best + place.first_item, NO_ITEM)
+        first = world.domains[domain].first_item
+        found[rows, : best.shape[1]] = np.where(chances > 0, best + first, NO_ITEM)
     return OracleRanking(found, probabilities)
 
 
@@ -105,11 +101,9 @@ def next_item_probabilities(
     Rows sum to 1. The arguments are those of `oracle_ranking`, which keeps only the K most likely items. The
     whole table must fit into memory.
     """
-    _require_small(world)
-    place = world.domains[domain]
-    had, lengths = _padded_histories(histories, place)
-    probabilities = np.zeros((len(had), place.n_items))
-    for rows, table in _predictive(place, had, lengths, np.broadcast_to(last, lengths.shape)):
+    tables = list(_predictive(world, histories, domain, last))
+    probabilities = np.zeros((len(histories), world.domains[domain].n_items))
+    for rows, table in tables:
         probabilities[rows] = table
     return probabilities
 
@@ -186,9 +180,15 @@ class _Stock(NamedTuple):
 
 
 def _predictive(
-    place: DomainWorld, had: np.ndarray, lengths: np.ndarray, last: np.ndarray
+    world: BazaarWorld, histories: Sequence[Sequence[int] | np.ndarray], domain: str, last: bool | np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield chunks of rows (B,) and their p(i | h): (B, N) float64."""
+    """Yield chunks of rows (B,) and their p(i | h): (B, N) float64; arguments as in `oracle_ranking`."""
+    _require_small(world)
+    if domain not in world.domains:
+        raise DataError(f"oracle_ranking: unknown domain {domain!r}{nearest(domain, world.domains)}")
+    place = world.domains[domain]
+    had, lengths = _padded_histories(histories, place)
+    last = np.broadcast_to(last, lengths.shape)
     late = _Stock.of(place, place.item_weights().astype(np.float64))
     early = _Stock.of(place, np.where(place.new, 0.0, late.weights)) if place.new.any() else late
     factors = place.factors.astype(np.float64)

@@ -35,6 +35,7 @@ TURNS: Final = (-10, -5, 0, 5, 10)
 
 Polygon = list[tuple[float, float]]
 RGB = tuple[int, int, int]
+Pattern = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of coordinates x and y in pixels
 
 _COLOUR_VALUES: Final[dict[str, RGB]] = {
     "crimson": (196, 30, 58), "amber": (240, 138, 24), "lemon": (247, 218, 62), "olive": (112, 130, 40),
@@ -64,28 +65,10 @@ def _stripe(phase: np.ndarray, width: float) -> np.ndarray:
     return (np.mod(phase, 1.0) < width).astype(float)
 
 
-def _oak(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return 0.16 * np.sin(2 * np.pi * (x + 2.5 * np.sin(y / 9)) / 6)
-
-
-def _walnut(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    rings = np.hypot((x - 40) / 2.2, y - 54)
-    return 0.2 * np.sin(2 * np.pi * rings / 5.5) - 0.06
-
-
 def _bamboo(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     cane = np.abs(np.mod(x / 9, 1) - 0.5)
     joint = _stripe((y + 11 * np.mod(np.floor(x / 9), 2)) / 22, 0.09)
     return 0.16 - 0.75 * cane**2 * 2 - 0.22 * joint
-
-
-def _steel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return 0.22 * np.cos(2 * np.pi * (x + y) / 62) + 0.07 * (2 * _stripe((x - y) / 3, 0.5) - 1)
-
-
-def _brass(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    radius = np.hypot(x - 48, y - 44)
-    return 0.2 * _stripe(radius / 8, 0.4) - 0.04
 
 
 def _copper(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -94,17 +77,9 @@ def _copper(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.where(np.hypot(dx, dy) < 3.2, -0.05 * (dx + dy), -0.05)
 
 
-def _glass(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return 0.3 * ((np.mod(x + y, 46) < 9) | ((np.mod(x + y, 46) > 13) & (np.mod(x + y, 46) < 17)))
-
-
 def _ceramic(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     shine = np.exp(-((x - 38) ** 2 + (y - 34) ** 2) / 60)
     return 0.55 * shine - 0.16 * (np.hypot(x - 42, y - 38) / 40) ** 2
-
-
-def _linen(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return 0.17 * (_stripe(x / 4, 0.5) + _stripe(y / 4, 0.5) - 1)
 
 
 def _wool(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -112,20 +87,26 @@ def _wool(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return 0.17 * np.sin(2 * np.pi * (y - slope) / 5) - 0.12 * _stripe(x / 8 - 0.45, 0.1)
 
 
-def _cotton(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    seams = np.maximum(_stripe((x + y) / 13, 0.13), _stripe((x - y) / 13, 0.13))
-    return 0.06 - 0.24 * seams
-
-
-def _leather(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return 0.11 * np.sin(x * 1.9 + 2.2 * np.sin(y * 0.8)) * np.sin(y * 2.1 + 2.2 * np.sin(x * 0.7)) - 0.05
-
-
-_SURFACES: Final[dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]]] = {
-    "oak": _oak, "walnut": _walnut, "bamboo": _bamboo, "steel": _steel, "brass": _brass, "copper": _copper,
-    "glass": _glass, "ceramic": _ceramic, "linen": _linen, "wool": _wool, "cotton": _cotton,
-    "leather": _leather,
-}  # fmt: skip
+_SURFACES: Final[dict[str, Pattern]] = {
+    "oak": lambda x, y: 0.16 * np.sin(2 * np.pi * (x + 2.5 * np.sin(y / 9)) / 6),
+    "walnut": lambda x, y: 0.2 * np.sin(2 * np.pi * np.hypot((x - 40) / 2.2, y - 54) / 5.5) - 0.06,
+    "bamboo": _bamboo,
+    "steel": lambda x, y: (
+        0.22 * np.cos(2 * np.pi * (x + y) / 62) + 0.07 * (2 * _stripe((x - y) / 3, 0.5) - 1)
+    ),
+    "brass": lambda x, y: 0.2 * _stripe(np.hypot(x - 48, y - 44) / 8, 0.4) - 0.04,
+    "copper": _copper,
+    "glass": lambda x, y: (
+        0.3 * ((np.mod(x + y, 46) < 9) | ((np.mod(x + y, 46) > 13) & (np.mod(x + y, 46) < 17)))
+    ),
+    "ceramic": _ceramic,
+    "linen": lambda x, y: 0.17 * (_stripe(x / 4, 0.5) + _stripe(y / 4, 0.5) - 1),
+    "wool": _wool,
+    "cotton": lambda x, y: 0.06 - 0.24 * np.maximum(_stripe((x + y) / 13, 0.13), _stripe((x - y) / 13, 0.13)),
+    "leather": lambda x, y: (
+        0.11 * np.sin(x * 1.9 + 2.2 * np.sin(y * 0.8)) * np.sin(y * 2.1 + 2.2 * np.sin(x * 0.7)) - 0.05
+    ),
+}
 
 
 @cache
@@ -146,14 +127,6 @@ def _rustic(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.maximum.reduce([_stripe(y / 16, 0.1), ends, 0.3 * _stripe((y + 1.5 * np.sin(x / 11)) / 4, 0.2)])
 
 
-def _industrial(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.maximum(_stripe(y / 12, 0.14), _stripe((x + 12 * np.mod(np.floor(y / 12), 2)) / 24, 0.07))
-
-
-def _bohemian(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return _stripe((y + np.abs(np.mod(x, 16) - 8)) / 14, 0.45)
-
-
 def _art_deco(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     drawn = np.zeros_like(x)
     # Scales overlap from the top down: each row of fans covers the bottom of the row above.
@@ -164,29 +137,21 @@ def _art_deco(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return drawn
 
 
-def _coastal(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return _stripe((y + 2.6 * np.sin(2 * np.pi * x / 24)) / 12, 0.4)
-
-
-def _retro(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return _stripe(np.arctan2(y - 48, x - 48) / (2 * np.pi) * 12, 0.5)
-
-
-def _minimalist(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return y / SIZE
-
-
 # First colour, second colour, and the area of the second colour.
-_BACKGROUNDS: Final[dict[str, tuple[RGB, RGB, Callable[[np.ndarray, np.ndarray], np.ndarray]]]] = {
+_BACKGROUNDS: Final[dict[str, tuple[RGB, RGB, Pattern]]] = {
     "Nordic": ((204, 216, 228), (250, 252, 255), _nordic),
     "Rustic": ((214, 186, 148), (168, 134, 94), _rustic),
-    "Industrial": ((178, 176, 174), (212, 211, 210), _industrial),
-    "Bohemian": ((246, 206, 178), (226, 158, 130), _bohemian),
+    "Industrial": ((178, 176, 174), (212, 211, 210), lambda x, y: (
+        np.maximum(_stripe(y / 12, 0.14), _stripe((x + 12 * np.mod(np.floor(y / 12), 2)) / 24, 0.07)))),
+    "Bohemian": ((246, 206, 178), (226, 158, 130), lambda x, y: (
+        _stripe((y + np.abs(np.mod(x, 16) - 8)) / 14, 0.45))),
     "Art Deco": ((32, 62, 64), (206, 172, 96), _art_deco),
-    "Coastal": ((206, 238, 244), (150, 208, 224), _coastal),
-    "Retro": ((252, 234, 190), (244, 206, 128), _retro),
-    "Minimalist": ((252, 252, 250), (226, 226, 224), _minimalist),
-}
+    "Coastal": ((206, 238, 244), (150, 208, 224), lambda x, y: (
+        _stripe((y + 2.6 * np.sin(2 * np.pi * x / 24)) / 12, 0.4))),
+    "Retro": ((252, 234, 190), (244, 206, 128), lambda x, y: (
+        _stripe(np.arctan2(y - 48, x - 48) / (2 * np.pi) * 12, 0.5))),
+    "Minimalist": ((252, 252, 250), (226, 226, 224), lambda x, y: y / SIZE),
+}  # fmt: skip
 
 
 @cache

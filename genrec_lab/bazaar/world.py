@@ -23,7 +23,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from genrec_lab.bazaar.catalogue import (
     COLOURS,
@@ -79,15 +87,10 @@ class BazaarConfig(BaseModel):
     mean_length: float = Field(8.0, ge=MIN_LENGTH, le=50, description="interactions per user, before the cut")
     max_length: int = Field(100, ge=MIN_LENGTH, le=1000, description="the cut, or a third of the items")
 
-    @field_validator("item_shares", "user_shares", mode="before")
+    @field_validator("item_shares", "user_shares", "domains", mode="before")
     @classmethod
-    def _listed_shares(cls, value: object) -> object:
-        return tuple(value) if isinstance(value, list) else value
-
-    @field_validator("domains", mode="before")
-    @classmethod
-    def _listed_domains(cls, value: object) -> object:
-        if isinstance(value, str):
+    def _listed(cls, value: object, field: ValidationInfo) -> object:
+        if isinstance(value, str) and field.field_name == "domains":
             raise ValueError(f"a list of shops is expected, such as [{value!r}]")
         return tuple(value) if isinstance(value, list) else value  # JSON and YAML have no tuples
 
@@ -104,7 +107,7 @@ class BazaarConfig(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _a_share_a_domain(self) -> BazaarConfig:
+    def _something_for_each_domain(self) -> BazaarConfig:
         for name in ("item_shares", "user_shares"):
             shares = getattr(self, name)
             if shares is not None and (len(shares) != len(self.domains) or min(shares) < 1):
@@ -112,10 +115,6 @@ class BazaarConfig(BaseModel):
                     f"{name} = {list(shares)}: {len(self.domains)} whole numbers from 1 are expected, "
                     f"one for each of {list(self.domains)}"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _users_everywhere(self) -> BazaarConfig:
         if self.users is not None and self.users < len(self.domains):
             raise ValueError(
                 f"users: {self.users} are too few for {len(self.domains)} domains; "

@@ -67,7 +67,7 @@ def code_health(
         utilisation=tuple(n / (size or math.nan) for n, size in zip(used, checked.known_sizes, strict=True)),
         perplexity=tuple(2.0**entropy for entropy in entropies),
         entropy=entropies,
-        gini=tuple(_gini(level_counts) if is_known else math.nan for is_known, level_counts in ginis),
+        gini=tuple(gini_of(level_counts) if is_known else math.nan for is_known, level_counts in ginis),
         dead=tuple(
             math.nan if size is None else size - n for n, size in zip(used, checked.known_sizes, strict=True)
         ),
@@ -177,9 +177,10 @@ def _entropy_bits(counts: npt.NDArray[np.integer]) -> float:
     return max(0.0, float(-(shares * np.log2(shares)).sum()))
 
 
-def _gini(counts: npt.NDArray[np.integer]) -> float:
-    # Integers until the division, so that equal use gives exactly 0.
+def gini_of(counts: npt.NDArray[np.integer]) -> float:
+    """Return G = sum_i (2 i - n - 1) x_i / (n sum_i x_i) of the n counts x in ascending order, i from 1."""
     ascending = np.sort(counts).astype(np.int64)
     size = len(ascending)
-    weights = 2 * np.arange(1, size + 1) - size - 1
-    return float((weights * ascending).sum() / (size * ascending.sum()))
+    # Integers until the division, so that equal use gives exactly 0.
+    weighted = int((2 * np.arange(1, size + 1) - size - 1) @ ascending)
+    return weighted / (size * max(1, int(ascending.sum())))

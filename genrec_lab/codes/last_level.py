@@ -163,7 +163,7 @@ def _last_residuals(residuals: npt.ArrayLike, n_items: int) -> FloatArray:
             f"residuals: shape {np.shape(residuals)}, expected ({n_items}, d) of the last level "
             f"or ({n_items}, levels, d) of all levels"
         )
-    _require_finite(array, "residuals")
+    require_finite(array, "residuals")
     return array
 
 
@@ -176,11 +176,12 @@ def _last_codebook(codebooks: npt.ArrayLike, name: str) -> FloatArray:
         array = array[-1]
     if array.ndim != 2:
         raise CodesError(f"{name}: shape {array.shape}, expected (K, d) of the last level or (levels, K, d)")
-    _require_finite(array, name)
+    require_finite(array, name)
     return array
 
 
-def _require_finite(array: FloatArray, name: str) -> None:
+def require_finite(array: FloatArray, name: str) -> None:
+    """Raise CodesError for NaN or infinity in a matrix."""
     bad_rows = np.flatnonzero(~np.isfinite(array).all(axis=1))
     if bad_rows.size:
         raise CodesError(

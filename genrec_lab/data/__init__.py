@@ -13,18 +13,6 @@ from genrec_lab.data.rules import NO_ITEM
 from genrec_lab.data.sources import SOURCES, datasets, load_dataset, register_source
 
 __all__ = [
-    "NO_ITEM",
-    "SOURCES",
-    "DataError",
-    "Dataset",
-    "Split",
-    "co_occurrence_neighbours",
-    "datasets",
-    "every_prefix",
-    "k_core",
-    "leave_one_out",
-    "load_dataset",
-    "register_source",
-    "split_of",
-    "ties",
-]
+    "NO_ITEM", "SOURCES", "DataError", "Dataset", "Split", "co_occurrence_neighbours", "datasets",
+    "every_prefix", "k_core", "leave_one_out", "load_dataset", "register_source", "split_of", "ties",
+]  # fmt: skip

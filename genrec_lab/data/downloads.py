@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import http.client
 import ipaddress
@@ -15,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from email.message import Message
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from genrec_lab.data.rules import DataError
@@ -49,14 +50,19 @@ class _Broken(Exception):
 def require_safe(address: str) -> str:
     """Return the address; raises DataError unless it is https, or http to this machine."""
     parts = urlsplit(address)
-    if parts.scheme == "https" and parts.hostname:
-        return address
-    if parts.scheme == "http" and _is_loopback(parts.hostname):
+    if parts.hostname and (parts.scheme == "https" or (parts.scheme == "http" and _is_local(parts.hostname))):
         return address
     raise DataError(
         f"{public_address(address)!r}: downloads go over https, or over http to this machine; give an "
         "https address"
     )
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def public_address(address: str) -> str:
@@ -66,31 +72,15 @@ def public_address(address: str) -> str:
     return urlunsplit((parts.scheme, place, parts.path, "", ""))
 
 
-def _is_loopback(host: str | None) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host or "").is_loopback
-    except ValueError:
-        return False
-
-
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
     """Follows redirects only to addresses that `require_safe` allows."""
 
     max_redirections = 5
 
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage,
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        require_safe(newurl)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+    def redirect_request(self, *request: Any, **named: Any) -> urllib.request.Request | None:
+        *_, new_address = request
+        require_safe(new_address)
+        return super().redirect_request(*request, **named)
 
 
 def opened(address: str, headers: dict[str, str] | None = None, timeout: float = 30.0) -> Any:
@@ -118,9 +108,8 @@ def download(
     aborted.
     Raises DataError, listing every address with its response.
     """
-    noted = target.with_name(f"{target.name}.download.json")
     if target.is_file():
-        return _noted_record(noted, target)
+        return _noted_record(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     answers: list[str] = []
     made = 0
@@ -130,7 +119,6 @@ def download(
             made += 1
             try:
                 partial = _fetch(address, target, timeout, most_bytes)
-                _check_gzip(partial)
             except _Broken as error:
                 answers.append(f"{public_address(address)}: {error}")
                 if error.wait is None:
@@ -139,9 +127,10 @@ def download(
                     (sleep or time.sleep)(max(error.wait, min(2.0**attempt, PATIENCE)))
                 continue
             record = DownloadRecord(public_address(address), partial.stat().st_size, sha256_of(partial), made)
-            noted.write_text(json.dumps(asdict(record), indent=2) + "\n", encoding="utf-8")
+            noted = json.dumps(asdict(record), indent=2) + "\n"
+            _beside(target, "download.json").write_text(noted, encoding="utf-8")
             os.replace(partial, target)
-            _state_file(target).unlink(missing_ok=True)
+            _beside(target, "partial.json").unlink(missing_ok=True)
             return record
     seen = "\n  ".join(dict.fromkeys(answers))
     raise DataError(
@@ -150,9 +139,13 @@ def download(
     )
 
 
-def _noted_record(noted: Path, target: Path) -> DownloadRecord:
+def _beside(target: Path, ending: str) -> Path:
+    return target.with_name(f"{target.name}.{ending}")
+
+
+def _noted_record(target: Path) -> DownloadRecord:
     try:
-        record = DownloadRecord(**json.loads(noted.read_text(encoding="utf-8")))
+        record = DownloadRecord(**json.loads(_beside(target, "download.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         # Put there by hand, so there is no record.
         return DownloadRecord("", target.stat().st_size, "", 0)
@@ -164,30 +157,25 @@ def _noted_record(noted: Path, target: Path) -> DownloadRecord:
     return record
 
 
-def _state_file(target: Path) -> Path:
-    return target.with_name(f"{target.name}.partial.json")
-
-
 def _fetch(address: str, target: Path, timeout: float, most_bytes: int) -> Path:
     """Make one attempt; return the complete partial file, or raise _Broken and keep the received bytes."""
-    partial, state = target.with_name(f"{target.name}.partial"), _state_file(target)
-    have, validator = _resumable(partial, state, address)
+    partial = _beside(target, "partial")
+    have, validator = _resumable(target, address)
     headers = {"Range": f"bytes={have}-", "If-Range": validator} if have else {}
     try:
         with opened(address, headers, timeout) as answer:
-            resumed = answer.status == 206 and _starts_at(answer.headers.get("Content-Range"), have)
-            if answer.status == 206 and not resumed:
+            resumed = answer.status == 206
+            if resumed and not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
                 partial.unlink(missing_ok=True)
                 raise _Broken("answered with a different range than requested")
-            total = _announced(answer.headers, have if resumed else 0)
+            length = answer.headers.get("Content-Length", "")
+            total = int(length) + (have if resumed else 0) if length.isdigit() else None
             if total is None and not target.name.endswith(".gz"):
                 raise _Broken("announced no length, so a truncated file would go unnoticed", None)
             if total is not None and total > most_bytes:
                 raise _Broken(f"announced {total:,} bytes, more than {most_bytes:,}", None)
-            state.write_text(
-                json.dumps({"address": public_address(address), "validator": _validator(answer.headers)}),
-                encoding="utf-8",
-            )
+            state = {"address": public_address(address), "validator": _validator(answer.headers)}
+            _beside(target, "partial.json").write_text(json.dumps(state), encoding="utf-8")
             with partial.open("ab" if resumed else "wb") as file:
                 while piece := answer.read(CHUNK):
                     if file.tell() + len(piece) > most_bytes:
@@ -198,12 +186,15 @@ def _fetch(address: str, target: Path, timeout: float, most_bytes: int) -> Path:
         if error.code == _RANGE_NOT_SATISFIABLE:
             partial.unlink(missing_ok=True)
             raise _Broken("the part on disk does not belong to it; starting again") from error
-        wait = _retry_after(error.headers) if error.code in PASSING else None
-        raise _Broken(f"answered {error.code} {error.reason}", wait) from error
+        after = error.headers.get("Retry-After", "")
+        wait = min(float(after), PATIENCE) if after.isdigit() else 0.0
+        raise _Broken(
+            f"answered {error.code} {error.reason}", wait if error.code in PASSING else None
+        ) from error
     except http.client.IncompleteRead as error:
         raise _Broken(f"broke off, {len(error.partial):,} bytes short of a piece") from error
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-        if isinstance(error, OSError) and error.errno == 28:  # no space left on device
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
         raise _Broken(f"broke off ({getattr(error, 'reason', error) or type(error).__name__})") from error
     size = partial.stat().st_size
@@ -211,19 +202,20 @@ def _fetch(address: str, target: Path, timeout: float, most_bytes: int) -> Path:
         if size > total:
             partial.unlink()
         raise _Broken(f"sent {size:,} bytes of the {total:,} announced")
+    if target.name.endswith(".gz"):
+        _check_gzip(partial)
     return partial
 
 
-def _resumable(partial: Path, state: Path, address: str) -> tuple[int, str]:
+def _resumable(target: Path, address: str) -> tuple[int, str]:
     """Return how many bytes may be kept, and the validator that detects changes of the remote file."""
     try:
-        noted = json.loads(state.read_text(encoding="utf-8"))
-        have = partial.stat().st_size
+        noted = json.loads(_beside(target, "partial.json").read_text(encoding="utf-8"))
+        have = _beside(target, "partial").stat().st_size
     except (OSError, ValueError):
         return 0, ""
-    if noted.get("address") != public_address(address) or not noted.get("validator"):
-        return 0, ""
-    return have, str(noted["validator"])
+    same = noted.get("address") == public_address(address) and noted.get("validator")
+    return (have, str(noted["validator"])) if same else (0, "")
 
 
 def _validator(headers: Message) -> str:
@@ -232,24 +224,8 @@ def _validator(headers: Message) -> str:
     return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified") or ""
 
 
-def _starts_at(content_range: str | None, have: int) -> bool:
-    return bool(content_range) and str(content_range).startswith(f"bytes {have}-")
-
-
-def _announced(headers: Message, have: int) -> int | None:
-    length = headers.get("Content-Length", "")
-    return have + int(length) if length.isdigit() else None
-
-
-def _retry_after(headers: Message) -> float:
-    value = headers.get("Retry-After", "")
-    return min(float(value), PATIENCE) if value.isdigit() else 0.0
-
-
 def _check_gzip(partial: Path) -> None:
-    """Read a gzip file to its end to verify its checksum; other files pass."""
-    if not partial.name.removesuffix(".partial").endswith(".gz"):
-        return
+    """Read a gzip file to its end to verify its checksum."""
     try:
         with gzip.open(partial) as file:
             while file.read(CHUNK):

@@ -15,9 +15,9 @@ import time
 import urllib.error
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -50,7 +50,9 @@ def picture_source(path: Path) -> Path | io.BytesIO:
     if pack is None:
         return path
     with _reading(pack) as stored:
-        row = stored.execute("SELECT picture FROM pictures WHERE key = ?", (_key(path.name),)).fetchone()
+        row = stored.execute(
+            "SELECT picture FROM pictures WHERE key = ?", (path.name.removesuffix(PICTURE_ENDING),)
+        ).fetchone()
     if row is None:
         raise FileNotFoundError(f"{pack} has no picture {path.name}")
     return io.BytesIO(row[0])
@@ -83,72 +85,57 @@ def has_picture(path: Path) -> bool:
     if pack is None:
         return path.is_file()
     with _reading(pack) as stored:
-        found = stored.execute("SELECT 1 FROM pictures WHERE key = ?", (_key(path.name),)).fetchone()
+        found = stored.execute(
+            "SELECT 1 FROM pictures WHERE key = ?", (path.name.removesuffix(PICTURE_ENDING),)
+        ).fetchone()
     return found is not None
 
 
 def packed_names(pack: Path) -> set[str]:
     """Return the names `<key>.jpg` of all pictures in a packed file."""
     with _reading(pack) as stored:
-        return {f"{key}{PICTURE_ENDING}" for (key,) in stored.execute("SELECT key FROM pictures")}
+        return {f"{key}{PICTURE_ENDING}" for key in _keys(stored)}
 
 
 @contextmanager
-def writing_pack(pack: Path, settings: str) -> Iterator[PictureWriter]:
+def writing_pack(pack: Path, settings: str) -> Iterator[sqlite3.Connection]:
     """Open a packed file for adding, and create it if needed; added batches stay after an error.
 
     `settings` describes its pictures. Raises DataError for a file with other settings or another format.
     """
     pack.parent.mkdir(parents=True, exist_ok=True)
-    stored = sqlite3.connect(pack)
-    try:
-        with _damage(pack):
-            stored.execute("CREATE TABLE IF NOT EXISTS about (format TEXT, settings TEXT)")
-            for table, value in (("pictures", "picture BLOB"), ("missing", "reason TEXT")):
-                stored.execute(f"CREATE TABLE IF NOT EXISTS {table} (key TEXT PRIMARY KEY, {value} NOT NULL)")
-            about = stored.execute("SELECT format, settings FROM about").fetchone()
-            if about is None:
-                stored.execute("INSERT INTO about VALUES (?, ?)", (_FORMAT, settings))
-                stored.commit()
-            elif about != (_FORMAT, settings):
-                raise DataError(
-                    f"{pack}: written as {about[0]} with {about[1]}, but requested is {_FORMAT} with "
-                    f"{settings}; choose another name, or delete it"
-                )
-            yield PictureWriter(stored)
+    with _damage(pack), closing(sqlite3.connect(pack)) as stored:
+        stored.execute("CREATE TABLE IF NOT EXISTS about (format TEXT, settings TEXT)")
+        for table, value in (("pictures", "picture BLOB"), ("missing", "reason TEXT")):
+            stored.execute(f"CREATE TABLE IF NOT EXISTS {table} (key TEXT PRIMARY KEY, {value} NOT NULL)")
+        about = stored.execute("SELECT format, settings FROM about").fetchone()
+        if about is None:
+            stored.execute("INSERT INTO about VALUES (?, ?)", (_FORMAT, settings))
             stored.commit()
-    finally:
-        stored.close()
+        elif about != (_FORMAT, settings):
+            raise DataError(
+                f"{pack}: written as {about[0]} with {about[1]}, but requested is {_FORMAT} with "
+                f"{settings}; choose another name, or delete it"
+            )
+        yield stored
+        stored.commit()
 
 
-class PictureWriter:
-    """Adds pictures to a packed file; created by `writing_pack`."""
-
-    def __init__(self, stored: sqlite3.Connection) -> None:
-        self._stored = stored
-
-    def known(self) -> tuple[set[str], dict[str, str]]:
-        """Return the keys with a picture, and the missing ones with the reason."""
-        pictures = {key for (key,) in self._stored.execute("SELECT key FROM pictures")}
-        return pictures, dict(self._stored.execute("SELECT key, reason FROM missing"))
-
-    def add(self, pictures: Iterable[tuple[str, bytes]], missing: Iterable[tuple[str, str]]) -> None:
-        """Write pictures by key, and missing keys with the reason, in one transaction."""
-        with self._stored:
-            pairs = list(pictures)
-            self._stored.executemany("INSERT OR REPLACE INTO pictures VALUES (?, ?)", pairs)
-            self._stored.executemany("DELETE FROM missing WHERE key = ?", [(key,) for key, _ in pairs])
-            self._stored.executemany("INSERT OR REPLACE INTO missing VALUES (?, ?)", list(missing))
+def _add(
+    stored: sqlite3.Connection, pictures: list[tuple[str, bytes]], missing: list[tuple[str, str]]
+) -> None:
+    """Write pictures by key, and missing keys with the reason, in one transaction."""
+    with stored:
+        stored.executemany("INSERT OR REPLACE INTO pictures VALUES (?, ?)", pictures)
+        stored.executemany("DELETE FROM missing WHERE key = ?", [(key,) for key, _ in pictures])
+        stored.executemany("INSERT OR REPLACE INTO missing VALUES (?, ?)", missing)
 
 
 @contextmanager
 def _reading(pack: Path) -> Iterator[sqlite3.Connection]:
-    with _damage(pack):
-        stored = sqlite3.connect(f"file:{quote(str(pack.absolute()))}?mode=ro", uri=True)
-        try:
-            yield stored
-        finally:
-            stored.close()
+    address = f"file:{quote(str(pack.absolute()))}?mode=ro"
+    with _damage(pack), closing(sqlite3.connect(address, uri=True)) as stored:
+        yield stored
 
 
 @contextmanager
@@ -167,8 +154,8 @@ def _damage(pack: Path) -> Iterator[None]:
         ) from error
 
 
-def _key(name: str) -> str:
-    return name.removesuffix(PICTURE_ENDING)
+def _keys(stored: sqlite3.Connection) -> set[str]:
+    return {key for (key,) in stored.execute("SELECT key FROM pictures")}
 
 
 # Amazon's "large" pictures have at most 500 px per side and 100 kB; much larger files are not product
@@ -226,12 +213,11 @@ def fetch_pictures(
     for key in addresses:
         if not key or "/" in key or "\\" in key or "\x00" in key or key in (".", ".."):
             raise DataError(f"{key!r} cannot name a picture; give keys without slashes")
-    with writing_pack(pack, f"side {side}") as writer:
-        there, refused = writer.known()
-        reasons = [refused[key] for key in addresses if key in refused and key not in there]
-        unaddressed = [key for key in addresses if not addresses[key] and key not in there]
-        reasons += ["no address"] * len(unaddressed)
-        asked = [key for key in addresses if addresses[key] and key not in there and key not in refused]
+    with writing_pack(pack, f"side {side}") as stored:
+        there, refused = _keys(stored), dict(stored.execute("SELECT key, reason FROM missing"))
+        absent = [key for key in addresses if key not in there]
+        asked = [key for key in absent if addresses[key] and key not in refused]
+        reasons = [refused.get(key, "no address") for key in absent if key in refused or not addresses[key]]
 
         def one(key: str) -> bytes:
             return _picture(addresses[key], side, attempts, timeout, sleep or time.sleep)
@@ -246,12 +232,12 @@ def fetch_pictures(
                 if not error.again:
                     missing.append((key, str(error)))
             if len(pictures) + len(missing) >= _BATCH:
-                writer.add(pictures, missing)
+                _add(stored, pictures, missing)
                 pictures, missing = [], []
             if progress is not None:
                 progress(done, len(asked))
-        writer.add(pictures, missing)
-        now, _ = writer.known()
+        _add(stored, pictures, missing)
+        now = _keys(stored)
     counts = {reason: reasons.count(reason) for reason in sorted(set(reasons))}
     return PictureCounts(len(now) - len(there), sum(key in there for key in addresses), counts)
 
@@ -274,14 +260,15 @@ def _bounded(
 
 
 def _picture(address: str, side: int, attempts: int, timeout: float, sleep: Callable[[float], None]) -> bytes:
-    for attempt in range(attempts):
+    attempt = 0
+    while True:
         try:
             return thumbnail(_bytes(_over_https(address), timeout), side)
         except _Missing as error:
-            if not error.again or attempt + 1 == attempts:
+            attempt += 1
+            if not error.again or attempt >= attempts:
                 raise
-            sleep(2.0**attempt)
-    raise AssertionError("unreachable: the last attempt returns or raises")
+        sleep(2.0 ** (attempt - 1))
 
 
 def _bytes(address: str, timeout: float) -> bytes:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from genrec_lab.codes.health import gini_of
 from genrec_lab.data import NO_ITEM
 
 IntArray = npt.NDArray[np.int64]
@@ -32,11 +33,9 @@ def coverage(ranked: IntArray, target: IntArray, k: int, *, items: IntArray) -> 
 def gini(ranked: IntArray, target: IntArray, k: int, *, items: IntArray) -> float:
     """Return the Gini coefficient of the items' counts among the first k: 0 equal, near 1 very unequal.
 
-    G = sum_i (2 i - n - 1) x_i / (n sum_i x_i), x ascending, i from 1 (Shani and Gunawardana, 2011, 8.3.10).
+    As in Shani and Gunawardana (2011), 8.3.10.
     """
-    shown = np.sort(_exposure(ranked, k, items))
-    n = len(shown)
-    return float((2 * np.arange(1, n + 1) - n - 1) @ shown / (n * max(int(shown.sum()), 1)))
+    return gini_of(_exposure(ranked, k, items))
 
 
 def novelty(

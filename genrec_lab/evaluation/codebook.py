@@ -12,6 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from genrec_lab.codes import CodesError, ItemCodes, code_health, prefix_entropy
+from genrec_lab.codes.last_level import require_finite
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -69,12 +70,17 @@ def neighbour_code_overlap(
     (measured). Raises CodesError for vectors that do not fit or are not finite, or a k that a domain has too
     few items for.
     """
-    checked = codes if isinstance(codes, ItemCodes) else _without_sizes(codes, domains)
-    points = _checked_vectors(vectors, checked.n_items)
+    if not isinstance(codes, ItemCodes):
+        levels = np.shape(codes)[-1] if np.ndim(codes) else 0
+        codes = ItemCodes(codes, [None] * levels, domains)
+    points = np.asarray(vectors, dtype=np.float64)
+    if points.ndim != 2 or len(points) != codes.n_items:
+        raise CodesError(f"vectors: shape {points.shape}, expected ({codes.n_items}, D), one row per item")
+    require_finite(points, "vectors")
     largest_k = max(ks)
     rows: list[tuple[str, int, float, int]] = []
-    for name in checked.domain_names:
-        items = checked.domain_items(name)
+    for name in codes.domain_names:
+        items = codes.domain_items(name)
         if min(ks) < 1 or largest_k >= len(items):
             raise CodesError(
                 f"ks: {list(ks)}, expected 1 to {len(items) - 1}, the other items of domain {name!r}"
@@ -82,7 +88,7 @@ def neighbour_code_overlap(
         queries = _sample(len(items), queries_per_domain, seed)
         totals = dict.fromkeys(ks, 0.0)
         for chunk, neighbours in _nearest_chunks(points[items], queries, largest_k):
-            own, others = checked.codes[items[chunk]], checked.codes[items[neighbours]]
+            own, others = codes.codes[items[chunk]], codes.codes[items[neighbours]]
             overlap = (own[:, None, :] == others).mean(axis=2)
             for k in totals:
                 totals[k] += float(overlap[:, :k].mean(axis=1).sum())
@@ -113,20 +119,3 @@ def _sample(n_items: int, wanted: int | None, seed: int) -> IntArray:
     if wanted < 1:
         raise CodesError(f"queries_per_domain: {wanted}, expected at least 1, or None for all items")
     return np.sort(np.random.default_rng(seed).choice(n_items, size=wanted, replace=False))
-
-
-def _without_sizes(codes: npt.ArrayLike, domains: Iterable[str | int] | None) -> ItemCodes:
-    array = np.asarray(codes)
-    if array.ndim != 2 or 0 in array.shape:
-        raise CodesError(f"codes: shape {array.shape}, expected (items, levels) with at least one of each")
-    return ItemCodes(array, [int(size) + 1 for size in array.max(axis=0)], domains)
-
-
-def _checked_vectors(vectors: npt.ArrayLike, n_items: int) -> FloatArray:
-    points = np.asarray(vectors, dtype=np.float64)
-    if points.ndim != 2 or len(points) != n_items:
-        raise CodesError(f"vectors: shape {points.shape}, expected ({n_items}, D), one row per item")
-    bad_rows = np.flatnonzero(~np.isfinite(points).all(axis=1))
-    if bad_rows.size:
-        raise CodesError(f"vectors: NaN or infinity in {bad_rows.size} rows, the first is row {bad_rows[0]}")
-    return points

@@ -35,58 +35,25 @@ if TYPE_CHECKING:
     from genrec_lab.presets.rows import ABLATIONS, ROWS, item_rows, methods, variants
 
 __all__ = [
-    "ABLATIONS",
-    "ROWS",
-    "AdaptationConfig",
-    "CollaborativeConfig",
-    "DecodingConfig",
-    "ItemRow",
-    "MethodConfig",
-    "NamingConfig",
-    "PresetError",
-    "TransferConfig",
-    "TuningConfig",
-    "changed",
-    "item_rows",
-    "load",
-    "methods",
-    "names",
-    "variants",
-]
+    "ABLATIONS", "ROWS", "AdaptationConfig", "CollaborativeConfig", "DecodingConfig", "ItemRow",
+    "MethodConfig", "NamingConfig", "PresetError", "TransferConfig", "TuningConfig", "changed",
+    "item_rows", "load", "methods", "names", "variants",
+]  # fmt: skip
 
 # Each preset's module, or the preset that a variant of `rows.ABLATIONS` changes; listed here, so that a
 # misspelt name is rejected without importing every method.
-PRESETS = {
-    "gmc": "gmc:gmc",
-    "gmc_cpu": "gmc:gmc_cpu",
-    "gmc_small": "gmc:gmc_small",
-    "gmc_demo": "gmc:gmc_demo",
-    "gmc_tiny": "gmc:gmc_tiny",
-    "tiger": "baselines:tiger",
-    "tiger_multimodal": "baselines:tiger_multimodal",
-    "letter": "baselines:letter",
-    "p5_cid": "baselines:p5_cid",
-    "idgenrec": "baselines:idgenrec",
-    "rkmeans": "gmc:rkmeans",
-    "causal": "gmc:causal",
-    "gmc_separate_codebooks": "gmc",
-    "gmc_separate_recommenders": "gmc",
-    "gmc_without_dcl": "gmc",
-    "gmc_without_lora": "gmc",
-    "gmc_full_finetuning": "gmc",
-    "utgrec": "utgrec:utgrec",
-    "utgrec_code": "utgrec:utgrec_code",
-    "utgrec_small": "utgrec:utgrec_small",
-    "utgrec_tiny": "utgrec:utgrec_tiny",
-    "utgrec_without_tree": "utgrec",
-    "utgrec_without_alignment": "utgrec",
-    "utgrec_without_cooccurrence_reconstruction": "utgrec",
-    "utgrec_without_tokenizer_finetuning": "utgrec",
-    "utgrec_full_finetuning": "utgrec",
-    "utgrec_without_recommender_pretraining": "utgrec",
-    "utgrec_without_pretraining": "utgrec",
-    "baselines": "baselines:baselines",
-    "baselines_tiny": "baselines:baselines_tiny",
+_OF_MODULES = {
+    "gmc": "gmc gmc_cpu gmc_small gmc_demo gmc_tiny rkmeans causal",
+    "utgrec": "utgrec utgrec_code utgrec_small utgrec_tiny",
+    "baselines": "tiger tiger_multimodal letter p5_cid idgenrec baselines baselines_tiny",
+}
+_WITHOUT_A_PART = {
+    "gmc": "separate_codebooks separate_recommenders without_dcl without_lora full_finetuning",
+    "utgrec": "without_tree without_alignment without_cooccurrence_reconstruction "
+    "without_tokenizer_finetuning full_finetuning without_recommender_pretraining without_pretraining",
+}
+PRESETS = {name: f"{module}:{name}" for module, kept in _OF_MODULES.items() for name in kept.split()} | {
+    f"{method}_{variant}": method for method, kept in _WITHOUT_A_PART.items() for variant in kept.split()
 }
 
 

@@ -36,17 +36,12 @@ from genrec_lab.training import TrainingConfig
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
 # YAML and JSON have only lists.
-_Numbers = Annotated[tuple[int, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
+_LISTED = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+_Numbers, _Names = Annotated[tuple[int, ...], _LISTED], Annotated[tuple[str, ...], _LISTED]
 _MOST_RANKED = 1_000
-_Names = Annotated[tuple[str, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
-
-
-_Recommender = Annotated[
-    SerializeAsAny[ComponentConfig], PlainValidator(partial(component_config, RECOMMENDERS))
-]
-_ItemModel = Annotated[
-    SerializeAsAny[ComponentConfig], PlainValidator(partial(component_config, ITEM_MODELS))
-]
+_Component = SerializeAsAny[ComponentConfig]
+_Recommender = Annotated[_Component, PlainValidator(partial(component_config, RECOMMENDERS))]
+_ItemModel = Annotated[_Component, PlainValidator(partial(component_config, ITEM_MODELS))]
 
 
 class TuningConfig(BaseModel):

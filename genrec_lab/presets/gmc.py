@@ -19,6 +19,7 @@ from genrec_lab.training import TrainingConfig
 
 # r 16 on q, k and v comes to the 0.17 M parameters of 5.3.
 _LORA = LoRAConfig(rank=16, alpha=32.0, targets=("q", "k", "v"))
+_SMALL_LORA = LoRAConfig(rank=8, alpha=16.0)
 # Of a recommender that learns Bazaar's default size in minutes.
 SMALL_T5 = T5Config(d_model=96, d_kv=24, heads=4, d_ff=256, encoder_layers=2, decoder_layers=2, reads="past")
 
@@ -43,13 +44,7 @@ def gmc() -> MethodConfig:
         identifiers=IdentifierConfig(policy="sinkhorn"),
         recommender=T5Config(d_model=192, d_kv=64, heads=6, d_ff=1536, encoder_layers=2, decoder_layers=2),
         training=TrainingConfig(
-            epochs=200,
-            batch_size=1024,
-            learning_rate=2e-3,
-            weight_decay=0.01,
-            schedule="cosine",
-            validate_every=5,
-            patience=6,
+            epochs=200, batch_size=1024, learning_rate=2e-3, validate_every=5, patience=6
         ),
         adaptation=_fine_tuning(_LORA, epochs=50, batch_size=512, learning_rate=5e-4, patience=5),
         decoding=DecodingConfig(validation_beams=20, test_beams=20),
@@ -92,16 +87,11 @@ def gmc_cpu() -> MethodConfig:
             epochs=20,
             batch_size=512,
             optimizer="muon",
-            learning_rate=1e-3,
-            weight_decay=0.01,
-            schedule="cosine",
             validate_every=5,
             validate_from=5,
             validation_users=3000,
         ),
-        adaptation=_fine_tuning(
-            _LORA, epochs=6, batch_size=512, learning_rate=1e-3, patience=2, validation_users=3000
-        ),
+        adaptation=_fine_tuning(_LORA, epochs=6, batch_size=512, patience=2, validation_users=3000),
         decoding=DecodingConfig(validation_beams=10, test_beams=20),
     )
 
@@ -121,22 +111,9 @@ def gmc_small() -> MethodConfig:
         recommender=SMALL_T5,
         pairs=PairsConfig(max_history=20),
         training=TrainingConfig(
-            epochs=13,
-            batch_size=256,
-            optimizer="muon",
-            learning_rate=3e-3,
-            schedule="cosine",
-            validate_every=6,
-            validation_users=600,
+            epochs=13, optimizer="muon", learning_rate=3e-3, validate_every=6, validation_users=600
         ),
-        adaptation=_fine_tuning(
-            LoRAConfig(rank=8, alpha=16.0),
-            epochs=3,
-            batch_size=256,
-            learning_rate=1e-3,
-            patience=2,
-            validation_users=300,
-        ),
+        adaptation=_fine_tuning(_SMALL_LORA, epochs=3, patience=2, validation_users=300),
         # What LoRA is worth costs no training: notebook 08 always has a part to weigh.
         compare=(*gmc_cpu().compare, "gmc_without_lora"),
         rows=rows_over_items(epochs=24, patience=4, size="small"),
@@ -177,9 +154,7 @@ def gmc_demo() -> MethodConfig:
         training=base.training.model_copy(
             update={"epochs": 10, "least_steps": least, "learning_rate": 5e-3, "validate_every": 5}
         ),
-        adaptation=base.adaptation.model_copy(
-            update={"training": base.adaptation.training.model_copy(update={"optimizer": "muon"})}
-        ),
+        adaptation=_fine_tuning(_SMALL_LORA, epochs=3, optimizer="muon", patience=2, validation_users=300),
         rows=base.rows | {"sasrec": sasrec.model_copy(update={"training": of_items})},
     )
 
@@ -195,11 +170,9 @@ def gmc_tiny() -> MethodConfig:
             hidden=(64,), dimension=16, levels=3, codebook_size=16, epochs=20, batch_size=256
         ),
         recommender=T5Config(d_model=32, d_kv=8, heads=4, d_ff=64, encoder_layers=1, decoder_layers=1),
-        one_pass=TrainingConfig(epochs=2, batch_size=256, learning_rate=3e-3, validation_users=100),
-        training=TrainingConfig(epochs=1, batch_size=256, learning_rate=1e-3, validation_users=100),
-        adaptation=_fine_tuning(
-            LoRAConfig(rank=4, alpha=8.0), epochs=1, batch_size=256, learning_rate=1e-3, validation_users=60
-        ),
+        one_pass=TrainingConfig(epochs=2, learning_rate=3e-3, validation_users=100),
+        training=TrainingConfig(epochs=1, validation_users=100),
+        adaptation=_fine_tuning(LoRAConfig(rank=4, alpha=8.0), epochs=1, validation_users=60),
         rows=rows_over_items(epochs=2, size="tiny"),
     )
 

@@ -26,38 +26,27 @@ from genrec_lab.training import TrainingConfig
 Size = Literal["paper", "cpu", "small", "tiny"]
 
 _OVER_IDS = ("gru4rec", "sasrec", "bert4rec", "hgn", "fmlp_rec")
+_TINY = {"width": 16, "layers": 1, "feed_forward": 32}
 _WIDTHS: dict[Size, dict[str, Any]] = {
-    "paper": {},
-    "cpu": {"width": 64},
-    "small": {"width": 64},
-    "tiny": {"width": 16, "layers": 1, "feed_forward": 32},
-}
+    "paper": {}, "cpu": {"width": 64}, "small": {"width": 64}, "tiny": _TINY,
+}  # fmt: skip
+_PRETRAINING_EPOCHS: dict[Size, int] = {"paper": 300, "cpu": 40, "small": 20, "tiny": 1}
 # Training on all prefixes of all sequences, as in MISSRec's data, takes hours on two cores.
-_MISSREC: dict[Size, dict[str, Any]] = {"paper": {}, "cpu": {"prefixes": 1}, "small": {}, "tiny": {}}
+_MISSREC: dict[Size, dict[str, Any]] = {
+    "paper": {}, "cpu": {"prefixes": 1}, "small": {}, "tiny": {"picture_model": "pixels"},
+}  # fmt: skip
 _MISSREC_PRETRAINING: dict[Size, int] = {"paper": 300, "cpu": 10, "small": 20, "tiny": 1}
 # A code has at most as many values as a domain has items: 300 in the embedded data, 100 in its tiny size.
 _CODES: dict[Size, dict[str, Any]] = {
-    "paper": {},
-    "cpu": {},
-    "small": {"bits": 6},
-    "tiny": {"codes": 8, "bits": 5},
-}
+    "paper": {}, "cpu": {}, "small": {"bits": 6}, "tiny": {"codes": 8, "bits": 5},
+}  # fmt: skip
 _RECFORMER: dict[Size, dict[str, Any]] = {
     "paper": {"encoder": "allenai/longformer-base-4096"},
     # Five of six training histories are shorter (Scientific); twice the tokens take twice the time.
     "cpu": {"max_tokens": 128, "attribute_tokens": 16, "window": 32},
     "small": {"max_tokens": 128, "window": 32, "vocabulary": 1000},
-    "tiny": {
-        "max_tokens": 64,
-        "window": 16,
-        "vocabulary": 400,
-        "width": 16,
-        "layers": 1,
-        "feed_forward": 32,
-        "max_attributes": 1,
-    },
+    "tiny": {"max_tokens": 64, "window": 16, "vocabulary": 400, "max_attributes": 1, **_TINY},
 }
-_PRETRAINING_EPOCHS: dict[Size, int] = {"paper": 300, "cpu": 40, "small": 20, "tiny": 1}
 # The authors' learning rate is for Longformer; a small encoder from random weights needs larger steps.
 _RECFORMER_RATES: dict[Size, float] = {"paper": 5e-5, "cpu": 1e-3, "small": 1e-3, "tiny": 1e-3}
 _RECFORMER_EPOCHS: dict[Size, int] = {"paper": 16, "cpu": 16, "small": 4, "tiny": 1}
@@ -67,54 +56,37 @@ _RECFORMER_PRETRAINING: dict[Size, int] = {"paper": 32, "cpu": 12, "small": 20, 
 def rows_over_items(epochs: int, patience: int = 10, size: Size = "paper") -> dict[str, ItemRow]:
     """Return every row with a model over items, with the sizes of its config and one budget for all.
 
-    AdamW with 1e-3, batches of 256
-    sequences, bf16 if it is faster on the hardware, until validation NDCG stops rising.
+    AdamW with 1e-3, batches of 256 sequences, bf16 if it is faster on the hardware, until validation NDCG
+    stops rising.
     """
-    training = TrainingConfig(
-        epochs=epochs,
-        batch_size=256,
-        learning_rate=1e-3,
-        weight_decay=0.01,
-        schedule="constant",
-        warmup=0.0,
-        validate_every=2,
-        patience=patience,
+    budget = TrainingConfig(
+        epochs=epochs, schedule="constant", warmup=0.0, validate_every=2, patience=patience
     )
-    over_ids = {
-        name: ItemRow(model=ITEM_MODELS.find(name).Config(), training=training, pretraining=training)
-        for name in _OVER_IDS
-    }
-    return over_ids | _with_content(training, size)
-
-
-def _with_content(training: TrainingConfig, size: Size) -> dict[str, ItemRow]:
-    """Return the rows with item content; `training` is the budget of all rows over items."""
+    pretraining = budget.model_copy(update={"epochs": _PRETRAINING_EPOCHS[size]})
     sizes = _WIDTHS[size]
-    pretraining = training.model_copy(update={"epochs": _PRETRAINING_EPOCHS[size]})
-    pictures = {"picture_model": "pixels"} if size == "tiny" else {}
-    models = {
-        "fdsa": FDSAConfig.model_validate(sizes),
-        "s3rec": S3RecConfig.model_validate(sizes),
-        "unisrec": UniSRecConfig.model_validate(sizes),
-        "unisrec_inductive": UniSRecConfig.model_validate({**sizes, "setting": "inductive"}),
-        "vqrec": VQRecConfig.model_validate({**sizes, **_CODES[size]}),
-        "missrec": MISSRecConfig.model_validate({**sizes, **_MISSREC[size], **pictures}),
+    models: dict[str, Any] = {
+        "fdsa": FDSAConfig(**sizes),
+        "s3rec": S3RecConfig(**sizes),
+        "unisrec": UniSRecConfig(**sizes),
+        "unisrec_inductive": UniSRecConfig(**sizes, setting="inductive"),
+        "vqrec": VQRecConfig(**sizes, **_CODES[size]),
+        "missrec": MISSRecConfig(**sizes, **_MISSREC[size]),
     }
     rows = {
-        name: ItemRow(model=model, training=training, pretraining=pretraining)
-        for name, model in models.items()
-    }
-    fewer = pretraining.model_copy(update={"epochs": _MISSREC_PRETRAINING[size]})
+        name: ItemRow(model=ITEM_MODELS.find(name).Config(), training=budget, pretraining=budget)
+        for name in _OVER_IDS
+    } | {name: ItemRow(model=one, training=budget, pretraining=pretraining) for name, one in models.items()}
+    fewer = budget.model_copy(update={"epochs": _MISSREC_PRETRAINING[size]})
     rows["missrec"] = rows["missrec"].model_copy(update={"pretraining": fewer})
-    of_recformer: dict[str, Any] = {
+    own = budget.model_copy(update={
         "batch_size": 16 if size == "paper" else 64,
         "learning_rate": _RECFORMER_RATES[size],
-        "epochs": min(training.epochs, _RECFORMER_EPOCHS[size]),
+        "epochs": min(epochs, _RECFORMER_EPOCHS[size]),
         "validate_every": 1,
-    }
+    })  # fmt: skip
     rows["recformer"] = ItemRow(
-        model=RecFormerConfig.model_validate(_RECFORMER[size]),
-        training=training.model_copy(update=of_recformer),
-        pretraining=training.model_copy(update=of_recformer | {"epochs": _RECFORMER_PRETRAINING[size]}),
+        model=RecFormerConfig(**_RECFORMER[size]),
+        training=own,
+        pretraining=own.model_copy(update={"epochs": _RECFORMER_PRETRAINING[size]}),
     )
     return rows

@@ -18,13 +18,7 @@ from genrec_lab.models.tokenizers.tree import for_fidelity
 from genrec_lab.models.tokenizers.tree_network import TreeTokenizerConfig
 from genrec_lab.models.tokenizers.tree_quantizer import TreeQuantizerConfig
 from genrec_lab.presets.baselines import TIGER_RQVAE
-from genrec_lab.presets.config import (
-    AdaptationConfig,
-    DecodingConfig,
-    MethodConfig,
-    TransferConfig,
-    changed,
-)
+from genrec_lab.presets.config import AdaptationConfig, DecodingConfig, MethodConfig, TransferConfig, changed
 from genrec_lab.presets.gmc import SMALL_T5
 from genrec_lab.presets.sequential_rows import rows_over_items
 from genrec_lab.training import TrainingConfig
@@ -99,68 +93,36 @@ def utgrec_small() -> MethodConfig:
         ),
         text=TextConfig(),
         content=CompactConfig(
-            dimension=128,
-            layers=1,
-            dropout=0.0,
-            max_tokens=32,
-            vocabulary=512,
+            dimension=128, layers=1, dropout=0.0, max_tokens=32, vocabulary=512,
             picture=PictureTarget(size=24, patch=6),
         ),
         tokenizer=TreeTokenizerConfig(
-            quantizer=TreeQuantizerConfig(
-                root_size=64,
-                leaf_size=128,
-                dimension=32,
-                reduction="code",
-                kmeans_start=True,
-                restart_dead=True,
-                restart_every=10,
-            ),
+            quantizer=_quantizer(root_size=64, leaf_size=128, dimension=32, restart_every=10),
             decoder=DecoderConfig(heads=4, expansion=2, text_places=32, reduction="code"),
             diffusion=DiffusionConfig(width=192, depth=2, sampling_steps=50, repeats=2),
-            adapter_hidden=128,
-            adapter_dropout=0.0,
-            standardise=True,
-            lambda_code=0.3,
-            alignment_on="adapted",
-            alignment_reduction="code",
-            warm_up_steps=10,
+            adapter_hidden=128, adapter_dropout=0.0, standardise=True, lambda_code=0.3,
+            alignment_on="adapted", alignment_reduction="code", warm_up_steps=10,
         ),
-        tokenizer_training=TrainingConfig(epochs=16, batch_size=32, learning_rate=1e-3),
+        tokenizer_training=TrainingConfig(epochs=16, batch_size=32),
         transfer=TransferConfig(training=TrainingConfig(epochs=10, batch_size=32, learning_rate=5e-4)),
         recommender=SMALL_T5,
         training=TrainingConfig(
-            epochs=14,
-            batch_size=256,
-            optimizer="muon",
-            learning_rate=3e-3,
-            validate_every=5,
-            validation_users=600,
+            epochs=14, optimizer="muon", learning_rate=3e-3, validate_every=5, validation_users=600
         ),
         adaptation=AdaptationConfig(
             kind="full",
             training=TrainingConfig(
-                epochs=30,
-                batch_size=256,
-                optimizer="muon",
-                learning_rate=2e-3,
-                validate_from=0,
-                validate_every=3,
-                patience=3,
-                validation_users=600,
+                epochs=30, optimizer="muon", learning_rate=2e-3, validate_from=0, validate_every=3,
+                patience=3, validation_users=600,
             ),
         ),
         decoding=DecodingConfig(validation_beams=10, test_beams=20),
         rqvae=RQVAEConfig(
-            hidden=(256, 128),
-            levels=3,
-            codebook_size=64,
-            epochs=150,
-            batch_size=512,
+            hidden=(256, 128), levels=3, codebook_size=64, epochs=150, batch_size=512,
             contrastive_weight=0.0,
         ),
         rows=rows_over_items(epochs=30, patience=4, size="small"),
-    )
+    )  # fmt: skip
 
 
 def utgrec_tiny() -> MethodConfig:
@@ -172,41 +134,24 @@ def utgrec_tiny() -> MethodConfig:
         provenance="UTGRec's method at the smallest sizes, for the smoke run; its results mean nothing.",
         text=TextConfig(kind="tfidf", dimensions=64),
         content=CompactConfig(
-            dimension=32,
-            heads=2,
-            layers=1,
-            dropout=0.0,
-            max_tokens=16,
-            vocabulary=128,
-            text_model="hash",
-            picture_model="pixels",
-            picture=PictureTarget(size=16, patch=4),
+            dimension=32, heads=2, layers=1, dropout=0.0, max_tokens=16, vocabulary=128, text_model="hash",
+            picture_model="pixels", picture=PictureTarget(size=16, patch=4),
         ),
         tokenizer=small.tokenizer.model_copy(
             update={
-                "quantizer": TreeQuantizerConfig(
-                    root_size=16,
-                    leaf_size=32,
-                    dimension=16,
-                    reduction="code",
-                    kmeans_start=True,
-                    restart_dead=True,
-                    restart_every=5,
-                ),
+                "quantizer": _quantizer(root_size=16, leaf_size=32, dimension=16, restart_every=5),
                 "decoder": DecoderConfig(heads=2, expansion=1, text_places=16, reduction="code"),
                 "diffusion": DiffusionConfig(width=48, depth=1, sampling_steps=10, repeats=1),
                 "adapter_hidden": 32,
             }
         ),
         tokenizer_training=TrainingConfig(epochs=3, batch_size=64, learning_rate=2e-3),
-        transfer=TransferConfig(training=TrainingConfig(epochs=2, batch_size=64, learning_rate=1e-3)),
+        transfer=TransferConfig(training=TrainingConfig(epochs=2, batch_size=64)),
         recommender=T5Config(d_model=32, d_kv=8, heads=2, d_ff=64, encoder_layers=1, decoder_layers=1),
-        training=TrainingConfig(epochs=3, batch_size=256, learning_rate=3e-3, validation_users=100),
+        training=TrainingConfig(epochs=3, learning_rate=3e-3, validation_users=100),
         adaptation=AdaptationConfig(
             kind="full",
-            training=TrainingConfig(
-                epochs=2, batch_size=256, learning_rate=2e-3, validate_from=0, validation_users=100
-            ),
+            training=TrainingConfig(epochs=2, learning_rate=2e-3, validate_from=0, validation_users=100),
         ),
         decoding=DecodingConfig(validation_beams=10, test_beams=10),
         rqvae=RQVAEConfig(
@@ -216,3 +161,8 @@ def utgrec_tiny() -> MethodConfig:
         compare=("popularity", "sasrec"),
         rows=rows_over_items(epochs=2, size="tiny"),
     )  # fmt: skip
+
+
+def _quantizer(**sizes: int) -> TreeQuantizerConfig:
+    """Return a quantiser that does not collapse on small catalogues."""
+    return TreeQuantizerConfig(reduction="code", kmeans_start=True, restart_dead=True, **sizes)

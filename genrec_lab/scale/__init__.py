@@ -16,12 +16,6 @@ from genrec_lab.scale.pipelines import (
 )
 
 __all__ = [
-    "Cluster",
-    "ScaleError",
-    "Workers",
-    "connected",
-    "encode_catalogue",
-    "read_table",
-    "recommend_to_users",
-    "tokenize_catalogue",
-]
+    "Cluster", "ScaleError", "Workers", "connected", "encode_catalogue", "read_table",
+    "recommend_to_users", "tokenize_catalogue",
+]  # fmt: skip
