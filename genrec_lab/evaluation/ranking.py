@@ -94,7 +94,7 @@ class SharedRanking:
     identifier.
 
     >>> ranking = SharedRanking(np.array([[4, 0]]), np.array([0, 0, 0, 3, 4]))
-    >>> ranking.items.tolist(), ranking.expected("recall", [1], 2).tolist()  # one of 0, 1 and 2 is second
+    >>> ranking.items.tolist(), metric_per_user("recall", ranking, [1], 2).tolist()  # 0, 1 or 2 is second
     ([[4, 0]], [0.3333333333333333])
     """
 
@@ -118,17 +118,6 @@ class SharedRanking:
         ranked = np.where(self.identifiers == NO_ITEM, 0, sizes[self.identifiers])
         before = np.concatenate([np.zeros((len(ranked), 1), dtype=np.int64), ranked.cumsum(axis=1)], axis=1)
         return first, before[np.arange(len(ranked)), np.maximum(first, 0)], sizes[group]
-
-    def expected(self, metric: str, target: npt.ArrayLike, k: int) -> FloatArray:
-        """Return the mean of a metric's gains over the ranks of the target's group, 0 from rank k on: (U,).
-
-        metric: "recall", "hit_rate", "ndcg" or "mrr". The mean recall is the probability of a hit.
-        """
-        first, before, size = self.places(target)
-        gains = _GAINS[metric](np.arange(k)).astype(np.float64)
-        sums = np.concatenate([[0.0], np.cumsum(gains)])
-        within = sums[np.minimum(before + size, k)] - sums[np.minimum(before, k)]
-        return np.where(first >= 0, within / size, 0.0)
 
     def optimistic_recall(self, target: npt.ArrayLike, k: int) -> np.ndarray:
         """Return 1 if the target's identifier is among the first k identifiers, else 0: (U,)."""
@@ -173,7 +162,7 @@ def metric_per_user(name: str, ranked: Any, target: npt.ArrayLike, k: int, **fac
     not finite.
     """
     if isinstance(ranked, SharedRanking) and name in _GAINS:
-        return ranked.expected(name, target, k)
+        return _expected(ranked, name, target, k)
     items = _checked_items(ranked)
     values = np.asarray(METRICS.find(name)(items, np.asarray(target), k, **facts))
     right = values.shape in ((), (len(items),)) and values.dtype.kind in "fiub"
@@ -253,6 +242,15 @@ def user_weighted_average(values: Sequence[float], users: Sequence[int]) -> floa
     if len(values) != len(users) or sum(users) <= 0:
         raise RankingError(f"{len(values)} values for {len(users)} domains with {sum(users)} users in all")
     return float(np.average(np.asarray(values, dtype=np.float64), weights=np.asarray(users)))
+
+
+def _expected(ranking: SharedRanking, metric: str, target: npt.ArrayLike, k: int) -> FloatArray:
+    """Return the mean of a metric's gains over the ranks of the target's group, 0 from rank k on: (U,)."""
+    first, before, size = ranking.places(target)
+    gains = _GAINS[metric](np.arange(k)).astype(np.float64)
+    sums = np.concatenate([[0.0], np.cumsum(gains)])
+    within = sums[np.minimum(before + size, k)] - sums[np.minimum(before, k)]
+    return np.where(first >= 0, within / size, 0.0)
 
 
 def _gains(ranked: Any, target: npt.ArrayLike, k: int, metric: str) -> FloatArray:
