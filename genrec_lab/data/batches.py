@@ -146,6 +146,17 @@ class PairBatches:
         return {"histories": torch.from_numpy(histories), "targets": torch.from_numpy(self.targets[rows])}
 
 
+def padded(
+    rows: Sequence[Sequence[int] | np.ndarray], width: int | None = None, fill: int = NO_ITEM
+) -> Tensor:
+    """Return rows of numbers as (B, width) int64, filled on the right; `width` defaults to the longest."""
+    width = max(map(len, rows), default=0) if width is None else width
+    matrix = np.full((len(rows), width), fill, dtype=np.int64)
+    for line, row in zip(matrix, rows, strict=True):
+        line[: len(row)] = row
+    return torch.from_numpy(matrix)
+
+
 def shuffled(count: int, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Yield the numbers below `count` in batches, each once, in random order."""
     order = rng.permutation(count)

@@ -23,19 +23,13 @@ from torch import Tensor, nn
 
 from genrec_lab.codes import PAD, ItemCodes
 from genrec_lab.codes.grouping import with_equals
-from genrec_lab.data import NO_ITEM, Dataset
-from genrec_lab.data.batches import PairBatches, PairsConfig, StretchBatches
+from genrec_lab.data import Dataset
+from genrec_lab.data.batches import PairBatches, PairsConfig, StretchBatches, padded
 from genrec_lab.decoding import CodeModel, CodeTrie, Histories, Normalise, Ranked, beam_search, score_items
 from genrec_lab.losses import code_cross_entropy
 from genrec_lab.models.hub import Shareable
 from genrec_lab.models.layers import source_of_nan
-from genrec_lab.models.recommenders.adapters import (
-    LoRAConfig,
-    add_lora,
-    load_lora,
-    plain_weights,
-    save_lora,
-)
+from genrec_lab.models.recommenders.adapters import LoRAConfig, add_lora, load_lora, plain_weights, save_lora
 from genrec_lab.models.recommenders.base import (
     Callbacks,
     ItemList,
@@ -110,11 +104,7 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
     def matrix(self, histories: Histories) -> Tensor:
         """Lists of items -> (B, I) padded on the right with -1, on the model's device."""
         self._check_items(histories)
-        longest = max((len(h) for h in histories), default=0)
-        matrix = np.full((len(histories), longest), NO_ITEM, dtype=np.int64)
-        for row, history in zip(matrix, histories, strict=True):
-            row[: len(history)] = history
-        return moved(torch.from_numpy(matrix), self.item_tokens.device)
+        return moved(padded(histories), self.item_tokens.device)
 
     def _check_items(self, histories: Histories) -> None:
         for user, history in enumerate(histories):
@@ -271,15 +261,11 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
 
     def merged(self) -> Self:
         """Return the recommender with its adapter merged into the weights; itself if it has none."""
-        return self if self.adapter is None else self._with_weights(plain_weights(self), self.codes)
+        return self._with_weights(plain_weights(self), self.codes) if self.adapter else self
 
     def unadapted(self) -> Self:
-        """Return the recommender without its adapter."""
-        return (
-            self
-            if self.adapter is None
-            else self._with_weights(plain_weights(self, merged=False), self.codes)
-        )
+        """Return the recommender without its adapter; itself if it has none."""
+        return self._with_weights(plain_weights(self, merged=False), self.codes) if self.adapter else self
 
     def _with_weights(self, weights: dict[str, Tensor], codes: ItemCodes) -> Self:
         with torch.random.fork_rng():
@@ -312,14 +298,15 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
     def trie(self, *domains: str) -> CodeTrie:
         """Return the trie of one domain's items, or of several domains with one root each; built once."""
         if domains not in self._tries:
-            if len(domains) == 1:
-                items = self.codes.domain_items(domains[0])
-                if not self.codes.unique:  # a leaf holds the lowest item of an identifier
-                    items = items[self._lowest[items] == items]
-                self._tries[domains] = CodeTrie(self.codes.codes[items], items)
-            else:
-                self._tries[domains] = CodeTrie.joined([self.trie(domain) for domain in domains])
+            of_each = [self.codes.domain_items(domain) for domain in domains]
+            if not self.codes.unique:  # a leaf holds the lowest item of an identifier
+                of_each = [items[self._lowest[items] == items] for items in of_each]
+            self._tries[domains] = self._trie_of(of_each)
         return self._tries[domains]
+
+    def _trie_of(self, of_each: Sequence[np.ndarray]) -> CodeTrie:
+        tries = [CodeTrie(self.codes.codes[items], items) for items in of_each]
+        return tries[0] if len(tries) == 1 else CodeTrie.joined(tries)
 
     def recommend(
         self,
@@ -379,9 +366,9 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
         """Return the trie of the allowed items of some domains, one root per domain."""
         if allow is None and deny is None:
             return self.trie(*domains)
-        kept = [allowed_items(self.codes.domain_items(name), allow, deny, name) for name in domains]
-        tries = [CodeTrie(self.codes.codes[items], items) for items in kept]
-        return tries[0] if len(tries) == 1 else CodeTrie.joined(tries)
+        return self._trie_of(
+            [allowed_items(self.codes.domain_items(name), allow, deny, name) for name in domains]
+        )
 
     def score(
         self, histories: Histories, domain: str | None = None, *, normalise: Normalise = "vocabulary"
@@ -405,35 +392,35 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
 
     def _domains_of(self, histories: Histories, domain: str | Sequence[str] | None) -> list[str]:
         names = self.codes.domain_names
-        if isinstance(domain, (str, int)):
-            wanted = [str(domain)] * len(histories)
-        elif domain is not None:
-            wanted = [str(name) for name in domain]
-            if len(wanted) != len(histories):
-                raise ValueError(
-                    f"domain has {len(wanted)} names for {len(histories)} histories; expected one per history"
-                )
-        elif len(names) == 1:
-            wanted = [names[0]] * len(histories)
-        else:
-            if empty := [row for row, history in enumerate(histories) if not len(history)]:
-                raise ValueError(
-                    f"history {empty[0]} is empty, so its domain is unknown; pass domain=, one of {names}"
-                )
-            self._check_items(histories)
-            homes = [self.codes.domain_index[np.asarray(history)] for history in histories]
-            for row, own in enumerate(homes):
-                if (own != own[-1]).any():
-                    raise ValueError(
-                        f"history {row} crosses domains: its last item is of {names[own[-1]]}, another of "
-                        f"{names[own[own != own[-1]][0]]}; give the items of each domain as a history of "
-                        "their own, or pass domain="
-                    )
-            wanted = [names[own[-1]] for own in homes]
-        for name in wanted:
-            if name not in names:
-                raise ValueError(f"domain is {name!r}; expected one of {list(names)}")
+        if domain is None and len(names) > 1:
+            return self._domains_of_items(histories)
+        one = names[0] if domain is None else domain
+        wanted = [str(one)] * len(histories) if isinstance(one, (str, int)) else [str(name) for name in one]
+        if len(wanted) != len(histories):
+            raise ValueError(
+                f"domain has {len(wanted)} names for {len(histories)} histories; expected one per history"
+            )
+        if unknown := [name for name in wanted if name not in names]:
+            raise ValueError(f"domain is {unknown[0]!r}; expected one of {list(names)}")
         return wanted
+
+    def _domains_of_items(self, histories: Histories) -> list[str]:
+        self._check_items(histories)
+        names, found = self.codes.domain_names, []
+        for row, history in enumerate(histories):
+            if not len(history):
+                raise ValueError(
+                    f"history {row} is empty, so its domain is unknown; pass domain=, one of {names}"
+                )
+            own = self.codes.domain_index[np.asarray(history)]
+            if (own != own[-1]).any():
+                raise ValueError(
+                    f"history {row} crosses domains: its last item is of {names[own[-1]]}, another of "
+                    f"{names[own[own != own[-1]][0]]}; give the items of each domain as a history of "
+                    "their own, or pass domain="
+                )
+            found.append(names[own[-1]])
+        return found
 
     # --- files
 
@@ -497,6 +484,5 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
 
     def with_adaptation(self, domain: str, folder: Path) -> Self:
         """Load the recommender that `save_adaptation` wrote for a domain; `self` must be the adapted base."""
-        return (
-            load_lora(self, domain, folder) if (folder / "lora.json").is_file() else type(self).load(folder)
-        )
+        has_lora = (folder / "lora.json").is_file()
+        return load_lora(self, domain, folder) if has_lora else type(self).load(folder)

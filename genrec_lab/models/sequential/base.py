@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec_lab.data import Dataset
+from genrec_lab.data.batches import padded
 from genrec_lab.data.item_text import item_attributes
 from genrec_lab.decoding import Histories, Ranked
 from genrec_lab.models.hub import FILES, FILES_OF_ITEM_MODELS
@@ -34,7 +35,7 @@ from genrec_lab.models.recommenders.base import (
     callbacks_of,
     pretrains,
 )
-from genrec_lab.models.sequential.batches import SequenceBatches, Undivided, padded, places_of
+from genrec_lab.models.sequential.batches import SequenceBatches, Undivided, places_of
 from genrec_lab.registry import ComponentConfig
 from genrec_lab.training import (
     Batches,
@@ -358,7 +359,7 @@ class ItemModel(nn.Module, ItemRecommender):
         self.eval()
         rows = [self._places_of(row, history) for row, history in enumerate(histories)]
         device = next(self.parameters()).device
-        sequences = moved(padded(rows, max(map(len, rows))), device)
+        sequences = moved(padded(rows), device)
         known = self.domain.user_places([-1] * len(rows) if users is None else users)
         with self.scoring():
             logits = self.logits(sequences, moved(torch.from_numpy(known), device))

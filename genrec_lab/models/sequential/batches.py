@@ -14,17 +14,25 @@ import torch
 from torch import Tensor
 
 from genrec_lab.data import NO_ITEM
-from genrec_lab.data.batches import Batch, of_like_length, shuffled
+from genrec_lab.data.batches import Batch, of_like_length, padded, shuffled
 from genrec_lab.training import Batches
 
 NOTHING_TO_LEARN = "no training sequence has two items: there is nothing to learn from"
+
+
+def positions(items: np.ndarray, sequences: Iterable[Sequence[int]]) -> list[np.ndarray]:
+    """Return sequences as positions among the ascending `items` (N,); raises ValueError for another item."""
+    return [
+        places_of(items, np.asarray(sequence, dtype=np.int64), f"sequence {number}")
+        for number, sequence in enumerate(sequences)
+    ]
 
 
 class SequenceBatches:
     """Batches of whole training sequences, `{"sequences": (B, T + 1)}`, to train on every next item.
 
     A sequence longer than T + 1 = max_history + 1 items is cut into pieces of that length from its end, so
-    that no item is lost. Users with a single item are left out and counted in `skipped`. With `users` (one
+    that no item is lost. Users with a single item are left out. With `users` (one
     position per sequence), each batch also has `"users": (B,)`.
     """
 
@@ -39,12 +47,8 @@ class SequenceBatches:
         """Cut the sequences; raises ValueError if one holds an item not in the ascending `items` (N,)."""
         self.batch_size = batch_size
         self.rows: list[np.ndarray] = []
-        self.skipped = 0
         owners: list[int] = []
-        for number, sequence in enumerate(sequences):
-            places = places_of(items, np.asarray(sequence, dtype=np.int64), f"sequence {number}")
-            if len(places) < 2:
-                self.skipped += 1
+        for number, places in enumerate(positions(items, sequences)):
             # Pieces share one item: the last of a piece is the first of the next, as input only.
             for end in range(len(places), 1, -max_history):
                 self.rows.append(places[max(0, end - max_history - 1) : end])
@@ -104,14 +108,6 @@ def places_of(items: np.ndarray, wanted: np.ndarray, where: str) -> np.ndarray:
     return places
 
 
-def padded(rows: Sequence[np.ndarray], width: int) -> Tensor:
-    """Return (B, width): the rows, padded on the right with -1."""
-    matrix = np.full((len(rows), width), NO_ITEM, dtype=np.int64)
-    for line, row in zip(matrix, rows, strict=True):
-        line[: len(row)] = row
-    return torch.from_numpy(matrix)
-
-
 Places = tuple[Tensor, Tensor]  # rows (M,) and columns (M,): an index of some of (B, T)
 
 
@@ -148,7 +144,7 @@ class DrawnPrefixes:
     epoch draws `per_sequence` targets of each sequence, or takes all; with `later_half` no target is in the
     first half. With `like_length`, prefixes of similar length share a batch, to reduce padding. Targets and
     order depend only on (seed, epoch). `before_epoch` is called first, for example to refresh item vectors.
-    Sequences of a single item are left out and counted in `skipped`.
+    Sequences of a single item are left out.
     """
 
     def __init__(
@@ -166,10 +162,7 @@ class DrawnPrefixes:
         """Read the sequences; raises ValueError if one holds an item that is not in the ascending `items`."""
         self.batch_size, self.max_history, self.per_sequence = batch_size, max_history, per_sequence
         self.like_length, self.before_epoch = like_length, before_epoch
-        numbered = enumerate(sequences)
-        places = [places_of(items, np.asarray(s, dtype=np.int64), f"sequence {i}") for i, s in numbered]
-        self.rows = [row for row in places if len(row) > 1]
-        self.skipped = len(places) - len(self.rows)
+        self.rows = [row for row in positions(items, sequences) if len(row) > 1]
         if not self.rows:
             raise ValueError(NOTHING_TO_LEARN)
         starts = [max(1, (len(row) - 1) // 2) if later_half else 1 for row in self.rows]
@@ -185,21 +178,18 @@ class DrawnPrefixes:
         if self.before_epoch is not None:
             self.before_epoch()
         rng = np.random.default_rng([seed, epoch])
-        samples = [
-            (row, int(target))
-            for row, targets in zip(self.rows, self.targets, strict=True)
-            for target in (
-                targets if self.per_sequence is None else rng.permutation(targets)[: self.per_sequence]
-            )
-        ]
+        samples: list[tuple[np.ndarray, int]] = []
+        for row, targets in zip(self.rows, self.targets, strict=True):
+            most = self.per_sequence
+            drawn = targets if most is None else rng.permutation(targets)[:most]
+            samples += [(row, target) for target in drawn.tolist()]
         if self.like_length:
             lengths = np.array([min(target, self.max_history) for _, target in samples])
             batches = of_like_length(rng.permutation(len(samples)), lengths, self.batch_size, rng)
         else:
             batches = shuffled(len(samples), self.batch_size, rng)
         for chosen in batches:
-            drawn = [samples[i] for i in chosen]
-            prefixes = [row[max(0, target - self.max_history) : target] for row, target in drawn]
-            wanted = torch.tensor([int(row[target]) for row, target in drawn])
-            sequences = padded(prefixes, max(map(len, prefixes)))
-            yield batch_of({"sequences": sequences, "wanted": wanted})
+            some = [samples[i] for i in chosen]
+            prefixes = [row[max(0, target - self.max_history) : target] for row, target in some]
+            wanted = torch.tensor([int(row[target]) for row, target in some])
+            yield batch_of({"sequences": padded(prefixes), "wanted": wanted})

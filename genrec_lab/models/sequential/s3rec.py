@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec_lab.data import NO_ITEM
-from genrec_lab.data.batches import Batch, shuffled
+from genrec_lab.data.batches import Batch, padded, shuffled
 from genrec_lab.models.sequential.base import ItemModel, Phase
 from genrec_lab.models.sequential.batches import (
     NOTHING_TO_LEARN,
@@ -29,8 +29,7 @@ from genrec_lab.models.sequential.batches import (
     batch_of,
     last_of,
     next_items,
-    padded,
-    places_of,
+    positions,
 )
 from genrec_lab.models.sequential.layers import VectorEncoder, VectorEncoderConfig, start_small
 from genrec_lab.models.sequential.objectives import catalogue_cross_entropy
@@ -88,9 +87,8 @@ class S3Rec(ItemModel):
     def batches(self, sequences: Sequence[Sequence[int]], users: Sequence[int], batch_size: int) -> Batches:
         """Return masked sequences and segments in pre-training, whole sequences in fine-tuning."""
         if self.phase == "pretraining":
-            return MaskedBatches(
-                self.items, sequences, batch_size, self.config.max_history, self.config.mask_ratio
-            )
+            c = self.config
+            return MaskedBatches(self.items, sequences, batch_size, c.max_history, c.mask_ratio)
         return SequenceBatches(self.items, sequences, batch_size, self.config.max_history)
 
     def forward(self, sequences: Tensor, **masked: Tensor) -> Tensor:
@@ -105,7 +103,7 @@ class S3Rec(ItemModel):
 
     def logits(self, sequences: Tensor, users: Tensor) -> Tensor:
         """Score all items by the state of the last item; S3-Rec ignores users."""
-        return self._scores(last_of(self.states(sequences), sequences))
+        return last_of(self.states(sequences), sequences) @ self.embedding.weight[: self.mask].T
 
     def states(self, sequences: Tensor, *, both_ways: bool = False) -> Tensor:
         """(B, T) padded on the right with -1 -> (B, T, D); pre-training is bidirectional."""
@@ -137,9 +135,6 @@ class S3Rec(ItemModel):
         logits = states @ self.attributes.weight.T
         return F.binary_cross_entropy_with_logits(logits.float(), self.has[items].float(), reduction="sum")
 
-    def _scores(self, states: Tensor) -> Tensor:
-        return (states @ self.embedding.weight[: self.mask].T).float()
-
 
 def _pair_loss(context: Tensor, wanted: Tensor, other: Tensor) -> Tensor:
     """Sum of -log sigmoid(f(context, wanted) - f(context, other)), f the sigmoid of an inner product."""
@@ -167,11 +162,12 @@ class MaskedBatches:
     ) -> None:
         """Cut the sequences; raises ValueError if one holds an item that is not in the ascending `items`."""
         self.n_items, self.batch_size, self.mask_ratio = len(items), batch_size, mask_ratio
-        self.rows: list[np.ndarray] = []
-        for number, sequence in enumerate(sequences):
-            places = places_of(items, np.asarray(sequence, dtype=np.int64), f"sequence {number}")
-            pieces = [places[max(0, end - max_history) : end] for end in range(len(places), 1, -max_history)]
-            self.rows += [piece for piece in pieces if len(piece) > 1]
+        self.rows = [
+            row[max(0, end - max_history) : end]
+            for row in positions(items, sequences)
+            for end in range(len(row), 1, -max_history)
+            if max_history > 1
+        ]
         if not self.rows:
             raise ValueError(NOTHING_TO_LEARN)
         self._all = np.concatenate(self.rows)
@@ -184,10 +180,8 @@ class MaskedBatches:
         rng = np.random.default_rng([seed, epoch])
         names = ("sequences", "masked", "negatives", "around", "segments", "strangers")
         for drawn in shuffled(len(self.rows), self.batch_size, rng):
-            rows = [self._masked(self.rows[i], rng) for i in drawn]
-            width = max(len(row[0]) for row in rows)
-            columns = zip(*rows, strict=True)
-            yield batch_of({name: padded(part, width) for name, part in zip(names, columns, strict=True)})
+            columns = zip(*(self._masked(self.rows[i], rng) for i in drawn), strict=True)
+            yield batch_of({name: padded(part) for name, part in zip(names, columns, strict=True)})
 
     def _masked(self, row: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
         hidden = rng.random(len(row)) < self.mask_ratio
@@ -199,14 +193,9 @@ class MaskedBatches:
         inside[start : start + length] = True
         strangers = np.full(len(row), self.n_items)
         strangers[inside] = self._all[elsewhere : elsewhere + length]
-        return (
-            row,
-            np.where(hidden, self.n_items, row),
-            negatives,
-            np.where(inside, self.n_items, row),
-            np.where(inside, row, self.n_items),
-            strangers,
-        )
+        masked = np.where(hidden, self.n_items, row)
+        around, segment = np.where(inside, self.n_items, row), np.where(inside, row, self.n_items)
+        return row, masked, negatives, around, segment, strangers
 
     def _others(self, row: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Draw an item that the row does not have for each position; any item if it has all."""
