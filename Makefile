@@ -21,7 +21,7 @@ COMPILE := "from genrec_lab.viz.projection import project_residuals as draw; \
   draw([[[x, x * x % 7]] for x in range(60)], ['one'] * 60, method='umap')"
 AUDITED := $(VENV)/.audited
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))
-BENCH ?= $(sort $(filter-out __init__ measuring,$(basename $(notdir $(wildcard benchmarks/*.py)))))
+BENCH ?= $(sort $(filter-out __init__ measuring random_qwen,$(basename $(notdir $(wildcard benchmarks/*.py)))))
 
 # Without bytecode every process would compile the package anew, and there are hundreds of them.
 export PYTHONDONTWRITEBYTECODE :=

@@ -1,7 +1,7 @@
 """UTGRec's tokenizer at its real size without its weights: whole training steps on the CPU, in under 20 GB.
 
 Qwen2-VL-2B with the sizes of Qwen2-VL-2B-Instruct's config.json (huggingface.co/Qwen/Qwen2-VL-2B-Instruct;
-`encoders.qwen_models` has them) and random bf16 weights, 4.4 GB, written to a folder and loaded as the
+`benchmarks.random_qwen` has them) and random bf16 weights, 4.4 GB, written to a folder and loaded as the
 published ones would be. Preset `utgrec` with a batch of 2 items, each beside its neighbour: the paper's LoRA,
 code tokens, decoders, gradient checkpointing. A process of its own trains it, under a limit on the memory
 it may ask for, so that it ends rather than swaps. What a GPU would need at the paper's batch is arithmetic,
@@ -41,7 +41,7 @@ PROMPT = (
 
 def write_model(folder: Path, texts: list[str], small: bool) -> None:
     """Write a random Qwen2-VL of the real size, or one of seconds, whose tokenizer knows the texts' words."""
-    from genrec_lab.encoders.qwen_models import QWEN2_VL_2B_TEXT, QWEN2_VL_2B_VISION, random_qwen, tiny_qwen
+    from benchmarks.random_qwen import QWEN2_VL_2B_TEXT, QWEN2_VL_2B_VISION, random_qwen, tiny_qwen
 
     corpus = [*texts, *[PROMPT] * 20]
     if small:

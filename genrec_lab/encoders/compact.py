@@ -18,10 +18,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from genrec_lab.encoders.content import Content, PreparedContent, frozen_features, padded
+from genrec_lab.data.batches import padded
+from genrec_lab.encoders.content import Content, PreparedContent, frozen_features, mask_of, padded_features
 from genrec_lab.encoders.hub import BUNDLED_MODEL, load_token_model, model_identity, resolve_model
 from genrec_lab.encoders.picture_features import SIDE, PictureFeatures
-from genrec_lab.encoders.pictures import PictureTarget, centre_square, read_picture
+from genrec_lab.encoders.pictures import PictureTarget, centre_square
 from genrec_lab.encoders.progress import Progress
 from genrec_lab.registry import ComponentConfig
 from genrec_lab.training import device, moved, placed
@@ -104,7 +105,8 @@ class CompactEncoder(nn.Module):
         self.config = config = config or CompactConfig()
         self.levels, self.dimension, self.picture = config.levels, config.dimension, config.picture
         self.text_tokens = config.max_tokens
-        self._text, self._pictures = text_states(config.text_model), PictureFeatures(config.picture_model)
+        self._text = HashedStates() if config.text_model == HASHED else ModelStates(config.text_model)
+        self._pictures = PictureFeatures(config.picture_model)
         ordinary = len(self._text.ordinary())
         if config.vocabulary > ordinary:
             raise ValueError(
@@ -185,26 +187,15 @@ class CompactEncoder(nn.Module):
             self.for_catalogue(content.texts)
         config = self.config
         ids, lengths, repairs = self._targets(content.texts)
-        text = frozen_features(
-            content,
-            "texts",
-            lambda some, _: {"text": self._text.states(some.texts, config.max_tokens)},
-            {"what": "text states", "model": self._text.identity, "max_tokens": config.max_tokens},
-            cache,
-            progress,
-        )
-        pictures = frozen_features(
-            content,
-            "pictures",
-            self._read_pictures,
-            {
-                "what": "picture features",
-                "model": config.picture_model,
-                "target": config.picture.identity(),
-            },
-            cache,
-            progress,
-        )
+
+        def read_texts(some: Content, repairs: dict[str, int]) -> dict[str, list[Tensor]]:
+            return {"text": self._text.states(some.texts, config.max_tokens)}
+
+        of_text = {"what": "text states", "model": self._text.identity, "max_tokens": config.max_tokens}
+        of_pictures = {"what": "picture features", "model": config.picture_model}
+        of_pictures |= {"target": config.picture.identity()}
+        text = frozen_features(content, "texts", read_texts, of_text, cache, progress)
+        pictures = frozen_features(content, "pictures", self._read_pictures, of_pictures, cache, progress)
         shown = torch.tensor([picture is not None for picture in content.pictures])
         repairs["items_without_picture"] = int((~shown).sum())
         repairs |= pictures.repairs
@@ -212,17 +203,19 @@ class CompactEncoder(nn.Module):
 
         def collate(items: np.ndarray, among: np.ndarray) -> dict[str, Tensor]:
             rows = torch.tensor(items)
-            states, read = padded(text.rows("text", items), self._text.width, text.longest("text", among))
+            longest = text.longest("text", among)
+            states, read = padded_features(text.rows("text", items), self._text.width, longest)
+            features, seen = pictures.rows("features", items), pictures.rows("patches", items)
             # Truncate to the batch's longest text, because every position costs time in a decoder.
             words = ids[rows, : max(1, int(lengths[torch.tensor(among)].max()))].long()
             return {
                 "text_ids": words.clamp(min=0),
                 "text_mask": words >= 0,
-                "patches": padded(pictures.rows("patches", items), target.channels, target.tokens)[0],
+                "patches": padded_features(seen, target.channels, target.tokens)[0],
                 "has_picture": shown[rows],
                 "encoder_text": states,
                 "encoder_text_mask": read,
-                "encoder_picture": padded(pictures.rows("features", items), self._pictures.width, places)[0],
+                "encoder_picture": padded_features(features, self._pictures.width, places)[0],
             }
 
         return PreparedContent(len(content), collate, {what: n for what, n in repairs.items() if n})
@@ -231,20 +224,14 @@ class CompactEncoder(nn.Module):
         """Return word indices (N, max_tokens) int32, -1 where masked, lengths of texts, and counts."""
         most, pieces = self.config.max_tokens, self._text.split(texts)
         number = {piece: place for place, piece in enumerate(self.vocabulary.tolist())}
-        ids = torch.full((len(texts), most), -1, dtype=torch.int32)
-        for line, row in zip(ids, pieces, strict=True):
-            known = [number.get(piece, -1) for piece in row[:most]]
-            line[: len(known)] = torch.tensor(known, dtype=torch.int32)
+        ids = padded([[number.get(piece, -1) for piece in row[:most]] for row in pieces], most, -1).int()
         lengths = torch.tensor([min(len(row), most) for row in pieces])
-        return (
-            ids,
-            lengths,
-            {
-                "texts_truncated": sum(len(row) > most for row in pieces),
-                "items_without_words": int((ids < 0).all(dim=1).sum()),
-                "words_outside_vocabulary": int(lengths.sum() - (ids >= 0).sum()),
-            },
-        )
+        counts = {
+            "texts_truncated": sum(len(row) > most for row in pieces),
+            "items_without_words": int((ids < 0).all(dim=1).sum()),
+            "words_outside_vocabulary": int(lengths.sum() - (ids >= 0).sum()),
+        }
+        return ids, lengths, counts
 
     def _read_pictures(self, content: Content, repairs: dict[str, int]) -> dict[str, list[Tensor]]:
         """Return features and target patches of each item's picture; no rows without a picture."""
@@ -252,10 +239,7 @@ class CompactEncoder(nn.Module):
         features = [torch.empty(0, width, dtype=torch.half)] * len(content)
         patches = [torch.empty(0, target.channels, dtype=torch.half)] * len(content)
         squares: dict[int, Tensor] = {}
-        for place, (picture, key) in enumerate(zip(content.pictures, content.keys, strict=True)):
-            if picture is None:
-                continue
-            image = read_picture(picture, item=key, repairs=repairs)
+        for place, image in content.read_pictures(repairs):
             patches[place] = target.to_tokens(centre_square(image, target.size)).half()
             squares[place] = centre_square(image, SIDE)
         if squares:
@@ -296,12 +280,9 @@ class ModelStates:
         found: list[Tensor] = [torch.empty(0)] * len(rows)
         for start in range(0, len(rows), _TEXT_BATCH):
             chosen = order[start : start + _TEXT_BATCH]
-            lengths = torch.tensor([len(rows[i]) for i in chosen])
-            ids = torch.zeros(len(chosen), int(lengths.max()), dtype=torch.long)
-            for line, i in zip(ids, chosen, strict=True):
-                line[: len(rows[i])] = torch.tensor(rows[i])
-            mask = torch.arange(ids.shape[1]) < lengths[:, None]
-            seen = moved(mask.long(), self.device)
+            some = [rows[i] for i in chosen]
+            ids = padded(some, fill=0)
+            seen = moved(mask_of(some, ids.shape[1]).long(), self.device)
             hidden = self.model(moved(ids, self.device), attention_mask=seen)
             for i, states in zip(chosen, hidden.last_hidden_state.cpu(), strict=True):
                 found[i] = states[: len(rows[i])].half()
@@ -339,7 +320,8 @@ class HashedStates:
         rows = []
         for text in texts:
             words = re.findall(r"\w+", text.lower())
-            row = [1 + int.from_bytes(_digest(word), "little") % (self._SIZE - 1) for word in words]
+            hashes = [hashlib.blake2b(word.encode(), digest_size=8).digest() for word in words]
+            row = [1 + int.from_bytes(one, "little") % (self._SIZE - 1) for one in hashes]
             self._seen.update(zip(row, words, strict=True))
             rows.append(row)
         return rows
@@ -360,12 +342,3 @@ class HashedStates:
     def ordinary(self) -> list[int]:
         """See ModelStates."""
         return list(range(1, self._SIZE))
-
-
-def text_states(name: str) -> ModelStates | HashedStates:
-    """Return the frozen text model of this name; raises TextModelError if it cannot be loaded."""
-    return HashedStates() if name == HASHED else ModelStates(name)
-
-
-def _digest(word: str) -> bytes:
-    return hashlib.blake2b(word.encode(), digest_size=8).digest()

@@ -5,18 +5,21 @@ The outputs of frozen networks are computed once per catalogue and cached on dis
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence, Sized
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import polars as pl
 import torch
+from PIL import Image
 from pydantic import PlainValidator, SerializeAsAny
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -25,7 +28,8 @@ from torch import Tensor
 from genrec_lab.data import Dataset
 from genrec_lab.data.picture_files import has_picture, picture_source
 from genrec_lab.data.whole_files import whole_file
-from genrec_lab.encoders.pictures import inside
+from genrec_lab.encoders.hub import cache_name, text_bytes
+from genrec_lab.encoders.pictures import inside, read_picture
 from genrec_lab.encoders.progress import Progress, reporter
 from genrec_lab.registry import ComponentConfig, Registry, component_config
 from genrec_lab.training import processes
@@ -92,12 +96,8 @@ class Content:
             raise ContentError(f"content: {lengths}; expected as many of each as there are items")
         if not self.texts:
             raise ContentError("content: no items; expected at least one")
-        empty = [
-            key
-            for key, text, picture in zip(self.keys, self.texts, self.pictures, strict=True)
-            if picture is None and not text.strip()
-        ]
-        if empty:
+        rows = zip(self.keys, self.texts, self.pictures, strict=True)
+        if empty := [key for key, text, picture in rows if picture is None and not text.strip()]:
             raise ContentError(
                 f"item {empty[0]} has neither text nor picture ({len(empty)} of {len(self.keys)} items have "
                 "neither); give it one of them, or drop the item"
@@ -108,11 +108,14 @@ class Content:
 
     def select(self, items: Sequence[int] | np.ndarray) -> Content:
         """Return the content of the items at these indices, in this order."""
-        return Content(
-            tuple(self.texts[i] for i in items),
-            tuple(self.pictures[i] for i in items),
-            tuple(self.keys[i] for i in items),
-        )
+        parts = (tuple(part[i] for i in items) for part in (self.texts, self.pictures, self.keys))
+        return Content(*parts)  # type: ignore[arg-type]
+
+    def read_pictures(self, repairs: dict[str, int]) -> Iterator[tuple[int, Image.Image]]:
+        """Yield the place of each item with a picture, and the picture; errors as in `read_picture`."""
+        for place, (picture, key) in enumerate(zip(self.pictures, self.keys, strict=True)):
+            if picture is not None:
+                yield place, read_picture(picture, item=key, repairs=repairs)
 
 
 def content_of(dataset: Dataset | pl.DataFrame, root: str | Path | None = None) -> Content:
@@ -173,21 +176,16 @@ Compute = Callable[[Content, dict[str, int]], dict[str, list[Tensor]]]
 class _Shard:
     """Features of some items, in memory as `tensors` or in `file`; item i in bounds[i]:bounds[i + 1]."""
 
-    bounds: dict[str, np.ndarray]
+    bounds: dict[str, list[int]]
     repairs: dict[str, int]
-    tensors: dict[str, Tensor] | None = None
+    tensors: dict[str, Tensor]
     file: Path | None = None
 
-    def rows(self, name: str, items: np.ndarray) -> Iterator[Tensor]:
-        bounds = self.bounds[name]
-        if self.tensors is not None:
-            for item in items:
-                yield self.tensors[name][bounds[item] : bounds[item + 1]]
-            return
-        with safe_open(self.file, framework="pt") as stored:
-            part = stored.get_slice(name)
-            for item in items:
-                yield part[int(bounds[item]) : int(bounds[item + 1])]
+    def rows(self, name: str, items: np.ndarray) -> list[Tensor]:
+        ends = self.bounds[name]
+        with nullcontext() if self.file is None else safe_open(self.file, framework="pt") as stored:
+            part = self.tensors[name] if stored is None else stored.get_slice(name)
+            return [part[ends[item] : ends[item + 1]] for item in items]
 
 
 class FrozenFeatures:
@@ -199,17 +197,16 @@ class FrozenFeatures:
     """
 
     def __init__(self, shards: Sequence[_Shard]) -> None:
-        self._shards = list(shards)
-        self.repairs: dict[str, int] = {}
+        self._shards = shards
+        self.repairs: Counter[str] = Counter()
         for shard in shards:
-            for what, count in shard.repairs.items():
-                self.repairs[what] = self.repairs.get(what, 0) + count
+            self.repairs.update(shard.repairs)
 
     def longest(self, name: str, items: np.ndarray) -> int:
         """Return the largest number of rows of a feature among `items`, without reading any."""
         numbers, places = np.divmod(items, SHARD_ITEMS)
         bounds = (self._shards[number].bounds[name] for number in numbers)
-        return max(int(ends[i + 1] - ends[i]) for ends, i in zip(bounds, places, strict=True))
+        return max(ends[i + 1] - ends[i] for ends, i in zip(bounds, places, strict=True))
 
     def rows(self, name: str, items: np.ndarray) -> list[Tensor]:
         """Return the rows of one feature for each of `items`, in order: (rows, width) each."""
@@ -222,17 +219,20 @@ class FrozenFeatures:
         return found
 
 
-def padded(rows: Sequence[Tensor], width: int, length: int | None = None) -> tuple[Tensor, Tensor]:
-    """Pad the rows of B items with zeros to (B, longest, width) float32, and return their mask.
+def padded_features(rows: Sequence[Tensor], width: int, length: int) -> tuple[Tensor, Tensor]:
+    """Pad the rows of B items with zeros to (B, length, width) float32, and return their mask.
 
-    The mask (B, longest) is True at real rows; `length` replaces the longest length.
+    The mask (B, length) is True at real rows.
     """
-    lengths = torch.tensor([len(row) for row in rows])
-    longest = int(lengths.max()) if length is None else length
-    filled = torch.zeros(len(rows), longest, width)
+    filled = torch.zeros(len(rows), length, width)
     for place, row in zip(filled, rows, strict=True):
         place[: len(row)] = row
-    return filled, torch.arange(longest) < lengths[:, None]
+    return filled, mask_of(rows, length)
+
+
+def mask_of(rows: Sequence[Sized], length: int) -> Tensor:
+    """Return which of `length` places the rows fill from the left, (B, length) bool."""
+    return torch.arange(length) < torch.tensor([len(row) for row in rows])[:, None]
 
 
 def frozen_features(
@@ -258,15 +258,17 @@ def frozen_features(
         if shard is not None:
             return shard
         repairs: dict[str, int] = {}
-        shard = _gathered(compute(some, repairs), repairs)
+        features = compute(some, repairs)
+        bounds = {name: [0, *accumulate(map(len, rows))] for name, rows in features.items()}
+        shard = _Shard(bounds, repairs, {name: torch.cat(rows) for name, rows in features.items()})
         if file is None:
             return shard
         _write(file, shard)
-        return _Shard(shard.bounds, shard.repairs, file=file)
+        return replace(shard, tensors={}, file=file)
 
     starts, shards = range(0, len(content), SHARD_ITEMS), []
-    if cache is not None:
-        for start in starts[processes.number() :: processes.count()] if processes.several() else ():
+    if cache is not None and processes.several():
+        for start in starts[processes.number() :: processes.count()]:
             shard_from(start)
         processes.wait()
     with reporter(progress, len(content), reads) as report:
@@ -277,15 +279,8 @@ def frozen_features(
 
 
 def _content_key(content: Content, reads: str, settings: dict[str, object]) -> str:
-    digest = hashlib.sha256(json.dumps([reads, settings], sort_keys=True).encode())
-    parts = map(_picture_bytes, content.pictures) if reads == "pictures" else map(_text_bytes, content.texts)
-    for data in parts:
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.hexdigest()
-
-
-def _text_bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
+    parts = map(_picture_bytes, content.pictures) if reads == "pictures" else map(text_bytes, content.texts)
+    return cache_name([reads, settings], parts)
 
 
 def _picture_bytes(picture: Path | None) -> bytes:
@@ -298,27 +293,18 @@ def _picture_bytes(picture: Path | None) -> bytes:
     return b"some" + (source.read_bytes() if isinstance(source, Path) else source.getvalue())
 
 
-def _gathered(features: dict[str, list[Tensor]], repairs: dict[str, int]) -> _Shard:
-    bounds = {
-        name: np.cumsum([0, *(len(rows) for rows in items)], dtype=np.int64)
-        for name, items in features.items()
-    }
-    return _Shard(bounds, repairs, tensors={name: torch.cat(items) for name, items in features.items()})
-
-
 def _read(file: Path, items: int) -> _Shard | None:
     if not file.exists():
         return None
     try:
         with safe_open(file, framework="pt") as stored:
             described = json.loads(stored.metadata()["features"])
-            bounds = {name: np.array(ends, dtype=np.int64) for name, ends in described["bounds"].items()}
             sound = all(
                 len(ends) == items + 1 and stored.get_slice(name).get_shape()[0] == ends[-1]
-                for name, ends in bounds.items()
+                for name, ends in described["bounds"].items()
             )
-        if sound and bounds:
-            return _Shard(bounds, described["repairs"], file=file)
+        if sound and described["bounds"]:
+            return _Shard(described["bounds"], described["repairs"], {}, file)
         reason = f"it does not hold {items} items"
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         reason = str(error)
@@ -328,9 +314,6 @@ def _read(file: Path, items: int) -> _Shard | None:
 
 def _write(file: Path, shard: _Shard) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    described = {
-        "bounds": {name: ends.tolist() for name, ends in shard.bounds.items()},
-        "repairs": shard.repairs,
-    }
+    described = {"bounds": shard.bounds, "repairs": shard.repairs}
     with whole_file(file, several_writers=True) as partial:
-        save_file(shard.tensors or {}, partial, {"features": json.dumps(described)})
+        save_file(shard.tensors, partial, {"features": json.dumps(described)})

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,19 @@ def load_token_model(name: str, precision: str = "float32") -> tuple[Any, Any]:
         from transformers import AutoModel, AutoTokenizer
 
         return AutoTokenizer.from_pretrained(source), AutoModel.from_pretrained(source, dtype=precision)
+
+
+def text_bytes(text: str) -> bytes:
+    """Return the bytes of a text for `cache_name`; half characters are allowed."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def cache_name(settings: object, parts: Iterable[bytes]) -> str:
+    """Return the name of cached outputs: a hash of the settings that change them, and of the inputs."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for data in parts:
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
 
 
 def _folder_fingerprint(folder: Path) -> str:

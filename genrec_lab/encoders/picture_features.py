@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from genrec_lab.encoders.content import Content, frozen_features
 from genrec_lab.encoders.given import VECTOR_FILES
-from genrec_lab.encoders.pictures import PictureError, centre_square, read_picture
+from genrec_lab.encoders.pictures import PictureError, centre_square
 from genrec_lab.encoders.progress import Progress
 from genrec_lab.training import device, moved, placed
 
@@ -58,8 +58,7 @@ _STAGES = (
 
 def _same(x: Tensor, kernel: int, stride: int) -> Tensor:
     """Pad like TensorFlow's "SAME", with odd pixels right and below, as in the training of the weights."""
-    pads = [max((-(-n // stride) - 1) * stride + kernel - n, 0) for n in x.shape[-2:]]
-    (high, wide) = pads
+    high, wide = (max((-(-n // stride) - 1) * stride + kernel - n, 0) for n in x.shape[-2:])
     return functional.pad(x, (wide // 2, wide - wide // 2, high // 2, high - high // 2))
 
 
@@ -132,23 +131,13 @@ class EfficientNetLite0(nn.Module):
 
 def _renamed(stored: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename the package's weights to our names, without head and classifier."""
-    names = {
-        "expand": "_expand_conv _bn0",
-        "depthwise": "_depthwise_conv _bn1",
-        "project": "_project_conv _bn2",
-    }
-    ours = {"_conv_stem.": "stem.conv.", "_bn0.": "stem.norm."}
+    ours = {"_conv_stem": "stem.conv", "_bn0": "stem.norm"}
     for block in range(sum(stage[4] for stage in _STAGES)):
-        for part, theirs in names.items():
-            conv, norm = theirs.split()
-            ours[f"_blocks.{block}.{conv}."] = f"blocks.{block}.{part}.conv."
-            ours[f"_blocks.{block}.{norm}."] = f"blocks.{block}.{part}.norm."
-    renamed = {}
-    for name, tensor in stored.items():
-        prefix = next((prefix for prefix in ours if name.startswith(prefix)), None)
-        if prefix is not None:
-            renamed[ours[prefix] + name[len(prefix) :]] = tensor
-    return renamed
+        for number, part in enumerate(("expand", "depthwise", "project")):
+            ours[f"_blocks.{block}._{part}_conv"] = f"blocks.{block}.{part}.conv"
+            ours[f"_blocks.{block}._bn{number}"] = f"blocks.{block}.{part}.norm"
+    layers = ((name.rpartition("."), tensor) for name, tensor in stored.items())
+    return {f"{ours[layer]}.{kind}": tensor for (layer, _, kind), tensor in layers if layer in ours}
 
 
 class PictureFeatures:
@@ -201,11 +190,7 @@ def encode_pictures(
 
     def pooled(some: Content, repairs: dict[str, int]) -> dict[str, list[Tensor]]:
         rows = [torch.empty(0, features.width)] * len(some)
-        squares = {
-            place: centre_square(read_picture(picture, item=key, repairs=repairs), SIDE)
-            for place, (picture, key) in enumerate(zip(some.pictures, some.keys, strict=True))
-            if picture is not None
-        }
+        squares = {place: centre_square(image, SIDE) for place, image in some.read_pictures(repairs)}
         if squares:
             seen = features.of(torch.stack(list(squares.values()))).float().mean(dim=1)
             for place, row in zip(squares, seen, strict=True):

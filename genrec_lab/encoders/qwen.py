@@ -17,9 +17,10 @@ from PIL import Image
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from genrec_lab.encoders.content import Content, PreparedContent, frozen_features, padded
+from genrec_lab.data.batches import padded
+from genrec_lab.encoders.content import Content, PreparedContent, frozen_features, mask_of, padded_features
 from genrec_lab.encoders.hub import model_identity
-from genrec_lab.encoders.pictures import PictureTarget, centre_square, read_picture
+from genrec_lab.encoders.pictures import PictureTarget, centre_square
 from genrec_lab.encoders.progress import Progress
 from genrec_lab.encoders.qwen_models import load_qwen, memory_advice
 from genrec_lab.registry import ComponentConfig
@@ -175,20 +176,22 @@ class QwenEncoder(nn.Module):
         target = config.picture
 
         def longest_prompt(items: np.ndarray) -> int:
-            shown = [pictures.longest("tokens", items[i : i + 1]) for i in range(len(items))]
+            shown = (pictures.longest("tokens", np.array([item])) for item in items)
             return max(self._prompt.length(len(texts[item]), n) for item, n in zip(items, shown, strict=True))
 
         def collate(items: np.ndarray, among: np.ndarray) -> dict[str, Tensor]:
             own = [texts[item] for item in items]
             seen = pictures.rows("tokens", items)
-            features, feature_mask = padded(seen, self.dimension, pictures.longest("tokens", among))
+            longest, patches = pictures.longest("tokens", among), pictures.rows("patches", items)
+            features, feature_mask = padded_features(seen, self.dimension, longest)
             prompts = [self._prompt.ids(text, len(rows)) for text, rows in zip(own, seen, strict=True)]
-            ids, mask = _side_by_side(prompts, longest_prompt(among))
-            words, text_mask = _side_by_side(own, max(len(texts[item]) for item in among))
+            ids = padded(prompts, longest_prompt(among), 0)
+            mask = mask_of(prompts, ids.shape[1])
+            words = padded(own, max(1, *(len(texts[item]) for item in among)), 0)
             return {
                 "text_ids": words,
-                "text_mask": text_mask,
-                "patches": padded(pictures.rows("patches", items), target.channels, target.tokens)[0],
+                "text_mask": mask_of(own, words.shape[1]),
+                "patches": padded_features(patches, target.channels, target.tokens)[0],
                 "has_picture": shown[torch.from_numpy(items)],
                 "encoder_ids": ids,
                 "encoder_mask": mask,
@@ -216,23 +219,18 @@ class QwenEncoder(nn.Module):
         there = [place for place, picture in enumerate(content.pictures) if picture is not None]
         for start in range(0, len(there), _PICTURE_BATCH):
             chosen, images = there[start : start + _PICTURE_BATCH], []
-            for place in chosen:
-                picture = content.pictures[place]
-                if picture is not None:
-                    image = read_picture(picture, item=content.keys[place], repairs=repairs)
-                    patches[place] = target.to_tokens(centre_square(image, target.size)).half()
-                    images.append(_not_too_long(image, repairs))
+            for place, image in content.select(chosen).read_pictures(repairs):
+                patches[chosen[place]] = target.to_tokens(centre_square(image, target.size)).half()
+                images.append(_not_too_long(image, repairs))
             pixels = self._images(images=images, return_tensors="pt")
-            found = self._visual_tokens(pixels["pixel_values"], pixels["image_grid_thw"])
+            device = self.code_tokens.device
+            with torch.no_grad():
+                found = self.backbone.get_image_features(
+                    moved(pixels["pixel_values"], device), moved(pixels["image_grid_thw"], device)
+                ).pooler_output
             for place, rows, grid in zip(chosen, found, pixels["image_grid_thw"], strict=True):
                 tokens[place], grids[place] = rows.cpu(), grid[None].cpu()
         return {"tokens": tokens, "grid": grids, "patches": patches}
-
-    @torch.no_grad()
-    def _visual_tokens(self, pixels: Tensor, grids: Tensor) -> tuple[Tensor, ...]:
-        device = self.code_tokens.device
-        found = self.backbone.get_image_features(moved(pixels, device), moved(grids, device))
-        return found.pooler_output
 
 
 def _add_lora(language: nn.Module, config: QwenConfig) -> None:
@@ -252,15 +250,6 @@ def _add_lora(language: nn.Module, config: QwenConfig) -> None:
         if "lora_" in name:
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
-
-
-def _side_by_side(rows: list[list[int]], longest: int) -> tuple[Tensor, Tensor]:
-    """Pad rows of numbers with 0 to (B, longest) int64, at least one wide, and return their mask."""
-    lengths = torch.tensor([len(row) for row in rows])
-    ids = torch.zeros(len(rows), max(1, longest), dtype=torch.long)
-    for line, row in zip(ids, rows, strict=True):
-        line[: len(row)] = torch.tensor(row, dtype=torch.long)
-    return ids, torch.arange(ids.shape[1]) < lengths[:, None]
 
 
 def _not_too_long(image: Image.Image, repairs: dict[str, int]) -> Image.Image:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -21,15 +20,18 @@ from pydantic import BaseModel, Field, PlainValidator, SerializeAsAny
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from genrec_lab.data.batches import padded
 from genrec_lab.data.whole_files import whole_file
 from genrec_lab.encoders.hub import (
     BUNDLED_MODEL,
     BUNDLED_PACKAGE,
+    cache_name,
     load_token_model,
     loading,
     local_folder,
     model_identity,
     resolve_model,
+    text_bytes,
 )
 from genrec_lab.encoders.progress import Progress, reporter
 from genrec_lab.registry import ComponentConfig, Registry, component_config
@@ -62,12 +64,8 @@ class TextConfig(ComponentConfig):
     """
 
     kind: Literal["sentence", "mean_pooled", "tfidf"] = "sentence"
-    model: str = Field(
-        BUNDLED_MODEL, min_length=1, description="a local folder, the bundled model, or a hub name"
-    )
-    batch_size: int = Field(
-        16, ge=1, description="texts per forward pass; 16 is fastest on a CPU (little padding)"
-    )
+    model: str = Field(BUNDLED_MODEL, min_length=1, description="a folder, the bundled model, or a hub name")
+    batch_size: int = Field(16, ge=1, description="texts per forward pass; 16 is fastest on a CPU")
     max_tokens: int = Field(128, ge=2, description="longer texts are truncated; unused by tfidf")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
@@ -176,12 +174,7 @@ def checked_vectors(vectors: Any, texts: Sequence[str], config: ComponentConfig)
 
 def cache_key(texts: Sequence[str], config: ComponentConfig) -> str:
     """Return the name of the cached vectors: a hash of the texts and of the settings that change vectors."""
-    settings = identity_of(TEXT_ENCODERS.find(config.kind), config)
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for text in texts:
-        data = text.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.hexdigest()
+    return cache_name(identity_of(TEXT_ENCODERS.find(config.kind), config), map(text_bytes, texts))
 
 
 def identity_of(encoder: type[Any], config: ComponentConfig) -> dict[str, object]:
@@ -280,11 +273,9 @@ class MeanPooledEncoder(ModelEncoder):
         rows = self.tokenizer(texts, truncation=True, max_length=most, add_special_tokens=True)["input_ids"]
         # Without special tokens, an empty text has no tokens; one pad token replaces it.
         rows = [row or [self.pad] for row in rows]
-        width = max(map(len, rows))
-        ids = torch.tensor([row + [self.pad] * (width - len(row)) for row in rows])
-        counts = torch.tensor([len(row) for row in rows])
-        ids, lengths = moved(ids, self.device), moved(counts, self.device)
-        mask = torch.arange(width, device=self.device) < lengths[:, None]
+        ids = moved(padded(rows, fill=self.pad), self.device)
+        lengths = moved(torch.tensor([len(row) for row in rows]), self.device)
+        mask = torch.arange(ids.shape[1], device=self.device) < lengths[:, None]
         hidden = self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state.float()
         # where(), not a product: 0 * inf at a padded place would be NaN
         summed = torch.where(mask[..., None], hidden, 0.0).sum(dim=1)
@@ -340,9 +331,7 @@ class Tfidf(TextEncoder):
                 stacklevel=4,
             )
         svd = TruncatedSVD(min(self.config.dimensions, largest), random_state=self.config.seed)
-        with np.errstate(
-            invalid="ignore", divide="ignore"
-        ):  # the explained variance ratio is 0/0 for a single text
+        with np.errstate(invalid="ignore", divide="ignore"):  # the variance ratio of a single text is 0/0
             return vectorizer, svd, svd.fit_transform(counts)
 
     def _of_unit_norm(self, vectors: np.ndarray) -> np.ndarray:

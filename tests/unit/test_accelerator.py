@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from benchmarks.random_qwen import tiny_qwen
 from genrec_lab.codes import ItemCodes
 from genrec_lab.data import Dataset
 from genrec_lab.data.batches import PairBatches, StretchBatches
@@ -28,7 +29,6 @@ from genrec_lab.encoders.content import Content
 from genrec_lab.encoders.picture_features import PictureFeatures, encode_pictures
 from genrec_lab.encoders.pictures import PictureTarget
 from genrec_lab.encoders.qwen import QwenConfig, QwenEncoder
-from genrec_lab.encoders.qwen_models import tiny_qwen
 from genrec_lab.models import Recommender, T5Config
 from genrec_lab.models.recommenders.adapters import LoRAConfig
 from genrec_lab.models.recommenders.base import read_recommender

@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from benchmarks.random_qwen import tiny_qwen
 from genrec_lab.encoders import content as frozen_module
 from genrec_lab.encoders.content import Content
 from genrec_lab.encoders.pictures import PictureTarget, read_picture
 from genrec_lab.encoders.qwen import QwenConfig, QwenEncoder
-from genrec_lab.encoders.qwen_models import QwenMemoryError, load_qwen, tiny_qwen
+from genrec_lab.encoders.qwen_models import QwenMemoryError, load_qwen
 
 TEXTS = (
     "a red garden kettle",
@@ -174,7 +175,7 @@ class TestCache:
         monkeypatch.setattr(frozen_module, "SHARD_ITEMS", 2)
         plain, written = (reader.prepare(content, where, progress=False) for where in (None, tmp_path))
         assert len(list(tmp_path.iterdir())) == 3
-        monkeypatch.setattr(QwenEncoder, "_visual_tokens", None)  # the tower does not run again
+        monkeypatch.setattr(QwenEncoder, "_read_pictures", None)  # the tower does not run again
         read = reader.prepare(content, tmp_path, progress=False)
         order = [3, 0, 1, 1, 4, 2]
         for prepared in (written, read):

@@ -7,18 +7,15 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
+from benchmarks.random_qwen import QWEN2_VL_2B_TEXT, QWEN2_VL_2B_VISION, random_qwen, tiny_qwen
 from genrec_lab.encoders import qwen_models
 from genrec_lab.encoders.qwen import QwenConfig
 from genrec_lab.encoders.qwen_models import (
-    QWEN2_VL_2B_TEXT,
-    QWEN2_VL_2B_VISION,
     LoadedQwen,
     QwenMemoryError,
     QwenModelError,
     load_qwen,
     memory_advice,
-    random_qwen,
-    tiny_qwen,
 )
 
 TEXTS = ("a red garden kettle", "steel pipe with a steel fitting", "wooden chair")
