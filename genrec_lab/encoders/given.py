@@ -5,6 +5,7 @@ Shapes: N items, D dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,8 +33,7 @@ class GivenVectorsConfig(ComponentConfig):
         "`item` and a column of lists, or one column per dimension",
     )
     keys: str | None = Field(
-        None,
-        description="a text file with one item key per row; None: rows are in the data's order",
+        None, description="a text file with one item key per row; None: rows are in the data's order"
     )
 
 
@@ -70,22 +70,29 @@ def read_vectors(file: str, items: pl.DataFrame, keys: str | None = None) -> np.
     Raises DataError, naming the file, if it is missing or not a table of numbers, has no keys and a number of
     rows that differs from the number of items, lacks an item, or holds a value that is not finite.
     """
+
+    def read(name: str, rows: np.ndarray, domain: str) -> np.ndarray:
+        return _of_file(name, items[rows.tolist()], keys.replace("{domain}", domain) if keys else None)
+
+    return of_each_domain(file, items["domain"].to_list(), read)
+
+
+def of_each_domain(
+    file: str, domains: Sequence[str], read: Callable[[str, np.ndarray, str], np.ndarray]
+) -> np.ndarray:
+    """Return a row for each item of `domains` (N,), read from one file or from one file for each domain.
+
+    `read(name, rows, domain)` reads the items in `rows` from the file `name`. Raises DataError if the rows of
+    two domains differ in length.
+    """
     if "{domain}" not in file:
-        return _of_file(file, items, keys)
-    vectors: np.ndarray | None = None
-    for domain in items["domain"].unique(maintain_order=True):
-        rows = np.flatnonzero((items["domain"] == domain).to_numpy())
-        own = keys.replace("{domain}", domain) if keys else None
-        found = _of_file(file.replace("{domain}", domain), items[rows.tolist()], own)
-        vectors = np.zeros((items.height, found.shape[1]), np.float32) if vectors is None else vectors
-        if vectors.shape[1] != found.shape[1]:
-            widths = f"{vectors.shape[1]} and {found.shape[1]}"
-            raise DataError(
-                f"{file}: the domains' vectors have {widths} dimensions; give vectors of one model"
-            )
-        vectors[rows] = found
-    assert vectors is not None  # noqa: S101 - every dataset has items
-    return vectors
+        return read(file, np.arange(len(domains)), "")
+    names = np.array(domains)
+    rows = {domain: np.flatnonzero(names == domain) for domain in dict.fromkeys(domains)}
+    parts = [read(file.replace("{domain}", domain), own, domain) for domain, own in rows.items()]
+    if len({part.shape[1:] for part in parts}) > 1:
+        raise DataError(f"{file}: the rows of {', '.join(rows)} differ in length; give files of one model")
+    return np.concatenate(parts)[np.argsort(np.concatenate(list(rows.values())))]
 
 
 def _of_file(name: str, items: pl.DataFrame, keys: str | None) -> np.ndarray:
@@ -148,8 +155,5 @@ def _read(file: Path) -> tuple[np.ndarray, list[str] | None]:
     key = next((name for name in ("key", "item", "item_id") if name in table.columns), None)
     others = [name for name in table.columns if name != key]
     lists = [name for name in others if isinstance(table.schema[name], pl.List | pl.Array)]
-    if lists:
-        vectors = np.array(table[lists[0]].to_list())
-    else:
-        vectors = table.select(others).to_numpy()
+    vectors = np.array(table[lists[0]].to_list()) if lists else table.select(others).to_numpy()
     return vectors, None if key is None else table[key].cast(pl.String).to_list()

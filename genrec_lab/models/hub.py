@@ -210,23 +210,14 @@ class Shareable(NamesItems):
                 f"{source} holds a {described['class']}, not a {cls.__name__}; load it with the former"
             )
         hashes = described["sha256"]
-        if unlisted := [
-            name
-            for name in cls.shared_files
-            if name not in hashes
-            and name != "shared.json"
-            and (name in cls.needed_files or (folder / name).is_file())
-        ]:
+        there = {name for name in cls.shared_files if (folder / name).is_file()}
+        if unlisted := ({*there, *cls.needed_files} - {*hashes, "shared.json"}):
             raise SharingError(
-                f"{source}: shared.json has no hash of {unlisted[0]}, so the file cannot be verified; fetch "
-                "the folder again"
+                f"{source}: shared.json has no hash of {min(unlisted)}, so the file cannot be verified; "
+                "fetch the folder again"
             )
         for name, hashed in hashes.items():
-            if (
-                name not in cls.shared_files
-                or not (folder / name).is_file()
-                or sha256_of(folder / name) != hashed
-            ):
+            if name not in there or sha256_of(folder / name) != hashed:
                 raise SharingError(f"{source}: {name} is missing or was altered; fetch the folder again")
         try:
             model: Self = cls.load(folder, **given)  # type: ignore[attr-defined]
@@ -288,8 +279,9 @@ class Shareable(NamesItems):
                     "catalogue it was trained with"
                 )
             names = np.array(codes.domain_names)[codes.domain_index]
-            if codes.domains is not None and (names != items["domain"].to_numpy()).any():
-                row = int((names != items["domain"].to_numpy()).argmax())
+            unlike = np.flatnonzero(names != items["domain"].to_numpy())
+            if codes.domains is not None and len(unlike):
+                row = int(unlike[0])
                 raise SharingError(
                     f"items: row {row} is of domain {items['domain'][row]!r}, the model's item {row} of "
                     f"{str(names[row])!r}; pass the catalogue it was trained with, in its order"
@@ -301,34 +293,32 @@ class Shareable(NamesItems):
             )
 
     def _card(self, facts: CardFacts, folder: Path) -> str:
-        kind = type(self).__name__
-        head: dict[str, Any] = {
-            "library_name": "genrec_lab",
-            "tags": ["recommendation", "generative-retrieval", "semantic-ids"],
-        }
-        if facts.license:
-            head["license"] = facts.license
-        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        lines = [
-            f"# {kind}, trained on {_line(facts.dataset)}",
-            "",
-            f"A {kind} of genrec_lab {genrec_lab.__version__}, weights as safetensors, without any code.",
-            "",
-            "```python",
-            f"from {type(self).__module__} import {kind}",
-            f'model = {kind}.from_pretrained("owner/name", revision="commit")',
-            "```",
-            "",
-            f"- data: {_line(facts.dataset)}",
-        ]
+        kind, settings = type(self).__name__, json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        head: dict[str, Any] = {"tags": ["recommendation", "generative-retrieval", "semantic-ids"]}
+        head |= {"library_name": "genrec_lab"} | ({"license": facts.license} if facts.license else {})
+        known = [f"- data: {_line(facts.dataset)}"]
         if facts.fingerprint:
-            lines.append(f"- fingerprint of the data: {_line(facts.fingerprint)}")
-        lines += [f"- {_line(name)}: {value:.4f}" for name, value in facts.metrics.items()]
+            known.append(f"- fingerprint of the data: {_line(facts.fingerprint)}")
+        known += [f"- {_line(name)}: {value:.4f}" for name, value in facts.metrics.items()]
         if facts.notes:
-            lines += ["", _line(facts.notes)]
-        lines += ["", "| setting | value |", "|---|---|"]
-        lines += [f"| {_line(name)} | {_line(json.dumps(value))} |" for name, value in settings.items()]
-        return f"---\n{yaml.safe_dump(head, sort_keys=True)}---\n" + "\n".join(lines) + "\n"
+            known += ["", _line(facts.notes)]
+        rows = [f"| {_line(name)} | {_line(json.dumps(value))} |\n" for name, value in settings.items()]
+        return f"""---
+{yaml.safe_dump(head, sort_keys=True)}---
+# {kind}, trained on {_line(facts.dataset)}
+
+A {kind} of genrec_lab {genrec_lab.__version__}, weights as safetensors, without any code.
+
+```python
+from {type(self).__module__} import {kind}
+model = {kind}.from_pretrained("owner/name", revision="commit")
+```
+
+{chr(10).join(known)}
+
+| setting | value |
+|---|---|
+{"".join(rows)}"""
 
 
 def _line(text: str) -> str:
@@ -344,15 +334,13 @@ def _local_folder(source: str | Path, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    files = [*FILES, *FILES_OF_ITEM_MODELS]
     try:
-        return Path(
-            snapshot_download(str(source), revision=revision, allow_patterns=[*FILES, *FILES_OF_ITEM_MODELS])
-        )
+        return Path(snapshot_download(str(source), revision=revision, allow_patterns=files))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise SharingError(
             f"{source}: neither a local folder nor fetched from the hub ({str(error).splitlines()[0]}); "
-            "check the "
-            "name, your network, and `hf auth login` for a private one"
+            "check the name, your network, and `hf auth login` for a private one"
         ) from error
 
 
@@ -371,7 +359,7 @@ def _description(folder: Path) -> dict[str, Any]:
         raise SharingError(
             f"{folder}: no readable shared.json ({error}); pass a folder that save_pretrained wrote"
         ) from error
-    found = described if isinstance(described, dict) else {}
+    found: dict[str, Any] = described if isinstance(described, dict) else {}
     sound = isinstance(found.get("class"), str) and isinstance(found.get("sha256"), dict)
     if found.get("format") != _FORMAT or not sound:
         raise SharingError(
@@ -379,4 +367,4 @@ def _description(folder: Path) -> dict[str, Any]:
             f"genrec_lab {genrec_lab.__version__} reads format {_FORMAT} with a class and hashes. Write it "
             "again"
         )
-    return dict(described)
+    return found

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from pydantic import BaseModel
 from safetensors import safe_open
+from safetensors import torch as torch_files
 from safetensors.numpy import save_file
+from torch import Tensor
 
 from genrec_lab.registry import with_kind
 
 _ARRAYS, _CONFIG = "model.safetensors", "config.json"
+
+
+def write_weights(weights: Mapping[str, Tensor], file: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write tensors, on any device, to a safetensors file."""
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    torch_files.save_file(held, file, metadata)
 
 
 class SavedAttributes:
@@ -50,29 +59,22 @@ class SavedAttributes:
                 f"{type(self).__name__} cannot be saved: {error}. Keep only numpy arrays and plain values in "
                 "its attributes, or define its save and load"
             ) from error
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(arrays, folder / _ARRAYS, metadata)
         self.save_config(folder)
+        save_file(arrays, folder / _ARRAYS, metadata)
         return folder
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Load a model that `save` wrote."""
-        model = cls(cls.load_config(folder))  # type: ignore[call-arg]
-        model.read_attributes(folder)
-        return model
-
-    def read_attributes(self, folder: Path) -> None:
-        """Set the attributes that `save` wrote."""
+    def load(cls, folder: Path, **settings: Any) -> Self:
+        """Load a model that `save` wrote; `settings` as in the constructor."""
+        model = cls(cls.load_config(folder), **settings)  # type: ignore[call-arg]
         with safe_open(folder / _ARRAYS, framework="numpy") as file:
-            names, metadata = list(file.keys()), file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in names}
-        plain = json.loads(metadata.get("plain", "{}"))
-        for name, value in plain.items():
-            setattr(self, name, tuple(value) if isinstance(value, list) else value)
-        for name in dict.fromkeys(name.split(".")[0] for name in names):
-            parts = [arrays[f"{name}.{place}"] for place in range(len(names)) if f"{name}.{place}" in arrays]
-            setattr(self, name, parts or arrays[name])
+            arrays, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        for name, value in json.loads(metadata.get("plain", "{}")).items():
+            setattr(model, name, tuple(value) if isinstance(value, list) else value)
+        for name in dict.fromkeys(name.split(".")[0] for name in arrays):
+            places = (f"{name}.{place}" for place in range(len(arrays)))
+            setattr(model, name, [arrays[place] for place in places if place in arrays] or arrays[name])
+        return model
 
     def save_config(self, folder: Path) -> None:
         """Write `config.json`."""

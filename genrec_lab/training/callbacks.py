@@ -89,8 +89,6 @@ class PrintEpochs(Callback):
 
 def speed_parts(record: Mapping[str, Any]) -> list[str]:
     """Return the speed of an epoch as text: samples or items per second, and MFU."""
-    parts = []
-    for name, unit in (("samples_per_second", "samples/s"), ("items_per_second", "items/s")):
-        if record.get(name):
-            parts.append(f"{record[name]:,.0f} {unit}")
+    units = {"samples_per_second": "samples/s", "items_per_second": "items/s"}
+    parts = [f"{record[name]:,.0f} {unit}" for name, unit in units.items() if record.get(name)]
     return parts + ([f"MFU {record['mfu']:.0%}"] if record.get("mfu") is not None else [])

@@ -23,6 +23,7 @@ from genrec_lab.training.callbacks import EpochRecord
 from genrec_lab.training.config import TrainingConfig
 
 _HASH = "sha256"
+_COUNTERS = ("epoch", "step", "best_epoch", "since_best")
 
 
 def content_hash(*parts: np.ndarray | Tensor | pl.DataFrame | None) -> str:
@@ -47,11 +48,9 @@ class Checkpoint:
     def write(self, tensors: dict[str, Tensor], counters: dict[str, Any]) -> None:
         """Write next to the old state and swap, so that a complete state always exists."""
         final = self.folder / f"epoch-{counters['epoch']}"
+        held = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         with whole_folder(final) as partial:
-            save_file(
-                {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
-                partial / "state.safetensors",
-            )
+            save_file(held, partial / "state.safetensors")
             described = {**counters, _HASH: sha256_of(partial / "state.safetensors")}
             (partial / "counters.json").write_text(json.dumps(described))
         for _, old in self._states():
@@ -62,7 +61,12 @@ class Checkpoint:
         """Return the latest undamaged state, or None; print which ones are damaged."""
         for _, folder in sorted(self._states(), reverse=True):
             try:
-                return _verified(folder)
+                counters = json.loads((folder / "counters.json").read_text())
+                found = sha256_of(folder / "state.safetensors")
+                # Older versions wrote no hash.
+                if not isinstance(counters, dict) or counters.pop(_HASH, found) != found:
+                    raise ValueError("its hash does not match: a failing disk, or a manual change")
+                return load_file(folder / "state.safetensors"), counters
             except (OSError, ValueError) as error:
                 print(f"{folder} is damaged ({error}): using the state before it", flush=True)
         return None
@@ -72,16 +76,6 @@ class Checkpoint:
             number = path.name.removeprefix("epoch-")
             if number.isdigit():
                 yield int(number), path
-
-
-def _verified(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a state; raises ValueError if it was altered."""
-    counters = json.loads((folder / "counters.json").read_text())
-    found = sha256_of(folder / "state.safetensors")
-    # Older versions wrote no hash.
-    if not isinstance(counters, dict) or counters.pop(_HASH, found) != found:
-        raise ValueError("its hash does not match: a failing disk, or a manual change")
-    return load_file(folder / "state.safetensors"), counters
 
 
 class TrainingState:
@@ -133,21 +127,19 @@ class TrainingState:
                 trained[name].copy_(tensor)
 
     def _trained(self) -> dict[str, Tensor]:
-        parameters = dict(self.model.named_parameters())
-        return {name: parameters[name].data for name in self.names}
+        return {name: self.model.get_parameter(name).data for name in self.names}
 
     def _buffers(self) -> dict[str, Tensor]:
         """Return what is neither trained nor derived, such as a count of steps."""
-        parameters = dict(self.model.named_parameters(remove_duplicate=False))
+        parameters = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
         return {name: t for name, t in self.model.state_dict().items() if name not in parameters}
 
     def save(self, seconds: float) -> None:
         """Write a checkpoint, if it has a folder."""
         if self.checkpoint is None:
             return
-        tensors = {f"model/{name}": tensor for name, tensor in self._trained().items()}
-        tensors |= {f"buffer/{name}": tensor for name, tensor in self._buffers().items()}
-        tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
+        groups = {"model": self._trained(), "buffer": self._buffers(), "best": self.best}
+        tensors = {f"{kind}/{name}": one for kind, held in groups.items() for name, one in held.items()}
         for number, optimizer in enumerate(self.optimizers):
             for index, slots in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer/{number}/{index}/{slot}": value for slot, value in slots.items()}
@@ -156,10 +148,7 @@ class TrainingState:
             tensors["cuda_generator"] = torch.cuda.get_rng_state()
         counters = {
             "identity": self.identity,
-            "epoch": self.epoch,
-            "step": self.step,
-            "best_epoch": self.best_epoch,
-            "since_best": self.since_best,
+            **{name: getattr(self, name) for name in _COUNTERS},
             "best_value": None if self.best_value == -math.inf else self.best_value,
             "seconds": seconds,
             "history": [asdict(record) for record in self.history],
@@ -183,10 +172,9 @@ class TrainingState:
                     f"one has {here!r}; delete it to start again, or give another checkpoint folder"
                 )
         with torch.no_grad():
-            for name, tensor in self._trained().items():
-                tensor.copy_(tensors[f"model/{name}"])
-            for name, tensor in self._buffers().items():
-                tensor.copy_(tensors[f"buffer/{name}"])
+            for kind, held in (("model", self._trained()), ("buffer", self._buffers())):
+                for name, tensor in held.items():
+                    tensor.copy_(tensors[f"{kind}/{name}"])
         self.best = _under("best/", tensors)
         for number, optimizer in enumerate(self.optimizers):
             slots: dict[int, dict[str, Tensor]] = {}
@@ -194,7 +182,7 @@ class TrainingState:
                 index, slot = name.split("/")
                 slots.setdefault(int(index), {})[slot] = tensor
             optimizer.load_state_dict(optimizer.state_dict() | {"state": slots})
-        for name in ("epoch", "step", "best_epoch", "since_best"):
+        for name in _COUNTERS:
             setattr(self, name, counters[name])
         self.best_value = -math.inf if counters["best_value"] is None else counters["best_value"]
         self.history = [EpochRecord(**record) for record in counters["history"]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -79,36 +78,20 @@ def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[Optimizer]
     layers, so embeddings, norms and biases use AdamW. Its steps are scaled to the size of AdamW's, so that
     one learning rate fits both.
     """
+    linear = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
+    by_muon = linear if config.optimizer == "muon" else set()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    linear = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
-    in_linear = {id(weight) for weight in linear} if config.optimizer == "muon" else set()
-    matrices = [parameter for parameter in trained if id(parameter) in in_linear]
-    others = [parameter for parameter in trained if id(parameter) not in in_linear]
+    matrices = [parameter for parameter in trained if id(parameter) in by_muon]
+    others = [parameter for parameter in trained if id(parameter) not in by_muon]
     made: list[Optimizer] = []
     if matrices:
         from genrec_lab.training.muon import Muon  # keeps imports few
 
         made.append(Muon(matrices, lr=config.learning_rate, weight_decay=config.weight_decay))
     if others:
-        made.append(AdamW(_decay_groups(others, config), lr=config.learning_rate, fused=True))
+        # Only matrices decay, because decaying norms and biases does not regularise.
+        decayed = {"params": [p for p in others if p.ndim >= 2], "weight_decay": config.weight_decay}
+        plain = {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0}
+        groups = [group for group in (decayed, plain) if group["params"]]
+        made.append(AdamW(groups, lr=config.learning_rate, fused=True))
     return made
-
-
-def _decay_groups(
-    parameters: list[nn.Parameter], config: TrainingConfig
-) -> list[dict[str, list[nn.Parameter] | float]]:
-    """Apply weight decay only to matrices, because decaying norms and biases does not regularise."""
-    matrices = [p for p in parameters if p.ndim >= 2]
-    vectors = [p for p in parameters if p.ndim < 2]
-    groups: list[dict[str, list[nn.Parameter] | float]] = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
-
-
-def set_learning_rate(optimizers: Sequence[Optimizer], rate: float) -> None:
-    """Give every parameter the same learning rate."""
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = rate

@@ -166,7 +166,6 @@ def _with_forward(
         yield
     finally:
         for layer, own in before.items():
-            if own is None:
-                del layer.forward  # restores the method of the class
-            else:
+            del layer.forward  # restores the method of the class
+            if own is not None:
                 layer.forward = own

@@ -24,7 +24,6 @@ from genrec_lab.training.config import (
     is_due,
     make_optimizers,
     rate_factor,
-    set_learning_rate,
     with_enough_epochs,
 )
 from genrec_lab.training.devices import (
@@ -113,9 +112,8 @@ def fit(
     if validate is not None and config.validate_from == 0 and not state.history:
         clock = time.monotonic()
         metrics = processes.of_the_first(validate())
-        state.take(
-            EpochRecord(0, math.nan, 0.0, 0.0, time.monotonic() - clock, metrics, steps=0, samples=0), config
-        )
+        seconds = time.monotonic() - clock
+        state.take(EpochRecord(0, math.nan, 0.0, 0.0, seconds, metrics, steps=0, samples=0), config)
 
     while not state.is_done(config):
         clock, before = time.monotonic(), state.step
@@ -180,7 +178,7 @@ def validator(
 
 
 class _Learning:
-    """The state that all epochs of one training share."""
+    """The steps of a training; `steps` is their number in all epochs, for the schedule of the rate."""
 
     def __init__(
         self,
@@ -191,7 +189,6 @@ class _Learning:
         state: TrainingState,
         steps: int,
     ) -> None:
-        """`steps` is the number of steps in all epochs, for the schedule of the learning rate."""
         self.device = device()
         self.model = processes.together(model, self.device)
         self.optimizers, self.config, self.callbacks, self.state = optimizers, config, callbacks, state
@@ -201,17 +198,42 @@ class _Learning:
 
     def epoch(self, batches: Iterable[Mapping[str, Any]]) -> tuple[dict[str, float], int]:
         """Train one epoch; return the mean loss and terms over its samples, and the number of samples."""
-        read, looked = _Reading(self.state, self.config), time.monotonic()
+        totals: dict[str, float] = {}
+        # Losses stay on the device and are read together, because each read waits for the device.
+        unread: list[tuple[dict[str, Tensor], int]] = []
+        samples, looked = 0, time.monotonic()
         for batch in batches:
             size = processes.samples_of(batch)
-            read.later(self._step(batch, size), size)
+            unread.append((self._step(batch, size), size))
+            samples += size
             if time.monotonic() - looked > _LOOKS:
                 looked = time.monotonic()
-                loss = read.now()
+                loss = self._read(unread, totals)
                 for callback in self.callbacks:
                     callback.on_step(self.state.step, self.steps, loss)
-        read.now()
-        return {name: total / read.samples for name, total in read.totals.items()}, read.samples
+        self._read(unread, totals)
+        return {name: total / samples for name, total in totals.items()}, samples
+
+    def _read(self, unread: list[tuple[dict[str, Tensor], int]], totals: dict[str, float]) -> float:
+        """Add the values of steps of some size to the totals; return the last loss, or 0 if there is none.
+
+        Raises FloatingPointError, naming the first such step, if a loss is not finite.
+        """
+        if not unread:
+            return 0.0
+        numbers = iter(torch.stack([value for values, _ in unread for value in values.values()]).tolist())
+        for step, (values, size) in enumerate(unread, start=self.state.step - len(unread)):
+            found = dict(zip(values, numbers, strict=False))
+            for name, value in found.items():
+                totals[name] = totals.get(name, 0.0) + value * size
+            if not math.isfinite(found[LOSS]):
+                raise FloatingPointError(
+                    f"the loss is {found[LOSS]} at step {step} of epoch {self.state.epoch + 1}: lower "
+                    f"training.learning_rate (now {self.config.learning_rate}) or set training.precision to "
+                    "'fp32'"
+                )
+        unread.clear()
+        return found[LOSS]
 
     def _step(self, batch: Mapping[str, Any], size: int) -> dict[str, Tensor]:
         """Take one step on a batch; return its loss and terms, on the device."""
@@ -221,8 +243,9 @@ class _Learning:
             values = self._gradients(batch)
         if config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
-        set_learning_rate(self.optimizers, self.rate())
         for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.rate()
             optimizer.step()
             optimizer.zero_grad()
         state.step += 1
@@ -252,43 +275,3 @@ class _Learning:
     def rate(self) -> float:
         """Return the learning rate of the next step."""
         return self.config.learning_rate * rate_factor(self.state.step, self.steps, self.config)
-
-
-class _Reading:
-    """Losses that stay on the device and are read together, because each read waits for the device."""
-
-    def __init__(self, state: TrainingState, config: TrainingConfig) -> None:
-        self.state, self.config = state, config
-        self.samples, self.totals = 0, dict[str, float]()
-        self._values: list[dict[str, Tensor]] = []
-        self._sizes: list[int] = []
-
-    def later(self, values: dict[str, Tensor], samples: int) -> None:
-        """Record the values of a step over `samples` samples."""
-        self._values.append(values)
-        self._sizes.append(samples)
-        self.samples += samples
-
-    def now(self) -> float:
-        """Read and add up the recorded values; return the last loss, or 0 if there is none.
-
-        Raises FloatingPointError, naming the first such step, if a loss is not finite.
-        """
-        if not self._values:
-            return 0.0
-        numbers = iter(torch.stack([value for values in self._values for value in values.values()]).tolist())
-        first, loss = self.state.step - len(self._values), 0.0
-        for step, (values, size) in enumerate(zip(self._values, self._sizes, strict=True), start=first):
-            for name in values:
-                value = next(numbers)
-                self.totals[name] = self.totals.get(name, 0.0) + value * size
-                if name == LOSS:
-                    loss = value
-            if not math.isfinite(loss):
-                raise FloatingPointError(
-                    f"the loss is {loss} at step {step} of epoch {self.state.epoch + 1}: lower "
-                    f"training.learning_rate (now {self.config.learning_rate}) or set training.precision to "
-                    "'fp32'"
-                )
-        self._values, self._sizes = [], []
-        return loss

@@ -53,15 +53,11 @@ class Muon(torch.optim.Muon):
             for places in groups_by_shape(updates, shared):
                 own = [matrices[place] for place in places]
                 stacked = torch.stack([updates[place] for place in places])
-                found = orthogonal(
-                    stacked.bfloat16() if is_native else stacked,
-                    group["ns_coefficients"],
-                    group["ns_steps"],
-                    group["eps"],
-                ).to(stacked.dtype)
+                wide = stacked.bfloat16() if is_native else stacked
+                found = orthogonal(wide, group["ns_coefficients"], group["ns_steps"], group["eps"])
                 turned = [
                     update.T if matrix.shape[0] > matrix.shape[1] else update
-                    for matrix, update in zip(own, found, strict=True)
+                    for matrix, update in zip(own, found.to(stacked.dtype), strict=True)
                 ]
                 size = 0.2 * math.sqrt(max(stacked.shape[1:]))
                 torch._foreach_add_(own, turned, alpha=-group["lr"] * size)

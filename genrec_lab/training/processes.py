@@ -259,10 +259,15 @@ def places_of_rows(rows: int) -> tuple[int, int]:
     """Return the index of this process's first row among the rows of all processes, and their number."""
     if not several():
         return 0, rows
-    of_each = torch.zeros(distributed.get_world_size(), dtype=torch.int64, device=own_device())
-    of_each[distributed.get_rank()] = rows
-    counts: list[int] = total(of_each).tolist()
-    return sum(counts[: distributed.get_rank()]), sum(counts)
+    counts = _rows_of_each(rows)
+    return sum(counts[: number()]), sum(counts)
+
+
+def _rows_of_each(rows: int) -> list[int]:
+    of_each = torch.zeros(count(), dtype=torch.int64, device=own_device())
+    of_each[number()] = rows
+    found: list[int] = total(of_each).tolist()
+    return found
 
 
 def gather_rows(x: Tensor) -> Tensor:
@@ -281,21 +286,15 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         """Gather rows, whose number may differ between processes."""
-        own = torch.tensor([len(x)], device=x.device)
-        counts = [torch.zeros_like(own) for _ in range(distributed.get_world_size())]
-        distributed.all_gather(counts, own)
-        rows: list[int] = torch.cat(counts).tolist()
+        rows = _rows_of_each(len(x))
         # All processes must send tensors of the same shape.
         padded = torch.cat([x, x.new_zeros(max(rows) - len(x), *x.shape[1:])]).contiguous()
         parts = [torch.empty_like(padded) for _ in rows]
         distributed.all_gather(parts, padded)
-        ctx.start = sum(rows[: distributed.get_rank()])
-        ctx.rows = len(x)
-        return torch.cat([part[:count] for part, count in zip(parts, rows, strict=True)])
+        ctx.start, ctx.rows = sum(rows[: number()]), len(x)
+        return torch.cat([part[:own] for part, own in zip(parts, rows, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         """Sum the gradients of all processes; keep those of this process's rows."""
-        summed = gradient.contiguous().clone()
-        distributed.all_reduce(summed)
-        return summed[ctx.start : ctx.start + ctx.rows]
+        return total(gradient.contiguous())[ctx.start : ctx.start + ctx.rows]

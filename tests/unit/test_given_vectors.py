@@ -73,7 +73,7 @@ def test_keys_may_stand_in_a_file_of_their_own_and_domains_have_theirs(tmp_path:
         with pytest.raises(DataError, match=r"keys.txt: 2 keys for 3 vectors"):
             read_vectors("v.npy", ITEMS, "keys.txt")
         np.save(tmp_path / "B.npy", VECTORS[:1, :1])
-        with pytest.raises(DataError, match="have 2 and 1 dimensions; give vectors of one model"):
+        with pytest.raises(DataError, match="differ in length; give files of one model"):
             read_vectors("{domain}.npy", ITEMS)
 
 

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 import torch
 
+from genrec_lab.models.recommenders.base import TrainingData
 from genrec_lab.models.sequential.base import DomainItems
 from genrec_lab.models.sequential.batches import DrawnPrefixes
 from genrec_lab.models.sequential.longformer import KEY, START, VALUE, ItemLanguage, key_values
@@ -276,6 +277,31 @@ def test_it_learns_what_follows_what() -> None:
     after = {s[i]: s[i + 1] for s in SEQUENCES for i in range(len(s) - 1)}
     ranked = model.recommend([sequence[:-1] for sequence in SEQUENCES], 1).items[:, 0]
     assert ranked.tolist() == [after[sequence[-2]] for sequence in SEQUENCES]
+
+
+def test_a_second_stage_that_only_harms_leaves_the_weights_of_the_first() -> None:
+    domain = domain_of()
+    sequences = pl.DataFrame({"user": range(4), "domain": "x", "items": [s[:-1] for s in SEQUENCES]})
+    held_out = zip(range(4), ["x"] * 4, [s[:-1] for s in SEQUENCES], [s[-1] for s in SEQUENCES], strict=True)
+    valid = pl.DataFrame(list(held_out), schema=["user", "domain", "history", "target"], orient="row")
+    items = domain.words.with_columns(item=pl.Series(domain.items), domain=pl.lit("x"))
+    budget = TrainingConfig(epochs=3, batch_size=4, learning_rate=1e-2, precision="fp32")
+
+    class Harmed(RecFormer):
+        def begin(self, phase: str) -> None:
+            super().begin(phase)
+            self.harmful = phase == "fixed items"
+
+        def forward(self, sequences: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+            return super().forward(sequences, wanted) * (-1 if self.harmful else 1)
+
+    model = Harmed(RecFormerConfig.model_validate({**SIZES, "mask_weight": 0.0, "prefixes": None}))
+    model.fit(TrainingData(items, sequences, valid), training=budget, pretraining=budget)
+    first, second = model.results_["moving items"], model.results_["fixed items"]
+    assert second.best_value is not None and first.best_value is not None
+    assert second.best_value >= first.best_value
+    assert [record.epoch for record in second.history] == [0, 1, 2, 3]
+    assert second.history[0].metrics["ndcg@10"] == first.best_value
 
 
 def test_a_new_domain_is_written_in_the_tokens_of_pretraining() -> None:

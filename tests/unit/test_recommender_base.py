@@ -220,10 +220,10 @@ def test_strangers_fit_and_recommend_like_ours(dataset) -> None:
     [
         (ranked([[1, 2]]), r"recommend gave an array of shape \(1, 2\) and type int64; expected .* \(2, 2\)"),
         (ranked([[1.0, 2.0], [1.0, 2.0]]), "type float64; expected item indices"),
-        (ranked([[1, 2], [2, 2]]), r"gave user 1 an item twice, \[2, 2\]"),
-        (ranked([[1, 2], [-1, 2]]), r"gave user 1 the items \[-1, 2\]; -1 may only fill the end"),
+        (ranked([[1, 2], [2, 2]]), "gave user 1 the item 2, twice; give it once"),
+        (ranked([[1, 2], [-1, 2]]), "gave user 1 the item -1, before an item; -1 may only fill the end"),
         (ranked([[1, 9], [1, 2]]), r"gave user 0 the item 9, which is not one of the 3 items"),
-        (ranked([[1, 2], [1, 2]], [[1.0, 0.5], [np.nan, 0.0]]), "gave NaN among the scores of user 1"),
+        (ranked([[1, 2], [1, 2]], [[1.0, 0.5], [np.nan, 0.0]]), "gave user 1 the item 1, with the score NaN"),
         (ranked([[1, 2], [1, 2]], [[1.0], [1.0]]), r"gave scores that are an array of shape \(2, 1\)"),
         (SimpleNamespace(items=[[1, 2], [1, 2]], scores=[["a", "b"]] * 2), "scores that are .* type <U1"),
     ],

@@ -112,12 +112,12 @@ def save_lora(
     weights = get_peft_model_state_dict(model.body, adapter_name=_adapter_name(domain))
     adapter = _peft_config(config)
     if named is not None:
-        places = {name: named(f"{name.partition('.lora_')[0]}.weight") for name in weights}
-        weights = {
-            f"{places[name].removesuffix('.weight')}.lora_{name.partition('.lora_')[2]}": tensor
-            for name, tensor in weights.items()
+        parts = {name: name.split(".lora_") for name in weights}
+        places = {
+            name: named(f"{layer}.weight").removesuffix(".weight") for name, (layer, _) in parts.items()
         }
-        adapter.target_modules = sorted({place.removesuffix(".weight") for place in places.values()})
+        weights = {f"{places[name]}.lora_{parts[name][1]}": tensor for name, tensor in weights.items()}
+        adapter.target_modules = sorted(set(places.values()))
     else:
         adapter.target_modules = list(config.targets)  # a set would be written in random order
     save_file({_PREFIX + name: tensor.contiguous() for name, tensor in weights.items()}, folder / _WEIGHTS)

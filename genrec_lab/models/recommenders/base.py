@@ -339,19 +339,19 @@ def pretrains(model: type[Any]) -> bool:
 
 def with_accepted(function: Callable[..., T], *arguments: Any, **offered: Any) -> T:
     """Call a function with the arguments and the offered keywords that its signature names."""
-    parameters = inspect.signature(function).parameters.values()
-    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters):
-        return function(*arguments, **offered)
-    names = {one.name for one in parameters}
-    return function(*arguments, **{name: value for name, value in offered.items() if name in names})
+    return function(*arguments, **{name: offered[name] for name in _accepted(function, offered)})
+
+
+def _accepted(function: Callable[..., Any], names: Iterable[str]) -> list[str]:
+    parameters = inspect.signature(function).parameters
+    takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+    return [name for name in names if takes_all or name in parameters]
 
 
 def require_accepted(function: Callable[..., Any], *names: str) -> None:
     """Raise RecommenderError if a function does not accept one of these arguments."""
-    parameters = inspect.signature(function).parameters.values()
-    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters):
-        return
-    if lacking := [name for name in names if name not in {one.name for one in parameters}]:
+    accepted = _accepted(function, names)
+    if lacking := [name for name in names if name not in accepted]:
         raise RecommenderError(
             f"{function.__module__}:{function.__qualname__} takes no {lacking[0]!r}; add that argument, "
             "or filter its recommendations afterwards"
@@ -407,30 +407,22 @@ def checked_ranking(
         raise RecommenderError(
             f"{gave} scores that are {_described(scores)}; expected floats of shape {shape}"
         )
-    if np.isnan(scores).any():
-        user = int(np.isnan(scores).any(1).argmax())
-        raise RecommenderError(f"{gave} NaN among the scores of user {user}; expected a number for each item")
-    filled = found == NO_ITEM
-    if (wrong := (filled[:, :-1] & ~filled[:, 1:]).any(1)).any():
-        user = int(wrong.argmax())
-        raise RecommenderError(
-            f"{gave} user {user} the items {found[user].tolist()}; -1 may only fill the end of a row, where "
-            "the domain has fewer items"
-        )
+    filled, in_order = found == NO_ITEM, np.sort(found, axis=1)
     allowed = filled | (np.isin(found, items) if items is not None else found >= 0)
-    if not allowed.all():
-        user, place = (int(one) for one in np.argwhere(~allowed)[0])
-        raise RecommenderError(
-            f"{gave} user {user} the item {found[user, place]}, which is not one of the "
-            f"{'' if items is None else f'{len(items)} '}items of the user's domain"
-        )
-    in_order = np.sort(found, axis=1)
-    repeated = ((in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] != NO_ITEM)).any(1)
-    if repeated.any():
-        user = int(repeated.argmax())
-        raise RecommenderError(
-            f"{gave} user {user} an item twice, {found[user].tolist()}; recommend each item once"
-        )
+    of_domain = f"{'' if items is None else f'{len(items)} '}items of the user's domain"
+    for wrong, of, why in (
+        (np.isnan(scores), found, "with the score NaN; expected a number for each item"),
+        (filled[:, :-1] & ~filled[:, 1:], found, "before an item; -1 may only fill the end of a row"),
+        (~allowed, found, f"which is not one of the {of_domain}"),
+        (
+            (in_order[:, 1:] == in_order[:, :-1]) & ~(in_order[:, 1:] == NO_ITEM),
+            in_order,
+            "twice; give it once",
+        ),
+    ):
+        if wrong.any():
+            user, place = np.argwhere(wrong)[0]
+            raise RecommenderError(f"{gave} user {user} the item {of[user, place]}, {why}")
     return ranked if isinstance(ranked, Ranked) else Ranked(found, scores)
 
 

@@ -9,6 +9,7 @@ width of the model, V tokens of the vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Literal, NamedTuple, cast
 
 import torch
@@ -31,6 +32,7 @@ from genrec_lab.models.recommenders.t5 import (
     compute_type,
     draw_weights,
     mask_bias,
+    rows_of,
 )
 from genrec_lab.training import moved
 
@@ -59,13 +61,7 @@ class CausalMemory(NamedTuple):
 
     def of_users(self, users: Tensor) -> CausalMemory:
         """Return the memory of the users at (B',) indices, which may repeat."""
-        users = moved(users, self.bias.device)
-        return CausalMemory(
-            tuple(k[users] for k in self.keys),
-            tuple(v[users] for v in self.values),
-            self.bias[users],
-            self.last[users],
-        )
+        return CausalMemory(*rows_of(tuple(self), moved(users, self.bias.device)))
 
 
 class CausalBlock(EncoderBlock):
@@ -101,9 +97,8 @@ class CausalBlock(EncoderBlock):
         weights = scores.float().softmax(-1).to(shared_values.dtype)
         attended = (weights[..., : shared.shape[-1]] @ shared_values).transpose(1, 2)  # (B, M, H, K)
         for place, v in enumerate((*past[1], value), start=shared.shape[-1]):
-            attended = attended + weights[..., place].transpose(1, 2)[..., None] * v.unflatten(
-                -1, (a.heads, -1)
-            )
+            weight = weights[..., place].transpose(1, 2)[..., None]
+            attended = attended + weight * v.unflatten(-1, (a.heads, -1))
         x = x + a.o(attended.flatten(-2))
         return x + self.feed_forward(self.feed_forward_norm(x)), key, value
 
@@ -231,17 +226,12 @@ class CausalRecommender(CodeRecommender):
         tokens, mask = self.inputs(histories).values()
         levels = self._levels(tokens.shape[1], first=-1)
         memory = self.transformer.read(tokens, levels, mask)
-        self.require_finite(
-            memory.last, "of the history", lambda: self.transformer.read(tokens, levels, mask)
-        )
+        again = partial(self.transformer.read, tokens, levels, mask)
+        self.require_finite(memory.last, "of the history", again)
         return memory
 
     def step(
-        self,
-        memory: CausalMemory,
-        codes: Tensor | None,
-        cache: Cache | None,
-        parents: Tensor | None,
+        self, memory: CausalMemory, codes: Tensor | None, cache: Cache | None, parents: Tensor | None
     ) -> tuple[Tensor, Cache]:
         """Advance one level: codes (B, M) below the beams `parents` -> log-probabilities (B, M, K), cache."""
         if cache is None or codes is None or parents is None:

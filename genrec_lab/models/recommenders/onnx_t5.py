@@ -32,10 +32,8 @@ class _Encoder(nn.Module):
         self.reads_past = model.config.reads == "past"
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        items = (
-            torch.arange(tokens.shape[1], device=tokens.device) // self.levels if self.reads_past else None
-        )
-        return self.t5.encode(tokens, mask, items)
+        items = torch.arange(tokens.shape[1], device=tokens.device) // self.levels
+        return self.t5.encode(tokens, mask, items if self.reads_past else None)
 
 
 class _Decoder(nn.Module):

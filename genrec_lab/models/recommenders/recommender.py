@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -19,13 +20,7 @@ from genrec_lab.data import NO_ITEM
 from genrec_lab.decoding import Histories
 from genrec_lab.models.recommenders.adapters import plain_weights
 from genrec_lab.models.recommenders.code_recommender import CodeRecommender
-from genrec_lab.models.recommenders.t5 import (
-    NORM_EPSILON,
-    T5,
-    Cache,
-    Memory,
-    T5Config,
-)
+from genrec_lab.models.recommenders.t5 import NORM_EPSILON, T5, Cache, Memory, T5Config
 from genrec_lab.training import moved
 
 if TYPE_CHECKING:
@@ -184,12 +179,9 @@ class Recommender(CodeRecommender):
 
     def remember(self, histories: Histories) -> Memory:
         """Encode B histories once; keep the keys and values that the decoder reads."""
-        tokens, mask = self._tokens(self.matrix(histories), whole=self.reads_whole)
+        tokens, mask = self.inputs(histories).values()
         items = torch.arange(tokens.shape[1], device=tokens.device) // self.codes.levels
-
-        def encode() -> Tensor:
-            return self.t5.encode(tokens, mask, None if self.reads_whole else items)
-
+        encode = partial(self.t5.encode, tokens, mask, None if self.reads_whole else items)
         hidden = encode()
         self.require_finite(hidden, "of the history", encode)
         return self.t5.remember(hidden, mask)

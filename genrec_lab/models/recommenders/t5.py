@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Literal, NamedTuple, Self, cast
+from typing import Any, Literal, NamedTuple, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -67,6 +67,11 @@ class T5Config(BlockSizes):
         return self.reads == "past"
 
 
+def rows_of(held: Any, rows: Tensor) -> Any:
+    """Return some rows (B',) of a tensor, or of all tensors in nested tuples."""
+    return tuple(rows_of(one, rows) for one in held) if isinstance(held, tuple) else held[rows]
+
+
 class Memory(NamedTuple):
     """The encoder's output for the decoder, per user: keys and values of each layer, and the mask."""
 
@@ -76,10 +81,7 @@ class Memory(NamedTuple):
 
     def of_users(self, users: Tensor) -> Memory:
         """Return the memory of the users at (B',) indices, which may repeat."""
-        users = moved(users, self.bias.device)
-        return Memory(
-            tuple(k[users] for k in self.keys), tuple(v[users] for v in self.values), self.bias[users]
-        )
+        return Memory(*rows_of(tuple(self), moved(users, self.bias.device)))
 
     def seen_by(self, places: Tensor) -> Memory:
         """Return the memory with only some tokens visible to each query, where (M*T, S) is true."""
@@ -99,11 +101,7 @@ class Cache(NamedTuple):
     def of_users(self, users: Tensor) -> Cache:
         """Return the cache of the users at (B',) indices."""
         users = moved(users, self.ancestors[0].device) if self.ancestors else users
-        return Cache(
-            tuple(tuple(k[users] for k in layer) for layer in self.keys),
-            tuple(tuple(v[users] for v in layer) for layer in self.values),
-            tuple(a[users] for a in self.ancestors),
-        )
+        return Cache(*rows_of(tuple(self), users))
 
     def of_parents(self, parents: Tensor) -> Cache:
         """Return the cache of the beams that extend the parents, (B, M') indices into the beams."""
@@ -184,23 +182,17 @@ class FeedForward(nn.Module):
     def __init__(self, config: BlockSizes) -> None:
         super().__init__()
         self.wi = nn.Linear(config.d_model, config.d_ff, bias=False)
-        self.gate = (
-            nn.Linear(config.d_model, config.d_ff, bias=False)
-            if config.feed_forward == "gated-gelu"
-            else None
-        )
+        gated = config.feed_forward == "gated-gelu"
+        self.gate = nn.Linear(config.d_model, config.d_ff, bias=False) if gated else None
         self.wo = nn.Linear(config.d_ff, config.d_model, bias=False)
         self.dropout = PooledDropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
         hidden = self.wi(x)
-        hidden = (
-            F.relu(hidden, inplace=True)
-            if self.gate is None
-            else F.gelu(hidden, approximate="tanh") * self.gate(x)
-        )
-        return self.wo(self.dropout(hidden))
+        if self.gate is None:
+            return self.wo(self.dropout(F.relu(hidden, inplace=True)))
+        return self.wo(self.dropout(F.gelu(hidden, approximate="tanh") * self.gate(x)))
 
 
 class RelativeBias(nn.Module):
@@ -228,11 +220,8 @@ class RelativeBias(nn.Module):
             distance = (-distance).clamp(min=0)
         exact = buckets // 2
         # In float32 and truncated, as in transformers: a different bucket would change the logits.
-        far = exact + (
-            torch.log(distance.clamp(min=1).float() / exact)
-            / math.log(self.max_distance / exact)
-            * (buckets - exact)
-        ).long().clamp(max=buckets - exact - 1)
+        share = torch.log(distance.clamp(min=1).float() / exact) / math.log(self.max_distance / exact)
+        far = exact + (share * (buckets - exact)).long().clamp(max=buckets - exact - 1)
         return base + torch.where(distance < exact, distance, far)
 
 

@@ -68,6 +68,9 @@ class Phase(NamedTuple):
     epochs: int | None = None  # an upper limit in addition to the budget's
 
 
+PRETRAINING = Phase("pretraining", shared=True, budget="pretraining", validated=False)
+
+
 @dataclass(frozen=True, eq=False)
 class DomainItems:
     """The items of one or more domains; row i of every table describes `items[i]`."""
@@ -220,11 +223,8 @@ class ItemModel(nn.Module, ItemRecommender):
 
     def start_from(self, pretrained: ItemModel) -> None:
         """Copy the weights of a model with the same config, except those in `own_weights`."""
-        taken = {
-            name: weight
-            for name, weight in pretrained.state_dict().items()
-            if not name.startswith(self.own_weights)
-        }
+        weights = pretrained.state_dict().items()
+        taken = {name: weight for name, weight in weights if not name.startswith(self.own_weights)}
         missing, unexpected = self.load_state_dict(taken, strict=False)
         lost = [name for name in missing if not name.startswith(self.own_weights)]
         if lost or unexpected:
@@ -324,11 +324,15 @@ class ItemModel(nn.Module, ItemRecommender):
                 "sequences": content_hash(data.sequences),
                 "validation": content_hash(data.valid),
             }
+        validated = False
         for phase in (one for one in self.phases if one.shared is shared):
             config = budgets[phase.budget] or TrainingConfig()
             if phase.epochs is not None:
                 fewer = {"epochs": min(config.epochs, phase.epochs), "least_steps": 0}
                 config = config.model_copy(update=fewer)
+            if phase.validated and validated:  # its start, the best of the phase before, may be better
+                config = config.model_copy(update={"validate_from": 0})
+            validated = validated or phase.validated
             self.begin(phase.name)
             validate = validator(self._recommend_to, data.valid, config.validation_users, seed)
             batches = self.batches(sequences, users, config.batch_size)
@@ -357,20 +361,18 @@ class ItemModel(nn.Module, ItemRecommender):
         and for an item of another domain.
         """
         self.eval()
-        rows = [self._places_of(row, history) for row, history in enumerate(histories)]
+        rows = []
+        for row, history in enumerate(histories):
+            if not len(history):
+                raise ValueError(f"history {row} is empty; {type(self).__name__} needs at least one item")
+            recent = np.asarray(history, dtype=np.int64)[-self.config.max_history :]
+            rows.append(places_of(self.items, recent, f"history {row}"))
         device = next(self.parameters()).device
         sequences = moved(padded(rows), device)
         known = self.domain.user_places([-1] * len(rows) if users is None else users)
         with self.scoring():
             logits = self.logits(sequences, moved(torch.from_numpy(known), device))
         return F.log_softmax(logits.float(), dim=-1).cpu().numpy()
-
-    def _places_of(self, row: int, history: Sequence[int]) -> np.ndarray:
-        """Convert the most recent `max_history` item indices to positions in the domain."""
-        if not len(history):
-            raise ValueError(f"history {row} is empty; {type(self).__name__} needs at least one item")
-        recent = np.asarray(history, dtype=np.int64)[-self.config.max_history :]
-        return places_of(self.items, recent, f"history {row}")
 
     # --- files
 

@@ -76,8 +76,7 @@ class FDSA(ItemModel):
     def item_features(self) -> Tensor:
         """Return (N, D): each item's text and attributes, weighted by a softmax over its features."""
         text, attributes = self.adapter(self.text), self.attributes.weight
-        score = (
-            self.attention(attributes).squeeze(-1).expand(self.has.shape).masked_fill(~self.has, -torch.inf)
-        )
+        score = self.attention(attributes).squeeze(-1).expand(self.has.shape)
+        score = score.masked_fill(~self.has, -torch.inf)
         weight = torch.cat([self.attention(text), score], dim=1).softmax(-1)
         return weight[:, :1] * text + weight[:, 1:] @ attributes

@@ -16,6 +16,7 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
+from genrec_lab.data.batches import padded
 from genrec_lab.data.item_text import as_text
 from genrec_lab.data.rules import ITEM_TYPES
 from genrec_lab.encoders.hub import HubError, find_on_hub, no_loading_bar
@@ -120,14 +121,11 @@ class ItemLanguage:
             kinds = np.concatenate([[START], *(kinds for _, kinds in newest)])[:max_tokens]
             lengths = [1, *(len(ids) for ids, _ in newest)]
             rows.append((ids, kinds, np.repeat(np.arange(len(lengths)), lengths)[:max_tokens]))
-        width = -(-max(len(ids) for ids, _, _ in rows) // multiple) * multiple
-        made = np.zeros((4, len(rows), width), dtype=np.int64)
-        made[0] = self.tokenizer.pad_token_id
-        for line, row in enumerate(rows):
-            made[:3, line, : len(row[0])] = row
-            made[3, line, : len(row[0])] = 1
-        ids, kinds, of, real = torch.from_numpy(made)
-        return Tokens(ids, kinds, of, real.bool())
+        lengths = torch.tensor([len(ids) for ids, _, _ in rows])
+        width = -(-int(lengths.max()) // multiple) * multiple
+        columns = zip(zip(*rows, strict=True), (self.tokenizer.pad_token_id, START, 0), strict=True)
+        ids, kinds, of = (padded(part, width, fill) for part, fill in columns)
+        return Tokens(ids, kinds, of, torch.arange(width) < lengths[:, None])
 
 
 # --- the reader
@@ -243,26 +241,22 @@ def banded_attention() -> type[nn.Module]:
             """(B, S, D) -> (B, S, D) in a tuple; `is_index_masked` (B, S) is true at padding."""
             length = hidden_states.shape[1]
             if length > _LONGEST or output_attentions or not is_global_attn or is_index_masked is None:
-                given = (
-                    attention_mask,
-                    is_index_masked,
-                    is_index_global_attn,
-                    is_global_attn,
-                    output_attentions,
-                )
-                longer: tuple[Tensor, ...] = super().forward(hidden_states, *given)
+                masks = attention_mask, is_index_masked, is_index_global_attn
+                longer: tuple[Tensor, ...]
+                longer = super().forward(hidden_states, *masks, is_global_attn, output_attentions)
                 return longer
-            near = self._near(length, hidden_states.device)
-            unseen = ~near | is_index_masked[:, None, None]
-            unseen[..., 0] = False
-            maps = (self.query(hidden_states), self.key(hidden_states), self.value(hidden_states))
-            read = self._attend(*maps, unseen)
-            first = self._attend(
-                self.query_global(hidden_states[:, :1]),
-                self.key_global(hidden_states),
-                self.value_global(hidden_states),
+            places, padding = (
+                torch.arange(length, device=hidden_states.device),
                 is_index_masked[:, None, None],
             )
+            far = (places[:, None] - places).abs() > self.one_sided_attn_window_size
+            unseen = far | padding
+            unseen[..., 0] = False
+            maps = self.query(hidden_states), self.key(hidden_states), self.value(hidden_states)
+            read = self._attend(*maps, unseen)
+            of_first = self.query_global(hidden_states[:, :1])
+            maps = of_first, self.key_global(hidden_states), self.value_global(hidden_states)
+            first = self._attend(*maps, padding)
             together = torch.cat([first, read[:, 1:]], dim=1)
             return (together.masked_fill(is_index_masked[..., None], 0.0),)
 
@@ -273,9 +267,5 @@ def banded_attention() -> type[nn.Module]:
             scores = (q * self.head_dim**-0.5) @ k.transpose(-2, -1)
             weights = scores.float().masked_fill(unseen, -torch.inf).softmax(-1).to(v.dtype)
             return (self.pooled(weights) @ v).transpose(1, 2).flatten(-2)
-
-        def _near(self, length: int, device: torch.device) -> Tensor:
-            places = torch.arange(length, device=device)
-            return (places[:, None] - places).abs() <= self.one_sided_attn_window_size
 
     return BandedAttention

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from genrec_lab.data import NO_ITEM
 from genrec_lab.encoders.picture_features import PictureModel
 from genrec_lab.models.layers import PooledDropout
-from genrec_lab.models.sequential.base import ItemModel, Phase
+from genrec_lab.models.sequential.base import PRETRAINING, ItemModel, Phase
 from genrec_lab.models.sequential.batches import DrawnPrefixes, last_of
 from genrec_lab.models.sequential.layers import VectorEncoderConfig, start_small
 from genrec_lab.models.sequential.objectives import (
@@ -65,10 +65,6 @@ class _Adapted(NamedTuple):
     text: Tensor
     pictures: Tensor | None
 
-    def together(self) -> Tensor:
-        """Return (N, D), their sum."""
-        return self.text if self.pictures is None else self.text + self.pictures
-
 
 class MISSRec(ItemModel):
     """A transformer whose encoder reads interests and whose decoder reads the items of a history."""
@@ -78,10 +74,7 @@ class MISSRec(ItemModel):
     config: MISSRecConfig
     needs: ClassVar = ("text",)
     takes: ClassVar = ("pictures",)
-    phases: ClassVar = (
-        Phase("pretraining", shared=True, budget="pretraining", validated=False),
-        Phase("fine-tuning"),
-    )
+    phases: ClassVar = (PRETRAINING, Phase("fine-tuning"))
     own_weights: ClassVar = ("embedding.", "centres", "interests")
     text: Tensor
     pictures: Tensor
@@ -105,12 +98,9 @@ class MISSRec(ItemModel):
         self.places = nn.Embedding(c.max_history, c.width)
         self.norm, self.dropout = nn.LayerNorm(c.width), PooledDropout(c.dropout)
         sizes = (c.width, c.heads, c.feed_forward, c.dropout, "gelu")
-        self.encoder = nn.ModuleList(
-            nn.TransformerEncoderLayer(*sizes, batch_first=True) for _ in range(c.layers)
-        )
-        self.decoder = nn.ModuleList(
-            nn.TransformerDecoderLayer(*sizes, batch_first=True) for _ in range(c.layers)
-        )
+        encoder = [nn.TransformerEncoderLayer(*sizes, batch_first=True) for _ in range(c.layers)]
+        decoder = [nn.TransformerDecoderLayer(*sizes, batch_first=True) for _ in range(c.layers)]
+        self.encoder, self.decoder = nn.ModuleList(encoder), nn.ModuleList(decoder)
         start_small(self)
         vectors = n + int(self._has_picture.sum())
         clusters = min(c.most_interests, max(1, math.ceil(vectors * c.interest_share)))
@@ -177,9 +167,10 @@ class MISSRec(ItemModel):
 
     def _items(self, adapted: _Adapted) -> Tensor:
         """Return the vectors (N, D) of items in a history: text and picture, and after pre-training an id."""
-        together = adapted.together()
-        use_ids = self.embedding is not None and self.phase != "pretraining"
-        return together + self.embedding.weight if use_ids and self.embedding is not None else together
+        together = adapted.text if adapted.pictures is None else adapted.text + adapted.pictures
+        if self.embedding is None or self.phase == "pretraining":
+            return together
+        return together + self.embedding.weight
 
     def similarity(self, states: Tensor, adapted: _Adapted, ids: Tensor | None = None) -> Tensor:
         """(R, D) states, M items -> (R, M): cosine with text and picture; the nearer one counts more.
@@ -207,14 +198,8 @@ class MISSRec(ItemModel):
     def batches(self, sequences: Sequence[Sequence[int]], users: Sequence[int], batch_size: int) -> Batches:
         """Return prefixes and their next items; interests are recomputed before each epoch."""
         c = self.config
-        return DrawnPrefixes(
-            self.items,
-            sequences,
-            batch_size,
-            c.max_history,
-            per_sequence=c.prefixes,
-            before_epoch=self.refresh,
-        )
+        given = self.items, sequences, batch_size, c.max_history
+        return DrawnPrefixes(*given, per_sequence=c.prefixes, before_epoch=self.refresh)
 
     def forward(self, sequences: Tensor, wanted: Tensor) -> Tensor:
         """Return the loss of the phase for sequences (B, T), padded with -1, and their next items (B,)."""
@@ -256,7 +241,7 @@ class MISSRec(ItemModel):
         settled = self._settled
         if not settled:
             self.refresh()
-            self._settled = True
+        self._settled = True
         try:
             yield
         finally:

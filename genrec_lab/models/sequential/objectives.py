@@ -80,7 +80,8 @@ class _CrossEntropy(torch.autograd.Function):
         ids: Tensor | None,
         further: Tensor | None,
     ) -> Tensor:
-        rows = _rows_at_once(len(states), len(items), states.device)
+        held = _ON_CPU if states.device.type == "cpu" else _ON_GPU
+        rows = min(len(states), max(_FEWEST_ROWS, held // (4 * len(items))))
         read, table = states.to(product), items.to(product)
         columns = table.T.contiguous()
         losses = torch.empty(len(states), device=states.device)
@@ -132,11 +133,6 @@ class _CrossEntropy(torch.autograd.Function):
         return None, *(
             (part * share).to(kind) if asked and part is not None else None for part, kind, asked in found
         )
-
-
-def _rows_at_once(places: int, items: int, device: torch.device) -> int:
-    held = _ON_CPU if device.type == "cpu" else _ON_GPU
-    return min(places, max(_FEWEST_ROWS, held // (4 * items)))
 
 
 def in_batch_contrast(
@@ -232,11 +228,8 @@ def others(wanted: Tensor, n_items: int) -> Tensor:
 
 
 def _with_one_other(states: Tensor, embeddings: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    negative = others(wanted, len(embeddings))
-    return (
-        (states * embeddings[wanted]).sum(-1).float(),
-        (states * embeddings[negative]).sum(-1).float(),
-    )
+    positive, negative = embeddings[wanted], embeddings[others(wanted, len(embeddings))]
+    return (states * positive).sum(-1).float(), (states * negative).sum(-1).float()
 
 
 def _with_samples(

@@ -8,8 +8,7 @@ for a CPU, with a tokenizer learned from the pre-training items; `encoder` names
 released size (allenai/longformer-base-4096), from which the language model is copied. Our changes: single
 tokens instead of whole words are masked; the head for masked tokens starts from random weights; scores in the
 first stage use item vectors of the current weights; another target in the batch that is the same item is not
-a negative; the softmax is over all items; the best epoch of the second stage is kept, even if the first stage
-had a better one.
+a negative; the softmax is over all items; the weights of the best epoch of both stages are kept.
 Letters: B histories, S tokens, D width, N items.
 """
 
@@ -29,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec_lab.data import NO_ITEM
-from genrec_lab.models.sequential.base import DomainItems, ItemModel, ItemModelConfig, Phase
+from genrec_lab.models.sequential.base import PRETRAINING, DomainItems, ItemModel, ItemModelConfig, Phase
 from genrec_lab.models.sequential.batches import DrawnPrefixes
 from genrec_lab.models.sequential.layers import start_small
 from genrec_lab.models.sequential.longformer import (
@@ -84,11 +83,7 @@ class RecFormer(ItemModel):
     divisible: ClassVar = True
     config: RecFormerConfig
     needs: ClassVar = ("words",)
-    phases: ClassVar = (
-        Phase("pretraining", shared=True, budget="pretraining", validated=False),
-        Phase("moving items"),
-        Phase("fixed items"),
-    )
+    phases: ClassVar = (PRETRAINING, Phase("moving items"), Phase("fixed items"))
     own_weights: ClassVar = ("table",)
     table: Tensor
 
@@ -205,15 +200,9 @@ class RecFormer(ItemModel):
 
     def batches(self, sequences: Sequence[Sequence[int]], users: Sequence[int], batch_size: int) -> Batches:
         """Return prefixes and their next items; the second phase recomputes item vectors in each epoch."""
-        return DrawnPrefixes(
-            self.items,
-            sequences,
-            batch_size,
-            self.config.max_history,
-            per_sequence=self.config.prefixes,
-            later_half=self.phase == "pretraining",
-            before_epoch=self.refresh if self.phase == "moving items" else None,
-        )
+        given = self.items, sequences, batch_size, self.config.max_history
+        half, refresh = self.phase == "pretraining", self.refresh if self.phase == "moving items" else None
+        return DrawnPrefixes(*given, per_sequence=self.config.prefixes, later_half=half, before_epoch=refresh)
 
     def forward(self, sequences: Tensor, wanted: Tensor) -> Tensor:
         """Return the loss of the phase for sequences (B, T), padded with -1, and their next items (B,)."""
@@ -241,11 +230,10 @@ class RecFormer(ItemModel):
     def _masked(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Return the states (M, D) of masked tokens, and the original tokens (M,)."""
         assert self.language is not None  # noqa: S101 - the tokens come from it
-        chosen = (
-            torch.rand(tokens.ids.shape, device=tokens.ids.device) < self.config.mask_share
-        ) & tokens.real
+        shape, device = tokens.ids.shape, tokens.ids.device
+        chosen = (torch.rand(shape, device=device) < self.config.mask_share) & tokens.real
         chosen[:, 0] = False
-        fate = torch.rand(tokens.ids.shape, device=tokens.ids.device)
+        fate = torch.rand(shape, device=device)
         drawn = torch.randint_like(tokens.ids, len(self.language.tokenizer))
         ids = tokens.ids.masked_fill(chosen & (fate < 0.8), self.language.tokenizer.mask_token_id)
         ids = torch.where(chosen & (fate >= 0.9), drawn, ids)

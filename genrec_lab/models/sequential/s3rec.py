@@ -94,9 +94,8 @@ class S3Rec(ItemModel):
     def forward(self, sequences: Tensor, **masked: Tensor) -> Tensor:
         """Return the loss of the phase: weighted objectives, or the mean cross-entropy of each next item."""
         if self.phase == "pretraining":
-            c, found = self.config, self.objectives(sequences, **masked)
-            weights = (c.aap_weight, c.mip_weight, c.map_weight, c.sp_weight)
-            return torch.stack([weight * loss for weight, loss in zip(weights, found, strict=True)]).sum()
+            c, found = self.config, torch.stack(self.objectives(sequences, **masked))
+            return (found.new_tensor([c.aap_weight, c.mip_weight, c.map_weight, c.sp_weight]) * found).sum()
         histories, real, wanted = next_items(sequences)
         states = self.states(histories)[real]
         return catalogue_cross_entropy(states, self.embedding.weight[: self.mask], wanted)

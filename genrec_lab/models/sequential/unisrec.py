@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from genrec_lab.data import NO_ITEM
 from genrec_lab.models.layers import PooledDropout
-from genrec_lab.models.sequential.base import Phase
+from genrec_lab.models.sequential.base import PRETRAINING, Phase
 from genrec_lab.models.sequential.batches import next_items
 from genrec_lab.models.sequential.layers import CosineModel, VectorEncoder, VectorEncoderConfig, start_small
 from genrec_lab.models.sequential.objectives import in_batch_contrast, kept_at_random, shortened
@@ -58,10 +58,8 @@ class MixtureAdaptor(nn.Module):
         if self.training:
             logits = logits + torch.randn_like(logits) * (F.softplus(text @ self.noise) + 1e-2)
         shares = logits.softmax(-1)
-        whitened = [
-            F.linear(self.dropout(text) - bias, weight)
-            for bias, weight in zip(self.bias, self.weight, strict=True)
-        ]
+        experts = zip(self.bias, self.weight, strict=True)
+        whitened = [F.linear(self.dropout(text) - bias, weight) for bias, weight in experts]
         return torch.einsum("me,emd->md", shares, torch.stack(whitened))
 
 
@@ -72,10 +70,7 @@ class UniSRec(CosineModel):
     divisible: ClassVar = True
     config: UniSRecConfig
     needs: ClassVar = ("text",)
-    phases: ClassVar = (
-        Phase("pretraining", shared=True, budget="pretraining", validated=False),
-        Phase("fine-tuning"),
-    )
+    phases: ClassVar = (PRETRAINING, Phase("fine-tuning"))
     text: Tensor
 
     def make(self) -> None:

@@ -20,7 +20,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genrec_lab.models.sequential.base import Phase
+from genrec_lab.models.sequential.base import PRETRAINING, Phase
 from genrec_lab.models.sequential.batches import next_items
 from genrec_lab.models.sequential.layers import CosineModel, VectorEncoder, VectorEncoderConfig, start_small
 from genrec_lab.models.sequential.objectives import in_batch_contrast, kept_at_random
@@ -48,11 +48,7 @@ class VQRec(CosineModel):
     divisible: ClassVar = True
     config: VQRecConfig
     needs: ClassVar = ("text",)
-    phases: ClassVar = (
-        Phase("pretraining", shared=True, budget="pretraining", validated=False),
-        Phase("permutation", validated=False, epochs=5),
-        Phase("fine-tuning"),
-    )
+    phases: ClassVar = (PRETRAINING, Phase("permutation", validated=False, epochs=5), Phase("fine-tuning"))
     own_weights: ClassVar = ("codes", "permutation")
     codes: Tensor
 
@@ -105,10 +101,11 @@ class VQRec(CosineModel):
 
     def fake_codes(self, codes: Tensor) -> Tensor:
         """(R, M) -> (R, M): replace each code with probability rho by a uniform one (enhanced negatives)."""
-        size, device = codes.shape[1], codes.device
-        drawn = drawn_for_all(
-            lambda rows: torch.randint(self.values, (rows, size), device=device), len(codes)
-        )
+
+        def draw(rows: int) -> Tensor:
+            return torch.randint(self.values, (rows, codes.shape[1]), device=codes.device)
+
+        drawn = drawn_for_all(draw, len(codes))
         return torch.where(kept_at_random(codes, self.config.fake_share), codes, drawn)
 
     def permutation_matrices(self) -> Tensor:
@@ -140,9 +137,8 @@ class VQRec(CosineModel):
 
     def _make_codes(self) -> None:
         if not self._has_codes and bool((self.codes < 0).any()):
-            self.codes.copy_(
-                text_codes(self.domain.text_vectors().numpy(), self.config.codes, self.config.bits)
-            )
+            text = self.domain.text_vectors().numpy()
+            self.codes.copy_(text_codes(text, self.config.codes, self.config.bits))
         self._has_codes = True  # on the host: reading it from the device at each step would synchronise
 
     def _pooled(self, codes: Tensor, vectors: Tensor) -> Tensor:

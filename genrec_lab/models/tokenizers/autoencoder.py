@@ -15,10 +15,11 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 import numpy as np
 import torch
 from pydantic import Field
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from genrec_lab.data.batches import Batch
+from genrec_lab.models.saved import write_weights
 from genrec_lab.models.tokenizers.base import (
     Content,
     ItemContent,
@@ -192,7 +193,6 @@ class AutoencoderTokenizer(VectorTokenizer):
         """
         known, config = ItemContent.of(content), self.config
         x = self.vectors(known)
-        self.check_vectors(x)
         extra = self.extra_vectors(known, seed, checkpoint)
         self.model = self.network(x.shape[1], config, torch.Generator().manual_seed(seed))
         lesson = _Lesson(self.model, x, known.domains, extra)
@@ -204,15 +204,10 @@ class AutoencoderTokenizer(VectorTokenizer):
             "domains": content_hash(known.domains),
             "other vectors": None if extra is None else content_hash(extra),
         }
-        training = TrainingConfig(
-            epochs=config.epochs,
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            schedule="constant",
-            warmup=0.0,
-            clip_norm=None,
-            precision=config.precision,
-        )
+        same = {
+            name: getattr(config, name) for name in ("epochs", "learning_rate", "weight_decay", "precision")
+        }
+        training = TrainingConfig(schedule="constant", warmup=0.0, clip_norm=None, **same)
         # Weight decay applies to all parameters here, unlike in other trainings.
         optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -255,9 +250,6 @@ class AutoencoderTokenizer(VectorTokenizer):
         self.codes_by_epoch = lesson.kept
         return self._fitted()
 
-    def check_vectors(self, x: np.ndarray) -> None:
-        """Raise ValueError if content vectors (N, D) cannot be trained on; accepts all by default."""
-
     def extra_vectors(self, content: ItemContent, seed: int, checkpoint: Path | None) -> np.ndarray | None:
         """Return additional vectors (N, d) of the items for the losses; None by default."""
         return None
@@ -269,8 +261,7 @@ class AutoencoderTokenizer(VectorTokenizer):
     def save(self, folder: Path) -> None:
         """Write `model.safetensors` and `config.json` into a folder."""
         self.save_config(folder)
-        weights = self.model.state_dict().items()
-        save_file({name: tensor.cpu().contiguous() for name, tensor in weights}, folder / "model.safetensors")
+        write_weights(self.model.state_dict(), folder / "model.safetensors")
 
     @classmethod
     def load(cls, folder: Path, **settings: Any) -> Self:
@@ -350,15 +341,11 @@ class _CatalogueEpochs:
         order = torch.randperm(len(lesson.x), generator=generator)
         for rows in order.tensor_split(self.count):
             # In order, so that the rows that the processes gather are the batch itself.
-            yield Batch(rows.numpy(), _places, in_order=True)
+            yield Batch(rows.numpy(), lambda some: {"rows": torch.from_numpy(some)}, in_order=True)
         if self.epoch < self.config.epochs:
             used = processes.largest(lesson.used.int()) > 0
             model.after_epoch(lesson.x, used, generator)
             processes.same_in_all(model.state_dict().values())
-
-
-def _places(rows: np.ndarray) -> dict[str, Tensor]:
-    return {"rows": torch.from_numpy(rows)}
 
 
 def mlp(widths: tuple[int, ...], dropout: float, generator: torch.Generator | None) -> nn.Sequential:

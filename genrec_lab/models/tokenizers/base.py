@@ -206,14 +206,14 @@ class Tokenizer(SavedAttributes, Shareable, ABC):
             raise TypeError(
                 f"{type(self).__name__} takes a {self.Config.__name__}, but got a {type(config).__name__}"
             )
-        if unknown := [name for name in settings if name not in self.settings]:
-            name, takes = type(self).__name__, f"it takes {self.settings}"
-            if unknown[0] in getattr(self.Config, "model_fields", ()):
-                takes = f"write {name}({name}.Config({unknown[0]}=…))"
-            raise TypeError(f"{name} takes no setting {unknown[0]!r}; {takes}")
         self.config = config
-        for name in settings:
-            setattr(self, name, settings[name])
+        for name, value in settings.items():
+            if name not in self.settings:
+                own, takes = type(self).__name__, f"it takes {self.settings}"
+                if name in self.Config.model_fields:
+                    takes = f"write {own}({own}.Config({name}=…))"
+                raise TypeError(f"{own} takes no setting {name!r}; {takes}")
+            setattr(self, name, value)
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
@@ -278,13 +278,6 @@ class Tokenizer(SavedAttributes, Shareable, ABC):
     def read_recommender(cls, folder: Path) -> dict[str, Tensor] | None:
         """Return the weights of a recommender that was saved with the tokenizer, or None."""
         return None
-
-    @classmethod
-    def load(cls, folder: Path, **settings: Any) -> Self:
-        """Load a tokenizer that `save` wrote; `settings` as in the constructor."""
-        tokenizer = cls(cls.load_config(folder), **settings)
-        tokenizer.read_attributes(folder)
-        return tokenizer
 
     @classmethod
     def least_items(cls, config: Any) -> int:

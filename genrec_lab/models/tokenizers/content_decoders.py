@@ -193,12 +193,14 @@ class TextDecoder(nn.Module):
         """Return which places show a word in training, and which word: (B, T) bool, (B, T) int64."""
         device = ids.device if generator is None else generator.device
         words, places = len(self.bias), ids.shape[1]
-        draw = processes.drawn_for_all(
-            lambda rows: torch.rand(rows, places, generator=generator, device=device), len(ids)
-        ).to(ids.device)
-        random = processes.drawn_for_all(
-            lambda rows: torch.randint(words, (rows, places), generator=generator, device=device), len(ids)
-        ).to(ids.device)
+
+        def uniform(rows: int) -> Tensor:
+            return torch.rand(rows, places, generator=generator, device=device)
+
+        def word(rows: int) -> Tensor:
+            return torch.randint(words, (rows, places), generator=generator, device=device)
+
+        draw, random = (processes.drawn_for_all(one, len(ids)).to(ids.device) for one in (uniform, word))
         return draw >= _MASKED, torch.where(draw < _MASKED + _RANDOM, random, ids)
 
 

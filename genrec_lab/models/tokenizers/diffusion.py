@@ -131,18 +131,16 @@ class DiffusionLoss(nn.Module):
             most = target.detach().abs().max() if tokens else torch.zeros_like(self.largest)
             self.largest.copy_(torch.maximum(self.largest, processes.largest(most)))
         condition, target = (x.repeat(repeats, 1) for x in (condition, target))
-        noise = processes.drawn_for_all(
-            lambda rows: _normal((repeats, rows, self.channels), generator, target), tokens, dim=1
-        ).flatten(0, 1)
         device = target.device if generator is None else generator.device
-        steps = processes.drawn_for_all(
-            lambda rows: torch.randint(
-                self.config.steps, (repeats, rows), generator=generator, device=device
-            ),
-            tokens,
-            dim=1,
-        )
-        steps = steps.flatten().to(target.device)
+
+        def normal(rows: int) -> Tensor:
+            return _normal((repeats, rows, self.channels), generator, target)
+
+        def step(rows: int) -> Tensor:
+            return torch.randint(self.config.steps, (repeats, rows), generator=generator, device=device)
+
+        noise = processes.drawn_for_all(normal, tokens, dim=1).flatten(0, 1)
+        steps = processes.drawn_for_all(step, tokens, dim=1).flatten().to(target.device)
         noisy = self._schedule.add_noise(target, noise, steps)
         found = self.network(noisy, steps, condition).to(noise.dtype)
         return (found - noise).square().sum() / max(noise.numel(), 1)

@@ -8,8 +8,7 @@ and `churn`, the share of items per level whose code changed since the previous 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,62 +94,35 @@ def train_in_epochs(
     others: arguments of `fit`. A resumed training calls `on_epoch` again with the earlier records. The state
     of the global generators is restored.
     """
-    last = with_enough_epochs(training, len(batches)).epochs
-    watched = _Measured(lesson, batches, tokenize, sizes, domains, report_every, last, fewest_collisions)
     records = _Records(on_epoch if processes.number() == 0 else None)
-    monitor = {"monitor": _MONITOR if fewest_collisions else None, "validate_every": 1, "validate_from": 1}
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        fit(
-            lesson,
-            watched,
-            training.model_copy(update=monitor),
-            validate=watched.measure,
-            callbacks=[records],
-            checkpoints=checkpoint,
-            **others,
-        )
-    return records.made
+    last = with_enough_epochs(training, len(batches)).epochs
 
-
-@dataclass
-class _Measured:
-    """The batches of a training, and the measurement of its codes after an epoch."""
-
-    lesson: Lesson
-    batches: Batches
-    tokenize: Callable[[], np.ndarray]
-    sizes: Sequence[int]
-    domains: Sequence[Any]
-    every: int
-    last: int  # epoch
-    selects: bool
-    epoch: int = 0
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __call__(self, epoch: int, seed: int) -> Iterable[Any]:
-        self.epoch = epoch + 1
-        return self.batches(epoch, seed)
-
-    def measure(self) -> dict[str, Any]:
+    def measure() -> dict[str, Any]:
         """Return measurements of the codes, or an empty mapping if none are due."""
-        if self.epoch not in (1, self.last) and self.epoch % self.every:
+        epoch = records.epoch + 1
+        if epoch not in (1, last) and epoch % report_every:
             return {}
-        before, codes = self.lesson.last, self.tokenize()
-        self.lesson.keep(self.epoch, codes)
-        found = use_of_codes(codes, self.sizes, self.domains)
-        chosen = {_MONITOR: -found["collision_rate"]} if self.selects else {}
+        before, codes = lesson.last, tokenize()
+        lesson.keep(epoch, codes)
+        found = use_of_codes(codes, sizes, domains)
+        chosen = {_MONITOR: -found["collision_rate"]} if fewest_collisions else {}
         changed = None if before is None else churn(before, codes).by_level.tolist()
         measured = {**found, "churn": changed, **chosen}
         return dict(json.loads(json.dumps(measured)))  # as read back from a checkpoint
+
+    monitor = {"monitor": _MONITOR if fewest_collisions else None, "validate_every": 1, "validate_from": 1}
+    training = training.model_copy(update=monitor)
+    given = {"validate": measure, "callbacks": [records], "checkpoints": checkpoint, **others}
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        fit(lesson, batches, training, **given)
+    return records.made
 
 
 class _Records(Callback):
     everywhere = True
 
     def __init__(self, notify: OnEpoch) -> None:
-        self.notify, self.seconds = notify, 0.0
+        self.notify, self.seconds, self.epoch = notify, 0.0, 0
         self.made: list[dict[str, Any]] = []
 
     def on_start(self, history: Sequence[EpochRecord]) -> None:
@@ -158,6 +130,7 @@ class _Records(Callback):
             self.on_epoch(record, 0)
 
     def on_epoch(self, record: EpochRecord, epochs: int) -> None:
+        self.epoch = record.epoch
         self.seconds += record.seconds
         if record.metrics:
             terms = {"loss": record.loss, **record.terms}

@@ -17,6 +17,7 @@ from pydantic import Field
 from genrec_lab.codes import CodesError, read_index_file, sizes_of
 from genrec_lab.data import DataError
 from genrec_lab.data.paths import existing_file
+from genrec_lab.encoders.given import of_each_domain
 from genrec_lab.models.tokenizers.base import (
     CatalogueTokenizer,
     Content,
@@ -93,19 +94,16 @@ class GivenCodes(CatalogueTokenizer):
     def _read(self, content: ItemContent) -> np.ndarray:
         """Return the codes (N, L) of the items from the config's file, or from each domain's file."""
         self.check_method(self.config, {})
-        if "{domain}" not in self.config.file:
-            return self._of_file(self.config.file, content)
-        names = np.array(content.domain_names(self))
-        rows = {name: np.flatnonzero(names == name) for name in dict.fromkeys(names.tolist())}
-        parts = [
-            self._of_file(self.config.file.replace("{domain}", name), content.select(of_domain))
-            for name, of_domain in rows.items()
-        ]
-        if len({part.shape[1:] for part in parts}) > 1:
-            raise TokenizerError(f"{self.config.file}: codes of {', '.join(rows)} differ in length")
-        order = np.argsort(np.concatenate(list(rows.values())))
-        whole: np.ndarray = np.concatenate(parts)[order]
-        return whole
+        one_file = "{domain}" not in self.config.file
+        domains = [""] * len(content) if one_file else content.domain_names(self)
+
+        def read(name: str, rows: np.ndarray, domain: str) -> np.ndarray:
+            return self._of_file(name, content.select(rows))
+
+        try:
+            return of_each_domain(self.config.file, domains, read)
+        except DataError as error:
+            raise TokenizerError(str(error)) from error
 
     def _of_file(self, name: str, content: ItemContent) -> np.ndarray:
         try:

@@ -86,22 +86,18 @@ class HierarchicalKMeans(VectorTokenizer):
     def save(self, folder: Path) -> None:
         """Write `model.safetensors` and `config.json` into a folder."""
         self.save_config(folder)
-        tensors = {}
-        for number, level in enumerate(self.steps):
-            tensors[f"paths_{number}"] = np.ascontiguousarray(level.paths)
-            tensors[f"steps_{number}"] = np.ascontiguousarray(level.vectors)
-        save_file(tensors, folder / "model.safetensors")
+        paths = {f"paths_{number}": level.paths for number, level in enumerate(self.steps)}
+        steps = {f"steps_{number}": level.vectors for number, level in enumerate(self.steps)}
+        arrays = {name: np.ascontiguousarray(array) for name, array in {**paths, **steps}.items()}
+        save_file(arrays, folder / "model.safetensors")
 
     @classmethod
     def load(cls, folder: Path, **settings: Any) -> Self:
         """Load a tokenizer that `save` wrote; `settings` as in the constructor."""
-        tokenizer, tensors = cls(cls.load_config(folder), **settings), load_file(folder / "model.safetensors")
-        config = tokenizer.config
+        tokenizer, held = cls(cls.load_config(folder), **settings), load_file(folder / "model.safetensors")
+        size, levels = tokenizer.config.codebook_size, range(tokenizer.config.levels)
         return tokenizer._fitted(
-            [
-                PrefixCodewords(tensors[f"paths_{n}"], tensors[f"steps_{n}"], config.codebook_size)
-                for n in range(config.levels)
-            ]
+            [PrefixCodewords(held[f"paths_{level}"], held[f"steps_{level}"], size) for level in levels]
         )
 
     def _fitted(self, steps: list[PrefixCodewords]) -> Self:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec_lab.codes import EOS, PAD, ItemCodes
+from genrec_lab.data.batches import padded
 from genrec_lab.encoders.hub import HubError, find_on_hub, no_loading_bar
 from genrec_lab.models.recommenders.recommender import Recommender
 from genrec_lab.models.recommenders.t5 import NEGATIVE, T5, Cache, Memory, T5Config
@@ -63,17 +64,11 @@ class IdGenerator(nn.Module):
         super().__init__()
         self.config = config
         rows = [[*pieces.tokens(words_of(text), config.text_tokens), EOS] for text in texts]
-        table = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
-        for line, row in zip(table, rows, strict=True):
-            line[: len(row)] = row
-        self.register_buffer("texts", torch.from_numpy(table), persistent=False)
+        self.register_buffer("texts", padded(rows, fill=PAD), persistent=False)
         allowed = pieces.in_ids()
         labelled = [pieces.tokens(words, config.levels) for words in distinctive_words(texts, config.levels)]
-        labels = np.full((len(texts), config.levels), END)
-        for line, row in zip(labels, labelled, strict=True):
-            kept = [token for token in row if allowed[token]] or [int(allowed.argmax())]
-            line[: len(kept)] = kept
-        self.register_buffer("labels", torch.from_numpy(labels), persistent=False)
+        kept = [[one for one in row if allowed[one]] or [int(allowed.argmax())] for row in labelled]
+        self.register_buffer("labels", padded(kept, config.levels, END), persistent=False)
         allowed[END] = True
         self.register_buffer("allowed", torch.from_numpy(allowed), persistent=False)
         self.t5 = new_t5(pieces, config, config.generator)
@@ -158,23 +153,18 @@ class IdGenerator(nn.Module):
         for part in _parts(waiting):
             rows = self.candidates(self._items(part), 0.0, 1, levels)[:, 0]
             likeliest = self.logits(self._items(part), rows)[:, -2:].argsort(-1, descending=True)
-            for item, row, (last_but_one, last) in zip(part, rows.tolist(), likeliest, strict=True):
-                ids[item] = self._free(row[:-2], last_but_one.tolist(), last.tolist(), taken, item)
+            for item, row, ends in zip(part, rows.tolist(), likeliest.tolist(), strict=True):
+                ids[item] = self._free(row[:-2], ends, taken, item)
         self.train(was_training)
         return ids
 
     def _free(
-        self,
-        before: list[int],
-        last_but_one: list[int],
-        last: list[int],
-        taken: set[tuple[int, ...]],
-        item: int,
+        self, before: list[int], ends: list[list[int]], taken: set[tuple[int, ...]], item: int
     ) -> Tensor:
-        """Return the first free id that begins with `before`, trying the most likely last pieces first."""
+        """Return the first free id that begins with `before`; `ends` are the last pieces, likeliest first."""
         count = int(self.allowed.sum())
-        for one, other in product(last_but_one[:count], last[:count]):
-            whole = (*before, one, other)
+        for end in product(*(pieces[:count] for pieces in ends)):
+            whole = (*before, *end)
             # No piece may follow END.
             if whole not in taken and END not in whole[:-1]:
                 taken.add(whole)

@@ -21,14 +21,10 @@ from genrec_lab.losses import code_diversity_loss, collaborative_alignment_loss
 from genrec_lab.models.sequential.base import DomainItems
 from genrec_lab.models.sequential.batches import SequenceBatches
 from genrec_lab.models.sequential.sasrec import SASRec, SASRecConfig
-from genrec_lab.models.tokenizers.autoencoder import Step
+from genrec_lab.models.tokenizers.autoencoder import AutoencoderTokenizer, Step
 from genrec_lab.models.tokenizers.base import ItemContent, finite_vectors
 from genrec_lab.models.tokenizers.kmeans import constrained_clusters
-from genrec_lab.models.tokenizers.rqvae import (
-    ResidualAutoencoder,
-    ResidualAutoencoderConfig,
-    ResidualTokenizer,
-)
+from genrec_lab.models.tokenizers.rqvae import ResidualAutoencoder, ResidualAutoencoderConfig
 from genrec_lab.training import TrainingConfig, fit
 from genrec_lab.training.processes import drawn_for_all
 
@@ -103,16 +99,10 @@ class LetterNetwork(ResidualAutoencoder):
             collaborative = collaborative_alignment_loss(vectors, extra)
             partners = self.draw_partners(codes)
             books = self.quantizer.codebooks
-            levels = [
-                code_diversity_loss(books[level], codes[:, level], partners[:, level])
-                for level in range(self.config.levels)
-            ]
-            diversity = torch.stack(levels).mean()
-            loss = (
-                step.loss
-                + self.config.collaborative_weight * collaborative
-                + self.config.diversity_weight * diversity
-            )
+            by_level = zip(books, codes.unbind(1), partners.unbind(1), strict=True)
+            diversity = torch.stack([code_diversity_loss(*level) for level in by_level]).mean()
+            loss = step.loss + self.config.collaborative_weight * collaborative
+            loss = loss + self.config.diversity_weight * diversity
         return step._replace(loss=loss, collaborative=collaborative, diversity=diversity)
 
     def draw_partners(self, codes: Tensor) -> Tensor:
@@ -130,7 +120,7 @@ class LetterNetwork(ResidualAutoencoder):
         return torch.stack(partners, dim=1)
 
 
-class Letter(ResidualTokenizer):
+class Letter(AutoencoderTokenizer):
     """LETTER's tokenizer, whose codes are aligned with the item vectors of a sequential recommender.
 
     collaborative: the vectors (N, d) of the items that it is fitted on, or a CollaborativeConfig to train a
@@ -139,6 +129,7 @@ class Letter(ResidualTokenizer):
 
     Config = LetterConfig
     network = LetterNetwork
+    refines = True
     needs = ("vectors", "sequences")
     settings = ("collaborative",)
     collaborative: CollaborativeConfig | np.ndarray = CollaborativeConfig()

@@ -100,9 +100,10 @@ class ResidualAutoencoder(Autoencoder):
         return float(residual_quantization_loss(residuals, codewords, self.config.beta))
 
     def start(self, x: Tensor, seed: int) -> None:
-        """Scale the input and place the codebooks."""
+        """Scale the input and place the codebooks; raises ValueError if x has too few different rows."""
         super().start(x, seed)
         if self.config.kmeans_init:
+            check_codebook_fits(x.cpu().numpy(), self.config.codebook_size)
             parts = [self.encode(part) for part in x.split(8192)]
             self.quantizer.start_from(torch.cat(parts), seed)
 
@@ -135,18 +136,7 @@ class RQVAENetwork(ResidualAutoencoder):
         return step._replace(loss=loss, contrastive=contrastive)
 
 
-class ResidualTokenizer(AutoencoderTokenizer):
-    """An autoencoder with a residual quantiser: the codewords of an item add up to its latent vector."""
-
-    refines = True
-
-    def check_vectors(self, x: np.ndarray) -> None:
-        """Raise ValueError if there are fewer different content vectors (N, D) than k-means needs."""
-        if self.config.kmeans_init:
-            check_codebook_fits(x, self.config.codebook_size)
-
-
-class RQVAE(ResidualTokenizer):
+class RQVAE(AutoencoderTokenizer):
     """RQ-VAE, with GMC's contrastive loss between domains (Eq. 6) unless its weight is 0, as for TIGER.
 
     `fit` takes content vectors (N, D) and the items' domains; plain vectors belong to one domain.
@@ -159,3 +149,4 @@ class RQVAE(ResidualTokenizer):
 
     Config = RQVAEConfig
     network = RQVAENetwork
+    refines = True

@@ -13,11 +13,12 @@ import numpy as np
 import polars as pl
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from genrec_lab.data import every_prefix
 from genrec_lab.data.batches import PairBatches, StretchBatches, shuffled
+from genrec_lab.models.saved import write_weights
 from genrec_lab.models.tokenizers.base import CatalogueTokenizer, Content, ItemContent, OnEpoch
 from genrec_lab.models.tokenizers.id_generator import (
     FIRST_CODE,
@@ -139,10 +140,9 @@ class TextualIds(CatalogueTokenizer):
         """Write ids, word pieces, config, and the weights of both T5s into a folder."""
         self.save_config(folder)
         ids = {"ids": self.item_codes + FIRST_CODE, "numbers": self.numbers}
-        save_file({name: torch.from_numpy(array) for name, array in ids.items()}, folder / "ids.safetensors")
-        for name, weights in self.weights.items():
-            tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()}
-            save_file(tensors, folder / f"{name}.safetensors")
+        ids_as_tensors = {name: torch.from_numpy(array) for name, array in ids.items()}
+        for name, tensors in {"ids": ids_as_tensors, **self.weights}.items():
+            write_weights(tensors, folder / f"{name}.safetensors")
         self.pieces.write(folder / "pieces")
 
     @classmethod

@@ -16,12 +16,13 @@ from typing import Literal, Protocol, Self, cast
 
 import torch
 from pydantic import Field
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from genrec_lab.losses import Reduction, co_occurrence_alignment_loss, utgrec_objective
 from genrec_lab.models.layers import drawn_linear
+from genrec_lab.models.saved import write_weights
 from genrec_lab.models.tokenizers.base import Tokenized, TokenizerConfig
 from genrec_lab.models.tokenizers.content_decoders import DecoderConfig, TextDecoder, VisionDecoder
 from genrec_lab.models.tokenizers.diffusion import DiffusionConfig
@@ -130,14 +131,8 @@ class TreeNetwork(nn.Module):
         self.quantizer = TreeQuantizer(config.quantizer, generator)
         self.projection = drawn_linear(d_c, width, generator)  # from H-hat to both decoders
         self.text = TextDecoder(width, words, word_dimension, config.decoder, generator)
-        self.vision = VisionDecoder(
-            width,
-            encoder.picture.tokens,
-            encoder.picture.channels,
-            config.decoder,
-            config.diffusion,
-            generator,
-        )
+        picture = encoder.picture.tokens, encoder.picture.channels
+        self.vision = VisionDecoder(width, *picture, config.decoder, config.diffusion, generator)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         places = config.quantizer.kmeans_start and config.warm_up_steps > 0
         kept_rows = _POINTS_A_CODE * max(self.quantizer.sizes) if places else 0
@@ -184,27 +179,26 @@ class TreeNetwork(nn.Module):
             vectors, code = adapted, 0.0 * code
         seen = self.projection(vectors)
         text, picture = self._rebuild(seen, items, generator)
-        alignment = neighbour_text = neighbour_picture = content.new_zeros(())
+        zero = content.new_zeros(())
+        parts = {"text": text, "picture": picture, "code": code, "alignment": zero}
+        parts |= {"neighbour_text": zero, "neighbour_picture": zero}
         if neighbours is not None and config.mu:
             content_2, adapted_2 = self._encode(neighbours)
             pair = (content, content_2) if config.alignment_on == "content" else (adapted, adapted_2)
-            alignment = co_occurrence_alignment_loss(*pair, config.temperature, config.alignment_reduction)
+            how = config.temperature, config.alignment_reduction
+            parts["alignment"] = co_occurrence_alignment_loss(*pair, *how)
         if neighbours is not None and config.eta:
-            neighbour_text, neighbour_picture = self._rebuild(seen, neighbours, generator)
-        parts = {
-            "text": text,
-            "picture": picture,
-            "code": code,
-            "alignment": alignment,
-            "neighbour_text": neighbour_text,
-            "neighbour_picture": neighbour_picture,
-        }
+            parts["neighbour_text"], parts["neighbour_picture"] = self._rebuild(seen, neighbours, generator)
         self.parts = {name: part.detach() for name, part in parts.items()}
         if self.training:
             self.steps += 1
-        return utgrec_objective(
-            **parts, alpha=config.alpha, lambda_code=config.lambda_code, mu=config.mu, eta=config.eta
-        )
+        weights = {
+            "alpha": config.alpha,
+            "lambda_code": config.lambda_code,
+            "mu": config.mu,
+            "eta": config.eta,
+        }
+        return utgrec_objective(**parts, **weights)
 
     @torch.no_grad()
     def tokenize(self, batches: Iterable[Batch]) -> Tokenized:
@@ -215,12 +209,22 @@ class TreeNetwork(nn.Module):
         """
         parts: list[tuple[Tensor, ...]] = []
         total, items = 0.0, 0
-        for adapted in self._adapted(batches):
-            quantized = self.quantizer(adapted)
-            total += float(quantized.loss) * len(adapted)
-            items += len(adapted)
-            kept = (quantized.codes, quantized.residuals, quantized.vectors)
-            parts.append(tuple(tensor.cpu() for tensor in kept))
+        with _evaluating(self), torch.autocast(self.device.type, enabled=False):
+            for batch in batches:
+                adapted = self._encode(moved(batch, self.device))[1]
+                wrong = torch.nonzero(~adapted.isfinite().flatten(1).all(dim=1)).flatten()
+                if len(wrong):
+                    raise ValueError(
+                        f"the content vectors of item {items + int(wrong[0])} (and {len(wrong) - 1} more of "
+                        f"its batch) are not finite; restore undamaged weights, or lower the learning rate"
+                    )
+                quantized = self.quantizer(adapted)
+                total += float(quantized.loss) * len(adapted)
+                items += len(adapted)
+                kept = (quantized.codes, quantized.residuals, quantized.vectors)
+                parts.append(tuple(tensor.cpu() for tensor in kept))
+        if not items:
+            raise ValueError("no batch of items was given; there is nothing to tokenize")
         codes, residuals, vectors = (torch.cat(tensors).numpy() for tensors in zip(*parts, strict=True))
         return Tokenized(codes, residuals, vectors, total / items)
 
@@ -271,8 +275,7 @@ class TreeNetwork(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         state = self.state_dict()
         kept = {name: state[name] for name in self._names()}
-        tensors = {name: t.detach().cpu().contiguous() for name, t in kept.items()}
-        save_file(tensors, folder / "model.safetensors", metadata)
+        write_weights(kept, folder / "model.safetensors", metadata)
         (folder / "config.json").write_text(self.config.model_dump_json(indent=2) + "\n")
 
     @classmethod
@@ -284,16 +287,14 @@ class TreeNetwork(nn.Module):
         config = TreeTokenizerConfig.model_validate_json((folder / "config.json").read_text())
         weights = load_file(folder / "model.safetensors")
         model = cls(encoder, config)
-        own = {
-            name: tensor.shape for name, tensor in model.state_dict().items() if name in set(model._names())
-        }
-        for name in sorted(own.keys() | weights.keys()):
-            there = tuple(weights[name].shape) if name in weights else "nothing"
-            here = tuple(own[name]) if name in own else "nothing"
-            if there != here:
+        state = model.state_dict()
+        held = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+        own = {name: tuple(state[name].shape) for name in model._names()}
+        for name in sorted(own.keys() | held.keys()):
+            if held.get(name) != own.get(name):
                 raise ValueError(
-                    f"{folder / 'model.safetensors'} has {there} for {name}, this encoder expects {here}; "
-                    f"create the encoder with the settings that the tokenizer was trained with"
+                    f"{folder / 'model.safetensors'} has {held.get(name, 'nothing')} for {name}, this "
+                    f"encoder expects {own.get(name, 'nothing')}; create it with the settings of the training"
                 )
         model.load_state_dict(weights, strict=False)
         return model.eval()
@@ -351,23 +352,6 @@ class TreeNetwork(nn.Module):
         table = self.encoder.word_table()
         text = self.text(seen, batch["text_ids"], batch["text_mask"], table, generator)
         return text, self.vision(seen, batch["patches"], batch["has_picture"], generator)
-
-    def _adapted(self, batches: Iterable[Batch]) -> Iterable[Tensor]:
-        """Yield H' (B, L, d_c) of each batch, in evaluation mode."""
-        items = 0
-        with _evaluating(self), torch.autocast(self.device.type, enabled=False):
-            for batch in batches:
-                adapted = self._encode(moved(batch, self.device))[1]
-                wrong = torch.nonzero(~adapted.isfinite().flatten(1).all(dim=1)).flatten()
-                if len(wrong):
-                    raise ValueError(
-                        f"the content vectors of item {items + int(wrong[0])} (and {len(wrong) - 1} more of "
-                        f"its batch) are not finite; restore undamaged weights, or lower the learning rate"
-                    )
-                items += len(adapted)
-                yield adapted
-        if not items:
-            raise ValueError("no batch of items was given; there is nothing to tokenize")
 
 
 @contextmanager

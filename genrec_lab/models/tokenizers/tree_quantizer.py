@@ -153,7 +153,8 @@ class TreeQuantizer(nn.Module):
     @property
     def sizes(self) -> tuple[int, ...]:
         """K of each level."""
-        return tuple(len(self._book(level).matrix) for level in range(self.config.levels))
+        sizes = [len(book.matrix) for book in self._books()]
+        return tuple(sizes[min(level, len(sizes) - 1)] for level in range(self.config.levels))
 
     @property
     def shared_levels(self) -> tuple[int, ...]:
@@ -186,20 +187,14 @@ class TreeQuantizer(nn.Module):
             restarts = self.training and self.config.restart_dead
             if restarts:
                 self._restart_when_due(residuals)
-            books = self.codebooks()
-            codes = [
-                nearest_codes(r.detach(), b.detach()) for r, b in zip(residuals.unbind(1), books, strict=True)
-            ]
-            codewords = torch.stack([book[code] for book, code in zip(books, codes, strict=True)], dim=1)
-            quantized = Quantized(
-                content + (self._restored(codewords) - content).detach(),
-                torch.stack(codes, dim=1),
-                self._loss(residuals, codewords),
-                residuals,
-            )
+            levels = list(zip(residuals.unbind(1), self.codebooks(), strict=True))
+            codes = torch.stack([nearest_codes(own.detach(), book.detach()) for own, book in levels], dim=1)
+            chosen = zip(levels, codes.unbind(1), strict=True)
+            codewords = torch.stack([book[code] for (_, book), code in chosen], dim=1)
+            vectors = content + (self._restored(codewords) - content).detach()
             if restarts:
-                self._note_use(quantized.codes)
-        return quantized
+                self._note_use(codes)
+            return Quantized(vectors, codes, self._loss(residuals, codewords), residuals)
 
     def from_codes(self, prefix: Tensor) -> Tensor:
         """Reconstruct content from prefixes of codes: (B, l) int64, l <= L -> (B, l, d_c).
@@ -249,10 +244,6 @@ class TreeQuantizer(nn.Module):
 
     def _books(self) -> Sequence[Codebook]:
         return [book for book in self.books if isinstance(book, Codebook)]
-
-    def _book(self, level: int) -> Codebook:
-        books = self._books()
-        return books[min(level, len(books) - 1)]
 
     def _points(self, by_level: Tensor) -> list[Tensor]:
         """Group residuals or codes (B, L, ...) by book: (points, ...); the leaf's levels are joined."""
