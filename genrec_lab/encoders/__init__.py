@@ -18,15 +18,6 @@ from genrec_lab.encoders.text import (
 )
 
 __all__ = [
-    "ENCODERS",
-    "TEXT_ENCODERS",
-    "AnyEncoderConfig",
-    "AnyTextConfig",
-    "TextConfig",
-    "TextEncoder",
-    "TextModelError",
-    "encode_texts",
-    "register_encoder",
-    "register_text_encoder",
-    "text_encoder",
-]
+    "ENCODERS", "TEXT_ENCODERS", "AnyEncoderConfig", "AnyTextConfig", "TextConfig", "TextEncoder",
+    "TextModelError", "encode_texts", "register_encoder", "register_text_encoder", "text_encoder",
+]  # fmt: skip

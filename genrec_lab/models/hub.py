@@ -90,11 +90,8 @@ class Catalogue:
     def described(self, ranked: Ranked, user: int = 0) -> pl.DataFrame:
         """Return one user's recommendations: frame `rank, key, title, score`, rank from 1."""
         found = ranked.items[user] >= 0
-        return (
-            self.items[ranked.items[user][found]]
-            .select("key", "title", score=pl.Series(ranked.scores[user][found]))
-            .with_row_index("rank", offset=1)
-        )
+        chosen, scores = self.items[ranked.items[user][found]], pl.Series(ranked.scores[user][found])
+        return chosen.select("key", "title", score=scores).with_row_index("rank", offset=1)
 
 
 class NamesItems:
@@ -296,12 +293,10 @@ class Shareable(NamesItems):
         kind, settings = type(self).__name__, json.loads((folder / "config.json").read_text(encoding="utf-8"))
         head: dict[str, Any] = {"tags": ["recommendation", "generative-retrieval", "semantic-ids"]}
         head |= {"library_name": "genrec_lab"} | ({"license": facts.license} if facts.license else {})
-        known = [f"- data: {_line(facts.dataset)}"]
-        if facts.fingerprint:
-            known.append(f"- fingerprint of the data: {_line(facts.fingerprint)}")
-        known += [f"- {_line(name)}: {value:.4f}" for name, value in facts.metrics.items()]
-        if facts.notes:
-            known += ["", _line(facts.notes)]
+        known = {"data": _line(facts.dataset), "fingerprint of the data": _line(facts.fingerprint)}
+        known |= {_line(name): f"{value:.4f}" for name, value in facts.metrics.items()}
+        facts_of_data = "\n".join(f"- {name}: {value}" for name, value in known.items() if value)
+        notes = f"\n\n{_line(facts.notes)}" if facts.notes else ""
         rows = [f"| {_line(name)} | {_line(json.dumps(value))} |\n" for name, value in settings.items()]
         return f"""---
 {yaml.safe_dump(head, sort_keys=True)}---
@@ -314,7 +309,7 @@ from {type(self).__module__} import {kind}
 model = {kind}.from_pretrained("owner/name", revision="commit")
 ```
 
-{chr(10).join(known)}
+{facts_of_data}{notes}
 
 | setting | value |
 |---|---|

@@ -20,24 +20,7 @@ from genrec_lab.training.loop import Batches, fit, validation_metrics, validator
 from genrec_lab.training.processes import in_shares, rank_in_shares
 
 __all__ = [
-    "Batches",
-    "Callback",
-    "Checkpoint",
-    "EpochRecord",
-    "PrintEpochs",
-    "TrainingConfig",
-    "TrainingMemoryError",
-    "TrainingResult",
-    "autocast",
-    "bf16_is_native",
-    "computing_on",
-    "content_hash",
-    "device",
-    "fit",
-    "in_shares",
-    "moved",
-    "placed",
-    "rank_in_shares",
-    "validation_metrics",
-    "validator",
-]
+    "Batches", "Callback", "Checkpoint", "EpochRecord", "PrintEpochs", "TrainingConfig",
+    "TrainingMemoryError", "TrainingResult", "autocast", "bf16_is_native", "computing_on", "content_hash",
+    "device", "fit", "in_shares", "moved", "placed", "rank_in_shares", "validation_metrics", "validator",
+]  # fmt: skip

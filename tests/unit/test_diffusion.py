@@ -172,11 +172,8 @@ def test_a_conditional_gaussian_is_learnt(sampler: str) -> None:
         assert 0.05 < samples.std(dim=0).mean().item() < 0.2
 
 
-@pytest.mark.parametrize("steps", [0, 51])
-def test_impossible_sampling_steps_are_refused(steps: int) -> None:
-    with pytest.raises(ValueError, match=rf"steps is {steps}; expected 1 to 50"):
-        DiffusionLoss(5, 4, TINY).sample(drawn(1, 4), steps=steps)
-    with pytest.raises(ValidationError, match="sampling_steps is 60, more than the 50"):
+def test_impossible_sampling_steps_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r"sampling_steps is 60, more than diffusion\.steps = 50"):
         DiffusionConfig(steps=50, sampling_steps=60)
 
 

@@ -249,11 +249,9 @@ class ItemRecommender(SavedAttributes, Shareable):
         columns = np.searchsorted(self.items, kept)
 
         def score(part: Sequence[tuple[Sequence[int], int, Any]]) -> np.ndarray:
-            scores = checked_scores(
-                with_accepted(self.score, [row[0] for row in part], users=[row[1] for row in part]),
-                type(self),
-                (len(part), len(self.items)),
-            )
+            read, users_of_part, _ = zip(*part, strict=True)
+            scores = with_accepted(self.score, list(read), users=list(users_of_part))
+            scores = checked_scores(scores, type(self), (len(part), len(self.items)))
             scores = scores[:, columns] if filtered else scores
             if seen is not None:
                 scores = scores.astype(np.float32)  # makes a copy
@@ -373,14 +371,8 @@ def recommend_to(model: Any, users: pl.DataFrame, top_k: int, items: np.ndarray,
     `offered` are keywords that its `recommend` may accept besides `domain` and `users`, such as `beams`.
     Raises RecommenderError like `checked_ranking`.
     """
-    ranked = with_accepted(
-        model.recommend,
-        users["history"].to_list(),
-        top_k,
-        domain=users["domain"].to_list(),
-        users=users["user"].to_list(),
-        **offered,
-    )
+    offered |= {"domain": users["domain"].to_list(), "users": users["user"].to_list()}
+    ranked = with_accepted(model.recommend, users["history"].to_list(), top_k, **offered)
     return checked_ranking(ranked, type(model), (users.height, top_k), items)
 
 

@@ -285,11 +285,8 @@ class DecoderBlock(nn.Module):
 
 def draw_weights(network: nn.Module, sizes: BlockSizes) -> None:
     """Initialise a network's layers as in T5; queries start smaller because attention has no 1/sqrt(K)."""
-    std = {
-        "q": (sizes.d_model * sizes.d_kv) ** -0.5,
-        "o": (sizes.heads * sizes.d_kv) ** -0.5,
-        "wo": sizes.d_ff**-0.5,
-    }
+    std = {"q": (sizes.d_model * sizes.d_kv) ** -0.5, "o": (sizes.heads * sizes.d_kv) ** -0.5}
+    std["wo"] = sizes.d_ff**-0.5
     for name, module in network.named_modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=std.get(name.rsplit(".", 1)[-1], sizes.d_model**-0.5))

@@ -98,17 +98,11 @@ class DomainItems:
 
     def require(self, needs: Sequence[Need], model: str) -> None:
         """Raise ValueError, naming the model, if one of the needs is missing."""
-        tables = self._tables()
-        for need in needs:
-            if tables[need] is None:
-                raise ValueError(
-                    f"{model} needs {need} of its items; pass it to fit, or DomainItems(…, {need}=…)"
-                )
-
-    def present(self, needs: Sequence[Need]) -> tuple[Need, ...]:
-        """Return the needs that are available."""
-        tables = self._tables()
-        return tuple(need for need in needs if tables[need] is not None)
+        if missing := [need for need in needs if self._tables()[need] is None]:
+            need = missing[0]
+            raise ValueError(
+                f"{model} needs {need} of its items; pass it to fit, or DomainItems(…, {need}=…)"
+            )
 
     def user_places(self, users: Sequence[int]) -> np.ndarray:
         """Return (B,) positions in `users`, -1 for unknown users."""
@@ -131,7 +125,7 @@ class DomainItems:
         return torch.from_numpy(item_attributes(self.words, least_items).of_items)
 
     def write(self, folder: Path, needs: Sequence[Need]) -> None:
-        """Write items, users and the needed tables into a folder."""
+        """Write items, users and those of the needed tables that are there into a folder."""
         vectors = {"text": self.text, "pictures": self.pictures}
         held = {"items": self.items, "users": self.users}
         held |= {name: array for name, array in vectors.items() if name in needs and array is not None}
@@ -380,7 +374,7 @@ class ItemModel(nn.Module, ItemRecommender):
         """Write weights, config and the needed data of the domain into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: part.contiguous() for name, part in self.state_dict().items()}, folder / _WEIGHTS)
-        self.domain.write(folder, (*self.needs, *self.domain.present(self.takes)))
+        self.domain.write(folder, (*self.needs, *self.takes))
         (folder / _CONFIG).write_text(json.dumps(self.config.model_dump(), indent=2))
         return folder
 

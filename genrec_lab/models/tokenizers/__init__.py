@@ -27,18 +27,9 @@ from genrec_lab.models.tokenizers.kinds import (
 )
 
 __all__ = [
-    "TOKENIZERS",
-    "AnyTokenizerConfig",
-    "ItemContent",
-    "Tokenized",
-    "Tokenizer",
-    "TokenizerConfig",
-    "TokenizerError",
-    "checked_codes",
-    "find_tokenizer",
-    "load_tokenizer",
-    "register_tokenizer",
-]
+    "TOKENIZERS", "AnyTokenizerConfig", "ItemContent", "Tokenized", "Tokenizer", "TokenizerConfig",
+    "TokenizerError", "checked_codes", "find_tokenizer", "load_tokenizer", "register_tokenizer",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

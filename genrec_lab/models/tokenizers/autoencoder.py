@@ -241,11 +241,10 @@ class AutoencoderTokenizer(VectorTokenizer):
                 "fewer negatives, or tokenizer.hidden, or use more processes "
                 f"({str(error.__cause__)[:200]})"
             ) from error
-        if self.epochs and self.epochs[-1]["epoch"] > config.epochs:
+        if self.epochs and (done := self.epochs[-1]["epoch"]) > config.epochs:
             raise ValueError(
-                f"{checkpoint} has been trained for {self.epochs[-1]['epoch']} epochs, more than "
-                f"tokenizer.epochs = {config.epochs}; delete it to start again, or give another checkpoint "
-                "folder"
+                f"{checkpoint} has been trained for {done} epochs, more than tokenizer.epochs = "
+                f"{config.epochs}; delete it to start again, or give another checkpoint folder"
             )
         self.codes_by_epoch = lesson.kept
         return self._fitted()

@@ -84,13 +84,12 @@ class MaskedPlaces(nn.Module):
         content: Tensor,
         places: int,
         true: Tensor | None = None,
-        shown: Tensor | None = None,
-        is_shown: Tensor | None = None,
+        shown: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Return the states (B, places, w) of the places after (B, l, w) code vectors.
 
-        true (B, places) bool: places that exist. shown (B, places, w): vectors that replace the mask where
-        `is_shown` (B, places) is true. Raises ValueError for more places than there are positions.
+        true (B, places) bool: places that exist. shown: which (B, places) bool do not have the mask, and what
+        they have, (B, places, w). Raises ValueError for more places than there are positions.
         """
         batch, levels, _ = content.shape
         if places > len(self.positions):
@@ -99,8 +98,8 @@ class MaskedPlaces(nn.Module):
                 f"raise it, or shorten the texts"
             )
         masks = self.mask.expand(batch, places, -1)
-        if shown is not None and is_shown is not None:
-            masks = torch.where(is_shown[..., None], shown.to(masks.dtype), masks)
+        if shown is not None:
+            masks = torch.where(shown[0][..., None], shown[1].to(masks.dtype), masks)
         sequence = torch.cat([content, masks + self.positions[:places]], dim=1)
         if true is not None:
             true = torch.cat([true.new_ones(batch, levels), true], dim=1)
@@ -141,13 +140,13 @@ class TextDecoder(nn.Module):
         With mixed masking, one place in five shows a word in training, drawn from the generator; in
         evaluation every place is masked. A batch without words gives a zero that still has a gradient.
         """
-        shown = is_shown = None
+        shown = None
         if self.training and self.config.masking == "mixed":
-            is_shown, seen = self._shown(ids, generator)
-            shown = self.down(functional.embedding(seen, table))
+            which, words = self._shown(ids, generator)
+            shown = which, self.down(functional.embedding(words, table))
         # Index by places instead of the mask: their number is read from the device only once.
         true = mask.nonzero(as_tuple=True)
-        states = self.places(content, ids.shape[1], mask, shown, is_shown)[true]
+        states = self.places(content, ids.shape[1], mask, shown)[true]
         return self._loss(states, ids[true], table, len(ids))
 
     def word_scores(self, content: Tensor, table: Tensor, places: int = 32) -> Tensor:
@@ -158,10 +157,8 @@ class TextDecoder(nn.Module):
         states = self.places(content, min(places, self.config.text_places))
         # Item by item, because all places of many items times a large vocabulary would not fit. In logarithms
         # throughout, because a probability that rounds to 0 has none.
-        scores = [
-            self._logits(one, table).float().log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(one))
-            for one in states
-        ]
+        by_place = (self._logits(one, table).float().log_softmax(dim=-1) for one in states)
+        scores = [one.logsumexp(dim=0) - math.log(len(one)) for one in by_place]
         return torch.stack(scores) if scores else table.new_zeros(0, len(table))
 
     def take_vocabulary(self, words: int) -> None:
@@ -238,9 +235,7 @@ class VisionDecoder(nn.Module):
         return processes.share_of_mean(loss, len(states), len(content))
 
     @torch.no_grad()
-    def sample(
-        self, content: Tensor, generator: torch.Generator | None = None, steps: int | None = None
-    ) -> Tensor:
+    def sample(self, content: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw a picture for each item: (B, l, w) -> (B, P, c)."""
         states = self.places(content, len(self.places.positions))
-        return self.diffusion.sample(states.flatten(0, 1), generator, steps).unflatten(0, states.shape[:2])
+        return self.diffusion.sample(states.flatten(0, 1), generator).unflatten(0, states.shape[:2])

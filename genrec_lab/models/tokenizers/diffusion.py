@@ -43,8 +43,7 @@ class DiffusionConfig(BaseModel):
     def _samples_in_the_steps(self) -> DiffusionConfig:
         if self.sampling_steps > self.steps:
             raise ValueError(
-                f"diffusion.sampling_steps is {self.sampling_steps}, more than the {self.steps} of "
-                f"diffusion.steps; lower it"
+                f"diffusion.sampling_steps is {self.sampling_steps}, more than diffusion.steps = {self.steps}"
             )
         return self
 
@@ -146,15 +145,10 @@ class DiffusionLoss(nn.Module):
         return (found - noise).square().sum() / max(noise.numel(), 1)
 
     @torch.no_grad()
-    def sample(
-        self, condition: Tensor, generator: torch.Generator | None = None, steps: int | None = None
-    ) -> Tensor:
-        """Draw a token for each condition: (M, d) -> (M, c), in `steps` (default `sampling_steps`) steps."""
-        steps = self.config.sampling_steps if steps is None else steps
-        if not 1 <= steps <= self.config.steps:
-            raise ValueError(f"steps is {steps}; expected 1 to {self.config.steps}")
+    def sample(self, condition: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw a token for each condition: (M, d) -> (M, c)."""
         scheduler: Any = self._scheduler(self.config.sampler, float(self.largest))
-        scheduler.set_timesteps(steps)
+        scheduler.set_timesteps(self.config.sampling_steps)
         parameter = next(self.parameters())
         token = _normal((len(condition), self.channels), generator, parameter)
         for step in scheduler.timesteps:

@@ -113,12 +113,10 @@ class TextualIds(CatalogueTokenizer):
             ids = generator.unique_ids()
             reader = reader_over(ids).requires_grad_(True)
             size = naming.recommender.batch_size
-            # A recommender with reads="past" learns every position of a sequence in one pass.
-            batches = (
-                PairBatches(pairs, size, per_user=naming.per_user)
-                if reader.reads_whole
-                else StretchBatches(sequences, size, naming.max_history, per_user=naming.per_user)
-            )
+            if reader.reads_whole:
+                batches = PairBatches(pairs, size, per_user=naming.per_user)
+            else:  # it learns every position of a sequence in one pass
+                batches = StretchBatches(sequences, size, naming.max_history, per_user=naming.per_user)
             train(reader, batches, naming.recommender, f"reader {turn}")
         self.weights = {"generator": generator.t5.state_dict(), _RECOMMENDER: reader.t5.state_dict()}
         self._named(known.numbers, ids.numpy(), pieces)

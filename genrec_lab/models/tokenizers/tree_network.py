@@ -143,10 +143,10 @@ class TreeNetwork(nn.Module):
         self._is_warm = self._knows_places = False
         # A saved file holds the encoder's trained weights and buffers, but not its frozen network.
         module = cast(nn.Module, encoder)
+        trained = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
         parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
-        kept = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
-        kept += [name for name in module.state_dict() if name not in parameters]
-        self._kept = [f"encoder.{name}" for name in kept]
+        buffers = [name for name in module.state_dict() if name not in parameters]
+        self._kept = [f"encoder.{name}" for name in (*trained, *buffers)]
 
     @property
     def device(self) -> torch.device:
@@ -166,8 +166,7 @@ class TreeNetwork(nn.Module):
         if neighbours is None and (config.mu or config.eta):
             raise ValueError(
                 f"no neighbours were given, but tokenizer.mu = {config.mu} and tokenizer.eta = {config.eta} "
-                f"need them; pass a co-occurring item for each item (itself if it has none), or set both "
-                f"to 0"
+                "need them; pass a co-occurring item for each item, or set both to 0"
             )
         content, adapted = self._encode(items)
         if self.training:
@@ -192,12 +191,7 @@ class TreeNetwork(nn.Module):
         self.parts = {name: part.detach() for name, part in parts.items()}
         if self.training:
             self.steps += 1
-        weights = {
-            "alpha": config.alpha,
-            "lambda_code": config.lambda_code,
-            "mu": config.mu,
-            "eta": config.eta,
-        }
+        weights = {name: getattr(config, name) for name in ("alpha", "lambda_code", "mu", "eta")}
         return utgrec_objective(**parts, **weights)
 
     @torch.no_grad()
@@ -250,13 +244,10 @@ class TreeNetwork(nn.Module):
             return self.text.word_scores(seen, self.encoder.word_table())
 
     @torch.no_grad()
-    def decode_pictures(
-        self, prefix: Tensor, generator: torch.Generator | None = None, steps: int | None = None
-    ) -> Tensor:
+    def decode_pictures(self, prefix: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw a picture for each prefix of codes: (B, l) int64 -> (B, 3, S, S) in 0..1.
 
-        Samples in `steps` steps, by default `diffusion.sampling_steps`. Raises ValueError if the training had
-        no pictures.
+        Raises ValueError if the training had no pictures.
         """
         if not self.vision.diffusion.largest:
             raise ValueError(
@@ -265,7 +256,7 @@ class TreeNetwork(nn.Module):
             )
         with _evaluating(self):
             seen = self.projection(self.quantizer.from_codes(prefix.to(self.device)))
-            return self.encoder.picture.to_images(self.vision.sample(seen, generator, steps)).clamp(0, 1)
+            return self.encoder.picture.to_images(self.vision.sample(seen, generator)).clamp(0, 1)
 
     def save(self, folder: Path, metadata: dict[str, str] | None = None) -> None:
         """Write `model.safetensors` and `config.json`, without the encoder's frozen parameters.
