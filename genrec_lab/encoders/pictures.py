@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
+from torch.nn import functional
 
 from genrec_lab.data.picture_files import DAMAGED, has_picture, opened_picture
 from genrec_lab.encoders.hub import local_folder, model_identity
@@ -23,16 +24,9 @@ MAX_PIXELS = 2_000_000
 _ORIENTATION = 0x0112
 # Names of the repair counts by picture mode; other modes need no repair.
 _CONVERTED = {
-    "1": "pictures_from_grey",
-    "L": "pictures_from_grey",
-    "LA": "pictures_from_grey",
-    "I;16": "pictures_from_grey",
-    "I;16B": "pictures_from_grey",
-    "I;16L": "pictures_from_grey",
-    "I": "pictures_from_grey",
+    **dict.fromkeys(("1", "L", "LA", "I;16", "I;16B", "I;16L", "I"), "pictures_from_grey"),
+    **dict.fromkeys(("P", "PA"), "pictures_from_palette"),
     "CMYK": "pictures_from_cmyk",
-    "P": "pictures_from_palette",
-    "PA": "pictures_from_palette",
 }
 
 
@@ -156,9 +150,7 @@ class PictureTarget(BaseModel):
 
     size: int = Field(64, ge=1, description="side of the square picture in px")
     patch: int = Field(8, ge=1, description="side of a patch in px; unused with an autoencoder")
-    autoencoder: str | None = Field(
-        None, description="folder of a diffusers AutoencoderKL: latents as tokens"
-    )
+    autoencoder: str | None = Field(None, description="folder of a diffusers AutoencoderKL, for latents")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -210,9 +202,7 @@ class PictureTarget(BaseModel):
         scaled = 2 * images.float() - 1
         if self.autoencoder is not None:
             return self._encode(scaled)
-        side, patch = self.side, self.patch
-        cut = scaled.reshape(-1, 3, side, patch, side, patch).permute(0, 2, 4, 1, 3, 5)
-        return cut.reshape(-1, self.tokens, self.channels)
+        return functional.pixel_unshuffle(scaled, self.patch).flatten(2).transpose(1, 2)
 
     def to_images(self, tokens: Tensor) -> Tensor:
         """Convert tokens (B, P, c) to pictures (B, 3, S, S), clipped to 0..1; the inverse of `to_tokens`."""
@@ -221,12 +211,9 @@ class PictureTarget(BaseModel):
                 f"picture tokens have shape {tuple(tokens.shape)}; expected (B, {self.tokens}, "
                 f"{self.channels})"
             )
-        if self.autoencoder is not None:
-            scaled = self._decode(tokens.float())
-        else:
-            side, patch = self.side, self.patch
-            cut = tokens.float().reshape(-1, side, side, 3, patch, patch).permute(0, 3, 1, 4, 2, 5)
-            scaled = cut.reshape(-1, 3, self.size, self.size)
+        grid = tokens.float().transpose(1, 2).unflatten(2, (self.side, self.side))
+        own = self.autoencoder is None
+        scaled = functional.pixel_shuffle(grid, self.patch) if own else self._decode(grid)
         return ((scaled + 1) / 2).clamp(0, 1)
 
     @torch.no_grad()
@@ -239,11 +226,10 @@ class PictureTarget(BaseModel):
         return latents.flatten(2).transpose(1, 2).contiguous().to(scaled.device)
 
     @torch.no_grad()
-    def _decode(self, tokens: Tensor) -> Tensor:
+    def _decode(self, latents: Tensor) -> Tensor:
         where = device()
         model, shift, scale = _autoencoder(str(self.autoencoder), where)
-        latents = tokens.transpose(1, 2).reshape(-1, self.channels, self.side, self.side)
-        return model.decode(moved(latents, where) / scale + shift).sample.to(tokens.device)
+        return model.decode(moved(latents, where) / scale + shift).sample.to(latents.device)
 
 
 @lru_cache(maxsize=4)

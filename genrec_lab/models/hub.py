@@ -208,9 +208,10 @@ class Shareable(NamesItems):
             )
         hashes = described["sha256"]
         there = {name for name in cls.shared_files if (folder / name).is_file()}
-        if unlisted := ({*there, *cls.needed_files} - {*hashes, "shared.json"}):
+        hashed_files = {*there, *cls.needed_files} - {"shared.json"}
+        if unlisted := [name for name in cls.shared_files if name in hashed_files - hashes.keys()]:
             raise SharingError(
-                f"{source}: shared.json has no hash of {min(unlisted)}, so the file cannot be verified; "
+                f"{source}: shared.json has no hash of {unlisted[0]}, so the file cannot be verified; "
                 "fetch the folder again"
             )
         for name, hashed in hashes.items():

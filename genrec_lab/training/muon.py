@@ -50,7 +50,10 @@ class Muon(torch.optim.Muon):
             looking_ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])
             updates = [update.T if update.shape[0] > update.shape[1] else update for update in looking_ahead]
             torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
-            for places in groups_by_shape(updates, shared):
+            groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+            for place, update in enumerate(updates):
+                groups[(*update.shape, 0 if shared else place)].append(place)
+            for places in groups.values():
                 own = [matrices[place] for place in places]
                 stacked = torch.stack([updates[place] for place in places])
                 wide = stacked.bfloat16() if is_native else stacked
@@ -67,14 +70,6 @@ class Muon(torch.optim.Muon):
 def shares_products(where: torch.device) -> bool:
     """Return whether batched matrix products are faster than single ones, which is not so on a CPU."""
     return where.type != "cpu"
-
-
-def groups_by_shape(matrices: list[Tensor], together: bool) -> list[list[int]]:
-    """Return the indices of the matrices grouped by shape, or each index by itself."""
-    places: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for place, matrix in enumerate(matrices):
-        places[(*matrix.shape, 0 if together else place)].append(place)
-    return list(places.values())
 
 
 def orthogonal(wide: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:

@@ -253,7 +253,7 @@ class TestTokenize:
             np.testing.assert_allclose(a, b, atol=1e-6)
         assert split.loss == pytest.approx(whole.loss, rel=1e-5)
         assert whole.codes.shape == (20, 3) and whole.codes.dtype == np.int64
-        content = torch.cat(list(model._adapted([catalogue]))).detach().numpy()
+        content = model.eval()._encode(catalogue)[1].detach().numpy()
         np.testing.assert_allclose(whole.residuals.cumsum(axis=1), content, atol=1e-5)
         restored = model.quantizer.from_codes(torch.from_numpy(whole.codes)).detach().numpy()
         np.testing.assert_allclose(whole.vectors, restored, atol=1e-6)

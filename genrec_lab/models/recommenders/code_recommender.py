@@ -29,7 +29,7 @@ from genrec_lab.decoding import CodeModel, CodeTrie, Histories, Normalise, Ranke
 from genrec_lab.losses import code_cross_entropy
 from genrec_lab.models.hub import Shareable
 from genrec_lab.models.layers import source_of_nan
-from genrec_lab.models.recommenders.adapters import LoRAConfig, add_lora, load_lora, plain_weights, save_lora
+from genrec_lab.models.recommenders import adapters
 from genrec_lab.models.recommenders.base import (
     Callbacks,
     ItemList,
@@ -40,16 +40,9 @@ from genrec_lab.models.recommenders.base import (
     callbacks_of,
     seen_items,
 )
-from genrec_lab.training import (
-    TrainingConfig,
-    TrainingResult,
-    autocast,
-    content_hash,
-    moved,
-    placed,
-    validator,
-)
+from genrec_lab.training import TrainingConfig, TrainingResult, content_hash, validator
 from genrec_lab.training import fit as train
+from genrec_lab.training.devices import autocast, moved, placed
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -70,7 +63,7 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
         super().__init__()
         self.codes, self.config = codes, config
         self.results_: dict[str, TrainingResult] = {}
-        self.adapter: tuple[str, LoRAConfig] | None = None  # domain and config of the LoRA in the body
+        self.adapter: tuple[str, adapters.LoRAConfig] | None = None  # of the LoRA in the body: its domain
         self.temperature = 1.0  # divides the logits only in the loss (LETTER's Eq. 7)
         # The last row is padding, so that index -1 reads it.
         table = np.vstack([codes.tokens(), np.full((1, codes.levels), PAD)])
@@ -232,7 +225,7 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
         data: Dataset | TrainingData,
         domain: str,
         *,
-        lora: LoRAConfig | None,
+        lora: adapters.LoRAConfig | None,
         seed: int = 0,
         **given: Any,
     ) -> Self:
@@ -242,7 +235,7 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
         weights (GMC Table 4, row 5). `given` holds the other arguments of `fit`.
         """
         torch.manual_seed(seed)  # for the adapter's initial weights
-        adapted = copy.deepcopy(self) if lora is None else add_lora(self, lora, domain)
+        adapted = copy.deepcopy(self) if lora is None else adapters.add_lora(self, lora, domain)
         learnt = TrainingData.of(data, max_history=(given.get("pairs") or PairsConfig()).max_history)
         return adapted.fit(learnt.of_domains(domain), seed=seed, **given)
 
@@ -257,15 +250,16 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
                 f"{codes.vocabulary_size}; a transfer needs a conflict policy that adds no level, such as "
                 "identifiers.policy 'nearest_free'"
             )
-        return self._with_weights(plain_weights(self), codes)
+        return self._with_weights(adapters.plain_weights(self), codes)
 
     def merged(self) -> Self:
         """Return the recommender with its adapter merged into the weights; itself if it has none."""
-        return self._with_weights(plain_weights(self), self.codes) if self.adapter else self
+        return self._with_weights(adapters.plain_weights(self), self.codes) if self.adapter else self
 
     def unadapted(self) -> Self:
         """Return the recommender without its adapter; itself if it has none."""
-        return self._with_weights(plain_weights(self, merged=False), self.codes) if self.adapter else self
+        weights = adapters.plain_weights(self, merged=False)
+        return self._with_weights(weights, self.codes) if self.adapter else self
 
     def _with_weights(self, weights: dict[str, Tensor], codes: ItemCodes) -> Self:
         with torch.random.fork_rng():
@@ -366,9 +360,8 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
         """Return the trie of the allowed items of some domains, one root per domain."""
         if allow is None and deny is None:
             return self.trie(*domains)
-        return self._trie_of(
-            [allowed_items(self.codes.domain_items(name), allow, deny, name) for name in domains]
-        )
+        of_each = [allowed_items(self.codes.domain_items(name), allow, deny, name) for name in domains]
+        return self._trie_of(of_each)
 
     def score(
         self, histories: Histories, domain: str | None = None, *, normalise: Normalise = "vocabulary"
@@ -433,7 +426,7 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
         folder.mkdir(parents=True, exist_ok=True)
         self.codes.write(folder / "codes.parquet")
         (folder / "config.json").write_text(json.dumps(self.config.model_dump(), indent=2))
-        save_file(plain_weights(self), folder / "model.safetensors")
+        save_file(adapters.plain_weights(self), folder / "model.safetensors")
         return folder
 
     @classmethod
@@ -450,7 +443,7 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
                     f"{folder / name} is missing; expected a folder written by {cls.__name__}.save"
                 )
         config = cls.Config.model_validate_json((folder / "config.json").read_text())
-        codes = ItemCodes.read(folder / "codes.parquet")
+        codes, weights = ItemCodes.read(folder / "codes.parquet"), folder / "model.safetensors"
         try:
             with torch.device("meta"):
                 wanted = {name: list(one.shape) for name, one in cls(codes, config).body.state_dict().items()}
@@ -459,7 +452,7 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
                 f"{folder}: config.json asks for impossible sizes ({str(error)[:80]})"
             ) from error
         try:
-            with safe_open(folder / "model.safetensors", framework="pt") as file:
+            with safe_open(weights, framework="pt") as file:
                 held = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise ValueError(
@@ -472,7 +465,7 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
                 f"({len(unlike)} weights differ); these files do not belong to one model"
             )
         model = cls(codes, config)
-        model.body.load_state_dict(load_file(folder / "model.safetensors"))
+        model.body.load_state_dict(load_file(weights))
         return placed(model).eval()
 
     def save_adaptation(self, folder: Path) -> Path:
@@ -480,9 +473,9 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
         if self.adapter is None:
             return self.save(folder)
         domain, lora = self.adapter
-        return save_lora(self, lora, domain, folder)
+        return adapters.save_lora(self, lora, domain, folder)
 
     def with_adaptation(self, domain: str, folder: Path) -> Self:
         """Load the recommender that `save_adaptation` wrote for a domain; `self` must be the adapted base."""
         has_lora = (folder / "lora.json").is_file()
-        return load_lora(self, domain, folder) if has_lora else type(self).load(folder)
+        return adapters.load_lora(self, domain, folder) if has_lora else type(self).load(folder)

@@ -37,16 +37,9 @@ from genrec_lab.models.recommenders.base import (
 )
 from genrec_lab.models.sequential.batches import SequenceBatches, Undivided, places_of
 from genrec_lab.registry import ComponentConfig
-from genrec_lab.training import (
-    Batches,
-    TrainingConfig,
-    TrainingResult,
-    content_hash,
-    moved,
-    placed,
-    validator,
-)
+from genrec_lab.training import Batches, TrainingConfig, TrainingResult, content_hash, validator
 from genrec_lab.training import fit as train
+from genrec_lab.training.devices import moved, placed
 
 _WEIGHTS, _CONFIG, _ARRAYS, _WORDS = "model.safetensors", "config.json", "domain.safetensors", "words.parquet"
 

@@ -5,8 +5,8 @@ Letters: B histories or texts, S tokens, N items, W tokens of an item, H heads, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from genrec_lab.data.batches import padded
 from genrec_lab.data.item_text import as_text
 from genrec_lab.data.rules import ITEM_TYPES
-from genrec_lab.encoders.hub import HubError, find_on_hub, no_loading_bar
+from genrec_lab.encoders.hub import released
 from genrec_lab.models.layers import PooledDropout
 
 if TYPE_CHECKING:
@@ -131,16 +131,16 @@ class ItemLanguage:
 # --- the reader
 
 
-@contextmanager
-def released(encoder: str) -> Iterator[None]:
-    """Convert transformers' error for a folder or hub model into one that names the key."""
-    try:
-        yield
-    except (OSError, ValueError, HubError) as cause:
-        raise ValueError(
+def released_longformer(encoder: str) -> AbstractContextManager[None]:
+    """Within the block, load a Longformer or its tokenizer; an error names the config's key."""
+
+    def failed(reason: str) -> ValueError:
+        return ValueError(
             f"recformer.encoder is {encoder!r}, which is neither a folder with a Longformer and its "
-            f"tokenizer nor one on the hub ({str(cause).splitlines()[0]}); or set None for a small one"
-        ) from cause
+            f"tokenizer nor one on the hub ({reason}); or set None for a small one"
+        )
+
+    return released(encoder, failed)
 
 
 def new_longformer(c: RecFormerConfig, backbone: dict[str, Any] | None) -> Any:
@@ -150,9 +150,7 @@ def new_longformer(c: RecFormerConfig, backbone: dict[str, Any] | None) -> Any:
     if backbone is not None:
         return LongformerModel(LongformerConfig.from_dict(backbone), add_pooling_layer=False)
     if c.encoder is not None:
-        with released(c.encoder), no_loading_bar():
-            if not Path(c.encoder).is_dir():
-                find_on_hub(c.encoder)
+        with released_longformer(c.encoder):
             sizes = LongformerConfig.from_pretrained(c.encoder)
             sizes.attention_window = [c.window] * sizes.num_hidden_layers
             return LongformerModel.from_pretrained(c.encoder, config=sizes, add_pooling_layer=False)

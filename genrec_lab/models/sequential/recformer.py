@@ -36,7 +36,7 @@ from genrec_lab.models.sequential.longformer import (
     Tokens,
     for_short_texts,
     new_longformer,
-    released,
+    released_longformer,
 )
 from genrec_lab.models.sequential.objectives import catalogue_cross_entropy, in_batch_contrast
 from genrec_lab.training import Batches, placed
@@ -102,7 +102,7 @@ class RecFormer(ItemModel):
         self._held: Tensor | None = None
         self.longformer = for_short_texts(new_longformer(c, backbone))
         if language is None and c.encoder is not None:
-            with released(c.encoder):
+            with released_longformer(c.encoder):
                 language = ItemLanguage.read(c.encoder)
         self.language = language
         width = self.longformer.config.hidden_size

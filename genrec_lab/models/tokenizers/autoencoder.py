@@ -31,15 +31,8 @@ from genrec_lab.models.tokenizers.base import (
 )
 from genrec_lab.models.tokenizers.epochs import Lesson, train_in_epochs
 from genrec_lab.models.tokenizers.quantizers import Quantized
-from genrec_lab.training import (
-    TrainingConfig,
-    TrainingMemoryError,
-    autocast,
-    content_hash,
-    moved,
-    placed,
-    processes,
-)
+from genrec_lab.training import TrainingConfig, content_hash, processes
+from genrec_lab.training.devices import TrainingMemoryError, autocast, moved, placed
 
 # Hidden layers from the content vector to the latent one; the decoder mirrors them.
 PAPER_HIDDEN = (2048, 1024, 512, 256, 128, 64)  # not stated in GMC; LC-Rec's and LETTER's code have these

@@ -7,9 +7,8 @@ G candidates, D width. An id is a row of L tokens; shorter ids are filled with E
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from itertools import product
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch.nn import functional as F
 
 from genrec_lab.codes import EOS, PAD, ItemCodes
 from genrec_lab.data.batches import padded
-from genrec_lab.encoders.hub import HubError, find_on_hub, no_loading_bar
+from genrec_lab.encoders.hub import released
 from genrec_lab.models.recommenders.recommender import Recommender
 from genrec_lab.models.recommenders.t5 import NEGATIVE, T5, Cache, Memory, T5Config
 from genrec_lab.models.tokenizers.base import TokenizerConfig
@@ -244,7 +243,7 @@ def new_t5(pieces: WordPieces, config: TextualIdsConfig, name: str | None) -> T5
     """
     if name is None:
         return T5(pieces.size, config.body)
-    with _released(name), no_loading_bar():
+    with _released(name):
         from transformers import T5ForConditionalGeneration
 
         theirs: Any = T5ForConditionalGeneration.from_pretrained(name)
@@ -284,15 +283,11 @@ def _parts(items: list[int]) -> Iterator[list[int]]:
         yield items[start : start + _AT_ONCE]
 
 
-@contextmanager
-def _released(name: str) -> Iterator[None]:
-    """Raise TextualIdsError if a folder or hub model cannot be read."""
-    try:
-        if not Path(name).expanduser().is_dir():
-            find_on_hub(name)
-        yield
-    except (HubError, OSError, ValueError) as error:
-        raise TextualIdsError(
-            f'"{name}" cannot be read as a T5 ({str(error).splitlines()[0]}); name a folder with '
-            "config.json, weights and tokenizer, or a model on the hub, such as t5-small"
-        ) from error
+def _released(name: str) -> AbstractContextManager[None]:
+    def failed(reason: str) -> TextualIdsError:
+        return TextualIdsError(
+            f'"{name}" cannot be read as a T5 ({reason}); name a folder with config.json, weights and '
+            "tokenizer, or a model on the hub, such as t5-small"
+        )
+
+    return released(name, failed)
