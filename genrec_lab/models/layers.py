@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import cache
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 _POOL_SIZE = 1 << 23
 _LARGEST_SLICE = _POOL_SIZE // 2  # so that a slice can start anywhere in half of the pool
-_POOLS: dict[tuple[float, torch.dtype], Tensor] = {}
 
 
 class PooledDropout(nn.Module):
@@ -38,33 +38,27 @@ class PooledDropout(nn.Module):
             return x
         if x.device.type != "cpu" or torch.compiler.is_compiling():
             return nn.functional.dropout(x, self.p, training=True)
-        return x * self._mask(x.numel(), x.dtype).view(x.shape)
-
-    def _mask(self, numbers: int, dtype: torch.dtype) -> Tensor:
-        """Cut a mask of `numbers` elements from the pool, in several slices if one is not enough."""
-        pool = self._pool(dtype)
-        slices = []
-        for start in range(0, numbers, _LARGEST_SLICE):
-            size = min(_LARGEST_SLICE, numbers - start)
+        pool, slices = _pool(self.p, x.dtype), []
+        for start in range(0, x.numel(), _LARGEST_SLICE):
+            size = min(_LARGEST_SLICE, x.numel() - start)
             offset = int(torch.randint(_POOL_SIZE - size, (1,)))
             slices.append(pool[offset : offset + size])
-        return slices[0] if len(slices) == 1 else torch.cat(slices)
+        return x * (slices[0] if len(slices) == 1 else torch.cat(slices)).view(x.shape)
 
-    def _pool(self, dtype: torch.dtype) -> Tensor:
-        """Return the pool of this rate in this type, shared by all layers of the same rate."""
-        key = (self.p, dtype)
-        if key not in _POOLS:
-            # A separate generator: whether the pool already exists must not change what a layer draws.
-            generator = torch.Generator().manual_seed(0x5EED)
-            # Outside inference mode, whose tensors cannot be used in later training.
-            with torch.inference_mode(False):
-                keep = torch.rand(_POOL_SIZE, generator=generator) >= self.p
-                _POOLS[key] = (keep / (1.0 - self.p)).to(dtype)
-        return _POOLS[key]
+
+@cache
+def _pool(p: float, dtype: torch.dtype) -> Tensor:
+    """Return the masks of a rate in a type, which all layers of that rate share."""
+    # A separate generator: whether the pool already exists must not change what a layer draws.
+    generator = torch.Generator().manual_seed(0x5EED)
+    # Outside inference mode, whose tensors cannot be used in later training.
+    with torch.inference_mode(False):
+        keep = torch.rand(_POOL_SIZE, generator=generator) >= p
+        return (keep / (1.0 - p)).to(dtype)
 
 
 def drawn_linear(
-    inputs: int, outputs: int, generator: torch.Generator | None = None, scale: float = 1.0
+    inputs: int, outputs: int, generator: Generator | None = None, scale: float = 1.0
 ) -> nn.Linear:
     """Return a layer with weights ~ N(0, scale² / inputs) and zero bias.
 

@@ -72,10 +72,11 @@ class Popularity(ItemRecommender):
         seen = seen_items(histories, exclude_seen)
         longest = max(map(len, seen), default=0) if seen is not None else 0
         first = np.lexsort((kept, -counts))[: top_k + longest]
-        best = np.full(top_k + longest, NO_ITEM), np.full(top_k + longest, -np.inf, np.float32)
-        best[0][: len(first)], best[1][: len(first)] = kept[first], counts[first]
+        filled = (0, top_k + longest - len(first))
+        best = np.pad(kept[first], filled, constant_values=NO_ITEM)
+        scores = np.pad(counts[first], filled, constant_values=-np.inf)
         rows = np.broadcast_to(np.arange(top_k), (len(histories), top_k))
         if seen is not None:
-            unseen = [np.flatnonzero(~np.isin(best[0], items))[:top_k] for items in seen]
+            unseen = [np.flatnonzero(~np.isin(best, items))[:top_k] for items in seen]
             rows = np.array(unseen, dtype=np.int64).reshape(len(histories), top_k)
-        return Ranked(best[0][rows], best[1][rows])
+        return Ranked(best[rows], scores[rows])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from scipy import stats
@@ -53,7 +55,7 @@ def test_an_existing_pool_does_not_change_what_is_drawn(monkeypatch: pytest.Monk
     layer(x)
     torch.manual_seed(3)
     warm, following = layer(x), torch.rand(1)
-    monkeypatch.setattr(layers, "_POOLS", {})
+    monkeypatch.setattr(layers, "_pool", functools.cache(layers._pool.__wrapped__))
     torch.manual_seed(3)
     assert torch.equal(layer(x), warm)
     assert torch.equal(torch.rand(1), following)
@@ -71,7 +73,7 @@ def test_gradients_flow_through_the_kept_ones_only() -> None:
 def test_a_tensor_larger_than_a_slice_is_dropped_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers, "_POOL_SIZE", 1 << 12)
     monkeypatch.setattr(layers, "_LARGEST_SLICE", 1 << 11)
-    monkeypatch.setattr(layers, "_POOLS", {})
+    monkeypatch.setattr(layers, "_pool", functools.cache(layers._pool.__wrapped__))
     torch.manual_seed(0)
     x = torch.ones(5, 3, 1000)  # 15,000 elements: seven whole slices and a part
     dropped = PooledDropout(0.3)(x)
@@ -89,7 +91,7 @@ def test_the_real_pool_serves_a_tensor_larger_than_its_half() -> None:
 
 
 def test_a_pool_first_made_in_inference_mode_can_be_trained_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layers, "_POOLS", {})
+    monkeypatch.setattr(layers, "_pool", functools.cache(layers._pool.__wrapped__))
     layer = PooledDropout(0.2)
     with torch.inference_mode():
         layer(torch.ones(10))

@@ -72,8 +72,10 @@ def add_lora(model: AnyRecommender, config: LoRAConfig, domain: str) -> AnyRecom
 
 def count_parameters(model: CodeRecommender) -> Parameters:
     """Return how many of a model's parameters require a gradient."""
-    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    return Parameters(sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes))
+    weights = list(model.parameters())
+    return Parameters(
+        sum(one.numel() for one in weights if one.requires_grad), sum(map(Tensor.numel, weights))
+    )
 
 
 def plain_weights(model: CodeRecommender, *, merged: bool = True) -> dict[str, Tensor]:

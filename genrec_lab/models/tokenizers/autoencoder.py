@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from pydantic import Field
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from genrec_lab.data.batches import Batch
 from genrec_lab.models.saved import write_weights
@@ -90,7 +90,7 @@ class Autoencoder(nn.Module, ABC):
     config: Any
 
     def __init__(
-        self, inputs: int, dimension: int, config: AutoencoderConfig, generator: torch.Generator | None
+        self, inputs: int, dimension: int, config: AutoencoderConfig, generator: Generator | None
     ) -> None:
         """`inputs` is D, `dimension` d; the weights are drawn from the generator, the encoder's first."""
         super().__init__()
@@ -134,7 +134,7 @@ class Autoencoder(nn.Module, ABC):
     def start_epoch(self, epoch: int, seed: int) -> None:
         """Hook at the start of an epoch (counted from 1); does nothing by default."""
 
-    def after_epoch(self, x: Tensor, used: Tensor, generator: torch.Generator) -> None:
+    def after_epoch(self, x: Tensor, used: Tensor, generator: Generator) -> None:
         """Hook after an epoch in which the codes `used` (L, K) occurred; does nothing by default."""
 
     def through(self, layers: nn.Module, x: Tensor) -> Tensor:
@@ -340,7 +340,7 @@ class _CatalogueEpochs:
             processes.same_in_all(model.state_dict().values())
 
 
-def mlp(widths: tuple[int, ...], dropout: float, generator: torch.Generator | None) -> nn.Sequential:
+def mlp(widths: tuple[int, ...], dropout: float, generator: Generator | None) -> nn.Sequential:
     """Return linear layers with ReLU and dropout between them (GMC section 5.1.4: MLPs with ReLU)."""
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(widths):

@@ -48,10 +48,8 @@ class CoOccurrence(CatalogueTokenizer):
     ) -> Self:
         """Cluster the items of a dataset's domains by their co-occurrences in its sequences."""
         known = ItemContent.of(content)
-        sequences = known.training_places(self)
-        return self.keep_codes(
-            known, codes_of_graph(co_occurrence_graph(sequences, len(known)), self.config, seed)
-        )
+        graph = co_occurrence_graph(known.training_places(self), len(known))
+        return self.keep_codes(known, codes_of_graph(graph, self.config, seed))
 
 
 def codes_of_graph(graph: csr_matrix, config: CoOccurrenceConfig, seed: int) -> np.ndarray:
@@ -68,10 +66,8 @@ def co_occurrence_graph(sequences: Iterable[Sequence[int]], n_items: int) -> csr
 
     The training sequences hold item indices below N.
     """
-    users, items = [], []
-    for user, sequence in enumerate(sequences):
-        users += [user] * len(sequence)
-        items += list(sequence)
+    pairs = [(user, item) for user, sequence in enumerate(sequences) for item in sequence]
+    users, items = zip(*pairs, strict=True) if pairs else ((), ())
     shape = (max(users, default=0) + 1, n_items)
     times = csr_matrix((np.ones(len(items)), (users, items)), shape=shape)
     graph = csr_matrix(times.T @ times)

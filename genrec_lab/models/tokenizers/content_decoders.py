@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
@@ -44,7 +44,7 @@ class DecoderConfig(BaseModel):
 class BidirectionalLayer(nn.Module):
     """One transformer layer in which every place attends to every real token; normalised before and after."""
 
-    def __init__(self, width: int, config: DecoderConfig, generator: torch.Generator | None = None) -> None:
+    def __init__(self, width: int, config: DecoderConfig, generator: Generator | None = None) -> None:
         super().__init__()
         if width % config.heads:
             raise ValueError(
@@ -72,7 +72,7 @@ class MaskedPlaces(nn.Module):
     """One bidirectional layer over an item's code vectors and mask tokens with positions."""
 
     def __init__(
-        self, width: int, places: int, config: DecoderConfig, generator: torch.Generator | None = None
+        self, width: int, places: int, config: DecoderConfig, generator: Generator | None = None
     ) -> None:
         super().__init__()
         self.mask = nn.Parameter(torch.empty(width).normal_(0, 0.02, generator=generator))
@@ -115,7 +115,7 @@ class TextDecoder(nn.Module):
         words: int,
         word_dimension: int,
         config: DecoderConfig,
-        generator: torch.Generator | None = None,
+        generator: Generator | None = None,
     ) -> None:
         """`words` is V and `word_dimension` is e of the word table that every call receives."""
         super().__init__()
@@ -128,12 +128,7 @@ class TextDecoder(nn.Module):
         self.bias = nn.Parameter(torch.zeros(words))
 
     def forward(
-        self,
-        content: Tensor,
-        ids: Tensor,
-        mask: Tensor,
-        table: Tensor,
-        generator: torch.Generator | None = None,
+        self, content: Tensor, ids: Tensor, mask: Tensor, table: Tensor, generator: Generator | None = None
     ) -> Tensor:
         """Return L^t: (B, l, w) code vectors, (B, T) int64 words, (B, T) bool mask, (V, e) -> scalar.
 
@@ -186,7 +181,7 @@ class TextDecoder(nn.Module):
             return total
         return processes.share_of_mean(total * items / max(len(words), 1), len(words), items)
 
-    def _shown(self, ids: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def _shown(self, ids: Tensor, generator: Generator | None) -> tuple[Tensor, Tensor]:
         """Return which places show a word in training, and which word: (B, T) bool, (B, T) int64."""
         device = ids.device if generator is None else generator.device
         words, places = len(self.bias), ids.shape[1]
@@ -211,7 +206,7 @@ class VisionDecoder(nn.Module):
         channels: int,
         config: DecoderConfig,
         diffusion: DiffusionConfig,
-        generator: torch.Generator | None = None,
+        generator: Generator | None = None,
     ) -> None:
         """`tokens` is P and `channels` c of a picture."""
         super().__init__()
@@ -219,11 +214,7 @@ class VisionDecoder(nn.Module):
         self.diffusion = DiffusionLoss(channels, width, diffusion, generator)
 
     def forward(
-        self,
-        content: Tensor,
-        patches: Tensor,
-        has_picture: Tensor,
-        generator: torch.Generator | None = None,
+        self, content: Tensor, patches: Tensor, has_picture: Tensor, generator: Generator | None = None
     ) -> Tensor:
         """Return L^v: (B, l, w) code vectors, (B, P, c) pictures, (B,) bool has a picture -> scalar.
 
@@ -235,7 +226,7 @@ class VisionDecoder(nn.Module):
         return processes.share_of_mean(loss, len(states), len(content))
 
     @torch.no_grad()
-    def sample(self, content: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, content: Tensor, generator: Generator | None = None) -> Tensor:
         """Draw a picture for each item: (B, l, w) -> (B, P, c)."""
         states = self.places(content, len(self.places.positions))
         return self.diffusion.sample(states.flatten(0, 1), generator).unflatten(0, states.shape[:2])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from genrec_lab.models.layers import drawn_linear
@@ -51,7 +51,7 @@ class DiffusionConfig(BaseModel):
 class AdaptiveBlock(nn.Module):
     """A residual MLP; the condition shifts and scales its layer norm and gates its output."""
 
-    def __init__(self, width: int, generator: torch.Generator | None = None) -> None:
+    def __init__(self, width: int, generator: Generator | None = None) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.inner = drawn_linear(width, width, generator)
@@ -69,7 +69,7 @@ class AdaptiveMLP(nn.Module):
     """The network that predicts the noise in a token, given its step and its condition."""
 
     def __init__(
-        self, channels: int, condition: int, config: DiffusionConfig, generator: torch.Generator | None = None
+        self, channels: int, condition: int, config: DiffusionConfig, generator: Generator | None = None
     ) -> None:
         super().__init__()
         width = config.width
@@ -100,7 +100,7 @@ class DiffusionLoss(nn.Module):
     largest: Tensor  # () largest absolute value of a training token; samples are clamped to it
 
     def __init__(
-        self, channels: int, condition: int, config: DiffusionConfig, generator: torch.Generator | None = None
+        self, channels: int, condition: int, config: DiffusionConfig, generator: Generator | None = None
     ) -> None:
         """`channels` is c, `condition` is d; the weights are drawn from the generator.
 
@@ -118,7 +118,7 @@ class DiffusionLoss(nn.Module):
         self.register_buffer("largest", torch.zeros(()))
         self._schedule: Any = self._scheduler("ddpm")
 
-    def forward(self, condition: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, condition: Tensor, target: Tensor, generator: Generator | None = None) -> Tensor:
         """Return the mean squared error of the predicted noise: (M, d), (M, c) -> scalar.
 
         Noise is added to every token `repeats` times, at steps drawn from the generator (by default torch's).
@@ -145,7 +145,7 @@ class DiffusionLoss(nn.Module):
         return (found - noise).square().sum() / max(noise.numel(), 1)
 
     @torch.no_grad()
-    def sample(self, condition: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, condition: Tensor, generator: Generator | None = None) -> Tensor:
         """Draw a token for each condition: (M, d) -> (M, c)."""
         scheduler: Any = self._scheduler(self.config.sampler, float(self.largest))
         scheduler.set_timesteps(self.config.sampling_steps)
@@ -177,7 +177,7 @@ def step_embedding(steps: Tensor) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def _normal(shape: tuple[int, ...], generator: torch.Generator | None, like: Tensor) -> Tensor:
+def _normal(shape: tuple[int, ...], generator: Generator | None, like: Tensor) -> Tensor:
     """Draw standard normal numbers from the generator, which may be on another device."""
     device = like.device if generator is None else generator.device
     return torch.randn(shape, generator=generator, device=device, dtype=like.dtype).to(like.device)

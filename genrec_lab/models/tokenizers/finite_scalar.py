@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 from pydantic import BeforeValidator, Field
-from torch import Tensor
+from torch import Generator, Tensor
 
 from genrec_lab.losses import reconstruction_loss
 from genrec_lab.models.tokenizers.autoencoder import (
@@ -55,9 +55,7 @@ class FiniteScalarNetwork(Autoencoder):
     counts: Tensor
     places: Tensor
 
-    def __init__(
-        self, inputs: int, config: FiniteScalarConfig, generator: torch.Generator | None = None
-    ) -> None:
+    def __init__(self, inputs: int, config: FiniteScalarConfig, generator: Generator | None = None) -> None:
         """`inputs` is D; the weights are drawn from the generator."""
         super().__init__(inputs, config.levels * len(config.steps), config, generator)
         self.decoder = mlp(self.widths[::-1], config.dropout, generator)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
+from torch import Generator, Tensor
 
 from genrec_lab.losses import code_diversity_loss, collaborative_alignment_loss
 from genrec_lab.models.sequential.base import DomainItems
@@ -67,7 +67,7 @@ class LetterNetwork(ResidualAutoencoder):
     config: LetterConfig
     clusters: Tensor
 
-    def __init__(self, inputs: int, config: LetterConfig, generator: torch.Generator | None = None) -> None:
+    def __init__(self, inputs: int, config: LetterConfig, generator: Generator | None = None) -> None:
         """`inputs` is D; the weights are drawn from the generator."""
         super().__init__(inputs, config, generator)
         # Part of the checkpoint, because training can resume between clusterings.

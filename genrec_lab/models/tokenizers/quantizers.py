@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from genrec_lab.losses import residual_quantization_loss
 from genrec_lab.models.tokenizers.base import finite_vectors
@@ -56,12 +56,7 @@ class ResidualQuantizer(nn.Module):
     """L codebooks of K learnable codewords in d dimensions; a level quantises the previous one's residual."""
 
     def __init__(
-        self,
-        levels: int,
-        size: int,
-        dimension: int,
-        beta: float = 0.25,
-        generator: torch.Generator | None = None,
+        self, levels: int, size: int, dimension: int, beta: float = 0.25, generator: Generator | None = None
     ) -> None:
         super().__init__()
         self.beta = beta

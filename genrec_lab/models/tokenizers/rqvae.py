@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Generator, Tensor
 
 from genrec_lab.losses import domain_contrastive_loss, reconstruction_loss, residual_quantization_loss
 from genrec_lab.models.tokenizers.autoencoder import (
@@ -38,8 +38,7 @@ class ResidualAutoencoderConfig(AutoencoderConfig):
         True, description="initialise the codebooks by k-means on the whole catalogue's residuals"
     )
     restart_dead_codes: bool = Field(
-        True,
-        description="move codewords that were unused for an epoch to items' residuals; not in the paper",
+        True, description="move codewords that were unused for an epoch to items' residuals; not in the paper"
     )
 
 
@@ -61,7 +60,7 @@ class ResidualAutoencoder(Autoencoder):
     config: ResidualAutoencoderConfig
 
     def __init__(
-        self, inputs: int, config: ResidualAutoencoderConfig, generator: torch.Generator | None = None
+        self, inputs: int, config: ResidualAutoencoderConfig, generator: Generator | None = None
     ) -> None:
         """`inputs` is D; the weights are drawn from the generator."""
         super().__init__(inputs, config.dimension, config, generator)
@@ -108,7 +107,7 @@ class ResidualAutoencoder(Autoencoder):
             self.quantizer.start_from(torch.cat(parts), seed)
 
     @torch.no_grad()
-    def after_epoch(self, x: Tensor, used: Tensor, generator: torch.Generator) -> None:
+    def after_epoch(self, x: Tensor, used: Tensor, generator: Generator) -> None:
         """Move each codeword that was unused in this epoch to the residual of a random item."""
         if used.all() or not self.config.restart_dead_codes:
             return

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Generator, Tensor
 
 from genrec_lab.data.batches import NeighbourBatches
 from genrec_lab.data.preparation import neighbours_in
@@ -116,7 +116,7 @@ class TreeTokenizer(Quantizing):
         """Return the logarithms of the words' mean probabilities (n, V) given prefixes of codes (n, l)."""
         return self.model.decode_words(prefixes).cpu()
 
-    def decode_pictures(self, prefixes: Tensor, generator: torch.Generator) -> Tensor | None:
+    def decode_pictures(self, prefixes: Tensor, generator: Generator) -> Tensor | None:
         """Draw a picture for each prefix of codes (n, l): (n, 3, S, S) in 0..1.
 
         Returns None if the training had no pictures.

@@ -17,7 +17,7 @@ from typing import Literal, Protocol, Self, cast
 import torch
 from pydantic import Field
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from genrec_lab.losses import Reduction, co_occurrence_alignment_loss, utgrec_objective
@@ -104,10 +104,7 @@ class TreeNetwork(nn.Module):
     parts: dict[str, Tensor]
 
     def __init__(
-        self,
-        encoder: ContentEncoder,
-        config: TreeTokenizerConfig,
-        generator: torch.Generator | None = None,
+        self, encoder: ContentEncoder, config: TreeTokenizerConfig, generator: Generator | None = None
     ) -> None:
         """Draw all weights but the encoder's; raise ValueError if the encoder has other levels."""
         super().__init__()
@@ -154,7 +151,7 @@ class TreeNetwork(nn.Module):
         return self.projection.weight.device
 
     def forward(
-        self, items: Batch, neighbours: Batch | None = None, generator: torch.Generator | None = None
+        self, items: Batch, neighbours: Batch | None = None, generator: Generator | None = None
     ) -> Tensor:
         """Return the objective (Eq. 13) for B items and one co-occurring item each, a scalar.
 
@@ -244,7 +241,7 @@ class TreeNetwork(nn.Module):
             return self.text.word_scores(seen, self.encoder.word_table())
 
     @torch.no_grad()
-    def decode_pictures(self, prefix: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def decode_pictures(self, prefix: Tensor, generator: Generator | None = None) -> Tensor:
         """Draw a picture for each prefix of codes: (B, l) int64 -> (B, 3, S, S) in 0..1.
 
         Raises ValueError if the training had no pictures.
@@ -336,9 +333,7 @@ class TreeNetwork(nn.Module):
         mean, variance = self.standard.running_mean, self.standard.running_var
         return functional.batch_norm(flat, mean, variance, eps=self.standard.eps).view_as(adapted)
 
-    def _rebuild(
-        self, seen: Tensor, batch: Batch, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
+    def _rebuild(self, seen: Tensor, batch: Batch, generator: Generator | None) -> tuple[Tensor, Tensor]:
         """Return L^t and L^v of a batch, reconstructed from (B, L, w)."""
         table = self.encoder.word_table()
         text = self.text(seen, batch["text_ids"], batch["text_mask"], table, generator)

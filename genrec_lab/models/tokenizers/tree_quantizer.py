@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from genrec_lab.losses import Reduction, residual_quantization_loss, tree_code_loss
 from genrec_lab.models.tokenizers.kmeans import kmeans_centres
@@ -76,19 +76,15 @@ class Codebook(nn.Module):
         *,
         projected: bool,
         identity: bool,
-        generator: torch.Generator | None = None,
+        generator: Generator | None = None,
     ) -> None:
         super().__init__()
-        start = torch.empty(size, dimension).normal_(0, dimension**-0.5, generator=generator)
-        self.matrix = nn.Parameter(start)
-        if projected and identity:
-            self.projection = nn.Parameter(torch.eye(dimension))
-        elif projected:
-            bound = dimension**-0.5  # torch's bound for a linear layer
-            start = torch.empty(dimension, dimension).uniform_(-bound, bound, generator=generator)
-            self.projection = nn.Parameter(start)
-        else:
-            self.register_parameter("projection", None)
+        scale = dimension**-0.5  # also torch's bound for a linear layer
+        self.matrix = nn.Parameter(torch.empty(size, dimension).normal_(0, scale, generator=generator))
+        projection = torch.eye(dimension)
+        if not identity and projected:
+            projection.uniform_(-scale, scale, generator=generator)
+        self.register_parameter("projection", nn.Parameter(projection) if projected else None)
         self.register_buffer("used", torch.zeros(size, dtype=torch.bool))
 
     def codewords(self) -> Tensor:
@@ -137,7 +133,7 @@ class TreeQuantizer(nn.Module):
 
     batches: Tensor  # () int64: training batches since the last restart
 
-    def __init__(self, config: TreeQuantizerConfig, generator: torch.Generator | None = None) -> None:
+    def __init__(self, config: TreeQuantizerConfig, generator: Generator | None = None) -> None:
         super().__init__()
         self.config = config
         tree = config.structure == "tree"
@@ -193,7 +189,9 @@ class TreeQuantizer(nn.Module):
             codewords = torch.stack([book[code] for (_, book), code in chosen], dim=1)
             vectors = content + (self._restored(codewords) - content).detach()
             if restarts:
-                self._note_use(codes)
+                for book, some in zip(self._books(), self._points(codes), strict=True):
+                    book.note_use(some)
+                self.batches += 1
             return Quantized(vectors, codes, self._loss(residuals, codewords), residuals)
 
     def from_codes(self, prefix: Tensor) -> Tensor:
@@ -250,12 +248,6 @@ class TreeQuantizer(nn.Module):
         if self.config.structure == "tree":
             return [by_level[:, 0], by_level[:, 1:].flatten(0, 1)]
         return list(by_level.unbind(1))
-
-    @torch.no_grad()
-    def _note_use(self, codes: Tensor) -> None:
-        for book, some in zip(self._books(), self._points(codes), strict=True):
-            book.note_use(some)
-        self.batches += 1
 
     def _restart_when_due(self, residuals: Tensor) -> None:
         """Restart unused codewords before a batch is quantised, because gradients need unchanged books."""
