@@ -65,7 +65,14 @@ class CausalMemory(NamedTuple):
 
 
 class CausalBlock(EncoderBlock):
-    """A layer of the T5's encoder that can also process one token at a time."""
+    """A layer of the T5's encoder that returns its keys and values and can process one token at a time."""
+
+    def read(self, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, S, D), (B or 1, H, S, S) -> the new x, and the keys and values (B, H, S, K)."""
+        a, h = self.attention, self.attention_norm(x)
+        keys, values = a.split(a.k(h)), a.split(a.v(h))
+        x = x + self.dropout(a(a.split(a.q(h)), keys, values, bias))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), keys, values
 
     def step(
         self,

@@ -236,14 +236,9 @@ class EncoderBlock(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """(B, S, D), (B, H, S, S) -> (B, S, D)."""
-        return self.read(x, bias)[0]
-
-    def read(self, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, S, D), (B or 1, H, S, S) -> the new x, and the keys and values (B, H, S, K)."""
         a, h = self.attention, self.attention_norm(x)
-        keys, values = a.split(a.k(h)), a.split(a.v(h))
-        x = x + self.dropout(a(a.split(a.q(h)), keys, values, bias))
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), keys, values
+        x = x + self.dropout(a(a.split(a.q(h)), a.split(a.k(h)), a.split(a.v(h)), bias))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
 class DecoderBlock(nn.Module):
