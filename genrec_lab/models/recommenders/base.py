@@ -114,12 +114,11 @@ def register_item_model(name: str) -> Callable[[T], T]:
 
 
 class RecommenderConfig(ComponentConfig):
-    """The base of generative recommenders' configs; each adds its sizes."""
+    """The base of generative recommenders' configs; each adds its sizes.
 
-    @property
-    def learns_in_one_pass(self) -> bool:
-        """Whether one pass over a sequence trains every position; otherwise training uses pairs."""
-        return False
+    If its `learns_in_one_pass` is true, one pass over a sequence trains every position; otherwise training
+    uses pairs.
+    """
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Literal, NamedTuple, cast
+from typing import ClassVar, Literal, NamedTuple, cast
 
 import torch
 from pydantic import Field
@@ -44,11 +44,7 @@ class CausalConfig(BlockSizes):
 
     kind: Literal["causal"] = "causal"
     layers: int = Field(4, ge=1)
-
-    @property
-    def learns_in_one_pass(self) -> bool:
-        """Always true, because no position attends to a later one."""
-        return True
+    learns_in_one_pass: ClassVar[bool] = True  # no position attends to a later one
 
 
 class CausalMemory(NamedTuple):

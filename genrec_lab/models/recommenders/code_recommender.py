@@ -209,7 +209,7 @@ class CodeRecommender(nn.Module, Shareable, CodeModel):
     @property
     def learns_in_one_pass(self) -> bool:
         """Whether one pass over a sequence trains every position."""
-        return bool(self.config.learns_in_one_pass)
+        return bool(getattr(self.config, "learns_in_one_pass", False))
 
     def batches(
         self, data: TrainingData, batch_size: int, pairs: PairsConfig

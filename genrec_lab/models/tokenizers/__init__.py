@@ -8,8 +8,7 @@
 ((40, 2), (4, 4))
 """
 
-from typing import Any
-
+from genrec_lab.models import __getattr__ as __getattr__  # a tokenizer's class, on first access
 from genrec_lab.models.tokenizers.base import (
     ItemContent,
     Tokenized,
@@ -30,12 +29,3 @@ __all__ = [
     "TOKENIZERS", "AnyTokenizerConfig", "ItemContent", "Tokenized", "Tokenizer", "TokenizerConfig",
     "TokenizerError", "checked_codes", "find_tokenizer", "load_tokenizer", "register_tokenizer",
 ]  # fmt: skip
-
-
-def __getattr__(name: str) -> Any:
-    """Import a tokenizer's class on first access, by the names of `genrec_lab.models`."""
-    from genrec_lab import models
-
-    if name.startswith("_"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(models, name)
