@@ -109,7 +109,7 @@ MUTATIONS = (
         f"{_QUANTIZERS} unit/test_rqvae.py",
     ),
     Mutation("training/loop.py", "state.restore_best()", "pass", _LOOP),
-    Mutation("lab/store.py", "and record.key == key and", "and", _STORE),
+    Mutation("lab/making.py", "and record.key == key and", "and", _STORE),
     Mutation("lab/results.py", 'checked_hash(file) != entry["sha256"]', "False", _STORE),
     Mutation("lab/files.py", "and not _reserved(name, _OF_DOMAINS)", "", "unit/test_names.py"),
     Mutation("lab/code.py", "isinstance(node, ast.stmt) and _is_docstring(node)", "False", _LAYOUT),

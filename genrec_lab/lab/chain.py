@@ -195,7 +195,8 @@ def _plan_stage(
         rows = [*methods(run.config), *over_items] if stage > PREPARATION else []
         why = f"{PREPARATION} runs first."
         return [*(Step(stage, row, "run", why) for row in rows), Step(stage, "", "run", why)]
-    run.survey(tasks, states)
+    for task in tasks:
+        run.state(task, known=states)
     by_row: dict[str, list[State]] = {}
     for task in tasks:
         by_row.setdefault(task.row, []).append(states[task.place])

@@ -164,7 +164,10 @@ def _resolved(place: _Place) -> _Place | None:
 
 
 # They decide whether and where a task runs, and never what it computes.
-_NOT_FOLLOWED = {f"{PACKAGE}.lab.{name}" for name in ("code", "folders", "processes", "provenance", "store")}
+_NOT_FOLLOWED = {
+    f"{PACKAGE}.lab.{name}"
+    for name in ("code", "folders", "making", "processes", "provenance", "store", "tasks")
+}
 # Top-level packages whose code counts: this one, and those of classes that were given as roots.
 _followed = {PACKAGE}
 

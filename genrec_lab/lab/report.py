@@ -128,9 +128,7 @@ def _states(run: Run) -> dict[str, list[State]]:
     by_stage = {}
     for stage in STAGES:
         with suppress(RunError, ValueError):  # of a comparison whose runs are gone there is nothing to say
-            tasks = tasks_of(run, stage) or []
-            run.survey(tasks, found, verify=False)
-            by_stage[stage] = [found[task.place] for task in tasks]
+            by_stage[stage] = [run.state(task, False, found) for task in tasks_of(run, stage) or []]
     return by_stage
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from genrec_lab.data.whole_files import sha256_of
-from genrec_lab.lab.files import RunError, hash_folder, hash_json, read_checked, read_json, write_checked
+from genrec_lab.lab.files import RunError, hash_folder, read_checked, read_json, write_checked
 
 RECORD = "result.json"
 BESIDE = "beside"
@@ -41,12 +41,12 @@ class Record(BaseModel):
     inputs: dict[str, str]  # by argument, the digests of the results that it was given
     code: str
     functions: dict[str, str]
-    outputs: dict[str, dict[str, Any]]  # {path: {"sha256", "bytes"}}
-    beside: dict[str, dict[str, Any]]
-    digest: str
+    outputs: dict[str, dict[str, Any]] = {}  # {path: {"sha256", "bytes"}}
+    beside: dict[str, dict[str, Any]] = {}
+    digest: str = ""
     summary: dict[str, Any] = {}
-    made: dict[str, Any]  # revision, threads, device, versions, time: the circumstances
-    parameters: dict[str, Any]  # of the run at that time, from which a lost manifest is rebuilt
+    made: dict[str, Any] = {}  # revision, threads, device, versions, time: the circumstances
+    parameters: dict[str, Any] = {}  # of the run at that time, from which a lost manifest is rebuilt
     kept_code: str | None = None  # of --keep-old-code: the code despite which the result was kept
     kept_despite: list[str] = []  # and the definitions that differ from it
 
@@ -87,11 +87,6 @@ def hashes(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str,
     found = hash_folder(folder)
     beside = {path: entry for path, entry in found.items() if path.startswith(f"{BESIDE}/")}
     return {path: entry for path, entry in found.items() if path not in beside}, beside
-
-
-def digest_of(outputs: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the digest of a result's outputs."""
-    return hash_json({path: entry["sha256"] for path, entry in outputs.items()})
 
 
 def folders_of_results(stage: Path) -> Iterator[Path]:

@@ -74,7 +74,7 @@ class RunFile(_Keys):
     def with_seed(self, seed: int) -> RunFile:
         """Return the same run under another seed, in a folder of its own; RunError for an impossible one."""
         changed = {**dict(self), "run": f"{self.run}-seed{seed}", "seed": seed}
-        if problems := _problems({key: changed[key] for key in _KEYS}):
+        if problems := parameter_problems({key: changed[key] for key in _KEYS}):
             raise RunFileError(f"--seeds {seed}", problems)
         return RunFile(**changed)
 
@@ -148,12 +148,12 @@ def read_content(source: Source, sets: Sequence[str] = ()) -> tuple[dict[str, An
         except ValueError as error:
             problems.append(f"--set {_shown(setting)}: {error}")
     content = {key: value for key, value in content.items() if not str(key).startswith("x-")}
-    problems += _problems(content)
+    problems += parameter_problems(content)
     return {key: _with_texts(value) for key, value in content.items() if not _unreadable(value)}, problems
 
 
-def _problems(content: Mapping[Any, Any]) -> list[str]:
-    """Return what is wrong with the values of a run file, each in a sentence."""
+def parameter_problems(content: Mapping[Any, Any]) -> list[str]:
+    """Return what is wrong with the parameters of a run, each in a sentence."""
     problems = []
     named = {str(key): _with_texts(value) for key, value in content.items()}
     try:

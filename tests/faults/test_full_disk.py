@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from genrec_lab.lab import store
+from genrec_lab.lab import making
 from genrec_lab.lab.files import RunError, is_disk_full
 from tests.faults import small_chain
 from tests.faults.kill_loop import half_written, results
@@ -33,7 +33,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def test_whenever_the_disk_is_full_it_says_so_and_goes_on(
     disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "_LEAST_FREE_BYTES", 0)  # else nothing would be begun
+    monkeypatch.setattr(making, "_LEAST_FREE_BYTES", 0)  # else nothing would be begun
     monkeypatch.setenv("GENREC_RUNS", str(tmp_path / "unbroken"))
     small_chain.main()
     monkeypatch.setenv("GENREC_RUNS", str(disk))

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from genrec_lab import registry
-from genrec_lab.lab import chain, store
+from genrec_lab.lab import chain, making, store
 from tests.pipeline.wheel import installed_wheel
 
 
@@ -37,7 +37,7 @@ def _one_kernel_server(kernel_server):
 @pytest.fixture
 def opened(tmp_path, monkeypatch):
     """Opens the run "demo" with some parameters changed."""
-    monkeypatch.setattr(store, "_LOCK_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(making, "_LOCK_PATIENCE_SECONDS", 0.2)
     monkeypatch.setattr(registry, "_base", None)
     small = {"name": "bazaar", "domains": ["Garden"], "items": 300, "users": 450}
 

@@ -70,13 +70,13 @@ def test_existing_runs_are_read_as_they_were_last_used(opened, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"run": "../elsewhere"}, "cannot name a run"),
-        ({"run": ""}, "cannot name a run"),
+        ({"run": "../elsewhere"}, "run is '../elsewhere'"),
+        ({"run": ""}, "run is ''"),
         ({"dataset": {"domains": {}}}, "lacks a name"),
         ({"dataset": {"name": "lcrec", "folder": Path("x")}}, "paths as text"),
         ({"overrides": {"training.rate": float("nan")}}, "finite numbers"),
-        ({"seed": -1}, "seed=-1"),
-        ({"seed": True}, "seed=True"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": True}, "seed is True"),
     ],
 )
 def test_impossible_parameters_are_refused(opened, changes, message):

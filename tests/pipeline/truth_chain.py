@@ -69,7 +69,8 @@ def plan(run: Any) -> dict[str, dict[str, str]]:
 
     results.forget_hashes()
     found: dict[str, Any] = {}
-    run.survey(tasks(run), found)
+    for task in tasks(run):
+        run.state(task, known=found)
     return {
         place: {"action": state.action, "why": state.reason, "row": state.task.row, "stage": state.task.stage}
         for place, state in found.items()
