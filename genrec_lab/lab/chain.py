@@ -174,12 +174,9 @@ def _chains(
 
 def plan(run: Run, notebooks: Sequence[Path], resume: bool = True) -> list[Step]:
     """What a chain over notebooks would do about each row of each stage, and about each notebook's page."""
-    steps: list[Step] = []
     states: dict[str, State] = {}
     remade: set[str] = set()
-    for notebook in notebooks:
-        steps += _plan_stage(run, notebook, resume, states, remade)
-    return steps
+    return [step for notebook in notebooks for step in _plan_stage(run, notebook, resume, states, remade)]
 
 
 def _plan_stage(
@@ -227,11 +224,10 @@ def _why_page_is_made(run: Run, notebook: Path, states: Mapping[str, State], rem
     printed = executed.with_suffix(".log")
     if (known := page.get("log_sha256")) and damage(printed, known):
         return "its printed output is missing or was changed."
-    source, functions = _source_of(notebook)
-    if page.get("prose") != source:
+    prose, functions = _source_of(notebook)
+    if page.get("prose") != prose:
         return "its text has been edited since."
-    if page.get("functions") != functions:
-        names = changed(page.get("functions", {}), functions)
+    if names := changed(page.get("functions", {}), functions):
         return f"the code that its cells use has changed ({listed(names)})."
     index = figures.index(run.folder)
     for name in page.get("figures", []):
@@ -335,9 +331,8 @@ def _execute(
                 notebook, executed, opened.parameters,
                 environment=environment, output=output, waiting=progress.waiting, server=server,
             )  # fmt: skip
-        _check_stage(opened, stage)
-        hashes = {"sha256": sha256_of(executed), "log_sha256": sha256_of(executed.with_suffix(".log"))}
-        record |= _shown(opened, stage, before) | hashes
+        record |= _shown(opened, stage, before)
+        record |= {"sha256": sha256_of(executed), "log_sha256": sha256_of(executed.with_suffix(".log"))}
         status = "finished"
     except NotebookFailed:
         status = "failed"
@@ -352,23 +347,9 @@ def _shown(opened: Run, stage: str, before: Mapping[str, Any]) -> dict[str, Any]
     """What a page shows that was just made: its figures, and the results that it read.
 
     Figures whose entries are those of before were not saved again: the notebook does not make them any more.
+    Raises NotebookFailed if the notebook made no results under its parameters.
     """
-    with held(opened.folder / ".write.lock", "sorting figures", 30.0):
-        own = {name: entry for name, entry in figures.index(opened.folder).items() if entry["stage"] == stage}
-        gone = [name for name, entry in own.items() if entry == before.get(name)]
-        figures.remove(opened.folder, gone)
-    kept = [name for name in own if name not in gone]
     reads: dict[str, str] = {}
-    for name in kept:
-        reads |= own[name].get("reads", {})
-    for task in tasks_of(opened, stage) or []:
-        if digest := opened.state(task, verify=False).digest:
-            reads[task.place] = digest
-    return {"figures": kept, "reads": reads}
-
-
-def _check_stage(opened: Run, stage: str) -> None:
-    """Raise NotebookFailed if a notebook ended well without results under its parameters."""
     for task in tasks_of(opened, stage) or []:
         state = opened.state(task, verify=False)
         if not state.usable:
@@ -376,6 +357,15 @@ def _check_stage(opened: Run, stage: str) -> None:
                 f"{stage}.ipynb ran to its end, but its result {task.place} cannot be used: {state.reason} "
                 "Look for a cell that opens the run with other values than those of the parameters cell."
             )
+        reads[task.place] = str(state.digest)
+    with held(opened.folder / ".write.lock", "sorting figures", 30.0):
+        own = {name: entry for name, entry in figures.index(opened.folder).items() if entry["stage"] == stage}
+        gone = [name for name, entry in own.items() if entry == before.get(name)]
+        figures.remove(opened.folder, gone)
+    kept = [name for name in own if name not in gone]
+    for name in kept:
+        reads = own[name].get("reads", {}) | reads
+    return {"figures": kept, "reads": reads}
 
 
 def _record(opened: Run, stage: str, record: Mapping[str, Any]) -> None:

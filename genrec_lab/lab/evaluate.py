@@ -91,9 +91,10 @@ def rank_test_users(run: Run) -> Rankings:
     for name, task in ranking_tasks(run, facts).items():
         fresh = not run.state(task).usable
         run.make(task)
-        if fresh and (rate := _rate(run, task)):
-            print(f"{name}: {rate['users']:,} users ranked, {rate['users_per_second']:,.0f} users/s")
-            for what, value in _of_sharing(rate).items():
+        if fresh and (noted := _noted(run, task)):
+            users, rate = noted.pop("users"), noted.pop("users_per_second")
+            print(f"{name}: {users:,} users ranked, {rate:,.0f} users/s")
+            for what, value in noted.items():  # of rows whose items share identifiers
                 print(f"{name}: {what} {value}")
     for name, why in skipped_rows(run.config, facts).items():
         print(f"{name}: skipped, {why}")
@@ -193,20 +194,18 @@ def run_metrics(run: Run) -> pl.DataFrame:
     Rows whose rankings are missing, damaged, or of other settings, data or code have none. A run that only
     compares others has theirs.
     """
-    facts, found, known = known_facts(run), [], dict[str, dict[str, Any]]()
-    for name, task in ({} if facts is None else ranking_tasks(run, facts)).items():
-        if not run.state(task).usable:
-            continue
-        folder = run.read(task)
+    facts, found = known_facts(run), []
+    tasks = {} if facts is None else ranking_tasks(run, facts)
+    folders = {name: run.read(task) for name, task in tasks.items() if run.state(task).usable}
+    known = _facts_of_metrics(run, facts) if facts is not None and folders else {}
+    for name, folder in folders.items():
         if name == BEST_POSSIBLE:
             table = pl.read_parquet(folder / "metrics.parquet")
         else:
-            known = known or _facts_of_metrics(run, facts)
-            ranked, ranking = ranking_in(folder)
-            table = _measured(run, ranked, known, ranking)
+            table = _measured(run, *ranking_in(folder), known)
             if (folder / "sampled.parquet").is_file():
                 among_few = pl.read_parquet(folder / "sampled.parquet")
-                sampled = _measured(run, among_few, known, among_few["items"].to_numpy())
+                sampled = _measured(run, among_few, among_few["items"].to_numpy(), known)
                 among = pl.lit(f"_of_{run.config.evaluation.sampled}_sampled")
                 table = pl.concat([table, sampled.with_columns(metric=pl.col("metric") + among)])
         found.append(labelled(table, method=name, seed=run.seed))
@@ -227,7 +226,7 @@ def labelled(metrics: pl.DataFrame, **whose: str | int) -> pl.DataFrame:
 
 
 def _measured(
-    run: Run, ranked: pl.DataFrame, known: Mapping[str, Any], ranking: SharedRanking | np.ndarray
+    run: Run, ranked: pl.DataFrame, ranking: SharedRanking | np.ndarray, known: Mapping[str, Any]
 ) -> pl.DataFrame:
     asked = run.config.evaluation.measured
     at_hand = set(next(iter(known.values())))
@@ -243,9 +242,8 @@ def _has_vectors(run: Run, facts: Facts) -> bool:
     return reads_text_vectors(run, facts) and run.state(text_task(run, facts)).usable
 
 
-def _facts_of_metrics(run: Run, facts: Facts | None) -> dict[str, dict[str, Any]]:
+def _facts_of_metrics(run: Run, facts: Facts) -> dict[str, dict[str, Any]]:
     """By domain, what the run's metrics need apart from rankings; what the run lacks is left out."""
-    assert facts is not None  # noqa: S101 - there are rankings
     needed, shared = _needed(run), dict[str, Any]()
     domains = served(run.config, facts.domains)
     if not needed or not run.state(prepared_task(run)).usable:
@@ -265,16 +263,10 @@ def run_notes(run: Run) -> dict[str, dict[str, Any]]:
         return found
     for name, task in ranking_tasks(run, facts).items():
         note = {} if name in (POPULARITY, BEST_POSSIBLE) else effort_of(run, facts, name)
-        if rate := _rate(run, task):
-            note |= {"users_per_second": rate["users_per_second"], **_of_sharing(rate)}
+        note |= {what: value for what, value in _noted(run, task).items() if what != "users"}
         if note:
             found[name] = note
     return found
-
-
-def _of_sharing(rate: Mapping[str, Any]) -> dict[str, Any]:
-    """What is noted of rows whose items share identifiers: how many do, and the optimistic count."""
-    return {what: value for what, value in rate.items() if what not in ("users", "users_per_second")}
 
 
 def compare_beam_with_exact(
@@ -392,9 +384,10 @@ def describe_skipped(run: Run) -> str:
     return "\n".join(f"{name} is skipped: {why}." for name, why in skipped.items()) or "No row is skipped."
 
 
-def _rate(run: Run, task: Task) -> dict[str, Any] | None:
+def _noted(run: Run, task: Task) -> dict[str, Any]:
+    """What a ranking noted: `users, users_per_second`, and how many items share identifiers, if any do."""
     record = run.state(task, verify=False).record
-    return record.summary if record is not None and "users_per_second" in record.summary else None
+    return {} if record is None else dict(record.summary)
 
 
 # -- the tasks ---------------------------------------------------------------------------------------------

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import re
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
+import click
 import papermill
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.manager import AsyncKernelManager, KernelManager
@@ -28,10 +29,8 @@ from genrec_lab.lab.notebooks import KERNEL
 _POLL_SECONDS = 0.2
 _INTERRUPT_PATIENCE_SECONDS = 15.0  # what a training step may need to reach its next instruction
 _START_SECONDS = 600  # on a busy machine a kernel is slow to answer for the first time
-_SOURCE_LINES_SHOWN = 20
 _TRACEBACK_LINES_SHOWN = 25
 _LAUNCHER = "ipykernel_launcher"
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def execute_notebook(
@@ -135,14 +134,11 @@ class _Kernel(ForkedKernel, AsyncKernelManager):
 
 def _explained(notebook: Path, executed: Path, error: BaseException, code: int | None) -> BaseException:
     if isinstance(error, PapermillExecutionError):
-        source = error.source.strip().splitlines()
-        more = len(source) - _SOURCE_LINES_SHOWN
-        shown = source[:_SOURCE_LINES_SHOWN] + ([f"… ({more} more lines)"] if more > 0 else [])
-        trace = _COLOUR.sub("", "\n".join(error.traceback)).splitlines()[-_TRACEBACK_LINES_SHOWN:]
-        lines = "\n".join(f"    {line}".rstrip() for line in [*shown, "", *trace])
+        trace = click.unstyle("\n".join(error.traceback)).splitlines()[-_TRACEBACK_LINES_SHOWN:]
+        shown = indent("\n".join(trace), " " * 4)
         return NotebookFailed(
             f"{notebook.name} stopped in cell {error.cell_index} with {error.ename}: {error.evalue}\n\n"
-            f"{lines}\n\nThe notebook up to there: {executed}"
+            f"{shown}\n\nThe notebook up to there: {executed}"
         )
     if isinstance(error, DeadKernelError) or "Kernel died" in str(error):
         why = "; signal 9 usually means that memory ran out" if code == -9 else ""

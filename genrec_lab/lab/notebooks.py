@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import inspect
 import json
 import linecache
@@ -170,10 +171,18 @@ def _parameter_problems(source: str) -> Iterator[str]:
         return
     names: list[str] = []
     for statement in body:
-        assigned = _assigned_literal(statement)
-        if assigned is None:
-            yield f"its parameters cell holds {ast.unparse(statement)!r}; expected name = literal"
-        names += assigned or ()
+        match statement:
+            case ast.Expr(value=ast.Constant()):  # a docstring
+                continue
+            case (
+                ast.Assign(targets=[ast.Name(id=name)], value=value)
+                | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
+            ):
+                with contextlib.suppress(ValueError):
+                    ast.literal_eval(value)
+                    names.append(name)
+                    continue
+        yield f"its parameters cell holds {ast.unparse(statement)!r}; expected name = literal"
     for name in names:
         if name not in PARAMETERS:
             near = did_you_mean(name, PARAMETERS)
@@ -181,18 +190,3 @@ def _parameter_problems(source: str) -> Iterator[str]:
     for name in PARAMETERS:
         if name not in names:
             yield f"its parameters cell does not set {name!r}, so a run file could not either; add it"
-
-
-def _assigned_literal(statement: ast.stmt) -> list[str] | None:
-    """The names that a statement of the parameters cell sets, a docstring none; None: something else."""
-    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-        return []
-    if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
-        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-        names = [target.id for target in targets if isinstance(target, ast.Name)]
-        try:
-            ast.literal_eval(statement.value)
-        except ValueError:
-            return None
-        return names if len(names) == len(targets) else None
-    return None

@@ -10,12 +10,13 @@ from typing import TypeAlias
 
 from rich.console import Console
 from rich.progress import Progress as Bars
-from rich.progress import ProgressColumn, Task, TaskID, TextColumn
+from rich.progress import TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column
 from rich.text import Text
 
 _LONGEST_LINE = 200
 _SIGN_OF_LIFE_SECONDS = 60.0
+_CLOCK = "[%H:%M:%S] "
 _STYLES = {"runs": "bold cyan", "done": "green", "failed": "bold red", "interrupted": "yellow"}  # else dim
 
 
@@ -35,7 +36,7 @@ class LogProgress:
     def begin(self, title: str, steps: Sequence[str]) -> None:
         """A chain of these steps begins."""
         self._steps = list(steps)
-        self._print(f"[{time.strftime('%H:%M:%S')}] {title}")
+        self._print(f"{time.strftime(_CLOCK)}{title}")
 
     def step(self, name: str, state: str, note: str = "") -> None:
         """A step's state changed: runs, done, skipped, failed, interrupted."""
@@ -46,7 +47,7 @@ class LogProgress:
         elif name in self._started:
             seconds = f" after {clock(time.monotonic() - self._started[name])}"
         note = f": {note}" if note else ""
-        self._print(f"[{time.strftime('%H:%M:%S')}] {name} ({place}) {state}{seconds}{note}")
+        self._print(f"{time.strftime(_CLOCK)}{name} ({place}) {state}{seconds}{note}")
 
     def line(self, name: str, text: str) -> None:
         """A step printed a whole line."""
@@ -78,7 +79,7 @@ class TerminalProgress:
         self._bars = Bars(
             TextColumn("{task.description}", markup=False),
             TextColumn("[{task.fields[style]}]{task.fields[state]}"),
-            _Elapsed(),
+            TimeElapsedColumn(),
             TextColumn(
                 "{task.fields[note]}", style="dim", markup=False,
                 table_column=Column(no_wrap=True, ratio=1, overflow="ellipsis"),
@@ -111,11 +112,6 @@ class TerminalProgress:
     def end(self) -> None:
         """The chain ended: the table stays as it is."""
         self._bars.stop()
-
-
-class _Elapsed(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(clock(task.elapsed) if task.elapsed else "", justify="right")
 
 
 Progress: TypeAlias = LogProgress | TerminalProgress

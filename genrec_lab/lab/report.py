@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args
 
@@ -153,7 +152,6 @@ def _environment() -> Environment:
     )  # fmt: skip
     environment.filters |= {"clock": clock, "plain": _plain, "in_script": _in_script, "json": _json}
     environment.globals |= {
-        "beside": _beside,
         "KEPT": KEPT,
         "plotly": get_plotlyjs,
         "templates": json.dumps({mode: template(mode).to_plotly_json() for mode in get_args(Mode)}),
@@ -188,27 +186,24 @@ def _provenance(
     """What all results share, and a line for each row with what distinguishes its results.
 
     facts, packages: what all share, by name. columns: the facts in which results differ. lines: a mapping for
-    each row with a cell for each column, and a table of its results with what differs among them.
+    each row with a cell for each column, and its results below the headings.
     """
     facts = [_facts(result) for result in provenance]
     names = list(dict.fromkeys(name for each in facts for name in each))
     packages = {name for result in provenance for name in result["versions"]}
-    shared = {name: facts[0][name] for name in names if _agree(name, facts)}
-    columns = [name for name in names if name not in shared and name not in _OF_EACH_RESULT]
+    shared = {name: facts[0][name] for name in names if len({each.get(name) for each in facts}) == 1}
+    different = [name for name in names if name not in shared]
+    columns = [name for name in different if name not in _OF_EACH_RESULT]
     lines = []
     for row in dict.fromkeys([*methods, *(result["row"] for result in provenance)]):
         made = [(result, own) for result, own in zip(provenance, facts, strict=True) if result["row"] == row]
-        own = [own for _, own in made]
-        fields = [name for name in names if name not in shared]
-        fields = [name for name in fields if name not in columns or not _agree(name, own)]
         lines.append({
             "row": "for all rows" if row is None else f"{row} {KEPT}" if row in kept else row,
             "made": max((result["made_at"] or "" for result, _ in made), default=""),
             "seconds": sum(result["seconds"] or 0 for result, _ in made),
-            "cells": [_each_once(each.get(name, "") for each in own) for name in columns],
-            "headings": ["result", *fields, "made", "time"],
+            "cells": [_each_once(own.get(name, "") for _, own in made) for name in columns],
             "results": [
-                (f"{result['stage']} {result['scope'] or ''}", *(own.get(name, "") for name in fields),
+                (f"{result['stage']} {result['scope'] or ''}", *(own.get(name, "") for name in different),
                  result["made_at"] or "", "" if result["seconds"] is None else clock(result["seconds"]))
                 for result, own in made
             ],
@@ -218,6 +213,7 @@ def _provenance(
         "facts": {name: value for name, value in shared.items() if name not in packages},
         "packages": {name: value for name, value in shared.items() if name in packages},
         "columns": columns,
+        "headings": ["result", *different, "made", "time"],
         "lines": lines,
     }
 
@@ -225,10 +221,6 @@ def _provenance(
 def _each_once(texts: Iterable[str]) -> str:
     """Lists of values as one list, without repetitions."""
     return ", ".join(dict.fromkeys(value for text in texts for value in text.split(", ")))
-
-
-def _agree(name: str, facts: Iterable[Mapping[str, str]]) -> bool:
-    return len({each.get(name) for each in facts}) <= 1
 
 
 def _facts(result: Mapping[str, Any]) -> dict[str, str]:
@@ -264,11 +256,6 @@ def _read_figures(run: Run, states: Mapping[str, Sequence[State]]) -> tuple[list
             f"{', '.join(stages)}."
         )
     return drawn, problems
-
-
-def _beside(name: str) -> str:
-    """The content of a file in the template's folder."""
-    return files("genrec_lab.lab").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def _in_script(text: str) -> str:

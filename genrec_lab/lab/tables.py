@@ -15,7 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from genrec_lab.lab.adapt import serving_tasks
-from genrec_lab.lab.files import RunError
 from genrec_lab.lab.prepare import Facts
 from genrec_lab.lab.recommend import best_epoch, histories_of, item_model_tasks, recommender_tasks
 from genrec_lab.lab.rows import generative_rows
@@ -26,7 +25,6 @@ from genrec_lab.viz.figures.training import metric_name
 _RANKED_BY = ("ndcg", 10)
 _TEXT_COLUMNS = 2  # rank and method; what follows are numbers
 _FIRST_VALUE = 3  # after rank, method and seeds
-_SUMS = ("trainings", "steps", "samples", "minutes")
 _COLUMNS = {
     "trainings": "trainings",
     "steps": "steps",
@@ -134,36 +132,33 @@ def text_frame(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def effort_of(run: Run, facts: Facts, row: str) -> dict[str, Any]:
-    """What the trainings of a row took together, tokenizers aside; empty if one is missing or unreadable.
+    """What the trainings of a row took together, tokenizers aside; empty if one is missing or damaged.
 
-    trainings: how many there were, over domains and phases. steps, samples: what the optimiser took, None of
-    results of a version that did not count them. parameters: of the largest model. best_epochs: the epoch
-    that was kept, of the last phase of each training.
+    trainings: how many there were, over domains and phases. steps, samples: what the optimiser took, None if
+    a component did not count them. parameters: of the largest model. best_epochs: the epoch that was kept, of
+    the last phase of each training.
     """
     tasks = _trainings(run, facts, row)
-    states = [run.state(task, verify=False) for task in tasks]
-    if not tasks or not all(state.usable for state in states):
+    if not tasks or not all(run.state(task).usable for task in tasks):
         return {}
-    found: dict[str, Any] = dict.fromkeys(_SUMS, 0) | {"best_epochs": [], "parameters": None}
-    for task, state in zip(tasks, states, strict=True):
-        folder = (task.of or run).folder / task.place
-        try:
-            histories = histories_of(folder, task.scope).values()
-        except RunError:  # a damaged file, which `genrec doctor` reports
-            return {}
-        if not histories:
-            continue  # a component from outside that keeps no history
-        records = [record for history in histories for record in history]
-        found["trainings"] += len(histories)
-        found["minutes"] += sum(record["seconds"] for record in records) / 60
-        for name in ("steps", "samples"):
-            counts: list[Any] = [record.get(name) for record in records]
-            known = found[name] is not None and None not in counts
-            found[name] = found[name] + sum(counts) if known else None
-        found["best_epochs"].append(best_epoch(folder))
-        sizes = [found["parameters"], state.record.summary.get("parameters") if state.record else None]
-        found["parameters"] = max((size for size in sizes if size is not None), default=None)
-    return {**found, "minutes": round(found["minutes"], 2)}
+    histories: list[list[dict[str, Any]]] = []
+    best_epochs, sizes = [], []
+    for task in tasks:
+        folder = run.read(task)
+        if found := histories_of(folder, task.scope):  # a component from outside may keep no history
+            histories += found.values()
+            best_epochs.append(best_epoch(folder))
+        record = run.state(task, verify=False).record
+        sizes.append(record.summary.get("parameters") if record is not None else None)
+    records = [record for history in histories for record in history]
+    counts: dict[str, list[Any]] = {name: [one.get(name) for one in records] for name in ("steps", "samples")}
+    return {
+        "trainings": len(histories),
+        **{name: None if None in counted else sum(counted) for name, counted in counts.items()},
+        "minutes": round(sum(record["seconds"] for record in records) / 60, 2),
+        "best_epochs": best_epochs,
+        "parameters": max((size for size in sizes if size is not None), default=None),
+    }
 
 
 def _trainings(run: Run, facts: Facts, row: str) -> list[Task]:
