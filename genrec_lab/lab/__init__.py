@@ -21,7 +21,7 @@ _NAMES = {
     "ties_in_short",
     "recommend": "learnt_from load_history load_recommender starting_recommender train_recommenders "
     "training_figures training_summary trainings",
-    "rows": "decodes_in_steps end_without_codes generative_rows lead_row",
+    "rows": "decodes_in_steps end_without_codes lead_row",
     "store": "Run Task Work existing_run open_run runs_root",
     "tokenise": "Identified compare_policies load_identified load_vectors train_tokenizers",
 }

@@ -16,7 +16,6 @@ from genrec_lab.codes import IdentifierConfig, ItemCodes
 from genrec_lab.codes.identified import of_domains, read_identified
 from genrec_lab.data import Dataset
 from genrec_lab.lab.files import safe_name
-from genrec_lab.lab.prepare import Facts, facts_of
 from genrec_lab.lab.recommend import (
     best_epoch,
     histories_of,
@@ -28,7 +27,7 @@ from genrec_lab.lab.recommend import (
     write_histories,
 )
 from genrec_lab.lab.results import read_records, write_records
-from genrec_lab.lab.rows import ALL, generative_rows, lead_row, served
+from genrec_lab.lab.rows import ALL, Facts, facts_of, lead_row
 from genrec_lab.lab.store import Run, Task, Work
 from genrec_lab.lab.tokenise import codes_task, components_of, load_identified, tokenizer_tasks
 from genrec_lab.models.recommenders.adapters import Parameters, add_lora, count_parameters
@@ -41,34 +40,34 @@ from genrec_lab.viz.text import counted
 ADAPTING = "06_domain_adaptation"
 
 
-def adaptation_tasks(run: Run, facts: Facts) -> list[Task]:
+def adaptation_tasks(facts: Facts) -> list[Task]:
     """What stage 06 makes: for each row and domain a recommender, for some rows a tokenizer too."""
     tasks: list[Task] = []
-    for row in adapted_rows(run, facts):
-        tasks += renaming_tasks(run, facts, row).values()
-        tasks += [_adaptation(run, facts, row, domain) for domain in served(run.config, facts.domains)]
+    for row in adapted_rows(facts):
+        tasks += renaming_tasks(facts, row).values()
+        tasks += [_adaptation(facts, row, domain) for domain in facts.served]
     return tasks
 
 
-def adapted_rows(run: Run, facts: Facts | None = None) -> dict[str, MethodConfig]:
+def adapted_rows(facts: Facts) -> dict[str, MethodConfig]:
     """Return the rows of a run that are adapted to domains; empty if none is."""
-    found = generative_rows(run, facts).items()
+    found = facts.generative.items()
     return {name: config for name, config in found if config.adaptation.kind != "none"}
 
 
-def renaming_tasks(run: Run, facts: Facts, row: str) -> dict[str, Task]:
+def renaming_tasks(facts: Facts, row: str) -> dict[str, Task]:
     """By domain, a row's tokenizer fine-tuned on it and the codes that it gives; empty if none is."""
-    config = generative_rows(run, facts)[row]
+    config = facts.generative[row]
     component = find_tokenizer(config.tokenizer.kind)
     if not component.transfers or config.transfer.tokenizer == "none" or not config.transfer.targets:
         return {}
     inputs = {
         "data": facts.data,
-        "tokenizer": tokenizer_tasks(run, facts, row)[ALL],
-        "codes": codes_task(run, facts, row),
+        "tokenizer": tokenizer_tasks(facts, row)[ALL],
+        "codes": codes_task(facts, row),
     }
     found = {}
-    for domain in served(run.config, facts.domains):
+    for domain in facts.served:
         given = {
             "domain": domain,
             "kind": config.tokenizer.kind,
@@ -76,36 +75,36 @@ def renaming_tasks(run: Run, facts: Facts, row: str) -> dict[str, Task]:
             "training": config.transfer.training,
             "full": config.transfer.tokenizer == "full",
             "identifiers": config.identifiers,
-            "seed": run.seed,
+            "seed": facts.run.seed,
         }
         name = f"{row}/tokenizers/{safe_name(domain)}"
         found[domain] = Task(ADAPTING, name, _rename, given, inputs, components_of(config), row, domain)
     return found
 
 
-def _adaptation(run: Run, facts: Facts, row: str, domain: str) -> Task:
-    config = generative_rows(run, facts)[row]
+def _adaptation(facts: Facts, row: str, domain: str) -> Task:
+    config = facts.generative[row]
     given = {"adaptation": config.adaptation, "recommender": config.recommender, "domain": domain}
-    given |= how_to_learn(run, config)
-    before = recommender_tasks(run, facts, row)
+    given |= how_to_learn(facts.run, config)
+    before = recommender_tasks(facts, row)
     inputs: dict[str, Any] = {"data": facts.data}
     inputs |= {"base": before.get(domain) or before[ALL]} if before else {}
     if find_tokenizer(config.tokenizer.kind).transfers:
-        inputs["codes"] = renaming_tasks(run, facts, row).get(domain) or codes_task(run, facts, row)
+        inputs["codes"] = renaming_tasks(facts, row).get(domain) or codes_task(facts, row)
     component = RECOMMENDERS.find(config.recommender.kind)
     name = f"{row}/domains/{safe_name(domain)}"
     return Task(ADAPTING, name, _adapt, given, inputs, (component,), row, domain)
 
 
-def serving_tasks(run: Run, facts: Facts, row: str) -> tuple[dict[str, Task], dict[str, Task]]:
+def serving_tasks(facts: Facts, row: str) -> tuple[dict[str, Task], dict[str, Task]]:
     """What serves each domain in a generative row, and for an adapter the recommender that it adapts."""
-    before, models, bases = recommender_tasks(run, facts, row), {}, {}
-    config = generative_rows(run, facts)[row]
-    for domain in served(run.config, facts.domains):
+    before, models, bases = recommender_tasks(facts, row), {}, {}
+    config = facts.generative[row]
+    for domain in facts.served:
         if config.adaptation.kind == "none":
             models[domain] = before.get(domain) or before[ALL]
             continue
-        models[domain] = _adaptation(run, facts, row, domain)
+        models[domain] = _adaptation(facts, row, domain)
         if config.adaptation.kind == "lora" and "codes" not in models[domain].inputs:
             bases[domain] = before.get(domain) or before[ALL]
     return models, bases
@@ -117,7 +116,7 @@ def adapt_to_domains(run: Run) -> pl.DataFrame:
     The frame has the columns method, domain, metric, before, after, best_epoch, trained and share. Epoch 0 is
     before any training: if no epoch beats it, the domain keeps the unified recommender.
     """
-    for task in adaptation_tasks(run, facts_of(run)):
+    for task in adaptation_tasks(facts_of(run)):
         run.make(task)
     rows = []
     for row, domain, folder in _adapted_folders(run):
@@ -138,9 +137,9 @@ def adapt_to_domains(run: Run) -> pl.DataFrame:
 def load_adapted(run: Run, row: str, domain: str) -> Any:
     """Read the recommender that serves a domain, adapted where the row adapts."""
     facts = facts_of(run)
-    models, bases = serving_tasks(run, facts, row)
+    models, bases = serving_tasks(facts, row)
     base = run.read(bases[domain]) if domain in bases else None
-    kind = generative_rows(run, facts)[row].recommender.kind
+    kind = facts.generative[row].recommender.kind
     return read_serving(kind, run.read(models[domain]), base, domain)
 
 
@@ -157,7 +156,7 @@ def read_serving(kind: str, folder: Path, base: Path | None, domain: str) -> Any
 
 def describe_adaptation(run: Run) -> str:
     """Say what is trained for each domain, or why nothing is: a line for each generative row of a run."""
-    described = (f"{name}: {_described(config)}" for name, config in generative_rows(run).items())
+    described = (f"{name}: {_described(config)}" for name, config in facts_of(run).generative.items())
     return "\n".join(described) or "No row of this run is generative, so nothing is adapted."
 
 
@@ -176,7 +175,7 @@ def adaptation_sizes(run: Run) -> pl.DataFrame:
     """
     facts, rows = facts_of(run), []
     for row, domain, folder in _adapted_folders(run):
-        before = recommender_tasks(run, facts, row)
+        before = recommender_tasks(facts, row)
         own = _weights_bytes(folder / "adaptation")
         # A row that is trained on its target alone has nothing but that.
         whole = _weights_bytes(run.read(before[ALL]) / "recommender") if ALL in before else own
@@ -215,8 +214,8 @@ def codes_in_use(run: Run, row: str) -> ItemCodes:
     """The codes of the items that are recommended, as quantised; after fine-tuning where there was one."""
     facts = facts_of(run)
     raw = load_identified(run, row).raw
-    domains = served(run.config, facts.domains)
-    for domain, task in renaming_tasks(run, facts, row).items():
+    domains = facts.served
+    for domain, task in renaming_tasks(facts, row).items():
         codes, items = raw.codes.copy(), raw.domain_items(domain)
         codes[items] = ItemCodes.read(run.read(task) / "raw_codes.parquet").codes[items]
         raw = replace(raw, codes=codes)
@@ -225,7 +224,7 @@ def codes_in_use(run: Run, row: str) -> ItemCodes:
 
 def lora_parameters(run: Run) -> Parameters:
     """How many parameters of the run's own recommender LoRA would train, even if the run does not use it."""
-    domain = served(run.config, facts_of(run).domains)[0]
+    domain = facts_of(run).served[0]
     base = starting_recommender(run, lead_row(run), domain)
     return count_parameters(add_lora(base, run.config.adaptation.lora, domain))
 
@@ -233,9 +232,9 @@ def lora_parameters(run: Run) -> Parameters:
 def _adapted_folders(run: Run) -> list[tuple[str, str, Path]]:
     facts = facts_of(run)
     return [
-        (row, domain, run.read(_adaptation(run, facts, row, domain)))
-        for row in adapted_rows(run, facts)
-        for domain in served(run.config, facts.domains)
+        (row, domain, run.read(_adaptation(facts, row, domain)))
+        for row in adapted_rows(facts)
+        for domain in facts.served
     ]
 
 
@@ -243,8 +242,8 @@ def _renamed_folders(run: Run) -> list[tuple[str, str, Path]]:
     facts = facts_of(run)
     return [
         (row, domain, run.read(task))
-        for row in adapted_rows(run, facts)
-        for domain, task in renaming_tasks(run, facts, row).items()
+        for row in adapted_rows(facts)
+        for domain, task in renaming_tasks(facts, row).items()
     ]
 
 

@@ -25,9 +25,9 @@ from genrec_lab.lab.files import NotebookFailed, RunError, damage, hash_json, he
 from genrec_lab.lab.forked import KernelServer
 from genrec_lab.lab.notebooks import cells_of
 from genrec_lab.lab.preflight import Checked, check_run
-from genrec_lab.lab.prepare import Facts, known_facts
 from genrec_lab.lab.progress import LogProgress, Progress, StepOutput, TerminalProgress
 from genrec_lab.lab.results import changed, listed
+from genrec_lab.lab.rows import Facts, known_facts
 from genrec_lab.lab.runfile import RunFile
 from genrec_lab.lab.store import KEEP_OLD_CODE, Run, State, Task, open_run, unopened_run
 from genrec_lab.presets import item_rows, methods, variants
@@ -98,7 +98,7 @@ def tasks_of(run: Run, stage: str, facts: Facts | None = None) -> list[Task] | N
     if stage in _WITHOUT_FACTS:
         found = listing(run)
     elif (facts := facts or known_facts(run)) is not None:
-        found = listing(run, facts)
+        found = listing(facts)
     else:
         return None
     return [found] if isinstance(found, Task) else list(found.values() if isinstance(found, dict) else found)

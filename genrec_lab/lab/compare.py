@@ -33,9 +33,9 @@ from genrec_lab.lab.evaluate import (
     shown_row,
 )
 from genrec_lab.lab.files import RunError, read_json, write_json
-from genrec_lab.lab.prepare import data_summary, known_facts
+from genrec_lab.lab.prepare import data_summary
 from genrec_lab.lab.results import Record, differences, flat, records_in
-from genrec_lab.lab.rows import generative_rows
+from genrec_lab.lab.rows import facts_of, known_facts
 from genrec_lab.lab.store import Run, Task, Work, existing_run
 from genrec_lab.presets import ABLATIONS, MethodConfig, variants
 from genrec_lab.viz.figures import summarise
@@ -150,7 +150,7 @@ def _comparison_task(runs: Sequence[Run]) -> Task:
 def _ranked_rows(run: Run) -> dict[str, Task]:
     """The rankings of a run's rows as tasks, also where its data are damaged and are made again."""
     facts = known_facts(run)
-    return {} if facts is None else ranking_tasks(run, facts)
+    return {} if facts is None else ranking_tasks(facts)
 
 
 def compare_runs(run: Run) -> Comparison:
@@ -321,7 +321,7 @@ def put_beside(runs: Sequence[Run], metric: str = "ndcg", k: int = 10) -> SideBy
                 compared = {name: getattr(result, name) for name in ("difference", "low", "high")}
                 compared["compared_with"] = f"{first.name}: {other}"
             rows.append({"run": run.name, "row": row, f"{metric}@{k}": overall.get(row), **compared})
-    codes = {f"{run.name}: {row}": codes_in_use(run, row) for run in runs for row in generative_rows(run)}
+    codes = {f"{run.name}: {row}": codes_in_use(run, row) for run in runs for row in facts_of(run).generative}
     health = health_table(codes) if codes else pl.DataFrame()
     table = pl.DataFrame(rows, infer_schema_length=None)
     return SideBySide(settings_that_differ(runs), table, health, tuple(notes))

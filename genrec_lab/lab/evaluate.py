@@ -25,9 +25,9 @@ from genrec_lab.evaluation.ranking import SharedRanking
 from genrec_lab.evaluation.significance import Rankings, per_user
 from genrec_lab.lab.adapt import load_adapted, read_serving, serving_tasks
 from genrec_lab.lab.files import require_known, safe_name
-from genrec_lab.lab.prepare import Facts, facts_of, known_facts, load_prepared, prepared_task
+from genrec_lab.lab.prepare import load_prepared, prepared_task
 from genrec_lab.lab.recommend import item_model_tasks, learnt_data, load_item_model, part_of, training_data
-from genrec_lab.lab.rows import generative_rows, reads_text_vectors, served, skipped_rows, trained_item_rows
+from genrec_lab.lab.rows import Facts, facts_of, known_facts, served
 from genrec_lab.lab.store import Run, Task, Work
 from genrec_lab.lab.tables import effort_of
 from genrec_lab.lab.tokenise import codes_task, load_vectors, text_task
@@ -56,31 +56,35 @@ SAMPLED_WARNING = (
 _USUAL = "tiger"  # UTGRec's Figure 4 draws what others gain over it
 
 
-def ranking_tasks(run: Run, facts: Facts) -> dict[str, Task]:
+def ranking_tasks(facts: Facts) -> dict[str, Task]:
     """What stage 07 makes, by row: the rankings of all test users, on Bazaar also the best possible."""
-    config, found = run.config, {}
-    shared: dict[str, Any] = {"domains": served(config, facts.domains), "top_k": config.evaluation.top_k}
+    config, found = facts.config, {}
+    shared: dict[str, Any] = {"domains": facts.served, "top_k": config.evaluation.top_k}
     if config.evaluation.exclude_seen:
         shared["exclude_seen"] = True
     if config.evaluation.sampled is not None:
-        shared |= {"sampled": config.evaluation.sampled, "seed": run.seed}
+        shared |= {"sampled": config.evaluation.sampled, "seed": facts.run.seed}
     data: dict[str, Any] = {"data": facts.data}
-    for name, row in generative_rows(run, facts).items():
-        models, bases = serving_tasks(run, facts, name)
+    for name, row in facts.generative.items():
+        models, bases = serving_tasks(facts, name)
         given = {**shared, "kind": row.recommender.kind, "beams": config.decoding.test_beams}
         given["precision"] = config.decoding.precision
-        inputs = {**data, "models": models, "bases": bases, "codes": codes_task(run, facts, name)}
+        inputs = {**data, "models": models, "bases": bases, "codes": codes_task(facts, name)}
         component = RECOMMENDERS.find(row.recommender.kind)
         found[name] = Task(EVALUATION, name, _rank_by_codes, given, inputs, (component,), name)
-    for name, item in trained_item_rows(run, facts).items():
+    for name, item in facts.over_items.items():
         given = {**shared, "kind": item.model.kind}
-        inputs = {**data, "models": item_model_tasks(run, facts, name)}
+        inputs = {**data, "models": item_model_tasks(facts, name)}
         component = ITEM_MODELS.find(item.model.kind)
         found[name] = Task(EVALUATION, safe_name(name), _rank_by_items, given, inputs, (component,), name)
     if POPULARITY in config.compare:
         found[POPULARITY] = Task(EVALUATION, POPULARITY, _rank_by_popularity, shared, data, row=POPULARITY)
-    if run.dataset["name"] == "bazaar" and facts.n_items <= MAX_ORACLE_ITEMS:
-        given = {"domains": shared["domains"], "ks": config.evaluation.measured["ks"], "options": run.dataset}
+    if facts.run.dataset["name"] == "bazaar" and facts.n_items <= MAX_ORACLE_ITEMS:
+        given = {
+            "domains": shared["domains"],
+            "ks": config.evaluation.measured["ks"],
+            "options": facts.run.dataset,
+        }
         found[BEST_POSSIBLE] = Task(EVALUATION, BEST_POSSIBLE, _best_possible, given, data, row=BEST_POSSIBLE)
     return found
 
@@ -88,7 +92,7 @@ def ranking_tasks(run: Run, facts: Facts) -> dict[str, Task]:
 def rank_test_users(run: Run) -> Rankings:
     """Rank for every row and test user, and write the rankings; `run.metrics()` are derived from them."""
     facts = facts_of(run)
-    for name, task in ranking_tasks(run, facts).items():
+    for name, task in ranking_tasks(facts).items():
         fresh = not run.state(task).usable
         run.make(task)
         if fresh and (noted := _noted(run, task)):
@@ -96,17 +100,17 @@ def rank_test_users(run: Run) -> Rankings:
             print(f"{name}: {users:,} users ranked, {rate:,.0f} users/s")
             for what, value in noted.items():  # of rows whose items share identifiers
                 print(f"{name}: {what} {value}")
-    for name, why in skipped_rows(run.config, facts).items():
+    for name, why in facts.skipped.items():
         print(f"{name}: skipped, {why}")
-    for sentence in _what_to_know(run, facts):
+    for sentence in _what_to_know(facts):
         print(sentence)
     return load_rankings(run)
 
 
-def _what_to_know(run: Run, facts: Facts) -> Iterator[str]:
+def _what_to_know(facts: Facts) -> Iterator[str]:
     """Say where a metric is not what it seems: small catalogues, targets that cannot be hit, samples."""
-    config = run.config.evaluation
-    for domain in served(run.config, facts.domains):
+    run, config = facts.run, facts.config.evaluation
+    for domain in facts.served:
         if small := [k for k in config.ks if facts.items[domain] <= k]:
             yield (
                 f"{domain} has {facts.items[domain]} items, so its recall and hit rate at "
@@ -121,7 +125,7 @@ def _what_to_know(run: Run, facts: Facts) -> Iterator[str]:
             )
     if config.sampled is not None:
         yield SAMPLED_WARNING
-    if "vectors" in _needed(run) and not _has_vectors(run, facts):
+    if "vectors" in _needed(run) and not _has_vectors(facts):
         yield "Metrics that need item vectors, such as diversity, are left out: the run has no text vectors."
 
 
@@ -143,7 +147,7 @@ def _with_all_before(test: pl.DataFrame, dataset: Dataset) -> pl.DataFrame:
 
 def load_rankings(run: Run) -> Rankings:
     """Read what stage 07 wrote; RunError if a row's rankings are missing or were made otherwise."""
-    tasks = {name: task for name, task in ranking_tasks(run, facts_of(run)).items() if name != BEST_POSSIBLE}
+    tasks = {name: task for name, task in ranking_tasks(facts_of(run)).items() if name != BEST_POSSIBLE}
     read = {name: ranking_in(run.read(task)) for name, task in tasks.items()}
     frames = {name: frame for name, (frame, _) in read.items()}
     return Rankings(
@@ -172,13 +176,13 @@ def ranked_users(run: Run) -> pl.DataFrame:
 def load_serving(run: Run, domain: str, row: str | None = None) -> Any:
     """Read what recommends in a domain: of a generative row or of a row over items, or popularity."""
     facts, name = facts_of(run), row or shown_row(run)
-    rows = (*generative_rows(run, facts), *trained_item_rows(run, facts), POPULARITY)
-    require_known(domain, served(run.config, facts.domains), f"Run {run.name!r} does not serve", "it serves")
+    rows = (*facts.generative, *facts.over_items, POPULARITY)
+    require_known(domain, facts.served, f"Run {run.name!r} does not serve", "it serves")
     require_known(name, rows, f"Run {run.name!r} has no row", "it has")
     data = load_prepared(run)
-    if name in generative_rows(run, facts):
+    if name in facts.generative:
         model = load_adapted(run, name, domain)
-    elif name in trained_item_rows(run, facts):
+    elif name in facts.over_items:
         model = load_item_model(run, name, domain)
     else:
         model = Popularity().fit(training_data(data, (domain,)))
@@ -195,9 +199,9 @@ def run_metrics(run: Run) -> pl.DataFrame:
     compares others has theirs.
     """
     facts, found = known_facts(run), []
-    tasks = {} if facts is None else ranking_tasks(run, facts)
+    tasks = {} if facts is None else ranking_tasks(facts)
     folders = {name: run.read(task) for name, task in tasks.items() if run.state(task).usable}
-    known = _facts_of_metrics(run, facts) if facts is not None and folders else {}
+    known = _facts_of_metrics(facts) if facts is not None and folders else {}
     for name, folder in folders.items():
         if name == BEST_POSSIBLE:
             table = pl.read_parquet(folder / "metrics.parquet")
@@ -238,22 +242,21 @@ def _needed(run: Run) -> set[str]:
     return {need for name in run.config.evaluation.metrics for need in metric_needs(name)}
 
 
-def _has_vectors(run: Run, facts: Facts) -> bool:
-    return reads_text_vectors(run, facts) and run.state(text_task(run, facts)).usable
+def _has_vectors(facts: Facts) -> bool:
+    return facts.reads_text_vectors and facts.run.state(text_task(facts)).usable
 
 
-def _facts_of_metrics(run: Run, facts: Facts) -> dict[str, dict[str, Any]]:
+def _facts_of_metrics(facts: Facts) -> dict[str, dict[str, Any]]:
     """By domain, what the run's metrics need apart from rankings; what the run lacks is left out."""
-    needed, shared = _needed(run), dict[str, Any]()
-    domains = served(run.config, facts.domains)
+    run, needed, shared = facts.run, _needed(facts.run), dict[str, Any]()
     if not needed or not run.state(prepared_task(run)).usable:
-        return {domain: {} for domain in domains}
+        return {domain: {} for domain in facts.served}
     dataset = load_prepared(run).dataset
     if "popularity" in needed:
         shared["popularity"] = interactions(dataset.training_sequences(), dataset)
-    if "vectors" in needed and _has_vectors(run, facts):
+    if "vectors" in needed and _has_vectors(facts):
         shared["vectors"] = load_vectors(run)
-    return {domain: {**shared, "items": dataset.domain_items(domain)} for domain in domains}
+    return {domain: {**shared, "items": dataset.domain_items(domain)} for domain in facts.served}
 
 
 def run_notes(run: Run) -> dict[str, dict[str, Any]]:
@@ -261,8 +264,8 @@ def run_notes(run: Run) -> dict[str, dict[str, Any]]:
     facts, found = known_facts(run), dict[str, dict[str, Any]]()
     if facts is None:
         return found
-    for name, task in ranking_tasks(run, facts).items():
-        note = {} if name in (POPULARITY, BEST_POSSIBLE) else effort_of(run, facts, name)
+    for name, task in ranking_tasks(facts).items():
+        note = {} if name in (POPULARITY, BEST_POSSIBLE) else effort_of(facts, name)
         note |= {what: value for what, value in _noted(run, task).items() if what != "users"}
         if note:
             found[name] = note
@@ -375,12 +378,12 @@ def tuning_of_rows(run: Run) -> pl.DataFrame:
 
 def shown_row(run: Run) -> str:
     """Return the row that is looked at closely: the run's own, its first generative one, or its first."""
-    return next(iter((*generative_rows(run), *trained_item_rows(run), POPULARITY)))
+    return next(iter((*facts_of(run).generative, *facts_of(run).over_items, POPULARITY)))
 
 
 def describe_skipped(run: Run) -> str:
     """Say which rows the data cannot feed, and why: a line each."""
-    skipped = skipped_rows(run.config, facts_of(run))
+    skipped = facts_of(run).skipped
     return "\n".join(f"{name} is skipped: {why}." for name, why in skipped.items()) or "No row is skipped."
 
 

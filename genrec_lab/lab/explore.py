@@ -25,8 +25,8 @@ from genrec_lab.lab.adapt import load_adapted
 from genrec_lab.lab.chain import tasks_of
 from genrec_lab.lab.evaluate import EVALUATION, interactions, load_rankings, ranked_users
 from genrec_lab.lab.files import RunError
-from genrec_lab.lab.prepare import Facts, facts_of, load_prepared
-from genrec_lab.lab.rows import ALL, decodes_in_steps, generative_rows, lead_row, pretrained_on, served
+from genrec_lab.lab.prepare import load_prepared
+from genrec_lab.lab.rows import ALL, Facts, decodes_in_steps, facts_of, lead_row, pretrained_on, served
 from genrec_lab.lab.store import Run, Task, Work, existing_run
 from genrec_lab.lab.tokenise import (
     codes_task,
@@ -78,33 +78,33 @@ class Atlas:
     overlap: pl.DataFrame  # tokenizer, domain, k, overlap, items: GMC Figure 4
 
 
-def atlas_tasks(run: Run, facts: Facts) -> list[Task]:
+def atlas_tasks(facts: Facts) -> list[Task]:
     """What stage 03 makes: a map by t-SNE, one by UMAP, and code overlaps of near items."""
-    return list(_atlas(run, facts).values()) if generative_rows(run, facts) and facts.has_texts else []
+    return list(_atlas(facts).values()) if facts.generative and facts.has_texts else []
 
 
-def _atlas(run: Run, facts: Facts) -> dict[str, Task]:
-    row = next(iter(generative_rows(run, facts)))
-    inputs = {"data": facts.data, "codes": codes_task(run, facts, row), "text": text_task(run, facts)}
-    found = {"maps": Task(MAPPING, "maps", _map, {"seed": run.seed}, inputs)}
-    owners = dict.fromkeys(codes_task(run, facts, name).row for name in generative_rows(run, facts))
-    all_codes = {name: codes_task(run, facts, name) for name in owners}
+def _atlas(facts: Facts) -> dict[str, Task]:
+    row = next(iter(facts.generative))
+    inputs = {"data": facts.data, "codes": codes_task(facts, row), "text": text_task(facts)}
+    found = {"maps": Task(MAPPING, "maps", _map, {"seed": facts.run.seed}, inputs)}
+    owners = dict.fromkeys(codes_task(facts, name).row for name in facts.generative)
+    all_codes = {name: codes_task(facts, name) for name in owners}
     overlap_inputs = {"text": inputs["text"], "codes": all_codes}
-    overlap = {"ks": _NEIGHBOURS, "seed": run.seed}
+    overlap = {"ks": _NEIGHBOURS, "seed": facts.run.seed}
     found["overlap"] = Task(MAPPING, "overlap", _overlap, overlap, overlap_inputs)
     return found
 
 
 def map_residuals(run: Run) -> Atlas:
     """Map the residuals of every level by t-SNE and UMAP, compare tokenizers by Figure 4, write all of it."""
-    for task in atlas_tasks(run, facts_of(run)):
+    for task in atlas_tasks(facts_of(run)):
         run.make(task)
     return load_atlas(run)
 
 
 def load_atlas(run: Run) -> Atlas:
     """Read what stage 03 wrote."""
-    tasks = _atlas(run, facts_of(run))
+    tasks = _atlas(facts_of(run))
     folder = run.read(tasks["maps"])
     maps = {method: Projection.read(folder / f"{method}.parquet") for method in _MAPS}
     overlap = pl.read_parquet(run.read(tasks["overlap"]) / "neighbour_overlap.parquet")
@@ -197,7 +197,7 @@ def explorer_state(
             return watched_beam(run, chosen, row), line
 
         state.watcher = watch
-        state.watchable = tuple(row for row in generative_rows(run) if decodes_in_steps(run, row))
+        state.watchable = tuple(row for row in facts_of(run).generative if decodes_in_steps(run, row))
     return state
 
 
@@ -301,16 +301,16 @@ def _measured(run: Run) -> dict[str, tuple[dict[str, Any], dict[str, float]]]:
     return found
 
 
-def survey_tasks(run: Run, facts: Facts) -> list[Task]:
+def survey_tasks(facts: Facts) -> list[Task]:
     """What stage 04 makes: every code of the run's own tokenizer with its use, and all collisions."""
-    rows = generative_rows(run, facts)
+    rows = facts.generative
     if not rows:
         return []
     row = next(iter(rows))
-    inputs: dict[str, Any] = {"data": facts.data, "codes": codes_task(run, facts, row)}
+    inputs: dict[str, Any] = {"data": facts.data, "codes": codes_task(facts, row)}
     if facts.has_texts:
-        inputs["text"] = text_task(run, facts)
-    given = {"books": len(tokenizer_tasks(run, facts, row)), "seed": run.seed}
+        inputs["text"] = text_task(facts)
+    given = {"books": len(tokenizer_tasks(facts, row)), "seed": facts.run.seed}
     return [Task(EXPLORING, "survey", _survey, given, inputs)]
 
 
@@ -319,7 +319,7 @@ def survey_codes(run: Run) -> pl.DataFrame:
 
     Returns the codes, a frame as of `code_survey`.
     """
-    (task,) = survey_tasks(run, facts_of(run))
+    (task,) = survey_tasks(facts_of(run))
     return pl.read_parquet(run.make(task) / "codes.parquet")
 
 

@@ -24,9 +24,9 @@ from genrec_lab.lab.adapt import renaming_tasks, serving_tasks
 from genrec_lab.lab.evaluate import BEST_POSSIBLE, POPULARITY, load_serving, ranking_tasks, run_metrics
 from genrec_lab.lab.files import RunError, require_free, require_known, safe_name, write_json
 from genrec_lab.lab.growing import NAMING
-from genrec_lab.lab.prepare import Facts, data_summary, facts_of, load_prepared
+from genrec_lab.lab.prepare import data_summary, load_prepared
 from genrec_lab.lab.recommend import item_model_tasks
-from genrec_lab.lab.rows import ALL, generative_rows, served
+from genrec_lab.lab.rows import ALL, Facts, facts_of
 from genrec_lab.lab.serving import EXPORTED, named_rankings
 from genrec_lab.lab.store import Run, Task
 from genrec_lab.lab.tokenise import tokenizer_tasks
@@ -46,7 +46,7 @@ def export_run(run: Run, folder: Path, row: str | None = None, say: Any = print)
     where there is no such row, something is in the folder's place, or stage 07 has not run.
     """
     facts = facts_of(run)
-    tasks = {name: task for name, task in ranking_tasks(run, facts).items() if name != BEST_POSSIBLE}
+    tasks = {name: task for name, task in ranking_tasks(facts).items() if name != BEST_POSSIBLE}
     if row is not None:
         require_known(row, tasks, f"Run {run.name!r} has no row", "it has")
     require_free(folder)
@@ -67,9 +67,9 @@ def export_run(run: Run, folder: Path, row: str | None = None, say: Any = print)
                 ranked["items"].to_numpy(), ranked["scores"].to_numpy(), data.dataset.items["key"],
             )  # fmt: skip
             named.write_parquet(target / "rankings.parquet")
-            models = _write_models(run, facts, name, data.dataset, metrics, target, say)
-            if name in generative_rows(run, facts):
-                _write_naming(run, facts, name, data.dataset, target / NAMING)
+            models = _write_models(facts, name, data.dataset, metrics, target, say)
+            if name in facts.generative:
+                _write_naming(facts, name, data.dataset, target / NAMING)
             rows[name] = {"models": {d: f"{safe_name(name)}/{place}" for d, place in models.items()}}
         about = {
             "format": _FORMAT, "genrec_lab": genrec_lab.__version__, "run": run.name, "seed": run.seed,
@@ -92,35 +92,35 @@ def export_run(run: Run, folder: Path, row: str | None = None, say: Any = print)
 
 
 def _write_models(
-    run: Run, facts: Facts, row: str, dataset: Dataset, metrics: pl.DataFrame, target: Path, say: Any
+    facts: Facts, row: str, dataset: Dataset, metrics: pl.DataFrame, target: Path, say: Any
 ) -> dict[str, str]:
     """Write a row's models, and its codes; return the place of each domain's model below `target`."""
     places: dict[str, str] = {}
     codes: dict[str, ItemCodes] = {}
-    tasks = _model_tasks(run, facts, row)
-    for domain in served(run.config, facts.domains):
-        model = load_serving(run, domain, row)
+    tasks = _model_tasks(facts, row)
+    for domain in facts.served:
+        model = load_serving(facts.run, domain, row)
         if isinstance(model, CodeRecommender):
             codes[domain] = model.codes
         # one model that serves several domains is written once
         twin = next((d for d in places if tasks and tasks[d].place == tasks[domain].place), None)
         place = places[twin] if twin else f"models/{safe_name(domain)}"
         if twin is None:
-            if not _write_model(model, _facts(run, row, domain, metrics), target / place):
+            if not _write_model(model, _facts(facts.run, row, domain, metrics), target / place):
                 say(f"{row}: {type(model).__name__} is written by its own save method and is not verified.")
                 continue
             if isinstance(model, CodeRecommender) and model.adapter is not None:
-                _write_adapter(model, target, domain, _facts(run, row, None, metrics))
+                _write_adapter(model, target, domain, _facts(facts.run, row, None, metrics))
         places[domain] = place
     if codes:
         write_codes(codes, dataset, target)
     return places
 
 
-def _model_tasks(run: Run, facts: Facts, row: str) -> Mapping[str, Task]:
-    if row in generative_rows(run, facts):
-        return serving_tasks(run, facts, row)[0]
-    return {} if row == POPULARITY else item_model_tasks(run, facts, row)
+def _model_tasks(facts: Facts, row: str) -> Mapping[str, Task]:
+    if row in facts.generative:
+        return serving_tasks(facts, row)[0]
+    return {} if row == POPULARITY else item_model_tasks(facts, row)
 
 
 def _write_model(model: Any, about: CardFacts, folder: Path) -> bool:
@@ -158,22 +158,22 @@ def _facts(run: Run, row: str, domain: str | None, metrics: pl.DataFrame) -> Car
     )
 
 
-def _write_naming(run: Run, facts: Facts, row: str, dataset: Dataset, folder: Path) -> None:
+def _write_naming(facts: Facts, row: str, dataset: Dataset, folder: Path) -> None:
     """Write what `genrec add-items` names new items by; nothing for a row that can name its own alone."""
-    config = generative_rows(run, facts)[row]
+    config = facts.generative[row]
     needs = find_tokenizer(config.tokenizer.kind).needs
     if config.pictures != "none" or not ("vectors" in needs or needs == ("text",)):
         return
-    fitted, renamed, tokenizers = tokenizer_tasks(run, facts, row), renaming_tasks(run, facts, row), {}
-    for domain in served(run.config, facts.domains):
+    fitted, renamed, tokenizers = tokenizer_tasks(facts, row), renaming_tasks(facts, row), {}
+    for domain in facts.served:
         task = renamed.get(domain) or fitted.get(domain) or fitted[ALL]
         tokenizers[domain] = safe_name(task.place)
         if not (folder / "tokenizers" / tokenizers[domain]).is_dir():
-            shutil.copytree(run.read(task) / "tokenizer", folder / "tokenizers" / tokenizers[domain])
-    text = run.config.text.model_dump(mode="json") if "vectors" in needs else None
-    if text and getattr(TEXT_ENCODERS.find(run.config.text.kind), "needs_all_texts", False):
+            shutil.copytree(facts.run.read(task) / "tokenizer", folder / "tokenizers" / tokenizers[domain])
+    text = facts.config.text.model_dump(mode="json") if "vectors" in needs else None
+    if text and getattr(TEXT_ENCODERS.find(facts.config.text.kind), "needs_all_texts", False):
         dataset.items.select("text").write_parquet(folder / "texts.parquet")
-    template = run.dataset.get("text_template", DEFAULT_TEMPLATE)
+    template = facts.run.dataset.get("text_template", DEFAULT_TEMPLATE)
     write_json(folder / "naming.json", {"text": text, "template": template, "tokenizers": tokenizers})
 
 

@@ -195,11 +195,11 @@ def _missing_results(run: Any, chosen: Sequence[str]) -> Iterator[str]:
 
 def _check_items_suffice(run: Any) -> None:
     """Raise ValueError if a row has more codes a level than items, where their number is known already."""
-    from genrec_lab.lab import prepare, rows, tokenise
+    from genrec_lab.lab import rows, tokenise
 
     config = run.config
-    if (facts := prepare.known_facts(run)) is not None:
-        for row, method in rows.generative_rows(run, facts).items():
+    if (facts := rows.known_facts(run)) is not None:
+        for row, method in facts.generative.items():
             tokenise.check_items_suffice(method, facts, row)
     elif run.dataset["name"] == "bazaar" and presets.methods(config):
         from genrec_lab.bazaar import BazaarConfig

@@ -7,9 +7,9 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -25,7 +25,6 @@ from genrec_lab.lab.store import Run, Task, Work
 
 CHECK, PREPARATION = "00_setup_check", "01_data_preparation"
 _PARTS = ("train", "valid", "test")
-_FACTS = ("domains", "items", "texts", "pictures")
 _LARGEST_HASHED_BYTES = 1 << 30  # of larger files size and time count, for reading them takes minutes
 _MOST_HASHED_FILES = 5_000  # of a folder
 # An item without a text has its key instead, for encoders that cannot read an empty text.
@@ -37,41 +36,6 @@ class Prepared(NamedTuple):
 
     dataset: Dataset
     split: Split
-
-
-@dataclass(frozen=True, eq=False)
-class Facts:
-    """What must be known of a dataset to say which results a run has: found once, in stage 01."""
-
-    domains: tuple[str, ...]
-    items: dict[str, int]  # by domain
-    texts: dict[str, bool]  # whether any item of a domain has a text
-    pictures: dict[str, bool]
-    words: dict[str, bool] = field(default_factory=dict)  # as `texts`, where vectors of texts are given
-    data: Task | None = None  # the dataset itself
-    tasks: dict[str, Any] = field(default_factory=dict)  # those of later stages, once they were listed
-
-    @classmethod
-    def of(cls, dataset: Dataset) -> Facts:
-        """Look at a dataset."""
-        found = {
-            domain: dataset.items.filter(domain=domain).select(
-                items=pl.len(), texts=_HAS_TEXT.any(), pictures=pl.col("image").is_not_null().any()
-            )
-            for domain in dataset.domains
-        }
-        facts: Any = {name: {of: one[name].item() for of, one in found.items()} for name in _FACTS[1:]}
-        return cls(tuple(dataset.domains), **facts)
-
-    @property
-    def n_items(self) -> int:
-        """All items."""
-        return sum(self.items.values())
-
-    @property
-    def has_texts(self) -> bool:
-        """Whether any item has a text."""
-        return any(self.texts.values())
 
 
 def prepared_task(run: Run) -> Task:
@@ -99,7 +63,6 @@ def _prepare(work: Work, options: Mapping[str, Any], max_history: int, files: Ma
     dataset.write(work.folder / "dataset")
     for part in _PARTS:
         getattr(split, part).write_parquet(work.folder / f"{part}.parquet")
-    facts = Facts.of(dataset)
     work.summary = {
         "fingerprint": dataset.fingerprint(),
         "repairs": dataset.repairs | split.repairs,
@@ -108,8 +71,20 @@ def _prepare(work: Work, options: Mapping[str, Any], max_history: int, files: Ma
         "interactions": dataset.n_interactions,
         "sources": dataset.sources,
         "ties": {"rule": options.get("ties", TIE_RULES[0]), "domains": ties(dataset).to_dicts()},
-        "facts": {name: getattr(facts, name) for name in _FACTS},
+        "facts": facts_in(dataset),
     }
+
+
+def facts_in(dataset: Dataset) -> dict[str, Any]:
+    """What must be known of a dataset to say which results a run has; see `rows.Facts`."""
+    found = {
+        domain: dataset.items.filter(domain=domain)
+        .select(items=pl.len(), texts=_HAS_TEXT.any(), pictures=pl.col("image").is_not_null().any())
+        .row(0, named=True)
+        for domain in dataset.domains
+    }
+    kinds = ("items", "texts", "pictures")
+    return {"domains": list(found)} | {kind: {of: one[kind] for of, one in found.items()} for kind in kinds}
 
 
 def prepare_data(run: Run) -> Prepared:
@@ -129,24 +104,6 @@ def load_prepared(run: Run) -> Prepared:
     train, valid, test = (pl.read_parquet(folder / f"{part}.parquet") for part in _PARTS)
     split = Split(train, valid, test, max_history=run.config.pairs.max_history)
     return Prepared(Dataset.read(folder / "dataset"), split)
-
-
-def facts_of(run: Run) -> Facts:
-    """What stage 01 found out about the dataset; RunError naming the notebook where it has not run."""
-    run.read(prepared_task(run))
-    return cast(Facts, known_facts(run))
-
-
-def known_facts(run: Run) -> Facts | None:
-    """As `facts_of`, also where the files are damaged and are made again; None if nothing is known."""
-    task = prepared_task(run)
-    state = run.state(task)
-    if state.digest is None or state.record is None:
-        return None
-    found = dict(state.record.summary["facts"])
-    if run.config.text.kind == "given":
-        found |= {"words": found["texts"], "texts": dict.fromkeys(found["domains"], True)}
-    return Facts(**{**found, "domains": tuple(found["domains"])}, data=task)
 
 
 def data_summary(run: Run) -> dict[str, Any]:

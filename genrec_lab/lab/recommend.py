@@ -18,17 +18,9 @@ from safetensors.numpy import load_file
 from genrec_lab.codes import ItemCodes
 from genrec_lab.data import Dataset, Split
 from genrec_lab.lab.files import read_json, safe_name
-from genrec_lab.lab.prepare import Facts, Prepared, facts_of
+from genrec_lab.lab.prepare import Prepared
 from genrec_lab.lab.results import read_records, write_records
-from genrec_lab.lab.rows import (
-    ALL,
-    generative_rows,
-    learns_from,
-    pretrained_on,
-    scopes,
-    served,
-    trained_item_rows,
-)
+from genrec_lab.lab.rows import ALL, Facts, facts_of, learns_from, pretrained_on, scopes
 from genrec_lab.lab.store import Run, Task, Work
 from genrec_lab.lab.tokenise import (
     codes_task,
@@ -58,51 +50,51 @@ Records = Sequence[Mapping[str, Any]]
 Histories = Mapping[str, Mapping[str, Records]]
 
 
-def training_tasks(run: Run, facts: Facts) -> list[Task]:
+def training_tasks(facts: Facts) -> list[Task]:
     """What stage 05 makes: every row's recommenders."""
-    tasks = (task for of_row in _listed(run, facts).values() for task in of_row.values())
+    tasks = (task for of_row in _listed(facts).values() for task in of_row.values())
     return list({task.place: task for task in tasks}.values())
 
 
-def item_model_tasks(run: Run, facts: Facts, row: str, *, pretrained: bool = False) -> dict[str, Task]:
+def item_model_tasks(facts: Facts, row: str, *, pretrained: bool = False) -> dict[str, Task]:
     """A row's models over items as tasks, by domain; `pretrained`: what they start from too, if they do."""
-    found = _listed(run, facts)[row]
+    found = _listed(facts)[row]
     return found if pretrained else {scope: task for scope, task in found.items() if scope != _START}
 
 
-def recommender_tasks(run: Run, facts: Facts, row: str) -> dict[str, Task]:
+def recommender_tasks(facts: Facts, row: str) -> dict[str, Task]:
     """A generative row's recommenders as tasks, by scope: "all", or a domain; none where it has none yet."""
-    return _listed(run, facts)[row]
+    return _listed(facts)[row]
 
 
-def _listed(run: Run, facts: Facts) -> dict[str, dict[str, Task]]:
+def _listed(facts: Facts) -> dict[str, dict[str, Task]]:
     if RECOMMENDING not in facts.tasks:
         known: list[Task] = []
-        items = trained_item_rows(run, facts).items()
-        found = {row: _item_models(run, facts, row, item) for row, item in items}
-        for row, config in generative_rows(run, facts).items():
-            tasks = _recommenders(run, facts, row, config)
+        items = facts.over_items.items()
+        found = {row: _item_models(facts, row, item) for row, item in items}
+        for row, config in facts.generative.items():
+            tasks = _recommenders(facts, row, config)
             found[row] = {scope: task.first_equal(known) for scope, task in tasks.items()}
         facts.tasks[RECOMMENDING] = found
     return dict(facts.tasks[RECOMMENDING])
 
 
-def _item_models(run: Run, facts: Facts, row: str, item: ItemRow) -> dict[str, Task]:
+def _item_models(facts: Facts, row: str, item: ItemRow) -> dict[str, Task]:
     component = ITEM_MODELS.find(item.model.kind)
     budgets = {"training": item.training, "pretraining": item.pretraining}
-    history = run.config.pairs.max_history
-    given = {"model": item.model, "budgets": budgets, "max_history": history, "seed": run.seed}
+    history = facts.config.pairs.max_history
+    given = {"model": item.model, "budgets": budgets, "max_history": history, "seed": facts.run.seed}
     inputs: dict[str, Any] = {"data": facts.data}
     folder = safe_name(row)  # a run file may call a row anything
     if "text" in needs_of(component, also_taken=True) and facts.has_texts:
-        inputs["text"] = text_task(run, facts)
+        inputs["text"] = text_task(facts)
     found: dict[str, Task] = {}
     if pretrains(component):
-        shared = {**given, "domains": pretrained_on(run.config, facts.domains)}
+        shared = {**given, "domains": pretrained_on(facts.config, facts.domains)}
         name, scope = f"{folder}/{PRETRAINED}", "pretraining"
         found[_START] = Task(RECOMMENDING, name, _pretrain, shared, inputs, (component,), row, scope)
         inputs = {**inputs, "start": found[_START]}
-    for domain in served(run.config, facts.domains):
+    for domain in facts.served:
         own, name = {**given, "domain": domain}, f"{folder}/domains/{safe_name(domain)}"
         found[domain] = Task(RECOMMENDING, name, _train_over_items, own, inputs, (component,), row, domain)
     return found
@@ -119,12 +111,12 @@ def how_to_learn(run: Run, config: MethodConfig) -> dict[str, Any]:
     }
 
 
-def _recommenders(run: Run, facts: Facts, row: str, config: MethodConfig) -> dict[str, Task]:
+def _recommenders(facts: Facts, row: str, config: MethodConfig) -> dict[str, Task]:
     tokenizer = find_tokenizer(config.tokenizer.kind)
     if tokenizer.transfers and not config.transfer.pretrain_recommender:
         return {}  # it learns from its target alone, in stage 06
-    start, component = pretrained_run(run, config), RECOMMENDERS.find(config.recommender.kind)
-    codes = codes_task(run, facts, row)
+    start, component = pretrained_run(facts.run, config), RECOMMENDERS.find(config.recommender.kind)
+    codes = codes_task(facts, row)
     if start is not None:
         of_start = recommender_tasks(start, facts_of(start), start.config.name)[ALL].belonging_to(start)
         given: dict[str, Any] = {"recommender": config.recommender}
@@ -134,11 +126,11 @@ def _recommenders(run: Run, facts: Facts, row: str, config: MethodConfig) -> dic
     found = {}
     learnt = learns_from(config, facts.domains)
     for scope, domains in scopes(learnt, separate=config.recommenders == "separate").items():
-        given = {"recommender": config.recommender, "domains": domains, **how_to_learn(run, config)}
+        given = {"recommender": config.recommender, "domains": domains, **how_to_learn(facts.run, config)}
         given |= {"one_pass": config.one_pass, "training": config.training}
         inputs = {"data": facts.data, "codes": codes}
         if tokenizer.read_recommender.__func__ is not Tokenizer.read_recommender.__func__:  # type: ignore[attr-defined]
-            fitted = tokenizer_tasks(run, facts, row)
+            fitted = tokenizer_tasks(facts, row)
             given["tokenizer_kind"] = config.tokenizer.kind
             inputs["tokenizer"] = fitted.get(scope) or fitted[ALL]
         name = f"{row}/{ALL if scope == ALL else f'domains/{safe_name(scope)}'}"
@@ -148,7 +140,7 @@ def _recommenders(run: Run, facts: Facts, row: str, config: MethodConfig) -> dic
 
 def train_recommenders(run: Run) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """Train every row of the run; return the epoch records by row and scope."""
-    for task in training_tasks(run, facts_of(run)):
+    for task in training_tasks(facts_of(run)):
         run.make(task)
     return load_history(run)
 
@@ -156,15 +148,15 @@ def train_recommenders(run: Run) -> dict[str, dict[str, list[dict[str, Any]]]]:
 def load_history(run: Run) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """Read the epoch records of every row, by row and training: a scope, or scope and phase."""
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for task in training_tasks(run, facts_of(run)):
+    for task in training_tasks(facts_of(run)):
         found.setdefault(task.row, {}).update(histories_of(run.read(task), task.scope))
     return found
 
 
 def load_recommender(run: Run, row: str, domain: str) -> Any:
     """Read the recommender that serves a domain, before adaptation."""
-    tasks = recommender_tasks(run, facts_of(run), row)
-    kind = generative_rows(run)[row].recommender.kind
+    tasks = recommender_tasks(facts_of(run), row)
+    kind = facts_of(run).generative[row].recommender.kind
     return RECOMMENDERS.find(kind).load(run.read(tasks.get(domain) or tasks[ALL]) / "recommender")
 
 
@@ -174,9 +166,9 @@ def starting_recommender(run: Run, row: str, domain: str) -> Any:
     It is that of stage 05, or an untrained one for a row that learns from its target alone (UTGRec Table 3,
     variants 6 and 7).
     """
-    if recommender_tasks(run, facts_of(run), row):
+    if recommender_tasks(facts_of(run), row):
         return load_recommender(run, row, domain)
-    config = generative_rows(run)[row]
+    config = facts_of(run).generative[row]
     torch.manual_seed(run.seed)
     return RECOMMENDERS.find(config.recommender.kind)(load_identified(run, row).codes, config.recommender)
 
@@ -184,8 +176,8 @@ def starting_recommender(run: Run, row: str, domain: str) -> Any:
 def load_item_model(run: Run, row: str, domain: str) -> Any:
     """Read the model over items that serves a domain in a row of the run."""
     facts = facts_of(run)
-    kind = trained_item_rows(run, facts)[row].model.kind
-    return ITEM_MODELS.find(kind).load(run.read(item_model_tasks(run, facts, row)[domain]) / "model")
+    kind = facts.over_items[row].model.kind
+    return ITEM_MODELS.find(kind).load(run.read(item_model_tasks(facts, row)[domain]) / "model")
 
 
 def learnt_from(run: Run, frame: pl.DataFrame) -> pl.DataFrame:
@@ -194,7 +186,7 @@ def learnt_from(run: Run, frame: pl.DataFrame) -> pl.DataFrame:
     All of them in a run without a generative row.
     """
     facts = facts_of(run)
-    for config in generative_rows(run, facts).values():
+    for config in facts.generative.values():
         return part_of(frame, learns_from(config, facts.domains))
     return frame
 

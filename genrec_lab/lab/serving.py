@@ -19,8 +19,8 @@ from genrec_lab.decoding import Ranked
 from genrec_lab.lab.evaluate import load_serving, ranked_by_domain, shown_row
 from genrec_lab.lab.files import RunError, hash_json, read_json, require_known, write_json
 from genrec_lab.lab.own_tables import read_histories, read_keys
-from genrec_lab.lab.prepare import facts_of, load_prepared
-from genrec_lab.lab.rows import served
+from genrec_lab.lab.prepare import load_prepared
+from genrec_lab.lab.rows import facts_of
 from genrec_lab.lab.store import Run, existing_run
 from genrec_lab.models.hub import ITEM_COLUMNS, Catalogue
 from genrec_lab.models.recommenders.base import read_recommender, require_accepted, with_accepted
@@ -146,7 +146,7 @@ def open_served(source: str | Path, row: str | None = None) -> Served:
         )
     run = existing_run(str(source))
     name, data = row or shown_row(run), load_prepared(run)
-    domains = served(run.config, facts_of(run).domains)
+    domains = facts_of(run).served
     items = data.dataset.items.select(ITEM_COLUMNS)
     load_serving(run, domains[0], name)  # says now that there is no such row
     identity = {"run": run.name, "row": name, "results": run.reads}

@@ -14,8 +14,8 @@ import click
 
 from genrec_lab.lab.chain import STAGES, tasks_of
 from genrec_lab.lab.files import RunError
-from genrec_lab.lab.prepare import facts_of
 from genrec_lab.lab.processes import is_first
+from genrec_lab.lab.rows import facts_of
 from genrec_lab.lab.runfile import read_run_file
 from genrec_lab.lab.store import open_run
 

@@ -215,11 +215,11 @@ class Run(Results):
 
     def skipped(self) -> dict[str, str]:
         """Which rows the data cannot feed, and why; empty before stage 01."""
-        from genrec_lab.lab.prepare import known_facts
-        from genrec_lab.lab.rows import skipped_rows
+
+        from genrec_lab.lab.rows import known_facts
 
         facts = known_facts(self)
-        return {} if facts is None else skipped_rows(self.config, facts)
+        return {} if facts is None else facts.skipped
 
     def provenance(self) -> list[dict[str, Any]]:
         """What made each result of the run, stage by stage.

@@ -15,9 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from genrec_lab.lab.adapt import serving_tasks
-from genrec_lab.lab.prepare import Facts
 from genrec_lab.lab.recommend import best_epoch, histories_of, item_model_tasks, recommender_tasks
-from genrec_lab.lab.rows import generative_rows
+from genrec_lab.lab.rows import Facts
 from genrec_lab.lab.store import Run, Task
 from genrec_lab.viz.figures.results import ranked_table
 from genrec_lab.viz.figures.training import metric_name
@@ -131,24 +130,24 @@ def text_frame(frame: pl.DataFrame) -> pl.DataFrame:
     return rounded
 
 
-def effort_of(run: Run, facts: Facts, row: str) -> dict[str, Any]:
+def effort_of(facts: Facts, row: str) -> dict[str, Any]:
     """What the trainings of a row took together, tokenizers aside; empty if one is missing or damaged.
 
     trainings: how many there were, over domains and phases. steps, samples: what the optimiser took, None if
     a component did not count them. parameters: of the largest model. best_epochs: the epoch that was kept, of
     the last phase of each training.
     """
-    tasks = _trainings(run, facts, row)
-    if not tasks or not all(run.state(task).usable for task in tasks):
+    tasks = _trainings(facts, row)
+    if not tasks or not all(facts.run.state(task).usable for task in tasks):
         return {}
     histories: list[list[dict[str, Any]]] = []
     best_epochs, sizes = [], []
     for task in tasks:
-        folder = run.read(task)
+        folder = facts.run.read(task)
         if found := histories_of(folder, task.scope):  # a component from outside may keep no history
             histories += found.values()
             best_epochs.append(best_epoch(folder))
-        record = run.state(task, verify=False).record
+        record = facts.run.state(task, verify=False).record
         sizes.append(record.summary.get("parameters") if record is not None else None)
     records = [record for history in histories for record in history]
     counts: dict[str, list[Any]] = {name: [one.get(name) for one in records] for name in ("steps", "samples")}
@@ -161,14 +160,14 @@ def effort_of(run: Run, facts: Facts, row: str) -> dict[str, Any]:
     }
 
 
-def _trainings(run: Run, facts: Facts, row: str) -> list[Task]:
+def _trainings(facts: Facts, row: str) -> list[Task]:
     """The results of stages 05 and 06 that a row's recommenders come from."""
-    if row in generative_rows(run, facts):
-        models, bases = serving_tasks(run, facts, row)
-        before = recommender_tasks(run, facts, row)
+    if row in facts.generative:
+        models, bases = serving_tasks(facts, row)
+        before = recommender_tasks(facts, row)
         tasks = [*before.values(), *bases.values(), *models.values()]
     else:
-        tasks = list(item_model_tasks(run, facts, row, pretrained=True).values())
+        tasks = list(item_model_tasks(facts, row, pretrained=True).values())
     return list({task.place: task for task in tasks}.values())
 
 

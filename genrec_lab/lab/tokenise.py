@@ -25,17 +25,9 @@ from genrec_lab.encoders.content import content_of
 from genrec_lab.encoders.given import VECTOR_FILES, read_vectors
 from genrec_lab.encoders.picture_features import encode_pictures
 from genrec_lab.lab.files import RunError, require_known, safe_name
-from genrec_lab.lab.prepare import Facts, data_files, facts_of
+from genrec_lab.lab.prepare import data_files
 from genrec_lab.lab.results import differences, listed, read_records, write_records
-from genrec_lab.lab.rows import (
-    ALL,
-    generative_rows,
-    lead_row,
-    pretrained_on,
-    reads_text_vectors,
-    scopes,
-    served,
-)
+from genrec_lab.lab.rows import ALL, Facts, facts_of, lead_row, pretrained_on, scopes, served
 from genrec_lab.lab.store import Run, Task, Work, existing_run
 from genrec_lab.models.recommenders.base import with_accepted
 from genrec_lab.models.tokenizers import ItemContent, Tokenizer, checked_codes, find_tokenizer
@@ -49,24 +41,24 @@ _VECTORS, _FOUND, _EPOCHS = "vectors.safetensors", "found.safetensors", "codes_b
 _OF_THE_WEIGHTS = {"content", "tokenizer", "recommender"}
 
 
-def tokenizing_tasks(run: Run, facts: Facts) -> list[Task]:
+def tokenizing_tasks(facts: Facts) -> list[Task]:
     """What stage 02 makes: text vectors, every row's tokenizers, and its codes."""
-    tasks = [text_task(run, facts)] if reads_text_vectors(run, facts) else []
-    for row in generative_rows(run, facts):
-        tasks += [*tokenizer_tasks(run, facts, row).values(), codes_task(run, facts, row)]
+    tasks = [text_task(facts)] if facts.reads_text_vectors else []
+    for row in facts.generative:
+        tasks += [*tokenizer_tasks(facts, row).values(), codes_task(facts, row)]
     return list({task.place: task for task in tasks}.values())
 
 
-def text_task(run: Run, facts: Facts) -> Task:
+def text_task(facts: Facts) -> Task:
     """The vectors of all item texts as a task."""
-    text = run.config.text
+    text = facts.config.text
     encoder = TEXT_ENCODERS.find(text.kind)
-    read = _read_files(run, facts, getattr(text, "file", None), getattr(text, "keys", None))
+    read = _read_files(facts, getattr(text, "file", None), getattr(text, "keys", None))
     given = {"text": text, **read}
     return Task(TOKENIZING, "text", _encode, given, {"data": facts.data}, (encoder,))
 
 
-def _read_files(run: Run, facts: Facts, *named: object) -> dict[str, Any]:
+def _read_files(facts: Facts, *named: object) -> dict[str, Any]:
     """What files that settings name hold, as an argument of a task; nothing if they name none."""
     paths = {
         f"{place} {domain}": name.replace("{domain}", domain)
@@ -74,33 +66,33 @@ def _read_files(run: Run, facts: Facts, *named: object) -> dict[str, Any]:
         if isinstance(name, str) and name
         for domain in facts.domains
     }
-    files = data_files(paths, run.base)
+    files = data_files(paths, facts.run.base)
     return {"files": files} if files else {}
 
 
-def tokenizer_tasks(run: Run, facts: Facts, row: str) -> dict[str, Task]:
+def tokenizer_tasks(facts: Facts, row: str) -> dict[str, Task]:
     """The tokenizers of a row as tasks, by scope: "all", or a domain."""
-    return _listed(run, facts)[row][0]
+    return _listed(facts)[row][0]
 
 
-def codes_task(run: Run, facts: Facts, row: str) -> Task:
+def codes_task(facts: Facts, row: str) -> Task:
     """The codes of all items by a row's tokenizers as a task."""
-    return _listed(run, facts)[row][1]
+    return _listed(facts)[row][1]
 
 
-def _listed(run: Run, facts: Facts) -> dict[str, tuple[dict[str, Task], Task]]:
+def _listed(facts: Facts) -> dict[str, tuple[dict[str, Task], Task]]:
     """By row its tokenizers and its codes; rows with the same settings share those of the first one."""
     if TOKENIZING not in facts.tasks:
         known: list[Task] = []
         found = {}
-        for row, config in generative_rows(run, facts).items():
-            tasks = _tokenizers_of(run, facts, row, config)
+        for row, config in facts.generative.items():
+            tasks = _tokenizers_of(facts, row, config)
             fitted = {scope: task.first_equal(known) for scope, task in tasks.items()}
             identifiers = config.identifiers
             if config.tokenizer_class.keeps_identifiers:
                 kept: dict[str, Any] = {"policy": getattr(config.tokenizer, "policy", "none"), "options": {}}
                 identifiers = identifiers.model_copy(update=kept)
-            given = {"identifiers": identifiers, "seed": run.seed}
+            given = {"identifiers": identifiers, "seed": facts.run.seed}
             policy = CONFLICT_POLICIES.find(identifiers.policy)
             inputs = {"data": facts.data, "tokenizers": fitted}
             codes = Task(TOKENIZING, f"{row}/codes", _identify, given, inputs, (policy,), row)
@@ -109,8 +101,12 @@ def _listed(run: Run, facts: Facts) -> dict[str, tuple[dict[str, Task], Task]]:
     return dict(facts.tasks[TOKENIZING])
 
 
-def _tokenizers_of(run: Run, facts: Facts, row: str, config: MethodConfig) -> dict[str, Task]:
-    start, component, components = pretrained_run(run, config), config.tokenizer_class, components_of(config)
+def _tokenizers_of(facts: Facts, row: str, config: MethodConfig) -> dict[str, Task]:
+    start, component, components = (
+        pretrained_run(facts.run, config),
+        config.tokenizer_class,
+        components_of(config),
+    )
     asked = {name: getattr(config, name) for name in component.settings}
     given: dict[str, Any] = {"tokenizer": config.tokenizer, "settings": asked}
     inputs: dict[str, Any] = {"data": facts.data}
@@ -119,13 +115,13 @@ def _tokenizers_of(run: Run, facts: Facts, row: str, config: MethodConfig) -> di
         inputs["of_start"] = of_start
         return {ALL: Task(TOKENIZING, f"{row}/tokenizers/{ALL}", _take_over, given, inputs, components, row)}
     if facts.has_texts:
-        inputs["text"] = text_task(run, facts)
+        inputs["text"] = text_task(facts)
     trained_on = _trained_on(config, component, facts)
     covered = {domain for domains in trained_on.values() for domain in domains}
     # items of no scope are named by the first one
     others = tuple(domain for domain in facts.domains if domain not in covered)
-    given |= {"pictures": config.pictures, "seed": run.seed}
-    given |= _read_files(run, facts, getattr(config.tokenizer, "file", None), config.pictures)
+    given |= {"pictures": config.pictures, "seed": facts.run.seed}
+    given |= _read_files(facts, getattr(config.tokenizer, "file", None), config.pictures)
     found: dict[str, Task] = {}
     for scope, domains in trained_on.items():
         name = f"{row}/tokenizers/{scope if scope == ALL else safe_name(scope)}"
@@ -153,21 +149,21 @@ def _trained_on(config: MethodConfig, component: type[Tokenizer], facts: Facts) 
 def train_tokenizers(run: Run) -> dict[str, Identified]:
     """Encode the texts, train each row's tokenizers, resolve conflicts, write all; return it by row."""
     facts = facts_of(run)
-    for row, config in generative_rows(run, facts).items():
+    for row, config in facts.generative.items():
         check_items_suffice(config, facts, row)  # before the texts are encoded, which takes long
-    for task in tokenizing_tasks(run, facts):
+    for task in tokenizing_tasks(facts):
         run.make(task)
-    return {row: load_identified(run, row) for row in generative_rows(run, facts)}
+    return {row: load_identified(run, row) for row in facts.generative}
 
 
 def load_identified(run: Run, row: str | None = None) -> Identified:
     """Read a row's identifiers, by default those of the row that is looked at when none is named."""
     facts, name = facts_of(run), row or lead_row(run)
-    known = generative_rows(run, facts)
+    known = facts.generative
     require_known(name, known, f"Run {run.name!r} has no tokenizer for row", "it has those of")
-    tasks = tokenizer_tasks(run, facts, name)
+    tasks = tokenizer_tasks(facts, name)
     epochs = {scope: read_records(run.read(task), "epochs") for scope, task in tasks.items()}
-    return read_identified(run.read(codes_task(run, facts, name)), epochs)
+    return read_identified(run.read(codes_task(facts, name)), epochs)
 
 
 def load_codes_by_epoch(run: Run, row: str | None = None) -> dict[int, ItemCodes]:
@@ -177,7 +173,7 @@ def load_codes_by_epoch(run: Run, row: str | None = None) -> dict[int, ItemCodes
     no tokenizer was trained on have their final codes.
     """
     name, facts = row or lead_row(run), facts_of(run)
-    files = [run.read(task) / _EPOCHS for task in tokenizer_tasks(run, facts, name).values()]
+    files = [run.read(task) / _EPOCHS for task in tokenizer_tasks(facts, name).values()]
     if not all(file.is_file() for file in files):
         return {}
     own, parts = load_identified(run, name), [load_file(file) for file in files]
@@ -194,22 +190,22 @@ def load_codes_by_epoch(run: Run, row: str | None = None) -> dict[int, ItemCodes
 def tokenizer_owners(run: Run) -> dict[str, str]:
     """Return for each generative row the first one whose codes it shares, having the same settings."""
     facts = facts_of(run)
-    return {row: codes_task(run, facts, row).row for row in generative_rows(run, facts)}
+    return {row: codes_task(facts, row).row for row in facts.generative}
 
 
 def load_row_tokenizer(run: Run, row: str, scope: str) -> Tokenizer:
     """Read a row's tokenizer of a scope: "all", or a domain."""
     facts = facts_of(run)
-    folder = run.read(tokenizer_tasks(run, facts, row)[scope])
-    return generative_rows(run, facts)[row].load_tokenizer(folder / "tokenizer")
+    folder = run.read(tokenizer_tasks(facts, row)[scope])
+    return facts.generative[row].load_tokenizer(folder / "tokenizer")
 
 
 def load_vectors(run: Run) -> np.ndarray:
     """Read the text vectors (N, D) of all items; raises RunError if stage 02 had none to encode."""
     facts = facts_of(run)
-    if not reads_text_vectors(run, facts):
+    if not facts.reads_text_vectors:
         raise RunError(f"Run {run.name!r} has no text vectors: no item has a text, or no row reads them.")
-    return load_file(run.read(text_task(run, facts)) / _VECTORS)["vectors"]
+    return load_file(run.read(text_task(facts)) / _VECTORS)["vectors"]
 
 
 def compare_policies(run: Run, own: Identified) -> pl.DataFrame:

@@ -11,9 +11,9 @@ import pytest
 
 from genrec_lab.data import Dataset, load_dataset
 from genrec_lab.lab import load_prepared, open_run, prepare_data
-from genrec_lab.lab.prepare import Facts, facts_of
+from genrec_lab.lab.prepare import facts_in
 from genrec_lab.lab.recommend import RECOMMENDING, item_model_tasks, load_item_model
-from genrec_lab.lab.rows import skipped_rows, trained_item_rows
+from genrec_lab.lab.rows import Facts, facts_of
 from genrec_lab.lab.tokenise import text_task
 from genrec_lab.models.recommenders.base import ITEM_MODELS
 from genrec_lab.presets import load
@@ -38,7 +38,7 @@ def opened(root, **dataset):
         root=root,
     )
     prepare_data(made)
-    made.make(text_task(made, facts_of(made)))
+    made.make(text_task(facts_of(made)))
     return made
 
 
@@ -59,7 +59,7 @@ def trainings(monkeypatch):
 def train(run, name):
     """Train a row's models again, independent of other tests."""
     run.forget(RECOMMENDING)
-    for task in item_model_tasks(run, facts_of(run), name, pretrained=True).values():
+    for task in item_model_tasks(facts_of(run), name, pretrained=True).values():
         run.make(task)
 
 
@@ -134,15 +134,19 @@ def test_pictures_are_read_where_there_are_any(run, trainings, tmp_path, monkeyp
     assert loaded.score([[7, 8]]).shape == (1, 100)
 
 
+def facts(config, dataset):
+    return Facts(SimpleNamespace(config=config), facts_in(dataset))
+
+
 def test_rows_that_need_text_are_skipped_with_their_reason_on_data_without():
     dataset = load_dataset("bazaar", items=300, users=60)
     blank = Dataset("blank", dataset.items.with_columns(text=pl.lit(""), title=pl.lit("")), dataset.sequences)
     config = load("baselines_tiny", {"compare": ["sasrec", *CONTENT]})
-    assert skipped_rows(config, Facts.of(dataset)) == {}
-    skipped = skipped_rows(config, Facts.of(blank))
+    assert facts(config, dataset).skipped == {}
+    skipped = facts(config, blank).skipped
     assert tuple(skipped) == CONTENT
     assert set(skipped.values()) == {"it needs item texts, and Garden has none"}
-    assert list(trained_item_rows(SimpleNamespace(config=config), Facts.of(blank))) == ["sasrec"]
+    assert list(facts(config, blank).over_items) == ["sasrec"]
 
 
 def test_a_row_that_learns_its_target_alone_needs_nothing_of_the_other_domains():
@@ -152,12 +156,10 @@ def test_a_row_that_learns_its_target_alone_needs_nothing_of_the_other_domains()
     shown = Dataset("shown", dataset.items.with_columns(image=image), dataset.sequences)
     compare = {"compare": ["tiger_multimodal", "sasrec"]}
     config = load("utgrec_tiny", {"transfer.targets": ["Wardrobe"], **compare})
-    assert skipped_rows(config, Facts.of(shown)) == {}
+    assert facts(config, shown).skipped == {}
     why = {"tiger_multimodal": "it needs item pictures, and Garden has none"}
-    assert (
-        skipped_rows(load("utgrec_tiny", {"transfer.targets": ["Garden"], **compare}), Facts.of(shown)) == why
-    )
-    assert skipped_rows(load("utgrec_tiny", compare), Facts.of(shown)) == why
+    assert facts(load("utgrec_tiny", {"transfer.targets": ["Garden"], **compare}), shown).skipped == why
+    assert facts(load("utgrec_tiny", compare), shown).skipped == why
 
 
 @pytest.mark.parametrize("size", ["paper", "cpu", "small", "tiny"])

@@ -18,7 +18,7 @@ from genrec_lab.lab import (
     watched_beam,
 )
 from genrec_lab.lab.explore import explore, survey_tasks
-from genrec_lab.lab.prepare import facts_of
+from genrec_lab.lab.rows import facts_of
 from genrec_lab.models import Recommender, T5Config
 from genrec_lab.viz.explorer import collisions, policy_effects
 from genrec_lab.viz.explorer.widget import Explorer
@@ -185,7 +185,7 @@ def test_the_survey_is_a_stage_that_needs_no_recommender(run):
     raw = load_identified(run).raw
     for row in codes.iter_rows(named=True):
         assert row["items"] == (raw.codes[:, row["level"] - 1] == row["code"]).sum()
-    (task,) = survey_tasks(run, facts_of(run))
+    (task,) = survey_tasks(facts_of(run))
     folder = run.read(task)
     groups = pl.read_parquet(folder / "collisions.parquet")
     names = np.array(raw.domain_names)[raw.domain_index]

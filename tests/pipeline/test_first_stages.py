@@ -23,7 +23,8 @@ from genrec_lab.lab import (
     train_tokenizers,
 )
 from genrec_lab.lab.explore import atlas_tasks, neighbour_overlaps
-from genrec_lab.lab.prepare import check_tasks, facts_of, text_model_of
+from genrec_lab.lab.prepare import check_tasks, text_model_of
+from genrec_lab.lab.rows import facts_of
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +132,7 @@ def test_the_atlas_is_drawn_once_and_kept(run, identified, monkeypatch):
     assert atlas.tsne.coordinates.shape == atlas.umap.coordinates.shape == (300, own.raw.levels, 2)
     assert np.isfinite(atlas.umap.coordinates).all()
     assert not np.array_equal(atlas.tsne.coordinates, atlas.umap.coordinates)
-    maps, overlap = (run.read(task) for task in atlas_tasks(run, facts_of(run)))
+    maps, overlap = (run.read(task) for task in atlas_tasks(facts_of(run)))
     found = [file.name for folder in (maps, overlap) for file in folder.glob("*.parquet")]
     assert sorted(found) == ["neighbour_overlap.parquet", "tsne.parquet", "umap.parquet"]
 

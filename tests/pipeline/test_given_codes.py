@@ -20,7 +20,7 @@ from genrec_lab.lab import (
     train_tokenizers,
 )
 from genrec_lab.lab.evaluate import load_serving, ranking_tasks, run_notes
-from genrec_lab.lab.prepare import facts_of
+from genrec_lab.lab.rows import facts_of
 from genrec_lab.lab.tokenise import codes_task, tokenizer_tasks
 
 
@@ -103,12 +103,12 @@ def test_a_recommender_is_trained_on_them_and_ranks_at_the_expected_place(given)
 def test_a_changed_file_is_noticed_and_a_policy_is_opt_in(given):
     run, root, codes, fast = given
     facts, row = facts_of(run), run.config.name
-    (task,) = tokenizer_tasks(run, facts, row).values()
+    (task,) = tokenizer_tasks(facts, row).values()
     assert run.state(task).usable
     write_codes(root / "theirs.index_lemb.json", load_prepared(run).dataset, (codes + 1) % 6)
     overrides = {**fast, "tokenizer": {**fast["tokenizer"], "policy": "extra_level"}}
     fresh = open_run("given", dataset=run.dataset, preset="gmc_tiny", overrides=fast, root=root)
-    (again,) = tokenizer_tasks(fresh, facts_of(fresh), row).values()
+    (again,) = tokenizer_tasks(facts_of(fresh), row).values()
     assert fresh.state(again).action == "run"
     own = open_run("opted", dataset=run.dataset, preset="gmc_tiny", overrides=overrides, root=root)
     prepare_data(own)
@@ -116,5 +116,5 @@ def test_a_changed_file_is_noticed_and_a_policy_is_opt_in(given):
     identified = load_identified(own)
     assert identified.codes.unique and identified.codes.levels == 4
     np.testing.assert_array_equal(identified.codes.codes[:, :3], (codes + 1) % 6)
-    assert ranking_tasks(own, facts_of(own)) and codes_task(own, facts_of(own), row)
-    assert pl.read_parquet(own.read(codes_task(own, facts_of(own), row)) / "codes.parquet").height == 300
+    assert ranking_tasks(facts_of(own)) and codes_task(facts_of(own), row)
+    assert pl.read_parquet(own.read(codes_task(facts_of(own), row)) / "codes.parquet").height == 300

@@ -31,10 +31,10 @@ from genrec_lab.lab import (
 )
 from genrec_lab.lab.chain import tasks_of
 from genrec_lab.lab.files import RunError
-from genrec_lab.lab.prepare import Facts, facts_of
+from genrec_lab.lab.prepare import facts_in
 from genrec_lab.lab.recommend import load_item_model, training_tasks
 from genrec_lab.lab.report import build_report
-from genrec_lab.lab.rows import skipped_rows
+from genrec_lab.lab.rows import Facts, facts_of
 from genrec_lab.lab.store import Task
 from genrec_lab.models.recommenders.base import ITEM_MODELS, TrainingData
 from genrec_lab.models.sequential.base import DomainItems, Phase
@@ -312,14 +312,14 @@ def test_a_need_is_looked_for_in_every_domain(tmp_path, monkeypatch):
         (("text", "pictures"), "it needs item pictures, and Garden has none"),
     ):  # fmt: skip
         monkeypatch.setattr(SASRec, "needs", needs)
-        assert skipped_rows(run.config, Facts.of(dataset)) == ({} if why is None else {"sasrec": why})
+        assert Facts(run, facts_in(dataset)).skipped == ({} if why is None else {"sasrec": why})
 
 
 def test_what_is_finished_is_read_and_not_trained_again(toys):
     run, rankings = toys
 
     def written():
-        folders = [run.read(task) for task in training_tasks(run, facts_of(run))]
+        folders = [run.read(task) for task in training_tasks(facts_of(run))]
         return {folder: (folder / "result.json").stat().st_mtime_ns for folder in folders}
 
     trained = written()

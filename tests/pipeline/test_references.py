@@ -14,7 +14,7 @@ from genrec_lab.lab import (
     prepare_data,
     train_tokenizers,
 )
-from genrec_lab.lab.prepare import facts_of
+from genrec_lab.lab.rows import facts_of
 from genrec_lab.lab.tokenise import tokenizing_tasks
 
 KINDS = ["oak chair", "glass lamp", "wool rug", "steel pan"]
@@ -76,7 +76,7 @@ def test_references_meet_the_items_with_their_ids_and_change_no_result(data, mon
     monkeypatch.setenv("PLACE", str(root))
     given = index_file(root / "refs", "other", ids["Floor"])
     run = opened("${PLACE}/refs")
-    tasks = tokenizing_tasks(run, facts_of(run))
+    tasks = tokenizing_tasks(facts_of(run))
     assert tasks and all(run.state(task).usable for task in tasks)  # nothing is trained again for it
     found = codes_of_same_items(run)
     assert list(found) == ["other", "this run: gmc_tiny", "this run: tiger"]

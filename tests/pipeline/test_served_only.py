@@ -18,7 +18,7 @@ from genrec_lab.lab import (
     train_recommenders,
     train_tokenizers,
 )
-from genrec_lab.lab.prepare import facts_of
+from genrec_lab.lab.rows import facts_of
 from genrec_lab.lab.tokenise import load_row_tokenizer, tokenizer_tasks
 from genrec_lab.models.recommenders.code_recommender import CodeRecommender
 from genrec_lab.models.recommenders.t5 import T5Config
@@ -61,7 +61,7 @@ def test_only_the_served_domain_has_tokenizers_and_they_are_those_of_a_run_of_al
     for row in ("tiger", "p5_cid"):
         alone, among = load_identified(one, row), load_identified(both, row)
         assert list(alone.epochs) == ["Wardrobe"] and set(among.epochs) == {"Garden", "Wardrobe"}
-        assert list(tokenizer_tasks(one, facts_of(one), row)) == ["Wardrobe"]
+        assert list(tokenizer_tasks(facts_of(one), row)) == ["Wardrobe"]
         assert not list((one.folder / "02_tokenizer_training").glob("*/tokenizers/Garden"))
         np.testing.assert_array_equal(alone.raw.codes[items, 0], among.raw.codes[items, 0])
         np.testing.assert_array_equal(alone.raw.codes[items, -1], among.raw.codes[items, -1])

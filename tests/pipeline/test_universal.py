@@ -24,9 +24,8 @@ from genrec_lab.lab import (
     weigh_parts,
 )
 from genrec_lab.lab.adapt import renaming_tasks
-from genrec_lab.lab.prepare import facts_of
 from genrec_lab.lab.recommend import recommender_tasks
-from genrec_lab.lab.rows import pretrained_on, served
+from genrec_lab.lab.rows import facts_of, pretrained_on, served
 from genrec_lab.lab.tokenise import codes_task, load_row_tokenizer, tokenizer_tasks
 from genrec_lab.models.tokenizers import ItemContent
 from genrec_lab.models.tokenizers.tree import TreeTokenizer
@@ -73,12 +72,12 @@ def run(tmp_path_factory):
 
 
 def tokenizer_folder(run, row, scope):
-    return run.read(tokenizer_tasks(run, facts_of(run), row)[scope]) / "tokenizer"
+    return run.read(tokenizer_tasks(facts_of(run), row)[scope]) / "tokenizer"
 
 
 def renamed(run, row):
     """Where stage 06 keeps what fine-tuning a tokenizer on the target made."""
-    return run.read(renaming_tasks(run, facts_of(run), row)["Wardrobe"])
+    return run.read(renaming_tasks(facts_of(run), row)["Wardrobe"])
 
 
 def content_of(dataset, items=None):
@@ -86,7 +85,7 @@ def content_of(dataset, items=None):
 
 
 def codes_key(run):
-    return run.state(codes_task(run, facts_of(run), "utgrec_tiny")).record.key
+    return run.state(codes_task(facts_of(run), "utgrec_tiny")).record.key
 
 
 def matrices(folder):
@@ -146,7 +145,7 @@ def test_fine_tuning_renames_the_targets_items_only(run):
 
 
 def test_without_pretraining_nothing_of_other_domains_is_seen(run):
-    assert not recommender_tasks(run, facts_of(run), "utgrec_without_pretraining")
+    assert not recommender_tasks(facts_of(run), "utgrec_without_pretraining")
     assert list(load_identified(run, "utgrec_without_pretraining").epochs) == ["Wardrobe"]
 
 
