@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,72 +42,64 @@ ADAPTING = "06_domain_adaptation"
 
 def adaptation_tasks(facts: Facts) -> list[Task]:
     """What stage 06 makes: for each row and domain a recommender, for some rows a tokenizer too."""
-    tasks: list[Task] = []
-    for row in adapted_rows(facts):
-        tasks += renaming_tasks(facts, row).values()
-        tasks += [_adaptation(facts, row, domain) for domain in facts.served]
-    return tasks
+    of_rows = ((renaming_tasks(facts, row), adapting_tasks(facts, row)) for row in adapted_rows(facts))
+    return [task for pair in of_rows for tasks in pair for task in tasks.values()]
 
 
-def adapted_rows(facts: Facts) -> dict[str, MethodConfig]:
-    """Return the rows of a run that are adapted to domains; empty if none is."""
-    found = facts.generative.items()
-    return {name: config for name, config in found if config.adaptation.kind != "none"}
+def adapted_rows(facts: Facts) -> list[str]:
+    """Return the rows of a run that are adapted to domains."""
+    return [name for name, config in facts.generative.items() if config.adaptation.kind != "none"]
 
 
 def renaming_tasks(facts: Facts, row: str) -> dict[str, Task]:
     """By domain, a row's tokenizer fine-tuned on it and the codes that it gives; empty if none is."""
     config = facts.generative[row]
-    component = find_tokenizer(config.tokenizer.kind)
+    component = config.tokenizer_class
     if not component.transfers or config.transfer.tokenizer == "none" or not config.transfer.targets:
         return {}
-    inputs = {
-        "data": facts.data,
-        "tokenizer": tokenizer_tasks(facts, row)[ALL],
-        "codes": codes_task(facts, row),
+    tokenizer, codes = tokenizer_tasks(facts, row)[ALL], codes_task(facts, row)
+    inputs = {"data": facts.data, "tokenizer": tokenizer, "codes": codes}
+    given = {
+        "kind": config.tokenizer.kind,
+        "settings": {name: getattr(config, name) for name in component.settings},
+        "training": config.transfer.training,
+        "full": config.transfer.tokenizer == "full",
+        "identifiers": config.identifiers,
+        "seed": facts.run.seed,
     }
     found = {}
     for domain in facts.served:
-        given = {
-            "domain": domain,
-            "kind": config.tokenizer.kind,
-            "settings": {name: getattr(config, name) for name in component.settings},
-            "training": config.transfer.training,
-            "full": config.transfer.tokenizer == "full",
-            "identifiers": config.identifiers,
-            "seed": facts.run.seed,
-        }
-        name = f"{row}/tokenizers/{safe_name(domain)}"
-        found[domain] = Task(ADAPTING, name, _rename, given, inputs, components_of(config), row, domain)
+        name, own = f"{row}/tokenizers/{safe_name(domain)}", {**given, "domain": domain}
+        found[domain] = Task(ADAPTING, name, _rename, own, inputs, components_of(config), row, domain)
     return found
 
 
-def _adaptation(facts: Facts, row: str, domain: str) -> Task:
-    config = facts.generative[row]
-    given = {"adaptation": config.adaptation, "recommender": config.recommender, "domain": domain}
-    given |= how_to_learn(facts.run, config)
-    before = recommender_tasks(facts, row)
-    inputs: dict[str, Any] = {"data": facts.data}
-    inputs |= {"base": before.get(domain) or before[ALL]} if before else {}
-    if find_tokenizer(config.tokenizer.kind).transfers:
-        inputs["codes"] = renaming_tasks(facts, row).get(domain) or codes_task(facts, row)
-    component = RECOMMENDERS.find(config.recommender.kind)
-    name = f"{row}/domains/{safe_name(domain)}"
-    return Task(ADAPTING, name, _adapt, given, inputs, (component,), row, domain)
+def adapting_tasks(facts: Facts, row: str) -> dict[str, Task]:
+    """By domain, a row's recommender trained further on it."""
+    config, before = facts.generative[row], recommender_tasks(facts, row)
+    renamed, component = renaming_tasks(facts, row), RECOMMENDERS.find(config.recommender.kind)
+    found = {}
+    for domain in facts.served:
+        given = {"adaptation": config.adaptation, "recommender": config.recommender, "domain": domain}
+        inputs: dict[str, Any] = {"data": facts.data}
+        inputs |= {"base": before.get(domain) or before[ALL]} if before else {}
+        if config.tokenizer_class.transfers:
+            inputs["codes"] = renamed.get(domain) or codes_task(facts, row)
+        name = f"{row}/domains/{safe_name(domain)}"
+        given |= how_to_learn(facts.run, config)
+        found[domain] = Task(ADAPTING, name, _adapt, given, inputs, (component,), row, domain)
+    return found
 
 
 def serving_tasks(facts: Facts, row: str) -> tuple[dict[str, Task], dict[str, Task]]:
     """What serves each domain in a generative row, and for an adapter the recommender that it adapts."""
-    before, models, bases = recommender_tasks(facts, row), {}, {}
-    config = facts.generative[row]
-    for domain in facts.served:
-        if config.adaptation.kind == "none":
-            models[domain] = before.get(domain) or before[ALL]
-            continue
-        models[domain] = _adaptation(facts, row, domain)
-        if config.adaptation.kind == "lora" and "codes" not in models[domain].inputs:
-            bases[domain] = before.get(domain) or before[ALL]
-    return models, bases
+    before, kind = recommender_tasks(facts, row), facts.generative[row].adaptation.kind
+    bases = {domain: before.get(domain) or before[ALL] for domain in facts.served} if before else {}
+    if kind == "none":
+        return bases, {}
+    models = adapting_tasks(facts, row)
+    adapted = {domain for domain, task in models.items() if kind == "lora" and "codes" not in task.inputs}
+    return models, {domain: base for domain, base in bases.items() if domain in adapted}
 
 
 def adapt_to_domains(run: Run) -> pl.DataFrame:
@@ -119,7 +111,7 @@ def adapt_to_domains(run: Run) -> pl.DataFrame:
     for task in adaptation_tasks(facts_of(run)):
         run.make(task)
     rows = []
-    for row, domain, folder in _adapted_folders(run):
+    for row, domain, folder in _folders(run, adapting_tasks):
         history = list(histories_of(folder, domain).values())[-1]
         best = best_epoch(folder)
         before = next(record["metrics"] for record in history if record["epoch"] == 0)
@@ -162,8 +154,8 @@ def describe_adaptation(run: Run) -> str:
 
 def load_adaptation_history(run: Run) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """Read the epoch records of every adaptation by row and domain; epoch 0 is before any training."""
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {row: {} for row in adapted_rows(run)}
-    for row, domain, folder in _adapted_folders(run):
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {row: {} for row in adapted_rows(facts_of(run))}
+    for row, domain, folder in _folders(run, adapting_tasks):
         found[row] |= histories_of(folder, domain)
     return found
 
@@ -174,7 +166,7 @@ def adaptation_sizes(run: Run) -> pl.DataFrame:
     whole_kb: those of the whole recommender. Kilobytes have 1,000 bytes. Empty where nothing is adapted.
     """
     facts, rows = facts_of(run), []
-    for row, domain, folder in _adapted_folders(run):
+    for row, domain, folder in _folders(run, adapting_tasks):
         before = recommender_tasks(facts, row)
         own = _weights_bytes(folder / "adaptation")
         # A row that is trained on its target alone has nothing but that.
@@ -186,8 +178,8 @@ def adaptation_sizes(run: Run) -> pl.DataFrame:
 
 def load_tokenizer_transfers(run: Run) -> dict[str, list[dict[str, Any]]]:
     """Read the epoch records of the tokenizers that were fine-tuned on a target, by "row domain"."""
-    renamed = _renamed_folders(run)
-    return {f"{row} {domain}": read_records(folder, "epochs") for row, domain, folder in renamed}
+    folders = _folders(run, renaming_tasks)
+    return {f"{row} {domain}": read_records(folder, "epochs") for row, domain, folder in folders}
 
 
 def renamed_items(run: Run) -> pl.DataFrame:
@@ -198,7 +190,7 @@ def renamed_items(run: Run) -> pl.DataFrame:
     tokenizer was fine-tuned.
     """
     rows = []
-    for row, domain, folder in _renamed_folders(run):
+    for row, domain, folder in _folders(run, renaming_tasks):
         before, after = load_identified(run, row).raw, ItemCodes.read(folder / "raw_codes.parquet")
         items = before.domain_items(domain)
         other = before.codes[items] != after.codes[items]
@@ -212,14 +204,12 @@ def renamed_items(run: Run) -> pl.DataFrame:
 
 def codes_in_use(run: Run, row: str) -> ItemCodes:
     """The codes of the items that are recommended, as quantised; after fine-tuning where there was one."""
-    facts = facts_of(run)
-    raw = load_identified(run, row).raw
-    domains = facts.served
+    facts, raw = facts_of(run), load_identified(run, row).raw
     for domain, task in renaming_tasks(facts, row).items():
         codes, items = raw.codes.copy(), raw.domain_items(domain)
         codes[items] = ItemCodes.read(run.read(task) / "raw_codes.parquet").codes[items]
         raw = replace(raw, codes=codes)
-    return raw.select(np.concatenate([raw.domain_items(domain) for domain in domains]))
+    return raw.select(np.concatenate([raw.domain_items(domain) for domain in facts.served]))
 
 
 def lora_parameters(run: Run) -> Parameters:
@@ -229,22 +219,11 @@ def lora_parameters(run: Run) -> Parameters:
     return count_parameters(add_lora(base, run.config.adaptation.lora, domain))
 
 
-def _adapted_folders(run: Run) -> list[tuple[str, str, Path]]:
+def _folders(run: Run, listing: Callable[[Facts, str], Mapping[str, Task]]) -> list[tuple[str, str, Path]]:
+    """The folders of what stage 06 made, each with its row and its domain."""
     facts = facts_of(run)
-    return [
-        (row, domain, run.read(_adaptation(facts, row, domain)))
-        for row in adapted_rows(facts)
-        for domain in facts.served
-    ]
-
-
-def _renamed_folders(run: Run) -> list[tuple[str, str, Path]]:
-    facts = facts_of(run)
-    return [
-        (row, domain, run.read(task))
-        for row in adapted_rows(facts)
-        for domain, task in renaming_tasks(facts, row).items()
-    ]
+    tasks = ((row, *one) for row in adapted_rows(facts) for one in listing(facts, row).items())
+    return [(row, domain, run.read(task)) for row, domain, task in tasks]
 
 
 def _weights_bytes(folder: Path) -> int:

@@ -204,8 +204,8 @@ class Results:
             attempt = _attempt(self._scratch(now))
             if attempt is None:
                 return State(task, "missing", "it has not been made yet.")
-            error = attempt.get("error")
-            return State(task, "unfinished", f"it failed ({error})." if error else "it was interrupted.")
+            failed = attempt.get("error")
+            return State(task, "unfinished", f"it failed ({failed})." if failed else "it was interrupted.")
         kept_despite: list[str] = []
         if record.key != now.key:
             kept_despite = changed(record.functions, now.functions)

@@ -90,13 +90,13 @@ def _item_models(facts: Facts, row: str, item: ItemRow) -> dict[str, Task]:
         inputs["text"] = text_task(facts)
     found: dict[str, Task] = {}
     if pretrains(component):
-        shared = {**given, "domains": pretrained_on(facts.config, facts.domains)}
+        shared = {**given, "domains": pretrained_on(facts.config, facts.domains), "shared": True}
         name, scope = f"{folder}/{PRETRAINED}", "pretraining"
-        found[_START] = Task(RECOMMENDING, name, _pretrain, shared, inputs, (component,), row, scope)
+        found[_START] = Task(RECOMMENDING, name, _learn, shared, inputs, (component,), row, scope)
         inputs = {**inputs, "start": found[_START]}
     for domain in facts.served:
-        own, name = {**given, "domain": domain}, f"{folder}/domains/{safe_name(domain)}"
-        found[domain] = Task(RECOMMENDING, name, _train_over_items, own, inputs, (component,), row, domain)
+        own, name = {**given, "domains": (domain,)}, f"{folder}/domains/{safe_name(domain)}"
+        found[domain] = Task(RECOMMENDING, name, _learn, own, inputs, (component,), row, domain)
     return found
 
 
@@ -118,7 +118,7 @@ def _recommenders(facts: Facts, row: str, config: MethodConfig) -> dict[str, Tas
     start, component = pretrained_run(facts.run, config), RECOMMENDERS.find(config.recommender.kind)
     codes = codes_task(facts, row)
     if start is not None:
-        of_start = recommender_tasks(start, facts_of(start), start.config.name)[ALL].belonging_to(start)
+        of_start = recommender_tasks(facts_of(start), start.config.name)[ALL].belonging_to(start)
         given: dict[str, Any] = {"recommender": config.recommender}
         inputs: dict[str, Any] = {"codes": codes, "of_start": of_start}
         name = f"{row}/{ALL}"
@@ -324,36 +324,27 @@ def _take_over(work: Work, recommender: Any, codes: Path, of_start: Path) -> Non
         shutil.copy(file, work.beside / file.name)
 
 
-def _pretrain(work: Work, domains: Sequence[str], **given: Any) -> None:
-    """Train the phases of a model over items that its domains share."""
-    _learn(work, "pretrain", "pretraining", domains=domains, **given)
-
-
-def _train_over_items(work: Work, model: Any, domain: str, start: Path | None = None, **given: Any) -> None:
-    """Train a model over the items of one domain."""
-    component = ITEM_MODELS.find(model.kind)
-    if start is not None:
-        given["pretrained"] = component.load(start / "model")
-    phases = getattr(component, "phases", ())
-    last = phases[-1].name if phases else "training"
-    _learn(work, "fit", last, model=model, domains=(domain,), **given)
-
-
 def _learn(
     work: Work,
-    how: str,
-    last: str,
     model: Any,
     budgets: Mapping[str, TrainingConfig],
-    max_history: int,
     domains: Sequence[str],
+    max_history: int,
     data: Path,
     text: Path | None = None,
+    start: Path | None = None,
+    shared: bool = False,
     **more: Any,
 ) -> None:
+    """Train a model over the items of one domain, or (`shared`) in the phases that its domains share."""
     component = ITEM_MODELS.find(model.kind)
+    if start is not None:
+        more["pretrained"] = component.load(start / "model")
+    phases = getattr(component, "phases", ())
+    last = "pretraining" if shared else phases[-1].name if phases else "training"
     vectors = _vectors(work, component, model, data, text)
-    learn, learnt = getattr(component(model), how), learnt_data(data, domains, max_history)
+    learn = getattr(component(model), "pretrain" if shared else "fit")
+    learnt = learnt_data(data, domains, max_history)
     made = with_accepted(learn, learnt, **budgets, **vectors, **more, **where(work, last))
     made.save(work.folder / "model")
     write_histories(work, made)

@@ -52,10 +52,9 @@ def tokenizing_tasks(facts: Facts) -> list[Task]:
 def text_task(facts: Facts) -> Task:
     """The vectors of all item texts as a task."""
     text = facts.config.text
-    encoder = TEXT_ENCODERS.find(text.kind)
     read = _read_files(facts, getattr(text, "file", None), getattr(text, "keys", None))
-    given = {"text": text, **read}
-    return Task(TOKENIZING, "text", _encode, given, {"data": facts.data}, (encoder,))
+    components = (TEXT_ENCODERS.find(text.kind),)
+    return Task(TOKENIZING, "text", _encode, {"text": text, **read}, {"data": facts.data}, components)
 
 
 def _read_files(facts: Facts, *named: object) -> dict[str, Any]:
@@ -102,21 +101,16 @@ def _listed(facts: Facts) -> dict[str, tuple[dict[str, Task], Task]]:
 
 
 def _tokenizers_of(facts: Facts, row: str, config: MethodConfig) -> dict[str, Task]:
-    start, component, components = (
-        pretrained_run(facts.run, config),
-        config.tokenizer_class,
-        components_of(config),
-    )
-    asked = {name: getattr(config, name) for name in component.settings}
+    start, components = pretrained_run(facts.run, config), components_of(config)
+    asked = {name: getattr(config, name) for name in config.tokenizer_class.settings}
     given: dict[str, Any] = {"tokenizer": config.tokenizer, "settings": asked}
     inputs: dict[str, Any] = {"data": facts.data}
     if start is not None and config.transfer.pretrain_tokenizer:
-        of_start = tokenizer_tasks(start, facts_of(start), start.config.name)[ALL].belonging_to(start)
-        inputs["of_start"] = of_start
+        inputs["of_start"] = tokenizer_tasks(facts_of(start), start.config.name)[ALL].belonging_to(start)
         return {ALL: Task(TOKENIZING, f"{row}/tokenizers/{ALL}", _take_over, given, inputs, components, row)}
     if facts.has_texts:
         inputs["text"] = text_task(facts)
-    trained_on = _trained_on(config, component, facts)
+    trained_on = _trained_on(config, facts)
     covered = {domain for domains in trained_on.values() for domain in domains}
     # items of no scope are named by the first one
     others = tuple(domain for domain in facts.domains if domain not in covered)
@@ -137,11 +131,12 @@ def components_of(config: MethodConfig) -> tuple[Any, ...]:
     return (tokenizer, *encoders)
 
 
-def _trained_on(config: MethodConfig, component: type[Tokenizer], facts: Facts) -> dict[str, tuple[str, ...]]:
+def _trained_on(config: MethodConfig, facts: Facts) -> dict[str, tuple[str, ...]]:
     """Over which domains a row's tokenizers are trained, by scope."""
-    if component.transfers and config.transfer.pretrain_tokenizer:
+    transfers = config.tokenizer_class.transfers
+    if transfers and config.transfer.pretrain_tokenizer:
         return {ALL: pretrained_on(config, facts.domains)}
-    if component.transfers or config.codebooks == "separate":
+    if transfers or config.codebooks == "separate":
         return scopes(served(config, facts.domains), separate=True)
     return scopes(facts.domains, separate=False)
 
@@ -159,8 +154,7 @@ def train_tokenizers(run: Run) -> dict[str, Identified]:
 def load_identified(run: Run, row: str | None = None) -> Identified:
     """Read a row's identifiers, by default those of the row that is looked at when none is named."""
     facts, name = facts_of(run), row or lead_row(run)
-    known = facts.generative
-    require_known(name, known, f"Run {run.name!r} has no tokenizer for row", "it has those of")
+    require_known(name, facts.generative, f"Run {run.name!r} has no tokenizer for row", "it has those of")
     tasks = tokenizer_tasks(facts, name)
     epochs = {scope: read_records(run.read(task), "epochs") for scope, task in tasks.items()}
     return read_identified(run.read(codes_task(facts, name)), epochs)
@@ -257,9 +251,8 @@ def pretrained_run(run: Run, config: MethodConfig) -> Run | None:
 
 def check_items_suffice(config: MethodConfig, facts: Facts, row: str) -> None:
     """Raise ValueError if a row has more codes a level to place than there are items."""
-    component = config.tokenizer_class
-    size = component.least_items(config.tokenizer)
-    for scope, domains in _trained_on(config, component, facts).items():
+    size = config.tokenizer_class.least_items(config.tokenizer)
+    for scope, domains in _trained_on(config, facts).items():
         items = sum(facts.items[domain] for domain in domains)
         if size > items:
             raise ValueError(
@@ -359,7 +352,8 @@ def _identify(
     """Put the codes of a row's tokenizers together, make them unique, and write everything."""
     names = Dataset.read(data / "dataset").items["domain"].to_list()
     found = {scope: load_file(folder / _FOUND) for scope, folder in tokenizers.items()}
-    flags = _flags(next(iter(tokenizers.values())))
+    with safe_open(next(iter(tokenizers.values())) / _FOUND, framework="numpy") as file:
+        flags = json.loads(file.metadata()["flags"])
     codes, residuals = _assembled(list(found.values()), len(names))
     sizes = _sizes(list(found.values()), codes)
     nowhere = [np.zeros((size, 0), dtype=np.float32) for size in sizes]  # of codes without codewords
@@ -403,11 +397,6 @@ def picture_vectors(dataset: Dataset, model: Any, cache: Path) -> np.ndarray:
         return read_vectors(model, dataset.items)
     with processes.first_one_first():
         return encode_pictures(content_of(dataset), model, cache=cache / "pictures")
-
-
-def _flags(folder: Path) -> dict[str, Any]:
-    with safe_open(folder / _FOUND, framework="numpy") as file:
-        return dict(json.loads(file.metadata()["flags"]))
 
 
 def _books(found: Mapping[str, np.ndarray]) -> list[np.ndarray] | PrefixCodewords:
