@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 FAILED, REFUSED = 1, 2
 _LOG_WIDTH = 160
-_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class _Target(click.Path):
@@ -43,6 +42,7 @@ class _Target(click.Path):
 
 
 _PATH, _FILE = click.Path(path_type=Path), click.Path(path_type=Path, dir_okay=False)
+_THERE = click.Path(exists=True, dir_okay=False)
 _NEW_FOLDER, _NEW_FILE = _Target(path_type=Path), _Target(path_type=Path, dir_okay=False)
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 
@@ -70,25 +70,25 @@ def main(arguments: Sequence[str] | None = None, command: str = "genrec", implie
     except Exception as error:
         from genrec_lab.lab.files import RunError, is_disk_full
 
+        full = isinstance(error, OSError) and is_disk_full(error)
         if isinstance(error, RunError):
-            _say(f"error: {error}")
-            return REFUSED
-        if isinstance(error, OSError) and is_disk_full(error):
-            _say(
-                f"error: the disk is full ({error}); finished stages and checkpoints are kept. Free some "
-                f"space, then continue with: {again}"
+            said = str(error)
+        elif full:
+            said = (
+                f"the disk is full ({error}); finished stages and checkpoints are kept. Free some space, "
+                f"then continue with: {again}"
             )
-            return FAILED
-        if isinstance(error, OSError) and error.errno in _FORBIDDEN:
-            _say(
-                f"error: {error.filename}: {error.strerror}. Fix its permissions, or set GENREC_RUNS to a "
-                "folder that may be written to."
+        elif isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            said = (
+                f"{error.filename}: {error.strerror}. Fix its permissions, or set GENREC_RUNS to a folder "
+                "that may be written to."
             )
-            return REFUSED
-        if isinstance(error, OSError) and error.filename is not None:
-            _say(f"error: {error.filename}: {error.strerror}; check the path.")
-            return REFUSED
-        raise
+        elif isinstance(error, OSError) and error.filename is not None:
+            said = f"{error.filename}: {error.strerror}; check the path."
+        else:
+            raise
+        _say(f"error: {said}")
+        return FAILED if full else REFUSED
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -101,6 +101,14 @@ def _names(context: click.Context, option: click.Parameter, text: str | None) ->
     if text is None:
         return None
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _numbers(context: click.Context, option: click.Parameter, text: str | None) -> list[int] | None:
+    if text is not None and not all(number.strip().isdigit() for number in text.split(",")):
+        raise click.UsageError(
+            f"--{option.name} {text!r}: expected numbers separated by commas, such as 256,256"
+        )
+    return None if text is None else [int(number) for number in text.split(",")]
 
 
 @genrec.command()
@@ -287,15 +295,14 @@ def add_items(source: str, items: Path, row: str | None, out: Path) -> int:
 @genrec.command()
 @click.argument("run_or_codes", metavar="RUN|CODES.json")
 @click.option(
-    "--items",
-    type=click.Path(exists=True, dir_okay=False),
+    "--items", type=_THERE,
     help="Titles and attributes of the codes' items: .json, .jsonl, .csv, .tsv, .parquet or RecBole's .item.",
-)
-@click.option(
-    "--vectors", type=click.Path(exists=True, dir_okay=False),
-    help="Their content vectors, .npy or .safetensors.",
 )  # fmt: skip
-@click.option("--sizes", metavar="256,256", help="Number of codes of each level, which files do not state.")
+@click.option("--vectors", type=_THERE, help="Their content vectors, .npy or .safetensors.")
+@click.option(
+    "--sizes", callback=_numbers, metavar="256,256",
+    help="Number of codes of each level, which files do not state.",
+)  # fmt: skip
 @click.option("--row", help="For a run: the row whose tokenizer is opened; by default its own.")
 @click.option(
     "--map", "maps", multiple=True, metavar="NAME", help="Include a map, such as UMAP. May be repeated."
@@ -304,7 +311,7 @@ def add_items(source: str, items: Path, row: str | None, out: Path) -> int:
     "--html", type=_NEW_FILE, help="The file to write; by default NAME-explorer.html in this folder."
 )
 def explore(
-    run_or_codes: str, items: str | None, vectors: str | None, sizes: str | None, row: str | None,
+    run_or_codes: str, items: str | None, vectors: str | None, sizes: list[int] | None, row: str | None,
     maps: tuple[str, ...], html: Path | None,
 ) -> int:  # fmt: skip
     """Write the codebook explorer of a run, or of anybody's codes, as one HTML file.
@@ -316,14 +323,9 @@ def explore(
     from genrec_lab.registry import relative_to
     from genrec_lab.viz.explorer.html_file import write_html
 
-    if sizes is not None and not all(size.strip().isdigit() for size in sizes.split(",")):
-        raise click.UsageError(
-            f"--sizes {sizes!r}: expected numbers separated by commas, such as 256,256,256"
-        )
-    counts = None if sizes is None else [int(size) for size in sizes.split(",")]
     try:
         with relative_to(Path.cwd()):  # until a run is opened, whose own folder holds for what it loads later
-            state, notes = opened_state(run_or_codes, items, vectors, counts, method=row)
+            state, notes = opened_state(run_or_codes, items, vectors, sizes, method=row)
             for note in notes:
                 _say(f"NOTE: {note}")
             name = Path(run_or_codes).name.split(".")[0]

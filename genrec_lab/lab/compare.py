@@ -168,7 +168,20 @@ def compare_runs(run: Run) -> Comparison:
             f"Run the notebook {EVALUATION}.ipynb first.{reasons}"
         )
     records = pl.read_parquet(run.make(_comparison_task(found.runs)) / "records.parquet")
-    comparison = _compared(found.runs, records, found.left_out)
+    strangers = _on_other_data(found.runs)
+    metrics = records.select("metric", "k").unique(maintain_order=True).iter_rows()
+    summary = [
+        summarise(records, metric, k).with_columns(metric=pl.lit(metric), k=pl.lit(k, pl.Int64))
+        for metric, k in metrics
+    ]
+    comparison = Comparison(
+        runs=pl.DataFrame([_circumstances(run) for run in found.runs]),
+        records=records,
+        summary=pl.concat(summary).select("method", "domain", "metric", "k", "mean", "sd", "seeds"),
+        durations=_durations(found.runs),
+        differences=settings_that_differ([run for run in found.runs if run.name not in strangers]),
+        left_out={**strangers, **found.left_out},
+    )
     frames = ("runs", "summary", "durations", "differences")
     content = {frame: getattr(comparison, frame).to_dicts() for frame in frames}
     write_json(run.folder / "comparison.json", {"run": run.name, "left_out": comparison.left_out, **content})
@@ -193,23 +206,6 @@ def _collect(
     pl.concat(found).write_parquet(work.folder / "records.parquet")
 
 
-def _compared(runs: Sequence[Run], records: pl.DataFrame, left_out: Mapping[str, str]) -> Comparison:
-    strangers = _on_other_data(runs)
-    metrics = records.select("metric", "k").unique(maintain_order=True).iter_rows()
-    summary = [
-        summarise(records, metric, k).with_columns(metric=pl.lit(metric), k=pl.lit(k, pl.Int64))
-        for metric, k in metrics
-    ]
-    return Comparison(
-        runs=pl.DataFrame([_circumstances(run) for run in runs]),
-        records=records,
-        summary=pl.concat(summary).select("method", "domain", "metric", "k", "mean", "sd", "seeds"),
-        durations=_durations(runs),
-        differences=settings_that_differ([run for run in runs if run.name not in strangers]),
-        left_out={**strangers, **left_out},
-    )
-
-
 def _on_other_data(runs: Sequence[Run]) -> dict[str, str]:
     """The runs whose dataset is not the one that most have (in a tie, the first has), and what is wrong."""
     prints = {run.name: data_summary(run)["fingerprint"] for run in runs}
@@ -223,14 +219,10 @@ def _on_other_data(runs: Sequence[Run]) -> dict[str, str]:
     }
 
 
-def records_of(run: Run) -> list[Record]:
-    """The records of all results of a run, stage by stage; those that cannot be read are left out."""
-    return [record for _, record, _ in records_in(run.folder) if record is not None]
-
-
 def _made(run: Run) -> list[Record]:
-    """The records of what a run made by itself, without what compares it with others."""
-    return [record for record in records_of(run) if record.stage not in (ABLATION, COMPARISON)]
+    """The records of what a run made by itself, stage by stage, as far as they can be read."""
+    records = (record for _, record, _ in records_in(run.folder) if record is not None)
+    return [record for record in records if record.stage not in (ABLATION, COMPARISON)]
 
 
 def _circumstances(run: Run) -> dict[str, Any]:

@@ -366,10 +366,15 @@ def tuning_of_rows(run: Run) -> pl.DataFrame:
     It includes rows that the data cannot feed. A single trial means the preset's settings.
     """
     searched: dict[str, Any] = {**methods(run.config), **item_rows(run.config)}
-    rows: list[tuple[Any, ...]] = []
-    for name, row in searched.items():
-        space = row.tuning.space or "1 trial: the preset"
-        rows.append((name, row.tuning.trials, space, f"validation {row.training.monitor}"))
+    rows = [
+        (
+            name,
+            row.tuning.trials,
+            row.tuning.space or "1 trial: the preset",
+            f"validation {row.training.monitor}",
+        )
+        for name, row in searched.items()
+    ]
     if POPULARITY in run.config.compare:
         rows.append((POPULARITY, 1, "nothing to tune", "nothing"))
     columns = {"row": pl.String, "trials": pl.Int64, "search_space": pl.String, "chosen_on": pl.String}

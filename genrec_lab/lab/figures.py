@@ -35,12 +35,9 @@ def save(
     file = folder / "figures" / f"{name}.json"
     write_text(file, str(figure.to_json()))
     entry = {
-        "caption": caption,
-        "stage": stage,
-        "saved_at": time.time(),
-        "sha256": sha256_of(file),
+        "caption": caption, "stage": stage, "saved_at": time.time(), "sha256": sha256_of(file),
         "reads": dict(reads),
-    }
+    }  # fmt: skip
     write_checked(folder / "figures" / "index.json", index(folder) | {name: entry})
 
 

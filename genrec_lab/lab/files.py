@@ -197,10 +197,9 @@ def require_folder(folder: Path) -> None:
 
 
 def _who(described: Path) -> str:
-    try:
+    holder: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError, TypeError):  # read in the middle of the holder's writing
         holder = dict(json.loads(described.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):  # read in the middle of the holder's writing
-        holder = {}
     if holder.get("pid") == os.getpid():
         return f"this same process is still inside {holder.get('purpose')}; wait for it."
     return (

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from genrec_lab.lab.files import RunError
 from genrec_lab.registry import base_folder
 
 MARKER = "genrec.toml"  # in a folder that `genrec init` made
+_OURS = re.compile(rb"""^name *= *["']genrec[-_]lab["']""", re.MULTILINE)
 _RUN_FILES = ("smoke.yaml", "demo.yaml")
 _WRITTEN = {
     MARKER: "# This file marks a working folder of genrec_lab. Runs go to the folder runs next to it.\n",
@@ -91,10 +92,4 @@ def make_folder(folder: Path, extra: Mapping[str, str] | None = None) -> str:
 
 def _is_checkout(folder: Path) -> bool:
     project = folder / "pyproject.toml"
-    if not project.is_file():
-        return False
-    try:
-        name = tomllib.loads(project.read_text(encoding="utf-8")).get("project", {}).get("name", "")
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):  # somebody else's file
-        return False
-    return bool(name.replace("-", "_") == "genrec_lab")
+    return project.is_file() and _OURS.search(project.read_bytes()) is not None

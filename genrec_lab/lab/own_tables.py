@@ -86,23 +86,27 @@ def _columns(
 ) -> tuple[dict[str, str | None], list[str]]:
     columns: dict[str, str | None] = {}
     said: list[str] = []
+
+    def take(role: str, column: str, file: Path, more: str = "") -> None:
+        said.append(f"{role}: column {column!r} of {file.name}{more}")
+        columns.update({role: column} if column != role else {})
+
     for role in ("user", "item", "timestamp", "rating"):
         found = _named(interactions.columns, role)
-        if found is None and role in ("user", "item"):
-            raise RunError(
-                f"{first.name}: no column looks like the {role}'s id; it has "
-                f"{', '.join(interactions.columns)}. Name it {role}, or write the run file by hand with "
-                f"columns: {{{role}: ...}}."
-            )
         if found is not None:
             unused = "; not used, so rows with a low rating count as well, unless min_rating is set"
-            said.append(f"{role}: column {found!r} of {first.name}{unused if role == 'rating' else ''}")
-            columns |= {role: found} if found != role else {}
+            take(role, found, first, unused if role == "rating" else "")
         elif role == "timestamp":
             said.append(
                 f"timestamp: no column of {first.name} looks like one, so rows are taken to be in time order"
             )
             columns["timestamp"] = None
+        elif role != "rating":
+            raise RunError(
+                f"{first.name}: no column looks like the {role}'s id; it has "
+                f"{', '.join(interactions.columns)}. Name it {role}, or write the run file by hand with "
+                f"columns: {{{role}: ...}}."
+            )
     item = columns.get("item", "item")
     key = item if item in items.columns else _named(items.columns, "item")
     if key is None:
@@ -113,10 +117,8 @@ def _columns(
     said.append(f"key of the items: column {key!r} of {second.name}")
     columns |= {"key": key} if key != item else {}
     for role in _TEXTS:
-        found = _named([name for name in items.columns if name != key], role)
-        if found is not None:
-            said.append(f"{role}: column {found!r} of {second.name}")
-            columns |= {role: found} if found != role else {}
+        if found := _named([name for name in items.columns if name != key], role):
+            take(role, found, second)
     return columns, said
 
 

@@ -133,24 +133,24 @@ def ties_in_short(run: Run) -> str:
     Empty before stage 01 has run.
     """
     found = data_summary(run)
-    domains = found.get("ties", {}).get("domains", [])
-    if not domains:
+    tied = {row["domain"]: row["test_tied"] for row in found.get("ties", {}).get("domains", ())}
+    timed = {row["domain"]: row["timed"] for row in found.get("ties", {}).get("domains", ())}
+    if not tied:
         return ""
-    fewer = found.get("repairs", {}).get(FEWER_PAIRS)
-    unequal = fewer and (
-        f" Rows do not learn from the same targets: the training sequences have {fewer:,} targets more than "
-        "the published training pairs. Models over items and rows that learn in one pass learn from the "
-        "sequences, all others from the pairs."
-    )
-    if all(row["test_tied"] is None for row in domains):
-        return f"Ties in time are unknown: the source gives no times.{unequal or ''}"
-    shares = [
-        f"{row['domain']} unknown"
-        if row["test_tied"] is None
-        else f"{row['domain']} {row['test_tied'] / row['timed']:.1%} of users"
-        for row in domains
-    ]
-    return f"Test items that are tied in time with the item before: {', '.join(shares)}.{unequal or ''}"
+    said = "Ties in time are unknown: the source gives no times."
+    if any(count is not None for count in tied.values()):
+        shares = ", ".join(
+            f"{domain} unknown" if count is None else f"{domain} {count / timed[domain]:.1%} of users"
+            for domain, count in tied.items()
+        )
+        said = f"Test items that are tied in time with the item before: {shares}."
+    if fewer := found.get("repairs", {}).get(FEWER_PAIRS):
+        said += (
+            f" Rows do not learn from the same targets: the training sequences have {fewer:,} targets more "
+            "than the published training pairs. Models over items and rows that learn in one pass learn from "
+            "the sequences, all others from the pairs."
+        )
+    return said
 
 
 def data_files(options: Mapping[str, Any], base: Path) -> dict[str, Any]:

@@ -78,8 +78,11 @@ class Record(BaseModel):
                 return f"its file {path} has {file.stat().st_size:,} bytes instead of {entry['bytes']:,}"
             if checked_hash(file) != entry["sha256"]:
                 return f"the content of its file {path} was changed"
-        foreign = [path for path in _files(folder) if path not in recorded]
-        return f"it holds the file {foreign[0]}, which does not belong to it" if foreign else ""
+        for file in sorted(folder.rglob("*")):
+            path = file.relative_to(folder).as_posix()
+            if file.is_file() and path != RECORD and path not in recorded:
+                return f"it holds the file {path}, which does not belong to it"
+        return ""
 
 
 def hashes(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
@@ -159,11 +162,6 @@ def forget_hashes() -> None:
     """Read all files again at the next look."""
     _HASHED.clear()
     _RECORDS.clear()
-
-
-def _files(folder: Path) -> list[str]:
-    paths = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
-    return [path for path in paths if path != RECORD]
 
 
 # Fields of an epoch's record that say how long it took; they are kept apart from the outputs.

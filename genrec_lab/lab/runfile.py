@@ -20,7 +20,7 @@ GREATEST_SEED = 2**32 - 1  # what every generator in use takes
 _MOST_BYTES, _MOST_LEVELS, _MOST_ALIASES, _MOST_VALUES = 64 * 1024, 20, 200, 10_000
 _GREATEST_NUMBER = 2**63 - 1
 _LONGEST_SHOWN = 80
-UNREADABLE = object()  # a value that YAML could not give, which has been reported already
+_UNREADABLE = object()  # a value that YAML could not give, which is noted
 _BARE_EXPONENT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+")
 _ODD_NUMBER = re.compile(r"[-+]?0[0-9_]+|[-+]?[0-9_]+(:[0-9_]+)+")
 
@@ -137,8 +137,8 @@ def place_of(source: Source) -> str:
 def read_content(source: Source, sets: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:
     """Return a run file's keys and values with the settings laid over, and what is wrong with them.
 
-    A key whose value could not be read is left out, and so is one that is not text.
-    Raises RunFileError if the file cannot be read at all.
+    A key that is not text, or whose value could not be read, is left out. Raises RunFileError if the file
+    cannot be read at all.
     """
     problems: list[str] = []
     content = dict(source) if isinstance(source, Mapping) else _read_file(source, problems)
@@ -149,34 +149,25 @@ def read_content(source: Source, sets: Sequence[str] = ()) -> tuple[dict[str, An
             problems.append(f"--set {_shown(setting)}: {error}")
     content = {key: value for key, value in content.items() if not str(key).startswith("x-")}
     problems += parameter_problems(content)
-    return {key: _with_texts(value) for key, value in content.items() if not _unreadable(value)}, problems
+    return content, problems
 
 
 def parameter_problems(content: Mapping[Any, Any]) -> list[str]:
     """Return what is wrong with the parameters of a run, each in a sentence."""
     problems = []
-    named = {str(key): _with_texts(value) for key, value in content.items()}
     try:
-        _Keys(**named)
+        _Keys(**{str(key): value for key, value in content.items()})
     except ValidationError as error:
         found = {str(entry["loc"][0]): entry for entry in reversed(error.errors())}  # the first of each key
-        wrong = [key for key in (*_KEYS, *named) if key in found and not _unreadable(named.get(key))]
-        problems = [_sentence(key, found[key]) for key in dict.fromkeys(wrong)]
+        ordered = dict.fromkeys((*_KEYS, *map(str, content)))
+        problems = [_sentence(key, found[key]) for key in ordered if key in found]
     for key in ("dataset", "overrides"):
         problems += _value_problems(key, content.get(key))
     return problems
 
 
-def _with_texts(value: Any) -> Any:
-    """A value without the keys that are not texts, which `_value_problems` reports."""
-    if not isinstance(value, dict):
-        return value
-    return {key: _with_texts(inner) for key, inner in value.items() if isinstance(key, str)}
-
-
-def _unreadable(value: Any) -> bool:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return value is UNREADABLE or any(map(_unreadable, inner))
+def _spoilt(value: Any) -> bool:
+    return value is _UNREADABLE or (isinstance(value, list) and any(map(_spoilt, value)))
 
 
 def _sentence(key: str, error: Any) -> str:
@@ -198,10 +189,7 @@ def _value_problems(key: str, value: Any) -> Iterator[str]:
     """Give what neither papermill nor JSON can hold, and numbers that YAML reads as something else."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            if isinstance(name, str):
-                yield from _value_problems(f"{key}.{name}", inner)
-            else:
-                yield f"{key} has the key {name!r}; expected text, so put it in quotes"
+            yield from _value_problems(f"{key}.{name}", inner)
     elif isinstance(value, list | tuple):
         for inner in value:
             yield from _value_problems(key, inner)
@@ -213,7 +201,7 @@ def _value_problems(key: str, value: Any) -> Iterator[str]:
         yield f"{key} is {_shown(value)}; expected a number of at most {_GREATEST_NUMBER:,}"
     elif isinstance(value, float) and not math.isfinite(value):
         yield f"{key} is {value}; expected a finite number"
-    elif not (value is None or value is UNREADABLE or isinstance(value, str | int | float | bool)):
+    elif not (value is None or isinstance(value, str | int | float | bool)):
         yield f"{key} is {_shown(value)}, a {type(value).__name__}; put it in quotes"
 
 
@@ -231,14 +219,14 @@ def _read_file(file: Path, problems: list[str]) -> dict[Any, Any]:
             raise ValueError("it holds no keys; write at least run, dataset and preset")
     except UnicodeDecodeError as error:
         why = f"it is not valid UTF-8 at byte {error.start:,}; save it as UTF-8"
-        raise RunFileError(str(file), [why]) from error
     except OSError as error:
         why = f"it cannot be read ({error.strerror}); fix that and try again"
-        raise RunFileError(str(file), [why]) from error
     except ValueError as error:
-        raise RunFileError(str(file), [str(error)]) from error
-    problems += found
-    return content
+        why = str(error)
+    else:
+        problems += found
+        return content
+    raise RunFileError(str(file), [why])
 
 
 def _parsed(text: str) -> tuple[Any, list[str]]:
@@ -348,7 +336,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Return a node's value, or UNREADABLE where it has none, which is noted."""
+        """Return a node's value, or _UNREADABLE where it has none."""
         try:
             if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:int":
                 if len(node.value) > _LONGEST_SHOWN:
@@ -359,20 +347,19 @@ class _Loader(yaml.SafeLoader):
             return super().construct_object(node, deep=True)
         except ValueError as error:  # also a day that no month has
             self._note(node, f"{_shown(node.value)} cannot be used: {error}")
-            return UNREADABLE
+            return _UNREADABLE
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Return a mapping; keys that are neither text nor number, or repeated, are noted and left out."""
+        """Return a mapping; keys that are repeated, or no text, or have no value, are noted and left out."""
         kept, seen = [], set()
         for key_node, value_node in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                kept.append((key_node, value_node))
-            elif not isinstance(key_node, yaml.ScalarNode):
-                key = self.construct_object(key_node)
-                self._note(key_node, f"the key {_shown(key)} is a {type(key).__name__}; write text instead")
-            elif (key := self.construct_object(key_node)) in seen:
+            is_merge = key_node.tag == "tag:yaml.org,2002:merge"
+            key = None if is_merge else self.construct_object(key_node)
+            if not is_merge and not isinstance(key, str):
+                self._note(key_node, f"the key {_shown(key)} is not text; write text, in quotes")
+            elif not is_merge and key in seen:
                 self._note(key_node, f"the key {_shown(key)} is given twice; leave one out")
-            else:
+            elif is_merge or not _spoilt(self.construct_object(value_node)):
                 seen.add(key)
                 kept.append((key_node, value_node))
         node.value = kept

@@ -101,22 +101,17 @@ def kept_rows(provenance: Sequence[Mapping[str, Any]], rows: Iterable[str]) -> d
 
     A result without a row serves every row, so it marks all of them.
     """
-    found = {
-        row: "; ".join(kept_reasons(each for each in provenance if each["row"] in (None, "", row)))
-        for row in rows
-    }
-    return {row: reasons for row, reasons in found.items() if reasons}
+    found = {row: kept_reasons(each for each in provenance if each["row"] in (None, "", row)) for row in rows}
+    return {row: "; ".join(reasons) for row, reasons in found.items() if reasons}
 
 
 def kept_note(kept: Mapping[str, str]) -> str:
     """What the mark `KEPT` behind rows means, rows with the same reasons together; empty without any."""
-    if not kept:
-        return ""
-    reasons = [
-        f"{', '.join(row for row in kept if kept[row] == why)}: {why}."
-        for why in dict.fromkeys(kept.values())
-    ]
-    return f"{KEPT} Made by older code and kept by --keep-old-code. {' '.join(reasons)}"
+    by_reason: dict[str, list[str]] = {}
+    for row, why in kept.items():
+        by_reason.setdefault(why, []).append(row)
+    reasons = " ".join(f"{', '.join(rows)}: {why}." for why, rows in by_reason.items())
+    return f"{KEPT} Made by older code and kept by --keep-old-code. {reasons}" if kept else ""
 
 
 def _marked(table: pl.DataFrame, kept: Mapping[str, str]) -> pl.DataFrame:
@@ -125,9 +120,7 @@ def _marked(table: pl.DataFrame, kept: Mapping[str, str]) -> pl.DataFrame:
 
 def text_frame(frame: pl.DataFrame) -> pl.DataFrame:
     """A frame for `terminal_table`: numbers with four digits, nothing if a value is missing."""
-    floats = [name for name, kind in frame.schema.items() if kind.is_float()]
-    rounded = frame.with_columns(pl.col(floats).round(4)).cast(pl.String).fill_null("")
-    return rounded
+    return frame.with_columns(pl.selectors.float().round(4)).cast(pl.String).fill_null("")
 
 
 def effort_of(facts: Facts, row: str) -> dict[str, Any]:
@@ -176,12 +169,12 @@ def effort_table(notes: Mapping[str, Sequence[Mapping[str, Any]]]) -> pl.DataFra
 
     notes: by row, what each run noted of it. Columns that no row has are left out, and rows without any note.
     """
-    lines = []
-    for row, of_runs in notes.items():
-        noted = [note for note in of_runs if note]
-        if noted:
-            cells = {to: _cell(name, [note.get(name) for note in noted]) for name, to in _COLUMNS.items()}
-            lines.append({"row": row} | cells)
+    lines = [
+        {"row": row}
+        | {to: _cell(name, [note.get(name) for note in of_runs]) for name, to in _COLUMNS.items()}
+        for row, of_runs in notes.items()
+        if any(of_runs)
+    ]
     frame = pl.DataFrame(lines, infer_schema_length=None)
     return frame.select(name for name in frame.columns if (frame[name] != "").any())
 

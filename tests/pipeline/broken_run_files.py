@@ -34,14 +34,14 @@ BROKEN = {
         text(dataset="&d {name: bazaar, self: *d}"),
         ["line 2", "contains itself", "without the alias"],
     ),
-    "unhashable key": (text("? [a, b]\n: 1\n"), ["line 4", "the key ['a', 'b'] is a list", "write text"]),
+    "unhashable key": (text("? [a, b]\n: 1\n"), ["line 4", "the key ['a', 'b'] is not text", "write text"]),
     "key that is a number": (
         text(dataset="{name: bazaar, 5: 1}"),
-        ["error: broken.yaml: dataset has the key 5; expected text, so put it in quotes"],
+        ["error: broken.yaml: line 2: the key 5 is not text; write text, in quotes"],
     ),
     "keys that are no texts": (
         text(overrides="{1.5: 1, tokenizer: {null: 1}, 2020-01-01: {true: 2}}"),
-        ["3 errors", "has the key 1.5", "overrides.tokenizer has the key None", "datetime.date(2020, 1, 1)"],
+        ["3 errors", "the key 1.5 is", "the key None is", "the key datetime.date(2020, 1, 1) is"],
     ),
     "key twice": (text("preset: gmc\n"), ["line 4", "'preset' is given twice", "leave one out"]),
     "inner key twice": (text(dataset="{name: bazaar, items: 300, items: 400}"), ["'items' is given twice"]),
