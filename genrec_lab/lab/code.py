@@ -112,8 +112,7 @@ def _code(reached: dict[str, str]) -> Code:
     return Code(_digest("\n".join(f"{name} {digest}" for name, digest in functions.items())), functions)
 
 
-@dataclass(frozen=True)
-class _Place:
+class _Place(NamedTuple):
     """A definition: its module and its name in there."""
 
     module: str
@@ -338,11 +337,10 @@ def _read(file: Path, name: str) -> _Definitions:
             return _Definitions(places, {one: _Part(*part) for one, part in content["parts"].items()})
     found = _Definitions.of_tree(ast.parse(source), name, is_package=file.name == "__init__.py")
     if ours and not sys.dont_write_bytecode:
-        imports = {one: [place.module, place.name] for one, place in found.imports.items()}
         with contextlib.suppress(OSError):
             kept.parent.mkdir(exist_ok=True)
             with whole_file(kept, several_writers=True) as partial:
-                partial.write_text(json.dumps({"of": of, "imports": imports, "parts": found.parts}))
+                partial.write_text(json.dumps({"of": of, "imports": found.imports, "parts": found.parts}))
     return found
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import textwrap
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
@@ -97,7 +98,11 @@ def _write_models(
     """Write a row's models, and its codes; return the place of each domain's model below `target`."""
     places: dict[str, str] = {}
     codes: dict[str, ItemCodes] = {}
-    tasks = _model_tasks(facts, row)
+    tasks: Mapping[str, Task] = {}
+    if row in facts.generative:
+        tasks = serving_tasks(facts, row)[0]
+    elif row != POPULARITY:
+        tasks = item_model_tasks(facts, row)
     for domain in facts.served:
         model = load_serving(facts.run, domain, row)
         if isinstance(model, CodeRecommender):
@@ -117,20 +122,11 @@ def _write_models(
     return places
 
 
-def _model_tasks(facts: Facts, row: str) -> Mapping[str, Task]:
-    if row in facts.generative:
-        return serving_tasks(facts, row)[0]
-    return {} if row == POPULARITY else item_model_tasks(facts, row)
-
-
 def _write_model(model: Any, about: CardFacts, folder: Path) -> bool:
     """Write a model as a shared folder, or by its own `save`; say whether the first."""
     if isinstance(model, Shareable):
-        try:
+        with suppress(SharingError):  # of more files than a shared folder holds, as RecFormer
             model.save_pretrained(folder, about)
-        except SharingError:
-            pass  # of more files than a shared folder holds, as RecFormer
-        else:
             return True
     folder.mkdir(parents=True, exist_ok=True)
     model.save(folder)
@@ -186,10 +182,12 @@ def write_codes(codes: Mapping[str, ItemCodes], dataset: Dataset, folder: Path) 
     tables = []
     (folder / "codes").mkdir(parents=True, exist_ok=True)
     for domain, found in codes.items():
+        if found.levels > len(ascii_lowercase):
+            raise RunError(f"identifiers have more than {len(ascii_lowercase)} levels, one for each letter.")
         items = dataset.domain_items(domain)
         table, keys = found.codes[items], dataset.items["key"].gather(items)
         index = {
-            key: [f"<{_letter(level)}_{code}>" for level, code in enumerate(row)]
+            key: [f"<{ascii_lowercase[level]}_{code}>" for level, code in enumerate(row)]
             for key, row in zip(keys.to_list(), table.tolist(), strict=True)
         }
         text = json.dumps(index, ensure_ascii=False, indent=1)
@@ -198,12 +196,6 @@ def write_codes(codes: Mapping[str, ItemCodes], dataset: Dataset, folder: Path) 
         tables.append(pl.DataFrame({"domain": [domain] * len(items), "key": keys, **named}))
     sizes = json.dumps({domain: found.sizes for domain, found in codes.items()})
     pl.concat(tables, how="diagonal").write_parquet(folder / "codes.parquet", metadata={"sizes": sizes})
-
-
-def _letter(level: int) -> str:
-    if level >= len(ascii_lowercase):
-        raise RunError(f"identifiers have more than {len(ascii_lowercase)} levels, one for each letter.")
-    return ascii_lowercase[level]
 
 
 # -- RecBole's atomic files --------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from genrec_lab.lab.folders import runs_root
 from genrec_lab.lab.notebooks import check_kernel, check_notebook, choose_notebooks, notebooks_folder
 from genrec_lab.lab.results import flat
 from genrec_lab.lab.runfile import RunFile, RunFileError, base_of, place_of, read_content, seeds_of
-from genrec_lab.registry import base_folder, did_you_mean, relative_to
+from genrec_lab.registry import did_you_mean, relative_to
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 # What a stage reads of others. Codes are read where a row has codes or reads the vectors of texts.
@@ -98,27 +98,32 @@ def check_run(
                 spec = RunFile(**content, base=base_of(source))
                 parts = [spec.with_seed(seed) for seed in numbers or ()] or [spec]
         config = None
-        preset = content.get("preset")
-        if unknown := _unknown_preset(preset):
-            problems.append(unknown)
+        preset, known = content.get("preset"), presets.names()
+        if isinstance(preset, str) and preset not in known:
+            expected = f"expected one of {', '.join(known)}"
+            problems.append(f"preset is {preset!r}{did_you_mean(preset, known)}; {expected}")
         elif isinstance(preset, str) and isinstance(overrides, Mapping) and (overrides or not problems):
-            from genrec_lab.lab import store  # last, because importing every method takes seconds
+            # last, because importing every method takes seconds
+            from genrec_lab.lab import store
+            from genrec_lab.lab.tokenise import pretrained_run
 
             with problems.noted():
                 config = store.load_config(preset, overrides)
         if config is not None:
-            problems += _start_problems(config, root)
-            problems += _target_problems(config, dataset)
+            with problems.noted():
+                _check_targets(config, dataset)
             stages = [notebook.stem for notebook in chosen]
             for part in parts:
                 with problems.noted():
                     run = store.unopened_run(**part.parameters(), root=root, base=part.base, change=True)
                     with problems.noted():
+                        pretrained_run(run, run.config)
+                    with problems.noted():
                         problems += _missing_results(run, stages)
                     if _CODES in stages:
                         _check_items_suffice(run)
         if problems or config is None:
-            raise RunFileError(place_of(source), problems)
+            raise RunFileError(place_of(source), list(dict.fromkeys(problems)))
         given = None if numbers is None else tuple(numbers)
         return Checked(spec, tuple(chosen), given, root, _warnings(config, spec))
 
@@ -151,13 +156,6 @@ def _warnings(config: Any, spec: RunFile) -> tuple[str, ...]:
 
         found.append(SAMPLED_WARNING)
     return tuple(found)
-
-
-def _unknown_preset(preset: Any) -> str:
-    known = presets.names()
-    if not isinstance(preset, str) or preset in known:
-        return ""
-    return f"preset is {preset!r}{did_you_mean(preset, known)}; expected one of {', '.join(known)}"
 
 
 def _unset_variables(overrides: Any) -> Iterator[str]:
@@ -227,32 +225,16 @@ def _is_read(config: Any, stage: str) -> bool:
     return bool(presets.methods(config)) or any("text" in (*model.needs, *model.takes) for model in models)
 
 
-def _target_problems(config: Any, dataset: Any) -> Iterator[str]:
-    """Give the domains that a transfer names and that the dataset has not, where those can be known."""
-    targets = config.transfer.targets
-    domains = dataset.get("domains") if isinstance(dataset, Mapping) else None
-    if domains is None and targets and dataset.get("name") == "bazaar":
-        from genrec_lab.bazaar import BazaarConfig
+def _check_targets(config: Any, dataset: Any) -> None:
+    """Raise ValueError if a transfer names a domain that the dataset has not, where those can be known."""
+    from genrec_lab.bazaar import BazaarConfig
+    from genrec_lab.lab.rows import served
 
-        domains = BazaarConfig().domains
-    if not isinstance(domains, Mapping | list | tuple):
-        return
-    for target in targets:
-        if target not in domains:
-            yield (
-                f"overrides.transfer.targets names {target!r}{did_you_mean(target, domains)}; the dataset "
-                f"has the domains {', '.join(domains)}"
-            )
-
-
-def _start_problems(config: Any, root: Path) -> Iterator[str]:
-    """Give what is wrong with the run that a transfer starts from."""
-    start = config.transfer.start
-    if start is None:
-        return
-    folder = base_folder() / Path(start).expanduser() if "/" in start else root / start
-    if not (folder / "manifest.json").is_file():
-        yield f"overrides.transfer.start is {start!r}, but there is no run in {folder}; run that one first"
+    options = dataset if isinstance(dataset, Mapping) else {}
+    made = BazaarConfig().domains if options.get("name") == "bazaar" else None
+    domains = options.get("domains", made)
+    if isinstance(domains, Mapping | list | tuple):
+        served(config, tuple(domains))
 
 
 def memory_warnings(config: Any, dataset: Mapping[str, Any]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from genrec_lab.lab.store import Run, Task
 from genrec_lab.models.recommenders.base import ITEM_MODELS, RECOMMENDERS, needs_of, pretrains
 from genrec_lab.models.recommenders.code_recommender import CodeRecommender
 from genrec_lab.presets import ItemRow, MethodConfig, item_rows, methods
+from genrec_lab.registry import did_you_mean
 from genrec_lab.viz.live import end_notebook
 
 ALL = "all"
@@ -122,8 +123,9 @@ def served(config: MethodConfig, domains: Sequence[str]) -> tuple[str, ...]:
     Raises ValueError for a target that the data do not have.
     """
     targets = config.transfer.targets
-    if unknown := [name for name in targets if name not in domains]:
-        raise ValueError(f"transfer.targets names {unknown[0]!r}; the data have the domains {list(domains)}")
+    if unknown := next((name for name in targets if name not in domains), None):
+        near = did_you_mean(unknown, domains)
+        raise ValueError(f"transfer.targets names {unknown!r}{near}; the data have {', '.join(domains)}")
     return targets or tuple(domains)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,10 +42,7 @@ class Served:
     max_history: int
     places: Mapping[str, Any]  # by domain the folder of its model, or its run
     identity: Mapping[str, Any]  # what the answers depend on
-
-    @cached_property
-    def _loaded(self) -> dict[str, Any]:
-        return {}
+    _loaded: dict[str, Any] = field(default_factory=dict)
 
     def model(self, domain: str) -> Any:
         """Return the recommender of a domain; RunError for a domain that is not served."""
@@ -136,7 +132,12 @@ def open_served(source: str | Path, row: str | None = None) -> Served:
     """
     folder = Path(source).expanduser()
     if (folder / EXPORTED).is_file():
-        return _of_export(folder, row)
+        name, models = exported_row(folder, read_json(folder / EXPORTED), row)
+        if not models:
+            raise RunError(
+                f"{folder} holds no model of {name!r} that this version can read; use the run itself."
+            )
+        return _of_models(folder, name, models)
     if (folder / "shared.json").is_file():
         return _of_models(folder, folder.name, {None: folder})
     if folder.is_dir() and "/" in str(source):
@@ -145,20 +146,12 @@ def open_served(source: str | Path, row: str | None = None) -> Served:
             "export` wrote, or the name of a run."
         )
     run = existing_run(str(source))
-    name, data = row or shown_row(run), load_prepared(run)
-    domains = facts_of(run).served
-    items = data.dataset.items.select(ITEM_COLUMNS)
+    name, data, domains = row or shown_row(run), load_prepared(run), facts_of(run).served
     load_serving(run, domains[0], name)  # says now that there is no such row
+    catalogue = Catalogue(data.dataset.items.select(ITEM_COLUMNS))
     identity = {"run": run.name, "row": name, "results": run.reads}
-    history = data.split.max_history
-    return Served(run.name, name, domains, Catalogue(items), history, dict.fromkeys(domains, run), identity)
-
-
-def _of_export(folder: Path, row: str | None) -> Served:
-    name, models = exported_row(folder, read_json(folder / EXPORTED), row)
-    if not models:
-        raise RunError(f"{folder} holds no model of {name!r} that this version can read; use the run itself.")
-    return _of_models(folder, name, models)
+    places = dict.fromkeys(domains, run)
+    return Served(run.name, name, domains, catalogue, data.split.max_history, places, identity)
 
 
 def exported_row(folder: Path, about: Mapping[str, Any], row: str | None) -> tuple[str, dict[str, Path]]:

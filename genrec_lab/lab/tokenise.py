@@ -236,7 +236,9 @@ def pretrained_run(run: Run, config: MethodConfig) -> Run | None:
             f"transfer.start is {named!r}, but the tokenizer of preset {config.name!r} cannot encode the "
             "items of other runs; leave it out."
         )
-    folder = Path(named).expanduser() if "/" in named else run.folder.parent / named
+    folder = run.base / Path(named).expanduser() if "/" in named else run.folder.parent / named
+    if not (folder / "manifest.json").is_file():
+        raise RunError(f"transfer.start is {named!r}, but there is no run in {folder}; run that one first.")
     if folder.resolve() == run.folder.resolve():
         raise RunError(f"transfer.start is {named!r}, which is this run; name the run that was pre-trained.")
     start = existing_run(folder.name, folder.parent)

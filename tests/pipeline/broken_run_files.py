@@ -167,11 +167,11 @@ BROKEN_CONFIGS = {
     ),
     "no start": (
         text(preset="utgrec_tiny", overrides="{transfer.start: nope, transfer.targets: [Garden]}"),
-        ["overrides.transfer.start is 'nope'", "run that one first"],
+        ["transfer.start is 'nope'", "run that one first"],
     ),
     "unknown target": (
         text(preset="utgrec_tiny", overrides="{transfer.targets: [Gardn]}"),
-        ["overrides.transfer.targets names 'Gardn' (did you mean 'Garden'?)"],
+        ["transfer.targets names 'Gardn' (did you mean 'Garden'?)"],
     ),
     "wrong in two places": (
         text(dataset="{name: bazaar, items: -5}", overrides="{tokenizer.lvels: 3}", seed="-1"),

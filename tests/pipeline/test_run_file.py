@@ -84,7 +84,7 @@ def test_settings_are_laid_over_the_file(yaml_file):
         (GOOD + "overrides: [1]\n", r"overrides is \[1\]; expected a mapping"),
         (GOOD + "overrides: {training.rate: 1e-3}\n", r"write 1\.0e-3"),
         (GOOD + "overrides: {training.rate: 2e3}\n", r"write 2\.0e\+3"),
-        (GOOD + "overrides: {4: 1}\n", "overrides has the key 4; expected text"),
+        (GOOD + "overrides: {4: 1}\n", "the key 4 is not text"),
         (GOOD + "overrides: {since: 2018-01-01}\n", "a date; put it in quotes"),
         (GOOD + "notebooks: 01_data_preparation\n", "notebooks is '01_data_preparation'; expected a list"),
     ],
